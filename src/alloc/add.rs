@@ -1,0 +1,431 @@
+//! ADD: one address of each range set, all or none; and RESERVE.
+//!
+//! Owns: what a repeated ADD gets, what may be asked for, and the warning about overlapping
+//! networks. Does not own: which free address (`choose`), host-local's leases (`takeover`).
+
+use super::choose::choose;
+use super::command::{
+    Add, Change, Definition, Legacy, OnDuplicate, Outcome, PodKey, Reserve, Strategy, Wanted,
+    legacy_owner,
+};
+use super::takeover::{Takeover, WithTakeover};
+use super::view::{Context, Holder, Plan, View};
+use crate::error::{Refusal, StoreError};
+use crate::model::{Grant, Kind, Lease, Origin, Owner, SetName};
+use crate::net::{Addr, RangeSet, describe};
+
+/// A step's failure: the store's, or a refusal that ends the ADD.
+enum Stop {
+    Refused(Refusal),
+    Store(StoreError),
+}
+
+impl From<StoreError> for Stop {
+    fn from(error: StoreError) -> Stop {
+        Stop::Store(error)
+    }
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Stop {
+        Stop::Refused(refusal)
+    }
+}
+
+/// Decides an ADD.
+pub fn run(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, StoreError> {
+    match plan(add, view, cx) {
+        Ok(plan) => Ok(plan),
+        Err(Stop::Refused(refusal)) => Ok(Plan::refuse(refusal)),
+        Err(Stop::Store(error)) => Err(error),
+    }
+}
+
+fn plan(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Stop> {
+    let adopted = view.adopted(&add.network)?;
+    let mut work = Work {
+        add,
+        view,
+        cx,
+        changes: Vec::new(),
+        taken: Takeover::default(),
+    };
+    match &add.legacy {
+        Legacy::Absent => {}
+        _ if adopted => {}
+        Legacy::Unread => return Ok(Plan::only(Outcome::ReadLegacy)),
+        Legacy::Read(leases, cursors) => {
+            work.taken = Takeover::read(add, leases, cursors, view, cx)??;
+            work.changes = work.taken.changes(add, cx.now);
+        }
+    }
+    let kept = work.kept(adopted)?;
+    if let (OnDuplicate::Error, Some(lease)) = (add.on_duplicate, kept.first()) {
+        return Err(Refusal::Duplicate {
+            lease: Box::new(lease.clone()),
+        }
+        .into());
+    }
+    let mut grants = Vec::new();
+    let mut created = Vec::new();
+    let wanted = work.assign(&kept)?;
+    for (index, set) in add.sets.iter().enumerate() {
+        let own = kept.iter().find(|l| set.range_of(l.addr).is_some());
+        let lease = match own {
+            Some(lease) => work.keep(lease),
+            None => {
+                let lease = work.lease(index, set, wanted[index])?;
+                created.push(lease.addr);
+                lease
+            }
+        };
+        // `range_of` holds for both: a kept lease was found by it, a new one was drawn from it.
+        let gateway = set
+            .range_of(lease.addr)
+            .and_then(crate::net::Range::gateway);
+        grants.push(Grant {
+            addr: lease.addr,
+            prefix: lease.prefix,
+            gateway,
+        });
+    }
+    let warnings = if created.is_empty() {
+        Vec::new()
+    } else {
+        work.define()?
+    };
+    let Work { changes, .. } = work;
+    Ok(Plan {
+        changes,
+        outcome: Ok(Outcome::Added {
+            grants,
+            created,
+            warnings,
+        }),
+    })
+}
+
+struct Work<'a> {
+    add: &'a Add,
+    view: &'a dyn View,
+    cx: &'a Context,
+    changes: Vec<Change>,
+    /// Leases taken over by this plan, which the view does not know yet.
+    taken: Takeover,
+}
+
+impl Work<'_> {
+    /// What the owner holds before this call.
+    fn kept(&self, adopted: bool) -> Result<Vec<Lease>, Stop> {
+        let mut owners = vec![self.add.owner.clone()];
+        if adopted || !self.taken.is_empty() {
+            owners.extend(legacy_owner(&self.add.owner));
+        }
+        for owner in &owners {
+            let mut kept = self.view.of(&self.add.set, owner)?;
+            kept.extend(self.taken.of(owner));
+            if !kept.is_empty() {
+                return Ok(kept);
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    /// Gives each set without a kept lease the first wanted address in it, and refuses what is
+    /// left over or does not fit the kept ones.
+    fn assign(&self, kept: &[Lease]) -> Result<Vec<Option<Wanted>>, Stop> {
+        let sets = &self.add.sets;
+        if let Some(lost) = kept
+            .iter()
+            .find(|l| !sets.iter().any(|s| s.range_of(l.addr).is_some()))
+        {
+            return Err(Refusal::Misfit {
+                lease: Box::new(lost.clone()),
+                asked: None,
+            }
+            .into());
+        }
+        let mut left = self.add.wanted.clone();
+        let mut assigned = Vec::new();
+        for set in sets {
+            let position = left.iter().position(|w| set.range_of(w.addr).is_some());
+            assigned.push(position.map(|p| left.remove(p)));
+        }
+        for (set, wanted) in sets.iter().zip(&assigned) {
+            let own = kept.iter().find(|l| set.range_of(l.addr).is_some());
+            if let (Some(lease), Some(wanted)) = (own, wanted)
+                && lease.addr != wanted.addr
+            {
+                let lease = Box::new(lease.clone());
+                return Err(Refusal::Misfit {
+                    lease,
+                    asked: Some(wanted.addr),
+                }
+                .into());
+            }
+        }
+        if left.is_empty() {
+            Ok(assigned)
+        } else {
+            let addrs = left.iter().map(|w| w.addr).collect();
+            Err(Refusal::NotInRange {
+                addrs,
+                ranges: describe(sets),
+            }
+            .into())
+        }
+    }
+
+    /// The lease that the owner has. Rewritten if the container moved to another namespace or
+    /// boot, so that nobody takes a living lease for a dead one.
+    fn keep(&mut self, lease: &Lease) -> Lease {
+        let current = Lease {
+            node: self.cx.node.clone(),
+            boot: self.cx.boot.clone(),
+            origin: self.add.origin.clone(),
+            ..lease.clone()
+        };
+        if current != *lease {
+            self.changes.push(Change::Put(current.clone()));
+        }
+        current
+    }
+
+    /// A new lease from one set.
+    fn lease(
+        &mut self,
+        index: usize,
+        set: &RangeSet,
+        wanted: Option<Wanted>,
+    ) -> Result<Lease, Stop> {
+        let add = self.add;
+        self.claim_gateways(set)?;
+        let pod = add
+            .origin
+            .pod
+            .as_ref()
+            .filter(|_| add.sticky)
+            .map(|p| PodKey {
+                namespace: p.namespace.clone(),
+                name: p.name.clone(),
+            });
+        let former = match &pod {
+            Some(pod) => self.view.former(&add.set, pod, set.key())?,
+            None => None,
+        };
+        let (addr, kind) = if let Some(wanted) = wanted {
+            self.asked(index, set, wanted.addr)?;
+            (wanted.addr, Kind::Static)
+        } else if let Some(addr) = self.former(set, former)? {
+            (addr, Kind::Dynamic)
+        } else {
+            (self.chosen(index, set)?, Kind::Dynamic)
+        };
+        let subnet = set
+            .range_of(addr)
+            .map_or(addr.family().bits(), |r| r.subnet().len());
+        let lease = Lease {
+            set: add.set.clone(),
+            addr,
+            prefix: wanted.and_then(|w| w.prefix).unwrap_or(subnet),
+            kind,
+            owner: add.owner.clone(),
+            range: set.key(),
+            node: self.cx.node.clone(),
+            boot: self.cx.boot.clone(),
+            origin: add.origin.clone(),
+            time: self.cx.now,
+            cooldown: add.cooldown.seconds,
+        };
+        self.changes.push(Change::Put(lease.clone()));
+        if add.strategy == Strategy::RoundRobin {
+            self.changes
+                .push(Change::Cursor(add.set.clone(), set.key(), addr));
+        }
+        if let Some(pod) = pod
+            && former != Some(addr)
+        {
+            self.changes
+                .push(Change::Sticky(add.set.clone(), pod, set.key(), addr));
+        }
+        Ok(lease)
+    }
+
+    /// Whether an address that was asked for can be had.
+    fn asked(&self, index: usize, set: &RangeSet, addr: Addr) -> Result<(), Stop> {
+        let ranges = set.to_string();
+        let range = set.range_of(addr);
+        if range.is_some_and(|r| r.gateway() == Some(addr)) {
+            return Err(Refusal::IsGateway { index, addr }.into());
+        }
+        if !range.is_some_and(|r| r.gives(addr)) {
+            return Err(Refusal::Excluded { index, addr }.into());
+        }
+        match self.holder(addr)? {
+            Holder::Free => Ok(()),
+            Holder::Cooling(c) if c.over(self.cx.now) || !self.add.cooldown.strict => Ok(()),
+            Holder::Cooling(c) => {
+                let seconds = c.until.saturating_sub(self.cx.now);
+                Err(Refusal::Cooling {
+                    index,
+                    addr,
+                    seconds,
+                }
+                .into())
+            }
+            Holder::Leased(holder) => Err(Refusal::Held {
+                index,
+                ranges,
+                holder,
+            }
+            .into()),
+        }
+    }
+
+    /// A pod's former address, if nobody else has got it. Cooling does not matter: it keeps an
+    /// address from strangers.
+    fn former(&self, set: &RangeSet, former: Option<Addr>) -> Result<Option<Addr>, Stop> {
+        let Some(addr) = former else { return Ok(None) };
+        let gives = set.range_of(addr).is_some_and(|r| r.gives(addr));
+        Ok((gives && !matches!(self.holder(addr)?, Holder::Leased(_))).then_some(addr))
+    }
+
+    fn chosen(&mut self, index: usize, set: &RangeSet) -> Result<Addr, Stop> {
+        let view = WithTakeover {
+            taken: &self.taken,
+            add: self.add,
+            view: self.view,
+        };
+        let choice = choose(self.add, set, &view, self.cx)?;
+        let family_set = self.add.set.clone();
+        self.changes.extend(
+            choice
+                .thaw
+                .into_iter()
+                .map(|c| Change::Thaw(family_set.clone(), c)),
+        );
+        choice.addr.ok_or_else(|| {
+            let ranges = set.to_string();
+            Refusal::Exhausted {
+                index,
+                ranges,
+                cooling: choice.held_back,
+            }
+            .into()
+        })
+    }
+
+    /// Who has an address, leases taken over by this plan included.
+    fn holder(&self, addr: Addr) -> Result<Holder, StoreError> {
+        WithTakeover {
+            taken: &self.taken,
+            add: self.add,
+            view: self.view,
+        }
+        .holder(&self.add.set, addr)
+    }
+
+    fn claim_gateways(&mut self, set: &RangeSet) -> Result<(), Stop> {
+        if !self.add.claim_gateways {
+            return Ok(());
+        }
+        for range in set.ranges() {
+            let Some(addr) = range.gateway() else {
+                continue;
+            };
+            match self.view.holder(&self.add.set, addr)? {
+                Holder::Leased(l) if l.kind == Kind::Gateway => {}
+                Holder::Leased(holder) => return Err(Refusal::GatewayHeld { holder }.into()),
+                Holder::Free | Holder::Cooling(_) => {
+                    self.changes.push(Change::Put(Lease {
+                        addr,
+                        prefix: range.subnet().len(),
+                        kind: Kind::Gateway,
+                        owner: Owner::Gateway(addr),
+                        range: set.key(),
+                        ..bare(self.add.set.clone(), addr, self.cx)
+                    }));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps the network's ranges, and warns once if they overlap another network's.
+    fn define(&mut self) -> Result<Vec<String>, StoreError> {
+        let add = self.add;
+        let ranges = add.sets.iter().flat_map(RangeSet::ranges);
+        let definition = Definition {
+            set: add.set.clone(),
+            network: add.network.clone(),
+            bounds: ranges.map(crate::net::Range::bounds).collect(),
+        };
+        if self.view.defined(&definition)? {
+            return Ok(Vec::new());
+        }
+        let mut warnings = Vec::new();
+        for other in self.view.definitions()? {
+            if other.set == definition.set {
+                continue;
+            }
+            let overlap = definition.bounds.iter().find_map(|a| {
+                other
+                    .bounds
+                    .iter()
+                    .find(|b| a.overlaps(**b))
+                    .map(|b| (a, b))
+            });
+            if let Some((a, b)) = overlap {
+                warnings.push(format!(
+                    "network {} ({a}) overlaps network {} ({b}); each has its own leases, so both can \
+                     give the same address: set \"shared\" in both if they share a segment",
+                    definition.network, other.network
+                ));
+            }
+        }
+        self.changes.push(Change::Define(definition));
+        Ok(warnings)
+    }
+}
+
+/// A reservation of one address: the lease that says least.
+pub fn bare(set: SetName, addr: Addr, cx: &Context) -> Lease {
+    Lease {
+        set,
+        addr,
+        prefix: addr.family().bits(),
+        kind: Kind::Reserved,
+        owner: Owner::Reservation(addr),
+        range: addr,
+        node: cx.node.clone(),
+        boot: cx.boot.clone(),
+        origin: Origin::default(),
+        time: cx.now,
+        cooldown: 0,
+    }
+}
+
+/// Decides a RESERVE.
+pub fn reserve(reserve: &Reserve, view: &dyn View, cx: &Context) -> Result<Plan, StoreError> {
+    let mut changes = Vec::new();
+    for addr in &reserve.addrs {
+        match view.holder(&reserve.set, *addr)? {
+            Holder::Leased(lease) if lease.kind == Kind::Reserved => {}
+            Holder::Leased(holder) => {
+                let ranges = addr.to_string();
+                return Ok(Plan::refuse(Refusal::Held {
+                    index: 0,
+                    ranges,
+                    holder,
+                }));
+            }
+            Holder::Free | Holder::Cooling(_) => {
+                changes.push(Change::Put(bare(reserve.set.clone(), *addr, cx)));
+            }
+        }
+    }
+    Ok(Plan {
+        changes,
+        outcome: Ok(Outcome::Reserved),
+    })
+}

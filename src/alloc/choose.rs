@@ -1,0 +1,171 @@
+//! Which free address of a range set to take.
+//!
+//! Owns: the order in which each strategy walks the spans, and cooling addresses. Round robin is
+//! host-local's (`allocator.go`): from the last address on, over the set's ranges in order, the
+//! last address itself at the very end.
+
+use super::command::{Add, Cooling, Strategy};
+use super::view::{Context, Order, View};
+use crate::error::StoreError;
+use crate::model::Owner;
+use crate::net::{Addr, RangeSet, Span};
+
+/// How many ended coolings one ADD clears away: more than the one address that the DEL before it
+/// can have added, so that they never pile up.
+const THAW: usize = 32;
+
+/// The choice: the address if there is one, and what to clear away.
+pub struct Choice {
+    pub addr: Option<Addr>,
+    /// Ended coolings, `addr` not among them.
+    pub thaw: Vec<Cooling>,
+    /// Nothing was found, though addresses are cooling.
+    pub held_back: bool,
+}
+
+/// Chooses an address of `set` for `add`.
+pub fn choose(
+    add: &Add,
+    set: &RangeSet,
+    view: &dyn View,
+    cx: &Context,
+) -> Result<Choice, StoreError> {
+    let mut ended = if add.cooldown.seconds > 0 {
+        view.cooling(&add.set, set.family(), THAW)?
+    } else {
+        Vec::new()
+    };
+    ended.retain(|c| c.over(cx.now));
+    let (walk, order) = walk(add, set, view, cx)?;
+    for span in &walk {
+        let free = view.next_free(&add.set, *span, order)?;
+        let thawed = ended
+            .iter()
+            .map(|c| c.addr)
+            .filter(|a| span.contains(*a))
+            .min();
+        // An address whose cooling has ended is as free as one that the store calls so.
+        if let Some(addr) = [free, thawed].into_iter().flatten().min() {
+            ended.retain(|c| c.addr != addr);
+            return Ok(Choice {
+                addr: Some(addr),
+                thaw: ended,
+                held_back: false,
+            });
+        }
+    }
+    let first = view.first_cooling(&add.set, set.family(), &walk)?;
+    let addr = first
+        .filter(|c| c.over(cx.now) || !add.cooldown.strict)
+        .map(|c| c.addr);
+    ended.retain(|c| Some(c.addr) != addr);
+    Ok(Choice {
+        addr,
+        thaw: ended,
+        held_back: first.is_some() && addr.is_none(),
+    })
+}
+
+/// The spans to search, in order, each once.
+fn walk(
+    add: &Add,
+    set: &RangeSet,
+    view: &dyn View,
+    cx: &Context,
+) -> Result<(Vec<Span>, Order), StoreError> {
+    let spans: Vec<Span> = set
+        .ranges()
+        .iter()
+        .flat_map(|r| r.spans())
+        .copied()
+        .collect();
+    Ok(match add.strategy {
+        Strategy::Lowest => (spans, Order::Ascending),
+        Strategy::RoundRobin => {
+            let last = view.cursor(&add.set, set.key())?;
+            let walk = match last.filter(|last| set.range_of(*last).is_some()) {
+                Some(last) => behind(set, last),
+                None => spans,
+            };
+            (walk, Order::Ascending)
+        }
+        Strategy::Random => (from_place(&spans, mix(cx.seed)), Order::Any),
+        Strategy::Hash => (from_place(&spans, hash(&add.owner)), Order::Any),
+    })
+}
+
+/// The set's spans from the address behind `last` on, around and up to `last`.
+fn behind(set: &RangeSet, last: Addr) -> Vec<Span> {
+    let at = set
+        .ranges()
+        .iter()
+        .position(|r| r.contains(last))
+        .unwrap_or(0);
+    let (before, from) = set.ranges().split_at(at);
+    let rest = |r: &[crate::net::Range]| -> Vec<Span> {
+        r.iter().flat_map(|r| r.spans()).copied().collect()
+    };
+    let here: Vec<Span> = from.first().map(|r| r.spans().to_vec()).unwrap_or_default();
+    let mut walk: Vec<Span> = last.next().map_or_else(Vec::new, |n| {
+        here.iter().filter_map(|s| s.starting(n)).collect()
+    });
+    walk.extend(rest(from.get(1..).unwrap_or_default()));
+    walk.extend(rest(before));
+    walk.extend(here.iter().filter_map(|s| s.up_to(last)));
+    walk
+}
+
+/// The spans from one place on and around; `place` is any number.
+fn from_place(spans: &[Span], place: u128) -> Vec<Span> {
+    // Addresses before each span; saturating, which only skews the place in a set as large as
+    // all of IPv6.
+    let size = |s: &Span| (s.last.bits() - s.first.bits()).saturating_add(1);
+    let total = spans
+        .iter()
+        .fold(0_u128, |sum, s| sum.saturating_add(size(s)));
+    let mut skip = if total == 0 { 0 } else { place % total };
+    for (i, span) in spans.iter().enumerate() {
+        if skip < size(span) {
+            let at = Addr::from_bits(span.first.family(), span.first.bits() + skip)
+                .unwrap_or(span.first);
+            let mut walk: Vec<Span> = span.starting(at).into_iter().collect();
+            walk.extend(&spans[i + 1..]);
+            walk.extend(&spans[..i]);
+            walk.extend(at.prev().and_then(|p| span.up_to(p)));
+            return walk;
+        }
+        skip -= size(span);
+    }
+    spans.to_vec()
+}
+
+/// Spreads a seed over 128 bits (splitmix64 twice).
+fn mix(seed: u64) -> u128 {
+    let step = |x: u64| {
+        let mut z = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    };
+    let high = step(seed);
+    (u128::from(high) << 64) | u128::from(step(high))
+}
+
+/// FNV-1a over the owner's name, spread. It is part of no format: a change of it would only
+/// change where a search begins.
+fn hash(owner: &Owner) -> u128 {
+    let text = match owner {
+        Owner::Attachment(a) => format!(
+            "{}\0{}\0{}",
+            a.network,
+            a.container,
+            a.ifname.as_ref().map_or("", |i| i.as_str())
+        ),
+        Owner::Id(id) => id.clone(),
+        Owner::Gateway(addr) | Owner::Reservation(addr) => addr.to_string(),
+    };
+    let sum = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
+        (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    mix(sum)
+}

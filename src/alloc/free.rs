@@ -1,0 +1,142 @@
+//! DEL and GC.
+//!
+//! Owns: what may be freed by whom, and how long it is kept back. Invariant: a lease is freed only
+//! as it was read, so a store can compare before it commits.
+
+use super::command::{Change, Del, Gc, Outcome, Target, legacy_owner};
+use super::view::{Context, Holder, Plan, View};
+use crate::error::StoreError;
+use crate::model::{Lease, Owner, SetName};
+use crate::net::Addr;
+
+/// Decides a DEL.
+pub fn del(del: &Del, view: &dyn View, cx: &Context) -> Result<Plan, StoreError> {
+    let freed = match &del.target {
+        Target::Owner(owner) => held(&del.set, owner, view)?,
+        Target::OwnerAt(owner, addrs) => {
+            let held = held(&del.set, owner, view)?;
+            let named = held.iter().any(|l| addrs.contains(&l.addr));
+            if named { held } else { Vec::new() }
+        }
+        Target::Some(owner, addrs) => {
+            let mut held = view.of(&del.set, owner)?;
+            held.retain(|l| addrs.contains(&l.addr));
+            held
+        }
+        Target::Addresses(addrs) => at(&del.set, addrs, view)?,
+    };
+    let mut changes = Vec::new();
+    for lease in &freed {
+        let until = if del.undo { None } else { until(lease, cx) };
+        changes.push(Change::Free {
+            lease: lease.clone(),
+            until,
+        });
+        if del.rewind {
+            changes.push(Change::Cursor(del.set.clone(), lease.range, lease.addr));
+        }
+    }
+    Ok(Plan {
+        changes,
+        outcome: Ok(Outcome::Freed(freed)),
+    })
+}
+
+/// What an owner holds; by its container alone only if it has nothing under its full name, as
+/// host-local does.
+fn held(set: &SetName, owner: &Owner, view: &dyn View) -> Result<Vec<Lease>, StoreError> {
+    let held = view.of(set, owner)?;
+    match legacy_owner(owner) {
+        Some(legacy) if held.is_empty() => {
+            let Owner::Attachment(a) = &legacy else {
+                return Ok(held);
+            };
+            if view.adopted(&a.network)? {
+                view.of(set, &legacy)
+            } else {
+                Ok(held)
+            }
+        }
+        _ => Ok(held),
+    }
+}
+
+fn at(set: &SetName, addrs: &[Addr], view: &dyn View) -> Result<Vec<Lease>, StoreError> {
+    let mut found = Vec::new();
+    for addr in addrs {
+        if let Holder::Leased(lease) = view.holder(set, *addr)?
+            && lease.kind.collectable()
+        {
+            found.push(*lease);
+        }
+    }
+    Ok(found)
+}
+
+fn until(lease: &Lease, cx: &Context) -> Option<u64> {
+    (lease.cooldown > 0).then(|| cx.now.saturating_add(u64::from(lease.cooldown)))
+}
+
+/// Decides one step of a GC: as many leases as one commit can hold.
+pub fn gc(gc: &Gc, view: &dyn View, cx: &Context) -> Result<Plan, StoreError> {
+    // A lease freed is one change; what cools adds none, for it is part of the same.
+    let room = view.capacity();
+    let mut changes = Vec::new();
+    let mut freed = Vec::new();
+    let mut after = gc.after.clone();
+    loop {
+        let page = view.page(&gc.set, after.as_ref(), PAGE.min(room / 8).max(1))?;
+        let Some(last) = page.last().map(|l| l.owner.clone()) else {
+            break;
+        };
+        let stale: Vec<Lease> = page.into_iter().filter(|l| is_stale(l, gc)).collect();
+        if changes.len() + stale.len() > room {
+            return Ok(Plan {
+                changes,
+                outcome: Ok(Outcome::Collected {
+                    freed,
+                    resume: after,
+                }),
+            });
+        }
+        freed.extend(stale.iter().map(|l| l.addr));
+        changes.extend(stale.into_iter().map(|lease| {
+            let until = until(&lease, cx);
+            Change::Free { lease, until }
+        }));
+        after = Some(last);
+    }
+    Ok(Plan {
+        changes,
+        outcome: Ok(Outcome::Collected {
+            freed,
+            resume: None,
+        }),
+    })
+}
+
+/// How many owners GC looks at at a time; fewer where a commit is small, for an owner may hold an
+/// address of each of several range sets.
+const PAGE: usize = 512;
+
+fn is_stale(lease: &Lease, gc: &Gc) -> bool {
+    let Some(attachment) = lease.attachment().filter(|a| a.network == gc.network) else {
+        return false;
+    };
+    if !lease.kind.collectable() {
+        return false;
+    }
+    let valid = &gc.valid;
+    match &attachment.ifname {
+        Some(ifname) => valid
+            .binary_search_by(|(c, i)| (c, i).cmp(&(&attachment.container, ifname)))
+            .is_err(),
+        // A lease without an interface lives as long as its container has any.
+        None => {
+            let first = valid.partition_point(|(c, _)| *c < attachment.container);
+            valid
+                .get(first)
+                .is_none_or(|(c, _)| *c != attachment.container)
+        }
+    }
+}

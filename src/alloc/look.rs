@@ -1,0 +1,61 @@
+//! CHECK and STATUS: they look and change nothing.
+
+use super::command::{Check, Outcome, Status, legacy_owner};
+use super::view::{Context, Order, Plan, View};
+use crate::error::{Refusal, StoreError};
+use crate::net::Span;
+
+/// Decides a CHECK: the owner has a lease, and each of its addresses is in prevResult. More
+/// addresses there may come from other plugins of the chain.
+pub fn check(check: &Check, view: &dyn View) -> Result<Plan, StoreError> {
+    let mut held = view.of(&check.set, &check.owner)?;
+    if held.is_empty()
+        && let Some(legacy) = legacy_owner(&check.owner)
+    {
+        held = view.of(&check.set, &legacy)?;
+    }
+    if held.is_empty() {
+        let owner = Box::new(check.owner.clone());
+        return Ok(Plan::refuse(Refusal::Missing { owner }));
+    }
+    if let Some(expected) = &check.expected
+        && let Some(lease) = held.into_iter().find(|l| !expected.contains(&l.addr))
+    {
+        let expected = expected.clone();
+        return Ok(Plan::refuse(Refusal::Different {
+            lease: Box::new(lease),
+            expected,
+        }));
+    }
+    Ok(Plan::only(Outcome::Checked))
+}
+
+/// Decides a STATUS: every range set has an address to give.
+pub fn status(status: &Status, view: &dyn View, cx: &Context) -> Result<Plan, StoreError> {
+    for (index, set) in status.sets.iter().enumerate() {
+        let spans: Vec<Span> = set
+            .ranges()
+            .iter()
+            .flat_map(|r| r.spans())
+            .copied()
+            .collect();
+        let mut free = false;
+        for span in &spans {
+            free = free || view.next_free(&status.set, *span, Order::Any)?.is_some();
+        }
+        if free {
+            continue;
+        }
+        let first = view.first_cooling(&status.set, set.family(), &spans)?;
+        if !first.is_some_and(|c| c.over(cx.now) || !status.strict) {
+            let ranges = set.to_string();
+            let cooling = first.is_some();
+            return Ok(Plan::refuse(Refusal::Exhausted {
+                index,
+                ranges,
+                cooling,
+            }));
+        }
+    }
+    Ok(Plan::only(Outcome::Ready))
+}

@@ -1,0 +1,35 @@
+//! The decisions, pure: a [`View`], a [`Command`] and a [`Context`] in, a [`Plan`] out.
+//!
+//! Owns: which address, who may have it, what a repeated or an impossible request means. Does not
+//! own: keeping anything, or the clock, the boot or chance, all of which it is told.
+//! Invariant: running it again over the same view gives the same plan; a refused plan changes
+//! nothing.
+
+mod add;
+mod choose;
+mod command;
+mod free;
+mod look;
+mod takeover;
+mod view;
+
+pub use command::{
+    Add, Change, Check, Command, Cooldown, Cooling, Definition, Del, Gc, Legacy, LegacyCursor,
+    LegacyLease, OnDuplicate, Outcome, PodKey, Reserve, Status, Strategy, Target, Wanted,
+    legacy_owner,
+};
+pub use view::{Context, Holder, Order, Plan, View};
+
+use crate::error::StoreError;
+
+/// Decides one command.
+pub fn run(command: &Command, view: &dyn View, cx: &Context) -> Result<Plan, StoreError> {
+    match command {
+        Command::Add(add) => add::run(add, view, cx),
+        Command::Del(del) => free::del(del, view, cx),
+        Command::Check(check) => look::check(check, view),
+        Command::Status(status) => look::status(status, view, cx),
+        Command::Gc(gc) => free::gc(gc, view, cx),
+        Command::Reserve(reserve) => add::reserve(reserve, view, cx),
+    }
+}

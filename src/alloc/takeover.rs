@@ -1,0 +1,196 @@
+//! Leases and cursors of a host-local folder, as part of the ADD that finds them.
+//!
+//! Owns: their translation, and a view in which they are leased already. Does not own: reading the
+//! folder (`crate::takeover`).
+//! Invariant: all of the folder is taken over in one plan, or the plan is refused.
+
+use std::collections::BTreeMap;
+
+use super::add::bare;
+use super::command::{Add, Change, Cooling, Definition, LegacyCursor, LegacyLease, PodKey};
+use super::view::{Context, Holder, Order, View};
+use crate::error::{Refusal, StoreError};
+use crate::model::{Attachment, Kind, Lease, NetworkName, Origin, Owner, SetName, Timestamp};
+use crate::net::{Addr, Family, RangeSet, Span};
+
+/// What this plan takes over.
+#[derive(Default)]
+pub struct Takeover {
+    leases: BTreeMap<Addr, Lease>,
+    /// By the key of the range set.
+    cursors: BTreeMap<Addr, Addr>,
+}
+
+impl Takeover {
+    /// Translates host-local's files; refused if an address among them has another holder here.
+    pub fn read(
+        add: &Add,
+        leases: &[LegacyLease],
+        cursors: &[LegacyCursor],
+        view: &dyn View,
+        cx: &Context,
+    ) -> Result<Result<Takeover, Refusal>, StoreError> {
+        let mut taken = Takeover::default();
+        for legacy in leases {
+            if let Holder::Leased(holder) = view.holder(&add.set, legacy.addr)? {
+                let why = format!("{} is leased to {}", legacy.addr, holder.owner);
+                return Ok(Err(Refusal::Takeover {
+                    network: add.network.clone(),
+                    why,
+                }));
+            }
+            taken.leases.insert(legacy.addr, lease(add, legacy, cx));
+        }
+        for cursor in cursors {
+            if let Some(set) = add.sets.get(cursor.index) {
+                taken.cursors.insert(set.key(), cursor.addr);
+            }
+        }
+        Ok(Ok(taken))
+    }
+
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.leases.is_empty()
+    }
+
+    /// What an owner holds of it.
+    pub fn of<'a>(&'a self, owner: &'a Owner) -> impl Iterator<Item = Lease> + 'a {
+        self.leases
+            .values()
+            .filter(move |l| l.owner == *owner)
+            .cloned()
+    }
+
+    /// The changes that keep it, and the record that it was done.
+    pub fn changes(&self, add: &Add, now: Timestamp) -> Vec<Change> {
+        let leases = self.leases.values().cloned().map(Change::Put);
+        let cursors = self
+            .cursors
+            .iter()
+            .map(|(key, at)| Change::Cursor(add.set.clone(), *key, *at));
+        leases
+            .chain(cursors)
+            .chain([Change::Adopted(add.network.clone(), now)])
+            .collect()
+    }
+}
+
+fn lease(add: &Add, legacy: &LegacyLease, cx: &Context) -> Lease {
+    let attachment = Attachment {
+        network: add.network.clone(),
+        container: legacy.container.clone(),
+        ifname: legacy.ifname.clone(),
+    };
+    let bare = bare(add.set.clone(), legacy.addr, cx);
+    let set = add.sets.iter().find(|s| s.range_of(legacy.addr).is_some());
+    let range = set.and_then(|s| s.range_of(legacy.addr));
+    Lease {
+        kind: Kind::Dynamic,
+        prefix: range.map_or(bare.prefix, |r| r.subnet().len()),
+        range: set.map_or(bare.range, RangeSet::key),
+        owner: Owner::Attachment(attachment.clone()),
+        origin: Origin {
+            attachment: Some(attachment),
+            ..Origin::default()
+        },
+        cooldown: add.cooldown.seconds,
+        ..bare
+    }
+}
+
+/// The store's view with this plan's takeover in it.
+pub struct WithTakeover<'a> {
+    pub taken: &'a Takeover,
+    pub add: &'a Add,
+    pub view: &'a dyn View,
+}
+
+impl View for WithTakeover<'_> {
+    fn holder(&self, set: &SetName, addr: Addr) -> Result<Holder, StoreError> {
+        match self.taken.leases.get(&addr) {
+            Some(lease) => Ok(Holder::Leased(Box::new(lease.clone()))),
+            None => self.view.holder(set, addr),
+        }
+    }
+
+    fn of(&self, set: &SetName, owner: &Owner) -> Result<Vec<Lease>, StoreError> {
+        self.view.of(set, owner)
+    }
+
+    fn cursor(&self, set: &SetName, range: Addr) -> Result<Option<Addr>, StoreError> {
+        match self.taken.cursors.get(&range) {
+            Some(at) => Ok(Some(*at)),
+            None => self.view.cursor(set, range),
+        }
+    }
+
+    fn next_free(
+        &self,
+        set: &SetName,
+        span: Span,
+        order: Order,
+    ) -> Result<Option<Addr>, StoreError> {
+        let mut rest = Some(span);
+        while let Some(span) = rest {
+            let Some(addr) = self.view.next_free(set, span, order)? else {
+                return Ok(None);
+            };
+            if !self.taken.leases.contains_key(&addr) {
+                return Ok(Some(addr));
+            }
+            rest = addr.next().and_then(|next| span.starting(next));
+        }
+        Ok(None)
+    }
+
+    fn cooling(
+        &self,
+        set: &SetName,
+        family: Family,
+        limit: usize,
+    ) -> Result<Vec<Cooling>, StoreError> {
+        let mut cooling = self.view.cooling(set, family, limit)?;
+        cooling.retain(|c| !self.taken.leases.contains_key(&c.addr));
+        Ok(cooling)
+    }
+
+    fn first_cooling(
+        &self,
+        set: &SetName,
+        family: Family,
+        spans: &[Span],
+    ) -> Result<Option<Cooling>, StoreError> {
+        let first = self.view.first_cooling(set, family, spans)?;
+        Ok(first.filter(|c| !self.taken.leases.contains_key(&c.addr)))
+    }
+
+    fn former(&self, set: &SetName, pod: &PodKey, range: Addr) -> Result<Option<Addr>, StoreError> {
+        self.view.former(set, pod, range)
+    }
+
+    fn adopted(&self, network: &NetworkName) -> Result<bool, StoreError> {
+        self.view.adopted(network)
+    }
+
+    fn defined(&self, definition: &Definition) -> Result<bool, StoreError> {
+        self.view.defined(definition)
+    }
+
+    fn definitions(&self) -> Result<Vec<Definition>, StoreError> {
+        self.view.definitions()
+    }
+
+    fn page(
+        &self,
+        set: &SetName,
+        after: Option<&Owner>,
+        limit: usize,
+    ) -> Result<Vec<Lease>, StoreError> {
+        self.view.page(set, after, limit)
+    }
+
+    fn capacity(&self) -> usize {
+        self.view.capacity()
+    }
+}

@@ -1,0 +1,137 @@
+//! What the allocator may ask of a store, and what it gives back.
+//!
+//! Owns: the point questions. Invariant: no question returns all leases of a set, so no answer's
+//! cost grows with their number beyond a tree's depth.
+
+use super::command::{Change, Cooling, Definition, Outcome, PodKey};
+use crate::error::{Refusal, StoreError};
+use crate::model::{BootId, Lease, NetworkName, Node, Owner, SetName, Timestamp};
+use crate::net::{Addr, Family, Span};
+
+/// What is known of one address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// Nobody has it.
+    Free,
+    /// Nobody has it, and it is kept back for a while.
+    Cooling(Cooling),
+    /// This lease has it.
+    Leased(Box<Lease>),
+}
+
+/// How exact the answer to [`View::next_free`] must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// The lowest free address of the span.
+    Ascending,
+    /// Any free address of the span; the lowest is as good a guess as any. A store for which
+    /// looking is dear may answer whatever is cheapest to know.
+    Any,
+}
+
+/// The store as one transaction sees it.
+///
+/// Answers may be assumptions. A local store looks; a compare-and-set store may answer
+/// [`View::of`] and [`View::holder`] as absent, and [`View::next_free`] as the span's first,
+/// without looking, and keep each as a compare of the commit. When a compare fails it has learned
+/// the truth and runs the allocator again. What changes nothing (a refusal, a DEL of nothing, a
+/// CHECK) has no compare to guard it: the store verifies its assumptions and runs the allocator
+/// again before it concludes so. The allocator need not know which kind it talks to.
+pub trait View {
+    /// Who has this address.
+    fn holder(&self, set: &SetName, addr: Addr) -> Result<Holder, StoreError>;
+
+    /// All leases of an owner, by address.
+    fn of(&self, set: &SetName, owner: &Owner) -> Result<Vec<Lease>, StoreError>;
+
+    /// The address given last from the range set with this key.
+    fn cursor(&self, set: &SetName, range: Addr) -> Result<Option<Addr>, StoreError>;
+
+    /// A free address of the span; a cooling one is not free.
+    fn next_free(
+        &self,
+        set: &SetName,
+        span: Span,
+        order: Order,
+    ) -> Result<Option<Addr>, StoreError>;
+
+    /// Up to `limit` cooling addresses of a family, those that end first first.
+    fn cooling(
+        &self,
+        set: &SetName,
+        family: Family,
+        limit: usize,
+    ) -> Result<Vec<Cooling>, StoreError>;
+
+    /// The cooling address within the spans that ends first.
+    fn first_cooling(
+        &self,
+        set: &SetName,
+        family: Family,
+        spans: &[Span],
+    ) -> Result<Option<Cooling>, StoreError>;
+
+    /// A pod's former address in the range set with this key.
+    fn former(&self, set: &SetName, pod: &PodKey, range: Addr) -> Result<Option<Addr>, StoreError>;
+
+    /// Whether host-local's folder of this network was taken over.
+    fn adopted(&self, network: &NetworkName) -> Result<bool, StoreError>;
+
+    /// Whether the store holds just this definition. A store for which looking is dear may
+    /// answer `true`.
+    fn defined(&self, definition: &Definition) -> Result<bool, StoreError>;
+
+    /// The definitions of the other networks; asked only when one has changed.
+    fn definitions(&self) -> Result<Vec<Definition>, StoreError>;
+
+    /// Up to `limit` owners' leases, in the owners' order, behind `after`. For GC alone.
+    fn page(
+        &self,
+        set: &SetName,
+        after: Option<&Owner>,
+        limit: usize,
+    ) -> Result<Vec<Lease>, StoreError>;
+
+    /// How many changes one commit can hold.
+    fn capacity(&self) -> usize;
+}
+
+/// What the allocator is told of the world.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Context {
+    /// The time.
+    pub now: Timestamp,
+    /// The boot; `None` if it cannot be known.
+    pub boot: Option<BootId>,
+    /// The machine.
+    pub node: Node,
+    /// Chance, for [`super::Strategy::Random`].
+    pub seed: u64,
+}
+
+/// What to change, and what to answer once that is done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Made together or not at all; empty if refused.
+    pub changes: Vec<Change>,
+    /// The answer.
+    pub outcome: Result<Outcome, Refusal>,
+}
+
+impl Plan {
+    /// Nothing to change.
+    pub fn only(outcome: Outcome) -> Plan {
+        Plan {
+            changes: Vec::new(),
+            outcome: Ok(outcome),
+        }
+    }
+
+    /// No.
+    pub fn refuse(refusal: Refusal) -> Plan {
+        Plan {
+            changes: Vec::new(),
+            outcome: Err(refusal),
+        }
+    }
+}

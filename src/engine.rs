@@ -1,0 +1,130 @@
+//! The use cases, for all faces.
+//!
+//! Owns: what takes more than one command: taking over host-local's folder, a GC in steps. Does
+//! not own: codes, texts on a screen, any decision about an address.
+//! Invariant: whatever a face asks for ends as commands to a [`Store`].
+
+use std::path::Path;
+
+use crate::alloc::{Add, Check, Command, Context, Del, Gc, Legacy, Outcome, Status, Target};
+use crate::error::{Error, StoreError};
+use crate::model::{Grant, Lease, Owner, SetName, Wait};
+use crate::net::Addr;
+use crate::store::Store;
+use crate::takeover;
+
+/// What an ADD got.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Added {
+    /// An address of each range set, in their order.
+    pub grants: Vec<Grant>,
+    /// Those that this call leased.
+    pub created: Vec<Addr>,
+    /// For the log.
+    pub warnings: Vec<String>,
+}
+
+/// Leases an address from each range set. Where host-local kept this network's leases in
+/// `legacy_dir`, they are taken over first, under its lock, in the same transaction; `wait` bounds
+/// the wait for that lock.
+pub fn add(
+    store: &mut dyn Store,
+    mut add: Add,
+    legacy_dir: Option<&Path>,
+    wait: Wait,
+    cx: &Context,
+) -> Result<Added, Error> {
+    let dir = legacy_dir.filter(|dir| dir.is_dir());
+    if dir.is_some() {
+        add.legacy = Legacy::Unread;
+    }
+    let mut outcome = store.apply(&Command::Add(add.clone()), cx)?;
+    if let (Outcome::ReadLegacy, Some(dir)) = (&outcome, dir) {
+        // Held until the command is done: nothing may lease beside it.
+        let folder = takeover::read(dir, &add.network, wait)?;
+        add.legacy = Legacy::Read(folder.leases.clone(), folder.cursors.clone());
+        outcome = store.apply(&Command::Add(add), cx)?;
+    }
+    match outcome {
+        Outcome::Added {
+            grants,
+            created,
+            warnings,
+        } => Ok(Added {
+            grants,
+            created,
+            warnings,
+        }),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// Takes back what an ADD leased, and only that: its answer could not be delivered.
+pub fn undo(
+    store: &mut dyn Store,
+    set: &SetName,
+    owner: &Owner,
+    created: &[Addr],
+    cx: &Context,
+) -> Result<(), Error> {
+    if created.is_empty() {
+        return Ok(());
+    }
+    let target = Target::Some(owner.clone(), created.to_vec());
+    del(
+        store,
+        Del {
+            set: set.clone(),
+            target,
+            rewind: false,
+            undo: true,
+        },
+        cx,
+    )
+    .map(|_| ())
+}
+
+/// Frees; answers with what was freed.
+pub fn del(store: &mut dyn Store, del: Del, cx: &Context) -> Result<Vec<Lease>, Error> {
+    match store.apply(&Command::Del(del), cx)? {
+        Outcome::Freed(leases) => Ok(leases),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// Verifies.
+pub fn check(store: &mut dyn Store, check: Check, cx: &Context) -> Result<(), Error> {
+    store.apply(&Command::Check(check), cx).map(|_| ())
+}
+
+/// Tells whether an ADD could be served.
+pub fn status(store: &mut dyn Store, status: Status, cx: &Context) -> Result<(), Error> {
+    store.apply(&Command::Status(status), cx).map(|_| ())
+}
+
+/// Frees what no attachment uses, in as many transactions as the store needs; answers how many
+/// addresses were freed.
+pub fn gc(store: &mut dyn Store, mut gc: Gc, cx: &Context) -> Result<usize, Error> {
+    let mut count = 0;
+    loop {
+        match store.apply(&Command::Gc(gc.clone()), cx)? {
+            Outcome::Collected { freed, resume } => {
+                count += freed.len();
+                match resume {
+                    Some(owner) => gc.after = Some(owner),
+                    None => return Ok(count),
+                }
+            }
+            other => return Err(unexpected(&other)),
+        }
+    }
+}
+
+/// A store that answers a command with another's outcome is broken; say so instead of panicking.
+fn unexpected(outcome: &Outcome) -> Error {
+    Error::Store(StoreError::Unavailable {
+        doing: "understand the answer of".to_owned(),
+        place: "the lease store".to_owned(),
+        source: format!("unexpected outcome {outcome:?}").into(),
+    })
+}

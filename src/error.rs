@@ -1,0 +1,430 @@
+//! What can go wrong, one variant per outcome a caller can act on.
+//!
+//! Owns: the domain's errors and their texts, each with the way out. Does not own: CNI codes
+//! (`cni::error`), HTTP statuses, exit codes.
+//! Invariant: a [`Refusal`] is a decision over verified facts; a [`StoreError`] is a failure to
+//! learn them or to keep them.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::model::{Lease, NetworkName, Owner, SetName};
+use crate::net::Addr;
+
+/// The allocator's "no". The beginnings of the texts are host-local's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// No address is free in a range set.
+    Exhausted {
+        /// Index of the set in the configuration.
+        index: usize,
+        /// Its ranges.
+        ranges: String,
+        /// Whether freed addresses are being held back by `cooldownStrict`.
+        cooling: bool,
+    },
+    /// An address that was asked for has a holder.
+    Held {
+        /// Index of the set in the configuration.
+        index: usize,
+        /// Its ranges.
+        ranges: String,
+        /// Who has it.
+        holder: Box<Lease>,
+    },
+    /// An address that was asked for was freed a moment ago and `cooldownStrict` holds it back.
+    Cooling {
+        /// Index of the set in the configuration.
+        index: usize,
+        /// The address.
+        addr: Addr,
+        /// Seconds until it is free.
+        seconds: u64,
+    },
+    /// Addresses that were asked for lie in no range, or more were asked for than there are sets.
+    NotInRange {
+        /// Those left over.
+        addrs: Vec<Addr>,
+        /// All ranges.
+        ranges: String,
+    },
+    /// The address that was asked for is left out by `exclude`.
+    Excluded {
+        /// Index of the set in the configuration.
+        index: usize,
+        /// The address.
+        addr: Addr,
+    },
+    /// The address that was asked for is the range's gateway.
+    IsGateway {
+        /// Index of the set in the configuration.
+        index: usize,
+        /// The address.
+        addr: Addr,
+    },
+    /// The gateway's address is leased to a container (ECS dialect).
+    GatewayHeld {
+        /// Who has it.
+        holder: Box<Lease>,
+    },
+    /// The owner has a lease already and `onDuplicate` is `error`.
+    Duplicate {
+        /// The lease.
+        lease: Box<Lease>,
+    },
+    /// The owner has a lease that the configuration no longer fits.
+    Misfit {
+        /// The lease.
+        lease: Box<Lease>,
+        /// The address asked for instead; `None`: the lease lies in no range any more.
+        asked: Option<Addr>,
+    },
+    /// CHECK: the owner has no lease.
+    Missing {
+        /// Who.
+        owner: Box<Owner>,
+    },
+    /// CHECK: the lease's address is not in `prevResult`.
+    Different {
+        /// The lease.
+        lease: Box<Lease>,
+        /// What prevResult says.
+        expected: Vec<Addr>,
+    },
+    /// The leases of a host-local folder cannot be taken over.
+    Takeover {
+        /// The network.
+        network: NetworkName,
+        /// What stands in the way.
+        why: String,
+    },
+}
+
+impl Refusal {
+    /// The lease that stands in the way, for `details`.
+    pub fn lease(&self) -> Option<&Lease> {
+        match self {
+            Refusal::Held { holder, .. } | Refusal::GatewayHeld { holder } => Some(holder),
+            Refusal::Duplicate { lease }
+            | Refusal::Misfit { lease, .. }
+            | Refusal::Different { lease, .. } => Some(lease),
+            _ => None,
+        }
+    }
+}
+
+fn join(addrs: &[Addr]) -> String {
+    addrs
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// The command that frees one lease, ready to be pasted.
+fn release(lease: &Lease) -> String {
+    format!(
+        "sublet release {} --network {}",
+        lease.addr,
+        shown_network(lease)
+    )
+}
+
+/// The network under which a lease is listed.
+pub fn shown_network(lease: &Lease) -> &str {
+    match &lease.owner {
+        Owner::Attachment(a) => a.network.as_str(),
+        _ => &lease.set.0,
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::Exhausted {
+                index,
+                ranges,
+                cooling,
+            } => {
+                write!(
+                    f,
+                    "failed to allocate for range {index}: no IP addresses available in range set: \
+                     {ranges}; widen the range, or look for forgotten leases with `sublet list` and \
+                     free them with `sublet release`"
+                )?;
+                if *cooling {
+                    f.write_str("; freed addresses are held back by cooldownStrict")?;
+                }
+                Ok(())
+            }
+            Refusal::Held {
+                index,
+                ranges,
+                holder,
+            } => write!(
+                f,
+                "failed to allocate for range {index}: requested IP address {} is not available in \
+                 range set {ranges}: {} holds it; ask for another, or free it with `{}`",
+                holder.addr,
+                holder.owner,
+                release(holder)
+            ),
+            Refusal::Cooling {
+                index,
+                addr,
+                seconds,
+            } => write!(
+                f,
+                "failed to allocate for range {index}: requested IP address {addr} was freed a \
+                 moment ago and cooldownStrict holds it back for {seconds} s"
+            ),
+            Refusal::NotInRange { addrs, ranges } => write!(
+                f,
+                "failed to allocate all requested IPs: {}; one address of each range set can be \
+                 asked for, and the range sets are {ranges}",
+                join(addrs)
+            ),
+            Refusal::Excluded { index, addr } => write!(
+                f,
+                "failed to allocate for range {index}: requested IP address {addr} is excluded; \
+                 ask for another or take it out of \"exclude\""
+            ),
+            Refusal::IsGateway { index, addr } => write!(
+                f,
+                "failed to allocate for range {index}: requested ip {addr} is subnet's gateway; ask \
+                 for another, or set \"gateway\""
+            ),
+            Refusal::GatewayHeld { holder } => write!(
+                f,
+                "ip of gateway has already been used: {} holds {}; choose another gateway, or free \
+                 it with `{}`",
+                holder.owner,
+                holder.addr,
+                release(holder)
+            ),
+            Refusal::Duplicate { lease } => {
+                let id = match &lease.owner {
+                    Owner::Attachment(a) => a.container.as_str(),
+                    Owner::Id(id) => id,
+                    _ => "",
+                };
+                write!(
+                    f,
+                    "failed to allocate for range 0: {} has been allocated to {id}, duplicate \
+                     allocation is not allowed; free it with `{}`, or drop \"onDuplicate\"",
+                    lease.addr,
+                    release(lease)
+                )
+            }
+            Refusal::Misfit {
+                lease,
+                asked: Some(asked),
+            } => write!(
+                f,
+                "{} already has {}, and {asked} is asked for; a container keeps its address: send a \
+                 DEL first, or free it with `{}`",
+                lease.owner,
+                lease.addr,
+                release(lease)
+            ),
+            Refusal::Misfit { lease, asked: None } => write!(
+                f,
+                "{} already has {}, which is in no range of the configuration any more; send a DEL \
+                 first, or free it with `{}`",
+                lease.owner,
+                lease.addr,
+                release(lease)
+            ),
+            Refusal::Missing { owner } => write!(
+                f,
+                "Failed to find address added by {owner}: it has no lease; delete the container and \
+                 add it again"
+            ),
+            Refusal::Different { lease, expected } => write!(
+                f,
+                "{} has {}, but prevResult says {}; delete the container and add it again",
+                lease.owner,
+                lease.addr,
+                if expected.is_empty() {
+                    "no address".to_owned()
+                } else {
+                    join(expected)
+                }
+            ),
+            Refusal::Takeover { network, why } => write!(
+                f,
+                "the leases that host-local left for network {network} cannot be taken over: {why}; \
+                 mend or remove that file and try again, or see `sublet import host-local`"
+            ),
+        }
+    }
+}
+
+/// What keeps a store from answering.
+#[derive(Debug)]
+pub enum StoreError {
+    /// Somebody else held the lock for the whole wait.
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+        /// How long was waited.
+        waited: Duration,
+        /// Process IDs of those that hold it, as the kernel tells.
+        holders: Vec<u32>,
+    },
+    /// The operating system or a server said no: full, read-only, unreachable.
+    Unavailable {
+        /// What was being done.
+        doing: String,
+        /// The file or the server.
+        place: String,
+        /// Its answer.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// What is there is ours and not whole.
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        what: String,
+    },
+    /// What is there is not ours.
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What it looks like.
+        what: String,
+        /// The way out.
+        advice: String,
+    },
+    /// The set's live leases are in the other file, because `persist` was another when they were
+    /// made.
+    Moved {
+        /// The set.
+        set: SetName,
+        /// Where its leases are.
+        path: PathBuf,
+        /// One of them.
+        lease: Box<Lease>,
+        /// The `persist` under which they were made.
+        persist: &'static str,
+    },
+    /// This build has no such store.
+    Unsupported {
+        /// "etcd" or "consul".
+        engine: &'static str,
+    },
+}
+
+impl StoreError {
+    /// An operating system's error, with what was being done to which file.
+    pub fn io(doing: &str, path: &Path, source: std::io::Error) -> StoreError {
+        StoreError::Unavailable {
+            doing: doing.to_owned(),
+            place: path.display().to_string(),
+            source: source.into(),
+        }
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StoreError::Locked {
+                path,
+                waited,
+                holders,
+            } => {
+                write!(f, "timeout: the lock {} is held", path.display())?;
+                match holders.as_slice() {
+                    [] => f.write_str(" by another process")?,
+                    pids => {
+                        let pids: Vec<String> = pids.iter().map(ToString::to_string).collect();
+                        write!(f, " by process {}", pids.join(", "))?;
+                    }
+                }
+                write!(
+                    f,
+                    ", waited {:.1} s; try again, look at that process, or raise lockTimeout",
+                    waited.as_secs_f64()
+                )
+            }
+            StoreError::Unavailable {
+                doing,
+                place,
+                source,
+            } => write!(
+                f,
+                "cannot {doing} {place}: {source}; nothing was leased or freed, try again once that \
+                 is mended"
+            ),
+            StoreError::Damaged { path, what } => write!(
+                f,
+                "the lease store {} is damaged: {what}; nothing was changed; run `sublet doctor`, or \
+                 move the file away once no container of it runs",
+                path.display()
+            ),
+            StoreError::Foreign { path, what, advice } => {
+                write!(
+                    f,
+                    "{} is not a lease store of sublet: {what}; {advice}",
+                    path.display()
+                )
+            }
+            StoreError::Moved {
+                set,
+                path,
+                lease,
+                persist,
+            } => write!(
+                f,
+                "network {set} has leases in {} (such as {} of {}), made while \"persist\" was \
+                 \"{persist}\": set it back, or delete those containers first",
+                path.display(),
+                lease.addr,
+                lease.owner
+            ),
+            StoreError::Unsupported { engine } => write!(
+                f,
+                "the {engine} store is not in this build; remove its keys to lease from the embedded \
+                 store, which serves this host alone"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for StoreError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            StoreError::Unavailable { source, .. } => Some(source.as_ref()),
+            _ => None,
+        }
+    }
+}
+
+/// A use case's failure.
+#[derive(Debug)]
+pub enum Error {
+    /// The allocator said no.
+    Refused(Refusal),
+    /// The store did not answer.
+    Store(StoreError),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Refused(refusal) => refusal.fmt(f),
+            Error::Store(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Error {
+        Error::Store(error)
+    }
+}

@@ -1,0 +1,398 @@
+//! One range: a subnet, its bounds, its gateway and what is left out of it.
+//!
+//! Owns: host-local's rules for a range, in its order and words (plugins,
+//! `ipam/host-local/backend/allocator/range.go`), and the rules it lacks: /31, /32, /127, /128,
+//! "no gateway", exclusions, a `rangeStart` behind the default end.
+//! Invariant: `start <= end`, both in the subnet; `spans` are ascending, disjoint, within the
+//! bounds, and hold neither the gateway nor an excluded address.
+
+use std::fmt;
+
+use super::{Addr, Family, Subnet};
+
+/// An inclusive run of addresses of one family.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Span {
+    /// First address.
+    pub first: Addr,
+    /// Last address, not before `first`.
+    pub last: Addr,
+}
+
+impl Span {
+    /// The run from `first` to `last`; `None` if it would be empty or mix families.
+    pub fn new(first: Addr, last: Addr) -> Option<Span> {
+        (first.family() == last.family() && first <= last).then_some(Span { first, last })
+    }
+
+    /// Whether `addr` lies in the run.
+    pub fn contains(self, addr: Addr) -> bool {
+        self.first <= addr && addr <= self.last
+    }
+
+    /// Whether the two runs share an address.
+    pub fn overlaps(self, other: Span) -> bool {
+        self.first <= other.last && other.first <= self.last
+    }
+
+    /// The part at or after `from`.
+    pub fn starting(self, from: Addr) -> Option<Span> {
+        Span::new(self.first.max(from), self.last)
+    }
+
+    /// The part at or before `to`.
+    pub fn up_to(self, to: Addr) -> Option<Span> {
+        Span::new(self.first, self.last.min(to))
+    }
+}
+
+impl From<Subnet> for Span {
+    fn from(subnet: Subnet) -> Span {
+        Span {
+            first: subnet.first(),
+            last: subnet.last(),
+        }
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
+impl fmt::Debug for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What a configuration says of a range, before the rules are applied.
+#[derive(Clone, Debug)]
+pub struct RangeSpec {
+    /// The subnet's address as written, host bits and all.
+    pub addr: Addr,
+    /// Prefix length in bits.
+    pub len: u8,
+    /// First address to give out; default: the one after the network address.
+    pub start: Option<Addr>,
+    /// Last address to give out; default: before broadcast (IPv4), the last one (IPv6).
+    pub end: Option<Addr>,
+    /// The gateway; default: the address after the network address.
+    pub gateway: GatewaySpec,
+    /// Never given out.
+    pub exclude: Vec<Span>,
+}
+
+/// What a configuration says of the gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GatewaySpec {
+    /// Nothing: the subnet's first host.
+    Default,
+    /// "none": containers get no gateway and its address is given out.
+    None,
+    /// This one, in the range or outside it.
+    At(Addr),
+}
+
+/// Why a range is refused. The texts are host-local's where it has one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RangeError {
+    /// The prefix length exceeds the family's width.
+    Length(Addr, u8),
+    /// The subnet has host bits.
+    HostBits {
+        /// The network that was probably meant.
+        meant: Subnet,
+    },
+    /// `rangeStart` outside the subnet or behind `rangeEnd`.
+    Start(Addr, Subnet),
+    /// `rangeEnd` outside the subnet or before `rangeStart`.
+    End(Addr, Subnet),
+    /// `rangeStart` behind the last address that a subnet gives out by default.
+    StartAfterDefaultEnd(Addr, Addr, Subnet),
+    /// Nothing is left after the gateway and the exclusions.
+    Empty(Span),
+}
+
+impl fmt::Display for RangeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RangeError::Length(addr, len) => {
+                write!(
+                    f,
+                    "Network {addr}/{len} has a longer prefix than its family has bits"
+                )
+            }
+            RangeError::HostBits { meant } => write!(
+                f,
+                "Network has host bits set. For a subnet mask of length {} the network address is {}",
+                meant.len(),
+                meant.first()
+            ),
+            RangeError::Start(addr, subnet) => {
+                write!(f, "RangeStart {addr} not in network {subnet}")
+            }
+            RangeError::End(addr, subnet) => write!(f, "RangeEnd {addr} not in network {subnet}"),
+            RangeError::StartAfterDefaultEnd(addr, end, subnet) => write!(
+                f,
+                "RangeStart {addr} not in network {subnet}: it is behind the last address given out, \
+                 {end}; set rangeEnd as well"
+            ),
+            RangeError::Empty(span) => write!(
+                f,
+                "no address is left of {span} after the gateway and the excluded ones: widen the \
+                 range or exclude less"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for RangeError {}
+
+/// A valid range.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Range {
+    subnet: Subnet,
+    bounds: Span,
+    gateway: Option<Addr>,
+    spans: Vec<Span>,
+}
+
+impl Range {
+    /// Applies the rules, in host-local's order: length, host bits, gateway, start, end.
+    pub fn new(spec: &RangeSpec) -> Result<Range, RangeError> {
+        let subnet = Subnet::new(spec.addr, spec.len).map_err(|e| match e {
+            super::SubnetError::Length => RangeError::Length(spec.addr, spec.len),
+            super::SubnetError::HostBits(meant) => RangeError::HostBits { meant },
+        })?;
+        let gateway = match spec.gateway {
+            GatewaySpec::Default => default_gateway(subnet),
+            GatewaySpec::None => None,
+            GatewaySpec::At(addr) => Some(addr),
+        };
+        let usual = default_bounds(subnet);
+        let start = spec.start.unwrap_or(usual.first);
+        if !subnet.contains(start) || spec.end.is_some_and(|end| start > end) {
+            return Err(RangeError::Start(start, subnet));
+        }
+        let end = spec.end.unwrap_or(usual.last);
+        if !subnet.contains(end)
+            || spec
+                .start
+                .is_some_and(|start| end < start && spec.end.is_some())
+        {
+            return Err(RangeError::End(end, subnet));
+        }
+        let Some(bounds) = Span::new(start, end) else {
+            // Only one of the two was given, beyond the other's default.
+            return Err(if spec.start.is_some() {
+                RangeError::StartAfterDefaultEnd(start, end, subnet)
+            } else {
+                RangeError::End(end, subnet)
+            });
+        };
+        let spans = usable(bounds, gateway, &spec.exclude);
+        if spans.is_empty() {
+            return Err(RangeError::Empty(bounds));
+        }
+        Ok(Range {
+            subnet,
+            bounds,
+            gateway,
+            spans,
+        })
+    }
+
+    /// The subnet; its length is the prefix of the addresses given out.
+    pub fn subnet(&self) -> Subnet {
+        self.subnet
+    }
+
+    /// First to last address, excluded ones and the gateway included.
+    pub fn bounds(&self) -> Span {
+        self.bounds
+    }
+
+    /// The gateway, if there is to be one.
+    pub fn gateway(&self) -> Option<Addr> {
+        self.gateway
+    }
+
+    /// What may be given out, ascending.
+    pub fn spans(&self) -> &[Span] {
+        &self.spans
+    }
+
+    /// Whether `addr` lies between the bounds.
+    pub fn contains(&self, addr: Addr) -> bool {
+        self.bounds.contains(addr)
+    }
+
+    /// Whether `addr` may be given out: in the bounds, not the gateway, not excluded.
+    pub fn gives(&self, addr: Addr) -> bool {
+        self.spans.iter().any(|span| span.contains(addr))
+    }
+}
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.bounds.fmt(f)
+    }
+}
+
+/// Network + 1, as host-local has it; none where the subnet is a single address.
+fn default_gateway(subnet: Subnet) -> Option<Addr> {
+    (subnet.len() < subnet.family().bits())
+        .then(|| subnet.first().next())
+        .flatten()
+}
+
+/// Network + 1 to broadcast - 1 (IPv4) or to the last (IPv6). A subnet of one or two addresses
+/// has neither network nor broadcast address (RFC 3021, RFC 6164): all of it.
+fn default_bounds(subnet: Subnet) -> Span {
+    let whole = Span::from(subnet);
+    if subnet.len() + 1 >= subnet.family().bits() {
+        return whole;
+    }
+    let first = whole.first.next().unwrap_or(whole.first);
+    let last = match subnet.family() {
+        Family::V4 => whole.last.prev().unwrap_or(whole.last),
+        Family::V6 => whole.last,
+    };
+    Span { first, last }
+}
+
+/// The bounds without the gateway and the exclusions.
+fn usable(bounds: Span, gateway: Option<Addr>, exclude: &[Span]) -> Vec<Span> {
+    let mut holes: Vec<Span> = exclude
+        .iter()
+        .copied()
+        .filter(|h| h.overlaps(bounds))
+        .collect();
+    holes.extend(
+        gateway
+            .and_then(|g| Span::new(g, g))
+            .filter(|h| h.overlaps(bounds)),
+    );
+    holes.sort_unstable();
+    let mut spans = Vec::new();
+    let mut from = Some(bounds.first);
+    for hole in holes {
+        let Some(at) = from else { break };
+        if hole.last < at {
+            continue;
+        }
+        spans.extend(hole.first.prev().and_then(|last| Span::new(at, last)));
+        from = hole.last.next();
+    }
+    spans.extend(from.and_then(|at| Span::new(at, bounds.last)));
+    spans
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addr(text: &str) -> Addr {
+        text.parse().unwrap()
+    }
+
+    fn spec(cidr: &str) -> RangeSpec {
+        let (ip, len) = cidr.split_once('/').unwrap();
+        RangeSpec {
+            addr: addr(ip),
+            len: len.parse().unwrap(),
+            start: None,
+            end: None,
+            gateway: GatewaySpec::Default,
+            exclude: vec![],
+        }
+    }
+
+    fn shape(spec: &RangeSpec) -> String {
+        match Range::new(spec) {
+            Ok(r) => format!("{r} gw {:?} gives {:?}", r.gateway(), r.spans()),
+            Err(e) => e.to_string(),
+        }
+    }
+
+    #[test]
+    fn small_subnets_have_no_network_address() {
+        assert_eq!(
+            shape(&spec("10.0.0.0/31")),
+            "10.0.0.0-10.0.0.1 gw Some(10.0.0.1) gives [10.0.0.0-10.0.0.0]"
+        );
+        assert_eq!(
+            shape(&RangeSpec {
+                gateway: GatewaySpec::None,
+                ..spec("10.0.0.0/31")
+            }),
+            "10.0.0.0-10.0.0.1 gw None gives [10.0.0.0-10.0.0.1]"
+        );
+        assert_eq!(
+            shape(&spec("10.0.0.7/32")),
+            "10.0.0.7-10.0.0.7 gw None gives [10.0.0.7-10.0.0.7]"
+        );
+        assert_eq!(
+            shape(&spec("fd00::/127")),
+            "fd00::-fd00::1 gw Some(fd00::1) gives [fd00::-fd00::]"
+        );
+        assert_eq!(
+            shape(&spec("fd00::9/128")),
+            "fd00::9-fd00::9 gw None gives [fd00::9-fd00::9]"
+        );
+    }
+
+    #[test]
+    fn exclusions_and_the_gateway_split_the_range() {
+        let s = RangeSpec {
+            gateway: GatewaySpec::At(addr("10.0.0.4")),
+            exclude: vec![
+                Span::new(addr("10.0.0.6"), addr("10.0.0.8")).unwrap(),
+                Span::new(addr("10.0.0.7"), addr("10.0.0.20")).unwrap(),
+                Span::new(addr("9.0.0.0"), addr("9.0.0.9")).unwrap(),
+            ],
+            ..spec("10.0.0.0/24")
+        };
+        let r = Range::new(&s).unwrap();
+        assert_eq!(
+            format!("{:?}", r.spans()),
+            "[10.0.0.1-10.0.0.3, 10.0.0.5-10.0.0.5, 10.0.0.21-10.0.0.254]"
+        );
+        assert!(r.contains(addr("10.0.0.7")) && !r.gives(addr("10.0.0.7")));
+    }
+
+    #[test]
+    fn everything_excluded_is_an_error() {
+        let s = RangeSpec {
+            exclude: vec![Span::new(addr("10.0.0.0"), addr("10.0.0.255")).unwrap()],
+            ..spec("10.0.0.0/24")
+        };
+        assert!(shape(&s).starts_with("no address is left of 10.0.0.1-10.0.0.254"));
+    }
+
+    #[test]
+    fn a_start_behind_the_default_end_is_refused() {
+        let s = RangeSpec {
+            start: Some(addr("10.0.0.3")),
+            ..spec("10.0.0.0/30")
+        };
+        assert!(shape(&s).starts_with("RangeStart 10.0.0.3 not in network 10.0.0.0/30"));
+    }
+
+    #[test]
+    fn the_last_addresses_of_all_do_not_overflow() {
+        let s = RangeSpec {
+            start: Some(addr("255.255.255.254")),
+            end: Some(addr("255.255.255.255")),
+            exclude: vec![Span::new(addr("255.255.255.255"), addr("255.255.255.255")).unwrap()],
+            ..spec("255.255.255.0/24")
+        };
+        assert_eq!(Range::new(&s).unwrap().spans().len(), 1);
+        assert_eq!(
+            shape(&spec("8000::/1")).split(' ').next().unwrap().len(),
+            "8000::1-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff".len()
+        );
+    }
+}

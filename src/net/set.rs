@@ -1,0 +1,111 @@
+//! A range set: the ranges from which one address of a container is drawn.
+//!
+//! Owns: host-local's rules inside a set and between sets (`range_set.go`, `config.go`).
+//! Invariant: a set has at least one range, one family, and no overlap.
+
+use std::fmt;
+
+use super::{Addr, Family, Range};
+
+/// Why ranges make no set. The texts are host-local's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SetError {
+    /// No range at all.
+    Empty,
+    /// IPv4 and IPv6 in one set.
+    MixedFamilies,
+    /// Two ranges share addresses.
+    Overlap(String, String),
+}
+
+impl fmt::Display for SetError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SetError::Empty => f.write_str("empty range set"),
+            SetError::MixedFamilies => f.write_str("mixed address families"),
+            SetError::Overlap(a, b) => write!(f, "subnets {a} and {b} overlap"),
+        }
+    }
+}
+
+impl std::error::Error for SetError {}
+
+/// One or more ranges of one family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RangeSet(Vec<Range>);
+
+impl RangeSet {
+    /// A set of these ranges, tried in this order.
+    pub fn new(ranges: Vec<Range>) -> Result<RangeSet, SetError> {
+        let family = ranges.first().ok_or(SetError::Empty)?.subnet().family();
+        if ranges.iter().any(|r| r.subnet().family() != family) {
+            return Err(SetError::MixedFamilies);
+        }
+        for (i, a) in ranges.iter().enumerate() {
+            if let Some(b) = ranges[i + 1..]
+                .iter()
+                .find(|b| a.bounds().overlaps(b.bounds()))
+            {
+                return Err(SetError::Overlap(a.to_string(), b.to_string()));
+            }
+        }
+        Ok(RangeSet(ranges))
+    }
+
+    /// The ranges, in order.
+    pub fn ranges(&self) -> &[Range] {
+        &self.0
+    }
+
+    /// The family of all of them.
+    pub fn family(&self) -> Family {
+        self.key().family()
+    }
+
+    /// What names the set in the store: the first address of its first range. Survives a change
+    /// of the other bounds and of the set's position.
+    pub fn key(&self) -> Addr {
+        self.0[0].bounds().first
+    }
+
+    /// The range between whose bounds `addr` lies.
+    pub fn range_of(&self, addr: Addr) -> Option<&Range> {
+        self.0.iter().find(|r| r.contains(addr))
+    }
+
+    fn overlaps(&self, other: &RangeSet) -> bool {
+        self.0
+            .iter()
+            .any(|a| other.0.iter().any(|b| a.bounds().overlaps(b.bounds())))
+    }
+}
+
+impl fmt::Display for RangeSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, range) in self.0.iter().enumerate() {
+            if i > 0 {
+                f.write_str(",")?;
+            }
+            range.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+/// The first two sets that overlap, by index.
+pub fn check_disjoint(sets: &[RangeSet]) -> Result<(), (usize, usize)> {
+    for (i, a) in sets.iter().enumerate() {
+        if let Some(j) = sets[i + 1..].iter().position(|b| a.overlaps(b)) {
+            return Err((i, i + 1 + j));
+        }
+    }
+    Ok(())
+}
+
+/// All sets as one text, for a person: `10.0.0.1-10.0.0.9; fd00::1-fd00::9`.
+pub fn describe(sets: &[RangeSet]) -> String {
+    sets.iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("; ")
+}
