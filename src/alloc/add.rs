@@ -293,7 +293,6 @@ impl Work<'_> {
     fn chosen(&mut self, index: usize, set: &RangeSet) -> Result<Addr, Stop> {
         let view = WithTakeover {
             taken: &self.taken,
-            add: self.add,
             view: self.view,
         };
         let choice = choose(self.add, set, &view, self.cx)?;
@@ -319,7 +318,6 @@ impl Work<'_> {
     fn holder(&self, addr: Addr) -> Result<Holder, StoreError> {
         WithTakeover {
             taken: &self.taken,
-            add: self.add,
             view: self.view,
         }
         .holder(&self.add.set, addr)

@@ -102,7 +102,6 @@ fn lease(add: &Add, legacy: &LegacyLease, cx: &Context) -> Lease {
 /// The store's view with this plan's takeover in it.
 pub struct WithTakeover<'a> {
     pub taken: &'a Takeover,
-    pub add: &'a Add,
     pub view: &'a dyn View,
 }
 

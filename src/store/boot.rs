@@ -1,0 +1,67 @@
+//! Which boot the boot leases belong to.
+//!
+//! Owns: `<file>.boot`. The store itself is not asked: without flushes a power cut may have left
+//! anything in it. Invariant: the mark is written, and flushed, after a new store is in place and
+//! before its first lease; so a store under a mark of this boot holds leases of this boot alone.
+
+use std::fs;
+use std::io::ErrorKind;
+
+use super::files::{self, Files};
+use crate::alloc::Context;
+use crate::error::StoreError;
+use crate::model::BootId;
+
+/// What the mark says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// The leases are of this boot, or of a machine whose boots are not ours to judge.
+    Current,
+    /// The boot that made them has ended.
+    Ended,
+    /// There is none.
+    Absent,
+}
+
+/// Reads the mark.
+pub fn read(files: &Files, boot: &BootId, cx: &Context) -> Result<Mark, StoreError> {
+    let path = files.boot_mark();
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Mark::Absent),
+        Err(e) => return Err(StoreError::io("read", &path, e)),
+    };
+    let mut lines = text.lines();
+    let (Some(marked), Some(machine)) = (
+        lines.next().and_then(|l| l.strip_prefix("boot ")),
+        lines.next().and_then(|l| l.strip_prefix("machine ")),
+    ) else {
+        let what = "it does not say which boot the leases belong to".to_owned();
+        return Err(StoreError::Damaged { path, what });
+    };
+    Ok(if marked == boot.0 || machine != cx.node.machine {
+        Mark::Current
+    } else {
+        Mark::Ended
+    })
+}
+
+/// Writes the mark.
+pub fn write(files: &Files, boot: &BootId, cx: &Context) -> Result<(), StoreError> {
+    let text = format!("boot {}\nmachine {}\n", boot.0, cx.node.machine);
+    files::make_text(&files.boot_mark(), &text)
+}
+
+/// Puts the next boot's store in place of the ended boot's, which is kept beside it whatever it
+/// holds.
+pub fn replace(files: &Files) -> Result<(), StoreError> {
+    let path = files.boot_leases();
+    match fs::rename(path, files.last_boot()) {
+        Err(e) if e.kind() != ErrorKind::NotFound => {
+            return Err(StoreError::io("set aside the ended boot's store", path, e));
+        }
+        _ => {}
+    }
+    fs::rename(files.next_boot(), path).map_err(|e| StoreError::io("put in place", path, e))?;
+    files::flush_folder(path)
+}

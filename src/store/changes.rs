@@ -1,0 +1,120 @@
+//! A plan's changes over a sorted table of bytes.
+//!
+//! Owns: that lease, owner's index, occupancy and cooling change together. Invariant: before and
+//! after each change all four agree; a change that they contradict is damage, and nothing of its
+//! plan is committed.
+
+use super::view::{KvMut, Tables};
+use super::{codec, keys, occupancy};
+use crate::alloc::{Change, Cooling};
+use crate::error::StoreError;
+use crate::model::{Kind, Lease, SetName, Timestamp};
+
+/// Makes one change.
+pub fn make<K: KvMut>(
+    tables: &mut Tables<'_, K>,
+    change: &Change,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    match change {
+        Change::Put(lease) => put(tables, lease),
+        Change::Free { lease, until } => free(tables, lease, *until, now),
+        Change::Thaw(set, cooling) => {
+            end_cooling(tables, set, cooling)?;
+            occupancy::free(tables, set, cooling.addr)
+        }
+        Change::Cursor(set, range, addr) => {
+            let key = keys::cursor(set, *range);
+            tables.kv.put(&key, &codec::addr(&key, *addr))
+        }
+        Change::Sticky(set, pod, range, addr) => {
+            let key = keys::sticky(set, pod, *range);
+            tables.kv.put(&key, &codec::addr(&key, *addr))
+        }
+        Change::Define(definition) => {
+            let key = keys::definition(&definition.network);
+            tables.kv.put(&key, &codec::definition(&key, definition))
+        }
+        Change::Adopted(network, time) => {
+            let key = keys::adopted(network);
+            tables.kv.put(&key, &codec::number(&key, *time))
+        }
+    }
+}
+
+/// Whether a change must outlive the boot even where leases do not.
+pub fn outlives_boot(change: &Change) -> bool {
+    match change {
+        Change::Sticky(..) | Change::Adopted(..) => true,
+        Change::Put(lease) | Change::Free { lease, .. } => lease.kind == Kind::Reserved,
+        Change::Thaw(..) | Change::Cursor(..) | Change::Define(..) => false,
+    }
+}
+
+fn put<K: KvMut>(tables: &mut Tables<'_, K>, lease: &Lease) -> Result<(), StoreError> {
+    let (set, addr) = (&lease.set, lease.addr);
+    match tables.lease(set, addr)? {
+        // The same owner's record anew: the indexes stand.
+        Some(before) if before.owner == lease.owner => {}
+        Some(_) => return Err(tables.damaged("an address given to two owners")),
+        None => {
+            match tables.cooling_of(set, addr)? {
+                Some(cooling) => end_cooling(tables, set, &cooling)?,
+                None => occupancy::take(tables, set, addr)?,
+            }
+            let key = keys::owner(set, &lease.owner);
+            let mut addrs = tables.addrs(&key)?;
+            addrs.push(addr);
+            addrs.sort_unstable();
+            tables.kv.put(&key, &codec::addrs(&key, &addrs))?;
+        }
+    }
+    if lease.kind == Kind::Reserved {
+        tables.kv.put(&keys::reserved(set, addr), &[])?;
+    }
+    let key = keys::lease(set, addr);
+    tables.kv.put(&key, &codec::lease(&key, lease))
+}
+
+fn free<K: KvMut>(
+    tables: &mut Tables<'_, K>,
+    lease: &Lease,
+    until: Option<Timestamp>,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let (set, addr) = (&lease.set, lease.addr);
+    tables.kv.remove(&keys::lease(set, addr))?;
+    if lease.kind == Kind::Reserved {
+        tables.kv.remove(&keys::reserved(set, addr))?;
+    }
+    let key = keys::owner(set, &lease.owner);
+    let mut addrs = tables.addrs(&key)?;
+    addrs.retain(|a| *a != addr);
+    if addrs.is_empty() {
+        tables.kv.remove(&key)?;
+    } else {
+        tables.kv.put(&key, &codec::addrs(&key, &addrs))?;
+    }
+    let Some(until) = until else {
+        return occupancy::free(tables, set, addr);
+    };
+    let cooling = Cooling {
+        until,
+        addr,
+        freed: now,
+    };
+    let key = keys::cooling(set, addr);
+    tables.kv.put(&key, &codec::cooling(&key, &cooling))?;
+    tables.kv.put(&keys::queued(set, until, addr), &[])
+}
+
+fn end_cooling<K: KvMut>(
+    tables: &mut Tables<'_, K>,
+    set: &SetName,
+    cooling: &Cooling,
+) -> Result<(), StoreError> {
+    tables.kv.remove(&keys::cooling(set, cooling.addr))?;
+    tables
+        .kv
+        .remove(&keys::queued(set, cooling.until, cooling.addr))
+}

@@ -1,0 +1,421 @@
+//! Records as bytes.
+//!
+//! Owns: the format of every value in the embedded store. A record is a version byte, postcard's
+//! encoding of the fields, and a CRC32C over key and record: redb checks no page on an ordinary
+//! read, and a right record in a wrong place must not be believed either.
+//! Invariant: what was written is read back equal, or is an error; nothing else is ever returned.
+
+use serde::{Deserialize, Serialize};
+
+use super::keys;
+use crate::alloc::{Cooling, Definition};
+use crate::model::{
+    Attachment, BootId, ContainerId, IfName, Kind, Lease, Netns, NetworkName, Node, Origin, Owner,
+    Pod, SetName, Timestamp,
+};
+use crate::net::{Addr, Span};
+
+/// Of each record; a later format gets another and reads this one for ever.
+const FORMAT: u8 = 1;
+
+/// Of the whole file: which tables, which keys.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// A record that is not what was written.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Bad(pub &'static str);
+
+#[derive(Serialize, Deserialize)]
+struct LeaseV1<'a> {
+    prefix: u8,
+    kind: KindV1,
+    #[serde(borrow)]
+    owner: OwnerV1<'a>,
+    range: AddrV1,
+    node: &'a str,
+    machine: &'a str,
+    boot: Option<&'a str>,
+    /// Only where the owner is no attachment.
+    attachment: Option<AttachmentV1<'a>>,
+    netns: Option<NetnsV1<'a>>,
+    pod: Option<(&'a str, &'a str, &'a str)>,
+    mac: Option<&'a str>,
+    time: u64,
+    cooldown: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+enum KindV1 {
+    Dynamic,
+    Static,
+    Gateway,
+    Aux,
+    Reserved,
+}
+
+#[derive(Serialize, Deserialize)]
+enum OwnerV1<'a> {
+    #[serde(borrow)]
+    Attachment(AttachmentV1<'a>),
+    Id(&'a str),
+    Gateway(AddrV1),
+    Reservation(AddrV1),
+}
+
+#[derive(Serialize, Deserialize)]
+struct AttachmentV1<'a> {
+    network: &'a str,
+    container: &'a str,
+    ifname: Option<&'a str>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct NetnsV1<'a> {
+    path: &'a str,
+    inode: Option<(u64, u64)>,
+    mount_ns: Option<u64>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct DefinitionV1<'a> {
+    set: &'a str,
+    bounds: Vec<(AddrV1, AddrV1)>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct AddrV1(u8, u128);
+
+impl From<Addr> for AddrV1 {
+    fn from(addr: Addr) -> AddrV1 {
+        AddrV1(addr.family().bits(), addr.bits())
+    }
+}
+
+impl TryFrom<AddrV1> for Addr {
+    type Error = Bad;
+
+    fn try_from(raw: AddrV1) -> Result<Addr, Bad> {
+        use crate::net::Family::{V4, V6};
+        let family = match raw.0 {
+            32 => V4,
+            128 => V6,
+            _ => return Err(Bad("an address of no family")),
+        };
+        Addr::from_bits(family, raw.1).ok_or(Bad("an address beyond its family"))
+    }
+}
+
+fn checksum(key: &[u8], record: &[u8]) -> [u8; 4] {
+    crc32c::crc32c_append(crc32c::crc32c(key), record).to_le_bytes()
+}
+
+/// Adds version and checksum.
+fn seal<T: Serialize>(key: &[u8], value: &T) -> Vec<u8> {
+    // Encoding into memory fails for no type of this file; an empty record would be refused when
+    // read.
+    let mut record = postcard::to_extend(value, vec![FORMAT]).unwrap_or_default();
+    record.extend(checksum(key, &record));
+    record
+}
+
+/// Checks version and checksum.
+fn unseal<'a, T: Deserialize<'a>>(key: &[u8], bytes: &'a [u8]) -> Result<T, Bad> {
+    let (record, sum) = bytes
+        .split_last_chunk::<4>()
+        .ok_or(Bad("a record too short"))?;
+    if *sum != checksum(key, record) {
+        return Err(Bad("a record with a wrong checksum"));
+    }
+    match record.split_first() {
+        Some((&FORMAT, fields)) => match postcard::take_from_bytes(fields) {
+            Ok((value, [])) => Ok(value),
+            _ => Err(Bad("a record with wrong fields")),
+        },
+        _ => Err(Bad("a record of an unknown format")),
+    }
+}
+
+fn attachment(a: &Attachment) -> AttachmentV1<'_> {
+    AttachmentV1 {
+        network: a.network.as_str(),
+        container: a.container.as_str(),
+        ifname: a.ifname.as_ref().map(IfName::as_str),
+    }
+}
+
+fn read_attachment(raw: &AttachmentV1<'_>) -> Result<Attachment, Bad> {
+    let bad = |_| Bad("a name that is none");
+    Ok(Attachment {
+        network: NetworkName::new(raw.network).map_err(bad)?,
+        container: ContainerId::new(raw.container).map_err(bad)?,
+        ifname: raw.ifname.map(IfName::new).transpose().map_err(bad)?,
+    })
+}
+
+/// A lease as the record under `key`.
+pub fn lease(key: &[u8], lease: &Lease) -> Vec<u8> {
+    let own = match &lease.owner {
+        Owner::Attachment(a) => Some(a),
+        _ => None,
+    };
+    let origin = &lease.origin;
+    let record = LeaseV1 {
+        prefix: lease.prefix,
+        kind: match lease.kind {
+            Kind::Dynamic => KindV1::Dynamic,
+            Kind::Static => KindV1::Static,
+            Kind::Gateway => KindV1::Gateway,
+            Kind::Aux => KindV1::Aux,
+            Kind::Reserved => KindV1::Reserved,
+        },
+        owner: match &lease.owner {
+            Owner::Attachment(a) => OwnerV1::Attachment(attachment(a)),
+            Owner::Id(id) => OwnerV1::Id(id),
+            Owner::Gateway(addr) => OwnerV1::Gateway((*addr).into()),
+            Owner::Reservation(addr) => OwnerV1::Reservation((*addr).into()),
+        },
+        range: lease.range.into(),
+        node: &lease.node.name,
+        machine: &lease.node.machine,
+        boot: lease.boot.as_ref().map(|b| b.0.as_str()),
+        attachment: origin
+            .attachment
+            .as_ref()
+            .filter(|a| own != Some(*a))
+            .map(attachment),
+        netns: origin.netns.as_ref().map(|n| NetnsV1 {
+            path: &n.path,
+            inode: n.inode,
+            mount_ns: n.mount_ns,
+        }),
+        pod: origin
+            .pod
+            .as_ref()
+            .map(|p| (&*p.namespace, &*p.name, &*p.uid)),
+        mac: origin.mac.as_deref(),
+        time: lease.time,
+        cooldown: lease.cooldown,
+    };
+    seal(key, &record)
+}
+
+/// The lease in the record under `key`, which says which set and address.
+pub fn read_lease(key: &[u8], bytes: &[u8]) -> Result<Lease, Bad> {
+    let (set, addr) = keys::read_lease(key).ok_or(Bad("a lease under a wrong key"))?;
+    let raw: LeaseV1<'_> = unseal(key, bytes)?;
+    let owner = match raw.owner {
+        OwnerV1::Attachment(a) => Owner::Attachment(read_attachment(&a)?),
+        OwnerV1::Id(id) => Owner::Id(id.to_owned()),
+        OwnerV1::Gateway(addr) => Owner::Gateway(addr.try_into()?),
+        OwnerV1::Reservation(addr) => Owner::Reservation(addr.try_into()?),
+    };
+    let attachment = match (&raw.attachment, &owner) {
+        (Some(a), _) => Some(read_attachment(a)?),
+        (None, Owner::Attachment(a)) => Some(a.clone()),
+        (None, _) => None,
+    };
+    Ok(Lease {
+        set,
+        addr,
+        prefix: raw.prefix,
+        kind: match raw.kind {
+            KindV1::Dynamic => Kind::Dynamic,
+            KindV1::Static => Kind::Static,
+            KindV1::Gateway => Kind::Gateway,
+            KindV1::Aux => Kind::Aux,
+            KindV1::Reserved => Kind::Reserved,
+        },
+        owner,
+        range: raw.range.try_into()?,
+        node: Node {
+            name: raw.node.to_owned(),
+            machine: raw.machine.to_owned(),
+        },
+        boot: raw.boot.map(|b| BootId(b.to_owned())),
+        origin: Origin {
+            attachment,
+            netns: raw.netns.map(|n| Netns {
+                path: n.path.to_owned(),
+                inode: n.inode,
+                mount_ns: n.mount_ns,
+            }),
+            pod: raw.pod.map(|(namespace, name, uid)| Pod {
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+                uid: uid.to_owned(),
+            }),
+            mac: raw.mac.map(str::to_owned),
+        },
+        time: raw.time,
+        cooldown: raw.cooldown,
+    })
+}
+
+/// An owner's addresses.
+pub fn addrs(key: &[u8], addrs: &[Addr]) -> Vec<u8> {
+    seal(
+        key,
+        &addrs.iter().map(|a| AddrV1::from(*a)).collect::<Vec<_>>(),
+    )
+}
+
+/// An owner's addresses.
+pub fn read_addrs(key: &[u8], bytes: &[u8]) -> Result<Vec<Addr>, Bad> {
+    unseal::<Vec<AddrV1>>(key, bytes)?
+        .into_iter()
+        .map(TryInto::try_into)
+        .collect()
+}
+
+/// One address.
+pub fn addr(key: &[u8], addr: Addr) -> Vec<u8> {
+    seal(key, &AddrV1::from(addr))
+}
+
+/// One address.
+pub fn read_addr(key: &[u8], bytes: &[u8]) -> Result<Addr, Bad> {
+    unseal::<AddrV1>(key, bytes)?.try_into()
+}
+
+/// A number: a time, a version.
+pub fn number(key: &[u8], number: u64) -> Vec<u8> {
+    seal(key, &number)
+}
+
+/// A number.
+pub fn read_number(key: &[u8], bytes: &[u8]) -> Result<u64, Bad> {
+    unseal(key, bytes)
+}
+
+/// Until when an address cools, and since when.
+pub fn cooling(key: &[u8], cooling: &Cooling) -> Vec<u8> {
+    seal(key, &(cooling.until, cooling.freed))
+}
+
+/// Until when an address cools, and since when.
+pub fn read_cooling(key: &[u8], addr: Addr, bytes: &[u8]) -> Result<Cooling, Bad> {
+    let (until, freed): (Timestamp, Timestamp) = unseal(key, bytes)?;
+    Ok(Cooling { until, addr, freed })
+}
+
+/// A network's ranges.
+pub fn definition(key: &[u8], definition: &Definition) -> Vec<u8> {
+    let bounds = definition
+        .bounds
+        .iter()
+        .map(|s| (s.first.into(), s.last.into()))
+        .collect();
+    seal(
+        key,
+        &DefinitionV1 {
+            set: &definition.set.0,
+            bounds,
+        },
+    )
+}
+
+/// A network's ranges.
+pub fn read_definition(key: &[u8], network: NetworkName, bytes: &[u8]) -> Result<Definition, Bad> {
+    let raw: DefinitionV1<'_> = unseal(key, bytes)?;
+    let span = |(first, last): (AddrV1, AddrV1)| {
+        Span::new(first.try_into()?, last.try_into()?)
+            .ok_or(Bad("a range that ends before it begins"))
+    };
+    let bounds = raw
+        .bounds
+        .into_iter()
+        .map(span)
+        .collect::<Result<_, Bad>>()?;
+    Ok(Definition {
+        set: SetName(raw.set.to_owned()),
+        network,
+        bounds,
+    })
+}
+
+/// One occupancy block: 512 bits.
+pub fn bits(key: &[u8], bits: &[u8; 64]) -> Vec<u8> {
+    seal(key, &bits.as_slice())
+}
+
+/// One occupancy block.
+pub fn read_bits(key: &[u8], bytes: &[u8]) -> Result<[u8; 64], Bad> {
+    let raw: &[u8] = unseal(key, bytes)?;
+    raw.try_into()
+        .map_err(|_| Bad("an occupancy block of a wrong size"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Lease {
+        let attachment = Attachment {
+            network: NetworkName::new("net").unwrap(),
+            container: ContainerId::new("c1").unwrap(),
+            ifname: Some(IfName::new("eth0").unwrap()),
+        };
+        Lease {
+            set: SetName("net".into()),
+            addr: "fd00::1".parse().unwrap(),
+            prefix: 64,
+            kind: Kind::Static,
+            owner: Owner::Id("any \0 text".into()),
+            range: "fd00::1".parse().unwrap(),
+            node: Node {
+                name: "n".into(),
+                machine: "m".into(),
+            },
+            boot: Some(BootId("b".into())),
+            origin: Origin {
+                attachment: Some(attachment),
+                netns: Some(Netns {
+                    path: "/x".into(),
+                    inode: Some((4, 5)),
+                    mount_ns: Some(6),
+                }),
+                pod: Some(Pod {
+                    namespace: "a".into(),
+                    name: "b".into(),
+                    uid: "c".into(),
+                }),
+                mac: Some("0a:0b".into()),
+            },
+            time: 1_700_000_000,
+            cooldown: 30,
+        }
+    }
+
+    #[test]
+    fn a_lease_comes_back_as_it_was() {
+        for owner in [
+            Owner::Id("any \0 text".into()),
+            Owner::Attachment(sample().origin.attachment.unwrap()),
+            Owner::Gateway("10.0.0.1".parse().unwrap()),
+        ] {
+            let before = Lease { owner, ..sample() };
+            let key = keys::lease(&before.set, before.addr);
+            assert_eq!(read_lease(&key, &lease(&key, &before)), Ok(before));
+        }
+    }
+
+    #[test]
+    fn any_flipped_bit_and_any_other_key_is_noticed() {
+        let before = sample();
+        let key = keys::lease(&before.set, before.addr);
+        let good = lease(&key, &before);
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(read_lease(&key, &bad).is_err(), "bit {bit}");
+        }
+        for length in 0..good.len() {
+            assert!(
+                read_lease(&key, &good[..length]).is_err(),
+                "length {length}"
+            );
+        }
+        let other = keys::lease(&before.set, "fd00::2".parse().unwrap());
+        assert!(read_lease(&other, &good).is_err());
+    }
+}

@@ -1,0 +1,264 @@
+//! The files of an embedded store: their names, how one is made, what one is.
+//!
+//! Owns: `<file>` (leases of this boot), `<file>.keep` (what outlives a boot), `<file>.boot` (which
+//! boot `<file>` belongs to), `<file>.last-boot` (the one before, for history), and a lock beside
+//! each of the two.
+//! Invariant: a file appears under its name only when it is whole and on disk; no existing file is
+//! ever overwritten.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::lock::{self, Lock};
+use crate::error::StoreError;
+use crate::model::Wait;
+
+/// Where an embedded store lies.
+#[derive(Clone, Debug)]
+pub struct Files {
+    path: PathBuf,
+}
+
+impl Files {
+    /// The files around `path`.
+    pub fn new(path: PathBuf) -> Files {
+        Files { path }
+    }
+
+    /// Leases that end with the boot.
+    pub fn boot_leases(&self) -> &Path {
+        &self.path
+    }
+
+    /// What outlives a boot.
+    pub fn keep(&self) -> PathBuf {
+        beside(&self.path, ".keep")
+    }
+
+    /// Which boot the leases belong to.
+    pub fn boot_mark(&self) -> PathBuf {
+        beside(&self.path, ".boot")
+    }
+
+    /// The ended boot's leases.
+    pub fn last_boot(&self) -> PathBuf {
+        beside(&self.path, ".last-boot")
+    }
+
+    /// The next boot's leases, before they get their name.
+    pub fn next_boot(&self) -> PathBuf {
+        beside(&self.path, ".next")
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> PathBuf {
+        folder(&self.path)
+    }
+
+    /// Makes the folder, and those above it, for root's eyes only; one that exists keeps its mode.
+    pub fn make_folder(&self) -> Result<(), StoreError> {
+        let folder = self.folder();
+        let made = DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&folder);
+        made.map_err(|e| StoreError::io("make the folder", &folder, e))
+    }
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+fn folder(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// Takes the lock beside a store file.
+pub fn lock(path: &Path, wait: Wait) -> Result<Lock, StoreError> {
+    lock::lock_file(&beside(path, ".lock"), wait)
+}
+
+/// The same for one who only looks: where nothing can be written there may be no lock file, and
+/// nobody to be kept out.
+pub fn lock_to_look(path: &Path, wait: Wait) -> Result<Lock, StoreError> {
+    let name = beside(path, ".lock");
+    match File::open(&name) {
+        Ok(file) => lock::acquire(file, &name, wait),
+        Err(e) if e.kind() == ErrorKind::NotFound => match lock::lock_file(&name, wait) {
+            Err(StoreError::Unavailable { .. }) => Ok(Lock::none()),
+            other => other,
+        },
+        Err(e) => Err(StoreError::io("open the lock file", &name, e)),
+    }
+}
+
+/// redb's magic number.
+const REDB: &[u8] = b"redb\x1a\x0a\xa9\x0d\x0a";
+/// bolt's, in its first page behind the page's header of 16 bytes.
+const BOLT: u32 = 0xed0c_daed;
+
+/// What lies under a name, by its first bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// A redb file, perhaps ours.
+    Redb,
+    /// bolt's, as the original ecs-ipam keeps its leases.
+    Bolt,
+    /// A folder.
+    Folder,
+    /// Nothing at all.
+    Empty,
+    /// Something else.
+    Other,
+}
+
+/// Opens what lies under a name and tells what it is; `None` if nothing does.
+pub fn probe(path: &Path, write: bool) -> Result<Option<(File, Content)>, StoreError> {
+    let io = |e| StoreError::io("open the lease store", path, e);
+    let folder = |path: &Path| {
+        File::open(path)
+            .map(|f| Some((f, Content::Folder)))
+            .map_err(io)
+    };
+    let mut file = match OpenOptions::new().read(true).write(write).open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(e) if e.kind() == ErrorKind::IsADirectory => return folder(path),
+        Err(e) => return Err(io(e)),
+    };
+    if file.metadata().map_err(io)?.is_dir() {
+        return Ok(Some((file, Content::Folder)));
+    }
+    let mut start = Vec::new();
+    Read::by_ref(&mut file)
+        .take(20)
+        .read_to_end(&mut start)
+        .map_err(io)?;
+    let content = match &*start {
+        [] => Content::Empty,
+        start if start.starts_with(REDB) => Content::Redb,
+        start if start.get(16..20) == Some(&BOLT.to_le_bytes()) => Content::Bolt,
+        _ => Content::Other,
+    };
+    Ok(Some((file, content)))
+}
+
+/// Opens a store file, or tells that there is none. What is not redb's is refused before redb sees
+/// it.
+pub fn open(path: &Path, write: bool) -> Result<Option<File>, StoreError> {
+    let Some((file, content)) = probe(path, write)? else {
+        return Ok(None);
+    };
+    let elsewhere = "move it away, or name another file".to_owned();
+    let (what, advice) = match content {
+        Content::Redb => return Ok(Some(file)),
+        Content::Empty => {
+            let what = "it is empty (0 bytes)".to_owned();
+            return Err(StoreError::Damaged {
+                path: path.to_owned(),
+                what,
+            });
+        }
+        Content::Bolt => (
+            "it is a bolt file, as the original ecs-ipam keeps",
+            format!(
+                "take its leases over with `sublet import ecs-ipam {}`, or name another file",
+                path.display()
+            ),
+        ),
+        Content::Folder => ("it is a folder", "name a file in it".to_owned()),
+        Content::Other => ("it is no redb file", elsewhere),
+    };
+    Err(StoreError::Foreign {
+        path: path.to_owned(),
+        what: what.to_owned(),
+        advice,
+    })
+}
+
+/// Makes a file: written by `fill` under another name, flushed, given its name, and the name
+/// flushed. `fill` gets a new, empty file of mode 0600.
+pub fn make(
+    path: &Path,
+    fill: impl FnOnce(File, &Path) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let temporary = beside(path, ".new");
+    // Left by a predecessor that was killed. Under the lock nobody else is at it.
+    match fs::remove_file(&temporary) {
+        Err(e) if e.kind() != ErrorKind::NotFound => {
+            return Err(StoreError::io("remove the unfinished", &temporary, e));
+        }
+        _ => {}
+    }
+    let io = |e| StoreError::io("make", path, e);
+    let made = (|| {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&temporary)
+            .map_err(io)?;
+        let whole = file.try_clone().map_err(io)?;
+        fill(file, &temporary)?;
+        whole.sync_all().map_err(io)?;
+        fs::rename(&temporary, path).map_err(io)
+    })();
+    if made.is_err() {
+        // Best effort: the next one removes it as well.
+        let _ = fs::remove_file(&temporary);
+    }
+    made?;
+    flush_folder(path)
+}
+
+/// Makes the names in a file's folder durable.
+pub fn flush_folder(path: &Path) -> Result<(), StoreError> {
+    let folder = folder(path);
+    let flush = || File::open(&folder)?.sync_all();
+    flush().map_err(|e| StoreError::io("flush the folder", &folder, e))
+}
+
+/// Makes a small text file, as [`make`] does.
+pub fn make_text(path: &Path, text: &str) -> Result<(), StoreError> {
+    make(path, |mut file, name| {
+        file.write_all(text.as_bytes())
+            .map_err(|e| StoreError::io("write", name, e))
+    })
+}
+
+/// Whether a folder lies on a file system that other machines may see. What they lease there is not
+/// ours to judge by our boot.
+pub fn is_shared(folder: &Path) -> bool {
+    // Magic numbers of linux/magic.h and the file systems' own headers, 32 bits each.
+    const SHARED: [u32; 13] = [
+        0x6969,      // NFS
+        0x517b,      // SMB
+        0xfe53_4d42, // SMB2
+        0xff53_4d42, // CIFS
+        0x0102_1997, // 9P
+        0x00c3_6400, // Ceph
+        0x5346_414f, // AFS
+        0x7375_7245, // Coda
+        0x0116_1970, // GFS2
+        0x7461_636f, // OCFS2
+        0x0bd0_0bd0, // Lustre
+        0x6573_5546, // FUSE: sshfs, GlusterFS
+        0x564c,      // NCP
+    ];
+    // The width of f_type differs between architectures; the numbers have 32 bits on all.
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::unnecessary_cast
+    )]
+    rustix::fs::statfs(folder).is_ok_and(|fs| SHARED.contains(&(fs.f_type as u32)))
+}

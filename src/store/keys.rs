@@ -1,0 +1,275 @@
+//! Keys of the embedded store's one table.
+//!
+//! Owns: their order and form. One table for everything keeps a small store in one leaf and a
+//! commit on few pages.
+//! Invariant: no key of one kind is the beginning of another's, whatever text a name holds; keys of
+//! one set sort by address, by owner, by time, as the kind says.
+
+use crate::alloc::PodKey;
+use crate::model::{NetworkName, Owner, SetName, Timestamp};
+use crate::net::{Addr, Family};
+
+const LEASE: u8 = b'L';
+const OWNER: u8 = b'O';
+const BLOCK: u8 = b'B';
+const CURSOR: u8 = b'C';
+const COOLING: u8 = b'K';
+const QUEUE: u8 = b'Q';
+const STICKY: u8 = b'S';
+const DEFINITION: u8 = b'D';
+const ADOPTED: u8 = b'A';
+const RESERVED: u8 = b'R';
+const HOME: u8 = b'H';
+
+/// The schema version's key.
+pub const SCHEMA: &[u8] = b"Mschema";
+
+/// Text with an end that sorts before every continuation: 0 is written as 0 255, the end is 0 1.
+fn text(key: &mut Vec<u8>, text: &str) {
+    for byte in text.bytes() {
+        key.push(byte);
+        if byte == 0 {
+            key.push(0xff);
+        }
+    }
+    key.extend([0, 1]);
+}
+
+fn read_text(key: &[u8]) -> Option<(String, &[u8])> {
+    let mut bytes = Vec::new();
+    let mut rest = key;
+    loop {
+        match rest {
+            [0, 1, tail @ ..] => return Some((String::from_utf8(bytes).ok()?, tail)),
+            [0, 0xff, tail @ ..] => {
+                bytes.push(0);
+                rest = tail;
+            }
+            [0, ..] | [] => return None,
+            [byte, tail @ ..] => {
+                bytes.push(*byte);
+                rest = tail;
+            }
+        }
+    }
+}
+
+fn family(family: Family) -> u8 {
+    match family {
+        Family::V4 => 4,
+        Family::V6 => 6,
+    }
+}
+
+/// An address in 17 bytes that sort as addresses do.
+pub fn addr(addr: Addr) -> [u8; 17] {
+    let mut bytes = [0; 17];
+    bytes[0] = family(addr.family());
+    bytes[1..].copy_from_slice(&addr.bits().to_be_bytes());
+    bytes
+}
+
+/// The address in these bytes.
+pub fn read_addr(bytes: &[u8]) -> Option<Addr> {
+    let (first, rest) = bytes.split_first()?;
+    let bits = u128::from_be_bytes(rest.try_into().ok()?);
+    let family = match first {
+        4 => Family::V4,
+        6 => Family::V6,
+        _ => return None,
+    };
+    Addr::from_bits(family, bits)
+}
+
+fn of_set(kind: u8, set: &SetName) -> Vec<u8> {
+    let mut key = vec![kind];
+    text(&mut key, &set.0);
+    key
+}
+
+fn with(mut key: Vec<u8>, bytes: &[u8]) -> Vec<u8> {
+    key.extend(bytes);
+    key
+}
+
+/// One lease.
+pub fn lease(set: &SetName, at: Addr) -> Vec<u8> {
+    with(of_set(LEASE, set), &addr(at))
+}
+
+/// Every lease of a set, or (`None`) of all sets.
+pub fn leases(set: Option<&SetName>) -> Vec<u8> {
+    set.map_or_else(|| vec![LEASE], |set| of_set(LEASE, set))
+}
+
+/// Set and address of a lease's key.
+pub fn read_lease(key: &[u8]) -> Option<(SetName, Addr)> {
+    let (set, rest) = read_text(key.strip_prefix(&[LEASE])?)?;
+    Some((SetName(set), read_addr(rest)?))
+}
+
+/// What an owner holds.
+pub fn owner(set: &SetName, owner: &Owner) -> Vec<u8> {
+    let mut key = of_set(OWNER, set);
+    match owner {
+        Owner::Attachment(a) => {
+            key.push(b'a');
+            text(&mut key, a.network.as_str());
+            text(&mut key, a.container.as_str());
+            text(&mut key, a.ifname.as_ref().map_or("", |i| i.as_str()));
+        }
+        Owner::Id(id) => {
+            key.push(b'i');
+            text(&mut key, id);
+        }
+        Owner::Gateway(at) => {
+            key.push(b'g');
+            key.extend(addr(*at));
+        }
+        Owner::Reservation(at) => {
+            key.push(b'r');
+            key.extend(addr(*at));
+        }
+    }
+    key
+}
+
+/// Every owner of a set.
+pub fn owners(set: &SetName) -> Vec<u8> {
+    of_set(OWNER, set)
+}
+
+/// One occupancy block: `index` counts blocks of its level.
+pub fn block(set: &SetName, of: Family, level: u8, index: u128) -> Vec<u8> {
+    let key = with(of_set(BLOCK, set), &[family(of), level]);
+    with(key, &index.to_be_bytes())
+}
+
+/// The cursor of a range set.
+pub fn cursor(set: &SetName, range: Addr) -> Vec<u8> {
+    with(of_set(CURSOR, set), &addr(range))
+}
+
+/// A cooling address.
+pub fn cooling(set: &SetName, at: Addr) -> Vec<u8> {
+    with(of_set(COOLING, set), &addr(at))
+}
+
+/// A cooling address in the order of time; the family goes first, for a search is for one.
+pub fn queued(set: &SetName, until: Timestamp, at: Addr) -> Vec<u8> {
+    with(
+        with(queue(set, at.family()), &until.to_be_bytes()),
+        &addr(at),
+    )
+}
+
+/// Every cooling address of a set and family.
+pub fn queue(set: &SetName, of: Family) -> Vec<u8> {
+    with(of_set(QUEUE, set), &[family(of)])
+}
+
+/// Until when, and which address.
+pub fn read_queued(key: &[u8]) -> Option<(Timestamp, Addr)> {
+    let at = key.len().checked_sub(17 + 8)?;
+    let (until, addr) = key[at..].split_at(8);
+    Some((u64::from_be_bytes(until.try_into().ok()?), read_addr(addr)?))
+}
+
+/// A pod's address in a range set.
+pub fn sticky(set: &SetName, pod: &PodKey, range: Addr) -> Vec<u8> {
+    let mut key = of_set(STICKY, set);
+    text(&mut key, &pod.namespace);
+    text(&mut key, &pod.name);
+    with(key, &addr(range))
+}
+
+/// A network's definition.
+pub fn definition(network: &NetworkName) -> Vec<u8> {
+    let mut key = vec![DEFINITION];
+    text(&mut key, network.as_str());
+    key
+}
+
+/// The network whose definition is under this key.
+pub fn read_definition(key: &[u8]) -> Option<NetworkName> {
+    let (name, _) = read_text(key.strip_prefix(&[DEFINITION])?)?;
+    NetworkName::new(name).ok()
+}
+
+/// Every definition.
+pub fn definitions() -> Vec<u8> {
+    vec![DEFINITION]
+}
+
+/// That a network's host-local folder was taken over.
+pub fn adopted(network: &NetworkName) -> Vec<u8> {
+    let mut key = vec![ADOPTED];
+    text(&mut key, network.as_str());
+    key
+}
+
+/// That an address is reserved: an index of the few leases that outlive every boot.
+pub fn reserved(set: &SetName, at: Addr) -> Vec<u8> {
+    with(of_set(RESERVED, set), &addr(at))
+}
+
+/// Every reserved address.
+pub fn all_reserved() -> Vec<u8> {
+    vec![RESERVED]
+}
+
+/// Set and address of a reservation's key.
+pub fn read_reserved(key: &[u8]) -> Option<(SetName, Addr)> {
+    let (set, rest) = read_text(key.strip_prefix(&[RESERVED])?)?;
+    Some((SetName(set), read_addr(rest)?))
+}
+
+/// That a set's leases are in this file and not in the other one.
+pub fn home(set: &SetName) -> Vec<u8> {
+    of_set(HOME, set)
+}
+
+/// The kinds of records, leases apart, that outlive a boot: pods' former addresses, and which
+/// folders were taken over.
+pub const OUTLIVING: [u8; 2] = [STICKY, ADOPTED];
+
+/// The first key behind all that begin with `prefix`.
+pub fn behind(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < u8::MAX {
+            end.push(last + 1);
+            break;
+        }
+    }
+    end
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_with_zeros_do_not_run_into_each_other() {
+        let a = lease(&SetName("a".into()), "10.0.0.1".parse().unwrap());
+        let b = lease(&SetName("a\0".into()), "10.0.0.1".parse().unwrap());
+        assert!(!b.starts_with(&leases(Some(&SetName("a".into())))));
+        assert_eq!(read_lease(&a).unwrap().0, SetName("a".into()));
+        assert_eq!(read_lease(&b).unwrap().0, SetName("a\0".into()));
+        assert!(a < b);
+    }
+
+    #[test]
+    fn behind_ends_a_prefix() {
+        assert_eq!(behind(&[1, 2]), [1, 3]);
+        assert_eq!(behind(&[1, 0xff]), [2]);
+    }
+
+    #[test]
+    fn keys_sort_as_addresses() {
+        let at = |t: &str| addr(t.parse().unwrap());
+        assert!(at("9.255.255.255") < at("10.0.0.0"));
+        assert!(at("255.255.255.255") < at("::"));
+        assert_eq!(read_addr(&at("fd00::1")), Some("fd00::1".parse().unwrap()));
+    }
+}

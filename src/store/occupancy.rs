@@ -1,0 +1,161 @@
+//! Which addresses are taken, as bits: the next free one costs a few look-ups however full or
+//! fragmented a range is.
+//!
+//! Owns: a tree of 512-bit blocks. A bit of level 0 is one taken address; a bit of level n + 1 is
+//! one full block of level n. Blocks without a set bit are not stored, so a /64 costs nothing.
+//! Invariant: a bit of a higher level is set just when all bits of its block below are.
+
+use super::codec;
+use super::keys;
+use super::view::{Kv, KvMut, Tables};
+use crate::error::StoreError;
+use crate::model::SetName;
+use crate::net::{Addr, Family, Span};
+
+/// log2 of the bits of a block.
+const WIDTH: u32 = 9;
+const SLOTS: usize = 1 << WIDTH;
+
+type Bits = [u8; SLOTS / 8];
+
+/// The block of its level in which item `at` of that level has its bit, and which bit.
+fn place(at: u128) -> (u128, usize) {
+    // Lossless: below 512.
+    (at >> WIDTH, (at % SLOTS as u128) as usize)
+}
+
+/// Whether a level above this one is needed for the family.
+fn has_above(family: Family, level: u8) -> bool {
+    (u32::from(level) + 1) * WIDTH < u32::from(family.bits())
+}
+
+fn get(bits: &Bits, slot: usize) -> bool {
+    bits[slot / 8] & (1 << (slot % 8)) != 0
+}
+
+fn first_clear(bits: &Bits, from: usize, to: usize) -> Option<usize> {
+    let mut slot = from;
+    while slot <= to {
+        // Whole bytes at once where they are full.
+        if slot % 8 == 0 && bits[slot / 8] == u8::MAX {
+            slot += 8;
+        } else if get(bits, slot) {
+            slot += 1;
+        } else {
+            return Some(slot);
+        }
+    }
+    None
+}
+
+fn load<K: Kv>(
+    tables: &Tables<'_, K>,
+    set: &SetName,
+    family: Family,
+    level: u8,
+    index: u128,
+) -> Result<Bits, StoreError> {
+    let key = keys::block(set, family, level, index);
+    match tables.kv.get(&key)? {
+        None => Ok([0; SLOTS / 8]),
+        Some(bytes) => tables.whole(codec::read_bits(&key, &bytes)),
+    }
+}
+
+/// Whether the address is marked as taken.
+pub fn taken<K: Kv>(tables: &Tables<'_, K>, set: &SetName, addr: Addr) -> Result<bool, StoreError> {
+    let (index, slot) = place(addr.bits());
+    Ok(get(&load(tables, set, addr.family(), 0, index)?, slot))
+}
+
+/// The lowest address of the span that is not taken.
+pub fn next_free<K: Kv>(
+    tables: &Tables<'_, K>,
+    set: &SetName,
+    span: Span,
+) -> Result<Option<Addr>, StoreError> {
+    let family = span.first.family();
+    let found = search(tables, set, family, 0, span.first.bits(), span.last.bits())?;
+    Ok(found.and_then(|bits| Addr::from_bits(family, bits)))
+}
+
+/// The first item of a level, from `low` to `high`, whose bit is clear.
+fn search<K: Kv>(
+    tables: &Tables<'_, K>,
+    set: &SetName,
+    family: Family,
+    level: u8,
+    low: u128,
+    high: u128,
+) -> Result<Option<u128>, StoreError> {
+    let ((first, from), (last, to)) = (place(low), place(high));
+    let item = |index: u128, slot: usize| (index << WIDTH) | slot as u128;
+    let bits = load(tables, set, family, level, first)?;
+    let end = if first == last { to } else { SLOTS - 1 };
+    if let Some(slot) = first_clear(&bits, from, end) {
+        return Ok(Some(item(first, slot)));
+    }
+    if first == last {
+        return Ok(None);
+    }
+    let Some(next) = search(tables, set, family, level + 1, first + 1, last)? else {
+        return Ok(None);
+    };
+    let bits = load(tables, set, family, level, next)?;
+    let end = if next == last { to } else { SLOTS - 1 };
+    match first_clear(&bits, 0, end) {
+        Some(slot) => Ok(Some(item(next, slot))),
+        // Only the span's last block may have its room behind the span.
+        None if next == last => Ok(None),
+        None => Err(tables.damaged("a full occupancy block that is not marked as full")),
+    }
+}
+
+/// Marks an address as taken.
+pub fn take<K: KvMut>(
+    tables: &mut Tables<'_, K>,
+    set: &SetName,
+    addr: Addr,
+) -> Result<(), StoreError> {
+    mark(tables, set, addr, true)
+}
+
+/// Marks an address as free.
+pub fn free<K: KvMut>(
+    tables: &mut Tables<'_, K>,
+    set: &SetName,
+    addr: Addr,
+) -> Result<(), StoreError> {
+    mark(tables, set, addr, false)
+}
+
+fn mark<K: KvMut>(
+    tables: &mut Tables<'_, K>,
+    set: &SetName,
+    addr: Addr,
+    taken: bool,
+) -> Result<(), StoreError> {
+    let family = addr.family();
+    let mut at = addr.bits();
+    for level in 0.. {
+        let (index, slot) = place(at);
+        let mut bits = load(tables, set, family, level, index)?;
+        if get(&bits, slot) == taken {
+            return Err(tables.damaged("occupancy and leases that disagree"));
+        }
+        let full = |bits: &Bits| bits.iter().all(|b| *b == u8::MAX);
+        let was_full = full(&bits);
+        bits[slot / 8] ^= 1 << (slot % 8);
+        let key = keys::block(set, family, level, index);
+        if bits.iter().all(|b| *b == 0) {
+            tables.kv.remove(&key)?;
+        } else {
+            tables.kv.put(&key, &codec::bits(&key, &bits))?;
+        }
+        if full(&bits) == was_full || !has_above(family, level) {
+            break;
+        }
+        at = index;
+    }
+    Ok(())
+}
