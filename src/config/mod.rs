@@ -4,7 +4,27 @@
 //! about a configuration. Does not own: which CNI versions exist, what a lease is stored as.
 //! Invariant: a [`Config`] is valid as a whole; what is only wrong for an ADD never stops a DEL.
 
+mod args;
+mod cidr;
+mod consul;
+mod dns;
+mod duration;
+mod ecs;
+mod error;
+mod fields;
+mod host_local;
+mod keys;
+mod native;
+mod netconf;
+mod place;
+mod raw;
+mod runtime;
+
 use std::path::PathBuf;
+
+pub use error::ConfigError;
+use fields::Fields;
+pub use netconf::Netconf;
 
 use crate::alloc::{Cooldown, OnDuplicate, Strategy, Wanted};
 use crate::model::{ContainerId, IfName, NetworkName, Origin, Owner, SetName, StoreSpec};
@@ -162,4 +182,27 @@ pub enum Level {
     Error,
     /// Nothing.
     Off,
+}
+
+/// The value of `name` where it is one of a few words; absent is the default.
+fn word<T: Copy + Default>(
+    fields: &Fields,
+    name: &str,
+    words: &[(&str, T)],
+) -> Result<T, ConfigError> {
+    let Some(text) = fields.text(name)? else {
+        return Ok(T::default());
+    };
+    let found = words
+        .iter()
+        .find(|(word, _)| word.eq_ignore_ascii_case(text));
+    found.map(|(_, value)| *value).ok_or_else(|| {
+        let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        ConfigError::invalid(format!(
+            "{}.{name} is {}; it takes one of {}",
+            fields.path(),
+            raw::quote(text),
+            words.join(", ")
+        ))
+    })
 }
