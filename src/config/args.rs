@@ -1,7 +1,7 @@
-//! What the runtime asks for beside the configuration: CNI_ARGS, `args.cni`, `runtimeConfig`.
+//! What the runtime asks for beside the configuration: `CNI_ARGS`, `args.cni`, `runtimeConfig`.
 //!
-//! Owns: Go's grammar of CNI_ARGS with its messages, and the order of requested addresses:
-//! CNI_ARGS `IP`, then `args.cni.ips`, then `runtimeConfig.ips`. Does not own: whether an address
+//! Owns: Go's grammar of `CNI_ARGS` with its messages, and the order of requested addresses:
+//! `CNI_ARGS` `IP`, then `args.cni.ips`, then `runtimeConfig.ips`. Does not own: whether an address
 //! lies in a range. `runtimeConfig.ipRanges` is `host_local`'s.
 //! Invariant: an address is asked for once.
 
@@ -12,7 +12,7 @@ use crate::alloc::Wanted;
 use crate::model::Pod;
 use crate::net::Addr;
 
-/// The content of CNI_ARGS.
+/// The content of `CNI_ARGS`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Args {
     /// `IP`.
@@ -68,7 +68,7 @@ impl Args {
         }
     }
 
-    /// Whatever can be understood; for callers that never looked at CNI_ARGS.
+    /// Whatever can be understood; for callers that never looked at `CNI_ARGS`.
     pub(super) fn parse_leniently(text: &str) -> Args {
         let mut args = Args::default();
         for (key, value) in text.split(';').filter_map(|pair| pair.split_once('=')) {
@@ -136,7 +136,7 @@ pub(super) fn wanted(root: &Fields, args: &Args) -> Result<Vec<Wanted>, ConfigEr
         .collect())
 }
 
-/// The MAC address: the runtime's capability first, then CNI_ARGS.
+/// The MAC address: the runtime's capability first, then `CNI_ARGS`.
 pub(super) fn mac(root: &Fields, args: &Args) -> Option<String> {
     let capability = root.object("runtimeConfig").ok().flatten();
     let mac = capability.and_then(|c| c.text("mac").ok().flatten());

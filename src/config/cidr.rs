@@ -75,7 +75,8 @@ pub(super) fn cidr(node: &Node) -> Result<Cidr, ConfigError> {
 /// Go's message for what is no CIDR notation.
 pub(super) fn bad_cidr(text: &str, path: &str) -> ConfigError {
     ConfigError::invalid(format!(
-        "invalid CIDR address: {}; {path} takes an address and a prefix length, as 10.1.2.0/24",
+        "invalid CIDR address: {}; {path} takes an address and a prefix length, as 10.1.2.0/24 or \
+         fd00::/64",
         cut(text)
     ))
 }
@@ -91,7 +92,8 @@ pub(super) fn addr(fields: &Fields, name: &str) -> Result<Option<Addr>, ConfigEr
     }
     text.parse().map(Some).map_err(|_| {
         ConfigError::invalid(format!(
-            "invalid IP address: {}; {} takes an address without a prefix length, as 10.1.2.1",
+            "invalid IP address: {}; {} takes an address without a prefix length, as 10.1.2.1 \
+             or fd00::1",
             cut(text),
             node.path()
         ))

@@ -2,7 +2,7 @@
 //!
 //! Owns: the format of resolv.conf as host-local reads it (`host-local/dns.go`). Does not own: how
 //! it is answered.
-//! Invariant: what resolvConf says wins, field by field, over what `dns` says.
+//! Invariant: what `resolvConf` says wins, field by field, over what `dns` says.
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -53,13 +53,10 @@ pub(super) fn range_sets(
     }
     drafts.extend(draft_sets(sources.ipam, "ranges", warnings)?);
     if drafts.is_empty() {
-        let hint = warnings
-            .iter()
-            .map(|w| format!("; {w}"))
-            .collect::<String>();
-        return Err(ConfigError::invalid(format!(
-            "no IP ranges specified; give ipam.subnet or ipam.ranges{hint}"
-        )));
+        // They may well say where the ranges went.
+        let mut text = vec!["no IP ranges specified; give ipam.subnet or ipam.ranges".to_owned()];
+        text.append(warnings);
+        return Err(ConfigError::invalid(text.join("; ")));
     }
     let mut sets = Vec::with_capacity(drafts.len());
     for (i, drafts) in drafts.iter().enumerate() {
@@ -110,9 +107,10 @@ fn draft_sets(
 }
 
 fn draft(fields: &Fields) -> Result<Draft, ConfigError> {
-    let none = fields
-        .get("gateway")
-        .is_some_and(|node| node.text() == Ok("none"));
+    let none = fields.get("gateway").is_some_and(|node| {
+        node.text()
+            .is_ok_and(|text| text.eq_ignore_ascii_case("none"))
+    });
     Ok(Draft {
         subnet: fields.get("subnet").map(|node| cidr(&node)).transpose()?,
         start: addr(fields, "rangeStart")?,
@@ -142,13 +140,11 @@ fn range_set(
                 "IPNet IP and Mask version mismatch; write the IPv4 subnet as {subnet}"
             )));
         }
-        let base = if sources.mask {
-            subnet.subnet().map(|s| s.first())
-        } else {
-            None
-        };
         let range = Range::new(&RangeSpec {
-            addr: base.unwrap_or(subnet.addr()),
+            addr: match subnet.subnet() {
+                Some(masked) if sources.mask => masked.first(),
+                _ => subnet.addr(),
+            },
             len: subnet.len(),
             start: draft.start,
             end: draft.end,

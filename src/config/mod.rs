@@ -44,19 +44,19 @@ pub enum Dialect {
 /// What comes with a configuration from outside of it.
 #[derive(Clone, Debug, Default)]
 pub struct Inputs {
-    /// CNI_CONTAINERID.
+    /// `CNI_CONTAINERID`.
     pub container: Option<ContainerId>,
-    /// CNI_IFNAME.
+    /// `CNI_IFNAME`.
     pub ifname: Option<IfName>,
-    /// CNI_ARGS as it was passed; empty if unset.
+    /// `CNI_ARGS` as it was passed; empty if unset.
     pub args: String,
-    /// IPAM_DB_PATH.
+    /// `IPAM_DB_PATH`.
     pub db_path: Option<String>,
-    /// IPAM_DB_CONNECTION_TIMEOUT.
+    /// `IPAM_DB_CONNECTION_TIMEOUT`.
     pub db_timeout: Option<String>,
-    /// ECS_CNI_LOG_FILE.
+    /// `ECS_CNI_LOG_FILE`.
     pub log_file: Option<String>,
-    /// ECS_CNI_LOGLEVEL.
+    /// `ECS_CNI_LOGLEVEL`.
     pub log_level: Option<String>,
     /// The configuration's version knows only one address per family (before 0.3.0).
     pub one_per_family: bool,

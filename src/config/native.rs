@@ -15,7 +15,7 @@ use super::raw::quote;
 use super::{Cleanup, Config, Dialect, Inputs, dns, duration, keys, word};
 use crate::alloc::{Cooldown, OnDuplicate, Strategy};
 use crate::model::{NetworkName, Origin, Owner, SetName, StoreSpec};
-use crate::net::{RangeSet, Span};
+use crate::net::{Range, RangeSet, Span};
 
 /// Whatever no other dialect claims.
 pub(super) const RULES: Rules = Rules {
@@ -145,11 +145,7 @@ fn exclude(ipam: &Fields) -> Result<Vec<Span>, ConfigError> {
 
 /// An exclusion that leaves nothing out is probably a slip.
 fn warn_of_idle(exclude: &[Span], sets: &[RangeSet], warnings: &mut Vec<String>) {
-    let bounds = || {
-        sets.iter()
-            .flat_map(RangeSet::ranges)
-            .map(|range| range.bounds())
-    };
+    let bounds = || sets.iter().flat_map(RangeSet::ranges).map(Range::bounds);
     for span in exclude
         .iter()
         .filter(|span| !bounds().any(|b| b.overlaps(**span)))

@@ -114,7 +114,7 @@ impl Place<'_> {
         word(self.ipam, "persist", &words)
     }
 
-    /// `lockTimeout`, else IPAM_DB_CONNECTION_TIMEOUT; in the ECS dialect the other way round.
+    /// `lockTimeout`, else `IPAM_DB_CONNECTION_TIMEOUT`; in the ECS dialect the other way round.
     fn wait(self, warnings: &mut Vec<String>) -> Result<Wait, ConfigError> {
         let key = self.ipam.text("lockTimeout")?;
         let env = self

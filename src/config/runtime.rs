@@ -69,7 +69,7 @@ fn name<T>(
     let text = fields.text(key)?.unwrap_or_default();
     new(text.to_owned()).map_err(|_| {
         ConfigError::invalid(format!(
-            "{}.{key} is {}, which names none: nothing was released",
+            "{}.{key} is {}, not a valid name: nothing was released",
             fields.path(),
             if text.is_empty() {
                 "missing".to_owned()
