@@ -6,6 +6,7 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -238,8 +239,8 @@ fn cleanup_agrees_with_config() {
     }
 }
 
-/// Every value of every sample replaced by each JSON type, and by hostile text: no panic, and
-/// there is always a cleanup.
+/// The value at each place that the samples have, replaced by each JSON type and by hostile text:
+/// no panic, and there is always a cleanup.
 #[test]
 fn no_value_at_any_place_panics() {
     let deep = format!("{}1{}", "[".repeat(100), "]".repeat(100));
@@ -275,6 +276,7 @@ fn no_value_at_any_place_panics() {
         &deep,
     ]
     .map(|text| serde_json::from_str::<serde_json::Value>(text).expect(text));
+    let mut seen = HashSet::new();
     let mut tried = 0;
     for case in cases() {
         let bytes = fs::read(case.join("in.json")).expect("in.json");
@@ -282,7 +284,11 @@ fn no_value_at_any_place_panics() {
         let Ok(sample) = serde_json::from_slice::<serde_json::Value>(&bytes) else {
             continue;
         };
+        let kind = case.parent().map(Path::to_path_buf);
         for place in pointers(&sample, String::new()) {
+            if !seen.insert((kind.clone(), place.clone())) {
+                continue;
+            }
             for value in &hostile {
                 let mut changed = sample.clone();
                 *changed.pointer_mut(&place).expect("place") = value.clone();
@@ -296,7 +302,7 @@ fn no_value_at_any_place_panics() {
             }
         }
     }
-    assert!(tried > 10_000, "{tried}");
+    assert!(tried > 3_000, "{tried}");
 }
 
 fn pointers(value: &serde_json::Value, at: String) -> Vec<String> {
