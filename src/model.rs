@@ -72,6 +72,18 @@ name!(
     NetworkName,
     check_name
 );
+impl NetworkName {
+    /// The ECS dialect's one network.
+    pub fn ecs() -> NetworkName {
+        NetworkName("ecs".to_owned())
+    }
+
+    /// What a network without a name is called, where that is allowed.
+    pub fn unnamed() -> NetworkName {
+        NetworkName("default".to_owned())
+    }
+}
+
 name!(
     /// CNI_CONTAINERID.
     ContainerId,

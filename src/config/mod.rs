@@ -4,7 +4,27 @@
 //! about a configuration. Does not own: which CNI versions exist, what a lease is stored as.
 //! Invariant: a [`Config`] is valid as a whole; what is only wrong for an ADD never stops a DEL.
 
+mod args;
+mod cidr;
+mod consul;
+mod dns;
+mod duration;
+mod ecs;
+mod error;
+mod fields;
+mod host_local;
+mod keys;
+mod native;
+mod netconf;
+mod place;
+mod raw;
+mod runtime;
+
 use std::path::PathBuf;
+
+pub use error::ConfigError;
+use fields::Fields;
+pub use netconf::Netconf;
 
 use crate::alloc::{Cooldown, OnDuplicate, Strategy, Wanted};
 use crate::model::{ContainerId, IfName, NetworkName, Origin, Owner, SetName, StoreSpec};
@@ -24,19 +44,19 @@ pub enum Dialect {
 /// What comes with a configuration from outside of it.
 #[derive(Clone, Debug, Default)]
 pub struct Inputs {
-    /// CNI_CONTAINERID.
+    /// `CNI_CONTAINERID`.
     pub container: Option<ContainerId>,
-    /// CNI_IFNAME.
+    /// `CNI_IFNAME`.
     pub ifname: Option<IfName>,
-    /// CNI_ARGS as it was passed; empty if unset.
+    /// `CNI_ARGS` as it was passed; empty if unset.
     pub args: String,
-    /// IPAM_DB_PATH.
+    /// `IPAM_DB_PATH`.
     pub db_path: Option<String>,
-    /// IPAM_DB_CONNECTION_TIMEOUT.
+    /// `IPAM_DB_CONNECTION_TIMEOUT`.
     pub db_timeout: Option<String>,
-    /// ECS_CNI_LOG_FILE.
+    /// `ECS_CNI_LOG_FILE`.
     pub log_file: Option<String>,
-    /// ECS_CNI_LOGLEVEL.
+    /// `ECS_CNI_LOGLEVEL`.
     pub log_level: Option<String>,
     /// The configuration's version knows only one address per family (before 0.3.0).
     pub one_per_family: bool,
@@ -162,4 +182,27 @@ pub enum Level {
     Error,
     /// Nothing.
     Off,
+}
+
+/// The value of `name` where it is one of a few words; absent is the default.
+fn word<T: Copy + Default>(
+    fields: &Fields,
+    name: &str,
+    words: &[(&str, T)],
+) -> Result<T, ConfigError> {
+    let Some(text) = fields.text(name)? else {
+        return Ok(T::default());
+    };
+    let found = words
+        .iter()
+        .find(|(word, _)| word.eq_ignore_ascii_case(text));
+    found.map(|(_, value)| *value).ok_or_else(|| {
+        let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        ConfigError::invalid(format!(
+            "{}.{name} is {}; it takes one of {}",
+            fields.path(),
+            raw::quote(text),
+            words.join(", ")
+        ))
+    })
 }

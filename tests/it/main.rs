@@ -1,1 +1,3 @@
+//! One integration binary: one module for each part that is tested from outside.
 
+mod config;

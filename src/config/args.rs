@@ -1,0 +1,190 @@
+//! What the runtime asks for beside the configuration: `CNI_ARGS`, `args.cni`, `runtimeConfig`.
+//!
+//! Owns: Go's grammar of `CNI_ARGS` with its messages, and the order of requested addresses:
+//! `CNI_ARGS` `IP`, then `args.cni.ips`, then `runtimeConfig.ips`. Does not own: whether an address
+//! lies in a range. `runtimeConfig.ipRanges` is `host_local`'s.
+//! Invariant: an address is asked for once.
+
+use super::cidr::addr_with_or_without_prefix;
+use super::error::ConfigError;
+use super::fields::Fields;
+use crate::alloc::Wanted;
+use crate::model::Pod;
+use crate::net::Addr;
+
+/// The content of `CNI_ARGS`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Args {
+    /// `IP`.
+    pub(super) ip: Option<Addr>,
+    /// `MAC`.
+    pub(super) mac: Option<String>,
+    namespace: String,
+    name: String,
+    uid: String,
+}
+
+impl Args {
+    /// Strictly, as the plugins of the specification do.
+    pub(super) fn parse(text: &str) -> Result<Args, ConfigError> {
+        let mut args = Args::default();
+        let mut unknown = Vec::new();
+        let mut ignore_unknown = false;
+        for pair in text.split(';').filter(|_| !text.is_empty()) {
+            let Some((key, value)) = pair.split_once('=').filter(|(_, v)| !v.contains('=')) else {
+                return Err(ConfigError::invalid(format!(
+                    "ARGS: invalid pair {pair:?}; CNI_ARGS is KEY=VALUE;KEY=VALUE without a \
+                     trailing semicolon"
+                )));
+            };
+            let wrong = |why: String| {
+                ConfigError::invalid(format!("ARGS: error parsing value of pair {pair:?}: {why}"))
+            };
+            match key {
+                "IgnoreUnknown" => {
+                    ignore_unknown = truth(value).ok_or_else(|| {
+                        wrong(format!(
+                            "boolean unmarshal error: invalid input {value}; it is 1, 0, true or false"
+                        ))
+                    })?;
+                }
+                "IP" if value.is_empty() => {}
+                "IP" => {
+                    let ip = addr_with_or_without_prefix(value);
+                    args.ip = Some(ip.ok_or_else(|| wrong(format!("invalid IP address {value}")))?);
+                }
+                _ if args.note(key, value) => {}
+                _ => unknown.push(format!("{pair:?}")),
+            }
+        }
+        if unknown.is_empty() || ignore_unknown {
+            Ok(args)
+        } else {
+            Err(ConfigError::invalid(format!(
+                "ARGS: unknown args [{}]; add IgnoreUnknown=1 to CNI_ARGS if they are for another \
+                 plugin",
+                unknown.join(" ")
+            )))
+        }
+    }
+
+    /// Whatever can be understood; for callers that never looked at `CNI_ARGS`.
+    pub(super) fn parse_leniently(text: &str) -> Args {
+        let mut args = Args::default();
+        for (key, value) in text.split(';').filter_map(|pair| pair.split_once('=')) {
+            args.note(key, value);
+        }
+        args
+    }
+
+    /// Takes what is only noted, not acted on; false if `key` is none of that.
+    fn note(&mut self, key: &str, value: &str) -> bool {
+        match key {
+            "MAC" => self.mac = Some(value.to_owned()).filter(|mac| !mac.is_empty()),
+            "K8S_POD_NAMESPACE" => value.clone_into(&mut self.namespace),
+            "K8S_POD_NAME" => value.clone_into(&mut self.name),
+            "K8S_POD_UID" => value.clone_into(&mut self.uid),
+            "K8S_POD_INFRA_CONTAINER_ID" => {}
+            _ => return false,
+        }
+        true
+    }
+
+    /// The pod, if it is named in full.
+    pub(super) fn pod(&self) -> Option<Pod> {
+        (!self.namespace.is_empty() && !self.name.is_empty()).then(|| Pod {
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            uid: self.uid.clone(),
+        })
+    }
+}
+
+fn truth(value: &str) -> Option<bool> {
+    match value.to_ascii_lowercase().as_str() {
+        "1" | "true" => Some(true),
+        "0" | "false" => Some(false),
+        _ => None,
+    }
+}
+
+/// The addresses asked for, in order of precedence. Prefix lengths are not looked at.
+pub(super) fn wanted(root: &Fields, args: &Args) -> Result<Vec<Wanted>, ConfigError> {
+    let mut addrs: Vec<Addr> = args.ip.into_iter().collect();
+    let in_args = root.object("args")?.map(|args| args.object("cni"));
+    for source in [
+        in_args.transpose()?.flatten(),
+        root.object("runtimeConfig")?,
+    ] {
+        let Some(source) = source else { continue };
+        for item in source.list("ips")? {
+            let text = item.text()?;
+            let addr = addr_with_or_without_prefix(text).ok_or_else(|| {
+                ConfigError::invalid(format!(
+                    "invalid IP address {text:?}; {} takes an address, with or without a prefix length",
+                    item.path()
+                ))
+            })?;
+            if !addrs.contains(&addr) {
+                addrs.push(addr);
+            }
+        }
+    }
+    Ok(addrs
+        .into_iter()
+        .map(|addr| Wanted { addr, prefix: None })
+        .collect())
+}
+
+/// The MAC address: the runtime's capability first, then `CNI_ARGS`.
+pub(super) fn mac(root: &Fields, args: &Args) -> Option<String> {
+    let capability = root.object("runtimeConfig").ok().flatten();
+    let mac = capability.and_then(|c| c.text("mac").ok().flatten());
+    mac.map(str::to_owned).or_else(|| args.mac.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str) -> String {
+        Args::parse(text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn go_s_messages() {
+        assert!(error("a").starts_with("ARGS: invalid pair \"a\""));
+        assert!(error("IP=10.1.2.3;").starts_with("ARGS: invalid pair \"\""));
+        assert!(error("IP=1=2").starts_with("ARGS: invalid pair \"IP=1=2\""));
+        assert_eq!(
+            error("IP=zzz"),
+            "ARGS: error parsing value of pair \"IP=zzz\": invalid IP address zzz"
+        );
+        assert!(
+            error("ip=10.1.2.3;FOO=x")
+                .starts_with("ARGS: unknown args [\"ip=10.1.2.3\" \"FOO=x\"]")
+        );
+        assert!(error("IgnoreUnknown=yes").contains("boolean unmarshal error: invalid input yes"));
+        assert!(error("FOO=x;IgnoreUnknown=0").starts_with("ARGS: unknown args"));
+    }
+
+    #[test]
+    fn kubernetes_names_the_pod() {
+        let text = "IgnoreUnknown=1;K8S_POD_NAMESPACE=ns;K8S_POD_NAME=web-0;\
+                    K8S_POD_INFRA_CONTAINER_ID=abc;K8S_POD_UID=u1;OTHER=x;MAC=02:00:00:00:00:01";
+        let args = Args::parse(text).unwrap();
+        assert_eq!(args.pod().unwrap().name, "web-0");
+        assert_eq!(args.mac.as_deref(), Some("02:00:00:00:00:01"));
+        assert_eq!(Args::parse("K8S_POD_NAME=web-0").unwrap().pod(), None);
+        assert_eq!(Args::parse("").unwrap(), Args::default());
+        assert_eq!(
+            Args::parse_leniently("x;=;;K8S_POD_NAME=a;K8S_POD_NAMESPACE=b;IP=x").ip,
+            None
+        );
+        assert!(
+            Args::parse_leniently("x;K8S_POD_NAME=a;K8S_POD_NAMESPACE=b=c")
+                .pod()
+                .is_some()
+        );
+    }
+}

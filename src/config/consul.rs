@@ -1,0 +1,54 @@
+//! cni-ipam-consul's dialect: `consul_addr`, `consul_port`, `dc`.
+//!
+//! Owns: those keys, and what differs from host-local's: host bits of a subnet are ignored, the
+//! network's name may be absent, nothing is ever kept in a file of this node.
+//! Invariant: the store is Consul, whatever else the configuration says.
+
+use super::error::ConfigError;
+use super::netconf::{Netconf, Rules, named};
+use super::{Cleanup, Config, Dialect, Inputs, native};
+use crate::model::NetworkName;
+
+/// Claimed by any of its three keys.
+pub(super) const RULES: Rules = Rules {
+    dialect: Dialect::Consul,
+    claims: |ipam| {
+        ["consul_addr", "consul_port", "dc"]
+            .iter()
+            .any(|key| ipam.has(key))
+    },
+    name: |name| match name {
+        None | Some("") => Ok(NetworkName::unnamed()),
+        Some(name) => named(name),
+    },
+    config,
+    cleanup,
+};
+
+fn config(conf: &Netconf, inputs: &Inputs) -> Result<Config, ConfigError> {
+    let ipam = conf.ipam()?;
+    ipam.text("consul_addr")?;
+    ipam.text("dc")?;
+    if let Some(port) = ipam.get("consul_port") {
+        let number = match port.text() {
+            Ok(text) => text.parse().ok(),
+            Err(_) => port.integer().ok().and_then(|n| u16::try_from(n).ok()),
+        };
+        if number.is_none_or(|n: u16| n == 0) {
+            return Err(ConfigError::invalid(format!(
+                "{} must be a port number from 1 to 65535, as \"8500\" or 8500",
+                port.path()
+            )));
+        }
+    }
+    if !ipam.has("subnet") && !ipam.has("ranges") {
+        return Err(ConfigError::invalid(
+            "missing field \"subnet\" in IPAM configuration; give ipam.subnet, as 203.0.113.0/24",
+        ));
+    }
+    native::build(conf, inputs, Dialect::Consul)
+}
+
+fn cleanup(conf: &Netconf, inputs: &Inputs) -> Cleanup {
+    native::tidy(conf, inputs, Dialect::Consul)
+}

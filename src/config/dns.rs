@@ -1,0 +1,116 @@
+//! Name resolution: `dns` inside `ipam`, and the file that `resolvConf` names.
+//!
+//! Owns: the format of resolv.conf as host-local reads it (`host-local/dns.go`). Does not own: how
+//! it is answered.
+//! Invariant: what `resolvConf` says wins, field by field, over what `dns` says.
+
+use std::fs::File;
+use std::io::{self, Read};
+
+use super::Dns;
+use super::error::ConfigError;
+use super::fields::Fields;
+
+/// Far more than a resolver reads.
+const LARGEST: u64 = 1 << 20;
+
+/// Both, merged.
+pub(super) fn dns(ipam: &Fields) -> Result<Dns, ConfigError> {
+    let mut dns = match ipam.object("dns")? {
+        Some(fields) => Dns {
+            nameservers: words(&fields, "nameservers")?,
+            domain: fields.text("domain")?.map(str::to_owned),
+            search: words(&fields, "search")?,
+            options: words(&fields, "options")?,
+        },
+        None => Dns::default(),
+    };
+    if let Some(path) = ipam.text("resolvConf")? {
+        let file = parse(&read(path)?);
+        let or = |first: Vec<String>, second| if first.is_empty() { second } else { first };
+        dns = Dns {
+            nameservers: or(file.nameservers, dns.nameservers),
+            domain: file.domain.or(dns.domain),
+            search: or(file.search, dns.search),
+            options: or(file.options, dns.options),
+        };
+    }
+    Ok(dns)
+}
+
+fn words(fields: &Fields, name: &str) -> Result<Vec<String>, ConfigError> {
+    let items = fields.list(name)?;
+    items
+        .iter()
+        .map(|item| item.text().map(str::to_owned))
+        .collect()
+}
+
+fn read(path: &str) -> Result<String, ConfigError> {
+    let failed = |doing: &str, e: &io::Error| {
+        ConfigError::invalid(format!(
+            "{doing} {path}: {}; ipam.resolvConf must name a readable file",
+            reason(e)
+        ))
+    };
+    let file = File::open(path).map_err(|e| failed("open", &e))?;
+    let mut bytes = Vec::new();
+    file.take(LARGEST)
+        .read_to_end(&mut bytes)
+        .map_err(|e| failed("read", &e))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The system's text as Go prints it: in lower case, without the number.
+fn reason(e: &io::Error) -> String {
+    let text = e.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    text.to_lowercase()
+}
+
+fn parse(text: &str) -> Dns {
+    let mut dns = Dns::default();
+    for line in text.lines().map(str::trim) {
+        if line.starts_with(['#', ';']) {
+            continue;
+        }
+        let mut fields = line.split_whitespace();
+        let (Some(keyword), Some(first)) = (fields.next(), fields.next()) else {
+            continue;
+        };
+        let all = std::iter::once(first).chain(fields).map(str::to_owned);
+        match keyword {
+            "nameserver" => dns.nameservers.push(first.to_owned()),
+            "domain" => dns.domain = Some(first.to_owned()),
+            "search" => dns.search.extend(all),
+            "options" => dns.options.extend(all),
+            _ => {}
+        }
+    }
+    dns
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn indented_lines_count_and_comments_do_not() {
+        let dns = parse(
+            "\n  nameserver 192.0.2.0\n\tnameserver 192.0.2.1\n#nameserver 1\n;nameserver 192.0.2.2\nnameserver\n",
+        );
+        assert_eq!(dns.nameservers, ["192.0.2.0", "192.0.2.1"]);
+    }
+
+    #[test]
+    fn all_fields() {
+        let dns = parse(
+            "nameserver 192.0.2.0\nnameserver 192.0.2.2\ndomain old.com\ndomain example.com\n\
+             search example.net example.org\nsearch example.gov\noptions one two three\noptions four\n",
+        );
+        assert_eq!(dns.nameservers, ["192.0.2.0", "192.0.2.2"]);
+        assert_eq!(dns.domain.as_deref(), Some("example.com"));
+        assert_eq!(dns.search, ["example.net", "example.org", "example.gov"]);
+        assert_eq!(dns.options, ["one", "two", "three", "four"]);
+    }
+}

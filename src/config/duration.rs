@@ -1,0 +1,129 @@
+//! Durations as Go writes them: `30s`, `1h2m`, `-1.5s`.
+//!
+//! Owns: the grammar of Go's `time.ParseDuration`. Does not own: what a negative one means.
+//! Invariant: no text makes it panic or overflow.
+
+/// How to write one, for messages.
+pub(super) const HOW: &str = "a duration such as 500ms, 30s or 1h30m";
+
+const UNITS: [(&str, i128); 8] = [
+    // Longer names first: "m" begins "ms".
+    ("ns", 1),
+    ("us", 1_000),
+    ("\u{b5}s", 1_000),
+    ("\u{3bc}s", 1_000),
+    ("ms", 1_000_000),
+    ("s", 1_000_000_000),
+    ("m", 60_000_000_000),
+    ("h", 3_600_000_000_000),
+];
+
+/// The nanoseconds, if it is a duration that Go takes.
+pub(super) fn parse(text: &str) -> Option<i64> {
+    let (negative, mut rest) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    if rest == "0" {
+        return Some(0);
+    }
+    if rest.is_empty() {
+        return None;
+    }
+    let mut total: i128 = 0;
+    while !rest.is_empty() {
+        let (whole, after) = digits(rest);
+        let (fraction, after) = match after.strip_prefix('.') {
+            Some(after) => digits(after),
+            None => ("", after),
+        };
+        if whole.is_empty() && fraction.is_empty() {
+            return None;
+        }
+        let (name, unit) = UNITS.iter().find(|(name, _)| after.starts_with(name))?;
+        let whole: i64 = if whole.is_empty() {
+            0
+        } else {
+            whole.parse().ok()?
+        };
+        total = total.checked_add(i128::from(whole) * unit + part(fraction, *unit))?;
+        rest = &after[name.len()..];
+    }
+    i64::try_from(if negative { -total } else { total }).ok()
+}
+
+fn digits(text: &str) -> (&str, &str) {
+    text.split_at(text.bytes().take_while(u8::is_ascii_digit).count())
+}
+
+/// `0.fraction` of a unit, rounded down to nanoseconds.
+fn part(fraction: &str, unit: i128) -> i128 {
+    let mut scale = unit;
+    let mut sum = 0;
+    let mut rest = 0;
+    for digit in fraction.bytes().map(|b| i128::from(b - b'0')).take(18) {
+        // What a digit's place loses to rounding may still make a nanosecond with the others'.
+        let value = digit * scale + rest;
+        sum += value / 10;
+        rest = (value % 10) * 10;
+        scale = if scale % 10 == 0 { scale / 10 } else { 0 };
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_go_reads_them() {
+        for (text, nanos) in [
+            ("0", 0),
+            ("-0", 0),
+            ("0s", 0),
+            ("5s", 5_000_000_000),
+            ("100ms", 100_000_000),
+            ("1h2m", 3_720_000_000_000),
+            ("-1s", -1_000_000_000),
+            ("+1s", 1_000_000_000),
+            ("1.5s", 1_500_000_000),
+            (".5m", 30_000_000_000),
+            ("1.s", 1_000_000_000),
+            ("1.25h", 4_500_000_000_000),
+            ("3us", 3_000),
+            ("3\u{b5}s", 3_000),
+            ("3\u{3bc}s", 3_000),
+            ("1h1h", 7_200_000_000_000),
+            ("0.000000001s", 1),
+            ("0.0000000001s", 0),
+        ] {
+            assert_eq!(parse(text), Some(nanos), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_go_refuses() {
+        for text in [
+            "",
+            " ",
+            "5",
+            "abc",
+            "s",
+            ".s",
+            "-",
+            "+",
+            "1d",
+            "1s ",
+            " 1s",
+            "1 s",
+            "--1s",
+            "1S",
+            "1e3s",
+            "9999999999h",
+            "99999999999999999999999s",
+            "1\u{e9}",
+        ] {
+            assert_eq!(parse(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Reading values out of the tree, each with the way to it for messages.
+//!
+//! Owns: how keys match (case does not matter, kebab-case is camelCase, the last one wins, `null`
+//! is absent) and the text for a value of the wrong type. Does not own: which keys there are.
+//! Invariant: a wrong type is always a decode error that names its place.
+
+use super::error::ConfigError;
+use super::raw::Json;
+
+/// An object and the way to it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Fields<'a> {
+    path: String,
+    pairs: &'a [(String, Json)],
+}
+
+/// A value and the way to it.
+#[derive(Clone, Debug)]
+pub(super) struct Node<'a> {
+    path: String,
+    json: &'a Json,
+}
+
+/// Whether `key` is a way to write `name`: `RANGESTART` and `range-start` are `rangeStart`.
+pub(super) fn spells(key: &str, name: &str) -> bool {
+    let mut key = key.chars().peekable();
+    for c in name.chars() {
+        if c.is_ascii_uppercase() {
+            key.next_if_eq(&'-');
+        }
+        if !key.next().is_some_and(|k| k.eq_ignore_ascii_case(&c)) {
+            return false;
+        }
+    }
+    key.next().is_none()
+}
+
+impl<'a> Fields<'a> {
+    /// The object of a whole configuration.
+    pub(super) fn root(pairs: &'a [(String, Json)]) -> Fields<'a> {
+        Fields {
+            path: String::new(),
+            pairs,
+        }
+    }
+
+    /// The value of `name`, a `null` included.
+    pub(super) fn get_or_null(&self, name: &str) -> Option<Node<'a>> {
+        let (key, json) = self.pairs.iter().rev().find(|(key, _)| spells(key, name))?;
+        let path = if self.path.is_empty() {
+            key.clone()
+        } else {
+            format!("{}.{key}", self.path)
+        };
+        Some(Node { path, json })
+    }
+
+    /// The value of `name`.
+    pub(super) fn get(&self, name: &str) -> Option<Node<'a>> {
+        self.get_or_null(name).filter(|node| !node.is_null())
+    }
+
+    /// Whether `name` is written, be it as `null`.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.pairs.iter().any(|(key, _)| spells(key, name))
+    }
+
+    /// The text of `name`; an empty one is absent.
+    pub(super) fn text(&self, name: &str) -> Result<Option<&'a str>, ConfigError> {
+        let text = self.get(name).map(|node| node.text()).transpose()?;
+        Ok(text.filter(|text| !text.is_empty()))
+    }
+
+    /// The truth of `name`; absent is false.
+    pub(super) fn flag(&self, name: &str) -> Result<bool, ConfigError> {
+        self.get(name).map_or(Ok(false), |node| node.flag())
+    }
+
+    /// The whole number of `name`.
+    pub(super) fn integer(&self, name: &str) -> Result<Option<i64>, ConfigError> {
+        self.get(name).map(|node| node.integer()).transpose()
+    }
+
+    /// The object of `name`.
+    pub(super) fn object(&self, name: &str) -> Result<Option<Fields<'a>>, ConfigError> {
+        self.get(name).map(Node::fields).transpose()
+    }
+
+    /// The items of `name`; absent is an empty list.
+    pub(super) fn list(&self, name: &str) -> Result<Vec<Node<'a>>, ConfigError> {
+        self.get(name).map_or(Ok(Vec::new()), |node| node.list())
+    }
+
+    /// The keys as written.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &'a str> {
+        self.pairs.iter().map(|(key, _)| key.as_str())
+    }
+
+    /// The way here.
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+}
+
+impl<'a> Node<'a> {
+    /// The way here.
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
+    pub(super) fn is_null(&self) -> bool {
+        *self.json == Json::Null
+    }
+
+    /// Whether it is a list.
+    pub(super) fn is_list(&self) -> bool {
+        matches!(self.json, Json::Array(_))
+    }
+
+    /// "must be `wanted`, not ...".
+    pub(super) fn must_be(&self, wanted: &str) -> ConfigError {
+        ConfigError::decode(format!(
+            "{} must be {wanted}, not {}",
+            self.path,
+            self.json.describe()
+        ))
+    }
+
+    pub(super) fn text(&self) -> Result<&'a str, ConfigError> {
+        match self.json {
+            Json::String(text) => Ok(text),
+            _ => Err(self.must_be("a string")),
+        }
+    }
+
+    fn flag(&self) -> Result<bool, ConfigError> {
+        match self.json {
+            Json::Bool(flag) => Ok(*flag),
+            _ => Err(self.must_be("true or false")),
+        }
+    }
+
+    pub(super) fn integer(&self) -> Result<i64, ConfigError> {
+        match self.json {
+            Json::Number(number) => number.as_i64(),
+            _ => None,
+        }
+        .ok_or_else(|| self.must_be("a whole number"))
+    }
+
+    pub(super) fn list(&self) -> Result<Vec<Node<'a>>, ConfigError> {
+        match self.json {
+            Json::Array(items) => Ok(items
+                .iter()
+                .enumerate()
+                .map(|(i, json)| Node {
+                    path: format!("{}[{i}]", self.path),
+                    json,
+                })
+                .collect()),
+            _ => Err(self.must_be("a list")),
+        }
+    }
+
+    pub(super) fn fields(self) -> Result<Fields<'a>, ConfigError> {
+        match self.json {
+            Json::Object(pairs) => Ok(Fields {
+                path: self.path,
+                pairs,
+            }),
+            _ => Err(self.must_be("an object")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spellings() {
+        for key in ["rangeStart", "range-start", "RANGESTART", "Range-Start"] {
+            assert!(spells(key, "rangeStart"), "{key}");
+        }
+        for key in [
+            "range_start",
+            "range--start",
+            "rangeStar",
+            "rangeStarts",
+            "-rangeStart",
+            "",
+        ] {
+            assert!(!spells(key, "rangeStart"), "{key}");
+        }
+        assert!(spells("IPV4-Subnet", "ipv4-subnet") && !spells("ipv4subnet", "ipv4-subnet"));
+    }
+
+    #[test]
+    fn the_last_one_wins_and_null_is_absent() {
+        let json = Json::parse(br#"{"subnet":"a","SUBNET":"b","gateway":"x","Gateway":null}"#);
+        let Ok(Json::Object(pairs)) = json else {
+            panic!("an object")
+        };
+        let fields = Fields::root(&pairs);
+        assert_eq!(fields.text("subnet").unwrap(), Some("b"));
+        assert_eq!(fields.text("gateway").unwrap(), None);
+        assert!(fields.has("gateway") && !fields.has("routes"));
+    }
+}

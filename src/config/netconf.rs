@@ -1,0 +1,141 @@
+//! A decoded network configuration, before it is known what it is wanted for.
+//!
+//! Owns: the top level, and which dialect speaks. Does not own: a dialect's keys.
+//! Invariant: once decoded, a DEL gets its [`Cleanup`] whatever `ipam` looks like.
+
+use super::error::ConfigError;
+use super::fields::Fields;
+use super::raw::Json;
+use super::{Cleanup, Config, Dialect, Inputs, consul, ecs, native};
+use crate::model::{Attachment, NameError, NetworkName};
+
+/// What `cniVersion` is when it is absent.
+const FIRST_VERSION: &str = "0.1.0";
+
+/// A network configuration as it was read.
+#[derive(Clone, Debug)]
+pub struct Netconf {
+    pairs: Vec<(String, Json)>,
+    version: String,
+    name: Option<String>,
+}
+
+/// One dialect: how it is told, and how it is read.
+pub(super) struct Rules {
+    pub(super) dialect: Dialect,
+    /// Whether these keys of `ipam` are its own.
+    pub(super) claims: fn(&Fields) -> bool,
+    /// The network's name, from `name`.
+    pub(super) name: fn(Option<&str>) -> Result<NetworkName, ConfigError>,
+    pub(super) config: fn(&Netconf, &Inputs) -> Result<Config, ConfigError>,
+    pub(super) cleanup: fn(&Netconf, &Inputs) -> Cleanup,
+}
+
+/// The first that claims a configuration reads it; the last claims all.
+const DIALECTS: [Rules; 3] = [ecs::RULES, consul::RULES, native::RULES];
+
+impl Netconf {
+    /// Decodes JSON. What is wrong inside `ipam` is told by [`Netconf::config`], so that it cannot
+    /// stop a DEL.
+    pub fn decode(bytes: &[u8]) -> Result<Netconf, ConfigError> {
+        let fail = |e: &dyn std::fmt::Display| {
+            ConfigError::decode(format!("error unmarshall network config: {e}"))
+        };
+        let pairs = match Json::parse(bytes).map_err(|e| fail(&e))? {
+            Json::Object(pairs) => pairs,
+            other => {
+                let what = other.describe();
+                return Err(fail(&format!("it must be an object, not {what}")));
+            }
+        };
+        let root = Fields::root(&pairs);
+        let version = root
+            .text("cniVersion")
+            .map_err(|e| fail(&e))?
+            .unwrap_or(FIRST_VERSION);
+        let version = version.to_owned();
+        let name = root.text("name").map_err(|e| fail(&e))?.map(str::to_owned);
+        Ok(Netconf {
+            pairs,
+            version,
+            name,
+        })
+    }
+
+    /// Whose configuration it is, told by the keys inside `ipam`.
+    pub fn dialect(&self) -> Dialect {
+        self.rules().dialect
+    }
+
+    /// The network's name. The ECS dialect has one network, `ecs`; in the Consul dialect an absent
+    /// name is `default`.
+    pub fn name(&self) -> Result<NetworkName, ConfigError> {
+        (self.rules().name)(self.name.as_deref())
+    }
+
+    /// `cniVersion`; absent or empty, it is 0.1.0.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// Whether it is an ECS configuration that names its owner by `id`.
+    pub fn has_id(&self) -> bool {
+        self.dialect() == Dialect::Ecs && matches!(ecs::id(&self.ipam_anyway()), Ok(Some(_)))
+    }
+
+    /// The whole configuration, for ADD, CHECK and STATUS.
+    pub fn config(&self, inputs: &Inputs) -> Result<Config, ConfigError> {
+        (self.rules().config)(self, inputs)
+    }
+
+    /// What a DEL or GC needs.
+    pub fn cleanup(&self, inputs: &Inputs) -> Cleanup {
+        (self.rules().cleanup)(self, inputs)
+    }
+
+    fn rules(&self) -> &'static Rules {
+        let ipam = self.ipam_anyway();
+        DIALECTS
+            .iter()
+            .find(|rules| (rules.claims)(&ipam))
+            .unwrap_or(&native::RULES)
+    }
+
+    /// The top level.
+    pub(super) fn root(&self) -> Fields<'_> {
+        Fields::root(&self.pairs)
+    }
+
+    /// `ipam`.
+    pub(super) fn ipam(&self) -> Result<Fields<'_>, ConfigError> {
+        self.root()
+            .object("ipam")?
+            .ok_or_else(|| ConfigError::invalid("IPAM config missing 'ipam' key"))
+    }
+
+    /// `ipam`, without a key where it is none.
+    pub(super) fn ipam_anyway(&self) -> Fields<'_> {
+        self.root()
+            .object("ipam")
+            .ok()
+            .flatten()
+            .unwrap_or_default()
+    }
+}
+
+/// The network of this name, with the specification's messages.
+pub(super) fn named(name: &str) -> Result<NetworkName, ConfigError> {
+    NetworkName::new(name).map_err(|e| match e {
+        NameError::Empty => ConfigError::invalid("missing network name"),
+        _ => ConfigError::invalid("invalid characters found in network name").with_details(name),
+    })
+}
+
+/// The attachment, where a container is named.
+pub(super) fn attachment(network: &NetworkName, inputs: &Inputs) -> Option<Attachment> {
+    inputs.container.clone().map(|container| Attachment {
+        network: network.clone(),
+        container,
+        ifname: inputs.ifname.clone(),
+    })
+}

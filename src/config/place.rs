@@ -1,0 +1,200 @@
+//! Where leases and log lines go.
+//!
+//! Owns: the order in which the store's place, the wait for its lock and the log are looked for.
+//! Does not own: opening anything.
+//! Invariant: a configuration that names a cluster never ends on this node's file, and a DEL looks
+//! where the ADD of the same configuration wrote.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::error::ConfigError;
+use super::fields::Fields;
+use super::raw::quote;
+use super::{Dialect, Inputs, Level, Log, duration, word};
+use crate::model::{NetworkName, Persist, StoreSpec, Wait};
+
+const NATIVE_FILE: &str = "/var/lib/cni/sublet/leases.redb";
+const ECS_FILE: &str = "/data/eni-ipam.db";
+const FILE_NAME: &str = "leases.redb";
+const HOST_LOCAL_DIR: &str = "/var/lib/cni/networks";
+const DEFAULT_WAIT: Wait = Wait::For(Duration::from_secs(5));
+
+/// What both readings of the place look at.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub(super) ipam: &'a Fields<'a>,
+    pub(super) inputs: &'a Inputs,
+    pub(super) dialect: Dialect,
+}
+
+impl Place<'_> {
+    /// The store.
+    pub(super) fn store(self, warnings: &mut Vec<String>) -> Result<StoreSpec, ConfigError> {
+        let path = self.path()?;
+        let persist = self.persist()?;
+        let wait = self.wait(warnings)?;
+        Ok(match self.engine()? {
+            Some(engine) => StoreSpec::Remote { engine },
+            None => StoreSpec::Embedded {
+                path,
+                persist,
+                wait,
+            },
+        })
+    }
+
+    /// The store, with the default in place of whatever cannot be understood.
+    pub(super) fn store_anyway(self) -> StoreSpec {
+        if let Ok(Some(engine)) = self.engine() {
+            return StoreSpec::Remote { engine };
+        }
+        StoreSpec::Embedded {
+            path: self.path().unwrap_or_else(|_| self.named_or(None)),
+            persist: self.persist().unwrap_or_default(),
+            wait: self.wait(&mut Vec::new()).unwrap_or(DEFAULT_WAIT),
+        }
+    }
+
+    fn engine(self) -> Result<Option<&'static str>, ConfigError> {
+        if self.dialect == Dialect::Consul {
+            return Ok(Some("consul"));
+        }
+        let Some(store) = self.ipam.object("store")? else {
+            return Ok(None);
+        };
+        let keys: Vec<&str> = store.keys().collect();
+        let engine = match keys[..] {
+            [key] => ["etcd", "consul"]
+                .into_iter()
+                .find(|e| key.eq_ignore_ascii_case(e)),
+            _ => None,
+        };
+        let Some(engine) = engine else {
+            return Err(ConfigError::invalid(format!(
+                "{} must hold one key, \"etcd\" or \"consul\"; it holds {}",
+                store.path(),
+                if keys.is_empty() {
+                    "none".to_owned()
+                } else {
+                    quote(&keys.join(", "))
+                }
+            )));
+        };
+        match store.get_or_null(engine) {
+            Some(node) => node.fields().map(|_| Some(engine)),
+            None => Ok(None),
+        }
+    }
+
+    fn path(self) -> Result<PathBuf, ConfigError> {
+        // ecs-ipam knows no dataDir.
+        let dir = match self.dialect {
+            Dialect::Ecs => None,
+            Dialect::Native | Dialect::Consul => self.ipam.text("dataDir")?,
+        };
+        Ok(self.named_or(dir))
+    }
+
+    fn named_or(self, dir: Option<&str>) -> PathBuf {
+        if let Some(path) = &self.inputs.db_path
+            && !path.trim().is_empty()
+        {
+            return PathBuf::from(path);
+        }
+        match (dir, self.dialect) {
+            (Some(dir), _) => PathBuf::from(dir).join(FILE_NAME),
+            (None, Dialect::Ecs) => PathBuf::from(ECS_FILE),
+            (None, Dialect::Native | Dialect::Consul) => PathBuf::from(NATIVE_FILE),
+        }
+    }
+
+    fn persist(self) -> Result<Persist, ConfigError> {
+        let words = [("boot", Persist::Boot), ("disk", Persist::Disk)];
+        word(self.ipam, "persist", &words)
+    }
+
+    /// `lockTimeout`, else `IPAM_DB_CONNECTION_TIMEOUT`; in the ECS dialect the other way round.
+    fn wait(self, warnings: &mut Vec<String>) -> Result<Wait, ConfigError> {
+        let key = self.ipam.text("lockTimeout")?;
+        let env = self
+            .inputs
+            .db_timeout
+            .as_deref()
+            .map(str::trim)
+            .filter(|text| !text.is_empty());
+        let env_first = self.dialect == Dialect::Ecs;
+        let (place, text) = match (key, env) {
+            (None, None) => return Ok(DEFAULT_WAIT),
+            (Some(key), None) => ("ipam.lockTimeout", key),
+            (Some(key), Some(_)) if !env_first => ("ipam.lockTimeout", key),
+            (_, Some(env)) => ("IPAM_DB_CONNECTION_TIMEOUT", env),
+        };
+        let Some(nanos) = duration::parse(text) else {
+            return Err(ConfigError::invalid(format!(
+                "parsing timeout string failed: {place} is {}, not {}",
+                quote(text),
+                duration::HOW
+            )));
+        };
+        Ok(match u64::try_from(nanos) {
+            Ok(0) => {
+                warnings.push(format!("{place} {text} waits for the store without bound"));
+                Wait::Forever
+            }
+            Ok(nanos) => Wait::For(Duration::from_nanos(nanos)),
+            Err(_) => {
+                warnings.push(format!("{place} {text} does not wait for the store at all"));
+                Wait::Try
+            }
+        })
+    }
+
+    /// The log: `logFile` and `logLevel`; in the ECS dialect its environment variables first.
+    pub(super) fn log(self, warnings: &mut Vec<String>) -> Result<Log, ConfigError> {
+        if self.dialect != Dialect::Ecs {
+            self.ipam.text("logFile")?;
+            if let Some(text) = self.ipam.text("logLevel")?.filter(|t| level(t).is_none()) {
+                warnings.push(format!(
+                    "ipam.logLevel is {}, not one of debug, info, warn, error, off; info is used",
+                    quote(text)
+                ));
+            }
+        }
+        Ok(self.log_anyway())
+    }
+
+    /// The log, with the default in place of whatever cannot be understood.
+    pub(super) fn log_anyway(self) -> Log {
+        let env = |text: &Option<String>| {
+            let text = text.as_deref().filter(|_| self.dialect == Dialect::Ecs);
+            text.filter(|text| !text.trim().is_empty())
+                .map(str::to_owned)
+        };
+        let key = |name| self.ipam.text(name).ok().flatten().map(str::to_owned);
+        let file = env(&self.inputs.log_file).or_else(|| key("logFile"));
+        let word = env(&self.inputs.log_level).or_else(|| key("logLevel"));
+        Log {
+            file: file.map(PathBuf::from),
+            level: word.and_then(|word| level(&word)).unwrap_or_default(),
+        }
+    }
+
+    /// Where host-local kept this network's leases.
+    pub(super) fn legacy_dir(self, network: &NetworkName) -> Result<PathBuf, ConfigError> {
+        let dir = self.ipam.text("dataDir")?.unwrap_or(HOST_LOCAL_DIR);
+        Ok(PathBuf::from(dir).join(network.as_str()))
+    }
+}
+
+/// The level of a word, ecs-ipam's included.
+fn level(word: &str) -> Option<Level> {
+    Some(match word.trim().to_ascii_lowercase().as_str() {
+        "trace" | "debug" => Level::Debug,
+        "info" => Level::Info,
+        "warn" | "warning" => Level::Warn,
+        "error" | "critical" => Level::Error,
+        "off" => Level::Off,
+        _ => return None,
+    })
+}
