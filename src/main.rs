@@ -1,1 +1,66 @@
-fn main() {}
+//! `sublet`: the plugin when a container runtime calls it, the operator's command line else.
+//!
+//! Owns: the process: its arguments, environment, streams and exit code. Does not own: anything
+//! that a test should reach.
+
+use std::env;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::ExitCode;
+
+use sublet::cni::{self, World};
+use sublet::host;
+
+fn main() -> ExitCode {
+    let mut args = env::args_os();
+    let name = args.next().unwrap_or_default();
+    let Some(arg) = args.next() else {
+        return plugin();
+    };
+    if let Some(answer) = ecs_answer(&name, &arg) {
+        let done = writeln!(io::stdout(), "{answer}");
+        return ExitCode::from(u8::from(done.is_err()));
+    }
+    let _ = writeln!(io::stderr(), "sublet: this build has no command line yet");
+    ExitCode::from(2)
+}
+
+fn plugin() -> ExitCode {
+    cni::record_panics();
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "here the environment enters the program"
+    )]
+    let env = |name: &str| env::var_os(name);
+    // The plain file: std's stdout splits an answer at its last newline into two writes.
+    let mut stdout: Box<dyn Write> = match io::stdout().as_fd().try_clone_to_owned() {
+        Ok(fd) => Box::new(File::from(fd)),
+        Err(_) => Box::new(io::stdout()),
+    };
+    ExitCode::from(cni::run(World {
+        env: &env,
+        stdin: &mut io::stdin().lock() as &mut dyn Read,
+        stdout: &mut *stdout,
+        stderr: &mut io::stderr(),
+        facts: &|| host::facts(&env),
+    }))
+}
+
+/// What the ECS agent asks its plugin before it uses it.
+fn ecs_answer(name: &OsStr, arg: &OsStr) -> Option<String> {
+    if Path::new(name).file_name()? != "ecs-ipam" {
+        return None;
+    }
+    match arg.to_str()? {
+        "--capabilities" => Some(r#"{"capabilities":["awsvpc-network-mode"]}"#.to_owned()),
+        "--version" => Some(format!(
+            r#"{{"version":"{}","dirty":false,"gitShortHash":"{}"}}"#,
+            env!("CARGO_PKG_VERSION"),
+            option_env!("SUBLET_GIT_HASH").unwrap_or("unknown")
+        )),
+        _ => None,
+    }
+}

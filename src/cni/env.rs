@@ -1,0 +1,341 @@
+//! The `CNI_*` variables: text in, a typed [`Invocation`] out.
+//!
+//! Owns: which variable is needed for what, and what makes its value malformed. Does not own:
+//! whether a configuration may do without a variable, which needs the configuration first.
+//! Invariant: a malformed value is an error at once; missing ones are collected, in the table's
+//! order, because the reference implementation names them all.
+
+use std::fmt;
+
+use crate::config::Inputs;
+use crate::host::Env;
+use crate::model::{ContainerId, IfName, NameError};
+
+/// `CNI_COMMAND`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// Lease.
+    Add,
+    /// Free.
+    Del,
+    /// Verify.
+    Check,
+    /// Free what no container uses.
+    Gc,
+    /// Tell whether an ADD could be served.
+    Status,
+    /// Tell the supported versions.
+    Version,
+    /// Anything else: reported only once the configuration is known to be good.
+    Unknown(String),
+}
+
+impl Verb {
+    /// The verb of `CNI_COMMAND`. Case matters.
+    pub fn new(text: &str) -> Verb {
+        match text {
+            "ADD" => Verb::Add,
+            "DEL" => Verb::Del,
+            "CHECK" => Verb::Check,
+            "GC" => Verb::Gc,
+            "STATUS" => Verb::Status,
+            "VERSION" => Verb::Version,
+            _ => Verb::Unknown(text.to_owned()),
+        }
+    }
+}
+
+/// Everything the environment says, checked.
+#[derive(Debug)]
+pub struct Invocation {
+    /// What to do.
+    pub verb: Verb,
+    /// What the configuration needs to know of the environment.
+    pub inputs: Inputs,
+    /// `CNI_NETNS`.
+    pub netns: Option<String>,
+    /// `CNI_NETNS_OVERRIDE`: the container's network namespace may be our own.
+    pub own_netns: bool,
+    /// Variables that this verb needs and that are not there.
+    pub missing: Missing,
+}
+
+/// Names of variables, in the table's order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Missing(pub Vec<&'static str>);
+
+/// What is wrong with the environment. All of it is code 4.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EnvError {
+    /// Variables that are needed are not there.
+    Missing(Missing),
+    /// A value that the specification does not allow.
+    Malformed {
+        /// What is wrong.
+        msg: &'static str,
+        /// The value, or the rule.
+        details: String,
+    },
+    /// A value that is not UTF-8.
+    NotText(&'static str),
+}
+
+impl EnvError {
+    /// The value or the rule behind the message.
+    pub fn details(&self) -> Option<&str> {
+        match self {
+            EnvError::Malformed { details, .. } if !details.is_empty() => Some(details),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for EnvError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            EnvError::Missing(Missing(names)) => {
+                write!(f, "required env variables [{}] missing", names.join(","))
+            }
+            EnvError::Malformed { msg, .. } => f.write_str(msg),
+            EnvError::NotText(name) => write!(f, "the value of {name} is not valid UTF-8"),
+        }
+    }
+}
+
+/// One variable.
+struct Row {
+    name: &'static str,
+    /// The verbs that cannot do without it.
+    needed: &'static [Verb],
+    /// The verbs that take it if it is there.
+    used: &'static [Verb],
+    /// Checks the value and puts it in its place.
+    take: fn(&mut Invocation, String) -> Result<(), EnvError>,
+}
+
+/// In the order in which missing variables are named.
+const TABLE: [Row; 6] = [
+    Row {
+        name: "CNI_CONTAINERID",
+        needed: &[Verb::Add, Verb::Check, Verb::Del],
+        used: &[],
+        take: |to, text| {
+            to.inputs.container = Some(container(text)?);
+            Ok(())
+        },
+    },
+    Row {
+        name: "CNI_NETNS",
+        needed: &[Verb::Add, Verb::Check],
+        used: &[],
+        take: |to, text| {
+            to.netns = Some(text);
+            Ok(())
+        },
+    },
+    Row {
+        name: "CNI_IFNAME",
+        needed: &[Verb::Add, Verb::Check, Verb::Del],
+        used: &[],
+        take: |to, text| {
+            to.inputs.ifname = Some(ifname(text)?);
+            Ok(())
+        },
+    },
+    Row {
+        name: "CNI_ARGS",
+        needed: &[],
+        used: &[Verb::Add, Verb::Check, Verb::Del],
+        take: |to, text| {
+            to.inputs.args = text;
+            Ok(())
+        },
+    },
+    Row {
+        name: "CNI_PATH",
+        needed: &[Verb::Add, Verb::Check, Verb::Del, Verb::Gc, Verb::Status],
+        used: &[],
+        take: |_, _| Ok(()),
+    },
+    Row {
+        name: "CNI_NETNS_OVERRIDE",
+        needed: &[],
+        used: &[Verb::Add],
+        take: |to, text| {
+            to.own_netns = text == "1" || text.eq_ignore_ascii_case("true");
+            Ok(())
+        },
+    },
+];
+
+/// Reads the variables that `verb` needs or uses.
+pub fn read(verb: Verb, env: &Env<'_>) -> Result<Invocation, EnvError> {
+    let mut found = Invocation {
+        verb,
+        inputs: Inputs::default(),
+        netns: None,
+        own_netns: false,
+        missing: Missing::default(),
+    };
+    for row in &TABLE {
+        let needed = row.needed.contains(&found.verb);
+        if !needed && !row.used.contains(&found.verb) {
+            continue;
+        }
+        match env(row.name).map(std::ffi::OsString::into_string) {
+            Some(Ok(text)) if !text.is_empty() => (row.take)(&mut found, text)?,
+            // A DEL must work whatever has become of what only an ADD needs.
+            Some(Err(_)) if !needed && found.verb == Verb::Del => {}
+            Some(Err(_)) => return Err(EnvError::NotText(row.name)),
+            _ if needed => found.missing.0.push(row.name),
+            _ => {}
+        }
+    }
+    found.inputs.db_path = own(env, "IPAM_DB_PATH")?;
+    found.inputs.db_timeout = own(env, "IPAM_DB_CONNECTION_TIMEOUT")?;
+    found.inputs.log_file = own(env, "ECS_CNI_LOG_FILE")?;
+    found.inputs.log_level = own(env, "ECS_CNI_LOGLEVEL")?;
+    Ok(found)
+}
+
+/// A variable of ours; blank is unset. Not UTF-8 is an error for a DEL too: it may name the store,
+/// and freeing in another one would free nothing.
+fn own(env: &Env<'_>, name: &'static str) -> Result<Option<String>, EnvError> {
+    match env(name).map(std::ffi::OsString::into_string) {
+        None => Ok(None),
+        Some(Ok(text)) => Ok((!text.trim().is_empty()).then_some(text)),
+        Some(Err(_)) => Err(EnvError::NotText(name)),
+    }
+}
+
+fn container(text: String) -> Result<ContainerId, EnvError> {
+    ContainerId::new(text.clone()).map_err(|_| EnvError::Malformed {
+        msg: "invalid characters in containerID",
+        details: text,
+    })
+}
+
+fn ifname(text: String) -> Result<IfName, EnvError> {
+    IfName::new(text).map_err(|why| match why {
+        NameError::TooLong => EnvError::Malformed {
+            msg: "interface name is too long",
+            details: "interface name should be less than 16 characters".to_owned(),
+        },
+        NameError::Dots => EnvError::Malformed {
+            msg: "interface name is . or ..",
+            details: String::new(),
+        },
+        NameError::Empty | NameError::Characters | NameError::InterfaceCharacters => {
+            EnvError::Malformed {
+                msg: "interface name contains / or : or whitespace characters",
+                details: String::new(),
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::OsStringExt;
+
+    use super::*;
+
+    fn read_of(verb: &str, vars: &[(&str, &str)]) -> Result<Invocation, EnvError> {
+        read(Verb::new(verb), &|name| {
+            let found = vars.iter().find(|(n, _)| *n == name);
+            found.map(|(_, value)| OsString::from(value))
+        })
+    }
+
+    #[test]
+    fn each_verb_names_what_it_lacks() {
+        let all = ["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"];
+        let table: [(&str, &[&str]); 7] = [
+            ("ADD", &all),
+            ("CHECK", &all),
+            ("DEL", &["CNI_CONTAINERID", "CNI_IFNAME", "CNI_PATH"]),
+            ("GC", &["CNI_PATH"]),
+            ("STATUS", &["CNI_PATH"]),
+            ("VERSION", &[]),
+            ("NOPE", &[]),
+        ];
+        for (verb, missing) in table {
+            assert_eq!(read_of(verb, &[]).unwrap().missing.0, missing, "{verb}");
+        }
+        let empty = read_of("GC", &[("CNI_PATH", "")]).unwrap();
+        assert_eq!(
+            EnvError::Missing(empty.missing).to_string(),
+            "required env variables [CNI_PATH] missing"
+        );
+    }
+
+    #[test]
+    fn a_malformed_value_goes_before_missing_ones() {
+        let bad = |name, value| read_of("ADD", &[(name, value)]).unwrap_err();
+        let id = bad("CNI_CONTAINERID", "some-%%container-id");
+        assert_eq!(id.to_string(), "invalid characters in containerID");
+        assert_eq!(id.details(), Some("some-%%container-id"));
+        let long = bad("CNI_IFNAME", "1234567890123456");
+        assert_eq!(long.to_string(), "interface name is too long");
+        assert_eq!(
+            long.details(),
+            Some("interface name should be less than 16 characters")
+        );
+        for (name, msg) in [
+            (".", "interface name is . or .."),
+            ("..", "interface name is . or .."),
+            (
+                "test/test",
+                "interface name contains / or : or whitespace characters",
+            ),
+            (
+                "test:test",
+                "interface name contains / or : or whitespace characters",
+            ),
+            (
+                "test test1",
+                "interface name contains / or : or whitespace characters",
+            ),
+        ] {
+            assert_eq!(bad("CNI_IFNAME", name).to_string(), msg);
+        }
+    }
+
+    #[test]
+    fn a_value_is_checked_only_where_it_is_needed() {
+        let vars = [
+            ("CNI_CONTAINERID", "%"),
+            ("CNI_IFNAME", "a b"),
+            ("CNI_PATH", "/p"),
+        ];
+        assert!(read_of("GC", &vars).is_ok());
+        assert!(read_of("NOPE", &vars).is_ok());
+        assert!(read_of("DEL", &vars).is_err());
+    }
+
+    #[test]
+    fn a_value_that_is_no_text_is_named() {
+        let env = |bad: &'static str| {
+            move |name: &str| (name == bad).then(|| OsString::from_vec(vec![b'a', 0xff]))
+        };
+        let read = |verb, bad| read(Verb::new(verb), &env(bad)).map(|_| ());
+        for bad in ["CNI_CONTAINERID", "CNI_NETNS", "CNI_ARGS", "IPAM_DB_PATH"] {
+            assert_eq!(read("ADD", bad), Err(EnvError::NotText(bad)));
+        }
+        assert_eq!(read("DEL", "CNI_ARGS"), Ok(()));
+        assert_eq!(read("DEL", "CNI_NETNS"), Ok(()));
+        assert_eq!(
+            read("DEL", "IPAM_DB_PATH").unwrap_err().to_string(),
+            "the value of IPAM_DB_PATH is not valid UTF-8"
+        );
+    }
+
+    #[test]
+    fn the_override_is_one_or_true() {
+        for (text, allowed) in [("1", true), ("TruE", true), ("yes", false), ("", false)] {
+            let found = read_of("ADD", &[("CNI_NETNS_OVERRIDE", text)]).unwrap();
+            assert_eq!(found.own_netns, allowed, "{text}");
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! From what went wrong to the specification's error object.
+//!
+//! Owns: the codes, and what `details` tells. Does not own: the texts, which are the domain's.
+//! Invariant: every failure has a code that says what a runtime should do; a decision of the
+//! allocator is never the same code as a store that could not be asked.
+
+use serde::Serialize;
+
+use super::env::EnvError;
+use super::result::pretty;
+use super::version::CniVersion;
+use crate::config::ConfigError;
+use crate::error::{Error, Refusal, StoreError};
+use crate::model::NetworkName;
+use crate::net::Addr;
+
+/// The configuration's version is not supported, or does not have the command.
+pub const INCOMPATIBLE_VERSION: u32 = 1;
+/// A variable is missing or malformed.
+pub const ENVIRONMENT: u32 = 4;
+/// Standard input or output failed.
+pub const IO: u32 = 5;
+/// Standard input is no configuration.
+pub const DECODING: u32 = 6;
+/// The configuration is not valid.
+pub const CONFIGURATION: u32 = 7;
+/// The network namespace is not the container's.
+pub const NETNS: u32 = 8;
+/// Nothing was done; the same call may succeed later.
+pub const TRY_AGAIN: u32 = 11;
+/// STATUS: an ADD could not be served.
+pub const NOT_AVAILABLE: u32 = 50;
+/// No address is left.
+pub const EXHAUSTED: u32 = 100;
+/// The address, or the container, has a lease that stands in the way.
+pub const HELD: u32 = 101;
+/// The address that was asked for can be given to nobody.
+pub const NOT_IN_RANGE: u32 = 102;
+/// CHECK: the lease is missing or differs.
+pub const NOT_AS_ADDED: u32 = 103;
+/// The store is damaged, or not ours.
+pub const DAMAGED: u32 = 104;
+/// A bug.
+pub const INTERNAL: u32 = 999;
+
+/// An error as a runtime sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// What kind.
+    pub code: u32,
+    /// What and what to do, for a person.
+    pub msg: String,
+    /// More: a JSON object for errors about leases, else text.
+    pub details: Option<String>,
+}
+
+impl Failure {
+    /// Without details.
+    pub fn new(code: u32, msg: impl Into<String>) -> Failure {
+        Failure {
+            code,
+            msg: msg.into(),
+            details: None,
+        }
+    }
+
+    /// With details; empty ones are none.
+    #[must_use]
+    pub fn details(mut self, details: impl Into<String>) -> Failure {
+        self.details = Some(details.into()).filter(|d| !d.is_empty());
+        self
+    }
+
+    /// The domain's error. `network` is whose configuration was at work.
+    pub fn of(error: &Error, network: &NetworkName) -> Failure {
+        let code = match error {
+            Error::Refused(refusal) => refusal_code(refusal),
+            Error::Store(error) => store_code(error),
+        };
+        let details = Details::new(error, network);
+        Failure::new(code, error.to_string())
+            .details(serde_json::to_string(&details).unwrap_or_default())
+    }
+
+    /// The same for STATUS, whose question is only whether an ADD could be served.
+    #[must_use]
+    pub fn for_status(mut self) -> Failure {
+        if matches!(self.code, EXHAUSTED | TRY_AGAIN) {
+            self.code = NOT_AVAILABLE;
+        }
+        self
+    }
+
+    /// The error object, in the layout of the reference implementation.
+    pub fn render(&self, version: CniVersion) -> Vec<u8> {
+        let wire = Wire {
+            cni_version: version.as_str(),
+            code: self.code,
+            msg: &self.msg,
+            details: self.details.as_deref(),
+        };
+        // Writing strings and a number into memory fails for no input.
+        pretty(&wire).unwrap_or_default()
+    }
+}
+
+impl From<EnvError> for Failure {
+    fn from(error: EnvError) -> Failure {
+        Failure::new(ENVIRONMENT, error.to_string()).details(error.details().unwrap_or_default())
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Failure {
+        let code = if error.is_decode() {
+            DECODING
+        } else {
+            CONFIGURATION
+        };
+        Failure::new(code, error.to_string()).details(error.details().unwrap_or_default())
+    }
+}
+
+fn refusal_code(refusal: &Refusal) -> u32 {
+    match refusal {
+        Refusal::Exhausted { .. } => EXHAUSTED,
+        Refusal::Held { .. }
+        | Refusal::Duplicate { .. }
+        | Refusal::Misfit { .. }
+        | Refusal::GatewayHeld { .. }
+        | Refusal::Cooling { .. } => HELD,
+        Refusal::NotInRange { .. } | Refusal::IsGateway { .. } | Refusal::Excluded { .. } => {
+            NOT_IN_RANGE
+        }
+        Refusal::Missing { .. } | Refusal::Different { .. } => NOT_AS_ADDED,
+        Refusal::Takeover { .. } => TRY_AGAIN,
+    }
+}
+
+fn store_code(error: &StoreError) -> u32 {
+    match error {
+        StoreError::Locked { .. } | StoreError::Unavailable { .. } => TRY_AGAIN,
+        StoreError::Damaged { .. } | StoreError::Foreign { .. } => DAMAGED,
+        StoreError::Moved { .. } | StoreError::Unsupported { .. } => CONFIGURATION,
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Wire<'a> {
+    cni_version: &'static str,
+    code: u32,
+    msg: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    details: Option<&'a str>,
+}
+
+/// For a program: what the message says in words.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Details {
+    network: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    range_set: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    holder: Option<String>,
+}
+
+impl Details {
+    fn new(error: &Error, network: &NetworkName) -> Details {
+        let mut details = Details {
+            network: network.to_string(),
+            range_set: None,
+            address: None,
+            holder: None,
+        };
+        let lease = match error {
+            Error::Refused(refusal) => {
+                details.range_set = ranges(refusal);
+                details.address = address(refusal);
+                refusal.lease()
+            }
+            Error::Store(StoreError::Moved { lease, .. }) => Some(&**lease),
+            Error::Store(_) => None,
+        };
+        if let Some(lease) = lease {
+            details.address = Some(lease.addr.to_string());
+            details.holder = Some(lease.owner.to_string());
+        }
+        if let Error::Store(StoreError::Locked { holders, .. }) = error
+            && !holders.is_empty()
+        {
+            let pids: Vec<String> = holders.iter().map(ToString::to_string).collect();
+            details.holder = Some(format!("process {}", pids.join(", ")));
+        }
+        details
+    }
+}
+
+fn ranges(refusal: &Refusal) -> Option<String> {
+    match refusal {
+        Refusal::Exhausted { ranges, .. }
+        | Refusal::Held { ranges, .. }
+        | Refusal::NotInRange { ranges, .. } => Some(ranges.clone()),
+        _ => None,
+    }
+}
+
+fn address(refusal: &Refusal) -> Option<String> {
+    match refusal {
+        Refusal::Cooling { addr, .. }
+        | Refusal::Excluded { addr, .. }
+        | Refusal::IsGateway { addr, .. } => Some(addr.to_string()),
+        Refusal::NotInRange { addrs, .. } => addrs.first().map(Addr::to_string),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn of(error: impl Into<Error>) -> Failure {
+        Failure::of(&error.into(), &NetworkName::new("net").unwrap())
+    }
+
+    fn refused(refusal: Refusal) -> Failure {
+        of(Error::Refused(refusal))
+    }
+
+    fn exhausted() -> Failure {
+        refused(Refusal::Exhausted {
+            index: 0,
+            ranges: "10.0.0.1-10.0.0.6".into(),
+            cooling: false,
+        })
+    }
+
+    fn locked() -> Failure {
+        of(StoreError::Locked {
+            path: "/s.lock".into(),
+            waited: Duration::from_secs(5),
+            holders: vec![7],
+        })
+    }
+
+    #[test]
+    fn an_error_is_one_object() {
+        let failure = Failure::new(ENVIRONMENT, "no <x>").details("why");
+        assert_eq!(
+            String::from_utf8(failure.render(CniVersion::V0_4_0)).unwrap(),
+            "{\n    \"cniVersion\": \"0.4.0\",\n    \"code\": 4,\n    \
+             \"msg\": \"no \\u003cx\\u003e\",\n    \"details\": \"why\"\n}"
+        );
+        let bare = Failure::new(CONFIGURATION, "m").details("");
+        let text = String::from_utf8(bare.render(CniVersion::NEWEST)).unwrap();
+        assert!(!text.contains("details"), "{text}");
+    }
+
+    #[test]
+    fn details_are_an_object_in_a_string() {
+        assert_eq!(
+            exhausted().details.as_deref(),
+            Some(r#"{"network":"net","rangeSet":"10.0.0.1-10.0.0.6"}"#)
+        );
+        assert_eq!(
+            locked().details.as_deref(),
+            Some(r#"{"network":"net","holder":"process 7"}"#)
+        );
+        let gateway = refused(Refusal::IsGateway {
+            index: 0,
+            addr: "10.0.0.1".parse().unwrap(),
+        });
+        assert_eq!(
+            gateway.details.as_deref(),
+            Some(r#"{"network":"net","address":"10.0.0.1"}"#)
+        );
+    }
+
+    #[test]
+    fn a_decision_and_an_accident_have_codes_of_their_own() {
+        assert_eq!(exhausted().code, 100);
+        assert_eq!(locked().code, 11);
+        let path = PathBuf::from("/s");
+        let what = String::from("torn");
+        assert_eq!(of(StoreError::Damaged { path, what }).code, 104);
+        assert_eq!(of(StoreError::Unsupported { engine: "etcd" }).code, 7);
+        let full = StoreError::io(
+            "write",
+            "/s".as_ref(),
+            std::io::ErrorKind::StorageFull.into(),
+        );
+        assert_eq!(of(full).code, 11);
+        let why = String::from("x");
+        let network = NetworkName::new("net").unwrap();
+        assert_eq!(refused(Refusal::Takeover { network, why }).code, 11);
+    }
+
+    #[test]
+    fn status_tells_what_is_not_available() {
+        assert_eq!(exhausted().for_status().code, 50);
+        assert_eq!(locked().for_status().code, 50);
+        assert_eq!(Failure::new(DAMAGED, "").for_status().code, DAMAGED);
+    }
+}

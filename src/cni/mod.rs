@@ -1,0 +1,223 @@
+//! The CNI plugin: one call by a container runtime, from its environment to its exit code.
+//!
+//! Owns: the protocol's order (environment, standard input, name, command, version, network
+//! namespace), and that there is exactly one answer. Does not own: any rule about addresses, what
+//! a configuration means, which store there is.
+//! Invariant: standard output gets one JSON document or none, in one write; an ADD whose answer
+//! cannot be delivered leaves nothing leased.
+
+mod env;
+mod error;
+mod log;
+mod panic;
+mod result;
+mod verbs;
+mod version;
+
+use std::io::{self, Read, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use serde::Serialize;
+
+pub use self::error::Failure;
+pub use self::panic::record as record_panics;
+pub use self::version::{CniVersion, SUPPORTED};
+
+use self::env::{EnvError, Invocation, Verb};
+use self::log::Journal;
+use crate::config::{Dialect, Level, Netconf};
+use crate::host::{Env, Facts};
+
+/// Longest configuration that is read, in bytes.
+const LONGEST: u64 = 16 << 20;
+
+/// Everything outside of the program. `main` fills it from the process, tests from memory.
+pub struct World<'a> {
+    /// The environment.
+    pub env: &'a Env<'a>,
+    /// The network configuration.
+    pub stdin: &'a mut dyn Read,
+    /// The answer.
+    pub stdout: &'a mut dyn Write,
+    /// The log.
+    pub stderr: &'a mut dyn Write,
+    /// What the machine says; asked at most once, and not for VERSION.
+    pub facts: &'a dyn Fn() -> Facts,
+}
+
+/// Carries out the call; answers with the exit code.
+pub fn run(world: World<'_>) -> u8 {
+    let World {
+        env,
+        stdin,
+        stdout,
+        stderr,
+        facts,
+    } = world;
+    let mut desk = Desk {
+        stdout,
+        journal: Journal::new(stderr),
+        version: CniVersion::NEWEST,
+        answered: false,
+    };
+    // Whatever a panic interrupted is dropped; all that is used afterwards is the desk.
+    let done = catch_unwind(AssertUnwindSafe(|| serve(env, stdin, facts, &mut desk)));
+    match done {
+        Ok(Ok(())) => 0,
+        Ok(Err(failure)) => desk.fail(&failure),
+        Err(payload) => desk.fail(&panic::failure(&*payload)),
+    }
+}
+
+/// Where answers leave.
+struct Desk<'a> {
+    stdout: &'a mut dyn Write,
+    journal: Journal<'a>,
+    /// What the answer is written in: the configuration's version, once it is known.
+    version: CniVersion,
+    /// Something was written to standard output, perhaps not all of it.
+    answered: bool,
+}
+
+impl Desk<'_> {
+    fn answer(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.answered = true;
+        self.stdout.write_all(bytes)?;
+        self.stdout.flush()
+    }
+
+    fn fail(&mut self, failure: &Failure) -> u8 {
+        self.journal.write(Level::Error, &failure.msg);
+        // A second document would make the first unreadable.
+        if !self.answered
+            && let Err(e) = self.answer(&failure.render(self.version))
+        {
+            let event = format!("cannot write the error to standard output: {e}");
+            self.journal.write(Level::Error, &event);
+        }
+        1
+    }
+}
+
+fn serve(
+    env: &Env<'_>,
+    stdin: &mut dyn Read,
+    facts: &dyn Fn() -> Facts,
+    desk: &mut Desk<'_>,
+) -> Result<(), Failure> {
+    let command = match env("CNI_COMMAND").map(std::ffi::OsString::into_string) {
+        Some(Ok(text)) => text,
+        Some(Err(_)) => return Err(EnvError::NotText("CNI_COMMAND").into()),
+        None => String::new(),
+    };
+    if command.is_empty() {
+        desk.journal.about(&about());
+        return Ok(());
+    }
+    let verb = Verb::new(&command);
+    if verb == Verb::Version {
+        let answer = versions()?;
+        return desk.answer(&answer).map_err(|e| unwritten(&e));
+    }
+
+    let invocation = env::read(verb, env)?;
+    let (netconf, bare) = match read(stdin).and_then(|bytes| {
+        let netconf = Netconf::decode(&bytes)?;
+        Ok((netconf, is_bare(&bytes)))
+    }) {
+        Ok((netconf, bare)) if may_lack_all(&invocation, &netconf, bare) => (netconf, bare),
+        Err(failure) if invocation.missing.0.is_empty() => return Err(failure),
+        _ => return Err(EnvError::Missing(invocation.missing).into()),
+    };
+    if let Some(version) = CniVersion::find(netconf.version()) {
+        desk.version = version;
+    }
+    netconf.name()?;
+    verbs::dispatch(invocation, netconf, bare, facts, desk)
+}
+
+fn read(stdin: &mut dyn Read) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::with_capacity(4096);
+    stdin
+        .take(LONGEST + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|e| Failure::new(error::IO, format!("error reading from stdin: {e}")))?;
+    if bytes.len() as u64 > LONGEST {
+        let msg = "the network configuration on stdin is larger than 16 MiB";
+        return Err(Failure::new(error::DECODING, msg));
+    }
+    Ok(bytes)
+}
+
+/// Whether the configuration says nothing about addresses: no `ipam`, or nothing but its `type`.
+fn is_bare(bytes: &[u8]) -> bool {
+    let Ok(serde_json::Value::Object(top)) = serde_json::from_slice(bytes) else {
+        return false;
+    };
+    match top.get("ipam") {
+        None | Some(serde_json::Value::Null) => true,
+        Some(serde_json::Value::Object(ipam)) => ipam.keys().all(|key| key == "type"),
+        Some(_) => false,
+    }
+}
+
+/// Whether this call can do without every variable that is missing.
+fn may_lack_all(invocation: &Invocation, netconf: &Netconf, bare: bool) -> bool {
+    invocation
+        .missing
+        .0
+        .iter()
+        .all(|name| may_lack(name, invocation, netconf, bare))
+}
+
+/// The originals of the ECS and Consul dialects are called by hand, and the ECS agent releases an
+/// address by `id` when the container is long gone. A DEL without a configuration frees nothing,
+/// so nothing is needed for it.
+fn may_lack(name: &str, invocation: &Invocation, netconf: &Netconf, bare: bool) -> bool {
+    let del = invocation.verb == Verb::Del;
+    match netconf.dialect() {
+        _ if del && bare => true,
+        Dialect::Native => false,
+        Dialect::Ecs if name == "CNI_CONTAINERID" => {
+            netconf.has_id() || (del && !netconf.cleanup(&invocation.inputs).addrs.is_empty())
+        }
+        Dialect::Consul if name == "CNI_CONTAINERID" => false,
+        Dialect::Ecs | Dialect::Consul => true,
+    }
+}
+
+fn unwritten(error: &io::Error) -> Failure {
+    Failure::new(
+        error::IO,
+        format!("cannot write to standard output: {error}"),
+    )
+}
+
+fn about() -> String {
+    let versions: Vec<&str> = SUPPORTED.iter().map(|v| v.as_str()).collect();
+    format!(
+        "CNI sublet plugin v{}\nCNI protocol versions supported: {}\n",
+        env!("CARGO_PKG_VERSION"),
+        versions.join(", ")
+    )
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Versions {
+    cni_version: &'static str,
+    supported_versions: [&'static str; SUPPORTED.len()],
+}
+
+fn versions() -> Result<Vec<u8>, Failure> {
+    let versions = Versions {
+        cni_version: CniVersion::NEWEST.as_str(),
+        supported_versions: SUPPORTED.map(CniVersion::as_str),
+    };
+    let mut bytes = serde_json::to_vec(&versions).map_err(|e| unwritten(&e.into()))?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,385 @@
+//! The answer to an ADD, in the shape of each version.
+//!
+//! Owns: the wire format, byte for byte as the reference implementation writes it: key order,
+//! four spaces, no newline at the end, `<`, `>` and `&` escaped. Does not own: which addresses.
+//! Invariant: neither `interfaces` nor `ips[].interface`: an IPAM plugin has none to tell of.
+
+use std::io;
+
+use serde::Serialize;
+use serde_json::ser::{PrettyFormatter, Serializer};
+
+use super::version::{CniVersion, Shape};
+use crate::config::{Dialect, Dns, Route};
+use crate::model::Grant;
+use crate::net::Family;
+
+/// What a container gets.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer<'a> {
+    /// Its addresses, in the order of the range sets.
+    pub grants: &'a [Grant],
+    /// Its routes.
+    pub routes: &'a [Route],
+    /// Its name resolution.
+    pub dns: &'a Dns,
+}
+
+/// Writes the answer as `version` has it. The ECS dialect's original names no version in 0.3.0,
+/// the only one that it speaks.
+pub fn render(version: CniVersion, dialect: Dialect, answer: Answer<'_>) -> io::Result<Vec<u8>> {
+    let dns = WireDns::new(answer.dns);
+    match version.shape() {
+        Shape::Nested => {
+            let family = |family| NestedIp::new(family, answer);
+            pretty(&Nested {
+                cni_version: version.as_str(),
+                ip4: family(Family::V4),
+                ip6: family(Family::V6),
+                dns,
+            })
+        }
+        Shape::Tagged => {
+            let silent = dialect == Dialect::Ecs && version == CniVersion::V0_3_0;
+            let named = (!silent).then_some(version);
+            pretty(&Flat::new(named, answer, true, Some(dns)))
+        }
+        Shape::Plain => {
+            let dns = (*answer.dns != Dns::default()).then_some(dns);
+            // Through a map: its keys come out sorted, here and in the reference implementation.
+            pretty(&serde_json::to_value(Flat::new(
+                Some(version),
+                answer,
+                false,
+                dns,
+            ))?)
+        }
+    }
+}
+
+/// JSON as Go's `json.MarshalIndent` writes it.
+pub(super) fn pretty(value: &impl Serialize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(512);
+    let formatter = PrettyFormatter::with_indent(b"    ");
+    value.serialize(&mut Serializer::with_formatter(&mut bytes, formatter))?;
+    if !bytes.iter().any(|b| b"<>&".contains(b)) {
+        return Ok(bytes);
+    }
+    // These occur nowhere but inside strings, where an escape means the same.
+    let mut escaped = Vec::with_capacity(bytes.len() + 32);
+    for byte in bytes {
+        match byte {
+            b'<' => escaped.extend_from_slice(b"\\u003c"),
+            b'>' => escaped.extend_from_slice(b"\\u003e"),
+            b'&' => escaped.extend_from_slice(b"\\u0026"),
+            _ => escaped.push(byte),
+        }
+    }
+    Ok(escaped)
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Nested<'a> {
+    cni_version: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ip4: Option<NestedIp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ip6: Option<NestedIp>,
+    dns: WireDns<'a>,
+}
+
+#[derive(Serialize)]
+struct NestedIp {
+    ip: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gateway: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    routes: Vec<NestedRoute>,
+}
+
+impl NestedIp {
+    /// The family's first address with the family's routes. Routes of a family without an address
+    /// have no place.
+    fn new(family: Family, answer: Answer<'_>) -> Option<NestedIp> {
+        let grant = answer.grants.iter().find(|g| g.addr.family() == family)?;
+        let of_family = |route: &&Route| route.net.is_some_and(|net| net.family() == family);
+        Some(NestedIp {
+            ip: cidr(grant),
+            gateway: grant.gateway.map(|gw| gw.to_string()),
+            routes: answer
+                .routes
+                .iter()
+                .filter(of_family)
+                .map(|route| NestedRoute {
+                    dst: route.dst.clone(),
+                    gw: route.gw.map(|gw| gw.to_string()),
+                })
+                .collect(),
+        })
+    }
+}
+
+#[derive(Serialize)]
+struct NestedRoute {
+    dst: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gw: Option<String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Flat<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cni_version: Option<&'static str>,
+    ips: Vec<WireIp>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    routes: Vec<WireRoute<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dns: Option<WireDns<'a>>,
+}
+
+impl<'a> Flat<'a> {
+    fn new(
+        version: Option<CniVersion>,
+        answer: Answer<'a>,
+        tagged: bool,
+        dns: Option<WireDns<'a>>,
+    ) -> Flat<'a> {
+        Flat {
+            cni_version: version.map(CniVersion::as_str),
+            ips: answer
+                .grants
+                .iter()
+                .map(|g| WireIp::new(g, tagged))
+                .collect(),
+            routes: answer.routes.iter().map(WireRoute::new).collect(),
+            dns,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct WireIp {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<&'static str>,
+    address: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gateway: Option<String>,
+}
+
+impl WireIp {
+    fn new(grant: &Grant, tagged: bool) -> WireIp {
+        WireIp {
+            version: tagged.then_some(match grant.addr.family() {
+                Family::V4 => "4",
+                Family::V6 => "6",
+            }),
+            address: cidr(grant),
+            gateway: grant.gateway.map(|gw| gw.to_string()),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct WireRoute<'a> {
+    dst: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gw: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mtu: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advmss: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    priority: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    table: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scope: Option<i64>,
+}
+
+impl<'a> WireRoute<'a> {
+    /// A 0 says nothing, but is a value for `table` and `scope`.
+    fn new(route: &'a Route) -> WireRoute<'a> {
+        let said = |number: Option<i64>| number.filter(|n| *n != 0);
+        WireRoute {
+            dst: &route.dst,
+            gw: route.gw.map(|gw| gw.to_string()),
+            mtu: said(route.mtu),
+            advmss: said(route.advmss),
+            priority: said(route.priority),
+            table: route.table,
+            scope: route.scope,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct WireDns<'a> {
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    nameservers: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    domain: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    search: &'a [String],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    options: &'a [String],
+}
+
+impl<'a> WireDns<'a> {
+    fn new(dns: &'a Dns) -> WireDns<'a> {
+        WireDns {
+            nameservers: &dns.nameservers,
+            domain: dns.domain.as_deref().filter(|d| !d.is_empty()),
+            search: &dns.search,
+            options: &dns.options,
+        }
+    }
+}
+
+fn cidr(grant: &Grant) -> String {
+    format!("{}/{}", grant.addr, grant.prefix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::Subnet;
+
+    fn grant(addr: &str, prefix: u8, gateway: Option<&str>) -> Grant {
+        Grant {
+            addr: addr.parse().unwrap(),
+            prefix,
+            gateway: gateway.map(|gw| gw.parse().unwrap()),
+        }
+    }
+
+    fn route(dst: &str, gw: Option<&str>) -> Route {
+        let (addr, len) = dst.split_once('/').unwrap();
+        Route {
+            dst: dst.to_owned(),
+            net: Subnet::masked(addr.parse().unwrap(), len.parse().unwrap()),
+            gw: gw.map(|gw| gw.parse().unwrap()),
+            ..Route::default()
+        }
+    }
+
+    fn text(version: &str, dialect: Dialect, answer: Answer<'_>) -> String {
+        let version = CniVersion::find(version).unwrap();
+        String::from_utf8(render(version, dialect, answer).unwrap()).unwrap()
+    }
+
+    /// The same without white space, to be read at a glance.
+    fn short(version: &str, answer: Answer<'_>) -> String {
+        text(version, Dialect::Native, answer).replace(['\n', ' '], "")
+    }
+
+    #[test]
+    fn each_shape() {
+        let grants = [
+            grant("10.1.2.2", 24, Some("10.1.2.1")),
+            grant("2001:db8:1::2", 64, None),
+        ];
+        let routes = [
+            route("0.0.0.0/0", None),
+            Route {
+                mtu: Some(1400),
+                advmss: Some(0),
+                priority: Some(100),
+                table: Some(0),
+                scope: Some(253),
+                ..route("2001:db8:2::/64", Some("2001:db8:3::1"))
+            },
+        ];
+        let dns = Dns {
+            nameservers: vec!["192.0.2.3".into()],
+            domain: Some("example.com".into()),
+            search: vec!["a.example".into()],
+            options: vec!["ndots:2".into()],
+        };
+        let answer = Answer {
+            grants: &grants,
+            routes: &routes,
+            dns: &dns,
+        };
+        assert_eq!(
+            short("0.1.0", answer),
+            r#"{"cniVersion":"0.1.0","ip4":{"ip":"10.1.2.2/24","gateway":"10.1.2.1","routes":[{"dst":"0.0.0.0/0"}]},"ip6":{"ip":"2001:db8:1::2/64","routes":[{"dst":"2001:db8:2::/64","gw":"2001:db8:3::1"}]},"dns":{"nameservers":["192.0.2.3"],"domain":"example.com","search":["a.example"],"options":["ndots:2"]}}"#
+        );
+        assert_eq!(
+            short("0.4.0", answer),
+            r#"{"cniVersion":"0.4.0","ips":[{"version":"4","address":"10.1.2.2/24","gateway":"10.1.2.1"},{"version":"6","address":"2001:db8:1::2/64"}],"routes":[{"dst":"0.0.0.0/0"},{"dst":"2001:db8:2::/64","gw":"2001:db8:3::1","mtu":1400,"priority":100,"table":0,"scope":253}],"dns":{"nameservers":["192.0.2.3"],"domain":"example.com","search":["a.example"],"options":["ndots:2"]}}"#
+        );
+        assert_eq!(
+            short("1.1.0", answer),
+            r#"{"cniVersion":"1.1.0","dns":{"domain":"example.com","nameservers":["192.0.2.3"],"options":["ndots:2"],"search":["a.example"]},"ips":[{"address":"10.1.2.2/24","gateway":"10.1.2.1"},{"address":"2001:db8:1::2/64"}],"routes":[{"dst":"0.0.0.0/0"},{"dst":"2001:db8:2::/64","gw":"2001:db8:3::1","mtu":1400,"priority":100,"scope":253,"table":0}]}"#
+        );
+    }
+
+    #[test]
+    fn what_is_empty() {
+        let answer = Answer {
+            grants: &[grant("10.1.2.2", 24, None)],
+            routes: &[],
+            dns: &Dns::default(),
+        };
+        let ip = r#"{"address":"10.1.2.2/24"}"#;
+        assert_eq!(
+            short("0.2.0", answer),
+            r#"{"cniVersion":"0.2.0","ip4":{"ip":"10.1.2.2/24"},"dns":{}}"#
+        );
+        assert_eq!(
+            short("0.3.0", answer),
+            r#"{"cniVersion":"0.3.0","ips":[{"version":"4","address":"10.1.2.2/24"}],"dns":{}}"#
+        );
+        let plain = format!(r#"{{"cniVersion":"1.0.0","ips":[{ip}]}}"#);
+        assert_eq!(short("1.0.0", answer), plain);
+    }
+
+    #[test]
+    fn ecs_0_3_0_is_met_byte_for_byte() {
+        let answer = Answer {
+            grants: &[grant("10.0.0.2", 24, Some("10.0.0.1"))],
+            routes: &[
+                route("169.254.170.2/32", None),
+                route("169.254.170.0/20", Some("10.0.0.1")),
+            ],
+            dns: &Dns::default(),
+        };
+        let expected = r#"{
+    "ips": [
+        {
+            "version": "4",
+            "address": "10.0.0.2/24",
+            "gateway": "10.0.0.1"
+        }
+    ],
+    "routes": [
+        {
+            "dst": "169.254.170.2/32"
+        },
+        {
+            "dst": "169.254.170.0/20",
+            "gw": "10.0.0.1"
+        }
+    ],
+    "dns": {}
+}"#;
+        assert_eq!(text("0.3.0", Dialect::Ecs, answer), expected);
+        assert!(text("0.3.1", Dialect::Ecs, answer).contains("cniVersion"));
+    }
+
+    #[test]
+    fn go_escapes_angle_brackets() {
+        let nowhere = Route {
+            dst: "<nil>".into(),
+            ..Route::default()
+        };
+        let answer = Answer {
+            grants: &[grant("10.0.0.2", 24, None)],
+            routes: &[nowhere],
+            dns: &Dns::default(),
+        };
+        assert!(short("0.3.0", answer).contains(r#""dst":"\u003cnil\u003e""#));
+    }
+}

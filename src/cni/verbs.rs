@@ -1,0 +1,267 @@
+//! The five commands that work on leases.
+//!
+//! Owns: what each needs of a configuration, and what becomes of the engine's answer. Invariant:
+//! an ADD is refused before it leases anything, where it can be; a DEL asks for no more of its
+//! configuration than where the leases are and whose.
+
+use std::time::Duration;
+
+use super::Desk;
+use super::env::{EnvError, Invocation, Missing, Verb};
+use super::error::{ENVIRONMENT, Failure, IO, NETNS};
+use super::result::{self, Answer};
+use super::version::{CniVersion, gate};
+use crate::alloc::{Add, Check, Del, Gc, Legacy, Status, Target};
+use crate::config::{Cleanup, Config, Dialect, Level, Netconf};
+use crate::engine;
+use crate::error::Error;
+use crate::host::Facts;
+use crate::model::{Netns, NetworkName, Owner, StoreSpec, Wait};
+use crate::store::{self, Store};
+
+/// Our own network and mount namespace.
+const OWN_NETNS: &str = "/proc/self/ns/net";
+const OWN_MOUNTS: &str = "/proc/self/ns/mnt";
+
+/// One call whose protocol is in order.
+struct Call {
+    invocation: Invocation,
+    netconf: Netconf,
+    facts: Facts,
+}
+
+/// Carries out the command, if the configuration's version has it.
+pub fn dispatch(
+    mut invocation: Invocation,
+    netconf: Netconf,
+    bare: bool,
+    facts: &dyn Fn() -> Facts,
+    desk: &mut Desk<'_>,
+) -> Result<(), Failure> {
+    let text = netconf.version();
+    let version = match &invocation.verb {
+        Verb::Add | Verb::Del => CniVersion::of_config(text)?,
+        Verb::Check => gate(text, "CHECK", CniVersion::V0_4_0)?,
+        Verb::Gc => gate(text, "GC", CniVersion::V1_1_0)?,
+        Verb::Status => gate(text, "STATUS", CniVersion::V1_1_0)?,
+        // VERSION is answered before anything is read.
+        Verb::Version => return Ok(()),
+        Verb::Unknown(word) => {
+            let msg = format!("unknown CNI_COMMAND: {word}");
+            return Err(Failure::new(ENVIRONMENT, msg));
+        }
+    };
+    invocation.inputs.one_per_family = version.one_per_family();
+    let mut call = Call {
+        invocation,
+        netconf,
+        facts: facts(),
+    };
+    match call.invocation.verb {
+        Verb::Add => call.add(version, desk),
+        Verb::Del => call.del(bare, desk),
+        Verb::Check => call.check(desk),
+        Verb::Gc => call.gc(desk),
+        Verb::Status => call.status(desk),
+        Verb::Version | Verb::Unknown(_) => Ok(()),
+    }
+}
+
+impl Call {
+    fn add(&mut self, version: CniVersion, desk: &mut Desk<'_>) -> Result<(), Failure> {
+        let netns = self.netns()?;
+        let config = self.config(desk)?;
+        let owner = config.owner.clone().ok_or_else(no_container)?;
+        let failed = |error: Error| Failure::of(&error, &config.network);
+        let mut origin = config.origin.clone();
+        origin.netns = netns;
+        let add = Add {
+            set: config.set.clone(),
+            network: config.network.clone(),
+            owner: owner.clone(),
+            sets: config.sets.clone(),
+            wanted: config.wanted.clone(),
+            strategy: config.strategy,
+            cooldown: config.cooldown,
+            sticky: config.sticky,
+            on_duplicate: config.on_duplicate,
+            claim_gateways: config.claim_gateways,
+            origin,
+            legacy: Legacy::Absent,
+        };
+        let cx = self.facts.context();
+        let mut store = open(&config.store, &config.network)?;
+        let wait = wait(&config.store);
+        let legacy = config.legacy_dir.as_deref();
+        let added = engine::add(&mut *store, add, legacy, wait, &cx).map_err(failed)?;
+        for warning in &added.warnings {
+            desk.journal.warn(warning);
+        }
+        let answer = Answer {
+            grants: &added.grants,
+            routes: &config.routes,
+            dns: &config.dns,
+        };
+        let written =
+            result::render(version, config.dialect, answer).and_then(|bytes| desk.answer(&bytes));
+        if let Err(e) = written {
+            let undone = engine::undo(&mut *store, &config.set, &owner, &added.created, &cx);
+            let outcome = match undone {
+                Ok(()) => "what this call leased is free again".to_owned(),
+                Err(e) => format!("what this call leased could not be freed: {e}"),
+            };
+            let msg = format!("cannot write the answer to standard output: {e}; {outcome}");
+            return Err(Failure::new(IO, msg));
+        }
+        if desk.journal.tells_leases() {
+            for grant in &added.grants {
+                let (addr, prefix, network) = (grant.addr, grant.prefix, &config.network);
+                let event = format!("leased {addr}/{prefix} of {network} to {owner}");
+                desk.journal.write(Level::Info, &event);
+            }
+        }
+        Ok(())
+    }
+
+    fn del(&mut self, bare: bool, desk: &mut Desk<'_>) -> Result<(), Failure> {
+        let cleanup = self.cleanup(desk);
+        let Some(target) = target(&cleanup) else {
+            if !bare {
+                desk.journal.warn("this DEL names nothing to free");
+            }
+            return Ok(());
+        };
+        let mut store = open(&cleanup.store, &cleanup.network)?;
+        let del = Del {
+            set: cleanup.set,
+            target,
+            rewind: cleanup.rewind,
+            undo: false,
+        };
+        let freed = engine::del(&mut *store, del, &self.facts.context())
+            .map_err(|error| Failure::of(&error, &cleanup.network))?;
+        if desk.journal.tells_leases() {
+            for lease in freed {
+                let (addr, owner, network) = (lease.addr, &lease.owner, &cleanup.network);
+                let event = format!("freed {addr} of {network}, which was {owner}'s");
+                desk.journal.write(Level::Info, &event);
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&mut self, desk: &mut Desk<'_>) -> Result<(), Failure> {
+        let config = self.config(desk)?;
+        let owner = config.owner.clone().ok_or_else(no_container)?;
+        let check = Check {
+            set: config.set.clone(),
+            owner,
+            expected: self.netconf.prev_addresses()?,
+        };
+        let mut store = open(&config.store, &config.network)?;
+        engine::check(&mut *store, check, &self.facts.context())
+            .map_err(|error| Failure::of(&error, &config.network))
+    }
+
+    fn gc(&mut self, desk: &mut Desk<'_>) -> Result<(), Failure> {
+        let cleanup = self.cleanup(desk);
+        let mut valid = self.netconf.valid_attachments()?;
+        valid.sort_unstable();
+        valid.dedup();
+        let mut store = open(&cleanup.store, &cleanup.network)?;
+        let gc = Gc {
+            set: cleanup.set,
+            network: cleanup.network.clone(),
+            valid,
+            after: None,
+        };
+        let freed = engine::gc(&mut *store, gc, &self.facts.context())
+            .map_err(|error| Failure::of(&error, &cleanup.network))?;
+        if freed > 0 {
+            let event = format!("freed {freed} forgotten addresses of {}", cleanup.network);
+            desk.journal.write(Level::Info, &event);
+        }
+        Ok(())
+    }
+
+    fn status(&mut self, desk: &mut Desk<'_>) -> Result<(), Failure> {
+        let config = self.config(desk)?;
+        let status = Status {
+            set: config.set.clone(),
+            sets: config.sets.clone(),
+            strict: config.cooldown.strict,
+        };
+        let mut store = open(&config.store, &config.network).map_err(Failure::for_status)?;
+        engine::status(&mut *store, status, &self.facts.context())
+            .map_err(|error| Failure::of(&error, &config.network).for_status())
+    }
+
+    /// The container's network namespace; an ADD into our own would lease an address to the host.
+    fn netns(&self) -> Result<Option<Netns>, Failure> {
+        let Some(path) = self.invocation.netns.clone() else {
+            return Ok(None);
+        };
+        let inode = (self.facts.inode)(&path);
+        if inode.is_some() && inode == (self.facts.inode)(OWN_NETNS) && !self.invocation.own_netns {
+            let msg = "plugin's netns and netns from CNI_NETNS should not be the same";
+            return Err(Failure::new(NETNS, msg).details(path));
+        }
+        Ok(Some(Netns {
+            path,
+            inode,
+            mount_ns: (self.facts.inode)(OWN_MOUNTS).map(|(_, inode)| inode),
+        }))
+    }
+
+    fn config(&self, desk: &mut Desk<'_>) -> Result<Config, Failure> {
+        match self.netconf.config(&self.invocation.inputs) {
+            Ok(config) => {
+                desk.journal.attach(&config.log, self.facts.now);
+                for warning in &config.warnings {
+                    desk.journal.warn(warning);
+                }
+                Ok(config)
+            }
+            Err(error) => {
+                // So that the failure reaches the log file as well.
+                self.cleanup(desk);
+                Err(error.into())
+            }
+        }
+    }
+
+    fn cleanup(&self, desk: &mut Desk<'_>) -> Cleanup {
+        let cleanup = self.netconf.cleanup(&self.invocation.inputs);
+        desk.journal.attach(&cleanup.log, self.facts.now);
+        cleanup
+    }
+}
+
+/// What a DEL frees; `None`: nothing is named. In the ECS dialect an address beside an `id` says
+/// which lease is meant, and an address alone is freed whoever holds it.
+fn target(cleanup: &Cleanup) -> Option<Target> {
+    let owner = cleanup.owner.clone();
+    if cleanup.dialect != Dialect::Ecs || cleanup.addrs.is_empty() {
+        return owner.map(Target::Owner);
+    }
+    let addrs = cleanup.addrs.clone();
+    Some(match owner {
+        Some(owner @ Owner::Id(_)) => Target::OwnerAt(owner, addrs),
+        _ => Target::Addresses(addrs),
+    })
+}
+
+fn open(spec: &StoreSpec, network: &NetworkName) -> Result<Box<dyn Store>, Failure> {
+    store::open(spec).map_err(|error| Failure::of(&error.into(), network))
+}
+
+fn wait(spec: &StoreSpec) -> Wait {
+    match spec {
+        StoreSpec::Embedded { wait, .. } => *wait,
+        StoreSpec::Remote { .. } => Wait::For(Duration::from_secs(5)),
+    }
+}
+
+fn no_container() -> Failure {
+    EnvError::Missing(Missing(vec!["CNI_CONTAINERID"])).into()
+}

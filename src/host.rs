@@ -1,0 +1,133 @@
+//! What a program must learn of the machine that it runs on: the time, the boot, the node.
+//!
+//! Owns: the clock, chance, `/proc` and `/etc/machine-id`. Does not own: the environment, which
+//! `main` hands in, or what is concluded from a fact.
+//! Invariant: a fact that cannot be read is absent, never guessed; nothing here fails.
+
+use std::ffi::OsString;
+use std::fs;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::alloc::Context;
+use crate::model::{BootId, Node, Timestamp};
+
+/// Looks up a variable of the environment.
+pub type Env<'a> = dyn Fn(&str) -> Option<OsString> + 'a;
+
+/// Read from exactly this path: a bind mount over it injects another boot.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+const HOSTNAME: &str = "/proc/sys/kernel/hostname";
+const MACHINE_ID: &str = "/etc/machine-id";
+
+/// The facts, as they were at one moment.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// The time.
+    pub now: Timestamp,
+    /// The boot; `None` if it cannot be known.
+    pub boot: Option<BootId>,
+    /// The machine.
+    pub node: Node,
+    /// Chance.
+    pub seed: u64,
+    /// Device and inode behind a path, links followed; `None` if there is nothing.
+    pub inode: fn(&str) -> Option<(u64, u64)>,
+}
+
+impl Facts {
+    /// What the allocator is told of them.
+    pub fn context(&self) -> Context {
+        Context {
+            now: self.now,
+            boot: self.boot.clone(),
+            node: self.node.clone(),
+            seed: self.seed,
+        }
+    }
+}
+
+/// Gathers the facts. `NODE_ID` names the node; without it the host name does.
+pub fn facts(env: &Env<'_>) -> Facts {
+    let named = env("NODE_ID").and_then(|v| v.into_string().ok());
+    let name = named
+        .map(|name| name.trim().to_owned())
+        .filter(|name| !name.is_empty())
+        .or_else(|| line(HOSTNAME))
+        .unwrap_or_default();
+    Facts {
+        now: now(),
+        boot: line(BOOT_ID).filter(|id| is_uuid(id)).map(BootId),
+        node: Node {
+            name,
+            machine: line(MACHINE_ID)
+                .filter(|id| id.bytes().all(|b| b.is_ascii_hexdigit()))
+                .unwrap_or_default(),
+        },
+        // The keys of the standard library's hasher are the kernel's random bytes.
+        seed: RandomState::new().build_hasher().finish(),
+        inode,
+    }
+}
+
+/// The time, in seconds; 0 on a clock before 1970.
+pub fn now() -> Timestamp {
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the one place that reads the clock"
+    )]
+    let now = SystemTime::now();
+    now.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+/// A look, not an open: a FIFO at the path would block an open for ever.
+fn inode(path: &str) -> Option<(u64, u64)> {
+    fs::metadata(path).ok().map(|m| (m.dev(), m.ino()))
+}
+
+fn line(path: impl AsRef<Path>) -> Option<String> {
+    let text = fs::read_to_string(path).ok()?;
+    let text = text.trim();
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+fn is_uuid(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(i, b)| match i {
+            8 | 13 | 18 | 23 => b == b'-',
+            _ => b.is_ascii_hexdigit(),
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_boot_id_is_a_uuid_or_nothing() {
+        assert!(is_uuid("0f5b7e62-7b9c-4c5a-9d4e-0a1b2c3d4e5f"));
+        assert!(!is_uuid("0f5b7e62-7b9c-4c5a-9d4e-0a1b2c3d4e5"));
+        assert!(!is_uuid("0f5b7e62x7b9c-4c5a-9d4e-0a1b2c3d4e5f"));
+        assert!(!is_uuid(""));
+    }
+
+    #[test]
+    fn node_id_wins_over_the_host_name() {
+        let named = facts(&|name| (name == "NODE_ID").then(|| " n7 ".into()));
+        assert_eq!(named.node.name, "n7");
+        let blank = facts(&|_| Some(" ".into()));
+        assert_eq!(blank.node.name, line(HOSTNAME).unwrap_or_default());
+        assert!(blank.now > 1_600_000_000);
+    }
+
+    #[test]
+    fn one_thing_has_one_inode() {
+        assert_eq!(
+            inode("/proc/self/ns/net"),
+            inode("/proc/thread-self/ns/net")
+        );
+        assert_eq!(inode("/proc/nope"), None);
+    }
+}
