@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # The README of the Consul IPAM plugin, its commands as printed, under its program's name.
 # Usage: consul.sh SUBLET FOLDER
-set -euo pipefail
-# The README quotes nothing.
+# The README quotes nothing:
 # shellcheck disable=SC2086
+set -euo pipefail
 
 cd "$2"
 mkdir store

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # The README of the ECS IPAM plugin, its commands as printed, under its program's name.
 # Usage: ecs-ipam.sh SUBLET FOLDER
+# The README pipes with cat and has backticks:
+# shellcheck disable=SC2002,SC2006,SC2155
 set -euo pipefail
-# The README pipes with cat and quotes nothing.
-# shellcheck disable=SC2002,SC2155
 
 mkdir -p "$2/bin" "$2/conf"
 ln -s "$1" "$2/bin/ecs-ipam"

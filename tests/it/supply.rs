@@ -24,7 +24,10 @@ const LICENCES: &[&str] = &[
 ];
 
 /// Crates that may be in the program in two versions, and why.
-const DUPLICATES: &[(&str, &str)] = &[];
+const DUPLICATES: &[(&str, &str)] = &[(
+    "embedded-io",
+    "postcard offers the traits of both; they are empty of code here",
+)];
 
 /// `cargo metadata` of what Cargo.lock names.
 fn metadata(extra: &[&str]) -> Value {
