@@ -121,11 +121,8 @@ fn serve(
     }
 
     let invocation = env::read(verb, env)?;
-    let (netconf, bare) = match read(stdin).and_then(|bytes| {
-        let netconf = Netconf::decode(&bytes)?;
-        Ok((netconf, is_bare(&bytes)))
-    }) {
-        Ok((netconf, bare)) if may_lack_all(&invocation, &netconf, bare) => (netconf, bare),
+    let netconf = match read(stdin).and_then(|bytes| Ok(Netconf::decode(&bytes)?)) {
+        Ok(netconf) if may_lack_all(&invocation, &netconf) => netconf,
         Err(failure) if invocation.missing.0.is_empty() => return Err(failure),
         _ => return Err(EnvError::Missing(invocation.missing).into()),
     };
@@ -133,7 +130,7 @@ fn serve(
         desk.version = version;
     }
     netconf.name()?;
-    verbs::dispatch(invocation, netconf, bare, facts, desk)
+    verbs::dispatch(invocation, netconf, facts, desk)
 }
 
 fn read(stdin: &mut dyn Read) -> Result<Vec<u8>, Failure> {
@@ -149,34 +146,22 @@ fn read(stdin: &mut dyn Read) -> Result<Vec<u8>, Failure> {
     Ok(bytes)
 }
 
-/// Whether the configuration says nothing about addresses: no `ipam`, or nothing but its `type`.
-fn is_bare(bytes: &[u8]) -> bool {
-    let Ok(serde_json::Value::Object(top)) = serde_json::from_slice(bytes) else {
-        return false;
-    };
-    match top.get("ipam") {
-        None | Some(serde_json::Value::Null) => true,
-        Some(serde_json::Value::Object(ipam)) => ipam.keys().all(|key| key == "type"),
-        Some(_) => false,
-    }
-}
-
 /// Whether this call can do without every variable that is missing.
-fn may_lack_all(invocation: &Invocation, netconf: &Netconf, bare: bool) -> bool {
+fn may_lack_all(invocation: &Invocation, netconf: &Netconf) -> bool {
     invocation
         .missing
         .0
         .iter()
-        .all(|name| may_lack(name, invocation, netconf, bare))
+        .all(|name| may_lack(name, invocation, netconf))
 }
 
 /// The originals of the ECS and Consul dialects are called by hand, and the ECS agent releases an
 /// address by `id` when the container is long gone. A DEL without a configuration frees nothing,
 /// so nothing is needed for it.
-fn may_lack(name: &str, invocation: &Invocation, netconf: &Netconf, bare: bool) -> bool {
+fn may_lack(name: &str, invocation: &Invocation, netconf: &Netconf) -> bool {
     let del = invocation.verb == Verb::Del;
     match netconf.dialect() {
-        _ if del && bare => true,
+        _ if del && netconf.is_bare() => true,
         Dialect::Native => false,
         Dialect::Ecs if name == "CNI_CONTAINERID" => {
             netconf.has_id() || (del && !netconf.cleanup(&invocation.inputs).addrs.is_empty())
