@@ -37,11 +37,7 @@ fn delegate() -> Result<ExitCode> {
     let _ = stdin.write_all(&conf);
     drop(stdin);
     let status = child.wait()?;
-    Ok(if status.success() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The plugin's file: the first of that name in `CNI_PATH`.

@@ -44,15 +44,7 @@ pub fn add(
         outcome = store.apply(&Command::Add(add), cx)?;
     }
     match outcome {
-        Outcome::Added {
-            grants,
-            created,
-            warnings,
-        } => Ok(Added {
-            grants,
-            created,
-            warnings,
-        }),
+        Outcome::Added { grants, created, warnings } => Ok(Added { grants, created, warnings }),
         other => Err(unexpected(&other)),
     }
 }
@@ -69,13 +61,7 @@ pub fn undo(
         return Ok(());
     }
     let target = Target::Some(owner.clone(), created.to_vec());
-    let undo = Del {
-        set: set.clone(),
-        target,
-        rewind: false,
-        undo: true,
-        legacy: None,
-    };
+    let undo = Del { set: set.clone(), target, rewind: false, undo: true, legacy: None };
     del(store, undo, None, cx).map(|_| ())
 }
 

@@ -115,20 +115,12 @@ impl Refusal {
 }
 
 fn join(addrs: &[Addr]) -> String {
-    addrs
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(" ")
+    addrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
 /// The command that frees one lease, ready to be pasted.
 fn release(lease: &Lease) -> String {
-    format!(
-        "sublet release {} --network {}",
-        lease.addr,
-        shown_network(lease)
-    )
+    format!("sublet release {} --network {}", lease.addr, shown_network(lease))
 }
 
 /// The network under which a lease is listed.
@@ -142,11 +134,7 @@ pub fn shown_network(lease: &Lease) -> &str {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Refusal::Exhausted {
-                index,
-                ranges,
-                cooling,
-            } => {
+            Refusal::Exhausted { index, ranges, cooling } => {
                 write!(
                     f,
                     "failed to allocate for range {index}: no IP addresses available in range set: \
@@ -158,11 +146,7 @@ impl fmt::Display for Refusal {
                 }
                 Ok(())
             }
-            Refusal::Held {
-                index,
-                ranges,
-                holder,
-            } => write!(
+            Refusal::Held { index, ranges, holder } => write!(
                 f,
                 "failed to allocate for range {index}: requested IP address {} is not available in \
                  range set {ranges}: {} holds it; ask for another, or free it with `{}`",
@@ -170,11 +154,7 @@ impl fmt::Display for Refusal {
                 holder.owner,
                 release(holder)
             ),
-            Refusal::Cooling {
-                index,
-                addr,
-                seconds,
-            } => write!(
+            Refusal::Cooling { index, addr, seconds } => write!(
                 f,
                 "failed to allocate for range {index}: requested IP address {addr} was freed a \
                  moment ago and cooldownStrict holds it back for {seconds} s"
@@ -217,10 +197,7 @@ impl fmt::Display for Refusal {
                     release(lease)
                 )
             }
-            Refusal::Misfit {
-                lease,
-                asked: Some(asked),
-            } => write!(
+            Refusal::Misfit { lease, asked: Some(asked) } => write!(
                 f,
                 "{} already has {}, and {asked} is asked for; a container keeps its address: send a \
                  DEL first, or free it with `{}`",
@@ -246,11 +223,7 @@ impl fmt::Display for Refusal {
                 "{} has {}, but prevResult says {}; delete the container and add it again",
                 lease.owner,
                 lease.addr,
-                if expected.is_empty() {
-                    "no address".to_owned()
-                } else {
-                    join(expected)
-                }
+                if expected.is_empty() { "no address".to_owned() } else { join(expected) }
             ),
             Refusal::Takeover { network, why } => write!(
                 f,
@@ -331,11 +304,7 @@ impl StoreError {
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            StoreError::Locked {
-                path,
-                waited,
-                holders,
-            } => {
+            StoreError::Locked { path, waited, holders } => {
                 write!(f, "timeout: the lock {} is held", path.display())?;
                 match holders.as_slice() {
                     [] => f.write_str(" by another process")?,
@@ -350,11 +319,7 @@ impl fmt::Display for StoreError {
                     waited.as_secs_f64()
                 )
             }
-            StoreError::Unavailable {
-                doing,
-                place,
-                source,
-            } => write!(
+            StoreError::Unavailable { doing, place, source } => write!(
                 f,
                 "cannot {doing} {place}: {source}; nothing was leased or freed, try again once that \
                  is mended"
@@ -366,18 +331,9 @@ impl fmt::Display for StoreError {
                 path.display()
             ),
             StoreError::Foreign { path, what, advice } => {
-                write!(
-                    f,
-                    "{} is not a lease store of sublet: {what}; {advice}",
-                    path.display()
-                )
+                write!(f, "{} is not a lease store of sublet: {what}; {advice}", path.display())
             }
-            StoreError::Moved {
-                set,
-                path,
-                lease,
-                persist,
-            } => write!(
+            StoreError::Moved { set, path, lease, persist } => write!(
                 f,
                 "network {set} has leases in {} (such as {} of {}), made while \"persist\" was \
                  \"{persist}\": set it back, or delete those containers first",

@@ -40,12 +40,7 @@ pub struct Facts {
 impl Facts {
     /// What the allocator is told of them.
     pub fn context(&self) -> Context {
-        Context {
-            now: self.now,
-            boot: self.boot.clone(),
-            node: self.node.clone(),
-            seed: self.seed,
-        }
+        Context { now: self.now, boot: self.boot.clone(), node: self.node.clone(), seed: self.seed }
     }
 }
 
@@ -74,10 +69,7 @@ pub fn facts(env: &Env<'_>) -> Facts {
 
 /// The time, in seconds; 0 on a clock before 1970.
 pub fn now() -> Timestamp {
-    #[allow(
-        clippy::disallowed_methods,
-        reason = "the one place that reads the clock"
-    )]
+    #[allow(clippy::disallowed_methods, reason = "the one place that reads the clock")]
     let now = SystemTime::now();
     now.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
@@ -124,10 +116,7 @@ mod tests {
 
     #[test]
     fn one_thing_has_one_inode() {
-        assert_eq!(
-            inode("/proc/self/ns/net"),
-            inode("/proc/thread-self/ns/net")
-        );
+        assert_eq!(inode("/proc/self/ns/net"), inode("/proc/thread-self/ns/net"));
         assert_eq!(inode("/proc/nope"), None);
     }
 }

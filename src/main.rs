@@ -16,6 +16,8 @@ use sublet::cni::{self, World};
 use sublet::host;
 
 fn main() -> ExitCode {
+    // A damaged file can make the store's engine panic; the store answers that with an error.
+    cni::record_panics();
     let mut args = env::args_os();
     let name = args.next().unwrap_or_default();
     let Some(arg) = args.next() else {
@@ -26,28 +28,16 @@ fn main() -> ExitCode {
         return ExitCode::from(u8::from(done.is_err()));
     }
     let facts = host::facts(&environment);
-    let mut terminal = Terminal {
-        stdout: &mut io::stdout(),
-        stderr: &mut io::stderr(),
-    };
-    ExitCode::from(cli::run(
-        env::args_os().collect(),
-        &environment,
-        &facts,
-        &mut terminal,
-    ))
+    let mut terminal = Terminal { stdout: &mut io::stdout(), stderr: &mut io::stderr() };
+    ExitCode::from(cli::run(env::args_os().collect(), &environment, &facts, &mut terminal))
 }
 
-#[allow(
-    clippy::disallowed_methods,
-    reason = "here the environment enters the program"
-)]
+#[allow(clippy::disallowed_methods, reason = "here the environment enters the program")]
 fn environment(name: &str) -> Option<OsString> {
     env::var_os(name)
 }
 
 fn plugin() -> ExitCode {
-    cni::record_panics();
     // The plain file: std's stdout splits an answer at its last newline into two writes.
     let mut stdout: Box<dyn Write> = match io::stdout().as_fd().try_clone_to_owned() {
         Ok(fd) => Box::new(File::from(fd)),

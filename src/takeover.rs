@@ -32,17 +32,8 @@ const LONGEST: u64 = 64 * 1024;
 pub fn read(dir: &Path, network: &NetworkName, wait: Wait) -> Result<Folder, Error> {
     let path = dir.join("lock");
     let lock = lock_file(&path, wait)?;
-    let mut folder = Folder {
-        leases: Vec::new(),
-        cursors: Vec::new(),
-        _lock: lock,
-    };
-    let refuse = |why| {
-        Error::Refused(Refusal::Takeover {
-            network: network.clone(),
-            why,
-        })
-    };
+    let mut folder = Folder { leases: Vec::new(), cursors: Vec::new(), _lock: lock };
+    let refuse = |why| Error::Refused(Refusal::Takeover { network: network.clone(), why });
     for (path, addr) in lease_files(dir)? {
         // An empty file is what a host-local that was killed leaves behind: nobody's lease.
         if let Some(lease) = lease(addr, &path, &content(&path)?).map_err(refuse)? {
@@ -56,9 +47,7 @@ pub fn read(dir: &Path, network: &NetworkName, wait: Wait) -> Result<Folder, Err
         }
         // host-local starts over when it cannot read its cursor, and so do we.
         let addr = content(&path)?.trim().parse().ok();
-        folder
-            .cursors
-            .extend(addr.map(|addr| LegacyCursor { index, addr }));
+        folder.cursors.extend(addr.map(|addr| LegacyCursor { index, addr }));
     }
     Ok(folder)
 }
@@ -95,10 +84,7 @@ fn lease_files(dir: &Path) -> Result<Vec<(PathBuf, Addr)>, StoreError> {
     for entry in fs::read_dir(dir).map_err(io)? {
         let entry = entry.map_err(io)?;
         // A name that is no text is no address either.
-        let addr = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok());
+        let addr = entry.file_name().to_str().and_then(|name| name.parse().ok());
         files.extend(addr.map(|addr| (entry.path(), addr)));
     }
     files.sort_by_key(|(_, addr)| *addr);
@@ -108,11 +94,7 @@ fn lease_files(dir: &Path) -> Result<Vec<(PathBuf, Addr)>, StoreError> {
 fn content(path: &PathBuf) -> Result<String, StoreError> {
     let io = |e| StoreError::io("read host-local's lease file", path, e);
     let mut bytes = Vec::new();
-    fs::File::open(path)
-        .map_err(io)?
-        .take(LONGEST)
-        .read_to_end(&mut bytes)
-        .map_err(io)?;
+    fs::File::open(path).map_err(io)?.take(LONGEST).read_to_end(&mut bytes).map_err(io)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
@@ -132,9 +114,5 @@ fn lease(addr: Addr, path: &Path, content: &str) -> Result<Option<LegacyLease>, 
                 .map_err(|_| format!("{place} holds no interface name but {text:?}"))?,
         ),
     };
-    Ok(Some(LegacyLease {
-        addr,
-        container,
-        ifname,
-    }))
+    Ok(Some(LegacyLease { addr, container, ifname }))
 }

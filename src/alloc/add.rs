@@ -43,13 +43,7 @@ pub fn run(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, StoreError>
 
 fn plan(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Stop> {
     let adopted = view.adopted(&add.network)?;
-    let mut work = Work {
-        add,
-        view,
-        cx,
-        changes: Vec::new(),
-        taken: Takeover::default(),
-    };
+    let mut work = Work { add, view, cx, changes: Vec::new(), taken: Takeover::default() };
     match &add.legacy {
         Legacy::Absent => {}
         _ if adopted => {}
@@ -61,14 +55,11 @@ fn plan(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Stop> {
     }
     let kept = work.kept(adopted)?;
     if let (OnDuplicate::Error, Some(lease)) = (add.on_duplicate, kept.first()) {
-        return Err(Refusal::Duplicate {
-            lease: Box::new(lease.clone()),
-        }
-        .into());
+        return Err(Refusal::Duplicate { lease: Box::new(lease.clone()) }.into());
     }
     let mut grants = Vec::new();
     let mut created = Vec::new();
-    let wanted = work.assign(&kept)?;
+    let (wanted, left) = work.assign(&kept)?;
     for (index, set) in add.sets.iter().enumerate() {
         let own = kept.iter().find(|l| set.range_of(l.addr).is_some());
         let lease = match own {
@@ -80,29 +71,16 @@ fn plan(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Stop> {
             }
         };
         // `range_of` holds for both: a kept lease was found by it, a new one was drawn from it.
-        let gateway = set
-            .range_of(lease.addr)
-            .and_then(crate::net::Range::gateway);
-        grants.push(Grant {
-            addr: lease.addr,
-            prefix: lease.prefix,
-            gateway,
-        });
+        let gateway = set.range_of(lease.addr).and_then(crate::net::Range::gateway);
+        grants.push(Grant { addr: lease.addr, prefix: lease.prefix, gateway });
     }
-    let warnings = if created.is_empty() {
-        Vec::new()
-    } else {
-        work.define()?
-    };
+    // As in host-local, after what each set has to say.
+    if !left.is_empty() {
+        return Err(Refusal::NotInRange { addrs: left, ranges: describe(&add.sets) }.into());
+    }
+    let warnings = if created.is_empty() { Vec::new() } else { work.define()? };
     let Work { changes, .. } = work;
-    Ok(Plan {
-        changes,
-        outcome: Ok(Outcome::Added {
-            grants,
-            created,
-            warnings,
-        }),
-    })
+    Ok(Plan { changes, outcome: Ok(Outcome::Added { grants, created, warnings }) })
 }
 
 struct Work<'a> {
@@ -131,19 +109,13 @@ impl Work<'_> {
         Ok(Vec::new())
     }
 
-    /// Gives each set without a kept lease the first wanted address in it, and refuses what is
-    /// left over or does not fit the kept ones.
-    fn assign(&self, kept: &[Lease]) -> Result<Vec<Option<Wanted>>, Stop> {
+    /// Gives each set the first wanted address in it, and tells what is left over; refuses what
+    /// does not fit the kept leases.
+    fn assign(&self, kept: &[Lease]) -> Result<(Vec<Option<Wanted>>, Vec<Addr>), Stop> {
         let sets = &self.add.sets;
-        if let Some(lost) = kept
-            .iter()
-            .find(|l| !sets.iter().any(|s| s.range_of(l.addr).is_some()))
+        if let Some(lost) = kept.iter().find(|l| !sets.iter().any(|s| s.range_of(l.addr).is_some()))
         {
-            return Err(Refusal::Misfit {
-                lease: Box::new(lost.clone()),
-                asked: None,
-            }
-            .into());
+            return Err(Refusal::Misfit { lease: Box::new(lost.clone()), asked: None }.into());
         }
         let mut left = self.add.wanted.clone();
         let mut assigned = Vec::new();
@@ -157,23 +129,10 @@ impl Work<'_> {
                 && lease.addr != wanted.addr
             {
                 let lease = Box::new(lease.clone());
-                return Err(Refusal::Misfit {
-                    lease,
-                    asked: Some(wanted.addr),
-                }
-                .into());
+                return Err(Refusal::Misfit { lease, asked: Some(wanted.addr) }.into());
             }
         }
-        if left.is_empty() {
-            Ok(assigned)
-        } else {
-            let addrs = left.iter().map(|w| w.addr).collect();
-            Err(Refusal::NotInRange {
-                addrs,
-                ranges: describe(sets),
-            }
-            .into())
-        }
+        Ok((assigned, left.iter().map(|w| w.addr).collect()))
     }
 
     /// The lease that the owner has. Rewritten if the container moved to another namespace or
@@ -205,10 +164,7 @@ impl Work<'_> {
             .pod
             .as_ref()
             .filter(|_| add.sticky)
-            .map(|p| PodKey {
-                namespace: p.namespace.clone(),
-                name: p.name.clone(),
-            });
+            .map(|p| PodKey { namespace: p.namespace.clone(), name: p.name.clone() });
         let former = match &pod {
             Some(pod) => self.view.former(&add.set, pod, set.key())?,
             None => None,
@@ -221,9 +177,7 @@ impl Work<'_> {
         } else {
             (self.chosen(index, set)?, Kind::Dynamic)
         };
-        let subnet = set
-            .range_of(addr)
-            .map_or(addr.family().bits(), |r| r.subnet().len());
+        let subnet = set.range_of(addr).map_or(addr.family().bits(), |r| r.subnet().len());
         let lease = Lease {
             set: add.set.clone(),
             addr,
@@ -239,14 +193,12 @@ impl Work<'_> {
         };
         self.changes.push(Change::Put(lease.clone()));
         if add.strategy == Strategy::RoundRobin {
-            self.changes
-                .push(Change::Cursor(add.set.clone(), set.key(), addr));
+            self.changes.push(Change::Cursor(add.set.clone(), set.key(), addr));
         }
         if let Some(pod) = pod
             && former != Some(addr)
         {
-            self.changes
-                .push(Change::Sticky(add.set.clone(), pod, set.key(), addr));
+            self.changes.push(Change::Sticky(add.set.clone(), pod, set.key(), addr));
         }
         Ok(lease)
     }
@@ -266,19 +218,9 @@ impl Work<'_> {
             Holder::Cooling(c) if c.over(self.cx.now) || !self.add.cooldown.strict => Ok(()),
             Holder::Cooling(c) => {
                 let seconds = c.until.saturating_sub(self.cx.now);
-                Err(Refusal::Cooling {
-                    index,
-                    addr,
-                    seconds,
-                }
-                .into())
+                Err(Refusal::Cooling { index, addr, seconds }.into())
             }
-            Holder::Leased(holder) => Err(Refusal::Held {
-                index,
-                ranges,
-                holder,
-            }
-            .into()),
+            Holder::Leased(holder) => Err(Refusal::Held { index, ranges, holder }.into()),
         }
     }
 
@@ -291,36 +233,19 @@ impl Work<'_> {
     }
 
     fn chosen(&mut self, index: usize, set: &RangeSet) -> Result<Addr, Stop> {
-        let view = WithTakeover {
-            taken: &self.taken,
-            view: self.view,
-        };
+        let view = WithTakeover { taken: &self.taken, view: self.view };
         let choice = choose(self.add, set, &view, self.cx)?;
         let family_set = self.add.set.clone();
-        self.changes.extend(
-            choice
-                .thaw
-                .into_iter()
-                .map(|c| Change::Thaw(family_set.clone(), c)),
-        );
+        self.changes.extend(choice.thaw.into_iter().map(|c| Change::Thaw(family_set.clone(), c)));
         choice.addr.ok_or_else(|| {
             let ranges = set.to_string();
-            Refusal::Exhausted {
-                index,
-                ranges,
-                cooling: choice.held_back,
-            }
-            .into()
+            Refusal::Exhausted { index, ranges, cooling: choice.held_back }.into()
         })
     }
 
     /// Who has an address, leases taken over by this plan included.
     fn holder(&self, addr: Addr) -> Result<Holder, StoreError> {
-        WithTakeover {
-            taken: &self.taken,
-            view: self.view,
-        }
-        .holder(&self.add.set, addr)
+        WithTakeover { taken: &self.taken, view: self.view }.holder(&self.add.set, addr)
     }
 
     fn claim_gateways(&mut self, set: &RangeSet) -> Result<(), Stop> {
@@ -366,13 +291,10 @@ impl Work<'_> {
             if other.set == definition.set {
                 continue;
             }
-            let overlap = definition.bounds.iter().find_map(|a| {
-                other
-                    .bounds
-                    .iter()
-                    .find(|b| a.overlaps(**b))
-                    .map(|b| (a, b))
-            });
+            let overlap = definition
+                .bounds
+                .iter()
+                .find_map(|a| other.bounds.iter().find(|b| a.overlaps(**b)).map(|b| (a, b)));
             if let Some((a, b)) = overlap {
                 warnings.push(format!(
                     "network {} ({a}) overlaps network {} ({b}); each has its own leases, so both can \
@@ -411,19 +333,12 @@ pub fn reserve(reserve: &Reserve, view: &dyn View, cx: &Context) -> Result<Plan,
             Holder::Leased(lease) if lease.kind == Kind::Reserved => {}
             Holder::Leased(holder) => {
                 let ranges = addr.to_string();
-                return Ok(Plan::refuse(Refusal::Held {
-                    index: 0,
-                    ranges,
-                    holder,
-                }));
+                return Ok(Plan::refuse(Refusal::Held { index: 0, ranges, holder }));
             }
             Holder::Free | Holder::Cooling(_) => {
                 changes.push(Change::Put(bare(reserve.set.clone(), *addr, cx)));
             }
         }
     }
-    Ok(Plan {
-        changes,
-        outcome: Ok(Outcome::Reserved),
-    })
+    Ok(Plan { changes, outcome: Ok(Outcome::Reserved) })
 }

@@ -39,31 +39,17 @@ pub fn choose(
     let (walk, order) = walk(add, set, view, cx)?;
     for span in &walk {
         let free = view.next_free(&add.set, *span, order)?;
-        let thawed = ended
-            .iter()
-            .map(|c| c.addr)
-            .filter(|a| span.contains(*a))
-            .min();
+        let thawed = ended.iter().map(|c| c.addr).filter(|a| span.contains(*a)).min();
         // An address whose cooling has ended is as free as one that the store calls so.
         if let Some(addr) = [free, thawed].into_iter().flatten().min() {
             ended.retain(|c| c.addr != addr);
-            return Ok(Choice {
-                addr: Some(addr),
-                thaw: ended,
-                held_back: false,
-            });
+            return Ok(Choice { addr: Some(addr), thaw: ended, held_back: false });
         }
     }
     let first = view.first_cooling(&add.set, set.family(), &walk)?;
-    let addr = first
-        .filter(|c| c.over(cx.now) || !add.cooldown.strict)
-        .map(|c| c.addr);
+    let addr = first.filter(|c| c.over(cx.now) || !add.cooldown.strict).map(|c| c.addr);
     ended.retain(|c| Some(c.addr) != addr);
-    Ok(Choice {
-        addr,
-        thaw: ended,
-        held_back: first.is_some() && addr.is_none(),
-    })
+    Ok(Choice { addr, thaw: ended, held_back: first.is_some() && addr.is_none() })
 }
 
 /// The spans to search, in order, each once.
@@ -73,12 +59,7 @@ fn walk(
     view: &dyn View,
     cx: &Context,
 ) -> Result<(Vec<Span>, Order), StoreError> {
-    let spans: Vec<Span> = set
-        .ranges()
-        .iter()
-        .flat_map(|r| r.spans())
-        .copied()
-        .collect();
+    let spans: Vec<Span> = set.ranges().iter().flat_map(|r| r.spans()).copied().collect();
     Ok(match add.strategy {
         Strategy::Lowest => (spans, Order::Ascending),
         Strategy::RoundRobin => {
@@ -96,19 +77,14 @@ fn walk(
 
 /// The set's spans from the address behind `last` on, around and up to `last`.
 fn behind(set: &RangeSet, last: Addr) -> Vec<Span> {
-    let at = set
-        .ranges()
-        .iter()
-        .position(|r| r.contains(last))
-        .unwrap_or(0);
+    let at = set.ranges().iter().position(|r| r.contains(last)).unwrap_or(0);
     let (before, from) = set.ranges().split_at(at);
     let rest = |r: &[crate::net::Range]| -> Vec<Span> {
         r.iter().flat_map(|r| r.spans()).copied().collect()
     };
     let here: Vec<Span> = from.first().map(|r| r.spans().to_vec()).unwrap_or_default();
-    let mut walk: Vec<Span> = last.next().map_or_else(Vec::new, |n| {
-        here.iter().filter_map(|s| s.starting(n)).collect()
-    });
+    let mut walk: Vec<Span> =
+        last.next().map_or_else(Vec::new, |n| here.iter().filter_map(|s| s.starting(n)).collect());
     walk.extend(rest(from.get(1..).unwrap_or_default()));
     walk.extend(rest(before));
     walk.extend(here.iter().filter_map(|s| s.up_to(last)));
@@ -120,9 +96,7 @@ fn from_place(spans: &[Span], place: u128) -> Vec<Span> {
     // Addresses before each span; saturating, which only skews the place in a set as large as
     // all of IPv6.
     let size = |s: &Span| (s.last.bits() - s.first.bits()).saturating_add(1);
-    let total = spans
-        .iter()
-        .fold(0_u128, |sum, s| sum.saturating_add(size(s)));
+    let total = spans.iter().fold(0_u128, |sum, s| sum.saturating_add(size(s)));
     let mut skip = if total == 0 { 0 } else { place % total };
     for (i, span) in spans.iter().enumerate() {
         if skip < size(span) {

@@ -320,10 +320,9 @@ pub struct PodKey {
 /// The owner under which a host-local without interface names keeps an attachment's lease.
 pub fn legacy_owner(owner: &Owner) -> Option<Owner> {
     match owner {
-        Owner::Attachment(a) if a.ifname.is_some() => Some(Owner::Attachment(Attachment {
-            ifname: None,
-            ..a.clone()
-        })),
+        Owner::Attachment(a) if a.ifname.is_some() => {
+            Some(Owner::Attachment(Attachment { ifname: None, ..a.clone() }))
+        }
         _ => None,
     }
 }

@@ -33,18 +33,12 @@ pub fn del(del: &Del, view: &dyn View, cx: &Context) -> Result<Plan, StoreError>
     let mut changes = Vec::new();
     for lease in &freed {
         let until = if del.undo { None } else { until(lease, cx) };
-        changes.push(Change::Free {
-            lease: lease.clone(),
-            until,
-        });
+        changes.push(Change::Free { lease: lease.clone(), until });
         if del.rewind {
             changes.push(Change::Cursor(del.set.clone(), lease.range, lease.addr));
         }
     }
-    Ok(Plan {
-        changes,
-        outcome: Ok(Outcome::Freed(freed)),
-    })
+    Ok(Plan { changes, outcome: Ok(Outcome::Freed(freed)) })
 }
 
 /// What an owner holds; by its container alone only if it has nothing under its full name, as
@@ -56,11 +50,7 @@ fn held(set: &SetName, owner: &Owner, view: &dyn View) -> Result<Vec<Lease>, Sto
             let Owner::Attachment(a) = &legacy else {
                 return Ok(held);
             };
-            if view.adopted(&a.network)? {
-                view.of(set, &legacy)
-            } else {
-                Ok(held)
-            }
+            if view.adopted(&a.network)? { view.of(set, &legacy) } else { Ok(held) }
         }
         _ => Ok(held),
     }
@@ -96,13 +86,7 @@ pub fn gc(gc: &Gc, view: &dyn View, cx: &Context) -> Result<Plan, StoreError> {
         };
         let stale: Vec<Lease> = page.into_iter().filter(|l| is_stale(l, gc)).collect();
         if changes.len() + stale.len() > room {
-            return Ok(Plan {
-                changes,
-                outcome: Ok(Outcome::Collected {
-                    freed,
-                    resume: after,
-                }),
-            });
+            return Ok(Plan { changes, outcome: Ok(Outcome::Collected { freed, resume: after }) });
         }
         freed.extend(stale.iter().map(|l| l.addr));
         changes.extend(stale.into_iter().map(|lease| {
@@ -111,13 +95,7 @@ pub fn gc(gc: &Gc, view: &dyn View, cx: &Context) -> Result<Plan, StoreError> {
         }));
         after = Some(last);
     }
-    Ok(Plan {
-        changes,
-        outcome: Ok(Outcome::Collected {
-            freed,
-            resume: None,
-        }),
-    })
+    Ok(Plan { changes, outcome: Ok(Outcome::Collected { freed, resume: None }) })
 }
 
 /// How many owners GC looks at at a time; fewer where a commit is small, for an owner may hold an
@@ -133,15 +111,13 @@ fn is_stale(lease: &Lease, gc: &Gc) -> bool {
     }
     let valid = &gc.valid;
     match &attachment.ifname {
-        Some(ifname) => valid
-            .binary_search_by(|(c, i)| (c, i).cmp(&(&attachment.container, ifname)))
-            .is_err(),
+        Some(ifname) => {
+            valid.binary_search_by(|(c, i)| (c, i).cmp(&(&attachment.container, ifname))).is_err()
+        }
         // A lease without an interface lives as long as its container has any.
         None => {
             let first = valid.partition_point(|(c, _)| *c < attachment.container);
-            valid
-                .get(first)
-                .is_none_or(|(c, _)| *c != attachment.container)
+            valid.get(first).is_none_or(|(c, _)| *c != attachment.container)
         }
     }
 }

@@ -22,10 +22,7 @@ pub fn check(check: &Check, view: &dyn View) -> Result<Plan, StoreError> {
         && let Some(lease) = held.into_iter().find(|l| !expected.contains(&l.addr))
     {
         let expected = expected.clone();
-        return Ok(Plan::refuse(Refusal::Different {
-            lease: Box::new(lease),
-            expected,
-        }));
+        return Ok(Plan::refuse(Refusal::Different { lease: Box::new(lease), expected }));
     }
     Ok(Plan::only(Outcome::Checked))
 }
@@ -33,12 +30,7 @@ pub fn check(check: &Check, view: &dyn View) -> Result<Plan, StoreError> {
 /// Decides a STATUS: every range set has an address to give.
 pub fn status(status: &Status, view: &dyn View, cx: &Context) -> Result<Plan, StoreError> {
     for (index, set) in status.sets.iter().enumerate() {
-        let spans: Vec<Span> = set
-            .ranges()
-            .iter()
-            .flat_map(|r| r.spans())
-            .copied()
-            .collect();
+        let spans: Vec<Span> = set.ranges().iter().flat_map(|r| r.spans()).copied().collect();
         let mut free = false;
         for span in &spans {
             free = free || view.next_free(&status.set, *span, Order::Any)?.is_some();
@@ -50,11 +42,7 @@ pub fn status(status: &Status, view: &dyn View, cx: &Context) -> Result<Plan, St
         if !first.is_some_and(|c| c.over(cx.now) || !status.strict) {
             let ranges = set.to_string();
             let cooling = first.is_some();
-            return Ok(Plan::refuse(Refusal::Exhausted {
-                index,
-                ranges,
-                cooling,
-            }));
+            return Ok(Plan::refuse(Refusal::Exhausted { index, ranges, cooling }));
         }
     }
     Ok(Plan::only(Outcome::Ready))

@@ -34,10 +34,7 @@ impl Takeover {
         for legacy in leases {
             if let Holder::Leased(holder) = view.holder(&add.set, legacy.addr)? {
                 let why = format!("{} is leased to {}", legacy.addr, holder.owner);
-                return Ok(Err(Refusal::Takeover {
-                    network: add.network.clone(),
-                    why,
-                }));
+                return Ok(Err(Refusal::Takeover { network: add.network.clone(), why }));
             }
             taken.leases.insert(legacy.addr, lease(add, legacy, cx));
         }
@@ -56,23 +53,15 @@ impl Takeover {
 
     /// What an owner holds of it.
     pub fn of<'a>(&'a self, owner: &'a Owner) -> impl Iterator<Item = Lease> + 'a {
-        self.leases
-            .values()
-            .filter(move |l| l.owner == *owner)
-            .cloned()
+        self.leases.values().filter(move |l| l.owner == *owner).cloned()
     }
 
     /// The changes that keep it, and the record that it was done.
     pub fn changes(&self, add: &Add, now: Timestamp) -> Vec<Change> {
         let leases = self.leases.values().cloned().map(Change::Put);
-        let cursors = self
-            .cursors
-            .iter()
-            .map(|(key, at)| Change::Cursor(add.set.clone(), *key, *at));
-        leases
-            .chain(cursors)
-            .chain([Change::Adopted(add.network.clone(), now)])
-            .collect()
+        let cursors =
+            self.cursors.iter().map(|(key, at)| Change::Cursor(add.set.clone(), *key, *at));
+        leases.chain(cursors).chain([Change::Adopted(add.network.clone(), now)]).collect()
     }
 }
 
@@ -90,10 +79,7 @@ fn lease(add: &Add, legacy: &LegacyLease, cx: &Context) -> Lease {
         prefix: range.map_or(bare.prefix, |r| r.subnet().len()),
         range: set.map_or(bare.range, RangeSet::key),
         owner: Owner::Attachment(attachment.clone()),
-        origin: Origin {
-            attachment: Some(attachment),
-            ..Origin::default()
-        },
+        origin: Origin { attachment: Some(attachment), ..Origin::default() },
         cooldown: add.cooldown.seconds,
         ..bare
     }

@@ -121,17 +121,11 @@ pub struct Plan {
 impl Plan {
     /// Nothing to change.
     pub fn only(outcome: Outcome) -> Plan {
-        Plan {
-            changes: Vec::new(),
-            outcome: Ok(outcome),
-        }
+        Plan { changes: Vec::new(), outcome: Ok(outcome) }
     }
 
     /// No.
     pub fn refuse(refusal: Refusal) -> Plan {
-        Plan {
-            changes: Vec::new(),
-            outcome: Err(refusal),
-        }
+        Plan { changes: Vec::new(), outcome: Err(refusal) }
     }
 }

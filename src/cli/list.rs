@@ -34,7 +34,7 @@ impl List {
             return Ok(terminal.stdout.flush()?);
         }
         let mut buffered = io::BufWriter::new(&mut *terminal.stdout);
-        let mut array = JsonArray::new(&mut buffered)?;
+        let mut array = JsonArray::new(&mut buffered);
         let mut written = Ok(());
         desk.store.list(&desk.cx, &mut |lease| {
             if written.is_ok() && wanted(&lease) {

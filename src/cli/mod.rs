@@ -86,11 +86,7 @@ pub fn run(
             } else {
                 (&mut *terminal.stdout, 0)
             };
-            return if write!(stream, "{}", e.render()).is_ok() {
-                code
-            } else {
-                1
-            };
+            return if write!(stream, "{}", e.render()).is_ok() { code } else { 1 };
         }
     };
     let mut desk = match Desk::open(&cli.place, env, facts) {
@@ -126,31 +122,18 @@ struct Desk {
 
 impl Desk {
     fn open(place: &Place, env: &dyn Fn(&str) -> Option<OsString>, facts: &Facts) -> Result<Desk> {
-        let named = place.store.clone().or_else(|| {
-            env("IPAM_DB_PATH")
-                .filter(|path| !path.is_empty())
-                .map(PathBuf::from)
-        });
+        let named = place
+            .store
+            .clone()
+            .or_else(|| env("IPAM_DB_PATH").filter(|path| !path.is_empty()).map(PathBuf::from));
         let path = named.unwrap_or_else(|| {
             let ecs = PathBuf::from(ECS_DEFAULT);
             let usual = PathBuf::from(DEFAULT);
-            if !usual.exists() && ecs.exists() {
-                ecs
-            } else {
-                usual
-            }
+            if !usual.exists() && ecs.exists() { ecs } else { usual }
         });
         // Leases of either persistence are shown and freed.
-        let spec = StoreSpec::Embedded {
-            path: path.clone(),
-            persist: Persist::Boot,
-            wait: WAIT,
-        };
-        Ok(Desk {
-            store: store::open(&spec)?,
-            place: path,
-            cx: facts.context(),
-        })
+        let spec = StoreSpec::Embedded { path: path.clone(), persist: Persist::Boot, wait: WAIT };
+        Ok(Desk { store: store::open(&spec)?, place: path, cx: facts.context() })
     }
 
     /// The leases that `which` chooses.
@@ -170,47 +153,34 @@ impl Desk {
         let addr: Option<Addr> = name.parse().ok();
         let here = |l: &Lease| network.is_none_or(|n| crate::error::shown_network(l) == n);
         let all = self.leases(&|l| here(l) && (addr == Some(l.addr) || bears(l, name)))?;
-        let exact: Vec<Lease> = all
-            .iter()
-            .filter(|l| addr == Some(l.addr) || is_named(l, name))
-            .cloned()
-            .collect();
+        let exact: Vec<Lease> =
+            all.iter().filter(|l| addr == Some(l.addr) || is_named(l, name)).cloned().collect();
         if !exact.is_empty() {
             return Ok(exact);
         }
-        let mut containers: Vec<&str> = all
-            .iter()
-            .filter_map(|l| l.attachment())
-            .map(|a| a.container.as_str())
-            .collect();
+        let mut containers: Vec<&str> =
+            all.iter().filter_map(|l| l.attachment()).map(|a| a.container.as_str()).collect();
         containers.sort_unstable();
         containers.dedup();
         match containers.len() {
             0 => Err(anyhow!(
                 "{}{} has no lease in {}; see `sublet list`",
                 name,
-                network
-                    .map(|n| format!(" of network {n}"))
-                    .unwrap_or_default(),
+                network.map(|n| format!(" of network {n}")).unwrap_or_default(),
                 self.place.display()
             )),
             1 => Ok(all),
-            n => Err(anyhow!(
-                "{name} begins the IDs of {n} containers; give more of it"
-            )),
+            n => Err(anyhow!("{name} begins the IDs of {n} containers; give more of it")),
         }
     }
 }
 
 /// Whether `name` is the lease's container, its ECS id, or its pod.
 fn is_named(lease: &Lease, name: &str) -> bool {
-    let container = lease
-        .attachment()
-        .is_some_and(|a| a.container.as_str() == name);
+    let container = lease.attachment().is_some_and(|a| a.container.as_str() == name);
     let id = matches!(&lease.owner, crate::model::Owner::Id(id) if id == name);
     let pod = lease.origin.pod.as_ref().is_some_and(|p| {
-        name.split_once('/')
-            .is_some_and(|(ns, n)| ns == p.namespace && n == p.name)
+        name.split_once('/').is_some_and(|(ns, n)| ns == p.namespace && n == p.name)
     });
     container || id || pod
 }
@@ -218,25 +188,18 @@ fn is_named(lease: &Lease, name: &str) -> bool {
 /// The same, or a beginning of a container's ID that is long enough not to be chance.
 fn bears(lease: &Lease, name: &str) -> bool {
     let prefix = name.len() >= 4
-        && lease
-            .attachment()
-            .is_some_and(|a| a.container.as_str().starts_with(name));
+        && lease.attachment().is_some_and(|a| a.container.as_str().starts_with(name));
     prefix || is_named(lease, name)
 }
 
 /// Asks a person; anything but "y" or "yes" is no. Where nobody can be asked it is an error.
 fn confirm(terminal: &mut Terminal<'_>, question: &str) -> Result<bool> {
     if !io::stdin().is_terminal() {
-        return Err(anyhow!(
-            "{question}: there is no terminal to ask on; say --yes"
-        ));
+        return Err(anyhow!("{question}: there is no terminal to ask on; say --yes"));
     }
     write!(terminal.stderr, "{question}? [y/N] ")?;
     terminal.stderr.flush()?;
     let mut answer = String::new();
-    io::stdin()
-        .lock()
-        .read_line(&mut answer)
-        .context("cannot read the answer")?;
+    io::stdin().lock().read_line(&mut answer).context("cannot read the answer")?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }

@@ -46,14 +46,8 @@ impl<'a> Row<'a> {
             prefix: lease.prefix,
             kind: lease.kind.word(),
             container_id: attachment.map_or("", |a| a.container.as_str()),
-            ifname: attachment
-                .and_then(|a| a.ifname.as_ref())
-                .map_or("", |i| i.as_str()),
-            id: if let Owner::Id(id) = &lease.owner {
-                id
-            } else {
-                ""
-            },
+            ifname: attachment.and_then(|a| a.ifname.as_ref()).map_or("", |i| i.as_str()),
+            id: if let Owner::Id(id) = &lease.owner { id } else { "" },
             node: &lease.node.name,
             boot_id: lease.boot.as_ref().map_or("", |b| b.0.as_str()),
             netns: lease.origin.netns.as_ref().map_or("", |n| n.path.as_str()),
@@ -96,11 +90,8 @@ impl<'a> Row<'a> {
 fn visible(text: &str) -> String {
     text.chars()
         .flat_map(|c| {
-            let shown: Vec<char> = if c.is_control() {
-                c.escape_default().collect()
-            } else {
-                vec![c]
-            };
+            let shown: Vec<char> =
+                if c.is_control() { c.escape_default().collect() } else { vec![c] };
             shown
         })
         .collect()
@@ -108,9 +99,7 @@ fn visible(text: &str) -> String {
 
 /// RFC 3339, UTC, to the second.
 fn time(seconds: u64) -> String {
-    let time = i64::try_from(seconds)
-        .ok()
-        .and_then(|s| jiff::Timestamp::from_second(s).ok());
+    let time = i64::try_from(seconds).ok().and_then(|s| jiff::Timestamp::from_second(s).ok());
     time.map(|t| t.to_string()).unwrap_or_default()
 }
 
@@ -121,24 +110,21 @@ pub struct JsonArray<'a> {
 }
 
 impl<'a> JsonArray<'a> {
-    /// Begins.
-    pub fn new(out: &'a mut dyn Write) -> io::Result<JsonArray<'a>> {
-        out.write_all(b"[")?;
-        Ok(JsonArray { out, empty: true })
+    /// Nothing is written yet: a store that cannot be read leaves no half array.
+    pub fn new(out: &'a mut dyn Write) -> JsonArray<'a> {
+        JsonArray { out, empty: true }
     }
 
     /// One lease.
     pub fn push(&mut self, lease: &Lease) -> io::Result<()> {
-        self.out
-            .write_all(if self.empty { b"\n  " } else { b",\n  " })?;
+        self.out.write_all(if self.empty { b"[\n  " } else { b",\n  " })?;
         self.empty = false;
         Ok(serde_json::to_writer(&mut *self.out, &Row::new(lease))?)
     }
 
     /// Ends; an empty one is `[]`.
     pub fn end(self) -> io::Result<()> {
-        self.out
-            .write_all(if self.empty { b"]\n" } else { b"\n]\n" })?;
+        self.out.write_all(if self.empty { b"[]\n" } else { b"\n]\n" })?;
         self.out.flush()
     }
 }
@@ -146,25 +132,11 @@ impl<'a> JsonArray<'a> {
 /// A table of leases for a person.
 pub fn table(leases: &[Lease]) -> String {
     let mut table = Table::new();
-    table
-        .load_preset(presets::NOTHING)
-        .set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header([
-        "NETWORK",
-        "ADDRESS",
-        "KIND",
-        "CONTAINER",
-        "IFNAME",
-        "POD",
-        "SINCE",
-    ]);
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(["NETWORK", "ADDRESS", "KIND", "CONTAINER", "IFNAME", "POD", "SINCE"]);
     for lease in leases {
         let row = Row::new(lease);
-        let container = if row.id.is_empty() {
-            row.container_id
-        } else {
-            row.id
-        };
+        let container = if row.id.is_empty() { row.container_id } else { row.id };
         table.add_row([
             row.network.to_owned(),
             format!("{}/{}", row.address, row.prefix),

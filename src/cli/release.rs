@@ -37,19 +37,10 @@ impl Release {
                 continue;
             }
             let target = Target::Some(owner.clone(), vec![addr]);
-            let del = Del {
-                set: lease.set.clone(),
-                target,
-                rewind: false,
-                undo: false,
-                legacy: None,
-            };
+            let del =
+                Del { set: lease.set.clone(), target, rewind: false, undo: false, legacy: None };
             let freed = engine::del(&mut *desk.store, del, None, &desk.cx)?;
-            let word = if freed.is_empty() {
-                "was free already:"
-            } else {
-                "freed"
-            };
+            let word = if freed.is_empty() { "was free already:" } else { "freed" };
             writeln!(terminal.stdout, "{word} {what}")?;
         }
         Ok(terminal.stdout.flush()?)

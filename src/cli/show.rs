@@ -24,7 +24,7 @@ impl Show {
     pub(super) fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
         let leases = desk.named(&self.name, self.network.as_deref())?;
         if self.json {
-            let mut array = JsonArray::new(&mut *terminal.stdout)?;
+            let mut array = JsonArray::new(&mut *terminal.stdout);
             for lease in &leases {
                 array.push(lease)?;
             }

@@ -221,10 +221,9 @@ fn ifname(text: String) -> Result<IfName, EnvError> {
             msg: "interface name is too long",
             details: "interface name should be less than 16 characters".to_owned(),
         },
-        NameError::Dots => EnvError::Malformed {
-            msg: "interface name is . or ..",
-            details: String::new(),
-        },
+        NameError::Dots => {
+            EnvError::Malformed { msg: "interface name is . or ..", details: String::new() }
+        }
         NameError::Empty | NameError::Characters | NameError::InterfaceCharacters => {
             EnvError::Malformed {
                 msg: "interface name contains / or : or whitespace characters",
@@ -278,25 +277,13 @@ mod tests {
         assert_eq!(id.details(), Some("some-%%container-id"));
         let long = bad("CNI_IFNAME", "1234567890123456");
         assert_eq!(long.to_string(), "interface name is too long");
-        assert_eq!(
-            long.details(),
-            Some("interface name should be less than 16 characters")
-        );
+        assert_eq!(long.details(), Some("interface name should be less than 16 characters"));
         for (name, msg) in [
             (".", "interface name is . or .."),
             ("..", "interface name is . or .."),
-            (
-                "test/test",
-                "interface name contains / or : or whitespace characters",
-            ),
-            (
-                "test:test",
-                "interface name contains / or : or whitespace characters",
-            ),
-            (
-                "test test1",
-                "interface name contains / or : or whitespace characters",
-            ),
+            ("test/test", "interface name contains / or : or whitespace characters"),
+            ("test:test", "interface name contains / or : or whitespace characters"),
+            ("test test1", "interface name contains / or : or whitespace characters"),
         ] {
             assert_eq!(bad("CNI_IFNAME", name).to_string(), msg);
         }
@@ -304,11 +291,7 @@ mod tests {
 
     #[test]
     fn a_value_is_checked_only_where_it_is_needed() {
-        let vars = [
-            ("CNI_CONTAINERID", "%"),
-            ("CNI_IFNAME", "a b"),
-            ("CNI_PATH", "/p"),
-        ];
+        let vars = [("CNI_CONTAINERID", "%"), ("CNI_IFNAME", "a b"), ("CNI_PATH", "/p")];
         assert!(read_of("GC", &vars).is_ok());
         assert!(read_of("NOPE", &vars).is_ok());
         assert!(read_of("DEL", &vars).is_err());

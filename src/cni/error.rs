@@ -57,11 +57,7 @@ pub struct Failure {
 impl Failure {
     /// Without details.
     pub fn new(code: u32, msg: impl Into<String>) -> Failure {
-        Failure {
-            code,
-            msg: msg.into(),
-            details: None,
-        }
+        Failure { code, msg: msg.into(), details: None }
     }
 
     /// With details; empty ones are none.
@@ -112,11 +108,7 @@ impl From<EnvError> for Failure {
 
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Failure {
-        let code = if error.is_decode() {
-            DECODING
-        } else {
-            CONFIGURATION
-        };
+        let code = if error.is_decode() { DECODING } else { CONFIGURATION };
         Failure::new(code, error.to_string()).details(error.details().unwrap_or_default())
     }
 }
@@ -170,12 +162,8 @@ struct Details {
 
 impl Details {
     fn new(error: &Error, network: &NetworkName) -> Details {
-        let mut details = Details {
-            network: network.to_string(),
-            range_set: None,
-            address: None,
-            holder: None,
-        };
+        let mut details =
+            Details { network: network.to_string(), range_set: None, address: None, holder: None };
         let lease = match error {
             Error::Refused(refusal) => {
                 details.range_set = ranges(refusal);
@@ -234,11 +222,7 @@ mod tests {
     }
 
     fn exhausted() -> Failure {
-        refused(Refusal::Exhausted {
-            index: 0,
-            ranges: "10.0.0.1-10.0.0.6".into(),
-            cooling: false,
-        })
+        refused(Refusal::Exhausted { index: 0, ranges: "10.0.0.1-10.0.0.6".into(), cooling: false })
     }
 
     fn locked() -> Failure {
@@ -268,18 +252,9 @@ mod tests {
             exhausted().details.as_deref(),
             Some(r#"{"network":"net","rangeSet":"10.0.0.1-10.0.0.6"}"#)
         );
-        assert_eq!(
-            locked().details.as_deref(),
-            Some(r#"{"network":"net","holder":"process 7"}"#)
-        );
-        let gateway = refused(Refusal::IsGateway {
-            index: 0,
-            addr: "10.0.0.1".parse().unwrap(),
-        });
-        assert_eq!(
-            gateway.details.as_deref(),
-            Some(r#"{"network":"net","address":"10.0.0.1"}"#)
-        );
+        assert_eq!(locked().details.as_deref(), Some(r#"{"network":"net","holder":"process 7"}"#));
+        let gateway = refused(Refusal::IsGateway { index: 0, addr: "10.0.0.1".parse().unwrap() });
+        assert_eq!(gateway.details.as_deref(), Some(r#"{"network":"net","address":"10.0.0.1"}"#));
     }
 
     #[test]
@@ -290,11 +265,7 @@ mod tests {
         let what = String::from("torn");
         assert_eq!(of(StoreError::Damaged { path, what }).code, 104);
         assert_eq!(of(StoreError::Unsupported { engine: "etcd" }).code, 7);
-        let full = StoreError::io(
-            "write",
-            "/s".as_ref(),
-            std::io::ErrorKind::StorageFull.into(),
-        );
+        let full = StoreError::io("write", "/s".as_ref(), std::io::ErrorKind::StorageFull.into());
         assert_eq!(of(full).code, 11);
         let why = String::from("x");
         let network = NetworkName::new("net").unwrap();

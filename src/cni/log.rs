@@ -20,11 +20,7 @@ pub struct Journal<'a> {
 impl<'a> Journal<'a> {
     /// To standard error alone, until [`Journal::attach`].
     pub fn new(stderr: &'a mut dyn Write) -> Journal<'a> {
-        Journal {
-            stderr,
-            file: Log::default(),
-            now: 0,
-        }
+        Journal { stderr, file: Log::default(), now: 0 }
     }
 
     /// To the configuration's file too. Its lines carry the time.
@@ -48,15 +44,10 @@ impl<'a> Journal<'a> {
             Level::Off => return,
         };
         // An event may quote what a stranger wrote.
-        let event: String = event
-            .chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .collect();
+        let event: String = event.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         if shown {
             // Nobody is left to be told if this fails.
-            let _ = self
-                .stderr
-                .write_all(format!("sublet: {word}: {event}\n").as_bytes());
+            let _ = self.stderr.write_all(format!("sublet: {word}: {event}\n").as_bytes());
         }
         if let Some(path) = &self.file.file
             && level >= self.file.level
@@ -90,11 +81,7 @@ fn utc(seconds: Timestamp) -> String {
     let day = day - (365 * year + year / 4 - year / 100);
     let month = (5 * day + 2) / 153;
     let day = day - (153 * month + 2) / 5 + 1;
-    let (month, carry) = if month < 10 {
-        (month + 3, 0)
-    } else {
-        (month - 9, 1)
-    };
+    let (month, carry) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
     format!(
         "{:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
         year + era * 400 + carry,
@@ -128,10 +115,7 @@ mod tests {
         let mut stderr = Vec::new();
         let mut journal = Journal::new(&mut stderr);
         journal.write(Level::Info, "before a file is known");
-        let file = Log {
-            file: Some(path.clone()),
-            level: Level::Info,
-        };
+        let file = Log { file: Some(path.clone()), level: Level::Info };
         journal.attach(&file, 0);
         journal.write(Level::Debug, "too fine");
         journal.write(Level::Info, "leased");
@@ -149,10 +133,7 @@ mod tests {
     fn a_log_that_cannot_be_written_stops_nothing() {
         let mut stderr = Vec::new();
         let mut journal = Journal::new(&mut stderr);
-        let file = Log {
-            file: Some("/proc/nope/log".into()),
-            level: Level::Debug,
-        };
+        let file = Log { file: Some("/proc/nope/log".into()), level: Level::Debug };
         journal.attach(&file, 0);
         journal.write(Level::Info, "x");
         assert!(stderr.is_empty());

@@ -17,8 +17,6 @@ mod version;
 use std::io::{self, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use serde::Serialize;
-
 pub use self::error::Failure;
 pub use self::panic::record as record_panics;
 pub use self::version::{CniVersion, SUPPORTED};
@@ -47,13 +45,7 @@ pub struct World<'a> {
 
 /// Carries out the call; answers with the exit code.
 pub fn run(world: World<'_>) -> u8 {
-    let World {
-        env,
-        stdin,
-        stdout,
-        stderr,
-        facts,
-    } = world;
+    let World { env, stdin, stdout, stderr, facts } = world;
     let mut desk = Desk {
         stdout,
         journal: Journal::new(stderr),
@@ -116,7 +108,7 @@ fn serve(
     }
     let verb = Verb::new(&command);
     if verb == Verb::Version {
-        let answer = versions()?;
+        let answer = version::answer().map_err(|e| unwritten(&e.into()))?;
         return desk.answer(&answer).map_err(|e| unwritten(&e));
     }
 
@@ -148,11 +140,7 @@ fn read(stdin: &mut dyn Read) -> Result<Vec<u8>, Failure> {
 
 /// Whether this call can do without every variable that is missing.
 fn may_lack_all(invocation: &Invocation, netconf: &Netconf) -> bool {
-    invocation
-        .missing
-        .0
-        .iter()
-        .all(|name| may_lack(name, invocation, netconf))
+    invocation.missing.0.iter().all(|name| may_lack(name, invocation, netconf))
 }
 
 /// The originals of the ECS and Consul dialects are called by hand, and the ECS agent releases an
@@ -172,10 +160,7 @@ fn may_lack(name: &str, invocation: &Invocation, netconf: &Netconf) -> bool {
 }
 
 fn unwritten(error: &io::Error) -> Failure {
-    Failure::new(
-        error::IO,
-        format!("cannot write to standard output: {error}"),
-    )
+    Failure::new(error::IO, format!("cannot write to standard output: {error}"))
 }
 
 fn about() -> String {
@@ -185,23 +170,6 @@ fn about() -> String {
         env!("CARGO_PKG_VERSION"),
         versions.join(", ")
     )
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Versions {
-    cni_version: &'static str,
-    supported_versions: [&'static str; SUPPORTED.len()],
-}
-
-fn versions() -> Result<Vec<u8>, Failure> {
-    let versions = Versions {
-        cni_version: CniVersion::NEWEST.as_str(),
-        supported_versions: SUPPORTED.map(CniVersion::as_str),
-    };
-    let mut bytes = serde_json::to_vec(&versions).map_err(|e| unwritten(&e.into()))?;
-    bytes.push(b'\n');
-    Ok(bytes)
 }
 
 #[cfg(test)]

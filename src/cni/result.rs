@@ -47,12 +47,7 @@ pub fn render(version: CniVersion, dialect: Dialect, answer: Answer<'_>) -> io::
         Shape::Plain => {
             let dns = (*answer.dns != Dns::default()).then_some(dns);
             // Through a map: its keys come out sorted, here and in the reference implementation.
-            pretty(&serde_json::to_value(Flat::new(
-                Some(version),
-                answer,
-                false,
-                dns,
-            ))?)
+            pretty(&serde_json::to_value(Flat::new(Some(version), answer, false, dns))?)
         }
     }
 }
@@ -148,11 +143,7 @@ impl<'a> Flat<'a> {
     ) -> Flat<'a> {
         Flat {
             cni_version: version.map(CniVersion::as_str),
-            ips: answer
-                .grants
-                .iter()
-                .map(|g| WireIp::new(g, tagged))
-                .collect(),
+            ips: answer.grants.iter().map(|g| WireIp::new(g, tagged)).collect(),
             routes: answer.routes.iter().map(WireRoute::new).collect(),
             dns,
         }
@@ -276,10 +267,7 @@ mod tests {
 
     #[test]
     fn each_shape() {
-        let grants = [
-            grant("10.1.2.2", 24, Some("10.1.2.1")),
-            grant("2001:db8:1::2", 64, None),
-        ];
+        let grants = [grant("10.1.2.2", 24, Some("10.1.2.1")), grant("2001:db8:1::2", 64, None)];
         let routes = [
             route("0.0.0.0/0", None),
             Route {
@@ -297,11 +285,7 @@ mod tests {
             search: vec!["a.example".into()],
             options: vec!["ndots:2".into()],
         };
-        let answer = Answer {
-            grants: &grants,
-            routes: &routes,
-            dns: &dns,
-        };
+        let answer = Answer { grants: &grants, routes: &routes, dns: &dns };
         assert_eq!(
             short("0.1.0", answer),
             r#"{"cniVersion":"0.1.0","ip4":{"ip":"10.1.2.2/24","gateway":"10.1.2.1","routes":[{"dst":"0.0.0.0/0"}]},"ip6":{"ip":"2001:db8:1::2/64","routes":[{"dst":"2001:db8:2::/64","gw":"2001:db8:3::1"}]},"dns":{"nameservers":["192.0.2.3"],"domain":"example.com","search":["a.example"],"options":["ndots:2"]}}"#
@@ -318,11 +302,8 @@ mod tests {
 
     #[test]
     fn what_is_empty() {
-        let answer = Answer {
-            grants: &[grant("10.1.2.2", 24, None)],
-            routes: &[],
-            dns: &Dns::default(),
-        };
+        let answer =
+            Answer { grants: &[grant("10.1.2.2", 24, None)], routes: &[], dns: &Dns::default() };
         let ip = r#"{"address":"10.1.2.2/24"}"#;
         assert_eq!(
             short("0.2.0", answer),
@@ -340,10 +321,7 @@ mod tests {
     fn ecs_0_3_0_is_met_byte_for_byte() {
         let answer = Answer {
             grants: &[grant("10.0.0.2", 24, Some("10.0.0.1"))],
-            routes: &[
-                route("169.254.170.2/32", None),
-                route("169.254.170.0/20", Some("10.0.0.1")),
-            ],
+            routes: &[route("169.254.170.2/32", None), route("169.254.170.0/20", Some("10.0.0.1"))],
             dns: &Dns::default(),
         };
         let expected = r#"{
@@ -371,10 +349,7 @@ mod tests {
 
     #[test]
     fn go_escapes_angle_brackets() {
-        let nowhere = Route {
-            dst: "<nil>".into(),
-            ..Route::default()
-        };
+        let nowhere = Route { dst: "<nil>".into(), ..Route::default() };
         let answer = Answer {
             grants: &[grant("10.0.0.2", 24, None)],
             routes: &[nowhere],

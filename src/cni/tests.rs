@@ -123,17 +123,10 @@ fn version_reads_nothing() {
 
 #[test]
 fn without_a_command_it_introduces_itself() {
-    for call in [
-        Call::new("", "").without(&["CNI_COMMAND"]),
-        Call::new("", "{"),
-    ] {
+    for call in [Call::new("", "").without(&["CNI_COMMAND"]), Call::new("", "{")] {
         let ran = call.run();
         assert_eq!((ran.code, ran.stdout.as_str()), (0, ""));
-        assert!(
-            ran.stderr.starts_with("CNI sublet plugin v"),
-            "{}",
-            ran.stderr
-        );
+        assert!(ran.stderr.starts_with("CNI sublet plugin v"), "{}", ran.stderr);
         assert!(ran.stderr.ends_with(
             "\nCNI protocol versions supported: 0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0\n"
         ));
@@ -143,10 +136,7 @@ fn without_a_command_it_introduces_itself() {
 #[test]
 fn missing_variables_are_named_whatever_stdin_holds() {
     let missing = ["CNI_PATH", "CNI_IFNAME", "CNI_NETNS"];
-    let expected = (
-        4,
-        "required env variables [CNI_NETNS,CNI_IFNAME,CNI_PATH] missing".to_owned(),
-    );
+    let expected = (4, "required env variables [CNI_NETNS,CNI_IFNAME,CNI_PATH] missing".to_owned());
     for stdin in [&native().to_string(), "{", "", "[]"] {
         let ran = Call::new("ADD", stdin).without(&missing).run();
         assert_eq!(ran.error(), expected, "{stdin}");
@@ -160,10 +150,7 @@ fn missing_variables_are_named_whatever_stdin_holds() {
 fn a_malformed_value_goes_first() {
     let call = Call::new("ADD", "{").without(&["CNI_PATH"]);
     let ran = call.set("CNI_CONTAINERID", "%").run();
-    assert_eq!(
-        ran.error(),
-        (4, "invalid characters in containerID".to_owned())
-    );
+    assert_eq!(ran.error(), (4, "invalid characters in containerID".to_owned()));
 }
 
 #[test]
@@ -180,45 +167,23 @@ fn what_other_dialects_may_lack() {
         assert_eq!(code(Call::config(verb, &id).without(&some)), 1);
         assert_eq!(code(Call::config(verb, &no_id).without(&some)), 1);
         assert_eq!(code(Call::config(verb, &consul).without(&some)), 1);
-        assert_eq!(
-            code(Call::config(verb, &id).without(&["CNI_CONTAINERID"])),
-            1
-        );
+        assert_eq!(code(Call::config(verb, &id).without(&["CNI_CONTAINERID"])), 1);
         assert_eq!(code(Call::config(verb, &id).set("CNI_CONTAINERID", "")), 1);
-        assert_eq!(
-            code(Call::config(verb, &no_id).without(&["CNI_CONTAINERID"])),
-            4
-        );
-        assert_eq!(
-            code(Call::config(verb, &consul).without(&["CNI_CONTAINERID"])),
-            4
-        );
-        assert_eq!(
-            code(Call::config(verb, &native()).without(&["CNI_CONTAINERID"])),
-            4
-        );
+        assert_eq!(code(Call::config(verb, &no_id).without(&["CNI_CONTAINERID"])), 4);
+        assert_eq!(code(Call::config(verb, &consul).without(&["CNI_CONTAINERID"])), 4);
+        assert_eq!(code(Call::config(verb, &native()).without(&["CNI_CONTAINERID"])), 4);
     }
-    assert_eq!(
-        code(Call::config("ADD", &address).without(&["CNI_CONTAINERID"])),
-        4
-    );
-    assert_eq!(
-        code(Call::config("DEL", &address).without(&["CNI_CONTAINERID"])),
-        1
-    );
+    assert_eq!(code(Call::config("ADD", &address).without(&["CNI_CONTAINERID"])), 4);
+    assert_eq!(code(Call::config("DEL", &address).without(&["CNI_CONTAINERID"])), 1);
 }
 
 #[test]
 fn a_del_without_configuration_and_container_is_success() {
     for ipam in [json!({}), json!({"type": "ecs-ipam"}), Value::Null] {
         let config = json!({"cniVersion": "0.3.0", "name": "net", "ipam": ipam});
-        let ran = Call::config("DEL", &config)
-            .set("CNI_CONTAINERID", "")
-            .run();
+        let ran = Call::config("DEL", &config).set("CNI_CONTAINERID", "").run();
         assert_eq!((ran.code, ran.stdout.as_str()), (0, ""), "{config}");
-        let add = Call::config("ADD", &config)
-            .set("CNI_CONTAINERID", "")
-            .run();
+        let add = Call::config("ADD", &config).set("CNI_CONTAINERID", "").run();
         assert_eq!(add.error().0, 4);
     }
 }
@@ -233,10 +198,7 @@ fn the_configuration_is_looked_at_before_the_command() {
         (7, "missing network name".to_owned())
     );
     let bad_name = error("ADD", &json!({"name": "te%%st", "cniVersion": "9.9.9"}));
-    assert_eq!(
-        bad_name,
-        (7, "invalid characters found in network name".to_owned())
-    );
+    assert_eq!(bad_name, (7, "invalid characters found in network name".to_owned()));
     assert_eq!(Call::new("NOPE", "{").run().error().0, 6);
     assert_eq!(Call::new("add", &native().to_string()).run().error().0, 4);
 }
@@ -278,10 +240,7 @@ fn an_error_is_written_in_the_configurations_version() {
 fn stdin_that_fails_or_has_no_end() {
     let mut failing = Call::new("ADD", "");
     failing.stdin = Box::new(Untouchable);
-    assert_eq!(
-        failing.run().error(),
-        (5, "error reading from stdin: somebody read".to_owned())
-    );
+    assert_eq!(failing.run().error(), (5, "error reading from stdin: somebody read".to_owned()));
     let mut endless = Call::new("ADD", "");
     endless.stdin = Box::new(io::repeat(b' '));
     assert_eq!(endless.run().error().0, 6);
@@ -292,9 +251,8 @@ fn an_add_into_our_own_namespace_is_refused_before_anything_is_leased() {
     let own = |verb| Call::config(verb, &native()).set("CNI_NETNS", "own");
     let msg = "plugin's netns and netns from CNI_NETNS should not be the same";
     assert_eq!(own("ADD").run().error(), (8, msg.to_owned()));
-    let overridden = own("ADD")
-        .set("CNI_NETNS_OVERRIDE", "True")
-        .set("IPAM_DB_PATH", "/proc/nope/leases");
+    let overridden =
+        own("ADD").set("CNI_NETNS_OVERRIDE", "True").set("IPAM_DB_PATH", "/proc/nope/leases");
     assert_ne!(overridden.run().error().0, 8);
 }
 
@@ -310,8 +268,7 @@ fn a_panic_is_one_error() {
 #[test]
 fn a_command_that_is_no_text() {
     let mut call = Call::new("ADD", "");
-    call.env
-        .insert("CNI_COMMAND", OsString::from_vec(vec![0xff]));
+    call.env.insert("CNI_COMMAND", OsString::from_vec(vec![0xff]));
     let (code, msg) = call.run().error();
     assert_eq!(code, 4);
     assert!(msg.contains("CNI_COMMAND"), "{msg}");

@@ -51,11 +51,7 @@ pub fn dispatch(
         }
     };
     invocation.inputs.one_per_family = version.one_per_family();
-    let mut call = Call {
-        invocation,
-        netconf,
-        facts: facts(),
-    };
+    let mut call = Call { invocation, netconf, facts: facts() };
     match call.invocation.verb {
         Verb::Add => call.add(version, desk),
         Verb::Del => call.del(desk),
@@ -95,11 +91,7 @@ impl Call {
         for warning in &added.warnings {
             desk.journal.warn(warning);
         }
-        let answer = Answer {
-            grants: &added.grants,
-            routes: &config.routes,
-            dns: &config.dns,
-        };
+        let answer = Answer { grants: &added.grants, routes: &config.routes, dns: &config.dns };
         let written =
             result::render(version, config.dialect, answer).and_then(|bytes| desk.answer(&bytes));
         if let Err(e) = written {
@@ -130,18 +122,9 @@ impl Call {
             return Ok(());
         };
         let mut store = open(&cleanup.store, &cleanup.network)?;
-        let del = Del {
-            set: cleanup.set,
-            target,
-            rewind: cleanup.rewind,
-            undo: false,
-            legacy: None,
-        };
-        let legacy = legacy(
-            cleanup.legacy_dir.as_deref(),
-            &cleanup.network,
-            &cleanup.store,
-        );
+        let del =
+            Del { set: cleanup.set, target, rewind: cleanup.rewind, undo: false, legacy: None };
+        let legacy = legacy(cleanup.legacy_dir.as_deref(), &cleanup.network, &cleanup.store);
         let freed = engine::del(&mut *store, del, legacy, &self.facts.context())
             .map_err(|error| Failure::of(&error, &cleanup.network))?;
         if desk.journal.tells_leases() {
@@ -157,11 +140,8 @@ impl Call {
     fn check(&mut self, desk: &mut Desk<'_>) -> Result<(), Failure> {
         let config = self.config(desk)?;
         let owner = config.owner.clone().ok_or_else(no_container)?;
-        let check = Check {
-            set: config.set.clone(),
-            owner,
-            expected: self.netconf.prev_addresses()?,
-        };
+        let check =
+            Check { set: config.set.clone(), owner, expected: self.netconf.prev_addresses()? };
         let mut store = open(&config.store, &config.network)?;
         engine::check(&mut *store, check, &self.facts.context())
             .map_err(|error| Failure::of(&error, &config.network))
@@ -173,12 +153,7 @@ impl Call {
         valid.sort_unstable();
         valid.dedup();
         let mut store = open(&cleanup.store, &cleanup.network)?;
-        let gc = Gc {
-            set: cleanup.set,
-            network: cleanup.network.clone(),
-            valid,
-            after: None,
-        };
+        let gc = Gc { set: cleanup.set, network: cleanup.network.clone(), valid, after: None };
         let freed = engine::gc(&mut *store, gc, &self.facts.context())
             .map_err(|error| Failure::of(&error, &cleanup.network))?;
         if freed > 0 {
@@ -265,11 +240,7 @@ fn legacy<'a>(
     spec: &StoreSpec,
 ) -> Option<Legacy<'a>> {
     match spec {
-        StoreSpec::Embedded { wait, .. } => dir.map(|dir| Legacy {
-            dir,
-            network,
-            wait: *wait,
-        }),
+        StoreSpec::Embedded { wait, .. } => dir.map(|dir| Legacy { dir, network, wait: *wait }),
         // host-local's leases are of this host alone.
         StoreSpec::Remote { .. } => None,
     }

@@ -7,6 +7,8 @@
 
 use std::fmt;
 
+use serde::Serialize;
+
 use super::error::{DECODING, Failure, INCOMPATIBLE_VERSION};
 
 /// A version of the specification.
@@ -79,10 +81,8 @@ impl CniVersion {
     pub fn of_config(text: &str) -> Result<CniVersion, Failure> {
         CniVersion::find(text).ok_or_else(|| {
             let known: Vec<String> = SUPPORTED.iter().map(|v| format!("\"{v}\"")).collect();
-            Failure::new(INCOMPATIBLE_VERSION, "incompatible CNI versions").details(format!(
-                "config is {text:?}, plugin supports [{}]",
-                known.join(" ")
-            ))
+            Failure::new(INCOMPATIBLE_VERSION, "incompatible CNI versions")
+                .details(format!("config is {text:?}, plugin supports [{}]", known.join(" ")))
         })
     }
 
@@ -145,6 +145,24 @@ fn numbers(text: &str) -> Result<[u32; 3], String> {
     Ok(numbers)
 }
 
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Versions {
+    cni_version: &'static str,
+    supported_versions: [&'static str; SUPPORTED.len()],
+}
+
+/// The answer to VERSION.
+pub fn answer() -> Result<Vec<u8>, serde_json::Error> {
+    let versions = Versions {
+        cni_version: CniVersion::NEWEST.as_str(),
+        supported_versions: SUPPORTED.map(CniVersion::as_str),
+    };
+    let mut bytes = serde_json::to_vec(&versions)?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,10 +180,7 @@ mod tests {
     #[test]
     fn an_unknown_version_is_answered_with_the_known_ones() {
         let failure = CniVersion::of_config("9.9.9").unwrap_err();
-        assert_eq!(
-            (failure.code, failure.msg.as_str()),
-            (1, "incompatible CNI versions")
-        );
+        assert_eq!((failure.code, failure.msg.as_str()), (1, "incompatible CNI versions"));
         assert_eq!(
             failure.details.as_deref(),
             Some(

@@ -112,10 +112,7 @@ fn truth(value: &str) -> Option<bool> {
 pub(super) fn wanted(root: &Fields, args: &Args) -> Result<Vec<Wanted>, ConfigError> {
     let mut addrs: Vec<Addr> = args.ip.into_iter().collect();
     let in_args = root.object("args")?.map(|args| args.object("cni"));
-    for source in [
-        in_args.transpose()?.flatten(),
-        root.object("runtimeConfig")?,
-    ] {
+    for source in [in_args.transpose()?.flatten(), root.object("runtimeConfig")?] {
         let Some(source) = source else { continue };
         for item in source.list("ips")? {
             let text = item.text()?;
@@ -130,10 +127,7 @@ pub(super) fn wanted(root: &Fields, args: &Args) -> Result<Vec<Wanted>, ConfigEr
             }
         }
     }
-    Ok(addrs
-        .into_iter()
-        .map(|addr| Wanted { addr, prefix: None })
-        .collect())
+    Ok(addrs.into_iter().map(|addr| Wanted { addr, prefix: None }).collect())
 }
 
 /// The MAC address: the runtime's capability first, then `CNI_ARGS`.
@@ -177,14 +171,7 @@ mod tests {
         assert_eq!(args.mac.as_deref(), Some("02:00:00:00:00:01"));
         assert_eq!(Args::parse("K8S_POD_NAME=web-0").unwrap().pod(), None);
         assert_eq!(Args::parse("").unwrap(), Args::default());
-        assert_eq!(
-            Args::parse_leniently("x;=;;K8S_POD_NAME=a;K8S_POD_NAMESPACE=b;IP=x").ip,
-            None
-        );
-        assert!(
-            Args::parse_leniently("x;K8S_POD_NAME=a;K8S_POD_NAMESPACE=b=c")
-                .pod()
-                .is_some()
-        );
+        assert_eq!(Args::parse_leniently("x;=;;K8S_POD_NAME=a;K8S_POD_NAMESPACE=b;IP=x").ip, None);
+        assert!(Args::parse_leniently("x;K8S_POD_NAME=a;K8S_POD_NAMESPACE=b=c").pod().is_some());
     }
 }

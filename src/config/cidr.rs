@@ -47,11 +47,7 @@ impl Cidr {
 
     /// The prefix length in bits, of the family of [`Cidr::addr`].
     pub(super) fn len(self) -> u8 {
-        if self.mapped() {
-            self.len.saturating_sub(96)
-        } else {
-            self.len
-        }
+        if self.mapped() { self.len.saturating_sub(96) } else { self.len }
     }
 
     /// The prefix without host bits.
@@ -150,10 +146,7 @@ mod tests {
             ("::ffff:10.1.2.0/120", "10.1.2.0/24"),
             ("0.0.0.0/0", "0.0.0.0/0"),
         ] {
-            assert_eq!(
-                Cidr::parse(text).map(|c| c.to_string()).as_deref(),
-                Some(shown)
-            );
+            assert_eq!(Cidr::parse(text).map(|c| c.to_string()).as_deref(), Some(shown));
         }
         for text in [
             "",

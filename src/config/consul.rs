@@ -12,11 +12,7 @@ use crate::model::NetworkName;
 /// Claimed by any of its three keys.
 pub(super) const RULES: Rules = Rules {
     dialect: Dialect::Consul,
-    claims: |ipam| {
-        ["consul_addr", "consul_port", "dc"]
-            .iter()
-            .any(|key| ipam.has(key))
-    },
+    claims: |ipam| ["consul_addr", "consul_port", "dc"].iter().any(|key| ipam.has(key)),
     name: |name| match name {
         None | Some("") => Ok(NetworkName::unnamed()),
         Some(name) => named(name),

@@ -40,10 +40,7 @@ pub(super) fn dns(ipam: &Fields) -> Result<Dns, ConfigError> {
 
 fn words(fields: &Fields, name: &str) -> Result<Vec<String>, ConfigError> {
     let items = fields.list(name)?;
-    items
-        .iter()
-        .map(|item| item.text().map(str::to_owned))
-        .collect()
+    items.iter().map(|item| item.text().map(str::to_owned)).collect()
 }
 
 fn read(path: &str) -> Result<String, ConfigError> {
@@ -55,9 +52,7 @@ fn read(path: &str) -> Result<String, ConfigError> {
     };
     let file = File::open(path).map_err(|e| failed("open", &e))?;
     let mut bytes = Vec::new();
-    file.take(LARGEST)
-        .read_to_end(&mut bytes)
-        .map_err(|e| failed("read", &e))?;
+    file.take(LARGEST).read_to_end(&mut bytes).map_err(|e| failed("read", &e))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 

@@ -41,11 +41,7 @@ pub(super) fn parse(text: &str) -> Option<i64> {
             return None;
         }
         let (name, unit) = UNITS.iter().find(|(name, _)| after.starts_with(name))?;
-        let whole: i64 = if whole.is_empty() {
-            0
-        } else {
-            whole.parse().ok()?
-        };
+        let whole: i64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
         total = total.checked_add(i128::from(whole) * unit + part(fraction, *unit))?;
         rest = &after[name.len()..];
     }

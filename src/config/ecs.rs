@@ -85,11 +85,7 @@ fn config(conf: &Netconf, inputs: &Inputs) -> Result<Config, ConfigError> {
     let mut warnings = Vec::new();
     let ipam = conf.ipam()?;
     keys::warn_of_near(&ipam, keys::IPAM, &mut warnings);
-    let place = Place {
-        ipam: &ipam,
-        inputs,
-        dialect: Dialect::Ecs,
-    };
+    let place = Place { ipam: &ipam, inputs, dialect: Dialect::Ecs };
     let id = id(&ipam)?;
     let (mut sets, mut wanted, mut routes) = (Vec::new(), Vec::new(), Vec::new());
     for half in &HALVES {
@@ -135,11 +131,7 @@ fn config(conf: &Netconf, inputs: &Inputs) -> Result<Config, ConfigError> {
 
 fn cleanup(conf: &Netconf, inputs: &Inputs) -> Cleanup {
     let ipam = conf.ipam_anyway();
-    let place = Place {
-        ipam: &ipam,
-        inputs,
-        dialect: Dialect::Ecs,
-    };
+    let place = Place { ipam: &ipam, inputs, dialect: Dialect::Ecs };
     let address = |half: &Half| addr_with_or_without_prefix(ipam.text(half.address).ok()??);
     let network = NetworkName::ecs();
     Cleanup {
@@ -170,24 +162,10 @@ fn range_set(
     }
     let subnet = subnet(cidr(&node)?, half)?;
     if let Some(address) = address {
-        verify(
-            address.addr(),
-            address.family(),
-            subnet,
-            half,
-            "address",
-            "ip",
-        )?;
+        verify(address.addr(), address.family(), subnet, half, "address", "ip")?;
     }
     if let Some(gateway) = gateway {
-        verify(
-            gateway,
-            Some(gateway.family()),
-            subnet,
-            half,
-            "gateway",
-            "gateway",
-        )?;
+        verify(gateway, Some(gateway.family()), subnet, half, "gateway", "gateway")?;
     }
     let range = Range::new(&RangeSpec {
         addr: subnet.first(),
@@ -201,10 +179,8 @@ fn range_set(
         .map_err(|e| e.to_string())
         .and_then(|range| RangeSet::new(vec![range]).map_err(|e| e.to_string()))
         .map_err(|e| ConfigError::invalid(e).within(node.path()))?;
-    let wanted = address.map(|address| Wanted {
-        addr: address.addr(),
-        prefix: Some(address.len()),
-    });
+    let wanted =
+        address.map(|address| Wanted { addr: address.addr(), prefix: Some(address.len()) });
     Ok(Some((set, wanted)))
 }
 

@@ -17,35 +17,21 @@ pub struct ConfigError {
 impl ConfigError {
     /// It is no JSON, or a value of the wrong JSON type.
     pub(super) fn decode(message: impl Into<String>) -> ConfigError {
-        ConfigError {
-            decode: true,
-            message: message.into(),
-            details: None,
-        }
+        ConfigError { decode: true, message: message.into(), details: None }
     }
 
     /// It is JSON of the right shape, and makes no sense.
     pub(super) fn invalid(message: impl Into<String>) -> ConfigError {
-        ConfigError {
-            decode: false,
-            message: message.into(),
-            details: None,
-        }
+        ConfigError { decode: false, message: message.into(), details: None }
     }
 
     pub(super) fn with_details(self, details: impl Into<String>) -> ConfigError {
-        ConfigError {
-            details: Some(details.into()),
-            ..self
-        }
+        ConfigError { details: Some(details.into()), ..self }
     }
 
     /// The same, told with where it happened in front.
     pub(super) fn within(self, place: &str) -> ConfigError {
-        ConfigError {
-            message: format!("{place}: {}", self.message),
-            ..self
-        }
+        ConfigError { message: format!("{place}: {}", self.message), ..self }
     }
 
     /// Whether it failed to decode (CNI code 6); else it is invalid (CNI code 7).

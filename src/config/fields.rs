@@ -38,20 +38,13 @@ pub(super) fn spells(key: &str, name: &str) -> bool {
 impl<'a> Fields<'a> {
     /// The object of a whole configuration.
     pub(super) fn root(pairs: &'a [(String, Json)]) -> Fields<'a> {
-        Fields {
-            path: String::new(),
-            pairs,
-        }
+        Fields { path: String::new(), pairs }
     }
 
     /// The value of `name`, a `null` included.
     pub(super) fn get_or_null(&self, name: &str) -> Option<Node<'a>> {
         let (key, json) = self.pairs.iter().rev().find(|(key, _)| spells(key, name))?;
-        let path = if self.path.is_empty() {
-            key.clone()
-        } else {
-            format!("{}.{key}", self.path)
-        };
+        let path = if self.path.is_empty() { key.clone() } else { format!("{}.{key}", self.path) };
         Some(Node { path, json })
     }
 
@@ -119,11 +112,7 @@ impl<'a> Node<'a> {
 
     /// "must be `wanted`, not ...".
     pub(super) fn must_be(&self, wanted: &str) -> ConfigError {
-        ConfigError::decode(format!(
-            "{} must be {wanted}, not {}",
-            self.path,
-            self.json.describe()
-        ))
+        ConfigError::decode(format!("{} must be {wanted}, not {}", self.path, self.json.describe()))
     }
 
     pub(super) fn text(&self) -> Result<&'a str, ConfigError> {
@@ -153,10 +142,7 @@ impl<'a> Node<'a> {
             Json::Array(items) => Ok(items
                 .iter()
                 .enumerate()
-                .map(|(i, json)| Node {
-                    path: format!("{}[{i}]", self.path),
-                    json,
-                })
+                .map(|(i, json)| Node { path: format!("{}[{i}]", self.path), json })
                 .collect()),
             _ => Err(self.must_be("a list")),
         }
@@ -164,10 +150,7 @@ impl<'a> Node<'a> {
 
     pub(super) fn fields(self) -> Result<Fields<'a>, ConfigError> {
         match self.json {
-            Json::Object(pairs) => Ok(Fields {
-                path: self.path,
-                pairs,
-            }),
+            Json::Object(pairs) => Ok(Fields { path: self.path, pairs }),
             _ => Err(self.must_be("an object")),
         }
     }
@@ -182,14 +165,7 @@ mod tests {
         for key in ["rangeStart", "range-start", "RANGESTART", "Range-Start"] {
             assert!(spells(key, "rangeStart"), "{key}");
         }
-        for key in [
-            "range_start",
-            "range--start",
-            "rangeStar",
-            "rangeStarts",
-            "-rangeStart",
-            "",
-        ] {
+        for key in ["range_start", "range--start", "rangeStar", "rangeStarts", "-rangeStart", ""] {
             assert!(!spells(key, "rangeStart"), "{key}");
         }
         assert!(spells("IPV4-Subnet", "ipv4-subnet") && !spells("ipv4subnet", "ipv4-subnet"));
@@ -198,9 +174,7 @@ mod tests {
     #[test]
     fn the_last_one_wins_and_null_is_absent() {
         let json = Json::parse(br#"{"subnet":"a","SUBNET":"b","gateway":"x","Gateway":null}"#);
-        let Ok(Json::Object(pairs)) = json else {
-            panic!("an object")
-        };
+        let Ok(Json::Object(pairs)) = json else { panic!("an object") };
         let fields = Fields::root(&pairs);
         assert_eq!(fields.text("subnet").unwrap(), Some("b"));
         assert_eq!(fields.text("gateway").unwrap(), None);

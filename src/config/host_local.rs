@@ -45,9 +45,8 @@ pub(super) fn range_sets(
     let own = draft(sources.ipam)?;
     if own.subnet.is_some() {
         drafts.push(vec![own]);
-    } else if let Some(key) = ["rangeStart", "rangeEnd", "gateway"]
-        .iter()
-        .find(|k| sources.ipam.has(k))
+    } else if let Some(key) =
+        ["rangeStart", "rangeEnd", "gateway"].iter().find(|k| sources.ipam.has(k))
     {
         warnings.push(format!("ipam.{key} does nothing without ipam.subnet"));
     }
@@ -86,18 +85,10 @@ fn draft_sets(
     let mut sets = Vec::new();
     for set in fields.list(name)? {
         // Go reads `null` as an empty list, which the rules refuse later.
-        let ranges = if set.is_null() {
-            Vec::new()
-        } else {
-            set.list()?
-        };
+        let ranges = if set.is_null() { Vec::new() } else { set.list()? };
         let mut drafts = Vec::new();
         for range in ranges {
-            let fields = if range.is_null() {
-                Fields::default()
-            } else {
-                range.fields()?
-            };
+            let fields = if range.is_null() { Fields::default() } else { range.fields()? };
             keys::warn_of_near(&fields, keys::RANGE, warnings);
             drafts.push(draft(&fields)?);
         }
@@ -107,10 +98,9 @@ fn draft_sets(
 }
 
 fn draft(fields: &Fields) -> Result<Draft, ConfigError> {
-    let none = fields.get("gateway").is_some_and(|node| {
-        node.text()
-            .is_ok_and(|text| text.eq_ignore_ascii_case("none"))
-    });
+    let none = fields
+        .get("gateway")
+        .is_some_and(|node| node.text().is_ok_and(|text| text.eq_ignore_ascii_case("none")));
     Ok(Draft {
         subnet: fields.get("subnet").map(|node| cidr(&node)).transpose()?,
         start: addr(fields, "rangeStart")?,
@@ -131,9 +121,7 @@ fn range_set(
     let mut ranges = Vec::with_capacity(drafts.len());
     for draft in drafts {
         let Some(subnet) = draft.subnet else {
-            return Err(ConfigError::invalid(
-                "IP <nil> not v4 nor v6; every range needs a subnet",
-            ));
+            return Err(ConfigError::invalid("IP <nil> not v4 nor v6; every range needs a subnet"));
         };
         if subnet.mapped() {
             return Err(ConfigError::invalid(format!(

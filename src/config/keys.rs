@@ -64,10 +64,7 @@ pub(super) const ROUTE: &[&str] = &["dst", "gw", "mtu", "advmss", "priority", "t
 
 /// Warns of each key that is none of `known` and looks like one of them.
 pub(super) fn warn_of_near(fields: &Fields, known: &[&str], warnings: &mut Vec<String>) {
-    for key in fields
-        .keys()
-        .filter(|key| !known.iter().any(|name| spells(key, name)))
-    {
+    for key in fields.keys().filter(|key| !known.iter().any(|name| spells(key, name))) {
         if let Some(meant) = nearest(key, known) {
             let place = fields.path();
             let dot = if place.is_empty() { "" } else { "." };
@@ -99,10 +96,7 @@ fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
 }
 
 fn bare(key: &str) -> String {
-    key.chars()
-        .filter(|c| !matches!(c, '_' | '-'))
-        .map(|c| c.to_ascii_lowercase())
-        .collect()
+    key.chars().filter(|c| !matches!(c, '_' | '-')).map(|c| c.to_ascii_lowercase()).collect()
 }
 
 #[cfg(test)]

@@ -195,9 +195,7 @@ fn word<T: Copy + Default>(
     let Some(text) = fields.text(name)? else {
         return Ok(T::default());
     };
-    let found = words
-        .iter()
-        .find(|(word, _)| word.eq_ignore_ascii_case(text));
+    let found = words.iter().find(|(word, _)| word.eq_ignore_ascii_case(text));
     found.map(|(_, value)| *value).ok_or_else(|| {
         let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
         ConfigError::invalid(format!(

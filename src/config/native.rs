@@ -36,11 +36,7 @@ pub(super) fn build(
     let root = conf.root();
     let ipam = conf.ipam()?;
     let network = conf.name()?;
-    let place = Place {
-        ipam: &ipam,
-        inputs,
-        dialect,
-    };
+    let place = Place { ipam: &ipam, inputs, dialect };
     keys::warn_of_near(&ipam, keys::IPAM, &mut warnings);
     let args = Args::parse(&inputs.args)?;
     let exclude = exclude(&ipam)?;
@@ -73,12 +69,7 @@ pub(super) fn build(
             &[("same", OnDuplicate::Same), ("error", OnDuplicate::Error)],
         )?,
         claim_gateways: false,
-        origin: Origin {
-            attachment,
-            netns: None,
-            pod: args.pod(),
-            mac: args::mac(&root, &args),
-        },
+        origin: Origin { attachment, netns: None, pod: args.pod(), mac: args::mac(&root, &args) },
         routes: routes(&ipam, &mut warnings)?,
         dns: dns::dns(&ipam)?,
         log: place.log(&mut warnings)?,
@@ -93,16 +84,9 @@ pub(super) fn build(
 /// What a DEL or GC needs, from whatever can be understood.
 pub(super) fn tidy(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Cleanup {
     let ipam = conf.ipam_anyway();
-    let place = Place {
-        ipam: &ipam,
-        inputs,
-        dialect,
-    };
+    let place = Place { ipam: &ipam, inputs, dialect };
     let network = conf.name().unwrap_or_else(|_| NetworkName::unnamed());
-    let set = shared(&ipam)
-        .ok()
-        .flatten()
-        .unwrap_or_else(|| network.clone());
+    let set = shared(&ipam).ok().flatten().unwrap_or_else(|| network.clone());
     Cleanup {
         dialect,
         set: SetName(set.to_string()),
@@ -144,10 +128,7 @@ fn exclude(ipam: &Fields) -> Result<Vec<Span>, ConfigError> {
 /// An exclusion that leaves nothing out is probably a slip.
 fn warn_of_idle(exclude: &[Span], sets: &[RangeSet], warnings: &mut Vec<String>) {
     let bounds = || sets.iter().flat_map(RangeSet::ranges).map(Range::bounds);
-    for span in exclude
-        .iter()
-        .filter(|span| !bounds().any(|b| b.overlaps(**span)))
-    {
+    for span in exclude.iter().filter(|span| !bounds().any(|b| b.overlaps(**span))) {
         warnings.push(format!("ipam.exclude: {span} lies in no range"));
     }
 }

@@ -49,17 +49,10 @@ impl Netconf {
             }
         };
         let root = Fields::root(&pairs);
-        let version = root
-            .text("cniVersion")
-            .map_err(|e| fail(&e))?
-            .unwrap_or(FIRST_VERSION);
+        let version = root.text("cniVersion").map_err(|e| fail(&e))?.unwrap_or(FIRST_VERSION);
         let version = version.to_owned();
         let name = root.text("name").map_err(|e| fail(&e))?.map(str::to_owned);
-        Ok(Netconf {
-            pairs,
-            version,
-            name,
-        })
+        Ok(Netconf { pairs, version, name })
     }
 
     /// Whose configuration it is, told by the keys inside `ipam`.
@@ -104,10 +97,7 @@ impl Netconf {
 
     fn rules(&self) -> &'static Rules {
         let ipam = self.ipam_anyway();
-        DIALECTS
-            .iter()
-            .find(|rules| (rules.claims)(&ipam))
-            .unwrap_or(&native::RULES)
+        DIALECTS.iter().find(|rules| (rules.claims)(&ipam)).unwrap_or(&native::RULES)
     }
 
     /// The top level.
@@ -124,11 +114,7 @@ impl Netconf {
 
     /// `ipam`, without a key where it is none.
     pub(super) fn ipam_anyway(&self) -> Fields<'_> {
-        self.root()
-            .object("ipam")
-            .ok()
-            .flatten()
-            .unwrap_or_default()
+        self.root().object("ipam").ok().flatten().unwrap_or_default()
     }
 }
 

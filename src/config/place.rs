@@ -36,11 +36,7 @@ impl Place<'_> {
         let wait = self.wait(warnings)?;
         Ok(match self.engine()? {
             Some(engine) => StoreSpec::Remote { engine },
-            None => StoreSpec::Embedded {
-                path,
-                persist,
-                wait,
-            },
+            None => StoreSpec::Embedded { path, persist, wait },
         })
     }
 
@@ -65,20 +61,14 @@ impl Place<'_> {
         };
         let keys: Vec<&str> = store.keys().collect();
         let engine = match keys[..] {
-            [key] => ["etcd", "consul"]
-                .into_iter()
-                .find(|e| key.eq_ignore_ascii_case(e)),
+            [key] => ["etcd", "consul"].into_iter().find(|e| key.eq_ignore_ascii_case(e)),
             _ => None,
         };
         let Some(engine) = engine else {
             return Err(ConfigError::invalid(format!(
                 "{} must hold one key, \"etcd\" or \"consul\"; it holds {}",
                 store.path(),
-                if keys.is_empty() {
-                    "none".to_owned()
-                } else {
-                    quote(&keys.join(", "))
-                }
+                if keys.is_empty() { "none".to_owned() } else { quote(&keys.join(", ")) }
             )));
         };
         match store.get_or_null(engine) {
@@ -117,12 +107,7 @@ impl Place<'_> {
     /// `lockTimeout`, else `IPAM_DB_CONNECTION_TIMEOUT`; in the ECS dialect the other way round.
     fn wait(self, warnings: &mut Vec<String>) -> Result<Wait, ConfigError> {
         let key = self.ipam.text("lockTimeout")?;
-        let env = self
-            .inputs
-            .db_timeout
-            .as_deref()
-            .map(str::trim)
-            .filter(|text| !text.is_empty());
+        let env = self.inputs.db_timeout.as_deref().map(str::trim).filter(|text| !text.is_empty());
         let env_first = self.dialect == Dialect::Ecs;
         let (place, text) = match (key, env) {
             (None, None) => return Ok(DEFAULT_WAIT),
@@ -168,8 +153,7 @@ impl Place<'_> {
     pub(super) fn log_anyway(self) -> Log {
         let env = |text: &Option<String>| {
             let text = text.as_deref().filter(|_| self.dialect == Dialect::Ecs);
-            text.filter(|text| !text.trim().is_empty())
-                .map(str::to_owned)
+            text.filter(|text| !text.trim().is_empty()).map(str::to_owned)
         };
         let key = |name| self.ipam.text(name).ok().flatten().map(str::to_owned);
         let file = env(&self.inputs.log_file).or_else(|| key("logFile"));

@@ -156,10 +156,7 @@ mod tests {
 
     #[test]
     fn bytes_that_are_no_utf8_are_replaced() {
-        assert_eq!(
-            Json::parse(b"\"a\xff\"").unwrap(),
-            Json::String("a\u{fffd}".to_owned())
-        );
+        assert_eq!(Json::parse(b"\"a\xff\"").unwrap(), Json::String("a\u{fffd}".to_owned()));
     }
 
     #[test]

@@ -26,11 +26,7 @@ impl Netconf {
                 VALID[0]
             )));
         };
-        let items = if node.is_null() {
-            Vec::new()
-        } else {
-            node.list()?
-        };
+        let items = if node.is_null() { Vec::new() } else { node.list()? };
         let mut valid = Vec::with_capacity(items.len());
         for item in items {
             let fields = item.fields()?;
@@ -71,11 +67,7 @@ fn name<T>(
         ConfigError::invalid(format!(
             "{}.{key} is {}, not a valid name: nothing was released",
             fields.path(),
-            if text.is_empty() {
-                "missing".to_owned()
-            } else {
-                quote(text)
-            }
+            if text.is_empty() { "missing".to_owned() } else { quote(text) }
         ))
     })
 }

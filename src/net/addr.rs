@@ -80,20 +80,11 @@ impl Addr {
 impl From<IpAddr> for Addr {
     fn from(ip: IpAddr) -> Addr {
         match ip {
-            IpAddr::V4(v4) => Addr {
-                family: Family::V4,
-                bits: u128::from(u32::from(v4)),
-            },
+            IpAddr::V4(v4) => Addr { family: Family::V4, bits: u128::from(u32::from(v4)) },
             // As Go's net.IP does: an IPv4-mapped address is the IPv4 address.
             IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
-                Some(v4) => Addr {
-                    family: Family::V4,
-                    bits: u128::from(u32::from(v4)),
-                },
-                None => Addr {
-                    family: Family::V6,
-                    bits: u128::from(v6),
-                },
+                Some(v4) => Addr { family: Family::V4, bits: u128::from(u32::from(v4)) },
+                None => Addr { family: Family::V6, bits: u128::from(v6) },
             },
         }
     }
@@ -139,32 +130,18 @@ impl Subnet {
     /// The prefix `base/len`; `len` in bits.
     pub fn new(base: Addr, len: u8) -> Result<Subnet, SubnetError> {
         let masked = Subnet::masked(base, len).ok_or(SubnetError::Length)?;
-        if masked.base == base {
-            Ok(masked)
-        } else {
-            Err(SubnetError::HostBits(masked))
-        }
+        if masked.base == base { Ok(masked) } else { Err(SubnetError::HostBits(masked)) }
     }
 
     /// The prefix of `len` bits that holds `addr`; `None` if `len` exceeds the family's width.
     pub fn masked(addr: Addr, len: u8) -> Option<Subnet> {
         let host = Subnet::host_mask(addr.family, len)?;
-        Some(Subnet {
-            base: Addr {
-                family: addr.family,
-                bits: addr.bits & !host,
-            },
-            len,
-        })
+        Some(Subnet { base: Addr { family: addr.family, bits: addr.bits & !host }, len })
     }
 
     fn host_mask(family: Family, len: u8) -> Option<u128> {
         let host = family.bits().checked_sub(len)?;
-        Some(if host == 128 {
-            u128::MAX
-        } else {
-            (1 << host) - 1
-        })
+        Some(if host == 128 { u128::MAX } else { (1 << host) - 1 })
     }
 
     /// The network address.
@@ -175,10 +152,7 @@ impl Subnet {
     /// The last address: broadcast in IPv4.
     pub fn last(self) -> Addr {
         let host = Subnet::host_mask(self.base.family, self.len).unwrap_or(0);
-        Addr {
-            family: self.base.family,
-            bits: self.base.bits | host,
-        }
+        Addr { family: self.base.family, bits: self.base.bits | host }
     }
 
     /// Prefix length in bits.
@@ -229,10 +203,7 @@ mod tests {
     #[test]
     fn host_bits_name_the_network_that_was_meant() {
         let meant = Subnet::new(addr("192.0.2.0"), 24).unwrap();
-        assert_eq!(
-            Subnet::new(addr("192.0.2.12"), 24),
-            Err(SubnetError::HostBits(meant))
-        );
+        assert_eq!(Subnet::new(addr("192.0.2.12"), 24), Err(SubnetError::HostBits(meant)));
         assert_eq!(Subnet::new(addr("192.0.2.0"), 33), Err(SubnetError::Length));
     }
 

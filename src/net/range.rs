@@ -48,10 +48,7 @@ impl Span {
 
 impl From<Subnet> for Span {
     fn from(subnet: Subnet) -> Span {
-        Span {
-            first: subnet.first(),
-            last: subnet.last(),
-        }
+        Span { first: subnet.first(), last: subnet.last() }
     }
 }
 
@@ -119,10 +116,7 @@ impl fmt::Display for RangeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             RangeError::Length(addr, len) => {
-                write!(
-                    f,
-                    "Network {addr}/{len} has a longer prefix than its family has bits"
-                )
+                write!(f, "Network {addr}/{len} has a longer prefix than its family has bits")
             }
             RangeError::HostBits { meant } => write!(
                 f,
@@ -178,9 +172,7 @@ impl Range {
         }
         let end = spec.end.unwrap_or(usual.last);
         if !subnet.contains(end)
-            || spec
-                .start
-                .is_some_and(|start| end < start && spec.end.is_some())
+            || spec.start.is_some_and(|start| end < start && spec.end.is_some())
         {
             return Err(RangeError::End(end, subnet));
         }
@@ -196,12 +188,7 @@ impl Range {
         if spans.is_empty() {
             return Err(RangeError::Empty(bounds));
         }
-        Ok(Range {
-            subnet,
-            bounds,
-            gateway,
-            spans,
-        })
+        Ok(Range { subnet, bounds, gateway, spans })
     }
 
     /// The subnet; its length is the prefix of the addresses given out.
@@ -243,9 +230,7 @@ impl fmt::Display for Range {
 
 /// Network + 1, as host-local has it; none where the subnet is a single address.
 fn default_gateway(subnet: Subnet) -> Option<Addr> {
-    (subnet.len() < subnet.family().bits())
-        .then(|| subnet.first().next())
-        .flatten()
+    (subnet.len() < subnet.family().bits()).then(|| subnet.first().next()).flatten()
 }
 
 /// Network + 1 to broadcast - 1 (IPv4) or to the last (IPv6). A subnet of one or two addresses
@@ -265,16 +250,8 @@ fn default_bounds(subnet: Subnet) -> Span {
 
 /// The bounds without the gateway and the exclusions.
 fn usable(bounds: Span, gateway: Option<Addr>, exclude: &[Span]) -> Vec<Span> {
-    let mut holes: Vec<Span> = exclude
-        .iter()
-        .copied()
-        .filter(|h| h.overlaps(bounds))
-        .collect();
-    holes.extend(
-        gateway
-            .and_then(|g| Span::new(g, g))
-            .filter(|h| h.overlaps(bounds)),
-    );
+    let mut holes: Vec<Span> = exclude.iter().copied().filter(|h| h.overlaps(bounds)).collect();
+    holes.extend(gateway.and_then(|g| Span::new(g, g)).filter(|h| h.overlaps(bounds)));
     holes.sort_unstable();
     let mut spans = Vec::new();
     let mut from = Some(bounds.first);
@@ -324,10 +301,7 @@ mod tests {
             "10.0.0.0-10.0.0.1 gw Some(10.0.0.1) gives [10.0.0.0-10.0.0.0]"
         );
         assert_eq!(
-            shape(&RangeSpec {
-                gateway: GatewaySpec::None,
-                ..spec("10.0.0.0/31")
-            }),
+            shape(&RangeSpec { gateway: GatewaySpec::None, ..spec("10.0.0.0/31") }),
             "10.0.0.0-10.0.0.1 gw None gives [10.0.0.0-10.0.0.1]"
         );
         assert_eq!(
@@ -338,10 +312,7 @@ mod tests {
             shape(&spec("fd00::/127")),
             "fd00::-fd00::1 gw Some(fd00::1) gives [fd00::-fd00::]"
         );
-        assert_eq!(
-            shape(&spec("fd00::9/128")),
-            "fd00::9-fd00::9 gw None gives [fd00::9-fd00::9]"
-        );
+        assert_eq!(shape(&spec("fd00::9/128")), "fd00::9-fd00::9 gw None gives [fd00::9-fd00::9]");
     }
 
     #[test]
@@ -374,10 +345,7 @@ mod tests {
 
     #[test]
     fn a_start_behind_the_default_end_is_refused() {
-        let s = RangeSpec {
-            start: Some(addr("10.0.0.3")),
-            ..spec("10.0.0.0/30")
-        };
+        let s = RangeSpec { start: Some(addr("10.0.0.3")), ..spec("10.0.0.0/30") };
         assert!(shape(&s).starts_with("RangeStart 10.0.0.3 not in network 10.0.0.0/30"));
     }
 

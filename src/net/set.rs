@@ -42,10 +42,7 @@ impl RangeSet {
             return Err(SetError::MixedFamilies);
         }
         for (i, a) in ranges.iter().enumerate() {
-            if let Some(b) = ranges[i + 1..]
-                .iter()
-                .find(|b| a.bounds().overlaps(b.bounds()))
-            {
+            if let Some(b) = ranges[i + 1..].iter().find(|b| a.bounds().overlaps(b.bounds())) {
                 return Err(SetError::Overlap(a.to_string(), b.to_string()));
             }
         }
@@ -74,9 +71,7 @@ impl RangeSet {
     }
 
     fn overlaps(&self, other: &RangeSet) -> bool {
-        self.0
-            .iter()
-            .any(|a| other.0.iter().any(|b| a.bounds().overlaps(b.bounds())))
+        self.0.iter().any(|a| other.0.iter().any(|b| a.bounds().overlaps(b.bounds())))
     }
 }
 
@@ -104,8 +99,5 @@ pub fn check_disjoint(sets: &[RangeSet]) -> Result<(), (usize, usize)> {
 
 /// All sets as one text, for a person: `10.0.0.1-10.0.0.9; fd00::1-fd00::9`.
 pub fn describe(sets: &[RangeSet]) -> String {
-    sets.iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join("; ")
+    sets.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }

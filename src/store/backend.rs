@@ -78,26 +78,14 @@ impl Backend {
     pub fn new(file: File, flush: Flush) -> (Backend, Switch) {
         let left = Switch::default();
         let dirty = AtomicBool::new(true);
-        (
-            Backend {
-                file,
-                flush,
-                dirty,
-                left: left.clone(),
-                overlay: Mutex::default(),
-            },
-            left,
-        )
+        (Backend { file, flush, dirty, left: left.clone(), overlay: Mutex::default() }, left)
     }
 
     /// Whether the file begins with just this already.
     fn holds(&self, data: &[u8]) -> bool {
         let mut before = [0; HEADER];
         data.len() <= HEADER
-            && self
-                .file
-                .read_exact_at(&mut before[..data.len()], 0)
-                .is_ok()
+            && self.file.read_exact_at(&mut before[..data.len()], 0).is_ok()
             && before[..data.len()] == *data
     }
 }
@@ -122,10 +110,7 @@ impl StorageBackend for Backend {
         // The part behind the file's end was set to zero by `set_len`.
         let mut filled = 0;
         while filled < out.len() {
-            match self
-                .file
-                .read_at(&mut out[filled..], offset + filled as u64)?
-            {
+            match self.file.read_at(&mut out[filled..], offset + filled as u64)? {
                 0 => break,
                 n => filled += n,
             }

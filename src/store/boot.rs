@@ -39,11 +39,7 @@ pub fn read(files: &Files, boot: &BootId, cx: &Context) -> Result<Mark, StoreErr
         let what = "it does not say which boot the leases belong to".to_owned();
         return Err(StoreError::Damaged { path, what });
     };
-    Ok(if marked == boot.0 || machine != cx.node.machine {
-        Mark::Current
-    } else {
-        Mark::Ended
-    })
+    Ok(if marked == boot.0 || machine != cx.node.machine { Mark::Current } else { Mark::Ended })
 }
 
 /// Writes the mark.

@@ -98,11 +98,7 @@ fn free<K: KvMut>(
     let Some(until) = until else {
         return occupancy::free(tables, set, addr);
     };
-    let cooling = Cooling {
-        until,
-        addr,
-        freed: now,
-    };
+    let cooling = Cooling { until, addr, freed: now };
     let key = keys::cooling(set, addr);
     tables.kv.put(&key, &codec::cooling(&key, &cooling))?;
     tables.kv.put(&keys::queued(set, until, addr), &[])
@@ -114,7 +110,5 @@ fn end_cooling<K: KvMut>(
     cooling: &Cooling,
 ) -> Result<(), StoreError> {
     tables.kv.remove(&keys::cooling(set, cooling.addr))?;
-    tables
-        .kv
-        .remove(&keys::queued(set, cooling.until, cooling.addr))
+    tables.kv.remove(&keys::queued(set, cooling.until, cooling.addr))
 }

@@ -120,9 +120,7 @@ fn seal<T: Serialize>(key: &[u8], value: &T) -> Vec<u8> {
 
 /// Checks version and checksum.
 fn unseal<'a, T: Deserialize<'a>>(key: &[u8], bytes: &'a [u8]) -> Result<T, Bad> {
-    let (record, sum) = bytes
-        .split_last_chunk::<4>()
-        .ok_or(Bad("a record too short"))?;
+    let (record, sum) = bytes.split_last_chunk::<4>().ok_or(Bad("a record too short"))?;
     if *sum != checksum(key, record) {
         return Err(Bad("a record with a wrong checksum"));
     }
@@ -178,20 +176,13 @@ pub fn lease(key: &[u8], lease: &Lease) -> Vec<u8> {
         node: &lease.node.name,
         machine: &lease.node.machine,
         boot: lease.boot.as_ref().map(|b| b.0.as_str()),
-        attachment: origin
-            .attachment
-            .as_ref()
-            .filter(|a| own != Some(*a))
-            .map(attachment),
+        attachment: origin.attachment.as_ref().filter(|a| own != Some(*a)).map(attachment),
         netns: origin.netns.as_ref().map(|n| NetnsV1 {
             path: &n.path,
             inode: n.inode,
             mount_ns: n.mount_ns,
         }),
-        pod: origin
-            .pod
-            .as_ref()
-            .map(|p| (&*p.namespace, &*p.name, &*p.uid)),
+        pod: origin.pod.as_ref().map(|p| (&*p.namespace, &*p.name, &*p.uid)),
         mac: origin.mac.as_deref(),
         time: lease.time,
         cooldown: lease.cooldown,
@@ -227,10 +218,7 @@ pub fn read_lease(key: &[u8], bytes: &[u8]) -> Result<Lease, Bad> {
         },
         owner,
         range: raw.range.try_into()?,
-        node: Node {
-            name: raw.node.to_owned(),
-            machine: raw.machine.to_owned(),
-        },
+        node: Node { name: raw.node.to_owned(), machine: raw.machine.to_owned() },
         boot: raw.boot.map(|b| BootId(b.to_owned())),
         origin: Origin {
             attachment,
@@ -253,18 +241,12 @@ pub fn read_lease(key: &[u8], bytes: &[u8]) -> Result<Lease, Bad> {
 
 /// An owner's addresses.
 pub fn addrs(key: &[u8], addrs: &[Addr]) -> Vec<u8> {
-    seal(
-        key,
-        &addrs.iter().map(|a| AddrV1::from(*a)).collect::<Vec<_>>(),
-    )
+    seal(key, &addrs.iter().map(|a| AddrV1::from(*a)).collect::<Vec<_>>())
 }
 
 /// An owner's addresses.
 pub fn read_addrs(key: &[u8], bytes: &[u8]) -> Result<Vec<Addr>, Bad> {
-    unseal::<Vec<AddrV1>>(key, bytes)?
-        .into_iter()
-        .map(TryInto::try_into)
-        .collect()
+    unseal::<Vec<AddrV1>>(key, bytes)?.into_iter().map(TryInto::try_into).collect()
 }
 
 /// One address.
@@ -300,18 +282,8 @@ pub fn read_cooling(key: &[u8], addr: Addr, bytes: &[u8]) -> Result<Cooling, Bad
 
 /// A network's ranges.
 pub fn definition(key: &[u8], definition: &Definition) -> Vec<u8> {
-    let bounds = definition
-        .bounds
-        .iter()
-        .map(|s| (s.first.into(), s.last.into()))
-        .collect();
-    seal(
-        key,
-        &DefinitionV1 {
-            set: &definition.set.0,
-            bounds,
-        },
-    )
+    let bounds = definition.bounds.iter().map(|s| (s.first.into(), s.last.into())).collect();
+    seal(key, &DefinitionV1 { set: &definition.set.0, bounds })
 }
 
 /// A network's ranges.
@@ -321,16 +293,8 @@ pub fn read_definition(key: &[u8], network: NetworkName, bytes: &[u8]) -> Result
         Span::new(first.try_into()?, last.try_into()?)
             .ok_or(Bad("a range that ends before it begins"))
     };
-    let bounds = raw
-        .bounds
-        .into_iter()
-        .map(span)
-        .collect::<Result<_, Bad>>()?;
-    Ok(Definition {
-        set: SetName(raw.set.to_owned()),
-        network,
-        bounds,
-    })
+    let bounds = raw.bounds.into_iter().map(span).collect::<Result<_, Bad>>()?;
+    Ok(Definition { set: SetName(raw.set.to_owned()), network, bounds })
 }
 
 /// One occupancy block: 512 bits.
@@ -341,8 +305,7 @@ pub fn bits(key: &[u8], bits: &[u8; 64]) -> Vec<u8> {
 /// One occupancy block.
 pub fn read_bits(key: &[u8], bytes: &[u8]) -> Result<[u8; 64], Bad> {
     let raw: &[u8] = unseal(key, bytes)?;
-    raw.try_into()
-        .map_err(|_| Bad("an occupancy block of a wrong size"))
+    raw.try_into().map_err(|_| Bad("an occupancy block of a wrong size"))
 }
 
 #[cfg(test)]
@@ -362,23 +325,12 @@ mod tests {
             kind: Kind::Static,
             owner: Owner::Id("any \0 text".into()),
             range: "fd00::1".parse().unwrap(),
-            node: Node {
-                name: "n".into(),
-                machine: "m".into(),
-            },
+            node: Node { name: "n".into(), machine: "m".into() },
             boot: Some(BootId("b".into())),
             origin: Origin {
                 attachment: Some(attachment),
-                netns: Some(Netns {
-                    path: "/x".into(),
-                    inode: Some((4, 5)),
-                    mount_ns: Some(6),
-                }),
-                pod: Some(Pod {
-                    namespace: "a".into(),
-                    name: "b".into(),
-                    uid: "c".into(),
-                }),
+                netns: Some(Netns { path: "/x".into(), inode: Some((4, 5)), mount_ns: Some(6) }),
+                pod: Some(Pod { namespace: "a".into(), name: "b".into(), uid: "c".into() }),
                 mac: Some("0a:0b".into()),
             },
             time: 1_700_000_000,
@@ -410,10 +362,7 @@ mod tests {
             assert!(read_lease(&key, &bad).is_err(), "bit {bit}");
         }
         for length in 0..good.len() {
-            assert!(
-                read_lease(&key, &good[..length]).is_err(),
-                "length {length}"
-            );
+            assert!(read_lease(&key, &good[..length]).is_err(), "length {length}");
         }
         let other = keys::lease(&before.set, "fd00::2".parse().unwrap());
         assert!(read_lease(&other, &good).is_err());

@@ -77,18 +77,13 @@ impl Server {
         assert!(keys.len() <= LIMIT);
         self.trip();
         let data = self.data.borrow();
-        keys.iter()
-            .map(|k| (k.clone(), data.get(k).cloned()))
-            .collect()
+        keys.iter().map(|k| (k.clone(), data.get(k).cloned())).collect()
     }
 
     fn list(&self, belongs: impl Fn(&Key) -> bool) -> Vec<(Key, (Version, Value))> {
         self.trip();
         let data = self.data.borrow();
-        data.iter()
-            .filter(|(k, _)| belongs(k))
-            .map(|(k, v)| (k.clone(), v.clone()))
-            .collect()
+        data.iter().filter(|(k, _)| belongs(k)).map(|(k, v)| (k.clone(), v.clone())).collect()
     }
 
     /// `compares`: the version a key must have; `writes`: what it becomes.
@@ -141,10 +136,7 @@ type Listing = (Owners, BTreeMap<Key, Entry>);
 impl FakeCas {
     /// A node's store.
     pub fn new(server: Rc<Server>) -> FakeCas {
-        FakeCas {
-            server,
-            listing: None,
-        }
+        FakeCas { server, listing: None }
     }
 }
 
@@ -170,9 +162,7 @@ impl Knowledge<'_> {
         }
         let listed = match &key {
             Key::Ip(set, chunk, addr) => {
-                self.chunks
-                    .borrow()
-                    .contains(&(set.clone(), addr.family(), *chunk))
+                self.chunks.borrow().contains(&(set.clone(), addr.family(), *chunk))
             }
             _ => false,
         };
@@ -242,10 +232,7 @@ impl View for Knowledge<'_> {
         // Written in one transaction, so of one version; if not, the commit tells.
         for lease in &leases {
             let entry = Some((version, Value::Lease(lease.clone())));
-            self.known
-                .borrow_mut()
-                .entry(ip(set, lease.addr))
-                .or_insert(entry);
+            self.known.borrow_mut().entry(ip(set, lease.addr)).or_insert(entry);
         }
         Ok(leases)
     }
@@ -329,22 +316,13 @@ impl View for Knowledge<'_> {
     ) -> Result<Vec<Lease>, StoreError> {
         if self.owners.borrow().is_none() {
             let mut owners: BTreeMap<Owner, Vec<Lease>> = BTreeMap::new();
-            for (key, entry) in self
-                .server
-                .list(|k| matches!(k, Key::Ip(s, ..) if s == set))
-            {
+            for (key, entry) in self.server.list(|k| matches!(k, Key::Ip(s, ..) if s == set)) {
                 if let Value::Lease(lease) = &entry.1 {
-                    owners
-                        .entry(lease.owner.clone())
-                        .or_default()
-                        .push(lease.clone());
+                    owners.entry(lease.owner.clone()).or_default().push(lease.clone());
                 }
                 self.known.borrow_mut().insert(key, Some(entry));
             }
-            for (key, entry) in self
-                .server
-                .list(|k| matches!(k, Key::Own(s, _) if s == set))
-            {
+            for (key, entry) in self.server.list(|k| matches!(k, Key::Own(s, _) if s == set)) {
                 self.known.borrow_mut().insert(key, Some(entry));
             }
             *self.owners.borrow_mut() = Some(Rc::new(owners.into_iter().collect()));
@@ -352,11 +330,7 @@ impl View for Knowledge<'_> {
         let owners = self.owners.borrow();
         let owners = owners.as_deref().map_or(&[][..], |o| o);
         let from = after.map_or(0, |after| owners.partition_point(|(o, _)| o <= after));
-        Ok(owners[from..]
-            .iter()
-            .take(limit)
-            .flat_map(|(_, leases)| leases.clone())
-            .collect())
+        Ok(owners[from..].iter().take(limit).flat_map(|(_, leases)| leases.clone()).collect())
     }
 
     fn capacity(&self) -> usize {
@@ -385,11 +359,7 @@ impl Knowledge<'_> {
                     leases.retain(|l| l.addr != lease.addr);
                     writes.insert(own, (!leases.is_empty()).then_some(Value::Own(leases)));
                     let cooling = until.map(|until| {
-                        Value::Cooling(Cooling {
-                            until,
-                            addr: lease.addr,
-                            freed: now,
-                        })
+                        Value::Cooling(Cooling { until, addr: lease.addr, freed: now })
                     });
                     writes.insert(ip(&lease.set, lease.addr), cooling);
                 }
@@ -422,16 +392,9 @@ impl Knowledge<'_> {
     /// former address) is compared with nothing.
     fn compares(&self, writes: &BTreeMap<Key, Option<Value>>) -> BTreeMap<Key, Option<Version>> {
         let known = self.known.borrow();
-        let used = writes
-            .keys()
-            .filter(|k| matches!(k, Key::Ip(..) | Key::Own(..)));
+        let used = writes.keys().filter(|k| matches!(k, Key::Ip(..) | Key::Own(..)));
         used.chain(self.assumed.borrow().iter())
-            .map(|k| {
-                (
-                    k.clone(),
-                    known.get(k).cloned().flatten().map(|(version, _)| version),
-                )
-            })
+            .map(|k| (k.clone(), known.get(k).cloned().flatten().map(|(version, _)| version)))
             .collect()
     }
 }

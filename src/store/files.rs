@@ -60,10 +60,7 @@ impl Files {
     /// Makes the folder, and those above it, for root's eyes only; one that exists keeps its mode.
     pub fn make_folder(&self) -> Result<(), StoreError> {
         let folder = self.folder();
-        let made = DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&folder);
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&folder);
         made.map_err(|e| StoreError::io("make the folder", &folder, e))
     }
 }
@@ -116,39 +113,35 @@ pub enum Content {
     Folder,
     /// Nothing at all.
     Empty,
+    /// The beginning of a redb file, and no more.
+    Torn,
     /// Something else.
     Other,
 }
 
-/// Opens what lies under a name and tells what it is; `None` if nothing does.
-pub fn probe(path: &Path, write: bool) -> Result<Option<(File, Content)>, StoreError> {
+/// Tells what lies under a name, and opens it if it is a file; `None` if nothing does. Looked at
+/// first: to open a pipe could take for ever.
+pub fn probe(path: &Path, write: bool) -> Result<Option<(Option<File>, Content)>, StoreError> {
     let io = |e| StoreError::io("open the lease store", path, e);
-    let folder = |path: &Path| {
-        File::open(path)
-            .map(|f| Some((f, Content::Folder)))
-            .map_err(io)
-    };
-    let mut file = match OpenOptions::new().read(true).write(write).open(path) {
-        Ok(file) => file,
+    match fs::metadata(path) {
+        Ok(found) if found.is_file() => {}
+        Ok(found) => {
+            return Ok(Some((None, if found.is_dir() { Content::Folder } else { Content::Other })));
+        }
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(e) if e.kind() == ErrorKind::IsADirectory => return folder(path),
         Err(e) => return Err(io(e)),
-    };
-    if file.metadata().map_err(io)?.is_dir() {
-        return Ok(Some((file, Content::Folder)));
     }
+    let mut file = OpenOptions::new().read(true).write(write).open(path).map_err(io)?;
     let mut start = Vec::new();
-    Read::by_ref(&mut file)
-        .take(20)
-        .read_to_end(&mut start)
-        .map_err(io)?;
+    Read::by_ref(&mut file).take(20).read_to_end(&mut start).map_err(io)?;
     let content = match &*start {
         [] => Content::Empty,
         start if start.starts_with(REDB) => Content::Redb,
+        start if REDB.starts_with(start) => Content::Torn,
         start if start.get(16..20) == Some(&BOLT.to_le_bytes()) => Content::Bolt,
         _ => Content::Other,
     };
-    Ok(Some((file, content)))
+    Ok(Some((Some(file), content)))
 }
 
 /// Opens a store file, or tells that there is none. What is not redb's is refused before redb sees
@@ -157,16 +150,13 @@ pub fn open(path: &Path, write: bool) -> Result<Option<File>, StoreError> {
     let Some((file, content)) = probe(path, write)? else {
         return Ok(None);
     };
+    let damaged =
+        |what: &str| Err(StoreError::Damaged { path: path.to_owned(), what: what.to_owned() });
     let elsewhere = "move it away, or name another file".to_owned();
     let (what, advice) = match content {
-        Content::Redb => return Ok(Some(file)),
-        Content::Empty => {
-            let what = "it is empty (0 bytes)".to_owned();
-            return Err(StoreError::Damaged {
-                path: path.to_owned(),
-                what,
-            });
-        }
+        Content::Redb => return Ok(file),
+        Content::Empty => return damaged("it is empty (0 bytes)"),
+        Content::Torn => return damaged("it ends within its first bytes"),
         Content::Bolt => (
             "it is a bolt file, as the original ecs-ipam keeps",
             format!(
@@ -177,11 +167,7 @@ pub fn open(path: &Path, write: bool) -> Result<Option<File>, StoreError> {
         Content::Folder => ("it is a folder", "name a file in it".to_owned()),
         Content::Other => ("it is no redb file", elsewhere),
     };
-    Err(StoreError::Foreign {
-        path: path.to_owned(),
-        what: what.to_owned(),
-        advice,
-    })
+    Err(StoreError::Foreign { path: path.to_owned(), what: what.to_owned(), advice })
 }
 
 /// Makes a file: written by `fill` under another name, flushed, given its name, and the name
@@ -230,8 +216,7 @@ pub fn flush_folder(path: &Path) -> Result<(), StoreError> {
 /// Makes a small text file, as [`make`] does.
 pub fn make_text(path: &Path, text: &str) -> Result<(), StoreError> {
     make(path, |mut file, name| {
-        file.write_all(text.as_bytes())
-            .map_err(|e| StoreError::io("write", name, e))
+        file.write_all(text.as_bytes()).map_err(|e| StoreError::io("write", name, e))
     })
 }
 
@@ -255,10 +240,6 @@ pub fn is_shared(folder: &Path) -> bool {
         0x564c,      // NCP
     ];
     // The width of f_type differs between architectures; the numbers have 32 bits on all.
-    #[allow(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        clippy::unnecessary_cast
-    )]
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::unnecessary_cast)]
     rustix::fs::statfs(folder).is_ok_and(|fs| SHARED.contains(&(fs.f_type as u32)))
 }

@@ -157,10 +157,7 @@ pub fn cooling(set: &SetName, at: Addr) -> Vec<u8> {
 
 /// A cooling address in the order of time; the family goes first, for a search is for one.
 pub fn queued(set: &SetName, until: Timestamp, at: Addr) -> Vec<u8> {
-    with(
-        with(queue(set, at.family()), &until.to_be_bytes()),
-        &addr(at),
-    )
+    with(with(queue(set, at.family()), &until.to_be_bytes()), &addr(at))
 }
 
 /// Every cooling address of a set and family.

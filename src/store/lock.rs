@@ -79,11 +79,7 @@ pub(super) fn acquire(file: File, path: &Path, wait: Wait) -> Result<Lock, Store
         }
     }
     let holders = inode.map(|(_, ino)| holders(ino)).unwrap_or_default();
-    Err(StoreError::Locked {
-        path: path.to_owned(),
-        waited: bound,
-        holders,
-    })
+    Err(StoreError::Locked { path: path.to_owned(), waited: bound, holders })
 }
 
 /// Who holds a flock on this inode, as /proc/locks tells. The device is left out of the
@@ -98,9 +94,5 @@ fn holders(inode: u64) -> Vec<u32> {
         let file = words.next()?;
         (file.rsplit(':').next()? == inode.to_string()).then(|| pid.parse().ok())?
     };
-    table
-        .lines()
-        .filter_map(holder)
-        .filter(|pid| *pid != 0)
-        .collect()
+    table.lines().filter_map(holder).filter(|pid| *pid != 0).collect()
 }

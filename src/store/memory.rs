@@ -27,21 +27,13 @@ pub struct Memory {
 impl View for Memory {
     fn holder(&self, set: &SetName, addr: Addr) -> Result<Holder, StoreError> {
         let key = (set.clone(), addr);
-        let lease = self
-            .leases
-            .get(&key)
-            .map(|l| Holder::Leased(Box::new(l.clone())));
+        let lease = self.leases.get(&key).map(|l| Holder::Leased(Box::new(l.clone())));
         let cooling = self.cooling.get(&key).map(|c| Holder::Cooling(*c));
         Ok(lease.or(cooling).unwrap_or(Holder::Free))
     }
 
     fn of(&self, set: &SetName, owner: &Owner) -> Result<Vec<Lease>, StoreError> {
-        Ok(self
-            .leases
-            .values()
-            .filter(|l| l.set == *set && l.owner == *owner)
-            .cloned()
-            .collect())
+        Ok(self.leases.values().filter(|l| l.set == *set && l.owner == *owner).cloned().collect())
     }
 
     fn cursor(&self, set: &SetName, range: Addr) -> Result<Option<Addr>, StoreError> {
@@ -67,12 +59,7 @@ impl View for Memory {
     ) -> Result<Vec<Cooling>, StoreError> {
         let of_set =
             |(key, _): &(&(SetName, Addr), &Cooling)| key.0 == *set && key.1.family() == family;
-        let mut all: Vec<Cooling> = self
-            .cooling
-            .iter()
-            .filter(of_set)
-            .map(|(_, c)| *c)
-            .collect();
+        let mut all: Vec<Cooling> = self.cooling.iter().filter(of_set).map(|(_, c)| *c).collect();
         all.sort_unstable();
         all.truncate(limit);
         Ok(all)
@@ -85,9 +72,7 @@ impl View for Memory {
         spans: &[Span],
     ) -> Result<Option<Cooling>, StoreError> {
         let all = self.cooling(set, family, usize::MAX)?;
-        Ok(all
-            .into_iter()
-            .find(|c| spans.iter().any(|s| s.contains(c.addr))))
+        Ok(all.into_iter().find(|c| spans.iter().any(|s| s.contains(c.addr))))
     }
 
     fn former(&self, set: &SetName, pod: &PodKey, range: Addr) -> Result<Option<Addr>, StoreError> {
@@ -133,28 +118,14 @@ impl Memory {
             Change::Put(lease) => {
                 let key = (lease.set.clone(), lease.addr);
                 let before = self.leases.insert(key.clone(), lease.clone());
-                assert!(
-                    before.is_none_or(|b| b.owner == lease.owner),
-                    "{key:?} given twice"
-                );
+                assert!(before.is_none_or(|b| b.owner == lease.owner), "{key:?} given twice");
                 self.cooling.remove(&key);
             }
             Change::Free { lease, until } => {
                 let key = (lease.set.clone(), lease.addr);
-                assert_eq!(
-                    self.leases.remove(&key),
-                    Some(lease.clone()),
-                    "freed as it was read"
-                );
+                assert_eq!(self.leases.remove(&key), Some(lease.clone()), "freed as it was read");
                 if let Some(until) = until {
-                    self.cooling.insert(
-                        key,
-                        Cooling {
-                            until,
-                            addr: lease.addr,
-                            freed: now,
-                        },
-                    );
+                    self.cooling.insert(key, Cooling { until, addr: lease.addr, freed: now });
                 }
             }
             Change::Thaw(set, cooling) => {

@@ -10,6 +10,7 @@ mod changes;
 mod codec;
 #[cfg(test)]
 mod contract;
+mod embedded;
 #[cfg(test)]
 mod fake_cas;
 mod files;
@@ -25,8 +26,8 @@ use crate::alloc::{Command, Context, Outcome};
 use crate::error::{Error, StoreError};
 use crate::model::{Lease, StoreSpec};
 
+pub use self::embedded::Embedded;
 pub use self::lock::{Lock, lock_file};
-pub use self::redb::RedbStore;
 
 /// A durable set of leases.
 ///
@@ -50,11 +51,9 @@ pub trait Store {
 /// and left within each call.
 pub fn open(spec: &StoreSpec) -> Result<Box<dyn Store>, StoreError> {
     match spec {
-        StoreSpec::Embedded {
-            path,
-            persist,
-            wait,
-        } => Ok(Box::new(RedbStore::new(path.clone(), *persist, *wait))),
+        StoreSpec::Embedded { path, persist, wait } => {
+            Ok(Box::new(Embedded::new(path.clone(), *persist, *wait)))
+        }
         StoreSpec::Remote { engine } => Err(StoreError::Unsupported { engine }),
     }
 }

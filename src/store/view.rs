@@ -47,10 +47,7 @@ pub struct Tables<'a, K> {
 impl<K: Kv> Tables<'_, K> {
     /// This store is damaged.
     pub fn damaged(&self, what: &str) -> StoreError {
-        StoreError::Damaged {
-            path: self.path.to_owned(),
-            what: what.to_owned(),
-        }
+        StoreError::Damaged { path: self.path.to_owned(), what: what.to_owned() }
     }
 
     /// The value, or the damage.
@@ -62,9 +59,7 @@ impl<K: Kv> Tables<'_, K> {
     pub fn lease(&self, set: &SetName, addr: Addr) -> Result<Option<Lease>, StoreError> {
         let key = keys::lease(set, addr);
         let bytes = self.kv.get(&key)?;
-        bytes
-            .map(|bytes| self.whole(codec::read_lease(&key, &bytes)))
-            .transpose()
+        bytes.map(|bytes| self.whole(codec::read_lease(&key, &bytes))).transpose()
     }
 
     /// The addresses of an owner.
@@ -79,9 +74,7 @@ impl<K: Kv> Tables<'_, K> {
     pub fn cooling_of(&self, set: &SetName, addr: Addr) -> Result<Option<Cooling>, StoreError> {
         let key = keys::cooling(set, addr);
         let bytes = self.kv.get(&key)?;
-        bytes
-            .map(|bytes| self.whole(codec::read_cooling(&key, addr, &bytes)))
-            .transpose()
+        bytes.map(|bytes| self.whole(codec::read_cooling(&key, addr, &bytes))).transpose()
     }
 
     /// Calls `each` with every lease of a set, or of all sets.
@@ -91,10 +84,9 @@ impl<K: Kv> Tables<'_, K> {
         each: &mut dyn FnMut(Lease) -> bool,
     ) -> Result<(), StoreError> {
         let from = keys::leases(set);
-        self.kv
-            .scan(&from, &keys::behind(&from), &mut |key, value| {
-                Ok(each(self.whole(codec::read_lease(key, value))?))
-            })
+        self.kv.scan(&from, &keys::behind(&from), &mut |key, value| {
+            Ok(each(self.whole(codec::read_lease(key, value))?))
+        })
     }
 
     /// The leases at these addresses, which an index says are this set's.
@@ -129,9 +121,7 @@ impl<K: Kv> View for Tables<'_, K> {
     fn holder(&self, set: &SetName, addr: Addr) -> Result<Holder, StoreError> {
         let holder = match self.lease(set, addr)? {
             Some(lease) => Holder::Leased(Box::new(lease)),
-            None => self
-                .cooling_of(set, addr)?
-                .map_or(Holder::Free, Holder::Cooling),
+            None => self.cooling_of(set, addr)?.map_or(Holder::Free, Holder::Cooling),
         };
         if occupancy::taken(self, set, addr)? == (holder == Holder::Free) {
             return Err(self.damaged("occupancy and leases that disagree"));
@@ -150,9 +140,7 @@ impl<K: Kv> View for Tables<'_, K> {
     fn cursor(&self, set: &SetName, range: Addr) -> Result<Option<Addr>, StoreError> {
         let key = keys::cursor(set, range);
         let bytes = self.kv.get(&key)?;
-        bytes
-            .map(|bytes| self.whole(codec::read_addr(&key, &bytes)))
-            .transpose()
+        bytes.map(|bytes| self.whole(codec::read_addr(&key, &bytes))).transpose()
     }
 
     fn next_free(&self, set: &SetName, span: Span, _: Order) -> Result<Option<Addr>, StoreError> {
@@ -188,10 +176,7 @@ impl<K: Kv> View for Tables<'_, K> {
     ) -> Result<Option<Cooling>, StoreError> {
         let mut first = None;
         self.queue(set, family, &mut |cooling| {
-            first = spans
-                .iter()
-                .any(|s| s.contains(cooling.addr))
-                .then_some(cooling);
+            first = spans.iter().any(|s| s.contains(cooling.addr)).then_some(cooling);
             first.is_none()
         })?;
         Ok(first)
@@ -200,9 +185,7 @@ impl<K: Kv> View for Tables<'_, K> {
     fn former(&self, set: &SetName, pod: &PodKey, range: Addr) -> Result<Option<Addr>, StoreError> {
         let key = keys::sticky(set, pod, range);
         let bytes = self.kv.get(&key)?;
-        bytes
-            .map(|bytes| self.whole(codec::read_addr(&key, &bytes)))
-            .transpose()
+        bytes.map(|bytes| self.whole(codec::read_addr(&key, &bytes))).transpose()
     }
 
     fn adopted(&self, network: &NetworkName) -> Result<bool, StoreError> {
@@ -223,13 +206,11 @@ impl<K: Kv> View for Tables<'_, K> {
     fn definitions(&self) -> Result<Vec<Definition>, StoreError> {
         let from = keys::definitions();
         let mut found = Vec::new();
-        self.kv
-            .scan(&from, &keys::behind(&from), &mut |key, value| {
-                let network =
-                    self.whole(keys::read_definition(key).ok_or(Bad("a network's name")))?;
-                found.push(self.whole(codec::read_definition(key, network, value))?);
-                Ok(true)
-            })?;
+        self.kv.scan(&from, &keys::behind(&from), &mut |key, value| {
+            let network = self.whole(keys::read_definition(key).ok_or(Bad("a network's name")))?;
+            found.push(self.whole(codec::read_definition(key, network, value))?);
+            Ok(true)
+        })?;
         Ok(found)
     }
 
@@ -251,12 +232,11 @@ impl<K: Kv> View for Tables<'_, K> {
         );
         let mut addrs = Vec::new();
         let mut owners = 0;
-        self.kv
-            .scan(&from, &keys::behind(&all), &mut |key, value| {
-                addrs.extend(self.whole(codec::read_addrs(key, value))?);
-                owners += 1;
-                Ok(owners < limit)
-            })?;
+        self.kv.scan(&from, &keys::behind(&all), &mut |key, value| {
+            addrs.extend(self.whole(codec::read_addrs(key, value))?);
+            owners += 1;
+            Ok(owners < limit)
+        })?;
         self.indexed(set, &addrs)
     }
 

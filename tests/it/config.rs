@@ -56,19 +56,12 @@ fn read(bytes: &[u8], inputs: &Inputs) -> Result<String, String> {
         }));
     }
     if text.contains("prevResult") {
-        note(
-            conf.prev_addresses()
-                .map(|prev| format!("prev: {prev:?}\n")),
-        );
+        note(conf.prev_addresses().map(|prev| format!("prev: {prev:?}\n")));
     }
     note(conf.config(inputs).map(|config| show(&config)));
     let cleanup = show_cleanup(&conf.cleanup(inputs));
     if wrong.is_empty() {
-        Ok(format!(
-            "version {}, has id: {}\n{out}{cleanup}",
-            conf.version(),
-            conf.has_id()
-        ))
+        Ok(format!("version {}, has id: {}\n{out}{cleanup}", conf.version(), conf.has_id()))
     } else {
         Err(wrong + &cleanup)
     }
@@ -76,20 +69,14 @@ fn read(bytes: &[u8], inputs: &Inputs) -> Result<String, String> {
 
 fn failure(e: &ConfigError) -> String {
     let code = if e.is_decode() { 6 } else { 7 };
-    let details = e
-        .details()
-        .map(|d| format!("details: {d}\n"))
-        .unwrap_or_default();
+    let details = e.details().map(|d| format!("details: {d}\n")).unwrap_or_default();
     format!("code {code}: {e}\n{details}")
 }
 
 fn show(c: &Config) -> String {
     let mut out = String::new();
     let mut line = |text: String| writeln!(out, "{text}").expect("memory");
-    line(format!(
-        "{:?}, network {}, set {}",
-        c.dialect, c.network, c.set
-    ));
+    line(format!("{:?}, network {}, set {}", c.dialect, c.network, c.set));
     line(format!("owner: {:?}", c.owner));
     for (i, set) in c.sets.iter().enumerate() {
         for range in set.ranges() {
@@ -101,10 +88,7 @@ fn show(c: &Config) -> String {
         }
     }
     for wanted in &c.wanted {
-        line(format!(
-            "wanted: {} prefix {:?}",
-            wanted.addr, wanted.prefix
-        ));
+        line(format!("wanted: {} prefix {:?}", wanted.addr, wanted.prefix));
     }
     line(format!(
         "strategy: {:?}, {:?}, sticky {}, on duplicate {:?}, claim gateways {}",
@@ -123,16 +107,7 @@ fn show(c: &Config) -> String {
         line(format!("pod: {:?}, mac: {:?}", origin.pod, origin.mac));
     }
     for r in &c.routes {
-        let Route {
-            dst,
-            net,
-            gw,
-            mtu,
-            advmss,
-            priority,
-            table,
-            scope,
-        } = r;
+        let Route { dst, net, gw, mtu, advmss, priority, table, scope } = r;
         let more: Vec<String> = [
             ("mtu", mtu),
             ("advmss", advmss),
@@ -168,21 +143,14 @@ fn show_cleanup(c: &Cleanup) -> String {
 
 fn folders(path: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    let mut folders: Vec<_> = entries
-        .map(|e| e.unwrap().path())
-        .filter(|p| p.is_dir())
-        .collect();
+    let mut folders: Vec<_> = entries.map(|e| e.unwrap().path()).filter(|p| p.is_dir()).collect();
     folders.sort();
     folders
 }
 
 fn cases() -> Vec<PathBuf> {
     let root = Path::new("testdata/config");
-    folders(root)
-        .iter()
-        .flat_map(|d| folders(d))
-        .flat_map(|d| folders(&d))
-        .collect()
+    folders(root).iter().flat_map(|d| folders(d)).flat_map(|d| folders(&d)).collect()
 }
 
 #[test]
@@ -195,10 +163,7 @@ fn golden() {
         let bytes = fs::read(case.join("in.json")).expect("in.json");
         let env = fs::read_to_string(case.join("env")).unwrap_or_default();
         let result = read(&bytes, &inputs(&env));
-        let kind = case
-            .parent()
-            .and_then(Path::file_name)
-            .and_then(|n| n.to_str());
+        let kind = case.parent().and_then(Path::file_name).and_then(|n| n.to_str());
         let expected = if result.is_ok() { "ok" } else { "bad" };
         let (Ok(out) | Err(out)) = result;
         if kind != Some(expected) {
@@ -334,15 +299,8 @@ fn size_is_no_matter() {
         "{{\"name\":\"n\",\"ipam\":{{\"subnet\":\"{long}\",\"{long}\":1,\"shared\":\"{long}!\"}}}}"
     );
     let conf = Netconf::decode(json.as_bytes()).expect("large, and JSON");
-    let message = conf
-        .config(&Inputs::default())
-        .expect_err("no subnet")
-        .to_string();
-    assert!(
-        message.len() < 500,
-        "the value is cut: {} bytes",
-        message.len()
-    );
+    let message = conf.config(&Inputs::default()).expect_err("no subnet").to_string();
+    assert!(message.len() < 500, "the value is cut: {} bytes", message.len());
     assert_eq!(conf.cleanup(&Inputs::default()).set.0, "n");
 }
 
@@ -351,10 +309,6 @@ fn depth_is_an_error() {
     for open in ["[", "{\"a\":"] {
         let json = format!("{{\"name\":\"n\",\"ipam\":{}", open.repeat(10_000));
         let e = Netconf::decode(json.as_bytes()).expect_err("too deep");
-        assert!(
-            e.is_decode()
-                && e.to_string()
-                    .starts_with("error unmarshall network config: ")
-        );
+        assert!(e.is_decode() && e.to_string().starts_with("error unmarshall network config: "));
     }
 }

@@ -13,11 +13,7 @@ use crate::lab::{Call, Lab, SUBLET, addresses, by_attachment};
 fn delegate() -> PathBuf {
     let folder = Path::new(SUBLET).parent().unwrap();
     let path = folder.join("examples/delegate");
-    assert!(
-        path.is_file(),
-        "{} is missing: run `cargo build --example delegate`",
-        path.display()
-    );
+    assert!(path.is_file(), "{} is missing: run `cargo build --example delegate`", path.display());
     path
 }
 

@@ -28,18 +28,12 @@ const WANTED: &[(&str, &str)] = &[
         "code",
         "host-local answers 999 to nearly everything; ours are the specification's and 100-103",
     ),
-    (
-        "way out",
-        "our messages go on behind host-local's: what to do",
-    ),
+    ("way out", "our messages go on behind host-local's: what to do"),
     (
         "empty dns",
         "1.1.1 answers \"dns\":{} in 1.0.0 as well; the specification and newer versions leave it out",
     ),
-    (
-        "repeated ADD",
-        "ADD is repeatable: the same owner gets the lease it has",
-    ),
+    ("repeated ADD", "ADD is repeatable: the same owner gets the lease it has"),
     (
         "second address",
         "a repeated ADD that asks for another address is refused; host-local leases a second one",
@@ -54,10 +48,7 @@ const WANTED: &[(&str, &str)] = &[
         "a failed ADD changes nothing; host-local moves its pointers and can free what the \
          container had before",
     ),
-    (
-        "broken DEL",
-        "DEL works whatever has become of the configuration",
-    ),
+    ("broken DEL", "DEL works whatever has become of the configuration"),
     (
         "two in one set",
         "host-local takes one of two addresses asked for in one set by chance; ours is always the \
@@ -78,10 +69,7 @@ const WANTED: &[(&str, &str)] = &[
 type Seen = Mutex<BTreeMap<&'static str, u64>>;
 
 fn seen(seen: &Seen, name: &'static str) {
-    assert!(
-        WANTED.iter().any(|(n, _)| *n == name),
-        "{name} is not listed"
-    );
+    assert!(WANTED.iter().any(|(n, _)| *n == name), "{name} is not listed");
     *seen.lock().unwrap().entry(name).or_default() += 1;
 }
 
@@ -100,15 +88,9 @@ fn answers_as_host_local_does() {
         }
     });
     let tally = tally.into_inner().unwrap();
-    let missing: Vec<&str> = WANTED
-        .iter()
-        .map(|(name, _)| *name)
-        .filter(|name| !tally.contains_key(name))
-        .collect();
-    assert!(
-        missing.is_empty(),
-        "listed and never seen: {missing:?}, of {tally:?}"
-    );
+    let missing: Vec<&str> =
+        WANTED.iter().map(|(name, _)| *name).filter(|name| !tally.contains_key(name)).collect();
+    assert!(missing.is_empty(), "listed and never seen: {missing:?}, of {tally:?}");
 }
 
 /// A configuration and the pair of folders it is played in.
@@ -174,11 +156,7 @@ impl Case<'_> {
         if command == "ADD" && dice.once_in(3) {
             for _ in 0..=dice.below(2) {
                 let address = dice.pick(&self.pool).clone();
-                let text = if dice.once_in(4) {
-                    format!("{address}/24")
-                } else {
-                    address.clone()
-                };
+                let text = if dice.once_in(4) { format!("{address}/24") } else { address.clone() };
                 match dice.below(3) {
                     0 if args.is_none() => args = Some(format!("IgnoreUnknown=1;IP={text}")),
                     1 => push(&mut conf["args"]["cni"]["ips"], &text),
@@ -195,14 +173,7 @@ impl Case<'_> {
         {
             conf["prevResult"] = previous.clone();
         }
-        Step {
-            command,
-            container,
-            ifname,
-            args,
-            conf,
-            asked,
-        }
+        Step { command, container, ifname, args, conf, asked }
     }
 
     fn run(program: &str, lab: &Lab, step: &Step) -> Answer {
@@ -232,8 +203,7 @@ impl Case<'_> {
         let before = snapshot(&folder);
         let theirs = Self::run(HOST_LOCAL, &self.theirs, step);
         let ours = Self::run(SUBLET, &self.ours, step);
-        self.log
-            .push(format!("  theirs {theirs:?}\n  ours   {ours:?}"));
+        self.log.push(format!("  theirs {theirs:?}\n  ours   {ours:?}"));
         match step.command {
             "ADD" => self.compare_add(step, &theirs, &ours, &before, &folder),
             "DEL" => self.compare_del(step, &theirs, &ours),
@@ -261,10 +231,7 @@ impl Case<'_> {
             if self.conf.starts_behind_end() {
                 seen(self.seen, "start behind end");
                 let (code, msg) = self.failed(ours);
-                self.check(
-                    code == 7 && msg.contains("not in network"),
-                    "start behind end",
-                );
+                self.check(code == 7 && msg.contains("not in network"), "start behind end");
                 return false;
             }
             self.check(ours.code == Some(0), "host-local succeeded");
@@ -295,10 +262,7 @@ impl Case<'_> {
         }
         if msg.contains("no address is left of") {
             seen(self.seen, "nothing to give");
-            self.check(
-                code == 7 && text.contains("no IP addresses available"),
-                "nothing to give",
-            );
+            self.check(code == 7 && text.contains("no IP addresses available"), "nothing to give");
             return false;
         }
         if self.conf.starts_behind_end() {
@@ -347,8 +311,7 @@ impl Case<'_> {
             // Ours is freed, theirs is not.
             return false;
         }
-        self.held
-            .remove(&format!("{}/{}", step.container, step.ifname));
+        self.held.remove(&format!("{}/{}", step.container, step.ifname));
         true
     }
 
@@ -404,10 +367,7 @@ impl Case<'_> {
     }
 
     fn failed(&self, answer: &Answer) -> (i64, String) {
-        self.check(
-            answer.code != Some(0),
-            "an answer where an error is expected",
-        );
+        self.check(answer.code != Some(0), "an answer where an error is expected");
         answer.error()
     }
 
@@ -420,13 +380,7 @@ impl Case<'_> {
     }
 
     fn check(&self, holds: bool, what: &str) {
-        assert!(
-            holds,
-            "{what}: case {}\n{}\n{}",
-            self.number,
-            self.conf.0,
-            self.log.join("\n")
-        );
+        assert!(holds, "{what}: case {}\n{}\n{}", self.number, self.conf.0, self.log.join("\n"));
     }
 }
 

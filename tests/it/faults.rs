@@ -86,9 +86,8 @@ fn bolt_file_names_the_import() {
     let lab = with_file(&page.repeat(4));
     refused(&lab, 104);
     let ecs = json!({"ipam": {"type": "ecs-ipam", "id": "1", "ipv4-subnet": "10.4.0.0/24"}});
-    let answer = Call::cni("ADD", "a", &ecs)
-        .env("IPAM_DB_PATH", &lab.store().display().to_string())
-        .run();
+    let answer =
+        Call::cni("ADD", "a", &ecs).env("IPAM_DB_PATH", &lab.store().display().to_string()).run();
     let (code, msg) = answer.error();
     assert_eq!(code, 104, "{msg}");
     assert!(msg.contains("sublet import ecs-ipam"), "{msg}");
@@ -132,12 +131,7 @@ fn truncated_store() {
     lengths.extend((0..10).map(|_| usize::try_from(dice.below(whole.len() as u64)).unwrap()));
     for length in lengths {
         let lab = with_leases();
-        File::options()
-            .write(true)
-            .open(lab.store())
-            .unwrap()
-            .set_len(length as u64)
-            .unwrap();
+        File::options().write(true).open(lab.store()).unwrap().set_len(length as u64).unwrap();
         let msg = refused(&lab, 104);
         assert!(msg.contains("sublet doctor"), "{length} bytes: {msg}");
     }
@@ -148,15 +142,13 @@ fn truncated_store() {
 #[test]
 fn changed_bytes() {
     let lab = with_leases();
-    let held: BTreeSet<String> = ["a", "b", "c"]
-        .iter()
-        .flat_map(|c| addresses(&add(&lab, c).run().ok()))
-        .collect();
+    let held: BTreeSet<String> =
+        ["a", "b", "c"].iter().flat_map(|c| addresses(&add(&lab, c).run().ok())).collect();
     let whole = fs::read(lab.store()).unwrap();
     let used: Vec<usize> = (0..whole.len()).filter(|&at| whole[at] != 0).collect();
     let mut dice = Dice(13);
     let mut refusals = 0;
-    for _ in 0..80 {
+    for _ in 0..400 {
         let at = *dice.pick(&used);
         let mut bytes = whole.clone();
         bytes[at] ^= u8::try_from(1 + dice.below(255)).unwrap();
@@ -198,14 +190,8 @@ fn held_lock_is_waited_for_within_its_bound() {
         let took = begin.elapsed();
         assert_eq!(code, 11, "{command}: {msg}");
         assert!(msg.contains(&pid), "{command}: not the pid {pid}: {msg}");
-        assert!(
-            took >= Duration::from_millis(300),
-            "{command}: gave up early"
-        );
-        assert!(
-            took < Duration::from_secs(4),
-            "{command}: waited for {took:?}"
-        );
+        assert!(took >= Duration::from_millis(300), "{command}: gave up early");
+        assert!(took < Duration::from_secs(4), "{command}: waited for {took:?}");
     }
     drop(file);
     add(&lab, "d").run().ok();
@@ -254,10 +240,7 @@ fn small_conf(lab: &Lab) -> Value {
 fn is_out_of_order(answer: &Answer, place: &Path) {
     let (code, msg) = answer.error();
     assert!(matches!(code, 11 | 104), "{code} {msg}");
-    assert!(
-        msg.contains(&place.display().to_string()),
-        "which file? {msg}"
-    );
+    assert!(msg.contains(&place.display().to_string()), "which file? {msg}");
 }
 
 #[test]

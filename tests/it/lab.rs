@@ -42,9 +42,7 @@ pub struct Lab {
 
 impl Lab {
     pub fn new() -> Lab {
-        Lab {
-            dir: tempfile::tempdir().unwrap(),
-        }
+        Lab { dir: tempfile::tempdir().unwrap() }
     }
 
     pub fn path(&self) -> &Path {
@@ -225,9 +223,7 @@ impl Answer {
         let error = self.json();
         let code = error["code"].as_i64();
         let msg = error["msg"].as_str();
-        let (Some(code), Some(msg)) = (code, msg) else {
-            panic!("not a CNI error: {self:?}")
-        };
+        let (Some(code), Some(msg)) = (code, msg) else { panic!("not a CNI error: {self:?}") };
         for shout in ["panicked", "RUST_BACKTRACE"] {
             assert!(!self.stdout.contains(shout), "{self:?}");
         }
@@ -237,16 +233,10 @@ impl Answer {
 
 /// The addresses of a result of any version, without prefix, in their order.
 pub fn addresses(result: &Value) -> Vec<String> {
-    let bare = |v: &Value| {
-        v.as_str()
-            .and_then(|a| a.split('/').next().map(str::to_owned))
-    };
+    let bare = |v: &Value| v.as_str().and_then(|a| a.split('/').next().map(str::to_owned));
     match result["ips"].as_array() {
         Some(ips) => ips.iter().filter_map(|ip| bare(&ip["address"])).collect(),
-        None => ["ip4", "ip6"]
-            .iter()
-            .filter_map(|family| bare(&result[*family]["ip"]))
-            .collect(),
+        None => ["ip4", "ip6"].iter().filter_map(|family| bare(&result[*family]["ip"])).collect(),
     }
 }
 

@@ -9,9 +9,7 @@ use serde_json::Value;
 use crate::lab::{Answer, Call, Lab, SUBLET};
 
 fn play(script: &str, lab: &Lab) -> Answer {
-    let script: PathBuf = [env!("CARGO_MANIFEST_DIR"), "testdata/readme", script]
-        .iter()
-        .collect();
+    let script: PathBuf = [env!("CARGO_MANIFEST_DIR"), "testdata/readme", script].iter().collect();
     Call::new("bash")
         .arg(script.to_str().unwrap())
         .arg(SUBLET)

@@ -24,17 +24,12 @@ const LICENCES: &[&str] = &[
 ];
 
 /// Crates that may be in the program in two versions, and why.
-const DUPLICATES: &[(&str, &str)] = &[(
-    "embedded-io",
-    "postcard offers the traits of both; they are empty of code here",
-)];
+const DUPLICATES: &[(&str, &str)] =
+    &[("embedded-io", "postcard offers the traits of both; they are empty of code here")];
 
 /// `cargo metadata` of what Cargo.lock names.
 fn metadata(extra: &[&str]) -> Value {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "cargo tells its tests which cargo it is"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "cargo tells its tests which cargo it is")]
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .args(["metadata", "--format-version=1", "--offline", "--locked"])
@@ -105,12 +100,7 @@ fn expressions_are_understood() {
     ] {
         assert!(allowed(good), "{good}");
     }
-    for bad in [
-        "GPL-3.0",
-        "MIT AND GPL-3.0",
-        "(GPL-3.0 OR LGPL-2.1) AND MIT",
-        "",
-    ] {
+    for bad in ["GPL-3.0", "MIT AND GPL-3.0", "(GPL-3.0 OR LGPL-2.1) AND MIT", ""] {
         assert!(!allowed(bad), "{bad}");
     }
 }
@@ -121,38 +111,24 @@ fn licences() {
     for package in metadata(&[])["packages"].as_array().unwrap() {
         let licence = package["license"].as_str().unwrap_or_default();
         if !allowed(licence) {
-            faults.push(format!(
-                "{} {}: {licence:?}",
-                package["name"], package["version"]
-            ));
+            faults.push(format!("{} {}: {licence:?}", package["name"], package["version"]));
         }
     }
     complain(&faults);
     let text = read(&root().join("deny.toml"));
     let list = text.split_once("\nallow = [").unwrap().1;
-    let list: BTreeSet<&str> = list
-        .split_once("\n]")
-        .unwrap()
-        .0
-        .split('"')
-        .skip(1)
-        .step_by(2)
-        .collect();
+    let list: BTreeSet<&str> =
+        list.split_once("\n]").unwrap().0.split('"').skip(1).step_by(2).collect();
     let ours: BTreeSet<&str> = LICENCES.iter().copied().collect();
-    assert_eq!(
-        list, ours,
-        "deny.toml and this test allow different licences"
-    );
+    assert_eq!(list, ours, "deny.toml and this test allow different licences");
 }
 
 #[test]
 fn no_crate_twice() {
     let data = metadata(&["--filter-platform", "x86_64-unknown-linux-gnu"]);
     let nodes = data["resolve"]["nodes"].as_array().unwrap();
-    let by_id: BTreeMap<&str, &Value> = nodes
-        .iter()
-        .map(|n| (n["id"].as_str().unwrap(), n))
-        .collect();
+    let by_id: BTreeMap<&str, &Value> =
+        nodes.iter().map(|n| (n["id"].as_str().unwrap(), n)).collect();
     let mut queue = vec![data["resolve"]["root"].as_str().unwrap()];
     let mut reached = BTreeSet::new();
     while let Some(id) = queue.pop() {

@@ -143,10 +143,8 @@ fn kills(persist: &str) {
     let rows = lab.list();
     let distinct: BTreeSet<&str> = rows.iter().filter_map(|r| r["address"].as_str()).collect();
     assert_eq!(distinct.len(), rows.len(), "an address with two holders");
-    let expected: BTreeMap<String, Vec<String>> = answered
-        .into_iter()
-        .map(|(id, got)| (format!("{id}/eth0"), got))
-        .collect();
+    let expected: BTreeMap<String, Vec<String>> =
+        answered.into_iter().map(|(id, got)| (format!("{id}/eth0"), got)).collect();
     assert_eq!(by_attachment(&rows), expected);
 }
 

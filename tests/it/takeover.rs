@@ -112,9 +112,7 @@ fn adopted_lease_is_checked_repeated_and_freed() {
     network.sublet("ADD", "newer").run().ok();
     assert!(!by_attachment(&network.lab.list()).contains_key("c4/eth0"));
     // And free for the next who asks.
-    let asked = network
-        .sublet("ADD", "asks")
-        .env("CNI_ARGS", "IgnoreUnknown=1;IP=10.1.2.6");
+    let asked = network.sublet("ADD", "asks").env("CNI_ARGS", "IgnoreUnknown=1;IP=10.1.2.6");
     assert_eq!(addresses(&asked.run().ok())[0], "10.1.2.6");
 }
 
@@ -133,10 +131,7 @@ fn del_may_come_before_the_first_add() {
     network.sublet("DEL", "c5").run().silent();
     network.sublet("ADD", "new").run().ok();
     let listed = by_attachment(&network.lab.list());
-    assert!(
-        !listed.contains_key("c5/eth0"),
-        "c5 is gone, its lease is not"
-    );
+    assert!(!listed.contains_key("c5/eth0"), "c5 is gone, its lease is not");
     assert_eq!(listed.len(), CONTAINERS);
 }
 
@@ -153,10 +148,7 @@ fn leases_without_an_interface_name_are_freed() {
     assert_eq!(got, pair(8), "a repeated ADD");
     network.sublet("DEL", "c6").run().silent();
     let rows = network.lab.list();
-    assert!(
-        rows.iter().all(|row| row["containerID"] != "c6"),
-        "{rows:?}"
-    );
+    assert!(rows.iter().all(|row| row["containerID"] != "c6"), "{rows:?}");
 }
 
 /// A host-local that was killed between creating and writing leaves an empty file: nobody's.
@@ -208,11 +200,7 @@ fn each_network_is_adopted_by_itself() {
     network.host_local("ADD", "x").run().ok();
     let got = addresses(&network.sublet("ADD", "y").run().ok());
     assert_eq!(got, pair(3));
-    let names: BTreeSet<String> = network
-        .lab
-        .list()
-        .iter()
-        .map(|row| row["network"].as_str().unwrap().to_owned())
-        .collect();
+    let names: BTreeSet<String> =
+        network.lab.list().iter().map(|row| row["network"].as_str().unwrap().to_owned()).collect();
     assert_eq!(names, BTreeSet::from(["other".to_owned()]));
 }

@@ -17,10 +17,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("store", &["net", "model", "error", "alloc"]),
     // host-local's folder is read under host-local's lock.
     ("takeover", &["net", "model", "error", "alloc", "store"]),
-    (
-        "engine",
-        &["net", "model", "error", "alloc", "store", "takeover"],
-    ),
+    ("engine", &["net", "model", "error", "alloc", "store", "takeover"]),
     // The edge: environment, clock, boot ID; data out, nothing else in.
     ("host", &["net", "model", "error", "alloc"]),
     ("log", &["net", "model", "error", "config"]),
@@ -31,9 +28,8 @@ const LAYERS: &[(&str, &[&str])] = &[
 ];
 
 /// What a face may name: never another face.
-const FACE: &[&str] = &[
-    "net", "model", "error", "alloc", "config", "engine", "store", "host", "log",
-];
+const FACE: &[&str] =
+    &["net", "model", "error", "alloc", "config", "engine", "store", "host", "log"];
 
 const FACES: &[&str] = &["cni", "cli", "docker", "web"];
 
@@ -43,20 +39,9 @@ const STORES: &[&str] = &["redb", "memory", "fake", "etcd", "consul"];
 /// Crates that only these files name.
 const OWNED_CRATES: &[(&str, &[&str])] = &[
     ("fs2", &["store/lock.rs"]),
-    (
-        "redb",
-        &[
-            "store/redb.rs",
-            "store/backend.rs",
-            "store/files.rs",
-            "store/redb/",
-        ],
-    ),
+    ("redb", &["store/redb.rs", "store/backend.rs", "store/files.rs", "store/redb/"]),
     ("postcard", &["store/codec.rs", "store/codec/"]),
-    (
-        "crc32c",
-        &["store/codec.rs", "store/codec/", "store/occupancy.rs"],
-    ),
+    ("crc32c", &["store/codec.rs", "store/codec/", "store/occupancy.rs"]),
     ("clap", &["cli/"]),
 ];
 
@@ -134,9 +119,7 @@ fn sources() -> BTreeMap<String, String> {
     }
     all.into_iter()
         .filter(|(name, _)| {
-            !tests
-                .iter()
-                .any(|t| name == t || (t.ends_with('/') && name.starts_with(t)))
+            !tests.iter().any(|t| name == t || (t.ends_with('/') && name.starts_with(t)))
         })
         .map(|(name, text)| (name, without_tests(&text)))
         .collect()
@@ -168,10 +151,7 @@ fn without_tests(text: &str) -> String {
 
 /// The top module that a file belongs to.
 fn module(name: &str) -> &str {
-    name.split('/')
-        .next()
-        .unwrap_or(name)
-        .trim_end_matches(".rs")
+    name.split('/').next().unwrap_or(name).trim_end_matches(".rs")
 }
 
 /// The identifiers behind each `path::`, braces opened: `crate::{a::X, b}` names a and b.
@@ -232,16 +212,12 @@ fn layers() {
             continue;
         }
         let Some((_, allowed)) = LAYERS.iter().find(|(m, _)| *m == module) else {
-            faults.push(format!(
-                "src/{name}: module {module} is not in the table of layers"
-            ));
+            faults.push(format!("src/{name}: module {module} is not in the table of layers"));
             continue;
         };
         for item in names {
             if item != module && !allowed.contains(&item) {
-                faults.push(format!(
-                    "src/{name} names crate::{item}; may name {allowed:?}"
-                ));
+                faults.push(format!("src/{name} names crate::{item}; may name {allowed:?}"));
             }
         }
         if module != "store" {
@@ -279,9 +255,8 @@ fn crates_stay_where_they_belong() {
                 || named(&text, &format!("{krate}::"))
                     .iter()
                     .any(|item| !item.is_empty() && !local_module(&name, krate));
-            let owned = owners
-                .iter()
-                .any(|o| name == *o || (o.ends_with('/') && name.starts_with(o)));
+            let owned =
+                owners.iter().any(|o| name == *o || (o.ends_with('/') && name.starts_with(o)));
             if uses && !owned {
                 faults.push(format!("src/{name} names {krate}; only {owners:?} may"));
             }
@@ -290,9 +265,7 @@ fn crates_stay_where_they_belong() {
             l.contains("derive(") && (l.contains("Serialize") || l.contains("Deserialize"))
         });
         if derives && !SERDE.contains(&name.as_str()) {
-            faults.push(format!(
-                "src/{name} derives serde's traits; only {SERDE:?} may"
-            ));
+            faults.push(format!("src/{name} derives serde's traits; only {SERDE:?} may"));
         }
     }
     complain(&faults);
@@ -307,9 +280,7 @@ fn local_module(name: &str, krate: &str) -> bool {
 fn nothing_below_the_faces_prints_or_exits() {
     let mut faults = Vec::new();
     for (name, text) in sources() {
-        let core = [
-            "net", "model", "error", "alloc", "engine", "config", "store", "takeover",
-        ];
+        let core = ["net", "model", "error", "alloc", "engine", "config", "store", "takeover"];
         if !core.contains(&module(&name)) {
             continue;
         }
@@ -336,11 +307,7 @@ fn nothing_unwraps() {
     for (name, text) in sources() {
         for (number, line) in text.lines().enumerate() {
             if line.contains(".unwrap()") || line.contains(".expect(\"") {
-                faults.push(format!(
-                    "src/{name}, code line {}: {}",
-                    number + 1,
-                    line.trim()
-                ));
+                faults.push(format!("src/{name}, code line {}: {}", number + 1, line.trim()));
             }
         }
     }
@@ -380,13 +347,8 @@ fn modules_say_what_they_own() {
 fn changelog_knows_the_version() {
     let text = read(&root().join("CHANGELOG.md"));
     let version = format!("## {}", env!("CARGO_PKG_VERSION"));
-    let known = text
-        .lines()
-        .any(|l| l.starts_with(&version) || l.starts_with("## Unreleased"));
-    assert!(
-        known,
-        "CHANGELOG.md has neither {version:?} nor \"## Unreleased\""
-    );
+    let known = text.lines().any(|l| l.starts_with(&version) || l.starts_with("## Unreleased"));
+    assert!(known, "CHANGELOG.md has neither {version:?} nor \"## Unreleased\"");
 }
 
 #[test]
@@ -422,13 +384,9 @@ fn scripts_stop_at_the_first_error() {
         if !text.starts_with("#!/usr/bin/env ") {
             faults.push(format!("{name}: does not start with #!/usr/bin/env"));
         }
-        let first = text
-            .lines()
-            .find(|l| !l.starts_with('#') && !l.trim().is_empty());
+        let first = text.lines().find(|l| !l.starts_with('#') && !l.trim().is_empty());
         if first != Some("set -euo pipefail") {
-            faults.push(format!(
-                "{name}: the first command is not set -euo pipefail"
-            ));
+            faults.push(format!("{name}: the first command is not set -euo pipefail"));
         }
         if fs::metadata(&path).unwrap().permissions().mode() & 0o111 == 0 {
             faults.push(format!("{name}: not executable"));
@@ -460,11 +418,7 @@ fn dependencies_say_why() {
 #[test]
 fn lints_are_on() {
     let text = read(&root().join("Cargo.toml"));
-    for line in [
-        "unsafe_code = \"forbid\"",
-        "missing_docs = \"warn\"",
-        "pedantic = ",
-    ] {
+    for line in ["unsafe_code = \"forbid\"", "missing_docs = \"warn\"", "pedantic = "] {
         assert!(text.contains(line), "Cargo.toml lost {line}");
     }
 }

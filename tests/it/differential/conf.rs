@@ -53,8 +53,7 @@ impl Conf {
 
 fn lists(sets: &Value) -> Vec<Vec<&Value>> {
     let sets = sets.as_array().into_iter().flatten();
-    sets.map(|set| set.as_array().into_iter().flatten().collect())
-        .collect()
+    sets.map(|set| set.as_array().into_iter().flatten().collect()).collect()
 }
 
 /// Whether a range's bounds, given or by default, hold an address.
@@ -81,11 +80,7 @@ const VERSIONS: [&str; 6] = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0
 
 /// Mostly valid: one to three sets of one or two ranges, small enough to be exhausted.
 fn random(dice: &mut Dice, pool: &mut Vec<String>) -> Value {
-    let version = if dice.once_in(2) {
-        "1.0.0"
-    } else {
-        *dice.pick(&VERSIONS)
-    };
+    let version = if dice.once_in(2) { "1.0.0" } else { *dice.pick(&VERSIONS) };
     let mut ipam = json!({"type": "host-local"});
     let mut conf = json!({"cniVersion": version, "name": "net", "type": "bridge"});
     let kinds: &[&[bool]] = &[
@@ -138,17 +133,10 @@ fn random_set(dice: &mut Dice, index: usize, wide: bool, pool: &mut Vec<String>)
     let ranges = 1 + u64::from(dice.once_in(3));
     let ranges: Vec<Value> = (0..ranges)
         .map(|n| {
-            let net = if wide {
-                format!("2001:db8:{index}:{n}::")
-            } else {
-                format!("10.{index}.{n}.")
-            };
+            let net =
+                if wide { format!("2001:db8:{index}:{n}::") } else { format!("10.{index}.{n}.") };
             let host = |h: u64| {
-                if wide {
-                    format!("{net}{h:x}")
-                } else {
-                    format!("{net}{h}")
-                }
+                if wide { format!("{net}{h:x}") } else { format!("{net}{h}") }
             };
             let (length, size) = *dice.pick(if wide {
                 &[(126_u64, 4_u64), (125, 8), (64, 200)]
