@@ -17,8 +17,6 @@ mod version;
 use std::io::{self, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use serde::Serialize;
-
 pub use self::error::Failure;
 pub use self::panic::record as record_panics;
 pub use self::version::{CniVersion, SUPPORTED};
@@ -116,7 +114,7 @@ fn serve(
     }
     let verb = Verb::new(&command);
     if verb == Verb::Version {
-        let answer = versions()?;
+        let answer = version::list().map_err(|e| unwritten(&e))?;
         return desk.answer(&answer).map_err(|e| unwritten(&e));
     }
 
@@ -200,23 +198,6 @@ fn about() -> String {
         env!("CARGO_PKG_VERSION"),
         versions.join(", ")
     )
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Versions {
-    cni_version: &'static str,
-    supported_versions: [&'static str; SUPPORTED.len()],
-}
-
-fn versions() -> Result<Vec<u8>, Failure> {
-    let versions = Versions {
-        cni_version: CniVersion::NEWEST.as_str(),
-        supported_versions: SUPPORTED.map(CniVersion::as_str),
-    };
-    let mut bytes = serde_json::to_vec(&versions).map_err(|e| unwritten(&e.into()))?;
-    bytes.push(b'\n');
-    Ok(bytes)
 }
 
 #[cfg(test)]
