@@ -119,11 +119,12 @@ fn serve(
     }
 
     let invocation = env::read(verb, env)?;
-    let (netconf, bare) = match read(stdin).and_then(|bytes| {
+    let netconf = match read(stdin).and_then(|bytes| {
         let netconf = Netconf::decode(&bytes)?;
-        Ok((netconf, is_bare(&bytes)))
+        let enough = invocation.missing.0.is_empty() || may_lack_all(&invocation, &netconf, &bytes);
+        Ok((netconf, enough))
     }) {
-        Ok((netconf, bare)) if may_lack_all(&invocation, &netconf, bare) => (netconf, bare),
+        Ok((netconf, true)) => netconf,
         Err(failure) if invocation.missing.0.is_empty() => return Err(failure),
         _ => return Err(EnvError::Missing(invocation.missing).into()),
     };
@@ -131,7 +132,7 @@ fn serve(
         desk.version = version;
     }
     netconf.name()?;
-    verbs::dispatch(invocation, netconf, bare, facts, desk)
+    verbs::dispatch(invocation, netconf, facts, desk)
 }
 
 fn read(stdin: &mut dyn Read) -> Result<Vec<u8>, Failure> {
@@ -159,29 +160,22 @@ fn is_bare(bytes: &[u8]) -> bool {
     }
 }
 
-/// Whether this call can do without every variable that is missing.
-fn may_lack_all(invocation: &Invocation, netconf: &Netconf, bare: bool) -> bool {
-    invocation
-        .missing
-        .0
-        .iter()
-        .all(|name| may_lack(name, invocation, netconf, bare))
-}
-
-/// The originals of the ECS and Consul dialects are called by hand, and the ECS agent releases an
-/// address by `id` when the container is long gone. A DEL without a configuration frees nothing,
-/// so nothing is needed for it.
-fn may_lack(name: &str, invocation: &Invocation, netconf: &Netconf, bare: bool) -> bool {
+/// Whether this call can do without the variables that are missing. The originals of the ECS and
+/// Consul dialects are called by hand, and the ECS agent releases an address by `id` when the
+/// container is long gone. A DEL without a configuration frees nothing, so nothing is needed for it.
+fn may_lack_all(invocation: &Invocation, netconf: &Netconf, bytes: &[u8]) -> bool {
     let del = invocation.verb == Verb::Del;
-    match netconf.dialect() {
-        _ if del && bare => true,
-        Dialect::Native => false,
-        Dialect::Ecs if name == "CNI_CONTAINERID" => {
+    if del && is_bare(bytes) {
+        return true;
+    }
+    let container = match netconf.dialect() {
+        Dialect::Native => return false,
+        Dialect::Ecs => {
             netconf.has_id() || (del && !netconf.cleanup(&invocation.inputs).addrs.is_empty())
         }
-        Dialect::Consul if name == "CNI_CONTAINERID" => false,
-        Dialect::Ecs | Dialect::Consul => true,
-    }
+        Dialect::Consul => false,
+    };
+    container || !invocation.missing.0.contains(&"CNI_CONTAINERID")
 }
 
 fn unwritten(error: &io::Error) -> Failure {

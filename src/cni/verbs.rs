@@ -34,7 +34,6 @@ struct Call {
 pub fn dispatch(
     mut invocation: Invocation,
     netconf: Netconf,
-    bare: bool,
     facts: &dyn Fn() -> Facts,
     desk: &mut Desk<'_>,
 ) -> Result<(), Failure> {
@@ -59,7 +58,7 @@ pub fn dispatch(
     };
     match call.invocation.verb {
         Verb::Add => call.add(version, desk),
-        Verb::Del => call.del(bare, desk),
+        Verb::Del => call.del(desk),
         Verb::Check => call.check(desk),
         Verb::Gc => call.gc(desk),
         Verb::Status => call.status(desk),
@@ -123,12 +122,10 @@ impl Call {
         Ok(())
     }
 
-    fn del(&mut self, bare: bool, desk: &mut Desk<'_>) -> Result<(), Failure> {
+    fn del(&mut self, desk: &mut Desk<'_>) -> Result<(), Failure> {
         let cleanup = self.cleanup(desk);
         let Some(target) = target(&cleanup) else {
-            if !bare {
-                desk.journal.warn("this DEL names nothing to free");
-            }
+            // Neither a container nor an address is named: there is nothing to free.
             return Ok(());
         };
         let mut store = open(&cleanup.store, &cleanup.network)?;
