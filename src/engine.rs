@@ -6,9 +6,9 @@
 
 use std::path::Path;
 
-use crate::alloc::{Add, Check, Command, Context, Del, Gc, Legacy, Outcome, Status, Target};
+use crate::alloc::{self, Add, Check, Command, Context, Del, Gc, Outcome, Status, Target};
 use crate::error::{Error, StoreError};
-use crate::model::{Grant, Lease, Owner, SetName, Wait};
+use crate::model::{Grant, Lease, NetworkName, Owner, SetName, Wait};
 use crate::net::Addr;
 use crate::store::Store;
 use crate::takeover;
@@ -24,25 +24,23 @@ pub struct Added {
     pub warnings: Vec<String>,
 }
 
-/// Leases an address from each range set. Where host-local kept this network's leases in
-/// `legacy_dir`, they are taken over first, under its lock, in the same transaction; `wait` bounds
-/// the wait for that lock.
+/// Leases an address from each range set. Where host-local kept this network's leases, they are
+/// taken over first, under its lock, in the same transaction.
 pub fn add(
     store: &mut dyn Store,
     mut add: Add,
-    legacy_dir: Option<&Path>,
-    wait: Wait,
+    legacy: Option<Legacy<'_>>,
     cx: &Context,
 ) -> Result<Added, Error> {
-    let dir = legacy_dir.filter(|dir| dir.is_dir());
-    if dir.is_some() {
-        add.legacy = Legacy::Unread;
+    let legacy = legacy.filter(|l| l.dir.is_dir());
+    if legacy.is_some() {
+        add.legacy = alloc::Legacy::Unread;
     }
     let mut outcome = store.apply(&Command::Add(add.clone()), cx)?;
-    if let (Outcome::ReadLegacy, Some(dir)) = (&outcome, dir) {
+    if let (Outcome::ReadLegacy, Some(legacy)) = (&outcome, legacy) {
         // Held until the command is done: nothing may lease beside it.
-        let folder = takeover::read(dir, &add.network, wait)?;
-        add.legacy = Legacy::Read(folder.leases.clone(), folder.cursors.clone());
+        let folder = takeover::read(legacy.dir, legacy.network, legacy.wait)?;
+        add.legacy = alloc::Legacy::Read(folder.leases.clone(), folder.cursors.clone());
         outcome = store.apply(&Command::Add(add), cx)?;
     }
     match outcome {
@@ -71,24 +69,47 @@ pub fn undo(
         return Ok(());
     }
     let target = Target::Some(owner.clone(), created.to_vec());
-    del(
-        store,
-        Del {
-            set: set.clone(),
-            target,
-            rewind: false,
-            undo: true,
-        },
-        cx,
-    )
-    .map(|_| ())
+    let undo = Del {
+        set: set.clone(),
+        target,
+        rewind: false,
+        undo: true,
+        legacy: None,
+    };
+    del(store, undo, None, cx).map(|_| ())
 }
 
-/// Frees; answers with what was freed.
-pub fn del(store: &mut dyn Store, del: Del, cx: &Context) -> Result<Vec<Lease>, Error> {
-    match store.apply(&Command::Del(del), cx)? {
-        Outcome::Freed(leases) => Ok(leases),
-        other => Err(unexpected(&other)),
+/// Where host-local kept a network's leases.
+#[derive(Clone, Copy, Debug)]
+pub struct Legacy<'a> {
+    /// The folder; it need not exist.
+    pub dir: &'a Path,
+    /// The network.
+    pub network: &'a NetworkName,
+    /// How long to wait for host-local's lock.
+    pub wait: Wait,
+}
+
+/// Frees; answers with what was freed. A container that host-local served and that ends before
+/// the network's first ADD here is freed in host-local's folder, so that the ADD does not take a
+/// dead lease over.
+pub fn del(
+    store: &mut dyn Store,
+    mut del: Del,
+    legacy: Option<Legacy<'_>>,
+    cx: &Context,
+) -> Result<Vec<Lease>, Error> {
+    let legacy = legacy.filter(|l| l.dir.is_dir());
+    del.legacy = legacy.map(|l| l.network.clone());
+    let target = del.target.clone();
+    match (store.apply(&Command::Del(del), cx)?, legacy, target) {
+        (Outcome::Freed(leases), ..) => Ok(leases),
+        (Outcome::ReadLegacy, Some(legacy), Target::Owner(Owner::Attachment(attachment))) => {
+            takeover::release(legacy.dir, &attachment, legacy.wait)?;
+            Ok(Vec::new())
+        }
+        (Outcome::ReadLegacy, ..) => Ok(Vec::new()),
+        (other, ..) => Err(unexpected(&other)),
     }
 }
 

@@ -1,5 +1,73 @@
-//! sublet leases IP addresses to containers.
+//! sublet leases IP addresses to containers: a CNI IPAM plugin and an operator's tool over one
+//! durable lease store. This page is the map.
+//!
+//! # Layers
+//!
+//! ```text
+//! main        the process: arguments, environment, streams, exit code
+//! cni  cli    the faces: a protocol or a person on one side, use cases on the other
+//! engine      the use cases; takeover reads host-local's folder for it
+//! config      bytes -> Config, one file for each dialect
+//! store       commits what alloc decides: redb (and later etcd, Consul)
+//! alloc       the decisions, pure: View + Command + Context -> Plan
+//! net model error   the nouns, valid by construction
+//! ```
+//!
+//! A layer uses those below it. Faces never use each other and never name a store; config knows
+//! nouns only. Nothing below the faces prints, exits, or reads the environment or the clock
+//! ([`host`] does, for the faces). A test holds this against the `use` lines (`tests/it/tidy.rs`).
+//!
+//! # The way of an ADD
+//!
+//! [`cni::run`] reads variables (code 4) and stdin (5), decodes it (6, 7), checks the version (1) and
+//! lowers it to a [`config::Config`]; [`store::open`] picks the store; [`engine::add`] hands it an
+//! [`alloc::Command`]; the store runs [`alloc::run`] over its own view and commits the plan; the
+//! outcome is rendered for the version that was asked for, and written at once. Every failure is
+//! one JSON error and exit 1. If the answer cannot be written, what was leased is taken back.
+//!
+//! # Why the seam holds
+//!
+//! The seam is [`alloc::Command`], [`alloc::View`] and [`alloc::Plan`]; the proof is
+//! `store/contract.rs`, which runs the same cases on a model in memory, on redb, and on a
+//! compare-and-set server with Consul's limits, lost answers and other clients in between.
+//!
+//! - **A command is data.** It carries all that the allocator must know of its caller: ranges,
+//!   wishes, the owner, where the request came from. So a store may run it again after a conflict,
+//!   a process may carry it out for another that waits for the lock (group commit), and a face for
+//!   Docker is a new way to fill in the same structs: RequestAddress is an ADD whose owner is an
+//!   endpoint and whose one range is the pool, in a [`model::SetName`] of its address space.
+//! - **The allocator is pure.** It is told the time, the boot, the machine and a random number.
+//!   Running it twice over the same view gives the same plan; that is what makes optimistic commits
+//!   sound, and tests exact.
+//! - **A view answers point questions, and may guess.** A local store looks: a few B-tree look-ups.
+//!   A cluster store answers "nobody holds this, you hold nothing" without asking anyone, keeps each
+//!   guess as a compare of its transaction, and so needs one round trip for an ADD and two for a
+//!   DEL. A conflict is the truth about exactly the guess that was wrong, and the allocator runs
+//!   again over it.
+//! - **Only changes are guarded by compares.** A refusal, a DEL of nothing, a CHECK change nothing,
+//!   so the store verifies what it guessed before it concludes them. That rule sits in the store,
+//!   once: "exhausted", "held" and "duplicate" are therefore always true, and the allocator need not
+//!   know what kind of store it talks to.
+//! - **A plan is whole.** All families and range sets of a container, the owner's index, cursor and
+//!   sticky address change together. A commit whose answer was lost is found again by the owner's
+//!   key, for an ADD by the same owner is answered with the lease it has.
+//! - **No question returns all leases**, so no answer gets slower with their number. GC pages
+//!   through owners, and takes as many steps as a store's transactions are small
+//!   ([`alloc::View::capacity`]).
+//!
+//! # Where do I add ...
+//!
+//! - **a store**: `store/NAME.rs` with [`store::Store`]; a variant of [`model::StoreSpec`] and its arm
+//!   in [`store::open`]; its line in `store/contract.rs`.
+//! - **a dialect**: `config/NAME.rs` and its row in the table of dialects; `testdata/config/NAME/`.
+//! - **a CNI version**: a variant in `cni/version.rs` and in its table; an arm in `cni/result.rs` if
+//!   the shape changed. The tests that loop over versions follow by themselves.
+//! - **a request**: a variant of [`alloc::Command`] and its function in `alloc/`; a case in
+//!   `store/contract.rs`.
+//! - **an operator's command**: a file in `cli/` and its variant there; help follows by itself.
+
 pub mod alloc;
+pub mod cli;
 pub mod cni;
 pub mod config;
 pub mod engine;

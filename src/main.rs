@@ -4,13 +4,14 @@
 //! that a test should reach.
 
 use std::env;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
 
+use sublet::cli::{self, Terminal};
 use sublet::cni::{self, World};
 use sublet::host;
 
@@ -24,28 +25,40 @@ fn main() -> ExitCode {
         let done = writeln!(io::stdout(), "{answer}");
         return ExitCode::from(u8::from(done.is_err()));
     }
-    let _ = writeln!(io::stderr(), "sublet: this build has no command line yet");
-    ExitCode::from(2)
+    let facts = host::facts(&environment);
+    let mut terminal = Terminal {
+        stdout: &mut io::stdout(),
+        stderr: &mut io::stderr(),
+    };
+    ExitCode::from(cli::run(
+        env::args_os().collect(),
+        &environment,
+        &facts,
+        &mut terminal,
+    ))
+}
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "here the environment enters the program"
+)]
+fn environment(name: &str) -> Option<OsString> {
+    env::var_os(name)
 }
 
 fn plugin() -> ExitCode {
     cni::record_panics();
-    #[allow(
-        clippy::disallowed_methods,
-        reason = "here the environment enters the program"
-    )]
-    let env = |name: &str| env::var_os(name);
     // The plain file: std's stdout splits an answer at its last newline into two writes.
     let mut stdout: Box<dyn Write> = match io::stdout().as_fd().try_clone_to_owned() {
         Ok(fd) => Box::new(File::from(fd)),
         Err(_) => Box::new(io::stdout()),
     };
     ExitCode::from(cni::run(World {
-        env: &env,
+        env: &environment,
         stdin: &mut io::stdin().lock() as &mut dyn Read,
         stdout: &mut *stdout,
         stderr: &mut io::stderr(),
-        facts: &|| host::facts(&env),
+        facts: &|| host::facts(&environment),
     }))
 }
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::alloc::{LegacyCursor, LegacyLease};
 use crate::error::{Error, Refusal, StoreError};
-use crate::model::{ContainerId, IfName, NetworkName, Wait};
+use crate::model::{Attachment, ContainerId, IfName, NetworkName, Wait};
 use crate::net::Addr;
 use crate::store::{Lock, lock_file};
 
@@ -37,34 +37,72 @@ pub fn read(dir: &Path, network: &NetworkName, wait: Wait) -> Result<Folder, Err
         cursors: Vec::new(),
         _lock: lock,
     };
-    let entries = fs::read_dir(dir).map_err(|e| StoreError::io("read the folder", dir, e))?;
-    for entry in entries {
-        let entry = entry.map_err(|e| StoreError::io("read the folder", dir, e))?;
-        let name = entry.file_name();
-        // A name that is no text is no address either.
-        let Some(name) = name.to_str() else { continue };
-        let path = entry.path();
-        let refuse = |why: String| {
-            Error::Refused(Refusal::Takeover {
-                network: network.clone(),
-                why,
-            })
-        };
-        if let Some(index) = name.strip_prefix("last_reserved_ip.") {
-            // host-local starts over when it cannot read its cursor, and so do we.
-            let cursor = index.parse().ok().zip(content(&path)?.trim().parse().ok());
-            folder
-                .cursors
-                .extend(cursor.map(|(index, addr)| LegacyCursor { index, addr }));
-        } else if let Ok(addr) = name.parse::<Addr>() {
-            // An empty file is what a host-local that was killed leaves behind: nobody's lease.
-            if let Some(lease) = lease(addr, &path, &content(&path)?).map_err(refuse)? {
-                folder.leases.push(lease);
-            }
+    let refuse = |why| {
+        Error::Refused(Refusal::Takeover {
+            network: network.clone(),
+            why,
+        })
+    };
+    for (path, addr) in lease_files(dir)? {
+        // An empty file is what a host-local that was killed leaves behind: nobody's lease.
+        if let Some(lease) = lease(addr, &path, &content(&path)?).map_err(refuse)? {
+            folder.leases.push(lease);
         }
     }
-    folder.leases.sort_by_key(|l| l.addr);
+    for index in 0.. {
+        let path = dir.join(format!("last_reserved_ip.{index}"));
+        if !path.exists() {
+            break;
+        }
+        // host-local starts over when it cannot read its cursor, and so do we.
+        let addr = content(&path)?.trim().parse().ok();
+        folder
+            .cursors
+            .extend(addr.map(|addr| LegacyCursor { index, addr }));
+    }
     Ok(folder)
+}
+
+/// Removes an attachment's lease files, as host-local's DEL does: those with container and
+/// interface, or, if there is none, those with the container alone.
+pub fn release(dir: &Path, attachment: &Attachment, wait: Wait) -> Result<(), StoreError> {
+    let _lock = lock_file(&dir.join("lock"), wait)?;
+    let mut exact = Vec::new();
+    let mut legacy = Vec::new();
+    for (path, _) in lease_files(dir)? {
+        let content = content(&path)?;
+        let mut lines = content.trim().lines().map(str::trim);
+        if lines.next() != Some(attachment.container.as_str()) {
+            continue;
+        }
+        match (lines.next(), &attachment.ifname) {
+            (None, _) => legacy.push(path),
+            (Some(line), Some(ifname)) if line == ifname.as_str() => exact.push(path),
+            _ => {}
+        }
+    }
+    for path in if exact.is_empty() { legacy } else { exact } {
+        fs::remove_file(&path)
+            .map_err(|e| StoreError::io("remove host-local's lease file", &path, e))?;
+    }
+    Ok(())
+}
+
+/// The files that are named after an address.
+fn lease_files(dir: &Path) -> Result<Vec<(PathBuf, Addr)>, StoreError> {
+    let io = |e| StoreError::io("read the folder", dir, e);
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).map_err(io)? {
+        let entry = entry.map_err(io)?;
+        // A name that is no text is no address either.
+        let addr = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok());
+        files.extend(addr.map(|addr| (entry.path(), addr)));
+    }
+    files.sort_by_key(|(_, addr)| *addr);
+    Ok(files)
 }
 
 fn content(path: &PathBuf) -> Result<String, StoreError> {

@@ -161,6 +161,9 @@ pub struct Del {
     /// Free it as if it had never been leased: no cooldown. For taking back an ADD whose answer
     /// could not be delivered.
     pub undo: bool,
+    /// The network, if host-local has a folder of it: unless that was taken over, what the owner
+    /// holds may be there, and the outcome is [`Outcome::ReadLegacy`].
+    pub legacy: Option<NetworkName>,
 }
 
 /// What a DEL frees.
@@ -233,7 +236,7 @@ pub enum Outcome {
         /// Things an operator should know, for the log.
         warnings: Vec<String>,
     },
-    /// ADD: nothing was done; read host-local's folder and ask again.
+    /// ADD, DEL: nothing was done; what is asked for is, or may be, in host-local's folder.
     ReadLegacy,
     /// DEL: what was freed.
     Freed(Vec<Lease>),

@@ -25,6 +25,11 @@ pub fn del(del: &Del, view: &dyn View, cx: &Context) -> Result<Plan, StoreError>
         }
         Target::Addresses(addrs) => at(&del.set, addrs, view)?,
     };
+    if let (Some(network), []) = (&del.legacy, &*freed)
+        && !view.adopted(network)?
+    {
+        return Ok(Plan::only(Outcome::ReadLegacy));
+    }
     let mut changes = Vec::new();
     for lease in &freed {
         let until = if del.undo { None } else { until(lease, cx) };

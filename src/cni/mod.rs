@@ -119,12 +119,8 @@ fn serve(
     }
 
     let invocation = env::read(verb, env)?;
-    let netconf = match read(stdin).and_then(|bytes| {
-        let netconf = Netconf::decode(&bytes)?;
-        let enough = invocation.missing.0.is_empty() || may_lack_all(&invocation, &netconf, &bytes);
-        Ok((netconf, enough))
-    }) {
-        Ok((netconf, true)) => netconf,
+    let netconf = match read(stdin).and_then(|bytes| Ok(Netconf::decode(&bytes)?)) {
+        Ok(netconf) if may_lack_all(&invocation, &netconf) => netconf,
         Err(failure) if invocation.missing.0.is_empty() => return Err(failure),
         _ => return Err(EnvError::Missing(invocation.missing).into()),
     };
@@ -148,34 +144,29 @@ fn read(stdin: &mut dyn Read) -> Result<Vec<u8>, Failure> {
     Ok(bytes)
 }
 
-/// Whether the configuration says nothing about addresses: no `ipam`, or nothing but its `type`.
-fn is_bare(bytes: &[u8]) -> bool {
-    let Ok(serde_json::Value::Object(top)) = serde_json::from_slice(bytes) else {
-        return false;
-    };
-    match top.get("ipam") {
-        None | Some(serde_json::Value::Null) => true,
-        Some(serde_json::Value::Object(ipam)) => ipam.keys().all(|key| key == "type"),
-        Some(_) => false,
-    }
+/// Whether this call can do without every variable that is missing.
+fn may_lack_all(invocation: &Invocation, netconf: &Netconf) -> bool {
+    invocation
+        .missing
+        .0
+        .iter()
+        .all(|name| may_lack(name, invocation, netconf))
 }
 
-/// Whether this call can do without the variables that are missing. The originals of the ECS and
-/// Consul dialects are called by hand, and the ECS agent releases an address by `id` when the
-/// container is long gone. A DEL without a configuration frees nothing, so nothing is needed for it.
-fn may_lack_all(invocation: &Invocation, netconf: &Netconf, bytes: &[u8]) -> bool {
+/// The originals of the ECS and Consul dialects are called by hand, and the ECS agent releases an
+/// address by `id` when the container is long gone. A DEL without a configuration frees nothing,
+/// so nothing is needed for it.
+fn may_lack(name: &str, invocation: &Invocation, netconf: &Netconf) -> bool {
     let del = invocation.verb == Verb::Del;
-    if del && is_bare(bytes) {
-        return true;
-    }
-    let container = match netconf.dialect() {
-        Dialect::Native => return false,
-        Dialect::Ecs => {
+    match netconf.dialect() {
+        _ if del && netconf.is_bare() => true,
+        Dialect::Native => false,
+        Dialect::Ecs if name == "CNI_CONTAINERID" => {
             netconf.has_id() || (del && !netconf.cleanup(&invocation.inputs).addrs.is_empty())
         }
-        Dialect::Consul => false,
-    };
-    container || !invocation.missing.0.contains(&"CNI_CONTAINERID")
+        Dialect::Consul if name == "CNI_CONTAINERID" => false,
+        Dialect::Ecs | Dialect::Consul => true,
+    }
 }
 
 fn unwritten(error: &io::Error) -> Failure {

@@ -4,19 +4,19 @@
 //! an ADD is refused before it leases anything, where it can be; a DEL asks for no more of its
 //! configuration than where the leases are and whose.
 
-use std::time::Duration;
+use std::path::Path;
 
 use super::Desk;
 use super::env::{EnvError, Invocation, Missing, Verb};
 use super::error::{ENVIRONMENT, Failure, IO, NETNS};
 use super::result::{self, Answer};
 use super::version::{CniVersion, gate};
-use crate::alloc::{Add, Check, Del, Gc, Legacy, Status, Target};
+use crate::alloc::{self, Add, Check, Del, Gc, Status, Target};
 use crate::config::{Cleanup, Config, Dialect, Level, Netconf};
-use crate::engine;
+use crate::engine::{self, Legacy};
 use crate::error::Error;
 use crate::host::Facts;
-use crate::model::{Netns, NetworkName, Owner, StoreSpec, Wait};
+use crate::model::{Netns, NetworkName, Owner, StoreSpec};
 use crate::store::{self, Store};
 
 /// Our own network and mount namespace.
@@ -86,13 +86,12 @@ impl Call {
             on_duplicate: config.on_duplicate,
             claim_gateways: config.claim_gateways,
             origin,
-            legacy: Legacy::Absent,
+            legacy: alloc::Legacy::Absent,
         };
         let cx = self.facts.context();
         let mut store = open(&config.store, &config.network)?;
-        let wait = wait(&config.store);
-        let legacy = config.legacy_dir.as_deref();
-        let added = engine::add(&mut *store, add, legacy, wait, &cx).map_err(failed)?;
+        let legacy = legacy(config.legacy_dir.as_deref(), &config.network, &config.store);
+        let added = engine::add(&mut *store, add, legacy, &cx).map_err(failed)?;
         for warning in &added.warnings {
             desk.journal.warn(warning);
         }
@@ -125,7 +124,9 @@ impl Call {
     fn del(&mut self, desk: &mut Desk<'_>) -> Result<(), Failure> {
         let cleanup = self.cleanup(desk);
         let Some(target) = target(&cleanup) else {
-            // Neither a container nor an address is named: there is nothing to free.
+            if !self.netconf.is_bare() {
+                desk.journal.warn("this DEL names nothing to free");
+            }
             return Ok(());
         };
         let mut store = open(&cleanup.store, &cleanup.network)?;
@@ -134,8 +135,14 @@ impl Call {
             target,
             rewind: cleanup.rewind,
             undo: false,
+            legacy: None,
         };
-        let freed = engine::del(&mut *store, del, &self.facts.context())
+        let legacy = legacy(
+            cleanup.legacy_dir.as_deref(),
+            &cleanup.network,
+            &cleanup.store,
+        );
+        let freed = engine::del(&mut *store, del, legacy, &self.facts.context())
             .map_err(|error| Failure::of(&error, &cleanup.network))?;
         if desk.journal.tells_leases() {
             for lease in freed {
@@ -252,10 +259,19 @@ fn open(spec: &StoreSpec, network: &NetworkName) -> Result<Box<dyn Store>, Failu
     store::open(spec).map_err(|error| Failure::of(&error.into(), network))
 }
 
-fn wait(spec: &StoreSpec) -> Wait {
+fn legacy<'a>(
+    dir: Option<&'a Path>,
+    network: &'a NetworkName,
+    spec: &StoreSpec,
+) -> Option<Legacy<'a>> {
     match spec {
-        StoreSpec::Embedded { wait, .. } => *wait,
-        StoreSpec::Remote { .. } => Wait::For(Duration::from_secs(5)),
+        StoreSpec::Embedded { wait, .. } => dir.map(|dir| Legacy {
+            dir,
+            network,
+            wait: *wait,
+        }),
+        // host-local's leases are of this host alone.
+        StoreSpec::Remote { .. } => None,
     }
 }
 

@@ -149,6 +149,7 @@ fn cleanup(conf: &Netconf, inputs: &Inputs) -> Cleanup {
         addrs: HALVES.iter().filter_map(address).collect(),
         rewind: true,
         store: place.store_anyway(),
+        legacy_dir: None,
         log: place.log_anyway(),
         network,
     }

@@ -121,6 +121,8 @@ pub struct Cleanup {
     pub rewind: bool,
     /// Where the leases are.
     pub store: StoreSpec,
+    /// host-local's folder of this network.
+    pub legacy_dir: Option<PathBuf>,
     /// Where to write the log.
     pub log: Log,
 }

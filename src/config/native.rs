@@ -58,10 +58,7 @@ pub(super) fn build(
     let set = shared(&ipam)?.unwrap_or_else(|| network.clone());
     let store = place.store(&mut warnings)?;
     let attachment = attachment(&network, inputs);
-    let legacy_dir = match dialect {
-        Dialect::Native => Some(place.legacy_dir(&network)?),
-        Dialect::Ecs | Dialect::Consul => None,
-    };
+    let legacy_dir = place.legacy_dir(&network)?;
     Ok(Config {
         dialect,
         set: SetName(set.to_string()),
@@ -113,6 +110,7 @@ pub(super) fn tidy(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Cleanup
         addrs: Vec::new(),
         rewind: false,
         store: place.store_anyway(),
+        legacy_dir: place.legacy_dir(&network).ok().flatten(),
         log: place.log_anyway(),
         network,
     }

@@ -83,6 +83,15 @@ impl Netconf {
         self.dialect() == Dialect::Ecs && matches!(ecs::id(&self.ipam_anyway()), Ok(Some(_)))
     }
 
+    /// Whether it says nothing about addresses: no `ipam`, or nothing but a `type` in it.
+    pub fn is_bare(&self) -> bool {
+        match self.root().object("ipam") {
+            Ok(None) => true,
+            Ok(Some(ipam)) => ipam.keys().all(|key| key.eq_ignore_ascii_case("type")),
+            Err(_) => false,
+        }
+    }
+
     /// The whole configuration, for ADD, CHECK and STATUS.
     pub fn config(&self, inputs: &Inputs) -> Result<Config, ConfigError> {
         (self.rules().config)(self, inputs)

@@ -180,10 +180,10 @@ impl Place<'_> {
         }
     }
 
-    /// Where host-local kept this network's leases.
-    pub(super) fn legacy_dir(self, network: &NetworkName) -> Result<PathBuf, ConfigError> {
+    /// Where host-local kept this network's leases; only its own configurations have such a place.
+    pub(super) fn legacy_dir(self, network: &NetworkName) -> Result<Option<PathBuf>, ConfigError> {
         let dir = self.ipam.text("dataDir")?.unwrap_or(HOST_LOCAL_DIR);
-        Ok(PathBuf::from(dir).join(network.as_str()))
+        Ok((self.dialect == Dialect::Native).then(|| PathBuf::from(dir).join(network.as_str())))
     }
 }
 

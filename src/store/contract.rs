@@ -84,6 +84,7 @@ pub fn del(container: &str) -> Command {
         target,
         rewind: false,
         undo: false,
+        legacy: None,
     })
 }
 
@@ -489,6 +490,7 @@ fn gateways_are_claimed(make: Make<'_>) {
         target,
         rewind: false,
         undo: false,
+        legacy: None,
     });
     assert_eq!(freed(&mut *store, &del, &at(2)), []);
     let held = leases(&mut *store)
@@ -523,6 +525,7 @@ fn dels_by_address_and_id(make: Make<'_>) {
             target,
             rewind: true,
             undo: false,
+            legacy: None,
         };
         freed(&mut *store, &Command::Del(del), &at(2))
     };

@@ -312,9 +312,11 @@ impl RedbStore {
             let _lock = files::lock(&place.path, self.wait)?;
             let plan = self.transact(&place, command, cx, &|| Ok(()))?;
             match (&mut all, plan.outcome) {
-                (Outcome::Freed(all), Ok(Outcome::Freed(more))) => {
-                    all.extend(more);
-                    if !all.is_empty() {
+                (_, Ok(Outcome::ReadLegacy)) => {}
+                (Outcome::Freed(_) | Outcome::ReadLegacy, Ok(Outcome::Freed(freed))) => {
+                    let done = !freed.is_empty();
+                    all = Outcome::Freed(freed);
+                    if done {
                         break;
                     }
                 }

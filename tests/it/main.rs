@@ -1,11 +1,23 @@
-//! One integration binary: one module for each part that is tested from outside.
+//! Whole-program tests: the binary as a runtime and a person run it, in one binary of their own.
+//!
+//! A behaviour that can be seen as a configuration and an answer belongs into a folder under
+//! testdata/; a module is for what needs other programs, many processes or a broken machine.
 
 // A test's helpers may fail as a test does.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod cni;
 mod config;
+mod delegate;
+mod differential;
 mod ecs;
+mod faults;
 mod kill;
+mod lab;
 mod reader;
+mod readme;
+mod supply;
+mod swarm;
+mod takeover;
+mod tidy;
 mod util;

@@ -1,0 +1,55 @@
+//! A CNI plugin that does nothing but delegate: it runs the IPAM plugin named in `ipam.type`, found
+//! in `CNI_PATH`, with its own environment and stdin, and passes on what that one answers.
+//!
+//! The published main plugins of most distributions speak CNI up to 1.0.0, and none hands GC to its
+//! IPAM. This one speaks whatever its IPAM speaks, so 1.1.0, GC and STATUS can be tested through a
+//! delegation, and tried by hand.
+
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context, Result};
+
+fn main() -> ExitCode {
+    match delegate() {
+        Ok(code) => code,
+        Err(error) => {
+            let answer = serde_json::json!({"code": 999, "msg": format!("delegate: {error:#}")});
+            // A caller that is gone reads no answer.
+            let _ = write!(std::io::stdout(), "{answer}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn delegate() -> Result<ExitCode> {
+    let mut conf = Vec::new();
+    std::io::stdin().read_to_end(&mut conf)?;
+    let parsed: serde_json::Value = serde_json::from_slice(&conf).context("the configuration")?;
+    let ipam = parsed["ipam"]["type"].as_str().context("no ipam.type")?;
+    let mut child = Command::new(find(ipam)?)
+        .stdin(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("start {ipam}"))?;
+    let mut stdin = child.stdin.take().context("a pipe to the IPAM plugin")?;
+    // An IPAM plugin may answer without reading.
+    let _ = stdin.write_all(&conf);
+    drop(stdin);
+    let status = child.wait()?;
+    Ok(if status.success() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// The plugin's file: the first of that name in `CNI_PATH`.
+fn find(name: &str) -> Result<PathBuf> {
+    #[expect(clippy::disallowed_methods, reason = "an example is its own edge")]
+    let path = std::env::var_os("CNI_PATH").context("CNI_PATH is not set")?;
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file())
+        .with_context(|| format!("no {name} in CNI_PATH"))
+}

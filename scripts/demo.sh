@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# Builds sublet and leases addresses from the network configurations that containerd, podman and the
+# ECS agent ship. Needs a Rust toolchain, no root; everything happens in a temporary folder.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+scripts/build.sh
+sublet=$PWD/bin/sublet
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+# All configurations lease from this file, whatever they name.
+export IPAM_DB_PATH=$work/leases.redb
+export CNI_PATH=$PWD/bin CNI_IFNAME=eth0
+
+fail() {
+    echo "demo: $*" >&2
+    exit 1
+}
+
+# cni COMMAND CONTAINER CONFIGURATION: shows the call and its answer; the answer stays in $answer.
+cni() {
+    local env="CNI_COMMAND=$1 CNI_CONTAINERID=$2 CNI_NETNS=/run/netns/$2"
+    echo
+    echo "\$ $env sublet < $3"
+    answer=$(env CNI_COMMAND="$1" CNI_CONTAINERID="$2" CNI_NETNS="/run/netns/$2" "$sublet" < "$3") ||
+        fail "$1 failed: $answer"
+    [ -z "$answer" ] || printf '%s\n' "$answer"
+}
+
+# answered TEXT: the answer has it, spaces apart.
+answered() {
+    local text
+    text=$(tr -d ' \n' <<< "$answer")
+    [[ $text == *"$1"* ]] || fail "$1 is missing in the answer"
+}
+
+operator() {
+    echo
+    echo "\$ sublet $*"
+    "$sublet" "$@"
+}
+
+cd testdata/demo
+
+cni ADD web containerd.json
+answered '"address":"10.88.0.2/16","gateway":"10.88.0.1"'
+answered '"address":"2001:4860:4860::2/64","gateway":"2001:4860:4860::1"'
+answered '{"dst":"0.0.0.0/0"}'
+cni ADD db containerd.json
+answered '"address":"10.88.0.3/16"'
+cni ADD web podman.json
+answered '"version":"4"'
+answered '"address":"10.89.0.2/24"'
+cni ADD task ecs.json
+answered '10.0.0.2/24'
+answered '169.254.170.2/32'
+
+operator list
+rows=$("$sublet" list --json)
+for address in 10.88.0.2 10.88.0.3 2001:4860:4860::2 10.89.0.2 10.0.0.2; do
+    [[ $rows == *"\"$address\""* ]] || fail "$address is not listed"
+done
+operator show 10.88.0.3
+
+# The same question gets the same answer: a runtime that was interrupted may ask again.
+cni ADD web containerd.json
+answered '"address":"10.88.0.2/16"'
+
+cni CHECK web containerd.json
+for container in web db; do
+    cni DEL "$container" containerd.json
+done
+cni DEL web podman.json
+cni DEL task ecs.json
+
+operator list
+# What the ECS dialect records of the gateway stays, as in the original.
+rows=$("$sublet" list --json | tr -d ' \n')
+[[ $rows != *'"kind":"dynamic"'* && $rows != *'"kind":"static"'* ]] || fail "leases are left: $rows"
+
+echo
+echo "demo: every answer was right"

@@ -1,0 +1,242 @@
+//! The operator's command line.
+//!
+//! Owns: arguments, exit codes (0 done, 1 failed, 2 wrong usage), asking before something is freed.
+//! Does not own: what a command does to leases (`engine`), how a row looks (`output`).
+//! Invariant: nothing is freed without `--yes` or a person's "y".
+
+mod list;
+mod output;
+mod release;
+mod show;
+
+use std::ffi::OsString;
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow};
+use clap::{Args, Parser, Subcommand};
+
+use crate::alloc::Context;
+use crate::host::Facts;
+use crate::model::{Lease, Persist, StoreSpec, Wait};
+use crate::net::Addr;
+use crate::store::{self, Store};
+
+/// Leases IP addresses to containers.
+///
+/// Called by a container runtime (with CNI_COMMAND set and no argument) it is a CNI IPAM plugin;
+/// called by you it shows and mends what it has leased.
+#[derive(Debug, Parser)]
+#[command(name = "sublet", version, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    place: Place,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List all leases, or one network's
+    List(list::List),
+    /// Show everything known of one address, or of one container's addresses
+    Show(show::Show),
+    /// Free an address, or all of a container's
+    Release(release::Release),
+}
+
+/// Which store.
+#[derive(Debug, Args)]
+struct Place {
+    /// The store's file [default: $IPAM_DB_PATH, else /var/lib/cni/sublet/leases.redb]
+    #[arg(long, value_name = "PATH", global = true)]
+    store: Option<PathBuf>,
+}
+
+/// Where leases are if nobody says otherwise; the ECS dialect's default is another.
+const DEFAULT: &str = "/var/lib/cni/sublet/leases.redb";
+/// The ECS dialect's.
+const ECS_DEFAULT: &str = "/data/eni-ipam.db";
+
+/// How long a person waits for the lock.
+const WAIT: Wait = Wait::For(Duration::from_secs(5));
+
+/// The streams of the process.
+pub struct Terminal<'a> {
+    /// Rows.
+    pub stdout: &'a mut dyn Write,
+    /// Everything else.
+    pub stderr: &'a mut dyn Write,
+}
+
+/// Runs the command line; answers the exit code.
+pub fn run(
+    args: Vec<OsString>,
+    env: &dyn Fn(&str) -> Option<OsString>,
+    facts: &Facts,
+    terminal: &mut Terminal<'_>,
+) -> u8 {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Help and version are answers, everything else is a mistake.
+            let (stream, code): (&mut dyn Write, u8) = if e.use_stderr() {
+                (&mut *terminal.stderr, 2)
+            } else {
+                (&mut *terminal.stdout, 0)
+            };
+            return if write!(stream, "{}", e.render()).is_ok() {
+                code
+            } else {
+                1
+            };
+        }
+    };
+    let mut desk = match Desk::open(&cli.place, env, facts) {
+        Ok(desk) => desk,
+        Err(e) => return fail(terminal, &e),
+    };
+    let done = match &cli.command {
+        Command::List(list) => list.run(&mut desk, terminal),
+        Command::Show(show) => show.run(&mut desk, terminal),
+        Command::Release(release) => release.run(&mut desk, terminal),
+    };
+    match done {
+        Ok(()) => 0,
+        Err(e) => fail(terminal, &e),
+    }
+}
+
+fn fail(terminal: &mut Terminal<'_>, error: &anyhow::Error) -> u8 {
+    // `sublet list | head` is no failure worth a word.
+    let closed = error.downcast_ref::<io::Error>().map(io::Error::kind);
+    if closed != Some(io::ErrorKind::BrokenPipe) {
+        let _ = writeln!(terminal.stderr, "sublet: {error:#}");
+    }
+    1
+}
+
+/// An open store, and what its commands are told.
+struct Desk {
+    store: Box<dyn Store>,
+    place: PathBuf,
+    cx: Context,
+}
+
+impl Desk {
+    fn open(place: &Place, env: &dyn Fn(&str) -> Option<OsString>, facts: &Facts) -> Result<Desk> {
+        let named = place.store.clone().or_else(|| {
+            env("IPAM_DB_PATH")
+                .filter(|path| !path.is_empty())
+                .map(PathBuf::from)
+        });
+        let path = named.unwrap_or_else(|| {
+            let ecs = PathBuf::from(ECS_DEFAULT);
+            let usual = PathBuf::from(DEFAULT);
+            if !usual.exists() && ecs.exists() {
+                ecs
+            } else {
+                usual
+            }
+        });
+        // Leases of either persistence are shown and freed.
+        let spec = StoreSpec::Embedded {
+            path: path.clone(),
+            persist: Persist::Boot,
+            wait: WAIT,
+        };
+        Ok(Desk {
+            store: store::open(&spec)?,
+            place: path,
+            cx: facts.context(),
+        })
+    }
+
+    /// The leases that `which` chooses.
+    fn leases(&mut self, which: &dyn Fn(&Lease) -> bool) -> Result<Vec<Lease>> {
+        let mut found = Vec::new();
+        self.store.list(&self.cx, &mut |lease| {
+            if which(&lease) {
+                found.push(lease);
+            }
+        })?;
+        Ok(found)
+    }
+
+    /// The leases of an address, or of a container by its ID, a beginning of it that is unique, an
+    /// ECS `id`, or a pod as namespace/name. An error if there is none.
+    fn named(&mut self, name: &str, network: Option<&str>) -> Result<Vec<Lease>> {
+        let addr: Option<Addr> = name.parse().ok();
+        let here = |l: &Lease| network.is_none_or(|n| crate::error::shown_network(l) == n);
+        let all = self.leases(&|l| here(l) && (addr == Some(l.addr) || bears(l, name)))?;
+        let exact: Vec<Lease> = all
+            .iter()
+            .filter(|l| addr == Some(l.addr) || is_named(l, name))
+            .cloned()
+            .collect();
+        if !exact.is_empty() {
+            return Ok(exact);
+        }
+        let mut containers: Vec<&str> = all
+            .iter()
+            .filter_map(|l| l.attachment())
+            .map(|a| a.container.as_str())
+            .collect();
+        containers.sort_unstable();
+        containers.dedup();
+        match containers.len() {
+            0 => Err(anyhow!(
+                "{}{} has no lease in {}; see `sublet list`",
+                name,
+                network
+                    .map(|n| format!(" of network {n}"))
+                    .unwrap_or_default(),
+                self.place.display()
+            )),
+            1 => Ok(all),
+            n => Err(anyhow!(
+                "{name} begins the IDs of {n} containers; give more of it"
+            )),
+        }
+    }
+}
+
+/// Whether `name` is the lease's container, its ECS id, or its pod.
+fn is_named(lease: &Lease, name: &str) -> bool {
+    let container = lease
+        .attachment()
+        .is_some_and(|a| a.container.as_str() == name);
+    let id = matches!(&lease.owner, crate::model::Owner::Id(id) if id == name);
+    let pod = lease.origin.pod.as_ref().is_some_and(|p| {
+        name.split_once('/')
+            .is_some_and(|(ns, n)| ns == p.namespace && n == p.name)
+    });
+    container || id || pod
+}
+
+/// The same, or a beginning of a container's ID that is long enough not to be chance.
+fn bears(lease: &Lease, name: &str) -> bool {
+    let prefix = name.len() >= 4
+        && lease
+            .attachment()
+            .is_some_and(|a| a.container.as_str().starts_with(name));
+    prefix || is_named(lease, name)
+}
+
+/// Asks a person; anything but "y" or "yes" is no. Where nobody can be asked it is an error.
+fn confirm(terminal: &mut Terminal<'_>, question: &str) -> Result<bool> {
+    if !io::stdin().is_terminal() {
+        return Err(anyhow!(
+            "{question}: there is no terminal to ask on; say --yes"
+        ));
+    }
+    write!(terminal.stderr, "{question}? [y/N] ")?;
+    terminal.stderr.flush()?;
+    let mut answer = String::new();
+    io::stdin()
+        .lock()
+        .read_line(&mut answer)
+        .context("cannot read the answer")?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}

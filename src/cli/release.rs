@@ -1,0 +1,57 @@
+//! `sublet release`: free a lease that its runtime forgot.
+//!
+//! Invariant: only a lease that was shown is freed; its owner is looked at again inside the
+//! transaction.
+
+use anyhow::Result;
+use clap::Args;
+
+use super::{Desk, Terminal, confirm};
+use crate::alloc::{Del, Target};
+use crate::engine;
+use crate::error::shown_network;
+
+/// Free an address, or all of a container's.
+#[derive(Debug, Args)]
+pub struct Release {
+    /// An address; a container ID or the beginning of one; an ECS id; a pod as namespace/name
+    #[arg(value_name = "ADDRESS|CONTAINER")]
+    name: String,
+    /// Only this network's
+    #[arg(long, value_name = "NAME")]
+    network: Option<String>,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+}
+
+impl Release {
+    pub(super) fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
+        let leases = desk.named(&self.name, self.network.as_deref())?;
+        for lease in &leases {
+            let (addr, owner) = (lease.addr, &lease.owner);
+            let network = shown_network(lease);
+            let what = format!("{addr} of network {network}, held by {owner}");
+            if !self.yes && !confirm(terminal, &format!("free {what}"))? {
+                writeln!(terminal.stderr, "kept {what}")?;
+                continue;
+            }
+            let target = Target::Some(owner.clone(), vec![addr]);
+            let del = Del {
+                set: lease.set.clone(),
+                target,
+                rewind: false,
+                undo: false,
+                legacy: None,
+            };
+            let freed = engine::del(&mut *desk.store, del, None, &desk.cx)?;
+            let word = if freed.is_empty() {
+                "was free already:"
+            } else {
+                "freed"
+            };
+            writeln!(terminal.stdout, "{word} {what}")?;
+        }
+        Ok(terminal.stdout.flush()?)
+    }
+}

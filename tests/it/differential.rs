@@ -1,0 +1,465 @@
+//! sublet beside Debian's host-local: random configurations, random sequences of commands, the same
+//! in every run. Both get the same bytes but for `dataDir`; exit status, addresses, JSON and the
+//! beginning of each message have to agree. What may differ is in [`WANTED`] and nowhere else, and
+//! each row of it has to occur.
+//!
+//! host-local's folder is put back after a failed or repeated ADD, so that the two stay side by
+//! side: a failed ADD of ours changes nothing, one of its moves pointers and can take leases away.
+
+mod conf;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Mutex;
+use std::thread;
+
+use serde_json::{Value, json};
+
+use self::conf::Conf;
+use crate::lab::{Answer, Call, Dice, HOST_LOCAL, Lab, SUBLET, addresses, need_host_local};
+
+const CASES: u64 = 320;
+
+/// Every difference that is wanted, and why.
+const WANTED: &[(&str, &str)] = &[
+    (
+        "code",
+        "host-local answers 999 to nearly everything; ours are the specification's and 100-103",
+    ),
+    (
+        "way out",
+        "our messages go on behind host-local's: what to do",
+    ),
+    (
+        "empty dns",
+        "1.1.1 answers \"dns\":{} in 1.0.0 as well; the specification and newer versions leave it out",
+    ),
+    (
+        "repeated ADD",
+        "ADD is repeatable: the same owner gets the lease it has",
+    ),
+    (
+        "second address",
+        "a repeated ADD that asks for another address is refused; host-local leases a second one",
+    ),
+    (
+        "refused repeat",
+        "with onDuplicate \"error\" the lease is named whatever was asked for; host-local speaks of \
+         the asked address, or leases a second one",
+    ),
+    (
+        "failed ADD",
+        "a failed ADD changes nothing; host-local moves its pointers and can free what the \
+         container had before",
+    ),
+    (
+        "broken DEL",
+        "DEL works whatever has become of the configuration",
+    ),
+    (
+        "two in one set",
+        "host-local takes one of two addresses asked for in one set by chance; ours is always the \
+         first",
+    ),
+    ("small subnet", "/31, /32, /127 and /128 can be leased from"),
+    (
+        "start behind end",
+        "a rangeStart behind the default end is refused; host-local leaves the subnet",
+    ),
+    (
+        "nothing to give",
+        "a range that holds nothing but its gateway is refused as a configuration, not as full",
+    ),
+];
+
+/// What was seen of [`WANTED`].
+type Seen = Mutex<BTreeMap<&'static str, u64>>;
+
+fn seen(seen: &Seen, name: &'static str) {
+    assert!(
+        WANTED.iter().any(|(n, _)| *n == name),
+        "{name} is not listed"
+    );
+    *seen.lock().unwrap().entry(name).or_default() += 1;
+}
+
+#[test]
+fn answers_as_host_local_does() {
+    need_host_local();
+    let tally = Seen::default();
+    thread::scope(|scope| {
+        for half in 0..2 {
+            let tally = &tally;
+            scope.spawn(move || {
+                for number in (0..CASES).filter(|n| n % 2 == half) {
+                    Case::new(number, tally).play();
+                }
+            });
+        }
+    });
+    let tally = tally.into_inner().unwrap();
+    let missing: Vec<&str> = WANTED
+        .iter()
+        .map(|(name, _)| *name)
+        .filter(|name| !tally.contains_key(name))
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "listed and never seen: {missing:?}, of {tally:?}"
+    );
+}
+
+/// A configuration and the pair of folders it is played in.
+struct Case<'a> {
+    number: u64,
+    dice: Dice,
+    conf: Conf,
+    /// What a requested address is drawn from.
+    pool: Vec<String>,
+    ours: Lab,
+    theirs: Lab,
+    /// Answers of the ADDs that hold, by `container/ifname`.
+    held: BTreeMap<String, Value>,
+    log: Vec<String>,
+    seen: &'a Seen,
+}
+
+/// One command as both programs get it.
+struct Step {
+    command: &'static str,
+    container: String,
+    ifname: &'static str,
+    args: Option<String>,
+    conf: Value,
+    /// Addresses asked for, all three ways together.
+    asked: Vec<String>,
+}
+
+impl Case<'_> {
+    fn new(number: u64, seen: &Seen) -> Case<'_> {
+        let mut dice = Dice(number);
+        let (conf, pool) = Conf::random(&mut dice);
+        Case {
+            number,
+            dice,
+            conf,
+            pool,
+            ours: Lab::new(),
+            theirs: Lab::new(),
+            held: BTreeMap::new(),
+            log: Vec::new(),
+            seen,
+        }
+    }
+
+    fn play(mut self) {
+        for _ in 0..4 + self.dice.below(10) {
+            let step = self.step();
+            if !self.compare(&step) {
+                break;
+            }
+        }
+    }
+
+    fn step(&mut self) -> Step {
+        let dice = &mut self.dice;
+        let command = *dice.pick(&["ADD", "ADD", "ADD", "ADD", "DEL", "DEL", "CHECK"]);
+        let container = format!("c{}", dice.below(6));
+        let ifname = *dice.pick(&["eth0", "eth0", "eth0", "net1"]);
+        let mut conf = self.conf.0.clone();
+        let mut args = None;
+        let mut asked = Vec::new();
+        if command == "ADD" && dice.once_in(3) {
+            for _ in 0..=dice.below(2) {
+                let address = dice.pick(&self.pool).clone();
+                let text = if dice.once_in(4) {
+                    format!("{address}/24")
+                } else {
+                    address.clone()
+                };
+                match dice.below(3) {
+                    0 if args.is_none() => args = Some(format!("IgnoreUnknown=1;IP={text}")),
+                    1 => push(&mut conf["args"]["cni"]["ips"], &text),
+                    _ => push(&mut conf["runtimeConfig"]["ips"], &text),
+                }
+                asked.push(address.parse::<IpAddr>().unwrap().to_string());
+            }
+        } else if dice.once_in(12) {
+            let text = *dice.pick(&["K8S_POD_NAME=x", "IP=nonsense", "IgnoreUnknown=1;", "IP"]);
+            args = Some(text.to_owned());
+        }
+        if command == "CHECK"
+            && let Some(previous) = self.held.get(&format!("{container}/{ifname}"))
+        {
+            conf["prevResult"] = previous.clone();
+        }
+        Step {
+            command,
+            container,
+            ifname,
+            args,
+            conf,
+            asked,
+        }
+    }
+
+    fn run(program: &str, lab: &Lab, step: &Step) -> Answer {
+        let mut conf = step.conf.clone();
+        conf["ipam"]["dataDir"] = json!(lab.data_dir());
+        if conf["ipam"]["resolvConf"] == json!("@") {
+            let path = lab.join("resolv.conf");
+            fs::write(&path, "search a.example b.example\nnameserver 192.0.2.3\n").unwrap();
+            conf["ipam"]["resolvConf"] = json!(path.display().to_string());
+        }
+        let mut call = Call::cni(step.command, &step.container, &conf)
+            .program(program)
+            .env("CNI_IFNAME", step.ifname);
+        if let Some(args) = &step.args {
+            call = call.env("CNI_ARGS", args);
+        }
+        call.run()
+    }
+
+    /// Runs a step on both; false where the case cannot go on side by side.
+    fn compare(&mut self, step: &Step) -> bool {
+        self.log.push(format!(
+            "{} {}/{} args {:?} asked {:?}",
+            step.command, step.container, step.ifname, step.args, step.asked
+        ));
+        let folder = self.theirs.join("data");
+        let before = snapshot(&folder);
+        let theirs = Self::run(HOST_LOCAL, &self.theirs, step);
+        let ours = Self::run(SUBLET, &self.ours, step);
+        self.log
+            .push(format!("  theirs {theirs:?}\n  ours   {ours:?}"));
+        match step.command {
+            "ADD" => self.compare_add(step, &theirs, &ours, &before, &folder),
+            "DEL" => self.compare_del(step, &theirs, &ours),
+            _ => self.compare_check(step, &theirs, &ours),
+        }
+    }
+
+    fn compare_add(
+        &mut self,
+        step: &Step,
+        theirs: &Answer,
+        ours: &Answer,
+        before: &Files,
+        folder: &Path,
+    ) -> bool {
+        let owner = format!("{}/{}", step.container, step.ifname);
+        if let Some(previous) = self.held.get(&owner).cloned()
+            && !self.refuses_input(theirs)
+        {
+            self.compare_repeat(step, theirs, ours, &previous);
+            restore(before, folder);
+            return true;
+        }
+        if theirs.code == Some(0) {
+            if self.conf.starts_behind_end() {
+                seen(self.seen, "start behind end");
+                let (code, msg) = self.failed(ours);
+                self.check(
+                    code == 7 && msg.contains("not in network"),
+                    "start behind end",
+                );
+                return false;
+            }
+            self.check(ours.code == Some(0), "host-local succeeded");
+            let (mut theirs, ours) = (theirs.json(), ours.json());
+            if theirs["cniVersion"] == json!("1.0.0") && theirs["dns"] == json!({}) {
+                seen(self.seen, "empty dns");
+                theirs.as_object_mut().unwrap().remove("dns");
+            }
+            self.check(theirs == ours, "another result");
+            self.held.insert(owner, ours);
+            return true;
+        }
+        let after = snapshot(folder);
+        if after != *before {
+            seen(self.seen, "failed ADD");
+            restore(before, folder);
+        }
+        let (_, text) = self.failed(theirs);
+        if text.contains("too small to allocate from") {
+            seen(self.seen, "small subnet");
+            return false;
+        }
+        let (code, msg) = self.failed(ours);
+        if self.conf.two_in_one_set(&step.asked) {
+            seen(self.seen, "two in one set");
+            self.check(matches!(code, 101 | 102), "code of two in one set");
+            return true;
+        }
+        if msg.contains("no address is left of") {
+            seen(self.seen, "nothing to give");
+            self.check(
+                code == 7 && text.contains("no IP addresses available"),
+                "nothing to give",
+            );
+            return false;
+        }
+        if self.conf.starts_behind_end() {
+            seen(self.seen, "start behind end");
+            self.check(matches!(code, 4 | 7), "start behind end");
+            return false;
+        }
+        self.same_failure((code, &msg), theirs);
+        true
+    }
+
+    /// The owner has a lease.
+    fn compare_repeat(&mut self, step: &Step, theirs: &Answer, ours: &Answer, previous: &Value) {
+        let had = addresses(previous);
+        if self.conf.0["ipam"]["onDuplicate"] == json!("error") {
+            let (code, msg) = self.failed(ours);
+            let start = format!(
+                "failed to allocate for range 0: {} has been allocated to {}, duplicate allocation \
+                 is not allowed",
+                had[0], step.container
+            );
+            self.check(code == 101 && msg.starts_with(&start), "refused repeat");
+            if theirs.code == Some(0) || !theirs.error().1.starts_with(&start) {
+                self.check(!step.asked.is_empty(), "another refusal without a reason");
+                seen(self.seen, "refused repeat");
+            }
+            return;
+        }
+        let other = step.asked.iter().any(|a| !had.contains(a));
+        if other {
+            seen(self.seen, "second address");
+            let (code, _) = self.failed(ours);
+            self.check(matches!(code, 101 | 102), "second address");
+        } else {
+            self.check(theirs.code != Some(0), "host-local repeated an ADD");
+            seen(self.seen, "repeated ADD");
+            self.check(ours.code == Some(0), "repeated ADD");
+            self.check(ours.json() == *previous, "repeated ADD: another answer");
+        }
+    }
+
+    fn compare_del(&mut self, step: &Step, theirs: &Answer, ours: &Answer) -> bool {
+        self.check((ours.code, ours.stdout.as_str()) == (Some(0), ""), "DEL");
+        if theirs.code != Some(0) {
+            seen(self.seen, "broken DEL");
+            // Ours is freed, theirs is not.
+            return false;
+        }
+        self.held
+            .remove(&format!("{}/{}", step.container, step.ifname));
+        true
+    }
+
+    fn compare_check(&mut self, step: &Step, theirs: &Answer, ours: &Answer) -> bool {
+        self.check((theirs.code == Some(0)) == (ours.code == Some(0)), "CHECK");
+        if theirs.code == Some(0) {
+            self.check(ours.stdout.is_empty(), "CHECK speaks");
+            let owner = format!("{}/{}", step.container, step.ifname);
+            self.check(self.held.contains_key(&owner), "CHECK of nothing");
+        } else if !self.conf.small() {
+            let (code, msg) = self.failed(ours);
+            if self.conf.starts_behind_end() || msg.contains("no address is left of") {
+                self.check(matches!(code, 4 | 7), "CHECK of a configuration we refuse");
+            } else {
+                self.same_failure((code, &msg), theirs);
+            }
+        }
+        true
+    }
+
+    /// Our failure begins as host-local's does, with the code that belongs to it.
+    fn same_failure(&self, (code, msg): (i64, &str), theirs: &Answer) {
+        let (their_code, text) = self.failed(theirs);
+        let text = text.trim_start_matches("host-local: ");
+        let left = |text: &str| -> Option<Vec<String>> {
+            let list = text.strip_prefix("failed to allocate all requested IPs: ")?;
+            let list = list.split(';').next()?.split(' ');
+            let mut list: Vec<String> = list.map(str::to_owned).collect();
+            list.sort();
+            Some(list)
+        };
+        if let Some(theirs) = left(text).filter(|l| l.len() > 1) {
+            seen(self.seen, "order of what is left");
+            self.check(left(msg) == Some(theirs), "other addresses are left");
+        } else if msg != text {
+            seen(self.seen, "way out");
+            self.check(msg.starts_with(text), "another message");
+        }
+        if code != their_code {
+            seen(self.seen, "code");
+            self.check(their_code == 999, "another code");
+            let expected: &[i64] = match text {
+                t if t.contains("no IP addresses available in range set") => &[100],
+                t if t.contains("is not available in range set") => &[101],
+                t if t.contains("failed to allocate all requested IPs") => &[102],
+                t if t.contains("is subnet's gateway") => &[102],
+                t if t.contains("Failed to find address added by") => &[103],
+                t if t.starts_with("ARGS") => &[4, 7],
+                _ => &[6, 7],
+            };
+            self.check(expected.contains(&code), "not the code of this message");
+        }
+    }
+
+    fn failed(&self, answer: &Answer) -> (i64, String) {
+        self.check(
+            answer.code != Some(0),
+            "an answer where an error is expected",
+        );
+        answer.error()
+    }
+
+    /// host-local refuses the bytes themselves, before it looks at any lease.
+    fn refuses_input(&self, theirs: &Answer) -> bool {
+        theirs.code != Some(0) && {
+            let (code, msg) = self.failed(theirs);
+            code != 999 || !msg.starts_with("failed to allocate")
+        }
+    }
+
+    fn check(&self, holds: bool, what: &str) {
+        assert!(
+            holds,
+            "{what}: case {}\n{}\n{}",
+            self.number,
+            self.conf.0,
+            self.log.join("\n")
+        );
+    }
+}
+
+fn push(place: &mut Value, text: &str) {
+    match place.as_array_mut() {
+        Some(list) => list.push(json!(text)),
+        None => *place = json!([text]),
+    }
+}
+
+/// A folder's files by name.
+type Files = BTreeMap<String, Vec<u8>>;
+
+fn snapshot(folder: &Path) -> Files {
+    let mut files = Files::new();
+    for network in fs::read_dir(folder).into_iter().flatten() {
+        let network = network.unwrap().path();
+        for file in fs::read_dir(&network).into_iter().flatten() {
+            let file = file.unwrap().path();
+            let name = file.strip_prefix(folder).unwrap().display().to_string();
+            if !name.ends_with("/lock") {
+                files.insert(name, fs::read(&file).unwrap());
+            }
+        }
+    }
+    files
+}
+
+fn restore(files: &Files, folder: &Path) {
+    for name in snapshot(folder).keys() {
+        fs::remove_file(folder.join(name)).unwrap();
+    }
+    for (name, bytes) in files {
+        fs::write(folder.join(name), bytes).unwrap();
+    }
+}

@@ -1,0 +1,344 @@
+//! What stands where the store should be, or keeps it from being written: one JSON error with the
+//! way out, no panic, no file overwritten, no wrong address.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::lab::{self, Answer, Call, Dice, Lab, SUBLET, addresses, conf};
+
+/// The bolt format's mark, 16 bytes into the file.
+const BOLT_MAGIC: u32 = 0xED0C_DAED;
+
+fn add(lab: &Lab, container: &str) -> Call {
+    Call::cni("ADD", container, &conf(&lab.data_dir(), "10.4.0.0/24"))
+}
+
+/// A lab with `bytes` where the store should be.
+fn with_file(bytes: &[u8]) -> Lab {
+    let lab = Lab::new();
+    fs::create_dir(lab.join("data")).unwrap();
+    fs::write(lab.store(), bytes).unwrap();
+    lab
+}
+
+/// A lab with a store of three leases.
+fn with_leases() -> Lab {
+    let lab = Lab::new();
+    for container in ["a", "b", "c"] {
+        add(&lab, container).run().ok();
+    }
+    lab
+}
+
+/// ADD, CHECK, DEL, GC and list all refuse what is at the store's path, and leave it as it is.
+fn refused(lab: &Lab, expected: i64) -> String {
+    let before = fs::read(lab.store()).ok();
+    let add = add(lab, "new");
+    let (code, msg) = add.run().error();
+    assert_eq!(code, expected, "{msg}");
+    for command in ["CHECK", "DEL"] {
+        let (code, msg) = add.clone().env("CNI_COMMAND", command).run().error();
+        assert_eq!(code, expected, "{command}: {msg}");
+    }
+    let mut conf = conf(&lab.data_dir(), "10.4.0.0/24");
+    conf["cniVersion"] = json!("1.1.0");
+    conf["cni.dev/valid-attachments"] = json!([]);
+    let (code, msg) = Call::cni("GC", "", &conf).run().error();
+    assert_eq!(code, expected, "GC: {msg}");
+    conf["cniVersion"] = json!("1.1.0");
+    Call::cni("STATUS", "", &conf).run().error();
+    let list = Call::sublet()
+        .arg("list")
+        .arg("--json")
+        .arg("--store")
+        .arg(&lab.store().display().to_string())
+        .run();
+    assert_ne!(list.code, Some(0), "{list:?}");
+    assert!(!list.stderr.contains("panicked"), "{list:?}");
+    assert_eq!(fs::read(lab.store()).ok(), before, "the file was changed");
+    msg
+}
+
+#[test]
+fn zero_length_file() {
+    refused(&with_file(b""), 104);
+}
+
+#[test]
+fn foreign_files() {
+    let mut dice = Dice(7);
+    let noise: Vec<u8> = (0..8192).map(|_| dice.next().to_le_bytes()[0]).collect();
+    let zeros = vec![0; 1 << 20];
+    for bytes in [&b"{\"leases\": []}\n"[..], b"x", &noise, &zeros] {
+        refused(&with_file(bytes), 104);
+    }
+}
+
+#[test]
+fn bolt_file_names_the_import() {
+    let mut page = vec![0_u8; 4096];
+    page[16..20].copy_from_slice(&BOLT_MAGIC.to_le_bytes());
+    let lab = with_file(&page.repeat(4));
+    refused(&lab, 104);
+    let ecs = json!({"ipam": {"type": "ecs-ipam", "id": "1", "ipv4-subnet": "10.4.0.0/24"}});
+    let answer = Call::cni("ADD", "a", &ecs)
+        .env("IPAM_DB_PATH", &lab.store().display().to_string())
+        .run();
+    let (code, msg) = answer.error();
+    assert_eq!(code, 104, "{msg}");
+    assert!(msg.contains("sublet import ecs-ipam"), "{msg}");
+    assert_eq!(fs::read(lab.store()).unwrap(), page.repeat(4));
+}
+
+#[test]
+fn directory_at_the_path() {
+    let lab = Lab::new();
+    fs::create_dir_all(lab.store()).unwrap();
+    fs::write(lab.store().join("mine"), "keep").unwrap();
+    let (code, msg) = add(&lab, "new").run().error();
+    assert!(matches!(code, 11 | 104), "{code} {msg}");
+    assert_eq!(fs::read(lab.store().join("mine")).unwrap(), b"keep");
+}
+
+#[test]
+fn pipe_at_the_path() {
+    let lab = Lab::new();
+    fs::create_dir(lab.join("data")).unwrap();
+    let made = Command::new("mkfifo").arg(lab.store()).status().unwrap();
+    assert!(made.success());
+    let (code, msg) = add(&lab, "new").run().error();
+    assert!(matches!(code, 11 | 104), "{code} {msg}");
+}
+
+#[test]
+fn data_dir_is_a_file() {
+    let lab = Lab::new();
+    fs::write(lab.join("data"), "keep").unwrap();
+    let (code, msg) = add(&lab, "new").run().error();
+    assert!(matches!(code, 11 | 104), "{code} {msg}");
+    assert_eq!(fs::read(lab.join("data")).unwrap(), b"keep");
+}
+
+#[test]
+fn truncated_store() {
+    let whole = fs::read(with_leases().store()).unwrap();
+    let mut dice = Dice(11);
+    let mut lengths = vec![1, 319, 4096, whole.len() / 2, whole.len() - 1];
+    lengths.extend((0..10).map(|_| usize::try_from(dice.below(whole.len() as u64)).unwrap()));
+    for length in lengths {
+        let lab = with_leases();
+        File::options()
+            .write(true)
+            .open(lab.store())
+            .unwrap()
+            .set_len(length as u64)
+            .unwrap();
+        let msg = refused(&lab, 104);
+        assert!(msg.contains("sublet doctor"), "{length} bytes: {msg}");
+    }
+}
+
+/// One byte of a used page is changed. Whatever is answered then is right or an error: the holder
+/// of a lease gets that lease, and nobody else does.
+#[test]
+fn changed_bytes() {
+    let lab = with_leases();
+    let held: BTreeSet<String> = ["a", "b", "c"]
+        .iter()
+        .flat_map(|c| addresses(&add(&lab, c).run().ok()))
+        .collect();
+    let whole = fs::read(lab.store()).unwrap();
+    let used: Vec<usize> = (0..whole.len()).filter(|&at| whole[at] != 0).collect();
+    let mut dice = Dice(13);
+    let mut refusals = 0;
+    for _ in 0..80 {
+        let at = *dice.pick(&used);
+        let mut bytes = whole.clone();
+        bytes[at] ^= u8::try_from(1 + dice.below(255)).unwrap();
+        fs::write(lab.store(), &bytes).unwrap();
+        let again = add(&lab, "b").run();
+        if again.code == Some(0) {
+            assert_eq!(addresses(&again.ok()), ["10.4.0.3"], "byte {at}");
+        } else {
+            let (code, msg) = again.error();
+            assert!(matches!(code, 11 | 104), "byte {at}: {code} {msg}");
+            assert_eq!(fs::read(lab.store()).unwrap(), bytes, "byte {at}: changed");
+            refusals += 1;
+        }
+        fs::write(lab.store(), &bytes).unwrap();
+        let other = add(&lab, "new").run();
+        if other.code == Some(0) {
+            let got = addresses(&other.ok());
+            assert!(!held.contains(&got[0]), "byte {at}: {got:?} has a holder");
+        } else {
+            let (code, msg) = other.error();
+            assert!(matches!(code, 11 | 104), "byte {at}: {code} {msg}");
+        }
+    }
+    assert!(refusals > 0, "no byte that was changed mattered");
+}
+
+#[test]
+fn held_lock_is_waited_for_within_its_bound() {
+    let lab = with_leases();
+    let lock = lab.join("data/leases.redb.lock");
+    let file = File::options().read(true).write(true).open(&lock).unwrap();
+    file.lock().unwrap();
+    let pid = std::process::id().to_string();
+    for command in ["ADD", "DEL", "CHECK"] {
+        let mut conf = conf(&lab.data_dir(), "10.4.0.0/24");
+        conf["ipam"]["lockTimeout"] = json!("300ms");
+        let begin = Instant::now();
+        let (code, msg) = Call::cni(command, "a", &conf).run().error();
+        let took = begin.elapsed();
+        assert_eq!(code, 11, "{command}: {msg}");
+        assert!(msg.contains(&pid), "{command}: not the pid {pid}: {msg}");
+        assert!(
+            took >= Duration::from_millis(300),
+            "{command}: gave up early"
+        );
+        assert!(
+            took < Duration::from_secs(4),
+            "{command}: waited for {took:?}"
+        );
+    }
+    drop(file);
+    add(&lab, "d").run().ok();
+}
+
+#[test]
+fn negative_lock_timeout_tries_once() {
+    let lab = with_leases();
+    let lock = lab.join("data/leases.redb.lock");
+    let file = File::options().read(true).write(true).open(lock).unwrap();
+    file.lock().unwrap();
+    let mut conf = conf(&lab.data_dir(), "10.4.0.0/24");
+    conf["ipam"]["lockTimeout"] = json!("-1s");
+    let (code, msg) = Call::cni("ADD", "d", &conf).run().error();
+    assert_eq!(code, 11, "{msg}");
+}
+
+/// Runs `script` in a mount namespace of its own with a tmpfs of `size` at `$1`; `$2` is sublet.
+fn in_tmpfs(lab: &Lab, size: &str, script: &str, stdin: &Value) -> Answer {
+    let place = lab.join("small");
+    fs::create_dir_all(&place).unwrap();
+    let script =
+        format!("set -eu\nmount -t tmpfs -o size={size} none \"$1\"\nmkdir \"$1/data\"\n{script}");
+    let mut call = Call::new("unshare").arg("--mount");
+    if !lab::root() {
+        call = call.arg("--map-root-user");
+    }
+    for arg in ["sh", "-c", &script, "sh"] {
+        call = call.arg(arg);
+    }
+    call.arg(&place.display().to_string())
+        .arg(SUBLET)
+        .env("CNI_NETNS", "/var/run/netns/no-such-namespace")
+        .env("CNI_IFNAME", "eth0")
+        .env("CNI_PATH", "/usr/lib/cni")
+        .env("CNI_COMMAND", "ADD")
+        .env("CNI_CONTAINERID", "a")
+        .stdin(&stdin.to_string())
+        .run()
+}
+
+fn small_conf(lab: &Lab) -> Value {
+    conf(&lab.join("small/data").display().to_string(), "10.4.0.0/24")
+}
+
+fn is_out_of_order(answer: &Answer, place: &Path) {
+    let (code, msg) = answer.error();
+    assert!(matches!(code, 11 | 104), "{code} {msg}");
+    assert!(
+        msg.contains(&place.display().to_string()),
+        "which file? {msg}"
+    );
+}
+
+#[test]
+fn read_only_folder_without_a_store() {
+    let lab = Lab::new();
+    let script = "mount -o remount,ro \"$1\"; exec \"$2\"";
+    let answer = in_tmpfs(&lab, "8m", script, &small_conf(&lab));
+    is_out_of_order(&answer, &lab.join("small/data"));
+}
+
+#[test]
+fn read_only_folder_with_a_store() {
+    let lab = Lab::new();
+    let script = "conf=$(cat)
+        printf %s \"$conf\" | \"$2\" > /dev/null
+        mount -o remount,ro \"$1\"
+        before=$(cat \"$1\"/data/leases.redb | sha256sum)
+        printf %s \"$conf\" | CNI_CONTAINERID=b \"$2\" && exit 90
+        [ \"$before\" = \"$(cat \"$1\"/data/leases.redb | sha256sum)\" ] || exit 91
+        exit 1";
+    let answer = in_tmpfs(&lab, "8m", script, &small_conf(&lab));
+    assert_eq!(answer.code, Some(1), "{answer:?}");
+    is_out_of_order(&answer, &lab.join("small/data"));
+}
+
+/// A store can be looked at where nothing can be written.
+#[test]
+fn read_only_folder_can_be_listed() {
+    let lab = Lab::new();
+    let script = "conf=$(cat)
+        printf %s \"$conf\" | \"$2\" > /dev/null
+        mount -o remount,ro \"$1\"
+        unset CNI_COMMAND
+        exec \"$2\" list --json --store \"$1/data/leases.redb\"";
+    let answer = in_tmpfs(&lab, "8m", script, &small_conf(&lab));
+    let rows = answer.ok();
+    assert_eq!(rows.as_array().map(Vec::len), Some(1), "{rows}");
+}
+
+#[test]
+fn full_disk_without_a_store() {
+    let lab = Lab::new();
+    // Too small for a new store, and there is room again afterwards.
+    let script = "conf=$(cat)
+        printf %s \"$conf\" | \"$2\" > \"$1.first\" && exit 90
+        [ ! -e \"$1/data/leases.redb\" ] || exit 91
+        mount -o remount,size=8m \"$1\"
+        printf %s \"$conf\" | \"$2\" > /dev/null || exit 92
+        cat \"$1.first\"
+        exit 1";
+    let answer = in_tmpfs(&lab, "16k", script, &small_conf(&lab));
+    assert_eq!(answer.code, Some(1), "{answer:?}");
+    is_out_of_order(&answer, &lab.join("small/data"));
+}
+
+/// The disk fills up while there is a store: an ADD that fails leaves nothing, those before it
+/// keep what they have, and with room again all goes on.
+#[test]
+fn full_disk_with_a_store() {
+    let lab = Lab::new();
+    let script = "conf=$(cat)
+        printf %s \"$conf\" | \"$2\" > /dev/null
+        cat /dev/zero > \"$1/filler\" 2> /dev/null || true
+        n=0
+        while printf %s \"$conf\" | CNI_CONTAINERID=n$n \"$2\" > \"$1.last\"; do
+            n=$((n + 1))
+            [ $n -lt 4000 ] || exit 90
+        done
+        echo $n > \"$1.count\"
+        rm \"$1/filler\"
+        (unset CNI_COMMAND; \"$2\" list --json --store \"$1/data/leases.redb\") > \"$1.list\"
+        printf %s \"$conf\" | CNI_CONTAINERID=after \"$2\" > /dev/null || exit 92
+        cat \"$1.last\"
+        exit 1";
+    let mut conf = small_conf(&lab);
+    conf["ipam"]["subnet"] = json!("10.4.0.0/16");
+    let answer = in_tmpfs(&lab, "3m", script, &conf);
+    assert_eq!(answer.code, Some(1), "{answer:?}");
+    is_out_of_order(&answer, &lab.join("small/data"));
+    let text = |name: &str| fs::read_to_string(lab.join(name)).unwrap();
+    let rows: Value = serde_json::from_str(&text("small.list")).unwrap();
+    let count: usize = text("small.count").trim().parse().unwrap();
+    assert_eq!(rows.as_array().map(Vec::len), Some(count + 1));
+}

@@ -1,0 +1,178 @@
+//! Many processes at once, and processes that are killed.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Barrier, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::lab::{Answer, Call, Dice, Lab, addresses, by_attachment};
+
+const WORKERS: usize = 64;
+const ADDS: usize = 20;
+
+fn network(lab: &Lab, persist: &str) -> Value {
+    json!({
+        "cniVersion": "1.0.0",
+        "name": "swarm",
+        "type": "bridge",
+        "ipam": {
+            "type": "sublet",
+            "ranges": [[{"subnet": "10.9.0.0/20"}], [{"subnet": "fd09::/64"}]],
+            "dataDir": lab.data_dir(),
+            "persist": persist
+        }
+    })
+}
+
+#[test]
+fn sixty_four_processes_at_once_on_boot() {
+    swarm("boot");
+}
+
+#[test]
+fn sixty_four_processes_at_once_on_disk() {
+    swarm("disk");
+}
+
+/// 64 workers x 20 ADDs, every second one followed by its DEL. `held` knows what was answered and
+/// not yet given back: an address in it twice had two holders at one time.
+fn swarm(persist: &str) {
+    let lab = Lab::new();
+    let conf = network(&lab, persist);
+    let held: Mutex<HashMap<String, String>> = Mutex::default();
+    let start = Barrier::new(WORKERS);
+    thread::scope(|scope| {
+        for worker in 0..WORKERS {
+            let (conf, held, start) = (&conf, &held, &start);
+            scope.spawn(move || {
+                start.wait();
+                for turn in 0..ADDS {
+                    let id = format!("w{worker}-{turn}");
+                    let got = addresses(&Call::cni("ADD", &id, conf).run().ok());
+                    assert_eq!(got.len(), 2, "{id} got {got:?}");
+                    for address in &got {
+                        let other = held.lock().unwrap().insert(address.clone(), id.clone());
+                        assert_eq!(other, None, "{address} was given to {id} as well");
+                    }
+                    if turn % 2 == 1 {
+                        // Out of `held` first: once the DEL runs, another may have it.
+                        for address in &got {
+                            held.lock().unwrap().remove(address);
+                        }
+                        Call::cni("DEL", &id, conf).run().silent();
+                    }
+                }
+            });
+        }
+    });
+    let held = held.into_inner().unwrap();
+    assert_eq!(held.len(), WORKERS * ADDS / 2 * 2);
+    let listed: BTreeMap<String, String> = lab
+        .list()
+        .iter()
+        .map(|row| {
+            let text = |key: &str| row[key].as_str().unwrap().to_owned();
+            (text("address"), text("containerID"))
+        })
+        .collect();
+    assert_eq!(listed, held.into_iter().collect());
+}
+
+#[test]
+fn killed_adds_lose_nothing_on_boot() {
+    kills("boot");
+}
+
+#[test]
+fn killed_adds_lose_nothing_on_disk() {
+    kills("disk");
+}
+
+/// 500 ADDs by four workers, each killed at a random moment. What was answered is leased; what was
+/// not is given back by a repeated ADD.
+fn kills(persist: &str) {
+    const TOTAL: usize = 500;
+    let lab = Lab::new();
+    let conf = network(&lab, persist);
+    let usual = usual_time(&conf);
+    let answered: Mutex<BTreeMap<String, Vec<String>>> = Mutex::default();
+    let unanswered: Mutex<BTreeSet<String>> = Mutex::default();
+    thread::scope(|scope| {
+        for worker in 0..4_u64 {
+            let (conf, answered, unanswered) = (&conf, &answered, &unanswered);
+            scope.spawn(move || {
+                let mut dice = Dice(worker);
+                for turn in 0..TOTAL / 4 {
+                    let id = format!("k{worker}-{turn}");
+                    // Four share the lock and two processors, so an ADD takes longer than alone.
+                    let moment = usual * u32::try_from(dice.below(400)).unwrap() / 100;
+                    let answer = add_killed_after(&id, conf, moment);
+                    // Killed after its answer was whole: the caller has it.
+                    if let Ok(result) = serde_json::from_str::<Value>(&answer.stdout) {
+                        assert!(result.get("ips").is_some(), "{answer:?}");
+                        answered.lock().unwrap().insert(id, addresses(&result));
+                    } else {
+                        assert_eq!(answer.code, None, "failed unkilled: {answer:?}");
+                        unanswered.lock().unwrap().insert(id);
+                    }
+                }
+            });
+        }
+    });
+    let mut answered = answered.into_inner().unwrap();
+    let unanswered = unanswered.into_inner().unwrap();
+    assert!(
+        answered.len() >= 20 && unanswered.len() >= 20,
+        "{} answered, {} killed before: the moments are badly chosen",
+        answered.len(),
+        unanswered.len()
+    );
+    let listed = by_attachment(&lab.list());
+    for (id, got) in &answered {
+        assert_eq!(listed.get(&format!("{id}/eth0")), Some(got), "{id}");
+    }
+    for id in unanswered {
+        let got = addresses(&Call::cni("ADD", &id, &conf).run().ok());
+        if let Some(before) = listed.get(&format!("{id}/eth0")) {
+            assert_eq!(before, &got, "{id} had a lease and got another");
+        }
+        answered.insert(id, got);
+    }
+    let rows = lab.list();
+    let distinct: BTreeSet<&str> = rows.iter().filter_map(|r| r["address"].as_str()).collect();
+    assert_eq!(distinct.len(), rows.len(), "an address with two holders");
+    let expected: BTreeMap<String, Vec<String>> = answered
+        .into_iter()
+        .map(|(id, got)| (format!("{id}/eth0"), got))
+        .collect();
+    assert_eq!(by_attachment(&rows), expected);
+}
+
+/// How long an ADD takes when nobody disturbs it. Given back, but for the store itself.
+fn usual_time(conf: &Value) -> Duration {
+    let mut times: Vec<Duration> = (0..9)
+        .map(|turn| {
+            let id = format!("probe{turn}");
+            let begin = Instant::now();
+            Call::cni("ADD", &id, conf).run().ok();
+            let time = begin.elapsed();
+            Call::cni("DEL", &id, conf).run().silent();
+            time
+        })
+        .collect();
+    times.sort();
+    times[times.len() / 2]
+}
+
+fn add_killed_after(id: &str, conf: &Value, moment: Duration) -> Answer {
+    let begin = Instant::now();
+    let mut child = Call::cni("ADD", id, conf).spawn();
+    // The moment is far below a scheduler's tick, so it is waited for awake.
+    while begin.elapsed() < moment {
+        thread::yield_now();
+    }
+    child.kill().unwrap();
+    Answer::of(child)
+}
