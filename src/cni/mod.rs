@@ -108,7 +108,7 @@ fn serve(
     }
     let verb = Verb::new(&command);
     if verb == Verb::Version {
-        let answer = version::answer().map_err(|e| unwritten(&e.into()))?;
+        let answer = version::list().map_err(|e| unwritten(&e))?;
         return desk.answer(&answer).map_err(|e| unwritten(&e));
     }
 

@@ -114,7 +114,14 @@ impl Call {
     }
 
     fn del(&mut self, desk: &mut Desk<'_>) -> Result<(), Failure> {
-        let cleanup = self.cleanup(desk);
+        for cleanup in self.netconf.cleanups(&self.invocation.inputs) {
+            desk.journal.attach(&cleanup.log, self.facts.now);
+            self.free(cleanup, desk)?;
+        }
+        Ok(())
+    }
+
+    fn free(&self, cleanup: Cleanup, desk: &mut Desk<'_>) -> Result<(), Failure> {
         let Some(target) = target(&cleanup) else {
             if !self.netconf.is_bare() {
                 desk.journal.warn("this DEL names nothing to free");

@@ -1,11 +1,11 @@
 //! The versions of the CNI specification that we speak.
 //!
 //! Owns: the list, what each version can do, what a configuration's version is answered with when
-//! it does not fit. Does not own: how a result looks ([`super::result`] has one shape per
+//! it does not fit, and the answer to VERSION. Does not own: how a result looks ([`super::result`] has one shape per
 //! [`Shape`]).
 //! Invariant: nothing outside this file compares version texts.
 
-use std::fmt;
+use std::{fmt, io};
 
 use serde::Serialize;
 
@@ -129,6 +129,25 @@ pub fn gate(text: &str, command: &str, since: CniVersion) -> Result<CniVersion, 
     CniVersion::of_config(text)
 }
 
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct List {
+    cni_version: &'static str,
+    supported_versions: [&'static str; SUPPORTED.len()],
+}
+
+/// The answer to VERSION. One line, while every other answer is indented: so it is in the reference
+/// implementation.
+pub fn list() -> io::Result<Vec<u8>> {
+    let list = List {
+        cni_version: CniVersion::NEWEST.as_str(),
+        supported_versions: SUPPORTED.map(CniVersion::as_str),
+    };
+    let mut bytes = serde_json::to_vec(&list)?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
 fn numbers(text: &str) -> Result<[u32; 3], String> {
     let text = if text.is_empty() { "0.1.0" } else { text };
     let mut numbers = [0; 3];
@@ -143,24 +162,6 @@ fn numbers(text: &str) -> Result<[u32; 3], String> {
         })?;
     }
     Ok(numbers)
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Versions {
-    cni_version: &'static str,
-    supported_versions: [&'static str; SUPPORTED.len()],
-}
-
-/// The answer to VERSION.
-pub fn answer() -> Result<Vec<u8>, serde_json::Error> {
-    let versions = Versions {
-        cni_version: CniVersion::NEWEST.as_str(),
-        supported_versions: SUPPORTED.map(CniVersion::as_str),
-    };
-    let mut bytes = serde_json::to_vec(&versions)?;
-    bytes.push(b'\n');
-    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -95,6 +95,15 @@ impl Netconf {
         (self.rules().cleanup)(self, inputs)
     }
 
+    /// What a DEL needs where nothing tells the dialect: what each would free.
+    pub fn cleanups(&self, inputs: &Inputs) -> Vec<Cleanup> {
+        if self.is_bare() {
+            [&native::RULES, &ecs::RULES].map(|rules| (rules.cleanup)(self, inputs)).into()
+        } else {
+            vec![self.cleanup(inputs)]
+        }
+    }
+
     fn rules(&self) -> &'static Rules {
         let ipam = self.ipam_anyway();
         DIALECTS.iter().find(|rules| (rules.claims)(&ipam)).unwrap_or(&native::RULES)

@@ -6,13 +6,18 @@
 // A test's helpers may fail as a test does.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod cni;
 mod config;
 mod delegate;
 mod differential;
+mod ecs;
 mod faults;
+mod kill;
 mod lab;
+mod reader;
 mod readme;
 mod supply;
 mod swarm;
 mod takeover;
 mod tidy;
+mod util;

@@ -1,0 +1,76 @@
+//! An independent reader of our answers: the `cni-plugin` crate, which knows the specification up
+//! to 1.0.0.
+
+use std::net::IpAddr;
+
+use cni_plugin::config::NetworkConfig;
+use cni_plugin::reply::{ErrorReply, IpamSuccessReply};
+use serde_json::json;
+
+use crate::util::Sublet;
+
+#[test]
+fn an_answer_is_read_back_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = json!({
+        "cniVersion": "1.0.0",
+        "name": "net",
+        "type": "bridge",
+        "ipam": {
+            "type": "sublet",
+            "ranges": [[{"subnet": "10.1.2.0/24"}], [{"subnet": "2001:db8:1::/64"}]],
+            "routes": [{"dst": "0.0.0.0/0", "gw": "10.1.2.9"}],
+            "dns": {"nameservers": ["192.0.2.3"], "search": ["a.example"]},
+            "dataDir": dir.path().join("none"),
+        },
+    });
+    // Both sides agree on what was asked.
+    let asked: NetworkConfig = serde_json::from_value(config.clone()).unwrap();
+    assert_eq!(asked.name, "net");
+
+    let ran = Sublet::plugin(dir.path(), "ADD").stdin(config.to_string()).run();
+    ran.check(ran.ok(), "ADD");
+    let reply: IpamSuccessReply = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(reply.cni_version, asked.cni_version);
+    let ips: Vec<String> = reply.ips.iter().map(|ip| ip.address.to_string()).collect();
+    assert_eq!(ips, ["10.1.2.2/24", "2001:db8:1::2/64"]);
+    let gateways: Vec<_> = reply.ips.iter().map(|ip| ip.gateway).collect();
+    let parse = |text: &str| text.parse::<IpAddr>().ok();
+    assert_eq!(gateways, [parse("10.1.2.1"), parse("2001:db8:1::1")]);
+    assert!(reply.ips.iter().all(|ip| ip.interface.is_none()));
+    assert_eq!(reply.routes.len(), 1);
+    assert_eq!(reply.routes[0].dst.to_string(), "0.0.0.0/0");
+    assert_eq!(reply.routes[0].gw, parse("10.1.2.9"));
+    assert_eq!(reply.dns.search, ["a.example"]);
+    // Whatever it does not know ends up here.
+    assert!(reply.specific.is_empty(), "{:?}", reply.specific);
+}
+
+#[test]
+fn an_error_is_read_back_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = json!({
+        "cniVersion": "1.0.0",
+        "name": "net",
+        "ipam": {
+            "type": "sublet",
+            "subnet": "10.0.0.0/30",
+            "dataDir": dir.path().join("none"),
+        },
+    });
+    let add = |container| {
+        Sublet::plugin(dir.path(), "ADD")
+            .env("CNI_CONTAINERID", container)
+            .stdin(config.to_string())
+            .run()
+    };
+    let first = add("one");
+    first.check(first.ok(), "the only address");
+    let second = add("two");
+    second.check(!second.ok(), "there is no other");
+    // Its texts are borrowed, so escapes would not fit: our messages have none.
+    let error: ErrorReply<'_> = serde_json::from_str(&second.stdout).unwrap();
+    assert_eq!(error.code, 100);
+    assert_eq!(error.cni_version.to_string(), "1.0.0");
+    assert!(error.msg.contains("no IP addresses available in range set"));
+}
