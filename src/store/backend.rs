@@ -1,88 +1,123 @@
 //! The file under redb.
 //!
-//! Owns: which of redb's reads, writes and flushes reach the file. redb's own file backend flushes
-//! at open, at commit and twice at close; of those only the ones at commit protect a lease:
+//! Owns: which of redb's reads, writes and flushes reach the file. redb's own file backend writes
+//! and flushes at open, at commit and twice at close; of those only the ones at commit protect a
+//! lease:
+//! - Until [`Switch::write_through`] what redb writes stays in memory: nothing touches the file
+//!   before the plan is made, so a command that changes nothing writes nothing, and a damaged file
+//!   stays as it was found.
 //! - A write that changes nothing (redb rewrites its header at open) and a flush with nothing
 //!   written since the last are left out.
-//! - With [`Flush::Never`] no flush is made at all: the leases mean nothing after the boot that made
-//!   them, and a killed process loses nothing that it gave to the kernel.
+//! - Without [`Flush::ToDisk`] no flush is made at all: the leases mean nothing after the boot that
+//!   made them, and a killed process loses nothing that it gave to the kernel.
 //! - After [`Switch::leave`] nothing reaches the file: closing would write and flush an orderly
 //!   end, which the next opening does not need, since each commit left the allocator's state
 //!   behind (quick repair).
-//! - Opened with [`Flush::ReadOnly`], what redb writes stays in memory.
 //!
 //! Invariant: what reaches the file reaches it in redb's order.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redb::StorageBackend;
 
-/// What becomes of flushes and writes.
+/// What becomes of flushes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flush {
     /// They reach the disk.
     ToDisk,
     /// Writes reach the kernel; flushes are left out.
     Never,
-    /// Writes stay in memory.
-    ReadOnly,
-}
-
-/// Turns a backend's writes off, from outside of redb.
-#[derive(Clone, Debug, Default)]
-pub struct Switch(Arc<AtomicBool>);
-
-impl Switch {
-    /// From now on nothing reaches the file. redb takes the refusals for a failing disk and closes
-    /// without further ado; a transaction that is open then is rolled back.
-    pub fn leave(&self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
-
-    fn check(&self) -> io::Result<()> {
-        if self.0.load(Ordering::SeqCst) {
-            Err(io::Error::other("the store was left"))
-        } else {
-            Ok(())
-        }
-    }
 }
 
 /// redb's view of the file.
 #[derive(Debug)]
-pub struct Backend {
+pub struct Backend(Arc<Shared>);
+
+/// The same, from outside of redb.
+#[derive(Debug)]
+pub struct Switch(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
     file: File,
     flush: Flush,
-    dirty: AtomicBool,
-    left: Switch,
-    /// What was written under [`Flush::ReadOnly`], in order; the length too.
-    overlay: Mutex<Overlay>,
+    state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
-struct Overlay {
-    writes: Vec<(u64, Vec<u8>)>,
+#[derive(Debug)]
+struct State {
+    /// Written and not passed on, in order.
+    held: Vec<(u64, Vec<u8>)>,
+    /// The length, where it was set and not passed on.
     len: Option<u64>,
+    through: bool,
+    left: bool,
+    /// Something was written, by us or by a predecessor that was killed, and not flushed since.
+    dirty: bool,
 }
 
 /// The header's page: the part of the file that redb rewrites unchanged.
 const HEADER: usize = 4096;
 
-impl Backend {
-    /// A backend over an open file. The first flush is never left out: a predecessor may have
-    /// been killed between its writes and its flush.
-    pub fn new(file: File, flush: Flush) -> (Backend, Switch) {
-        let left = Switch::default();
-        let dirty = AtomicBool::new(true);
-        (Backend { file, flush, dirty, left: left.clone(), overlay: Mutex::default() }, left)
+/// A backend over an open file, and its switch.
+pub fn new(file: File, flush: Flush) -> (Backend, Switch) {
+    let state = State { held: Vec::new(), len: None, through: false, left: false, dirty: true };
+    let shared = Arc::new(Shared { file, flush, state: Mutex::new(state) });
+    (Backend(shared.clone()), Switch(shared))
+}
+
+impl Switch {
+    /// Passes on what was held, and from now on everything.
+    pub fn write_through(&self) -> io::Result<()> {
+        let mut state = self.0.state();
+        state.through = true;
+        if let Some(len) = state.len.take() {
+            self.0.file.set_len(len)?;
+            state.dirty = true;
+        }
+        for (offset, data) in std::mem::take(&mut state.held) {
+            self.0.write(&mut state, offset, &data)?;
+        }
+        self.0.flush(&mut state)
     }
 
-    /// Whether the file begins with just this already.
-    fn holds(&self, data: &[u8]) -> bool {
+    /// From now on nothing reaches the file. redb takes the refusals for a failing disk and closes
+    /// without further ado; a transaction that is open then is rolled back.
+    pub fn leave(&self) {
+        self.0.state().left = true;
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open(&self) -> io::Result<MutexGuard<'_, State>> {
+        let state = self.state();
+        if state.left { Err(io::Error::other("the store was left")) } else { Ok(state) }
+    }
+
+    fn write(&self, state: &mut State, offset: u64, data: &[u8]) -> io::Result<()> {
+        if offset == 0 && self.begins_with(data) {
+            return Ok(());
+        }
+        state.dirty = true;
+        self.file.write_all_at(data, offset)
+    }
+
+    fn flush(&self, state: &mut State) -> io::Result<()> {
+        if self.flush == Flush::ToDisk && state.dirty {
+            self.file.sync_data()?;
+            state.dirty = false;
+        }
+        Ok(())
+    }
+
+    fn begins_with(&self, data: &[u8]) -> bool {
         let mut before = [0; HEADER];
         data.len() <= HEADER
             && self.file.read_exact_at(&mut before[..data.len()], 0).is_ok()
@@ -92,36 +127,32 @@ impl Backend {
 
 impl StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
-        let overlay = self.overlay.lock().unwrap_or_else(PoisonError::into_inner);
-        match overlay.len {
+        match self.0.state().len {
             Some(len) => Ok(len),
-            None => Ok(self.file.metadata()?.len()),
+            None => Ok(self.0.file.metadata()?.len()),
         }
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        if self.flush != Flush::ReadOnly {
-            return self.file.read_exact_at(out, offset);
-        }
-        let overlay = self.overlay.lock().unwrap_or_else(PoisonError::into_inner);
-        if overlay.writes.is_empty() {
-            return self.file.read_exact_at(out, offset);
-        }
-        // The part behind the file's end was set to zero by `set_len`.
-        let mut filled = 0;
-        while filled < out.len() {
-            match self.file.read_at(&mut out[filled..], offset + filled as u64)? {
-                0 => break,
-                n => filled += n,
+        let state = self.0.state();
+        if state.len.is_none() {
+            self.0.file.read_exact_at(out, offset)?;
+        } else {
+            // The part behind the file's end is zero until it is written.
+            let mut filled = 0;
+            while filled < out.len() {
+                match self.0.file.read_at(&mut out[filled..], offset + filled as u64)? {
+                    0 => break,
+                    n => filled += n,
+                }
             }
+            out[filled..].fill(0);
         }
-        out[filled..].fill(0);
         let end = offset + out.len() as u64;
-        for (at, data) in &overlay.writes {
+        for (at, data) in &state.held {
             let (from, to) = ((*at).max(offset), (at + data.len() as u64).min(end));
             if from < to {
-                // Lossless: both lie within buffers in memory.
-                let part = |base: u64| (from - base) as usize..(to - base) as usize;
+                let part = |base: u64| within(from - base)..within(to - base);
                 out[part(offset)].copy_from_slice(&data[part(*at)]);
             }
         }
@@ -129,37 +160,33 @@ impl StorageBackend for Backend {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.left.check()?;
-        if self.flush == Flush::ReadOnly {
-            let mut overlay = self.overlay.lock().unwrap_or_else(PoisonError::into_inner);
-            overlay.len = Some(len);
+        let mut state = self.0.open()?;
+        if !state.through {
+            state.len = Some(len);
             return Ok(());
         }
-        self.dirty.store(true, Ordering::SeqCst);
-        self.file.set_len(len)
+        state.dirty = true;
+        self.0.file.set_len(len)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.left.check()?;
-        if self.flush != Flush::ToDisk || !self.dirty.load(Ordering::SeqCst) {
-            return Ok(());
-        }
-        self.file.sync_data()?;
-        self.dirty.store(false, Ordering::SeqCst);
-        Ok(())
+        let mut state = self.0.open()?;
+        if state.through { self.0.flush(&mut state) } else { Ok(()) }
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.left.check()?;
-        if self.flush == Flush::ReadOnly {
-            let mut overlay = self.overlay.lock().unwrap_or_else(PoisonError::into_inner);
-            overlay.writes.push((offset, data.to_vec()));
-            return Ok(());
+        let mut state = self.0.open()?;
+        if state.through {
+            return self.0.write(&mut state, offset, data);
         }
-        if offset == 0 && self.holds(data) {
-            return Ok(());
+        if !(state.held.is_empty() && offset == 0 && self.0.begins_with(data)) {
+            state.held.push((offset, data.to_vec()));
         }
-        self.dirty.store(true, Ordering::SeqCst);
-        self.file.write_all_at(data, offset)
+        Ok(())
     }
+}
+
+/// An offset within a buffer in memory.
+fn within(offset: u64) -> usize {
+    usize::try_from(offset).unwrap_or(usize::MAX)
 }

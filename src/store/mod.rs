@@ -18,6 +18,8 @@ mod keys;
 mod lock;
 #[cfg(test)]
 mod memory;
+#[cfg(test)]
+mod model_test;
 mod occupancy;
 mod redb;
 mod view;

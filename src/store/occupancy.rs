@@ -159,3 +159,136 @@ fn mark<K: KvMut>(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Map(BTreeMap<Vec<u8>, Vec<u8>>, std::cell::Cell<usize>);
+
+    impl Kv for Map {
+        fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+            self.1.set(self.1.get() + 1);
+            Ok(self.0.get(key).cloned())
+        }
+
+        fn scan(
+            &self,
+            _: &[u8],
+            _: &[u8],
+            _: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
+        ) -> Result<(), StoreError> {
+            unreachable!("occupancy needs no scan")
+        }
+    }
+
+    impl KvMut for Map {
+        fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+            self.0.insert(key.to_vec(), value.to_vec());
+            Ok(())
+        }
+
+        fn remove(&mut self, key: &[u8]) -> Result<(), StoreError> {
+            self.0.remove(key);
+            Ok(())
+        }
+    }
+
+    fn tables() -> Tables<'static, Map> {
+        Tables { kv: Map::default(), path: Path::new("test") }
+    }
+
+    fn net() -> SetName {
+        SetName("net".into())
+    }
+
+    fn at(family: Family, bits: u128) -> Addr {
+        Addr::from_bits(family, bits).unwrap()
+    }
+
+    /// Fills first..=last and answers how many look-ups a search for the only free one takes.
+    fn look_ups(family: Family, first: u128, last: u128, hole: u128) -> usize {
+        let mut tables = tables();
+        for bits in (first..=last).filter(|b| *b != hole) {
+            take(&mut tables, &net(), at(family, bits)).unwrap();
+        }
+        let span = Span::new(at(family, first), at(family, last)).unwrap();
+        tables.kv.1.set(0);
+        assert_eq!(next_free(&tables, &net(), span).unwrap(), Some(at(family, hole)));
+        let looks = tables.kv.1.get();
+        take(&mut tables, &net(), at(family, hole)).unwrap();
+        assert_eq!(next_free(&tables, &net(), span).unwrap(), None);
+        free(&mut tables, &net(), at(family, hole)).unwrap();
+        assert_eq!(next_free(&tables, &net(), span).unwrap(), Some(at(family, hole)));
+        looks
+    }
+
+    #[test]
+    fn one_free_address_is_found_by_a_few_look_ups_wherever_it_is() {
+        let base = 10 << 24;
+        for hole in [base + 1, base + 511, base + 512, base + 40_000, base + 65_534] {
+            assert!(look_ups(Family::V4, base + 1, base + 65_534, hole) <= 6);
+        }
+        let end = u128::MAX;
+        assert!(look_ups(Family::V6, end - 2000, end, end) <= 6);
+        let end = u128::from(u32::MAX);
+        assert!(look_ups(Family::V4, end - 2000, end, end) <= 6);
+    }
+
+    #[test]
+    fn two_thirds_of_a_million_empty_blocks_cost_nothing() {
+        let tables = tables();
+        let all = Span::new(at(Family::V6, 0), at(Family::V6, u128::MAX)).unwrap();
+        assert_eq!(next_free(&tables, &net(), all).unwrap(), Some(at(Family::V6, 0)));
+        assert_eq!(tables.kv.1.get(), 1);
+    }
+
+    #[test]
+    fn taking_twice_and_freeing_twice_is_damage() {
+        let mut tables = tables();
+        let addr = at(Family::V4, 7);
+        assert!(free(&mut tables, &net(), addr).is_err());
+        take(&mut tables, &net(), addr).unwrap();
+        assert!(take(&mut tables, &net(), addr).is_err());
+        free(&mut tables, &net(), addr).unwrap();
+        assert!(tables.kv.0.is_empty());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Whole runs are taken and freed, so that blocks of level 0 fill up and empty again.
+        #[test]
+        fn the_tree_is_a_set(
+            base in prop::sample::select(vec![0, 511, 1 << 18, (1 << 18) - 700, u128::from(u32::MAX) - 4000]),
+            runs in prop::collection::vec((0..3500_u128, 1..1300_u128), 1..12),
+            looks in prop::collection::vec((0..4000_u128, 0..4000_u128), 1..40),
+        ) {
+            let mut tables = tables();
+            let mut model = BTreeSet::new();
+            for (from, len) in runs {
+                for bits in base + from..=(base + from + len).min(base + 4000) {
+                    let addr = at(Family::V4, bits);
+                    if model.insert(addr) {
+                        take(&mut tables, &net(), addr).unwrap();
+                    } else {
+                        model.remove(&addr);
+                        free(&mut tables, &net(), addr).unwrap();
+                    }
+                }
+            }
+            for (a, b) in looks {
+                let (a, b) = (a.min(b), a.max(b));
+                let span = Span::new(at(Family::V4, base + a), at(Family::V4, base + b)).unwrap();
+                let want = (base + a..=base + b).map(|n| at(Family::V4, n)).find(|x| !model.contains(x));
+                prop_assert_eq!(next_free(&tables, &net(), span).unwrap(), want);
+            }
+        }
+    }
+}

@@ -16,7 +16,7 @@ use redb::{
     WriteTransaction,
 };
 
-use super::backend::{Backend, Flush, Switch};
+use super::backend::{self, Flush, Switch};
 use super::view::{Kv, KvMut, Tables};
 use super::{codec, files, keys};
 use crate::error::StoreError;
@@ -112,11 +112,10 @@ fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, StoreError>) -> Resu
     })
 }
 
-fn open(path: &Path, flush: Flush) -> Result<Option<(Database, Switch)>, StoreError> {
-    let Some(file) = files::open(path, flush != Flush::ReadOnly)? else {
-        return Ok(None);
-    };
-    let (backend, switch) = Backend::new(file, flush);
+/// Opens a file for writing, or only to look.
+fn open(path: &Path, write: Option<Flush>) -> Result<Option<(Database, Switch)>, StoreError> {
+    let Some(file) = files::open(path, write.is_some())? else { return Ok(None) };
+    let (backend, switch) = backend::new(file, write.unwrap_or(Flush::Never));
     let database = Database::builder().create_with_backend(backend);
     Ok(Some((database.map_err(|e| broken(path, e))?, switch)))
 }
@@ -143,7 +142,7 @@ pub fn look<T>(
     work: impl FnOnce(&Tables<'_, Reader<'_, ReadOnlyTable<Bytes, Bytes>>>) -> Result<T, StoreError>,
 ) -> Result<Option<T>, StoreError> {
     guarded(path, || {
-        let Some((database, switch)) = open(path, Flush::ReadOnly)? else {
+        let Some((database, switch)) = open(path, None)? else {
             return Ok(None);
         };
         let answer = (|| {
@@ -165,13 +164,18 @@ pub fn write<T>(
     work: impl FnOnce(&mut Tables<'_, Writer<'_, '_>>) -> Result<ControlFlow<T, T>, StoreError>,
 ) -> Result<T, StoreError> {
     guarded(path, || {
-        let Some((database, switch)) = open(path, flush)? else {
+        let Some((database, switch)) = open(path, Some(flush))? else {
             let source = std::io::Error::from(std::io::ErrorKind::NotFound);
             return Err(StoreError::io("open the lease store", path, source));
         };
         let answer = database.begin_write().map_err(|e| broken(path, e)).and_then(|mut t| {
             t.set_quick_repair(true);
-            let answer = in_table(path, &t, work);
+            let answer = in_table(path, &t, work).and_then(|flow| {
+                if flow.is_continue() {
+                    switch.write_through().map_err(|e| StoreError::io("write", path, e))?;
+                }
+                Ok(flow)
+            });
             if !matches!(answer, Ok(ControlFlow::Continue(_))) {
                 // Before the transaction is dropped: rolling it back must not write either.
                 switch.leave();
@@ -207,7 +211,8 @@ pub fn create(
     fill: impl FnOnce(&mut Tables<'_, Writer<'_, '_>>) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
     files::make(path, |file, name| {
-        let (backend, switch) = Backend::new(file, Flush::ToDisk);
+        let (backend, switch) = backend::new(file, Flush::ToDisk);
+        switch.write_through().map_err(|e| StoreError::io("write", name, e))?;
         let database =
             Database::builder().create_with_backend(backend).map_err(|e| broken(name, e))?;
         let mut transaction = database.begin_write().map_err(|e| broken(name, e))?;
