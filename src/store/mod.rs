@@ -6,6 +6,8 @@
 
 mod backend;
 mod boot;
+#[cfg(test)]
+mod boot_test;
 mod changes;
 mod codec;
 #[cfg(test)]
