@@ -590,3 +590,34 @@ fn takeover_happens_in_the_add_itself() {
         assert_eq!(leases(&mut *store).len(), 2);
     }
 }
+
+/// Each network has its own leases; the operator hears of an overlap once, and not of a range that
+/// is shared on purpose.
+#[test]
+fn networks_that_overlap_are_told_of_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let embedded = || {
+        let path = folder.path().join("leases.redb");
+        Box::new(Embedded::new(path, Persist::Boot, Wait::Forever)) as Box<dyn Store>
+    };
+    for make in [&memory() as Make<'_>, &embedded] {
+        let mut store = make();
+        let mut warned = |network: &str, set: &str, ranges: &str, container: &str| {
+            let network = NetworkName::new(network).unwrap();
+            let sets = [self::set(ranges)];
+            let add = Add { network, set: SetName(set.into()), ..add(container, &sets) };
+            match store.apply(&Command::Add(add), &at(1)) {
+                Ok(Outcome::Added { warnings, .. }) => warnings.join("\n"),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(warned("a", "a", "10.0.0.0/24", "c1"), "");
+        let told = warned("b", "b", "10.0.0.128/25", "c1");
+        assert!(told.contains("network b") && told.contains("network a"), "{told}");
+        assert_eq!(warned("b", "b", "10.0.0.128/25", "c2"), "");
+        let told = warned("c", "a", "10.0.0.0/24", "c3");
+        assert!(told.contains("network b") && !told.contains("network a"), "{told}");
+        // A range that changes is looked at again.
+        assert!(!warned("b", "b", "10.0.0.0/25", "c5").is_empty());
+    }
+}

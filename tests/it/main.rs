@@ -16,6 +16,7 @@ mod kill;
 mod lab;
 mod reader;
 mod readme;
+mod reboot;
 mod supply;
 mod swarm;
 mod takeover;

@@ -1,0 +1,93 @@
+//! The real binary across boots: another boot ID is mounted over the kernel's.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::lab::{Lab, SUBLET};
+
+/// Runs a command line of sublet's in a boot of this name; answers exit code and standard output.
+fn in_boot(lab: &Lab, boot: u8, env: &[(&str, &str)], args: &str, stdin: &str) -> (i32, String) {
+    let id = lab.join(&format!("boot-{boot}"));
+    fs::write(&id, format!("{boot:08}-0000-4000-8000-000000000000\n")).unwrap();
+    let script = format!(
+        "mount --bind {} /proc/sys/kernel/random/boot_id && exec {SUBLET} {args}",
+        id.display()
+    );
+    // A user namespace as well, so that nobody needs to be root.
+    let mut child = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
+        .env_remove("CNI_COMMAND")
+        .envs(env.iter().copied())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("unshare, of util-linux");
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), stdin.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    (output.status.code().unwrap_or(-1), String::from_utf8(output.stdout).unwrap())
+}
+
+fn cni(lab: &Lab, boot: u8, command: &str, container: &str, conf: &Value) -> (i32, String) {
+    let env = [
+        ("CNI_COMMAND", command),
+        ("CNI_CONTAINERID", container),
+        ("CNI_NETNS", "/var/run/netns/none"),
+        ("CNI_IFNAME", "eth0"),
+        ("CNI_PATH", "/opt/cni/bin"),
+    ];
+    in_boot(lab, boot, &env, "", &conf.to_string())
+}
+
+fn address(answer: &(i32, String)) -> String {
+    assert_eq!(answer.0, 0, "{}", answer.1);
+    let result: Value = serde_json::from_str(&answer.1).unwrap();
+    result["ips"][0]["address"].as_str().unwrap().to_owned()
+}
+
+fn listed(lab: &Lab, boot: u8) -> usize {
+    let args = format!("list --json --store {}", lab.store().display());
+    let answer = in_boot(lab, boot, &[], &args, "");
+    let rows: Value = serde_json::from_str(&answer.1).unwrap();
+    rows.as_array().unwrap().len()
+}
+
+fn conf(lab: &Lab, cni_version: &str, persist: &str) -> Value {
+    json!({
+        "cniVersion": cni_version, "name": "mynet", "type": "bridge",
+        "ipam": {"type": "sublet", "subnet": "10.1.2.0/29", "dataDir": lab.data_dir(),
+                 "persist": persist}
+    })
+}
+
+#[test]
+fn a_full_range_is_empty_after_a_reboot() {
+    for version in ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"] {
+        let lab = Lab::new();
+        let conf = conf(&lab, version, "boot");
+        for n in 2..7 {
+            let got = address(&cni(&lab, 1, "ADD", &format!("c{n}"), &conf));
+            assert_eq!(got, format!("10.1.2.{n}/29"));
+        }
+        let (code, answer) = cni(&lab, 1, "ADD", "one-more", &conf);
+        assert!(code == 1 && answer.contains("\"code\": 100"), "{answer}");
+        assert_eq!((listed(&lab, 1), listed(&lab, 2)), (5, 0));
+        // What died with the boot may be deleted late.
+        assert_eq!(cni(&lab, 2, "DEL", "c2", &conf), (0, String::new()));
+        assert_eq!(address(&cni(&lab, 2, "ADD", "new", &conf)), "10.1.2.2/29");
+        assert_eq!(cni(&lab, 2, "DEL", "c3", &conf), (0, String::new()));
+        assert_eq!(listed(&lab, 2), 1);
+        assert!(lab.join("data/leases.redb.last-boot").exists());
+    }
+}
+
+#[test]
+fn leases_on_disk_are_there_after_a_reboot() {
+    let lab = Lab::new();
+    let conf = conf(&lab, "1.0.0", "disk");
+    assert_eq!(address(&cni(&lab, 1, "ADD", "a", &conf)), "10.1.2.2/29");
+    assert_eq!(address(&cni(&lab, 2, "ADD", "b", &conf)), "10.1.2.3/29");
+    assert_eq!(address(&cni(&lab, 2, "ADD", "a", &conf)), "10.1.2.2/29");
+    assert_eq!(listed(&lab, 3), 2);
+}
