@@ -7,7 +7,11 @@
 //!   before the plan is made, so a command that changes nothing writes nothing, and a damaged file
 //!   stays as it was found.
 //! - A write that changes nothing (redb rewrites its header at open) and a flush with nothing
-//!   written since the last are left out.
+//!   written since the last are left out. The first flush of a process orders its writes behind
+//!   those of a predecessor that may have been killed before its own last flush. A predecessor that
+//!   was not leaves a copy of the header in the lock file once its flushes are done; where the
+//!   header is still that copy, nothing is unflushed and the first flush is left out as well. (A
+//!   copy that a power cut keeps or loses does no harm: then all there is is on disk.)
 //! - Without [`Flush::ToDisk`] no flush is made at all: the leases mean nothing after the boot that
 //!   made them, and a killed process loses nothing that it gave to the kernel.
 //! - After [`Switch::leave`] nothing reaches the file: closing would write and flush an orderly
@@ -22,6 +26,8 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redb::StorageBackend;
+
+use super::lock::Lock;
 
 /// What becomes of flushes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,9 +68,18 @@ struct State {
 /// The header's page: the part of the file that redb rewrites unchanged.
 const HEADER: usize = 4096;
 
-/// A backend over an open file, and its switch.
-pub fn new(file: File, flush: Flush) -> (Backend, Switch) {
-    let state = State { held: Vec::new(), len: None, through: false, left: false, dirty: true };
+/// The part of it that redb uses, and that every commit changes.
+const NOTE: usize = 512;
+
+/// A backend over an open file, and its switch. With the lock, a predecessor's note in it counts.
+pub fn new(file: File, flush: Flush, lock: Option<&Lock>) -> (Backend, Switch) {
+    let dirty = !lock.is_some_and(|lock| {
+        let (mut note, mut now) = ([0; NOTE], [0; NOTE]);
+        flush == Flush::ToDisk
+            && file.read_exact_at(&mut now, 0).is_ok()
+            && lock.note(&mut note) == Some(&now)
+    });
+    let state = State { held: Vec::new(), len: None, through: false, left: false, dirty };
     let shared = Arc::new(Shared { file, flush, state: Mutex::new(state) });
     (Backend(shared.clone()), Switch(shared))
 }
@@ -82,6 +97,15 @@ impl Switch {
             self.0.write(&mut state, offset, &data)?;
         }
         self.0.flush(&mut state)
+    }
+
+    /// Tells the next holder of the lock that all is on disk: after a commit that succeeded.
+    pub fn vouch(&self, lock: &Lock) {
+        let mut header = [0; NOTE];
+        let flushed = self.0.flush == Flush::ToDisk && !self.0.state().dirty;
+        if flushed && self.0.file.read_exact_at(&mut header, 0).is_ok() {
+            lock.leave_note(&header);
+        }
     }
 
     /// From now on nothing reaches the file. redb takes the refusals for a failing disk and closes

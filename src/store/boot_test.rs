@@ -234,3 +234,15 @@ fn persist_changes_only_without_living_leases() {
         assert_eq!(leases(&mut host.store(after)).len(), 1);
     }
 }
+
+#[test]
+fn reservations_move_with_the_network() {
+    for (before, after) in [(Persist::Boot, Persist::Disk), (Persist::Disk, Persist::Boot)] {
+        let host = Host::new();
+        let reserve = Reserve { set: net(), addrs: vec![addr("10.0.0.2")] };
+        host.store(before).apply(&Command::Reserve(reserve), &boot(1)).unwrap();
+        let got = given(&mut host.store(after), &low("c1", &range()), &boot(1));
+        assert_eq!(got, [addr("10.0.0.3")], "from {before:?} to {after:?}");
+        assert_eq!(listed(&mut host.store(after), &boot(1)).len(), 2);
+    }
+}

@@ -11,10 +11,11 @@ use std::path::{Path, PathBuf};
 use super::backend::Flush;
 use super::boot::{self, Mark};
 use super::files::{self, Content, Files};
+use super::lock::Lock;
 use super::redb::{self, Writer};
 use super::view::{Kv, KvMut, Tables};
 use super::{Store, changes, keys};
-use crate::alloc::{self, Change, Command, Context, Outcome, Plan};
+use crate::alloc::{self, Change, Command, Context, Holder, Outcome, Plan, View};
 use crate::error::{Error, Refusal, StoreError};
 use crate::model::{BootId, Kind, Lease, Persist, SetName, Wait};
 use crate::net::Addr;
@@ -126,107 +127,66 @@ impl Embedded {
     /// ADD and RESERVE: in the file that new leases go to, which is made if it is not there.
     fn give(&self, command: &Command, cx: &Context) -> Result<Plan, StoreError> {
         self.files.make_folder()?;
+        let (boot_place, keep_place) = (self.boot_place(), self.keep_place());
         if let Some(boot) = self.target(cx) {
-            let place = self.boot_place();
-            let _lock = files::lock(&place.path, self.wait)?;
+            let lock = files::lock(&boot_place.path, self.wait)?;
             self.begin_boot(boot, cx)?;
-            return self.transact(&place, command, cx, &|| {
-                self.leave_other(command, &self.keep_place(), "disk")
-            });
+            let arrive = || {
+                if !keep_place.path.exists() {
+                    return Ok(Some(Vec::new()));
+                }
+                let lock = files::lock(&keep_place.path, self.wait)?;
+                leave(command.set(), &keep_place, &lock, "disk").map(Some)
+            };
+            return self.transact(&boot_place, &lock, command, cx, &arrive)?.ok_or_else(unsettled);
         }
-        let place = self.keep_place();
         {
-            let _lock = files::lock(&place.path, self.wait)?;
-            if !place.path.exists() {
-                redb::create(&place.path, |_| Ok(()))?;
+            let lock = files::lock(&keep_place.path, self.wait)?;
+            if !keep_place.path.exists() {
+                redb::create(&keep_place.path, |_| Ok(()))?;
             }
-            let home = keys::home(command.set());
-            if redb::look(&place.path, |tables| Ok(tables.kv.get(&home)?.is_some()))? == Some(true)
-            {
-                return self.transact(&place, command, cx, &|| Ok(()));
+            if let Some(plan) = self.transact(&keep_place, &lock, command, cx, &|| Ok(None))? {
+                return Ok(plan);
             }
         }
         // A set's first lease here: the other file is looked at too, and locked first.
-        let other = self.boot_place();
-        let _other = files::lock(&other.path, self.wait)?;
-        let _lock = files::lock(&place.path, self.wait)?;
-        let current = match self.boot(cx) {
-            Some(boot) => other.path.exists() && self.is_current(boot, cx)?,
-            None => false,
-        };
-        self.transact(&place, command, cx, &|| {
-            if current { self.leave_locked(command, &other, "boot") } else { Ok(()) }
-        })
-    }
-
-    fn leave_other(
-        &self,
-        command: &Command,
-        other: &Place,
-        persist: &'static str,
-    ) -> Result<(), StoreError> {
-        if !other.path.exists() {
-            return Ok(());
-        }
-        let _lock = files::lock(&other.path, self.wait)?;
-        self.leave_locked(command, other, persist)
-    }
-
-    /// Takes a set's home away from a file that holds no living lease of it. An address is known
-    /// in one file only, so a set with leases in both could give one twice.
-    fn leave_locked(
-        &self,
-        command: &Command,
-        other: &Place,
-        persist: &'static str,
-    ) -> Result<(), StoreError> {
-        let set = command.set();
-        let home = keys::home(set);
-        let mut living = None;
-        let found = redb::look(&other.path, |tables| {
-            if tables.kv.get(&home)?.is_some() {
-                tables.leases(Some(set), &mut |lease| {
-                    living = lease.kind.collectable().then_some(lease);
-                    living.is_none()
-                })?;
-                return Ok(true);
+        let boot_lock = files::lock(&boot_place.path, self.wait)?;
+        let lock = files::lock(&keep_place.path, self.wait)?;
+        let arrive = || match self.boot(cx) {
+            Some(boot) if boot_place.path.exists() && self.is_current(boot, cx)? => {
+                leave(command.set(), &boot_place, &boot_lock, "boot").map(Some)
             }
-            Ok(false)
-        })?;
-        if let Some(lease) = living {
-            let (set, path) = (set.clone(), other.path.clone());
-            return Err(StoreError::Moved { set, path, lease: Box::new(lease), persist });
-        }
-        if found == Some(true) {
-            redb::write(&other.path, other.flush, |tables| {
-                tables.kv.remove(&home).map(ControlFlow::Continue)
-            })?;
-        }
-        Ok(())
+            _ => Ok(Some(Vec::new())),
+        };
+        self.transact(&keep_place, &lock, command, cx, &arrive)?.ok_or_else(unsettled)
     }
 
-    /// One command in one file, which exists and is locked. `arrive` is called before the first
-    /// lease of a set in this file.
+    /// One command in one file, which exists and is locked. Before the first lease of a set in this
+    /// file `arrive` takes it away from the other and answers with the reservations that it had
+    /// there; where it cannot, it answers `None`, and nothing is done.
     fn transact(
         &self,
         place: &Place,
+        lock: &Lock,
         command: &Command,
         cx: &Context,
-        arrive: &dyn Fn() -> Result<(), StoreError>,
-    ) -> Result<Plan, StoreError> {
+        arrive: &dyn Fn() -> Result<Option<Vec<Lease>>, StoreError>,
+    ) -> Result<Option<Plan>, StoreError> {
         let gives = matches!(command, Command::Add(_) | Command::Reserve(_));
         let home = keys::home(command.set());
-        redb::write(&place.path, place.flush, |tables| {
-            let arriving = gives && tables.kv.get(&home)?.is_none();
-            if arriving {
-                arrive()?;
+        redb::write(&place.path, place.flush, lock, |tables| {
+            if gives && tables.kv.get(&home)?.is_none() {
+                let Some(reserved) = arrive()? else { return Ok(ControlFlow::Break(None)) };
+                for lease in reserved {
+                    if tables.holder(&lease.set, lease.addr)? == Holder::Free {
+                        changes::make(tables, &Change::Put(lease), cx.now)?;
+                    }
+                }
+                tables.kv.put(&home, &[])?;
             }
             let plan = alloc::run(command, tables, cx)?;
             if plan.changes.is_empty() {
-                return Ok(ControlFlow::Break(plan));
-            }
-            if arriving {
-                tables.kv.put(&home, &[])?;
+                return Ok(ControlFlow::Break(Some(plan)));
             }
             for change in &plan.changes {
                 changes::make(tables, change, cx.now)?;
@@ -234,7 +194,7 @@ impl Embedded {
             if place.flush == Flush::Never {
                 self.keep(&plan.changes, cx)?;
             }
-            Ok(ControlFlow::Continue(plan))
+            Ok(ControlFlow::Continue(Some(plan)))
         })
     }
 
@@ -246,11 +206,11 @@ impl Embedded {
             return Ok(());
         }
         let place = self.keep_place();
-        let _lock = files::lock(&place.path, self.wait)?;
+        let lock = files::lock(&place.path, self.wait)?;
         if !place.path.exists() {
             redb::create(&place.path, |_| Ok(()))?;
         }
-        redb::write(&place.path, place.flush, |tables| {
+        redb::write(&place.path, place.flush, &lock, |tables| {
             for change in &outliving {
                 // A reservation may be there from an earlier boot already, or be gone.
                 let there = match change {
@@ -277,8 +237,9 @@ impl Embedded {
             refused => return Ok(Plan { changes: Vec::new(), outcome: refused }),
         };
         for place in self.places(cx)? {
-            let _lock = files::lock(&place.path, self.wait)?;
-            let plan = self.transact(&place, command, cx, &|| Ok(()))?;
+            let lock = files::lock(&place.path, self.wait)?;
+            let plan = self.transact(&place, &lock, command, cx, &|| Ok(None))?;
+            let Some(plan) = plan else { continue };
             match (&mut all, plan.outcome) {
                 (_, Ok(Outcome::ReadLegacy)) => {}
                 (Outcome::Freed(_) | Outcome::ReadLegacy, Ok(Outcome::Freed(freed))) => {
@@ -356,6 +317,53 @@ impl Store for Embedded {
             })?;
         }
         Ok(())
+    }
+}
+
+/// Takes a set's home away from a file that holds no living lease of it, and answers with the
+/// reservations it has there. An address is known in one file only, so a set with leases in both
+/// could give one twice.
+fn leave(
+    set: &SetName,
+    place: &Place,
+    lock: &Lock,
+    persist: &'static str,
+) -> Result<Vec<Lease>, StoreError> {
+    let home = keys::home(set);
+    let mut living = None;
+    let mut reserved = Vec::new();
+    let was_home = redb::look(&place.path, |tables| {
+        if tables.kv.get(&home)?.is_none() {
+            return Ok(false);
+        }
+        tables.leases(Some(set), &mut |lease| {
+            if lease.kind == Kind::Reserved {
+                reserved.push(lease);
+            } else if lease.kind.collectable() {
+                living = Some(lease);
+            }
+            living.is_none()
+        })?;
+        Ok(true)
+    })?;
+    if let Some(lease) = living {
+        let (set, path) = (set.clone(), place.path.clone());
+        return Err(StoreError::Moved { set, path, lease: Box::new(lease), persist });
+    }
+    if was_home == Some(true) {
+        redb::write(&place.path, place.flush, lock, |tables| {
+            tables.kv.remove(&home).map(ControlFlow::Continue)
+        })?;
+    }
+    Ok(reserved)
+}
+
+/// [`Embedded::transact`] answers `None` only where `arrive` does.
+fn unsettled() -> StoreError {
+    StoreError::Unavailable {
+        doing: "settle which file keeps the leases of".to_owned(),
+        place: "the network".to_owned(),
+        source: "no file took it".into(),
     }
 }
 

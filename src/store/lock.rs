@@ -3,11 +3,12 @@
 //! Owns: flock(2) with a bound on the wait, and who holds it when the bound is over. Polling would
 //! let newcomers pass those that wait; so a wait is a blocking lock, in a thread of its own, started
 //! only when the first try fails.
-//! Invariant: a [`Lock`] holds the lock until it is dropped; a killed process holds none.
+//! Invariant: a [`Lock`] holds the lock until it is dropped; a killed process holds none; nobody
+//! holds a lock on a file that has lost its name.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt as _, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
@@ -21,34 +22,58 @@ use crate::model::Wait;
 /// A lock that is held.
 #[derive(Debug)]
 pub struct Lock {
-    _file: Option<File>,
+    file: Option<File>,
 }
 
 impl Lock {
     /// No lock: for a store that nobody can write to.
     pub(super) fn none() -> Lock {
-        Lock { _file: None }
+        Lock { file: None }
+    }
+
+    /// What the last holder left in the file, `buffer` long; `None` if there is less.
+    pub(super) fn note<'b>(&self, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
+        self.file.as_ref()?.read_exact_at(buffer, 0).ok()?;
+        Some(buffer)
+    }
+
+    /// Leaves something for the next holder. It is a hint that may be lost.
+    pub(super) fn leave_note(&self, note: &[u8]) {
+        if let Some(file) = &self.file {
+            let _ = file.write_all_at(note, 0);
+        }
     }
 }
 
 /// Takes the exclusive lock on `path`, which is made (0600) if it is not there.
 pub fn lock_file(path: &Path, wait: Wait) -> Result<Lock, StoreError> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
-        .map_err(|e| StoreError::io("open the lock file", path, e))?;
-    acquire(file, path, wait)
+    loop {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .map_err(|e| StoreError::io("open the lock file", path, e))?;
+        let inode = inode(&file.metadata());
+        let lock = acquire(file, path, wait)?;
+        // Somebody may have removed the file while we waited: others lock another one then.
+        if inode == self::inode(&fs::metadata(path)) {
+            return Ok(lock);
+        }
+    }
+}
+
+fn inode(metadata: &io::Result<fs::Metadata>) -> Option<(u64, u64)> {
+    metadata.as_ref().ok().map(|m| (m.dev(), m.ino()))
 }
 
 /// Takes the exclusive lock on an open file.
 pub(super) fn acquire(file: File, path: &Path, wait: Wait) -> Result<Lock, StoreError> {
     let io = |e| StoreError::io("lock", path, e);
     match FileExt::try_lock_exclusive(&file) {
-        Ok(()) => return Ok(Lock { _file: Some(file) }),
+        Ok(()) => return Ok(Lock { file: Some(file) }),
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
         Err(e) => return Err(io(e)),
     }
@@ -57,10 +82,10 @@ pub(super) fn acquire(file: File, path: &Path, wait: Wait) -> Result<Lock, Store
         Wait::Try => Duration::ZERO,
         Wait::Forever => {
             FileExt::lock_exclusive(&file).map_err(io)?;
-            return Ok(Lock { _file: Some(file) });
+            return Ok(Lock { file: Some(file) });
         }
     };
-    let inode = file.metadata().ok().map(|m| (m.dev(), m.ino()));
+    let inode = inode(&file.metadata());
     if bound > Duration::ZERO {
         let (done, waiting) = mpsc::sync_channel(1);
         // If the bound runs out first, the thread still gets the lock some time, finds nobody
@@ -73,7 +98,7 @@ pub(super) fn acquire(file: File, path: &Path, wait: Wait) -> Result<Lock, Store
             })
             .map_err(io)?;
         match waiting.recv_timeout(bound) {
-            Ok(Ok(file)) => return Ok(Lock { _file: Some(file) }),
+            Ok(Ok(file)) => return Ok(Lock { file: Some(file) }),
             Ok(Err(e)) => return Err(io(e)),
             Err(_) => {}
         }

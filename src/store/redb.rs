@@ -17,6 +17,7 @@ use redb::{
 };
 
 use super::backend::{self, Flush, Switch};
+use super::lock::Lock;
 use super::view::{Kv, KvMut, Tables};
 use super::{codec, files, keys};
 use crate::error::StoreError;
@@ -113,9 +114,13 @@ fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, StoreError>) -> Resu
 }
 
 /// Opens a file for writing, or only to look.
-fn open(path: &Path, write: Option<Flush>) -> Result<Option<(Database, Switch)>, StoreError> {
+fn open(
+    path: &Path,
+    write: Option<(Flush, &Lock)>,
+) -> Result<Option<(Database, Switch)>, StoreError> {
     let Some(file) = files::open(path, write.is_some())? else { return Ok(None) };
-    let (backend, switch) = backend::new(file, write.unwrap_or(Flush::Never));
+    let flush = write.map_or(Flush::Never, |(flush, _)| flush);
+    let (backend, switch) = backend::new(file, flush, write.map(|(_, lock)| lock));
     let database = Database::builder().create_with_backend(backend);
     Ok(Some((database.map_err(|e| broken(path, e))?, switch)))
 }
@@ -157,14 +162,15 @@ pub fn look<T>(
     })
 }
 
-/// One write transaction, committed if `work` answers [`ControlFlow::Continue`].
+/// One write transaction under the file's lock, committed if `work` answers [`ControlFlow::Continue`].
 pub fn write<T>(
     path: &Path,
     flush: Flush,
+    lock: &Lock,
     work: impl FnOnce(&mut Tables<'_, Writer<'_, '_>>) -> Result<ControlFlow<T, T>, StoreError>,
 ) -> Result<T, StoreError> {
     guarded(path, || {
-        let Some((database, switch)) = open(path, Some(flush))? else {
+        let Some((database, switch)) = open(path, Some((flush, lock)))? else {
             let source = std::io::Error::from(std::io::ErrorKind::NotFound);
             return Err(StoreError::io("open the lease store", path, source));
         };
@@ -183,6 +189,7 @@ pub fn write<T>(
             match answer? {
                 ControlFlow::Continue(answer) => {
                     t.commit().map_err(|e| broken(path, e))?;
+                    switch.vouch(lock);
                     Ok(answer)
                 }
                 ControlFlow::Break(answer) => Ok(answer),
@@ -211,7 +218,7 @@ pub fn create(
     fill: impl FnOnce(&mut Tables<'_, Writer<'_, '_>>) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
     files::make(path, |file, name| {
-        let (backend, switch) = backend::new(file, Flush::ToDisk);
+        let (backend, switch) = backend::new(file, Flush::ToDisk, None);
         switch.write_through().map_err(|e| StoreError::io("write", name, e))?;
         let database =
             Database::builder().create_with_backend(backend).map_err(|e| broken(name, e))?;
