@@ -8,6 +8,8 @@ mod backend;
 mod boot;
 #[cfg(test)]
 mod boot_test;
+#[cfg(test)]
+mod cas_test;
 mod changes;
 mod codec;
 #[cfg(test)]
