@@ -88,11 +88,13 @@ pub fn del(
     let legacy = legacy.filter(|l| l.dir.is_dir());
     del.legacy = legacy.map(|l| l.network.clone());
     let target = del.target.clone();
-    match (store.apply(&Command::Del(del), cx)?, legacy, target) {
+    match (store.apply(&Command::Del(del.clone()), cx)?, legacy, target) {
         (Outcome::Freed(leases), ..) => Ok(leases),
         (Outcome::ReadLegacy, Some(legacy), Target::Owner(Owner::Attachment(attachment))) => {
             takeover::release(legacy.dir, &attachment, legacy.wait)?;
-            Ok(Vec::new())
+            // An ADD may have taken it over before the file was gone.
+            del.legacy = None;
+            self::del(store, del, None, cx)
         }
         (Outcome::ReadLegacy, ..) => Ok(Vec::new()),
         (other, ..) => Err(unexpected(&other)),
@@ -115,11 +117,11 @@ pub fn gc(store: &mut dyn Store, mut gc: Gc, cx: &Context) -> Result<usize, Erro
     let mut count = 0;
     loop {
         match store.apply(&Command::Gc(gc.clone()), cx)? {
-            Outcome::Collected { freed, resume } => {
+            Outcome::Collected { freed, after, done } => {
                 count += freed.len();
-                match resume {
-                    Some(owner) => gc.after = Some(owner),
-                    None => return Ok(count),
+                gc.after = after;
+                if done {
+                    return Ok(count);
                 }
             }
             other => return Err(unexpected(&other)),

@@ -80,6 +80,11 @@ pub enum Refusal {
         /// The address asked for instead; `None`: the lease lies in no range any more.
         asked: Option<Addr>,
     },
+    /// The owner has a lease whose address the configuration makes the gateway's.
+    NowGateway {
+        /// The lease.
+        lease: Box<Lease>,
+    },
     /// CHECK: the owner has no lease.
     Missing {
         /// Who.
@@ -108,6 +113,7 @@ impl Refusal {
             Refusal::Held { holder, .. } | Refusal::GatewayHeld { holder } => Some(holder),
             Refusal::Duplicate { lease }
             | Refusal::Misfit { lease, .. }
+            | Refusal::NowGateway { lease }
             | Refusal::Different { lease, .. } => Some(lease),
             _ => None,
         }
@@ -209,6 +215,14 @@ impl fmt::Display for Refusal {
                 f,
                 "{} already has {}, which is in no range of the configuration any more; send a DEL \
                  first, or free it with `{}`",
+                lease.owner,
+                lease.addr,
+                release(lease)
+            ),
+            Refusal::NowGateway { lease } => write!(
+                f,
+                "{} already has {}, which is the gateway now; send a DEL first, free it with `{}`, or \
+                 choose another gateway",
                 lease.owner,
                 lease.addr,
                 release(lease)

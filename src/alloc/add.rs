@@ -3,7 +3,9 @@
 //! Owns: what a repeated ADD gets, what may be asked for, and the warning about overlapping
 //! networks. Does not own: which free address (`choose`), host-local's leases (`takeover`).
 
-use super::choose::choose;
+use std::collections::BTreeSet;
+
+use super::choose::{Choice, Ended, choose};
 use super::command::{
     Add, Change, Definition, Legacy, OnDuplicate, Outcome, PodKey, Reserve, Strategy, Wanted,
     legacy_owner,
@@ -12,7 +14,7 @@ use super::takeover::{Takeover, WithTakeover};
 use super::view::{Context, Holder, Plan, View};
 use crate::error::{Refusal, StoreError};
 use crate::model::{Grant, Kind, Lease, Origin, Owner, SetName};
-use crate::net::{Addr, RangeSet, describe};
+use crate::net::{Addr, Range, RangeSet, describe};
 
 /// A step's failure: the store's, or a refusal that ends the ADD.
 enum Stop {
@@ -43,16 +45,19 @@ pub fn run(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, StoreError>
 
 fn plan(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Stop> {
     let adopted = view.adopted(&add.network)?;
-    let mut work = Work { add, view, cx, changes: Vec::new(), taken: Takeover::default() };
+    let mut changes = Vec::new();
+    let mut taken = Takeover::default();
     match &add.legacy {
         Legacy::Absent => {}
         _ if adopted => {}
         Legacy::Unread => return Ok(Plan::only(Outcome::ReadLegacy)),
         Legacy::Read(leases, cursors) => {
-            work.taken = Takeover::read(add, leases, cursors, view, cx)??;
-            work.changes = work.taken.changes(add, cx.now);
+            taken = Takeover::read(add, leases, cursors, view, cx)??;
+            changes = taken.changes(add, cx.now);
         }
     }
+    let ended = Ended::find(add, view, cx)?;
+    let mut work = Work { add, view, cx, changes, taken, ended };
     let kept = work.kept(adopted)?;
     if let (OnDuplicate::Error, Some(lease)) = (add.on_duplicate, kept.first()) {
         return Err(Refusal::Duplicate { lease: Box::new(lease.clone()) }.into());
@@ -61,9 +66,10 @@ fn plan(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Stop> {
     let mut created = Vec::new();
     let (wanted, left) = work.assign(&kept)?;
     for (index, set) in add.sets.iter().enumerate() {
+        work.claim_gateways(set)?;
         let own = kept.iter().find(|l| set.range_of(l.addr).is_some());
         let lease = match own {
-            Some(lease) => work.keep(lease),
+            Some(lease) => work.keep(set, lease, wanted[index])?,
             None => {
                 let lease = work.lease(index, set, wanted[index])?;
                 created.push(lease.addr);
@@ -71,7 +77,7 @@ fn plan(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Stop> {
             }
         };
         // `range_of` holds for both: a kept lease was found by it, a new one was drawn from it.
-        let gateway = set.range_of(lease.addr).and_then(crate::net::Range::gateway);
+        let gateway = set.range_of(lease.addr).and_then(Range::gateway);
         grants.push(Grant { addr: lease.addr, prefix: lease.prefix, gateway });
     }
     // As in host-local, after what each set has to say.
@@ -79,7 +85,7 @@ fn plan(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Stop> {
         return Err(Refusal::NotInRange { addrs: left, ranges: describe(&add.sets) }.into());
     }
     let warnings = if created.is_empty() { Vec::new() } else { work.define()? };
-    let Work { changes, .. } = work;
+    let changes = work.finish();
     Ok(Plan { changes, outcome: Ok(Outcome::Added { grants, created, warnings }) })
 }
 
@@ -90,23 +96,37 @@ struct Work<'a> {
     changes: Vec<Change>,
     /// Leases taken over by this plan, which the view does not know yet.
     taken: Takeover,
+    ended: Ended,
 }
 
 impl Work<'_> {
-    /// What the owner holds before this call.
+    /// What the owner holds before this call. What it holds under its container's name alone, from
+    /// a host-local that wrote no interface, is the first interface's that asks.
     fn kept(&self, adopted: bool) -> Result<Vec<Lease>, Stop> {
         let mut owners = vec![self.add.owner.clone()];
         if adopted || !self.taken.is_empty() {
             owners.extend(legacy_owner(&self.add.owner));
         }
+        let mut kept = Vec::new();
         for owner in &owners {
-            let mut kept = self.view.of(&self.add.set, owner)?;
-            kept.extend(self.taken.of(owner));
-            if !kept.is_empty() {
-                return Ok(kept);
+            if kept.is_empty() {
+                kept.extend(self.view.of(&self.add.set, owner)?);
+                kept.extend(self.taken.of(owner));
             }
         }
-        Ok(Vec::new())
+        Ok(kept)
+    }
+
+    /// The changes, with what has cooled down and was not taken let go.
+    fn finish(self) -> Vec<Change> {
+        let put = |change: &Change| match change {
+            Change::Put(lease) => Some(lease.addr),
+            _ => None,
+        };
+        let taken: BTreeSet<Addr> = self.changes.iter().filter_map(put).collect();
+        let left = self.ended.left(|addr| taken.contains(&addr));
+        let thaw: Vec<Change> = left.map(|c| Change::Thaw(self.add.set.clone(), c)).collect();
+        [self.changes, thaw].concat()
     }
 
     /// Gives each set the first wanted address in it, and tells what is left over; refuses what
@@ -135,19 +155,35 @@ impl Work<'_> {
         Ok((assigned, left.iter().map(|w| w.addr).collect()))
     }
 
-    /// The lease that the owner has. Rewritten if the container moved to another namespace or
-    /// boot, so that nobody takes a living lease for a dead one.
-    fn keep(&mut self, lease: &Lease) -> Lease {
+    /// The lease that the owner has, with the prefix that the configuration says now. Rewritten if
+    /// the container moved to another namespace or boot, so that nobody takes a living lease for a
+    /// dead one; given the owner's full name if it was adopted without.
+    fn keep(
+        &mut self,
+        set: &RangeSet,
+        lease: &Lease,
+        wanted: Option<Wanted>,
+    ) -> Result<Lease, Stop> {
+        let range = set.range_of(lease.addr);
+        if range.and_then(Range::gateway) == Some(lease.addr) {
+            return Err(Refusal::NowGateway { lease: Box::new(lease.clone()) }.into());
+        }
+        let subnet = range.map_or(lease.prefix, |r| r.subnet().len());
         let current = Lease {
+            owner: self.add.owner.clone(),
+            prefix: wanted.and_then(|w| w.prefix).unwrap_or(subnet),
             node: self.cx.node.clone(),
             boot: self.cx.boot.clone(),
             origin: self.add.origin.clone(),
             ..lease.clone()
         };
+        if current.owner != lease.owner {
+            self.changes.push(Change::Free { lease: lease.clone(), until: None });
+        }
         if current != *lease {
             self.changes.push(Change::Put(current.clone()));
         }
-        current
+        Ok(current)
     }
 
     /// A new lease from one set.
@@ -158,7 +194,6 @@ impl Work<'_> {
         wanted: Option<Wanted>,
     ) -> Result<Lease, Stop> {
         let add = self.add;
-        self.claim_gateways(set)?;
         let pod = add
             .origin
             .pod
@@ -232,15 +267,15 @@ impl Work<'_> {
         Ok((gives && !matches!(self.holder(addr)?, Holder::Leased(_))).then_some(addr))
     }
 
-    fn chosen(&mut self, index: usize, set: &RangeSet) -> Result<Addr, Stop> {
+    fn chosen(&self, index: usize, set: &RangeSet) -> Result<Addr, Stop> {
         let view = WithTakeover { taken: &self.taken, view: self.view };
-        let choice = choose(self.add, set, &view, self.cx)?;
-        let family_set = self.add.set.clone();
-        self.changes.extend(choice.thaw.into_iter().map(|c| Change::Thaw(family_set.clone(), c)));
-        choice.addr.ok_or_else(|| {
-            let ranges = set.to_string();
-            Refusal::Exhausted { index, ranges, cooling: choice.held_back }.into()
-        })
+        match choose(self.add, set, &self.ended, &view, self.cx)? {
+            Choice::Found(addr) => Ok(addr),
+            Choice::Nothing { cooling } => {
+                let ranges = set.to_string();
+                Err(Refusal::Exhausted { index, ranges, cooling }.into())
+            }
+        }
     }
 
     /// Who has an address, leases taken over by this plan included.
@@ -281,7 +316,7 @@ impl Work<'_> {
         let definition = Definition {
             set: add.set.clone(),
             network: add.network.clone(),
-            bounds: ranges.map(crate::net::Range::bounds).collect(),
+            bounds: ranges.map(Range::bounds).collect(),
         };
         if self.view.defined(&definition)? {
             return Ok(Vec::new());

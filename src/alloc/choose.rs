@@ -8,48 +8,69 @@ use super::command::{Add, Cooling, Strategy};
 use super::view::{Context, Order, View};
 use crate::error::StoreError;
 use crate::model::Owner;
-use crate::net::{Addr, RangeSet, Span};
+use crate::net::{Addr, Family, RangeSet, Span};
 
-/// How many ended coolings one ADD clears away: more than the one address that the DEL before it
-/// can have added, so that they never pile up.
+/// How many ended coolings one ADD clears away for each family: more than the one address of each
+/// range set that the DEL before it can have added, so that they never pile up.
 const THAW: usize = 32;
 
-/// The choice: the address if there is one, and what to clear away.
-pub struct Choice {
-    pub addr: Option<Addr>,
-    /// Ended coolings, `addr` not among them.
-    pub thaw: Vec<Cooling>,
-    /// Nothing was found, though addresses are cooling.
-    pub held_back: bool,
+/// Addresses whose cooling has ended: as free as those that the store calls so, until this plan
+/// takes them; what it does not take it clears away.
+#[derive(Default)]
+pub struct Ended(Vec<Cooling>);
+
+impl Ended {
+    /// Those of the families of `add`, if it has a cooldown at all.
+    pub fn find(add: &Add, view: &dyn View, cx: &Context) -> Result<Ended, StoreError> {
+        let mut ended = Vec::new();
+        for family in [Family::V4, Family::V6] {
+            if add.cooldown.seconds > 0 && add.sets.iter().any(|s| s.family() == family) {
+                ended.extend(view.cooling(&add.set, family, THAW)?);
+            }
+        }
+        ended.retain(|c| c.over(cx.now));
+        Ok(Ended(ended))
+    }
+
+    /// The lowest within a span.
+    fn within(&self, span: Span) -> Option<Addr> {
+        self.0.iter().map(|c| c.addr).filter(|a| span.contains(*a)).min()
+    }
+
+    /// All but those that `taken` says the plan leases.
+    pub fn left(self, taken: impl Fn(Addr) -> bool) -> impl Iterator<Item = Cooling> {
+        self.0.into_iter().filter(move |c| !taken(c.addr))
+    }
+}
+
+/// What came of looking.
+pub enum Choice {
+    /// This address.
+    Found(Addr),
+    /// None is free; `cooling` tells whether some are held back.
+    Nothing { cooling: bool },
 }
 
 /// Chooses an address of `set` for `add`.
 pub fn choose(
     add: &Add,
     set: &RangeSet,
+    ended: &Ended,
     view: &dyn View,
     cx: &Context,
 ) -> Result<Choice, StoreError> {
-    let mut ended = if add.cooldown.seconds > 0 {
-        view.cooling(&add.set, set.family(), THAW)?
-    } else {
-        Vec::new()
-    };
-    ended.retain(|c| c.over(cx.now));
     let (walk, order) = walk(add, set, view, cx)?;
     for span in &walk {
         let free = view.next_free(&add.set, *span, order)?;
-        let thawed = ended.iter().map(|c| c.addr).filter(|a| span.contains(*a)).min();
-        // An address whose cooling has ended is as free as one that the store calls so.
-        if let Some(addr) = [free, thawed].into_iter().flatten().min() {
-            ended.retain(|c| c.addr != addr);
-            return Ok(Choice { addr: Some(addr), thaw: ended, held_back: false });
+        if let Some(addr) = [free, ended.within(*span)].into_iter().flatten().min() {
+            return Ok(Choice::Found(addr));
         }
     }
     let first = view.first_cooling(&add.set, set.family(), &walk)?;
-    let addr = first.filter(|c| c.over(cx.now) || !add.cooldown.strict).map(|c| c.addr);
-    ended.retain(|c| Some(c.addr) != addr);
-    Ok(Choice { addr, thaw: ended, held_back: first.is_some() && addr.is_none() })
+    Ok(match first {
+        Some(c) if c.over(cx.now) || !add.cooldown.strict => Choice::Found(c.addr),
+        first => Choice::Nothing { cooling: first.is_some() },
+    })
 }
 
 /// The spans to search, in order, each once.

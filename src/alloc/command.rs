@@ -244,12 +244,14 @@ pub enum Outcome {
     Checked,
     /// STATUS: an ADD could be served.
     Ready,
-    /// GC: what was freed, and where to go on.
+    /// GC: what was freed in this step.
     Collected {
-        /// What was freed in this step.
+        /// The addresses.
         freed: Vec<Addr>,
-        /// `Some`: not done yet; the next step begins behind this owner.
-        resume: Option<Owner>,
+        /// The next step goes on behind this owner.
+        after: Option<Owner>,
+        /// There is no next step.
+        done: bool,
     },
     /// RESERVE: done.
     Reserved,

@@ -3,6 +3,8 @@
 //! Owns: what may be freed by whom, and how long it is kept back. Invariant: a lease is freed only
 //! as it was read, so a store can compare before it commits.
 
+use std::collections::BTreeSet;
+
 use super::command::{Change, Del, Gc, Outcome, Target, legacy_owner};
 use super::view::{Context, Holder, Plan, View};
 use crate::error::StoreError;
@@ -58,6 +60,7 @@ fn held(set: &SetName, owner: &Owner, view: &dyn View) -> Result<Vec<Lease>, Sto
 
 fn at(set: &SetName, addrs: &[Addr], view: &dyn View) -> Result<Vec<Lease>, StoreError> {
     let mut found = Vec::new();
+    let addrs: BTreeSet<&Addr> = addrs.iter().collect();
     for addr in addrs {
         if let Holder::Leased(lease) = view.holder(set, *addr)?
             && lease.kind.collectable()
@@ -72,35 +75,39 @@ fn until(lease: &Lease, cx: &Context) -> Option<u64> {
     (lease.cooldown > 0).then(|| cx.now.saturating_add(u64::from(lease.cooldown)))
 }
 
-/// Decides one step of a GC: as many leases as one commit can hold.
+/// How many owners GC looks at at a time.
+const PAGE: usize = 512;
+
+/// Decides one step of a GC: as many leases as one commit can hold. It stops between two owners, or
+/// (an owner may hold an address of each of many range sets) within the first.
 pub fn gc(gc: &Gc, view: &dyn View, cx: &Context) -> Result<Plan, StoreError> {
     // A lease freed is one change; what cools adds none, for it is part of the same.
-    let room = view.capacity();
-    let mut changes = Vec::new();
+    let room = view.capacity().max(1);
+    let mut changes: Vec<Change> = Vec::new();
     let mut freed = Vec::new();
     let mut after = gc.after.clone();
-    loop {
-        let page = view.page(&gc.set, after.as_ref(), PAGE.min(room / 8).max(1))?;
-        let Some(last) = page.last().map(|l| l.owner.clone()) else {
-            break;
-        };
-        let stale: Vec<Lease> = page.into_iter().filter(|l| is_stale(l, gc)).collect();
-        if changes.len() + stale.len() > room {
-            return Ok(Plan { changes, outcome: Ok(Outcome::Collected { freed, resume: after }) });
+    let mut done = false;
+    'look: while !done {
+        let page = view.page(&gc.set, after.as_ref(), PAGE)?;
+        done = page.is_empty();
+        for leases in page.chunk_by(|a, b| a.owner == b.owner) {
+            let stale: Vec<&Lease> = leases.iter().filter(|l| is_stale(l, gc)).collect();
+            let all = changes.len() + stale.len() <= room;
+            if !all && !changes.is_empty() {
+                break 'look;
+            }
+            for lease in stale.into_iter().take(room) {
+                freed.push(lease.addr);
+                changes.push(Change::Free { lease: lease.clone(), until: until(lease, cx) });
+            }
+            if !all {
+                break 'look;
+            }
+            after = Some(leases[0].owner.clone());
         }
-        freed.extend(stale.iter().map(|l| l.addr));
-        changes.extend(stale.into_iter().map(|lease| {
-            let until = until(&lease, cx);
-            Change::Free { lease, until }
-        }));
-        after = Some(last);
     }
-    Ok(Plan { changes, outcome: Ok(Outcome::Collected { freed, resume: None }) })
+    Ok(Plan { changes, outcome: Ok(Outcome::Collected { freed, after, done }) })
 }
-
-/// How many owners GC looks at at a time; fewer where a commit is small, for an owner may hold an
-/// address of each of several range sets.
-const PAGE: usize = 512;
 
 fn is_stale(lease: &Lease, gc: &Gc) -> bool {
     let Some(attachment) = lease.attachment().filter(|a| a.network == gc.network) else {

@@ -146,8 +146,16 @@ impl View for WithTakeover<'_> {
         family: Family,
         spans: &[Span],
     ) -> Result<Option<Cooling>, StoreError> {
-        let first = self.view.first_cooling(set, family, spans)?;
-        Ok(first.filter(|c| !self.taken.leases.contains_key(&c.addr)))
+        let free = |c: &Cooling| !self.taken.leases.contains_key(&c.addr);
+        match self.view.first_cooling(set, family, spans)? {
+            // Given here before host-local had it: as good as never, and then looked up the long way.
+            Some(first) if !free(&first) => {
+                let all = self.view.cooling(set, family, usize::MAX)?;
+                let within = |c: &Cooling| spans.iter().any(|s| s.contains(c.addr));
+                Ok(all.into_iter().find(|c| free(c) && within(c)))
+            }
+            first => Ok(first),
+        }
     }
 
     fn former(&self, set: &SetName, pod: &PodKey, range: Addr) -> Result<Option<Addr>, StoreError> {

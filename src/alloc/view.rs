@@ -55,7 +55,8 @@ pub trait View {
         order: Order,
     ) -> Result<Option<Addr>, StoreError>;
 
-    /// Up to `limit` cooling addresses of a family, those that end first first.
+    /// Up to `limit` cooling addresses of a family, those that end first first, and the one that
+    /// ends last: after the clock was set back it is the one that should have ended.
     fn cooling(
         &self,
         set: &SetName,

@@ -119,6 +119,7 @@ fn refusal_code(refusal: &Refusal) -> u32 {
         Refusal::Held { .. }
         | Refusal::Duplicate { .. }
         | Refusal::Misfit { .. }
+        | Refusal::NowGateway { .. }
         | Refusal::GatewayHeld { .. }
         | Refusal::Cooling { .. } => HELD,
         Refusal::NotInRange { .. } | Refusal::IsGateway { .. } | Refusal::Excluded { .. } => {

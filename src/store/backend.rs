@@ -5,7 +5,8 @@
 //! lease:
 //! - Until [`Switch::write_through`] what redb writes stays in memory: nothing touches the file
 //!   before the plan is made, so a command that changes nothing writes nothing, and a damaged file
-//!   stays as it was found.
+//!   stays as it was found. A GC that needs more memory than [`HOLD`] passes on before: redb never
+//!   writes over what is committed.
 //! - A write that changes nothing (redb rewrites its header at open) and a flush with nothing
 //!   written since the last are left out. The first flush of a process orders its writes behind
 //!   those of a predecessor that may have been killed before its own last flush. A predecessor that
@@ -59,11 +60,17 @@ struct State {
     held: Vec<(u64, Vec<u8>)>,
     /// The length, where it was set and not passed on.
     len: Option<u64>,
+    holds: usize,
     through: bool,
     left: bool,
+    /// Whether it may be passed on at all.
+    write: bool,
     /// Something was written, by us or by a predecessor that was killed, and not flushed since.
     dirty: bool,
 }
+
+/// How much is held back, in bytes.
+pub const HOLD: usize = 4 << 20;
 
 /// The header's page: the part of the file that redb rewrites unchanged.
 const HEADER: usize = 4096;
@@ -71,15 +78,25 @@ const HEADER: usize = 4096;
 /// The part of it that redb uses, and that every commit changes.
 const NOTE: usize = 512;
 
-/// A backend over an open file, and its switch. With the lock, a predecessor's note in it counts.
-pub fn new(file: File, flush: Flush, lock: Option<&Lock>) -> (Backend, Switch) {
+/// A backend over an open file, and its switch; without `flush` it never passes a write on. With
+/// the lock, a predecessor's note in it counts.
+pub fn new(file: File, flush: Option<Flush>, lock: Option<&Lock>) -> (Backend, Switch) {
     let dirty = !lock.is_some_and(|lock| {
         let (mut note, mut now) = ([0; NOTE], [0; NOTE]);
-        flush == Flush::ToDisk
+        flush == Some(Flush::ToDisk)
             && file.read_exact_at(&mut now, 0).is_ok()
             && lock.note(&mut note) == Some(&now)
     });
-    let state = State { held: Vec::new(), len: None, through: false, left: false, dirty };
+    let state = State {
+        held: Vec::new(),
+        holds: 0,
+        len: None,
+        through: false,
+        left: false,
+        write: flush.is_some(),
+        dirty,
+    };
+    let flush = flush.unwrap_or(Flush::Never);
     let shared = Arc::new(Shared { file, flush, state: Mutex::new(state) });
     (Backend(shared.clone()), Switch(shared))
 }
@@ -87,16 +104,7 @@ pub fn new(file: File, flush: Flush, lock: Option<&Lock>) -> (Backend, Switch) {
 impl Switch {
     /// Passes on what was held, and from now on everything.
     pub fn write_through(&self) -> io::Result<()> {
-        let mut state = self.0.state();
-        state.through = true;
-        if let Some(len) = state.len.take() {
-            self.0.file.set_len(len)?;
-            state.dirty = true;
-        }
-        for (offset, data) in std::mem::take(&mut state.held) {
-            self.0.write(&mut state, offset, &data)?;
-        }
-        self.0.flush(&mut state)
+        self.0.write_through(&mut self.0.state())
     }
 
     /// Tells the next holder of the lock that all is on disk: after a commit that succeeded.
@@ -123,6 +131,21 @@ impl Shared {
     fn open(&self) -> io::Result<MutexGuard<'_, State>> {
         let state = self.state();
         if state.left { Err(io::Error::other("the store was left")) } else { Ok(state) }
+    }
+
+    fn write_through(&self, state: &mut State) -> io::Result<()> {
+        if state.through {
+            return Ok(());
+        }
+        state.through = true;
+        if let Some(len) = state.len.take() {
+            self.file.set_len(len)?;
+            state.dirty = true;
+        }
+        for (offset, data) in std::mem::take(&mut state.held) {
+            self.write(state, offset, &data)?;
+        }
+        self.flush(state)
     }
 
     fn write(&self, state: &mut State, offset: u64, data: &[u8]) -> io::Result<()> {
@@ -203,8 +226,13 @@ impl StorageBackend for Backend {
         if state.through {
             return self.0.write(&mut state, offset, data);
         }
-        if !(state.held.is_empty() && offset == 0 && self.0.begins_with(data)) {
-            state.held.push((offset, data.to_vec()));
+        if state.held.is_empty() && offset == 0 && self.0.begins_with(data) {
+            return Ok(());
+        }
+        state.held.push((offset, data.to_vec()));
+        state.holds += data.len();
+        if state.holds > HOLD && state.write {
+            return self.0.write_through(&mut state);
         }
         Ok(())
     }

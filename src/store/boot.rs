@@ -2,7 +2,8 @@
 //!
 //! Owns: `<file>.boot`. The store itself is not asked: without flushes a power cut may have left
 //! anything in it. Invariant: the mark is written, and flushed, after a new store is in place and
-//! before its first lease; so a store under a mark of this boot holds leases of this boot alone.
+//! before its first lease; so of this machine's leases a store under a mark of this boot holds those
+//! of this boot alone.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -13,12 +14,15 @@ use crate::error::StoreError;
 use crate::model::BootId;
 
 /// What the mark says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mark {
-    /// The leases are of this boot, or of a machine whose boots are not ours to judge.
+    /// The leases are of this boot.
     Current,
     /// The boot that made them has ended.
     Ended,
+    /// It is another boot's, and there are leases of other machines, whose boots are not ours to
+    /// judge; the boot that has ended, if it was this machine's.
+    Others(Option<BootId>),
     /// There is none.
     Absent,
 }
@@ -39,12 +43,23 @@ pub fn read(files: &Files, boot: &BootId, cx: &Context) -> Result<Mark, StoreErr
         let what = "it does not say which boot the leases belong to".to_owned();
         return Err(StoreError::Damaged { path, what });
     };
-    Ok(if marked == boot.0 || machine != cx.node.machine { Mark::Current } else { Mark::Ended })
+    let others = lines.next() == Some(OTHERS);
+    let ours = machine == cx.node.machine;
+    Ok(match (marked == boot.0, ours, others) {
+        (true, ..) => Mark::Current,
+        (false, true, false) => Mark::Ended,
+        (false, true, true) => Mark::Others(Some(BootId(marked.to_owned()))),
+        (false, false, _) => Mark::Others(None),
+    })
 }
 
-/// Writes the mark.
-pub fn write(files: &Files, boot: &BootId, cx: &Context) -> Result<(), StoreError> {
-    let text = format!("boot {}\nmachine {}\n", boot.0, cx.node.machine);
+/// The mark's line that tells of leases that were carried over.
+const OTHERS: &str = "and others";
+
+/// Writes the mark; `others`: there are leases of other machines too.
+pub fn write(files: &Files, boot: &BootId, others: bool, cx: &Context) -> Result<(), StoreError> {
+    let last = if others { OTHERS } else { "" };
+    let text = format!("boot {}\nmachine {}\n{last}\n", boot.0, cx.node.machine);
     files::make_text(&files.boot_mark(), &text)
 }
 

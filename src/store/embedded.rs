@@ -5,6 +5,7 @@
 //! Invariant: leases of one set are in one of the two files, never in both. Locks are taken in the
 //! order `<file>.lock`, `<file>.keep.lock`.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -15,7 +16,7 @@ use super::lock::Lock;
 use super::redb::{self, Writer};
 use super::view::{Kv, KvMut, Tables};
 use super::{Store, changes, keys};
-use crate::alloc::{self, Change, Command, Context, Holder, Outcome, Plan, View};
+use crate::alloc::{self, Change, Command, Context, Gc, Holder, Outcome, Plan, View};
 use crate::error::{Error, Refusal, StoreError};
 use crate::model::{BootId, Kind, Lease, Persist, SetName, Wait};
 use crate::net::Addr;
@@ -58,23 +59,28 @@ impl Embedded {
         self.boot(cx).filter(|_| self.persist == Persist::Boot)
     }
 
-    /// The files that exist and count now, the one that new leases go to first.
+    /// The files that exist and count now, the one that new leases go to first. Where the boot
+    /// cannot be known, the boot leases may live, and count.
     fn places(&self, cx: &Context) -> Result<Vec<Place>, StoreError> {
         let mut places = vec![self.keep_place()];
-        if let Some(boot) = self.boot(cx)
-            && self.is_current(boot, cx)?
-        {
-            let at = usize::from(self.target(cx).is_none());
-            places.insert(at, self.boot_place());
+        if self.boot_leases_live(cx)? {
+            places.insert(usize::from(self.target(cx).is_none()), self.boot_place());
         }
         places.retain(|p| p.path.exists());
         Ok(places)
     }
 
+    fn boot_leases_live(&self, cx: &Context) -> Result<bool, StoreError> {
+        match self.boot(cx) {
+            Some(boot) => self.is_current(boot, cx),
+            None => Ok(self.files.boot_leases().exists()),
+        }
+    }
+
     fn is_current(&self, boot: &BootId, cx: &Context) -> Result<bool, StoreError> {
         Ok(match boot::read(&self.files, boot, cx)? {
             Mark::Current => true,
-            Mark::Ended => false,
+            Mark::Ended | Mark::Others(_) => false,
             Mark::Absent => self.judge(boot, cx)?,
         })
     }
@@ -98,11 +104,12 @@ impl Embedded {
     /// Sees to it that the boot leases' file is there and of this boot.
     fn begin_boot(&self, boot: &BootId, cx: &Context) -> Result<(), StoreError> {
         let path = self.files.boot_leases();
-        match boot::read(&self.files, boot, cx)? {
+        let mark = boot::read(&self.files, boot, cx)?;
+        match mark {
             Mark::Current if path.exists() => return Ok(()),
-            // What is not ours stays where it is. What the ended boot left of ours does not
-            // matter: a power cut may have left anything.
-            Mark::Ended => {
+            // A power cut may have left anything of what was ours; but a file that never was ours
+            // stays where it is.
+            Mark::Ended | Mark::Others(_) => {
                 let content = files::probe(path, false)?.map(|(_, content)| content);
                 if matches!(content, Some(Content::Bolt | Content::Folder)) {
                     files::open(path, false)?;
@@ -110,18 +117,24 @@ impl Embedded {
             }
             Mark::Absent if path.exists() => {
                 if self.judge(boot, cx)? {
-                    return boot::write(&self.files, boot, cx);
+                    return boot::write(&self.files, boot, false, cx);
                 }
             }
             Mark::Current | Mark::Absent => {}
         }
         let keep = self.keep_place();
         let _lock = keep.path.exists().then(|| files::lock(&keep.path, self.wait)).transpose()?;
+        let mut others = false;
         // Made under another name first, so that the old one is missed for an instant only.
-        let next = self.files.next_boot();
-        redb::create(&next, |table| copy_outliving(&keep.path, table))?;
+        redb::create(&self.files.next_boot(), |tables| {
+            copy_outliving(&keep.path, tables)?;
+            if let Mark::Others(ended) = &mark {
+                others = copy_others(path, ended.as_ref(), tables, cx)?;
+            }
+            Ok(())
+        })?;
         boot::replace(&self.files)?;
-        boot::write(&self.files, boot, cx)
+        boot::write(&self.files, boot, others, cx)
     }
 
     /// ADD and RESERVE: in the file that new leases go to, which is made if it is not there.
@@ -131,12 +144,13 @@ impl Embedded {
         if let Some(boot) = self.target(cx) {
             let lock = files::lock(&boot_place.path, self.wait)?;
             self.begin_boot(boot, cx)?;
-            let arrive = || {
-                if !keep_place.path.exists() {
-                    return Ok(Some(Vec::new()));
+            let arrive = |tables: &mut Tables<'_, Writer<'_, '_>>| {
+                if keep_place.path.exists() {
+                    let lock = files::lock(&keep_place.path, self.wait)?;
+                    leave(command.set(), &keep_place, &lock, "disk")?;
+                    copy_outliving(&keep_place.path, tables)?;
                 }
-                let lock = files::lock(&keep_place.path, self.wait)?;
-                leave(command.set(), &keep_place, &lock, "disk").map(Some)
+                Ok(true)
             };
             return self.transact(&boot_place, &lock, command, cx, &arrive)?.ok_or_else(unsettled);
         }
@@ -145,47 +159,44 @@ impl Embedded {
             if !keep_place.path.exists() {
                 redb::create(&keep_place.path, |_| Ok(()))?;
             }
-            if let Some(plan) = self.transact(&keep_place, &lock, command, cx, &|| Ok(None))? {
+            if let Some(plan) = self.transact(&keep_place, &lock, command, cx, &|_| Ok(false))? {
                 return Ok(plan);
             }
         }
         // A set's first lease here: the other file is looked at too, and locked first.
         let boot_lock = files::lock(&boot_place.path, self.wait)?;
         let lock = files::lock(&keep_place.path, self.wait)?;
-        let arrive = || match self.boot(cx) {
-            Some(boot) if boot_place.path.exists() && self.is_current(boot, cx)? => {
-                leave(command.set(), &boot_place, &boot_lock, "boot").map(Some)
+        let arrive = |_: &mut Tables<'_, Writer<'_, '_>>| {
+            if boot_place.path.exists() && self.boot_leases_live(cx)? {
+                leave(command.set(), &boot_place, &boot_lock, "boot")?;
             }
-            _ => Ok(Some(Vec::new())),
+            Ok(true)
         };
         self.transact(&keep_place, &lock, command, cx, &arrive)?.ok_or_else(unsettled)
     }
 
     /// One command in one file, which exists and is locked. Before the first lease of a set in this
-    /// file `arrive` takes it away from the other and answers with the reservations that it had
-    /// there; where it cannot, it answers `None`, and nothing is done.
+    /// file `arrive` takes it away from the other; where it cannot, it answers `false`, and nothing
+    /// is done.
     fn transact(
         &self,
         place: &Place,
         lock: &Lock,
         command: &Command,
         cx: &Context,
-        arrive: &dyn Fn() -> Result<Option<Vec<Lease>>, StoreError>,
+        arrive: &dyn Fn(&mut Tables<'_, Writer<'_, '_>>) -> Result<bool, StoreError>,
     ) -> Result<Option<Plan>, StoreError> {
         let gives = matches!(command, Command::Add(_) | Command::Reserve(_));
         let home = keys::home(command.set());
         redb::write(&place.path, place.flush, lock, |tables| {
             if gives && tables.kv.get(&home)?.is_none() {
-                let Some(reserved) = arrive()? else { return Ok(ControlFlow::Break(None)) };
-                for lease in reserved {
-                    if tables.holder(&lease.set, lease.addr)? == Holder::Free {
-                        changes::make(tables, &Change::Put(lease), cx.now)?;
-                    }
+                if !arrive(tables)? {
+                    return Ok(ControlFlow::Break(None));
                 }
                 tables.kv.put(&home, &[])?;
             }
-            let plan = alloc::run(command, tables, cx)?;
-            if plan.changes.is_empty() {
+            let mut plan = alloc::run(command, tables, cx)?;
+            if plan.changes.is_empty() && !is_step(&plan) {
                 return Ok(ControlFlow::Break(Some(plan)));
             }
             for change in &plan.changes {
@@ -193,6 +204,9 @@ impl Embedded {
             }
             if place.flush == Flush::Never {
                 self.keep(&plan.changes, cx)?;
+            }
+            if let (Command::Gc(gc), true) = (command, is_step(&plan)) {
+                collect(gc.clone(), &mut plan, tables, cx)?;
             }
             Ok(ControlFlow::Continue(Some(plan)))
         })
@@ -238,7 +252,7 @@ impl Embedded {
         };
         for place in self.places(cx)? {
             let lock = files::lock(&place.path, self.wait)?;
-            let plan = self.transact(&place, &lock, command, cx, &|| Ok(None))?;
+            let plan = self.transact(&place, &lock, command, cx, &|_| Ok(false))?;
             let Some(plan) = plan else { continue };
             match (&mut all, plan.outcome) {
                 (_, Ok(Outcome::ReadLegacy)) => {}
@@ -300,16 +314,14 @@ impl Store for Embedded {
 
     fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
         // A reservation is in both files.
-        let mut reserved: Vec<(SetName, Addr)> = Vec::new();
+        let mut reserved: BTreeSet<(SetName, Addr)> = BTreeSet::new();
         for place in self.places(cx)? {
             let _lock = files::lock_to_look(&place.path, self.wait)?;
             redb::look(&place.path, |tables| {
                 tables.leases(None, &mut |lease| {
-                    let key = (lease.set.clone(), lease.addr);
-                    if lease.kind != Kind::Reserved {
-                        each(lease);
-                    } else if !reserved.contains(&key) {
-                        reserved.push(key);
+                    if lease.kind != Kind::Reserved
+                        || reserved.insert((lease.set.clone(), lease.addr))
+                    {
                         each(lease);
                     }
                     true
@@ -320,28 +332,49 @@ impl Store for Embedded {
     }
 }
 
-/// Takes a set's home away from a file that holds no living lease of it, and answers with the
-/// reservations it has there. An address is known in one file only, so a set with leases in both
-/// could give one twice.
+/// Whether a GC has steps to go.
+fn is_step(plan: &Plan) -> bool {
+    matches!(plan.outcome, Ok(Outcome::Collected { done: false, .. }))
+}
+
+/// The further steps of a GC, in the same transaction.
+fn collect(
+    mut gc: Gc,
+    plan: &mut Plan,
+    tables: &mut Tables<'_, Writer<'_, '_>>,
+    cx: &Context,
+) -> Result<(), StoreError> {
+    let Ok(Outcome::Collected { freed, after, done }) = &mut plan.outcome else { return Ok(()) };
+    while !*done {
+        gc.after.clone_from(after);
+        let step = alloc::run(&Command::Gc(gc.clone()), tables, cx)?;
+        for change in &step.changes {
+            changes::make(tables, change, cx.now)?;
+        }
+        if let Ok(Outcome::Collected { freed: more, after: next, done: end }) = step.outcome {
+            freed.extend(more);
+            (*after, *done) = (next, end);
+        }
+    }
+    Ok(())
+}
+
+/// Takes a set's home away from a file that holds no living lease of it. An address is known in
+/// one file only, so a set with leases in both could give one twice.
 fn leave(
     set: &SetName,
     place: &Place,
     lock: &Lock,
     persist: &'static str,
-) -> Result<Vec<Lease>, StoreError> {
+) -> Result<(), StoreError> {
     let home = keys::home(set);
     let mut living = None;
-    let mut reserved = Vec::new();
     let was_home = redb::look(&place.path, |tables| {
         if tables.kv.get(&home)?.is_none() {
             return Ok(false);
         }
         tables.leases(Some(set), &mut |lease| {
-            if lease.kind == Kind::Reserved {
-                reserved.push(lease);
-            } else if lease.kind.collectable() {
-                living = Some(lease);
-            }
+            living = lease.kind.collectable().then_some(lease);
             living.is_none()
         })?;
         Ok(true)
@@ -355,7 +388,7 @@ fn leave(
             tables.kv.remove(&home).map(ControlFlow::Continue)
         })?;
     }
-    Ok(reserved)
+    Ok(())
 }
 
 /// [`Embedded::transact`] answers `None` only where `arrive` does.
@@ -383,6 +416,35 @@ impl Kv for Nothing {
     ) -> Result<(), StoreError> {
         Ok(())
     }
+
+    fn last(&self, _: &[u8], _: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(None)
+    }
+}
+
+/// Carries the leases of other machines over: whether they live is not ours to judge. Those of the
+/// boot that has `ended` on this machine are dead, whoever made them.
+fn copy_others(
+    from: &Path,
+    ended: Option<&BootId>,
+    to: &mut Tables<'_, Writer<'_, '_>>,
+    cx: &Context,
+) -> Result<bool, StoreError> {
+    let mut others = Vec::new();
+    redb::look(from, |tables| {
+        tables.leases(None, &mut |lease| {
+            let theirs = lease.node.machine != cx.node.machine;
+            if theirs && lease.kind != Kind::Reserved && lease.boot.as_ref() != ended {
+                others.push(lease);
+            }
+            true
+        })
+    })?;
+    for lease in &others {
+        to.kv.put(&keys::home(&lease.set), &[])?;
+        changes::make(to, &Change::Put(lease.clone()), cx.now)?;
+    }
+    Ok(!others.is_empty())
 }
 
 /// Copies what outlives a boot from the file that keeps it.
@@ -398,6 +460,7 @@ fn copy_outliving(keep: &Path, to: &mut Tables<'_, Writer<'_, '_>>) -> Result<()
         from.kv.scan(&all, &keys::behind(&all), &mut |key, _| {
             if let Some((set, addr)) = keys::read_reserved(key)
                 && let Some(lease) = from.lease(&set, addr)?
+                && to.holder(&set, addr)? == Holder::Free
             {
                 changes::make(to, &Change::Put(lease), 0)?;
             }

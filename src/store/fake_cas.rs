@@ -462,9 +462,19 @@ impl Store for FakeCas {
     }
 
     fn list(&mut self, _: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
-        for (_, (_, value)) in self.server.list(|k| matches!(k, Key::Ip(..))) {
-            if let Value::Lease(lease) = value {
-                each(lease);
+        let all = self.server.list(|_| true);
+        let mut held = BTreeMap::new();
+        for (_, (_, value)) in all {
+            match value {
+                Value::Lease(lease) => each(lease),
+                // An owner's key is as good as an address's: the two must agree.
+                Value::Own(leases) => {
+                    for lease in leases {
+                        let before = held.insert((lease.set, lease.addr), lease.owner);
+                        assert_eq!(before, None, "an address has two holders");
+                    }
+                }
+                Value::Cooling(_) | Value::Addr(_) => {}
             }
         }
         Ok(())

@@ -107,6 +107,24 @@ pub(super) fn acquire(file: File, path: &Path, wait: Wait) -> Result<Lock, Store
     Err(StoreError::Locked { path: path.to_owned(), waited: bound, holders })
 }
 
+/// A second guard, on the store file itself: the lock file's name may be removed by hand, and a
+/// store may be reached by two names. Held as long as the file is open. Answers whether `path` still
+/// leads to this file.
+pub(super) fn guard(file: &File, path: &Path) -> Result<bool, StoreError> {
+    let io = |e| StoreError::io("lock", path, e);
+    match FileExt::try_lock_exclusive(file) {
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+            let copy = file.try_clone().map_err(io)?;
+            // Only who went past the lock file can be in the way, for a few milliseconds' work.
+            acquire(copy, path, Wait::For(Duration::from_secs(5)))?;
+        }
+        // Where this kind of lock cannot be had (a file that is open for reading, on NFS), the
+        // first guard has to do.
+        Ok(()) | Err(_) => {}
+    }
+    Ok(inode(&file.metadata()) == inode(&fs::metadata(path)))
+}
+
 /// Who holds a flock on this inode, as /proc/locks tells. The device is left out of the
 /// comparison, for file systems with subvolumes show another one there than stat(2) does.
 fn holders(inode: u64) -> Vec<u32> {

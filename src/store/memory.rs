@@ -61,7 +61,9 @@ impl View for Memory {
             |(key, _): &(&(SetName, Addr), &Cooling)| key.0 == *set && key.1.family() == family;
         let mut all: Vec<Cooling> = self.cooling.iter().filter(of_set).map(|(_, c)| *c).collect();
         all.sort_unstable();
+        let last = all.last().copied();
         all.truncate(limit);
+        all.extend(last.filter(|last| !all.contains(last)));
         Ok(all)
     }
 

@@ -14,6 +14,8 @@ mod changes;
 mod codec;
 #[cfg(test)]
 mod contract;
+#[cfg(test)]
+mod edge_test;
 mod embedded;
 #[cfg(test)]
 mod fake_cas;

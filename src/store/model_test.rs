@@ -130,9 +130,9 @@ fn command(op: &Op) -> Option<Command> {
 /// An answer in a form that can be compared: the model walks owners in another order.
 fn answer(store: &mut dyn Store, command: &Command, cx: &Context) -> String {
     match store.apply(command, cx) {
-        Ok(Outcome::Collected { mut freed, resume }) => {
+        Ok(Outcome::Collected { mut freed, done, .. }) => {
             freed.sort_unstable();
-            format!("collected {freed:?} {resume:?}")
+            format!("collected {freed:?} {done}")
         }
         Ok(outcome) => format!("{outcome:?}"),
         Err(Error::Refused(refusal)) => format!("{refusal:?}"),

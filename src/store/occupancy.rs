@@ -186,6 +186,10 @@ mod tests {
         ) -> Result<(), StoreError> {
             unreachable!("occupancy needs no scan")
         }
+
+        fn last(&self, _: &[u8], _: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+            unreachable!("occupancy needs no order")
+        }
     }
 
     impl KvMut for Map {

@@ -17,12 +17,15 @@ use redb::{
 };
 
 use super::backend::{self, Flush, Switch};
-use super::lock::Lock;
+use super::lock::{self, Lock};
 use super::view::{Kv, KvMut, Tables};
 use super::{codec, files, keys};
 use crate::error::StoreError;
 
 type Bytes = &'static [u8];
+/// redb's cache, in bytes: more than any command but GC and `list` touches.
+const CACHE: usize = 16 << 20;
+
 const TABLE: TableDefinition<Bytes, Bytes> = TableDefinition::new("sublet");
 
 /// redb's table, for reading.
@@ -52,6 +55,12 @@ impl<T: ReadableTable<Bytes, Bytes>> Kv for Reader<'_, T> {
         }
         Ok(())
     }
+
+    fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let mut range = self.table.range::<&[u8]>(from..to).map_err(|e| broken(self.path, e))?;
+        let last = range.next_back().transpose().map_err(|e| broken(self.path, e))?;
+        Ok(last.map(|(key, _)| key.value().to_vec()))
+    }
 }
 
 /// redb's table, for writing.
@@ -72,6 +81,10 @@ impl Kv for Writer<'_, '_> {
         each: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
     ) -> Result<(), StoreError> {
         Reader { table: &*self.table, path: self.path }.scan(from, to, each)
+    }
+
+    fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        Reader { table: &*self.table, path: self.path }.last(from, to)
     }
 }
 
@@ -118,10 +131,15 @@ fn open(
     path: &Path,
     write: Option<(Flush, &Lock)>,
 ) -> Result<Option<(Database, Switch)>, StoreError> {
-    let Some(file) = files::open(path, write.is_some())? else { return Ok(None) };
-    let flush = write.map_or(Flush::Never, |(flush, _)| flush);
-    let (backend, switch) = backend::new(file, flush, write.map(|(_, lock)| lock));
-    let database = Database::builder().create_with_backend(backend);
+    let file = loop {
+        let Some(file) = files::open(path, write.is_some())? else { return Ok(None) };
+        if lock::guard(&file, path)? {
+            break file;
+        }
+    };
+    let (flush, lock) = write.unzip();
+    let (backend, switch) = backend::new(file, flush, lock);
+    let database = Database::builder().set_cache_size(CACHE).create_with_backend(backend);
     Ok(Some((database.map_err(|e| broken(path, e))?, switch)))
 }
 
@@ -218,7 +236,7 @@ pub fn create(
     fill: impl FnOnce(&mut Tables<'_, Writer<'_, '_>>) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
     files::make(path, |file, name| {
-        let (backend, switch) = backend::new(file, Flush::ToDisk, None);
+        let (backend, switch) = backend::new(file, Some(Flush::ToDisk), None);
         switch.write_through().map_err(|e| StoreError::io("write", name, e))?;
         let database =
             Database::builder().create_with_backend(backend).map_err(|e| broken(name, e))?;

@@ -26,6 +26,9 @@ pub trait Kv {
         to: &[u8],
         each: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
     ) -> Result<(), StoreError>;
+
+    /// The last key from `from` to before `to`.
+    fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
 }
 
 /// A sorted table that can be written.
@@ -106,14 +109,15 @@ impl<K: Kv> Tables<'_, K> {
         each: &mut dyn FnMut(Cooling) -> bool,
     ) -> Result<(), StoreError> {
         let from = keys::queue(set, family);
-        self.kv.scan(&from, &keys::behind(&from), &mut |key, _| {
-            let (_, addr) = keys::read_queued(key)
-                .ok_or_else(|| self.damaged("a cooling address under a wrong key"))?;
-            let cooling = self
-                .cooling_of(set, addr)?
-                .ok_or_else(|| self.damaged("a cooling address that is in one table only"))?;
-            Ok(each(cooling))
-        })
+        self.kv.scan(&from, &keys::behind(&from), &mut |key, _| Ok(each(self.queued(set, key)?)))
+    }
+
+    /// The cooling that a queue's key stands for.
+    fn queued(&self, set: &SetName, key: &[u8]) -> Result<Cooling, StoreError> {
+        let (_, addr) = keys::read_queued(key)
+            .ok_or_else(|| self.damaged("a cooling address under a wrong key"))?;
+        self.cooling_of(set, addr)?
+            .ok_or_else(|| self.damaged("a cooling address that is in one table only"))
     }
 }
 
@@ -165,6 +169,11 @@ impl<K: Kv> View for Tables<'_, K> {
             found.push(cooling);
             found.len() < limit
         })?;
+        let all = keys::queue(set, family);
+        if let Some(last) = self.kv.last(&all, &keys::behind(&all))? {
+            let last = self.queued(set, &last)?;
+            found.extend((!found.contains(&last)).then_some(last));
+        }
         Ok(found)
     }
 
@@ -241,6 +250,7 @@ impl<K: Kv> View for Tables<'_, K> {
     }
 
     fn capacity(&self) -> usize {
-        usize::MAX
+        // A transaction has no limit of its own; it is filled in steps, so that memory has one.
+        1024
     }
 }
