@@ -157,19 +157,6 @@ fn a_clock_set_back_exhausts_nothing() {
     });
 }
 
-/// What the suite looks for cannot be seen in a list that is sorted by address.
-#[test]
-#[should_panic(expected = "two holders")]
-fn the_suite_sees_an_address_with_two_holders() {
-    let server = Rc::new(Server::default());
-    server.blind.set(true);
-    let mut store = FakeCas::new(server);
-    let sets = [set("10.0.0.0/30")];
-    let a = given(&mut store, &add("c1", &sets), &at(1));
-    assert_eq!(given(&mut store, &add("c2", &sets), &at(1)), a);
-    leases(&mut store);
-}
-
 /// A reservation made while the set's leases are on disk is not known in the boot file.
 #[test]
 fn a_reservation_holds_whatever_persist_says() {

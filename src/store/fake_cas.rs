@@ -2,7 +2,8 @@
 //!
 //! Owns: the proof that the seam carries a cluster. The server knows keys, versions, transactions
 //! of at most 64 operations that happen whole or not at all, and listing by prefix; it counts round
-//! trips, and on request another client gets in between, or the answer of a commit is lost.
+//! trips, and on request another client gets in between, commits conflict at random, or are lost
+//! before or after they are done.
 //! The store answers the allocator with assumptions and learns from conflicts, as etcd and Consul
 //! will: address keys are the truth, owner keys make an ADD repeatable, both in one transaction.
 
@@ -55,9 +56,11 @@ pub struct Server {
     pub trips: Cell<usize>,
     /// Switched off, comparing is forgotten: the suite must notice.
     pub blind: Cell<bool>,
-    /// Lose the answer of every nth commit; 0: of none.
-    pub lose_every: Cell<usize>,
-    commits: Cell<usize>,
+    /// Nonzero: the seed of a bad network. Commits conflict for no reason, are done without an
+    /// answer, or are not done and not answered.
+    pub trouble: Cell<u64>,
+    /// Every commit is done and none is answered.
+    pub mute: Cell<bool>,
     /// Runs once before the next commit: another client.
     pub intruder: RefCell<Option<Box<dyn FnOnce()>>>,
 }
@@ -99,6 +102,12 @@ impl Server {
         let keys: BTreeSet<&Key> = compares.keys().chain(writes.keys()).collect();
         assert!(keys.len() <= LIMIT, "{} operations", keys.len());
         self.trip();
+        let trouble = self.next_trouble();
+        match trouble {
+            0 => return Commit::Conflict(compares.keys().cloned().collect()),
+            1 => return Commit::Lost,
+            _ => {}
+        }
         let mut data = self.data.borrow_mut();
         let stale = |(key, version): (&Key, &Option<Version>)| {
             (data.get(key).map(|(v, _)| *v) != *version).then(|| key.clone())
@@ -114,11 +123,18 @@ impl Server {
                 None => data.remove(key),
             };
         }
-        self.commits.set(self.commits.get() + 1);
-        match self.lose_every.get() {
-            0 => Commit::Done,
-            n if self.commits.get() % n == 0 => Commit::Lost,
-            _ => Commit::Done,
+        if trouble == 2 || self.mute.get() { Commit::Lost } else { Commit::Done }
+    }
+
+    /// The next of the troubles: 0 a conflict, 1 not done, 2 not answered, else none.
+    fn next_trouble(&self) -> u64 {
+        match self.trouble.get() {
+            0 => u64::MAX,
+            seed => {
+                let next = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                self.trouble.set(next.max(1));
+                (next >> 33) % 8
+            }
         }
     }
 }
