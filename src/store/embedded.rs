@@ -117,11 +117,16 @@ impl Embedded {
         }
         let keep = self.keep_place();
         let _lock = keep.path.exists().then(|| files::lock(&keep.path, self.wait)).transpose()?;
-        // Made under another name first, so that the old one is missed for an instant only.
         let next = self.files.next_boot();
-        redb::create(&next, |table| copy_outliving(&keep.path, table))?;
-        boot::replace(&self.files)?;
-        boot::write(&self.files, boot, cx)
+        redb::create(&next, Flush::Never, |table| copy_outliving(&keep.path, table))?;
+        boot::replace(&self.files, boot, cx)
+    }
+
+    /// Makes the file that outlives a boot, under its lock.
+    fn make_keep(&self, lock: &Lock) -> Result<(), StoreError> {
+        // What a holder of the lock vouched for was in another file.
+        lock.leave_note(&[]);
+        redb::create(&self.files.keep(), Flush::ToDisk, |_| Ok(()))
     }
 
     /// ADD and RESERVE: in the file that new leases go to, which is made if it is not there.
@@ -143,7 +148,7 @@ impl Embedded {
         {
             let lock = files::lock(&keep_place.path, self.wait)?;
             if !keep_place.path.exists() {
-                redb::create(&keep_place.path, |_| Ok(()))?;
+                self.make_keep(&lock)?;
             }
             if let Some(plan) = self.transact(&keep_place, &lock, command, cx, &|| Ok(None))? {
                 return Ok(plan);
@@ -208,7 +213,7 @@ impl Embedded {
         let place = self.keep_place();
         let lock = files::lock(&place.path, self.wait)?;
         if !place.path.exists() {
-            redb::create(&place.path, |_| Ok(()))?;
+            self.make_keep(&lock)?;
         }
         redb::write(&place.path, place.flush, &lock, |tables| {
             for change in &outliving {
