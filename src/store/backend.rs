@@ -8,11 +8,14 @@
 //!   stays as it was found. A GC that needs more memory than [`HOLD`] passes on before: redb never
 //!   writes over what is committed.
 //! - A write that changes nothing (redb rewrites its header at open) and a flush with nothing
-//!   written since the last are left out. The first flush of a process orders its writes behind
-//!   those of a predecessor that may have been killed before its own last flush. A predecessor that
-//!   was not leaves a copy of the header in the lock file once its flushes are done; where the
-//!   header is still that copy, nothing is unflushed and the first flush is left out as well. (A
-//!   copy that a power cut keeps or loses does no harm: then all there is is on disk.)
+//!   written since the last are left out.
+//! - A predecessor may have been killed before its own last flush, or before the file's name was on
+//!   disk. So one flush comes before all else that a writer does, be it that it only answers:
+//!   a repeated ADD must not tell of a lease that a power cut takes back, and no page that an
+//!   unflushed commit let go may be written over. A predecessor that came to its end leaves a copy
+//!   of the header in the lock file; where the header is still that copy, nothing is unflushed, and
+//!   that flush is left out. (A copy that a power cut keeps or loses does no harm: then all there is
+//!   is on disk.)
 //! - Without [`Flush::ToDisk`] no flush is made at all: the leases mean nothing after the boot that
 //!   made them, and a killed process loses nothing that it gave to the kernel.
 //! - After [`Switch::leave`] nothing reaches the file: closing would write and flush an orderly
@@ -102,12 +105,24 @@ pub fn new(file: File, flush: Option<Flush>, lock: Option<&Lock>) -> (Backend, S
 }
 
 impl Switch {
+    /// Whether a predecessor may have left something unflushed.
+    pub fn is_unsettled(&self) -> bool {
+        self.0.flush == Flush::ToDisk && self.0.state().dirty
+    }
+
+    /// Flushes that, and says so.
+    pub fn settle(&self, lock: &Lock) -> io::Result<()> {
+        self.0.flush(&mut self.0.state())?;
+        self.vouch(lock);
+        Ok(())
+    }
+
     /// Passes on what was held, and from now on everything.
     pub fn write_through(&self) -> io::Result<()> {
         self.0.write_through(&mut self.0.state())
     }
 
-    /// Tells the next holder of the lock that all is on disk: after a commit that succeeded.
+    /// Tells the next holder of the lock that all is on disk, if it is.
     pub fn vouch(&self, lock: &Lock) {
         let mut header = [0; NOTE];
         let flushed = self.0.flush == Flush::ToDisk && !self.0.state().dirty;
@@ -137,6 +152,8 @@ impl Shared {
         if state.through {
             return Ok(());
         }
+        // A predecessor's writes before ours.
+        self.flush(state)?;
         state.through = true;
         if let Some(len) = state.len.take() {
             self.file.set_len(len)?;

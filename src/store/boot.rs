@@ -1,9 +1,9 @@
 //! Which boot the boot leases belong to.
 //!
 //! Owns: `<file>.boot`. The store itself is not asked: without flushes a power cut may have left
-//! anything in it. Invariant: the mark is written, and flushed, after a new store is in place and
-//! before its first lease; so of this machine's leases a store under a mark of this boot holds those
-//! of this boot alone.
+//! anything in it. Invariant: a new store gets its name once the old one has lost it and the mark is
+//! on disk; so of this machine's leases a store beside a mark of this boot holds those of this boot
+//! alone, and after a power cut a mark tells that the boot has ended, whoever was killed before which flush.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -63,9 +63,9 @@ pub fn write(files: &Files, boot: &BootId, others: bool, cx: &Context) -> Result
     files::make_text(&files.boot_mark(), &text)
 }
 
-/// Puts the next boot's store in place of the ended boot's, which is kept beside it whatever it
-/// holds.
-pub fn replace(files: &Files) -> Result<(), StoreError> {
+/// Puts the next boot's store, which lies ready, in place of the ended boot's, which is kept beside
+/// it whatever it holds.
+pub fn replace(files: &Files, boot: &BootId, others: bool, cx: &Context) -> Result<(), StoreError> {
     let path = files.boot_leases();
     match fs::rename(path, files.last_boot()) {
         Err(e) if e.kind() != ErrorKind::NotFound => {
@@ -73,6 +73,7 @@ pub fn replace(files: &Files) -> Result<(), StoreError> {
         }
         _ => {}
     }
-    fs::rename(files.next_boot(), path).map_err(|e| StoreError::io("put in place", path, e))?;
-    files::flush_folder(path)
+    write(files, boot, others, cx)?;
+    // No flush: after a power cut nobody asks for this boot's store.
+    fs::rename(files.next_boot(), path).map_err(|e| StoreError::io("put in place", path, e))
 }

@@ -124,17 +124,24 @@ impl Embedded {
         }
         let keep = self.keep_place();
         let _lock = keep.path.exists().then(|| files::lock(&keep.path, self.wait)).transpose()?;
+        // What others hold has to outlive a power cut; what is ours ends with it.
+        let flush = if matches!(mark, Mark::Others(_)) { Flush::ToDisk } else { Flush::Never };
         let mut others = false;
-        // Made under another name first, so that the old one is missed for an instant only.
-        redb::create(&self.files.next_boot(), |tables| {
+        redb::create(&self.files.next_boot(), flush, |tables| {
             copy_outliving(&keep.path, tables)?;
             if let Mark::Others(ended) = &mark {
                 others = copy_others(path, ended.as_ref(), tables, cx)?;
             }
             Ok(())
         })?;
-        boot::replace(&self.files)?;
-        boot::write(&self.files, boot, others, cx)
+        boot::replace(&self.files, boot, others, cx)
+    }
+
+    /// Makes the file that outlives a boot, under its lock.
+    fn make_keep(&self, lock: &Lock) -> Result<(), StoreError> {
+        // What a holder of the lock vouched for was in another file.
+        lock.leave_note(&[]);
+        redb::create(&self.files.keep(), Flush::ToDisk, |_| Ok(()))
     }
 
     /// ADD and RESERVE: in the file that new leases go to, which is made if it is not there.
@@ -157,7 +164,7 @@ impl Embedded {
         {
             let lock = files::lock(&keep_place.path, self.wait)?;
             if !keep_place.path.exists() {
-                redb::create(&keep_place.path, |_| Ok(()))?;
+                self.make_keep(&lock)?;
             }
             if let Some(plan) = self.transact(&keep_place, &lock, command, cx, &|_| Ok(false))? {
                 return Ok(plan);
@@ -222,7 +229,7 @@ impl Embedded {
         let place = self.keep_place();
         let lock = files::lock(&place.path, self.wait)?;
         if !place.path.exists() {
-            redb::create(&place.path, |_| Ok(()))?;
+            self.make_keep(&lock)?;
         }
         redb::write(&place.path, place.flush, &lock, |tables| {
             for change in &outliving {

@@ -3,12 +3,12 @@
 //! Owns: `<file>` (leases of this boot), `<file>.keep` (what outlives a boot), `<file>.boot` (which
 //! boot `<file>` belongs to), `<file>.last-boot` (the one before, for history), and a lock beside
 //! each of the two.
-//! Invariant: a file appears under its name only when it is whole and on disk; no existing file is
-//! ever overwritten.
+//! Invariant: a file appears under its name only when it is whole, and on disk where it must outlive
+//! a power cut; no existing file is ever overwritten.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::lock::{self, Lock};
@@ -170,8 +170,8 @@ pub fn open(path: &Path, write: bool) -> Result<Option<File>, StoreError> {
     Err(StoreError::Foreign { path: path.to_owned(), what: what.to_owned(), advice })
 }
 
-/// Makes a file: written by `fill` under another name, flushed, given its name, and the name
-/// flushed. `fill` gets a new, empty file of mode 0600.
+/// Makes a file: written by `fill` under another name, then given its name. `fill` gets a new, empty
+/// file of mode 0600, and flushes it where a power cut must not tear it.
 pub fn make(
     path: &Path,
     fill: impl FnOnce(File, &Path) -> Result<(), StoreError>,
@@ -193,31 +193,46 @@ pub fn make(
             .mode(0o600)
             .open(&temporary)
             .map_err(io)?;
-        let whole = file.try_clone().map_err(io)?;
         fill(file, &temporary)?;
-        whole.sync_all().map_err(io)?;
         fs::rename(&temporary, path).map_err(io)
     })();
     if made.is_err() {
         // Best effort: the next one removes it as well.
         let _ = fs::remove_file(&temporary);
     }
-    made?;
-    flush_folder(path)
+    made
 }
 
-/// Makes the names in a file's folder durable.
-pub fn flush_folder(path: &Path) -> Result<(), StoreError> {
-    let folder = folder(path);
-    let flush = || File::open(&folder)?.sync_all();
-    flush().map_err(|e| StoreError::io("flush the folder", &folder, e))
+/// Makes a file's name durable, and the names of the folders above it: whoever made them may have
+/// been killed before it flushed any.
+pub fn flush_names(path: &Path) -> Result<(), StoreError> {
+    let lowest = folder(path);
+    let mut device = None;
+    for folder in lowest.ancestors() {
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        let io = |e| StoreError::io("flush the folder", folder, e);
+        let opened = match File::open(folder) {
+            Ok(opened) => opened,
+            // We read what we made; what we may not read was there before.
+            Err(e) if e.kind() == ErrorKind::PermissionDenied && device.is_some() => break,
+            Err(e) => return Err(io(e)),
+        };
+        let on = opened.metadata().map_err(io)?.dev();
+        if *device.get_or_insert(on) != on {
+            break;
+        }
+        opened.sync_all().map_err(io)?;
+    }
+    Ok(())
 }
 
-/// Makes a small text file, as [`make`] does.
+/// Makes a small text file that outlives a power cut.
 pub fn make_text(path: &Path, text: &str) -> Result<(), StoreError> {
     make(path, |mut file, name| {
-        file.write_all(text.as_bytes()).map_err(|e| StoreError::io("write", name, e))
-    })
+        let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+        written.map_err(|e| StoreError::io("write", name, e))
+    })?;
+    flush_names(path)
 }
 
 /// Whether a folder lies on a file system that other machines may see. What they lease there is not

@@ -37,10 +37,10 @@ impl Lock {
         Some(buffer)
     }
 
-    /// Leaves something for the next holder. It is a hint that may be lost.
+    /// Leaves something for the next holder, or nothing. It is a hint that may be lost.
     pub(super) fn leave_note(&self, note: &[u8]) {
         if let Some(file) = &self.file {
-            let _ = file.write_all_at(note, 0);
+            let _ = if note.is_empty() { file.set_len(0) } else { file.write_all_at(note, 0) };
         }
     }
 }

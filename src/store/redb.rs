@@ -194,9 +194,15 @@ pub fn write<T>(
         };
         let answer = database.begin_write().map_err(|e| broken(path, e)).and_then(|mut t| {
             t.set_quick_repair(true);
+            let io = |e| StoreError::io("write", path, e);
             let answer = in_table(path, &t, work).and_then(|flow| {
+                // An answer that changes nothing may tell of what a predecessor was killed over.
+                if switch.is_unsettled() {
+                    files::flush_names(path)?;
+                    switch.settle(lock).map_err(io)?;
+                }
                 if flow.is_continue() {
-                    switch.write_through().map_err(|e| StoreError::io("write", path, e))?;
+                    switch.write_through().map_err(io)?;
                 }
                 Ok(flow)
             });
@@ -230,14 +236,17 @@ fn in_table<T>(
     work(&mut tables)
 }
 
-/// Makes a store file, with what `fill` puts into it.
+/// Makes a store file, with what `fill` puts into it. It is flushed once, before it gets its name.
 pub fn create(
     path: &Path,
+    flush: Flush,
     fill: impl FnOnce(&mut Tables<'_, Writer<'_, '_>>) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
     files::make(path, |file, name| {
-        let (backend, switch) = backend::new(file, Some(Flush::ToDisk), None);
-        switch.write_through().map_err(|e| StoreError::io("write", name, e))?;
+        let io = |e| StoreError::io("write", name, e);
+        let whole = file.try_clone().map_err(io)?;
+        let (backend, switch) = backend::new(file, Some(Flush::Never), None);
+        switch.write_through().map_err(io)?;
         let database =
             Database::builder().create_with_backend(backend).map_err(|e| broken(name, e))?;
         let mut transaction = database.begin_write().map_err(|e| broken(name, e))?;
@@ -251,6 +260,6 @@ pub fn create(
         }
         transaction.commit().map_err(|e| broken(name, e))?;
         switch.leave();
-        Ok(())
+        if flush == Flush::ToDisk { whole.sync_all().map_err(io) } else { Ok(()) }
     })
 }
