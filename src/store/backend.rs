@@ -10,14 +10,17 @@
 //!   end, which the next opening does not need, since each commit left the allocator's state
 //!   behind (quick repair).
 //! - Opened with [`Flush::ReadOnly`], what redb writes stays in memory.
+//! - Otherwise it stays there until [`Switch::go`]: at opening redb fits its header to whatever
+//!   length the file has, before it finds out that the file was torn. A file that is refused is
+//!   left as it was found.
 //!
 //! Invariant: what reaches the file reaches it in redb's order.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redb::StorageBackend;
 
@@ -32,23 +35,24 @@ pub enum Flush {
     ReadOnly,
 }
 
-/// Turns a backend's writes off, from outside of redb.
+/// Turns a backend's writes on and off, from outside of redb.
 #[derive(Clone, Debug, Default)]
-pub struct Switch(Arc<AtomicBool>);
+pub struct Switch(Arc<AtomicU8>);
+
+// At 0 nothing reaches the file yet.
+const GOING: u8 = 1;
+const LEFT: u8 = 2;
 
 impl Switch {
+    /// From now on what redb writes reaches the file; first of all what it has written before.
+    pub fn go(&self) {
+        self.0.store(GOING, Ordering::SeqCst);
+    }
+
     /// From now on nothing reaches the file. redb takes the refusals for a failing disk and closes
     /// without further ado; a transaction that is open then is rolled back.
     pub fn leave(&self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
-
-    fn check(&self) -> io::Result<()> {
-        if self.0.load(Ordering::SeqCst) {
-            Err(io::Error::other("the store was left"))
-        } else {
-            Ok(())
-        }
+        self.0.store(LEFT, Ordering::SeqCst);
     }
 }
 
@@ -58,15 +62,17 @@ pub struct Backend {
     file: File,
     flush: Flush,
     dirty: AtomicBool,
-    left: Switch,
-    /// What was written under [`Flush::ReadOnly`], in order; the length too.
-    overlay: Mutex<Overlay>,
+    switch: Switch,
+    /// What has not reached the file.
+    overlay: Mutex<Vec<Step>>,
 }
 
-#[derive(Debug, Default)]
-struct Overlay {
-    writes: Vec<(u64, Vec<u8>)>,
-    len: Option<u64>,
+/// What redb did to the file.
+#[derive(Debug)]
+enum Step {
+    Write(u64, Vec<u8>),
+    Len(u64),
+    Sync,
 }
 
 /// The header's page: the part of the file that redb rewrites unchanged.
@@ -76,9 +82,51 @@ impl Backend {
     /// A backend over an open file. The first flush is never left out: a predecessor may have
     /// been killed between its writes and its flush.
     pub fn new(file: File, flush: Flush) -> (Backend, Switch) {
-        let left = Switch::default();
+        let switch = Switch::default();
         let dirty = AtomicBool::new(true);
-        (Backend { file, flush, dirty, left: left.clone(), overlay: Mutex::default() }, left)
+        (Backend { file, flush, dirty, switch: switch.clone(), overlay: Mutex::default() }, switch)
+    }
+
+    fn overlay(&self) -> MutexGuard<'_, Vec<Step>> {
+        self.overlay.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does a step, or keeps it in memory.
+    fn take(&self, step: Step) -> io::Result<()> {
+        match self.switch.0.load(Ordering::SeqCst) {
+            LEFT => Err(io::Error::other("the store was left")),
+            GOING if self.flush != Flush::ReadOnly => {
+                for held in std::mem::take(&mut *self.overlay()) {
+                    self.carry_out(&held)?;
+                }
+                self.carry_out(&step)
+            }
+            _ => {
+                self.overlay().push(step);
+                Ok(())
+            }
+        }
+    }
+
+    fn carry_out(&self, step: &Step) -> io::Result<()> {
+        match step {
+            Step::Write(0, data) if self.holds(data) => {}
+            Step::Write(offset, data) => {
+                self.dirty.store(true, Ordering::SeqCst);
+                self.file.write_all_at(data, *offset)?;
+            }
+            Step::Len(len) => {
+                self.dirty.store(true, Ordering::SeqCst);
+                self.file.set_len(*len)?;
+            }
+            Step::Sync => {
+                if self.flush == Flush::ToDisk && self.dirty.load(Ordering::SeqCst) {
+                    self.file.sync_data()?;
+                    self.dirty.store(false, Ordering::SeqCst);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Whether the file begins with just this already.
@@ -92,19 +140,19 @@ impl Backend {
 
 impl StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
-        let overlay = self.overlay.lock().unwrap_or_else(PoisonError::into_inner);
-        match overlay.len {
+        let set = self.overlay().iter().rev().find_map(|step| match step {
+            Step::Len(len) => Some(*len),
+            _ => None,
+        });
+        match set {
             Some(len) => Ok(len),
             None => Ok(self.file.metadata()?.len()),
         }
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        if self.flush != Flush::ReadOnly {
-            return self.file.read_exact_at(out, offset);
-        }
-        let overlay = self.overlay.lock().unwrap_or_else(PoisonError::into_inner);
-        if overlay.writes.is_empty() {
+        let overlay = self.overlay();
+        if overlay.is_empty() {
             return self.file.read_exact_at(out, offset);
         }
         // The part behind the file's end was set to zero by `set_len`.
@@ -117,7 +165,8 @@ impl StorageBackend for Backend {
         }
         out[filled..].fill(0);
         let end = offset + out.len() as u64;
-        for (at, data) in &overlay.writes {
+        for step in &*overlay {
+            let Step::Write(at, data) = step else { continue };
             let (from, to) = ((*at).max(offset), (at + data.len() as u64).min(end));
             if from < to {
                 // Lossless: both lie within buffers in memory.
@@ -129,37 +178,14 @@ impl StorageBackend for Backend {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.left.check()?;
-        if self.flush == Flush::ReadOnly {
-            let mut overlay = self.overlay.lock().unwrap_or_else(PoisonError::into_inner);
-            overlay.len = Some(len);
-            return Ok(());
-        }
-        self.dirty.store(true, Ordering::SeqCst);
-        self.file.set_len(len)
+        self.take(Step::Len(len))
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.left.check()?;
-        if self.flush != Flush::ToDisk || !self.dirty.load(Ordering::SeqCst) {
-            return Ok(());
-        }
-        self.file.sync_data()?;
-        self.dirty.store(false, Ordering::SeqCst);
-        Ok(())
+        self.take(Step::Sync)
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.left.check()?;
-        if self.flush == Flush::ReadOnly {
-            let mut overlay = self.overlay.lock().unwrap_or_else(PoisonError::into_inner);
-            overlay.writes.push((offset, data.to_vec()));
-            return Ok(());
-        }
-        if offset == 0 && self.holds(data) {
-            return Ok(());
-        }
-        self.dirty.store(true, Ordering::SeqCst);
-        self.file.write_all_at(data, offset)
+        self.take(Step::Write(offset, data.to_vec()))
     }
 }

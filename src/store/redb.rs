@@ -178,6 +178,7 @@ pub fn write<T>(
             }
             match answer? {
                 ControlFlow::Continue(answer) => {
+                    switch.go();
                     t.commit().map_err(|e| broken(path, e))?;
                     Ok(answer)
                 }
@@ -208,6 +209,7 @@ pub fn create(
 ) -> Result<(), StoreError> {
     files::make(path, |file, name| {
         let (backend, switch) = Backend::new(file, Flush::ToDisk);
+        switch.go();
         let database =
             Database::builder().create_with_backend(backend).map_err(|e| broken(name, e))?;
         let mut transaction = database.begin_write().map_err(|e| broken(name, e))?;
