@@ -70,6 +70,8 @@ pub enum Refusal {
     },
     /// The owner has a lease already and `onDuplicate` is `error`.
     Duplicate {
+        /// Index in the configuration of the first set that the owner has a lease of.
+        index: usize,
         /// The lease.
         lease: Box<Lease>,
     },
@@ -111,7 +113,7 @@ impl Refusal {
     pub fn lease(&self) -> Option<&Lease> {
         match self {
             Refusal::Held { holder, .. } | Refusal::GatewayHeld { holder } => Some(holder),
-            Refusal::Duplicate { lease }
+            Refusal::Duplicate { lease, .. }
             | Refusal::Misfit { lease, .. }
             | Refusal::NowGateway { lease }
             | Refusal::Different { lease, .. } => Some(lease),
@@ -189,7 +191,7 @@ impl fmt::Display for Refusal {
                 holder.addr,
                 release(holder)
             ),
-            Refusal::Duplicate { lease } => {
+            Refusal::Duplicate { index, lease } => {
                 let id = match &lease.owner {
                     Owner::Attachment(a) => a.container.as_str(),
                     Owner::Id(id) => id,
@@ -197,7 +199,7 @@ impl fmt::Display for Refusal {
                 };
                 write!(
                     f,
-                    "failed to allocate for range 0: {} has been allocated to {id}, duplicate \
+                    "failed to allocate for range {index}: {} has been allocated to {id}, duplicate \
                      allocation is not allowed; free it with `{}`, or drop \"onDuplicate\"",
                     lease.addr,
                     release(lease)

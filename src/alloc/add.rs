@@ -59,8 +59,10 @@ fn plan(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Stop> {
     let ended = Ended::find(add, view, cx)?;
     let mut work = Work { add, view, cx, changes, taken, ended };
     let kept = work.kept(adopted)?;
-    if let (OnDuplicate::Error, Some(lease)) = (add.on_duplicate, kept.first()) {
-        return Err(Refusal::Duplicate { lease: Box::new(lease.clone()) }.into());
+    if add.on_duplicate == OnDuplicate::Error
+        && let Some((index, lease)) = first_kept(&add.sets, &kept)
+    {
+        return Err(Refusal::Duplicate { index, lease: Box::new(lease.clone()) }.into());
     }
     let mut grants = Vec::new();
     let mut created = Vec::new();
@@ -87,6 +89,13 @@ fn plan(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Stop> {
     let warnings = if created.is_empty() { Vec::new() } else { work.define()? };
     let changes = work.finish();
     Ok(Plan { changes, outcome: Ok(Outcome::Added { grants, created, warnings }) })
+}
+
+/// The lease that host-local would come upon first, and in which set; any if all ranges are gone.
+fn first_kept<'l>(sets: &[RangeSet], kept: &'l [Lease]) -> Option<(usize, &'l Lease)> {
+    let of_set = |set: &RangeSet| kept.iter().find(|l| set.range_of(l.addr).is_some());
+    let found = sets.iter().enumerate().find_map(|(index, set)| Some((index, of_set(set)?)));
+    found.or_else(|| kept.first().map(|l| (0, l)))
 }
 
 struct Work<'a> {

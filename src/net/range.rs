@@ -108,8 +108,6 @@ pub enum RangeError {
     End(Addr, Subnet),
     /// `rangeStart` behind the last address that a subnet gives out by default.
     StartAfterDefaultEnd(Addr, Addr, Subnet),
-    /// Nothing is left after the gateway and the exclusions.
-    Empty(Span),
 }
 
 impl fmt::Display for RangeError {
@@ -132,11 +130,6 @@ impl fmt::Display for RangeError {
                 f,
                 "RangeStart {addr} not in network {subnet}: it is behind the last address given out, \
                  {end}; set rangeEnd as well"
-            ),
-            RangeError::Empty(span) => write!(
-                f,
-                "no address is left of {span} after the gateway and the excluded ones: widen the \
-                 range or exclude less"
             ),
         }
     }
@@ -185,9 +178,6 @@ impl Range {
             });
         };
         let spans = usable(bounds, gateway, &spec.exclude);
-        if spans.is_empty() {
-            return Err(RangeError::Empty(bounds));
-        }
         Ok(Range { subnet, bounds, gateway, spans })
     }
 
@@ -206,7 +196,7 @@ impl Range {
         self.gateway
     }
 
-    /// What may be given out, ascending.
+    /// What may be given out, ascending; nothing where the gateway and the exclusions take all.
     pub fn spans(&self) -> &[Span] {
         &self.spans
     }
@@ -335,12 +325,12 @@ mod tests {
     }
 
     #[test]
-    fn everything_excluded_is_an_error() {
+    fn everything_may_be_excluded() {
         let s = RangeSpec {
             exclude: vec![Span::new(addr("10.0.0.0"), addr("10.0.0.255")).unwrap()],
             ..spec("10.0.0.0/24")
         };
-        assert!(shape(&s).starts_with("no address is left of 10.0.0.1-10.0.0.254"));
+        assert!(Range::new(&s).unwrap().spans().is_empty());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A range set: the ranges from which one address of a container is drawn.
 //!
 //! Owns: host-local's rules inside a set and between sets (`range_set.go`, `config.go`).
-//! Invariant: a set has at least one range, one family, and no overlap.
+//! Invariant: a set has at least one range, one family, no overlap, and an address to give.
 
 use std::fmt;
 
@@ -16,6 +16,8 @@ pub enum SetError {
     MixedFamilies,
     /// Two ranges share addresses.
     Overlap(String, String),
+    /// Nothing is left of any range after the gateways and the exclusions.
+    NothingToGive(String),
 }
 
 impl fmt::Display for SetError {
@@ -24,6 +26,11 @@ impl fmt::Display for SetError {
             SetError::Empty => f.write_str("empty range set"),
             SetError::MixedFamilies => f.write_str("mixed address families"),
             SetError::Overlap(a, b) => write!(f, "subnets {a} and {b} overlap"),
+            SetError::NothingToGive(ranges) => write!(
+                f,
+                "no address is left of {ranges} after the gateway and the excluded ones: widen the \
+                 range or exclude less"
+            ),
         }
     }
 }
@@ -46,7 +53,13 @@ impl RangeSet {
                 return Err(SetError::Overlap(a.to_string(), b.to_string()));
             }
         }
-        Ok(RangeSet(ranges))
+        // One range of several may hold nothing but its gateway: the others give.
+        let empty = ranges.iter().all(|r| r.spans().is_empty());
+        let set = RangeSet(ranges);
+        if empty {
+            return Err(SetError::NothingToGive(set.to_string()));
+        }
+        Ok(set)
     }
 
     /// The ranges, in order.

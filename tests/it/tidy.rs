@@ -252,9 +252,10 @@ fn crates_stay_where_they_belong() {
         for (krate, owners) in OWNED_CRATES {
             let uses = text.contains(&format!("use {krate}::"))
                 || text.contains(&format!("use {krate};"))
+                || names_root(&text, krate)
                 || named(&text, &format!("{krate}::"))
                     .iter()
-                    .any(|item| !item.is_empty() && !local_module(&name, krate));
+                    .any(|item| !item.is_empty() && !local_module(&name, &text, krate));
             let owned =
                 owners.iter().any(|o| name == *o || (o.ends_with('/') && name.starts_with(o)));
             if uses && !owned {
@@ -271,9 +272,40 @@ fn crates_stay_where_they_belong() {
     complain(&faults);
 }
 
-/// `redb::` in store/mod.rs is our own module of that name.
-fn local_module(name: &str, krate: &str) -> bool {
-    name == "store/mod.rs" && root().join(format!("src/store/{krate}.rs")).exists()
+/// Whether `krate::` in this file is our own module of that name, store/redb.rs say: where it is
+/// declared, or brought in by `use super::`, which shuts the crate out.
+fn local_module(name: &str, text: &str, krate: &str) -> bool {
+    if !root().join(format!("src/store/{krate}.rs")).exists() || !name.starts_with("store/") {
+        return false;
+    }
+    name == "store/mod.rs"
+        || text.lines().filter_map(|l| l.strip_prefix("use super::")).any(|used| {
+            let used = used.trim_end_matches(';');
+            used == krate
+                || used.starts_with(&format!("{krate}::{{self"))
+                || used.starts_with('{') && used.split(['{', ',', '}']).any(|u| u.trim() == krate)
+        })
+}
+
+/// Whether a crate is named from the root, `::redb::`, past any module of ours.
+fn names_root(text: &str, krate: &str) -> bool {
+    let path = format!("::{krate}::");
+    text.match_indices(&path)
+        .any(|(at, _)| !text[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '>'))
+}
+
+#[test]
+fn own_modules_are_told_from_crates() {
+    for ours in ["use super::redb::{self, Writer};", "use super::redb;", "use super::{keys, redb};"]
+    {
+        assert!(local_module("store/x.rs", ours, "redb"), "{ours}");
+    }
+    for theirs in ["redb::open()", "use super::redb::Writer;", "use super::{redb::Writer};"] {
+        assert!(!local_module("store/x.rs", theirs, "redb"), "{theirs}");
+    }
+    assert!(!local_module("engine.rs", "use super::redb;", "redb"));
+    assert!(names_root("use ::redb::Database;", "redb"));
+    assert!(!names_root("super::redb::open()", "redb"));
 }
 
 #[test]
