@@ -136,7 +136,7 @@ fn without_tests(text: &str) -> String {
             let mut first = true;
             for line in lines.by_ref() {
                 let one_line = first && (line.ends_with(';') || line.ends_with("{}"));
-                first = line.trim_start().starts_with("#[");
+                first = first && line.trim_start().starts_with("#[");
                 if one_line || line.starts_with(&close) {
                     break;
                 }
