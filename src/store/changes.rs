@@ -9,6 +9,7 @@ use super::{codec, keys, occupancy};
 use crate::alloc::{Change, Cooling};
 use crate::error::StoreError;
 use crate::model::{Kind, Lease, SetName, Timestamp};
+use crate::net::Addr;
 
 /// Makes one change.
 pub fn make<K: KvMut>(
@@ -28,8 +29,7 @@ pub fn make<K: KvMut>(
             tables.kv.put(&key, &codec::addr(&key, *addr))
         }
         Change::Sticky(set, pod, range, addr) => {
-            let key = keys::sticky(set, pod, *range);
-            tables.kv.put(&key, &codec::addr(&key, *addr))
+            stick(tables, set, &keys::sticky(set, pod, *range), *addr)
         }
         Change::Define(definition) => {
             let key = keys::definition(&definition.network);
@@ -40,6 +40,27 @@ pub fn make<K: KvMut>(
             tables.kv.put(&key, &codec::number(&key, *time))
         }
     }
+}
+
+/// Remembers a pod's address. An address is remembered for one pod, the last, so there are never
+/// more records than addresses, however many pods come and go.
+fn stick<K: KvMut>(
+    tables: &mut Tables<'_, K>,
+    set: &SetName,
+    key: &[u8],
+    addr: Addr,
+) -> Result<(), StoreError> {
+    if let Some(before) = tables.kv.get(key)? {
+        let before = tables.whole(codec::read_addr(key, &before))?;
+        tables.kv.remove(&keys::stuck(set, before))?;
+    }
+    let stuck = keys::stuck(set, addr);
+    if let Some(other) = tables.kv.get(&stuck)? {
+        let other = tables.whole(codec::read_key(&stuck, &other))?;
+        tables.kv.remove(&other)?;
+    }
+    tables.kv.put(&stuck, &codec::key(&stuck, key))?;
+    tables.kv.put(key, &codec::addr(key, addr))
 }
 
 /// Whether a change must outlive the boot even where leases do not.

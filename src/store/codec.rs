@@ -269,6 +269,16 @@ pub fn read_number(key: &[u8], bytes: &[u8]) -> Result<u64, Bad> {
     unseal(key, bytes)
 }
 
+/// Another record's key.
+pub fn key(key: &[u8], other: &[u8]) -> Vec<u8> {
+    seal(key, &other)
+}
+
+/// Another record's key.
+pub fn read_key(key: &[u8], bytes: &[u8]) -> Result<Vec<u8>, Bad> {
+    unseal::<&[u8]>(key, bytes).map(<[u8]>::to_vec)
+}
+
 /// Until when an address cools, and since when.
 pub fn cooling(key: &[u8], cooling: &Cooling) -> Vec<u8> {
     seal(key, &(cooling.until, cooling.freed))

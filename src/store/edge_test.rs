@@ -7,14 +7,15 @@ use std::rc::Rc;
 use super::contract::{add, addr, at, attachment, del, given, leases, net, owner, set};
 use super::fake_cas::{FakeCas, Server};
 use super::memory::Memory;
-use super::{Embedded, Store};
+use super::view::Kv;
+use super::{Embedded, Store, keys, redb};
 use crate::alloc::{
     Add, Command, Context, Cooldown, Del, Gc, Legacy, LegacyLease, Outcome, Reserve, Strategy,
     Target, Wanted,
 };
 use crate::error::{Error, StoreError};
 use crate::model::{
-    Attachment, ContainerId, IfName, Lease, NetworkName, Owner, Persist, SetName, Wait,
+    Attachment, ContainerId, IfName, Lease, NetworkName, Origin, Owner, Persist, Pod, SetName, Wait,
 };
 use crate::net::RangeSet;
 
@@ -282,4 +283,33 @@ fn an_address_named_twice_is_freed_once() {
         let del = Del { set: net(), target, rewind: false, undo: false, legacy: None };
         store.apply(&Command::Del(del), &at(2)).unwrap();
     });
+}
+
+/// Pods that come once and never again leave no more behind than there are addresses.
+#[test]
+fn pods_that_never_return_are_forgotten() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("leases.redb");
+    let mut store = embedded(&path, Persist::Boot);
+    let sets = [set("10.0.0.0/29")];
+    for i in 0..40 {
+        let container = format!("c{i}");
+        let pod = Pod { namespace: "ns".into(), name: container.clone(), uid: String::new() };
+        let origin = Origin { pod: Some(pod), ..add(&container, &sets).origin };
+        let add = Add { sticky: true, origin, ..add(&container, &sets) };
+        given(&mut store, &add, &at(1));
+        store.apply(&del(&container), &at(1)).unwrap();
+    }
+    for file in [path.clone(), path.with_extension("redb.keep")] {
+        let mut records = 0;
+        redb::look(&file, |tables| {
+            let kind = keys::OUTLIVING[0];
+            tables.kv.scan(&[kind], &[kind + 1], &mut |_, _| {
+                records += 1;
+                Ok(true)
+            })
+        })
+        .unwrap();
+        assert!((1..=5).contains(&records), "{records} in {}", file.display());
+    }
 }

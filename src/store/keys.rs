@@ -16,6 +16,7 @@ const CURSOR: u8 = b'C';
 const COOLING: u8 = b'K';
 const QUEUE: u8 = b'Q';
 const STICKY: u8 = b'S';
+const STUCK: u8 = b'T';
 const DEFINITION: u8 = b'D';
 const ADOPTED: u8 = b'A';
 const RESERVED: u8 = b'R';
@@ -180,6 +181,11 @@ pub fn sticky(set: &SetName, pod: &PodKey, range: Addr) -> Vec<u8> {
     with(key, &addr(range))
 }
 
+/// Which pod's address this was: the key of its [`sticky`] record.
+pub fn stuck(set: &SetName, at: Addr) -> Vec<u8> {
+    with(of_set(STUCK, set), &addr(at))
+}
+
 /// A network's definition.
 pub fn definition(network: &NetworkName) -> Vec<u8> {
     let mut key = vec![DEFINITION];
@@ -228,7 +234,7 @@ pub fn home(set: &SetName) -> Vec<u8> {
 
 /// The kinds of records, leases apart, that outlive a boot: pods' former addresses, and which
 /// folders were taken over.
-pub const OUTLIVING: [u8; 2] = [STICKY, ADOPTED];
+pub const OUTLIVING: [u8; 3] = [STICKY, STUCK, ADOPTED];
 
 /// The first key behind all that begin with `prefix`.
 pub fn behind(prefix: &[u8]) -> Vec<u8> {

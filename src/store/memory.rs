@@ -135,6 +135,7 @@ impl Memory {
             }
             Change::Cursor(set, range, addr) => drop(self.cursors.insert((set, range), addr)),
             Change::Sticky(set, pod, range, addr) => {
+                self.sticky.retain(|(s, ..), at| *s != set || *at != addr);
                 self.sticky.insert((set, pod, range), addr);
             }
             Change::Define(d) => drop(self.definitions.insert(d.network.clone(), d)),
