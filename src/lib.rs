@@ -75,6 +75,7 @@ pub mod error;
 pub mod host;
 pub mod model;
 pub mod net;
+pub mod panic;
 mod plain_file;
 pub mod store;
 pub mod takeover;

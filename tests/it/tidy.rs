@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 /// always allowed. The rule: net, model, error <- alloc <- engine <- faces <- main.
 const LAYERS: &[(&str, &[&str])] = &[
     ("plain_file", &[]),
+    ("panic", &[]),
     ("net", &["model", "error"]),
     ("model", &["net", "error"]),
     ("error", &["net", "model"]),
@@ -29,8 +30,10 @@ const LAYERS: &[(&str, &[&str])] = &[
 ];
 
 /// What a face may name: never another face.
-const FACE: &[&str] =
-    &["net", "model", "error", "alloc", "config", "engine", "store", "host", "log"];
+const FACE: &[&str] = &[
+    "net", "model", "error", "alloc", "config", "engine", "store", "takeover", "host", "log",
+    "panic",
+];
 
 const FACES: &[&str] = &["cni", "cli", "docker", "web"];
 
