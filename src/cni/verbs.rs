@@ -156,9 +156,7 @@ impl Call {
 
     fn gc(&mut self, desk: &mut Desk<'_>) -> Result<(), Failure> {
         let cleanup = self.cleanup(desk);
-        let mut valid = self.netconf.valid_attachments()?;
-        valid.sort_unstable();
-        valid.dedup();
+        let valid = self.netconf.valid_attachments()?;
         let mut store = open(&cleanup.store, &cleanup.network)?;
         let gc = Gc { set: cleanup.set, network: cleanup.network.clone(), valid, after: None };
         let freed = engine::gc(&mut *store, gc, &self.facts.context())
