@@ -14,7 +14,7 @@ use super::version::{CniVersion, gate};
 use crate::alloc::{self, Add, Check, Del, Gc, Status, Target};
 use crate::config::{Cleanup, Config, Dialect, Level, Netconf};
 use crate::engine::{self, Legacy};
-use crate::error::Error;
+use crate::error::{Error, StoreError};
 use crate::host::Facts;
 use crate::model::{Netns, NetworkName, Owner, StoreSpec};
 use crate::store::{self, Store};
@@ -114,11 +114,13 @@ impl Call {
     }
 
     fn del(&mut self, desk: &mut Desk<'_>) -> Result<(), Failure> {
+        let mut done = Ok(());
+        // One that fails keeps no other from being tried.
         for cleanup in self.netconf.cleanups(&self.invocation.inputs) {
             desk.journal.attach(&cleanup.log, self.facts.now);
-            self.free(cleanup, desk)?;
+            done = done.and(self.free(cleanup, desk));
         }
-        Ok(())
+        done
     }
 
     fn free(&self, cleanup: Cleanup, desk: &mut Desk<'_>) -> Result<(), Failure> {
@@ -132,8 +134,15 @@ impl Call {
         let del =
             Del { set: cleanup.set, target, rewind: cleanup.rewind, undo: false, legacy: None };
         let legacy = legacy(cleanup.legacy_dir.as_deref(), &cleanup.network, &cleanup.store);
-        let freed = engine::del(&mut *store, del, legacy, &self.facts.context())
-            .map_err(|error| Failure::of(&error, &cleanup.network))?;
+        let freed = match engine::del(&mut *store, del, legacy, &self.facts.context()) {
+            Ok(freed) => freed,
+            // Where nothing says which store is meant, one that is not ours has no lease of ours.
+            Err(Error::Store(error @ StoreError::Foreign { .. })) if self.netconf.is_bare() => {
+                desk.journal.write(Level::Info, &error.to_string());
+                return Ok(());
+            }
+            Err(error) => return Err(Failure::of(&error, &cleanup.network)),
+        };
         if desk.journal.tells_leases() {
             for lease in freed {
                 let (addr, owner, network) = (lease.addr, &lease.owner, &cleanup.network);
