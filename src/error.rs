@@ -301,7 +301,7 @@ pub enum StoreError {
     },
     /// This build has no such store.
     Unsupported {
-        /// "etcd" or "consul".
+        /// "etcd", "consul", or "unreadable": one that the configuration means and nobody understands.
         engine: &'static str,
     },
 }

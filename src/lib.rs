@@ -10,7 +10,7 @@
 //! config      bytes -> Config, one file for each dialect
 //! store       commits what alloc decides: redb (and later etcd, Consul)
 //! alloc       the decisions, pure: View + Command + Context -> Plan
-//! net model error   the nouns, valid by construction
+//! net model error   the nouns, valid by construction; beside them plain_file, an open that never blocks
 //! ```
 //!
 //! A layer uses those below it. Faces never use each other and never name a store; config knows
@@ -75,5 +75,7 @@ pub mod error;
 pub mod host;
 pub mod model;
 pub mod net;
+pub mod panic;
+mod plain_file;
 pub mod store;
 pub mod takeover;

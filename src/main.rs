@@ -13,11 +13,11 @@ use std::process::ExitCode;
 
 use sublet::cli::{self, Terminal};
 use sublet::cni::{self, World};
-use sublet::host;
+use sublet::{host, panic};
 
 fn main() -> ExitCode {
     // A damaged file can make the store's engine panic; the store answers that with an error.
-    cni::record_panics();
+    panic::record();
     let mut args = env::args_os();
     let name = args.next().unwrap_or_default();
     let Some(arg) = args.next() else {

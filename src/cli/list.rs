@@ -33,6 +33,9 @@ impl List {
             writeln!(terminal.stdout, "{}", output::table(&leases))?;
             return Ok(terminal.stdout.flush()?);
         }
+        // Looked through before the first byte is written: half an array is no answer, and all of a
+        // large store in memory is too much. The second look may see other leases.
+        desk.store.list(&desk.cx, &mut |_| {})?;
         let mut buffered = io::BufWriter::new(&mut *terminal.stdout);
         let mut array = JsonArray::new(&mut buffered);
         let mut written = Ok(());

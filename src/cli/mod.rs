@@ -11,6 +11,7 @@ mod show;
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, IsTerminal, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use crate::alloc::Context;
 use crate::host::Facts;
 use crate::model::{Lease, Persist, StoreSpec, Wait};
 use crate::net::Addr;
+use crate::panic;
 use crate::store::{self, Store};
 
 /// Leases IP addresses to containers.
@@ -70,8 +72,19 @@ pub struct Terminal<'a> {
     pub stderr: &'a mut dyn Write,
 }
 
-/// Runs the command line; answers the exit code.
+/// Runs the command line; answers the exit code. A panic is one line and a failure.
 pub fn run(
+    args: Vec<OsString>,
+    env: &dyn Fn(&str) -> Option<OsString>,
+    facts: &Facts,
+    terminal: &mut Terminal<'_>,
+) -> u8 {
+    // Whatever a panic interrupted is dropped; all that is used afterwards is the terminal.
+    let done = catch_unwind(AssertUnwindSafe(|| serve(args, env, facts, terminal)));
+    done.unwrap_or_else(|payload| fail(terminal, &anyhow!(panic::explain(&*payload).msg)))
+}
+
+fn serve(
     args: Vec<OsString>,
     env: &dyn Fn(&str) -> Option<OsString>,
     facts: &Facts,
@@ -202,4 +215,26 @@ fn confirm(terminal: &mut Terminal<'_>, question: &str) -> Result<bool> {
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer).context("cannot read the answer")?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host;
+
+    #[test]
+    fn a_panic_is_one_line() {
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let mut terminal = Terminal { stdout: &mut stdout, stderr: &mut stderr };
+        let facts = host::facts(&|_| None);
+        let args = vec!["sublet".into(), "list".into()];
+        assert_eq!(run(args, &|_| panic!("boom"), &facts, &mut terminal), 1);
+        assert!(stdout.is_empty());
+        let text = String::from_utf8(stderr).unwrap();
+        assert!(
+            text.starts_with("sublet: this is a bug in sublet") && text.contains("boom"),
+            "{text}"
+        );
+        assert_eq!(text.lines().count(), 1);
+    }
 }

@@ -110,7 +110,7 @@ pub struct JsonArray<'a> {
 }
 
 impl<'a> JsonArray<'a> {
-    /// Nothing is written yet: a store that cannot be read leaves no half array.
+    /// Nothing is written before the first lease, or the end.
     pub fn new(out: &'a mut dyn Write) -> JsonArray<'a> {
         JsonArray { out, empty: true }
     }

@@ -1,15 +1,18 @@
 //! `sublet release`: free a lease that its runtime forgot.
 //!
 //! Invariant: only a lease that was shown is freed; its owner is looked at again inside the
-//! transaction.
+//! transaction. Leases in several networks are never freed at one word.
 
-use anyhow::Result;
+use std::collections::BTreeSet;
+
+use anyhow::{Result, anyhow};
 use clap::Args;
 
 use super::{Desk, Terminal, confirm};
 use crate::alloc::{Del, Target};
 use crate::engine;
 use crate::error::shown_network;
+use crate::net::Addr;
 
 /// Free an address, or all of a container's.
 #[derive(Debug, Args)]
@@ -28,6 +31,16 @@ pub struct Release {
 impl Release {
     pub(super) fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
         let leases = desk.named(&self.name, self.network.as_deref())?;
+        let networks: BTreeSet<&str> = leases.iter().map(shown_network).collect();
+        // A container may be asked for one by one; an address on several is several things.
+        if networks.len() > 1 && (self.yes || self.name.parse::<Addr>().is_ok()) {
+            let networks: Vec<&str> = networks.into_iter().collect();
+            return Err(anyhow!(
+                "{} has leases in several networks: {}; name one with --network",
+                self.name,
+                networks.join(", ")
+            ));
+        }
         for lease in &leases {
             let (addr, owner) = (lease.addr, &lease.owner);
             let network = shown_network(lease);

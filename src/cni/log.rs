@@ -6,6 +6,9 @@
 
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+
+use rustix::fs::OFlags;
 
 use crate::config::{Level, Log};
 use crate::model::Timestamp;
@@ -51,7 +54,12 @@ impl<'a> Journal<'a> {
         }
         if let Some(path) = &self.file.file
             && level >= self.file.level
-            && let Ok(mut file) = OpenOptions::new().append(true).create(true).open(path)
+            && let Ok(mut file) = OpenOptions::new()
+                .append(true)
+                .create(true)
+                // A pipe that nobody reads must not hold the call up.
+                .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+                .open(path)
         {
             let pid = std::process::id();
             let line = format!("{} sublet[{pid}] {word}: {event}\n", utc(self.now));
@@ -131,11 +139,15 @@ mod tests {
 
     #[test]
     fn a_log_that_cannot_be_written_stops_nothing() {
-        let mut stderr = Vec::new();
-        let mut journal = Journal::new(&mut stderr);
-        let file = Log { file: Some("/proc/nope/log".into()), level: Level::Debug };
-        journal.attach(&file, 0);
-        journal.write(Level::Info, "x");
-        assert!(stderr.is_empty());
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        crate::plain_file::make_pipe(&pipe);
+        for path in ["/proc/nope/log".into(), pipe] {
+            let mut stderr = Vec::new();
+            let mut journal = Journal::new(&mut stderr);
+            journal.attach(&Log { file: Some(path), level: Level::Debug }, 0);
+            journal.write(Level::Info, "x");
+            assert!(stderr.is_empty());
+        }
     }
 }

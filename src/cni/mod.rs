@@ -9,7 +9,6 @@
 mod env;
 mod error;
 mod log;
-mod panic;
 mod result;
 mod verbs;
 mod version;
@@ -18,13 +17,13 @@ use std::io::{self, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use self::error::Failure;
-pub use self::panic::record as record_panics;
 pub use self::version::{CniVersion, SUPPORTED};
 
 use self::env::{EnvError, Invocation, Verb};
 use self::log::Journal;
 use crate::config::{Dialect, Level, Netconf};
 use crate::host::{Env, Facts};
+use crate::panic;
 
 /// Longest configuration that is read, in bytes.
 const LONGEST: u64 = 16 << 20;
@@ -57,7 +56,11 @@ pub fn run(world: World<'_>) -> u8 {
     match done {
         Ok(Ok(())) => 0,
         Ok(Err(failure)) => desk.fail(&failure),
-        Err(payload) => desk.fail(&panic::failure(&*payload)),
+        Err(payload) => {
+            let panic = panic::explain(&*payload);
+            let code = if panic.is_damage { error::DAMAGED } else { error::INTERNAL };
+            desk.fail(&Failure::new(code, panic.msg))
+        }
     }
 }
 

@@ -11,13 +11,15 @@ use super::env::{EnvError, Invocation, Missing, Verb};
 use super::error::{ENVIRONMENT, Failure, IO, NETNS};
 use super::result::{self, Answer};
 use super::version::{CniVersion, gate};
-use crate::alloc::{self, Add, Check, Del, Gc, Status, Target};
+use crate::alloc::{self, Add, Check, Command, Context, Del, Gc, Outcome, Status, Target};
 use crate::config::{Cleanup, Config, Dialect, Level, Netconf};
 use crate::engine::{self, Legacy};
-use crate::error::Error;
+use crate::error::{Error, Refusal, StoreError};
 use crate::host::Facts;
 use crate::model::{Netns, NetworkName, Owner, StoreSpec};
+use crate::net::Addr;
 use crate::store::{self, Store};
+use crate::takeover;
 
 /// Our own network and mount namespace.
 const OWN_NETNS: &str = "/proc/self/ns/net";
@@ -114,11 +116,13 @@ impl Call {
     }
 
     fn del(&mut self, desk: &mut Desk<'_>) -> Result<(), Failure> {
+        let mut done = Ok(());
+        // One that fails keeps no other from being tried.
         for cleanup in self.netconf.cleanups(&self.invocation.inputs) {
             desk.journal.attach(&cleanup.log, self.facts.now);
-            self.free(cleanup, desk)?;
+            done = done.and(self.free(cleanup, desk));
         }
-        Ok(())
+        done
     }
 
     fn free(&self, cleanup: Cleanup, desk: &mut Desk<'_>) -> Result<(), Failure> {
@@ -132,8 +136,15 @@ impl Call {
         let del =
             Del { set: cleanup.set, target, rewind: cleanup.rewind, undo: false, legacy: None };
         let legacy = legacy(cleanup.legacy_dir.as_deref(), &cleanup.network, &cleanup.store);
-        let freed = engine::del(&mut *store, del, legacy, &self.facts.context())
-            .map_err(|error| Failure::of(&error, &cleanup.network))?;
+        let freed = match engine::del(&mut *store, del, legacy, &self.facts.context()) {
+            Ok(freed) => freed,
+            // Where nothing says which store is meant, one that is not ours has no lease of ours.
+            Err(Error::Store(error @ StoreError::Foreign { .. })) if self.netconf.is_bare() => {
+                desk.journal.write(Level::Info, &error.to_string());
+                return Ok(());
+            }
+            Err(error) => return Err(Failure::of(&error, &cleanup.network)),
+        };
         if desk.journal.tells_leases() {
             for lease in freed {
                 let (addr, owner, network) = (lease.addr, &lease.owner, &cleanup.network);
@@ -150,15 +161,25 @@ impl Call {
         let check =
             Check { set: config.set.clone(), owner, expected: self.netconf.prev_addresses()? };
         let mut store = open(&config.store, &config.network)?;
-        engine::check(&mut *store, check, &self.facts.context())
-            .map_err(|error| Failure::of(&error, &config.network))
+        let cx = self.facts.context();
+        let expected = check.expected.clone();
+        let failed = |error: Error| Failure::of(&error, &config.network);
+        match engine::check(&mut *store, check, &cx) {
+            Err(Error::Refused(Refusal::Missing { owner })) => {
+                match before_takeover(&mut *store, &config, &owner, &cx).map_err(failed)? {
+                    Some(held) if expected.is_none_or(|e| held.iter().all(|a| e.contains(a))) => {
+                        Ok(())
+                    }
+                    _ => Err(failed(Error::Refused(Refusal::Missing { owner }))),
+                }
+            }
+            checked => checked.map_err(failed),
+        }
     }
 
     fn gc(&mut self, desk: &mut Desk<'_>) -> Result<(), Failure> {
         let cleanup = self.cleanup(desk);
-        let mut valid = self.netconf.valid_attachments()?;
-        valid.sort_unstable();
-        valid.dedup();
+        let valid = self.netconf.valid_attachments()?;
         let mut store = open(&cleanup.store, &cleanup.network)?;
         let gc = Gc { set: cleanup.set, network: cleanup.network.clone(), valid, after: None };
         let freed = engine::gc(&mut *store, gc, &self.facts.context())
@@ -251,6 +272,32 @@ fn legacy<'a>(
         // host-local's leases are of this host alone.
         StoreSpec::Remote { .. } => None,
     }
+}
+
+/// What a container has from host-local, as long as the network's first ADD did not take that
+/// over: later the folder tells nothing any more.
+fn before_takeover(
+    store: &mut dyn Store,
+    config: &Config,
+    owner: &Owner,
+    cx: &Context,
+) -> Result<Option<Vec<Addr>>, Error> {
+    let (Some(dir), Owner::Attachment(attachment)) = (&config.legacy_dir, owner) else {
+        return Ok(None);
+    };
+    let Some(held) = takeover::holds(dir, attachment) else {
+        return Ok(None);
+    };
+    // A DEL of no address changes nothing and tells whether the folder still counts.
+    let nothing = Del {
+        set: config.set.clone(),
+        target: Target::Some(owner.clone(), Vec::new()),
+        rewind: false,
+        undo: false,
+        legacy: Some(config.network.clone()),
+    };
+    let outcome = store.apply(&Command::Del(nothing), cx)?;
+    Ok((outcome == Outcome::ReadLegacy).then_some(held))
 }
 
 fn no_container() -> Failure {

@@ -4,12 +4,13 @@
 //! it is answered.
 //! Invariant: what `resolvConf` says wins, field by field, over what `dns` says.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
+use std::path::Path;
 
 use super::Dns;
 use super::error::ConfigError;
 use super::fields::Fields;
+use crate::plain_file;
 
 /// Far more than a resolver reads.
 const LARGEST: u64 = 1 << 20;
@@ -44,16 +45,12 @@ fn words(fields: &Fields, name: &str) -> Result<Vec<String>, ConfigError> {
 }
 
 fn read(path: &str) -> Result<String, ConfigError> {
-    let failed = |doing: &str, e: &io::Error| {
+    plain_file::read(Path::new(path), LARGEST).map_err(|e| {
         ConfigError::invalid(format!(
-            "{doing} {path}: {}; ipam.resolvConf must name a readable file",
-            reason(e)
+            "open {path}: {}; ipam.resolvConf must name a readable file",
+            reason(&e)
         ))
-    };
-    let file = File::open(path).map_err(|e| failed("open", &e))?;
-    let mut bytes = Vec::new();
-    file.take(LARGEST).read_to_end(&mut bytes).map_err(|e| failed("read", &e))?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    })
 }
 
 /// The system's text as Go prints it: in lower case, without the number.
@@ -95,6 +92,15 @@ mod tests {
             "\n  nameserver 192.0.2.0\n\tnameserver 192.0.2.1\n#nameserver 1\n;nameserver 192.0.2.2\nnameserver\n",
         );
         assert_eq!(dns.nameservers, ["192.0.2.0", "192.0.2.1"]);
+    }
+
+    #[test]
+    fn a_pipe_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("resolv.conf");
+        plain_file::make_pipe(&path);
+        let error = read(path.to_str().unwrap()).unwrap_err().to_string();
+        assert!(error.contains("not a regular file"), "{error}");
     }
 
     #[test]

@@ -31,8 +31,9 @@ pub(super) struct Rules {
     pub(super) cleanup: fn(&Netconf, &Inputs) -> Cleanup,
 }
 
-/// The first that claims a configuration reads it; the last claims all.
-const DIALECTS: [Rules; 3] = [ecs::RULES, consul::RULES, native::RULES];
+/// The first that claims a configuration reads it; the last claims all. Consul's is before the one
+/// that leases from a file of this node.
+const DIALECTS: [Rules; 3] = [consul::RULES, ecs::RULES, native::RULES];
 
 impl Netconf {
     /// Decodes JSON. What is wrong inside `ipam` is told by [`Netconf::config`], so that it cannot

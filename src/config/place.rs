@@ -40,10 +40,14 @@ impl Place<'_> {
         })
     }
 
-    /// The store, with the default in place of whatever cannot be understood.
+    /// The store, with the default in place of whatever cannot be understood; but what is meant for
+    /// a cluster and cannot be understood is a store that no build has.
     pub(super) fn store_anyway(self) -> StoreSpec {
-        if let Ok(Some(engine)) = self.engine() {
-            return StoreSpec::Remote { engine };
+        match self.engine() {
+            Ok(None) => {}
+            Ok(Some(engine)) => return StoreSpec::Remote { engine },
+            // Whatever was meant, it was no file of this node.
+            Err(_) => return StoreSpec::Remote { engine: "unreadable" },
         }
         StoreSpec::Embedded {
             path: self.path().unwrap_or_else(|_| self.named_or(None)),

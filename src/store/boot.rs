@@ -12,6 +12,10 @@ use super::files::{self, Files};
 use crate::alloc::Context;
 use crate::error::StoreError;
 use crate::model::BootId;
+use crate::plain_file;
+
+/// Longest mark: two lines with an ID each.
+const LONGEST: u64 = 4096;
 
 /// What the mark says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,9 +34,12 @@ pub enum Mark {
 /// Reads the mark.
 pub fn read(files: &Files, boot: &BootId, cx: &Context) -> Result<Mark, StoreError> {
     let path = files.boot_mark();
-    let text = match fs::read_to_string(&path) {
+    let text = match plain_file::read(&path, LONGEST) {
         Ok(text) => text,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Mark::Absent),
+        Err(e) if plain_file::is_none(&e) => {
+            return Err(StoreError::Damaged { path, what: e.to_string() });
+        }
         Err(e) => return Err(StoreError::io("read", &path, e)),
     };
     let mut lines = text.lines();
@@ -76,4 +83,21 @@ pub fn replace(files: &Files, boot: &BootId, others: bool, cx: &Context) -> Resu
     write(files, boot, others, cx)?;
     // No flush: after a power cut nobody asks for this boot's store.
     fs::rename(files.next_boot(), path).map_err(|e| StoreError::io("put in place", path, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Node;
+
+    #[test]
+    fn a_mark_that_is_no_file_is_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files::new(dir.path().join("leases"));
+        let boot = BootId("b".to_owned());
+        let cx = Context { now: 1, boot: Some(boot.clone()), node: Node::default(), seed: 1 };
+        assert_eq!(read(&files, &boot, &cx).unwrap(), Mark::Absent);
+        plain_file::make_pipe(&files.boot_mark());
+        assert!(matches!(read(&files, &boot, &cx), Err(StoreError::Damaged { .. })));
+    }
 }

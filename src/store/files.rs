@@ -6,14 +6,16 @@
 //! Invariant: a file appears under its name only when it is whole, and on disk where it must outlive
 //! a power cut; no existing file is ever overwritten.
 
+use std::error::Error;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::lock::{self, Lock};
 use crate::error::StoreError;
 use crate::model::Wait;
+use crate::plain_file;
 
 /// Where an embedded store lies.
 #[derive(Clone, Debug)]
@@ -84,17 +86,26 @@ pub fn lock(path: &Path, wait: Wait) -> Result<Lock, StoreError> {
 }
 
 /// The same for one who only looks: where nothing can be written there may be no lock file, and
-/// nobody to be kept out.
+/// nobody to be kept out; where no store is, nothing is to be seen.
 pub fn lock_to_look(path: &Path, wait: Wait) -> Result<Lock, StoreError> {
     let name = beside(path, ".lock");
-    match File::open(&name) {
+    match plain_file::open(&name) {
         Ok(file) => lock::acquire(file, &name, wait),
+        Err(e) if e.kind() == ErrorKind::NotFound && !path.exists() => Ok(Lock::none()),
         Err(e) if e.kind() == ErrorKind::NotFound => match lock::lock_file(&name, wait) {
-            Err(StoreError::Unavailable { .. }) => Ok(Lock::none()),
+            Err(StoreError::Unavailable { source, .. }) if is_forbidden(&*source) => {
+                Ok(Lock::none())
+            }
             other => other,
         },
         Err(e) => Err(StoreError::io("open the lock file", &name, e)),
     }
+}
+
+/// Whether the system said that nothing may be written there.
+fn is_forbidden(e: &(dyn Error + 'static)) -> bool {
+    let kind = e.downcast_ref::<io::Error>().map(io::Error::kind);
+    matches!(kind, Some(ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied))
 }
 
 /// redb's magic number.
@@ -257,4 +268,40 @@ pub fn is_shared(folder: &Path) -> bool {
     // The width of f_type differs between architectures; the numbers have 32 bits on all.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::unnecessary_cast)]
     rustix::fs::statfs(folder).is_ok_and(|fs| SHARED.contains(&(fs.f_type as u32)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_who_looks_goes_without_a_lock_only_where_none_can_be_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = dir.path().join("leases");
+        let name = beside(&store, ".lock");
+        drop(lock_to_look(&store, Wait::Try).unwrap());
+        assert!(!name.exists(), "a lock file where no store is");
+        File::create(&store).unwrap();
+        drop(lock_to_look(&store, Wait::Try).unwrap());
+        assert!(name.exists());
+        fs::remove_file(&name).unwrap();
+        let refused =
+            || matches!(lock_to_look(&store, Wait::Try), Err(StoreError::Unavailable { .. }));
+        fs::create_dir(&name).unwrap();
+        assert!(refused(), "a folder");
+        fs::remove_dir(&name).unwrap();
+        plain_file::make_pipe(&name);
+        assert!(refused(), "a pipe");
+        fs::remove_file(&name).unwrap();
+        // The name of nothing: it can be neither opened nor made, and not for want of permission.
+        std::os::unix::fs::symlink("absent/lock", &name).unwrap();
+        assert!(refused(), "a dangling link");
+    }
+
+    #[test]
+    fn what_the_system_forbids() {
+        let is = |kind: ErrorKind| is_forbidden(&io::Error::from(kind));
+        assert!(is(ErrorKind::ReadOnlyFilesystem) && is(ErrorKind::PermissionDenied));
+        assert!(!is(ErrorKind::NotFound) && !is(ErrorKind::IsADirectory));
+    }
 }

@@ -8,15 +8,17 @@ use std::path::{Path, PathBuf};
 /// Who may name whom inside `crate::`. A module is a file or folder directly under src/; itself is
 /// always allowed. The rule: net, model, error <- alloc <- engine <- faces <- main.
 const LAYERS: &[(&str, &[&str])] = &[
+    ("plain_file", &[]),
+    ("panic", &[]),
     ("net", &["model", "error"]),
     ("model", &["net", "error"]),
     ("error", &["net", "model"]),
     ("alloc", &["net", "model", "error"]),
     // Nouns only, and the data types of alloc.
-    ("config", &["net", "model", "error", "alloc"]),
-    ("store", &["net", "model", "error", "alloc"]),
+    ("config", &["plain_file", "net", "model", "error", "alloc"]),
+    ("store", &["plain_file", "net", "model", "error", "alloc"]),
     // host-local's folder is read under host-local's lock.
-    ("takeover", &["net", "model", "error", "alloc", "store"]),
+    ("takeover", &["plain_file", "net", "model", "error", "alloc", "store"]),
     ("engine", &["net", "model", "error", "alloc", "store", "takeover"]),
     // The edge: environment, clock, boot ID; data out, nothing else in.
     ("host", &["net", "model", "error", "alloc"]),
@@ -28,8 +30,10 @@ const LAYERS: &[(&str, &[&str])] = &[
 ];
 
 /// What a face may name: never another face.
-const FACE: &[&str] =
-    &["net", "model", "error", "alloc", "config", "engine", "store", "host", "log"];
+const FACE: &[&str] = &[
+    "net", "model", "error", "alloc", "config", "engine", "store", "takeover", "host", "log",
+    "panic",
+];
 
 const FACES: &[&str] = &["cni", "cli", "docker", "web"];
 

@@ -1,0 +1,70 @@
+//! A panic is told like any other error.
+//!
+//! Owns: where the last panic happened, and what it means. Does not own: how a face tells it.
+//! Invariant: a panic prints nothing by itself, so that one which a store catches (a damaged file can
+//! make its engine panic) stays unseen.
+
+use std::any::Any;
+use std::panic::PanicHookInfo;
+use std::sync::{Mutex, PoisonError};
+
+/// File and line of the last panic.
+static PLACE: Mutex<Option<String>> = Mutex::new(None);
+
+/// Makes panics silent; the faces tell them. For `main`: it changes the whole process.
+pub fn record() {
+    std::panic::set_hook(Box::new(|info: &PanicHookInfo<'_>| {
+        let place = info.location().map(ToString::to_string);
+        *PLACE.lock().unwrap_or_else(PoisonError::into_inner) = place;
+    }));
+}
+
+/// What a panic means.
+pub struct Panic {
+    /// The lease store is damaged; else it is a bug.
+    pub is_damage: bool,
+    /// Which, and where.
+    pub msg: String,
+}
+
+/// Puts a panic that nobody caught into words.
+pub fn explain(payload: &(dyn Any + Send)) -> Panic {
+    let place = PLACE
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take()
+        .unwrap_or_else(|| "an unknown place".to_owned());
+    let what = payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message");
+    let is_damage = is_store(&place);
+    let msg = if is_damage {
+        format!(
+            "the lease store is damaged: {what} (at {place}); nothing was changed; run `sublet doctor`"
+        )
+    } else {
+        format!("this is a bug in sublet, please report it: {what} (at {place})")
+    };
+    Panic { is_damage, msg }
+}
+
+/// The store's engine panics over pages that make no sense; our own code does not.
+fn is_store(place: &str) -> bool {
+    place.contains("/redb-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_tells_a_damaged_store_from_a_bug() {
+        assert!(is_store("/r/index.crates.io-1/redb-4.0.0/src/tree.rs:12:5"));
+        assert!(!is_store("src/store/codec.rs:1:1"));
+        assert!(!is_store("src/store/redb.rs:1:1"));
+        assert!(!explain(&"boom").is_damage);
+        assert!(explain(&String::from("boom")).msg.contains("boom"));
+    }
+}

@@ -1,0 +1,55 @@
+//! The command line where a plain answer would be wrong: half an array, one word for several
+//! networks.
+
+use std::fs;
+
+use serde_json::json;
+
+use crate::lab::{Answer, Call, Lab, addresses, conf};
+
+fn add(lab: &Lab, network: &str, container: &str) {
+    let mut conf = conf(&lab.data_dir(), "10.4.0.0/24");
+    conf["name"] = json!(network);
+    let got = addresses(&Call::cni("ADD", container, &conf).run().ok());
+    assert_eq!(got, ["10.4.0.2"]);
+}
+
+fn sublet(lab: &Lab, args: &[&str]) -> Answer {
+    let store = lab.store().display().to_string();
+    args.iter().fold(Call::sublet().arg("--store").arg(&store), |call, arg| call.arg(arg)).run()
+}
+
+#[test]
+fn a_list_that_fails_prints_nothing() {
+    let lab = Lab::new();
+    add(&lab, "one", "c");
+    let mut keep = lab.store().into_os_string();
+    keep.push(".keep");
+    fs::write(keep, "garbage").unwrap();
+    for args in [&["list", "--json"][..], &["list"]] {
+        let answer = sublet(&lab, args);
+        assert_eq!((answer.code, answer.stdout.as_str()), (Some(1), ""), "{answer:?}");
+    }
+}
+
+#[test]
+fn leases_in_several_networks_are_not_freed_at_one_word() {
+    let lab = Lab::new();
+    add(&lab, "one", "c");
+    add(&lab, "two", "c");
+    for args in [
+        &["release", "10.4.0.2", "--yes"][..],
+        &["release", "10.4.0.2"],
+        &["release", "c", "--yes"],
+    ] {
+        let answer = sublet(&lab, args);
+        assert_eq!((answer.code, answer.stdout.as_str()), (Some(1), ""), "{answer:?}");
+        assert!(answer.stderr.contains("one, two; name one with --network"), "{answer:?}");
+        assert_eq!(lab.list().len(), 2);
+    }
+    for (name, network) in [("10.4.0.2", "one"), ("c", "two")] {
+        let answer = sublet(&lab, &["release", name, "--network", network, "--yes"]);
+        assert_eq!(answer.code, Some(0), "{answer:?}");
+        assert!(lab.list().iter().all(|row| row["network"] != network));
+    }
+}
