@@ -169,7 +169,7 @@ impl StorageBackend for Backend {
             let Step::Write(at, data) = step else { continue };
             let (from, to) = ((*at).max(offset), (at + data.len() as u64).min(end));
             if from < to {
-                // Lossless: both lie within buffers in memory.
+                #[allow(clippy::cast_possible_truncation, reason = "both lie in buffers in memory")]
                 let part = |base: u64| (from - base) as usize..(to - base) as usize;
                 out[part(offset)].copy_from_slice(&data[part(*at)]);
             }

@@ -445,6 +445,7 @@ fn memory() -> impl Fn() -> Box<dyn Store> {
 }
 
 #[test]
+#[allow(clippy::print_stderr, reason = "which case is at it")]
 fn memory_keeps_the_contract() {
     for (name, case) in CASES {
         eprintln!("{name}");
@@ -454,6 +455,7 @@ fn memory_keeps_the_contract() {
 }
 
 #[test]
+#[allow(clippy::print_stderr, reason = "which case is at it")]
 fn redb_keeps_the_contract() {
     for persist in [Persist::Boot, Persist::Disk] {
         for (name, case) in CASES {
@@ -466,6 +468,7 @@ fn redb_keeps_the_contract() {
 }
 
 #[test]
+#[allow(clippy::print_stderr, reason = "which case is at it")]
 fn a_cas_server_keeps_the_contract() {
     for lose_every in [0, 1, 3] {
         for (name, case) in CASES {

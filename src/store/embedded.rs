@@ -12,7 +12,7 @@ use super::backend::Flush;
 use super::boot::{self, Mark};
 use super::files::{self, Content, Files};
 use super::redb::{self, Writer};
-use super::view::{Kv, KvMut, Tables};
+use super::view::{Each, Kv, KvMut, Tables};
 use super::{Store, changes, keys};
 use crate::alloc::{self, Change, Command, Context, Outcome, Plan};
 use crate::error::{Error, Refusal, StoreError};
@@ -155,7 +155,7 @@ impl Embedded {
             None => false,
         };
         self.transact(&place, command, cx, &|| {
-            if current { self.leave_locked(command, &other, "boot") } else { Ok(()) }
+            if current { leave_locked(command, &other, "boot") } else { Ok(()) }
         })
     }
 
@@ -169,40 +169,7 @@ impl Embedded {
             return Ok(());
         }
         let _lock = files::lock(&other.path, self.wait)?;
-        self.leave_locked(command, other, persist)
-    }
-
-    /// Takes a set's home away from a file that holds no living lease of it. An address is known
-    /// in one file only, so a set with leases in both could give one twice.
-    fn leave_locked(
-        &self,
-        command: &Command,
-        other: &Place,
-        persist: &'static str,
-    ) -> Result<(), StoreError> {
-        let set = command.set();
-        let home = keys::home(set);
-        let mut living = None;
-        let found = redb::look(&other.path, |tables| {
-            if tables.kv.get(&home)?.is_some() {
-                tables.leases(Some(set), &mut |lease| {
-                    living = lease.kind.collectable().then_some(lease);
-                    living.is_none()
-                })?;
-                return Ok(true);
-            }
-            Ok(false)
-        })?;
-        if let Some(lease) = living {
-            let (set, path) = (set.clone(), other.path.clone());
-            return Err(StoreError::Moved { set, path, lease: Box::new(lease), persist });
-        }
-        if found == Some(true) {
-            redb::write(&other.path, other.flush, |tables| {
-                tables.kv.remove(&home).map(ControlFlow::Continue)
-            })?;
-        }
-        Ok(())
+        leave_locked(command, other, persist)
     }
 
     /// One command in one file, which exists and is locked. `arrive` is called before the first
@@ -359,6 +326,34 @@ impl Store for Embedded {
     }
 }
 
+/// Takes a set's home away from a file that holds no living lease of it. An address is known
+/// in one file only, so a set with leases in both could give one twice.
+fn leave_locked(command: &Command, other: &Place, persist: &'static str) -> Result<(), StoreError> {
+    let set = command.set();
+    let home = keys::home(set);
+    let mut living = None;
+    let found = redb::look(&other.path, |tables| {
+        if tables.kv.get(&home)?.is_some() {
+            tables.leases(Some(set), &mut |lease| {
+                living = lease.kind.collectable().then_some(lease);
+                living.is_none()
+            })?;
+            return Ok(true);
+        }
+        Ok(false)
+    })?;
+    if let Some(lease) = living {
+        let (set, path) = (set.clone(), other.path.clone());
+        return Err(StoreError::Moved { set, path, lease: Box::new(lease), persist });
+    }
+    if found == Some(true) {
+        redb::write(&other.path, other.flush, |tables| {
+            tables.kv.remove(&home).map(ControlFlow::Continue)
+        })?;
+    }
+    Ok(())
+}
+
 /// A table with nothing in it: a store that is not there yet.
 struct Nothing;
 
@@ -367,12 +362,7 @@ impl Kv for Nothing {
         Ok(None)
     }
 
-    fn scan(
-        &self,
-        _: &[u8],
-        _: &[u8],
-        _: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
-    ) -> Result<(), StoreError> {
+    fn scan(&self, _: &[u8], _: &[u8], _: &mut Each<'_>) -> Result<(), StoreError> {
         Ok(())
     }
 }

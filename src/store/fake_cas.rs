@@ -31,6 +31,7 @@ enum Key {
 }
 
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "a fake's")]
 enum Value {
     Lease(Lease),
     Cooling(Cooling),
@@ -117,7 +118,7 @@ impl Server {
         self.commits.set(self.commits.get() + 1);
         match self.lose_every.get() {
             0 => Commit::Done,
-            n if self.commits.get() % n == 0 => Commit::Lost,
+            n if self.commits.get().is_multiple_of(n) => Commit::Lost,
             _ => Commit::Done,
         }
     }
@@ -173,11 +174,11 @@ impl Knowledge<'_> {
     }
 
     /// The entry, read if it is not known.
-    fn read(&self, key: Key) -> Entry {
-        let known = self.known.borrow().get(&key).cloned();
+    fn read(&self, key: &Key) -> Entry {
+        let known = self.known.borrow().get(key).cloned();
         known.unwrap_or_else(|| {
-            self.learn(&[key.clone()]);
-            self.known.borrow().get(&key).cloned().flatten()
+            self.learn(std::slice::from_ref(key));
+            self.known.borrow().get(key).cloned().flatten()
         })
     }
 
@@ -238,7 +239,7 @@ impl View for Knowledge<'_> {
     }
 
     fn cursor(&self, set: &SetName, range: Addr) -> Result<Option<Addr>, StoreError> {
-        match self.read(Key::Cursor(set.clone(), range)) {
+        match self.read(&Key::Cursor(set.clone(), range)) {
             Some((_, Value::Addr(addr))) => Ok(Some(addr)),
             _ => Ok(None),
         }
@@ -290,7 +291,7 @@ impl View for Knowledge<'_> {
     }
 
     fn former(&self, set: &SetName, pod: &PodKey, range: Addr) -> Result<Option<Addr>, StoreError> {
-        match self.read(Key::Sticky(set.clone(), pod.clone(), range)) {
+        match self.read(&Key::Sticky(set.clone(), pod.clone(), range)) {
             Some((_, Value::Addr(addr))) => Ok(Some(addr)),
             _ => Ok(None),
         }

@@ -186,16 +186,16 @@ pub fn make(
     }
     let io = |e| StoreError::io("make", path, e);
     let made = (|| {
-        let file = OpenOptions::new()
+        let opened = OpenOptions::new()
             .read(true)
             .write(true)
             .create_new(true)
             .mode(0o600)
             .open(&temporary)
             .map_err(io)?;
-        let whole = file.try_clone().map_err(io)?;
-        fill(file, &temporary)?;
-        whole.sync_all().map_err(io)?;
+        let flushed = opened.try_clone().map_err(io)?;
+        fill(opened, &temporary)?;
+        flushed.sync_all().map_err(io)?;
         fs::rename(&temporary, path).map_err(io)
     })();
     if made.is_err() {

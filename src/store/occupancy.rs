@@ -37,7 +37,7 @@ fn first_clear(bits: &Bits, from: usize, to: usize) -> Option<usize> {
     let mut slot = from;
     while slot <= to {
         // Whole bytes at once where they are full.
-        if slot % 8 == 0 && bits[slot / 8] == u8::MAX {
+        if slot.is_multiple_of(8) && bits[slot / 8] == u8::MAX {
             slot += 8;
         } else if get(bits, slot) {
             slot += 1;

@@ -17,7 +17,7 @@ use redb::{
 };
 
 use super::backend::{Backend, Flush, Switch};
-use super::view::{Kv, KvMut, Tables};
+use super::view::{Each, Kv, KvMut, Tables};
 use super::{codec, files, keys};
 use crate::error::StoreError;
 
@@ -36,12 +36,7 @@ impl<T: ReadableTable<Bytes, Bytes>> Kv for Reader<'_, T> {
         Ok(value.map(|v| v.value().to_vec()))
     }
 
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        each: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
-    ) -> Result<(), StoreError> {
+    fn scan(&self, from: &[u8], to: &[u8], each: &mut Each<'_>) -> Result<(), StoreError> {
         let range = self.table.range::<&[u8]>(from..to).map_err(|e| broken(self.path, e))?;
         for entry in range {
             let (key, value) = entry.map_err(|e| broken(self.path, e))?;
@@ -64,12 +59,7 @@ impl Kv for Writer<'_, '_> {
         Reader { table: &*self.table, path: self.path }.get(key)
     }
 
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        each: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
-    ) -> Result<(), StoreError> {
+    fn scan(&self, from: &[u8], to: &[u8], each: &mut Each<'_>) -> Result<(), StoreError> {
         Reader { table: &*self.table, path: self.path }.scan(from, to, each)
     }
 }

@@ -13,6 +13,9 @@ use crate::error::StoreError;
 use crate::model::{Lease, NetworkName, Owner, SetName};
 use crate::net::{Addr, Family, Span};
 
+/// What a scan does with a key and its value; `false` ends it.
+pub type Each<'a> = dyn FnMut(&[u8], &[u8]) -> Result<bool, StoreError> + 'a;
+
 /// A sorted table that can be read.
 pub trait Kv {
     /// The value under a key.
@@ -20,12 +23,7 @@ pub trait Kv {
 
     /// Calls `each` with the entries from `from` to before `to`, in order, until it answers
     /// `false`.
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        each: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
-    ) -> Result<(), StoreError>;
+    fn scan(&self, from: &[u8], to: &[u8], each: &mut Each<'_>) -> Result<(), StoreError>;
 }
 
 /// A sorted table that can be written.

@@ -296,7 +296,8 @@ fn names_root(text: &str, krate: &str) -> bool {
 
 #[test]
 fn own_modules_are_told_from_crates() {
-    for ours in ["use super::redb::{self, Writer};", "use super::redb;", "use super::{keys, redb};"] {
+    for ours in ["use super::redb::{self, Writer};", "use super::redb;", "use super::{keys, redb};"]
+    {
         assert!(local_module("store/x.rs", ours, "redb"), "{ours}");
     }
     for theirs in ["redb::open()", "use super::redb::Writer;", "use super::{redb::Writer};"] {
