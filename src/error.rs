@@ -140,6 +140,10 @@ pub fn shown_network(lease: &Lease) -> &str {
 }
 
 impl fmt::Display for Refusal {
+    #[allow(
+        clippy::too_many_lines,
+        reason = "one arm a text; apart they would be harder to compare"
+    )]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Refusal::Exhausted { index, ranges, cooling } => {

@@ -34,7 +34,7 @@
 //! - **A command is data.** It carries all that the allocator must know of its caller: ranges,
 //!   wishes, the owner, where the request came from. So a store may run it again after a conflict,
 //!   a process may carry it out for another that waits for the lock (group commit), and a face for
-//!   Docker is a new way to fill in the same structs: RequestAddress is an ADD whose owner is an
+//!   Docker is a new way to fill in the same structs: `RequestAddress` is an ADD whose owner is an
 //!   endpoint and whose one range is the pool, in a [`model::SetName`] of its address space.
 //! - **The allocator is pure.** It is told the time, the boot, the machine and a random number.
 //!   Running it twice over the same view gives the same plan; that is what makes optimistic commits

@@ -85,12 +85,12 @@ impl NetworkName {
 }
 
 name!(
-    /// CNI_CONTAINERID.
+    /// `CNI_CONTAINERID`.
     ContainerId,
     check_name
 );
 name!(
-    /// CNI_IFNAME: at most 15 bytes, not `.` or `..`, no `/`, `:` or white space.
+    /// `CNI_IFNAME`: at most 15 bytes, not `.` or `..`, no `/`, `:` or white space.
     IfName,
     |text: &str| match text {
         "" => Err(NameError::Empty),
@@ -189,20 +189,20 @@ impl Kind {
 /// The machine that made a lease.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Node {
-    /// NODE_ID or the host name.
+    /// `NODE_ID` or the host name.
     pub name: String,
     /// /etc/machine-id; empty where there is none.
     pub machine: String,
 }
 
-/// One boot of one kernel: /proc/sys/kernel/random/boot_id.
+/// One boot of one kernel: `/proc/sys/kernel/random/boot_id`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BootId(pub String);
 
 /// A network namespace as it was when the lease was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Netns {
-    /// CNI_NETNS.
+    /// `CNI_NETNS`.
     pub path: String,
     /// Device and inode behind the path, if it opened.
     pub inode: Option<(u64, u64)>,
@@ -210,14 +210,14 @@ pub struct Netns {
     pub mount_ns: Option<u64>,
 }
 
-/// A Kubernetes pod, from CNI_ARGS.
+/// A Kubernetes pod, from `CNI_ARGS`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pod {
-    /// K8S_POD_NAMESPACE.
+    /// `K8S_POD_NAMESPACE`.
     pub namespace: String,
-    /// K8S_POD_NAME.
+    /// `K8S_POD_NAME`.
     pub name: String,
-    /// K8S_POD_UID; may be empty.
+    /// `K8S_POD_UID`; may be empty.
     pub uid: String,
 }
 

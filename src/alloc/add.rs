@@ -70,13 +70,12 @@ fn plan(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Stop> {
     for (index, set) in add.sets.iter().enumerate() {
         work.claim_gateways(set)?;
         let own = kept.iter().find(|l| set.range_of(l.addr).is_some());
-        let lease = match own {
-            Some(lease) => work.keep(set, lease, wanted[index])?,
-            None => {
-                let lease = work.lease(index, set, wanted[index])?;
-                created.push(lease.addr);
-                lease
-            }
+        let lease = if let Some(lease) = own {
+            work.keep(set, lease, wanted[index])?
+        } else {
+            let lease = work.lease(index, set, wanted[index])?;
+            created.push(lease.addr);
+            lease
         };
         // `range_of` holds for both: a kept lease was found by it, a new one was drawn from it.
         let gateway = set.range_of(lease.addr).and_then(Range::gateway);

@@ -8,7 +8,7 @@ use super::command::{Add, Cooling, Strategy};
 use super::view::{Context, Order, View};
 use crate::error::StoreError;
 use crate::model::Owner;
-use crate::net::{Addr, Family, RangeSet, Span};
+use crate::net::{Addr, Family, Range, RangeSet, Span};
 
 /// How many ended coolings one ADD clears away for each family: more than the one address of each
 /// range set that the DEL before it can have added, so that they never pile up.
@@ -80,7 +80,7 @@ fn walk(
     view: &dyn View,
     cx: &Context,
 ) -> Result<(Vec<Span>, Order), StoreError> {
-    let spans: Vec<Span> = set.ranges().iter().flat_map(|r| r.spans()).copied().collect();
+    let spans: Vec<Span> = set.ranges().iter().flat_map(Range::spans).copied().collect();
     Ok(match add.strategy {
         Strategy::Lowest => (spans, Order::Ascending),
         Strategy::RoundRobin => {
@@ -100,9 +100,7 @@ fn walk(
 fn behind(set: &RangeSet, last: Addr) -> Vec<Span> {
     let at = set.ranges().iter().position(|r| r.contains(last)).unwrap_or(0);
     let (before, from) = set.ranges().split_at(at);
-    let rest = |r: &[crate::net::Range]| -> Vec<Span> {
-        r.iter().flat_map(|r| r.spans()).copied().collect()
-    };
+    let rest = |r: &[Range]| -> Vec<Span> { r.iter().flat_map(Range::spans).copied().collect() };
     let here: Vec<Span> = from.first().map(|r| r.spans().to_vec()).unwrap_or_default();
     let mut walk: Vec<Span> =
         last.next().map_or_else(Vec::new, |n| here.iter().filter_map(|s| s.starting(n)).collect());

@@ -11,6 +11,7 @@ use crate::net::{Addr, RangeSet, Span};
 
 /// One request to the lease store.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "one is made in a call, and it is mostly an ADD")]
 pub enum Command {
     /// Lease an address from each range set.
     Add(Add),
@@ -313,9 +314,9 @@ impl Cooling {
 /// A pod as `sticky` knows it: by namespace and name, for its UID changes when it is made again.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PodKey {
-    /// K8S_POD_NAMESPACE.
+    /// `K8S_POD_NAMESPACE`.
     pub namespace: String,
-    /// K8S_POD_NAME.
+    /// `K8S_POD_NAME`.
     pub name: String,
 }
 

@@ -117,14 +117,12 @@ fn is_stale(lease: &Lease, gc: &Gc) -> bool {
         return false;
     }
     let valid = &gc.valid;
-    match &attachment.ifname {
-        Some(ifname) => {
-            valid.binary_search_by(|(c, i)| (c, i).cmp(&(&attachment.container, ifname))).is_err()
-        }
-        // A lease without an interface lives as long as its container has any.
-        None => {
-            let first = valid.partition_point(|(c, _)| *c < attachment.container);
-            valid.get(first).is_none_or(|(c, _)| *c != attachment.container)
-        }
+    if let Some(ifname) = &attachment.ifname {
+        return valid
+            .binary_search_by(|(c, i)| (c, i).cmp(&(&attachment.container, ifname)))
+            .is_err();
     }
+    // A lease without an interface lives as long as its container has any.
+    let first = valid.partition_point(|(c, _)| *c < attachment.container);
+    valid.get(first).is_none_or(|(c, _)| *c != attachment.container)
 }

@@ -30,7 +30,8 @@ pub fn check(check: &Check, view: &dyn View) -> Result<Plan, StoreError> {
 /// Decides a STATUS: every range set has an address to give.
 pub fn status(status: &Status, view: &dyn View, cx: &Context) -> Result<Plan, StoreError> {
     for (index, set) in status.sets.iter().enumerate() {
-        let spans: Vec<Span> = set.ranges().iter().flat_map(|r| r.spans()).copied().collect();
+        let spans: Vec<Span> =
+            set.ranges().iter().flat_map(crate::net::Range::spans).copied().collect();
         let mut free = false;
         for span in &spans {
             free = free || view.next_free(&status.set, *span, Order::Any)?.is_some();

@@ -30,6 +30,7 @@ use crate::store::{self, Store};
 /// Called by a container runtime (with CNI_COMMAND set and no argument) it is a CNI IPAM plugin;
 /// called by you it shows and mends what it has leased.
 #[derive(Debug, Parser)]
+#[allow(clippy::doc_markdown, reason = "a person sees these texts as they stand here")]
 #[command(name = "sublet", version, disable_help_subcommand = true)]
 struct Cli {
     #[command(subcommand)]
@@ -50,6 +51,7 @@ enum Command {
 
 /// Which store.
 #[derive(Debug, Args)]
+#[allow(clippy::doc_markdown, reason = "as above")]
 struct Place {
     /// The store's file [default: $IPAM_DB_PATH, else /var/lib/cni/sublet/leases.redb]
     #[arg(long, value_name = "PATH", global = true)]

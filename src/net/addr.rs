@@ -156,6 +156,7 @@ impl Subnet {
     }
 
     /// Prefix length in bits.
+    #[allow(clippy::len_without_is_empty, reason = "a length in bits, and no subnet is empty")]
     pub const fn len(self) -> u8 {
         self.len
     }

@@ -58,6 +58,7 @@ struct Shared {
 }
 
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "four facts that are independent of each other")]
 struct State {
     /// Written and not passed on, in order.
     held: Vec<(u64, Vec<u8>)>,

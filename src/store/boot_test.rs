@@ -152,7 +152,8 @@ fn whatever_the_ended_boot_left_is_set_aside() {
 /// A process can be killed after each step of beginning a boot; the next one goes on from there.
 #[test]
 fn a_boot_may_begin_several_times() {
-    let states: [(&str, fn(&Host)); 5] = [
+    type Prepare = fn(&Host);
+    let states: [(&str, Prepare); 5] = [
         ("a new file half made", |host| fs::write(host.path(".next.new"), b"half").unwrap()),
         ("a new file without its name", |host| {
             fs::copy(host.path(""), host.path(".next")).map(drop).unwrap();

@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use super::Store;
-use super::contract::{CASES, add, addr, at, del, dual, given, leases, net, set};
+use super::contract::{CASES, Named, add, addr, at, del, dual, given, leases, net, set};
 use super::fake_cas::{FakeCas, Server};
 use crate::alloc::{Add, Command, Gc, Outcome, Strategy, Wanted};
 use crate::model::NetworkName;
@@ -27,7 +27,7 @@ fn a_cas_server_keeps_the_contract() {
     for (name, case) in CASES {
         // Each case begins on servers of its own.
         for (mood, server) in servers() {
-            eprintln!("{mood}: {name}");
+            let _name = Named(format!("{mood}: {name}"));
             case(&|| Box::new(FakeCas::new(server.clone())));
         }
     }

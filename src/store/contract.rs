@@ -409,6 +409,18 @@ fn a_moved_container_is_rewritten(make: Make<'_>) {
     assert_eq!(now[0].time, 1);
 }
 
+/// Says which case it was that failed.
+pub struct Named(pub String);
+
+impl Drop for Named {
+    #[allow(clippy::print_stderr, reason = "a failing test tells its case")]
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("in the case {}", self.0);
+        }
+    }
+}
+
 pub type Case = fn(Make<'_>);
 pub const CASES: &[(&str, Case)] = &[
     ("dual stack ADD and DEL", dual_stack_add_and_del),
@@ -446,7 +458,7 @@ fn memory() -> impl Fn() -> Box<dyn Store> {
 #[test]
 fn memory_keeps_the_contract() {
     for (name, case) in CASES {
-        eprintln!("{name}");
+        let _name = Named((*name).to_owned());
         case(&memory());
     }
     collect(&memory(), 3000);
@@ -456,7 +468,7 @@ fn memory_keeps_the_contract() {
 fn redb_keeps_the_contract() {
     for persist in [Persist::Boot, Persist::Disk] {
         for (name, case) in CASES {
-            eprintln!("{persist:?}: {name}");
+            let _name = Named(format!("{persist:?}: {name}"));
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("leases.redb");
             case(&|| Box::new(Embedded::new(path.clone(), persist, Wait::Forever)));

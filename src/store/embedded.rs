@@ -14,7 +14,7 @@ use super::boot::{self, Mark};
 use super::files::{self, Content, Files};
 use super::lock::Lock;
 use super::redb::{self, Writer};
-use super::view::{Kv, KvMut, Tables};
+use super::view::{Each, Kv, KvMut, Tables};
 use super::{Store, changes, keys};
 use crate::alloc::{self, Change, Command, Context, Gc, Holder, Outcome, Plan, View};
 use crate::error::{Error, Refusal, StoreError};
@@ -415,12 +415,7 @@ impl Kv for Nothing {
         Ok(None)
     }
 
-    fn scan(
-        &self,
-        _: &[u8],
-        _: &[u8],
-        _: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
-    ) -> Result<(), StoreError> {
+    fn scan(&self, _: &[u8], _: &[u8], _: &mut Each<'_>) -> Result<(), StoreError> {
         Ok(())
     }
 

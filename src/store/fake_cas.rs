@@ -33,7 +33,7 @@ enum Key {
 
 #[derive(Clone, Debug, PartialEq)]
 enum Value {
-    Lease(Lease),
+    Lease(Box<Lease>),
     Cooling(Cooling),
     /// All of an owner's leases: one look answers a DEL or a repeated ADD.
     Own(Vec<Lease>),
@@ -189,11 +189,11 @@ impl Knowledge<'_> {
     }
 
     /// The entry, read if it is not known.
-    fn read(&self, key: Key) -> Entry {
-        let known = self.known.borrow().get(&key).cloned();
+    fn read(&self, key: &Key) -> Entry {
+        let known = self.known.borrow().get(key).cloned();
         known.unwrap_or_else(|| {
-            self.learn(&[key.clone()]);
-            self.known.borrow().get(&key).cloned().flatten()
+            self.learn(std::slice::from_ref(key));
+            self.known.borrow().get(key).cloned().flatten()
         })
     }
 
@@ -228,7 +228,7 @@ impl Knowledge<'_> {
 
     fn holder_of(entry: Entry) -> Holder {
         match entry {
-            Some((_, Value::Lease(lease))) => Holder::Leased(Box::new(lease)),
+            Some((_, Value::Lease(lease))) => Holder::Leased(lease),
             Some((_, Value::Cooling(cooling))) => Holder::Cooling(cooling),
             _ => Holder::Free,
         }
@@ -247,14 +247,14 @@ impl View for Knowledge<'_> {
         };
         // Written in one transaction, so of one version; if not, the commit tells.
         for lease in &leases {
-            let entry = Some((version, Value::Lease(lease.clone())));
+            let entry = Some((version, Value::Lease(Box::new(lease.clone()))));
             self.known.borrow_mut().entry(ip(set, lease.addr)).or_insert(entry);
         }
         Ok(leases)
     }
 
     fn cursor(&self, set: &SetName, range: Addr) -> Result<Option<Addr>, StoreError> {
-        match self.read(Key::Cursor(set.clone(), range)) {
+        match self.read(&Key::Cursor(set.clone(), range)) {
             Some((_, Value::Addr(addr))) => Ok(Some(addr)),
             _ => Ok(None),
         }
@@ -306,7 +306,7 @@ impl View for Knowledge<'_> {
     }
 
     fn former(&self, set: &SetName, pod: &PodKey, range: Addr) -> Result<Option<Addr>, StoreError> {
-        match self.read(Key::Sticky(set.clone(), pod.clone(), range)) {
+        match self.read(&Key::Sticky(set.clone(), pod.clone(), range)) {
             Some((_, Value::Addr(addr))) => Ok(Some(addr)),
             _ => Ok(None),
         }
@@ -334,7 +334,7 @@ impl View for Knowledge<'_> {
             let mut owners: BTreeMap<Owner, Vec<Lease>> = BTreeMap::new();
             for (key, entry) in self.server.list(|k| matches!(k, Key::Ip(s, ..) if s == set)) {
                 if let Value::Lease(lease) = &entry.1 {
-                    owners.entry(lease.owner.clone()).or_default().push(lease.clone());
+                    owners.entry(lease.owner.clone()).or_default().push((**lease).clone());
                 }
                 self.known.borrow_mut().insert(key, Some(entry));
             }
@@ -367,7 +367,7 @@ impl Knowledge<'_> {
                     leases.push(lease.clone());
                     leases.sort_by_key(|l| l.addr);
                     writes.insert(own, Some(Value::Own(leases)));
-                    writes.insert(ip(&lease.set, lease.addr), Some(Value::Lease(lease)));
+                    writes.insert(ip(&lease.set, lease.addr), Some(Value::Lease(Box::new(lease))));
                 }
                 Change::Free { lease, until } => {
                     let own = Key::Own(lease.set.clone(), lease.owner.clone());
@@ -482,7 +482,7 @@ impl Store for FakeCas {
         let mut held = BTreeMap::new();
         for (_, (_, value)) in all {
             match value {
-                Value::Lease(lease) => each(lease),
+                Value::Lease(lease) => each(*lease),
                 // An owner's key is as good as an address's: the two must agree.
                 Value::Own(leases) => {
                     for lease in leases {

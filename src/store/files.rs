@@ -197,14 +197,14 @@ pub fn make(
     }
     let io = |e| StoreError::io("make", path, e);
     let made = (|| {
-        let file = OpenOptions::new()
+        let new = OpenOptions::new()
             .read(true)
             .write(true)
             .create_new(true)
             .mode(0o600)
             .open(&temporary)
             .map_err(io)?;
-        fill(file, &temporary)?;
+        fill(new, &temporary)?;
         fs::rename(&temporary, path).map_err(io)
     })();
     if made.is_err() {

@@ -37,7 +37,7 @@ fn first_clear(bits: &Bits, from: usize, to: usize) -> Option<usize> {
     let mut slot = from;
     while slot <= to {
         // Whole bytes at once where they are full.
-        if slot % 8 == 0 && bits[slot / 8] == u8::MAX {
+        if slot.is_multiple_of(8) && bits[slot / 8] == u8::MAX {
             slot += 8;
         } else if get(bits, slot) {
             slot += 1;
@@ -167,6 +167,7 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::view::Each;
     use super::*;
 
     #[derive(Default)]
@@ -178,12 +179,7 @@ mod tests {
             Ok(self.0.get(key).cloned())
         }
 
-        fn scan(
-            &self,
-            _: &[u8],
-            _: &[u8],
-            _: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
-        ) -> Result<(), StoreError> {
+        fn scan(&self, _: &[u8], _: &[u8], _: &mut Each<'_>) -> Result<(), StoreError> {
             unreachable!("occupancy needs no scan")
         }
 

@@ -18,7 +18,7 @@ use redb::{
 
 use super::backend::{self, Flush, Switch};
 use super::lock::{self, Lock};
-use super::view::{Kv, KvMut, Tables};
+use super::view::{Each, Kv, KvMut, Tables};
 use super::{codec, files, keys};
 use crate::error::StoreError;
 
@@ -40,12 +40,7 @@ impl<T: ReadableTable<Bytes, Bytes>> Kv for Reader<'_, T> {
         Ok(value.map(|v| v.value().to_vec()))
     }
 
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        each: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
-    ) -> Result<(), StoreError> {
+    fn scan(&self, from: &[u8], to: &[u8], each: &mut Each<'_>) -> Result<(), StoreError> {
         let range = self.table.range::<&[u8]>(from..to).map_err(|e| broken(self.path, e))?;
         for entry in range {
             let (key, value) = entry.map_err(|e| broken(self.path, e))?;
@@ -74,12 +69,7 @@ impl Kv for Writer<'_, '_> {
         Reader { table: &*self.table, path: self.path }.get(key)
     }
 
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        each: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
-    ) -> Result<(), StoreError> {
+    fn scan(&self, from: &[u8], to: &[u8], each: &mut Each<'_>) -> Result<(), StoreError> {
         Reader { table: &*self.table, path: self.path }.scan(from, to, each)
     }
 

@@ -13,6 +13,9 @@ use crate::error::StoreError;
 use crate::model::{Lease, NetworkName, Owner, SetName};
 use crate::net::{Addr, Family, Span};
 
+/// What is done with each entry of a scan; `false` ends it.
+pub type Each<'a> = dyn FnMut(&[u8], &[u8]) -> Result<bool, StoreError> + 'a;
+
 /// A sorted table that can be read.
 pub trait Kv {
     /// The value under a key.
@@ -20,12 +23,7 @@ pub trait Kv {
 
     /// Calls `each` with the entries from `from` to before `to`, in order, until it answers
     /// `false`.
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        each: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
-    ) -> Result<(), StoreError>;
+    fn scan(&self, from: &[u8], to: &[u8], each: &mut Each<'_>) -> Result<(), StoreError>;
 
     /// The last key from `from` to before `to`.
     fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;

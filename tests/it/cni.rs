@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::util::{Ran, Sublet, leases, testdata};
+use crate::lab::{Answer, Call, testdata};
 
 const VERSIONS: [&str; 7] = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
@@ -128,9 +128,9 @@ fn one(place: &str, step: &Value, config: &Value, version: &str, dir: &Path) {
         Value::String(text) => text.clone(),
         object => object.to_string(),
     };
-    let mut call = Sublet::plugin(dir, step["cmd"].as_str().unwrap_or_default())
+    let mut call = Call::plugin(dir, step["cmd"].as_str().unwrap_or_default())
         .envs(&step["env"])
-        .stdin(stdin);
+        .stdin(&stdin);
     if let Some(path) = step["stdout"].as_str() {
         call = call.stdout(path);
     }
@@ -173,13 +173,13 @@ fn merge(target: &mut Value, patch: &Value) {
     }
 }
 
-fn check(place: &str, step: &Value, version: &str, dir: &Path, ran: &Ran) {
+fn check(place: &str, step: &Value, version: &str, dir: &Path, ran: &Answer) {
     let expect = &step["expect"];
     known(place, expect, EXPECT);
     let fails =
         ["code", "msg", "msgPrefix", "msgContains"].iter().any(|key| !expect[key].is_null());
     let ok = expect["ok"].as_bool().unwrap_or(!fails);
-    ran.check(ran.ok() == ok, format!("{place}: expected ok = {ok}"));
+    ran.check(ran.succeeded() == ok, format!("{place}: expected ok = {ok}"));
     if let Some(text) = expect["stdout"].as_str() {
         ran.check(ran.stdout == text, format!("{place}: stdout is not {text:?}"));
     } else if ok && step["cmd"] != "ADD" {
@@ -206,7 +206,7 @@ fn check(place: &str, step: &Value, version: &str, dir: &Path, ran: &Ran) {
     }
 }
 
-fn answer(place: &str, expect: &Value, version: &str, ran: &Ran) {
+fn answer(place: &str, expect: &Value, version: &str, ran: &Answer) {
     let same = |what: &str, found: Value| {
         let expected = &expect[what];
         ran.check(
@@ -231,7 +231,7 @@ fn answer(place: &str, expect: &Value, version: &str, ran: &Ran) {
     ran.check(answer["interfaces"].is_null(), "interfaces in the answer");
 }
 
-fn error(place: &str, expect: &Value, ran: &Ran) {
+fn error(place: &str, expect: &Value, ran: &Answer) {
     let (code, msg) = ran.error();
     let expected = &expect["code"];
     ran.check(
@@ -253,10 +253,11 @@ fn error(place: &str, expect: &Value, ran: &Ran) {
 }
 
 /// Each expected lease is there with all that is said of it, and there are no others.
-fn held(place: &str, step: &Value, expected: &[Value], dir: &Path, ran: &Ran) {
+fn held(place: &str, step: &Value, expected: &[Value], dir: &Path, ran: &Answer) {
     let default = dir.join("leases.redb");
     let store = step["env"]["IPAM_DB_PATH"].as_str().unwrap_or(default.to_str().unwrap());
-    let mut found = leases(dir, store);
+    let list = Call::plugin(dir, "").envs(&json!({"CNI_COMMAND": null})).env("IPAM_DB_PATH", store);
+    let mut found = list.arg("list").arg("--json").run().rows();
     let told = json!(found);
     for lease in expected {
         let expected = lease.as_object().unwrap();

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::util::{Ran, Sublet, testdata};
+use crate::lab::{Answer, Call, SUBLET, testdata};
 
 #[test]
 fn recorded_calls_of_ecs_ipam() {
@@ -28,7 +28,7 @@ fn recorded_calls_of_ecs_ipam() {
 fn the_ecs_agents_questions() {
     let dir = tempfile::tempdir().unwrap();
     let ecs = dir.path().join("ecs-ipam");
-    symlink(env!("CARGO_BIN_EXE_sublet"), &ecs).unwrap();
+    symlink(SUBLET, &ecs).unwrap();
     let ask = |program: &Path, arg| {
         let output = Command::new(program).arg(arg).env_clear().output().unwrap();
         (output.status.code(), String::from_utf8(output.stdout).unwrap())
@@ -44,7 +44,7 @@ fn the_ecs_agents_questions() {
     assert_eq!(version["dirty"], false);
     assert!(version["gitShortHash"].is_string());
     // Under its own name these are the command line's.
-    let own = ask(Path::new(env!("CARGO_BIN_EXE_sublet")), "--capabilities");
+    let own = ask(Path::new(SUBLET), "--capabilities");
     assert_ne!(own.0, Some(0));
 }
 
@@ -82,7 +82,7 @@ fn one(place: &str, step: &Value, dir: &Path) {
         file.lock().unwrap();
         file
     });
-    let call = Sublet::plugin(dir, step["cmd"].as_str().unwrap())
+    let call = Call::plugin(dir, step["cmd"].as_str().unwrap())
         .envs(&env)
         .stdin(step["stdin"].as_str().unwrap());
     let ran = call.run();
@@ -90,12 +90,12 @@ fn one(place: &str, step: &Value, dir: &Path) {
     check(place, step, &ran);
 }
 
-fn check(place: &str, step: &Value, ran: &Ran) {
+fn check(place: &str, step: &Value, ran: &Answer) {
     let (expect, recorded) = (&step["expect"], &step["recorded"]);
     if let Some(ok) = expect["ok"].as_bool() {
-        ran.check(ran.ok() == ok, format!("{place}: expected ok = {ok}"));
+        ran.check(ran.succeeded() == ok, format!("{place}: expected ok = {ok}"));
     }
-    if !ran.ok() {
+    if !ran.succeeded() {
         ran.error();
         return;
     }

@@ -4,8 +4,9 @@
 //! usual folders.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::Write;
+use std::fmt::{self, Write as _};
+use std::fs::{self, File};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -71,16 +72,8 @@ impl Lab {
 
 /// `sublet list --json --store STORE`, its rows.
 pub fn list(store: &Path) -> Vec<Value> {
-    let answer = Call::sublet()
-        .arg("list")
-        .arg("--json")
-        .arg("--store")
-        .arg(&store.display().to_string())
-        .run();
-    assert_eq!(answer.code, Some(0), "sublet list: {answer:?}");
-    let rows: Value = serde_json::from_str(&answer.stdout)
-        .unwrap_or_else(|e| panic!("sublet list --json: {e}: {answer:?}"));
-    rows.as_array().expect("an array").clone()
+    let store = store.display().to_string();
+    Call::sublet().arg("list").arg("--json").arg("--store").arg(&store).run().rows()
 }
 
 /// `container/ifname -> addresses` of rows of `sublet list --json`.
@@ -104,6 +97,11 @@ pub fn conf(data_dir: &str, subnet: &str) -> Value {
     })
 }
 
+/// The program's test data.
+pub fn testdata() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata")
+}
+
 /// One run of a program.
 #[derive(Clone, Debug)]
 pub struct Call {
@@ -111,6 +109,8 @@ pub struct Call {
     args: Vec<String>,
     env: BTreeMap<String, String>,
     stdin: Vec<u8>,
+    stdout: Option<PathBuf>,
+    dir: Option<PathBuf>,
 }
 
 impl Call {
@@ -121,6 +121,8 @@ impl Call {
             args: Vec::new(),
             env: BTreeMap::from([("PATH".to_owned(), PATH.to_owned())]),
             stdin: Vec::new(),
+            stdout: None,
+            dir: None,
         }
     }
 
@@ -139,6 +141,15 @@ impl Call {
             .stdin(&conf.to_string())
     }
 
+    /// A CNI call in a folder, which is the working directory and has the store.
+    pub fn plugin(dir: &Path, command: &str) -> Call {
+        let mut call = Call::cni(command, "dummy", &Value::Null)
+            .env("CNI_NETNS", "/var/run/netns/x")
+            .env("IPAM_DB_PATH", &dir.join("leases.redb").display().to_string());
+        call.dir = Some(dir.to_owned());
+        call
+    }
+
     pub fn program(mut self, program: &str) -> Call {
         program.clone_into(&mut self.program);
         self
@@ -154,19 +165,42 @@ impl Call {
         self
     }
 
+    /// Sets variables from an object; `null` unsets.
+    pub fn envs(mut self, changes: &Value) -> Call {
+        for (name, value) in changes.as_object().into_iter().flatten() {
+            match value.as_str() {
+                Some(text) => self.env.insert(name.clone(), text.to_owned()),
+                None => self.env.remove(name),
+            };
+        }
+        self
+    }
+
     pub fn stdin(mut self, text: &str) -> Call {
         text.as_bytes().clone_into(&mut self.stdin);
         self
     }
 
+    /// Standard output goes to this file instead of to the test.
+    pub fn stdout(mut self, path: &str) -> Call {
+        self.stdout = Some(path.into());
+        self
+    }
+
     /// Starts it, with its stdin written and closed.
     pub fn spawn(&self) -> Child {
-        let mut child = Command::new(&self.program)
-            .args(&self.args)
-            .env_clear()
-            .envs(&self.env)
+        let stdout = match &self.stdout {
+            Some(path) => File::options().write(true).open(path).unwrap().into(),
+            None => Stdio::piped(),
+        };
+        let mut command = Command::new(&self.program);
+        command.args(&self.args).env_clear().envs(&self.env);
+        if let Some(dir) = &self.dir {
+            command.current_dir(dir);
+        }
+        let mut child = command
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
+            .stdout(stdout)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|e| panic!("{}: {e}", self.program));
@@ -175,69 +209,173 @@ impl Call {
         child
     }
 
+    /// Runs it to its own end: a signal is a failure.
     pub fn run(&self) -> Answer {
-        Answer::of(self.spawn())
+        let answer = self.answer(self.spawn());
+        answer.check(answer.code.is_some(), "ended by a signal");
+        answer
     }
-}
 
-/// What a run answered.
-#[derive(Debug)]
-pub struct Answer {
-    /// Exit status; none if a signal ended it.
-    pub code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
-}
-
-impl Answer {
-    /// Waits for the end.
-    pub fn of(child: Child) -> Answer {
+    /// Waits for what [`Call::spawn`] started, however it ends.
+    pub fn answer(&self, child: Child) -> Answer {
         let output = child.wait_with_output().unwrap();
         Answer {
             code: output.status.code(),
             stdout: String::from_utf8(output.stdout).expect("UTF-8 on stdout"),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+            call: self.clone(),
         }
+    }
+}
+
+/// What a run answered.
+pub struct Answer {
+    /// Exit status; none if a signal ended it.
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+    call: Call,
+}
+
+/// Without the call: where many answers are shown, it would be repeated.
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answer")
+            .field("code", &self.code)
+            .field("stdout", &self.stdout)
+            .field("stderr", &self.stderr)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Answer {
+    /// Fails the test, and tells all that is known.
+    #[track_caller]
+    pub fn fail(&self, why: impl fmt::Display) -> ! {
+        let Call { program, args, env, stdin, dir, .. } = &self.call;
+        let mut text = format!("{why}\n\ncall:   {program} {args:?}\n");
+        for (name, value) in env {
+            let _ = writeln!(text, "env:    {name}={value}");
+        }
+        let _ = writeln!(text, "stdin:  {}", String::from_utf8_lossy(stdin));
+        let _ = writeln!(text, "status: {:?}", self.code);
+        let _ = writeln!(text, "stdout: {}", self.stdout);
+        let _ = writeln!(text, "stderr: {}", self.stderr);
+        let mut files = Vec::new();
+        if let Some(dir) = dir {
+            walk(dir, &mut files);
+        }
+        for file in files {
+            let _ = writeln!(text, "file:   {}", file.display());
+        }
+        panic!("{text}");
+    }
+
+    #[track_caller]
+    pub fn check(&self, holds: bool, why: impl fmt::Display) {
+        if !holds {
+            self.fail(why);
+        }
+    }
+
+    pub fn succeeded(&self) -> bool {
+        self.code == Some(0)
     }
 
     /// The one JSON document on stdout; anything before or after it is a failure.
+    #[track_caller]
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.stdout)
-            .unwrap_or_else(|e| panic!("not one JSON document ({e}): {self:?}"))
+            .unwrap_or_else(|e| self.fail(format!("stdout is not one JSON document: {e}")))
     }
 
     /// The result of a call that has to succeed.
+    #[track_caller]
     pub fn ok(&self) -> Value {
-        assert_eq!(self.code, Some(0), "{self:?}");
+        self.check(self.succeeded(), "it has to succeed");
         self.json()
     }
 
-    /// Asserts success without an answer, as DEL, CHECK, GC and STATUS have it.
-    pub fn silent(&self) {
-        assert_eq!((self.code, self.stdout.as_str()), (Some(0), ""), "{self:?}");
+    /// The rows of a list that has to succeed.
+    #[track_caller]
+    pub fn rows(&self) -> Vec<Value> {
+        match self.ok() {
+            Value::Array(rows) => rows,
+            _ => self.fail("the list is no array"),
+        }
     }
 
-    /// Code and message of a call that has to fail, as one CNI error and nothing else.
+    /// Asserts success without an answer, as DEL, CHECK, GC and STATUS have it.
+    #[track_caller]
+    pub fn silent(&self) {
+        self.check(self.succeeded() && self.stdout.is_empty(), "silent success was expected");
+    }
+
+    /// Code and message of a call that has to fail, as one CNI error and nothing else. Ours says
+    /// its version and exits with 1; host-local does not say it.
+    #[track_caller]
     pub fn error(&self) -> (i64, String) {
-        assert!(matches!(self.code, Some(code) if code != 0), "{self:?}");
-        let error = self.json();
-        let code = error["code"].as_i64();
-        let msg = error["msg"].as_str();
-        let (Some(code), Some(msg)) = (code, msg) else { panic!("not a CNI error: {self:?}") };
+        self.check(matches!(self.code, Some(code) if code != 0), "a failure was expected");
         for shout in ["panicked", "RUST_BACKTRACE"] {
-            assert!(!self.stdout.contains(shout), "{self:?}");
+            self.check(!self.stdout.contains(shout), "stdout tells of a panic");
         }
-        (code, msg.to_owned())
+        let error = self.json();
+        if self.call.program == SUBLET {
+            self.check(self.code == Some(1), "a failure exits with 1");
+            self.check(error["cniVersion"].is_string(), "an error without its version");
+        }
+        match (error["code"].as_i64(), error["msg"].as_str()) {
+            (Some(code), Some(msg)) => (code, msg.to_owned()),
+            _ => self.fail("stdout is no CNI error"),
+        }
+    }
+
+    /// The addresses of an ADD's answer with their prefixes, in their order, whatever its version.
+    pub fn ips(&self) -> Vec<String> {
+        of_ips(&self.json(), "address", "ip")
+    }
+
+    /// The gateways beside them.
+    pub fn gateways(&self) -> Vec<String> {
+        of_ips(&self.json(), "gateway", "gateway")
+    }
+
+    /// The routes, whatever the answer's version.
+    pub fn routes(&self) -> Vec<Value> {
+        let answer = self.json();
+        let of = |value: &Value| value.as_array().cloned().unwrap_or_default();
+        let mut routes = of(&answer["routes"]);
+        routes.extend(of(&answer["ip4"]["routes"]));
+        routes.extend(of(&answer["ip6"]["routes"]));
+        routes
+    }
+}
+
+/// One member of each address of a result: `key` in a list, or `nested` by family in old versions.
+fn of_ips(result: &Value, key: &str, nested: &str) -> Vec<String> {
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    match result["ips"].as_array() {
+        Some(ips) => ips.iter().filter_map(|ip| text(&ip[key])).collect(),
+        None => ["ip4", "ip6"].iter().filter_map(|family| text(&result[*family][nested])).collect(),
     }
 }
 
 /// The addresses of a result of any version, without prefix, in their order.
 pub fn addresses(result: &Value) -> Vec<String> {
-    let bare = |v: &Value| v.as_str().and_then(|a| a.split('/').next().map(str::to_owned));
-    match result["ips"].as_array() {
-        Some(ips) => ips.iter().filter_map(|ip| bare(&ip["address"])).collect(),
-        None => ["ip4", "ip6"].iter().filter_map(|family| bare(&result[*family]["ip"])).collect(),
+    let bare = |ip: String| ip.split('/').next().unwrap_or_default().to_owned();
+    of_ips(result, "address", "ip").into_iter().map(bare).collect()
+}
+
+fn walk(dir: &Path, files: &mut Vec<PathBuf>) {
+    for entry in dir.read_dir().into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            walk(&path, files);
+        } else {
+            files.push(path);
+        }
     }
+    files.sort();
 }
 
 /// Numbers that look random and are the same in every run (splitmix64).

@@ -7,11 +7,11 @@ use cni_plugin::config::NetworkConfig;
 use cni_plugin::reply::{ErrorReply, IpamSuccessReply};
 use serde_json::json;
 
-use crate::util::Sublet;
+use crate::lab::{Call, Lab, conf};
 
 #[test]
 fn an_answer_is_read_back_whole() {
-    let dir = tempfile::tempdir().unwrap();
+    let lab = Lab::new();
     let config = json!({
         "cniVersion": "1.0.0",
         "name": "net",
@@ -21,15 +21,15 @@ fn an_answer_is_read_back_whole() {
             "ranges": [[{"subnet": "10.1.2.0/24"}], [{"subnet": "2001:db8:1::/64"}]],
             "routes": [{"dst": "0.0.0.0/0", "gw": "10.1.2.9"}],
             "dns": {"nameservers": ["192.0.2.3"], "search": ["a.example"]},
-            "dataDir": dir.path().join("none"),
+            "dataDir": lab.data_dir(),
         },
     });
     // Both sides agree on what was asked.
     let asked: NetworkConfig = serde_json::from_value(config.clone()).unwrap();
     assert_eq!(asked.name, "net");
 
-    let ran = Sublet::plugin(dir.path(), "ADD").stdin(config.to_string()).run();
-    ran.check(ran.ok(), "ADD");
+    let ran = Call::cni("ADD", "one", &config).run();
+    ran.ok();
     let reply: IpamSuccessReply = serde_json::from_str(&ran.stdout).unwrap();
     assert_eq!(reply.cni_version, asked.cni_version);
     let ips: Vec<String> = reply.ips.iter().map(|ip| ip.address.to_string()).collect();
@@ -48,26 +48,11 @@ fn an_answer_is_read_back_whole() {
 
 #[test]
 fn an_error_is_read_back_whole() {
-    let dir = tempfile::tempdir().unwrap();
-    let config = json!({
-        "cniVersion": "1.0.0",
-        "name": "net",
-        "ipam": {
-            "type": "sublet",
-            "subnet": "10.0.0.0/30",
-            "dataDir": dir.path().join("none"),
-        },
-    });
-    let add = |container| {
-        Sublet::plugin(dir.path(), "ADD")
-            .env("CNI_CONTAINERID", container)
-            .stdin(config.to_string())
-            .run()
-    };
-    let first = add("one");
-    first.check(first.ok(), "the only address");
-    let second = add("two");
-    second.check(!second.ok(), "there is no other");
+    let lab = Lab::new();
+    let config = conf(&lab.data_dir(), "10.0.0.0/30");
+    Call::cni("ADD", "one", &config).run().ok();
+    let second = Call::cni("ADD", "two", &config).run();
+    second.check(!second.succeeded(), "there is no other");
     // Its texts are borrowed, so escapes would not fit: our messages have none.
     let error: ErrorReply<'_> = serde_json::from_str(&second.stdout).unwrap();
     assert_eq!(error.code, 100);

@@ -94,9 +94,9 @@ fn killed_adds_lose_nothing_on_disk() {
 /// not is given back by a repeated ADD.
 fn kills(persist: &str) {
     const TOTAL: usize = 500;
+    let usual = usual_time(persist);
     let lab = Lab::new();
     let conf = network(&lab, persist);
-    let usual = usual_time(&conf);
     let answered: Mutex<BTreeMap<String, Vec<String>>> = Mutex::default();
     let unanswered: Mutex<BTreeSet<String>> = Mutex::default();
     thread::scope(|scope| {
@@ -130,6 +130,7 @@ fn kills(persist: &str) {
         unanswered.len()
     );
     let listed = by_attachment(&lab.list());
+    assert!(listed.values().all(|got| got.len() == 2), "half an ADD: {listed:?}");
     for (id, got) in &answered {
         assert_eq!(listed.get(&format!("{id}/eth0")), Some(got), "{id}");
     }
@@ -148,8 +149,43 @@ fn kills(persist: &str) {
     assert_eq!(by_attachment(&rows), expected);
 }
 
-/// How long an ADD takes when nobody disturbs it. Given back, but for the store itself.
-fn usual_time(conf: &Value) -> Duration {
+#[test]
+fn a_killed_first_add_is_no_obstacle_on_boot() {
+    first_kills("boot");
+}
+
+#[test]
+fn a_killed_first_add_is_no_obstacle_on_disk() {
+    first_kills("disk");
+}
+
+/// The ADD that makes the store is killed, at one moment after the other: it leaves both addresses
+/// or none, a list works in between, and the repeated ADD gets what it would have got.
+fn first_kills(persist: &str) {
+    const MOMENTS: u32 = 60;
+    let usual = usual_time(persist);
+    let mut left = BTreeMap::new();
+    for moment in 0..MOMENTS {
+        let lab = Lab::new();
+        let conf = network(&lab, persist);
+        // To make a store takes longer than to use one.
+        let killed = add_killed_after("first", &conf, usual * 4 * moment / MOMENTS);
+        let before = by_attachment(&lab.list());
+        let held = before.get("first/eth0").map_or(0, Vec::len);
+        assert!(held == 0 || held == 2, "moment {moment}: {before:?}");
+        killed.check(killed.stdout.is_empty() || held == 2, "answered without a lease");
+        let got = addresses(&Call::cni("ADD", "first", &conf).run().ok());
+        assert_eq!(got, ["10.9.0.2", "fd09::2"], "moment {moment}");
+        assert_eq!(lab.list().len(), 2, "moment {moment}");
+        *left.entry(held).or_insert(0) += 1;
+    }
+    assert!(left.contains_key(&0), "none was killed before its lease: {left:?}");
+}
+
+/// How long an ADD takes when nobody disturbs it and the store is there.
+fn usual_time(persist: &str) -> Duration {
+    let lab = Lab::new();
+    let conf = &network(&lab, persist);
     let mut times: Vec<Duration> = (0..9)
         .map(|turn| {
             let id = format!("probe{turn}");
@@ -166,11 +202,12 @@ fn usual_time(conf: &Value) -> Duration {
 
 fn add_killed_after(id: &str, conf: &Value, moment: Duration) -> Answer {
     let begin = Instant::now();
-    let mut child = Call::cni("ADD", id, conf).spawn();
+    let call = Call::cni("ADD", id, conf);
+    let mut child = call.spawn();
     // The moment is far below a scheduler's tick, so it is waited for awake.
     while begin.elapsed() < moment {
         thread::yield_now();
     }
     child.kill().unwrap();
-    Answer::of(child)
+    call.answer(child)
 }
