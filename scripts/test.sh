@@ -7,10 +7,12 @@ export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never}
 
 # What is needed, and the package that has it.
 needs=(
+    cc=build-essential
     /usr/lib/cni/host-local=containernetworking-plugins
     ip=iproute2
     ping=iputils-ping
     unshare=util-linux
+    mount=mount
     jq=jq
     shellcheck=shellcheck
     readelf=binutils

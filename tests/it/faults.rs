@@ -3,13 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::lab::{self, Answer, Call, Dice, Lab, SUBLET, addresses, conf};
+use crate::lab::{Call, Dice, Lab, addresses, conf};
 
 /// The bolt format's mark, 16 bytes into the file.
 const BOLT_MAGIC: u32 = 0xED0C_DAED;
@@ -207,121 +206,4 @@ fn negative_lock_timeout_tries_once() {
     conf["ipam"]["lockTimeout"] = json!("-1s");
     let (code, msg) = Call::cni("ADD", "d", &conf).run().error();
     assert_eq!(code, 11, "{msg}");
-}
-
-/// Runs `script` in a mount namespace of its own with a tmpfs of `size` at `$1`; `$2` is sublet.
-fn in_tmpfs(lab: &Lab, size: &str, script: &str, stdin: &Value) -> Answer {
-    let place = lab.join("small");
-    fs::create_dir_all(&place).unwrap();
-    let script =
-        format!("set -eu\nmount -t tmpfs -o size={size} none \"$1\"\nmkdir \"$1/data\"\n{script}");
-    let mut call = Call::new("unshare").arg("--mount");
-    if !lab::root() {
-        call = call.arg("--map-root-user");
-    }
-    for arg in ["sh", "-c", &script, "sh"] {
-        call = call.arg(arg);
-    }
-    call.arg(&place.display().to_string())
-        .arg(SUBLET)
-        .env("CNI_NETNS", "/var/run/netns/no-such-namespace")
-        .env("CNI_IFNAME", "eth0")
-        .env("CNI_PATH", "/usr/lib/cni")
-        .env("CNI_COMMAND", "ADD")
-        .env("CNI_CONTAINERID", "a")
-        .stdin(&stdin.to_string())
-        .run()
-}
-
-fn small_conf(lab: &Lab) -> Value {
-    conf(&lab.join("small/data").display().to_string(), "10.4.0.0/24")
-}
-
-fn is_out_of_order(answer: &Answer, place: &Path) {
-    let (code, msg) = answer.error();
-    assert!(matches!(code, 11 | 104), "{code} {msg}");
-    assert!(msg.contains(&place.display().to_string()), "which file? {msg}");
-}
-
-#[test]
-fn read_only_folder_without_a_store() {
-    let lab = Lab::new();
-    let script = "mount -o remount,ro \"$1\"; exec \"$2\"";
-    let answer = in_tmpfs(&lab, "8m", script, &small_conf(&lab));
-    is_out_of_order(&answer, &lab.join("small/data"));
-}
-
-#[test]
-fn read_only_folder_with_a_store() {
-    let lab = Lab::new();
-    let script = "conf=$(cat)
-        printf %s \"$conf\" | \"$2\" > /dev/null
-        mount -o remount,ro \"$1\"
-        before=$(cat \"$1\"/data/leases.redb | sha256sum)
-        printf %s \"$conf\" | CNI_CONTAINERID=b \"$2\" && exit 90
-        [ \"$before\" = \"$(cat \"$1\"/data/leases.redb | sha256sum)\" ] || exit 91
-        exit 1";
-    let answer = in_tmpfs(&lab, "8m", script, &small_conf(&lab));
-    assert_eq!(answer.code, Some(1), "{answer:?}");
-    is_out_of_order(&answer, &lab.join("small/data"));
-}
-
-/// A store can be looked at where nothing can be written.
-#[test]
-fn read_only_folder_can_be_listed() {
-    let lab = Lab::new();
-    let script = "conf=$(cat)
-        printf %s \"$conf\" | \"$2\" > /dev/null
-        mount -o remount,ro \"$1\"
-        unset CNI_COMMAND
-        exec \"$2\" list --json --store \"$1/data/leases.redb\"";
-    let answer = in_tmpfs(&lab, "8m", script, &small_conf(&lab));
-    let rows = answer.ok();
-    assert_eq!(rows.as_array().map(Vec::len), Some(1), "{rows}");
-}
-
-#[test]
-fn full_disk_without_a_store() {
-    let lab = Lab::new();
-    // Too small for a new store, and there is room again afterwards.
-    let script = "conf=$(cat)
-        printf %s \"$conf\" | \"$2\" > \"$1.first\" && exit 90
-        [ ! -e \"$1/data/leases.redb\" ] || exit 91
-        mount -o remount,size=8m \"$1\"
-        printf %s \"$conf\" | \"$2\" > /dev/null || exit 92
-        cat \"$1.first\"
-        exit 1";
-    let answer = in_tmpfs(&lab, "16k", script, &small_conf(&lab));
-    assert_eq!(answer.code, Some(1), "{answer:?}");
-    is_out_of_order(&answer, &lab.join("small/data"));
-}
-
-/// The disk fills up while there is a store: an ADD that fails leaves nothing, those before it
-/// keep what they have, and with room again all goes on.
-#[test]
-fn full_disk_with_a_store() {
-    let lab = Lab::new();
-    let script = "conf=$(cat)
-        printf %s \"$conf\" | \"$2\" > /dev/null
-        cat /dev/zero > \"$1/filler\" 2> /dev/null || true
-        n=0
-        while printf %s \"$conf\" | CNI_CONTAINERID=n$n \"$2\" > \"$1.last\"; do
-            n=$((n + 1))
-            [ $n -lt 4000 ] || exit 90
-        done
-        echo $n > \"$1.count\"
-        rm \"$1/filler\"
-        (unset CNI_COMMAND; \"$2\" list --json --store \"$1/data/leases.redb\") > \"$1.list\"
-        printf %s \"$conf\" | CNI_CONTAINERID=after \"$2\" > /dev/null || exit 92
-        cat \"$1.last\"
-        exit 1";
-    let mut conf = small_conf(&lab);
-    conf["ipam"]["subnet"] = json!("10.4.0.0/16");
-    let answer = in_tmpfs(&lab, "3m", script, &conf);
-    assert_eq!(answer.code, Some(1), "{answer:?}");
-    is_out_of_order(&answer, &lab.join("small/data"));
-    let text = |name: &str| fs::read_to_string(lab.join(name)).unwrap();
-    let rows: Value = serde_json::from_str(&text("small.list")).unwrap();
-    let count: usize = text("small.count").trim().parse().unwrap();
-    assert_eq!(rows.as_array().map(Vec::len), Some(count + 1));
 }

@@ -10,6 +10,7 @@ mod cni;
 mod config;
 mod delegate;
 mod differential;
+mod disk;
 mod ecs;
 mod faults;
 mod lab;

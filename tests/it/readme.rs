@@ -1,12 +1,13 @@
-//! The examples of the programs that sublet replaces, as their READMEs print them. Each is a script
-//! in testdata/readme/ that gets a folder and sublet, and leaves what was answered in files.
+//! The examples of the programs that sublet replaces, as their READMEs print them, and our own
+//! README. Each of the former is a script in testdata/readme/ that gets a folder and sublet, and
+//! leaves what was answered in files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::lab::{Answer, Call, Lab, SUBLET};
+use crate::lab::{Answer, Call, Lab, SUBLET, addresses};
 
 fn play(script: &str, lab: &Lab) -> Answer {
     let script: PathBuf = [env!("CARGO_MANIFEST_DIR"), "testdata/readme", script].iter().collect();
@@ -74,4 +75,85 @@ fn cni_ipam_consul() {
     }
     assert_eq!(fs::read_dir(lab.join("store")).unwrap().count(), 0);
     assert_eq!(fs::read(standard).ok(), before, "the local store was used");
+}
+
+fn ours() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    fs::read_to_string(path).unwrap()
+}
+
+/// The first cell of each row of the table under a heading of our README.
+fn first_cells(heading: &str) -> Vec<String> {
+    let text = ours();
+    let part = text.split(&format!("\n## {heading}\n")).nth(1).expect("the heading");
+    let part = part.split("\n## ").next().unwrap();
+    let rows = part.lines().filter_map(|l| l.strip_prefix("| "));
+    rows.skip(1).filter_map(|l| l.split(" |").next()).map(str::to_owned).collect()
+}
+
+/// The ten lines under "Configure", as they are printed.
+#[test]
+fn our_configuration() {
+    let text = ours();
+    let part = text.split("\n## Configure\n").nth(1).unwrap();
+    let block: Vec<&str> = part
+        .lines()
+        .skip_while(|l| !l.starts_with("    "))
+        .take_while(|l| l.starts_with("    "))
+        .collect();
+    assert_eq!(block.len(), 10, "{block:?}");
+    let lab = Lab::new();
+    let call = |command: &str| {
+        Call::plugin(lab.path(), command).env("CNI_CONTAINERID", "web").stdin(&block.join("\n"))
+    };
+    let result = call("ADD").run().ok();
+    assert_eq!(addresses(&result), ["10.1.2.2", "2001:db8:1::2"]);
+    assert_eq!(result["routes"], serde_json::json!([{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]));
+    call("CHECK").run().silent();
+    call("DEL").run().silent();
+}
+
+/// The table of error codes is that of the source.
+#[test]
+fn our_error_codes() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cni/error.rs");
+    let source = fs::read_to_string(path).unwrap();
+    let codes: Vec<&str> = source
+        .lines()
+        .filter_map(|l| l.strip_prefix("pub const ")?.split(": u32 = ").nth(1)?.strip_suffix(';'))
+        .collect();
+    assert_eq!(first_cells("Error codes"), codes);
+}
+
+/// Every key that our README names is one that the program knows.
+#[test]
+fn our_keys() {
+    let cells = first_cells("Configure");
+    let keys: Vec<&str> =
+        cells.iter().flat_map(|c| c.split(", ")).map(|k| k.trim_matches('`')).collect();
+    assert!(keys.len() > 15, "{keys:?}");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config/keys.rs");
+    let source = fs::read_to_string(path).unwrap();
+    for key in keys {
+        assert!(source.contains(&format!("\"{key}\"")), "README.md names an unknown key, {key}");
+    }
+}
+
+/// Each command of our README is one, and its options are.
+#[test]
+fn our_commands() {
+    let text = ours();
+    let help = |command: &str| Call::sublet().arg(command).arg("--help").run();
+    for (command, options) in [
+        ("list", &["--network", "--json", "--store"][..]),
+        ("show", &["--store"]),
+        ("release", &["--yes", "--network", "--store"]),
+    ] {
+        assert!(text.contains(&format!("sublet {command}")), "README.md lacks {command}");
+        let help = help(command);
+        help.check(help.succeeded(), "--help");
+        for option in options {
+            help.check(help.stdout.contains(option), format!("{option} is not explained"));
+        }
+    }
 }
