@@ -166,7 +166,10 @@ impl Embedded {
             if !keep_place.path.exists() {
                 self.make_keep(&lock)?;
             }
-            if let Some(plan) = self.transact(&keep_place, &lock, command, cx, &|_| Ok(false))? {
+            // No boot file, no boot lease; one that is made from now on asks for this lock before it
+            // takes the set.
+            let arrive = |_: &mut Tables<'_, Writer<'_, '_>>| Ok(!boot_place.path.exists());
+            if let Some(plan) = self.transact(&keep_place, &lock, command, cx, &arrive)? {
                 return Ok(plan);
             }
         }
