@@ -14,6 +14,7 @@ mod ecs;
 mod faults;
 mod kill;
 mod lab;
+mod power;
 mod reader;
 mod readme;
 mod reboot;
