@@ -14,8 +14,8 @@ use sublet::alloc::{
 };
 use sublet::error::Error;
 use sublet::model::{
-    Attachment, BootId, ContainerId, IfName, Kind, Lease, NetworkName, Node, Origin, Owner,
-    Persist, SetName, StoreSpec, Wait,
+    Attachment, BootId, ContainerId, IfName, Kind, Lease, NetworkName, Origin, Owner, Persist,
+    SetName, StoreSpec, Wait,
 };
 use sublet::net::{Addr, GatewaySpec, Range, RangeSet, RangeSpec};
 use sublet::store::Store;

@@ -39,6 +39,9 @@ pub struct Depth {
 /// For a story that is told once.
 pub const DEEP: Depth = Depth { bound: 256, singles: true, random: 40 };
 
+/// For one with very much that is not flushed.
+pub const RANDOM: Depth = Depth { bound: 64, singles: false, random: 60 };
+
 /// For one of many.
 pub const SHALLOW: Depth = Depth { bound: 32, singles: false, random: 12 };
 
@@ -259,17 +262,21 @@ impl Replay {
             return all;
         }
         let whole: Choice = states.iter().map(|n| n - 1).collect();
-        for i in &open {
-            let each = if self.depth.singles { 0..states[*i] } else { 0..0 };
-            for state in each {
-                for others in [&nothing, &whole] {
-                    let mut choice = others.clone();
-                    choice[*i] = state;
-                    all.push(choice);
+        if self.depth.singles {
+            for i in &open {
+                for state in 0..states[*i] {
+                    for others in [&nothing, &whole] {
+                        let mut choice = others.clone();
+                        choice[*i] = state;
+                        all.push(choice);
+                    }
                 }
             }
-            let first = |j: usize| if j <= *i { whole[j] } else { 0 };
-            all.push((0..states.len()).map(first).collect());
+        }
+        let step = if self.depth.singles { 1 } else { 1 + open.len() / 16 };
+        for i in open.iter().step_by(step) {
+            let prefix = |j: usize| if j <= *i { whole[j] } else { 0 };
+            all.push((0..states.len()).map(prefix).collect());
         }
         for _ in 0..self.depth.random {
             let share = 1 + self.dice.below(9);
