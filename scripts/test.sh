@@ -15,6 +15,7 @@ needs=(
     mount=mount
     jq=jq
     shellcheck=shellcheck
+    strace=strace
     readelf=binutils
 )
 

@@ -155,6 +155,10 @@ impl Call {
         self
     }
 
+    pub fn program_name(&self) -> &str {
+        &self.program
+    }
+
     pub fn arg(mut self, arg: &str) -> Call {
         self.args.push(arg.to_owned());
         self

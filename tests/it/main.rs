@@ -15,6 +15,7 @@ mod ecs;
 mod faults;
 mod lab;
 mod operator;
+mod power;
 mod reader;
 mod readme;
 mod reboot;
