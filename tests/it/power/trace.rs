@@ -50,7 +50,8 @@ pub fn strace(call: &Call, options: &[&str]) -> (Answer, String) {
     for option in options {
         traced = traced.arg(option);
     }
-    let answer = traced.arg(&program).run();
+    let traced = traced.arg(&program);
+    let answer = traced.answer(traced.spawn());
     (answer, fs::read_to_string(file.path()).unwrap())
 }
 
