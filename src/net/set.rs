@@ -7,7 +7,7 @@ use std::fmt;
 
 use super::{Addr, Family, Range};
 
-/// Why ranges make no set. The texts are host-local's.
+/// Why ranges make no set. The texts are host-local's, but for the last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SetError {
     /// No range at all.
