@@ -229,7 +229,8 @@ pub fn create(
     fill: impl FnOnce(&mut Tables<'_, Writer<'_, '_>>) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
     files::make(path, |file, name| {
-        let (backend, switch) = backend::new(file, Flush::ToDisk, None);
+        // No flush of redb's: the whole file is flushed before it gets its name.
+        let (backend, switch) = backend::new(file, Flush::Never, None);
         switch.write_through().map_err(|e| StoreError::io("write", name, e))?;
         let database =
             Database::builder().create_with_backend(backend).map_err(|e| broken(name, e))?;
