@@ -58,10 +58,10 @@ impl Results {
         u32::try_from(most).unwrap_or(u32::MAX).into()
     }
 
-    /// With a millisecond more a flush: the plain time and what the delay added.
+    /// With a millisecond more a flush: the plain time and what the delay added, round by round.
     fn slowed(&self, name: &str) -> f64 {
-        self.samples.p50(name) + self.samples.p50(&format!("{name} delayed"))
-            - self.samples.p50(&format!("{name} traced"))
+        let at = |kind: &str| self.samples.get(&format!("{name} {kind}"));
+        self.samples.p50(name) + at("delayed").minus(&at("traced")).p50()
     }
 }
 
@@ -162,6 +162,11 @@ fn bars(results: &Results) -> Vec<Bar> {
             let got = swarm.map_or(f64::NAN, |s| s.per_second);
             let what = format!("64 at once, {plugin:?}, {leases} leases: ADDs a second");
             bars.push(Bar { what, got, unit: "/s", limit: bar, least: true });
+            let mean = f64::from(64) * 1e3 / got;
+            let longest = swarm.map_or(f64::NAN, |s| s.waits.max());
+            let what = format!("64 at once, {plugin:?}, {leases} leases: longest / mean wait");
+            let got = longest / mean;
+            bars.push(Bar { what, got, unit: "x", limit: 1.5, least: false });
             let wrong = swarm.map_or(0, |s| s.failures + s.duplicates);
             let got = u32::try_from(wrong).unwrap_or(u32::MAX).into();
             let what = format!("64 at once, {plugin:?}, {leases} leases: failures, duplicates");

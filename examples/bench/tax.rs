@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::bed::{id, run};
+use super::latency::order;
 use super::report::Results;
 use super::{Tools, say};
 
@@ -59,7 +60,8 @@ fn series(
     let bridge = [path.join("bridge")];
     let env = [("CNI_PATH", path), ("CNI_NETNS", Path::new("/run/netns/tax"))];
     for round in 0..rounds + 3 {
-        for ipam in IPAMS {
+        for at in order(IPAMS.len(), round) {
+            let ipam = IPAMS[at];
             let conf = conf(tools, ipam).to_string();
             let added = run(&bridge, "ADD", &id(round), conf.as_bytes(), &env)?;
             ensure!(added.ok, "bridge with {ipam}: {}", added.stdout);
