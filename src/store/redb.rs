@@ -8,7 +8,7 @@
 //! or panics over it.
 
 use std::ops::ControlFlow;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 
 use redb::{
@@ -165,7 +165,7 @@ pub fn look<T>(
             check_schema(&tables)?;
             work(&tables)
         })();
-        switch.leave();
+        leave(database, &switch);
         answer.map(Some)
     })
 }
@@ -209,9 +209,20 @@ pub fn write<T>(
                 ControlFlow::Break(answer) => Ok(answer),
             }
         });
-        switch.leave();
+        leave(database, &switch);
         answer
     })
+}
+
+/// Closes redb without its orderly end: a whole commit, every write of which would be refused. redb
+/// leaves it out in a thread that unwinds; no panic is reported, for there is none.
+fn leave(database: Database, switch: &Switch) {
+    switch.leave();
+    let unwound = catch_unwind(AssertUnwindSafe(move || {
+        let _closed = database;
+        resume_unwind(Box::new(()))
+    }));
+    debug_assert!(unwound.is_err());
 }
 
 /// Opens the table of a write transaction for `work`.

@@ -9,8 +9,7 @@ use std::path::Path;
 use std::sync::Once;
 
 use sublet::alloc::{
-    Add, Command, Context, Cooldown, Del, Gc, Legacy, OnDuplicate, Outcome, Reserve, Strategy,
-    Target,
+    Add, Command, Context, Cooldown, Gc, Legacy, OnDuplicate, Outcome, Reserve, Strategy,
 };
 use sublet::error::Error;
 use sublet::model::{
@@ -113,11 +112,6 @@ pub fn add(container: &str) -> Command {
         origin: Origin { attachment: Some(owner(container)), ..Origin::default() },
         legacy: Legacy::Absent,
     })
-}
-
-pub fn del(container: &str) -> Command {
-    let target = Target::Owner(Owner::Attachment(owner(container)));
-    Command::Del(Del { set: set(), target, rewind: false, undo: false, legacy: None })
 }
 
 /// The addresses `from..from + count` of the subnet, set aside.

@@ -1,0 +1,249 @@
+//! What is measured: a program with its store, and one call of it.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use super::Tools;
+
+/// Which program.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Plugin {
+    /// Start, read, print.
+    Floor,
+    /// The same, and a flushed write.
+    FloorWrite,
+    HostLocal,
+    Boot,
+    Disk,
+}
+
+impl Plugin {
+    pub fn name(self) -> &'static str {
+        match self {
+            Plugin::Floor => "floor: start, read, print",
+            Plugin::FloorWrite => "floor + 4 KiB + fdatasync",
+            Plugin::HostLocal => "host-local",
+            Plugin::Boot => "sublet boot",
+            Plugin::Disk => "sublet disk",
+        }
+    }
+}
+
+/// Which addresses are taken before the measurement.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fill {
+    /// So many, from the range's start.
+    First(u32),
+    /// All of a /16 but one.
+    AllButOne,
+    /// All of a /16.
+    All,
+    /// Every second one of a /12.
+    EverySecond,
+}
+
+impl Fill {
+    pub fn subnet(self) -> &'static str {
+        match self {
+            Fill::First(_) | Fill::EverySecond => "10.0.0.0/12",
+            Fill::AllButOne | Fill::All => "10.0.0.0/16",
+        }
+    }
+
+    /// As an argument of `bench fill`.
+    pub fn word(self) -> String {
+        match self {
+            Fill::First(n) => n.to_string(),
+            Fill::AllButOne => "all-but-one".to_owned(),
+            Fill::All => "all".to_owned(),
+            Fill::EverySecond => "every-second".to_owned(),
+        }
+    }
+
+    pub fn parse(word: &str) -> Result<Fill> {
+        Ok(match word {
+            "all-but-one" => Fill::AllButOne,
+            "all" => Fill::All,
+            "every-second" => Fill::EverySecond,
+            n => Fill::First(n.parse().context("a number of leases")?),
+        })
+    }
+
+    /// The addresses, as offsets from the subnet's first; 2 is the first that a container can get.
+    pub fn taken(self) -> Box<dyn Iterator<Item = u32>> {
+        match self {
+            Fill::First(n) => Box::new(2..2 + n),
+            // One more is free here, and goes to the ADD that fills.
+            Fill::AllButOne => Box::new((2..65_535).filter(|n| *n != 30_000 && *n != 30_001)),
+            Fill::All => Box::new((2..65_535).filter(|n| *n != 30_000)),
+            Fill::EverySecond => Box::new((2..1 << 20).step_by(2)),
+        }
+    }
+
+    /// The address given last, so that the ADD that fills gets a foreseeable one.
+    pub fn last(self) -> u32 {
+        match self {
+            Fill::First(n) => n + 1,
+            Fill::AllButOne | Fill::All => 29_999,
+            Fill::EverySecond => 2,
+        }
+    }
+}
+
+/// One program over one store.
+#[derive(Clone)]
+pub struct Bed {
+    pub plugin: Plugin,
+    pub dir: PathBuf,
+    /// What is started.
+    pub program: Vec<PathBuf>,
+    pub conf: Value,
+}
+
+/// How one call went.
+pub struct Call {
+    /// From before the start to after the end.
+    pub ms: f64,
+    pub ok: bool,
+    pub stdout: String,
+}
+
+impl Bed {
+    /// An empty one in a folder of its own.
+    pub fn new(tools: &Tools, plugin: Plugin, name: &str, subnet: &str) -> Bed {
+        let dir = tools.work.join(name);
+        let file = dir.join("floor");
+        let (program, kind) = match plugin {
+            Plugin::Floor => (vec![tools.floor.clone()], "floor"),
+            Plugin::FloorWrite => (vec![tools.floor.clone(), "write".into(), file], "floor"),
+            Plugin::HostLocal => (vec![tools.plugins.join("host-local")], "host-local"),
+            Plugin::Boot | Plugin::Disk => (vec![tools.sublet.clone()], "sublet"),
+        };
+        let mut ipam = json!({
+            "type": kind, "dataDir": dir, "subnet": subnet, "routes": [{"dst": "0.0.0.0/0"}],
+        });
+        if plugin == Plugin::Disk {
+            ipam["persist"] = "disk".into();
+        }
+        let conf = json!({"cniVersion": "1.0.0", "name": "bench", "type": "bridge", "ipam": ipam});
+        Bed { plugin, dir, program, conf }
+    }
+
+    /// With leases in it. Filling is done by a child, so that this process stays small.
+    pub fn filled(tools: &Tools, plugin: Plugin, fill: Fill, name: &str) -> Result<Bed> {
+        let bed = Bed::new(tools, plugin, name, fill.subnet());
+        if bed.dir.exists() {
+            fs::remove_dir_all(&bed.dir)?;
+        }
+        fs::create_dir_all(&bed.dir)?;
+        match plugin {
+            Plugin::Floor => {}
+            Plugin::FloorWrite => fs::write(bed.dir.join("floor"), [0; 4096])?,
+            Plugin::HostLocal => super::fill::host_local(&bed.dir.join("bench"), fill)?,
+            Plugin::Boot | Plugin::Disk => {
+                bed.fill(fill, "fill")?;
+            }
+        }
+        Ok(bed)
+    }
+
+    /// With what another one holds: a filled file serves both kinds of leases.
+    pub fn like(tools: &Tools, plugin: Plugin, other: &Bed, name: &str) -> Result<Bed> {
+        let bed = Bed::new(tools, plugin, name, Fill::EverySecond.subnet());
+        fs::create_dir_all(&bed.dir)?;
+        fs::copy(other.store(), bed.store())?;
+        fs::File::open(bed.store())?.sync_all()?;
+        Ok(bed)
+    }
+
+    /// Fills sublet's store; `network` is under which the leases are judged by a GC.
+    pub fn fill(&self, fill: Fill, network: &str) -> Result<()> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["fill", &fill.word(), network])
+            .stdin(Stdio::piped())
+            .spawn()?;
+        let mut stdin = child.stdin.take().context("a pipe")?;
+        stdin.write_all(self.conf.to_string().as_bytes())?;
+        drop(stdin);
+        ensure!(child.wait()?.success(), "filling {} failed", self.dir.display());
+        if self.plugin == Plugin::Boot {
+            // All that it holds is that the filling was done.
+            let keep = self.dir.join("leases.redb.keep");
+            if keep.exists() {
+                fs::remove_file(&keep)?;
+                fs::remove_file(self.dir.join("leases.redb.keep.lock"))?;
+            }
+        }
+        Ok(())
+    }
+
+    pub fn store(&self) -> PathBuf {
+        let file = if self.plugin == Plugin::Disk { "leases.redb.keep" } else { "leases.redb" };
+        self.dir.join(file)
+    }
+
+    /// Calls the program.
+    pub fn call(&self, verb: &str, id: &str) -> Result<Call> {
+        run(&self.program, verb, id, self.conf.to_string().as_bytes(), &[])
+    }
+
+    /// Calls it, and it has to succeed.
+    pub fn must(&self, verb: &str, id: &str) -> Result<Call> {
+        let call = self.call(verb, id)?;
+        if !call.ok {
+            bail!("{verb} {id} with {} failed: {}", self.plugin.name(), call.stdout);
+        }
+        Ok(call)
+    }
+
+    /// CHECK of what an ADD answered.
+    pub fn check(&self, id: &str, added: &str) -> Result<Call> {
+        let mut conf = self.conf.clone();
+        conf["prevResult"] = serde_json::from_str(added).context("the answer of an ADD")?;
+        let call = run(&self.program, "CHECK", id, conf.to_string().as_bytes(), &[])?;
+        ensure!(call.ok, "CHECK {id} with {} failed: {}", self.plugin.name(), call.stdout);
+        Ok(call)
+    }
+}
+
+/// A container's ID as runtimes make them: 64 characters.
+pub fn id(n: usize) -> String {
+    format!("{n:08}{:056}", 0)
+}
+
+/// Starts a program, hands it its configuration through a pipe, and waits for its end.
+pub fn run(
+    program: &[PathBuf],
+    verb: &str,
+    id: &str,
+    conf: &[u8],
+    env: &[(&str, &Path)],
+) -> Result<Call> {
+    let (name, args) = program.split_first().context("a program")?;
+    let mut command = Command::new(name);
+    command.args(args).env_clear();
+    command.envs([("CNI_COMMAND", verb), ("CNI_CONTAINERID", id), ("CNI_IFNAME", "eth0")]);
+    command.envs([("CNI_NETNS", "/var/run/netns/bench"), ("CNI_PATH", "/usr/lib/cni")]);
+    command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    for (name, value) in env {
+        command.env(name, value);
+    }
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let begin = Instant::now();
+    let mut child = command.spawn().with_context(|| format!("start {}", name.display()))?;
+    let mut stdin = child.stdin.take().context("a pipe")?;
+    // One that fails early may not read.
+    let _ = stdin.write_all(conf);
+    drop(stdin);
+    let mut stdout = String::new();
+    child.stdout.take().context("a pipe")?.read_to_string(&mut stdout)?;
+    let status = child.wait()?;
+    let ms = begin.elapsed().as_secs_f64() * 1e3;
+    Ok(Call { ms, ok: status.success(), stdout })
+}

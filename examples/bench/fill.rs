@@ -1,0 +1,78 @@
+//! Stores with many leases, made through the product's own code: as the takeover of a host-local's
+//! leases, which is one transaction.
+
+use std::fs;
+use std::io::Read;
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, bail};
+use sublet::alloc::{Add, Command, Legacy, LegacyCursor, LegacyLease, Outcome};
+use sublet::config::{Inputs, Netconf};
+use sublet::host;
+use sublet::model::{ContainerId, IfName, NetworkName};
+use sublet::net::Addr;
+use sublet::store;
+
+use super::bed::{Fill, id};
+
+/// Containers that fill have numbers from here on.
+pub const FIRST: usize = 10_000_000;
+
+fn address(offset: u32) -> Addr {
+    Addr::from(std::net::IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + offset)))
+}
+
+/// `bench fill WHAT NETWORK < CONFIGURATION`.
+pub fn sublet(fill: Fill, network: &str) -> Result<()> {
+    let mut conf = Vec::new();
+    std::io::stdin().read_to_end(&mut conf)?;
+    let name = |e| anyhow!("{e:?}");
+    let inputs = Inputs {
+        container: Some(ContainerId::new(id(FIRST - 1)).map_err(name)?),
+        ifname: Some(IfName::new("eth0").map_err(name)?),
+        ..Inputs::default()
+    };
+    let text = |e: sublet::config::ConfigError| anyhow!("{e:?}");
+    let config = Netconf::decode(&conf).and_then(|n| n.config(&inputs)).map_err(text)?;
+    let mut leases = Vec::new();
+    for (n, offset) in fill.taken().enumerate() {
+        leases.push(LegacyLease {
+            addr: address(offset),
+            container: ContainerId::new(id(FIRST + n)).map_err(name)?,
+            ifname: inputs.ifname.clone(),
+        });
+    }
+    let cursor = LegacyCursor { index: 0, addr: address(fill.last()) };
+    let add = Add {
+        set: config.set,
+        network: NetworkName::new(network).map_err(name)?,
+        owner: config.owner.context("an owner")?,
+        sets: config.sets,
+        wanted: Vec::new(),
+        strategy: config.strategy,
+        cooldown: config.cooldown,
+        sticky: false,
+        on_duplicate: config.on_duplicate,
+        claim_gateways: false,
+        origin: config.origin,
+        legacy: Legacy::Read(leases, vec![cursor]),
+    };
+    let cx = host::facts(&|_| None).context();
+    let mut store = store::open(&config.store).map_err(|e| anyhow!("{e:?}"))?;
+    match store.apply(&Command::Add(add), &cx).map_err(|e| anyhow!("{e:?}"))? {
+        Outcome::Added { .. } => Ok(()),
+        other => bail!("unexpected: {other:?}"),
+    }
+}
+
+/// A folder as host-local writes it.
+pub fn host_local(dir: &Path, fill: Fill) -> Result<()> {
+    fs::create_dir_all(dir)?;
+    fs::write(dir.join("lock"), "")?;
+    for (n, offset) in fill.taken().enumerate() {
+        fs::write(dir.join(address(offset).to_string()), format!("{}\r\neth0", id(FIRST + n)))?;
+    }
+    fs::write(dir.join("last_reserved_ip.0"), address(fill.last()).to_string())?;
+    Ok(())
+}

@@ -1,0 +1,145 @@
+//! One call at a time: ADD, CHECK and DEL over stores of every size, all programs in turn.
+
+use std::fs;
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+
+use super::bed::{Bed, Fill, Plugin, id};
+use super::report::Results;
+use super::{Tools, say};
+
+/// Numbers of leases in a store.
+pub fn sizes(plugin: Plugin, quick: bool) -> &'static [u32] {
+    match plugin {
+        Plugin::Floor | Plugin::FloorWrite => &[0],
+        // It reads every lease file at each call.
+        Plugin::HostLocal => &[0, 1_000, 10_000],
+        Plugin::Boot | Plugin::Disk if quick => &[0, 1_000, 10_000, 100_000],
+        Plugin::Boot | Plugin::Disk => &[0, 1_000, 10_000, 100_000, 1_000_000],
+    }
+}
+
+pub fn measure(tools: &Tools, results: &mut Results) -> Result<()> {
+    let mut beds: Vec<(Bed, String)> = Vec::new();
+    for plugin in [Plugin::Floor, Plugin::FloorWrite, Plugin::HostLocal, Plugin::Boot, Plugin::Disk]
+    {
+        for &size in sizes(plugin, tools.quick) {
+            let name = format!("{plugin:?}/{size}");
+            let begin = Instant::now();
+            // To fill twice would take too long.
+            let filled = format!("Boot/{size}");
+            let filled = beds.iter().find(|(_, n)| plugin == Plugin::Disk && *n == filled);
+            let bed = match filled {
+                Some((other, _)) if size >= 100_000 => Bed::like(tools, plugin, other, &name)?,
+                _ => Bed::filled(tools, plugin, Fill::First(size), &name)?,
+            };
+            beds.push((bed, name.clone()));
+            if size >= 100_000 && plugin == Plugin::Boot {
+                let seconds = begin.elapsed().as_secs_f64();
+                say(&format!("{name} filled in {seconds:.1} s"));
+                results.facts.insert(format!("fill/{name}"), seconds);
+            }
+        }
+    }
+    for (fill, word) in [(Fill::AllButOne, "one-free"), (Fill::EverySecond, "every-second")] {
+        let boot = Bed::filled(tools, Plugin::Boot, fill, &format!("Boot/{word}"))?;
+        let mut disk = Bed::like(tools, Plugin::Disk, &boot, &format!("Disk/{word}"))?;
+        disk.conf["ipam"]["subnet"] = fill.subnet().into();
+        beds.push((boot, format!("Boot/{word}")));
+        beds.push((disk, format!("Disk/{word}")));
+    }
+    let mut full = Vec::new();
+    for plugin in [Plugin::Boot, Plugin::Disk] {
+        let name = format!("{plugin:?}/full");
+        full.push((Bed::filled(tools, plugin, Fill::All, &name)?, name));
+    }
+
+    let rounds = if tools.quick { 30 } else { 220 };
+    say(&format!("{rounds} rounds over {} stores", beds.len() + full.len()));
+    let warm = 3;
+    for round in 0..rounds + warm {
+        let mut note = |name: &str, verb: &str, ms: f64| {
+            if round >= warm {
+                results.samples.push(&format!("{name}/{verb}"), ms);
+            }
+        };
+        // What ran before leaves the processor's caches as they are: each comes after each.
+        for at in order(beds.len(), round) {
+            let (bed, name) = &beds[at];
+            let id = id(round);
+            let added = bed.must("ADD", &id)?;
+            note(name, "ADD", added.ms);
+            if !matches!(bed.plugin, Plugin::Floor | Plugin::FloorWrite) {
+                note(name, "CHECK", bed.check(&id, &added.stdout)?.ms);
+                note(name, "DEL", bed.must("DEL", &id)?.ms);
+                // At 10,000 leases one more of host-local's takes a tenth of a second.
+                if bed.plugin != Plugin::HostLocal || !name.ends_with("/10000") {
+                    note(name, "DEL unknown", bed.must("DEL", "unknown")?.ms);
+                }
+            }
+        }
+        for (bed, name) in &full {
+            let call = bed.call("ADD", &id(round))?;
+            ensure!(!call.ok && call.stdout.contains("100"), "not exhausted: {}", call.stdout);
+            note(name, "ADD", call.ms);
+        }
+    }
+    let largest = *sizes(Plugin::Boot, tools.quick).last().unwrap_or(&0);
+    results.facts.insert("boot/leases".to_owned(), largest.into());
+    let name = format!("Boot/{largest}");
+    if let Some((bed, _)) = beds.iter().find(|(_, n)| *n == name) {
+        first_of_boot(tools, bed, rounds, results)?;
+    }
+    Ok(())
+}
+
+/// Another order in each round: as chance would have it, but the same in each run.
+pub fn order(len: usize, round: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..len).collect();
+    let mut chance = round as u64 + 1;
+    for at in (1..len).rev() {
+        chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        // The low bits of such a series are poor.
+        let other = usize::try_from((chance >> 33) % (at as u64 + 1)).unwrap_or(0);
+        order.swap(at, other);
+    }
+    order
+}
+
+/// The first ADD of a boot, which sets the ended boot's leases aside.
+fn first_of_boot(tools: &Tools, bed: &Bed, rounds: usize, results: &mut Results) -> Result<()> {
+    let Some(boot_id) = &tools.boot_id else {
+        say("the boot ID cannot be replaced here: no first ADD of a boot");
+        return Ok(());
+    };
+    say("the first ADD of a boot");
+    let this = fs::read_to_string(boot_id)?;
+    let mark = bed.dir.join("leases.redb.boot");
+    let marked = fs::read(&mark)?;
+    let (store, last) = (bed.store(), bed.dir.join("leases.redb.last-boot"));
+    for round in 0..rounds {
+        // Written in place: it is bound by its inode.
+        fs::write(boot_id, format!("{round:08x}-0000-4000-8000-000000000000\n"))?;
+        let added = bed.must("ADD", &id(round))?;
+        results.samples.push("Boot/first/ADD", added.ms);
+        ensure!(added.stdout.contains("10.0.0.2/12"), "not a new store: {}", added.stdout);
+        fs::write(boot_id, &this)?;
+        fs::rename(&last, &store)?;
+        fs::write(&mark, &marked)?;
+    }
+    // The boot after that: what was set aside before goes for good. A copy each is too dear for
+    // many rounds.
+    let spare = bed.dir.join("spare");
+    for round in 0..if tools.quick { 1 } else { 5 } {
+        fs::copy(&store, &spare)?;
+        fs::File::open(&spare)?.sync_all()?;
+        fs::rename(&spare, &last)?;
+        fs::write(boot_id, format!("{round:08x}-0000-4000-8000-000000000001\n"))?;
+        results.samples.push("Boot/second/ADD", bed.must("ADD", &id(round))?.ms);
+        fs::write(boot_id, &this)?;
+        fs::rename(&last, &store)?;
+        fs::write(&mark, &marked)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,109 @@
+//! The driver of `scripts/bench.sh`, which builds and sets up what it needs; see there.
+//!
+//! - `bench run [--quick]`: measures everything, writes `docs/bench.md` and `docs/bench.svg`.
+//! - `bench fill WHAT NETWORK < CONFIGURATION`: fills a store.
+//! - `bench churn FILE`: writes and flushes until it is killed.
+//! - `bench swarm PROCESSES TOTAL < CONFIGURATION`: many ADDs at once, for a tracer around them.
+
+mod bed;
+mod count;
+mod fill;
+mod latency;
+mod plot;
+mod report;
+mod stats;
+mod swarm;
+mod tax;
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+
+/// Where everything is.
+pub struct Tools {
+    /// The folder for stores.
+    pub work: PathBuf,
+    /// The program that is measured.
+    pub sublet: PathBuf,
+    /// The program that does nothing.
+    pub floor: PathBuf,
+    /// Debian's plugins.
+    pub plugins: PathBuf,
+    /// Bound over the kernel's boot ID; `None` where that could not be done.
+    pub boot_id: Option<PathBuf>,
+    /// We have a network namespace for ourselves.
+    pub own_net: bool,
+    /// Coarser, in about two minutes.
+    pub quick: bool,
+}
+
+impl Tools {
+    fn from_env(quick: bool) -> Result<Tools> {
+        #[expect(clippy::disallowed_methods, reason = "an example is its own edge")]
+        let get = |name: &str| std::env::var_os(name).map(PathBuf::from);
+        let must = |name: &str| get(name).with_context(|| format!("{name} is not set"));
+        Ok(Tools {
+            work: must("BENCH_WORK")?,
+            sublet: must("BENCH_SUBLET")?,
+            floor: must("BENCH_FLOOR")?,
+            plugins: PathBuf::from("/usr/lib/cni"),
+            boot_id: get("BENCH_BOOT_ID"),
+            own_net: get("BENCH_NETNS").is_some(),
+            quick,
+        })
+    }
+}
+
+/// Tells a person how far it is.
+pub fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "bench: {text}");
+}
+
+fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match *words {
+        ["run"] => measure(&Tools::from_env(false)?),
+        ["run", "--quick"] => measure(&Tools::from_env(true)?),
+        ["fill", what, network] => fill::sublet(bed::Fill::parse(what)?, network),
+        ["churn", file] => churn(file),
+        ["swarm", processes, total] => {
+            let conf = io::read_to_string(io::stdin())?;
+            let mut bed = bed::Bed::new(&Tools::from_env(true)?, bed::Plugin::Disk, "-", "-");
+            bed.conf = serde_json::from_str(&conf)?;
+            let swarm = swarm::run(&bed, processes.parse()?, total.parse()?)?;
+            writeln!(io::stdout(), "{}", swarm.per_second)?;
+            Ok(())
+        }
+        _ => bail!("run it through scripts/bench.sh"),
+    }
+}
+
+fn churn(file: &str) -> Result<()> {
+    let file = File::create(file)?;
+    let block = vec![7; 1 << 20];
+    for n in 0.. {
+        file.write_all_at(&block, (n % 64) << 20)?;
+        file.sync_data()?;
+    }
+    Ok(())
+}
+
+fn measure(tools: &Tools) -> Result<()> {
+    let mut results = report::Results::default();
+    latency::measure(tools, &mut results)?;
+    count::measure(tools, &mut results)?;
+    swarm::measure(tools, &mut results)?;
+    tax::measure(tools, &mut results)?;
+    fs::create_dir_all("docs")?;
+    fs::write("docs/bench.md", report::markdown(tools, &results)?)?;
+    fs::write("docs/bench.svg", plot::svg(&results))?;
+    for verdict in report::verdicts(&results) {
+        writeln!(io::stdout(), "{verdict}")?;
+    }
+    say("docs/bench.md and docs/bench.svg are written");
+    Ok(())
+}

@@ -1,0 +1,429 @@
+//! Everything that was measured, as a document: ratios first, the bar beside each.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+
+use anyhow::Result;
+
+use super::Tools;
+use super::bed::Plugin;
+use super::latency::sizes;
+use super::stats::{Sample, Samples};
+use super::swarm::Swarm;
+
+/// What does not depend on the machine's mood, of one call.
+#[derive(Clone, Default)]
+pub struct Counts {
+    pub flushes: usize,
+    pub syscalls: usize,
+    pub instructions: Option<u64>,
+    pub faults: u64,
+    pub rss_kib: u64,
+}
+
+/// All of it.
+#[derive(Default)]
+pub struct Results {
+    /// By `plugin/store/command`.
+    pub samples: Samples,
+    /// By `plugin/store/command`.
+    pub counts: BTreeMap<String, Counts>,
+    pub swarms: Vec<Swarm>,
+    /// Single numbers.
+    pub facts: BTreeMap<String, f64>,
+}
+
+impl Results {
+    fn swarm(&self, plugin: Plugin, leases: u32, processes: usize) -> Option<&Swarm> {
+        self.swarms
+            .iter()
+            .find(|s| s.plugin == plugin && s.leases == leases && s.processes == processes)
+    }
+
+    /// The largest peak of all calls of sublet, in MiB.
+    fn rss(&self) -> f64 {
+        let ours =
+            self.counts.iter().filter(|(k, _)| k.starts_with("Boot") || k.starts_with("Disk"));
+        let peak = ours.map(|(_, c)| c.rss_kib).max().unwrap_or(0);
+        #[expect(clippy::cast_precision_loss)]
+        let mib = peak as f64 / 1024.0;
+        mib
+    }
+
+    fn flushes(&self, plugin: Plugin, verb: &str) -> f64 {
+        let name = format!("{plugin:?}/");
+        let of = self.counts.iter().filter(|(k, _)| k.starts_with(&name) && k.ends_with(verb));
+        let most = of.map(|(_, c)| c.flushes).max().unwrap_or(0);
+        u32::try_from(most).unwrap_or(u32::MAX).into()
+    }
+
+    /// With a millisecond more a flush: the plain time and what the delay added, round by round.
+    fn slowed(&self, name: &str) -> f64 {
+        let at = |kind: &str| self.samples.get(&format!("{name} {kind}"));
+        self.samples.p50(name) + at("delayed").minus(&at("traced")).p50()
+    }
+}
+
+/// One line of the bar.
+struct Bar {
+    what: String,
+    got: f64,
+    unit: &'static str,
+    limit: f64,
+    /// The bar is the least that will do, not the most.
+    least: bool,
+}
+
+impl Bar {
+    fn met(&self) -> bool {
+        if self.least { self.got >= self.limit } else { self.got <= self.limit }
+    }
+
+    fn word(&self) -> &'static str {
+        match (self.got.is_nan(), self.met()) {
+            (true, _) => "not measured",
+            (_, true) => "met",
+            (_, false) => "**not met**",
+        }
+    }
+}
+
+fn bars(results: &Results) -> Vec<Bar> {
+    let s = &results.samples;
+    let mut bars = Vec::new();
+    let mut most = |what: &str, got: f64, unit: &'static str, bar: f64| {
+        bars.push(Bar { what: what.to_owned(), got, unit, limit: bar, least: false });
+    };
+    for (plugin, bar) in [("Boot", 0.5), ("Disk", 0.75)] {
+        let ratio = s.p50(&format!("{plugin}/0/ADD")) / s.p50("HostLocal/0/ADD");
+        most(&format!("ADD, empty store, {plugin} / host-local"), ratio, "x", bar);
+    }
+    for plugin in ["Boot", "Disk"] {
+        let empty = |verb: &str| s.p50(&format!("{plugin}/0/{verb}"));
+        for (size, bar) in [(10_000, 1.15), (100_000, 1.25), (1_000_000, 1.5)] {
+            for verb in ["ADD", "CHECK", "DEL"] {
+                if verb != "ADD" && size < 1_000_000 {
+                    continue;
+                }
+                let ratio = s.p50(&format!("{plugin}/{size}/{verb}")) / empty(verb);
+                most(&format!("{verb}, {plugin}, {size} leases / empty"), ratio, "x", bar);
+            }
+        }
+        for (store, what) in [
+            ("one-free", "a /16 with one free address / empty"),
+            ("every-second", "a /12 with every second taken / empty"),
+            ("full", "an exhausted /16 / empty"),
+        ] {
+            let ratio = s.p50(&format!("{plugin}/{store}/ADD")) / empty("ADD");
+            most(&format!("ADD, {plugin}, {what}"), ratio, "x", 1.1);
+        }
+        let largest =
+            if s.get(&format!("{plugin}/1000000/ADD")).len() > 0 { 1_000_000 } else { 100_000 };
+        let ratio = s.p50(&format!("{plugin}/{largest}/DEL unknown")) / empty("DEL");
+        most(
+            &format!("DEL of an unknown container, {plugin}, {largest} leases / a DEL"),
+            ratio,
+            "x",
+            1.1,
+        );
+    }
+    let largest = results.facts.get("boot/leases").copied().unwrap_or(f64::NAN);
+    let ratio = s.p50("Boot/first/ADD") / s.p50("Boot/0/ADD");
+    most(&format!("first ADD of a boot over {largest} old leases / empty"), ratio, "x", 3.0);
+    for plugin in [Plugin::Boot, Plugin::Disk] {
+        let bar = if plugin == Plugin::Boot { 0.0 } else { 2.0 };
+        for verb in ["ADD", "DEL"] {
+            most(
+                &format!("flushes of a {plugin:?} {verb}"),
+                results.flushes(plugin, verb),
+                "",
+                bar,
+            );
+        }
+        most(&format!("flushes of a {plugin:?} CHECK"), results.flushes(plugin, "CHECK"), "", 0.0);
+    }
+    most("peak memory of ADD, DEL, CHECK, STATUS, all sizes", results.rss(), "MiB", 4.0);
+    for plugin in ["Boot", "Disk"] {
+        let rss = results.facts.get(&format!("{plugin}/gc/rss")).copied().unwrap_or(f64::NAN);
+        most(&format!("GC of 100,000 leases, half valid, {plugin}: peak memory"), rss, "MiB", 48.0);
+        let ms = s.p50(&format!("{plugin}/gc/GC"));
+        most(&format!("GC of 100,000 leases, half valid, {plugin}: time"), ms, "ms", 2_000.0);
+    }
+    for ipam in ["sublet boot", "sublet disk"] {
+        let tax = s.get(&format!("tax/{ipam}")).minus(&s.get("tax/static")).p50();
+        most(&format!("IPAM tax, {ipam}, p50"), tax, "ms", 0.4);
+        let tax = s.get(&format!("tax busy/{ipam}")).p99() - s.get("tax busy/static").p99();
+        most(&format!("IPAM tax beside a writer, {ipam}, p99"), tax, "ms", 5.0);
+    }
+    for (plugin, bar) in [(Plugin::Boot, 1_200.0), (Plugin::Disk, 800.0)] {
+        for leases in [0, 10_000] {
+            let swarm = results.swarm(plugin, leases, 64);
+            let got = swarm.map_or(f64::NAN, |s| s.per_second);
+            let what = format!("64 at once, {plugin:?}, {leases} leases: ADDs a second");
+            bars.push(Bar { what, got, unit: "/s", limit: bar, least: true });
+            let mean = f64::from(64) * 1e3 / got;
+            let longest = swarm.map_or(f64::NAN, |s| s.waits.max());
+            let what = format!("64 at once, {plugin:?}, {leases} leases: longest / mean wait");
+            let got = longest / mean;
+            bars.push(Bar { what, got, unit: "x", limit: 1.5, least: false });
+            let wrong = swarm.map_or(0, |s| s.failures + s.duplicates);
+            let got = u32::try_from(wrong).unwrap_or(u32::MAX).into();
+            let what = format!("64 at once, {plugin:?}, {leases} leases: failures, duplicates");
+            bars.push(Bar { what, got, unit: "", limit: 0.0, least: false });
+        }
+    }
+    bars
+}
+
+/// The bar's lines for a terminal.
+pub fn verdicts(results: &Results) -> Vec<String> {
+    bars(results)
+        .iter()
+        .map(|b| {
+            let sign = if b.least { ">=" } else { "<=" };
+            let word = b.word().trim_matches('*');
+            format!("{word:12} {:<75} {:9.2} {sign} {} {}", b.what, b.got, b.limit, b.unit)
+        })
+        .collect()
+}
+
+fn machine() -> String {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let cpu = read("/proc/cpuinfo");
+    let model = cpu.lines().find_map(|l| l.strip_prefix("model name")?.split_once(": "));
+    let cpus = cpu.lines().filter(|l| l.starts_with("processor")).count();
+    let memory = read("/proc/meminfo");
+    let memory = memory.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok());
+    let load = read("/proc/loadavg");
+    let load: Vec<&str> = load.split(' ').take(2).collect();
+    format!(
+        "{cpus} x {}, {} GiB, Linux {}; load when it ended: {}",
+        model.map_or("unknown processor", |(_, m)| m),
+        memory.unwrap_or(0) >> 20,
+        read("/proc/sys/kernel/osrelease").trim(),
+        load.join(" "),
+    )
+}
+
+fn file_system(tools: &Tools) -> String {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let at = mounts.lines().filter_map(|line| {
+        let mut words = line.split(' ').skip(1);
+        let (point, kind, options) = (words.next()?, words.next()?, words.next()?);
+        tools.work.starts_with(point).then(|| (point.len(), format!("{kind} ({options})")))
+    });
+    at.max().map_or_else(|| "unknown".to_owned(), |(_, text)| text)
+}
+
+/// A quantity of milliseconds.
+fn ms(value: f64) -> String {
+    if value.is_nan() { "-".to_owned() } else { format!("{value:.2}") }
+}
+
+/// `docs/bench.md`.
+pub fn markdown(tools: &Tools, results: &Results) -> Result<String> {
+    let s = &results.samples;
+    let mut out = String::new();
+    let n = s.get("Boot/0/ADD").len();
+    let run = if tools.quick { "`scripts/bench.sh --quick`" } else { "`scripts/bench.sh`" };
+    writeln!(
+        out,
+        "# Benchmarks\n\nWritten by {run}: one machine, one run, {n} rounds, all programs"
+    )?;
+    writeln!(
+        out,
+        "in turn in each round. Times are milliseconds from a program's start to its end,"
+    )?;
+    writeln!(out, "its configuration handed over through a pipe. host-local is Debian's.\n")?;
+    writeln!(out, "Machine: {}.\nStores on {}.\n", machine(), file_system(tools))?;
+    writeln!(out, "![ADD over the number of leases](bench.svg)\n")?;
+
+    writeln!(out, "## The bar\n\n| | measured | bar | |\n|---|--:|--:|---|")?;
+    for bar in bars(results) {
+        let sign = if bar.least { "at least" } else { "at most" };
+        let (got, unit) = (bar.got, bar.unit);
+        writeln!(
+            out,
+            "| {} | {got:.2} {unit} | {sign} {} | {} |",
+            bar.what,
+            bar.limit,
+            bar.word()
+        )?;
+    }
+
+    writeln!(out, "\n## One call at a time (ms)\n")?;
+    writeln!(
+        out,
+        "| | leases | ADD p50 | p99 | CHECK p50 | p99 | DEL p50 | p99 | DEL unknown p50 |"
+    )?;
+    writeln!(out, "|---|--:|--:|--:|--:|--:|--:|--:|--:|")?;
+    for plugin in [Plugin::Floor, Plugin::FloorWrite, Plugin::HostLocal, Plugin::Boot, Plugin::Disk]
+    {
+        let mut stores: Vec<String> =
+            sizes(plugin, tools.quick).iter().map(ToString::to_string).collect();
+        if matches!(plugin, Plugin::Boot | Plugin::Disk) {
+            stores.extend(["one-free", "every-second", "full"].map(str::to_owned));
+        }
+        if plugin == Plugin::Boot {
+            stores.extend(["first", "second"].map(str::to_owned));
+        }
+        for store in stores {
+            let at = |verb: &str| s.get(&format!("{plugin:?}/{store}/{verb}"));
+            let pair = |verb: &str| {
+                let sample = at(verb);
+                format!("{} | {}", ms(sample.p50()), ms(sample.p99()))
+            };
+            let label = label(&store);
+            writeln!(
+                out,
+                "| {} | {label} | {} | {} | {} | {} |",
+                plugin.name(),
+                pair("ADD"),
+                pair("CHECK"),
+                pair("DEL"),
+                ms(at("DEL unknown").p50())
+            )?;
+        }
+    }
+    writeln!(
+        out,
+        "\nThe first ADD of a boot sets the ended boot's file aside; that of the boot after"
+    )?;
+    writeln!(out, "removes such a file as well ({} rounds).", s.get("Boot/second/ADD").len())?;
+
+    writeln!(out, "\n## Counted, of one call\n")?;
+    writeln!(
+        out,
+        "| | leases | | flushes | system calls | instructions | page faults | peak KiB |"
+    )?;
+    writeln!(out, "|---|--:|---|--:|--:|--:|--:|--:|")?;
+    let mut counts: Vec<_> = results.counts.iter().collect();
+    counts.sort_by_key(|(name, _)| place(name));
+    for (name, c) in counts {
+        let mut words = name.splitn(3, '/');
+        let (plugin, leases, verb) =
+            (words.next().unwrap_or(""), words.next().unwrap_or(""), words.next().unwrap_or(""));
+        let instructions = c.instructions.map_or("-".to_owned(), |n| n.to_string());
+        writeln!(
+            out,
+            "| {plugin} | {leases} | {verb} | {} | {} | {instructions} | {} | {} |",
+            c.flushes, c.syscalls, c.faults, c.rss_kib
+        )?;
+    }
+    writeln!(out, "\nBinary: {} bytes.\n", fs::metadata(&tools.sublet)?.len())?;
+
+    parallel(&mut out, results)?;
+    tax(&mut out, results)?;
+    slow(&mut out, results)?;
+    for (name, seconds) in results.facts.iter().filter(|(k, _)| k.starts_with("fill/")) {
+        writeln!(out, "- filling {}: {seconds:.1} s, one transaction", &name["fill/".len()..])?;
+    }
+    Ok(out)
+}
+
+/// Programs in their order, then sizes.
+fn place(name: &str) -> (usize, u32) {
+    let mut words = name.split('/');
+    let order = ["Floor", "FloorWrite", "HostLocal", "Boot", "Disk"];
+    let plugin = words.next().unwrap_or_default();
+    let size = words.next().and_then(|w| w.parse().ok()).unwrap_or(0);
+    (order.iter().position(|o| *o == plugin).unwrap_or(order.len()), size)
+}
+
+fn label(store: &str) -> &str {
+    match store {
+        "one-free" => "/16, one free",
+        "every-second" => "/12, every second",
+        "full" => "/16, exhausted",
+        "first" => "first of a boot",
+        "second" => "first of the next",
+        number => number,
+    }
+}
+
+fn parallel(out: &mut String, results: &Results) -> Result<()> {
+    writeln!(out, "## Many at once\n")?;
+    writeln!(
+        out,
+        "| | leases at start | processes | ADDs/s | p50 | p99 | longest (ms) | failures | duplicates |"
+    )?;
+    writeln!(out, "|---|--:|--:|--:|--:|--:|--:|--:|--:|")?;
+    for w in &results.swarms {
+        let (p50, p99, max) = (w.waits.p50(), w.waits.p99(), w.waits.max());
+        let duplicates =
+            if w.plugin == Plugin::Floor { "-".to_owned() } else { w.duplicates.to_string() };
+        let failures =
+            if w.plugin == Plugin::Floor { "-".to_owned() } else { w.failures.to_string() };
+        writeln!(
+            out,
+            "| {} | {} | {} | {:.0} | {p50:.1} | {p99:.1} | {max:.1} | {failures} | {duplicates} |",
+            w.plugin.name(),
+            w.leases,
+            w.processes,
+            w.per_second
+        )?;
+    }
+    Ok(())
+}
+
+fn tax(out: &mut String, results: &Results) -> Result<()> {
+    writeln!(
+        out,
+        "\n## The IPAM tax\n\nDebian's bridge in a real network namespace, its ADD in ms;"
+    )?;
+    writeln!(out, "the tax is the median of the differences to `static`, round by round.\n")?;
+    writeln!(
+        out,
+        "| IPAM | p50 | p99 | tax p50 | beside a writer p50 | p99 | tax p50 | tax p99 |"
+    )?;
+    writeln!(out, "|---|--:|--:|--:|--:|--:|--:|--:|")?;
+    let s = &results.samples;
+    let base = |name: &str| s.get(&format!("{name}/static"));
+    for ipam in ["static", "host-local", "sublet boot", "sublet disk"] {
+        let (quiet, busy) = (s.get(&format!("tax/{ipam}")), s.get(&format!("tax busy/{ipam}")));
+        let tax = |all: &Sample, name: &str| ms(all.minus(&base(name)).p50());
+        writeln!(
+            out,
+            "| {ipam} | {} | {} | {} | {} | {} | {} | {} |",
+            ms(quiet.p50()),
+            ms(quiet.p99()),
+            tax(&quiet, "tax"),
+            ms(busy.p50()),
+            ms(busy.p99()),
+            tax(&busy, "tax busy"),
+            ms(busy.p99() - base("tax busy").p99())
+        )?;
+    }
+    writeln!(out, "\nThe last column is the difference of the two p99.")?;
+    Ok(())
+}
+
+fn slow(out: &mut String, results: &Results) -> Result<()> {
+    writeln!(
+        out,
+        "\n## Flushes that take 1 ms more\n\nADD and DEL in ms, p50: the plain time, and what"
+    )?;
+    writeln!(
+        out,
+        "a tracer that delays the flushes adds over one that does not. host-local flushes"
+    )?;
+    writeln!(out, "nothing.\n\n| | leases | ADD | DEL |\n|---|--:|--:|--:|")?;
+    for (plugin, size) in [
+        (Plugin::FloorWrite, 0),
+        (Plugin::Boot, 0),
+        (Plugin::Boot, 10_000),
+        (Plugin::Disk, 0),
+        (Plugin::Disk, 10_000),
+    ] {
+        let name = format!("{plugin:?}/{size}");
+        let (add, del) =
+            (results.slowed(&format!("{name}/ADD")), results.slowed(&format!("{name}/DEL")));
+        writeln!(out, "| {} | {size} | {} | {} |", plugin.name(), ms(add), ms(del))?;
+    }
+    if let Some(rate) = results.facts.get("slow/swarm") {
+        writeln!(out, "\n64 at once, disk, empty, all under one such tracer: {rate:.0} ADDs/s.")?;
+    }
+    writeln!(out)?;
+    Ok(())
+}

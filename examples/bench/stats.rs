@@ -1,0 +1,66 @@
+//! Samples of one quantity.
+
+use std::collections::BTreeMap;
+
+/// Milliseconds, one for each call.
+#[derive(Clone, Default)]
+pub struct Sample(Vec<f64>);
+
+impl Sample {
+    pub fn push(&mut self, value: f64) {
+        self.0.push(value);
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The value below which a share of all lies; NaN of nothing.
+    pub fn quantile(&self, share: f64) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss
+        )]
+        let at = (sorted.len() as f64 * share) as usize;
+        sorted.get(at.min(sorted.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)
+    }
+
+    pub fn p50(&self) -> f64 {
+        self.quantile(0.5)
+    }
+
+    pub fn p99(&self) -> f64 {
+        self.quantile(0.99)
+    }
+
+    pub fn max(&self) -> f64 {
+        self.quantile(1.0)
+    }
+
+    /// What this took longer than the other, round by round.
+    pub fn minus(&self, other: &Sample) -> Sample {
+        Sample(self.0.iter().zip(&other.0).map(|(a, b)| a - b).collect())
+    }
+}
+
+/// Samples by name; a name is `plugin/store/command`.
+#[derive(Default)]
+pub struct Samples(pub BTreeMap<String, Sample>);
+
+impl Samples {
+    pub fn push(&mut self, name: &str, value: f64) {
+        self.0.entry(name.to_owned()).or_default().push(value);
+    }
+
+    /// An empty one if there is none.
+    pub fn get(&self, name: &str) -> Sample {
+        self.0.get(name).cloned().unwrap_or_default()
+    }
+
+    pub fn p50(&self, name: &str) -> f64 {
+        self.get(name).p50()
+    }
+}

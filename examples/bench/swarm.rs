@@ -1,0 +1,105 @@
+//! Many processes at once.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Result, anyhow};
+use serde_json::Value;
+
+use super::bed::{Bed, Fill, Plugin, id};
+use super::report::Results;
+use super::stats::Sample;
+use super::{Tools, say};
+
+/// How it went.
+pub struct Swarm {
+    pub plugin: Plugin,
+    pub leases: u32,
+    pub processes: usize,
+    pub per_second: f64,
+    pub failures: usize,
+    pub duplicates: usize,
+    pub waits: Sample,
+}
+
+/// `total` ADDs by `processes` at a time.
+pub fn run(bed: &Bed, processes: usize, total: usize) -> Result<Swarm> {
+    let next = AtomicUsize::new(0);
+    let work = || -> Result<Vec<(f64, Option<String>)>> {
+        let mut done = Vec::new();
+        loop {
+            let n = next.fetch_add(1, Ordering::Relaxed);
+            if n >= total {
+                return Ok(done);
+            }
+            let call = bed.call("ADD", &id(n))?;
+            let answer: Option<Value> = serde_json::from_str(&call.stdout).ok();
+            let address = answer
+                .filter(|_| call.ok)
+                .and_then(|a| a["ips"][0]["address"].as_str().map(str::to_owned));
+            done.push((call.ms, address));
+        }
+    };
+    let begin = Instant::now();
+    let done: Vec<_> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..processes).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
+    });
+    let seconds = begin.elapsed().as_secs_f64();
+    let mut swarm = Swarm {
+        plugin: bed.plugin,
+        leases: 0,
+        processes,
+        #[expect(clippy::cast_precision_loss)]
+        per_second: total as f64 / seconds,
+        failures: 0,
+        duplicates: 0,
+        waits: Sample::default(),
+    };
+    let mut seen = BTreeSet::new();
+    for part in done {
+        for (ms, address) in part.map_err(|_| anyhow!("a thread panicked"))?? {
+            swarm.waits.push(ms);
+            match address {
+                None => swarm.failures += 1,
+                Some(address) if !seen.insert(address.clone()) => swarm.duplicates += 1,
+                Some(_) => {}
+            }
+        }
+    }
+    Ok(swarm)
+}
+
+pub fn measure(tools: &Tools, results: &mut Results) -> Result<()> {
+    say("many at once");
+    for plugin in [Plugin::Floor, Plugin::HostLocal, Plugin::Boot, Plugin::Disk] {
+        for leases in [0, 10_000] {
+            for processes in [1, 8, 64] {
+                let total = match (plugin, leases) {
+                    (Plugin::Floor, 10_000) => continue,
+                    (Plugin::HostLocal, 10_000) if tools.quick || processes < 64 => continue,
+                    (Plugin::HostLocal, 10_000) => 128,
+                    (Plugin::HostLocal, _) => 256,
+                    _ if tools.quick => 512,
+                    _ => 1_024 * processes.clamp(1, 4),
+                };
+                let fill = Fill::First(leases);
+                let mut runs = Vec::new();
+                for _ in 0..if tools.quick || plugin == Plugin::HostLocal { 1 } else { 3 } {
+                    let bed = Bed::filled(tools, plugin, fill, "swarm")?;
+                    // The store is there before the first comes.
+                    bed.must("ADD", "first")?;
+                    runs.push(run(&bed, processes, total)?);
+                }
+                runs.sort_by(|a, b| a.per_second.total_cmp(&b.per_second));
+                let failures = runs.iter().map(|r| r.failures).sum();
+                let duplicates = runs.iter().map(|r| r.duplicates).sum();
+                let middle = runs.swap_remove(runs.len() / 2);
+                results.swarms.push(Swarm { leases, failures, duplicates, ..middle });
+            }
+        }
+    }
+    Ok(())
+}

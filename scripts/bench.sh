@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Measures sublet beside Debian's host-local and the machine's floor, and writes docs/bench.md and
+# docs/bench.svg. Takes some minutes; --quick, which is coarser, about two. Never fails over a time.
+#
+# Everything happens in a mount and a network namespace of its own, which end with the script; the
+# stores are in a temporary folder below BENCH_DIR (default /var/tmp), which has to be on the disk
+# that is to be measured, not on a tmpfs. As another user than root it leaves out the bridge.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+fail() {
+    echo "bench: $*" >&2
+    exit 1
+}
+
+if [ "${1-}" = inside ]; then
+    shift
+    # Written to by the driver to begin another boot.
+    cp /proc/sys/kernel/random/boot_id "$BENCH_WORK/boot_id"
+    mount --bind "$BENCH_WORK/boot_id" /proc/sys/kernel/random/boot_id
+    export BENCH_BOOT_ID=$BENCH_WORK/boot_id
+    if [ -n "${BENCH_NETNS-}" ]; then
+        # `ip netns` keeps its names here; the machine's own stay out of sight.
+        mount -t tmpfs none /run
+        ip link set lo up
+    fi
+    exec "$BENCH_DRIVER" run "$@"
+fi
+
+case "${1-}" in
+'' | --quick) ;;
+*) fail "usage: scripts/bench.sh [--quick]" ;;
+esac
+for tool in ip strace unshare valgrind; do
+    command -v "$tool" > /dev/null || fail "$tool is missing"
+done
+for plugin in bridge host-local static; do
+    [ -x /usr/lib/cni/$plugin ] ||
+        fail "/usr/lib/cni/$plugin is missing: apt-get install containernetworking-plugins"
+done
+
+scripts/build.sh
+host=$(rustc -vV | sed -n 's/^host: //p')
+RUSTFLAGS='-C target-feature=+crt-static' \
+    cargo build --release --locked --target "$host" --example floor --example bench
+built=$PWD/${CARGO_TARGET_DIR:-target}/$host/release/examples
+[ -z "${CARGO_TARGET_DIR-}" ] || built=$(realpath "$CARGO_TARGET_DIR")/$host/release/examples
+
+BENCH_WORK=$(mktemp -d "${BENCH_DIR:-/var/tmp}/sublet-bench.XXXXXX")
+trap 'rm -rf "$BENCH_WORK"' EXIT
+cp bin/sublet "$built/floor" "$BENCH_WORK/"
+export BENCH_WORK BENCH_SUBLET=$BENCH_WORK/sublet BENCH_FLOOR=$BENCH_WORK/floor
+export BENCH_DRIVER=$built/bench
+
+namespaces=(--mount --propagation private)
+if [ "$(id -u)" = 0 ]; then
+    namespaces+=(--net)
+    export BENCH_NETNS=1
+else
+    namespaces+=(--user --map-root-user)
+fi
+unshare "${namespaces[@]}" "$PWD/scripts/bench.sh" inside "$@"
