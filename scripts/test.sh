@@ -14,6 +14,7 @@ needs=(
     jq=jq
     shellcheck=shellcheck
     readelf=binutils
+    strace=strace
 )
 
 missing() {

@@ -44,13 +44,9 @@ pub fn need_strace() {
 pub fn strace(call: &Call, options: &[&str]) -> (Answer, String) {
     need_strace();
     let file = tempfile::NamedTempFile::new().unwrap();
-    let program = call.program_name().to_owned();
-    let mut traced = call.clone().program("strace").arg("-qq").arg("-o");
-    traced = traced.arg(&file.path().display().to_string());
-    for option in options {
-        traced = traced.arg(option);
-    }
-    let answer = traced.arg(&program).run();
+    let name = file.path().display().to_string();
+    let options = [&["-qq", "-o", &*name], options].concat();
+    let answer = call.clone().under("strace", &options).run();
     (answer, fs::read_to_string(file.path()).unwrap())
 }
 
