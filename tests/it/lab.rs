@@ -155,8 +155,13 @@ impl Call {
         self
     }
 
-    pub fn program_name(&self) -> &str {
-        &self.program
+    /// The same call, made by another program with options of its own.
+    pub fn under(mut self, program: &str, options: &[&str]) -> Call {
+        let own = std::mem::replace(&mut self.program, program.to_owned());
+        let mut args: Vec<String> = options.iter().map(|o| (*o).to_owned()).collect();
+        args.push(own);
+        args.append(&mut self.args);
+        Call { args, ..self }
     }
 
     pub fn arg(mut self, arg: &str) -> Call {

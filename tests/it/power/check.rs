@@ -9,7 +9,8 @@ use std::path::Path;
 use std::sync::Once;
 
 use sublet::alloc::{
-    Add, Command, Context, Cooldown, Gc, Legacy, OnDuplicate, Outcome, Reserve, Strategy,
+    Add, Command, Context, Cooldown, Del, Gc, Legacy, OnDuplicate, Outcome, Reserve, Strategy,
+    Target,
 };
 use sublet::error::Error;
 use sublet::model::{
@@ -29,7 +30,9 @@ pub fn quietly<T>(work: impl FnOnce() -> T) -> T {
     HOOK.call_once(|| {
         let loud = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
-            if !QUIET.get() {
+            // A test's own complaint is told all the same.
+            let ours = info.location().is_some_and(|l| l.file().starts_with("tests/"));
+            if ours || !QUIET.get() {
                 loud(info);
             }
         }));
@@ -112,6 +115,11 @@ pub fn add(container: &str) -> Command {
         origin: Origin { attachment: Some(owner(container)), ..Origin::default() },
         legacy: Legacy::Absent,
     })
+}
+
+pub fn del(container: &str) -> Command {
+    let target = Target::Owner(Owner::Attachment(owner(container)));
+    Command::Del(Del { set: set(), target, rewind: false, undo: false, legacy: None })
 }
 
 /// The addresses `from..from + count` of the subnet, set aside.

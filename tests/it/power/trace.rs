@@ -44,13 +44,9 @@ pub fn need_strace() {
 pub fn strace(call: &Call, options: &[&str]) -> (Answer, String) {
     need_strace();
     let file = tempfile::NamedTempFile::new().unwrap();
-    let program = call.program_name().to_owned();
-    let mut traced = call.clone().program("strace").arg("-qq").arg("-o");
-    traced = traced.arg(&file.path().display().to_string());
-    for option in options {
-        traced = traced.arg(option);
-    }
-    let traced = traced.arg(&program);
+    let name = file.path().display().to_string();
+    let options = [&["-qq", "-o", &*name], options].concat();
+    let traced = call.clone().under("strace", &options);
     let answer = traced.answer(traced.spawn());
     (answer, fs::read_to_string(file.path()).unwrap())
 }
