@@ -22,6 +22,8 @@
 //!   end, which the next opening does not need, since each commit left the allocator's state
 //!   behind (quick repair).
 //!
+//! What redb is given to read is verified first ([`super::pages`]).
+//!
 //! Invariant: what reaches the file reaches it in redb's order.
 
 use std::fs::File;
@@ -32,6 +34,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use redb::StorageBackend;
 
 use super::lock::Lock;
+use super::pages::Pages;
 
 /// What becomes of flushes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +72,8 @@ struct State {
     left: bool,
     /// Whether it may be passed on at all.
     write: bool,
+    /// What the pages that were not read yet have to be.
+    pages: Pages,
     /// Something was written, by us or by a predecessor that was killed, and not flushed since.
     dirty: bool,
 }
@@ -82,15 +87,25 @@ const HEADER: usize = 4096;
 /// The part of it that redb uses, and that every commit changes.
 const NOTE: usize = 512;
 
+/// Where the header says which of its two halves counts. A commit writes the other half first.
+const FLAGS: usize = 9;
+
 /// A backend over an open file, and its switch; without `flush` it never passes a write on. With
 /// the lock, a predecessor's note in it counts.
-pub fn new(file: File, flush: Option<Flush>, lock: Option<&Lock>) -> (Backend, Switch) {
-    let dirty = !lock.is_some_and(|lock| {
-        let (mut note, mut now) = ([0; NOTE], [0; NOTE]);
-        flush == Some(Flush::ToDisk)
-            && file.read_exact_at(&mut now, 0).is_ok()
-            && lock.note(&mut note) == Some(&now)
+pub fn new(file: File, flush: Option<Flush>, lock: Option<&Lock>) -> io::Result<(Backend, Switch)> {
+    let (mut note, mut now) = ([0; NOTE], [0; NOTE]);
+    let noted = lock.is_some_and(|lock| {
+        lock.note(&mut note).is_some() && file.read_exact_at(&mut now, 0).is_ok()
     });
+    let dirty = !noted || note != now;
+    if noted && dirty {
+        note[FLAGS] = now[FLAGS];
+        if note == now {
+            // Nothing but damage changes this alone, and redb has no checksum over it.
+            let what = "its header calls another of its states the last one than was written";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
+    }
     let state = State {
         held: Vec::new(),
         holds: 0,
@@ -98,11 +113,12 @@ pub fn new(file: File, flush: Option<Flush>, lock: Option<&Lock>) -> (Backend, S
         through: false,
         left: false,
         write: flush.is_some(),
+        pages: Pages::default(),
         dirty,
     };
     let flush = flush.unwrap_or(Flush::Never);
     let shared = Arc::new(Shared { file, flush, state: Mutex::new(state) });
-    (Backend(shared.clone()), Switch(shared))
+    Ok((Backend(shared.clone()), Switch(shared)))
 }
 
 impl Switch {
@@ -199,7 +215,7 @@ impl StorageBackend for Backend {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let state = self.0.state();
+        let mut state = self.0.state();
         if state.len.is_none() {
             self.0.file.read_exact_at(out, offset)?;
         } else {
@@ -221,7 +237,7 @@ impl StorageBackend for Backend {
                 out[part(offset)].copy_from_slice(&data[part(*at)]);
             }
         }
-        Ok(())
+        state.pages.verify(offset, out)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
@@ -242,6 +258,7 @@ impl StorageBackend for Backend {
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let mut state = self.0.open()?;
+        state.pages.forget(offset, data.len());
         if state.through {
             return self.0.write(&mut state, offset, data);
         }

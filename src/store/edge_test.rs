@@ -302,7 +302,7 @@ fn pods_that_never_return_are_forgotten() {
     }
     for file in [path.clone(), path.with_extension("redb.keep")] {
         let mut records = 0;
-        redb::look(&file, |tables| {
+        redb::look(&file, None, |tables| {
             let kind = keys::OUTLIVING[0];
             tables.kv.scan(&[kind], &[kind + 1], &mut |_, _| {
                 records += 1;

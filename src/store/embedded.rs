@@ -90,7 +90,7 @@ impl Embedded {
     fn judge(&self, boot: &BootId, cx: &Context) -> Result<bool, StoreError> {
         let path = self.files.boot_leases();
         let mut first: Option<Lease> = None;
-        let opened = redb::look(path, |tables| {
+        let opened = redb::look(path, None, |tables| {
             tables.leases(None, &mut |lease| {
                 // Reservations were copied here; they tell nothing of the boot.
                 first = (lease.kind != Kind::Reserved).then_some(lease);
@@ -295,8 +295,9 @@ impl Embedded {
             if matches!(command, Command::Status(_)) && place.path != target.path {
                 continue;
             }
-            let _lock = files::lock_to_look(&place.path, self.wait)?;
-            let plan = redb::look(&place.path, |tables| alloc::run(command, tables, cx))?;
+            let lock = files::lock_to_look(&place.path, self.wait)?;
+            let plan =
+                redb::look(&place.path, Some(&lock), |tables| alloc::run(command, tables, cx))?;
             let missing = |p: &Plan| matches!(p.outcome, Err(Refusal::Missing { .. }));
             if let Some(plan) = plan {
                 if !missing(&plan) {
@@ -326,8 +327,8 @@ impl Store for Embedded {
         // A reservation is in both files.
         let mut reserved: BTreeSet<(SetName, Addr)> = BTreeSet::new();
         for place in self.places(cx)? {
-            let _lock = files::lock_to_look(&place.path, self.wait)?;
-            redb::look(&place.path, |tables| {
+            let lock = files::lock_to_look(&place.path, self.wait)?;
+            redb::look(&place.path, Some(&lock), |tables| {
                 tables.leases(None, &mut |lease| {
                     if lease.kind != Kind::Reserved
                         || reserved.insert((lease.set.clone(), lease.addr))
@@ -379,7 +380,7 @@ fn leave(
 ) -> Result<(), StoreError> {
     let home = keys::home(set);
     let mut living = None;
-    let was_home = redb::look(&place.path, |tables| {
+    let was_home = redb::look(&place.path, Some(lock), |tables| {
         if tables.kv.get(&home)?.is_none() {
             return Ok(false);
         }
@@ -436,7 +437,7 @@ fn copy_others(
     cx: &Context,
 ) -> Result<bool, StoreError> {
     let mut others = Vec::new();
-    redb::look(from, |tables| {
+    redb::look(from, None, |tables| {
         tables.leases(None, &mut |lease| {
             let theirs = lease.node.machine != cx.node.machine;
             if theirs && lease.kind != Kind::Reserved && lease.boot.as_ref() != ended {
@@ -454,7 +455,7 @@ fn copy_others(
 
 /// Copies what outlives a boot from the file that keeps it.
 fn copy_outliving(keep: &Path, to: &mut Tables<'_, Writer<'_, '_>>) -> Result<(), StoreError> {
-    redb::look(keep, |from| {
+    redb::look(keep, None, |from| {
         for kind in keys::OUTLIVING {
             from.kv.scan(&[kind], &keys::behind(&[kind]), &mut |key, value| {
                 to.kv.put(key, value)?;

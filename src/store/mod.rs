@@ -27,6 +27,7 @@ mod memory;
 #[cfg(test)]
 mod model_test;
 mod occupancy;
+mod pages;
 mod redb;
 mod view;
 

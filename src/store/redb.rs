@@ -119,7 +119,8 @@ fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, StoreError>) -> Resu
 /// Opens a file for writing, or only to look.
 fn open(
     path: &Path,
-    write: Option<(Flush, &Lock)>,
+    write: Option<Flush>,
+    lock: Option<&Lock>,
 ) -> Result<Option<(Database, Switch)>, StoreError> {
     let file = loop {
         let Some(file) = files::open(path, write.is_some())? else { return Ok(None) };
@@ -127,8 +128,7 @@ fn open(
             break file;
         }
     };
-    let (flush, lock) = write.unzip();
-    let (backend, switch) = backend::new(file, flush, lock);
+    let (backend, switch) = backend::new(file, write, lock).map_err(|e| broken(path, e))?;
     let database = Database::builder().set_cache_size(CACHE).create_with_backend(backend);
     Ok(Some((database.map_err(|e| broken(path, e))?, switch)))
 }
@@ -149,13 +149,15 @@ fn check_schema<K: Kv>(tables: &Tables<'_, K>) -> Result<(), StoreError> {
     })
 }
 
-/// Looks at a store without writing; `None` if there is none.
+/// Looks at a store without writing; `None` if there is none. If its lock is held, what the last
+/// holder left in it counts.
 pub fn look<T>(
     path: &Path,
+    lock: Option<&Lock>,
     work: impl FnOnce(&Tables<'_, Reader<'_, ReadOnlyTable<Bytes, Bytes>>>) -> Result<T, StoreError>,
 ) -> Result<Option<T>, StoreError> {
     guarded(path, || {
-        let Some((database, switch)) = open(path, None)? else {
+        let Some((database, switch)) = open(path, None, lock)? else {
             return Ok(None);
         };
         let answer = (|| {
@@ -178,7 +180,7 @@ pub fn write<T>(
     work: impl FnOnce(&mut Tables<'_, Writer<'_, '_>>) -> Result<ControlFlow<T, T>, StoreError>,
 ) -> Result<T, StoreError> {
     guarded(path, || {
-        let Some((database, switch)) = open(path, Some((flush, lock)))? else {
+        let Some((database, switch)) = open(path, Some(flush), Some(lock))? else {
             let source = std::io::Error::from(std::io::ErrorKind::NotFound);
             return Err(StoreError::io("open the lease store", path, source));
         };
@@ -246,7 +248,7 @@ pub fn create(
     files::make(path, |file, name| {
         let io = |e| StoreError::io("write", name, e);
         let whole = file.try_clone().map_err(io)?;
-        let (backend, switch) = backend::new(file, Some(Flush::Never), None);
+        let (backend, switch) = backend::new(file, Some(Flush::Never), None).map_err(io)?;
         switch.write_through().map_err(io)?;
         let database =
             Database::builder().create_with_backend(backend).map_err(|e| broken(name, e))?;

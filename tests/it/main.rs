@@ -8,6 +8,7 @@
 
 mod cni;
 mod config;
+mod damage;
 mod delegate;
 mod differential;
 mod disk;

@@ -1,0 +1,326 @@
+//! Damage to a store file: right data or an error that says what to do, and never a wrong address.
+//!
+//! In this process, through the library, thousands of times; a few times through the program, for
+//! what it prints.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+use redb::{Database, TableDefinition};
+use sublet::alloc::Outcome;
+use sublet::error::{Error, StoreError};
+use sublet::model::{Lease, Persist};
+use sublet::net::Addr;
+use sublet::store::Store;
+use tempfile::TempDir;
+
+use crate::lab::{Call, Dice, Lab, addresses, conf, testdata};
+use crate::power::check;
+
+const PAGE: usize = 4096;
+
+/// A good store, and a place for bad copies of it.
+struct Patient {
+    folder: TempDir,
+    whole: Vec<u8>,
+    /// The lock file beside it.
+    lock: Vec<u8>,
+    truth: BTreeMap<Addr, Lease>,
+    refused: usize,
+    unharmed: usize,
+}
+
+impl Patient {
+    /// With so many leases; others were freed again.
+    fn new(leases: usize) -> Patient {
+        let folder = TempDir::new_in("/dev/shm").unwrap();
+        let file = folder.path().join("leases.redb");
+        let store = &mut *check::open(&file, Persist::Disk);
+        for n in 0..leases + 5 {
+            check::given(store, &format!("c{n}"), &check::now()).unwrap();
+        }
+        for n in leases..leases + 5 {
+            store.apply(&check::del(&format!("c{n}")), &check::now()).unwrap();
+        }
+        let truth = check::list(store, &check::now()).unwrap();
+        let truth: BTreeMap<_, _> = truth.into_iter().map(|l| (l.addr, l)).collect();
+        assert_eq!(truth.len(), leases);
+        let whole = fs::read(folder.path().join("leases.redb.keep")).unwrap();
+        let lock = fs::read(folder.path().join("leases.redb.keep.lock")).unwrap();
+        Patient { folder, whole, lock, truth, refused: 0, unharmed: 0 }
+    }
+
+    fn file(&self) -> PathBuf {
+        self.folder.path().join("leases.redb.keep")
+    }
+
+    /// Pages that hold something.
+    fn used(&self) -> Vec<usize> {
+        let pages = self.whole.chunks(PAGE).enumerate();
+        pages.filter(|(_, page)| page.iter().any(|b| *b != 0)).map(|(n, _)| n).collect()
+    }
+
+    /// Puts these bytes in the store's place and uses them. Answers whether all was refused.
+    fn try_with(&mut self, bytes: &[u8], name: &str) -> bool {
+        let noticed = check::quietly(|| self.used_with(bytes, name));
+        *(if noticed > 0 { &mut self.refused } else { &mut self.unharmed }) += 1;
+        noticed == 4
+    }
+
+    fn place(&self, bytes: &[u8]) {
+        fs::write(self.file(), bytes).unwrap();
+        fs::write(self.folder.path().join("leases.redb.keep.lock"), &self.lock).unwrap();
+    }
+
+    /// How many of four calls were refused.
+    fn used_with(&self, bytes: &[u8], name: &str) -> usize {
+        let cx = check::now();
+        let store = &mut *check::open(&self.folder.path().join("leases.redb"), Persist::Disk);
+        let mut refused = 0;
+        let mut refuse = |error: &Error, what: &str| {
+            refused += 1;
+            is_damage(error, &format!("{name}: {what}"));
+            let after = fs::read(self.file()).unwrap();
+            assert!(after == bytes, "{name}: {what} was refused and wrote");
+        };
+        self.place(bytes);
+        match check::list(store, &cx) {
+            Ok(rows) => {
+                assert!(rows.iter().eq(self.truth.values()), "{name}: listed {rows:?}");
+            }
+            Err(error) => refuse(&error, "list"),
+        }
+        match given(store, "new") {
+            Ok(addr) => assert!(!self.truth.contains_key(&addr), "{name}: {addr} is held"),
+            Err(error) => refuse(&error, "ADD"),
+        }
+        let lease = self.truth.values().nth(self.truth.len() / 2).unwrap();
+        let container = check::row(lease).0;
+        self.place(bytes);
+        match given(store, &container) {
+            Ok(addr) => assert_eq!(addr, lease.addr, "{name}: {container} has another"),
+            Err(error) => refuse(&error, "ADD again"),
+        }
+        self.place(bytes);
+        match store.apply(&check::del(&container), &cx) {
+            Ok(outcome) => {
+                assert_eq!(outcome, Outcome::Freed(vec![lease.clone()]), "{name}: {container}");
+            }
+            Err(error) => refuse(&error, "DEL"),
+        }
+        refused
+    }
+
+    /// Asserts that some of it was noticed and some was in places that hold nothing.
+    fn both(&self, name: &str) {
+        assert!(
+            self.refused > 50 && self.unharmed > 50,
+            "{name}: {} {}",
+            self.refused,
+            self.unharmed
+        );
+    }
+}
+
+fn given(store: &mut dyn Store, container: &str) -> Result<Addr, Error> {
+    match store.apply(&check::add(container), &check::now())? {
+        Outcome::Added { grants, .. } => Ok(grants[0].addr),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// An error of the store's that says what to do.
+fn is_damage(error: &Error, name: &str) {
+    let text = error.to_string();
+    match error {
+        Error::Store(StoreError::Damaged { .. }) => {
+            assert!(text.contains("sublet doctor"), "{name}: {text}");
+        }
+        Error::Store(StoreError::Foreign { advice, .. }) => assert!(!advice.is_empty(), "{name}"),
+        other => panic!("{name}: {other}"),
+    }
+}
+
+#[test]
+fn a_flipped_bit() {
+    let mut patient = Patient::new(60);
+    let mut dice = Dice(19);
+    let used = patient.used();
+    for _ in 0..2000 {
+        let bit = usize::try_from(dice.below(8 * 4096)).unwrap();
+        let page = *dice.pick(&used);
+        let mut bytes = patient.whole.clone();
+        bytes[page * PAGE + bit / 8] ^= 1 << (bit % 8);
+        patient.try_with(&bytes, &format!("bit {bit} of page {page}"));
+    }
+    patient.both("bits");
+}
+
+/// What redb has no checksum over, whole; of the rest each third bit.
+#[test]
+fn a_bit_of_the_header() {
+    let mut patient = Patient::new(60);
+    for bit in (0..64 * 8).chain((64 * 8..320 * 8).step_by(3)) {
+        let mut bytes = patient.whole.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        patient.try_with(&bytes, &format!("bit {bit} of the header"));
+    }
+    patient.both("header");
+}
+
+#[test]
+fn the_head_of_a_page() {
+    let mut patient = Patient::new(60);
+    let mut dice = Dice(23);
+    for page in patient.used() {
+        for _ in 0..20 {
+            let byte = usize::try_from(dice.below(64)).unwrap();
+            let mut bytes = patient.whole.clone();
+            bytes[page * PAGE + byte] = dice.next().to_le_bytes()[0];
+            patient.try_with(&bytes, &format!("byte {byte} of page {page}"));
+        }
+    }
+    patient.both("heads");
+}
+
+#[test]
+fn pages_swapped_doubled_zeroed_and_random() {
+    let mut patient = Patient::new(60);
+    let mut dice = Dice(29);
+    let used = patient.used();
+    for n in 0..used.len() {
+        for m in 0..used.len() {
+            let (a, b) = (used[n] * PAGE, used[m] * PAGE);
+            let mut bytes = patient.whole.clone();
+            if n == m {
+                bytes[a..a + PAGE].fill(0);
+            } else if n < m {
+                let (left, right) = bytes.split_at_mut(b);
+                left[a..a + PAGE].swap_with_slice(&mut right[..PAGE]);
+            } else {
+                bytes.copy_within(a..a + PAGE, b);
+            }
+            patient.try_with(&bytes, &format!("pages {} and {}", used[n], used[m]));
+        }
+        let mut bytes = patient.whole.clone();
+        bytes[used[n] * PAGE..][..PAGE].fill_with(|| dice.next().to_le_bytes()[0]);
+        patient.try_with(&bytes, &format!("noise in page {}", used[n]));
+    }
+    patient.both("pages");
+}
+
+#[test]
+fn truncated_anywhere() {
+    let mut patient = Patient::new(3);
+    let whole = patient.whole.clone();
+    for len in (0..PAGE).chain((PAGE..whole.len()).step_by(512)) {
+        let refused = patient.try_with(&whole[..len], &format!("{len} bytes"));
+        let used = patient.used().last().unwrap() * PAGE;
+        assert!(refused || len > used, "{len} of {} bytes are taken for a store", whole.len());
+    }
+    // Longer than it was, too.
+    let mut bytes = whole;
+    bytes.resize(bytes.len() + 512, 0);
+    patient.try_with(&bytes, "512 bytes more");
+    assert!(patient.refused > PAGE);
+}
+
+const TABLE: TableDefinition<&[u8], &[u8]> = TableDefinition::new("sublet");
+
+/// The file of the first format, which says that it has another schema.
+fn with_schema(file: &std::path::Path, schema: u8) {
+    fs::copy(testdata().join("store/v1.redb"), file).unwrap();
+    let database = Database::open(file).unwrap();
+    let transaction = database.begin_write().unwrap();
+    {
+        // Format, number, CRC32C over key and record.
+        let record = [1, schema];
+        let sum = crc32c::crc32c_append(crc32c::crc32c(b"Mschema"), &record);
+        let value = [&record[..], &sum.to_le_bytes()].concat();
+        let mut table = transaction.open_table(TABLE).unwrap();
+        table.insert(&b"Mschema"[..], &*value).unwrap();
+    }
+    transaction.commit().unwrap();
+}
+
+#[test]
+fn another_schema() {
+    for (schema, opens) in [(0, false), (1, true), (2, false), (9, false)] {
+        let lab = Lab::new();
+        fs::create_dir(lab.join("data")).unwrap();
+        let file = lab.join("data/leases.redb.keep");
+        with_schema(&file, schema);
+        let before = fs::read(&file).unwrap();
+        let store = &mut *check::open(&lab.store(), Persist::Disk);
+        match check::list(store, &check::now()) {
+            Ok(rows) => assert!(opens && rows.len() == 7, "schema {schema}: {rows:?}"),
+            Err(error) => {
+                assert!(!opens, "schema {schema}: {error}");
+                is_damage(&error, "schema");
+                let text = error.to_string();
+                assert!(text.contains(&format!("schema {schema}")), "{text}");
+                is_damage(&given(store, "new").unwrap_err(), "schema");
+                assert_eq!(fs::read(&file).unwrap(), before);
+            }
+        }
+    }
+}
+
+#[test]
+fn another_program_s_file() {
+    let lab = Lab::new();
+    fs::create_dir(lab.join("data")).unwrap();
+    let database = Database::create(lab.join("data/leases.redb.keep")).unwrap();
+    let transaction = database.begin_write().unwrap();
+    let table: TableDefinition<u32, u32> = TableDefinition::new("theirs");
+    transaction.open_table(table).unwrap().insert(1, 2).unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    let store = &mut *check::open(&lab.store(), Persist::Disk);
+    is_damage(&given(store, "new").unwrap_err(), "foreign");
+    is_damage(&check::list(store, &check::now()).unwrap_err(), "foreign");
+}
+
+/// The program's answer is one JSON document whatever the file holds, and silence otherwise.
+#[test]
+fn what_the_program_prints() {
+    let patient = Patient::new(60);
+    let used = patient.used();
+    let mut dice = Dice(31);
+    let mut errors = 0;
+    for round in 0..60_usize {
+        let mut bytes = patient.whole.clone();
+        let page = used[round % used.len()] * PAGE;
+        match round % 4 {
+            0 => bytes[page..page + PAGE].fill(0),
+            1 => bytes[page..page + PAGE].fill_with(|| dice.next().to_le_bytes()[0]),
+            2 => bytes.copy_within(used[1] * PAGE..(used[1] + 1) * PAGE, page),
+            _ => bytes[round * 7 % 320] ^= 1 << (round % 8),
+        }
+        let lab = Lab::new();
+        fs::create_dir(lab.join("data")).unwrap();
+        let mut conf = conf(&lab.data_dir(), check::SUBNET);
+        conf["ipam"]["persist"] = "disk".into();
+        for (command, container) in [("ADD", "new"), ("CHECK", "c7"), ("ADD", "c7"), ("DEL", "c7")]
+        {
+            fs::write(lab.join("data/leases.redb.keep"), &bytes).unwrap();
+            fs::write(lab.join("data/leases.redb.keep.lock"), &patient.lock).unwrap();
+            let answer = Call::cni(command, container, &conf).run();
+            assert!(!answer.stderr.contains("panicked"), "{answer:?}");
+            if answer.code != Some(0) {
+                let (code, msg) = answer.error();
+                assert_eq!(code, 104, "{command}: {msg}");
+                errors += 1;
+            } else if command == "ADD" {
+                let got = addresses(&answer.ok()).remove(0).parse().unwrap();
+                let holder = patient.truth.get(&got).map(|l| check::row(l).0);
+                let expected = (container == "c7").then(|| "c7".to_owned());
+                assert_eq!(holder, expected, "{got} for {container}");
+            } else {
+                answer.silent();
+            }
+        }
+    }
+    assert!(errors > 50, "{errors}");
+}
