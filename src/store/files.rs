@@ -89,7 +89,10 @@ pub fn lock(path: &Path, wait: Wait) -> Result<Lock, StoreError> {
 /// nobody to be kept out; where no store is, nothing is to be seen.
 pub fn lock_to_look(path: &Path, wait: Wait) -> Result<Lock, StoreError> {
     let name = beside(path, ".lock");
-    match plain_file::open(&name) {
+    // Only who may write can wait in turn.
+    let opened = plain_file::open_to_write(&name)
+        .or_else(|e| if is_forbidden(&e) { plain_file::open(&name) } else { Err(e) });
+    match opened {
         Ok(file) => lock::acquire(file, &name, wait),
         Err(e) if e.kind() == ErrorKind::NotFound && !path.exists() => Ok(Lock::none()),
         Err(e) if e.kind() == ErrorKind::NotFound => match lock::lock_file(&name, wait) {

@@ -1,8 +1,8 @@
 //! One lock file beside the store, taken by everybody, first come first served.
 //!
 //! Owns: flock(2) with a bound on the wait, and who holds it when the bound is over. Polling would
-//! let newcomers pass those that wait; so a wait is a blocking lock, in a thread of its own, started
-//! only when the first try fails.
+//! let newcomers pass those that wait; so a wait is a blocking one, in its turn ([`queue`]), in a
+//! thread of its own, started only when the lock is held or others wait for it.
 //! Invariant: a [`Lock`] holds the lock until it is dropped; a killed process holds none; nobody
 //! holds a lock on a file that has lost its name.
 
@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use fs2::FileExt;
 
+use super::queue;
 use crate::error::StoreError;
 use crate::model::Wait;
 
@@ -72,28 +73,32 @@ fn inode(metadata: &io::Result<fs::Metadata>) -> Option<(u64, u64)> {
 /// Takes the exclusive lock on an open file.
 pub(super) fn acquire(file: File, path: &Path, wait: Wait) -> Result<Lock, StoreError> {
     let io = |e| StoreError::io("lock", path, e);
-    match FileExt::try_lock_exclusive(&file) {
-        Ok(()) => return Ok(Lock { file: Some(file) }),
-        Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-        Err(e) => return Err(io(e)),
+    // Who does not wait at all takes what is free.
+    if wait == Wait::Try || queue::is_empty(&file) {
+        match FileExt::try_lock_exclusive(&file) {
+            Ok(()) => return Ok(Lock { file: Some(file) }),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Err(e) => return Err(io(e)),
+        }
     }
     let bound = match wait {
         Wait::For(bound) => bound,
         Wait::Try => Duration::ZERO,
         Wait::Forever => {
-            FileExt::lock_exclusive(&file).map_err(io)?;
+            lock_in_turn(&file, queue::join(&file)).map_err(io)?;
             return Ok(Lock { file: Some(file) });
         }
     };
     let inode = inode(&file.metadata());
     if bound > Duration::ZERO {
         let (done, waiting) = mpsc::sync_channel(1);
+        let number = queue::join(&file);
         // If the bound runs out first, the thread still gets the lock some time, finds nobody
         // to give it to, and drops the file and the lock with it.
         thread::Builder::new()
             .name("lock".to_owned())
             .spawn(move || {
-                let result = FileExt::lock_exclusive(&file).map(|()| file);
+                let result = lock_in_turn(&file, number).map(|()| file);
                 let _ = done.send(result);
             })
             .map_err(io)?;
@@ -105,6 +110,18 @@ pub(super) fn acquire(file: File, path: &Path, wait: Wait) -> Result<Lock, Store
     }
     let holders = inode.map(|(_, ino)| holders(ino)).unwrap_or_default();
     Err(StoreError::Locked { path: path.to_owned(), waited: bound, holders })
+}
+
+fn lock_in_turn(file: &File, number: Option<queue::Number>) -> io::Result<()> {
+    if let Some(number) = &number {
+        number.wait(file);
+    }
+    // In front of all others: newcomers see that somebody waits until the lock is ours.
+    let locked = FileExt::lock_exclusive(file);
+    if let Some(number) = number {
+        number.leave(file);
+    }
+    locked
 }
 
 /// A second guard, on the store file itself: the lock file's name may be removed by hand, and a

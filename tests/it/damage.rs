@@ -3,6 +3,7 @@
 //! In this process, through the library, thousands of times; a few times through the program, for
 //! what it prints.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
@@ -47,8 +48,15 @@ impl Patient {
         let truth = check::list(store, &check::now()).unwrap();
         let truth: BTreeMap<_, _> = truth.into_iter().map(|l| (l.addr, l)).collect();
         assert_eq!(truth.len(), leases);
-        let mut patient =
-            Patient { folder, persist, whole: vec![], lock: vec![], truth, refused: 0, unharmed: 0 };
+        let mut patient = Patient {
+            folder,
+            persist,
+            whole: vec![],
+            lock: vec![],
+            truth,
+            refused: 0,
+            unharmed: 0,
+        };
         patient.whole = fs::read(patient.file("")).unwrap();
         patient.lock = fs::read(patient.file(".lock")).unwrap();
         patient
@@ -207,13 +215,13 @@ fn pages_swapped_doubled_zeroed_and_random() {
         for m in 0..used.len() {
             let (a, b) = (used[n] * PAGE, used[m] * PAGE);
             let mut bytes = patient.whole.clone();
-            if n == m {
-                bytes[a..a + PAGE].fill(0);
-            } else if n < m {
-                let (left, right) = bytes.split_at_mut(b);
-                left[a..a + PAGE].swap_with_slice(&mut right[..PAGE]);
-            } else {
-                bytes.copy_within(a..a + PAGE, b);
+            match n.cmp(&m) {
+                Ordering::Equal => bytes[a..a + PAGE].fill(0),
+                Ordering::Less => {
+                    let (left, right) = bytes.split_at_mut(b);
+                    left[a..a + PAGE].swap_with_slice(&mut right[..PAGE]);
+                }
+                Ordering::Greater => bytes.copy_within(a..a + PAGE, b),
             }
             patient.try_with(&bytes, &format!("pages {} and {}", used[n], used[m]));
         }
