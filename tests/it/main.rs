@@ -20,6 +20,7 @@ mod inject;
 mod lab;
 mod operator;
 mod power;
+mod queue;
 mod reader;
 mod readme;
 mod reboot;
