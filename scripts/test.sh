@@ -17,6 +17,10 @@ needs=(
     shellcheck=shellcheck
     strace=strace
     readelf=binutils
+    etcd=etcd-server
+    setpriv=util-linux
+    openssl=openssl
+    curl=curl
 )
 
 missing() {
@@ -52,6 +56,7 @@ step() {
 }
 
 step cargo fetch --locked
+step scripts/get-consul.sh
 step cargo fmt --all --check
 step shellcheck scripts/*.sh testdata/readme/*.sh .ci/run
 step cargo clippy --all-targets --locked -- -D warnings
@@ -72,8 +77,10 @@ fi
 step scripts/build.sh
 if [ "$(id -u)" = 0 ]; then
     step scripts/e2e-netns.sh
+    step scripts/e2e-etcd.sh
+    step scripts/e2e-consul.sh
 else
-    echo "test.sh: the real plugins need network namespaces, run as root: scripts/e2e-netns.sh" >&2
+    echo "test.sh: the real plugins and clusters need network namespaces, run as root: scripts/e2e-*.sh" >&2
     exit 1
 fi
 echo

@@ -275,6 +275,24 @@ pub enum StoreError {
         /// Its answer.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A server was asked for a change and did not answer: it may have been made.
+    Unanswered {
+        /// What was being done.
+        doing: String,
+        /// The server.
+        place: String,
+        /// What happened instead.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A record of a cluster's store is not what was written.
+    BadRecord {
+        /// The server.
+        place: String,
+        /// The record, without the store's prefix.
+        key: String,
+        /// What was found.
+        what: String,
+    },
     /// What is there is ours and not whole.
     Damaged {
         /// The file.
@@ -303,10 +321,10 @@ pub enum StoreError {
         /// The `persist` under which they were made.
         persist: &'static str,
     },
-    /// This build has no such store.
-    Unsupported {
-        /// "etcd", "consul", or "unreadable": one that the configuration means and nobody understands.
-        engine: &'static str,
+    /// A cluster is meant, and nobody can say which: no file of this node in any case.
+    Unreadable {
+        /// What is wrong with the configuration.
+        why: String,
     },
 }
 
@@ -344,6 +362,16 @@ impl fmt::Display for StoreError {
                 "cannot {doing} {place}: {source}; nothing was leased or freed, try again once that \
                  is mended"
             ),
+            StoreError::Unanswered { doing, place, source } => write!(
+                f,
+                "cannot {doing} {place}: {source}; it may have been done all the same, and asking \
+                 again finds that out"
+            ),
+            StoreError::BadRecord { place, key, what } => write!(
+                f,
+                "the record {key} in {place} is damaged: {what}; nothing was changed; remove it once \
+                 no container has that address"
+            ),
             StoreError::Damaged { path, what } => write!(
                 f,
                 "the lease store {} is damaged: {what}; nothing was changed; run `sublet doctor`, or \
@@ -361,10 +389,9 @@ impl fmt::Display for StoreError {
                 lease.addr,
                 lease.owner
             ),
-            StoreError::Unsupported { engine } => write!(
+            StoreError::Unreadable { why } => write!(
                 f,
-                "the {engine} store is not in this build; remove its keys to lease from the embedded \
-                 store, which serves this host alone"
+                "the store cannot be understood: {why}; nothing was leased or freed anywhere else"
             ),
         }
     }
@@ -373,7 +400,9 @@ impl fmt::Display for StoreError {
 impl std::error::Error for StoreError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            StoreError::Unavailable { source, .. } => Some(source.as_ref()),
+            StoreError::Unavailable { source, .. } | StoreError::Unanswered { source, .. } => {
+                Some(source.as_ref())
+            }
             _ => None,
         }
     }

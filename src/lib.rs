@@ -8,7 +8,7 @@
 //! cni  cli    the faces: a protocol or a person on one side, use cases on the other
 //! engine      the use cases; takeover reads host-local's folder for it
 //! config      bytes -> Config, one file for each dialect
-//! store       commits what alloc decides: redb (and later etcd, Consul)
+//! store       commits what alloc decides: redb, etcd, Consul
 //! alloc       the decisions, pure: View + Command + Context -> Plan
 //! net model error   the nouns, valid by construction; beside them plain_file, an open that never blocks
 //! ```
@@ -28,8 +28,9 @@
 //! # Why the seam holds
 //!
 //! The seam is [`alloc::Command`], [`alloc::View`] and [`alloc::Plan`]; the proof is
-//! `store/contract.rs`, which runs the same cases on a model in memory, on redb, and on a
-//! compare-and-set server with Consul's limits, lost answers and other clients in between.
+//! `store/contract.rs`, which runs the same cases on a model in memory, on redb, on real servers of
+//! etcd and Consul, and on a compare-and-set server in memory with Consul's limits, lost answers and
+//! other clients in between.
 //!
 //! - **A command is data.** It carries all that the allocator must know of its caller: ranges,
 //!   wishes, the owner, where the request came from. So a store may run it again after a conflict,
@@ -57,8 +58,10 @@
 //!
 //! # Where do I add ...
 //!
-//! - **a store**: `store/NAME.rs` with [`store::Store`]; a variant of [`model::StoreSpec`] and its arm
-//!   in [`store::open`]; its line in `store/contract.rs`.
+//! - **a store**: `store/NAME.rs` with [`store::Store`] (on a compare-and-set server: with
+//!   `store::cas::Engine`, three calls); a variant of [`model::StoreSpec`], its keys in
+//!   `config/cluster.rs` and its arm in [`store::open`]; its line in `store/contract.rs` or
+//!   `store/servers_test.rs`.
 //! - **a dialect**: `config/NAME.rs` and its row in the table of dialects; `testdata/config/NAME/`.
 //! - **a CNI version**: a variant in `cni/version.rs` and in its table; an arm in `cni/result.rs` if
 //!   the shape changed. The tests that loop over versions follow by themselves.

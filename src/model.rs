@@ -317,9 +317,56 @@ pub enum StoreSpec {
         /// How long to wait for the lock.
         wait: Wait,
     },
-    /// A cluster store, not in this build.
-    Remote {
-        /// "etcd" or "consul".
-        engine: &'static str,
+    /// etcd.
+    Etcd(Etcd),
+    /// Consul.
+    Consul(Consul),
+    /// A cluster is meant, and what is written of it cannot be understood: no file of this node in
+    /// any case.
+    Unreadable {
+        /// What is wrong with it.
+        why: String,
     },
+}
+
+impl StoreSpec {
+    /// Whether other nodes share it.
+    pub fn is_cluster(&self) -> bool {
+        !matches!(self, StoreSpec::Embedded { .. })
+    }
+}
+
+/// How to reach a cluster's servers. Secrets are named by file, never held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Servers {
+    /// `http://host:port` or `https://host:port`; tried in this order. Not empty.
+    pub endpoints: Vec<String>,
+    /// What every key begins with, without slashes at its ends.
+    pub prefix: String,
+    /// Whom to trust; `None`: the system's authorities.
+    pub ca: Option<PathBuf>,
+    /// The client's certificate and key.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// For each command; not zero.
+    pub timeout: Duration,
+}
+
+/// etcd, by its v3 JSON gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Etcd {
+    /// Where.
+    pub servers: Servers,
+    /// User, and the file that holds the password.
+    pub login: Option<(String, PathBuf)>,
+}
+
+/// Consul, by its HTTP API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Consul {
+    /// Where.
+    pub servers: Servers,
+    /// Data centre; `None`: the agent's own.
+    pub dc: Option<String>,
+    /// The file that holds the ACL token.
+    pub token: Option<PathBuf>,
 }

@@ -27,7 +27,7 @@ impl List {
         if !self.json {
             let leases = desk.leases(&wanted)?;
             if leases.is_empty() {
-                writeln!(terminal.stderr, "no leases in {}", desk.place.display())?;
+                writeln!(terminal.stderr, "no leases in {}", desk.place)?;
                 return Ok(());
             }
             writeln!(terminal.stdout, "{}", output::table(&leases))?;

@@ -19,6 +19,7 @@ use anyhow::{Context as _, Result, anyhow};
 use clap::{Args, Parser, Subcommand};
 
 use crate::alloc::Context;
+use crate::config;
 use crate::host::Facts;
 use crate::model::{Lease, Persist, StoreSpec, Wait};
 use crate::net::Addr;
@@ -53,9 +54,10 @@ enum Command {
 #[derive(Debug, Args)]
 #[allow(clippy::doc_markdown, reason = "as above")]
 struct Place {
-    /// The store's file [default: $IPAM_DB_PATH, else /var/lib/cni/sublet/leases.redb]
-    #[arg(long, value_name = "PATH", global = true)]
-    store: Option<PathBuf>,
+    /// The store's file, or a cluster as in "store": {"etcd": {"endpoints": [...]}}
+    /// [default: $IPAM_DB_PATH, else /var/lib/cni/sublet/leases.redb]
+    #[arg(long, value_name = "PATH|JSON", global = true, verbatim_doc_comment)]
+    store: Option<OsString>,
 }
 
 /// Where leases are if nobody says otherwise; the ECS dialect's default is another.
@@ -104,7 +106,7 @@ fn serve(
             return if write!(stream, "{}", e.render()).is_ok() { code } else { 1 };
         }
     };
-    let mut desk = match Desk::open(&cli.place, env, facts) {
+    let mut desk = match Desk::open(&cli.place, env, facts, terminal) {
         Ok(desk) => desk,
         Err(e) => return fail(terminal, &e),
     };
@@ -131,24 +133,47 @@ fn fail(terminal: &mut Terminal<'_>, error: &anyhow::Error) -> u8 {
 /// An open store, and what its commands are told.
 struct Desk {
     store: Box<dyn Store>,
-    place: PathBuf,
+    place: String,
     cx: Context,
+    cluster: bool,
 }
 
 impl Desk {
-    fn open(place: &Place, env: &dyn Fn(&str) -> Option<OsString>, facts: &Facts) -> Result<Desk> {
-        let named = place
-            .store
-            .clone()
-            .or_else(|| env("IPAM_DB_PATH").filter(|path| !path.is_empty()).map(PathBuf::from));
-        let path = named.unwrap_or_else(|| {
-            let ecs = PathBuf::from(ECS_DEFAULT);
-            let usual = PathBuf::from(DEFAULT);
-            if !usual.exists() && ecs.exists() { ecs } else { usual }
-        });
-        // Leases of either persistence are shown and freed.
-        let spec = StoreSpec::Embedded { path: path.clone(), persist: Persist::Boot, wait: WAIT };
-        Ok(Desk { store: store::open(&spec)?, place: path, cx: facts.context() })
+    fn open(
+        place: &Place,
+        env: &dyn Fn(&str) -> Option<OsString>,
+        facts: &Facts,
+        terminal: &mut Terminal<'_>,
+    ) -> Result<Desk> {
+        let json = place.store.as_ref().and_then(|text| text.to_str()).map(str::trim_start);
+        let (spec, shown) = if let Some(json) = json.filter(|text| text.starts_with('{')) {
+            let (spec, warnings) = config::store(json).context("--store")?;
+            for warning in warnings {
+                writeln!(terminal.stderr, "sublet: --store: {warning}")?;
+            }
+            (spec, "this cluster".to_owned())
+        } else {
+            let named =
+                place.store.clone().map(PathBuf::from).or_else(|| {
+                    env("IPAM_DB_PATH").filter(|path| !path.is_empty()).map(PathBuf::from)
+                });
+            let path = named.unwrap_or_else(|| {
+                let ecs = PathBuf::from(ECS_DEFAULT);
+                let usual = PathBuf::from(DEFAULT);
+                if !usual.exists() && ecs.exists() { ecs } else { usual }
+            });
+            let shown = path.display().to_string();
+            // Leases of either persistence are shown and freed.
+            (StoreSpec::Embedded { path, persist: Persist::Boot, wait: WAIT }, shown)
+        };
+        let cluster = spec.is_cluster();
+        Ok(Desk { store: store::open(&spec)?, place: shown, cx: facts.context(), cluster })
+    }
+
+    /// What the allocator is told when it works on this lease: in a cluster, as the node that has it.
+    fn cx_for(&self, lease: &Lease) -> Context {
+        let node = if self.cluster { lease.node.clone() } else { self.cx.node.clone() };
+        Context { node, ..self.cx.clone() }
     }
 
     /// The leases that `which` chooses.
@@ -182,7 +207,7 @@ impl Desk {
                 "{}{} has no lease in {}; see `sublet list`",
                 name,
                 network.map(|n| format!(" of network {n}")).unwrap_or_default(),
-                self.place.display()
+                self.place
             )),
             1 => Ok(all),
             n => Err(anyhow!("{name} begins the IDs of {n} containers; give more of it")),

@@ -52,7 +52,8 @@ impl Release {
             let target = Target::Some(owner.clone(), vec![addr]);
             let del =
                 Del { set: lease.set.clone(), target, rewind: false, undo: false, legacy: None };
-            let freed = engine::del(&mut *desk.store, del, None, &desk.cx)?;
+            let cx = desk.cx_for(lease);
+            let freed = engine::del(&mut *desk.store, del, None, &cx)?;
             let word = if freed.is_empty() { "was free already:" } else { "freed" };
             writeln!(terminal.stdout, "{word} {what}")?;
         }

@@ -132,9 +132,13 @@ fn refusal_code(refusal: &Refusal) -> u32 {
 
 fn store_code(error: &StoreError) -> u32 {
     match error {
-        StoreError::Locked { .. } | StoreError::Unavailable { .. } => TRY_AGAIN,
-        StoreError::Damaged { .. } | StoreError::Foreign { .. } => DAMAGED,
-        StoreError::Moved { .. } | StoreError::Unsupported { .. } => CONFIGURATION,
+        StoreError::Locked { .. }
+        | StoreError::Unavailable { .. }
+        | StoreError::Unanswered { .. } => TRY_AGAIN,
+        StoreError::Damaged { .. } | StoreError::BadRecord { .. } | StoreError::Foreign { .. } => {
+            DAMAGED
+        }
+        StoreError::Moved { .. } | StoreError::Unreadable { .. } => CONFIGURATION,
     }
 }
 
@@ -265,7 +269,7 @@ mod tests {
         let path = PathBuf::from("/s");
         let what = String::from("torn");
         assert_eq!(of(StoreError::Damaged { path, what }).code, 104);
-        assert_eq!(of(StoreError::Unsupported { engine: "etcd" }).code, 7);
+        assert_eq!(of(StoreError::Unreadable { why: String::new() }).code, 7);
         let full = StoreError::io("write", "/s".as_ref(), std::io::ErrorKind::StorageFull.into());
         assert_eq!(of(full).code, 11);
         let why = String::from("x");

@@ -270,7 +270,7 @@ fn legacy<'a>(
     match spec {
         StoreSpec::Embedded { wait, .. } => dir.map(|dir| Legacy { dir, network, wait: *wait }),
         // host-local's leases are of this host alone.
-        StoreSpec::Remote { .. } => None,
+        _ => None,
     }
 }
 

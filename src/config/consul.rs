@@ -6,7 +6,7 @@
 
 use super::error::ConfigError;
 use super::netconf::{Netconf, Rules, named};
-use super::{Cleanup, Config, Dialect, Inputs, native};
+use super::{Cleanup, Config, Dialect, Inputs, cluster, native};
 use crate::model::NetworkName;
 
 /// Claimed by any of its three keys.
@@ -23,20 +23,9 @@ pub(super) const RULES: Rules = Rules {
 
 fn config(conf: &Netconf, inputs: &Inputs) -> Result<Config, ConfigError> {
     let ipam = conf.ipam()?;
-    ipam.text("consul_addr")?;
+    // Looked at first, so that a slip here is what is told of.
+    cluster::consul_endpoint(&ipam)?;
     ipam.text("dc")?;
-    if let Some(port) = ipam.get("consul_port") {
-        let number = match port.text() {
-            Ok(text) => text.parse().ok(),
-            Err(_) => port.integer().ok().and_then(|n| u16::try_from(n).ok()),
-        };
-        if number.is_none_or(|n: u16| n == 0) {
-            return Err(ConfigError::invalid(format!(
-                "{} must be a port number from 1 to 65535, as \"8500\" or 8500",
-                port.path()
-            )));
-        }
-    }
     if !ipam.has("subnet") && !ipam.has("ranges") {
         return Err(ConfigError::invalid(
             "missing field \"subnet\" in IPAM configuration; give ipam.subnet, as 203.0.113.0/24",

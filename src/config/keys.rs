@@ -62,6 +62,20 @@ pub(super) const RANGE: &[&str] = &["subnet", "rangeStart", "rangeEnd", "gateway
 /// Inside a route.
 pub(super) const ROUTE: &[&str] = &["dst", "gw", "mtu", "advmss", "priority", "table", "scope"];
 
+/// Inside `store.etcd` and `store.consul`.
+pub(super) const CLUSTER: &[&str] = &[
+    "endpoints",
+    "prefix",
+    "caFile",
+    "certFile",
+    "keyFile",
+    "timeout",
+    "user",
+    "passwordFile",
+    "dc",
+    "tokenFile",
+];
+
 /// Warns of each key that is none of `known` and looks like one of them.
 pub(super) fn warn_of_near(fields: &Fields, known: &[&str], warnings: &mut Vec<String>) {
     for key in fields.keys().filter(|key| !known.iter().any(|name| spells(key, name))) {

@@ -6,6 +6,7 @@
 
 mod args;
 mod cidr;
+mod cluster;
 mod consul;
 mod dns;
 mod duration;
@@ -22,6 +23,7 @@ mod runtime;
 
 use std::path::PathBuf;
 
+pub use cluster::store;
 pub use error::ConfigError;
 use fields::Fields;
 pub use netconf::Netconf;

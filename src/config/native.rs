@@ -134,7 +134,7 @@ fn warn_of_idle(exclude: &[Span], sets: &[RangeSet], warnings: &mut Vec<String>)
 }
 
 fn strategy(ipam: &Fields, store: &StoreSpec) -> Result<Strategy, ConfigError> {
-    if ipam.text("strategy")?.is_none() && matches!(store, StoreSpec::Remote { .. }) {
+    if ipam.text("strategy")?.is_none() && store.is_cluster() {
         // In a cluster every other order makes all nodes contend for the same next address.
         return Ok(Strategy::Hash);
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::error::ConfigError;
 use super::fields::Fields;
 use super::raw::quote;
-use super::{Dialect, Inputs, Level, Log, duration, word};
+use super::{Dialect, Inputs, Level, Log, cluster, duration, word};
 use crate::model::{NetworkName, Persist, StoreSpec, Wait};
 
 const NATIVE_FILE: &str = "/var/lib/cni/sublet/leases.redb";
@@ -34,50 +34,24 @@ impl Place<'_> {
         let path = self.path()?;
         let persist = self.persist()?;
         let wait = self.wait(warnings)?;
-        Ok(match self.engine()? {
-            Some(engine) => StoreSpec::Remote { engine },
+        Ok(match cluster::named(self.ipam, self.dialect, warnings)? {
+            Some(cluster) => cluster,
             None => StoreSpec::Embedded { path, persist, wait },
         })
     }
 
     /// The store, with the default in place of whatever cannot be understood; but what is meant for
-    /// a cluster and cannot be understood is a store that no build has.
+    /// a cluster and cannot be understood is no file of this node.
     pub(super) fn store_anyway(self) -> StoreSpec {
-        match self.engine() {
+        match cluster::named(self.ipam, self.dialect, &mut Vec::new()) {
             Ok(None) => {}
-            Ok(Some(engine)) => return StoreSpec::Remote { engine },
-            // Whatever was meant, it was no file of this node.
-            Err(_) => return StoreSpec::Remote { engine: "unreadable" },
+            Ok(Some(cluster)) => return cluster,
+            Err(e) => return StoreSpec::Unreadable { why: e.to_string() },
         }
         StoreSpec::Embedded {
             path: self.path().unwrap_or_else(|_| self.named_or(None)),
             persist: self.persist().unwrap_or_default(),
             wait: self.wait(&mut Vec::new()).unwrap_or(DEFAULT_WAIT),
-        }
-    }
-
-    fn engine(self) -> Result<Option<&'static str>, ConfigError> {
-        if self.dialect == Dialect::Consul {
-            return Ok(Some("consul"));
-        }
-        let Some(store) = self.ipam.object("store")? else {
-            return Ok(None);
-        };
-        let keys: Vec<&str> = store.keys().collect();
-        let engine = match keys[..] {
-            [key] => ["etcd", "consul"].into_iter().find(|e| key.eq_ignore_ascii_case(e)),
-            _ => None,
-        };
-        let Some(engine) = engine else {
-            return Err(ConfigError::invalid(format!(
-                "{} must hold one key, \"etcd\" or \"consul\"; it holds {}",
-                store.path(),
-                if keys.is_empty() { "none".to_owned() } else { quote(&keys.join(", ")) }
-            )));
-        };
-        match store.get_or_null(engine) {
-            Some(node) => node.fields().map(|_| Some(engine)),
-            None => Ok(None),
         }
     }
 

@@ -7,6 +7,7 @@ use super::Store;
 use super::contract::{CASES, Named, add, addr, at, del, dual, given, leases, net, set};
 use super::fake_cas::{FakeCas, Server};
 use crate::alloc::{Add, Command, Gc, Outcome, Strategy, Wanted};
+use crate::error::{Error, StoreError};
 use crate::model::NetworkName;
 
 /// A server of each mood: well, never answering a commit, and with random trouble.
@@ -108,4 +109,21 @@ fn a_blind_cas_server_is_noticed() {
     let first = given(&mut store, &add("c1", &sets), &at(1));
     assert_eq!(given(&mut store, &add("c2", &sets), &at(1)), first);
     leases(&mut store);
+}
+
+/// A record that was changed behind our back is believed by nobody.
+#[test]
+fn a_damaged_record_is_named() {
+    let server = Rc::new(Server::default());
+    let mut store = FakeCas::new(server.clone());
+    given(&mut store, &add("c1", &dual()), &at(1));
+    for path in server.paths() {
+        server.spoil(&path, |value| value[3] ^= 1);
+    }
+    match store.apply(&del("c1"), &at(2)) {
+        Err(Error::Store(StoreError::BadRecord { key, .. })) => {
+            assert_eq!(key, "own/net/node/cni/net/c1/eth0");
+        }
+        other => panic!("{other:?}"),
+    }
 }

@@ -1,6 +1,6 @@
 //! Records as bytes.
 //!
-//! Owns: the format of every value in the embedded store. A record is a version byte, postcard's
+//! Owns: the format of every value in the embedded store and in a cluster's. A record is a version byte, postcard's
 //! encoding of the fields, and a CRC32C over key and record: redb checks no page on an ordinary
 //! read, and a right record in a wrong place must not be believed either.
 //! Invariant: what was written is read back equal, or is an error; nothing else is ever returned.
@@ -8,7 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::keys;
-use crate::alloc::{Cooling, Definition};
+use crate::alloc::{Cooling, Definition, Holder};
 use crate::model::{
     Attachment, BootId, ContainerId, IfName, Kind, Lease, Netns, NetworkName, Node, Origin, Owner,
     Pod, SetName, Timestamp,
@@ -74,6 +74,15 @@ struct NetnsV1<'a> {
     path: &'a str,
     inode: Option<(u64, u64)>,
     mount_ns: Option<u64>,
+}
+
+/// What a cluster keeps under an address.
+#[derive(Serialize, Deserialize)]
+#[allow(clippy::large_enum_variant, reason = "one is made for each record read, on the stack")]
+enum SlotV1<'a> {
+    #[serde(borrow)]
+    Lease(LeaseV1<'a>),
+    Cooling(u64, u64),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -150,14 +159,13 @@ fn read_attachment(raw: &AttachmentV1<'_>) -> Result<Attachment, Bad> {
     })
 }
 
-/// A lease as the record under `key`.
-pub fn lease(key: &[u8], lease: &Lease) -> Vec<u8> {
+fn lease_v1(lease: &Lease) -> LeaseV1<'_> {
     let own = match &lease.owner {
         Owner::Attachment(a) => Some(a),
         _ => None,
     };
     let origin = &lease.origin;
-    let record = LeaseV1 {
+    LeaseV1 {
         prefix: lease.prefix,
         kind: match lease.kind {
             Kind::Dynamic => KindV1::Dynamic,
@@ -186,14 +194,21 @@ pub fn lease(key: &[u8], lease: &Lease) -> Vec<u8> {
         mac: origin.mac.as_deref(),
         time: lease.time,
         cooldown: lease.cooldown,
-    };
-    seal(key, &record)
+    }
+}
+
+/// A lease as the record under `key`.
+pub fn lease(key: &[u8], lease: &Lease) -> Vec<u8> {
+    seal(key, &lease_v1(lease))
 }
 
 /// The lease in the record under `key`, which says which set and address.
 pub fn read_lease(key: &[u8], bytes: &[u8]) -> Result<Lease, Bad> {
     let (set, addr) = keys::read_lease(key).ok_or(Bad("a lease under a wrong key"))?;
-    let raw: LeaseV1<'_> = unseal(key, bytes)?;
+    from_v1(set, addr, unseal(key, bytes)?)
+}
+
+fn from_v1(set: SetName, addr: Addr, raw: LeaseV1<'_>) -> Result<Lease, Bad> {
     let owner = match raw.owner {
         OwnerV1::Attachment(a) => Owner::Attachment(read_attachment(&a)?),
         OwnerV1::Id(id) => Owner::Id(id.to_owned()),
@@ -237,6 +252,35 @@ pub fn read_lease(key: &[u8], bytes: &[u8]) -> Result<Lease, Bad> {
         time: raw.time,
         cooldown: raw.cooldown,
     })
+}
+
+/// Who has an address, in a cluster.
+pub fn slot(key: &[u8], holder: &Holder) -> Option<Vec<u8>> {
+    Some(match holder {
+        Holder::Free => return None,
+        Holder::Leased(lease) => seal(key, &SlotV1::Lease(lease_v1(lease))),
+        Holder::Cooling(c) => seal(key, &SlotV1::Cooling(c.until, c.freed)),
+    })
+}
+
+/// Who has an address, in a cluster.
+pub fn read_slot(key: &[u8], set: &SetName, addr: Addr, bytes: &[u8]) -> Result<Holder, Bad> {
+    Ok(match unseal(key, bytes)? {
+        SlotV1::Lease(raw) => Holder::Leased(Box::new(from_v1(set.clone(), addr, raw)?)),
+        SlotV1::Cooling(until, freed) => Holder::Cooling(Cooling { until, addr, freed }),
+    })
+}
+
+/// All that an owner holds of a set, in a cluster: one look answers a DEL or a repeated ADD.
+pub fn owned(key: &[u8], leases: &[Lease]) -> Vec<u8> {
+    let leases: Vec<_> = leases.iter().map(|l| (AddrV1::from(l.addr), lease_v1(l))).collect();
+    seal(key, &leases)
+}
+
+/// All that an owner holds of a set.
+pub fn read_owned(key: &[u8], set: &SetName, bytes: &[u8]) -> Result<Vec<Lease>, Bad> {
+    let raw: Vec<(AddrV1, LeaseV1<'_>)> = unseal(key, bytes)?;
+    raw.into_iter().map(|(addr, raw)| from_v1(set.clone(), addr.try_into()?, raw)).collect()
 }
 
 /// An owner's addresses.

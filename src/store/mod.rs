@@ -8,18 +8,24 @@ mod backend;
 mod boot;
 #[cfg(test)]
 mod boot_test;
+mod cas;
 #[cfg(test)]
 mod cas_test;
 mod changes;
 mod codec;
+mod consul;
 #[cfg(test)]
 mod contract;
 #[cfg(test)]
 mod edge_test;
 mod embedded;
+mod etcd;
 #[cfg(test)]
 mod fake_cas;
 mod files;
+#[cfg(test)]
+mod history_test;
+mod http;
 mod keys;
 mod lock;
 #[cfg(test)]
@@ -28,10 +34,20 @@ mod memory;
 mod model_test;
 mod occupancy;
 mod pages;
+mod pause;
 mod queue;
 mod redb;
+#[cfg(test)]
+mod servers;
+#[cfg(test)]
+mod servers_test;
+#[cfg(test)]
+mod trouble_test;
 mod view;
 
+use self::cas::Cas;
+use self::consul::Consul;
+use self::etcd::Etcd;
 use crate::alloc::{Command, Context, Outcome};
 use crate::error::{Error, StoreError};
 use crate::model::{Lease, StoreSpec};
@@ -57,13 +73,16 @@ pub trait Store {
     fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError>;
 }
 
-/// Opens the store that a configuration names. Touches nothing yet: an embedded store is opened
-/// and left within each call.
+/// Opens the store that a configuration names. Nothing is leased, asked or made yet: an embedded store
+/// is opened and left within each call, a cluster is connected to by the first one. A cluster's
+/// certificates and secrets are read here.
 pub fn open(spec: &StoreSpec) -> Result<Box<dyn Store>, StoreError> {
     match spec {
         StoreSpec::Embedded { path, persist, wait } => {
             Ok(Box::new(Embedded::new(path.clone(), *persist, *wait)))
         }
-        StoreSpec::Remote { engine } => Err(StoreError::Unsupported { engine }),
+        StoreSpec::Etcd(spec) => Ok(Box::new(Cas::new(Etcd::new(spec)?, spec.servers.timeout))),
+        StoreSpec::Consul(spec) => Ok(Box::new(Cas::new(Consul::new(spec)?, spec.servers.timeout))),
+        StoreSpec::Unreadable { why } => Err(StoreError::Unreadable { why: why.clone() }),
     }
 }

@@ -56,8 +56,8 @@ fn ecs_ipam() {
     assert!(version["version"].is_string(), "{version}");
 }
 
-/// Until its store is built each of the README's configurations gets a clear error, and nothing is
-/// leased anywhere else.
+/// Where no Consul answers, each of the README's configurations gets a clear error, and nothing is
+/// leased anywhere else. (With one: scripts/e2e-consul.sh.)
 #[test]
 fn cni_ipam_consul() {
     let standard = Path::new("/var/lib/cni/sublet/leases.redb");

@@ -48,6 +48,9 @@ const OWNED_CRATES: &[(&str, &[&str])] = &[
     ("crc32c", &["store/codec.rs", "store/codec/", "store/occupancy.rs"]),
     ("nix", &["store/queue.rs"]),
     ("twox_hash", &["store/pages.rs"]),
+    ("ureq", &["store/http.rs"]),
+    ("rustls", &["store/http.rs"]),
+    ("base64", &["store/etcd.rs", "store/consul.rs"]),
     ("clap", &["cli/"]),
 ];
 
@@ -58,6 +61,8 @@ const SERDE: &[&str] = &[
     "cni/error.rs",
     "cni/version.rs",
     "store/codec.rs",
+    "store/etcd.rs",
+    "store/consul.rs",
     "cli/output.rs",
 ];
 

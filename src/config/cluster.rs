@@ -1,0 +1,250 @@
+//! Which cluster holds the leases, and how to reach it: `store`, and cni-ipam-consul's own keys.
+//!
+//! Owns: the keys inside `store`, their defaults and what may stand there. Does not own: the servers,
+//! or the files that are named here; nothing is opened.
+//! Invariant: an endpoint is a scheme, a host and a port: no user, password or path is in it, so it
+//! can stand in a message.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::error::ConfigError;
+use super::fields::{Fields, Node};
+use super::raw::{Json, quote};
+use super::{Dialect, duration, keys};
+use crate::model::{Consul, Etcd, Servers, StoreSpec};
+
+const ETCD_PORT: u16 = 2379;
+const CONSUL_PORT: u16 = 8500;
+const PREFIX: &str = "sublet";
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longer than any runtime waits.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// The cluster that `store` names, as the command line takes it: `{"etcd": {...}}`.
+pub fn store(json: &str) -> Result<(StoreSpec, Vec<String>), ConfigError> {
+    let json = Json::parse(json.as_bytes())
+        .map_err(|e| ConfigError::decode(format!("the store is no JSON: {e}")))?;
+    let pairs = [("store".to_owned(), json)];
+    let mut warnings = Vec::new();
+    match named(&Fields::root(&pairs), Dialect::Native, &mut warnings)? {
+        Some(spec) => Ok((spec, warnings)),
+        None => Err(ConfigError::invalid("the store must be an object")),
+    }
+}
+
+/// The cluster that a configuration names, if it names one.
+pub(super) fn named(
+    ipam: &Fields,
+    dialect: Dialect,
+    warnings: &mut Vec<String>,
+) -> Result<Option<StoreSpec>, ConfigError> {
+    let store = ipam.object("store")?;
+    if store.is_none() && dialect != Dialect::Consul {
+        return Ok(None);
+    }
+    let mut fields = Fields::default();
+    let mut engine = "consul";
+    if let Some(store) = store {
+        let written: Vec<&str> = store.keys().collect();
+        let allowed: &[&str] =
+            if dialect == Dialect::Consul { &["consul"] } else { &["etcd", "consul"] };
+        let known = match written[..] {
+            [key] => allowed.iter().find(|e| key.eq_ignore_ascii_case(e)),
+            _ => None,
+        };
+        let Some(known) = known else {
+            return Err(ConfigError::invalid(format!(
+                "{} must hold one key, {}; it holds {}",
+                store.path(),
+                allowed.iter().map(|e| format!("\"{e}\"")).collect::<Vec<_>>().join(" or "),
+                if written.is_empty() { "none".to_owned() } else { quote(&written.join(", ")) }
+            )));
+        };
+        engine = known;
+        if let Some(node) = store.get_or_null(engine) {
+            fields = node.fields()?;
+        }
+        keys::warn_of_near(&fields, keys::CLUSTER, warnings);
+    }
+    if engine == "etcd" {
+        return etcd(&fields).map(|etcd| Some(StoreSpec::Etcd(etcd)));
+    }
+    let agent = if dialect == Dialect::Consul { Some(consul_endpoint(ipam)?) } else { None };
+    let mut consul = consul(&fields, agent)?;
+    if dialect == Dialect::Consul {
+        consul.dc = consul.dc.or(ipam.text("dc")?.map(str::to_owned));
+    }
+    Ok(Some(StoreSpec::Consul(consul)))
+}
+
+fn etcd(fields: &Fields) -> Result<Etcd, ConfigError> {
+    let login = pair(fields, "user", "passwordFile")?;
+    Ok(Etcd {
+        servers: servers(fields, ETCD_PORT, None)?,
+        login: login.map(|(user, file)| (user.to_owned(), PathBuf::from(file))),
+    })
+}
+
+fn consul(fields: &Fields, agent: Option<String>) -> Result<Consul, ConfigError> {
+    Ok(Consul {
+        servers: servers(fields, CONSUL_PORT, agent)?,
+        dc: fields.text("dc")?.map(str::to_owned),
+        token: fields.text("tokenFile")?.map(PathBuf::from),
+    })
+}
+
+fn servers(fields: &Fields, port: u16, agent: Option<String>) -> Result<Servers, ConfigError> {
+    let mut endpoints = Vec::new();
+    match fields.get("endpoints") {
+        None => {}
+        Some(node) if node.is_list() => {
+            for node in node.list()? {
+                endpoints.push(endpoint(&node, port)?);
+            }
+        }
+        Some(node) => endpoints.push(endpoint(&node, port)?),
+    }
+    if endpoints.is_empty() {
+        // An agent on this host is how both are usually run.
+        endpoints.push(agent.unwrap_or_else(|| format!("http://127.0.0.1:{port}")));
+    }
+    let ca = fields.text("caFile")?.map(PathBuf::from);
+    let identity = pair(fields, "certFile", "keyFile")?;
+    let plain = endpoints.iter().find(|e| e.starts_with("http://"));
+    if let Some(plain) = plain.filter(|_| ca.is_some() || identity.is_some()) {
+        return Err(ConfigError::invalid(format!(
+            "{}: {plain} is not encrypted, and there is a {}; write https://, or leave that out",
+            fields.path(),
+            if ca.is_some() { "caFile" } else { "certFile" }
+        )));
+    }
+    Ok(Servers {
+        endpoints,
+        prefix: prefix(fields)?,
+        ca,
+        identity: identity.map(|(cert, key)| (PathBuf::from(cert), PathBuf::from(key))),
+        timeout: timeout(fields)?,
+    })
+}
+
+/// Two keys that make sense together only.
+fn pair<'a>(
+    fields: &Fields<'a>,
+    one: &str,
+    other: &str,
+) -> Result<Option<(&'a str, &'a str)>, ConfigError> {
+    match (fields.text(one)?, fields.text(other)?) {
+        (None, None) => Ok(None),
+        (Some(a), Some(b)) => Ok(Some((a, b))),
+        (Some(_), None) => Err(missing(fields, one, other)),
+        (None, Some(_)) => Err(missing(fields, other, one)),
+    }
+}
+
+fn missing(fields: &Fields, has: &str, lacks: &str) -> ConfigError {
+    ConfigError::invalid(format!("{} has {has} but no {lacks}; give both or none", fields.path()))
+}
+
+/// `http://host:port`; the port may be left out.
+fn endpoint(node: &Node, default_port: u16) -> Result<String, ConfigError> {
+    let text = node.text()?.trim();
+    let bad = || {
+        // What stands before an "@" may be a password.
+        let shown = text.rsplit_once('@').map_or(text, |(_, host)| host);
+        ConfigError::invalid(format!(
+            "{} is {}; it takes http://HOST:PORT or https://HOST:PORT, and nothing else",
+            node.path(),
+            quote(shown)
+        ))
+    };
+    let (scheme, rest) = text.split_once("://").ok_or_else(bad)?;
+    let scheme = scheme.to_ascii_lowercase();
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    let (host, port) = match rest.strip_prefix('[') {
+        Some(rest) => {
+            let (inner, port) = rest.split_once(']').ok_or_else(bad)?;
+            inner.parse::<std::net::Ipv6Addr>().map_err(|_| bad())?;
+            (format!("[{inner}]"), port.strip_prefix(':').or(port.is_empty().then_some("")))
+        }
+        None => match rest.split_once(':') {
+            Some((host, port)) => (host.to_owned(), Some(port).filter(|p| !p.is_empty())),
+            None => (rest.to_owned(), Some("")),
+        },
+    };
+    let port = match port.ok_or_else(bad)? {
+        "" => Some(default_port),
+        digits => digits.parse().ok().filter(|port| *port > 0),
+    };
+    if !["http", "https"].contains(&&*scheme) || !(host.starts_with('[') || is_host(&host)) {
+        return Err(bad());
+    }
+    port.map(|port| format!("{scheme}://{host}:{port}")).ok_or_else(bad)
+}
+
+fn is_host(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
+}
+
+/// The agent that `consul_addr` and `consul_port` name.
+pub(super) fn consul_endpoint(ipam: &Fields) -> Result<String, ConfigError> {
+    let host = ipam.text("consul_addr")?.unwrap_or("127.0.0.1");
+    let host = match host.parse::<std::net::Ipv6Addr>() {
+        Ok(addr) => format!("[{addr}]"),
+        Err(_) if is_host(host) => host.to_owned(),
+        Err(_) => {
+            return Err(ConfigError::invalid(format!(
+                "ipam.consul_addr is {}; it takes a host's name or address, the port is consul_port",
+                quote(host)
+            )));
+        }
+    };
+    let port = match ipam.get("consul_port") {
+        None => CONSUL_PORT,
+        Some(port) => {
+            let number = match port.text() {
+                Ok(text) => text.parse().ok(),
+                Err(_) => port.integer().ok().and_then(|n| u16::try_from(n).ok()),
+            };
+            number.filter(|n: &u16| *n > 0).ok_or_else(|| {
+                ConfigError::invalid(format!(
+                    "{} must be a port number from 1 to 65535, as \"8500\" or 8500",
+                    port.path()
+                ))
+            })?
+        }
+    };
+    Ok(format!("http://{host}:{port}"))
+}
+
+fn prefix(fields: &Fields) -> Result<String, ConfigError> {
+    let text = fields.text("prefix")?.unwrap_or(PREFIX);
+    let trimmed = text.trim_matches('/');
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+    let segment = |s: &str| s.bytes().all(plain) && s.bytes().any(|b| b != b'.');
+    if trimmed.len() > 256 || !trimmed.split('/').all(segment) {
+        return Err(ConfigError::invalid(format!(
+            "{}.prefix is {}; it takes letters, digits, \"-\", \"_\", \".\", \"~\" and \"/\", as \
+             clusters/one",
+            fields.path(),
+            quote(text)
+        )));
+    }
+    Ok(trimmed.to_owned())
+}
+
+fn timeout(fields: &Fields) -> Result<Duration, ConfigError> {
+    let Some(text) = fields.text("timeout")? else {
+        return Ok(DEFAULT_TIMEOUT);
+    };
+    let nanos = duration::parse(text).and_then(|nanos| u64::try_from(nanos).ok());
+    let timeout = nanos.map(Duration::from_nanos);
+    timeout.filter(|t| !t.is_zero() && *t <= LONGEST_TIMEOUT).ok_or_else(|| {
+        ConfigError::invalid(format!(
+            "{}.timeout is {}; it takes {}, more than 0 and at most 10m",
+            fields.path(),
+            quote(text),
+            duration::HOW
+        ))
+    })
+}

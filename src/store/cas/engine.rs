@@ -1,0 +1,84 @@
+//! What a compare-and-set server must be able to do.
+//!
+//! Owns: [`Engine`], the whole of what etcd, Consul and the fake of the tests have to offer.
+//! Invariant: a transaction happens whole or not at all, and only if every comparison holds.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use crate::error::StoreError;
+
+/// A record as it is on the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Grows with each write of this key; never 0.
+    pub version: u64,
+    /// What [`super::super::codec`] wrote.
+    pub value: Vec<u8>,
+}
+
+/// What is known of some paths; `None`: there is no such record.
+pub type Truths = BTreeMap<String, Option<Entry>>;
+
+/// One path of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Relative to the store's prefix.
+    pub path: String,
+    /// What it must be for the transaction to happen.
+    pub expect: Expect,
+    /// What becomes of it.
+    pub write: Write,
+}
+
+/// A comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// Whatever it is: a hint.
+    Anything,
+    /// No such record.
+    Absent,
+    /// This version.
+    Version(u64),
+}
+
+/// A write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// None: it is compared alone.
+    Keep,
+    /// This value.
+    Put(Vec<u8>),
+    /// No record any more.
+    Delete,
+}
+
+/// What came of a transaction.
+#[derive(Debug)]
+pub enum Commit {
+    /// It happened.
+    Done,
+    /// It did not happen; what all compared paths were at one moment since.
+    Conflict(Truths),
+    /// Nobody knows.
+    Lost(StoreError),
+}
+
+/// A compare-and-set server, or a cluster of them. Every call gives up at `until`. An error says
+/// that nothing was changed.
+pub trait Engine {
+    /// The server, for messages.
+    fn place(&self) -> String;
+
+    /// Most paths of one transaction or of one [`Engine::get`].
+    fn room(&self) -> usize;
+
+    /// How these paths were at one moment between call and answer, all of them.
+    fn get(&self, paths: &[&str], until: Instant) -> Result<Truths, StoreError>;
+
+    /// Every record whose path begins with `prefix`, which ends in `/`.
+    fn list(&self, prefix: &str, until: Instant) -> Result<BTreeMap<String, Entry>, StoreError>;
+
+    /// Makes the writes together, if every expectation holds.
+    fn commit(&self, steps: &[Step], until: Instant) -> Result<Commit, StoreError>;
+}

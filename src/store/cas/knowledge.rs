@@ -1,0 +1,332 @@
+//! What one command knows, assumes and has used: the allocator's view of a cluster.
+//!
+//! Owns: which question is answered by an assumption and which by a look. Does not own: commits
+//! (`cas`), records (`codec`).
+//! Invariant: what is answered without looking is in `assumed` until it was compared or looked at;
+//! what is known was true of one moment since the command began.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Instant;
+
+use super::super::codec::{self, Bad};
+use super::engine::{Engine, Entry, Truths};
+use super::paths;
+use crate::alloc::{Context, Cooling, Definition, Holder, Order, PodKey, View};
+use crate::error::StoreError;
+use crate::model::{Lease, NetworkName, Owner, SetName};
+use crate::net::{Addr, Family, Span};
+
+/// Chunks listed one by one before the whole set is: beyond that one long answer is cheaper than
+/// many short ones.
+const CHUNKS: usize = 8;
+
+/// All owners of a node in a set, in their order, with what they hold.
+pub type Owners = Rc<Vec<(Owner, Vec<Lease>)>>;
+
+/// What one command knows.
+pub struct Knowledge<'a> {
+    pub engine: &'a dyn Engine,
+    pub cx: &'a Context,
+    pub until: Instant,
+    /// Read from the server, or told by a conflict.
+    pub known: RefCell<Truths>,
+    /// Answered without looking: as absent.
+    pub assumed: RefCell<BTreeSet<String>>,
+    /// Prefixes listed whole: what is not known below them is not there.
+    pub listed: RefCell<BTreeSet<String>>,
+    /// Guessing has not paid here: addresses are looked at by the chunk.
+    pub careful: Cell<bool>,
+    /// What GC listed.
+    pub owners: RefCell<Option<Owners>>,
+}
+
+impl Knowledge<'_> {
+    /// The record, or the assumption that there is none.
+    fn guess(&self, path: String) -> Option<Entry> {
+        if let Some(entry) = self.known.borrow().get(&path) {
+            return entry.clone();
+        }
+        if !self.is_listed(&path) {
+            self.assumed.borrow_mut().insert(path);
+        }
+        None
+    }
+
+    fn is_listed(&self, path: &str) -> bool {
+        self.listed.borrow().iter().any(|prefix| path.starts_with(prefix.as_str()))
+    }
+
+    /// The record, looked at if it is not known.
+    pub fn read(&self, path: &str) -> Result<Option<Entry>, StoreError> {
+        if !self.known.borrow().contains_key(path) && !self.is_listed(path) {
+            self.learn(&[path.to_owned()])?;
+        }
+        Ok(self.known.borrow().get(path).cloned().flatten())
+    }
+
+    /// Looks at these paths, in as few trips as there is room for.
+    pub fn learn(&self, paths: &[String]) -> Result<(), StoreError> {
+        for some in paths.chunks(self.engine.room().max(1)) {
+            let some: Vec<&str> = some.iter().map(String::as_str).collect();
+            self.take_in(self.engine.get(&some, self.until)?);
+        }
+        Ok(())
+    }
+
+    /// Keeps what the server said.
+    pub fn take_in(&self, truths: Truths) {
+        let mut assumed = self.assumed.borrow_mut();
+        for (path, entry) in truths {
+            assumed.remove(&path);
+            self.known.borrow_mut().insert(path, entry);
+        }
+    }
+
+    /// Forgets everything: a commit may or may not have happened.
+    pub fn forget(&self) {
+        self.known.borrow_mut().clear();
+        self.assumed.borrow_mut().clear();
+        self.listed.borrow_mut().clear();
+        self.owners.borrow_mut().take();
+    }
+
+    /// Looks at everything below a prefix.
+    fn list(&self, prefix: String) -> Result<(), StoreError> {
+        if self.is_listed(&prefix) {
+            return Ok(());
+        }
+        let found = self.engine.list(&prefix, self.until)?;
+        let mut known = self.known.borrow_mut();
+        known.retain(|path, _| !path.starts_with(&prefix));
+        known.extend(found.into_iter().map(|(path, entry)| (path, Some(entry))));
+        self.assumed.borrow_mut().retain(|path| !path.starts_with(&prefix));
+        self.listed.borrow_mut().insert(prefix);
+        Ok(())
+    }
+
+    /// Looks at the addresses around one, or at all of the set if that went on for long.
+    fn list_around(&self, set: &SetName, addr: Addr) -> Result<(), StoreError> {
+        let all = paths::ips(set);
+        let chunk = paths::chunk(set, addr);
+        if self.is_listed(&chunk) {
+            return Ok(());
+        }
+        let chunks = self.listed.borrow().iter().filter(|p| p.starts_with(&all)).count();
+        self.list(if chunks < CHUNKS { chunk } else { all })
+    }
+
+    /// Who has an address, from its record. What has cooled down is free again.
+    fn slot(&self, set: &SetName, addr: Addr, entry: &Entry) -> Result<Holder, StoreError> {
+        let path = paths::ip(set, addr);
+        self.whole(&path, codec::read_slot(path.as_bytes(), set, addr, &entry.value))
+    }
+
+    /// What an owner's record says.
+    pub fn owned(
+        &self,
+        path: &str,
+        set: &SetName,
+        entry: &Entry,
+    ) -> Result<Vec<Lease>, StoreError> {
+        self.whole(path, codec::read_owned(path.as_bytes(), set, &entry.value))
+    }
+
+    /// The value, or the damage.
+    pub fn whole<T>(&self, path: &str, read: Result<T, Bad>) -> Result<T, StoreError> {
+        read.map_err(|Bad(what)| bad_record(self.engine, path, what))
+    }
+
+    /// Whether a known record keeps an address from being chosen.
+    fn is_held(&self, set: &SetName, addr: Addr) -> Result<bool, StoreError> {
+        let entry = self.known.borrow().get(&paths::ip(set, addr)).cloned().flatten();
+        Ok(match entry.map(|entry| self.slot(set, addr, &entry)).transpose()? {
+            Some(Holder::Leased(_)) => true,
+            // Nobody clears away what has cooled down: whoever comes upon it takes it.
+            Some(Holder::Cooling(c)) => !c.over(self.cx.now),
+            Some(Holder::Free) | None => false,
+        })
+    }
+
+    /// Takes the word of an owner's record for an address's: they are always written together.
+    /// `false`: the address's own record is known, and says something else.
+    pub fn vouch(&self, lease: &Lease, version: u64) -> Result<bool, StoreError> {
+        let path = paths::ip(&lease.set, lease.addr);
+        let entry = self.known.borrow().get(&path).cloned();
+        match entry {
+            Some(Some(entry)) => Ok(matches!(
+                self.slot(&lease.set, lease.addr, &entry)?,
+                Holder::Leased(held) if held.owner == lease.owner
+            )),
+            Some(None) => Ok(false),
+            None if self.is_listed(&path) => Ok(false),
+            None => {
+                let holder = Holder::Leased(Box::new(lease.clone()));
+                let value = codec::slot(path.as_bytes(), &holder).unwrap_or_default();
+                self.known.borrow_mut().insert(path, Some(Entry { version, value }));
+                Ok(true)
+            }
+        }
+    }
+
+    /// Every owner of this node, looked at once in a command.
+    fn owners(&self, set: &SetName) -> Result<Owners, StoreError> {
+        if let Some(owners) = self.owners.borrow().as_ref() {
+            return Ok(owners.clone());
+        }
+        let prefix = paths::owns(set, &self.cx.node);
+        self.listed.borrow_mut().remove(&prefix);
+        self.list(prefix.clone())?;
+        let mut owners = Vec::new();
+        let known = self.known.borrow();
+        for (path, entry) in
+            known.range(prefix.clone()..).take_while(|(p, _)| p.starts_with(&prefix))
+        {
+            let Some(entry) = entry else { continue };
+            let leases = self.owned(path, set, entry)?;
+            owners.extend(leases.first().map(|l| l.owner.clone()).map(|owner| (owner, leases)));
+        }
+        owners.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let owners = Rc::new(owners);
+        *self.owners.borrow_mut() = Some(owners.clone());
+        Ok(owners)
+    }
+}
+
+/// A record that is not what was written.
+pub fn bad_record(engine: &dyn Engine, path: &str, what: &str) -> StoreError {
+    StoreError::BadRecord { place: engine.place(), key: path.to_owned(), what: what.to_owned() }
+}
+
+impl View for Knowledge<'_> {
+    fn holder(&self, set: &SetName, addr: Addr) -> Result<Holder, StoreError> {
+        match self.guess(paths::ip(set, addr)) {
+            Some(entry) => self.slot(set, addr, &entry),
+            None => Ok(Holder::Free),
+        }
+    }
+
+    fn of(&self, set: &SetName, owner: &Owner) -> Result<Vec<Lease>, StoreError> {
+        let path = paths::own(set, &self.cx.node, owner);
+        for look_again in [true, false] {
+            let Some(entry) = self.guess(path.clone()) else {
+                return Ok(Vec::new());
+            };
+            let leases = self.owned(&path, set, &entry)?;
+            let mut agree = true;
+            for lease in &leases {
+                agree &= lease.owner == *owner && self.vouch(lease, entry.version)?;
+            }
+            if agree {
+                return Ok(leases);
+            }
+            if look_again {
+                // Learned at two moments, perhaps; at one they must agree.
+                let ips = leases.iter().map(|l| paths::ip(set, l.addr));
+                self.learn(&ips.chain([path.clone()]).collect::<Vec<_>>())?;
+            }
+        }
+        Err(bad_record(self.engine, &path, "it names an address that is not this owner's"))
+    }
+
+    fn cursor(&self, set: &SetName, range: Addr) -> Result<Option<Addr>, StoreError> {
+        self.hint(&paths::cursor(set, range))
+    }
+
+    fn next_free(
+        &self,
+        set: &SetName,
+        span: Span,
+        order: Order,
+    ) -> Result<Option<Addr>, StoreError> {
+        let mut at = Some(span.first);
+        while let Some(addr) = at.filter(|a| span.contains(*a)) {
+            if order == Order::Ascending || self.careful.get() {
+                self.list_around(set, addr)?;
+            }
+            if !self.is_held(set, addr)? {
+                // Free as far as is known; the commit compares.
+                self.guess(paths::ip(set, addr));
+                return Ok(Some(addr));
+            }
+            at = addr.next();
+        }
+        Ok(None)
+    }
+
+    fn cooling(&self, _: &SetName, _: Family, _: usize) -> Result<Vec<Cooling>, StoreError> {
+        // What has cooled down is taken where it is met, not searched for.
+        Ok(Vec::new())
+    }
+
+    fn first_cooling(
+        &self,
+        set: &SetName,
+        family: Family,
+        spans: &[Span],
+    ) -> Result<Option<Cooling>, StoreError> {
+        // Asked when nothing is free, so every address of the spans has been met.
+        let prefix = paths::ips(set);
+        let mut first: Option<Cooling> = None;
+        let known = self.known.borrow();
+        for (path, entry) in
+            known.range(prefix.clone()..).take_while(|(p, _)| p.starts_with(&prefix))
+        {
+            let Some((_, addr)) = paths::read_ip(path) else { continue };
+            let here = addr.family() == family && spans.iter().any(|s| s.contains(addr));
+            if let Some(entry) = entry.as_ref().filter(|_| here)
+                && let Holder::Cooling(cooling) = self.slot(set, addr, entry)?
+            {
+                first = Some(first.map_or(cooling, |first| first.min(cooling)));
+            }
+        }
+        Ok(first)
+    }
+
+    fn former(&self, set: &SetName, pod: &PodKey, range: Addr) -> Result<Option<Addr>, StoreError> {
+        self.hint(&paths::sticky(set, pod, range))
+    }
+
+    fn adopted(&self, _: &NetworkName) -> Result<bool, StoreError> {
+        // host-local's leases are of one host; none are taken over into a cluster.
+        Ok(false)
+    }
+
+    fn defined(&self, _: &Definition) -> Result<bool, StoreError> {
+        // No trip for a warning.
+        Ok(true)
+    }
+
+    fn definitions(&self) -> Result<Vec<Definition>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    /// This node's owners alone: a runtime knows of no other node's containers.
+    fn page(
+        &self,
+        set: &SetName,
+        after: Option<&Owner>,
+        limit: usize,
+    ) -> Result<Vec<Lease>, StoreError> {
+        let owners = self.owners(set)?;
+        let from = after.map_or(0, |after| owners.partition_point(|(o, _)| o <= after));
+        Ok(owners[from..].iter().take(limit).flat_map(|(_, leases)| leases.clone()).collect())
+    }
+
+    fn capacity(&self) -> usize {
+        // A freed lease is two records: its address's and its owner's.
+        self.engine.room() / 2
+    }
+}
+
+impl Knowledge<'_> {
+    /// An address kept as a hint. One that cannot be read tells nothing, and is written anew.
+    fn hint(&self, path: &str) -> Result<Option<Addr>, StoreError> {
+        let entry = self.read(path)?;
+        Ok(entry.and_then(|entry| codec::read_addr(path.as_bytes(), &entry.value).ok()))
+    }
+}
+
+/// Records to be written; `None`: removed.
+pub type Writes = BTreeMap<String, Option<Vec<u8>>>;

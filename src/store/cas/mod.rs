@@ -1,0 +1,186 @@
+//! A store on a compare-and-set server: etcd, Consul, or the fake of the tests.
+//!
+//! Owns: the way from a command to a commit: guess, compare, learn from a conflict, find a commit
+//! again whose answer was lost. Does not own: how a server is asked ([`Engine`]), which address
+//! (`alloc`).
+//! Invariant: an outcome that changes something was compared by the server; any other rests on
+//! nothing assumed. Tries and time are bounded.
+
+mod engine;
+mod knowledge;
+mod paths;
+mod writes;
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+pub use engine::{Commit, Engine, Entry, Expect, Step, Truths, Write};
+use knowledge::{Knowledge, Owners, bad_record};
+
+use super::Store;
+use super::codec::{self, Bad};
+use super::pause::pause;
+use crate::alloc::{self, Command, Context, Holder, Outcome};
+use crate::error::{Error, StoreError};
+use crate::model::Lease;
+
+/// How often a command is tried: others can win that many times in a row before it gives up.
+const TRIES: u32 = 64;
+
+/// A store on such a server.
+pub struct Cas<E> {
+    engine: E,
+    timeout: Duration,
+    /// What a GC listed, for its further steps. It may be out of date: the commits compare.
+    listing: Option<(Owners, Truths)>,
+}
+
+impl<E: Engine> Cas<E> {
+    /// A store on `engine`, which is given `timeout` for each command.
+    pub fn new(engine: E, timeout: Duration) -> Cas<E> {
+        Cas { engine, timeout, listing: None }
+    }
+
+    fn carry_out(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {
+        let (owners, truths) = match (command, self.listing.take()) {
+            (Command::Gc(gc), Some((owners, truths))) if gc.after.is_some() => {
+                (Some(owners), truths)
+            }
+            _ => (None, Truths::new()),
+        };
+        let knowledge = Knowledge {
+            engine: &self.engine,
+            cx,
+            until: Instant::now() + self.timeout,
+            known: RefCell::new(truths),
+            assumed: RefCell::default(),
+            listed: RefCell::default(),
+            careful: Cell::new(false),
+            owners: RefCell::new(owners),
+        };
+        let mut lost = 0;
+        for _ in 0..TRIES {
+            let plan = alloc::run(command, &knowledge, cx)?;
+            if plan.changes.is_empty() {
+                if verify(&knowledge)? {
+                    return plan.outcome.map_err(Error::Refused);
+                }
+                continue;
+            }
+            if commit(plan.changes, &knowledge)? {
+                let Knowledge { owners, known, .. } = knowledge;
+                self.listing = owners.into_inner().map(|owners| (owners, known.into_inner()));
+                return plan.outcome.map_err(Error::Refused);
+            }
+            lost += 1;
+            step_aside(lost, cx.seed, knowledge.until);
+        }
+        Err(Error::Store(StoreError::Unavailable {
+            doing: "win against the other clients of".to_owned(),
+            place: self.engine.place(),
+            source: format!("{TRIES} tries were lost").into(),
+        }))
+    }
+}
+
+/// Looks at what was assumed, for nothing else guards a conclusion without a change; `true` if
+/// nothing was.
+fn verify(knowledge: &Knowledge<'_>) -> Result<bool, StoreError> {
+    let assumed: Vec<String> = knowledge.assumed.borrow().iter().cloned().collect();
+    knowledge.learn(&assumed)?;
+    let known = knowledge.known.borrow();
+    if assumed.iter().any(|path| known.get(path).is_some_and(Option::is_some)) {
+        knowledge.careful.set(true);
+    }
+    Ok(assumed.is_empty())
+}
+
+/// Makes the changes; `false` if others were faster, which has been learned.
+fn commit(changes: Vec<alloc::Change>, knowledge: &Knowledge<'_>) -> Result<bool, StoreError> {
+    let writes = writes::records(changes, knowledge)?;
+    let steps = writes::steps(writes, knowledge);
+    let engine = knowledge.engine;
+    if steps.len() > engine.room() {
+        return Err(StoreError::Unavailable {
+            doing: "do that in one transaction of".to_owned(),
+            place: engine.place(),
+            source: format!("it changes {} records, and {} fit", steps.len(), engine.room()).into(),
+        });
+    }
+    match engine.commit(&steps, knowledge.until)? {
+        Commit::Done => Ok(true),
+        Commit::Conflict(truths) => {
+            knowledge.careful.set(true);
+            knowledge.assumed.borrow_mut().clear();
+            knowledge.owners.borrow_mut().take();
+            knowledge.take_in(truths);
+            Ok(false)
+        }
+        Commit::Lost(error) => find_again(&steps, knowledge, error),
+    }
+}
+
+/// Whether a commit whose answer was lost has happened: then what it wrote is there. (If somebody has
+/// changed that since, the allocator runs again, over what is there now.)
+fn find_again(
+    steps: &[Step],
+    knowledge: &Knowledge<'_>,
+    lost: StoreError,
+) -> Result<bool, StoreError> {
+    knowledge.forget();
+    let touched: Vec<String> = steps.iter().map(|step| step.path.clone()).collect();
+    if knowledge.learn(&touched).is_err() {
+        return Err(lost);
+    }
+    let known = knowledge.known.borrow();
+    let is_there = |step: &Step| {
+        let value = known.get(&step.path).and_then(|e| e.as_ref().map(|e| &e.value));
+        match &step.write {
+            Write::Put(written) => value == Some(written),
+            Write::Delete => value.is_none(),
+            Write::Keep => true,
+        }
+    };
+    Ok(steps.iter().filter(|s| paths::is_truth(&s.path)).all(is_there))
+}
+
+/// Lets the others go first, for a while that differs from client to client and grows: those that
+/// retry at once meet again.
+fn step_aside(lost: u32, seed: u64, until: Instant) {
+    const LONGEST: u64 = 64;
+    // The first loss is chance: the truth is known now, and another try will do.
+    let Some(doublings) = lost.checked_sub(2) else { return };
+    let most = 1_000 * (1 << doublings.min(6)).min(LONGEST);
+    let chance = seed.rotate_left(lost).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 11;
+    pause(Duration::from_micros(chance % most), until);
+}
+
+impl<E: Engine> Store for Cas<E> {
+    fn apply(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {
+        self.carry_out(command, cx)
+    }
+
+    fn list(&mut self, _: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
+        let found = self.engine.list(paths::IPS, Instant::now() + self.timeout)?;
+        let mut leases = BTreeMap::new();
+        for (path, entry) in found {
+            let read = paths::read_ip(&path).ok_or(Bad("a key of another form")).and_then(
+                |(set, addr)| codec::read_slot(path.as_bytes(), &set, addr, &entry.value),
+            );
+            match read {
+                Ok(Holder::Leased(lease)) => {
+                    leases.insert((lease.set.clone(), lease.addr), *lease);
+                }
+                Ok(_) => {}
+                Err(Bad(what)) => return Err(bad_record(&self.engine, &path, what)),
+            }
+        }
+        leases.into_values().for_each(each);
+        Ok(())
+    }
+}
+
+/// For tests: what a server's owners hold, beside what its addresses say.
+#[cfg(test)]
+pub mod audit;

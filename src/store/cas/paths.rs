@@ -1,0 +1,201 @@
+//! Keys of a cluster's records: paths that a person can read.
+//!
+//! Owns: their form, relative to the configured prefix.
+//!
+//! ```text
+//! ip/<set>/<chunk>/<address>        who has it: the truth. Hexadecimal of fixed width; the chunk is
+//!                                   the enclosing /24 (IPv6: /120), the most that is listed at once
+//! own/<set>/<node>/<owner...>       all that an owner holds; of one node, so that GC lists one node
+//! cursor/<set>/<range>              the address given last: a hint
+//! sticky/<set>/<ns>/<pod>/<range>   a pod's former address: a hint
+//! stuck/<set>/<address>             which sticky key names it
+//! ```
+//!
+//! Invariant: a name is one segment, whatever text it holds, and no listed prefix ends within one.
+
+use std::fmt::Write as _;
+
+use crate::alloc::PodKey;
+use crate::model::{Node, Owner, SetName};
+use crate::net::{Addr, Family};
+
+/// A name as one segment: what is no letter, digit, `-`, `_`, `.` or `~` as %XX, and never empty or
+/// of dots alone, which servers take for steps in a path.
+fn segment(path: &mut String, name: &str) {
+    let dots = name.bytes().all(|b| b == b'.');
+    if name.is_empty() {
+        path.push('%');
+    }
+    for byte in name.bytes() {
+        let plain = byte.is_ascii_alphanumeric() || b"-_~".contains(&byte);
+        if plain || byte == b'.' && !dots {
+            path.push(char::from(byte));
+        } else {
+            // Writing into memory does not fail.
+            let _ = write!(path, "%{byte:02X}");
+        }
+    }
+    path.push('/');
+}
+
+fn read_segment(text: &str) -> Option<String> {
+    if text == "%" {
+        return Some(String::new());
+    }
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        if *first == b'%' {
+            let hex = std::str::from_utf8(tail.get(..2)?).ok()?;
+            bytes.push(u8::from_str_radix(hex, 16).ok()?);
+            rest = &tail[2..];
+        } else {
+            bytes.push(*first);
+            rest = tail;
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+fn hex(addr: Addr) -> String {
+    match addr.family() {
+        Family::V4 => format!("{:08x}", addr.bits()),
+        Family::V6 => format!("{:032x}", addr.bits()),
+    }
+}
+
+fn read_hex(text: &str) -> Option<Addr> {
+    let family = match text.len() {
+        8 => Family::V4,
+        32 => Family::V6,
+        _ => return None,
+    };
+    Addr::from_bits(family, u128::from_str_radix(text, 16).ok()?)
+}
+
+fn of(kind: &str, set: &SetName) -> String {
+    let mut path = format!("{kind}/");
+    segment(&mut path, &set.0);
+    path
+}
+
+/// Who has an address.
+pub fn ip(set: &SetName, addr: Addr) -> String {
+    chunk(set, addr) + &hex(addr)
+}
+
+/// The addresses of a /24 or /120.
+pub fn chunk(set: &SetName, addr: Addr) -> String {
+    let mut hex = hex(addr);
+    hex.truncate(hex.len() - 2);
+    format!("{}{hex}/", ips(set))
+}
+
+/// All addresses of a set.
+pub fn ips(set: &SetName) -> String {
+    of("ip", set)
+}
+
+/// All addresses of all sets.
+pub const IPS: &str = "ip/";
+
+/// Set and address of an [`ip`] path.
+pub fn read_ip(path: &str) -> Option<(SetName, Addr)> {
+    let mut parts = path.strip_prefix(IPS)?.split('/');
+    let (set, _chunk, addr) = (parts.next()?, parts.next()?, parts.next()?);
+    let found = (SetName(read_segment(set)?), read_hex(addr)?);
+    (parts.next().is_none() && ip(&found.0, found.1) == path).then_some(found)
+}
+
+/// What an owner of this node holds.
+pub fn own(set: &SetName, node: &Node, owner: &Owner) -> String {
+    let mut path = owns(set, node);
+    match owner {
+        Owner::Attachment(a) => {
+            path.push_str("cni/");
+            segment(&mut path, a.network.as_str());
+            segment(&mut path, a.container.as_str());
+            segment(&mut path, a.ifname.as_ref().map_or("", |i| i.as_str()));
+        }
+        Owner::Id(id) => {
+            path.push_str("id/");
+            segment(&mut path, id);
+        }
+        Owner::Gateway(addr) => {
+            let _ = write!(path, "gateway/{}/", hex(*addr));
+        }
+        Owner::Reservation(addr) => {
+            let _ = write!(path, "reserved/{}/", hex(*addr));
+        }
+    }
+    // The slash went into each prefix; a record's own name has none.
+    path.pop();
+    path
+}
+
+/// What the owners of this node hold of a set.
+pub fn owns(set: &SetName, node: &Node) -> String {
+    let mut path = of("own", set);
+    segment(&mut path, &node.name);
+    path
+}
+
+/// The address given last from a range set.
+pub fn cursor(set: &SetName, range: Addr) -> String {
+    of("cursor", set) + &hex(range)
+}
+
+/// A pod's former address in a range set.
+pub fn sticky(set: &SetName, pod: &PodKey, range: Addr) -> String {
+    let mut path = of("sticky", set);
+    segment(&mut path, &pod.namespace);
+    segment(&mut path, &pod.name);
+    path + &hex(range)
+}
+
+/// Which pod's address this was.
+pub fn stuck(set: &SetName, addr: Addr) -> String {
+    of("stuck", set) + &hex(addr)
+}
+
+/// Whether a record decides who has what, and is therefore compared; the others are hints.
+pub fn is_truth(path: &str) -> bool {
+    path.starts_with("ip/") || path.starts_with("own/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_one_segment() {
+        for name in ["", ".", "..", "a/b", "%", "%%2F", "net-1_a.b~c", "\u{e4}\0 \n", "..a"] {
+            let set = SetName(name.to_owned());
+            for addr in ["10.0.0.7", "fd00::7"] {
+                let addr = addr.parse().unwrap();
+                let path = ip(&set, addr);
+                assert_eq!(path.split('/').count(), 4, "{path}");
+                assert!(path.split('/').all(|s| !["", ".", ".."].contains(&s)), "{path}");
+                assert!(path.starts_with(&chunk(&set, addr)) && path.starts_with(&ips(&set)));
+                assert_eq!(read_ip(&path), Some((set.clone(), addr)));
+            }
+        }
+        assert_eq!(
+            ip(&SetName("net".into()), "10.0.0.7".parse().unwrap()),
+            "ip/net/0a0000/0a000007"
+        );
+        for bad in ["ip/net/0a0000/0a0100", "ip/net/0a0000/0a000007/x", "ip/net", "own/net/n"] {
+            assert_eq!(read_ip(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn owners_do_not_run_into_each_other() {
+        let (set, node) =
+            (SetName("s".into()), Node { name: "n/1".into(), machine: String::new() });
+        let id = |text: &str| own(&set, &node, &Owner::Id(text.to_owned()));
+        assert_eq!(id("a"), "own/s/n%2F1/id/a");
+        assert_ne!(id("a/b"), id("a%2Fb"));
+        assert!(id("").starts_with(&owns(&set, &node)));
+    }
+}

@@ -1,0 +1,152 @@
+//! A plan's changes as records, and what they rest on as comparisons.
+//!
+//! Invariant: an address's record and its owner's change in one transaction, each compared; a lease
+//! is removed only where the address's record is known to be that owner's.
+
+use std::collections::BTreeMap;
+
+use super::super::codec;
+use super::engine::{Expect, Step, Write};
+use super::knowledge::{Knowledge, Writes, bad_record};
+use super::paths;
+use crate::alloc::{Change, Cooling, Holder, PodKey};
+use crate::error::StoreError;
+use crate::model::{Lease, SetName};
+use crate::net::Addr;
+
+/// A plan's records.
+pub fn records(changes: Vec<Change>, known: &Knowledge<'_>) -> Result<Writes, StoreError> {
+    let mut draft = Draft { known, writes: Writes::new(), owned: BTreeMap::new() };
+    for change in changes {
+        match change {
+            Change::Put(lease) => draft.put(lease)?,
+            Change::Free { lease, until } => draft.free(&lease, until)?,
+            Change::Thaw(set, cooling) => {
+                draft.writes.insert(paths::ip(&set, cooling.addr), None);
+            }
+            Change::Cursor(set, range, addr) => draft.hint(paths::cursor(&set, range), addr),
+            Change::Sticky(set, pod, range, addr) => draft.stick(&set, &pod, range, addr)?,
+            // A cluster keeps neither: see `View::defined` and `View::adopted`.
+            Change::Define(_) | Change::Adopted(..) => {}
+        }
+    }
+    let mut writes = draft.writes;
+    for (path, leases) in draft.owned {
+        let value = (!leases.is_empty()).then(|| codec::owned(path.as_bytes(), &leases));
+        writes.insert(path, value);
+    }
+    Ok(writes)
+}
+
+struct Draft<'a, 'k> {
+    known: &'a Knowledge<'k>,
+    writes: Writes,
+    /// Owners' records as they will be.
+    owned: BTreeMap<String, Vec<Lease>>,
+}
+
+impl Draft<'_, '_> {
+    fn put(&mut self, lease: Lease) -> Result<(), StoreError> {
+        let path = paths::ip(&lease.set, lease.addr);
+        let own = self.owner_of(&lease)?;
+        own.retain(|l| l.addr != lease.addr);
+        own.push(lease.clone());
+        own.sort_by_key(|l| l.addr);
+        let value = codec::slot(path.as_bytes(), &Holder::Leased(Box::new(lease)));
+        self.writes.insert(path, value);
+        Ok(())
+    }
+
+    fn free(&mut self, lease: &Lease, until: Option<u64>) -> Result<(), StoreError> {
+        let path = paths::ip(&lease.set, lease.addr);
+        self.owner_of(lease)?.retain(|l| l.addr != lease.addr);
+        let version = self.version(&paths::own(&lease.set, &lease.node, &lease.owner));
+        if let Some(version) = version
+            && !self.known.vouch(lease, version)?
+        {
+            return Err(bad_record(self.known.engine, &path, "it is not the owner's who frees it"));
+        }
+        let (addr, freed) = (lease.addr, self.known.cx.now);
+        let left =
+            until.map_or(Holder::Free, |until| Holder::Cooling(Cooling { until, addr, freed }));
+        let value = codec::slot(path.as_bytes(), &left);
+        self.writes.insert(path, value);
+        Ok(())
+    }
+
+    fn version(&self, path: &str) -> Option<u64> {
+        let known = self.known.known.borrow();
+        known.get(path).and_then(|entry| entry.as_ref().map(|e| e.version))
+    }
+
+    /// What the owner of a lease holds, as far as is known and changed by now. An owner nobody has
+    /// looked at holds nothing; the commit compares that.
+    fn owner_of(&mut self, lease: &Lease) -> Result<&mut Vec<Lease>, StoreError> {
+        let path = paths::own(&lease.set, &lease.node, &lease.owner);
+        let leases = if self.owned.contains_key(&path) {
+            Vec::new()
+        } else {
+            let entry = self.known.known.borrow().get(&path).cloned().flatten();
+            match entry {
+                Some(entry) => self.known.owned(&path, &lease.set, &entry)?,
+                None => Vec::new(),
+            }
+        };
+        Ok(self.owned.entry(path).or_insert(leases))
+    }
+
+    fn hint(&mut self, path: String, addr: Addr) {
+        let value = codec::addr(path.as_bytes(), addr);
+        self.writes.insert(path, Some(value));
+    }
+
+    /// Remembers a pod's address. An address is remembered for one pod, the last, so there are never
+    /// more records than addresses, however many pods come and go.
+    fn stick(
+        &mut self,
+        set: &SetName,
+        pod: &PodKey,
+        range: Addr,
+        addr: Addr,
+    ) -> Result<(), StoreError> {
+        let path = paths::sticky(set, pod, range);
+        let before = self.known.read(&path)?;
+        let before = before.and_then(|e| codec::read_addr(path.as_bytes(), &e.value).ok());
+        if let Some(before) = before {
+            self.writes.insert(paths::stuck(set, before), None);
+        }
+        let stuck = paths::stuck(set, addr);
+        let other = self.known.read(&stuck)?;
+        let other = other.and_then(|e| codec::read_key(stuck.as_bytes(), &e.value).ok());
+        if let Some(other) = other.and_then(|key| String::from_utf8(key).ok()) {
+            self.writes.insert(other, None);
+        }
+        let value = codec::key(stuck.as_bytes(), path.as_bytes());
+        self.writes.insert(stuck, Some(value));
+        self.hint(path, addr);
+        Ok(())
+    }
+}
+
+/// The transaction: what the plan writes, and that every lease and owner which it writes or assumed
+/// is what it took it for. A hint is compared with nothing.
+pub fn steps(writes: Writes, known: &Knowledge<'_>) -> Vec<Step> {
+    let truths = known.known.borrow();
+    let expect = |path: &str| match truths.get(path) {
+        _ if !paths::is_truth(path) => Expect::Anything,
+        Some(Some(entry)) => Expect::Version(entry.version),
+        Some(None) | None => Expect::Absent,
+    };
+    let assumed = known.assumed.borrow();
+    let only: Vec<Step> = assumed
+        .iter()
+        .filter(|path| !writes.contains_key(*path))
+        .map(|path| Step { expect: expect(path), path: path.clone(), write: Write::Keep })
+        .collect();
+    let written = writes.into_iter().map(|(path, value)| Step {
+        expect: expect(&path),
+        path,
+        write: value.map_or(Write::Delete, Write::Put),
+    });
+    written.chain(only).collect()
+}

@@ -1,0 +1,253 @@
+//! Consul, by its transactions over HTTP.
+//!
+//! Owns: how steps become operations, and what a rollback means. Does not own: the connection
+//! (`http`), what is kept (`cas`).
+//! Invariant: "not allowed" is never read as "not there". Consul hides from a reader what its token
+//! may not see, so each look carries a comparison that a token without rights cannot make: it fails
+//! instead of finding nothing.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::{Deserialize, Serialize};
+
+use super::cas::{Commit, Engine, Entry, Expect, Step, Truths, Write};
+use super::http::{Client, Failure, Reply, Request, Secret};
+use crate::error::StoreError;
+use crate::model::Consul as Spec;
+
+/// Operations of one transaction, less the probe of a look.
+const ROOM: usize = 63;
+
+/// Never written; asking whether it is absent needs the same right as writing.
+const PROBE: &str = "probe";
+
+/// What a server says of a data centre that it does not know; nothing was done.
+const NO_SUCH_DC: &str = "No path to datacenter";
+
+/// A client of one store in one data centre.
+#[derive(Debug)]
+pub struct Consul {
+    client: Client,
+    prefix: String,
+    /// Of the data centre.
+    query: String,
+    token: Option<Secret>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Operation {
+    #[serde(rename = "KV")]
+    kv: Kv,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Kv {
+    verb: &'static str,
+    key: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    index: Option<u64>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct TxnReply {
+    results: Option<Vec<Found>>,
+    errors: Option<Vec<Failed>>,
+}
+
+#[derive(Deserialize)]
+struct Found {
+    #[serde(rename = "KV")]
+    kv: FoundKv,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct FoundKv {
+    key: String,
+    value: Option<String>,
+    modify_index: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Failed {
+    what: String,
+}
+
+/// What came of a transaction.
+enum Answer {
+    Committed(TxnReply),
+    /// Every failed operation is a comparison that did not hold.
+    Stale,
+    Undone(String),
+    Unknown(String),
+}
+
+impl Consul {
+    /// A client; reads files, connects nowhere.
+    pub fn new(spec: &Spec) -> Result<Consul, StoreError> {
+        let dc = spec.dc.as_ref().map(|dc| format!("&dc={}", escaped(dc))).unwrap_or_default();
+        Ok(Consul {
+            client: Client::new(&spec.servers)?,
+            prefix: format!("{}/", spec.servers.prefix),
+            query: dc,
+            token: spec.token.as_deref().map(Secret::read).transpose()?,
+        })
+    }
+
+    fn operation(&self, verb: &'static str, path: &str) -> Operation {
+        let key = format!("{}{path}", self.prefix);
+        Operation { kv: Kv { verb, key, value: None, index: None } }
+    }
+
+    /// The operation that a step is; none if it neither expects nor writes anything.
+    fn of_step(&self, step: &Step) -> Option<Operation> {
+        let (verb, index) = match (&step.write, step.expect) {
+            (Write::Keep, Expect::Anything) => return None,
+            (Write::Keep | Write::Delete, Expect::Absent) => ("check-not-exists", None),
+            (Write::Keep, Expect::Version(version)) => ("check-index", Some(version)),
+            (Write::Put(_), Expect::Anything) => ("set", None),
+            (Write::Put(_), Expect::Absent) => ("cas", Some(0)),
+            (Write::Put(_), Expect::Version(version)) => ("cas", Some(version)),
+            (Write::Delete, Expect::Anything) => ("delete", None),
+            // Of what is gone already it succeeds: as good as deleted by us.
+            (Write::Delete, Expect::Version(version)) => ("delete-cas", Some(version)),
+        };
+        let mut operation = self.operation(verb, &step.path);
+        operation.kv.index = index;
+        if let Write::Put(value) = &step.write {
+            operation.kv.value = Some(BASE64.encode(value));
+        }
+        Some(operation)
+    }
+
+    fn transact(&self, operations: &[Operation], repeatable: bool, until: Instant) -> Answer {
+        let body = match serde_json::to_vec(operations) {
+            Ok(body) => body,
+            Err(e) => return Answer::Undone(e.to_string()),
+        };
+        // Every look asks the leader, who makes sure that it is one.
+        let path = format!("/v1/txn?consistent{}", self.query);
+        let request = Request {
+            method: "PUT",
+            path: &path,
+            body: &body,
+            secret: self.token.as_ref().map(|token| ("x-consul-token", token)),
+            repeatable,
+            hopeless: NO_SUCH_DC,
+        };
+        match self.client.send(request, until) {
+            Ok(reply) => understand(&reply),
+            Err(Failure::Unsent(why)) => Answer::Undone(why),
+            Err(Failure::Unanswered(why)) => Answer::Unknown(why),
+        }
+    }
+
+    fn unavailable(&self, doing: &str, why: String) -> StoreError {
+        StoreError::Unavailable { doing: doing.to_owned(), place: self.place(), source: why.into() }
+    }
+
+    /// Every record whose path begins with one of these.
+    fn trees(
+        &self,
+        doing: &str,
+        prefixes: &[&str],
+        until: Instant,
+    ) -> Result<BTreeMap<String, Entry>, StoreError> {
+        let mut operations = vec![self.operation("check-not-exists", PROBE)];
+        operations.extend(prefixes.iter().map(|prefix| self.operation("get-tree", prefix)));
+        let results = match self.transact(&operations, true, until) {
+            Answer::Committed(reply) => reply.results.unwrap_or_default(),
+            Answer::Stale => {
+                return Err(self.unavailable(doing, format!("{}{PROBE} exists", self.prefix)));
+            }
+            Answer::Undone(why) | Answer::Unknown(why) => return Err(self.unavailable(doing, why)),
+        };
+        let mut found = BTreeMap::new();
+        for Found { kv } in results {
+            let value = BASE64.decode(kv.value.unwrap_or_default());
+            let path = kv.key.strip_prefix(&self.prefix).map(str::to_owned);
+            let (Ok(value), Some(path)) = (value, path) else {
+                return Err(self.unavailable(doing, "an answer that makes no sense".to_owned()));
+            };
+            found.insert(path, Entry { version: kv.modify_index, value });
+        }
+        Ok(found)
+    }
+}
+
+fn escaped(text: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+    let byte = |b: u8| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") };
+    text.bytes().map(byte).collect()
+}
+
+/// A rollback tells each operation that failed, in words. Those of comparisons are known; any other
+/// (no right, a broken request) must not be taken for one.
+fn understand(reply: &Reply) -> Answer {
+    const COMPARISONS: [&str; 4] =
+        ["index is stale", "doesn't exist", " exists", "current modify index"];
+    let parsed = serde_json::from_slice::<TxnReply>(&reply.body);
+    match (reply.status, parsed) {
+        (200, Ok(done)) => Answer::Committed(done),
+        (200, Err(e)) => Answer::Unknown(format!("an answer that is not Consul's: {e}")),
+        (409, Ok(TxnReply { errors: Some(errors), .. })) if !errors.is_empty() => {
+            let known = |what: &str| COMPARISONS.iter().any(|text| what.contains(text));
+            match errors.into_iter().find(|failed| !known(&failed.what)) {
+                None => Answer::Stale,
+                Some(failed) => Answer::Undone(failed.what),
+            }
+        }
+        (status, _) if status < 500 || reply.text().contains(NO_SUCH_DC) => {
+            Answer::Undone(format!("{status} {}", reply.text()))
+        }
+        (status, _) => Answer::Unknown(format!("{status} {}", reply.text())),
+    }
+}
+
+impl Engine for Consul {
+    fn place(&self) -> String {
+        format!("Consul at {}", self.client.place())
+    }
+
+    fn room(&self) -> usize {
+        ROOM
+    }
+
+    fn get(&self, paths: &[&str], until: Instant) -> Result<Truths, StoreError> {
+        // A "get" of what is absent rolls back; the tree below a whole path holds it, and perhaps a
+        // few whose names begin with the same letters.
+        let mut found = self.trees("read from", paths, until)?;
+        Ok(paths.iter().map(|path| ((*path).to_owned(), found.remove(*path))).collect())
+    }
+
+    fn list(&self, prefix: &str, until: Instant) -> Result<BTreeMap<String, Entry>, StoreError> {
+        self.trees("list the leases of", &[prefix], until)
+    }
+
+    fn commit(&self, steps: &[Step], until: Instant) -> Result<Commit, StoreError> {
+        let operations: Vec<Operation> = steps.iter().filter_map(|s| self.of_step(s)).collect();
+        match self.transact(&operations, false, until) {
+            Answer::Committed(_) => Ok(Commit::Done),
+            Answer::Stale => {
+                let compared = steps.iter().filter(|step| step.expect != Expect::Anything);
+                let paths: Vec<&str> = compared.map(|step| step.path.as_str()).collect();
+                Ok(Commit::Conflict(self.get(&paths, until)?))
+            }
+            Answer::Undone(why) => Err(self.unavailable("commit to", why)),
+            Answer::Unknown(why) => Ok(Commit::Lost(StoreError::Unanswered {
+                doing: "commit to".to_owned(),
+                place: self.place(),
+                source: why.into(),
+            })),
+        }
+    }
+}
