@@ -54,7 +54,8 @@ pub(super) fn build(
     let set = shared(&ipam)?.unwrap_or_else(|| network.clone());
     let store = place.store(&mut warnings)?;
     let attachment = attachment(&network, inputs);
-    let legacy_dir = place.legacy_dir(&network)?;
+    // host-local's leases are of this host alone.
+    let legacy_dir = place.legacy_dir(&network)?.filter(|_| !store.is_cluster());
     Ok(Config {
         dialect,
         set: SetName(set.to_string()),
@@ -87,14 +88,16 @@ pub(super) fn tidy(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Cleanup
     let place = Place { ipam: &ipam, inputs, dialect };
     let network = conf.name().unwrap_or_else(|_| NetworkName::unnamed());
     let set = shared(&ipam).ok().flatten().unwrap_or_else(|| network.clone());
+    let store = place.store_anyway();
+    let legacy_dir = place.legacy_dir(&network).ok().flatten().filter(|_| !store.is_cluster());
     Cleanup {
         dialect,
         set: SetName(set.to_string()),
         owner: attachment(&network, inputs).map(Owner::Attachment),
         addrs: Vec::new(),
         rewind: false,
-        store: place.store_anyway(),
-        legacy_dir: place.legacy_dir(&network).ok().flatten(),
+        store,
+        legacy_dir,
         log: place.log_anyway(),
         network,
     }

@@ -53,3 +53,22 @@ fn leases_in_several_networks_are_not_freed_at_one_word() {
         assert!(lab.list().iter().all(|row| row["network"] != network));
     }
 }
+
+/// `--store` takes a cluster as well; what is wrong with it is one line.
+#[test]
+fn a_cluster_by_the_command_line() {
+    for (store, said) in [
+        (r#"{"etcd": {"endpoints": ["http://127.0.0.1:1"]}}"#, "etcd at http://127.0.0.1:1"),
+        (r#" {"consul": {"endpoints": "http://127.0.0.1:1"}}"#, "Consul at http://127.0.0.1:1"),
+        (r#"{"etcd": {"endpoint": ["http://a:1"], "prefix": "/"}}"#, "etcd.prefix"),
+        (r#"{"etcd": {"tokenFil": "x", "timeout": "0s"}}"#, "etcd.timeout"),
+        (r#"{"consul": {"tokenFile": "/nope"}}"#, "/nope"),
+        ("{", "the store is no JSON"),
+        (r#"{"redis": {}}"#, "\"redis\""),
+    ] {
+        let answer = Call::sublet().arg("--store").arg(store).arg("list").run();
+        assert_eq!(answer.code, Some(1), "{store}: {answer:?}");
+        assert!(answer.stdout.is_empty(), "{answer:?}");
+        assert!(answer.stderr.contains(said), "{store}: {answer:?}");
+    }
+}
