@@ -124,3 +124,28 @@ fn a_check_waits_too() {
     drop(held.lock);
     call.answer(child).silent();
 }
+
+/// A network's first ADD takes the locks of both files, one after the other: the bound is the
+/// whole call's.
+#[test]
+fn the_bound_is_for_all_locks_together() {
+    let boot = held("boot");
+    let mut conf = boot.conf.clone();
+    conf["name"] = json!("another");
+    conf["ipam"]["persist"] = json!("disk");
+    conf["ipam"]["lockTimeout"] = json!("4s");
+    let keep = File::create(boot.lab.join("data/leases.redb.keep.lock")).unwrap();
+    keep.lock().unwrap();
+    let begin = Instant::now();
+    let call = Call::cni("ADD", "c", &conf);
+    let child = call.spawn();
+    thread::sleep(Duration::from_secs(3));
+    // The next lock is held too.
+    drop(keep);
+    let (code, msg) = call.answer(child).error();
+    let took = begin.elapsed();
+    assert!(code == 11 && msg.contains("leases.redb.lock"), "{code} {msg}");
+    // Two bounds would be seven seconds.
+    let enough = Duration::from_secs(4)..Duration::from_millis(6_800);
+    assert!(enough.contains(&took), "{took:?}: {msg}");
+}
