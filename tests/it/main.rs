@@ -20,6 +20,7 @@ mod host;
 mod inject;
 mod lab;
 mod libcni;
+mod networks;
 mod operator;
 mod plugins;
 mod power;
