@@ -72,8 +72,11 @@ fi
 step scripts/build.sh
 if [ "$(id -u)" = 0 ]; then
     step scripts/e2e-netns.sh
+    step scripts/e2e-containerd.sh
+    step scripts/e2e-cri.sh
+    step scripts/e2e-podman.sh
 else
-    echo "test.sh: the real plugins need network namespaces, run as root: scripts/e2e-netns.sh" >&2
+    echo "test.sh: real containers need root: scripts/e2e-{netns,containerd,cri,podman}.sh" >&2
     exit 1
 fi
 echo

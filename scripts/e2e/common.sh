@@ -14,6 +14,10 @@ fail() {
     exit 1
 }
 
+install() {
+    DEBIAN_FRONTEND=noninteractive apt-get install --no-install-recommends -y "$@" < /dev/null
+}
+
 # need PROGRAM=PACKAGE ...: installs what is missing; as anybody but root it only says what.
 need() {
     local pair packages=()
@@ -24,8 +28,8 @@ need() {
     if [ "$(id -u)" != 0 ] || ! command -v apt-get > /dev/null; then
         fail "missing: apt-get update && apt-get install --no-install-recommends -y ${packages[*]}"
     fi
-    apt-get update
-    DEBIAN_FRONTEND=noninteractive apt-get install --no-install-recommends -y "${packages[@]}"
+    # The lists may be there already, and may be too old.
+    install "${packages[@]}" 2> /dev/null || { apt-get update && install "${packages[@]}"; }
     for pair in "$@"; do
         command -v "${pair%%=*}" > /dev/null || fail "${pair%%=*} is missing after the installation"
     done

@@ -18,6 +18,7 @@ mod flushes;
 mod format;
 mod host;
 mod inject;
+mod install;
 mod lab;
 mod libcni;
 mod networks;
