@@ -19,13 +19,12 @@ if [ "${1-}" != inside ]; then
 fi
 
 own_folders
-plugins bridge portmap firewall tuning host-local
 image=localhost/busybox:e2e
 image "$work/image.tar" "$image"
 cat > "$work/containers.conf" << END
 [network]
 network_backend = "cni"
-cni_plugin_dirs = ["/opt/cni/bin"]
+cni_plugin_dirs = ["/opt/cni/bin", "/usr/lib/cni"]
 network_config_dir = "/etc/cni/net.d"
 [engine]
 cgroup_manager = "cgroupfs"
@@ -96,7 +95,7 @@ row "both removed" "no lease, no link"
 pod network create --subnet 10.78.0.0/24 made > /dev/null
 old=$(run old made)
 [ -s "/var/lib/cni/networks/made/10.78.0.2" ] || fail "host-local leased nothing"
-ln -sf sublet /opt/cni/bin/host-local
+scripts/install.sh --as host-local > /dev/null
 new=$(run new made)
 held "$new" 10.78.0.3
 held "$old" 10.78.0.2

@@ -67,13 +67,12 @@ own_folders() {
     mount --bind "$work/etc" /etc
     mount --bind "$work/lib" /var/lib
     mount --bind "$work/opt" /opt
-    mkdir -p /opt/cni/bin
     rm -rf /etc/cni/net.d
     mkdir -p /etc/cni/net.d
     ip link set lo up
     # Duplicate address detection would make each IPv6 address wait.
     echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad
-    cp bin/sublet /opt/cni/bin/sublet
+    scripts/install.sh > /dev/null
 }
 
 # plugins NAME ...: Debian's, beside sublet.
