@@ -53,7 +53,7 @@ step() {
 
 step cargo fetch --locked
 step cargo fmt --all --check
-step shellcheck scripts/*.sh testdata/readme/*.sh .ci/run
+step shellcheck -x scripts/*.sh scripts/e2e/*.sh testdata/readme/*.sh .ci/run
 step cargo clippy --all-targets --locked -- -D warnings
 RUSTDOCFLAGS='-D warnings' step cargo doc --no-deps --document-private-items --locked
 # Without a choice of targets both build the example too: the plugin that the tests delegate through.
@@ -72,8 +72,11 @@ fi
 step scripts/build.sh
 if [ "$(id -u)" = 0 ]; then
     step scripts/e2e-netns.sh
+    step scripts/e2e-containerd.sh
+    step scripts/e2e-cri.sh
+    step scripts/e2e-podman.sh
 else
-    echo "test.sh: the real plugins need network namespaces, run as root: scripts/e2e-netns.sh" >&2
+    echo "test.sh: real containers need root: scripts/e2e-{netns,containerd,cri,podman}.sh" >&2
     exit 1
 fi
 echo

@@ -92,6 +92,13 @@ pub enum Refusal {
         /// Who.
         owner: Box<Owner>,
     },
+    /// CHECK: an address of `prevResult` is from our ranges, and the owner has leases but not this.
+    Lost {
+        /// Who.
+        owner: Box<Owner>,
+        /// The address.
+        addr: Addr,
+    },
     /// CHECK: the lease's address is not in `prevResult`.
     Different {
         /// The lease.
@@ -236,6 +243,11 @@ impl fmt::Display for Refusal {
             Refusal::Missing { owner } => write!(
                 f,
                 "Failed to find address added by {owner}: it has no lease; delete the container and \
+                 add it again"
+            ),
+            Refusal::Lost { owner, addr } => write!(
+                f,
+                "prevResult says {addr}, but {owner} has no lease of it; delete the container and \
                  add it again"
             ),
             Refusal::Different { lease, expected } => write!(

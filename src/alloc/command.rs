@@ -190,6 +190,8 @@ pub struct Check {
     pub set: SetName,
     /// Whose.
     pub owner: Owner,
+    /// The ranges; what prevResult has from them the owner must hold.
+    pub sets: Vec<RangeSet>,
     /// The addresses of prevResult; `None` where there is no prevResult.
     pub expected: Option<Vec<Addr>>,
 }

@@ -125,7 +125,7 @@ fn refusal_code(refusal: &Refusal) -> u32 {
         Refusal::NotInRange { .. } | Refusal::IsGateway { .. } | Refusal::Excluded { .. } => {
             NOT_IN_RANGE
         }
-        Refusal::Missing { .. } | Refusal::Different { .. } => NOT_AS_ADDED,
+        Refusal::Missing { .. } | Refusal::Lost { .. } | Refusal::Different { .. } => NOT_AS_ADDED,
         Refusal::Takeover { .. } => TRY_AGAIN,
     }
 }
@@ -200,6 +200,7 @@ fn ranges(refusal: &Refusal) -> Option<String> {
 fn address(refusal: &Refusal) -> Option<String> {
     match refusal {
         Refusal::Cooling { addr, .. }
+        | Refusal::Lost { addr, .. }
         | Refusal::Excluded { addr, .. }
         | Refusal::IsGateway { addr, .. } => Some(addr.to_string()),
         Refusal::NotInRange { addrs, .. } => addrs.first().map(Addr::to_string),

@@ -67,7 +67,8 @@ fn a_boot_s_leases_end_with_it() {
     let before = fs::read(host.path("")).unwrap();
     assert!(listed(&mut store, &boot(2)).is_empty());
     assert_eq!(store.apply(&del("c1"), &boot(2)).unwrap(), Outcome::Freed(vec![]));
-    let check = Check { set: net(), owner: super::contract::owner("c1"), expected: None };
+    let check =
+        Check { set: net(), owner: super::contract::owner("c1"), sets: range(), expected: None };
     let missing = refused(&mut store, &Command::Check(check), &boot(2));
     assert!(matches!(missing, Refusal::Missing { .. }));
     let status = Status { set: net(), sets: range(), strict: false };

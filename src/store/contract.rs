@@ -246,7 +246,7 @@ fn check_compares(make: Make<'_>) {
     let mut store = make();
     let got = given(&mut *store, &add("c1", &dual()), &at(1));
     let mut check = |container: &str, expected: Option<Vec<Addr>>| {
-        let check = Check { set: net(), owner: owner(container), expected };
+        let check = Check { set: net(), owner: owner(container), sets: dual(), expected };
         store.apply(&Command::Check(check), &at(2))
     };
     assert!(check("c1", None).is_ok());
@@ -255,6 +255,9 @@ fn check_compares(make: Make<'_>) {
         check("c1", Some(got[..1].to_vec())),
         Err(Error::Refused(Refusal::Different { .. }))
     ));
+    // From our ranges, and not leased to it: the second address was freed, or is another's.
+    let lost = vec![got[0], got[1], addr("10.0.0.77")];
+    assert!(matches!(check("c1", Some(lost)), Err(Error::Refused(Refusal::Lost { .. }))));
     assert!(matches!(check("c2", None), Err(Error::Refused(Refusal::Missing { .. }))));
 }
 
