@@ -67,9 +67,11 @@
 //! - **an operator's command**: a file in `cli/` and its variant there; help follows by itself.
 
 pub mod alloc;
+mod bolt;
 pub mod cli;
 pub mod cni;
 pub mod config;
+pub mod ecs_ipam;
 pub mod engine;
 pub mod error;
 pub mod host;

@@ -180,6 +180,7 @@ impl Work<'_> {
         let current = Lease {
             owner: self.add.owner.clone(),
             prefix: wanted.and_then(|w| w.prefix).unwrap_or(subnet),
+            range: set.key(),
             node: self.cx.node.clone(),
             boot: self.cx.boot.clone(),
             origin: self.add.origin.clone(),

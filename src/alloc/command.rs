@@ -5,7 +5,8 @@
 //! twice.
 
 use crate::model::{
-    Attachment, ContainerId, Grant, IfName, Lease, NetworkName, Origin, Owner, SetName, Timestamp,
+    Attachment, ContainerId, Grant, IfName, Kind, Lease, NetworkName, Origin, Owner, SetName,
+    Timestamp,
 };
 use crate::net::{Addr, RangeSet, Span};
 
@@ -25,12 +26,15 @@ pub enum Command {
     Gc(Gc),
     /// Set addresses aside.
     Reserve(Reserve),
+    /// Take over what another program leased.
+    Import(Import),
 }
 
 impl Command {
     /// Whether it can change nothing: a store opens for reading only.
     pub fn only_looks(&self) -> bool {
         matches!(self, Command::Check(_) | Command::Status(_))
+            || matches!(self, Command::Import(import) if import.dry_run)
     }
 
     /// The set of leases it is about.
@@ -42,6 +46,7 @@ impl Command {
             Command::Status(c) => &c.set,
             Command::Gc(c) => &c.set,
             Command::Reserve(c) => &c.set,
+            Command::Import(c) => &c.set,
         }
     }
 }
@@ -225,6 +230,34 @@ pub struct Reserve {
     pub addrs: Vec<Addr>,
 }
 
+/// IMPORT. Leases that are here already under the same owner stay as they are; an address with
+/// another holder refuses them all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Import {
+    /// The set of leases.
+    pub set: SetName,
+    /// The leases.
+    pub leases: Vec<Imported>,
+    /// The addresses given last, of whichever ranges.
+    pub cursors: Vec<Addr>,
+    /// The network whose host-local folder this is: recorded as taken over; one that was is left
+    /// alone ([`Outcome::WasAdopted`]).
+    pub adopts: Option<NetworkName>,
+    /// Answer what would come of it, and change nothing.
+    pub dry_run: bool,
+}
+
+/// A lease that another program made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Imported {
+    /// The address.
+    pub addr: Addr,
+    /// What for.
+    pub kind: Kind,
+    /// Whose.
+    pub owner: Owner,
+}
+
 /// What came of a command that was not refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -256,6 +289,15 @@ pub enum Outcome {
     },
     /// RESERVE: done.
     Reserved,
+    /// IMPORT: what was taken over, and what was there already.
+    Imported {
+        /// New here.
+        taken: Vec<Addr>,
+        /// The same owner held them.
+        present: Vec<Addr>,
+    },
+    /// IMPORT: nothing was done, the network was taken over before.
+    WasAdopted,
 }
 
 /// A network's ranges as kept in the store, to tell when they change and what they overlap.

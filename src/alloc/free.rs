@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use super::command::{Change, Del, Gc, Outcome, Target, legacy_owner};
+use super::import::cursors_of;
 use super::view::{Context, Holder, Plan, View};
 use crate::error::StoreError;
 use crate::model::{Lease, Owner, SetName};
@@ -37,7 +38,8 @@ pub fn del(del: &Del, view: &dyn View, cx: &Context) -> Result<Plan, StoreError>
         let until = if del.undo { None } else { until(lease, cx) };
         changes.push(Change::Free { lease: lease.clone(), until });
         if del.rewind {
-            changes.push(Change::Cursor(del.set.clone(), lease.range, lease.addr));
+            let cursors = cursors_of(lease).into_iter();
+            changes.extend(cursors.map(|c| Change::Cursor(del.set.clone(), c, lease.addr)));
         }
     }
     Ok(Plan { changes, outcome: Ok(Outcome::Freed(freed)) })

@@ -196,10 +196,9 @@ impl Embedded {
         cx: &Context,
         arrive: &dyn Fn(&mut Tables<'_, Writer<'_, '_>>) -> Result<bool, StoreError>,
     ) -> Result<Option<Plan>, StoreError> {
-        let gives = matches!(command, Command::Add(_) | Command::Reserve(_));
         let home = keys::home(command.set());
         redb::write(&place.path, place.flush, lock, |tables| {
-            if gives && tables.kv.get(&home)?.is_none() {
+            if gives(command) && tables.kv.get(&home)?.is_none() {
                 if !arrive(tables)? {
                     return Ok(ControlFlow::Break(None));
                 }
@@ -292,7 +291,8 @@ impl Embedded {
         let mut answer = None;
         for place in &places {
             // What could be given depends on the file that gives; what is held may be in either.
-            if matches!(command, Command::Status(_)) && place.path != target.path {
+            let giver_alone = matches!(command, Command::Status(_) | Command::Import(_));
+            if giver_alone && place.path != target.path {
                 continue;
             }
             let lock = files::lock_to_look(&place.path, self.wait)?;
@@ -315,10 +315,12 @@ impl Embedded {
 
 impl Store for Embedded {
     fn apply(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {
-        let plan = match command {
-            Command::Add(_) | Command::Reserve(_) => self.give(command, cx)?,
-            Command::Del(_) | Command::Gc(_) => self.take(command, cx)?,
-            Command::Check(_) | Command::Status(_) => self.look(command, cx)?,
+        let plan = if command.only_looks() {
+            self.look(command, cx)?
+        } else if gives(command) {
+            self.give(command, cx)?
+        } else {
+            self.take(command, cx)?
         };
         plan.outcome.map_err(Error::Refused)
     }
@@ -341,6 +343,11 @@ impl Store for Embedded {
         }
         Ok(())
     }
+}
+
+/// Whether it leases something.
+fn gives(command: &Command) -> bool {
+    matches!(command, Command::Add(_) | Command::Reserve(_) | Command::Import(_))
 }
 
 /// Whether a GC has steps to go.

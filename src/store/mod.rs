@@ -14,6 +14,7 @@ mod changes;
 mod codec;
 #[cfg(test)]
 mod contract;
+mod convert;
 #[cfg(test)]
 mod edge_test;
 mod embedded;
@@ -35,8 +36,9 @@ use crate::alloc::{Command, Context, Outcome};
 use crate::error::{Error, StoreError};
 use crate::model::{Lease, StoreSpec};
 
+pub use self::convert::{Converted, in_place, is_converted};
 pub use self::embedded::Embedded;
-pub use self::lock::{Lock, lock_file};
+pub use self::lock::{Lock, lock_file, lock_to_read};
 
 /// A durable set of leases.
 ///

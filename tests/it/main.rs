@@ -16,6 +16,7 @@ mod ecs;
 mod faults;
 mod flushes;
 mod format;
+mod import;
 mod inject;
 mod lab;
 mod operator;
