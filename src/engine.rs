@@ -6,7 +6,9 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::alloc::{self, Add, Check, Command, Context, Del, Gc, Import, Outcome, Status, Target};
+use crate::alloc::{
+    self, Add, Check, Command, Context, Del, Gc, HandBack, Import, Outcome, Status, Target,
+};
 use crate::error::{Error, StoreError};
 use crate::model::{Grant, Lease, NetworkName, Owner, Persist, SetName, Wait};
 use crate::net::Addr;
@@ -148,6 +150,21 @@ pub fn import(store: &mut dyn Store, import: Import, cx: &Context) -> Result<Imp
     imported(store.apply(&Command::Import(import), cx)?)
 }
 
+/// The same, with the store put in the place of the bolt file that the leases come from; answers
+/// what that file is called now, too.
+pub fn convert(
+    path: &Path,
+    persist: Persist,
+    wait: Wait,
+    import: Import,
+    cx: &Context,
+) -> Result<(Imported, Option<PathBuf>), Error> {
+    match store::in_place(path, persist, wait, &Command::Import(import), cx)? {
+        Converted::Done(outcome, kept) => Ok((imported(outcome)?, Some(kept))),
+        Converted::Already => Ok((Imported::Before, None)),
+    }
+}
+
 /// Takes over what host-local leased on a network, under its lock, without the network's
 /// configuration; the first ADD with one finds it done.
 pub fn import_host_local(
@@ -166,18 +183,16 @@ pub fn import_host_local(
     Ok((self::import(store, import, cx)?, cursors))
 }
 
-/// The same, with the store put in the place of the bolt file that the leases come from; answers
-/// what that file is called now, too.
-pub fn convert(
-    path: &Path,
-    persist: Persist,
-    wait: Wait,
-    import: Import,
+/// Tells that host-local's folder of a network was written from the leases here, so that the next
+/// ADD looks at it again; answers the addresses given last, for each range set that is named.
+pub fn hand_back(
+    store: &mut dyn Store,
+    hand: HandBack,
     cx: &Context,
-) -> Result<(Imported, Option<PathBuf>), Error> {
-    match store::in_place(path, persist, wait, &Command::Import(import), cx)? {
-        Converted::Done(outcome, kept) => Ok((imported(outcome)?, Some(kept))),
-        Converted::Already => Ok((Imported::Before, None)),
+) -> Result<Vec<Option<Addr>>, Error> {
+    match store.apply(&Command::HandBack(hand), cx)? {
+        Outcome::HandedBack(last) => Ok(last),
+        other => Err(unexpected(&other)),
     }
 }
 

@@ -74,6 +74,7 @@ pub mod config;
 pub mod ecs_ipam;
 pub mod engine;
 pub mod error;
+pub mod handback;
 pub mod host;
 pub mod model;
 pub mod net;

@@ -28,6 +28,8 @@ pub enum Command {
     Reserve(Reserve),
     /// Take over what another program leased.
     Import(Import),
+    /// Let another program go on from here.
+    HandBack(HandBack),
 }
 
 impl Command {
@@ -47,6 +49,7 @@ impl Command {
             Command::Gc(c) => &c.set,
             Command::Reserve(c) => &c.set,
             Command::Import(c) => &c.set,
+            Command::HandBack(c) => &c.set,
         }
     }
 }
@@ -182,6 +185,8 @@ pub enum Target {
     OwnerAt(Owner, Vec<Addr>),
     /// Only these addresses of this owner.
     Some(Owner, Vec<Addr>),
+    /// Only this lease, and only if it is still as it was read.
+    Unchanged(Box<Lease>),
     /// These addresses, whoever holds them; never gateways or reservations.
     Addresses(Vec<Addr>),
 }
@@ -258,6 +263,17 @@ pub struct Imported {
     pub owner: Owner,
 }
 
+/// HANDBACK. host-local's folder was written from the leases here: the next ADD looks at it again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HandBack {
+    /// The set of leases.
+    pub set: SetName,
+    /// The network.
+    pub network: NetworkName,
+    /// The range sets whose last addresses are asked for, by key.
+    pub ranges: Vec<Addr>,
+}
+
 /// What came of a command that was not refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -298,6 +314,8 @@ pub enum Outcome {
     },
     /// IMPORT: nothing was done, the network was taken over before.
     WasAdopted,
+    /// HANDBACK: the addresses given last, as they were asked for.
+    HandedBack(Vec<Option<Addr>>),
 }
 
 /// A network's ranges as kept in the store, to tell when they change and what they overlap.
@@ -333,6 +351,8 @@ pub enum Change {
     Define(Definition),
     /// Remember that host-local's folder was taken over. Outlives a boot.
     Adopted(NetworkName, Timestamp),
+    /// Forget it. Outlives a boot.
+    Released(NetworkName),
 }
 
 /// An address that was freed and is kept back.

@@ -26,6 +26,10 @@ pub fn del(del: &Del, view: &dyn View, cx: &Context) -> Result<Plan, StoreError>
             held.retain(|l| addrs.contains(&l.addr));
             held
         }
+        Target::Unchanged(lease) => match view.holder(&del.set, lease.addr)? {
+            Holder::Leased(found) if found == *lease => vec![*found],
+            _ => Vec::new(),
+        },
         Target::Addresses(addrs) => at(&del.set, addrs, view)?,
     };
     if let (Some(network), []) = (&del.legacy, &*freed)

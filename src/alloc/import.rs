@@ -1,4 +1,4 @@
-//! IMPORT: leases that another program made become ours, and their rotation goes on.
+//! IMPORT: leases that another program made become ours, and their rotation goes on; and HANDBACK.
 //!
 //! Owns: what becomes of an address that is leased here already, and where a cursor is kept whose
 //! range nobody told. Does not own: reading another program's files.
@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use super::add::bare;
-use super::command::{Change, Import, Imported, Outcome};
+use super::command::{Change, HandBack, Import, Imported, Outcome};
 use super::view::{Context, Holder, Plan, View};
 use crate::error::{Refusal, StoreError};
 use crate::model::{Lease, Origin, Owner, SetName};
@@ -48,6 +48,15 @@ pub fn run(import: &Import, view: &dyn View, cx: &Context) -> Result<Plan, Store
         changes.clear();
     }
     Ok(Plan { changes, outcome: Ok(Outcome::Imported { taken, present }) })
+}
+
+/// Decides a HANDBACK.
+pub fn hand_back(hand: &HandBack, view: &dyn View) -> Result<Plan, StoreError> {
+    let cursors: Result<Vec<Option<Addr>>, StoreError> =
+        hand.ranges.iter().map(|range| view.cursor(&hand.set, *range)).collect();
+    let adopted = view.adopted(&hand.network)?.then(|| Change::Released(hand.network.clone()));
+    let outcome = Ok(Outcome::HandedBack(cursors?));
+    Ok(Plan { changes: adopted.into_iter().collect(), outcome })
 }
 
 /// Without a configuration neither prefix nor range are known: the lease's range is the address

@@ -4,6 +4,7 @@
 //! Does not own: what a command does to leases (`engine`), how a row looks (`output`).
 //! Invariant: nothing is freed without `--yes` or a person's "y".
 
+mod export;
 mod import;
 mod list;
 mod output;
@@ -51,6 +52,8 @@ enum Command {
     Release(release::Release),
     /// Take over what another program leased
     Import(import::Import),
+    /// Write the leases where another program finds them
+    Export(export::Export),
 }
 
 /// Which store.
@@ -119,6 +122,7 @@ fn carry_out(cli: &Cli, env: &Env<'_>, facts: &Facts, terminal: &mut Terminal<'_
         Command::Show(show) => show.run(&mut desk()?, terminal),
         Command::Release(release) => release.run(&mut desk()?, terminal),
         Command::Import(import) => import.run(&cli.place, env, facts, terminal),
+        Command::Export(export) => export.run(&mut desk()?, terminal),
     }
 }
 

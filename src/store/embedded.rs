@@ -251,7 +251,7 @@ impl Embedded {
         })
     }
 
-    /// DEL and GC: wherever leases are; the set's own file first.
+    /// DEL, GC and HANDBACK: wherever leases are; the set's own file first.
     fn take(&self, command: &Command, cx: &Context) -> Result<Plan, StoreError> {
         // What would come of it without any store.
         let nothing = Tables { kv: Nothing, path: self.files.boot_leases() };
@@ -276,6 +276,12 @@ impl Embedded {
                     Outcome::Collected { freed: all, .. },
                     Ok(Outcome::Collected { freed: more, .. }),
                 ) => all.extend(more),
+                // A range set's cursor is in the file that has the set's leases.
+                (Outcome::HandedBack(all), Ok(Outcome::HandedBack(more))) => {
+                    for (all, more) in all.iter_mut().zip(more) {
+                        *all = all.or(more);
+                    }
+                }
                 (_, outcome) => {
                     return Ok(Plan { changes: Vec::new(), outcome });
                 }

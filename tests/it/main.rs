@@ -13,6 +13,7 @@ mod delegate;
 mod differential;
 mod disk;
 mod ecs;
+mod export;
 mod faults;
 mod flushes;
 mod format;

@@ -20,6 +20,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("store", &["plain_file", "net", "model", "error", "alloc"]),
     // host-local's folder is read under host-local's lock.
     ("takeover", &["plain_file", "net", "model", "error", "alloc", "store"]),
+    ("handback", &["plain_file", "net", "model", "error", "store"]),
     // The original ecs-ipam's file is read under its own lock.
     ("ecs_ipam", &["bolt", "net", "model", "error", "alloc", "store"]),
     ("engine", &["net", "model", "error", "alloc", "store", "takeover"]),
@@ -34,8 +35,8 @@ const LAYERS: &[(&str, &[&str])] = &[
 
 /// What a face may name: never another face.
 const FACE: &[&str] = &[
-    "net", "model", "error", "alloc", "config", "engine", "store", "takeover", "ecs_ipam", "host",
-    "log", "panic",
+    "net", "model", "error", "alloc", "config", "engine", "store", "takeover", "handback",
+    "ecs_ipam", "host", "log", "panic",
 ];
 
 const FACES: &[&str] = &["cni", "cli", "docker", "web"];
@@ -321,8 +322,8 @@ fn nothing_below_the_faces_prints_or_exits() {
     let mut faults = Vec::new();
     for (name, text) in sources() {
         let core = [
-            "net", "model", "error", "alloc", "engine", "config", "store", "takeover", "bolt",
-            "ecs_ipam",
+            "net", "model", "error", "alloc", "engine", "config", "store", "takeover", "handback",
+            "bolt", "ecs_ipam",
         ];
         if !core.contains(&module(&name)) {
             continue;
