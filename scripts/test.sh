@@ -16,6 +16,11 @@ needs=(
     jq=jq
     shellcheck=shellcheck
     strace=strace
+    containerd=containerd
+    ctr=containerd
+    dockerd=docker.io
+    docker=docker.io
+    nsenter=util-linux
     readelf=binutils
 )
 

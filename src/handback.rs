@@ -69,7 +69,7 @@ impl Folder {
                 Ok(content) if content.trim() == content_of(attachment) => done.present.push(*addr),
                 // An empty one is what a host-local that was killed leaves behind: nobody's.
                 Ok(content) if self.replace || content.trim().is_empty() => {
-                    done.written.push(*addr)
+                    done.written.push(*addr);
                 }
                 Ok(content) => return Err(taken(&path, &content)),
                 Err(e) if e.kind() == ErrorKind::NotFound => done.written.push(*addr),

@@ -5,6 +5,7 @@
 //! Invariant: nothing is freed without `--yes` or a person's "y".
 
 mod export;
+mod gc;
 mod import;
 mod list;
 mod output;
@@ -50,6 +51,8 @@ enum Command {
     Show(show::Show),
     /// Free an address, or all of a container's
     Release(release::Release),
+    /// Free the leases of containers that are provably gone
+    Gc(gc::Gc),
     /// Take over what another program leased
     Import(import::Import),
     /// Write the leases where another program finds them
@@ -121,6 +124,7 @@ fn carry_out(cli: &Cli, env: &Env<'_>, facts: &Facts, terminal: &mut Terminal<'_
         Command::List(list) => list.run(&mut desk()?, terminal),
         Command::Show(show) => show.run(&mut desk()?, terminal),
         Command::Release(release) => release.run(&mut desk()?, terminal),
+        Command::Gc(gc) => gc.run(&mut desk()?, facts, terminal),
         Command::Import(import) => import.run(&cli.place, env, facts, terminal),
         Command::Export(export) => export.run(&mut desk()?, terminal),
     }

@@ -6,10 +6,10 @@
 use std::rc::Rc;
 
 use super::memory::Memory;
-use super::{Embedded, Store};
+use super::{Embedded, Store, operator_test};
 use crate::alloc::{
-    Add, Check, Command, Context, Cooldown, Del, Gc, Import, Imported, Legacy, LegacyCursor,
-    LegacyLease, OnDuplicate, Outcome, Reserve, Status, Strategy, Target, Wanted,
+    Add, Check, Command, Context, Cooldown, Del, Gc, Legacy, LegacyCursor, LegacyLease,
+    OnDuplicate, Outcome, Reserve, Status, Strategy, Target, Wanted,
 };
 use crate::error::{Error, Refusal, StoreError};
 use crate::model::{
@@ -102,7 +102,7 @@ pub fn refused(store: &mut dyn Store, command: &Command, cx: &Context) -> Refusa
     }
 }
 
-fn freed(store: &mut dyn Store, command: &Command, cx: &Context) -> Vec<Addr> {
+pub fn freed(store: &mut dyn Store, command: &Command, cx: &Context) -> Vec<Addr> {
     match store.apply(command, cx) {
         Ok(Outcome::Freed(leases)) => leases.iter().map(|l| l.addr).collect(),
         other => panic!("{other:?}"),
@@ -409,47 +409,6 @@ fn a_moved_container_is_rewritten(make: Make<'_>) {
     assert_eq!(now[0].time, 1);
 }
 
-/// Another program's leases: told twice, they are taken over once; a clash refuses them all; a DEL
-/// that rewinds finds the cursor without knowing the range.
-fn imports_are_whole_and_repeatable(make: Make<'_>) {
-    let (mut store, sets) = (make(), [set("10.0.0.0/24")]);
-    let lease = |ip: &str, id: &str| Imported {
-        addr: addr(ip),
-        kind: Kind::Dynamic,
-        owner: Owner::Id(id.into()),
-    };
-    let import = |leases: &[Imported], last: &str, dry_run| {
-        let (leases, cursors) = (leases.to_vec(), vec![addr(last)]);
-        Command::Import(Import { set: net(), leases, cursors, adopts: None, dry_run })
-    };
-    let ecs = |id: &str| Add {
-        owner: Owner::Id(id.into()),
-        strategy: Strategy::RoundRobin,
-        ..add("x", &sets)
-    };
-    let two = [lease("10.0.0.7", "a"), lease("10.0.0.9", "b")];
-    let done = |taken: &[&str], present: &[&str]| Outcome::Imported {
-        taken: taken.iter().map(|a| addr(a)).collect(),
-        present: present.iter().map(|a| addr(a)).collect(),
-    };
-    let addrs = ["10.0.0.7", "10.0.0.9"];
-    assert_eq!(store.apply(&import(&two, addrs[1], true), &at(1)).unwrap(), done(&addrs, &[]));
-    assert!(leases(&mut *store).is_empty(), "a dry run");
-    assert_eq!(store.apply(&import(&two, addrs[1], false), &at(1)).unwrap(), done(&addrs, &[]));
-    assert_eq!(given(&mut *store, &ecs("c"), &at(2)), [addr("10.0.0.10")]);
-    let before = leases(&mut *store);
-    assert_eq!(store.apply(&import(&two, addrs[1], false), &at(3)).unwrap(), done(&[], &addrs));
-    let clash = [lease("10.0.0.20", "new"), lease("10.0.0.7", "other")];
-    let refusal = refused(&mut *store, &import(&clash, addrs[1], false), &at(3));
-    assert!(matches!(refusal, Refusal::Clash { .. }), "{refusal}");
-    assert_eq!(leases(&mut *store), before);
-    let target = Target::Owner(Owner::Id("a".into()));
-    let del = Del { set: net(), target, rewind: true, undo: false, legacy: None };
-    assert_eq!(freed(&mut *store, &Command::Del(del), &at(4)), [addr("10.0.0.7")]);
-    assert_eq!(given(&mut *store, &ecs("d"), &at(5)), [addr("10.0.0.8")]);
-    assert_eq!(given(&mut *store, &ecs("b"), &at(5)), [addr("10.0.0.9")]);
-}
-
 /// Says which case it was that failed.
 pub struct Named(pub String);
 
@@ -480,7 +439,8 @@ pub const CASES: &[(&str, Case)] = &[
     ("gateways are claimed", gateways_are_claimed),
     ("DELs by address and id", dels_by_address_and_id),
     ("a moved container is rewritten", a_moved_container_is_rewritten),
-    ("imports are whole and repeatable", imports_are_whole_and_repeatable),
+    ("a changed lease is not freed", operator_test::a_changed_lease_is_not_freed),
+    ("imports are whole and repeatable", operator_test::imports_are_whole_and_repeatable),
 ];
 
 fn memory() -> impl Fn() -> Box<dyn Store> {

@@ -28,6 +28,8 @@ mod memory;
 #[cfg(test)]
 mod model_test;
 mod occupancy;
+#[cfg(test)]
+mod operator_test;
 mod pages;
 mod redb;
 mod view;

@@ -26,6 +26,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("engine", &["net", "model", "error", "alloc", "store", "takeover"]),
     // The edge: environment, clock, boot ID; data out, nothing else in.
     ("host", &["net", "model", "error", "alloc"]),
+    ("lost", &["model"]),
+    // The edge as well: /proc, and the runtimes' sockets and programs.
+    ("liveness", &["lost"]),
+    ("runtimes", &["lost"]),
     ("log", &["net", "model", "error", "config"]),
     ("cni", FACE),
     ("cli", FACE),
@@ -36,7 +40,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 /// What a face may name: never another face.
 const FACE: &[&str] = &[
     "net", "model", "error", "alloc", "config", "engine", "store", "takeover", "handback",
-    "ecs_ipam", "host", "log", "panic",
+    "ecs_ipam", "host", "liveness", "lost", "runtimes", "log", "panic",
 ];
 
 const FACES: &[&str] = &["cni", "cli", "docker", "web"];
