@@ -21,6 +21,9 @@ needs=(
     dockerd=docker.io
     docker=docker.io
     nsenter=util-linux
+    dpkg-deb=dpkg
+    man=man-db
+    systemd-analyze=systemd
     readelf=binutils
 )
 
@@ -58,7 +61,7 @@ step() {
 
 step cargo fetch --locked
 step cargo fmt --all --check
-step shellcheck scripts/*.sh testdata/readme/*.sh .ci/run
+step shellcheck scripts/*.sh packaging/deb/* testdata/readme/*.sh .ci/run
 step cargo clippy --all-targets --locked -- -D warnings
 RUSTDOCFLAGS='-D warnings' step cargo doc --no-deps --document-private-items --locked
 # Without a choice of targets both build the example too: the plugin that the tests delegate through.
@@ -77,6 +80,7 @@ fi
 step scripts/build.sh
 if [ "$(id -u)" = 0 ]; then
     step scripts/e2e-netns.sh
+    step scripts/e2e-package.sh
 else
     echo "test.sh: the real plugins need network namespaces, run as root: scripts/e2e-netns.sh" >&2
     exit 1

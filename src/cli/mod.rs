@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::alloc::Context;
 use crate::host::{Env, Facts};
@@ -51,11 +51,8 @@ enum Command {
     Show(show::Show),
     /// Free an address, or all of a container's
     Release(release::Release),
-    /// Free the leases of containers that are provably gone
     Gc(gc::Gc),
-    /// Take over what another program leased
     Import(import::Import),
-    /// Write the leases where another program finds them
     Export(export::Export),
 }
 
@@ -90,6 +87,11 @@ pub struct Terminal<'a> {
     pub stdout: &'a mut dyn Write,
     /// Everything else.
     pub stderr: &'a mut dyn Write,
+}
+
+/// All commands with their options and texts: what man pages and completions are made from.
+pub fn definition() -> clap::Command {
+    Cli::command()
 }
 
 /// Runs the command line; answers the exit code. A panic is one line and a failure.
