@@ -16,6 +16,14 @@ needs=(
     jq=jq
     shellcheck=shellcheck
     strace=strace
+    containerd=containerd
+    ctr=containerd
+    dockerd=docker.io
+    docker=docker.io
+    nsenter=util-linux
+    dpkg-deb=dpkg
+    man=man-db
+    systemd-analyze=systemd
     readelf=binutils
 )
 
@@ -53,7 +61,7 @@ step() {
 
 step cargo fetch --locked
 step cargo fmt --all --check
-step shellcheck -x scripts/*.sh scripts/e2e/*.sh testdata/readme/*.sh .ci/run
+step shellcheck -x scripts/*.sh scripts/e2e/*.sh packaging/deb/* testdata/readme/*.sh .ci/run
 step cargo clippy --all-targets --locked -- -D warnings
 RUSTDOCFLAGS='-D warnings' step cargo doc --no-deps --document-private-items --locked
 # Without a choice of targets both build the example too: the plugin that the tests delegate through.
@@ -75,6 +83,7 @@ if [ "$(id -u)" = 0 ]; then
     step scripts/e2e-containerd.sh
     step scripts/e2e-cri.sh
     step scripts/e2e-podman.sh
+    step scripts/e2e-package.sh
 else
     echo "test.sh: real containers need root: scripts/e2e-{netns,containerd,cri,podman}.sh" >&2
     exit 1

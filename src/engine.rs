@@ -4,13 +4,15 @@
 //! not own: codes, texts on a screen, any decision about an address.
 //! Invariant: whatever a face asks for ends as commands to a [`Store`].
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::alloc::{self, Add, Check, Command, Context, Del, Gc, Outcome, Status, Target};
+use crate::alloc::{
+    self, Add, Check, Command, Context, Del, Gc, HandBack, Import, Outcome, Status, Target,
+};
 use crate::error::{Error, StoreError};
-use crate::model::{Grant, Lease, NetworkName, Owner, SetName, Wait};
+use crate::model::{Grant, Lease, NetworkName, Owner, Persist, SetName, Wait};
 use crate::net::Addr;
-use crate::store::Store;
+use crate::store::{self, Converted, Store};
 use crate::takeover;
 
 /// What an ADD got.
@@ -126,6 +128,79 @@ pub fn gc(store: &mut dyn Store, mut gc: Gc, cx: &Context) -> Result<usize, Erro
             }
             other => return Err(unexpected(&other)),
         }
+    }
+}
+
+/// What an import did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Imported {
+    /// It was carried out.
+    Done {
+        /// Leased here now.
+        taken: Vec<Addr>,
+        /// Leased here before, to the same owner.
+        present: Vec<Addr>,
+    },
+    /// It had been before: the network was taken over, or the file converted.
+    Before,
+}
+
+/// Takes over what another program leased.
+pub fn import(store: &mut dyn Store, import: Import, cx: &Context) -> Result<Imported, Error> {
+    imported(store.apply(&Command::Import(import), cx)?)
+}
+
+/// The same, with the store put in the place of the bolt file that the leases come from; answers
+/// what that file is called now, too.
+pub fn convert(
+    path: &Path,
+    persist: Persist,
+    wait: Wait,
+    import: Import,
+    cx: &Context,
+) -> Result<(Imported, Option<PathBuf>), Error> {
+    match store::in_place(path, persist, wait, &Command::Import(import), cx)? {
+        Converted::Done(outcome, kept) => Ok((imported(outcome)?, Some(kept))),
+        Converted::Already => Ok((Imported::Before, None)),
+    }
+}
+
+/// Takes over what host-local leased on a network, under its lock, without the network's
+/// configuration; the first ADD with one finds it done.
+pub fn import_host_local(
+    store: &mut dyn Store,
+    legacy: Legacy<'_>,
+    set: SetName,
+    dry_run: bool,
+    cx: &Context,
+) -> Result<(Imported, Vec<Addr>), Error> {
+    // Held until the leases are ours.
+    let folder = takeover::read(legacy.dir, legacy.network, legacy.wait)?;
+    let leases = folder.leases.iter().map(|l| takeover::imported(l, legacy.network)).collect();
+    let cursors: Vec<Addr> = folder.cursors.iter().map(|c| c.addr).collect();
+    let adopts = Some(legacy.network.clone());
+    let import = Import { set, leases, cursors: cursors.clone(), adopts, dry_run };
+    Ok((self::import(store, import, cx)?, cursors))
+}
+
+/// Tells that host-local's folder of a network was written from the leases here, so that the next
+/// ADD looks at it again; answers the addresses given last, for each range set that is named.
+pub fn hand_back(
+    store: &mut dyn Store,
+    hand: HandBack,
+    cx: &Context,
+) -> Result<Vec<Option<Addr>>, Error> {
+    match store.apply(&Command::HandBack(hand), cx)? {
+        Outcome::HandedBack(last) => Ok(last),
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn imported(outcome: Outcome) -> Result<Imported, Error> {
+    match outcome {
+        Outcome::Imported { taken, present } => Ok(Imported::Done { taken, present }),
+        Outcome::WasAdopted => Ok(Imported::Before),
+        other => Err(unexpected(&other)),
     }
 }
 

@@ -106,6 +106,13 @@ pub enum Refusal {
         /// What prevResult says.
         expected: Vec<Addr>,
     },
+    /// A lease to be imported is of an address that is leased here to another.
+    Clash {
+        /// Who has it here.
+        holder: Box<Lease>,
+        /// Who is said to have it.
+        owner: Box<Owner>,
+    },
     /// The leases of a host-local folder cannot be taken over.
     Takeover {
         /// The network.
@@ -119,7 +126,9 @@ impl Refusal {
     /// The lease that stands in the way, for `details`.
     pub fn lease(&self) -> Option<&Lease> {
         match self {
-            Refusal::Held { holder, .. } | Refusal::GatewayHeld { holder } => Some(holder),
+            Refusal::Held { holder, .. }
+            | Refusal::GatewayHeld { holder }
+            | Refusal::Clash { holder, .. } => Some(holder),
             Refusal::Duplicate { lease, .. }
             | Refusal::Misfit { lease, .. }
             | Refusal::NowGateway { lease }
@@ -256,6 +265,14 @@ impl fmt::Display for Refusal {
                 lease.owner,
                 lease.addr,
                 if expected.is_empty() { "no address".to_owned() } else { join(expected) }
+            ),
+            Refusal::Clash { holder, owner } => write!(
+                f,
+                "{} cannot be taken over for {owner}: {} holds it here; nothing was taken over, free \
+                 it with `{}` if that one is gone",
+                holder.addr,
+                holder.owner,
+                release(holder)
             ),
             Refusal::Takeover { network, why } => write!(
                 f,

@@ -6,7 +6,8 @@
 //! ```text
 //! main        the process: arguments, environment, streams, exit code
 //! cni  cli    the faces: a protocol or a person on one side, use cases on the other
-//! engine      the use cases; takeover reads host-local's folder for it
+//! engine      the use cases; takeover and handback read and write host-local's folder for it,
+//!             ecs_ipam (over bolt) reads the original's file
 //! config      bytes -> Config, one file for each dialect
 //! store       commits what alloc decides: redb (and later etcd, Consul)
 //! alloc       the decisions, pure: View + Command + Context -> Plan
@@ -15,7 +16,8 @@
 //!
 //! A layer uses those below it. Faces never use each other and never name a store; config knows
 //! nouns only. Nothing below the faces prints, exits, or reads the environment or the clock
-//! ([`host`] does, for the faces). A test holds this against the `use` lines (`tests/it/tidy.rs`).
+//! ([`host`] does, for the faces, as [`liveness`] and [`runtimes`] look at the machine's containers,
+//! of which [`lost`] judges which are gone). A test holds this against the `use` lines (`tests/it/tidy.rs`).
 //!
 //! # The way of an ADD
 //!
@@ -67,15 +69,21 @@
 //! - **an operator's command**: a file in `cli/` and its variant there; help follows by itself.
 
 pub mod alloc;
+mod bolt;
 pub mod cli;
 pub mod cni;
 pub mod config;
+pub mod ecs_ipam;
 pub mod engine;
 pub mod error;
+pub mod handback;
 pub mod host;
+pub mod liveness;
+pub mod lost;
 pub mod model;
 pub mod net;
 pub mod panic;
 mod plain_file;
+pub mod runtimes;
 pub mod store;
 pub mod takeover;

@@ -7,7 +7,8 @@
 use std::sync::Arc;
 
 use crate::model::{
-    Attachment, ContainerId, Grant, IfName, Lease, NetworkName, Origin, Owner, SetName, Timestamp,
+    Attachment, ContainerId, Grant, IfName, Kind, Lease, NetworkName, Origin, Owner, SetName,
+    Timestamp,
 };
 use crate::net::{Addr, RangeSet, Span};
 
@@ -27,12 +28,17 @@ pub enum Command {
     Gc(Gc),
     /// Set addresses aside.
     Reserve(Reserve),
+    /// Take over what another program leased.
+    Import(Import),
+    /// Let another program go on from here.
+    HandBack(HandBack),
 }
 
 impl Command {
     /// Whether it can change nothing: a store opens for reading only.
     pub fn only_looks(&self) -> bool {
         matches!(self, Command::Check(_) | Command::Status(_))
+            || matches!(self, Command::Import(import) if import.dry_run)
     }
 
     /// The set of leases it is about.
@@ -44,6 +50,8 @@ impl Command {
             Command::Status(c) => &c.set,
             Command::Gc(c) => &c.set,
             Command::Reserve(c) => &c.set,
+            Command::Import(c) => &c.set,
+            Command::HandBack(c) => &c.set,
         }
     }
 }
@@ -179,6 +187,8 @@ pub enum Target {
     OwnerAt(Owner, Vec<Addr>),
     /// Only these addresses of this owner.
     Some(Owner, Vec<Addr>),
+    /// Only this lease, and only if it is still as it was read.
+    Unchanged(Box<Lease>),
     /// These addresses, whoever holds them; never gateways or reservations.
     Addresses(Vec<Addr>),
 }
@@ -229,6 +239,45 @@ pub struct Reserve {
     pub addrs: Vec<Addr>,
 }
 
+/// IMPORT. Leases that are here already under the same owner stay as they are; an address with
+/// another holder refuses them all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Import {
+    /// The set of leases.
+    pub set: SetName,
+    /// The leases.
+    pub leases: Vec<Imported>,
+    /// The addresses given last, of whichever ranges.
+    pub cursors: Vec<Addr>,
+    /// The network whose host-local folder this is: recorded as taken over; one that was is left
+    /// alone ([`Outcome::WasAdopted`]).
+    pub adopts: Option<NetworkName>,
+    /// Answer what would come of it, and change nothing.
+    pub dry_run: bool,
+}
+
+/// A lease that another program made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Imported {
+    /// The address.
+    pub addr: Addr,
+    /// What for.
+    pub kind: Kind,
+    /// Whose.
+    pub owner: Owner,
+}
+
+/// HANDBACK. host-local's folder was written from the leases here: the next ADD looks at it again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HandBack {
+    /// The set of leases.
+    pub set: SetName,
+    /// The network.
+    pub network: NetworkName,
+    /// The range sets whose last addresses are asked for, by key.
+    pub ranges: Vec<Addr>,
+}
+
 /// What came of a command that was not refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -260,6 +309,17 @@ pub enum Outcome {
     },
     /// RESERVE: done.
     Reserved,
+    /// IMPORT: what was taken over, and what was there already.
+    Imported {
+        /// New here.
+        taken: Vec<Addr>,
+        /// The same owner held them.
+        present: Vec<Addr>,
+    },
+    /// IMPORT: nothing was done, the network was taken over before.
+    WasAdopted,
+    /// HANDBACK: the addresses given last, as they were asked for.
+    HandedBack(Vec<Option<Addr>>),
 }
 
 /// A network's ranges as kept in the store, to tell when they change and what they overlap.
@@ -295,6 +355,8 @@ pub enum Change {
     Define(Definition),
     /// Remember that host-local's folder was taken over. Outlives a boot.
     Adopted(NetworkName, Timestamp),
+    /// Forget it. Outlives a boot.
+    Released(NetworkName),
 }
 
 /// An address that was freed and is kept back.

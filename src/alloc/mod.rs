@@ -9,14 +9,15 @@ mod add;
 mod choose;
 mod command;
 mod free;
+mod import;
 mod look;
 mod takeover;
 mod view;
 
 pub use command::{
-    Add, Change, Check, Command, Cooldown, Cooling, Definition, Del, Gc, Legacy, LegacyCursor,
-    LegacyLease, OnDuplicate, Outcome, PodKey, Reserve, Status, Strategy, Target, Wanted,
-    legacy_owner,
+    Add, Change, Check, Command, Cooldown, Cooling, Definition, Del, Gc, HandBack, Import,
+    Imported, Legacy, LegacyCursor, LegacyLease, OnDuplicate, Outcome, PodKey, Reserve, Status,
+    Strategy, Target, Wanted, legacy_owner,
 };
 pub use view::{Context, Holder, Order, Plan, View};
 
@@ -31,5 +32,7 @@ pub fn run(command: &Command, view: &dyn View, cx: &Context) -> Result<Plan, Sto
         Command::Status(status) => look::status(status, view, cx),
         Command::Gc(gc) => free::gc(gc, view, cx),
         Command::Reserve(reserve) => add::reserve(reserve, view, cx),
+        Command::Import(import) => import::run(import, view, cx),
+        Command::HandBack(hand) => import::hand_back(hand, view),
     }
 }

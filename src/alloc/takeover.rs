@@ -32,11 +32,16 @@ impl Takeover {
     ) -> Result<Result<Takeover, Refusal>, StoreError> {
         let mut taken = Takeover::default();
         for legacy in leases {
+            let lease = lease(add, legacy, cx);
             if let Holder::Leased(holder) = view.holder(&add.set, legacy.addr)? {
+                // Handed back to host-local, which has it still.
+                if holder.owner == lease.owner {
+                    continue;
+                }
                 let why = format!("{} is leased to {}", legacy.addr, holder.owner);
                 return Ok(Err(Refusal::Takeover { network: add.network.clone(), why }));
             }
-            taken.leases.insert(legacy.addr, lease(add, legacy, cx));
+            taken.leases.insert(legacy.addr, lease);
         }
         for cursor in cursors {
             if let Some(set) = add.sets.get(cursor.index) {
@@ -44,11 +49,6 @@ impl Takeover {
             }
         }
         Ok(Ok(taken))
-    }
-
-    /// Whether there is nothing.
-    pub fn is_empty(&self) -> bool {
-        self.leases.is_empty()
     }
 
     /// What an owner holds of it.

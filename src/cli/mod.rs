@@ -4,9 +4,13 @@
 //! Does not own: what a command does to leases (`engine`), how a row looks (`output`).
 //! Invariant: nothing is freed without `--yes` or a person's "y".
 
+mod export;
+mod gc;
+mod import;
 mod list;
 mod output;
 mod release;
+mod report;
 mod show;
 
 use std::ffi::OsString;
@@ -16,10 +20,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::alloc::Context;
-use crate::host::Facts;
+use crate::host::{Env, Facts};
 use crate::model::{Lease, Persist, StoreSpec, Wait};
 use crate::net::Addr;
 use crate::panic;
@@ -47,6 +51,9 @@ enum Command {
     Show(show::Show),
     /// Free an address, or all of a container's
     Release(release::Release),
+    Gc(gc::Gc),
+    Import(import::Import),
+    Export(export::Export),
 }
 
 /// Which store.
@@ -56,6 +63,14 @@ struct Place {
     /// The store's file [default: $IPAM_DB_PATH, else /var/lib/cni/sublet/leases.redb]
     #[arg(long, value_name = "PATH", global = true)]
     store: Option<PathBuf>,
+}
+
+impl Place {
+    /// The store that somebody named.
+    fn named(&self, env: &Env<'_>) -> Option<PathBuf> {
+        let variable = || env("IPAM_DB_PATH").filter(|path| !path.is_empty()).map(PathBuf::from);
+        self.store.clone().or_else(variable)
+    }
 }
 
 /// Where leases are if nobody says otherwise; the ECS dialect's default is another.
@@ -74,24 +89,19 @@ pub struct Terminal<'a> {
     pub stderr: &'a mut dyn Write,
 }
 
+/// All commands with their options and texts: what man pages and completions are made from.
+pub fn definition() -> clap::Command {
+    Cli::command()
+}
+
 /// Runs the command line; answers the exit code. A panic is one line and a failure.
-pub fn run(
-    args: Vec<OsString>,
-    env: &dyn Fn(&str) -> Option<OsString>,
-    facts: &Facts,
-    terminal: &mut Terminal<'_>,
-) -> u8 {
+pub fn run(args: Vec<OsString>, env: &Env<'_>, facts: &Facts, terminal: &mut Terminal<'_>) -> u8 {
     // Whatever a panic interrupted is dropped; all that is used afterwards is the terminal.
     let done = catch_unwind(AssertUnwindSafe(|| serve(args, env, facts, terminal)));
     done.unwrap_or_else(|payload| fail(terminal, &anyhow!(panic::explain(&*payload).msg)))
 }
 
-fn serve(
-    args: Vec<OsString>,
-    env: &dyn Fn(&str) -> Option<OsString>,
-    facts: &Facts,
-    terminal: &mut Terminal<'_>,
-) -> u8 {
+fn serve(args: Vec<OsString>, env: &Env<'_>, facts: &Facts, terminal: &mut Terminal<'_>) -> u8 {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(e) => {
@@ -104,18 +114,21 @@ fn serve(
             return if write!(stream, "{}", e.render()).is_ok() { code } else { 1 };
         }
     };
-    let mut desk = match Desk::open(&cli.place, env, facts) {
-        Ok(desk) => desk,
-        Err(e) => return fail(terminal, &e),
-    };
-    let done = match &cli.command {
-        Command::List(list) => list.run(&mut desk, terminal),
-        Command::Show(show) => show.run(&mut desk, terminal),
-        Command::Release(release) => release.run(&mut desk, terminal),
-    };
-    match done {
+    match carry_out(&cli, env, facts, terminal) {
         Ok(()) => 0,
         Err(e) => fail(terminal, &e),
+    }
+}
+
+fn carry_out(cli: &Cli, env: &Env<'_>, facts: &Facts, terminal: &mut Terminal<'_>) -> Result<()> {
+    let desk = || Desk::open(&cli.place, env, facts);
+    match &cli.command {
+        Command::List(list) => list.run(&mut desk()?, terminal),
+        Command::Show(show) => show.run(&mut desk()?, terminal),
+        Command::Release(release) => release.run(&mut desk()?, terminal),
+        Command::Gc(gc) => gc.run(&mut desk()?, facts, terminal),
+        Command::Import(import) => import.run(&cli.place, env, facts, terminal),
+        Command::Export(export) => export.run(&mut desk()?, terminal),
     }
 }
 
@@ -136,18 +149,18 @@ struct Desk {
 }
 
 impl Desk {
-    fn open(place: &Place, env: &dyn Fn(&str) -> Option<OsString>, facts: &Facts) -> Result<Desk> {
-        let named = place
-            .store
-            .clone()
-            .or_else(|| env("IPAM_DB_PATH").filter(|path| !path.is_empty()).map(PathBuf::from));
-        let path = named.unwrap_or_else(|| {
+    fn open(place: &Place, env: &Env<'_>, facts: &Facts) -> Result<Desk> {
+        let path = place.named(env).unwrap_or_else(|| {
             let ecs = PathBuf::from(ECS_DEFAULT);
             let usual = PathBuf::from(DEFAULT);
             if !usual.exists() && ecs.exists() { ecs } else { usual }
         });
         // Leases of either persistence are shown and freed.
-        let spec = StoreSpec::Embedded { path: path.clone(), persist: Persist::Boot, wait: WAIT };
+        Desk::at(path, Persist::Boot, facts)
+    }
+
+    fn at(path: PathBuf, persist: Persist, facts: &Facts) -> Result<Desk> {
+        let spec = StoreSpec::Embedded { path: path.clone(), persist, wait: WAIT };
         Ok(Desk { store: store::open(&spec)?, place: path, cx: facts.context() })
     }
 

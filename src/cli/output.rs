@@ -87,7 +87,7 @@ impl<'a> Row<'a> {
 }
 
 /// Text from outside, without anything that could steer a terminal.
-fn visible(text: &str) -> String {
+pub fn visible(text: &str) -> String {
     text.chars()
         .flat_map(|c| {
             let shown: Vec<char> =

@@ -121,6 +121,7 @@ fn refusal_code(refusal: &Refusal) -> u32 {
         | Refusal::Misfit { .. }
         | Refusal::NowGateway { .. }
         | Refusal::GatewayHeld { .. }
+        | Refusal::Clash { .. }
         | Refusal::Cooling { .. } => HELD,
         Refusal::NotInRange { .. } | Refusal::IsGateway { .. } | Refusal::Excluded { .. } => {
             NOT_IN_RANGE

@@ -4,7 +4,7 @@
 //! Invariant: no text makes it panic or overflow.
 
 /// How to write one, for messages.
-pub(super) const HOW: &str = "a duration such as 500ms, 30s or 1h30m";
+pub const HOW: &str = "a duration such as 500ms, 30s or 1h30m";
 
 const UNITS: [(&str, i128); 8] = [
     // Longer names first: "m" begins "ms".
@@ -19,7 +19,7 @@ const UNITS: [(&str, i128); 8] = [
 ];
 
 /// The nanoseconds, if it is a duration that Go takes.
-pub(super) fn parse(text: &str) -> Option<i64> {
+pub fn parse(text: &str) -> Option<i64> {
     let (negative, mut rest) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
         None => (false, text.strip_prefix('+').unwrap_or(text)),

@@ -8,7 +8,7 @@ mod args;
 mod cidr;
 mod consul;
 mod dns;
-mod duration;
+pub mod duration;
 mod ecs;
 mod error;
 mod fields;

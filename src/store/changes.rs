@@ -39,6 +39,7 @@ pub fn make<K: KvMut>(
             let key = keys::adopted(network);
             tables.kv.put(&key, &codec::number(&key, *time))
         }
+        Change::Released(network) => tables.kv.remove(&keys::adopted(network)),
     }
 }
 
@@ -66,7 +67,7 @@ fn stick<K: KvMut>(
 /// Whether a change must outlive the boot even where leases do not.
 pub fn outlives_boot(change: &Change) -> bool {
     match change {
-        Change::Sticky(..) | Change::Adopted(..) => true,
+        Change::Sticky(..) | Change::Adopted(..) | Change::Released(_) => true,
         Change::Put(lease) | Change::Free { lease, .. } => lease.kind == Kind::Reserved,
         Change::Thaw(..) | Change::Cursor(..) | Change::Define(..) => false,
     }

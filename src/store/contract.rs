@@ -6,7 +6,7 @@
 use std::rc::Rc;
 
 use super::memory::Memory;
-use super::{Embedded, Store};
+use super::{Embedded, Store, operator_test};
 use crate::alloc::{
     Add, Check, Command, Context, Cooldown, Del, Gc, Legacy, LegacyCursor, LegacyLease,
     OnDuplicate, Outcome, Reserve, Status, Strategy, Target, Wanted,
@@ -102,7 +102,7 @@ pub fn refused(store: &mut dyn Store, command: &Command, cx: &Context) -> Refusa
     }
 }
 
-fn freed(store: &mut dyn Store, command: &Command, cx: &Context) -> Vec<Addr> {
+pub fn freed(store: &mut dyn Store, command: &Command, cx: &Context) -> Vec<Addr> {
     match store.apply(command, cx) {
         Ok(Outcome::Freed(leases)) => leases.iter().map(|l| l.addr).collect(),
         other => panic!("{other:?}"),
@@ -442,6 +442,8 @@ pub const CASES: &[(&str, Case)] = &[
     ("gateways are claimed", gateways_are_claimed),
     ("DELs by address and id", dels_by_address_and_id),
     ("a moved container is rewritten", a_moved_container_is_rewritten),
+    ("a changed lease is not freed", operator_test::a_changed_lease_is_not_freed),
+    ("imports are whole and repeatable", operator_test::imports_are_whole_and_repeatable),
 ];
 
 fn memory() -> impl Fn() -> Box<dyn Store> {

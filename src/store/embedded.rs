@@ -197,10 +197,9 @@ impl Embedded {
         cx: &Context,
         arrive: &dyn Fn(&mut Tables<'_, Writer<'_, '_>>) -> Result<bool, StoreError>,
     ) -> Result<Option<Plan>, StoreError> {
-        let gives = matches!(command, Command::Add(_) | Command::Reserve(_));
         let home = keys::home(command.set());
         redb::write(&place.path, place.flush, lock, |tables| {
-            if gives && tables.kv.get(&home)?.is_none() {
+            if gives(command) && tables.kv.get(&home)?.is_none() {
                 if !arrive(tables)? {
                     return Ok(ControlFlow::Break(None));
                 }
@@ -253,7 +252,7 @@ impl Embedded {
         })
     }
 
-    /// DEL and GC: wherever leases are; the set's own file first.
+    /// DEL, GC and HANDBACK: wherever leases are; the set's own file first.
     fn take(&self, command: &Command, cx: &Context) -> Result<Plan, StoreError> {
         // What would come of it without any store.
         let nothing = Tables { kv: Nothing, path: self.files.boot_leases() };
@@ -278,6 +277,12 @@ impl Embedded {
                     Outcome::Collected { freed: all, .. },
                     Ok(Outcome::Collected { freed: more, .. }),
                 ) => all.extend(more),
+                // A range set's cursor is in the file that has the set's leases.
+                (Outcome::HandedBack(all), Ok(Outcome::HandedBack(more))) => {
+                    for (all, more) in all.iter_mut().zip(more) {
+                        *all = all.or(more);
+                    }
+                }
                 (_, outcome) => {
                     return Ok(Plan { changes: Vec::new(), outcome });
                 }
@@ -293,7 +298,8 @@ impl Embedded {
         let mut answer = None;
         for place in &places {
             // What could be given depends on the file that gives; what is held may be in either.
-            if matches!(command, Command::Status(_)) && place.path != target.path {
+            let giver_alone = matches!(command, Command::Status(_) | Command::Import(_));
+            if giver_alone && place.path != target.path {
                 continue;
             }
             let lock = files::lock_to_look(&place.path, &self.patience)?;
@@ -317,10 +323,12 @@ impl Embedded {
 impl Store for Embedded {
     fn apply(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {
         self.patience.renew();
-        let plan = match command {
-            Command::Add(_) | Command::Reserve(_) => self.give(command, cx)?,
-            Command::Del(_) | Command::Gc(_) => self.take(command, cx)?,
-            Command::Check(_) | Command::Status(_) => self.look(command, cx)?,
+        let plan = if command.only_looks() {
+            self.look(command, cx)?
+        } else if gives(command) {
+            self.give(command, cx)?
+        } else {
+            self.take(command, cx)?
         };
         plan.outcome.map_err(Error::Refused)
     }
@@ -344,6 +352,11 @@ impl Store for Embedded {
         }
         Ok(())
     }
+}
+
+/// Whether it leases something.
+fn gives(command: &Command) -> bool {
+    matches!(command, Command::Add(_) | Command::Reserve(_) | Command::Import(_))
 }
 
 /// Whether a GC has steps to go.

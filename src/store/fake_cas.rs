@@ -386,7 +386,7 @@ impl Knowledge<'_> {
                 Change::Sticky(set, pod, range, addr) => {
                     writes.insert(Key::Sticky(set, pod, range), Some(Value::Addr(addr)));
                 }
-                Change::Define(_) | Change::Adopted(..) => {}
+                Change::Define(_) | Change::Adopted(..) | Change::Released(_) => {}
             }
         }
         writes

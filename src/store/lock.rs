@@ -20,6 +20,7 @@ use fs2::FileExt;
 use super::queue;
 use crate::error::StoreError;
 use crate::model::Wait;
+use crate::plain_file;
 
 /// A lock that is held.
 #[derive(Debug)]
@@ -87,6 +88,20 @@ pub(super) fn take(path: &Path, patience: &Patience) -> Result<Lock, StoreError>
         // Somebody may have removed the file while we waited: others lock another one then.
         if inode == self::inode(&fs::metadata(path)) {
             return Ok(lock);
+        }
+    }
+}
+
+/// Opens a file that is there, to read it, and takes the exclusive lock on it, as bolt does.
+pub fn lock_to_read(path: &Path, wait: Wait) -> Result<(Lock, File), StoreError> {
+    loop {
+        let io = |e| StoreError::io("open", path, e);
+        let file = plain_file::open(path).map_err(io)?;
+        let copy = file.try_clone().map_err(io)?;
+        let lock = acquire(file, path, &Patience::new(wait))?;
+        // Another may have been put in its place while we waited.
+        if inode(&copy.metadata()) == inode(&fs::metadata(path)) {
+            return Ok((lock, copy));
         }
     }
 }

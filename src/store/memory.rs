@@ -140,6 +140,7 @@ impl Memory {
             }
             Change::Define(d) => drop(self.definitions.insert(d.network.clone(), d)),
             Change::Adopted(network, time) => drop(self.adopted.insert(network, time)),
+            Change::Released(network) => drop(self.adopted.remove(&network)),
         }
     }
 }

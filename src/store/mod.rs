@@ -14,6 +14,7 @@ mod changes;
 mod codec;
 #[cfg(test)]
 mod contract;
+mod convert;
 #[cfg(test)]
 mod edge_test;
 mod embedded;
@@ -27,6 +28,8 @@ mod memory;
 #[cfg(test)]
 mod model_test;
 mod occupancy;
+#[cfg(test)]
+mod operator_test;
 mod pages;
 mod queue;
 mod redb;
@@ -36,8 +39,9 @@ use crate::alloc::{Command, Context, Outcome};
 use crate::error::{Error, StoreError};
 use crate::model::{Lease, StoreSpec};
 
+pub use self::convert::{Converted, in_place, is_converted};
 pub use self::embedded::Embedded;
-pub use self::lock::{Lock, lock_file};
+pub use self::lock::{Lock, lock_file, lock_to_read};
 
 /// A durable set of leases.
 ///
