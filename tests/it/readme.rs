@@ -23,6 +23,19 @@ fn text(lab: &Lab, name: &str) -> String {
 }
 
 #[test]
+fn its_figures_are_those_of_the_benchmark() {
+    let read =
+        |name: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap();
+    let (readme, bench) = (read("README.md"), read("docs/bench.md"));
+    let lines: Vec<&str> =
+        bench.lines().skip_while(|l| *l != "## In three lines").skip(2).take(3).collect();
+    assert!(lines.len() == 3 && lines.iter().all(|l| l.starts_with("- ")), "{lines:?}");
+    for line in lines {
+        assert!(readme.contains(line), "not in the README: {line}");
+    }
+}
+
+#[test]
 fn ecs_ipam() {
     let lab = Lab::new();
     let answer = play("ecs-ipam.sh", &lab);
