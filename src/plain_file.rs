@@ -2,7 +2,7 @@
 //!
 //! Invariant: an open never blocks; a pipe without a writer would, for ever.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 
@@ -13,6 +13,15 @@ pub fn is_none(e: &io::Error) -> bool {
 
 /// Opens a file for reading.
 pub fn open(path: &Path) -> io::Result<File> {
+    open_as(path, OpenOptions::new().read(true))
+}
+
+/// Opens a file for reading and writing.
+pub fn open_to_write(path: &Path) -> io::Result<File> {
+    open_as(path, OpenOptions::new().read(true).write(true))
+}
+
+fn open_as(path: &Path, options: &OpenOptions) -> io::Result<File> {
     let found = fs::metadata(path)?;
     if found.is_dir() {
         return Err(ErrorKind::IsADirectory.into());
@@ -20,7 +29,7 @@ pub fn open(path: &Path) -> io::Result<File> {
     if !found.is_file() {
         return Err(io::Error::new(ErrorKind::InvalidInput, "not a regular file"));
     }
-    File::open(path)
+    options.open(path)
 }
 
 /// Reads a file, at most `longest` bytes of it. What is no UTF-8 is replaced.

@@ -46,8 +46,14 @@ pub fn measure(tools: &Tools, results: &mut Results) -> Result<()> {
         let boot = Bed::filled(tools, Plugin::Boot, fill, &format!("Boot/{word}"))?;
         let mut disk = Bed::like(tools, Plugin::Disk, &boot, &format!("Disk/{word}"))?;
         disk.conf["ipam"]["subnet"] = fill.subnet().into();
-        beds.push((boot, format!("Boot/{word}")));
-        beds.push((disk, format!("Disk/{word}")));
+        for (bed, plugin) in [(boot, "Boot"), (disk, "Disk")] {
+            // The same store's ordinary ADD: of another network, where the next address is free.
+            let mut ordinary = bed.clone();
+            ordinary.conf["name"] = "other".into();
+            ordinary.conf["ipam"]["subnet"] = "10.240.0.0/12".into();
+            beds.push((bed, format!("{plugin}/{word}")));
+            beds.push((ordinary, format!("{plugin}/{word}, another network")));
+        }
     }
     let mut full = Vec::new();
     for plugin in [Plugin::Boot, Plugin::Disk] {

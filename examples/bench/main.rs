@@ -3,6 +3,7 @@
 //! - `bench run [--quick]`: measures everything, writes `docs/bench.md` and `docs/bench.svg`.
 //! - `bench fill WHAT NETWORK < CONFIGURATION`: fills a store.
 //! - `bench churn FILE`: writes and flushes until it is killed.
+//! - `bench hold FILE`: locks a file until it is killed.
 //! - `bench swarm PROCESSES TOTAL < CONFIGURATION`: many ADDs at once, for a tracer around them.
 
 mod bed;
@@ -70,6 +71,7 @@ fn main() -> Result<()> {
         ["run", "--quick"] => measure(&Tools::from_env(true)?),
         ["fill", what, network] => fill::sublet(bed::Fill::parse(what)?, network),
         ["churn", file] => churn(file),
+        ["hold", lock] => swarm::hold(lock),
         ["swarm", processes, total] => {
             let conf = io::read_to_string(io::stdin())?;
             let mut bed = bed::Bed::new(&Tools::from_env(true)?, bed::Plugin::Disk, "-", "-");

@@ -1,11 +1,14 @@
 //! Many processes at once.
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, ensure};
 use serde_json::Value;
 
 use super::bed::{Bed, Fill, Plugin, id};
@@ -72,7 +75,56 @@ pub fn run(bed: &Bed, processes: usize, total: usize) -> Result<Swarm> {
     Ok(swarm)
 }
 
+/// Holds a lock until it is killed, or its caller ends.
+pub fn hold(lock: &str) -> Result<()> {
+    let file = File::open(lock)?;
+    file.lock()?;
+    io::read_to_string(io::stdin())?;
+    Ok(())
+}
+
+/// What one waits for a holder that is killed, and how long after its bound one gives up.
+#[expect(clippy::disallowed_methods, reason = "nothing tells when another process waits")]
+fn held(tools: &Tools, results: &mut Results) -> Result<()> {
+    say("a lock that is held");
+    let mut bed = Bed::filled(tools, Plugin::Boot, Fill::First(0), "held")?;
+    bed.must("ADD", "first")?;
+    let lock = bed.dir.join("leases.redb.lock");
+    for round in 0..if tools.quick { 20 } else { 200 } {
+        let mut holder = Command::new(std::env::current_exe()?)
+            .arg("hold")
+            .arg(&lock)
+            .stdin(Stdio::piped())
+            .spawn()?;
+        while File::open(&lock)?.try_lock().is_ok() {
+            thread::sleep(Duration::from_millis(1));
+        }
+        let answered = thread::scope(|scope| -> Result<f64> {
+            let add =
+                scope.spawn(|| bed.call("ADD", &id(round)).map(|call| (call, Instant::now())));
+            thread::sleep(Duration::from_millis(20));
+            holder.kill()?;
+            let killed = Instant::now();
+            let (call, done) = add.join().map_err(|_| anyhow!("a thread panicked"))??;
+            ensure!(call.ok, "it failed: {}", call.stdout);
+            Ok((done - killed).as_secs_f64() * 1e3)
+        })?;
+        holder.wait()?;
+        results.samples.push("killed holder", answered);
+    }
+    let holder = File::open(&lock)?;
+    holder.lock()?;
+    bed.conf["ipam"]["lockTimeout"] = "50ms".into();
+    for round in 0..if tools.quick { 20 } else { 200 } {
+        let call = bed.call("ADD", &id(round))?;
+        ensure!(!call.ok && call.ms >= 50.0, "it did not wait: {}", call.stdout);
+        results.samples.push("timeout", call.ms - 50.0);
+    }
+    Ok(())
+}
+
 pub fn measure(tools: &Tools, results: &mut Results) -> Result<()> {
+    held(tools, results)?;
     say("many at once");
     for plugin in [Plugin::Floor, Plugin::HostLocal, Plugin::Boot, Plugin::Disk] {
         for leases in [0, 10_000] {

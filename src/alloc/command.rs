@@ -4,6 +4,8 @@
 //! its caller, so it could be written to a file, carried out by another process, or carried out
 //! twice.
 
+use std::sync::Arc;
+
 use crate::model::{
     Attachment, ContainerId, Grant, IfName, Lease, NetworkName, Origin, Owner, SetName, Timestamp,
 };
@@ -212,8 +214,8 @@ pub struct Gc {
     pub set: SetName,
     /// The network whose leases are judged.
     pub network: NetworkName,
-    /// Attachments that live, sorted.
-    pub valid: Vec<(ContainerId, IfName)>,
+    /// Attachments that live, sorted. There may be many, and a command is copied for each step.
+    pub valid: Arc<[(ContainerId, IfName)]>,
     /// Go on behind this owner; `None`: from the start.
     pub after: Option<Owner>,
 }

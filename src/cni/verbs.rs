@@ -183,7 +183,7 @@ impl Call {
 
     fn gc(&mut self, desk: &mut Desk<'_>) -> Result<(), Failure> {
         let cleanup = self.cleanup(desk);
-        let valid = self.netconf.valid_attachments()?;
+        let valid = self.netconf.take_valid_attachments()?.into();
         let mut store = open(&cleanup.store, &cleanup.network)?;
         let gc = Gc { set: cleanup.set, network: cleanup.network.clone(), valid, after: None };
         let freed = engine::gc(&mut *store, gc, &self.facts.context())

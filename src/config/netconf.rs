@@ -110,6 +110,11 @@ impl Netconf {
         DIALECTS.iter().find(|rules| (rules.claims)(&ipam)).unwrap_or(&native::RULES)
     }
 
+    /// Drops these keys of the top level.
+    pub(super) fn forget(&mut self, keys: &[&str]) {
+        self.pairs.retain(|(key, _)| !keys.contains(&&**key));
+    }
+
     /// The top level.
     pub(super) fn root(&self) -> Fields<'_> {
         Fields::root(&self.pairs)

@@ -16,8 +16,15 @@ use crate::net::Addr;
 const VALID: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
 
 impl Netconf {
-    /// GC: the attachments that live, sorted. `null` is an empty list; absence is an error.
-    pub fn valid_attachments(&self) -> Result<Vec<(ContainerId, IfName)>, ConfigError> {
+    /// GC: the attachments that live, sorted. `null` is an empty list; absence is an error. They are
+    /// taken out: as JSON they need much memory, and are asked for once.
+    pub fn take_valid_attachments(&mut self) -> Result<Vec<(ContainerId, IfName)>, ConfigError> {
+        let valid = self.valid_attachments();
+        self.forget(&VALID);
+        valid
+    }
+
+    fn valid_attachments(&self) -> Result<Vec<(ContainerId, IfName)>, ConfigError> {
         let root = self.root();
         let Some(node) = VALID.iter().find_map(|key| root.get_or_null(key)) else {
             return Err(ConfigError::invalid(format!(

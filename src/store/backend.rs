@@ -34,7 +34,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use redb::StorageBackend;
 
 use super::lock::Lock;
-use super::pages::Pages;
+use super::pages::{self, Pages};
 
 /// What becomes of flushes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,9 +87,6 @@ const HEADER: usize = 4096;
 /// The part of it that redb uses, and that every commit changes.
 const NOTE: usize = 512;
 
-/// Where the header says which of its two halves counts. A commit writes the other half first.
-const FLAGS: usize = 9;
-
 /// A backend over an open file, and its switch; without `flush` it never passes a write on. With
 /// the lock, a predecessor's note in it counts.
 pub fn new(file: File, flush: Option<Flush>, lock: Option<&Lock>) -> io::Result<(Backend, Switch)> {
@@ -98,13 +95,9 @@ pub fn new(file: File, flush: Option<Flush>, lock: Option<&Lock>) -> io::Result<
         lock.note(&mut note).is_some() && file.read_exact_at(&mut now, 0).is_ok()
     });
     let dirty = !noted || note != now;
-    if noted && dirty {
-        note[FLAGS] = now[FLAGS];
-        if note == now {
-            // Nothing but damage changes this alone, and redb has no checksum over it.
-            let what = "its header calls another of its states the last one than was written";
-            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
-        }
+    if noted && dirty && pages::is_set_back(&note, &now) {
+        let what = "its header names the state before the last one as the last";
+        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
     }
     let state = State {
         held: Vec::new(),
@@ -139,10 +132,11 @@ impl Switch {
         self.0.write_through(&mut self.0.state())
     }
 
-    /// Tells the next holder of the lock that all is on disk, if it is.
+    /// Tells the next holder of the lock that all is on disk, if it has to be and is, and in any case
+    /// which header is the last.
     pub fn vouch(&self, lock: &Lock) {
         let mut header = [0; NOTE];
-        let flushed = self.0.flush == Flush::ToDisk && !self.0.state().dirty;
+        let flushed = self.0.flush == Flush::Never || !self.0.state().dirty;
         if flushed && self.0.file.read_exact_at(&mut header, 0).is_ok() {
             lock.leave_note(&header);
         }

@@ -71,7 +71,7 @@ fn a_cas_server_is_collected_in_slices() {
     assert!(server.trips.get() < 65_000 * 11 / 10, "{} trips", server.trips.get());
     server.trips.set(0);
     let network = NetworkName::new("net").unwrap();
-    let gc = Gc { set: net(), network, valid: vec![], after: None };
+    let gc = Gc { set: net(), network, valid: [].into(), after: None };
     assert_eq!(crate::engine::gc(&mut store, gc, &at(2)).unwrap(), 65_000);
     assert!(leases(&mut store).is_empty());
 }

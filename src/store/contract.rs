@@ -288,8 +288,8 @@ fn collect(make: Make<'_>, count: usize) {
         .collect();
     valid.sort();
     let network = NetworkName::new("net").unwrap();
-    let freed =
-        crate::engine::gc(&mut *store, Gc { set: net(), network, valid, after: None }, &at(2));
+    let gc = Gc { set: net(), network, valid: valid.into(), after: None };
+    let freed = crate::engine::gc(&mut *store, gc, &at(2));
     assert_eq!(freed.unwrap(), count / 2);
     assert_eq!(leases(&mut *store).len(), count.div_ceil(2) + 3);
 }

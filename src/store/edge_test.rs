@@ -113,7 +113,7 @@ fn collected(first: usize) {
         given(&mut store, &add(c, &sets), &at(1));
     }
     let network = NetworkName::new("net").unwrap();
-    let mut gc = Gc { set: net(), network, valid: vec![], after: None };
+    let mut gc = Gc { set: net(), network, valid: [].into(), after: None };
     for _ in 0..100 {
         match store.apply(&Command::Gc(gc.clone()), &at(2)).unwrap() {
             Outcome::Collected { done: true, .. } => {

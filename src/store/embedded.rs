@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use super::backend::Flush;
 use super::boot::{self, Mark};
 use super::files::{self, Content, Files};
-use super::lock::Lock;
+use super::lock::{Lock, Patience};
 use super::redb::{self, Writer};
 use super::view::{Each, Kv, KvMut, Tables};
 use super::{Store, changes, keys};
@@ -26,7 +26,7 @@ use crate::net::Addr;
 pub struct Embedded {
     files: Files,
     persist: Persist,
-    wait: Wait,
+    patience: Patience,
 }
 
 /// One of the two files, as this command sees it.
@@ -38,7 +38,7 @@ struct Place {
 impl Embedded {
     /// The store at `path`; nothing is touched yet.
     pub fn new(path: PathBuf, persist: Persist, wait: Wait) -> Embedded {
-        Embedded { files: Files::new(path), persist, wait }
+        Embedded { files: Files::new(path), persist, patience: Patience::new(wait) }
     }
 
     fn boot_place(&self) -> Place {
@@ -123,7 +123,8 @@ impl Embedded {
             Mark::Current | Mark::Absent => {}
         }
         let keep = self.keep_place();
-        let _lock = keep.path.exists().then(|| files::lock(&keep.path, self.wait)).transpose()?;
+        let _lock =
+            keep.path.exists().then(|| files::lock(&keep.path, &self.patience)).transpose()?;
         // What others hold has to outlive a power cut; what is ours ends with it.
         let flush = if matches!(mark, Mark::Others(_)) { Flush::ToDisk } else { Flush::Never };
         let mut others = false;
@@ -149,11 +150,11 @@ impl Embedded {
         self.files.make_folder()?;
         let (boot_place, keep_place) = (self.boot_place(), self.keep_place());
         if let Some(boot) = self.target(cx) {
-            let lock = files::lock(&boot_place.path, self.wait)?;
+            let lock = files::lock(&boot_place.path, &self.patience)?;
             self.begin_boot(boot, cx)?;
             let arrive = |tables: &mut Tables<'_, Writer<'_, '_>>| {
                 if keep_place.path.exists() {
-                    let lock = files::lock(&keep_place.path, self.wait)?;
+                    let lock = files::lock(&keep_place.path, &self.patience)?;
                     leave(command.set(), &keep_place, &lock, "disk")?;
                     copy_outliving(&keep_place.path, tables)?;
                 }
@@ -162,7 +163,7 @@ impl Embedded {
             return self.transact(&boot_place, &lock, command, cx, &arrive)?.ok_or_else(unsettled);
         }
         {
-            let lock = files::lock(&keep_place.path, self.wait)?;
+            let lock = files::lock(&keep_place.path, &self.patience)?;
             if !keep_place.path.exists() {
                 self.make_keep(&lock)?;
             }
@@ -174,8 +175,8 @@ impl Embedded {
             }
         }
         // A set's first lease here: the other file is looked at too, and locked first.
-        let boot_lock = files::lock(&boot_place.path, self.wait)?;
-        let lock = files::lock(&keep_place.path, self.wait)?;
+        let boot_lock = files::lock(&boot_place.path, &self.patience)?;
+        let lock = files::lock(&keep_place.path, &self.patience)?;
         let arrive = |_: &mut Tables<'_, Writer<'_, '_>>| {
             if boot_place.path.exists() && self.boot_leases_live(cx)? {
                 leave(command.set(), &boot_place, &boot_lock, "boot")?;
@@ -230,7 +231,7 @@ impl Embedded {
             return Ok(());
         }
         let place = self.keep_place();
-        let lock = files::lock(&place.path, self.wait)?;
+        let lock = files::lock(&place.path, &self.patience)?;
         if !place.path.exists() {
             self.make_keep(&lock)?;
         }
@@ -261,7 +262,7 @@ impl Embedded {
             refused => return Ok(Plan { changes: Vec::new(), outcome: refused }),
         };
         for place in self.places(cx)? {
-            let lock = files::lock(&place.path, self.wait)?;
+            let lock = files::lock(&place.path, &self.patience)?;
             let plan = self.transact(&place, &lock, command, cx, &|_| Ok(false))?;
             let Some(plan) = plan else { continue };
             match (&mut all, plan.outcome) {
@@ -295,7 +296,7 @@ impl Embedded {
             if matches!(command, Command::Status(_)) && place.path != target.path {
                 continue;
             }
-            let lock = files::lock_to_look(&place.path, self.wait)?;
+            let lock = files::lock_to_look(&place.path, &self.patience)?;
             let plan =
                 redb::look(&place.path, Some(&lock), |tables| alloc::run(command, tables, cx))?;
             let missing = |p: &Plan| matches!(p.outcome, Err(Refusal::Missing { .. }));
@@ -315,6 +316,7 @@ impl Embedded {
 
 impl Store for Embedded {
     fn apply(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {
+        self.patience.renew();
         let plan = match command {
             Command::Add(_) | Command::Reserve(_) => self.give(command, cx)?,
             Command::Del(_) | Command::Gc(_) => self.take(command, cx)?,
@@ -324,10 +326,11 @@ impl Store for Embedded {
     }
 
     fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
+        self.patience.renew();
         // A reservation is in both files.
         let mut reserved: BTreeSet<(SetName, Addr)> = BTreeSet::new();
         for place in self.places(cx)? {
-            let lock = files::lock_to_look(&place.path, self.wait)?;
+            let lock = files::lock_to_look(&place.path, &self.patience)?;
             redb::look(&place.path, Some(&lock), |tables| {
                 tables.leases(None, &mut |lease| {
                     if lease.kind != Kind::Reserved

@@ -1,21 +1,23 @@
 //! One lock file beside the store, taken by everybody, first come first served.
 //!
 //! Owns: flock(2) with a bound on the wait, and who holds it when the bound is over. Polling would
-//! let newcomers pass those that wait; so a wait is a blocking lock, in a thread of its own, started
-//! only when the first try fails.
+//! let newcomers pass those that wait; so a wait is a blocking one, in its turn ([`queue`]), in a
+//! thread of its own, started only when the lock is held or others wait for it.
 //! Invariant: a [`Lock`] holds the lock until it is dropped; a killed process holds none; nobody
 //! holds a lock on a file that has lost its name.
 
+use std::cell::Cell;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fs2::FileExt;
 
+use super::queue;
 use crate::error::StoreError;
 use crate::model::Wait;
 
@@ -45,8 +47,32 @@ impl Lock {
     }
 }
 
+/// How long a call may wait, for all its locks together.
+#[derive(Debug)]
+pub struct Patience {
+    wait: Wait,
+    spent: Cell<Duration>,
+}
+
+impl Patience {
+    /// All of it.
+    pub(super) fn new(wait: Wait) -> Patience {
+        Patience { wait, spent: Cell::default() }
+    }
+
+    /// All of it again: another call.
+    pub(super) fn renew(&self) {
+        self.spent.set(Duration::ZERO);
+    }
+}
+
 /// Takes the exclusive lock on `path`, which is made (0600) if it is not there.
 pub fn lock_file(path: &Path, wait: Wait) -> Result<Lock, StoreError> {
+    take(path, &Patience::new(wait))
+}
+
+/// The same, as one of a call's.
+pub(super) fn take(path: &Path, patience: &Patience) -> Result<Lock, StoreError> {
     loop {
         let file = OpenOptions::new()
             .read(true)
@@ -57,7 +83,7 @@ pub fn lock_file(path: &Path, wait: Wait) -> Result<Lock, StoreError> {
             .open(path)
             .map_err(|e| StoreError::io("open the lock file", path, e))?;
         let inode = inode(&file.metadata());
-        let lock = acquire(file, path, wait)?;
+        let lock = acquire(file, path, patience)?;
         // Somebody may have removed the file while we waited: others lock another one then.
         if inode == self::inode(&fs::metadata(path)) {
             return Ok(lock);
@@ -70,41 +96,60 @@ fn inode(metadata: &io::Result<fs::Metadata>) -> Option<(u64, u64)> {
 }
 
 /// Takes the exclusive lock on an open file.
-pub(super) fn acquire(file: File, path: &Path, wait: Wait) -> Result<Lock, StoreError> {
+pub(super) fn acquire(file: File, path: &Path, patience: &Patience) -> Result<Lock, StoreError> {
     let io = |e| StoreError::io("lock", path, e);
-    match FileExt::try_lock_exclusive(&file) {
-        Ok(()) => return Ok(Lock { file: Some(file) }),
-        Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-        Err(e) => return Err(io(e)),
+    // Who does not wait at all takes what is free.
+    if patience.wait == Wait::Try || queue::is_empty(&file) {
+        match FileExt::try_lock_exclusive(&file) {
+            Ok(()) => return Ok(Lock { file: Some(file) }),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Err(e) => return Err(io(e)),
+        }
     }
-    let bound = match wait {
-        Wait::For(bound) => bound,
+    let bound = match patience.wait {
+        Wait::For(bound) => bound.saturating_sub(patience.spent.get()),
         Wait::Try => Duration::ZERO,
         Wait::Forever => {
-            FileExt::lock_exclusive(&file).map_err(io)?;
+            lock_in_turn(&file, queue::join(&file)).map_err(io)?;
             return Ok(Lock { file: Some(file) });
         }
     };
     let inode = inode(&file.metadata());
     if bound > Duration::ZERO {
         let (done, waiting) = mpsc::sync_channel(1);
+        let number = queue::join(&file);
         // If the bound runs out first, the thread still gets the lock some time, finds nobody
         // to give it to, and drops the file and the lock with it.
         thread::Builder::new()
             .name("lock".to_owned())
             .spawn(move || {
-                let result = FileExt::lock_exclusive(&file).map(|()| file);
+                let result = lock_in_turn(&file, number).map(|()| file);
                 let _ = done.send(result);
             })
             .map_err(io)?;
-        match waiting.recv_timeout(bound) {
+        let begin = Instant::now();
+        let waited = waiting.recv_timeout(bound);
+        patience.spent.set(patience.spent.get() + begin.elapsed());
+        match waited {
             Ok(Ok(file)) => return Ok(Lock { file: Some(file) }),
             Ok(Err(e)) => return Err(io(e)),
             Err(_) => {}
         }
     }
     let holders = inode.map(|(_, ino)| holders(ino)).unwrap_or_default();
-    Err(StoreError::Locked { path: path.to_owned(), waited: bound, holders })
+    Err(StoreError::Locked { path: path.to_owned(), waited: patience.spent.get(), holders })
+}
+
+fn lock_in_turn(file: &File, number: Option<queue::Number>) -> io::Result<()> {
+    if let Some(number) = &number {
+        number.wait(file);
+    }
+    // In front of all others: newcomers see that somebody waits until the lock is ours.
+    let locked = FileExt::lock_exclusive(file);
+    if let Some(number) = number {
+        number.leave(file);
+    }
+    locked
 }
 
 /// A second guard, on the store file itself: the lock file's name may be removed by hand, and a
@@ -116,7 +161,7 @@ pub(super) fn guard(file: &File, path: &Path) -> Result<bool, StoreError> {
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
             let copy = file.try_clone().map_err(io)?;
             // Only who went past the lock file can be in the way, for a few milliseconds' work.
-            acquire(copy, path, Wait::For(Duration::from_secs(5)))?;
+            acquire(copy, path, &Patience::new(Wait::For(Duration::from_secs(5))))?;
         }
         // Where this kind of lock cannot be had (a file that is open for reading, on NFS), the
         // first guard has to do.

@@ -28,6 +28,7 @@ mod memory;
 mod model_test;
 mod occupancy;
 mod pages;
+mod queue;
 mod redb;
 mod view;
 

@@ -119,7 +119,7 @@ fn command(op: &Op) -> Option<Command> {
                     .map(|n| (attachment(&who(n)).container, IfName::new("eth0").unwrap()))
                     .collect();
                 valid.sort();
-                valid
+                valid.into()
             },
             after: None,
         }),

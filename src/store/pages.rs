@@ -15,6 +15,8 @@ use std::io;
 
 use twox_hash::XxHash3_128;
 
+/// The version of the file format that is understood.
+const FORMAT: u8 = 3;
 const PAGE: u64 = 4096;
 const HEADER: usize = 320;
 /// The header has two: the last commit's, and the one before or the next.
@@ -24,6 +26,13 @@ const BRANCH: u8 = 2;
 /// Bytes of a page's number, and of its checksum.
 const NUMBER: usize = 8;
 const SUM: usize = 16;
+
+/// In the header's flags: the second of the two counts.
+const SECOND: u8 = 1;
+const FLAGS: usize = 9;
+/// Where the header's halves begin, and where in one its transaction's number is.
+const SLOTS: usize = 64;
+const TRANSACTION: usize = 104;
 
 /// What is known of pages that were not read yet, by their place in the file.
 #[derive(Debug, Default)]
@@ -90,10 +99,9 @@ impl Pages {
 
     /// The roots of the last commit, if redb goes by them without looking at every page.
     fn read_header(&mut self, bytes: &[u8]) -> Option<()> {
-        const SECOND: u8 = 1;
         const TWO_PHASES: u8 = 4;
         let header = bytes.get(..HEADER)?;
-        let flags = header[9];
+        let flags = header[FLAGS];
         if flags & TWO_PHASES == 0 || u64::from(u32_at(header, 12)?) != PAGE {
             self.expected.clear();
             return None;
@@ -101,7 +109,11 @@ impl Pages {
         let of_region = u64::from(u32_at(header, 16)?) * PAGE;
         let size = of_region + u64::from(u32_at(header, 20)?) * PAGE;
         self.regions = Some(Regions { header: of_region, size });
-        let slot = &header[64 + SLOT * usize::from(flags & SECOND)..][..SLOT];
+        let slot = &header[SLOTS + SLOT * usize::from(flags & SECOND)..][..SLOT];
+        if slot[0] != FORMAT {
+            self.expected.clear();
+            return None;
+        }
         for (there, root) in [(1, 8), (2, 40)] {
             if slot[there] != 0 {
                 self.expect(number_at(slot, root)?, sum_at(slot, root + NUMBER)?, TABLES);
@@ -155,6 +167,18 @@ impl Pages {
         }
         Some(())
     }
+}
+
+/// Whether a header differs from what it was in naming the older of the same two commits as the last.
+/// Nothing but damage does that, and redb has no checksum over it. (A commit that goes on where a
+/// killed one stopped may change as little, but names the newer one.)
+pub fn is_set_back(before: &[u8], now: &[u8]) -> bool {
+    let differs = before.iter().zip(now).enumerate().filter(|(_, (b, n))| b != n);
+    let number = |slot: u8| number_at(now, SLOTS + SLOT * usize::from(slot) + TRANSACTION);
+    let last = now.get(FLAGS).map_or(0, |flags| flags & SECOND);
+    differs.map(|(at, _)| at).eq([FLAGS])
+        && before[FLAGS] & SECOND != last
+        && number(last) < number(1 - last)
 }
 
 /// Behind the last value of a leaf: so far goes its checksum.

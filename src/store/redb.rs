@@ -24,7 +24,7 @@ use crate::error::StoreError;
 
 type Bytes = &'static [u8];
 /// redb's cache, in bytes: more than any command but GC and `list` touches.
-const CACHE: usize = 16 << 20;
+const CACHE: usize = 8 << 20;
 
 const TABLE: TableDefinition<Bytes, Bytes> = TableDefinition::new("sublet");
 

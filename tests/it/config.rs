@@ -40,7 +40,7 @@ fn inputs(env: &str) -> Inputs {
 
 /// What the plugin would make of it, in its order; what is wrong comes as `Err`.
 fn read(bytes: &[u8], inputs: &Inputs) -> Result<String, String> {
-    let conf = Netconf::decode(bytes).map_err(|e| failure(&e))?;
+    let mut conf = Netconf::decode(bytes).map_err(|e| failure(&e))?;
     let mut out = String::new();
     let mut wrong = String::new();
     let mut note = |result: Result<String, ConfigError>| match result {
@@ -50,7 +50,7 @@ fn read(bytes: &[u8], inputs: &Inputs) -> Result<String, String> {
     note(conf.name().map(|_| String::new()));
     let text = String::from_utf8_lossy(bytes);
     if text.contains("cni.dev/") || text.contains("\"gc\"") {
-        note(conf.valid_attachments().map(|valid| {
+        note(conf.take_valid_attachments().map(|valid| {
             let names: Vec<_> = valid.iter().map(|(c, i)| format!("{c}/{i}")).collect();
             format!("valid: {names:?}\n")
         }));
@@ -257,9 +257,9 @@ fn no_value_at_any_place_panics() {
             for value in &hostile {
                 let mut changed = sample.clone();
                 *changed.pointer_mut(&place).expect("place") = value.clone();
-                if let Ok(conf) = Netconf::decode(changed.to_string().as_bytes()) {
+                if let Ok(mut conf) = Netconf::decode(changed.to_string().as_bytes()) {
                     let _ = (conf.config(&inputs), conf.name(), conf.has_id());
-                    let _ = (conf.valid_attachments(), conf.prev_addresses());
+                    let _ = (conf.take_valid_attachments(), conf.prev_addresses());
                     let cleanup = conf.cleanup(&inputs);
                     assert_eq!(cleanup.dialect, conf.dialect());
                 }

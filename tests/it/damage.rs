@@ -3,6 +3,7 @@
 //! In this process, through the library, thousands of times; a few times through the program, for
 //! what it prints.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
@@ -23,6 +24,7 @@ const PAGE: usize = 4096;
 /// A good store, and a place for bad copies of it.
 struct Patient {
     folder: TempDir,
+    persist: Persist,
     whole: Vec<u8>,
     /// The lock file beside it.
     lock: Vec<u8>,
@@ -33,10 +35,10 @@ struct Patient {
 
 impl Patient {
     /// With so many leases; others were freed again.
-    fn new(leases: usize) -> Patient {
+    fn new(leases: usize, persist: Persist) -> Patient {
         let folder = TempDir::new_in("/dev/shm").unwrap();
         let file = folder.path().join("leases.redb");
-        let store = &mut *check::open(&file, Persist::Disk);
+        let store = &mut *check::open(&file, persist);
         for n in 0..leases + 5 {
             check::given(store, &format!("c{n}"), &check::now()).unwrap();
         }
@@ -46,13 +48,23 @@ impl Patient {
         let truth = check::list(store, &check::now()).unwrap();
         let truth: BTreeMap<_, _> = truth.into_iter().map(|l| (l.addr, l)).collect();
         assert_eq!(truth.len(), leases);
-        let whole = fs::read(folder.path().join("leases.redb.keep")).unwrap();
-        let lock = fs::read(folder.path().join("leases.redb.keep.lock")).unwrap();
-        Patient { folder, whole, lock, truth, refused: 0, unharmed: 0 }
+        let mut patient = Patient {
+            folder,
+            persist,
+            whole: vec![],
+            lock: vec![],
+            truth,
+            refused: 0,
+            unharmed: 0,
+        };
+        patient.whole = fs::read(patient.file("")).unwrap();
+        patient.lock = fs::read(patient.file(".lock")).unwrap();
+        patient
     }
 
-    fn file(&self) -> PathBuf {
-        self.folder.path().join("leases.redb.keep")
+    fn file(&self, suffix: &str) -> PathBuf {
+        let name = if self.persist == Persist::Disk { "leases.redb.keep" } else { "leases.redb" };
+        self.folder.path().join(format!("{name}{suffix}"))
     }
 
     /// Pages that hold something.
@@ -69,19 +81,19 @@ impl Patient {
     }
 
     fn place(&self, bytes: &[u8]) {
-        fs::write(self.file(), bytes).unwrap();
-        fs::write(self.folder.path().join("leases.redb.keep.lock"), &self.lock).unwrap();
+        fs::write(self.file(""), bytes).unwrap();
+        fs::write(self.file(".lock"), &self.lock).unwrap();
     }
 
     /// How many of four calls were refused.
     fn used_with(&self, bytes: &[u8], name: &str) -> usize {
         let cx = check::now();
-        let store = &mut *check::open(&self.folder.path().join("leases.redb"), Persist::Disk);
+        let store = &mut *check::open(&self.folder.path().join("leases.redb"), self.persist);
         let mut refused = 0;
         let mut refuse = |error: &Error, what: &str| {
             refused += 1;
             is_damage(error, &format!("{name}: {what}"));
-            let after = fs::read(self.file()).unwrap();
+            let after = fs::read(self.file("")).unwrap();
             assert!(after == bytes, "{name}: {what} was refused and wrote");
         };
         self.place(bytes);
@@ -144,7 +156,12 @@ fn is_damage(error: &Error, name: &str) {
 
 #[test]
 fn a_flipped_bit() {
-    let mut patient = Patient::new(60);
+    for persist in [Persist::Boot, Persist::Disk] {
+        flip(Patient::new(60, persist));
+    }
+}
+
+fn flip(mut patient: Patient) {
     let mut dice = Dice(19);
     let used = patient.used();
     for _ in 0..2000 {
@@ -160,7 +177,12 @@ fn a_flipped_bit() {
 /// What redb has no checksum over, whole; of the rest each third bit.
 #[test]
 fn a_bit_of_the_header() {
-    let mut patient = Patient::new(60);
+    for persist in [Persist::Boot, Persist::Disk] {
+        flip_in_header(Patient::new(60, persist));
+    }
+}
+
+fn flip_in_header(mut patient: Patient) {
     for bit in (0..64 * 8).chain((64 * 8..320 * 8).step_by(3)) {
         let mut bytes = patient.whole.clone();
         bytes[bit / 8] ^= 1 << (bit % 8);
@@ -171,7 +193,7 @@ fn a_bit_of_the_header() {
 
 #[test]
 fn the_head_of_a_page() {
-    let mut patient = Patient::new(60);
+    let mut patient = Patient::new(60, Persist::Disk);
     let mut dice = Dice(23);
     for page in patient.used() {
         for _ in 0..20 {
@@ -186,20 +208,20 @@ fn the_head_of_a_page() {
 
 #[test]
 fn pages_swapped_doubled_zeroed_and_random() {
-    let mut patient = Patient::new(60);
+    let mut patient = Patient::new(60, Persist::Disk);
     let mut dice = Dice(29);
     let used = patient.used();
     for n in 0..used.len() {
         for m in 0..used.len() {
             let (a, b) = (used[n] * PAGE, used[m] * PAGE);
             let mut bytes = patient.whole.clone();
-            if n == m {
-                bytes[a..a + PAGE].fill(0);
-            } else if n < m {
-                let (left, right) = bytes.split_at_mut(b);
-                left[a..a + PAGE].swap_with_slice(&mut right[..PAGE]);
-            } else {
-                bytes.copy_within(a..a + PAGE, b);
+            match n.cmp(&m) {
+                Ordering::Equal => bytes[a..a + PAGE].fill(0),
+                Ordering::Less => {
+                    let (left, right) = bytes.split_at_mut(b);
+                    left[a..a + PAGE].swap_with_slice(&mut right[..PAGE]);
+                }
+                Ordering::Greater => bytes.copy_within(a..a + PAGE, b),
             }
             patient.try_with(&bytes, &format!("pages {} and {}", used[n], used[m]));
         }
@@ -212,7 +234,7 @@ fn pages_swapped_doubled_zeroed_and_random() {
 
 #[test]
 fn truncated_anywhere() {
-    let mut patient = Patient::new(3);
+    let mut patient = Patient::new(3, Persist::Disk);
     let whole = patient.whole.clone();
     for len in (0..PAGE).chain((PAGE..whole.len()).step_by(512)) {
         let refused = patient.try_with(&whole[..len], &format!("{len} bytes"));
@@ -285,7 +307,7 @@ fn another_program_s_file() {
 /// The program's answer is one JSON document whatever the file holds, and silence otherwise.
 #[test]
 fn what_the_program_prints() {
-    let patient = Patient::new(60);
+    let patient = Patient::new(60, Persist::Disk);
     let used = patient.used();
     let mut dice = Dice(31);
     let mut errors = 0;

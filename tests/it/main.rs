@@ -25,6 +25,7 @@ mod networks;
 mod operator;
 mod plugins;
 mod power;
+mod queue;
 mod reader;
 mod readme;
 mod reboot;

@@ -46,6 +46,7 @@ const OWNED_CRATES: &[(&str, &[&str])] = &[
     ("redb", &["store/redb.rs", "store/backend.rs", "store/files.rs", "store/redb/"]),
     ("postcard", &["store/codec.rs", "store/codec/"]),
     ("crc32c", &["store/codec.rs", "store/codec/", "store/occupancy.rs"]),
+    ("nix", &["store/queue.rs"]),
     ("twox_hash", &["store/pages.rs"]),
     ("clap", &["cli/"]),
 ];

@@ -186,7 +186,7 @@ pub fn store(file: &Path, persist: Persist, cx: &Context, truth: &Truth) -> Resu
     if addresses.contains(&new) {
         return Err(format!("{new} is given twice: {rows:?}"));
     }
-    let all = Gc { set: set(), network: network(), valid: vec![], after: None };
+    let all = Gc { set: set(), network: network(), valid: [].into(), after: None };
     match store.apply(&Command::Gc(all), cx) {
         Ok(Outcome::Collected { freed, done: true, .. }) if freed.len() == rows.len() + 1 => {}
         other => return Err(format!("freeing {} leases and one: {other:?}", rows.len())),

@@ -1,0 +1,151 @@
+//! Who waits for the store is served in order, whatever becomes of those before.
+
+#![expect(clippy::disallowed_methods, reason = "what does not happen is waited for in vain")]
+
+use std::fs::File;
+use std::process::{Child, Command};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc::{F_UNLCK, F_WRLCK, flock};
+use serde_json::{Value, json};
+
+use crate::lab::{Call, Lab, addresses, conf};
+
+/// A network whose lock is held by this process.
+struct Held {
+    lab: Lab,
+    conf: Value,
+    lock: File,
+}
+
+fn held(persist: &str) -> Held {
+    let lab = Lab::new();
+    let mut conf = conf(&lab.data_dir(), "10.1.2.0/24");
+    conf["ipam"]["persist"] = json!(persist);
+    conf["ipam"]["lockTimeout"] = json!("60s");
+    assert_eq!(addresses(&Call::cni("ADD", "first", &conf).run().ok()), ["10.1.2.2"]);
+    let name = if persist == "boot" { "leases.redb.lock" } else { "leases.redb.keep.lock" };
+    let lock = File::options().write(true).open(lab.join("data").join(name)).unwrap();
+    lock.lock().unwrap();
+    Held { lab, conf, lock }
+}
+
+impl Held {
+    /// Starts an ADD and comes back when it waits with this number.
+    fn waiting(&self, number: i64) -> (Call, Child) {
+        let call = Call::cni("ADD", &format!("w{number}"), &self.conf);
+        let child = call.spawn();
+        let begin = Instant::now();
+        while !self.is_taken(number) {
+            assert!(begin.elapsed() < Duration::from_secs(30), "{number} does not wait");
+            thread::sleep(Duration::from_millis(1));
+        }
+        (call, child)
+    }
+
+    /// Whether somebody has this number: a lock on that byte.
+    fn is_taken(&self, number: i64) -> bool {
+        let free = i16::try_from(F_UNLCK).unwrap();
+        let taken = i16::try_from(F_WRLCK).unwrap();
+        let mut byte = flock { l_type: taken, l_whence: 0, l_start: number, l_len: 1, l_pid: 0 };
+        fcntl(&self.lock, FcntlArg::F_OFD_GETLK(&mut byte)).unwrap();
+        byte.l_type != free
+    }
+}
+
+fn got(waiting: Vec<(Call, Child)>) -> Vec<String> {
+    waiting.into_iter().flat_map(|(call, child)| addresses(&call.answer(child).ok())).collect()
+}
+
+#[test]
+fn sixty_four_are_served_in_order() {
+    for persist in ["boot", "disk"] {
+        let held = held(persist);
+        let waiting: Vec<_> = (0..64).map(|n| held.waiting(n)).collect();
+        drop(held.lock);
+        let expected: Vec<_> = (3..67).map(|n| format!("10.1.2.{n}")).collect();
+        assert_eq!(got(waiting), expected, "{persist}");
+        assert_eq!(held.lab.list().len(), 65);
+    }
+}
+
+/// A killed one is passed over, the others keep their order; the lock of a killed holder is free.
+#[test]
+fn a_killed_one_is_passed_over() {
+    for persist in ["boot", "disk"] {
+        let held = held(persist);
+        let mut waiting: Vec<_> = (0..12).map(|n| held.waiting(n)).collect();
+        for n in [0, 4, 5, 10] {
+            waiting[n].1.kill().unwrap();
+            waiting[n].1.wait().unwrap();
+        }
+        let living = |n: &usize| ![0, 4, 5, 10].contains(n);
+        let waiting: Vec<_> =
+            waiting.into_iter().enumerate().filter(|(n, _)| living(n)).map(|(_, w)| w).collect();
+        drop(held.lock);
+        let expected: Vec<_> = (3..11).map(|n| format!("10.1.2.{n}")).collect();
+        assert_eq!(got(waiting), expected, "{persist}");
+    }
+}
+
+/// Who comes while others wait does not pass them, even if the lock is free at that moment.
+#[test]
+fn a_newcomer_does_not_pass() {
+    let held = held("boot");
+    let first = held.waiting(0);
+    // It has the first number and cannot run: the lock becomes free without a taker.
+    stop(&first.1, "-STOP");
+    drop(held.lock);
+    let call = Call::cni("ADD", "newcomer", &held.conf);
+    let mut newcomer = call.spawn();
+    thread::sleep(Duration::from_millis(200));
+    assert!(newcomer.try_wait().unwrap().is_none(), "it passed one that waits");
+    stop(&first.1, "-CONT");
+    assert_eq!(got(vec![first]), ["10.1.2.3"]);
+    assert_eq!(addresses(&call.answer(newcomer).ok()), ["10.1.2.4"]);
+}
+
+fn stop(child: &Child, signal: &str) {
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+}
+
+#[test]
+fn a_check_waits_too() {
+    let held = held("boot");
+    let mut conf = held.conf.clone();
+    conf["prevResult"] = json!({"cniVersion": "1.0.0", "ips": [{"address": "10.1.2.2/24"}]});
+    let call = Call::cni("CHECK", "first", &conf);
+    let mut child = call.spawn();
+    thread::sleep(Duration::from_millis(100));
+    assert!(child.try_wait().unwrap().is_none(), "it did not wait");
+    drop(held.lock);
+    call.answer(child).silent();
+}
+
+/// A network's first ADD takes the locks of both files, one after the other: the bound is the
+/// whole call's.
+#[test]
+fn the_bound_is_for_all_locks_together() {
+    let boot = held("boot");
+    let mut conf = boot.conf.clone();
+    conf["name"] = json!("another");
+    conf["ipam"]["persist"] = json!("disk");
+    conf["ipam"]["lockTimeout"] = json!("4s");
+    let keep = File::create(boot.lab.join("data/leases.redb.keep.lock")).unwrap();
+    keep.lock().unwrap();
+    let begin = Instant::now();
+    let call = Call::cni("ADD", "c", &conf);
+    let child = call.spawn();
+    thread::sleep(Duration::from_secs(3));
+    // The next lock is held too.
+    drop(keep);
+    let (code, msg) = call.answer(child).error();
+    let took = begin.elapsed();
+    assert!(code == 11 && msg.contains("leases.redb.lock"), "{code} {msg}");
+    // Two bounds would be seven seconds.
+    let enough = Duration::from_secs(4)..Duration::from_millis(6_800);
+    assert!(enough.contains(&took), "{took:?}: {msg}");
+}
