@@ -45,7 +45,8 @@ enter() {
     unshare --net --mount --pid --fork --kill-child --mount-proc --propagation private \
         env -i PATH="$PATH" HOME="$work" cgroup="$cgroup" "$PWD/scripts/$script.sh" inside "$work" &
     inner=$!
-    trap 'kill "$inner" 2> /dev/null || true; wait "$inner" || true; leave' EXIT
+    # unshare itself waits for its child whatever it is told; killed it takes all of them along.
+    trap 'kill -KILL "$inner" 2> /dev/null || true; wait "$inner" 2> /dev/null || true; leave' EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM
     local status=0
@@ -55,7 +56,12 @@ enter() {
 
 leave() {
     # What a container leaves in each cgroup hierarchy: empty folders.
-    find /sys/fs/cgroup -depth -type d -path "*/$cgroup*" -exec rmdir {} + 2> /dev/null || true
+    # The last processes may still be ending.
+    for _ in $(seq 50); do
+        find /sys/fs/cgroup -depth -type d -path "*/$cgroup*" -exec rmdir {} + 2> /dev/null || true
+        [ -n "$(find /sys/fs/cgroup -type d -name "$cgroup*" 2> /dev/null)" ] || break
+        sleep 0.1
+    done
     rm -rf "$work"
 }
 
