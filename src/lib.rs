@@ -70,6 +70,7 @@ pub mod alloc;
 pub mod cli;
 pub mod cni;
 pub mod config;
+pub mod docker;
 pub mod engine;
 pub mod error;
 pub mod host;
