@@ -7,13 +7,19 @@
 //! failure has both `Err` and `Error`, for dockerd reads the one or the other depending on the status.
 
 mod api;
+pub mod args;
+mod cleanup;
+mod dockerd;
 mod names;
 mod pool;
 mod routes;
+pub mod server;
 mod settings;
 mod wire;
 
 pub use api::{Driver, Level, Line, Reply, Undo, handle, undo};
+pub use cleanup::{Report, Terms, clean};
+pub use dockerd::{Listing, Network};
 pub use routes::host_routes;
 pub use settings::{Settings, Supernet};
 

@@ -90,12 +90,7 @@ fn part(text: &str, subnet: Subnet) -> Result<Option<Subnet>, String> {
 
 /// The name is the pool's as well, as kontena has it, where only one pool can be meant: a dual stack
 /// network asks for two, and a swarm in two spaces.
-fn shared(
-    name: &str,
-    space: &str,
-    family: Family,
-    settings: &Settings,
-) -> Result<Shared, String> {
+fn shared(name: &str, space: &str, family: Family, settings: &Settings) -> Result<Shared, String> {
     if name.is_empty() {
         return Err("Network can't be nil".to_owned());
     }

@@ -48,7 +48,8 @@ fn prefix(family: Family, bits: u128, len: u8) -> Option<Span> {
 
 fn name_servers(text: &str) -> Vec<Span> {
     let server = |line: &str| {
-        let addr: Addr = line.strip_prefix("nameserver")?.split_whitespace().next()?.parse().ok()?;
+        let addr: Addr =
+            line.strip_prefix("nameserver")?.split_whitespace().next()?.parse().ok()?;
         Span::new(addr, addr)
     };
     text.lines().filter_map(server).collect()
