@@ -4,6 +4,7 @@
 //! Does not own: what a command does to leases (`engine`), how a row looks (`output`).
 //! Invariant: nothing is freed without `--yes` or a person's "y".
 
+mod import;
 mod list;
 mod output;
 mod release;
@@ -47,6 +48,8 @@ enum Command {
     Show(show::Show),
     /// Free an address, or all of a container's
     Release(release::Release),
+    /// Take over what another program has leased
+    Import(import::Import),
 }
 
 /// Which store.
@@ -112,6 +115,7 @@ fn serve(
         Command::List(list) => list.run(&mut desk, terminal),
         Command::Show(show) => show.run(&mut desk, terminal),
         Command::Release(release) => release.run(&mut desk, terminal),
+        Command::Import(import) => import.run(&mut desk, terminal),
     };
     match done {
         Ok(()) => 0,
