@@ -17,6 +17,12 @@ needs=(
     shellcheck=shellcheck
     strace=strace
     readelf=binutils
+    dockerd=docker.io
+    docker=docker.io
+    busybox=busybox-static
+    iptables=iptables
+    curl=curl
+    openssl=openssl
 )
 
 missing() {
@@ -72,8 +78,9 @@ fi
 step scripts/build.sh
 if [ "$(id -u)" = 0 ]; then
     step scripts/e2e-netns.sh
+    step scripts/e2e-docker.sh
 else
-    echo "test.sh: the real plugins need network namespaces, run as root: scripts/e2e-netns.sh" >&2
+    echo "test.sh: the real plugins need network namespaces, run as root: scripts/e2e-netns.sh, scripts/e2e-docker.sh" >&2
     exit 1
 fi
 echo

@@ -217,6 +217,6 @@ fn release_address(store: &mut dyn Store, cx: &Context, body: &[u8]) -> Result<R
     let text = format!("{addr} of pool {pool} released");
     let release = ReleaseAddress { pool, addr, only: None };
     let held = engine::release_address(store, release, cx)?;
-    let text = if held { text } else { format!("{text}: it was not leased") };
+    let text = if held { text } else { format!("{text}: there was nothing to free") };
     Ok(Reply::done(Level::Info, text, "{}".to_owned()))
 }

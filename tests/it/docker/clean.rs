@@ -77,7 +77,9 @@ impl Stage {
     }
 
     fn cleanup(&self, socket: &Path, more: &[&str]) -> (bool, String) {
-        let output = subletd(&["cleanup", "--address-spaces", "L,G", "--grace", "0s"])
+        let grace = if more.contains(&"--grace") { &[][..] } else { &["--grace", "0s"] };
+        let output = subletd(&["cleanup", "--address-spaces", "L,G"])
+            .args(grace)
             .args(more)
             .arg("--docker")
             .arg(socket)
