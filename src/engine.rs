@@ -139,7 +139,7 @@ pub fn request_pool(
     cx: &Context,
 ) -> Result<Pool, Error> {
     match store.apply(&Command::RequestPool(request), cx)? {
-        Outcome::Pool(pool) => Ok(pool),
+        Outcome::Pool(pool) => Ok(*pool),
         other => Err(unexpected(&other)),
     }
 }
@@ -181,7 +181,7 @@ pub fn request_address(
     cx: &Context,
 ) -> Result<(Lease, bool), Error> {
     match store.apply(&Command::RequestAddress(request), cx)? {
-        Outcome::Leased { lease, created } => Ok((lease, created)),
+        Outcome::Leased { lease, created } => Ok((*lease, created)),
         other => Err(unexpected(&other)),
     }
 }
@@ -222,7 +222,7 @@ pub fn sweep(
 /// Takes over a pool that another program gave out.
 pub fn adopt_pool(store: &mut dyn Store, adopt: AdoptPool, cx: &Context) -> Result<Pool, Error> {
     match store.apply(&Command::AdoptPool(adopt), cx)? {
-        Outcome::Pool(pool) => Ok(pool),
+        Outcome::Pool(pool) => Ok(*pool),
         other => Err(unexpected(&other)),
     }
 }

@@ -107,7 +107,7 @@ pub enum Refusal {
         why: String,
     },
     /// A pool, or an address of one, cannot be had.
-    Pool(PoolRefusal),
+    Pool(Box<PoolRefusal>),
 }
 
 /// Why a pool, or an address of one, cannot be had. The texts are those of Docker's `ipamapi`, word
@@ -235,7 +235,7 @@ impl PoolRefusal {
 
 impl From<PoolRefusal> for Refusal {
     fn from(refusal: PoolRefusal) -> Refusal {
-        Refusal::Pool(refusal)
+        Refusal::Pool(Box::new(refusal))
     }
 }
 

@@ -1,12 +1,14 @@
 //! The driver of `scripts/bench.sh`, which builds and sets up what it needs; see there.
 //!
 //! - `bench run [--quick]`: measures everything, writes `docs/bench.md` and `docs/bench.svg`.
+//! - `bench docker SUBLETD FOLDER`: measures subletd, writes `docs/bench-docker.md`.
 //! - `bench fill WHAT NETWORK < CONFIGURATION`: fills a store.
 //! - `bench churn FILE`: writes and flushes until it is killed.
 //! - `bench swarm PROCESSES TOTAL < CONFIGURATION`: many ADDs at once, for a tracer around them.
 
 mod bed;
 mod count;
+mod docker;
 mod fill;
 mod latency;
 mod plot;
@@ -68,6 +70,7 @@ fn main() -> Result<()> {
     match *words {
         ["run"] => measure(&Tools::from_env(false)?),
         ["run", "--quick"] => measure(&Tools::from_env(true)?),
+        ["docker", program, work] => docker::measure(program.as_ref(), work.as_ref()),
         ["fill", what, network] => fill::sublet(bed::Fill::parse(what)?, network),
         ["churn", file] => churn(file),
         ["swarm", processes, total] => {

@@ -58,7 +58,7 @@ pub fn request(
         Err(PoolRefusal::Taken { holder: Some(lease), .. })
             if shared == Some(lease.addr) && lease.kind == Kind::Gateway =>
         {
-            return Ok(Plan::only(Outcome::Leased { lease: *lease, created: false }));
+            return Ok(Plan::only(Outcome::Leased { lease, created: false }));
         }
         Err(refusal) => return Ok(Plan::refuse(refusal.into())),
     };
@@ -72,7 +72,7 @@ pub fn request(
     if request.serial && request.wanted.is_none() {
         changes.push(Change::Cursor(lease.set.clone(), lease.range, addr));
     }
-    Ok(Plan { changes, outcome: Ok(Outcome::Leased { lease, created: true }) })
+    Ok(Plan { changes, outcome: Ok(Outcome::Leased { lease: Box::new(lease), created: true }) })
 }
 
 /// A lease through a pool that says nothing of its origin.

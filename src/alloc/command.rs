@@ -273,7 +273,7 @@ pub enum Outcome {
     /// RESERVE: done.
     Reserved,
     /// A pool was made, is shared, or was taken over.
-    Pool(Pool),
+    Pool(Box<Pool>),
     /// A pool was let go, or this machine's part in it.
     PoolReleased {
         /// Whether there was such a pool.
@@ -286,7 +286,7 @@ pub enum Outcome {
     /// An address was leased, or (a shared pool's gateway) was leased before.
     Leased {
         /// The lease.
-        lease: Lease,
+        lease: Box<Lease>,
         /// Whether this call made it.
         created: bool,
     },

@@ -9,7 +9,7 @@
 use super::address::lease;
 use super::command::{Change, Outcome};
 use super::view::{Context, Plan, View};
-use crate::error::{PoolRefusal, StoreError};
+use crate::error::{PoolRefusal, Refusal, StoreError};
 use crate::model::{Kind, Lease, Node, Pool, PoolId, Timestamp};
 use crate::net::{Addr, Span, Subnet, hosts};
 
@@ -109,7 +109,7 @@ pub fn request(request: &RequestPool, view: &dyn View, cx: &Context) -> Result<P
     {
         return Ok(match join(request, &shared.name, pool, cx) {
             Ok(pool) => put(pool, Vec::new()),
-            Err(refusal) => refuse(refusal),
+            Err(refusal) => Plan::refuse(refusal),
         });
     }
     let space = &request.space;
@@ -161,30 +161,24 @@ pub fn request(request: &RequestPool, view: &dyn View, cx: &Context) -> Result<P
 fn put(pool: Pool, leases: Vec<Lease>) -> Plan {
     let mut changes = vec![Change::PutPool(pool.clone())];
     changes.extend(leases.into_iter().map(Change::Put));
-    Plan { changes, outcome: Ok(Outcome::Pool(pool)) }
+    Plan { changes, outcome: Ok(Outcome::Pool(Box::new(pool))) }
 }
 
 /// One more user of a shared pool, if it is the one that was asked for.
-fn join(
-    request: &RequestPool,
-    name: &str,
-    mut pool: Pool,
-    cx: &Context,
-) -> Result<Pool, PoolRefusal> {
+fn join(request: &RequestPool, name: &str, mut pool: Pool, cx: &Context) -> Result<Pool, Refusal> {
     let differs = |what, has: String, asked: String| {
-        Err(PoolRefusal::Differs { name: name.to_owned(), what, has, asked })
+        Err(PoolRefusal::Differs { name: name.to_owned(), what, has, asked }.into())
     };
     let subnet = pool.subnet;
     match &request.ask {
         Ask::Exactly(asked) if *asked != subnet => {
             return differs("subnet", subnet.to_string(), asked.to_string());
         }
-        Ask::Exactly(_) => {}
         // dockerd checks what it did not choose itself, and would ask again for ever.
         Ask::Any(_) if request.avoid.iter().any(|span| span.overlaps(subnet.into())) => {
-            return Err(PoolRefusal::Routed { name: name.to_owned(), subnet });
+            return Err(PoolRefusal::Routed { name: name.to_owned(), subnet }.into());
         }
-        Ask::Any(_) => {}
+        Ask::Exactly(_) | Ask::Any(_) => {}
     }
     if pool.shared.as_deref() != Some(name) {
         return differs("subnet", subnet.to_string(), format!("the name {name}"));

@@ -71,7 +71,11 @@ pub fn clean(
     let mut report = Report { dry_run: terms.dry_run, ..Report::default() };
     let before = listing.started.saturating_sub(terms.grace.as_secs());
     for pool in store.pools()? {
-        let Some(known) = known(&pool, settings, listing) else { continue };
+        let known = match known(&pool, settings, listing) {
+            Known::Addresses(addrs) => Some(addrs),
+            Known::Nothing => None,
+            Known::NotOurs => continue,
+        };
         let mut sweep =
             Sweep { pool: pool.id.clone(), known, before, dry: true, alive: Vec::new() };
         let (candidates, gone) = engine::sweep(store, &sweep, cx)?;
@@ -90,11 +94,19 @@ pub fn clean(
     Ok(report)
 }
 
-/// The addresses of a pool that the listing has; `Some(None)`: it has no such network. `None`: not
-/// ours to judge.
-fn known(pool: &Pool, settings: &Settings, listing: &Listing) -> Option<Option<Vec<Addr>>> {
+/// What a listing says of a pool.
+enum Known {
+    /// A network has it; these addresses are in use.
+    Addresses(Vec<Addr>),
+    /// No network has it.
+    Nothing,
+    /// The listing does not tell: a swarm's.
+    NotOurs,
+}
+
+fn known(pool: &Pool, settings: &Settings, listing: &Listing) -> Known {
     if pool.space != settings.local {
-        return None;
+        return Known::NotOurs;
     }
     // A range as large as the subnet is none.
     let part = |sub: Option<Subnet>| sub.filter(|sub| sub.len() > pool.subnet.len());
@@ -106,14 +118,14 @@ fn known(pool: &Pool, settings: &Settings, listing: &Listing) -> Option<Option<V
     for network in &listing.networks {
         if network.shared == pool.shared && network.pools.iter().any(same) {
             if network.swarm {
-                return None;
+                return Known::NotOurs;
             }
             found = true;
             addrs.extend(network.addrs.iter().filter(|a| pool.subnet.contains(**a)));
         }
     }
     addrs.sort_unstable();
-    Some(found.then_some(addrs))
+    if found { Known::Addresses(addrs) } else { Known::Nothing }
 }
 
 /// How many pings run at a time.

@@ -1,6 +1,6 @@
 //! `RequestPool`: which pool a request means.
 //!
-//! Owns: moby's reading of Pool, SubPool and V6, and kontena's of the option `network`.
+//! Owns: moby's reading of `Pool`, `SubPool` and `V6`, and kontena's of the option `network`.
 
 use super::names::{INVALID_POOL, INVALID_SPACE, INVALID_SUB_POOL, NETWORK};
 use super::settings::Settings;

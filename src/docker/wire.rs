@@ -75,7 +75,7 @@ struct Spaces<'a> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Pool<'a> {
+struct Made<'a> {
     #[serde(rename = "PoolID")]
     pool_id: &'a str,
     pool: String,
@@ -119,7 +119,7 @@ pub fn spaces(local: &str, global: &str) -> String {
 /// A pool; `gateway` with its prefix, if the pool brings one along.
 pub fn pool(id: &str, subnet: String, gateway: Option<String>) -> String {
     let data = gateway.into_iter().map(|g| (super::names::GATEWAY, g)).collect();
-    json(&Pool { pool_id: id, pool: subnet, data })
+    json(&Made { pool_id: id, pool: subnet, data })
 }
 
 /// An address with its prefix.

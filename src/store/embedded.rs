@@ -374,7 +374,9 @@ impl Store for Embedded {
             return Ok(Vec::new());
         }
         let lock = files::lock_to_look(&place.path, self.wait)?;
-        Ok(redb::look(&place.path, Some(&lock), |tables| pools::all(tables))?.unwrap_or_default())
+        #[allow(clippy::redundant_closure, reason = "the function is not general enough by itself")]
+        let all = redb::look(&place.path, Some(&lock), |tables| pools::all(tables))?;
+        Ok(all.unwrap_or_default())
     }
 }
 

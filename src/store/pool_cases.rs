@@ -37,14 +37,14 @@ fn named(name: &str, request: RequestPool) -> RequestPool {
 
 pub fn pool(store: &mut dyn Store, request: &RequestPool, cx: &Context) -> Pool {
     match store.apply(&Command::RequestPool(request.clone()), cx) {
-        Ok(Outcome::Pool(pool)) => pool,
+        Ok(Outcome::Pool(pool)) => *pool,
         other => panic!("{other:?}"),
     }
 }
 
 fn no(store: &mut dyn Store, command: &Command) -> PoolRefusal {
     match refused(store, command, &at(1)) {
-        Refusal::Pool(refusal) => refusal,
+        Refusal::Pool(refusal) => *refusal,
         other => panic!("{other:?}"),
     }
 }
@@ -69,7 +69,7 @@ fn want(id: &str, wanted: Option<&str>) -> RequestAddress {
 
 fn lease(store: &mut dyn Store, request: &RequestAddress, cx: &Context) -> Lease {
     match store.apply(&Command::RequestAddress(request.clone()), cx) {
-        Ok(Outcome::Leased { lease, .. }) => lease,
+        Ok(Outcome::Leased { lease, .. }) => *lease,
         other => panic!("{other:?}"),
     }
 }
@@ -263,16 +263,16 @@ pub fn shared_pool(make: Make<'_>) {
     let (mut a, mut b) = (make(), make());
     let (one, two) = (on("one", 1), on("two", 1));
     let auto = named("test", ask("l", "auto 10.80.0.0/12 24"));
-    let made = pool(&mut *a, &auto, &one);
-    assert_eq!((made.id.0.as_str(), made.gateway), ("test", Some(addr("10.80.0.1"))));
+    let first = pool(&mut *a, &auto, &one);
+    assert_eq!((first.id.0.as_str(), first.gateway), ("test", Some(addr("10.80.0.1"))));
     let joined = pool(&mut *b, &auto, &two);
-    assert_eq!((joined.subnet, joined.users.len()), (made.subnet, 2));
+    assert_eq!((joined.subnet, joined.users.len()), (first.subnet, 2));
     // As it is, or not at all.
     let other = Command::RequestPool(named("test", ask("l", "10.80.1.0/24")));
     assert!(matches!(no(&mut *a, &other), PoolRefusal::Differs { what: "subnet", .. }));
     let other = Command::RequestPool(named("test", ask("l", "10.80.0.0/24 10.80.0.0/25")));
     assert!(matches!(no(&mut *a, &other), PoolRefusal::Differs { what: "iprange", .. }));
-    let routed = RequestPool { avoid: vec![made.subnet.into()], ..auto.clone() };
+    let routed = RequestPool { avoid: vec![first.subnet.into()], ..auto.clone() };
     assert!(matches!(no(&mut *a, &Command::RequestPool(routed)), PoolRefusal::Routed { .. }));
     let wide = Command::RequestPool(named("wide", ask("l", "10.64.0.0/10 10.100.0.0/16")));
     assert!(matches!(no(&mut *a, &wide), PoolRefusal::Overlap { shared: Some(_), .. }));

@@ -49,15 +49,12 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     });
     let connection = hyper::server::conn::http1::Builder::new().serve_connection(io, service);
     let mut connection = pin!(connection);
-    loop {
-        tokio::select! {
-            // A broken connection is its client's loss; what it had not got is undone by `unsent`.
-            _ = connection.as_mut() => return,
-            () = stopped(&mut stop) => {
-                connection.as_mut().graceful_shutdown();
-                let _ = connection.as_mut().await;
-                return;
-            }
+    tokio::select! {
+        // A broken connection is its client's loss; what it had not got is undone by `unsent`.
+        _ = connection.as_mut() => {}
+        () = stopped(&mut stop) => {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.as_mut().await;
         }
     }
 }

@@ -92,7 +92,7 @@ impl Stage {
     }
 
     /// Leases are as old as a second is long; cleanup spares those of its own.
-    fn grow_old(&self) {
+    fn grow_old() {
         let begin = sublet::host::now();
         until("a second", || sublet::host::now() > begin);
     }
@@ -101,7 +101,7 @@ impl Stage {
 #[test]
 fn frees_what_dockerd_does_not_know() {
     let stage = Stage::new(&[]);
-    stage.grow_old();
+    Stage::grow_old();
     let socket = stage.daemon.lab.join("docker.sock");
     // The first pool's network has one container; the second's is a swarm's; the third's is gone.
     let one = network("n1", "10.0.1.0/24", &["10.0.1.5"], "local");
@@ -133,7 +133,7 @@ fn frees_what_dockerd_does_not_know() {
 #[test]
 fn frees_nothing_on_half_a_listing() {
     let stage = Stage::new(&[]);
-    stage.grow_old();
+    Stage::grow_old();
     let before = stage.daemon.leases();
     let missing = stage.daemon.lab.join("no.sock");
     let (done, text) = stage.cleanup(&missing, &[]);
@@ -153,7 +153,7 @@ fn frees_nothing_on_half_a_listing() {
 #[test]
 fn frees_nothing_of_another_node() {
     let stage = Stage::new(&[]);
-    stage.grow_old();
+    Stage::grow_old();
     let socket = stage.daemon.lab.join("docker.sock");
     dockerd(&socket, vec![network("n1", "10.0.1.0/24", &[], "local")], false);
     let before = stage.daemon.leases();
@@ -179,7 +179,7 @@ fn spares_what_answers() {
     let body = r#"{"PoolID":"L/127.0.0.0/8","Address":"127.0.0.1"}"#;
     assert_eq!(client.call("/IpamDriver.RequestAddress", body).0, 200);
     let stage = Stage { daemon };
-    stage.grow_old();
+    Stage::grow_old();
     let socket = stage.daemon.lab.join("docker.sock");
     dockerd(&socket, vec![], false);
     let (done, text) = stage.cleanup(&socket, &["--probe"]);

@@ -9,3 +9,5 @@ mod models;
 mod rules;
 mod story;
 mod tcp;
+
+pub use daemon::subletd;

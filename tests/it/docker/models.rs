@@ -43,12 +43,11 @@ impl Model {
     }
 
     fn pool(&mut self, space: char, ask: Option<(Prefix, Option<Prefix>)>) -> Result<String, ()> {
-        let (subnet, part) = match ask {
-            Some((subnet, part)) => (subnet, part.filter(|p| p.1 > subnet.1)),
-            None => {
-                let blocks = (0..16).map(|n| (WITHIN.0 + n * 16, 28));
-                (blocks.into_iter().find(|b| !self.overlaps(space, *b)).ok_or(())?, None)
-            }
+        let (subnet, part) = if let Some((subnet, part)) = ask {
+            (subnet, part.filter(|p| p.1 > subnet.1))
+        } else {
+            let blocks = (0..16).map(|n| (WITHIN.0 + n * 16, 28));
+            (blocks.into_iter().find(|b| !self.overlaps(space, *b)).ok_or(())?, None)
         };
         let id = match part {
             None => format!("{space}/{}", text(subnet)),
@@ -78,20 +77,19 @@ impl Model {
         }
         let free = |a: u32| !self.leases.contains_key(&(space, subnet, a));
         let part = part.unwrap_or(subnet);
-        let chosen = match wanted {
-            Some(a) => (low <= a && a <= high && free(a)).then_some(a),
-            None => {
-                let (from, to) = (low.max(part.0), high.min(last(part)));
-                let key = (space, subnet, part.0);
-                let after =
-                    self.cursors.get(&key).copied().filter(|c| serial && (from..=to).contains(c));
-                let begin = after.map_or(from, |c| c + 1);
-                let found = (begin..=to).chain(from..begin.min(to + 1)).find(|a| free(*a));
-                if let (Some(a), true) = (found, serial) {
-                    self.cursors.insert(key, a);
-                }
-                found
+        let chosen = if let Some(a) = wanted {
+            (low <= a && a <= high && free(a)).then_some(a)
+        } else {
+            let (from, to) = (low.max(part.0), high.min(last(part)));
+            let key = (space, subnet, part.0);
+            let after =
+                self.cursors.get(&key).copied().filter(|c| serial && (from..=to).contains(c));
+            let begin = after.map_or(from, |c| c + 1);
+            let found = (begin..=to).chain(from..begin.min(to + 1)).find(|a| free(*a));
+            if let (Some(a), true) = (found, serial) {
+                self.cursors.insert(key, a);
             }
+            found
         };
         let addr = chosen.ok_or(())?;
         self.leases.insert((space, subnet, addr), id.to_owned());
