@@ -25,6 +25,12 @@ needs=(
     man=man-db
     systemd-analyze=systemd
     readelf=binutils
+    dockerd=docker.io
+    docker=docker.io
+    busybox=busybox-static
+    iptables=iptables
+    curl=curl
+    openssl=openssl
 )
 
 missing() {
@@ -84,8 +90,9 @@ if [ "$(id -u)" = 0 ]; then
     step scripts/e2e-cri.sh
     step scripts/e2e-podman.sh
     step scripts/e2e-package.sh
+    step scripts/e2e-docker.sh
 else
-    echo "test.sh: real containers need root: scripts/e2e-{netns,containerd,cri,podman}.sh" >&2
+    echo "test.sh: real containers need root: scripts/e2e-{netns,containerd,cri,podman,docker}.sh" >&2
     exit 1
 fi
 echo

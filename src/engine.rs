@@ -7,10 +7,11 @@
 use std::path::{Path, PathBuf};
 
 use crate::alloc::{
-    self, Add, Check, Command, Context, Del, Gc, HandBack, Import, Outcome, Status, Target,
+    self, Add, AdoptPool, Check, Command, Context, Del, Gc, HandBack, Import, Outcome,
+    ReleaseAddress, ReleasePool, RequestAddress, RequestPool, Status, Sweep, Target,
 };
 use crate::error::{Error, StoreError};
-use crate::model::{Grant, Lease, NetworkName, Owner, Persist, SetName, Wait};
+use crate::model::{Grant, Lease, NetworkName, Owner, Persist, Pool, SetName, Wait};
 use crate::net::Addr;
 use crate::store::{self, Converted, Store};
 use crate::takeover;
@@ -196,10 +197,105 @@ pub fn hand_back(
     }
 }
 
+/// Makes a pool, or joins a shared one.
+pub fn request_pool(
+    store: &mut dyn Store,
+    request: RequestPool,
+    cx: &Context,
+) -> Result<Pool, Error> {
+    match store.apply(&Command::RequestPool(request), cx)? {
+        Outcome::Pool(pool) => Ok(*pool),
+        other => Err(unexpected(&other)),
+    }
+}
+
 fn imported(outcome: Outcome) -> Result<Imported, Error> {
     match outcome {
         Outcome::Imported { taken, present } => Ok(Imported::Done { taken, present }),
         Outcome::WasAdopted => Ok(Imported::Before),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// What came of the release of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Released {
+    /// There was such a pool.
+    pub known: bool,
+    /// How many addresses went with it.
+    pub freed: usize,
+}
+
+/// Lets a pool go, in as many transactions as the store needs.
+pub fn release_pool(
+    store: &mut dyn Store,
+    release: &ReleasePool,
+    cx: &Context,
+) -> Result<Released, Error> {
+    let mut all = Released { known: false, freed: 0 };
+    loop {
+        match store.apply(&Command::ReleasePool(release.clone()), cx)? {
+            Outcome::PoolReleased { known, freed, done } => {
+                all.known |= known;
+                all.freed += freed.len();
+                if done {
+                    return Ok(all);
+                }
+            }
+            other => return Err(unexpected(&other)),
+        }
+    }
+}
+
+/// Leases an address of a pool; answers whether this call made the lease.
+pub fn request_address(
+    store: &mut dyn Store,
+    request: RequestAddress,
+    cx: &Context,
+) -> Result<(Lease, bool), Error> {
+    match store.apply(&Command::RequestAddress(request), cx)? {
+        Outcome::Leased { lease, created } => Ok((*lease, created)),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// Frees an address of a pool; answers whether it was held.
+pub fn release_address(
+    store: &mut dyn Store,
+    release: ReleaseAddress,
+    cx: &Context,
+) -> Result<bool, Error> {
+    match store.apply(&Command::ReleaseAddress(release), cx)? {
+        Outcome::Freed(freed) => Ok(!freed.is_empty()),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// Frees what a container engine does not know of one pool; answers what was freed, and whether the
+/// pool went too.
+pub fn sweep(
+    store: &mut dyn Store,
+    sweep: &Sweep,
+    cx: &Context,
+) -> Result<(Vec<Addr>, bool), Error> {
+    let mut all = Vec::new();
+    loop {
+        match store.apply(&Command::Sweep(sweep.clone()), cx)? {
+            Outcome::Swept { freed, pool, done } => {
+                all.extend(freed);
+                if done {
+                    return Ok((all, pool));
+                }
+            }
+            other => return Err(unexpected(&other)),
+        }
+    }
+}
+
+/// Takes over a pool that another program gave out.
+pub fn adopt_pool(store: &mut dyn Store, adopt: AdoptPool, cx: &Context) -> Result<Pool, Error> {
+    match store.apply(&Command::AdoptPool(adopt), cx)? {
+        Outcome::Pool(pool) => Ok(*pool),
         other => Err(unexpected(&other)),
     }
 }

@@ -6,8 +6,10 @@
 
 use std::sync::Arc;
 
+use super::address::{ReleaseAddress, RequestAddress};
+use super::pool::{AdoptPool, ReleasePool, RequestPool, Sweep};
 use crate::model::{
-    Attachment, ContainerId, Grant, IfName, Kind, Lease, NetworkName, Origin, Owner, SetName,
+    Attachment, ContainerId, Grant, IfName, Kind, Lease, NetworkName, Origin, Owner, Pool, SetName,
     Timestamp,
 };
 use crate::net::{Addr, RangeSet, Span};
@@ -32,6 +34,18 @@ pub enum Command {
     Import(Import),
     /// Let another program go on from here.
     HandBack(HandBack),
+    /// Make a pool, or use a shared one.
+    RequestPool(RequestPool),
+    /// Let a pool go, with all that was leased through it.
+    ReleasePool(ReleasePool),
+    /// Lease an address of a pool.
+    RequestAddress(RequestAddress),
+    /// Free an address of a pool.
+    ReleaseAddress(ReleaseAddress),
+    /// Free what a container engine no longer knows.
+    Sweep(Sweep),
+    /// Take over another program's pool with its addresses.
+    AdoptPool(AdoptPool),
 }
 
 impl Command {
@@ -41,17 +55,18 @@ impl Command {
             || matches!(self, Command::Import(import) if import.dry_run)
     }
 
-    /// The set of leases it is about.
-    pub fn set(&self) -> &SetName {
+    /// The set of leases it is about, unless that is its pool's.
+    pub fn set(&self) -> Option<&SetName> {
         match self {
-            Command::Add(c) => &c.set,
-            Command::Del(c) => &c.set,
-            Command::Check(c) => &c.set,
-            Command::Status(c) => &c.set,
-            Command::Gc(c) => &c.set,
-            Command::Reserve(c) => &c.set,
-            Command::Import(c) => &c.set,
-            Command::HandBack(c) => &c.set,
+            Command::Add(c) => Some(&c.set),
+            Command::Del(c) => Some(&c.set),
+            Command::Check(c) => Some(&c.set),
+            Command::Status(c) => Some(&c.set),
+            Command::Gc(c) => Some(&c.set),
+            Command::Reserve(c) => Some(&c.set),
+            Command::Import(c) => Some(&c.set),
+            Command::HandBack(c) => Some(&c.set),
+            _ => None,
         }
     }
 }
@@ -320,6 +335,33 @@ pub enum Outcome {
     WasAdopted,
     /// HANDBACK: the addresses given last, as they were asked for.
     HandedBack(Vec<Option<Addr>>),
+    /// A pool was made, is shared, or was taken over.
+    Pool(Box<Pool>),
+    /// A pool was let go, or this machine's part in it.
+    PoolReleased {
+        /// Whether there was such a pool.
+        known: bool,
+        /// The addresses that went with it in this step.
+        freed: Vec<Addr>,
+        /// There is no next step.
+        done: bool,
+    },
+    /// An address was leased, or (a shared pool's gateway) was leased before.
+    Leased {
+        /// The lease.
+        lease: Box<Lease>,
+        /// Whether this call made it.
+        created: bool,
+    },
+    /// What a sweep freed, or would free.
+    Swept {
+        /// The addresses.
+        freed: Vec<Addr>,
+        /// The pool itself went too.
+        pool: bool,
+        /// There is no next step.
+        done: bool,
+    },
 }
 
 /// A network's ranges as kept in the store, to tell when they change and what they overlap.
@@ -357,6 +399,10 @@ pub enum Change {
     Adopted(NetworkName, Timestamp),
     /// Forget it. Outlives a boot.
     Released(NetworkName),
+    /// Write a pool: a new one, or the same with other users.
+    PutPool(Pool),
+    /// Forget a pool, none of whose leases is left.
+    DropPool(Pool),
 }
 
 /// An address that was freed and is kept back.

@@ -10,6 +10,7 @@ use anyhow::{Result, anyhow};
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::Value;
 
+use super::gipam::Gipam;
 use super::report::Report;
 use super::{Desk, Place, Terminal, WAIT, fail};
 use crate::alloc;
@@ -41,6 +42,8 @@ enum From {
     /// Without --store they go where that ADD looks: DIR/leases.redb if DIR is given, for a network
     /// with that `dataDir`; else the standard file.
     HostLocal(HostLocal),
+    /// The lease file of gipam, a Docker IPAM driver: Docker's networks of it go on with subletd
+    Gipam(Gipam),
 }
 
 #[derive(Debug, Args)]
@@ -118,6 +121,7 @@ impl Import {
                 let report = ecs.run(place.store.as_deref(), facts)?;
                 report.write(terminal, ecs.how.json)
             }
+            From::Gipam(gipam) => gipam.run(place, env, facts, terminal),
             From::HostLocal(host_local) => host_local.run(place.named(env), facts, terminal),
         }
     }

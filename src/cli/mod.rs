@@ -6,6 +6,7 @@
 
 mod export;
 mod gc;
+mod gipam;
 mod import;
 mod list;
 mod output;

@@ -128,6 +128,8 @@ fn refusal_code(refusal: &Refusal) -> u32 {
         }
         Refusal::Missing { .. } | Refusal::Lost { .. } | Refusal::Different { .. } => NOT_AS_ADDED,
         Refusal::Takeover { .. } => TRY_AGAIN,
+        // Docker's; no CNI verb asks for a pool.
+        Refusal::Pool(_) => NOT_IN_RANGE,
     }
 }
 

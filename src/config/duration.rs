@@ -18,6 +18,12 @@ const UNITS: [(&str, i128); 8] = [
     ("h", 3_600_000_000_000),
 ];
 
+/// A duration of zero or more, as an operator writes one.
+pub fn positive(text: &str) -> Result<std::time::Duration, String> {
+    let parsed = parse(text).and_then(|nanos| u64::try_from(nanos).ok());
+    parsed.map(std::time::Duration::from_nanos).ok_or_else(|| format!("{text:?} is not {HOW}"))
+}
+
 /// The nanoseconds, if it is a duration that Go takes.
 pub fn parse(text: &str) -> Option<i64> {
     let (negative, mut rest) = match text.strip_prefix('-') {

@@ -12,6 +12,7 @@ pub mod duration;
 mod ecs;
 mod error;
 mod fields;
+pub mod gipam;
 mod host_local;
 mod keys;
 mod native;
@@ -22,6 +23,7 @@ mod runtime;
 
 use std::path::PathBuf;
 
+pub use duration::positive as duration;
 pub use error::ConfigError;
 use fields::Fields;
 pub use netconf::Netconf;

@@ -14,7 +14,7 @@ use crate::alloc::{
 use crate::error::{Error, Refusal, StoreError};
 use crate::model::{
     Attachment, BootId, ContainerId, IfName, Kind, Lease, NetworkName, Node, Origin, Owner,
-    Persist, Pod, SetName, Wait,
+    Persist, Pod, Pool, SetName, Wait,
 };
 use crate::net::{Addr, GatewaySpec, Range, RangeSet, RangeSpec};
 
@@ -426,6 +426,15 @@ impl Drop for Named {
 
 pub type Case = fn(Make<'_>);
 pub const CASES: &[(&str, Case)] = &[
+    ("pools do not overlap", super::pool_cases::pools_do_not_overlap),
+    ("automatic pools", super::pool_cases::automatic_pools),
+    ("sub-pools share their subnet's addresses", super::pool_cases::sub_pools),
+    ("addresses of a pool", super::pool_cases::addresses),
+    ("serial addresses", super::pool_cases::serial_addresses),
+    ("a released pool takes its leases along", super::pool_cases::release_takes_all),
+    ("a shared pool", super::pool_cases::shared_pool),
+    ("a sweep", super::pool_cases::sweep),
+    ("an adopted pool", super::pool_cases::adopted),
     ("dual stack ADD and DEL", dual_stack_add_and_del),
     ("DEL of nothing", del_of_nothing),
     ("ordered strategies", ordered_strategies),
@@ -454,6 +463,9 @@ fn memory() -> impl Fn() -> Box<dyn Store> {
         }
         fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
             self.0.borrow_mut().list(cx, each)
+        }
+        fn pools(&mut self) -> Result<Vec<Pool>, StoreError> {
+            self.0.borrow_mut().pools()
         }
     }
     let shared = Rc::new(std::cell::RefCell::new(Memory::default()));

@@ -15,10 +15,10 @@ use super::files::{self, Content, Files};
 use super::lock::{Lock, Patience};
 use super::redb::{self, Writer};
 use super::view::{Each, Kv, KvMut, Tables};
-use super::{Store, changes, keys};
-use crate::alloc::{self, Change, Command, Context, Gc, Holder, Outcome, Plan, View};
+use super::{Store, changes, keys, pools};
+use crate::alloc::{self, Change, Command, Context, Holder, Outcome, Plan, View};
 use crate::error::{Error, Refusal, StoreError};
-use crate::model::{BootId, Kind, Lease, Persist, SetName, Wait};
+use crate::model::{BootId, Kind, Lease, Persist, Pool, SetName, Wait};
 use crate::net::Addr;
 
 /// Leases in a file on this host.
@@ -149,13 +149,14 @@ impl Embedded {
     fn give(&self, command: &Command, cx: &Context) -> Result<Plan, StoreError> {
         self.files.make_folder()?;
         let (boot_place, keep_place) = (self.boot_place(), self.keep_place());
+        let Some(set) = command.set() else { return self.serve_pool(command, cx) };
         if let Some(boot) = self.target(cx) {
             let lock = files::lock(&boot_place.path, &self.patience)?;
             self.begin_boot(boot, cx)?;
             let arrive = |tables: &mut Tables<'_, Writer<'_, '_>>| {
                 if keep_place.path.exists() {
                     let lock = files::lock(&keep_place.path, &self.patience)?;
-                    leave(command.set(), &keep_place, &lock, "disk")?;
+                    leave(set, &keep_place, &lock, "disk")?;
                     copy_outliving(&keep_place.path, tables)?;
                 }
                 Ok(true)
@@ -179,7 +180,7 @@ impl Embedded {
         let lock = files::lock(&keep_place.path, &self.patience)?;
         let arrive = |_: &mut Tables<'_, Writer<'_, '_>>| {
             if boot_place.path.exists() && self.boot_leases_live(cx)? {
-                leave(command.set(), &boot_place, &boot_lock, "boot")?;
+                leave(set, &boot_place, &boot_lock, "boot")?;
             }
             Ok(true)
         };
@@ -197,13 +198,15 @@ impl Embedded {
         cx: &Context,
         arrive: &dyn Fn(&mut Tables<'_, Writer<'_, '_>>) -> Result<bool, StoreError>,
     ) -> Result<Option<Plan>, StoreError> {
-        let home = keys::home(command.set());
+        let home = command.set().filter(|_| gives(command)).map(keys::home);
         redb::write(&place.path, place.flush, lock, |tables| {
-            if gives(command) && tables.kv.get(&home)?.is_none() {
+            if let Some(home) = &home
+                && tables.kv.get(home)?.is_none()
+            {
                 if !arrive(tables)? {
                     return Ok(ControlFlow::Break(None));
                 }
-                tables.kv.put(&home, &[])?;
+                tables.kv.put(home, &[])?;
             }
             let mut plan = alloc::run(command, tables, cx)?;
             if plan.changes.is_empty() && !is_step(&plan) {
@@ -215,8 +218,8 @@ impl Embedded {
             if place.flush == Flush::Never {
                 self.keep(&plan.changes, cx)?;
             }
-            if let (Command::Gc(gc), true) = (command, is_step(&plan)) {
-                collect(gc.clone(), &mut plan, tables, cx)?;
+            if is_step(&plan) {
+                collect(command.clone(), &mut plan, tables, cx)?;
             }
             Ok(ControlFlow::Continue(Some(plan)))
         })
@@ -250,6 +253,23 @@ impl Embedded {
             }
             Ok(ControlFlow::Continue(()))
         })
+    }
+
+    /// Whatever is about a pool: pools and their leases outlive a boot, so they are in the file that
+    /// does, and nowhere else.
+    fn serve_pool(&self, command: &Command, cx: &Context) -> Result<Plan, StoreError> {
+        let place = self.keep_place();
+        if !place.path.exists() {
+            if !matches!(command, Command::RequestPool(_) | Command::AdoptPool(_)) {
+                return alloc::run(command, &Tables { kv: Nothing, path: &place.path }, cx);
+            }
+            self.files.make_folder()?;
+        }
+        let lock = files::lock(&place.path, &self.patience)?;
+        if !place.path.exists() {
+            self.make_keep(&lock)?;
+        }
+        self.transact(&place, &lock, command, cx, &|_| Ok(true))?.ok_or_else(unsettled)
     }
 
     /// DEL, GC and HANDBACK: wherever leases are; the set's own file first.
@@ -325,6 +345,8 @@ impl Store for Embedded {
         self.patience.renew();
         let plan = if command.only_looks() {
             self.look(command, cx)?
+        } else if command.set().is_none() {
+            self.serve_pool(command, cx)?
         } else if gives(command) {
             self.give(command, cx)?
         } else {
@@ -352,6 +374,18 @@ impl Store for Embedded {
         }
         Ok(())
     }
+
+    fn pools(&mut self) -> Result<Vec<Pool>, StoreError> {
+        self.patience.renew();
+        let place = self.keep_place();
+        if !place.path.exists() {
+            return Ok(Vec::new());
+        }
+        let lock = files::lock_to_look(&place.path, &self.patience)?;
+        #[allow(clippy::redundant_closure, reason = "the function is not general enough by itself")]
+        let all = redb::look(&place.path, Some(&lock), |tables| pools::all(tables))?;
+        Ok(all.unwrap_or_default())
+    }
 }
 
 /// Whether it leases something.
@@ -359,31 +393,59 @@ fn gives(command: &Command) -> bool {
     matches!(command, Command::Add(_) | Command::Reserve(_) | Command::Import(_))
 }
 
-/// Whether a GC has steps to go.
+/// Whether a command has steps to go.
 fn is_step(plan: &Plan) -> bool {
-    matches!(plan.outcome, Ok(Outcome::Collected { done: false, .. }))
+    matches!(
+        plan.outcome,
+        Ok(Outcome::Collected { done: false, .. }
+            | Outcome::PoolReleased { done: false, .. }
+            | Outcome::Swept { done: false, .. })
+    )
 }
 
-/// The further steps of a GC, in the same transaction.
+/// The further steps of a command, in the same transaction.
 fn collect(
-    mut gc: Gc,
+    mut command: Command,
     plan: &mut Plan,
     tables: &mut Tables<'_, Writer<'_, '_>>,
     cx: &Context,
 ) -> Result<(), StoreError> {
-    let Ok(Outcome::Collected { freed, after, done }) = &mut plan.outcome else { return Ok(()) };
-    while !*done {
-        gc.after.clone_from(after);
-        let step = alloc::run(&Command::Gc(gc.clone()), tables, cx)?;
+    let mut all: Vec<Addr> = Vec::new();
+    while is_step(plan) {
+        if let (Command::Gc(gc), Ok(Outcome::Collected { after, .. })) =
+            (&mut command, &plan.outcome)
+        {
+            gc.after.clone_from(after);
+        }
+        let step = alloc::run(&command, tables, cx)?;
         for change in &step.changes {
             changes::make(tables, change, cx.now)?;
         }
-        if let Ok(Outcome::Collected { freed: more, after: next, done: end }) = step.outcome {
-            freed.extend(more);
-            (*after, *done) = (next, end);
-        }
+        all.extend(freed(&mut plan.outcome));
+        plan.outcome = step.outcome;
+    }
+    all.extend(freed(&mut plan.outcome));
+    if let Ok(
+        Outcome::Collected { freed, .. }
+        | Outcome::PoolReleased { freed, .. }
+        | Outcome::Swept { freed, .. },
+    ) = &mut plan.outcome
+    {
+        *freed = all;
     }
     Ok(())
+}
+
+/// Takes out what a step freed.
+fn freed(outcome: &mut Result<Outcome, Refusal>) -> Vec<Addr> {
+    match outcome {
+        Ok(
+            Outcome::Collected { freed, .. }
+            | Outcome::PoolReleased { freed, .. }
+            | Outcome::Swept { freed, .. },
+        ) => std::mem::take(freed),
+        _ => Vec::new(),
+    }
 }
 
 /// Takes a set's home away from a file that holds no living lease of it. An address is known in

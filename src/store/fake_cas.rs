@@ -16,8 +16,8 @@ use crate::alloc::{
     self, Change, Command, Context, Cooling, Definition, Holder, Order, Outcome, PodKey, View,
 };
 use crate::error::{Error, StoreError};
-use crate::model::{Lease, NetworkName, Owner, SetName};
-use crate::net::{Addr, Family, Span};
+use crate::model::{Lease, NetworkName, Owner, Pool, PoolId, SetName};
+use crate::net::{Addr, Family, Span, Subnet};
 
 /// Operations of one transaction (Consul 1.8).
 const LIMIT: usize = 64;
@@ -29,6 +29,9 @@ enum Key {
     Own(SetName, Owner),
     Cursor(SetName, Addr),
     Sticky(SetName, PodKey, Addr),
+    Pool(PoolId),
+    /// All pools of a space: who makes one compares them all.
+    Space(String),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +41,8 @@ enum Value {
     /// All of an owner's leases: one look answers a DEL or a repeated ADD.
     Own(Vec<Lease>),
     Addr(Addr),
+    Pool(Pool),
+    Pools(Vec<Pool>),
 }
 
 fn ip(set: &SetName, addr: Addr) -> Key {
@@ -349,6 +354,52 @@ impl View for Knowledge<'_> {
         Ok(owners[from..].iter().take(limit).flat_map(|(_, leases)| leases.clone()).collect())
     }
 
+    fn pool(&self, id: &PoolId) -> Result<Option<Pool>, StoreError> {
+        Ok(match self.read(&Key::Pool(id.clone())) {
+            Some((_, Value::Pool(pool))) => Some(pool),
+            _ => None,
+        })
+    }
+
+    fn overlapping(&self, space: &str, subnet: Subnet) -> Result<Option<Pool>, StoreError> {
+        let mut pools = self.pools(space);
+        pools.retain(|p| Span::from(p.subnet).overlaps(Span::from(subnet)));
+        Ok(pools.into_iter().min_by_key(|p| p.subnet))
+    }
+
+    fn next_block(
+        &self,
+        space: &str,
+        within: Subnet,
+        len: u8,
+        from: Addr,
+    ) -> Result<Option<Subnet>, StoreError> {
+        let pools = self.pools(space);
+        let mut block = Subnet::masked(within.first(), len);
+        while let Some(b) = block.filter(|b| within.contains(b.first())) {
+            if b.first() >= from && !pools.iter().any(|p| p.subnet == b) {
+                return Ok(Some(b));
+            }
+            block = b.last().next().and_then(|next| Subnet::masked(next, len));
+        }
+        Ok(None)
+    }
+
+    fn of_pool(
+        &self,
+        pool: &Pool,
+        after: Option<Addr>,
+        limit: usize,
+    ) -> Result<Vec<Lease>, StoreError> {
+        let set = pool.set();
+        let first = self.page(&set, None, 0)?;
+        debug_assert!(first.is_empty());
+        let owners = self.owners.borrow();
+        let hangs = |owner: &Owner| matches!(owner, Owner::Pool(id, at) if *id == pool.id && after.is_none_or(|a| *at > a));
+        let all = owners.iter().flat_map(|o| o.iter()).filter(|(owner, _)| hangs(owner));
+        Ok(all.flat_map(|(_, leases)| leases.clone()).take(limit).collect())
+    }
+
     fn capacity(&self) -> usize {
         // A freed lease is two keys: its own and its owner's.
         LIMIT / 2
@@ -356,6 +407,26 @@ impl View for Knowledge<'_> {
 }
 
 impl Knowledge<'_> {
+    fn pools(&self, space: &str) -> Vec<Pool> {
+        match self.read(&Key::Space(space.to_owned())) {
+            Some((_, Value::Pools(pools))) => pools,
+            _ => Vec::new(),
+        }
+    }
+
+    /// The space's pools with one of them written or gone; only a change of their number or place
+    /// concerns those who make others.
+    fn with_pool(&self, pool: &Pool, there: bool, writes: &mut BTreeMap<Key, Option<Value>>) {
+        let mut pools = self.pools(&pool.space);
+        if there && pools.iter().any(|p| p.id == pool.id) {
+            return;
+        }
+        pools.retain(|p| p.id != pool.id);
+        pools.extend(there.then(|| pool.clone()));
+        let value = (!pools.is_empty()).then_some(Value::Pools(pools));
+        writes.insert(Key::Space(pool.space.clone()), value);
+    }
+
     fn writes(&self, changes: Vec<Change>, now: u64) -> BTreeMap<Key, Option<Value>> {
         let mut writes: BTreeMap<Key, Option<Value>> = BTreeMap::new();
         for change in changes {
@@ -387,6 +458,14 @@ impl Knowledge<'_> {
                     writes.insert(Key::Sticky(set, pod, range), Some(Value::Addr(addr)));
                 }
                 Change::Define(_) | Change::Adopted(..) | Change::Released(_) => {}
+                Change::PutPool(pool) => {
+                    self.with_pool(&pool, true, &mut writes);
+                    writes.insert(Key::Pool(pool.id.clone()), Some(Value::Pool(pool)));
+                }
+                Change::DropPool(pool) => {
+                    self.with_pool(&pool, false, &mut writes);
+                    writes.insert(Key::Pool(pool.id), None);
+                }
             }
         }
         writes
@@ -408,8 +487,10 @@ impl Knowledge<'_> {
     /// former address) is compared with nothing.
     fn compares(&self, writes: &BTreeMap<Key, Option<Value>>) -> BTreeMap<Key, Option<Version>> {
         let known = self.known.borrow();
-        let used = writes.keys().filter(|k| matches!(k, Key::Ip(..) | Key::Own(..)));
+        let pool = |k: &&Key| matches!(k, Key::Pool(_) | Key::Space(_));
+        let used = writes.keys().filter(|k| matches!(k, Key::Ip(..) | Key::Own(..)) || pool(k));
         used.chain(self.assumed.borrow().iter())
+            .chain(known.keys().filter(pool))
             .map(|k| (k.clone(), known.get(k).cloned().flatten().map(|(version, _)| version)))
             .collect()
     }
@@ -490,9 +571,18 @@ impl Store for FakeCas {
                         assert_eq!(before, None, "an address has two holders");
                     }
                 }
-                Value::Cooling(_) | Value::Addr(_) => {}
+                _ => {}
             }
         }
         Ok(())
+    }
+
+    fn pools(&mut self) -> Result<Vec<Pool>, StoreError> {
+        let all = self.server.list(|k| matches!(k, Key::Pool(_)));
+        let pool = |(_, (_, value))| match value {
+            Value::Pool(pool) => Some(pool),
+            _ => None,
+        };
+        Ok(all.into_iter().filter_map(pool).collect())
     }
 }

@@ -31,13 +31,16 @@ mod occupancy;
 #[cfg(test)]
 mod operator_test;
 mod pages;
+#[cfg(test)]
+mod pool_cases;
+mod pools;
 mod queue;
 mod redb;
 mod view;
 
 use crate::alloc::{Command, Context, Outcome};
 use crate::error::{Error, StoreError};
-use crate::model::{Lease, StoreSpec};
+use crate::model::{Lease, Pool, StoreSpec};
 
 pub use self::convert::{Converted, in_place, is_converted};
 pub use self::embedded::Embedded;
@@ -59,6 +62,9 @@ pub trait Store {
 
     /// Calls `each` with every living lease, ordered by set and address. Changes nothing.
     fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError>;
+
+    /// All pools, by name. Changes nothing.
+    fn pools(&mut self) -> Result<Vec<Pool>, StoreError>;
 }
 
 /// Opens the store that a configuration names. Touches nothing yet: an embedded store is opened

@@ -12,6 +12,7 @@ mod damage;
 mod delegate;
 mod differential;
 mod disk;
+mod docker;
 mod ecs;
 mod export;
 mod faults;

@@ -152,6 +152,31 @@ fn our_keys() {
     }
 }
 
+/// Every flag of subletd that our README names is explained, and none is left out.
+#[test]
+fn our_docker_flags() {
+    let text = ours();
+    let part = text.split("\n## Docker\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let help = |args: &[&str]| {
+        let output = crate::docker::subletd(args).output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let explained = help(&["--help"]) + &help(&["cleanup", "--help"]);
+    let table: String = part.lines().filter(|l| l.starts_with("| `--")).collect();
+    for word in table.split(['`', ' ', '|', ',']).filter(|w| w.starts_with("--")) {
+        assert!(explained.contains(word), "README.md names {word}, which subletd does not have");
+    }
+    let flags = explained
+        .split_whitespace()
+        .map(|w| w.trim_end_matches(','))
+        .filter(|w| w.starts_with("--") && !matches!(*w, "--help" | "--version" | "--ipam-driver"));
+    for flag in flags {
+        let client = flag.starts_with("--tls-client");
+        assert!(client || part.contains(flag), "README.md does not name {flag}");
+    }
+}
+
 /// Each command of our README is one, and its options are.
 #[test]
 fn our_commands() {
@@ -161,6 +186,7 @@ fn our_commands() {
         ("list", &["--network", "--json", "--store"][..]),
         ("show", &["--store"]),
         ("release", &["--yes", "--network", "--store"]),
+        ("import", &["gipam", "--store"]),
     ] {
         assert!(text.contains(&format!("sublet {command}")), "README.md lacks {command}");
         let help = help(command);

@@ -56,7 +56,12 @@ const OWNED_CRATES: &[(&str, &[&str])] = &[
     ("crc32c", &["store/codec.rs", "store/codec/", "store/occupancy.rs"]),
     ("nix", &["store/queue.rs"]),
     ("twox_hash", &["store/pages.rs"]),
-    ("clap", &["cli/"]),
+    ("clap", &["cli/", "docker/args.rs"]),
+    ("tokio", &["docker/server/", "docker/dockerd.rs", "docker/args.rs"]),
+    ("hyper", &["docker/server/", "docker/dockerd.rs"]),
+    ("http_body_util", &["docker/server/", "docker/dockerd.rs"]),
+    ("listenfd", &["docker/server/"]),
+    ("tokio_rustls", &["docker/server/"]),
 ];
 
 /// Files that say how something is written: the only ones that derive serde's traits.
@@ -67,6 +72,7 @@ const SERDE: &[&str] = &[
     "cni/version.rs",
     "store/codec.rs",
     "cli/output.rs",
+    "docker/wire.rs",
 ];
 
 const LONGEST: usize = 600;
