@@ -138,6 +138,29 @@ fn another_machine_s_leases_are_never_reclaimed() {
     assert_eq!(listed(&mut store, &other).len(), 2);
 }
 
+/// Nor when who carried them over was killed while no file had the store's name.
+#[test]
+fn another_machine_s_leases_outlive_a_killed_beginning() {
+    for marked in [false, true] {
+        let host = Host::new();
+        let mut store = host.store(Persist::Boot);
+        let got = given(&mut store, &low("c1", &range()), &boot(1));
+        fs::copy(host.path(""), host.path(".last-boot")).unwrap();
+        let before = fs::read(host.path(".boot")).unwrap();
+        let other =
+            Context { node: Node { name: "b".into(), machine: "another".into() }, ..boot(2) };
+        given(&mut store, &low("c2", &range()), &other);
+        store.apply(&del("c2"), &other).unwrap();
+        // As it was before the last step, or the last two.
+        fs::rename(host.path(""), host.path(".next")).unwrap();
+        if !marked {
+            fs::write(host.path(".boot"), before).unwrap();
+        }
+        assert_ne!(given(&mut store, &low("c3", &range()), &other), got, "marked: {marked}");
+        assert_eq!(listed(&mut store, &other).len(), 2);
+    }
+}
+
 #[test]
 fn whatever_the_ended_boot_left_is_set_aside() {
     for junk in [&b""[..], b"torn", &[0; 8192], b"redb\x1a\x0a\xa9\x0d\x0a and then nothing"] {

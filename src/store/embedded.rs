@@ -125,13 +125,22 @@ impl Embedded {
         let keep = self.keep_place();
         let _lock =
             keep.path.exists().then(|| files::lock(&keep.path, &self.patience)).transpose()?;
+        // Who began before us may have been killed, or its power cut, while no store had the name:
+        // what it carried over lies ready in the next one.
+        let next = self.files.next_boot();
+        let from = if path.exists() { path } else { &next };
+        let carried = match &mark {
+            Mark::Others(ended) => Some(ended.as_ref()),
+            Mark::Current => Some(None),
+            Mark::Ended | Mark::Absent => None,
+        };
         // What others hold has to outlive a power cut; what is ours ends with it.
-        let flush = if matches!(mark, Mark::Others(_)) { Flush::ToDisk } else { Flush::Never };
+        let flush = if carried.is_some() { Flush::ToDisk } else { Flush::Never };
         let mut others = false;
-        redb::create(&self.files.next_boot(), flush, |tables| {
+        redb::create(&next, flush, |tables| {
             copy_outliving(&keep.path, tables)?;
-            if let Mark::Others(ended) = &mark {
-                others = copy_others(path, ended.as_ref(), tables, cx)?;
+            if let Some(ended) = carried {
+                others = copy_others(from, ended, tables, cx)?;
             }
             Ok(())
         })?;

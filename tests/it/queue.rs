@@ -2,14 +2,17 @@
 
 #![expect(clippy::disallowed_methods, reason = "what does not happen is waited for in vain")]
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::process::{Child, Command};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc::{F_UNLCK, F_WRLCK, flock};
 use serde_json::{Value, json};
+use sublet::model::Wait;
+use sublet::store::lock_file;
 
 use crate::lab::{Call, Lab, addresses, conf};
 
@@ -38,21 +41,21 @@ impl Held {
         let call = Call::cni("ADD", &format!("w{number}"), &self.conf);
         let child = call.spawn();
         let begin = Instant::now();
-        while !self.is_taken(number) {
+        while !is_taken(&self.lock, number) {
             assert!(begin.elapsed() < Duration::from_secs(30), "{number} does not wait");
             thread::sleep(Duration::from_millis(1));
         }
         (call, child)
     }
+}
 
-    /// Whether somebody has this number: a lock on that byte.
-    fn is_taken(&self, number: i64) -> bool {
-        let free = i16::try_from(F_UNLCK).unwrap();
-        let taken = i16::try_from(F_WRLCK).unwrap();
-        let mut byte = flock { l_type: taken, l_whence: 0, l_start: number, l_len: 1, l_pid: 0 };
-        fcntl(&self.lock, FcntlArg::F_OFD_GETLK(&mut byte)).unwrap();
-        byte.l_type != free
-    }
+/// Whether somebody has this number: a lock on that byte.
+fn is_taken(lock: &File, number: i64) -> bool {
+    let free = i16::try_from(F_UNLCK).unwrap();
+    let taken = i16::try_from(F_WRLCK).unwrap();
+    let mut byte = flock { l_type: taken, l_whence: 0, l_start: number, l_len: 1, l_pid: 0 };
+    fcntl(lock, FcntlArg::F_OFD_GETLK(&mut byte)).unwrap();
+    byte.l_type != free
 }
 
 fn got(waiting: Vec<(Call, Child)>) -> Vec<String> {
@@ -148,4 +151,73 @@ fn the_bound_is_for_all_locks_together() {
     // Two bounds would be seven seconds.
     let enough = Duration::from_secs(4)..Duration::from_millis(6_800);
     assert!(enough.contains(&took), "{took:?}: {msg}");
+}
+
+/// Threads of one process, each with a file of its own, are served as processes are; who gave up
+/// is not served, and leaves nothing behind.
+#[test]
+fn threads_of_one_process_too() {
+    let lab = Lab::new();
+    let path = lab.join("lock");
+    let held = lock_file(&path, Wait::Try).unwrap();
+    let file = File::open(&path).unwrap();
+    let (served, order) = mpsc::channel();
+    let threads: Vec<_> = (0..48)
+        .map(|n| {
+            let (path, served) = (path.clone(), served.clone());
+            let thread = thread::spawn(move || {
+                let wait = match n % 3 {
+                    0 => Wait::Forever,
+                    1 => Wait::For(Duration::from_secs(60)),
+                    _ => Wait::For(Duration::from_millis(1)),
+                };
+                match lock_file(&path, wait) {
+                    Ok(_lock) => served.send(n).unwrap(),
+                    Err(e) => assert!(n % 3 == 2, "{n}: {e}"),
+                }
+            });
+            while !is_taken(&file, n) {
+                thread::yield_now();
+            }
+            thread
+        })
+        .collect();
+    // Until those have given up.
+    thread::sleep(Duration::from_millis(200));
+    assert!(lock_file(&path, Wait::Try).is_err(), "it is held");
+    drop(held);
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    drop(served);
+    assert!(order.iter().eq((0..48).filter(|n| n % 3 != 2)));
+    // Their numbers are free again at once, or when their threads have passed the lock on.
+    while (0..48).any(|n| is_taken(&file, n)) {
+        thread::yield_now();
+    }
+    drop(lock_file(&path, Wait::Try).unwrap());
+}
+
+/// Who waits for a file that was removed meanwhile waits for the one that has the name now.
+#[test]
+fn a_lock_file_that_is_replaced() {
+    let lab = Lab::new();
+    let path = lab.join("lock");
+    let old = lock_file(&path, Wait::Try).unwrap();
+    let file = File::open(&path).unwrap();
+    let name = path.clone();
+    let waiting = thread::spawn(move || drop(lock_file(&name, Wait::Forever).unwrap()));
+    while !is_taken(&file, 0) {
+        thread::yield_now();
+    }
+    fs::remove_file(&path).unwrap();
+    let new = lock_file(&path, Wait::Try).unwrap();
+    let file = File::open(&path).unwrap();
+    drop(old);
+    while !is_taken(&file, 0) {
+        assert!(!waiting.is_finished(), "it has a lock without a name");
+        thread::yield_now();
+    }
+    drop(new);
+    waiting.join().unwrap();
 }
