@@ -52,7 +52,7 @@ cni() {
         CNI_PATH=/usr/lib/cni /usr/lib/cni/sublet
 }
 conf() {
-    jq -n --arg persist "$1" '{cniVersion: "1.0.0", name: "net", type: "bridge",
+    jq -n --arg persist "$1" '{cniVersion: "1.0.0", name: "mynet", type: "bridge",
         ipam: {type: "sublet", subnet: "10.4.0.0/16", persist: $persist}}'
 }
 expect() {

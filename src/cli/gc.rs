@@ -56,6 +56,9 @@ pub struct Gc {
     /// The report as JSON, with the leases that live
     #[arg(long)]
     json: bool,
+    /// Leave out those that nobody can tell of
+    #[arg(long, short)]
+    quiet: bool,
     /// Do not ask
     #[arg(long, short)]
     yes: bool,
@@ -152,6 +155,7 @@ impl Gc {
     fn word(&self, verdict: &Verdict, done: bool) -> Option<&'static str> {
         match verdict {
             Verdict::Alive(_) => None,
+            Verdict::CannotTell(_) if self.quiet => None,
             Verdict::CannotTell(_) => Some("cannot tell"),
             Verdict::Lost(_) if done => Some("freed"),
             Verdict::Lost(_) if self.dry_run => Some("lost"),

@@ -351,3 +351,30 @@ fn imported_leases_may_be_shared() {
     assert_eq!(got[0], "10.1.2.12");
     folders.sublet("DEL", "two", "c1").run().silent();
 }
+
+/// Killed before its last step, with either persistence: nothing is leased beside the original, and
+/// the next run ends it.
+#[test]
+fn a_killed_conversion_is_ended_by_the_next() {
+    for persist in ["boot", "disk"] {
+        let lab = Lab::new();
+        let file = recorded(&lab);
+        import(&file, &["--persist", persist]).ok();
+        // The name leads to the original again, all else is as the conversion left it.
+        let _ = fs::remove_file(&file);
+        fs::hard_link(lab.join("eni-ipam.db.bolt"), &file).unwrap();
+        if persist == "boot" {
+            let (code, msg) = ecs(&file, "ADD", "next").run().error();
+            assert_eq!(code, 104, "{msg}");
+        }
+        let report = import(&file, &["--persist", persist]).ok();
+        assert_eq!(count(&report, "taken") + count(&report, "present"), 310);
+        assert_eq!(found(&file), expected());
+        let conf = json!({
+            "cniVersion": "0.3.0",
+            "ipam": {"id": "next", "ipv4-subnet": "169.254.172.0/22", "persist": persist}
+        });
+        let call = Call::cni("ADD", "", &conf).env("IPAM_DB_PATH", file.to_str().unwrap());
+        assert_eq!(addresses(&call.run().ok()), ["169.254.173.50"]);
+    }
+}
