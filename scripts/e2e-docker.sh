@@ -253,6 +253,32 @@ docker network rm tcp > /dev/null
 kill "$tcp_pid"
 wait "$tcp_pid" || fail "subletd on TCP did not end well"
 
+step "a managed plugin"
+"$(dirname "$0")/docker-plugin.sh" "$work/plugin"
+mkdir "$work/plugin-data"
+docker plugin create sublet:latest "$work/plugin" > /dev/null
+docker plugin set sublet:latest data.source="$work/plugin-data" SUBLET_V4=10.90.0.0/16
+docker plugin enable sublet:latest > /dev/null || fail "the managed plugin does not start"
+create --ipam-driver sublet:latest managed
+is "a managed plugin's pool" 10.90.0.0/24 "$(subnets managed)"
+docker run --rm --network managed bb ip addr show eth0 > "$work/managed.txt"
+grep -q "10.90.0.2/24" "$work/managed.txt" || fail "$(cat "$work/managed.txt")"
+docker network rm managed > /dev/null
+is "leases of the managed plugin" "[]" "$("$sublet" list --json --store "$work/plugin-data/leases.redb")"
+# A swarm asks for the same pool, gateway and addresses in both spaces.
+docker swarm init --advertise-addr 127.0.0.1 > /dev/null || fail "docker swarm init"
+docker network create --driver overlay --attachable --ipam-driver sublet:latest \
+    --subnet 10.60.0.0/24 --ip-range 10.60.0.128/25 --gateway 10.60.0.9 over > /dev/null || fail "overlay"
+docker run --rm --network over bb ip addr show eth0 > "$work/over.txt" || fail "no container in the swarm"
+grep -qE "10\.60\.0\.1(2[89]|3[0-9])/24" "$work/over.txt" || fail "$(cat "$work/over.txt")"
+docker network rm over > /dev/null
+# The swarm lets go of it when it comes to it.
+nothing_leased() { ! "$sublet" list --json --store "$work/plugin-data/leases.redb" | grep -q address; }
+wait_for 20 nothing_leased || fail "$("$sublet" list --store "$work/plugin-data/leases.redb")"
+docker swarm leave --force > /dev/null
+docker plugin disable -f sublet:latest > /dev/null
+docker plugin rm sublet:latest > /dev/null
+
 step "cleanup of what dockerd forgot"
 # Plugged out: dockerd removes the container and the network, and tells nobody.
 create "${sublet_net[@]}" --subnet 10.242.0.0/24 lost

@@ -22,7 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 
 use super::desk::{Answer, Desk, Owed};
-use super::stopped;
+use super::{LAST_CALL, stopped};
 use crate::docker::LARGEST_BODY;
 
 /// What dockerd says it accepts.
@@ -53,6 +53,10 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         // A broken connection is its client's loss; what it had not got is undone by `unsent`.
         _ = connection.as_mut() => {}
         () = stopped(&mut stop) => {
+            // A request that is in the socket already is read first.
+            if tokio::time::timeout(LAST_CALL, connection.as_mut()).await.is_ok() {
+                return;
+            }
             connection.as_mut().graceful_shutdown();
             let _ = connection.as_mut().await;
         }

@@ -38,6 +38,10 @@ pub use listen::Client;
 /// How long requests that came in before the end may take after it.
 const DRAIN: Duration = Duration::from_secs(15);
 
+/// How long a connection that is idle at the end, and the queue of those that are not accepted yet, may
+/// bring one more request: dockerd sent it before the end.
+const LAST_CALL: Duration = Duration::from_millis(250);
+
 /// Lines on standard error, from a level on.
 #[derive(Clone, Copy, Debug)]
 pub struct Log(pub Level);
@@ -142,6 +146,8 @@ pub fn run(plan: Plan) -> Result<()> {
         }
         tell(notify.as_deref(), "STOPPING=1");
         log.info("stopping: requests that are here are answered".to_owned());
+        // Nobody finds us any more; those that did are served.
+        doors.placed.clear();
         let _ = stop.send(true);
         let _ = tokio::time::timeout(DRAIN, gone.recv()).await;
         Ok(())
@@ -268,12 +274,15 @@ impl Doors {
         tokio::spawn(async move {
             loop {
                 let came = tokio::select! {
-                    () = stopped(&mut stop) => return,
-                    came = door.next() => came,
+                    came = door.next() => Some(came),
+                    () = stopped(&mut stop) => {
+                        tokio::time::timeout(LAST_CALL, door.next()).await.ok()
+                    }
                 };
                 let guest = match came {
-                    Ok(guest) => guest,
-                    Err(e) => {
+                    None => return,
+                    Some(Ok(guest)) => guest,
+                    Some(Err(e)) => {
                         let text = format!("cannot accept a connection: {e}");
                         log.write(&Line { level: Level::Error, text });
                         // Out of descriptors, say: for better times.
