@@ -93,7 +93,7 @@ pub fn lock_to_look(path: &Path, patience: &Patience) -> Result<Lock, StoreError
     let opened = plain_file::open_to_write(&name)
         .or_else(|e| if is_forbidden(&e) { plain_file::open(&name) } else { Err(e) });
     match opened {
-        Ok(file) => lock::acquire(file, &name, patience),
+        Ok(file) => lock::acquire(file, &name, patience).or_else(|e| lock::at_last(&name, e)),
         Err(e) if e.kind() == ErrorKind::NotFound && !path.exists() => Ok(Lock::none()),
         Err(e) if e.kind() == ErrorKind::NotFound => match lock::take(&name, patience) {
             Err(StoreError::Unavailable { source, .. }) if is_forbidden(&*source) => {

@@ -84,7 +84,7 @@ pub(super) fn take(path: &Path, patience: &Patience) -> Result<Lock, StoreError>
             .open(path)
             .map_err(|e| StoreError::io("open the lock file", path, e))?;
         let inode = inode(&file.metadata());
-        let lock = acquire(file, path, patience)?;
+        let lock = acquire(file, path, patience).or_else(|e| at_last(path, e))?;
         // Somebody may have removed the file while we waited: others lock another one then.
         if inode == self::inode(&fs::metadata(path)) {
             return Ok(lock);
@@ -153,6 +153,16 @@ pub(super) fn acquire(file: File, path: &Path, patience: &Patience) -> Result<Lo
     }
     let holders = inode.map(|(_, ino)| holders(ino)).unwrap_or_default();
     Err(StoreError::Locked { path: path.to_owned(), waited: patience.spent.get(), holders })
+}
+
+/// When the bound is over: who is in front may be stopped, and the lock free. Opened anew, for what
+/// waited in vain still does.
+pub(super) fn at_last(path: &Path, error: StoreError) -> Result<Lock, StoreError> {
+    let StoreError::Locked { .. } = error else { return Err(error) };
+    match plain_file::open_to_write(path) {
+        Ok(file) if FileExt::try_lock_exclusive(&file).is_ok() => Ok(Lock { file: Some(file) }),
+        _ => Err(error),
+    }
 }
 
 fn lock_in_turn(file: &File, number: Option<queue::Number>) -> io::Result<()> {

@@ -105,9 +105,13 @@ fn a_newcomer_does_not_pass() {
     let mut newcomer = call.spawn();
     thread::sleep(Duration::from_millis(200));
     assert!(newcomer.try_wait().unwrap().is_none(), "it passed one that waits");
+    // Not for ever, though: when its bound is over it takes what is free.
+    let mut impatient = held.conf.clone();
+    impatient["ipam"]["lockTimeout"] = json!("300ms");
+    assert_eq!(addresses(&Call::cni("ADD", "hasty", &impatient).run().ok()), ["10.1.2.3"]);
     stop(&first.1, "-CONT");
-    assert_eq!(got(vec![first]), ["10.1.2.3"]);
-    assert_eq!(addresses(&call.answer(newcomer).ok()), ["10.1.2.4"]);
+    assert_eq!(got(vec![first]), ["10.1.2.4"]);
+    assert_eq!(addresses(&call.answer(newcomer).ok()), ["10.1.2.5"]);
 }
 
 fn stop(child: &Child, signal: &str) {
