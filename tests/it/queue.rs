@@ -117,6 +117,12 @@ fn a_newcomer_does_not_pass() {
 fn stop(child: &Child, signal: &str) {
     let pid = child.id().to_string();
     assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    // The signal is sent; each thread stops when it gets there.
+    let threads = || fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let stat = |task: fs::DirEntry| fs::read_to_string(task.path().join("stat")).unwrap();
+    while signal == "-STOP" && !threads().all(|task| stat(task.unwrap()).contains(") T ")) {
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 #[test]
