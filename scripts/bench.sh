@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Measures sublet beside Debian's host-local and the machine's floor, and writes docs/bench.md and
 # docs/bench.svg. Takes some minutes; --quick, which is coarser, about two. Never fails over a time.
+# With `docker` it measures subletd instead, and writes docs/bench-docker.md.
 #
 # Everything happens in a mount and a network namespace of its own, which end with the script; the
 # stores are in a temporary folder below BENCH_DIR (default /var/tmp), which has to be on the disk
@@ -29,7 +30,15 @@ fi
 
 case "${1-}" in
 '' | --quick) ;;
-*) fail "usage: scripts/bench.sh [--quick]" ;;
+docker)
+    scripts/build.sh
+    cargo build --release --locked --example bench
+    work=$(mktemp -d "${BENCH_DIR:-/var/tmp}/sublet-bench.XXXXXX")
+    trap 'rm -rf "$work"' EXIT
+    "${CARGO_TARGET_DIR:-target}/release/examples/bench" docker "$PWD/bin/subletd" "$work"
+    exit
+    ;;
+*) fail "usage: scripts/bench.sh [--quick | docker]" ;;
 esac
 for tool in ip strace unshare valgrind; do
     command -v "$tool" > /dev/null || fail "$tool is missing"

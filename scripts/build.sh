@@ -1,28 +1,36 @@
 #!/usr/bin/env bash
-# Builds the static release binary and leaves it in bin/. Needs a Rust toolchain and a C linker.
+# Builds the static release binaries and leaves them in bin/. Needs a Rust toolchain and a C linker.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 host=$(rustc -vV | sed -n 's/^host: //p')
 # +crt-static needs the target to be named: without it build scripts and macros get the flag too.
 RUSTFLAGS='-C target-feature=+crt-static' \
-    cargo build --release --locked --target "$host" --bin sublet
+    cargo build --release --locked --target "$host" --bin sublet --bin subletd
 
 mkdir -p bin
-built=${CARGO_TARGET_DIR:-target}/$host/release/sublet
-# A rename, so that a binary that is being run can be replaced.
-cp "$built" bin/.sublet.new
-mv bin/.sublet.new bin/sublet
+for name in sublet subletd; do
+    built=${CARGO_TARGET_DIR:-target}/$host/release/$name
+    # A rename, so that a binary that is being run can be replaced.
+    cp "$built" "bin/.$name.new"
+    mv "bin/.$name.new" "bin/$name"
 
-if command -v readelf > /dev/null; then
-    if readelf --program-headers bin/sublet | grep -q INTERP; then
-        echo "bin/sublet is not static: it names an interpreter" >&2
-        exit 1
+    if command -v readelf > /dev/null; then
+        if readelf --program-headers "bin/$name" | grep -q INTERP; then
+            echo "bin/$name is not static: it names an interpreter" >&2
+            exit 1
+        fi
+    elif command -v file > /dev/null; then
+        if ! file "bin/$name" | grep -q -E 'static(-pie|ally) linked'; then
+            echo "bin/$name is not static: $(file "bin/$name")" >&2
+            exit 1
+        fi
     fi
-elif command -v file > /dev/null; then
-    if ! file bin/sublet | grep -q -E 'static(-pie|ally) linked'; then
-        echo "bin/sublet is not static: $(file bin/sublet)" >&2
-        exit 1
-    fi
+    echo "$PWD/bin/$name: static, $(stat -c %s "bin/$name") bytes"
+done
+
+# The plugin is started for every container: none of the daemon's runtime may be linked in.
+if grep -q -a -E 'tokio-[0-9]|hyper-[0-9]|rustls-[0-9]' bin/sublet; then
+    echo "bin/sublet has parts of subletd's runtime" >&2
+    exit 1
 fi
-echo "$PWD/bin/sublet: static, $(stat -c %s bin/sublet) bytes"

@@ -16,11 +16,21 @@ needs=(
     jq=jq
     shellcheck=shellcheck
     strace=strace
+    containerd=containerd
+    ctr=containerd
+    dockerd=docker.io
+    docker=docker.io
+    nsenter=util-linux
+    dpkg-deb=dpkg
+    man=man-db
+    systemd-analyze=systemd
     readelf=binutils
     etcd=etcd-server
     setpriv=util-linux
-    openssl=openssl
+    busybox=busybox-static
+    iptables=iptables
     curl=curl
+    openssl=openssl
 )
 
 missing() {
@@ -58,7 +68,7 @@ step() {
 step cargo fetch --locked
 step scripts/get-consul.sh
 step cargo fmt --all --check
-step shellcheck scripts/*.sh testdata/readme/*.sh .ci/run
+step shellcheck -x scripts/*.sh scripts/e2e/*.sh packaging/deb/* testdata/readme/*.sh .ci/run
 step cargo clippy --all-targets --locked -- -D warnings
 RUSTDOCFLAGS='-D warnings' step cargo doc --no-deps --document-private-items --locked
 # Without a choice of targets both build the example too: the plugin that the tests delegate through.
@@ -79,8 +89,13 @@ if [ "$(id -u)" = 0 ]; then
     step scripts/e2e-netns.sh
     step scripts/e2e-etcd.sh
     step scripts/e2e-consul.sh
+    step scripts/e2e-containerd.sh
+    step scripts/e2e-cri.sh
+    step scripts/e2e-podman.sh
+    step scripts/e2e-package.sh
+    step scripts/e2e-docker.sh
 else
-    echo "test.sh: the real plugins and clusters need network namespaces, run as root: scripts/e2e-*.sh" >&2
+    echo "test.sh: real containers and clusters need root: scripts/e2e-*.sh" >&2
     exit 1
 fi
 echo

@@ -4,13 +4,16 @@
 //! not own: codes, texts on a screen, any decision about an address.
 //! Invariant: whatever a face asks for ends as commands to a [`Store`].
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::alloc::{self, Add, Check, Command, Context, Del, Gc, Outcome, Status, Target};
+use crate::alloc::{
+    self, Add, AdoptPool, Check, Command, Context, Del, Gc, HandBack, Import, Outcome,
+    ReleaseAddress, ReleasePool, RequestAddress, RequestPool, Status, Sweep, Target,
+};
 use crate::error::{Error, StoreError};
-use crate::model::{Grant, Lease, NetworkName, Owner, SetName, Wait};
+use crate::model::{Grant, Lease, NetworkName, Owner, Persist, Pool, SetName, Wait};
 use crate::net::Addr;
-use crate::store::Store;
+use crate::store::{self, Converted, Store};
 use crate::takeover;
 
 /// What an ADD got.
@@ -126,6 +129,174 @@ pub fn gc(store: &mut dyn Store, mut gc: Gc, cx: &Context) -> Result<usize, Erro
             }
             other => return Err(unexpected(&other)),
         }
+    }
+}
+
+/// What an import did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Imported {
+    /// It was carried out.
+    Done {
+        /// Leased here now.
+        taken: Vec<Addr>,
+        /// Leased here before, to the same owner.
+        present: Vec<Addr>,
+    },
+    /// It had been before: the network was taken over, or the file converted.
+    Before,
+}
+
+/// Takes over what another program leased.
+pub fn import(store: &mut dyn Store, import: Import, cx: &Context) -> Result<Imported, Error> {
+    imported(store.apply(&Command::Import(import), cx)?)
+}
+
+/// The same, with the store put in the place of the bolt file that the leases come from; answers
+/// what that file is called now, too.
+pub fn convert(
+    path: &Path,
+    persist: Persist,
+    wait: Wait,
+    import: Import,
+    cx: &Context,
+) -> Result<(Imported, Option<PathBuf>), Error> {
+    match store::in_place(path, persist, wait, &Command::Import(import), cx)? {
+        Converted::Done(outcome, kept) => Ok((imported(outcome)?, Some(kept))),
+        Converted::Already => Ok((Imported::Before, None)),
+    }
+}
+
+/// Takes over what host-local leased on a network, under its lock, without the network's
+/// configuration; the first ADD with one finds it done.
+pub fn import_host_local(
+    store: &mut dyn Store,
+    legacy: Legacy<'_>,
+    set: SetName,
+    dry_run: bool,
+    cx: &Context,
+) -> Result<(Imported, Vec<Addr>), Error> {
+    // Held until the leases are ours.
+    let folder = takeover::read(legacy.dir, legacy.network, legacy.wait)?;
+    let leases = folder.leases.iter().map(|l| takeover::imported(l, legacy.network)).collect();
+    let cursors: Vec<Addr> = folder.cursors.iter().map(|c| c.addr).collect();
+    let adopts = Some(legacy.network.clone());
+    let import = Import { set, leases, cursors: cursors.clone(), adopts, dry_run };
+    Ok((self::import(store, import, cx)?, cursors))
+}
+
+/// Tells that host-local's folder of a network was written from the leases here, so that the next
+/// ADD looks at it again; answers the addresses given last, for each range set that is named.
+pub fn hand_back(
+    store: &mut dyn Store,
+    hand: HandBack,
+    cx: &Context,
+) -> Result<Vec<Option<Addr>>, Error> {
+    match store.apply(&Command::HandBack(hand), cx)? {
+        Outcome::HandedBack(last) => Ok(last),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// Makes a pool, or joins a shared one.
+pub fn request_pool(
+    store: &mut dyn Store,
+    request: RequestPool,
+    cx: &Context,
+) -> Result<Pool, Error> {
+    match store.apply(&Command::RequestPool(request), cx)? {
+        Outcome::Pool(pool) => Ok(*pool),
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn imported(outcome: Outcome) -> Result<Imported, Error> {
+    match outcome {
+        Outcome::Imported { taken, present } => Ok(Imported::Done { taken, present }),
+        Outcome::WasAdopted => Ok(Imported::Before),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// What came of the release of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Released {
+    /// There was such a pool.
+    pub known: bool,
+    /// How many addresses went with it.
+    pub freed: usize,
+}
+
+/// Lets a pool go, in as many transactions as the store needs.
+pub fn release_pool(
+    store: &mut dyn Store,
+    release: &ReleasePool,
+    cx: &Context,
+) -> Result<Released, Error> {
+    let mut all = Released { known: false, freed: 0 };
+    loop {
+        match store.apply(&Command::ReleasePool(release.clone()), cx)? {
+            Outcome::PoolReleased { known, freed, done } => {
+                all.known |= known;
+                all.freed += freed.len();
+                if done {
+                    return Ok(all);
+                }
+            }
+            other => return Err(unexpected(&other)),
+        }
+    }
+}
+
+/// Leases an address of a pool; answers whether this call made the lease.
+pub fn request_address(
+    store: &mut dyn Store,
+    request: RequestAddress,
+    cx: &Context,
+) -> Result<(Lease, bool), Error> {
+    match store.apply(&Command::RequestAddress(request), cx)? {
+        Outcome::Leased { lease, created } => Ok((*lease, created)),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// Frees an address of a pool; answers whether it was held.
+pub fn release_address(
+    store: &mut dyn Store,
+    release: ReleaseAddress,
+    cx: &Context,
+) -> Result<bool, Error> {
+    match store.apply(&Command::ReleaseAddress(release), cx)? {
+        Outcome::Freed(freed) => Ok(!freed.is_empty()),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// Frees what a container engine does not know of one pool; answers what was freed, and whether the
+/// pool went too.
+pub fn sweep(
+    store: &mut dyn Store,
+    sweep: &Sweep,
+    cx: &Context,
+) -> Result<(Vec<Addr>, bool), Error> {
+    let mut all = Vec::new();
+    loop {
+        match store.apply(&Command::Sweep(sweep.clone()), cx)? {
+            Outcome::Swept { freed, pool, done } => {
+                all.extend(freed);
+                if done {
+                    return Ok((all, pool));
+                }
+            }
+            other => return Err(unexpected(&other)),
+        }
+    }
+}
+
+/// Takes over a pool that another program gave out.
+pub fn adopt_pool(store: &mut dyn Store, adopt: AdoptPool, cx: &Context) -> Result<Pool, Error> {
+    match store.apply(&Command::AdoptPool(adopt), cx)? {
+        Outcome::Pool(pool) => Ok(*pool),
+        other => Err(unexpected(&other)),
     }
 }
 

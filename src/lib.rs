@@ -4,9 +4,10 @@
 //! # Layers
 //!
 //! ```text
-//! main        the process: arguments, environment, streams, exit code
-//! cni  cli    the faces: a protocol or a person on one side, use cases on the other
-//! engine      the use cases; takeover reads host-local's folder for it
+//! main, bin   the processes: arguments, environment, streams, exit code
+//! cni docker cli  the faces: a protocol or a person on one side, use cases on the other
+//! engine      the use cases; takeover and handback read and write host-local's folder for it,
+//!             ecs_ipam (over bolt) reads the original's file
 //! config      bytes -> Config, one file for each dialect
 //! store       commits what alloc decides: redb, etcd, Consul
 //! alloc       the decisions, pure: View + Command + Context -> Plan
@@ -15,7 +16,8 @@
 //!
 //! A layer uses those below it. Faces never use each other and never name a store; config knows
 //! nouns only. Nothing below the faces prints, exits, or reads the environment or the clock
-//! ([`host`] does, for the faces). A test holds this against the `use` lines (`tests/it/tidy.rs`).
+//! ([`host`] does, for the faces, as [`liveness`] and [`runtimes`] look at the machine's containers,
+//! of which [`lost`] judges which are gone). A test holds this against the `use` lines (`tests/it/tidy.rs`).
 //!
 //! # The way of an ADD
 //!
@@ -24,6 +26,12 @@
 //! [`alloc::Command`]; the store runs [`alloc::run`] over its own view and commits the plan; the
 //! outcome is rendered for the version that was asked for, and written at once. Every failure is
 //! one JSON error and exit 1. If the answer cannot be written, what was leased is taken back.
+//!
+//! # The way of a Docker request
+//!
+//! `subletd` ([`docker::server`]) reads a request from dockerd's connection and queues it for the one
+//! thread that works on the store; [`docker::handle`] decodes the body and asks the engine; the store commits
+//! to `<file>.keep` and flushes; the answer is written. What cannot be delivered is undone.
 //!
 //! # Why the seam holds
 //!
@@ -34,9 +42,9 @@
 //!
 //! - **A command is data.** It carries all that the allocator must know of its caller: ranges,
 //!   wishes, the owner, where the request came from. So a store may run it again after a conflict,
-//!   a process may carry it out for another that waits for the lock (group commit), and a face for
-//!   Docker is a new way to fill in the same structs: `RequestAddress` is an ADD whose owner is an
-//!   endpoint and whose one range is the pool, in a [`model::SetName`] of its address space.
+//!   a process may carry it out for another that waits for the lock (group commit), and Docker's face
+//!   fills in structs of the same kind: a pool is a record beside the leases, and its addresses are
+//!   leases in a [`model::SetName`] of its address space and subnet, whose owner is the pool.
 //! - **The allocator is pure.** It is told the time, the boot, the machine and a random number.
 //!   Running it twice over the same view gives the same plan; that is what makes optimistic commits
 //!   sound, and tests exact.
@@ -67,18 +75,27 @@
 //!   the shape changed. The tests that loop over versions follow by themselves.
 //! - **a request**: a variant of [`alloc::Command`] and its function in `alloc/`; a case in
 //!   `store/contract.rs`.
+//! - **a method of Docker's protocol**: an arm in `docker/api.rs`, its body in `docker/wire.rs`; a folder in
+//!   `testdata/docker/`.
 //! - **an operator's command**: a file in `cli/` and its variant there; help follows by itself.
 
 pub mod alloc;
+mod bolt;
 pub mod cli;
 pub mod cni;
 pub mod config;
+pub mod docker;
+pub mod ecs_ipam;
 pub mod engine;
 pub mod error;
+pub mod handback;
 pub mod host;
+pub mod liveness;
+pub mod lost;
 pub mod model;
 pub mod net;
 pub mod panic;
 mod plain_file;
+pub mod runtimes;
 pub mod store;
 pub mod takeover;

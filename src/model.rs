@@ -8,7 +8,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::net::Addr;
+use crate::net::{Addr, Span, Subnet, hosts};
 
 /// Seconds since 1970-01-01 UTC.
 pub type Timestamp = u64;
@@ -115,6 +115,53 @@ impl fmt::Display for SetName {
     }
 }
 
+/// What a container engine calls a pool of addresses. It keeps the name for ever.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PoolId(pub String);
+
+impl fmt::Display for PoolId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A pool of addresses that a container engine (Docker) asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// Its name.
+    pub id: PoolId,
+    /// The address space. Pools of different spaces have nothing to do with each other.
+    pub space: String,
+    /// The subnet. Its length is the prefix of every address given out.
+    pub subnet: Subnet,
+    /// The part of the subnet that addresses are drawn from; others can be asked for by address.
+    pub sub: Option<Subnet>,
+    /// The name under which several hosts share the pool (kontena's `network=`).
+    pub shared: Option<String>,
+    /// The gateway that goes with the pool; only shared pools have one.
+    pub gateway: Option<Addr>,
+    /// The machines that asked for it, and how often more than they released it.
+    pub users: Vec<(Node, u32)>,
+    /// When it was last asked for.
+    pub time: Timestamp,
+}
+
+impl Pool {
+    /// The set of its leases. Pools of one subnet in one space share it: their sub-pools overlap.
+    pub fn set(&self) -> SetName {
+        SetName(format!("docker/{}/{}", self.space, self.subnet))
+    }
+
+    /// The addresses that are given out without being asked for; `None` if there is none.
+    pub fn draws(&self) -> Option<Span> {
+        let hosts = hosts(self.subnet);
+        match self.sub {
+            None => Some(hosts),
+            Some(sub) => Span::from(sub).starting(hosts.first)?.up_to(hosts.last),
+        }
+    }
+}
+
 /// The specification's primary key of what a plugin stores.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Attachment {
@@ -137,6 +184,8 @@ pub enum Owner {
     Gateway(Addr),
     /// Nobody: the address is set aside by the operator.
     Reservation(Addr),
+    /// A container engine, through this pool: it names an address, never a container.
+    Pool(PoolId, Addr),
 }
 
 impl fmt::Display for Owner {
@@ -149,6 +198,7 @@ impl fmt::Display for Owner {
             Owner::Id(id) => write!(f, "id {id}"),
             Owner::Gateway(_) => f.write_str("the gateway"),
             Owner::Reservation(_) => f.write_str("a reservation"),
+            Owner::Pool(pool, _) => write!(f, "an endpoint of pool {pool}"),
         }
     }
 }
@@ -233,6 +283,8 @@ pub struct Origin {
     pub pod: Option<Pod>,
     /// The MAC address, where known.
     pub mac: Option<String>,
+    /// The endpoint's name: Docker's container name, where dockerd tells it.
+    pub endpoint: Option<String>,
 }
 
 /// One address leased to one owner.

@@ -9,9 +9,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::alloc::{LegacyCursor, LegacyLease};
+use crate::alloc::{Imported, LegacyCursor, LegacyLease};
 use crate::error::{Error, Refusal, StoreError};
-use crate::model::{Attachment, ContainerId, IfName, NetworkName, Wait};
+use crate::model::{Attachment, ContainerId, IfName, Kind, NetworkName, Owner, Wait};
 use crate::net::Addr;
 use crate::plain_file;
 use crate::store::{Lock, lock_file};
@@ -50,6 +50,50 @@ pub fn read(dir: &Path, network: &NetworkName, wait: Wait) -> Result<Folder, Err
     folder.leases.sort_by_key(|lease| lease.addr);
     folder.cursors.sort_by_key(|cursor| cursor.index);
     Ok(folder)
+}
+
+/// What has a folder in host-local's.
+#[derive(Default)]
+pub struct Networks {
+    /// The networks, by name.
+    pub found: Vec<NetworkName>,
+    /// What is none, and why.
+    pub skipped: Vec<(String, String)>,
+}
+
+/// The networks that have a folder in `dir`.
+pub fn networks(dir: &Path) -> Result<Networks, StoreError> {
+    let mut networks = Networks::default();
+    for (path, name) in entries(dir).map_err(|e| StoreError::io("read the folder", dir, e))? {
+        if !path.is_dir() {
+            continue;
+        }
+        match NetworkName::new(name.as_str()) {
+            Ok(network) if is_host_locals(&path) => networks.found.push(network),
+            Ok(_) => networks
+                .skipped
+                .push((name, "it has neither lock nor lease of host-local".to_owned())),
+            Err(_) => networks.skipped.push((name, "this is no network's name".to_owned())),
+        }
+    }
+    networks.found.sort();
+    networks.skipped.sort();
+    Ok(networks)
+}
+
+fn is_host_locals(dir: &Path) -> bool {
+    let names = entries(dir).unwrap_or_default();
+    names.iter().any(|(_, name)| name == "lock" || name.parse::<Addr>().is_ok())
+}
+
+/// The lease of a file, as it is kept where no configuration tells its range.
+pub fn imported(lease: &LegacyLease, network: &NetworkName) -> Imported {
+    let attachment = Attachment {
+        network: network.clone(),
+        container: lease.container.clone(),
+        ifname: lease.ifname.clone(),
+    };
+    Imported { addr: lease.addr, kind: Kind::Dynamic, owner: Owner::Attachment(attachment) }
 }
 
 /// N of `last_reserved_ip.N`, as host-local spells it.

@@ -1,6 +1,7 @@
 //! The driver of `scripts/bench.sh`, which builds and sets up what it needs; see there.
 //!
 //! - `bench run [--quick]`: measures everything, writes `docs/bench.md` and `docs/bench.svg`.
+//! - `bench docker SUBLETD FOLDER`: measures subletd, writes `docs/bench-docker.md`.
 //! - `bench fill WHAT NETWORK < CONFIGURATION`: fills a store.
 //! - `bench churn FILE`: writes and flushes until it is killed.
 //! - `bench hold FILE`: locks a file until it is killed.
@@ -8,6 +9,7 @@
 
 mod bed;
 mod count;
+mod docker;
 mod fill;
 mod latency;
 mod plot;
@@ -69,6 +71,7 @@ fn main() -> Result<()> {
     match *words {
         ["run"] => measure(&Tools::from_env(false)?),
         ["run", "--quick"] => measure(&Tools::from_env(true)?),
+        ["docker", program, work] => docker::measure(program.as_ref(), work.as_ref()),
         ["fill", what, network] => fill::sublet(bed::Fill::parse(what)?, network),
         ["churn", file] => churn(file),
         ["hold", lock] => swarm::hold(lock),

@@ -230,6 +230,38 @@ fn ms(value: f64) -> String {
     if value.is_nan() { "-".to_owned() } else { format!("{value:.2}") }
 }
 
+/// What the README repeats.
+fn summary(results: &Results) -> String {
+    let s = &results.samples;
+    let add = |store: &str| s.p50(&format!("{store}/ADD"));
+    let (boot, disk, theirs) = (add("Boot/0"), add("Disk/0"), add("HostLocal/0"));
+    let largest = results.facts.get("boot/leases").copied().unwrap_or(f64::NAN);
+    let swarm = |plugin| results.swarm(plugin, 0, 64);
+    let rate = |plugin| swarm(plugin).map_or(f64::NAN, |s| s.per_second);
+    let longest =
+        |plugin| swarm(plugin).map_or(f64::NAN, |s| s.waits.max() / (64.0 * 1e3 / s.per_second));
+    format!(
+        "- An ADD takes {:.2} of host-local's time, with `persist: disk` {:.2}: {boot:.2} and \
+         {disk:.2} ms, host-local {theirs:.2}, a process that does nothing {:.2}.\n\
+         - Among {largest} leases it takes {:.2} of its time among none, with `disk` {:.2}; \
+         host-local among 10000 takes {:.0} times its own.\n\
+         - 64 at once: {:.0} ADDs a second, {:.0} with `disk`, host-local {:.0}; the longest takes \
+         {:.2} of the mean, with `disk` {:.2}, host-local {:.2}.\n",
+        boot / theirs,
+        disk / theirs,
+        add("Floor/0"),
+        add(&format!("Boot/{largest}")) / boot,
+        add(&format!("Disk/{largest}")) / disk,
+        add("HostLocal/10000") / theirs,
+        rate(Plugin::Boot),
+        rate(Plugin::Disk),
+        rate(Plugin::HostLocal),
+        longest(Plugin::Boot),
+        longest(Plugin::Disk),
+        longest(Plugin::HostLocal),
+    )
+}
+
 /// `docs/bench.md`.
 pub fn markdown(tools: &Tools, results: &Results) -> Result<String> {
     let s = &results.samples;
@@ -247,6 +279,7 @@ pub fn markdown(tools: &Tools, results: &Results) -> Result<String> {
     writeln!(out, "its configuration handed over through a pipe. host-local is Debian's.\n")?;
     writeln!(out, "Machine: {}.\nStores on {}.\n", machine(), file_system(tools))?;
     writeln!(out, "![ADD over the number of leases](bench.svg)\n")?;
+    writeln!(out, "## In three lines\n\n{}", summary(results))?;
 
     writeln!(out, "## The bar\n\n| | measured | bar | |\n|---|--:|--:|---|")?;
     for bar in bars(results) {

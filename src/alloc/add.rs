@@ -58,7 +58,7 @@ fn plan(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Stop> {
     }
     let ended = Ended::find(add, view, cx)?;
     let mut work = Work { add, view, cx, changes, taken, ended };
-    let kept = work.kept(adopted)?;
+    let kept = work.kept(adopted || matches!(add.legacy, Legacy::Read(..)))?;
     if add.on_duplicate == OnDuplicate::Error
         && let Some((index, lease)) = first_kept(&add.sets, &kept)
     {
@@ -112,7 +112,7 @@ impl Work<'_> {
     /// a host-local that wrote no interface, is the first interface's that asks.
     fn kept(&self, adopted: bool) -> Result<Vec<Lease>, Stop> {
         let mut owners = vec![self.add.owner.clone()];
-        if adopted || !self.taken.is_empty() {
+        if adopted {
             owners.extend(legacy_owner(&self.add.owner));
         }
         let mut kept = Vec::new();
@@ -180,6 +180,7 @@ impl Work<'_> {
         let current = Lease {
             owner: self.add.owner.clone(),
             prefix: wanted.and_then(|w| w.prefix).unwrap_or(subnet),
+            range: set.key(),
             node: self.cx.node.clone(),
             boot: self.cx.boot.clone(),
             origin: self.add.origin.clone(),

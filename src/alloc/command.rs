@@ -6,8 +6,11 @@
 
 use std::sync::Arc;
 
+use super::address::{ReleaseAddress, RequestAddress};
+use super::pool::{AdoptPool, ReleasePool, RequestPool, Sweep};
 use crate::model::{
-    Attachment, ContainerId, Grant, IfName, Lease, NetworkName, Origin, Owner, SetName, Timestamp,
+    Attachment, ContainerId, Grant, IfName, Kind, Lease, NetworkName, Origin, Owner, Pool, SetName,
+    Timestamp,
 };
 use crate::net::{Addr, RangeSet, Span};
 
@@ -27,23 +30,43 @@ pub enum Command {
     Gc(Gc),
     /// Set addresses aside.
     Reserve(Reserve),
+    /// Take over what another program leased.
+    Import(Import),
+    /// Let another program go on from here.
+    HandBack(HandBack),
+    /// Make a pool, or use a shared one.
+    RequestPool(RequestPool),
+    /// Let a pool go, with all that was leased through it.
+    ReleasePool(ReleasePool),
+    /// Lease an address of a pool.
+    RequestAddress(RequestAddress),
+    /// Free an address of a pool.
+    ReleaseAddress(ReleaseAddress),
+    /// Free what a container engine no longer knows.
+    Sweep(Sweep),
+    /// Take over another program's pool with its addresses.
+    AdoptPool(AdoptPool),
 }
 
 impl Command {
     /// Whether it can change nothing: a store opens for reading only.
     pub fn only_looks(&self) -> bool {
         matches!(self, Command::Check(_) | Command::Status(_))
+            || matches!(self, Command::Import(import) if import.dry_run)
     }
 
-    /// The set of leases it is about.
-    pub fn set(&self) -> &SetName {
+    /// The set of leases it is about, unless that is its pool's.
+    pub fn set(&self) -> Option<&SetName> {
         match self {
-            Command::Add(c) => &c.set,
-            Command::Del(c) => &c.set,
-            Command::Check(c) => &c.set,
-            Command::Status(c) => &c.set,
-            Command::Gc(c) => &c.set,
-            Command::Reserve(c) => &c.set,
+            Command::Add(c) => Some(&c.set),
+            Command::Del(c) => Some(&c.set),
+            Command::Check(c) => Some(&c.set),
+            Command::Status(c) => Some(&c.set),
+            Command::Gc(c) => Some(&c.set),
+            Command::Reserve(c) => Some(&c.set),
+            Command::Import(c) => Some(&c.set),
+            Command::HandBack(c) => Some(&c.set),
+            _ => None,
         }
     }
 }
@@ -179,6 +202,8 @@ pub enum Target {
     OwnerAt(Owner, Vec<Addr>),
     /// Only these addresses of this owner.
     Some(Owner, Vec<Addr>),
+    /// Only this lease, and only if it is still as it was read.
+    Unchanged(Box<Lease>),
     /// These addresses, whoever holds them; never gateways or reservations.
     Addresses(Vec<Addr>),
 }
@@ -190,6 +215,8 @@ pub struct Check {
     pub set: SetName,
     /// Whose.
     pub owner: Owner,
+    /// The ranges; what prevResult has from them the owner must hold.
+    pub sets: Vec<RangeSet>,
     /// The addresses of prevResult; `None` where there is no prevResult.
     pub expected: Option<Vec<Addr>>,
 }
@@ -227,6 +254,45 @@ pub struct Reserve {
     pub addrs: Vec<Addr>,
 }
 
+/// IMPORT. Leases that are here already under the same owner stay as they are; an address with
+/// another holder refuses them all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Import {
+    /// The set of leases.
+    pub set: SetName,
+    /// The leases.
+    pub leases: Vec<Imported>,
+    /// The addresses given last, of whichever ranges.
+    pub cursors: Vec<Addr>,
+    /// The network whose host-local folder this is: recorded as taken over; one that was is left
+    /// alone ([`Outcome::WasAdopted`]).
+    pub adopts: Option<NetworkName>,
+    /// Answer what would come of it, and change nothing.
+    pub dry_run: bool,
+}
+
+/// A lease that another program made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Imported {
+    /// The address.
+    pub addr: Addr,
+    /// What for.
+    pub kind: Kind,
+    /// Whose.
+    pub owner: Owner,
+}
+
+/// HANDBACK. host-local's folder was written from the leases here: the next ADD looks at it again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HandBack {
+    /// The set of leases.
+    pub set: SetName,
+    /// The network.
+    pub network: NetworkName,
+    /// The range sets whose last addresses are asked for, by key.
+    pub ranges: Vec<Addr>,
+}
+
 /// What came of a command that was not refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -258,6 +324,44 @@ pub enum Outcome {
     },
     /// RESERVE: done.
     Reserved,
+    /// IMPORT: what was taken over, and what was there already.
+    Imported {
+        /// New here.
+        taken: Vec<Addr>,
+        /// The same owner held them.
+        present: Vec<Addr>,
+    },
+    /// IMPORT: nothing was done, the network was taken over before.
+    WasAdopted,
+    /// HANDBACK: the addresses given last, as they were asked for.
+    HandedBack(Vec<Option<Addr>>),
+    /// A pool was made, is shared, or was taken over.
+    Pool(Box<Pool>),
+    /// A pool was let go, or this machine's part in it.
+    PoolReleased {
+        /// Whether there was such a pool.
+        known: bool,
+        /// The addresses that went with it in this step.
+        freed: Vec<Addr>,
+        /// There is no next step.
+        done: bool,
+    },
+    /// An address was leased, or (a shared pool's gateway) was leased before.
+    Leased {
+        /// The lease.
+        lease: Box<Lease>,
+        /// Whether this call made it.
+        created: bool,
+    },
+    /// What a sweep freed, or would free.
+    Swept {
+        /// The addresses.
+        freed: Vec<Addr>,
+        /// The pool itself went too.
+        pool: bool,
+        /// There is no next step.
+        done: bool,
+    },
 }
 
 /// A network's ranges as kept in the store, to tell when they change and what they overlap.
@@ -293,6 +397,12 @@ pub enum Change {
     Define(Definition),
     /// Remember that host-local's folder was taken over. Outlives a boot.
     Adopted(NetworkName, Timestamp),
+    /// Forget it. Outlives a boot.
+    Released(NetworkName),
+    /// Write a pool: a new one, or the same with other users.
+    PutPool(Pool),
+    /// Forget a pool, none of whose leases is left.
+    DropPool(Pool),
 }
 
 /// An address that was freed and is kept back.

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use super::command::{Change, Del, Gc, Outcome, Target, legacy_owner};
+use super::import::cursors_of;
 use super::view::{Context, Holder, Plan, View};
 use crate::error::StoreError;
 use crate::model::{Lease, Owner, SetName};
@@ -25,6 +26,10 @@ pub fn del(del: &Del, view: &dyn View, cx: &Context) -> Result<Plan, StoreError>
             held.retain(|l| addrs.contains(&l.addr));
             held
         }
+        Target::Unchanged(lease) => match view.holder(&del.set, lease.addr)? {
+            Holder::Leased(found) if found == *lease => vec![*found],
+            _ => Vec::new(),
+        },
         Target::Addresses(addrs) => at(&del.set, addrs, view)?,
     };
     if let (Some(network), []) = (&del.legacy, &*freed)
@@ -37,7 +42,8 @@ pub fn del(del: &Del, view: &dyn View, cx: &Context) -> Result<Plan, StoreError>
         let until = if del.undo { None } else { until(lease, cx) };
         changes.push(Change::Free { lease: lease.clone(), until });
         if del.rewind {
-            changes.push(Change::Cursor(del.set.clone(), lease.range, lease.addr));
+            let cursors = cursors_of(lease).into_iter();
+            changes.extend(cursors.map(|c| Change::Cursor(del.set.clone(), c, lease.addr)));
         }
     }
     Ok(Plan { changes, outcome: Ok(Outcome::Freed(freed)) })

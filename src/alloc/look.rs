@@ -3,10 +3,11 @@
 use super::command::{Check, Outcome, Status, legacy_owner};
 use super::view::{Context, Order, Plan, View};
 use crate::error::{Refusal, StoreError};
-use crate::net::Span;
+use crate::net::{Addr, Span};
 
-/// Decides a CHECK: the owner has a lease, and each of its addresses is in prevResult. More
-/// addresses there may come from other plugins of the chain.
+/// Decides a CHECK: the owner has a lease, each of its addresses is in prevResult, and what
+/// prevResult has from our ranges is leased to it (CNI 0.4.0: an error if a reservation is missing).
+/// Other addresses there may come from other plugins of the chain, or from ranges that are gone.
 pub fn check(check: &Check, view: &dyn View) -> Result<Plan, StoreError> {
     let mut held = view.of(&check.set, &check.owner)?;
     if held.is_empty()
@@ -18,11 +19,19 @@ pub fn check(check: &Check, view: &dyn View) -> Result<Plan, StoreError> {
         let owner = Box::new(check.owner.clone());
         return Ok(Plan::refuse(Refusal::Missing { owner }));
     }
-    if let Some(expected) = &check.expected
-        && let Some(lease) = held.into_iter().find(|l| !expected.contains(&l.addr))
-    {
-        let expected = expected.clone();
-        return Ok(Plan::refuse(Refusal::Different { lease: Box::new(lease), expected }));
+    let Some(expected) = &check.expected else {
+        return Ok(Plan::only(Outcome::Checked));
+    };
+    if let Some(lease) = held.iter().find(|l| !expected.contains(&l.addr)) {
+        let (lease, expected) = (Box::new(lease.clone()), expected.clone());
+        return Ok(Plan::refuse(Refusal::Different { lease, expected }));
+    }
+    let ours =
+        |addr: &Addr| check.sets.iter().any(|set| set.ranges().iter().any(|r| r.contains(*addr)));
+    let lost = |addr: &Addr| ours(addr) && held.iter().all(|l| l.addr != *addr);
+    if let Some(&addr) = expected.iter().find(|addr| lost(addr)) {
+        let owner = Box::new(check.owner.clone());
+        return Ok(Plan::refuse(Refusal::Lost { owner, addr }));
     }
     Ok(Plan::only(Outcome::Checked))
 }

@@ -6,18 +6,23 @@
 //! nothing.
 
 mod add;
+mod address;
 mod choose;
 mod command;
 mod free;
+mod import;
 mod look;
+mod pool;
 mod takeover;
 mod view;
 
+pub use address::{ReleaseAddress, RequestAddress};
 pub use command::{
-    Add, Change, Check, Command, Cooldown, Cooling, Definition, Del, Gc, Legacy, LegacyCursor,
-    LegacyLease, OnDuplicate, Outcome, PodKey, Reserve, Status, Strategy, Target, Wanted,
-    legacy_owner,
+    Add, Change, Check, Command, Cooldown, Cooling, Definition, Del, Gc, HandBack, Import,
+    Imported, Legacy, LegacyCursor, LegacyLease, OnDuplicate, Outcome, PodKey, Reserve, Status,
+    Strategy, Target, Wanted, legacy_owner,
 };
+pub use pool::{AdoptPool, Ask, Block, ReleasePool, RequestPool, Shared, Sweep};
 pub use view::{Context, Holder, Order, Plan, View};
 
 use crate::error::StoreError;
@@ -31,5 +36,13 @@ pub fn run(command: &Command, view: &dyn View, cx: &Context) -> Result<Plan, Sto
         Command::Status(status) => look::status(status, view, cx),
         Command::Gc(gc) => free::gc(gc, view, cx),
         Command::Reserve(reserve) => add::reserve(reserve, view, cx),
+        Command::Import(import) => import::run(import, view, cx),
+        Command::HandBack(hand) => import::hand_back(hand, view),
+        Command::RequestPool(request) => pool::request(request, view, cx),
+        Command::ReleasePool(release) => pool::release(release, view, cx),
+        Command::RequestAddress(request) => address::request(request, view, cx),
+        Command::ReleaseAddress(release) => address::release(release, view),
+        Command::Sweep(sweep) => pool::sweep(sweep, view, cx),
+        Command::AdoptPool(adopt) => pool::adopt(adopt, view, cx),
     }
 }

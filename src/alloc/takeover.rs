@@ -10,8 +10,10 @@ use super::add::bare;
 use super::command::{Add, Change, Cooling, Definition, LegacyCursor, LegacyLease, PodKey};
 use super::view::{Context, Holder, Order, View};
 use crate::error::{Refusal, StoreError};
-use crate::model::{Attachment, Kind, Lease, NetworkName, Origin, Owner, SetName, Timestamp};
-use crate::net::{Addr, Family, RangeSet, Span};
+use crate::model::{
+    Attachment, Kind, Lease, NetworkName, Origin, Owner, Pool, PoolId, SetName, Timestamp,
+};
+use crate::net::{Addr, Family, RangeSet, Span, Subnet};
 
 /// What this plan takes over.
 #[derive(Default)]
@@ -32,11 +34,16 @@ impl Takeover {
     ) -> Result<Result<Takeover, Refusal>, StoreError> {
         let mut taken = Takeover::default();
         for legacy in leases {
+            let lease = lease(add, legacy, cx);
             if let Holder::Leased(holder) = view.holder(&add.set, legacy.addr)? {
+                // Handed back to host-local, which has it still.
+                if holder.owner == lease.owner {
+                    continue;
+                }
                 let why = format!("{} is leased to {}", legacy.addr, holder.owner);
                 return Ok(Err(Refusal::Takeover { network: add.network.clone(), why }));
             }
-            taken.leases.insert(legacy.addr, lease(add, legacy, cx));
+            taken.leases.insert(legacy.addr, lease);
         }
         for cursor in cursors {
             if let Some(set) = add.sets.get(cursor.index) {
@@ -44,11 +51,6 @@ impl Takeover {
             }
         }
         Ok(Ok(taken))
-    }
-
-    /// Whether there is nothing.
-    pub fn is_empty(&self) -> bool {
-        self.leases.is_empty()
     }
 
     /// What an owner holds of it.
@@ -181,6 +183,33 @@ impl View for WithTakeover<'_> {
         limit: usize,
     ) -> Result<Vec<Lease>, StoreError> {
         self.view.page(set, after, limit)
+    }
+
+    fn pool(&self, id: &PoolId) -> Result<Option<Pool>, StoreError> {
+        self.view.pool(id)
+    }
+
+    fn overlapping(&self, space: &str, subnet: Subnet) -> Result<Option<Pool>, StoreError> {
+        self.view.overlapping(space, subnet)
+    }
+
+    fn next_block(
+        &self,
+        space: &str,
+        within: Subnet,
+        len: u8,
+        from: Addr,
+    ) -> Result<Option<Subnet>, StoreError> {
+        self.view.next_block(space, within, len, from)
+    }
+
+    fn of_pool(
+        &self,
+        pool: &Pool,
+        after: Option<Addr>,
+        limit: usize,
+    ) -> Result<Vec<Lease>, StoreError> {
+        self.view.of_pool(pool, after, limit)
     }
 
     fn capacity(&self) -> usize {

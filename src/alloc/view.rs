@@ -5,8 +5,8 @@
 
 use super::command::{Change, Cooling, Definition, Outcome, PodKey};
 use crate::error::{Refusal, StoreError};
-use crate::model::{BootId, Lease, NetworkName, Node, Owner, SetName, Timestamp};
-use crate::net::{Addr, Family, Span};
+use crate::model::{BootId, Lease, NetworkName, Node, Owner, Pool, PoolId, SetName, Timestamp};
+use crate::net::{Addr, Family, Span, Subnet};
 
 /// What is known of one address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,6 +90,30 @@ pub trait View {
         &self,
         set: &SetName,
         after: Option<&Owner>,
+        limit: usize,
+    ) -> Result<Vec<Lease>, StoreError>;
+
+    /// The pool of this name. Never a guess: whoever has a pool's name was given it.
+    fn pool(&self, id: &PoolId) -> Result<Option<Pool>, StoreError>;
+
+    /// A pool of the space that shares an address with this subnet.
+    fn overlapping(&self, space: &str, subnet: Subnet) -> Result<Option<Pool>, StoreError>;
+
+    /// The lowest prefix of `len` bits inside `within`, not before `from`, that is not itself the
+    /// subnet of a pool of the space. Pools of other lengths may overlap it.
+    fn next_block(
+        &self,
+        space: &str,
+        within: Subnet,
+        len: u8,
+        from: Addr,
+    ) -> Result<Option<Subnet>, StoreError>;
+
+    /// Up to `limit` leases taken through a pool, by address, behind `after`.
+    fn of_pool(
+        &self,
+        pool: &Pool,
+        after: Option<Addr>,
         limit: usize,
     ) -> Result<Vec<Lease>, StoreError>;
 

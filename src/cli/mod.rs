@@ -4,9 +4,14 @@
 //! Does not own: what a command does to leases (`engine`), how a row looks (`output`).
 //! Invariant: nothing is freed without `--yes` or a person's "y".
 
+mod export;
+mod gc;
+mod gipam;
+mod import;
 mod list;
 mod output;
 mod release;
+mod report;
 mod show;
 
 use std::ffi::OsString;
@@ -16,11 +21,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::alloc::Context;
 use crate::config;
-use crate::host::Facts;
+use crate::host::{Env, Facts};
 use crate::model::{Lease, Persist, StoreSpec, Wait};
 use crate::net::Addr;
 use crate::panic;
@@ -48,6 +53,9 @@ enum Command {
     Show(show::Show),
     /// Free an address, or all of a container's
     Release(release::Release),
+    Gc(gc::Gc),
+    Import(import::Import),
+    Export(export::Export),
 }
 
 /// Which store.
@@ -58,6 +66,28 @@ struct Place {
     /// [default: $IPAM_DB_PATH, else /var/lib/cni/sublet/leases.redb]
     #[arg(long, value_name = "PATH|JSON", global = true, verbatim_doc_comment)]
     store: Option<OsString>,
+}
+
+impl Place {
+    /// The cluster that somebody named, as JSON.
+    fn cluster(&self) -> Option<&str> {
+        let text = self.store.as_ref()?.to_str()?.trim_start();
+        text.starts_with('{').then_some(text)
+    }
+
+    /// The file that `--store` names; an error if it names a cluster.
+    fn file(&self) -> Result<Option<PathBuf>> {
+        if self.cluster().is_some() {
+            return Err(anyhow!("--store names a cluster; this works with a lease file alone"));
+        }
+        Ok(self.store.clone().map(PathBuf::from))
+    }
+
+    /// The file that somebody named, here or in the environment.
+    fn named(&self, env: &Env<'_>) -> Result<Option<PathBuf>> {
+        let variable = || env("IPAM_DB_PATH").filter(|path| !path.is_empty()).map(PathBuf::from);
+        Ok(self.file()?.or_else(variable))
+    }
 }
 
 /// Where leases are if nobody says otherwise; the ECS dialect's default is another.
@@ -76,24 +106,19 @@ pub struct Terminal<'a> {
     pub stderr: &'a mut dyn Write,
 }
 
+/// All commands with their options and texts: what man pages and completions are made from.
+pub fn definition() -> clap::Command {
+    Cli::command()
+}
+
 /// Runs the command line; answers the exit code. A panic is one line and a failure.
-pub fn run(
-    args: Vec<OsString>,
-    env: &dyn Fn(&str) -> Option<OsString>,
-    facts: &Facts,
-    terminal: &mut Terminal<'_>,
-) -> u8 {
+pub fn run(args: Vec<OsString>, env: &Env<'_>, facts: &Facts, terminal: &mut Terminal<'_>) -> u8 {
     // Whatever a panic interrupted is dropped; all that is used afterwards is the terminal.
     let done = catch_unwind(AssertUnwindSafe(|| serve(args, env, facts, terminal)));
     done.unwrap_or_else(|payload| fail(terminal, &anyhow!(panic::explain(&*payload).msg)))
 }
 
-fn serve(
-    args: Vec<OsString>,
-    env: &dyn Fn(&str) -> Option<OsString>,
-    facts: &Facts,
-    terminal: &mut Terminal<'_>,
-) -> u8 {
+fn serve(args: Vec<OsString>, env: &Env<'_>, facts: &Facts, terminal: &mut Terminal<'_>) -> u8 {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(e) => {
@@ -106,18 +131,25 @@ fn serve(
             return if write!(stream, "{}", e.render()).is_ok() { code } else { 1 };
         }
     };
-    let mut desk = match Desk::open(&cli.place, env, facts, terminal) {
-        Ok(desk) => desk,
-        Err(e) => return fail(terminal, &e),
-    };
-    let done = match &cli.command {
-        Command::List(list) => list.run(&mut desk, terminal),
-        Command::Show(show) => show.run(&mut desk, terminal),
-        Command::Release(release) => release.run(&mut desk, terminal),
-    };
-    match done {
+    match carry_out(&cli, env, facts, terminal) {
         Ok(()) => 0,
         Err(e) => fail(terminal, &e),
+    }
+}
+
+fn carry_out(cli: &Cli, env: &Env<'_>, facts: &Facts, terminal: &mut Terminal<'_>) -> Result<()> {
+    let desk = |terminal: &mut Terminal<'_>| Desk::open(&cli.place, env, facts, terminal);
+    match &cli.command {
+        Command::List(list) => list.run(&mut desk(terminal)?, terminal),
+        Command::Show(show) => show.run(&mut desk(terminal)?, terminal),
+        Command::Release(release) => release.run(&mut desk(terminal)?, terminal),
+        Command::Gc(gc) => gc.run(&mut desk(terminal)?, facts, terminal),
+        Command::Import(import) => import.run(&cli.place, env, facts, terminal),
+        Command::Export(export) => {
+            // host-local's leases are of one host.
+            cli.place.file()?;
+            export.run(&mut desk(terminal)?, terminal)
+        }
     }
 }
 
@@ -141,33 +173,32 @@ struct Desk {
 impl Desk {
     fn open(
         place: &Place,
-        env: &dyn Fn(&str) -> Option<OsString>,
+        env: &Env<'_>,
         facts: &Facts,
         terminal: &mut Terminal<'_>,
     ) -> Result<Desk> {
-        let json = place.store.as_ref().and_then(|text| text.to_str()).map(str::trim_start);
-        let (spec, shown) = if let Some(json) = json.filter(|text| text.starts_with('{')) {
+        if let Some(json) = place.cluster() {
             let (spec, warnings) = config::store(json).context("--store")?;
             for warning in warnings {
                 writeln!(terminal.stderr, "sublet: --store: {warning}")?;
             }
-            (spec, "this cluster".to_owned())
-        } else {
-            let named =
-                place.store.clone().map(PathBuf::from).or_else(|| {
-                    env("IPAM_DB_PATH").filter(|path| !path.is_empty()).map(PathBuf::from)
-                });
-            let path = named.unwrap_or_else(|| {
-                let ecs = PathBuf::from(ECS_DEFAULT);
-                let usual = PathBuf::from(DEFAULT);
-                if !usual.exists() && ecs.exists() { ecs } else { usual }
-            });
-            let shown = path.display().to_string();
-            // Leases of either persistence are shown and freed.
-            (StoreSpec::Embedded { path, persist: Persist::Boot, wait: WAIT }, shown)
-        };
-        let cluster = spec.is_cluster();
-        Ok(Desk { store: store::open(&spec)?, place: shown, cx: facts.context(), cluster })
+            let store = store::open(&spec)?;
+            let place = "this cluster".to_owned();
+            return Ok(Desk { store, place, cx: facts.context(), cluster: true });
+        }
+        let path = place.named(env)?.unwrap_or_else(|| {
+            let ecs = PathBuf::from(ECS_DEFAULT);
+            let usual = PathBuf::from(DEFAULT);
+            if !usual.exists() && ecs.exists() { ecs } else { usual }
+        });
+        // Leases of either persistence are shown and freed.
+        Desk::at(path, Persist::Boot, facts)
+    }
+
+    fn at(path: PathBuf, persist: Persist, facts: &Facts) -> Result<Desk> {
+        let place = path.display().to_string();
+        let spec = StoreSpec::Embedded { path, persist, wait: WAIT };
+        Ok(Desk { store: store::open(&spec)?, place, cx: facts.context(), cluster: false })
     }
 
     /// What the allocator is told when it works on this lease: in a cluster, as the node that has it.

@@ -23,6 +23,8 @@ pub struct Row<'a> {
     container_id: &'a str,
     ifname: &'a str,
     id: &'a str,
+    pool: &'a str,
+    endpoint: &'a str,
     node: &'a str,
     #[serde(rename = "bootID")]
     boot_id: &'a str,
@@ -48,6 +50,8 @@ impl<'a> Row<'a> {
             container_id: attachment.map_or("", |a| a.container.as_str()),
             ifname: attachment.and_then(|a| a.ifname.as_ref()).map_or("", |i| i.as_str()),
             id: if let Owner::Id(id) = &lease.owner { id } else { "" },
+            pool: if let Owner::Pool(pool, _) = &lease.owner { &pool.0 } else { "" },
+            endpoint: lease.origin.endpoint.as_deref().unwrap_or_default(),
             node: &lease.node.name,
             boot_id: lease.boot.as_ref().map_or("", |b| b.0.as_str()),
             netns: lease.origin.netns.as_ref().map_or("", |n| n.path.as_str()),
@@ -60,7 +64,7 @@ impl<'a> Row<'a> {
     }
 
     /// Every field with its name, for one lease shown whole.
-    pub fn fields(&self) -> [(&'static str, String); 13] {
+    pub fn fields(&self) -> [(&'static str, String); 15] {
         [
             ("network", self.network.to_owned()),
             ("address", format!("{}/{}", self.address, self.prefix)),
@@ -68,6 +72,8 @@ impl<'a> Row<'a> {
             ("container", visible(self.container_id)),
             ("interface", visible(self.ifname)),
             ("id", visible(self.id)),
+            ("pool", visible(self.pool)),
+            ("endpoint", visible(self.endpoint)),
             ("pod", self.pod()),
             ("pod UID", visible(self.pod_uid)),
             ("MAC", visible(self.mac)),
@@ -87,7 +93,7 @@ impl<'a> Row<'a> {
 }
 
 /// Text from outside, without anything that could steer a terminal.
-fn visible(text: &str) -> String {
+pub fn visible(text: &str) -> String {
     text.chars()
         .flat_map(|c| {
             let shown: Vec<char> =
@@ -136,7 +142,8 @@ pub fn table(leases: &[Lease]) -> String {
     table.set_header(["NETWORK", "ADDRESS", "KIND", "CONTAINER", "IFNAME", "POD", "SINCE"]);
     for lease in leases {
         let row = Row::new(lease);
-        let container = if row.id.is_empty() { row.container_id } else { row.id };
+        let named = [row.id, row.container_id, row.endpoint];
+        let container = named.into_iter().find(|n| !n.is_empty()).unwrap_or_default();
         table.add_row([
             row.network.to_owned(),
             format!("{}/{}", row.address, row.prefix),

@@ -121,12 +121,15 @@ fn refusal_code(refusal: &Refusal) -> u32 {
         | Refusal::Misfit { .. }
         | Refusal::NowGateway { .. }
         | Refusal::GatewayHeld { .. }
+        | Refusal::Clash { .. }
         | Refusal::Cooling { .. } => HELD,
         Refusal::NotInRange { .. } | Refusal::IsGateway { .. } | Refusal::Excluded { .. } => {
             NOT_IN_RANGE
         }
-        Refusal::Missing { .. } | Refusal::Different { .. } => NOT_AS_ADDED,
+        Refusal::Missing { .. } | Refusal::Lost { .. } | Refusal::Different { .. } => NOT_AS_ADDED,
         Refusal::Takeover { .. } => TRY_AGAIN,
+        // Docker's; no CNI verb asks for a pool.
+        Refusal::Pool(_) => NOT_IN_RANGE,
     }
 }
 
@@ -204,6 +207,7 @@ fn ranges(refusal: &Refusal) -> Option<String> {
 fn address(refusal: &Refusal) -> Option<String> {
     match refusal {
         Refusal::Cooling { addr, .. }
+        | Refusal::Lost { addr, .. }
         | Refusal::Excluded { addr, .. }
         | Refusal::IsGateway { addr, .. } => Some(addr.to_string()),
         Refusal::NotInRange { addrs, .. } => addrs.first().map(Addr::to_string),

@@ -158,8 +158,12 @@ impl Call {
     fn check(&mut self, desk: &mut Desk<'_>) -> Result<(), Failure> {
         let config = self.config(desk)?;
         let owner = config.owner.clone().ok_or_else(no_container)?;
-        let check =
-            Check { set: config.set.clone(), owner, expected: self.netconf.prev_addresses()? };
+        let check = Check {
+            set: config.set.clone(),
+            owner,
+            sets: config.sets.clone(),
+            expected: self.netconf.prev_addresses()?,
+        };
         let mut store = open(&config.store, &config.network)?;
         let cx = self.facts.context();
         let expected = check.expected.clone();

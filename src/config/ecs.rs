@@ -118,6 +118,7 @@ fn config(conf: &Netconf, inputs: &Inputs) -> Result<Config, ConfigError> {
             netns: None,
             pod: args.pod(),
             mac: args.mac,
+            endpoint: None,
         },
         routes,
         dns: Dns::default(),

@@ -9,5 +9,5 @@ mod range;
 mod set;
 
 pub use addr::{Addr, Family, Subnet, SubnetError};
-pub use range::{GatewaySpec, Range, RangeError, RangeSpec, Span};
+pub use range::{GatewaySpec, Range, RangeError, RangeSpec, Span, hosts};
 pub use set::{RangeSet, SetError, check_disjoint, describe};

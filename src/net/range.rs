@@ -158,7 +158,7 @@ impl Range {
             GatewaySpec::None => None,
             GatewaySpec::At(addr) => Some(addr),
         };
-        let usual = default_bounds(subnet);
+        let usual = hosts(subnet);
         let start = spec.start.unwrap_or(usual.first);
         if !subnet.contains(start) || spec.end.is_some_and(|end| start > end) {
             return Err(RangeError::Start(start, subnet));
@@ -223,9 +223,9 @@ fn default_gateway(subnet: Subnet) -> Option<Addr> {
     (subnet.len() < subnet.family().bits()).then(|| subnet.first().next()).flatten()
 }
 
-/// Network + 1 to broadcast - 1 (IPv4) or to the last (IPv6). A subnet of one or two addresses
+/// The addresses of a subnet that a host can have: network + 1 to broadcast - 1 (IPv4) or to the last (IPv6). A subnet of one or two addresses
 /// has neither network nor broadcast address (RFC 3021, RFC 6164): all of it.
-fn default_bounds(subnet: Subnet) -> Span {
+pub fn hosts(subnet: Subnet) -> Span {
     let whole = Span::from(subnet);
     if subnet.len() + 1 >= subnet.family().bits() {
         return whole;

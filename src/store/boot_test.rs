@@ -67,7 +67,8 @@ fn a_boot_s_leases_end_with_it() {
     let before = fs::read(host.path("")).unwrap();
     assert!(listed(&mut store, &boot(2)).is_empty());
     assert_eq!(store.apply(&del("c1"), &boot(2)).unwrap(), Outcome::Freed(vec![]));
-    let check = Check { set: net(), owner: super::contract::owner("c1"), expected: None };
+    let check =
+        Check { set: net(), owner: super::contract::owner("c1"), sets: range(), expected: None };
     let missing = refused(&mut store, &Command::Check(check), &boot(2));
     assert!(matches!(missing, Refusal::Missing { .. }));
     let status = Status { set: net(), sets: range(), strict: false };
@@ -135,6 +136,29 @@ fn another_machine_s_leases_are_never_reclaimed() {
     let other = Context { node: Node { name: "b".into(), machine: "another".into() }, ..boot(2) };
     assert_ne!(given(&mut store, &low("c2", &range()), &other), got);
     assert_eq!(listed(&mut store, &other).len(), 2);
+}
+
+/// Nor when who carried them over was killed while no file had the store's name.
+#[test]
+fn another_machine_s_leases_outlive_a_killed_beginning() {
+    for marked in [false, true] {
+        let host = Host::new();
+        let mut store = host.store(Persist::Boot);
+        let got = given(&mut store, &low("c1", &range()), &boot(1));
+        fs::copy(host.path(""), host.path(".last-boot")).unwrap();
+        let before = fs::read(host.path(".boot")).unwrap();
+        let other =
+            Context { node: Node { name: "b".into(), machine: "another".into() }, ..boot(2) };
+        given(&mut store, &low("c2", &range()), &other);
+        store.apply(&del("c2"), &other).unwrap();
+        // As it was before the last step, or the last two.
+        fs::rename(host.path(""), host.path(".next")).unwrap();
+        if !marked {
+            fs::write(host.path(".boot"), before).unwrap();
+        }
+        assert_ne!(given(&mut store, &low("c3", &range()), &other), got, "marked: {marked}");
+        assert_eq!(listed(&mut store, &other).len(), 2);
+    }
 }
 
 #[test]

@@ -6,8 +6,9 @@ use std::rc::Rc;
 use super::Store;
 use super::contract::{CASES, Named, add, addr, at, del, dual, given, leases, net, set};
 use super::fake_cas::{FakeCas, Server};
+use super::pool_cases::{ask, lease, no, pool, release, want};
 use crate::alloc::{Add, Command, Gc, Outcome, Strategy, Wanted};
-use crate::error::{Error, StoreError};
+use crate::error::{Error, PoolRefusal, StoreError};
 use crate::model::NetworkName;
 
 /// A server of each mood: well, never answering a commit, and with random trouble.
@@ -96,6 +97,30 @@ fn a_cas_server_with_another_client_in_between() {
         assert_eq!(got, [addr(if same_owner { "10.0.0.2" } else { "10.0.0.3" })]);
         assert_eq!(leases(&mut store).len(), if same_owner { 1 } else { 2 });
     }
+}
+
+/// Another client leases through a pool that goes, or makes one in the same place.
+#[test]
+fn pools_with_another_client_in_between() {
+    let server = Rc::new(Server::default());
+    let mut store = FakeCas::new(server.clone());
+    let intrude = |act: fn(&mut FakeCas)| {
+        let other = server.clone();
+        *server.intruder.borrow_mut() = Some(Box::new(move || act(&mut FakeCas::new(other))));
+    };
+    let id = pool(&mut store, &ask("l", "10.0.0.0/24"), &at(1)).id.0;
+    intrude(|other| drop(lease(other, &want("l/10.0.0.0/24", None), &at(1))));
+    assert_eq!(release(&mut store, &id, &at(2)), (true, 1));
+    assert!(leases(&mut store).is_empty());
+    intrude(|other| drop(pool(other, &ask("l", "10.0.0.0/16"), &at(1))));
+    let here = Command::RequestPool(ask("l", "10.0.0.0/24"));
+    assert!(matches!(no(&mut store, &here), PoolRefusal::Overlap { .. }));
+    // The pool that was asked for goes before the address is taken.
+    intrude(|other| assert_eq!(release(other, "l/10.0.0.0/16", &at(2)), (true, 0)));
+    let unknown = Command::RequestAddress(want("l/10.0.0.0/16", None));
+    assert!(matches!(no(&mut store, &unknown), PoolRefusal::Unknown(_)));
+    assert!(store.pools().unwrap().is_empty() && leases(&mut store).is_empty());
+    assert_eq!(server.paths(), Vec::<String>::new());
 }
 
 /// The control: without comparing an address gets two owners, and the suite sees it.

@@ -5,7 +5,7 @@
 //! plan is committed.
 
 use super::view::{KvMut, Tables};
-use super::{codec, keys, occupancy};
+use super::{codec, keys, occupancy, pools};
 use crate::alloc::{Change, Cooling};
 use crate::error::StoreError;
 use crate::model::{Kind, Lease, SetName, Timestamp};
@@ -39,6 +39,9 @@ pub fn make<K: KvMut>(
             let key = keys::adopted(network);
             tables.kv.put(&key, &codec::number(&key, *time))
         }
+        Change::Released(network) => tables.kv.remove(&keys::adopted(network)),
+        Change::PutPool(pool) => pools::put(tables, pool),
+        Change::DropPool(pool) => pools::remove(tables, pool),
     }
 }
 
@@ -66,9 +69,13 @@ fn stick<K: KvMut>(
 /// Whether a change must outlive the boot even where leases do not.
 pub fn outlives_boot(change: &Change) -> bool {
     match change {
-        Change::Sticky(..) | Change::Adopted(..) => true,
+        Change::Sticky(..) | Change::Adopted(..) | Change::Released(_) => true,
         Change::Put(lease) | Change::Free { lease, .. } => lease.kind == Kind::Reserved,
-        Change::Thaw(..) | Change::Cursor(..) | Change::Define(..) => false,
+        Change::Thaw(..)
+        | Change::Cursor(..)
+        | Change::Define(..)
+        | Change::PutPool(_)
+        | Change::DropPool(_) => false,
     }
 }
 

@@ -11,9 +11,9 @@ use super::keys;
 use crate::alloc::{Cooling, Definition, Holder};
 use crate::model::{
     Attachment, BootId, ContainerId, IfName, Kind, Lease, Netns, NetworkName, Node, Origin, Owner,
-    Pod, SetName, Timestamp,
+    Pod, Pool, PoolId, SetName, Timestamp,
 };
-use crate::net::{Addr, Span};
+use crate::net::{Addr, Span, Subnet};
 
 /// Of each record; a later format gets another and reads this one for ever.
 const FORMAT: u8 = 1;
@@ -60,6 +60,8 @@ enum OwnerV1<'a> {
     Id(&'a str),
     Gateway(AddrV1),
     Reservation(AddrV1),
+    /// The pool, and the endpoint's name.
+    Pool(&'a str, Option<&'a str>),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -89,6 +91,19 @@ enum SlotV1<'a> {
 struct DefinitionV1<'a> {
     set: &'a str,
     bounds: Vec<(AddrV1, AddrV1)>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct PoolV1<'a> {
+    space: &'a str,
+    subnet: (AddrV1, u8),
+    sub: Option<(AddrV1, u8)>,
+    shared: Option<&'a str>,
+    gateway: Option<AddrV1>,
+    /// Node, machine, how often.
+    #[serde(borrow)]
+    users: Vec<(&'a str, &'a str, u32)>,
+    time: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -179,6 +194,7 @@ fn lease_v1(lease: &Lease) -> LeaseV1<'_> {
             Owner::Id(id) => OwnerV1::Id(id),
             Owner::Gateway(addr) => OwnerV1::Gateway((*addr).into()),
             Owner::Reservation(addr) => OwnerV1::Reservation((*addr).into()),
+            Owner::Pool(pool, _) => OwnerV1::Pool(&pool.0, origin.endpoint.as_deref()),
         },
         range: lease.range.into(),
         node: &lease.node.name,
@@ -209,11 +225,16 @@ pub fn read_lease(key: &[u8], bytes: &[u8]) -> Result<Lease, Bad> {
 }
 
 fn from_v1(set: SetName, addr: Addr, raw: LeaseV1<'_>) -> Result<Lease, Bad> {
+    let mut endpoint = None;
     let owner = match raw.owner {
         OwnerV1::Attachment(a) => Owner::Attachment(read_attachment(&a)?),
         OwnerV1::Id(id) => Owner::Id(id.to_owned()),
         OwnerV1::Gateway(addr) => Owner::Gateway(addr.try_into()?),
         OwnerV1::Reservation(addr) => Owner::Reservation(addr.try_into()?),
+        OwnerV1::Pool(pool, name) => {
+            endpoint = name.map(str::to_owned);
+            Owner::Pool(PoolId(pool.to_owned()), addr)
+        }
     };
     let attachment = match (&raw.attachment, &owner) {
         (Some(a), _) => Some(read_attachment(a)?),
@@ -248,6 +269,7 @@ fn from_v1(set: SetName, addr: Addr, raw: LeaseV1<'_>) -> Result<Lease, Bad> {
                 uid: uid.to_owned(),
             }),
             mac: raw.mac.map(str::to_owned),
+            endpoint,
         },
         time: raw.time,
         cooldown: raw.cooldown,
@@ -351,6 +373,81 @@ pub fn read_definition(key: &[u8], network: NetworkName, bytes: &[u8]) -> Result
     Ok(Definition { set: SetName(raw.set.to_owned()), network, bounds })
 }
 
+fn subnet(subnet: Subnet) -> (AddrV1, u8) {
+    (subnet.first().into(), subnet.len())
+}
+
+fn read_subnet((base, len): (AddrV1, u8)) -> Result<Subnet, Bad> {
+    Subnet::new(base.try_into()?, len).map_err(|_| Bad("a subnet that is none"))
+}
+
+/// A pool as the record under `key`.
+pub fn pool(key: &[u8], pool: &Pool) -> Vec<u8> {
+    seal(key, &pool_v1(pool))
+}
+
+fn pool_v1(pool: &Pool) -> PoolV1<'_> {
+    let users = pool.users.iter().map(|(n, count)| (&*n.name, &*n.machine, *count)).collect();
+    PoolV1 {
+        space: &pool.space,
+        subnet: subnet(pool.subnet),
+        sub: pool.sub.map(subnet),
+        shared: pool.shared.as_deref(),
+        gateway: pool.gateway.map(Into::into),
+        users,
+        time: pool.time,
+    }
+}
+
+/// The pool in the record under `key`, which says what it is called.
+pub fn read_pool(key: &[u8], bytes: &[u8]) -> Result<Pool, Bad> {
+    let id = keys::read_pool(key).ok_or(Bad("a pool under a wrong key"))?;
+    read_pool_of(key, id, bytes)
+}
+
+/// The pool of this name, in the record under `key`.
+pub fn read_pool_of(key: &[u8], id: PoolId, bytes: &[u8]) -> Result<Pool, Bad> {
+    pool_from_v1(id, unseal(key, bytes)?)
+}
+
+/// All pools of a space as they were made, in a cluster: who makes one compares them all.
+pub fn pools(key: &[u8], pools: &[Pool]) -> Vec<u8> {
+    let records: Vec<_> = pools.iter().map(|p| (&*p.id.0, pool_v1(p))).collect();
+    seal(key, &records)
+}
+
+/// All pools of a space as they were made.
+pub fn read_pools(key: &[u8], bytes: &[u8]) -> Result<Vec<Pool>, Bad> {
+    let raw: Vec<(&str, PoolV1<'_>)> = unseal(key, bytes)?;
+    raw.into_iter().map(|(id, raw)| pool_from_v1(PoolId(id.to_owned()), raw)).collect()
+}
+
+fn pool_from_v1(id: PoolId, raw: PoolV1<'_>) -> Result<Pool, Bad> {
+    let user = |(name, machine, count): &(&str, &str, u32)| {
+        (Node { name: (*name).to_owned(), machine: (*machine).to_owned() }, *count)
+    };
+    Ok(Pool {
+        id,
+        space: raw.space.to_owned(),
+        subnet: read_subnet(raw.subnet)?,
+        sub: raw.sub.map(read_subnet).transpose()?,
+        shared: raw.shared.map(str::to_owned),
+        gateway: raw.gateway.map(TryInto::try_into).transpose()?,
+        users: raw.users.iter().map(user).collect(),
+        time: raw.time,
+    })
+}
+
+/// The pool that an index names.
+pub fn pool_id(key: &[u8], id: &PoolId) -> Vec<u8> {
+    seal(key, &id.0)
+}
+
+/// The pool that an index names.
+pub fn read_pool_id(key: &[u8], bytes: &[u8]) -> Result<PoolId, Bad> {
+    unseal::<&str>(key, bytes).map(|id| PoolId(id.to_owned()))
+}
+
 /// One occupancy block: 512 bits.
 pub fn bits(key: &[u8], bits: &[u8; 64]) -> Vec<u8> {
     seal(key, &bits.as_slice())
@@ -386,6 +483,7 @@ mod tests {
                 netns: Some(Netns { path: "/x".into(), inode: Some((4, 5)), mount_ns: Some(6) }),
                 pod: Some(Pod { namespace: "a".into(), name: "b".into(), uid: "c".into() }),
                 mac: Some("0a:0b".into()),
+                endpoint: None,
             },
             time: 1_700_000_000,
             cooldown: 30,
@@ -398,8 +496,12 @@ mod tests {
             Owner::Id("any \0 text".into()),
             Owner::Attachment(sample().origin.attachment.unwrap()),
             Owner::Gateway("10.0.0.1".parse().unwrap()),
+            Owner::Pool(PoolId("local/fd00::/64".into()), sample().addr),
         ] {
-            let before = Lease { owner, ..sample() };
+            let mut before = Lease { owner, ..sample() };
+            if let Owner::Pool(..) = before.owner {
+                before.origin.endpoint = Some("web-1".into());
+            }
             let key = keys::lease(&before.set, before.addr);
             assert_eq!(read_lease(&key, &lease(&key, &before)), Ok(before));
         }

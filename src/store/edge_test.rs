@@ -240,6 +240,9 @@ fn a_del_beside_an_adoption_leaves_nothing() {
         fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
             self.0.list(cx, each)
         }
+        fn pools(&mut self) -> Result<Vec<crate::model::Pool>, StoreError> {
+            self.0.pools()
+        }
     }
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("10.0.0.9"), "old\r\neth0").unwrap();

@@ -12,13 +12,13 @@ use std::path::{Path, PathBuf};
 use super::backend::Flush;
 use super::boot::{self, Mark};
 use super::files::{self, Content, Files};
-use super::lock::Lock;
+use super::lock::{Lock, Patience};
 use super::redb::{self, Writer};
 use super::view::{Each, Kv, KvMut, Tables};
-use super::{Store, changes, keys};
-use crate::alloc::{self, Change, Command, Context, Gc, Holder, Outcome, Plan, View};
+use super::{Store, changes, keys, pools};
+use crate::alloc::{self, Change, Command, Context, Holder, Outcome, Plan, View};
 use crate::error::{Error, Refusal, StoreError};
-use crate::model::{BootId, Kind, Lease, Persist, SetName, Wait};
+use crate::model::{BootId, Kind, Lease, Persist, Pool, SetName, Wait};
 use crate::net::Addr;
 
 /// Leases in a file on this host.
@@ -26,7 +26,7 @@ use crate::net::Addr;
 pub struct Embedded {
     files: Files,
     persist: Persist,
-    wait: Wait,
+    patience: Patience,
 }
 
 /// One of the two files, as this command sees it.
@@ -38,7 +38,7 @@ struct Place {
 impl Embedded {
     /// The store at `path`; nothing is touched yet.
     pub fn new(path: PathBuf, persist: Persist, wait: Wait) -> Embedded {
-        Embedded { files: Files::new(path), persist, wait }
+        Embedded { files: Files::new(path), persist, patience: Patience::new(wait) }
     }
 
     fn boot_place(&self) -> Place {
@@ -123,14 +123,24 @@ impl Embedded {
             Mark::Current | Mark::Absent => {}
         }
         let keep = self.keep_place();
-        let _lock = keep.path.exists().then(|| files::lock(&keep.path, self.wait)).transpose()?;
+        let _lock =
+            keep.path.exists().then(|| files::lock(&keep.path, &self.patience)).transpose()?;
+        // Who began before us may have been killed, or its power cut, while no store had the name:
+        // what it carried over lies ready in the next one.
+        let next = self.files.next_boot();
+        let from = if path.exists() { path } else { &next };
+        let carried = match &mark {
+            Mark::Others(ended) => Some(ended.as_ref()),
+            Mark::Current => Some(None),
+            Mark::Ended | Mark::Absent => None,
+        };
         // What others hold has to outlive a power cut; what is ours ends with it.
-        let flush = if matches!(mark, Mark::Others(_)) { Flush::ToDisk } else { Flush::Never };
+        let flush = if carried.is_some() { Flush::ToDisk } else { Flush::Never };
         let mut others = false;
-        redb::create(&self.files.next_boot(), flush, |tables| {
+        redb::create(&next, flush, |tables| {
             copy_outliving(&keep.path, tables)?;
-            if let Mark::Others(ended) = &mark {
-                others = copy_others(path, ended.as_ref(), tables, cx)?;
+            if let Some(ended) = carried {
+                others = copy_others(from, ended, tables, cx)?;
             }
             Ok(())
         })?;
@@ -148,13 +158,14 @@ impl Embedded {
     fn give(&self, command: &Command, cx: &Context) -> Result<Plan, StoreError> {
         self.files.make_folder()?;
         let (boot_place, keep_place) = (self.boot_place(), self.keep_place());
+        let Some(set) = command.set() else { return self.serve_pool(command, cx) };
         if let Some(boot) = self.target(cx) {
-            let lock = files::lock(&boot_place.path, self.wait)?;
+            let lock = files::lock(&boot_place.path, &self.patience)?;
             self.begin_boot(boot, cx)?;
             let arrive = |tables: &mut Tables<'_, Writer<'_, '_>>| {
                 if keep_place.path.exists() {
-                    let lock = files::lock(&keep_place.path, self.wait)?;
-                    leave(command.set(), &keep_place, &lock, "disk")?;
+                    let lock = files::lock(&keep_place.path, &self.patience)?;
+                    leave(set, &keep_place, &lock, "disk")?;
                     copy_outliving(&keep_place.path, tables)?;
                 }
                 Ok(true)
@@ -162,7 +173,7 @@ impl Embedded {
             return self.transact(&boot_place, &lock, command, cx, &arrive)?.ok_or_else(unsettled);
         }
         {
-            let lock = files::lock(&keep_place.path, self.wait)?;
+            let lock = files::lock(&keep_place.path, &self.patience)?;
             if !keep_place.path.exists() {
                 self.make_keep(&lock)?;
             }
@@ -174,11 +185,11 @@ impl Embedded {
             }
         }
         // A set's first lease here: the other file is looked at too, and locked first.
-        let boot_lock = files::lock(&boot_place.path, self.wait)?;
-        let lock = files::lock(&keep_place.path, self.wait)?;
+        let boot_lock = files::lock(&boot_place.path, &self.patience)?;
+        let lock = files::lock(&keep_place.path, &self.patience)?;
         let arrive = |_: &mut Tables<'_, Writer<'_, '_>>| {
             if boot_place.path.exists() && self.boot_leases_live(cx)? {
-                leave(command.set(), &boot_place, &boot_lock, "boot")?;
+                leave(set, &boot_place, &boot_lock, "boot")?;
             }
             Ok(true)
         };
@@ -196,14 +207,15 @@ impl Embedded {
         cx: &Context,
         arrive: &dyn Fn(&mut Tables<'_, Writer<'_, '_>>) -> Result<bool, StoreError>,
     ) -> Result<Option<Plan>, StoreError> {
-        let gives = matches!(command, Command::Add(_) | Command::Reserve(_));
-        let home = keys::home(command.set());
+        let home = command.set().filter(|_| gives(command)).map(keys::home);
         redb::write(&place.path, place.flush, lock, |tables| {
-            if gives && tables.kv.get(&home)?.is_none() {
+            if let Some(home) = &home
+                && tables.kv.get(home)?.is_none()
+            {
                 if !arrive(tables)? {
                     return Ok(ControlFlow::Break(None));
                 }
-                tables.kv.put(&home, &[])?;
+                tables.kv.put(home, &[])?;
             }
             let mut plan = alloc::run(command, tables, cx)?;
             if plan.changes.is_empty() && !is_step(&plan) {
@@ -215,8 +227,8 @@ impl Embedded {
             if place.flush == Flush::Never {
                 self.keep(&plan.changes, cx)?;
             }
-            if let (Command::Gc(gc), true) = (command, is_step(&plan)) {
-                collect(gc.clone(), &mut plan, tables, cx)?;
+            if is_step(&plan) {
+                collect(command.clone(), &mut plan, tables, cx)?;
             }
             Ok(ControlFlow::Continue(Some(plan)))
         })
@@ -230,7 +242,7 @@ impl Embedded {
             return Ok(());
         }
         let place = self.keep_place();
-        let lock = files::lock(&place.path, self.wait)?;
+        let lock = files::lock(&place.path, &self.patience)?;
         if !place.path.exists() {
             self.make_keep(&lock)?;
         }
@@ -252,7 +264,24 @@ impl Embedded {
         })
     }
 
-    /// DEL and GC: wherever leases are; the set's own file first.
+    /// Whatever is about a pool: pools and their leases outlive a boot, so they are in the file that
+    /// does, and nowhere else.
+    fn serve_pool(&self, command: &Command, cx: &Context) -> Result<Plan, StoreError> {
+        let place = self.keep_place();
+        if !place.path.exists() {
+            if !matches!(command, Command::RequestPool(_) | Command::AdoptPool(_)) {
+                return alloc::run(command, &Tables { kv: Nothing, path: &place.path }, cx);
+            }
+            self.files.make_folder()?;
+        }
+        let lock = files::lock(&place.path, &self.patience)?;
+        if !place.path.exists() {
+            self.make_keep(&lock)?;
+        }
+        self.transact(&place, &lock, command, cx, &|_| Ok(true))?.ok_or_else(unsettled)
+    }
+
+    /// DEL, GC and HANDBACK: wherever leases are; the set's own file first.
     fn take(&self, command: &Command, cx: &Context) -> Result<Plan, StoreError> {
         // What would come of it without any store.
         let nothing = Tables { kv: Nothing, path: self.files.boot_leases() };
@@ -261,7 +290,7 @@ impl Embedded {
             refused => return Ok(Plan { changes: Vec::new(), outcome: refused }),
         };
         for place in self.places(cx)? {
-            let lock = files::lock(&place.path, self.wait)?;
+            let lock = files::lock(&place.path, &self.patience)?;
             let plan = self.transact(&place, &lock, command, cx, &|_| Ok(false))?;
             let Some(plan) = plan else { continue };
             match (&mut all, plan.outcome) {
@@ -277,6 +306,12 @@ impl Embedded {
                     Outcome::Collected { freed: all, .. },
                     Ok(Outcome::Collected { freed: more, .. }),
                 ) => all.extend(more),
+                // A range set's cursor is in the file that has the set's leases.
+                (Outcome::HandedBack(all), Ok(Outcome::HandedBack(more))) => {
+                    for (all, more) in all.iter_mut().zip(more) {
+                        *all = all.or(more);
+                    }
+                }
                 (_, outcome) => {
                     return Ok(Plan { changes: Vec::new(), outcome });
                 }
@@ -292,10 +327,11 @@ impl Embedded {
         let mut answer = None;
         for place in &places {
             // What could be given depends on the file that gives; what is held may be in either.
-            if matches!(command, Command::Status(_)) && place.path != target.path {
+            let giver_alone = matches!(command, Command::Status(_) | Command::Import(_));
+            if giver_alone && place.path != target.path {
                 continue;
             }
-            let lock = files::lock_to_look(&place.path, self.wait)?;
+            let lock = files::lock_to_look(&place.path, &self.patience)?;
             let plan =
                 redb::look(&place.path, Some(&lock), |tables| alloc::run(command, tables, cx))?;
             let missing = |p: &Plan| matches!(p.outcome, Err(Refusal::Missing { .. }));
@@ -315,19 +351,25 @@ impl Embedded {
 
 impl Store for Embedded {
     fn apply(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {
-        let plan = match command {
-            Command::Add(_) | Command::Reserve(_) => self.give(command, cx)?,
-            Command::Del(_) | Command::Gc(_) => self.take(command, cx)?,
-            Command::Check(_) | Command::Status(_) => self.look(command, cx)?,
+        self.patience.renew();
+        let plan = if command.only_looks() {
+            self.look(command, cx)?
+        } else if command.set().is_none() {
+            self.serve_pool(command, cx)?
+        } else if gives(command) {
+            self.give(command, cx)?
+        } else {
+            self.take(command, cx)?
         };
         plan.outcome.map_err(Error::Refused)
     }
 
     fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
+        self.patience.renew();
         // A reservation is in both files.
         let mut reserved: BTreeSet<(SetName, Addr)> = BTreeSet::new();
         for place in self.places(cx)? {
-            let lock = files::lock_to_look(&place.path, self.wait)?;
+            let lock = files::lock_to_look(&place.path, &self.patience)?;
             redb::look(&place.path, Some(&lock), |tables| {
                 tables.leases(None, &mut |lease| {
                     if lease.kind != Kind::Reserved
@@ -341,33 +383,78 @@ impl Store for Embedded {
         }
         Ok(())
     }
+
+    fn pools(&mut self) -> Result<Vec<Pool>, StoreError> {
+        self.patience.renew();
+        let place = self.keep_place();
+        if !place.path.exists() {
+            return Ok(Vec::new());
+        }
+        let lock = files::lock_to_look(&place.path, &self.patience)?;
+        #[allow(clippy::redundant_closure, reason = "the function is not general enough by itself")]
+        let all = redb::look(&place.path, Some(&lock), |tables| pools::all(tables))?;
+        Ok(all.unwrap_or_default())
+    }
 }
 
-/// Whether a GC has steps to go.
+/// Whether it leases something.
+fn gives(command: &Command) -> bool {
+    matches!(command, Command::Add(_) | Command::Reserve(_) | Command::Import(_))
+}
+
+/// Whether a command has steps to go.
 fn is_step(plan: &Plan) -> bool {
-    matches!(plan.outcome, Ok(Outcome::Collected { done: false, .. }))
+    matches!(
+        plan.outcome,
+        Ok(Outcome::Collected { done: false, .. }
+            | Outcome::PoolReleased { done: false, .. }
+            | Outcome::Swept { done: false, .. })
+    )
 }
 
-/// The further steps of a GC, in the same transaction.
+/// The further steps of a command, in the same transaction.
 fn collect(
-    mut gc: Gc,
+    mut command: Command,
     plan: &mut Plan,
     tables: &mut Tables<'_, Writer<'_, '_>>,
     cx: &Context,
 ) -> Result<(), StoreError> {
-    let Ok(Outcome::Collected { freed, after, done }) = &mut plan.outcome else { return Ok(()) };
-    while !*done {
-        gc.after.clone_from(after);
-        let step = alloc::run(&Command::Gc(gc.clone()), tables, cx)?;
+    let mut all: Vec<Addr> = Vec::new();
+    while is_step(plan) {
+        if let (Command::Gc(gc), Ok(Outcome::Collected { after, .. })) =
+            (&mut command, &plan.outcome)
+        {
+            gc.after.clone_from(after);
+        }
+        let step = alloc::run(&command, tables, cx)?;
         for change in &step.changes {
             changes::make(tables, change, cx.now)?;
         }
-        if let Ok(Outcome::Collected { freed: more, after: next, done: end }) = step.outcome {
-            freed.extend(more);
-            (*after, *done) = (next, end);
-        }
+        all.extend(freed(&mut plan.outcome));
+        plan.outcome = step.outcome;
+    }
+    all.extend(freed(&mut plan.outcome));
+    if let Ok(
+        Outcome::Collected { freed, .. }
+        | Outcome::PoolReleased { freed, .. }
+        | Outcome::Swept { freed, .. },
+    ) = &mut plan.outcome
+    {
+        *freed = all;
     }
     Ok(())
+}
+
+/// Takes out what a step freed.
+fn freed(outcome: &mut Result<Outcome, Refusal>) -> Vec<Addr> {
+    match outcome {
+        Ok(
+            Outcome::Collected { freed, .. }
+            | Outcome::PoolReleased { freed, .. }
+            | Outcome::Swept { freed, .. },
+        ) => std::mem::take(freed),
+        _ => Vec::new(),
+    }
 }
 
 /// Takes a set's home away from a file that holds no living lease of it. An address is known in

@@ -15,7 +15,7 @@ use super::cas::audit::audit;
 use super::cas::{Cas, Commit, Engine, Entry, Expect, Step, Truths, Write};
 use crate::alloc::{Command, Context, Outcome};
 use crate::error::{Error, StoreError};
-use crate::model::Lease;
+use crate::model::{Lease, Pool};
 
 /// Operations of one transaction (Consul 1.8).
 const LIMIT: usize = 64;
@@ -160,5 +160,9 @@ impl Store for FakeCas {
     fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
         audit(&self.server);
         self.store.list(cx, each)
+    }
+
+    fn pools(&mut self) -> Result<Vec<Pool>, StoreError> {
+        self.store.pools()
     }
 }

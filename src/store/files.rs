@@ -12,9 +12,8 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::lock::{self, Lock};
+use super::lock::{self, Lock, Patience};
 use crate::error::StoreError;
-use crate::model::Wait;
 use crate::plain_file;
 
 /// Where an embedded store lies.
@@ -67,7 +66,8 @@ impl Files {
     }
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+/// The name of a file beside another.
+pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)
@@ -81,21 +81,21 @@ fn folder(path: &Path) -> PathBuf {
 }
 
 /// Takes the lock beside a store file.
-pub fn lock(path: &Path, wait: Wait) -> Result<Lock, StoreError> {
-    lock::lock_file(&beside(path, ".lock"), wait)
+pub fn lock(path: &Path, patience: &Patience) -> Result<Lock, StoreError> {
+    lock::take(&beside(path, ".lock"), patience)
 }
 
 /// The same for one who only looks: where nothing can be written there may be no lock file, and
 /// nobody to be kept out; where no store is, nothing is to be seen.
-pub fn lock_to_look(path: &Path, wait: Wait) -> Result<Lock, StoreError> {
+pub fn lock_to_look(path: &Path, patience: &Patience) -> Result<Lock, StoreError> {
     let name = beside(path, ".lock");
     // Only who may write can wait in turn.
     let opened = plain_file::open_to_write(&name)
         .or_else(|e| if is_forbidden(&e) { plain_file::open(&name) } else { Err(e) });
     match opened {
-        Ok(file) => lock::acquire(file, &name, wait),
+        Ok(file) => lock::acquire(file, &name, patience).or_else(|e| lock::at_last(&name, e)),
         Err(e) if e.kind() == ErrorKind::NotFound && !path.exists() => Ok(Lock::none()),
-        Err(e) if e.kind() == ErrorKind::NotFound => match lock::lock_file(&name, wait) {
+        Err(e) if e.kind() == ErrorKind::NotFound => match lock::take(&name, patience) {
             Err(StoreError::Unavailable { source, .. }) if is_forbidden(&*source) => {
                 Ok(Lock::none())
             }
@@ -276,20 +276,22 @@ pub fn is_shared(folder: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Wait;
 
     #[test]
     fn one_who_looks_goes_without_a_lock_only_where_none_can_be_made() {
         let dir = tempfile::tempdir().unwrap();
         let store = dir.path().join("leases");
+        let at_once = Patience::new(Wait::Try);
         let name = beside(&store, ".lock");
-        drop(lock_to_look(&store, Wait::Try).unwrap());
+        drop(lock_to_look(&store, &at_once).unwrap());
         assert!(!name.exists(), "a lock file where no store is");
         File::create(&store).unwrap();
-        drop(lock_to_look(&store, Wait::Try).unwrap());
+        drop(lock_to_look(&store, &at_once).unwrap());
         assert!(name.exists());
         fs::remove_file(&name).unwrap();
         let refused =
-            || matches!(lock_to_look(&store, Wait::Try), Err(StoreError::Unavailable { .. }));
+            || matches!(lock_to_look(&store, &at_once), Err(StoreError::Unavailable { .. }));
         fs::create_dir(&name).unwrap();
         assert!(refused(), "a folder");
         fs::remove_dir(&name).unwrap();

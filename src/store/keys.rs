@@ -6,8 +6,8 @@
 //! one set sort by address, by owner, by time, as the kind says.
 
 use crate::alloc::PodKey;
-use crate::model::{NetworkName, Owner, SetName, Timestamp};
-use crate::net::{Addr, Family};
+use crate::model::{NetworkName, Owner, PoolId, SetName, Timestamp};
+use crate::net::{Addr, Family, Subnet};
 
 const LEASE: u8 = b'L';
 const OWNER: u8 = b'O';
@@ -21,6 +21,9 @@ const DEFINITION: u8 = b'D';
 const ADOPTED: u8 = b'A';
 const RESERVED: u8 = b'R';
 const HOME: u8 = b'H';
+const POOL: u8 = b'P';
+const PLACE: u8 = b'N';
+const GRID: u8 = b'G';
 
 /// The schema version's key.
 pub const SCHEMA: &[u8] = b"Mschema";
@@ -131,7 +134,20 @@ pub fn owner(set: &SetName, owner: &Owner) -> Vec<u8> {
             key.push(b'r');
             key.extend(addr(*at));
         }
+        Owner::Pool(pool, at) => {
+            key.push(b'p');
+            text(&mut key, &pool.0);
+            key.extend(addr(*at));
+        }
     }
+    key
+}
+
+/// Every lease of a set that was taken through a pool, by address.
+pub fn of_pool(set: &SetName, pool: &PoolId) -> Vec<u8> {
+    let mut key = of_set(OWNER, set);
+    key.push(b'p');
+    text(&mut key, &pool.0);
     key
 }
 
@@ -142,8 +158,58 @@ pub fn owners(set: &SetName) -> Vec<u8> {
 
 /// One occupancy block: `index` counts blocks of its level.
 pub fn block(set: &SetName, of: Family, level: u8, index: u128) -> Vec<u8> {
-    let key = with(of_set(BLOCK, set), &[family(of), level]);
+    let kind = if set.0.starts_with(GRID_MARK) { GRID } else { BLOCK };
+    let key = with(of_set(kind, set), &[family(of), level]);
     with(key, &index.to_be_bytes())
+}
+
+/// No set of leases begins with it.
+const GRID_MARK: char = '\0';
+
+/// What stands for the subnets of one length in a space: occupancy counts them like addresses.
+pub fn grid(space: &str, len: u8) -> SetName {
+    SetName(format!("{GRID_MARK}{len} {space}"))
+}
+
+/// A pool by its name.
+pub fn pool(id: &PoolId) -> Vec<u8> {
+    let mut key = vec![POOL];
+    text(&mut key, &id.0);
+    key
+}
+
+/// Every pool.
+pub fn pools() -> Vec<u8> {
+    vec![POOL]
+}
+
+/// The name in a pool's key.
+pub fn read_pool(key: &[u8]) -> Option<PoolId> {
+    read_text(key.strip_prefix(&[POOL])?).map(|(id, _)| PoolId(id))
+}
+
+/// A pool by its space, its subnet and its name.
+pub fn place(space: &str, subnet: Subnet, id: &PoolId) -> Vec<u8> {
+    let mut key = places(space, subnet);
+    text(&mut key, &id.0);
+    key
+}
+
+/// Every pool of a subnet. Sorts by address, a shorter prefix first.
+pub fn places(space: &str, subnet: Subnet) -> Vec<u8> {
+    let mut key = vec![PLACE];
+    text(&mut key, space);
+    key.extend(addr(subnet.first()));
+    key.push(subnet.len());
+    key
+}
+
+/// The subnet in the key of a place.
+pub fn read_place(space: &str, key: &[u8]) -> Option<Subnet> {
+    let mut start = vec![PLACE];
+    text(&mut start, space);
+    let (base, rest) = key.strip_prefix(&*start)?.split_at_checked(17)?;
+    Subnet::new(read_addr(base)?, *rest.first()?).ok()
 }
 
 /// The cursor of a range set.

@@ -6,19 +6,21 @@
 //! Invariant: a [`Lock`] holds the lock until it is dropped; a killed process holds none; nobody
 //! holds a lock on a file that has lost its name.
 
+use std::cell::Cell;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fs2::FileExt;
 
 use super::queue;
 use crate::error::StoreError;
 use crate::model::Wait;
+use crate::plain_file;
 
 /// A lock that is held.
 #[derive(Debug)]
@@ -46,8 +48,32 @@ impl Lock {
     }
 }
 
+/// How long a call may wait, for all its locks together.
+#[derive(Debug)]
+pub struct Patience {
+    wait: Wait,
+    spent: Cell<Duration>,
+}
+
+impl Patience {
+    /// All of it.
+    pub(super) fn new(wait: Wait) -> Patience {
+        Patience { wait, spent: Cell::default() }
+    }
+
+    /// All of it again: another call.
+    pub(super) fn renew(&self) {
+        self.spent.set(Duration::ZERO);
+    }
+}
+
 /// Takes the exclusive lock on `path`, which is made (0600) if it is not there.
 pub fn lock_file(path: &Path, wait: Wait) -> Result<Lock, StoreError> {
+    take(path, &Patience::new(wait))
+}
+
+/// The same, as one of a call's.
+pub(super) fn take(path: &Path, patience: &Patience) -> Result<Lock, StoreError> {
     loop {
         let file = OpenOptions::new()
             .read(true)
@@ -58,10 +84,24 @@ pub fn lock_file(path: &Path, wait: Wait) -> Result<Lock, StoreError> {
             .open(path)
             .map_err(|e| StoreError::io("open the lock file", path, e))?;
         let inode = inode(&file.metadata());
-        let lock = acquire(file, path, wait)?;
+        let lock = acquire(file, path, patience).or_else(|e| at_last(path, e))?;
         // Somebody may have removed the file while we waited: others lock another one then.
         if inode == self::inode(&fs::metadata(path)) {
             return Ok(lock);
+        }
+    }
+}
+
+/// Opens a file that is there, to read it, and takes the exclusive lock on it, as bolt does.
+pub fn lock_to_read(path: &Path, wait: Wait) -> Result<(Lock, File), StoreError> {
+    loop {
+        let io = |e| StoreError::io("open", path, e);
+        let file = plain_file::open(path).map_err(io)?;
+        let copy = file.try_clone().map_err(io)?;
+        let lock = acquire(file, path, &Patience::new(wait))?;
+        // Another may have been put in its place while we waited.
+        if inode(&copy.metadata()) == inode(&fs::metadata(path)) {
+            return Ok((lock, copy));
         }
     }
 }
@@ -71,18 +111,18 @@ fn inode(metadata: &io::Result<fs::Metadata>) -> Option<(u64, u64)> {
 }
 
 /// Takes the exclusive lock on an open file.
-pub(super) fn acquire(file: File, path: &Path, wait: Wait) -> Result<Lock, StoreError> {
+pub(super) fn acquire(file: File, path: &Path, patience: &Patience) -> Result<Lock, StoreError> {
     let io = |e| StoreError::io("lock", path, e);
     // Who does not wait at all takes what is free.
-    if wait == Wait::Try || queue::is_empty(&file) {
+    if patience.wait == Wait::Try || queue::is_empty(&file) {
         match FileExt::try_lock_exclusive(&file) {
             Ok(()) => return Ok(Lock { file: Some(file) }),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
             Err(e) => return Err(io(e)),
         }
     }
-    let bound = match wait {
-        Wait::For(bound) => bound,
+    let bound = match patience.wait {
+        Wait::For(bound) => bound.saturating_sub(patience.spent.get()),
         Wait::Try => Duration::ZERO,
         Wait::Forever => {
             lock_in_turn(&file, queue::join(&file)).map_err(io)?;
@@ -102,14 +142,27 @@ pub(super) fn acquire(file: File, path: &Path, wait: Wait) -> Result<Lock, Store
                 let _ = done.send(result);
             })
             .map_err(io)?;
-        match waiting.recv_timeout(bound) {
+        let begin = Instant::now();
+        let waited = waiting.recv_timeout(bound);
+        patience.spent.set(patience.spent.get() + begin.elapsed());
+        match waited {
             Ok(Ok(file)) => return Ok(Lock { file: Some(file) }),
             Ok(Err(e)) => return Err(io(e)),
             Err(_) => {}
         }
     }
     let holders = inode.map(|(_, ino)| holders(ino)).unwrap_or_default();
-    Err(StoreError::Locked { path: path.to_owned(), waited: bound, holders })
+    Err(StoreError::Locked { path: path.to_owned(), waited: patience.spent.get(), holders })
+}
+
+/// When the bound is over: who is in front may be stopped, and the lock free. Opened anew, for what
+/// waited in vain still does.
+pub(super) fn at_last(path: &Path, error: StoreError) -> Result<Lock, StoreError> {
+    let StoreError::Locked { .. } = error else { return Err(error) };
+    match plain_file::open_to_write(path) {
+        Ok(file) if FileExt::try_lock_exclusive(&file).is_ok() => Ok(Lock { file: Some(file) }),
+        _ => Err(error),
+    }
 }
 
 fn lock_in_turn(file: &File, number: Option<queue::Number>) -> io::Result<()> {
@@ -133,7 +186,7 @@ pub(super) fn guard(file: &File, path: &Path) -> Result<bool, StoreError> {
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
             let copy = file.try_clone().map_err(io)?;
             // Only who went past the lock file can be in the way, for a few milliseconds' work.
-            acquire(copy, path, Wait::For(Duration::from_secs(5)))?;
+            acquire(copy, path, &Patience::new(Wait::For(Duration::from_secs(5))))?;
         }
         // Where this kind of lock cannot be had (a file that is open for reading, on NFS), the
         // first guard has to do.

@@ -10,8 +10,8 @@ use crate::alloc::{
     self, Change, Command, Context, Cooling, Definition, Holder, Order, Outcome, PodKey, View,
 };
 use crate::error::{Error, StoreError};
-use crate::model::{Lease, NetworkName, Owner, SetName};
-use crate::net::{Addr, Family, Span};
+use crate::model::{Lease, NetworkName, Owner, Pool, PoolId, SetName};
+use crate::net::{Addr, Family, Span, Subnet};
 
 /// Leases in this process.
 #[derive(Default)]
@@ -22,6 +22,7 @@ pub struct Memory {
     sticky: BTreeMap<(SetName, PodKey, Addr), Addr>,
     definitions: BTreeMap<NetworkName, Definition>,
     adopted: BTreeMap<NetworkName, u64>,
+    pools: BTreeMap<PoolId, Pool>,
 }
 
 impl View for Memory {
@@ -109,6 +110,46 @@ impl View for Memory {
         Ok(owners.into_values().take(limit).flatten().collect())
     }
 
+    fn pool(&self, id: &PoolId) -> Result<Option<Pool>, StoreError> {
+        Ok(self.pools.get(id).cloned())
+    }
+
+    fn overlapping(&self, space: &str, subnet: Subnet) -> Result<Option<Pool>, StoreError> {
+        let overlaps =
+            |p: &&Pool| p.space == space && Span::from(p.subnet).overlaps(Span::from(subnet));
+        Ok(self.pools.values().filter(overlaps).min_by_key(|p| p.subnet).cloned())
+    }
+
+    fn next_block(
+        &self,
+        space: &str,
+        within: Subnet,
+        len: u8,
+        from: Addr,
+    ) -> Result<Option<Subnet>, StoreError> {
+        let mut block = Subnet::masked(within.first(), len);
+        while let Some(b) = block.filter(|b| within.contains(b.first())) {
+            let taken = self.pools.values().any(|p| p.space == space && p.subnet == b);
+            if b.first() >= from && !taken {
+                return Ok(Some(b));
+            }
+            block = b.last().next().and_then(|next| Subnet::masked(next, len));
+        }
+        Ok(None)
+    }
+
+    fn of_pool(
+        &self,
+        pool: &Pool,
+        after: Option<Addr>,
+        limit: usize,
+    ) -> Result<Vec<Lease>, StoreError> {
+        let hangs = |l: &&Lease| {
+            l.owner == Owner::Pool(pool.id.clone(), l.addr) && after.is_none_or(|a| l.addr > a)
+        };
+        Ok(self.leases.values().filter(hangs).take(limit).cloned().collect())
+    }
+
     fn capacity(&self) -> usize {
         usize::MAX
     }
@@ -140,6 +181,12 @@ impl Memory {
             }
             Change::Define(d) => drop(self.definitions.insert(d.network.clone(), d)),
             Change::Adopted(network, time) => drop(self.adopted.insert(network, time)),
+            Change::Released(network) => drop(self.adopted.remove(&network)),
+            Change::PutPool(pool) => drop(self.pools.insert(pool.id.clone(), pool)),
+            Change::DropPool(pool) => {
+                assert!(self.of_pool(&pool, None, 1).is_ok_and(|left| left.is_empty()));
+                assert!(self.pools.remove(&pool.id).is_some());
+            }
         }
     }
 }
@@ -156,5 +203,9 @@ impl Store for Memory {
     fn list(&mut self, _: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
         self.leases.values().cloned().for_each(each);
         Ok(())
+    }
+
+    fn pools(&mut self) -> Result<Vec<Pool>, StoreError> {
+        Ok(self.pools.values().cloned().collect())
     }
 }

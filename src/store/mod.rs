@@ -16,6 +16,7 @@ mod codec;
 mod consul;
 #[cfg(test)]
 mod contract;
+mod convert;
 #[cfg(test)]
 mod edge_test;
 mod embedded;
@@ -33,8 +34,13 @@ mod memory;
 #[cfg(test)]
 mod model_test;
 mod occupancy;
+#[cfg(test)]
+mod operator_test;
 mod pages;
 mod pause;
+#[cfg(test)]
+mod pool_cases;
+mod pools;
 mod queue;
 mod redb;
 #[cfg(test)]
@@ -50,10 +56,11 @@ use self::consul::Consul;
 use self::etcd::Etcd;
 use crate::alloc::{Command, Context, Outcome};
 use crate::error::{Error, StoreError};
-use crate::model::{Lease, StoreSpec};
+use crate::model::{Lease, Pool, StoreSpec};
 
+pub use self::convert::{Converted, in_place, is_converted};
 pub use self::embedded::Embedded;
-pub use self::lock::{Lock, lock_file};
+pub use self::lock::{Lock, lock_file, lock_to_read};
 
 /// A durable set of leases.
 ///
@@ -71,6 +78,9 @@ pub trait Store {
 
     /// Calls `each` with every living lease, ordered by set and address. Changes nothing.
     fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError>;
+
+    /// All pools, by name. Changes nothing.
+    fn pools(&mut self) -> Result<Vec<Pool>, StoreError>;
 }
 
 /// Opens the store that a configuration names. Nothing is leased, asked or made yet: an embedded store

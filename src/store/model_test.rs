@@ -104,6 +104,7 @@ fn command(op: &Op) -> Option<Command> {
         Op::Check { who: n } => Command::Check(Check {
             set: net(),
             owner: owner(&who(*n)),
+            sets: sets(*n),
             expected: (n % 2 == 0).then(|| vec![wish(*n)]),
         }),
         Op::Status { ranges } => {

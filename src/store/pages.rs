@@ -15,6 +15,8 @@ use std::io;
 
 use twox_hash::XxHash3_128;
 
+/// The version of the file format that is understood.
+const FORMAT: u8 = 3;
 const PAGE: u64 = 4096;
 const HEADER: usize = 320;
 /// The header has two: the last commit's, and the one before or the next.
@@ -108,6 +110,10 @@ impl Pages {
         let size = of_region + u64::from(u32_at(header, 20)?) * PAGE;
         self.regions = Some(Regions { header: of_region, size });
         let slot = &header[SLOTS + SLOT * usize::from(flags & SECOND)..][..SLOT];
+        if slot[0] != FORMAT {
+            self.expected.clear();
+            return None;
+        }
         for (there, root) in [(1, 8), (2, 40)] {
             if slot[there] != 0 {
                 self.expect(number_at(slot, root)?, sum_at(slot, root + NUMBER)?, TABLES);

@@ -22,6 +22,9 @@ use super::view::{Each, Kv, KvMut, Tables};
 use super::{codec, files, keys};
 use crate::error::StoreError;
 
+#[cfg(test)]
+mod lives_test;
+
 type Bytes = &'static [u8];
 /// redb's cache, in bytes: more than any command but GC and `list` touches.
 const CACHE: usize = 8 << 20;

@@ -14,7 +14,7 @@ use super::etcd::Etcd;
 use super::servers::{self, Running};
 use crate::alloc::{Add, Command, Context, Outcome, Wanted};
 use crate::error::{Error, StoreError};
-use crate::model::{Lease, Node};
+use crate::model::{Lease, Node, Pool};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -52,6 +52,9 @@ impl<E: Engine, F: Fn() -> E> Store for Audited<E, F> {
     fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
         audit(&(self.1)());
         self.0.list(cx, each)
+    }
+    fn pools(&mut self) -> Result<Vec<Pool>, StoreError> {
+        self.0.pools()
     }
 }
 

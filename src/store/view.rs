@@ -7,11 +7,11 @@
 use std::path::Path;
 
 use super::codec::{self, Bad};
-use super::{keys, occupancy};
+use super::{keys, occupancy, pools};
 use crate::alloc::{Cooling, Definition, Holder, Order, PodKey, View};
 use crate::error::StoreError;
-use crate::model::{Lease, NetworkName, Owner, SetName};
-use crate::net::{Addr, Family, Span};
+use crate::model::{Lease, NetworkName, Owner, Pool, PoolId, SetName};
+use crate::net::{Addr, Family, Span, Subnet};
 
 /// What is done with each entry of a scan; `false` ends it.
 pub type Each<'a> = dyn FnMut(&[u8], &[u8]) -> Result<bool, StoreError> + 'a;
@@ -245,6 +245,45 @@ impl<K: Kv> View for Tables<'_, K> {
             Ok(owners < limit)
         })?;
         self.indexed(set, &addrs)
+    }
+
+    fn pool(&self, id: &PoolId) -> Result<Option<Pool>, StoreError> {
+        pools::get(self, id)
+    }
+
+    fn overlapping(&self, space: &str, subnet: Subnet) -> Result<Option<Pool>, StoreError> {
+        pools::overlapping(self, space, subnet)
+    }
+
+    fn next_block(
+        &self,
+        space: &str,
+        within: Subnet,
+        len: u8,
+        from: Addr,
+    ) -> Result<Option<Subnet>, StoreError> {
+        pools::next_block(self, space, within, len, from)
+    }
+
+    fn of_pool(
+        &self,
+        pool: &Pool,
+        after: Option<Addr>,
+        limit: usize,
+    ) -> Result<Vec<Lease>, StoreError> {
+        let set = pool.set();
+        let all = keys::of_pool(&set, &pool.id);
+        let mut from = all.clone();
+        if let Some(after) = after {
+            from = keys::owner(&set, &Owner::Pool(pool.id.clone(), after));
+            from.push(0);
+        }
+        let mut addrs = Vec::new();
+        self.kv.scan(&from, &keys::behind(&all), &mut |key, value| {
+            addrs.extend(self.whole(codec::read_addrs(key, value))?);
+            Ok(addrs.len() < limit)
+        })?;
+        self.indexed(&set, &addrs)
     }
 
     fn capacity(&self) -> usize {

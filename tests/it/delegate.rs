@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::lab::{Call, Lab, SUBLET, addresses, by_attachment};
 
 /// `examples/delegate.rs`, which cargo builds beside the tests.
-fn delegate() -> PathBuf {
+pub fn delegate() -> PathBuf {
     let folder = Path::new(SUBLET).parent().unwrap();
     let path = folder.join("examples/delegate");
     assert!(path.is_file(), "{} is missing: run `cargo build --example delegate`", path.display());

@@ -64,6 +64,14 @@ impl Lab {
         self.join("data/leases.redb")
     }
 
+    /// `sublet release`, by a person who is sure.
+    pub fn release(&self, address: &str) {
+        let store = self.store().display().to_string();
+        let call = Call::sublet().arg("release").arg(address).arg("--yes");
+        let answer = call.arg("--store").arg(&store).run();
+        answer.check(answer.succeeded(), "release");
+    }
+
     /// `sublet list --json`, its rows.
     pub fn list(&self) -> Vec<Value> {
         list(&self.store())

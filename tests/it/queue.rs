@@ -2,14 +2,17 @@
 
 #![expect(clippy::disallowed_methods, reason = "what does not happen is waited for in vain")]
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::process::{Child, Command};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc::{F_UNLCK, F_WRLCK, flock};
 use serde_json::{Value, json};
+use sublet::model::Wait;
+use sublet::store::lock_file;
 
 use crate::lab::{Call, Lab, addresses, conf};
 
@@ -38,21 +41,21 @@ impl Held {
         let call = Call::cni("ADD", &format!("w{number}"), &self.conf);
         let child = call.spawn();
         let begin = Instant::now();
-        while !self.is_taken(number) {
+        while !is_taken(&self.lock, number) {
             assert!(begin.elapsed() < Duration::from_secs(30), "{number} does not wait");
             thread::sleep(Duration::from_millis(1));
         }
         (call, child)
     }
+}
 
-    /// Whether somebody has this number: a lock on that byte.
-    fn is_taken(&self, number: i64) -> bool {
-        let free = i16::try_from(F_UNLCK).unwrap();
-        let taken = i16::try_from(F_WRLCK).unwrap();
-        let mut byte = flock { l_type: taken, l_whence: 0, l_start: number, l_len: 1, l_pid: 0 };
-        fcntl(&self.lock, FcntlArg::F_OFD_GETLK(&mut byte)).unwrap();
-        byte.l_type != free
-    }
+/// Whether somebody has this number: a lock on that byte.
+fn is_taken(lock: &File, number: i64) -> bool {
+    let free = i16::try_from(F_UNLCK).unwrap();
+    let taken = i16::try_from(F_WRLCK).unwrap();
+    let mut byte = flock { l_type: taken, l_whence: 0, l_start: number, l_len: 1, l_pid: 0 };
+    fcntl(lock, FcntlArg::F_OFD_GETLK(&mut byte)).unwrap();
+    byte.l_type != free
 }
 
 fn got(waiting: Vec<(Call, Child)>) -> Vec<String> {
@@ -102,14 +105,24 @@ fn a_newcomer_does_not_pass() {
     let mut newcomer = call.spawn();
     thread::sleep(Duration::from_millis(200));
     assert!(newcomer.try_wait().unwrap().is_none(), "it passed one that waits");
+    // Not for ever, though: when its bound is over it takes what is free.
+    let mut impatient = held.conf.clone();
+    impatient["ipam"]["lockTimeout"] = json!("300ms");
+    assert_eq!(addresses(&Call::cni("ADD", "hasty", &impatient).run().ok()), ["10.1.2.3"]);
     stop(&first.1, "-CONT");
-    assert_eq!(got(vec![first]), ["10.1.2.3"]);
-    assert_eq!(addresses(&call.answer(newcomer).ok()), ["10.1.2.4"]);
+    assert_eq!(got(vec![first]), ["10.1.2.4"]);
+    assert_eq!(addresses(&call.answer(newcomer).ok()), ["10.1.2.5"]);
 }
 
 fn stop(child: &Child, signal: &str) {
     let pid = child.id().to_string();
     assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    // The signal is sent; each thread stops when it gets there.
+    let threads = || fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let stat = |task: fs::DirEntry| fs::read_to_string(task.path().join("stat")).unwrap();
+    while signal == "-STOP" && !threads().all(|task| stat(task.unwrap()).contains(") T ")) {
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 #[test]
@@ -123,4 +136,98 @@ fn a_check_waits_too() {
     assert!(child.try_wait().unwrap().is_none(), "it did not wait");
     drop(held.lock);
     call.answer(child).silent();
+}
+
+/// A network's first ADD takes the locks of both files, one after the other: the bound is the
+/// whole call's.
+#[test]
+fn the_bound_is_for_all_locks_together() {
+    let boot = held("boot");
+    let mut conf = boot.conf.clone();
+    conf["name"] = json!("another");
+    conf["ipam"]["persist"] = json!("disk");
+    conf["ipam"]["lockTimeout"] = json!("4s");
+    let keep = File::create(boot.lab.join("data/leases.redb.keep.lock")).unwrap();
+    keep.lock().unwrap();
+    let begin = Instant::now();
+    let call = Call::cni("ADD", "c", &conf);
+    let child = call.spawn();
+    thread::sleep(Duration::from_secs(3));
+    // The next lock is held too.
+    drop(keep);
+    let (code, msg) = call.answer(child).error();
+    let took = begin.elapsed();
+    assert!(code == 11 && msg.contains("leases.redb.lock"), "{code} {msg}");
+    // Two bounds would be seven seconds.
+    let enough = Duration::from_secs(4)..Duration::from_millis(6_800);
+    assert!(enough.contains(&took), "{took:?}: {msg}");
+}
+
+/// Threads of one process, each with a file of its own, are served as processes are; who gave up
+/// is not served, and leaves nothing behind.
+#[test]
+fn threads_of_one_process_too() {
+    let lab = Lab::new();
+    let path = lab.join("lock");
+    let held = lock_file(&path, Wait::Try).unwrap();
+    let file = File::open(&path).unwrap();
+    let (served, order) = mpsc::channel();
+    let threads: Vec<_> = (0..48)
+        .map(|n| {
+            let (path, served) = (path.clone(), served.clone());
+            let thread = thread::spawn(move || {
+                let wait = match n % 3 {
+                    0 => Wait::Forever,
+                    1 => Wait::For(Duration::from_secs(60)),
+                    _ => Wait::For(Duration::from_millis(1)),
+                };
+                match lock_file(&path, wait) {
+                    Ok(_lock) => served.send(n).unwrap(),
+                    Err(e) => assert!(n % 3 == 2, "{n}: {e}"),
+                }
+            });
+            while !is_taken(&file, n) {
+                thread::yield_now();
+            }
+            thread
+        })
+        .collect();
+    // Until those have given up.
+    thread::sleep(Duration::from_millis(200));
+    assert!(lock_file(&path, Wait::Try).is_err(), "it is held");
+    drop(held);
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    drop(served);
+    assert!(order.iter().eq((0..48).filter(|n| n % 3 != 2)));
+    // Their numbers are free again at once, or when their threads have passed the lock on.
+    while (0..48).any(|n| is_taken(&file, n)) {
+        thread::yield_now();
+    }
+    drop(lock_file(&path, Wait::Try).unwrap());
+}
+
+/// Who waits for a file that was removed meanwhile waits for the one that has the name now.
+#[test]
+fn a_lock_file_that_is_replaced() {
+    let lab = Lab::new();
+    let path = lab.join("lock");
+    let old = lock_file(&path, Wait::Try).unwrap();
+    let file = File::open(&path).unwrap();
+    let name = path.clone();
+    let waiting = thread::spawn(move || drop(lock_file(&name, Wait::Forever).unwrap()));
+    while !is_taken(&file, 0) {
+        thread::yield_now();
+    }
+    fs::remove_file(&path).unwrap();
+    let new = lock_file(&path, Wait::Try).unwrap();
+    let file = File::open(&path).unwrap();
+    drop(old);
+    while !is_taken(&file, 0) {
+        assert!(!waiting.is_finished(), "it has a lock without a name");
+        thread::yield_now();
+    }
+    drop(new);
+    waiting.join().unwrap();
 }

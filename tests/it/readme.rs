@@ -23,6 +23,19 @@ fn text(lab: &Lab, name: &str) -> String {
 }
 
 #[test]
+fn its_figures_are_those_of_the_benchmark() {
+    let read =
+        |name: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap();
+    let (readme, bench) = (read("README.md"), read("docs/bench.md"));
+    let lines: Vec<&str> =
+        bench.lines().skip_while(|l| *l != "## In three lines").skip(2).take(3).collect();
+    assert!(lines.len() == 3 && lines.iter().all(|l| l.starts_with("- ")), "{lines:?}");
+    for line in lines {
+        assert!(readme.contains(line), "not in the README: {line}");
+    }
+}
+
+#[test]
 fn ecs_ipam() {
     let lab = Lab::new();
     let answer = play("ecs-ipam.sh", &lab);
@@ -139,6 +152,31 @@ fn our_keys() {
     }
 }
 
+/// Every flag of subletd that our README names is explained, and none is left out.
+#[test]
+fn our_docker_flags() {
+    let text = ours();
+    let part = text.split("\n## Docker\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let help = |args: &[&str]| {
+        let output = crate::docker::subletd(args).output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let explained = help(&["--help"]) + &help(&["cleanup", "--help"]);
+    let table: String = part.lines().filter(|l| l.starts_with("| `--")).collect();
+    for word in table.split(['`', ' ', '|', ',']).filter(|w| w.starts_with("--")) {
+        assert!(explained.contains(word), "README.md names {word}, which subletd does not have");
+    }
+    let flags = explained
+        .split_whitespace()
+        .map(|w| w.trim_end_matches(','))
+        .filter(|w| w.starts_with("--") && !matches!(*w, "--help" | "--version" | "--ipam-driver"));
+    for flag in flags {
+        let client = flag.starts_with("--tls-client");
+        assert!(client || part.contains(flag), "README.md does not name {flag}");
+    }
+}
+
 /// Each command of our README is one, and its options are.
 #[test]
 fn our_commands() {
@@ -148,6 +186,7 @@ fn our_commands() {
         ("list", &["--network", "--json", "--store"][..]),
         ("show", &["--store"]),
         ("release", &["--yes", "--network", "--store"]),
+        ("import", &["gipam", "--store"]),
     ] {
         assert!(text.contains(&format!("sublet {command}")), "README.md lacks {command}");
         let help = help(command);

@@ -15,8 +15,8 @@ use super::engine::{Engine, Entry, Truths};
 use super::paths;
 use crate::alloc::{Context, Cooling, Definition, Holder, Order, PodKey, View};
 use crate::error::StoreError;
-use crate::model::{Lease, NetworkName, Owner, SetName};
-use crate::net::{Addr, Family, Span};
+use crate::model::{Lease, NetworkName, Owner, Pool, PoolId, SetName};
+use crate::net::{Addr, Family, Span, Subnet};
 
 /// Chunks listed one by one before the whole set is: beyond that one long answer is cheaper than
 /// many short ones.
@@ -208,7 +208,9 @@ impl View for Knowledge<'_> {
     }
 
     fn of(&self, set: &SetName, owner: &Owner) -> Result<Vec<Lease>, StoreError> {
-        let path = paths::own(set, &self.cx.node, owner);
+        let Some(path) = paths::own(set, &self.cx.node, owner) else {
+            return Ok(Vec::new());
+        };
         for look_again in [true, false] {
             let Some(entry) = self.guess(path.clone()) else {
                 return Ok(Vec::new());
@@ -314,6 +316,66 @@ impl View for Knowledge<'_> {
         Ok(owners[from..].iter().take(limit).flat_map(|(_, leases)| leases.clone()).collect())
     }
 
+    fn pool(&self, id: &PoolId) -> Result<Option<Pool>, StoreError> {
+        let path = paths::pool(id);
+        let read = |entry: Entry| codec::read_pool_of(path.as_bytes(), id.clone(), &entry.value);
+        self.read(&path)?.map(|entry| self.whole(&path, read(entry))).transpose()
+    }
+
+    fn overlapping(&self, space: &str, subnet: Subnet) -> Result<Option<Pool>, StoreError> {
+        let mut pools = self.pools(space)?;
+        pools.retain(|p| Span::from(p.subnet).overlaps(Span::from(subnet)));
+        Ok(pools.into_iter().min_by_key(|p| p.subnet))
+    }
+
+    fn next_block(
+        &self,
+        space: &str,
+        within: Subnet,
+        len: u8,
+        from: Addr,
+    ) -> Result<Option<Subnet>, StoreError> {
+        let taken: BTreeSet<Subnet> = self.pools(space)?.iter().map(|p| p.subnet).collect();
+        let mut block = Subnet::masked(from.max(within.first()), len);
+        while let Some(b) = block.filter(|b| within.contains(b.first())) {
+            if b.first() >= from && !taken.contains(&b) {
+                return Ok(Some(b));
+            }
+            block = b.last().next().and_then(|next| Subnet::masked(next, len));
+        }
+        Ok(None)
+    }
+
+    /// Of all nodes, and each time anew: a conflict may have told of a lease that was not listed.
+    fn of_pool(
+        &self,
+        pool: &Pool,
+        after: Option<Addr>,
+        limit: usize,
+    ) -> Result<Vec<Lease>, StoreError> {
+        let set = pool.set();
+        let prefix = paths::ips(&set);
+        if after.is_none() {
+            self.listed.borrow_mut().remove(&prefix);
+            self.list(prefix.clone())?;
+        }
+        let mut leases = Vec::new();
+        let known = self.known.borrow();
+        for (path, entry) in
+            known.range(prefix.clone()..).take_while(|(p, _)| p.starts_with(&prefix))
+        {
+            let (Some(entry), Some((_, addr))) = (entry, paths::read_ip(path)) else { continue };
+            if leases.len() < limit
+                && after.is_none_or(|after| addr > after)
+                && let Holder::Leased(lease) = self.slot(&set, addr, entry)?
+                && matches!(&lease.owner, Owner::Pool(id, _) if *id == pool.id)
+            {
+                leases.push(*lease);
+            }
+        }
+        Ok(leases)
+    }
+
     fn capacity(&self) -> usize {
         // A freed lease is two records: its address's and its owner's.
         self.engine.room() / 2
@@ -321,6 +383,13 @@ impl View for Knowledge<'_> {
 }
 
 impl Knowledge<'_> {
+    /// The pools of a space, as they were made.
+    pub fn pools(&self, space: &str) -> Result<Vec<Pool>, StoreError> {
+        let path = paths::space(space);
+        let read = |entry: Entry| codec::read_pools(path.as_bytes(), &entry.value);
+        Ok(self.read(&path)?.map(|e| self.whole(&path, read(e))).transpose()?.unwrap_or_default())
+    }
+
     /// An address kept as a hint. One that cannot be read tells nothing, and is written anew.
     fn hint(&self, path: &str) -> Result<Option<Addr>, StoreError> {
         let entry = self.read(path)?;

@@ -4,7 +4,7 @@
 //! again whose answer was lost. Does not own: how a server is asked ([`Engine`]), which address
 //! (`alloc`).
 //! Invariant: an outcome that changes something was compared by the server; any other rests on
-//! nothing assumed. Tries and time are bounded.
+//! nothing assumed. Tries and time are bounded. No lease outlives its pool.
 
 mod engine;
 mod knowledge;
@@ -23,7 +23,7 @@ use super::codec::{self, Bad};
 use super::pause::pause;
 use crate::alloc::{self, Command, Context, Holder, Outcome};
 use crate::error::{Error, StoreError};
-use crate::model::Lease;
+use crate::model::{Lease, Pool};
 
 /// How often a command is tried: others can win that many times in a row before it gives up.
 const TRIES: u32 = 64;
@@ -128,6 +128,15 @@ fn find_again(
     knowledge: &Knowledge<'_>,
     lost: StoreError,
 ) -> Result<bool, StoreError> {
+    // A pool that was only touched tells nothing.
+    let is_touch = |step: &&Step| {
+        let known = knowledge.known.borrow();
+        let before = known.get(&step.path).and_then(|e| e.as_ref().map(|e| &e.value));
+        let same = matches!(&step.write, Write::Put(value) if before == Some(value));
+        same && paths::is_of_pools(&step.path)
+    };
+    let telling = steps.iter().filter(|s| paths::is_truth(&s.path) && !is_touch(s));
+    let telling: Vec<&Step> = telling.collect();
     knowledge.forget();
     let touched: Vec<String> = steps.iter().map(|step| step.path.clone()).collect();
     if knowledge.learn(&touched).is_err() {
@@ -142,7 +151,7 @@ fn find_again(
             Write::Keep => true,
         }
     };
-    Ok(steps.iter().filter(|s| paths::is_truth(&s.path)).all(is_there))
+    Ok(telling.into_iter().all(is_there))
 }
 
 /// Lets the others go first, for a while that differs from client to client and grows: those that
@@ -178,6 +187,18 @@ impl<E: Engine> Store for Cas<E> {
         }
         leases.into_values().for_each(each);
         Ok(())
+    }
+
+    fn pools(&mut self) -> Result<Vec<Pool>, StoreError> {
+        let found = self.engine.list(paths::POOLS, Instant::now() + self.timeout)?;
+        let mut pools = BTreeMap::new();
+        for (path, entry) in found {
+            let id = paths::read_pool(&path).ok_or(Bad("a key of another form"));
+            let read = id.and_then(|id| codec::read_pool_of(path.as_bytes(), id, &entry.value));
+            let pool = read.map_err(|Bad(what)| bad_record(&self.engine, &path, what))?;
+            pools.insert(pool.id.clone(), pool);
+        }
+        Ok(pools.into_values().collect())
     }
 }
 

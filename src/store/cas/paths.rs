@@ -9,6 +9,8 @@
 //! cursor/<set>/<range>              the address given last: a hint
 //! sticky/<set>/<ns>/<pod>/<range>   a pod's former address: a hint
 //! stuck/<set>/<address>             which sticky key names it
+//! pool/<pool>                       a pool; written anew with each lease through it
+//! space/<space>                     all pools of a space, as they were made
 //! ```
 //!
 //! Invariant: a name is one segment, whatever text it holds, and no listed prefix ends within one.
@@ -16,7 +18,7 @@
 use std::fmt::Write as _;
 
 use crate::alloc::PodKey;
-use crate::model::{Node, Owner, SetName};
+use crate::model::{Node, Owner, PoolId, SetName};
 use crate::net::{Addr, Family};
 
 /// A name as one segment: what is no letter, digit, `-`, `_`, `.` or `~` as %XX, and never empty or
@@ -107,8 +109,9 @@ pub fn read_ip(path: &str) -> Option<(SetName, Addr)> {
     (parts.next().is_none() && ip(&found.0, found.1) == path).then_some(found)
 }
 
-/// What an owner of this node holds.
-pub fn own(set: &SetName, node: &Node, owner: &Owner) -> String {
+/// What an owner of this node holds; `None`: an address of a pool is its own owner, and what is
+/// leased of it stands under the address alone.
+pub fn own(set: &SetName, node: &Node, owner: &Owner) -> Option<String> {
     let mut path = owns(set, node);
     match owner {
         Owner::Attachment(a) => {
@@ -127,10 +130,11 @@ pub fn own(set: &SetName, node: &Node, owner: &Owner) -> String {
         Owner::Reservation(addr) => {
             let _ = write!(path, "reserved/{}/", hex(*addr));
         }
+        Owner::Pool(..) => return None,
     }
     // The slash went into each prefix; a record's own name has none.
     path.pop();
-    path
+    Some(path)
 }
 
 /// What the owners of this node hold of a set.
@@ -158,9 +162,39 @@ pub fn stuck(set: &SetName, addr: Addr) -> String {
     of("stuck", set) + &hex(addr)
 }
 
+/// A pool.
+pub fn pool(id: &PoolId) -> String {
+    let mut path = POOLS.to_owned();
+    segment(&mut path, &id.0);
+    path.pop();
+    path
+}
+
+/// All pools of all spaces.
+pub const POOLS: &str = "pool/";
+
+/// The name in a [`pool`] path.
+pub fn read_pool(path: &str) -> Option<PoolId> {
+    let id = PoolId(read_segment(path.strip_prefix(POOLS)?)?);
+    (pool(&id) == path).then_some(id)
+}
+
+/// All pools of a space.
+pub fn space(name: &str) -> String {
+    let mut path = "space/".to_owned();
+    segment(&mut path, name);
+    path.pop();
+    path
+}
+
+/// Whether it is about pools: compared by everything that has looked at it.
+pub fn is_of_pools(path: &str) -> bool {
+    path.starts_with(POOLS) || path.starts_with("space/")
+}
+
 /// Whether a record decides who has what, and is therefore compared; the others are hints.
 pub fn is_truth(path: &str) -> bool {
-    path.starts_with("ip/") || path.starts_with("own/")
+    path.starts_with("ip/") || path.starts_with("own/") || is_of_pools(path)
 }
 
 #[cfg(test)]
@@ -184,6 +218,10 @@ mod tests {
             ip(&SetName("net".into()), "10.0.0.7".parse().unwrap()),
             "ip/net/0a0000/0a000007"
         );
+        for id in ["l/10.0.0.0/8/10.1.0.0/16", "", "..", "net\u{e4}"].map(|id| PoolId(id.into())) {
+            assert_eq!(pool(&id).split('/').count(), 2);
+            assert_eq!(read_pool(&pool(&id)), Some(id));
+        }
         for bad in ["ip/net/0a0000/0a0100", "ip/net/0a0000/0a000007/x", "ip/net", "own/net/n"] {
             assert_eq!(read_ip(bad), None, "{bad}");
         }
@@ -193,7 +231,7 @@ mod tests {
     fn owners_do_not_run_into_each_other() {
         let (set, node) =
             (SetName("s".into()), Node { name: "n/1".into(), machine: String::new() });
-        let id = |text: &str| own(&set, &node, &Owner::Id(text.to_owned()));
+        let id = |text: &str| own(&set, &node, &Owner::Id(text.to_owned())).unwrap();
         assert_eq!(id("a"), "own/s/n%2F1/id/a");
         assert_ne!(id("a/b"), id("a%2Fb"));
         assert!(id("").starts_with(&owns(&set, &node)));

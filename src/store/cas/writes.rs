@@ -1,7 +1,8 @@
 //! A plan's changes as records, and what they rest on as comparisons.
 //!
 //! Invariant: an address's record and its owner's change in one transaction, each compared; a lease
-//! is removed only where the address's record is known to be that owner's.
+//! is removed only where the address's record is known to be that owner's. No lease outlives its
+//! pool: each one writes the pool's record anew.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +12,7 @@ use super::knowledge::{Knowledge, Writes, bad_record};
 use super::paths;
 use crate::alloc::{Change, Cooling, Holder, PodKey};
 use crate::error::StoreError;
-use crate::model::{Lease, SetName};
+use crate::model::{Lease, Owner, Pool, SetName};
 use crate::net::Addr;
 
 /// A plan's records.
@@ -27,7 +28,9 @@ pub fn records(changes: Vec<Change>, known: &Knowledge<'_>) -> Result<Writes, St
             Change::Cursor(set, range, addr) => draft.hint(paths::cursor(&set, range), addr),
             Change::Sticky(set, pod, range, addr) => draft.stick(&set, &pod, range, addr)?,
             // A cluster keeps neither: see `View::defined` and `View::adopted`.
-            Change::Define(_) | Change::Adopted(..) => {}
+            Change::Define(_) | Change::Adopted(..) | Change::Released(_) => {}
+            Change::PutPool(pool) => draft.pool(&pool, true)?,
+            Change::DropPool(pool) => draft.pool(&pool, false)?,
         }
     }
     let mut writes = draft.writes;
@@ -48,10 +51,14 @@ struct Draft<'a, 'k> {
 impl Draft<'_, '_> {
     fn put(&mut self, lease: Lease) -> Result<(), StoreError> {
         let path = paths::ip(&lease.set, lease.addr);
-        let own = self.owner_of(&lease)?;
-        own.retain(|l| l.addr != lease.addr);
-        own.push(lease.clone());
-        own.sort_by_key(|l| l.addr);
+        if let Owner::Pool(id, _) = &lease.owner {
+            self.touch(paths::pool(id));
+        }
+        if let Some(own) = self.owner_of(&lease)? {
+            own.retain(|l| l.addr != lease.addr);
+            own.push(lease.clone());
+            own.sort_by_key(|l| l.addr);
+        }
         let value = codec::slot(path.as_bytes(), &Holder::Leased(Box::new(lease)));
         self.writes.insert(path, value);
         Ok(())
@@ -59,8 +66,11 @@ impl Draft<'_, '_> {
 
     fn free(&mut self, lease: &Lease, until: Option<u64>) -> Result<(), StoreError> {
         let path = paths::ip(&lease.set, lease.addr);
-        self.owner_of(lease)?.retain(|l| l.addr != lease.addr);
-        let version = self.version(&paths::own(&lease.set, &lease.node, &lease.owner));
+        if let Some(own) = self.owner_of(lease)? {
+            own.retain(|l| l.addr != lease.addr);
+        }
+        let own = paths::own(&lease.set, &lease.node, &lease.owner);
+        let version = self.version(own.as_deref().unwrap_or(&path));
         if let Some(version) = version
             && !self.known.vouch(lease, version)?
         {
@@ -80,9 +90,11 @@ impl Draft<'_, '_> {
     }
 
     /// What the owner of a lease holds, as far as is known and changed by now. An owner nobody has
-    /// looked at holds nothing; the commit compares that.
-    fn owner_of(&mut self, lease: &Lease) -> Result<&mut Vec<Lease>, StoreError> {
-        let path = paths::own(&lease.set, &lease.node, &lease.owner);
+    /// looked at holds nothing; the commit compares that. `None`: it has no record.
+    fn owner_of(&mut self, lease: &Lease) -> Result<Option<&mut Vec<Lease>>, StoreError> {
+        let Some(path) = paths::own(&lease.set, &lease.node, &lease.owner) else {
+            return Ok(None);
+        };
         let leases = if self.owned.contains_key(&path) {
             Vec::new()
         } else {
@@ -92,7 +104,33 @@ impl Draft<'_, '_> {
                 None => Vec::new(),
             }
         };
-        Ok(self.owned.entry(path).or_insert(leases))
+        Ok(Some(self.owned.entry(path).or_insert(leases)))
+    }
+
+    /// Writes a pool, or removes it; in its space's record too if it comes or goes.
+    fn pool(&mut self, pool: &Pool, there: bool) -> Result<(), StoreError> {
+        let path = paths::pool(&pool.id);
+        let value = there.then(|| codec::pool(path.as_bytes(), pool));
+        self.writes.insert(path, value);
+        let mut pools = self.known.pools(&pool.space)?;
+        if there && pools.iter().any(|p| p.id == pool.id) {
+            return Ok(());
+        }
+        pools.retain(|p| p.id != pool.id);
+        pools.extend(there.then(|| pool.clone()));
+        let path = paths::space(&pool.space);
+        let value = (!pools.is_empty()).then(|| codec::pools(path.as_bytes(), &pools));
+        self.writes.insert(path, value);
+        Ok(())
+    }
+
+    /// Writes a pool as it is: whoever lets it go meanwhile has not seen this lease, and must look
+    /// again.
+    fn touch(&mut self, path: String) {
+        let entry = self.known.known.borrow().get(&path).cloned().flatten();
+        if let Some(entry) = entry {
+            self.writes.entry(path).or_insert(Some(entry.value));
+        }
     }
 
     fn hint(&mut self, path: String, addr: Addr) {
@@ -129,7 +167,8 @@ impl Draft<'_, '_> {
 }
 
 /// The transaction: what the plan writes, and that every lease and owner which it writes or assumed
-/// is what it took it for. A hint is compared with nothing.
+/// is what it took it for, and every pool and space what it was seen to be. A hint is compared with
+/// nothing.
 pub fn steps(writes: Writes, known: &Knowledge<'_>) -> Vec<Step> {
     let truths = known.known.borrow();
     let expect = |path: &str| match truths.get(path) {
@@ -138,8 +177,10 @@ pub fn steps(writes: Writes, known: &Knowledge<'_>) -> Vec<Step> {
         Some(None) | None => Expect::Absent,
     };
     let assumed = known.assumed.borrow();
+    let pools = truths.keys().filter(|path| paths::is_of_pools(path));
     let only: Vec<Step> = assumed
         .iter()
+        .chain(pools)
         .filter(|path| !writes.contains_key(*path))
         .map(|path| Step { expect: expect(path), path: path.clone(), write: Write::Keep })
         .collect();

@@ -1,0 +1,233 @@
+#!/usr/bin/env bash
+# Debian's containerd as a kubelet uses it (CRI), with sublet behind bridge and portmap: a lease
+# tells its pod, retried and stopped sandboxes, a DEL without a namespace, containerd killed 200
+# times in RunPodSandbox, and a reboot.
+#
+# Everything happens in namespaces of its own, on copies of /etc, /run, /var/lib and /opt, and ends
+# with the script. Needs root; installs the Debian packages that are missing.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/e2e/common.sh
+source scripts/e2e/common.sh
+# shellcheck source=scripts/e2e/containerd.sh
+source scripts/e2e/containerd.sh
+# shellcheck source=scripts/e2e/cri.sh
+source scripts/e2e/cri.sh
+
+if [ "${1-}" != inside ]; then
+    need "${containerd_needs[@]}" curl=curl protoc=protobuf-compiler
+    [ -x bin/sublet ] || scripts/build.sh
+    enter
+fi
+
+# Another boot: a file over the kernel's, which containerd and all that it starts see.
+boot() {
+    printf '%08d-0000-4000-8000-000000000000\n' "$1" > "$work/boot-$1"
+    mount --bind "$work/boot-$1" /proc/sys/kernel/random/boot_id
+}
+
+# containerd answers before its sandboxes are known again.
+kubelet_starts() {
+    containerd_starts
+    until_true 30 "sandboxes are listed" lists
+}
+lists() {
+    sandboxes > /dev/null 2>&1
+}
+
+containerd_folders '{"sticky": true}'
+boot 1
+kubelet_starts
+ctr -n k8s.io image import --snapshotter native "$work/image.tar" > /dev/null
+
+# of ID KEY: a field of a sandbox's leases, each value once.
+of() {
+    leases | jq -r --arg id "$1" --arg key "$2" \
+        '[.[] | select(.containerID == $id) | .[$key]] | unique | join(" ")'
+}
+
+has() {
+    [ "$2" = "$3" ] || fail "$1: $2, not $3"
+}
+
+# A lease tells whose it is.
+web=$(run_sandbox web 0 'port_mappings { container_port: 80 host_port: 8080 }')
+has "podNamespace" "$(of "$web" podNamespace)" tests
+has "podName" "$(of "$web" podName)" web
+has "podUID" "$(of "$web" podUID)" uid-of-web
+has "address" "$(addresses "$web" | xargs)" "10.77.0.2 fd77::2"
+netns=$(of "$web" netns)
+[ -e "$netns" ] || fail "the lease's namespace $netns is none"
+shown=$(/opt/cni/bin/sublet show "$web")
+[[ $shown == *tests/web* ]] || fail "sublet show: $shown"
+# portmap got what sublet leased.
+nat=$(iptables-save -t nat)
+[[ $nat == *"DNAT --to-destination 10.77.0.2:80"* ]] || fail "no port is mapped: $nat"
+db=$(run_sandbox db 0)
+nsenter --net="$netns" ping -q -c 1 -W 5 "$(addresses "$db" | head -n 1)" > /dev/null ||
+    fail "web does not reach db"
+row "a sandbox's leases tell its pod" "$(of "$web" podNamespace)/web, $(of "$web" podUID)"
+
+# A kubelet retries a broken sandbox under the next number, before it removes the broken one.
+cri StopPodSandbox "pod_sandbox_id: \"$web\""
+has "a stopped sandbox" "$(addresses "$web")" ""
+retried=$(run_sandbox web 1)
+# Sticky: the pod is the same.
+has "the retried sandbox" "$(addresses "$retried" | xargs)" "10.77.0.2 fd77::2"
+remove_sandbox "$web"
+has "once the first is removed" "$(addresses "$retried" | xargs)" "10.77.0.2 fd77::2"
+row "a retried sandbox (attempt + 1)" "its pod's addresses again"
+
+# Somebody took the namespace away: containerd sends a DEL without one.
+mv /opt/cni/bin/sublet /opt/cni/bin/.sublet
+cat > /opt/cni/bin/sublet << END
+#!/bin/sh
+echo "\$CNI_COMMAND \$CNI_CONTAINERID netns=\$CNI_NETNS" >> $work/calls
+exec /opt/cni/bin/.sublet "\$@"
+END
+chmod +x /opt/cni/bin/sublet
+netns=$(of "$retried" netns)
+umount "$netns"
+rm "$netns"
+remove_sandbox "$retried"
+mv /opt/cni/bin/.sublet /opt/cni/bin/sublet
+grep -q "^DEL $retried netns=\$" "$work/calls" || fail "no DEL without a namespace: $(cat "$work/calls")"
+has "a DEL without a namespace" "$(addresses "$retried")" ""
+remove_sandbox "$db"
+no_leases "all removed"
+no_links "all removed"
+row "a DEL without its namespace" "freed"
+
+# containerd is killed in the middle of RunPodSandbox. A plugin that it started goes on alone.
+plugins_end() {
+    ! cat /proc/[0-9]*/comm 2> /dev/null | grep -q -x -E 'bridge|portmap|loopback|sublet'
+}
+
+# What a kubelet does before it makes a pod's sandbox, and with those that are not ready.
+tidy() {
+    local id pod attempt state
+    while read -r id pod attempt state; do
+        if [ "$state" = NOTREADY ] || [ "$pod" = "$1" ]; then
+            remove_sandbox "$id" || fail "sandbox $id ($pod, attempt $attempt) stays"
+        fi
+    done < <(sandboxes)
+}
+
+begin=$(date +%s%3N)
+probe=$(run_sandbox probe 0)
+usual=$(($(date +%s%3N) - begin))
+remove_sandbox "$probe"
+rounds=200
+pods=20
+answered=0
+begun=0
+leased=0
+for n in $(seq $rounds); do
+    pod=pod$((n % pods))
+    tidy $pod
+    run_sandbox $pod "$n" > "$work/answer" 2> "$work/refusal" &
+    caller=$!
+    sleep "$(printf '0.%03d' $((RANDOM % usual)))"
+    containerd_ends KILL
+    if wait $caller; then answered=$((answered + 1)); fi
+    until_true 30 "the plugins end" plugins_end
+    kubelet_starts
+    half=$(sandboxes | awk '$4 == "NOTREADY" { print $1; exit }')
+    if [ -n "$half" ]; then
+        begun=$((begun + 1))
+        [ -z "$(addresses "$half")" ] || leased=$((leased + 1))
+    fi
+done
+[ "$answered" -lt $((rounds * 9 / 10)) ] || fail "$answered of $rounds were not killed: too late"
+tidy none
+sandboxes > "$work/sandboxes"
+ready=$(grep -c READY "$work/sandboxes" || true)
+listed=$(cut -d ' ' -f 1 "$work/sandboxes" | jq -R . | jq -s .)
+# Everyone that is there has its own addresses.
+while read -r id _; do
+    has "leases of $id" "$(addresses "$id" | wc -l)" 2
+done < "$work/sandboxes"
+has "addresses held twice" "$(leases | jq '[.[].address] | length - (unique | length)')" 0
+# Debian's containerd writes a sandbox down before it makes its network, so what it left half made is
+# listed, and a kubelet removes it. Older ones made the network first and could leave leases that no
+# list names: like this one. Nobody sends a DEL for it; a GC with the list takes it back.
+sublet_cni() {
+    jq "$3" /etc/cni/net.d/10-pods.conflist |
+        env CNI_COMMAND="$1" CNI_CONTAINERID="$2" CNI_NETNS=/run/netns/none CNI_IFNAME=eth0 \
+            CNI_PATH=/opt/cni/bin /opt/cni/bin/sublet
+}
+unlisted() {
+    leases | jq --argjson listed "$listed" \
+        '[.[].containerID | select(IN($listed[]) | not)] | unique | length'
+}
+row "containerd killed in RunPodSandbox" \
+    "$rounds times: $answered answered, $begun half made, $leased of them with leases"
+[ "$leased" -gt 0 ] || fail "none was killed between its lease and its answer"
+row "sandboxes that came to be, and leases of nobody" "$ready, $(unlisted)"
+sublet_cni ADD orphan '{cniVersion, name, ipam: .plugins[0].ipam}' > /dev/null
+[ "$(unlisted)" -gt 0 ] || fail "the orphan has no lease"
+sublet_cni GC "" "{cniVersion: \"1.1.0\", name, ipam: .plugins[0].ipam,
+    \"cni.dev/valid-attachments\": [${listed}[] | {containerID: ., ifname: \"eth0\"}]}"
+has "leases after GC" "$(leases | jq -c '[.[].containerID] | unique')" "$(jq -c sort <<< "$listed")"
+row "one more without a sandbox, then GC with the list" "$(leases | jq length) leases of $ready sandboxes"
+while read -r id _; do
+    remove_sandbox "$id"
+done < "$work/sandboxes"
+no_leases "after the kills"
+row "all sandboxes removed" "no lease"
+
+# A reboot: every process ends, interfaces and namespaces are gone, the disk stays.
+declare -A former
+for pod in a b c gone; do
+    id=$(run_sandbox $pod 0)
+    former[$pod]=$(addresses "$id" | xargs)
+done
+containerd_ends KILL
+# These are the processes of our own namespace alone.
+for pid in /proc/[0-9]*; do
+    pid=${pid#/proc/}
+    [ "$pid" = $$ ] || [ "$pid" = "$BASHPID" ] || kill -KILL "$pid" 2> /dev/null || true
+done
+umount --lazy /run
+mount -t tmpfs none /run
+ip link del cni0
+iptables -t nat -F
+boot 2
+kubelet_starts
+[ "$(leases | jq length)" = 0 ] || fail "leases of the last boot are listed: $(leases)"
+# The kubelet comes up: the dead sandboxes are stopped (a DEL of what ended with its boot), pods are
+# made anew in whatever order, and then the dead ones are removed.
+mapfile -t dead < <(sandboxes | grep NOTREADY | cut -d ' ' -f 1)
+has "dead sandboxes" ${#dead[@]} 4
+for id in "${dead[@]}"; do
+    cri StopPodSandbox "pod_sandbox_id: \"$id\""
+done
+declare -A sandbox
+for pod in c a b; do
+    sandbox[$pod]=$(run_sandbox $pod 1)
+    has "$pod after the reboot" "$(addresses "${sandbox[$pod]}" | xargs)" "${former[$pod]}"
+done
+for id in "${dead[@]}"; do
+    cri RemovePodSandbox "pod_sandbox_id: \"$id\""
+done
+has "leases of this boot" "$(leases | jq length)" 6
+store=/var/lib/cni/sublet/leases.redb
+[ -e $store.last-boot ] || fail "the last boot's file was not kept: $(ls /var/lib/cni/sublet)"
+row "reboot: sticky pods, whatever the order" "their addresses, a new file, 6 leases"
+
+# containerd starts anew, the boot is the same: what runs keeps what it has.
+containerd_ends TERM
+kubelet_starts
+new=$(run_sandbox new 0)
+for pod in a b c; do
+    has "$pod after containerd's restart" "$(addresses "${sandbox[$pod]}" | xargs)" "${former[$pod]}"
+done
+has "leases" "$(leases | jq length)" 8
+for id in "$new" "${sandbox[@]}"; do
+    remove_sandbox "$id"
+done
+no_leases "the end"
+no_links "the end"
+row "containerd restarted in the same boot" "all kept, then removed: no lease, no link"
+containerd_ends TERM
+table

@@ -1,0 +1,312 @@
+#!/usr/bin/env bash
+# A real dockerd (Debian's docker.io) with subletd as its IPAM driver: networks of every kind,
+# containers, restarts, kill -9 of both, TCP with a spec file, the examples of kontena-ipam and gipam.
+# At the end nothing is leased and no network is left.
+#
+# Everything happens in mount, network and process namespaces of its own, with dockerd's and
+# containerd's folders in a temporary one; all of it ends with the script. Needs root.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+fail() {
+    echo "e2e-docker: $*" >&2
+    if [ -n "${work-}" ]; then
+        tail -n 25 "$work"/*.log >&2 || true
+    fi
+    exit 1
+}
+
+if [ "${1-}" != inside ]; then
+    [ "$(id -u)" = 0 ] || fail "run it as root: dockerd needs it"
+    for tool in dockerd docker containerd runc busybox unshare ip iptables jq curl; do
+        command -v "$tool" > /dev/null ||
+            fail "$tool is missing: apt-get install docker.io busybox-static iptables iproute2 jq curl"
+    done
+    if [ ! -x bin/sublet ] || [ ! -x bin/subletd ]; then scripts/build.sh; fi
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    # The kill of process 1 of the namespace ends all others.
+    unshare --mount --net --pid --fork --kill-child --mount-proc --propagation private \
+        "$PWD/scripts/e2e-docker.sh" inside "$work" "${SUBLETD:-$PWD/bin/subletd}"
+    echo "e2e-docker: everything passed in $SECONDS s"
+    exit
+fi
+
+work=$2
+subletd=$3
+sublet=$PWD/bin/sublet
+# /run has the plugins' sockets, /etc/docker the spec files: ours alone.
+mount -t tmpfs none /run
+mkdir -p /run/docker/plugins /run/lock /etc/docker
+mount -t tmpfs none /etc/docker
+mkdir -p /etc/docker/plugins
+mount -t cgroup2 none /sys/fs/cgroup 2> /dev/null || true
+ip link set lo up
+# As a host has them: a default route, and one that lies in the supernet.
+ip link add uplink type veth peer name uplink-end
+ip addr add 10.80.0.9/24 dev uplink
+ip link set uplink up
+
+export DOCKER_HOST=unix:///run/docker.sock
+store=$work/store/leases.redb
+subletd_pid=
+dockerd_pid=
+
+# wait_for SECONDS COMMAND...
+wait_for() {
+    local end=$((SECONDS + $1))
+    shift
+    until "$@" > /dev/null 2>&1; do
+        [ $SECONDS -lt $end ] || return 1
+        sleep 0.05
+    done
+}
+
+answers() {
+    curl -s -X POST --unix-socket "$1" http://x/Plugin.Activate
+}
+
+start_subletd() {
+    "$subletd" --store "$store" --v6 fd00:80::/32 --log-level debug \
+        --socket /run/docker/plugins/sublet.sock --socket /run/docker/plugins/gipam.sock \
+        --socket /run/docker/plugins/kontena-ipam.sock >> "$work/subletd.log" 2>&1 &
+    subletd_pid=$!
+    wait_for 10 answers /run/docker/plugins/sublet.sock || fail "subletd does not answer"
+}
+
+start_dockerd() {
+    dockerd --data-root "$work/docker" --exec-root /run/docker-exec --pidfile /run/docker.pid \
+        -H "$DOCKER_HOST" --bridge none --storage-driver vfs --userland-proxy=false \
+        >> "$work/dockerd.log" 2>&1 &
+    dockerd_pid=$!
+    wait_for 60 docker version || fail "dockerd does not answer"
+}
+
+kill_hard() {
+    kill -9 "$1"
+    wait "$1" 2> /dev/null || true
+}
+
+leased() {
+    "$sublet" list --json --store "$store" | jq -r '.[] | .address' | sort
+}
+
+# is WHAT EXPECTED GOT
+is() {
+    [ "$2" = "$3" ] || fail "$1: expected '$2', got '$3'"
+}
+
+create() {
+    docker network create "$@" > /dev/null || fail "docker network create $*"
+}
+
+subnets() {
+    docker network inspect -f '{{range .IPAM.Config}}{{.Subnet}} {{end}}' "$1" | sed 's/ $//'
+}
+
+# The addresses of a running container on a network.
+on() {
+    docker inspect -f "{{with index .NetworkSettings.Networks \"$2\"}}{{.IPAddress}}{{end}}" "$1"
+}
+
+step() {
+    echo "e2e-docker: $* ($SECONDS s)"
+}
+
+start_subletd
+start_dockerd
+mkdir "$work/root" && mkdir "$work/root/bin"
+cp "$(command -v busybox)" "$work/root/bin/busybox"
+for applet in sh ip sleep true ping; do ln -s busybox "$work/root/bin/$applet"; done
+tar -C "$work/root" -c . | docker import - bb > /dev/null
+sublet_net=(--ipam-driver sublet)
+
+step "networks"
+create "${sublet_net[@]}" auto
+# 10.80.0.0/24 is routed on this host.
+is "an automatic pool" 10.80.1.0/24 "$(subnets auto)"
+create "${sublet_net[@]}" --subnet 10.201.0.0/16 static
+create "${sublet_net[@]}" --subnet 10.202.0.0/16 --ip-range 10.202.5.0/24 --gateway 10.202.0.254 \
+    --aux-address host1=10.202.5.5 --aux-address host2=10.202.9.9 --ipam-opt k2=v2 range
+create "${sublet_net[@]}" --ipv6 dual
+is "a dual stack network" "10.80.2.0/24 fd00:80::/64" "$(subnets dual)"
+create "${sublet_net[@]}" --ipv6 --subnet 10.203.0.0/24 --subnet fd00:bbbb::/64 \
+    --gateway fd00:bbbb::ff --ip-range fd00:bbbb::1:0/112 dualstatic
+if docker network create "${sublet_net[@]}" --subnet 10.201.128.0/17 clash 2> "$work/clash.err"; then
+    fail "two overlapping networks"
+fi
+grep -q "Pool overlaps with other one on this address space" "$work/clash.err" || fail "$(cat "$work/clash.err")"
+for address in 10.80.1.1 10.201.0.1 10.202.0.254 10.202.5.5 10.202.9.9 fd00:80::1 fd00:bbbb::ff; do
+    leased | grep -qx "$address" || fail "$address is not leased"
+done
+
+step "containers"
+docker run -d --name c1 --network static bb sleep 1000 > /dev/null
+is "the first address" 10.201.0.2 "$(on c1 static)"
+docker run -d --name c2 --network static --ip 10.201.7.7 bb sleep 1000 > /dev/null
+is "an address that was asked for" 10.201.7.7 "$(on c2 static)"
+docker run -d --name c3 --network range bb sleep 1000 > /dev/null
+is "an address of the range" 10.202.5.0 "$(on c3 range)"
+if docker run --rm --network range --ip 10.202.5.5 bb true 2> "$work/taken.err"; then
+    fail "an auxiliary address was given"
+fi
+grep -q "Address already in use" "$work/taken.err" || fail "$(cat "$work/taken.err")"
+docker run --rm --network dual bb ip addr show eth0 > "$work/dual.txt"
+grep -q "10.80.2.2/24" "$work/dual.txt" || fail "$(cat "$work/dual.txt")"
+grep -q "fd00:80::2/64" "$work/dual.txt" || fail "$(cat "$work/dual.txt")"
+docker run --rm --network dualstatic --ip 10.203.0.66 --ip6 fd00:bbbb::66 bb ip addr show eth0 > "$work/d.txt"
+grep -q "fd00:bbbb::66/64" "$work/d.txt" || fail "$(cat "$work/d.txt")"
+docker exec c1 ping -c 1 -W 2 10.201.7.7 > /dev/null || fail "c1 does not reach c2"
+docker network connect auto c1
+is "a second network" 10.80.1.2 "$(on c1 auto)"
+docker network connect --ip 10.202.5.77 range c1
+docker network disconnect auto c1
+leased | grep -qx 10.80.1.2 && fail "10.80.1.2 is leased after disconnect"
+docker stop -t 0 c1 > /dev/null
+leased | grep -qx 10.202.5.77 && fail "10.202.5.77 is leased after stop"
+docker start c1 > /dev/null
+is "an address after start" 10.202.5.77 "$(on c1 range)"
+docker restart -t 0 c2 > /dev/null
+is "an address after restart" 10.201.7.7 "$(on c2 static)"
+docker kill c3 > /dev/null
+leased | grep -qx 10.202.5.0 && fail "10.202.5.0 is leased after kill"
+docker start c3 > /dev/null
+if docker run --rm --network static bb /nonexistent 2> /dev/null; then fail "a wrong command ran"; fi
+# c1, c2, c3: one address each, and c1's second one.
+is "leases of containers" 4 "$(leased | grep -cE '^10\.(201\.0\.2|201\.7\.7|202\.5\.0|202\.5\.77)$')"
+
+step "subletd killed, dockerd killed"
+kill_hard "$subletd_pid"
+start_subletd
+docker run --rm --network auto bb true || fail "no container after subletd was killed"
+docker run -d --name c4 --restart always --network static bb sleep 1000 > /dev/null
+before=$(leased)
+kill_hard "$dockerd_pid"
+rm -f /run/docker.pid
+start_dockerd
+wait_for 20 docker exec c4 true || fail "c4 did not come back"
+docker start c1 c2 c3 > /dev/null
+is "leases after dockerd was killed" "$before" "$(leased)"
+"$subletd" cleanup --store "$store" --grace 0s > "$work/cleanup.txt" || fail "cleanup"
+is "cleanup while all is well" "nothing to do" "$(cat "$work/cleanup.txt")"
+
+step "subletd killed under load"
+runs() {
+    local n
+    for n in 1 2 3 4; do
+        docker run --rm --network static bb true >> "$work/load.txt" 2>&1 || true
+    done
+}
+jobs=()
+for n in 1 2 3 4 5 6 7 8; do
+    runs &
+    jobs+=($!)
+done
+for n in 1 2 3; do
+    sleep 1
+    kill_hard "$subletd_pid"
+    start_subletd
+done
+wait "${jobs[@]}"
+# What a lost answer left behind goes with cleanup, and nothing else does.
+sleep 1.1
+"$subletd" cleanup --store "$store" --grace 0s >> "$work/cleanup.txt" || fail "cleanup"
+is "leases after the load" "$before" "$(leased)"
+
+step "kontena-ipam's and gipam's examples"
+# The README's two networks; bridge in place of weavemesh, which Debian does not have.
+create --ipam-driver kontena-ipam --ipam-opt network=kontena --subnet 10.81.0.0/16 \
+    --ip-range 10.81.128.0/17 kontena
+docker network inspect kontena | jq -e '.[0].IPAM | .Driver == "kontena-ipam"
+    and .Options == {"network": "kontena"}
+    and .Config[0].Subnet == "10.81.0.0/16" and .Config[0].IPRange == "10.81.128.0/17"' > /dev/null ||
+    fail "$(docker network inspect kontena)"
+docker run -d --name k1 --network kontena bb sleep 1000 > /dev/null
+case $(on k1 kontena) in
+    10.81.128.*) ;;
+    *) fail "k1 has $(on k1 kontena)" ;;
+esac
+create --ipam-driver kontena-ipam --ipam-opt network=kontena0 kontena0
+docker network inspect kontena0 | jq -e '.[0].IPAM | .Options == {"network": "kontena0"}
+    and (.Config[0] | (.Subnet | test("^10\\.8[0-9]\\.[0-9]+\\.0/24$")) and (.Gateway | test("\\.1(/24)?$")))' \
+    > /dev/null || fail "$(docker network inspect kontena0)"
+# gipam's compose file: one bridge with IPv6, three busyboxes that print their addresses.
+create --driver bridge --ipv6 --ipam-driver gipam gnet
+for n in 1 2 3; do
+    docker run -d --name "g$n" --network gnet bb sleep 1000 > /dev/null
+    docker exec "g$n" ip addr show eth0 > "$work/g$n.txt"
+    grep -qE "inet 10\.8[0-9]\.[0-9]+\.$((n + 1))/24" "$work/g$n.txt" || fail "$(cat "$work/g$n.txt")"
+    grep -qE "inet6 fd00:80:[0-9a-f:]*::$((n + 1))/64" "$work/g$n.txt" || fail "$(cat "$work/g$n.txt")"
+done
+docker rm -f k1 g1 g2 g3 > /dev/null
+docker network rm kontena kontena0 gnet > /dev/null
+
+step "TCP and a spec file"
+"$subletd" --store "$store" --address 127.0.0.1:0 --spec /etc/docker/plugins/tcpnet.spec \
+    >> "$work/tcp.log" 2>&1 &
+tcp_pid=$!
+wait_for 10 test -e /etc/docker/plugins/tcpnet.spec || fail "there is no spec file"
+create --ipam-driver tcpnet --subnet 10.241.0.0/24 tcp
+docker run --rm --network tcp bb ip addr show eth0 > "$work/tcp.txt"
+grep -q "10.241.0.2/24" "$work/tcp.txt" || fail "$(cat "$work/tcp.txt")"
+docker network rm tcp > /dev/null
+kill "$tcp_pid"
+wait "$tcp_pid" || fail "subletd on TCP did not end well"
+
+step "a managed plugin"
+"$(dirname "$0")/docker-plugin.sh" "$work/plugin"
+mkdir "$work/plugin-data"
+docker plugin create sublet:latest "$work/plugin" > /dev/null
+docker plugin set sublet:latest data.source="$work/plugin-data" SUBLET_V4=10.90.0.0/16
+docker plugin enable sublet:latest > /dev/null || fail "the managed plugin does not start"
+create --ipam-driver sublet:latest managed
+is "a managed plugin's pool" 10.90.0.0/24 "$(subnets managed)"
+docker run --rm --network managed bb ip addr show eth0 > "$work/managed.txt"
+grep -q "10.90.0.2/24" "$work/managed.txt" || fail "$(cat "$work/managed.txt")"
+docker network rm managed > /dev/null
+is "leases of the managed plugin" "[]" "$("$sublet" list --json --store "$work/plugin-data/leases.redb")"
+# A swarm asks for the same pool, gateway and addresses in both spaces.
+docker swarm init --advertise-addr 127.0.0.1 > /dev/null || fail "docker swarm init"
+docker network create --driver overlay --attachable --ipam-driver sublet:latest \
+    --subnet 10.60.0.0/24 --ip-range 10.60.0.128/25 --gateway 10.60.0.9 over > /dev/null || fail "overlay"
+docker run --rm --network over bb ip addr show eth0 > "$work/over.txt" || fail "no container in the swarm"
+grep -qE "10\.60\.0\.1(2[89]|3[0-9])/24" "$work/over.txt" || fail "$(cat "$work/over.txt")"
+docker network rm over > /dev/null
+# The swarm lets go of it when it comes to it.
+nothing_leased() { ! "$sublet" list --json --store "$work/plugin-data/leases.redb" | grep -q address; }
+wait_for 20 nothing_leased || fail "$("$sublet" list --store "$work/plugin-data/leases.redb")"
+docker swarm leave --force > /dev/null
+docker plugin disable -f sublet:latest > /dev/null
+docker plugin rm sublet:latest > /dev/null
+
+step "cleanup of what dockerd forgot"
+# Plugged out: dockerd removes the container and the network, and tells nobody.
+create "${sublet_net[@]}" --subnet 10.242.0.0/24 lost
+docker run -d --name l1 --network lost bb sleep 1000 > /dev/null
+kill "$subletd_pid"
+wait "$subletd_pid" || fail "subletd did not end well"
+[ ! -e /run/docker/plugins/sublet.sock ] || fail "the socket is still there"
+kill_hard "$dockerd_pid"
+# As after a disk was restored: dockerd knows less than the store.
+rm -f /run/docker.pid "$work/docker/network/files/local-kv.db"
+start_subletd
+start_dockerd
+docker rm -f l1 c1 c2 c3 c4 > /dev/null 2>&1 || true
+sleep 1.1
+"$subletd" cleanup --store "$store" --grace 0s --dry-run > "$work/dry.txt"
+grep -q "would free pool sublet-local/10.242.0.0/24" "$work/dry.txt" || fail "$(cat "$work/dry.txt")"
+"$subletd" cleanup --store "$store" --grace 0s > "$work/cleanup.txt"
+is "leases that dockerd forgot" "" "$(leased)"
+
+step "the end"
+# The bridges of the networks that dockerd forgot hold their routes still.
+ip -j link show type bridge | jq -r '.[] | .ifname' | while read -r bridge; do
+    ip link del "$bridge"
+done
+create "${sublet_net[@]}" again
+is "the first block again" 10.80.1.0/24 "$(subnets again)"
+docker network rm again > /dev/null
+is "networks" "" "$(docker network ls --filter driver=bridge -q)"
+is "leases" "" "$(leased)"
+kill "$dockerd_pid" "$subletd_pid"
+wait "$dockerd_pid" "$subletd_pid" || true

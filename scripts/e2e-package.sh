@@ -1,0 +1,96 @@
+#!/usr/bin/env bash
+# The Debian package on this machine: installed, an ADD, an upgrade over a lease file of the first
+# format, removed. The machine itself stays as it is: everything happens in an overlay over its root,
+# in a mount namespace that ends with the script. Needs root.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+fail() {
+    echo "e2e-package: $*" >&2
+    exit 1
+}
+
+case ${1-} in
+'')
+    [ "$(id -u)" = 0 ] || fail "run this as root"
+    for tool in unshare dpkg jq man; do
+        command -v "$tool" > /dev/null || fail "$tool is missing"
+    done
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    DEB_VERSION=0.0.1 packaging/deb/build.sh
+    KEEP_BINARY=1 packaging/deb/build.sh
+    unshare --mount --propagation private "$PWD/scripts/e2e-package.sh" overlay "$work"
+    exit
+    ;;
+overlay)
+    work=$2
+    mount -t tmpfs none "$work"
+    mkdir "$work/upper" "$work/work" "$work/root"
+    mount -t overlay overlay \
+        -o "lowerdir=/,upperdir=$work/upper,workdir=$work/work" "$work/root"
+    mount -t proc proc "$work/root/proc"
+    mount --rbind /dev "$work/root/dev"
+    mkdir "$work/root/repo"
+    mount --bind "$PWD" "$work/root/repo"
+    mount -t tmpfs none "$work/root/run"
+    exec chroot "$work/root" /repo/scripts/e2e-package.sh inside
+    ;;
+inside) ;;
+*) fail "no argument is taken" ;;
+esac
+
+export DEBIAN_FRONTEND=noninteractive
+arch=$(dpkg --print-architecture)
+current=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
+old=bin/sublet_0.0.1_$arch.deb
+new=bin/sublet_${current}_$arch.deb
+rm -rf /var/lib/cni/sublet
+
+cni() {
+    CNI_COMMAND=$1 CNI_CONTAINERID=$2 CNI_NETNS=/run/netns/$2 CNI_IFNAME=eth0 \
+        CNI_PATH=/usr/lib/cni /usr/lib/cni/sublet
+}
+conf() {
+    jq -n --arg persist "$1" '{cniVersion: "1.0.0", name: "mynet", type: "bridge",
+        ipam: {type: "sublet", subnet: "10.4.0.0/16", persist: $persist}}'
+}
+expect() {
+    [ "$2" = "$3" ] || fail "$1: expected $3, found $2"
+}
+
+dpkg --install "$old" > /dev/null
+expect "installed version" "$(dpkg-query -W -f '${Version}' sublet)" 0.0.1
+[ "$(readlink -f /usr/bin/sublet)" = /usr/lib/cni/sublet ] || fail "/usr/bin/sublet leads elsewhere"
+expect "mode of the folder" "$(stat -c %a /var/lib/cni/sublet)" 700
+expect "first ADD" "$(conf boot | cni ADD c1 | jq -r '.ips[0].address')" 10.4.0.2/16
+expect "listed" "$(sublet list --json | jq -r '.[0].containerID')" c1
+conf boot | cni DEL c1
+expect "after the DEL" "$(sublet list --json | jq length)" 0
+man --local-file /usr/share/man/man1/sublet-gc.1.gz | grep -q -e --netns || fail "no man page"
+bash -c 'source /usr/share/bash-completion/completions/sublet && complete -p sublet' > /dev/null ||
+    fail "no completion"
+for unit in sublet-gc.service sublet-gc.timer; do
+    systemd-analyze verify --man=no "/usr/lib/systemd/system/$unit" || fail "$unit"
+done
+
+# A lease file of the first format is there when the new version comes.
+rm -rf /var/lib/cni/sublet/*
+cp testdata/store/v1.redb /var/lib/cni/sublet/leases.redb.keep
+dpkg --install "$new" > /dev/null
+expect "upgraded version" "$(dpkg-query -W -f '${Version}' sublet)" "$current"
+expect "leases of the first format" "$(sublet list --json | jq length)" 7
+expect "a repeated ADD" "$(conf disk | cni ADD c | jq -r '.ips[0].address')" 10.4.0.5/16
+expect "the next ADD" "$(conf disk | cni ADD new | jq -r '.ips[0].address')" 10.4.0.12/16
+conf disk | cni DEL a
+expect "after the upgrade" "$(sublet list --json | jq length)" 7
+sublet gc --dry-run > /dev/null
+
+dpkg --purge sublet > /dev/null
+for gone in /usr/lib/cni/sublet /usr/bin/sublet /usr/lib/systemd/system/sublet-gc.timer; do
+    if [ -e "$gone" ] || [ -L "$gone" ]; then
+        fail "$gone is left behind"
+    fi
+done
+[ -e /var/lib/cni/sublet/leases.redb.keep ] || fail "the leases are gone with the package"
+echo "e2e-package: installed, upgraded over the first format, removed"

@@ -1,0 +1,152 @@
+#!/usr/bin/env bash
+# What the end-to-end scripts share: their packages, a place of their own (network, mounts,
+# processes, cgroups) that ends with them, and the table of what they saw. Sourced, not run; the
+# working directory is the repository.
+set -euo pipefail
+
+script=$(basename "$0" .sh)
+# A folder of this run, and the name that its cgroups begin with.
+work=${2-}
+cgroup=${cgroup-}
+
+fail() {
+    echo "$script: $*" >&2
+    exit 1
+}
+
+install() {
+    DEBIAN_FRONTEND=noninteractive apt-get install --no-install-recommends -y "$@" < /dev/null
+}
+
+# need PROGRAM=PACKAGE ...: installs what is missing; as anybody but root it only says what.
+need() {
+    local pair packages=()
+    for pair in "$@"; do
+        command -v "${pair%%=*}" > /dev/null || packages+=("${pair#*=}")
+    done
+    [ ${#packages[@]} -gt 0 ] || return 0
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get > /dev/null; then
+        fail "missing: apt-get update && apt-get install --no-install-recommends -y ${packages[*]}"
+    fi
+    # The lists may be there already, and may be too old.
+    install "${packages[@]}" 2> /dev/null || { apt-get update && install "${packages[@]}"; }
+    for pair in "$@"; do
+        command -v "${pair%%=*}" > /dev/null || fail "${pair%%=*} is missing after the installation"
+    done
+}
+
+# Runs the script again, as `SCRIPT inside FOLDER`, in namespaces of its own, and exits as it did.
+# Every process it starts ends with it, a killed runtime's orphans too.
+enter() {
+    [ "$(id -u)" = 0 ] || fail "containers need root"
+    work=$(mktemp -d)
+    cgroup=sublet-e2e-$$
+    # A background job, so that a signal to this script is not kept waiting for it.
+    unshare --net --mount --pid --fork --kill-child --mount-proc --propagation private \
+        env -i PATH="$PATH" HOME="$work" cgroup="$cgroup" "$PWD/scripts/$script.sh" inside "$work" &
+    inner=$!
+    # unshare itself waits for its child whatever it is told; killed it takes all of them along.
+    trap 'kill -KILL "$inner" 2> /dev/null || true; wait "$inner" 2> /dev/null || true; leave' EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+    local status=0
+    wait "$inner" || status=$?
+    exit "$status"
+}
+
+leave() {
+    # What a container leaves in each cgroup hierarchy: empty folders.
+    # The last processes may still be ending.
+    for _ in $(seq 50); do
+        find /sys/fs/cgroup -depth -type d -path "*/$cgroup*" -exec rmdir {} + 2> /dev/null || true
+        [ -n "$(find /sys/fs/cgroup -type d -name "$cgroup*" 2> /dev/null)" ] || break
+        sleep 0.1
+    done
+    rm -rf "$work"
+}
+
+# The folders that runtimes insist on: copies and empty ones in place of the machine's own.
+own_folders() {
+    mount -t tmpfs none /run
+    cp -a /etc "$work/etc"
+    mkdir "$work/lib" "$work/opt"
+    mount --bind "$work/etc" /etc
+    mount --bind "$work/lib" /var/lib
+    mount --bind "$work/opt" /opt
+    rm -rf /etc/cni/net.d
+    mkdir -p /etc/cni/net.d
+    ip link set lo up
+    # Duplicate address detection would make each IPv6 address wait.
+    echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad
+    scripts/install.sh > /dev/null
+}
+
+# plugins NAME ...: Debian's, beside sublet.
+plugins() {
+    local plugin
+    for plugin in "$@"; do
+        cp "/usr/lib/cni/$plugin" "/opt/cni/bin/$plugin"
+    done
+}
+
+# image FILE NAME: a container image to be loaded: busybox, which sleeps unless told otherwise.
+image() {
+    local build="$work/image" applet diff
+    mkdir -p "$build/root/bin"
+    cp "$(command -v busybox)" "$build/root/bin/busybox"
+    for applet in sh sleep ping ip true; do
+        ln -s busybox "$build/root/bin/$applet"
+    done
+    tar -C "$build/root" -cf "$build/layer.tar" .
+    diff=$(sha256sum "$build/layer.tar")
+    jq -n --arg diff "sha256:${diff%% *}" --arg arch "$(dpkg --print-architecture)" '{
+        architecture: $arch, os: "linux",
+        config: {Entrypoint: ["/bin/sleep"], Cmd: ["1000000"], Env: ["PATH=/bin"]},
+        rootfs: {type: "layers", diff_ids: [$diff]}}' > "$build/config.json"
+    jq -n --arg name "$2" '[{Config: "config.json", RepoTags: [$name], Layers: ["layer.tar"]}]' \
+        > "$build/manifest.json"
+    tar -C "$build" -cf "$1" manifest.json config.json layer.tar
+}
+
+leases() {
+    /opt/cni/bin/sublet list --json
+}
+
+# The addresses of a container, in the order of its families.
+addresses() {
+    leases | jq -r --arg id "$1" '.[] | select(.containerID == $id) | .address'
+}
+
+no_leases() {
+    [ "$(leases | jq length)" = 0 ] || fail "$1: leases are left: $(leases)"
+}
+
+no_links() {
+    local left
+    left=$(ip -o link show type veth)
+    [ -z "$left" ] || fail "$1: links are left: $left"
+}
+
+# until_true SECONDS WHAT COMMAND ...: tries it until it succeeds.
+until_true() {
+    local end=$((SECONDS + $1)) what=$2
+    shift 2
+    until "$@"; do
+        [ $SECONDS -lt $end ] || fail "still not after a while: $what"
+        sleep 0.05
+    done
+}
+
+rows=()
+began=$SECONDS
+# row WHAT SEEN: a line of the table, shown at once and again at the end.
+row() {
+    rows+=("$(printf '%4s s  %-52s %s' $((SECONDS - began)) "$1" "$2")")
+    echo "${rows[-1]}"
+}
+
+table() {
+    printf '\n%s:\n' "$script"
+    printf '%s\n' "${rows[@]}"
+    echo "$script: everything passed"
+}

@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# A kubelet's half of the Container Runtime Interface, as far as sandboxes go: gRPC is a length and
+# a protobuf message in an HTTP/2 request, so protoc and curl are all it needs. Sourced, not run.
+# What one file sets another uses.
+# shellcheck disable=SC2154
+set -euo pipefail
+
+# cri METHOD REQUEST: the message as protobuf text; so is the answer on stdout. A refusal is on
+# stderr and a failure.
+cri() {
+    local job n
+    job=$(mktemp -d -p "$work")
+    protoc --proto_path=testdata/cri --encode="runtime.v1.$1Request" cri.proto <<< "$2" \
+        > "$job/request" || fail "not a $1Request: $2"
+    n=$(stat -c %s "$job/request")
+    {
+        # Not compressed, then the length as four bytes, the most significant one first.
+        # shellcheck disable=SC2059
+        printf "$(printf '\\0\\x%02x\\x%02x\\x%02x\\x%02x' \
+            $((n >> 24 & 255)) $((n >> 16 & 255)) $((n >> 8 & 255)) $((n & 255)))"
+        cat "$job/request"
+    } > "$job/frame"
+    : > "$job/answer"
+    if ! curl --silent --show-error --http2-prior-knowledge --max-time 60 \
+        --unix-socket /run/containerd/containerd.sock --data-binary "@$job/frame" \
+        --header 'content-type: application/grpc' --header 'te: trailers' \
+        --dump-header "$job/headers" --output "$job/answer" \
+        "http://localhost/runtime.v1.RuntimeService/$1" 2> "$job/errors"; then
+        cat "$job/errors" >&2
+        return 1
+    fi
+    # The status is in a trailer, or in the headers of an answer without a message.
+    if ! grep -q '^grpc-status: 0' "$job/headers"; then
+        grep '^grpc-' "$job/headers" >&2
+        return 1
+    fi
+    tail -c +6 "$job/answer" |
+        protoc --proto_path=testdata/cri --decode="runtime.v1.$1Response" cri.proto
+    rm -r "$job"
+}
+
+# run_sandbox POD ATTEMPT [EXTRA]: prints its ID.
+run_sandbox() {
+    local answer
+    answer=$(cri RunPodSandbox "config {
+        metadata { name: \"$1\" uid: \"uid-of-$1\" namespace: \"tests\" attempt: $2 }
+        hostname: \"$1\" log_directory: \"$work/logs\"
+        linux { cgroup_parent: \"/$cgroup\" } ${3-} }") || return 1
+    cut -d '"' -f 2 <<< "$answer"
+}
+
+# remove_sandbox ID: both may be repeated, as kubelets do.
+remove_sandbox() {
+    cri StopPodSandbox "pod_sandbox_id: \"$1\"" && cri RemovePodSandbox "pod_sandbox_id: \"$1\""
+}
+
+# Lines of ID POD ATTEMPT STATE; READY is the state that is not written.
+sandboxes() {
+    cri ListPodSandbox "" | awk '
+        $1 == "items" { id = pod = ""; attempt = 0; state = "READY" }
+        $1 == "id:" { gsub("\"", ""); id = $2 }
+        $1 == "name:" { gsub("\"", ""); pod = $2 }
+        $1 == "attempt:" { attempt = $2 }
+        $1 == "state:" { state = "NOTREADY" }
+        $0 == "}" { print id, pod, attempt, state }'
+}

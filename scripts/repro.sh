@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Builds the last commit twice, from scratch and in two folders, and compares the binary and the
+# Debian package bit by bit. Takes two release builds' time.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
+export SOURCE_DATE_EPOCH
+for copy in one another/deeper/two; do
+    mkdir -p "$work/$copy"
+    git archive HEAD | tar -x -C "$work/$copy"
+    CARGO_TARGET_DIR=$work/$copy/target "$work/$copy/packaging/deb/build.sh"
+    (cd "$work/$copy/bin" && sha256sum sublet ./*.deb) > "$work/$(basename "$copy").sums"
+    rm -rf "$work/$copy/target"
+done
+cat "$work/one.sums"
+if ! diff "$work/one.sums" "$work/two.sums"; then
+    echo "repro.sh: two builds of one commit differ" >&2
+    exit 1
+fi
+echo "repro.sh: the same, bit by bit"

@@ -1,0 +1,89 @@
+//! IMPORT: leases that another program made become ours, and their rotation goes on; and HANDBACK.
+//!
+//! Owns: what becomes of an address that is leased here already, and where a cursor is kept whose
+//! range nobody told. Does not own: reading another program's files.
+//! Invariant: all of it is taken over, or nothing; a second time changes nothing.
+
+use std::collections::BTreeSet;
+
+use super::add::bare;
+use super::command::{Change, HandBack, Import, Imported, Outcome};
+use super::view::{Context, Holder, Plan, View};
+use crate::error::{Refusal, StoreError};
+use crate::model::{Lease, Origin, Owner, SetName};
+use crate::net::{Addr, Subnet};
+
+/// Decides an IMPORT.
+pub fn run(import: &Import, view: &dyn View, cx: &Context) -> Result<Plan, StoreError> {
+    if let Some(network) = &import.adopts
+        && view.adopted(network)?
+    {
+        return Ok(Plan::only(Outcome::WasAdopted));
+    }
+    let mut changes = Vec::new();
+    let (mut taken, mut present) = (Vec::new(), Vec::new());
+    for imported in &import.leases {
+        match view.holder(&import.set, imported.addr)? {
+            Holder::Leased(lease) if lease.owner == imported.owner => present.push(imported.addr),
+            Holder::Leased(holder) => {
+                let owner = imported.owner.clone();
+                return Ok(Plan::refuse(Refusal::Clash { holder, owner: Box::new(owner) }));
+            }
+            Holder::Free | Holder::Cooling(_) => {
+                taken.push(imported.addr);
+                changes.push(Change::Put(lease(&import.set, imported, cx)));
+            }
+        }
+    }
+    for last in &import.cursors {
+        for range in possible_ranges(*last) {
+            // One that is there was moved by an ADD since.
+            if view.cursor(&import.set, range)?.is_none() {
+                changes.push(Change::Cursor(import.set.clone(), range, *last));
+            }
+        }
+    }
+    changes.extend(import.adopts.clone().map(|network| Change::Adopted(network, cx.now)));
+    if import.dry_run {
+        changes.clear();
+    }
+    Ok(Plan { changes, outcome: Ok(Outcome::Imported { taken, present }) })
+}
+
+/// Decides a HANDBACK.
+pub fn hand_back(hand: &HandBack, view: &dyn View) -> Result<Plan, StoreError> {
+    let cursors: Result<Vec<Option<Addr>>, StoreError> =
+        hand.ranges.iter().map(|range| view.cursor(&hand.set, *range)).collect();
+    let adopted = view.adopted(&hand.network)?.then(|| Change::Released(hand.network.clone()));
+    let outcome = Ok(Outcome::HandedBack(cursors?));
+    Ok(Plan { changes: adopted.into_iter().collect(), outcome })
+}
+
+/// Without a configuration neither prefix nor range are known: the lease's range is the address
+/// itself. An ADD by the same owner sets both right.
+fn lease(set: &SetName, imported: &Imported, cx: &Context) -> Lease {
+    let attachment = match &imported.owner {
+        Owner::Attachment(a) => Some(a.clone()),
+        _ => None,
+    };
+    Lease {
+        kind: imported.kind,
+        owner: imported.owner.clone(),
+        origin: Origin { attachment, ..Origin::default() },
+        ..bare(set.clone(), imported.addr, cx)
+    }
+}
+
+/// The keys of the range sets that may hold `addr` if their first range is a whole subnet: the first
+/// host of each subnet around it. They are few, for most of an address' bits are zero, and a range
+/// set asks for its own alone.
+pub fn possible_ranges(addr: Addr) -> BTreeSet<Addr> {
+    let lens = 1..addr.family().bits().saturating_sub(1);
+    lens.filter_map(|len| Subnet::masked(addr, len)?.first().next()).collect()
+}
+
+/// Where a DEL that rewinds finds the cursor of a lease.
+pub fn cursors_of(lease: &Lease) -> BTreeSet<Addr> {
+    let unknown = lease.range == lease.addr && lease.prefix == lease.addr.family().bits();
+    if unknown { possible_ranges(lease.addr) } else { BTreeSet::from([lease.range]) }
+}

@@ -1,0 +1,373 @@
+//! Pools, as a container engine asks for them: Docker's default rules, and kontena's for those that
+//! several hosts share by name.
+//!
+//! Owns: which subnet a pool gets, what may overlap, and what goes with a pool. Does not own:
+//! addresses of a pool that exists (`address`).
+//! Invariant: two pools of one space overlap only if both are sub-pools, or one is a sub-pool of the
+//! other's very subnet (moby's rule); a shared pool overlaps none when it is made.
+
+use super::address::lease;
+use super::command::{Change, Outcome};
+use super::view::{Context, Plan, View};
+use crate::error::{PoolRefusal, Refusal, StoreError};
+use crate::model::{Kind, Lease, Node, Pool, PoolId, Timestamp};
+use crate::net::{Addr, Span, Subnet, hosts};
+
+/// Asks for a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestPool {
+    /// The address space.
+    pub space: String,
+    /// Which subnet.
+    pub ask: Ask,
+    /// The part of it to draw addresses from; inside the subnet, and smaller.
+    pub sub: Option<Subnet>,
+    /// Under which name it is shared.
+    pub shared: Option<Shared>,
+    /// What the host routes elsewhere: an automatic pool keeps clear of it.
+    pub avoid: Vec<Span>,
+}
+
+/// Which subnet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// This one.
+    Exactly(Subnet),
+    /// The first free block of these.
+    Any(Vec<Block>),
+}
+
+/// Where automatic pools come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// The supernet.
+    pub within: Subnet,
+    /// Prefix length of a block in bits, not less than the supernet's.
+    pub len: u8,
+}
+
+/// A pool that several hosts use by its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shared {
+    /// kontena's `network=`.
+    pub name: String,
+    /// What it is called in its space and family.
+    pub id: PoolId,
+}
+
+/// Lets a pool go. Letting go what is not there is no error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReleasePool {
+    /// The pool.
+    pub pool: PoolId,
+}
+
+/// Frees this node's addresses of a pool that the container engine does not know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sweep {
+    /// The pool.
+    pub pool: PoolId,
+    /// The addresses that the engine knows, sorted; `None`: it knows no network with this pool.
+    pub known: Option<Vec<Addr>>,
+    /// What was leased at this time or later is left alone: the engine may not have told of it yet.
+    pub before: Timestamp,
+    /// Only tell.
+    pub dry: bool,
+    /// Addresses that are in use all the same (they answered), sorted.
+    pub alive: Vec<Addr>,
+}
+
+/// Takes over a pool that another program gave out. Repeatable; adds what is missing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdoptPool {
+    /// What it is called; kept.
+    pub id: PoolId,
+    /// The address space.
+    pub space: String,
+    /// Its subnet.
+    pub subnet: Subnet,
+    /// What is leased of it.
+    pub addrs: Vec<Addr>,
+}
+
+/// The name of a pool that is not shared: as moby's default driver writes it.
+fn plain_id(space: &str, subnet: Subnet, sub: Option<Subnet>) -> PoolId {
+    PoolId(match sub {
+        None => format!("{space}/{subnet}"),
+        Some(sub) => format!("{space}/{subnet}/{sub}"),
+    })
+}
+
+fn refuse(refusal: PoolRefusal) -> Plan {
+    Plan::refuse(refusal.into())
+}
+
+/// Decides a request for a pool.
+pub fn request(request: &RequestPool, view: &dyn View, cx: &Context) -> Result<Plan, StoreError> {
+    if let Some(shared) = &request.shared
+        && let Some(pool) = view.pool(&shared.id)?
+    {
+        return Ok(match join(request, &shared.name, pool, cx) {
+            Ok(pool) => put(pool, Vec::new()),
+            Err(refusal) => Plan::refuse(refusal),
+        });
+    }
+    let space = &request.space;
+    let subnet = match &request.ask {
+        Ask::Exactly(subnet) => *subnet,
+        Ask::Any(blocks) => match find(space, blocks, &request.avoid, view)? {
+            Some(subnet) => subnet,
+            None => return Ok(refuse(PoolRefusal::NoBlock)),
+        },
+    };
+    let id = match &request.shared {
+        Some(shared) => shared.id.clone(),
+        None => plain_id(space, subnet, request.sub),
+    };
+    // Sub-pools may overlap everything but themselves.
+    let other = if request.sub.is_none() || request.shared.is_some() {
+        view.overlapping(space, subnet)?
+    } else {
+        view.pool(&id)?
+    };
+    if let Some(other) = other {
+        return Ok(refuse(PoolRefusal::Overlap {
+            subnet,
+            with: other.id,
+            taken: other.subnet,
+            shared: request.shared.as_ref().map(|s| s.name.clone()),
+        }));
+    }
+    let mut pool = Pool {
+        id,
+        space: space.clone(),
+        subnet,
+        sub: request.sub,
+        shared: request.shared.as_ref().map(|s| s.name.clone()),
+        gateway: None,
+        users: vec![(cx.node.clone(), 1)],
+        time: cx.now,
+    };
+    let mut leases = Vec::new();
+    // A subnet of one address has no gateway; the address is the container's.
+    if pool.shared.is_some() && subnet.len() < subnet.family().bits() {
+        let gateway = hosts(subnet).first;
+        pool.gateway = Some(gateway);
+        leases.push(lease(&pool, gateway, Kind::Gateway, cx));
+    }
+    Ok(put(pool, leases))
+}
+
+fn put(pool: Pool, leases: Vec<Lease>) -> Plan {
+    let mut changes = vec![Change::PutPool(pool.clone())];
+    changes.extend(leases.into_iter().map(Change::Put));
+    Plan { changes, outcome: Ok(Outcome::Pool(Box::new(pool))) }
+}
+
+/// One more user of a shared pool, if it is the one that was asked for.
+fn join(request: &RequestPool, name: &str, mut pool: Pool, cx: &Context) -> Result<Pool, Refusal> {
+    let differs = |what, has: String, asked: String| {
+        Err(PoolRefusal::Differs { name: name.to_owned(), what, has, asked }.into())
+    };
+    let subnet = pool.subnet;
+    match &request.ask {
+        Ask::Exactly(asked) if *asked != subnet => {
+            return differs("subnet", subnet.to_string(), asked.to_string());
+        }
+        // dockerd checks what it did not choose itself, and would ask again for ever.
+        Ask::Any(_) if request.avoid.iter().any(|span| span.overlaps(subnet.into())) => {
+            return Err(PoolRefusal::Routed { name: name.to_owned(), subnet }.into());
+        }
+        Ask::Exactly(_) | Ask::Any(_) => {}
+    }
+    if pool.shared.as_deref() != Some(name) {
+        return differs("subnet", subnet.to_string(), format!("the name {name}"));
+    }
+    if let Some(asked) = request.sub
+        && pool.sub != Some(asked)
+    {
+        let has = pool.sub.map_or_else(|| "none".to_owned(), |sub| sub.to_string());
+        return differs("iprange", has, asked.to_string());
+    }
+    match user(&pool, &cx.node) {
+        Some(at) => pool.users[at].1 = pool.users[at].1.saturating_add(1),
+        None => pool.users.push((cx.node.clone(), 1)),
+    }
+    pool.time = cx.now;
+    Ok(pool)
+}
+
+/// Which of the users a node is. A machine that was renamed since is the pool's only user still.
+fn user(pool: &Pool, node: &Node) -> Option<usize> {
+    let named = pool.users.iter().position(|(n, _)| n.name == node.name);
+    let renamed = || {
+        let only = pool.users.len() == 1 && pool.shared.is_none();
+        let machine = &pool.users.first()?.0.machine;
+        (only || (pool.users.len() == 1 && !machine.is_empty() && *machine == node.machine))
+            .then_some(0)
+    };
+    named.or_else(renamed)
+}
+
+/// The first free block. What overlaps it, a pool of another size or a route, is stepped over.
+fn find(
+    space: &str,
+    blocks: &[Block],
+    avoid: &[Span],
+    view: &dyn View,
+) -> Result<Option<Subnet>, StoreError> {
+    for block in blocks {
+        let mut from = Some(block.within.first());
+        while let Some(at) = from {
+            let Some(free) = view.next_block(space, block.within, block.len, at)? else { break };
+            let span = Span::from(free);
+            let route = avoid.iter().find(|a| a.overlaps(span)).map(|a| a.last);
+            let pool = match route {
+                Some(_) => None,
+                None => view.overlapping(space, free)?.map(|p| p.subnet.last()),
+            };
+            let Some(last) = route.or(pool) else { return Ok(Some(free)) };
+            from = last.max(span.last).next();
+        }
+    }
+    Ok(None)
+}
+
+/// Decides a release. What one machine of several leaves behind of a shared pool are its own
+/// addresses; the last one takes the pool along.
+pub fn release(release: &ReleasePool, view: &dyn View, cx: &Context) -> Result<Plan, StoreError> {
+    let Some(pool) = view.pool(&release.pool)? else {
+        let outcome = Outcome::PoolReleased { known: false, freed: Vec::new(), done: true };
+        return Ok(Plan::only(outcome));
+    };
+    let mut less = pool.clone();
+    match user(&pool, &cx.node) {
+        Some(at) if less.users[at].1 > 1 => {
+            less.users[at].1 -= 1;
+            let outcome = Outcome::PoolReleased { known: true, freed: Vec::new(), done: true };
+            return Ok(Plan { changes: vec![Change::PutPool(less)], outcome: Ok(outcome) });
+        }
+        Some(at) => drop(less.users.remove(at)),
+        None => {}
+    }
+    let last = less.users.is_empty();
+    let goes = |lease: &Lease| last || (lease.node == cx.node && pool.gateway != Some(lease.addr));
+    let (stale, done) = collect(&pool, &goes, view)?;
+    let freed = stale.iter().map(|lease| lease.addr).collect();
+    let mut changes: Vec<Change> = stale.into_iter().map(free).collect();
+    if done {
+        changes.push(if last { Change::DropPool(pool) } else { Change::PutPool(less) });
+    }
+    Ok(Plan { changes, outcome: Ok(Outcome::PoolReleased { known: true, freed, done }) })
+}
+
+fn free(lease: Lease) -> Change {
+    Change::Free { lease, until: None }
+}
+
+/// How many leases of a pool are looked at at a time.
+const PAGE: usize = 512;
+
+/// As many of a pool's leases of one kind as a commit can hold, and whether that is all.
+fn collect(
+    pool: &Pool,
+    which: &dyn Fn(&Lease) -> bool,
+    view: &dyn View,
+) -> Result<(Vec<Lease>, bool), StoreError> {
+    // The pool itself is a change too.
+    let room = view.capacity().saturating_sub(2).max(1);
+    let mut found = Vec::new();
+    let mut after = None;
+    loop {
+        let page = view.of_pool(pool, after, PAGE)?;
+        let Some(end) = page.last() else { return Ok((found, true)) };
+        after = Some(end.addr);
+        for lease in page {
+            if !which(&lease) {
+                continue;
+            }
+            if found.len() == room {
+                return Ok((found, false));
+            }
+            found.push(lease);
+        }
+    }
+}
+
+/// Decides a sweep.
+pub fn sweep(sweep: &Sweep, view: &dyn View, cx: &Context) -> Result<Plan, StoreError> {
+    let swept = |freed, pool, done| Outcome::Swept { freed, pool, done };
+    let Some(pool) = view.pool(&sweep.pool)? else {
+        return Ok(Plan::only(swept(Vec::new(), false, true)));
+    };
+    let at = user(&pool, &cx.node);
+    let young = |lease: &Lease| lease.time >= sweep.before;
+    let alive = |lease: &Lease| sweep.alive.binary_search(&lease.addr).is_ok();
+    let mine = |lease: &Lease| lease.node.name == cx.node.name;
+    let mut less = pool.clone();
+    // A pool that no network has goes whole, or not at all while something in it may live.
+    let mut gone = sweep.known.is_none() && at.is_some() && pool.time < sweep.before;
+    if gone {
+        let lives = |lease: &Lease| mine(lease) && (young(lease) || alive(lease));
+        gone = collect(&pool, &lives, view)?.0.is_empty();
+    }
+    if gone && let Some(at) = at {
+        less.users.remove(at);
+    }
+    let last = gone && less.users.is_empty();
+    let stale = |lease: &Lease| {
+        let known = sweep.known.as_ref().is_some_and(|k| k.binary_search(&lease.addr).is_ok());
+        let kept = known || young(lease) || alive(lease) || lease.kind == Kind::Gateway;
+        last || (mine(lease) && if gone { pool.gateway != Some(lease.addr) } else { !kept })
+    };
+    let (stale, done) = if sweep.known.is_none() && !gone {
+        (Vec::new(), true)
+    } else {
+        collect(&pool, &stale, view)?
+    };
+    let freed: Vec<Addr> = stale.iter().map(|lease| lease.addr).collect();
+    let mut changes: Vec<Change> = stale.into_iter().map(free).collect();
+    if done && gone {
+        changes.push(if last { Change::DropPool(pool) } else { Change::PutPool(less) });
+    }
+    if sweep.dry {
+        return Ok(Plan::only(swept(freed, gone, true)));
+    }
+    Ok(Plan { changes, outcome: Ok(swept(freed, gone && done, done)) })
+}
+
+/// Decides a takeover of a pool.
+pub fn adopt(adopt: &AdoptPool, view: &dyn View, cx: &Context) -> Result<Plan, StoreError> {
+    let subnet = adopt.subnet;
+    let overlap = |other: Pool| {
+        let (with, taken) = (other.id, other.subnet);
+        Ok(refuse(PoolRefusal::Overlap { subnet, with, taken, shared: None }))
+    };
+    let pool = match view.pool(&adopt.id)? {
+        Some(pool) if pool.subnet == subnet && pool.space == adopt.space => pool,
+        Some(other) => return overlap(other),
+        None => match view.overlapping(&adopt.space, subnet)? {
+            Some(other) => return overlap(other),
+            None => Pool {
+                id: adopt.id.clone(),
+                space: adopt.space.clone(),
+                subnet,
+                sub: None,
+                shared: None,
+                gateway: None,
+                users: vec![(cx.node.clone(), 1)],
+                time: cx.now,
+            },
+        },
+    };
+    let mut leases = Vec::new();
+    for addr in &adopt.addrs {
+        if !subnet.contains(*addr) {
+            return Ok(refuse(PoolRefusal::OutOfRange { addr: *addr, subnet }));
+        }
+        if view.holder(&pool.set(), *addr)? == super::Holder::Free {
+            leases.push(lease(&pool, *addr, Kind::Dynamic, cx));
+        }
+    }
+    Ok(put(pool, leases))
+}

@@ -1,0 +1,31 @@
+//! `subletd`: Docker's IPAM plugin.
+//!
+//! Owns: the process: its arguments, environment, streams and exit code (0 done, 1 failed, 2 wrong
+//! usage). Does not own: anything that a test should reach.
+
+use std::env;
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use sublet::{docker, host, panic};
+
+fn main() -> ExitCode {
+    panic::record();
+    let facts = host::facts(&environment);
+    match docker::args::run(env::args_os().collect(), &environment, &facts) {
+        Ok(text) => ExitCode::from(u8::from(write!(io::stdout(), "{text}").is_err())),
+        Err((error, code)) => {
+            let text = format!("{error:#}");
+            // clap's texts bring their own beginning and end.
+            let (before, after) = if code == 2 { ("", "") } else { ("subletd: ", "\n") };
+            let _ = write!(io::stderr(), "{before}{text}{after}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "here the environment enters the program")]
+fn environment(name: &str) -> Option<OsString> {
+    env::var_os(name)
+}

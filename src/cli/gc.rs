@@ -1,0 +1,202 @@
+//! `sublet gc`: free what a lost DEL left behind.
+//!
+//! Owns: which questions are asked, in which order, and the report. Does not own: the judgement
+//! (`lost`).
+//! Invariant: the leases are read first and the facts gathered then; a lease is freed only if it is
+//! still as it was read; a question that fails frees nothing.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, anyhow};
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::output::visible;
+use super::{Desk, Terminal, confirm};
+use crate::alloc::{Del, Target};
+use crate::config;
+use crate::engine;
+use crate::error::shown_network;
+use crate::host::Facts;
+use crate::liveness;
+use crate::lost::{self, Evidence, Verdict};
+use crate::model::Lease;
+use crate::runtimes;
+
+/// Free the leases of containers that are provably gone, and list those nobody can tell of.
+///
+/// Without --containerd or --docker the network namespaces alone are asked, as --netns does.
+#[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
+pub struct Gc {
+    /// Free those whose network namespace is gone. It is told by its number, and only of leases made
+    /// in this boot, on this machine and in the mount namespace that this runs in
+    #[arg(long)]
+    netns: bool,
+    /// Free those whose container containerd does not know
+    #[arg(long, value_name = "SOCKET", num_args = 0..=1, require_equals = true,
+          default_missing_value = runtimes::CONTAINERD, visible_alias = "containerd-address")]
+    containerd: Option<PathBuf>,
+    /// The program through which containerd is asked
+    #[arg(long, value_name = "PROGRAM", default_value = "ctr", requires = "containerd")]
+    ctr: String,
+    /// Free those whose container Docker does not know
+    #[arg(long, value_name = "SOCKET", num_args = 0..=1, require_equals = true,
+          default_missing_value = runtimes::DOCKER)]
+    docker: Option<PathBuf>,
+    /// Only this network's
+    #[arg(long, value_name = "NAME")]
+    network: Option<String>,
+    /// Free nothing that is younger than this
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = seconds)]
+    grace: u64,
+    /// Only tell what would be done
+    #[arg(long)]
+    dry_run: bool,
+    /// The report as JSON, with the leases that live
+    #[arg(long)]
+    json: bool,
+    /// Leave out those that nobody can tell of
+    #[arg(long, short)]
+    quiet: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+}
+
+/// A Go duration in whole seconds, rounded up.
+fn seconds(text: &str) -> Result<u64, String> {
+    let nanos = config::duration::parse(text).and_then(|nanos| u64::try_from(nanos).ok());
+    nanos.map(|n| n.div_ceil(1_000_000_000)).ok_or_else(|| "say 90s, 5m or 1h".to_owned())
+}
+
+impl Gc {
+    pub(super) fn run(
+        &self,
+        desk: &mut Desk,
+        facts: &Facts,
+        terminal: &mut Terminal<'_>,
+    ) -> Result<()> {
+        let wanted = |l: &Lease| {
+            let network = self.network.as_deref().is_none_or(|n| n == shown_network(l));
+            network && l.kind.collectable()
+        };
+        let leases = desk.leases(&wanted)?;
+        let verdicts = lost::judge(&leases, &self.evidence(&leases, facts)?);
+        let judged: Vec<(&Lease, &Verdict)> = leases.iter().zip(&verdicts).collect();
+        let lost = judged.iter().filter(|(_, v)| matches!(v, Verdict::Lost(_))).count();
+        let free = lost > 0 && !self.dry_run && self.may_free(&judged, lost, terminal)?;
+        let mut rows = Vec::new();
+        let (mut freed, mut unclear) = (0, 0);
+        for (lease, verdict) in judged {
+            let done = free && matches!(verdict, Verdict::Lost(_)) && free_one(lease, desk)?;
+            freed += usize::from(done);
+            unclear += usize::from(matches!(verdict, Verdict::CannotTell(_)));
+            if self.json {
+                rows.push(row(lease, verdict, done));
+            } else if let Some(word) = self.word(verdict, done) {
+                tell(lease, verdict, word, terminal)?;
+            }
+        }
+        if self.json {
+            writeln!(terminal.stdout, "{:#}", Value::from(rows))?;
+        } else {
+            let alive = leases.len() - lost - unclear;
+            let dry = if self.dry_run { " (a dry run)" } else { "" };
+            writeln!(
+                terminal.stderr,
+                "{lost} lost, {freed} freed{dry}, {unclear} unclear, {alive} alive"
+            )?;
+        }
+        Ok(terminal.stdout.flush()?)
+    }
+
+    fn evidence(&self, leases: &[Lease], facts: &Facts) -> Result<Evidence> {
+        let mut listings = Vec::new();
+        let nothing = |e: anyhow::Error| e.context("nothing was freed");
+        if let Some(socket) = &self.containerd {
+            listings.push(runtimes::containerd(socket, &self.ctr).map_err(nothing)?);
+        }
+        if let Some(socket) = &self.docker {
+            listings.push(runtimes::docker(socket).map_err(nothing)?);
+        }
+        let netns = leases.iter().filter_map(|l| l.origin.netns.as_ref());
+        Ok(Evidence {
+            now: facts.now,
+            grace: self.grace,
+            machine: facts.node.machine.clone(),
+            boot: facts.boot.clone(),
+            namespaces: liveness::namespaces(netns.map(|n| n.path.as_str())),
+            by_netns: self.netns || listings.is_empty(),
+            listings,
+        })
+    }
+
+    fn may_free(
+        &self,
+        judged: &[(&Lease, &Verdict)],
+        lost: usize,
+        terminal: &mut Terminal<'_>,
+    ) -> Result<bool> {
+        if self.yes {
+            return Ok(true);
+        }
+        if self.json {
+            return Err(anyhow!("{lost} leases are lost: say --yes or --dry-run beside --json"));
+        }
+        for (lease, verdict) in judged.iter().filter(|(_, v)| matches!(v, Verdict::Lost(_))) {
+            tell(lease, verdict, "lost", terminal)?;
+        }
+        terminal.stdout.flush()?;
+        confirm(terminal, &format!("free these {lost}"))
+    }
+
+    /// How a line begins; those that live are not worth one.
+    fn word(&self, verdict: &Verdict, done: bool) -> Option<&'static str> {
+        match verdict {
+            Verdict::Alive(_) => None,
+            Verdict::CannotTell(_) if self.quiet => None,
+            Verdict::CannotTell(_) => Some("cannot tell"),
+            Verdict::Lost(_) if done => Some("freed"),
+            Verdict::Lost(_) if self.dry_run => Some("lost"),
+            Verdict::Lost(_) => Some("kept"),
+        }
+    }
+}
+
+/// Frees a lease that is still as it was judged.
+fn free_one(lease: &Lease, desk: &mut Desk) -> Result<bool> {
+    let target = Target::Unchanged(Box::new(lease.clone()));
+    let del = Del { set: lease.set.clone(), target, rewind: false, undo: false, legacy: None };
+    let cx = desk.cx_for(lease);
+    Ok(!engine::del(&mut *desk.store, del, None, &cx)?.is_empty())
+}
+
+fn tell(lease: &Lease, verdict: &Verdict, word: &str, terminal: &mut Terminal<'_>) -> Result<()> {
+    let network = shown_network(lease);
+    let (addr, owner) = (lease.addr, visible(&lease.owner.to_string()));
+    let why = visible(reason(verdict));
+    writeln!(terminal.stdout, "{word}: {addr} of network {network}, {owner}: {why}")?;
+    Ok(())
+}
+
+fn reason(verdict: &Verdict) -> &str {
+    match verdict {
+        Verdict::Alive(why) | Verdict::Lost(why) | Verdict::CannotTell(why) => why,
+    }
+}
+
+fn row(lease: &Lease, verdict: &Verdict, freed: bool) -> Value {
+    json!({
+        "network": shown_network(lease),
+        "address": lease.addr.to_string(),
+        "containerID": lease.attachment().map_or("", |a| a.container.as_str()),
+        "verdict": match verdict {
+            Verdict::Alive(_) => "alive",
+            Verdict::Lost(_) => "lost",
+            Verdict::CannotTell(_) => "cannotTell",
+        },
+        "reason": reason(verdict),
+        "freed": freed,
+    })
+}

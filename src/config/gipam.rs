@@ -1,0 +1,137 @@
+//! gipam's lease file: the pools and addresses that Docker's networks of that driver have.
+//!
+//! Owns: reading `lease.json`, as gipam writes it. gipam gave every
+//! network of a family the next block of one main pool; what it calls `free` are blocks that no
+//! network has.
+//! Invariant: all of the file makes sense, or none of it is taken.
+
+use serde_json::Value;
+
+use crate::alloc::{AdoptPool, Block};
+use crate::model::PoolId;
+use crate::net::{Addr, Family, Subnet};
+
+/// What the file says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseFile {
+    /// The pools of networks that exist, under the names by which Docker knows them.
+    pub pools: Vec<AdoptPool>,
+    /// The main pools and their block sizes.
+    pub blocks: Vec<Block>,
+}
+
+/// Reads the file's text; the pools belong to address space `space`.
+pub fn read(text: &str, space: &str) -> Result<LeaseFile, String> {
+    let root: Value = serde_json::from_str(text).map_err(|e| format!("it is not JSON: {e}"))?;
+    if !root.is_object() {
+        return Err("it is not a JSON object".to_owned());
+    }
+    let mut blocks = Vec::new();
+    for (key, size, family) in [("v4", "v4ab", Family::V4), ("v6", "v6ab", Family::V6)] {
+        let text = root[key].as_str().unwrap_or_default();
+        if text.is_empty() {
+            continue;
+        }
+        let within = subnet(text, family).ok_or(format!("{key} is {text:?}, not a prefix"))?;
+        let len = root[size].as_u64().and_then(|len| u8::try_from(len).ok());
+        let len = len.filter(|len| (within.len()..=family.bits()).contains(len));
+        let len = len.ok_or(format!("{size} is {}, no block size of {within}", root[size]))?;
+        blocks.push(Block { within, len });
+    }
+    let mut pools = Vec::new();
+    for (at, raw) in list(&root, "allocated")?.iter().enumerate() {
+        let pool = pool(raw, space).map_err(|e| format!("allocated[{at}]: {e}"))?;
+        if pools.iter().any(|p: &AdoptPool| p.id == pool.id) {
+            return Err(format!("allocated[{at}]: the id {} is there twice", pool.id));
+        }
+        pools.push(pool);
+    }
+    Ok(LeaseFile { pools, blocks })
+}
+
+/// A list that is left out where it is empty.
+fn list<'v>(value: &'v Value, key: &str) -> Result<&'v [Value], String> {
+    match &value[key] {
+        Value::Null => Ok(&[]),
+        Value::Array(items) => Ok(items),
+        other => Err(format!("{key} is {other}, not a list")),
+    }
+}
+
+/// A prefix; gipam wrote the address of the first host where an operator gave it so.
+fn subnet(text: &str, family: Family) -> Option<Subnet> {
+    let (addr, len) = text.split_once('/')?;
+    let addr: Addr = addr.parse().ok()?;
+    Subnet::masked(addr, len.parse().ok()?).filter(|s| s.family() == family)
+}
+
+fn pool(raw: &Value, space: &str) -> Result<AdoptPool, String> {
+    let id = raw["id"].as_str().filter(|id| !id.is_empty()).ok_or("there is no id")?;
+    let text = raw["pool"].as_str().unwrap_or_default();
+    let family = match raw["v"].as_u64() {
+        Some(4) => Family::V4,
+        Some(6) => Family::V6,
+        _ => return Err(format!("v is {}, neither 4 nor 6", raw["v"])),
+    };
+    let subnet =
+        subnet(text, family).ok_or(format!("pool is {text:?}, not a prefix of IPv{}", raw["v"]))?;
+    let mut addrs = Vec::new();
+    for addr in list(raw, "allocated")? {
+        let text = addr.as_str().unwrap_or_default();
+        let parsed: Option<Addr> = text.parse().ok();
+        let within = parsed.filter(|a| subnet.contains(*a));
+        addrs.push(within.ok_or(format!("{addr} is no address of {subnet}"))?);
+    }
+    addrs.sort_unstable();
+    addrs.dedup();
+    Ok(AdoptPool { id: PoolId(id.to_owned()), space: space.to_owned(), subnet, addrs })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = r#"{
+      "v6": "2001:db8::/56", "v6ab": 64, "v6idx": 1,
+      "v4": "192.168.0.0/16", "v4ab": 24, "v4idx": 2,
+      "allocated": [
+        {"id": "a1b2c3d4e5f6g7h8", "v": 4, "pool": "192.168.0.0/24", "idx": 4,
+         "allocated": ["192.168.0.1", "192.168.0.3"], "free": ["192.168.0.2"]},
+        {"id": "0123456789abcdef", "v": 6, "pool": "2001:db8::/64", "idx": 2,
+         "allocated": ["2001:db8::1"]}
+      ],
+      "free": [{"id": "unused", "v": 4, "pool": "192.168.1.0/24"}]
+    }"#;
+
+    #[test]
+    fn blocks_that_networks_have_are_pools() {
+        let file = read(FILE, "l").unwrap();
+        assert_eq!(file.blocks.len(), 2);
+        let shown: Vec<String> =
+            file.pools.iter().map(|p| format!("{} {} {:?}", p.id, p.subnet, p.addrs)).collect();
+        assert_eq!(
+            shown,
+            [
+                "a1b2c3d4e5f6g7h8 192.168.0.0/24 [192.168.0.1, 192.168.0.3]",
+                "0123456789abcdef 2001:db8::/64 [2001:db8::1]"
+            ]
+        );
+        // A configuration without leases.
+        assert!(read(r#"{"v6":"","v4":"10.0.0.0/8","v4ab":16}"#, "l").unwrap().pools.is_empty());
+    }
+
+    #[test]
+    fn a_file_that_makes_no_sense_says_where() {
+        for (from, to, word) in [
+            ("\"192.168.0.3\"", "\"10.0.0.1\"", "allocated[0]: \"10.0.0.1\""),
+            ("0123456789abcdef", "a1b2c3d4e5f6g7h8", "twice"),
+            ("\"v\": 6", "\"v\": 4", "not a prefix of IPv4"),
+            ("\"v4ab\": 24", "\"v4ab\": 8", "no block size"),
+            ("\"allocated\": [\"2001", "\"allocated\": 7, \"x\": [\"2001", "not a list"),
+            ("{\n", "", "not JSON"),
+        ] {
+            let error = read(&FILE.replacen(from, to, 1), "l").unwrap_err();
+            assert!(error.contains(word), "{error}");
+        }
+    }
+}

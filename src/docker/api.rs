@@ -1,0 +1,222 @@
+//! The methods: a path and a body in, a [`Reply`] out.
+//!
+//! Owns: what each method does, in which words it fails, and how it is taken back. Does not own:
+//! HTTP. The path alone decides: dockerd sends no content type, and any host name.
+//! Invariant: a request that is empty, malformed or unknown changes nothing.
+
+use super::names::{ADDRESS_TYPE, BAD_POOL, ENDPOINT, GATEWAY, MAC, SERIAL};
+use super::settings::Settings;
+use super::{pool, wire};
+use crate::alloc::{Context, ReleaseAddress, ReleasePool, RequestAddress};
+use crate::engine;
+use crate::error::{Error, Refusal};
+use crate::model::{Lease, Origin, PoolId};
+use crate::net::{Addr, Span};
+use crate::store::Store;
+
+/// What a driver knows beside its store.
+#[derive(Clone, Debug)]
+pub struct Driver {
+    /// What the operator says.
+    pub settings: Settings,
+    /// What the host routes, read when an automatic pool is asked for.
+    pub routes: fn() -> Vec<Span>,
+}
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// HTTP status.
+    pub status: u16,
+    /// A JSON object.
+    pub body: String,
+    /// How to take back what was done, if the answer cannot be delivered.
+    pub undo: Option<Undo>,
+    /// For the log.
+    pub line: Line,
+}
+
+/// One line of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// How much it matters.
+    pub level: Level,
+    /// What happened, and if something is wrong, what to do.
+    pub text: String,
+}
+
+/// How much a line of the log matters; numbered as kontena's `LOG_LEVEL`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Every request.
+    Debug,
+    /// Every change.
+    Info,
+    /// Refusals.
+    Warn,
+    /// Failures.
+    Error,
+}
+
+/// How to take back what was done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Undo {
+    /// Free this lease, if it stands as it was made.
+    Address(PoolId, Box<Lease>),
+    /// Let the pool go again.
+    Pool(PoolId),
+}
+
+impl Reply {
+    fn done(level: Level, text: String, body: String) -> Reply {
+        Reply { status: 200, body, undo: None, line: Line { level, text } }
+    }
+
+    /// A failure with this status. dockerd shows the text, and repeats none of them.
+    pub fn failed(status: u16, text: &str, more: &str) -> Reply {
+        let level = if status < 500 { Level::Warn } else { Level::Error };
+        let shown = if more.is_empty() { text.to_owned() } else { format!("{text}: {more}") };
+        let line = Line { level, text: shown };
+        Reply { status, body: wire::failure(text), undo: None, line }
+    }
+
+    /// A "no": status 200, as the protocol has it.
+    fn refused(text: &str, more: &str) -> Reply {
+        Reply { status: 200, ..Reply::failed(400, text, more) }
+    }
+}
+
+/// Why there is no answer yet.
+enum Stop {
+    /// The body is none.
+    Body(String),
+    /// The request means nothing.
+    Meaning(String),
+    Engine(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Stop {
+        Stop::Engine(error)
+    }
+}
+
+/// Answers one request.
+pub fn handle(
+    driver: &Driver,
+    store: &mut dyn Store,
+    cx: &Context,
+    path: &str,
+    body: &[u8],
+) -> Reply {
+    let settings = &driver.settings;
+    let quiet = |body| Ok(Reply::done(Level::Debug, path.to_owned(), body));
+    let done = match path {
+        "/Plugin.Activate" => quiet(wire::activated()),
+        "/IpamDriver.GetCapabilities" => quiet(wire::capabilities(settings.mac)),
+        "/IpamDriver.GetDefaultAddressSpaces" => {
+            quiet(wire::spaces(&settings.local, &settings.global))
+        }
+        "/IpamDriver.RequestPool" => request_pool(driver, store, cx, body),
+        "/IpamDriver.ReleasePool" => release_pool(store, cx, body),
+        "/IpamDriver.RequestAddress" => request_address(store, cx, body),
+        "/IpamDriver.ReleaseAddress" => release_address(store, cx, body),
+        _ => return Reply::failed(404, "404 page not found", path),
+    };
+    let mut reply = match done {
+        Ok(reply) => return reply,
+        Err(Stop::Body(text)) => Reply::failed(400, &text, ""),
+        Err(Stop::Meaning(text)) => Reply::refused(&text, ""),
+        Err(Stop::Engine(Error::Refused(Refusal::Pool(no)))) => {
+            Reply::refused(&no.to_string(), &no.more())
+        }
+        Err(Stop::Engine(Error::Refused(no))) => Reply::refused(&no.to_string(), ""),
+        Err(Stop::Engine(error @ Error::Store(_))) => Reply::failed(500, &error.to_string(), ""),
+    };
+    reply.line.text = format!("{path}: {}", reply.line.text);
+    reply
+}
+
+/// Takes back what was done for an answer that could not be delivered.
+pub fn undo(store: &mut dyn Store, cx: &Context, undo: &Undo) -> Result<(), Error> {
+    match undo {
+        Undo::Address(pool, lease) => {
+            let (pool, only) = (pool.clone(), Some(lease.clone()));
+            engine::release_address(store, ReleaseAddress { pool, addr: lease.addr, only }, cx)
+                .map(|_| ())
+        }
+        Undo::Pool(pool) => {
+            engine::release_pool(store, &ReleasePool { pool: pool.clone() }, cx).map(|_| ())
+        }
+    }
+}
+
+fn request_pool(
+    driver: &Driver,
+    store: &mut dyn Store,
+    cx: &Context,
+    body: &[u8],
+) -> Result<Reply, Stop> {
+    let raw: wire::RequestPool = wire::read(body).map_err(Stop::Body)?;
+    let request = pool::read(&raw, &driver.settings, &driver.routes).map_err(Stop::Meaning)?;
+    let pool = engine::request_pool(store, request, cx)?;
+    let gateway = pool.gateway.map(|g| format!("{g}/{}", pool.subnet.len()));
+    let body = wire::pool(&pool.id.0, pool.subnet.to_string(), gateway);
+    let text = format!("pool {}: {}", pool.id, pool.subnet);
+    Ok(Reply { undo: Some(Undo::Pool(pool.id)), ..Reply::done(Level::Info, text, body) })
+}
+
+/// A pool's name; without one there is no telling which is meant.
+fn pool_id(raw: Option<String>) -> Result<PoolId, Stop> {
+    let named = raw.filter(|id| !id.is_empty()).map(PoolId);
+    named.ok_or_else(|| Stop::Meaning(BAD_POOL.to_owned()))
+}
+
+fn release_pool(store: &mut dyn Store, cx: &Context, body: &[u8]) -> Result<Reply, Stop> {
+    let raw: wire::Release = wire::read(body).map_err(Stop::Body)?;
+    let pool = pool_id(raw.pool_id)?;
+    let released = engine::release_pool(store, &ReleasePool { pool: pool.clone() }, cx)?;
+    let text = if released.known {
+        format!("pool {pool} released, {} addresses with it", released.freed)
+    } else {
+        format!("pool {pool} released: there was none")
+    };
+    Ok(Reply::done(Level::Info, text, "{}".to_owned()))
+}
+
+/// An address, with or without a prefix length.
+fn addr(text: &str) -> Result<Addr, Stop> {
+    let bare = text.split_once('/').map_or(text, |(addr, _)| addr);
+    bare.parse().map_err(|_| Stop::Meaning(format!("invalid address {text:?}")))
+}
+
+fn request_address(store: &mut dyn Store, cx: &Context, body: &[u8]) -> Result<Reply, Stop> {
+    let raw: wire::RequestAddress = wire::read(body).map_err(Stop::Body)?;
+    let pool = pool_id(raw.pool_id)?;
+    let options = raw.options.unwrap_or_default();
+    let option = |key: &str| options.get(key).filter(|v| !v.is_empty()).cloned();
+    let wanted = raw.address.as_deref().filter(|t| !t.is_empty()).map(addr).transpose()?;
+    let request = RequestAddress {
+        pool: pool.clone(),
+        wanted,
+        gateway: option(ADDRESS_TYPE).as_deref() == Some(GATEWAY),
+        serial: option(SERIAL).as_deref() == Some("true"),
+        origin: Origin { mac: option(MAC), endpoint: option(ENDPOINT), ..Origin::default() },
+    };
+    let (lease, created) = engine::request_address(store, request, cx)?;
+    let body = wire::address(format!("{}/{}", lease.addr, lease.prefix));
+    let text = format!("{} of pool {pool} leased ({})", lease.addr, lease.kind.word());
+    let undo = created.then(|| Undo::Address(pool, Box::new(lease)));
+    Ok(Reply { undo, ..Reply::done(Level::Info, text, body) })
+}
+
+fn release_address(store: &mut dyn Store, cx: &Context, body: &[u8]) -> Result<Reply, Stop> {
+    let raw: wire::Release = wire::read(body).map_err(Stop::Body)?;
+    let pool = pool_id(raw.pool_id)?;
+    let addr = addr(raw.address.as_deref().unwrap_or_default())?;
+    let text = format!("{addr} of pool {pool} released");
+    let release = ReleaseAddress { pool, addr, only: None };
+    let held = engine::release_address(store, release, cx)?;
+    let text = if held { text } else { format!("{text}: there was nothing to free") };
+    Ok(Reply::done(Level::Info, text, "{}".to_owned()))
+}

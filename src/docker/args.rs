@@ -1,0 +1,387 @@
+//! subletd's command line and environment, in three dialects: its own, gipam's and kontena-ipam's.
+//!
+//! Owns: flags, variables, their precedence (a flag, `SUBLET_*`, `GIPAM_*`, `KONTENA_IPAM_*`) and
+//! defaults. Does not own: what a setting means.
+//! Invariant: nothing is opened or listened on before all of it makes sense.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use clap::{Args, Parser, Subcommand};
+
+use super::api::{Driver, Level};
+use super::cleanup::{self, Terms};
+use super::server::{self, Client, Log, Plan, Tcp, Timer};
+use super::settings::{Settings, Supernet};
+use super::{dockerd, host_routes};
+use crate::alloc::Block;
+use crate::config::{duration, gipam};
+use crate::engine;
+use crate::host::Facts;
+use crate::model::{Persist, StoreSpec, Wait};
+use crate::net::Family;
+use crate::store;
+
+/// Leases addresses to Docker's networks and containers: an IPAM plugin.
+///
+/// docker network create --ipam-driver sublet ...
+///
+/// Flags win over variables, SUBLET_* over GIPAM_* over KONTENA_IPAM_*.
+#[derive(Debug, Parser)]
+#[allow(clippy::doc_markdown, reason = "a person sees these texts as they stand here")]
+#[command(
+    name = "subletd",
+    version,
+    disable_help_subcommand = true,
+    args_conflicts_with_subcommands = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: Serve,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Free this node's addresses and pools that the local dockerd does not know
+    Cleanup(Cleanup),
+}
+
+#[derive(Debug, Args)]
+#[allow(clippy::doc_markdown, reason = "as above")]
+struct Common {
+    /// The store's file [default: $IPAM_DB_PATH, else /var/lib/cni/sublet/leases.redb]
+    #[arg(long, value_name = "PATH", global = true)]
+    store: Option<PathBuf>,
+    /// Names of the two address spaces; kontena's: kontenalocal,kontenaglobal
+    /// [default: $SUBLET_ADDRESS_SPACES, else sublet-local,sublet-global]
+    #[arg(long, value_name = "LOCAL,GLOBAL", global = true)]
+    address_spaces: Option<String>,
+    /// dockerd's API, for cleanup
+    #[arg(long, value_name = "SOCKET", default_value = "/run/docker.sock", global = true)]
+    docker: PathBuf,
+    /// Leave alone what was leased this long before cleanup looked
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, global = true)]
+    grace: Duration,
+    /// Leave alone what answers a ping
+    #[arg(long, global = true)]
+    probe: bool,
+}
+
+#[derive(Debug, Args)]
+#[allow(clippy::doc_markdown, reason = "as above")]
+struct Serve {
+    /// A unix socket; its name is the driver's. May be repeated: gipam.sock and kontena-ipam.sock
+    /// keep the networks of those drivers alive [default: /run/docker/plugins/sublet.sock]
+    #[arg(long, value_name = "PATH")]
+    socket: Vec<PathBuf>,
+    /// Listen on TCP instead [env: SUBLET_ADDRESS, GIPAM_ADDRESS]
+    #[arg(long, value_name = "HOST:PORT")]
+    address: Option<String>,
+    /// Where dockerd finds the TCP address; with TLS the same with .json
+    #[arg(long, value_name = "PATH", default_value = "/etc/docker/plugins/sublet.spec")]
+    spec: PathBuf,
+    /// Plain TCP on an address that others can reach
+    #[arg(long)]
+    insecure: bool,
+    /// Our certificate (PEM)
+    #[arg(long, value_name = "PATH", requires_all = ["tls_key", "tls_ca"])]
+    tls_cert: Option<PathBuf>,
+    /// Its key
+    #[arg(long, value_name = "PATH", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// The authority that signed ours and dockerd's certificate
+    #[arg(long, value_name = "PATH", requires = "tls_cert")]
+    tls_ca: Option<PathBuf>,
+    /// dockerd's certificate, named in the .json file [default: ours]
+    #[arg(long, value_name = "PATH", requires = "tls_client_key")]
+    tls_client_cert: Option<PathBuf>,
+    /// Its key
+    #[arg(long, value_name = "PATH", requires = "tls_client_cert")]
+    tls_client_key: Option<PathBuf>,
+    /// Supernet of automatic IPv4 pools; may be repeated
+    /// [env: SUBLET_V4, GIPAM_V4, KONTENA_IPAM_SUPERNET] [default: 10.80.0.0/12]
+    #[arg(long, value_name = "CIDR")]
+    v4: Vec<Supernet>,
+    /// Prefix length of an automatic IPv4 pool
+    /// [env: SUBLET_V4_BLOCK, GIPAM_V4AB, KONTENA_IPAM_SUBNET_LENGTH] [default: 24]
+    #[arg(long, value_name = "BITS", alias = "v4ab")]
+    v4_block: Option<u8>,
+    /// Supernet of automatic IPv6 pools; may be repeated [env: SUBLET_V6, GIPAM_V6]
+    #[arg(long, value_name = "CIDR")]
+    v6: Vec<Supernet>,
+    /// Prefix length of an automatic IPv6 pool [env: SUBLET_V6_BLOCK, GIPAM_V6AB] [default: 64]
+    #[arg(long, value_name = "BITS", alias = "v6ab")]
+    v6_block: Option<u8>,
+    /// Have dockerd send MAC addresses, to be kept with the leases
+    #[arg(long)]
+    mac: bool,
+    /// gipam's lease file, taken over once: it is renamed to <FILE>.taken-over [env: GIPAM_FILE]
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// How long a request may take, waiting for the store included
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    timeout: Duration,
+    /// debug, info, warn or error; kontena's numbers 0 to 3 too [env: LOG_LEVEL] [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// Clean up by the clock
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    cleanup_every: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+struct Cleanup {
+    /// Only tell what would be freed
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Looks up a variable of the environment.
+pub type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+
+/// gipam's flags, which have one dash.
+const GIPAM: [&str; 6] = ["address", "file", "v6", "v6ab", "v4", "v4ab"];
+
+/// Runs subletd; answers what is to be printed, or clap's answer with its exit code.
+pub fn run(
+    args: Vec<OsString>,
+    env: Env<'_>,
+    facts: &Facts,
+) -> Result<String, (anyhow::Error, u8)> {
+    let cli = match Cli::try_parse_from(args.into_iter().map(two_dashes)) {
+        Ok(cli) => cli,
+        Err(e) if e.use_stderr() => return Err((anyhow!("{}", e.render()), 2)),
+        Err(e) => return Ok(e.render().to_string()),
+    };
+    let done = match &cli.command {
+        Some(Command::Cleanup(cleanup)) => cli.cleanup(cleanup, env, facts),
+        None => cli.plan(env, facts).and_then(server::run).map(|()| String::new()),
+    };
+    done.map_err(|e| (e, 1))
+}
+
+/// `-v4` as `--v4`.
+fn two_dashes(arg: OsString) -> OsString {
+    let Some(text) = arg.to_str() else { return arg };
+    let name = text.split('=').next().unwrap_or_default();
+    match name.strip_prefix('-') {
+        Some(flag) if GIPAM.contains(&flag) => OsString::from(format!("-{text}")),
+        _ => arg,
+    }
+}
+
+/// The first of these variables that is set and not empty, and which one.
+fn first<'n>(env: Env<'_>, names: &[&'n str]) -> Result<Option<(&'n str, String)>> {
+    for name in names {
+        if let Some(value) = env(name).filter(|value| !value.is_empty()) {
+            let value = value.into_string().map_err(|_| anyhow!("{name} is not UTF-8"))?;
+            return Ok(Some((name, value)));
+        }
+    }
+    Ok(None)
+}
+
+/// A variable's value, parsed.
+fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(
+    env: Env<'_>,
+    names: &[&str],
+) -> Result<Option<T>> {
+    first(env, names)?
+        .map(|(name, value)| value.parse().map_err(|e| anyhow!("{name} is {value:?}: {e}")))
+        .transpose()
+}
+
+/// Why.
+const NO_CLUSTER: &str = "subletd keeps its pools in a lease file of this host alone, not in etcd or \
+                          Consul; say --store PATH";
+
+impl Cli {
+    fn settings(&self, env: Env<'_>) -> Result<Settings> {
+        let mut settings = Settings::default();
+        let named = first(env, &["SUBLET_ADDRESS_SPACES"])?.map(|(_, text)| text);
+        if let Some(text) = self.common.address_spaces.clone().or(named) {
+            settings.set_spaces(&text).map_err(|e| anyhow!("--address-spaces: {e}"))?;
+        }
+        Ok(settings)
+    }
+
+    fn store(&self, env: Env<'_>, timeout: Duration) -> Result<StoreSpec> {
+        if first(env, &["ETCD_ENDPOINT"])?.is_some() {
+            bail!("ETCD_ENDPOINT is set, and {NO_CLUSTER}");
+        }
+        let path = self
+            .common
+            .store
+            .clone()
+            .or_else(|| env("IPAM_DB_PATH").filter(|path| !path.is_empty()).map(PathBuf::from));
+        if path.as_ref().is_some_and(|p| p.to_string_lossy().trim_start().starts_with('{')) {
+            bail!("--store names a cluster, and {NO_CLUSTER}");
+        }
+        let path = path.unwrap_or_else(|| PathBuf::from("/var/lib/cni/sublet/leases.redb"));
+        Ok(StoreSpec::Embedded { path, persist: Persist::Disk, wait: Wait::For(timeout) })
+    }
+
+    fn terms(&self, dry_run: bool) -> Terms {
+        Terms { dry_run, grace: self.common.grace, probe: self.common.probe }
+    }
+
+    fn cleanup(&self, cleanup: &Cleanup, env: Env<'_>, facts: &Facts) -> Result<String> {
+        let settings = self.settings(env)?;
+        let mut store = store::open(&self.store(env, self.serve.timeout)?)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let listing =
+            runtime.block_on(dockerd::list(&self.common.docker)).context("nothing was freed")?;
+        let terms = self.terms(cleanup.dry_run);
+        let report = cleanup::clean(&mut *store, &facts.context(), &settings, &listing, &terms)?;
+        Ok(if report.is_empty() { "nothing to do\n".to_owned() } else { format!("{report}\n") })
+    }
+
+    fn plan(&self, env: Env<'_>, facts: &Facts) -> Result<Plan> {
+        let serve = &self.serve;
+        let mut settings = self.settings(env)?;
+        settings.mac = serve.mac;
+        let log = Log(self.level(env)?);
+        let store = self.store(env, serve.timeout)?;
+        let cx = facts.context();
+        let adopted = self.adopt(env, &settings, &store, &cx)?;
+        settings.v4 = self.blocks(env, Family::V4, &adopted)?;
+        settings.v6 = self.blocks(env, Family::V6, &adopted)?;
+        let address = match serve.address.clone() {
+            Some(address) => Some(address),
+            None => first(env, &["SUBLET_ADDRESS", "GIPAM_ADDRESS"])?.map(|(_, text)| text),
+        };
+        let tcp = address.filter(|a| !a.is_empty()).map(|address| self.tcp(address));
+        let mut sockets = serve.socket.clone();
+        if sockets.is_empty() && tcp.is_none() {
+            sockets.push(PathBuf::from("/run/docker/plugins/sublet.sock"));
+        }
+        let every = serve.cleanup_every.filter(|every| !every.is_zero());
+        let timer = every.map(|every| Timer {
+            every,
+            docker: self.common.docker.clone(),
+            terms: self.terms(false),
+        });
+        let driver = Driver { settings, routes: host_routes };
+        let (timeout, notify) = (serve.timeout, env("NOTIFY_SOCKET"));
+        Ok(Plan { sockets, tcp, driver, store, cx, timeout, log, timer, notify })
+    }
+
+    fn level(&self, env: Env<'_>) -> Result<Level> {
+        let named = first(env, &["LOG_LEVEL"])?.map(|(_, text)| text);
+        let text = self.serve.log_level.clone().or(named).unwrap_or_else(|| "info".to_owned());
+        Ok(match text.to_ascii_lowercase().as_str() {
+            "0" | "debug" => Level::Debug,
+            "1" | "info" => Level::Info,
+            "2" | "warn" | "warning" => Level::Warn,
+            "3" | "error" | "4" | "fatal" => Level::Error,
+            _ => bail!("the log level {text:?} is none of debug, info, warn, error, 0 to 3"),
+        })
+    }
+
+    fn tcp(&self, address: String) -> Tcp {
+        let serve = &self.serve;
+        let tls = match (&serve.tls_cert, &serve.tls_key, &serve.tls_ca) {
+            (Some(cert), Some(key), Some(ca)) => {
+                let client = Client {
+                    ca: ca.clone(),
+                    cert: serve.tls_client_cert.clone().unwrap_or_else(|| cert.clone()),
+                    key: serve.tls_client_key.clone().unwrap_or_else(|| key.clone()),
+                };
+                Some((cert.clone(), key.clone(), ca.clone(), client))
+            }
+            _ => None,
+        };
+        Tcp { address, spec: serve.spec.clone(), insecure: serve.insecure, tls }
+    }
+
+    /// Where automatic pools of a family come from.
+    fn blocks(&self, env: Env<'_>, family: Family, adopted: &[Block]) -> Result<Vec<Block>> {
+        let serve = &self.serve;
+        let (flag, flags, len, names, sizes, usual): (_, _, _, &[&str], &[&str], u8) = match family
+        {
+            Family::V4 => (
+                "--v4",
+                &serve.v4,
+                serve.v4_block,
+                &["SUBLET_V4", "GIPAM_V4", "KONTENA_IPAM_SUPERNET"],
+                &["SUBLET_V4_BLOCK", "GIPAM_V4AB", "KONTENA_IPAM_SUBNET_LENGTH"],
+                24,
+            ),
+            Family::V6 => (
+                "--v6",
+                &serve.v6,
+                serve.v6_block,
+                &["SUBLET_V6", "GIPAM_V6"],
+                &["SUBLET_V6_BLOCK", "GIPAM_V6AB"],
+                64,
+            ),
+        };
+        let mut supernets = flags.clone();
+        if supernets.is_empty() {
+            if let Some((name, text)) = first(env, names)? {
+                for part in text.split(',') {
+                    let supernet = part.trim().parse();
+                    supernets.push(supernet.map_err(|e| anyhow!("{name}: {e}"))?);
+                }
+            } else if adopted.iter().any(|b| b.within.family() == family) {
+                return Ok(adopted
+                    .iter()
+                    .copied()
+                    .filter(|b| b.within.family() == family)
+                    .collect());
+            } else if family == Family::V4 {
+                supernets.push("10.80.0.0/12".parse().map_err(|e: String| anyhow!(e))?);
+            }
+        }
+        let len = match len {
+            Some(len) => len,
+            None => parsed(env, sizes)?.unwrap_or(usual),
+        };
+        let mut blocks = Vec::new();
+        for supernet in supernets {
+            ensure!(supernet.0.family() == family, "{flag} is {supernet}, of the other family");
+            blocks.push(supernet.blocks(len).map_err(|e| anyhow!("{flag}-block: {e}"))?);
+        }
+        Ok(blocks)
+    }
+
+    /// Takes gipam's lease file over, if there is one; answers with its main pools.
+    fn adopt(
+        &self,
+        env: Env<'_>,
+        settings: &Settings,
+        store: &StoreSpec,
+        cx: &crate::alloc::Context,
+    ) -> Result<Vec<Block>> {
+        let named = env("GIPAM_FILE").filter(|v| !v.is_empty()).map(PathBuf::from);
+        let Some(path) = self.serve.file.clone().or(named) else { return Ok(Vec::new()) };
+        let mut after = path.clone().into_os_string();
+        after.push(".taken-over");
+        let after = PathBuf::from(after);
+        let read = |path: &Path| -> Result<gipam::LeaseFile> {
+            let text = std::fs::read_to_string(path)?;
+            gipam::read(&text, &settings.local).map_err(|e| anyhow!(e))
+        };
+        if path.exists() {
+            let file = read(&path).with_context(|| format!("gipam's {}", path.display()))?;
+            let mut store = store::open(store)?;
+            for pool in file.pools {
+                engine::adopt_pool(&mut *store, pool, cx)
+                    .with_context(|| format!("cannot take over {}", path.display()))?;
+            }
+            std::fs::rename(&path, &after)
+                .with_context(|| format!("cannot rename {}", path.display()))?;
+            return Ok(file.blocks);
+        }
+        if after.exists() {
+            return Ok(read(&after).with_context(|| after.display().to_string())?.blocks);
+        }
+        Ok(Vec::new())
+    }
+}

@@ -1,0 +1,168 @@
+//! What the local dockerd knows: its networks and their endpoints.
+//!
+//! Owns: asking its API on its unix socket, and reading the answers. Called by cleanup alone, never
+//! while a request is answered: dockerd holds its locks then.
+//! Invariant: a listing is whole or an error.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Bytes;
+use hyper::header::HOST;
+use hyper::{Request, StatusCode};
+use serde_json::Value;
+use tokio::net::UnixStream;
+
+use super::server::plain;
+use crate::host;
+use crate::model::Timestamp;
+use crate::net::{Addr, Subnet};
+
+/// All networks, as they were not before `started`.
+#[derive(Clone, Debug, Default)]
+pub struct Listing {
+    /// When it was begun.
+    pub started: Timestamp,
+    /// The networks with addresses of a driver that is not built in.
+    pub networks: Vec<Network>,
+}
+
+/// One network.
+#[derive(Clone, Debug, Default)]
+pub struct Network {
+    /// Its subnets, each with the part that addresses are drawn from.
+    pub pools: Vec<(Subnet, Option<Subnet>)>,
+    /// kontena's `network=`.
+    pub shared: Option<String>,
+    /// Gateways, auxiliary addresses, endpoints.
+    pub addrs: Vec<Addr>,
+    /// A swarm's: dockerd does not list all its addresses.
+    pub swarm: bool,
+}
+
+/// The longest answer that is read, in bytes: tens of thousands of endpoints.
+const LONGEST: usize = 64 << 20;
+
+/// How long dockerd may take for each answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Asks the dockerd behind `socket`.
+pub async fn list(socket: &Path) -> Result<Listing> {
+    let started = host::now();
+    let all = get(socket, "/networks").await?;
+    let mut networks = Vec::new();
+    for network in all.as_array().context("dockerd's list of networks is no list")? {
+        let driver = network["IPAM"]["Driver"].as_str().unwrap_or_default();
+        if matches!(driver, "default" | "null" | "") {
+            continue;
+        }
+        let id = network["Id"].as_str().filter(|id| id.bytes().all(|b| b.is_ascii_alphanumeric()));
+        let id = id.context("dockerd lists a network without an ID")?;
+        let whole = get(socket, &format!("/networks/{id}")).await?;
+        ensure!(whole["Id"] == network["Id"], "dockerd answers with another network than {id}");
+        networks.push(read(&whole).with_context(|| format!("network {id}"))?);
+    }
+    Ok(Listing { started, networks })
+}
+
+async fn get(socket: &Path, path: &str) -> Result<Value> {
+    let what = || format!("cannot ask dockerd on {} for {path}", socket.display());
+    let answer = tokio::time::timeout(PATIENCE, fetch(socket, path));
+    answer.await.context("no answer in time").and_then(|answer| answer).with_context(what)
+}
+
+async fn fetch(socket: &Path, path: &str) -> Result<Value> {
+    let stream = UnixStream::connect(socket).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(plain(stream)).await?;
+    let request = Request::get(path).header(HOST, "docker").body(Empty::<Bytes>::new())?;
+    let talk = async {
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), LONGEST).collect().await;
+        let body = body.map_err(|e| anyhow::anyhow!(e))?.to_bytes();
+        drop(sender);
+        if status != StatusCode::OK {
+            bail!("it answers {status}: {}", String::from_utf8_lossy(&body));
+        }
+        Ok(serde_json::from_slice(&body)?)
+    };
+    let (answer, _) = tokio::join!(talk, connection);
+    answer
+}
+
+/// Reads one network. What is not understood is an error: it may be in use.
+fn read(raw: &Value) -> Result<Network> {
+    let mut network = Network {
+        shared: raw["IPAM"]["Options"]["network"].as_str().map(str::to_owned),
+        swarm: raw["Scope"] == "swarm",
+        ..Network::default()
+    };
+    for config in raw["IPAM"]["Config"].as_array().into_iter().flatten() {
+        let subnet = prefix(&config["Subnet"])?.context("a subnet is missing")?;
+        network.pools.push((subnet, prefix(&config["IPRange"])?));
+        network.addrs.extend(addr(&config["Gateway"])?);
+        for (_, aux) in config["AuxiliaryAddresses"].as_object().into_iter().flatten() {
+            network.addrs.extend(addr(aux)?);
+        }
+    }
+    for (_, container) in raw["Containers"].as_object().into_iter().flatten() {
+        network.addrs.extend(addr(&container["IPv4Address"])?);
+        network.addrs.extend(addr(&container["IPv6Address"])?);
+    }
+    Ok(network)
+}
+
+fn text(value: &Value) -> Result<Option<&str>> {
+    match value {
+        Value::Null => Ok(None),
+        Value::String(text) if text.is_empty() => Ok(None),
+        Value::String(text) => Ok(Some(text)),
+        other => bail!("{other} is no text"),
+    }
+}
+
+/// An address, with or without a prefix length.
+fn addr(value: &Value) -> Result<Option<Addr>> {
+    let Some(text) = text(value)? else { return Ok(None) };
+    let bare = text.split_once('/').map_or(text, |(addr, _)| addr);
+    Ok(Some(bare.parse().with_context(|| format!("{text:?} is no address"))?))
+}
+
+fn prefix(value: &Value) -> Result<Option<Subnet>> {
+    let Some(text) = text(value)? else { return Ok(None) };
+    let parsed = text
+        .split_once('/')
+        .and_then(|(addr, len)| Subnet::masked(addr.parse().ok()?, len.parse().ok()?));
+    Ok(Some(parsed.with_context(|| format!("{text:?} is no prefix"))?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_network_is_read_whole_or_not() {
+        let mut raw = json!({
+            "Scope": "local",
+            "IPAM": {
+                "Driver": "sublet",
+                "Options": {"network": "web"},
+                "Config": [{
+                    "Subnet": "10.2.0.0/16", "IPRange": "10.2.5.0/24", "Gateway": "10.2.0.1",
+                    "AuxiliaryAddresses": {"a": "10.2.5.5"},
+                }, {"Subnet": "fd00::/64", "Gateway": "fd00::1/64"}],
+            },
+            "Containers": {"x": {"IPv4Address": "10.2.5.0/16", "IPv6Address": ""}},
+        });
+        let network = read(&raw).unwrap();
+        assert_eq!((network.pools.len(), network.addrs.len()), (2, 4));
+        assert_eq!(network.shared.as_deref(), Some("web"));
+        raw["Containers"]["x"]["IPv4Address"] = json!("somewhere");
+        assert!(read(&raw).is_err());
+        raw["Containers"]["x"]["IPv4Address"] = json!(7);
+        assert!(read(&raw).is_err());
+    }
+}

@@ -1,0 +1,106 @@
+//! `RequestPool`: which pool a request means.
+//!
+//! Owns: moby's reading of `Pool`, `SubPool` and `V6`, and kontena's of the option `network`.
+
+use super::names::{INVALID_POOL, INVALID_SPACE, INVALID_SUB_POOL, NETWORK};
+use super::settings::Settings;
+use super::wire;
+use crate::alloc::{Ask, Block, RequestPool, Shared};
+use crate::model::PoolId;
+use crate::net::{Addr, Family, Span, Subnet};
+
+/// What is asked for, or moby's word for what is wrong with it.
+pub fn read(
+    raw: &wire::RequestPool,
+    settings: &Settings,
+    routes: &dyn Fn() -> Vec<Span>,
+) -> Result<RequestPool, String> {
+    let network = raw.options.as_ref().and_then(|o| o.get(NETWORK));
+    let space = space(raw.address_space.as_deref().unwrap_or_default(), network, settings)?;
+    let text = raw.pool.as_deref().unwrap_or_default();
+    let sub = raw.sub_pool.as_deref().filter(|t| !t.is_empty());
+    let family = if raw.v6 == Some(true) { Family::V6 } else { Family::V4 };
+    let asked = if text.is_empty() { None } else { Some(prefix(text).ok_or(INVALID_POOL)?) };
+    let (ask, family) = match asked {
+        None => (Ask::Any(settings.blocks(family).to_vec()), family),
+        // "0.0.0.0/24": any block of this size; "0.0.0.0/0": any of the usual size.
+        Some((addr, len)) if addr.bits() == 0 => {
+            let family = addr.family();
+            (Ask::Any(sized(settings.blocks(family), len)?), family)
+        }
+        Some((addr, len)) => {
+            let subnet = Subnet::masked(addr, len).ok_or(INVALID_POOL)?;
+            (Ask::Exactly(subnet), addr.family())
+        }
+    };
+    let sub = match (sub, &ask) {
+        (None, _) => None,
+        (Some(text), Ask::Exactly(subnet)) => part(text, *subnet)?,
+        (Some(_), Ask::Any(_)) => return Err(INVALID_SUB_POOL.to_owned()),
+    };
+    let shared = network.map(|name| shared(name, space, family, settings)).transpose()?;
+    let checked = matches!(ask, Ask::Any(_)) && space == settings.local;
+    let avoid = if checked { routes() } else { Vec::new() };
+    Ok(RequestPool { space: space.to_owned(), ask, sub, shared, avoid })
+}
+
+/// One of the two. kontena's requests need not name any.
+fn space<'a>(
+    name: &'a str,
+    network: Option<&String>,
+    settings: &'a Settings,
+) -> Result<&'a str, String> {
+    match name {
+        "" if network.is_some() => Ok(&settings.local),
+        "" => Err(INVALID_SPACE.to_owned()),
+        known if known == settings.local || known == settings.global => Ok(known),
+        unknown => Err(format!("cannot find address space {unknown}")),
+    }
+}
+
+/// Address and length, host bits and all.
+fn prefix(text: &str) -> Option<(Addr, u8)> {
+    let (addr, len) = text.split_once('/')?;
+    let (addr, len) = (addr.parse::<Addr>().ok()?, len.parse::<u8>().ok()?);
+    (len <= addr.family().bits()).then_some((addr, len))
+}
+
+/// The supernets cut into blocks of another size.
+fn sized(blocks: &[Block], len: u8) -> Result<Vec<Block>, String> {
+    if len == 0 {
+        return Ok(blocks.to_vec());
+    }
+    let fit = blocks.iter().filter(|b| b.within.len() <= len).map(|b| Block { len, ..*b });
+    let fit: Vec<Block> = fit.collect();
+    if fit.is_empty() { Err(INVALID_POOL.to_owned()) } else { Ok(fit) }
+}
+
+/// A part of a subnet; all of it is no part.
+fn part(text: &str, subnet: Subnet) -> Result<Option<Subnet>, String> {
+    let sub = prefix(text).and_then(|(addr, len)| Subnet::masked(addr, len));
+    let sub = sub.ok_or(INVALID_SUB_POOL)?;
+    if sub.len() <= subnet.len() && sub.contains(subnet.first()) {
+        return Ok(None);
+    }
+    if subnet.contains(sub.first()) && sub.len() > subnet.len() {
+        return Ok(Some(sub));
+    }
+    Err(INVALID_SUB_POOL.to_owned())
+}
+
+/// The name is the pool's as well, as kontena has it, where only one pool can be meant: a dual stack
+/// network asks for two, and a swarm in two spaces.
+fn shared(name: &str, space: &str, family: Family, settings: &Settings) -> Result<Shared, String> {
+    if name.is_empty() {
+        return Err("Network can't be nil".to_owned());
+    }
+    if name.len() > 255 || name.contains('/') || name.chars().any(char::is_control) {
+        return Err("Network is invalid: at most 255 bytes, no '/', no control characters".into());
+    }
+    let id = match family {
+        Family::V4 if space == settings.local => name.to_owned(),
+        Family::V4 => format!("{space}/network/{name}/v4"),
+        Family::V6 => format!("{space}/network/{name}/v6"),
+    };
+    Ok(Shared { name: name.to_owned(), id: PoolId(id) })
+}

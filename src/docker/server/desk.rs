@@ -1,0 +1,194 @@
+//! The one thread that works on the store.
+//!
+//! Owns: the order of requests (first come, first served), how long each may take, and taking back
+//! what was done for an answer that nobody got. Does not own: sockets.
+//! Invariant: an answer's [`Owed`] is either settled, because its bytes are with the kernel, or what
+//! was done for it is undone, before the thread ends.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::Log;
+use crate::alloc::Context;
+use crate::docker::api::{self, Driver, Level, Line, Reply, Undo};
+use crate::error::StoreError;
+use crate::model::{StoreSpec, Wait};
+use crate::store::{self, Store};
+use crate::{host, panic};
+
+/// What the thread is told once.
+pub struct Bench {
+    /// What the driver knows beside its store.
+    pub driver: Driver,
+    /// Which store; its wait is set for each request.
+    pub store: StoreSpec,
+    /// Node and boot.
+    pub cx: Context,
+    /// How long a request may take, waiting included.
+    pub timeout: Duration,
+    /// Where lines go.
+    pub log: Log,
+}
+
+enum Work {
+    Request(Job),
+    Undo(Undo),
+}
+
+struct Job {
+    path: String,
+    body: Vec<u8>,
+    until: Instant,
+    answer: oneshot::Sender<Answer>,
+    /// For what is owed: the thread itself holds no way to itself.
+    desk: Desk,
+}
+
+/// An answer, and what is owed for it.
+pub struct Answer {
+    /// HTTP status.
+    pub status: u16,
+    /// A JSON object.
+    pub body: String,
+    /// Settle it once the answer is written.
+    pub owed: Owed,
+}
+
+/// What has to be undone unless the answer is delivered: dropping it unsettled undoes it.
+pub struct Owed {
+    undo: Option<Undo>,
+    desk: Desk,
+}
+
+impl Owed {
+    /// The answer is with the kernel.
+    pub fn settle(&mut self) {
+        self.undo = None;
+    }
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        if let Some(undo) = self.undo.take() {
+            // Fails only when the thread is gone, and that outlives all connections.
+            let _ = self.desk.0.send(Work::Undo(undo));
+        }
+    }
+}
+
+/// A way to the thread.
+#[derive(Clone)]
+pub struct Desk(mpsc::Sender<Work>);
+
+impl Desk {
+    /// Starts the thread; it ends when the last way to it is dropped.
+    pub fn open(bench: Bench) -> std::io::Result<(Desk, JoinHandle<()>)> {
+        let (sender, receiver) = mpsc::channel();
+        let desk = Desk(sender);
+        let thread = std::thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(move || receiver.iter().for_each(|work| bench.serve(work)))?;
+        Ok((desk, thread))
+    }
+
+    /// Answers one request within `timeout`, or fails then; a result that comes later is undone.
+    pub async fn ask(&self, path: String, body: Vec<u8>, timeout: Duration) -> Answer {
+        let (answer, get) = oneshot::channel();
+        let until = Instant::now() + timeout;
+        let job = Job { path, body, until, answer, desk: self.clone() };
+        let sent = self.0.send(Work::Request(job));
+        // The thread gives up by itself; a disk that hangs does not let it.
+        let grace = Duration::from_secs(2);
+        match (sent, tokio::time::timeout(timeout + grace, get).await) {
+            (Ok(()), Ok(Ok(answer))) => answer,
+            _ => self.failed(503, "the lease store does not answer; try again"),
+        }
+    }
+
+    /// An answer that nothing is owed for.
+    pub fn failed(&self, status: u16, text: &str) -> Answer {
+        self.reply(Reply::failed(status, text, ""))
+    }
+
+    fn reply(&self, reply: Reply) -> Answer {
+        let owed = Owed { undo: reply.undo, desk: self.clone() };
+        Answer { status: reply.status, body: reply.body, owed }
+    }
+}
+
+impl Bench {
+    fn context(&self) -> Context {
+        let now = host::now();
+        Context { now, seed: now, ..self.cx.clone() }
+    }
+
+    fn open(&self, until: Instant) -> Result<Box<dyn Store>, StoreError> {
+        let mut spec = self.store.clone();
+        if let StoreSpec::Embedded { wait, .. } = &mut spec {
+            let left = until.saturating_duration_since(Instant::now());
+            *wait = if left.is_zero() { Wait::Try } else { Wait::For(left) };
+        }
+        store::open(&spec)
+    }
+
+    fn serve(&self, work: Work) {
+        match work {
+            Work::Request(job) => self.request(job),
+            Work::Undo(undo) => self.undo(&undo),
+        }
+    }
+
+    fn request(&self, job: Job) {
+        let Job { path, body, until, answer, desk } = job;
+        if answer.is_closed() {
+            return;
+        }
+        let reply = if Instant::now() >= until {
+            Reply::failed(503, "the lease store is busy: too many requests wait; try again", "")
+        } else {
+            self.carry_out(&path, &body, until)
+        };
+        self.log.write(&reply.line);
+        // If nobody waits any more the answer is dropped here, and what it owes comes back as work.
+        drop(answer.send(desk.reply(reply)));
+    }
+
+    fn carry_out(&self, path: &str, body: &[u8], until: Instant) -> Reply {
+        let work = AssertUnwindSafe(|| {
+            let mut store = self.open(until)?;
+            Ok(api::handle(&self.driver, &mut *store, &self.context(), path, body))
+        });
+        match catch_unwind(work) {
+            Ok(Ok(reply)) => reply,
+            Ok(Err(error)) => {
+                let error: StoreError = error;
+                Reply::failed(500, &error.to_string(), "")
+            }
+            Err(payload) => Reply::failed(500, &panic::explain(&*payload).msg, ""),
+        }
+    }
+
+    fn undo(&self, undo: &Undo) {
+        let what = match undo {
+            Undo::Address(pool, lease) => format!("{} of pool {pool}", lease.addr),
+            Undo::Pool(pool) => format!("pool {pool}"),
+        };
+        let done = self.open(Instant::now() + self.timeout).map_err(|e| e.to_string()).and_then(
+            |mut store| api::undo(&mut *store, &self.context(), undo).map_err(|e| e.to_string()),
+        );
+        let (level, text) = match done {
+            Ok(()) => (Level::Warn, format!("nobody took the answer: {what} is free again")),
+            Err(e) => (
+                Level::Error,
+                format!(
+                    "nobody took the answer, and {what} stays leased: {e}; run `subletd cleanup`"
+                ),
+            ),
+        };
+        self.log.write(&Line { level, text });
+    }
+}

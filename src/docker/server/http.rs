@@ -1,0 +1,177 @@
+//! One connection: HTTP/1.1, as long as dockerd keeps it.
+//!
+//! Owns: limits of a body, and knowing when an answer is with the kernel. Does not own: what a
+//! request means.
+//! Invariant: an idle connection is never closed before the drain: dockerd repeats a request on a
+//! broken one with an empty body. An answer is settled only after its last byte was written.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::{Body, Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::rt::ReadBufCursor;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::watch;
+
+use super::desk::{Answer, Desk, Owed};
+use super::{LAST_CALL, stopped};
+use crate::docker::LARGEST_BODY;
+
+/// What dockerd says it accepts.
+const TYPE: &str = "application/vnd.docker.plugins.v1.2+json";
+
+/// How long a body may take to arrive.
+const BODY: Duration = Duration::from_secs(10);
+
+/// A head is longer than this: bytes that were written before them are a body's.
+const HEAD: usize = 64;
+
+/// Serves one connection until it ends, or (after `stop`) until its request is answered.
+pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    desk: Desk,
+    timeout: Duration,
+    mut stop: watch::Receiver<bool>,
+) {
+    let unsent = Unsent::default();
+    let io = Watched { stream, unsent: unsent.clone() };
+    let service = service_fn(|request: Request<Incoming>| {
+        let (desk, unsent) = (desk.clone(), unsent.clone());
+        async move { Ok::<_, Infallible>(respond(request, &desk, timeout, &unsent).await) }
+    });
+    let connection = hyper::server::conn::http1::Builder::new().serve_connection(io, service);
+    let mut connection = pin!(connection);
+    tokio::select! {
+        // A broken connection is its client's loss; what it had not got is undone by `unsent`.
+        _ = connection.as_mut() => {}
+        () = stopped(&mut stop) => {
+            // A request that is in the socket already is read first.
+            if tokio::time::timeout(LAST_CALL, connection.as_mut()).await.is_ok() {
+                return;
+            }
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.as_mut().await;
+        }
+    }
+}
+
+async fn respond(
+    request: Request<Incoming>,
+    desk: &Desk,
+    timeout: Duration,
+    unsent: &Unsent,
+) -> Response<Full<Bytes>> {
+    let path = request.uri().path().to_owned();
+    let answer = match read(request.into_body()).await {
+        Ok(body) => desk.ask(path, body, timeout).await,
+        Err((status, text)) => desk.failed(status, text),
+    };
+    let Answer { status, body, owed } = answer;
+    unsent.lock().push((body.len() + HEAD, owed));
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() =
+        StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(TYPE));
+    response
+}
+
+/// The whole body, or a status and why not.
+async fn read(body: Incoming) -> Result<Vec<u8>, (u16, &'static str)> {
+    const LARGE: (u16, &str) = (413, "the request body is larger than 1 MiB");
+    if body.size_hint().lower() > LARGEST_BODY as u64 {
+        return Err(LARGE);
+    }
+    let whole = Limited::new(body, LARGEST_BODY).collect();
+    match tokio::time::timeout(BODY, whole).await {
+        Ok(Ok(body)) => Ok(body.to_bytes().to_vec()),
+        Ok(Err(e)) if e.is::<LengthLimitError>() => Err(LARGE),
+        Ok(Err(_)) => Err((400, "the request body ends before its length")),
+        Err(_) => Err((408, "the request body does not arrive")),
+    }
+}
+
+/// Answers that are not with the kernel yet, in order, with the bytes that are left of each.
+/// Whatever is in here when the connection ends is dropped, and undone.
+#[derive(Clone, Default)]
+struct Unsent(Arc<Mutex<Vec<(usize, Owed)>>>);
+
+impl Unsent {
+    fn lock(&self) -> MutexGuard<'_, Vec<(usize, Owed)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn written(&self, mut bytes: usize) {
+        for (left, _) in self.lock().iter_mut() {
+            let some = bytes.min(*left);
+            *left -= some;
+            bytes -= some;
+        }
+    }
+
+    fn flushed(&self) {
+        self.lock().retain_mut(|(left, owed)| {
+            if *left == 0 {
+                owed.settle();
+            }
+            *left > 0
+        });
+    }
+}
+
+/// A stream that nobody watches: for a client.
+pub fn plain<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+) -> impl hyper::rt::Read + hyper::rt::Write + Unpin {
+    Watched { stream, unsent: Unsent::default() }
+}
+
+/// A stream that tells which answers are written.
+struct Watched<S> {
+    stream: S,
+    unsent: Unsent,
+}
+
+impl<S: AsyncRead + Unpin> hyper::rt::Read for Watched<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut bytes = [0; 4096];
+        let room = buf.remaining().min(bytes.len());
+        let mut read = ReadBuf::new(&mut bytes[..room]);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
+        buf.put_slice(read.filled());
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> hyper::rt::Write for Watched<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf))?;
+        self.unsent.written(written);
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        self.unsent.flushed();
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

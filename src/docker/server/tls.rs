@@ -1,0 +1,42 @@
+//! TLS on TCP: the server's certificate, and the one authority whose clients may come in.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{RootCertStore, ServerConfig};
+
+/// Reads all certificates of a PEM file.
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
+    let read = || format!("cannot read certificates from {}", path.display());
+    let file = BufReader::new(File::open(path).with_context(read)?);
+    let all: Result<Vec<_>, _> = CertificateDer::pem_reader_iter(file).collect();
+    let all = all.with_context(read)?;
+    anyhow::ensure!(!all.is_empty(), "there is no certificate in {}", path.display());
+    Ok(all)
+}
+
+/// Accepts clients with a certificate that `ca` has signed, and nobody else.
+pub fn acceptor(cert: &Path, key: &Path, ca: &Path) -> Result<TlsAcceptor> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(ca)? {
+        roots.add(certificate).with_context(|| format!("{} is no authority", ca.display()))?;
+    }
+    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build()?;
+    let read = || format!("cannot read a private key from {}", key.display());
+    let secret = PrivateKeyDer::from_pem_file(key).with_context(read)?;
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(certificates(cert)?, secret)
+        .context("certificate and key do not go together")?;
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}

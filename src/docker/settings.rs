@@ -1,0 +1,133 @@
+//! What an operator says of a driver: address spaces and supernets.
+//!
+//! Owns: their rules. Does not own: flags and variables (`args`).
+//! Invariant: the two spaces have different names that a pool's name can hold, and a block is not
+//! larger than its supernet.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::alloc::Block;
+use crate::net::{Addr, Family, Subnet};
+
+/// What a driver is told.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The space of networks of one host.
+    pub local: String,
+    /// The space of networks of a swarm.
+    pub global: String,
+    /// Where automatic IPv4 pools come from, in order.
+    pub v4: Vec<Block>,
+    /// The same for IPv6.
+    pub v6: Vec<Block>,
+    /// Whether dockerd is to send MAC addresses.
+    pub mac: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            local: "sublet-local".to_owned(),
+            global: "sublet-global".to_owned(),
+            v4: Vec::new(),
+            v6: Vec::new(),
+            mac: false,
+        }
+    }
+}
+
+impl Settings {
+    /// The supernets of a family.
+    pub fn blocks(&self, family: Family) -> &[Block] {
+        match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        }
+    }
+
+    /// Sets the spaces from `LOCAL,GLOBAL`.
+    pub fn set_spaces(&mut self, text: &str) -> Result<(), String> {
+        let name = |t: &str| {
+            let good = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
+            !t.is_empty() && t.len() <= 64 && t.bytes().all(good)
+        };
+        match text.split_once(',') {
+            Some((local, global)) if local != global && name(local) && name(global) => {
+                (self.local, self.global) = (local.to_owned(), global.to_owned());
+                Ok(())
+            }
+            _ => Err(format!(
+                "{text:?} is not LOCAL,GLOBAL: two different names of letters, digits, '_', '.', '-'"
+            )),
+        }
+    }
+}
+
+/// A prefix in CIDR notation; host bits are refused, naming what was probably meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Supernet(pub Subnet);
+
+impl Supernet {
+    /// Blocks of `len` bits of it.
+    pub fn blocks(self, len: u8) -> Result<Block, String> {
+        let within = self.0;
+        if len < within.len() || len > within.family().bits() {
+            return Err(format!(
+                "blocks of /{len} do not fit into {within}: say {} to {}",
+                within.len(),
+                within.family().bits()
+            ));
+        }
+        Ok(Block { within, len })
+    }
+}
+
+impl FromStr for Supernet {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Supernet, String> {
+        let bad = || format!("{text:?} is not a prefix such as 10.80.0.0/12 or fd00:1::/48");
+        let (addr, len) = text.split_once('/').ok_or_else(bad)?;
+        let addr: Addr = addr.parse().map_err(|_| bad())?;
+        let len: u8 = len.parse().map_err(|_| bad())?;
+        let subnet = Subnet::masked(addr, len).ok_or_else(bad)?;
+        if subnet.first() != addr {
+            return Err(format!("{text} has host bits; the prefix is {subnet}"));
+        }
+        Ok(Supernet(subnet))
+    }
+}
+
+impl fmt::Display for Supernet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_fits_its_supernet() {
+        let supernet: Supernet = "10.80.0.0/12".parse().unwrap();
+        assert!(supernet.blocks(24).is_ok() && supernet.blocks(12).is_ok());
+        for bad in [11, 33] {
+            assert!(supernet.blocks(bad).is_err());
+        }
+        for bad in ["foo", "10.80.0.0", "10.80.0.0/x", "10.80.0.0/33", "10.80.0.1/12", "/8", ""] {
+            assert!(bad.parse::<Supernet>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn spaces_are_two() {
+        let mut settings = Settings::default();
+        assert!(settings.set_spaces("kontenalocal,kontenaglobal").is_ok());
+        assert_eq!(settings.global, "kontenaglobal");
+        for bad in ["a", "a,a", ",b", "a/b,c", "a,b c"] {
+            assert!(settings.set_spaces(bad).is_err(), "{bad}");
+        }
+    }
+}

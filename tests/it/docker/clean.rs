@@ -1,0 +1,201 @@
+//! `subletd cleanup`, with a dockerd that is played: what it lists stays, what it does not goes, and
+//! a listing that is not whole frees nothing.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::thread;
+
+use serde_json::{Value, json};
+
+use super::daemon::{Daemon, subletd, until};
+
+/// Answers `/networks` and `/networks/ID` until the test ends.
+fn dockerd(socket: &Path, networks: Vec<Value>, broken: bool) {
+    let listener = UnixListener::bind(socket).unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = BufReader::new(stream.unwrap());
+            let mut line = String::new();
+            stream.read_line(&mut line).unwrap();
+            let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
+            while line.trim() != "" {
+                line.clear();
+                stream.read_line(&mut line).unwrap();
+            }
+            let one = networks
+                .iter()
+                .find(|n| path == format!("/networks/{}", n["Id"].as_str().unwrap()));
+            let (status, body) = match one {
+                _ if path == "/networks" => (200, json!(networks).to_string()),
+                Some(_) if broken => (500, "{\"message\":\"no\"}".to_owned()),
+                Some(one) => (200, one.to_string()),
+                None => (404, "{}".to_owned()),
+            };
+            let head = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\n\r\n", body.len());
+            let _ = stream.get_mut().write_all(format!("{head}{body}").as_bytes());
+        }
+    });
+}
+
+fn network(id: &str, subnet: &str, addrs: &[&str], scope: &str) -> Value {
+    let containers: serde_json::Map<String, Value> = addrs
+        .iter()
+        .map(|a| ((*a).to_owned(), json!({"IPv4Address": format!("{a}/24"), "IPv6Address": ""})))
+        .collect();
+    json!({"Id": id, "Scope": scope, "Containers": containers, "IPAM": {"Driver": "sublet", "Options": {},
+        "Config": [{"Subnet": subnet, "Gateway": subnet.replace(".0/24", ".1"),
+            "AuxiliaryAddresses": {"a": subnet.replace(".0/24", ".99")}}]}})
+}
+
+struct Stage {
+    daemon: Daemon,
+}
+
+impl Stage {
+    /// Three pools, each with a gateway, an auxiliary and two other addresses.
+    fn new(args: &[&str]) -> Stage {
+        let daemon = Daemon::with(&[&["--address-spaces", "L,G"], args].concat(), &[]);
+        let mut client = daemon.client();
+        for (space, third) in [("L", 1), ("L", 2), ("L", 3), ("G", 4)] {
+            let body =
+                json!({"AddressSpace": space, "Pool": format!("10.0.{third}.0/24")}).to_string();
+            let id = client.call("/IpamDriver.RequestPool", &body).1["PoolID"].clone();
+            for (last, options) in [
+                (1, json!({"RequestAddressType": "com.docker.network.gateway"})),
+                (99, Value::Null),
+                (5, Value::Null),
+                (6, Value::Null),
+            ] {
+                let address = format!("10.0.{third}.{last}");
+                let body =
+                    json!({"PoolID": id, "Address": address, "Options": options}).to_string();
+                assert_eq!(client.call("/IpamDriver.RequestAddress", &body).0, 200);
+            }
+        }
+        Stage { daemon }
+    }
+
+    fn cleanup(&self, socket: &Path, more: &[&str]) -> (bool, String) {
+        let grace = if more.contains(&"--grace") { &[][..] } else { &["--grace", "0s"] };
+        let output = subletd(&["cleanup", "--address-spaces", "L,G"])
+            .args(grace)
+            .args(more)
+            .arg("--docker")
+            .arg(socket)
+            .arg("--store")
+            .arg(self.daemon.store())
+            .output()
+            .unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(text).unwrap())
+    }
+
+    /// Leases are as old as a second is long; cleanup spares those of its own.
+    fn grow_old() {
+        let begin = sublet::host::now();
+        until("a second", || sublet::host::now() > begin);
+    }
+}
+
+#[test]
+fn frees_what_dockerd_does_not_know() {
+    let stage = Stage::new(&[]);
+    Stage::grow_old();
+    let socket = stage.daemon.lab.join("docker.sock");
+    // The first pool's network has one container; the second's is a swarm's; the third's is gone.
+    let one = network("n1", "10.0.1.0/24", &["10.0.1.5"], "local");
+    let two = network("n2", "10.0.2.0/24", &[], "swarm");
+    dockerd(&socket, vec![one, two], false);
+    let before = stage.daemon.leases();
+    assert_eq!(before.len(), 16);
+    let (done, text) = stage.cleanup(&socket, &["--dry-run"]);
+    assert!(
+        done && text.contains("would free addresses of pool L/10.0.1.0/24 (10.0.1.6)"),
+        "{text}"
+    );
+    assert!(text.contains("would free pool L/10.0.3.0/24"), "{text}");
+    assert_eq!(stage.daemon.leases(), before);
+    let (done, text) = stage.cleanup(&socket, &["--grace", "1h"]);
+    assert!(done && text == "nothing to do\n", "{text}");
+    assert!(stage.cleanup(&socket, &[]).0);
+    let left = stage.daemon.leases();
+    assert_eq!(left.len(), 11, "{left:?}");
+    for kept in ["10.0.1.1", "10.0.1.99", "10.0.1.5", "10.0.2.6", "10.0.4.6"] {
+        assert!(left.contains(&kept.to_owned()), "{kept} is gone");
+    }
+    assert_eq!(stage.cleanup(&socket, &[]).1, "nothing to do\n");
+    // The pool is gone, so its subnet can be had.
+    let body = r#"{"AddressSpace":"L","Pool":"10.0.3.0/24"}"#;
+    assert!(stage.daemon.call("/IpamDriver.RequestPool", body).1["PoolID"].is_string());
+}
+
+#[test]
+fn frees_nothing_on_half_a_listing() {
+    let stage = Stage::new(&[]);
+    Stage::grow_old();
+    let before = stage.daemon.leases();
+    let missing = stage.daemon.lab.join("no.sock");
+    let (done, text) = stage.cleanup(&missing, &[]);
+    assert!(!done && text.contains("nothing was freed"), "{text}");
+    let broken = stage.daemon.lab.join("broken.sock");
+    dockerd(&broken, vec![network("n1", "10.0.1.0/24", &[], "local")], true);
+    let (done, text) = stage.cleanup(&broken, &[]);
+    assert!(!done && text.contains("answers 500"), "{text}");
+    let odd = stage.daemon.lab.join("odd.sock");
+    dockerd(&odd, vec![network("n1", "somewhere", &[], "local")], false);
+    let (done, text) = stage.cleanup(&odd, &[]);
+    assert!(!done && text.contains("somewhere"), "{text}");
+    assert_eq!(stage.daemon.leases(), before);
+}
+
+/// Only what this node leased.
+#[test]
+fn frees_nothing_of_another_node() {
+    let stage = Stage::new(&[]);
+    Stage::grow_old();
+    let socket = stage.daemon.lab.join("docker.sock");
+    dockerd(&socket, vec![network("n1", "10.0.1.0/24", &[], "local")], false);
+    let before = stage.daemon.leases();
+    let output = subletd(&["cleanup", "--address-spaces", "L,G", "--grace", "0s", "--dry-run"])
+        .env("NODE_ID", "somebody-else")
+        .arg("--docker")
+        .arg(&socket)
+        .arg("--store")
+        .arg(stage.daemon.store())
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && !text.contains("10.0.1.5"), "{text}");
+    assert_eq!(stage.daemon.leases(), before);
+}
+
+/// An address that answers a ping stays.
+#[test]
+fn spares_what_answers() {
+    let daemon = Daemon::with(&["--address-spaces", "L,G"], &[]);
+    let mut client = daemon.client();
+    client.call("/IpamDriver.RequestPool", r#"{"AddressSpace":"L","Pool":"127.0.0.0/8"}"#);
+    let body = r#"{"PoolID":"L/127.0.0.0/8","Address":"127.0.0.1"}"#;
+    assert_eq!(client.call("/IpamDriver.RequestAddress", body).0, 200);
+    let stage = Stage { daemon };
+    Stage::grow_old();
+    let socket = stage.daemon.lab.join("docker.sock");
+    dockerd(&socket, vec![], false);
+    let (done, text) = stage.cleanup(&socket, &["--probe"]);
+    assert!(done && text == "nothing to do\n", "{text}");
+    assert_eq!(stage.daemon.leases(), ["127.0.0.1"]);
+    assert!(stage.cleanup(&socket, &[]).1.contains("freed pool"));
+}
+
+#[test]
+fn by_the_clock() {
+    let socket = crate::lab::Lab::new();
+    let path = socket.join("docker.sock");
+    dockerd(&path, vec![], false);
+    let docker = path.display().to_string();
+    let args = ["--cleanup-every", "200ms", "--grace", "0s", "--docker", &docker];
+    let stage = Stage::new(&args);
+    until("cleanup", || stage.daemon.leases().len() == 4);
+    assert!(stage.daemon.leases().iter().all(|a| a.starts_with("10.0.4.")));
+}

@@ -1,0 +1,380 @@
+//! Leases of the programs that were there before: the bolt file of a real ecs-ipam, the folders of
+//! Debian's host-local.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::lab::{
+    Answer, Call, HOST_LOCAL, Lab, addresses, by_attachment, list, need_host_local, testdata,
+};
+
+/// A copy of the recorded file in testdata/import. `testdata/README.md` says what is in it.
+fn recorded(lab: &Lab) -> PathBuf {
+    let file = lab.join("eni-ipam.db");
+    fs::copy(testdata().join("import/eni-ipam.db"), &file).unwrap();
+    file
+}
+
+fn import(file: &Path, more: &[&str]) -> Answer {
+    let call = Call::sublet().arg("import").arg("ecs-ipam").arg(&file.display().to_string());
+    more.iter().fold(call.arg("--json"), |call, arg| call.arg(arg)).run()
+}
+
+/// A call in the ECS dialect, as the agent makes it: no container, only an `id`.
+fn ecs(store: &Path, command: &str, id: &str) -> Call {
+    let conf = json!({
+        "cniVersion": "0.3.0",
+        "name": "network-name",
+        "ipam": {
+            "type": "ecs-ipam", "id": id,
+            "ipv4-subnet": "169.254.172.0/22", "ipv6-subnet": "fd00:ec2::/64"
+        }
+    });
+    Call::cni(command, "", &conf).env("IPAM_DB_PATH", &store.display().to_string())
+}
+
+/// `address -> id` of the recorded file, gateways with an empty one.
+fn expected() -> Vec<(String, String)> {
+    let text = fs::read_to_string(testdata().join("import/eni-ipam.tsv")).unwrap();
+    let mut rows: Vec<(String, String)> = text
+        .lines()
+        .filter(|line| !line.starts_with("last"))
+        .map(|line| {
+            let (key, id) = line.split_once('\t').unwrap();
+            let addr = if key.contains(':') { &key[1..] } else { key };
+            let id = if id.starts_with("GateWay") { "" } else { id };
+            (addr.to_owned(), id.to_owned())
+        })
+        .collect();
+    rows.sort();
+    rows
+}
+
+fn found(store: &Path) -> Vec<(String, String)> {
+    let text = |row: &Value, key: &str| row[key].as_str().unwrap().to_owned();
+    let mut rows: Vec<_> =
+        list(store).iter().map(|row| (text(row, "address"), text(row, "id"))).collect();
+    rows.sort();
+    rows
+}
+
+fn count(report: &Value, key: &str) -> usize {
+    report[key].as_array().unwrap().len()
+}
+
+#[test]
+fn ecs_ipams_file_is_converted_where_it_lies() {
+    for persist in ["boot", "disk"] {
+        let lab = Lab::new();
+        let file = recorded(&lab);
+        let before = fs::read(&file).unwrap();
+
+        let told = import(&file, &["--dry-run", "--persist", persist]).ok();
+        assert_eq!((count(&told, "taken"), told["dryRun"].as_bool()), (310, Some(true)));
+        assert_eq!(fs::read(&file).unwrap(), before, "a dry run");
+        assert_eq!(fs::read_dir(lab.path()).unwrap().count(), 1, "a dry run");
+
+        let report = import(&file, &["--persist", persist]).ok();
+        assert_eq!((count(&report, "taken"), count(&report, "skipped")), (310, 0));
+        assert_eq!(report["last"], json!(["169.254.173.49", "fd00:ec2::3"]));
+        assert_eq!(found(&file), expected());
+        assert_eq!(fs::read(lab.join("eni-ipam.db.bolt")).unwrap(), before, "the original");
+        let left: Vec<_> = fs::read_dir(lab.path()).unwrap().map(|e| e.unwrap()).collect();
+        let left: Vec<_> = left.iter().map(|e| e.file_name().into_string().unwrap()).collect();
+        assert!(!left.iter().any(|name| name.contains(".import")), "{left:?}");
+
+        let again = import(&file, &["--persist", persist]).ok();
+        assert_eq!((again["before"].as_bool(), count(&again, "taken")), (Some(true), 0));
+        assert_eq!(found(&file), expected());
+    }
+}
+
+#[test]
+fn the_agent_goes_on_where_ecs_ipam_stopped() {
+    let lab = Lab::new();
+    let file = recorded(&lab);
+    import(&file, &[]).ok();
+    let got = addresses(&ecs(&file, "ADD", "next").run().ok());
+    assert_eq!(got, ["169.254.173.50", "fd00:ec2::6"], "as the original would have");
+    // What it has it gets again, with the prefix that the configuration says.
+    let again = ecs(&file, "ADD", "0a:4b:c1:bb:4e:03").run();
+    assert_eq!(again.ips(), ["169.254.172.4/22", "fd00:ec2::4/64"]);
+    ecs(&file, "DEL", "0a:4b:c1:bb:4e:04").run().silent();
+    ecs(&file, "DEL", "bulk-200").run().silent();
+    assert!(!found(&file).iter().any(|(_, id)| id == "0a:4b:c1:bb:4e:04" || id == "bulk-200"));
+    // One that has no id is freed by its address.
+    let mut conf = json!({
+        "cniVersion": "0.3.0",
+        "ipam": {"ipv4-subnet": "169.254.172.0/22", "ipv4-address": "169.254.173.78/22"}
+    });
+    let by_address =
+        |conf: &Value| Call::cni("DEL", "", conf).env("IPAM_DB_PATH", &file.display().to_string());
+    by_address(&conf).run().silent();
+    assert!(!found(&file).iter().any(|(addr, _)| addr == "169.254.173.78"));
+    // The gateway is nobody's to free.
+    conf["ipam"]["ipv4-address"] = json!("169.254.172.1/22");
+    by_address(&conf).run();
+    assert!(found(&file).iter().any(|(addr, _)| addr == "169.254.172.1"));
+}
+
+/// As with the original, the freed address is the last to be given again.
+#[test]
+fn a_del_moves_the_rotation_as_ecs_ipam_does() {
+    let lab = Lab::new();
+    let file = recorded(&lab);
+    import(&file, &[]).ok();
+    let listed = found(&file);
+    let (addr, id) = listed.iter().find(|(_, id)| id == "bulk-60").unwrap();
+    ecs(&file, "DEL", id).run().silent();
+    let got = addresses(&ecs(&file, "ADD", "next").run().ok());
+    assert_ne!(got[0], *addr);
+    assert!(!listed.iter().any(|(a, _)| *a == got[0]), "{got:?} is leased");
+}
+
+#[test]
+fn ecs_ipams_leases_may_go_into_another_store() {
+    let lab = Lab::new();
+    let file = recorded(&lab);
+    let before = fs::read(&file).unwrap();
+    let store = lab.join("new/leases.redb");
+    let into = ["--store", store.to_str().unwrap()];
+    assert_eq!(count(&import(&file, &into).ok(), "taken"), 310);
+    assert_eq!(fs::read(&file).unwrap(), before);
+    assert_eq!(found(&store), expected());
+    ecs(&store, "ADD", "next").run().ok();
+    let again = import(&file, &into).ok();
+    assert_eq!((count(&again, "taken"), count(&again, "present")), (0, 310));
+    // The rotation is not set back.
+    let got = addresses(&ecs(&store, "ADD", "third").run().ok());
+    assert_eq!(got[0], "169.254.173.51");
+    // An address that somebody else has by now refuses all of it.
+    ecs(&store, "DEL", "bulk-200").run().silent();
+    let taken = expected().iter().find(|(_, id)| id == "bulk-200").unwrap().0.clone();
+    let conf = json!({
+        "cniVersion": "0.3.0",
+        "ipam": {
+            "id": "thief", "ipv4-subnet": "169.254.172.0/22", "ipv4-address": format!("{taken}/22")
+        }
+    });
+    Call::cni("ADD", "", &conf).env("IPAM_DB_PATH", into[1]).run().ok();
+    let refused = import(&file, &into);
+    refused.check(refused.code == Some(1), "a clash was expected");
+    refused.check(refused.stderr.contains(&taken) && refused.stderr.contains("thief"), "who");
+}
+
+#[test]
+fn what_is_in_the_way_of_a_conversion_is_left_alone() {
+    let lab = Lab::new();
+    let file = recorded(&lab);
+    let before = fs::read(&file).unwrap();
+    let refused = |about: &str| {
+        let answer = import(&file, &[]);
+        answer.check(answer.code == Some(1) && answer.stdout.is_empty(), about);
+        assert_eq!(fs::read(&file).unwrap(), before);
+        answer.stderr
+    };
+    fs::write(lab.join("eni-ipam.db.bolt"), "precious").unwrap();
+    assert!(refused("a file of that name").contains("eni-ipam.db.bolt"));
+    fs::remove_file(lab.join("eni-ipam.db.bolt")).unwrap();
+    fs::write(lab.join("eni-ipam.db.keep"), "precious").unwrap();
+    assert!(refused("a store's other file").contains("eni-ipam.db.keep"));
+    fs::remove_file(lab.join("eni-ipam.db.keep")).unwrap();
+    // What a conversion that was killed leaves behind is not in the way.
+    fs::write(lab.join("eni-ipam.db.import"), "half").unwrap();
+    fs::hard_link(&file, lab.join("eni-ipam.db.bolt")).unwrap();
+    import(&file, &[]).ok();
+    assert_eq!(found(&file), expected());
+    let inode = |name: &str| fs::metadata(lab.join(name)).unwrap().ino();
+    assert_ne!(inode("eni-ipam.db"), inode("eni-ipam.db.bolt"));
+}
+
+/// Cut, filled with garbage, or something else: an error that names the file, and nothing is made.
+#[test]
+fn damaged_bolt_files_are_refused() {
+    let lab = Lab::new();
+    let whole = fs::read(testdata().join("import/eni-ipam.db")).unwrap();
+    let file = lab.join("x.db");
+    let mut leaf = whole.clone();
+    for page in 2..leaf.len() / 4096 {
+        leaf[page * 4096 + 10] = 0xff;
+        leaf[page * 4096 + 11] = 0xff;
+    }
+    for bytes in [&whole[..9000], &whole[..100], &leaf, b"", b"garbage"] {
+        fs::write(&file, bytes).unwrap();
+        let answer = import(&file, &[]);
+        answer.check(answer.code == Some(1) && answer.stdout.is_empty(), "an error was expected");
+        answer.check(answer.stderr.contains("x.db"), "the file is not named");
+        assert_eq!(fs::read(&file).unwrap(), bytes);
+        assert!(!lab.join("x.db.bolt").exists());
+    }
+    let missing = import(&lab.join("nope"), &[]);
+    missing.check(missing.code == Some(1) && missing.stderr.contains("nope"), "a missing file");
+    assert!(!lab.join("nope").exists() && !lab.join("nope.lock").exists());
+}
+
+/// Debian's host-local has given addresses to c0 to c9 on two networks.
+struct Folders {
+    lab: Lab,
+}
+
+impl Folders {
+    fn new() -> Folders {
+        need_host_local();
+        let folders = Folders { lab: Lab::new() };
+        for network in ["one", "two"] {
+            for n in 0..10 {
+                let got =
+                    addresses(&folders.host_local("ADD", network, &format!("c{n}")).run().ok());
+                assert_eq!(got, [format!("10.1.2.{}", n + 2), format!("2001:db8:1::{:x}", n + 2)]);
+            }
+        }
+        folders
+    }
+
+    fn conf(&self, network: &str) -> Value {
+        json!({
+            "cniVersion": "1.0.0",
+            "name": network,
+            "type": "bridge",
+            "ipam": {
+                "type": "host-local",
+                "ranges": [[{"subnet": "10.1.2.0/24"}], [{"subnet": "2001:db8:1::/64"}]],
+                "dataDir": self.lab.data_dir()
+            }
+        })
+    }
+
+    fn sublet(&self, command: &str, network: &str, container: &str) -> Call {
+        Call::cni(command, container, &self.conf(network))
+    }
+
+    fn host_local(&self, command: &str, network: &str, container: &str) -> Call {
+        self.sublet(command, network, container).program(HOST_LOCAL)
+    }
+
+    fn import(&self, more: &[&str]) -> Answer {
+        let call = Call::sublet().arg("import").arg("host-local").arg(&self.lab.data_dir());
+        more.iter().fold(call.arg("--json"), |call, arg| call.arg(arg)).run()
+    }
+}
+
+#[test]
+fn host_locals_networks_are_taken_over_beforehand() {
+    for persist in ["boot", "disk"] {
+        let folders = Folders::new();
+        let one = folders.lab.join("data/one");
+        // As host-local wrote them up to 0.8.6; and what a killed one leaves.
+        fs::write(one.join("10.1.2.6"), "c4").unwrap();
+        fs::write(one.join("10.1.2.200"), "").unwrap();
+        fs::create_dir(folders.lab.join("data/cache")).unwrap();
+
+        let told = folders.import(&["--dry-run", "--persist", persist]).rows();
+        assert_eq!(told.iter().map(|r| count(r, "taken")).collect::<Vec<_>>(), [20, 20]);
+        assert!(
+            !folders.lab.store().exists() && !folders.lab.join("data/leases.redb.keep").exists()
+        );
+
+        let reports = folders.import(&["--persist", persist]).rows();
+        assert_eq!(reports.iter().map(|r| count(r, "taken")).collect::<Vec<_>>(), [20, 20]);
+        assert_eq!(reports[0]["last"], json!(["10.1.2.11", "2001:db8:1::b"]));
+        let rows = folders.lab.list();
+        assert_eq!(rows.len(), 40);
+        assert!(by_attachment(&rows).contains_key("c4/"));
+
+        let again = folders.import(&["--persist", persist]).rows();
+        assert!(again.iter().all(|r| r["before"] == true && count(r, "taken") == 0), "{again:?}");
+        assert_eq!(folders.lab.list().len(), 40);
+
+        // The ADDs go on with what was imported, without a look at the folders.
+        fs::write(one.join("10.1.2.12"), "late\r\neth0").unwrap();
+        let mut conf = folders.conf("one");
+        conf["ipam"]["persist"] = json!(persist);
+        let call = |command, container| Call::cni(command, container, &conf);
+        let got = addresses(&call("ADD", "new").run().ok());
+        assert_eq!(got, ["10.1.2.12", "2001:db8:1::c"], "the rotation goes on");
+        let again = call("ADD", "c3").run();
+        assert_eq!(again.ips(), ["10.1.2.5/24", "2001:db8:1::5/64"]);
+        call("CHECK", "c4").run().silent();
+        for container in ["c3", "c4"] {
+            call("DEL", container).run().silent();
+        }
+        let rows = folders.lab.list();
+        let of_one = rows.iter().filter(|r| r["network"] == "one").count();
+        // All of c3; of c4, as with host-local, what has its interface, and not what has none.
+        assert_eq!(of_one, 20 + 2 - 2 - 1);
+    }
+}
+
+/// One network that cannot be taken over is told of; the others are.
+#[test]
+fn a_network_that_cannot_be_taken_over_stops_no_other() {
+    let folders = Folders::new();
+    fs::write(folders.lab.join("data/one/10.1.2.5"), "\u{1} not an id").unwrap();
+    let answer = folders.import(&[]);
+    answer.check(answer.code == Some(1), "a failure was expected");
+    answer.check(answer.stderr.contains("10.1.2.5") && answer.stderr.contains("1 of 2"), "which");
+    let reports: Value = serde_json::from_str(&answer.stdout).unwrap();
+    assert_eq!(count(&reports[0], "taken"), 20);
+    assert!(folders.lab.list().iter().all(|row| row["network"] == "two"));
+    // Mended, the rest follows.
+    fs::write(folders.lab.join("data/one/10.1.2.5"), "c3\r\neth0").unwrap();
+    let only = folders.import(&["--network", "one"]).rows();
+    assert_eq!((only.len(), count(&only[0], "taken")), (1, 20));
+    assert_eq!(folders.lab.list().len(), 40);
+    let none = folders.import(&["--network", "three"]);
+    none.check(none.code == Some(1) && none.stderr.contains("three"), "no such network");
+}
+
+/// While host-local holds its lock nothing is read.
+#[test]
+fn host_locals_lock_is_respected() {
+    let folders = Folders::new();
+    let lock = fs::File::open(folders.lab.join("data/one/lock")).unwrap();
+    lock.lock().unwrap();
+    let only = folders.import(&["--network", "one"]);
+    only.check(only.code == Some(1) && only.stderr.contains("lock"), "it is locked");
+    drop(lock);
+    assert_eq!(count(&folders.import(&["--network", "one"]).rows()[0], "taken"), 20);
+}
+
+/// A second network in one set of leases, as `shared` has it.
+#[test]
+fn imported_leases_may_be_shared() {
+    let folders = Folders::new();
+    folders.import(&["--network", "one", "--shared", "lan"]).rows();
+    let mut conf = folders.conf("one");
+    conf["ipam"]["shared"] = json!("lan");
+    let got = addresses(&Call::cni("ADD", "new", &conf).run().ok());
+    assert_eq!(got[0], "10.1.2.12");
+    folders.sublet("DEL", "two", "c1").run().silent();
+}
+
+/// Killed before its last step, with either persistence: nothing is leased beside the original, and
+/// the next run ends it.
+#[test]
+fn a_killed_conversion_is_ended_by_the_next() {
+    for persist in ["boot", "disk"] {
+        let lab = Lab::new();
+        let file = recorded(&lab);
+        import(&file, &["--persist", persist]).ok();
+        // The name leads to the original again, all else is as the conversion left it.
+        let _ = fs::remove_file(&file);
+        fs::hard_link(lab.join("eni-ipam.db.bolt"), &file).unwrap();
+        if persist == "boot" {
+            let (code, msg) = ecs(&file, "ADD", "next").run().error();
+            assert_eq!(code, 104, "{msg}");
+        }
+        let report = import(&file, &["--persist", persist]).ok();
+        assert_eq!(count(&report, "taken") + count(&report, "present"), 310);
+        assert_eq!(found(&file), expected());
+        let conf = json!({
+            "cniVersion": "0.3.0",
+            "ipam": {"id": "next", "ipv4-subnet": "169.254.172.0/22", "persist": persist}
+        });
+        let call = Call::cni("ADD", "", &conf).env("IPAM_DB_PATH", file.to_str().unwrap());
+        assert_eq!(addresses(&call.run().ok()), ["169.254.173.50"]);
+    }
+}

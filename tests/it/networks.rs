@@ -1,0 +1,97 @@
+//! Many networks in one store at once.
+
+use std::collections::BTreeMap;
+use std::sync::{Barrier, Mutex};
+use std::thread;
+
+use serde_json::{Value, json};
+
+use crate::lab::{Call, Lab, addresses};
+
+const NETWORKS: usize = 50;
+const RUNTIMES: usize = 20;
+
+/// All networks lease from the same addresses, as separate VLANs do: what one lost to another, or
+/// saw of it, would show as a gap or as an address twice.
+fn network(lab: &Lab, name: &str) -> Value {
+    json!({
+        "cniVersion": "1.1.0", "name": name, "type": "bridge",
+        "ipam": {
+            "type": "sublet",
+            "ranges": [[{"subnet": "10.5.0.0/27"}], [{"subnet": "fd05::/64"}]],
+            "dataDir": lab.data_dir(),
+            // A thousand processes on a few processors: what is asked is who gets what.
+            "lockTimeout": "120s"
+        }
+    })
+}
+
+/// `network -> container -> its addresses`.
+type Held = BTreeMap<String, BTreeMap<String, Vec<String>>>;
+
+fn listed(lab: &Lab) -> Held {
+    let mut held = Held::new();
+    for row in lab.list() {
+        let text = |key: &str| row[key].as_str().unwrap().to_owned();
+        let containers = held.entry(text("network")).or_default();
+        containers.entry(text("containerID")).or_default().push(text("address"));
+    }
+    held
+}
+
+/// 50 networks with 20 runtimes each, a process for every call: each adds two containers and
+/// deletes one. The container IDs are the same in all networks. Then a GC in one network and one
+/// that fills another are seen by no third.
+#[test]
+fn fifty_networks_with_twenty_runtimes_each() {
+    let lab = Lab::new();
+    let answered: Mutex<Held> = Mutex::default();
+    let start = Barrier::new(RUNTIMES);
+    thread::scope(|scope| {
+        for runtime in 0..RUNTIMES {
+            let (lab, answered, start) = (&lab, &answered, &start);
+            scope.spawn(move || {
+                start.wait();
+                for turn in 0..NETWORKS {
+                    // Neighbours are in different networks at any one time.
+                    let name = format!("net{}", (turn + runtime * 7) % NETWORKS);
+                    let conf = network(lab, &name);
+                    let (stays, goes) = (format!("c{runtime}"), format!("gone{runtime}"));
+                    let got = addresses(&Call::cni("ADD", &stays, &conf).run().ok());
+                    Call::cni("ADD", &goes, &conf).run().ok();
+                    Call::cni("DEL", &goes, &conf).run().silent();
+                    answered.lock().unwrap().entry(name).or_default().insert(stays, got);
+                }
+            });
+        }
+    });
+    let mut expected = answered.into_inner().unwrap();
+    assert_eq!(expected.len(), NETWORKS);
+    for (name, containers) in &expected {
+        let mut all: Vec<&String> = containers.values().flatten().collect();
+        assert_eq!(all.len(), 2 * RUNTIMES, "{name}: {containers:?}");
+        all.sort();
+        all.dedup();
+        assert_eq!(all.len(), 2 * RUNTIMES, "{name}: an address twice: {containers:?}");
+    }
+    assert_eq!(listed(&lab), expected);
+
+    // One network is emptied.
+    let mut conf = network(&lab, "net7");
+    conf["cni.dev/valid-attachments"] = json!([{"containerID": "c3", "ifname": "eth0"}]);
+    Call::cni("GC", "", &conf).run().silent();
+    expected.get_mut("net7").unwrap().retain(|container, _| container == "c3");
+    assert_eq!(listed(&lab), expected);
+
+    // Another is filled: a /27 has 29 addresses beside its gateway.
+    let conf = network(&lab, "net8");
+    for n in RUNTIMES..29 {
+        let id = format!("more{n}");
+        let got = addresses(&Call::cni("ADD", &id, &conf).run().ok());
+        expected.get_mut("net8").unwrap().insert(id, got);
+    }
+    assert_eq!(Call::cni("ADD", "too-many", &conf).run().error().0, 100);
+    assert_eq!(Call::cni("STATUS", "", &conf).run().error().0, 50);
+    Call::cni("STATUS", "", &network(&lab, "net9")).run().silent();
+    assert_eq!(listed(&lab), expected);
+}
