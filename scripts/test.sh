@@ -85,14 +85,14 @@ else
 fi
 step scripts/build.sh
 if [ "$(id -u)" = 0 ]; then
-    step scripts/e2e-netns.sh
+    step scripts/e2e-plugins.sh
     step scripts/e2e-containerd.sh
     step scripts/e2e-cri.sh
     step scripts/e2e-podman.sh
     step scripts/e2e-package.sh
     step scripts/e2e-docker.sh
 else
-    echo "test.sh: real containers need root: scripts/e2e-{netns,containerd,cri,podman,docker}.sh" >&2
+    echo "test.sh: real containers need root: scripts/e2e-{plugins,containerd,cri,podman,docker}.sh" >&2
     exit 1
 fi
 echo
