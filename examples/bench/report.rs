@@ -397,7 +397,10 @@ fn label(store: &str) -> &str {
 }
 
 fn parallel(out: &mut String, results: &Results) -> Result<()> {
-    writeln!(out, "## Many at once\n\nThe middle of three runs; host-local's is one.\n")?;
+    writeln!(
+        out,
+        "## Many at once\n\nOf three runs (host-local: one): rate, p50 and p99 of the one with the middle rate; the middle one of the three longest waits.\n"
+    )?;
     writeln!(
         out,
         "| | leases at start | processes | ADDs/s | p50 | p99 | longest (ms) | failures | duplicates |"
