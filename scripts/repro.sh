@@ -6,11 +6,13 @@ cd "$(dirname "$0")/.."
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
+# Asked for once: another commit may come while this runs.
+commit=$(git rev-parse HEAD)
+SOURCE_DATE_EPOCH=$(git log -1 --format=%ct "$commit")
 export SOURCE_DATE_EPOCH
 for copy in one another/deeper/two; do
     mkdir -p "$work/$copy"
-    git archive HEAD | tar -x -C "$work/$copy"
+    git archive "$commit" | tar -x -C "$work/$copy"
     CARGO_TARGET_DIR=$work/$copy/target "$work/$copy/packaging/deb/build.sh"
     (cd "$work/$copy/bin" && sha256sum sublet ./*.deb) > "$work/$(basename "$copy").sums"
     rm -rf "$work/$copy/target"

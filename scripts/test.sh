@@ -86,7 +86,7 @@ else
 fi
 step scripts/build.sh
 if [ "$(id -u)" = 0 ]; then
-    step scripts/e2e-netns.sh
+    step scripts/e2e-plugins.sh
     step scripts/e2e-etcd.sh
     step scripts/e2e-consul.sh
     step scripts/e2e-containerd.sh

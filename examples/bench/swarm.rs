@@ -25,6 +25,8 @@ pub struct Swarm {
     pub failures: usize,
     pub duplicates: usize,
     pub waits: Sample,
+    /// The longest of them in ms; of several runs the middle one.
+    pub longest: f64,
 }
 
 /// `total` ADDs by `processes` at a time.
@@ -60,6 +62,7 @@ pub fn run(bed: &Bed, processes: usize, total: usize) -> Result<Swarm> {
         failures: 0,
         duplicates: 0,
         waits: Sample::default(),
+        longest: f64::NAN,
     };
     let mut seen = BTreeSet::new();
     for part in done {
@@ -72,6 +75,7 @@ pub fn run(bed: &Bed, processes: usize, total: usize) -> Result<Swarm> {
             }
         }
     }
+    swarm.longest = swarm.waits.max();
     Ok(swarm)
 }
 
@@ -148,8 +152,11 @@ pub fn measure(tools: &Tools, results: &mut Results) -> Result<()> {
                 runs.sort_by(|a, b| a.per_second.total_cmp(&b.per_second));
                 let failures = runs.iter().map(|r| r.failures).sum();
                 let duplicates = runs.iter().map(|r| r.duplicates).sum();
+                let mut longest: Vec<f64> = runs.iter().map(|r| r.longest).collect();
+                longest.sort_by(f64::total_cmp);
+                let longest = longest[longest.len() / 2];
                 let middle = runs.swap_remove(runs.len() / 2);
-                results.swarms.push(Swarm { leases, failures, duplicates, ..middle });
+                results.swarms.push(Swarm { leases, failures, duplicates, longest, ..middle });
             }
         }
     }

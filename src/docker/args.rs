@@ -121,7 +121,7 @@ struct Serve {
     /// Have dockerd send MAC addresses, to be kept with the leases
     #[arg(long)]
     mac: bool,
-    /// gipam's lease file, taken over once: it is renamed to <FILE>.taken-over [env: GIPAM_FILE]
+    /// gipam's lease file, taken over once: it is renamed to FILE.taken-over [env: GIPAM_FILE]
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// How long a request may take, waiting for the store included

@@ -9,7 +9,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 fail() {
-    echo "e2e-netns: $*" >&2
+    echo "e2e-plugins: $*" >&2
     exit 1
 }
 
@@ -36,7 +36,7 @@ if [ "${1-}" != inside ]; then
     cp "${CARGO_TARGET_DIR:-target}/debug/examples/delegate" "$work/cni/delegate"
     user=()
     [ "$(id -u)" = 0 ] || user=(--map-root-user)
-    unshare "${user[@]}" --net --mount --propagation private "$PWD/scripts/e2e-netns.sh" inside "$work"
+    unshare "${user[@]}" --net --mount --propagation private "$PWD/scripts/e2e-plugins.sh" inside "$work"
     exit
 fi
 
@@ -219,4 +219,4 @@ no_leases "GC"
 must STATUS c1 "$delegate"
 echo "delegation at 1.1.0: ok"
 
-echo "e2e-netns: everything passed"
+echo "e2e-plugins: everything passed"
