@@ -117,6 +117,11 @@ pub trait View {
         limit: usize,
     ) -> Result<Vec<Lease>, StoreError>;
 
+    /// Whether other nodes lease from this store too, each under a name of its own.
+    fn has_other_nodes(&self) -> bool {
+        false
+    }
+
     /// How many changes one commit can hold.
     fn capacity(&self) -> usize;
 }

@@ -376,6 +376,10 @@ impl View for Knowledge<'_> {
         Ok(leases)
     }
 
+    fn has_other_nodes(&self) -> bool {
+        true
+    }
+
     fn capacity(&self) -> usize {
         // A freed lease is two records: its address's and its owner's.
         self.engine.room() / 2

@@ -3,6 +3,7 @@
 //! against a plain model; cleanup against a dockerd that is played.
 
 mod clean;
+mod cluster;
 mod crowd;
 mod daemon;
 mod models;

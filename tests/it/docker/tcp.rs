@@ -170,8 +170,14 @@ fn what_makes_no_sense_is_said() {
         (vec!["--log-level", "loud"], vec![], "loud"),
         (vec!["--timeout", "soon"], vec![], "30s"),
         (vec!["--tls-cert", "x"], vec![], "--tls-key"),
-        (vec![], vec![("ETCD_ENDPOINT", "http://localhost:2379")], "etcd"),
-        (vec!["--store", r#"{"etcd": {}}"#], vec![], "of this host alone"),
+        (vec![], vec![("ETCD_ENDPOINT", "localhost:2379")], "http://HOST:PORT"),
+        (
+            vec![],
+            vec![("ETCD_ENDPOINT", "http://localhost:2379"), ("IPAM_DB_PATH", "/x")],
+            "say --store",
+        ),
+        (vec!["--store", r#"{"etcd": 1}"#], vec![], "--store"),
+        (vec!["--store", r#"{"etcd": {}}"#, "--node", " "], vec![], "--node NAME"),
     ] {
         let text = refused(&args, &env);
         assert!(text.contains(word), "{args:?} {env:?}: {text}");
