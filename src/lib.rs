@@ -91,6 +91,7 @@ pub mod error;
 pub mod handback;
 pub mod host;
 pub mod liveness;
+pub mod log;
 pub mod lost;
 pub mod model;
 pub mod net;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::error::ConfigError;
 use super::fields::Fields;
 use super::raw::quote;
-use super::{Dialect, Inputs, Level, Log, cluster, duration, word};
+use super::{Dialect, Inputs, Level, Log, LogFormat, cluster, duration, word};
 use crate::model::{NetworkName, Persist, StoreSpec, Wait};
 
 const NATIVE_FILE: &str = "/var/lib/cni/sublet/leases.redb";
@@ -113,13 +113,20 @@ impl Place<'_> {
         })
     }
 
-    /// The log: `logFile` and `logLevel`; in the ECS dialect its environment variables first.
+    /// The log: `logFile`, `logLevel` and `logFormat`; in the ECS dialect its environment variables first.
     pub(super) fn log(self, warnings: &mut Vec<String>) -> Result<Log, ConfigError> {
         if self.dialect != Dialect::Ecs {
             self.ipam.text("logFile")?;
             if let Some(text) = self.ipam.text("logLevel")?.filter(|t| level(t).is_none()) {
                 warnings.push(format!(
                     "ipam.logLevel is {}, not one of debug, info, warn, error, off; info is used",
+                    quote(text)
+                ));
+            }
+            let unknown = |t: &&str| LogFormat::named(t).is_none();
+            if let Some(text) = self.ipam.text("logFormat")?.filter(unknown) {
+                warnings.push(format!(
+                    "ipam.logFormat is {}, not one of text, json; text is used",
                     quote(text)
                 ));
             }
@@ -139,6 +146,7 @@ impl Place<'_> {
         Log {
             file: file.map(PathBuf::from),
             level: word.and_then(|word| level(&word)).unwrap_or_default(),
+            format: key("logFormat").and_then(|w| LogFormat::named(&w)).unwrap_or_default(),
         }
     }
 

@@ -12,15 +12,16 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use serde_json::json;
 
-use super::api::{Driver, Level, Line};
+use super::api::Driver;
 use super::cleanup::{self, Terms};
-use super::server::{self, Client, Log, Plan, Tcp, Timer};
+use super::server::{self, Client, Plan, Tcp, Timer};
 use super::settings::{Settings, Supernet};
 use super::{dockerd, host_routes};
 use crate::alloc::{self, Block};
-use crate::config::{self, duration, gipam};
+use crate::config::{self, Level, LogFormat, duration, gipam};
 use crate::engine;
 use crate::host::Facts;
+use crate::log::{Entry, Log};
 use crate::model::{Consul, Etcd, Persist, StoreSpec, Wait};
 use crate::net::Family;
 use crate::store;
@@ -136,6 +137,12 @@ struct Serve {
     /// debug, info, warn or error; kontena's numbers 0 to 3 too [env: LOG_LEVEL] [default: info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
+    /// Append to a file, opened for each event, instead of writing to standard error
+    #[arg(long, value_name = "PATH")]
+    log_file: Option<PathBuf>,
+    /// text or json [env: LOG_FORMAT] [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
     /// Clean up by the clock
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     cleanup_every: Option<Duration>,
@@ -203,11 +210,18 @@ fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(
         .transpose()
 }
 
+/// Whether `JOURNAL_STREAM`, device and inode, is our standard error: a child may inherit the variable
+/// and write elsewhere (systemd.exec(5)).
+fn is_stderr(stream: &OsString) -> bool {
+    let stat = rustix::fs::fstat(std::io::stderr());
+    stat.is_ok_and(|s| stream.to_str() == Some(&format!("{}:{}", s.st_dev, s.st_ino)))
+}
+
 /// The cluster that a flag or variable names.
-fn cluster(name: &str, json: &str, timeout: Duration, log: Log) -> Result<StoreSpec> {
+fn cluster(name: &str, json: &str, timeout: Duration, log: &Log) -> Result<StoreSpec> {
     let (mut spec, warnings) = config::store(json).with_context(|| name.to_owned())?;
     for warning in warnings {
-        log.write(&Line { level: Level::Warn, text: format!("{name}: {warning}") });
+        log.write(&Entry::new(Level::Warn, format!("{name}: {warning}")));
     }
     if let StoreSpec::Etcd(Etcd { servers, .. }) | StoreSpec::Consul(Consul { servers, .. }) =
         &mut spec
@@ -228,7 +242,7 @@ impl Cli {
     }
 
     /// Which store; a cluster is given no longer than a request has.
-    fn store(&self, env: Env<'_>, log: Log) -> Result<StoreSpec> {
+    fn store(&self, env: Env<'_>, log: &Log) -> Result<StoreSpec> {
         let timeout = self.serve.timeout;
         let named = self.common.store.clone();
         let json = named.as_ref().and_then(|s| s.to_str()).map(str::trim_start);
@@ -268,7 +282,7 @@ impl Cli {
 
     fn cleanup(&self, cleanup: &Cleanup, env: Env<'_>, facts: &Facts) -> Result<String> {
         let settings = self.settings(env)?;
-        let spec = self.store(env, Log(self.level(env)?))?;
+        let spec = self.store(env, &self.log(env)?)?;
         let cx = self.context(facts, &spec)?;
         let mut store = store::open(&spec)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -283,8 +297,8 @@ impl Cli {
         let serve = &self.serve;
         let mut settings = self.settings(env)?;
         settings.mac = serve.mac;
-        let log = Log(self.level(env)?);
-        let store = self.store(env, log)?;
+        let log = self.log(env)?;
+        let store = self.store(env, &log)?;
         let cx = self.context(facts, &store)?;
         let adopted = self.adopt(env, &settings, &store, &cx)?;
         settings.v4 = self.blocks(env, Family::V4, &adopted)?;
@@ -307,6 +321,17 @@ impl Cli {
         let driver = Driver { settings, routes: host_routes };
         let (timeout, notify) = (serve.timeout, env("NOTIFY_SOCKET"));
         Ok(Plan { sockets, tcp, driver, store, cx, timeout, log, timer, notify })
+    }
+
+    fn log(&self, env: Env<'_>) -> Result<Log> {
+        let named = first(env, &["LOG_FORMAT"])?.map(|(_, text)| text);
+        let word = self.serve.log_format.clone().or(named).unwrap_or_else(|| "text".to_owned());
+        let Some(format) = LogFormat::named(&word) else {
+            bail!("the log format {word:?} is none of text, json");
+        };
+        let journal = env("JOURNAL_STREAM").is_some_and(|stream| is_stderr(&stream));
+        let (level, file) = (self.level(env)?, self.serve.log_file.clone());
+        Ok(Log { level, format, file, journal, program: "subletd" })
     }
 
     fn level(&self, env: Env<'_>) -> Result<Level> {
