@@ -99,3 +99,4 @@ mod plain_file;
 pub mod runtimes;
 pub mod store;
 pub mod takeover;
+pub mod usage;
