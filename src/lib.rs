@@ -100,3 +100,4 @@ mod plain_file;
 pub mod runtimes;
 pub mod store;
 pub mod takeover;
+pub mod usage;

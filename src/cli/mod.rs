@@ -26,7 +26,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use crate::alloc::Context;
 use crate::config;
 use crate::host::{Env, Facts};
-use crate::model::{Lease, Persist, StoreSpec, Wait};
+use crate::model::{Face, History, Lease, Persist, StoreSpec, Wait};
 use crate::net::Addr;
 use crate::panic;
 use crate::store::{self, Store};
@@ -131,6 +131,7 @@ fn serve(args: Vec<OsString>, env: &Env<'_>, facts: &Facts, terminal: &mut Termi
             return if write!(stream, "{}", e.render()).is_ok() { code } else { 1 };
         }
     };
+    let facts = &Facts { face: Face::Cli, ..facts.clone() };
     match carry_out(&cli, env, facts, terminal) {
         Ok(()) => 0,
         Err(e) => fail(terminal, &e),
@@ -197,7 +198,7 @@ impl Desk {
 
     fn at(path: PathBuf, persist: Persist, facts: &Facts) -> Result<Desk> {
         let place = path.display().to_string();
-        let spec = StoreSpec::Embedded { path, persist, wait: WAIT };
+        let spec = StoreSpec::Embedded { path, persist, wait: WAIT, history: History::Standing };
         Ok(Desk { store: store::open(&spec)?, place, cx: facts.context(), cluster: false })
     }
 

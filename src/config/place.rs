@@ -12,7 +12,7 @@ use super::error::ConfigError;
 use super::fields::Fields;
 use super::raw::quote;
 use super::{Dialect, Inputs, Level, Log, LogFormat, cluster, duration, word};
-use crate::model::{NetworkName, Persist, StoreSpec, Wait};
+use crate::model::{History, NetworkName, Persist, StoreSpec, Wait};
 
 const NATIVE_FILE: &str = "/var/lib/cni/sublet/leases.redb";
 const ECS_FILE: &str = "/data/eni-ipam.db";
@@ -36,7 +36,7 @@ impl Place<'_> {
         let wait = self.wait(warnings)?;
         Ok(match cluster::named(self.ipam, self.dialect, warnings)? {
             Some(cluster) => cluster,
-            None => StoreSpec::Embedded { path, persist, wait },
+            None => StoreSpec::Embedded { path, persist, wait, history: History::default() },
         })
     }
 
@@ -52,6 +52,7 @@ impl Place<'_> {
             path: self.path().unwrap_or_else(|_| self.named_or(None)),
             persist: self.persist().unwrap_or_default(),
             wait: self.wait(&mut Vec::new()).unwrap_or(DEFAULT_WAIT),
+            history: History::default(),
         }
     }
 

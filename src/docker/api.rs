@@ -206,7 +206,7 @@ fn release_address(store: &mut dyn Store, cx: &Context, body: &[u8]) -> Result<R
     let pool = pool_id(raw.pool_id)?;
     let addr = addr(raw.address.as_deref().unwrap_or_default())?;
     let text = format!("{addr} of pool {pool} released");
-    let release = ReleaseAddress { pool, addr, only: None };
+    let release = ReleaseAddress { pool: pool.clone(), addr, only: None };
     let held = engine::release_address(store, release, cx)?;
     let text = if held { text } else { format!("{text}: there was nothing to free") };
     Ok(Reply::done(Level::Info, text, "{}".to_owned()).about(&pool, &addr.to_string()))

@@ -22,7 +22,7 @@ use crate::config::{self, Level, LogFormat, duration, gipam};
 use crate::engine;
 use crate::host::Facts;
 use crate::log::{Entry, Log};
-use crate::model::{Consul, Etcd, Persist, StoreSpec, Wait};
+use crate::model::{Consul, Etcd, Face, History, Persist, StoreSpec, Wait};
 use crate::net::Family;
 use crate::store;
 
@@ -260,12 +260,17 @@ impl Cli {
         }
         let path = named.or(variable).map(PathBuf::from);
         let path = path.unwrap_or_else(|| PathBuf::from("/var/lib/cni/sublet/leases.redb"));
-        Ok(StoreSpec::Embedded { path, persist: Persist::Disk, wait: Wait::For(timeout) })
+        Ok(StoreSpec::Embedded {
+            path,
+            persist: Persist::Disk,
+            wait: Wait::For(timeout),
+            history: History::Standing,
+        })
     }
 
     /// Node and boot; in a cluster the node has a name.
     fn context(&self, facts: &Facts, store: &StoreSpec) -> Result<alloc::Context> {
-        let mut cx = facts.context();
+        let mut cx = alloc::Context { face: Face::Docker, ..facts.context() };
         if let Some(node) = &self.common.node {
             node.trim().clone_into(&mut cx.node.name);
         }

@@ -5,7 +5,7 @@
 //! Invariant: leases of one set are in one of the two files, never in both. Locks are taken in the
 //! order `<file>.lock`, `<file>.keep.lock`.
 
-use std::collections::BTreeSet;
+use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -15,11 +15,13 @@ use super::files::{self, Content, Files};
 use super::lock::{Lock, Patience};
 use super::redb::{self, Writer};
 use super::view::{Each, Kv, KvMut, Tables};
-use super::{Store, changes, keys, pools};
-use crate::alloc::{self, Change, Command, Context, Holder, Outcome, Plan, View};
+use super::{Store, Taken, Wanted, changes, codec, keys, past, pools};
+use crate::alloc::{self, Change, Command, Context, Definition, Holder, Outcome, Plan, View};
 use crate::error::{Error, Refusal, StoreError};
-use crate::model::{BootId, Kind, Lease, Persist, Pool, SetName, Wait};
+use crate::model::{BootId, Counter, Event, History, Kind, Lease, Persist, Pool, SetName, Wait};
 use crate::net::Addr;
+
+mod walk;
 
 /// Leases in a file on this host.
 #[derive(Debug)]
@@ -27,6 +29,7 @@ pub struct Embedded {
     files: Files,
     persist: Persist,
     patience: Patience,
+    history: History,
 }
 
 /// One of the two files, as this command sees it.
@@ -38,7 +41,13 @@ struct Place {
 impl Embedded {
     /// The store at `path`; nothing is touched yet.
     pub fn new(path: PathBuf, persist: Persist, wait: Wait) -> Embedded {
-        Embedded { files: Files::new(path), persist, patience: Patience::new(wait) }
+        let patience = Patience::new(wait);
+        Embedded { files: Files::new(path), persist, patience, history: History::default() }
+    }
+
+    /// The same, with as much history.
+    pub fn keeping(self, history: History) -> Embedded {
+        Embedded { history, ..self }
     }
 
     fn boot_place(&self) -> Place {
@@ -139,6 +148,7 @@ impl Embedded {
         let mut others = false;
         redb::create(&next, flush, |tables| {
             copy_outliving(&keep.path, tables)?;
+            tables.kv.put(keys::BEGUN, &codec::number(keys::BEGUN, cx.now))?;
             if let Some(ended) = carried {
                 others = copy_others(from, ended, tables, cx)?;
             }
@@ -208,7 +218,8 @@ impl Embedded {
         arrive: &dyn Fn(&mut Tables<'_, Writer<'_, '_>>) -> Result<bool, StoreError>,
     ) -> Result<Option<Plan>, StoreError> {
         let home = command.set().filter(|_| gives(command)).map(keys::home);
-        redb::write(&place.path, place.flush, lock, |tables| {
+        let refused = Cell::new(None);
+        let done = redb::write(&place.path, place.flush, lock, |tables| {
             if let Some(home) = &home
                 && tables.kv.get(home)?.is_none()
             {
@@ -218,20 +229,75 @@ impl Embedded {
                 tables.kv.put(home, &[])?;
             }
             let mut plan = alloc::run(command, tables, cx)?;
-            if plan.changes.is_empty() && !is_step(&plan) {
+            let counted = changes::counted(command, &plan, cx, place.flush == Flush::Never);
+            if let Some((set, face, verb, ending)) = counted {
+                past::count(tables, &set, face, verb, ending)?;
+            } else if plan.changes.is_empty() && !is_step(&plan) {
                 return Ok(ControlFlow::Break(Some(plan)));
             }
-            for change in &plan.changes {
-                changes::make(tables, change, cx.now)?;
+            if plan.outcome.is_err() {
+                refused.set(Some(plan.clone()));
             }
+            self.make(&plan.changes, command, tables, cx)?;
             if place.flush == Flush::Never {
                 self.keep(&plan.changes, cx)?;
             }
             if is_step(&plan) {
-                collect(command.clone(), &mut plan, tables, cx)?;
+                self.collect(command.clone(), &mut plan, tables, cx)?;
             }
             Ok(ControlFlow::Continue(Some(plan)))
-        })
+        });
+        // A refusal stands, though it could not be counted.
+        done.or_else(|error| refused.take().map(|plan| Ok(Some(plan))).unwrap_or(Err(error)))
+    }
+
+    /// Makes changes, and remembers what they were.
+    fn make(
+        &self,
+        all: &[Change],
+        command: &Command,
+        tables: &mut Tables<'_, Writer<'_, '_>>,
+        cx: &Context,
+    ) -> Result<(), StoreError> {
+        let mut events = Vec::new();
+        for change in all {
+            if changes::make(tables, change, cx.now)? {
+                events.extend(alloc::event(change, command, cx));
+            }
+        }
+        past::append(tables, &events, self.history, cx.now)
+    }
+
+    /// The further steps of a command, in the same transaction.
+    fn collect(
+        &self,
+        mut command: Command,
+        plan: &mut Plan,
+        tables: &mut Tables<'_, Writer<'_, '_>>,
+        cx: &Context,
+    ) -> Result<(), StoreError> {
+        let mut all: Vec<Addr> = Vec::new();
+        while is_step(plan) {
+            if let (Command::Gc(gc), Ok(Outcome::Collected { after, .. })) =
+                (&mut command, &plan.outcome)
+            {
+                gc.after.clone_from(after);
+            }
+            let step = alloc::run(&command, tables, cx)?;
+            self.make(&step.changes, &command, tables, cx)?;
+            all.extend(freed(&mut plan.outcome));
+            plan.outcome = step.outcome;
+        }
+        all.extend(freed(&mut plan.outcome));
+        if let Ok(
+            Outcome::Collected { freed, .. }
+            | Outcome::PoolReleased { freed, .. }
+            | Outcome::Swept { freed, .. },
+        ) = &mut plan.outcome
+        {
+            *freed = all;
+        }
+        Ok(())
     }
 
     /// Writes those of the changes that outlive the boot where they do; before the boot file's
@@ -257,7 +323,7 @@ impl Embedded {
                 };
                 match (change, there) {
                     (Change::Put(_), Some(true)) | (Change::Free { .. }, Some(false)) => {}
-                    _ => changes::make(tables, change, cx.now)?,
+                    _ => drop(changes::make(tables, change, cx.now)?),
                 }
             }
             Ok(ControlFlow::Continue(()))
@@ -365,23 +431,23 @@ impl Store for Embedded {
     }
 
     fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
-        self.patience.renew();
-        // A reservation is in both files.
-        let mut reserved: BTreeSet<(SetName, Addr)> = BTreeSet::new();
-        for place in self.places(cx)? {
-            let lock = files::lock_to_look(&place.path, &self.patience)?;
-            redb::look(&place.path, Some(&lock), |tables| {
-                tables.leases(None, &mut |lease| {
-                    if lease.kind != Kind::Reserved
-                        || reserved.insert((lease.set.clone(), lease.addr))
-                    {
-                        each(lease);
-                    }
-                    true
-                })
-            })?;
-        }
-        Ok(())
+        self.walk_leases(cx, each)
+    }
+
+    fn taken(&mut self, cx: &Context, each: &mut Taken<'_>) -> Result<(), StoreError> {
+        self.walk_taken(cx, each)
+    }
+
+    fn definitions(&mut self, cx: &Context) -> Result<Vec<Definition>, StoreError> {
+        self.walk_definitions(cx)
+    }
+
+    fn history(&mut self, cx: &Context, wanted: &mut Wanted<'_>) -> Result<Vec<Event>, StoreError> {
+        self.walk_history(cx, wanted)
+    }
+
+    fn counters(&mut self, cx: &Context) -> Result<Vec<Counter>, StoreError> {
+        self.walk_counters(cx)
     }
 
     fn pools(&mut self) -> Result<Vec<Pool>, StoreError> {
@@ -410,39 +476,6 @@ fn is_step(plan: &Plan) -> bool {
             | Outcome::PoolReleased { done: false, .. }
             | Outcome::Swept { done: false, .. })
     )
-}
-
-/// The further steps of a command, in the same transaction.
-fn collect(
-    mut command: Command,
-    plan: &mut Plan,
-    tables: &mut Tables<'_, Writer<'_, '_>>,
-    cx: &Context,
-) -> Result<(), StoreError> {
-    let mut all: Vec<Addr> = Vec::new();
-    while is_step(plan) {
-        if let (Command::Gc(gc), Ok(Outcome::Collected { after, .. })) =
-            (&mut command, &plan.outcome)
-        {
-            gc.after.clone_from(after);
-        }
-        let step = alloc::run(&command, tables, cx)?;
-        for change in &step.changes {
-            changes::make(tables, change, cx.now)?;
-        }
-        all.extend(freed(&mut plan.outcome));
-        plan.outcome = step.outcome;
-    }
-    all.extend(freed(&mut plan.outcome));
-    if let Ok(
-        Outcome::Collected { freed, .. }
-        | Outcome::PoolReleased { freed, .. }
-        | Outcome::Swept { freed, .. },
-    ) = &mut plan.outcome
-    {
-        *freed = all;
-    }
-    Ok(())
 }
 
 /// Takes out what a step freed.

@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 use super::Store;
 use super::cas::audit::audit;
 use super::cas::{Cas, Commit, Engine, Entry, Expect, Step, Truths, Write};
+use super::contract::tells;
 use crate::alloc::{Command, Context, Outcome};
 use crate::error::{Error, StoreError};
-use crate::model::{Lease, Pool};
+use crate::model::Lease;
 
 /// Operations of one transaction (Consul 1.8).
 const LIMIT: usize = 64;
@@ -162,7 +163,5 @@ impl Store for FakeCas {
         self.store.list(cx, each)
     }
 
-    fn pools(&mut self) -> Result<Vec<Pool>, StoreError> {
-        self.store.pools()
-    }
+    tells!(self => (&mut self.store));
 }

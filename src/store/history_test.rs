@@ -19,7 +19,7 @@ use super::pause::pause;
 use super::servers;
 use crate::alloc::{Command, Context, Outcome};
 use crate::error::{Error, Refusal, StoreError};
-use crate::model::{Etcd as Spec, Node};
+use crate::model::{Etcd as Spec, Face, Node};
 use crate::net::Addr;
 
 const CLIENTS: u64 = 16;
@@ -72,6 +72,7 @@ fn client(mut store: impl Store, number: u64, stop: &AtomicBool) -> Tally {
         let cx = Context {
             node: Node { name: format!("node-{number}"), machine: "m".to_owned() },
             seed: chance,
+            face: Face::Cni,
             ..at(round)
         };
         let name = format!("c-{number}-{round}");

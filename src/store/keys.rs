@@ -24,9 +24,17 @@ const HOME: u8 = b'H';
 const POOL: u8 = b'P';
 const PLACE: u8 = b'N';
 const GRID: u8 = b'G';
+const EVENT: u8 = b'E';
+const COUNT: u8 = b'X';
 
 /// The schema version's key.
 pub const SCHEMA: &[u8] = b"Mschema";
+
+/// The key of when this boot's store was begun.
+pub const BEGUN: &[u8] = b"Mbegun";
+
+/// The key of how much of what happened is kept.
+pub const BOUNDS: &[u8] = b"Mhistory";
 
 /// Text with an end that sorts before every continuation: 0 is written as 0 255, the end is 0 1.
 fn text(key: &mut Vec<u8>, text: &str) {
@@ -296,6 +304,49 @@ pub fn read_reserved(key: &[u8]) -> Option<(SetName, Addr)> {
 /// That a set's leases are in this file and not in the other one.
 pub fn home(set: &SetName) -> Vec<u8> {
     of_set(HOME, set)
+}
+
+/// An event: numbers grow by one; the time lets old ones go unread.
+pub fn event(number: u64, time: Timestamp) -> Vec<u8> {
+    with(with(events(), &number.to_be_bytes()), &time.to_be_bytes())
+}
+
+/// Every event.
+pub fn events() -> Vec<u8> {
+    vec![EVENT]
+}
+
+/// Number and time of an event's key.
+pub fn read_event(key: &[u8]) -> Option<(u64, Timestamp)> {
+    let (number, time) = key.strip_prefix(&[EVENT])?.split_first_chunk::<8>()?;
+    Some((u64::from_be_bytes(*number), u64::from_be_bytes(time.try_into().ok()?)))
+}
+
+/// The counters of a set.
+pub fn count(set: &SetName) -> Vec<u8> {
+    of_set(COUNT, set)
+}
+
+/// All counters.
+pub fn counts() -> Vec<u8> {
+    vec![COUNT]
+}
+
+/// The set of a counters' key.
+pub fn read_count(key: &[u8]) -> Option<SetName> {
+    let (set, rest) = read_text(key.strip_prefix(&[COUNT])?)?;
+    rest.is_empty().then_some(SetName(set))
+}
+
+/// Every cooling address of all sets.
+pub fn coolings() -> Vec<u8> {
+    vec![COOLING]
+}
+
+/// Set and address of a cooling address' key.
+pub fn read_cooling(key: &[u8]) -> Option<(SetName, Addr)> {
+    let (set, rest) = read_text(key.strip_prefix(&[COOLING])?)?;
+    Some((SetName(set), read_addr(rest)?))
 }
 
 /// The kinds of records, leases apart, that outlive a boot: pods' former addresses, and which
