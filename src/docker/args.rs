@@ -4,6 +4,7 @@
 //! defaults. Does not own: what a setting means.
 //! Invariant: nothing is opened or listened on before all of it makes sense.
 
+use std::any::Any;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -143,9 +144,24 @@ struct Serve {
     /// text or json [env: LOG_FORMAT] [default: text]
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
+    #[command(flatten)]
+    page: Page,
     /// Clean up by the clock
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     cleanup_every: Option<Duration>,
+}
+
+#[derive(Clone, Debug, Args)]
+struct Page {
+    /// Serve a read-only status page, its JSON API and Prometheus metrics, over plain HTTP
+    #[arg(long = "http", value_name = "HOST:PORT")]
+    address: Option<String>,
+    /// ... also on an address that others can reach: they read all leases
+    #[arg(long = "http-public", requires = "address")]
+    public: bool,
+    /// A name under which the page may be asked for, beside addresses and localhost; may be repeated
+    #[arg(long = "http-name", value_name = "NAME", requires = "address")]
+    name: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -154,6 +170,25 @@ struct Cleanup {
     #[arg(long)]
     dry_run: bool,
 }
+
+/// The status page that is asked for: another face's, which the program puts beside this one.
+pub struct PageWish {
+    /// HOST:PORT.
+    pub address: String,
+    /// Also where others reach it.
+    pub public: bool,
+    /// Names under which it may be asked for.
+    pub names: Vec<String>,
+    /// Of this store.
+    pub store: StoreSpec,
+    /// Node and boot.
+    pub cx: alloc::Context,
+    /// Where lines go.
+    pub log: Log,
+}
+
+/// Opens the status page; it ends when what this gives is dropped.
+pub type OpenPage<'a> = &'a dyn Fn(PageWish) -> Result<Box<dyn Any>>;
 
 /// Looks up a variable of the environment.
 pub type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
@@ -166,6 +201,7 @@ pub fn run(
     args: Vec<OsString>,
     env: Env<'_>,
     facts: &Facts,
+    page: OpenPage<'_>,
 ) -> Result<String, (anyhow::Error, u8)> {
     let cli = match Cli::try_parse_from(args.into_iter().map(two_dashes)) {
         Ok(cli) => cli,
@@ -174,7 +210,7 @@ pub fn run(
     };
     let done = match &cli.command {
         Some(Command::Cleanup(cleanup)) => cli.cleanup(cleanup, env, facts),
-        None => cli.plan(env, facts).and_then(server::run).map(|()| String::new()),
+        None => cli.serve(env, facts, page).map(|()| String::new()),
     };
     done.map_err(|e| (e, 1))
 }
@@ -296,6 +332,22 @@ impl Cli {
         let terms = self.terms(cleanup.dry_run);
         let report = cleanup::clean(&mut *store, &cx, &settings, &listing, &terms)?;
         Ok(if report.is_empty() { "nothing to do\n".to_owned() } else { format!("{report}\n") })
+    }
+
+    fn serve(&self, env: Env<'_>, facts: &Facts, page: OpenPage<'_>) -> Result<()> {
+        let plan = self.plan(env, facts)?;
+        let Page { address, public, name } = self.serve.page.clone();
+        let wish = address.map(|address| PageWish {
+            address,
+            public,
+            names: name,
+            store: plan.store.clone(),
+            cx: plan.cx.clone(),
+            log: plan.log.clone(),
+        });
+        // Before readiness is told; it stays until the last request is answered.
+        let _page = wish.map(page).transpose()?;
+        server::run(plan)
     }
 
     fn plan(&self, env: Env<'_>, facts: &Facts) -> Result<Plan> {

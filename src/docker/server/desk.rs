@@ -21,10 +21,21 @@ use crate::error::StoreError;
 use crate::log::{Entry, Log};
 use crate::model::{StoreSpec, Wait};
 use crate::store::{self, Store};
-use crate::{host, panic};
+use crate::{host, panic, tally};
 
 /// How many requests to a cluster are on their way at a time.
 const AT_ONCE: usize = 8;
+
+/// The protocol's methods.
+const COMMANDS: [&str; 7] = [
+    "Activate",
+    "GetCapabilities",
+    "GetDefaultAddressSpaces",
+    "RequestPool",
+    "ReleasePool",
+    "RequestAddress",
+    "ReleaseAddress",
+];
 
 /// What the threads are told once.
 pub struct Bench {
@@ -135,6 +146,21 @@ impl Desk {
     }
 }
 
+/// Counts a request. What is no method of the protocol is one, whatever it is called.
+fn count(command: &str, reply: &Reply, took: Duration) {
+    let known = COMMANDS.iter().find(|known| **known == command).unwrap_or(&"unknown");
+    let told = reply.entry.facts.iter().find(|(name, _)| *name == "outcome");
+    let outcome = match told.map(|(_, outcome)| outcome.as_str()) {
+        Some("ok") => "ok",
+        Some("refused") => "refused",
+        _ => "error",
+    };
+    tally::request(("docker", known, outcome), took);
+    if reply.status >= 500 {
+        tally::failure();
+    }
+}
+
 /// The next piece of work; `None` when there will be none.
 fn next(receiver: &Mutex<mpsc::Receiver<Work>>) -> Option<Work> {
     receiver.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
@@ -185,6 +211,7 @@ impl Worker {
         entry.facts.extend(reply.entry.facts.iter().cloned());
         entry.took = Some(came.elapsed());
         self.bench.log.write(&entry);
+        count(command, &reply, came.elapsed());
         // If nobody waits any more the answer is dropped here, and what it owes comes back as work.
         drop(answer.send(desk.reply(reply)));
     }

@@ -33,7 +33,6 @@ use crate::config::Level;
 use crate::log::{Entry, Log};
 use crate::model::StoreSpec;
 use crate::{host, store};
-pub use http::plain;
 pub use listen::Client;
 
 /// How long requests that came in before the end may take after it.

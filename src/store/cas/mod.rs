@@ -25,6 +25,7 @@ use crate::alloc::{self, Command, Context, Definition, Holder, Outcome};
 use crate::error::{Error, StoreError};
 use crate::model::{Counter, Event, Lease, Pool, SetName};
 use crate::net::Addr;
+use crate::tally;
 
 /// How often a command is tried: others can win that many times in a row before it gives up.
 const TRIES: u32 = 64;
@@ -112,6 +113,7 @@ fn commit(changes: Vec<alloc::Change>, knowledge: &Knowledge<'_>) -> Result<bool
     match engine.commit(&steps, knowledge.until)? {
         Commit::Done => Ok(true),
         Commit::Conflict(truths) => {
+            tally::conflict();
             knowledge.careful.set(true);
             knowledge.assumed.borrow_mut().clear();
             knowledge.owners.borrow_mut().take();

@@ -96,7 +96,7 @@ function lease(row) {
   row.set ??= row.network;
   row.v6 = v6;
   row.value = value;
-  row.holder = row.id || row.endpoint || row.holderName || row.containerID || row.note || "";
+  row.who = row.id || row.endpoint || row.holder || row.containerID || row.note || "";
   row.pod = row.podName ? `${row.podNamespace}/${row.podName}` : "";
   return row;
 }
@@ -108,7 +108,7 @@ async function readLeases() {
   const leases = [];
   const cooling = [];
   let rest = "";
-  let into = leases;
+  let into = leases; // the document's lines: leases, then what cools
   for (;;) {
     const { value, done } = await reader.read();
     const lines = (rest + (value ?? "")).split("\n");
@@ -276,7 +276,7 @@ const COLUMNS = [
   { name: "address", title: "Address", by: byAddress },
   { name: "network", title: "Network", by: byText("network") },
   { name: "kind", title: "Kind", by: byText("kind") },
-  { name: "holder", title: "Container", by: byText("holder") },
+  { name: "holder", title: "Container", by: byText("who") },
   { name: "pod", title: "Pod", by: byText("pod") },
   { name: "node", title: "Node", by: byText("node") },
   { name: "since", title: "Since", by: byText("time") },
@@ -324,7 +324,7 @@ const table = {
   /** Every word must be in one of the fields. */
   matches(row) {
     row.text ??= [row.address, row.network, row.kind, row.containerID, row.id, row.endpoint, row.pod, row.node, row.ifname,
-      row.mac, row.pool, row.note, row.holderName].join("\n").toLowerCase();
+      row.mac, row.pool, row.note, row.holder].join("\n").toLowerCase();
     return this.words.every((word) => row.text.includes(word));
   },
 
@@ -389,7 +389,7 @@ const table = {
   },
 
   element(row) {
-    const holder = row.containerID && row.holder === row.containerID ? row.containerID.slice(0, 13) : row.holder;
+    const holder = row.containerID && row.who === row.containerID ? row.containerID.slice(0, 13) : row.who;
     const texts = {
       address: `${row.address}/${row.prefix}`, network: row.network, kind: row.kind,
       holder: row.ifname ? `${holder} ${row.ifname}` : holder, pod: row.pod, node: row.node, since: clock(row.time).slice(0, 16),
@@ -399,7 +399,7 @@ const table = {
     for (const { name } of COLUMNS) {
       const cell = make("div", name, texts[name] ?? "");
       cell.setAttribute("role", "gridcell");
-      cell.title = name === "holder" ? [row.holder, row.ifname].filter(Boolean).join(" ") : cell.textContent;
+      cell.title = name === "holder" ? [row.who, row.ifname].filter(Boolean).join(" ") : cell.textContent;
       element.append(cell);
     }
     element.addEventListener("click", () => {
@@ -760,7 +760,7 @@ const map = {
     const row = rows[0];
     if (row?.kind === "cooling") return `${name}: cooling, free again ${clock(row.until)} UTC`;
     if (row) {
-      const who = row.pod || [row.holder, row.ifname].filter(Boolean).join(" ");
+      const who = row.pod || [row.who, row.ifname].filter(Boolean).join(" ");
       return [`${name}: ${row.kind}`, who, row.node && `on ${row.node}`, row.time && `since ${clock(row.time)}`].filter(Boolean).join(", ");
     }
     if (block.base < this.first || block.base > this.last) return `${name}: outside the range`;
@@ -886,7 +886,7 @@ const panel = {
       const facts = [
         ["network", row.network], ["kind", row.kind], ["container", row.containerID], ["interface", row.ifname], ["id", row.id],
         ["pod", row.podName && `${row.podNamespace}/${row.podName}`], ["endpoint", row.endpoint], ["pool", row.pool], ["MAC", row.mac],
-        ["note", row.note], ["for", row.holderName], ["netns", row.netns], ["node", row.node], ["since", `${clock(row.time)} UTC`],
+        ["note", row.note], ["for", row.holder], ["netns", row.netns], ["node", row.node], ["since", `${clock(row.time)} UTC`],
       ];
       return make("dl", "", ...facts.filter(([, text]) => text).flatMap(([name, text]) => [make("dt", "", name), make("dd", "", text)]));
     }));
@@ -894,7 +894,7 @@ const panel = {
     const items = events.map((event) => {
       const time = make("time", "", `${clock(event.time)} UTC`);
       time.dateTime = event.time;
-      const what = make("p", "", make("strong", "", WORDS[event.what] ?? event.what), ` on ${event.network}`);
+      const what = make("p", "", make("strong", "", WORDS[event.event] ?? event.event), ` on ${event.network}`);
       const who = make("p", "dim", [this.who(event), event.node && `on ${event.node}`, `by ${event.face}`].filter(Boolean).join(", "));
       return make("li", event.gives ? "gives" : "", time, what, who);
     });
