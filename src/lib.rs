@@ -92,6 +92,7 @@ pub mod handback;
 pub mod host;
 pub mod liveness;
 pub mod lost;
+pub mod metrics;
 pub mod model;
 pub mod net;
 pub mod panic;
