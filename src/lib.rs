@@ -96,6 +96,7 @@ pub mod lost;
 pub mod metrics;
 pub mod model;
 pub mod net;
+pub mod orphans;
 pub mod panic;
 mod plain_file;
 pub mod runtimes;

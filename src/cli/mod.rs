@@ -4,15 +4,19 @@
 //! Does not own: what a command does to leases (`engine`), how a row looks (`output`).
 //! Invariant: nothing is freed without `--yes` or a person's "y".
 
+mod doctor;
 mod export;
 mod gc;
 mod gipam;
+mod history;
 mod import;
 mod list;
 mod output;
 mod release;
 mod report;
+mod reserve;
 mod show;
+mod stats;
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, IsTerminal, Write};
@@ -54,6 +58,11 @@ enum Command {
     /// Free an address, or all of a container's
     Release(release::Release),
     Gc(gc::Gc),
+    History(history::History),
+    Stats(stats::Stats),
+    Doctor(doctor::Doctor),
+    Reserve(reserve::Reserve),
+    Unreserve(reserve::Unreserve),
     Import(import::Import),
     Export(export::Export),
 }
@@ -145,6 +154,11 @@ fn carry_out(cli: &Cli, env: &Env<'_>, facts: &Facts, terminal: &mut Terminal<'_
         Command::Show(show) => show.run(&mut desk(terminal)?, terminal),
         Command::Release(release) => release.run(&mut desk(terminal)?, terminal),
         Command::Gc(gc) => gc.run(&mut desk(terminal)?, facts, terminal),
+        Command::History(history) => history.run(&mut desk(terminal)?, terminal),
+        Command::Stats(stats) => stats.run(&mut desk(terminal)?, terminal),
+        Command::Doctor(doctor) => doctor.run(&mut desk(terminal)?, facts, terminal),
+        Command::Reserve(reserve) => reserve.run(&mut desk(terminal)?, terminal),
+        Command::Unreserve(unreserve) => unreserve.run(&mut desk(terminal)?, terminal),
         Command::Import(import) => import.run(&cli.place, env, facts, terminal),
         Command::Export(export) => {
             // host-local's leases are of one host.

@@ -31,6 +31,7 @@ pub(super) const IPAM: &[&str] = &[
     "logFile",
     "logLevel",
     "logFormat",
+    "history",
     // ecs-ipam's, and what its agent sends along.
     "id",
     "ipv4-subnet",

@@ -154,14 +154,14 @@ struct Serve {
 #[derive(Clone, Debug, Args)]
 struct Page {
     /// Serve a read-only status page, its JSON API and Prometheus metrics, over plain HTTP
-    #[arg(long = "http", value_name = "HOST:PORT")]
-    address: Option<String>,
+    #[arg(long, value_name = "HOST:PORT")]
+    http: Option<String>,
     /// ... also on an address that others can reach: they read all leases
-    #[arg(long = "http-public", requires = "address")]
-    public: bool,
+    #[arg(long, requires = "http")]
+    http_public: bool,
     /// A name under which the page may be asked for, beside addresses and localhost; may be repeated
-    #[arg(long = "http-name", value_name = "NAME", requires = "address")]
-    name: Vec<String>,
+    #[arg(long, value_name = "NAME", requires = "http")]
+    http_name: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -336,11 +336,11 @@ impl Cli {
 
     fn serve(&self, env: Env<'_>, facts: &Facts, page: OpenPage<'_>) -> Result<()> {
         let plan = self.plan(env, facts)?;
-        let Page { address, public, name } = self.serve.page.clone();
-        let wish = address.map(|address| PageWish {
+        let Page { http, http_public, http_name } = self.serve.page.clone();
+        let wish = http.map(|address| PageWish {
             address,
-            public,
-            names: name,
+            public: http_public,
+            names: http_name,
             store: plan.store.clone(),
             cx: plan.cx.clone(),
             log: plan.log.clone(),

@@ -190,9 +190,9 @@ impl Event {
 /// What was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verb {
-    /// ADD, or Docker's RequestAddress.
+    /// ADD, or Docker's `RequestAddress`.
     Add,
-    /// DEL, Docker's ReleaseAddress, `sublet release`.
+    /// DEL, Docker's `ReleaseAddress`, `sublet release`.
     Del,
     /// GC, `subletd cleanup`.
     Gc,
@@ -200,7 +200,7 @@ pub enum Verb {
     Reserve,
     /// Imports and takeovers.
     Import,
-    /// Docker's RequestPool and ReleasePool.
+    /// Docker's `RequestPool` and `ReleasePool`.
     Pool,
 }
 

@@ -61,7 +61,7 @@ fn other_than_lease<K: KvMut>(
 
 /// Remembers a pod's address. An address is remembered for one pod, the last, so there are never
 /// more records than addresses, however many pods come and go.
-fn stick<K: KvMut>(
+pub fn stick<K: KvMut>(
     tables: &mut Tables<'_, K>,
     set: &SetName,
     key: &[u8],
@@ -171,10 +171,27 @@ fn free<K: KvMut>(
     let Some(until) = until else {
         return occupancy::free(tables, set, addr);
     };
-    let cooling = Cooling { until, addr, freed: now };
-    let key = keys::cooling(set, addr);
-    tables.kv.put(&key, &codec::cooling(&key, &cooling))?;
-    tables.kv.put(&keys::queued(set, until, addr), &[])
+    keep_back(tables, set, &Cooling { until, addr, freed: now })
+}
+
+fn keep_back<K: KvMut>(
+    tables: &mut Tables<'_, K>,
+    set: &SetName,
+    cooling: &Cooling,
+) -> Result<(), StoreError> {
+    let key = keys::cooling(set, cooling.addr);
+    tables.kv.put(&key, &codec::cooling(&key, cooling))?;
+    tables.kv.put(&keys::queued(set, cooling.until, cooling.addr), &[])
+}
+
+/// Keeps back an address that is free.
+pub fn cool<K: KvMut>(
+    tables: &mut Tables<'_, K>,
+    set: &SetName,
+    cooling: &Cooling,
+) -> Result<(), StoreError> {
+    occupancy::take(tables, set, cooling.addr)?;
+    keep_back(tables, set, cooling)
 }
 
 fn end_cooling<K: KvMut>(

@@ -37,6 +37,16 @@ macro_rules! tells {
         ) -> Result<Vec<crate::model::Event>, StoreError> {
             $store.history(cx, wanted)
         }
+        fn problems(
+            &mut $me,
+            cx: &Context,
+            each: &mut dyn FnMut(crate::store::Problem),
+        ) -> Result<(), StoreError> {
+            $store.problems(cx, each)
+        }
+        fn repair(&mut $me, cx: &Context) -> Result<crate::store::Repair, StoreError> {
+            $store.repair(cx)
+        }
         fn counters(&mut $me, cx: &Context) -> Result<Vec<crate::model::Counter>, StoreError> {
             $store.counters(cx)
         }

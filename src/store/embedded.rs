@@ -15,12 +15,13 @@ use super::files::{self, Content, Files};
 use super::lock::{Lock, Patience};
 use super::redb::{self, Writer};
 use super::view::{Each, Kv, KvMut, Tables};
-use super::{Store, Taken, Wanted, changes, codec, keys, past, pools};
+use super::{Problem, Repair, Store, Taken, Wanted, changes, codec, keys, past, pools};
 use crate::alloc::{self, Change, Command, Context, Definition, Holder, Outcome, Plan, View};
 use crate::error::{Error, Refusal, StoreError};
 use crate::model::{BootId, Counter, Event, History, Kind, Lease, Persist, Pool, SetName, Wait};
 use crate::net::Addr;
 
+mod examine;
 mod walk;
 
 /// Leases in a file on this host.
@@ -46,6 +47,7 @@ impl Embedded {
     }
 
     /// The same, with as much history.
+    #[must_use]
     pub fn keeping(self, history: History) -> Embedded {
         Embedded { history, ..self }
     }
@@ -164,7 +166,7 @@ impl Embedded {
         redb::create(&self.files.keep(), Flush::ToDisk, |_| Ok(()))
     }
 
-    /// ADD and RESERVE: in the file that new leases go to, which is made if it is not there.
+    /// ADD and IMPORT: in the file that new leases go to, which is made if it is not there.
     fn give(&self, command: &Command, cx: &Context) -> Result<Plan, StoreError> {
         self.files.make_folder()?;
         let (boot_place, keep_place) = (self.boot_place(), self.keep_place());
@@ -204,6 +206,35 @@ impl Embedded {
             Ok(true)
         };
         self.transact(&keep_place, &lock, command, cx, &arrive)?.ok_or_else(unsettled)
+    }
+
+    /// RESERVE: with the leases of the set, wherever they are, for an address has one holder; and in
+    /// the file that outlives a boot in any case.
+    fn set_aside(
+        &self,
+        command: &Command,
+        set: &SetName,
+        cx: &Context,
+    ) -> Result<Plan, StoreError> {
+        self.files.make_folder()?;
+        let (boot_place, keep_place) = (self.boot_place(), self.keep_place());
+        // Nobody can make the other file the set's home meanwhile.
+        let boot_lock = files::lock(&boot_place.path, &self.patience)?;
+        let settled = |_: &mut Tables<'_, Writer<'_, '_>>| Ok(true);
+        if boot_place.path.exists() && self.boot_leases_live(cx)? {
+            let home = redb::look(&boot_place.path, Some(&boot_lock), |tables| {
+                tables.kv.get(&keys::home(set))
+            })?;
+            if home.flatten().is_some() {
+                let plan = self.transact(&boot_place, &boot_lock, command, cx, &settled)?;
+                return plan.ok_or_else(unsettled);
+            }
+        }
+        let lock = files::lock(&keep_place.path, &self.patience)?;
+        if !keep_place.path.exists() {
+            self.make_keep(&lock)?;
+        }
+        self.transact(&keep_place, &lock, command, cx, &settled)?.ok_or_else(unsettled)
     }
 
     /// One command in one file, which exists and is locked. Before the first lease of a set in this
@@ -248,7 +279,7 @@ impl Embedded {
             Ok(ControlFlow::Continue(Some(plan)))
         });
         // A refusal stands, though it could not be counted.
-        done.or_else(|error| refused.take().map(|plan| Ok(Some(plan))).unwrap_or(Err(error)))
+        done.or_else(|error| refused.take().map_or(Err(error), |plan| Ok(Some(plan))))
     }
 
     /// Makes changes, and remembers what they were.
@@ -347,7 +378,7 @@ impl Embedded {
         self.transact(&place, &lock, command, cx, &|_| Ok(true))?.ok_or_else(unsettled)
     }
 
-    /// DEL, GC and HANDBACK: wherever leases are; the set's own file first.
+    /// DEL, GC, UNRESERVE and HANDBACK: wherever leases are; the set's own file first.
     fn take(&self, command: &Command, cx: &Context) -> Result<Plan, StoreError> {
         // What would come of it without any store.
         let nothing = Tables { kv: Nothing, path: self.files.boot_leases() };
@@ -361,6 +392,12 @@ impl Embedded {
             let Some(plan) = plan else { continue };
             match (&mut all, plan.outcome) {
                 (_, Ok(Outcome::ReadLegacy)) => {}
+                // A reservation may be in one file, another in the other.
+                (Outcome::Freed(all), Ok(Outcome::Freed(freed)))
+                    if matches!(command, Command::Unreserve(_)) =>
+                {
+                    all.extend(freed);
+                }
                 (Outcome::Freed(_) | Outcome::ReadLegacy, Ok(Outcome::Freed(freed))) => {
                     let done = !freed.is_empty();
                     all = Outcome::Freed(freed);
@@ -422,6 +459,8 @@ impl Store for Embedded {
             self.look(command, cx)?
         } else if command.set().is_none() {
             self.serve_pool(command, cx)?
+        } else if let Command::Reserve(reserve) = command {
+            self.set_aside(command, &reserve.set, cx)?
         } else if gives(command) {
             self.give(command, cx)?
         } else {
@@ -446,6 +485,14 @@ impl Store for Embedded {
         self.walk_history(cx, wanted)
     }
 
+    fn problems(&mut self, cx: &Context, each: &mut dyn FnMut(Problem)) -> Result<(), StoreError> {
+        self.examine(cx, each)
+    }
+
+    fn repair(&mut self, cx: &Context) -> Result<Repair, StoreError> {
+        self.mend(cx)
+    }
+
     fn counters(&mut self, cx: &Context) -> Result<Vec<Counter>, StoreError> {
         self.walk_counters(cx)
     }
@@ -463,9 +510,9 @@ impl Store for Embedded {
     }
 }
 
-/// Whether it leases something.
+/// Whether it leases something, and makes the set this file's.
 fn gives(command: &Command) -> bool {
-    matches!(command, Command::Add(_) | Command::Reserve(_) | Command::Import(_))
+    matches!(command, Command::Add(_) | Command::Import(_))
 }
 
 /// Whether a command has steps to go.

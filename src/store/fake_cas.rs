@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::Store;
-use super::cas::audit::audit;
+use super::cas::audit::assert_sound;
 use super::cas::{Cas, Commit, Engine, Entry, Expect, Step, Truths, Write};
 use super::contract::tells;
 use crate::alloc::{Command, Context, Outcome};
@@ -159,7 +159,7 @@ impl Store for FakeCas {
     }
 
     fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
-        audit(&self.server);
+        assert_sound(&self.server);
         self.store.list(cx, each)
     }
 

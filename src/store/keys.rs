@@ -151,6 +151,11 @@ pub fn owner(set: &SetName, owner: &Owner) -> Vec<u8> {
     key
 }
 
+/// The set in an owner's key.
+pub fn read_owner_set(key: &[u8]) -> Option<SetName> {
+    read_text(key.strip_prefix(&[OWNER])?).map(|(set, _)| SetName(set))
+}
+
 /// Every lease of a set that was taken through a pool, by address.
 pub fn of_pool(set: &SetName, pool: &PoolId) -> Vec<u8> {
     let mut key = of_set(OWNER, set);
@@ -169,6 +174,18 @@ pub fn block(set: &SetName, of: Family, level: u8, index: u128) -> Vec<u8> {
     let kind = if set.0.starts_with(GRID_MARK) { GRID } else { BLOCK };
     let key = with(of_set(kind, set), &[family(of), level]);
     with(key, &index.to_be_bytes())
+}
+
+/// Set, family, level and index of the key of an occupancy block of addresses.
+pub fn read_block(key: &[u8]) -> Option<(SetName, Family, u8, u128)> {
+    let (set, rest) = read_text(key.strip_prefix(&[BLOCK])?)?;
+    let (kind, index) = rest.split_first_chunk::<2>()?;
+    let family = match kind[0] {
+        4 => Family::V4,
+        6 => Family::V6,
+        _ => return None,
+    };
+    Some((SetName(set), family, kind[1], u128::from_be_bytes(index.try_into().ok()?)))
 }
 
 /// No set of leases begins with it.
@@ -258,6 +275,11 @@ pub fn sticky(set: &SetName, pod: &PodKey, range: Addr) -> Vec<u8> {
 /// Which pod's address this was: the key of its [`sticky`] record.
 pub fn stuck(set: &SetName, at: Addr) -> Vec<u8> {
     with(of_set(STUCK, set), &addr(at))
+}
+
+/// The set in the key of a pod's address.
+pub fn read_sticky_set(key: &[u8]) -> Option<SetName> {
+    read_text(key.strip_prefix(&[STICKY])?).map(|(set, _)| SetName(set))
 }
 
 /// A network's definition.

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Store, Taken, Wanted, changes};
+use super::{Problem, Repair, Store, Taken, Wanted, changes};
 use crate::alloc::{
     self, Change, Command, Context, Cooling, Definition, Holder, Order, Outcome, PodKey, View,
 };
@@ -223,7 +223,9 @@ impl Store for Memory {
         let cooling = self.cooling.iter().map(|(key, c)| (key, Holder::Cooling(*c)));
         let leased = self.leases.iter().map(|(key, l)| (key, Holder::Leased(Box::new(l.clone()))));
         let all: BTreeMap<_, _> = cooling.chain(leased).collect();
-        all.iter().for_each(|((set, addr), holder)| each(set, *addr, holder));
+        for ((set, addr), holder) in all {
+            each(set, *addr, &holder);
+        }
         Ok(())
     }
 
@@ -233,6 +235,14 @@ impl Store for Memory {
 
     fn history(&mut self, _: &Context, wanted: &mut Wanted<'_>) -> Result<Vec<Event>, StoreError> {
         Ok(self.events.iter().filter(|event| wanted(event)).cloned().collect())
+    }
+
+    fn problems(&mut self, _: &Context, _: &mut dyn FnMut(Problem)) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn repair(&mut self, _: &Context) -> Result<Repair, StoreError> {
+        Ok(Repair::default())
     }
 
     fn counters(&mut self, _: &Context) -> Result<Vec<Counter>, StoreError> {

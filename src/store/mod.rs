@@ -42,12 +42,15 @@ mod pause;
 #[cfg(test)]
 mod pool_cases;
 mod pools;
+mod problem;
 mod queue;
 mod redb;
+mod salvage;
 #[cfg(test)]
 mod servers;
 #[cfg(test)]
 mod servers_test;
+mod sound;
 #[cfg(test)]
 mod trouble_test;
 mod view;
@@ -63,6 +66,7 @@ use crate::net::Addr;
 pub use self::convert::{Converted, in_place, is_converted};
 pub use self::embedded::Embedded;
 pub use self::lock::{Lock, lock_file, lock_to_read};
+pub use self::problem::{Problem, Repair};
 
 /// A durable set of leases.
 ///
@@ -92,6 +96,13 @@ pub trait Store {
     /// What happened and is `wanted`, the oldest first; of the boot before too, as far as that can be
     /// read. None where nothing is kept. Changes nothing.
     fn history(&mut self, cx: &Context, wanted: &mut Wanted<'_>) -> Result<Vec<Event>, StoreError>;
+
+    /// Calls `each` with all that is wrong; not at all with a sound store. Changes nothing.
+    fn problems(&mut self, cx: &Context, each: &mut dyn FnMut(Problem)) -> Result<(), StoreError>;
+
+    /// Keeps a copy of what is damaged, and writes anew what can be read of it. Nothing to mend,
+    /// nothing done.
+    fn repair(&mut self, cx: &Context) -> Result<Repair, StoreError>;
 
     /// How often what was asked for, by set, face, verb and ending. Only what this very store has
     /// committed is counted: a store that did not answer counts nothing. Changes nothing.

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::Store;
-use super::cas::audit::audit;
+use super::cas::audit::assert_sound;
 use super::cas::{Cas, Commit, Engine, Entry, Step, Truths};
 use super::consul::Consul;
 use super::contract::{CASES, Named, add, addr, at, del, dual, given, leases, set, tells};
@@ -50,7 +50,7 @@ impl<E: Engine, F: Fn() -> E> Store for Audited<E, F> {
         self.0.apply(command, cx)
     }
     fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
-        audit(&(self.1)());
+        assert_sound(&(self.1)());
         self.0.list(cx, each)
     }
     tells!(self => (&mut self.0));

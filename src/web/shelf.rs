@@ -14,8 +14,8 @@ use crate::error::StoreError;
 use crate::log::utc;
 use crate::model::{Event, Lease, StoreSpec, Timestamp};
 use crate::net::Addr;
-use crate::store::{self, Store};
-use crate::{host, panic, tally};
+use crate::store::{self, Problem, Store};
+use crate::{host, orphans, panic, tally};
 
 /// How long a look is fresh, at least.
 const FRESH: Duration = Duration::from_secs(1);
@@ -159,9 +159,22 @@ fn fresh<T>(
     what
 }
 
-/// What is wrong with the store, the worst first.
-fn problems(_store: &mut dyn Store, _cx: &Context) -> Result<Vec<ProblemRow>, StoreError> {
-    Ok(Vec::new())
+/// What `sublet doctor` finds, the worst first.
+fn problems(store: &mut dyn Store, cx: &Context) -> Result<Vec<ProblemRow>, StoreError> {
+    let mut found: Vec<Problem> = Vec::new();
+    store.problems(cx, &mut |problem| found.push(problem))?;
+    // A damaged store does not tell its leases.
+    if !found.iter().any(|problem| problem.mendable) {
+        let mut leases = Vec::new();
+        store.list(cx, &mut |lease| {
+            if lease.kind.collectable() && lease.origin.netns.is_some() {
+                leases.push(lease);
+            }
+        })?;
+        found.extend(orphans::find(&leases, cx));
+    }
+    found.sort_by_key(|problem| !problem.mendable);
+    Ok(found.into_iter().map(ProblemRow::new).collect())
 }
 
 /// The moment of a look, as it is shown.

@@ -9,6 +9,7 @@ use crate::error::shown_network;
 use crate::log::utc;
 use crate::model::{Attachment, Event, Kind, Lease, Origin, Owner, Pool};
 use crate::net::{Addr, Span};
+use crate::store::Problem;
 use crate::usage::Usage;
 
 /// Who has an address, or had it.
@@ -241,6 +242,15 @@ pub struct ProblemRow {
     pub what: String,
     /// What to do.
     pub remedy: String,
+}
+
+impl ProblemRow {
+    /// Damage is an error, all else a warning.
+    pub fn new(problem: Problem) -> ProblemRow {
+        let Problem { place, what, advice, mendable } = problem;
+        let level = if mendable { "error" } else { "warning" };
+        ProblemRow { level, what: format!("{place}: {what}"), remedy: advice }
+    }
 }
 
 /// Whether a lease is a container's, on some machine.

@@ -17,20 +17,26 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("alloc", &["net", "model", "error"]),
     // Nouns only, and the data types of alloc.
     ("config", &["plain_file", "net", "model", "error", "alloc"]),
-    ("store", &["plain_file", "net", "model", "error", "alloc"]),
+    ("store", &["plain_file", "net", "model", "error", "alloc", "tally"]),
     // host-local's folder is read under host-local's lock.
     ("takeover", &["plain_file", "net", "model", "error", "alloc", "store"]),
     ("handback", &["plain_file", "net", "model", "error", "store"]),
     // The original ecs-ipam's file is read under its own lock.
     ("ecs_ipam", &["bolt", "net", "model", "error", "alloc", "store"]),
-    ("engine", &["net", "model", "error", "alloc", "store", "takeover"]),
+    ("usage", &["net", "model", "alloc"]),
+    ("metrics", &["model", "usage", "tally"]),
+    ("engine", &["net", "model", "error", "alloc", "store", "takeover", "usage"]),
     // The edge: environment, clock, boot ID; data out, nothing else in.
     ("host", &["net", "model", "error", "alloc"]),
     ("lost", &["model"]),
     // The edge as well: /proc, and the runtimes' sockets and programs.
     ("liveness", &["lost"]),
     ("runtimes", &["lost"]),
-    ("log", &["net", "model", "error", "config"]),
+    ("orphans", &["alloc", "error", "liveness", "lost", "model", "store"]),
+    // The daemon's lines carry the time.
+    ("log", &["net", "model", "error", "config", "host"]),
+    ("tally", &[]),
+    ("stream", &[]),
     ("cni", FACE),
     ("cli", FACE),
     ("docker", FACE),
@@ -40,7 +46,8 @@ const LAYERS: &[(&str, &[&str])] = &[
 /// What a face may name: never another face.
 const FACE: &[&str] = &[
     "net", "model", "error", "alloc", "config", "engine", "store", "takeover", "handback",
-    "ecs_ipam", "host", "liveness", "lost", "runtimes", "log", "panic",
+    "ecs_ipam", "host", "liveness", "lost", "runtimes", "orphans", "log", "panic", "stream",
+    "tally", "usage", "metrics",
 ];
 
 const FACES: &[&str] = &["cni", "cli", "docker", "web"];
@@ -60,9 +67,12 @@ const OWNED_CRATES: &[(&str, &[&str])] = &[
     ("rustls", &["store/http.rs"]),
     ("base64", &["store/etcd.rs", "store/consul.rs"]),
     ("clap", &["cli/", "docker/args.rs"]),
-    ("tokio", &["docker/server/", "docker/dockerd.rs", "docker/args.rs"]),
-    ("hyper", &["docker/server/", "docker/dockerd.rs"]),
-    ("http_body_util", &["docker/server/", "docker/dockerd.rs"]),
+    (
+        "tokio",
+        &["docker/server/", "docker/dockerd.rs", "docker/args.rs", "web/serve.rs", "stream.rs"],
+    ),
+    ("hyper", &["docker/server/", "docker/dockerd.rs", "web/", "stream.rs"]),
+    ("http_body_util", &["docker/server/", "docker/dockerd.rs", "web/"]),
     ("listenfd", &["docker/server/"]),
     ("tokio_rustls", &["docker/server/"]),
 ];
@@ -74,10 +84,13 @@ const SERDE: &[&str] = &[
     "cni/error.rs",
     "cni/version.rs",
     "store/codec.rs",
+    "store/codec/past.rs",
+    "store/codec/pools.rs",
     "store/etcd.rs",
     "store/consul.rs",
     "cli/output.rs",
     "docker/wire.rs",
+    "web/wire.rs",
 ];
 
 const LONGEST: usize = 600;

@@ -6,6 +6,7 @@
 //! Invariant: an outcome that changes something was compared by the server; any other rests on
 //! nothing assumed. Tries and time are bounded. No lease outlives its pool.
 
+pub mod audit;
 mod engine;
 mod knowledge;
 mod paths;
@@ -20,7 +21,7 @@ use knowledge::{Knowledge, Owners, bad_record};
 
 use super::codec::{self, Bad};
 use super::pause::pause;
-use super::{Store, Taken, Wanted};
+use super::{Problem, Repair, Store, Taken, Wanted};
 use crate::alloc::{self, Command, Context, Definition, Holder, Outcome};
 use crate::error::{Error, StoreError};
 use crate::model::{Counter, Event, Lease, Pool, SetName};
@@ -212,6 +213,18 @@ impl<E: Engine> Store for Cas<E> {
         Ok(Vec::new())
     }
 
+    fn problems(&mut self, _: &Context, each: &mut dyn FnMut(Problem)) -> Result<(), StoreError> {
+        audit::audit(&self.engine, Instant::now() + self.timeout, each)
+    }
+
+    fn repair(&mut self, _: &Context) -> Result<Repair, StoreError> {
+        Err(StoreError::Unavailable {
+            doing: "repair".to_owned(),
+            place: self.engine.place(),
+            source: "a cluster's records are mended one by one, as `sublet doctor` says".into(),
+        })
+    }
+
     fn counters(&mut self, _: &Context) -> Result<Vec<Counter>, StoreError> {
         Ok(Vec::new())
     }
@@ -228,7 +241,3 @@ impl<E: Engine> Store for Cas<E> {
         Ok(pools.into_values().collect())
     }
 }
-
-/// For tests: what a server's owners hold, beside what its addresses say.
-#[cfg(test)]
-pub mod audit;
