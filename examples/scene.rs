@@ -23,7 +23,7 @@ const RESERVED: usize = 4;
 const LAB: usize = 12;
 const DOCKER: usize = 8;
 /// The most that are leased one by one in the large network.
-const PODS: usize = 400;
+const PODS: usize = 120;
 
 fn main() -> Result<()> {
     #[allow(clippy::disallowed_methods, reason = "a program of its own")]
@@ -35,7 +35,7 @@ fn main() -> Result<()> {
     }
     let others = EDGE + RESERVED + LAB + DOCKER;
     ensure!(count >= 100, "0, or 100 and more");
-    let mut scene = Scene::new(path)?;
+    let scene = Scene::new(path)?;
     scene.pods(count - others)?;
     scene.edge()?;
     scene.lab()?;
@@ -57,6 +57,19 @@ fn id(n: usize) -> String {
         text.push_str(&format!("{:08x}", state >> 32));
     }
     text
+}
+
+/// So many offsets within a /16, some of its /24s fuller than others, as machines fill and empty them.
+fn scattered(count: usize) -> Vec<u32> {
+    let chance = |n: u32| {
+        let mixed = u64::from(n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (mixed ^ (mixed >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 40
+    };
+    let mut offsets: Vec<u32> = (2..65_500).collect();
+    offsets.sort_by_key(|n| chance(*n) + 3 * chance(0x10_0000 + (n >> 8)));
+    offsets.truncate(count);
+    offsets.sort_unstable();
+    offsets
 }
 
 const APPS: [(&str, &str); 6] = [
@@ -135,15 +148,14 @@ impl Scene {
         let single = count.min(PODS);
         let legacy = count - single;
         let mut leases = Vec::new();
-        for n in 0..legacy {
-            let offset = u32::try_from(n)? + 2;
+        for (n, offset) in scattered(legacy).into_iter().enumerate() {
             leases.push(LegacyLease {
                 addr: Addr::from(std::net::IpAddr::V4((0x0a40_0000 + offset).into())),
                 container: ContainerId::new(id(1_000_000 + n)).map_err(|e| anyhow!("{e:?}"))?,
                 ifname: Some(IfName::new("eth0").map_err(|e| anyhow!("{e:?}"))?),
             });
         }
-        let cursor = leases.last().map(|lease| LegacyCursor { index: 0, addr: lease.addr });
+        let cursor = leases.first().map(|lease| LegacyCursor { index: 0, addr: lease.addr });
         for n in 0..single {
             let (namespace, app) = APPS[n % APPS.len()];
             let pod = format!(

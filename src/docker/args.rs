@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use serde_json::json;
 
 use super::api::Driver;
@@ -195,6 +195,11 @@ pub type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 /// gipam's flags, which have one dash.
 const GIPAM: [&str; 6] = ["address", "file", "v6", "v6ab", "v4", "v4ab"];
+
+/// The flags with their texts: what the man page is made from.
+pub fn definition() -> clap::Command {
+    Cli::command()
+}
 
 /// Runs subletd; answers what is to be printed, or clap's answer with its exit code.
 pub fn run(

@@ -91,7 +91,8 @@ pub fn open(plan: Plan) -> Result<Site> {
     let thread = std::thread::Builder::new().name("page".to_owned()).spawn(move || {
         runtime.block_on(async {
             tokio::select! {
-                () = accept(listener, host) => {}
+                () = accept(listener, host.clone()) => {}
+                () = forget(&host) => {}
                 _ = stopped => {}
             }
         });
@@ -112,6 +113,13 @@ fn listen(address: &str, public: bool) -> Result<TcpListener> {
         );
     }
     TcpListener::bind(&all[..]).with_context(cannot)
+}
+
+async fn forget(host: &Host) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        host.shelf.forget();
+    }
 }
 
 async fn accept(listener: TcpListener, host: Arc<Host>) {

@@ -23,6 +23,9 @@ const FRESH: Duration = Duration::from_secs(1);
 /// ... and in looks: it costs at most a tenth of the time.
 const LOOKS: u32 = 10;
 
+/// How long a look is kept behind that.
+const IDLE: Duration = Duration::from_secs(30);
+
 /// How long all records of the store are taken for sound.
 const SOUND: Duration = Duration::from_secs(60);
 
@@ -101,6 +104,14 @@ impl Shelf {
             tally::failure();
         }
         answer
+    }
+
+    /// Lets go of what nobody asked for in a while: of a large store it is large.
+    pub fn forget(&self) {
+        if let Ok(mut seen) = self.survey.try_lock() {
+            let old = |seen: &mut Seen<Survey>| seen.until.elapsed() > IDLE;
+            seen.take_if(old);
+        }
     }
 
     /// A fresh look at all leases.

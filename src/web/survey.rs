@@ -18,7 +18,7 @@ use crate::alloc::{Context, Holder};
 use crate::error::{StoreError, shown_network};
 use crate::log::utc;
 use crate::model::{Counter, Node, SetName, Timestamp};
-use crate::net::Addr;
+use crate::net::{Addr, Subnet, hosts};
 use crate::store::Store;
 use crate::usage::{Extent, Meter, Usage};
 
@@ -112,7 +112,12 @@ struct Machine {
 pub fn look(store: &mut dyn Store, cx: &Context) -> Result<Survey, StoreError> {
     let began = Instant::now();
     let pools = store.pools()?;
-    let mut meter = Meter::new(Extent::all(&store.definitions(cx)?, &pools));
+    let definitions = store.definitions(cx)?;
+    let mut extents = Extent::all(&definitions, &pools);
+    if definitions.is_empty() {
+        extents.extend(guessed(store, cx, &extents)?);
+    }
+    let mut meter = Meter::new(extents);
     let mut text = format!("{{\"time\":\"{}\",\"leases\":[", utc(cx.now)).into_bytes();
     let mut rows = Rows { head: text.len(), ..Rows::default() };
     let mut cooling_rows = Vec::new();
@@ -170,7 +175,7 @@ pub fn look(store: &mut dyn Store, cx: &Context) -> Result<Survey, StoreError> {
             .map(|usage| {
                 let network = &usage.extent.network;
                 let pool = pools.iter().find(|p| p.id.0 == *network && p.set() == usage.extent.set);
-                json!(PoolRow::new(usage, pool))
+                json!(PoolRow::new(usage, pool, definitions.is_empty()))
             })
             .collect(),
         nodes: nodes(&machines, &cx.node),
@@ -178,6 +183,38 @@ pub fn look(store: &mut dyn Store, cx: &Context) -> Result<Survey, StoreError> {
         rows,
         took: began.elapsed(),
     })
+}
+
+/// A store that keeps no ranges (a cluster): the subnets that its leases name, without the first address,
+/// which mostly is a gateway.
+fn guessed(
+    store: &mut dyn Store,
+    cx: &Context,
+    known: &[Extent],
+) -> Result<Vec<Extent>, StoreError> {
+    let mut seen: BTreeMap<(String, SetName), BTreeSet<(Addr, u8)>> = BTreeMap::new();
+    store.taken(cx, &mut |set: &SetName, addr: Addr, holder: &Holder| {
+        let Holder::Leased(lease) = holder else { return };
+        let subnet = Subnet::masked(addr, lease.prefix);
+        // One address alone (an import) tells nothing of a subnet.
+        let told = subnet.filter(|s| s.len() + 1 < addr.family().bits());
+        if let Some(subnet) = told.filter(|_| !known.iter().any(|e| e.set == *set)) {
+            let network = shown_network(lease).to_owned();
+            seen.entry((network, set.clone())).or_default().insert((subnet.first(), subnet.len()));
+        }
+    })?;
+    let extent = |network: &str, set: &SetName, subnet: Subnet| {
+        let range = hosts(subnet);
+        let gives = range.first.next().and_then(|first| range.starting(first));
+        let gives = gives.into_iter().collect();
+        Extent { network: network.to_owned(), set: set.clone(), range, gives }
+    };
+    let mut extents = Vec::new();
+    for ((network, set), subnets) in &seen {
+        let subnets = subnets.iter().filter_map(|(first, len)| Subnet::masked(*first, *len));
+        extents.extend(subnets.map(|subnet| extent(network, set, subnet)));
+    }
+    Ok(extents)
 }
 
 fn count(

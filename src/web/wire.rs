@@ -167,7 +167,7 @@ fn ends(span: Span) -> [String; 2] {
 pub struct PoolRow<'a> {
     network: &'a str,
     set: &'a str,
-    /// `network` (of a CNI configuration) or `docker`.
+    /// `network` (of a CNI configuration), `docker`, or `seen`: a subnet that leases name.
     kind: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     subnet: Option<String>,
@@ -190,12 +190,13 @@ pub struct PoolRow<'a> {
 
 impl<'a> PoolRow<'a> {
     /// The row of a range; Docker's has more to tell.
-    pub fn new(usage: &'a Usage, pool: Option<&'a Pool>) -> PoolRow<'a> {
+    pub fn new(usage: &'a Usage, pool: Option<&'a Pool>, guessed: bool) -> PoolRow<'a> {
         let extent = &usage.extent;
+        let other = if guessed { "seen" } else { "network" };
         PoolRow {
             network: &extent.network,
             set: &extent.set.0,
-            kind: if pool.is_some() { "docker" } else { "network" },
+            kind: if pool.is_some() { "docker" } else { other },
             subnet: pool.map(|pool| pool.subnet.to_string()),
             first: extent.range.first.to_string(),
             last: extent.range.last.to_string(),

@@ -1,5 +1,5 @@
 // Drives the status page as a person does, in a headless Chromium: page.mjs SIZE ADDRESS [PICTURES].
-// SIZE is none, hundred or many: what the store behind ADDRESS holds. Every claim is asserted; a
+// SIZE is none, hundred or many: what the store behind ADDRESS holds; or picture: nothing but pictures. Every claim is asserted; a
 // console error, or a request to another origin, fails the run. Prints what it saw, one fact a line.
 
 import assert from "node:assert/strict";
@@ -8,6 +8,7 @@ import { chromium } from "playwright-core";
 const [size, address, pictures] = process.argv.slice(2);
 const origin = `http://${address}`;
 const MOST_PAINT = 1000; // milliseconds until something is painted
+const PHONE = { viewport: { width: 390, height: 844 }, deviceScaleFactor: 2, hasTouch: true, isMobile: true };
 
 const browser = await chromium.launch({
   executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
@@ -162,7 +163,7 @@ async function zoom(page) {
   await page.keyboard.press("Home");
   await page.keyboard.press("Enter");
   assert.deepEqual(await crumbs(), ["10.64.0.0/16", "10.64.0.0/20", "10.64.0.0/24"]);
-  assert.match(await text(page, "#cell"), /^10\.64\.0\.0: not given out/);
+  assert.match(await text(page, "#cell"), /^10\.64\.0\.0: outside the range/);
   await page.keyboard.press("ArrowRight");
   const right = await text(page, "#cell");
   await page.keyboard.press("ArrowDown");
@@ -248,7 +249,7 @@ async function theme(page) {
 }
 
 async function phone() {
-  const page = await visit({ viewport: { width: 390, height: 844 }, deviceScaleFactor: 2, hasTouch: true, isMobile: true });
+  const page = await visit(PHONE);
   const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
   assert.ok(wide <= 0, `${wide} pixels wider than the screen`);
   const row = await page.locator("#rows .row").first().boundingBox();
@@ -258,12 +259,12 @@ async function phone() {
   const panel = await page.locator("#panel").boundingBox();
   assert.ok(panel.width <= 390);
   await page.locator("#close").tap();
+  await page.locator('#pools .pool[aria-label^="pods,"]').tap();
   await page.locator("#map").tap({ position: { x: 20, y: 20 } });
-  assert.equal(await page.locator("#crumbs li").count() >= 1, true);
-  if (pictures) {
-    await page.evaluate(() => scrollTo(0, 0));
-    await page.screenshot({ path: `${pictures}/page-phone.png` });
-  }
+  assert.equal(await page.locator("#crumbs li").count(), 2);
+  await page.locator("#zoom-out").tap();
+  assert.equal(await page.locator("#crumbs li").count(), 1);
+  await page.locator('#pools .pool[aria-label^="edge,"]').tap();
   await leave(page);
 }
 
@@ -286,12 +287,16 @@ async function full() {
   await phone();
 }
 
-/** As a person finds it, in both themes. */
-async function picture(name, colorScheme) {
-  const page = await visit({ colorScheme, viewport: { width: 1360, height: 1010 } });
-  await page.locator('#pools .pool[aria-label^="edge,"]').click();
-  await page.focus("#map");
-  for (const key of ["ArrowRight", "ArrowDown", "ArrowDown", "ArrowDown"]) await page.keyboard.press(key);
+/** As a person finds it, pointing at the map, in both themes and on a telephone. */
+async function picture(name, options) {
+  const page = await visit(options);
+  await page.locator('#pools .pool[aria-label^="pods,"]').click();
+  if (!options.isMobile) {
+    const box = await page.locator("#map").boundingBox();
+    await page.mouse.move(box.x + box.width * 0.62, box.y + box.height * 0.4);
+    await page.waitForSelector("#tip:not([hidden])");
+  }
+  await page.evaluate(() => scrollTo(0, 0));
   await page.screenshot({ path: `${pictures}/${name}` });
   await leave(page);
 }
@@ -299,10 +304,12 @@ async function picture(name, colorScheme) {
 try {
   await headers();
   if (size === "none") await empty();
-  else await full();
+  else if (size !== "picture") await full();
   if (pictures) {
-    await picture("page-light.png", "light");
-    await picture("page-dark.png", "dark");
+    const viewport = { width: 1280, height: 880 };
+    await picture("page-light.png", { colorScheme: "light", viewport });
+    await picture("page-dark.png", { colorScheme: "dark", viewport });
+    await picture("page-phone.png", { ...PHONE, viewport: { width: 390, height: 760 } });
   }
 } finally {
   await browser.close();

@@ -72,7 +72,7 @@ const span = (first, last) => (first ^ last).toString(2).replace(/^0$/, "").leng
 
 // ---- what is known ---------------------------------------------------------------------------
 
-const known = { pools: [], leases: [], cooling: [], sets: new Map(), version: null, loaded: 0, whole: false };
+const known = { pools: [], leases: [], cooling: [], sets: new Map(), version: null, loaded: 0, more: 0 };
 
 class Unanswered extends Error {}
 
@@ -100,6 +100,9 @@ function lease(row) {
   row.pod = row.podName ? `${row.podNamespace}/${row.podName}` : "";
   return row;
 }
+
+/** Who has it, a container's long ID cut. */
+const brief = (row) => (row.who === row.containerID ? row.who.slice(0, 13) : row.who);
 
 /** Reads all leases: one stands on each line, so that no long answer stops the page. */
 async function readLeases() {
@@ -130,16 +133,15 @@ async function readLeases() {
 
 async function look() {
   const trouble = at("trouble");
+  const read = async (what) => (await get(`api/v1/${what}`)).json();
+  // Every record is looked at for it: that may take longer than all else.
+  const problems = read("problems").then(showProblems, (error) => error);
   try {
-    const [pools, nodes, problems] = await Promise.all(
-      ["pools", "nodes", "problems"].map(async (what) => (await get(`api/v1/${what}`)).json()),
-    );
+    const pools = await read("pools");
     known.pools = pools.pools;
-    known.whole = pools.leases === 0;
     showFacts(pools);
-    showNodes(nodes.nodes);
-    showProblems(problems);
     showPools();
+    showNodes((await read("nodes")).nodes);
     const stale = known.version !== pools.leasesVersion;
     if (stale && (known.version === null || pools.leases < MANY || Date.now() - known.loaded > RELOAD)) {
       await readLeases();
@@ -149,6 +151,8 @@ async function look() {
       table.refresh();
     }
     map.refresh();
+    const failed = await problems;
+    if (failed) throw failed;
     trouble.hidden = true;
     at("fresh").textContent = `${plural(pools.leases, "lease")}, ${clock(pools.time).slice(11)} UTC`;
     root.dataset.ready = "yes";
@@ -169,6 +173,9 @@ function showFacts(facts) {
 }
 
 const keyOf = (pool) => `${pool.set} ${pool.network} ${pool.first}`;
+// Not size less free: of a /64 a number holds too few digits for that.
+const takenOf = (pool) => pool.used + pool.reserved + pool.cooling;
+const shareOf = (pool) => (pool.size ? takenOf(pool) / pool.size : 1);
 const rangeOf = (pool) => pool.subnet ?? `${pool.first} - ${pool.last}`;
 const NOTHING = "No pool yet: it appears with the first container of a network whose configuration says ";
 
@@ -192,7 +199,7 @@ function showPools() {
   if (items.length !== list.children.length || items.some((item, i) => item !== list.children[i])) {
     list.replaceChildren(...items);
   }
-  if (!known.pools.some((pool) => keyOf(pool) === map.key)) map.choose(known.pools[0]);
+  if (!known.pools.some((pool) => keyOf(pool) === map.key)) map.choose(known.pools.reduce((most, pool) => (shareOf(pool) > shareOf(most) ? pool : most)));
   mark();
 }
 
@@ -212,8 +219,8 @@ function poolItem(pool) {
 
 function fill(button, pool) {
   const [name, share, range, number, bar] = button.children;
-  const taken = pool.size - pool.free;
-  const percent = pool.size ? (100 * taken) / pool.size : 100;
+  const taken = takenOf(pool);
+  const percent = 100 * shareOf(pool);
   name.textContent = name.title = pool.name ?? pool.network;
   share.textContent = `${percent > 0 && percent < 1 ? "<1" : Math.floor(percent)} %`;
   share.className = `share${percent >= 95 ? " full" : percent >= 80 ? " high" : ""}`;
@@ -389,10 +396,9 @@ const table = {
   },
 
   element(row) {
-    const holder = row.containerID && row.who === row.containerID ? row.containerID.slice(0, 13) : row.who;
     const texts = {
       address: `${row.address}/${row.prefix}`, network: row.network, kind: row.kind,
-      holder: row.ifname ? `${holder} ${row.ifname}` : holder, pod: row.pod, node: row.node, since: clock(row.time).slice(0, 16),
+      holder: row.ifname ? `${brief(row)} ${row.ifname}` : brief(row), pod: row.pod, node: row.node, since: clock(row.time).slice(0, 16),
     };
     const element = make("div", "row");
     element.setAttribute("role", "row");
@@ -760,7 +766,7 @@ const map = {
     const row = rows[0];
     if (row?.kind === "cooling") return `${name}: cooling, free again ${clock(row.until)} UTC`;
     if (row) {
-      const who = row.pod || [row.who, row.ifname].filter(Boolean).join(" ");
+      const who = row.pod || [brief(row), row.ifname].filter(Boolean).join(" ");
       return [`${name}: ${row.kind}`, who, row.node && `on ${row.node}`, row.time && `since ${clock(row.time)}`].filter(Boolean).join(", ");
     }
     if (block.base < this.first || block.base > this.last) return `${name}: outside the range`;
