@@ -4,6 +4,8 @@
 //! Invariant: a command is carried out whole or not at all, and everything a store answers was
 //! true of one moment between call and answer.
 
+#[cfg(test)]
+mod babble_test;
 mod backend;
 mod boot;
 #[cfg(test)]
