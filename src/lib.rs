@@ -96,6 +96,7 @@ pub mod model;
 pub mod net;
 pub mod panic;
 mod plain_file;
+pub mod program;
 pub mod runtimes;
 pub mod store;
 pub mod takeover;
