@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The configurations of cni-ipam-consul's README on a real Consul, at the address they name, in a
-# network namespace of its own. Needs root; bin/sublet (or the path in SUBLET) must be built.
+# network namespace of its own. Needs root; bin/sublet (or the path in SUBLET) must be built,
+# and sublet-cluster beside it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ "${1-}" != inside ]; then

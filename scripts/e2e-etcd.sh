@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Three members of etcd and three nodes, each in a network namespace of its own on one bridge: members
 # are killed and paused, a node is cut off. Needs root and etcd; bin/sublet (or the path in SUBLET) must
-# be built.
+# be built, and sublet-cluster beside it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ "${1-}" != inside ]; then

@@ -144,6 +144,8 @@ fn read(stdin: &mut dyn Read) -> Result<Vec<u8>, Failure> {
         let msg = "the network configuration on stdin is larger than 16 MiB";
         return Err(Failure::new(error::DECODING, msg));
     }
+    // They are kept, and most are few: the rest of the page is for what follows.
+    bytes.shrink_to_fit();
     Ok(bytes)
 }
 
