@@ -57,10 +57,10 @@ fn what_was_read_is_handed_over_whole() {
     for (routes, least) in [(0, 100), (1, 100), (25_000, 1 << 20), (250_000, 10 << 20)] {
         let route = json!({"dst": "192.0.2.0/24", "gw": "10.1.0.1", "more": "\u{e9}"});
         conf["ipam"]["routes"] = vec![route; routes].into();
-        let call = Call::cni("ADD", "c", &conf);
-        let answer = by(&lab, "cat", call);
+        let sent = conf.to_string();
+        let answer = by(&lab, "cat", Call::cni("ADD", "c", &conf));
         assert!(answer.succeeded() && answer.stdout.len() >= least, "{routes} routes");
-        assert!(answer.stdout == conf.to_string(), "{routes} routes are not what was sent");
+        assert!(answer.stdout == sent, "{routes} routes are not what was sent");
         assert_eq!(answer.stderr, "");
     }
 }
@@ -173,6 +173,7 @@ impl Etcd {
         while !self.list(CLUSTER).succeeded() {
             let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
             assert!(Instant::now() < end, "etcd (Debian: etcd-server) does not answer:\n{log}");
+            #[expect(clippy::disallowed_methods, reason = "a test waits for another process")]
             sleep(Duration::from_millis(100));
         }
     }
