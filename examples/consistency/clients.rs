@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use sublet::cni::{self, World};
-use sublet::host;
+use sublet::{host, store};
 
 use super::event::{Answer, Ask, Event};
 
@@ -195,6 +195,7 @@ impl Client<'_> {
             stdout: &mut stdout,
             stderr: &mut stderr,
             facts: &|| host::facts(&env),
+            open: |spec, _| store::open(spec),
         });
         Ok((code != 0, String::from_utf8(stdout)?))
     }

@@ -58,8 +58,8 @@ fn stores(endpoint: &str, timeout: Duration) -> [StoreSpec; 2] {
         timeout,
     };
     [
-        StoreSpec::Etcd(Etcd { servers: servers.clone(), login: None }),
-        StoreSpec::Consul(Consul { servers, dc: None, token: None }),
+        StoreSpec::Etcd(Box::new(Etcd { servers: servers.clone(), login: None })),
+        StoreSpec::Consul(Box::new(Consul { servers, dc: None, token: None })),
     ]
 }
 

@@ -85,6 +85,10 @@ pub trait Store {
     fn pools(&mut self) -> Result<Vec<Pool>, StoreError>;
 }
 
+/// How a program opens stores: [`open`], or what it has in its place. `stdin` is what the caller took
+/// from standard input, if it did: a program that leaves the call to another one gives it back.
+pub type Open = fn(spec: &StoreSpec, stdin: Option<&[u8]>) -> Result<Box<dyn Store>, StoreError>;
+
 /// Opens the store that a configuration names. Nothing is leased, asked or made yet: an embedded store
 /// is opened and left within each call, a cluster is connected to by the first one. A cluster's
 /// certificates and secrets are read here.
@@ -95,6 +99,21 @@ pub fn open(spec: &StoreSpec) -> Result<Box<dyn Store>, StoreError> {
         }
         StoreSpec::Etcd(spec) => Ok(Box::new(Cas::new(Etcd::new(spec)?, spec.servers.timeout))),
         StoreSpec::Consul(spec) => Ok(Box::new(Cas::new(Consul::new(spec)?, spec.servers.timeout))),
-        StoreSpec::Unreadable { why } => Err(StoreError::Unreadable { why: why.clone() }),
+        StoreSpec::Unreadable { why } => Err(unreadable(why)),
     }
+}
+
+/// The same in a program that the clusters' clients are not linked into; `None`: it takes one.
+pub fn open_local(spec: &StoreSpec) -> Option<Result<Box<dyn Store>, StoreError>> {
+    match spec {
+        StoreSpec::Embedded { path, persist, wait } => {
+            Some(Ok(Box::new(Embedded::new(path.clone(), *persist, *wait))))
+        }
+        StoreSpec::Etcd(_) | StoreSpec::Consul(_) => None,
+        StoreSpec::Unreadable { why } => Some(Err(unreadable(why))),
+    }
+}
+
+fn unreadable(why: &str) -> StoreError {
+    StoreError::Unreadable { why: why.to_owned() }
 }
