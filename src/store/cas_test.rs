@@ -11,17 +11,27 @@ use crate::alloc::{Add, Command, Gc, Outcome, Strategy, Wanted};
 use crate::error::{Error, PoolRefusal, StoreError};
 use crate::model::NetworkName;
 
-/// A server of each mood: well, never answering a commit, and with random trouble.
+/// A server that can do what Consul can, or what etcd can.
+fn server(nests: bool) -> Rc<Server> {
+    let server = Rc::new(Server::default());
+    server.nests.set(nests);
+    server
+}
+
+/// A server of each kind and mood: well, never answering a commit, and with random trouble.
 fn servers() -> impl Iterator<Item = (String, Rc<Server>)> {
-    let well = ("well".to_owned(), Rc::new(Server::default()));
-    let mute = Rc::new(Server::default());
-    mute.mute.set(true);
-    let troubled = (1..13_u64).map(|seed| {
-        let server = Rc::new(Server::default());
-        server.trouble.set(seed);
-        (format!("seed {seed}"), server)
-    });
-    [well, ("mute".to_owned(), mute)].into_iter().chain(troubled)
+    [false, true].into_iter().flat_map(|nests| {
+        let kind = if nests { "as etcd" } else { "as Consul" };
+        let well = (format!("{kind}, well"), server(nests));
+        let mute = server(nests);
+        mute.mute.set(true);
+        let troubled = (1..13_u64).map(move |seed| {
+            let server = server(nests);
+            server.trouble.set(seed);
+            (format!("{kind}, seed {seed}"), server)
+        });
+        [well, (format!("{kind}, mute"), mute)].into_iter().chain(troubled)
+    })
 }
 
 #[test]

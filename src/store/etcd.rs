@@ -2,13 +2,13 @@
 //!
 //! Owns: how paths and values are written there, transactions, the token of a user. Does not own: the
 //! connection (`http`), what is kept (`cas`).
-//! Invariant: a transaction that fails answers with all compared records in the same trip, so a lost
-//! race costs no further look.
+//! Invariant: a transaction that fails tries the next one, and answers with all compared records if none
+//! is left, in the same trip: a lost race costs no further look.
 //!
 //! The gateway leaves out what is false, 0 or empty, and writes 64-bit numbers as text.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use base64::Engine as _;
@@ -17,13 +17,15 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::cas::{Commit, Engine, Entry, Expect, Step, Truths, Write};
+use super::cas::{Commit, Conflict, Engine, Entry, Expect, Step, Truths, Window, Write};
 use super::http::{Client, Failure, Reply, Request, Secret};
 use crate::error::StoreError;
 use crate::model::Etcd as Spec;
 
-/// Operations of one transaction (`--max-txn-ops`).
+/// Operations of one transaction (`--max-txn-ops`), those of nested ones included.
 const ROOM: usize = 128;
+/// Nested transactions, far below what the server takes (42).
+const DEPTH: usize = 16;
 /// Records of one answer of a listing.
 const PAGE: usize = 4096;
 /// gRPC's code for a caller whom the server does not know, or no longer.
@@ -59,11 +61,14 @@ struct RangeReply {
     header: Header,
     kvs: Vec<Kv>,
     more: bool,
+    /// Empty: none.
+    count: String,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct TxnReply {
+    header: Header,
     succeeded: bool,
     responses: Vec<OneReply>,
 }
@@ -72,6 +77,7 @@ struct TxnReply {
 #[serde(default)]
 struct OneReply {
     response_range: Option<RangeReply>,
+    response_txn: Option<TxnReply>,
 }
 
 #[derive(Deserialize)]
@@ -182,6 +188,41 @@ impl Etcd {
         })
     }
 
+    fn read_of(&self, path: &str) -> Value {
+        json!({ "request_range": { "key": self.key(path) } })
+    }
+
+    /// What these steps compare and write, and what is to be done instead.
+    fn transaction(&self, steps: &[Step], failure: Value) -> Value {
+        let mut compare = Vec::new();
+        let mut success = Vec::new();
+        for step in steps {
+            let key = self.key(&step.path);
+            let version = match step.expect {
+                Expect::Anything => None,
+                Expect::Absent => Some(0),
+                Expect::Version(version) => Some(version),
+            };
+            if let Some(version) = version {
+                compare.push(json!({
+                    "key": key, "target": "MOD", "result": "EQUAL",
+                    "mod_revision": version.to_string(),
+                }));
+            }
+            match &step.write {
+                Write::Keep => {}
+                Write::Put(value) => {
+                    let value = BASE64.encode(value);
+                    success.push(json!({ "request_put": { "key": key, "value": value } }));
+                }
+                Write::Delete => {
+                    success.push(json!({ "request_delete_range": { "key": key } }));
+                }
+            }
+        }
+        json!({ "compare": compare, "success": success, "failure": failure })
+    }
+
     fn unavailable(&self, doing: &str, trouble: Trouble) -> StoreError {
         let (Trouble::Undone(why) | Trouble::Unknown(why)) = trouble;
         StoreError::Unavailable { doing: doing.to_owned(), place: self.place(), source: why.into() }
@@ -202,13 +243,17 @@ impl Etcd {
     }
 
     fn entry(&self, kv: &Kv) -> Result<(String, Entry), Trouble> {
-        let bad = || Trouble::Unknown("an answer that makes no sense".to_owned());
+        let bad = nonsense;
         let key = BASE64.decode(&kv.key).ok().and_then(|key| String::from_utf8(key).ok());
         let path = key.as_deref().and_then(|key| key.strip_prefix(&self.prefix)).ok_or_else(bad)?;
         let version = kv.mod_revision.parse().map_err(|_| bad())?;
         let value = BASE64.decode(&kv.value).map_err(|_| bad())?;
         Ok((path.to_owned(), Entry { version, value }))
     }
+}
+
+fn nonsense() -> Trouble {
+    Trouble::Unknown("an answer that makes no sense".to_owned())
 }
 
 fn parse<T: DeserializeOwned>(reply: &Reply) -> Result<T, Trouble> {
@@ -234,8 +279,7 @@ impl Engine for Etcd {
     }
 
     fn get(&self, paths: &[&str], until: Instant) -> Result<Truths, StoreError> {
-        let success: Vec<Value> =
-            paths.iter().map(|p| json!({ "request_range": { "key": self.key(p) } })).collect();
+        let success: Vec<Value> = paths.iter().map(|path| self.read_of(path)).collect();
         self.call::<TxnReply>("/v3/kv/txn", &json!({ "success": success }), true, until)
             .and_then(|reply| self.truths(paths.iter().copied(), reply.responses))
             .map_err(|trouble| self.unavailable("read from", trouble))
@@ -269,46 +313,68 @@ impl Engine for Etcd {
         read().map_err(|trouble| self.unavailable("list the leases of", trouble))
     }
 
-    fn commit(&self, steps: &[Step], until: Instant) -> Result<Commit, StoreError> {
-        let mut compare = Vec::new();
-        let mut success = Vec::new();
-        let mut failure = Vec::new();
-        for step in steps {
-            let key = self.key(&step.path);
-            let version = match step.expect {
-                Expect::Anything => None,
-                Expect::Absent => Some(0),
-                Expect::Version(version) => Some(version),
-            };
-            if let Some(version) = version {
-                compare.push(json!({
-                    "key": key, "target": "MOD", "result": "EQUAL",
-                    "mod_revision": version.to_string(),
-                }));
-                failure.push(json!({ "request_range": { "key": key } }));
-            }
-            match &step.write {
-                Write::Keep => {}
-                Write::Put(value) => {
-                    let value = BASE64.encode(value);
-                    success.push(json!({ "request_put": { "key": key, "value": value } }));
+    fn counts(
+        &self,
+        _: &str,
+        windows: &[Window],
+        until: Instant,
+    ) -> Result<Vec<u64>, StoreError> {
+        let read = || {
+            let mut counts = Vec::new();
+            // All as of one moment.
+            let mut revision = "0".to_owned();
+            for some in windows.chunks(ROOM) {
+                let one = |window: &Window| {
+                    // The smallest key behind the last one.
+                    let end = self.key(&format!("{}\0", window.last));
+                    json!({ "request_range": {
+                        "key": self.key(&window.first), "range_end": end,
+                        "count_only": true, "revision": revision,
+                    } })
+                };
+                let success: Vec<Value> = some.iter().map(one).collect();
+                let reply: TxnReply =
+                    self.call("/v3/kv/txn", &json!({ "success": success }), true, until)?;
+                for found in reply.responses.into_iter().filter_map(|r| r.response_range) {
+                    counts.push(if found.count.is_empty() { Ok(0) } else { found.count.parse() });
                 }
-                Write::Delete => {
-                    success.push(json!({ "request_delete_range": { "key": key } }));
-                }
+                revision = reply.header.revision;
             }
-        }
-        let body = json!({ "compare": compare, "success": success, "failure": failure });
-        let compared = || {
-            let compared = steps.iter().filter(|step| step.expect != Expect::Anything);
-            compared.map(|step| step.path.as_str())
+            let counts: Vec<u64> = counts.into_iter().flatten().collect();
+            if counts.len() == windows.len() { Ok(counts) } else { Err(nonsense()) }
         };
+        read().map_err(|trouble| self.unavailable("count the leases of", trouble))
+    }
+
+    fn alternatives(&self) -> usize {
+        DEPTH
+    }
+
+    fn commit(&self, tries: &[&[Step]], until: Instant) -> Result<Commit, StoreError> {
+        let steps = tries.iter().flat_map(|steps| steps.iter());
+        let compared: BTreeSet<&str> = steps
+            .filter(|step| step.expect != Expect::Anything)
+            .map(|step| step.path.as_str())
+            .collect();
+        let reads: Vec<Value> = compared.iter().map(|path| self.read_of(path)).collect();
+        // From the last one outwards.
+        let body = tries.iter().rev().fold(None, |inner, steps| {
+            let failure = match inner {
+                None => json!(reads),
+                Some(inner) => json!([{ "request_txn": inner }]),
+            };
+            Some(self.transaction(steps, failure))
+        });
         match self.call::<TxnReply>("/v3/kv/txn", &body, false, until) {
-            Ok(reply) if reply.succeeded => Ok(Commit::Done),
-            Ok(reply) => self
-                .truths(compared(), reply.responses)
-                .map(Commit::Conflict)
-                .map_err(|trouble| self.unavailable("commit to", trouble)),
+            Ok(reply) => {
+                let (depth, reply) = innermost(reply);
+                if reply.succeeded {
+                    return Ok(Commit::Done(depth));
+                }
+                self.truths(compared.into_iter(), reply.responses)
+                    .map(|truths| Commit::Conflict(Conflict::Seen(truths)))
+                    .map_err(|trouble| self.unavailable("commit to", trouble))
+            }
             Err(Trouble::Unknown(why)) => Ok(Commit::Lost(StoreError::Unanswered {
                 doing: "commit to".to_owned(),
                 place: self.place(),
@@ -317,4 +383,17 @@ impl Engine for Etcd {
             Err(undone) => Err(self.unavailable("commit to", undone)),
         }
     }
+}
+
+/// The transaction that happened, or else the last one, and how deep it is nested.
+fn innermost(mut reply: TxnReply) -> (usize, TxnReply) {
+    let mut depth = 0;
+    while !reply.succeeded {
+        let Some(inner) = reply.responses.iter_mut().find_map(|r| r.response_txn.take()) else {
+            break;
+        };
+        reply = inner;
+        depth += 1;
+    }
+    (depth, reply)
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::Store;
 use super::cas::audit::audit;
-use super::cas::{Cas, Commit, Engine, Entry, Step, Truths};
+use super::cas::{Cas, Commit, Engine, Entry, Step, Truths, Window};
 use super::consul::Consul;
 use super::contract::{CASES, Named, add, addr, at, del, dual, given, leases, set};
 use super::etcd::Etcd;
@@ -36,9 +36,21 @@ impl<E: Engine> Engine for Counted<E> {
         self.1.set(self.1.get() + 1);
         self.0.list(prefix, until)
     }
-    fn commit(&self, steps: &[Step], until: Instant) -> Result<Commit, StoreError> {
+    fn counts(
+        &self,
+        folder: &str,
+        windows: &[Window],
+        until: Instant,
+    ) -> Result<Vec<u64>, StoreError> {
         self.1.set(self.1.get() + 1);
-        self.0.commit(steps, until)
+        self.0.counts(folder, windows, until)
+    }
+    fn alternatives(&self) -> usize {
+        self.0.alternatives()
+    }
+    fn commit(&self, tries: &[&[Step]], until: Instant) -> Result<Commit, StoreError> {
+        self.1.set(self.1.get() + 1);
+        self.0.commit(tries, until)
     }
 }
 
@@ -72,6 +84,8 @@ fn keeps_the_contract<E: Engine + 'static>(engine: &(impl Fn(&str) -> E + Clone 
 }
 
 fn is_asked_as_seldom_as_possible(engine: impl Engine) {
+    // A conflict tells the owner's lease, or (Consul) only that there is one.
+    let repeated = if engine.alternatives() > 1 { 1 } else { 2 };
     let count = Rc::new(Cell::new(0));
     let mut store = Cas::new(Counted(engine, count.clone()), LIMIT);
     let mut trips = |command: &Command| {
@@ -81,8 +95,7 @@ fn is_asked_as_seldom_as_possible(engine: impl Engine) {
     };
     let wanted = vec![Wanted { addr: addr("10.0.0.9"), prefix: None }];
     assert_eq!(trips(&Command::Add(add("c1", &dual()))).0, 1, "ADD");
-    // The compared records come with the conflict.
-    assert_eq!(trips(&Command::Add(add("c1", &dual()))).0, 1, "repeated ADD");
+    assert_eq!(trips(&Command::Add(add("c1", &dual()))).0, repeated, "repeated ADD");
     assert_eq!(trips(&Command::Add(Add { wanted, ..add("c2", &dual()) })).0, 1, "fixed ADD");
     assert_eq!(trips(&del("c1")).0, 2, "DEL");
     assert_eq!(trips(&del("c1")).0, 1, "DEL of nothing");
@@ -124,8 +137,19 @@ impl Engine for Box<dyn Engine> {
     fn list(&self, prefix: &str, until: Instant) -> Result<BTreeMap<String, Entry>, StoreError> {
         (**self).list(prefix, until)
     }
-    fn commit(&self, steps: &[Step], until: Instant) -> Result<Commit, StoreError> {
-        (**self).commit(steps, until)
+    fn counts(
+        &self,
+        folder: &str,
+        windows: &[Window],
+        until: Instant,
+    ) -> Result<Vec<u64>, StoreError> {
+        (**self).counts(folder, windows, until)
+    }
+    fn alternatives(&self) -> usize {
+        (**self).alternatives()
+    }
+    fn commit(&self, tries: &[&[Step]], until: Instant) -> Result<Commit, StoreError> {
+        (**self).commit(tries, until)
     }
 }
 

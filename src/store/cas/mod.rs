@@ -1,7 +1,7 @@
 //! A store on a compare-and-set server: etcd, Consul, or the fake of the tests.
 //!
-//! Owns: the way from a command to a commit: guess, compare, learn from a conflict, find a commit
-//! again whose answer was lost. Does not own: how a server is asked ([`Engine`]), which address
+//! Owns: the way from a command to a commit: guess, compare, have a second plan for a guess that is
+//! wrong, learn from a conflict, find a commit again whose answer was lost. Does not own: how a server is asked ([`Engine`]), which address
 //! (`alloc`).
 //! Invariant: an outcome that changes something was compared by the server; any other rests on
 //! nothing assumed. Tries and time are bounded. No lease outlives its pool.
@@ -9,24 +9,28 @@
 mod engine;
 mod knowledge;
 mod paths;
+mod search;
 mod writes;
 
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-pub use engine::{Commit, Engine, Entry, Expect, Step, Truths, Write};
+pub use engine::{Commit, Conflict, Engine, Entry, Expect, Step, Truths, Window, Write};
 use knowledge::{Knowledge, Owners, bad_record};
 
 use super::Store;
 use super::codec::{self, Bad};
 use super::pause::pause;
-use crate::alloc::{self, Command, Context, Holder, Outcome};
-use crate::error::{Error, StoreError};
+use crate::alloc::{self, Command, Context, Holder, Outcome, Plan};
+use crate::error::{Error, Refusal, StoreError};
 use crate::model::{Lease, Pool};
 
 /// How often a command is tried: others can win that many times in a row before it gives up.
 const TRIES: u32 = 64;
+/// Plans sent together, of which the server takes the first that it can: at first, when each further one
+/// costs more than it saves, and after a lost race.
+const PLANS: [usize; 2] = [2, 8];
 
 /// A store on such a server.
 pub struct Cas<E> {
@@ -49,32 +53,30 @@ impl<E: Engine> Cas<E> {
             }
             _ => (None, Truths::new()),
         };
+        let until = Instant::now() + self.timeout;
         let knowledge = Knowledge {
-            engine: &self.engine,
-            cx,
-            until: Instant::now() + self.timeout,
             known: RefCell::new(truths),
-            assumed: RefCell::default(),
-            listed: RefCell::default(),
-            careful: Cell::new(false),
             owners: RefCell::new(owners),
+            ..Knowledge::none(&self.engine, cx, until)
         };
         let mut lost = 0;
         for _ in 0..TRIES {
+            knowledge.begin();
             let plan = alloc::run(command, &knowledge, cx)?;
             if plan.changes.is_empty() {
-                if verify(&knowledge)? {
+                if verify(&knowledge, &plan)? {
                     return plan.outcome.map_err(Error::Refused);
                 }
                 continue;
             }
-            if commit(plan.changes, &knowledge)? {
+            let mut tries = alternatives(command, plan, &knowledge)?;
+            if let Some(done) = commit(&tries, &knowledge)? {
                 let Knowledge { owners, known, .. } = knowledge;
                 self.listing = owners.into_inner().map(|owners| (owners, known.into_inner()));
-                return plan.outcome.map_err(Error::Refused);
+                return tries.swap_remove(done).outcome.map_err(Error::Refused);
             }
             lost += 1;
-            step_aside(lost, cx.seed, knowledge.until);
+            step_aside(lost, cx.seed, until);
         }
         Err(Error::Store(StoreError::Unavailable {
             doing: "win against the other clients of".to_owned(),
@@ -84,61 +86,149 @@ impl<E: Engine> Cas<E> {
     }
 }
 
-/// Looks at what was assumed, for nothing else guards a conclusion without a change; `true` if
-/// nothing was.
-fn verify(knowledge: &Knowledge<'_>) -> Result<bool, StoreError> {
+/// A plan as a transaction.
+struct Try {
+    steps: Vec<Step>,
+    outcome: Result<Outcome, Refusal>,
+}
+
+impl Try {
+    fn new(plan: Plan, knowledge: &Knowledge<'_>) -> Result<Try, StoreError> {
+        let writes = writes::records(plan.changes, knowledge)?;
+        Ok(Try { steps: writes::steps(writes, knowledge), outcome: plan.outcome })
+    }
+}
+
+/// The plan, and what to do instead if the addresses that it takes for free are held, as far as that can
+/// be told without a look.
+fn alternatives(
+    command: &Command,
+    plan: Plan,
+    knowledge: &Knowledge<'_>,
+) -> Result<Vec<Try>, StoreError> {
+    let engine = knowledge.engine;
+    let mut tries = vec![Try::new(plan, knowledge)?];
+    let mut room = engine.room() / 2;
+    let most = PLANS[usize::from(knowledge.careful.get())].min(engine.alternatives());
+    // Where no owner's record tells them apart, it could not be told which was done.
+    let told_apart = tries[0].steps.iter().any(|step| paths::is_own(&step.path));
+    let mut held = BTreeSet::new();
+    while told_apart && tries.len() < most {
+        // Each has its comparisons in one branch, and all of them are read if none holds.
+        let last = tries.last().map_or(0, |last| last.steps.len());
+        let chosen = knowledge.chosen.take();
+        if chosen.is_empty() || room < 2 * last {
+            break;
+        }
+        room -= last;
+        held.extend(chosen);
+        knowledge.supposed.replace(Some(held.clone()));
+        knowledge.assumed.borrow_mut().clear();
+        knowledge.begin();
+        let next = alloc::run(command, knowledge, knowledge.cx);
+        let next = next.ok().filter(|plan| !plan.changes.is_empty());
+        let next = next.and_then(|plan| Try::new(plan, knowledge).ok());
+        knowledge.supposed.replace(None);
+        let Some(next) = next else { break };
+        tries.push(next);
+    }
+    Ok(tries)
+}
+
+/// Looks at what was assumed or added up, for nothing else guards a conclusion without a change; `true`
+/// if it holds.
+fn verify(knowledge: &Knowledge<'_>, plan: &Plan) -> Result<bool, StoreError> {
     let assumed: Vec<String> = knowledge.assumed.borrow().iter().cloned().collect();
+    if assumed.is_empty() {
+        return if plan.outcome.is_err() { knowledge.is_full_still() } else { Ok(true) };
+    }
     knowledge.learn(&assumed)?;
     let known = knowledge.known.borrow();
     if assumed.iter().any(|path| known.get(path).is_some_and(Option::is_some)) {
         knowledge.careful.set(true);
     }
-    Ok(assumed.is_empty())
+    Ok(false)
 }
 
-/// Makes the changes; `false` if others were faster, which has been learned.
-fn commit(changes: Vec<alloc::Change>, knowledge: &Knowledge<'_>) -> Result<bool, StoreError> {
-    let writes = writes::records(changes, knowledge)?;
-    let steps = writes::steps(writes, knowledge);
+/// Has one of these done, and tells which; `None` if others were faster, which has been learned.
+fn commit(tries: &[Try], knowledge: &Knowledge<'_>) -> Result<Option<usize>, StoreError> {
     let engine = knowledge.engine;
-    if steps.len() > engine.room() {
+    let all: Vec<&[Step]> = tries.iter().map(|one| &*one.steps).collect();
+    if all[0].len() > engine.room() {
         return Err(StoreError::Unavailable {
             doing: "do that in one transaction of".to_owned(),
             place: engine.place(),
-            source: format!("it changes {} records, and {} fit", steps.len(), engine.room()).into(),
+            source: format!("it changes {} records, and {} fit", all[0].len(), engine.room())
+                .into(),
         });
     }
-    match engine.commit(&steps, knowledge.until)? {
-        Commit::Done => Ok(true),
-        Commit::Conflict(truths) => {
+    match engine.commit(&all, knowledge.until)? {
+        Commit::Done(which) => Ok(Some(which)),
+        Commit::Conflict(conflict) => {
             knowledge.careful.set(true);
             knowledge.assumed.borrow_mut().clear();
             knowledge.owners.borrow_mut().take();
-            knowledge.take_in(truths);
-            Ok(false)
+            match conflict {
+                Conflict::Seen(truths) => knowledge.take_in(truths),
+                Conflict::Stale(paths) => learn_of_stale(&paths, all[0], knowledge)?,
+            }
+            if all[0].iter().any(|step| takes_held(step, knowledge)) {
+                knowledge.raced.set(knowledge.raced.get() + 1);
+            }
+            Ok(None)
         }
-        Commit::Lost(error) => find_again(&steps, knowledge, error),
+        Commit::Lost(error) => find_again(&all, knowledge, error),
     }
 }
 
-/// Whether a commit whose answer was lost has happened: then what it wrote is there. (If somebody has
-/// changed that since, the allocator runs again, over what is there now.)
-fn find_again(
+/// Whether a step was to lease an address that somebody has.
+fn takes_held(step: &Step, knowledge: &Knowledge<'_>) -> bool {
+    let there = || matches!(knowledge.known.borrow().get(&step.path), Some(Some(_)));
+    step.expect == Expect::Absent
+        && paths::is_ip(&step.path)
+        && (knowledge.taken.borrow().contains(&step.path) || there())
+}
+
+/// An address that was taken for free and is not is held: no look will help. Whatever else has changed
+/// is looked at, with all that was compared, at one moment.
+fn learn_of_stale(
+    stale: &[String],
     steps: &[Step],
     knowledge: &Knowledge<'_>,
+) -> Result<(), StoreError> {
+    let is_held = |step: &Step| step.expect == Expect::Absent && paths::is_ip(&step.path);
+    let is_stale = |step: &&Step| stale.contains(&step.path);
+    if steps.iter().filter(is_stale).all(is_held) {
+        knowledge.known.borrow_mut().retain(|path, _| !stale.contains(path));
+        knowledge.taken.borrow_mut().extend(stale.iter().cloned());
+        return Ok(());
+    }
+    let compared = steps.iter().filter(|step| step.expect != Expect::Anything);
+    knowledge.learn(&compared.map(|step| step.path.clone()).collect::<Vec<_>>())
+}
+
+/// Which commit whose answer was lost has happened: then what it wrote is there. (If somebody has
+/// changed that since, the allocator runs again, over what is there now.)
+fn find_again(
+    tries: &[&[Step]],
+    knowledge: &Knowledge<'_>,
     lost: StoreError,
-) -> Result<bool, StoreError> {
+) -> Result<Option<usize>, StoreError> {
     // A pool that was only touched tells nothing.
-    let is_touch = |step: &&Step| {
+    let is_touch = |step: &Step| {
         let known = knowledge.known.borrow();
         let before = known.get(&step.path).and_then(|e| e.as_ref().map(|e| &e.value));
         let same = matches!(&step.write, Write::Put(value) if before == Some(value));
         same && paths::is_of_pools(&step.path)
     };
-    let telling = steps.iter().filter(|s| paths::is_truth(&s.path) && !is_touch(s));
-    let telling: Vec<&Step> = telling.collect();
+    let telling = |steps: &&'_ [Step]| -> Vec<Step> {
+        let tells = |step: &&Step| paths::is_truth(&step.path) && !is_touch(step);
+        steps.iter().filter(tells).cloned().collect()
+    };
+    let telling: Vec<Vec<Step>> = tries.iter().map(telling).collect();
     knowledge.forget();
-    let touched: Vec<String> = steps.iter().map(|step| step.path.clone()).collect();
+    let touched: Vec<String> =
+        tries.iter().flat_map(|steps| steps.iter()).map(|step| step.path.clone()).collect();
     if knowledge.learn(&touched).is_err() {
         return Err(lost);
     }
@@ -151,7 +241,7 @@ fn find_again(
             Write::Keep => true,
         }
     };
-    Ok(telling.into_iter().all(is_there))
+    Ok(telling.iter().position(|steps| steps.iter().all(is_there)))
 }
 
 /// Lets the others go first, for a while that differs from client to client and grows: those that

@@ -3,8 +3,11 @@
 //! Owns: their form, relative to the configured prefix.
 //!
 //! ```text
-//! ip/<set>/<chunk>/<address>        who has it: the truth. Hexadecimal of fixed width; the chunk is
-//!                                   the enclosing /24 (IPv6: /120), the most that is listed at once
+//! ip/<set>/<chunk>/<address>        who has it: the truth. Hexadecimal of fixed width, so that paths
+//!                                   sort as addresses do; the chunk is the enclosing /24, or /120
+//!                                   (`v6-...`: behind all of IPv4), listed at once
+//! cooling/<set>/<address>           that the address is kept back: written with its record, to be
+//!                                   found without looking at all of them
 //! own/<set>/<node>/<owner...>       all that an owner holds; of one node, so that GC lists one node
 //! cursor/<set>/<range>              the address given last: a hint
 //! sticky/<set>/<ns>/<pod>/<range>   a pod's former address: a hint
@@ -17,9 +20,10 @@
 
 use std::fmt::Write as _;
 
+use super::engine::Window;
 use crate::alloc::PodKey;
 use crate::model::{Node, Owner, PoolId, SetName};
-use crate::net::{Addr, Family};
+use crate::net::{Addr, Family, Span};
 
 /// A name as one segment: what is no letter, digit, `-`, `_`, `.` or `~` as %XX, and never empty or
 /// of dots alone, which servers take for steps in a path.
@@ -86,11 +90,23 @@ pub fn ip(set: &SetName, addr: Addr) -> String {
     chunk(set, addr) + &hex(addr)
 }
 
-/// The addresses of a /24 or /120.
+/// All addresses of a [`chunk_of`].
 pub fn chunk(set: &SetName, addr: Addr) -> String {
     let mut hex = hex(addr);
     hex.truncate(hex.len() - 2);
-    format!("{}{hex}/", ips(set))
+    let mark = if addr.family() == Family::V6 { "v6-" } else { "" };
+    format!("{}{mark}{hex}/", ips(set))
+}
+
+/// The addresses of a chunk.
+pub fn chunk_of(addr: Addr) -> Span {
+    let at = |bits| Addr::from_bits(addr.family(), bits).unwrap_or(addr);
+    Span { first: at(addr.bits() & !0xff), last: at(addr.bits() | 0xff) }
+}
+
+/// From a span's first address to its last.
+pub fn window(set: &SetName, span: Span) -> Window {
+    Window { first: ip(set, span.first), last: ip(set, span.last) }
 }
 
 /// All addresses of a set.
@@ -144,6 +160,22 @@ pub fn owns(set: &SetName, node: &Node) -> String {
     path
 }
 
+/// That an address is kept back.
+pub fn cooling(set: &SetName, addr: Addr) -> String {
+    coolings(set) + &hex(addr)
+}
+
+/// All addresses of a set that are kept back.
+pub fn coolings(set: &SetName) -> String {
+    of("cooling", set)
+}
+
+/// The address of a [`cooling`] path of this set.
+pub fn read_cooling(set: &SetName, path: &str) -> Option<Addr> {
+    let addr = read_hex(path.strip_prefix(&coolings(set))?)?;
+    (cooling(set, addr) == path).then_some(addr)
+}
+
 /// The address given last from a range set.
 pub fn cursor(set: &SetName, range: Addr) -> String {
     of("cursor", set) + &hex(range)
@@ -192,9 +224,19 @@ pub fn is_of_pools(path: &str) -> bool {
     path.starts_with(POOLS) || path.starts_with("space/")
 }
 
+/// Whether it is who has an address.
+pub fn is_ip(path: &str) -> bool {
+    path.starts_with(IPS)
+}
+
+/// Whether it is what an owner holds.
+pub fn is_own(path: &str) -> bool {
+    path.starts_with("own/")
+}
+
 /// Whether a record decides who has what, and is therefore compared; the others are hints.
 pub fn is_truth(path: &str) -> bool {
-    path.starts_with("ip/") || path.starts_with("own/") || is_of_pools(path)
+    is_ip(path) || is_own(path) || is_of_pools(path)
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 //!
 //! Invariant: an address's record and its owner's change in one transaction, each compared; a lease
 //! is removed only where the address's record is known to be that owner's. No lease outlives its
-//! pool: each one writes the pool's record anew.
+//! pool: each one writes the pool's record anew. An address that cools is known twice, in one
+//! transaction: by its record, which is compared, and among those that cool.
 
 use std::collections::BTreeMap;
 
@@ -24,6 +25,7 @@ pub fn records(changes: Vec<Change>, known: &Knowledge<'_>) -> Result<Writes, St
             Change::Free { lease, until } => draft.free(&lease, until)?,
             Change::Thaw(set, cooling) => {
                 draft.writes.insert(paths::ip(&set, cooling.addr), None);
+                draft.writes.insert(paths::cooling(&set, cooling.addr), None);
             }
             Change::Cursor(set, range, addr) => draft.hint(paths::cursor(&set, range), addr),
             Change::Sticky(set, pod, range, addr) => draft.stick(&set, &pod, range, addr)?,
@@ -59,6 +61,12 @@ impl Draft<'_, '_> {
             own.push(lease.clone());
             own.sort_by_key(|l| l.addr);
         }
+        let before = self.known.known.borrow().get(&path).cloned().flatten();
+        if let Some(before) = before
+            && let Holder::Cooling(_) = self.known.slot(&lease.set, lease.addr, &before)?
+        {
+            self.writes.insert(paths::cooling(&lease.set, lease.addr), None);
+        }
         let value = codec::slot(path.as_bytes(), &Holder::Leased(Box::new(lease)));
         self.writes.insert(path, value);
         Ok(())
@@ -81,6 +89,11 @@ impl Draft<'_, '_> {
             until.map_or(Holder::Free, |until| Holder::Cooling(Cooling { until, addr, freed }));
         let value = codec::slot(path.as_bytes(), &left);
         self.writes.insert(path, value);
+        if let Holder::Cooling(_) = left {
+            let path = paths::cooling(&lease.set, addr);
+            let value = codec::slot(path.as_bytes(), &left);
+            self.writes.insert(path, value);
+        }
         Ok(())
     }
 
