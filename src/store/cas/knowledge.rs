@@ -12,10 +12,11 @@ use std::time::Instant;
 
 use super::super::codec::{self, Bad};
 use super::engine::{Engine, Entry, Truths};
+use super::node::Claim;
 use super::paths;
 use crate::alloc::{Context, Cooling, Definition, Holder, Order, PodKey, View};
 use crate::error::StoreError;
-use crate::model::{Lease, NetworkName, Owner, Pool, PoolId, SetName};
+use crate::model::{Lease, NetworkName, NetworkRecord, Owner, Pool, PoolId, SetName};
 use crate::net::{Addr, Family, Span, Subnet};
 
 /// Chunks listed one by one before the whole set is: beyond that one long answer is cheaper than
@@ -40,11 +41,13 @@ pub struct Knowledge<'a> {
     pub careful: Cell<bool>,
     /// What GC listed.
     pub owners: RefCell<Option<Owners>>,
+    /// Whether the node's record goes with every change.
+    pub claim: Claim,
 }
 
 impl Knowledge<'_> {
     /// The record, or the assumption that there is none.
-    fn guess(&self, path: String) -> Option<Entry> {
+    pub fn guess(&self, path: String) -> Option<Entry> {
         if let Some(entry) = self.known.borrow().get(&path) {
             return entry.clone();
         }
@@ -117,10 +120,18 @@ impl Knowledge<'_> {
         self.list(if chunks < CHUNKS { chunk } else { all })
     }
 
-    /// Who has an address, from its record. What has cooled down is free again.
-    fn slot(&self, set: &SetName, addr: Addr, entry: &Entry) -> Result<Holder, StoreError> {
+    /// What an address's record says.
+    pub fn slot(&self, set: &SetName, addr: Addr, entry: &Entry) -> Result<Holder, StoreError> {
         let path = paths::ip(set, addr);
         self.whole(&path, codec::read_slot(path.as_bytes(), set, addr, &entry.value))
+    }
+
+    /// Who has an address: nobody, if that has ended.
+    fn living(&self, set: &SetName, addr: Addr, entry: &Entry) -> Result<Holder, StoreError> {
+        Ok(match self.slot(set, addr, entry)? {
+            Holder::Leased(lease) if self.cx.has_ended(&lease) => Holder::Free,
+            other => other,
+        })
     }
 
     /// What an owner's record says.
@@ -141,7 +152,7 @@ impl Knowledge<'_> {
     /// Whether a known record keeps an address from being chosen.
     fn is_held(&self, set: &SetName, addr: Addr) -> Result<bool, StoreError> {
         let entry = self.known.borrow().get(&paths::ip(set, addr)).cloned().flatten();
-        Ok(match entry.map(|entry| self.slot(set, addr, &entry)).transpose()? {
+        Ok(match entry.map(|entry| self.living(set, addr, &entry)).transpose()? {
             Some(Holder::Leased(_)) => true,
             // Nobody clears away what has cooled down: whoever comes upon it takes it.
             Some(Holder::Cooling(c)) => !c.over(self.cx.now),
@@ -202,7 +213,7 @@ pub fn bad_record(engine: &dyn Engine, path: &str, what: &str) -> StoreError {
 impl View for Knowledge<'_> {
     fn holder(&self, set: &SetName, addr: Addr) -> Result<Holder, StoreError> {
         match self.guess(paths::ip(set, addr)) {
-            Some(entry) => self.slot(set, addr, &entry),
+            Some(entry) => self.living(set, addr, &entry),
             None => Ok(Holder::Free),
         }
     }
@@ -221,7 +232,7 @@ impl View for Knowledge<'_> {
                 agree &= lease.owner == *owner && self.vouch(lease, entry.version)?;
             }
             if agree {
-                return Ok(leases);
+                return Ok(leases.into_iter().filter(|l| !self.cx.has_ended(l)).collect());
             }
             if look_again {
                 // Learned at two moments, perhaps; at one they must agree.
@@ -376,9 +387,15 @@ impl View for Knowledge<'_> {
         Ok(leases)
     }
 
+    fn network(&self, name: &NetworkName) -> Result<Option<NetworkRecord>, StoreError> {
+        let path = paths::network(name);
+        let read = |e: Entry| codec::read_network(path.as_bytes(), name.clone(), &e.value);
+        self.read(&path)?.map(|entry| self.whole(&path, read(entry))).transpose()
+    }
+
     fn capacity(&self) -> usize {
-        // A freed lease is two records: its address's and its owner's.
-        self.engine.room() / 2
+        // A freed lease is two records: its address's and its owner's. The node's is compared.
+        self.engine.room().saturating_sub(1) / 2
     }
 }
 

@@ -8,6 +8,8 @@
 
 mod engine;
 mod knowledge;
+mod node;
+mod notes;
 mod paths;
 mod writes;
 
@@ -17,13 +19,15 @@ use std::time::{Duration, Instant};
 
 pub use engine::{Commit, Engine, Entry, Expect, Step, Truths, Write};
 use knowledge::{Knowledge, Owners, bad_record};
+use node::Claim;
+pub use notes::Notes;
 
 use super::Store;
 use super::codec::{self, Bad};
 use super::pause::pause;
-use crate::alloc::{self, Command, Context, Holder, Outcome};
+use crate::alloc::{self, Command, Context, Evict, Holder, Outcome, View};
 use crate::error::{Error, StoreError};
-use crate::model::{Lease, Pool};
+use crate::model::{Lease, NetworkName, NetworkRecord, NodeRecord, Persist, Pool, SetName};
 
 /// How often a command is tried: others can win that many times in a row before it gives up.
 const TRIES: u32 = 64;
@@ -32,55 +36,128 @@ const TRIES: u32 = 64;
 pub struct Cas<E> {
     engine: E,
     timeout: Duration,
+    persist: Persist,
+    notes: Notes,
     /// What a GC listed, for its further steps. It may be out of date: the commits compare.
     listing: Option<(Owners, Truths)>,
+    /// Definitions that were looked at, for the command that rests on one.
+    networks: Truths,
 }
 
 impl<E: Engine> Cas<E> {
-    /// A store on `engine`, which is given `timeout` for each command.
+    /// A store on `engine`, which is given `timeout` for each command. It notes nothing.
     pub fn new(engine: E, timeout: Duration) -> Cas<E> {
-        Cas { engine, timeout, listing: None }
+        let notes = Notes::new(None, String::new());
+        let (persist, networks) = (Persist::Boot, Truths::new());
+        Cas { engine, timeout, persist, notes, listing: None, networks }
+    }
+
+    /// The same, with leases that live so long, and with notes.
+    pub fn with(self, persist: Persist, notes: Notes) -> Cas<E> {
+        Cas { persist, notes, ..self }
+    }
+
+    /// Nothing but what is told.
+    fn knowledge<'a>(&'a self, cx: &'a Context, known: Truths) -> Knowledge<'a> {
+        Knowledge {
+            engine: &self.engine,
+            cx,
+            until: Instant::now() + self.timeout,
+            known: RefCell::new(known),
+            assumed: RefCell::default(),
+            listed: RefCell::default(),
+            careful: Cell::new(false),
+            owners: RefCell::default(),
+            claim: Claim::None,
+        }
     }
 
     fn carry_out(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {
-        let (owners, truths) = match (command, self.listing.take()) {
+        let (owners, mut truths) = match (command, self.listing.take()) {
             (Command::Gc(gc), Some((owners, truths))) if gc.after.is_some() => {
+                (Some(owners), truths)
+            }
+            (Command::Evict(evict), Some((owners, truths))) if evict.after.is_some() => {
                 (Some(owners), truths)
             }
             _ => (None, Truths::new()),
         };
-        let knowledge = Knowledge {
-            engine: &self.engine,
-            cx,
-            until: Instant::now() + self.timeout,
-            known: RefCell::new(truths),
-            assumed: RefCell::default(),
-            listed: RefCell::default(),
-            careful: Cell::new(false),
-            owners: RefCell::new(owners),
+        truths.append(&mut self.networks);
+        let (path, set) = (paths::node(&cx.node.name), command.set());
+        let leases = node::claims(command);
+        let asks = leases || matches!(command, Command::Status(_));
+        let note = if asks { self.notes.read(set, cx) } else { None };
+        truths.extend(note.clone().map(|entry| (path.clone(), Some(entry))));
+        let claim = match &note {
+            _ if !leases => Claim::None,
+            Some(_) => Claim::Noted,
+            None => Claim::Now,
         };
+        let knowledge =
+            Knowledge { owners: RefCell::new(owners), claim, ..self.knowledge(cx, truths) };
+        if asks
+            && !leases
+            && note.is_none()
+            && let Some((_, record)) = node::look(&knowledge)?
+        {
+            node::check(&knowledge, &record)?;
+        }
+        // A lease that outlives its boot does not say which that was.
+        let boot = cx.boot.clone().filter(|_| self.persist == Persist::Boot);
+        let told = Context { boot, ..cx.clone() };
         let mut lost = 0;
         for _ in 0..TRIES {
-            let plan = alloc::run(command, &knowledge, cx)?;
+            let plan = alloc::run(command, &knowledge, &told)?;
             if plan.changes.is_empty() {
-                if verify(&knowledge)? {
-                    return plan.outcome.map_err(Error::Refused);
+                if !verify(&knowledge)? {
+                    continue;
                 }
+            } else if !commit(plan.changes, &knowledge)? {
+                lost += 1;
+                step_aside(lost, cx.seed, knowledge.until);
                 continue;
             }
-            if commit(plan.changes, &knowledge)? {
-                let Knowledge { owners, known, .. } = knowledge;
-                self.listing = owners.into_inner().map(|owners| (owners, known.into_inner()));
-                return plan.outcome.map_err(Error::Refused);
+            let Knowledge { owners, known, .. } = knowledge;
+            let known = known.into_inner();
+            let noted = note.is_some() && known.get(&path) == Some(&note);
+            self.listing = owners.into_inner().map(|owners| (owners, known));
+            if leases && !noted && plan.outcome.is_ok() {
+                // What the command asked for is done; this is done again by the next one.
+                let _ = self.settle(set, cx);
             }
-            lost += 1;
-            step_aside(lost, cx.seed, knowledge.until);
+            return plan.outcome.map_err(Error::Refused);
         }
         Err(Error::Store(StoreError::Unavailable {
             doing: "win against the other clients of".to_owned(),
             place: self.engine.place(),
             source: format!("{TRIES} tries were lost").into(),
         }))
+    }
+
+    /// Erases what this machine's earlier boots left of a set, and notes that this is done. Whoever
+    /// loses against another client leaves it to that one.
+    fn settle(&self, set: Option<&SetName>, cx: &Context) -> Result<(), Error> {
+        let knowledge = Knowledge { claim: Claim::Now, ..self.knowledge(cx, Truths::new()) };
+        let Some((entry, record)) = node::look(&knowledge)? else { return Ok(()) };
+        if !node::is_ours(&record, cx) {
+            return Ok(());
+        }
+        if let Some(set) = set {
+            let mut evict = Evict { set: set.clone(), only_ended: true, after: None };
+            loop {
+                let plan = alloc::run(&Command::Evict(evict.clone()), &knowledge, cx)?;
+                if !plan.changes.is_empty() && !commit(plan.changes, &knowledge)? {
+                    return Ok(());
+                }
+                match plan.outcome {
+                    Ok(Outcome::Collected { after, done: false, .. }) => evict.after = after,
+                    _ => break,
+                }
+            }
+        }
+        // Without a note the next call looks again.
+        let _ = self.notes.write(set, cx, &entry);
+        Ok(())
     }
 }
 
@@ -98,7 +175,10 @@ fn verify(knowledge: &Knowledge<'_>) -> Result<bool, StoreError> {
 
 /// Makes the changes; `false` if others were faster, which has been learned.
 fn commit(changes: Vec<alloc::Change>, knowledge: &Knowledge<'_>) -> Result<bool, StoreError> {
-    let writes = writes::records(changes, knowledge)?;
+    let mut writes = writes::records(changes, knowledge)?;
+    let claimed = node::claim(knowledge)?;
+    let claims: Vec<String> = claimed.keys().cloned().collect();
+    writes.extend(claimed);
     let steps = writes::steps(writes, knowledge);
     let engine = knowledge.engine;
     if steps.len() > engine.room() {
@@ -109,7 +189,13 @@ fn commit(changes: Vec<alloc::Change>, knowledge: &Knowledge<'_>) -> Result<bool
         });
     }
     match engine.commit(&steps, knowledge.until)? {
-        Commit::Done => Ok(true),
+        Commit::Done => {
+            // Written, but nobody said under which version.
+            for path in claims {
+                knowledge.known.borrow_mut().remove(&path);
+            }
+            Ok(true)
+        }
         Commit::Conflict(truths) => {
             knowledge.careful.set(true);
             knowledge.assumed.borrow_mut().clear();
@@ -170,15 +256,23 @@ impl<E: Engine> Store for Cas<E> {
         self.carry_out(command, cx)
     }
 
-    fn list(&mut self, _: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
+    fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
         let found = self.engine.list(paths::IPS, Instant::now() + self.timeout)?;
+        // Read after the leases: of a boot that begins in between, none is there yet.
+        let nodes = self.nodes()?;
+        let ended = |lease: &Lease| {
+            let node = nodes.iter().find(|record| record.node == lease.node);
+            let boot = node.and_then(|record| record.boot.clone());
+            let there = Context { boot, node: lease.node.clone(), ..cx.clone() };
+            cx.has_ended(lease) || there.has_ended(lease)
+        };
         let mut leases = BTreeMap::new();
         for (path, entry) in found {
             let read = paths::read_ip(&path).ok_or(Bad("a key of another form")).and_then(
                 |(set, addr)| codec::read_slot(path.as_bytes(), &set, addr, &entry.value),
             );
             match read {
-                Ok(Holder::Leased(lease)) => {
+                Ok(Holder::Leased(lease)) if !ended(&lease) => {
                     leases.insert((lease.set.clone(), lease.addr), *lease);
                 }
                 Ok(_) => {}
@@ -199,6 +293,43 @@ impl<E: Engine> Store for Cas<E> {
             pools.insert(pool.id.clone(), pool);
         }
         Ok(pools.into_values().collect())
+    }
+
+    fn nodes(&mut self) -> Result<Vec<NodeRecord>, StoreError> {
+        let found = self.engine.list(paths::NODES, Instant::now() + self.timeout)?;
+        let read = |(path, entry): (String, Entry)| {
+            let name = paths::read_node(&path).ok_or(Bad("a key of another form"));
+            let read = name.and_then(|name| codec::read_node(path.as_bytes(), &name, &entry.value));
+            read.map_err(|Bad(what)| bad_record(&self.engine, &path, what))
+        };
+        found.into_iter().map(read).collect()
+    }
+
+    fn forget(&mut self, record: &NodeRecord, cx: &Context) -> Result<bool, StoreError> {
+        let cx = Context { node: record.node.clone(), ..cx.clone() };
+        let knowledge = self.knowledge(&cx, Truths::new());
+        let Some((entry, now)) = node::look(&knowledge)? else { return Ok(true) };
+        if now != *record {
+            return Ok(false);
+        }
+        let step = Step {
+            path: paths::node(&record.node.name),
+            expect: Expect::Version(entry.version),
+            write: Write::Delete,
+        };
+        match self.engine.commit(&[step], knowledge.until)? {
+            Commit::Done => Ok(true),
+            Commit::Conflict(_) => Ok(false),
+            Commit::Lost(error) => Err(error),
+        }
+    }
+
+    fn network(&mut self, name: &NetworkName) -> Result<Option<NetworkRecord>, StoreError> {
+        let cx = Context::default();
+        let knowledge = self.knowledge(&cx, Truths::new());
+        let record = knowledge.network(name)?;
+        self.networks = knowledge.known.into_inner();
+        Ok(record)
     }
 }
 
