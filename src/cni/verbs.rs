@@ -85,6 +85,7 @@ impl Call {
             claim_gateways: config.claim_gateways,
             origin,
             legacy: alloc::Legacy::Absent,
+            define: None,
         };
         let cx = self.facts.context();
         let mut store = open(&config.store, &config.network)?;

@@ -1,7 +1,7 @@
 //! etcd, by the JSON gateway of its v3 API.
 //!
-//! Owns: how paths and values are written there, transactions, the token of a user. Does not own: the
-//! connection (`http`), what is kept (`cas`).
+//! Owns: how paths and values are written there, transactions, when a user's token is got anew. Does not
+//! own: the connection (`http`), where a token is kept (`token`), what else is (`cas`).
 //! Invariant: a transaction that fails tries the next one, and answers with all compared records if none
 //! is left, in the same trip: a lost race costs no further look.
 //!
@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 
 use super::cas::{Commit, Conflict, Engine, Entry, Expect, Step, Truths, Window, Write};
 use super::http::{Client, Failure, Reply, Request, Secret};
+use super::token::TokenFile;
 use crate::error::StoreError;
 use crate::model::Etcd as Spec;
 
@@ -30,15 +31,26 @@ const DEPTH: usize = 16;
 const PAGE: usize = 4096;
 /// gRPC's code for a caller whom the server does not know, or no longer.
 const UNAUTHENTICATED: u64 = 16;
+/// What the server says of a token from before users or roles were changed (JWT).
+const OUTDATED: &str = "auth store is old";
 
 /// A client of one store on one cluster.
 #[derive(Debug)]
 pub struct Etcd {
     client: Client,
     prefix: String,
-    login: Option<(String, Secret)>,
+    login: Option<Login>,
     /// Got for the login; the server forgets it after a while.
     token: RefCell<Option<Secret>>,
+    /// The last one that the server refused.
+    refused: RefCell<Option<Secret>>,
+}
+
+#[derive(Debug)]
+struct Login {
+    user: String,
+    password: Secret,
+    kept: TokenFile,
 }
 
 #[derive(Deserialize)]
@@ -103,15 +115,21 @@ enum Trouble {
 impl Etcd {
     /// A client; reads files, connects nowhere.
     pub fn new(spec: &Spec) -> Result<Etcd, StoreError> {
+        let servers = &spec.servers;
         let login = match &spec.login {
-            Some((user, file)) => Some((user.clone(), Secret::read(file)?)),
+            Some((user, file)) => Some(Login {
+                user: user.clone(),
+                password: Secret::read(file)?,
+                kept: TokenFile::new(&servers.notes, &servers.endpoints, user),
+            }),
             None => None,
         };
         Ok(Etcd {
-            client: Client::new(&spec.servers)?,
-            prefix: format!("{}/", spec.servers.prefix),
+            client: Client::new(servers)?,
+            prefix: format!("{}/", servers.prefix),
             login,
             token: RefCell::new(None),
+            refused: RefCell::new(None),
         })
     }
 
@@ -125,8 +143,8 @@ impl Etcd {
         BASE64.encode(format!("{}{path}", self.prefix))
     }
 
-    /// One call. A token that the server no longer knows is renewed once: a call that is refused for
-    /// it has done nothing.
+    /// One call. A token that the server no longer knows is renewed: a call that is refused for it has
+    /// done nothing.
     fn call<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -136,7 +154,8 @@ impl Etcd {
     ) -> Result<T, Trouble> {
         let undone = |e: serde_json::Error| Trouble::Undone(e.to_string());
         let body = serde_json::to_vec(body).map_err(undone)?;
-        for first in [true, false] {
+        // With the token that was kept, with what another process keeps by now, with a new one.
+        for more in [true, true, false] {
             self.log_in(until)?;
             let token = self.token.borrow().clone();
             let secret = token.as_ref().map(|token| ("authorization", token));
@@ -147,9 +166,11 @@ impl Etcd {
                 return parse(&reply);
             }
             let refusal: Refusal = serde_json::from_slice(&reply.body).unwrap_or_default();
-            let stale = reply.status == 401 || refusal.code == UNAUTHENTICATED;
-            if stale && first && self.login.is_some() {
-                self.token.borrow_mut().take();
+            let stale = reply.status == 401
+                || refusal.code == UNAUTHENTICATED
+                || refusal.error.contains(OUTDATED);
+            if stale && more && self.login.is_some() {
+                *self.refused.borrow_mut() = self.token.borrow_mut().take();
                 continue;
             }
             return Err(refused(&reply, &refusal));
@@ -158,11 +179,16 @@ impl Etcd {
     }
 
     fn log_in(&self, until: Instant) -> Result<(), Trouble> {
-        let Some((user, password)) = self.login.as_ref().filter(|_| self.token.borrow().is_none())
-        else {
+        let Some(login) = self.login.as_ref().filter(|_| self.token.borrow().is_none()) else {
             return Ok(());
         };
-        let body = json!({ "name": user, "password": password.expose() }).to_string();
+        if let Some(kept) = login.kept.read()
+            && self.refused.borrow().as_ref() != Some(&kept)
+        {
+            *self.token.borrow_mut() = Some(kept);
+            return Ok(());
+        }
+        let body = json!({ "name": login.user, "password": login.password.expose() }).to_string();
         let request = Request {
             method: "POST",
             path: "/v3/auth/authenticate",
@@ -177,7 +203,10 @@ impl Etcd {
             return Err(refused(&reply, &refusal));
         }
         let Token { token } = parse(&reply)?;
-        *self.token.borrow_mut() = Some(Secret::new(token));
+        let token = Secret::parse(&token).ok_or_else(nonsense)?;
+        // Where it cannot be kept, the next process logs in again.
+        let _ = login.kept.write(&token);
+        *self.token.borrow_mut() = Some(token);
         Ok(())
     }
 
@@ -313,12 +342,7 @@ impl Engine for Etcd {
         read().map_err(|trouble| self.unavailable("list the leases of", trouble))
     }
 
-    fn counts(
-        &self,
-        _: &str,
-        windows: &[Window],
-        until: Instant,
-    ) -> Result<Vec<u64>, StoreError> {
+    fn counts(&self, _: &str, windows: &[Window], until: Instant) -> Result<Vec<u64>, StoreError> {
         let read = || {
             let mut counts = Vec::new();
             // All as of one moment.

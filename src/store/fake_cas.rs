@@ -11,12 +11,16 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use tempfile::TempDir;
+
 use super::Store;
 use super::cas::audit::audit;
-use super::cas::{Cas, Commit, Conflict, Engine, Entry, Expect, Step, Truths, Window, Write};
+use super::cas::{
+    Cas, Commit, Conflict, Engine, Entry, Expect, Notes, Step, Truths, Window, Write,
+};
 use crate::alloc::{Command, Context, Outcome};
 use crate::error::{Error, StoreError};
-use crate::model::{Lease, Pool};
+use crate::model::{Lease, NetworkName, NetworkRecord, NodeRecord, Persist, Pool};
 
 /// Operations of one transaction (Consul 1.8).
 const LIMIT: usize = 64;
@@ -39,6 +43,17 @@ pub struct Server {
     pub mute: Cell<bool>,
     /// Runs once before the next commit: another client.
     pub intruder: RefCell<Option<Box<dyn FnOnce()>>>,
+    /// Where the nodes' boots note what they have done.
+    pub notes: Folder,
+}
+
+/// A folder that goes away with the value.
+pub struct Folder(pub TempDir);
+
+impl Default for Folder {
+    fn default() -> Folder {
+        Folder(tempfile::tempdir().unwrap())
+    }
 }
 
 impl Server {
@@ -106,12 +121,7 @@ impl Engine for Rc<Server> {
         Ok(below.map(|(path, entry)| (path.clone(), entry.clone())).collect())
     }
 
-    fn counts(
-        &self,
-        folder: &str,
-        windows: &[Window],
-        _: Instant,
-    ) -> Result<Vec<u64>, StoreError> {
+    fn counts(&self, folder: &str, windows: &[Window], _: Instant) -> Result<Vec<u64>, StoreError> {
         assert!(windows.iter().all(|w| w.first.starts_with(folder) && w.first <= w.last));
         self.trip();
         let data = self.data.borrow();
@@ -183,7 +193,14 @@ pub struct FakeCas {
 impl FakeCas {
     /// A node's store.
     pub fn new(server: Rc<Server>) -> FakeCas {
-        FakeCas { store: Cas::new(server.clone(), Duration::from_secs(60)), server }
+        let notes = Notes::new(Some(server.notes.0.path()), "fake".to_owned());
+        FakeCas::with(server, Persist::Boot, notes)
+    }
+
+    /// The same with notes elsewhere.
+    pub fn with(server: Rc<Server>, persist: Persist, notes: Notes) -> FakeCas {
+        let store = Cas::new(server.clone(), Duration::from_secs(60)).with(persist, notes);
+        FakeCas { server, store }
     }
 }
 
@@ -199,5 +216,17 @@ impl Store for FakeCas {
 
     fn pools(&mut self) -> Result<Vec<Pool>, StoreError> {
         self.store.pools()
+    }
+
+    fn nodes(&mut self) -> Result<Vec<NodeRecord>, StoreError> {
+        self.store.nodes()
+    }
+
+    fn forget(&mut self, record: &NodeRecord, cx: &Context) -> Result<bool, StoreError> {
+        self.store.forget(record, cx)
+    }
+
+    fn network(&mut self, name: &NetworkName) -> Result<Option<NetworkRecord>, StoreError> {
+        self.store.network(name)
     }
 }

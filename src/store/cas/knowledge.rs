@@ -12,10 +12,11 @@ use std::time::Instant;
 
 use super::super::codec::{self, Bad};
 use super::engine::{Engine, Entry, Truths};
+use super::node::Claim;
 use super::paths;
 use crate::alloc::{Context, Cooling, Definition, Holder, Order, PodKey, View};
 use crate::error::StoreError;
-use crate::model::{Lease, NetworkName, Owner, Pool, PoolId, SetName};
+use crate::model::{Lease, NetworkName, NetworkRecord, Owner, Pool, PoolId, SetName};
 use crate::net::{Addr, Family, Span, Subnet};
 
 /// All owners of a node in a set, in their order, with what they hold.
@@ -44,6 +45,10 @@ pub struct Knowledge<'a> {
     pub in_turn: Cell<bool>,
     /// What GC listed.
     pub owners: RefCell<Option<Owners>>,
+    /// Whether the node's record goes with every change.
+    pub claim: Claim,
+    /// Nothing of an earlier boot is left of the set.
+    pub settled: bool,
     /// Addresses that this run of the allocator found free.
     pub chosen: RefCell<Vec<String>>,
     /// Spans that it found full.
@@ -53,13 +58,18 @@ pub struct Knowledge<'a> {
 }
 
 impl<'a> Knowledge<'a> {
-    /// That of one who has not asked anything.
-    pub fn none(engine: &'a dyn Engine, cx: &'a Context, until: Instant) -> Knowledge<'a> {
+    /// Nothing but what is told.
+    pub fn new(
+        engine: &'a dyn Engine,
+        cx: &'a Context,
+        until: Instant,
+        known: Truths,
+    ) -> Knowledge<'a> {
         Knowledge {
             engine,
             cx,
             until,
-            known: RefCell::default(),
+            known: RefCell::new(known),
             assumed: RefCell::default(),
             listed: RefCell::default(),
             taken: RefCell::default(),
@@ -68,6 +78,8 @@ impl<'a> Knowledge<'a> {
             raced: Cell::default(),
             in_turn: Cell::default(),
             owners: RefCell::default(),
+            claim: Claim::None,
+            settled: false,
             chosen: RefCell::default(),
             full: RefCell::default(),
             supposed: RefCell::default(),
@@ -177,7 +189,7 @@ impl Knowledge<'_> {
         below.filter_map(|(path, entry)| Some((path.clone(), entry.clone()?))).collect()
     }
 
-    /// Who has an address, from its record. What has cooled down is free again.
+    /// What an address's record says.
     pub fn slot(&self, set: &SetName, addr: Addr, entry: &Entry) -> Result<Holder, StoreError> {
         let path = paths::ip(set, addr);
         self.whole(&path, codec::read_slot(path.as_bytes(), set, addr, &entry.value))
@@ -192,6 +204,14 @@ impl Knowledge<'_> {
         entry: &Entry,
     ) -> Result<Holder, StoreError> {
         self.whole(path, codec::read_slot(path.as_bytes(), set, addr, &entry.value))
+    }
+
+    /// Who has an address: nobody, if that has ended.
+    pub fn living(&self, set: &SetName, addr: Addr, entry: &Entry) -> Result<Holder, StoreError> {
+        Ok(match self.slot(set, addr, entry)? {
+            Holder::Leased(lease) if self.cx.has_ended(&lease) => Holder::Free,
+            other => other,
+        })
     }
 
     /// What an owner's record says.
@@ -217,7 +237,7 @@ impl Knowledge<'_> {
             return Ok(true);
         }
         let entry = self.known.borrow().get(&path).cloned().flatten();
-        Ok(match entry.map(|entry| self.slot(set, addr, &entry)).transpose()? {
+        Ok(match entry.map(|entry| self.living(set, addr, &entry)).transpose()? {
             Some(Holder::Leased(_)) => true,
             // Nobody clears away what has cooled down: whoever comes upon it takes it.
             Some(Holder::Cooling(c)) => !c.over(self.cx.now),
@@ -248,7 +268,7 @@ impl Knowledge<'_> {
     }
 
     /// Every owner of this node, looked at once in a command.
-    fn owners(&self, set: &SetName) -> Result<Owners, StoreError> {
+    pub fn owners(&self, set: &SetName) -> Result<Owners, StoreError> {
         if let Some(owners) = self.owners.borrow().as_ref() {
             return Ok(owners.clone());
         }
@@ -279,7 +299,7 @@ pub fn bad_record(engine: &dyn Engine, path: &str, what: &str) -> StoreError {
 impl View for Knowledge<'_> {
     fn holder(&self, set: &SetName, addr: Addr) -> Result<Holder, StoreError> {
         match self.guess(paths::ip(set, addr))? {
-            Some(entry) => self.slot(set, addr, &entry),
+            Some(entry) => self.living(set, addr, &entry),
             None => Ok(Holder::Free),
         }
     }
@@ -298,7 +318,7 @@ impl View for Knowledge<'_> {
                 agree &= lease.owner == *owner && self.vouch(lease, entry.version)?;
             }
             if agree {
-                return Ok(leases);
+                return Ok(leases.into_iter().filter(|l| !self.cx.has_ended(l)).collect());
             }
             if look_again {
                 // Learned at two moments, perhaps; at one they must agree.
@@ -428,9 +448,16 @@ impl View for Knowledge<'_> {
         Ok(leases)
     }
 
+    fn network(&self, name: &NetworkName) -> Result<Option<NetworkRecord>, StoreError> {
+        let path = paths::network(name);
+        let read = |e: Entry| codec::read_network(path.as_bytes(), name.clone(), &e.value);
+        self.read(&path)?.map(|entry| self.whole(&path, read(entry))).transpose()
+    }
+
     fn capacity(&self) -> usize {
-        // A freed lease is at most three records: its address's, its owner's, and that it cools.
-        self.engine.room() / 3
+        // A freed lease is at most three records: its address's, its owner's, and that it cools. The
+        // node's is compared.
+        self.engine.room().saturating_sub(1) / 3
     }
 }
 

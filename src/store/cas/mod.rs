@@ -8,6 +8,8 @@
 
 mod engine;
 mod knowledge;
+mod node;
+mod notes;
 mod paths;
 mod search;
 mod writes;
@@ -18,13 +20,15 @@ use std::time::{Duration, Instant};
 
 pub use engine::{Commit, Conflict, Engine, Entry, Expect, Step, Truths, Window, Write};
 use knowledge::{Knowledge, Owners, bad_record};
+use node::Claim;
+pub use notes::Notes;
 
 use super::Store;
 use super::codec::{self, Bad};
 use super::pause::pause;
-use crate::alloc::{self, Command, Context, Holder, Outcome, Plan};
+use crate::alloc::{self, Command, Context, Evict, Holder, Outcome, Plan, View};
 use crate::error::{Error, Refusal, StoreError};
-use crate::model::{Lease, Pool};
+use crate::model::{Lease, NetworkName, NetworkRecord, NodeRecord, Persist, Pool, SetName};
 
 /// How often a command is tried: others can win that many times in a row before it gives up.
 const TRIES: u32 = 64;
@@ -36,53 +40,131 @@ const PLANS: [usize; 2] = [2, 8];
 pub struct Cas<E> {
     engine: E,
     timeout: Duration,
+    persist: Persist,
+    notes: Notes,
     /// What a GC listed, for its further steps. It may be out of date: the commits compare.
     listing: Option<(Owners, Truths)>,
+    /// Definitions that were looked at, for the command that rests on one.
+    networks: Truths,
 }
 
 impl<E: Engine> Cas<E> {
-    /// A store on `engine`, which is given `timeout` for each command.
+    /// A store on `engine`, which is given `timeout` for each command. It notes nothing.
     pub fn new(engine: E, timeout: Duration) -> Cas<E> {
-        Cas { engine, timeout, listing: None }
+        let notes = Notes::new(None, String::new());
+        let (persist, networks) = (Persist::Boot, Truths::new());
+        Cas { engine, timeout, persist, notes, listing: None, networks }
+    }
+
+    /// The same, with leases that live so long, and with notes.
+    pub fn with(self, persist: Persist, notes: Notes) -> Cas<E> {
+        Cas { persist, notes, ..self }
+    }
+
+    /// Nothing but what is told.
+    fn knowledge<'a>(&'a self, cx: &'a Context, known: Truths) -> Knowledge<'a> {
+        Knowledge::new(&self.engine, cx, Instant::now() + self.timeout, known)
     }
 
     fn carry_out(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {
-        let (owners, truths) = match (command, self.listing.take()) {
+        let (owners, mut truths) = match (command, self.listing.take()) {
             (Command::Gc(gc), Some((owners, truths))) if gc.after.is_some() => {
+                (Some(owners), truths)
+            }
+            (Command::Evict(evict), Some((owners, truths))) if evict.after.is_some() => {
                 (Some(owners), truths)
             }
             _ => (None, Truths::new()),
         };
-        let until = Instant::now() + self.timeout;
-        let knowledge = Knowledge {
-            known: RefCell::new(truths),
-            owners: RefCell::new(owners),
-            ..Knowledge::none(&self.engine, cx, until)
+        truths.append(&mut self.networks);
+        let (path, set) = (paths::node(&cx.node.name), command.set());
+        let leases = node::claims(command);
+        let asks = leases || matches!(command, Command::Status(_));
+        let note = if asks { self.notes.read(set, cx) } else { None };
+        truths.extend(note.clone().map(|entry| (path.clone(), Some(entry))));
+        let claim = match &note {
+            _ if !leases => Claim::None,
+            Some(_) => Claim::Noted,
+            None => Claim::Now,
         };
+        let knowledge = Knowledge {
+            owners: RefCell::new(owners),
+            claim,
+            settled: note.is_some(),
+            ..self.knowledge(cx, truths)
+        };
+        if asks
+            && !leases
+            && note.is_none()
+            && let Some((_, record)) = node::look(&knowledge)?
+        {
+            node::check(&knowledge, &record)?;
+        }
+        // A lease that outlives its boot does not say which that was.
+        let boot = cx.boot.clone().filter(|_| self.persist == Persist::Boot);
+        let told = Context { boot, ..cx.clone() };
         let mut lost = 0;
         for _ in 0..TRIES {
             knowledge.begin();
-            let plan = alloc::run(command, &knowledge, cx)?;
-            if plan.changes.is_empty() {
-                if verify(&knowledge, &plan)? {
-                    return plan.outcome.map_err(Error::Refused);
+            let plan = alloc::run(command, &knowledge, &told)?;
+            let outcome = if plan.changes.is_empty() {
+                if !verify(&knowledge, &plan)? {
+                    continue;
                 }
-                continue;
+                plan.outcome
+            } else {
+                let mut tries = alternatives(command, plan, &knowledge, &told)?;
+                let Some(done) = commit(&tries, &knowledge)? else {
+                    lost += 1;
+                    step_aside(lost, cx.seed, knowledge.until);
+                    continue;
+                };
+                tries.swap_remove(done).outcome
+            };
+            let Knowledge { owners, known, .. } = knowledge;
+            let known = known.into_inner();
+            let noted = note.is_some() && known.get(&path) == Some(&note);
+            self.listing = owners.into_inner().map(|owners| (owners, known));
+            if leases && !noted && outcome.is_ok() {
+                // What the command asked for is done; this is done again by the next one.
+                let _ = self.settle(set, cx);
             }
-            let mut tries = alternatives(command, plan, &knowledge)?;
-            if let Some(done) = commit(&tries, &knowledge)? {
-                let Knowledge { owners, known, .. } = knowledge;
-                self.listing = owners.into_inner().map(|owners| (owners, known.into_inner()));
-                return tries.swap_remove(done).outcome.map_err(Error::Refused);
-            }
-            lost += 1;
-            step_aside(lost, cx.seed, until);
+            return outcome.map_err(Error::Refused);
         }
         Err(Error::Store(StoreError::Unavailable {
             doing: "win against the other clients of".to_owned(),
             place: self.engine.place(),
             source: format!("{TRIES} tries were lost").into(),
         }))
+    }
+
+    /// Erases what this machine's earlier boots left of a set, and notes that this is done. Whoever
+    /// loses against another client leaves it to that one.
+    fn settle(&self, set: Option<&SetName>, cx: &Context) -> Result<(), Error> {
+        let knowledge = Knowledge { claim: Claim::Now, ..self.knowledge(cx, Truths::new()) };
+        let Some((entry, record)) = node::look(&knowledge)? else { return Ok(()) };
+        if !node::is_ours(&record, cx) {
+            return Ok(());
+        }
+        if let Some(set) = set {
+            let mut evict = Evict { set: set.clone(), only_ended: true, after: None };
+            loop {
+                let plan = alloc::run(&Command::Evict(evict.clone()), &knowledge, cx)?;
+                let is_done = plan.changes.is_empty();
+                let step = Try::new(plan, &knowledge)?;
+                let steps = std::slice::from_ref(&step);
+                if !is_done && commit(steps, &knowledge)?.is_none() {
+                    return Ok(());
+                }
+                match step.outcome {
+                    Ok(Outcome::Collected { after, done: false, .. }) => evict.after = after,
+                    _ => break,
+                }
+            }
+        }
+        // Without a note the next call looks again.
+        let _ = self.notes.write(set, cx, &entry);
+        Ok(())
     }
 }
 
@@ -94,7 +176,8 @@ struct Try {
 
 impl Try {
     fn new(plan: Plan, knowledge: &Knowledge<'_>) -> Result<Try, StoreError> {
-        let writes = writes::records(plan.changes, knowledge)?;
+        let mut writes = writes::records(plan.changes, knowledge)?;
+        writes.extend(node::claim(knowledge)?);
         Ok(Try { steps: writes::steps(writes, knowledge), outcome: plan.outcome })
     }
 }
@@ -105,6 +188,7 @@ fn alternatives(
     command: &Command,
     plan: Plan,
     knowledge: &Knowledge<'_>,
+    cx: &Context,
 ) -> Result<Vec<Try>, StoreError> {
     let engine = knowledge.engine;
     let mut tries = vec![Try::new(plan, knowledge)?];
@@ -125,7 +209,7 @@ fn alternatives(
         knowledge.supposed.replace(Some(held.clone()));
         knowledge.assumed.borrow_mut().clear();
         knowledge.begin();
-        let next = alloc::run(command, knowledge, knowledge.cx);
+        let next = alloc::run(command, knowledge, cx);
         let next = next.ok().filter(|plan| !plan.changes.is_empty());
         let next = next.and_then(|plan| Try::new(plan, knowledge).ok());
         knowledge.supposed.replace(None);
@@ -163,7 +247,15 @@ fn commit(tries: &[Try], knowledge: &Knowledge<'_>) -> Result<Option<usize>, Sto
         });
     }
     match engine.commit(&all, knowledge.until)? {
-        Commit::Done(which) => Ok(Some(which)),
+        Commit::Done(which) => {
+            for step in all[which].iter().filter(|step| step.write != Write::Keep) {
+                // Written, but nobody said under which version.
+                if paths::is_node(&step.path) {
+                    knowledge.known.borrow_mut().remove(&step.path);
+                }
+            }
+            Ok(Some(which))
+        }
         Commit::Conflict(conflict) => {
             knowledge.careful.set(true);
             knowledge.assumed.borrow_mut().clear();
@@ -260,15 +352,23 @@ impl<E: Engine> Store for Cas<E> {
         self.carry_out(command, cx)
     }
 
-    fn list(&mut self, _: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
+    fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
         let found = self.engine.list(paths::IPS, Instant::now() + self.timeout)?;
+        // Read after the leases: of a boot that begins in between, none is there yet.
+        let nodes = self.nodes()?;
+        let ended = |lease: &Lease| {
+            let node = nodes.iter().find(|record| record.node == lease.node);
+            let boot = node.and_then(|record| record.boot.clone());
+            let there = Context { boot, node: lease.node.clone(), ..cx.clone() };
+            cx.has_ended(lease) || there.has_ended(lease)
+        };
         let mut leases = BTreeMap::new();
         for (path, entry) in found {
             let read = paths::read_ip(&path).ok_or(Bad("a key of another form")).and_then(
                 |(set, addr)| codec::read_slot(path.as_bytes(), &set, addr, &entry.value),
             );
             match read {
-                Ok(Holder::Leased(lease)) => {
+                Ok(Holder::Leased(lease)) if !ended(&lease) => {
                     leases.insert((lease.set.clone(), lease.addr), *lease);
                 }
                 Ok(_) => {}
@@ -289,6 +389,43 @@ impl<E: Engine> Store for Cas<E> {
             pools.insert(pool.id.clone(), pool);
         }
         Ok(pools.into_values().collect())
+    }
+
+    fn nodes(&mut self) -> Result<Vec<NodeRecord>, StoreError> {
+        let found = self.engine.list(paths::NODES, Instant::now() + self.timeout)?;
+        let read = |(path, entry): (String, Entry)| {
+            let name = paths::read_node(&path).ok_or(Bad("a key of another form"));
+            let read = name.and_then(|name| codec::read_node(path.as_bytes(), &name, &entry.value));
+            read.map_err(|Bad(what)| bad_record(&self.engine, &path, what))
+        };
+        found.into_iter().map(read).collect()
+    }
+
+    fn forget(&mut self, record: &NodeRecord, cx: &Context) -> Result<bool, StoreError> {
+        let cx = Context { node: record.node.clone(), ..cx.clone() };
+        let knowledge = self.knowledge(&cx, Truths::new());
+        let Some((entry, now)) = node::look(&knowledge)? else { return Ok(true) };
+        if now != *record {
+            return Ok(false);
+        }
+        let step = Step {
+            path: paths::node(&record.node.name),
+            expect: Expect::Version(entry.version),
+            write: Write::Delete,
+        };
+        match self.engine.commit(&[&[step]], knowledge.until)? {
+            Commit::Done(_) => Ok(true),
+            Commit::Conflict(_) => Ok(false),
+            Commit::Lost(error) => Err(error),
+        }
+    }
+
+    fn network(&mut self, name: &NetworkName) -> Result<Option<NetworkRecord>, StoreError> {
+        let cx = Context::default();
+        let knowledge = self.knowledge(&cx, Truths::new());
+        let record = knowledge.network(name)?;
+        self.networks = knowledge.known.into_inner();
+        Ok(record)
     }
 }
 

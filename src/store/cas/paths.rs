@@ -14,6 +14,8 @@
 //! stuck/<set>/<address>             which sticky key names it
 //! pool/<pool>                       a pool; written anew with each lease through it
 //! space/<space>                     all pools of a space, as they were made
+//! node/<node>                       which machine has this name, and in which boot
+//! net/<network>                     a network's definition, where its nodes keep one
 //! ```
 //!
 //! Invariant: a name is one segment, whatever text it holds, and no listed prefix ends within one.
@@ -22,7 +24,7 @@ use std::fmt::Write as _;
 
 use super::engine::Window;
 use crate::alloc::PodKey;
-use crate::model::{Node, Owner, PoolId, SetName};
+use crate::model::{NetworkName, Node, Owner, PoolId, SetName};
 use crate::net::{Addr, Family, Span};
 
 /// A name as one segment: what is no letter, digit, `-`, `_`, `.` or `~` as %XX, and never empty or
@@ -211,6 +213,30 @@ pub fn read_pool(path: &str) -> Option<PoolId> {
     (pool(&id) == path).then_some(id)
 }
 
+/// What is known of a node.
+pub fn node(name: &str) -> String {
+    let mut path = NODES.to_owned();
+    segment(&mut path, name);
+    path.pop();
+    path
+}
+
+/// All nodes.
+pub const NODES: &str = "node/";
+
+/// The name in a [`node`] path.
+pub fn read_node(path: &str) -> Option<String> {
+    let name = read_segment(path.strip_prefix(NODES)?)?;
+    (node(&name) == path).then_some(name)
+}
+
+/// A network's definition.
+pub fn network(name: &NetworkName) -> String {
+    format!("{NETWORKS}{name}")
+}
+
+const NETWORKS: &str = "net/";
+
 /// All pools of a space.
 pub fn space(name: &str) -> String {
     let mut path = "space/".to_owned();
@@ -234,9 +260,19 @@ pub fn is_own(path: &str) -> bool {
     path.starts_with("own/")
 }
 
+/// Whether it is which machine has a name.
+pub fn is_node(path: &str) -> bool {
+    path.starts_with(NODES)
+}
+
+/// Whether whatever has looked at it rests on it, and compares it.
+pub fn is_guard(path: &str) -> bool {
+    is_of_pools(path) || is_node(path) || path.starts_with(NETWORKS)
+}
+
 /// Whether a record decides who has what, and is therefore compared; the others are hints.
 pub fn is_truth(path: &str) -> bool {
-    is_ip(path) || is_own(path) || is_of_pools(path)
+    is_ip(path) || is_own(path) || is_guard(path)
 }
 
 #[cfg(test)]
@@ -262,7 +298,9 @@ mod tests {
         );
         for id in ["l/10.0.0.0/8/10.1.0.0/16", "", "..", "net\u{e4}"].map(|id| PoolId(id.into())) {
             assert_eq!(pool(&id).split('/').count(), 2);
-            assert_eq!(read_pool(&pool(&id)), Some(id));
+            assert_eq!(read_pool(&pool(&id)), Some(id.clone()));
+            assert_eq!(node(&id.0).split('/').count(), 2);
+            assert_eq!(read_node(&node(&id.0)), Some(id.0));
         }
         for bad in ["ip/net/0a0000/0a0100", "ip/net/0a0000/0a000007/x", "ip/net", "own/net/n"] {
             assert_eq!(read_ip(bad), None, "{bad}");

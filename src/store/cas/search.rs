@@ -61,7 +61,28 @@ impl Knowledge<'_> {
             listed += 1;
             left = chunk.last.next().and_then(|next| rest.starting(next));
         }
+        if let Some(addr) = self.left_behind(set, span)? {
+            return self.choose(set, addr).map(Some);
+        }
         self.full.borrow_mut().push((set.clone(), span));
+        Ok(None)
+    }
+
+    /// An address that an earlier boot of this machine has left, unless all of them are erased. Counting
+    /// does not tell it from one that is held.
+    fn left_behind(&self, set: &SetName, span: Span) -> Result<Option<Addr>, StoreError> {
+        if self.settled {
+            return Ok(None);
+        }
+        let owners = self.owners(set)?;
+        let leases = owners.iter().flat_map(|(_, leases)| leases);
+        for lease in leases.filter(|l| span.contains(l.addr) && self.cx.has_ended(l)) {
+            // Its own record decides: it may have been taken since.
+            self.read(&paths::ip(set, lease.addr))?;
+            if !self.is_held(set, lease.addr)? {
+                return Ok(Some(lease.addr));
+            }
+        }
         Ok(None)
     }
 
