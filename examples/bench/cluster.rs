@@ -6,8 +6,8 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Instant;
 
@@ -318,39 +318,34 @@ fn run(network: &Network, program: &Path, way: Way, nodes: usize, each: usize) -
 fn trips(network: &Network, nodes: usize, each: usize) -> Result<f64> {
     let (at, count) = proxy(&network.server.at)?;
     let by = network.by(&at);
-    let mut clients = Vec::new();
-    for number in 0..nodes {
-        let mut client = Node::new(&by, &format!("node-{number}"))?;
-        let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        client.add(n)?;
-        client.del(n)?;
-        clients.push(client);
-    }
-    count.store(0, Ordering::Relaxed);
-    let first = NEXT.fetch_add(nodes * each, Ordering::Relaxed);
-    let results: Result<Vec<Node>> = thread::scope(|scope| {
-        let work = |mut client: Node, from: usize| -> Result<Node> {
-            for n in from..from + each {
-                client.add(n)?;
-            }
-            Ok(client)
-        };
-        let work = &work;
-        let running: Vec<_> = clients
-            .into_iter()
-            .enumerate()
-            .map(|(i, client)| scope.spawn(move || work(client, first + i * each)))
-            .collect();
+    let first = NEXT.fetch_add(nodes * (each + 1), Ordering::Relaxed);
+    let (barrier, asked) = (Barrier::new(nodes), AtomicUsize::new(0));
+    let node = |number: usize| -> Result<()> {
+        let mut node = Node::new(&by, &format!("node-{number}"))?;
+        let from = first + number * (each + 1);
+        node.add(from)?;
+        node.del(from)?;
+        if barrier.wait().is_leader() {
+            count.store(0, Ordering::Relaxed);
+        }
+        barrier.wait();
+        let added: Result<Vec<f64>> = (from + 1..=from + each).map(|n| node.add(n)).collect();
+        if barrier.wait().is_leader() {
+            asked.store(count.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        barrier.wait();
+        added?;
+        (from + 1..=from + each).try_for_each(|n| node.del(n).map(drop))
+    };
+    let done: Result<Vec<()>> = thread::scope(|scope| {
+        let node = &node;
+        let running: Vec<_> = (0..nodes).map(|n| scope.spawn(move || node(n))).collect();
         let ended = running.into_iter().map(thread::ScopedJoinHandle::join);
         ended.map(|one| one.unwrap_or_else(|_| bail!("a thread panicked"))).collect()
     });
+    done?;
     #[expect(clippy::cast_precision_loss, reason = "some thousands")]
-    let average = count.load(Ordering::Relaxed) as f64 / (nodes * each) as f64;
-    for (i, client) in results?.iter_mut().enumerate() {
-        for n in first + i * each..first + (i + 1) * each {
-            client.del(n)?;
-        }
-    }
+    let average = asked.into_inner() as f64 / (nodes * each) as f64;
     Ok(average)
 }
 

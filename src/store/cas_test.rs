@@ -25,7 +25,7 @@ fn servers() -> impl Iterator<Item = (String, Rc<Server>)> {
         let well = (format!("{kind}, well"), server(nests));
         let mute = server(nests);
         mute.mute.set(true);
-        let troubled = (1..13_u64).map(move |seed| {
+        let troubled = (1..7_u64).map(move |seed| {
             let server = server(nests);
             server.trouble.set(seed);
             (format!("{kind}, seed {seed}"), server)

@@ -117,7 +117,8 @@ impl Engine for Rc<Server> {
         assert!(prefix.ends_with('/'), "{prefix} may end within a name");
         self.trip();
         let data = self.data.borrow();
-        let below = data.iter().filter(|(path, _)| path.starts_with(prefix));
+        let below =
+            data.range(prefix.to_owned()..).take_while(|(path, _)| path.starts_with(prefix));
         Ok(below.map(|(path, entry)| (path.clone(), entry.clone())).collect())
     }
 

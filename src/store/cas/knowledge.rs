@@ -52,7 +52,9 @@ pub struct Knowledge<'a> {
     /// Addresses that this run of the allocator found free.
     pub chosen: RefCell<Vec<String>>,
     /// Spans that it found full.
-    pub full: RefCell<Vec<(SetName, Span)>>,
+    pub full: RefCell<BTreeSet<(SetName, Span)>>,
+    /// Spans that were seen to be full, all of them in one look.
+    pub counted: RefCell<BTreeSet<(SetName, Span)>>,
     /// "What if these are held?" While this is asked, nothing is looked at.
     pub supposed: RefCell<Option<BTreeSet<String>>>,
 }
@@ -82,6 +84,7 @@ impl<'a> Knowledge<'a> {
             settled: false,
             chosen: RefCell::default(),
             full: RefCell::default(),
+            counted: RefCell::default(),
             supposed: RefCell::default(),
         }
     }
@@ -159,6 +162,7 @@ impl Knowledge<'_> {
         self.listed.borrow_mut().clear();
         self.taken.borrow_mut().clear();
         self.owners.borrow_mut().take();
+        self.counted.borrow_mut().clear();
     }
 
     /// Looks at everything below a prefix.

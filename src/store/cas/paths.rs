@@ -265,9 +265,11 @@ pub fn is_node(path: &str) -> bool {
     path.starts_with(NODES)
 }
 
-/// Whether whatever has looked at it rests on it, and compares it.
-pub fn is_guard(path: &str) -> bool {
-    is_of_pools(path) || is_node(path) || path.starts_with(NETWORKS)
+/// What begins a path on whose record everything rests that has looked at it, and compares it.
+pub const GUARDS: [&str; 4] = [POOLS, "space/", NODES, NETWORKS];
+
+fn is_guard(path: &str) -> bool {
+    GUARDS.iter().any(|prefix| path.starts_with(prefix))
 }
 
 /// Whether a record decides who has what, and is therefore compared; the others are hints.

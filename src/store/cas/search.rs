@@ -6,6 +6,8 @@
 //! Invariant: what is found was known to be free or is assumed so, and compared by the commit. That a
 //! span is full is concluded only from a look at all that was found full, at one moment.
 
+use std::collections::BTreeSet;
+
 use super::knowledge::Knowledge;
 use super::paths;
 use crate::alloc::{Cooling, Holder, Order};
@@ -17,6 +19,8 @@ use crate::net::{Addr, Family, Span};
 const GUESSES: usize = 16;
 /// Chunks listed before windows are counted.
 const CHUNKS: usize = 2;
+/// How often a chunk is listed because it has room, though others fill it in the meantime.
+const ROUNDS: usize = 4;
 /// Windows counted at a time: the chunks of a /16.
 const WINDOWS: u128 = 256;
 /// Addresses of a chunk.
@@ -43,28 +47,30 @@ impl Knowledge<'_> {
             return Ok(Some(addr));
         }
         let any = order == Order::Any || self.in_turn.get() && self.raced.get() >= IN_TURN;
-        let mut left = Some(span);
-        let mut listed = 0;
-        while let Some(rest) = left {
-            if listed >= CHUNKS || self.dense.get() {
-                self.dense.set(true);
-                let Some(from) = self.room(set, rest)? else { break };
-                left = rest.starting(from);
-            }
+        let mut left = Some(span).filter(|_| !self.dense.get());
+        for _ in 0..CHUNKS {
             let Some(rest) = left else { break };
-            let chunk = paths::chunk_of(rest.first);
-            let part = rest.up_to(chunk.last).unwrap_or(rest);
-            self.list(paths::chunk(set, part.first))?;
-            if let Some(addr) = self.pick(set, part, any)? {
+            if let Some(addr) = self.pick_near(set, rest, any)? {
                 return Ok(Some(addr));
             }
-            listed += 1;
-            left = chunk.last.next().and_then(|next| rest.starting(next));
+            left = paths::chunk_of(rest.first).last.next().and_then(|next| rest.starting(next));
+        }
+        if left.is_some() {
+            self.dense.set(true);
+        }
+        // A small span was seen whole by now.
+        let rounds = if self.dense.get() { ROUNDS } else { 0 };
+        for _ in 0..rounds {
+            let Some(from) = self.room(set, span)? else { break };
+            let Some(rest) = span.starting(from) else { break };
+            if let Some(addr) = self.pick_near(set, rest, any)? {
+                return Ok(Some(addr));
+            }
         }
         if let Some(addr) = self.left_behind(set, span)? {
             return self.choose(set, addr).map(Some);
         }
-        self.full.borrow_mut().push((set.clone(), span));
+        self.full.borrow_mut().insert((set.clone(), span));
         Ok(None)
     }
 
@@ -99,8 +105,15 @@ impl Knowledge<'_> {
         Ok(None)
     }
 
-    /// A free address of a part of a listed chunk: the lowest, or (neighbours shall not want the same)
-    /// any.
+    /// A free address of the span within the chunk of its first.
+    fn pick_near(&self, set: &SetName, span: Span, any: bool) -> Result<Option<Addr>, StoreError> {
+        let chunk = paths::chunk_of(span.first);
+        self.list(paths::chunk(set, span.first))?;
+        self.pick(set, span.up_to(chunk.last).unwrap_or(span), any)
+    }
+
+    /// A free address of a part of a listed chunk: its first, the lowest, or (neighbours shall not want
+    /// the same) any.
     fn pick(&self, set: &SetName, part: Span, any: bool) -> Result<Option<Addr>, StoreError> {
         let mut free = Vec::new();
         let mut at = Some(part.first);
@@ -110,8 +123,11 @@ impl Knowledge<'_> {
             }
             at = addr.next();
         }
-        let place = if any { self.cx.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32 } else { 0 };
-        let place = usize::try_from(place).unwrap_or(0) % free.len().max(1);
+        // The place that an owner's name gives is its own, if it can be had.
+        let lowest = !any || !self.in_turn.get() && free.first() == Some(&part.first);
+        let chance = self.cx.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        let chance = usize::try_from(chance).unwrap_or(0) % free.len().max(1);
+        let place = if lowest { 0 } else { chance };
         free.get(place).map(|addr| self.choose(set, *addr)).transpose()
     }
 
@@ -125,18 +141,35 @@ impl Knowledge<'_> {
 
     /// From where on the span has room, as far as counting tells; `None`: all has a record.
     fn room(&self, set: &SetName, span: Span) -> Result<Option<Addr>, StoreError> {
-        let mut span = span;
+        let mut counted = self.counted.borrow_mut();
+        if counted.contains(&(set.clone(), span)) {
+            return Ok(None);
+        }
+        let mut within = span;
         loop {
-            let parts = parts(span);
-            let counts = self.counts(set, &parts)?;
-            let found = parts.iter().zip(counts).find(|(part, n)| u128::from(*n) < size(**part));
-            let Some((part, _)) = found else { return Ok(None) };
-            if paths::chunk_of(part.first).contains(part.last) {
+            // What was full before is looked at again: then all is seen at one moment.
+            let mut spans = parts(within);
+            let here = spans.len();
+            spans.extend(counted.iter().filter(|(s, _)| s == set).map(|(_, span)| *span));
+            let counts = self.counts(set, &spans)?;
+            let has_room = |(span, n): &(&Span, &u64)| u128::from(**n) < size(**span);
+            let Some((part, n)) = spans.iter().zip(&counts).take(here).find(has_room) else {
+                if within != span {
+                    // Others have filled it between two looks.
+                    return Ok(Some(within.first));
+                }
+                if spans.iter().zip(&counts).any(|pair| has_room(&pair)) {
+                    counted.clear();
+                }
+                counted.insert((set.clone(), span));
+                return Ok(None);
+            };
+            if *n == 0 || paths::chunk_of(part.first).contains(part.last) {
                 // What was listed of it before is out of date, or it would have been taken.
                 self.unlist(&paths::chunk(set, part.first));
                 return Ok(Some(part.first));
             }
-            span = *part;
+            within = *part;
         }
     }
 
@@ -149,12 +182,17 @@ impl Knowledge<'_> {
     /// Whether all that was found full is so at one moment. If not, what was listed is forgotten.
     pub fn is_full_still(&self) -> Result<bool, StoreError> {
         let full = self.full.take();
-        for set in full.iter().map(|(set, _)| set).collect::<std::collections::BTreeSet<_>>() {
+        if full.is_subset(&self.counted.borrow()) {
+            return Ok(true);
+        }
+        let sets: BTreeSet<&SetName> = full.iter().map(|(set, _)| set).collect();
+        for set in sets {
             let spans: Vec<Span> =
                 full.iter().filter(|(s, _)| s == set).map(|(_, span)| *span).collect();
             let counts = self.counts(set, &spans)?;
             if spans.iter().zip(counts).any(|(span, n)| u128::from(n) < size(*span)) {
                 self.unlist(&paths::ips(set));
+                self.counted.borrow_mut().clear();
                 return Ok(false);
             }
         }
