@@ -379,28 +379,21 @@ fn dense(text: &mut String, server: &Server, quick: bool) -> Result<()> {
     say(&format!("{}: a /16 with one free address", server.kind));
     let mut one = Node::new(&full, "node-0")?;
     one.fill((2..65_535).filter(|n| *n != 30_000))?;
-    let asked = {
-        let (at, count) = proxy(&server.at)?;
-        let mut counted = Node::new(&full.by(&at), "node-0")?;
-        counted.add(0)?;
-        count.store(0, Ordering::Relaxed);
-        let (_, refused) = counted.ask(&Command::Add(counted.add.clone()));
-        drop(refused);
-        counted.del(0)?;
-        count.store(0, Ordering::Relaxed);
-        let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        counted.add(n)?;
-        let asked = count.load(Ordering::Relaxed);
-        counted.del(n)?;
-        asked
-    };
+    let (at, count) = proxy(&server.at)?;
+    let mut counted = Node::new(&full.by(&at), "node-0")?;
+    // Once for the node's name.
+    counted.add(0)?;
+    counted.del(0)?;
+    count.store(0, Ordering::Relaxed);
+    counted.add(0)?;
+    let asked = count.load(Ordering::Relaxed);
+    counted.del(0)?;
     let found = run(&full, Path::new(""), Way::Kept, 1, each.min(50))?.add;
     #[expect(clippy::cast_precision_loss, reason = "a few")]
     row("the last free address of a /16", &found, asked as f64)?;
     one.add(0)?;
     let mut refused = Sample::default();
-    let (at, count) = proxy(&server.at)?;
-    let mut counted = Node::new(&full.by(&at), "node-0")?;
+    count.store(0, Ordering::Relaxed);
     for round in 0..each.min(50) {
         let owner = one.owner(NEXT.fetch_add(1, Ordering::Relaxed))?;
         let client = if round == 0 { &mut counted } else { &mut one };
