@@ -95,6 +95,7 @@ impl Call {
             claim_gateways: config.claim_gateways,
             origin,
             legacy: alloc::Legacy::Absent,
+            define: None,
         };
         let cx = self.facts.context();
         let legacy = legacy(config.legacy_dir.as_deref(), &config.network, &config.store);

@@ -10,7 +10,7 @@ use super::contract::{add, at, del, dual};
 use super::{Store, open};
 use crate::alloc::Command;
 use crate::error::{Error, StoreError};
-use crate::model::{Consul, Etcd, Servers, StoreSpec};
+use crate::model::{Consul, Etcd, Persist, Servers, StoreSpec};
 
 /// A server that gives everybody this answer, byte by byte if it is `slow`.
 fn babbler(answer: Vec<u8>, slow: bool) -> String {
@@ -56,6 +56,9 @@ fn stores(endpoint: &str, timeout: Duration) -> [StoreSpec; 2] {
         ca: None,
         identity: None,
         timeout,
+        persist: Persist::Boot,
+        // Nothing is noted there.
+        notes: "/proc/nowhere".into(),
     };
     [
         StoreSpec::Etcd(Box::new(Etcd { servers: servers.clone(), login: None })),

@@ -49,16 +49,19 @@ mod redb;
 mod servers;
 #[cfg(test)]
 mod servers_test;
+mod token;
+#[cfg(test)]
+mod trips_test;
 #[cfg(test)]
 mod trouble_test;
 mod view;
 
-use self::cas::Cas;
+use self::cas::{Cas, Notes};
 use self::consul::Consul;
 use self::etcd::Etcd;
 use crate::alloc::{Command, Context, Outcome};
 use crate::error::{Error, StoreError};
-use crate::model::{Lease, Pool, StoreSpec};
+use crate::model::{Lease, NetworkName, NetworkRecord, NodeRecord, Pool, Servers, StoreSpec};
 
 pub use self::convert::{Converted, in_place, is_converted};
 pub use self::embedded::Embedded;
@@ -83,6 +86,23 @@ pub trait Store {
 
     /// All pools, by name. Changes nothing.
     fn pools(&mut self) -> Result<Vec<Pool>, StoreError>;
+
+    /// What a cluster knows of the machines that lease from it, by name. Changes nothing.
+    fn nodes(&mut self) -> Result<Vec<NodeRecord>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    /// Forgets a machine, if what is known of it is still this: another may have its name then.
+    /// `false`: it has changed.
+    fn forget(&mut self, _: &NodeRecord, _: &Context) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+
+    /// The definition that a cluster keeps for a network. The next command may rest on it without
+    /// another look. Changes nothing.
+    fn network(&mut self, _: &NetworkName) -> Result<Option<NetworkRecord>, StoreError> {
+        Ok(None)
+    }
 }
 
 /// How a program opens stores: [`open`], or what it has in its place. `stdin` is what the caller took
@@ -97,8 +117,11 @@ pub fn open(spec: &StoreSpec) -> Result<Box<dyn Store>, StoreError> {
         StoreSpec::Embedded { path, persist, wait } => {
             Ok(Box::new(Embedded::new(path.clone(), *persist, *wait)))
         }
-        StoreSpec::Etcd(spec) => Ok(Box::new(Cas::new(Etcd::new(spec)?, spec.servers.timeout))),
-        StoreSpec::Consul(spec) => Ok(Box::new(Cas::new(Consul::new(spec)?, spec.servers.timeout))),
+        StoreSpec::Etcd(spec) => Ok(Box::new(on(Etcd::new(spec)?, &spec.servers, ""))),
+        StoreSpec::Consul(spec) => {
+            let dc = spec.dc.as_deref().unwrap_or_default();
+            Ok(Box::new(on(Consul::new(spec)?, &spec.servers, dc)))
+        }
         StoreSpec::Unreadable { why } => Err(unreadable(why)),
     }
 }
@@ -112,6 +135,12 @@ pub fn open_local(spec: &StoreSpec) -> Option<Result<Box<dyn Store>, StoreError>
         StoreSpec::Etcd(_) | StoreSpec::Consul(_) => None,
         StoreSpec::Unreadable { why } => Some(Err(unreadable(why))),
     }
+}
+
+fn on<E: cas::Engine>(engine: E, servers: &Servers, more: &str) -> Cas<E> {
+    let cluster = format!("{}\0{more}\0{}", engine.place(), servers.prefix);
+    let notes = Notes::new(Some(&servers.notes), cluster);
+    Cas::new(engine, servers.timeout).with(servers.persist, notes)
 }
 
 fn unreadable(why: &str) -> StoreError {
