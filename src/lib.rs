@@ -10,6 +10,7 @@
 //!             ecs_ipam (over bolt) reads the original's file
 //! config      bytes -> Config, one file for each dialect
 //! store       commits what alloc decides: redb, etcd, Consul
+//! metrics     numbers as Prometheus reads them; usage: how full ranges are, in one walk
 //! alloc       the decisions, pure: View + Command + Context -> Plan
 //! net model error   the nouns, valid by construction; beside them plain_file, an open that never blocks
 //! ```
@@ -63,6 +64,14 @@
 //! - **No question returns all leases**, so no answer gets slower with their number. GC pages
 //!   through owners, and takes as many steps as a store's transactions are small
 //!   ([`alloc::View::capacity`]).
+//!
+//! # What people see
+//!
+//! Beside commands a [`store::Store`] tells: `list` and `taken` walk over leases (and what cools),
+//! `definitions` and `pools` say what they are drawn from ([`engine::usage`] makes numbers of the
+//! four), `history` and `counters` say what happened, `problems` what is wrong. Events and counters are
+//! made of a plan's changes where they are committed ([`alloc::event`], [`alloc::verb`]), so that no face
+//! can forget one. [`metrics`] writes the numbers for the command line and the daemon.
 //!
 //! # Where do I add ...
 //!

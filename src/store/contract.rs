@@ -492,7 +492,7 @@ pub const CASES: &[(&str, Case)] = &[
     ("imports are whole and repeatable", operator_test::imports_are_whole_and_repeatable),
 ];
 
-fn memory() -> impl Fn() -> Box<dyn Store> {
+pub fn memory() -> impl Fn() -> Box<dyn Store> {
     struct Shared(Rc<std::cell::RefCell<Memory>>);
     impl Store for Shared {
         fn apply(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {

@@ -52,6 +52,8 @@ mod servers;
 mod servers_test;
 mod sound;
 #[cfg(test)]
+mod told_test;
+#[cfg(test)]
 mod trouble_test;
 mod view;
 

@@ -38,3 +38,4 @@ mod supply;
 mod swarm;
 mod takeover;
 mod tidy;
+mod told;
