@@ -243,7 +243,7 @@ mod tests {
 
     #[test]
     fn what_may_be_asked() {
-        let get = |path| ask(&Method::GET, Some("localhost"), path);
+        let get = |path: &str| ask(&Method::GET, Some("localhost"), path);
         assert!(matches!(get("/"), Ok(Question::Asset(HTML, _))));
         assert_eq!(get("/api/v1/leases"), Ok(Question::Leases(None)));
         let named = Question::Leases(Some("my net".to_owned()));
@@ -253,7 +253,8 @@ mod tests {
         assert_eq!(get("/api/v1/history/10.1.2.3"), Ok(addr("10.1.2.3")));
         assert_eq!(get("/api/v1/history/fd00%3A%3A2"), Ok(addr("fd00::2")));
         for path in ["10.1.2", "", "%zz", "%", "%ff%fe", "../pools", "10.1.2.3/24"] {
-            assert_eq!(get(&format!("/api/v1/history/{path}")), Err(400), "{path}");
+            let path = format!("/api/v1/history/{path}");
+            assert_eq!(get(&path), Err(400), "{path}");
         }
         for path in ["/api/v1/", "/api/v2/pools", "/app.js/", "/../Cargo.toml", "//"] {
             assert_eq!(get(path), Err(404), "{path}");
