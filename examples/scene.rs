@@ -132,6 +132,7 @@ impl Scene {
             claim_gateways: false,
             origin: config.origin,
             legacy: Legacy::Absent,
+            define: None,
         })
     }
 

@@ -23,7 +23,7 @@ use crate::config::{self, Level, LogFormat, duration, gipam};
 use crate::engine;
 use crate::host::Facts;
 use crate::log::{Entry, Log};
-use crate::model::{Consul, Etcd, Face, History, Persist, StoreSpec, Wait};
+use crate::model::{Face, History, Persist, StoreSpec, Wait};
 use crate::net::Family;
 use crate::store;
 
@@ -264,10 +264,10 @@ fn cluster(name: &str, json: &str, timeout: Duration, log: &Log) -> Result<Store
     for warning in warnings {
         log.write(&Entry::new(Level::Warn, format!("{name}: {warning}")));
     }
-    if let StoreSpec::Etcd(Etcd { servers, .. }) | StoreSpec::Consul(Consul { servers, .. }) =
-        &mut spec
-    {
-        servers.timeout = servers.timeout.min(timeout);
+    match &mut spec {
+        StoreSpec::Etcd(etcd) => etcd.servers.timeout = etcd.servers.timeout.min(timeout),
+        StoreSpec::Consul(consul) => consul.servers.timeout = consul.servers.timeout.min(timeout),
+        StoreSpec::Embedded { .. } | StoreSpec::Unreadable { .. } => {}
     }
     Ok(spec)
 }

@@ -106,6 +106,7 @@ struct Machine {
     leases: u64,
     networks: BTreeSet<String>,
     latest: Timestamp,
+    since: Option<Timestamp>,
 }
 
 /// Looks at the store.
@@ -154,6 +155,11 @@ pub fn look(store: &mut dyn Store, cx: &Context) -> Result<Survey, StoreError> {
         place: "the leases".to_owned(),
         source: e.into(),
     })?;
+    // A cluster remembers machines that have no lease.
+    for record in store.nodes()? {
+        let machine = machines.entry((record.node.name, record.node.machine)).or_default();
+        machine.since = Some(record.since);
+    }
     let usage = meter.done();
     let mut hasher = DefaultHasher::new();
     hasher.write(&text[rows.head..]);
@@ -239,7 +245,8 @@ fn nodes(machines: &BTreeMap<(String, String), Machine>, here: &Node) -> Value {
             here: *name == here.name && *id == here.machine,
             leases: machine.leases,
             networks: machine.networks.iter().map(String::as_str).collect(),
-            latest: utc(machine.latest),
+            latest: (machine.latest > 0).then(|| utc(machine.latest)),
+            since: machine.since.map(utc),
         })
     };
     machines.iter().map(row).collect()

@@ -231,7 +231,11 @@ pub struct NodeRow<'a> {
     /// Of which networks.
     pub networks: Vec<&'a str>,
     /// When the newest was made.
-    pub latest: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latest: Option<String>,
+    /// Since when its boot leases, where a cluster tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
 }
 
 /// Something that is wrong.

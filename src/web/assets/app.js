@@ -295,6 +295,9 @@ const table = {
   down: false,
   selected: 0,
   words: [],
+  all: [], // in this order; typing only filters
+  order: "",
+  sorted: null,
   pool: new Map(),
 
   begin() {
@@ -337,10 +340,14 @@ const table = {
 
   refresh() {
     this.words = at("search").value.toLowerCase().split(/\s+/).filter(Boolean);
-    const found = this.words.length ? known.leases.filter((row) => this.matches(row)) : [...known.leases];
-    const { by } = this.column;
-    const sign = this.down ? -1 : 1;
-    this.rows = found.sort((a, b) => sign * (by(a, b) || byAddress(a, b)));
+    const order = `${this.column.name} ${this.down}`;
+    if (this.order !== order || this.sorted !== known.leases) {
+      const { by } = this.column;
+      const sign = this.down ? -1 : 1;
+      this.all = [...known.leases].sort((a, b) => sign * (by(a, b) || byAddress(a, b)));
+      Object.assign(this, { order, sorted: known.leases });
+    }
+    this.rows = this.words.length ? this.all.filter((row) => this.matches(row)) : this.all;
     this.selected = Math.min(this.selected, Math.max(0, this.rows.length - 1));
     const all = known.leases.length;
     const shown = this.words.length ? `${count(this.rows.length)} of ${plural(all, "lease")}` : plural(all, "lease");
@@ -481,21 +488,22 @@ function layout(bits, rowwise) {
 }
 
 const MOST = 16; // at most 2^16 cells
+const css = (rgb, alpha = 1) => `rgb(${rgb.join(" ")} / ${alpha})`;
 
 const map = {
   key: null, pool: null, views: [], cursor: 0, over: null, rowwise: false, layouts: new Map(), taken: [],
 
   begin() {
     const canvas = at("map");
-    canvas.addEventListener("pointermove", (event) => this.point(event));
+    canvas.addEventListener("pointermove", (event) => this.hover(event));
     canvas.addEventListener("pointerleave", () => this.leave());
     canvas.addEventListener("click", (event) => {
       this.cursor = this.under(event);
       this.enter();
     });
     canvas.addEventListener("keydown", (event) => this.press(event));
-    canvas.addEventListener("focus", () => this.draw());
-    canvas.addEventListener("blur", () => this.draw());
+    canvas.addEventListener("focus", () => this.point());
+    canvas.addEventListener("blur", () => this.point());
     at("zoom-in").addEventListener("click", () => this.enter(true));
     at("zoom-out").addEventListener("click", () => this.out());
     at("order").addEventListener("click", () => {
@@ -656,6 +664,7 @@ const map = {
     return this.layouts.get(key);
   },
 
+  /** Draws what is known, then what is pointed at. */
   draw() {
     const canvas = at("map");
     if (!this.pool || !this.view || canvas.clientWidth === 0) return;
@@ -663,12 +672,9 @@ const map = {
     canvas.style.aspectRatio = `${columns} / ${rows}`;
     const pixels = canvas.clientWidth * (window.devicePixelRatio || 1);
     const size = Math.max(1, Math.round(pixels / columns));
-    [canvas.width, canvas.height] = [columns * size, rows * size];
     const ink = this.colours();
     const { state, share, dim } = this.states();
     const { shift, cells } = this.sizes;
-    const context = canvas.getContext("2d");
-    const css = (rgb, alpha = 1) => `rgb(${rgb.join(" ")} / ${alpha})`;
     const blend = (from, to, part) => from.map((value, i) => Math.round(value + (to[i] - value) * part));
     const colour = (cell) => {
       const name = NAMES[state[cell]];
@@ -676,21 +682,42 @@ const map = {
       if (shift > 0n && name !== "free" && name !== "outside") rgb = blend(ink.free, rgb, 0.3 + 0.7 * Math.min(1, share[cell]));
       return dim[cell] === 1 ? blend(rgb, ink.free, 0.75) : rgb;
     };
-    context.fillStyle = css(ink.card);
-    context.fillRect(0, 0, canvas.width, canvas.height);
-    const gap = size >= 8 ? Math.max(1, Math.round(size / 14)) : 0;
-    for (let cell = 0; cell < place.length; cell += 1) {
-      const x = (place[cell] % columns) * size;
-      const y = Math.floor(place[cell] / columns) * size;
-      context.fillStyle = css(colour(cell));
-      context.fillRect(x, y, size - gap, size - gap);
-      if (size >= 8 && shift === 0n) this.pattern(context, state[cell], x, y, size - gap, css(ink.card, 0.75), css(ink.line));
+    // One pixel a cell, enlarged: many cells are drawn as fast as few.
+    const small = new OffscreenCanvas(columns, rows);
+    const image = new ImageData(columns, rows);
+    for (let cell = 0; cell < place.length; cell += 1) image.data.set([...colour(cell), 255], place[cell] * 4);
+    small.getContext("2d").putImageData(image, 0, 0);
+    this.base = new OffscreenCanvas(columns * size, rows * size);
+    const context = this.base.getContext("2d");
+    context.imageSmoothingEnabled = false;
+    context.drawImage(small, 0, 0, this.base.width, this.base.height);
+    if (size >= 8) {
+      const gap = Math.max(1, Math.round(size / 14));
+      context.fillStyle = css(ink.card);
+      for (let x = 1; x <= columns; x += 1) context.fillRect(x * size - gap, 0, gap, rows * size);
+      for (let y = 1; y <= rows; y += 1) context.fillRect(0, y * size - gap, columns * size, gap);
+      for (let cell = 0; shift === 0n && cell < place.length; cell += 1) {
+        const [x, y] = [(place[cell] % columns) * size, Math.floor(place[cell] / columns) * size];
+        this.pattern(context, state[cell], x, y, size - gap, css(ink.card, 0.75), css(ink.line));
+      }
     }
     this.lines(context, cells, size, columns, rows, css(ink.card, 0.55));
-    if (document.activeElement === canvas) this.frame(context, this.cursor, size, css(ink.text), Math.max(2, size / 10));
-    if (this.over !== null && this.over !== this.cursor) this.frame(context, this.over, size, css(ink.text, 0.7), 2);
+    [canvas.width, canvas.height] = [this.base.width, this.base.height];
+    Object.assign(this, { size, ink });
+    this.point();
+  },
+
+  /** Shows what is pointed at, over what was drawn. */
+  point() {
+    const canvas = at("map");
+    if (!this.base || !this.pool) return;
+    const context = canvas.getContext("2d");
+    const focused = document.activeElement === canvas;
+    context.drawImage(this.base, 0, 0);
+    if (focused) this.frame(context, this.cursor, css(this.ink.text), Math.max(2, this.size / 10));
+    if (this.over !== null && this.over !== this.cursor) this.frame(context, this.over, css(this.ink.text, 0.7), 2);
     at("zoom-in").disabled = this.sizes.bits <= 4;
-    this.tell(document.activeElement === canvas || this.over === null ? this.cursor : this.over);
+    this.tell(focused || this.over === null ? this.cursor : this.over);
   },
 
   /** What tells states apart without colours. */
@@ -725,8 +752,9 @@ const map = {
     context.stroke();
   },
 
-  frame(context, cell, size, style, width) {
+  frame(context, cell, style, width) {
     const { columns, place } = this.plan;
+    const { size } = this;
     context.strokeStyle = style;
     context.lineWidth = width;
     context.strokeRect((place[cell] % columns) * size, Math.floor(place[cell] / columns) * size, Math.max(size, 4), Math.max(size, 4));
@@ -780,12 +808,12 @@ const map = {
     return text;
   },
 
-  point(event) {
+  hover(event) {
     const cell = this.under(event);
     const tip = at("tip");
     if (cell !== this.over) {
       this.over = cell;
-      requestAnimationFrame(() => this.draw());
+      requestAnimationFrame(() => this.point());
     }
     let text = this.describe(cell);
     if (this.sizes.bits > 8) {
@@ -804,7 +832,7 @@ const map = {
   leave() {
     this.over = null;
     at("tip").hidden = true;
-    this.draw();
+    this.point();
   },
 
   /** Zooms in at the cursor; where single addresses are large enough, shows one. */
@@ -840,12 +868,12 @@ const map = {
       const x = Math.min(columns - 1, Math.max(0, (place[this.cursor] % columns) + dx));
       const y = Math.min(rows - 1, Math.max(0, Math.floor(place[this.cursor] / columns) + dy));
       this.cursor = cell[y * columns + x];
-      this.draw();
+      this.point();
     } else if (event.key === "Enter" || event.key === " ") this.enter();
     else if (event.key === "+") this.enter(true);
     else if (event.key === "Backspace" || event.key === "-") this.out();
-    else if (event.key === "Home") { this.cursor = 0; this.draw(); }
-    else if (event.key === "End") { this.cursor = this.plan.cell.length - 1; this.draw(); }
+    else if (event.key === "Home") { this.cursor = 0; this.point(); }
+    else if (event.key === "End") { this.cursor = this.plan.cell.length - 1; this.point(); }
     else return;
     event.preventDefault();
   },
