@@ -123,8 +123,13 @@ impl Shelf {
     pub fn problems(&self) -> Arc<Problems> {
         let looked = host::now();
         let look = || self.ask(|store, cx| Ok(Problems { looked, rows: problems(store, cx)? }));
-        // One that cannot be read is told at once when it can be read again.
-        let keep = if self.survey().is_ok() { SOUND } else { FRESH };
+        // A store that cannot be read is told at once.
+        let readable = self.survey().is_ok();
+        let told = |seen: &Seen<Problems>| {
+            seen.what.as_ref().is_ok_and(|p| p.rows.iter().any(|row| row.level == "error"))
+        };
+        lock(&self.problems).take_if(|seen| !readable && !told(seen));
+        let keep = if readable { SOUND } else { FRESH };
         fresh(&self.problems, keep, look).unwrap_or_else(|what| {
             let remedy = "See the message; nothing is leased or freed until the store answers.";
             let row = ProblemRow { level: "error", what, remedy: remedy.to_owned() };

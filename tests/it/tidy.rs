@@ -324,7 +324,8 @@ fn local_module(name: &str, text: &str, krate: &str) -> bool {
     }
     name == "store/mod.rs"
         || text.lines().filter_map(|l| l.strip_prefix("use super::")).any(|used| {
-            let used = used.trim_end_matches(';');
+            // From a folder below it is further up.
+            let used = used.trim_start_matches("super::").trim_end_matches(';');
             used == krate
                 || used.starts_with(&format!("{krate}::{{self"))
                 || used.starts_with('{') && used.split(['{', ',', '}']).any(|u| u.trim() == krate)
