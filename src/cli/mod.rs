@@ -9,6 +9,8 @@ mod gc;
 mod gipam;
 mod import;
 mod list;
+mod network;
+mod node;
 mod output;
 mod release;
 mod report;
@@ -25,7 +27,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::alloc::Context;
 use crate::config;
-use crate::host::{Env, Facts};
+use crate::host::{self, Env, Facts};
 use crate::model::{Lease, Persist, StoreSpec, Wait};
 use crate::net::Addr;
 use crate::panic;
@@ -54,6 +56,12 @@ enum Command {
     /// Free an address, or all of a container's
     Release(release::Release),
     Gc(gc::Gc),
+    /// Look at the machines that share a cluster, and free what a dead one held
+    #[command(subcommand)]
+    Node(node::Node),
+    /// Look at and change the definition that a cluster keeps for a network
+    #[command(subcommand)]
+    Network(network::Network),
     Import(import::Import),
     Export(export::Export),
 }
@@ -66,6 +74,9 @@ struct Place {
     /// [default: $IPAM_DB_PATH, else /var/lib/cni/sublet/leases.redb]
     #[arg(long, value_name = "PATH|JSON", global = true, verbatim_doc_comment)]
     store: Option<OsString>,
+    /// This machine's name among those that share a cluster [default: $NODE_ID, else the host's name]
+    #[arg(long, value_name = "NAME", global = true, value_parser = host::node_name)]
+    node: Option<String>,
 }
 
 impl Place {
@@ -138,12 +149,15 @@ fn serve(args: Vec<OsString>, env: &Env<'_>, facts: &Facts, terminal: &mut Termi
 }
 
 fn carry_out(cli: &Cli, env: &Env<'_>, facts: &Facts, terminal: &mut Terminal<'_>) -> Result<()> {
+    let facts = &facts.named(cli.place.node.as_deref());
     let desk = |terminal: &mut Terminal<'_>| Desk::open(&cli.place, env, facts, terminal);
     match &cli.command {
         Command::List(list) => list.run(&mut desk(terminal)?, terminal),
         Command::Show(show) => show.run(&mut desk(terminal)?, terminal),
         Command::Release(release) => release.run(&mut desk(terminal)?, terminal),
         Command::Gc(gc) => gc.run(&mut desk(terminal)?, facts, terminal),
+        Command::Node(node) => node.run(&mut desk(terminal)?, terminal),
+        Command::Network(network) => network.run(&mut desk(terminal)?, terminal),
         Command::Import(import) => import.run(&cli.place, env, facts, terminal),
         Command::Export(export) => {
             // host-local's leases are of one host.
@@ -203,8 +217,11 @@ impl Desk {
 
     /// What the allocator is told when it works on this lease: in a cluster, as the node that has it.
     fn cx_for(&self, lease: &Lease) -> Context {
-        let node = if self.cluster { lease.node.clone() } else { self.cx.node.clone() };
-        Context { node, ..self.cx.clone() }
+        if !self.cluster || lease.node == self.cx.node {
+            return self.cx.clone();
+        }
+        // Of its boots nothing is known here.
+        Context { node: lease.node.clone(), boot: None, ..self.cx.clone() }
     }
 
     /// The leases that `which` chooses.
@@ -278,7 +295,6 @@ fn confirm(terminal: &mut Terminal<'_>, question: &str) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host;
 
     #[test]
     fn a_panic_is_one_line() {
