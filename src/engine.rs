@@ -306,7 +306,7 @@ pub fn adopt_pool(store: &mut dyn Store, adopt: AdoptPool, cx: &Context) -> Resu
 pub struct Left {
     /// How many addresses were freed.
     pub freed: usize,
-    /// Its name is free; `false`: it has leased again meanwhile.
+    /// Its name is free; `false`: another boot or machine has taken it meanwhile.
     pub forgotten: bool,
 }
 

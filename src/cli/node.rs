@@ -195,7 +195,7 @@ impl Release {
         if left.forgotten {
             return Ok(());
         }
-        Err(anyhow!("node {name} has leased again meanwhile, so it lives and keeps its name"))
+        Err(anyhow!("a machine or a boot has taken the name {name} meanwhile, and keeps it"))
     }
 }
 

@@ -38,6 +38,8 @@ pub struct Server {
     pub mute: Cell<bool>,
     /// Runs once before the next commit: another client.
     pub intruder: RefCell<Option<Box<dyn FnOnce()>>>,
+    /// How many commits are left before every call fails: the client is killed.
+    pub left: Cell<Option<usize>>,
     /// Where the nodes' boots note what they have done.
     pub notes: Folder,
 }
@@ -52,8 +54,16 @@ impl Default for Folder {
 }
 
 impl Server {
-    fn trip(&self) {
+    fn trip(&self) -> Result<(), StoreError> {
         self.trips.set(self.trips.get() + 1);
+        match self.left.get() {
+            Some(0) => Err(StoreError::Unavailable {
+                doing: "ask".to_owned(),
+                place: "the fake".to_owned(),
+                source: "killed".into(),
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Changes what lies under a path, behind every client's back.
@@ -98,14 +108,14 @@ impl Engine for Rc<Server> {
 
     fn get(&self, paths: &[&str], _: Instant) -> Result<Truths, StoreError> {
         assert!(paths.len() <= LIMIT);
-        self.trip();
+        self.trip()?;
         let data = self.data.borrow();
         Ok(paths.iter().map(|p| ((*p).to_owned(), data.get(*p).cloned())).collect())
     }
 
     fn list(&self, prefix: &str, _: Instant) -> Result<BTreeMap<String, Entry>, StoreError> {
         assert!(prefix.ends_with('/'), "{prefix} may end within a name");
-        self.trip();
+        self.trip()?;
         let data = self.data.borrow();
         let below = data.iter().filter(|(path, _)| path.starts_with(prefix));
         Ok(below.map(|(path, entry)| (path.clone(), entry.clone())).collect())
@@ -117,7 +127,8 @@ impl Engine for Rc<Server> {
             intruder();
         }
         assert!(steps.len() <= LIMIT, "{} operations", steps.len());
-        self.trip();
+        self.trip()?;
+        self.left.set(self.left.get().map(|left| left - 1));
         let trouble = self.next_trouble();
         let compared: Vec<&str> =
             steps.iter().filter(|s| s.expect != Expect::Anything).map(|s| &*s.path).collect();

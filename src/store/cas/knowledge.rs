@@ -47,7 +47,7 @@ pub struct Knowledge<'a> {
 
 impl Knowledge<'_> {
     /// The record, or the assumption that there is none.
-    pub fn guess(&self, path: String) -> Option<Entry> {
+    fn guess(&self, path: String) -> Option<Entry> {
         if let Some(entry) = self.known.borrow().get(&path) {
             return entry.clone();
         }

@@ -117,13 +117,15 @@ impl<E: Engine> Cas<E> {
                 step_aside(lost, cx.seed, knowledge.until);
                 continue;
             }
-            let Knowledge { owners, known, .. } = knowledge;
+            let Knowledge { owners, known, until, .. } = knowledge;
             let known = known.into_inner();
-            let noted = note.is_some() && known.get(&path) == Some(&note);
+            let node = known.get(&path).cloned();
+            let noted = note.is_some() && node.as_ref() == Some(&note);
             self.listing = owners.into_inner().map(|owners| (owners, known));
             if leases && !noted && plan.outcome.is_ok() {
                 // What the command asked for is done; this is done again by the next one.
-                let _ = self.settle(set, cx);
+                let node: Truths = node.map(|entry| (path, entry)).into_iter().collect();
+                let _ = self.settle(set, cx, node, until);
             }
             return plan.outcome.map_err(Error::Refused);
         }
@@ -136,8 +138,14 @@ impl<E: Engine> Cas<E> {
 
     /// Erases what this machine's earlier boots left of a set, and notes that this is done. Whoever
     /// loses against another client leaves it to that one.
-    fn settle(&self, set: Option<&SetName>, cx: &Context) -> Result<(), Error> {
-        let knowledge = Knowledge { claim: Claim::Now, ..self.knowledge(cx, Truths::new()) };
+    fn settle(
+        &self,
+        set: Option<&SetName>,
+        cx: &Context,
+        node: Truths,
+        until: Instant,
+    ) -> Result<(), Error> {
+        let knowledge = Knowledge { claim: Claim::Now, until, ..self.knowledge(cx, node) };
         let Some((entry, record)) = node::look(&knowledge)? else { return Ok(()) };
         if !node::is_ours(&record, cx) {
             return Ok(());
@@ -264,7 +272,8 @@ impl<E: Engine> Store for Cas<E> {
             let node = nodes.iter().find(|record| record.node == lease.node);
             let boot = node.and_then(|record| record.boot.clone());
             let there = Context { boot, node: lease.node.clone(), ..cx.clone() };
-            cx.has_ended(lease) || there.has_ended(lease)
+            // Who knows of no boot is told of all that is there.
+            cx.boot.is_some() && (cx.has_ended(lease) || there.has_ended(lease))
         };
         let mut leases = BTreeMap::new();
         for (path, entry) in found {

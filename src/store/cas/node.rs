@@ -50,19 +50,18 @@ pub fn claim(known: &Knowledge<'_>) -> Result<Writes, StoreError> {
     if known.claim == Claim::None {
         return Ok(Writes::new());
     }
-    let record = known.guess(path.clone());
+    let record = known.read(&path)?;
     let record = record.map(|entry| read(known, &path, &entry)).transpose()?;
     let mut ours =
         NodeRecord { node: cx.node.clone(), boot: cx.boot.clone(), first: cx.now, since: cx.now };
     if let Some(record) = record {
         check(known, &record)?;
-        if cx.boot.is_none() || record.boot == cx.boot {
+        // Who cannot tell its machine or its boot does not say that another's has ended.
+        let unsure = ours.node.machine.is_empty() && !record.node.machine.is_empty();
+        if unsure || cx.boot.is_none() || record.boot == cx.boot {
             return Ok(Writes::new());
         }
         ours.first = record.first;
-        if ours.node.machine.is_empty() {
-            ours.node.machine = record.node.machine;
-        }
     }
     Ok(Writes::from([(path.clone(), Some(codec::node(path.as_bytes(), &ours)))]))
 }
