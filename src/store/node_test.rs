@@ -102,6 +102,37 @@ fn a_full_range_is_empty_after_a_boot() {
     assert_eq!(listed(&mut store, &boot(2)).len(), 253 * 2);
 }
 
+/// The node that booted does not come back to that set: others find its addresses when they need them.
+#[test]
+fn what_ended_on_another_node_is_free_as_well() {
+    let server = Rc::new(Server::default());
+    let mut store = FakeCas::new(server.clone());
+    let sets = [set("10.0.0.0/29"), set("fd00::/125")];
+    for i in 0..5 {
+        given(&mut store, &add(&format!("c{i}"), &sets), &boot(1));
+    }
+    let other = on("other", "machine", 1);
+    let asks = [
+        Command::Status(Status { set: net(), sets: sets.to_vec(), strict: false }),
+        Command::Add(fixed("d", &sets, "10.0.0.2")),
+        Command::Add(add("e", &sets)),
+    ];
+    for command in &asks {
+        assert!(store.apply(command, &other).is_err(), "that boot is not over yet");
+    }
+    let elsewhere = Add { set: SetName("elsewhere".into()), ..add("x", &sets) };
+    given(&mut store, &elsewhere, &boot(2));
+    for command in &asks {
+        store.apply(command, &other).unwrap();
+    }
+    for i in 0..3 {
+        given(&mut store, &add(&format!("f{i}"), &sets), &other);
+    }
+    assert!(store.apply(&Command::Add(add("g", &sets)), &other).is_err());
+    assert_eq!(listed(&mut store, &other).len(), 12);
+    assert_eq!(paths(&server), 3 * 6);
+}
+
 /// Without notes, and whatever time it is: the clock was set back.
 #[test]
 fn notes_save_trips_and_nothing_else() {

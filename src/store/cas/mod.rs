@@ -25,7 +25,7 @@ pub use notes::Notes;
 use super::Store;
 use super::codec::{self, Bad};
 use super::pause::pause;
-use crate::alloc::{self, Command, Context, Evict, Holder, Outcome, View};
+use crate::alloc::{self, Command, Context, Evict, Holder, Outcome, Plan, View};
 use crate::error::{Error, StoreError};
 use crate::model::{Lease, NetworkName, NetworkRecord, NodeRecord, Persist, Pool, SetName};
 
@@ -69,6 +69,7 @@ impl<E: Engine> Cas<E> {
             careful: Cell::new(false),
             owners: RefCell::default(),
             claim: Claim::None,
+            nodes: RefCell::default(),
         }
     }
 
@@ -109,7 +110,7 @@ impl<E: Engine> Cas<E> {
         for _ in 0..TRIES {
             let plan = alloc::run(command, &knowledge, &told)?;
             if plan.changes.is_empty() {
-                if !verify(&knowledge)? {
+                if !verify(&knowledge)? || lacks(&plan) && knowledge.learn_nodes()? {
                     continue;
                 }
             } else if !commit(plan.changes, &knowledge)? {
@@ -167,6 +168,12 @@ impl<E: Engine> Cas<E> {
         let _ = self.notes.write(set, cx, &entry);
         Ok(())
     }
+}
+
+/// Whether it is refused for what others hold: their boots may be over.
+fn lacks(plan: &Plan) -> bool {
+    use crate::error::Refusal::{Exhausted, GatewayHeld, Held};
+    matches!(&plan.outcome, Err(Exhausted { .. } | Held { .. } | GatewayHeld { .. }))
 }
 
 /// Looks at what was assumed, for nothing else guards a conclusion without a change; `true` if
@@ -268,20 +275,13 @@ impl<E: Engine> Store for Cas<E> {
         let found = self.engine.list(paths::IPS, Instant::now() + self.timeout)?;
         // Read after the leases: of a boot that begins in between, none is there yet.
         let nodes = self.nodes()?;
-        let ended = |lease: &Lease| {
-            let node = nodes.iter().find(|record| record.node == lease.node);
-            let boot = node.and_then(|record| record.boot.clone());
-            let there = Context { boot, node: lease.node.clone(), ..cx.clone() };
-            // Who knows of no boot is told of all that is there.
-            cx.boot.is_some() && (cx.has_ended(lease) || there.has_ended(lease))
-        };
         let mut leases = BTreeMap::new();
         for (path, entry) in found {
             let read = paths::read_ip(&path).ok_or(Bad("a key of another form")).and_then(
                 |(set, addr)| codec::read_slot(path.as_bytes(), &set, addr, &entry.value),
             );
             match read {
-                Ok(Holder::Leased(lease)) if !ended(&lease) => {
+                Ok(Holder::Leased(lease)) if !node::has_ended(&lease, cx, &nodes) => {
                     leases.insert((lease.set.clone(), lease.addr), *lease);
                 }
                 Ok(_) => {}
@@ -305,13 +305,7 @@ impl<E: Engine> Store for Cas<E> {
     }
 
     fn nodes(&mut self) -> Result<Vec<NodeRecord>, StoreError> {
-        let found = self.engine.list(paths::NODES, Instant::now() + self.timeout)?;
-        let read = |(path, entry): (String, Entry)| {
-            let name = paths::read_node(&path).ok_or(Bad("a key of another form"));
-            let read = name.and_then(|name| codec::read_node(path.as_bytes(), &name, &entry.value));
-            read.map_err(|Bad(what)| bad_record(&self.engine, &path, what))
-        };
-        found.into_iter().map(read).collect()
+        node::all(&self.engine, Instant::now() + self.timeout)
     }
 
     fn forget(&mut self, record: &NodeRecord, cx: &Context) -> Result<bool, StoreError> {

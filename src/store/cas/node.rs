@@ -6,13 +6,15 @@
 //! a later boot has the name, nothing is leased under it by the former one. Only a lease whose boot is
 //! over by that record counts as free.
 
-use super::super::codec;
-use super::engine::Entry;
-use super::knowledge::{Knowledge, Writes};
+use std::time::Instant;
+
+use super::super::codec::{self, Bad};
+use super::engine::{Engine, Entry};
+use super::knowledge::{Knowledge, Writes, bad_record};
 use super::paths;
 use crate::alloc::{Command, Context};
 use crate::error::StoreError;
-use crate::model::NodeRecord;
+use crate::model::{Lease, NodeRecord};
 
 /// What a command does to its node's record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +93,27 @@ pub fn look(known: &Knowledge<'_>) -> Result<Option<(Entry, NodeRecord)>, StoreE
 fn read(known: &Knowledge<'_>, path: &str, entry: &Entry) -> Result<NodeRecord, StoreError> {
     let record = codec::read_node(path.as_bytes(), &known.cx.node.name, &entry.value);
     known.whole(path, record)
+}
+
+/// All records, by name.
+pub fn all(engine: &dyn Engine, until: Instant) -> Result<Vec<NodeRecord>, StoreError> {
+    let read = |(path, entry): (String, Entry)| {
+        let name = paths::read_node(&path).ok_or(Bad("a key of another form"));
+        let read = name.and_then(|name| codec::read_node(path.as_bytes(), &name, &entry.value));
+        read.map_err(|Bad(what)| bad_record(engine, &path, what))
+    };
+    engine.list(paths::NODES, until)?.into_iter().map(read).collect()
+}
+
+/// Whether a lease has ended, by what this boot knows of itself and what is known of nodes. Who does
+/// not know its own boot takes nothing for ended.
+pub fn has_ended(lease: &Lease, cx: &Context, nodes: &[NodeRecord]) -> bool {
+    let by = |record: &NodeRecord| {
+        let (node, boot) = (record.node.clone(), record.boot.clone());
+        Context { node, boot, ..cx.clone() }.has_ended(lease)
+    };
+    let known = nodes.iter().find(|record| record.node == lease.node);
+    cx.boot.is_some() && (cx.has_ended(lease) || known.is_some_and(by))
 }
 
 /// Whether a record says that this very boot has the name.
