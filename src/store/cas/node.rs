@@ -72,11 +72,15 @@ fn new(cx: &Context) -> NodeRecord {
     NodeRecord { node, boot, first: cx.now, since: cx.now, turn: 0 }
 }
 
+/// How often that is tried where no answer comes.
+const FENCES: u32 = 8;
+
 /// Makes everything fail that was sent in the name of this node and is under way still: it compares the
 /// node's record, which is written anew. Where somebody else was faster with that, it fails too.
 pub fn fence(known: &Knowledge<'_>) -> Result<(), StoreError> {
     let path = paths::node(&known.cx.node.name);
-    let (expect, mut record) = match look(known)? {
+    let before = look(known)?;
+    let (expect, mut record) = match before.clone() {
         // Another machine's: it has changed since.
         Some((_, record)) if check(known, &record).is_err() => return Ok(()),
         Some((entry, record)) => (Expect::Version(entry.version), record),
@@ -84,9 +88,20 @@ pub fn fence(known: &Knowledge<'_>) -> Result<(), StoreError> {
     };
     record.turn += 1;
     let write = Write::Put(codec::node(path.as_bytes(), &record));
-    match known.engine.commit(&[&[Step { path, expect, write }]], known.until)? {
-        Commit::Done(_) | Commit::Conflict(_) => Ok(()),
-        Commit::Lost(error) => Err(error),
+    let step = [Step { path: path.clone(), expect, write }];
+    let mut left = FENCES;
+    loop {
+        let Commit::Lost(error) = known.engine.commit(&[&step], known.until)? else {
+            return Ok(());
+        };
+        known.known.borrow_mut().remove(&path);
+        if look(known)? != before {
+            return Ok(());
+        }
+        left -= 1;
+        if left == 0 {
+            return Err(error);
+        }
     }
 }
 
