@@ -36,6 +36,42 @@ pub fn root() -> bool {
     fs::metadata("/proc/self").unwrap().uid() == 0
 }
 
+/// A dual-stack network of the folder that is configured for host-local, so that either program
+/// serves it.
+pub struct Network {
+    pub lab: Lab,
+    pub conf: Value,
+}
+
+impl Network {
+    /// No address is given yet.
+    pub fn new() -> Network {
+        need_host_local();
+        let lab = Lab::new();
+        let conf = json!({
+            "cniVersion": "1.0.0",
+            "name": "mynet",
+            "type": "bridge",
+            "ipam": {
+                "type": "host-local",
+                "ranges": [[{"subnet": "10.1.2.0/24"}], [{"subnet": "2001:db8:1::/64"}]],
+                "dataDir": lab.data_dir()
+            }
+        });
+        Network { lab, conf }
+    }
+
+    /// A call of the program under test.
+    pub fn sublet(&self, command: &str, container: &str) -> Call {
+        Call::cni(command, container, &self.conf)
+    }
+
+    /// The same call of the original.
+    pub fn host_local(&self, command: &str, container: &str) -> Call {
+        self.sublet(command, container).program(HOST_LOCAL)
+    }
+}
+
 /// A folder that goes away with the value.
 pub struct Lab {
     dir: TempDir,
