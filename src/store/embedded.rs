@@ -16,7 +16,7 @@ use super::lock::{Lock, Patience};
 use super::redb::{self, Writer};
 use super::view::{Kv, KvMut, Tables};
 use super::{Problem, Repair, Store, Taken, Wanted, changes, codec, keys, past, pools};
-use crate::alloc::{self, Change, Command, Context, Definition, Holder, Outcome, Plan, View};
+use crate::alloc::{self, Change, Command, Context, Definition, Outcome, Plan};
 use crate::error::{Error, Refusal, StoreError};
 use crate::model::{BootId, Counter, Event, History, Kind, Lease, Persist, Pool, SetName, Wait};
 use crate::net::Addr;
