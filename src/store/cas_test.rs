@@ -154,9 +154,17 @@ fn a_damaged_record_is_named() {
     let server = Rc::new(Server::default());
     let mut store = FakeCas::new(server.clone());
     given(&mut store, &add("c1", &dual()), &at(1));
+    let found = |store: &mut FakeCas| {
+        let mut found = Vec::new();
+        store.problems(&at(1), &mut |problem| found.push(problem)).unwrap();
+        found
+    };
+    assert_eq!(found(&mut store), []);
     for path in server.paths() {
         server.spoil(&path, |value| value[3] ^= 1);
     }
+    let found = found(&mut store);
+    assert!(found.len() >= 3 && found.iter().all(|p| p.what.contains("checksum")), "{found:?}");
     match store.apply(&del("c1"), &at(2)) {
         Err(Error::Store(StoreError::BadRecord { key, .. })) => {
             assert_eq!(key, "own/net/node/cni/net/c1/eth0");

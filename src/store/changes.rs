@@ -33,7 +33,8 @@ fn other_than_lease<K: KvMut>(
     change: &Change,
 ) -> Result<(), StoreError> {
     match change {
-        Change::Put(_) | Change::Free { .. } => Ok(()),
+        // The first two are leases; of the last see `View::network`.
+        Change::Put(_) | Change::Free { .. } | Change::Network(_) => Ok(()),
         Change::Thaw(set, cooling) => {
             end_cooling(tables, set, cooling)?;
             occupancy::free(tables, set, cooling.addr)
@@ -56,8 +57,6 @@ fn other_than_lease<K: KvMut>(
         Change::Released(network) => tables.kv.remove(&keys::adopted(network)),
         Change::PutPool(pool) => pools::put(tables, pool),
         Change::DropPool(pool) => pools::remove(tables, pool),
-        // See `View::network`.
-        Change::Network(_) => Ok(()),
     }
 }
 
