@@ -4,6 +4,7 @@
 use std::rc::Rc;
 
 use super::Store;
+use super::cas::Commit;
 use super::contract::{CASES, Named, add, addr, at, del, dual, given, leases, net, set};
 use super::fake_cas::{FakeCas, Server};
 use super::pool_cases::{ask, lease, no, pool, release, want};
@@ -108,6 +109,21 @@ fn a_cas_server_with_another_client_in_between() {
         let got = given(&mut store, &lowest("mine"), &at(1));
         assert_eq!(got, [addr(if same_owner { "10.0.0.2" } else { "10.0.0.3" })]);
         assert_eq!(leases(&mut store).len(), if same_owner { 1 } else { 2 });
+    }
+}
+
+/// A member is paused with a commit, and carries it out when the container has long been deleted.
+#[test]
+fn a_late_commit_is_not_carried_out() {
+    for nests in [false, true] {
+        let server = server(nests);
+        let mut store = FakeCas::new(server.clone());
+        given(&mut store, &add("first", &dual()), &at(1));
+        server.late.set(true);
+        given(&mut store, &add("c1", &dual()), &at(1));
+        store.apply(&del("c1"), &at(2)).unwrap();
+        assert!(matches!(server.deliver(), Commit::Conflict(_)));
+        assert_eq!(leases(&mut store).len(), 2);
     }
 }
 

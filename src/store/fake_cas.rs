@@ -41,6 +41,9 @@ pub struct Server {
     pub trouble: Cell<u64>,
     /// Every commit is done and none is answered.
     pub mute: Cell<bool>,
+    /// The next commit is neither done nor answered, and kept for [`Server::deliver`].
+    pub late: Cell<bool>,
+    kept: RefCell<Vec<Vec<Step>>>,
     /// Runs once before the next commit: another client.
     pub intruder: RefCell<Option<Box<dyn FnOnce()>>>,
     /// Where the nodes' boots note what they have done.
@@ -64,6 +67,12 @@ impl Server {
     /// Changes what lies under a path, behind every client's back.
     pub fn spoil(&self, path: &str, change: impl FnOnce(&mut Vec<u8>)) {
         change(&mut self.data.borrow_mut().get_mut(path).unwrap().value);
+    }
+
+    /// Carries out what was kept: a member was paused.
+    pub fn deliver(self: &Rc<Server>) -> Commit {
+        let kept = self.kept.take();
+        self.commit(&kept.iter().map(Vec::as_slice).collect::<Vec<_>>(), Instant::now()).unwrap()
     }
 
     /// All paths.
@@ -142,6 +151,10 @@ impl Engine for Rc<Server> {
         let operations: usize = tries.iter().map(|steps| steps.len()).sum();
         assert!(operations <= LIMIT, "{operations} operations");
         self.trip();
+        if self.late.take() {
+            *self.kept.borrow_mut() = tries.iter().map(|steps| steps.to_vec()).collect();
+            return Ok(lost());
+        }
         let trouble = self.next_trouble();
         let holds = |step: &Step| {
             let now = self.data.borrow().get(&step.path).map(|e| e.version);

@@ -182,6 +182,14 @@ fn full(make: Make<'_>, len: u8) {
     let sets = [set(&format!("10.0.0.0/{len}"))];
     let last = all(&sets).nth(1234).unwrap();
     one.reserve(all(&sets).filter(|addr| *addr != last));
+    // More windows than one transaction holds.
+    let path = |n: u32| format!("ip/net/{:06x}/{n:08x}", n >> 8);
+    let four = |n: u32| Window { first: path(n), last: path(n + 3) };
+    let windows: Vec<Window> = (0..300).map(|n| four(0x0a00_0000 + 4 * n)).collect();
+    let until = Instant::now() + Duration::from_secs(60);
+    let counts = make("full").counts("ip/net/", &windows, until).unwrap();
+    // Neither the network's address nor the gateway's has a record.
+    assert!(counts[0] == 2 && counts[1..].iter().all(|n| *n == 4), "{counts:?}");
     let strategies = [Strategy::Hash, Strategy::Random, Strategy::Lowest, Strategy::RoundRobin];
     for strategy in strategies {
         let named = |name: &str| Add { strategy, ..add(name, &sets) };

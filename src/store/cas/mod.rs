@@ -14,7 +14,7 @@ mod paths;
 mod search;
 mod writes;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -44,6 +44,8 @@ pub struct Cas<E> {
     notes: Notes,
     /// What a GC listed, for its further steps. It may be out of date: the commits compare.
     listing: Option<(Owners, Truths)>,
+    /// A commit's answer was lost: see [`Knowledge::fence`].
+    fence: Cell<bool>,
     /// Definitions that were looked at, for the command that rests on one.
     networks: Truths,
 }
@@ -53,7 +55,8 @@ impl<E: Engine> Cas<E> {
     pub fn new(engine: E, timeout: Duration) -> Cas<E> {
         let notes = Notes::new(None, String::new());
         let (persist, networks) = (Persist::Boot, Truths::new());
-        Cas { engine, timeout, persist, notes, listing: None, networks }
+        let fence = Cell::new(false);
+        Cas { engine, timeout, persist, notes, listing: None, fence, networks }
     }
 
     /// The same, with leases that live so long, and with notes.
@@ -91,6 +94,7 @@ impl<E: Engine> Cas<E> {
             owners: RefCell::new(owners),
             claim,
             settled: note.is_some(),
+            fence: self.fence.clone(),
             ..self.knowledge(cx, truths)
         };
         if asks
@@ -105,7 +109,7 @@ impl<E: Engine> Cas<E> {
         let told = Context { boot, ..cx.clone() };
         let mut lost = 0;
         for _ in 0..TRIES {
-            knowledge.begin();
+            knowledge.search.begin();
             let plan = alloc::run(command, &knowledge, &told)?;
             let outcome = if plan.changes.is_empty() {
                 if !verify(&knowledge, &plan)? {
@@ -114,7 +118,9 @@ impl<E: Engine> Cas<E> {
                 plan.outcome
             } else {
                 let mut tries = alternatives(command, plan, &knowledge, &told)?;
-                let Some(done) = commit(&tries, &knowledge)? else {
+                let committed = commit(&tries, &knowledge);
+                self.fence.set(knowledge.fence.get());
+                let Some(done) = committed? else {
                     lost += 1;
                     step_aside(lost, cx.seed, knowledge.until);
                     continue;
@@ -193,14 +199,14 @@ fn alternatives(
     let engine = knowledge.engine;
     let mut tries = vec![Try::new(plan, knowledge)?];
     let mut room = engine.room() / 2;
-    let most = PLANS[usize::from(knowledge.careful.get())].min(engine.alternatives());
+    let most = PLANS[usize::from(knowledge.search.careful.get())].min(engine.alternatives());
     // Where no owner's record tells them apart, it could not be told which was done.
     let told_apart = tries[0].steps.iter().any(|step| paths::is_own(&step.path));
     let mut held = BTreeSet::new();
     while told_apart && tries.len() < most {
         // Each has its comparisons in one branch, and all of them are read if none holds.
         let last = tries.last().map_or(0, |last| last.steps.len());
-        let chosen = knowledge.chosen.take();
+        let chosen = knowledge.search.chosen.take();
         if chosen.is_empty() || room < 2 * last {
             break;
         }
@@ -208,7 +214,7 @@ fn alternatives(
         held.extend(chosen);
         knowledge.supposed.replace(Some(held.clone()));
         knowledge.assumed.borrow_mut().clear();
-        knowledge.begin();
+        knowledge.search.begin();
         let next = alloc::run(command, knowledge, cx);
         let next = next.ok().filter(|plan| !plan.changes.is_empty());
         let next = next.and_then(|plan| Try::new(plan, knowledge).ok());
@@ -229,7 +235,7 @@ fn verify(knowledge: &Knowledge<'_>, plan: &Plan) -> Result<bool, StoreError> {
     knowledge.learn(&assumed)?;
     let known = knowledge.known.borrow();
     if assumed.iter().any(|path| known.get(path).is_some_and(Option::is_some)) {
-        knowledge.careful.set(true);
+        knowledge.search.careful.set(true);
     }
     Ok(false)
 }
@@ -251,13 +257,14 @@ fn commit(tries: &[Try], knowledge: &Knowledge<'_>) -> Result<Option<usize>, Sto
             for step in all[which].iter().filter(|step| step.write != Write::Keep) {
                 // Written, but nobody said under which version.
                 if paths::is_node(&step.path) {
+                    knowledge.fence.set(false);
                     knowledge.known.borrow_mut().remove(&step.path);
                 }
             }
             Ok(Some(which))
         }
         Commit::Conflict(conflict) => {
-            knowledge.careful.set(true);
+            knowledge.search.careful.set(true);
             knowledge.assumed.borrow_mut().clear();
             knowledge.owners.borrow_mut().take();
             match conflict {
@@ -265,7 +272,7 @@ fn commit(tries: &[Try], knowledge: &Knowledge<'_>) -> Result<Option<usize>, Sto
                 Conflict::Stale(paths) => learn_of_stale(&paths, all[0], knowledge)?,
             }
             if all[0].iter().any(|step| takes_held(step, knowledge)) {
-                knowledge.raced.set(knowledge.raced.get() + 1);
+                knowledge.search.raced.set(knowledge.search.raced.get() + 1);
             }
             Ok(None)
         }
@@ -319,6 +326,7 @@ fn find_again(
     };
     let telling: Vec<Vec<Step>> = tries.iter().map(telling).collect();
     knowledge.forget();
+    knowledge.fence.set(true);
     let touched: Vec<String> =
         tries.iter().flat_map(|steps| steps.iter()).map(|step| step.path.clone()).collect();
     if knowledge.learn(&touched).is_err() {
@@ -333,7 +341,9 @@ fn find_again(
             Write::Keep => true,
         }
     };
-    Ok(telling.iter().position(|steps| steps.iter().all(is_there)))
+    let done = telling.iter().position(|steps| steps.iter().all(is_there));
+    knowledge.fence.set(done.is_none());
+    Ok(done)
 }
 
 /// Lets the others go first, for a while that differs from client to client and grows: those that

@@ -50,14 +50,17 @@ pub fn claim(known: &Knowledge<'_>) -> Result<Writes, StoreError> {
     if known.claim == Claim::None {
         return Ok(Writes::new());
     }
-    let record = known.guess(path.clone())?;
-    let record = record.map(|entry| read(known, &path, &entry)).transpose()?;
+    let found = known.guess(path.clone())?;
     let mut ours =
         NodeRecord { node: cx.node.clone(), boot: cx.boot.clone(), first: cx.now, since: cx.now };
-    if let Some(record) = record {
+    if let Some(entry) = found {
+        let record = read(known, &path, &entry)?;
         check(known, &record)?;
         if cx.boot.is_none() || record.boot == cx.boot {
-            return Ok(Writes::new());
+            // Written anew, it is no longer what a commit compares whose answer was lost, and which a
+            // server may have yet to carry out.
+            let fence = known.fence.get().then(|| (path.clone(), Some(entry.value)));
+            return Ok(fence.into_iter().collect());
         }
         ours.first = record.first;
         if ours.node.machine.is_empty() {
