@@ -403,10 +403,10 @@ pub enum StoreSpec {
         /// How long to wait for the lock.
         wait: Wait,
     },
-    /// etcd.
-    Etcd(Etcd),
+    /// etcd. Boxed: a store of this node, which most calls name, is moved about without room for it.
+    Etcd(Box<Etcd>),
     /// Consul.
-    Consul(Consul),
+    Consul(Box<Consul>),
     /// A cluster is meant, and what is written of it cannot be understood: no file of this node in
     /// any case.
     Unreadable {

@@ -70,14 +70,14 @@ pub(super) fn named(
         keys::warn_of_near(&fields, keys::CLUSTER, warnings);
     }
     if engine == "etcd" {
-        return etcd(&fields).map(|etcd| Some(StoreSpec::Etcd(etcd)));
+        return etcd(&fields).map(|etcd| Some(StoreSpec::Etcd(Box::new(etcd))));
     }
     let agent = if dialect == Dialect::Consul { Some(consul_endpoint(ipam)?) } else { None };
     let mut consul = consul(&fields, agent)?;
     if dialect == Dialect::Consul {
         consul.dc = consul.dc.or(ipam.text("dc")?.map(str::to_owned));
     }
-    Ok(Some(StoreSpec::Consul(consul)))
+    Ok(Some(StoreSpec::Consul(Box::new(consul))))
 }
 
 fn etcd(fields: &Fields) -> Result<Etcd, ConfigError> {

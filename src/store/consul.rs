@@ -55,10 +55,13 @@ struct Kv {
     index: Option<u64>,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
+/// Both may be null, and neither is ever left out.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
 struct TxnReply {
+    #[serde(deserialize_with = "Option::deserialize")]
     results: Option<Vec<Found>>,
+    #[serde(deserialize_with = "Option::deserialize")]
     errors: Option<Vec<Failed>>,
 }
 

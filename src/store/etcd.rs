@@ -263,20 +263,29 @@ impl Etcd {
         paths: impl Iterator<Item = &'p str>,
         replies: Vec<OneReply>,
     ) -> Result<Truths, Trouble> {
-        let mut truths: Truths = paths.map(|path| (path.to_owned(), None)).collect();
-        for kv in replies.into_iter().filter_map(|r| r.response_range).flat_map(|r| r.kvs) {
-            let (path, entry) = self.entry(&kv)?;
-            truths.insert(path, Some(entry));
+        let paths: Vec<&str> = paths.collect();
+        // "Not there" is said by an answer without a record, never by no answer.
+        if replies.len() != paths.len() {
+            return Err(nonsense());
+        }
+        let mut truths = Truths::new();
+        for (path, reply) in paths.into_iter().zip(replies) {
+            let kvs = reply.response_range.ok_or_else(nonsense)?.kvs;
+            let found = kvs.first().map(|kv| self.entry(kv)).transpose()?;
+            if found.as_ref().is_some_and(|(of, _)| of != path) {
+                return Err(nonsense());
+            }
+            truths.insert(path.to_owned(), found.map(|(_, entry)| entry));
         }
         Ok(truths)
     }
 
     fn entry(&self, kv: &Kv) -> Result<(String, Entry), Trouble> {
-        let bad = nonsense;
         let key = BASE64.decode(&kv.key).ok().and_then(|key| String::from_utf8(key).ok());
-        let path = key.as_deref().and_then(|key| key.strip_prefix(&self.prefix)).ok_or_else(bad)?;
-        let version = kv.mod_revision.parse().map_err(|_| bad())?;
-        let value = BASE64.decode(&kv.value).map_err(|_| bad())?;
+        let path =
+            key.as_deref().and_then(|key| key.strip_prefix(&self.prefix)).ok_or_else(nonsense)?;
+        let version = kv.mod_revision.parse().map_err(|_| nonsense())?;
+        let value = BASE64.decode(&kv.value).map_err(|_| nonsense())?;
         Ok((path.to_owned(), Entry { version, value }))
     }
 }
@@ -327,6 +336,9 @@ impl Engine for Etcd {
                     "key": from, "range_end": end, "limit": PAGE.to_string(), "revision": revision,
                 });
                 let page: RangeReply = self.call("/v3/kv/range", &body, true, until)?;
+                if page.header.revision.is_empty() {
+                    return Err(nonsense());
+                }
                 for kv in &page.kvs {
                     let (path, entry) = self.entry(kv)?;
                     found.insert(path, entry);

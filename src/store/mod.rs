@@ -4,6 +4,8 @@
 //! Invariant: a command is carried out whole or not at all, and everything a store answers was
 //! true of one moment between call and answer.
 
+#[cfg(test)]
+mod babble_test;
 mod backend;
 mod boot;
 #[cfg(test)]
@@ -103,6 +105,10 @@ pub trait Store {
     }
 }
 
+/// How a program opens stores: [`open`], or what it has in its place. `stdin` is what the caller took
+/// from standard input, if it did: a program that leaves the call to another one gives it back.
+pub type Open = fn(spec: &StoreSpec, stdin: Option<&[u8]>) -> Result<Box<dyn Store>, StoreError>;
+
 /// Opens the store that a configuration names. Nothing is leased, asked or made yet: an embedded store
 /// is opened and left within each call, a cluster is connected to by the first one. A cluster's
 /// certificates and secrets are read here.
@@ -116,7 +122,18 @@ pub fn open(spec: &StoreSpec) -> Result<Box<dyn Store>, StoreError> {
             let dc = spec.dc.as_deref().unwrap_or_default();
             Ok(Box::new(on(Consul::new(spec)?, &spec.servers, dc)))
         }
-        StoreSpec::Unreadable { why } => Err(StoreError::Unreadable { why: why.clone() }),
+        StoreSpec::Unreadable { why } => Err(unreadable(why)),
+    }
+}
+
+/// The same in a program that the clusters' clients are not linked into; `None`: it takes one.
+pub fn open_local(spec: &StoreSpec) -> Option<Result<Box<dyn Store>, StoreError>> {
+    match spec {
+        StoreSpec::Embedded { path, persist, wait } => {
+            Some(Ok(Box::new(Embedded::new(path.clone(), *persist, *wait))))
+        }
+        StoreSpec::Etcd(_) | StoreSpec::Consul(_) => None,
+        StoreSpec::Unreadable { why } => Some(Err(unreadable(why))),
     }
 }
 
@@ -124,4 +141,8 @@ fn on<E: cas::Engine>(engine: E, servers: &Servers, more: &str) -> Cas<E> {
     let cluster = format!("{}\0{more}\0{}", engine.place(), servers.prefix);
     let notes = Notes::new(Some(&servers.notes), cluster);
     Cas::new(engine, servers.timeout).with(servers.persist, notes)
+}
+
+fn unreadable(why: &str) -> StoreError {
+    StoreError::Unreadable { why: why.to_owned() }
 }

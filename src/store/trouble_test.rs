@@ -98,7 +98,7 @@ fn an_etcd_that_knows_its_users() {
     // A token that the server has forgotten is renewed.
     etcd.forge_token("nonsense.1");
     works(&mut Cas::new(etcd, Duration::from_secs(10)));
-    let open = |spec: EtcdSpec| open(&StoreSpec::Etcd(spec)).unwrap();
+    let open = |spec: EtcdSpec| open(&StoreSpec::Etcd(Box::new(spec))).unwrap();
     // It is kept for its owner alone, and the next process needs no password.
     let kept = only_file(&spec.servers.notes);
     let token = fs::read_to_string(&kept).unwrap();
@@ -147,7 +147,7 @@ fn a_consul_that_knows_its_tokens() {
     };
     let write = token("write", "key_prefix \"sublet/\" { policy = \"write\" }");
     let read = token("read", "key_prefix \"sublet/\" { policy = \"read\" }");
-    let open = |spec| open(&StoreSpec::Consul(spec)).unwrap();
+    let open = |spec| open(&StoreSpec::Consul(Box::new(spec))).unwrap();
     works(&mut *open(with(&server, &write)));
     refuses(open(with(&server, &read)), "ermission denied");
     refuses(open(server.consul("sublet")), "ermission denied");
@@ -196,7 +196,7 @@ fn an_etcd_behind_tls() {
     let good = with(&ca, Some((&cert, &key)), &server);
     let probe = Etcd::new(&good).unwrap();
     let server = server.await_ready(&probe);
-    let open = |spec| open(&StoreSpec::Etcd(spec)).unwrap();
+    let open = |spec| open(&StoreSpec::Etcd(Box::new(spec))).unwrap();
     works(&mut *open(good));
     let begin = Instant::now();
     refuses(open(with(&other_ca, Some((&cert, &key)), &server)), "certificate");
@@ -205,7 +205,7 @@ fn an_etcd_behind_tls() {
     assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
     // Files that are none are named.
     for (bad, why) in [(&key, "no certificate"), (&folder.path().join("nope"), "No such file")] {
-        let spec = StoreSpec::Etcd(with(bad, None, &server));
+        let spec = StoreSpec::Etcd(Box::new(with(bad, None, &server)));
         let error = super::open(&spec).err().unwrap().to_string();
         assert!(error.contains(why) && error.contains(bad.to_str().unwrap()), "{error}");
     }
@@ -226,7 +226,7 @@ fn servers_that_hang_or_are_down() {
         spec.servers.endpoints = endpoints.iter().map(|e| (*e).to_owned()).collect();
         spec.servers.timeout = Duration::from_millis(timeout);
         let begin = Instant::now();
-        let mut store = open(&StoreSpec::Etcd(spec)).unwrap();
+        let mut store = open(&StoreSpec::Etcd(Box::new(spec))).unwrap();
         let outcome = store.apply(&Ask::Add(add("c1", &dual())), &at(1));
         (outcome, begin.elapsed())
     };
@@ -251,7 +251,7 @@ fn a_server_of_another_kind() {
     let consul = servers::consul("");
     let probe = Consul::new(&consul.consul("sublet")).unwrap();
     let consul = consul.await_ready(&probe);
-    let spec = StoreSpec::Etcd(consul.etcd("sublet"));
+    let spec = StoreSpec::Etcd(Box::new(consul.etcd("sublet")));
     refuses(open(&spec).unwrap(), "404");
     assert!(probe.place().contains("127.0.0.1"));
 }
