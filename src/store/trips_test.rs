@@ -153,6 +153,8 @@ fn a_lost_race(make: Make<'_>) {
         one.reserve(std::iter::once(candidate));
         let (asked, other) = one.add(add(&name, &sets));
         assert_ne!(other, candidate);
+        // What was answered is what was leased.
+        assert_eq!(one.add(add(&name, &sets)).1, other);
         trips += asked;
     }
     assert_eq!(trips, if nests { 20 } else { 60 }, "20 lost races");
