@@ -360,7 +360,7 @@ fn dense(text: &mut String, server: &Server, quick: bool) -> Result<()> {
     let spread = |n: u32| n.wrapping_mul(0x9e37_79b9) >> 16;
     let ninety = network("ninety");
     say(&format!("{}: a /16, 90 % full", server.kind));
-    Node::new(&ninety, "node-0")?.fill((2..65_535).filter(|n| spread(*n) % 10 != 0))?;
+    Node::new(&ninety, "node-0")?.fill((2..65_535).filter(|n| !spread(*n).is_multiple_of(10)))?;
     let asked = trips(&ninety, 1, each)?;
     let kept = run(&ninety, Path::new(""), Way::Kept, 1, each)?.add;
     let mut row = |what: &str, sample: &Sample, asked: f64| -> Result<()> {

@@ -165,7 +165,7 @@ fn ninety_percent(make: Make<'_>) {
     let folder = tempfile::tempdir().unwrap();
     let mut one = Member::new(make("ninety"), folder.path(), 1);
     let sets = [set("10.0.0.0/20")];
-    one.reserve(all(&sets).filter(|addr| mixed(number(*addr)) % 10 != 0));
+    one.reserve(all(&sets).filter(|addr| !mixed(number(*addr)).is_multiple_of(10)));
     let mut trips = 0;
     for i in 0..200 {
         let name = format!("c{i}");
@@ -251,8 +251,8 @@ fn a_small_subnet(make: Make<'_>) {
     let span = |first, last| Span::new(addr(first), addr(last)).unwrap();
     let holes = [one(&range(vec![span("10.9.0.1", "10.9.0.2"), span("10.9.0.4", "10.9.0.4")]))];
     let mut given = BTreeSet::new();
-    for i in 0..3 {
-        assert!(given.insert(nodes[i].add(add(&format!("c{i}"), &holes)).1));
+    for (i, node) in nodes.iter_mut().enumerate().take(3) {
+        assert!(given.insert(node.add(add(&format!("c{i}"), &holes)).1));
     }
     assert!(given.iter().all(|a| holes[0].ranges()[0].gives(*a)), "{given:?}");
     assert!(nodes[3].is_exhausted(add("c3", &holes)).1);
