@@ -443,14 +443,12 @@ pub fn measure(program: &Path, etcd: &str, consul: &str, quick: bool) -> Result<
                 };
                 for way in [Way::Bare, Way::Kept, Way::Process] {
                     let run = run(&network, &program, way, nodes, each)?;
-                    let (mut del, mut asked) = ("-".to_owned(), "1".to_owned());
-                    if way != Way::Bare {
-                        del = format!("{:.2}", run.del.p50());
-                        asked = "-".to_owned();
-                    }
-                    if way == Way::Kept {
-                        asked = format!("{:.3}", trips(&network, nodes, each)?);
-                    }
+                    let del = format!("{:.2}", run.del.p50());
+                    let (del, asked) = match way {
+                        Way::Bare => ("-", "1".to_owned()),
+                        Way::Kept => (&*del, format!("{:.3}", trips(&network, nodes, each)?)),
+                        Way::Process => (&*del, "-".to_owned()),
+                    };
                     let row = format!(
                         "| {} | {leases} | {nodes} | {} | {:.2} | {:.2} | {del} | {:.0} | {asked} |",
                         server.kind,
