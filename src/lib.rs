@@ -11,6 +11,7 @@
 //!             ecs_ipam (over bolt) reads the original's file
 //! config      bytes -> Config, one file for each dialect
 //! store       commits what alloc decides: redb, etcd, Consul
+//! metrics     numbers as Prometheus reads them; usage: how full ranges are, in one walk
 //! alloc       the decisions, pure: View + Command + Context -> Plan
 //! net model error   the nouns, valid by construction; beside them plain_file, an open that never blocks
 //! ```
@@ -66,6 +67,14 @@
 //!   through owners, and takes as many steps as a store's transactions are small
 //!   ([`alloc::View::capacity`]).
 //!
+//! # What people see
+//!
+//! Beside commands a [`store::Store`] tells: `list` and `taken` walk over leases (and what cools),
+//! `definitions` and `pools` say what they are drawn from ([`engine::usage`] makes numbers of the
+//! four), `history` and `counters` say what happened, `problems` what is wrong. Events and counters are
+//! made of a plan's changes where they are committed ([`alloc::event`], [`alloc::verb`]), so that no face
+//! can forget one. [`metrics`] writes the numbers for the command line and the daemon.
+//!
 //! # Where do I add ...
 //!
 //! - **a store**: `store/NAME.rs` with [`store::Store`] (on a compare-and-set server: with
@@ -94,6 +103,7 @@ pub mod handback;
 pub mod host;
 pub mod liveness;
 pub mod lost;
+pub mod metrics;
 pub mod model;
 pub mod net;
 pub mod panic;
@@ -102,3 +112,4 @@ pub mod program;
 pub mod runtimes;
 pub mod store;
 pub mod takeover;
+pub mod usage;

@@ -141,7 +141,8 @@ impl Node {
     fn fill(&mut self, offsets: impl Iterator<Item = u32>) -> Result<()> {
         let addr = |n: u32| Addr::from(std::net::IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + n)));
         for some in offsets.map(addr).collect::<Vec<_>>().chunks(30) {
-            let reserve = Reserve { set: self.add.set.clone(), addrs: some.to_vec() };
+            let (addrs, set) = (some.to_vec(), self.add.set.clone());
+            let reserve = Reserve { set, addrs, note: None, holder: None };
             self.ask(&Command::Reserve(reserve)).1.map_err(|e| anyhow!("RESERVE: {e}"))?;
         }
         Ok(())

@@ -6,7 +6,7 @@
 use super::command::{Change, Cooling, Definition, Outcome, PodKey};
 use crate::error::{Refusal, StoreError};
 use crate::model::{
-    BootId, Lease, NetworkName, NetworkRecord, Node, Owner, Pool, PoolId, SetName, Timestamp,
+    BootId, Face, Lease, NetworkName, NetworkRecord, Node, Owner, Pool, PoolId, SetName, Timestamp,
 };
 use crate::net::{Addr, Family, Span, Subnet};
 
@@ -139,6 +139,8 @@ pub struct Context {
     pub node: Node,
     /// Chance, for [`super::Strategy::Random`].
     pub seed: u64,
+    /// Who asks: for history and counters, never for a decision.
+    pub face: Face,
 }
 
 impl Context {

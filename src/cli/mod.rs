@@ -4,15 +4,19 @@
 //! Does not own: what a command does to leases (`engine`), how a row looks (`output`).
 //! Invariant: nothing is freed without `--yes` or a person's "y".
 
+mod doctor;
 mod export;
 mod gc;
 mod gipam;
+mod history;
 mod import;
 mod list;
 mod output;
 mod release;
 mod report;
+mod reserve;
 mod show;
+mod stats;
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, IsTerminal, Write};
@@ -26,7 +30,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use crate::alloc::Context;
 use crate::config;
 use crate::host::{Env, Facts};
-use crate::model::{Lease, Persist, StoreSpec, Wait};
+use crate::model::{Face, History, Lease, Persist, StoreSpec, Wait};
 use crate::net::Addr;
 use crate::panic;
 use crate::store::{Open, Store};
@@ -54,6 +58,11 @@ enum Command {
     /// Free an address, or all of a container's
     Release(release::Release),
     Gc(gc::Gc),
+    History(history::History),
+    Stats(stats::Stats),
+    Doctor(doctor::Doctor),
+    Reserve(reserve::Reserve),
+    Unreserve(reserve::Unreserve),
     Import(import::Import),
     Export(export::Export),
 }
@@ -142,7 +151,8 @@ fn serve(args: Vec<OsString>, world: World<'_>, terminal: &mut Terminal<'_>) -> 
             return if write!(stream, "{}", e.render()).is_ok() { code } else { 1 };
         }
     };
-    match carry_out(&cli, world, terminal) {
+    let facts = &Facts { face: Face::Cli, ..world.facts.clone() };
+    match carry_out(&cli, World { facts, ..world }, terminal) {
         Ok(()) => 0,
         Err(e) => fail(terminal, &e),
     }
@@ -155,6 +165,11 @@ fn carry_out(cli: &Cli, world: World<'_>, terminal: &mut Terminal<'_>) -> Result
         Command::Show(show) => show.run(&mut desk(terminal)?, terminal),
         Command::Release(release) => release.run(&mut desk(terminal)?, terminal),
         Command::Gc(gc) => gc.run(&mut desk(terminal)?, world.facts, terminal),
+        Command::History(history) => history.run(&mut desk(terminal)?, terminal),
+        Command::Stats(stats) => stats.run(&mut desk(terminal)?, terminal),
+        Command::Doctor(doctor) => doctor.run(&mut desk(terminal)?, world.facts, terminal),
+        Command::Reserve(reserve) => reserve.run(&mut desk(terminal)?, terminal),
+        Command::Unreserve(unreserve) => unreserve.run(&mut desk(terminal)?, terminal),
         Command::Import(import) => import.run(&cli.place, world, terminal),
         Command::Export(export) => {
             // host-local's leases are of one host.
@@ -204,7 +219,7 @@ impl Desk {
 
     fn at(path: PathBuf, persist: Persist, world: World<'_>) -> Result<Desk> {
         let place = path.display().to_string();
-        let spec = StoreSpec::Embedded { path, persist, wait: WAIT };
+        let spec = StoreSpec::Embedded { path, persist, wait: WAIT, history: History::Standing };
         let store = (world.open)(&spec, None)?;
         Ok(Desk { store, place, cx: world.facts.context(), cluster: false })
     }

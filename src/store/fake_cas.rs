@@ -14,13 +14,14 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::Store;
-use super::cas::audit::audit;
+use super::cas::audit::assert_sound;
 use super::cas::{
     Cas, Commit, Conflict, Engine, Entry, Expect, Notes, Step, Truths, Window, Write,
 };
+use super::contract::tells;
 use crate::alloc::{Command, Context, Outcome};
 use crate::error::{Error, StoreError};
-use crate::model::{Lease, NetworkName, NetworkRecord, NodeRecord, Persist, Pool};
+use crate::model::{Lease, NetworkName, NetworkRecord, NodeRecord, Persist};
 
 /// Operations of one transaction (Consul 1.8).
 const LIMIT: usize = 64;
@@ -224,13 +225,11 @@ impl Store for FakeCas {
     }
 
     fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
-        audit(&self.server);
+        assert_sound(&self.server);
         self.store.list(cx, each)
     }
 
-    fn pools(&mut self) -> Result<Vec<Pool>, StoreError> {
-        self.store.pools()
-    }
+    tells!(self => (&mut self.store));
 
     fn nodes(&mut self) -> Result<Vec<NodeRecord>, StoreError> {
         self.store.nodes()

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Store;
-use super::cas::audit::audit;
+use super::cas::audit::assert_sound;
 use super::cas::{Cas, Commit, Engine, Entry, Notes, Step, Truths, Window};
 use super::consul::Consul;
 use super::contract::{add, addr, at, del, net, set};
@@ -111,7 +111,7 @@ impl Member {
     /// Sets addresses aside, as many in a transaction as fit everywhere.
     fn reserve(&mut self, addrs: impl Iterator<Item = Addr>) {
         for some in addrs.collect::<Vec<_>>().chunks(30) {
-            let reserve = Reserve { set: net(), addrs: some.to_vec() };
+            let reserve = Reserve { set: net(), addrs: some.to_vec(), note: None, holder: None };
             self.ask(&Command::Reserve(reserve)).1.unwrap();
         }
     }
@@ -314,7 +314,7 @@ fn at_once(make: &(dyn Fn(&str) -> Box<dyn Engine> + Sync), strategy: Strategy) 
     });
     let given: BTreeSet<Addr> = given.into_iter().collect();
     assert_eq!(given.len() as u64, 16 * EACH, "an address has two holders");
-    audit(&make(&prefix));
+    assert_sound(&make(&prefix));
     #[allow(clippy::cast_precision_loss, reason = "some hundreds")]
     let average = asked.into_inner() as f64 / (16 * EACH) as f64;
     average
@@ -378,7 +378,7 @@ fn a_large_set_is_searched_in_few_trips() {
             16,
         );
         for server in servers.borrow().values() {
-            audit(server);
+            assert_sound(server);
         }
     }
 }

@@ -39,3 +39,4 @@ mod supply;
 mod swarm;
 mod takeover;
 mod tidy;
+mod told;

@@ -6,6 +6,7 @@
 //! Invariant: an outcome that changes something was compared by the server; any other rests on
 //! nothing assumed. Tries and time are bounded. No lease outlives its pool.
 
+pub mod audit;
 mod engine;
 mod knowledge;
 mod node;
@@ -23,12 +24,15 @@ use knowledge::{Knowledge, Owners, bad_record};
 use node::Claim;
 pub use notes::Notes;
 
-use super::Store;
 use super::codec::{self, Bad};
 use super::pause::pause;
-use crate::alloc::{self, Command, Context, Evict, Holder, Outcome, Plan, View};
+use super::{Problem, Repair, Store, Taken, Wanted};
+use crate::alloc::{self, Command, Context, Definition, Evict, Holder, Outcome, Plan, View};
 use crate::error::{Error, Refusal, StoreError};
-use crate::model::{Lease, NetworkName, NetworkRecord, NodeRecord, Persist, Pool, SetName};
+use crate::model::{
+    Counter, Event, Lease, NetworkName, NetworkRecord, NodeRecord, Persist, Pool, SetName,
+};
+use crate::net::Addr;
 
 /// How often a command is tried: others can win that many times in a row before it gives up.
 const TRIES: u32 = 64;
@@ -357,12 +361,9 @@ fn step_aside(lost: u32, seed: u64, until: Instant) {
     pause(Duration::from_micros(chance % most), until);
 }
 
-impl<E: Engine> Store for Cas<E> {
-    fn apply(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {
-        self.carry_out(command, cx)
-    }
-
-    fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
+impl<E: Engine> Cas<E> {
+    /// Who has which address; of what has ended with its boot, nobody.
+    fn slots(&mut self, cx: &Context) -> Result<BTreeMap<(SetName, Addr), Holder>, StoreError> {
         let found = self.engine.list(paths::IPS, Instant::now() + self.timeout)?;
         // Read after the leases: of a boot that begins in between, none is there yet.
         let nodes = self.nodes()?;
@@ -372,21 +373,64 @@ impl<E: Engine> Store for Cas<E> {
             let there = Context { boot, node: lease.node.clone(), ..cx.clone() };
             cx.has_ended(lease) || there.has_ended(lease)
         };
-        let mut leases = BTreeMap::new();
+        let mut slots = BTreeMap::new();
         for (path, entry) in found {
-            let read = paths::read_ip(&path).ok_or(Bad("a key of another form")).and_then(
-                |(set, addr)| codec::read_slot(path.as_bytes(), &set, addr, &entry.value),
-            );
-            match read {
-                Ok(Holder::Leased(lease)) if !ended(&lease) => {
-                    leases.insert((lease.set.clone(), lease.addr), *lease);
-                }
-                Ok(_) => {}
-                Err(Bad(what)) => return Err(bad_record(&self.engine, &path, what)),
+            let slot = paths::read_ip(&path).ok_or(Bad("a key of another form")).and_then(|key| {
+                let slot = codec::read_slot(path.as_bytes(), &key.0, key.1, &entry.value)?;
+                Ok((key, slot))
+            });
+            let slot = slot.map_err(|Bad(what)| bad_record(&self.engine, &path, what))?;
+            if !matches!(&slot.1, Holder::Leased(lease) if ended(lease)) {
+                slots.extend([slot]);
             }
         }
-        leases.into_values().for_each(each);
+        Ok(slots)
+    }
+}
+
+impl<E: Engine> Store for Cas<E> {
+    fn apply(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {
+        self.carry_out(command, cx)
+    }
+
+    fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
+        for holder in self.slots(cx)?.into_values() {
+            if let Holder::Leased(lease) = holder {
+                each(*lease);
+            }
+        }
         Ok(())
+    }
+
+    fn taken(&mut self, cx: &Context, each: &mut Taken<'_>) -> Result<(), StoreError> {
+        for ((set, addr), holder) in self.slots(cx)? {
+            each(&set, addr, &holder);
+        }
+        Ok(())
+    }
+
+    fn definitions(&mut self, _: &Context) -> Result<Vec<Definition>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    fn history(&mut self, _: &Context, _: &mut Wanted<'_>) -> Result<Vec<Event>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    fn problems(&mut self, _: &Context, each: &mut dyn FnMut(Problem)) -> Result<(), StoreError> {
+        audit::audit(&self.engine, Instant::now() + self.timeout, each)
+    }
+
+    fn repair(&mut self, _: &Context) -> Result<Repair, StoreError> {
+        Err(StoreError::Unavailable {
+            doing: "repair".to_owned(),
+            place: self.engine.place(),
+            source: "a cluster's records are mended one by one, as `sublet doctor` says".into(),
+        })
+    }
+
+    fn counters(&mut self, _: &Context) -> Result<Vec<Counter>, StoreError> {
+        Ok(Vec::new())
     }
 
     fn pools(&mut self) -> Result<Vec<Pool>, StoreError> {
@@ -438,7 +482,3 @@ impl<E: Engine> Store for Cas<E> {
         Ok(record)
     }
 }
-
-/// For tests: what a server's owners hold, beside what its addresses say.
-#[cfg(test)]
-pub mod audit;

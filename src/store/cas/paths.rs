@@ -155,6 +155,15 @@ pub fn own(set: &SetName, node: &Node, owner: &Owner) -> Option<String> {
     Some(path)
 }
 
+/// What all owners hold.
+pub const OWNS: &str = "own/";
+
+/// The set of an [`own`] path.
+pub fn read_own_set(path: &str) -> Option<SetName> {
+    let (set, _) = path.strip_prefix(OWNS)?.split_once('/')?;
+    read_segment(set).map(SetName)
+}
+
 /// What the owners of this node hold of a set.
 pub fn owns(set: &SetName, node: &Node) -> String {
     let mut path = of("own", set);
@@ -171,6 +180,9 @@ pub fn cooling(set: &SetName, addr: Addr) -> String {
 pub fn coolings(set: &SetName) -> String {
     of("cooling", set)
 }
+
+/// All of all sets.
+pub const COOLINGS: &str = "cooling/";
 
 /// The address of a [`cooling`] path of this set.
 pub fn read_cooling(set: &SetName, path: &str) -> Option<Addr> {
@@ -236,6 +248,8 @@ pub fn network(name: &NetworkName) -> String {
 }
 
 const NETWORKS: &str = "net/";
+/// All spaces.
+pub const SPACES: &str = "space/";
 
 /// All pools of a space.
 pub fn space(name: &str) -> String {
