@@ -583,10 +583,15 @@ impl fmt::Display for StoreError {
             ),
             StoreError::Claimed { place, node, by } if by.node.machine == node.machine => write!(
                 f,
-                "another boot of machine {} has leased as node {1} of {place} since this one began: \
-                 give each machine a machine-id and a NODE_ID of its own; if this one was set back to \
-                 an earlier state, `sublet node release {1}` ends what that boot leased",
-                node.machine, node.name
+                "node {0} of {place} is another boot's, which began to lease after this one: two \
+                 machines have this name and {1}; give each a NODE_ID of its own, or, if this one was set \
+                 back to an earlier state, free what that boot leased with `sublet node release {0}`",
+                node.name,
+                if node.machine.is_empty() {
+                    "no machine-id".to_owned()
+                } else {
+                    format!("the machine-id {}", node.machine)
+                }
             ),
             StoreError::Claimed { place, node, by } => write!(
                 f,

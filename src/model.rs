@@ -264,6 +264,8 @@ pub struct NodeRecord {
     pub first: Timestamp,
     /// Since when this boot leases.
     pub since: Timestamp,
+    /// Grows when what may still be under way must fail: whatever leases compares this record.
+    pub turn: u64,
 }
 
 /// A network's definition as a cluster keeps it.

@@ -11,6 +11,8 @@ mod gipam;
 mod history;
 mod import;
 mod list;
+mod network;
+mod node;
 mod output;
 mod release;
 mod report;
@@ -29,7 +31,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::alloc::Context;
 use crate::config;
-use crate::host::{Env, Facts};
+use crate::host::{self, Env, Facts};
 use crate::model::{Face, History, Lease, Persist, StoreSpec, Wait};
 use crate::net::Addr;
 use crate::panic;
@@ -63,6 +65,12 @@ enum Command {
     Doctor(doctor::Doctor),
     Reserve(reserve::Reserve),
     Unreserve(reserve::Unreserve),
+    /// Look at the machines that share a cluster, and free what a dead one held
+    #[command(subcommand)]
+    Node(node::Node),
+    /// Look at and change the definition that a cluster keeps for a network
+    #[command(subcommand)]
+    Network(network::Network),
     Import(import::Import),
     Export(export::Export),
 }
@@ -75,6 +83,9 @@ struct Place {
     /// [default: $IPAM_DB_PATH, else /var/lib/cni/sublet/leases.redb]
     #[arg(long, value_name = "PATH|JSON", global = true, verbatim_doc_comment)]
     store: Option<OsString>,
+    /// This machine's name among those that share a cluster [default: $NODE_ID, else the host's name]
+    #[arg(long, value_name = "NAME", global = true, value_parser = host::node_name)]
+    node: Option<String>,
 }
 
 impl Place {
@@ -159,6 +170,8 @@ fn serve(args: Vec<OsString>, world: World<'_>, terminal: &mut Terminal<'_>) -> 
 }
 
 fn carry_out(cli: &Cli, world: World<'_>, terminal: &mut Terminal<'_>) -> Result<()> {
+    let facts = &world.facts.named(cli.place.node.as_deref());
+    let world = World { facts, ..world };
     let desk = |terminal: &mut Terminal<'_>| Desk::open(&cli.place, world, terminal);
     match &cli.command {
         Command::List(list) => list.run(&mut desk(terminal)?, terminal),
@@ -170,6 +183,8 @@ fn carry_out(cli: &Cli, world: World<'_>, terminal: &mut Terminal<'_>) -> Result
         Command::Doctor(doctor) => doctor.run(&mut desk(terminal)?, world.facts, terminal),
         Command::Reserve(reserve) => reserve.run(&mut desk(terminal)?, terminal),
         Command::Unreserve(unreserve) => unreserve.run(&mut desk(terminal)?, terminal),
+        Command::Node(node) => node.run(&mut desk(terminal)?, terminal),
+        Command::Network(network) => network.run(&mut desk(terminal)?, terminal),
         Command::Import(import) => import.run(&cli.place, world, terminal),
         Command::Export(export) => {
             // host-local's leases are of one host.
@@ -226,8 +241,11 @@ impl Desk {
 
     /// What the allocator is told when it works on this lease: in a cluster, as the node that has it.
     fn cx_for(&self, lease: &Lease) -> Context {
-        let node = if self.cluster { lease.node.clone() } else { self.cx.node.clone() };
-        Context { node, ..self.cx.clone() }
+        if !self.cluster || lease.node == self.cx.node {
+            return self.cx.clone();
+        }
+        // Of its boots nothing is known here.
+        Context { node: lease.node.clone(), boot: None, ..self.cx.clone() }
     }
 
     /// The leases that `which` chooses.
@@ -301,7 +319,6 @@ fn confirm(terminal: &mut Terminal<'_>, question: &str) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host;
 
     #[test]
     fn a_panic_is_one_line() {

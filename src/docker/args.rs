@@ -20,7 +20,7 @@ use crate::alloc::Block;
 use crate::alloc::Context;
 use crate::config::{duration, gipam};
 use crate::engine;
-use crate::host::Facts;
+use crate::host::{self, Facts};
 use crate::model::{Face, History, Persist, StoreSpec, Wait};
 use crate::net::Family;
 use crate::store;
@@ -59,6 +59,9 @@ struct Common {
     /// The store's file [default: $IPAM_DB_PATH, else /var/lib/cni/sublet/leases.redb]
     #[arg(long, value_name = "PATH", global = true)]
     store: Option<PathBuf>,
+    /// This machine's name [default: $NODE_ID, else the host's name]
+    #[arg(long, value_name = "NAME", global = true, value_parser = host::node_name)]
+    node: Option<String>,
     /// Names of the two address spaces; kontena's: kontenalocal,kontenaglobal
     /// [default: $SUBLET_ADDRESS_SPACES, else sublet-local,sublet-global]
     #[arg(long, value_name = "LOCAL,GLOBAL", global = true)]
@@ -160,6 +163,7 @@ pub fn run(
         Err(e) if e.use_stderr() => return Err((anyhow!("{}", e.render()), 2)),
         Err(e) => return Ok(e.render().to_string()),
     };
+    let facts = &facts.named(cli.common.node.as_deref());
     let done = match &cli.command {
         Some(Command::Cleanup(cleanup)) => cli.cleanup(cleanup, env, facts),
         None => cli.plan(env, facts).and_then(server::run).map(|()| String::new()),

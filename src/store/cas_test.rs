@@ -4,9 +4,8 @@
 use std::rc::Rc;
 
 use super::Store;
-use super::cas::Commit;
 use super::contract::{CASES, Named, add, addr, at, del, dual, given, leases, net, set};
-use super::fake_cas::{FakeCas, Server};
+use super::fake_cas::{FakeCas, Server, go_on};
 use super::pool_cases::{ask, lease, no, pool, release, want};
 use crate::alloc::{Add, Command, Gc, Outcome, Strategy, Wanted};
 use crate::error::{Error, PoolRefusal, StoreError};
@@ -56,7 +55,7 @@ fn a_cas_server_is_asked_as_seldom_as_possible() {
         (server.trips.get() - before, outcome)
     };
     // A boot's first ADD claims the node, looks for what earlier boots left, and notes that.
-    assert_eq!(trips(&Command::Add(add("first", &dual()))).0, 3, "first ADD");
+    assert_eq!(trips(&Command::Add(add("first", &dual()))).0, 4, "first ADD");
     let (adding, added) = trips(&Command::Add(add("c1", &dual())));
     let (again, same) = trips(&Command::Add(add("c1", &dual())));
     assert_eq!((adding, again), (1, 2), "ADD and repeated ADD");
@@ -112,21 +111,6 @@ fn a_cas_server_with_another_client_in_between() {
     }
 }
 
-/// A member is paused with a commit, and carries it out when the container has long been deleted.
-#[test]
-fn a_late_commit_is_not_carried_out() {
-    for nests in [false, true] {
-        let server = server(nests);
-        let mut store = FakeCas::new(server.clone());
-        given(&mut store, &add("first", &dual()), &at(1));
-        server.late.set(true);
-        given(&mut store, &add("c1", &dual()), &at(1));
-        store.apply(&del("c1"), &at(2)).unwrap();
-        assert!(matches!(server.deliver(), Commit::Conflict(_)));
-        assert_eq!(leases(&mut store).len(), 2);
-    }
-}
-
 /// Another client leases through a pool that goes, or makes one in the same place.
 #[test]
 fn pools_with_another_client_in_between() {
@@ -178,5 +162,38 @@ fn a_damaged_record_is_named() {
             assert_eq!(key, "own/net/node/cni/net/c1/eth0");
         }
         other => panic!("{other:?}"),
+    }
+}
+
+/// A server that was stopped with a lease in hand goes on when its container is gone.
+#[test]
+fn no_lease_is_made_after_its_container_is_deleted() {
+    let lost = |server: &Rc<Server>, n| {
+        server.stopped.set(n);
+        FakeCas::new(server.clone()).apply(&Command::Add(add("c1", &dual())), &at(1))
+    };
+    let deleted = |server: &Rc<Server>| {
+        let freed = FakeCas::new(server.clone()).apply(&del("c1"), &at(2)).unwrap();
+        go_on(server);
+        assert_eq!(leases(&mut FakeCas::new(server.clone())), []);
+        freed
+    };
+    for first_call in [true, false] {
+        // The ADD is tried again and succeeds.
+        let server = Rc::new(Server::default());
+        if !first_call {
+            given(&mut FakeCas::new(server.clone()), &add("c0", &dual()), &at(1));
+            FakeCas::new(server.clone()).apply(&del("c0"), &at(1)).unwrap();
+        }
+        assert!(matches!(lost(&server, 1), Ok(Outcome::Added { .. })));
+        assert!(matches!(deleted(&server), Outcome::Freed(freed) if freed.len() == 2));
+        // It is never answered, nor is what was to make it fail; another process deletes.
+        assert!(lost(&server, usize::MAX).is_err());
+        server.stopped.set(0);
+        assert_eq!(deleted(&server), Outcome::Freed(vec![]));
+        // Nobody is in doubt any more.
+        server.trips.set(0);
+        FakeCas::new(server.clone()).apply(&del("c1"), &at(2)).unwrap();
+        assert_eq!(server.trips.get(), 1);
     }
 }

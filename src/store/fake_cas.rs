@@ -42,11 +42,14 @@ pub struct Server {
     pub trouble: Cell<u64>,
     /// Every commit is done and none is answered.
     pub mute: Cell<bool>,
-    /// The next commit is neither done nor answered, and kept for [`Server::deliver`].
-    pub late: Cell<bool>,
-    kept: RefCell<Vec<Vec<Step>>>,
+    /// So many of the next commits are kept by a server that was stopped, and not answered.
+    pub stopped: Cell<usize>,
+    /// Those.
+    pub kept: RefCell<Vec<Vec<Vec<Step>>>>,
     /// Runs once before the next commit: another client.
     pub intruder: RefCell<Option<Box<dyn FnOnce()>>>,
+    /// How many commits are left before every call fails: the client is killed.
+    pub left: Cell<Option<usize>>,
     /// Where the nodes' boots note what they have done.
     pub notes: Folder,
 }
@@ -60,20 +63,30 @@ impl Default for Folder {
     }
 }
 
+/// The server goes on: it carries out what it has kept.
+pub fn go_on(server: &Rc<Server>) {
+    for tries in server.kept.take() {
+        let tries: Vec<&[Step]> = tries.iter().map(|steps| &**steps).collect();
+        server.commit(&tries, Instant::now()).unwrap();
+    }
+}
+
 impl Server {
-    fn trip(&self) {
+    fn trip(&self) -> Result<(), StoreError> {
         self.trips.set(self.trips.get() + 1);
+        match self.left.get() {
+            Some(0) => Err(StoreError::Unavailable {
+                doing: "ask".to_owned(),
+                place: "the fake".to_owned(),
+                source: "killed".into(),
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Changes what lies under a path, behind every client's back.
     pub fn spoil(&self, path: &str, change: impl FnOnce(&mut Vec<u8>)) {
         change(&mut self.data.borrow_mut().get_mut(path).unwrap().value);
-    }
-
-    /// Carries out what was kept: a member was paused.
-    pub fn deliver(self: &Rc<Server>) -> Commit {
-        let kept = self.kept.take();
-        self.commit(&kept.iter().map(Vec::as_slice).collect::<Vec<_>>(), Instant::now()).unwrap()
     }
 
     /// All paths.
@@ -118,14 +131,14 @@ impl Engine for Rc<Server> {
 
     fn get(&self, paths: &[&str], _: Instant) -> Result<Truths, StoreError> {
         assert!(paths.len() <= LIMIT);
-        self.trip();
+        self.trip()?;
         let data = self.data.borrow();
         Ok(paths.iter().map(|p| ((*p).to_owned(), data.get(*p).cloned())).collect())
     }
 
     fn list(&self, prefix: &str, _: Instant) -> Result<BTreeMap<String, Entry>, StoreError> {
         assert!(prefix.ends_with('/'), "{prefix} may end within a name");
-        self.trip();
+        self.trip()?;
         let data = self.data.borrow();
         let below =
             data.range(prefix.to_owned()..).take_while(|(path, _)| path.starts_with(prefix));
@@ -134,7 +147,7 @@ impl Engine for Rc<Server> {
 
     fn counts(&self, folder: &str, windows: &[Window], _: Instant) -> Result<Vec<u64>, StoreError> {
         assert!(windows.iter().all(|w| w.first.starts_with(folder) && w.first <= w.last));
-        self.trip();
+        self.trip()?;
         let data = self.data.borrow();
         let count = |w: &Window| data.range(w.first.clone()..=w.last.clone()).count() as u64;
         Ok(windows.iter().map(count).collect())
@@ -151,9 +164,11 @@ impl Engine for Rc<Server> {
         }
         let operations: usize = tries.iter().map(|steps| steps.len()).sum();
         assert!(operations <= LIMIT, "{operations} operations");
-        self.trip();
-        if self.late.take() {
-            *self.kept.borrow_mut() = tries.iter().map(|steps| steps.to_vec()).collect();
+        self.trip()?;
+        self.left.set(self.left.get().map(|left| left - 1));
+        if let Some(fewer) = self.stopped.get().checked_sub(1) {
+            self.stopped.set(fewer);
+            self.kept.borrow_mut().push(tries.iter().map(|steps| steps.to_vec()).collect());
             return Ok(lost());
         }
         let trouble = self.next_trouble();
@@ -225,7 +240,10 @@ impl Store for FakeCas {
     }
 
     fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
+        // Not the client that may be killed.
+        let left = self.server.left.take();
         assert_sound(&self.server);
+        self.server.left.set(left);
         self.store.list(cx, each)
     }
 

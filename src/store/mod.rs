@@ -35,6 +35,8 @@ mod lock;
 mod memory;
 #[cfg(test)]
 mod model_test;
+#[cfg(test)]
+mod node_test;
 mod occupancy;
 #[cfg(test)]
 mod operator_test;

@@ -28,6 +28,7 @@ mod lab;
 mod libcni;
 mod lost;
 mod networks;
+mod node;
 mod operator;
 mod plugins;
 mod power;

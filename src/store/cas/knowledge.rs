@@ -12,12 +12,12 @@ use std::time::Instant;
 
 use super::super::codec::{self, Bad};
 use super::engine::{Engine, Entry, Truths};
-use super::node::Claim;
+use super::node::{self, Claim};
 use super::paths;
 use super::search::Search;
 use crate::alloc::{Context, Cooling, Definition, Holder, Order, PodKey, View};
 use crate::error::StoreError;
-use crate::model::{Lease, NetworkName, NetworkRecord, Owner, Pool, PoolId, SetName};
+use crate::model::{Lease, NetworkName, NetworkRecord, NodeRecord, Owner, Pool, PoolId, SetName};
 use crate::net::{Addr, Family, Span, Subnet};
 
 /// All owners of a node in a set, in their order, with what they hold.
@@ -40,8 +40,10 @@ pub struct Knowledge<'a> {
     pub owners: RefCell<Option<Owners>>,
     /// Whether the node's record goes with every change.
     pub claim: Claim,
-    /// A commit's answer was lost, and it may be carried out yet.
-    pub fence: Cell<bool>,
+    /// Which boots nodes are in; looked at only before something is refused.
+    pub nodes: RefCell<Option<Vec<NodeRecord>>>,
+    /// Set when a lease was sent and may be made yet.
+    pub doubt: Option<&'a Cell<bool>>,
     /// Nothing of an earlier boot is left of the set.
     pub settled: bool,
     /// What the search for free addresses has met.
@@ -68,7 +70,8 @@ impl<'a> Knowledge<'a> {
             taken: RefCell::default(),
             owners: RefCell::default(),
             claim: Claim::None,
-            fence: Cell::default(),
+            nodes: RefCell::default(),
+            doubt: None,
             settled: false,
             search: Search::default(),
             supposed: RefCell::default(),
@@ -190,10 +193,24 @@ impl Knowledge<'_> {
         self.whole(path, codec::read_slot(path.as_bytes(), set, addr, &entry.value))
     }
 
+    /// Learns which boots all nodes are in; `false`: that was known.
+    pub fn learn_nodes(&self) -> Result<bool, StoreError> {
+        if self.nodes.borrow().is_some() {
+            return Ok(false);
+        }
+        *self.nodes.borrow_mut() = Some(node::all(self.engine, self.until)?);
+        Ok(true)
+    }
+
+    /// Whether a lease has ended with its boot.
+    pub fn has_ended(&self, lease: &Lease) -> bool {
+        node::has_ended(lease, self.cx, self.nodes.borrow().as_deref().unwrap_or_default())
+    }
+
     /// Who has an address: nobody, if that has ended.
     pub fn living(&self, set: &SetName, addr: Addr, entry: &Entry) -> Result<Holder, StoreError> {
         Ok(match self.slot(set, addr, entry)? {
-            Holder::Leased(lease) if self.cx.has_ended(&lease) => Holder::Free,
+            Holder::Leased(lease) if self.has_ended(&lease) => Holder::Free,
             other => other,
         })
     }
@@ -302,7 +319,7 @@ impl View for Knowledge<'_> {
                 agree &= lease.owner == *owner && self.vouch(lease, entry.version)?;
             }
             if agree {
-                return Ok(leases.into_iter().filter(|l| !self.cx.has_ended(l)).collect());
+                return Ok(leases.into_iter().filter(|l| !self.has_ended(l)).collect());
             }
             if look_again {
                 // Learned at two moments, perhaps; at one they must agree.

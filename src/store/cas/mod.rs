@@ -48,10 +48,10 @@ pub struct Cas<E> {
     notes: Notes,
     /// What a GC listed, for its further steps. It may be out of date: the commits compare.
     listing: Option<(Owners, Truths)>,
-    /// A commit's answer was lost: see [`Knowledge::fence`].
-    fence: Cell<bool>,
     /// Definitions that were looked at, for the command that rests on one.
     networks: Truths,
+    /// A lease was sent and may be made yet, though nobody waits for it any more.
+    doubt: Cell<bool>,
 }
 
 impl<E: Engine> Cas<E> {
@@ -59,8 +59,7 @@ impl<E: Engine> Cas<E> {
     pub fn new(engine: E, timeout: Duration) -> Cas<E> {
         let notes = Notes::new(None, String::new());
         let (persist, networks) = (Persist::Boot, Truths::new());
-        let fence = Cell::new(false);
-        Cas { engine, timeout, persist, notes, listing: None, fence, networks }
+        Cas { engine, timeout, persist, notes, listing: None, networks, doubt: Cell::new(false) }
     }
 
     /// The same, with leases that live so long, and with notes.
@@ -69,11 +68,38 @@ impl<E: Engine> Cas<E> {
     }
 
     /// Nothing but what is told.
-    fn knowledge<'a>(&'a self, cx: &'a Context, known: Truths) -> Knowledge<'a> {
-        Knowledge::new(&self.engine, cx, Instant::now() + self.timeout, known)
+    fn knowledge<'a>(&'a self, cx: &'a Context, known: Truths, until: Instant) -> Knowledge<'a> {
+        Knowledge { doubt: Some(&self.doubt), ..Knowledge::new(&self.engine, cx, until, known) }
     }
 
-    fn carry_out(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {
+    /// A server that was stopped with a transaction in hand may carry it out long after its client
+    /// has gone: a lease for a container that is deleted by then. So before the next thing is done for
+    /// this node, and before this command's own end is told, whatever may be under way is made to fail.
+    fn dispel(&self, cx: &Context, until: Instant) -> Result<(), StoreError> {
+        let noted = self.notes.doubt(cx);
+        if noted.is_none() && !self.doubt.get() {
+            return Ok(());
+        }
+        if let Err(error) = node::fence(&self.knowledge(cx, Truths::new(), until)) {
+            if noted.is_none() {
+                // Where nothing can be noted this very store remembers it, if it goes on.
+                let _ = self.notes.note_doubt(cx);
+            }
+            return Err(error);
+        }
+        self.doubt.set(false);
+        if let Some(noted) = noted {
+            self.notes.clear_doubt(cx, &noted);
+        }
+        Ok(())
+    }
+
+    fn carry_out(
+        &mut self,
+        command: &Command,
+        cx: &Context,
+        until: Instant,
+    ) -> Result<Outcome, Error> {
         let (owners, mut truths) = match (command, self.listing.take()) {
             (Command::Gc(gc), Some((owners, truths))) if gc.after.is_some() => {
                 (Some(owners), truths)
@@ -98,8 +124,7 @@ impl<E: Engine> Cas<E> {
             owners: RefCell::new(owners),
             claim,
             settled: note.is_some(),
-            fence: self.fence.clone(),
-            ..self.knowledge(cx, truths)
+            ..self.knowledge(cx, truths, until)
         };
         if asks
             && !leases
@@ -116,15 +141,13 @@ impl<E: Engine> Cas<E> {
             knowledge.search.begin();
             let plan = alloc::run(command, &knowledge, &told)?;
             let outcome = if plan.changes.is_empty() {
-                if !verify(&knowledge, &plan)? {
+                if !verify(&knowledge, &plan)? || lacks(&plan) && knowledge.learn_nodes()? {
                     continue;
                 }
                 plan.outcome
             } else {
                 let mut tries = alternatives(command, plan, &knowledge, &told)?;
-                let committed = commit(&tries, &knowledge);
-                self.fence.set(knowledge.fence.get());
-                let Some(done) = committed? else {
+                let Some(done) = commit(&tries, &knowledge)? else {
                     lost += 1;
                     step_aside(lost, cx.seed, knowledge.until);
                     continue;
@@ -133,11 +156,13 @@ impl<E: Engine> Cas<E> {
             };
             let Knowledge { owners, known, .. } = knowledge;
             let known = known.into_inner();
-            let noted = note.is_some() && known.get(&path) == Some(&note);
+            let node = known.get(&path).cloned();
+            let noted = note.is_some() && node.as_ref() == Some(&note);
             self.listing = owners.into_inner().map(|owners| (owners, known));
             if leases && !noted && outcome.is_ok() {
                 // What the command asked for is done; this is done again by the next one.
-                let _ = self.settle(set, cx);
+                let node: Truths = node.map(|entry| (path, entry)).into_iter().collect();
+                let _ = self.settle(set, cx, node, until);
             }
             return outcome.map_err(Error::Refused);
         }
@@ -150,8 +175,14 @@ impl<E: Engine> Cas<E> {
 
     /// Erases what this machine's earlier boots left of a set, and notes that this is done. Whoever
     /// loses against another client leaves it to that one.
-    fn settle(&self, set: Option<&SetName>, cx: &Context) -> Result<(), Error> {
-        let knowledge = Knowledge { claim: Claim::Now, ..self.knowledge(cx, Truths::new()) };
+    fn settle(
+        &self,
+        set: Option<&SetName>,
+        cx: &Context,
+        node: Truths,
+        until: Instant,
+    ) -> Result<(), Error> {
+        let knowledge = Knowledge { claim: Claim::Now, ..self.knowledge(cx, node, until) };
         let Some((entry, record)) = node::look(&knowledge)? else { return Ok(()) };
         if !node::is_ours(&record, cx) {
             return Ok(());
@@ -229,6 +260,12 @@ fn alternatives(
     Ok(tries)
 }
 
+/// Whether it is refused for what others hold: their boots may be over.
+fn lacks(plan: &Plan) -> bool {
+    use crate::error::Refusal::{Exhausted, GatewayHeld, Held};
+    matches!(&plan.outcome, Err(Exhausted { .. } | Held { .. } | GatewayHeld { .. }))
+}
+
 /// Looks at what was assumed or added up, for nothing else guards a conclusion without a change; `true`
 /// if it holds.
 fn verify(knowledge: &Knowledge<'_>, plan: &Plan) -> Result<bool, StoreError> {
@@ -261,7 +298,6 @@ fn commit(tries: &[Try], knowledge: &Knowledge<'_>) -> Result<Option<usize>, Sto
             for step in all[which].iter().filter(|step| step.write != Write::Keep) {
                 // Written, but nobody said under which version.
                 if paths::is_node(&step.path) {
-                    knowledge.fence.set(false);
                     knowledge.known.borrow_mut().remove(&step.path);
                 }
             }
@@ -280,7 +316,16 @@ fn commit(tries: &[Try], knowledge: &Knowledge<'_>) -> Result<Option<usize>, Sto
             }
             Ok(None)
         }
-        Commit::Lost(error) => find_again(&all, knowledge, error),
+        Commit::Lost(error) => {
+            let found = find_again(&all, knowledge, error);
+            if let Some(doubt) = knowledge.doubt
+                && knowledge.claim != Claim::None
+                && !matches!(found, Ok(Some(_)))
+            {
+                doubt.set(true);
+            }
+            found
+        }
     }
 }
 
@@ -330,7 +375,6 @@ fn find_again(
     };
     let telling: Vec<Vec<Step>> = tries.iter().map(telling).collect();
     knowledge.forget();
-    knowledge.fence.set(true);
     let touched: Vec<String> =
         tries.iter().flat_map(|steps| steps.iter()).map(|step| step.path.clone()).collect();
     if knowledge.learn(&touched).is_err() {
@@ -345,9 +389,7 @@ fn find_again(
             Write::Keep => true,
         }
     };
-    let done = telling.iter().position(|steps| steps.iter().all(is_there));
-    knowledge.fence.set(done.is_none());
-    Ok(done)
+    Ok(telling.iter().position(|steps| steps.iter().all(is_there)))
 }
 
 /// Lets the others go first, for a while that differs from client to client and grows: those that
@@ -367,12 +409,6 @@ impl<E: Engine> Cas<E> {
         let found = self.engine.list(paths::IPS, Instant::now() + self.timeout)?;
         // Read after the leases: of a boot that begins in between, none is there yet.
         let nodes = self.nodes()?;
-        let ended = |lease: &Lease| {
-            let node = nodes.iter().find(|record| record.node == lease.node);
-            let boot = node.and_then(|record| record.boot.clone());
-            let there = Context { boot, node: lease.node.clone(), ..cx.clone() };
-            cx.has_ended(lease) || there.has_ended(lease)
-        };
         let mut slots = BTreeMap::new();
         for (path, entry) in found {
             let slot = paths::read_ip(&path).ok_or(Bad("a key of another form")).and_then(|key| {
@@ -380,7 +416,7 @@ impl<E: Engine> Cas<E> {
                 Ok((key, slot))
             });
             let slot = slot.map_err(|Bad(what)| bad_record(&self.engine, &path, what))?;
-            if !matches!(&slot.1, Holder::Leased(lease) if ended(lease)) {
+            if !matches!(&slot.1, Holder::Leased(lease) if node::has_ended(lease, cx, &nodes)) {
                 slots.extend([slot]);
             }
         }
@@ -390,7 +426,17 @@ impl<E: Engine> Cas<E> {
 
 impl<E: Engine> Store for Cas<E> {
     fn apply(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {
-        self.carry_out(command, cx)
+        let until = Instant::now() + self.timeout;
+        if !command.only_looks() {
+            self.dispel(cx, until)?;
+        }
+        let done = self.carry_out(command, cx, until);
+        match (self.dispel(cx, until), done) {
+            // What it was to do it has done.
+            (Err(_), Ok(outcome)) => Ok(outcome),
+            (Err(error), Err(Error::Refused(_))) => Err(error.into()),
+            (_, done) => done,
+        }
     }
 
     fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
@@ -446,18 +492,13 @@ impl<E: Engine> Store for Cas<E> {
     }
 
     fn nodes(&mut self) -> Result<Vec<NodeRecord>, StoreError> {
-        let found = self.engine.list(paths::NODES, Instant::now() + self.timeout)?;
-        let read = |(path, entry): (String, Entry)| {
-            let name = paths::read_node(&path).ok_or(Bad("a key of another form"));
-            let read = name.and_then(|name| codec::read_node(path.as_bytes(), &name, &entry.value));
-            read.map_err(|Bad(what)| bad_record(&self.engine, &path, what))
-        };
-        found.into_iter().map(read).collect()
+        node::all(&self.engine, Instant::now() + self.timeout)
     }
 
     fn forget(&mut self, record: &NodeRecord, cx: &Context) -> Result<bool, StoreError> {
         let cx = Context { node: record.node.clone(), ..cx.clone() };
-        let knowledge = self.knowledge(&cx, Truths::new());
+        let until = Instant::now() + self.timeout;
+        let knowledge = self.knowledge(&cx, Truths::new(), until);
         let Some((entry, now)) = node::look(&knowledge)? else { return Ok(true) };
         if now != *record {
             return Ok(false);
@@ -476,7 +517,8 @@ impl<E: Engine> Store for Cas<E> {
 
     fn network(&mut self, name: &NetworkName) -> Result<Option<NetworkRecord>, StoreError> {
         let cx = Context::default();
-        let knowledge = self.knowledge(&cx, Truths::new());
+        let until = Instant::now() + self.timeout;
+        let knowledge = self.knowledge(&cx, Truths::new(), until);
         let record = knowledge.network(name)?;
         self.networks = knowledge.known.into_inner();
         Ok(record)

@@ -103,15 +103,25 @@ impl Knowledge<'_> {
         Ok(None)
     }
 
-    /// An address that an earlier boot of this machine has left, unless all of them are erased. Counting
-    /// does not tell it from one that is held.
+    /// An address that an earlier boot has left: of this machine, unless all of them are erased, and of
+    /// the others once it is known which boots they are in. Counting does not tell it from one that is
+    /// held.
     fn left_behind(&self, set: &SetName, span: Span) -> Result<Option<Addr>, StoreError> {
-        if self.settled {
-            return Ok(None);
+        let mut leases = Vec::new();
+        if !self.settled {
+            leases.extend(self.owners(set)?.iter().flat_map(|(_, leases)| leases).cloned());
         }
-        let owners = self.owners(set)?;
-        let leases = owners.iter().flat_map(|(_, leases)| leases);
-        for lease in leases.filter(|l| span.contains(l.addr) && self.cx.has_ended(l)) {
+        let nodes = self.nodes.borrow().clone().unwrap_or_default();
+        let others = nodes.iter().filter(|record| record.node.name != self.cx.node.name);
+        // Of a machine that has leased in one boot alone nothing has ended.
+        for record in others.filter(|record| record.since != record.first) {
+            let prefix = paths::owns(set, &record.node);
+            self.list(prefix.clone())?;
+            for (path, entry) in self.below(&prefix) {
+                leases.extend(self.owned(&path, set, &entry)?);
+            }
+        }
+        for lease in leases.iter().filter(|l| span.contains(l.addr) && self.has_ended(l)) {
             // Its own record decides: it may have been taken since.
             self.read(&paths::ip(set, lease.addr))?;
             if !self.is_held(set, lease.addr)? {

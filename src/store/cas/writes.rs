@@ -126,7 +126,7 @@ impl Draft<'_, '_> {
             return Ok(());
         };
         let mut living = self.known.owned(path, set, &entry)?;
-        for lease in living.extract_if(.., |l| self.known.cx.has_ended(l)) {
+        for lease in living.extract_if(.., |l| self.known.has_ended(l)) {
             if self.known.vouch(&lease, entry.version)? {
                 self.writes.entry(paths::ip(set, lease.addr)).or_insert(None);
             }
@@ -141,7 +141,7 @@ impl Draft<'_, '_> {
         let entry = self.known.known.borrow().get(&paths::ip(set, addr)).cloned().flatten();
         let before = entry.map(|entry| self.known.slot(set, addr, &entry)).transpose()?;
         if let Some(Holder::Leased(ended)) = before
-            && self.known.cx.has_ended(&ended)
+            && self.known.has_ended(&ended)
             && let Some(path) = paths::own(set, &ended.node, &ended.owner)
         {
             self.known.read(&path)?;
