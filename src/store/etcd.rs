@@ -222,7 +222,7 @@ impl Etcd {
     }
 
     /// What these steps compare and write, and what is to be done instead.
-    fn transaction(&self, steps: &[Step], failure: Value) -> Value {
+    fn transaction(&self, steps: &[Step], failure: &Value) -> Value {
         let mut compare = Vec::new();
         let mut success = Vec::new();
         for step in steps {
@@ -399,7 +399,7 @@ impl Engine for Etcd {
                 None => json!(reads),
                 Some(inner) => json!([{ "request_txn": inner }]),
             };
-            Some(self.transaction(steps, failure))
+            Some(self.transaction(steps, &failure))
         });
         match self.call::<TxnReply>("/v3/kv/txn", &body, false, until) {
             Ok(reply) => {

@@ -14,6 +14,7 @@ use super::super::codec::{self, Bad};
 use super::engine::{Engine, Entry, Truths};
 use super::node::{self, Claim};
 use super::paths;
+use super::search::Search;
 use crate::alloc::{Context, Cooling, Definition, Holder, Order, PodKey, View};
 use crate::error::StoreError;
 use crate::model::{Lease, NetworkName, NetworkRecord, NodeRecord, Owner, Pool, PoolId, SetName};
@@ -35,14 +36,6 @@ pub struct Knowledge<'a> {
     pub listed: RefCell<BTreeSet<String>>,
     /// There is a record, and no more is known of it.
     pub taken: RefCell<BTreeSet<String>>,
-    /// Guessing has not paid here: addresses are looked at by the chunk.
-    pub careful: Cell<bool>,
-    /// Listing chunks has not paid either: they are counted.
-    pub dense: Cell<bool>,
-    /// How often others were faster to take an address.
-    pub raced: Cell<u32>,
-    /// The search goes on behind the address given last.
-    pub in_turn: Cell<bool>,
     /// What GC listed.
     pub owners: RefCell<Option<Owners>>,
     /// Whether the node's record goes with every change.
@@ -53,12 +46,8 @@ pub struct Knowledge<'a> {
     pub doubt: Option<&'a Cell<bool>>,
     /// Nothing of an earlier boot is left of the set.
     pub settled: bool,
-    /// Addresses that this run of the allocator found free.
-    pub chosen: RefCell<Vec<String>>,
-    /// Spans that it found full.
-    pub full: RefCell<BTreeSet<(SetName, Span)>>,
-    /// Spans that were seen to be full, all of them in one look.
-    pub counted: RefCell<BTreeSet<(SetName, Span)>>,
+    /// What the search for free addresses has met.
+    pub search: Search,
     /// "What if these are held?" While this is asked, nothing is looked at.
     pub supposed: RefCell<Option<BTreeSet<String>>>,
 }
@@ -79,30 +68,18 @@ impl<'a> Knowledge<'a> {
             assumed: RefCell::default(),
             listed: RefCell::default(),
             taken: RefCell::default(),
-            careful: Cell::default(),
-            dense: Cell::default(),
-            raced: Cell::default(),
-            in_turn: Cell::default(),
             owners: RefCell::default(),
             claim: Claim::None,
             nodes: RefCell::default(),
             doubt: None,
             settled: false,
-            chosen: RefCell::default(),
-            full: RefCell::default(),
-            counted: RefCell::default(),
+            search: Search::default(),
             supposed: RefCell::default(),
         }
     }
 }
 
 impl Knowledge<'_> {
-    /// Before each run of the allocator: what the one before found is not part of its plan.
-    pub fn begin(&self) {
-        self.chosen.borrow_mut().clear();
-        self.full.borrow_mut().clear();
-    }
-
     /// Whether the server may be asked.
     pub fn may_ask(&self) -> Result<(), StoreError> {
         if self.supposed.borrow().is_none() {
@@ -168,7 +145,7 @@ impl Knowledge<'_> {
         self.listed.borrow_mut().clear();
         self.taken.borrow_mut().clear();
         self.owners.borrow_mut().take();
-        self.counted.borrow_mut().clear();
+        self.search.counted.borrow_mut().clear();
     }
 
     /// Looks at everything below a prefix.
@@ -355,7 +332,7 @@ impl View for Knowledge<'_> {
 
     fn cursor(&self, set: &SetName, range: Addr) -> Result<Option<Addr>, StoreError> {
         let last = self.hint(&paths::cursor(set, range))?;
-        self.in_turn.set(last.is_some());
+        self.search.in_turn.set(last.is_some());
         Ok(last)
     }
 
@@ -365,7 +342,7 @@ impl View for Knowledge<'_> {
         span: Span,
         order: Order,
     ) -> Result<Option<Addr>, StoreError> {
-        self.search(set, span, order)
+        self.find_free(set, span, order)
     }
 
     fn cooling(&self, _: &SetName, _: Family, _: usize) -> Result<Vec<Cooling>, StoreError> {

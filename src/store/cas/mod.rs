@@ -138,7 +138,7 @@ impl<E: Engine> Cas<E> {
         let told = Context { boot, ..cx.clone() };
         let mut lost = 0;
         for _ in 0..TRIES {
-            knowledge.begin();
+            knowledge.search.begin();
             let plan = alloc::run(command, &knowledge, &told)?;
             let outcome = if plan.changes.is_empty() {
                 if !verify(&knowledge, &plan)? || lacks(&plan) && knowledge.learn_nodes()? {
@@ -234,14 +234,14 @@ fn alternatives(
     let engine = knowledge.engine;
     let mut tries = vec![Try::new(plan, knowledge)?];
     let mut room = engine.room() / 2;
-    let most = PLANS[usize::from(knowledge.careful.get())].min(engine.alternatives());
+    let most = PLANS[usize::from(knowledge.search.careful.get())].min(engine.alternatives());
     // Where no owner's record tells them apart, it could not be told which was done.
     let told_apart = tries[0].steps.iter().any(|step| paths::is_own(&step.path));
     let mut held = BTreeSet::new();
     while told_apart && tries.len() < most {
         // Each has its comparisons in one branch, and all of them are read if none holds.
         let last = tries.last().map_or(0, |last| last.steps.len());
-        let chosen = knowledge.chosen.take();
+        let chosen = knowledge.search.chosen.take();
         if chosen.is_empty() || room < 2 * last {
             break;
         }
@@ -249,7 +249,7 @@ fn alternatives(
         held.extend(chosen);
         knowledge.supposed.replace(Some(held.clone()));
         knowledge.assumed.borrow_mut().clear();
-        knowledge.begin();
+        knowledge.search.begin();
         let next = alloc::run(command, knowledge, cx);
         let next = next.ok().filter(|plan| !plan.changes.is_empty());
         let next = next.and_then(|plan| Try::new(plan, knowledge).ok());
@@ -276,7 +276,7 @@ fn verify(knowledge: &Knowledge<'_>, plan: &Plan) -> Result<bool, StoreError> {
     knowledge.learn(&assumed)?;
     let known = knowledge.known.borrow();
     if assumed.iter().any(|path| known.get(path).is_some_and(Option::is_some)) {
-        knowledge.careful.set(true);
+        knowledge.search.careful.set(true);
     }
     Ok(false)
 }
@@ -304,7 +304,7 @@ fn commit(tries: &[Try], knowledge: &Knowledge<'_>) -> Result<Option<usize>, Sto
             Ok(Some(which))
         }
         Commit::Conflict(conflict) => {
-            knowledge.careful.set(true);
+            knowledge.search.careful.set(true);
             knowledge.assumed.borrow_mut().clear();
             knowledge.owners.borrow_mut().take();
             match conflict {
@@ -312,7 +312,7 @@ fn commit(tries: &[Try], knowledge: &Knowledge<'_>) -> Result<Option<usize>, Sto
                 Conflict::Stale(paths) => learn_of_stale(&paths, all[0], knowledge)?,
             }
             if all[0].iter().any(|step| takes_held(step, knowledge)) {
-                knowledge.raced.set(knowledge.raced.get() + 1);
+                knowledge.search.raced.set(knowledge.search.raced.get() + 1);
             }
             Ok(None)
         }
