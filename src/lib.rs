@@ -93,6 +93,7 @@ pub mod host;
 pub mod liveness;
 pub mod lost;
 pub mod model;
+pub mod moving;
 pub mod net;
 pub mod panic;
 mod plain_file;

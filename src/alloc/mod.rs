@@ -13,6 +13,7 @@ mod free;
 mod import;
 mod look;
 mod pool;
+mod restore;
 mod takeover;
 mod view;
 
@@ -23,6 +24,7 @@ pub use command::{
     Strategy, Target, Wanted, legacy_owner,
 };
 pub use pool::{AdoptPool, Ask, Block, ReleasePool, RequestPool, Shared, Sweep};
+pub use restore::{Record, Restore};
 pub use view::{Context, Holder, Order, Plan, View};
 
 use crate::error::StoreError;
@@ -44,5 +46,6 @@ pub fn run(command: &Command, view: &dyn View, cx: &Context) -> Result<Plan, Sto
         Command::ReleaseAddress(release) => address::release(release, view),
         Command::Sweep(sweep) => pool::sweep(sweep, view, cx),
         Command::AdoptPool(adopt) => pool::adopt(adopt, view, cx),
+        Command::Restore(restore) => restore::run(restore, view),
     }
 }

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::gipam::Gipam;
 use super::report::Report;
-use super::{Desk, Place, Terminal, WAIT, fail};
+use super::{Desk, Place, Terminal, WAIT, fail, jsonl};
 use crate::alloc;
 use crate::ecs_ipam;
 use crate::engine::{self, Legacy};
@@ -44,6 +44,11 @@ enum From {
     HostLocal(HostLocal),
     /// The lease file of gipam, a Docker IPAM driver: Docker's networks of it go on with subletd
     Gipam(Gipam),
+    /// The JSON lines that `sublet export jsonl` wrote
+    ///
+    /// What is here already stays; an address with another holder refuses all of it. Stopped midway it
+    /// is simply repeated.
+    Jsonl(jsonl::Import),
 }
 
 #[derive(Debug, Args)]
@@ -122,6 +127,9 @@ impl Import {
                 report.write(terminal, ecs.how.json)
             }
             From::Gipam(gipam) => gipam.run(place, env, facts, terminal),
+            From::Jsonl(jsonl) => {
+                jsonl.run(&mut Desk::open(place, env, facts, terminal)?, terminal)
+            }
             From::HostLocal(host_local) => host_local.run(place.named(env)?, facts, terminal),
         }
     }

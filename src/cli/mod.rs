@@ -4,17 +4,20 @@
 //! Does not own: what a command does to leases (`engine`), how a row looks (`output`).
 //! Invariant: nothing is freed without `--yes` or a person's "y".
 
+mod copy;
 mod export;
 mod gc;
 mod gipam;
 mod import;
+mod jsonl;
+mod lines;
 mod list;
 mod output;
 mod release;
 mod report;
 mod show;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -56,6 +59,7 @@ enum Command {
     Gc(gc::Gc),
     Import(import::Import),
     Export(export::Export),
+    Copy(copy::Copy),
 }
 
 /// Which store.
@@ -71,8 +75,7 @@ struct Place {
 impl Place {
     /// The cluster that somebody named, as JSON.
     fn cluster(&self) -> Option<&str> {
-        let text = self.store.as_ref()?.to_str()?.trim_start();
-        text.starts_with('{').then_some(text)
+        cluster(self.store.as_ref()?)
     }
 
     /// The file that `--store` names; an error if it names a cluster.
@@ -88,6 +91,12 @@ impl Place {
         let variable = || env("IPAM_DB_PATH").filter(|path| !path.is_empty()).map(PathBuf::from);
         Ok(self.file()?.or_else(variable))
     }
+}
+
+/// A cluster's JSON, where that is what was written.
+fn cluster(named: &OsStr) -> Option<&str> {
+    let text = named.to_str()?.trim_start();
+    text.starts_with('{').then_some(text)
 }
 
 /// Where leases are if nobody says otherwise; the ECS dialect's default is another.
@@ -146,10 +155,12 @@ fn carry_out(cli: &Cli, env: &Env<'_>, facts: &Facts, terminal: &mut Terminal<'_
         Command::Gc(gc) => gc.run(&mut desk(terminal)?, facts, terminal),
         Command::Import(import) => import.run(&cli.place, env, facts, terminal),
         Command::Export(export) => {
-            // host-local's leases are of one host.
-            cli.place.file()?;
+            if export.is_of_one_host() {
+                cli.place.file()?;
+            }
             export.run(&mut desk(terminal)?, terminal)
         }
+        Command::Copy(copy) => copy.run(facts, terminal),
     }
 }
 
@@ -177,14 +188,8 @@ impl Desk {
         facts: &Facts,
         terminal: &mut Terminal<'_>,
     ) -> Result<Desk> {
-        if let Some(json) = place.cluster() {
-            let (spec, warnings) = config::store(json).context("--store")?;
-            for warning in warnings {
-                writeln!(terminal.stderr, "sublet: --store: {warning}")?;
-            }
-            let store = store::open(&spec)?;
-            let place = "this cluster".to_owned();
-            return Ok(Desk { store, place, cx: facts.context(), cluster: true });
+        if let (Some(_), Some(store)) = (place.cluster(), &place.store) {
+            return Desk::on(store, "--store", facts, terminal);
         }
         let path = place.named(env)?.unwrap_or_else(|| {
             let ecs = PathBuf::from(ECS_DEFAULT);
@@ -193,6 +198,20 @@ impl Desk {
         });
         // Leases of either persistence are shown and freed.
         Desk::at(path, Persist::Boot, facts)
+    }
+
+    /// The store that an option names: a file, or a cluster as JSON.
+    fn on(named: &OsStr, option: &str, facts: &Facts, terminal: &mut Terminal<'_>) -> Result<Desk> {
+        let Some(json) = cluster(named) else {
+            return Desk::at(PathBuf::from(named), Persist::Boot, facts);
+        };
+        let (spec, warnings) = config::store(json).with_context(|| option.to_owned())?;
+        for warning in warnings {
+            writeln!(terminal.stderr, "sublet: {option}: {warning}")?;
+        }
+        let store = store::open(&spec)?;
+        let place = "this cluster".to_owned();
+        Ok(Desk { store, place, cx: facts.context(), cluster: true })
     }
 
     fn at(path: PathBuf, persist: Persist, facts: &Facts) -> Result<Desk> {

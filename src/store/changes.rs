@@ -24,6 +24,10 @@ pub fn make<K: KvMut>(
             end_cooling(tables, set, cooling)?;
             occupancy::free(tables, set, cooling.addr)
         }
+        Change::Cool(set, cooling) => {
+            occupancy::take(tables, set, cooling.addr)?;
+            cool(tables, set, cooling)
+        }
         Change::Cursor(set, range, addr) => {
             let key = keys::cursor(set, *range);
             tables.kv.put(&key, &codec::addr(&key, *addr))
@@ -72,6 +76,7 @@ pub fn outlives_boot(change: &Change) -> bool {
         Change::Sticky(..) | Change::Adopted(..) | Change::Released(_) => true,
         Change::Put(lease) | Change::Free { lease, .. } => lease.kind == Kind::Reserved,
         Change::Thaw(..)
+        | Change::Cool(..)
         | Change::Cursor(..)
         | Change::Define(..)
         | Change::PutPool(_)
@@ -126,10 +131,17 @@ fn free<K: KvMut>(
     let Some(until) = until else {
         return occupancy::free(tables, set, addr);
     };
-    let cooling = Cooling { until, addr, freed: now };
-    let key = keys::cooling(set, addr);
-    tables.kv.put(&key, &codec::cooling(&key, &cooling))?;
-    tables.kv.put(&keys::queued(set, until, addr), &[])
+    cool(tables, set, &Cooling { until, addr, freed: now })
+}
+
+fn cool<K: KvMut>(
+    tables: &mut Tables<'_, K>,
+    set: &SetName,
+    cooling: &Cooling,
+) -> Result<(), StoreError> {
+    let key = keys::cooling(set, cooling.addr);
+    tables.kv.put(&key, &codec::cooling(&key, cooling))?;
+    tables.kv.put(&keys::queued(set, cooling.until, cooling.addr), &[])
 }
 
 fn end_cooling<K: KvMut>(

@@ -467,6 +467,9 @@ fn memory() -> impl Fn() -> Box<dyn Store> {
         fn pools(&mut self) -> Result<Vec<Pool>, StoreError> {
             self.0.borrow_mut().pools()
         }
+        fn records(&mut self, cx: &Context, each: &mut super::Each<'_>) -> Result<(), Error> {
+            self.0.borrow_mut().records(cx, each)
+        }
     }
     let shared = Rc::new(std::cell::RefCell::new(Memory::default()));
     move || Box::new(Shared(shared.clone()))

@@ -165,4 +165,8 @@ impl Store for FakeCas {
     fn pools(&mut self) -> Result<Vec<Pool>, StoreError> {
         self.store.pools()
     }
+
+    fn records(&mut self, cx: &Context, each: &mut super::Each<'_>) -> Result<(), Error> {
+        self.store.records(cx, each)
+    }
 }

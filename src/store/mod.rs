@@ -54,9 +54,9 @@ mod view;
 use self::cas::Cas;
 use self::consul::Consul;
 use self::etcd::Etcd;
-use crate::alloc::{Command, Context, Outcome};
+use crate::alloc::{Command, Context, Outcome, Record};
 use crate::error::{Error, StoreError};
-use crate::model::{Lease, Pool, StoreSpec};
+use crate::model::{Lease, Persist, Pool, StoreSpec};
 
 pub use self::convert::{Converted, in_place, is_converted};
 pub use self::embedded::Embedded;
@@ -81,7 +81,15 @@ pub trait Store {
 
     /// All pools, by name. Changes nothing.
     fn pools(&mut self) -> Result<Vec<Pool>, StoreError>;
+
+    /// Calls `each` with every record that a [`Command::Restore`] can write elsewhere, pools before
+    /// their addresses, in an order that depends on the records alone; ends with its first error.
+    /// Changes nothing. Not of one moment unless nobody else changes anything.
+    fn records(&mut self, cx: &Context, each: &mut Each<'_>) -> Result<(), Error>;
 }
+
+/// What is done with each record, and how long it lives where that differs: an error ends it.
+pub type Each<'a> = dyn FnMut(Record, Persist) -> Result<(), Error> + 'a;
 
 /// Opens the store that a configuration names. Nothing is leased, asked or made yet: an embedded store
 /// is opened and left within each call, a cluster is connected to by the first one. A cluster's

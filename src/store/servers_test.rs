@@ -56,6 +56,9 @@ impl<E: Engine, F: Fn() -> E> Store for Audited<E, F> {
     fn pools(&mut self) -> Result<Vec<Pool>, StoreError> {
         self.0.pools()
     }
+    fn records(&mut self, cx: &Context, each: &mut super::Each<'_>) -> Result<(), Error> {
+        self.0.records(cx, each)
+    }
 }
 
 fn keeps_the_contract<E: Engine + 'static>(engine: &(impl Fn(&str) -> E + Clone + 'static)) {

@@ -24,6 +24,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     // The original ecs-ipam's file is read under its own lock.
     ("ecs_ipam", &["bolt", "net", "model", "error", "alloc", "store"]),
     ("engine", &["net", "model", "error", "alloc", "store", "takeover"]),
+    ("moving", &["model", "error", "alloc", "store"]),
     // The edge: environment, clock, boot ID; data out, nothing else in.
     ("host", &["net", "model", "error", "alloc"]),
     ("lost", &["model"]),
@@ -40,7 +41,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 /// What a face may name: never another face.
 const FACE: &[&str] = &[
     "net", "model", "error", "alloc", "config", "engine", "store", "takeover", "handback",
-    "ecs_ipam", "host", "liveness", "lost", "runtimes", "log", "panic",
+    "ecs_ipam", "moving", "host", "liveness", "lost", "runtimes", "log", "panic",
 ];
 
 const FACES: &[&str] = &["cni", "cli", "docker", "web"];
@@ -77,6 +78,7 @@ const SERDE: &[&str] = &[
     "store/etcd.rs",
     "store/consul.rs",
     "cli/output.rs",
+    "cli/lines.rs",
     "docker/wire.rs",
 ];
 

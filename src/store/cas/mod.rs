@@ -9,6 +9,7 @@
 mod engine;
 mod knowledge;
 mod paths;
+mod records;
 mod writes;
 
 use std::cell::{Cell, RefCell};
@@ -18,9 +19,9 @@ use std::time::{Duration, Instant};
 pub use engine::{Commit, Engine, Entry, Expect, Step, Truths, Write};
 use knowledge::{Knowledge, Owners, bad_record};
 
-use super::Store;
 use super::codec::{self, Bad};
 use super::pause::pause;
+use super::{Each, Store};
 use crate::alloc::{self, Command, Context, Holder, Outcome};
 use crate::error::{Error, StoreError};
 use crate::model::{Lease, Pool};
@@ -199,6 +200,10 @@ impl<E: Engine> Store for Cas<E> {
             pools.insert(pool.id.clone(), pool);
         }
         Ok(pools.into_values().collect())
+    }
+
+    fn records(&mut self, _: &Context, each: &mut Each<'_>) -> Result<(), Error> {
+        records::tell(&self.engine, self.timeout, each)
     }
 }
 

@@ -11,6 +11,7 @@
 //! stuck/<set>/<address>             which sticky key names it
 //! pool/<pool>                       a pool; written anew with each lease through it
 //! space/<space>                     all pools of a space, as they were made
+//! adopted/<network>                 another program's leases of this network were taken over
 //! ```
 //!
 //! Invariant: a name is one segment, whatever text it holds, and no listed prefix ends within one.
@@ -18,7 +19,7 @@
 use std::fmt::Write as _;
 
 use crate::alloc::PodKey;
-use crate::model::{Node, Owner, PoolId, SetName};
+use crate::model::{NetworkName, Node, Owner, PoolId, SetName};
 use crate::net::{Addr, Family};
 
 /// A name as one segment: what is no letter, digit, `-`, `_`, `.` or `~` as %XX, and never empty or
@@ -144,9 +145,30 @@ pub fn owns(set: &SetName, node: &Node) -> String {
     path
 }
 
+/// All addresses given last.
+pub const CURSORS: &str = "cursor/";
+
+/// Set and range of a [`cursor`] path.
+pub fn read_cursor(path: &str) -> Option<(SetName, Addr)> {
+    let (set, range) = path.strip_prefix(CURSORS)?.split_once('/')?;
+    Some((SetName(read_segment(set)?), read_hex(range)?))
+}
+
 /// The address given last from a range set.
 pub fn cursor(set: &SetName, range: Addr) -> String {
     of("cursor", set) + &hex(range)
+}
+
+/// All pods' former addresses.
+pub const STICKIES: &str = "sticky/";
+
+/// Set, pod and range of a [`sticky`] path.
+pub fn read_sticky(path: &str) -> Option<(SetName, PodKey, Addr)> {
+    let mut parts = path.strip_prefix(STICKIES)?.split('/');
+    let mut name = || read_segment(parts.next()?);
+    let (set, pod) = (SetName(name()?), PodKey { namespace: name()?, name: name()? });
+    let range = read_hex(parts.next()?)?;
+    parts.next().is_none().then_some((set, pod, range))
 }
 
 /// A pod's former address in a range set.
@@ -179,6 +201,19 @@ pub fn read_pool(path: &str) -> Option<PoolId> {
     (pool(&id) == path).then_some(id)
 }
 
+/// That another program's leases of a network were taken over.
+pub fn adopted(network: &NetworkName) -> String {
+    format!("{ADOPTED}{network}")
+}
+
+/// All networks of which that is so.
+pub const ADOPTED: &str = "adopted/";
+
+/// The network of an [`adopted`] path.
+pub fn read_adopted(path: &str) -> Option<NetworkName> {
+    NetworkName::new(path.strip_prefix(ADOPTED)?).ok()
+}
+
 /// All pools of a space.
 pub fn space(name: &str) -> String {
     let mut path = "space/".to_owned();
@@ -201,6 +236,10 @@ pub fn is_truth(path: &str) -> bool {
 mod tests {
     use super::*;
 
+    fn addr(text: &str) -> Addr {
+        text.parse().unwrap()
+    }
+
     #[test]
     fn a_name_is_one_segment() {
         for name in ["", ".", "..", "a/b", "%", "%%2F", "net-1_a.b~c", "\u{e4}\0 \n", "..a"] {
@@ -218,6 +257,11 @@ mod tests {
             ip(&SetName("net".into()), "10.0.0.7".parse().unwrap()),
             "ip/net/0a0000/0a000007"
         );
+        let set = SetName("a/b".into());
+        let pod = PodKey { namespace: "n".into(), name: String::new() };
+        let (range, path) = (addr("fd00::1"), cursor(&set, addr("fd00::1")));
+        assert_eq!(read_cursor(&path), Some((set.clone(), range)));
+        assert_eq!(read_sticky(&sticky(&set, &pod, range)), Some((set, pod, range)));
         for id in ["l/10.0.0.0/8/10.1.0.0/16", "", "..", "net\u{e4}"].map(|id| PoolId(id.into())) {
             assert_eq!(pool(&id).split('/').count(), 2);
             assert_eq!(read_pool(&pool(&id)), Some(id));

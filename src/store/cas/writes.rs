@@ -25,6 +25,11 @@ pub fn records(changes: Vec<Change>, known: &Knowledge<'_>) -> Result<Writes, St
             Change::Thaw(set, cooling) => {
                 draft.writes.insert(paths::ip(&set, cooling.addr), None);
             }
+            Change::Cool(set, cooling) => {
+                let path = paths::ip(&set, cooling.addr);
+                let value = codec::slot(path.as_bytes(), &Holder::Cooling(cooling));
+                draft.writes.insert(path, value);
+            }
             Change::Cursor(set, range, addr) => draft.hint(paths::cursor(&set, range), addr),
             Change::Sticky(set, pod, range, addr) => draft.stick(&set, &pod, range, addr)?,
             // A cluster keeps neither: see `View::defined` and `View::adopted`.
