@@ -89,7 +89,9 @@ pub fn del(
     cx: &Context,
 ) -> Result<Vec<Lease>, Error> {
     let legacy = legacy.filter(|l| l.dir.is_dir());
-    del.legacy = legacy.map(|l| l.network.clone());
+    if let Some(legacy) = &legacy {
+        del.legacy = Some(legacy.network.clone());
+    }
     let target = del.target.clone();
     match (store.apply(&Command::Del(del.clone()), cx)?, legacy, target) {
         (Outcome::Freed(leases), ..) => Ok(leases),
@@ -209,7 +211,8 @@ pub fn request_pool(
     }
 }
 
-fn imported(outcome: Outcome) -> Result<Imported, Error> {
+/// What an IMPORT came to.
+pub fn imported(outcome: Outcome) -> Result<Imported, Error> {
     match outcome {
         Outcome::Imported { taken, present } => Ok(Imported::Done { taken, present }),
         Outcome::WasAdopted => Ok(Imported::Before),

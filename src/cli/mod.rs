@@ -10,6 +10,7 @@ mod gc;
 mod gipam;
 mod import;
 mod jsonl;
+mod kontena;
 mod lines;
 mod list;
 mod output;

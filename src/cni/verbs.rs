@@ -84,7 +84,11 @@ impl Call {
             on_duplicate: config.on_duplicate,
             claim_gateways: config.claim_gateways,
             origin,
-            legacy: alloc::Legacy::Absent,
+            // cni-ipam-consul's are where the leases are.
+            legacy: match config.dialect {
+                Dialect::Consul => alloc::Legacy::Unread,
+                _ => alloc::Legacy::Absent,
+            },
         };
         let cx = self.facts.context();
         let mut store = open(&config.store, &config.network)?;
@@ -133,8 +137,9 @@ impl Call {
             return Ok(());
         };
         let mut store = open(&cleanup.store, &cleanup.network)?;
+        let old = (cleanup.dialect == Dialect::Consul).then(|| cleanup.network.clone());
         let del =
-            Del { set: cleanup.set, target, rewind: cleanup.rewind, undo: false, legacy: None };
+            Del { set: cleanup.set, target, rewind: cleanup.rewind, undo: false, legacy: old };
         let legacy = legacy(cleanup.legacy_dir.as_deref(), &cleanup.network, &cleanup.store);
         let freed = match engine::del(&mut *store, del, legacy, &self.facts.context()) {
             Ok(freed) => freed,

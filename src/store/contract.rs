@@ -452,6 +452,9 @@ pub const CASES: &[(&str, Case)] = &[
     ("DELs by address and id", dels_by_address_and_id),
     ("a moved container is rewritten", a_moved_container_is_rewritten),
     ("a changed lease is not freed", operator_test::a_changed_lease_is_not_freed),
+    ("every record moves", super::moving_test::every_record_moves),
+    ("a move stops at another's address", super::moving_test::another_holder_is_named),
+    ("a move that was stopped goes on", super::moving_test::stopped_and_repeated),
     ("imports are whole and repeatable", operator_test::imports_are_whole_and_repeatable),
 ];
 

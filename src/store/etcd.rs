@@ -275,14 +275,15 @@ impl Engine for Etcd {
         let mut failure = Vec::new();
         for step in steps {
             let key = self.key(&step.path);
-            let version = match step.expect {
+            let expected = match step.expect {
                 Expect::Anything => None,
-                Expect::Absent => Some(0),
-                Expect::Version(version) => Some(version),
+                Expect::Absent => Some(("EQUAL", 0)),
+                Expect::Present => Some(("GREATER", 0)),
+                Expect::Version(version) => Some(("EQUAL", version)),
             };
-            if let Some(version) = version {
+            if let Some((result, version)) = expected {
                 compare.push(json!({
-                    "key": key, "target": "MOD", "result": "EQUAL",
+                    "key": key, "target": "MOD", "result": result,
                     "mod_revision": version.to_string(),
                 }));
                 failure.push(json!({ "request_range": { "key": key } }));

@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 
 use super::Store;
 use super::cas::audit::audit;
-use super::cas::{Cas, Commit, Engine, Entry, Expect, Step, Truths, Write};
+use super::cas::{Cas, Commit, Engine, Entry, Expect, OldKey, Step, Truths, Write};
 use crate::alloc::{Command, Context, Outcome};
 use crate::error::{Error, StoreError};
-use crate::model::{Lease, Pool};
+use crate::model::{Lease, NetworkName, Pool};
 
 /// Operations of one transaction (Consul 1.8).
 const LIMIT: usize = 64;
@@ -34,6 +34,8 @@ pub struct Server {
     pub trouble: Cell<u64>,
     /// Every commit is done and none is answered.
     pub mute: Cell<bool>,
+    /// Keys of cni-ipam-consul.
+    pub old: RefCell<BTreeMap<String, Entry>>,
     /// Runs once before the next commit: another client.
     pub intruder: RefCell<Option<Box<dyn FnOnce()>>>,
 }
@@ -46,6 +48,13 @@ impl Server {
     /// Changes what lies under a path, behind every client's back.
     pub fn spoil(&self, path: &str, change: impl FnOnce(&mut Vec<u8>)) {
         change(&mut self.data.borrow_mut().get_mut(path).unwrap().value);
+    }
+
+    /// A node of cni-ipam-consul leases an address.
+    pub fn lease_as_old(&self, key: &str, value: &str) {
+        self.version.set(self.version.get() + 1);
+        let entry = Entry { version: self.version.get(), value: value.as_bytes().to_vec() };
+        self.old.borrow_mut().insert(key.to_owned(), entry);
     }
 
     /// All paths.
@@ -98,6 +107,19 @@ impl Engine for Rc<Server> {
         Ok(below.map(|(path, entry)| (path.clone(), entry.clone())).collect())
     }
 
+    fn old_keys(
+        &self,
+        network: &NetworkName,
+        _: Instant,
+    ) -> Result<Option<Vec<OldKey>>, StoreError> {
+        self.trip();
+        let (old, prefix) = (self.old.borrow(), format!("{network}/"));
+        let found = old.iter().filter(|(key, _)| key.starts_with(&prefix));
+        let key =
+            |(key, entry): (&String, &Entry)| OldKey { key: key.clone(), entry: entry.clone() };
+        Ok(Some(found.map(key).collect()))
+    }
+
     fn commit(&self, steps: &[Step], until: Instant) -> Result<Commit, StoreError> {
         let intruder = self.intruder.borrow_mut().take();
         if let Some(intruder) = intruder {
@@ -113,6 +135,7 @@ impl Engine for Rc<Server> {
             match step.expect {
                 Expect::Anything => true,
                 Expect::Absent => now.is_none(),
+                Expect::Present => now.is_some(),
                 Expect::Version(version) => now == Some(version),
             }
         };
@@ -164,6 +187,10 @@ impl Store for FakeCas {
 
     fn pools(&mut self) -> Result<Vec<Pool>, StoreError> {
         self.store.pools()
+    }
+
+    fn old_keys_changed(&mut self) -> Result<Vec<String>, StoreError> {
+        self.store.old_keys_changed()
     }
 
     fn records(&mut self, cx: &Context, each: &mut super::Each<'_>) -> Result<(), Error> {

@@ -28,12 +28,17 @@ mod files;
 mod history_test;
 mod http;
 mod keys;
+mod kontena;
 mod lock;
 #[cfg(test)]
 mod memory;
 #[cfg(test)]
 mod model_test;
+#[cfg(test)]
+mod moving_test;
 mod occupancy;
+#[cfg(test)]
+mod old_test;
 #[cfg(test)]
 mod operator_test;
 mod pages;
@@ -56,10 +61,11 @@ use self::consul::Consul;
 use self::etcd::Etcd;
 use crate::alloc::{Command, Context, Outcome, Record};
 use crate::error::{Error, StoreError};
-use crate::model::{Lease, Persist, Pool, StoreSpec};
+use crate::model::{Lease, NetworkName, Persist, Pool, SetName, StoreSpec};
 
 pub use self::convert::{Converted, in_place, is_converted};
 pub use self::embedded::Embedded;
+pub use self::kontena::kontena_keys;
 pub use self::lock::{Lock, lock_file, lock_to_read};
 
 /// A durable set of leases.
@@ -86,6 +92,29 @@ pub trait Store {
     /// their addresses, in an order that depends on the records alone; ends with its first error.
     /// Changes nothing. Not of one moment unless nobody else changes anything.
     fn records(&mut self, cx: &Context, each: &mut Each<'_>) -> Result<(), Error>;
+
+    /// Takes over what cni-ipam-consul leased on a network, unless that was done: an
+    /// [`Outcome::Imported`] or [`Outcome::WasAdopted`]. Its nodes must have been stopped: they
+    /// overwrite without comparing.
+    fn take_over(
+        &mut self,
+        _set: &SetName,
+        _network: &NetworkName,
+        _dry_run: bool,
+        _cx: &Context,
+    ) -> Result<Outcome, Error> {
+        Err(Error::Store(StoreError::Unavailable {
+            doing: "find leases of cni-ipam-consul in".to_owned(),
+            place: "a lease file".to_owned(),
+            source: "it kept them in Consul".into(),
+        }))
+    }
+
+    /// Keys of cni-ipam-consul that were written after their network was taken over: by a node that
+    /// was not stopped, whose containers may have addresses that are leased here. For `doctor`.
+    fn old_keys_changed(&mut self) -> Result<Vec<String>, StoreError> {
+        Ok(Vec::new())
+    }
 }
 
 /// What is done with each record, and how long it lives where that differs: an error ends it.

@@ -25,6 +25,17 @@ const CHUNKS: usize = 8;
 /// All owners of a node in a set, in their order, with what they hold.
 pub type Owners = Rc<Vec<(Owner, Vec<Lease>)>>;
 
+/// What a command has to do with the leases that another program kept on the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Old {
+    /// Nothing: whether they were taken over makes no difference to it.
+    No,
+    /// They were taken over, most probably.
+    Probably,
+    /// That has to be looked at.
+    Look,
+}
+
 /// What one command knows.
 pub struct Knowledge<'a> {
     pub engine: &'a dyn Engine,
@@ -34,6 +45,10 @@ pub struct Knowledge<'a> {
     pub known: RefCell<Truths>,
     /// Answered without looking: as absent.
     pub assumed: RefCell<BTreeSet<String>>,
+    /// Answered without looking: as there.
+    pub presumed: RefCell<BTreeSet<String>>,
+    /// Where another program's leases may be, too.
+    pub old: Old,
     /// Prefixes listed whole: what is not known below them is not there.
     pub listed: RefCell<BTreeSet<String>>,
     /// Guessing has not paid here: addresses are looked at by the chunk.
@@ -52,6 +67,15 @@ impl Knowledge<'_> {
             self.assumed.borrow_mut().insert(path);
         }
         None
+    }
+
+    /// Whether the record is there; yes, as long as nothing else is known.
+    fn presume(&self, path: String) -> bool {
+        if let Some(entry) = self.known.borrow().get(&path) {
+            return entry.is_some();
+        }
+        self.presumed.borrow_mut().insert(path);
+        true
     }
 
     fn is_listed(&self, path: &str) -> bool {
@@ -80,6 +104,7 @@ impl Knowledge<'_> {
         let mut assumed = self.assumed.borrow_mut();
         for (path, entry) in truths {
             assumed.remove(&path);
+            self.presumed.borrow_mut().remove(&path);
             self.known.borrow_mut().insert(path, entry);
         }
     }
@@ -88,6 +113,7 @@ impl Knowledge<'_> {
     pub fn forget(&self) {
         self.known.borrow_mut().clear();
         self.assumed.borrow_mut().clear();
+        self.presumed.borrow_mut().clear();
         self.listed.borrow_mut().clear();
         self.owners.borrow_mut().take();
     }
@@ -290,9 +316,13 @@ impl View for Knowledge<'_> {
         self.hint(&paths::sticky(set, pod, range))
     }
 
-    fn adopted(&self, _: &NetworkName) -> Result<bool, StoreError> {
-        // host-local's leases are of one host; none are taken over into a cluster.
-        Ok(false)
+    fn adopted(&self, network: &NetworkName) -> Result<bool, StoreError> {
+        let path = paths::adopted(network);
+        match self.old {
+            Old::No => Ok(false),
+            Old::Look => Ok(self.guess(path).is_some()),
+            Old::Probably => Ok(self.presume(path)),
+        }
     }
 
     fn defined(&self, _: &Definition) -> Result<bool, StoreError> {

@@ -8,6 +8,7 @@
 
 mod engine;
 mod knowledge;
+mod old;
 mod paths;
 mod records;
 mod writes;
@@ -16,15 +17,15 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-pub use engine::{Commit, Engine, Entry, Expect, Step, Truths, Write};
-use knowledge::{Knowledge, Owners, bad_record};
+pub use engine::{Commit, Engine, Entry, Expect, OldKey, Step, Truths, Write};
+use knowledge::{Knowledge, Old, Owners, bad_record};
 
 use super::codec::{self, Bad};
 use super::pause::pause;
 use super::{Each, Store};
-use crate::alloc::{self, Command, Context, Holder, Outcome};
+use crate::alloc::{self, Add, Command, Context, Del, Holder, Legacy, Outcome};
 use crate::error::{Error, StoreError};
-use crate::model::{Lease, Pool};
+use crate::model::{Lease, NetworkName, Pool, SetName};
 
 /// How often a command is tried: others can win that many times in a row before it gives up.
 const TRIES: u32 = 64;
@@ -59,6 +60,8 @@ impl<E: Engine> Cas<E> {
             listed: RefCell::default(),
             careful: Cell::new(false),
             owners: RefCell::new(owners),
+            presumed: RefCell::default(),
+            old: old(command),
         };
         let mut lost = 0;
         for _ in 0..TRIES {
@@ -85,10 +88,22 @@ impl<E: Engine> Cas<E> {
     }
 }
 
+/// What a command has to do with another program's leases: an ADD and a DEL whose configuration is
+/// that program's; else a DEL finds what was taken over elsewhere and copied here.
+fn old(command: &Command) -> Old {
+    match command {
+        Command::Add(Add { legacy: Legacy::Absent, .. }) => Old::No,
+        Command::Add(_) | Command::Del(Del { legacy: Some(_), .. }) => Old::Probably,
+        _ => Old::Look,
+    }
+}
+
 /// Looks at what was assumed, for nothing else guards a conclusion without a change; `true` if
 /// nothing was.
 fn verify(knowledge: &Knowledge<'_>) -> Result<bool, StoreError> {
-    let assumed: Vec<String> = knowledge.assumed.borrow().iter().cloned().collect();
+    let mut assumed: Vec<String> = knowledge.assumed.borrow().iter().cloned().collect();
+    let presumed: Vec<String> = knowledge.presumed.borrow().iter().cloned().collect();
+    assumed.extend(presumed);
     knowledge.learn(&assumed)?;
     let known = knowledge.known.borrow();
     if assumed.iter().any(|path| known.get(path).is_some_and(Option::is_some)) {
@@ -114,6 +129,7 @@ fn commit(changes: Vec<alloc::Change>, knowledge: &Knowledge<'_>) -> Result<bool
         Commit::Conflict(truths) => {
             knowledge.careful.set(true);
             knowledge.assumed.borrow_mut().clear();
+            knowledge.presumed.borrow_mut().clear();
             knowledge.owners.borrow_mut().take();
             knowledge.take_in(truths);
             Ok(false)
@@ -137,7 +153,11 @@ fn find_again(
         same && paths::is_of_pools(&step.path)
     };
     let telling = steps.iter().filter(|s| paths::is_truth(&s.path) && !is_touch(s));
-    let telling: Vec<&Step> = telling.collect();
+    let mut telling: Vec<&Step> = telling.collect();
+    if telling.is_empty() {
+        // Hints alone: then they tell.
+        telling = steps.iter().collect();
+    }
     knowledge.forget();
     let touched: Vec<String> = steps.iter().map(|step| step.path.clone()).collect();
     if knowledge.learn(&touched).is_err() {
@@ -168,7 +188,32 @@ fn step_aside(lost: u32, seed: u64, until: Instant) {
 
 impl<E: Engine> Store for Cas<E> {
     fn apply(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {
-        self.carry_out(command, cx)
+        let outcome = self.carry_out(command, cx)?;
+        if outcome != Outcome::ReadLegacy {
+            return Ok(outcome);
+        }
+        match command {
+            Command::Add(Add { set, network, .. })
+            | Command::Del(Del { set, legacy: Some(network), .. }) => {
+                self.take_over(set, network, false, cx)?;
+                self.carry_out(command, cx)
+            }
+            _ => Ok(outcome),
+        }
+    }
+
+    fn take_over(
+        &mut self,
+        set: &SetName,
+        network: &NetworkName,
+        dry_run: bool,
+        cx: &Context,
+    ) -> Result<Outcome, Error> {
+        self.take_old_keys(set, network, dry_run, cx)
+    }
+
+    fn old_keys_changed(&mut self) -> Result<Vec<String>, StoreError> {
+        self.find_changed_old_keys()
     }
 
     fn list(&mut self, _: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {

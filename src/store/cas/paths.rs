@@ -12,6 +12,7 @@
 //! pool/<pool>                       a pool; written anew with each lease through it
 //! space/<space>                     all pools of a space, as they were made
 //! adopted/<network>                 another program's leases of this network were taken over
+//! old/<network>                     the last change of its keys that was seen then
 //! ```
 //!
 //! Invariant: a name is one segment, whatever text it holds, and no listed prefix ends within one.
@@ -113,7 +114,10 @@ pub fn read_ip(path: &str) -> Option<(SetName, Addr)> {
 /// What an owner of this node holds; `None`: an address of a pool is its own owner, and what is
 /// leased of it stands under the address alone.
 pub fn own(set: &SetName, node: &Node, owner: &Owner) -> Option<String> {
-    let mut path = owns(set, node);
+    // Whoever leased for a container without its interface did not say on which node it is.
+    let nobody = Node::default();
+    let nameless = matches!(owner, Owner::Attachment(a) if a.ifname.is_none());
+    let mut path = owns(set, if nameless { &nobody } else { node });
     match owner {
         Owner::Attachment(a) => {
             path.push_str("cni/");
@@ -212,6 +216,19 @@ pub const ADOPTED: &str = "adopted/";
 /// The network of an [`adopted`] path.
 pub fn read_adopted(path: &str) -> Option<NetworkName> {
     NetworkName::new(path.strip_prefix(ADOPTED)?).ok()
+}
+
+/// How far another program's keys of a network had changed when they were taken over.
+pub fn old(network: &NetworkName) -> String {
+    format!("{OLD}{network}")
+}
+
+/// All networks of which that is known.
+pub const OLD: &str = "old/";
+
+/// The network of an [`old`] path.
+pub fn read_old(path: &str) -> Option<NetworkName> {
+    NetworkName::new(path.strip_prefix(OLD)?).ok()
 }
 
 /// All pools of a space.
