@@ -30,13 +30,13 @@ pub enum Record {
 }
 
 impl Record {
-    /// The network's set of leases that it goes with; `None`: it goes with a pool.
+    /// The network's set of leases that it goes with; `None`: with none, as pools and what is theirs.
     pub fn set(&self) -> Option<SetName> {
         let set = match self {
-            Record::Pool(_) => return None,
+            // Known to all of a host's networks, whatever file their leases are in.
+            Record::Pool(_) | Record::Adopted(..) => return None,
             Record::Lease(lease) => &lease.set,
             Record::Cooling(set, _) | Record::Cursor(set, ..) | Record::Sticky(set, ..) => set,
-            Record::Adopted(network, _) => return Some(SetName(network.to_string())),
         };
         (!set.is_pools()).then(|| set.clone())
     }
@@ -68,7 +68,7 @@ impl Record {
 /// Writes records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Restore {
-    /// The set of leases that all of them go with; `None`: they go with pools.
+    /// The set of leases that all of them go with, if with any.
     pub set: Option<SetName>,
     /// How long they live, where that can be chosen.
     pub persist: Persist,

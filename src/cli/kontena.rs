@@ -6,6 +6,7 @@
 //! second time changes nothing.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
@@ -52,7 +53,13 @@ impl Kontena {
         let etcd = self.source(place)?;
         let keys = store::kontena_keys(&etcd, self.prefix.trim_end_matches('/'))?;
         let found = Found::read(&keys, &self.prefix, &self.address_space, facts.now)?;
-        let mut desk = Desk::open(place, env, facts, terminal)?;
+        let mut desk = if place.cluster().is_some() {
+            Desk::open(place, env, facts, terminal)?
+        } else {
+            // Docker's pools outlive a boot.
+            let path = place.named(env)?.unwrap_or_else(|| PathBuf::from(super::DEFAULT));
+            Desk::at(path, Persist::Disk, facts)?
+        };
         if let Imported::Before = done(&mut desk, true)? {
             writeln!(terminal.stdout, "{}: taken over before; nothing was done", self.prefix)?;
             return Ok(terminal.stdout.flush()?);

@@ -216,6 +216,9 @@ impl Store for Memory {
 
     fn records(&mut self, _: &Context, each: &mut Each<'_>) -> Result<(), Error> {
         let keep = Persist::Disk;
+        for (network, time) in &self.adopted {
+            each(Record::Adopted(network.clone(), *time), keep)?;
+        }
         for pool in self.pools.values() {
             each(Record::Pool(pool.clone()), keep)?;
         }
@@ -230,9 +233,6 @@ impl Store for Memory {
         }
         for ((set, pod, range), addr) in &self.sticky {
             each(Record::Sticky(set.clone(), pod.clone(), *range, *addr), keep)?;
-        }
-        for (network, time) in &self.adopted {
-            each(Record::Adopted(network.clone(), *time), keep)?;
         }
         Ok(())
     }

@@ -88,8 +88,8 @@ pub trait Store {
     /// All pools, by name. Changes nothing.
     fn pools(&mut self) -> Result<Vec<Pool>, StoreError>;
 
-    /// Calls `each` with every record that a [`Command::Restore`] can write elsewhere, pools before
-    /// their addresses, in an order that depends on the records alone; ends with its first error.
+    /// Calls `each` with every record that a [`Command::Restore`] can write elsewhere, takeovers first
+    /// and pools before their addresses, in an order that depends on the records alone; ends with its first error.
     /// Changes nothing. Not of one moment unless nobody else changes anything.
     fn records(&mut self, cx: &Context, each: &mut Each<'_>) -> Result<(), Error>;
 

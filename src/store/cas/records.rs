@@ -18,11 +18,11 @@ use crate::model::Persist;
 pub fn tell(engine: &dyn Engine, timeout: Duration, each: &mut Each<'_>) -> Result<(), Error> {
     type Read = fn(&str, &Entry) -> Result<Option<Record>, Bad>;
     let kinds: [(&str, Read); 5] = [
+        (paths::ADOPTED, adopted),
         (paths::POOLS, pool),
         (paths::IPS, slot),
         (paths::CURSORS, cursor),
         (paths::STICKIES, sticky),
-        (paths::ADOPTED, adopted),
     ];
     for (prefix, read) in kinds {
         for (path, entry) in engine.list(prefix, Instant::now() + timeout)? {

@@ -36,17 +36,19 @@ impl Embedded {
     pub(super) fn tell_records(&self, cx: &Context, each: &mut Each<'_>) -> Result<(), Error> {
         let keep = self.keep_place();
         let places = self.places(cx)?;
-        // Some are in both files: a network's reservations go with its leases, the rest is kept.
+        // Some are in both files: what belongs to a network goes with its leases.
         let mut kept = BTreeSet::new();
         if keep.path.exists() {
             let lock = files::lock_to_look(&keep.path, &self.patience)?;
-            redb::look(&keep.path, Some(&lock), |tables| {
+            let told = redb::look(&keep.path, Some(&lock), |tables| {
                 let homes = keys::homes();
                 tables.kv.scan(&homes, &keys::behind(&homes), &mut |key, _| {
                     kept.extend(keys::read_home(key));
                     Ok(true)
-                })
+                })?;
+                adopted(tables, &mut |record| each(record, Persist::Disk))
             })?;
+            told.unwrap_or(Ok(()))?;
         }
         let two = places.iter().any(|place| place.path != keep.path);
         let in_boot_file = |set: &SetName| two && !kept.contains(set);
@@ -61,7 +63,6 @@ impl Embedded {
                             boot == in_boot_file(&l.set)
                         }
                         Record::Sticky(set, ..) => boot == in_boot_file(set),
-                        Record::Adopted(..) => !boot,
                         _ => true,
                     };
                     if here { each(record, persist) } else { Ok(()) }
@@ -73,7 +74,7 @@ impl Embedded {
     }
 }
 
-/// Calls `each` with the records of a table.
+/// Calls `each` with the records of a table, but those of [`adopted`].
 fn all<K: Kv>(
     tables: &Tables<'_, K>,
     each: &mut dyn FnMut(Record) -> Result<(), Error>,
@@ -98,6 +99,15 @@ fn all<K: Kv>(
         let (set, pod, range) = keys::read_sticky(key).ok_or(WRONG)?;
         Ok(Record::Sticky(set, pod, range, codec::read_addr(key, value)?))
     })?;
+    Ok(walk.failed.map_or(Ok(()), Err))
+}
+
+/// Which folders were taken over: told first, for a file copies that when a network comes into it.
+fn adopted<K: Kv>(
+    tables: &Tables<'_, K>,
+    each: &mut dyn FnMut(Record) -> Result<(), Error>,
+) -> Result<Result<(), Error>, StoreError> {
+    let mut walk = Walk { tables, each, failed: None };
     walk.scan(&keys::all_adopted(), |key, value| {
         let network = keys::read_adopted(key).ok_or(WRONG)?;
         Ok(Record::Adopted(network, codec::read_number(key, value)?))
