@@ -122,8 +122,9 @@ pub fn another_holder_is_named(make: Make<'_>) {
         Record::Lease(Lease { addr, owner, ..here.clone() })
     };
     let records = vec![other(addr("10.0.0.99"), "a"), other(mine[0], "b")];
+    let persist = usual(&mut *store);
     let restore = |dry_run| {
-        let (set, persist, records) = (Some(net()), Persist::Disk, records.clone());
+        let (set, records) = (Some(net()), records.clone());
         Command::Restore(Restore { set, persist, records, dry_run })
     };
     let refusal = refused(&mut *store, &restore(false), &at(2));
