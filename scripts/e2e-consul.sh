@@ -39,6 +39,8 @@ id=f81d4fae-7dec-11d0-a765-00a0c91e6bf6
 
 first=$(plugin ADD "$id" "$default")
 [[ $(field .ip4.ip "$first") == 203.0.113.*/24 ]] || fail "default: $first"
+# Its README's .1 is out of date: that is the gateway.
+[ "$(field .ip4.ip "$first")" != 203.0.113.1/24 ] || fail "the gateway's address was given"
 [ "$(plugin ADD "$id" "$default")" = "$first" ] || fail "a repeated ADD gets another address"
 six=$(plugin ADD "$id" "$ipv6")
 [[ $(field .ip6.ip "$six") =~ ^3ffe:ffff:0:1ff::(1[0-9a-f]|20)/64$ ]] || fail "ipv6: $six"

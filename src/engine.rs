@@ -295,11 +295,18 @@ pub fn sweep(
     }
 }
 
-/// Takes over a pool that another program gave out.
-pub fn adopt_pool(store: &mut dyn Store, adopt: AdoptPool, cx: &Context) -> Result<Pool, Error> {
-    match store.apply(&Command::AdoptPool(adopt), cx)? {
-        Outcome::Pool(pool) => Ok(*pool),
-        other => Err(unexpected(&other)),
+/// Takes over a pool that another program gave out, in as many transactions as a cluster needs.
+pub fn adopt_pool(store: &mut dyn Store, adopt: &AdoptPool, cx: &Context) -> Result<Pool, Error> {
+    const PORTION: usize = 50;
+    let mut portions = adopt.addrs.chunks(PORTION);
+    loop {
+        let portion = portions.next().unwrap_or_default();
+        let adopt = AdoptPool { addrs: portion.to_vec(), ..adopt.clone() };
+        match store.apply(&Command::AdoptPool(adopt), cx)? {
+            Outcome::Pool(pool) if portions.len() == 0 => return Ok(*pool),
+            Outcome::Pool(_) => {}
+            other => return Err(unexpected(&other)),
+        }
     }
 }
 

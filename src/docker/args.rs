@@ -409,7 +409,7 @@ impl Cli {
             let file = read(&path).with_context(|| format!("gipam's {}", path.display()))?;
             let mut store = store::open(store)?;
             for pool in file.pools {
-                engine::adopt_pool(&mut *store, pool, cx)
+                engine::adopt_pool(&mut *store, &pool, cx)
                     .with_context(|| format!("cannot take over {}", path.display()))?;
             }
             std::fs::rename(&path, &after)
