@@ -4,7 +4,8 @@
 //! # Layers
 //!
 //! ```text
-//! main, bin   the processes: arguments, environment, streams, exit code
+//! main, bin   sublet (stores of this host), sublet-cluster (all stores), subletd (Docker's)
+//! program     the process of the first two: arguments, environment, streams, exit code
 //! cni docker cli  the faces: a protocol or a person on one side, use cases on the other
 //! engine      the use cases; takeover and handback read and write host-local's folder for it,
 //!             ecs_ipam (over bolt) reads the original's file
@@ -22,7 +23,8 @@
 //! # The way of an ADD
 //!
 //! [`cni::run`] reads variables (code 4) and stdin (5), decodes it (6, 7), checks the version (1) and
-//! lowers it to a [`config::Config`]; [`store::open`] picks the store; [`engine::add`] hands it an
+//! lowers it to a [`config::Config`]; the program's [`store::Open`] picks the store (in `sublet`, a
+//! cluster's is picked by `sublet-cluster`, which takes the process over before anything was done); [`engine::add`] hands it an
 //! [`alloc::Command`]; the store runs [`alloc::run`] over its own view and commits the plan; the
 //! outcome is rendered for the version that was asked for, and written at once. Every failure is
 //! one JSON error and exit 1. If the answer cannot be written, what was leased is taken back.
@@ -68,7 +70,7 @@
 //!
 //! - **a store**: `store/NAME.rs` with [`store::Store`] (on a compare-and-set server: with
 //!   `store::cas::Engine`, three calls); a variant of [`model::StoreSpec`], its keys in
-//!   `config/cluster.rs` and its arm in [`store::open`]; its line in `store/contract.rs` or
+//!   `config/cluster.rs` and its arms in [`store::open`] and [`store::open_local`]; its line in `store/contract.rs` or
 //!   `store/servers_test.rs`.
 //! - **a dialect**: `config/NAME.rs` and its row in the table of dialects; `testdata/config/NAME/`.
 //! - **a CNI version**: a variant in `cni/version.rs` and in its table; an arm in `cni/result.rs` if
@@ -97,6 +99,7 @@ pub mod moving;
 pub mod net;
 pub mod panic;
 mod plain_file;
+pub mod program;
 pub mod runtimes;
 pub mod store;
 pub mod takeover;

@@ -10,7 +10,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::alloc::{Command, Context, Outcome, Record, Restore};
 use crate::error::{Error, Refusal, StoreError};
-use crate::model::{Persist, SetName};
+use crate::model::{Lease, Persist, SetName};
 use crate::store::Store;
 
 /// Most records of a portion: what a file's transaction takes at a time.
@@ -90,22 +90,24 @@ pub struct Comparison {
     pub more: usize,
 }
 
-/// Compares every record of one store with another's.
+/// Compares every record of one store with another's, to which they went to live as long as they did or
+/// as `persist` says.
 pub fn compare(
     from: &mut dyn Store,
     to: &mut dyn Store,
+    persist: Option<Persist>,
     cx: &Context,
 ) -> Result<Comparison, Error> {
     let mut left: BTreeMap<String, u64> = BTreeMap::new();
-    from.records(cx, &mut |record, _| {
-        left.insert(record.name(), digest(&record));
+    from.records(cx, &mut |record, lived| {
+        left.insert(record.name(), digest(&record, persist.unwrap_or(lived)));
         Ok(())
     })?;
     let mut comparison = Comparison::default();
-    to.records(cx, &mut |record, _| {
+    to.records(cx, &mut |record, lives| {
         let name = record.name();
         match left.remove(&name) {
-            Some(expected) if expected == digest(&record) => comparison.same += 1,
+            Some(expected) if expected == digest(&record, lives) => comparison.same += 1,
             Some(_) => comparison.different.push(name),
             None => comparison.more += 1,
         }
@@ -115,9 +117,16 @@ pub fn compare(
     Ok(comparison)
 }
 
-/// Enough to tell two records of one name apart; all of a large store in memory would be too much.
-fn digest(record: &Record) -> u64 {
+/// Enough to tell two records of one name apart; all of a large store in memory would be too much. In
+/// which boot a lease was made that outlives it is told by a file and not by a cluster.
+fn digest(record: &Record, persist: Persist) -> u64 {
     let mut hasher = DefaultHasher::new();
-    format!("{record:?}").hash(&mut hasher);
+    match record {
+        Record::Lease(lease) if persist == Persist::Disk && lease.ends_with_boot() => {
+            let lease = Record::Lease(Lease { boot: None, ..lease.clone() });
+            format!("{lease:?}").hash(&mut hasher);
+        }
+        _ => format!("{record:?}").hash(&mut hasher),
+    }
     hasher.finish()
 }

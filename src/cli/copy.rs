@@ -11,9 +11,8 @@ use anyhow::{Result, anyhow};
 use clap::Args;
 
 use super::output::visible;
-use super::{Desk, Terminal};
+use super::{Desk, Terminal, World};
 use crate::error::Refusal;
-use crate::host::Facts;
 use crate::model::Persist;
 use crate::moving::{self, Comparison, Mover};
 
@@ -57,9 +56,9 @@ fn persist(text: &str) -> Result<Persist, String> {
 const SHOWN: usize = 20;
 
 impl Copy {
-    pub(super) fn run(&self, facts: &Facts, terminal: &mut Terminal<'_>) -> Result<()> {
-        let mut from = Desk::on(&self.from, "--from", facts, terminal)?;
-        let mut to = Desk::on(&self.to, "--to", facts, terminal)?;
+    pub(super) fn run(&self, world: World<'_>, terminal: &mut Terminal<'_>) -> Result<()> {
+        let mut from = Desk::on(&self.from, "--from", world, terminal)?;
+        let mut to = Desk::on(&self.to, "--to", world, terminal)?;
         if self.from == self.to {
             return Err(anyhow!("--from and --to are the same store"));
         }
@@ -69,7 +68,8 @@ impl Copy {
             return Ok(terminal.stdout.flush()?);
         }
         self.pass(false, &mut from, &mut to, terminal)?;
-        let comparison = moving::compare(&mut *from.store, &mut *to.store, &from.cx)?;
+        let comparison =
+            moving::compare(&mut *from.store, &mut *to.store, self.how.persist, &from.cx)?;
         report(&comparison, terminal)
     }
 

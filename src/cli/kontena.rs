@@ -13,11 +13,10 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::copy::tell_clashes;
-use super::{Desk, Place, Terminal};
+use super::{Desk, Place, Terminal, World};
 use crate::alloc::{Import, Record};
 use crate::config;
 use crate::engine::{self, Imported};
-use crate::host::{Env, Facts};
 use crate::model::{
     Etcd, Kind, Lease, NetworkName, Node, Origin, Owner, Persist, Pool, PoolId, SetName, StoreSpec,
     Timestamp,
@@ -46,19 +45,18 @@ impl Kontena {
     pub(super) fn run(
         &self,
         place: &Place,
-        env: &Env<'_>,
-        facts: &Facts,
+        world: World<'_>,
         terminal: &mut Terminal<'_>,
     ) -> Result<()> {
         let etcd = self.source(place)?;
         let keys = store::kontena_keys(&etcd, self.prefix.trim_end_matches('/'))?;
-        let found = Found::read(&keys, &self.prefix, &self.address_space, facts.now)?;
+        let found = Found::read(&keys, &self.prefix, &self.address_space, world.facts.now)?;
         let mut desk = if place.cluster().is_some() {
-            Desk::open(place, env, facts, terminal)?
+            Desk::open(place, world, terminal)?
         } else {
             // Docker's pools outlive a boot.
-            let path = place.named(env)?.unwrap_or_else(|| PathBuf::from(super::DEFAULT));
-            Desk::at(path, Persist::Disk, facts)?
+            let path = place.named(world.env)?.unwrap_or_else(|| PathBuf::from(super::DEFAULT));
+            Desk::at(path, Persist::Disk, world)?
         };
         if let Imported::Before = done(&mut desk, true)? {
             writeln!(terminal.stdout, "{}: taken over before; nothing was done", self.prefix)?;
@@ -91,7 +89,7 @@ impl Kontena {
             (None, None) => bail!("say --from http://HOST:PORT: where kontena's etcd is"),
         };
         match config::store(&json).context("--from")?.0 {
-            StoreSpec::Etcd(etcd) => Ok(etcd),
+            StoreSpec::Etcd(etcd) => Ok(*etcd),
             _ => bail!("kontena-ipam kept its pools in etcd; say --from http://HOST:PORT"),
         }
     }

@@ -33,7 +33,7 @@ use crate::host::{Env, Facts};
 use crate::model::{Lease, Persist, StoreSpec, Wait};
 use crate::net::Addr;
 use crate::panic;
-use crate::store::{self, Store};
+use crate::store::{Open, Store};
 
 /// Leases IP addresses to containers.
 ///
@@ -116,19 +116,30 @@ pub struct Terminal<'a> {
     pub stderr: &'a mut dyn Write,
 }
 
+/// Everything else outside of the program.
+#[derive(Clone, Copy)]
+pub struct World<'a> {
+    /// The environment.
+    pub env: &'a Env<'a>,
+    /// What the machine says.
+    pub facts: &'a Facts,
+    /// Opens the store that is named.
+    pub open: Open,
+}
+
 /// All commands with their options and texts: what man pages and completions are made from.
 pub fn definition() -> clap::Command {
     Cli::command()
 }
 
 /// Runs the command line; answers the exit code. A panic is one line and a failure.
-pub fn run(args: Vec<OsString>, env: &Env<'_>, facts: &Facts, terminal: &mut Terminal<'_>) -> u8 {
+pub fn run(args: Vec<OsString>, world: World<'_>, terminal: &mut Terminal<'_>) -> u8 {
     // Whatever a panic interrupted is dropped; all that is used afterwards is the terminal.
-    let done = catch_unwind(AssertUnwindSafe(|| serve(args, env, facts, terminal)));
+    let done = catch_unwind(AssertUnwindSafe(|| serve(args, world, terminal)));
     done.unwrap_or_else(|payload| fail(terminal, &anyhow!(panic::explain(&*payload).msg)))
 }
 
-fn serve(args: Vec<OsString>, env: &Env<'_>, facts: &Facts, terminal: &mut Terminal<'_>) -> u8 {
+fn serve(args: Vec<OsString>, world: World<'_>, terminal: &mut Terminal<'_>) -> u8 {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(e) => {
@@ -141,27 +152,27 @@ fn serve(args: Vec<OsString>, env: &Env<'_>, facts: &Facts, terminal: &mut Termi
             return if write!(stream, "{}", e.render()).is_ok() { code } else { 1 };
         }
     };
-    match carry_out(&cli, env, facts, terminal) {
+    match carry_out(&cli, world, terminal) {
         Ok(()) => 0,
         Err(e) => fail(terminal, &e),
     }
 }
 
-fn carry_out(cli: &Cli, env: &Env<'_>, facts: &Facts, terminal: &mut Terminal<'_>) -> Result<()> {
-    let desk = |terminal: &mut Terminal<'_>| Desk::open(&cli.place, env, facts, terminal);
+fn carry_out(cli: &Cli, world: World<'_>, terminal: &mut Terminal<'_>) -> Result<()> {
+    let desk = |terminal: &mut Terminal<'_>| Desk::open(&cli.place, world, terminal);
     match &cli.command {
         Command::List(list) => list.run(&mut desk(terminal)?, terminal),
         Command::Show(show) => show.run(&mut desk(terminal)?, terminal),
         Command::Release(release) => release.run(&mut desk(terminal)?, terminal),
-        Command::Gc(gc) => gc.run(&mut desk(terminal)?, facts, terminal),
-        Command::Import(import) => import.run(&cli.place, env, facts, terminal),
+        Command::Gc(gc) => gc.run(&mut desk(terminal)?, world.facts, terminal),
+        Command::Import(import) => import.run(&cli.place, world, terminal),
         Command::Export(export) => {
             if export.is_of_one_host() {
                 cli.place.file()?;
             }
             export.run(&mut desk(terminal)?, terminal)
         }
-        Command::Copy(copy) => copy.run(facts, terminal),
+        Command::Copy(copy) => copy.run(world, terminal),
     }
 }
 
@@ -183,42 +194,44 @@ struct Desk {
 }
 
 impl Desk {
-    fn open(
-        place: &Place,
-        env: &Env<'_>,
-        facts: &Facts,
-        terminal: &mut Terminal<'_>,
-    ) -> Result<Desk> {
+    fn open(place: &Place, world: World<'_>, terminal: &mut Terminal<'_>) -> Result<Desk> {
         if let (Some(_), Some(store)) = (place.cluster(), &place.store) {
-            return Desk::on(store, "--store", facts, terminal);
+            return Desk::on(store, "--store", world, terminal);
         }
-        let path = place.named(env)?.unwrap_or_else(|| {
+        let path = place.named(world.env)?.unwrap_or_else(|| {
             let ecs = PathBuf::from(ECS_DEFAULT);
             let usual = PathBuf::from(DEFAULT);
             if !usual.exists() && ecs.exists() { ecs } else { usual }
         });
         // Leases of either persistence are shown and freed.
-        Desk::at(path, Persist::Boot, facts)
+        Desk::at(path, Persist::Boot, world)
     }
 
     /// The store that an option names: a file, or a cluster as JSON.
-    fn on(named: &OsStr, option: &str, facts: &Facts, terminal: &mut Terminal<'_>) -> Result<Desk> {
+    fn on(
+        named: &OsStr,
+        option: &str,
+        world: World<'_>,
+        terminal: &mut Terminal<'_>,
+    ) -> Result<Desk> {
         let Some(json) = cluster(named) else {
-            return Desk::at(PathBuf::from(named), Persist::Boot, facts);
+            return Desk::at(PathBuf::from(named), Persist::Boot, world);
         };
         let (spec, warnings) = config::store(json).with_context(|| option.to_owned())?;
+        // First: another program may take over, and say the warnings itself.
+        let store = (world.open)(&spec, None)?;
         for warning in warnings {
             writeln!(terminal.stderr, "sublet: {option}: {warning}")?;
         }
-        let store = store::open(&spec)?;
         let place = "this cluster".to_owned();
-        Ok(Desk { store, place, cx: facts.context(), cluster: true })
+        Ok(Desk { store, place, cx: world.facts.context(), cluster: true })
     }
 
-    fn at(path: PathBuf, persist: Persist, facts: &Facts) -> Result<Desk> {
+    fn at(path: PathBuf, persist: Persist, world: World<'_>) -> Result<Desk> {
         let place = path.display().to_string();
         let spec = StoreSpec::Embedded { path, persist, wait: WAIT };
-        Ok(Desk { store: store::open(&spec)?, place, cx: facts.context(), cluster: false })
+        let store = (world.open)(&spec, None)?;
+        Ok(Desk { store, place, cx: world.facts.context(), cluster: false })
     }
 
     /// What the allocator is told when it works on this lease: in a cluster, as the node that has it.
@@ -306,7 +319,12 @@ mod tests {
         let mut terminal = Terminal { stdout: &mut stdout, stderr: &mut stderr };
         let facts = host::facts(&|_| None);
         let args = vec!["sublet".into(), "list".into()];
-        assert_eq!(run(args, &|_| panic!("boom"), &facts, &mut terminal), 1);
+        let world = World {
+            env: &|_| panic!("boom"),
+            facts: &facts,
+            open: |spec, _| crate::store::open(spec),
+        };
+        assert_eq!(run(args, world, &mut terminal), 1);
         assert!(stdout.is_empty());
         let text = String::from_utf8(stderr).unwrap();
         assert!(

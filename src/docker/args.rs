@@ -21,7 +21,7 @@ use crate::alloc::{self, Block};
 use crate::config::{self, duration, gipam};
 use crate::engine;
 use crate::host::Facts;
-use crate::model::{Consul, Etcd, Persist, StoreSpec, Wait};
+use crate::model::{Persist, StoreSpec, Wait};
 use crate::net::Family;
 use crate::store;
 
@@ -209,10 +209,10 @@ fn cluster(name: &str, json: &str, timeout: Duration, log: Log) -> Result<StoreS
     for warning in warnings {
         log.write(&Line { level: Level::Warn, text: format!("{name}: {warning}") });
     }
-    if let StoreSpec::Etcd(Etcd { servers, .. }) | StoreSpec::Consul(Consul { servers, .. }) =
-        &mut spec
-    {
-        servers.timeout = servers.timeout.min(timeout);
+    match &mut spec {
+        StoreSpec::Etcd(etcd) => etcd.servers.timeout = etcd.servers.timeout.min(timeout),
+        StoreSpec::Consul(consul) => consul.servers.timeout = consul.servers.timeout.min(timeout),
+        StoreSpec::Embedded { .. } | StoreSpec::Unreadable { .. } => {}
     }
     Ok(spec)
 }

@@ -46,6 +46,8 @@ pub fn make<K: KvMut>(
         Change::Released(network) => tables.kv.remove(&keys::adopted(network)),
         Change::PutPool(pool) => pools::put(tables, pool),
         Change::DropPool(pool) => pools::remove(tables, pool),
+        // See `View::network`.
+        Change::Network(_) => Ok(()),
     }
 }
 
@@ -80,7 +82,8 @@ pub fn outlives_boot(change: &Change) -> bool {
         | Change::Cursor(..)
         | Change::Define(..)
         | Change::PutPool(_)
-        | Change::DropPool(_) => false,
+        | Change::DropPool(_)
+        | Change::Network(_) => false,
     }
 }
 

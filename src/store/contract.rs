@@ -70,6 +70,7 @@ pub fn add(container: &str, sets: &[RangeSet]) -> Add {
         claim_gateways: false,
         origin: Origin { attachment: Some(attachment(container)), ..Origin::default() },
         legacy: Legacy::Absent,
+        define: None,
     }
 }
 

@@ -95,7 +95,8 @@ pub fn every_record_moves(make: Make<'_>) {
     assert!(expected.len() > 290, "{}", expected.len());
     let mut store = make();
     assert_eq!(move_all(&mut model, &mut *store).unwrap(), expected.len());
-    let comparison = compare(&mut model, &mut *store, &at(100)).unwrap();
+    let persist = Some(usual(&mut *store));
+    let comparison = compare(&mut model, &mut *store, persist, &at(100)).unwrap();
     assert_eq!((comparison.same, comparison.more), (expected.len(), 0), "{comparison:?}");
     assert!(comparison.missing.is_empty() && comparison.different.is_empty(), "{comparison:?}");
     assert_eq!(move_all(&mut *store, &mut back).unwrap(), expected.len());
@@ -151,7 +152,7 @@ pub fn stopped_and_repeated(make: Make<'_>) {
         }
         mover.flush().unwrap();
     }
-    let comparison = compare(&mut model, &mut *store, &at(100)).unwrap();
+    let comparison = compare(&mut model, &mut *store, Some(Persist::Disk), &at(100)).unwrap();
     assert_eq!((comparison.same, comparison.more), (records.len(), 0), "{comparison:?}");
     let renamed = Node { name: "renamed".into(), machine: "m".into() };
     let lease = leases(&mut model).into_iter().find(|l| l.kind == Kind::Dynamic).unwrap();

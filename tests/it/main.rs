@@ -6,6 +6,7 @@
 // A test's helpers may fail as a test does.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod cluster;
 mod clusters;
 mod cni;
 mod config;

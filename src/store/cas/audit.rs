@@ -1,9 +1,9 @@
 //! Whether addresses and owners agree on a server: each lease is known twice.
 //!
 //! Invariant of a sound server: every address has one holder, whose record names it, and the other
-//! way round; an address of a pool has its pool.
+//! way round; an address of a pool has its pool; those that cool are those that are said to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::super::codec;
@@ -25,9 +25,13 @@ pub fn audit(engine: &dyn Engine) {
         }
     }
     let pools = engine.list(paths::POOLS, until).unwrap();
+    let mut cooling = BTreeSet::new();
     for (path, entry) in engine.list(paths::IPS, until).unwrap() {
         let (set, addr) = paths::read_ip(&path).unwrap();
         let slot = codec::read_slot(path.as_bytes(), &set, addr, &entry.value).unwrap();
+        if let Holder::Cooling(_) = slot {
+            cooling.insert(paths::cooling(&set, addr));
+        }
         if let Holder::Leased(lease) = slot {
             let own = paths::own(&set, &lease.node, &lease.owner);
             assert_eq!(held.remove(&(set, addr)), own, "{path} and its owner disagree");
@@ -37,4 +41,6 @@ pub fn audit(engine: &dyn Engine) {
         }
     }
     assert!(held.is_empty(), "owners of nothing: {held:?}");
+    let said: BTreeSet<String> = engine.list("cooling/", until).unwrap().into_keys().collect();
+    assert_eq!(said, cooling, "those that cool");
 }

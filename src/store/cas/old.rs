@@ -66,9 +66,9 @@ impl<E: Engine> Cas<E> {
         let path = paths::old(network);
         let write = Write::Put(codec::number(path.as_bytes(), version));
         let steps = [Step { path, expect: Expect::Anything, write }];
-        match self.engine.commit(&steps, Instant::now() + self.timeout)? {
+        match self.engine.commit(&[&steps], Instant::now() + self.timeout)? {
             Commit::Lost(error) => Err(error),
-            Commit::Done | Commit::Conflict(_) => Ok(()),
+            Commit::Done(_) | Commit::Conflict(_) => Ok(()),
         }
     }
 

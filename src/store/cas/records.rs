@@ -10,7 +10,7 @@ use super::super::codec::{self, Bad};
 use super::engine::{Engine, Entry};
 use super::knowledge::bad_record;
 use super::paths;
-use crate::alloc::{Holder, Record};
+use crate::alloc::{Holder, Record, Restore};
 use crate::error::{Error, StoreError};
 use crate::model::Persist;
 
@@ -29,11 +29,33 @@ pub fn tell(engine: &dyn Engine, timeout: Duration, each: &mut Each<'_>) -> Resu
             let record: Result<_, StoreError> =
                 read(&path, &entry).map_err(|Bad(what)| bad_record(engine, &path, what));
             if let Some(record) = record? {
-                each(record, Persist::Disk)?;
+                let persist = lives(&record);
+                each(record, persist)?;
             }
         }
     }
     Ok(())
+}
+
+/// How long a record lives.
+fn lives(record: &Record) -> Persist {
+    match record {
+        Record::Lease(lease) if lease.ends_with_boot() && lease.boot.is_some() => Persist::Boot,
+        _ => Persist::Disk,
+    }
+}
+
+/// The same records, of no boot with which they would end.
+pub fn without_boots(restore: &Restore) -> Restore {
+    let mut restore = restore.clone();
+    for record in &mut restore.records {
+        if let Record::Lease(lease) = record
+            && lease.ends_with_boot()
+        {
+            lease.boot = None;
+        }
+    }
+    restore
 }
 
 const FORM: Bad = Bad("a key of another form");
