@@ -5,7 +5,7 @@
 //! Invariant: a portion is one transaction; records that are there already are left alone, so that
 //! whoever was stopped midway starts again at the beginning.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::alloc::{Command, Context, Outcome, Record, Restore};
@@ -88,6 +88,8 @@ pub struct Comparison {
     pub different: Vec<String>,
     /// Records that the second alone has.
     pub more: usize,
+    /// Names of networks' definitions, where the second keeps none.
+    pub left_out: Vec<String>,
 }
 
 /// Compares every record of one store with another's, to which they went to live as long as they did or
@@ -99,12 +101,16 @@ pub fn compare(
     cx: &Context,
 ) -> Result<Comparison, Error> {
     let mut left: BTreeMap<String, u64> = BTreeMap::new();
+    let mut definitions = BTreeSet::new();
     from.records(cx, &mut |record, lived| {
+        definitions.extend(matches!(record, Record::Network(_)).then(|| record.name()));
         left.insert(record.name(), digest(&record, persist.unwrap_or(lived)));
         Ok(())
     })?;
     let mut comparison = Comparison::default();
+    let mut keeps_definitions = false;
     to.records(cx, &mut |record, lives| {
+        keeps_definitions |= matches!(record, Record::Network(_));
         let name = record.name();
         match left.remove(&name) {
             Some(expected) if expected == digest(&record, lives) => comparison.same += 1,
@@ -113,8 +119,9 @@ pub fn compare(
         }
         Ok(())
     })?;
-    comparison.missing = left.into_keys().collect();
-    Ok(comparison)
+    let definition = |name: &String| !keeps_definitions && definitions.contains(name);
+    let (left_out, missing) = left.into_keys().partition(definition);
+    Ok(Comparison { left_out, missing, ..comparison })
 }
 
 /// Enough to tell two records of one name apart; all of a large store in memory would be too much. In

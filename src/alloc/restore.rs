@@ -8,7 +8,7 @@
 use super::command::{Change, Cooling, Outcome, PodKey};
 use super::view::{Holder, Plan, View};
 use crate::error::{PoolRefusal, Refusal, StoreError};
-use crate::model::{Lease, NetworkName, Owner, Persist, Pool, SetName, Timestamp};
+use crate::model::{Lease, NetworkName, NetworkRecord, Owner, Persist, Pool, SetName, Timestamp};
 use crate::net::Addr;
 
 /// One record of a store. What can be derived from others (indexes, the bounds kept for warnings) is
@@ -17,6 +17,8 @@ use crate::net::Addr;
 pub enum Record {
     /// A pool of a container engine.
     Pool(Pool),
+    /// A network's definition. A store of one machine keeps none.
+    Network(NetworkRecord),
     /// An address, and who has it.
     Lease(Lease),
     /// An address that was freed and is kept back.
@@ -34,7 +36,7 @@ impl Record {
     pub fn set(&self) -> Option<SetName> {
         let set = match self {
             // Known to all of a host's networks, whatever file their leases are in.
-            Record::Pool(_) | Record::Adopted(..) => return None,
+            Record::Pool(_) | Record::Adopted(..) | Record::Network(_) => return None,
             Record::Lease(lease) => &lease.set,
             Record::Cooling(set, _) | Record::Cursor(set, ..) | Record::Sticky(set, ..) => set,
         };
@@ -45,6 +47,7 @@ impl Record {
     pub fn name(&self) -> String {
         match self {
             Record::Pool(pool) => format!("pool {}", pool.id),
+            Record::Network(record) => format!("definition of network {}", record.network),
             Record::Lease(lease) => format!("lease of {} in {}", lease.addr, lease.set),
             Record::Cooling(set, cooling) => format!("cooling of {} in {set}", cooling.addr),
             Record::Cursor(set, range, _) => format!("last address of range {range} in {set}"),
@@ -118,6 +121,12 @@ impl Work<'_> {
         match record {
             Record::Pool(pool) => return self.pool(pool),
             Record::Lease(lease) => return self.lease(lease),
+            Record::Network(record) => {
+                if view.has_other_nodes() && view.network(&record.network)?.as_ref() != Some(record)
+                {
+                    self.changes.push(Change::Network(record.clone()));
+                }
+            }
             Record::Cooling(set, cooling) => match view.holder(set, cooling.addr)? {
                 Holder::Free => self.changes.push(Change::Cool(set.clone(), *cooling)),
                 Holder::Cooling(other) if other == *cooling => {}

@@ -104,12 +104,15 @@ pub fn tell_clashes(clashes: &[Refusal], terminal: &mut Terminal<'_>) -> Result<
 }
 
 fn report(comparison: &Comparison, terminal: &mut Terminal<'_>) -> Result<()> {
-    let Comparison { same, missing, different, more } = comparison;
+    let Comparison { same, missing, different, more, left_out } = comparison;
     writeln!(terminal.stdout, "{same} records are the same in both")?;
     if *more > 0 {
         writeln!(terminal.stdout, "  {more} were there before")?;
     }
     terminal.stdout.flush()?;
+    for name in left_out {
+        writeln!(terminal.stderr, "left out: {}: a lease file keeps none", visible(name))?;
+    }
     for (names, word) in [(missing, "missing"), (different, "different")] {
         for name in names.iter().take(SHOWN) {
             writeln!(terminal.stderr, "{word}: {}", visible(name))?;

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::alloc::{Cooling, PodKey, Record};
 use crate::model::{
-    Attachment, BootId, ContainerId, IfName, Kind, Lease, Netns, NetworkName, Node, Origin, Owner,
-    Persist, Pod, Pool, PoolId, SetName,
+    Attachment, BootId, ContainerId, IfName, Kind, Lease, Netns, NetworkName, NetworkRecord, Node,
+    Origin, Owner, Persist, Pod, Pool, PoolId, SetName,
 };
 use crate::net::{Addr, Subnet};
 
@@ -73,6 +73,14 @@ enum Line {
     },
     Adopted {
         network: String,
+        time: u64,
+    },
+    /// `definition` is the JSON object as text: not a byte of it may change.
+    Network {
+        network: String,
+        version: u64,
+        definition: String,
+        by: String,
         time: u64,
     },
 }
@@ -217,6 +225,13 @@ pub fn write(record: &Record, persist: Persist) -> String {
             users: pool.users.iter().map(user).collect(),
             time: pool.time,
         },
+        Record::Network(record) => Line::Network {
+            network: record.network.to_string(),
+            version: record.version,
+            definition: record.text.clone(),
+            by: record.by.clone(),
+            time: record.time,
+        },
         Record::Lease(lease) => Line::Lease(lease_line(lease, persist)),
         Record::Cooling(set, cooling) => Line::Cooling {
             set: set.0.clone(),
@@ -333,6 +348,15 @@ pub fn read(line: &str) -> Result<(Record, Persist), String> {
             let (range, addr) = (parse("range", &range)?, parse("address", &address)?);
             let pod = PodKey { namespace, name };
             (Record::Sticky(SetName(set), pod, range, addr), persist.into())
+        }
+        Line::Network { network, version, definition: text, by, time } => {
+            let network = named("network", network, NetworkName::new)?;
+            let value: Result<serde_json::Value, _> = serde_json::from_str(&text);
+            if version == 0 || !value.is_ok_and(|value| value.is_object()) {
+                return Err(format!("the \"definition\" of {network} is none"));
+            }
+            let record = NetworkRecord { network, version, text, by, time };
+            (Record::Network(record), Persist::Disk)
         }
         Line::Adopted { network, time } => {
             (Record::Adopted(named("network", network, NetworkName::new)?, time), Persist::Disk)

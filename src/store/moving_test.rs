@@ -1,9 +1,12 @@
 //! Cases of the contract (`contract`) for moving: everything in a store goes into another and back.
 
+use std::rc::Rc;
+
 use super::Store;
 use super::contract::{
     Make, add, addr, at, attachment, del, given, leases, net, owner, refused, set,
 };
+use super::fake_cas::{FakeCas, Server};
 use super::memory::Memory;
 use super::pool_cases::{ask, lease, pool, want};
 use crate::alloc::{
@@ -12,7 +15,8 @@ use crate::alloc::{
 };
 use crate::error::{Error, Refusal};
 use crate::model::{
-    Attachment, Kind, Lease, NetworkName, Node, Origin, Owner, Persist, Pod, PoolId, SetName,
+    Attachment, Kind, Lease, NetworkName, NetworkRecord, Node, Origin, Owner, Persist, Pod, PoolId,
+    SetName,
 };
 use crate::moving::{Mover, compare};
 
@@ -161,4 +165,34 @@ pub fn stopped_and_repeated(make: Make<'_>) {
     let restore = Restore { set, persist: Persist::Disk, records, dry_run: false };
     let refusal = refused(&mut *store, &Command::Restore(restore), &at(101));
     assert!(matches!(refusal, Refusal::Clash { .. }));
+}
+
+/// A cluster keeps networks' definitions, and gives them to another cluster alone.
+#[test]
+fn definitions_move_between_clusters() {
+    let server = || FakeCas::new(Rc::new(Server::default()));
+    let (mut one, mut two, mut file) = (server(), server(), Memory::default());
+    let record = Record::Network(NetworkRecord {
+        network: NetworkName::new("net").unwrap(),
+        version: 3,
+        text: r#"{"subnet":"10.0.0.0/24"}"#.into(),
+        by: "node".into(),
+        time: 7,
+    });
+    Mover::new(&mut one, &at(1), false).push(record.clone(), Persist::Disk).unwrap();
+    assert_eq!(all(&mut one), []);
+    let cx = at(1);
+    let mut mover = Mover::new(&mut one, &cx, false);
+    mover.push(record.clone(), Persist::Disk).unwrap();
+    mover.flush().unwrap();
+    assert_eq!(all(&mut one), [record.clone()]);
+    for (to, left_out) in [(&mut two as &mut dyn Store, 0), (&mut file, 1)] {
+        let mut mover = Mover::new(to, &cx, false);
+        one.records(&cx, &mut |record, persist| mover.push(record, persist)).unwrap();
+        mover.flush().unwrap();
+        let comparison = compare(&mut one, to, None, &cx).unwrap();
+        assert_eq!((comparison.same, comparison.left_out.len()), (1 - left_out, left_out));
+        assert!(comparison.missing.is_empty() && comparison.different.is_empty());
+    }
+    assert_eq!(all(&mut two), [record]);
 }

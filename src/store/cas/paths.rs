@@ -287,7 +287,13 @@ pub fn network(name: &NetworkName) -> String {
     format!("{NETWORKS}{name}")
 }
 
-const NETWORKS: &str = "net/";
+/// All networks that are defined.
+pub const NETWORKS: &str = "net/";
+
+/// The name in a [`network`] path.
+pub fn read_network(path: &str) -> Option<NetworkName> {
+    NetworkName::new(path.strip_prefix(NETWORKS)?).ok()
+}
 
 /// All pools of a space.
 pub fn space(name: &str) -> String {

@@ -17,8 +17,9 @@ use crate::model::Persist;
 /// Calls `each` with every record, kind by kind, by path.
 pub fn tell(engine: &dyn Engine, timeout: Duration, each: &mut Each<'_>) -> Result<(), Error> {
     type Read = fn(&str, &Entry) -> Result<Option<Record>, Bad>;
-    let kinds: [(&str, Read); 5] = [
+    let kinds: [(&str, Read); 6] = [
         (paths::ADOPTED, adopted),
+        (paths::NETWORKS, network),
         (paths::POOLS, pool),
         (paths::IPS, slot),
         (paths::CURSORS, cursor),
@@ -84,6 +85,12 @@ fn sticky(path: &str, entry: &Entry) -> Result<Option<Record>, Bad> {
     let (set, pod, range) = paths::read_sticky(path).ok_or(FORM)?;
     let addr = codec::read_addr(path.as_bytes(), &entry.value)?;
     Ok(Some(Record::Sticky(set, pod, range, addr)))
+}
+
+fn network(path: &str, entry: &Entry) -> Result<Option<Record>, Bad> {
+    let network = paths::read_network(path).ok_or(FORM)?;
+    let record = codec::read_network(path.as_bytes(), network, &entry.value)?;
+    Ok(Some(Record::Network(record)))
 }
 
 fn adopted(path: &str, entry: &Entry) -> Result<Option<Record>, Bad> {
