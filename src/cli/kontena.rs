@@ -18,12 +18,11 @@ use crate::alloc::{Import, Record};
 use crate::config;
 use crate::engine::{self, Imported};
 use crate::model::{
-    Etcd, Kind, Lease, NetworkName, Node, Origin, Owner, Persist, Pool, PoolId, SetName, StoreSpec,
+    Kind, Lease, NetworkName, Node, Origin, Owner, Persist, Pool, PoolId, SetName, StoreSpec,
     Timestamp,
 };
 use crate::moving::Mover;
 use crate::net::{Addr, Subnet};
-use crate::store;
 
 #[derive(Debug, Args)]
 pub struct Kontena {
@@ -48,8 +47,8 @@ impl Kontena {
         world: World<'_>,
         terminal: &mut Terminal<'_>,
     ) -> Result<()> {
-        let etcd = self.source(place)?;
-        let keys = store::kontena_keys(&etcd, self.prefix.trim_end_matches('/'))?;
+        let mut etcd = (world.open)(&self.source(place)?, None)?;
+        let keys = etcd.kontena_keys(self.prefix.trim_end_matches('/'))?;
         let found = Found::read(&keys, &self.prefix, &self.address_space, world.facts.now)?;
         let mut desk = if place.cluster().is_some() {
             Desk::open(place, world, terminal)?
@@ -82,16 +81,13 @@ impl Kontena {
         Ok(terminal.stdout.flush()?)
     }
 
-    fn source(&self, place: &Place) -> Result<Etcd> {
+    fn source(&self, place: &Place) -> Result<StoreSpec> {
         let json = match (&self.from, place.cluster()) {
             (Some(url), _) => json!({ "etcd": { "endpoints": [url] } }).to_string(),
             (None, Some(json)) => json.to_owned(),
             (None, None) => bail!("say --from http://HOST:PORT: where kontena's etcd is"),
         };
-        match config::store(&json).context("--from")?.0 {
-            StoreSpec::Etcd(etcd) => Ok(*etcd),
-            _ => bail!("kontena-ipam kept its pools in etcd; say --from http://HOST:PORT"),
-        }
+        Ok(config::store(&json).context("--from")?.0)
     }
 
     fn pass(

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 
 use super::cas::{Commit, Conflict, Engine, Entry, Expect, Step, Truths, Window, Write};
 use super::http::{Client, Failure, Reply, Request, Secret};
+use super::kontena;
 use super::token::TokenFile;
 use crate::error::StoreError;
 use crate::model::Etcd as Spec;
@@ -353,6 +354,16 @@ impl Engine for Etcd {
             }
         };
         read().map_err(|trouble| self.unavailable("list the leases of", trouble))
+    }
+
+    fn kontena_keys(
+        &self,
+        folder: &str,
+        until: Instant,
+    ) -> Result<Option<Vec<(String, String)>>, StoreError> {
+        let found = kontena::keys(&self.client, folder, until).map_err(Trouble::Undone);
+        let doing = "read kontena-ipam's keys from";
+        found.map(Some).map_err(|trouble| self.unavailable(doing, trouble))
     }
 
     fn counts(&self, _: &str, windows: &[Window], until: Instant) -> Result<Vec<u64>, StoreError> {

@@ -7,18 +7,14 @@ use std::time::Instant;
 use serde_json::Value;
 
 use super::http::{Client, Failure, Request};
-use crate::error::StoreError;
-use crate::model::Etcd;
 
 /// Every key below `prefix` (as `/kontena/ipam`) that has a value, with it, by key; empty if there is
 /// no such folder.
-pub fn kontena_keys(etcd: &Etcd, prefix: &str) -> Result<Vec<(String, String)>, StoreError> {
-    let client = Client::new(&etcd.servers)?;
-    let unavailable = |why: String| StoreError::Unavailable {
-        doing: "read kontena-ipam's keys from".to_owned(),
-        place: format!("etcd at {}", client.place()),
-        source: why.into(),
-    };
+pub fn keys(
+    client: &Client,
+    prefix: &str,
+    until: Instant,
+) -> Result<Vec<(String, String)>, String> {
     // Of a majority: one member alone may be behind.
     let path = format!("/v2/keys{prefix}?recursive=true&quorum=true");
     let request = Request {
@@ -29,23 +25,19 @@ pub fn kontena_keys(etcd: &Etcd, prefix: &str) -> Result<Vec<(String, String)>, 
         repeatable: true,
         hopeless: "",
     };
-    let reply = client.send(request, Instant::now() + etcd.servers.timeout).map_err(|failure| {
+    let reply = client.send(request, until).map_err(|failure| {
         let (Failure::Unsent(why) | Failure::Unanswered(why)) = failure;
-        unavailable(why)
+        why
     })?;
-    let answer: Value = serde_json::from_slice(&reply.body).map_err(|_| {
-        let text = reply.text();
-        unavailable(format!(
-            "{} {text}; etcd answers the old API only with --enable-v2=true",
-            reply.status
-        ))
-    })?;
+    let told = || format!("{} {}", reply.status, reply.text());
+    let answer: Value = serde_json::from_slice(&reply.body)
+        .map_err(|_| format!("{}; etcd answers the old API only with --enable-v2=true", told()))?;
     // "Key not found".
     if answer["errorCode"] == 100 {
         return Ok(Vec::new());
     }
     if reply.status != 200 {
-        return Err(unavailable(format!("{} {}", reply.status, reply.text())));
+        return Err(told());
     }
     let mut found = Vec::new();
     let mut left = vec![&answer["node"]];

@@ -72,7 +72,6 @@ use crate::model::{
 
 pub use self::convert::{Converted, in_place, is_converted};
 pub use self::embedded::Embedded;
-pub use self::kontena::kontena_keys;
 pub use self::lock::{Lock, lock_file, lock_to_read};
 
 /// A durable set of leases.
@@ -115,6 +114,15 @@ pub trait Store {
             place: "a lease file".to_owned(),
             source: "it kept them in Consul".into(),
         }))
+    }
+
+    /// Every key below a folder of etcd's old API, with its value: what kontena-ipam kept there.
+    fn kontena_keys(&mut self, _folder: &str) -> Result<Vec<(String, String)>, StoreError> {
+        Err(StoreError::Unavailable {
+            doing: "find what kontena-ipam kept in".to_owned(),
+            place: "this store".to_owned(),
+            source: "it kept that in etcd; say --from http://HOST:PORT".into(),
+        })
     }
 
     /// Keys of cni-ipam-consul that were written after their network was taken over: by a node that

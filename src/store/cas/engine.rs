@@ -117,6 +117,15 @@ pub trait Engine {
         Ok(None)
     }
 
+    /// Every key below a folder of etcd's old API, with its value; `None`: this is no etcd.
+    fn kontena_keys(
+        &self,
+        _folder: &str,
+        _until: Instant,
+    ) -> Result<Option<Vec<(String, String)>>, StoreError> {
+        Ok(None)
+    }
+
     /// How many records there are in each of the windows, which lie below `folder`, all at one
     /// moment. What a server hides from us is not counted.
     fn counts(

@@ -401,6 +401,15 @@ impl<E: Engine> Store for Cas<E> {
         self.take_old_keys(set, network, dry_run, cx)
     }
 
+    fn kontena_keys(&mut self, folder: &str) -> Result<Vec<(String, String)>, StoreError> {
+        let found = self.engine.kontena_keys(folder, Instant::now() + self.timeout)?;
+        found.ok_or_else(|| StoreError::Unavailable {
+            doing: "find what kontena-ipam kept in".to_owned(),
+            place: self.engine.place(),
+            source: "it kept that in etcd; say --from http://HOST:PORT".into(),
+        })
+    }
+
     fn old_keys_changed(&mut self) -> Result<Vec<String>, StoreError> {
         self.find_changed_old_keys()
     }
