@@ -92,7 +92,9 @@ pub fn del(
     cx: &Context,
 ) -> Result<Vec<Lease>, Error> {
     let legacy = legacy.filter(|l| l.dir.is_dir());
-    del.legacy = legacy.map(|l| l.network.clone());
+    if let Some(legacy) = &legacy {
+        del.legacy = Some(legacy.network.clone());
+    }
     let target = del.target.clone();
     match (store.apply(&Command::Del(del.clone()), cx)?, legacy, target) {
         (Outcome::Freed(leases), ..) => Ok(leases),
@@ -272,7 +274,8 @@ pub fn request_pool(
     }
 }
 
-fn imported(outcome: Outcome) -> Result<Imported, Error> {
+/// What an IMPORT came to.
+pub fn imported(outcome: Outcome) -> Result<Imported, Error> {
     match outcome {
         Outcome::Imported { taken, present } => Ok(Imported::Done { taken, present }),
         Outcome::WasAdopted => Ok(Imported::Before),
@@ -355,11 +358,18 @@ pub fn sweep(
     }
 }
 
-/// Takes over a pool that another program gave out.
-pub fn adopt_pool(store: &mut dyn Store, adopt: AdoptPool, cx: &Context) -> Result<Pool, Error> {
-    match store.apply(&Command::AdoptPool(adopt), cx)? {
-        Outcome::Pool(pool) => Ok(*pool),
-        other => Err(unexpected(&other)),
+/// Takes over a pool that another program gave out, in as many transactions as a cluster needs.
+pub fn adopt_pool(store: &mut dyn Store, adopt: &AdoptPool, cx: &Context) -> Result<Pool, Error> {
+    const PORTION: usize = 50;
+    let mut portions = adopt.addrs.chunks(PORTION);
+    loop {
+        let portion = portions.next().unwrap_or_default();
+        let adopt = AdoptPool { addrs: portion.to_vec(), ..adopt.clone() };
+        match store.apply(&Command::AdoptPool(adopt), cx)? {
+            Outcome::Pool(pool) if portions.len() == 0 => return Ok(*pool),
+            Outcome::Pool(_) => {}
+            other => return Err(unexpected(&other)),
+        }
     }
 }
 

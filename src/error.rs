@@ -113,6 +113,13 @@ pub enum Refusal {
         /// Who is said to have it.
         owner: Box<Owner>,
     },
+    /// The leases that cni-ipam-consul left cannot be taken over.
+    OldKeys {
+        /// The network.
+        network: NetworkName,
+        /// What stands in the way.
+        why: String,
+    },
     /// The leases of a host-local folder cannot be taken over.
     Takeover {
         /// The network.
@@ -428,6 +435,11 @@ impl fmt::Display for Refusal {
                 )
             }
             Refusal::Pool(refusal) => refusal.fmt(f),
+            Refusal::OldKeys { network, why } => write!(
+                f,
+                "the leases that cni-ipam-consul left for network {network} cannot be taken over: \
+                 {why}; mend or remove that key and try again"
+            ),
             Refusal::Takeover { network, why } => write!(
                 f,
                 "the leases that host-local left for network {network} cannot be taken over: {why}; \

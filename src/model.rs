@@ -113,6 +113,13 @@ name!(
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SetName(pub String);
 
+impl SetName {
+    /// Whether it is a set of pools' addresses ([`Pool::set`]); no network's name has a slash.
+    pub fn is_pools(&self) -> bool {
+        self.0.starts_with("docker/")
+    }
+}
+
 impl fmt::Display for SetName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

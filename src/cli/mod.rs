@@ -4,12 +4,16 @@
 //! Does not own: what a command does to leases (`engine`), how a row looks (`output`).
 //! Invariant: nothing is freed without `--yes` or a person's "y".
 
+mod copy;
 mod doctor;
 mod export;
 mod gc;
 mod gipam;
 mod history;
 mod import;
+mod jsonl;
+mod kontena;
+mod lines;
 mod list;
 mod network;
 mod node;
@@ -20,7 +24,7 @@ mod reserve;
 mod show;
 mod stats;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -73,6 +77,7 @@ enum Command {
     Network(network::Network),
     Import(import::Import),
     Export(export::Export),
+    Copy(copy::Copy),
 }
 
 /// Which store.
@@ -91,8 +96,7 @@ struct Place {
 impl Place {
     /// The cluster that somebody named, as JSON.
     fn cluster(&self) -> Option<&str> {
-        let text = self.store.as_ref()?.to_str()?.trim_start();
-        text.starts_with('{').then_some(text)
+        cluster(self.store.as_ref()?)
     }
 
     /// The file that `--store` names; an error if it names a cluster.
@@ -108,6 +112,12 @@ impl Place {
         let variable = || env("IPAM_DB_PATH").filter(|path| !path.is_empty()).map(PathBuf::from);
         Ok(self.file()?.or_else(variable))
     }
+}
+
+/// A cluster's JSON, where that is what was written.
+fn cluster(named: &OsStr) -> Option<&str> {
+    let text = named.to_str()?.trim_start();
+    text.starts_with('{').then_some(text)
 }
 
 /// Where leases are if nobody says otherwise; the ECS dialect's default is another.
@@ -187,10 +197,12 @@ fn carry_out(cli: &Cli, world: World<'_>, terminal: &mut Terminal<'_>) -> Result
         Command::Network(network) => network.run(&mut desk(terminal)?, terminal),
         Command::Import(import) => import.run(&cli.place, world, terminal),
         Command::Export(export) => {
-            // host-local's leases are of one host.
-            cli.place.file()?;
+            if export.is_of_one_host() {
+                cli.place.file()?;
+            }
             export.run(&mut desk(terminal)?, terminal)
         }
+        Command::Copy(copy) => copy.run(world, terminal),
     }
 }
 
@@ -213,15 +225,8 @@ struct Desk {
 
 impl Desk {
     fn open(place: &Place, world: World<'_>, terminal: &mut Terminal<'_>) -> Result<Desk> {
-        if let Some(json) = place.cluster() {
-            let (spec, warnings) = config::store(json).context("--store")?;
-            // First: another program may take over, and say the warnings itself.
-            let store = (world.open)(&spec, None)?;
-            for warning in warnings {
-                writeln!(terminal.stderr, "sublet: --store: {warning}")?;
-            }
-            let place = "this cluster".to_owned();
-            return Ok(Desk { store, place, cx: world.facts.context(), cluster: true });
+        if let (Some(_), Some(store)) = (place.cluster(), &place.store) {
+            return Desk::on(store, "--store", world, terminal);
         }
         let path = place.named(world.env)?.unwrap_or_else(|| {
             let ecs = PathBuf::from(ECS_DEFAULT);
@@ -230,6 +235,26 @@ impl Desk {
         });
         // Leases of either persistence are shown and freed.
         Desk::at(path, Persist::Boot, world)
+    }
+
+    /// The store that an option names: a file, or a cluster as JSON.
+    fn on(
+        named: &OsStr,
+        option: &str,
+        world: World<'_>,
+        terminal: &mut Terminal<'_>,
+    ) -> Result<Desk> {
+        let Some(json) = cluster(named) else {
+            return Desk::at(PathBuf::from(named), Persist::Boot, world);
+        };
+        let (spec, warnings) = config::store(json).with_context(|| option.to_owned())?;
+        // First: another program may take over, and say the warnings itself.
+        let store = (world.open)(&spec, None)?;
+        for warning in warnings {
+            writeln!(terminal.stderr, "sublet: {option}: {warning}")?;
+        }
+        let place = "this cluster".to_owned();
+        Ok(Desk { store, place, cx: world.facts.context(), cluster: true })
     }
 
     fn at(path: PathBuf, persist: Persist, world: World<'_>) -> Result<Desk> {

@@ -99,7 +99,11 @@ impl Call {
                 on_duplicate: config.on_duplicate,
                 claim_gateways: config.claim_gateways,
                 origin,
-                legacy: alloc::Legacy::Absent,
+                // cni-ipam-consul's are where the leases are.
+                legacy: match config.dialect {
+                    Dialect::Consul => alloc::Legacy::Unread,
+                    _ => alloc::Legacy::Absent,
+                },
                 define,
             };
             let legacy = legacy(config.legacy_dir.as_deref(), &config.network, &config.store);
@@ -157,8 +161,9 @@ impl Call {
             return Ok(());
         };
         let mut store = self.open(&cleanup.store, &cleanup.network)?;
+        let old = (cleanup.dialect == Dialect::Consul).then(|| cleanup.network.clone());
         let del =
-            Del { set: cleanup.set, target, rewind: cleanup.rewind, undo: false, legacy: None };
+            Del { set: cleanup.set, target, rewind: cleanup.rewind, undo: false, legacy: old };
         let legacy = legacy(cleanup.legacy_dir.as_deref(), &cleanup.network, &cleanup.store);
         let freed = match engine::del(&mut *store, del, legacy, &self.facts.context()) {
             Ok(freed) => freed,

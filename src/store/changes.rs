@@ -39,6 +39,10 @@ fn other_than_lease<K: KvMut>(
             end_cooling(tables, set, cooling)?;
             occupancy::free(tables, set, cooling.addr)
         }
+        Change::Cool(set, cooling) => {
+            occupancy::take(tables, set, cooling.addr)?;
+            cool(tables, set, cooling)
+        }
         Change::Cursor(set, range, addr) => {
             let key = keys::cursor(set, *range);
             tables.kv.put(&key, &codec::addr(&key, *addr))
@@ -114,6 +118,7 @@ pub fn outlives_boot(change: &Change) -> bool {
         Change::Sticky(..) | Change::Adopted(..) | Change::Released(_) => true,
         Change::Put(lease) | Change::Free { lease, .. } => lease.kind == Kind::Reserved,
         Change::Thaw(..)
+        | Change::Cool(..)
         | Change::Cursor(..)
         | Change::Define(..)
         | Change::PutPool(_)

@@ -23,6 +23,7 @@ use crate::net::Addr;
 
 mod between;
 mod examine;
+mod records;
 mod walk;
 
 use between::{Nothing, copy_others, copy_outliving, leave, unsettled};
@@ -369,7 +370,11 @@ impl Embedded {
     fn serve_pool(&self, command: &Command, cx: &Context) -> Result<Plan, StoreError> {
         let place = self.keep_place();
         if !place.path.exists() {
-            if !matches!(command, Command::RequestPool(_) | Command::AdoptPool(_)) {
+            let makes = matches!(
+                command,
+                Command::RequestPool(_) | Command::AdoptPool(_) | Command::Restore(_)
+            );
+            if !makes {
                 return alloc::run(command, &Tables { kv: Nothing, path: &place.path }, cx);
             }
             self.files.make_folder()?;
@@ -429,11 +434,14 @@ impl Embedded {
     /// CHECK and STATUS: without a write, even of a store that cannot be written.
     fn look(&self, command: &Command, cx: &Context) -> Result<Plan, StoreError> {
         let places = self.places(cx)?;
-        let target = if self.target(cx).is_some() { self.boot_place() } else { self.keep_place() };
+        // Pools outlive a boot in any case.
+        let boot = self.target(cx).is_some() && command.set().is_some();
+        let target = if boot { self.boot_place() } else { self.keep_place() };
         let mut answer = None;
         for place in &places {
             // What could be given depends on the file that gives; what is held may be in either.
-            let giver_alone = matches!(command, Command::Status(_) | Command::Import(_));
+            let giver_alone =
+                matches!(command, Command::Status(_) | Command::Import(_) | Command::Restore(_));
             if giver_alone && place.path != target.path {
                 continue;
             }
@@ -458,6 +466,9 @@ impl Embedded {
 impl Store for Embedded {
     fn apply(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {
         self.patience.renew();
+        if let Command::Restore(restore) = command {
+            return self.restore(command, restore.persist, cx)?.outcome.map_err(Error::Refused);
+        }
         let plan = if command.only_looks() {
             self.look(command, cx)?
         } else if command.set().is_none() {
@@ -511,11 +522,16 @@ impl Store for Embedded {
         let all = redb::look(&place.path, Some(&lock), |tables| pools::all(tables))?;
         Ok(all.unwrap_or_default())
     }
+
+    fn records(&mut self, cx: &Context, each: &mut super::Each<'_>) -> Result<(), Error> {
+        self.patience.renew();
+        self.tell_records(cx, each)
+    }
 }
 
 /// Whether it leases something, and makes the set this file's.
 fn gives(command: &Command) -> bool {
-    matches!(command, Command::Add(_) | Command::Import(_))
+    matches!(command, Command::Add(_) | Command::Import(_) | Command::Restore(_))
 }
 
 /// Whether a command has steps to go.

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 
 use super::cas::{Commit, Conflict, Engine, Entry, Expect, Step, Truths, Window, Write};
 use super::http::{Client, Failure, Reply, Request, Secret};
+use super::kontena;
 use super::token::TokenFile;
 use crate::error::StoreError;
 use crate::model::Etcd as Spec;
@@ -229,12 +230,13 @@ impl Etcd {
             let key = self.key(&step.path);
             let version = match step.expect {
                 Expect::Anything => None,
-                Expect::Absent => Some(0),
-                Expect::Version(version) => Some(version),
+                Expect::Absent => Some(("EQUAL", 0)),
+                Expect::Present => Some(("GREATER", 0)),
+                Expect::Version(version) => Some(("EQUAL", version)),
             };
-            if let Some(version) = version {
+            if let Some((result, version)) = version {
                 compare.push(json!({
-                    "key": key, "target": "MOD", "result": "EQUAL",
+                    "key": key, "target": "MOD", "result": result,
                     "mod_revision": version.to_string(),
                 }));
             }
@@ -352,6 +354,16 @@ impl Engine for Etcd {
             }
         };
         read().map_err(|trouble| self.unavailable("list the leases of", trouble))
+    }
+
+    fn kontena_keys(
+        &self,
+        folder: &str,
+        until: Instant,
+    ) -> Result<Option<Vec<(String, String)>>, StoreError> {
+        let found = kontena::keys(&self.client, folder, until).map_err(Trouble::Undone);
+        let doing = "read kontena-ipam's keys from";
+        found.map(Some).map_err(|trouble| self.unavailable(doing, trouble))
     }
 
     fn counts(&self, _: &str, windows: &[Window], until: Instant) -> Result<Vec<u64>, StoreError> {

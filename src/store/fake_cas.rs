@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use super::Store;
 use super::cas::audit::assert_sound;
 use super::cas::{
-    Cas, Commit, Conflict, Engine, Entry, Expect, Notes, Step, Truths, Window, Write,
+    Cas, Commit, Conflict, Engine, Entry, Expect, Notes, OldKey, Step, Truths, Window, Write,
 };
 use super::contract::tells;
 use crate::alloc::{Command, Context, Outcome};
@@ -46,6 +46,8 @@ pub struct Server {
     pub stopped: Cell<usize>,
     /// Those.
     pub kept: RefCell<Vec<Vec<Vec<Step>>>>,
+    /// Keys of cni-ipam-consul.
+    pub old: RefCell<BTreeMap<String, Entry>>,
     /// Runs once before the next commit: another client.
     pub intruder: RefCell<Option<Box<dyn FnOnce()>>>,
     /// How many commits are left before every call fails: the client is killed.
@@ -87,6 +89,13 @@ impl Server {
     /// Changes what lies under a path, behind every client's back.
     pub fn spoil(&self, path: &str, change: impl FnOnce(&mut Vec<u8>)) {
         change(&mut self.data.borrow_mut().get_mut(path).unwrap().value);
+    }
+
+    /// A node of cni-ipam-consul leases an address.
+    pub fn lease_as_old(&self, key: &str, value: &str) {
+        self.version.set(self.version.get() + 1);
+        let entry = Entry { version: self.version.get(), value: value.as_bytes().to_vec() };
+        self.old.borrow_mut().insert(key.to_owned(), entry);
     }
 
     /// All paths.
@@ -145,6 +154,19 @@ impl Engine for Rc<Server> {
         Ok(below.map(|(path, entry)| (path.clone(), entry.clone())).collect())
     }
 
+    fn old_keys(
+        &self,
+        network: &NetworkName,
+        _: Instant,
+    ) -> Result<Option<Vec<OldKey>>, StoreError> {
+        self.trip()?;
+        let (old, prefix) = (self.old.borrow(), format!("{network}/"));
+        let found = old.iter().filter(|(key, _)| key.starts_with(&prefix));
+        let key =
+            |(key, entry): (&String, &Entry)| OldKey { key: key.clone(), entry: entry.clone() };
+        Ok(Some(found.map(key).collect()))
+    }
+
     fn counts(&self, folder: &str, windows: &[Window], _: Instant) -> Result<Vec<u64>, StoreError> {
         assert!(windows.iter().all(|w| w.first.starts_with(folder) && w.first <= w.last));
         self.trip()?;
@@ -177,6 +199,7 @@ impl Engine for Rc<Server> {
             match step.expect {
                 Expect::Anything => true,
                 Expect::Absent => now.is_none(),
+                Expect::Present => now.is_some(),
                 Expect::Version(version) => now == Some(version),
             }
         };
@@ -248,6 +271,14 @@ impl Store for FakeCas {
     }
 
     tells!(self => (&mut self.store));
+
+    fn old_keys_changed(&mut self) -> Result<Vec<String>, StoreError> {
+        self.store.old_keys_changed()
+    }
+
+    fn records(&mut self, cx: &Context, each: &mut super::Each<'_>) -> Result<(), Error> {
+        self.store.records(cx, each)
+    }
 
     fn nodes(&mut self) -> Result<Vec<NodeRecord>, StoreError> {
         self.store.nodes()

@@ -32,6 +32,9 @@ impl<E: Engine, F: Fn() -> E> Store for Audited<E, F> {
         self.0.list(cx, each)
     }
     tells!(self => (&mut self.0));
+    fn records(&mut self, cx: &Context, each: &mut super::Each<'_>) -> Result<(), Error> {
+        self.0.records(cx, each)
+    }
 }
 
 fn keeps_the_contract<E: Engine + 'static>(engine: &(impl Fn(&str) -> E + Clone + 'static)) {

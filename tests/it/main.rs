@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod cluster;
+mod clusters;
 mod cni;
 mod config;
 mod damage;
@@ -27,8 +28,10 @@ mod install;
 mod lab;
 mod libcni;
 mod lost;
+mod moving;
 mod networks;
 mod node;
+mod old;
 mod operator;
 mod plugins;
 mod power;

@@ -23,6 +23,17 @@ use crate::net::{Addr, Family, Span, Subnet};
 /// All owners of a node in a set, in their order, with what they hold.
 pub type Owners = Rc<Vec<(Owner, Vec<Lease>)>>;
 
+/// What a command has to do with the leases that another program kept on the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Old {
+    /// Nothing: whether they were taken over makes no difference to it.
+    No,
+    /// They were taken over, most probably.
+    Probably,
+    /// That has to be looked at.
+    Look,
+}
+
 /// What one command knows.
 pub struct Knowledge<'a> {
     pub engine: &'a dyn Engine,
@@ -32,6 +43,10 @@ pub struct Knowledge<'a> {
     pub known: RefCell<Truths>,
     /// Answered without looking: as absent.
     pub assumed: RefCell<BTreeSet<String>>,
+    /// Answered without looking: as there.
+    pub presumed: RefCell<BTreeSet<String>>,
+    /// Where another program's leases may be, too.
+    pub old: Old,
     /// Prefixes listed whole: what is not known below them is not there.
     pub listed: RefCell<BTreeSet<String>>,
     /// There is a record, and no more is known of it.
@@ -66,6 +81,8 @@ impl<'a> Knowledge<'a> {
             until,
             known: RefCell::new(known),
             assumed: RefCell::default(),
+            presumed: RefCell::default(),
+            old: Old::Look,
             listed: RefCell::default(),
             taken: RefCell::default(),
             owners: RefCell::default(),
@@ -106,6 +123,15 @@ impl Knowledge<'_> {
         Ok(None)
     }
 
+    /// Whether the record is there; yes, as long as nothing else is known.
+    fn presume(&self, path: String) -> bool {
+        if let Some(entry) = self.known.borrow().get(&path) {
+            return entry.is_some();
+        }
+        self.presumed.borrow_mut().insert(path);
+        true
+    }
+
     fn is_listed(&self, path: &str) -> bool {
         self.listed.borrow().iter().any(|prefix| path.starts_with(prefix.as_str()))
     }
@@ -133,6 +159,7 @@ impl Knowledge<'_> {
         let (mut assumed, mut taken) = (self.assumed.borrow_mut(), self.taken.borrow_mut());
         for (path, entry) in truths {
             assumed.remove(&path);
+            self.presumed.borrow_mut().remove(&path);
             taken.remove(&path);
             self.known.borrow_mut().insert(path, entry);
         }
@@ -142,6 +169,7 @@ impl Knowledge<'_> {
     pub fn forget(&self) {
         self.known.borrow_mut().clear();
         self.assumed.borrow_mut().clear();
+        self.presumed.borrow_mut().clear();
         self.listed.borrow_mut().clear();
         self.taken.borrow_mut().clear();
         self.owners.borrow_mut().take();
@@ -363,9 +391,13 @@ impl View for Knowledge<'_> {
         self.hint(&paths::sticky(set, pod, range))
     }
 
-    fn adopted(&self, _: &NetworkName) -> Result<bool, StoreError> {
-        // host-local's leases are of one host; none are taken over into a cluster.
-        Ok(false)
+    fn adopted(&self, network: &NetworkName) -> Result<bool, StoreError> {
+        let path = paths::adopted(network);
+        match self.old {
+            Old::No => Ok(false),
+            Old::Look => Ok(self.guess(path)?.is_some()),
+            Old::Probably => Ok(self.presume(path)),
+        }
     }
 
     fn defined(&self, _: &Definition) -> Result<bool, StoreError> {
@@ -447,6 +479,10 @@ impl View for Knowledge<'_> {
             }
         }
         Ok(leases)
+    }
+
+    fn has_other_nodes(&self) -> bool {
+        true
     }
 
     fn network(&self, name: &NetworkName) -> Result<Option<NetworkRecord>, StoreError> {

@@ -11,7 +11,9 @@ mod engine;
 mod knowledge;
 mod node;
 mod notes;
+mod old;
 mod paths;
+mod records;
 mod search;
 mod writes;
 
@@ -19,15 +21,17 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-pub use engine::{Commit, Conflict, Engine, Entry, Expect, Step, Truths, Window, Write};
-use knowledge::{Knowledge, Owners, bad_record};
+pub use engine::{Commit, Conflict, Engine, Entry, Expect, OldKey, Step, Truths, Window, Write};
+use knowledge::{Knowledge, Old, Owners, bad_record};
 use node::Claim;
 pub use notes::Notes;
 
 use super::codec::{self, Bad};
 use super::pause::pause;
-use super::{Problem, Repair, Store, Taken, Wanted};
-use crate::alloc::{self, Command, Context, Definition, Evict, Holder, Outcome, Plan, View};
+use super::{Each, Problem, Repair, Store, Taken, Wanted};
+use crate::alloc::{
+    self, Add, Command, Context, Definition, Del, Evict, Holder, Legacy, Outcome, Plan, View,
+};
 use crate::error::{Error, Refusal, StoreError};
 use crate::model::{
     Counter, Event, Lease, NetworkName, NetworkRecord, NodeRecord, Persist, Pool, SetName,
@@ -122,6 +126,7 @@ impl<E: Engine> Cas<E> {
         };
         let knowledge = Knowledge {
             owners: RefCell::new(owners),
+            old: old(command),
             claim,
             settled: note.is_some(),
             ..self.knowledge(cx, truths, until)
@@ -209,6 +214,16 @@ impl<E: Engine> Cas<E> {
     }
 }
 
+/// What a command has to do with another program's leases: an ADD and a DEL whose configuration is
+/// that program's; else a DEL finds what was taken over elsewhere and copied here.
+fn old(command: &Command) -> Old {
+    match command {
+        Command::Add(Add { legacy: Legacy::Absent, .. }) => Old::No,
+        Command::Add(_) | Command::Del(Del { legacy: Some(_), .. }) => Old::Probably,
+        _ => Old::Look,
+    }
+}
+
 /// A plan as a transaction.
 struct Try {
     steps: Vec<Step>,
@@ -269,7 +284,8 @@ fn lacks(plan: &Plan) -> bool {
 /// Looks at what was assumed or added up, for nothing else guards a conclusion without a change; `true`
 /// if it holds.
 fn verify(knowledge: &Knowledge<'_>, plan: &Plan) -> Result<bool, StoreError> {
-    let assumed: Vec<String> = knowledge.assumed.borrow().iter().cloned().collect();
+    let mut assumed: Vec<String> = knowledge.assumed.borrow().iter().cloned().collect();
+    assumed.extend(knowledge.presumed.borrow().iter().cloned());
     if assumed.is_empty() {
         return if plan.outcome.is_err() { knowledge.is_full_still() } else { Ok(true) };
     }
@@ -306,6 +322,7 @@ fn commit(tries: &[Try], knowledge: &Knowledge<'_>) -> Result<Option<usize>, Sto
         Commit::Conflict(conflict) => {
             knowledge.search.careful.set(true);
             knowledge.assumed.borrow_mut().clear();
+            knowledge.presumed.borrow_mut().clear();
             knowledge.owners.borrow_mut().take();
             match conflict {
                 Conflict::Seen(truths) => knowledge.take_in(truths),
@@ -373,7 +390,12 @@ fn find_again(
         let tells = |step: &&Step| paths::is_truth(&step.path) && !is_touch(step);
         steps.iter().filter(tells).cloned().collect()
     };
-    let telling: Vec<Vec<Step>> = tries.iter().map(telling).collect();
+    // Where there are hints alone, they tell.
+    let or_all = |steps: &&[Step]| match telling(steps) {
+        none if none.is_empty() => steps.to_vec(),
+        some => some,
+    };
+    let telling: Vec<Vec<Step>> = tries.iter().map(or_all).collect();
     knowledge.forget();
     let touched: Vec<String> =
         tries.iter().flat_map(|steps| steps.iter()).map(|step| step.path.clone()).collect();
@@ -404,6 +426,27 @@ fn step_aside(lost: u32, seed: u64, until: Instant) {
 }
 
 impl<E: Engine> Cas<E> {
+    /// Where cni-ipam-consul's leases have not been taken over yet, they are, and then it goes on.
+    fn with_old_keys(
+        &mut self,
+        command: &Command,
+        cx: &Context,
+        until: Instant,
+    ) -> Result<Outcome, Error> {
+        let outcome = self.carry_out(command, cx, until)?;
+        if outcome != Outcome::ReadLegacy {
+            return Ok(outcome);
+        }
+        match command {
+            Command::Add(Add { set, network, .. })
+            | Command::Del(Del { set, legacy: Some(network), .. }) => {
+                self.take_over(set, network, false, cx)?;
+                self.carry_out(command, cx, until)
+            }
+            _ => Ok(outcome),
+        }
+    }
+
     /// Who has which address; of what has ended with its boot, nobody.
     fn slots(&mut self, cx: &Context) -> Result<BTreeMap<(SetName, Addr), Holder>, StoreError> {
         let found = self.engine.list(paths::IPS, Instant::now() + self.timeout)?;
@@ -426,17 +469,48 @@ impl<E: Engine> Cas<E> {
 
 impl<E: Engine> Store for Cas<E> {
     fn apply(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {
+        // What outlives a boot does not say here which that was.
+        let lasting = match command {
+            Command::Restore(restore) if restore.persist == Persist::Disk => {
+                Some(Command::Restore(records::without_boots(restore)))
+            }
+            _ => None,
+        };
+        let command = lasting.as_ref().unwrap_or(command);
         let until = Instant::now() + self.timeout;
         if !command.only_looks() {
             self.dispel(cx, until)?;
         }
-        let done = self.carry_out(command, cx, until);
+        let done = self.with_old_keys(command, cx, until);
         match (self.dispel(cx, until), done) {
             // What it was to do it has done.
             (Err(_), Ok(outcome)) => Ok(outcome),
             (Err(error), Err(Error::Refused(_))) => Err(error.into()),
             (_, done) => done,
         }
+    }
+
+    fn take_over(
+        &mut self,
+        set: &SetName,
+        network: &NetworkName,
+        dry_run: bool,
+        cx: &Context,
+    ) -> Result<Outcome, Error> {
+        self.take_old_keys(set, network, dry_run, cx)
+    }
+
+    fn kontena_keys(&mut self, folder: &str) -> Result<Vec<(String, String)>, StoreError> {
+        let found = self.engine.kontena_keys(folder, Instant::now() + self.timeout)?;
+        found.ok_or_else(|| StoreError::Unavailable {
+            doing: "find what kontena-ipam kept in".to_owned(),
+            place: self.engine.place(),
+            source: "it kept that in etcd; say --from http://HOST:PORT".into(),
+        })
+    }
+
+    fn old_keys_changed(&mut self) -> Result<Vec<String>, StoreError> {
+        self.find_changed_old_keys()
     }
 
     fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
@@ -489,6 +563,10 @@ impl<E: Engine> Store for Cas<E> {
             pools.insert(pool.id.clone(), pool);
         }
         Ok(pools.into_values().collect())
+    }
+
+    fn records(&mut self, _: &Context, each: &mut Each<'_>) -> Result<(), Error> {
+        records::tell(&self.engine, self.timeout, each)
     }
 
     fn nodes(&mut self) -> Result<Vec<NodeRecord>, StoreError> {
