@@ -87,9 +87,9 @@ impl<E: Engine> Cas<E> {
         let (path, set) = (paths::node(&cx.node.name), command.set());
         let leases = node::claims(command);
         let asks = leases || matches!(command, Command::Status(_));
-        let note = if asks { self.notes.read(set, cx) } else { None };
-        truths.extend(note.clone().map(|entry| (path.clone(), Some(entry))));
-        let claim = match &note {
+        let mark = if asks { self.notes.read(set, cx) } else { None };
+        truths.extend(mark.clone().map(|entry| (path.clone(), Some(entry))));
+        let claim = match &mark {
             _ if !leases => Claim::None,
             Some(_) => Claim::Noted,
             None => Claim::Now,
@@ -98,7 +98,7 @@ impl<E: Engine> Cas<E> {
             Knowledge { owners: RefCell::new(owners), claim, ..self.knowledge(cx, truths) };
         if asks
             && !leases
-            && note.is_none()
+            && mark.is_none()
             && let Some((_, record)) = node::look(&knowledge)?
         {
             node::check(&knowledge, &record)?;
@@ -120,13 +120,15 @@ impl<E: Engine> Cas<E> {
             }
             let Knowledge { owners, known, until, .. } = knowledge;
             let known = known.into_inner();
-            let node = known.get(&path).cloned();
-            let noted = note.is_some() && node.as_ref() == Some(&note);
+            let record = known.get(&path).cloned();
+            let settled = mark.is_some() && record.as_ref() == Some(&mark);
             self.listing = owners.into_inner().map(|owners| (owners, known));
-            if leases && !noted && plan.outcome.is_ok() {
+            // A GC takes many steps, and frees the same.
+            let gc = matches!(command, Command::Gc(_) | Command::Sweep(_));
+            if leases && !gc && !settled && plan.outcome.is_ok() {
                 // What the command asked for is done; this is done again by the next one.
-                let node: Truths = node.map(|entry| (path, entry)).into_iter().collect();
-                let _ = self.settle(set, cx, node, until);
+                let known = record.map(|entry| (path, entry)).into_iter().collect();
+                let _ = self.settle(set, cx, known, until);
             }
             return plan.outcome.map_err(Error::Refused);
         }
@@ -143,10 +145,10 @@ impl<E: Engine> Cas<E> {
         &self,
         set: Option<&SetName>,
         cx: &Context,
-        node: Truths,
+        known: Truths,
         until: Instant,
     ) -> Result<(), Error> {
-        let knowledge = Knowledge { claim: Claim::Now, until, ..self.knowledge(cx, node) };
+        let knowledge = Knowledge { claim: Claim::Now, until, ..self.knowledge(cx, known) };
         let Some((entry, record)) = node::look(&knowledge)? else { return Ok(()) };
         if !node::is_ours(&record, cx) {
             return Ok(());
