@@ -260,7 +260,7 @@ fn a_second_machine_is_refused_until_the_first_is_released() {
     given(&mut store, &add("c", &sets), &one);
     let network = NetworkName::new("net").unwrap();
     let gc = Gc { set: net(), network, valid: [].into(), after: None };
-    let status = Status { set: net(), sets: sets.to_vec(), strict: false };
+    let status = Status { set: net(), sets: sets.clone(), strict: false };
     for command in [
         Command::Add(add("d", &sets)),
         Command::Gc(gc),
