@@ -50,6 +50,24 @@ impl Facts {
             face: self.face,
         }
     }
+
+    /// The same on a machine of this name, if one is given.
+    #[must_use]
+    pub fn named(&self, name: Option<&str>) -> Facts {
+        let mut facts = self.clone();
+        if let Some(name) = name {
+            name.clone_into(&mut facts.node.name);
+        }
+        facts
+    }
+}
+
+/// A node's name as `--node` takes it, without the blanks around it.
+pub fn node_name(text: &str) -> Result<String, &'static str> {
+    match text.trim() {
+        "" => Err("a node needs a name"),
+        name => Ok(name.to_owned()),
+    }
 }
 
 /// Gathers the facts. `NODE_ID` names the node; without it the host name does.

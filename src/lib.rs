@@ -106,6 +106,7 @@ pub mod log;
 pub mod lost;
 pub mod metrics;
 pub mod model;
+pub mod moving;
 pub mod net;
 pub mod orphans;
 pub mod panic;

@@ -261,7 +261,8 @@ pub fn release(release: &ReleasePool, view: &dyn View, cx: &Context) -> Result<P
         None => {}
     }
     let last = less.users.is_empty();
-    let goes = |lease: &Lease| last || (lease.node == cx.node && pool.gateway != Some(lease.addr));
+    let mine = |lease: &Lease| lease.node.name == cx.node.name;
+    let goes = |lease: &Lease| last || (mine(lease) && pool.gateway != Some(lease.addr));
     let (stale, done) = collect(&pool, &goes, view)?;
     let freed = stale.iter().map(|lease| lease.addr).collect();
     let mut changes: Vec<Change> = stale.into_iter().map(free).collect();

@@ -36,7 +36,7 @@ impl Gipam {
         let mut desk = Desk::at(path, Persist::Disk, world)?;
         for pool in file.pools {
             let text = format!("{}: {} addresses of {}", pool.id, pool.addrs.len(), pool.subnet);
-            engine::adopt_pool(&mut *desk.store, pool, &desk.cx)?;
+            engine::adopt_pool(&mut *desk.store, &pool, &desk.cx)?;
             writeln!(terminal.stdout, "imported pool {text}")?;
         }
         for block in file.blocks {

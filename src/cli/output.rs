@@ -112,7 +112,7 @@ pub fn visible(text: &str) -> String {
 }
 
 /// RFC 3339, UTC, to the second.
-fn time(seconds: u64) -> String {
+pub fn time(seconds: u64) -> String {
     let time = i64::try_from(seconds).ok().and_then(|s| jiff::Timestamp::from_second(s).ok());
     time.map(|t| t.to_string()).unwrap_or_default()
 }
@@ -143,11 +143,18 @@ impl<'a> JsonArray<'a> {
     }
 }
 
-/// A table of leases for a person.
-pub fn table(leases: &[Lease]) -> String {
+/// A table without rows.
+pub fn headed<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(["NETWORK", "ADDRESS", "KIND", "CONTAINER", "IFNAME", "POD", "SINCE"]);
+    table.set_header(header);
+    table
+}
+
+/// A table of leases for a person.
+pub fn table(leases: &[Lease]) -> String {
+    let header = ["NETWORK", "ADDRESS", "KIND", "CONTAINER", "IFNAME", "POD", "SINCE"];
+    let mut table = headed(header);
     for lease in leases {
         let row = Row::new(lease);
         let named = [row.id, row.container_id, row.endpoint];

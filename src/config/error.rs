@@ -30,7 +30,8 @@ impl ConfigError {
     }
 
     /// The same, told with where it happened in front.
-    pub(super) fn within(self, place: &str) -> ConfigError {
+    #[must_use]
+    pub fn within(self, place: &str) -> ConfigError {
         ConfigError { message: format!("{place}: {}", self.message), ..self }
     }
 

@@ -93,9 +93,19 @@ impl<'a> Fields<'a> {
     pub(super) fn path(&self) -> &str {
         &self.path
     }
+
+    /// Everything, as it was written.
+    pub(super) fn pairs(&self) -> &'a [(String, Json)] {
+        self.pairs
+    }
 }
 
 impl<'a> Node<'a> {
+    /// As it was written.
+    pub(super) fn json(&self) -> &'a Json {
+        self.json
+    }
+
     /// The way here.
     pub(super) fn path(&self) -> &str {
         &self.path

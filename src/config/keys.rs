@@ -27,6 +27,7 @@ pub(super) const IPAM: &[&str] = &[
     "persist",
     "shared",
     "store",
+    "define",
     "lockTimeout",
     "logFile",
     "logLevel",

@@ -21,7 +21,7 @@ use super::{dockerd, host_routes};
 use crate::alloc::{self, Block};
 use crate::config::{self, Level, LogFormat, duration, gipam};
 use crate::engine;
-use crate::host::Facts;
+use crate::host::{self, Facts};
 use crate::log::{Entry, Log};
 use crate::model::{Face, History, Persist, StoreSpec, Wait};
 use crate::net::Family;
@@ -64,7 +64,7 @@ struct Common {
     #[arg(long, value_name = "PATH|JSON", global = true)]
     store: Option<OsString>,
     /// This host's name in a cluster, unlike any other's [default: $NODE_ID, else the host name]
-    #[arg(long, value_name = "NAME", global = true)]
+    #[arg(long, value_name = "NAME", global = true, value_parser = host::node_name)]
     node: Option<String>,
     /// Names of the two address spaces; kontena's: kontenalocal,kontenaglobal
     /// [default: $SUBLET_ADDRESS_SPACES, else sublet-local,sublet-global]
@@ -213,6 +213,7 @@ pub fn run(
         Err(e) if e.use_stderr() => return Err((anyhow!("{}", e.render()), 2)),
         Err(e) => return Ok(e.render().to_string()),
     };
+    let facts = &facts.named(cli.common.node.as_deref());
     let done = match &cli.command {
         Some(Command::Cleanup(cleanup)) => cli.cleanup(cleanup, env, facts),
         None => cli.serve(env, facts, page).map(|()| String::new()),
@@ -496,7 +497,7 @@ impl Cli {
             let file = read(&path).with_context(|| format!("gipam's {}", path.display()))?;
             let mut store = store::open(store)?;
             for pool in file.pools {
-                engine::adopt_pool(&mut *store, pool, cx)
+                engine::adopt_pool(&mut *store, &pool, cx)
                     .with_context(|| format!("cannot take over {}", path.display()))?;
             }
             std::fs::rename(&path, &after)

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 use tempfile::TempDir;
 
 /// A running server.
@@ -66,12 +66,6 @@ impl Server {
         stream.read_to_string(&mut reply)?;
         let status = reply.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
         Ok((status, reply.split_once("\r\n\r\n").map_or("", |(_, body)| body).to_owned()))
-    }
-
-    /// The same; the answer is JSON.
-    pub fn json(&self, method: &str, path: &str, body: &str) -> Value {
-        let (status, text) = self.http(method, path, body);
-        serde_json::from_str(&text).unwrap_or_else(|e| panic!("{path}: {status} {text}: {e}"))
     }
 
     fn ready(mut self, path: &str, word: &str) -> Server {

@@ -26,6 +26,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("usage", &["net", "model", "alloc"]),
     ("metrics", &["model", "usage", "tally"]),
     ("engine", &["net", "model", "error", "alloc", "store", "takeover", "usage"]),
+    ("moving", &["model", "error", "alloc", "store"]),
     // The edge: environment, clock, boot ID; data out, nothing else in.
     ("host", &["net", "model", "error", "alloc"]),
     ("lost", &["model"]),
@@ -48,8 +49,8 @@ const LAYERS: &[(&str, &[&str])] = &[
 /// What a face may name: never another face.
 const FACE: &[&str] = &[
     "net", "model", "error", "alloc", "config", "engine", "store", "takeover", "handback",
-    "ecs_ipam", "host", "liveness", "lost", "runtimes", "orphans", "log", "panic", "stream",
-    "tally", "usage", "metrics",
+    "ecs_ipam", "moving", "host", "liveness", "lost", "runtimes", "orphans", "log", "panic",
+    "stream", "tally", "usage", "metrics",
 ];
 
 const FACES: &[&str] = &["cni", "cli", "docker", "web"];
@@ -91,6 +92,7 @@ const SERDE: &[&str] = &[
     "store/etcd.rs",
     "store/consul.rs",
     "cli/output.rs",
+    "cli/lines.rs",
     "docker/wire.rs",
     "web/wire.rs",
 ];

@@ -10,7 +10,8 @@ use crate::lab::Lab;
 
 fn refused(args: &[&str], env: &[(&str, &str)]) -> String {
     let lab = Lab::new();
-    let store = (!args.contains(&"--store")).then(|| ["--store".into(), lab.join("s.redb")]);
+    let named = args.contains(&"--store") || env.iter().any(|(name, _)| *name == "ETCD_ENDPOINT");
+    let store = (!named).then(|| ["--store".into(), lab.join("s.redb")]);
     let output = subletd(args)
         .envs(env.iter().copied())
         .args(store.iter().flatten())
