@@ -414,6 +414,7 @@ fn the_daemon_logs_to_a_file_that_may_be_rotated() {
     let file = lab.join("subletd.log");
     let site = Daemon::with(&["--log-file", file.to_str().unwrap()], &[]);
     let read = |name: &str| fs::read_to_string(lab.join(name)).unwrap_or_default();
+    until("ready", || read("subletd.log").contains(": ready"));
     let ready = read("subletd.log");
     assert!(
         ready.lines().any(|l| l.contains(" subletd[") && l.ends_with("info: ready")),
