@@ -13,7 +13,7 @@ source scripts/e2e/cluster.sh
 if [ "${1-}" != inside ]; then
     need jq=jq curl=curl ip=iproute2 ping=iputils-ping
     consistency=$(built)
-    enter "$consistency" "${1-40}" "$(scripts/get-consul.sh)"
+    enter "$consistency" "${1-30}" "$(scripts/get-consul.sh)"
 fi
 consul=$5
 

@@ -12,7 +12,7 @@ source scripts/e2e/cluster.sh
 if [ "${1-}" != inside ]; then
     need etcd=etcd-server jq=jq curl=curl ip=iproute2 ping=iputils-ping
     consistency=$(built)
-    enter "$consistency" "${1-40}"
+    enter "$consistency" "${1-30}"
 fi
 
 all=http://10.99.0.21:2379,http://10.99.0.22:2379,http://10.99.0.23:2379
