@@ -40,6 +40,11 @@ store() {
     jq -cn --arg all "$all" --arg timeout "${timeout}s" \
         '{etcd: {endpoints: ($all | split(",")), timeout: $timeout}}'
 }
+keys() {
+    jq -n '{key: ("sublet/" | @base64), range_end: ("sublet0" | @base64), keys_only: true}' |
+        curl -sf -m 5 -d @- "http://10.99.0.2$(leader):2379/v3/kv/range" |
+        jq -r '.kvs[]?.key | @base64d | ltrimstr("sublet/")'
+}
 alone() {
     etcd --data-dir "$1" --listen-client-urls http://127.0.0.1:2379 \
         --advertise-client-urls http://127.0.0.1:2379 --listen-peer-urls http://127.0.0.1:2380 \
