@@ -229,7 +229,7 @@ impl Call {
             Ok(config) => {
                 desk.journal.attach(&config.log, self.facts.now);
                 for warning in &config.warnings {
-                    desk.journal.warn(warning);
+                    desk.journal.warn(&warning.to_string());
                 }
                 Ok(config)
             }

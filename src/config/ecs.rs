@@ -161,12 +161,14 @@ fn range_set(
     if node.is_null() {
         return Err(bad_cidr("", node.path()));
     }
-    let subnet = subnet(cidr(&node)?, half)?;
+    let subnet = subnet(cidr(&node)?, half).map_err(|e| e.at(node.path()))?;
     if let Some(address) = address {
-        verify(address.addr(), address.family(), subnet, half, "address", "ip")?;
+        verify(address.addr(), address.family(), subnet, half, "address", "ip")
+            .map_err(|e| e.at(ipam.way_to(half.address)))?;
     }
     if let Some(gateway) = gateway {
-        verify(gateway, Some(gateway.family()), subnet, half, "gateway", "gateway")?;
+        verify(gateway, Some(gateway.family()), subnet, half, "gateway", "gateway")
+            .map_err(|e| e.at(ipam.way_to(half.gateway)))?;
     }
     let range = Range::new(&RangeSpec {
         addr: subnet.first(),
@@ -179,7 +181,7 @@ fn range_set(
     let set = range
         .map_err(|e| e.to_string())
         .and_then(|range| RangeSet::new(vec![range]).map_err(|e| e.to_string()))
-        .map_err(|e| ConfigError::invalid(e).within(node.path()))?;
+        .map_err(|e| ConfigError::invalid(e).within(node.path()).at(node.path()))?;
     let wanted =
         address.map(|address| Wanted { addr: address.addr(), prefix: Some(address.len()) });
     Ok(Some((set, wanted)))
