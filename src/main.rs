@@ -11,6 +11,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
 
+use sublet::cli::screen::Screen;
 use sublet::cli::{self, Terminal};
 use sublet::cni::{self, World};
 use sublet::{host, panic};
@@ -28,7 +29,8 @@ fn main() -> ExitCode {
         return ExitCode::from(u8::from(done.is_err()));
     }
     let facts = host::facts(&environment);
-    let mut terminal = Terminal { stdout: &mut io::stdout(), stderr: &mut io::stderr() };
+    let screen = Screen::find(&environment);
+    let mut terminal = Terminal { stdout: &mut io::stdout(), stderr: &mut io::stderr(), screen };
     ExitCode::from(cli::run(env::args_os().collect(), &environment, &facts, &mut terminal))
 }
 

@@ -7,12 +7,12 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::output::visible;
-use super::{Desk, Terminal, confirm};
+use super::{Desk, Terminal, confirm, misuse};
 use crate::alloc::{Del, Target};
 use crate::config;
 use crate::engine;
@@ -142,7 +142,8 @@ impl Gc {
             return Ok(true);
         }
         if self.json {
-            return Err(anyhow!("{lost} leases are lost: say --yes or --dry-run beside --json"));
+            let text = format!("{lost} leases are lost: say --yes or --dry-run beside --json");
+            return Err(misuse(text));
         }
         for (lease, verdict) in judged.iter().filter(|(_, v)| matches!(v, Verdict::Lost(_))) {
             tell(lease, verdict, "lost", terminal)?;

@@ -30,7 +30,7 @@ impl List {
                 writeln!(terminal.stderr, "no leases in {}", desk.place)?;
                 return Ok(());
             }
-            writeln!(terminal.stdout, "{}", output::table(&leases))?;
+            write!(terminal.stdout, "{}", output::table(&leases, &terminal.screen))?;
             return Ok(terminal.stdout.flush()?);
         }
         // Looked through before the first byte is written: half an array is no answer, and all of a

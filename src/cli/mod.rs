@@ -4,17 +4,22 @@
 //! Does not own: what a command does to leases (`engine`), how a row looks (`output`).
 //! Invariant: nothing is freed without `--yes` or a person's "y".
 
+mod check;
 mod export;
 mod gc;
 mod gipam;
 mod import;
 mod list;
+mod map;
 mod output;
 mod release;
 mod report;
+pub mod screen;
 mod show;
+mod table;
 
 use std::ffi::OsString;
+use std::fmt;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -30,6 +35,7 @@ use crate::model::{Lease, Persist, StoreSpec, Wait};
 use crate::net::Addr;
 use crate::panic;
 use crate::store::{self, Store};
+use screen::{Screen, Tone, When};
 
 /// Leases IP addresses to containers.
 ///
@@ -43,6 +49,9 @@ struct Cli {
     command: Command,
     #[command(flatten)]
     place: Place,
+    /// When there is colour
+    #[arg(long, value_enum, default_value_t, global = true, value_name = "WHEN")]
+    color: When,
 }
 
 #[derive(Debug, Subcommand)]
@@ -54,6 +63,7 @@ enum Command {
     /// Free an address, or all of a container's
     Release(release::Release),
     Gc(gc::Gc),
+    Check(check::Check),
     Import(import::Import),
     Export(export::Export),
 }
@@ -78,7 +88,7 @@ impl Place {
     /// The file that `--store` names; an error if it names a cluster.
     fn file(&self) -> Result<Option<PathBuf>> {
         if self.cluster().is_some() {
-            return Err(anyhow!("--store names a cluster; this works with a lease file alone"));
+            return Err(misuse("--store names a cluster; this works with a lease file alone"));
         }
         Ok(self.store.clone().map(PathBuf::from))
     }
@@ -104,6 +114,8 @@ pub struct Terminal<'a> {
     pub stdout: &'a mut dyn Write,
     /// Everything else.
     pub stderr: &'a mut dyn Write,
+    /// What they lead to.
+    pub screen: Screen,
 }
 
 /// All commands with their options and texts: what man pages and completions are made from.
@@ -128,9 +140,13 @@ fn serve(args: Vec<OsString>, env: &Env<'_>, facts: &Facts, terminal: &mut Termi
             } else {
                 (&mut *terminal.stdout, 0)
             };
-            return if write!(stream, "{}", e.render()).is_ok() { code } else { 1 };
+            let colour = if code == 0 { terminal.screen.colour } else { terminal.screen.alert };
+            let text = e.render();
+            let text = if colour { text.ansi().to_string() } else { text.to_string() };
+            return if stream.write_all(text.as_bytes()).is_ok() { code } else { 1 };
         }
     };
+    terminal.screen = terminal.screen.with(cli.color);
     match carry_out(&cli, env, facts, terminal) {
         Ok(()) => 0,
         Err(e) => fail(terminal, &e),
@@ -144,6 +160,7 @@ fn carry_out(cli: &Cli, env: &Env<'_>, facts: &Facts, terminal: &mut Terminal<'_
         Command::Show(show) => show.run(&mut desk(terminal)?, terminal),
         Command::Release(release) => release.run(&mut desk(terminal)?, terminal),
         Command::Gc(gc) => gc.run(&mut desk(terminal)?, facts, terminal),
+        Command::Check(check) => check.run(&cli.place, terminal),
         Command::Import(import) => import.run(&cli.place, env, facts, terminal),
         Command::Export(export) => {
             // host-local's leases are of one host.
@@ -156,10 +173,40 @@ fn carry_out(cli: &Cli, env: &Env<'_>, facts: &Facts, terminal: &mut Terminal<'_
 fn fail(terminal: &mut Terminal<'_>, error: &anyhow::Error) -> u8 {
     // `sublet list | head` is no failure worth a word.
     let closed = error.downcast_ref::<io::Error>().map(io::Error::kind);
-    if closed != Some(io::ErrorKind::BrokenPipe) {
-        let _ = writeln!(terminal.stderr, "sublet: {error:#}");
+    let told = error.is::<Found>() || closed == Some(io::ErrorKind::BrokenPipe);
+    if !told {
+        let name = terminal.screen.alarm(Tone::Bad, "sublet:");
+        let _ = writeln!(terminal.stderr, "{name} {error:#}");
     }
-    1
+    if error.is::<Misuse>() { 2 } else { 1 }
+}
+
+/// A command found a problem and has told of it.
+#[derive(Debug)]
+struct Found;
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("problems were found")
+    }
+}
+
+impl std::error::Error for Found {}
+
+/// Arguments that make no sense together.
+#[derive(Debug)]
+struct Misuse(String);
+
+impl fmt::Display for Misuse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Misuse {}
+
+fn misuse(text: impl Into<String>) -> anyhow::Error {
+    Misuse(text.into()).into()
 }
 
 /// An open store, and what its commands are told.
@@ -266,7 +313,7 @@ fn bears(lease: &Lease, name: &str) -> bool {
 /// Asks a person; anything but "y" or "yes" is no. Where nobody can be asked it is an error.
 fn confirm(terminal: &mut Terminal<'_>, question: &str) -> Result<bool> {
     if !io::stdin().is_terminal() {
-        return Err(anyhow!("{question}: there is no terminal to ask on; say --yes"));
+        return Err(misuse(format!("{question}: there is no terminal to ask on; say --yes")));
     }
     write!(terminal.stderr, "{question}? [y/N] ")?;
     terminal.stderr.flush()?;
@@ -283,7 +330,8 @@ mod tests {
     #[test]
     fn a_panic_is_one_line() {
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-        let mut terminal = Terminal { stdout: &mut stdout, stderr: &mut stderr };
+        let screen = Screen::PLAIN;
+        let mut terminal = Terminal { stdout: &mut stdout, stderr: &mut stderr, screen };
         let facts = host::facts(&|_| None);
         let args = vec!["sublet".into(), "list".into()];
         assert_eq!(run(args, &|_| panic!("boom"), &facts, &mut terminal), 1);

@@ -5,11 +5,12 @@
 
 use std::io::{self, Write};
 
-use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
+use super::screen::{Screen, Tone};
+use super::table::{Cell, Column, render, text, whole};
 use crate::error::shown_network;
-use crate::model::{Lease, Owner};
+use crate::model::{Kind, Lease, Owner};
 
 /// One lease, as it is shown. Absent facts are empty text.
 #[derive(Serialize)]
@@ -136,23 +137,43 @@ impl<'a> JsonArray<'a> {
 }
 
 /// A table of leases for a person.
-pub fn table(leases: &[Lease]) -> String {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(["NETWORK", "ADDRESS", "KIND", "CONTAINER", "IFNAME", "POD", "SINCE"]);
-    for lease in leases {
+pub fn table(leases: &[Lease], screen: &Screen) -> String {
+    const COLUMNS: &[Column] = &[
+        text("NETWORK", 8),
+        whole("ADDRESS"),
+        whole("KIND"),
+        text("CONTAINER", 12),
+        whole("IFNAME"),
+        text("POD", 12),
+        whole("SINCE"),
+    ];
+    let row = |lease: &Lease| {
         let row = Row::new(lease);
         let named = [row.id, row.container_id, row.endpoint];
         let container = named.into_iter().find(|n| !n.is_empty()).unwrap_or_default();
-        table.add_row([
-            row.network.to_owned(),
-            format!("{}/{}", row.address, row.prefix),
-            row.kind.to_owned(),
-            visible(&container.chars().take(24).collect::<String>()),
-            visible(row.ifname),
-            row.pod(),
-            row.time.clone(),
-        ]);
+        let shown = container.chars().take(LONGEST_ID).collect::<String>();
+        vec![
+            visible(row.network).into(),
+            format!("{}/{}", row.address, row.prefix).into(),
+            Cell::toned(row.kind, kind_tone(lease.kind)),
+            visible(&shown).into(),
+            visible(row.ifname).into(),
+            row.pod().into(),
+            row.time.into(),
+        ]
+    };
+    let rows: Vec<Vec<Cell>> = leases.iter().map(row).collect();
+    render(COLUMNS, &rows, screen)
+}
+
+/// More of a container's ID tells nobody anything.
+const LONGEST_ID: usize = 24;
+
+/// What is leased to nobody's container stands out.
+fn kind_tone(kind: Kind) -> Option<Tone> {
+    match kind {
+        Kind::Dynamic | Kind::Static => None,
+        Kind::Gateway | Kind::Aux => Some(Tone::Gateway),
+        Kind::Reserved => Some(Tone::Reserved),
     }
-    table.trim_fmt()
 }

@@ -312,7 +312,7 @@ impl Look {
             let at = fields.inside(key);
             let slip = keys::slip(fields, key, known);
             let error = slip.is_some();
-            let text = slip.map_or_else(|| format!("unknown key {at}"), |slip| slip.text);
+            let text = slip.map_or_else(|| format!("unknown key {at}: it does nothing"), |slip| slip.text);
             self.notes.push(Note { place: under(place, &at), at_key: true, error, text });
         }
     }
@@ -411,7 +411,7 @@ mod tests {
         assert_eq!(
             told(text),
             "3:11 error: unknown key ipam.range_start is ignored; did you mean rangeStart?\n\
-             3:38 warning: unknown key ipam.color"
+             3:38 warning: unknown key ipam.color: it does nothing"
         );
     }
 

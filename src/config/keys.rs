@@ -94,10 +94,12 @@ pub(super) fn slip(fields: &Fields, key: &str, known: &[&str]) -> Option<Warning
     Some(Warning { place, text, slip: true })
 }
 
-/// The keys that are none of `known`.
+/// The first keys that are none of `known`: who writes more of them does not want to be told of each.
 pub(super) fn unknown<'a>(fields: &Fields<'a>, known: &[&str]) -> impl Iterator<Item = &'a str> {
-    fields.keys().filter(|key| !known.iter().any(|name| spells(key, name)))
+    fields.keys().filter(|key| !known.iter().any(|name| spells(key, name))).take(MOST)
 }
+
+const MOST: usize = 100;
 
 /// The longest key that could be a slip of one of ours.
 const LONGEST: usize = 40;

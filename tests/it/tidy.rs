@@ -60,6 +60,10 @@ const OWNED_CRATES: &[(&str, &[&str])] = &[
     ("rustls", &["store/http.rs"]),
     ("base64", &["store/etcd.rs", "store/consul.rs"]),
     ("clap", &["cli/", "docker/args.rs"]),
+    ("anstream", &["cli/screen.rs"]),
+    ("anstyle", &["cli/screen.rs"]),
+    ("indicatif", &["cli/screen.rs"]),
+    ("unicode_width", &["cli/table.rs"]),
     ("tokio", &["docker/server/", "docker/dockerd.rs", "docker/args.rs"]),
     ("hyper", &["docker/server/", "docker/dockerd.rs"]),
     ("http_body_util", &["docker/server/", "docker/dockerd.rs"]),
@@ -77,6 +81,7 @@ const SERDE: &[&str] = &[
     "store/etcd.rs",
     "store/consul.rs",
     "cli/output.rs",
+    "cli/check/shape.rs",
     "docker/wire.rs",
 ];
 
