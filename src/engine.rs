@@ -8,13 +8,15 @@ use std::path::{Path, PathBuf};
 
 use crate::alloc::{
     self, Add, AdoptPool, Check, Command, Context, Del, Gc, HandBack, Import, Outcome,
-    ReleaseAddress, ReleasePool, RequestAddress, RequestPool, Status, Sweep, Target,
+    ReleaseAddress, ReleasePool, RequestAddress, RequestPool, Reserve, Status, Sweep, Target,
+    Unreserve,
 };
 use crate::error::{Error, StoreError};
 use crate::model::{Grant, Lease, NetworkName, Owner, Persist, Pool, SetName, Wait};
 use crate::net::Addr;
 use crate::store::{self, Converted, Store};
 use crate::takeover;
+use crate::usage::{Extent, Meter, Usage};
 
 /// What an ADD got.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -193,6 +195,66 @@ pub fn hand_back(
 ) -> Result<Vec<Option<Addr>>, Error> {
     match store.apply(&Command::HandBack(hand), cx)? {
         Outcome::HandedBack(last) => Ok(last),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// How full each range is that the store knows of.
+pub fn usage(store: &mut dyn Store, cx: &Context) -> Result<Vec<Usage>, StoreError> {
+    let extents = Extent::all(&store.definitions(cx)?, &store.pools()?);
+    let mut meter = Meter::new(extents);
+    store.taken(cx, &mut |set, addr, holder| meter.take(set, addr, holder))?;
+    Ok(meter.done())
+}
+
+/// Reservations that failed on the way.
+#[derive(Debug)]
+pub struct Unreserved {
+    /// Why.
+    pub error: Error,
+    /// What was reserved by then and could not be freed again.
+    pub left: Vec<Addr>,
+}
+
+/// Sets addresses aside, so many in a transaction; answers those that were not reserved before. If
+/// one of several transactions fails, what the others did is taken back.
+pub fn reserve(
+    store: &mut dyn Store,
+    reserve: &Reserve,
+    slice: usize,
+    cx: &Context,
+) -> Result<Vec<Addr>, Unreserved> {
+    let mut done: Vec<Addr> = Vec::new();
+    for some in reserve.addrs.chunks(slice.max(1)) {
+        let part = Reserve { addrs: some.to_vec(), ..reserve.clone() };
+        let error = match store.apply(&Command::Reserve(part), cx) {
+            Ok(Outcome::Reserved(new)) => {
+                done.extend(new);
+                continue;
+            }
+            Ok(other) => unexpected(&other),
+            Err(error) => error,
+        };
+        let mut left = Vec::new();
+        for some in done.chunks(slice.max(1)) {
+            let undo = Unreserve { set: reserve.set.clone(), addrs: some.to_vec() };
+            if unreserve(store, undo, cx).is_err() {
+                left.extend(some);
+            }
+        }
+        return Err(Unreserved { error, left });
+    }
+    Ok(done)
+}
+
+/// Lets reserved addresses be given again; answers those that were reserved.
+pub fn unreserve(
+    store: &mut dyn Store,
+    unreserve: Unreserve,
+    cx: &Context,
+) -> Result<Vec<Addr>, Error> {
+    match store.apply(&Command::Unreserve(unreserve), cx)? {
+        Outcome::Freed(freed) => Ok(freed.iter().map(|lease| lease.addr).collect()),
         other => Err(unexpected(&other)),
     }
 }

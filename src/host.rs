@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::alloc::Context;
-use crate::model::{BootId, Node, Timestamp};
+use crate::model::{BootId, Face, Node, Timestamp};
 
 /// Looks up a variable of the environment.
 pub type Env<'a> = dyn Fn(&str) -> Option<OsString> + 'a;
@@ -33,6 +33,8 @@ pub struct Facts {
     pub node: Node,
     /// Chance.
     pub seed: u64,
+    /// Who asks; a runtime, until the face says otherwise.
+    pub face: Face,
     /// Device and inode behind a path, links followed; `None` if there is nothing.
     pub inode: fn(&str) -> Option<(u64, u64)>,
 }
@@ -40,7 +42,13 @@ pub struct Facts {
 impl Facts {
     /// What the allocator is told of them.
     pub fn context(&self) -> Context {
-        Context { now: self.now, boot: self.boot.clone(), node: self.node.clone(), seed: self.seed }
+        Context {
+            now: self.now,
+            boot: self.boot.clone(),
+            node: self.node.clone(),
+            seed: self.seed,
+            face: self.face,
+        }
     }
 }
 
@@ -63,6 +71,7 @@ pub fn facts(env: &Env<'_>) -> Facts {
         },
         // The keys of the standard library's hasher are the kernel's random bytes.
         seed: RandomState::new().build_hasher().finish(),
+        face: Face::default(),
         inode,
     }
 }

@@ -10,6 +10,10 @@ use std::time::Duration;
 
 use crate::net::{Addr, Span, Subnet, hosts};
 
+mod past;
+
+pub use past::{Counter, Ending, Event, Face, History, Verb, What};
+
 /// Seconds since 1970-01-01 UTC.
 pub type Timestamp = u64;
 
@@ -285,6 +289,10 @@ pub struct Origin {
     pub mac: Option<String>,
     /// The endpoint's name: Docker's container name, where dockerd tells it.
     pub endpoint: Option<String>,
+    /// Of a reservation: what it is for, as its operator wrote it.
+    pub note: Option<String>,
+    /// Of a reservation: whose it is, as its operator wrote it.
+    pub holder: Option<String>,
 }
 
 /// One address leased to one owner.
@@ -368,6 +376,8 @@ pub enum StoreSpec {
         persist: Persist,
         /// How long to wait for the lock.
         wait: Wait,
+        /// How much of what happened is kept.
+        history: History,
     },
     /// etcd.
     Etcd(Etcd),

@@ -1,4 +1,4 @@
-//! ADD: one address of each range set, all or none; and RESERVE.
+//! ADD: one address of each range set, all or none.
 //!
 //! Owns: what a repeated ADD gets, what may be asked for, and the warning about overlapping
 //! networks. Does not own: which free address (`choose`), host-local's leases (`takeover`).
@@ -7,8 +7,7 @@ use std::collections::BTreeSet;
 
 use super::choose::{Choice, Ended, choose};
 use super::command::{
-    Add, Change, Definition, Legacy, OnDuplicate, Outcome, PodKey, Reserve, Strategy, Wanted,
-    legacy_owner,
+    Add, Change, Definition, Legacy, OnDuplicate, Outcome, PodKey, Strategy, Wanted, legacy_owner,
 };
 use super::takeover::{Takeover, WithTakeover};
 use super::view::{Context, Holder, Plan, View};
@@ -321,11 +320,12 @@ impl Work<'_> {
     /// Keeps the network's ranges, and warns once if they overlap another network's.
     fn define(&mut self) -> Result<Vec<String>, StoreError> {
         let add = self.add;
-        let ranges = add.sets.iter().flat_map(RangeSet::ranges);
+        let ranges = || add.sets.iter().flat_map(RangeSet::ranges);
         let definition = Definition {
             set: add.set.clone(),
             network: add.network.clone(),
-            bounds: ranges.map(Range::bounds).collect(),
+            bounds: ranges().map(Range::bounds).collect(),
+            gives: ranges().flat_map(Range::spans).copied().collect(),
         };
         if self.view.defined(&definition)? {
             return Ok(Vec::new());
@@ -367,22 +367,4 @@ pub fn bare(set: SetName, addr: Addr, cx: &Context) -> Lease {
         time: cx.now,
         cooldown: 0,
     }
-}
-
-/// Decides a RESERVE.
-pub fn reserve(reserve: &Reserve, view: &dyn View, cx: &Context) -> Result<Plan, StoreError> {
-    let mut changes = Vec::new();
-    for addr in &reserve.addrs {
-        match view.holder(&reserve.set, *addr)? {
-            Holder::Leased(lease) if lease.kind == Kind::Reserved => {}
-            Holder::Leased(holder) => {
-                let ranges = addr.to_string();
-                return Ok(Plan::refuse(Refusal::Held { index: 0, ranges, holder }));
-            }
-            Holder::Free | Holder::Cooling(_) => {
-                changes.push(Change::Put(bare(reserve.set.clone(), *addr, cx)));
-            }
-        }
-    }
-    Ok(Plan { changes, outcome: Ok(Outcome::Reserved) })
 }

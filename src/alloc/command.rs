@@ -30,6 +30,8 @@ pub enum Command {
     Gc(Gc),
     /// Set addresses aside.
     Reserve(Reserve),
+    /// Let them be given again.
+    Unreserve(Unreserve),
     /// Take over what another program leased.
     Import(Import),
     /// Let another program go on from here.
@@ -64,6 +66,7 @@ impl Command {
             Command::Status(c) => Some(&c.set),
             Command::Gc(c) => Some(&c.set),
             Command::Reserve(c) => Some(&c.set),
+            Command::Unreserve(c) => Some(&c.set),
             Command::Import(c) => Some(&c.set),
             Command::HandBack(c) => Some(&c.set),
             _ => None,
@@ -252,6 +255,19 @@ pub struct Reserve {
     pub set: SetName,
     /// The addresses, one by one: an address somebody holds refuses them all.
     pub addrs: Vec<Addr>,
+    /// What for; kept with each. Said again, it replaces what was written before.
+    pub note: Option<String>,
+    /// Whose; kept with each.
+    pub holder: Option<String>,
+}
+
+/// Lets reserved addresses be given again. Those that are not reserved stay as they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreserve {
+    /// The set of leases.
+    pub set: SetName,
+    /// The addresses, one by one.
+    pub addrs: Vec<Addr>,
 }
 
 /// IMPORT. Leases that are here already under the same owner stay as they are; an address with
@@ -307,7 +323,7 @@ pub enum Outcome {
     },
     /// ADD, DEL: nothing was done; what is asked for is, or may be, in host-local's folder.
     ReadLegacy,
-    /// DEL: what was freed.
+    /// DEL, UNRESERVE: what was freed.
     Freed(Vec<Lease>),
     /// CHECK: all as it should be.
     Checked,
@@ -322,8 +338,8 @@ pub enum Outcome {
         /// There is no next step.
         done: bool,
     },
-    /// RESERVE: done.
-    Reserved,
+    /// RESERVE: done; those that were not reserved before.
+    Reserved(Vec<Addr>),
     /// IMPORT: what was taken over, and what was there already.
     Imported {
         /// New here.
@@ -373,6 +389,8 @@ pub struct Definition {
     pub network: NetworkName,
     /// First and last address of each range.
     pub bounds: Vec<Span>,
+    /// What is given out of them: without gateways and exclusions, range by range.
+    pub gives: Vec<Span>,
 }
 
 /// One change of the store. A plan's changes are made together or not at all.

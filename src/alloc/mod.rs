@@ -13,16 +13,19 @@ mod free;
 mod import;
 mod look;
 mod pool;
+mod reserve;
 mod takeover;
+mod tell;
 mod view;
 
 pub use address::{ReleaseAddress, RequestAddress};
 pub use command::{
     Add, Change, Check, Command, Cooldown, Cooling, Definition, Del, Gc, HandBack, Import,
     Imported, Legacy, LegacyCursor, LegacyLease, OnDuplicate, Outcome, PodKey, Reserve, Status,
-    Strategy, Target, Wanted, legacy_owner,
+    Strategy, Target, Unreserve, Wanted, legacy_owner,
 };
 pub use pool::{AdoptPool, Ask, Block, ReleasePool, RequestPool, Shared, Sweep};
+pub use tell::{ending, event, verb};
 pub use view::{Context, Holder, Order, Plan, View};
 
 use crate::error::StoreError;
@@ -35,7 +38,8 @@ pub fn run(command: &Command, view: &dyn View, cx: &Context) -> Result<Plan, Sto
         Command::Check(check) => look::check(check, view),
         Command::Status(status) => look::status(status, view, cx),
         Command::Gc(gc) => free::gc(gc, view, cx),
-        Command::Reserve(reserve) => add::reserve(reserve, view, cx),
+        Command::Reserve(reserve) => reserve::reserve(reserve, view, cx),
+        Command::Unreserve(unreserve) => reserve::unreserve(unreserve, view),
         Command::Import(import) => import::run(import, view, cx),
         Command::HandBack(hand) => import::hand_back(hand, view),
         Command::RequestPool(request) => pool::request(request, view, cx),

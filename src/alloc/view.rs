@@ -5,7 +5,9 @@
 
 use super::command::{Change, Cooling, Definition, Outcome, PodKey};
 use crate::error::{Refusal, StoreError};
-use crate::model::{BootId, Lease, NetworkName, Node, Owner, Pool, PoolId, SetName, Timestamp};
+use crate::model::{
+    BootId, Face, Lease, NetworkName, Node, Owner, Pool, PoolId, SetName, Timestamp,
+};
 use crate::net::{Addr, Family, Span, Subnet};
 
 /// What is known of one address.
@@ -132,6 +134,8 @@ pub struct Context {
     pub node: Node,
     /// Chance, for [`super::Strategy::Random`].
     pub seed: u64,
+    /// Who asks: for history and counters, never for a decision.
+    pub face: Face,
 }
 
 /// What to change, and what to answer once that is done.

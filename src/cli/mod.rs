@@ -5,18 +5,25 @@
 //! Invariant: nothing is freed without `--yes` or a person's "y".
 
 mod check;
+mod doctor;
 mod export;
 mod gc;
 mod gipam;
+mod history;
 mod import;
 mod list;
 mod map;
 mod output;
+mod pools;
 mod release;
 mod report;
+mod reserve;
 pub mod screen;
 mod show;
+mod stats;
 mod table;
+mod tables;
+mod watch;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -31,7 +38,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use crate::alloc::Context;
 use crate::config;
 use crate::host::{Env, Facts};
-use crate::model::{Lease, Persist, StoreSpec, Wait};
+use crate::model::{Face, History, Lease, Persist, StoreSpec, Wait};
 use crate::net::Addr;
 use crate::panic;
 use crate::store::{self, Store};
@@ -58,12 +65,20 @@ struct Cli {
 enum Command {
     /// List all leases, or one network's
     List(list::List),
-    /// Show everything known of one address, or of one container's addresses
+    /// Show everything known of an address, a container, a pod, or a network
     Show(show::Show),
     /// Free an address, or all of a container's
     Release(release::Release),
     Gc(gc::Gc),
     Check(check::Check),
+    Pools(pools::Pools),
+    Map(map::Map),
+    Watch(watch::Watch),
+    History(history::History),
+    Stats(stats::Stats),
+    Doctor(doctor::Doctor),
+    Reserve(reserve::Reserve),
+    Unreserve(reserve::Unreserve),
     Import(import::Import),
     Export(export::Export),
 }
@@ -147,6 +162,7 @@ fn serve(args: Vec<OsString>, env: &Env<'_>, facts: &Facts, terminal: &mut Termi
         }
     };
     terminal.screen = terminal.screen.with(cli.color);
+    let facts = &Facts { face: Face::Cli, ..facts.clone() };
     match carry_out(&cli, env, facts, terminal) {
         Ok(()) => 0,
         Err(e) => fail(terminal, &e),
@@ -160,7 +176,15 @@ fn carry_out(cli: &Cli, env: &Env<'_>, facts: &Facts, terminal: &mut Terminal<'_
         Command::Show(show) => show.run(&mut desk(terminal)?, terminal),
         Command::Release(release) => release.run(&mut desk(terminal)?, terminal),
         Command::Gc(gc) => gc.run(&mut desk(terminal)?, facts, terminal),
-        Command::Check(check) => check.run(&cli.place, terminal),
+        Command::Check(check) => check.run(&cli.place, facts, terminal),
+        Command::Pools(pools) => pools.run(&mut desk(terminal)?, terminal),
+        Command::Map(map) => map.run(&mut desk(terminal)?, terminal),
+        Command::Watch(watch) => watch.run(&mut desk(terminal)?, terminal),
+        Command::History(history) => history.run(&mut desk(terminal)?, terminal),
+        Command::Stats(stats) => stats.run(&mut desk(terminal)?, terminal),
+        Command::Doctor(doctor) => doctor.run(&mut desk(terminal)?, facts, terminal),
+        Command::Reserve(reserve) => reserve.run(&mut desk(terminal)?, terminal),
+        Command::Unreserve(unreserve) => unreserve.run(&mut desk(terminal)?, terminal),
         Command::Import(import) => import.run(&cli.place, env, facts, terminal),
         Command::Export(export) => {
             // host-local's leases are of one host.
@@ -244,7 +268,7 @@ impl Desk {
 
     fn at(path: PathBuf, persist: Persist, facts: &Facts) -> Result<Desk> {
         let place = path.display().to_string();
-        let spec = StoreSpec::Embedded { path, persist, wait: WAIT };
+        let spec = StoreSpec::Embedded { path, persist, wait: WAIT, history: History::Standing };
         Ok(Desk { store: store::open(&spec)?, place, cx: facts.context(), cluster: false })
     }
 

@@ -38,6 +38,7 @@ fn facts() -> Facts {
         boot: None,
         node: Node::default(),
         seed: 1,
+        face: crate::model::Face::Cni,
         // Our own namespace is the one behind "own", too.
         inode: |path| matches!(path, "own" | "/proc/self/ns/net").then_some((4, 4_026_531_840)),
     }

@@ -119,6 +119,8 @@ fn config(conf: &Netconf, inputs: &Inputs) -> Result<Config, ConfigError> {
             pod: args.pod(),
             mac: args.mac,
             endpoint: None,
+            note: None,
+            holder: None,
         },
         routes,
         dns: Dns::default(),

@@ -312,7 +312,8 @@ impl Look {
             let at = fields.inside(key);
             let slip = keys::slip(fields, key, known);
             let error = slip.is_some();
-            let text = slip.map_or_else(|| format!("unknown key {at}: it does nothing"), |slip| slip.text);
+            let text =
+                slip.map_or_else(|| format!("unknown key {at}: it does nothing"), |slip| slip.text);
             self.notes.push(Note { place: under(place, &at), at_key: true, error, text });
         }
     }

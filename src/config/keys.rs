@@ -33,6 +33,7 @@ pub(super) const IPAM: &[&str] = &[
     "lockTimeout",
     "logFile",
     "logLevel",
+    "history",
     // ecs-ipam's, and what its agent sends along.
     "id",
     "ipv4-subnet",

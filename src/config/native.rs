@@ -76,6 +76,8 @@ pub(super) fn build(
             pod: args.pod(),
             mac: args::mac(&root, &args),
             endpoint: None,
+            note: None,
+            holder: None,
         },
         routes: routes(&ipam, &mut warnings)?,
         dns: dns::dns(&ipam)?,

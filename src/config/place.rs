@@ -12,7 +12,7 @@ use super::error::{ConfigError, Warning};
 use super::fields::Fields;
 use super::raw::quote;
 use super::{Dialect, Inputs, Level, Log, cluster, duration, word};
-use crate::model::{NetworkName, Persist, StoreSpec, Wait};
+use crate::model::{History, NetworkName, Persist, StoreSpec, Wait};
 
 const NATIVE_FILE: &str = "/var/lib/cni/sublet/leases.redb";
 const ECS_FILE: &str = "/data/eni-ipam.db";
@@ -36,7 +36,7 @@ impl Place<'_> {
         let wait = self.wait(warnings)?;
         Ok(match cluster::named(self.ipam, self.dialect, warnings)? {
             Some(cluster) => cluster,
-            None => StoreSpec::Embedded { path, persist, wait },
+            None => StoreSpec::Embedded { path, persist, wait, history: self.history()? },
         })
     }
 
@@ -52,6 +52,7 @@ impl Place<'_> {
             path: self.path().unwrap_or_else(|_| self.named_or(None)),
             persist: self.persist().unwrap_or_default(),
             wait: self.wait(&mut Vec::new()).unwrap_or(DEFAULT_WAIT),
+            history: self.history().unwrap_or(History::Standing),
         }
     }
 
@@ -80,6 +81,36 @@ impl Place<'_> {
     fn persist(self) -> Result<Persist, ConfigError> {
         let words = [("boot", Persist::Boot), ("disk", Persist::Disk)];
         word(self.ipam, "persist", &words)
+    }
+
+    /// How much of what happened is kept.
+    fn history(self) -> Result<History, ConfigError> {
+        const HOW: &str = "it takes \"off\", or {\"count\": 10000, \"age\": \"720h\"}";
+        let Some(node) = self.ipam.get("history") else {
+            return Ok(History::default());
+        };
+        let path = node.path().to_owned();
+        let bad = || ConfigError::invalid(format!("{path} is something else: {HOW}"));
+        if let Ok(text) = node.text() {
+            let off = text.eq_ignore_ascii_case("off");
+            return if off { Ok(History::Off) } else { Err(bad()) };
+        }
+        let fields = node.fields().map_err(|_| bad())?;
+        let History::Kept { mut count, mut age } = History::default() else { return Err(bad()) };
+        if let Some(written) = fields.integer("count")? {
+            count = u64::try_from(written).map_err(|_| {
+                ConfigError::invalid(format!("{}.count is {written}: {HOW}", fields.path()))
+            })?;
+        }
+        if let Some(text) = fields.text("age")? {
+            let time = duration::positive(text)
+                .map_err(|e| ConfigError::invalid(format!("{}.age: {e}", fields.path())))?;
+            age = time.as_secs();
+        }
+        if count == 0 || age == 0 {
+            return Ok(History::Off);
+        }
+        Ok(History::Kept { count, age })
     }
 
     /// `lockTimeout`, else `IPAM_DB_CONNECTION_TIMEOUT`; in the ECS dialect the other way round.

@@ -17,10 +17,11 @@ use super::server::{self, Client, Log, Plan, Tcp, Timer};
 use super::settings::{Settings, Supernet};
 use super::{dockerd, host_routes};
 use crate::alloc::Block;
+use crate::alloc::Context;
 use crate::config::{duration, gipam};
 use crate::engine;
 use crate::host::Facts;
-use crate::model::{Persist, StoreSpec, Wait};
+use crate::model::{Face, History, Persist, StoreSpec, Wait};
 use crate::net::Family;
 use crate::store;
 
@@ -224,7 +225,12 @@ impl Cli {
             bail!("--store names a cluster, and {NO_CLUSTER}");
         }
         let path = path.unwrap_or_else(|| PathBuf::from("/var/lib/cni/sublet/leases.redb"));
-        Ok(StoreSpec::Embedded { path, persist: Persist::Disk, wait: Wait::For(timeout) })
+        Ok(StoreSpec::Embedded {
+            path,
+            persist: Persist::Disk,
+            wait: Wait::For(timeout),
+            history: History::Standing,
+        })
     }
 
     fn terms(&self, dry_run: bool) -> Terms {
@@ -238,7 +244,13 @@ impl Cli {
         let listing =
             runtime.block_on(dockerd::list(&self.common.docker)).context("nothing was freed")?;
         let terms = self.terms(cleanup.dry_run);
-        let report = cleanup::clean(&mut *store, &facts.context(), &settings, &listing, &terms)?;
+        let report = cleanup::clean(
+            &mut *store,
+            &Context { face: Face::Docker, ..facts.context() },
+            &settings,
+            &listing,
+            &terms,
+        )?;
         Ok(if report.is_empty() { "nothing to do\n".to_owned() } else { format!("{report}\n") })
     }
 
@@ -248,7 +260,7 @@ impl Cli {
         settings.mac = serve.mac;
         let log = Log(self.level(env)?);
         let store = self.store(env, serve.timeout)?;
-        let cx = facts.context();
+        let cx = Context { face: Face::Docker, ..facts.context() };
         let adopted = self.adopt(env, &settings, &store, &cx)?;
         settings.v4 = self.blocks(env, Family::V4, &adopted)?;
         settings.v6 = self.blocks(env, Family::V6, &adopted)?;

@@ -88,14 +88,20 @@ pub fn replace(files: &Files, boot: &BootId, others: bool, cx: &Context) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Node;
+    use crate::model::{Face, Node};
 
     #[test]
     fn a_mark_that_is_no_file_is_damage() {
         let dir = tempfile::tempdir().unwrap();
         let files = Files::new(dir.path().join("leases"));
         let boot = BootId("b".to_owned());
-        let cx = Context { now: 1, boot: Some(boot.clone()), node: Node::default(), seed: 1 };
+        let cx = Context {
+            now: 1,
+            boot: Some(boot.clone()),
+            node: Node::default(),
+            seed: 1,
+            face: Face::Cni,
+        };
         assert_eq!(read(&files, &boot, &cx).unwrap(), Mark::Absent);
         plain_file::make_pipe(&files.boot_mark());
         assert!(matches!(read(&files, &boot, &cx), Err(StoreError::Damaged { .. })));

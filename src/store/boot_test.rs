@@ -104,7 +104,7 @@ fn an_unknown_boot_keeps_leases_on_disk() {
 fn what_must_outlive_a_boot_does() {
     let host = Host::new();
     let mut store = host.store(Persist::Boot);
-    let reserve = Reserve { set: net(), addrs: vec![addr("10.0.0.2")] };
+    let reserve = Reserve { set: net(), addrs: vec![addr("10.0.0.2")], note: None, holder: None };
     store.apply(&Command::Reserve(reserve), &boot(1)).unwrap();
     let first = given(&mut store, &pod("c1", "db-0"), &boot(1));
     assert_eq!(first, [addr("10.0.0.3")]);
@@ -264,7 +264,8 @@ fn persist_changes_only_without_living_leases() {
 fn reservations_move_with_the_network() {
     for (before, after) in [(Persist::Boot, Persist::Disk), (Persist::Disk, Persist::Boot)] {
         let host = Host::new();
-        let reserve = Reserve { set: net(), addrs: vec![addr("10.0.0.2")] };
+        let reserve =
+            Reserve { set: net(), addrs: vec![addr("10.0.0.2")], note: None, holder: None };
         host.store(before).apply(&Command::Reserve(reserve), &boot(1)).unwrap();
         let got = given(&mut host.store(after), &low("c1", &range()), &boot(1));
         assert_eq!(got, [addr("10.0.0.3")], "from {before:?} to {after:?}");

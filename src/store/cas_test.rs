@@ -125,7 +125,7 @@ fn pools_with_another_client_in_between() {
 
 /// The control: without comparing an address gets two owners, and the suite sees it.
 #[test]
-#[should_panic(expected = "two holders")]
+#[should_panic(expected = "has another holder")]
 fn a_blind_cas_server_is_noticed() {
     let server = Rc::new(Server::default());
     server.blind.set(true);

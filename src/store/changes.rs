@@ -6,20 +6,34 @@
 
 use super::view::{KvMut, Tables};
 use super::{codec, keys, occupancy, pools};
-use crate::alloc::{Change, Cooling};
+use crate::alloc::{self, Change, Command, Context, Cooling, Plan};
 use crate::error::StoreError;
-use crate::model::{Kind, Lease, SetName, Timestamp};
+use crate::model::{Ending, Face, Kind, Lease, SetName, Timestamp, Verb};
 use crate::net::Addr;
 
-/// Makes one change.
+/// Makes one change; whether somebody came to hold an address by it, or ceased to.
 pub fn make<K: KvMut>(
     tables: &mut Tables<'_, K>,
     change: &Change,
     now: Timestamp,
+) -> Result<bool, StoreError> {
+    match change {
+        Change::Put(lease) => return put(tables, lease),
+        Change::Free { lease, until } => {
+            free(tables, lease, *until, now)?;
+            return Ok(true);
+        }
+        other => other_than_lease(tables, other)?,
+    }
+    Ok(false)
+}
+
+fn other_than_lease<K: KvMut>(
+    tables: &mut Tables<'_, K>,
+    change: &Change,
 ) -> Result<(), StoreError> {
     match change {
-        Change::Put(lease) => put(tables, lease),
-        Change::Free { lease, until } => free(tables, lease, *until, now),
+        Change::Put(_) | Change::Free { .. } => Ok(()),
         Change::Thaw(set, cooling) => {
             end_cooling(tables, set, cooling)?;
             occupancy::free(tables, set, cooling.addr)
@@ -47,7 +61,7 @@ pub fn make<K: KvMut>(
 
 /// Remembers a pod's address. An address is remembered for one pod, the last, so there are never
 /// more records than addresses, however many pods come and go.
-fn stick<K: KvMut>(
+pub fn stick<K: KvMut>(
     tables: &mut Tables<'_, K>,
     set: &SetName,
     key: &[u8],
@@ -66,6 +80,33 @@ fn stick<K: KvMut>(
     tables.kv.put(key, &codec::addr(key, addr))
 }
 
+/// What a request is counted as, if it is counted: one that changes something, and where a commit
+/// flushes nothing one that is refused an address too.
+pub fn counted(
+    command: &Command,
+    plan: &Plan,
+    cx: &Context,
+    free_of_charge: bool,
+) -> Option<(SetName, Face, Verb, Ending)> {
+    let verb = alloc::verb(command)?;
+    let refused = plan.outcome.is_err() && free_of_charge && verb == Verb::Add;
+    if plan.changes.is_empty() && !refused {
+        return None;
+    }
+    let of_change = |change: &Change| match change {
+        Change::Put(lease) | Change::Free { lease, .. } => Some(lease.set.clone()),
+        Change::PutPool(pool) | Change::DropPool(pool) => Some(pool.set()),
+        _ => None,
+    };
+    let set = command.set().cloned().or_else(|| plan.changes.iter().find_map(of_change));
+    Some((set.unwrap_or_else(nameless), cx.face, verb, alloc::ending(&plan.outcome)))
+}
+
+/// What is asked of a pool that is not there is nobody's.
+fn nameless() -> SetName {
+    SetName("docker".to_owned())
+}
+
 /// Whether a change must outlive the boot even where leases do not.
 pub fn outlives_boot(change: &Change) -> bool {
     match change {
@@ -79,9 +120,12 @@ pub fn outlives_boot(change: &Change) -> bool {
     }
 }
 
-fn put<K: KvMut>(tables: &mut Tables<'_, K>, lease: &Lease) -> Result<(), StoreError> {
+/// Whether the address was nobody's.
+fn put<K: KvMut>(tables: &mut Tables<'_, K>, lease: &Lease) -> Result<bool, StoreError> {
     let (set, addr) = (&lease.set, lease.addr);
-    match tables.lease(set, addr)? {
+    let before = tables.lease(set, addr)?;
+    let is_new = before.is_none();
+    match before {
         // The same owner's record anew: the indexes stand.
         Some(before) if before.owner == lease.owner => {}
         Some(_) => return Err(tables.damaged("an address given to two owners")),
@@ -101,7 +145,8 @@ fn put<K: KvMut>(tables: &mut Tables<'_, K>, lease: &Lease) -> Result<(), StoreE
         tables.kv.put(&keys::reserved(set, addr), &[])?;
     }
     let key = keys::lease(set, addr);
-    tables.kv.put(&key, &codec::lease(&key, lease))
+    tables.kv.put(&key, &codec::lease(&key, lease))?;
+    Ok(is_new)
 }
 
 fn free<K: KvMut>(
@@ -126,10 +171,27 @@ fn free<K: KvMut>(
     let Some(until) = until else {
         return occupancy::free(tables, set, addr);
     };
-    let cooling = Cooling { until, addr, freed: now };
-    let key = keys::cooling(set, addr);
-    tables.kv.put(&key, &codec::cooling(&key, &cooling))?;
-    tables.kv.put(&keys::queued(set, until, addr), &[])
+    keep_back(tables, set, &Cooling { until, addr, freed: now })
+}
+
+fn keep_back<K: KvMut>(
+    tables: &mut Tables<'_, K>,
+    set: &SetName,
+    cooling: &Cooling,
+) -> Result<(), StoreError> {
+    let key = keys::cooling(set, cooling.addr);
+    tables.kv.put(&key, &codec::cooling(&key, cooling))?;
+    tables.kv.put(&keys::queued(set, cooling.until, cooling.addr), &[])
+}
+
+/// Keeps back an address that is free.
+pub fn cool<K: KvMut>(
+    tables: &mut Tables<'_, K>,
+    set: &SetName,
+    cooling: &Cooling,
+) -> Result<(), StoreError> {
+    occupancy::take(tables, set, cooling.addr)?;
+    keep_back(tables, set, cooling)
 }
 
 fn end_cooling<K: KvMut>(

@@ -7,16 +7,26 @@
 
 use serde::{Deserialize, Serialize};
 
+mod past;
+mod pools;
+
+pub use past::{bounds, count, event, read_bounds, read_counts, read_event};
+pub use pools::{pool, pool_id, pools, read_pool, read_pool_id, read_pool_of, read_pools};
+
 use super::keys;
 use crate::alloc::{Cooling, Definition, Holder};
 use crate::model::{
     Attachment, BootId, ContainerId, IfName, Kind, Lease, Netns, NetworkName, Node, Origin, Owner,
-    Pod, Pool, PoolId, SetName, Timestamp,
+    Pod, PoolId, SetName, Timestamp,
 };
-use crate::net::{Addr, Span, Subnet};
+use crate::net::{Addr, Span};
 
 /// Of each record; a later format gets another and reads this one for ever.
 const FORMAT: u8 = 1;
+
+/// Of records that hold more than the first ones did: a lease with a note, a definition that knows
+/// what is given out.
+const WIDER: u8 = 2;
 
 /// Of the whole file: which tables, which keys.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -42,6 +52,15 @@ struct LeaseV1<'a> {
     mac: Option<&'a str>,
     time: u64,
     cooldown: u32,
+}
+
+/// A lease that somebody wrote something beside.
+#[derive(Serialize, Deserialize)]
+struct NotedV2<'a> {
+    #[serde(borrow)]
+    lease: LeaseV1<'a>,
+    note: Option<&'a str>,
+    holder: Option<&'a str>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -85,6 +104,8 @@ enum SlotV1<'a> {
     #[serde(borrow)]
     Lease(LeaseV1<'a>),
     Cooling(u64, u64),
+    #[serde(borrow)]
+    Noted(NotedV2<'a>),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -94,16 +115,10 @@ struct DefinitionV1<'a> {
 }
 
 #[derive(Serialize, Deserialize)]
-struct PoolV1<'a> {
-    space: &'a str,
-    subnet: (AddrV1, u8),
-    sub: Option<(AddrV1, u8)>,
-    shared: Option<&'a str>,
-    gateway: Option<AddrV1>,
-    /// Node, machine, how often.
+struct DefinitionV2<'a> {
     #[serde(borrow)]
-    users: Vec<(&'a str, &'a str, u32)>,
-    time: u64,
+    known: DefinitionV1<'a>,
+    gives: Vec<(AddrV1, AddrV1)>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -135,25 +150,43 @@ fn checksum(key: &[u8], record: &[u8]) -> [u8; 4] {
 
 /// Adds version and checksum.
 fn seal<T: Serialize>(key: &[u8], value: &T) -> Vec<u8> {
+    seal_as(FORMAT, key, value)
+}
+
+fn seal_as<T: Serialize>(format: u8, key: &[u8], value: &T) -> Vec<u8> {
     // Encoding into memory fails for no type of this file; an empty record would be refused when
     // read.
-    let mut record = postcard::to_extend(value, vec![FORMAT]).unwrap_or_default();
+    let mut record = postcard::to_extend(value, vec![format]).unwrap_or_default();
     record.extend(checksum(key, &record));
     record
 }
 
 /// Checks version and checksum.
 fn unseal<'a, T: Deserialize<'a>>(key: &[u8], bytes: &'a [u8]) -> Result<T, Bad> {
+    match open(key, bytes)? {
+        (FORMAT, fields) => read_fields(fields),
+        _ => Err(Bad("a record of an unknown format")),
+    }
+}
+
+/// Checks the checksum; version and fields.
+fn open<'a>(key: &[u8], bytes: &'a [u8]) -> Result<(u8, &'a [u8]), Bad> {
     let (record, sum) = bytes.split_last_chunk::<4>().ok_or(Bad("a record too short"))?;
     if *sum != checksum(key, record) {
         return Err(Bad("a record with a wrong checksum"));
     }
-    match record.split_first() {
-        Some((&FORMAT, fields)) => match postcard::take_from_bytes(fields) {
-            Ok((value, [])) => Ok(value),
-            _ => Err(Bad("a record with wrong fields")),
-        },
-        _ => Err(Bad("a record of an unknown format")),
+    record.split_first().map(|(format, fields)| (*format, fields)).ok_or(Bad("a record too short"))
+}
+
+/// Whether a record is one, and under its key. (An index has keys alone.)
+pub fn is_whole(key: &[u8], bytes: &[u8]) -> bool {
+    bytes.is_empty() || open(key, bytes).is_ok()
+}
+
+fn read_fields<'a, T: Deserialize<'a>>(fields: &'a [u8]) -> Result<T, Bad> {
+    match postcard::take_from_bytes(fields) {
+        Ok((value, [])) => Ok(value),
+        _ => Err(Bad("a record with wrong fields")),
     }
 }
 
@@ -174,6 +207,52 @@ fn read_attachment(raw: &AttachmentV1<'_>) -> Result<Attachment, Bad> {
     })
 }
 
+fn kind(kind: Kind) -> KindV1 {
+    match kind {
+        Kind::Dynamic => KindV1::Dynamic,
+        Kind::Static => KindV1::Static,
+        Kind::Gateway => KindV1::Gateway,
+        Kind::Aux => KindV1::Aux,
+        Kind::Reserved => KindV1::Reserved,
+    }
+}
+
+fn read_kind(raw: &KindV1) -> Kind {
+    match raw {
+        KindV1::Dynamic => Kind::Dynamic,
+        KindV1::Static => Kind::Static,
+        KindV1::Gateway => Kind::Gateway,
+        KindV1::Aux => Kind::Aux,
+        KindV1::Reserved => Kind::Reserved,
+    }
+}
+
+fn owner<'a>(owner: &'a Owner, origin: &'a Origin) -> OwnerV1<'a> {
+    match owner {
+        Owner::Attachment(a) => OwnerV1::Attachment(attachment(a)),
+        Owner::Id(id) => OwnerV1::Id(id),
+        Owner::Gateway(addr) => OwnerV1::Gateway((*addr).into()),
+        Owner::Reservation(addr) => OwnerV1::Reservation((*addr).into()),
+        Owner::Pool(pool, _) => OwnerV1::Pool(&pool.0, origin.endpoint.as_deref()),
+    }
+}
+
+/// The owner, and the endpoint's name.
+fn read_owner(raw: OwnerV1<'_>, addr: Addr) -> Result<(Owner, Option<String>), Bad> {
+    let mut endpoint = None;
+    let owner = match raw {
+        OwnerV1::Attachment(a) => Owner::Attachment(read_attachment(&a)?),
+        OwnerV1::Id(id) => Owner::Id(id.to_owned()),
+        OwnerV1::Gateway(addr) => Owner::Gateway(addr.try_into()?),
+        OwnerV1::Reservation(addr) => Owner::Reservation(addr.try_into()?),
+        OwnerV1::Pool(pool, name) => {
+            endpoint = name.map(str::to_owned);
+            Owner::Pool(PoolId(pool.to_owned()), addr)
+        }
+    };
+    Ok((owner, endpoint))
+}
+
 fn lease_v1(lease: &Lease) -> LeaseV1<'_> {
     let own = match &lease.owner {
         Owner::Attachment(a) => Some(a),
@@ -182,20 +261,8 @@ fn lease_v1(lease: &Lease) -> LeaseV1<'_> {
     let origin = &lease.origin;
     LeaseV1 {
         prefix: lease.prefix,
-        kind: match lease.kind {
-            Kind::Dynamic => KindV1::Dynamic,
-            Kind::Static => KindV1::Static,
-            Kind::Gateway => KindV1::Gateway,
-            Kind::Aux => KindV1::Aux,
-            Kind::Reserved => KindV1::Reserved,
-        },
-        owner: match &lease.owner {
-            Owner::Attachment(a) => OwnerV1::Attachment(attachment(a)),
-            Owner::Id(id) => OwnerV1::Id(id),
-            Owner::Gateway(addr) => OwnerV1::Gateway((*addr).into()),
-            Owner::Reservation(addr) => OwnerV1::Reservation((*addr).into()),
-            Owner::Pool(pool, _) => OwnerV1::Pool(&pool.0, origin.endpoint.as_deref()),
-        },
+        kind: kind(lease.kind),
+        owner: owner(&lease.owner, origin),
         range: lease.range.into(),
         node: &lease.node.name,
         machine: &lease.node.machine,
@@ -215,27 +282,37 @@ fn lease_v1(lease: &Lease) -> LeaseV1<'_> {
 
 /// A lease as the record under `key`.
 pub fn lease(key: &[u8], lease: &Lease) -> Vec<u8> {
-    seal(key, &lease_v1(lease))
+    match noted(lease) {
+        Some(noted) => seal_as(WIDER, key, &noted),
+        None => seal(key, &lease_v1(lease)),
+    }
+}
+
+/// The lease with what was written beside it, if anything was.
+fn noted(lease: &Lease) -> Option<NotedV2<'_>> {
+    let (note, holder) = (lease.origin.note.as_deref(), lease.origin.holder.as_deref());
+    (note.is_some() || holder.is_some()).then(|| NotedV2 { lease: lease_v1(lease), note, holder })
+}
+
+fn from_v2(set: SetName, addr: Addr, raw: NotedV2<'_>) -> Result<Lease, Bad> {
+    let mut lease = from_v1(set, addr, raw.lease)?;
+    lease.origin.note = raw.note.map(str::to_owned);
+    lease.origin.holder = raw.holder.map(str::to_owned);
+    Ok(lease)
 }
 
 /// The lease in the record under `key`, which says which set and address.
 pub fn read_lease(key: &[u8], bytes: &[u8]) -> Result<Lease, Bad> {
     let (set, addr) = keys::read_lease(key).ok_or(Bad("a lease under a wrong key"))?;
-    from_v1(set, addr, unseal(key, bytes)?)
+    match open(key, bytes)? {
+        (FORMAT, fields) => from_v1(set, addr, read_fields(fields)?),
+        (WIDER, fields) => from_v2(set, addr, read_fields(fields)?),
+        _ => Err(Bad("a record of an unknown format")),
+    }
 }
 
 fn from_v1(set: SetName, addr: Addr, raw: LeaseV1<'_>) -> Result<Lease, Bad> {
-    let mut endpoint = None;
-    let owner = match raw.owner {
-        OwnerV1::Attachment(a) => Owner::Attachment(read_attachment(&a)?),
-        OwnerV1::Id(id) => Owner::Id(id.to_owned()),
-        OwnerV1::Gateway(addr) => Owner::Gateway(addr.try_into()?),
-        OwnerV1::Reservation(addr) => Owner::Reservation(addr.try_into()?),
-        OwnerV1::Pool(pool, name) => {
-            endpoint = name.map(str::to_owned);
-            Owner::Pool(PoolId(pool.to_owned()), addr)
-        }
-    };
+    let (owner, endpoint) = read_owner(raw.owner, addr)?;
     let attachment = match (&raw.attachment, &owner) {
         (Some(a), _) => Some(read_attachment(a)?),
         (None, Owner::Attachment(a)) => Some(a.clone()),
@@ -245,13 +322,7 @@ fn from_v1(set: SetName, addr: Addr, raw: LeaseV1<'_>) -> Result<Lease, Bad> {
         set,
         addr,
         prefix: raw.prefix,
-        kind: match raw.kind {
-            KindV1::Dynamic => Kind::Dynamic,
-            KindV1::Static => Kind::Static,
-            KindV1::Gateway => Kind::Gateway,
-            KindV1::Aux => Kind::Aux,
-            KindV1::Reserved => Kind::Reserved,
-        },
+        kind: read_kind(&raw.kind),
         owner,
         range: raw.range.try_into()?,
         node: Node { name: raw.node.to_owned(), machine: raw.machine.to_owned() },
@@ -270,6 +341,8 @@ fn from_v1(set: SetName, addr: Addr, raw: LeaseV1<'_>) -> Result<Lease, Bad> {
             }),
             mac: raw.mac.map(str::to_owned),
             endpoint,
+            note: None,
+            holder: None,
         },
         time: raw.time,
         cooldown: raw.cooldown,
@@ -280,7 +353,10 @@ fn from_v1(set: SetName, addr: Addr, raw: LeaseV1<'_>) -> Result<Lease, Bad> {
 pub fn slot(key: &[u8], holder: &Holder) -> Option<Vec<u8>> {
     Some(match holder {
         Holder::Free => return None,
-        Holder::Leased(lease) => seal(key, &SlotV1::Lease(lease_v1(lease))),
+        Holder::Leased(lease) => match noted(lease) {
+            Some(noted) => seal(key, &SlotV1::Noted(noted)),
+            None => seal(key, &SlotV1::Lease(lease_v1(lease))),
+        },
         Holder::Cooling(c) => seal(key, &SlotV1::Cooling(c.until, c.freed)),
     })
 }
@@ -289,6 +365,7 @@ pub fn slot(key: &[u8], holder: &Holder) -> Option<Vec<u8>> {
 pub fn read_slot(key: &[u8], set: &SetName, addr: Addr, bytes: &[u8]) -> Result<Holder, Bad> {
     Ok(match unseal(key, bytes)? {
         SlotV1::Lease(raw) => Holder::Leased(Box::new(from_v1(set.clone(), addr, raw)?)),
+        SlotV1::Noted(raw) => Holder::Leased(Box::new(from_v2(set.clone(), addr, raw)?)),
         SlotV1::Cooling(until, freed) => Holder::Cooling(Cooling { until, addr, freed }),
     })
 }
@@ -358,94 +435,34 @@ pub fn read_cooling(key: &[u8], addr: Addr, bytes: &[u8]) -> Result<Cooling, Bad
 
 /// A network's ranges.
 pub fn definition(key: &[u8], definition: &Definition) -> Vec<u8> {
-    let bounds = definition.bounds.iter().map(|s| (s.first.into(), s.last.into())).collect();
-    seal(key, &DefinitionV1 { set: &definition.set.0, bounds })
+    let spans = |spans: &[Span]| spans.iter().map(|s| (s.first.into(), s.last.into())).collect();
+    let known = DefinitionV1 { set: &definition.set.0, bounds: spans(&definition.bounds) };
+    if definition.gives == definition.bounds {
+        return seal(key, &known);
+    }
+    seal_as(WIDER, key, &DefinitionV2 { known, gives: spans(&definition.gives) })
 }
 
 /// A network's ranges.
 pub fn read_definition(key: &[u8], network: NetworkName, bytes: &[u8]) -> Result<Definition, Bad> {
-    let raw: DefinitionV1<'_> = unseal(key, bytes)?;
+    let (raw, gives) = match open(key, bytes)? {
+        (FORMAT, fields) => (read_fields::<DefinitionV1<'_>>(fields)?, None),
+        (WIDER, fields) => {
+            let raw: DefinitionV2<'_> = read_fields(fields)?;
+            (raw.known, Some(raw.gives))
+        }
+        _ => return Err(Bad("a record of an unknown format")),
+    };
     let span = |(first, last): (AddrV1, AddrV1)| {
         Span::new(first.try_into()?, last.try_into()?)
             .ok_or(Bad("a range that ends before it begins"))
     };
-    let bounds = raw.bounds.into_iter().map(span).collect::<Result<_, Bad>>()?;
-    Ok(Definition { set: SetName(raw.set.to_owned()), network, bounds })
-}
-
-fn subnet(subnet: Subnet) -> (AddrV1, u8) {
-    (subnet.first().into(), subnet.len())
-}
-
-fn read_subnet((base, len): (AddrV1, u8)) -> Result<Subnet, Bad> {
-    Subnet::new(base.try_into()?, len).map_err(|_| Bad("a subnet that is none"))
-}
-
-/// A pool as the record under `key`.
-pub fn pool(key: &[u8], pool: &Pool) -> Vec<u8> {
-    seal(key, &pool_v1(pool))
-}
-
-fn pool_v1(pool: &Pool) -> PoolV1<'_> {
-    let users = pool.users.iter().map(|(n, count)| (&*n.name, &*n.machine, *count)).collect();
-    PoolV1 {
-        space: &pool.space,
-        subnet: subnet(pool.subnet),
-        sub: pool.sub.map(subnet),
-        shared: pool.shared.as_deref(),
-        gateway: pool.gateway.map(Into::into),
-        users,
-        time: pool.time,
-    }
-}
-
-/// The pool in the record under `key`, which says what it is called.
-pub fn read_pool(key: &[u8], bytes: &[u8]) -> Result<Pool, Bad> {
-    let id = keys::read_pool(key).ok_or(Bad("a pool under a wrong key"))?;
-    read_pool_of(key, id, bytes)
-}
-
-/// The pool of this name, in the record under `key`.
-pub fn read_pool_of(key: &[u8], id: PoolId, bytes: &[u8]) -> Result<Pool, Bad> {
-    pool_from_v1(id, unseal(key, bytes)?)
-}
-
-/// All pools of a space as they were made, in a cluster: who makes one compares them all.
-pub fn pools(key: &[u8], pools: &[Pool]) -> Vec<u8> {
-    let records: Vec<_> = pools.iter().map(|p| (&*p.id.0, pool_v1(p))).collect();
-    seal(key, &records)
-}
-
-/// All pools of a space as they were made.
-pub fn read_pools(key: &[u8], bytes: &[u8]) -> Result<Vec<Pool>, Bad> {
-    let raw: Vec<(&str, PoolV1<'_>)> = unseal(key, bytes)?;
-    raw.into_iter().map(|(id, raw)| pool_from_v1(PoolId(id.to_owned()), raw)).collect()
-}
-
-fn pool_from_v1(id: PoolId, raw: PoolV1<'_>) -> Result<Pool, Bad> {
-    let user = |(name, machine, count): &(&str, &str, u32)| {
-        (Node { name: (*name).to_owned(), machine: (*machine).to_owned() }, *count)
-    };
-    Ok(Pool {
-        id,
-        space: raw.space.to_owned(),
-        subnet: read_subnet(raw.subnet)?,
-        sub: raw.sub.map(read_subnet).transpose()?,
-        shared: raw.shared.map(str::to_owned),
-        gateway: raw.gateway.map(TryInto::try_into).transpose()?,
-        users: raw.users.iter().map(user).collect(),
-        time: raw.time,
-    })
-}
-
-/// The pool that an index names.
-pub fn pool_id(key: &[u8], id: &PoolId) -> Vec<u8> {
-    seal(key, &id.0)
-}
-
-/// The pool that an index names.
-pub fn read_pool_id(key: &[u8], bytes: &[u8]) -> Result<PoolId, Bad> {
-    unseal::<&str>(key, bytes).map(|id| PoolId(id.to_owned()))
+    let spans =
+        |raw: Vec<(AddrV1, AddrV1)>| raw.into_iter().map(span).collect::<Result<Vec<_>, _>>();
+    let bounds = spans(raw.bounds)?;
+    // The first records did not say.
+    let gives = gives.map(spans).transpose()?.unwrap_or_else(|| bounds.clone());
+    Ok(Definition { set: SetName(raw.set.to_owned()), network, bounds, gives })
 }
 
 /// One occupancy block: 512 bits.
@@ -484,6 +501,8 @@ mod tests {
                 pod: Some(Pod { namespace: "a".into(), name: "b".into(), uid: "c".into() }),
                 mac: Some("0a:0b".into()),
                 endpoint: None,
+                note: None,
+                holder: None,
             },
             time: 1_700_000_000,
             cooldown: 30,

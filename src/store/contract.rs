@@ -13,10 +13,46 @@ use crate::alloc::{
 };
 use crate::error::{Error, Refusal, StoreError};
 use crate::model::{
-    Attachment, BootId, ContainerId, IfName, Kind, Lease, NetworkName, Node, Origin, Owner,
-    Persist, Pod, Pool, SetName, Wait,
+    Attachment, BootId, ContainerId, Face, IfName, Kind, Lease, NetworkName, Node, Origin, Owner,
+    Persist, Pod, SetName, Wait,
 };
 use crate::net::{Addr, GatewaySpec, Range, RangeSet, RangeSpec};
+
+/// What a store tells, told by another one: for those that stand before one in a test.
+macro_rules! tells {
+    ($me:ident => $store:expr) => {
+        fn pools(&mut $me) -> Result<Vec<crate::model::Pool>, StoreError> {
+            $store.pools()
+        }
+        fn taken(&mut $me, cx: &Context, each: &mut crate::store::Taken<'_>) -> Result<(), StoreError> {
+            $store.taken(cx, each)
+        }
+        fn definitions(&mut $me, cx: &Context) -> Result<Vec<crate::alloc::Definition>, StoreError> {
+            Store::definitions(&mut *$store, cx)
+        }
+        fn history(
+            &mut $me,
+            cx: &Context,
+            wanted: &mut crate::store::Wanted<'_>,
+        ) -> Result<Vec<crate::model::Event>, StoreError> {
+            $store.history(cx, wanted)
+        }
+        fn problems(
+            &mut $me,
+            cx: &Context,
+            each: &mut dyn FnMut(crate::store::Problem),
+        ) -> Result<(), StoreError> {
+            $store.problems(cx, each)
+        }
+        fn repair(&mut $me, cx: &Context) -> Result<crate::store::Repair, StoreError> {
+            $store.repair(cx)
+        }
+        fn counters(&mut $me, cx: &Context) -> Result<Vec<crate::model::Counter>, StoreError> {
+            $store.counters(cx)
+        }
+    };
+}
+pub(super) use tells;
 
 /// Handles to one store.
 pub type Make<'a> = &'a dyn Fn() -> Box<dyn Store>;
@@ -84,6 +120,7 @@ pub fn at(now: u64) -> Context {
         boot: Some(BootId("boot-1".to_owned())),
         node: Node { name: "node".to_owned(), machine: "machine".to_owned() },
         seed: now,
+        face: Face::Cni,
     }
 }
 
@@ -277,7 +314,7 @@ fn collect(make: Make<'_>, count: usize) {
     given(&mut *store, &foreign, &at(1));
     let id = Add { owner: Owner::Id("eni".into()), origin: Origin::default(), ..add("x", &sets) };
     given(&mut *store, &id, &at(1));
-    let reserve = Reserve { set: net(), addrs: vec![addr("11.0.0.1")] };
+    let reserve = Reserve { set: net(), addrs: vec![addr("11.0.0.1")], note: None, holder: None };
     store.apply(&Command::Reserve(reserve), &at(1)).unwrap();
     let mut valid: Vec<_> = (0..count)
         .step_by(2)
@@ -464,9 +501,7 @@ fn memory() -> impl Fn() -> Box<dyn Store> {
         fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
             self.0.borrow_mut().list(cx, each)
         }
-        fn pools(&mut self) -> Result<Vec<Pool>, StoreError> {
-            self.0.borrow_mut().pools()
-        }
+        tells!(self => self.0.borrow_mut());
     }
     let shared = Rc::new(std::cell::RefCell::new(Memory::default()));
     move || Box::new(Shared(shared.clone()))

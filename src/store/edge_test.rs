@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::rc::Rc;
 
-use super::contract::{add, addr, at, attachment, del, given, leases, net, owner, set};
+use super::contract::{add, addr, at, attachment, del, given, leases, net, owner, set, tells};
 use super::fake_cas::{FakeCas, Server};
 use super::memory::Memory;
 use super::view::Kv;
@@ -165,7 +165,7 @@ fn a_reservation_holds_whatever_persist_says() {
     let path = folder.path().join("leases.redb");
     let other = Add { set: SetName("other".into()), ..add("o", &[set("10.9.0.0/24")]) };
     given(&mut embedded(&path, Persist::Boot), &other, &at(1));
-    let reserve = Reserve { set: net(), addrs: vec![addr("10.0.0.2")] };
+    let reserve = Reserve { set: net(), addrs: vec![addr("10.0.0.2")], note: None, holder: None };
     embedded(&path, Persist::Disk).apply(&Command::Reserve(reserve), &at(1)).unwrap();
     let first = Add { strategy: Strategy::Lowest, ..add("c1", &[set("10.0.0.0/24")]) };
     let got = given(&mut embedded(&path, Persist::Boot), &first, &at(2));
@@ -240,9 +240,7 @@ fn a_del_beside_an_adoption_leaves_nothing() {
         fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
             self.0.list(cx, each)
         }
-        fn pools(&mut self) -> Result<Vec<crate::model::Pool>, StoreError> {
-            self.0.pools()
-        }
+        tells!(self => self.0);
     }
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("10.0.0.9"), "old\r\neth0").unwrap();

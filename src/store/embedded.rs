@@ -5,7 +5,7 @@
 //! Invariant: leases of one set are in one of the two files, never in both. Locks are taken in the
 //! order `<file>.lock`, `<file>.keep.lock`.
 
-use std::collections::BTreeSet;
+use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -15,11 +15,14 @@ use super::files::{self, Content, Files};
 use super::lock::{Lock, Patience};
 use super::redb::{self, Writer};
 use super::view::{Each, Kv, KvMut, Tables};
-use super::{Store, changes, keys, pools};
-use crate::alloc::{self, Change, Command, Context, Holder, Outcome, Plan, View};
+use super::{Problem, Repair, Store, Taken, Wanted, changes, codec, keys, past, pools};
+use crate::alloc::{self, Change, Command, Context, Definition, Holder, Outcome, Plan, View};
 use crate::error::{Error, Refusal, StoreError};
-use crate::model::{BootId, Kind, Lease, Persist, Pool, SetName, Wait};
+use crate::model::{BootId, Counter, Event, History, Kind, Lease, Persist, Pool, SetName, Wait};
 use crate::net::Addr;
+
+mod examine;
+mod walk;
 
 /// Leases in a file on this host.
 #[derive(Debug)]
@@ -27,6 +30,7 @@ pub struct Embedded {
     files: Files,
     persist: Persist,
     patience: Patience,
+    history: History,
 }
 
 /// One of the two files, as this command sees it.
@@ -38,7 +42,14 @@ struct Place {
 impl Embedded {
     /// The store at `path`; nothing is touched yet.
     pub fn new(path: PathBuf, persist: Persist, wait: Wait) -> Embedded {
-        Embedded { files: Files::new(path), persist, patience: Patience::new(wait) }
+        let patience = Patience::new(wait);
+        Embedded { files: Files::new(path), persist, patience, history: History::default() }
+    }
+
+    /// The same, with as much history.
+    #[must_use]
+    pub fn keeping(self, history: History) -> Embedded {
+        Embedded { history, ..self }
     }
 
     fn boot_place(&self) -> Place {
@@ -139,6 +150,7 @@ impl Embedded {
         let mut others = false;
         redb::create(&next, flush, |tables| {
             copy_outliving(&keep.path, tables)?;
+            tables.kv.put(keys::BEGUN, &codec::number(keys::BEGUN, cx.now))?;
             if let Some(ended) = carried {
                 others = copy_others(from, ended, tables, cx)?;
             }
@@ -154,7 +166,7 @@ impl Embedded {
         redb::create(&self.files.keep(), Flush::ToDisk, |_| Ok(()))
     }
 
-    /// ADD and RESERVE: in the file that new leases go to, which is made if it is not there.
+    /// ADD and IMPORT: in the file that new leases go to, which is made if it is not there.
     fn give(&self, command: &Command, cx: &Context) -> Result<Plan, StoreError> {
         self.files.make_folder()?;
         let (boot_place, keep_place) = (self.boot_place(), self.keep_place());
@@ -196,6 +208,35 @@ impl Embedded {
         self.transact(&keep_place, &lock, command, cx, &arrive)?.ok_or_else(unsettled)
     }
 
+    /// RESERVE: with the leases of the set, wherever they are, for an address has one holder; and in
+    /// the file that outlives a boot in any case.
+    fn set_aside(
+        &self,
+        command: &Command,
+        set: &SetName,
+        cx: &Context,
+    ) -> Result<Plan, StoreError> {
+        self.files.make_folder()?;
+        let (boot_place, keep_place) = (self.boot_place(), self.keep_place());
+        // Nobody can make the other file the set's home meanwhile.
+        let boot_lock = files::lock(&boot_place.path, &self.patience)?;
+        let settled = |_: &mut Tables<'_, Writer<'_, '_>>| Ok(true);
+        if boot_place.path.exists() && self.boot_leases_live(cx)? {
+            let home = redb::look(&boot_place.path, Some(&boot_lock), |tables| {
+                tables.kv.get(&keys::home(set))
+            })?;
+            if home.flatten().is_some() {
+                let plan = self.transact(&boot_place, &boot_lock, command, cx, &settled)?;
+                return plan.ok_or_else(unsettled);
+            }
+        }
+        let lock = files::lock(&keep_place.path, &self.patience)?;
+        if !keep_place.path.exists() {
+            self.make_keep(&lock)?;
+        }
+        self.transact(&keep_place, &lock, command, cx, &settled)?.ok_or_else(unsettled)
+    }
+
     /// One command in one file, which exists and is locked. Before the first lease of a set in this
     /// file `arrive` takes it away from the other; where it cannot, it answers `false`, and nothing
     /// is done.
@@ -208,7 +249,8 @@ impl Embedded {
         arrive: &dyn Fn(&mut Tables<'_, Writer<'_, '_>>) -> Result<bool, StoreError>,
     ) -> Result<Option<Plan>, StoreError> {
         let home = command.set().filter(|_| gives(command)).map(keys::home);
-        redb::write(&place.path, place.flush, lock, |tables| {
+        let refused = Cell::new(None);
+        let done = redb::write(&place.path, place.flush, lock, |tables| {
             if let Some(home) = &home
                 && tables.kv.get(home)?.is_none()
             {
@@ -218,20 +260,75 @@ impl Embedded {
                 tables.kv.put(home, &[])?;
             }
             let mut plan = alloc::run(command, tables, cx)?;
-            if plan.changes.is_empty() && !is_step(&plan) {
+            let counted = changes::counted(command, &plan, cx, place.flush == Flush::Never);
+            if let Some((set, face, verb, ending)) = counted {
+                past::count(tables, &set, face, verb, ending)?;
+            } else if plan.changes.is_empty() && !is_step(&plan) {
                 return Ok(ControlFlow::Break(Some(plan)));
             }
-            for change in &plan.changes {
-                changes::make(tables, change, cx.now)?;
+            if plan.outcome.is_err() {
+                refused.set(Some(plan.clone()));
             }
+            self.make(&plan.changes, command, tables, cx)?;
             if place.flush == Flush::Never {
                 self.keep(&plan.changes, cx)?;
             }
             if is_step(&plan) {
-                collect(command.clone(), &mut plan, tables, cx)?;
+                self.collect(command.clone(), &mut plan, tables, cx)?;
             }
             Ok(ControlFlow::Continue(Some(plan)))
-        })
+        });
+        // A refusal stands, though it could not be counted.
+        done.or_else(|error| refused.take().map_or(Err(error), |plan| Ok(Some(plan))))
+    }
+
+    /// Makes changes, and remembers what they were.
+    fn make(
+        &self,
+        all: &[Change],
+        command: &Command,
+        tables: &mut Tables<'_, Writer<'_, '_>>,
+        cx: &Context,
+    ) -> Result<(), StoreError> {
+        let mut events = Vec::new();
+        for change in all {
+            if changes::make(tables, change, cx.now)? {
+                events.extend(alloc::event(change, command, cx));
+            }
+        }
+        past::append(tables, &events, self.history, cx.now)
+    }
+
+    /// The further steps of a command, in the same transaction.
+    fn collect(
+        &self,
+        mut command: Command,
+        plan: &mut Plan,
+        tables: &mut Tables<'_, Writer<'_, '_>>,
+        cx: &Context,
+    ) -> Result<(), StoreError> {
+        let mut all: Vec<Addr> = Vec::new();
+        while is_step(plan) {
+            if let (Command::Gc(gc), Ok(Outcome::Collected { after, .. })) =
+                (&mut command, &plan.outcome)
+            {
+                gc.after.clone_from(after);
+            }
+            let step = alloc::run(&command, tables, cx)?;
+            self.make(&step.changes, &command, tables, cx)?;
+            all.extend(freed(&mut plan.outcome));
+            plan.outcome = step.outcome;
+        }
+        all.extend(freed(&mut plan.outcome));
+        if let Ok(
+            Outcome::Collected { freed, .. }
+            | Outcome::PoolReleased { freed, .. }
+            | Outcome::Swept { freed, .. },
+        ) = &mut plan.outcome
+        {
+            *freed = all;
+        }
+        Ok(())
     }
 
     /// Writes those of the changes that outlive the boot where they do; before the boot file's
@@ -257,7 +354,7 @@ impl Embedded {
                 };
                 match (change, there) {
                     (Change::Put(_), Some(true)) | (Change::Free { .. }, Some(false)) => {}
-                    _ => changes::make(tables, change, cx.now)?,
+                    _ => drop(changes::make(tables, change, cx.now)?),
                 }
             }
             Ok(ControlFlow::Continue(()))
@@ -281,7 +378,7 @@ impl Embedded {
         self.transact(&place, &lock, command, cx, &|_| Ok(true))?.ok_or_else(unsettled)
     }
 
-    /// DEL, GC and HANDBACK: wherever leases are; the set's own file first.
+    /// DEL, GC, UNRESERVE and HANDBACK: wherever leases are; the set's own file first.
     fn take(&self, command: &Command, cx: &Context) -> Result<Plan, StoreError> {
         // What would come of it without any store.
         let nothing = Tables { kv: Nothing, path: self.files.boot_leases() };
@@ -295,6 +392,12 @@ impl Embedded {
             let Some(plan) = plan else { continue };
             match (&mut all, plan.outcome) {
                 (_, Ok(Outcome::ReadLegacy)) => {}
+                // A reservation may be in one file, another in the other.
+                (Outcome::Freed(all), Ok(Outcome::Freed(freed)))
+                    if matches!(command, Command::Unreserve(_)) =>
+                {
+                    all.extend(freed);
+                }
                 (Outcome::Freed(_) | Outcome::ReadLegacy, Ok(Outcome::Freed(freed))) => {
                     let done = !freed.is_empty();
                     all = Outcome::Freed(freed);
@@ -356,6 +459,8 @@ impl Store for Embedded {
             self.look(command, cx)?
         } else if command.set().is_none() {
             self.serve_pool(command, cx)?
+        } else if let Command::Reserve(reserve) = command {
+            self.set_aside(command, &reserve.set, cx)?
         } else if gives(command) {
             self.give(command, cx)?
         } else {
@@ -365,23 +470,31 @@ impl Store for Embedded {
     }
 
     fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
-        self.patience.renew();
-        // A reservation is in both files.
-        let mut reserved: BTreeSet<(SetName, Addr)> = BTreeSet::new();
-        for place in self.places(cx)? {
-            let lock = files::lock_to_look(&place.path, &self.patience)?;
-            redb::look(&place.path, Some(&lock), |tables| {
-                tables.leases(None, &mut |lease| {
-                    if lease.kind != Kind::Reserved
-                        || reserved.insert((lease.set.clone(), lease.addr))
-                    {
-                        each(lease);
-                    }
-                    true
-                })
-            })?;
-        }
-        Ok(())
+        self.walk_leases(cx, each)
+    }
+
+    fn taken(&mut self, cx: &Context, each: &mut Taken<'_>) -> Result<(), StoreError> {
+        self.walk_taken(cx, each)
+    }
+
+    fn definitions(&mut self, cx: &Context) -> Result<Vec<Definition>, StoreError> {
+        self.walk_definitions(cx)
+    }
+
+    fn history(&mut self, cx: &Context, wanted: &mut Wanted<'_>) -> Result<Vec<Event>, StoreError> {
+        self.walk_history(cx, wanted)
+    }
+
+    fn problems(&mut self, cx: &Context, each: &mut dyn FnMut(Problem)) -> Result<(), StoreError> {
+        self.examine(cx, each)
+    }
+
+    fn repair(&mut self, cx: &Context) -> Result<Repair, StoreError> {
+        self.mend(cx)
+    }
+
+    fn counters(&mut self, cx: &Context) -> Result<Vec<Counter>, StoreError> {
+        self.walk_counters(cx)
     }
 
     fn pools(&mut self) -> Result<Vec<Pool>, StoreError> {
@@ -397,9 +510,9 @@ impl Store for Embedded {
     }
 }
 
-/// Whether it leases something.
+/// Whether it leases something, and makes the set this file's.
 fn gives(command: &Command) -> bool {
-    matches!(command, Command::Add(_) | Command::Reserve(_) | Command::Import(_))
+    matches!(command, Command::Add(_) | Command::Import(_))
 }
 
 /// Whether a command has steps to go.
@@ -410,39 +523,6 @@ fn is_step(plan: &Plan) -> bool {
             | Outcome::PoolReleased { done: false, .. }
             | Outcome::Swept { done: false, .. })
     )
-}
-
-/// The further steps of a command, in the same transaction.
-fn collect(
-    mut command: Command,
-    plan: &mut Plan,
-    tables: &mut Tables<'_, Writer<'_, '_>>,
-    cx: &Context,
-) -> Result<(), StoreError> {
-    let mut all: Vec<Addr> = Vec::new();
-    while is_step(plan) {
-        if let (Command::Gc(gc), Ok(Outcome::Collected { after, .. })) =
-            (&mut command, &plan.outcome)
-        {
-            gc.after.clone_from(after);
-        }
-        let step = alloc::run(&command, tables, cx)?;
-        for change in &step.changes {
-            changes::make(tables, change, cx.now)?;
-        }
-        all.extend(freed(&mut plan.outcome));
-        plan.outcome = step.outcome;
-    }
-    all.extend(freed(&mut plan.outcome));
-    if let Ok(
-        Outcome::Collected { freed, .. }
-        | Outcome::PoolReleased { freed, .. }
-        | Outcome::Swept { freed, .. },
-    ) = &mut plan.outcome
-    {
-        *freed = all;
-    }
-    Ok(())
 }
 
 /// Takes out what a step freed.

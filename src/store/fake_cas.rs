@@ -11,11 +11,12 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::Store;
-use super::cas::audit::audit;
+use super::cas::audit::assert_sound;
 use super::cas::{Cas, Commit, Engine, Entry, Expect, Step, Truths, Write};
+use super::contract::tells;
 use crate::alloc::{Command, Context, Outcome};
 use crate::error::{Error, StoreError};
-use crate::model::{Lease, Pool};
+use crate::model::Lease;
 
 /// Operations of one transaction (Consul 1.8).
 const LIMIT: usize = 64;
@@ -158,11 +159,9 @@ impl Store for FakeCas {
     }
 
     fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
-        audit(&self.server);
+        assert_sound(&self.server);
         self.store.list(cx, each)
     }
 
-    fn pools(&mut self) -> Result<Vec<Pool>, StoreError> {
-        self.store.pools()
-    }
+    tells!(self => (&mut self.store));
 }

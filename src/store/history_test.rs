@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Store;
-use super::cas::audit::audit;
+use super::cas::audit::assert_sound;
 use super::cas::{Cas, Commit, Engine, Entry, Expect, Step, Truths};
 use super::contract::{add, at, del, leases, set};
 use super::etcd::Etcd;
@@ -19,7 +19,7 @@ use super::pause::pause;
 use super::servers;
 use crate::alloc::{Command, Context, Outcome};
 use crate::error::{Error, Refusal, StoreError};
-use crate::model::{Etcd as Spec, Node};
+use crate::model::{Etcd as Spec, Face, Node};
 use crate::net::Addr;
 
 const CLIENTS: u64 = 16;
@@ -72,6 +72,7 @@ fn client(mut store: impl Store, number: u64, stop: &AtomicBool) -> Tally {
         let cx = Context {
             node: Node { name: format!("node-{number}"), machine: "m".to_owned() },
             seed: chance,
+            face: Face::Cni,
             ..at(round)
         };
         let name = format!("c-{number}-{round}");
@@ -188,7 +189,7 @@ fn no_address_is_held_twice_while_members_die() {
     assert!(unanswered > 0, "nothing was disturbed");
     assert_eq!(doubly_held(&tally.history), [], "{answered} answers, {unanswered} failures");
     let mut store = make(0);
-    audit(&Etcd::new(&spec).unwrap());
+    assert_sound(&Etcd::new(&spec).unwrap());
     let mut kept: Vec<Addr> =
         tally.history.iter().filter(|h| h.to.is_none()).map(|h| h.addr).collect();
     kept.sort();

@@ -24,9 +24,17 @@ const HOME: u8 = b'H';
 const POOL: u8 = b'P';
 const PLACE: u8 = b'N';
 const GRID: u8 = b'G';
+const EVENT: u8 = b'E';
+const COUNT: u8 = b'X';
 
 /// The schema version's key.
 pub const SCHEMA: &[u8] = b"Mschema";
+
+/// The key of when this boot's store was begun.
+pub const BEGUN: &[u8] = b"Mbegun";
+
+/// The key of how much of what happened is kept.
+pub const BOUNDS: &[u8] = b"Mhistory";
 
 /// Text with an end that sorts before every continuation: 0 is written as 0 255, the end is 0 1.
 fn text(key: &mut Vec<u8>, text: &str) {
@@ -143,6 +151,11 @@ pub fn owner(set: &SetName, owner: &Owner) -> Vec<u8> {
     key
 }
 
+/// The set in an owner's key.
+pub fn read_owner_set(key: &[u8]) -> Option<SetName> {
+    read_text(key.strip_prefix(&[OWNER])?).map(|(set, _)| SetName(set))
+}
+
 /// Every lease of a set that was taken through a pool, by address.
 pub fn of_pool(set: &SetName, pool: &PoolId) -> Vec<u8> {
     let mut key = of_set(OWNER, set);
@@ -161,6 +174,18 @@ pub fn block(set: &SetName, of: Family, level: u8, index: u128) -> Vec<u8> {
     let kind = if set.0.starts_with(GRID_MARK) { GRID } else { BLOCK };
     let key = with(of_set(kind, set), &[family(of), level]);
     with(key, &index.to_be_bytes())
+}
+
+/// Set, family, level and index of the key of an occupancy block of addresses.
+pub fn read_block(key: &[u8]) -> Option<(SetName, Family, u8, u128)> {
+    let (set, rest) = read_text(key.strip_prefix(&[BLOCK])?)?;
+    let (kind, index) = rest.split_first_chunk::<2>()?;
+    let family = match kind[0] {
+        4 => Family::V4,
+        6 => Family::V6,
+        _ => return None,
+    };
+    Some((SetName(set), family, kind[1], u128::from_be_bytes(index.try_into().ok()?)))
 }
 
 /// No set of leases begins with it.
@@ -252,6 +277,11 @@ pub fn stuck(set: &SetName, at: Addr) -> Vec<u8> {
     with(of_set(STUCK, set), &addr(at))
 }
 
+/// The set in the key of a pod's address.
+pub fn read_sticky_set(key: &[u8]) -> Option<SetName> {
+    read_text(key.strip_prefix(&[STICKY])?).map(|(set, _)| SetName(set))
+}
+
 /// A network's definition.
 pub fn definition(network: &NetworkName) -> Vec<u8> {
     let mut key = vec![DEFINITION];
@@ -296,6 +326,49 @@ pub fn read_reserved(key: &[u8]) -> Option<(SetName, Addr)> {
 /// That a set's leases are in this file and not in the other one.
 pub fn home(set: &SetName) -> Vec<u8> {
     of_set(HOME, set)
+}
+
+/// An event: numbers grow by one; the time lets old ones go unread.
+pub fn event(number: u64, time: Timestamp) -> Vec<u8> {
+    with(with(events(), &number.to_be_bytes()), &time.to_be_bytes())
+}
+
+/// Every event.
+pub fn events() -> Vec<u8> {
+    vec![EVENT]
+}
+
+/// Number and time of an event's key.
+pub fn read_event(key: &[u8]) -> Option<(u64, Timestamp)> {
+    let (number, time) = key.strip_prefix(&[EVENT])?.split_first_chunk::<8>()?;
+    Some((u64::from_be_bytes(*number), u64::from_be_bytes(time.try_into().ok()?)))
+}
+
+/// The counters of a set.
+pub fn count(set: &SetName) -> Vec<u8> {
+    of_set(COUNT, set)
+}
+
+/// All counters.
+pub fn counts() -> Vec<u8> {
+    vec![COUNT]
+}
+
+/// The set of a counters' key.
+pub fn read_count(key: &[u8]) -> Option<SetName> {
+    let (set, rest) = read_text(key.strip_prefix(&[COUNT])?)?;
+    rest.is_empty().then_some(SetName(set))
+}
+
+/// Every cooling address of all sets.
+pub fn coolings() -> Vec<u8> {
+    vec![COOLING]
+}
+
+/// Set and address of a cooling address' key.
+pub fn read_cooling(key: &[u8]) -> Option<(SetName, Addr)> {
+    let (set, rest) = read_text(key.strip_prefix(&[COOLING])?)?;
+    Some((SetName(set), read_addr(rest)?))
 }
 
 /// The kinds of records, leases apart, that outlive a boot: pods' former addresses, and which

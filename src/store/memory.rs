@@ -5,12 +5,14 @@
 
 use std::collections::BTreeMap;
 
-use super::Store;
+use super::{Problem, Repair, Store, Taken, Wanted, changes};
 use crate::alloc::{
     self, Change, Command, Context, Cooling, Definition, Holder, Order, Outcome, PodKey, View,
 };
 use crate::error::{Error, StoreError};
-use crate::model::{Lease, NetworkName, Owner, Pool, PoolId, SetName};
+use crate::model::{
+    Counter, Ending, Event, Face, Lease, NetworkName, Owner, Pool, PoolId, SetName, Verb,
+};
 use crate::net::{Addr, Family, Span, Subnet};
 
 /// Leases in this process.
@@ -23,6 +25,8 @@ pub struct Memory {
     definitions: BTreeMap<NetworkName, Definition>,
     adopted: BTreeMap<NetworkName, u64>,
     pools: BTreeMap<PoolId, Pool>,
+    events: Vec<Event>,
+    counters: BTreeMap<(SetName, Face, Verb, Ending), u64>,
 }
 
 impl View for Memory {
@@ -194,7 +198,17 @@ impl Memory {
 impl Store for Memory {
     fn apply(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {
         let plan = alloc::run(command, self, cx)?;
+        if let Some(counted) = changes::counted(command, &plan, cx, true) {
+            *self.counters.entry(counted).or_default() += 1;
+        }
         for change in plan.changes {
+            let is_new = match &change {
+                Change::Put(lease) => !self.leases.contains_key(&(lease.set.clone(), lease.addr)),
+                Change::Free { .. } => true,
+                _ => false,
+            };
+            let event = if is_new { alloc::event(&change, command, cx) } else { None };
+            self.events.extend(event);
             self.make(change, cx.now);
         }
         plan.outcome.map_err(Error::Refused)
@@ -203,6 +217,43 @@ impl Store for Memory {
     fn list(&mut self, _: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
         self.leases.values().cloned().for_each(each);
         Ok(())
+    }
+
+    fn taken(&mut self, _: &Context, each: &mut Taken<'_>) -> Result<(), StoreError> {
+        let cooling = self.cooling.iter().map(|(key, c)| (key, Holder::Cooling(*c)));
+        let leased = self.leases.iter().map(|(key, l)| (key, Holder::Leased(Box::new(l.clone()))));
+        let all: BTreeMap<_, _> = cooling.chain(leased).collect();
+        for ((set, addr), holder) in all {
+            each(set, *addr, &holder);
+        }
+        Ok(())
+    }
+
+    fn definitions(&mut self, _: &Context) -> Result<Vec<Definition>, StoreError> {
+        View::definitions(self)
+    }
+
+    fn history(&mut self, _: &Context, wanted: &mut Wanted<'_>) -> Result<Vec<Event>, StoreError> {
+        Ok(self.events.iter().filter(|event| wanted(event)).cloned().collect())
+    }
+
+    fn problems(&mut self, _: &Context, _: &mut dyn FnMut(Problem)) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn repair(&mut self, _: &Context) -> Result<Repair, StoreError> {
+        Ok(Repair::default())
+    }
+
+    fn counters(&mut self, _: &Context) -> Result<Vec<Counter>, StoreError> {
+        let counter = |((set, face, verb, ending), count): (&(_, _, _, _), &u64)| Counter {
+            set: SetName::clone(set),
+            face: *face,
+            verb: *verb,
+            ending: *ending,
+            count: *count,
+        };
+        Ok(self.counters.iter().map(counter).collect())
     }
 
     fn pools(&mut self) -> Result<Vec<Pool>, StoreError> {

@@ -37,16 +37,20 @@ mod occupancy;
 #[cfg(test)]
 mod operator_test;
 mod pages;
+mod past;
 mod pause;
 #[cfg(test)]
 mod pool_cases;
 mod pools;
+mod problem;
 mod queue;
 mod redb;
+mod salvage;
 #[cfg(test)]
 mod servers;
 #[cfg(test)]
 mod servers_test;
+mod sound;
 #[cfg(test)]
 mod trouble_test;
 mod view;
@@ -54,13 +58,15 @@ mod view;
 use self::cas::Cas;
 use self::consul::Consul;
 use self::etcd::Etcd;
-use crate::alloc::{Command, Context, Outcome};
+use crate::alloc::{Command, Context, Definition, Holder, Outcome};
 use crate::error::{Error, StoreError};
-use crate::model::{Lease, Pool, StoreSpec};
+use crate::model::{Counter, Event, Lease, Pool, SetName, StoreSpec};
+use crate::net::Addr;
 
 pub use self::convert::{Converted, in_place, is_converted};
 pub use self::embedded::Embedded;
 pub use self::lock::{Lock, lock_file, lock_to_read};
+pub use self::problem::{Problem, Repair};
 
 /// A durable set of leases.
 ///
@@ -76,20 +82,49 @@ pub trait Store {
     /// Carries out one command.
     fn apply(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error>;
 
-    /// Calls `each` with every living lease, ordered by set and address. Changes nothing.
+    /// Calls `each` with every living lease, ordered by address within a set. Changes nothing.
     fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError>;
+
+    /// Calls `each` with every address that is leased or kept back, never with a free one; ordered by
+    /// address within a set. Changes nothing.
+    fn taken(&mut self, cx: &Context, each: &mut Taken<'_>) -> Result<(), StoreError>;
+
+    /// The networks' ranges as the last ADDs had them, by name. None where a store keeps none (a
+    /// cluster). Changes nothing.
+    fn definitions(&mut self, cx: &Context) -> Result<Vec<Definition>, StoreError>;
+
+    /// What happened and is `wanted`, the oldest first; of the boot before too, as far as that can be
+    /// read. None where nothing is kept. Changes nothing.
+    fn history(&mut self, cx: &Context, wanted: &mut Wanted<'_>) -> Result<Vec<Event>, StoreError>;
+
+    /// Calls `each` with all that is wrong; not at all with a sound store. Changes nothing.
+    fn problems(&mut self, cx: &Context, each: &mut dyn FnMut(Problem)) -> Result<(), StoreError>;
+
+    /// Keeps a copy of what is damaged, and writes anew what can be read of it. Nothing to mend,
+    /// nothing done.
+    fn repair(&mut self, cx: &Context) -> Result<Repair, StoreError>;
+
+    /// How often what was asked for, by set, face, verb and ending. Only what this very store has
+    /// committed is counted: a store that did not answer counts nothing. Changes nothing.
+    fn counters(&mut self, cx: &Context) -> Result<Vec<Counter>, StoreError>;
 
     /// All pools, by name. Changes nothing.
     fn pools(&mut self) -> Result<Vec<Pool>, StoreError>;
 }
+
+/// What is done with each address that is taken.
+pub type Taken<'a> = dyn FnMut(&SetName, Addr, &Holder) + 'a;
+
+/// Whether an event is asked for.
+pub type Wanted<'a> = dyn FnMut(&Event) -> bool + 'a;
 
 /// Opens the store that a configuration names. Nothing is leased, asked or made yet: an embedded store
 /// is opened and left within each call, a cluster is connected to by the first one. A cluster's
 /// certificates and secrets are read here.
 pub fn open(spec: &StoreSpec) -> Result<Box<dyn Store>, StoreError> {
     match spec {
-        StoreSpec::Embedded { path, persist, wait } => {
-            Ok(Box::new(Embedded::new(path.clone(), *persist, *wait)))
+        StoreSpec::Embedded { path, persist, wait, history } => {
+            Ok(Box::new(Embedded::new(path.clone(), *persist, *wait).keeping(*history)))
         }
         StoreSpec::Etcd(spec) => Ok(Box::new(Cas::new(Etcd::new(spec)?, spec.servers.timeout))),
         StoreSpec::Consul(spec) => Ok(Box::new(Cas::new(Consul::new(spec)?, spec.servers.timeout))),

@@ -123,7 +123,12 @@ fn command(op: &Op) -> Option<Command> {
             },
             after: None,
         }),
-        Op::Reserve { at } => Command::Reserve(Reserve { set: net(), addrs: vec![wish(*at)] }),
+        Op::Reserve { at } => Command::Reserve(Reserve {
+            set: net(),
+            addrs: vec![wish(*at)],
+            note: None,
+            holder: None,
+        }),
         Op::Wait { .. } => return None,
     })
 }

@@ -16,7 +16,8 @@ use crate::net::{Addr, Family, Span};
 const WIDTH: u32 = 9;
 const SLOTS: usize = 1 << WIDTH;
 
-type Bits = [u8; SLOTS / 8];
+/// A block.
+pub type Bits = [u8; SLOTS / 8];
 
 /// The block of its level in which item `at` of that level has its bit, and which bit.
 fn place(at: u128) -> (u128, usize) {
@@ -60,6 +61,12 @@ fn load<K: Kv>(
         None => Ok([0; SLOTS / 8]),
         Some(bytes) => tables.whole(codec::read_bits(&key, &bytes)),
     }
+}
+
+/// The addresses that a block of level 0 marks as taken.
+pub fn addresses(family: Family, index: u128, bits: &Bits) -> impl Iterator<Item = Addr> {
+    let taken = (0..SLOTS).filter(move |slot| get(bits, *slot));
+    taken.filter_map(move |slot| Addr::from_bits(family, (index << WIDTH) | slot as u128))
 }
 
 /// Whether the address is marked as taken.

@@ -61,6 +61,9 @@ impl<T: ReadableTable<Bytes, Bytes>> Kv for Reader<'_, T> {
     }
 }
 
+/// A store's records, to look at.
+pub type Looked<'a> = Tables<'a, Reader<'a, ReadOnlyTable<Bytes, Bytes>>>;
+
 /// redb's table, for writing.
 pub struct Writer<'a, 't> {
     table: &'a mut Table<'t, Bytes, Bytes>,
@@ -157,7 +160,7 @@ fn check_schema<K: Kv>(tables: &Tables<'_, K>) -> Result<(), StoreError> {
 pub fn look<T>(
     path: &Path,
     lock: Option<&Lock>,
-    work: impl FnOnce(&Tables<'_, Reader<'_, ReadOnlyTable<Bytes, Bytes>>>) -> Result<T, StoreError>,
+    work: impl FnOnce(&Looked<'_>) -> Result<T, StoreError>,
 ) -> Result<Option<T>, StoreError> {
     guarded(path, || {
         let Some((database, switch)) = open(path, None, lock)? else {

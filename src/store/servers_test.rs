@@ -6,15 +6,15 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::Store;
-use super::cas::audit::audit;
+use super::cas::audit::assert_sound;
 use super::cas::{Cas, Commit, Engine, Entry, Step, Truths};
 use super::consul::Consul;
-use super::contract::{CASES, Named, add, addr, at, del, dual, given, leases, set};
+use super::contract::{CASES, Named, add, addr, at, del, dual, given, leases, set, tells};
 use super::etcd::Etcd;
 use super::servers::{self, Running};
 use crate::alloc::{Add, Command, Context, Outcome, Wanted};
 use crate::error::{Error, StoreError};
-use crate::model::{Lease, Node, Pool};
+use crate::model::{Lease, Node};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -50,12 +50,10 @@ impl<E: Engine, F: Fn() -> E> Store for Audited<E, F> {
         self.0.apply(command, cx)
     }
     fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
-        audit(&(self.1)());
+        assert_sound(&(self.1)());
         self.0.list(cx, each)
     }
-    fn pools(&mut self) -> Result<Vec<Pool>, StoreError> {
-        self.0.pools()
-    }
+    tells!(self => (&mut self.0));
 }
 
 fn keeps_the_contract<E: Engine + 'static>(engine: &(impl Fn(&str) -> E + Clone + 'static)) {

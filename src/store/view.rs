@@ -90,6 +90,29 @@ impl<K: Kv> Tables<'_, K> {
         })
     }
 
+    /// Calls `each` with every reservation.
+    pub fn reserved(&self, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
+        let from = keys::all_reserved();
+        self.kv.scan(&from, &keys::behind(&from), &mut |key, _| {
+            let (set, addr) =
+                self.whole(keys::read_reserved(key).ok_or(Bad("a reservation's key")))?;
+            // An index that names what is not there is doctor's to find.
+            self.lease(&set, addr)?.into_iter().for_each(&mut *each);
+            Ok(true)
+        })
+    }
+
+    /// Calls `each` with every cooling address.
+    pub fn coolings(&self, each: &mut dyn FnMut(SetName, Cooling)) -> Result<(), StoreError> {
+        let from = keys::coolings();
+        self.kv.scan(&from, &keys::behind(&from), &mut |key, value| {
+            let (set, addr) =
+                self.whole(keys::read_cooling(key).ok_or(Bad("a cooling address' key")))?;
+            each(set, self.whole(codec::read_cooling(key, addr, value))?);
+            Ok(true)
+        })
+    }
+
     /// The leases at these addresses, which an index says are this set's.
     fn indexed(&self, set: &SetName, addrs: &[Addr]) -> Result<Vec<Lease>, StoreError> {
         let find = |addr: &Addr| {

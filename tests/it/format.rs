@@ -23,6 +23,7 @@ fn context() -> sublet::alloc::Context {
         boot: Some(BootId("boot-1".to_owned())),
         node: sublet::model::Node { name: "node".to_owned(), machine: "0123".to_owned() },
         seed: 1,
+        face: sublet::model::Face::Cni,
     }
 }
 

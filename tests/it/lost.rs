@@ -102,6 +102,7 @@ impl World {
             boot: Some(BootId("boot".into())),
             node: Node { name: format!("n{machine}"), machine: format!("machine-{machine}") },
             seed: self.now,
+            face: sublet::model::Face::Cli,
         }
     }
 

@@ -23,7 +23,9 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("handback", &["plain_file", "net", "model", "error", "store"]),
     // The original ecs-ipam's file is read under its own lock.
     ("ecs_ipam", &["bolt", "net", "model", "error", "alloc", "store"]),
-    ("engine", &["net", "model", "error", "alloc", "store", "takeover"]),
+    ("usage", &["net", "model", "alloc"]),
+    ("metrics", &["model", "usage"]),
+    ("engine", &["net", "model", "error", "alloc", "store", "takeover", "usage"]),
     // The edge: environment, clock, boot ID; data out, nothing else in.
     ("host", &["net", "model", "error", "alloc"]),
     ("lost", &["model"]),
@@ -40,7 +42,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 /// What a face may name: never another face.
 const FACE: &[&str] = &[
     "net", "model", "error", "alloc", "config", "engine", "store", "takeover", "handback",
-    "ecs_ipam", "host", "liveness", "lost", "runtimes", "log", "panic",
+    "ecs_ipam", "host", "liveness", "lost", "runtimes", "log", "panic", "usage", "metrics",
 ];
 
 const FACES: &[&str] = &["cni", "cli", "docker", "web"];
@@ -78,10 +80,13 @@ const SERDE: &[&str] = &[
     "cni/error.rs",
     "cni/version.rs",
     "store/codec.rs",
+    "store/codec/past.rs",
+    "store/codec/pools.rs",
     "store/etcd.rs",
     "store/consul.rs",
     "cli/output.rs",
     "cli/check/shape.rs",
+    "cli/map/mod.rs",
     "docker/wire.rs",
 ];
 

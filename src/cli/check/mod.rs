@@ -6,6 +6,7 @@
 
 mod shape;
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -16,10 +17,17 @@ use clap::Args;
 use super::output::visible;
 use super::screen::Tone;
 use super::table::{self, Cell, Column, number, whole};
-use super::{Found, Place, Terminal};
+use super::tables::count;
+use super::{Found, Place, Terminal, WAIT};
+use crate::alloc::Definition;
+use crate::config;
 use crate::config::inspect::{self, Finding, Inspection};
 use crate::config::{Config, Position};
+use crate::error::StoreError;
+use crate::host::Facts;
+use crate::model::{History, Persist, StoreSpec};
 use crate::net::{Range, RangeSet, Span};
+use crate::store;
 use shape::{Checked, Overlap};
 
 /// Look at network configurations without leasing anything.
@@ -44,25 +52,86 @@ struct File {
     found: Inspection,
 }
 
-/// One network's ranges, from wherever they are known.
-struct Claim<'a> {
+/// One network's range, from wherever it is known.
+struct Claim {
     /// Who says so.
     place: String,
-    network: &'a str,
-    set: &'a str,
+    network: String,
+    set: String,
     bounds: Span,
+    /// It is of a file; else it is what a store has.
+    asked: bool,
+}
+
+/// The stores whose networks are compared: the one that is named, else those of the files.
+fn stores(place: &Place, files: &[File]) -> Result<Vec<StoreSpec>> {
+    if let Some(json) = place.cluster() {
+        return Ok(vec![config::store(json).context("--store")?.0]);
+    }
+    if let Some(path) = place.file()? {
+        return Ok(vec![StoreSpec::Embedded {
+            path,
+            persist: Persist::Boot,
+            wait: WAIT,
+            history: History::Standing,
+        }]);
+    }
+    let parts = files.iter().flat_map(|file| &file.found.parts);
+    let mut specs: Vec<StoreSpec> = Vec::new();
+    for config in parts.filter_map(|part| part.config.as_ref()) {
+        if !specs.contains(&config.store) {
+            specs.push(config.store.clone());
+        }
+    }
+    Ok(specs)
+}
+
+/// The networks that a store has. There may be no store yet, which has none.
+fn standing(spec: &StoreSpec, facts: &Facts) -> Result<(String, Vec<Definition>), StoreError> {
+    let place = match spec {
+        StoreSpec::Embedded { path, .. } => path.display().to_string(),
+        _ => "the cluster".to_owned(),
+    };
+    let definitions = store::open(spec)?.definitions(&facts.context())?;
+    Ok((place, definitions))
+}
+
+/// Those of networks that are in no file: what a file says of a network is what will be.
+fn add_standing(claims: &mut Vec<Claim>, place: &str, definitions: &[Definition]) {
+    let asked: HashSet<String> = claims.iter().map(|claim| claim.network.clone()).collect();
+    for definition in definitions.iter().filter(|d| !asked.contains(d.network.as_str())) {
+        claims.extend(definition.bounds.iter().map(|bounds| Claim {
+            place: place.to_owned(),
+            network: definition.network.to_string(),
+            set: definition.set.0.clone(),
+            bounds: *bounds,
+            asked: false,
+        }));
+    }
 }
 
 impl Check {
-    pub(super) fn run(&self, place: &Place, terminal: &mut Terminal<'_>) -> Result<()> {
-        let _ = place;
+    pub(super) fn run(
+        &self,
+        place: &Place,
+        facts: &Facts,
+        terminal: &mut Terminal<'_>,
+    ) -> Result<()> {
         let files = self.read()?;
-        let overlaps = overlaps(&claims(&files));
+        let mut claims = claims(&files);
+        let mut unseen = Vec::new();
+        for spec in stores(place, &files)? {
+            match standing(&spec, facts) {
+                Ok((place, definitions)) => add_standing(&mut claims, &place, &definitions),
+                Err(e) => unseen.push(e.to_string()),
+            }
+        }
+        let overlaps = overlaps(&claims);
         let all = || files.iter().flat_map(|f| &f.found.findings);
         let errors = all().filter(|f| f.error).count();
-        let warnings = all().count() - errors + overlaps.len();
+        let warnings = all().count() - errors + overlaps.len() + unseen.len();
         if self.json {
-            let checked = Checked::new(&files, &overlaps, errors, warnings);
+            let checked = Checked::new(&files, &overlaps, &unseen, (errors, warnings));
             checked.write(terminal.stdout)?;
         } else {
             for (i, file) in files.iter().enumerate() {
@@ -72,6 +141,9 @@ impl Check {
                 tell(file, terminal)?;
             }
             let word = terminal.screen.paint(Tone::Odd, "warning:");
+            for why in &unseen {
+                writeln!(terminal.stdout, "{word} not compared with what is leased: {why}")?;
+            }
             for overlap in &overlaps {
                 writeln!(terminal.stdout, "{word} {overlap}")?;
             }
@@ -134,16 +206,17 @@ fn folder(path: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn claims(files: &[File]) -> Vec<Claim<'_>> {
+fn claims(files: &[File]) -> Vec<Claim> {
     let mut claims = Vec::new();
     for file in files {
         for config in file.found.parts.iter().filter_map(|part| part.config.as_ref()) {
             let ranges = config.sets.iter().flat_map(RangeSet::ranges);
             claims.extend(ranges.map(|range| Claim {
                 place: file.name.clone(),
-                network: config.network.as_str(),
-                set: &config.set.0,
+                network: config.network.to_string(),
+                set: config.set.0.clone(),
                 bounds: range.bounds(),
+                asked: true,
             }));
         }
     }
@@ -152,22 +225,21 @@ fn claims(files: &[File]) -> Vec<Claim<'_>> {
 
 /// Ranges of different sets of leases that share addresses: each with one that begins before it and
 /// reaches into it, so that there are never more of them than ranges.
-fn overlaps(claims: &[Claim<'_>]) -> Vec<Overlap> {
-    let mut sorted: Vec<&Claim<'_>> = claims.iter().collect();
+fn overlaps(claims: &[Claim]) -> Vec<Overlap> {
+    let mut sorted: Vec<&Claim> = claims.iter().collect();
     sorted.sort_by_key(|c| (c.bounds.first, c.bounds.last));
     let mut found = Vec::new();
     // For the farthest two sets: one of them is another than the next claim's.
-    let mut far: Vec<&Claim<'_>> = Vec::new();
+    let mut far: Vec<&Claim> = Vec::new();
     for claim in sorted {
         far.retain(|f| f.bounds.last >= claim.bounds.first);
-        if let Some(other) =
-            far.iter().find(|f| f.set != claim.set && f.bounds.overlaps(claim.bounds))
-        {
+        let other = |f: &&&Claim| f.set != claim.set && (f.asked || claim.asked);
+        if let Some(other) = far.iter().find(other) {
             found.push(Overlap {
-                network: claim.network.to_owned(),
+                network: claim.network.clone(),
                 range: claim.bounds.to_string(),
                 file: claim.place.clone(),
-                with: other.network.to_owned(),
+                with: other.network.clone(),
                 with_range: other.bounds.to_string(),
                 with_file: other.place.clone(),
             });
@@ -237,15 +309,6 @@ fn ranges(config: &Config, terminal: &Terminal<'_>) -> String {
         }
     }
     table::render(COLUMNS, &rows, &terminal.screen)
-}
-
-/// A number of addresses for a person: what has no exact place in a mind is a power of two.
-pub fn count(n: u128) -> String {
-    match n {
-        0..=0xffff_ffff_ffff => n.to_string(),
-        // 2^64 - 2 is 2^64 as well.
-        _ => format!("~2^{}", 128 - (n - (n >> 8)).leading_zeros()),
-    }
 }
 
 /// How many addresses a range gives out; all of IPv6 and one more would not fit, and no range is that.

@@ -18,6 +18,8 @@ pub(super) struct Checked<'a> {
     warnings: usize,
     files: Vec<Of<'a>>,
     overlaps: &'a [Overlap],
+    /// Why networks that are in use could not be compared.
+    unseen: &'a [String],
 }
 
 #[derive(Serialize)]
@@ -88,15 +90,15 @@ impl<'a> Checked<'a> {
     pub(super) fn new(
         files: &'a [File],
         overlaps: &'a [Overlap],
-        errors: usize,
-        warnings: usize,
+        unseen: &'a [String],
+        (errors, warnings): (usize, usize),
     ) -> Checked<'a> {
         let files = files.iter().map(|file| Of {
             file: &file.name,
             plugins: file.found.parts.iter().map(plugin).collect(),
             findings: file.found.findings.iter().map(told).collect(),
         });
-        Checked { errors, warnings, files: files.collect(), overlaps }
+        Checked { errors, warnings, files: files.collect(), overlaps, unseen }
     }
 
     pub(super) fn write(&self, out: &mut dyn Write) -> io::Result<()> {

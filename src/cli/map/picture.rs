@@ -92,6 +92,27 @@ pub struct Picture {
     pub lines: Vec<String>,
 }
 
+impl Picture {
+    /// The addresses of a cell.
+    pub fn block(&self, subnet: Subnet, index: usize) -> String {
+        let inner = u32::from(subnet.family().bits() - self.cell);
+        let offset = u128::try_from(index).unwrap_or(0).checked_shl(inner).unwrap_or(0);
+        let first = Addr::from_bits(subnet.family(), subnet.first().bits() + offset);
+        first.map(|addr| addr.prefix(self.cell).to_string()).unwrap_or_default()
+    }
+
+    /// What there is to be seen.
+    pub fn looks(&self) -> Vec<Look> {
+        let mut looks: Vec<Look> = Vec::new();
+        for look in self.counts.values().map(Look::of) {
+            if !looks.contains(&look) {
+                looks.push(look);
+            }
+        }
+        looks
+    }
+}
+
 /// How a cell looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Look {
@@ -354,7 +375,8 @@ fn characters(row: &[Look], wide: usize, frame: &Frame) -> String {
     let mut out = String::new();
     for run in row.chunk_by(|a, b| a == b) {
         let look = run[0];
-        let text: String = std::iter::repeat_n(look.glyph(frame.unicode), run.len() * wide).collect();
+        let text: String =
+            std::iter::repeat_n(look.glyph(frame.unicode), run.len() * wide).collect();
         if frame.colour && look != Look::Outside {
             let style = foreground(look);
             out += &format!("{style}{text}{style:#}");

@@ -1,40 +1,154 @@
-//! Whether addresses and owners agree on a server: each lease is known twice.
+//! Whether the records of a server agree: each lease is known twice.
 //!
 //! Invariant of a sound server: every address has one holder, whose record names it, and the other
-//! way round; an address of a pool has its pool.
+//! way round; an address of a pool has its pool, and a pool stands in its space's record.
 
-use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
-use super::super::codec;
+use super::super::Problem;
+use super::super::codec::{self, Bad};
 use super::{Engine, paths};
 use crate::alloc::Holder;
-use crate::model::{Owner, SetName};
+use crate::error::StoreError;
+use crate::model::{Owner, PoolId, SetName};
 use crate::net::Addr;
 
-/// Panics if an address has two holders, a lease is known in one place only, or its pool is gone.
-pub fn audit(engine: &dyn Engine) {
-    let until = Instant::now() + Duration::from_secs(30);
-    let mut held: BTreeMap<(SetName, Addr), String> = BTreeMap::new();
-    for (path, entry) in engine.list("own/", until).unwrap() {
-        let set = SetName(path.split('/').nth(1).unwrap().to_owned());
-        for lease in codec::read_owned(path.as_bytes(), &set, &entry.value).unwrap() {
-            assert_eq!(paths::own(&set, &lease.node, &lease.owner), Some(path.clone()));
-            let other = held.insert((set.clone(), lease.addr), path.clone());
-            assert_eq!(other, None, "an address has two holders: {path}");
-        }
+/// Tells of every record that cannot be read or that another contradicts. Each kind is listed at one
+/// moment of its own, so what others change meanwhile may look like a fault: look twice.
+pub fn audit(
+    engine: &dyn Engine,
+    until: Instant,
+    each: &mut dyn FnMut(Problem),
+) -> Result<(), StoreError> {
+    let mut audit = Audit { engine, until, held: BTreeMap::new(), pools: BTreeSet::new(), each };
+    audit.owners()?;
+    audit.pools()?;
+    audit.addresses()?;
+    audit.left();
+    Ok(())
+}
+
+struct Audit<'a> {
+    engine: &'a dyn Engine,
+    until: Instant,
+    /// Which owner's record names an address.
+    held: BTreeMap<(SetName, Addr), String>,
+    pools: BTreeSet<PoolId>,
+    each: &'a mut dyn FnMut(Problem),
+}
+
+const REMOVE: &str = "remove the record once no container has that address";
+
+impl Audit<'_> {
+    fn tell(&mut self, path: &str, what: impl Into<String>, advice: &str) {
+        let place = format!("{} at {}", path, self.engine.place());
+        let (what, advice) = (what.into(), advice.to_owned());
+        (self.each)(Problem { place, what, advice, mendable: false });
     }
-    let pools = engine.list(paths::POOLS, until).unwrap();
-    for (path, entry) in engine.list(paths::IPS, until).unwrap() {
-        let (set, addr) = paths::read_ip(&path).unwrap();
-        let slot = codec::read_slot(path.as_bytes(), &set, addr, &entry.value).unwrap();
-        if let Holder::Leased(lease) = slot {
-            let own = paths::own(&set, &lease.node, &lease.owner);
-            assert_eq!(held.remove(&(set, addr)), own, "{path} and its owner disagree");
-            if let Owner::Pool(id, at) = &lease.owner {
-                assert!(*at == addr && pools.contains_key(&paths::pool(id)), "{path}: no pool");
+
+    fn owners(&mut self) -> Result<(), StoreError> {
+        for (path, entry) in self.engine.list(paths::OWNS, self.until)? {
+            let read = paths::read_own_set(&path).ok_or(Bad("a key of another form"));
+            let read = read.and_then(|set| {
+                let leases = codec::read_owned(path.as_bytes(), &set, &entry.value)?;
+                Ok((set, leases))
+            });
+            let (set, leases) = match read {
+                Ok(read) => read,
+                Err(Bad(what)) => {
+                    self.tell(&path, what, REMOVE);
+                    continue;
+                }
+            };
+            for lease in leases {
+                let addr = lease.addr;
+                if paths::own(&set, &lease.node, &lease.owner).as_ref() != Some(&path) {
+                    self.tell(&path, format!("it holds {addr} of another owner"), REMOVE);
+                }
+                if let Some(other) = self.held.insert((set.clone(), addr), path.clone()) {
+                    let what = format!("{addr} has another holder too, {other}");
+                    self.tell(&path, what, "stop one of the two containers, and DEL both");
+                }
             }
         }
+        Ok(())
     }
-    assert!(held.is_empty(), "owners of nothing: {held:?}");
+
+    fn pools(&mut self) -> Result<(), StoreError> {
+        let mut known = BTreeSet::new();
+        for (path, entry) in self.engine.list(paths::SPACES, self.until)? {
+            match codec::read_pools(path.as_bytes(), &entry.value) {
+                Ok(pools) => known.extend(pools.into_iter().map(|pool| pool.id)),
+                Err(Bad(what)) => self.tell(&path, what, "run `subletd cleanup` on every host"),
+            }
+        }
+        for (path, entry) in self.engine.list(paths::POOLS, self.until)? {
+            let id = paths::read_pool(&path).ok_or(Bad("a key of another form"));
+            let read = id.and_then(|id| codec::read_pool_of(path.as_bytes(), id, &entry.value));
+            match read {
+                Ok(pool) => {
+                    if !known.remove(&pool.id) {
+                        let what = format!("the pool is not among those of space {}", pool.space);
+                        self.tell(&path, what, "remove its networks with `docker network rm`");
+                    }
+                    self.pools.insert(pool.id);
+                }
+                Err(Bad(what)) => self.tell(&path, what, "run `subletd cleanup` on every host"),
+            }
+        }
+        for id in known {
+            let path = paths::pool(&id);
+            self.tell(&path, "its space has the pool, and there is none", "create it again");
+        }
+        Ok(())
+    }
+
+    fn addresses(&mut self) -> Result<(), StoreError> {
+        for (path, entry) in self.engine.list(paths::IPS, self.until)? {
+            let read = paths::read_ip(&path).ok_or(Bad("a key of another form"));
+            let read = read.and_then(|(set, addr)| {
+                let slot = codec::read_slot(path.as_bytes(), &set, addr, &entry.value)?;
+                Ok((set, addr, slot))
+            });
+            let (set, addr, slot) = match read {
+                Ok(read) => read,
+                Err(Bad(what)) => {
+                    self.tell(&path, what, REMOVE);
+                    continue;
+                }
+            };
+            let Holder::Leased(lease) = slot else { continue };
+            let own = paths::own(&set, &lease.node, &lease.owner);
+            let named = self.held.remove(&(set, addr));
+            if named != own {
+                let what = match named {
+                    Some(other) => format!("{} has it, and {other} names it too", lease.owner),
+                    None => format!("{} has it, whose record does not name it", lease.owner),
+                };
+                self.tell(&path, what, REMOVE);
+            }
+            if let Owner::Pool(id, at) = &lease.owner
+                && (*at != addr || !self.pools.contains(id))
+            {
+                self.tell(&path, format!("its pool {id} is gone"), REMOVE);
+            }
+        }
+        Ok(())
+    }
+
+    /// Owners of what is nobody's.
+    fn left(&mut self) {
+        for ((_, addr), path) in std::mem::take(&mut self.held) {
+            let what = format!("it holds {addr}, which is not leased");
+            self.tell(&path, what, "remove the record; a DEL of its owner does that");
+        }
+    }
+}
+
+/// For tests: panics over the first problem.
+#[cfg(test)]
+pub fn assert_sound(engine: &dyn Engine) {
+    let until = Instant::now() + std::time::Duration::from_secs(30);
+    audit(engine, until, &mut |problem| panic!("{}: {}", problem.place, problem.what)).unwrap();
 }

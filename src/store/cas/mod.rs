@@ -6,6 +6,7 @@
 //! Invariant: an outcome that changes something was compared by the server; any other rests on
 //! nothing assumed. Tries and time are bounded. No lease outlives its pool.
 
+pub mod audit;
 mod engine;
 mod knowledge;
 mod paths;
@@ -18,12 +19,13 @@ use std::time::{Duration, Instant};
 pub use engine::{Commit, Engine, Entry, Expect, Step, Truths, Write};
 use knowledge::{Knowledge, Owners, bad_record};
 
-use super::Store;
 use super::codec::{self, Bad};
 use super::pause::pause;
-use crate::alloc::{self, Command, Context, Holder, Outcome};
+use super::{Problem, Repair, Store, Taken, Wanted};
+use crate::alloc::{self, Command, Context, Definition, Holder, Outcome};
 use crate::error::{Error, StoreError};
-use crate::model::{Lease, Pool};
+use crate::model::{Counter, Event, Lease, Pool, SetName};
+use crate::net::Addr;
 
 /// How often a command is tried: others can win that many times in a row before it gives up.
 const TRIES: u32 = 64;
@@ -165,28 +167,64 @@ fn step_aside(lost: u32, seed: u64, until: Instant) {
     pause(Duration::from_micros(chance % most), until);
 }
 
+impl<E: Engine> Cas<E> {
+    /// Who has which address.
+    fn slots(&self) -> Result<BTreeMap<(SetName, Addr), Holder>, StoreError> {
+        let mut slots = BTreeMap::new();
+        for (path, entry) in self.engine.list(paths::IPS, Instant::now() + self.timeout)? {
+            let slot = paths::read_ip(&path).ok_or(Bad("a key of another form")).and_then(|key| {
+                let slot = codec::read_slot(path.as_bytes(), &key.0, key.1, &entry.value)?;
+                Ok((key, slot))
+            });
+            slots.extend([slot.map_err(|Bad(what)| bad_record(&self.engine, &path, what))?]);
+        }
+        Ok(slots)
+    }
+}
+
 impl<E: Engine> Store for Cas<E> {
     fn apply(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {
         self.carry_out(command, cx)
     }
 
     fn list(&mut self, _: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
-        let found = self.engine.list(paths::IPS, Instant::now() + self.timeout)?;
-        let mut leases = BTreeMap::new();
-        for (path, entry) in found {
-            let read = paths::read_ip(&path).ok_or(Bad("a key of another form")).and_then(
-                |(set, addr)| codec::read_slot(path.as_bytes(), &set, addr, &entry.value),
-            );
-            match read {
-                Ok(Holder::Leased(lease)) => {
-                    leases.insert((lease.set.clone(), lease.addr), *lease);
-                }
-                Ok(_) => {}
-                Err(Bad(what)) => return Err(bad_record(&self.engine, &path, what)),
+        for holder in self.slots()?.into_values() {
+            if let Holder::Leased(lease) = holder {
+                each(*lease);
             }
         }
-        leases.into_values().for_each(each);
         Ok(())
+    }
+
+    fn taken(&mut self, _: &Context, each: &mut Taken<'_>) -> Result<(), StoreError> {
+        for ((set, addr), holder) in self.slots()? {
+            each(&set, addr, &holder);
+        }
+        Ok(())
+    }
+
+    fn definitions(&mut self, _: &Context) -> Result<Vec<Definition>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    fn history(&mut self, _: &Context, _: &mut Wanted<'_>) -> Result<Vec<Event>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    fn problems(&mut self, _: &Context, each: &mut dyn FnMut(Problem)) -> Result<(), StoreError> {
+        audit::audit(&self.engine, Instant::now() + self.timeout, each)
+    }
+
+    fn repair(&mut self, _: &Context) -> Result<Repair, StoreError> {
+        Err(StoreError::Unavailable {
+            doing: "repair".to_owned(),
+            place: self.engine.place(),
+            source: "a cluster's records are mended one by one, as `sublet doctor` says".into(),
+        })
+    }
+
+    fn counters(&mut self, _: &Context) -> Result<Vec<Counter>, StoreError> {
+        Ok(Vec::new())
     }
 
     fn pools(&mut self) -> Result<Vec<Pool>, StoreError> {
@@ -201,7 +239,3 @@ impl<E: Engine> Store for Cas<E> {
         Ok(pools.into_values().collect())
     }
 }
-
-/// For tests: what a server's owners hold, beside what its addresses say.
-#[cfg(test)]
-pub mod audit;

@@ -137,6 +137,15 @@ pub fn own(set: &SetName, node: &Node, owner: &Owner) -> Option<String> {
     Some(path)
 }
 
+/// What all owners hold.
+pub const OWNS: &str = "own/";
+
+/// The set of an [`own`] path.
+pub fn read_own_set(path: &str) -> Option<SetName> {
+    let (set, _) = path.strip_prefix(OWNS)?.split_once('/')?;
+    read_segment(set).map(SetName)
+}
+
 /// What the owners of this node hold of a set.
 pub fn owns(set: &SetName, node: &Node) -> String {
     let mut path = of("own", set);
@@ -178,6 +187,9 @@ pub fn read_pool(path: &str) -> Option<PoolId> {
     let id = PoolId(read_segment(path.strip_prefix(POOLS)?)?);
     (pool(&id) == path).then_some(id)
 }
+
+/// All spaces.
+pub const SPACES: &str = "space/";
 
 /// All pools of a space.
 pub fn space(name: &str) -> String {

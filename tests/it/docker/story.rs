@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 use sublet::docker::{Driver, Settings, Supernet, handle};
 use sublet::host;
-use sublet::model::{Persist, StoreSpec, Wait};
+use sublet::model::{History, Persist, StoreSpec, Wait};
 use sublet::store::{self, Store};
 use tempfile::TempDir;
 
@@ -37,7 +37,12 @@ impl Pure {
     pub fn new() -> Pure {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("leases.redb");
-        let spec = StoreSpec::Embedded { path, persist: Persist::Disk, wait: Wait::Forever };
+        let spec = StoreSpec::Embedded {
+            path,
+            persist: Persist::Disk,
+            wait: Wait::Forever,
+            history: History::Standing,
+        };
         let driver = Driver { settings: settings(), routes: Vec::new };
         Pure { driver, store: store::open(&spec).unwrap(), _folder: folder }
     }

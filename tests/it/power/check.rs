@@ -14,8 +14,8 @@ use sublet::alloc::{
 };
 use sublet::error::Error;
 use sublet::model::{
-    Attachment, BootId, ContainerId, IfName, Kind, Lease, NetworkName, Origin, Owner, Persist,
-    SetName, StoreSpec, Wait,
+    Attachment, BootId, ContainerId, History, IfName, Kind, Lease, NetworkName, Origin, Owner,
+    Persist, SetName, StoreSpec, Wait,
 };
 use sublet::net::{Addr, GatewaySpec, Range, RangeSet, RangeSpec};
 use sublet::store::Store;
@@ -60,7 +60,12 @@ pub struct Truth {
 
 /// A handle on the store of a folder as `Lab` lays it out.
 pub fn open(file: &Path, persist: Persist) -> Box<dyn Store> {
-    let spec = StoreSpec::Embedded { path: file.to_owned(), persist, wait: Wait::Try };
+    let spec = StoreSpec::Embedded {
+        path: file.to_owned(),
+        persist,
+        wait: Wait::Try,
+        history: History::default(),
+    };
     sublet::store::open(&spec).unwrap()
 }
 
@@ -127,7 +132,7 @@ pub fn reserve(from: u32, count: u32) -> Command {
     let base = 10 << 24 | 4 << 16;
     let addr = |n: u32| std::net::IpAddr::from(std::net::Ipv4Addr::from(base + n));
     let addrs = (from..from + count).map(|n| addr(n).to_string().parse().unwrap()).collect();
-    Command::Reserve(Reserve { set: set(), addrs })
+    Command::Reserve(Reserve { set: set(), addrs, note: None, holder: None })
 }
 
 /// The address of an ADD that must succeed.

@@ -1,0 +1,57 @@
+//! RESERVE and UNRESERVE: addresses that are given to nobody.
+//!
+//! Invariant: a reservation never takes an address from its holder, and only a reservation is ended
+//! here.
+
+use super::add::bare;
+use super::command::{Change, Outcome, Reserve, Unreserve};
+use super::view::{Context, Holder, Plan, View};
+use crate::error::{Refusal, StoreError};
+use crate::model::{Kind, Lease, Origin};
+
+/// Decides a RESERVE.
+pub fn reserve(reserve: &Reserve, view: &dyn View, cx: &Context) -> Result<Plan, StoreError> {
+    let mut changes = Vec::new();
+    let mut reserved = Vec::new();
+    for addr in &reserve.addrs {
+        match view.holder(&reserve.set, *addr)? {
+            Holder::Leased(lease) if lease.kind == Kind::Reserved => {
+                let origin = Origin {
+                    note: reserve.note.clone().or_else(|| lease.origin.note.clone()),
+                    holder: reserve.holder.clone().or_else(|| lease.origin.holder.clone()),
+                    ..lease.origin.clone()
+                };
+                if origin != lease.origin {
+                    changes.push(Change::Put(Lease { origin, ..*lease }));
+                }
+            }
+            Holder::Leased(holder) => {
+                let ranges = addr.to_string();
+                return Ok(Plan::refuse(Refusal::Held { index: 0, ranges, holder }));
+            }
+            Holder::Free | Holder::Cooling(_) => {
+                let mut lease = bare(reserve.set.clone(), *addr, cx);
+                lease.origin.note.clone_from(&reserve.note);
+                lease.origin.holder.clone_from(&reserve.holder);
+                reserved.push(*addr);
+                changes.push(Change::Put(lease));
+            }
+        }
+    }
+    Ok(Plan { changes, outcome: Ok(Outcome::Reserved(reserved)) })
+}
+
+/// Decides an UNRESERVE.
+pub fn unreserve(unreserve: &Unreserve, view: &dyn View) -> Result<Plan, StoreError> {
+    let mut freed = Vec::new();
+    for addr in &unreserve.addrs {
+        if let Holder::Leased(lease) = view.holder(&unreserve.set, *addr)?
+            && lease.kind == Kind::Reserved
+        {
+            freed.push(*lease);
+        }
+    }
+    let free = |lease: &Lease| Change::Free { lease: lease.clone(), until: None };
+    let changes = freed.iter().map(free).collect();
+    Ok(Plan { changes, outcome: Ok(Outcome::Freed(freed)) })
+}

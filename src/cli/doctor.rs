@@ -1,0 +1,134 @@
+//! `sublet doctor`: what is wrong with a store, and mending it.
+//!
+//! Owns: the order of looking, mending and looking again, and the report; and leases whose container
+//! is gone, which the store cannot see. Does not own: what is wrong with a file or a cluster (`store`).
+//! Invariant: without --repair nothing is changed; with it the damaged file is kept.
+
+use anyhow::{Result, anyhow};
+use clap::Args;
+
+use super::output::{self, Diagnosis, visible};
+use super::{Desk, Terminal, confirm};
+use crate::error::shown_network;
+use crate::host::Facts;
+use crate::liveness;
+use crate::lost::{self, Evidence, Verdict};
+use crate::model::Lease;
+use crate::store::{Problem, Repair};
+
+/// Look for damage, leases of containers that are gone, networks that overlap, and more.
+///
+/// Exits with 0 if all is well, with 1 if something is not. It changes nothing without --repair.
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Write a damaged lease file anew from what can be read of it. The damaged one is kept beside it;
+    /// an address whose lease cannot be read is reserved, never given
+    #[arg(long)]
+    repair: bool,
+    /// The findings as JSON
+    #[arg(long)]
+    json: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+}
+
+/// A lease younger than this is not judged, in seconds: its container may be on its way.
+const GRACE: u64 = 60;
+
+impl Doctor {
+    pub(super) fn run(
+        &self,
+        desk: &mut Desk,
+        facts: &Facts,
+        terminal: &mut Terminal<'_>,
+    ) -> Result<()> {
+        let mut problems = examine(desk, facts)?;
+        let mut repair = None;
+        let mendable = problems.iter().filter(|p| p.mendable).count();
+        if self.repair && mendable > 0 {
+            if !self.json {
+                problems.iter().try_for_each(|p| tell(p, terminal))?;
+                terminal.stdout.flush()?;
+            }
+            if !self.yes && !confirm(terminal, &format!("mend {mendable} of these"))? {
+                return Err(anyhow!("nothing was changed"));
+            }
+            let done = desk.store.repair(&desk.cx)?;
+            problems = examine(desk, facts)?;
+            if !self.json {
+                report(&done, terminal)?;
+            }
+            repair = Some(done);
+        }
+        if self.json {
+            output::json(terminal.stdout, &Diagnosis::new(&problems, repair.as_ref()))?;
+        } else {
+            problems.iter().try_for_each(|p| tell(p, terminal))?;
+            if problems.is_empty() {
+                writeln!(terminal.stdout, "{}: nothing is wrong", desk.place)?;
+            }
+        }
+        terminal.stdout.flush()?;
+        match problems.len() {
+            0 => Ok(()),
+            1 => Err(anyhow!("1 problem in {}", desk.place)),
+            n => Err(anyhow!("{n} problems in {}", desk.place)),
+        }
+    }
+}
+
+fn examine(desk: &mut Desk, facts: &Facts) -> Result<Vec<Problem>> {
+    let mut problems = Vec::new();
+    desk.store.problems(&desk.cx, &mut |problem| problems.push(problem))?;
+    // A damaged store does not tell its leases.
+    if !problems.iter().any(|p| p.mendable) {
+        problems.extend(orphans(desk, facts)?);
+    }
+    Ok(problems)
+}
+
+/// Leases whose network namespace is gone.
+fn orphans(desk: &mut Desk, facts: &Facts) -> Result<Vec<Problem>> {
+    let leases = desk.leases(&|lease: &Lease| lease.kind.collectable())?;
+    let netns = leases.iter().filter_map(|l| l.origin.netns.as_ref());
+    let evidence = Evidence {
+        now: facts.now,
+        grace: GRACE,
+        machine: facts.node.machine.clone(),
+        boot: facts.boot.clone(),
+        namespaces: liveness::namespaces(netns.map(|n| n.path.as_str())),
+        by_netns: true,
+        listings: Vec::new(),
+    };
+    let judged = leases.iter().zip(lost::judge(&leases, &evidence));
+    let lost = judged.filter_map(|(lease, verdict)| match verdict {
+        Verdict::Lost(why) => Some(Problem {
+            place: format!("{} of network {}", lease.addr, shown_network(lease)),
+            what: format!("{} has it, and is gone: {why}", lease.owner),
+            advice: "free it with `sublet gc --netns`".to_owned(),
+            mendable: false,
+        }),
+        Verdict::Alive(_) | Verdict::CannotTell(_) => None,
+    });
+    Ok(lost.collect())
+}
+
+fn tell(problem: &Problem, terminal: &mut Terminal<'_>) -> Result<()> {
+    let Problem { place, what, advice, .. } = problem;
+    let (place, what) = (visible(place), visible(what));
+    Ok(writeln!(terminal.stdout, "{place}: {what}; {}", visible(advice))?)
+}
+
+fn report(repair: &Repair, terminal: &mut Terminal<'_>) -> Result<()> {
+    for copy in &repair.copies {
+        writeln!(terminal.stdout, "kept the damaged file as {}", copy.display())?;
+    }
+    for note in &repair.notes {
+        writeln!(terminal.stdout, "{}", visible(note))?;
+    }
+    if !repair.copies.is_empty() {
+        writeln!(terminal.stdout, "{} leases were read", repair.kept)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,94 @@
+//! `sublet history`: who held an address, and when.
+
+use anyhow::{Result, anyhow};
+use clap::Args;
+
+use super::output::{self, EventRow};
+use super::{Desk, Terminal, tables};
+use crate::config::duration;
+use crate::model::{Event, Owner, Timestamp};
+use crate::net::Addr;
+
+/// Tell who held an address when, or what a container held.
+///
+/// A lease file keeps the last 10,000 events of 30 days, or what the configuration says as "history";
+/// the boot before this one is told of too. A cluster keeps none.
+#[derive(Debug, Args)]
+pub struct History {
+    /// An address; a container ID or the beginning of one; an ECS id; a pod as namespace/name
+    #[arg(value_name = "ADDRESS|CONTAINER")]
+    name: String,
+    /// Nothing before this: so long ago (2h), or a time (2026-01-31T08:00:00Z)
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Only this network's
+    #[arg(long, value_name = "NAME")]
+    network: Option<String>,
+    /// An array of objects; `[]` if there is none
+    #[arg(long)]
+    json: bool,
+}
+
+impl History {
+    pub(super) fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
+        let since = match &self.since {
+            Some(text) => since(text, desk.cx.now)?,
+            None => 0,
+        };
+        let addr: Option<Addr> = self.name.parse().ok();
+        let network = self.network.as_deref();
+        let mut wanted = |event: &Event| {
+            event.time >= since
+                && network.is_none_or(|n| event.network() == n)
+                && (addr == Some(event.addr) || is_of(event, &self.name))
+        };
+        let events = desk.store.history(&desk.cx, &mut wanted)?;
+        if self.json {
+            let rows: Vec<EventRow<'_>> = events.iter().map(EventRow::new).collect();
+            output::json(terminal.stdout, &rows)?;
+        } else if events.is_empty() {
+            writeln!(terminal.stderr, "{} has no history in {}", self.name, desk.place)?;
+        } else {
+            write!(terminal.stdout, "{}", tables::events(&events, &terminal.screen))?;
+        }
+        Ok(terminal.stdout.flush()?)
+    }
+}
+
+/// Whether an event is about a container, an ECS id or a pod of this name.
+fn is_of(event: &Event, name: &str) -> bool {
+    let container = event.attachment().is_some_and(|a| {
+        let id = a.container.as_str();
+        id == name || (name.len() >= 4 && id.starts_with(name))
+    });
+    let id = matches!(&event.owner, Owner::Id(id) if id == name);
+    let pod = event.origin.pod.as_ref().is_some_and(|p| {
+        name.split_once('/').is_some_and(|(ns, n)| ns == p.namespace && n == p.name)
+    });
+    container || id || pod || event.origin.endpoint.as_deref() == Some(name)
+}
+
+/// So long ago, or a time.
+fn since(text: &str, now: Timestamp) -> Result<Timestamp> {
+    if let Ok(ago) = duration::positive(text) {
+        return Ok(now.saturating_sub(ago.as_secs()));
+    }
+    let time: Option<jiff::Timestamp> = text.parse().ok();
+    time.map(|time| u64::try_from(time.as_second()).unwrap_or(0)).ok_or_else(|| {
+        anyhow!("--since is {text:?}; say so long ago (90s, 2h), or a time (2026-01-31T08:00:00Z)")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn since_is_a_while_ago_or_a_time() {
+        assert_eq!(since("2h", 10_000).unwrap(), 2_800);
+        assert_eq!(since("2h", 10).unwrap(), 0);
+        assert_eq!(since("1970-01-01T00:01:00Z", 10_000).unwrap(), 60);
+        assert_eq!(since("1970-01-01T00:01:00+00:01", 10_000).unwrap(), 0);
+        assert!(since("yesterday", 10_000).is_err());
+    }
+}

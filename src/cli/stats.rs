@@ -1,0 +1,73 @@
+//! `sublet stats`: how full the pools are, and what was asked for.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+
+use super::output::{self, Stats as Report};
+use super::{Desk, Terminal, tables};
+use crate::engine;
+use crate::metrics::{self, Text};
+
+/// Tell how full each range is, and how often what was asked for.
+///
+/// Requests are counted with the change that they make: what only looks, and a DEL of nothing, is not.
+/// A refused ADD is counted in a file of boot leases alone; elsewhere it would cost a flush. The
+/// counters of boot leases begin anew with each boot. A cluster counts nothing.
+#[derive(Debug, Args)]
+pub struct Stats {
+    /// One object
+    #[arg(long, conflicts_with = "prometheus")]
+    json: bool,
+    /// Prometheus' text format; with FILE written there, whole or not at all, as node_exporter's
+    /// textfile collector wants it
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
+    #[allow(clippy::doc_markdown, reason = "a person sees these texts as they stand here")]
+    prometheus: Option<PathBuf>,
+}
+
+impl Stats {
+    pub(super) fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
+        let usage = engine::usage(&mut *desk.store, &desk.cx)?;
+        let counters = desk.store.counters(&desk.cx)?;
+        match &self.prometheus {
+            Some(file) => {
+                let mut text = Text::default();
+                metrics::pools(&mut text, &usage);
+                metrics::requests(&mut text, &counters);
+                if file == Path::new("-") {
+                    terminal.stdout.write_all(text.as_str().as_bytes())?;
+                } else {
+                    write(file, text.as_str())?;
+                }
+            }
+            None if self.json => output::json(terminal.stdout, &Report::new(&usage, &counters))?,
+            None => {
+                if usage.is_empty() && counters.is_empty() {
+                    writeln!(terminal.stderr, "nothing is known of {}", desk.place)?;
+                }
+                let screen = &terminal.screen;
+                for table in [tables::usage(&usage, screen), tables::counters(&counters, screen)] {
+                    if !table.is_empty() {
+                        writeln!(terminal.stdout, "{table}")?;
+                    }
+                }
+            }
+        }
+        Ok(terminal.stdout.flush()?)
+    }
+}
+
+/// Under another name in the same folder first: nobody reads half of it.
+fn write(file: &Path, text: &str) -> Result<()> {
+    let mut new = file.as_os_str().to_owned();
+    new.push(".new");
+    let new = PathBuf::from(new);
+    let written = std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, file));
+    if written.is_err() {
+        // Best effort: the next one overwrites it.
+        let _ = std::fs::remove_file(&new);
+    }
+    written.with_context(|| format!("cannot write {}", file.display()))
+}

@@ -1,0 +1,120 @@
+//! Numbers as Prometheus reads them: its text format, version 0.0.4.
+//!
+//! Owns: the names of the metrics, which dashboards rely on, and the writing of the format, for the
+//! command line's `stats` and the daemon's `/metrics` alike. Does not own: where a number comes from.
+//! Invariant: each family comes once, with its help and type in front; a label holds any text.
+
+use std::fmt::{Display, Write as _};
+
+use crate::model::Counter;
+use crate::usage::{Usage, len};
+
+/// What a family's numbers do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// They grow until a restart.
+    Counter,
+    /// They go up and down.
+    Gauge,
+}
+
+/// A text that grows family by family.
+#[derive(Debug, Default)]
+pub struct Text(String);
+
+impl Text {
+    /// Begins a family: its name, what it tells, what its numbers do. Its samples come next.
+    pub fn family(&mut self, name: &str, help: &str, kind: Kind) {
+        let kind = match kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+        };
+        let help = help.replace('\\', "\\\\").replace('\n', "\\n");
+        // Writing into memory does not fail.
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    /// One number of the family that was begun last.
+    pub fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+        self.0.push_str(name);
+        for (i, (label, text)) in labels.iter().enumerate() {
+            let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            let open = if i == 0 { '{' } else { ',' };
+            let _ = write!(self.0, "{open}{label}=\"{text}\"");
+        }
+        let close = if labels.is_empty() { "" } else { "}" };
+        let _ = writeln!(self.0, "{close} {value}");
+    }
+
+    /// The text so far.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+const ADDRESSES: &str = "sublet_pool_addresses";
+const GAP: &str = "sublet_pool_largest_gap_addresses";
+const OUTSIDE: &str = "sublet_pool_outside_addresses";
+const REQUESTS: &str = "sublet_requests_total";
+
+/// How full the pools are.
+pub fn pools(text: &mut Text, usage: &[Usage]) {
+    if usage.is_empty() {
+        return;
+    }
+    let ranges: Vec<String> = usage.iter().map(|u| u.extent.range.to_string()).collect();
+    let all = || usage.iter().zip(&ranges);
+    text.family(ADDRESSES, "Addresses that a range gives, by what became of them.", Kind::Gauge);
+    for (u, range) in all() {
+        let states =
+            [("used", u.used), ("reserved", u.reserved), ("cooling", u.cooling), ("free", u.free)];
+        for (state, count) in states {
+            let labels = [("network", &*u.extent.network), ("range", range), ("state", state)];
+            text.sample(ADDRESSES, &labels, count);
+        }
+    }
+    let mut one = |name: &str, help: &str, value: &dyn Fn(&Usage) -> u128| {
+        text.family(name, help, Kind::Gauge);
+        for (u, range) in all() {
+            text.sample(name, &[("network", &u.extent.network), ("range", range)], value(u));
+        }
+    };
+    one(GAP, "Addresses of a range's longest free run.", &|u| u.gap.map_or(0, len));
+    one(OUTSIDE, "Leased addresses of a range that it does not give.", &|u| u.outside);
+}
+
+/// How often what was asked for, as the store has counted.
+pub fn requests(text: &mut Text, counters: &[Counter]) {
+    if counters.is_empty() {
+        return;
+    }
+    text.family(REQUESTS, "Requests that changed the store, or were refused.", Kind::Counter);
+    for c in counters {
+        let labels = [
+            ("network", &*c.set.0),
+            ("face", c.face.word()),
+            ("command", c.verb.word()),
+            ("outcome", c.ending.word()),
+        ];
+        text.sample(REQUESTS, &labels, c.count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_holds_any_text() {
+        let mut text = Text::default();
+        text.family("a_total", "one\ntwo", Kind::Counter);
+        text.sample("a_total", &[("l", "q\"\\\n"), ("m", "")], 7);
+        text.sample("a_total", &[], u128::MAX);
+        assert_eq!(
+            text.as_str(),
+            "# HELP a_total one\\ntwo\n# TYPE a_total counter\n\
+             a_total{l=\"q\\\"\\\\\\n\",m=\"\"} 7\n\
+             a_total 340282366920938463463374607431768211455\n"
+        );
+    }
+}

@@ -1,0 +1,211 @@
+//! How full pools are: the numbers behind `pools`, the map, the status page and the metrics.
+//!
+//! Owns: the computation, in one walk over what is taken, for a /29 and a /64 alike. Does not own:
+//! where the addresses come from (`store`), how the numbers look.
+//! Invariant: of what a range gives, each address is counted once: `size` is the sum of `used`,
+//! `reserved`, `cooling` and `free`.
+
+use std::collections::BTreeMap;
+
+use crate::alloc::{Definition, Holder};
+use crate::model::{Kind, Pool, SetName};
+use crate::net::{Addr, Span};
+
+/// A range that addresses are given out of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// The network as it is listed, or the pool's name.
+    pub network: String,
+    /// The set of its leases.
+    pub set: SetName,
+    /// First to last address.
+    pub range: Span,
+    /// What is given out of it, ascending: without the gateway and exclusions.
+    pub gives: Vec<Span>,
+}
+
+impl Extent {
+    /// The ranges of networks and pools, in the order of networks.
+    pub fn all(definitions: &[Definition], pools: &[Pool]) -> Vec<Extent> {
+        let mut all = Vec::new();
+        for definition in definitions {
+            for range in &definition.bounds {
+                let within = |span: &Span| span.starting(range.first)?.up_to(range.last);
+                let mut gives: Vec<Span> = definition.gives.iter().filter_map(within).collect();
+                gives.sort_unstable();
+                all.push(Extent {
+                    network: definition.network.to_string(),
+                    set: definition.set.clone(),
+                    range: *range,
+                    gives,
+                });
+            }
+        }
+        for pool in pools {
+            all.push(Extent {
+                network: pool.id.to_string(),
+                set: pool.set(),
+                range: pool.subnet.into(),
+                gives: pool.draws().into_iter().collect(),
+            });
+        }
+        all.sort_by(|a, b| (&a.network, a.range).cmp(&(&b.network, b.range)));
+        all
+    }
+}
+
+/// How full a range is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Which range.
+    pub extent: Extent,
+    /// How many addresses it gives.
+    pub size: u128,
+    /// Of these, how many are leased.
+    pub used: u128,
+    /// How many are set aside.
+    pub reserved: u128,
+    /// How many are kept back for a while.
+    pub cooling: u128,
+    /// How many are left.
+    pub free: u128,
+    /// Leased or set aside between the bounds, and not given out: recorded gateways, addresses that
+    /// were excluded since.
+    pub outside: u128,
+    /// The longest run of free addresses, the lowest of several; `None`: there is none.
+    pub gap: Option<Span>,
+}
+
+/// Counts what is taken, address by address.
+#[derive(Debug, Default)]
+pub struct Meter {
+    all: Vec<Gauge>,
+    /// Of each set: its ranges by first address, with the highest address of any up to there.
+    sets: BTreeMap<SetName, Vec<(Addr, Addr, usize)>>,
+}
+
+#[derive(Debug)]
+struct Gauge {
+    usage: Usage,
+    /// Which of the spans is looked at, and from where on nothing was seen yet.
+    span: usize,
+    from: Option<Addr>,
+}
+
+/// How many addresses; as many as can be counted of a whole IPv6.
+pub fn len(span: Span) -> u128 {
+    (span.last.bits() - span.first.bits()).saturating_add(1)
+}
+
+impl Meter {
+    /// A meter of these ranges, which may overlap.
+    pub fn new(extents: Vec<Extent>) -> Meter {
+        let mut meter = Meter::default();
+        for (index, extent) in extents.into_iter().enumerate() {
+            let range = extent.range;
+            let ranges = meter.sets.entry(extent.set.clone()).or_default();
+            ranges.push((range.first, range.last, index));
+            let size = extent.gives.iter().fold(0_u128, |sum, span| sum.saturating_add(len(*span)));
+            let from = extent.gives.first().map(|span| span.first);
+            let usage = Usage {
+                extent,
+                size,
+                used: 0,
+                reserved: 0,
+                cooling: 0,
+                free: size,
+                outside: 0,
+                gap: None,
+            };
+            meter.all.push(Gauge { usage, span: 0, from });
+        }
+        for ranges in meter.sets.values_mut() {
+            ranges.sort_unstable();
+            let mut reach = None;
+            for (_, last, _) in ranges {
+                reach = reach.max(Some(*last));
+                *last = reach.unwrap_or(*last);
+            }
+        }
+        meter
+    }
+
+    /// One address that nobody else can have, in the order of addresses within its set.
+    pub fn take(&mut self, set: &SetName, addr: Addr, holder: &Holder) {
+        let Some(ranges) = self.sets.get(set) else { return };
+        let behind = ranges.partition_point(|(first, ..)| *first <= addr);
+        for (_, reach, index) in ranges[..behind].iter().rev() {
+            if *reach < addr {
+                break;
+            }
+            let gauge = &mut self.all[*index];
+            if gauge.usage.extent.range.contains(addr) {
+                gauge.take(addr, holder);
+            }
+        }
+    }
+
+    /// The numbers, in the order of the ranges.
+    pub fn done(self) -> Vec<Usage> {
+        self.all.into_iter().map(Gauge::done).collect()
+    }
+}
+
+impl Gauge {
+    fn take(&mut self, addr: Addr, holder: &Holder) {
+        let kind = match holder {
+            Holder::Free => return,
+            Holder::Cooling(_) => None,
+            Holder::Leased(lease) => Some(lease.kind),
+        };
+        if !self.reach(addr) {
+            self.usage.outside += u128::from(kind.is_some());
+            return;
+        }
+        let usage = &mut self.usage;
+        *match kind {
+            None => &mut usage.cooling,
+            Some(Kind::Reserved) => &mut usage.reserved,
+            Some(_) => &mut usage.used,
+        } += 1;
+        usage.free = usage.free.saturating_sub(1);
+    }
+
+    /// Goes up to an address, over runs that are free; whether it is given out.
+    fn reach(&mut self, addr: Addr) -> bool {
+        while let Some(span) = self.usage.extent.gives.get(self.span).copied() {
+            if span.first > addr {
+                return false;
+            }
+            if span.contains(addr) {
+                let run = addr.prev().and_then(|to| Span::new(self.from?, to));
+                self.run(run);
+                self.from = addr.next();
+                return true;
+            }
+            self.run(self.from.and_then(|from| span.starting(from)));
+            self.next();
+        }
+        false
+    }
+
+    fn next(&mut self) {
+        self.span += 1;
+        self.from = self.usage.extent.gives.get(self.span).map(|span| span.first);
+    }
+
+    fn run(&mut self, run: Option<Span>) {
+        let longest = self.usage.gap.map_or(0, len);
+        if let Some(run) = run.filter(|run| len(*run) > longest) {
+            self.usage.gap = Some(run);
+        }
+    }
+
+    fn done(mut self) -> Usage {
+        while let Some(span) = self.usage.extent.gives.get(self.span).copied() {
+            self.run(self.from.and_then(|from| span.starting(from)));
+            self.next();
+        }
+        self.usage
+    }
+}
