@@ -6,7 +6,9 @@
 // A test's helpers may fail as a test does.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod check;
 mod cni;
+mod commands;
 mod config;
 mod damage;
 mod delegate;
@@ -37,4 +39,6 @@ mod reboot;
 mod supply;
 mod swarm;
 mod takeover;
+mod terminal;
 mod tidy;
+mod troubleshooting;
