@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Measures sublet beside Debian's host-local and the machine's floor, and writes docs/bench.md and
 # docs/bench.svg. Takes some minutes; --quick, which is coarser, about two. Never fails over a time.
-# With `docker` it measures subletd instead, and writes docs/bench-docker.md.
+# With `docker` it measures subletd instead, and writes docs/bench-docker.md; with `cluster` (and
+# --quick) an etcd and a Consul, which it starts, and writes docs/bench-cluster.md.
 #
 # Everything happens in a mount and a network namespace of its own, which end with the script; the
 # stores are in a temporary folder below BENCH_DIR (default /var/tmp), which has to be on the disk
@@ -28,8 +29,57 @@ if [ "${1-}" = inside ]; then
     exec "$BENCH_DRIVER" run "$@"
 fi
 
+if [ "${1-}" = cluster-inside ]; then
+    shift
+    # Whatever is noted there of this machine's clusters stays out of sight.
+    mount -t tmpfs none /run
+    [ -z "${BENCH_NETNS-}" ] || ip link set lo up
+    etcd --data-dir "$BENCH_WORK/etcd" --listen-client-urls http://127.0.0.1:23790 \
+        --advertise-client-urls http://127.0.0.1:23790 \
+        --listen-peer-urls http://127.0.0.1:23791 --initial-advertise-peer-urls http://127.0.0.1:23791 \
+        --initial-cluster default=http://127.0.0.1:23791 > "$BENCH_WORK/etcd.log" 2>&1 &
+    servers=($!)
+    "$BENCH_CONSUL" agent -server -bootstrap-expect=1 -node=one -bind=127.0.0.1 \
+        -data-dir="$BENCH_WORK/consul" -http-port=28500 -server-port=28300 -serf-lan-port=28301 \
+        -serf-wan-port=-1 -dns-port=-1 -grpc-port=-1 > "$BENCH_WORK/consul.log" 2>&1 &
+    servers+=($!)
+    trap 'kill "${servers[@]}"; wait' EXIT
+    for _ in $(seq 100); do
+        if curl -sf http://127.0.0.1:23790/health > /dev/null &&
+            [ "$(curl -sf http://127.0.0.1:28500/v1/status/leader)" != '""' ]; then
+            break
+        fi
+        sleep 0.2
+    done
+    "$BENCH_DRIVER" cluster "$PWD/bin/sublet" 127.0.0.1:23790 127.0.0.1:28500 "$@"
+    exit
+fi
+
 case "${1-}" in
 '' | --quick) ;;
+cluster)
+    shift
+    for tool in curl etcd ip unshare; do
+        command -v "$tool" > /dev/null || fail "$tool is missing"
+    done
+    BENCH_CONSUL=$(scripts/get-consul.sh)
+    scripts/build.sh
+    cargo build --release --locked --example bench
+    BENCH_WORK=$(mktemp -d "${BENCH_DIR:-/var/tmp}/sublet-bench.XXXXXX")
+    trap 'rm -rf "$BENCH_WORK"' EXIT
+    BENCH_DRIVER=$(realpath "${CARGO_TARGET_DIR:-target}/release/examples/bench")
+    BENCH_CONSUL=$(realpath "$BENCH_CONSUL")
+    export BENCH_WORK BENCH_CONSUL BENCH_DRIVER
+    namespaces=(--mount --propagation private)
+    if [ "$(id -u)" = 0 ]; then
+        namespaces+=(--net)
+        export BENCH_NETNS=1
+    else
+        namespaces+=(--user --map-root-user)
+    fi
+    unshare "${namespaces[@]}" "$PWD/scripts/bench.sh" cluster-inside "$@"
+    exit
+    ;;
 docker)
     scripts/build.sh
     cargo build --release --locked --example bench
@@ -38,7 +88,7 @@ docker)
     "${CARGO_TARGET_DIR:-target}/release/examples/bench" docker "$PWD/bin/subletd" "$work"
     exit
     ;;
-*) fail "usage: scripts/bench.sh [--quick | docker]" ;;
+*) fail "usage: scripts/bench.sh [--quick | docker | cluster [--quick]]" ;;
 esac
 for tool in ip strace unshare valgrind; do
     command -v "$tool" > /dev/null || fail "$tool is missing"

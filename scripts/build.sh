@@ -6,10 +6,11 @@ cd "$(dirname "$0")/.."
 host=$(rustc -vV | sed -n 's/^host: //p')
 # +crt-static needs the target to be named: without it build scripts and macros get the flag too.
 RUSTFLAGS='-C target-feature=+crt-static' \
-    cargo build --release --locked --target "$host" --bin sublet --bin subletd
+    cargo build --release --locked --target "$host" \
+    --bin sublet --bin sublet-cluster --bin subletd
 
 mkdir -p bin
-for name in sublet subletd; do
+for name in sublet sublet-cluster subletd; do
     built=${CARGO_TARGET_DIR:-target}/$host/release/$name
     # A rename, so that a binary that is being run can be replaced.
     cp "$built" "bin/.$name.new"
@@ -29,8 +30,14 @@ for name in sublet subletd; do
     echo "$PWD/bin/$name: static, $(stat -c %s "bin/$name") bytes"
 done
 
-# The plugin is started for every container: none of the daemon's runtime may be linked in.
-if grep -q -a -E 'tokio-[0-9]|hyper-[0-9]|rustls-[0-9]' bin/sublet; then
-    echo "bin/sublet has parts of subletd's runtime" >&2
+# The plugin is started for every container: neither the daemon's runtime nor the clusters' clients may
+# be linked in. That they are found where they belong shows that this would find them.
+clients='rustls-[0-9]|ureq-[0-9]'
+grep -q -a -E "$clients" bin/sublet-cluster || {
+    echo "bin/sublet-cluster has no clients of etcd and Consul" >&2
+    exit 1
+}
+if grep -q -a -E "tokio-[0-9]|hyper-[0-9]|$clients" bin/sublet; then
+    echo "bin/sublet has parts of subletd's runtime, or of the clusters' clients" >&2
     exit 1
 fi

@@ -15,7 +15,7 @@ source scripts/e2e/containerd.sh
 if [ "${1-}" != inside ]; then
     need "${containerd_needs[@]}"
     [ -x bin/sublet ] || scripts/build.sh
-    enter
+    enter "$@"
 fi
 containerd_folders '{}'
 containerd_starts

@@ -17,7 +17,7 @@ source scripts/e2e/cri.sh
 if [ "${1-}" != inside ]; then
     need "${containerd_needs[@]}" curl=curl protoc=protobuf-compiler
     [ -x bin/sublet ] || scripts/build.sh
-    enter
+    enter "$@"
 fi
 
 # Another boot: a file over the kernel's, which containerd and all that it starts see.

@@ -15,7 +15,7 @@ if [ "${1-}" != inside ]; then
         /usr/lib/cni/bridge=containernetworking-plugins ip=iproute2 jq=jq unshare=util-linux \
         mount=mount
     [ -x bin/sublet ] || scripts/build.sh
-    enter
+    enter "$@"
 fi
 
 own_folders

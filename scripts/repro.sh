@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the last commit twice, from scratch and in two folders, and compares the binary and the
-# Debian package bit by bit. Takes two release builds' time.
+# Builds the last commit twice, from scratch and in two folders, and compares the binaries and
+# the Debian package bit by bit. Takes two release builds' time.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,7 +14,7 @@ for copy in one another/deeper/two; do
     mkdir -p "$work/$copy"
     git archive "$commit" | tar -x -C "$work/$copy"
     CARGO_TARGET_DIR=$work/$copy/target "$work/$copy/packaging/deb/build.sh"
-    (cd "$work/$copy/bin" && sha256sum sublet ./*.deb) > "$work/$(basename "$copy").sums"
+    (cd "$work/$copy/bin" && sha256sum sublet sublet-cluster ./*.deb) > "$work/$(basename "$copy").sums"
     rm -rf "$work/$copy/target"
 done
 cat "$work/one.sums"

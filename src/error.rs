@@ -9,7 +9,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::model::{Lease, NetworkName, Owner, PoolId, SetName};
+use crate::model::{Lease, NetworkName, Node, NodeRecord, Owner, PoolId, SetName};
 use crate::net::{Addr, Subnet};
 
 /// The allocator's "no". The beginnings of the texts are host-local's.
@@ -119,6 +119,15 @@ pub enum Refusal {
         network: NetworkName,
         /// What stands in the way.
         why: String,
+    },
+    /// A network's definition is of another version than its user knew.
+    Redefined {
+        /// The network.
+        network: NetworkName,
+        /// The version that was known; `None`: that there is no definition.
+        expected: Option<u64>,
+        /// The version that is kept.
+        kept: Option<u64>,
     },
     /// A pool, or an address of one, cannot be had.
     Pool(Box<PoolRefusal>),
@@ -405,6 +414,19 @@ impl fmt::Display for Refusal {
                 holder.owner,
                 release(holder)
             ),
+            Refusal::Redefined { network, expected, kept } => {
+                let version = |version: &Option<u64>| match version {
+                    Some(version) => format!("version {version}"),
+                    None => "no definition".to_owned(),
+                };
+                write!(
+                    f,
+                    "network {network} has {}, not {}: it was changed meanwhile; look at it with \
+                     `sublet network show {network}` and try again",
+                    version(kept),
+                    version(expected)
+                )
+            }
             Refusal::Pool(refusal) => refusal.fmt(f),
             Refusal::Takeover { network, why } => write!(
                 f,
@@ -482,6 +504,15 @@ pub enum StoreError {
         /// The `persist` under which they were made.
         persist: &'static str,
     },
+    /// The node's name is another's: a machine's, or a later boot's.
+    Claimed {
+        /// The servers.
+        place: String,
+        /// This machine, and its name.
+        node: Node,
+        /// Who has the name.
+        by: Box<NodeRecord>,
+    },
     /// A cluster is meant, and nobody can say which: no file of this node in any case.
     Unreadable {
         /// What is wrong with the configuration.
@@ -549,6 +580,20 @@ impl fmt::Display for StoreError {
                 path.display(),
                 lease.addr,
                 lease.owner
+            ),
+            StoreError::Claimed { place, node, by } if by.node.machine == node.machine => write!(
+                f,
+                "another boot of machine {} has leased as node {1} of {place} since this one began: \
+                 give each machine a machine-id and a NODE_ID of its own; if this one was set back to \
+                 an earlier state, `sublet node release {1}` ends what that boot leased",
+                node.machine, node.name
+            ),
+            StoreError::Claimed { place, node, by } => write!(
+                f,
+                "node {0} of {place} is another machine: its machine-id is {1}, this one's is {2}; set \
+                 NODE_ID to a name of its own, or, if that machine is gone, free what it had with \
+                 `sublet node release {0}`",
+                node.name, by.node.machine, node.machine
             ),
             StoreError::Unreadable { why } => write!(
                 f,

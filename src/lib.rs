@@ -4,12 +4,14 @@
 //! # Layers
 //!
 //! ```text
-//! main, bin   the processes: arguments, environment, streams, exit code
+//! main, bin   sublet (stores of this host), sublet-cluster (all stores), subletd (Docker's)
+//! program     the process of the first two: arguments, environment, streams, exit code
 //! cni docker cli  the faces: a protocol or a person on one side, use cases on the other
 //! engine      the use cases; takeover and handback read and write host-local's folder for it,
 //!             ecs_ipam (over bolt) reads the original's file
 //! config      bytes -> Config, one file for each dialect
 //! store       commits what alloc decides: redb, etcd, Consul
+//! metrics     numbers as Prometheus reads them; usage: how full ranges are, in one walk
 //! alloc       the decisions, pure: View + Command + Context -> Plan
 //! net model error   the nouns, valid by construction; beside them plain_file, an open that never blocks
 //! ```
@@ -22,7 +24,8 @@
 //! # The way of an ADD
 //!
 //! [`cni::run`] reads variables (code 4) and stdin (5), decodes it (6, 7), checks the version (1) and
-//! lowers it to a [`config::Config`]; [`store::open`] picks the store; [`engine::add`] hands it an
+//! lowers it to a [`config::Config`]; the program's [`store::Open`] picks the store (in `sublet`, a
+//! cluster's is picked by `sublet-cluster`, which takes the process over before anything was done); [`engine::add`] hands it an
 //! [`alloc::Command`]; the store runs [`alloc::run`] over its own view and commits the plan; the
 //! outcome is rendered for the version that was asked for, and written at once. Every failure is
 //! one JSON error and exit 1. If the answer cannot be written, what was leased is taken back.
@@ -64,11 +67,19 @@
 //!   through owners, and takes as many steps as a store's transactions are small
 //!   ([`alloc::View::capacity`]).
 //!
+//! # What people see
+//!
+//! Beside commands a [`store::Store`] tells: `list` and `taken` walk over leases (and what cools),
+//! `definitions` and `pools` say what they are drawn from ([`engine::usage`] makes numbers of the
+//! four), `history` and `counters` say what happened, `problems` what is wrong. Events and counters are
+//! made of a plan's changes where they are committed ([`alloc::event`], [`alloc::verb`]), so that no face
+//! can forget one. [`metrics`] writes the numbers for the command line and the daemon.
+//!
 //! # Where do I add ...
 //!
 //! - **a store**: `store/NAME.rs` with [`store::Store`] (on a compare-and-set server: with
 //!   `store::cas::Engine`, three calls); a variant of [`model::StoreSpec`], its keys in
-//!   `config/cluster.rs` and its arm in [`store::open`]; its line in `store/contract.rs` or
+//!   `config/cluster.rs` and its arms in [`store::open`] and [`store::open_local`]; its line in `store/contract.rs` or
 //!   `store/servers_test.rs`.
 //! - **a dialect**: `config/NAME.rs` and its row in the table of dialects; `testdata/config/NAME/`.
 //! - **a CNI version**: a variant in `cni/version.rs` and in its table; an arm in `cni/result.rs` if
@@ -97,6 +108,7 @@ pub mod model;
 pub mod net;
 pub mod panic;
 mod plain_file;
+pub mod program;
 pub mod runtimes;
 pub mod store;
 pub mod takeover;

@@ -1,71 +1,82 @@
-//! `sublet`: the plugin when a container runtime calls it, the operator's command line else.
+//! `sublet`, which leases from this host's file, and leaves a call about a cluster's store to
+//! `sublet-cluster` beside it.
 //!
-//! Owns: the process: its arguments, environment, streams and exit code. Does not own: anything
-//! that a test should reach.
+//! Owns: how that other program, the same one with the clients of etcd and Consul, takes this
+//! one's place. Linked in here, TLS would cost every call seven page faults of relocations.
+//! Invariant: it gets the same arguments, environment and standard input, before anything was
+//! leased, freed or written. It has all stores, so no third program follows.
 
 use std::env;
-use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
-use std::path::Path;
-use std::process::ExitCode;
+use std::fs::{self, File};
+use std::io::{self, Seek, Write};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
 
-use sublet::cli::screen::Screen;
-use sublet::cli::{self, Terminal};
-use sublet::cni::{self, World};
-use sublet::{host, panic};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use sublet::error::StoreError;
+use sublet::model::StoreSpec;
+use sublet::program;
+use sublet::store::{self, Store};
+
+const OTHER: &str = "sublet-cluster";
 
 fn main() -> ExitCode {
-    // A damaged file can make the store's engine panic; the store answers that with an error.
-    panic::record();
+    program::run(open)
+}
+
+fn open(spec: &StoreSpec, stdin: Option<&[u8]>) -> Result<Box<dyn Store>, StoreError> {
+    store::open_local(spec).unwrap_or_else(|| Err(leave(stdin)))
+}
+
+/// Leaves the call to the other program; comes back only with what keeps it from that.
+fn leave(stdin: Option<&[u8]>) -> StoreError {
+    // Links followed: whatever name this was called by, the other is where this file is.
+    let other = env::current_exe().map(|own| own.with_file_name(OTHER));
+    let why = match &other {
+        Ok(other) => command(other, stdin).map_or_else(|e| e, |mut command| command.exec()),
+        Err(_) => io::Error::other("the folder of this program cannot be told: is /proc mounted?"),
+    };
+    let other = other.unwrap_or_else(|_| PathBuf::from(OTHER));
+    let source = format!(
+        "{why}; leases in etcd or Consul need {OTHER} beside sublet, and a package or \
+         scripts/install.sh brings both"
+    );
+    StoreError::Unavailable {
+        doing: "run".to_owned(),
+        place: other.display().to_string(),
+        source: source.into(),
+    }
+}
+
+fn command(other: &Path, stdin: Option<&[u8]>) -> io::Result<Command> {
+    let (own, next) = (fs::metadata("/proc/self/exe")?, fs::metadata(other)?);
+    if (own.dev(), own.ino()) == (next.dev(), next.ino()) {
+        // It would start itself for ever.
+        return Err(io::Error::other("this is sublet under another name"));
+    }
     let mut args = env::args_os();
-    let name = args.next().unwrap_or_default();
-    let Some(arg) = args.next() else {
-        return plugin();
-    };
-    if let Some(answer) = ecs_answer(&name, &arg) {
-        let done = writeln!(io::stdout(), "{answer}");
-        return ExitCode::from(u8::from(done.is_err()));
+    let mut command = Command::new(other);
+    if let Some(name) = args.next() {
+        command.arg0(name);
     }
-    let facts = host::facts(&environment);
-    let screen = Screen::find(&environment);
-    let mut terminal = Terminal { stdout: &mut io::stdout(), stderr: &mut io::stderr(), screen };
-    ExitCode::from(cli::run(env::args_os().collect(), &environment, &facts, &mut terminal))
+    command.args(args);
+    if let Some(bytes) = stdin {
+        command.stdin(file(bytes)?);
+    }
+    Ok(command)
 }
 
-#[allow(clippy::disallowed_methods, reason = "here the environment enters the program")]
-fn environment(name: &str) -> Option<OsString> {
-    env::var_os(name)
-}
-
-fn plugin() -> ExitCode {
-    // The plain file: std's stdout splits an answer at its last newline into two writes.
-    let mut stdout: Box<dyn Write> = match io::stdout().as_fd().try_clone_to_owned() {
-        Ok(fd) => Box::new(File::from(fd)),
-        Err(_) => Box::new(io::stdout()),
-    };
-    ExitCode::from(cni::run(World {
-        env: &environment,
-        stdin: &mut io::stdin().lock() as &mut dyn Read,
-        stdout: &mut *stdout,
-        stderr: &mut io::stderr(),
-        facts: &|| host::facts(&environment),
-    }))
-}
-
-/// What the ECS agent asks its plugin before it uses it.
-fn ecs_answer(name: &OsStr, arg: &OsStr) -> Option<String> {
-    if Path::new(name).file_name()? != "ecs-ipam" {
-        return None;
-    }
-    match arg.to_str()? {
-        "--capabilities" => Some(r#"{"capabilities":["awsvpc-network-mode"]}"#.to_owned()),
-        "--version" => Some(format!(
-            r#"{{"version":"{}","dirty":false,"gitShortHash":"{}"}}"#,
-            env!("CARGO_PKG_VERSION"),
-            option_env!("SUBLET_GIT_HASH").unwrap_or("unknown")
-        )),
-        _ => None,
-    }
+/// A file in memory, at its beginning; nobody can change it any more.
+fn file(bytes: &[u8]) -> io::Result<File> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // A host may demand that no such file is executable; Linux before 6.3 knows no such flag.
+    let new = memfd_create("stdin", flags | MemfdFlags::NOEXEC_SEAL)
+        .or_else(|_| memfd_create("stdin", flags))?;
+    let mut file = File::from(new);
+    file.write_all(bytes)?;
+    file.rewind()?;
+    fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE)?;
+    Ok(file)
 }

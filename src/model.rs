@@ -253,6 +253,34 @@ pub struct Node {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BootId(pub String);
 
+/// What a cluster knows of a machine that leases from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeRecord {
+    /// Its name, and the machine that has it.
+    pub node: Node,
+    /// The boot that leased last; `None` where the boot ID could not be read.
+    pub boot: Option<BootId>,
+    /// When a machine first had the name.
+    pub first: Timestamp,
+    /// Since when this boot leases.
+    pub since: Timestamp,
+}
+
+/// A network's definition as a cluster keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkRecord {
+    /// The network.
+    pub network: NetworkName,
+    /// Grows by one with each change; the first is 1.
+    pub version: u64,
+    /// A JSON object: what of `ipam` defines a network.
+    pub text: String,
+    /// The node that wrote this version.
+    pub by: String,
+    /// When.
+    pub time: Timestamp,
+}
+
 /// A network namespace as it was when the lease was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Netns {
@@ -324,6 +352,12 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// Whether it means nothing once the boot that made it is over: a container's, and neither an
+    /// operator's nor a container engine's, which keep theirs.
+    pub fn ends_with_boot(&self) -> bool {
+        matches!(self.owner, Owner::Attachment(_) | Owner::Id(_)) && self.kind.collectable()
+    }
+
     /// The attachment behind it, if a container is.
     pub fn attachment(&self) -> Option<&Attachment> {
         match &self.owner {
@@ -379,10 +413,10 @@ pub enum StoreSpec {
         /// How much of what happened is kept.
         history: History,
     },
-    /// etcd.
-    Etcd(Etcd),
+    /// etcd. Boxed: a store of this node, which most calls name, is moved about without room for it.
+    Etcd(Box<Etcd>),
     /// Consul.
-    Consul(Consul),
+    Consul(Box<Consul>),
     /// A cluster is meant, and what is written of it cannot be understood: no file of this node in
     /// any case.
     Unreadable {
@@ -392,6 +426,15 @@ pub enum StoreSpec {
 }
 
 impl StoreSpec {
+    /// How to reach a cluster.
+    pub fn servers_mut(&mut self) -> Option<&mut Servers> {
+        match self {
+            StoreSpec::Etcd(etcd) => Some(&mut etcd.servers),
+            StoreSpec::Consul(consul) => Some(&mut consul.servers),
+            StoreSpec::Embedded { .. } | StoreSpec::Unreadable { .. } => None,
+        }
+    }
+
     /// Whether other nodes share it.
     pub fn is_cluster(&self) -> bool {
         !matches!(self, StoreSpec::Embedded { .. })
@@ -411,6 +454,10 @@ pub struct Servers {
     pub identity: Option<(PathBuf, PathBuf)>,
     /// For each command; not zero.
     pub timeout: Duration,
+    /// How long the leases of a network live.
+    pub persist: Persist,
+    /// Where a boot notes what it has done, and tokens are kept; the folder is empty after the next one.
+    pub notes: PathBuf,
 }
 
 /// etcd, by its v3 JSON gateway.

@@ -209,3 +209,100 @@ impl Gauge {
         self.usage
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::alloc::Cooling;
+
+    fn addr(text: &str) -> Addr {
+        text.parse().unwrap()
+    }
+
+    fn span(first: &str, last: &str) -> Span {
+        Span::new(addr(first), addr(last)).unwrap()
+    }
+
+    fn cooling(at: Addr) -> Holder {
+        Holder::Cooling(Cooling { until: 9, addr: at, freed: 1 })
+    }
+
+    fn extent(range: Span, gives: Vec<Span>) -> Extent {
+        Extent { network: "n".into(), set: SetName("s".into()), range, gives }
+    }
+
+    #[test]
+    fn a_large_range_costs_as_much_as_is_taken() {
+        let all = span("10.0.0.1", "10.255.255.254");
+        let huge = span("fd00::", "fd00::ffff:ffff:ffff:ffff");
+        let whole = Span::from(crate::net::Subnet::masked(addr("::"), 1).unwrap());
+        let mut meter = Meter::new(vec![
+            extent(all, vec![all]),
+            extent(huge, vec![huge]),
+            extent(whole, vec![whole]),
+        ]);
+        let set = SetName("s".into());
+        for at in ["10.0.0.1", "10.128.0.0", "fd00::1"] {
+            meter.take(&set, addr(at), &cooling(addr(at)));
+        }
+        let [all, huge, whole] = &meter.done()[..] else { panic!() };
+        assert_eq!((all.size, all.cooling, all.free), ((1 << 24) - 2, 2, (1 << 24) - 4));
+        assert_eq!(all.gap, Some(span("10.0.0.2", "10.127.255.255")));
+        assert_eq!((huge.size, huge.free), (1 << 64, (1 << 64) - 1));
+        assert_eq!(huge.gap, Some(span("fd00::2", "fd00::ffff:ffff:ffff:ffff")));
+        assert_eq!((whole.size, whole.cooling), (1 << 127, 0));
+    }
+
+    #[test]
+    fn another_set_s_addresses_are_another_s() {
+        let range = span("10.0.0.1", "10.0.0.6");
+        let mut meter = Meter::new(vec![extent(range, vec![range])]);
+        meter.take(&SetName("t".into()), addr("10.0.0.2"), &cooling(addr("10.0.0.2")));
+        meter.take(&SetName("s".into()), addr("10.0.0.7"), &cooling(addr("10.0.0.7")));
+        assert_eq!(meter.done()[0].free, 6);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Against counting address by address; ranges overlap as those of shared networks do.
+        #[test]
+        fn the_numbers_are_right(
+            ranges in prop::collection::vec((0..40_u128, 1..30_u128, prop::collection::vec(0..70_u128, 0..5)), 1..5),
+            taken in prop::collection::btree_set(0..70_u128, 0..50),
+        ) {
+            let at = |n: u128| Addr::from_bits(crate::net::Family::V4, n).unwrap();
+            let set = SetName("s".into());
+            let mut extents = Vec::new();
+            for (first, len, holes) in &ranges {
+                let range = Span::new(at(*first), at(first + len)).unwrap();
+                let given: Vec<u128> = (*first..=first + len).filter(|n| !holes.contains(n)).collect();
+                let runs = given.chunk_by(|a, b| a + 1 == *b);
+                let gives = runs.map(|r| Span::new(at(r[0]), at(r[r.len() - 1])).unwrap()).collect();
+                extents.push(extent(range, gives));
+            }
+            let mut meter = Meter::new(extents.clone());
+            for n in &taken {
+                meter.take(&set, at(*n), &cooling(at(*n)));
+            }
+            for (usage, extent) in meter.done().iter().zip(&extents) {
+                let gives = |n: u128| extent.gives.iter().any(|s| s.contains(at(n)));
+                let free: Vec<u128> = (0..80).filter(|n| gives(*n) && !taken.contains(n)).collect();
+                let cooling = taken.iter().filter(|n| gives(**n)).count();
+                prop_assert_eq!(usage.free, free.len() as u128);
+                prop_assert_eq!(usage.cooling, cooling as u128);
+                prop_assert_eq!(usage.size, usage.free + usage.cooling);
+                let mut runs: BTreeMap<usize, u128> = BTreeMap::new();
+                for run in free.chunk_by(|a, b| a + 1 == *b) {
+                    runs.entry(run.len()).or_insert(run[0]);
+                }
+                let longest = runs.last_key_value().map(|(n, from)| (at(*from), *n as u128));
+                prop_assert_eq!(usage.gap.map(|g| (g.first, len(g))), longest);
+            }
+        }
+    }
+}

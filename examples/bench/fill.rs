@@ -55,6 +55,7 @@ pub fn sublet(fill: Fill, network: &str) -> Result<()> {
         sticky: false,
         on_duplicate: config.on_duplicate,
         claim_gateways: false,
+        define: None,
         origin: config.origin,
         legacy: Legacy::Read(leases, vec![cursor]),
     };

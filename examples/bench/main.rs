@@ -2,12 +2,14 @@
 //!
 //! - `bench run [--quick]`: measures everything, writes `docs/bench.md` and `docs/bench.svg`.
 //! - `bench docker SUBLETD FOLDER`: measures subletd, writes `docs/bench-docker.md`.
+//! - `bench cluster SUBLET ETCD CONSUL [--quick]`: measures clusters, writes `docs/bench-cluster.md`.
 //! - `bench fill WHAT NETWORK < CONFIGURATION`: fills a store.
 //! - `bench churn FILE`: writes and flushes until it is killed.
 //! - `bench hold FILE`: locks a file until it is killed.
 //! - `bench swarm PROCESSES TOTAL < CONFIGURATION`: many ADDs at once, for a tracer around them.
 
 mod bed;
+mod cluster;
 mod count;
 mod docker;
 mod fill;
@@ -72,6 +74,12 @@ fn main() -> Result<()> {
         ["run"] => measure(&Tools::from_env(false)?),
         ["run", "--quick"] => measure(&Tools::from_env(true)?),
         ["docker", program, work] => docker::measure(program.as_ref(), work.as_ref()),
+        ["cluster", program, etcd, consul] => {
+            cluster::measure(program.as_ref(), etcd, consul, false)
+        }
+        ["cluster", program, etcd, consul, "--quick"] => {
+            cluster::measure(program.as_ref(), etcd, consul, true)
+        }
         ["fill", what, network] => fill::sublet(bed::Fill::parse(what)?, network),
         ["churn", file] => churn(file),
         ["hold", lock] => swarm::hold(lock),

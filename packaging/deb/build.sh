@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds a Debian package into bin/. The binary goes where Debian has its CNI plugins, /usr/lib/cni,
-# and /usr/bin/sublet is a link to it: one file, one version, in both roles. A runtime that looks for
+# Builds a Debian package into bin/. sublet and, beside it, sublet-cluster go where Debian has its CNI
+# plugins, /usr/lib/cni, and /usr/bin/sublet is a link there: one file, one version, in both roles. A runtime that looks for
 # plugins in /opt/cni/bin gets a link there from its operator; a package has no business in /opt.
 #
 # The same source gives the same package: SOURCE_DATE_EPOCH, by default the last commit's time, is the
@@ -11,7 +11,7 @@ cd "$(dirname "$0")/../.."
 for tool in dpkg-deb gzip; do
     command -v "$tool" > /dev/null || { echo "build.sh: $tool is missing" >&2; exit 1; }
 done
-if [ ! -x bin/sublet ] || [ "${KEEP_BINARY-}" != 1 ]; then
+if [ ! -x bin/sublet ] || [ ! -x bin/sublet-cluster ] || [ "${KEEP_BINARY-}" != 1 ]; then
     scripts/build.sh
 fi
 if [ -z "${SOURCE_DATE_EPOCH-}" ]; then
@@ -27,7 +27,9 @@ cargo run --quiet --locked --example manual -- "$work/manual"
 
 root=$work/root
 umask 022
-install -D -m 0755 bin/sublet "$root/usr/lib/cni/sublet"
+for name in sublet sublet-cluster; do
+    install -D -m 0755 "bin/$name" "$root/usr/lib/cni/$name"
+done
 mkdir -p "$root/usr/bin"
 ln -s ../lib/cni/sublet "$root/usr/bin/sublet"
 for page in "$work"/manual/man1/*.1; do
@@ -62,8 +64,8 @@ Maintainer: The sublet authors <sublet@localhost>
 Installed-Size: $(du -k -s --apparent-size "$root/usr" | cut -f 1)
 Recommends: containernetworking-plugins
 Description: leases IP addresses to containers
- A CNI IPAM plugin over one durable lease file, and the operator's command for
- it. It reads the configurations of host-local and ecs-ipam as they are and
+ A CNI IPAM plugin over one durable lease file, or etcd or Consul, and the
+ operator's command for it. It reads the configurations of host-local and ecs-ipam as they are and
  takes over their leases.
 CONTROL
 find "$root" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +

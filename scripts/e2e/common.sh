@@ -35,7 +35,8 @@ need() {
     done
 }
 
-# Runs the script again, as `SCRIPT inside FOLDER`, in namespaces of its own, and exits as it did.
+# enter ARG ...: runs the script again, as `SCRIPT inside FOLDER ARG ...`, in namespaces of its own, and
+# exits as it did.
 # Every process it starts ends with it, a killed runtime's orphans too.
 enter() {
     [ "$(id -u)" = 0 ] || fail "containers need root"
@@ -43,7 +44,7 @@ enter() {
     cgroup=sublet-e2e-$$
     # A background job, so that a signal to this script is not kept waiting for it.
     unshare --net --mount --pid --fork --kill-child --mount-proc --propagation private \
-        env -i PATH="$PATH" HOME="$work" cgroup="$cgroup" "$PWD/scripts/$script.sh" inside "$work" &
+        env -i PATH="$PATH" HOME="$work" cgroup="$cgroup" "$PWD/scripts/$script.sh" inside "$work" "$@" &
     inner=$!
     # unshare itself waits for its child whatever it is told; killed it takes all of them along.
     trap 'kill -KILL "$inner" 2> /dev/null || true; wait "$inner" 2> /dev/null || true; leave' EXIT

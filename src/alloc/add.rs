@@ -9,6 +9,7 @@ use super::choose::{Choice, Ended, choose};
 use super::command::{
     Add, Change, Definition, Legacy, OnDuplicate, Outcome, PodKey, Strategy, Wanted, legacy_owner,
 };
+use super::define;
 use super::takeover::{Takeover, WithTakeover};
 use super::view::{Context, Holder, Plan, View};
 use crate::error::{Refusal, StoreError};
@@ -54,6 +55,9 @@ fn plan(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Stop> {
             taken = Takeover::read(add, leases, cursors, view, cx)??;
             changes = taken.changes(add, cx.now);
         }
+    }
+    if let Some(define) = &add.define {
+        changes.extend(define::first(define, view, cx)??);
     }
     let ended = Ended::find(add, view, cx)?;
     let mut work = Work { add, view, cx, changes, taken, ended };

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use super::address::{ReleaseAddress, RequestAddress};
 use super::pool::{AdoptPool, ReleasePool, RequestPool, Sweep};
 use crate::model::{
-    Attachment, ContainerId, Grant, IfName, Kind, Lease, NetworkName, Origin, Owner, Pool, SetName,
-    Timestamp,
+    Attachment, ContainerId, Grant, IfName, Kind, Lease, NetworkName, NetworkRecord, Origin, Owner,
+    Pool, SetName, Timestamp,
 };
 use crate::net::{Addr, RangeSet, Span};
 
@@ -28,6 +28,8 @@ pub enum Command {
     Status(Status),
     /// Free what no attachment uses.
     Gc(Gc),
+    /// Free what a machine holds.
+    Evict(Evict),
     /// Set addresses aside.
     Reserve(Reserve),
     /// Let them be given again.
@@ -48,6 +50,8 @@ pub enum Command {
     Sweep(Sweep),
     /// Take over another program's pool with its addresses.
     AdoptPool(AdoptPool),
+    /// Define a network.
+    Define(Define),
 }
 
 impl Command {
@@ -65,6 +69,7 @@ impl Command {
             Command::Check(c) => Some(&c.set),
             Command::Status(c) => Some(&c.set),
             Command::Gc(c) => Some(&c.set),
+            Command::Evict(c) => Some(&c.set),
             Command::Reserve(c) => Some(&c.set),
             Command::Unreserve(c) => Some(&c.set),
             Command::Import(c) => Some(&c.set),
@@ -101,6 +106,9 @@ pub struct Add {
     pub origin: Origin,
     /// What is known of host-local's leases for this network.
     pub legacy: Legacy,
+    /// The definition that the ranges are of, where the cluster keeps one; if it has none yet, it
+    /// gets this one.
+    pub define: Option<Define>,
 }
 
 /// An address that was asked for.
@@ -248,6 +256,29 @@ pub struct Gc {
     pub after: Option<Owner>,
 }
 
+/// Frees what the asking node ([`super::Context::node`]) holds of one set. Reservations stay, as an
+/// operator's, and so do addresses of pools, which go with them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Evict {
+    /// The set of leases.
+    pub set: SetName,
+    /// Only what has ended with an earlier boot.
+    pub only_ended: bool,
+    /// Go on behind this owner; `None`: from the start.
+    pub after: Option<Owner>,
+}
+
+/// Keeps a network's definition, if the one that is kept is of the version that is expected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Define {
+    /// The network.
+    pub network: NetworkName,
+    /// [`crate::model::NetworkRecord::text`].
+    pub text: String,
+    /// The version that is kept; `None`: there is none.
+    pub version: Option<u64>,
+}
+
 /// Sets addresses aside: they are given to nobody.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reserve {
@@ -329,7 +360,7 @@ pub enum Outcome {
     Checked,
     /// STATUS: an ADD could be served.
     Ready,
-    /// GC: what was freed in this step.
+    /// GC, EVICT: what was freed in this step.
     Collected {
         /// The addresses.
         freed: Vec<Addr>,
@@ -369,6 +400,8 @@ pub enum Outcome {
         /// Whether this call made it.
         created: bool,
     },
+    /// DEFINE: the version that is kept now.
+    Defined(u64),
     /// What a sweep freed, or would free.
     Swept {
         /// The addresses.
@@ -421,6 +454,8 @@ pub enum Change {
     PutPool(Pool),
     /// Forget a pool, none of whose leases is left.
     DropPool(Pool),
+    /// Keep a network's definition. Only a cluster does.
+    Network(NetworkRecord),
 }
 
 /// An address that was freed and is kept back.

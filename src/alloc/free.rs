@@ -1,15 +1,15 @@
-//! DEL and GC.
+//! DEL, GC and EVICT.
 //!
 //! Owns: what may be freed by whom, and how long it is kept back. Invariant: a lease is freed only
 //! as it was read, so a store can compare before it commits.
 
 use std::collections::BTreeSet;
 
-use super::command::{Change, Del, Gc, Outcome, Target, legacy_owner};
+use super::command::{Change, Del, Evict, Gc, Outcome, Target, legacy_owner};
 use super::import::cursors_of;
 use super::view::{Context, Holder, Plan, View};
 use crate::error::StoreError;
-use crate::model::{Lease, Owner, SetName};
+use crate::model::{Lease, Owner, SetName, Timestamp};
 use crate::net::Addr;
 
 /// Decides a DEL.
@@ -77,34 +77,63 @@ fn at(set: &SetName, addrs: &[Addr], view: &dyn View) -> Result<Vec<Lease>, Stor
     Ok(found)
 }
 
-fn until(lease: &Lease, cx: &Context) -> Option<u64> {
+fn until(lease: &Lease, cx: &Context) -> Option<Timestamp> {
     (lease.cooldown > 0).then(|| cx.now.saturating_add(u64::from(lease.cooldown)))
 }
 
 /// How many owners GC looks at at a time.
 const PAGE: usize = 512;
 
-/// Decides one step of a GC: as many leases as one commit can hold. It stops between two owners, or
-/// (an owner may hold an address of each of many range sets) within the first.
+/// Decides one step of a GC.
 pub fn gc(gc: &Gc, view: &dyn View, cx: &Context) -> Result<Plan, StoreError> {
+    let step = Step { set: &gc.set, after: gc.after.as_ref() };
+    collect(&step, &|lease| is_stale(lease, gc), &|lease| until(lease, cx), view)
+}
+
+/// Decides one step of an EVICT.
+pub fn evict(evict: &Evict, view: &dyn View, cx: &Context) -> Result<Plan, StoreError> {
+    let goes = |lease: &Lease| {
+        let kept = matches!(lease.owner, Owner::Reservation(_) | Owner::Pool(..));
+        let which = if evict.only_ended { cx.has_ended(lease) } else { !kept };
+        lease.node.name == cx.node.name && which
+    };
+    let step = Step { set: &evict.set, after: evict.after.as_ref() };
+    // Nobody's connections lead to a machine that is gone.
+    collect(&step, &goes, &|_| None, view)
+}
+
+/// Where a step begins.
+struct Step<'a> {
+    set: &'a SetName,
+    after: Option<&'a Owner>,
+}
+
+/// Frees those that are stale, as many as one commit can hold. It stops between two owners, or (an
+/// owner may hold an address of each of many range sets) within the first.
+fn collect(
+    step: &Step<'_>,
+    stale: &dyn Fn(&Lease) -> bool,
+    until: &dyn Fn(&Lease) -> Option<Timestamp>,
+    view: &dyn View,
+) -> Result<Plan, StoreError> {
     // A lease freed is one change; what cools adds none, for it is part of the same.
     let room = view.capacity().max(1);
     let mut changes: Vec<Change> = Vec::new();
     let mut freed = Vec::new();
-    let mut after = gc.after.clone();
+    let mut after = step.after.cloned();
     let mut done = false;
     'look: while !done {
-        let page = view.page(&gc.set, after.as_ref(), PAGE)?;
+        let page = view.page(step.set, after.as_ref(), PAGE)?;
         done = page.is_empty();
         for leases in page.chunk_by(|a, b| a.owner == b.owner) {
-            let stale: Vec<&Lease> = leases.iter().filter(|l| is_stale(l, gc)).collect();
+            let stale: Vec<&Lease> = leases.iter().filter(|l| stale(l)).collect();
             let all = changes.len() + stale.len() <= room;
             if !all && !changes.is_empty() {
                 break 'look;
             }
             for lease in stale.into_iter().take(room) {
                 freed.push(lease.addr);
-                changes.push(Change::Free { lease: lease.clone(), until: until(lease, cx) });
+                changes.push(Change::Free { lease: lease.clone(), until: until(lease) });
             }
             if !all {
                 break 'look;

@@ -9,6 +9,7 @@ mod add;
 mod address;
 mod choose;
 mod command;
+mod define;
 mod free;
 mod import;
 mod look;
@@ -20,9 +21,9 @@ mod view;
 
 pub use address::{ReleaseAddress, RequestAddress};
 pub use command::{
-    Add, Change, Check, Command, Cooldown, Cooling, Definition, Del, Gc, HandBack, Import,
-    Imported, Legacy, LegacyCursor, LegacyLease, OnDuplicate, Outcome, PodKey, Reserve, Status,
-    Strategy, Target, Unreserve, Wanted, legacy_owner,
+    Add, Change, Check, Command, Cooldown, Cooling, Define, Definition, Del, Evict, Gc, HandBack,
+    Import, Imported, Legacy, LegacyCursor, LegacyLease, OnDuplicate, Outcome, PodKey, Reserve,
+    Status, Strategy, Target, Unreserve, Wanted, legacy_owner,
 };
 pub use pool::{AdoptPool, Ask, Block, ReleasePool, RequestPool, Shared, Sweep};
 pub use tell::{ending, event, verb};
@@ -38,6 +39,7 @@ pub fn run(command: &Command, view: &dyn View, cx: &Context) -> Result<Plan, Sto
         Command::Check(check) => look::check(check, view),
         Command::Status(status) => look::status(status, view, cx),
         Command::Gc(gc) => free::gc(gc, view, cx),
+        Command::Evict(evict) => free::evict(evict, view, cx),
         Command::Reserve(reserve) => reserve::reserve(reserve, view, cx),
         Command::Unreserve(unreserve) => reserve::unreserve(unreserve, view),
         Command::Import(import) => import::run(import, view, cx),
@@ -48,5 +50,6 @@ pub fn run(command: &Command, view: &dyn View, cx: &Context) -> Result<Plan, Sto
         Command::ReleaseAddress(release) => address::release(release, view),
         Command::Sweep(sweep) => pool::sweep(sweep, view, cx),
         Command::AdoptPool(adopt) => pool::adopt(adopt, view, cx),
+        Command::Define(define) => define::run(define, view, cx),
     }
 }

@@ -37,7 +37,7 @@ fn ended(command: &Command, face: Face) -> Option<What> {
             Target::Unchanged(_) => What::Lost,
             _ => What::Released,
         },
-        Command::Gc(_) => What::Collected,
+        Command::Gc(_) | Command::Evict(_) => What::Collected,
         Command::Unreserve(_) => What::Unreserved,
         Command::Sweep(_) => What::Swept,
         Command::ReleasePool(_) => What::PoolReleased,
@@ -51,11 +51,11 @@ pub fn verb(command: &Command) -> Option<Verb> {
     Some(match command {
         Command::Add(_) | Command::RequestAddress(_) => Verb::Add,
         Command::Del(_) | Command::ReleaseAddress(_) => Verb::Del,
-        Command::Gc(_) | Command::Sweep(_) => Verb::Gc,
+        Command::Gc(_) | Command::Evict(_) | Command::Sweep(_) => Verb::Gc,
         Command::Reserve(_) | Command::Unreserve(_) => Verb::Reserve,
         Command::Import(_) | Command::AdoptPool(_) | Command::HandBack(_) => Verb::Import,
         Command::RequestPool(_) | Command::ReleasePool(_) => Verb::Pool,
-        Command::Check(_) | Command::Status(_) => return None,
+        Command::Check(_) | Command::Status(_) | Command::Define(_) => return None,
     })
 }
 

@@ -6,7 +6,7 @@
 use super::command::{Change, Cooling, Definition, Outcome, PodKey};
 use crate::error::{Refusal, StoreError};
 use crate::model::{
-    BootId, Face, Lease, NetworkName, Node, Owner, Pool, PoolId, SetName, Timestamp,
+    BootId, Face, Lease, NetworkName, NetworkRecord, Node, Owner, Pool, PoolId, SetName, Timestamp,
 };
 use crate::net::{Addr, Family, Span, Subnet};
 
@@ -119,12 +119,17 @@ pub trait View {
         limit: usize,
     ) -> Result<Vec<Lease>, StoreError>;
 
+    /// The definition that is kept for a network. Never a guess. A store of one machine keeps none.
+    fn network(&self, _: &NetworkName) -> Result<Option<NetworkRecord>, StoreError> {
+        Ok(None)
+    }
+
     /// How many changes one commit can hold.
     fn capacity(&self) -> usize;
 }
 
 /// What the allocator is told of the world.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Context {
     /// The time.
     pub now: Timestamp,
@@ -136,6 +141,21 @@ pub struct Context {
     pub seed: u64,
     /// Who asks: for history and counters, never for a decision.
     pub face: Face,
+}
+
+impl Context {
+    /// Whether this machine made the lease in an earlier boot with which it ended. Where the boot or
+    /// the machine cannot be told, nothing has ended.
+    pub fn has_ended(&self, lease: &Lease) -> bool {
+        let another_boot = match (&self.boot, &lease.boot) {
+            (Some(now), Some(then)) => now != then,
+            _ => false,
+        };
+        another_boot
+            && lease.node == self.node
+            && !self.node.machine.is_empty()
+            && lease.ends_with_boot()
+    }
 }
 
 /// What to change, and what to answer once that is done.

@@ -8,10 +8,9 @@ use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{Desk, Place, Terminal};
+use super::{Desk, Place, Terminal, World};
 use crate::config::gipam;
 use crate::engine;
-use crate::host::{Env, Facts};
 use crate::model::Persist;
 
 #[derive(Debug, Args)]
@@ -31,15 +30,14 @@ impl Gipam {
     pub(super) fn run(
         &self,
         place: &Place,
-        env: &Env<'_>,
-        facts: &Facts,
+        world: World<'_>,
         terminal: &mut Terminal<'_>,
     ) -> Result<()> {
         let file = read(&self.file, &self.address_space)
             .with_context(|| format!("cannot import {}", self.file.display()))?;
         // Docker's pools outlive a boot.
-        let path = place.named(env)?.unwrap_or_else(|| PathBuf::from(super::DEFAULT));
-        let mut desk = Desk::at(path, Persist::Disk, facts)?;
+        let path = place.named(world.env)?.unwrap_or_else(|| PathBuf::from(super::DEFAULT));
+        let mut desk = Desk::at(path, Persist::Disk, world)?;
         let mut rows = Vec::new();
         for pool in file.pools {
             let (id, subnet) = (pool.id.to_string(), pool.subnet.to_string());

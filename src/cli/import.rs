@@ -12,11 +12,10 @@ use serde_json::Value;
 
 use super::gipam::Gipam;
 use super::report::Report;
-use super::{Desk, Place, Terminal, WAIT, fail};
+use super::{Desk, Place, Terminal, WAIT, World, fail};
 use crate::alloc;
 use crate::ecs_ipam;
 use crate::engine::{self, Legacy};
-use crate::host::{Env, Facts};
 use crate::model::{NetworkName, Persist, SetName};
 use crate::store;
 use crate::takeover;
@@ -112,23 +111,22 @@ impl Import {
     pub(super) fn run(
         &self,
         place: &Place,
-        env: &Env<'_>,
-        facts: &Facts,
+        world: World<'_>,
         terminal: &mut Terminal<'_>,
     ) -> Result<()> {
         match &self.from {
             From::EcsIpam(ecs) => {
-                let report = ecs.run(place.file()?.as_deref(), facts)?;
+                let report = ecs.run(place.file()?.as_deref(), world)?;
                 report.write(terminal, ecs.how.json)
             }
-            From::Gipam(gipam) => gipam.run(place, env, facts, terminal),
-            From::HostLocal(host_local) => host_local.run(place.named(env)?, facts, terminal),
+            From::Gipam(gipam) => gipam.run(place, world, terminal),
+            From::HostLocal(host_local) => host_local.run(place.named(world.env)?, world, terminal),
         }
     }
 }
 
 impl EcsIpam {
-    fn run(&self, store: Option<&Path>, facts: &Facts) -> Result<Report> {
+    fn run(&self, store: Option<&Path>, world: World<'_>) -> Result<Report> {
         let in_place = store.is_none_or(|store| store == self.file);
         let store_path = store.unwrap_or(&self.file);
         let mut report = Report::new(&self.file, store_path, self.how.dry_run);
@@ -150,11 +148,11 @@ impl EcsIpam {
         let persist = self.how.persist();
         let done = if in_place {
             let (done, kept) =
-                engine::convert(&self.file, persist, WAIT, import, &facts.context())?;
+                engine::convert(&self.file, persist, WAIT, import, &world.facts.context())?;
             report.kept = kept;
             done
         } else {
-            let mut desk = Desk::at(store_path.to_owned(), persist, facts)?;
+            let mut desk = Desk::at(store_path.to_owned(), persist, world)?;
             engine::import(&mut *desk.store, import, &desk.cx)?
         };
         report.done(done);
@@ -166,10 +164,10 @@ impl HostLocal {
     fn run(
         &self,
         named: Option<PathBuf>,
-        facts: &Facts,
+        world: World<'_>,
         terminal: &mut Terminal<'_>,
     ) -> Result<()> {
-        let mut desk = Desk::at(self.store(named), self.how.persist(), facts)?;
+        let mut desk = Desk::at(self.store(named), self.how.persist(), world)?;
         let takeover::Networks { found: mut networks, mut skipped } =
             takeover::networks(&self.dir)?;
         if let Some(only) = &self.network {

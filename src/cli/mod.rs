@@ -41,7 +41,7 @@ use crate::host::{Env, Facts};
 use crate::model::{Face, History, Lease, Persist, StoreSpec, Wait};
 use crate::net::Addr;
 use crate::panic;
-use crate::store::{self, Store};
+use crate::store::{Open, Store};
 use screen::{Screen, Tone, When};
 
 /// Leases IP addresses to containers.
@@ -133,19 +133,30 @@ pub struct Terminal<'a> {
     pub screen: Screen,
 }
 
+/// Everything else outside of the program.
+#[derive(Clone, Copy)]
+pub struct World<'a> {
+    /// The environment.
+    pub env: &'a Env<'a>,
+    /// What the machine says.
+    pub facts: &'a Facts,
+    /// Opens the store that is named.
+    pub open: Open,
+}
+
 /// All commands with their options and texts: what man pages and completions are made from.
 pub fn definition() -> clap::Command {
     Cli::command()
 }
 
 /// Runs the command line; answers the exit code. A panic is one line and a failure.
-pub fn run(args: Vec<OsString>, env: &Env<'_>, facts: &Facts, terminal: &mut Terminal<'_>) -> u8 {
+pub fn run(args: Vec<OsString>, world: World<'_>, terminal: &mut Terminal<'_>) -> u8 {
     // Whatever a panic interrupted is dropped; all that is used afterwards is the terminal.
-    let done = catch_unwind(AssertUnwindSafe(|| serve(args, env, facts, terminal)));
+    let done = catch_unwind(AssertUnwindSafe(|| serve(args, world, terminal)));
     done.unwrap_or_else(|payload| fail(terminal, &anyhow!(panic::explain(&*payload).msg)))
 }
 
-fn serve(args: Vec<OsString>, env: &Env<'_>, facts: &Facts, terminal: &mut Terminal<'_>) -> u8 {
+fn serve(args: Vec<OsString>, world: World<'_>, terminal: &mut Terminal<'_>) -> u8 {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(e) => {
@@ -162,30 +173,30 @@ fn serve(args: Vec<OsString>, env: &Env<'_>, facts: &Facts, terminal: &mut Termi
         }
     };
     terminal.screen = terminal.screen.with(cli.color);
-    let facts = &Facts { face: Face::Cli, ..facts.clone() };
-    match carry_out(&cli, env, facts, terminal) {
+    let facts = &Facts { face: Face::Cli, ..world.facts.clone() };
+    match carry_out(&cli, World { facts, ..world }, terminal) {
         Ok(()) => 0,
         Err(e) => fail(terminal, &e),
     }
 }
 
-fn carry_out(cli: &Cli, env: &Env<'_>, facts: &Facts, terminal: &mut Terminal<'_>) -> Result<()> {
-    let desk = |terminal: &mut Terminal<'_>| Desk::open(&cli.place, env, facts, terminal);
+fn carry_out(cli: &Cli, world: World<'_>, terminal: &mut Terminal<'_>) -> Result<()> {
+    let desk = |terminal: &mut Terminal<'_>| Desk::open(&cli.place, world, terminal);
     match &cli.command {
         Command::List(list) => list.run(&mut desk(terminal)?, terminal),
         Command::Show(show) => show.run(&mut desk(terminal)?, terminal),
         Command::Release(release) => release.run(&mut desk(terminal)?, terminal),
-        Command::Gc(gc) => gc.run(&mut desk(terminal)?, facts, terminal),
-        Command::Check(check) => check.run(&cli.place, facts, terminal),
+        Command::Gc(gc) => gc.run(&mut desk(terminal)?, world.facts, terminal),
+        Command::Check(check) => check.run(&cli.place, world, terminal),
         Command::Pools(pools) => pools.run(&mut desk(terminal)?, terminal),
         Command::Map(map) => map.run(&mut desk(terminal)?, terminal),
         Command::Watch(watch) => watch.run(&mut desk(terminal)?, terminal),
         Command::History(history) => history.run(&mut desk(terminal)?, terminal),
         Command::Stats(stats) => stats.run(&mut desk(terminal)?, terminal),
-        Command::Doctor(doctor) => doctor.run(&mut desk(terminal)?, facts, terminal),
+        Command::Doctor(doctor) => doctor.run(&mut desk(terminal)?, world.facts, terminal),
         Command::Reserve(reserve) => reserve.run(&mut desk(terminal)?, terminal),
         Command::Unreserve(unreserve) => unreserve.run(&mut desk(terminal)?, terminal),
-        Command::Import(import) => import.run(&cli.place, env, facts, terminal),
+        Command::Import(import) => import.run(&cli.place, world, terminal),
         Command::Export(export) => {
             // host-local's leases are of one host.
             cli.place.file()?;
@@ -242,34 +253,31 @@ struct Desk {
 }
 
 impl Desk {
-    fn open(
-        place: &Place,
-        env: &Env<'_>,
-        facts: &Facts,
-        terminal: &mut Terminal<'_>,
-    ) -> Result<Desk> {
+    fn open(place: &Place, world: World<'_>, terminal: &mut Terminal<'_>) -> Result<Desk> {
         if let Some(json) = place.cluster() {
             let (spec, warnings) = config::store(json).context("--store")?;
+            // First: another program may take over, and say the warnings itself.
+            let store = (world.open)(&spec, None)?;
             for warning in warnings {
                 writeln!(terminal.stderr, "sublet: --store: {warning}")?;
             }
-            let store = store::open(&spec)?;
             let place = "this cluster".to_owned();
-            return Ok(Desk { store, place, cx: facts.context(), cluster: true });
+            return Ok(Desk { store, place, cx: world.facts.context(), cluster: true });
         }
-        let path = place.named(env)?.unwrap_or_else(|| {
+        let path = place.named(world.env)?.unwrap_or_else(|| {
             let ecs = PathBuf::from(ECS_DEFAULT);
             let usual = PathBuf::from(DEFAULT);
             if !usual.exists() && ecs.exists() { ecs } else { usual }
         });
         // Leases of either persistence are shown and freed.
-        Desk::at(path, Persist::Boot, facts)
+        Desk::at(path, Persist::Boot, world)
     }
 
-    fn at(path: PathBuf, persist: Persist, facts: &Facts) -> Result<Desk> {
+    fn at(path: PathBuf, persist: Persist, world: World<'_>) -> Result<Desk> {
         let place = path.display().to_string();
         let spec = StoreSpec::Embedded { path, persist, wait: WAIT, history: History::Standing };
-        Ok(Desk { store: store::open(&spec)?, place, cx: facts.context(), cluster: false })
+        let store = (world.open)(&spec, None)?;
+        Ok(Desk { store, place, cx: world.facts.context(), cluster: false })
     }
 
     /// What the allocator is told when it works on this lease: in a cluster, as the node that has it.
@@ -358,7 +366,12 @@ mod tests {
         let mut terminal = Terminal { stdout: &mut stdout, stderr: &mut stderr, screen };
         let facts = host::facts(&|_| None);
         let args = vec!["sublet".into(), "list".into()];
-        assert_eq!(run(args, &|_| panic!("boom"), &facts, &mut terminal), 1);
+        let world = World {
+            env: &|_| panic!("boom"),
+            facts: &facts,
+            open: |spec, _| crate::store::open(spec),
+        };
+        assert_eq!(run(args, world, &mut terminal), 1);
         assert!(stdout.is_empty());
         let text = String::from_utf8(stderr).unwrap();
         assert!(

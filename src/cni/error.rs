@@ -127,7 +127,7 @@ fn refusal_code(refusal: &Refusal) -> u32 {
             NOT_IN_RANGE
         }
         Refusal::Missing { .. } | Refusal::Lost { .. } | Refusal::Different { .. } => NOT_AS_ADDED,
-        Refusal::Takeover { .. } => TRY_AGAIN,
+        Refusal::Takeover { .. } | Refusal::Redefined { .. } => TRY_AGAIN,
         // Docker's; no CNI verb asks for a pool.
         Refusal::Pool(_) => NOT_IN_RANGE,
     }
@@ -141,7 +141,9 @@ fn store_code(error: &StoreError) -> u32 {
         StoreError::Damaged { .. } | StoreError::BadRecord { .. } | StoreError::Foreign { .. } => {
             DAMAGED
         }
-        StoreError::Moved { .. } | StoreError::Unreadable { .. } => CONFIGURATION,
+        StoreError::Moved { .. } | StoreError::Claimed { .. } | StoreError::Unreadable { .. } => {
+            CONFIGURATION
+        }
     }
 }
 

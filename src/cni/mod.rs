@@ -21,9 +21,11 @@ pub use self::version::{CniVersion, SUPPORTED};
 
 use self::env::{EnvError, Invocation, Verb};
 use self::log::Journal;
+use self::verbs::Stores;
 use crate::config::{Dialect, Level, Netconf};
 use crate::host::{Env, Facts};
 use crate::panic;
+use crate::store::Open;
 
 /// Longest configuration that is read, in bytes.
 const LONGEST: u64 = 16 << 20;
@@ -40,11 +42,13 @@ pub struct World<'a> {
     pub stderr: &'a mut dyn Write,
     /// What the machine says; asked at most once, and not for VERSION.
     pub facts: &'a dyn Fn() -> Facts,
+    /// Opens the store that the configuration names.
+    pub open: Open,
 }
 
 /// Carries out the call; answers with the exit code.
 pub fn run(world: World<'_>) -> u8 {
-    let World { env, stdin, stdout, stderr, facts } = world;
+    let World { env, stdin, stdout, stderr, facts, open } = world;
     let mut desk = Desk {
         stdout,
         journal: Journal::new(stderr),
@@ -52,7 +56,7 @@ pub fn run(world: World<'_>) -> u8 {
         answered: false,
     };
     // Whatever a panic interrupted is dropped; all that is used afterwards is the desk.
-    let done = catch_unwind(AssertUnwindSafe(|| serve(env, stdin, facts, &mut desk)));
+    let done = catch_unwind(AssertUnwindSafe(|| serve(env, stdin, facts, open, &mut desk)));
     match done {
         Ok(Ok(())) => 0,
         Ok(Err(failure)) => desk.fail(&failure),
@@ -98,6 +102,7 @@ fn serve(
     env: &Env<'_>,
     stdin: &mut dyn Read,
     facts: &dyn Fn() -> Facts,
+    open: Open,
     desk: &mut Desk<'_>,
 ) -> Result<(), Failure> {
     let command = match env("CNI_COMMAND").map(std::ffi::OsString::into_string) {
@@ -116,8 +121,8 @@ fn serve(
     }
 
     let invocation = env::read(verb, env)?;
-    let netconf = match read(stdin).and_then(|bytes| Ok(Netconf::decode(&bytes)?)) {
-        Ok(netconf) if may_lack_all(&invocation, &netconf) => netconf,
+    let (netconf, stdin) = match read(stdin).and_then(|b| Ok((Netconf::decode(&b)?, b))) {
+        Ok(read) if may_lack_all(&invocation, &read.0) => read,
         Err(failure) if invocation.missing.0.is_empty() => return Err(failure),
         _ => return Err(EnvError::Missing(invocation.missing).into()),
     };
@@ -125,7 +130,8 @@ fn serve(
         desk.version = version;
     }
     netconf.name()?;
-    verbs::dispatch(invocation, netconf, facts, desk)
+    let stores = Stores { open, stdin };
+    verbs::dispatch(invocation, netconf, facts, stores, desk)
 }
 
 fn read(stdin: &mut dyn Read) -> Result<Vec<u8>, Failure> {
@@ -138,6 +144,8 @@ fn read(stdin: &mut dyn Read) -> Result<Vec<u8>, Failure> {
         let msg = "the network configuration on stdin is larger than 16 MiB";
         return Err(Failure::new(error::DECODING, msg));
     }
+    // They are kept, and most are few: the rest of the page is for what follows.
+    bytes.shrink_to_fit();
     Ok(bytes)
 }
 

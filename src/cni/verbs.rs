@@ -18,15 +18,24 @@ use crate::error::{Error, Refusal, StoreError};
 use crate::host::Facts;
 use crate::model::{Netns, NetworkName, Owner, StoreSpec};
 use crate::net::Addr;
-use crate::store::{self, Store};
+use crate::store::{Open, Store};
 use crate::takeover;
 
 /// Our own network and mount namespace.
 const OWN_NETNS: &str = "/proc/self/ns/net";
 const OWN_MOUNTS: &str = "/proc/self/ns/mnt";
 
+/// The way to a store.
+pub struct Stores {
+    /// Opens it.
+    pub open: Open,
+    /// The configuration as it was read: who opens the store may need it again.
+    pub stdin: Vec<u8>,
+}
+
 /// One call whose protocol is in order.
 struct Call {
+    stores: Stores,
     invocation: Invocation,
     netconf: Netconf,
     facts: Facts,
@@ -37,6 +46,7 @@ pub fn dispatch(
     mut invocation: Invocation,
     netconf: Netconf,
     facts: &dyn Fn() -> Facts,
+    stores: Stores,
     desk: &mut Desk<'_>,
 ) -> Result<(), Failure> {
     let text = netconf.version();
@@ -53,7 +63,7 @@ pub fn dispatch(
         }
     };
     invocation.inputs.one_per_family = version.one_per_family();
-    let mut call = Call { invocation, netconf, facts: facts() };
+    let mut call = Call { stores, invocation, netconf, facts: facts() };
     match call.invocation.verb {
         Verb::Add => call.add(version, desk),
         Verb::Del => call.del(desk),
@@ -67,7 +77,7 @@ pub fn dispatch(
 impl Call {
     fn add(&mut self, version: CniVersion, desk: &mut Desk<'_>) -> Result<(), Failure> {
         let netns = self.netns()?;
-        let config = self.config(desk)?;
+        let (config, mut store) = self.config(desk)?;
         let owner = config.owner.clone().ok_or_else(no_container)?;
         let failed = |error: Error| Failure::of(&error, &config.network);
         let mut origin = config.origin.clone();
@@ -85,9 +95,9 @@ impl Call {
             claim_gateways: config.claim_gateways,
             origin,
             legacy: alloc::Legacy::Absent,
+            define: None,
         };
         let cx = self.facts.context();
-        let mut store = open(&config.store, &config.network)?;
         let legacy = legacy(config.legacy_dir.as_deref(), &config.network, &config.store);
         let added = engine::add(&mut *store, add, legacy, &cx).map_err(failed)?;
         for warning in &added.warnings {
@@ -132,7 +142,7 @@ impl Call {
             }
             return Ok(());
         };
-        let mut store = open(&cleanup.store, &cleanup.network)?;
+        let mut store = self.open(&cleanup.store, &cleanup.network)?;
         let del =
             Del { set: cleanup.set, target, rewind: cleanup.rewind, undo: false, legacy: None };
         let legacy = legacy(cleanup.legacy_dir.as_deref(), &cleanup.network, &cleanup.store);
@@ -156,7 +166,7 @@ impl Call {
     }
 
     fn check(&mut self, desk: &mut Desk<'_>) -> Result<(), Failure> {
-        let config = self.config(desk)?;
+        let (config, mut store) = self.config(desk)?;
         let owner = config.owner.clone().ok_or_else(no_container)?;
         let check = Check {
             set: config.set.clone(),
@@ -164,7 +174,6 @@ impl Call {
             sets: config.sets.clone(),
             expected: self.netconf.prev_addresses()?,
         };
-        let mut store = open(&config.store, &config.network)?;
         let cx = self.facts.context();
         let expected = check.expected.clone();
         let failed = |error: Error| Failure::of(&error, &config.network);
@@ -183,8 +192,10 @@ impl Call {
 
     fn gc(&mut self, desk: &mut Desk<'_>) -> Result<(), Failure> {
         let cleanup = self.cleanup(desk);
+        let mut store = self.open(&cleanup.store, &cleanup.network)?;
+        // It is long where there are many attachments, and nobody needs it any more.
+        self.stores.stdin = Vec::new();
         let valid = self.netconf.take_valid_attachments()?.into();
-        let mut store = open(&cleanup.store, &cleanup.network)?;
         let gc = Gc { set: cleanup.set, network: cleanup.network.clone(), valid, after: None };
         let freed = engine::gc(&mut *store, gc, &self.facts.context())
             .map_err(|error| Failure::of(&error, &cleanup.network))?;
@@ -196,13 +207,12 @@ impl Call {
     }
 
     fn status(&mut self, desk: &mut Desk<'_>) -> Result<(), Failure> {
-        let config = self.config(desk)?;
+        let (config, mut store) = self.config(desk).map_err(Failure::for_status)?;
         let status = Status {
             set: config.set.clone(),
             sets: config.sets.clone(),
             strict: config.cooldown.strict,
         };
-        let mut store = open(&config.store, &config.network).map_err(Failure::for_status)?;
         engine::status(&mut *store, status, &self.facts.context())
             .map_err(|error| Failure::of(&error, &config.network).for_status())
     }
@@ -224,14 +234,17 @@ impl Call {
         }))
     }
 
-    fn config(&self, desk: &mut Desk<'_>) -> Result<Config, Failure> {
+    /// The whole configuration, and its store.
+    fn config(&self, desk: &mut Desk<'_>) -> Result<(Config, Box<dyn Store>), Failure> {
         match self.netconf.config(&self.invocation.inputs) {
             Ok(config) => {
                 desk.journal.attach(&config.log, self.facts.now);
+                // First: another program may take over, and say the warnings itself.
+                let store = self.open(&config.store, &config.network);
                 for warning in &config.warnings {
                     desk.journal.warn(&warning.to_string());
                 }
-                Ok(config)
+                Ok((config, store?))
             }
             Err(error) => {
                 // So that the failure reaches the log file as well.
@@ -239,6 +252,11 @@ impl Call {
                 Err(error.into())
             }
         }
+    }
+
+    fn open(&self, spec: &StoreSpec, network: &NetworkName) -> Result<Box<dyn Store>, Failure> {
+        (self.stores.open)(spec, Some(&self.stores.stdin))
+            .map_err(|error| Failure::of(&error.into(), network))
     }
 
     fn cleanup(&self, desk: &mut Desk<'_>) -> Cleanup {
@@ -260,10 +278,6 @@ fn target(cleanup: &Cleanup) -> Option<Target> {
         Some(owner @ Owner::Id(_)) => Target::OwnerAt(owner, addrs),
         _ => Target::Addresses(addrs),
     })
-}
-
-fn open(spec: &StoreSpec, network: &NetworkName) -> Result<Box<dyn Store>, Failure> {
-    store::open(spec).map_err(|error| Failure::of(&error.into(), network))
 }
 
 fn legacy<'a>(

@@ -12,11 +12,13 @@ use super::error::{ConfigError, Warning};
 use super::fields::{Fields, Node};
 use super::raw::{Json, quote};
 use super::{Dialect, duration, keys};
-use crate::model::{Consul, Etcd, Servers, StoreSpec};
+use crate::model::{Consul, Etcd, Persist, Servers, StoreSpec};
 
 const ETCD_PORT: u16 = 2379;
 const CONSUL_PORT: u16 = 8500;
 const PREFIX: &str = "sublet";
+/// The kernel's or systemd's own folder for what is of this boot alone.
+const NOTES: &str = "/run/sublet";
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longer than any runtime waits.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(600);
@@ -69,14 +71,14 @@ pub(super) fn named(
         keys::warn_of_near(&fields, keys::CLUSTER, warnings);
     }
     if engine == "etcd" {
-        return etcd(&fields).map(|etcd| Some(StoreSpec::Etcd(etcd)));
+        return etcd(&fields).map(|etcd| Some(StoreSpec::Etcd(Box::new(etcd))));
     }
     let agent = if dialect == Dialect::Consul { Some(consul_endpoint(ipam)?) } else { None };
     let mut consul = consul(&fields, agent)?;
     if dialect == Dialect::Consul {
         consul.dc = consul.dc.or(ipam.text("dc")?.map(str::to_owned));
     }
-    Ok(Some(StoreSpec::Consul(consul)))
+    Ok(Some(StoreSpec::Consul(Box::new(consul))))
 }
 
 fn etcd(fields: &Fields) -> Result<Etcd, ConfigError> {
@@ -127,6 +129,8 @@ fn servers(fields: &Fields, port: u16, agent: Option<String>) -> Result<Servers,
         ca,
         identity: identity.map(|(cert, key)| (PathBuf::from(cert), PathBuf::from(key))),
         timeout: timeout(fields)?,
+        persist: Persist::default(),
+        notes: PathBuf::from(NOTES),
     })
 }
 

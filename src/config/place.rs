@@ -35,7 +35,12 @@ impl Place<'_> {
         let persist = self.persist()?;
         let wait = self.wait(warnings)?;
         Ok(match cluster::named(self.ipam, self.dialect, warnings)? {
-            Some(cluster) => cluster,
+            Some(mut cluster) => {
+                if let Some(servers) = cluster.servers_mut() {
+                    servers.persist = persist;
+                }
+                cluster
+            }
             None => StoreSpec::Embedded { path, persist, wait, history: self.history()? },
         })
     }

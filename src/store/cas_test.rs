@@ -11,17 +11,27 @@ use crate::alloc::{Add, Command, Gc, Outcome, Strategy, Wanted};
 use crate::error::{Error, PoolRefusal, StoreError};
 use crate::model::NetworkName;
 
-/// A server of each mood: well, never answering a commit, and with random trouble.
+/// A server that can do what Consul can, or what etcd can.
+fn server(nests: bool) -> Rc<Server> {
+    let server = Rc::new(Server::default());
+    server.nests.set(nests);
+    server
+}
+
+/// A server of each kind and mood: well, never answering a commit, and with random trouble.
 fn servers() -> impl Iterator<Item = (String, Rc<Server>)> {
-    let well = ("well".to_owned(), Rc::new(Server::default()));
-    let mute = Rc::new(Server::default());
-    mute.mute.set(true);
-    let troubled = (1..13_u64).map(|seed| {
-        let server = Rc::new(Server::default());
-        server.trouble.set(seed);
-        (format!("seed {seed}"), server)
-    });
-    [well, ("mute".to_owned(), mute)].into_iter().chain(troubled)
+    [false, true].into_iter().flat_map(|nests| {
+        let kind = if nests { "as etcd" } else { "as Consul" };
+        let well = (format!("{kind}, well"), server(nests));
+        let mute = server(nests);
+        mute.mute.set(true);
+        let troubled = (1..7_u64).map(move |seed| {
+            let server = server(nests);
+            server.trouble.set(seed);
+            (format!("{kind}, seed {seed}"), server)
+        });
+        [well, (format!("{kind}, mute"), mute)].into_iter().chain(troubled)
+    })
 }
 
 #[test]
@@ -44,6 +54,8 @@ fn a_cas_server_is_asked_as_seldom_as_possible() {
         let outcome = store.apply(command, &at(1)).unwrap();
         (server.trips.get() - before, outcome)
     };
+    // A boot's first ADD claims the node, looks for what earlier boots left, and notes that.
+    assert_eq!(trips(&Command::Add(add("first", &dual()))).0, 3, "first ADD");
     let (adding, added) = trips(&Command::Add(add("c1", &dual())));
     let (again, same) = trips(&Command::Add(add("c1", &dual())));
     assert_eq!((adding, again), (1, 2), "ADD and repeated ADD");
@@ -120,7 +132,7 @@ fn pools_with_another_client_in_between() {
     let unknown = Command::RequestAddress(want("l/10.0.0.0/16", None));
     assert!(matches!(no(&mut store, &unknown), PoolRefusal::Unknown(_)));
     assert!(store.pools().unwrap().is_empty() && leases(&mut store).is_empty());
-    assert_eq!(server.paths(), Vec::<String>::new());
+    assert_eq!(server.paths(), ["node/node"]);
 }
 
 /// The control: without comparing an address gets two owners, and the suite sees it.

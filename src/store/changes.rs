@@ -56,6 +56,8 @@ fn other_than_lease<K: KvMut>(
         Change::Released(network) => tables.kv.remove(&keys::adopted(network)),
         Change::PutPool(pool) => pools::put(tables, pool),
         Change::DropPool(pool) => pools::remove(tables, pool),
+        // See `View::network`.
+        Change::Network(_) => Ok(()),
     }
 }
 
@@ -116,7 +118,8 @@ pub fn outlives_boot(change: &Change) -> bool {
         | Change::Cursor(..)
         | Change::Define(..)
         | Change::PutPool(_)
-        | Change::DropPool(_) => false,
+        | Change::DropPool(_)
+        | Change::Network(_) => false,
     }
 }
 

@@ -5,6 +5,8 @@
 //! read, and a right record in a wrong place must not be believed either.
 //! Invariant: what was written is read back equal, or is an error; nothing else is ever returned.
 
+mod cluster;
+
 use serde::{Deserialize, Serialize};
 
 mod past;
@@ -20,6 +22,8 @@ use crate::model::{
     Pod, PoolId, SetName, Timestamp,
 };
 use crate::net::{Addr, Span};
+
+pub use cluster::{network, node, note, read_network, read_node, read_note};
 
 /// Of each record; a later format gets another and reads this one for ever.
 const FORMAT: u8 = 1;

@@ -4,7 +4,7 @@
 //! (`http`), what is kept (`cas`).
 //! Invariant: "not allowed" is never read as "not there". Consul hides from a reader what its token
 //! may not see, so each look carries a comparison that a token without rights cannot make: it fails
-//! instead of finding nothing.
+//! instead of finding nothing. Counting does not: it can only find too little, and then a look follows.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -13,7 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
-use super::cas::{Commit, Engine, Entry, Expect, Step, Truths, Write};
+use super::cas::{Commit, Conflict, Engine, Entry, Expect, Step, Truths, Window, Write};
 use super::http::{Client, Failure, Reply, Request, Secret};
 use crate::error::StoreError;
 use crate::model::Consul as Spec;
@@ -55,10 +55,13 @@ struct Kv {
     index: Option<u64>,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
+/// Both may be null, and neither is ever left out.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
 struct TxnReply {
+    #[serde(deserialize_with = "Option::deserialize")]
     results: Option<Vec<Found>>,
+    #[serde(deserialize_with = "Option::deserialize")]
     errors: Option<Vec<Failed>>,
 }
 
@@ -79,14 +82,15 @@ struct FoundKv {
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Failed {
+    op_index: usize,
     what: String,
 }
 
 /// What came of a transaction.
 enum Answer {
     Committed(TxnReply),
-    /// Every failed operation is a comparison that did not hold.
-    Stale,
+    /// These operations failed, and all are comparisons that did not hold.
+    Stale(Vec<usize>),
     Undone(String),
     Unknown(String),
 }
@@ -136,15 +140,7 @@ impl Consul {
         };
         // Every look asks the leader, who makes sure that it is one.
         let path = format!("/v1/txn?consistent{}", self.query);
-        let request = Request {
-            method: "PUT",
-            path: &path,
-            body: &body,
-            secret: self.token.as_ref().map(|token| ("x-consul-token", token)),
-            repeatable,
-            hopeless: NO_SUCH_DC,
-        };
-        match self.client.send(request, until) {
+        match self.client.send(self.request(&path, &body, repeatable), until) {
             Ok(reply) => understand(&reply),
             Err(Failure::Unsent(why)) => Answer::Undone(why),
             Err(Failure::Unanswered(why)) => Answer::Unknown(why),
@@ -153,6 +149,45 @@ impl Consul {
 
     fn unavailable(&self, doing: &str, why: String) -> StoreError {
         StoreError::Unavailable { doing: doing.to_owned(), place: self.place(), source: why.into() }
+    }
+
+    /// The paths below a folder, in order, without their values: of 65,536 leases a megabyte instead of
+    /// thirty.
+    fn names(&self, folder: &str, until: Instant) -> Result<Vec<String>, String> {
+        // The percent signs of names are their own.
+        let folder = folder.replace('%', "%25");
+        let path = format!("/v1/kv/{}{folder}?keys&consistent{}", self.prefix, self.query);
+        let request = Request { method: "GET", ..self.request(&path, &[], true) };
+        let reply = match self.client.send(request, until) {
+            Ok(reply) => reply,
+            Err(Failure::Unsent(why) | Failure::Unanswered(why)) => return Err(why),
+        };
+        // There is nothing, or nothing that we may see.
+        if reply.status == 404 {
+            return Ok(Vec::new());
+        }
+        if reply.status != 200 {
+            return Err(format!("{} {}", reply.status, reply.text()));
+        }
+        let names: Vec<String> = serde_json::from_slice(&reply.body)
+            .map_err(|e| format!("an answer that is not Consul's: {e}"))?;
+        let mut names: Vec<String> = names
+            .into_iter()
+            .filter_map(|name| name.strip_prefix(&self.prefix).map(str::to_owned))
+            .collect();
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn request<'a>(&'a self, path: &'a str, body: &'a [u8], repeatable: bool) -> Request<'a> {
+        Request {
+            method: "PUT",
+            path,
+            body,
+            secret: self.token.as_ref().map(|token| ("x-consul-token", token)),
+            repeatable,
+            hopeless: NO_SUCH_DC,
+        }
     }
 
     /// Every record whose path begins with one of these.
@@ -166,7 +201,7 @@ impl Consul {
         operations.extend(prefixes.iter().map(|prefix| self.operation("get-tree", prefix)));
         let results = match self.transact(&operations, true, until) {
             Answer::Committed(reply) => reply.results.unwrap_or_default(),
-            Answer::Stale => {
+            Answer::Stale(_) => {
                 return Err(self.unavailable(doing, format!("{}{PROBE} exists", self.prefix)));
             }
             Answer::Undone(why) | Answer::Unknown(why) => return Err(self.unavailable(doing, why)),
@@ -183,6 +218,9 @@ impl Consul {
         Ok(found)
     }
 }
+
+/// What a counting look was for, in messages.
+const COUNT: &str = "count the leases of";
 
 fn escaped(text: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
@@ -201,9 +239,9 @@ fn understand(reply: &Reply) -> Answer {
         (200, Err(e)) => Answer::Unknown(format!("an answer that is not Consul's: {e}")),
         (409, Ok(TxnReply { errors: Some(errors), .. })) if !errors.is_empty() => {
             let known = |what: &str| COMPARISONS.iter().any(|text| what.contains(text));
-            match errors.into_iter().find(|failed| !known(&failed.what)) {
-                None => Answer::Stale,
-                Some(failed) => Answer::Undone(failed.what),
+            match errors.iter().find(|failed| !known(&failed.what)) {
+                None => Answer::Stale(errors.iter().map(|failed| failed.op_index).collect()),
+                Some(failed) => Answer::Undone(failed.what.clone()),
             }
         }
         (status, _) if status < 500 || reply.text().contains(NO_SUCH_DC) => {
@@ -233,14 +271,40 @@ impl Engine for Consul {
         self.trees("list the leases of", &[prefix], until)
     }
 
-    fn commit(&self, steps: &[Step], until: Instant) -> Result<Commit, StoreError> {
-        let operations: Vec<Operation> = steps.iter().filter_map(|s| self.of_step(s)).collect();
+    fn counts(
+        &self,
+        folder: &str,
+        windows: &[Window],
+        until: Instant,
+    ) -> Result<Vec<u64>, StoreError> {
+        let names = self.names(folder, until).map_err(|why| self.unavailable(COUNT, why))?;
+        let one = |window: &Window| {
+            let (first, last) = (window.first.as_str(), window.last.as_str());
+            let before = |end: &str| names.partition_point(|name| name.as_str() < end);
+            let last = names.partition_point(|name| name.as_str() <= last);
+            last.saturating_sub(before(first)) as u64
+        };
+        Ok(windows.iter().map(one).collect())
+    }
+
+    /// Consul has no other branch: which comparison failed is all that a transaction tells.
+    fn alternatives(&self) -> usize {
+        1
+    }
+
+    fn commit(&self, tries: &[&[Step]], until: Instant) -> Result<Commit, StoreError> {
+        let steps: Vec<(&str, Operation)> = tries
+            .iter()
+            .take(1)
+            .flat_map(|steps| steps.iter())
+            .filter_map(|s| Some((&*s.path, self.of_step(s)?)))
+            .collect();
+        let (paths, operations): (Vec<&str>, Vec<Operation>) = steps.into_iter().unzip();
         match self.transact(&operations, false, until) {
-            Answer::Committed(_) => Ok(Commit::Done),
-            Answer::Stale => {
-                let compared = steps.iter().filter(|step| step.expect != Expect::Anything);
-                let paths: Vec<&str> = compared.map(|step| step.path.as_str()).collect();
-                Ok(Commit::Conflict(self.get(&paths, until)?))
+            Answer::Committed(_) => Ok(Commit::Done(0)),
+            Answer::Stale(failed) => {
+                let paths = failed.into_iter().filter_map(|at| paths.get(at));
+                Ok(Commit::Conflict(Conflict::Stale(paths.map(|p| (*p).to_owned()).collect())))
             }
             Answer::Undone(why) => Err(self.unavailable("commit to", why)),
             Answer::Unknown(why) => Ok(Commit::Lost(StoreError::Unanswered {

@@ -106,6 +106,7 @@ pub fn add(container: &str, sets: &[RangeSet]) -> Add {
         claim_gateways: false,
         origin: Origin { attachment: Some(attachment(container)), ..Origin::default() },
         legacy: Legacy::Absent,
+        define: None,
     }
 }
 
@@ -492,7 +493,7 @@ pub const CASES: &[(&str, Case)] = &[
     ("imports are whole and repeatable", operator_test::imports_are_whole_and_repeatable),
 ];
 
-fn memory() -> impl Fn() -> Box<dyn Store> {
+pub fn memory() -> impl Fn() -> Box<dyn Store> {
     struct Shared(Rc<std::cell::RefCell<Memory>>);
     impl Store for Shared {
         fn apply(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {

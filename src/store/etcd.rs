@@ -1,14 +1,14 @@
 //! etcd, by the JSON gateway of its v3 API.
 //!
-//! Owns: how paths and values are written there, transactions, the token of a user. Does not own: the
-//! connection (`http`), what is kept (`cas`).
-//! Invariant: a transaction that fails answers with all compared records in the same trip, so a lost
-//! race costs no further look.
+//! Owns: how paths and values are written there, transactions, when a user's token is got anew. Does not
+//! own: the connection (`http`), where a token is kept (`token`), what else is (`cas`).
+//! Invariant: a transaction that fails tries the next one, and answers with all compared records if none
+//! is left, in the same trip: a lost race costs no further look.
 //!
 //! The gateway leaves out what is false, 0 or empty, and writes 64-bit numbers as text.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use base64::Engine as _;
@@ -17,26 +17,40 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::cas::{Commit, Engine, Entry, Expect, Step, Truths, Write};
+use super::cas::{Commit, Conflict, Engine, Entry, Expect, Step, Truths, Window, Write};
 use super::http::{Client, Failure, Reply, Request, Secret};
+use super::token::TokenFile;
 use crate::error::StoreError;
 use crate::model::Etcd as Spec;
 
-/// Operations of one transaction (`--max-txn-ops`).
+/// Operations of one transaction (`--max-txn-ops`), those of nested ones included.
 const ROOM: usize = 128;
+/// Nested transactions, far below what the server takes (42).
+const DEPTH: usize = 16;
 /// Records of one answer of a listing.
 const PAGE: usize = 4096;
 /// gRPC's code for a caller whom the server does not know, or no longer.
 const UNAUTHENTICATED: u64 = 16;
+/// What the server says of a token from before users or roles were changed (JWT).
+const OUTDATED: &str = "auth store is old";
 
 /// A client of one store on one cluster.
 #[derive(Debug)]
 pub struct Etcd {
     client: Client,
     prefix: String,
-    login: Option<(String, Secret)>,
+    login: Option<Login>,
     /// Got for the login; the server forgets it after a while.
     token: RefCell<Option<Secret>>,
+    /// The last one that the server refused.
+    refused: RefCell<Option<Secret>>,
+}
+
+#[derive(Debug)]
+struct Login {
+    user: String,
+    password: Secret,
+    kept: TokenFile,
 }
 
 #[derive(Deserialize)]
@@ -59,11 +73,14 @@ struct RangeReply {
     header: Header,
     kvs: Vec<Kv>,
     more: bool,
+    /// Empty: none.
+    count: String,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct TxnReply {
+    header: Header,
     succeeded: bool,
     responses: Vec<OneReply>,
 }
@@ -72,6 +89,7 @@ struct TxnReply {
 #[serde(default)]
 struct OneReply {
     response_range: Option<RangeReply>,
+    response_txn: Option<TxnReply>,
 }
 
 #[derive(Deserialize)]
@@ -97,15 +115,21 @@ enum Trouble {
 impl Etcd {
     /// A client; reads files, connects nowhere.
     pub fn new(spec: &Spec) -> Result<Etcd, StoreError> {
+        let servers = &spec.servers;
         let login = match &spec.login {
-            Some((user, file)) => Some((user.clone(), Secret::read(file)?)),
+            Some((user, file)) => Some(Login {
+                user: user.clone(),
+                password: Secret::read(file)?,
+                kept: TokenFile::new(&servers.notes, &servers.endpoints, user),
+            }),
             None => None,
         };
         Ok(Etcd {
-            client: Client::new(&spec.servers)?,
-            prefix: format!("{}/", spec.servers.prefix),
+            client: Client::new(servers)?,
+            prefix: format!("{}/", servers.prefix),
             login,
             token: RefCell::new(None),
+            refused: RefCell::new(None),
         })
     }
 
@@ -119,8 +143,8 @@ impl Etcd {
         BASE64.encode(format!("{}{path}", self.prefix))
     }
 
-    /// One call. A token that the server no longer knows is renewed once: a call that is refused for
-    /// it has done nothing.
+    /// One call. A token that the server no longer knows is renewed: a call that is refused for it has
+    /// done nothing.
     fn call<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -130,7 +154,8 @@ impl Etcd {
     ) -> Result<T, Trouble> {
         let undone = |e: serde_json::Error| Trouble::Undone(e.to_string());
         let body = serde_json::to_vec(body).map_err(undone)?;
-        for first in [true, false] {
+        // With the token that was kept, with what another process keeps by now, with a new one.
+        for more in [true, true, false] {
             self.log_in(until)?;
             let token = self.token.borrow().clone();
             let secret = token.as_ref().map(|token| ("authorization", token));
@@ -141,9 +166,11 @@ impl Etcd {
                 return parse(&reply);
             }
             let refusal: Refusal = serde_json::from_slice(&reply.body).unwrap_or_default();
-            let stale = reply.status == 401 || refusal.code == UNAUTHENTICATED;
-            if stale && first && self.login.is_some() {
-                self.token.borrow_mut().take();
+            let stale = reply.status == 401
+                || refusal.code == UNAUTHENTICATED
+                || refusal.error.contains(OUTDATED);
+            if stale && more && self.login.is_some() {
+                *self.refused.borrow_mut() = self.token.borrow_mut().take();
                 continue;
             }
             return Err(refused(&reply, &refusal));
@@ -152,11 +179,16 @@ impl Etcd {
     }
 
     fn log_in(&self, until: Instant) -> Result<(), Trouble> {
-        let Some((user, password)) = self.login.as_ref().filter(|_| self.token.borrow().is_none())
-        else {
+        let Some(login) = self.login.as_ref().filter(|_| self.token.borrow().is_none()) else {
             return Ok(());
         };
-        let body = json!({ "name": user, "password": password.expose() }).to_string();
+        if let Some(kept) = login.kept.read()
+            && self.refused.borrow().as_ref() != Some(&kept)
+        {
+            *self.token.borrow_mut() = Some(kept);
+            return Ok(());
+        }
+        let body = json!({ "name": login.user, "password": login.password.expose() }).to_string();
         let request = Request {
             method: "POST",
             path: "/v3/auth/authenticate",
@@ -171,7 +203,10 @@ impl Etcd {
             return Err(refused(&reply, &refusal));
         }
         let Token { token } = parse(&reply)?;
-        *self.token.borrow_mut() = Some(Secret::new(token));
+        let token = Secret::parse(&token).ok_or_else(nonsense)?;
+        // Where it cannot be kept, the next process logs in again.
+        let _ = login.kept.write(&token);
+        *self.token.borrow_mut() = Some(token);
         Ok(())
     }
 
@@ -180,6 +215,41 @@ impl Etcd {
             Failure::Unsent(why) => Trouble::Undone(why),
             Failure::Unanswered(why) => Trouble::Unknown(why),
         })
+    }
+
+    fn read_of(&self, path: &str) -> Value {
+        json!({ "request_range": { "key": self.key(path) } })
+    }
+
+    /// What these steps compare and write, and what is to be done instead.
+    fn transaction(&self, steps: &[Step], failure: Value) -> Value {
+        let mut compare = Vec::new();
+        let mut success = Vec::new();
+        for step in steps {
+            let key = self.key(&step.path);
+            let version = match step.expect {
+                Expect::Anything => None,
+                Expect::Absent => Some(0),
+                Expect::Version(version) => Some(version),
+            };
+            if let Some(version) = version {
+                compare.push(json!({
+                    "key": key, "target": "MOD", "result": "EQUAL",
+                    "mod_revision": version.to_string(),
+                }));
+            }
+            match &step.write {
+                Write::Keep => {}
+                Write::Put(value) => {
+                    let value = BASE64.encode(value);
+                    success.push(json!({ "request_put": { "key": key, "value": value } }));
+                }
+                Write::Delete => {
+                    success.push(json!({ "request_delete_range": { "key": key } }));
+                }
+            }
+        }
+        json!({ "compare": compare, "success": success, "failure": failure })
     }
 
     fn unavailable(&self, doing: &str, trouble: Trouble) -> StoreError {
@@ -193,22 +263,35 @@ impl Etcd {
         paths: impl Iterator<Item = &'p str>,
         replies: Vec<OneReply>,
     ) -> Result<Truths, Trouble> {
-        let mut truths: Truths = paths.map(|path| (path.to_owned(), None)).collect();
-        for kv in replies.into_iter().filter_map(|r| r.response_range).flat_map(|r| r.kvs) {
-            let (path, entry) = self.entry(&kv)?;
-            truths.insert(path, Some(entry));
+        let paths: Vec<&str> = paths.collect();
+        // "Not there" is said by an answer without a record, never by no answer.
+        if replies.len() != paths.len() {
+            return Err(nonsense());
+        }
+        let mut truths = Truths::new();
+        for (path, reply) in paths.into_iter().zip(replies) {
+            let kvs = reply.response_range.ok_or_else(nonsense)?.kvs;
+            let found = kvs.first().map(|kv| self.entry(kv)).transpose()?;
+            if found.as_ref().is_some_and(|(of, _)| of != path) {
+                return Err(nonsense());
+            }
+            truths.insert(path.to_owned(), found.map(|(_, entry)| entry));
         }
         Ok(truths)
     }
 
     fn entry(&self, kv: &Kv) -> Result<(String, Entry), Trouble> {
-        let bad = || Trouble::Unknown("an answer that makes no sense".to_owned());
         let key = BASE64.decode(&kv.key).ok().and_then(|key| String::from_utf8(key).ok());
-        let path = key.as_deref().and_then(|key| key.strip_prefix(&self.prefix)).ok_or_else(bad)?;
-        let version = kv.mod_revision.parse().map_err(|_| bad())?;
-        let value = BASE64.decode(&kv.value).map_err(|_| bad())?;
+        let path =
+            key.as_deref().and_then(|key| key.strip_prefix(&self.prefix)).ok_or_else(nonsense)?;
+        let version = kv.mod_revision.parse().map_err(|_| nonsense())?;
+        let value = BASE64.decode(&kv.value).map_err(|_| nonsense())?;
         Ok((path.to_owned(), Entry { version, value }))
     }
+}
+
+fn nonsense() -> Trouble {
+    Trouble::Unknown("an answer that makes no sense".to_owned())
 }
 
 fn parse<T: DeserializeOwned>(reply: &Reply) -> Result<T, Trouble> {
@@ -234,8 +317,7 @@ impl Engine for Etcd {
     }
 
     fn get(&self, paths: &[&str], until: Instant) -> Result<Truths, StoreError> {
-        let success: Vec<Value> =
-            paths.iter().map(|p| json!({ "request_range": { "key": self.key(p) } })).collect();
+        let success: Vec<Value> = paths.iter().map(|path| self.read_of(path)).collect();
         self.call::<TxnReply>("/v3/kv/txn", &json!({ "success": success }), true, until)
             .and_then(|reply| self.truths(paths.iter().copied(), reply.responses))
             .map_err(|trouble| self.unavailable("read from", trouble))
@@ -254,6 +336,9 @@ impl Engine for Etcd {
                     "key": from, "range_end": end, "limit": PAGE.to_string(), "revision": revision,
                 });
                 let page: RangeReply = self.call("/v3/kv/range", &body, true, until)?;
+                if page.header.revision.is_empty() {
+                    return Err(nonsense());
+                }
                 for kv in &page.kvs {
                     let (path, entry) = self.entry(kv)?;
                     found.insert(path, entry);
@@ -269,46 +354,63 @@ impl Engine for Etcd {
         read().map_err(|trouble| self.unavailable("list the leases of", trouble))
     }
 
-    fn commit(&self, steps: &[Step], until: Instant) -> Result<Commit, StoreError> {
-        let mut compare = Vec::new();
-        let mut success = Vec::new();
-        let mut failure = Vec::new();
-        for step in steps {
-            let key = self.key(&step.path);
-            let version = match step.expect {
-                Expect::Anything => None,
-                Expect::Absent => Some(0),
-                Expect::Version(version) => Some(version),
-            };
-            if let Some(version) = version {
-                compare.push(json!({
-                    "key": key, "target": "MOD", "result": "EQUAL",
-                    "mod_revision": version.to_string(),
-                }));
-                failure.push(json!({ "request_range": { "key": key } }));
-            }
-            match &step.write {
-                Write::Keep => {}
-                Write::Put(value) => {
-                    let value = BASE64.encode(value);
-                    success.push(json!({ "request_put": { "key": key, "value": value } }));
+    fn counts(&self, _: &str, windows: &[Window], until: Instant) -> Result<Vec<u64>, StoreError> {
+        let read = || {
+            let mut counts = Vec::new();
+            // All as of one moment.
+            let mut revision = "0".to_owned();
+            for some in windows.chunks(ROOM) {
+                let one = |window: &Window| {
+                    // The smallest key behind the last one.
+                    let end = self.key(&format!("{}\0", window.last));
+                    json!({ "request_range": {
+                        "key": self.key(&window.first), "range_end": end,
+                        "count_only": true, "revision": revision,
+                    } })
+                };
+                let success: Vec<Value> = some.iter().map(one).collect();
+                let reply: TxnReply =
+                    self.call("/v3/kv/txn", &json!({ "success": success }), true, until)?;
+                for found in reply.responses.into_iter().filter_map(|r| r.response_range) {
+                    counts.push(if found.count.is_empty() { Ok(0) } else { found.count.parse() });
                 }
-                Write::Delete => {
-                    success.push(json!({ "request_delete_range": { "key": key } }));
-                }
+                revision = reply.header.revision;
             }
-        }
-        let body = json!({ "compare": compare, "success": success, "failure": failure });
-        let compared = || {
-            let compared = steps.iter().filter(|step| step.expect != Expect::Anything);
-            compared.map(|step| step.path.as_str())
+            let counts: Vec<u64> = counts.into_iter().flatten().collect();
+            if counts.len() == windows.len() { Ok(counts) } else { Err(nonsense()) }
         };
+        read().map_err(|trouble| self.unavailable("count the leases of", trouble))
+    }
+
+    fn alternatives(&self) -> usize {
+        DEPTH
+    }
+
+    fn commit(&self, tries: &[&[Step]], until: Instant) -> Result<Commit, StoreError> {
+        let steps = tries.iter().flat_map(|steps| steps.iter());
+        let compared: BTreeSet<&str> = steps
+            .filter(|step| step.expect != Expect::Anything)
+            .map(|step| step.path.as_str())
+            .collect();
+        let reads: Vec<Value> = compared.iter().map(|path| self.read_of(path)).collect();
+        // From the last one outwards.
+        let body = tries.iter().rev().fold(None, |inner, steps| {
+            let failure = match inner {
+                None => json!(reads),
+                Some(inner) => json!([{ "request_txn": inner }]),
+            };
+            Some(self.transaction(steps, failure))
+        });
         match self.call::<TxnReply>("/v3/kv/txn", &body, false, until) {
-            Ok(reply) if reply.succeeded => Ok(Commit::Done),
-            Ok(reply) => self
-                .truths(compared(), reply.responses)
-                .map(Commit::Conflict)
-                .map_err(|trouble| self.unavailable("commit to", trouble)),
+            Ok(reply) => {
+                let (depth, reply) = innermost(reply);
+                if reply.succeeded {
+                    return Ok(Commit::Done(depth));
+                }
+                self.truths(compared.into_iter(), reply.responses)
+                    .map(|truths| Commit::Conflict(Conflict::Seen(truths)))
+                    .map_err(|trouble| self.unavailable("commit to", trouble))
+            }
             Err(Trouble::Unknown(why)) => Ok(Commit::Lost(StoreError::Unanswered {
                 doing: "commit to".to_owned(),
                 place: self.place(),
@@ -317,4 +419,17 @@ impl Engine for Etcd {
             Err(undone) => Err(self.unavailable("commit to", undone)),
         }
     }
+}
+
+/// The transaction that happened, or else the last one, and how deep it is nested.
+fn innermost(mut reply: TxnReply) -> (usize, TxnReply) {
+    let mut depth = 0;
+    while !reply.succeeded {
+        let Some(inner) = reply.responses.iter_mut().find_map(|r| r.response_txn.take()) else {
+            break;
+        };
+        reply = inner;
+        depth += 1;
+    }
+    (depth, reply)
 }

@@ -1,7 +1,8 @@
-//! A compare-and-set server with Consul's limits, in memory.
+//! A compare-and-set server with Consul's limits, or with what etcd can do beyond them, in memory.
 //!
 //! Owns: the trouble a cluster makes. It knows keys, versions, transactions of at most 64 operations
-//! that happen whole or not at all, and listing by prefix; a conflict costs a further look. It counts
+//! that happen whole or not at all, and listing by prefix; of a conflict it tells which comparisons
+//! failed. As etcd does it tries one transaction after the other, and tells what was there. It counts
 //! round trips, and on request another client gets in between, commits conflict at random, or are
 //! lost before or after they are done. The store over it is the product's own.
 
@@ -10,13 +11,17 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use tempfile::TempDir;
+
 use super::Store;
 use super::cas::audit::assert_sound;
-use super::cas::{Cas, Commit, Engine, Entry, Expect, Step, Truths, Write};
+use super::cas::{
+    Cas, Commit, Conflict, Engine, Entry, Expect, Notes, Step, Truths, Window, Write,
+};
 use super::contract::tells;
 use crate::alloc::{Command, Context, Outcome};
 use crate::error::{Error, StoreError};
-use crate::model::Lease;
+use crate::model::{Lease, NetworkName, NetworkRecord, NodeRecord, Persist};
 
 /// Operations of one transaction (Consul 1.8).
 const LIMIT: usize = 64;
@@ -28,6 +33,8 @@ pub struct Server {
     version: Cell<u64>,
     /// Round trips so far.
     pub trips: Cell<usize>,
+    /// It can do what etcd can.
+    pub nests: Cell<bool>,
     /// Switched off, comparing is forgotten: the suite must notice.
     pub blind: Cell<bool>,
     /// Nonzero: the seed of a bad network. Commits conflict for no reason, are done without an
@@ -37,6 +44,17 @@ pub struct Server {
     pub mute: Cell<bool>,
     /// Runs once before the next commit: another client.
     pub intruder: RefCell<Option<Box<dyn FnOnce()>>>,
+    /// Where the nodes' boots note what they have done.
+    pub notes: Folder,
+}
+
+/// A folder that goes away with the value.
+pub struct Folder(pub TempDir);
+
+impl Default for Folder {
+    fn default() -> Folder {
+        Folder(tempfile::tempdir().unwrap())
+    }
 }
 
 impl Server {
@@ -67,6 +85,11 @@ impl Server {
     }
 }
 
+/// What compares.
+fn compared<'a>(steps: impl Iterator<Item = &'a Step>) -> impl Iterator<Item = &'a Step> {
+    steps.filter(|step| step.expect != Expect::Anything)
+}
+
 fn lost() -> Commit {
     Commit::Lost(StoreError::Unanswered {
         doing: "commit to".to_owned(),
@@ -95,20 +118,32 @@ impl Engine for Rc<Server> {
         assert!(prefix.ends_with('/'), "{prefix} may end within a name");
         self.trip();
         let data = self.data.borrow();
-        let below = data.iter().filter(|(path, _)| path.starts_with(prefix));
+        let below =
+            data.range(prefix.to_owned()..).take_while(|(path, _)| path.starts_with(prefix));
         Ok(below.map(|(path, entry)| (path.clone(), entry.clone())).collect())
     }
 
-    fn commit(&self, steps: &[Step], until: Instant) -> Result<Commit, StoreError> {
+    fn counts(&self, folder: &str, windows: &[Window], _: Instant) -> Result<Vec<u64>, StoreError> {
+        assert!(windows.iter().all(|w| w.first.starts_with(folder) && w.first <= w.last));
+        self.trip();
+        let data = self.data.borrow();
+        let count = |w: &Window| data.range(w.first.clone()..=w.last.clone()).count() as u64;
+        Ok(windows.iter().map(count).collect())
+    }
+
+    fn alternatives(&self) -> usize {
+        if self.nests.get() { 8 } else { 1 }
+    }
+
+    fn commit(&self, tries: &[&[Step]], _: Instant) -> Result<Commit, StoreError> {
         let intruder = self.intruder.borrow_mut().take();
         if let Some(intruder) = intruder {
             intruder();
         }
-        assert!(steps.len() <= LIMIT, "{} operations", steps.len());
+        let operations: usize = tries.iter().map(|steps| steps.len()).sum();
+        assert!(operations <= LIMIT, "{operations} operations");
         self.trip();
         let trouble = self.next_trouble();
-        let compared: Vec<&str> =
-            steps.iter().filter(|s| s.expect != Expect::Anything).map(|s| &*s.path).collect();
         let holds = |step: &Step| {
             let now = self.data.borrow().get(&step.path).map(|e| e.version);
             match step.expect {
@@ -117,15 +152,26 @@ impl Engine for Rc<Server> {
                 Expect::Version(version) => now == Some(version),
             }
         };
-        if trouble == 0 || !self.blind.get() && !steps.iter().all(holds) {
-            return Ok(Commit::Conflict(self.get(&compared, until)?));
-        }
+        let blind = self.blind.get();
+        let which = tries.iter().position(|steps| blind || steps.iter().all(holds));
+        let Some(which) = which.filter(|_| trouble != 0) else {
+            if !self.nests.get() {
+                let stale = compared(tries[0].iter()).filter(|step| !holds(step));
+                return Ok(Commit::Conflict(Conflict::Stale(
+                    stale.map(|step| step.path.clone()).collect(),
+                )));
+            }
+            let data = self.data.borrow();
+            let truths = compared(tries.iter().flat_map(|steps| steps.iter()))
+                .map(|step| (step.path.clone(), data.get(&step.path).cloned()));
+            return Ok(Commit::Conflict(Conflict::Seen(truths.collect())));
+        };
         if trouble == 1 {
             return Ok(lost());
         }
         self.version.set(self.version.get() + 1);
         let mut data = self.data.borrow_mut();
-        for step in steps {
+        for step in tries[which] {
             let path = step.path.clone();
             match &step.write {
                 Write::Put(value) => {
@@ -136,7 +182,7 @@ impl Engine for Rc<Server> {
                 Write::Keep => {}
             }
         }
-        Ok(if trouble == 2 || self.mute.get() { lost() } else { Commit::Done })
+        Ok(if trouble == 2 || self.mute.get() { lost() } else { Commit::Done(which) })
     }
 }
 
@@ -149,7 +195,14 @@ pub struct FakeCas {
 impl FakeCas {
     /// A node's store.
     pub fn new(server: Rc<Server>) -> FakeCas {
-        FakeCas { store: Cas::new(server.clone(), Duration::from_secs(60)), server }
+        let notes = Notes::new(Some(server.notes.0.path()), "fake".to_owned());
+        FakeCas::with(server, Persist::Boot, notes)
+    }
+
+    /// The same with notes elsewhere.
+    pub fn with(server: Rc<Server>, persist: Persist, notes: Notes) -> FakeCas {
+        let store = Cas::new(server.clone(), Duration::from_secs(60)).with(persist, notes);
+        FakeCas { server, store }
     }
 }
 
@@ -164,4 +217,16 @@ impl Store for FakeCas {
     }
 
     tells!(self => (&mut self.store));
+
+    fn nodes(&mut self) -> Result<Vec<NodeRecord>, StoreError> {
+        self.store.nodes()
+    }
+
+    fn forget(&mut self, record: &NodeRecord, cx: &Context) -> Result<bool, StoreError> {
+        self.store.forget(record, cx)
+    }
+
+    fn network(&mut self, name: &NetworkName) -> Result<Option<NetworkRecord>, StoreError> {
+        self.store.network(name)
+    }
 }

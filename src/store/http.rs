@@ -12,9 +12,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ureq::http::Request as HttpRequest;
+use ureq::http::{Request as HttpRequest, Response};
 use ureq::tls::{ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
-use ureq::{Agent, Error, Timeout};
+use ureq::{Agent, AsSendBody, Body, Error, Timeout};
 
 use super::pause::pause;
 use crate::error::StoreError;
@@ -34,23 +34,27 @@ const SYSTEM_CA: [&str; 2] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
 
 /// A password or token; it can be sent, and not be shown.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// One that a server gave.
+    /// Any text.
+    #[cfg(test)]
     pub fn new(text: String) -> Secret {
         Secret(text)
     }
 
     /// One from a file, without the white space around it.
     pub fn read(path: &Path) -> Result<Secret, StoreError> {
-        let text = read(path)?;
+        Secret::parse(&read(path)?)
+            .ok_or_else(|| unusable(path, "it must hold one line of ASCII characters"))
+    }
+
+    /// One line of ASCII characters, without the white space around it.
+    pub fn parse(text: &str) -> Option<Secret> {
         let text = text.trim();
-        if text.is_empty() || !text.bytes().all(|b| (b' '..=b'~').contains(&b)) {
-            return Err(unusable(path, "it must hold one line of ASCII characters"));
-        }
-        Ok(Secret(text.to_owned()))
+        let plain = !text.is_empty() && text.bytes().all(|b| (b' '..=b'~').contains(&b));
+        plain.then(|| Secret(text.to_owned()))
     }
 
     /// For the request alone.
@@ -79,7 +83,7 @@ pub struct Request<'a> {
     pub method: &'static str,
     /// Path and query.
     pub path: &'a str,
-    /// JSON.
+    /// JSON; of a GET nothing.
     pub body: &'a [u8],
     /// A header with a secret.
     pub secret: Option<(&'static str, &'a Secret)>,
@@ -207,18 +211,33 @@ impl Client {
         if let Some((name, secret)) = request.secret {
             http = http.header(name, secret.expose());
         }
-        let http = http.body(request.body).map_err(|e| Failure::Unsent(e.to_string()))?;
+        let unsent = |e: ureq::http::Error| Failure::Unsent(e.to_string());
+        let reply = if request.method == "GET" {
+            self.run(http.body(()).map_err(unsent)?, left)
+        } else {
+            self.run(http.body(request.body).map_err(unsent)?, left)
+        };
+        let encrypted = endpoint.starts_with("https://");
+        let mut reply = reply.map_err(|e| failure(&e, encrypted))?;
+        let body = reply.body_mut().with_config().limit(LONGEST_ANSWER).read_to_vec();
+        let body = body.map_err(|e| Failure::Unanswered(e.to_string()))?;
+        Ok(Reply { status: reply.status().as_u16(), body })
+    }
+}
+
+impl Client {
+    fn run(
+        &self,
+        http: HttpRequest<impl AsSendBody>,
+        left: Duration,
+    ) -> Result<Response<Body>, Error> {
         let http = self
             .agent
             .configure_request(http)
             .timeout_global(Some(left))
             .timeout_connect(Some(CONNECT.min(left)))
             .build();
-        let encrypted = endpoint.starts_with("https://");
-        let mut reply = self.agent.run(http).map_err(|e| failure(&e, encrypted))?;
-        let body = reply.body_mut().with_config().limit(LONGEST_ANSWER).read_to_vec();
-        let body = body.map_err(|e| Failure::Unanswered(e.to_string()))?;
-        Ok(Reply { status: reply.status().as_u16(), body })
+        self.agent.run(http)
     }
 }
 

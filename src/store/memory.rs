@@ -187,6 +187,7 @@ impl Memory {
             Change::Adopted(network, time) => drop(self.adopted.insert(network, time)),
             Change::Released(network) => drop(self.adopted.remove(&network)),
             Change::PutPool(pool) => drop(self.pools.insert(pool.id.clone(), pool)),
+            Change::Network(_) => {}
             Change::DropPool(pool) => {
                 assert!(self.of_pool(&pool, None, 1).is_ok_and(|left| left.is_empty()));
                 assert!(self.pools.remove(&pool.id).is_some());

@@ -4,6 +4,8 @@
 //! Invariant: a command is carried out whole or not at all, and everything a store answers was
 //! true of one moment between call and answer.
 
+#[cfg(test)]
+mod babble_test;
 mod backend;
 mod boot;
 #[cfg(test)]
@@ -51,16 +53,24 @@ mod servers;
 #[cfg(test)]
 mod servers_test;
 mod sound;
+mod token;
+#[cfg(test)]
+mod told_test;
+#[cfg(test)]
+mod trips_test;
 #[cfg(test)]
 mod trouble_test;
 mod view;
 
-use self::cas::Cas;
+use self::cas::{Cas, Notes};
 use self::consul::Consul;
 use self::etcd::Etcd;
 use crate::alloc::{Command, Context, Definition, Holder, Outcome};
 use crate::error::{Error, StoreError};
-use crate::model::{Counter, Event, Lease, Pool, SetName, StoreSpec};
+use crate::model::{
+    Counter, Event, Lease, NetworkName, NetworkRecord, NodeRecord, Pool, Servers, SetName,
+    StoreSpec,
+};
 use crate::net::Addr;
 
 pub use self::convert::{Converted, in_place, is_converted};
@@ -110,8 +120,28 @@ pub trait Store {
 
     /// All pools, by name. Changes nothing.
     fn pools(&mut self) -> Result<Vec<Pool>, StoreError>;
+
+    /// What a cluster knows of the machines that lease from it, by name. Changes nothing.
+    fn nodes(&mut self) -> Result<Vec<NodeRecord>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    /// Forgets a machine, if what is known of it is still this: another may have its name then.
+    /// `false`: it has changed.
+    fn forget(&mut self, _: &NodeRecord, _: &Context) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+
+    /// The definition that a cluster keeps for a network. The next command may rest on it without
+    /// another look. Changes nothing.
+    fn network(&mut self, _: &NetworkName) -> Result<Option<NetworkRecord>, StoreError> {
+        Ok(None)
+    }
 }
 
+/// How a program opens stores: [`open`], or what it has in its place. `stdin` is what the caller took
+/// from standard input, if it did: a program that leaves the call to another one gives it back.
+pub type Open = fn(spec: &StoreSpec, stdin: Option<&[u8]>) -> Result<Box<dyn Store>, StoreError>;
 /// What is done with each address that is taken.
 pub type Taken<'a> = dyn FnMut(&SetName, Addr, &Holder) + 'a;
 
@@ -126,8 +156,32 @@ pub fn open(spec: &StoreSpec) -> Result<Box<dyn Store>, StoreError> {
         StoreSpec::Embedded { path, persist, wait, history } => {
             Ok(Box::new(Embedded::new(path.clone(), *persist, *wait).keeping(*history)))
         }
-        StoreSpec::Etcd(spec) => Ok(Box::new(Cas::new(Etcd::new(spec)?, spec.servers.timeout))),
-        StoreSpec::Consul(spec) => Ok(Box::new(Cas::new(Consul::new(spec)?, spec.servers.timeout))),
-        StoreSpec::Unreadable { why } => Err(StoreError::Unreadable { why: why.clone() }),
+        StoreSpec::Etcd(spec) => Ok(Box::new(on(Etcd::new(spec)?, &spec.servers, ""))),
+        StoreSpec::Consul(spec) => {
+            let dc = spec.dc.as_deref().unwrap_or_default();
+            Ok(Box::new(on(Consul::new(spec)?, &spec.servers, dc)))
+        }
+        StoreSpec::Unreadable { why } => Err(unreadable(why)),
     }
+}
+
+/// The same in a program that the clusters' clients are not linked into; `None`: it takes one.
+pub fn open_local(spec: &StoreSpec) -> Option<Result<Box<dyn Store>, StoreError>> {
+    match spec {
+        StoreSpec::Embedded { path, persist, wait, history } => {
+            Some(Ok(Box::new(Embedded::new(path.clone(), *persist, *wait).keeping(*history))))
+        }
+        StoreSpec::Etcd(_) | StoreSpec::Consul(_) => None,
+        StoreSpec::Unreadable { why } => Some(Err(unreadable(why))),
+    }
+}
+
+fn on<E: cas::Engine>(engine: E, servers: &Servers, more: &str) -> Cas<E> {
+    let cluster = format!("{}\0{more}\0{}", engine.place(), servers.prefix);
+    let notes = Notes::new(Some(&servers.notes), cluster);
+    Cas::new(engine, servers.timeout).with(servers.persist, notes)
+}
+
+fn unreadable(why: &str) -> StoreError {
+    StoreError::Unreadable { why: why.to_owned() }
 }

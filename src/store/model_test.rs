@@ -79,6 +79,7 @@ fn command(op: &Op) -> Option<Command> {
                 sticky: how & 16 != 0,
                 on_duplicate: if *same { OnDuplicate::Same } else { OnDuplicate::Error },
                 claim_gateways: how & 32 != 0,
+                define: None,
                 origin: Origin {
                     attachment: Some(attachment(&name)),
                     pod: Some(pod),

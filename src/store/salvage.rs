@@ -33,8 +33,9 @@ pub type Found<'a> = dyn FnMut(&[u8], &[u8], Standing) -> Result<(), StoreError>
 const PAGE: usize = 4096;
 const LEAF: u8 = 1;
 
-/// Calls `each` with every record, in no order, the same perhaps several times.
-pub fn records(path: &Path, lock: &Lock, each: &mut Found<'_>) -> Result<(), StoreError> {
+/// Calls `each` with every record, in no order, the same perhaps several times; answers whether all
+/// of the file could be read.
+pub fn records(path: &Path, lock: &Lock, each: &mut Found<'_>) -> Result<bool, StoreError> {
     // A file that can be read from end to end needs no more.
     let whole =
         redb::look(path, Some(lock), |tables| tables.kv.scan(&[], &[0xff], &mut |_, _| Ok(true)));
@@ -44,7 +45,7 @@ pub fn records(path: &Path, lock: &Lock, each: &mut Found<'_>) -> Result<(), Sto
                 each(key, value, Standing::Current).map(|()| true)
             })
         })
-        .map(drop);
+        .map(|_| true);
     }
     let io = |e| StoreError::io("read the lease store", path, e);
     let mut bytes = Vec::new();
@@ -82,7 +83,7 @@ pub fn records(path: &Path, lock: &Lock, each: &mut Found<'_>) -> Result<(), Sto
             rest = &rest[done..];
         }
     }
-    Ok(())
+    Ok(false)
 }
 
 /// The pairs of a leaf of a table whose keys and values are of any length.

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::cas::Engine;
 use super::pause::pause;
-use crate::model::{Consul, Etcd, Servers};
+use crate::model::{Consul, Etcd, Persist, Servers};
 
 /// A running server.
 pub struct Running {
@@ -88,6 +88,8 @@ impl Running {
             ca: None,
             identity: None,
             timeout: Duration::from_secs(20),
+            persist: Persist::Boot,
+            notes: self.folder.path().join("notes"),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -58,6 +59,13 @@ fn refuses(mut store: Box<dyn Store>, why: &str) {
     }
 }
 
+fn only_file(folder: &Path) -> PathBuf {
+    let files: Vec<_> = fs::read_dir(folder).unwrap().map(|f| f.unwrap().path()).collect();
+    let tokens: Vec<_> = files.iter().filter(|f| f.to_string_lossy().contains("etcd-")).collect();
+    assert_eq!(tokens.len(), 1, "{files:?}");
+    tokens[0].clone()
+}
+
 fn works(store: &mut dyn Store) {
     assert_eq!(given(store, &add("c1", &dual()), &at(1)).len(), 2);
 }
@@ -81,15 +89,36 @@ fn an_etcd_that_knows_its_users() {
     let folder = tempfile::tempdir().unwrap();
     let right = file(folder.path(), "right", "geheim\n");
     let wrong = file(folder.path(), "wrong", "geheimer");
+    let spec = server.etcd("sublet");
     let login = |user: &str, file: &Path| {
         let login = Some((user.to_owned(), file.to_owned()));
-        EtcdSpec { login, ..server.etcd("sublet") }
+        EtcdSpec { login, ..spec.clone() }
     };
     let etcd = Etcd::new(&login("sublet", &right)).unwrap();
     // A token that the server has forgotten is renewed.
     etcd.forge_token("nonsense.1");
     works(&mut Cas::new(etcd, Duration::from_secs(10)));
-    let open = |spec: EtcdSpec| open(&StoreSpec::Etcd(spec)).unwrap();
+    let open = |spec: EtcdSpec| open(&StoreSpec::Etcd(Box::new(spec))).unwrap();
+    // It is kept for its owner alone, and the next process needs no password.
+    let kept = only_file(&spec.servers.notes);
+    let token = fs::read_to_string(&kept).unwrap();
+    assert_eq!(fs::metadata(&kept).unwrap().permissions().mode() & 0o7777, 0o600);
+    works(&mut *open(login("sublet", &wrong)));
+    assert_eq!(fs::read_to_string(&kept).unwrap(), token);
+    // One that was kept and that the server does not know is got anew, and kept.
+    let whose = token.lines().next().unwrap();
+    fs::write(&kept, format!("{whose}\nnonsense.1\n")).unwrap();
+    works(&mut *open(login("sublet", &right)));
+    let renewed = fs::read_to_string(&kept).unwrap();
+    assert!(renewed.starts_with(whose) && !renewed.contains("nonsense"), "{renewed}");
+    // One of another cluster is sent to nobody; where none can be kept, all works without.
+    fs::write(&kept, renewed.replacen("127.0.0.1", "127.0.0.2", 1)).unwrap();
+    works(&mut *open(login("sublet", &right)));
+    assert_eq!(fs::read_to_string(&kept).unwrap().lines().next(), Some(whose));
+    let mut nowhere = login("sublet", &right);
+    nowhere.servers.notes = "/proc/nowhere".into();
+    works(&mut *open(nowhere));
+    fs::remove_file(&kept).unwrap();
     refuses(open(server.etcd("sublet")), "user name is empty");
     refuses(open(login("guest", &right)), "permission denied");
     refuses(open(login("sublet", &wrong)), "invalid user ID or password");
@@ -118,7 +147,7 @@ fn a_consul_that_knows_its_tokens() {
     };
     let write = token("write", "key_prefix \"sublet/\" { policy = \"write\" }");
     let read = token("read", "key_prefix \"sublet/\" { policy = \"read\" }");
-    let open = |spec| open(&StoreSpec::Consul(spec)).unwrap();
+    let open = |spec| open(&StoreSpec::Consul(Box::new(spec))).unwrap();
     works(&mut *open(with(&server, &write)));
     refuses(open(with(&server, &read)), "ermission denied");
     refuses(open(server.consul("sublet")), "ermission denied");
@@ -167,7 +196,7 @@ fn an_etcd_behind_tls() {
     let good = with(&ca, Some((&cert, &key)), &server);
     let probe = Etcd::new(&good).unwrap();
     let server = server.await_ready(&probe);
-    let open = |spec| open(&StoreSpec::Etcd(spec)).unwrap();
+    let open = |spec| open(&StoreSpec::Etcd(Box::new(spec))).unwrap();
     works(&mut *open(good));
     let begin = Instant::now();
     refuses(open(with(&other_ca, Some((&cert, &key)), &server)), "certificate");
@@ -176,7 +205,7 @@ fn an_etcd_behind_tls() {
     assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
     // Files that are none are named.
     for (bad, why) in [(&key, "no certificate"), (&folder.path().join("nope"), "No such file")] {
-        let spec = StoreSpec::Etcd(with(bad, None, &server));
+        let spec = StoreSpec::Etcd(Box::new(with(bad, None, &server)));
         let error = super::open(&spec).err().unwrap().to_string();
         assert!(error.contains(why) && error.contains(bad.to_str().unwrap()), "{error}");
     }
@@ -197,7 +226,7 @@ fn servers_that_hang_or_are_down() {
         spec.servers.endpoints = endpoints.iter().map(|e| (*e).to_owned()).collect();
         spec.servers.timeout = Duration::from_millis(timeout);
         let begin = Instant::now();
-        let mut store = open(&StoreSpec::Etcd(spec)).unwrap();
+        let mut store = open(&StoreSpec::Etcd(Box::new(spec))).unwrap();
         let outcome = store.apply(&Ask::Add(add("c1", &dual())), &at(1));
         (outcome, begin.elapsed())
     };
@@ -222,7 +251,7 @@ fn a_server_of_another_kind() {
     let consul = servers::consul("");
     let probe = Consul::new(&consul.consul("sublet")).unwrap();
     let consul = consul.await_ready(&probe);
-    let spec = StoreSpec::Etcd(consul.etcd("sublet"));
+    let spec = StoreSpec::Etcd(Box::new(consul.etcd("sublet")));
     refuses(open(&spec).unwrap(), "404");
     assert!(probe.place().contains("127.0.0.1"));
 }

@@ -12,10 +12,16 @@ use serde_json::{Value, json};
 use sublet::cli::screen::Screen;
 use sublet::cli::{self, Terminal};
 use sublet::cni::{self, World};
+use sublet::error::StoreError;
 use sublet::host::Facts;
-use sublet::model::{BootId, Face, Node};
+use sublet::model::{BootId, Face, Node, StoreSpec};
+use sublet::store::Store;
 
 use crate::lab::{Lab, testdata};
+
+fn open(spec: &StoreSpec, _: Option<&[u8]>) -> Result<Box<dyn Store>, StoreError> {
+    sublet::store::open(spec)
+}
 
 const NOW: u64 = 1_769_900_000;
 
@@ -55,6 +61,7 @@ fn plugin(lab: &Lab, now: u64, command: &str, conf: &Value, more: &[(&str, &str)
         stdout: &mut stdout,
         stderr: &mut stderr,
         facts: &|| facts(now),
+        open,
     });
     assert_eq!(code, 0, "{}", String::from_utf8_lossy(&stdout));
 }
@@ -111,7 +118,9 @@ fn call(lab: &Lab, args: &[&str], screen: Screen) -> String {
     }
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let mut terminal = Terminal { stdout: &mut stdout, stderr: &mut stderr, screen };
-    let code = cli::run(all, &|_| None, &facts(NOW + 3600), &mut terminal);
+    let facts = facts(NOW + 3600);
+    let world = cli::World { env: &|_| None, facts: &facts, open };
+    let code = cli::run(all, world, &mut terminal);
     let text = |bytes: Vec<u8>| {
         let text = String::from_utf8(bytes).unwrap().replace('\u{1b}', "^[");
         text.replace(&folder, "@").replace(env!("CARGO_MANIFEST_DIR"), "SUBLET")

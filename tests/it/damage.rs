@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use redb::{Database, TableDefinition};
 use sublet::alloc::Outcome;
 use sublet::error::{Error, StoreError};
-use sublet::model::{Lease, Persist};
+use sublet::model::{Kind, Lease, Persist};
 use sublet::net::Addr;
 use sublet::store::Store;
 use tempfile::TempDir;
@@ -345,4 +345,71 @@ fn what_the_program_prints() {
         }
     }
     assert!(errors > 50, "{errors}");
+}
+
+impl Patient {
+    /// Puts these bytes in the store's place and repairs it; answers whether there was something to do.
+    fn repaired(&self, bytes: &[u8], name: &str) -> bool {
+        let cx = check::now();
+        let store = &mut *check::open(&self.folder.path().join("leases.redb"), self.persist);
+        self.place(bytes);
+        let mut found = Vec::new();
+        store.problems(&cx, &mut |problem| found.push(problem)).unwrap();
+        let listed = check::list(store, &cx);
+        assert!(listed.is_ok() || !found.is_empty(), "{name}: {listed:?}");
+        assert_eq!(fs::read(self.file("")).unwrap(), bytes, "{name}: looking has written");
+        let repair = match store.repair(&cx) {
+            Ok(repair) => repair,
+            // Nothing of it can be read.
+            Err(error) => {
+                is_damage(&Error::Store(error), name);
+                assert_eq!(fs::read(self.file("")).unwrap(), bytes, "{name}: refused, and wrote");
+                return true;
+            }
+        };
+        for copy in &repair.copies {
+            assert_eq!(fs::read(copy).unwrap(), bytes, "{name}: the copy is another");
+            fs::remove_file(copy).unwrap();
+        }
+        assert_eq!(
+            found.iter().any(|p| p.mendable),
+            !repair.copies.is_empty(),
+            "{name}: {found:?}"
+        );
+        store.problems(&cx, &mut |problem| panic!("{name}: {problem:?}")).unwrap();
+        let rows: BTreeMap<_, _> =
+            check::list(store, &cx).unwrap().into_iter().map(|l| (l.addr, l)).collect();
+        for (addr, lease) in &self.truth {
+            let now = rows.get(addr).unwrap_or_else(|| panic!("{name}: {addr} is lost"));
+            assert!(now.owner == lease.owner || now.kind == Kind::Reserved, "{name}: {now:?}");
+        }
+        let new = given(store, "new").unwrap();
+        assert!(!rows.contains_key(&new), "{name}: {new} is held");
+        !repair.copies.is_empty()
+    }
+}
+
+/// After a repair nothing is wrong, and no address that anybody holds is free.
+#[test]
+fn a_repair_loses_no_lease() {
+    for persist in [Persist::Boot, Persist::Disk] {
+        let patient = Patient::new(60, persist);
+        let mut dice = Dice(37);
+        let used = patient.used();
+        let mut mended = 0;
+        for round in 0..150_usize {
+            let page = used[round % used.len()] * PAGE;
+            let mut bytes = patient.whole.clone();
+            match round % 5 {
+                0 => bytes[page..page + PAGE].fill(0),
+                1 => bytes[page..page + PAGE].fill_with(|| dice.next().to_le_bytes()[0]),
+                2 => bytes.copy_within(used[1] * PAGE..(used[1] + 1) * PAGE, page),
+                3 => bytes[usize::try_from(dice.below(320)).unwrap()] ^= 1 << (round % 8),
+                _ => bytes[page + usize::try_from(dice.below(4096)).unwrap()] ^= 1 << (round % 8),
+            }
+            let name = format!("{persist:?}: round {round}, page {}", page / PAGE);
+            mended += usize::from(check::quietly(|| patient.repaired(&bytes, &name)));
+        }
+        assert!(mended > 50 && mended < 150, "{mended} of 150");
+    }
 }

@@ -3,47 +3,22 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::lab::{Answer, Call, HOST_LOCAL, Lab, addresses, by_attachment, need_host_local};
+use crate::lab::{Answer, Call, Lab, Network, addresses, by_attachment};
 
 const CONTAINERS: usize = 10;
 
 /// sublet has given addresses to c0 to c9.
-struct Network {
-    lab: Lab,
-    conf: Value,
+fn served() -> Network {
+    let network = Network::new();
+    for n in 0..CONTAINERS {
+        network.sublet("ADD", &format!("c{n}")).run().ok();
+    }
+    network
 }
 
 impl Network {
-    fn new() -> Network {
-        need_host_local();
-        let lab = Lab::new();
-        let conf = json!({
-            "cniVersion": "1.0.0",
-            "name": "mynet",
-            "type": "bridge",
-            "ipam": {
-                "type": "host-local",
-                "ranges": [[{"subnet": "10.1.2.0/24"}], [{"subnet": "2001:db8:1::/64"}]],
-                "dataDir": lab.data_dir()
-            }
-        });
-        let network = Network { lab, conf };
-        for n in 0..CONTAINERS {
-            network.sublet("ADD", &format!("c{n}")).run().ok();
-        }
-        network
-    }
-
-    fn sublet(&self, command: &str, container: &str) -> Call {
-        Call::cni(command, container, &self.conf)
-    }
-
-    fn host_local(&self, command: &str, container: &str) -> Call {
-        self.sublet(command, container).program(HOST_LOCAL)
-    }
-
     fn export(&self, more: &[&str]) -> Answer {
         let store = self.lab.store().display().to_string();
         let call = Call::sublet().arg("export").arg("host-local").arg(&self.lab.data_dir());
@@ -66,7 +41,7 @@ impl Network {
 
 #[test]
 fn host_local_goes_on_where_sublet_stopped() {
-    let network = Network::new();
+    let network = served();
     assert_eq!(network.export(&["--dry-run"]).rows()[0]["written"].as_array().unwrap().len(), 20);
     assert!(!network.lab.join("data/mynet").exists(), "a dry run");
     let report = network.export(&[]).rows().remove(0);
@@ -96,7 +71,7 @@ fn host_local_goes_on_where_sublet_stopped() {
 
 #[test]
 fn a_second_export_changes_nothing_and_another_containers_file_stays() {
-    let network = Network::new();
+    let network = served();
     network.export(&[]).rows();
     let before = network.files();
     let again = network.export(&[]).rows().remove(0);
@@ -116,7 +91,7 @@ fn a_second_export_changes_nothing_and_another_containers_file_stays() {
 /// The folder that was taken over has old files: there and back again.
 #[test]
 fn there_and_back_and_there_again() {
-    let network = Network::new();
+    let network = served();
     for n in 0..5 {
         network.sublet("DEL", &format!("c{n}")).run().silent();
     }
@@ -145,7 +120,7 @@ fn there_and_back_and_there_again() {
 /// Another's lease where ours is: said at the first ADD, never given twice.
 #[test]
 fn a_clash_on_the_way_back_to_sublet_is_refused() {
-    let network = Network::new();
+    let network = served();
     network.export(&[]).rows();
     network.host_local("DEL", "c3").run().silent();
     let asked = network.host_local("ADD", "thief").env("CNI_ARGS", "IP=10.1.2.5");

@@ -16,6 +16,9 @@ use tempfile::TempDir;
 /// The program under test.
 pub const SUBLET: &str = env!("CARGO_BIN_EXE_sublet");
 
+/// The one beside it, which it leaves calls about clusters to.
+pub const CLUSTER: &str = env!("CARGO_BIN_EXE_sublet-cluster");
+
 /// Debian's host-local, the measure of what is compatible.
 pub const HOST_LOCAL: &str = "/usr/lib/cni/host-local";
 
@@ -34,6 +37,42 @@ pub fn need_host_local() {
 pub fn root() -> bool {
     use std::os::unix::fs::MetadataExt;
     fs::metadata("/proc/self").unwrap().uid() == 0
+}
+
+/// A dual-stack network of the folder that is configured for host-local, so that either program
+/// serves it.
+pub struct Network {
+    pub lab: Lab,
+    pub conf: Value,
+}
+
+impl Network {
+    /// No address is given yet.
+    pub fn new() -> Network {
+        need_host_local();
+        let lab = Lab::new();
+        let conf = json!({
+            "cniVersion": "1.0.0",
+            "name": "mynet",
+            "type": "bridge",
+            "ipam": {
+                "type": "host-local",
+                "ranges": [[{"subnet": "10.1.2.0/24"}], [{"subnet": "2001:db8:1::/64"}]],
+                "dataDir": lab.data_dir()
+            }
+        });
+        Network { lab, conf }
+    }
+
+    /// A call of the program under test.
+    pub fn sublet(&self, command: &str, container: &str) -> Call {
+        Call::cni(command, container, &self.conf)
+    }
+
+    /// The same call of the original.
+    pub fn host_local(&self, command: &str, container: &str) -> Call {
+        self.sublet(command, container).program(HOST_LOCAL)
+    }
 }
 
 /// A folder that goes away with the value.

@@ -160,6 +160,7 @@ impl World {
                 ..Origin::default()
             },
             legacy: Legacy::Absent,
+            define: None,
         };
         let cx = self.context(machine);
         engine::add(&mut *self.store, add, None, &cx).unwrap().grants[0].addr

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod check;
+mod cluster;
 mod cni;
 mod commands;
 mod config;
@@ -41,4 +42,5 @@ mod swarm;
 mod takeover;
 mod terminal;
 mod tidy;
+mod told;
 mod troubleshooting;

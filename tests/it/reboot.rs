@@ -8,7 +8,13 @@ use serde_json::{Value, json};
 use crate::lab::{Lab, SUBLET};
 
 /// Runs a command line of sublet's in a boot of this name; answers exit code and standard output.
-fn in_boot(lab: &Lab, boot: u8, env: &[(&str, &str)], args: &str, stdin: &str) -> (i32, String) {
+pub fn in_boot(
+    lab: &Lab,
+    boot: u8,
+    env: &[(&str, &str)],
+    args: &str,
+    stdin: &str,
+) -> (i32, String) {
     let id = lab.join(&format!("boot-{boot}"));
     fs::write(&id, format!("{boot:08}-0000-4000-8000-000000000000\n")).unwrap();
     let script = format!(
@@ -29,7 +35,7 @@ fn in_boot(lab: &Lab, boot: u8, env: &[(&str, &str)], args: &str, stdin: &str) -
     (output.status.code().unwrap_or(-1), String::from_utf8(output.stdout).unwrap())
 }
 
-fn cni(lab: &Lab, boot: u8, command: &str, container: &str, conf: &Value) -> (i32, String) {
+pub fn cni(lab: &Lab, boot: u8, command: &str, container: &str, conf: &Value) -> (i32, String) {
     let env = [
         ("CNI_COMMAND", command),
         ("CNI_CONTAINERID", container),
@@ -40,7 +46,7 @@ fn cni(lab: &Lab, boot: u8, command: &str, container: &str, conf: &Value) -> (i3
     in_boot(lab, boot, &env, "", &conf.to_string())
 }
 
-fn address(answer: &(i32, String)) -> String {
+pub fn address(answer: &(i32, String)) -> String {
     assert_eq!(answer.0, 0, "{}", answer.1);
     let result: Value = serde_json::from_str(&answer.1).unwrap();
     result["ips"][0]["address"].as_str().unwrap().to_owned()
@@ -53,7 +59,7 @@ fn listed(lab: &Lab, boot: u8) -> usize {
     rows.as_array().unwrap().len()
 }
 
-fn conf(lab: &Lab, cni_version: &str, persist: &str) -> Value {
+pub fn conf(lab: &Lab, cni_version: &str, persist: &str) -> Value {
     json!({
         "cniVersion": cni_version, "name": "mynet", "type": "bridge",
         "ipam": {"type": "sublet", "subnet": "10.1.2.0/29", "dataDir": lab.data_dir(),

@@ -5,49 +5,24 @@ use std::fs::{self, File};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::lab::{Call, HOST_LOCAL, Lab, addresses, by_attachment, need_host_local};
+use crate::lab::{Network, addresses, by_attachment};
 
 const CONTAINERS: usize = 20;
 
-struct Network {
-    lab: Lab,
-    conf: Value,
+/// host-local has given addresses to c0 to c19.
+fn served() -> Network {
+    let mut network = Network::new();
+    network.conf["ipam"]["lockTimeout"] = json!("300ms");
+    for n in 0..CONTAINERS {
+        let got = addresses(&network.host_local("ADD", &format!("c{n}")).run().ok());
+        assert_eq!(got, pair(n + 2));
+    }
+    network
 }
 
 impl Network {
-    /// host-local has given addresses to c0 to c19.
-    fn new() -> Network {
-        need_host_local();
-        let lab = Lab::new();
-        let conf = json!({
-            "cniVersion": "1.0.0",
-            "name": "mynet",
-            "type": "bridge",
-            "ipam": {
-                "type": "host-local",
-                "ranges": [[{"subnet": "10.1.2.0/24"}], [{"subnet": "2001:db8:1::/64"}]],
-                "dataDir": lab.data_dir(),
-                "lockTimeout": "300ms"
-            }
-        });
-        let network = Network { lab, conf };
-        for n in 0..CONTAINERS {
-            let got = addresses(&network.host_local("ADD", &format!("c{n}")).run().ok());
-            assert_eq!(got, pair(n + 2));
-        }
-        network
-    }
-
-    fn host_local(&self, command: &str, container: &str) -> Call {
-        self.sublet(command, container).program(HOST_LOCAL)
-    }
-
-    fn sublet(&self, command: &str, container: &str) -> Call {
-        Call::cni(command, container, &self.conf)
-    }
-
     fn folder(&self) -> PathBuf {
         self.lab.join("data/mynet")
     }
@@ -59,7 +34,7 @@ fn pair(n: usize) -> [String; 2] {
 
 #[test]
 fn first_add_adopts_everything() {
-    let network = Network::new();
+    let network = served();
     let got = addresses(&network.sublet("ADD", "new").run().ok());
     assert_eq!(got, pair(CONTAINERS + 2), "the rotation goes on");
     let rows = network.lab.list();
@@ -74,7 +49,7 @@ fn first_add_adopts_everything() {
 
 #[test]
 fn rotation_goes_on_behind_freed_addresses() {
-    let network = Network::new();
+    let network = served();
     for n in 3..9 {
         let id = format!("c{n}");
         network.host_local("DEL", &id).run().silent();
@@ -85,7 +60,7 @@ fn rotation_goes_on_behind_freed_addresses() {
 
 #[test]
 fn no_address_is_given_twice() {
-    let mut network = Network::new();
+    let mut network = served();
     // A range that is nearly full: six are left, and then none.
     network.conf["ipam"]["ranges"] = json!([[{"subnet": "10.1.2.0/24", "rangeEnd": "10.1.2.27"}]]);
     let mut seen: BTreeSet<String> = (0..CONTAINERS).map(|n| pair(n + 2)[0].clone()).collect();
@@ -99,7 +74,7 @@ fn no_address_is_given_twice() {
 
 #[test]
 fn adopted_lease_is_checked_repeated_and_freed() {
-    let network = Network::new();
+    let network = served();
     network.sublet("ADD", "new").run().ok();
     network.sublet("CHECK", "c4").run().silent();
     let got = addresses(&network.sublet("ADD", "c4").run().ok());
@@ -118,7 +93,7 @@ fn adopted_lease_is_checked_repeated_and_freed() {
 
 #[test]
 fn repeated_add_may_be_the_first() {
-    let network = Network::new();
+    let network = served();
     let got = addresses(&network.sublet("ADD", "c7").run().ok());
     assert_eq!(got, pair(9));
     assert_eq!(by_attachment(&network.lab.list()).len(), CONTAINERS);
@@ -127,7 +102,7 @@ fn repeated_add_may_be_the_first() {
 /// The container ends after the swap and before the first ADD.
 #[test]
 fn del_may_come_before_the_first_add() {
-    let network = Network::new();
+    let network = served();
     network.sublet("DEL", "c5").run().silent();
     network.sublet("ADD", "new").run().ok();
     let listed = by_attachment(&network.lab.list());
@@ -137,7 +112,7 @@ fn del_may_come_before_the_first_add() {
 
 #[test]
 fn leases_without_an_interface_name_are_freed() {
-    let network = Network::new();
+    let network = served();
     // As host-local wrote them up to 0.8.6.
     for address in pair(8) {
         fs::write(network.folder().join(address), "c6").unwrap();
@@ -154,7 +129,7 @@ fn leases_without_an_interface_name_are_freed() {
 /// A host-local that was killed between creating and writing leaves an empty file: nobody's.
 #[test]
 fn empty_lease_file_is_nobodys() {
-    let network = Network::new();
+    let network = served();
     File::create(network.folder().join("10.1.2.23")).unwrap();
     network.sublet("ADD", "new").run().ok();
     assert_eq!(by_attachment(&network.lab.list()).len(), CONTAINERS + 1);
@@ -162,7 +137,7 @@ fn empty_lease_file_is_nobodys() {
 
 #[test]
 fn garbage_lease_file_refuses_the_takeover() {
-    let network = Network::new();
+    let network = served();
     let path = network.folder().join("10.1.2.5");
     fs::write(&path, "\u{1}\u{2} not an id\n").unwrap();
     let (code, msg) = network.sublet("ADD", "new").run().error();
@@ -177,7 +152,7 @@ fn garbage_lease_file_refuses_the_takeover() {
 
 #[test]
 fn held_host_local_lock_is_waited_for_within_its_bound() {
-    let network = Network::new();
+    let network = served();
     let file = File::open(network.folder().join("lock")).unwrap();
     file.lock().unwrap();
     let begin = Instant::now();
@@ -195,7 +170,7 @@ fn held_host_local_lock_is_waited_for_within_its_bound() {
 /// Two networks of one folder are taken over each by its own first ADD.
 #[test]
 fn each_network_is_adopted_by_itself() {
-    let mut network = Network::new();
+    let mut network = served();
     network.conf["name"] = json!("other");
     network.host_local("ADD", "x").run().ok();
     let got = addresses(&network.sublet("ADD", "y").run().ok());

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 use sublet::error::{PoolRefusal, Refusal, StoreError};
-use sublet::model::{Attachment, ContainerId, IfName, Kind, Lease, NetworkName, Node, Origin, Owner};
+use sublet::model::{
+    Attachment, ContainerId, IfName, Kind, Lease, NetworkName, Node, Origin, Owner,
+};
 use sublet::model::{PoolId, SetName};
 use sublet::net::{Addr, RangeError, SetError, Subnet};
 
@@ -51,7 +53,9 @@ fn fits(pattern: &str, message: &str) -> bool {
             None => return false,
         }
     }
-    rest.is_empty() || parts.len() > 1 && parts.last() == Some(&"") || message.ends_with(parts[parts.len() - 1])
+    rest.is_empty()
+        || parts.len() > 1 && parts.last() == Some(&"")
+        || message.ends_with(parts[parts.len() - 1])
 }
 
 fn addr(text: &str) -> Addr {
@@ -130,12 +134,7 @@ fn store_errors() -> Vec<StoreError> {
         StoreError::BadRecord { place: text(), key: text(), what: text() },
         StoreError::Damaged { path: path(), what: text() },
         StoreError::Foreign { path: path(), what: text(), advice: text() },
-        StoreError::Moved {
-            set: SetName(text()),
-            path: path(),
-            lease: lease(),
-            persist: "disk",
-        },
+        StoreError::Moved { set: SetName(text()), path: path(), lease: lease(), persist: "disk" },
         StoreError::Unreadable { why: text() },
     ]
 }
@@ -176,7 +175,10 @@ fn anchor(prefix: &str, debug: &str) -> String {
 
 /// Anchor and text of each variant.
 fn samples() -> Vec<(String, String)> {
-    fn all<T: std::fmt::Debug + std::fmt::Display>(prefix: &str, of: &[T]) -> Vec<(String, String)> {
+    fn all<T: std::fmt::Debug + std::fmt::Display>(
+        prefix: &str,
+        of: &[T],
+    ) -> Vec<(String, String)> {
         of.iter().map(|e| (anchor(prefix, &format!("{e:?}")), e.to_string())).collect()
     }
     [
@@ -192,10 +194,13 @@ fn samples() -> Vec<(String, String)> {
 /// The variants of an enum in a source.
 fn variants(file: &str, name: &str, prefix: &str) -> BTreeSet<String> {
     let text = read(file);
-    let body = text.split(&format!("pub enum {name} {{\n")).nth(1).unwrap_or_else(|| panic!("{name}"));
+    let body =
+        text.split(&format!("pub enum {name} {{\n")).nth(1).unwrap_or_else(|| panic!("{name}"));
     let body = body.split("\n}\n").next().unwrap();
     let of = body.lines().filter_map(|l| l.strip_prefix("    "));
-    of.filter(|l| l.starts_with(|c: char| c.is_ascii_uppercase())).map(|l| anchor(prefix, l)).collect()
+    of.filter(|l| l.starts_with(|c: char| c.is_ascii_uppercase()))
+        .map(|l| anchor(prefix, l))
+        .collect()
 }
 
 #[test]
@@ -232,9 +237,9 @@ fn every_variant_has_its_row() {
 #[test]
 fn every_code_has_its_row() {
     let source = read("src/cni/error.rs");
-    let codes = source.lines().filter_map(|l| {
-        l.strip_prefix("pub const ")?.split(": u32 = ").nth(1)?.strip_suffix(';')
-    });
+    let codes = source
+        .lines()
+        .filter_map(|l| l.strip_prefix("pub const ")?.split(": u32 = ").nth(1)?.strip_suffix(';'));
     let text = read("docs/troubleshooting.md");
     for code in codes {
         assert!(text.contains(&format!("<a id=\"code-{code}\"></a>{code} |")), "no code {code}");

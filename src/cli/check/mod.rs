@@ -18,16 +18,14 @@ use super::output::visible;
 use super::screen::Tone;
 use super::table::{self, Cell, Column, number, whole};
 use super::tables::count;
-use super::{Found, Place, Terminal, WAIT};
+use super::{Found, Place, Terminal, WAIT, World};
 use crate::alloc::Definition;
 use crate::config;
 use crate::config::inspect::{self, Finding, Inspection};
 use crate::config::{Config, Position};
 use crate::error::StoreError;
-use crate::host::Facts;
 use crate::model::{History, Persist, StoreSpec};
 use crate::net::{Range, RangeSet, Span};
-use crate::store;
 use shape::{Checked, Overlap};
 
 /// Look at network configurations without leasing anything.
@@ -87,12 +85,16 @@ fn stores(place: &Place, files: &[File]) -> Result<Vec<StoreSpec>> {
 }
 
 /// The networks that a store has. There may be no store yet, which has none.
-fn standing(spec: &StoreSpec, facts: &Facts) -> Result<(String, Vec<Definition>), StoreError> {
+fn standing(
+    spec: &StoreSpec,
+    stdin: Option<&[u8]>,
+    world: World<'_>,
+) -> Result<(String, Vec<Definition>), StoreError> {
     let place = match spec {
         StoreSpec::Embedded { path, .. } => path.display().to_string(),
         _ => "the cluster".to_owned(),
     };
-    let definitions = store::open(spec)?.definitions(&facts.context())?;
+    let definitions = (world.open)(spec, stdin)?.definitions(&world.facts.context())?;
     Ok((place, definitions))
 }
 
@@ -114,14 +116,14 @@ impl Check {
     pub(super) fn run(
         &self,
         place: &Place,
-        facts: &Facts,
+        world: World<'_>,
         terminal: &mut Terminal<'_>,
     ) -> Result<()> {
-        let files = self.read()?;
+        let (files, stdin) = self.read()?;
         let mut claims = claims(&files);
         let mut unseen = Vec::new();
         for spec in stores(place, &files)? {
-            match standing(&spec, facts) {
+            match standing(&spec, stdin.as_deref(), world) {
                 Ok((place, definitions)) => add_standing(&mut claims, &place, &definitions),
                 Err(e) => unseen.push(e.to_string()),
             }
@@ -159,8 +161,10 @@ impl Check {
         if errors > 0 { Err(Found.into()) } else { Ok(()) }
     }
 
-    fn read(&self) -> Result<Vec<File>> {
+    /// The files, and what standard input held: whoever opens a cluster's store may need it again.
+    fn read(&self) -> Result<(Vec<File>, Option<Vec<u8>>)> {
         let mut files = Vec::new();
+        let mut stdin = None;
         for path in &self.files {
             let shown = || path.display().to_string();
             if path.as_os_str() == "-" {
@@ -171,6 +175,7 @@ impl Check {
                     .read_to_end(&mut bytes)
                     .context("standard input")?;
                 files.push(File { name: shown(), found: inspect::bytes_of(&bytes) });
+                stdin = Some(bytes);
             } else if path.is_dir() {
                 let names = folder(path).with_context(shown)?;
                 if names.is_empty() {
@@ -183,7 +188,7 @@ impl Check {
                 files.push(one(path)?);
             }
         }
-        Ok(files)
+        Ok((files, stdin))
     }
 }
 

@@ -1,7 +1,8 @@
 //! Whether the records of a server agree: each lease is known twice.
 //!
 //! Invariant of a sound server: every address has one holder, whose record names it, and the other
-//! way round; an address of a pool has its pool, and a pool stands in its space's record.
+//! way round; an address of a pool has its pool, and a pool stands in its space's record; those that
+//! cool are those that are said to.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -21,11 +22,13 @@ pub fn audit(
     until: Instant,
     each: &mut dyn FnMut(Problem),
 ) -> Result<(), StoreError> {
-    let mut audit = Audit { engine, until, held: BTreeMap::new(), pools: BTreeSet::new(), each };
+    let (held, pools, cooling) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
+    let mut audit = Audit { engine, until, held, pools, cooling, each };
     audit.owners()?;
     audit.pools()?;
     audit.addresses()?;
     audit.left();
+    audit.cooling()?;
     Ok(())
 }
 
@@ -35,6 +38,8 @@ struct Audit<'a> {
     /// Which owner's record names an address.
     held: BTreeMap<(SetName, Addr), String>,
     pools: BTreeSet<PoolId>,
+    /// What says that an address cools.
+    cooling: BTreeSet<String>,
     each: &'a mut dyn FnMut(Problem),
 }
 
@@ -118,7 +123,14 @@ impl Audit<'_> {
                     continue;
                 }
             };
-            let Holder::Leased(lease) = slot else { continue };
+            let lease = match slot {
+                Holder::Leased(lease) => lease,
+                Holder::Cooling(_) => {
+                    self.cooling.insert(paths::cooling(&set, addr));
+                    continue;
+                }
+                Holder::Free => continue,
+            };
             let own = paths::own(&set, &lease.node, &lease.owner);
             let named = self.held.remove(&(set, addr));
             if named != own {
@@ -132,6 +144,17 @@ impl Audit<'_> {
                 && (*at != addr || !self.pools.contains(id))
             {
                 self.tell(&path, format!("its pool {id} is gone"), REMOVE);
+            }
+        }
+        Ok(())
+    }
+
+    fn cooling(&mut self) -> Result<(), StoreError> {
+        let said = self.engine.list(paths::COOLINGS, self.until)?;
+        for path in std::mem::take(&mut self.cooling) {
+            if !said.contains_key(&path) {
+                let what = "the address cools, and is not among those that do";
+                self.tell(&path, what, "it is free again with the next ADD that comes upon it");
             }
         }
         Ok(())

@@ -53,15 +53,31 @@ pub enum Write {
     Delete,
 }
 
-/// What came of a transaction.
+/// Paths from one to another, both included.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    pub first: String,
+    pub last: String,
+}
+
+/// What came of some transactions of which one was to happen.
 #[derive(Debug)]
 pub enum Commit {
-    /// It happened.
-    Done,
-    /// It did not happen; what all compared paths were at one moment since.
-    Conflict(Truths),
+    /// The one at this place did; it is the first whose comparisons all held.
+    Done(usize),
+    /// None did.
+    Conflict(Conflict),
     /// Nobody knows.
     Lost(StoreError),
+}
+
+/// What a server tells of comparisons that did not hold.
+#[derive(Debug)]
+pub enum Conflict {
+    /// What all compared paths were at one moment since.
+    Seen(Truths),
+    /// Paths that were not as expected, and no more than that.
+    Stale(Vec<String>),
 }
 
 /// A compare-and-set server, or a cluster of them. Every call gives up at `until`. An error says
@@ -79,6 +95,19 @@ pub trait Engine {
     /// Every record whose path begins with `prefix`, which ends in `/`.
     fn list(&self, prefix: &str, until: Instant) -> Result<BTreeMap<String, Entry>, StoreError>;
 
-    /// Makes the writes together, if every expectation holds.
-    fn commit(&self, steps: &[Step], until: Instant) -> Result<Commit, StoreError>;
+    /// How many records there are in each of the windows, which lie below `folder`, all at one
+    /// moment. What a server hides from us is not counted.
+    fn counts(
+        &self,
+        folder: &str,
+        windows: &[Window],
+        until: Instant,
+    ) -> Result<Vec<u64>, StoreError>;
+
+    /// Most transactions of one [`Engine::commit`].
+    fn alternatives(&self) -> usize;
+
+    /// Makes the writes of the first of these transactions of which every expectation holds, in one
+    /// trip.
+    fn commit(&self, tries: &[&[Step]], until: Instant) -> Result<Commit, StoreError>;
 }

@@ -1,7 +1,7 @@
 //! What one command knows, assumes and has used: the allocator's view of a cluster.
 //!
-//! Owns: which question is answered by an assumption and which by a look. Does not own: commits
-//! (`cas`), records (`codec`).
+//! Owns: which question is answered by an assumption and which by a look. Does not own: the search for
+//! a free address (`search`), commits (`cas`), records (`codec`).
 //! Invariant: what is answered without looking is in `assumed` until it was compared or looked at;
 //! what is known was true of one moment since the command began.
 
@@ -12,15 +12,12 @@ use std::time::Instant;
 
 use super::super::codec::{self, Bad};
 use super::engine::{Engine, Entry, Truths};
+use super::node::Claim;
 use super::paths;
 use crate::alloc::{Context, Cooling, Definition, Holder, Order, PodKey, View};
 use crate::error::StoreError;
-use crate::model::{Lease, NetworkName, Owner, Pool, PoolId, SetName};
+use crate::model::{Lease, NetworkName, NetworkRecord, Owner, Pool, PoolId, SetName};
 use crate::net::{Addr, Family, Span, Subnet};
-
-/// Chunks listed one by one before the whole set is: beyond that one long answer is cheaper than
-/// many short ones.
-const CHUNKS: usize = 8;
 
 /// All owners of a node in a set, in their order, with what they hold.
 pub type Owners = Rc<Vec<(Owner, Vec<Lease>)>>;
@@ -36,22 +33,94 @@ pub struct Knowledge<'a> {
     pub assumed: RefCell<BTreeSet<String>>,
     /// Prefixes listed whole: what is not known below them is not there.
     pub listed: RefCell<BTreeSet<String>>,
+    /// There is a record, and no more is known of it.
+    pub taken: RefCell<BTreeSet<String>>,
     /// Guessing has not paid here: addresses are looked at by the chunk.
     pub careful: Cell<bool>,
+    /// Listing chunks has not paid either: they are counted.
+    pub dense: Cell<bool>,
+    /// How often others were faster to take an address.
+    pub raced: Cell<u32>,
+    /// The search goes on behind the address given last.
+    pub in_turn: Cell<bool>,
     /// What GC listed.
     pub owners: RefCell<Option<Owners>>,
+    /// Whether the node's record goes with every change.
+    pub claim: Claim,
+    /// Nothing of an earlier boot is left of the set.
+    pub settled: bool,
+    /// Addresses that this run of the allocator found free.
+    pub chosen: RefCell<Vec<String>>,
+    /// Spans that it found full.
+    pub full: RefCell<BTreeSet<(SetName, Span)>>,
+    /// Spans that were seen to be full, all of them in one look.
+    pub counted: RefCell<BTreeSet<(SetName, Span)>>,
+    /// "What if these are held?" While this is asked, nothing is looked at.
+    pub supposed: RefCell<Option<BTreeSet<String>>>,
+}
+
+impl<'a> Knowledge<'a> {
+    /// Nothing but what is told.
+    pub fn new(
+        engine: &'a dyn Engine,
+        cx: &'a Context,
+        until: Instant,
+        known: Truths,
+    ) -> Knowledge<'a> {
+        Knowledge {
+            engine,
+            cx,
+            until,
+            known: RefCell::new(known),
+            assumed: RefCell::default(),
+            listed: RefCell::default(),
+            taken: RefCell::default(),
+            careful: Cell::default(),
+            dense: Cell::default(),
+            raced: Cell::default(),
+            in_turn: Cell::default(),
+            owners: RefCell::default(),
+            claim: Claim::None,
+            settled: false,
+            chosen: RefCell::default(),
+            full: RefCell::default(),
+            counted: RefCell::default(),
+            supposed: RefCell::default(),
+        }
+    }
 }
 
 impl Knowledge<'_> {
+    /// Before each run of the allocator: what the one before found is not part of its plan.
+    pub fn begin(&self) {
+        self.chosen.borrow_mut().clear();
+        self.full.borrow_mut().clear();
+    }
+
+    /// Whether the server may be asked.
+    pub fn may_ask(&self) -> Result<(), StoreError> {
+        if self.supposed.borrow().is_none() {
+            return Ok(());
+        }
+        Err(StoreError::Unavailable {
+            doing: "ask".to_owned(),
+            place: self.engine.place(),
+            source: "this is about what might be".into(),
+        })
+    }
+
     /// The record, or the assumption that there is none.
-    fn guess(&self, path: String) -> Option<Entry> {
+    pub fn guess(&self, path: String) -> Result<Option<Entry>, StoreError> {
+        if self.taken.borrow().contains(&path) {
+            return self.read(&path);
+        }
         if let Some(entry) = self.known.borrow().get(&path) {
-            return entry.clone();
+            return Ok(entry.clone());
         }
         if !self.is_listed(&path) {
             self.assumed.borrow_mut().insert(path);
         }
-        None
+        Ok(None)
     }
 
     fn is_listed(&self, path: &str) -> bool {
@@ -68,6 +137,7 @@ impl Knowledge<'_> {
 
     /// Looks at these paths, in as few trips as there is room for.
     pub fn learn(&self, paths: &[String]) -> Result<(), StoreError> {
+        self.may_ask()?;
         for some in paths.chunks(self.engine.room().max(1)) {
             let some: Vec<&str> = some.iter().map(String::as_str).collect();
             self.take_in(self.engine.get(&some, self.until)?);
@@ -77,9 +147,10 @@ impl Knowledge<'_> {
 
     /// Keeps what the server said.
     pub fn take_in(&self, truths: Truths) {
-        let mut assumed = self.assumed.borrow_mut();
+        let (mut assumed, mut taken) = (self.assumed.borrow_mut(), self.taken.borrow_mut());
         for (path, entry) in truths {
             assumed.remove(&path);
+            taken.remove(&path);
             self.known.borrow_mut().insert(path, entry);
         }
     }
@@ -89,38 +160,62 @@ impl Knowledge<'_> {
         self.known.borrow_mut().clear();
         self.assumed.borrow_mut().clear();
         self.listed.borrow_mut().clear();
+        self.taken.borrow_mut().clear();
         self.owners.borrow_mut().take();
+        self.counted.borrow_mut().clear();
     }
 
     /// Looks at everything below a prefix.
-    fn list(&self, prefix: String) -> Result<(), StoreError> {
+    pub fn list(&self, prefix: String) -> Result<(), StoreError> {
         if self.is_listed(&prefix) {
             return Ok(());
         }
+        self.may_ask()?;
         let found = self.engine.list(&prefix, self.until)?;
         let mut known = self.known.borrow_mut();
         known.retain(|path, _| !path.starts_with(&prefix));
         known.extend(found.into_iter().map(|(path, entry)| (path, Some(entry))));
         self.assumed.borrow_mut().retain(|path| !path.starts_with(&prefix));
+        self.taken.borrow_mut().retain(|path| !path.starts_with(&prefix));
         self.listed.borrow_mut().insert(prefix);
         Ok(())
     }
 
-    /// Looks at the addresses around one, or at all of the set if that went on for long.
-    fn list_around(&self, set: &SetName, addr: Addr) -> Result<(), StoreError> {
-        let all = paths::ips(set);
-        let chunk = paths::chunk(set, addr);
-        if self.is_listed(&chunk) {
-            return Ok(());
-        }
-        let chunks = self.listed.borrow().iter().filter(|p| p.starts_with(&all)).count();
-        self.list(if chunks < CHUNKS { chunk } else { all })
+    /// What is listed below a prefix is out of date.
+    pub fn unlist(&self, prefix: &str) {
+        self.listed.borrow_mut().retain(|listed| !listed.starts_with(prefix));
     }
 
-    /// Who has an address, from its record. What has cooled down is free again.
-    fn slot(&self, set: &SetName, addr: Addr, entry: &Entry) -> Result<Holder, StoreError> {
+    /// The known records below a prefix.
+    pub fn below(&self, prefix: &str) -> Vec<(String, Entry)> {
+        let known = self.known.borrow();
+        let below = known.range(prefix.to_owned()..).take_while(|(p, _)| p.starts_with(prefix));
+        below.filter_map(|(path, entry)| Some((path.clone(), entry.clone()?))).collect()
+    }
+
+    /// What an address's record says.
+    pub fn slot(&self, set: &SetName, addr: Addr, entry: &Entry) -> Result<Holder, StoreError> {
         let path = paths::ip(set, addr);
         self.whole(&path, codec::read_slot(path.as_bytes(), set, addr, &entry.value))
+    }
+
+    /// What a record of a cooling address says.
+    pub fn kept_back(
+        &self,
+        path: &str,
+        set: &SetName,
+        addr: Addr,
+        entry: &Entry,
+    ) -> Result<Holder, StoreError> {
+        self.whole(path, codec::read_slot(path.as_bytes(), set, addr, &entry.value))
+    }
+
+    /// Who has an address: nobody, if that has ended.
+    pub fn living(&self, set: &SetName, addr: Addr, entry: &Entry) -> Result<Holder, StoreError> {
+        Ok(match self.slot(set, addr, entry)? {
+            Holder::Leased(lease) if self.cx.has_ended(&lease) => Holder::Free,
+            other => other,
+        })
     }
 
     /// What an owner's record says.
@@ -139,9 +234,14 @@ impl Knowledge<'_> {
     }
 
     /// Whether a known record keeps an address from being chosen.
-    fn is_held(&self, set: &SetName, addr: Addr) -> Result<bool, StoreError> {
-        let entry = self.known.borrow().get(&paths::ip(set, addr)).cloned().flatten();
-        Ok(match entry.map(|entry| self.slot(set, addr, &entry)).transpose()? {
+    pub fn is_held(&self, set: &SetName, addr: Addr) -> Result<bool, StoreError> {
+        let path = paths::ip(set, addr);
+        let supposed = self.supposed.borrow().as_ref().is_some_and(|s| s.contains(&path));
+        if supposed || self.taken.borrow().contains(&path) {
+            return Ok(true);
+        }
+        let entry = self.known.borrow().get(&path).cloned().flatten();
+        Ok(match entry.map(|entry| self.living(set, addr, &entry)).transpose()? {
             Some(Holder::Leased(_)) => true,
             // Nobody clears away what has cooled down: whoever comes upon it takes it.
             Some(Holder::Cooling(c)) => !c.over(self.cx.now),
@@ -162,6 +262,7 @@ impl Knowledge<'_> {
             Some(None) => Ok(false),
             None if self.is_listed(&path) => Ok(false),
             None => {
+                self.taken.borrow_mut().remove(&path);
                 let holder = Holder::Leased(Box::new(lease.clone()));
                 let value = codec::slot(path.as_bytes(), &holder).unwrap_or_default();
                 self.known.borrow_mut().insert(path, Some(Entry { version, value }));
@@ -171,12 +272,12 @@ impl Knowledge<'_> {
     }
 
     /// Every owner of this node, looked at once in a command.
-    fn owners(&self, set: &SetName) -> Result<Owners, StoreError> {
+    pub fn owners(&self, set: &SetName) -> Result<Owners, StoreError> {
         if let Some(owners) = self.owners.borrow().as_ref() {
             return Ok(owners.clone());
         }
         let prefix = paths::owns(set, &self.cx.node);
-        self.listed.borrow_mut().remove(&prefix);
+        self.unlist(&prefix);
         self.list(prefix.clone())?;
         let mut owners = Vec::new();
         let known = self.known.borrow();
@@ -201,8 +302,8 @@ pub fn bad_record(engine: &dyn Engine, path: &str, what: &str) -> StoreError {
 
 impl View for Knowledge<'_> {
     fn holder(&self, set: &SetName, addr: Addr) -> Result<Holder, StoreError> {
-        match self.guess(paths::ip(set, addr)) {
-            Some(entry) => self.slot(set, addr, &entry),
+        match self.guess(paths::ip(set, addr))? {
+            Some(entry) => self.living(set, addr, &entry),
             None => Ok(Holder::Free),
         }
     }
@@ -212,7 +313,7 @@ impl View for Knowledge<'_> {
             return Ok(Vec::new());
         };
         for look_again in [true, false] {
-            let Some(entry) = self.guess(path.clone()) else {
+            let Some(entry) = self.guess(path.clone())? else {
                 return Ok(Vec::new());
             };
             let leases = self.owned(&path, set, &entry)?;
@@ -221,7 +322,7 @@ impl View for Knowledge<'_> {
                 agree &= lease.owner == *owner && self.vouch(lease, entry.version)?;
             }
             if agree {
-                return Ok(leases);
+                return Ok(leases.into_iter().filter(|l| !self.cx.has_ended(l)).collect());
             }
             if look_again {
                 // Learned at two moments, perhaps; at one they must agree.
@@ -233,7 +334,9 @@ impl View for Knowledge<'_> {
     }
 
     fn cursor(&self, set: &SetName, range: Addr) -> Result<Option<Addr>, StoreError> {
-        self.hint(&paths::cursor(set, range))
+        let last = self.hint(&paths::cursor(set, range))?;
+        self.in_turn.set(last.is_some());
+        Ok(last)
     }
 
     fn next_free(
@@ -242,19 +345,7 @@ impl View for Knowledge<'_> {
         span: Span,
         order: Order,
     ) -> Result<Option<Addr>, StoreError> {
-        let mut at = Some(span.first);
-        while let Some(addr) = at.filter(|a| span.contains(*a)) {
-            if order == Order::Ascending || self.careful.get() {
-                self.list_around(set, addr)?;
-            }
-            if !self.is_held(set, addr)? {
-                // Free as far as is known; the commit compares.
-                self.guess(paths::ip(set, addr));
-                return Ok(Some(addr));
-            }
-            at = addr.next();
-        }
-        Ok(None)
+        self.search(set, span, order)
     }
 
     fn cooling(&self, _: &SetName, _: Family, _: usize) -> Result<Vec<Cooling>, StoreError> {
@@ -268,22 +359,7 @@ impl View for Knowledge<'_> {
         family: Family,
         spans: &[Span],
     ) -> Result<Option<Cooling>, StoreError> {
-        // Asked when nothing is free, so every address of the spans has been met.
-        let prefix = paths::ips(set);
-        let mut first: Option<Cooling> = None;
-        let known = self.known.borrow();
-        for (path, entry) in
-            known.range(prefix.clone()..).take_while(|(p, _)| p.starts_with(&prefix))
-        {
-            let Some((_, addr)) = paths::read_ip(path) else { continue };
-            let here = addr.family() == family && spans.iter().any(|s| s.contains(addr));
-            if let Some(entry) = entry.as_ref().filter(|_| here)
-                && let Holder::Cooling(cooling) = self.slot(set, addr, entry)?
-            {
-                first = Some(first.map_or(cooling, |first| first.min(cooling)));
-            }
-        }
-        Ok(first)
+        self.soonest(set, family, spans)
     }
 
     fn former(&self, set: &SetName, pod: &PodKey, range: Addr) -> Result<Option<Addr>, StoreError> {
@@ -356,7 +432,7 @@ impl View for Knowledge<'_> {
         let set = pool.set();
         let prefix = paths::ips(&set);
         if after.is_none() {
-            self.listed.borrow_mut().remove(&prefix);
+            self.unlist(&prefix);
             self.list(prefix.clone())?;
         }
         let mut leases = Vec::new();
@@ -376,9 +452,16 @@ impl View for Knowledge<'_> {
         Ok(leases)
     }
 
+    fn network(&self, name: &NetworkName) -> Result<Option<NetworkRecord>, StoreError> {
+        let path = paths::network(name);
+        let read = |e: Entry| codec::read_network(path.as_bytes(), name.clone(), &e.value);
+        self.read(&path)?.map(|entry| self.whole(&path, read(entry))).transpose()
+    }
+
     fn capacity(&self) -> usize {
-        // A freed lease is two records: its address's and its owner's.
-        self.engine.room() / 2
+        // A freed lease is at most three records: its address's, its owner's, and that it cools. The
+        // node's is compared.
+        self.engine.room().saturating_sub(1) / 3
     }
 }
 

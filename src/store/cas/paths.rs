@@ -3,23 +3,29 @@
 //! Owns: their form, relative to the configured prefix.
 //!
 //! ```text
-//! ip/<set>/<chunk>/<address>        who has it: the truth. Hexadecimal of fixed width; the chunk is
-//!                                   the enclosing /24 (IPv6: /120), the most that is listed at once
+//! ip/<set>/<chunk>/<address>        who has it: the truth. Hexadecimal of fixed width, so that paths
+//!                                   sort as addresses do; the chunk is the enclosing /24, or /120
+//!                                   (`v6-...`: behind all of IPv4), listed at once
+//! cooling/<set>/<address>           that the address is kept back: written with its record, to be
+//!                                   found without looking at all of them
 //! own/<set>/<node>/<owner...>       all that an owner holds; of one node, so that GC lists one node
 //! cursor/<set>/<range>              the address given last: a hint
 //! sticky/<set>/<ns>/<pod>/<range>   a pod's former address: a hint
 //! stuck/<set>/<address>             which sticky key names it
 //! pool/<pool>                       a pool; written anew with each lease through it
 //! space/<space>                     all pools of a space, as they were made
+//! node/<node>                       which machine has this name, and in which boot
+//! net/<network>                     a network's definition, where its nodes keep one
 //! ```
 //!
 //! Invariant: a name is one segment, whatever text it holds, and no listed prefix ends within one.
 
 use std::fmt::Write as _;
 
+use super::engine::Window;
 use crate::alloc::PodKey;
-use crate::model::{Node, Owner, PoolId, SetName};
-use crate::net::{Addr, Family};
+use crate::model::{NetworkName, Node, Owner, PoolId, SetName};
+use crate::net::{Addr, Family, Span};
 
 /// A name as one segment: what is no letter, digit, `-`, `_`, `.` or `~` as %XX, and never empty or
 /// of dots alone, which servers take for steps in a path.
@@ -86,11 +92,23 @@ pub fn ip(set: &SetName, addr: Addr) -> String {
     chunk(set, addr) + &hex(addr)
 }
 
-/// The addresses of a /24 or /120.
+/// All addresses of a [`chunk_of`].
 pub fn chunk(set: &SetName, addr: Addr) -> String {
     let mut hex = hex(addr);
     hex.truncate(hex.len() - 2);
-    format!("{}{hex}/", ips(set))
+    let mark = if addr.family() == Family::V6 { "v6-" } else { "" };
+    format!("{}{mark}{hex}/", ips(set))
+}
+
+/// The addresses of a chunk.
+pub fn chunk_of(addr: Addr) -> Span {
+    let at = |bits| Addr::from_bits(addr.family(), bits).unwrap_or(addr);
+    Span { first: at(addr.bits() & !0xff), last: at(addr.bits() | 0xff) }
+}
+
+/// From a span's first address to its last.
+pub fn window(set: &SetName, span: Span) -> Window {
+    Window { first: ip(set, span.first), last: ip(set, span.last) }
 }
 
 /// All addresses of a set.
@@ -153,6 +171,25 @@ pub fn owns(set: &SetName, node: &Node) -> String {
     path
 }
 
+/// That an address is kept back.
+pub fn cooling(set: &SetName, addr: Addr) -> String {
+    coolings(set) + &hex(addr)
+}
+
+/// All addresses of a set that are kept back.
+pub fn coolings(set: &SetName) -> String {
+    of("cooling", set)
+}
+
+/// All of all sets.
+pub const COOLINGS: &str = "cooling/";
+
+/// The address of a [`cooling`] path of this set.
+pub fn read_cooling(set: &SetName, path: &str) -> Option<Addr> {
+    let addr = read_hex(path.strip_prefix(&coolings(set))?)?;
+    (cooling(set, addr) == path).then_some(addr)
+}
+
 /// The address given last from a range set.
 pub fn cursor(set: &SetName, range: Addr) -> String {
     of("cursor", set) + &hex(range)
@@ -188,6 +225,29 @@ pub fn read_pool(path: &str) -> Option<PoolId> {
     (pool(&id) == path).then_some(id)
 }
 
+/// What is known of a node.
+pub fn node(name: &str) -> String {
+    let mut path = NODES.to_owned();
+    segment(&mut path, name);
+    path.pop();
+    path
+}
+
+/// All nodes.
+pub const NODES: &str = "node/";
+
+/// The name in a [`node`] path.
+pub fn read_node(path: &str) -> Option<String> {
+    let name = read_segment(path.strip_prefix(NODES)?)?;
+    (node(&name) == path).then_some(name)
+}
+
+/// A network's definition.
+pub fn network(name: &NetworkName) -> String {
+    format!("{NETWORKS}{name}")
+}
+
+const NETWORKS: &str = "net/";
 /// All spaces.
 pub const SPACES: &str = "space/";
 
@@ -204,9 +264,31 @@ pub fn is_of_pools(path: &str) -> bool {
     path.starts_with(POOLS) || path.starts_with("space/")
 }
 
+/// Whether it is who has an address.
+pub fn is_ip(path: &str) -> bool {
+    path.starts_with(IPS)
+}
+
+/// Whether it is what an owner holds.
+pub fn is_own(path: &str) -> bool {
+    path.starts_with("own/")
+}
+
+/// Whether it is which machine has a name.
+pub fn is_node(path: &str) -> bool {
+    path.starts_with(NODES)
+}
+
+/// What begins a path on whose record everything rests that has looked at it, and compares it.
+pub const GUARDS: [&str; 4] = [POOLS, "space/", NODES, NETWORKS];
+
+fn is_guard(path: &str) -> bool {
+    GUARDS.iter().any(|prefix| path.starts_with(prefix))
+}
+
 /// Whether a record decides who has what, and is therefore compared; the others are hints.
 pub fn is_truth(path: &str) -> bool {
-    path.starts_with("ip/") || path.starts_with("own/") || is_of_pools(path)
+    is_ip(path) || is_own(path) || is_guard(path)
 }
 
 #[cfg(test)]
@@ -232,7 +314,9 @@ mod tests {
         );
         for id in ["l/10.0.0.0/8/10.1.0.0/16", "", "..", "net\u{e4}"].map(|id| PoolId(id.into())) {
             assert_eq!(pool(&id).split('/').count(), 2);
-            assert_eq!(read_pool(&pool(&id)), Some(id));
+            assert_eq!(read_pool(&pool(&id)), Some(id.clone()));
+            assert_eq!(node(&id.0).split('/').count(), 2);
+            assert_eq!(read_node(&node(&id.0)), Some(id.0));
         }
         for bad in ["ip/net/0a0000/0a0100", "ip/net/0a0000/0a000007/x", "ip/net", "own/net/n"] {
             assert_eq!(read_ip(bad), None, "{bad}");

@@ -2,7 +2,8 @@
 //!
 //! Invariant: an address's record and its owner's change in one transaction, each compared; a lease
 //! is removed only where the address's record is known to be that owner's. No lease outlives its
-//! pool: each one writes the pool's record anew.
+//! pool: each one writes the pool's record anew. An address that cools is known twice, in one
+//! transaction: by its record, which is compared, and among those that cool.
 
 use std::collections::BTreeMap;
 
@@ -24,6 +25,7 @@ pub fn records(changes: Vec<Change>, known: &Knowledge<'_>) -> Result<Writes, St
             Change::Free { lease, until } => draft.free(&lease, until)?,
             Change::Thaw(set, cooling) => {
                 draft.writes.insert(paths::ip(&set, cooling.addr), None);
+                draft.writes.insert(paths::cooling(&set, cooling.addr), None);
             }
             Change::Cursor(set, range, addr) => draft.hint(paths::cursor(&set, range), addr),
             Change::Sticky(set, pod, range, addr) => draft.stick(&set, &pod, range, addr)?,
@@ -31,6 +33,11 @@ pub fn records(changes: Vec<Change>, known: &Knowledge<'_>) -> Result<Writes, St
             Change::Define(_) | Change::Adopted(..) | Change::Released(_) => {}
             Change::PutPool(pool) => draft.pool(&pool, true)?,
             Change::DropPool(pool) => draft.pool(&pool, false)?,
+            Change::Network(record) => {
+                let path = paths::network(&record.network);
+                let value = codec::network(path.as_bytes(), &record);
+                draft.writes.insert(path, Some(value));
+            }
         }
     }
     let mut writes = draft.writes;
@@ -54,10 +61,17 @@ impl Draft<'_, '_> {
         if let Owner::Pool(id, _) = &lease.owner {
             self.touch(paths::pool(id));
         }
+        self.unseat(&lease)?;
         if let Some(own) = self.owner_of(&lease)? {
             own.retain(|l| l.addr != lease.addr);
             own.push(lease.clone());
             own.sort_by_key(|l| l.addr);
+        }
+        let before = self.known.known.borrow().get(&path).cloned().flatten();
+        if let Some(before) = before
+            && let Holder::Cooling(_) = self.known.slot(&lease.set, lease.addr, &before)?
+        {
+            self.writes.insert(paths::cooling(&lease.set, lease.addr), None);
         }
         let value = codec::slot(path.as_bytes(), &Holder::Leased(Box::new(lease)));
         self.writes.insert(path, value);
@@ -81,6 +95,11 @@ impl Draft<'_, '_> {
             until.map_or(Holder::Free, |until| Holder::Cooling(Cooling { until, addr, freed }));
         let value = codec::slot(path.as_bytes(), &left);
         self.writes.insert(path, value);
+        if let Holder::Cooling(_) = left {
+            let path = paths::cooling(&lease.set, addr);
+            let value = codec::slot(path.as_bytes(), &left);
+            self.writes.insert(path, value);
+        }
         Ok(())
     }
 
@@ -95,16 +114,40 @@ impl Draft<'_, '_> {
         let Some(path) = paths::own(&lease.set, &lease.node, &lease.owner) else {
             return Ok(None);
         };
-        let leases = if self.owned.contains_key(&path) {
-            Vec::new()
-        } else {
-            let entry = self.known.known.borrow().get(&path).cloned().flatten();
-            match entry {
-                Some(entry) => self.known.owned(&path, &lease.set, &entry)?,
-                None => Vec::new(),
-            }
+        self.load(&path, &lease.set)?;
+        Ok(Some(self.owned.entry(path).or_default()))
+    }
+
+    /// Takes in an owner's record, once. What of it has ended with its boot goes, and its address with
+    /// it.
+    fn load(&mut self, path: &str, set: &SetName) -> Result<(), StoreError> {
+        let entry = self.known.known.borrow().get(path).cloned().flatten();
+        let Some(entry) = entry.filter(|_| !self.owned.contains_key(path)) else {
+            return Ok(());
         };
-        Ok(Some(self.owned.entry(path).or_insert(leases)))
+        let mut living = self.known.owned(path, set, &entry)?;
+        for lease in living.extract_if(.., |l| self.known.cx.has_ended(l)) {
+            if self.known.vouch(&lease, entry.version)? {
+                self.writes.entry(paths::ip(set, lease.addr)).or_insert(None);
+            }
+        }
+        self.owned.insert(path.to_owned(), living);
+        Ok(())
+    }
+
+    /// Who had this address in an earlier boot has it no more.
+    fn unseat(&mut self, lease: &Lease) -> Result<(), StoreError> {
+        let (set, addr) = (&lease.set, lease.addr);
+        let entry = self.known.known.borrow().get(&paths::ip(set, addr)).cloned().flatten();
+        let before = entry.map(|entry| self.known.slot(set, addr, &entry)).transpose()?;
+        if let Some(Holder::Leased(ended)) = before
+            && self.known.cx.has_ended(&ended)
+            && let Some(path) = paths::own(set, &ended.node, &ended.owner)
+        {
+            self.known.read(&path)?;
+            self.load(&path, set)?;
+        }
+        Ok(())
     }
 
     /// Writes a pool, or removes it; in its space's record too if it comes or goes.
@@ -167,8 +210,8 @@ impl Draft<'_, '_> {
 }
 
 /// The transaction: what the plan writes, and that every lease and owner which it writes or assumed
-/// is what it took it for, and every pool and space what it was seen to be. A hint is compared with
-/// nothing.
+/// is what it took it for, and every pool, space, node and network what it was seen to be. A hint is
+/// compared with nothing.
 pub fn steps(writes: Writes, known: &Knowledge<'_>) -> Vec<Step> {
     let truths = known.known.borrow();
     let expect = |path: &str| match truths.get(path) {
@@ -177,10 +220,14 @@ pub fn steps(writes: Writes, known: &Knowledge<'_>) -> Vec<Step> {
         Some(None) | None => Expect::Absent,
     };
     let assumed = known.assumed.borrow();
-    let pools = truths.keys().filter(|path| paths::is_of_pools(path));
+    // Of all that a GC has listed, these few are found without going over it.
+    let guards = paths::GUARDS.iter().flat_map(|prefix| {
+        let from = truths.range((*prefix).to_owned()..);
+        from.map(|(path, _)| path).take_while(move |path| path.starts_with(prefix))
+    });
     let only: Vec<Step> = assumed
         .iter()
-        .chain(pools)
+        .chain(guards)
         .filter(|path| !writes.contains_key(*path))
         .map(|path| Step { expect: expect(path), path: path.clone(), write: Write::Keep })
         .collect();

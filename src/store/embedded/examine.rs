@@ -14,7 +14,7 @@ use super::super::backend::Flush;
 use super::super::lock::Lock;
 use super::super::redb::{self, Writer};
 use super::super::salvage::{self, Standing};
-use super::super::view::{Kv, Tables};
+use super::super::view::{Kv, KvMut, Tables};
 use super::super::{Problem, Repair, boot, codec, files, keys, occupancy, sound};
 use super::Embedded;
 use crate::alloc::{Context, Definition, View};
@@ -250,14 +250,28 @@ fn rebuild(path: &Path, lock: &Lock, cx: &Context, repair: &mut Repair) -> Resul
     }
     repair.copies.push(set_aside(path, cx)?);
     redb::create(path, Flush::ToDisk, |tables| {
-        let mut work =
-            Work { tables, cx, repair, doubtful: BTreeSet::new(), unread: BTreeSet::new() };
+        let mut work = Work {
+            tables,
+            cx,
+            repair,
+            found: false,
+            doubtful: BTreeSet::new(),
+            unread: BTreeSet::new(),
+        };
         for standing in [Standing::Current, Standing::Doubtful] {
             salvage::records(path, lock, &mut |key, value, found| {
                 if found == standing { work.take(key, value, standing) } else { Ok(()) }
             })?;
         }
-        salvage::records(path, lock, &mut |key, value, _| work.look_for_lost(key, value))?;
+        if !work.found {
+            let what = "nothing of it can be read".to_owned();
+            return Err(StoreError::Damaged { path: path.to_owned(), what });
+        }
+        let whole =
+            salvage::records(path, lock, &mut |key, value, _| work.look_for_lost(key, value))?;
+        if !whole {
+            work.note(GAPS.to_owned());
+        }
         work.set_aside_unread()
     })?;
     // What the last holder vouched for was in another file.
@@ -269,6 +283,8 @@ struct Work<'a, 't, 'w, 'k> {
     tables: &'a mut Tables<'t, Writer<'w, 'k>>,
     cx: &'a Context,
     repair: &'a mut Repair,
+    /// Whether anything could be read at all.
+    found: bool,
     /// Leases that may have ended since.
     doubtful: BTreeSet<(SetName, Addr)>,
     /// Addresses that are known to be taken, by whom is not.
@@ -279,7 +295,11 @@ impl Work<'_, '_, '_, '_> {
     /// One record; those that can be made from others are made from them.
     fn take(&mut self, key: &[u8], value: &[u8], standing: Standing) -> Result<(), StoreError> {
         let sound::Nature::Told(kind) = sound::nature(key) else { return Ok(()) };
-        if key == keys::SCHEMA || (key.first() != Some(&b'L') && self.tables.kv.get(key)?.is_some())
+        self.found = true;
+        let home = key.first() == Some(&b'H') && standing == Standing::Doubtful;
+        if home
+            || key == keys::SCHEMA
+            || (key.first() != Some(&b'L') && self.tables.kv.get(key)?.is_some())
         {
             return Ok(());
         }
@@ -305,16 +325,25 @@ impl Work<'_, '_, '_, '_> {
 
     fn lease(&mut self, lease: Lease, standing: Standing) -> Result<(), StoreError> {
         let (set, addr) = (lease.set.clone(), lease.addr);
+        if standing == Standing::Doubtful && self.unread.contains(&(set.clone(), addr)) {
+            return Ok(());
+        }
         if let Some(there) = self.tables.lease(&set, addr)? {
-            // Of two doubtful ones the younger; what is sure stays.
+            // What is sure stays; of two doubtful ones the younger.
+            let sure = !self.doubtful.contains(&(set.clone(), addr));
             if standing == Standing::Current
-                || there.time >= lease.time
-                || !self.doubtful.contains(&(set.clone(), addr))
+                || sure
+                || there.owner == lease.owner
+                || there.time > lease.time
             {
                 return Ok(());
             }
             self.free(&there)?;
             self.repair.kept -= 1;
+            if there.time == lease.time {
+                self.unread.insert((set, addr));
+                return Ok(());
+            }
         } else if self.tables.cooling_of(&set, addr)?.is_some() && standing == Standing::Doubtful {
             // Freed since.
             return Ok(());
@@ -329,6 +358,8 @@ impl Work<'_, '_, '_, '_> {
         let mut lease = lease;
         if standing == Standing::Doubtful {
             lease.origin.note = Some(DOUBTFUL.to_owned());
+            // Of a set that has moved to the other file there is no lease here.
+            self.tables.kv.put(&keys::home(&set), &[])?;
             self.doubtful.insert((set, addr));
         }
         sound::write(self.tables, &key, &codec::lease(&key, &lease))?;
@@ -398,6 +429,9 @@ impl Work<'_, '_, '_, '_> {
     }
 }
 
+/// What nobody can make good.
+const GAPS: &str = "not all of the file could be read; a lease every trace of which is gone is not known \
+                    any more: compare `sublet list` with your containers before new ones start";
 /// What is written beside a lease of which nobody knows whether it was freed since.
 const DOUBTFUL: &str = "read from a damaged file; it may have been freed since";
 /// What is written beside an address whose lease is lost.

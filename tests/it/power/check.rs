@@ -119,6 +119,7 @@ pub fn add(container: &str) -> Command {
         claim_gateways: false,
         origin: Origin { attachment: Some(owner(container)), ..Origin::default() },
         legacy: Legacy::Absent,
+        define: None,
     })
 }
 

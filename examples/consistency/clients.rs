@@ -1,0 +1,207 @@
+//! The clients: each adds, checks and deletes containers of its own, as a runtime would call it, and
+//! repeats a call that got no answer until it has one.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+use sublet::cni::{self, World};
+use sublet::{host, store};
+
+use super::event::{Answer, Ask, Event};
+
+/// Containers that a client holds at most.
+const HELD: usize = 3;
+
+#[derive(clap::Args)]
+pub struct Run {
+    /// The cluster, as in `store` of a configuration.
+    store: String,
+    /// The network's subnet: small, so that clients meet.
+    #[arg(long, default_value = "10.77.0.0/27")]
+    subnet: String,
+    /// The node that the clients are on.
+    #[arg(long)]
+    node: String,
+    #[arg(long, default_value_t = 4)]
+    clients: usize,
+    /// How long they go on, in seconds. What was not answered by then is repeated until it is.
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+    /// Where the history goes.
+    #[arg(long)]
+    out: PathBuf,
+}
+
+impl Run {
+    pub fn run(&self) -> Result<()> {
+        let file = File::create(&self.out).with_context(|| self.out.display().to_string())?;
+        let out = Mutex::new(BufWriter::new(file));
+        let end = Instant::now() + Duration::from_secs(self.seconds);
+        let store: Value = serde_json::from_str(&self.store).context("the store")?;
+        let conf = json!({
+            "cniVersion": "1.1.0", "name": "consistency", "type": "bridge",
+            "ipam": { "type": "sublet", "subnet": self.subnet, "store": store },
+        });
+        let conf = conf.to_string();
+        thread::scope(|scope| {
+            let clients: Vec<_> = (0..self.clients)
+                .map(|n| {
+                    let name = format!("{}-{n}", self.node);
+                    let client = Client { node: &self.node, name, conf: &conf, out: &out };
+                    scope.spawn(move || client.work(end))
+                })
+                .collect();
+            for client in clients {
+                // A panic has been told.
+                client.join().unwrap_or_else(|_| bail!("a client ended early"))?;
+            }
+            Ok::<_, anyhow::Error>(())
+        })?;
+        out.into_inner().map_err(|e| anyhow::anyhow!("{e}"))?.flush()?;
+        Ok(())
+    }
+}
+
+struct Client<'a> {
+    node: &'a str,
+    name: String,
+    conf: &'a str,
+    out: &'a Mutex<BufWriter<File>>,
+}
+
+/// A container with an address.
+struct Held {
+    container: String,
+    result: Value,
+}
+
+impl Client<'_> {
+    fn work(&self, end: Instant) -> Result<()> {
+        let mut held: Vec<Held> = Vec::new();
+        let mut chance = self.name.bytes().fold(0x9e37_79b9_7f4a_7c15_u64, |h, b| {
+            (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
+        let mut next = |below: usize| -> usize {
+            chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695);
+            usize::try_from(chance >> 33).unwrap_or(0) % below
+        };
+        let mut round = 0_u64;
+        while Instant::now() < end {
+            round += 1;
+            match next(4) {
+                0 | 1 if held.len() < HELD => {
+                    let container = format!("{}-{round}", self.name);
+                    match self.ask(Ask::Add, &container, None)? {
+                        (Answer::Address(_), result) => held.push(Held { container, result }),
+                        // As a runtime does when an ADD has failed.
+                        _ => drop(self.ask(Ask::Del, &container, None)?),
+                    }
+                }
+                2 if !held.is_empty() => {
+                    let at = next(held.len());
+                    self.ask(Ask::Check, &held[at].container, Some(&held[at].result))?;
+                }
+                _ if !held.is_empty() => {
+                    let gone = held.swap_remove(next(held.len()));
+                    self.ask(Ask::Del, &gone.container, None)?;
+                    if next(8) == 0 {
+                        self.ask(Ask::Check, &gone.container, Some(&gone.result))?;
+                    }
+                }
+                _ => {}
+            }
+        }
+        // What is held at the end stays, to be found in the store's list.
+        Ok(())
+    }
+
+    /// Calls until there is an answer; each call is written down.
+    fn ask(&self, ask: Ask, container: &str, previous: Option<&Value>) -> Result<(Answer, Value)> {
+        let patience = Instant::now() + Duration::from_secs(120);
+        loop {
+            let asked = nanos();
+            let (failed, text) = self.call(ask, container, previous)?;
+            let result: Value = serde_json::from_str(&text).unwrap_or_default();
+            let answer = match (failed, ask) {
+                (false, Ask::Add) => {
+                    let address = result["ips"][0]["address"].as_str();
+                    Answer::Address(address.with_context(|| text.clone())?.to_owned())
+                }
+                (false, _) => Answer::Fine,
+                (true, _) => Answer::Error(result["code"].as_u64().with_context(|| text.clone())?),
+            };
+            let event = Event {
+                container: container.to_owned(),
+                ask,
+                asked,
+                answered: nanos(),
+                answer: answer.clone(),
+            };
+            self.note(&event)?;
+            if answer != Answer::Error(11) {
+                let known = !matches!(answer, Answer::Error(code) if ![100, 103].contains(&code));
+                ensure!(known, "{ask:?} {container}: {text}");
+                return Ok((answer, result));
+            }
+            ensure!(Instant::now() < patience, "{ask:?} {container} is never answered: {text}");
+            // A server that is down refuses at once.
+            thread::park_timeout(Duration::from_millis(20));
+        }
+    }
+
+    fn note(&self, event: &Event) -> Result<()> {
+        let line = serde_json::to_string(event)?;
+        let mut out = self.out.lock().map_err(|e| anyhow::anyhow!("{e}"))?;
+        writeln!(out, "{line}")?;
+        Ok(())
+    }
+
+    /// One call of the plugin, in this process: whether it failed, and what it printed.
+    fn call(&self, ask: Ask, container: &str, previous: Option<&Value>) -> Result<(bool, String)> {
+        let verb = match ask {
+            Ask::Add => "ADD",
+            Ask::Check => "CHECK",
+            Ask::Del => "DEL",
+            Ask::List => bail!("not a call"),
+        };
+        let mut conf: Value = serde_json::from_str(self.conf)?;
+        if let Some(previous) = previous {
+            conf["prevResult"] = previous.clone();
+        }
+        let conf = conf.to_string();
+        let env = |name: &str| -> Option<OsString> {
+            let value = match name {
+                "CNI_COMMAND" => verb,
+                "CNI_CONTAINERID" => container,
+                "CNI_NETNS" => "/run/netns/consistency",
+                "CNI_IFNAME" => "eth0",
+                "CNI_PATH" => "/opt/cni/bin",
+                "NODE_ID" => self.node,
+                _ => return None,
+            };
+            Some(value.into())
+        };
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let code = cni::run(World {
+            env: &env,
+            stdin: &mut conf.as_bytes(),
+            stdout: &mut stdout,
+            stderr: &mut stderr,
+            facts: &|| host::facts(&env),
+            open: |spec, _| store::open(spec),
+        });
+        Ok((code != 0, String::from_utf8(stdout)?))
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "a benchmark's own clock")]
+fn nanos() -> u128 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos())
+}

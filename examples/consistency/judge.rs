@@ -1,0 +1,164 @@
+//! Whether histories can be true of a sound store.
+//!
+//! A client surely holds an address from the answer to its ADD to the question of its DEL, and perhaps
+//! from the question of its first ADD to the answer to its last DEL. No address may surely be held
+//! twice at a time; "no address left" is true only if all were perhaps held; CHECK must find what is
+//! surely held, and nothing of what is surely gone; and what is held at the end is what is listed.
+//!
+//! A server that was stopped with a request in hand may carry it out long after its client gave up and
+//! deleted the container: such a lease (`late`) is perhaps held from then on, and is a garbage
+//! collection's business. It is allowed for no container whose ADDs were all answered.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+
+use super::event::{Answer, Ask, Event};
+
+/// The life of one container. Times in nanoseconds.
+#[derive(Default)]
+struct Life {
+    address: Option<String>,
+    asked: u128,
+    /// `None`: it never got an address.
+    granted: Option<u128>,
+    /// The question of the first DEL.
+    leaving: Option<u128>,
+    /// The answer that it is gone.
+    gone: Option<u128>,
+    /// An ADD was not answered, and no later one told its address.
+    late: bool,
+}
+
+pub fn judge(files: &[PathBuf], at_least: usize) -> Result<()> {
+    let mut events: Vec<Event> = Vec::new();
+    for file in files {
+        let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
+        for (n, line) in text.lines().enumerate() {
+            let event = serde_json::from_str(line);
+            events.push(event.with_context(|| format!("{}:{}", file.display(), n + 1))?);
+        }
+    }
+    events.sort_by_key(|e| e.asked);
+    let (listed, events): (Vec<Event>, Vec<Event>) =
+        events.into_iter().partition(|e| e.ask == Ask::List);
+    let lost = events.iter().filter(|e| e.answer == Answer::Error(11)).count();
+    let full = events.iter().filter(|e| e.answer == Answer::Error(100)).count();
+    let answered = events.len() - lost;
+    let lives = lives(&events)?;
+    held_once(&lives)?;
+    for event in &events {
+        match (event.ask, &event.answer) {
+            (Ask::Add, Answer::Error(100)) => all_perhaps_held(&lives, event)?,
+            (Ask::Check, _) => checked_rightly(&lives, event)?,
+            _ => {}
+        }
+    }
+    let kept: BTreeSet<(&str, &str)> = lives
+        .iter()
+        .filter(|(_, life)| life.granted.is_some() && life.gone.is_none())
+        .filter_map(|(name, life)| Some((name.as_str(), life.address.as_deref()?)))
+        .collect();
+    let there: BTreeSet<(&str, &str)> = listed
+        .iter()
+        .filter_map(|e| match &e.answer {
+            Answer::Address(address) => Some((e.container.as_str(), address.as_str())),
+            _ => None,
+        })
+        .collect();
+    let lost_ones: Vec<_> = kept.difference(&there).collect();
+    ensure!(lost_ones.is_empty(), "the store does not list {lost_ones:?}");
+    let more: Vec<_> = there.difference(&kept).collect();
+    let leaked = more.iter().find(|(name, _)| !lives.get(*name).is_some_and(|life| life.late));
+    ensure!(leaked.is_none(), "nobody holds {leaked:?}, and the store lists it");
+    ensure!(answered >= at_least, "{answered} answers prove nothing");
+    println!(
+        "sound: {answered} answers, {lost} calls without one, {full} times no address left, {} \
+         containers, {} kept, {} late",
+        lives.len(),
+        kept.len(),
+        more.len()
+    );
+    Ok(())
+}
+
+fn lives(events: &[Event]) -> Result<BTreeMap<String, Life>> {
+    let mut lives: BTreeMap<String, Life> = BTreeMap::new();
+    for event in events {
+        let life = lives.entry(event.container.clone()).or_default();
+        match (event.ask, &event.answer) {
+            (Ask::Add, answer) => {
+                if life.asked == 0 {
+                    life.asked = event.asked;
+                }
+                if let Answer::Address(address) = answer {
+                    life.granted = Some(event.answered);
+                    life.address = Some(address.clone());
+                }
+                life.late |= *answer == Answer::Error(11);
+            }
+            (Ask::Del, answer) => {
+                life.leaving.get_or_insert(event.asked);
+                if *answer == Answer::Fine {
+                    life.gone = Some(event.answered);
+                }
+            }
+            _ => {}
+        }
+    }
+    for (name, life) in &mut lives {
+        life.late &= life.granted.is_none();
+        let ends = life.granted.is_some() || life.gone.is_some();
+        ensure!(ends, "{name} was left without an answer");
+    }
+    Ok(lives)
+}
+
+fn held_once(lives: &BTreeMap<String, Life>) -> Result<()> {
+    let mut sure: Vec<(&str, u128, u128, &str)> = lives
+        .iter()
+        .filter_map(|(name, life)| {
+            let address = life.address.as_deref()?;
+            Some((address, life.granted?, life.leaving.unwrap_or(u128::MAX), name.as_str()))
+        })
+        .collect();
+    sure.sort_unstable();
+    for pair in sure.windows(2) {
+        let [(one, _, end, first), (other, begin, _, second)] = pair else { continue };
+        ensure!(one != other || end <= begin, "{one} has two holders: {first} and {second}");
+    }
+    Ok(())
+}
+
+/// How many addresses the pool has is known by those that were ever given.
+fn all_perhaps_held(lives: &BTreeMap<String, Life>, event: &Event) -> Result<()> {
+    let mut free: BTreeSet<&str> = lives.values().filter_map(|l| l.address.as_deref()).collect();
+    for life in lives.values() {
+        if let Some(address) = &life.address
+            && life.asked < event.answered
+            && life.gone.is_none_or(|gone| gone > event.asked)
+        {
+            free.remove(address.as_str());
+        }
+    }
+    let late = lives.values().filter(|l| l.late && l.asked < event.answered).count();
+    let told = &event.container;
+    ensure!(free.len() <= late, "{told} is told that no address is left, and {free:?} are");
+    Ok(())
+}
+
+fn checked_rightly(lives: &BTreeMap<String, Life>, event: &Event) -> Result<()> {
+    let Some(life) = lives.get(&event.container) else { return Ok(()) };
+    let held = life.granted.is_some_and(|granted| granted <= event.asked)
+        && life.leaving.is_none_or(|leaving| leaving >= event.answered);
+    let gone = life.gone.is_some_and(|gone| gone <= event.asked);
+    let wrong = match event.answer {
+        Answer::Error(103) => held,
+        Answer::Fine => gone,
+        _ => false,
+    };
+    ensure!(!wrong, "CHECK of {} is {:?}", event.container, event.answer);
+    Ok(())
+}

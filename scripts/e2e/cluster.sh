@@ -1,0 +1,327 @@
+#!/usr/bin/env bash
+# What the scripts of clusters share: hosts and servers, each in a network namespace of its own, what
+# befalls them, and the judgement. Sourced after common.sh; whoever sources it defines
+#   launch N          starts server N in its namespace and sets pid[N]
+#   leader            prints the number of the leader, or nothing
+#   store             prints the `store` of a configuration
+#   alone FOLDER      starts a single server at 127.0.0.1 with its data in FOLDER, sets pid[alone]
+#   alone_store       prints its `store`
+#   stuff             writes half a megabyte into it; fails when it does not take it
+set -euo pipefail
+
+work=${work-}
+# The clients and the judge: what the outer script has built.
+consistency=${3-}
+hosts="1 2 3 4"
+servers="1 2 3"
+declare -A pid
+# In seconds, as in `store`.
+timeout=3
+
+# Builds the clients and the judge, with what the tests were built with, and prints where they are.
+built() {
+    cargo build --locked --quiet --example consistency
+    realpath "${CARGO_TARGET_DIR:-target}/debug/examples/consistency"
+}
+
+# lay_out: hosts h1.. at 10.99.0.11.. with a bridge each, all in one layer 2 network; servers s1.. at
+# 10.99.0.21..
+lay_out() {
+    local i name
+    # `ip netns` keeps its names in /run, which own_folders has emptied.
+    ip link add under type bridge
+    ip link add over type bridge
+    ip link set under up
+    ip link set over up
+    ip addr add 10.99.0.1/24 dev under
+    for name in h1 h2 h3 h4 s1 s2 s3; do
+        i=${name#?}
+        ip netns add "$name"
+        ip link add "$name" type veth peer name eth0 netns "$name"
+        ip link set "$name" master under up
+        case $name in
+            h*) ip -n "$name" addr add "10.99.0.1$i/24" dev eth0 ;;
+            s*) ip -n "$name" addr add "10.99.0.2$i/24" dev eth0 ;;
+        esac
+        ip -n "$name" link set eth0 up
+        ip -n "$name" link set lo up
+    done
+    for i in $hosts; do
+        ip -n "h$i" link add cni0 type bridge
+        ip -n "h$i" link set cni0 up
+        ip link add "o$i" type veth peer name over netns "h$i"
+        ip link set "o$i" master over up
+        ip -n "h$i" link set over master cni0 up
+    done
+    for i in $servers; do launch "$i"; done
+}
+
+conf() {
+    cat << EOF
+{"cniVersion": "1.0.0", "name": "net", "type": "bridge", "bridge": "cni0", "ipam": {"type": "sublet",
+ "ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00:1::/64"}]], "store": $(store)}}
+EOF
+}
+
+# call HOST VERB CONTAINER [PROGRAM]: a plugin, as a runtime on that host calls it.
+call() {
+    NODE_ID=h$1 CNI_COMMAND=$2 CNI_CONTAINERID=$3 CNI_NETNS=/run/netns/$3 CNI_IFNAME=eth0 \
+        CNI_PATH=/opt/cni/bin ip netns exec "h$1" "/opt/cni/bin/${4-sublet}" <<< "$conf"
+}
+
+# insist HOST VERB CONTAINER: again while the answer is "try again".
+insist() {
+    local answer end=$((SECONDS + 60))
+    until answer=$(call "$@"); do
+        if [ "$(jq .code <<< "$answer")" != 11 ] || [ $SECONDS -ge $end ]; then fail "$*: $answer"; fi
+        sleep 0.1
+    done
+    echo "$answer"
+}
+
+# refused HOST CONTAINER WHAT: an ADD is told to try again, in time.
+refused() {
+    local answer begin took
+    begin=$(date +%s%N)
+    if answer=$(call "$1" ADD "$2"); then fail "$3: $answer"; fi
+    took=$((($(date +%s%N) - begin) / 1000000))
+    [ "$(jq .code <<< "$answer")" = 11 ] || fail "$3: $answer"
+    [ $took -le $((timeout * 1000 + 1000)) ] || fail "$3: $took ms for $timeout s"
+    row "$3" "error 11 after $took ms"
+}
+
+# storm FIRST LAST: containers of every host, all at once; each has its addresses at the end.
+storm() {
+    local host i one waiting=()
+    for host in $hosts; do
+        for i in $(seq "$1" "$2"); do
+            insist "$host" ADD "c-$host-$i" > "$work/add-$host-$i" &
+            waiting+=($!)
+        done
+    done
+    for one in "${waiting[@]}"; do wait "$one" || fail "an ADD of many failed"; done
+}
+
+listed() {
+    /opt/cni/bin/sublet --store "$(store)" list --json
+}
+
+# differ COUNT WHAT: that many containers have addresses that are theirs alone, and the list says so.
+differ() {
+    local seen
+    seen=$(jq -r '.ips[].address' "$work"/add-* | sort -u | wc -l)
+    [ "$seen" = $((2 * $1)) ] || fail "$2: $seen addresses for $1 containers"
+    seen=$(listed | jq length)
+    [ "$seen" = $((2 * $1)) ] || fail "$2: $seen leases are listed for $1 containers"
+    row "$2" "$1 containers, $((2 * $1)) addresses"
+}
+
+halt() {
+    kill -KILL "${pid[$1]}"
+    wait "${pid[$1]}" 2> /dev/null || true
+}
+
+steady() {
+    [ -n "$(leader)" ] && listed > /dev/null
+}
+
+# talk: two containers on every host, by the bridge plugin; each reaches every other.
+talk() {
+    local host n one other address
+    for host in $hosts; do
+        for n in 1 2; do
+            ip netns add "t-$host-$n"
+            ip -n "t-$host-$n" link set lo up
+            call "$host" ADD "t-$host-$n" bridge > "$work/talk-$host-$n" ||
+                fail "bridge: $(cat "$work/talk-$host-$n")"
+        done
+    done
+    for one in "$work"/talk-*; do
+        for other in "$work"/talk-*; do
+            for address in $(jq -r '.ips[].address' "$other"); do
+                ip netns exec "t-${one#*/talk-}" ping -c 1 -i 0.2 -W 5 "${address%/*}" > /dev/null ||
+                    fail "${one##*/} does not reach ${other##*/} at $address"
+            done
+        done
+    done
+    for host in $hosts; do
+        for n in 1 2; do
+            call "$host" DEL "t-$host-$n" bridge
+            ip netns del "t-$host-$n"
+        done
+    done
+    [ "$(listed)" = "[]" ] || [ "$(listed | jq length)" = 0 ] || fail "leases are left"
+    row "bridge on four hosts" "8 containers, every one reaches every one"
+}
+
+# befall: one fault after another, with containers coming meanwhile.
+befall() {
+    local one back
+    storm 1 8
+    differ 32 "four hosts at once"
+
+    one=$(leader)
+    halt "$one"
+    storm 9 11
+    differ 44 "the leader is killed"
+    launch "$one"
+    until_true 30 "a leader" steady
+
+    # The kill meets transactions.
+    one=$(leader)
+    storm 12 18 &
+    back=$!
+    sleep 0.3
+    halt "$one"
+    wait $back
+    differ 72 "the leader is killed in a storm"
+    launch "$one"
+    until_true 30 "a leader" steady
+
+    one=$(leader)
+    kill -STOP "${pid[$one]}"
+    storm 19 20
+    differ 80 "the leader is paused"
+    kill -CONT "${pid[$one]}"
+    until_true 30 "a leader" steady
+
+    one=$(leader)
+    ip link set "s$one" down
+    storm 21 22
+    differ 88 "the leader is cut off"
+    ip link set "s$one" up
+    until_true 30 "a leader" steady
+
+    kill -STOP "${pid[1]}" "${pid[2]}"
+    refused 3 lost "two of three are paused"
+    kill -CONT "${pid[1]}" "${pid[2]}"
+    back=$(insist 3 ADD lost)
+    [ "$(insist 3 ADD lost)" = "$back" ] || fail "the repeated ADD gets another address"
+    insist 3 DEL lost
+    differ 88 "the ADD that was lost is found again"
+
+    ip link set h2 down
+    refused 2 cut "a host is cut off"
+    insist 1 ADD c-1-99 > "$work/add-1-99"
+    ip link set h2 up
+    insist 2 DEL cut
+    differ 89 "the other hosts went on"
+
+    for one in $servers; do halt "$one"; done
+    refused 1 down "all servers are down"
+    for one in $servers; do launch "$one"; done
+    until_true 60 "a leader" steady
+    differ 89 "all servers were down"
+
+    for one in "$work"/add-*; do
+        back=${one##*/add-}
+        insist "${back%%-*}" DEL "c-$back"
+    done
+    insist 1 DEL down
+    rm "$work"/add-*
+    [ "$(listed | jq length)" = 0 ] || fail "leases are left: $(listed)"
+    row "DEL of all" "nothing is left"
+}
+
+# judged SECONDS: sixteen clients on four hosts while servers and hosts are killed, paused
+# and cut off; then the judgement.
+judged() {
+    local host one end=$((SECONDS + $1)) waiting=() round=0 what
+    for host in $hosts; do
+        ip netns exec "h$host" "$consistency" run "$(store)" --node "h$host" --clients 4 \
+            --seconds "$1" --out "$work/history-$host" &
+        waiting+=($!)
+    done
+    # The last fault is over before the clients are.
+    while [ $SECONDS -lt $((end - 4)) ]; do
+        round=$((round + 1))
+        what=$((round % 3 + 1))
+        case $((round % 5)) in
+            0) halt $what && sleep 1 && launch $what ;;
+            1) kill -STOP "${pid[$what]}" && sleep 1.5 && kill -CONT "${pid[$what]}" ;;
+            2) ip link set s$what down && sleep 1.5 && ip link set s$what up ;;
+            3) ip link set h$what down && sleep 1 && ip link set h$what up ;;
+            4) kill -STOP "${pid[1]}" "${pid[2]}" && sleep 1 && kill -CONT "${pid[1]}" "${pid[2]}" ;;
+        esac
+        sleep 1.5
+    done
+    for one in "${waiting[@]}"; do wait "$one" || fail "a client failed"; done
+    listed > "$work/listed"
+    histories "$work/listed" > "$work/history-list"
+    what=$("$consistency" judge --at-least $(($1 * 50)) "$work"/history-*) ||
+        fail "the history is not sound"
+    row "16 clients, $round faults" "$what"
+    rm "$work"/history-*
+}
+
+# What a list says, as events for the judge.
+histories() {
+    jq -c '.[] | {container: .containerID, ask: "LIST", asked: 0, answered: 0,
+        answer: {address: "\(.address)/\(.prefix)"}}' "$1"
+}
+
+# noticed STORE SERVER: the same clients behind a proxy that takes out all comparisons; the judgement
+# must fail.
+noticed() {
+    local host one waiting=()
+    "$consistency" blind 10.99.0.1:9999 "$2" &
+    pid[blind]=$!
+    sleep 0.5
+    for host in $hosts; do
+        ip netns exec "h$host" "$consistency" run "$1" --node "h$host" --clients 4 --seconds 3 \
+            --out "$work/blind-$host" 2> /dev/null &
+        waiting+=($!)
+    done
+    # A client may come upon the damage itself.
+    for one in "${waiting[@]}"; do wait "$one" || true; done
+    if "$consistency" judge "$work"/blind-* > "$work/verdict" 2>&1; then
+        fail "nobody notices that nothing is compared: $(cat "$work/verdict")"
+    fi
+    grep -q 'two holders' "$work/verdict" || fail "the control: $(cat "$work/verdict")"
+    row "the control: no comparison" "$(cut -d' ' -f2- "$work/verdict")"
+    halt blind
+}
+
+# filled: the disk of a single server is full.
+filled() {
+    local conf answer i
+    mkdir "$work/disk"
+    mount -t tmpfs -o size=200m none "$work/disk"
+    alone "$work/disk/data"
+    conf=$(conf | jq -c --argjson store "$(alone_store)" '.ipam.store = $store')
+    until_true 30 "a server alone" insist_alone ADD first
+    for i in $(seq 2000); do
+        stuff "$i" > /dev/null 2>&1 || break
+        [ "$i" -lt 2000 ] || fail "the disk does not fill"
+    done
+    # Whatever room is left is not enough for long.
+    dd if=/dev/zero of="$work/disk/rest" bs=64k 2> /dev/null || true
+    for i in $(seq 50); do
+        answer=$(alone_call ADD "full-$i") || break
+        [ "$i" -lt 50 ] || answer=
+    done
+    if [ -n "$answer" ] && [ "$(jq .code <<< "$answer")" != 11 ]; then fail "full disk: $answer"; fi
+    kill -KILL "${pid[alone]}" 2> /dev/null || true
+    wait "${pid[alone]}" 2> /dev/null || true
+    rm "$work/disk/rest"
+    mount -o remount,size=1g "$work/disk"
+    alone "$work/disk/data"
+    until_true 30 "a server with room again" insist_alone ADD after
+    [ "$(alone_call ADD first | jq -c .ips)" = "$(cat "$work/first")" ] || fail "the first lease is lost"
+    row "the server's disk is full" "error 11; with room again it goes on"
+    kill -KILL "${pid[alone]}"
+    wait "${pid[alone]}" 2> /dev/null || true
+    umount "$work/disk"
+}
+
+alone_call() {
+    NODE_ID=alone CNI_COMMAND=$1 CNI_CONTAINERID=$2 CNI_NETNS=/run/netns/$2 CNI_IFNAME=eth0 \
+        CNI_PATH=/opt/cni/bin /opt/cni/bin/sublet <<< "$conf"
+}
+
+insist_alone() {
+    local answer
+    answer=$(alone_call "$@") || return 1
+    [ "$2" != first ] || jq -c .ips <<< "$answer" > "$work/first"
+}
+

@@ -1,0 +1,76 @@
+//! `sublet` and `sublet-cluster`: the plugin when a container runtime calls it, the operator's
+//! command line else.
+//!
+//! Owns: the process: its arguments, environment, streams and exit code. Does not own: which stores
+//! are linked in, which is all that the two differ in; anything that a test should reach.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::cli::screen::Screen;
+use crate::cli::{self, Terminal};
+use crate::cni::{self, World};
+use crate::store::Open;
+use crate::{host, panic};
+
+/// Carries out what this process was started for.
+pub fn run(open: Open) -> ExitCode {
+    // A damaged file can make the store's engine panic; the store answers that with an error.
+    panic::record();
+    let mut args = env::args_os();
+    let name = args.next().unwrap_or_default();
+    let Some(arg) = args.next() else {
+        return plugin(open);
+    };
+    if let Some(answer) = ecs_answer(&name, &arg) {
+        let done = writeln!(io::stdout(), "{answer}");
+        return ExitCode::from(u8::from(done.is_err()));
+    }
+    let facts = host::facts(&environment);
+    let world = cli::World { env: &environment, facts: &facts, open };
+    let screen = Screen::find(&environment);
+    let mut terminal = Terminal { stdout: &mut io::stdout(), stderr: &mut io::stderr(), screen };
+    ExitCode::from(cli::run(env::args_os().collect(), world, &mut terminal))
+}
+
+#[allow(clippy::disallowed_methods, reason = "here the environment enters the program")]
+fn environment(name: &str) -> Option<OsString> {
+    env::var_os(name)
+}
+
+fn plugin(open: Open) -> ExitCode {
+    // The plain file: std's stdout splits an answer at its last newline into two writes.
+    let mut stdout: Box<dyn Write> = match io::stdout().as_fd().try_clone_to_owned() {
+        Ok(fd) => Box::new(File::from(fd)),
+        Err(_) => Box::new(io::stdout()),
+    };
+    ExitCode::from(cni::run(World {
+        env: &environment,
+        stdin: &mut io::stdin().lock() as &mut dyn Read,
+        stdout: &mut *stdout,
+        stderr: &mut io::stderr(),
+        facts: &|| host::facts(&environment),
+        open,
+    }))
+}
+
+/// What the ECS agent asks its plugin before it uses it.
+fn ecs_answer(name: &OsStr, arg: &OsStr) -> Option<String> {
+    if Path::new(name).file_name()? != "ecs-ipam" {
+        return None;
+    }
+    match arg.to_str()? {
+        "--capabilities" => Some(r#"{"capabilities":["awsvpc-network-mode"]}"#.to_owned()),
+        "--version" => Some(format!(
+            r#"{{"version":"{}","dirty":false,"gitShortHash":"{}"}}"#,
+            env!("CARGO_PKG_VERSION"),
+            option_env!("SUBLET_GIT_HASH").unwrap_or("unknown")
+        )),
+        _ => None,
+    }
+}

@@ -1,0 +1,78 @@
+//! What a boot has done once, noted in a file of its own, so that it need not ask again.
+//!
+//! Owns: the files: one for each set, node and cluster, with the node's record as this boot left it.
+//! Invariant: nothing rests on a note. What it says of the server is compared with every change; one
+//! that is missing, damaged or of another boot costs a look, and one that cannot be written too.
+
+use std::fs::{DirBuilder, OpenOptions};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::super::codec;
+use super::engine::Entry;
+use super::{node, paths};
+use crate::alloc::Context;
+use crate::model::SetName;
+use crate::plain_file;
+
+/// Larger than any note.
+const LARGEST: u64 = 64 << 10;
+
+/// Where notes are, and of which cluster.
+#[derive(Clone, Debug)]
+pub struct Notes {
+    /// The folder; `None`: nothing is noted.
+    folder: Option<PathBuf>,
+    /// The cluster and the prefix.
+    cluster: String,
+}
+
+impl Notes {
+    /// Notes in `folder`, which need not exist, of the cluster with this text.
+    pub fn new(folder: Option<&Path>, cluster: String) -> Notes {
+        Notes { folder: folder.map(Path::to_owned), cluster }
+    }
+
+    /// The node's record, if this boot has noted that it has the name and that nothing of an earlier
+    /// boot is left of this set.
+    pub fn read(&self, set: Option<&SetName>, cx: &Context) -> Option<Entry> {
+        let (path, key) = self.place(set, cx)?;
+        let mut bytes = Vec::new();
+        plain_file::open(&path).ok()?.take(LARGEST).read_to_end(&mut bytes).ok()?;
+        let (version, value) = codec::read_note(key.as_bytes(), &bytes).ok()?;
+        let path = paths::node(&cx.node.name);
+        let record = codec::read_node(path.as_bytes(), &cx.node.name, &value).ok()?;
+        node::is_ours(&record, cx).then_some(Entry { version, value })
+    }
+
+    /// Notes it.
+    pub fn write(&self, set: Option<&SetName>, cx: &Context, entry: &Entry) -> io::Result<()> {
+        let Some((path, key)) = self.place(set, cx) else { return Ok(()) };
+        if let Some(folder) = path.parent() {
+            DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        }
+        let note = codec::note(key.as_bytes(), entry.version, &entry.value);
+        let temporary = path.with_extension(format!("{:016x}", cx.seed));
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create_new(true).mode(0o600).open(&temporary);
+        let written = file.and_then(|mut file| file.write_all(&note));
+        let written = written.and_then(|()| std::fs::rename(&temporary, &path));
+        if written.is_err() {
+            // There is no more to be done about it.
+            let _ = std::fs::remove_file(&temporary);
+        }
+        written
+    }
+
+    /// The file, and what the note is of: a number may be that of several.
+    fn place(&self, set: Option<&SetName>, cx: &Context) -> Option<(PathBuf, String)> {
+        let set = set.map_or("", |set| &*set.0);
+        let key = format!("{}\0{}\0{set}", self.cluster, cx.node.name);
+        let mut hasher = DefaultHasher::new();
+        key.hash(&mut hasher);
+        let name = format!("node-{:016x}", hasher.finish());
+        Some((self.folder.as_ref()?.join(name), key))
+    }
+}
