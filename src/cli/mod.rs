@@ -37,12 +37,14 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::alloc::Context;
 use crate::config;
+use crate::engine;
 use crate::host::{Env, Facts};
 use crate::model::{Face, History, Lease, Persist, StoreSpec, Wait};
 use crate::net::Addr;
 use crate::panic;
 use crate::store::{Open, Store};
-use screen::{Screen, Tone, When};
+use crate::usage::Usage;
+use screen::{Progress, Screen, Tone, When};
 
 /// Leases IP addresses to containers.
 ///
@@ -286,8 +288,15 @@ impl Desk {
         Context { node, ..self.cx.clone() }
     }
 
+    /// How full each range is.
+    fn usage(&mut self) -> Result<Vec<Usage>> {
+        let _busy = Progress::busy("counting");
+        Ok(engine::usage(&mut *self.store, &self.cx)?)
+    }
+
     /// The leases that `which` chooses.
     fn leases(&mut self, which: &dyn Fn(&Lease) -> bool) -> Result<Vec<Lease>> {
+        let _busy = Progress::busy("reading the leases");
         let mut found = Vec::new();
         self.store.list(&self.cx, &mut |lease| {
             if which(&lease) {

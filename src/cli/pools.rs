@@ -5,7 +5,6 @@ use clap::Args;
 
 use super::output::{self, UsageRow};
 use super::{Desk, Terminal, tables};
-use crate::engine;
 
 /// Tell how full each range is: size, leased, free, the longest free run, reserved, kept back.
 ///
@@ -22,7 +21,7 @@ pub struct Pools {
 
 impl Pools {
     pub(super) fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
-        let mut all = engine::usage(&mut *desk.store, &desk.cx)?;
+        let mut all = desk.usage()?;
         if let Some(network) = &self.network {
             all.retain(|usage| usage.extent.network == *network);
         }

@@ -4,12 +4,14 @@
 //! Invariant: where nobody looks (a pipe, a file, NO_COLOR), a line has no escape sequence and is
 //! not cut.
 
+use std::fmt;
 use std::io;
+use std::time::Duration;
 
 use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Color, Effects, Style};
 use clap::ValueEnum;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use crate::host::Env;
 
@@ -128,32 +130,63 @@ fn styled(colour: bool, style: Style, text: &str) -> String {
     if colour { format!("{style}{text}{style:#}") } else { text.to_owned() }
 }
 
-/// A bar on standard error that shows itself if there is a terminal and a second has passed.
+/// A line on standard error that tells what takes longer than a second, where that is a terminal. It is
+/// gone with the value: drop it before anything else is written.
 pub struct Progress(ProgressBar);
 
-/// How many steps pass between two looks at the clock.
-const STRIDE: u64 = 256;
+/// Not worth a word before this.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Progress {
-    /// Of `total` steps.
+    /// So many steps.
     pub fn of(total: usize, what: &'static str) -> Progress {
-        let bar = ProgressBar::with_draw_target(
-            Some(u64::try_from(total).unwrap_or(u64::MAX)),
-            ProgressDrawTarget::hidden(),
-        );
-        let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {eta}");
-        let style = style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("#>-");
-        Progress(bar.with_style(style).with_message(what))
+        Progress::new(Some(total), what)
+    }
+
+    /// Nobody knows how long.
+    pub fn busy(what: &'static str) -> Progress {
+        Progress::new(None, what)
+    }
+
+    fn new(total: Option<usize>, what: &'static str) -> Progress {
+        let total = total.map(|n| u64::try_from(n).unwrap_or(u64::MAX));
+        let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
+        let late = move |state: &ProgressState, out: &mut dyn fmt::Write| {
+            let elapsed = state.elapsed();
+            if elapsed >= PATIENCE {
+                let _ = write!(out, "{what}, {} s", elapsed.as_secs());
+                if let Some(total) = state.len() {
+                    let _ = write!(out, ": {} of {total}", state.pos());
+                }
+            }
+        };
+        let style =
+            ProgressStyle::with_template(if total.is_some() { "{late} {grown}" } else { "{late}" });
+        let style = style.unwrap_or_else(|_| ProgressStyle::default_spinner());
+        bar.set_style(style.with_key("late", late).with_key("grown", grown));
+        bar.enable_steady_tick(PATIENCE / 4);
+        Progress(bar)
     }
 
     /// One more step is done.
     pub fn step(&self) {
         self.0.inc(1);
-        let looks = self.0.position() % STRIDE == 0 || self.0.length() < Some(STRIDE);
-        if self.0.is_hidden() && looks && self.0.elapsed().as_secs() >= 1 {
-            // Stays hidden where standard error is no terminal.
-            self.0.set_draw_target(ProgressDrawTarget::stderr());
-        }
+    }
+}
+
+/// The bar itself.
+fn grown(state: &ProgressState, out: &mut dyn fmt::Write) {
+    const WIDTH: usize = 30;
+    if state.elapsed() >= PATIENCE {
+        let share = state.fraction().clamp(0.0, 1.0);
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_precision_loss,
+            clippy::cast_sign_loss,
+            reason = "between 0 and the width"
+        )]
+        let done = (share * WIDTH as f32) as usize;
+        let _ = write!(out, "[{}{}]", "#".repeat(done), ".".repeat(WIDTH.saturating_sub(done)));
     }
 }
 

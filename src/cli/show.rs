@@ -5,7 +5,6 @@ use clap::Args;
 
 use super::output::{self, JsonArray, NetworkRow, Row, UsageRow, visible};
 use super::{Desk, Terminal, tables};
-use crate::engine;
 use crate::error::shown_network;
 
 /// Show everything known of an address, a container, a pod, or a network.
@@ -54,7 +53,7 @@ impl Show {
 
     /// Shows a network or a pool; false if there is none of this name.
     fn whole(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<bool> {
-        let mut all = engine::usage(&mut *desk.store, &desk.cx)?;
+        let mut all = desk.usage()?;
         all.retain(|usage| usage.extent.network == self.name);
         let leases = desk.leases(&|lease| shown_network(lease) == self.name)?.len();
         if all.is_empty() && leases == 0 {

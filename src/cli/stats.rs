@@ -7,7 +7,6 @@ use clap::Args;
 
 use super::output::{self, Stats as Report};
 use super::{Desk, Terminal, tables};
-use crate::engine;
 use crate::metrics::{self, Text};
 
 /// Tell how full each range is, and how often what was asked for.
@@ -29,7 +28,7 @@ pub struct Stats {
 
 impl Stats {
     pub(super) fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
-        let usage = engine::usage(&mut *desk.store, &desk.cx)?;
+        let usage = desk.usage()?;
         let counters = desk.store.counters(&desk.cx)?;
         match &self.prometheus {
             Some(file) => {

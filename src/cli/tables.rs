@@ -6,6 +6,7 @@ use super::output::{CounterRow, EventRow, Row, UsageRow, visible};
 use super::screen::{Screen, Tone};
 use super::table::{Cell, Column, number, render, text, whole};
 use crate::model::{Counter, Event, Kind, Lease};
+use crate::net::{Span, hosts};
 use crate::usage::{Usage, len};
 
 /// More of a container's ID tells nobody anything.
@@ -99,10 +100,10 @@ pub fn usage(all: &[Usage], screen: &Screen) -> String {
         number("SIZE"),
         number("USED"),
         number("FREE"),
-        whole("FILL"),
-        number("LARGEST GAP"),
+        number("GAP"),
         number("RESERVED"),
         number("COOLING"),
+        whole("FILL"),
     ];
     if all.is_empty() {
         return String::new();
@@ -111,18 +112,33 @@ pub fn usage(all: &[Usage], screen: &Screen) -> String {
         let row = UsageRow::new(usage);
         vec![
             visible(row.network).into(),
-            format!("{}-{}", row.first, row.last).into(),
+            range(usage.extent.range).into(),
             count(row.size).into(),
             count(row.used).into(),
             count(row.free).into(),
-            Cell::toned(bar(usage, screen.unicode), Some(fullness(usage))),
             count(usage.gap.map_or(0, len)).into(),
             count(row.reserved).into(),
             count(row.cooling).into(),
+            Cell::toned(bar(usage, screen.unicode), Some(fullness(usage))),
         ]
     };
     let rows: Vec<Vec<Cell>> = all.iter().map(row).collect();
     render(COLUMNS, &rows, screen)
+}
+
+/// A range as short as it can be told: all hosts of a prefix as that, else without repeating of the
+/// last address what it shares with the first.
+fn range(span: Span) -> String {
+    let (first, last) = (span.first.to_string(), span.last.to_string());
+    let differ = span.first.bits() ^ span.last.bits();
+    let host = u8::try_from(u128::BITS - differ.leading_zeros()).unwrap_or(u8::MAX);
+    let prefix = span.first.prefix(span.first.family().bits().saturating_sub(host));
+    if hosts(prefix) == span || Span::from(prefix) == span {
+        return prefix.to_string();
+    }
+    let alike = first.bytes().zip(last.bytes()).take_while(|(a, b)| a == b).count();
+    let dot = first.get(..alike).and_then(|same| same.rfind('.')).map_or(0, |at| at + 1);
+    format!("{first}-{}", &last[dot..])
 }
 
 /// How often what was asked for; empty if nothing was.
@@ -183,6 +199,23 @@ fn fullness(usage: &Usage) -> Tone {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ranges_are_told_shortly() {
+        for (first, last, told) in [
+            ("10.0.0.1", "10.0.0.254", "10.0.0.0/24"),
+            ("10.0.0.0", "10.0.0.255", "10.0.0.0/24"),
+            ("10.0.0.1", "10.0.0.199", "10.0.0.1-199"),
+            ("10.0.0.1", "10.0.3.7", "10.0.0.1-3.7"),
+            ("10.0.0.7", "10.0.0.7", "10.0.0.7/32"),
+            ("9.0.0.1", "10.0.0.7", "9.0.0.1-10.0.0.7"),
+            ("fd00::1", "fd00::ffff:ffff:ffff:ffff", "fd00::/64"),
+            ("fd00::1", "fd00::9", "fd00::1-fd00::9"),
+        ] {
+            let span = Span::new(first.parse().unwrap(), last.parse().unwrap()).unwrap();
+            assert_eq!(range(span), told);
+        }
+    }
 
     #[test]
     fn large_numbers_are_powers_of_two() {

@@ -18,7 +18,7 @@ use super::{Config, Inputs, VERSIONS, keys};
 use crate::plain_file;
 
 /// The names under which we are called: our own, and those of the plugins that we stand in for.
-const OURS: [&str; 4] = ["sublet", "host-local", "ecs-ipam", "consul"];
+const OURS: [&str; 5] = ["sublet", "host-local", "ecs-ipam", "consul", "cni-ipam-consul"];
 
 /// What a list gives to each of its plugins.
 const LIST: [&str; 2] = ["name", "cniVersion"];

@@ -42,7 +42,7 @@ impl Screen {
     fn read(&self, word: &str, escapes: bool) -> String {
         let begin = Instant::now();
         loop {
-            let mut capture = self.tmux(&["capture-pane", "-p"]);
+            let mut capture = self.tmux(&["capture-pane", "-p", "-J"]);
             if escapes {
                 capture.arg("-e");
             }
@@ -97,10 +97,11 @@ fn a_map_fits_its_screen() {
         assert_eq!(picture(&text), [16; 8], "{text}");
         assert!(text.contains("network mynet, 10.4.0.0/24: 100 of 253 leased"), "{text}");
         assert!(text.contains("\u{2588} leased") && text.contains("\u{2588} free"), "{text}");
-        let wide = Screen::new(columns, lines, "C.UTF-8", &map(&lab, "--zoom 10.0.0.0/8"));
-        let text = wide.read("a cell is", false);
-        let side: usize = if lines == 24 { 32 } else { 64 };
-        assert_eq!(picture(&text), vec![side; side / 2], "{text}");
+        let large = Screen::new(columns, lines, "C.UTF-8", &map(&lab, "--zoom 10.0.0.0/8"));
+        let text = large.read("a cell is", false);
+        // Two squares side by side.
+        let wide: usize = if lines == 24 { 64 } else { 128 };
+        assert_eq!(picture(&text), vec![wide; wide / 4], "{text}");
         assert!(text.contains("network mynet, 10.0.0.0/8"), "the title scrolled away:\n{text}");
     }
 }
@@ -127,7 +128,7 @@ fn a_sparse_range_is_drawn_where_somebody_is() {
     let lab = leased();
     let screen = Screen::new(80, 50, "C.UTF-8", &map(&lab, ""));
     let text = screen.read("drawn is fd04::/120 of fd04::/64", false);
-    assert!(text.contains("network mynet, fd04::/120: 100 of 255 leased"), "{text}");
+    assert!(text.contains("network mynet, fd04::/120: 100 of 254 leased"), "{text}");
 }
 
 #[test]
@@ -142,6 +143,20 @@ fn a_question_is_asked_on_a_terminal() {
         screen.read("ended 0", false);
         assert_eq!(lab.list().iter().any(|row| row["address"] == "10.4.0.2"), there);
     }
+}
+
+#[test]
+fn what_takes_long_says_so() {
+    let lab = leased();
+    let lock = format!("{}.lock", lab.store().display());
+    let shell = format!(
+        "flock {lock} sleep 3 & sleep 0.3; {SUBLET} list --store {}",
+        lab.store().display()
+    );
+    let screen = Screen::new(80, 24, "C.UTF-8", &shell);
+    screen.read("reading the leases, 1 s", false);
+    let after = screen.read("c99", false);
+    assert!(!after.contains("reading the leases"), "{after}");
 }
 
 #[test]
