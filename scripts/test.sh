@@ -95,6 +95,7 @@ if [ "$(id -u)" = 0 ]; then
     step scripts/e2e-podman.sh
     step scripts/e2e-package.sh
     step scripts/e2e-docker.sh
+    step scripts/e2e-docker-cluster.sh
 else
     echo "test.sh: real containers and clusters need root: scripts/e2e-*.sh" >&2
     exit 1

@@ -4,15 +4,16 @@
 //! not own: codes, texts on a screen, any decision about an address.
 //! Invariant: whatever a face asks for ends as commands to a [`Store`].
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use crate::alloc::{
-    self, Add, AdoptPool, Check, Command, Context, Del, Gc, HandBack, Import, Outcome,
-    ReleaseAddress, ReleasePool, RequestAddress, RequestPool, Reserve, Status, Sweep, Target,
-    Unreserve,
+    self, Add, AdoptPool, Check, Command, Context, Define, Del, Evict, Gc, HandBack, Import,
+    Outcome, ReleaseAddress, ReleasePool, RequestAddress, RequestPool, Reserve, Status, Sweep,
+    Target, Unreserve,
 };
 use crate::error::{Error, StoreError};
-use crate::model::{Grant, Lease, NetworkName, Owner, Persist, Pool, SetName, Wait};
+use crate::model::{Grant, Lease, NetworkName, Node, Owner, Persist, Pool, SetName, Wait};
 use crate::net::Addr;
 use crate::store::{self, Converted, Store};
 use crate::takeover;
@@ -91,7 +92,9 @@ pub fn del(
     cx: &Context,
 ) -> Result<Vec<Lease>, Error> {
     let legacy = legacy.filter(|l| l.dir.is_dir());
-    del.legacy = legacy.map(|l| l.network.clone());
+    if let Some(legacy) = &legacy {
+        del.legacy = Some(legacy.network.clone());
+    }
     let target = del.target.clone();
     match (store.apply(&Command::Del(del.clone()), cx)?, legacy, target) {
         (Outcome::Freed(leases), ..) => Ok(leases),
@@ -271,7 +274,8 @@ pub fn request_pool(
     }
 }
 
-fn imported(outcome: Outcome) -> Result<Imported, Error> {
+/// What an IMPORT came to.
+pub fn imported(outcome: Outcome) -> Result<Imported, Error> {
     match outcome {
         Outcome::Imported { taken, present } => Ok(Imported::Done { taken, present }),
         Outcome::WasAdopted => Ok(Imported::Before),
@@ -354,10 +358,87 @@ pub fn sweep(
     }
 }
 
-/// Takes over a pool that another program gave out.
-pub fn adopt_pool(store: &mut dyn Store, adopt: AdoptPool, cx: &Context) -> Result<Pool, Error> {
-    match store.apply(&Command::AdoptPool(adopt), cx)? {
-        Outcome::Pool(pool) => Ok(*pool),
+/// Takes over a pool that another program gave out, in as many transactions as a cluster needs.
+pub fn adopt_pool(store: &mut dyn Store, adopt: &AdoptPool, cx: &Context) -> Result<Pool, Error> {
+    const PORTION: usize = 50;
+    let mut portions = adopt.addrs.chunks(PORTION);
+    loop {
+        let portion = portions.next().unwrap_or_default();
+        let adopt = AdoptPool { addrs: portion.to_vec(), ..adopt.clone() };
+        match store.apply(&Command::AdoptPool(adopt), cx)? {
+            Outcome::Pool(pool) if portions.len() == 0 => return Ok(*pool),
+            Outcome::Pool(_) => {}
+            other => return Err(unexpected(&other)),
+        }
+    }
+}
+
+/// What a node had.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Left {
+    /// How many addresses were freed.
+    pub freed: usize,
+    /// Its name is free; `false`: another boot or machine has taken it meanwhile.
+    pub forgotten: bool,
+}
+
+/// Frees what a node that is gone holds of a cluster, reservations excepted: its part in pools, the
+/// addresses of its containers, at last its name. It may be interrupted and begun again.
+pub fn release_node(store: &mut dyn Store, name: &str, cx: &Context) -> Result<Left, Error> {
+    let mut left = Left { freed: 0, forgotten: true };
+    let record = store.nodes()?.into_iter().find(|record| record.node.name == name);
+    // What ended with a boot of it is there still: without a boot, all is told and freed.
+    let there = |node: Node| Context { node, boot: None, ..cx.clone() };
+    for pool in store.pools()? {
+        for (user, count) in pool.users.iter().filter(|(user, _)| user.name == name) {
+            for _ in 0..*count {
+                let release = ReleasePool { pool: pool.id.clone() };
+                left.freed += release_pool(store, &release, &there(user.clone()))?.freed;
+            }
+        }
+    }
+    let node = Node { name: name.to_owned(), machine: String::new() };
+    let mut sets = BTreeSet::new();
+    let mut others = Vec::new();
+    store.list(&there(node.clone()), &mut |lease| match &lease.owner {
+        _ if lease.node.name != name => {}
+        Owner::Pool(pool, addr) => {
+            others.push(ReleaseAddress {
+                pool: pool.clone(),
+                addr: *addr,
+                only: Some(Box::new(lease)),
+            });
+        }
+        _ => drop(sets.insert(lease.set)),
+    })?;
+    for release in others {
+        left.freed += usize::from(release_address(store, release, &there(node.clone()))?);
+    }
+    for set in sets {
+        let mut evict = Evict { set, only_ended: false, after: None };
+        loop {
+            match store.apply(&Command::Evict(evict.clone()), &there(node.clone()))? {
+                Outcome::Collected { freed, after, done } => {
+                    left.freed += freed.len();
+                    evict.after = after;
+                    if done {
+                        break;
+                    }
+                }
+                other => return Err(unexpected(&other)),
+            }
+        }
+    }
+    if let Some(record) = record {
+        left.forgotten = store.forget(&record, cx)?;
+    }
+    Ok(left)
+}
+
+/// Defines a network in a cluster; answers the version.
+pub fn define(store: &mut dyn Store, define: Define, cx: &Context) -> Result<u64, Error> {
+    match store.apply(&Command::Define(define), cx)? {
+        Outcome::Defined(version) => Ok(version),
         other => Err(unexpected(&other)),
     }
 }

@@ -113,6 +113,13 @@ pub enum Refusal {
         /// Who is said to have it.
         owner: Box<Owner>,
     },
+    /// The leases that cni-ipam-consul left cannot be taken over.
+    OldKeys {
+        /// The network.
+        network: NetworkName,
+        /// What stands in the way.
+        why: String,
+    },
     /// The leases of a host-local folder cannot be taken over.
     Takeover {
         /// The network.
@@ -428,6 +435,11 @@ impl fmt::Display for Refusal {
                 )
             }
             Refusal::Pool(refusal) => refusal.fmt(f),
+            Refusal::OldKeys { network, why } => write!(
+                f,
+                "the leases that cni-ipam-consul left for network {network} cannot be taken over: \
+                 {why}; mend or remove that key and try again"
+            ),
             Refusal::Takeover { network, why } => write!(
                 f,
                 "the leases that host-local left for network {network} cannot be taken over: {why}; \
@@ -583,10 +595,15 @@ impl fmt::Display for StoreError {
             ),
             StoreError::Claimed { place, node, by } if by.node.machine == node.machine => write!(
                 f,
-                "another boot of machine {} has leased as node {1} of {place} since this one began: \
-                 give each machine a machine-id and a NODE_ID of its own; if this one was set back to \
-                 an earlier state, `sublet node release {1}` ends what that boot leased",
-                node.machine, node.name
+                "node {0} of {place} is another boot's, which began to lease after this one: two \
+                 machines have this name and {1}; give each a NODE_ID of its own, or, if this one was set \
+                 back to an earlier state, free what that boot leased with `sublet node release {0}`",
+                node.name,
+                if node.machine.is_empty() {
+                    "no machine-id".to_owned()
+                } else {
+                    format!("the machine-id {}", node.machine)
+                }
             ),
             StoreError::Claimed { place, node, by } => write!(
                 f,

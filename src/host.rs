@@ -50,6 +50,24 @@ impl Facts {
             face: self.face,
         }
     }
+
+    /// The same on a machine of this name, if one is given.
+    #[must_use]
+    pub fn named(&self, name: Option<&str>) -> Facts {
+        let mut facts = self.clone();
+        if let Some(name) = name {
+            name.clone_into(&mut facts.node.name);
+        }
+        facts
+    }
+}
+
+/// A node's name as `--node` takes it, without the blanks around it.
+pub fn node_name(text: &str) -> Result<String, &'static str> {
+    match text.trim() {
+        "" => Err("a node needs a name"),
+        name => Ok(name.to_owned()),
+    }
 }
 
 /// Gathers the facts. `NODE_ID` names the node; without it the host name does.
@@ -69,8 +87,7 @@ pub fn facts(env: &Env<'_>) -> Facts {
                 .filter(|id| id.bytes().all(|b| b.is_ascii_hexdigit()))
                 .unwrap_or_default(),
         },
-        // The keys of the standard library's hasher are the kernel's random bytes.
-        seed: RandomState::new().build_hasher().finish(),
+        seed: chance(),
         face: Face::default(),
         inode,
     }
@@ -81,6 +98,11 @@ pub fn now() -> Timestamp {
     #[allow(clippy::disallowed_methods, reason = "the one place that reads the clock")]
     let now = SystemTime::now();
     now.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+/// Any number: the keys of the standard library's hasher are the kernel's random bytes.
+pub fn chance() -> u64 {
+    RandomState::new().build_hasher().finish()
 }
 
 /// A look, not an open: a FIFO at the path would block an open for ever.

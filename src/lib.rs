@@ -108,6 +108,7 @@ pub mod liveness;
 pub mod lost;
 pub mod metrics;
 pub mod model;
+pub mod moving;
 pub mod net;
 pub mod panic;
 mod plain_file;

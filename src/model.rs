@@ -113,6 +113,13 @@ name!(
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SetName(pub String);
 
+impl SetName {
+    /// Whether it is a set of pools' addresses ([`Pool::set`]); no network's name has a slash.
+    pub fn is_pools(&self) -> bool {
+        self.0.starts_with("docker/")
+    }
+}
+
 impl fmt::Display for SetName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -264,6 +271,8 @@ pub struct NodeRecord {
     pub first: Timestamp,
     /// Since when this boot leases.
     pub since: Timestamp,
+    /// Grows when what may still be under way must fail: whatever leases compares this record.
+    pub turn: u64,
 }
 
 /// A network's definition as a cluster keeps it.

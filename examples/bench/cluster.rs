@@ -361,7 +361,7 @@ fn dense(text: &mut String, server: &Server, quick: bool) -> Result<()> {
     let spread = |n: u32| n.wrapping_mul(0x9e37_79b9) >> 16;
     let ninety = network("ninety");
     say(&format!("{}: a /16, 90 % full", server.kind));
-    Node::new(&ninety, "node-0")?.fill((2..65_535).filter(|n| spread(*n) % 10 != 0))?;
+    Node::new(&ninety, "node-0")?.fill((2..65_535).filter(|n| !spread(*n).is_multiple_of(10)))?;
     let asked = trips(&ninety, 1, each)?;
     let kept = run(&ninety, Path::new(""), Way::Kept, 1, each)?.add;
     let mut row = |what: &str, sample: &Sample, asked: f64| -> Result<()> {
@@ -444,14 +444,12 @@ pub fn measure(program: &Path, etcd: &str, consul: &str, quick: bool) -> Result<
                 };
                 for way in [Way::Bare, Way::Kept, Way::Process] {
                     let run = run(&network, &program, way, nodes, each)?;
-                    let (mut del, mut asked) = ("-".to_owned(), "1".to_owned());
-                    if way != Way::Bare {
-                        del = format!("{:.2}", run.del.p50());
-                        asked = "-".to_owned();
-                    }
-                    if way == Way::Kept {
-                        asked = format!("{:.3}", trips(&network, nodes, each)?);
-                    }
+                    let del = format!("{:.2}", run.del.p50());
+                    let (del, asked) = match way {
+                        Way::Bare => ("-", "1".to_owned()),
+                        Way::Kept => (&*del, format!("{:.3}", trips(&network, nodes, each)?)),
+                        Way::Process => (&*del, "-".to_owned()),
+                    };
                     let row = format!(
                         "| {} | {leases} | {nodes} | {} | {:.2} | {:.2} | {del} | {:.0} | {asked} |",
                         server.kind,

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use super::address::{ReleaseAddress, RequestAddress};
 use super::pool::{AdoptPool, ReleasePool, RequestPool, Sweep};
+use super::restore::Restore;
+use crate::error::Refusal;
 use crate::model::{
     Attachment, ContainerId, Grant, IfName, Kind, Lease, NetworkName, NetworkRecord, Origin, Owner,
     Pool, SetName, Timestamp,
@@ -50,6 +52,8 @@ pub enum Command {
     Sweep(Sweep),
     /// Take over another program's pool with its addresses.
     AdoptPool(AdoptPool),
+    /// Write records of another store.
+    Restore(Restore),
     /// Define a network.
     Define(Define),
 }
@@ -59,6 +63,7 @@ impl Command {
     pub fn only_looks(&self) -> bool {
         matches!(self, Command::Check(_) | Command::Status(_))
             || matches!(self, Command::Import(import) if import.dry_run)
+            || matches!(self, Command::Restore(restore) if restore.dry_run)
     }
 
     /// The set of leases it is about, unless that is its pool's.
@@ -74,6 +79,7 @@ impl Command {
             Command::Unreserve(c) => Some(&c.set),
             Command::Import(c) => Some(&c.set),
             Command::HandBack(c) => Some(&c.set),
+            Command::Restore(c) => c.set.as_ref(),
             _ => None,
         }
     }
@@ -411,6 +417,13 @@ pub enum Outcome {
         /// There is no next step.
         done: bool,
     },
+    /// RESTORE: this many records, from the first on, are here now.
+    Restored {
+        /// How many.
+        done: usize,
+        /// What stands in the way of a dry run.
+        clashes: Vec<Refusal>,
+    },
 }
 
 /// A network's ranges as kept in the store, to tell when they change and what they overlap.
@@ -440,6 +453,8 @@ pub enum Change {
     },
     /// Let a cooling address go.
     Thaw(SetName, Cooling),
+    /// Keep a free address back.
+    Cool(SetName, Cooling),
     /// Remember the address given last.
     Cursor(SetName, Addr, Addr),
     /// Remember a pod's address: pod namespace and name, range set, address. Outlives a boot.

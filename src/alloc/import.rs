@@ -10,7 +10,7 @@ use super::add::bare;
 use super::command::{Change, HandBack, Import, Imported, Outcome};
 use super::view::{Context, Holder, Plan, View};
 use crate::error::{Refusal, StoreError};
-use crate::model::{Lease, Origin, Owner, SetName};
+use crate::model::{Lease, Node, Origin, Owner, SetName};
 use crate::net::{Addr, Subnet};
 
 /// Decides an IMPORT.
@@ -31,7 +31,7 @@ pub fn run(import: &Import, view: &dyn View, cx: &Context) -> Result<Plan, Store
             }
             Holder::Free | Holder::Cooling(_) => {
                 taken.push(imported.addr);
-                changes.push(Change::Put(lease(&import.set, imported, cx)));
+                changes.push(Change::Put(lease(&import.set, imported, view, cx)));
             }
         }
     }
@@ -61,16 +61,26 @@ pub fn hand_back(hand: &HandBack, view: &dyn View) -> Result<Plan, StoreError> {
 
 /// Without a configuration neither prefix nor range are known: the lease's range is the address
 /// itself. An ADD by the same owner sets both right.
-fn lease(set: &SetName, imported: &Imported, cx: &Context) -> Lease {
+fn lease(set: &SetName, imported: &Imported, view: &dyn View, cx: &Context) -> Lease {
     let attachment = match &imported.owner {
         Owner::Attachment(a) => Some(a.clone()),
         _ => None,
     };
+    let bare = bare(set.clone(), imported.addr, cx);
+    // Of many nodes nobody knows on which one its container is.
+    let nameless = attachment.as_ref().is_some_and(|a| a.ifname.is_none());
+    let (node, boot) = if nameless && view.has_other_nodes() {
+        (Node::default(), None)
+    } else {
+        (bare.node, bare.boot)
+    };
     Lease {
+        node,
+        boot,
         kind: imported.kind,
         owner: imported.owner.clone(),
         origin: Origin { attachment, ..Origin::default() },
-        ..bare(set.clone(), imported.addr, cx)
+        ..bare
     }
 }
 

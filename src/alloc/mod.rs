@@ -15,6 +15,7 @@ mod import;
 mod look;
 mod pool;
 mod reserve;
+mod restore;
 mod takeover;
 mod tell;
 mod view;
@@ -26,6 +27,7 @@ pub use command::{
     Status, Strategy, Target, Unreserve, Wanted, legacy_owner,
 };
 pub use pool::{AdoptPool, Ask, Block, ReleasePool, RequestPool, Shared, Sweep};
+pub use restore::{Record, Restore};
 pub use tell::{ending, event, verb};
 pub use view::{Context, Holder, Order, Plan, View};
 
@@ -50,6 +52,7 @@ pub fn run(command: &Command, view: &dyn View, cx: &Context) -> Result<Plan, Sto
         Command::ReleaseAddress(release) => address::release(release, view),
         Command::Sweep(sweep) => pool::sweep(sweep, view, cx),
         Command::AdoptPool(adopt) => pool::adopt(adopt, view, cx),
+        Command::Restore(restore) => restore::run(restore, view),
         Command::Define(define) => define::run(define, view, cx),
     }
 }

@@ -107,7 +107,7 @@ pub fn request(request: &RequestPool, view: &dyn View, cx: &Context) -> Result<P
     if let Some(shared) = &request.shared
         && let Some(pool) = view.pool(&shared.id)?
     {
-        return Ok(match join(request, &shared.name, pool, cx) {
+        return Ok(match join(request, &shared.name, pool, view, cx) {
             Ok(pool) => put(pool, Vec::new()),
             Err(refusal) => Plan::refuse(refusal),
         });
@@ -165,7 +165,13 @@ fn put(pool: Pool, leases: Vec<Lease>) -> Plan {
 }
 
 /// One more user of a shared pool, if it is the one that was asked for.
-fn join(request: &RequestPool, name: &str, mut pool: Pool, cx: &Context) -> Result<Pool, Refusal> {
+fn join(
+    request: &RequestPool,
+    name: &str,
+    mut pool: Pool,
+    view: &dyn View,
+    cx: &Context,
+) -> Result<Pool, Refusal> {
     let differs = |what, has: String, asked: String| {
         Err(PoolRefusal::Differs { name: name.to_owned(), what, has, asked }.into())
     };
@@ -189,7 +195,7 @@ fn join(request: &RequestPool, name: &str, mut pool: Pool, cx: &Context) -> Resu
         let has = pool.sub.map_or_else(|| "none".to_owned(), |sub| sub.to_string());
         return differs("iprange", has, asked.to_string());
     }
-    match user(&pool, &cx.node) {
+    match user(&pool, &cx.node, view) {
         Some(at) => pool.users[at].1 = pool.users[at].1.saturating_add(1),
         None => pool.users.push((cx.node.clone(), 1)),
     }
@@ -197,10 +203,14 @@ fn join(request: &RequestPool, name: &str, mut pool: Pool, cx: &Context) -> Resu
     Ok(pool)
 }
 
-/// Which of the users a node is. A machine that was renamed since is the pool's only user still.
-fn user(pool: &Pool, node: &Node) -> Option<usize> {
+/// Which of the users a node is. A machine that was renamed since is the pool's only user still;
+/// where other nodes use the store too, the name alone tells.
+fn user(pool: &Pool, node: &Node, view: &dyn View) -> Option<usize> {
     let named = pool.users.iter().position(|(n, _)| n.name == node.name);
     let renamed = || {
+        if view.has_other_nodes() {
+            return None;
+        }
         let only = pool.users.len() == 1 && pool.shared.is_none();
         let machine = &pool.users.first()?.0.machine;
         (only || (pool.users.len() == 1 && !machine.is_empty() && *machine == node.machine))
@@ -241,7 +251,7 @@ pub fn release(release: &ReleasePool, view: &dyn View, cx: &Context) -> Result<P
         return Ok(Plan::only(outcome));
     };
     let mut less = pool.clone();
-    match user(&pool, &cx.node) {
+    match user(&pool, &cx.node, view) {
         Some(at) if less.users[at].1 > 1 => {
             less.users[at].1 -= 1;
             let outcome = Outcome::PoolReleased { known: true, freed: Vec::new(), done: true };
@@ -251,7 +261,8 @@ pub fn release(release: &ReleasePool, view: &dyn View, cx: &Context) -> Result<P
         None => {}
     }
     let last = less.users.is_empty();
-    let goes = |lease: &Lease| last || (lease.node == cx.node && pool.gateway != Some(lease.addr));
+    let mine = |lease: &Lease| lease.node.name == cx.node.name;
+    let goes = |lease: &Lease| last || (mine(lease) && pool.gateway != Some(lease.addr));
     let (stale, done) = collect(&pool, &goes, view)?;
     let freed = stale.iter().map(|lease| lease.addr).collect();
     let mut changes: Vec<Change> = stale.into_iter().map(free).collect();
@@ -300,7 +311,7 @@ pub fn sweep(sweep: &Sweep, view: &dyn View, cx: &Context) -> Result<Plan, Store
     let Some(pool) = view.pool(&sweep.pool)? else {
         return Ok(Plan::only(swept(Vec::new(), false, true)));
     };
-    let at = user(&pool, &cx.node);
+    let at = user(&pool, &cx.node, view);
     let young = |lease: &Lease| lease.time >= sweep.before;
     let alive = |lease: &Lease| sweep.alive.binary_search(&lease.addr).is_ok();
     let mine = |lease: &Lease| lease.node.name == cx.node.name;

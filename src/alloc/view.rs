@@ -119,6 +119,11 @@ pub trait View {
         limit: usize,
     ) -> Result<Vec<Lease>, StoreError>;
 
+    /// Whether other nodes lease from this store too, each under a name of its own.
+    fn has_other_nodes(&self) -> bool {
+        false
+    }
+
     /// The definition that is kept for a network. Never a guess. A store of one machine keeps none.
     fn network(&self, _: &NetworkName) -> Result<Option<NetworkRecord>, StoreError> {
         Ok(None)

@@ -10,7 +10,7 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::{Desk, Terminal, WAIT};
+use super::{Desk, Terminal, WAIT, jsonl};
 use crate::alloc::HandBack;
 use crate::engine;
 use crate::handback::{Folder, Written};
@@ -32,6 +32,10 @@ enum To {
     /// The leases stay here too; should sublet serve the network again, its first ADD looks at the
     /// folder as it did the first time.
     HostLocal(HostLocal),
+    /// As JSON lines: every record of the store, for `sublet import jsonl`
+    ///
+    /// Start and end no container meanwhile: the records are not of one moment.
+    Jsonl(jsonl::Export),
 }
 
 #[derive(Debug, Args)]
@@ -61,7 +65,13 @@ impl Export {
     pub(super) fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
         match &self.to {
             To::HostLocal(host_local) => host_local.run(desk, terminal),
+            To::Jsonl(jsonl) => jsonl.run(desk, terminal),
         }
+    }
+
+    /// host-local's leases are.
+    pub(super) fn is_of_one_host(&self) -> bool {
+        matches!(self.to, To::HostLocal(_))
     }
 }
 

@@ -42,7 +42,7 @@ impl Gipam {
         for pool in file.pools {
             let (id, subnet) = (pool.id.to_string(), pool.subnet.to_string());
             let count = pool.addrs.len();
-            engine::adopt_pool(&mut *desk.store, pool, &desk.cx)?;
+            engine::adopt_pool(&mut *desk.store, &pool, &desk.cx)?;
             if self.json {
                 rows.push(json!({"pool": id, "subnet": subnet, "addresses": count}));
             } else {

@@ -11,9 +11,10 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::Value;
 
 use super::gipam::Gipam;
+use super::kontena::Kontena;
 use super::report::Report;
 use super::screen::Progress;
-use super::{Desk, Place, Terminal, WAIT, World, fail};
+use super::{Desk, Place, Terminal, WAIT, World, fail, jsonl};
 use crate::alloc;
 use crate::ecs_ipam;
 use crate::engine::{self, Legacy};
@@ -44,6 +45,19 @@ enum From {
     HostLocal(HostLocal),
     /// The lease file of gipam, a Docker IPAM driver: Docker's networks of it go on with subletd
     Gipam(Gipam),
+    /// The leases that cni-ipam-consul kept in a Consul, into the same
+    ///
+    /// The first ADD with such a configuration does the same by itself. Stop cni-ipam-consul on all
+    /// nodes first: it overwrites without comparing. Its keys stay as they are.
+    Consul(Consul),
+    /// The pools and addresses that kontena-ipam kept in etcd: Docker's networks of it go on with
+    /// subletd
+    Kontena(Kontena),
+    /// The JSON lines that `sublet export jsonl` wrote
+    ///
+    /// What is here already stays; an address with another holder refuses all of it. Stopped midway it
+    /// is simply repeated.
+    Jsonl(jsonl::Import),
 }
 
 #[derive(Debug, Args)]
@@ -53,6 +67,46 @@ struct EcsIpam {
     file: PathBuf,
     #[command(flatten)]
     how: How,
+}
+
+#[derive(Debug, Args)]
+struct Consul {
+    /// The networks' names: what their keys begin with
+    #[arg(value_name = "NETWORK", required = true)]
+    networks: Vec<String>,
+    /// What the networks' configurations say as `shared`
+    #[arg(long, value_name = "NAME")]
+    shared: Option<String>,
+    /// Only tell what would be done
+    #[arg(long)]
+    dry_run: bool,
+    /// The report as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Consul {
+    fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
+        let mut reports = Vec::new();
+        for name in &self.networks {
+            let network = NetworkName::new(name.as_str())
+                .map_err(|_| anyhow!("{name:?} is no network's name"))?;
+            let set = SetName(self.shared.as_ref().unwrap_or(name).clone());
+            let outcome = desk.store.take_over(&set, &network, self.dry_run, &desk.cx)?;
+            let source = PathBuf::from(format!("{name}/"));
+            let mut report = Report::new(&source, Path::new(&desk.place), self.dry_run);
+            report.done(engine::imported(outcome)?);
+            if !self.json {
+                report.write(terminal, false)?;
+            }
+            reports.push(report);
+        }
+        if self.json {
+            let all: Vec<Value> = reports.iter().map(Report::json).collect();
+            writeln!(terminal.stdout, "{:#}", Value::from(all))?;
+        }
+        Ok(terminal.stdout.flush()?)
+    }
 }
 
 #[derive(Debug, Args)]
@@ -121,6 +175,9 @@ impl Import {
                 report.write(terminal, ecs.how.json)
             }
             From::Gipam(gipam) => gipam.run(place, world, terminal),
+            From::Consul(consul) => consul.run(&mut Desk::open(place, world, terminal)?, terminal),
+            From::Kontena(kontena) => kontena.run(place, world, terminal),
+            From::Jsonl(jsonl) => jsonl.run(&mut Desk::open(place, world, terminal)?, terminal),
             From::HostLocal(host_local) => host_local.run(place.named(world.env)?, world, terminal),
         }
     }

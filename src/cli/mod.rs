@@ -5,14 +5,20 @@
 //! Invariant: nothing is freed without `--yes` or a person's "y".
 
 mod check;
+mod copy;
 mod doctor;
 mod export;
 mod gc;
 mod gipam;
 mod history;
 mod import;
+mod jsonl;
+mod kontena;
+mod lines;
 mod list;
 mod map;
+mod network;
+mod node;
 mod output;
 mod pools;
 mod release;
@@ -25,7 +31,7 @@ mod table;
 mod tables;
 mod watch;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -38,7 +44,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use crate::alloc::Context;
 use crate::config;
 use crate::engine;
-use crate::host::{Env, Facts};
+use crate::host::{self, Env, Facts};
 use crate::model::{Face, History, Lease, Persist, StoreSpec, Wait};
 use crate::net::Addr;
 use crate::panic;
@@ -81,8 +87,15 @@ enum Command {
     Doctor(doctor::Doctor),
     Reserve(reserve::Reserve),
     Unreserve(reserve::Unreserve),
+    /// Look at the machines that share a cluster, and free what a dead one held
+    #[command(subcommand)]
+    Node(node::Node),
+    /// Look at and change the definition that a cluster keeps for a network
+    #[command(subcommand)]
+    Network(network::Network),
     Import(import::Import),
     Export(export::Export),
+    Copy(copy::Copy),
 }
 
 /// Which store.
@@ -93,13 +106,15 @@ struct Place {
     /// [default: $IPAM_DB_PATH, else /var/lib/cni/sublet/leases.redb]
     #[arg(long, value_name = "PATH|JSON", global = true, verbatim_doc_comment)]
     store: Option<OsString>,
+    /// This machine's name among those that share a cluster [default: $NODE_ID, else the host's name]
+    #[arg(long, value_name = "NAME", global = true, value_parser = host::node_name)]
+    node: Option<String>,
 }
 
 impl Place {
     /// The cluster that somebody named, as JSON.
     fn cluster(&self) -> Option<&str> {
-        let text = self.store.as_ref()?.to_str()?.trim_start();
-        text.starts_with('{').then_some(text)
+        cluster(self.store.as_ref()?)
     }
 
     /// The file that `--store` names; an error if it names a cluster.
@@ -115,6 +130,12 @@ impl Place {
         let variable = || env("IPAM_DB_PATH").filter(|path| !path.is_empty()).map(PathBuf::from);
         Ok(self.file()?.or_else(variable))
     }
+}
+
+/// A cluster's JSON, where that is what was written.
+fn cluster(named: &OsStr) -> Option<&str> {
+    let text = named.to_str()?.trim_start();
+    text.starts_with('{').then_some(text)
 }
 
 /// Where leases are if nobody says otherwise; the ECS dialect's default is another.
@@ -183,6 +204,8 @@ fn serve(args: Vec<OsString>, world: World<'_>, terminal: &mut Terminal<'_>) -> 
 }
 
 fn carry_out(cli: &Cli, world: World<'_>, terminal: &mut Terminal<'_>) -> Result<()> {
+    let facts = &world.facts.named(cli.place.node.as_deref());
+    let world = World { facts, ..world };
     let desk = |terminal: &mut Terminal<'_>| Desk::open(&cli.place, world, terminal);
     match &cli.command {
         Command::List(list) => list.run(&mut desk(terminal)?, terminal),
@@ -198,12 +221,16 @@ fn carry_out(cli: &Cli, world: World<'_>, terminal: &mut Terminal<'_>) -> Result
         Command::Doctor(doctor) => doctor.run(&mut desk(terminal)?, world.facts, terminal),
         Command::Reserve(reserve) => reserve.run(&mut desk(terminal)?, terminal),
         Command::Unreserve(unreserve) => unreserve.run(&mut desk(terminal)?, terminal),
+        Command::Node(node) => node.run(&mut desk(terminal)?, terminal),
+        Command::Network(network) => network.run(&mut desk(terminal)?, terminal),
         Command::Import(import) => import.run(&cli.place, world, terminal),
         Command::Export(export) => {
-            // host-local's leases are of one host.
-            cli.place.file()?;
+            if export.is_of_one_host() {
+                cli.place.file()?;
+            }
             export.run(&mut desk(terminal)?, terminal)
         }
+        Command::Copy(copy) => copy.run(world, terminal),
     }
 }
 
@@ -256,15 +283,8 @@ struct Desk {
 
 impl Desk {
     fn open(place: &Place, world: World<'_>, terminal: &mut Terminal<'_>) -> Result<Desk> {
-        if let Some(json) = place.cluster() {
-            let (spec, warnings) = config::store(json).context("--store")?;
-            // First: another program may take over, and say the warnings itself.
-            let store = (world.open)(&spec, None)?;
-            for warning in warnings {
-                writeln!(terminal.stderr, "sublet: --store: {warning}")?;
-            }
-            let place = "this cluster".to_owned();
-            return Ok(Desk { store, place, cx: world.facts.context(), cluster: true });
+        if let (Some(_), Some(store)) = (place.cluster(), &place.store) {
+            return Desk::on(store, "--store", world, terminal);
         }
         let path = place.named(world.env)?.unwrap_or_else(|| {
             let ecs = PathBuf::from(ECS_DEFAULT);
@@ -273,6 +293,26 @@ impl Desk {
         });
         // Leases of either persistence are shown and freed.
         Desk::at(path, Persist::Boot, world)
+    }
+
+    /// The store that an option names: a file, or a cluster as JSON.
+    fn on(
+        named: &OsStr,
+        option: &str,
+        world: World<'_>,
+        terminal: &mut Terminal<'_>,
+    ) -> Result<Desk> {
+        let Some(json) = cluster(named) else {
+            return Desk::at(PathBuf::from(named), Persist::Boot, world);
+        };
+        let (spec, warnings) = config::store(json).with_context(|| option.to_owned())?;
+        // First: another program may take over, and say the warnings itself.
+        let store = (world.open)(&spec, None)?;
+        for warning in warnings {
+            writeln!(terminal.stderr, "sublet: {option}: {warning}")?;
+        }
+        let place = "this cluster".to_owned();
+        Ok(Desk { store, place, cx: world.facts.context(), cluster: true })
     }
 
     fn at(path: PathBuf, persist: Persist, world: World<'_>) -> Result<Desk> {
@@ -284,8 +324,11 @@ impl Desk {
 
     /// What the allocator is told when it works on this lease: in a cluster, as the node that has it.
     fn cx_for(&self, lease: &Lease) -> Context {
-        let node = if self.cluster { lease.node.clone() } else { self.cx.node.clone() };
-        Context { node, ..self.cx.clone() }
+        if !self.cluster || lease.node == self.cx.node {
+            return self.cx.clone();
+        }
+        // Of its boots nothing is known here.
+        Context { node: lease.node.clone(), boot: None, ..self.cx.clone() }
     }
 
     /// How full each range is.
@@ -366,7 +409,6 @@ fn confirm(terminal: &mut Terminal<'_>, question: &str) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host;
 
     #[test]
     fn a_panic_is_one_line() {

@@ -112,7 +112,7 @@ pub fn visible(text: &str) -> String {
 }
 
 /// RFC 3339, UTC, to the second.
-fn time(seconds: u64) -> String {
+pub fn time(seconds: u64) -> String {
     let time = i64::try_from(seconds).ok().and_then(|s| jiff::Timestamp::from_second(s).ok());
     time.map(|t| t.to_string()).unwrap_or_default()
 }

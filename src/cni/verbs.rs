@@ -11,7 +11,7 @@ use super::env::{EnvError, Invocation, Missing, Verb};
 use super::error::{ENVIRONMENT, Failure, IO, NETNS};
 use super::result::{self, Answer};
 use super::version::{CniVersion, gate};
-use crate::alloc::{self, Add, Check, Command, Context, Del, Gc, Outcome, Status, Target};
+use crate::alloc::{self, Add, Check, Command, Context, Define, Del, Gc, Outcome, Status, Target};
 use crate::config::{Cleanup, Config, Dialect, Level, Netconf};
 use crate::engine::{self, Legacy};
 use crate::error::{Error, Refusal, StoreError};
@@ -32,6 +32,8 @@ pub struct Stores {
     /// The configuration as it was read: who opens the store may need it again.
     pub stdin: Vec<u8>,
 }
+/// How often an ADD is tried while its network is defined anew.
+const TRIES: u32 = 5;
 
 /// One call whose protocol is in order.
 struct Call {
@@ -77,29 +79,45 @@ pub fn dispatch(
 impl Call {
     fn add(&mut self, version: CniVersion, desk: &mut Desk<'_>) -> Result<(), Failure> {
         let netns = self.netns()?;
-        let (config, mut store) = self.config(desk)?;
-        let owner = config.owner.clone().ok_or_else(no_container)?;
-        let failed = |error: Error| Failure::of(&error, &config.network);
-        let mut origin = config.origin.clone();
-        origin.netns = netns;
-        let add = Add {
-            set: config.set.clone(),
-            network: config.network.clone(),
-            owner: owner.clone(),
-            sets: config.sets.clone(),
-            wanted: config.wanted.clone(),
-            strategy: config.strategy,
-            cooldown: config.cooldown,
-            sticky: config.sticky,
-            on_duplicate: config.on_duplicate,
-            claim_gateways: config.claim_gateways,
-            origin,
-            legacy: alloc::Legacy::Absent,
-            define: None,
-        };
+        let (own, mut store) = self.config(desk)?;
         let cx = self.facts.context();
-        let legacy = legacy(config.legacy_dir.as_deref(), &config.network, &config.store);
-        let added = engine::add(&mut *store, add, legacy, &cx).map_err(failed)?;
+        let mut tries = 0;
+        let (config, owner, added) = loop {
+            let (config, define) = self.as_defined(own.clone(), &mut *store, desk)?;
+            let owner = config.owner.clone().ok_or_else(no_container)?;
+            let mut origin = config.origin.clone();
+            origin.netns.clone_from(&netns);
+            let add = Add {
+                set: config.set.clone(),
+                network: config.network.clone(),
+                owner: owner.clone(),
+                sets: config.sets.clone(),
+                wanted: config.wanted.clone(),
+                strategy: config.strategy,
+                cooldown: config.cooldown,
+                sticky: config.sticky,
+                on_duplicate: config.on_duplicate,
+                claim_gateways: config.claim_gateways,
+                origin,
+                // cni-ipam-consul's are where the leases are.
+                legacy: match config.dialect {
+                    Dialect::Consul => alloc::Legacy::Unread,
+                    _ => alloc::Legacy::Absent,
+                },
+                define,
+            };
+            let legacy = legacy(config.legacy_dir.as_deref(), &config.network, &config.store);
+            tries += 1;
+            match engine::add(&mut *store, add, legacy, &cx) {
+                // Defined anew since it was read.
+                Err(Error::Refused(Refusal::Redefined { .. })) if tries < TRIES => {}
+                done => {
+                    let failed = |error: Error| Failure::of(&error, &config.network);
+                    let added = done.map_err(failed)?;
+                    break (config, owner, added);
+                }
+            }
+        };
         for warning in &added.warnings {
             desk.journal.warn(warning);
         }
@@ -143,8 +161,9 @@ impl Call {
             return Ok(());
         };
         let mut store = self.open(&cleanup.store, &cleanup.network)?;
+        let old = (cleanup.dialect == Dialect::Consul).then(|| cleanup.network.clone());
         let del =
-            Del { set: cleanup.set, target, rewind: cleanup.rewind, undo: false, legacy: None };
+            Del { set: cleanup.set, target, rewind: cleanup.rewind, undo: false, legacy: old };
         let legacy = legacy(cleanup.legacy_dir.as_deref(), &cleanup.network, &cleanup.store);
         let freed = match engine::del(&mut *store, del, legacy, &self.facts.context()) {
             Ok(freed) => freed,
@@ -167,6 +186,7 @@ impl Call {
 
     fn check(&mut self, desk: &mut Desk<'_>) -> Result<(), Failure> {
         let (config, mut store) = self.config(desk)?;
+        let (config, _) = self.as_defined(config, &mut *store, desk)?;
         let owner = config.owner.clone().ok_or_else(no_container)?;
         let check = Check {
             set: config.set.clone(),
@@ -208,6 +228,8 @@ impl Call {
 
     fn status(&mut self, desk: &mut Desk<'_>) -> Result<(), Failure> {
         let (config, mut store) = self.config(desk).map_err(Failure::for_status)?;
+        let (config, _) =
+            self.as_defined(config, &mut *store, desk).map_err(Failure::for_status)?;
         let status = Status {
             set: config.set.clone(),
             sets: config.sets.clone(),
@@ -257,6 +279,38 @@ impl Call {
     fn open(&self, spec: &StoreSpec, network: &NetworkName) -> Result<Box<dyn Store>, Failure> {
         (self.stores.open)(spec, Some(&self.stores.stdin))
             .map_err(|error| Failure::of(&error.into(), network))
+    }
+
+    /// The configuration with the network as the cluster defines it, if it asks for that, and what an
+    /// ADD has to know of the definition.
+    fn as_defined(
+        &self,
+        config: Config,
+        store: &mut dyn Store,
+        desk: &mut Desk<'_>,
+    ) -> Result<(Config, Option<Define>), Failure> {
+        let Some(text) = config.define.clone() else { return Ok((config, None)) };
+        let network = config.network.clone();
+        let failed = |error: StoreError| Failure::of(&error.into(), &network);
+        let kept = store.network(&network).map_err(failed)?;
+        let version = kept.as_ref().map(|kept| kept.version);
+        let define = Define { network: network.clone(), text: text.clone(), version };
+        let Some(kept) = kept else { return Ok((config, Some(define))) };
+        let place =
+            format!("network {network} as the cluster defines it, version {}", kept.version);
+        let defined = self.netconf.defined(&kept.text);
+        let defined = defined.and_then(|netconf| netconf.config(&self.invocation.inputs));
+        let defined = defined.map_err(|e| e.within(&place))?;
+        if (&defined.sets, &defined.routes, &defined.dns)
+            != (&config.sets, &config.routes, &config.dns)
+        {
+            desk.journal.warn(&format!(
+                "{place} (by {}), is {}; this configuration says {text}, which is not used: change the \
+                 one or the other, see `sublet network show {network}`",
+                kept.by, kept.text
+            ));
+        }
+        Ok((defined, Some(define)))
     }
 
     fn cleanup(&self, desk: &mut Desk<'_>) -> Cleanup {

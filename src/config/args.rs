@@ -131,11 +131,21 @@ pub(super) fn wanted(root: &Fields, args: &Args) -> Result<Vec<Wanted>, ConfigEr
     Ok(addrs.into_iter().map(|addr| Wanted { addr, prefix: None }).collect())
 }
 
-/// The MAC address: the runtime's capability first, then `CNI_ARGS`.
+/// The MAC address, where one is known: the runtime's capability, else `args.cni`, else `CNI_ARGS`, as
+/// the plugins of the specification have it. It is only noted, so what is none is left out.
 pub(super) fn mac(root: &Fields, args: &Args) -> Option<String> {
-    let capability = root.object("runtimeConfig").ok().flatten();
-    let mac = capability.and_then(|c| c.text("mac").ok().flatten());
-    mac.map(str::to_owned).or_else(|| args.mac.clone())
+    let text = |fields: &Fields| fields.text("mac").ok().flatten().map(str::to_owned);
+    let capability = root.object("runtimeConfig").ok().flatten().and_then(|c| text(&c));
+    let in_args = || text(&root.object("args").ok()??.object("cni").ok()??);
+    let mac = capability.or_else(in_args).or_else(|| args.mac.clone())?;
+    is_mac(&mac).then(|| mac.to_ascii_lowercase().replace('-', ":"))
+}
+
+/// Octets in hexadecimal: 6 of Ethernet, 8 of EUI-64, 20 of InfiniBand.
+fn is_mac(text: &str) -> bool {
+    let octets: Vec<&str> = text.split([':', '-']).collect();
+    let is_octet = |o: &&str| o.len() == 2 && o.bytes().all(|b| b.is_ascii_hexdigit());
+    [6, 8, 20].contains(&octets.len()) && octets.iter().all(is_octet)
 }
 
 #[cfg(test)]
@@ -161,6 +171,27 @@ mod tests {
         );
         assert!(error("IgnoreUnknown=yes").contains("boolean unmarshal error: invalid input yes"));
         assert!(error("FOO=x;IgnoreUnknown=0").starts_with("ARGS: unknown args"));
+    }
+
+    #[test]
+    fn the_mac_is_the_nearest_that_is_one() {
+        let found = |json: &str, args: &str| {
+            let Ok(super::super::raw::Json::Object(pairs)) =
+                super::super::raw::Json::parse(json.as_bytes())
+            else {
+                panic!("an object")
+            };
+            mac(&Fields::root(&pairs), &Args::parse_leniently(args))
+        };
+        let both = r#"{"args":{"cni":{"mac":"02:00:00:00:00:0B"}},"runtimeConfig":{"mac":"0a-00-00-00-00-0c"}}"#;
+        assert_eq!(found(both, "MAC=02:00:00:00:00:0a").unwrap(), "0a:00:00:00:00:0c");
+        let args = r#"{"args":{"cni":{"mac":"02:00:00:00:00:0B"}}}"#;
+        assert_eq!(found(args, "MAC=02:00:00:00:00:0a").unwrap(), "02:00:00:00:00:0b");
+        assert_eq!(found("{}", "MAC=02:00:00:00:00:0a").unwrap(), "02:00:00:00:00:0a");
+        for bad in ["x", "02:00", "02:00:00:00:00:0g", "02:00:00:00:00:000", ""] {
+            assert_eq!(found("{}", &format!("MAC={bad}")), None, "{bad}");
+        }
+        assert_eq!(found(r#"{"runtimeConfig":{"mac":7},"args":[]}"#, ""), None);
     }
 
     #[test]

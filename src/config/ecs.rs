@@ -6,9 +6,9 @@
 //! Invariant: an address or gateway that comes out lies in its subnet and is neither the network
 //! nor the broadcast address.
 
-use super::args::Args;
+use super::args::{self, Args};
 use super::cidr::{Cidr, addr, addr_with_or_without_prefix, bad_cidr, cidr};
-use super::error::ConfigError;
+use super::error::{ConfigError, Warning};
 use super::fields::Fields;
 use super::netconf::{Netconf, Rules, attachment};
 use super::place::Place;
@@ -85,6 +85,10 @@ fn config(conf: &Netconf, inputs: &Inputs) -> Result<Config, ConfigError> {
     let mut warnings = Vec::new();
     let ipam = conf.ipam()?;
     keys::warn_of_near(&ipam, keys::IPAM, &mut warnings);
+    if ipam.flag("define").unwrap_or(true) {
+        let text = "ipam.define does nothing with ecs-ipam's keys";
+        warnings.push(Warning::new("ipam.define", text));
+    }
     let place = Place { ipam: &ipam, inputs, dialect: Dialect::Ecs };
     let id = id(&ipam)?;
     let (mut sets, mut wanted, mut routes) = (Vec::new(), Vec::new(), Vec::new());
@@ -117,11 +121,12 @@ fn config(conf: &Netconf, inputs: &Inputs) -> Result<Config, ConfigError> {
             attachment: attachment(&network, inputs),
             netns: None,
             pod: args.pod(),
-            mac: args.mac,
+            mac: args::mac(&conf.root(), &args),
             endpoint: None,
             note: None,
             holder: None,
         },
+        define: None,
         routes,
         dns: Dns::default(),
         store: place.store(&mut warnings)?,

@@ -31,7 +31,7 @@ impl ConfigError {
     }
 
     /// The same, told with where it happened in front.
-    pub(super) fn within(self, place: &str) -> ConfigError {
+    pub fn within(self, place: &str) -> ConfigError {
         ConfigError { message: format!("{place}: {}", self.message), ..self }
     }
 

@@ -115,6 +115,11 @@ impl<'a> Fields<'a> {
 }
 
 impl<'a> Node<'a> {
+    /// As it was written.
+    pub(super) fn json(&self) -> &'a Json {
+        self.json
+    }
+
     /// The way here.
     pub(super) fn path(&self) -> &str {
         &self.path

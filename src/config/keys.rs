@@ -30,6 +30,7 @@ pub(super) const IPAM: &[&str] = &[
     "persist",
     "shared",
     "store",
+    "define",
     "lockTimeout",
     "logFile",
     "logLevel",

@@ -8,6 +8,7 @@ mod args;
 mod cidr;
 mod cluster;
 mod consul;
+pub mod define;
 mod dns;
 pub mod duration;
 mod ecs;
@@ -100,6 +101,8 @@ pub struct Config {
     pub claim_gateways: bool,
     /// Attachment, pod and MAC; the face adds the network namespace.
     pub origin: Origin,
+    /// What the network is, where the cluster is to keep that: its ranges, routes and name resolution.
+    pub define: Option<String>,
     /// Answered with the addresses.
     pub routes: Vec<Route>,
     /// Answered with the addresses.

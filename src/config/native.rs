@@ -12,7 +12,7 @@ use super::host_local::{Sources, range_sets, routes};
 use super::netconf::{Netconf, Rules, attachment, named};
 use super::place::Place;
 use super::raw::quote;
-use super::{Cleanup, Config, Dialect, Inputs, dns, duration, keys, word};
+use super::{Cleanup, Config, Dialect, Inputs, define, dns, duration, keys, word};
 use crate::alloc::{Cooldown, OnDuplicate, Strategy};
 use crate::model::{NetworkName, Origin, Owner, SetName, StoreSpec};
 use crate::net::{Range, RangeSet, Span};
@@ -79,6 +79,7 @@ pub(super) fn build(
             note: None,
             holder: None,
         },
+        define: define::asked(conf, dialect, &store)?,
         routes: routes(&ipam, &mut warnings)?,
         dns: dns::dns(&ipam)?,
         log: place.log(&mut warnings)?,

@@ -4,7 +4,7 @@
 //! Invariant: once decoded, a DEL gets its [`Cleanup`] whatever `ipam` looks like.
 
 use super::error::ConfigError;
-use super::fields::Fields;
+use super::fields::{Fields, spells};
 use super::raw::Json;
 use super::{Cleanup, Config, Dialect, Inputs, consul, ecs, native};
 use crate::model::{Attachment, NameError, NetworkName};
@@ -110,6 +110,14 @@ impl Netconf {
     fn rules(&self) -> &'static Rules {
         let ipam = self.ipam_anyway();
         DIALECTS.iter().find(|rules| (rules.claims)(&ipam)).unwrap_or(&native::RULES)
+    }
+
+    /// The same with another `ipam`.
+    pub(super) fn with_ipam(&self, ipam: Vec<(String, Json)>) -> Netconf {
+        let mut pairs = self.pairs.clone();
+        pairs.retain(|(key, _)| !spells(key, "ipam"));
+        pairs.push(("ipam".to_owned(), Json::Object(ipam)));
+        Netconf { pairs, ..self.clone() }
     }
 
     /// Drops these keys of the top level.

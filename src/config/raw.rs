@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
-use serde_json::Number;
+use serde_json::{Number, Value};
 
 /// One JSON value.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +37,18 @@ impl Json {
     /// Parses one whole value. Bytes that are no UTF-8 become U+FFFD, as in Go.
     pub(super) fn parse(bytes: &[u8]) -> Result<Json, serde_json::Error> {
         serde_json::from_str(&String::from_utf8_lossy(bytes))
+    }
+
+    /// The same with the last of equal keys alone, and keys in their order.
+    pub(super) fn value(&self) -> Value {
+        match self {
+            Json::Null => Value::Null,
+            Json::Bool(b) => Value::Bool(*b),
+            Json::Number(n) => Value::Number(n.clone()),
+            Json::String(s) => Value::String(s.clone()),
+            Json::Array(items) => items.iter().map(Json::value).collect(),
+            Json::Object(pairs) => pairs.iter().map(|(k, v)| (k.clone(), v.value())).collect(),
+        }
     }
 
     /// What it is, for "must be a string, not ...".

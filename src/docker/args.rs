@@ -10,17 +10,17 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use clap::{Args, Parser, Subcommand};
+use serde_json::json;
 
-use super::api::{Driver, Level};
+use super::api::{Driver, Level, Line};
 use super::cleanup::{self, Terms};
 use super::server::{self, Client, Log, Plan, Tcp, Timer};
 use super::settings::{Settings, Supernet};
 use super::{dockerd, host_routes};
-use crate::alloc::Block;
-use crate::alloc::Context;
-use crate::config::{duration, gipam};
+use crate::alloc::{self, Block};
+use crate::config::{self, duration, gipam};
 use crate::engine;
-use crate::host::Facts;
+use crate::host::{self, Facts};
 use crate::model::{Face, History, Persist, StoreSpec, Wait};
 use crate::net::Family;
 use crate::store;
@@ -56,9 +56,14 @@ enum Command {
 #[derive(Debug, Args)]
 #[allow(clippy::doc_markdown, reason = "as above")]
 struct Common {
-    /// The store's file [default: $IPAM_DB_PATH, else /var/lib/cni/sublet/leases.redb]
-    #[arg(long, value_name = "PATH", global = true)]
-    store: Option<PathBuf>,
+    /// The store's file, or a cluster that several hosts share, as {"etcd": {"endpoints": [...]}}
+    /// [default: the etcd of $ETCD_ENDPOINT, else $IPAM_DB_PATH, else
+    /// /var/lib/cni/sublet/leases.redb]
+    #[arg(long, value_name = "PATH|JSON", global = true)]
+    store: Option<OsString>,
+    /// This host's name in a cluster, unlike any other's [default: $NODE_ID, else the host name]
+    #[arg(long, value_name = "NAME", global = true, value_parser = host::node_name)]
+    node: Option<String>,
     /// Names of the two address spaces; kontena's: kontenalocal,kontenaglobal
     /// [default: $SUBLET_ADDRESS_SPACES, else sublet-local,sublet-global]
     #[arg(long, value_name = "LOCAL,GLOBAL", global = true)]
@@ -160,6 +165,7 @@ pub fn run(
         Err(e) if e.use_stderr() => return Err((anyhow!("{}", e.render()), 2)),
         Err(e) => return Ok(e.render().to_string()),
     };
+    let facts = &facts.named(cli.common.node.as_deref());
     let done = match &cli.command {
         Some(Command::Cleanup(cleanup)) => cli.cleanup(cleanup, env, facts),
         None => cli.plan(env, facts).and_then(server::run).map(|()| String::new()),
@@ -198,9 +204,19 @@ fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(
         .transpose()
 }
 
-/// Why.
-const NO_CLUSTER: &str = "subletd keeps its pools in a lease file of this host alone, not in etcd or \
-                          Consul; say --store PATH";
+/// The cluster that a flag or variable names.
+fn cluster(name: &str, json: &str, timeout: Duration, log: Log) -> Result<StoreSpec> {
+    let (mut spec, warnings) = config::store(json).with_context(|| name.to_owned())?;
+    for warning in warnings {
+        log.write(&Line { level: Level::Warn, text: format!("{name}: {warning}") });
+    }
+    match &mut spec {
+        StoreSpec::Etcd(etcd) => etcd.servers.timeout = etcd.servers.timeout.min(timeout),
+        StoreSpec::Consul(consul) => consul.servers.timeout = consul.servers.timeout.min(timeout),
+        StoreSpec::Embedded { .. } | StoreSpec::Unreadable { .. } => {}
+    }
+    Ok(spec)
+}
 
 impl Cli {
     fn settings(&self, env: Env<'_>) -> Result<Settings> {
@@ -212,18 +228,24 @@ impl Cli {
         Ok(settings)
     }
 
-    fn store(&self, env: Env<'_>, timeout: Duration) -> Result<StoreSpec> {
-        if first(env, &["ETCD_ENDPOINT"])?.is_some() {
-            bail!("ETCD_ENDPOINT is set, and {NO_CLUSTER}");
+    /// Which store; a cluster is given no longer than a request has.
+    fn store(&self, env: Env<'_>, log: Log) -> Result<StoreSpec> {
+        let timeout = self.serve.timeout;
+        let named = self.common.store.clone();
+        let json = named.as_ref().and_then(|s| s.to_str()).map(str::trim_start);
+        if let Some(json) = json.filter(|json| json.starts_with('{')) {
+            return cluster("--store", json, timeout, log);
         }
-        let path = self
-            .common
-            .store
-            .clone()
-            .or_else(|| env("IPAM_DB_PATH").filter(|path| !path.is_empty()).map(PathBuf::from));
-        if path.as_ref().is_some_and(|p| p.to_string_lossy().trim_start().starts_with('{')) {
-            bail!("--store names a cluster, and {NO_CLUSTER}");
+        let variable = env("IPAM_DB_PATH").filter(|path| !path.is_empty());
+        if named.is_none()
+            && let Some((name, text)) = first(env, &["ETCD_ENDPOINT"])?
+        {
+            ensure!(variable.is_none(), "{name} and IPAM_DB_PATH name a store each; say --store");
+            let endpoints: Vec<&str> = text.split(',').map(str::trim).collect();
+            let json = json!({ "etcd": { "endpoints": endpoints } }).to_string();
+            return cluster(name, &json, timeout, log);
         }
+        let path = named.or(variable).map(PathBuf::from);
         let path = path.unwrap_or_else(|| PathBuf::from("/var/lib/cni/sublet/leases.redb"));
         Ok(StoreSpec::Embedded {
             path,
@@ -233,24 +255,33 @@ impl Cli {
         })
     }
 
+    /// Node and boot; in a cluster the node has a name.
+    fn context(&self, facts: &Facts, store: &StoreSpec) -> Result<alloc::Context> {
+        let mut cx = alloc::Context { face: Face::Docker, ..facts.context() };
+        if let Some(node) = &self.common.node {
+            node.trim().clone_into(&mut cx.node.name);
+        }
+        ensure!(
+            !store.is_cluster() || !cx.node.name.is_empty(),
+            "this host has no name, and needs one in a cluster: say --node NAME"
+        );
+        Ok(cx)
+    }
+
     fn terms(&self, dry_run: bool) -> Terms {
         Terms { dry_run, grace: self.common.grace, probe: self.common.probe }
     }
 
     fn cleanup(&self, cleanup: &Cleanup, env: Env<'_>, facts: &Facts) -> Result<String> {
         let settings = self.settings(env)?;
-        let mut store = store::open(&self.store(env, self.serve.timeout)?)?;
+        let spec = self.store(env, Log(self.level(env)?))?;
+        let cx = self.context(facts, &spec)?;
+        let mut store = store::open(&spec)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let listing =
             runtime.block_on(dockerd::list(&self.common.docker)).context("nothing was freed")?;
         let terms = self.terms(cleanup.dry_run);
-        let report = cleanup::clean(
-            &mut *store,
-            &Context { face: Face::Docker, ..facts.context() },
-            &settings,
-            &listing,
-            &terms,
-        )?;
+        let report = cleanup::clean(&mut *store, &cx, &settings, &listing, &terms)?;
         Ok(if report.is_empty() { "nothing to do\n".to_owned() } else { format!("{report}\n") })
     }
 
@@ -259,8 +290,8 @@ impl Cli {
         let mut settings = self.settings(env)?;
         settings.mac = serve.mac;
         let log = Log(self.level(env)?);
-        let store = self.store(env, serve.timeout)?;
-        let cx = Context { face: Face::Docker, ..facts.context() };
+        let store = self.store(env, log)?;
+        let cx = self.context(facts, &store)?;
         let adopted = self.adopt(env, &settings, &store, &cx)?;
         settings.v4 = self.blocks(env, Family::V4, &adopted)?;
         settings.v6 = self.blocks(env, Family::V6, &adopted)?;
@@ -369,7 +400,7 @@ impl Cli {
         env: Env<'_>,
         settings: &Settings,
         store: &StoreSpec,
-        cx: &crate::alloc::Context,
+        cx: &alloc::Context,
     ) -> Result<Vec<Block>> {
         let named = env("GIPAM_FILE").filter(|v| !v.is_empty()).map(PathBuf::from);
         let Some(path) = self.serve.file.clone().or(named) else { return Ok(Vec::new()) };
@@ -384,7 +415,7 @@ impl Cli {
             let file = read(&path).with_context(|| format!("gipam's {}", path.display()))?;
             let mut store = store::open(store)?;
             for pool in file.pools {
-                engine::adopt_pool(&mut *store, pool, cx)
+                engine::adopt_pool(&mut *store, &pool, cx)
                     .with_context(|| format!("cannot take over {}", path.display()))?;
             }
             std::fs::rename(&path, &after)

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::Store;
 use super::contract::{CASES, Named, add, addr, at, del, dual, given, leases, net, set};
-use super::fake_cas::{FakeCas, Server};
+use super::fake_cas::{FakeCas, Server, go_on};
 use super::pool_cases::{ask, lease, no, pool, release, want};
 use crate::alloc::{Add, Command, Gc, Outcome, Strategy, Wanted};
 use crate::error::{Error, PoolRefusal, StoreError};
@@ -55,7 +55,7 @@ fn a_cas_server_is_asked_as_seldom_as_possible() {
         (server.trips.get() - before, outcome)
     };
     // A boot's first ADD claims the node, looks for what earlier boots left, and notes that.
-    assert_eq!(trips(&Command::Add(add("first", &dual()))).0, 3, "first ADD");
+    assert_eq!(trips(&Command::Add(add("first", &dual()))).0, 4, "first ADD");
     let (adding, added) = trips(&Command::Add(add("c1", &dual())));
     let (again, same) = trips(&Command::Add(add("c1", &dual())));
     assert_eq!((adding, again), (1, 2), "ADD and repeated ADD");
@@ -154,13 +154,54 @@ fn a_damaged_record_is_named() {
     let server = Rc::new(Server::default());
     let mut store = FakeCas::new(server.clone());
     given(&mut store, &add("c1", &dual()), &at(1));
+    let found = |store: &mut FakeCas| {
+        let mut found = Vec::new();
+        store.problems(&at(1), &mut |problem| found.push(problem)).unwrap();
+        found
+    };
+    assert_eq!(found(&mut store), []);
     for path in server.paths() {
         server.spoil(&path, |value| value[3] ^= 1);
     }
+    let found = found(&mut store);
+    assert!(found.len() >= 3 && found.iter().all(|p| p.what.contains("checksum")), "{found:?}");
     match store.apply(&del("c1"), &at(2)) {
         Err(Error::Store(StoreError::BadRecord { key, .. })) => {
             assert_eq!(key, "own/net/node/cni/net/c1/eth0");
         }
         other => panic!("{other:?}"),
+    }
+}
+
+/// A server that was stopped with a lease in hand goes on when its container is gone.
+#[test]
+fn no_lease_is_made_after_its_container_is_deleted() {
+    let lost = |server: &Rc<Server>, n| {
+        server.stopped.set(n);
+        FakeCas::new(server.clone()).apply(&Command::Add(add("c1", &dual())), &at(1))
+    };
+    let deleted = |server: &Rc<Server>| {
+        let freed = FakeCas::new(server.clone()).apply(&del("c1"), &at(2)).unwrap();
+        go_on(server);
+        assert_eq!(leases(&mut FakeCas::new(server.clone())), []);
+        freed
+    };
+    for first_call in [true, false] {
+        // The ADD is tried again and succeeds.
+        let server = Rc::new(Server::default());
+        if !first_call {
+            given(&mut FakeCas::new(server.clone()), &add("c0", &dual()), &at(1));
+            FakeCas::new(server.clone()).apply(&del("c0"), &at(1)).unwrap();
+        }
+        assert!(matches!(lost(&server, 1), Ok(Outcome::Added { .. })));
+        assert!(matches!(deleted(&server), Outcome::Freed(freed) if freed.len() == 2));
+        // It is never answered, nor is what was to make it fail; another process deletes.
+        assert!(lost(&server, usize::MAX).is_err());
+        server.stopped.set(0);
+        assert_eq!(deleted(&server), Outcome::Freed(vec![]));
+        // Nobody is in doubt any more.
+        server.trips.set(0);
+        FakeCas::new(server.clone()).apply(&del("c1"), &at(2)).unwrap();
+        assert_eq!(server.trips.get(), 1);
     }
 }

@@ -33,10 +33,15 @@ fn other_than_lease<K: KvMut>(
     change: &Change,
 ) -> Result<(), StoreError> {
     match change {
-        Change::Put(_) | Change::Free { .. } => Ok(()),
+        // The first two are leases; of the last see `View::network`.
+        Change::Put(_) | Change::Free { .. } | Change::Network(_) => Ok(()),
         Change::Thaw(set, cooling) => {
             end_cooling(tables, set, cooling)?;
             occupancy::free(tables, set, cooling.addr)
+        }
+        Change::Cool(set, cooling) => {
+            occupancy::take(tables, set, cooling.addr)?;
+            cool(tables, set, cooling)
         }
         Change::Cursor(set, range, addr) => {
             let key = keys::cursor(set, *range);
@@ -56,8 +61,6 @@ fn other_than_lease<K: KvMut>(
         Change::Released(network) => tables.kv.remove(&keys::adopted(network)),
         Change::PutPool(pool) => pools::put(tables, pool),
         Change::DropPool(pool) => pools::remove(tables, pool),
-        // See `View::network`.
-        Change::Network(_) => Ok(()),
     }
 }
 
@@ -115,6 +118,7 @@ pub fn outlives_boot(change: &Change) -> bool {
         Change::Sticky(..) | Change::Adopted(..) | Change::Released(_) => true,
         Change::Put(lease) | Change::Free { lease, .. } => lease.kind == Kind::Reserved,
         Change::Thaw(..)
+        | Change::Cool(..)
         | Change::Cursor(..)
         | Change::Define(..)
         | Change::PutPool(_)

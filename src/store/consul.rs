@@ -13,10 +13,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
-use super::cas::{Commit, Conflict, Engine, Entry, Expect, Step, Truths, Window, Write};
+use super::cas::{Commit, Conflict, Engine, Entry, Expect, OldKey, Step, Truths, Window, Write};
 use super::http::{Client, Failure, Reply, Request, Secret};
 use crate::error::StoreError;
-use crate::model::Consul as Spec;
+use crate::model::{Consul as Spec, NetworkName};
 
 /// Operations of one transaction, less the probe of a look.
 const ROOM: usize = 63;
@@ -108,8 +108,7 @@ impl Consul {
     }
 
     fn operation(&self, verb: &'static str, path: &str) -> Operation {
-        let key = format!("{}{path}", self.prefix);
-        Operation { kv: Kv { verb, key, value: None, index: None } }
+        on(verb, format!("{}{path}", self.prefix))
     }
 
     /// The operation that a step is; none if it neither expects nor writes anything.
@@ -118,10 +117,12 @@ impl Consul {
             (Write::Keep, Expect::Anything) => return None,
             (Write::Keep | Write::Delete, Expect::Absent) => ("check-not-exists", None),
             (Write::Keep, Expect::Version(version)) => ("check-index", Some(version)),
-            (Write::Put(_), Expect::Anything) => ("set", None),
+            // Of what is not there it fails.
+            (Write::Keep, Expect::Present) => ("get", None),
+            (Write::Put(_), Expect::Anything | Expect::Present) => ("set", None),
             (Write::Put(_), Expect::Absent) => ("cas", Some(0)),
             (Write::Put(_), Expect::Version(version)) => ("cas", Some(version)),
-            (Write::Delete, Expect::Anything) => ("delete", None),
+            (Write::Delete, Expect::Anything | Expect::Present) => ("delete", None),
             // Of what is gone already it succeeds: as good as deleted by us.
             (Write::Delete, Expect::Version(version)) => ("delete-cas", Some(version)),
         };
@@ -222,6 +223,11 @@ impl Consul {
 /// What a counting look was for, in messages.
 const COUNT: &str = "count the leases of";
 
+/// An operation on a key, without a value.
+fn on(verb: &'static str, key: String) -> Operation {
+    Operation { kv: Kv { verb, key, value: None, index: None } }
+}
+
 fn escaped(text: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
     let byte = |b: u8| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") };
@@ -269,6 +275,36 @@ impl Engine for Consul {
 
     fn list(&self, prefix: &str, until: Instant) -> Result<BTreeMap<String, Entry>, StoreError> {
         self.trees("list the leases of", &[prefix], until)
+    }
+
+    fn old_keys(
+        &self,
+        network: &NetworkName,
+        until: Instant,
+    ) -> Result<Option<Vec<OldKey>>, StoreError> {
+        let doing = "look for cni-ipam-consul's keys in";
+        let operations = [("check-not-exists", PROBE), ("get-tree", "")]
+            .map(|(verb, path)| on(verb, format!("{network}/{path}")));
+        let results = match self.transact(&operations, true, until) {
+            Answer::Committed(reply) => reply.results.unwrap_or_default(),
+            Answer::Stale(_) => {
+                return Err(self.unavailable(doing, format!("{network}/{PROBE} exists")));
+            }
+            Answer::Undone(why) | Answer::Unknown(why) => {
+                let why = format!(
+                    "{why}; a token needs key_prefix \"{network}/\" {{ policy = \"write\" }} until \
+                     these keys are taken over"
+                );
+                return Err(self.unavailable(doing, why));
+            }
+        };
+        let read = |Found { kv }: Found| {
+            let value = BASE64.decode(kv.value.unwrap_or_default()).ok()?;
+            Some(OldKey { key: kv.key, entry: Entry { version: kv.modify_index, value } })
+        };
+        let keys: Option<Vec<OldKey>> = results.into_iter().map(read).collect();
+        let senseless = || self.unavailable(doing, "an answer that makes no sense".to_owned());
+        keys.ok_or_else(senseless).map(Some)
     }
 
     fn counts(

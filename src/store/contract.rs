@@ -490,6 +490,9 @@ pub const CASES: &[(&str, Case)] = &[
     ("DELs by address and id", dels_by_address_and_id),
     ("a moved container is rewritten", a_moved_container_is_rewritten),
     ("a changed lease is not freed", operator_test::a_changed_lease_is_not_freed),
+    ("every record moves", super::moving_test::every_record_moves),
+    ("a move stops at another's address", super::moving_test::another_holder_is_named),
+    ("a move that was stopped goes on", super::moving_test::stopped_and_repeated),
     ("imports are whole and repeatable", operator_test::imports_are_whole_and_repeatable),
 ];
 
@@ -503,6 +506,9 @@ pub fn memory() -> impl Fn() -> Box<dyn Store> {
             self.0.borrow_mut().list(cx, each)
         }
         tells!(self => self.0.borrow_mut());
+        fn records(&mut self, cx: &Context, each: &mut super::Each<'_>) -> Result<(), Error> {
+            self.0.borrow_mut().records(cx, each)
+        }
     }
     let shared = Rc::new(std::cell::RefCell::new(Memory::default()));
     move || Box::new(Shared(shared.clone()))

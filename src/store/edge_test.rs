@@ -241,6 +241,9 @@ fn a_del_beside_an_adoption_leaves_nothing() {
             self.0.list(cx, each)
         }
         tells!(self => self.0);
+        fn records(&mut self, cx: &Context, each: &mut super::Each<'_>) -> Result<(), Error> {
+            self.0.records(cx, each)
+        }
     }
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("10.0.0.9"), "old\r\neth0").unwrap();

@@ -7,22 +7,26 @@
 
 use std::cell::Cell;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::backend::Flush;
 use super::boot::{self, Mark};
 use super::files::{self, Content, Files};
 use super::lock::{Lock, Patience};
 use super::redb::{self, Writer};
-use super::view::{Each, Kv, KvMut, Tables};
+use super::view::{Kv, KvMut, Tables};
 use super::{Problem, Repair, Store, Taken, Wanted, changes, codec, keys, past, pools};
-use crate::alloc::{self, Change, Command, Context, Definition, Holder, Outcome, Plan, View};
+use crate::alloc::{self, Change, Command, Context, Definition, Outcome, Plan};
 use crate::error::{Error, Refusal, StoreError};
 use crate::model::{BootId, Counter, Event, History, Kind, Lease, Persist, Pool, SetName, Wait};
 use crate::net::Addr;
 
+mod between;
 mod examine;
+mod records;
 mod walk;
+
+use between::{Nothing, copy_others, copy_outliving, leave, unsettled};
 
 /// Leases in a file on this host.
 #[derive(Debug)]
@@ -366,7 +370,11 @@ impl Embedded {
     fn serve_pool(&self, command: &Command, cx: &Context) -> Result<Plan, StoreError> {
         let place = self.keep_place();
         if !place.path.exists() {
-            if !matches!(command, Command::RequestPool(_) | Command::AdoptPool(_)) {
+            let makes = matches!(
+                command,
+                Command::RequestPool(_) | Command::AdoptPool(_) | Command::Restore(_)
+            );
+            if !makes {
                 return alloc::run(command, &Tables { kv: Nothing, path: &place.path }, cx);
             }
             self.files.make_folder()?;
@@ -426,11 +434,14 @@ impl Embedded {
     /// CHECK and STATUS: without a write, even of a store that cannot be written.
     fn look(&self, command: &Command, cx: &Context) -> Result<Plan, StoreError> {
         let places = self.places(cx)?;
-        let target = if self.target(cx).is_some() { self.boot_place() } else { self.keep_place() };
+        // Pools outlive a boot in any case.
+        let boot = self.target(cx).is_some() && command.set().is_some();
+        let target = if boot { self.boot_place() } else { self.keep_place() };
         let mut answer = None;
         for place in &places {
             // What could be given depends on the file that gives; what is held may be in either.
-            let giver_alone = matches!(command, Command::Status(_) | Command::Import(_));
+            let giver_alone =
+                matches!(command, Command::Status(_) | Command::Import(_) | Command::Restore(_));
             if giver_alone && place.path != target.path {
                 continue;
             }
@@ -455,6 +466,9 @@ impl Embedded {
 impl Store for Embedded {
     fn apply(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {
         self.patience.renew();
+        if let Command::Restore(restore) = command {
+            return self.restore(command, restore.persist, cx)?.outcome.map_err(Error::Refused);
+        }
         let plan = if command.only_looks() {
             self.look(command, cx)?
         } else if command.set().is_none() {
@@ -508,11 +522,16 @@ impl Store for Embedded {
         let all = redb::look(&place.path, Some(&lock), |tables| pools::all(tables))?;
         Ok(all.unwrap_or_default())
     }
+
+    fn records(&mut self, cx: &Context, each: &mut super::Each<'_>) -> Result<(), Error> {
+        self.patience.renew();
+        self.tell_records(cx, each)
+    }
 }
 
 /// Whether it leases something, and makes the set this file's.
 fn gives(command: &Command) -> bool {
-    matches!(command, Command::Add(_) | Command::Import(_))
+    matches!(command, Command::Add(_) | Command::Import(_) | Command::Restore(_))
 }
 
 /// Whether a command has steps to go.
@@ -535,110 +554,4 @@ fn freed(outcome: &mut Result<Outcome, Refusal>) -> Vec<Addr> {
         ) => std::mem::take(freed),
         _ => Vec::new(),
     }
-}
-
-/// Takes a set's home away from a file that holds no living lease of it. An address is known in
-/// one file only, so a set with leases in both could give one twice.
-fn leave(
-    set: &SetName,
-    place: &Place,
-    lock: &Lock,
-    persist: &'static str,
-) -> Result<(), StoreError> {
-    let home = keys::home(set);
-    let mut living = None;
-    let was_home = redb::look(&place.path, Some(lock), |tables| {
-        if tables.kv.get(&home)?.is_none() {
-            return Ok(false);
-        }
-        tables.leases(Some(set), &mut |lease| {
-            living = lease.kind.collectable().then_some(lease);
-            living.is_none()
-        })?;
-        Ok(true)
-    })?;
-    if let Some(lease) = living {
-        let (set, path) = (set.clone(), place.path.clone());
-        return Err(StoreError::Moved { set, path, lease: Box::new(lease), persist });
-    }
-    if was_home == Some(true) {
-        redb::write(&place.path, place.flush, lock, |tables| {
-            tables.kv.remove(&home).map(ControlFlow::Continue)
-        })?;
-    }
-    Ok(())
-}
-
-/// [`Embedded::transact`] answers `None` only where `arrive` does.
-fn unsettled() -> StoreError {
-    StoreError::Unavailable {
-        doing: "settle which file keeps the leases of".to_owned(),
-        place: "the network".to_owned(),
-        source: "no file took it".into(),
-    }
-}
-
-/// A table with nothing in it: a store that is not there yet.
-struct Nothing;
-
-impl Kv for Nothing {
-    fn get(&self, _: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(None)
-    }
-
-    fn scan(&self, _: &[u8], _: &[u8], _: &mut Each<'_>) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    fn last(&self, _: &[u8], _: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(None)
-    }
-}
-
-/// Carries the leases of other machines over: whether they live is not ours to judge. Those of the
-/// boot that has `ended` on this machine are dead, whoever made them.
-fn copy_others(
-    from: &Path,
-    ended: Option<&BootId>,
-    to: &mut Tables<'_, Writer<'_, '_>>,
-    cx: &Context,
-) -> Result<bool, StoreError> {
-    let mut others = Vec::new();
-    redb::look(from, None, |tables| {
-        tables.leases(None, &mut |lease| {
-            let theirs = lease.node.machine != cx.node.machine;
-            if theirs && lease.kind != Kind::Reserved && lease.boot.as_ref() != ended {
-                others.push(lease);
-            }
-            true
-        })
-    })?;
-    for lease in &others {
-        to.kv.put(&keys::home(&lease.set), &[])?;
-        changes::make(to, &Change::Put(lease.clone()), cx.now)?;
-    }
-    Ok(!others.is_empty())
-}
-
-/// Copies what outlives a boot from the file that keeps it.
-fn copy_outliving(keep: &Path, to: &mut Tables<'_, Writer<'_, '_>>) -> Result<(), StoreError> {
-    redb::look(keep, None, |from| {
-        for kind in keys::OUTLIVING {
-            from.kv.scan(&[kind], &keys::behind(&[kind]), &mut |key, value| {
-                to.kv.put(key, value)?;
-                Ok(true)
-            })?;
-        }
-        let all = keys::all_reserved();
-        from.kv.scan(&all, &keys::behind(&all), &mut |key, _| {
-            if let Some((set, addr)) = keys::read_reserved(key)
-                && let Some(lease) = from.lease(&set, addr)?
-                && to.holder(&set, addr)? == Holder::Free
-            {
-                changes::make(to, &Change::Put(lease), 0)?;
-            }
-            Ok(true)
-        })
-    })?;
-    Ok(())
 }

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 
 use super::cas::{Commit, Conflict, Engine, Entry, Expect, Step, Truths, Window, Write};
 use super::http::{Client, Failure, Reply, Request, Secret};
+use super::kontena;
 use super::token::TokenFile;
 use crate::error::StoreError;
 use crate::model::Etcd as Spec;
@@ -222,19 +223,20 @@ impl Etcd {
     }
 
     /// What these steps compare and write, and what is to be done instead.
-    fn transaction(&self, steps: &[Step], failure: Value) -> Value {
+    fn transaction(&self, steps: &[Step], failure: &Value) -> Value {
         let mut compare = Vec::new();
         let mut success = Vec::new();
         for step in steps {
             let key = self.key(&step.path);
             let version = match step.expect {
                 Expect::Anything => None,
-                Expect::Absent => Some(0),
-                Expect::Version(version) => Some(version),
+                Expect::Absent => Some(("EQUAL", 0)),
+                Expect::Present => Some(("GREATER", 0)),
+                Expect::Version(version) => Some(("EQUAL", version)),
             };
-            if let Some(version) = version {
+            if let Some((result, version)) = version {
                 compare.push(json!({
-                    "key": key, "target": "MOD", "result": "EQUAL",
+                    "key": key, "target": "MOD", "result": result,
                     "mod_revision": version.to_string(),
                 }));
             }
@@ -354,6 +356,16 @@ impl Engine for Etcd {
         read().map_err(|trouble| self.unavailable("list the leases of", trouble))
     }
 
+    fn kontena_keys(
+        &self,
+        folder: &str,
+        until: Instant,
+    ) -> Result<Option<Vec<(String, String)>>, StoreError> {
+        let found = kontena::keys(&self.client, folder, until).map_err(Trouble::Undone);
+        let doing = "read kontena-ipam's keys from";
+        found.map(Some).map_err(|trouble| self.unavailable(doing, trouble))
+    }
+
     fn counts(&self, _: &str, windows: &[Window], until: Instant) -> Result<Vec<u64>, StoreError> {
         let read = || {
             let mut counts = Vec::new();
@@ -399,7 +411,7 @@ impl Engine for Etcd {
                 None => json!(reads),
                 Some(inner) => json!([{ "request_txn": inner }]),
             };
-            Some(self.transaction(steps, failure))
+            Some(self.transaction(steps, &failure))
         });
         match self.call::<TxnReply>("/v3/kv/txn", &body, false, until) {
             Ok(reply) => {

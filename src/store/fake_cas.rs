@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use super::Store;
 use super::cas::audit::assert_sound;
 use super::cas::{
-    Cas, Commit, Conflict, Engine, Entry, Expect, Notes, Step, Truths, Window, Write,
+    Cas, Commit, Conflict, Engine, Entry, Expect, Notes, OldKey, Step, Truths, Window, Write,
 };
 use super::contract::tells;
 use crate::alloc::{Command, Context, Outcome};
@@ -42,8 +42,16 @@ pub struct Server {
     pub trouble: Cell<u64>,
     /// Every commit is done and none is answered.
     pub mute: Cell<bool>,
+    /// So many of the next commits are kept by a server that was stopped, and not answered.
+    pub stopped: Cell<usize>,
+    /// Those.
+    pub kept: RefCell<Vec<Vec<Vec<Step>>>>,
+    /// Keys of cni-ipam-consul.
+    pub old: RefCell<BTreeMap<String, Entry>>,
     /// Runs once before the next commit: another client.
     pub intruder: RefCell<Option<Box<dyn FnOnce()>>>,
+    /// How many commits are left before every call fails: the client is killed.
+    pub left: Cell<Option<usize>>,
     /// Where the nodes' boots note what they have done.
     pub notes: Folder,
 }
@@ -57,14 +65,37 @@ impl Default for Folder {
     }
 }
 
+/// The server goes on: it carries out what it has kept.
+pub fn go_on(server: &Rc<Server>) {
+    for tries in server.kept.take() {
+        let tries: Vec<&[Step]> = tries.iter().map(|steps| &**steps).collect();
+        server.commit(&tries, Instant::now()).unwrap();
+    }
+}
+
 impl Server {
-    fn trip(&self) {
+    fn trip(&self) -> Result<(), StoreError> {
         self.trips.set(self.trips.get() + 1);
+        match self.left.get() {
+            Some(0) => Err(StoreError::Unavailable {
+                doing: "ask".to_owned(),
+                place: "the fake".to_owned(),
+                source: "killed".into(),
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Changes what lies under a path, behind every client's back.
     pub fn spoil(&self, path: &str, change: impl FnOnce(&mut Vec<u8>)) {
         change(&mut self.data.borrow_mut().get_mut(path).unwrap().value);
+    }
+
+    /// A node of cni-ipam-consul leases an address.
+    pub fn lease_as_old(&self, key: &str, value: &str) {
+        self.version.set(self.version.get() + 1);
+        let entry = Entry { version: self.version.get(), value: value.as_bytes().to_vec() };
+        self.old.borrow_mut().insert(key.to_owned(), entry);
     }
 
     /// All paths.
@@ -109,23 +140,36 @@ impl Engine for Rc<Server> {
 
     fn get(&self, paths: &[&str], _: Instant) -> Result<Truths, StoreError> {
         assert!(paths.len() <= LIMIT);
-        self.trip();
+        self.trip()?;
         let data = self.data.borrow();
         Ok(paths.iter().map(|p| ((*p).to_owned(), data.get(*p).cloned())).collect())
     }
 
     fn list(&self, prefix: &str, _: Instant) -> Result<BTreeMap<String, Entry>, StoreError> {
         assert!(prefix.ends_with('/'), "{prefix} may end within a name");
-        self.trip();
+        self.trip()?;
         let data = self.data.borrow();
         let below =
             data.range(prefix.to_owned()..).take_while(|(path, _)| path.starts_with(prefix));
         Ok(below.map(|(path, entry)| (path.clone(), entry.clone())).collect())
     }
 
+    fn old_keys(
+        &self,
+        network: &NetworkName,
+        _: Instant,
+    ) -> Result<Option<Vec<OldKey>>, StoreError> {
+        self.trip()?;
+        let (old, prefix) = (self.old.borrow(), format!("{network}/"));
+        let found = old.iter().filter(|(key, _)| key.starts_with(&prefix));
+        let key =
+            |(key, entry): (&String, &Entry)| OldKey { key: key.clone(), entry: entry.clone() };
+        Ok(Some(found.map(key).collect()))
+    }
+
     fn counts(&self, folder: &str, windows: &[Window], _: Instant) -> Result<Vec<u64>, StoreError> {
         assert!(windows.iter().all(|w| w.first.starts_with(folder) && w.first <= w.last));
-        self.trip();
+        self.trip()?;
         let data = self.data.borrow();
         let count = |w: &Window| data.range(w.first.clone()..=w.last.clone()).count() as u64;
         Ok(windows.iter().map(count).collect())
@@ -142,13 +186,20 @@ impl Engine for Rc<Server> {
         }
         let operations: usize = tries.iter().map(|steps| steps.len()).sum();
         assert!(operations <= LIMIT, "{operations} operations");
-        self.trip();
+        self.trip()?;
+        self.left.set(self.left.get().map(|left| left - 1));
+        if let Some(fewer) = self.stopped.get().checked_sub(1) {
+            self.stopped.set(fewer);
+            self.kept.borrow_mut().push(tries.iter().map(|steps| steps.to_vec()).collect());
+            return Ok(lost());
+        }
         let trouble = self.next_trouble();
         let holds = |step: &Step| {
             let now = self.data.borrow().get(&step.path).map(|e| e.version);
             match step.expect {
                 Expect::Anything => true,
                 Expect::Absent => now.is_none(),
+                Expect::Present => now.is_some(),
                 Expect::Version(version) => now == Some(version),
             }
         };
@@ -212,11 +263,22 @@ impl Store for FakeCas {
     }
 
     fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
+        // Not the client that may be killed.
+        let left = self.server.left.take();
         assert_sound(&self.server);
+        self.server.left.set(left);
         self.store.list(cx, each)
     }
 
     tells!(self => (&mut self.store));
+
+    fn old_keys_changed(&mut self) -> Result<Vec<String>, StoreError> {
+        self.store.old_keys_changed()
+    }
+
+    fn records(&mut self, cx: &Context, each: &mut super::Each<'_>) -> Result<(), Error> {
+        self.store.records(cx, each)
+    }
 
     fn nodes(&mut self) -> Result<Vec<NodeRecord>, StoreError> {
         self.store.nodes()

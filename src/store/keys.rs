@@ -116,8 +116,7 @@ pub fn leases(set: Option<&SetName>) -> Vec<u8> {
 
 /// Set and address of a lease's key.
 pub fn read_lease(key: &[u8]) -> Option<(SetName, Addr)> {
-    let (set, rest) = read_text(key.strip_prefix(&[LEASE])?)?;
-    Some((SetName(set), read_addr(rest)?))
+    read_of_set(LEASE, key)
 }
 
 /// What an owner holds.
@@ -242,9 +241,34 @@ pub fn cursor(set: &SetName, range: Addr) -> Vec<u8> {
     with(of_set(CURSOR, set), &addr(range))
 }
 
+/// Every cursor.
+pub fn cursors() -> Vec<u8> {
+    vec![CURSOR]
+}
+
+/// Set and range of a cursor's key.
+pub fn read_cursor(key: &[u8]) -> Option<(SetName, Addr)> {
+    read_of_set(CURSOR, key)
+}
+
+fn read_of_set(kind: u8, key: &[u8]) -> Option<(SetName, Addr)> {
+    let (set, rest) = read_text(key.strip_prefix(&[kind])?)?;
+    Some((SetName(set), read_addr(rest)?))
+}
+
 /// A cooling address.
 pub fn cooling(set: &SetName, at: Addr) -> Vec<u8> {
     with(of_set(COOLING, set), &addr(at))
+}
+
+/// Every cooling address.
+pub fn coolings() -> Vec<u8> {
+    vec![COOLING]
+}
+
+/// Set and address of a cooling one's key.
+pub fn read_cooling(key: &[u8]) -> Option<(SetName, Addr)> {
+    read_of_set(COOLING, key)
 }
 
 /// A cooling address in the order of time; the family goes first, for a search is for one.
@@ -270,6 +294,19 @@ pub fn sticky(set: &SetName, pod: &PodKey, range: Addr) -> Vec<u8> {
     text(&mut key, &pod.namespace);
     text(&mut key, &pod.name);
     with(key, &addr(range))
+}
+
+/// Every pod's address.
+pub fn stickies() -> Vec<u8> {
+    vec![STICKY]
+}
+
+/// Set, pod and range of a [`sticky`] key.
+pub fn read_sticky(key: &[u8]) -> Option<(SetName, PodKey, Addr)> {
+    let (set, rest) = read_text(key.strip_prefix(&[STICKY])?)?;
+    let (namespace, rest) = read_text(rest)?;
+    let (name, rest) = read_text(rest)?;
+    Some((SetName(set), PodKey { namespace, name }, read_addr(rest)?))
 }
 
 /// Which pod's address this was: the key of its [`sticky`] record.
@@ -307,6 +344,17 @@ pub fn adopted(network: &NetworkName) -> Vec<u8> {
     key
 }
 
+/// Every network whose folder was taken over.
+pub fn all_adopted() -> Vec<u8> {
+    vec![ADOPTED]
+}
+
+/// The network of an [`adopted`] key.
+pub fn read_adopted(key: &[u8]) -> Option<NetworkName> {
+    let (name, _) = read_text(key.strip_prefix(&[ADOPTED])?)?;
+    NetworkName::new(name).ok()
+}
+
 /// That an address is reserved: an index of the few leases that outlive every boot.
 pub fn reserved(set: &SetName, at: Addr) -> Vec<u8> {
     with(of_set(RESERVED, set), &addr(at))
@@ -319,8 +367,17 @@ pub fn all_reserved() -> Vec<u8> {
 
 /// Set and address of a reservation's key.
 pub fn read_reserved(key: &[u8]) -> Option<(SetName, Addr)> {
-    let (set, rest) = read_text(key.strip_prefix(&[RESERVED])?)?;
-    Some((SetName(set), read_addr(rest)?))
+    read_of_set(RESERVED, key)
+}
+
+/// Every set that has its leases in this file.
+pub fn homes() -> Vec<u8> {
+    vec![HOME]
+}
+
+/// The set of a [`home`] key.
+pub fn read_home(key: &[u8]) -> Option<SetName> {
+    read_text(key.strip_prefix(&[HOME])?).map(|(set, _)| SetName(set))
 }
 
 /// That a set's leases are in this file and not in the other one.
@@ -358,17 +415,6 @@ pub fn counts() -> Vec<u8> {
 pub fn read_count(key: &[u8]) -> Option<SetName> {
     let (set, rest) = read_text(key.strip_prefix(&[COUNT])?)?;
     rest.is_empty().then_some(SetName(set))
-}
-
-/// Every cooling address of all sets.
-pub fn coolings() -> Vec<u8> {
-    vec![COOLING]
-}
-
-/// Set and address of a cooling address' key.
-pub fn read_cooling(key: &[u8]) -> Option<(SetName, Addr)> {
-    let (set, rest) = read_text(key.strip_prefix(&[COOLING])?)?;
-    Some((SetName(set), read_addr(rest)?))
 }
 
 /// The kinds of records, leases apart, that outlive a boot: pods' former addresses, and which

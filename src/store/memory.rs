@@ -5,13 +5,14 @@
 
 use std::collections::BTreeMap;
 
-use super::{Problem, Repair, Store, Taken, Wanted, changes};
+use super::{Each, Problem, Repair, Store, Taken, Wanted, changes};
 use crate::alloc::{
-    self, Change, Command, Context, Cooling, Definition, Holder, Order, Outcome, PodKey, View,
+    self, Change, Command, Context, Cooling, Definition, Holder, Order, Outcome, PodKey, Record,
+    View,
 };
 use crate::error::{Error, StoreError};
 use crate::model::{
-    Counter, Ending, Event, Face, Lease, NetworkName, Owner, Pool, PoolId, SetName, Verb,
+    Counter, Ending, Event, Face, Lease, NetworkName, Owner, Persist, Pool, PoolId, SetName, Verb,
 };
 use crate::net::{Addr, Family, Span, Subnet};
 
@@ -178,6 +179,10 @@ impl Memory {
             Change::Thaw(set, cooling) => {
                 assert_eq!(self.cooling.remove(&(set, cooling.addr)), Some(cooling));
             }
+            Change::Cool(set, cooling) => {
+                let before = self.cooling.insert((set, cooling.addr), cooling);
+                assert!(before.is_none(), "{before:?} cools already");
+            }
             Change::Cursor(set, range, addr) => drop(self.cursors.insert((set, range), addr)),
             Change::Sticky(set, pod, range, addr) => {
                 self.sticky.retain(|(s, ..), at| *s != set || *at != addr);
@@ -259,5 +264,28 @@ impl Store for Memory {
 
     fn pools(&mut self) -> Result<Vec<Pool>, StoreError> {
         Ok(self.pools.values().cloned().collect())
+    }
+
+    fn records(&mut self, _: &Context, each: &mut Each<'_>) -> Result<(), Error> {
+        let keep = Persist::Disk;
+        for (network, time) in &self.adopted {
+            each(Record::Adopted(network.clone(), *time), keep)?;
+        }
+        for pool in self.pools.values() {
+            each(Record::Pool(pool.clone()), keep)?;
+        }
+        for lease in self.leases.values() {
+            each(Record::Lease(lease.clone()), keep)?;
+        }
+        for ((set, _), cooling) in &self.cooling {
+            each(Record::Cooling(set.clone(), *cooling), keep)?;
+        }
+        for ((set, range), addr) in &self.cursors {
+            each(Record::Cursor(set.clone(), *range, *addr), keep)?;
+        }
+        for ((set, pod, range), addr) in &self.sticky {
+            each(Record::Sticky(set.clone(), pod.clone(), *range, *addr), keep)?;
+        }
+        Ok(())
     }
 }

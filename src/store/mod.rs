@@ -30,12 +30,19 @@ mod files;
 mod history_test;
 mod http;
 mod keys;
+mod kontena;
 mod lock;
 #[cfg(test)]
 mod memory;
 #[cfg(test)]
 mod model_test;
+#[cfg(test)]
+mod moving_test;
+#[cfg(test)]
+mod node_test;
 mod occupancy;
+#[cfg(test)]
+mod old_test;
 #[cfg(test)]
 mod operator_test;
 mod pages;
@@ -65,10 +72,10 @@ mod view;
 use self::cas::{Cas, Notes};
 use self::consul::Consul;
 use self::etcd::Etcd;
-use crate::alloc::{Command, Context, Definition, Holder, Outcome};
+use crate::alloc::{Command, Context, Definition, Holder, Outcome, Record};
 use crate::error::{Error, StoreError};
 use crate::model::{
-    Counter, Event, Lease, NetworkName, NetworkRecord, NodeRecord, Pool, Servers, SetName,
+    Counter, Event, Lease, NetworkName, NetworkRecord, NodeRecord, Persist, Pool, Servers, SetName,
     StoreSpec,
 };
 use crate::net::Addr;
@@ -121,6 +128,43 @@ pub trait Store {
     /// All pools, by name. Changes nothing.
     fn pools(&mut self) -> Result<Vec<Pool>, StoreError>;
 
+    /// Calls `each` with every record that a [`Command::Restore`] can write elsewhere, takeovers first
+    /// and pools before their addresses, in an order that depends on the records alone; ends with its first error.
+    /// Changes nothing. Not of one moment unless nobody else changes anything.
+    fn records(&mut self, cx: &Context, each: &mut Each<'_>) -> Result<(), Error>;
+
+    /// Takes over what cni-ipam-consul leased on a network, unless that was done: an
+    /// [`Outcome::Imported`] or [`Outcome::WasAdopted`]. Its nodes must have been stopped: they
+    /// overwrite without comparing.
+    fn take_over(
+        &mut self,
+        _set: &SetName,
+        _network: &NetworkName,
+        _dry_run: bool,
+        _cx: &Context,
+    ) -> Result<Outcome, Error> {
+        Err(Error::Store(StoreError::Unavailable {
+            doing: "find leases of cni-ipam-consul in".to_owned(),
+            place: "a lease file".to_owned(),
+            source: "it kept them in Consul".into(),
+        }))
+    }
+
+    /// Every key below a folder of etcd's old API, with its value: what kontena-ipam kept there.
+    fn kontena_keys(&mut self, _folder: &str) -> Result<Vec<(String, String)>, StoreError> {
+        Err(StoreError::Unavailable {
+            doing: "find what kontena-ipam kept in".to_owned(),
+            place: "this store".to_owned(),
+            source: "it kept that in etcd; say --from http://HOST:PORT".into(),
+        })
+    }
+
+    /// Keys of cni-ipam-consul that were written after their network was taken over: by a node that
+    /// was not stopped, whose containers may have addresses that are leased here. For `doctor`.
+    fn old_keys_changed(&mut self) -> Result<Vec<String>, StoreError> {
+        Ok(Vec::new())
+    }
+
     /// What a cluster knows of the machines that lease from it, by name. Changes nothing.
     fn nodes(&mut self) -> Result<Vec<NodeRecord>, StoreError> {
         Ok(Vec::new())
@@ -138,6 +182,9 @@ pub trait Store {
         Ok(None)
     }
 }
+
+/// What is done with each record, and how long it lives where that differs: an error ends it.
+pub type Each<'a> = dyn FnMut(Record, Persist) -> Result<(), Error> + 'a;
 
 /// How a program opens stores: [`open`], or what it has in its place. `stdin` is what the caller took
 /// from standard input, if it did: a program that leaves the call to another one gives it back.

@@ -30,7 +30,7 @@ pub fn ask(space: &str, text: &str) -> RequestPool {
     RequestPool { space: space.to_owned(), ask, sub, shared: None, avoid: vec![] }
 }
 
-fn named(name: &str, request: RequestPool) -> RequestPool {
+pub fn named(name: &str, request: RequestPool) -> RequestPool {
     let shared = Shared { name: name.to_owned(), id: PoolId(name.to_owned()) };
     RequestPool { shared: Some(shared), ..request }
 }

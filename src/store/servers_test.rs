@@ -32,6 +32,9 @@ impl<E: Engine, F: Fn() -> E> Store for Audited<E, F> {
         self.0.list(cx, each)
     }
     tells!(self => (&mut self.0));
+    fn records(&mut self, cx: &Context, each: &mut super::Each<'_>) -> Result<(), Error> {
+        self.0.records(cx, each)
+    }
 }
 
 fn keeps_the_contract<E: Engine + 'static>(engine: &(impl Fn(&str) -> E + Clone + 'static)) {
@@ -67,7 +70,7 @@ fn is_asked_as_seldom_as_possible(engine: impl Engine) {
     };
     let wanted = vec![Wanted { addr: addr("10.0.0.9"), prefix: None }];
     // A boot's first ADD claims the node, looks for what earlier boots left, and notes that.
-    assert_eq!(trips(&Command::Add(add("first", &dual()))).0, 3, "first ADD");
+    assert_eq!(trips(&Command::Add(add("first", &dual()))).0, 4, "first ADD");
     assert_eq!(trips(&Command::Add(add("c1", &dual()))).0, 1, "ADD");
     assert_eq!(trips(&Command::Add(add("c1", &dual()))).0, repeated, "repeated ADD");
     assert_eq!(trips(&Command::Add(Add { wanted, ..add("c2", &dual()) })).0, 1, "fixed ADD");

@@ -216,6 +216,11 @@ impl Call {
         self
     }
 
+    pub fn args(mut self, args: &[&str]) -> Call {
+        self.args.extend(args.iter().map(|arg| (*arg).to_owned()));
+        self
+    }
+
     pub fn env(mut self, key: &str, value: &str) -> Call {
         self.env.insert(key.to_owned(), value.to_owned());
         self

@@ -8,6 +8,7 @@
 
 mod check;
 mod cluster;
+mod clusters;
 mod cni;
 mod commands;
 mod config;
@@ -29,7 +30,10 @@ mod install;
 mod lab;
 mod libcni;
 mod lost;
+mod moving;
 mod networks;
+mod node;
+mod old;
 mod operator;
 mod plugins;
 mod power;

@@ -210,6 +210,8 @@ fn our_commands() {
         ("show", &["--store"]),
         ("release", &["--yes", "--network", "--store"]),
         ("import", &["gipam", "--store"]),
+        ("node", &["list", "release", "--node", "--store"]),
+        ("network", &["show", "set", "--store"]),
     ] {
         assert!(text.contains(&format!("sublet {command}")), "README.md lacks {command}");
         let help = help(command);

@@ -26,6 +26,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("usage", &["net", "model", "alloc"]),
     ("metrics", &["model", "usage"]),
     ("engine", &["net", "model", "error", "alloc", "store", "takeover", "usage"]),
+    ("moving", &["model", "error", "alloc", "store"]),
     // The edge: environment, clock, boot ID; data out, nothing else in.
     ("host", &["net", "model", "error", "alloc"]),
     ("lost", &["model"]),
@@ -44,7 +45,8 @@ const LAYERS: &[(&str, &[&str])] = &[
 /// What a face may name: never another face.
 const FACE: &[&str] = &[
     "net", "model", "error", "alloc", "config", "engine", "store", "takeover", "handback",
-    "ecs_ipam", "host", "liveness", "lost", "runtimes", "log", "panic", "usage", "metrics",
+    "ecs_ipam", "moving", "host", "liveness", "lost", "runtimes", "log", "panic", "usage",
+    "metrics",
 ];
 
 const FACES: &[&str] = &["cni", "cli", "docker", "web"];
@@ -65,7 +67,7 @@ const OWNED_CRATES: &[(&str, &[&str])] = &[
     ("base64", &["store/etcd.rs", "store/consul.rs"]),
     ("clap", &["cli/", "docker/args.rs"]),
     ("anstream", &["cli/screen.rs"]),
-    ("anstyle", &["cli/screen.rs"]),
+    ("anstyle", &["cli/screen.rs", "cli/map/picture.rs"]),
     ("indicatif", &["cli/screen.rs"]),
     ("unicode_width", &["cli/table.rs"]),
     ("tokio", &["docker/server/", "docker/dockerd.rs", "docker/args.rs"]),
@@ -89,6 +91,7 @@ const SERDE: &[&str] = &[
     "cli/output.rs",
     "cli/check/shape.rs",
     "cli/map/mod.rs",
+    "cli/lines.rs",
     "docker/wire.rs",
 ];
 

@@ -13,7 +13,7 @@ use sublet::error::{PoolRefusal, Refusal, StoreError};
 use sublet::model::{
     Attachment, ContainerId, IfName, Kind, Lease, NetworkName, Node, Origin, Owner,
 };
-use sublet::model::{PoolId, SetName};
+use sublet::model::{NodeRecord, PoolId, SetName};
 use sublet::net::{Addr, RangeError, SetError, Subnet};
 
 use crate::lab::testdata;
@@ -103,6 +103,12 @@ fn refusals() -> Vec<Refusal> {
         Refusal::Different { lease: lease(), expected: vec![] },
         Refusal::Clash { holder: lease(), owner },
         Refusal::Takeover { network: NetworkName::new("net").unwrap(), why: "x".to_owned() },
+        Refusal::OldKeys { network: NetworkName::new("net").unwrap(), why: "x".to_owned() },
+        Refusal::Redefined {
+            network: NetworkName::new("net").unwrap(),
+            expected: Some(1),
+            kept: None,
+        },
     ]
 }
 
@@ -123,6 +129,14 @@ fn pool_refusals() -> Vec<PoolRefusal> {
     ]
 }
 
+fn machine(id: &str) -> Node {
+    Node { name: "n".to_owned(), machine: id.to_owned() }
+}
+
+fn record(id: &str) -> NodeRecord {
+    NodeRecord { node: machine(id), boot: None, first: 0, since: 0, turn: 0 }
+}
+
 fn store_errors() -> Vec<StoreError> {
     let text = || "x".to_owned();
     let path = || "/s".into();
@@ -135,6 +149,8 @@ fn store_errors() -> Vec<StoreError> {
         StoreError::Damaged { path: path(), what: text() },
         StoreError::Foreign { path: path(), what: text(), advice: text() },
         StoreError::Moved { set: SetName(text()), path: path(), lease: lease(), persist: "disk" },
+        StoreError::Claimed { place: text(), node: machine("a"), by: Box::new(record("b")) },
+        StoreError::Claimed { place: text(), node: machine("a"), by: Box::new(record("a")) },
         StoreError::Unreadable { why: text() },
     ]
 }

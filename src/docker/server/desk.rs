@@ -1,12 +1,14 @@
-//! The one thread that works on the store.
+//! The threads that work on the store.
 //!
 //! Owns: the order of requests (first come, first served), how long each may take, and taking back
 //! what was done for an answer that nobody got. Does not own: sockets.
+//! A file is one thread's work, for it has one writer at a time; a cluster is several threads', so
+//! that none waits for another's answer.
 //! Invariant: an answer's [`Owed`] is either settled, because its bytes are with the kernel, or what
-//! was done for it is undone, before the thread ends.
+//! was done for it is undone, before the threads end.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -20,7 +22,10 @@ use crate::model::{StoreSpec, Wait};
 use crate::store::{self, Store};
 use crate::{host, panic};
 
-/// What the thread is told once.
+/// How many requests to a cluster are on their way at a time.
+const AT_ONCE: usize = 8;
+
+/// What the threads are told once.
 pub struct Bench {
     /// What the driver knows beside its store.
     pub driver: Driver,
@@ -44,7 +49,7 @@ struct Job {
     body: Vec<u8>,
     until: Instant,
     answer: oneshot::Sender<Answer>,
-    /// For what is owed: the thread itself holds no way to itself.
+    /// For what is owed: the threads themselves hold no way to themselves.
     desk: Desk,
 }
 
@@ -74,25 +79,32 @@ impl Owed {
 impl Drop for Owed {
     fn drop(&mut self) {
         if let Some(undo) = self.undo.take() {
-            // Fails only when the thread is gone, and that outlives all connections.
+            // Fails only when the threads are gone, and they outlive all connections.
             let _ = self.desk.0.send(Work::Undo(undo));
         }
     }
 }
 
-/// A way to the thread.
+/// A way to the threads.
 #[derive(Clone)]
 pub struct Desk(mpsc::Sender<Work>);
 
 impl Desk {
-    /// Starts the thread; it ends when the last way to it is dropped.
-    pub fn open(bench: Bench) -> std::io::Result<(Desk, JoinHandle<()>)> {
+    /// Starts the threads; they end when the last way to them is dropped.
+    pub fn open(bench: Bench) -> std::io::Result<(Desk, Vec<JoinHandle<()>>)> {
         let (sender, receiver) = mpsc::channel();
-        let desk = Desk(sender);
-        let thread = std::thread::Builder::new()
-            .name("store".to_owned())
-            .spawn(move || receiver.iter().for_each(|work| bench.serve(work)))?;
-        Ok((desk, thread))
+        let count = if bench.store.is_cluster() { AT_ONCE } else { 1 };
+        let (bench, receiver) = (Arc::new(bench), Arc::new(Mutex::new(receiver)));
+        let threads = (0..count).map(|_| {
+            let (bench, receiver) = (bench.clone(), receiver.clone());
+            std::thread::Builder::new().name("store".to_owned()).spawn(move || {
+                let mut worker = Worker { bench, kept: None };
+                while let Some(work) = next(&receiver) {
+                    worker.serve(work);
+                }
+            })
+        });
+        Ok((Desk(sender), threads.collect::<Result<_, _>>()?))
     }
 
     /// Answers one request within `timeout`, or fails then; a result that comes later is undone.
@@ -101,7 +113,7 @@ impl Desk {
         let until = Instant::now() + timeout;
         let job = Job { path, body, until, answer, desk: self.clone() };
         let sent = self.0.send(Work::Request(job));
-        // The thread gives up by itself; a disk that hangs does not let it.
+        // The threads give up by themselves; a disk that hangs does not let them.
         let grace = Duration::from_secs(2);
         match (sent, tokio::time::timeout(timeout + grace, get).await) {
             (Ok(()), Ok(Ok(answer))) => answer,
@@ -120,14 +132,25 @@ impl Desk {
     }
 }
 
-impl Bench {
+/// The next piece of work; `None` when there will be none.
+fn next(receiver: &Mutex<mpsc::Receiver<Work>>) -> Option<Work> {
+    receiver.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
+}
+
+/// One of the threads.
+struct Worker {
+    bench: Arc<Bench>,
+    /// A cluster's connections, from request to request.
+    kept: Option<Box<dyn Store>>,
+}
+
+impl Worker {
     fn context(&self) -> Context {
-        let now = host::now();
-        Context { now, seed: now, ..self.cx.clone() }
+        Context { now: host::now(), seed: host::chance(), ..self.bench.cx.clone() }
     }
 
     fn open(&self, until: Instant) -> Result<Box<dyn Store>, StoreError> {
-        let mut spec = self.store.clone();
+        let mut spec = self.bench.store.clone();
         if let StoreSpec::Embedded { wait, .. } = &mut spec {
             let left = until.saturating_duration_since(Instant::now());
             *wait = if left.is_zero() { Wait::Try } else { Wait::For(left) };
@@ -135,14 +158,14 @@ impl Bench {
         store::open(&spec)
     }
 
-    fn serve(&self, work: Work) {
+    fn serve(&mut self, work: Work) {
         match work {
             Work::Request(job) => self.request(job),
             Work::Undo(undo) => self.undo(&undo),
         }
     }
 
-    fn request(&self, job: Job) {
+    fn request(&mut self, job: Job) {
         let Job { path, body, until, answer, desk } = job;
         if answer.is_closed() {
             return;
@@ -152,18 +175,25 @@ impl Bench {
         } else {
             self.carry_out(&path, &body, until)
         };
-        self.log.write(&reply.line);
+        self.bench.log.write(&reply.line);
         // If nobody waits any more the answer is dropped here, and what it owes comes back as work.
         drop(answer.send(desk.reply(reply)));
     }
 
-    fn carry_out(&self, path: &str, body: &[u8], until: Instant) -> Reply {
+    fn carry_out(&mut self, path: &str, body: &[u8], until: Instant) -> Reply {
+        let kept = self.kept.take();
         let work = AssertUnwindSafe(|| {
-            let mut store = self.open(until)?;
-            Ok(api::handle(&self.driver, &mut *store, &self.context(), path, body))
+            let mut store = kept.map_or_else(|| self.open(until), Ok)?;
+            let reply = api::handle(&self.bench.driver, &mut *store, &self.context(), path, body);
+            Ok((reply, store))
         });
         match catch_unwind(work) {
-            Ok(Ok(reply)) => reply,
+            Ok(Ok((reply, store))) => {
+                // After a failure everything is read anew, a certificate that was renewed too.
+                self.kept =
+                    Some(store).filter(|_| self.bench.store.is_cluster() && reply.status < 500);
+                reply
+            }
             Ok(Err(error)) => {
                 let error: StoreError = error;
                 Reply::failed(500, &error.to_string(), "")
@@ -177,9 +207,10 @@ impl Bench {
             Undo::Address(pool, lease) => format!("{} of pool {pool}", lease.addr),
             Undo::Pool(pool) => format!("pool {pool}"),
         };
-        let done = self.open(Instant::now() + self.timeout).map_err(|e| e.to_string()).and_then(
-            |mut store| api::undo(&mut *store, &self.context(), undo).map_err(|e| e.to_string()),
-        );
+        let until = Instant::now() + self.bench.timeout;
+        let done = self.open(until).map_err(|e| e.to_string()).and_then(|mut store| {
+            api::undo(&mut *store, &self.context(), undo).map_err(|e| e.to_string())
+        });
         let (level, text) = match done {
             Ok(()) => (Level::Warn, format!("nobody took the answer: {what} is free again")),
             Err(e) => (
@@ -189,6 +220,6 @@ impl Bench {
                 ),
             ),
         };
-        self.log.write(&Line { level, text });
+        self.bench.log.write(&Line { level, text });
     }
 }

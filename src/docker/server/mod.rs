@@ -117,7 +117,7 @@ pub fn run(plan: Plan) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let Plan { sockets, tcp, driver, store, cx, timeout, log, timer, notify } = plan;
     let cleaner = Cleaner { store: store.clone(), driver: driver.clone(), cx: cx.clone() };
-    let (desk, thread) = Desk::open(Bench { driver, store, cx, timeout, log })?;
+    let (desk, threads) = Desk::open(Bench { driver, store, cx, timeout, log })?;
     let served = runtime.block_on(async {
         let mut doors = Doors { desk: desk.clone(), timeout, log, placed: Vec::new() };
         let (stop, stopping) = watch::channel(false);
@@ -152,10 +152,12 @@ pub fn run(plan: Plan) -> Result<()> {
         let _ = tokio::time::timeout(DRAIN, gone.recv()).await;
         Ok(())
     });
-    // Ends the connections that did not drain; what they owe is undone by the thread.
+    // Ends the connections that did not drain; what they owe is undone by the threads.
     drop(runtime);
     drop(desk);
-    let _ = thread.join();
+    for thread in threads {
+        let _ = thread.join();
+    }
     served
 }
 

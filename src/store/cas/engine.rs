@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crate::error::StoreError;
+use crate::model::NetworkName;
 
 /// A record as it is on the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +16,15 @@ pub struct Entry {
     pub version: u64,
     /// What [`super::super::codec`] wrote.
     pub value: Vec<u8>,
+}
+
+/// A key outside of the store's prefix, of another program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OldKey {
+    /// Whole.
+    pub key: String,
+    /// As it is now.
+    pub entry: Entry,
 }
 
 /// What is known of some paths; `None`: there is no such record.
@@ -38,6 +48,8 @@ pub enum Expect {
     Anything,
     /// No such record.
     Absent,
+    /// Some record.
+    Present,
     /// This version.
     Version(u64),
 }
@@ -94,6 +106,25 @@ pub trait Engine {
 
     /// Every record whose path begins with `prefix`, which ends in `/`.
     fn list(&self, prefix: &str, until: Instant) -> Result<BTreeMap<String, Entry>, StoreError>;
+
+    /// What another program that kept its leases on such a server left of a network; `None`: no such
+    /// program is known here.
+    fn old_keys(
+        &self,
+        _network: &NetworkName,
+        _until: Instant,
+    ) -> Result<Option<Vec<OldKey>>, StoreError> {
+        Ok(None)
+    }
+
+    /// Every key below a folder of etcd's old API, with its value; `None`: this is no etcd.
+    fn kontena_keys(
+        &self,
+        _folder: &str,
+        _until: Instant,
+    ) -> Result<Option<Vec<(String, String)>>, StoreError> {
+        Ok(None)
+    }
 
     /// How many records there are in each of the windows, which lie below `folder`, all at one
     /// moment. What a server hides from us is not counted.

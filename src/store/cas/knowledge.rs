@@ -12,15 +12,27 @@ use std::time::Instant;
 
 use super::super::codec::{self, Bad};
 use super::engine::{Engine, Entry, Truths};
-use super::node::Claim;
+use super::node::{self, Claim};
 use super::paths;
+use super::search::Search;
 use crate::alloc::{Context, Cooling, Definition, Holder, Order, PodKey, View};
 use crate::error::StoreError;
-use crate::model::{Lease, NetworkName, NetworkRecord, Owner, Pool, PoolId, SetName};
+use crate::model::{Lease, NetworkName, NetworkRecord, NodeRecord, Owner, Pool, PoolId, SetName};
 use crate::net::{Addr, Family, Span, Subnet};
 
 /// All owners of a node in a set, in their order, with what they hold.
 pub type Owners = Rc<Vec<(Owner, Vec<Lease>)>>;
+
+/// What a command has to do with the leases that another program kept on the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Old {
+    /// Nothing: whether they were taken over makes no difference to it.
+    No,
+    /// They were taken over, most probably.
+    Probably,
+    /// That has to be looked at.
+    Look,
+}
 
 /// What one command knows.
 pub struct Knowledge<'a> {
@@ -31,30 +43,26 @@ pub struct Knowledge<'a> {
     pub known: RefCell<Truths>,
     /// Answered without looking: as absent.
     pub assumed: RefCell<BTreeSet<String>>,
+    /// Answered without looking: as there.
+    pub presumed: RefCell<BTreeSet<String>>,
+    /// Where another program's leases may be, too.
+    pub old: Old,
     /// Prefixes listed whole: what is not known below them is not there.
     pub listed: RefCell<BTreeSet<String>>,
     /// There is a record, and no more is known of it.
     pub taken: RefCell<BTreeSet<String>>,
-    /// Guessing has not paid here: addresses are looked at by the chunk.
-    pub careful: Cell<bool>,
-    /// Listing chunks has not paid either: they are counted.
-    pub dense: Cell<bool>,
-    /// How often others were faster to take an address.
-    pub raced: Cell<u32>,
-    /// The search goes on behind the address given last.
-    pub in_turn: Cell<bool>,
     /// What GC listed.
     pub owners: RefCell<Option<Owners>>,
     /// Whether the node's record goes with every change.
     pub claim: Claim,
+    /// Which boots nodes are in; looked at only before something is refused.
+    pub nodes: RefCell<Option<Vec<NodeRecord>>>,
+    /// Set when a lease was sent and may be made yet.
+    pub doubt: Option<&'a Cell<bool>>,
     /// Nothing of an earlier boot is left of the set.
     pub settled: bool,
-    /// Addresses that this run of the allocator found free.
-    pub chosen: RefCell<Vec<String>>,
-    /// Spans that it found full.
-    pub full: RefCell<BTreeSet<(SetName, Span)>>,
-    /// Spans that were seen to be full, all of them in one look.
-    pub counted: RefCell<BTreeSet<(SetName, Span)>>,
+    /// What the search for free addresses has met.
+    pub search: Search,
     /// "What if these are held?" While this is asked, nothing is looked at.
     pub supposed: RefCell<Option<BTreeSet<String>>>,
 }
@@ -73,30 +81,22 @@ impl<'a> Knowledge<'a> {
             until,
             known: RefCell::new(known),
             assumed: RefCell::default(),
+            presumed: RefCell::default(),
+            old: Old::Look,
             listed: RefCell::default(),
             taken: RefCell::default(),
-            careful: Cell::default(),
-            dense: Cell::default(),
-            raced: Cell::default(),
-            in_turn: Cell::default(),
             owners: RefCell::default(),
             claim: Claim::None,
+            nodes: RefCell::default(),
+            doubt: None,
             settled: false,
-            chosen: RefCell::default(),
-            full: RefCell::default(),
-            counted: RefCell::default(),
+            search: Search::default(),
             supposed: RefCell::default(),
         }
     }
 }
 
 impl Knowledge<'_> {
-    /// Before each run of the allocator: what the one before found is not part of its plan.
-    pub fn begin(&self) {
-        self.chosen.borrow_mut().clear();
-        self.full.borrow_mut().clear();
-    }
-
     /// Whether the server may be asked.
     pub fn may_ask(&self) -> Result<(), StoreError> {
         if self.supposed.borrow().is_none() {
@@ -121,6 +121,15 @@ impl Knowledge<'_> {
             self.assumed.borrow_mut().insert(path);
         }
         Ok(None)
+    }
+
+    /// Whether the record is there; yes, as long as nothing else is known.
+    fn presume(&self, path: String) -> bool {
+        if let Some(entry) = self.known.borrow().get(&path) {
+            return entry.is_some();
+        }
+        self.presumed.borrow_mut().insert(path);
+        true
     }
 
     fn is_listed(&self, path: &str) -> bool {
@@ -150,6 +159,7 @@ impl Knowledge<'_> {
         let (mut assumed, mut taken) = (self.assumed.borrow_mut(), self.taken.borrow_mut());
         for (path, entry) in truths {
             assumed.remove(&path);
+            self.presumed.borrow_mut().remove(&path);
             taken.remove(&path);
             self.known.borrow_mut().insert(path, entry);
         }
@@ -159,10 +169,11 @@ impl Knowledge<'_> {
     pub fn forget(&self) {
         self.known.borrow_mut().clear();
         self.assumed.borrow_mut().clear();
+        self.presumed.borrow_mut().clear();
         self.listed.borrow_mut().clear();
         self.taken.borrow_mut().clear();
         self.owners.borrow_mut().take();
-        self.counted.borrow_mut().clear();
+        self.search.counted.borrow_mut().clear();
     }
 
     /// Looks at everything below a prefix.
@@ -210,10 +221,24 @@ impl Knowledge<'_> {
         self.whole(path, codec::read_slot(path.as_bytes(), set, addr, &entry.value))
     }
 
+    /// Learns which boots all nodes are in; `false`: that was known.
+    pub fn learn_nodes(&self) -> Result<bool, StoreError> {
+        if self.nodes.borrow().is_some() {
+            return Ok(false);
+        }
+        *self.nodes.borrow_mut() = Some(node::all(self.engine, self.until)?);
+        Ok(true)
+    }
+
+    /// Whether a lease has ended with its boot.
+    pub fn has_ended(&self, lease: &Lease) -> bool {
+        node::has_ended(lease, self.cx, self.nodes.borrow().as_deref().unwrap_or_default())
+    }
+
     /// Who has an address: nobody, if that has ended.
     pub fn living(&self, set: &SetName, addr: Addr, entry: &Entry) -> Result<Holder, StoreError> {
         Ok(match self.slot(set, addr, entry)? {
-            Holder::Leased(lease) if self.cx.has_ended(&lease) => Holder::Free,
+            Holder::Leased(lease) if self.has_ended(&lease) => Holder::Free,
             other => other,
         })
     }
@@ -322,7 +347,7 @@ impl View for Knowledge<'_> {
                 agree &= lease.owner == *owner && self.vouch(lease, entry.version)?;
             }
             if agree {
-                return Ok(leases.into_iter().filter(|l| !self.cx.has_ended(l)).collect());
+                return Ok(leases.into_iter().filter(|l| !self.has_ended(l)).collect());
             }
             if look_again {
                 // Learned at two moments, perhaps; at one they must agree.
@@ -335,7 +360,7 @@ impl View for Knowledge<'_> {
 
     fn cursor(&self, set: &SetName, range: Addr) -> Result<Option<Addr>, StoreError> {
         let last = self.hint(&paths::cursor(set, range))?;
-        self.in_turn.set(last.is_some());
+        self.search.in_turn.set(last.is_some());
         Ok(last)
     }
 
@@ -345,7 +370,7 @@ impl View for Knowledge<'_> {
         span: Span,
         order: Order,
     ) -> Result<Option<Addr>, StoreError> {
-        self.search(set, span, order)
+        self.find_free(set, span, order)
     }
 
     fn cooling(&self, _: &SetName, _: Family, _: usize) -> Result<Vec<Cooling>, StoreError> {
@@ -366,9 +391,13 @@ impl View for Knowledge<'_> {
         self.hint(&paths::sticky(set, pod, range))
     }
 
-    fn adopted(&self, _: &NetworkName) -> Result<bool, StoreError> {
-        // host-local's leases are of one host; none are taken over into a cluster.
-        Ok(false)
+    fn adopted(&self, network: &NetworkName) -> Result<bool, StoreError> {
+        let path = paths::adopted(network);
+        match self.old {
+            Old::No => Ok(false),
+            Old::Look => Ok(self.guess(path)?.is_some()),
+            Old::Probably => Ok(self.presume(path)),
+        }
     }
 
     fn defined(&self, _: &Definition) -> Result<bool, StoreError> {
@@ -450,6 +479,10 @@ impl View for Knowledge<'_> {
             }
         }
         Ok(leases)
+    }
+
+    fn has_other_nodes(&self) -> bool {
+        true
     }
 
     fn network(&self, name: &NetworkName) -> Result<Option<NetworkRecord>, StoreError> {

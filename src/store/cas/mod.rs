@@ -11,23 +11,27 @@ mod engine;
 mod knowledge;
 mod node;
 mod notes;
+mod old;
 mod paths;
+mod records;
 mod search;
 mod writes;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-pub use engine::{Commit, Conflict, Engine, Entry, Expect, Step, Truths, Window, Write};
-use knowledge::{Knowledge, Owners, bad_record};
+pub use engine::{Commit, Conflict, Engine, Entry, Expect, OldKey, Step, Truths, Window, Write};
+use knowledge::{Knowledge, Old, Owners, bad_record};
 use node::Claim;
 pub use notes::Notes;
 
 use super::codec::{self, Bad};
 use super::pause::pause;
-use super::{Problem, Repair, Store, Taken, Wanted};
-use crate::alloc::{self, Command, Context, Definition, Evict, Holder, Outcome, Plan, View};
+use super::{Each, Problem, Repair, Store, Taken, Wanted};
+use crate::alloc::{
+    self, Add, Command, Context, Definition, Del, Evict, Holder, Legacy, Outcome, Plan, View,
+};
 use crate::error::{Error, Refusal, StoreError};
 use crate::model::{
     Counter, Event, Lease, NetworkName, NetworkRecord, NodeRecord, Persist, Pool, SetName,
@@ -50,6 +54,8 @@ pub struct Cas<E> {
     listing: Option<(Owners, Truths)>,
     /// Definitions that were looked at, for the command that rests on one.
     networks: Truths,
+    /// A lease was sent and may be made yet, though nobody waits for it any more.
+    doubt: Cell<bool>,
 }
 
 impl<E: Engine> Cas<E> {
@@ -57,7 +63,7 @@ impl<E: Engine> Cas<E> {
     pub fn new(engine: E, timeout: Duration) -> Cas<E> {
         let notes = Notes::new(None, String::new());
         let (persist, networks) = (Persist::Boot, Truths::new());
-        Cas { engine, timeout, persist, notes, listing: None, networks }
+        Cas { engine, timeout, persist, notes, listing: None, networks, doubt: Cell::new(false) }
     }
 
     /// The same, with leases that live so long, and with notes.
@@ -66,11 +72,38 @@ impl<E: Engine> Cas<E> {
     }
 
     /// Nothing but what is told.
-    fn knowledge<'a>(&'a self, cx: &'a Context, known: Truths) -> Knowledge<'a> {
-        Knowledge::new(&self.engine, cx, Instant::now() + self.timeout, known)
+    fn knowledge<'a>(&'a self, cx: &'a Context, known: Truths, until: Instant) -> Knowledge<'a> {
+        Knowledge { doubt: Some(&self.doubt), ..Knowledge::new(&self.engine, cx, until, known) }
     }
 
-    fn carry_out(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {
+    /// A server that was stopped with a transaction in hand may carry it out long after its client
+    /// has gone: a lease for a container that is deleted by then. So before the next thing is done for
+    /// this node, and before this command's own end is told, whatever may be under way is made to fail.
+    fn dispel(&self, cx: &Context, until: Instant) -> Result<(), StoreError> {
+        let noted = self.notes.doubt(cx);
+        if noted.is_none() && !self.doubt.get() {
+            return Ok(());
+        }
+        if let Err(error) = node::fence(&self.knowledge(cx, Truths::new(), until)) {
+            if noted.is_none() {
+                // Where nothing can be noted this very store remembers it, if it goes on.
+                let _ = self.notes.note_doubt(cx);
+            }
+            return Err(error);
+        }
+        self.doubt.set(false);
+        if let Some(noted) = noted {
+            self.notes.clear_doubt(cx, &noted);
+        }
+        Ok(())
+    }
+
+    fn carry_out(
+        &mut self,
+        command: &Command,
+        cx: &Context,
+        until: Instant,
+    ) -> Result<Outcome, Error> {
         let (owners, mut truths) = match (command, self.listing.take()) {
             (Command::Gc(gc), Some((owners, truths))) if gc.after.is_some() => {
                 (Some(owners), truths)
@@ -93,9 +126,10 @@ impl<E: Engine> Cas<E> {
         };
         let knowledge = Knowledge {
             owners: RefCell::new(owners),
+            old: old(command),
             claim,
             settled: note.is_some(),
-            ..self.knowledge(cx, truths)
+            ..self.knowledge(cx, truths, until)
         };
         if asks
             && !leases
@@ -109,10 +143,10 @@ impl<E: Engine> Cas<E> {
         let told = Context { boot, ..cx.clone() };
         let mut lost = 0;
         for _ in 0..TRIES {
-            knowledge.begin();
+            knowledge.search.begin();
             let plan = alloc::run(command, &knowledge, &told)?;
             let outcome = if plan.changes.is_empty() {
-                if !verify(&knowledge, &plan)? {
+                if !verify(&knowledge, &plan)? || lacks(&plan) && knowledge.learn_nodes()? {
                     continue;
                 }
                 plan.outcome
@@ -127,11 +161,13 @@ impl<E: Engine> Cas<E> {
             };
             let Knowledge { owners, known, .. } = knowledge;
             let known = known.into_inner();
-            let noted = note.is_some() && known.get(&path) == Some(&note);
+            let node = known.get(&path).cloned();
+            let noted = note.is_some() && node.as_ref() == Some(&note);
             self.listing = owners.into_inner().map(|owners| (owners, known));
             if leases && !noted && outcome.is_ok() {
                 // What the command asked for is done; this is done again by the next one.
-                let _ = self.settle(set, cx);
+                let node: Truths = node.map(|entry| (path, entry)).into_iter().collect();
+                let _ = self.settle(set, cx, node, until);
             }
             return outcome.map_err(Error::Refused);
         }
@@ -144,8 +180,14 @@ impl<E: Engine> Cas<E> {
 
     /// Erases what this machine's earlier boots left of a set, and notes that this is done. Whoever
     /// loses against another client leaves it to that one.
-    fn settle(&self, set: Option<&SetName>, cx: &Context) -> Result<(), Error> {
-        let knowledge = Knowledge { claim: Claim::Now, ..self.knowledge(cx, Truths::new()) };
+    fn settle(
+        &self,
+        set: Option<&SetName>,
+        cx: &Context,
+        node: Truths,
+        until: Instant,
+    ) -> Result<(), Error> {
+        let knowledge = Knowledge { claim: Claim::Now, ..self.knowledge(cx, node, until) };
         let Some((entry, record)) = node::look(&knowledge)? else { return Ok(()) };
         if !node::is_ours(&record, cx) {
             return Ok(());
@@ -169,6 +211,16 @@ impl<E: Engine> Cas<E> {
         // Without a note the next call looks again.
         let _ = self.notes.write(set, cx, &entry);
         Ok(())
+    }
+}
+
+/// What a command has to do with another program's leases: an ADD and a DEL whose configuration is
+/// that program's; else a DEL finds what was taken over elsewhere and copied here.
+fn old(command: &Command) -> Old {
+    match command {
+        Command::Add(Add { legacy: Legacy::Absent, .. }) => Old::No,
+        Command::Add(_) | Command::Del(Del { legacy: Some(_), .. }) => Old::Probably,
+        _ => Old::Look,
     }
 }
 
@@ -197,14 +249,14 @@ fn alternatives(
     let engine = knowledge.engine;
     let mut tries = vec![Try::new(plan, knowledge)?];
     let mut room = engine.room() / 2;
-    let most = PLANS[usize::from(knowledge.careful.get())].min(engine.alternatives());
+    let most = PLANS[usize::from(knowledge.search.careful.get())].min(engine.alternatives());
     // Where no owner's record tells them apart, it could not be told which was done.
     let told_apart = tries[0].steps.iter().any(|step| paths::is_own(&step.path));
     let mut held = BTreeSet::new();
     while told_apart && tries.len() < most {
         // Each has its comparisons in one branch, and all of them are read if none holds.
         let last = tries.last().map_or(0, |last| last.steps.len());
-        let chosen = knowledge.chosen.take();
+        let chosen = knowledge.search.chosen.take();
         if chosen.is_empty() || room < 2 * last {
             break;
         }
@@ -212,7 +264,7 @@ fn alternatives(
         held.extend(chosen);
         knowledge.supposed.replace(Some(held.clone()));
         knowledge.assumed.borrow_mut().clear();
-        knowledge.begin();
+        knowledge.search.begin();
         let next = alloc::run(command, knowledge, cx);
         let next = next.ok().filter(|plan| !plan.changes.is_empty());
         let next = next.and_then(|plan| Try::new(plan, knowledge).ok());
@@ -223,17 +275,24 @@ fn alternatives(
     Ok(tries)
 }
 
+/// Whether it is refused for what others hold: their boots may be over.
+fn lacks(plan: &Plan) -> bool {
+    use crate::error::Refusal::{Exhausted, GatewayHeld, Held};
+    matches!(&plan.outcome, Err(Exhausted { .. } | Held { .. } | GatewayHeld { .. }))
+}
+
 /// Looks at what was assumed or added up, for nothing else guards a conclusion without a change; `true`
 /// if it holds.
 fn verify(knowledge: &Knowledge<'_>, plan: &Plan) -> Result<bool, StoreError> {
-    let assumed: Vec<String> = knowledge.assumed.borrow().iter().cloned().collect();
+    let mut assumed: Vec<String> = knowledge.assumed.borrow().iter().cloned().collect();
+    assumed.extend(knowledge.presumed.borrow().iter().cloned());
     if assumed.is_empty() {
         return if plan.outcome.is_err() { knowledge.is_full_still() } else { Ok(true) };
     }
     knowledge.learn(&assumed)?;
     let known = knowledge.known.borrow();
     if assumed.iter().any(|path| known.get(path).is_some_and(Option::is_some)) {
-        knowledge.careful.set(true);
+        knowledge.search.careful.set(true);
     }
     Ok(false)
 }
@@ -261,19 +320,29 @@ fn commit(tries: &[Try], knowledge: &Knowledge<'_>) -> Result<Option<usize>, Sto
             Ok(Some(which))
         }
         Commit::Conflict(conflict) => {
-            knowledge.careful.set(true);
+            knowledge.search.careful.set(true);
             knowledge.assumed.borrow_mut().clear();
+            knowledge.presumed.borrow_mut().clear();
             knowledge.owners.borrow_mut().take();
             match conflict {
                 Conflict::Seen(truths) => knowledge.take_in(truths),
                 Conflict::Stale(paths) => learn_of_stale(&paths, all[0], knowledge)?,
             }
             if all[0].iter().any(|step| takes_held(step, knowledge)) {
-                knowledge.raced.set(knowledge.raced.get() + 1);
+                knowledge.search.raced.set(knowledge.search.raced.get() + 1);
             }
             Ok(None)
         }
-        Commit::Lost(error) => find_again(&all, knowledge, error),
+        Commit::Lost(error) => {
+            let found = find_again(&all, knowledge, error);
+            if let Some(doubt) = knowledge.doubt
+                && knowledge.claim != Claim::None
+                && !matches!(found, Ok(Some(_)))
+            {
+                doubt.set(true);
+            }
+            found
+        }
     }
 }
 
@@ -321,7 +390,12 @@ fn find_again(
         let tells = |step: &&Step| paths::is_truth(&step.path) && !is_touch(step);
         steps.iter().filter(tells).cloned().collect()
     };
-    let telling: Vec<Vec<Step>> = tries.iter().map(telling).collect();
+    // Where there are hints alone, they tell.
+    let or_all = |steps: &&[Step]| match telling(steps) {
+        none if none.is_empty() => steps.to_vec(),
+        some => some,
+    };
+    let telling: Vec<Vec<Step>> = tries.iter().map(or_all).collect();
     knowledge.forget();
     let touched: Vec<String> =
         tries.iter().flat_map(|steps| steps.iter()).map(|step| step.path.clone()).collect();
@@ -352,17 +426,32 @@ fn step_aside(lost: u32, seed: u64, until: Instant) {
 }
 
 impl<E: Engine> Cas<E> {
+    /// Where cni-ipam-consul's leases have not been taken over yet, they are, and then it goes on.
+    fn with_old_keys(
+        &mut self,
+        command: &Command,
+        cx: &Context,
+        until: Instant,
+    ) -> Result<Outcome, Error> {
+        let outcome = self.carry_out(command, cx, until)?;
+        if outcome != Outcome::ReadLegacy {
+            return Ok(outcome);
+        }
+        match command {
+            Command::Add(Add { set, network, .. })
+            | Command::Del(Del { set, legacy: Some(network), .. }) => {
+                self.take_over(set, network, false, cx)?;
+                self.carry_out(command, cx, until)
+            }
+            _ => Ok(outcome),
+        }
+    }
+
     /// Who has which address; of what has ended with its boot, nobody.
     fn slots(&mut self, cx: &Context) -> Result<BTreeMap<(SetName, Addr), Holder>, StoreError> {
         let found = self.engine.list(paths::IPS, Instant::now() + self.timeout)?;
         // Read after the leases: of a boot that begins in between, none is there yet.
         let nodes = self.nodes()?;
-        let ended = |lease: &Lease| {
-            let node = nodes.iter().find(|record| record.node == lease.node);
-            let boot = node.and_then(|record| record.boot.clone());
-            let there = Context { boot, node: lease.node.clone(), ..cx.clone() };
-            cx.has_ended(lease) || there.has_ended(lease)
-        };
         let mut slots = BTreeMap::new();
         for (path, entry) in found {
             let slot = paths::read_ip(&path).ok_or(Bad("a key of another form")).and_then(|key| {
@@ -370,7 +459,7 @@ impl<E: Engine> Cas<E> {
                 Ok((key, slot))
             });
             let slot = slot.map_err(|Bad(what)| bad_record(&self.engine, &path, what))?;
-            if !matches!(&slot.1, Holder::Leased(lease) if ended(lease)) {
+            if !matches!(&slot.1, Holder::Leased(lease) if node::has_ended(lease, cx, &nodes)) {
                 slots.extend([slot]);
             }
         }
@@ -380,7 +469,48 @@ impl<E: Engine> Cas<E> {
 
 impl<E: Engine> Store for Cas<E> {
     fn apply(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {
-        self.carry_out(command, cx)
+        // What outlives a boot does not say here which that was.
+        let lasting = match command {
+            Command::Restore(restore) if restore.persist == Persist::Disk => {
+                Some(Command::Restore(records::without_boots(restore)))
+            }
+            _ => None,
+        };
+        let command = lasting.as_ref().unwrap_or(command);
+        let until = Instant::now() + self.timeout;
+        if !command.only_looks() {
+            self.dispel(cx, until)?;
+        }
+        let done = self.with_old_keys(command, cx, until);
+        match (self.dispel(cx, until), done) {
+            // What it was to do it has done.
+            (Err(_), Ok(outcome)) => Ok(outcome),
+            (Err(error), Err(Error::Refused(_))) => Err(error.into()),
+            (_, done) => done,
+        }
+    }
+
+    fn take_over(
+        &mut self,
+        set: &SetName,
+        network: &NetworkName,
+        dry_run: bool,
+        cx: &Context,
+    ) -> Result<Outcome, Error> {
+        self.take_old_keys(set, network, dry_run, cx)
+    }
+
+    fn kontena_keys(&mut self, folder: &str) -> Result<Vec<(String, String)>, StoreError> {
+        let found = self.engine.kontena_keys(folder, Instant::now() + self.timeout)?;
+        found.ok_or_else(|| StoreError::Unavailable {
+            doing: "find what kontena-ipam kept in".to_owned(),
+            place: self.engine.place(),
+            source: "it kept that in etcd; say --from http://HOST:PORT".into(),
+        })
+    }
+
+    fn old_keys_changed(&mut self) -> Result<Vec<String>, StoreError> {
+        self.find_changed_old_keys()
     }
 
     fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
@@ -435,19 +565,18 @@ impl<E: Engine> Store for Cas<E> {
         Ok(pools.into_values().collect())
     }
 
+    fn records(&mut self, _: &Context, each: &mut Each<'_>) -> Result<(), Error> {
+        records::tell(&self.engine, self.timeout, each)
+    }
+
     fn nodes(&mut self) -> Result<Vec<NodeRecord>, StoreError> {
-        let found = self.engine.list(paths::NODES, Instant::now() + self.timeout)?;
-        let read = |(path, entry): (String, Entry)| {
-            let name = paths::read_node(&path).ok_or(Bad("a key of another form"));
-            let read = name.and_then(|name| codec::read_node(path.as_bytes(), &name, &entry.value));
-            read.map_err(|Bad(what)| bad_record(&self.engine, &path, what))
-        };
-        found.into_iter().map(read).collect()
+        node::all(&self.engine, Instant::now() + self.timeout)
     }
 
     fn forget(&mut self, record: &NodeRecord, cx: &Context) -> Result<bool, StoreError> {
         let cx = Context { node: record.node.clone(), ..cx.clone() };
-        let knowledge = self.knowledge(&cx, Truths::new());
+        let until = Instant::now() + self.timeout;
+        let knowledge = self.knowledge(&cx, Truths::new(), until);
         let Some((entry, now)) = node::look(&knowledge)? else { return Ok(true) };
         if now != *record {
             return Ok(false);
@@ -466,7 +595,8 @@ impl<E: Engine> Store for Cas<E> {
 
     fn network(&mut self, name: &NetworkName) -> Result<Option<NetworkRecord>, StoreError> {
         let cx = Context::default();
-        let knowledge = self.knowledge(&cx, Truths::new());
+        let until = Instant::now() + self.timeout;
+        let knowledge = self.knowledge(&cx, Truths::new(), until);
         let record = knowledge.network(name)?;
         self.networks = knowledge.known.into_inner();
         Ok(record)

@@ -6,13 +6,15 @@
 //! a later boot has the name, nothing is leased under it by the former one. Only a lease whose boot is
 //! over by that record counts as free.
 
-use super::super::codec;
-use super::engine::Entry;
-use super::knowledge::{Knowledge, Writes};
+use std::time::Instant;
+
+use super::super::codec::{self, Bad};
+use super::engine::{Commit, Engine, Entry, Expect, Step, Write};
+use super::knowledge::{Knowledge, Writes, bad_record};
 use super::paths;
 use crate::alloc::{Command, Context};
 use crate::error::StoreError;
-use crate::model::NodeRecord;
+use crate::model::{Lease, NodeRecord};
 
 /// What a command does to its node's record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,21 +52,57 @@ pub fn claim(known: &Knowledge<'_>) -> Result<Writes, StoreError> {
     if known.claim == Claim::None {
         return Ok(Writes::new());
     }
-    let record = known.guess(path.clone())?;
+    let record = known.read(&path)?;
     let record = record.map(|entry| read(known, &path, &entry)).transpose()?;
-    let mut ours =
-        NodeRecord { node: cx.node.clone(), boot: cx.boot.clone(), first: cx.now, since: cx.now };
+    let mut ours = new(cx);
     if let Some(record) = record {
         check(known, &record)?;
-        if cx.boot.is_none() || record.boot == cx.boot {
+        // Who cannot tell its machine or its boot does not say that another's has ended.
+        let unsure = ours.node.machine.is_empty() && !record.node.machine.is_empty();
+        if unsure || cx.boot.is_none() || record.boot == cx.boot {
             return Ok(Writes::new());
         }
-        ours.first = record.first;
-        if ours.node.machine.is_empty() {
-            ours.node.machine = record.node.machine;
-        }
+        (ours.first, ours.turn) = (record.first, record.turn);
     }
     Ok(Writes::from([(path.clone(), Some(codec::node(path.as_bytes(), &ours)))]))
+}
+
+fn new(cx: &Context) -> NodeRecord {
+    let (node, boot) = (cx.node.clone(), cx.boot.clone());
+    NodeRecord { node, boot, first: cx.now, since: cx.now, turn: 0 }
+}
+
+/// How often that is tried where no answer comes.
+const FENCES: u32 = 8;
+
+/// Makes everything fail that was sent in the name of this node and is under way still: it compares the
+/// node's record, which is written anew. Where somebody else was faster with that, it fails too.
+pub fn fence(known: &Knowledge<'_>) -> Result<(), StoreError> {
+    let path = paths::node(&known.cx.node.name);
+    let before = look(known)?;
+    let (expect, mut record) = match before.clone() {
+        // Another machine's: it has changed since.
+        Some((_, record)) if check(known, &record).is_err() => return Ok(()),
+        Some((entry, record)) => (Expect::Version(entry.version), record),
+        None => (Expect::Absent, new(known.cx)),
+    };
+    record.turn += 1;
+    let write = Write::Put(codec::node(path.as_bytes(), &record));
+    let step = [Step { path: path.clone(), expect, write }];
+    let mut left = FENCES;
+    loop {
+        let Commit::Lost(error) = known.engine.commit(&[&step], known.until)? else {
+            return Ok(());
+        };
+        known.known.borrow_mut().remove(&path);
+        if look(known)? != before {
+            return Ok(());
+        }
+        left -= 1;
+        if left == 0 {
+            return Err(error);
+        }
+    }
 }
 
 /// An error if the node's name is another's. A machine without a machine-id may be any.
@@ -92,6 +130,27 @@ pub fn look(known: &Knowledge<'_>) -> Result<Option<(Entry, NodeRecord)>, StoreE
 fn read(known: &Knowledge<'_>, path: &str, entry: &Entry) -> Result<NodeRecord, StoreError> {
     let record = codec::read_node(path.as_bytes(), &known.cx.node.name, &entry.value);
     known.whole(path, record)
+}
+
+/// All records, by name.
+pub fn all(engine: &dyn Engine, until: Instant) -> Result<Vec<NodeRecord>, StoreError> {
+    let read = |(path, entry): (String, Entry)| {
+        let name = paths::read_node(&path).ok_or(Bad("a key of another form"));
+        let read = name.and_then(|name| codec::read_node(path.as_bytes(), &name, &entry.value));
+        read.map_err(|Bad(what)| bad_record(engine, &path, what))
+    };
+    engine.list(paths::NODES, until)?.into_iter().map(read).collect()
+}
+
+/// Whether a lease has ended, by what this boot knows of itself and what is known of nodes. Who does
+/// not know its own boot takes nothing for ended.
+pub fn has_ended(lease: &Lease, cx: &Context, nodes: &[NodeRecord]) -> bool {
+    let by = |record: &NodeRecord| {
+        let (node, boot) = (record.node.clone(), record.boot.clone());
+        Context { node, boot, ..cx.clone() }.has_ended(lease)
+    };
+    let known = nodes.iter().find(|record| record.node == lease.node);
+    cx.boot.is_some() && (cx.has_ended(lease) || known.is_some_and(by))
 }
 
 /// Whether a record says that this very boot has the name.

@@ -1,7 +1,8 @@
 //! What a boot has done once, noted in a file of its own, so that it need not ask again.
 //!
-//! Owns: the files: one for each set, node and cluster, with the node's record as this boot left it.
-//! Invariant: nothing rests on a note. What it says of the server is compared with every change; one
+//! Owns: the files: one for each set, node and cluster, with the node's record as this boot left it; and
+//! one that says that a transaction may be under way still for which nobody waits.
+//! Invariant: nothing rests on a node's note. What it says of the server is compared with every change; one
 //! that is missing, damaged or of another boot costs a look, and one that cannot be written too.
 
 use std::fs::{DirBuilder, OpenOptions};
@@ -38,10 +39,8 @@ impl Notes {
     /// The node's record, if this boot has noted that it has the name and that nothing of an earlier
     /// boot is left of this set.
     pub fn read(&self, set: Option<&SetName>, cx: &Context) -> Option<Entry> {
-        let (path, key) = self.place(set, cx)?;
-        let mut bytes = Vec::new();
-        plain_file::open(&path).ok()?.take(LARGEST).read_to_end(&mut bytes).ok()?;
-        let (version, value) = codec::read_note(key.as_bytes(), &bytes).ok()?;
+        let (path, key) = self.place("node", set, cx)?;
+        let (version, value) = codec::read_note(key.as_bytes(), &content(&path)?).ok()?;
         let path = paths::node(&cx.node.name);
         let record = codec::read_node(path.as_bytes(), &cx.node.name, &value).ok()?;
         node::is_ours(&record, cx).then_some(Entry { version, value })
@@ -49,30 +48,61 @@ impl Notes {
 
     /// Notes it.
     pub fn write(&self, set: Option<&SetName>, cx: &Context, entry: &Entry) -> io::Result<()> {
-        let Some((path, key)) = self.place(set, cx) else { return Ok(()) };
-        if let Some(folder) = path.parent() {
-            DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        let Some((path, key)) = self.place("node", set, cx) else { return Ok(()) };
+        put(&path, &codec::note(key.as_bytes(), entry.version, &entry.value), cx.seed)
+    }
+
+    /// What was noted of a transaction that may be under way still, if one was.
+    pub fn doubt(&self, cx: &Context) -> Option<Vec<u8>> {
+        content(&self.place("doubt", None, cx)?.0)
+    }
+
+    /// Notes that one may be.
+    pub fn note_doubt(&self, cx: &Context) -> io::Result<()> {
+        let Some((path, _)) = self.place("doubt", None, cx) else { return Ok(()) };
+        put(&path, format!("{:016x} {}", cx.seed, cx.now).as_bytes(), cx.seed)
+    }
+
+    /// None is that was noted so; what was noted since stays.
+    pub fn clear_doubt(&self, cx: &Context, noted: &[u8]) {
+        if let Some((path, _)) = self.place("doubt", None, cx)
+            && content(&path).as_deref() == Some(noted)
+        {
+            // Left, it costs the next call two trips.
+            let _ = std::fs::remove_file(path);
         }
-        let note = codec::note(key.as_bytes(), entry.version, &entry.value);
-        let temporary = path.with_extension(format!("{:016x}", cx.seed));
-        let mut options = OpenOptions::new();
-        let file = options.write(true).create_new(true).mode(0o600).open(&temporary);
-        let written = file.and_then(|mut file| file.write_all(&note));
-        let written = written.and_then(|()| std::fs::rename(&temporary, &path));
-        if written.is_err() {
-            // There is no more to be done about it.
-            let _ = std::fs::remove_file(&temporary);
-        }
-        written
     }
 
     /// The file, and what the note is of: a number may be that of several.
-    fn place(&self, set: Option<&SetName>, cx: &Context) -> Option<(PathBuf, String)> {
+    fn place(&self, kind: &str, set: Option<&SetName>, cx: &Context) -> Option<(PathBuf, String)> {
         let set = set.map_or("", |set| &*set.0);
         let key = format!("{}\0{}\0{set}", self.cluster, cx.node.name);
         let mut hasher = DefaultHasher::new();
         key.hash(&mut hasher);
-        let name = format!("node-{:016x}", hasher.finish());
+        let name = format!("{kind}-{:016x}", hasher.finish());
         Some((self.folder.as_ref()?.join(name), key))
     }
+}
+
+fn content(path: &Path) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    plain_file::open(path).ok()?.take(LARGEST).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+/// Puts a note in its place at once, for root alone.
+fn put(path: &Path, note: &[u8], seed: u64) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    }
+    let temporary = path.with_extension(format!("{seed:016x}"));
+    let mut options = OpenOptions::new();
+    let file = options.write(true).create_new(true).mode(0o600).open(&temporary);
+    let written = file.and_then(|mut file| file.write_all(note));
+    let written = written.and_then(|()| std::fs::rename(&temporary, path));
+    if written.is_err() {
+        // There is no more to be done about it.
+        let _ = std::fs::remove_file(&temporary);
+    }
+    written
 }

@@ -14,6 +14,8 @@
 //! stuck/<set>/<address>             which sticky key names it
 //! pool/<pool>                       a pool; written anew with each lease through it
 //! space/<space>                     all pools of a space, as they were made
+//! adopted/<network>                 another program's leases of this network were taken over
+//! old/<network>                     the last change of its keys that was seen then
 //! node/<node>                       which machine has this name, and in which boot
 //! net/<network>                     a network's definition, where its nodes keep one
 //! ```
@@ -130,7 +132,10 @@ pub fn read_ip(path: &str) -> Option<(SetName, Addr)> {
 /// What an owner of this node holds; `None`: an address of a pool is its own owner, and what is
 /// leased of it stands under the address alone.
 pub fn own(set: &SetName, node: &Node, owner: &Owner) -> Option<String> {
-    let mut path = owns(set, node);
+    // Whoever leased for a container without its interface did not say on which node it is.
+    let nobody = Node::default();
+    let nameless = matches!(owner, Owner::Attachment(a) if a.ifname.is_none());
+    let mut path = owns(set, if nameless { &nobody } else { node });
     match owner {
         Owner::Attachment(a) => {
             path.push_str("cni/");
@@ -171,6 +176,15 @@ pub fn owns(set: &SetName, node: &Node) -> String {
     path
 }
 
+/// All addresses given last.
+pub const CURSORS: &str = "cursor/";
+
+/// Set and range of a [`cursor`] path.
+pub fn read_cursor(path: &str) -> Option<(SetName, Addr)> {
+    let (set, range) = path.strip_prefix(CURSORS)?.split_once('/')?;
+    Some((SetName(read_segment(set)?), read_hex(range)?))
+}
+
 /// That an address is kept back.
 pub fn cooling(set: &SetName, addr: Addr) -> String {
     coolings(set) + &hex(addr)
@@ -193,6 +207,18 @@ pub fn read_cooling(set: &SetName, path: &str) -> Option<Addr> {
 /// The address given last from a range set.
 pub fn cursor(set: &SetName, range: Addr) -> String {
     of("cursor", set) + &hex(range)
+}
+
+/// All pods' former addresses.
+pub const STICKIES: &str = "sticky/";
+
+/// Set, pod and range of a [`sticky`] path.
+pub fn read_sticky(path: &str) -> Option<(SetName, PodKey, Addr)> {
+    let mut parts = path.strip_prefix(STICKIES)?.split('/');
+    let mut name = || read_segment(parts.next()?);
+    let (set, pod) = (SetName(name()?), PodKey { namespace: name()?, name: name()? });
+    let range = read_hex(parts.next()?)?;
+    parts.next().is_none().then_some((set, pod, range))
 }
 
 /// A pod's former address in a range set.
@@ -225,6 +251,32 @@ pub fn read_pool(path: &str) -> Option<PoolId> {
     (pool(&id) == path).then_some(id)
 }
 
+/// That another program's leases of a network were taken over.
+pub fn adopted(network: &NetworkName) -> String {
+    format!("{ADOPTED}{network}")
+}
+
+/// All networks of which that is so.
+pub const ADOPTED: &str = "adopted/";
+
+/// The network of an [`adopted`] path.
+pub fn read_adopted(path: &str) -> Option<NetworkName> {
+    NetworkName::new(path.strip_prefix(ADOPTED)?).ok()
+}
+
+/// How far another program's keys of a network had changed when they were taken over.
+pub fn old(network: &NetworkName) -> String {
+    format!("{OLD}{network}")
+}
+
+/// All networks of which that is known.
+pub const OLD: &str = "old/";
+
+/// The network of an [`old`] path.
+pub fn read_old(path: &str) -> Option<NetworkName> {
+    NetworkName::new(path.strip_prefix(OLD)?).ok()
+}
+
 /// What is known of a node.
 pub fn node(name: &str) -> String {
     let mut path = NODES.to_owned();
@@ -247,7 +299,14 @@ pub fn network(name: &NetworkName) -> String {
     format!("{NETWORKS}{name}")
 }
 
-const NETWORKS: &str = "net/";
+/// All networks that are defined.
+pub const NETWORKS: &str = "net/";
+
+/// The name in a [`network`] path.
+pub fn read_network(path: &str) -> Option<NetworkName> {
+    NetworkName::new(path.strip_prefix(NETWORKS)?).ok()
+}
+
 /// All spaces.
 pub const SPACES: &str = "space/";
 
@@ -295,6 +354,10 @@ pub fn is_truth(path: &str) -> bool {
 mod tests {
     use super::*;
 
+    fn addr(text: &str) -> Addr {
+        text.parse().unwrap()
+    }
+
     #[test]
     fn a_name_is_one_segment() {
         for name in ["", ".", "..", "a/b", "%", "%%2F", "net-1_a.b~c", "\u{e4}\0 \n", "..a"] {
@@ -312,6 +375,11 @@ mod tests {
             ip(&SetName("net".into()), "10.0.0.7".parse().unwrap()),
             "ip/net/0a0000/0a000007"
         );
+        let set = SetName("a/b".into());
+        let pod = PodKey { namespace: "n".into(), name: String::new() };
+        let (range, path) = (addr("fd00::1"), cursor(&set, addr("fd00::1")));
+        assert_eq!(read_cursor(&path), Some((set.clone(), range)));
+        assert_eq!(read_sticky(&sticky(&set, &pod, range)), Some((set, pod, range)));
         for id in ["l/10.0.0.0/8/10.1.0.0/16", "", "..", "net\u{e4}"].map(|id| PoolId(id.into())) {
             assert_eq!(pool(&id).split('/').count(), 2);
             assert_eq!(read_pool(&pool(&id)), Some(id.clone()));

@@ -6,6 +6,7 @@
 //! Invariant: what is found was known to be free or is assumed so, and compared by the commit. That a
 //! span is full is concluded only from a look at all that was found full, at one moment.
 
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 
 use super::knowledge::Knowledge;
@@ -30,24 +31,52 @@ const CHUNK: u128 = 256;
 /// would go on losing.
 const IN_TURN: u32 = 2;
 
+/// What a search has met in one command.
+#[derive(Default)]
+pub struct Search {
+    /// Guessing has not paid: addresses are looked at by the chunk.
+    pub careful: Cell<bool>,
+    /// Listing chunks has not paid either: they are counted.
+    pub dense: Cell<bool>,
+    /// How often others were faster to take an address.
+    pub raced: Cell<u32>,
+    /// It goes on behind the address given last.
+    pub in_turn: Cell<bool>,
+    /// Addresses that this run of the allocator found free.
+    pub chosen: RefCell<Vec<String>>,
+    /// Spans that it found full.
+    pub full: RefCell<BTreeSet<(SetName, Span)>>,
+    /// Spans that were seen to be full, all of them in one look.
+    pub counted: RefCell<BTreeSet<(SetName, Span)>>,
+}
+
+impl Search {
+    /// Before each run of the allocator: what the one before found is not part of its plan.
+    pub fn begin(&self) {
+        self.chosen.borrow_mut().clear();
+        self.full.borrow_mut().clear();
+    }
+}
+
 impl Knowledge<'_> {
     /// [`crate::alloc::View::next_free`].
-    pub fn search(
+    pub fn find_free(
         &self,
         set: &SetName,
         span: Span,
         order: Order,
     ) -> Result<Option<Addr>, StoreError> {
         // The lowest of all is held, most likely; the next in turn is not.
-        let guess = order == Order::Any || self.in_turn.get();
+        let guess = order == Order::Any || self.search.in_turn.get();
         if guess
-            && !self.careful.get()
+            && !self.search.careful.get()
             && let Some(addr) = self.guess_one(set, span)?
         {
             return Ok(Some(addr));
         }
-        let any = order == Order::Any || self.in_turn.get() && self.raced.get() >= IN_TURN;
-        let mut left = Some(span).filter(|_| !self.dense.get());
+        let any =
+            order == Order::Any || self.search.in_turn.get() && self.search.raced.get() >= IN_TURN;
+        let mut left = Some(span).filter(|_| !self.search.dense.get());
         for _ in 0..CHUNKS {
             let Some(rest) = left else { break };
             if let Some(addr) = self.pick_near(set, rest, any)? {
@@ -56,10 +85,10 @@ impl Knowledge<'_> {
             left = paths::chunk_of(rest.first).last.next().and_then(|next| rest.starting(next));
         }
         if left.is_some() {
-            self.dense.set(true);
+            self.search.dense.set(true);
         }
         // A small span was seen whole by now.
-        let rounds = if self.dense.get() { ROUNDS } else { 0 };
+        let rounds = if self.search.dense.get() { ROUNDS } else { 0 };
         for _ in 0..rounds {
             let Some(from) = self.room(set, span)? else { break };
             let Some(rest) = span.starting(from) else { break };
@@ -70,19 +99,29 @@ impl Knowledge<'_> {
         if let Some(addr) = self.left_behind(set, span)? {
             return self.choose(set, addr).map(Some);
         }
-        self.full.borrow_mut().insert((set.clone(), span));
+        self.search.full.borrow_mut().insert((set.clone(), span));
         Ok(None)
     }
 
-    /// An address that an earlier boot of this machine has left, unless all of them are erased. Counting
-    /// does not tell it from one that is held.
+    /// An address that an earlier boot has left: of this machine, unless all of them are erased, and of
+    /// the others once it is known which boots they are in. Counting does not tell it from one that is
+    /// held.
     fn left_behind(&self, set: &SetName, span: Span) -> Result<Option<Addr>, StoreError> {
-        if self.settled {
-            return Ok(None);
+        let mut leases = Vec::new();
+        if !self.settled {
+            leases.extend(self.owners(set)?.iter().flat_map(|(_, leases)| leases).cloned());
         }
-        let owners = self.owners(set)?;
-        let leases = owners.iter().flat_map(|(_, leases)| leases);
-        for lease in leases.filter(|l| span.contains(l.addr) && self.cx.has_ended(l)) {
+        let nodes = self.nodes.borrow().clone().unwrap_or_default();
+        let others = nodes.iter().filter(|record| record.node.name != self.cx.node.name);
+        // Of a machine that has leased in one boot alone nothing has ended.
+        for record in others.filter(|record| record.since != record.first) {
+            let prefix = paths::owns(set, &record.node);
+            self.list(prefix.clone())?;
+            for (path, entry) in self.below(&prefix) {
+                leases.extend(self.owned(&path, set, &entry)?);
+            }
+        }
+        for lease in leases.iter().filter(|l| span.contains(l.addr) && self.has_ended(l)) {
             // Its own record decides: it may have been taken since.
             self.read(&paths::ip(set, lease.addr))?;
             if !self.is_held(set, lease.addr)? {
@@ -124,7 +163,7 @@ impl Knowledge<'_> {
             at = addr.next();
         }
         // The place that an owner's name gives is its own, if it can be had.
-        let lowest = !any || !self.in_turn.get() && free.first() == Some(&part.first);
+        let lowest = !any || !self.search.in_turn.get() && free.first() == Some(&part.first);
         let chance = self.cx.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         let chance = usize::try_from(chance).unwrap_or(0) % free.len().max(1);
         let place = if lowest { 0 } else { chance };
@@ -135,13 +174,13 @@ impl Knowledge<'_> {
         let path = paths::ip(set, addr);
         // Free as far as is known; the commit compares.
         self.guess(path.clone())?;
-        self.chosen.borrow_mut().push(path);
+        self.search.chosen.borrow_mut().push(path);
         Ok(addr)
     }
 
     /// From where on the span has room, as far as counting tells; `None`: all has a record.
     fn room(&self, set: &SetName, span: Span) -> Result<Option<Addr>, StoreError> {
-        let mut counted = self.counted.borrow_mut();
+        let mut counted = self.search.counted.borrow_mut();
         if counted.contains(&(set.clone(), span)) {
             return Ok(None);
         }
@@ -181,8 +220,8 @@ impl Knowledge<'_> {
 
     /// Whether all that was found full is so at one moment. If not, what was listed is forgotten.
     pub fn is_full_still(&self) -> Result<bool, StoreError> {
-        let full = self.full.take();
-        if full.is_subset(&self.counted.borrow()) {
+        let full = self.search.full.take();
+        if full.is_subset(&self.search.counted.borrow()) {
             return Ok(true);
         }
         let sets: BTreeSet<&SetName> = full.iter().map(|(set, _)| set).collect();
@@ -192,7 +231,7 @@ impl Knowledge<'_> {
             let counts = self.counts(set, &spans)?;
             if spans.iter().zip(counts).any(|(span, n)| u128::from(n) < size(*span)) {
                 self.unlist(&paths::ips(set));
-                self.counted.borrow_mut().clear();
+                self.search.counted.borrow_mut().clear();
                 return Ok(false);
             }
         }

@@ -27,10 +27,25 @@ pub fn records(changes: Vec<Change>, known: &Knowledge<'_>) -> Result<Writes, St
                 draft.writes.insert(paths::ip(&set, cooling.addr), None);
                 draft.writes.insert(paths::cooling(&set, cooling.addr), None);
             }
+            Change::Cool(set, cooling) => {
+                // It is known twice, as when it is freed.
+                for path in [paths::ip(&set, cooling.addr), paths::cooling(&set, cooling.addr)] {
+                    let value = codec::slot(path.as_bytes(), &Holder::Cooling(cooling));
+                    draft.writes.insert(path, value);
+                }
+            }
             Change::Cursor(set, range, addr) => draft.hint(paths::cursor(&set, range), addr),
             Change::Sticky(set, pod, range, addr) => draft.stick(&set, &pod, range, addr)?,
-            // A cluster keeps neither: see `View::defined` and `View::adopted`.
-            Change::Define(_) | Change::Adopted(..) | Change::Released(_) => {}
+            Change::Adopted(network, time) => {
+                let path = paths::adopted(&network);
+                let value = codec::number(path.as_bytes(), time);
+                draft.writes.insert(path, Some(value));
+            }
+            Change::Released(network) => {
+                draft.writes.insert(paths::adopted(&network), None);
+            }
+            // A cluster keeps none: see `View::defined`.
+            Change::Define(_) => {}
             Change::PutPool(pool) => draft.pool(&pool, true)?,
             Change::DropPool(pool) => draft.pool(&pool, false)?,
             Change::Network(record) => {
@@ -126,7 +141,7 @@ impl Draft<'_, '_> {
             return Ok(());
         };
         let mut living = self.known.owned(path, set, &entry)?;
-        for lease in living.extract_if(.., |l| self.known.cx.has_ended(l)) {
+        for lease in living.extract_if(.., |l| self.known.has_ended(l)) {
             if self.known.vouch(&lease, entry.version)? {
                 self.writes.entry(paths::ip(set, lease.addr)).or_insert(None);
             }
@@ -141,7 +156,7 @@ impl Draft<'_, '_> {
         let entry = self.known.known.borrow().get(&paths::ip(set, addr)).cloned().flatten();
         let before = entry.map(|entry| self.known.slot(set, addr, &entry)).transpose()?;
         if let Some(Holder::Leased(ended)) = before
-            && self.known.cx.has_ended(&ended)
+            && self.known.has_ended(&ended)
             && let Some(path) = paths::own(set, &ended.node, &ended.owner)
         {
             self.known.read(&path)?;
@@ -231,6 +246,13 @@ pub fn steps(writes: Writes, known: &Knowledge<'_>) -> Vec<Step> {
         .filter(|path| !writes.contains_key(*path))
         .map(|path| Step { expect: expect(path), path: path.clone(), write: Write::Keep })
         .collect();
+    let presumed = known.presumed.borrow();
+    let there = presumed.iter().filter(|path| !writes.contains_key(*path)).map(|path| Step {
+        path: path.clone(),
+        expect: Expect::Present,
+        write: Write::Keep,
+    });
+    let only: Vec<Step> = only.into_iter().chain(there).collect();
     let written = writes.into_iter().map(|(path, value)| Step {
         expect: expect(&path),
         path,

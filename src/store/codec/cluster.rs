@@ -7,17 +7,18 @@ use crate::model::{BootId, NetworkName, NetworkRecord, Node, NodeRecord};
 /// A node as the record under `key`.
 pub fn node(key: &[u8], record: &NodeRecord) -> Vec<u8> {
     let boot = record.boot.as_ref().map(|boot| &*boot.0);
-    seal(key, &(&*record.node.machine, boot, record.first, record.since))
+    seal(key, &(&*record.node.machine, boot, record.first, record.since, record.turn))
 }
 
 /// The node of this name, in the record under `key`.
 pub fn read_node(key: &[u8], name: &str, bytes: &[u8]) -> Result<NodeRecord, Bad> {
-    let (machine, boot, first, since): (&str, Option<&str>, _, _) = unseal(key, bytes)?;
+    let (machine, boot, first, since, turn): (&str, Option<&str>, _, _, _) = unseal(key, bytes)?;
     Ok(NodeRecord {
         node: Node { name: name.to_owned(), machine: machine.to_owned() },
         boot: boot.map(|boot| BootId(boot.to_owned())),
         first,
         since,
+        turn,
     })
 }
 

@@ -12,11 +12,11 @@ use std::path::{Path, PathBuf};
 
 use super::super::backend::Flush;
 use super::super::lock::Lock;
-use super::super::redb::{self, Writer};
 use super::super::salvage::{self, Standing};
 use super::super::view::{Kv, KvMut, Tables};
 use super::super::{Problem, Repair, boot, codec, files, keys, occupancy, sound};
 use super::Embedded;
+use super::redb::{self, Writer};
 use crate::alloc::{Context, Definition, View};
 use crate::error::StoreError;
 use crate::model::{Kind, Lease, Node, Origin, Owner, SetName};
@@ -248,12 +248,12 @@ fn rebuild(path: &Path, lock: &Lock, cx: &Context, repair: &mut Repair) -> Resul
     if let Err(error @ StoreError::Foreign { .. }) = files::open(path, false) {
         return Err(error);
     }
-    repair.copies.push(set_aside(path, cx)?);
-    redb::create(path, Flush::ToDisk, |tables| {
+    let copy = set_aside(path, cx)?;
+    let done = redb::create(path, Flush::ToDisk, |tables| {
         let mut work = Work {
             tables,
             cx,
-            repair,
+            repair: &mut *repair,
             found: false,
             doubtful: BTreeSet::new(),
             unread: BTreeSet::new(),
@@ -273,7 +273,13 @@ fn rebuild(path: &Path, lock: &Lock, cx: &Context, repair: &mut Repair) -> Resul
             work.note(GAPS.to_owned());
         }
         work.set_aside_unread()
-    })?;
+    });
+    if let Err(error) = done {
+        // The original is as it was; best effort, for a copy of it does no harm.
+        let _ = fs::remove_file(&copy);
+        return Err(error);
+    }
+    repair.copies.push(copy);
     // What the last holder vouched for was in another file.
     lock.leave_note(&[]);
     files::flush_names(path)
@@ -344,7 +350,9 @@ impl Work<'_, '_, '_, '_> {
                 self.unread.insert((set, addr));
                 return Ok(());
             }
-        } else if self.tables.cooling_of(&set, addr)?.is_some() && standing == Standing::Doubtful {
+        } else if standing == Standing::Doubtful
+            && self.tables.cooling_of(&set, addr)?.is_some_and(|c| c.freed > lease.time)
+        {
             // Freed since.
             return Ok(());
         }

@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 
 use super::super::lock::Lock;
-use super::super::redb::{self, Looked};
 use super::super::{Taken, Wanted, files, keys, past};
 use super::Embedded;
+use super::redb::{self, Looked};
 use crate::alloc::{Context, Definition, Holder, View};
 use crate::error::StoreError;
 use crate::model::{Counter, Event, Kind, Lease, SetName};

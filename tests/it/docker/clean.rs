@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::daemon::{Daemon, subletd, until};
 
 /// Answers `/networks` and `/networks/ID` until the test ends.
-fn dockerd(socket: &Path, networks: Vec<Value>, broken: bool) {
+pub fn dockerd(socket: &Path, networks: Vec<Value>, broken: bool) {
     let listener = UnixListener::bind(socket).unwrap();
     thread::spawn(move || {
         for stream in listener.incoming() {

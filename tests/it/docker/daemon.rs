@@ -36,6 +36,8 @@ pub struct Daemon {
     child: Option<Child>,
     args: Vec<String>,
     env: BTreeMap<String, String>,
+    /// A store elsewhere than in the folder; empty: the environment names it.
+    store: Option<String>,
 }
 
 impl Daemon {
@@ -48,7 +50,13 @@ impl Daemon {
 
     /// With these flags and variables; the socket and the store are in its folder.
     pub fn with(args: &[&str], env: &[(&str, &str)]) -> Daemon {
+        Daemon::on(None, args, env)
+    }
+
+    /// The same, on a store that others use too.
+    pub fn on(store: Option<&str>, args: &[&str], env: &[(&str, &str)]) -> Daemon {
         let mut daemon = Daemon {
+            store: store.map(str::to_owned),
             lab: Lab::new(),
             child: None,
             args: args.iter().map(|a| (*a).to_owned()).collect(),
@@ -68,11 +76,15 @@ impl Daemon {
 
     /// Starts it (again).
     pub fn spawn(&mut self) {
-        let (socket, store) = (self.socket(), self.store());
+        let socket = self.socket();
+        let store = self.store.clone().unwrap_or_else(|| self.store().display().to_string());
         let log =
             std::fs::File::options().create(true).append(true).open(self.lab.join("log")).unwrap();
         let mut command = subletd(&["--log-level", "debug"]);
-        command.arg("--socket").arg(&socket).arg("--store").arg(&store).args(&self.args);
+        command.arg("--socket").arg(&socket).args(&self.args);
+        if !store.is_empty() {
+            command.args(["--store", &store]);
+        }
         command.envs(&self.env).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let mut child = command.spawn().unwrap();
         until("subletd", || {

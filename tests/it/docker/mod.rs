@@ -3,6 +3,7 @@
 //! against a plain model; cleanup against a dockerd that is played.
 
 mod clean;
+mod cluster;
 mod crowd;
 mod daemon;
 mod models;
@@ -10,4 +11,4 @@ mod rules;
 mod story;
 mod tcp;
 
-pub use daemon::subletd;
+pub use daemon::{Daemon, subletd, until as until_leased};

@@ -10,7 +10,8 @@ use crate::lab::Lab;
 
 fn refused(args: &[&str], env: &[(&str, &str)]) -> String {
     let lab = Lab::new();
-    let store = (!args.contains(&"--store")).then(|| ["--store".into(), lab.join("s.redb")]);
+    let named = args.contains(&"--store") || env.iter().any(|(name, _)| *name == "ETCD_ENDPOINT");
+    let store = (!named).then(|| ["--store".into(), lab.join("s.redb")]);
     let output = subletd(args)
         .envs(env.iter().copied())
         .args(store.iter().flatten())
@@ -170,8 +171,14 @@ fn what_makes_no_sense_is_said() {
         (vec!["--log-level", "loud"], vec![], "loud"),
         (vec!["--timeout", "soon"], vec![], "30s"),
         (vec!["--tls-cert", "x"], vec![], "--tls-key"),
-        (vec![], vec![("ETCD_ENDPOINT", "http://localhost:2379")], "etcd"),
-        (vec!["--store", r#"{"etcd": {}}"#], vec![], "of this host alone"),
+        (vec![], vec![("ETCD_ENDPOINT", "localhost:2379")], "http://HOST:PORT"),
+        (
+            vec![],
+            vec![("ETCD_ENDPOINT", "http://localhost:2379"), ("IPAM_DB_PATH", "/x")],
+            "say --store",
+        ),
+        (vec!["--store", r#"{"etcd": 1}"#], vec![], "--store"),
+        (vec!["--store", r#"{"etcd": {}}"#, "--node", " "], vec![], "--node NAME"),
     ] {
         let text = refused(&args, &env);
         assert!(text.contains(word), "{args:?} {env:?}: {text}");

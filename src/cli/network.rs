@@ -1,0 +1,198 @@
+//! `sublet network`: the definition that a cluster keeps for a network.
+//!
+//! Owns: reading a definition from a file, and what is asked before it changes under living leases. Does
+//! not own: what a definition may say (`config`).
+//! Invariant: a definition replaces only the version that was looked at.
+
+use std::fs::File;
+use std::io::{self, Read};
+
+use anyhow::{Context as _, Result, anyhow};
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::output::{time, visible};
+use super::{Desk, Terminal, confirm};
+use crate::alloc::Define;
+use crate::config::define;
+use crate::engine;
+use crate::error::shown_network;
+use crate::model::{Lease, NetworkName, NetworkRecord};
+use crate::net::{RangeSet, describe};
+
+/// Longest definition that is read, in bytes: what a server takes as one value.
+const LONGEST: u64 = 256 << 10;
+/// Leases that are named before the rest is only counted.
+const NAMED: usize = 10;
+
+/// Look at and change the definition that a cluster keeps for a network.
+#[derive(Debug, Subcommand)]
+pub enum Network {
+    /// Show a network's definition
+    Show(Show),
+    /// Define a network, or change its definition
+    Set(Set),
+}
+
+#[derive(Debug, Args)]
+pub struct Show {
+    /// The network
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// As JSON, which `set` takes back
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Set {
+    /// The network
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// A network configuration, a list of them, or what `show --json` printed; - is standard input
+    #[arg(value_name = "FILE")]
+    file: String,
+    /// Only if the definition is of this version; 0: if there is none
+    /// [default: the version in FILE, else the one that is there now]
+    #[arg(long, value_name = "N", verbatim_doc_comment)]
+    version: Option<u64>,
+    /// Even if containers have addresses that are in no range then; do not ask
+    #[arg(long, short)]
+    yes: bool,
+}
+
+impl Network {
+    pub(super) fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
+        if !desk.cluster {
+            return Err(anyhow!(
+                "{} keeps no definitions; name the cluster with --store",
+                desk.place
+            ));
+        }
+        match self {
+            Network::Show(show) => show.run(desk, terminal),
+            Network::Set(set) => set.run(desk, terminal),
+        }
+    }
+}
+
+fn network(name: &str) -> Result<NetworkName> {
+    NetworkName::new(name).map_err(|_| anyhow!("{name:?} is no network's name"))
+}
+
+impl Show {
+    fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
+        let network = network(&self.name)?;
+        let Some(record) = desk.store.network(&network)? else {
+            return Err(anyhow!(
+                "{} keeps no definition of network {network}; an ADD with \"define\": true makes one, \
+                 or `sublet network set {network} FILE`",
+                desk.place
+            ));
+        };
+        let text = if self.json { object(&record)? } else { told(&record)? };
+        writeln!(terminal.stdout, "{text}")?;
+        Ok(terminal.stdout.flush()?)
+    }
+}
+
+fn ipam(record: &NetworkRecord) -> Result<Value> {
+    serde_json::from_str(&record.text)
+        .with_context(|| format!("the definition of network {} is damaged", record.network))
+}
+
+fn object(record: &NetworkRecord) -> Result<String> {
+    let object = json!({
+        "name": record.network.as_str(),
+        "version": record.version,
+        "by": record.by,
+        "time": time(record.time),
+        "ipam": ipam(record)?,
+    });
+    Ok(format!("{object:#}"))
+}
+
+fn told(record: &NetworkRecord) -> Result<String> {
+    Ok(format!(
+        "network    {}\nversion    {}\nby         {}\nsince      {}\n{:#}",
+        record.network,
+        record.version,
+        visible(&record.by),
+        time(record.time),
+        ipam(record)?
+    ))
+}
+
+impl Set {
+    fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
+        let network = network(&self.name)?;
+        let bytes = read(&self.file)?;
+        let (text, written) =
+            define::from_file(&bytes, &network).with_context(|| self.file.clone())?;
+        let config = define::read(&text, &network).with_context(|| self.file.clone())?;
+        for warning in &config.warnings {
+            writeln!(terminal.stderr, "sublet: {warning}")?;
+        }
+        let kept = desk.store.network(&network)?.map(|record| record.version);
+        let version = match self.version.or(written) {
+            Some(version) => Some(version).filter(|version| *version > 0),
+            None => kept,
+        };
+        if version == kept {
+            let outside = outside(desk, &network, &config.sets)?;
+            if !outside.is_empty() && !self.sure(&outside, &config.sets, terminal)? {
+                writeln!(terminal.stderr, "kept the definition of network {network}")?;
+                return Ok(());
+            }
+        }
+        let define = Define { network: network.clone(), text, version };
+        let version = engine::define(&mut *desk.store, define, &desk.cx)?;
+        writeln!(terminal.stdout, "network {network} is defined, version {version}")?;
+        Ok(terminal.stdout.flush()?)
+    }
+
+    fn sure(
+        &self,
+        outside: &[Lease],
+        sets: &[RangeSet],
+        terminal: &mut Terminal<'_>,
+    ) -> Result<bool> {
+        for lease in outside.iter().take(NAMED) {
+            let (addr, owner) = (lease.addr, &lease.owner);
+            writeln!(
+                terminal.stderr,
+                "{addr} of {owner} on node {} is in no range of it",
+                visible(&lease.node.name)
+            )?;
+        }
+        let count = outside.len();
+        let question = format!(
+            "{count} addresses are leased outside of {}, and stay until their containers end; define \
+             it so",
+            describe(sets)
+        );
+        Ok(self.yes || confirm(terminal, &question)?)
+    }
+}
+
+/// The network's leases that lie in none of these ranges.
+fn outside(desk: &mut Desk, network: &NetworkName, sets: &[RangeSet]) -> Result<Vec<Lease>> {
+    desk.leases(&|lease| {
+        let of = shown_network(lease) == network.as_str() && lease.kind.collectable();
+        of && !sets.iter().any(|set| set.range_of(lease.addr).is_some())
+    })
+}
+
+fn read(file: &str) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let source: Box<dyn Read> = if file == "-" {
+        Box::new(io::stdin())
+    } else {
+        Box::new(File::open(file).context(file.to_owned())?)
+    };
+    source.take(LONGEST + 1).read_to_end(&mut bytes).with_context(|| file.to_owned())?;
+    if bytes.len() as u64 > LONGEST {
+        return Err(anyhow!("{file} is larger than {} KiB", LONGEST >> 10));
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,200 @@
+//! `define`: what of a configuration defines its network, kept in the cluster for all nodes.
+//!
+//! Owns: which keys of `ipam` those are, and their one spelling. Does not own: what they mean
+//! (`native`), where the definition is kept.
+//! Invariant: a configuration with a definition put in its place is read by the same rules as one that
+//! was written so.
+
+use serde_json::{Map, Value};
+
+use super::cidr::cidr;
+use super::error::ConfigError;
+use super::fields::{Fields, Node};
+use super::netconf::Netconf;
+use super::raw::Json;
+use super::{Config, Dialect, Inputs, keys};
+use crate::model::{NetworkName, StoreSpec};
+
+/// What a network is to all its nodes.
+const KEYS: &[&str] =
+    &["subnet", "rangeStart", "rangeEnd", "gateway", "ranges", "exclude", "routes", "dns"];
+
+/// What this configuration defines its network as, if it asks for that to be kept.
+pub(super) fn asked(
+    conf: &Netconf,
+    dialect: Dialect,
+    store: &StoreSpec,
+) -> Result<Option<String>, ConfigError> {
+    let ipam = conf.ipam()?;
+    if !ipam.flag("define")? {
+        return Ok(None);
+    }
+    if !store.is_cluster() {
+        return Err(ConfigError::invalid(
+            "ipam.define keeps the network's definition in a cluster, and there is none; name one in \
+             ipam.store, or leave define out",
+        ));
+    }
+    if conf.root().object("runtimeConfig")?.is_some_and(|r| r.get("ipRanges").is_some()) {
+        return Err(ConfigError::invalid(
+            "runtimeConfig.ipRanges are one container's, and ipam.define keeps one definition for all; \
+             leave one of them out",
+        ));
+    }
+    text(&ipam, dialect == Dialect::Consul).map(Some)
+}
+
+/// The definition inside `ipam`, as a JSON object; with `mask`, host bits of subnets are left out.
+fn text(ipam: &Fields, mask: bool) -> Result<String, ConfigError> {
+    Ok(Value::Object(pick(ipam, KEYS, mask)?).to_string())
+}
+
+/// These keys, as they are spelled here.
+fn pick(fields: &Fields, names: &[&str], mask: bool) -> Result<Map<String, Value>, ConfigError> {
+    let mut picked = Map::new();
+    for name in names {
+        if let Some(node) = fields.get(name) {
+            let value = match *name {
+                "ranges" => within(&node, keys::RANGE, mask)?,
+                "routes" => within(&node, keys::ROUTE, mask)?,
+                "subnet" if mask => match cidr(&node)?.subnet() {
+                    Some(subnet) => Value::from(subnet.to_string()),
+                    None => node.json().value(),
+                },
+                _ => node.json().value(),
+            };
+            picked.insert((*name).to_owned(), value);
+        }
+    }
+    Ok(picked)
+}
+
+/// The same within lists, and lists of lists.
+fn within(node: &Node, names: &[&str], mask: bool) -> Result<Value, ConfigError> {
+    Ok(match node.json() {
+        Json::Array(_) => {
+            let items = node.list()?;
+            let items: Result<Vec<Value>, ConfigError> =
+                items.iter().map(|item| within(item, names, mask)).collect();
+            Value::Array(items?)
+        }
+        Json::Object(_) => Value::Object(pick(&node.clone().fields()?, names, mask)?),
+        other => other.value(),
+    })
+}
+
+impl Netconf {
+    /// The same configuration with this definition of its network.
+    pub fn defined(&self, text: &str) -> Result<Netconf, ConfigError> {
+        let Ok(Json::Object(definition)) = Json::parse(text.as_bytes()) else {
+            return Err(ConfigError::invalid("it is no JSON object"));
+        };
+        let mut ipam = self.ipam()?.pairs().to_vec();
+        ipam.retain(|(key, _)| !KEYS.iter().any(|name| super::fields::spells(key, name)));
+        ipam.extend(definition);
+        Ok(self.with_ipam(ipam))
+    }
+}
+
+/// A network's definition out of a file, and the version that it was made from, if it says one. The
+/// file is a network configuration, a list of them, or what `sublet network show --json` prints.
+pub fn from_file(
+    bytes: &[u8],
+    network: &NetworkName,
+) -> Result<(String, Option<u64>), ConfigError> {
+    let Json::Object(pairs) =
+        Json::parse(bytes).map_err(|e| ConfigError::decode(format!("it is no JSON: {e}")))?
+    else {
+        return Err(ConfigError::decode("it is no JSON object"));
+    };
+    let root = Fields::root(&pairs);
+    if let Some(name) = root.text("name")?.filter(|name| *name != network.as_str()) {
+        return Err(ConfigError::invalid(format!("it is of network {name}, not {network}")));
+    }
+    let mut found = root.object("ipam")?;
+    for plugin in root.list("plugins")? {
+        found = found.or(plugin.fields()?.object("ipam")?);
+    }
+    let Some(ipam) = found else {
+        return Err(ConfigError::invalid(
+            "it has no \"ipam\"; a network is defined as {\"ipam\": {\"subnet\": \"10.1.0.0/16\"}}",
+        ));
+    };
+    let consul = ["consul_addr", "consul_port", "dc"].iter().any(|key| ipam.has(key));
+    let version = root.integer("version")?.and_then(|n| u64::try_from(n).ok());
+    Ok((text(&ipam, consul)?, version))
+}
+
+/// The network as a definition has it, by the rules of any configuration.
+pub fn read(text: &str, network: &NetworkName) -> Result<Config, ConfigError> {
+    let name = Value::from(network.as_str());
+    let conf = Netconf::decode(format!(r#"{{"name":{name},"ipam":{{}}}}"#).as_bytes())?;
+    conf.defined(text)?.config(&Inputs::default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NET: &str = r#"{"cniVersion":"1.0.0","name":"net","ipam":{"type":"sublet","define":true,
+        "store":{"etcd":{}},"SUBNET":"10.1.0.0/16","range-start":"10.1.0.5","sticky":true,
+        "ranges":[[{"subnet":"10.2.0.0/24","Gateway":"10.2.0.9","x":1}]],"routes":[{"dst":"0.0.0.0/0"}]}}"#;
+
+    fn config(text: &str) -> Result<Config, ConfigError> {
+        Netconf::decode(text.as_bytes()).unwrap().config(&Inputs::default())
+    }
+
+    #[test]
+    fn a_definition_is_spelled_one_way() {
+        let text = config(NET).unwrap().define.unwrap();
+        assert_eq!(
+            text,
+            r#"{"rangeStart":"10.1.0.5","ranges":[[{"gateway":"10.2.0.9","subnet":"10.2.0.0/24"}]],"routes":[{"dst":"0.0.0.0/0"}],"subnet":"10.1.0.0/16"}"#
+        );
+        let network = NetworkName::new("net").unwrap();
+        assert_eq!(from_file(NET.as_bytes(), &network).unwrap(), (text.clone(), None));
+        let list = format!(r#"{{"name":"net","version":7,"plugins":[{{"type":"x"}},{NET}]}}"#);
+        assert_eq!(from_file(list.as_bytes(), &network).unwrap(), (text.clone(), Some(7)));
+        assert_eq!(read(&text, &network).unwrap().sets, config(NET).unwrap().sets);
+    }
+
+    #[test]
+    fn another_definition_takes_the_place_of_ours_and_of_nothing_else() {
+        let ours = Netconf::decode(NET.as_bytes()).unwrap();
+        let theirs = ours.defined(r#"{"subnet":"10.9.0.0/24"}"#).unwrap();
+        let theirs = theirs.config(&Inputs::default()).unwrap();
+        assert_eq!(theirs.sets.len(), 1);
+        assert!(theirs.routes.is_empty() && theirs.sticky && theirs.store.is_cluster());
+        for bad in ["", "[]", "{"] {
+            assert!(ours.defined(bad).is_err(), "{bad}");
+        }
+        let gone = ours.defined("{}").unwrap().config(&Inputs::default());
+        assert!(gone.unwrap_err().to_string().contains("no IP ranges"));
+    }
+
+    #[test]
+    fn what_cannot_be_kept_is_refused() {
+        let file = NET.replace(r#""store":{"etcd":{}},"#, "");
+        assert!(config(&file).unwrap_err().to_string().contains("name one in ipam.store"));
+        let ranges =
+            NET.replacen('{', r#"{"runtimeConfig":{"ipRanges":[[{"subnet":"10.3.0.0/24"}]]},"#, 1);
+        assert!(config(&ranges).unwrap_err().to_string().contains("runtimeConfig.ipRanges"));
+        let network = NetworkName::new("net").unwrap();
+        for (bad, why) in [
+            ("", "no JSON"),
+            ("[]", "no JSON object"),
+            (r#"{"name":"other","ipam":{}}"#, "of network other"),
+            ("{}", "has no \"ipam\""),
+        ] {
+            let error = from_file(bad.as_bytes(), &network).unwrap_err().to_string();
+            assert!(error.contains(why), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn host_bits_of_a_consul_configuration_are_left_out() {
+        let text =
+            config(r#"{"name":"net","ipam":{"dc":"dc1","subnet":"203.0.113.5/29","define":true}}"#);
+        assert_eq!(text.unwrap().define.unwrap(), r#"{"subnet":"203.0.113.0/29"}"#);
+    }
+}

@@ -1,0 +1,384 @@
+//! The real binary on real servers, etcd and Consul: nodes that boot, are replaced, or die, and a
+//! network that is defined once for all of them.
+//!
+//! Each run has a boot ID of its own mounted over the kernel's, a machine-id over the machine's, and
+//! a /run that lasts as long as its boot.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::lab::{Lab, SUBLET, addresses};
+
+struct Server {
+    child: Child,
+    /// As `store` takes it.
+    store: Value,
+    _lab: Lab,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn ports<const N: usize>() -> [u16; N] {
+    let held = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    held.map(|listener| listener.local_addr().unwrap().port())
+}
+
+fn start(program: &str, args: &[String], lab: Lab, store: Value) -> Server {
+    let log = fs::File::create(lab.join("log")).unwrap();
+    // The kernel ends it with us.
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", program]).args(args);
+    command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+    let server =
+        Server { child: command.spawn().expect("setpriv, of util-linux"), store, _lab: lab };
+    let end = Instant::now() + Duration::from_secs(60);
+    let probe = Node::new("probe", "0");
+    while !probe.sublet(&server, &["list"], "").succeeded() {
+        assert!(Instant::now() < end, "{program} does not answer");
+        thread::sleep(Duration::from_millis(100));
+    }
+    server
+}
+
+fn etcd() -> Server {
+    let lab = Lab::new();
+    let [client, peer] = ports();
+    let (client, peer) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
+    let args = [
+        "--name=one".to_owned(),
+        format!("--data-dir={}", lab.join("data").display()),
+        format!("--listen-client-urls={client}"),
+        format!("--advertise-client-urls={client}"),
+        format!("--listen-peer-urls={peer}"),
+        format!("--initial-advertise-peer-urls={peer}"),
+        format!("--initial-cluster=one={peer}"),
+    ];
+    start("etcd", &args, lab, json!({"etcd": {"endpoints": [client]}}))
+}
+
+fn consul() -> Server {
+    let lab = Lab::new();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/get-consul.sh");
+    let found = Command::new(script).output().unwrap();
+    let program = String::from_utf8_lossy(&found.stdout).trim().to_owned();
+    assert!(found.status.success(), "no Consul: {}", String::from_utf8_lossy(&found.stderr));
+    let [http, server, serf] = ports();
+    let args = [
+        "agent".to_owned(),
+        "-server".to_owned(),
+        "-bootstrap-expect=1".to_owned(),
+        "-node=one".to_owned(),
+        "-bind=127.0.0.1".to_owned(),
+        format!("-data-dir={}", lab.join("data").display()),
+        format!("-http-port={http}"),
+        format!("-server-port={server}"),
+        format!("-serf-lan-port={serf}"),
+        "-serf-wan-port=-1".to_owned(),
+        "-dns-port=-1".to_owned(),
+        "-grpc-port=-1".to_owned(),
+    ];
+    let endpoint = format!("http://127.0.0.1:{http}");
+    start(&program, &args, lab, json!({"consul": {"endpoints": [endpoint]}}))
+}
+
+/// A machine, as the binary sees it.
+struct Node {
+    lab: Lab,
+    name: String,
+    boot: u32,
+    machine: String,
+}
+
+struct Answer {
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+impl Answer {
+    fn succeeded(&self) -> bool {
+        self.code == 0
+    }
+
+    #[track_caller]
+    fn ok(self) -> String {
+        assert_eq!(self.code, 0, "{}{}", self.stdout, self.stderr);
+        self.stdout
+    }
+
+    #[track_caller]
+    fn json(self) -> Value {
+        serde_json::from_str(&self.ok()).unwrap()
+    }
+
+    /// The text of a failure.
+    #[track_caller]
+    fn no(self) -> String {
+        assert_eq!(self.code, 1, "{}{}", self.stdout, self.stderr);
+        self.stdout + &self.stderr
+    }
+}
+
+impl Node {
+    fn new(name: &str, machine: &str) -> Node {
+        let node =
+            Node { lab: Lab::new(), name: name.into(), boot: 0, machine: machine.repeat(32) };
+        node.boot(1)
+    }
+
+    /// The same machine in another boot: what it had in /run is gone.
+    fn boot(mut self, boot: u32) -> Node {
+        self.boot = boot;
+        let run = self.run();
+        let _ = fs::remove_dir_all(&run);
+        fs::create_dir(&run).unwrap();
+        self
+    }
+
+    fn run(&self) -> PathBuf {
+        self.lab.join("run")
+    }
+
+    fn call(&self, env: &[(&str, &str)], args: &[&str], stdin: &str) -> Answer {
+        let file = |name: &str, text: String| {
+            let path = self.lab.join(name);
+            fs::write(&path, text).unwrap();
+            path
+        };
+        let number = &self.machine[..8];
+        let boot = file("boot", format!("{number}-0000-4000-8000-{:012}\n", self.boot));
+        let machine = file("machine", format!("{}\n", self.machine));
+        let script = format!(
+            "mount --bind {} /proc/sys/kernel/random/boot_id && mount --bind {} /etc/machine-id && \
+             mount --bind {} /run && exec {SUBLET} \"$@\"",
+            boot.display(),
+            machine.display(),
+            self.run().display(),
+        );
+        let mut child = Command::new("unshare")
+            .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script, "sublet"])
+            .args(args)
+            .env_remove("CNI_COMMAND")
+            .env("NODE_ID", &self.name)
+            .envs(env.iter().copied())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("unshare, of util-linux");
+        let _ = std::io::Write::write_all(&mut child.stdin.take().unwrap(), stdin.as_bytes());
+        let output = child.wait_with_output().unwrap();
+        Answer {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// A command line.
+    fn sublet(&self, server: &Server, args: &[&str], stdin: &str) -> Answer {
+        let store = server.store.to_string();
+        self.call(&[], &[args, &["--store", &store]].concat(), stdin)
+    }
+
+    fn cni(&self, server: &Server, command: &str, container: &str, ipam: &Value) -> Answer {
+        let mut ipam = ipam.clone();
+        ipam["type"] = "sublet".into();
+        ipam["store"] = server.store.clone();
+        let conf = json!({"cniVersion": "1.1.0", "name": "net", "type": "bridge", "ipam": ipam})
+            .to_string();
+        let env = [
+            ("CNI_COMMAND", command),
+            ("CNI_CONTAINERID", container),
+            ("CNI_NETNS", "/var/run/netns/none"),
+            ("CNI_IFNAME", "eth0"),
+            ("CNI_PATH", "/opt/cni/bin"),
+            ("CNI_ARGS", "IgnoreUnknown=1;MAC=02:00:00:00:00:0A"),
+        ];
+        self.call(&env, &[], &conf)
+    }
+
+    #[track_caller]
+    fn add(&self, server: &Server, container: &str, ipam: &Value) -> String {
+        addresses(&self.cni(server, "ADD", container, ipam).json()).join(" ")
+    }
+
+    fn list(&self, server: &Server) -> Vec<Value> {
+        let rows = self.sublet(server, &["list", "--json"], "").json();
+        rows.as_array().unwrap().clone()
+    }
+
+    fn nodes(&self, server: &Server) -> Vec<Value> {
+        let rows = self.sublet(server, &["node", "list", "--json"], "").json();
+        rows.as_array().unwrap().clone()
+    }
+}
+
+fn lives(server: &Server) {
+    let ipam = json!({"subnet": "10.1.2.0/29"});
+    let a = Node::new("a", "a");
+    for i in 0..5 {
+        a.add(server, &format!("c{i}"), &ipam);
+    }
+    assert!(a.cni(server, "ADD", "more", &ipam).no().contains("\"code\": 100"));
+    let row = &a.list(server)[0];
+    assert_eq!((&row["node"], &row["mac"]), (&json!("a"), &json!("02:00:00:00:00:0a")));
+    let notes = fs::read_dir(a.run().join("sublet")).unwrap();
+    assert_eq!(notes.count(), 1);
+
+    // It boots: all that it had is free, and erased.
+    let a = a.boot(2);
+    assert_eq!(a.list(server), Vec::<Value>::new());
+    assert_eq!(Node::new("b", "b").list(server).len(), 5, "nobody else knows yet");
+    a.cni(server, "DEL", "c0", &ipam).ok();
+    a.cni(server, "STATUS", "", &ipam).ok();
+    for i in 0..5 {
+        a.add(server, &format!("d{i}"), &ipam);
+    }
+    assert_eq!(a.list(server).len(), 5);
+
+    // Another machine of that name is refused, and is not after another name was given to it.
+    let other = Node::new("a", "b");
+    let text = other.cni(server, "ADD", "x", &ipam).no();
+    for part in ["\"code\": 7", &a.machine, &other.machine, "sublet node release a"] {
+        assert!(text.contains(part), "{text}");
+    }
+    a.cni(server, "DEL", "d0", &ipam).ok();
+    let b = Node { name: "b".to_owned(), ..other };
+    let at_b = b.add(server, "x", &ipam);
+    let nodes = b.nodes(server);
+    let shown: Vec<_> = nodes.iter().map(|n| (&n["node"], &n["leases"])).collect();
+    assert_eq!(shown, [(&json!("a"), &json!(4)), (&json!("b"), &json!(1))]);
+    assert_eq!(nodes[0]["machineID"], json!(a.machine));
+    let table = b.sublet(server, &["node", "list"], "").ok();
+    assert!(table.trim_start().starts_with("NODE") && table.contains(&a.machine), "{table}");
+
+    // It is gone for good.
+    let release = |node: &Node, more: &[&str]| {
+        node.sublet(server, &[&["node", "release", "a"], more].concat(), "")
+    };
+    assert!(release(&b, &["--dry-run"]).ok().contains("4 addresses of node a (4 of net)"));
+    assert!(release(&b, &[]).no().contains("there is no terminal to ask on; say --yes"));
+    assert!(release(&a, &["--yes"]).no().contains("the machine that this runs on"));
+    assert!(b.sublet(server, &["node", "release", "z"], "").no().contains("no node z"));
+    assert_eq!(b.list(server).len(), 5);
+    assert!(release(&b, &["--yes"]).ok().contains("freed 4 addresses"));
+    assert_eq!(b.list(server).iter().map(|r| &r["address"]).collect::<Vec<_>>(), [&json!(at_b)]);
+    assert_eq!(b.nodes(server).len(), 1);
+    // The same host, installed anew.
+    let new = Node::new("a", "c");
+    new.add(server, "y", &ipam);
+    assert!(a.cni(server, "ADD", "late", &ipam).no().contains(&new.machine));
+    // The name by the flag, over the variable.
+    let rows = new.sublet(server, &["release", &at_b, "--yes", "--node", "w"], "").ok();
+    assert!(rows.contains("freed"), "{rows}");
+    assert_eq!(new.nodes(server).len(), 2);
+    assert!(
+        new.sublet(server, &["list", "--node", " "], "").stderr.contains("a node needs a name")
+    );
+
+    // What is to outlive a boot does.
+    let disk = json!({"subnet": "10.1.2.0/29", "persist": "disk"});
+    let kept = new.add(server, "kept", &disk);
+    let new = new.boot(2);
+    new.add(server, "z", &ipam);
+    let left: Vec<_> = new.list(server).iter().map(|r| r["address"].clone()).collect();
+    assert!(left.len() == 2 && left.contains(&json!(kept)), "{left:?}");
+    assert_eq!(new.add(server, "kept", &disk), kept);
+}
+
+fn definitions(server: &Server) {
+    let (a, b) = (Node::new("a", "a"), Node::new("b", "b"));
+    let first = json!({"subnet": "10.5.0.0/24", "define": true,
+        "routes": [{"dst": "0.0.0.0/0"}]});
+    let wrong = json!({"subnet": "10.6.0.0/24", "define": true, "gateway": "10.6.0.9"});
+    let in_first = |addr: &str| addr.starts_with("10.5.0.");
+    assert!(a.sublet(server, &["network", "show", "net"], "").no().contains("no definition"));
+    assert!(in_first(&a.add(server, "c1", &first)));
+    let answer = b.cni(server, "ADD", "c2", &wrong);
+    for part in ["10.5.0.0/24", "10.6.0.0/24", "(by a)", "sublet network show net"] {
+        assert!(answer.stderr.contains(part), "{}", answer.stderr);
+    }
+    let result = answer.json();
+    assert!(in_first(&addresses(&result)[0]) && result["routes"].is_array(), "{result}");
+    assert!(!a.cni(server, "ADD", "c1", &first).stderr.contains("version"), "nothing differs");
+    b.cni(server, "CHECK", "c2", &wrong).ok();
+    b.cni(server, "STATUS", "", &wrong).ok();
+
+    // Shown, changed, put back.
+    let shown = b.sublet(server, &["network", "show", "net", "--json"], "").json();
+    assert_eq!(shown["ipam"]["subnet"], "10.5.0.0/24");
+    assert_eq!((&shown["version"], &shown["by"]), (&json!(1), &json!("a")));
+    let text = b.sublet(server, &["network", "show", "net"], "").ok();
+    assert!(text.contains("version    1") && text.contains("\"dst\": \"0.0.0.0/0\""), "{text}");
+    let set = |more: &[&str], conf: &Value| {
+        let args = [&["network", "set", "net", "-"], more].concat();
+        b.sublet(server, &args, &conf.to_string())
+    };
+    let mut wider = shown.clone();
+    wider["ipam"]["subnet"] = "10.5.0.0/16".into();
+    assert!(set(&["--version", "7"], &wider).no().contains("version 1, not version 7"));
+    assert!(set(&[], &wider).ok().contains("version 2"));
+    assert!(set(&[], &wider).no().contains("version 2, not version 1"), "the file's is old");
+    let moved = json!({"ipam": {"subnet": "10.7.0.0/24"}});
+    let refused = set(&[], &moved).no();
+    for part in ["c1", "c2", "2 addresses", "10.7.0.1-10.7.0.254", "say --yes"] {
+        assert!(refused.contains(part), "{refused}");
+    }
+    assert!(set(&[], &json!({"ipam": {"subnet": "10.7.0.3/24"}})).no().contains("host bits"));
+    assert!(set(&["--yes"], &moved).ok().contains("version 3"));
+    assert!(a.add(server, "c3", &first).starts_with("10.7.0."));
+    // What is leased outside of it stays, and is freed.
+    assert_eq!(a.list(server).len(), 3);
+    for (node, container) in [(&a, "c1"), (&b, "c2"), (&a, "c3")] {
+        node.cni(server, "DEL", container, &wrong).ok();
+    }
+    assert_eq!(a.list(server), Vec::<Value>::new());
+}
+
+#[test]
+fn etcd_knows_its_nodes() {
+    let server = etcd();
+    lives(&server);
+    let server = etcd();
+    definitions(&server);
+}
+
+#[test]
+fn consul_knows_its_nodes() {
+    let server = consul();
+    lives(&server);
+    let server = consul();
+    definitions(&server);
+}
+
+/// A file of one machine has no nodes to release and no definitions.
+#[test]
+fn a_lease_file_is_of_one_machine() {
+    let lab = Lab::new();
+    let store = lab.join("leases.redb").display().to_string();
+    let node = Node::new("a", "a");
+    let call = |args: &[&str]| node.call(&[], &[args, &["--store", &store]].concat(), "");
+    assert_eq!(call(&["node", "list", "--json"]).json(), json!([]));
+    for args in [&["node", "release", "a"][..], &["network", "show", "a"]] {
+        assert!(call(args).no().contains("name the cluster with --store"), "{args:?}");
+    }
+    let ipam = json!({"type": "sublet", "subnet": "10.0.0.0/24", "define": true,
+        "dataDir": lab.data_dir()});
+    let conf = json!({"cniVersion": "1.0.0", "name": "net", "type": "x", "ipam": ipam});
+    let answer = crate::lab::Call::cni("ADD", "c", &conf).run();
+    let (code, msg) = answer.error();
+    assert!(code == 7 && msg.contains("name one in ipam.store"), "{msg}");
+    crate::lab::Call::cni("DEL", "c", &conf).run().silent();
+}
