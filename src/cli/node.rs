@@ -35,6 +35,7 @@ pub struct List {
 }
 
 #[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
 pub struct Release {
     /// Its name, as `sublet node list` shows it
     #[arg(value_name = "NODE")]
@@ -42,6 +43,9 @@ pub struct Release {
     /// Only tell what would be freed
     #[arg(long)]
     dry_run: bool,
+    /// The report as JSON
+    #[arg(long)]
+    json: bool,
     /// Do not ask
     #[arg(long, short)]
     yes: bool,
@@ -190,7 +194,12 @@ impl Release {
         }
         let what = row.told(name);
         if self.dry_run {
-            writeln!(terminal.stdout, "would free {what}")?;
+            if self.json {
+                let report = json!({"node": name, "dryRun": true, "leases": row.leases});
+                writeln!(terminal.stdout, "{report:#}")?;
+            } else {
+                writeln!(terminal.stdout, "would free {what}")?;
+            }
             return Ok(terminal.stdout.flush()?);
         }
         let question = format!("free {what}; is that machine gone");
@@ -199,7 +208,14 @@ impl Release {
             return Ok(());
         }
         let left = engine::release_node(&mut *desk.store, name, &desk.cx)?;
-        writeln!(terminal.stdout, "freed {} addresses of node {name}", left.freed)?;
+        if self.json {
+            let report = json!({
+                "node": name, "dryRun": false, "freed": left.freed, "forgotten": left.forgotten,
+            });
+            writeln!(terminal.stdout, "{report:#}")?;
+        } else {
+            writeln!(terminal.stdout, "freed {} addresses of node {name}", left.freed)?;
+        }
         terminal.stdout.flush()?;
         if left.forgotten {
             return Ok(());

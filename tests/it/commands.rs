@@ -262,7 +262,9 @@ fn speak_json() {
     for command in cli::definition().get_subcommands() {
         let deeper: Vec<_> = command.get_subcommands().collect();
         for leaf in if deeper.is_empty() { vec![command] } else { deeper } {
-            if !leaf.get_arguments().any(|a| a.get_long() == Some("json")) {
+            // JSON is all that one has to say.
+            let own = leaf.get_name() == "jsonl" && command.get_name() == "export";
+            if !own && !leaf.get_arguments().any(|a| a.get_long() == Some("json")) {
                 lack.push(format!("{} {}", command.get_name(), leaf.get_name()));
             }
         }

@@ -112,7 +112,7 @@ fn a_map_has_colours_where_they_are_wanted() {
     let coloured = Screen::new(80, 24, "C.UTF-8", &map(&lab, "--zoom 10.4.0.0/24"));
     let text = coloured.read("a cell is", true);
     // Leased above free ground.
-    assert!(text.contains("38;5;46") && text.contains("48;5;240"), "{text:?}");
+    assert!(text.contains("38;5;40") && text.contains("48;5;240"), "{text:?}");
     let plain =
         Screen::new(80, 24, "C.UTF-8", &format!("NO_COLOR=1 {}", map(&lab, "--zoom 10.4.0.0/24")));
     let text = plain.read("a cell is", true);

@@ -142,12 +142,12 @@ impl Check {
                 }
                 tell(file, terminal)?;
             }
-            let word = terminal.screen.paint(Tone::Odd, "warning:");
+            let odd = terminal.screen.paint(Tone::Odd, "warning:");
             for why in &unseen {
-                writeln!(terminal.stdout, "{word} not compared with what is leased: {why}")?;
+                writeln!(terminal.stdout, "{odd} not compared with what is leased: {why}")?;
             }
             for overlap in &overlaps {
-                writeln!(terminal.stdout, "{word} {overlap}")?;
+                writeln!(terminal.stdout, "{odd} {overlap}")?;
             }
             let ending = |n| if n == 1 { "" } else { "s" };
             writeln!(

@@ -32,6 +32,7 @@ struct Of<'a> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
+#[allow(clippy::struct_field_names, reason = "so the field is called in JSON")]
 struct Plugin<'a> {
     plugin: &'a str,
     ipam: &'a str,

@@ -5,6 +5,7 @@
 //! Invariant: the work grows with the number of marks and of cells, never with that of addresses.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use anstyle::{Ansi256Color, Color, Style};
 use clap::ValueEnum;
@@ -134,7 +135,7 @@ pub enum Look {
     Gateway,
     /// Kept back.
     Cooling,
-    /// Never given out.
+    /// Never given out: excluded, or the gateway that a configuration names.
     Excluded,
 }
 
@@ -148,7 +149,7 @@ pub const LEGEND: [(Look, &str); 10] = [
     (Look::Reserved, "reserved"),
     (Look::Gateway, "gateway"),
     (Look::Cooling, "cooling"),
-    (Look::Excluded, "excluded"),
+    (Look::Excluded, "never given"),
     (Look::Outside, "in no range"),
 ];
 
@@ -195,7 +196,7 @@ impl Look {
             Look::Few => 22,
             Look::Half => 28,
             Look::Most => 34,
-            Look::Full => 46,
+            Look::Full => 40,
             Look::Reserved => 127,
             Look::Gateway => 33,
             Look::Cooling => 44,
@@ -379,7 +380,7 @@ fn characters(row: &[Look], wide: usize, frame: &Frame) -> String {
             std::iter::repeat_n(look.glyph(frame.unicode), run.len() * wide).collect();
         if frame.colour && look != Look::Outside {
             let style = foreground(look);
-            out += &format!("{style}{text}{style:#}");
+            let _ = write!(out, "{style}{text}{style:#}");
         } else {
             out += &text;
         }
@@ -401,7 +402,7 @@ fn halves(rows: &[Vec<Look>]) -> String {
         let ground = lower.map(|look| Color::Ansi256(Ansi256Color(look.colour())));
         let style = foreground(upper).bg_color(ground);
         let text: String = std::iter::repeat_n('\u{2580}', run.len()).collect();
-        out += &format!("{style}{text}{style:#}");
+        let _ = write!(out, "{style}{text}{style:#}");
     }
     out
 }
