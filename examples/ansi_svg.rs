@@ -1,5 +1,5 @@
-//! Makes a picture of what a command shows on a terminal: `sublet map web --color always | ansi_svg
-//! > map.svg`. Knows the colours and block characters that `sublet` uses, nothing more of a terminal.
+//! Makes a picture, in SVG, of what `sublet map NAME --color always` writes: standard input to standard
+//! output. Knows the colours and block characters that `sublet` uses, nothing more of a terminal.
 
 use std::error::Error;
 use std::fmt::Write as _;

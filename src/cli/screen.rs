@@ -1,7 +1,7 @@
 //! What the terminal can show: colour, its width, characters beyond ASCII.
 //!
 //! Owns: how that is found out, and what a colour means. Does not own: what is shown.
-//! Invariant: where nobody looks (a pipe, a file, NO_COLOR), a line has no escape sequence and is
+//! Invariant: where nobody looks (a pipe, a file, `NO_COLOR`), a line has no escape sequence and is
 //! not cut.
 
 use std::fmt;

@@ -66,12 +66,12 @@ pub fn render(columns: &[Column], rows: &[Vec<Cell>], screen: &Screen) -> String
             let shown = cut(&cell.text, *width, screen.unicode);
             let space = width - shown.width();
             let (before, after) = if column.right { (space, 0) } else { (0, space) };
-            if !shown.is_empty() {
+            if shown.is_empty() {
+                pending += width + GAP;
+            } else {
                 out.extend(std::iter::repeat_n(' ', pending + before));
                 out += &cell.tone.map_or_else(|| shown.clone(), |tone| screen.paint(tone, &shown));
                 pending = after + GAP;
-            } else {
-                pending += width + GAP;
             }
         }
         out.push('\n');

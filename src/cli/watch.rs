@@ -178,7 +178,6 @@ fn wait(interval: Duration) -> Result<bool> {
     let until = Timespec::try_from(interval).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
     let mut fds = [PollFd::new(&stdout, PollFlags::empty())];
     match poll(&mut fds, Some(&until)) {
-        Ok(0) => Ok(true),
         Ok(_) => Ok(!fds[0].revents().intersects(PollFlags::ERR | PollFlags::HUP)),
         Err(rustix::io::Errno::INTR) => Ok(true),
         Err(e) => Err(io::Error::from(e).into()),

@@ -37,6 +37,7 @@ impl ConfigError {
 
     /// The same, with the way to the value that is to blame, as `ipam.ranges[0][1].subnet`. The first
     /// to say so knows best.
+    #[must_use]
     pub(super) fn at(self, place: impl Into<String>) -> ConfigError {
         ConfigError { place: self.place.or_else(|| Some(place.into())), ..self }
     }

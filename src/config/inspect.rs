@@ -154,7 +154,7 @@ impl Look {
         let root = Fields::root(&pairs);
         self.version(&root);
         if !root.has("plugins") {
-            return self.part("", pairs);
+            return self.part("", &pairs);
         }
         self.twice("", &root);
         if let Err(e) = root.text("name").and_then(|n| super::netconf::named(n.unwrap_or_default()))
@@ -173,7 +173,7 @@ impl Look {
         for node in plugins {
             let place = node.path().to_owned();
             match node.fields() {
-                Ok(fields) => self.part(&place, injected(&given, &fields)),
+                Ok(fields) => self.part(&place, &injected(&given, &fields)),
                 Err(e) => self.refused("", &e, &place),
             }
         }
@@ -198,8 +198,8 @@ impl Look {
     }
 
     /// One plugin's configuration, which stands at `place`.
-    fn part(&mut self, place: &str, pairs: Vec<(String, Json)>) {
-        let root = Fields::root(&pairs);
+    fn part(&mut self, place: &str, pairs: &[(String, Json)]) {
+        let root = Fields::root(pairs);
         self.twice(place, &root);
         let plugin = self.word(place, &root, "type").unwrap_or_default();
         if plugin.is_empty() && !place.is_empty() {
@@ -236,7 +236,7 @@ impl Look {
         let mut part = Part { plugin, ipam: named, ours, config: None };
         if ours {
             self.keys(place, &ipam);
-            part.config = self.config(place, pairs.clone());
+            part.config = self.config(place, pairs.to_vec());
         }
         self.parts.push(part);
     }
