@@ -5,12 +5,16 @@
 //! Invariant: a [`Refusal`] is a decision over verified facts; a [`StoreError`] is a failure to
 //! learn them or to keep them.
 
+mod pool;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::model::{Lease, NetworkName, Node, NodeRecord, Owner, PoolId, SetName};
-use crate::net::{Addr, Subnet};
+use crate::model::{Lease, NetworkName, Node, NodeRecord, Owner, SetName};
+use crate::net::Addr;
+
+pub use pool::PoolRefusal;
 
 /// The allocator's "no". The beginnings of the texts are host-local's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,129 +142,6 @@ pub enum Refusal {
     },
     /// A pool, or an address of one, cannot be had.
     Pool(Box<PoolRefusal>),
-}
-
-/// Why a pool, or an address of one, cannot be had. The texts are those of Docker's `ipamapi`, word
-/// for word, and kontena-ipam's where a pool is shared: users search for them. [`PoolRefusal::more`]
-/// says what they leave out, for the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PoolRefusal {
-    /// No pool has this name.
-    Unknown(PoolId),
-    /// The subnet has addresses of another pool of the space.
-    Overlap {
-        /// What was asked for.
-        subnet: Subnet,
-        /// The other pool.
-        with: PoolId,
-        /// Its subnet.
-        taken: Subnet,
-        /// Under which name it was to be shared.
-        shared: Option<String>,
-    },
-    /// Every block of the supernets is in use, by pools or by the host's routes.
-    NoBlock,
-    /// A shared pool exists and is another than the one that was asked for.
-    Differs {
-        /// Its name.
-        name: String,
-        /// "subnet" or "iprange".
-        what: &'static str,
-        /// As it is.
-        has: String,
-        /// As it was asked for.
-        asked: String,
-    },
-    /// A shared pool's subnet is routed elsewhere on this host.
-    Routed {
-        /// Its name.
-        name: String,
-        /// Its subnet.
-        subnet: Subnet,
-    },
-    /// The address has a holder, or belongs to nobody (network, broadcast).
-    Taken {
-        /// The address.
-        addr: Addr,
-        /// Who.
-        holder: Option<Box<Lease>>,
-    },
-    /// The address lies outside the pool's subnet.
-    OutOfRange {
-        /// The address.
-        addr: Addr,
-        /// The subnet.
-        subnet: Subnet,
-    },
-    /// No address of the pool is free.
-    Exhausted(PoolId),
-}
-
-impl fmt::Display for PoolRefusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            PoolRefusal::Unknown(_) => {
-                f.write_str("address space does not contain specified address pool")
-            }
-            PoolRefusal::Overlap { shared: None, .. } => {
-                f.write_str("Pool overlaps with other one on this address space")
-            }
-            PoolRefusal::Overlap { subnet, taken, shared: Some(_), .. } => {
-                write!(f, "{} conflict: Conflict with network {taken}", subnet.first())
-            }
-            PoolRefusal::NoBlock => {
-                f.write_str("all predefined address pools have been fully subnetted")
-            }
-            PoolRefusal::Differs { name, what, has, asked } => {
-                write!(f, "pool {name} exists with {what} {has}, requested {asked}")
-            }
-            PoolRefusal::Routed { name, subnet } => {
-                write!(
-                    f,
-                    "pool {name} exists with subnet {subnet}, which this host routes elsewhere"
-                )
-            }
-            PoolRefusal::Taken { .. } => f.write_str("Address already in use"),
-            PoolRefusal::OutOfRange { .. } => f.write_str("requested address is out of range"),
-            PoolRefusal::Exhausted(_) => f.write_str("no available addresses on this pool"),
-        }
-    }
-}
-
-impl PoolRefusal {
-    /// What stands in the way and what can be done, in one line.
-    pub fn more(&self) -> String {
-        match self {
-            PoolRefusal::Unknown(id) => {
-                format!("there is no pool {id}; remove the network and create it again")
-            }
-            PoolRefusal::Overlap { subnet, with, taken, .. } => {
-                format!("{subnet} overlaps {taken} of pool {with}; choose another --subnet")
-            }
-            PoolRefusal::NoBlock => {
-                "add a supernet with --v4 or --v6, make the blocks smaller, remove \
-                networks, or run `subletd cleanup`"
-                    .to_owned()
-            }
-            PoolRefusal::Differs { name, .. } => {
-                format!("ask for the same on every host, or use another name than network={name}")
-            }
-            PoolRefusal::Routed { subnet, .. } => format!(
-                "see `ip route`; say --subnet {subnet} if the route leads to this very network"
-            ),
-            PoolRefusal::Taken { addr, holder: Some(lease) } => match &lease.origin.endpoint {
-                Some(name) => format!("{addr} is held by {name}, {}", lease.owner),
-                None => format!("{addr} is held by {} ({})", lease.owner, lease.kind.word()),
-            },
-            PoolRefusal::Taken { addr, holder: None } => {
-                format!("{addr} is the network or the broadcast address")
-            }
-            PoolRefusal::OutOfRange { addr, subnet } => format!("{addr} is not in {subnet}"),
-            PoolRefusal::Exhausted(id) => format!(
-                "pool {id} is full; remove containers, widen --ip-range, or run `subletd cleanup`"
-            ),
-        }
-    }
 }
 
 impl From<PoolRefusal> for Refusal {

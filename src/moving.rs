@@ -121,7 +121,7 @@ pub fn compare(
     })?;
     let definition = |name: &String| !keeps_definitions && definitions.contains(name);
     let (left_out, missing) = left.into_keys().partition(definition);
-    Ok(Comparison { left_out, missing, ..comparison })
+    Ok(Comparison { missing, left_out, ..comparison })
 }
 
 /// Enough to tell two records of one name apart; all of a large store in memory would be too much. In

@@ -14,6 +14,7 @@ use crate::net::Addr;
 /// One record of a store. What can be derived from others (indexes, the bounds kept for warnings) is
 /// none.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "a slice of a store at a time, and most are leases")]
 pub enum Record {
     /// A pool of a container engine.
     Pool(Pool),

@@ -78,25 +78,20 @@ pub struct Import {
 
 impl Import {
     pub(super) fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
-        let moved = match &self.file {
-            Some(path) => {
-                let open = |path: &Path| -> Result<BufReader<File>> {
-                    let file = File::open(path);
-                    Ok(BufReader::new(
-                        file.with_context(|| format!("cannot read {}", path.display()))?,
-                    ))
-                };
-                let name = path.display().to_string();
-                let moved = self.pass(true, &name, &mut open(path)?, desk, terminal)?;
-                if !self.how.dry_run {
-                    self.pass(false, &name, &mut open(path)?, desk, terminal)?;
-                }
-                moved
+        let moved = if let Some(path) = &self.file {
+            let open = |path: &Path| -> Result<BufReader<File>> {
+                let file = File::open(path);
+                Ok(BufReader::new(file.with_context(|| format!("cannot read {}", path.display()))?))
+            };
+            let name = path.display().to_string();
+            let moved = self.pass(true, &name, &mut open(path)?, desk, terminal)?;
+            if !self.how.dry_run {
+                self.pass(false, &name, &mut open(path)?, desk, terminal)?;
             }
-            None => {
-                let mut input = io::stdin().lock();
-                self.pass(self.how.dry_run, "standard input", &mut input, desk, terminal)?
-            }
+            moved
+        } else {
+            let mut input = io::stdin().lock();
+            self.pass(self.how.dry_run, "standard input", &mut input, desk, terminal)?
         };
         if self.how.json {
             let report = json!({"dryRun": self.how.dry_run, "records": moved});

@@ -69,9 +69,9 @@ impl Kontena {
             writeln!(terminal.stdout, "{}: taken over before; nothing was done", self.prefix)?;
             return Ok(terminal.stdout.flush()?);
         }
-        self.pass(true, &found, &mut desk, terminal)?;
+        pass(true, &found, &mut desk, terminal)?;
         if !self.dry_run {
-            self.pass(false, &found, &mut desk, terminal)?;
+            pass(false, &found, &mut desk, terminal)?;
             done(&mut desk, false)?;
         }
         let leases = |pool: &Pool| found.leases.iter().filter(|l| l.set == pool.set()).count();
@@ -110,24 +110,19 @@ impl Kontena {
         };
         Ok(config::store(&json).context("--from")?.0)
     }
+}
 
-    fn pass(
-        &self,
-        dry_run: bool,
-        found: &Found,
-        desk: &mut Desk,
-        terminal: &mut Terminal<'_>,
-    ) -> Result<()> {
-        let mut mover = Mover::new(&mut *desk.store, &desk.cx, dry_run);
-        for pool in found.pools.values() {
-            mover.push(Record::Pool(pool.clone()), Persist::Disk)?;
-        }
-        for lease in &found.leases {
-            mover.push(Record::Lease(lease.clone()), Persist::Disk)?;
-        }
-        mover.flush()?;
-        tell_clashes(&mover.clashes, terminal)
+/// Once over all that was found.
+fn pass(dry_run: bool, found: &Found, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
+    let mut mover = Mover::new(&mut *desk.store, &desk.cx, dry_run);
+    for pool in found.pools.values() {
+        mover.push(Record::Pool(pool.clone()), Persist::Disk)?;
     }
+    for lease in &found.leases {
+        mover.push(Record::Lease(lease.clone()), Persist::Disk)?;
+    }
+    mover.flush()?;
+    tell_clashes(&mover.clashes, terminal)
 }
 
 /// Records that all is here, or asks for that.

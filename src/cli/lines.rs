@@ -356,7 +356,7 @@ pub fn read(line: &str) -> Result<(Record, Persist), String> {
             (Record::Sticky(SetName(set), pod, range, addr), persist.into())
         }
         Line::Network { network, version, definition: text, by, time } => {
-            let network = named("network", network, NetworkName::new)?;
+            let network = named("network", &network, NetworkName::new)?;
             let value: Result<serde_json::Value, _> = serde_json::from_str(&text);
             if version == 0 || !value.is_ok_and(|value| value.is_object()) {
                 return Err(format!("the \"definition\" of {network} is none"));
@@ -365,7 +365,7 @@ pub fn read(line: &str) -> Result<(Record, Persist), String> {
             (Record::Network(record), Persist::Disk)
         }
         Line::Adopted { network, time } => {
-            (Record::Adopted(named("network", network, NetworkName::new)?, time), Persist::Disk)
+            (Record::Adopted(named("network", &network, NetworkName::new)?, time), Persist::Disk)
         }
     })
 }
@@ -382,15 +382,15 @@ fn prefix(field: &str, text: &str) -> Result<Subnet, String> {
     read().ok_or_else(|| format!("{field:?} is {text:?}, no prefix such as 10.80.0.0/24"))
 }
 
-fn named<T, E>(field: &str, text: String, new: fn(String) -> Result<T, E>) -> Result<T, String> {
-    new(text.clone()).map_err(|_| format!("{field:?} is {text:?}, which is no such name"))
+fn named<T, E>(field: &str, text: &str, new: fn(String) -> Result<T, E>) -> Result<T, String> {
+    new(text.to_owned()).map_err(|_| format!("{field:?} is {text:?}, which is no such name"))
 }
 
 fn read_attachment(line: AttachmentLine) -> Result<Attachment, String> {
     Ok(Attachment {
-        network: named("network", line.network, NetworkName::new)?,
-        container: named("containerID", line.container_id, ContainerId::new)?,
-        ifname: line.ifname.map(|text| named("ifname", text, IfName::new)).transpose()?,
+        network: named("network", &line.network, NetworkName::new)?,
+        container: named("containerID", &line.container_id, ContainerId::new)?,
+        ifname: line.ifname.map(|text| named("ifname", &text, IfName::new)).transpose()?,
     })
 }
 

@@ -232,13 +232,11 @@ impl Row {
             [] => String::new(),
             networks => format!(" ({})", networks.join(", ")),
         };
-        let mut text = format!("{} addresses of node {name}{of}", self.leases);
-        if self.pools > 0 {
-            text += &format!(", its part in {} pools", self.pools);
-        }
-        if self.reserved > 0 {
-            text += &format!("; the {} reserved from there stay", self.reserved);
-        }
-        text
+        let parts = [
+            Some(format!("{} addresses of node {name}{of}", self.leases)),
+            (self.pools > 0).then(|| format!("its part in {} pools", self.pools)),
+            (self.reserved > 0).then(|| format!("not the {} reserved from there", self.reserved)),
+        ];
+        parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
     }
 }

@@ -31,6 +31,7 @@ impl ConfigError {
     }
 
     /// The same, told with where it happened in front.
+    #[must_use]
     pub fn within(self, place: &str) -> ConfigError {
         ConfigError { message: format!("{place}: {}", self.message), ..self }
     }

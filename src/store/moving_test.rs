@@ -190,7 +190,7 @@ fn definitions_move_between_clusters() {
     let mut mover = Mover::new(&mut one, &cx, false);
     mover.push(record.clone(), Persist::Disk).unwrap();
     mover.flush().unwrap();
-    assert_eq!(all(&mut one), [record.clone()]);
+    assert_eq!(all(&mut one), std::slice::from_ref(&record));
     for (to, left_out) in [(&mut two as &mut dyn Store, 0), (&mut file, 1)] {
         let mut mover = Mover::new(to, &cx, false);
         one.records(&cx, &mut |record, persist| mover.push(record, persist)).unwrap();

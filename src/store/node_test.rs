@@ -148,10 +148,10 @@ fn notes_save_trips_and_nothing_else() {
         given(&mut store, &add("old", &sets), &boot(1));
         given(&mut store, &add("a", &sets), &early(2));
         assert_eq!(paths(&server), 3);
-        let noted = place.is_some_and(|place| place.is_dir());
+        let kept = place.is_some_and(|place| place.is_dir());
         let cost = trips(&server, || drop(given(&mut store, &add("b", &sets), &early(2))));
         // The node, the commit, the node's leases.
-        assert_eq!(cost, if noted { 1 } else { 3 });
+        assert_eq!(cost, if kept { 1 } else { 3 });
         assert_eq!(listed(&mut store, &early(2)).len(), 4);
     }
 }
@@ -260,7 +260,7 @@ fn a_second_machine_is_refused_until_the_first_is_released() {
     given(&mut store, &add("c", &sets), &one);
     let network = NetworkName::new("net").unwrap();
     let gc = Gc { set: net(), network, valid: [].into(), after: None };
-    let status = Status { set: net(), sets: sets.to_vec(), strict: false };
+    let status = Status { set: net(), sets: sets.clone(), strict: false };
     for command in [
         Command::Add(add("d", &sets)),
         Command::Gc(gc),

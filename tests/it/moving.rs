@@ -174,7 +174,7 @@ fn a_line_that_means_nothing_is_named_and_nothing_is_written() {
         let answer = call.arg("--store").arg(&second.display().to_string()).run();
         let place = format!("line {}: ", line + 1);
         let told = answer.stderr.contains(&place) && answer.stderr.contains(word);
-        answer.check(answer.code == Some(1) && told, &format!("{place}{word}"));
+        answer.check(answer.code == Some(1) && told, format!("{place}{word}"));
         assert!(!second.parent().unwrap().exists());
     }
     for (text, word) in [("", "is empty"), (&lines[..lines.len() - 9], "was cut off")] {

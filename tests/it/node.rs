@@ -46,6 +46,7 @@ fn start(program: &str, args: &[String], lab: Lab, store: Value) -> Server {
     let probe = Node::new("probe", "0");
     while !probe.sublet(&server, &["list"], "").succeeded() {
         assert!(Instant::now() < end, "{program} does not answer");
+        #[expect(clippy::disallowed_methods, reason = "a test waits for another process")]
         thread::sleep(Duration::from_millis(100));
     }
     server
@@ -257,10 +258,10 @@ fn lives(server: &Server) {
     a.cni(server, "DEL", "d0", &ipam).ok();
     let b = Node { name: "b".to_owned(), ..other };
     let at_b = b.add(server, "x", &ipam);
-    let nodes = b.nodes(server);
-    let shown: Vec<_> = nodes.iter().map(|n| (&n["node"], &n["leases"])).collect();
+    let listed = b.nodes(server);
+    let shown: Vec<_> = listed.iter().map(|n| (&n["node"], &n["leases"])).collect();
     assert_eq!(shown, [(&json!("a"), &json!(4)), (&json!("b"), &json!(1))]);
-    assert_eq!(nodes[0]["machineID"], json!(a.machine));
+    assert_eq!(listed[0]["machineID"], json!(a.machine));
     let table = b.sublet(server, &["node", "list"], "").ok();
     assert!(table.trim_start().starts_with("NODE") && table.contains(&a.machine), "{table}");
 

@@ -1,6 +1,7 @@
 //! What cni-ipam-consul and kontena-ipam kept on a server goes on with sublet.
 
 use serde_json::{Value, json};
+use std::fmt::Write as _;
 
 use crate::clusters::{self, Server};
 use crate::docker::{Daemon, until_leased};
@@ -97,9 +98,12 @@ fn consuls_old_leases_are_imported() {
 fn kontenas_networks_go_on() {
     let server = clusters::etcd();
     let put = |key: &str, value: &Value| {
-        let value: String = value.to_string().bytes().map(|b| format!("%{b:02X}")).collect();
+        let mut escaped = String::new();
+        for byte in value.to_string().bytes() {
+            write!(escaped, "%{byte:02X}").unwrap();
+        }
         let path = format!("/v2/keys/kontena/ipam/{key}");
-        assert_eq!(server.http("PUT", &path, &format!("value={value}")).0, 201, "{key}");
+        assert_eq!(server.http("PUT", &path, &format!("value={escaped}")).0, 201, "{key}");
     };
     put("subnets/10.81.0.0", &json!({"address": "10.81.0.0/16"}));
     put("subnets/10.83.0.0", &json!({"address": "10.83.0.0/24"}));

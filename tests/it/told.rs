@@ -10,7 +10,7 @@ use crate::reboot;
 
 fn sublet(lab: &Lab, args: &str) -> Call {
     let store = lab.store().display().to_string();
-    let words = args.split_whitespace().fold(Call::sublet(), |call, word| call.arg(word));
+    let words = args.split_whitespace().fold(Call::sublet(), Call::arg);
     words.arg("--store").arg(&store)
 }
 

@@ -235,7 +235,7 @@ fn every_variant_has_its_row() {
     let mut known = BTreeSet::new();
     for (file, name, prefix) in [
         ("src/error.rs", "Refusal", ""),
-        ("src/error.rs", "PoolRefusal", "pool-"),
+        ("src/error/pool.rs", "PoolRefusal", "pool-"),
         ("src/error.rs", "StoreError", "store-"),
         ("src/net/range.rs", "RangeError", "range-"),
         ("src/net/set.rs", "SetError", "set-"),

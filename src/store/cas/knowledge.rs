@@ -221,13 +221,15 @@ impl Knowledge<'_> {
         self.whole(path, codec::read_slot(path.as_bytes(), set, addr, &entry.value))
     }
 
-    /// Learns which boots all nodes are in; `false`: that was known.
+    /// Learns which boots all nodes are in; `false`: that was known, or none had another boot before.
     pub fn learn_nodes(&self) -> Result<bool, StoreError> {
         if self.nodes.borrow().is_some() {
             return Ok(false);
         }
-        *self.nodes.borrow_mut() = Some(node::all(self.engine, self.until)?);
-        Ok(true)
+        let nodes = node::all(self.engine, self.until)?;
+        let rebooted = nodes.iter().any(|record| record.since != record.first);
+        *self.nodes.borrow_mut() = Some(nodes);
+        Ok(rebooted)
     }
 
     /// Whether a lease has ended with its boot.

@@ -117,9 +117,9 @@ impl<E: Engine> Cas<E> {
         let (path, set) = (paths::node(&cx.node.name), command.set());
         let leases = node::claims(command);
         let asks = leases || matches!(command, Command::Status(_));
-        let note = if asks { self.notes.read(set, cx) } else { None };
-        truths.extend(note.clone().map(|entry| (path.clone(), Some(entry))));
-        let claim = match &note {
+        let mark = if asks { self.notes.read(set, cx) } else { None };
+        truths.extend(mark.clone().map(|entry| (path.clone(), Some(entry))));
+        let claim = match &mark {
             _ if !leases => Claim::None,
             Some(_) => Claim::Noted,
             None => Claim::Now,
@@ -128,12 +128,12 @@ impl<E: Engine> Cas<E> {
             owners: RefCell::new(owners),
             old: old(command),
             claim,
-            settled: note.is_some(),
+            settled: mark.is_some(),
             ..self.knowledge(cx, truths, until)
         };
         if asks
             && !leases
-            && note.is_none()
+            && mark.is_none()
             && let Some((_, record)) = node::look(&knowledge)?
         {
             node::check(&knowledge, &record)?;
@@ -161,13 +161,15 @@ impl<E: Engine> Cas<E> {
             };
             let Knowledge { owners, known, .. } = knowledge;
             let known = known.into_inner();
-            let node = known.get(&path).cloned();
-            let noted = note.is_some() && node.as_ref() == Some(&note);
+            let record = known.get(&path).cloned();
+            let settled = mark.is_some() && record.as_ref() == Some(&mark);
             self.listing = owners.into_inner().map(|owners| (owners, known));
-            if leases && !noted && outcome.is_ok() {
+            // A GC takes many steps, and frees the same.
+            let gc = matches!(command, Command::Gc(_) | Command::Sweep(_));
+            if leases && !gc && !settled && outcome.is_ok() {
                 // What the command asked for is done; this is done again by the next one.
-                let node: Truths = node.map(|entry| (path, entry)).into_iter().collect();
-                let _ = self.settle(set, cx, node, until);
+                let known = record.map(|entry| (path, entry)).into_iter().collect();
+                let _ = self.settle(set, cx, known, until);
             }
             return outcome.map_err(Error::Refused);
         }
@@ -184,10 +186,10 @@ impl<E: Engine> Cas<E> {
         &self,
         set: Option<&SetName>,
         cx: &Context,
-        node: Truths,
+        known: Truths,
         until: Instant,
     ) -> Result<(), Error> {
-        let knowledge = Knowledge { claim: Claim::Now, ..self.knowledge(cx, node, until) };
+        let knowledge = Knowledge { claim: Claim::Now, ..self.knowledge(cx, known, until) };
         let Some((entry, record)) = node::look(&knowledge)? else { return Ok(()) };
         if !node::is_ours(&record, cx) {
             return Ok(());

@@ -147,7 +147,7 @@ pub fn all(engine: &dyn Engine, until: Instant) -> Result<Vec<NodeRecord>, Store
 pub fn has_ended(lease: &Lease, cx: &Context, nodes: &[NodeRecord]) -> bool {
     let by = |record: &NodeRecord| {
         let (node, boot) = (record.node.clone(), record.boot.clone());
-        Context { node, boot, ..cx.clone() }.has_ended(lease)
+        Context { boot, node, ..cx.clone() }.has_ended(lease)
     };
     let known = nodes.iter().find(|record| record.node == lease.node);
     cx.boot.is_some() && (cx.has_ended(lease) || known.is_some_and(by))
