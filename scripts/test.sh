@@ -31,6 +31,7 @@ needs=(
     iptables=iptables
     curl=curl
     openssl=openssl
+    tmux=tmux
 )
 
 missing() {

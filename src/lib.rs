@@ -88,7 +88,10 @@
 //!   `store/contract.rs`.
 //! - **a method of Docker's protocol**: an arm in `docker/api.rs`, its body in `docker/wire.rs`; a folder in
 //!   `testdata/docker/`.
-//! - **an operator's command**: a file in `cli/` and its variant there; help follows by itself.
+//! - **an operator's command**: a file in `cli/` and its variant there; help, man page and completions
+//!   follow by themselves. Its rows in the table of `tests/it/commands.rs`.
+//! - **an error**: a variant in `error.rs`, its code in `cni/error.rs`, its row in
+//!   `docs/troubleshooting.md`, for which a test asks.
 
 pub mod alloc;
 mod bolt;
