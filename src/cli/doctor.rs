@@ -10,11 +10,9 @@ use clap::Args;
 use super::output::{self, Diagnosis, visible};
 use super::screen::Progress;
 use super::{Desk, Terminal, confirm};
-use crate::error::shown_network;
 use crate::host::Facts;
-use crate::liveness;
-use crate::lost::{self, Evidence, Verdict};
 use crate::model::Lease;
+use crate::orphans;
 use crate::store::{Problem, Repair};
 
 /// Look for damage, leases of containers that are gone, networks that overlap, and more.
@@ -33,9 +31,6 @@ pub struct Doctor {
     #[arg(long, short)]
     yes: bool,
 }
-
-/// A lease younger than this is not judged, in seconds: its container may be on its way.
-const GRACE: u64 = 60;
 
 impl Doctor {
     pub(super) fn run(
@@ -88,35 +83,10 @@ fn examine(desk: &mut Desk, facts: &Facts) -> Result<Vec<Problem>> {
     drop(busy);
     // A damaged store does not tell its leases.
     if !problems.iter().any(|p| p.mendable) {
-        problems.extend(orphans(desk, facts)?);
+        let leases = desk.leases(&|lease: &Lease| lease.kind.collectable())?;
+        problems.extend(orphans::find(&leases, &facts.context()));
     }
     Ok(problems)
-}
-
-/// Leases whose network namespace is gone.
-fn orphans(desk: &mut Desk, facts: &Facts) -> Result<Vec<Problem>> {
-    let leases = desk.leases(&|lease: &Lease| lease.kind.collectable())?;
-    let netns = leases.iter().filter_map(|l| l.origin.netns.as_ref());
-    let evidence = Evidence {
-        now: facts.now,
-        grace: GRACE,
-        machine: facts.node.machine.clone(),
-        boot: facts.boot.clone(),
-        namespaces: liveness::namespaces(netns.map(|n| n.path.as_str())),
-        by_netns: true,
-        listings: Vec::new(),
-    };
-    let judged = leases.iter().zip(lost::judge(&leases, &evidence));
-    let lost = judged.filter_map(|(lease, verdict)| match verdict {
-        Verdict::Lost(why) => Some(Problem {
-            place: format!("{} of network {}", lease.addr, shown_network(lease)),
-            what: format!("{} has it, and is gone: {why}", lease.owner),
-            advice: "free it with `sublet gc --netns`".to_owned(),
-            mendable: false,
-        }),
-        Verdict::Alive(_) | Verdict::CannotTell(_) => None,
-    });
-    Ok(lost.collect())
 }
 
 fn tell(problem: &Problem, terminal: &mut Terminal<'_>) -> Result<()> {

@@ -34,6 +34,7 @@ pub(super) const IPAM: &[&str] = &[
     "lockTimeout",
     "logFile",
     "logLevel",
+    "logFormat",
     "history",
     // ecs-ipam's, and what its agent sends along.
     "id",

@@ -182,6 +182,29 @@ pub struct Log {
     pub file: Option<PathBuf>,
     /// The lowest level that is written.
     pub level: Level,
+    /// How lines are written.
+    pub format: LogFormat,
+}
+
+/// How a log line is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For a person.
+    #[default]
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+impl LogFormat {
+    /// The format of a word.
+    pub fn named(word: &str) -> Option<LogFormat> {
+        match word.trim().to_ascii_lowercase().as_str() {
+            "text" => Some(LogFormat::Text),
+            "json" => Some(LogFormat::Json),
+            _ => None,
+        }
+    }
 }
 
 /// Weight of a log line.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::error::{ConfigError, Warning};
 use super::fields::Fields;
 use super::raw::quote;
-use super::{Dialect, Inputs, Level, Log, cluster, duration, word};
+use super::{Dialect, Inputs, Level, Log, LogFormat, cluster, duration, word};
 use crate::model::{History, NetworkName, Persist, StoreSpec, Wait};
 
 const NATIVE_FILE: &str = "/var/lib/cni/sublet/leases.redb";
@@ -152,7 +152,7 @@ impl Place<'_> {
         })
     }
 
-    /// The log: `logFile` and `logLevel`; in the ECS dialect its environment variables first.
+    /// The log: `logFile`, `logLevel` and `logFormat`; in the ECS dialect its environment variables first.
     pub(super) fn log(self, warnings: &mut Vec<Warning>) -> Result<Log, ConfigError> {
         if self.dialect != Dialect::Ecs {
             self.ipam.text("logFile")?;
@@ -162,6 +162,14 @@ impl Place<'_> {
                     quote(text)
                 );
                 warnings.push(Warning::new(self.ipam.way_to("logLevel"), why));
+            }
+            let unknown = |t: &&str| LogFormat::named(t).is_none();
+            if let Some(text) = self.ipam.text("logFormat")?.filter(unknown) {
+                let why = format!(
+                    "ipam.logFormat is {}, not one of text, json; text is used",
+                    quote(text)
+                );
+                warnings.push(Warning::new(self.ipam.way_to("logFormat"), why));
             }
         }
         Ok(self.log_anyway())
@@ -179,6 +187,7 @@ impl Place<'_> {
         Log {
             file: file.map(PathBuf::from),
             level: word.and_then(|word| level(&word)).unwrap_or_default(),
+            format: key("logFormat").and_then(|w| LogFormat::named(&w)).unwrap_or_default(),
         }
     }
 

@@ -48,3 +48,4 @@ mod terminal;
 mod tidy;
 mod told;
 mod troubleshooting;
+mod web;

@@ -37,6 +37,7 @@ use crate::model::{
     Counter, Event, Lease, NetworkName, NetworkRecord, NodeRecord, Persist, Pool, SetName,
 };
 use crate::net::Addr;
+use crate::tally;
 
 /// How often a command is tried: others can win that many times in a row before it gives up.
 const TRIES: u32 = 64;
@@ -322,6 +323,7 @@ fn commit(tries: &[Try], knowledge: &Knowledge<'_>) -> Result<Option<usize>, Sto
             Ok(Some(which))
         }
         Commit::Conflict(conflict) => {
+            tally::conflict();
             knowledge.search.careful.set(true);
             knowledge.assumed.borrow_mut().clear();
             knowledge.presumed.borrow_mut().clear();
