@@ -4,7 +4,7 @@
 //! earlier boots left. Does not own: which lease has ended ([`Context::has_ended`]).
 //! Invariant: whatever leases compares the node's record, so that from the moment another machine or
 //! a later boot has the name, nothing is leased under it by the former one. Only a lease whose boot is
-//! over by that record counts as free.
+//! over by that record counts as free, and whoever takes its address compares that record.
 
 use std::time::Instant;
 
@@ -134,10 +134,16 @@ fn read(known: &Knowledge<'_>, path: &str, entry: &Entry) -> Result<NodeRecord, 
 
 /// All records, by name.
 pub fn all(engine: &dyn Engine, until: Instant) -> Result<Vec<NodeRecord>, StoreError> {
+    Ok(listed(engine, until)?.into_iter().map(|(record, _)| record).collect())
+}
+
+/// The same, as they are on the server.
+pub fn listed(engine: &dyn Engine, until: Instant) -> Result<Vec<(NodeRecord, Entry)>, StoreError> {
     let read = |(path, entry): (String, Entry)| {
         let name = paths::read_node(&path).ok_or(Bad("a key of another form"));
         let read = name.and_then(|name| codec::read_node(path.as_bytes(), &name, &entry.value));
-        read.map_err(|Bad(what)| bad_record(engine, &path, what))
+        let record = read.map_err(|Bad(what)| bad_record(engine, &path, what))?;
+        Ok((record, entry))
     };
     engine.list(paths::NODES, until)?.into_iter().map(read).collect()
 }
