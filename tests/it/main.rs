@@ -6,7 +6,6 @@
 // A test's helpers may fail as a test does.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod cluster;
 mod clusters;
 mod cni;
 mod config;
@@ -21,6 +20,7 @@ mod faults;
 mod flushes;
 mod format;
 mod gc;
+mod handover;
 mod host;
 mod import;
 mod inject;
