@@ -10,7 +10,6 @@ use clap::Args;
 use super::{Desk, Place, Terminal, World};
 use crate::config::gipam;
 use crate::engine;
-use crate::model::Persist;
 
 #[derive(Debug, Args)]
 pub struct Gipam {
@@ -31,9 +30,7 @@ impl Gipam {
     ) -> Result<()> {
         let file = read(&self.file, &self.address_space)
             .with_context(|| format!("cannot import {}", self.file.display()))?;
-        // Docker's pools outlive a boot.
-        let path = place.named(world.env)?.unwrap_or_else(|| PathBuf::from(super::DEFAULT));
-        let mut desk = Desk::at(path, Persist::Disk, world)?;
+        let mut desk = Desk::of_pools(place, world)?;
         for pool in file.pools {
             let text = format!("{}: {} addresses of {}", pool.id, pool.addrs.len(), pool.subnet);
             engine::adopt_pool(&mut *desk.store, &pool, &desk.cx)?;
