@@ -11,7 +11,6 @@ use serde_json::{Value, json};
 use super::{Desk, Place, Terminal, World};
 use crate::config::gipam;
 use crate::engine;
-use crate::model::Persist;
 
 #[derive(Debug, Args)]
 pub struct Gipam {
@@ -35,9 +34,7 @@ impl Gipam {
     ) -> Result<()> {
         let file = read(&self.file, &self.address_space)
             .with_context(|| format!("cannot import {}", self.file.display()))?;
-        // Docker's pools outlive a boot.
-        let path = place.named(world.env)?.unwrap_or_else(|| PathBuf::from(super::DEFAULT));
-        let mut desk = Desk::at(path, Persist::Disk, world)?;
+        let mut desk = Desk::of_pools(place, world)?;
         let mut rows = Vec::new();
         for pool in file.pools {
             let (id, subnet) = (pool.id.to_string(), pool.subnet.to_string());

@@ -6,7 +6,6 @@
 //! second time changes nothing.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
@@ -56,9 +55,7 @@ impl Kontena {
         let mut desk = if place.cluster().is_some() {
             Desk::open(place, world, terminal)?
         } else {
-            // Docker's pools outlive a boot.
-            let path = place.named(world.env)?.unwrap_or_else(|| PathBuf::from(super::DEFAULT));
-            Desk::at(path, Persist::Disk, world)?
+            Desk::of_pools(place, world)?
         };
         let before = matches!(done(&mut desk, true)?, Imported::Before);
         if before && self.json {

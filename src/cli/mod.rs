@@ -315,6 +315,12 @@ impl Desk {
         Ok(Desk { store, place, cx: world.facts.context(), cluster: true })
     }
 
+    /// The lease file of Docker's pools, which outlive a boot.
+    fn of_pools(place: &Place, world: World<'_>) -> Result<Desk> {
+        let path = place.named(world.env)?.unwrap_or_else(|| PathBuf::from(DEFAULT));
+        Desk::at(path, Persist::Disk, world)
+    }
+
     fn at(path: PathBuf, persist: Persist, world: World<'_>) -> Result<Desk> {
         let place = path.display().to_string();
         let spec = StoreSpec::Embedded { path, persist, wait: WAIT, history: History::Standing };

@@ -18,7 +18,7 @@ use super::cas::audit::assert_sound;
 use super::cas::{
     Cas, Commit, Conflict, Engine, Entry, Expect, Notes, OldKey, Step, Truths, Window, Write,
 };
-use super::contract::tells;
+use super::tells::tells;
 use crate::alloc::{Command, Context, Outcome};
 use crate::error::{Error, StoreError};
 use crate::model::{Lease, NetworkName, NetworkRecord, NodeRecord, Persist};

@@ -7,7 +7,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod check;
-mod cluster;
 mod clusters;
 mod cni;
 mod commands;
@@ -23,6 +22,7 @@ mod faults;
 mod flushes;
 mod format;
 mod gc;
+mod handover;
 mod host;
 mod import;
 mod inject;

@@ -602,21 +602,7 @@ impl<E: Engine> Store for Cas<E> {
     fn forget(&mut self, record: &NodeRecord, cx: &Context) -> Result<bool, StoreError> {
         let cx = Context { node: record.node.clone(), ..cx.clone() };
         let until = Instant::now() + self.timeout;
-        let knowledge = self.knowledge(&cx, Truths::new(), until);
-        let Some((entry, now)) = node::look(&knowledge)? else { return Ok(true) };
-        if now != *record {
-            return Ok(false);
-        }
-        let step = Step {
-            path: paths::node(&record.node.name),
-            expect: Expect::Version(entry.version),
-            write: Write::Delete,
-        };
-        match self.engine.commit(&[&[step]], knowledge.until)? {
-            Commit::Done(_) => Ok(true),
-            Commit::Conflict(_) => Ok(false),
-            Commit::Lost(error) => Err(error),
-        }
+        node::forget(&self.knowledge(&cx, Truths::new(), until), record)
     }
 
     fn network(&mut self, name: &NetworkName) -> Result<Option<NetworkRecord>, StoreError> {

@@ -1,7 +1,7 @@
 //! A node's name: one machine has it, in one boot.
 //!
 //! Owns: who may lease under it, and what a boot does once: claim the name, erase what the machine's
-//! earlier boots left. Does not own: which lease has ended ([`Context::has_ended`]).
+//! earlier boots left; forgetting it. Does not own: which lease has ended ([`Context::has_ended`]).
 //! Invariant: whatever leases compares the node's record, so that from the moment another machine or
 //! a later boot has the name, nothing is leased under it by the former one. Only a lease whose boot is
 //! over by that record counts as free, and whoever takes its address compares that record.
@@ -125,6 +125,24 @@ pub fn look(known: &Knowledge<'_>) -> Result<Option<(Entry, NodeRecord)>, StoreE
     let Some(entry) = known.read(&path)? else { return Ok(None) };
     let record = read(known, &path, &entry)?;
     Ok(Some((entry, record)))
+}
+
+/// Removes the record that the node has, if it is still this one: then nobody has the name.
+pub fn forget(known: &Knowledge<'_>, record: &NodeRecord) -> Result<bool, StoreError> {
+    let Some((entry, now)) = look(known)? else { return Ok(true) };
+    if now != *record {
+        return Ok(false);
+    }
+    let step = Step {
+        path: paths::node(&record.node.name),
+        expect: Expect::Version(entry.version),
+        write: Write::Delete,
+    };
+    match known.engine.commit(&[&[step]], known.until)? {
+        Commit::Done(_) => Ok(true),
+        Commit::Conflict(_) => Ok(false),
+        Commit::Lost(error) => Err(error),
+    }
 }
 
 fn read(known: &Knowledge<'_>, path: &str, entry: &Entry) -> Result<NodeRecord, StoreError> {
