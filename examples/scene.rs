@@ -3,6 +3,7 @@
 //! Made through the product's own code; the status page is shown and tested over it.
 
 use std::env;
+use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
@@ -35,7 +36,7 @@ fn main() -> Result<()> {
     }
     let others = EDGE + RESERVED + LAB + DOCKER;
     ensure!(count >= 100, "0, or 100 and more");
-    let scene = Scene::new(path)?;
+    let scene = Scene::new(path);
     scene.pods(count - others)?;
     scene.edge()?;
     scene.lab()?;
@@ -54,7 +55,7 @@ fn id(n: usize) -> String {
     while text.len() < 64 {
         state =
             state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        text.push_str(&format!("{:08x}", state >> 32));
+        let _ = write!(text, "{:08x}", state >> 32);
     }
     text
 }
@@ -82,10 +83,10 @@ const APPS: [(&str, &str); 6] = [
 ];
 
 impl Scene {
-    fn new(path: &str) -> Result<Scene> {
+    fn new(path: &str) -> Scene {
         #[allow(clippy::disallowed_methods, reason = "a program of its own")]
         let cx = host::facts(&|name| env::var_os(name)).context();
-        Ok(Scene { path: path.into(), cx })
+        Scene { path: path.into(), cx }
     }
 
     fn store(&self, persist: Persist) -> Result<Box<dyn Store>> {
@@ -107,7 +108,7 @@ impl Scene {
     }
 
     /// An ADD as the configuration has it, for container `n`.
-    fn add(&self, name: &str, ipam: &Value, n: usize, pod: &str) -> Result<Add> {
+    fn add(name: &str, ipam: &Value, n: usize, pod: &str) -> Result<Add> {
         let conf = json!({ "cniVersion": "1.0.0", "name": name, "type": "bridge", "ipam": ipam });
         let inputs = Inputs {
             container: Some(ContainerId::new(id(n)).map_err(|e| anyhow!("{e:?}"))?),
@@ -164,7 +165,7 @@ impl Scene {
                 &id(n % APPS.len())[..9],
                 &id(n)[..5]
             );
-            let mut add = self.add("pods", &ipam, n, &pod)?;
+            let mut add = Self::add("pods", &ipam, n, &pod)?;
             if n == 0 && legacy > 0 {
                 add.legacy = Legacy::Read(leases.clone(), cursor.into_iter().collect());
             }
@@ -185,7 +186,7 @@ impl Scene {
             "exclude": ["192.0.2.60-192.0.2.62"], "cooldown": "1h",
         });
         for n in 0..EDGE + 5 {
-            let add = self.add("edge", &ipam, 10_000 + n, "")?;
+            let add = Self::add("edge", &ipam, 10_000 + n, "")?;
             self.run(&Command::Add(add.clone()))?;
             if n % 6 == 3 {
                 self.del(&add)?;
@@ -207,7 +208,7 @@ impl Scene {
     fn lab(&self) -> Result<()> {
         let ipam = json!({ "type": "sublet", "subnet": "2001:db8:7::/64" });
         for n in 0..LAB {
-            self.run(&Command::Add(self.add("lab", &ipam, 20_000 + n, "")?))?;
+            self.run(&Command::Add(Self::add("lab", &ipam, 20_000 + n, "")?))?;
         }
         Ok(())
     }

@@ -181,14 +181,11 @@ impl Log {
             return;
         }
         let stamp = Stamp { program: self.program, time: Some(host::now()) };
-        match &self.file {
-            Some(path) => append(path, &line(self.format, stamp, entry)),
-            None => {
-                let line = self.shown(stamp, entry);
-                // Nobody is left to be told if this fails.
-                let _ = std::io::stderr().write_all(line.as_bytes());
-            }
+        if let Some(path) = &self.file {
+            return append(path, &line(self.format, stamp, entry));
         }
+        // Nobody is left to be told if this fails.
+        let _ = std::io::stderr().write_all(self.shown(stamp, entry).as_bytes());
     }
 
     /// The line on standard error: for the journal with the priority it sorts by.

@@ -130,13 +130,11 @@ fn is_ours(host: &str, names: &[String]) -> bool {
 fn network(query: Option<&str>) -> Result<Option<String>, No> {
     let mut network = None;
     for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
-        match pair.split_once('=') {
-            Some(("network", value)) => network = decode(value),
-            _ => {
-                let text = format!("{pair:?} means nothing here; there is network=NAME");
-                return Err((StatusCode::BAD_REQUEST, text));
-            }
-        }
+        let Some(("network", value)) = pair.split_once('=') else {
+            let text = format!("{pair:?} means nothing here; there is network=NAME");
+            return Err((StatusCode::BAD_REQUEST, text));
+        };
+        network = decode(value);
     }
     Ok(network)
 }

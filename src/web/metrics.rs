@@ -3,6 +3,8 @@
 //! Owns: which families the daemon adds to those of `sublet stats` ([`crate::metrics`]).
 //! Invariant: a store that cannot be read takes away its own numbers alone, and says so in one.
 
+use std::fmt::Display;
+
 use super::shelf::Problems;
 use super::survey::Survey;
 use crate::metrics::{self, Kind, Text};
@@ -11,32 +13,32 @@ use crate::tally::Tally;
 /// The whole text; `survey` is `None` where the store could not be read.
 pub fn text(survey: Option<&Survey>, problems: &Problems, tally: &Tally) -> String {
     let mut text = Text::default();
-    let mut one = |name: &str, help: &str, kind: Kind, value: f64| {
+    let mut one = |name: &str, help: &str, kind: Kind, value: &dyn Display| {
         text.family(name, help, kind);
         text.sample(name, &[], value);
     };
-    let readable = f64::from(u8::from(survey.is_some()));
-    one("sublet_store_readable", "Whether the lease store could be read.", Kind::Gauge, readable);
+    let readable = u8::from(survey.is_some());
+    one("sublet_store_readable", "Whether the lease store could be read.", Kind::Gauge, &readable);
     one(
         "sublet_store_errors_total",
         "Requests and looks that the lease store failed since subletd began.",
         Kind::Counter,
-        tally.failures as f64,
+        &tally.failures,
     );
     one(
         "sublet_store_conflicts_total",
         "Commits of subletd to a cluster that another was faster than.",
         Kind::Counter,
-        tally.conflicts as f64,
+        &tally.conflicts,
     );
     if let Some(survey) = survey {
         one(
             "sublet_store_look_seconds",
             "How long reading the whole store took last.",
             Kind::Gauge,
-            survey.took.as_secs_f64(),
+            &survey.took.as_secs_f64(),
         );
-        one("sublet_leases", "Leases in the store.", Kind::Gauge, survey.leases as f64);
+        one("sublet_leases", "Leases in the store.", Kind::Gauge, &survey.leases);
     }
     let name = "sublet_problems";
     text.family(name, "Problems that a look at every record has found.", Kind::Gauge);

@@ -194,25 +194,24 @@ impl Host {
     }
 
     fn try_answer(&self, question: &Question) -> Result<Answer, No> {
-        let shelf = &self.shelf;
         let busy = |why: Why| (StatusCode::SERVICE_UNAVAILABLE, why);
         Ok(match question {
             Question::Asset(kind, text) => Answer::of(kind, *text),
             Question::Pools => {
-                let survey = shelf.survey().map_err(busy)?;
-                Answer::json(&survey.pools(shelf.node(), &shelf.place()))
+                let survey = self.shelf.survey().map_err(busy)?;
+                Answer::json(&survey.pools(self.shelf.node(), &self.shelf.place()))
             }
             Question::Leases(network) => {
-                Answer::rows(shelf.survey().map_err(busy)?.leases(network.as_deref()))
+                Answer::rows(self.shelf.survey().map_err(busy)?.leases(network.as_deref()))
             }
-            Question::Nodes => Answer::json(&shelf.survey().map_err(busy)?.nodes()),
+            Question::Nodes => Answer::json(&self.shelf.survey().map_err(busy)?.nodes()),
             Question::Problems => {
-                let problems = shelf.problems();
+                let problems = self.shelf.problems();
                 let looked = shelf::looked(&problems);
                 Answer::json(&json!({ "looked": looked, "problems": problems.rows }))
             }
             Question::History(addr) => {
-                let past = shelf.past(*addr).map_err(busy)?;
+                let past = self.shelf.past(*addr).map_err(busy)?;
                 let leases: Vec<LeaseRow<'_>> = past.leases.iter().map(LeaseRow::whole).collect();
                 let events: Vec<EventRow<'_>> = past.events.iter().map(EventRow::new).collect();
                 Answer::json(&json!({
@@ -223,8 +222,11 @@ impl Host {
                 }))
             }
             Question::Metrics => {
-                let text =
-                    metrics::text(shelf.survey().ok().as_deref(), &shelf.problems(), &tally::now());
+                let text = metrics::text(
+                    self.shelf.survey().ok().as_deref(),
+                    &self.shelf.problems(),
+                    &tally::now(),
+                );
                 Answer::of(PROMETHEUS, text)
             }
         })

@@ -15,6 +15,7 @@ use crate::usage::Usage;
 /// Who has an address, or had it.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
+#[allow(clippy::struct_field_names, reason = "the names of the API")]
 struct Holder<'a> {
     #[serde(rename = "containerID", skip_serializing_if = "str::is_empty")]
     container_id: &'a str,
