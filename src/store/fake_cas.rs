@@ -51,12 +51,15 @@ pub struct Server {
     /// Runs once before the next commit: another client.
     pub intruder: RefCell<Option<Box<dyn FnOnce()>>>,
     /// Runs once after the next listing of this prefix: another client.
-    pub watcher: RefCell<Option<(&'static str, Box<dyn FnOnce()>)>>,
+    pub watcher: RefCell<Option<Watcher>>,
     /// How many commits are left before every call fails: the client is killed.
     pub left: Cell<Option<usize>>,
     /// Where the nodes' boots note what they have done.
     pub notes: Folder,
 }
+
+/// Of which prefix, and what is done then.
+pub type Watcher = (&'static str, Box<dyn FnOnce()>);
 
 /// A folder that goes away with the value.
 pub struct Folder(pub TempDir);
