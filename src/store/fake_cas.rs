@@ -26,6 +26,9 @@ use crate::model::{Lease, NetworkName, NetworkRecord, NodeRecord, Persist};
 /// Operations of one transaction (Consul 1.8).
 const LIMIT: usize = 64;
 
+/// A prefix, and what another client does once that was listed.
+type Watcher = (&'static str, Box<dyn FnOnce()>);
+
 /// The server.
 #[derive(Default)]
 pub struct Server {
@@ -51,7 +54,7 @@ pub struct Server {
     /// Runs once before the next commit: another client.
     pub intruder: RefCell<Option<Box<dyn FnOnce()>>>,
     /// Runs once after the next listing of this prefix: another client.
-    pub watcher: RefCell<Option<(&'static str, Box<dyn FnOnce()>)>>,
+    pub watcher: RefCell<Option<Watcher>>,
     /// How many commits are left before every call fails: the client is killed.
     pub left: Cell<Option<usize>>,
     /// Where the nodes' boots note what they have done.
