@@ -219,6 +219,29 @@ fn a_listing_is_of_one_moment_and_begun_anew_if_that_is_compacted() {
 }
 
 #[test]
+fn an_echo_of_the_password_or_a_token_is_in_no_message() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("password");
+    std::fs::write(&file, "se-cret").unwrap();
+    for (status, body) in [
+        ("400 Bad Request", r#"you said {"name":"u","password":"se-cret"}"#),
+        ("400 Bad Request", r#"{"error":"no user with se-cret","code":3}"#),
+        ("200 OK", r#""se-cret""#),
+    ] {
+        let (endpoint, _asked) = scripted(vec![(status, body.to_owned())]);
+        let StoreSpec::Etcd(mut spec) = stores(&endpoint, Duration::from_secs(10))[0].clone()
+        else {
+            panic!("the first is etcd");
+        };
+        spec.login = Some(("u".to_owned(), file.clone()));
+        let until = Instant::now() + Duration::from_secs(10);
+        let error = super::etcd::Etcd::new(&spec).unwrap().get(&["ip/a"], until).unwrap_err();
+        let text = format!("{error} {error:?}");
+        assert!(!text.contains("se-cret"), "{text}");
+    }
+}
+
+#[test]
 fn an_answer_that_tells_nothing_leaves_open_what_became_of_a_commit() {
     let write = Write::Put(b"x".to_vec());
     let step = Step { path: "ip/a".to_owned(), expect: Expect::Absent, write };

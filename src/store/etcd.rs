@@ -207,9 +207,15 @@ impl Etcd {
         let reply = self.send(request, until)?;
         if reply.status != 200 {
             let refusal: Refusal = serde_json::from_slice(&reply.body).unwrap_or_default();
-            return Err(refused(&reply, &refusal));
+            let why = |why: String| why.replace(login.password.expose(), "(password)");
+            // Whatever answers there may repeat what it was told.
+            return Err(match refused(&reply, &refusal) {
+                Trouble::Unknown(text) => Trouble::Unknown(why(text)),
+                Trouble::Undone(text) | Trouble::Compacted(text) => Trouble::Undone(why(text)),
+            });
         }
-        let Token { token } = parse(&reply)?;
+        // What is wrong with it is not told: it may be a token.
+        let Token { token } = parse(&reply).map_err(|_| nonsense())?;
         let token = Secret::parse(&token).ok_or_else(nonsense)?;
         // Where it cannot be kept, the next process logs in again.
         let _ = login.kept.write(&token);

@@ -26,6 +26,9 @@ use crate::model::{Lease, NetworkName, NetworkRecord, NodeRecord, Persist};
 /// Operations of one transaction (Consul 1.8).
 const LIMIT: usize = 64;
 
+/// A prefix, and what another client does once that was listed.
+type Watcher = (&'static str, Box<dyn FnOnce()>);
+
 /// The server.
 #[derive(Default)]
 pub struct Server {

@@ -241,6 +241,12 @@ impl Knowledge<'_> {
         node::has_ended(lease, self.cx, record.as_slice())
     }
 
+    /// Whether what must not be there is, as far as is known.
+    pub fn is_over(&self) -> bool {
+        let known = self.known.borrow();
+        self.unless.as_ref().is_some_and(|path| matches!(known.get(path), Some(Some(_))))
+    }
+
     /// The record of a lease's node, once all are known: as a conflict told it since, if one did.
     fn node_of(&self, lease: &Lease) -> Option<(NodeRecord, Entry)> {
         let nodes = self.nodes.borrow();

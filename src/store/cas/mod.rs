@@ -27,7 +27,7 @@ use node::Claim;
 pub use notes::Notes;
 
 use super::codec::{self, Bad};
-use super::pause::pause;
+use super::pause::step_aside;
 use super::{Each, Problem, Repair, Store, Taken, Wanted};
 use crate::alloc::{
     self, Add, Command, Context, Definition, Del, Evict, Holder, Legacy, Outcome, Plan, View,
@@ -151,11 +151,7 @@ impl<E: Engine> Cas<E> {
         let mut lost = 0;
         for _ in 0..TRIES {
             knowledge.search.begin();
-            let over = knowledge.unless.as_ref().and_then(|path| {
-                let known = knowledge.known.borrow();
-                known.get(path).cloned().flatten()
-            });
-            if over.is_some() {
+            if knowledge.is_over() {
                 return Ok(Outcome::WasAdopted);
             }
             let plan = alloc::run(command, &knowledge, &told)?;
@@ -433,40 +429,7 @@ fn find_again(
     Ok(telling.iter().position(|steps| steps.iter().all(is_there)))
 }
 
-/// Lets the others go first, for a while that differs from client to client and grows: those that
-/// retry at once meet again.
-fn step_aside(lost: u32, seed: u64, until: Instant) {
-    const LONGEST: u64 = 64;
-    // The first loss is chance: the truth is known now, and another try will do.
-    let Some(doublings) = lost.checked_sub(2) else { return };
-    let most = 1_000 * (1 << doublings.min(6)).min(LONGEST);
-    let chance = seed.rotate_left(lost).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 11;
-    pause(Duration::from_micros(chance % most), until);
-}
-
 impl<E: Engine> Cas<E> {
-    /// Where cni-ipam-consul's leases have not been taken over yet, they are, and then it goes on.
-    fn with_old_keys(
-        &mut self,
-        command: &Command,
-        cx: &Context,
-        until: Instant,
-    ) -> Result<Outcome, Error> {
-        let outcome = self.carry_out(command, cx, until)?;
-        if outcome != Outcome::ReadLegacy {
-            return Ok(outcome);
-        }
-        match command {
-            Command::Add(Add { set, network, .. })
-            | Command::Del(Del { set, legacy: Some(network), .. }) => {
-                self.take_old_keys(set, network, false, cx)?;
-                // That has had times of its own.
-                self.carry_out(command, cx, Instant::now() + self.timeout)
-            }
-            _ => Ok(outcome),
-        }
-    }
-
     /// Who has which address; of what has ended with its boot, nobody.
     fn slots(&mut self, cx: &Context) -> Result<BTreeMap<(SetName, Addr), Holder>, StoreError> {
         let found = self.engine.list(paths::IPS, Instant::now() + self.timeout)?;

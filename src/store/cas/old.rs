@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use super::super::codec;
 use super::{Cas, Commit, Engine, Entry, Expect, OldKey, Step, Write, bad_record, paths};
-use crate::alloc::{Command, Context, Import, Imported, Outcome};
+use crate::alloc::{Add, Command, Context, Del, Import, Imported, Outcome};
 use crate::error::{Error, Refusal, StoreError};
 use crate::model::{Attachment, ContainerId, Kind, NetworkName, Owner, SetName};
 use crate::net::Addr;
@@ -20,6 +20,28 @@ use crate::net::Addr;
 const PORTION: usize = 20;
 
 impl<E: Engine> Cas<E> {
+    /// Where cni-ipam-consul's leases have not been taken over yet, they are, and then it goes on.
+    pub(super) fn with_old_keys(
+        &mut self,
+        command: &Command,
+        cx: &Context,
+        until: Instant,
+    ) -> Result<Outcome, Error> {
+        let outcome = self.carry_out(command, cx, until)?;
+        if outcome != Outcome::ReadLegacy {
+            return Ok(outcome);
+        }
+        match command {
+            Command::Add(Add { set, network, .. })
+            | Command::Del(Del { set, legacy: Some(network), .. }) => {
+                self.take_old_keys(set, network, false, cx)?;
+                // That has had times of its own.
+                self.carry_out(command, cx, Instant::now() + self.timeout)
+            }
+            _ => Ok(outcome),
+        }
+    }
+
     /// Takes all over, unless that was done; repeatable at any point.
     pub(super) fn take_old_keys(
         &mut self,
