@@ -8,10 +8,10 @@
 
 use std::time::Instant;
 
-use super::super::codec::{self, Bad};
+use super::super::codec;
 use super::engine::{Commit, Engine, Entry, Expect, Step, Write};
-use super::knowledge::{Knowledge, Writes, bad_record};
-use super::paths;
+use super::knowledge::{Knowledge, Writes};
+use super::{paths, records};
 use crate::alloc::{Command, Context};
 use crate::error::StoreError;
 use crate::model::{Lease, NodeRecord};
@@ -152,12 +152,7 @@ fn read(known: &Knowledge<'_>, path: &str, entry: &Entry) -> Result<NodeRecord, 
 
 /// All records, by name.
 pub fn all(engine: &dyn Engine, until: Instant) -> Result<Vec<NodeRecord>, StoreError> {
-    let read = |(path, entry): (String, Entry)| {
-        let name = paths::read_node(&path).ok_or(Bad("a key of another form"));
-        let read = name.and_then(|name| codec::read_node(path.as_bytes(), &name, &entry.value));
-        read.map_err(|Bad(what)| bad_record(engine, &path, what))
-    };
-    engine.list(paths::NODES, until)?.into_iter().map(read).collect()
+    records::all(engine, paths::NODES, until, records::node)
 }
 
 /// Whether a lease has ended, by what this boot knows of itself and what is known of nodes. Who does
