@@ -1,5 +1,5 @@
 //! Writes man pages and shell completions into a folder: `man1/`, `bash/`, `zsh/`, `fish/`. They are
-//! made from the definitions that `sublet --help` shows; packages are built with this.
+//! made from the definitions that `--help` shows, `subletd`'s too; packages are built with this.
 
 use std::error::Error;
 use std::fs;
@@ -19,5 +19,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     let folder = folder.join("man1");
     fs::create_dir_all(&folder)?;
     clap_mangen::generate_to(command, &folder)?;
+    clap_mangen::generate_to(sublet::docker::args::definition(), &folder)?;
     Ok(())
 }

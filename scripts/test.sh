@@ -30,7 +30,9 @@ needs=(
     busybox=busybox-static
     iptables=iptables
     curl=curl
+    promtool=prometheus
     openssl=openssl
+    tmux=tmux
 )
 
 missing() {
@@ -95,6 +97,7 @@ if [ "$(id -u)" = 0 ]; then
     step scripts/e2e-package.sh
     step scripts/e2e-docker.sh
     step scripts/e2e-docker-cluster.sh
+    step scripts/e2e-page.sh
 else
     echo "test.sh: real containers and clusters need root: scripts/e2e-*.sh" >&2
     exit 1

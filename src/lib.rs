@@ -97,8 +97,10 @@
 //!   `store/contract.rs`.
 //! - **a method of Docker's protocol**: an arm in `docker/api.rs`, its body in `docker/wire.rs`; a folder in
 //!   `testdata/docker/`.
-//! - **an operator's command**: a file in `cli/` and its variant there; help, man page and completions follow
-//!   by themselves.
+//! - **an operator's command**: a file in `cli/` and its variant there; help, man page and completions
+//!   follow by themselves. Its rows in the table of `tests/it/commands.rs`.
+//! - **an error**: a variant in `error.rs`, its code in `cni/error.rs`, its row in
+//!   `docs/troubleshooting.md`, for which a test asks.
 
 pub mod alloc;
 mod bolt;
@@ -112,15 +114,20 @@ pub mod error;
 pub mod handback;
 pub mod host;
 pub mod liveness;
+pub mod log;
 pub mod lost;
 pub mod metrics;
 pub mod model;
 pub mod moving;
 pub mod net;
+pub mod orphans;
 pub mod panic;
 mod plain_file;
 pub mod program;
 pub mod runtimes;
 pub mod store;
+pub mod stream;
 pub mod takeover;
+pub mod tally;
 pub mod usage;
+pub mod web;

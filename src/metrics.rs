@@ -7,6 +7,7 @@
 use std::fmt::{Display, Write as _};
 
 use crate::model::Counter;
+use crate::tally::{BOUNDS, Histogram};
 use crate::usage::{Usage, len};
 
 /// What a family's numbers do.
@@ -16,6 +17,8 @@ pub enum Kind {
     Counter,
     /// They go up and down.
     Gauge,
+    /// They count how often something took how long.
+    Histogram,
 }
 
 /// A text that grows family by family.
@@ -28,6 +31,7 @@ impl Text {
         let kind = match kind {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
         };
         let help = help.replace('\\', "\\\\").replace('\n', "\\n");
         // Writing into memory does not fail.
@@ -44,6 +48,19 @@ impl Text {
         }
         let close = if labels.is_empty() { "" } else { "}" };
         let _ = writeln!(self.0, "{close} {value}");
+    }
+
+    /// A histogram of the family that was begun last.
+    pub fn histogram(&mut self, name: &str, labels: &[(&str, &str)], histogram: &Histogram) {
+        let bucket = format!("{name}_bucket");
+        let ends = BOUNDS.map(|bound| bound.to_string());
+        let ends = ends.iter().map(String::as_str).zip(histogram.below);
+        for (end, below) in ends.chain([("+Inf", histogram.count)]) {
+            let labels: Vec<_> = labels.iter().copied().chain([("le", end)]).collect();
+            self.sample(&bucket, &labels, below);
+        }
+        self.sample(&format!("{name}_sum"), labels, histogram.sum);
+        self.sample(&format!("{name}_count"), labels, histogram.count);
     }
 
     /// The text so far.

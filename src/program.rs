@@ -12,6 +12,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
 
+use crate::cli::screen::Screen;
 use crate::cli::{self, Terminal};
 use crate::cni::{self, World};
 use crate::store::Open;
@@ -32,7 +33,8 @@ pub fn run(open: Open) -> ExitCode {
     }
     let facts = host::facts(&environment);
     let world = cli::World { env: &environment, facts: &facts, open };
-    let mut terminal = Terminal { stdout: &mut io::stdout(), stderr: &mut io::stderr() };
+    let screen = Screen::find(&environment);
+    let mut terminal = Terminal { stdout: &mut io::stdout(), stderr: &mut io::stderr(), screen };
     ExitCode::from(cli::run(env::args_os().collect(), world, &mut terminal))
 }
 

@@ -32,6 +32,7 @@ for name in sublet sublet-cluster; do
 done
 mkdir -p "$root/usr/bin"
 ln -s ../lib/cni/sublet "$root/usr/bin/sublet"
+install -m 0755 bin/subletd "$root/usr/bin/subletd"
 for page in "$work"/manual/man1/*.1; do
     install -D -m 0644 "$page" "$root/usr/share/man/man1/${page##*/}"
     gzip -9n "$root/usr/share/man/man1/${page##*/}"
@@ -47,6 +48,12 @@ install -D -m 0644 packaging/tmpfiles.d/sublet.conf "$root/usr/lib/tmpfiles.d/su
 doc=$root/usr/share/doc/sublet
 install -D -m 0644 LICENSE "$doc/copyright"
 install -D -m 0644 README.md "$doc/README.md"
+for page in docs/*.md docs/*.svg docs/img/*; do
+    install -D -m 0644 "$page" "$doc/$page"
+done
+for rules in packaging/prometheus/*; do
+    install -D -m 0644 "$rules" "$doc/examples/prometheus/${rules##*/}"
+done
 install -D -m 0644 CHANGELOG.md "$doc/changelog"
 gzip -9n "$doc/changelog"
 

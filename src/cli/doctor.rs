@@ -8,12 +8,11 @@ use anyhow::{Result, anyhow};
 use clap::Args;
 
 use super::output::{self, Diagnosis, visible};
+use super::screen::Progress;
 use super::{Desk, Terminal, confirm};
-use crate::error::shown_network;
 use crate::host::Facts;
-use crate::liveness;
-use crate::lost::{self, Evidence, Verdict};
 use crate::model::Lease;
+use crate::orphans;
 use crate::store::{Problem, Repair};
 
 /// Look for damage, leases of containers that are gone, networks that overlap, and more.
@@ -33,9 +32,6 @@ pub struct Doctor {
     yes: bool,
 }
 
-/// A lease younger than this is not judged, in seconds: its container may be on its way.
-const GRACE: u64 = 60;
-
 impl Doctor {
     pub(super) fn run(
         &self,
@@ -54,7 +50,9 @@ impl Doctor {
             if !self.yes && !confirm(terminal, &format!("mend {mendable} of these"))? {
                 return Err(anyhow!("nothing was changed"));
             }
+            let busy = Progress::busy("writing the lease file anew");
             let done = desk.store.repair(&desk.cx)?;
+            drop(busy);
             problems = examine(desk, facts)?;
             if !self.json {
                 report(&done, terminal)?;
@@ -80,38 +78,15 @@ impl Doctor {
 
 fn examine(desk: &mut Desk, facts: &Facts) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
+    let busy = Progress::busy("looking at the store");
     desk.store.problems(&desk.cx, &mut |problem| problems.push(problem))?;
+    drop(busy);
     // A damaged store does not tell its leases.
     if !problems.iter().any(|p| p.mendable) {
-        problems.extend(orphans(desk, facts)?);
+        let leases = desk.leases(&|lease: &Lease| lease.kind.collectable())?;
+        problems.extend(orphans::find(&leases, &facts.context()));
     }
     Ok(problems)
-}
-
-/// Leases whose network namespace is gone.
-fn orphans(desk: &mut Desk, facts: &Facts) -> Result<Vec<Problem>> {
-    let leases = desk.leases(&|lease: &Lease| lease.kind.collectable())?;
-    let netns = leases.iter().filter_map(|l| l.origin.netns.as_ref());
-    let evidence = Evidence {
-        now: facts.now,
-        grace: GRACE,
-        machine: facts.node.machine.clone(),
-        boot: facts.boot.clone(),
-        namespaces: liveness::namespaces(netns.map(|n| n.path.as_str())),
-        by_netns: true,
-        listings: Vec::new(),
-    };
-    let judged = leases.iter().zip(lost::judge(&leases, &evidence));
-    let lost = judged.filter_map(|(lease, verdict)| match verdict {
-        Verdict::Lost(why) => Some(Problem {
-            place: format!("{} of network {}", lease.addr, shown_network(lease)),
-            what: format!("{} has it, and is gone: {why}", lease.owner),
-            advice: "free it with `sublet gc --netns`".to_owned(),
-            mendable: false,
-        }),
-        Verdict::Alive(_) | Verdict::CannotTell(_) => None,
-    });
-    Ok(lost.collect())
 }
 
 fn tell(problem: &Problem, terminal: &mut Terminal<'_>) -> Result<()> {

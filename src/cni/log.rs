@@ -1,16 +1,13 @@
 //! What a run tells besides its answer.
 //!
-//! Owns: standard error and the log file. Does not own: standard output, ever.
-//! Invariant: an event is one line and one write, so lines of many processes do not mix; a log
-//! that cannot be written stops nothing.
+//! Owns: standard error and the log file of one call, and what is known of the call. Does not own:
+//! standard output, ever; how a line is written ([`crate::log`]).
 
-use std::fs::OpenOptions;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::time::Instant;
 
-use rustix::fs::OFlags;
-
-use crate::config::{Level, Log};
+use crate::config::{Level, Log, LogFormat};
+use crate::log::{self, Entry, Stamp};
 use crate::model::Timestamp;
 
 /// The log of one run.
@@ -18,52 +15,69 @@ pub struct Journal<'a> {
     stderr: &'a mut dyn Write,
     file: Log,
     now: Timestamp,
+    began: Instant,
+    /// What is known of the call: each line says it.
+    call: Vec<(&'static str, String)>,
 }
 
 impl<'a> Journal<'a> {
     /// To standard error alone, until [`Journal::attach`].
     pub fn new(stderr: &'a mut dyn Write) -> Journal<'a> {
-        Journal { stderr, file: Log::default(), now: 0 }
+        let (file, began) = (Log::default(), Instant::now());
+        Journal { stderr, file, now: 0, began, call: vec![("face", "cni".to_owned())] }
     }
 
     /// To the configuration's file too. Its lines carry the time.
-    pub fn attach(&mut self, file: &Log, now: Timestamp) {
+    pub fn attach(&mut self, file: &Log, network: &str, now: Timestamp) {
         self.file = file.clone();
         self.now = now;
+        self.learn("network", network);
     }
 
-    /// Whether a lease given or freed is worth putting into words.
-    pub fn tells_leases(&self) -> bool {
-        self.file.file.is_some() && self.file.level <= Level::Info
+    /// A fact of the call.
+    pub fn learn(&mut self, name: &'static str, value: impl Into<String>) {
+        self.call.retain(|(known, _)| *known != name);
+        self.call.push((name, value.into()));
+    }
+
+    /// Whether an event of this level is written anywhere: else it need not be put into words.
+    pub fn tells(&self, level: Level) -> bool {
+        self.file.file.is_some() && self.file.level <= level
+    }
+
+    /// The call was carried out.
+    pub fn done(&mut self, level: Level, text: impl Into<String>) {
+        self.write(Entry::new(level, text).with("outcome", "ok"));
     }
 
     /// One event. Standard error gets what an operator should look at.
-    pub fn write(&mut self, level: Level, event: &str) {
-        let (word, shown) = match level {
-            Level::Debug => ("debug", false),
-            Level::Info => ("info", false),
-            Level::Warn => ("warning", true),
-            Level::Error => ("error", true),
-            Level::Off => return,
-        };
-        // An event may quote what a stranger wrote.
-        let event: String = event.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        if shown {
-            // Nobody is left to be told if this fails.
-            let _ = self.stderr.write_all(format!("sublet: {word}: {event}\n").as_bytes());
+    pub fn write(&mut self, mut entry: Entry) {
+        let shown = matches!(entry.level, Level::Warn | Level::Error);
+        let filed = self.tells(entry.level);
+        if !shown && !filed {
+            return;
         }
-        if let Some(path) = &self.file.file
-            && level >= self.file.level
-            && let Ok(mut file) = OpenOptions::new()
-                .append(true)
-                .create(true)
-                // A pipe that nobody reads must not hold the call up.
-                .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
-                .open(path)
-        {
-            let pid = std::process::id();
-            let line = format!("{} sublet[{pid}] {word}: {event}\n", utc(self.now));
-            let _ = file.write_all(line.as_bytes());
+        let mut facts = self.call.clone();
+        facts.retain(|(_, value)| !value.is_empty());
+        facts.append(&mut entry.facts);
+        entry.facts = facts;
+        entry.took = Some(self.began.elapsed());
+        let line =
+            log::line(self.file.format, Stamp { program: "sublet", time: Some(self.now) }, &entry);
+        if shown {
+            // A runtime shows these lines with its own; what it knows itself is left out.
+            let short = match self.file.format {
+                LogFormat::Text => {
+                    let told = log::told(&Entry::new(entry.level, entry.text));
+                    format!("sublet: {}: {told}\n", log::word(entry.level))
+                }
+                LogFormat::Json => line.clone(),
+            };
+            // Nobody is left to be told if this fails.
+            let _ = self.stderr.write_all(short.as_bytes());
+        }
+        if let Some(path) = self.file.file.as_ref().filter(|_| filed) {
+            log::append(path, &line);
         }
     }
 
@@ -74,29 +88,8 @@ impl<'a> Journal<'a> {
 
     /// Something an operator should look at.
     pub fn warn(&mut self, event: &str) {
-        self.write(Level::Warn, event);
+        self.write(Entry::new(Level::Warn, event));
     }
-}
-
-/// RFC 3339.
-fn utc(seconds: Timestamp) -> String {
-    let (days, clock) = (seconds / 86_400, seconds % 86_400);
-    // Years that begin in March have their leap day at the end; 719,468 days lie between the first
-    // of March of year 0 and 1970.
-    let days = days + 719_468;
-    let (era, day) = (days / 146_097, days % 146_097);
-    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let (month, carry) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
-    format!(
-        "{:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
-        year + era * 400 + carry,
-        clock / 3_600,
-        clock / 60 % 60,
-        clock % 60
-    )
 }
 
 #[cfg(test)]
@@ -104,50 +97,40 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times() {
-        for (seconds, text) in [
-            (0, "1970-01-01T00:00:00Z"),
-            (951_782_399, "2000-02-28T23:59:59Z"),
-            (951_782_400, "2000-02-29T00:00:00Z"),
-            (1_709_251_199, "2024-02-29T23:59:59Z"),
-            (4_107_542_400, "2100-03-01T00:00:00Z"),
-        ] {
-            assert_eq!(utc(seconds), text);
-        }
-    }
-
-    #[test]
     fn an_event_is_one_line_and_goes_where_its_level_says() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         let mut stderr = Vec::new();
         let mut journal = Journal::new(&mut stderr);
-        journal.write(Level::Info, "before a file is known");
-        let file = Log { file: Some(path.clone()), level: Level::Info };
-        journal.attach(&file, 0);
-        journal.write(Level::Debug, "too fine");
-        journal.write(Level::Info, "leased");
+        journal.done(Level::Info, "before a file is known");
+        journal.learn("command", "ADD");
+        let file = Log { file: Some(path.clone()), level: Level::Info, format: LogFormat::Text };
+        journal.attach(&file, "mynet", 0);
+        journal.done(Level::Debug, "too fine");
+        journal.done(Level::Info, "leased");
         journal.warn("two\nlines");
-        assert_eq!(stderr, b"sublet: warning: two lines\n");
-        let pid = std::process::id();
-        let at = format!("1970-01-01T00:00:00Z sublet[{pid}]");
-        assert_eq!(
-            std::fs::read_to_string(path).unwrap(),
-            format!("{at} info: leased\n{at} warning: two lines\n")
-        );
+        assert_eq!(stderr, b"sublet: warning: two\\nlines\n");
+        let text = std::fs::read_to_string(path).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        let at = format!("1970-01-01T00:00:00Z sublet[{}]", std::process::id());
+        let call = "face=cni command=ADD network=mynet";
+        assert_eq!(lines.len(), 2, "{text}");
+        assert!(lines[0].starts_with(&format!("{at} info: {call} outcome=ok ms=")), "{text}");
+        assert!(lines[0].ends_with(": leased"), "{text}");
+        assert!(lines[1].starts_with(&format!("{at} warning: {call} ms=")), "{text}");
+        assert!(lines[1].ends_with(": two\\nlines"), "{text}");
     }
 
     #[test]
-    fn a_log_that_cannot_be_written_stops_nothing() {
-        let dir = tempfile::tempdir().unwrap();
-        let pipe = dir.path().join("pipe");
-        crate::plain_file::make_pipe(&pipe);
-        for path in ["/proc/nope/log".into(), pipe] {
-            let mut stderr = Vec::new();
-            let mut journal = Journal::new(&mut stderr);
-            journal.attach(&Log { file: Some(path), level: Level::Debug }, 0);
-            journal.write(Level::Info, "x");
-            assert!(stderr.is_empty());
-        }
+    fn json_goes_to_standard_error_too() {
+        let mut stderr = Vec::new();
+        let mut journal = Journal::new(&mut stderr);
+        let file = Log { format: LogFormat::Json, ..Log::default() };
+        journal.attach(&file, "mynet", 60);
+        journal.write(Entry::new(Level::Error, "no").with("code", "100"));
+        let line: serde_json::Value = serde_json::from_slice(&stderr).unwrap();
+        assert_eq!(line["code"], "100");
+        assert_eq!(line["network"], "mynet");
+        assert_eq!(line["time"], "1970-01-01T00:01:00Z");
     }
 }

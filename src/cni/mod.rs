@@ -24,6 +24,7 @@ use self::log::Journal;
 use self::verbs::Stores;
 use crate::config::{Dialect, Level, Netconf};
 use crate::host::{Env, Facts};
+use crate::log::Entry;
 use crate::panic;
 use crate::store::Open;
 
@@ -86,13 +87,14 @@ impl Desk<'_> {
     }
 
     fn fail(&mut self, failure: &Failure) -> u8 {
-        self.journal.write(Level::Error, &failure.msg);
+        let entry = Entry::new(Level::Error, failure.msg.as_str()).with("outcome", "error");
+        self.journal.write(entry.with("code", failure.code.to_string()));
         // A second document would make the first unreadable.
         if !self.answered
             && let Err(e) = self.answer(&failure.render(self.version))
         {
             let event = format!("cannot write the error to standard output: {e}");
-            self.journal.write(Level::Error, &event);
+            self.journal.write(Entry::new(Level::Error, event));
         }
         1
     }
@@ -120,7 +122,11 @@ fn serve(
         return desk.answer(&answer).map_err(|e| unwritten(&e));
     }
 
+    desk.journal.learn("command", command);
     let invocation = env::read(verb, env)?;
+    let inputs = &invocation.inputs;
+    desk.journal.learn("container", inputs.container.as_ref().map_or("", |c| c.as_str()));
+    desk.journal.learn("ifname", inputs.ifname.as_ref().map_or("", |i| i.as_str()));
     let (netconf, stdin) = match read(stdin).and_then(|b| Ok((Netconf::decode(&b)?, b))) {
         Ok(read) if may_lack_all(&invocation, &read.0) => read,
         Err(failure) if invocation.missing.0.is_empty() => return Err(failure),

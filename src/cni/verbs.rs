@@ -133,12 +133,12 @@ impl Call {
             let msg = format!("cannot write the answer to standard output: {e}; {outcome}");
             return Err(Failure::new(IO, msg));
         }
-        if desk.journal.tells_leases() {
-            for grant in &added.grants {
-                let (addr, prefix, network) = (grant.addr, grant.prefix, &config.network);
-                let event = format!("leased {addr}/{prefix} of {network} to {owner}");
-                desk.journal.write(Level::Info, &event);
-            }
+        if desk.journal.tells(Level::Info) {
+            let all = added.grants.iter().map(|g| format!("{}/{}", g.addr, g.prefix));
+            let all = all.collect::<Vec<_>>().join(",");
+            desk.journal.learn("address", all.as_str());
+            let network = &config.network;
+            desk.journal.done(Level::Info, format!("leased {all} of {network} to {owner}"));
         }
         Ok(())
     }
@@ -147,7 +147,7 @@ impl Call {
         let mut done = Ok(());
         // One that fails keeps no other from being tried.
         for cleanup in self.netconf.cleanups(&self.invocation.inputs) {
-            desk.journal.attach(&cleanup.log, self.facts.now);
+            desk.journal.attach(&cleanup.log, cleanup.network.as_str(), self.facts.now);
             done = done.and(self.free(cleanup, desk));
         }
         done
@@ -169,22 +169,32 @@ impl Call {
             Ok(freed) => freed,
             // Where nothing says which store is meant, one that is not ours has no lease of ours.
             Err(Error::Store(error @ StoreError::Foreign { .. })) if self.netconf.is_bare() => {
-                desk.journal.write(Level::Info, &error.to_string());
+                desk.journal.done(Level::Info, error.to_string());
                 return Ok(());
             }
             Err(error) => return Err(Failure::of(&error, &cleanup.network)),
         };
-        if desk.journal.tells_leases() {
-            for lease in freed {
-                let (addr, owner, network) = (lease.addr, &lease.owner, &cleanup.network);
-                let event = format!("freed {addr} of {network}, which was {owner}'s");
-                desk.journal.write(Level::Info, &event);
-            }
+        if desk.journal.tells(Level::Info) {
+            let all =
+                freed.iter().map(|lease| lease.addr.to_string()).collect::<Vec<_>>().join(",");
+            let network = &cleanup.network;
+            let event = freed.first().map_or_else(
+                || format!("nothing to free in {network}"),
+                |lease| format!("freed {all} of {network}, which was {}'s", lease.owner),
+            );
+            desk.journal.learn("address", all);
+            desk.journal.done(Level::Info, event);
         }
         Ok(())
     }
 
     fn check(&mut self, desk: &mut Desk<'_>) -> Result<(), Failure> {
+        self.compare(desk)?;
+        desk.journal.done(Level::Debug, "the leases are as they should be");
+        Ok(())
+    }
+
+    fn compare(&mut self, desk: &mut Desk<'_>) -> Result<(), Failure> {
         let (config, mut store) = self.config(desk)?;
         let (config, _) = self.as_defined(config, &mut *store, desk)?;
         let owner = config.owner.clone().ok_or_else(no_container)?;
@@ -219,10 +229,9 @@ impl Call {
         let gc = Gc { set: cleanup.set, network: cleanup.network.clone(), valid, after: None };
         let freed = engine::gc(&mut *store, gc, &self.facts.context())
             .map_err(|error| Failure::of(&error, &cleanup.network))?;
-        if freed > 0 {
-            let event = format!("freed {freed} forgotten addresses of {}", cleanup.network);
-            desk.journal.write(Level::Info, &event);
-        }
+        desk.journal.learn("freed", freed.to_string());
+        let event = format!("freed {freed} forgotten addresses of {}", cleanup.network);
+        desk.journal.done(Level::Info, event);
         Ok(())
     }
 
@@ -236,7 +245,9 @@ impl Call {
             strict: config.cooldown.strict,
         };
         engine::status(&mut *store, status, &self.facts.context())
-            .map_err(|error| Failure::of(&error, &config.network).for_status())
+            .map_err(|error| Failure::of(&error, &config.network).for_status())?;
+        desk.journal.done(Level::Debug, "an ADD could be served");
+        Ok(())
     }
 
     /// The container's network namespace; an ADD into our own would lease an address to the host.
@@ -260,11 +271,11 @@ impl Call {
     fn config(&self, desk: &mut Desk<'_>) -> Result<(Config, Box<dyn Store>), Failure> {
         match self.netconf.config(&self.invocation.inputs) {
             Ok(config) => {
-                desk.journal.attach(&config.log, self.facts.now);
+                desk.journal.attach(&config.log, config.network.as_str(), self.facts.now);
                 // First: another program may take over, and say the warnings itself.
                 let store = self.open(&config.store, &config.network);
                 for warning in &config.warnings {
-                    desk.journal.warn(warning);
+                    desk.journal.warn(&warning.to_string());
                 }
                 Ok((config, store?))
             }
@@ -315,7 +326,7 @@ impl Call {
 
     fn cleanup(&self, desk: &mut Desk<'_>) -> Cleanup {
         let cleanup = self.netconf.cleanup(&self.invocation.inputs);
-        desk.journal.attach(&cleanup.log, self.facts.now);
+        desk.journal.attach(&cleanup.log, cleanup.network.as_str(), self.facts.now);
         cleanup
     }
 }

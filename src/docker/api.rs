@@ -8,8 +8,10 @@ use super::names::{ADDRESS_TYPE, BAD_POOL, ENDPOINT, GATEWAY, MAC, SERIAL};
 use super::settings::Settings;
 use super::{pool, wire};
 use crate::alloc::{Context, ReleaseAddress, ReleasePool, RequestAddress};
+use crate::config::Level;
 use crate::engine;
 use crate::error::{Error, Refusal};
+use crate::log::Entry;
 use crate::model::{Lease, Origin, PoolId};
 use crate::net::{Addr, Span};
 use crate::store::Store;
@@ -32,30 +34,9 @@ pub struct Reply {
     pub body: String,
     /// How to take back what was done, if the answer cannot be delivered.
     pub undo: Option<Undo>,
-    /// For the log.
-    pub line: Line,
-}
-
-/// One line of the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Line {
-    /// How much it matters.
-    pub level: Level,
-    /// What happened, and if something is wrong, what to do.
-    pub text: String,
-}
-
-/// How much a line of the log matters; numbered as kontena's `LOG_LEVEL`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
-    /// Every request.
-    Debug,
-    /// Every change.
-    Info,
-    /// Refusals.
-    Warn,
-    /// Failures.
-    Error,
+    /// For the log: every request at `Debug`, every change at `Info`, refusals at `Warn`, failures
+    /// at `Error`.
+    pub entry: Entry,
 }
 
 /// How to take back what was done.
@@ -69,15 +50,23 @@ pub enum Undo {
 
 impl Reply {
     fn done(level: Level, text: String, body: String) -> Reply {
-        Reply { status: 200, body, undo: None, line: Line { level, text } }
+        let entry = Entry::new(level, text).with("outcome", "ok");
+        Reply { status: 200, body, undo: None, entry }
+    }
+
+    /// With facts for the log.
+    fn about(mut self, pool: &PoolId, address: &str) -> Reply {
+        self.entry = self.entry.with("pool", pool.0.as_str()).with("address", address);
+        self
     }
 
     /// A failure with this status. dockerd shows the text, and repeats none of them.
     pub fn failed(status: u16, text: &str, more: &str) -> Reply {
         let level = if status < 500 { Level::Warn } else { Level::Error };
         let shown = if more.is_empty() { text.to_owned() } else { format!("{text}: {more}") };
-        let line = Line { level, text: shown };
-        Reply { status, body: wire::failure(text), undo: None, line }
+        let outcome = if status < 500 { "refused" } else { "error" };
+        let entry = Entry::new(level, shown).with("outcome", outcome);
+        Reply { status, body: wire::failure(text), undo: None, entry }
     }
 
     /// A "no": status 200, as the protocol has it.
@@ -123,8 +112,8 @@ pub fn handle(
         "/IpamDriver.ReleaseAddress" => release_address(store, cx, body),
         _ => return Reply::failed(404, "404 page not found", path),
     };
-    let mut reply = match done {
-        Ok(reply) => return reply,
+    match done {
+        Ok(reply) => reply,
         Err(Stop::Body(text)) => Reply::failed(400, &text, ""),
         Err(Stop::Meaning(text)) => Reply::refused(&text, ""),
         Err(Stop::Engine(Error::Refused(Refusal::Pool(no)))) => {
@@ -132,9 +121,7 @@ pub fn handle(
         }
         Err(Stop::Engine(Error::Refused(no))) => Reply::refused(&no.to_string(), ""),
         Err(Stop::Engine(error @ Error::Store(_))) => Reply::failed(500, &error.to_string(), ""),
-    };
-    reply.line.text = format!("{path}: {}", reply.line.text);
-    reply
+    }
 }
 
 /// Takes back what was done for an answer that could not be delivered.
@@ -163,7 +150,8 @@ fn request_pool(
     let gateway = pool.gateway.map(|g| format!("{g}/{}", pool.subnet.len()));
     let body = wire::pool(&pool.id.0, pool.subnet.to_string(), gateway);
     let text = format!("pool {}: {}", pool.id, pool.subnet);
-    Ok(Reply { undo: Some(Undo::Pool(pool.id)), ..Reply::done(Level::Info, text, body) })
+    let reply = Reply::done(Level::Info, text, body).about(&pool.id, &pool.subnet.to_string());
+    Ok(Reply { undo: Some(Undo::Pool(pool.id)), ..reply })
 }
 
 /// A pool's name; without one there is no telling which is meant.
@@ -181,7 +169,7 @@ fn release_pool(store: &mut dyn Store, cx: &Context, body: &[u8]) -> Result<Repl
     } else {
         format!("pool {pool} released: there was none")
     };
-    Ok(Reply::done(Level::Info, text, "{}".to_owned()))
+    Ok(Reply::done(Level::Info, text, "{}".to_owned()).about(&pool, ""))
 }
 
 /// An address, with or without a prefix length.
@@ -206,8 +194,11 @@ fn request_address(store: &mut dyn Store, cx: &Context, body: &[u8]) -> Result<R
     let (lease, created) = engine::request_address(store, request, cx)?;
     let body = wire::address(format!("{}/{}", lease.addr, lease.prefix));
     let text = format!("{} of pool {pool} leased ({})", lease.addr, lease.kind.word());
-    let undo = created.then(|| Undo::Address(pool, Box::new(lease)));
-    Ok(Reply { undo, ..Reply::done(Level::Info, text, body) })
+    let mut reply = Reply::done(Level::Info, text, body).about(&pool, &lease.addr.to_string());
+    let endpoint = lease.origin.endpoint.as_deref().unwrap_or_default();
+    reply.entry = reply.entry.with("container", endpoint);
+    reply.undo = created.then(|| Undo::Address(pool, Box::new(lease)));
+    Ok(reply)
 }
 
 fn release_address(store: &mut dyn Store, cx: &Context, body: &[u8]) -> Result<Reply, Stop> {
@@ -215,8 +206,8 @@ fn release_address(store: &mut dyn Store, cx: &Context, body: &[u8]) -> Result<R
     let pool = pool_id(raw.pool_id)?;
     let addr = addr(raw.address.as_deref().unwrap_or_default())?;
     let text = format!("{addr} of pool {pool} released");
-    let release = ReleaseAddress { pool, addr, only: None };
+    let release = ReleaseAddress { pool: pool.clone(), addr, only: None };
     let held = engine::release_address(store, release, cx)?;
     let text = if held { text } else { format!("{text}: there was nothing to free") };
-    Ok(Reply::done(Level::Info, text, "{}".to_owned()))
+    Ok(Reply::done(Level::Info, text, "{}".to_owned()).about(&pool, &addr.to_string()))
 }

@@ -4,23 +4,25 @@
 //! defaults. Does not own: what a setting means.
 //! Invariant: nothing is opened or listened on before all of it makes sense.
 
+use std::any::Any;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use serde_json::json;
 
-use super::api::{Driver, Level, Line};
+use super::api::Driver;
 use super::cleanup::{self, Terms};
-use super::server::{self, Client, Log, Plan, Tcp, Timer};
+use super::server::{self, Client, Plan, Tcp, Timer};
 use super::settings::{Settings, Supernet};
 use super::{dockerd, host_routes};
 use crate::alloc::{self, Block};
-use crate::config::{self, duration, gipam};
+use crate::config::{self, Level, LogFormat, duration, gipam};
 use crate::engine;
 use crate::host::{self, Facts};
+use crate::log::{Entry, Log};
 use crate::model::{Face, History, Persist, StoreSpec, Wait};
 use crate::net::Family;
 use crate::store;
@@ -136,9 +138,30 @@ struct Serve {
     /// debug, info, warn or error; kontena's numbers 0 to 3 too [env: LOG_LEVEL] [default: info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
+    /// Append to a file, opened for each event, instead of writing to standard error
+    #[arg(long, value_name = "PATH")]
+    log_file: Option<PathBuf>,
+    /// text or json [env: LOG_FORMAT] [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+    #[command(flatten)]
+    page: Page,
     /// Clean up by the clock
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     cleanup_every: Option<Duration>,
+}
+
+#[derive(Clone, Debug, Args)]
+struct Page {
+    /// Serve a read-only status page, its JSON API and Prometheus metrics, over plain HTTP
+    #[arg(long, value_name = "HOST:PORT")]
+    http: Option<String>,
+    /// ... also on an address that others can reach: they read all leases
+    #[arg(long, requires = "http")]
+    http_public: bool,
+    /// A name under which the page may be asked for, beside addresses and localhost; may be repeated
+    #[arg(long, value_name = "NAME", requires = "http")]
+    http_name: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -148,17 +171,42 @@ struct Cleanup {
     dry_run: bool,
 }
 
+/// The status page that is asked for: another face's, which the program puts beside this one.
+pub struct PageWish {
+    /// HOST:PORT.
+    pub address: String,
+    /// Also where others reach it.
+    pub public: bool,
+    /// Names under which it may be asked for.
+    pub names: Vec<String>,
+    /// Of this store.
+    pub store: StoreSpec,
+    /// Node and boot.
+    pub cx: alloc::Context,
+    /// Where lines go.
+    pub log: Log,
+}
+
+/// Opens the status page; it ends when what this gives is dropped.
+pub type OpenPage<'a> = &'a dyn Fn(PageWish) -> Result<Box<dyn Any>>;
+
 /// Looks up a variable of the environment.
 pub type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 /// gipam's flags, which have one dash.
 const GIPAM: [&str; 6] = ["address", "file", "v6", "v6ab", "v4", "v4ab"];
 
+/// The flags with their texts: what the man page is made from.
+pub fn definition() -> clap::Command {
+    Cli::command()
+}
+
 /// Runs subletd; answers what is to be printed, or clap's answer with its exit code.
 pub fn run(
     args: Vec<OsString>,
     env: Env<'_>,
     facts: &Facts,
+    page: OpenPage<'_>,
 ) -> Result<String, (anyhow::Error, u8)> {
     let cli = match Cli::try_parse_from(args.into_iter().map(two_dashes)) {
         Ok(cli) => cli,
@@ -168,7 +216,7 @@ pub fn run(
     let facts = &facts.named(cli.common.node.as_deref());
     let done = match &cli.command {
         Some(Command::Cleanup(cleanup)) => cli.cleanup(cleanup, env, facts),
-        None => cli.plan(env, facts).and_then(server::run).map(|()| String::new()),
+        None => cli.serve(env, facts, page).map(|()| String::new()),
     };
     done.map_err(|e| (e, 1))
 }
@@ -204,11 +252,18 @@ fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(
         .transpose()
 }
 
+/// Whether `JOURNAL_STREAM`, device and inode, is our standard error: a child may inherit the variable
+/// and write elsewhere (systemd.exec(5)).
+fn is_stderr(stream: &OsString) -> bool {
+    let stat = rustix::fs::fstat(std::io::stderr());
+    stat.is_ok_and(|s| stream.to_str() == Some(&format!("{}:{}", s.st_dev, s.st_ino)))
+}
+
 /// The cluster that a flag or variable names.
-fn cluster(name: &str, json: &str, timeout: Duration, log: Log) -> Result<StoreSpec> {
+fn cluster(name: &str, json: &str, timeout: Duration, log: &Log) -> Result<StoreSpec> {
     let (mut spec, warnings) = config::store(json).with_context(|| name.to_owned())?;
     for warning in warnings {
-        log.write(&Line { level: Level::Warn, text: format!("{name}: {warning}") });
+        log.write(&Entry::new(Level::Warn, format!("{name}: {warning}")));
     }
     match &mut spec {
         StoreSpec::Etcd(etcd) => etcd.servers.timeout = etcd.servers.timeout.min(timeout),
@@ -229,7 +284,7 @@ impl Cli {
     }
 
     /// Which store; a cluster is given no longer than a request has.
-    fn store(&self, env: Env<'_>, log: Log) -> Result<StoreSpec> {
+    fn store(&self, env: Env<'_>, log: &Log) -> Result<StoreSpec> {
         let timeout = self.serve.timeout;
         let named = self.common.store.clone();
         let json = named.as_ref().and_then(|s| s.to_str()).map(str::trim_start);
@@ -274,7 +329,7 @@ impl Cli {
 
     fn cleanup(&self, cleanup: &Cleanup, env: Env<'_>, facts: &Facts) -> Result<String> {
         let settings = self.settings(env)?;
-        let spec = self.store(env, Log(self.level(env)?))?;
+        let spec = self.store(env, &self.log(env)?)?;
         let cx = self.context(facts, &spec)?;
         let mut store = store::open(&spec)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -285,12 +340,28 @@ impl Cli {
         Ok(if report.is_empty() { "nothing to do\n".to_owned() } else { format!("{report}\n") })
     }
 
+    fn serve(&self, env: Env<'_>, facts: &Facts, page: OpenPage<'_>) -> Result<()> {
+        let plan = self.plan(env, facts)?;
+        let Page { http, http_public, http_name } = self.serve.page.clone();
+        let wish = http.map(|address| PageWish {
+            address,
+            public: http_public,
+            names: http_name,
+            store: plan.store.clone(),
+            cx: plan.cx.clone(),
+            log: plan.log.clone(),
+        });
+        // Before readiness is told; it stays until the last request is answered.
+        let _page = wish.map(page).transpose()?;
+        server::run(plan)
+    }
+
     fn plan(&self, env: Env<'_>, facts: &Facts) -> Result<Plan> {
         let serve = &self.serve;
         let mut settings = self.settings(env)?;
         settings.mac = serve.mac;
-        let log = Log(self.level(env)?);
-        let store = self.store(env, log)?;
+        let log = self.log(env)?;
+        let store = self.store(env, &log)?;
         let cx = self.context(facts, &store)?;
         let adopted = self.adopt(env, &settings, &store, &cx)?;
         settings.v4 = self.blocks(env, Family::V4, &adopted)?;
@@ -313,6 +384,17 @@ impl Cli {
         let driver = Driver { settings, routes: host_routes };
         let (timeout, notify) = (serve.timeout, env("NOTIFY_SOCKET"));
         Ok(Plan { sockets, tcp, driver, store, cx, timeout, log, timer, notify })
+    }
+
+    fn log(&self, env: Env<'_>) -> Result<Log> {
+        let named = first(env, &["LOG_FORMAT"])?.map(|(_, text)| text);
+        let word = self.serve.log_format.clone().or(named).unwrap_or_else(|| "text".to_owned());
+        let Some(format) = LogFormat::named(&word) else {
+            bail!("the log format {word:?} is none of text, json");
+        };
+        let journal = env("JOURNAL_STREAM").is_some_and(|stream| is_stderr(&stream));
+        let (level, file) = (self.level(env)?, self.serve.log_file.clone());
+        Ok(Log { level, format, file, journal, program: "subletd" })
     }
 
     fn level(&self, env: Env<'_>) -> Result<Level> {

@@ -15,10 +15,10 @@ use hyper::{Request, StatusCode};
 use serde_json::Value;
 use tokio::net::UnixStream;
 
-use super::server::plain;
 use crate::host;
 use crate::model::Timestamp;
 use crate::net::{Addr, Subnet};
+use crate::stream::Stream;
 
 /// All networks, as they were not before `started`.
 #[derive(Clone, Debug, Default)]
@@ -75,7 +75,8 @@ async fn get(socket: &Path, path: &str) -> Result<Value> {
 
 async fn fetch(socket: &Path, path: &str) -> Result<Value> {
     let stream = UnixStream::connect(socket).await?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(plain(stream)).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(Stream::plain(stream)).await?;
     let request = Request::get(path).header(HOST, "docker").body(Empty::<Bytes>::new())?;
     let talk = async {
         let response = sender.send_request(request).await?;

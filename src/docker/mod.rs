@@ -17,7 +17,7 @@ pub mod server;
 mod settings;
 mod wire;
 
-pub use api::{Driver, Level, Line, Reply, Undo, handle, undo};
+pub use api::{Driver, Reply, Undo, handle, undo};
 pub use cleanup::{Report, Terms, clean};
 pub use dockerd::{Listing, Network};
 pub use routes::host_routes;

@@ -21,6 +21,7 @@ use super::queue;
 use crate::error::StoreError;
 use crate::model::Wait;
 use crate::plain_file;
+use crate::tally;
 
 /// A lock that is held.
 #[derive(Debug)]
@@ -125,7 +126,9 @@ pub(super) fn acquire(file: File, path: &Path, patience: &Patience) -> Result<Lo
         Wait::For(bound) => bound.saturating_sub(patience.spent.get()),
         Wait::Try => Duration::ZERO,
         Wait::Forever => {
+            let begin = Instant::now();
             lock_in_turn(&file, queue::join(&file)).map_err(io)?;
+            tally::waited(begin.elapsed());
             return Ok(Lock { file: Some(file) });
         }
     };
@@ -145,6 +148,7 @@ pub(super) fn acquire(file: File, path: &Path, patience: &Patience) -> Result<Lo
         let begin = Instant::now();
         let waited = waiting.recv_timeout(bound);
         patience.spent.set(patience.spent.get() + begin.elapsed());
+        tally::waited(begin.elapsed());
         match waited {
             Ok(Ok(file)) => return Ok(Lock { file: Some(file) }),
             Ok(Err(e)) => return Err(io(e)),

@@ -126,7 +126,7 @@ fn show(c: &Config) -> String {
     line(format!("store: {:?}", c.store));
     line(format!("legacy: {:?}", c.legacy_dir));
     if c.log.file.is_some() || c.log.level != Level::Info {
-        line(format!("{:?}", c.log));
+        line(log(&c.log));
     }
     for warning in &c.warnings {
         line(format!("warning: {warning}"));
@@ -136,9 +136,21 @@ fn show(c: &Config) -> String {
 
 fn show_cleanup(c: &Cleanup) -> String {
     format!(
-        "cleanup: {:?}, network {}, set {}\n  owner: {:?}\n  addrs: {:?}, rewind {}\n  store: {:?}\n  {:?}\n",
-        c.dialect, c.network, c.set, c.owner, c.addrs, c.rewind, c.store, c.log
+        "cleanup: {:?}, network {}, set {}\n  owner: {:?}\n  addrs: {:?}, rewind {}\n  store: {:?}\n  {}\n",
+        c.dialect,
+        c.network,
+        c.set,
+        c.owner,
+        c.addrs,
+        c.rewind,
+        c.store,
+        log(&c.log)
     )
+}
+
+/// The log, its format only where it is not the usual one.
+fn log(log: &sublet::config::Log) -> String {
+    format!("{log:?}").replace(", format: Text", "")
 }
 
 fn folders(path: &Path) -> Vec<PathBuf> {

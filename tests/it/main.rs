@@ -6,8 +6,10 @@
 // A test's helpers may fail as a test does.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod check;
 mod clusters;
 mod cni;
+mod commands;
 mod config;
 mod damage;
 mod delegate;
@@ -42,5 +44,8 @@ mod reboot;
 mod supply;
 mod swarm;
 mod takeover;
+mod terminal;
 mod tidy;
 mod told;
+mod troubleshooting;
+mod web;

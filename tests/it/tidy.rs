@@ -17,14 +17,14 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("alloc", &["net", "model", "error"]),
     // Nouns only, and the data types of alloc.
     ("config", &["plain_file", "net", "model", "error", "alloc"]),
-    ("store", &["plain_file", "net", "model", "error", "alloc"]),
+    ("store", &["plain_file", "net", "model", "error", "alloc", "tally"]),
     // host-local's folder is read under host-local's lock.
     ("takeover", &["plain_file", "net", "model", "error", "alloc", "store"]),
     ("handback", &["plain_file", "net", "model", "error", "store"]),
     // The original ecs-ipam's file is read under its own lock.
     ("ecs_ipam", &["bolt", "net", "model", "error", "alloc", "store"]),
     ("usage", &["net", "model", "alloc"]),
-    ("metrics", &["model", "usage"]),
+    ("metrics", &["model", "usage", "tally"]),
     ("engine", &["net", "model", "error", "alloc", "store", "takeover", "usage"]),
     ("moving", &["model", "error", "alloc", "store"]),
     // The edge: environment, clock, boot ID; data out, nothing else in.
@@ -33,7 +33,11 @@ const LAYERS: &[(&str, &[&str])] = &[
     // The edge as well: /proc, and the runtimes' sockets and programs.
     ("liveness", &["lost"]),
     ("runtimes", &["lost"]),
-    ("log", &["net", "model", "error", "config"]),
+    ("orphans", &["alloc", "error", "liveness", "lost", "model", "store"]),
+    // The daemon's lines carry the time.
+    ("log", &["net", "model", "error", "config", "host"]),
+    ("tally", &[]),
+    ("stream", &[]),
     ("cni", FACE),
     ("cli", FACE),
     ("docker", FACE),
@@ -45,8 +49,8 @@ const LAYERS: &[(&str, &[&str])] = &[
 /// What a face may name: never another face.
 const FACE: &[&str] = &[
     "net", "model", "error", "alloc", "config", "engine", "store", "takeover", "handback",
-    "ecs_ipam", "moving", "host", "liveness", "lost", "runtimes", "log", "panic", "usage",
-    "metrics",
+    "ecs_ipam", "moving", "host", "liveness", "lost", "runtimes", "orphans", "log", "panic",
+    "stream", "tally", "usage", "metrics",
 ];
 
 const FACES: &[&str] = &["cni", "cli", "docker", "web"];
@@ -66,9 +70,16 @@ const OWNED_CRATES: &[(&str, &[&str])] = &[
     ("rustls", &["store/http.rs"]),
     ("base64", &["store/etcd.rs", "store/consul.rs"]),
     ("clap", &["cli/", "docker/args.rs"]),
-    ("tokio", &["docker/server/", "docker/dockerd.rs", "docker/args.rs"]),
-    ("hyper", &["docker/server/", "docker/dockerd.rs"]),
-    ("http_body_util", &["docker/server/", "docker/dockerd.rs"]),
+    ("anstream", &["cli/screen.rs"]),
+    ("anstyle", &["cli/screen.rs", "cli/map/picture.rs"]),
+    ("indicatif", &["cli/screen.rs"]),
+    ("unicode_width", &["cli/table.rs"]),
+    (
+        "tokio",
+        &["docker/server/", "docker/dockerd.rs", "docker/args.rs", "web/serve.rs", "stream.rs"],
+    ),
+    ("hyper", &["docker/server/", "docker/dockerd.rs", "web/", "stream.rs"]),
+    ("http_body_util", &["docker/server/", "docker/dockerd.rs", "web/"]),
     ("listenfd", &["docker/server/"]),
     ("tokio_rustls", &["docker/server/"]),
 ];
@@ -85,8 +96,11 @@ const SERDE: &[&str] = &[
     "store/etcd.rs",
     "store/consul.rs",
     "cli/output.rs",
+    "cli/check/shape.rs",
+    "cli/map/mod.rs",
     "cli/lines.rs",
     "docker/wire.rs",
+    "web/wire.rs",
 ];
 
 const LONGEST: usize = 600;
@@ -318,7 +332,8 @@ fn local_module(name: &str, text: &str, krate: &str) -> bool {
     }
     name == "store/mod.rs"
         || text.lines().filter_map(|l| l.strip_prefix("use super::")).any(|used| {
-            let used = used.trim_end_matches(';');
+            // From a folder below it is further up.
+            let used = used.trim_start_matches("super::").trim_end_matches(';');
             used == krate
                 || used.starts_with(&format!("{krate}::{{self"))
                 || used.starts_with('{') && used.split(['{', ',', '}']).any(|u| u.trim() == krate)

@@ -14,16 +14,28 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::Log;
 use crate::alloc::Context;
-use crate::docker::api::{self, Driver, Level, Line, Reply, Undo};
+use crate::config::Level;
+use crate::docker::api::{self, Driver, Reply, Undo};
 use crate::error::StoreError;
+use crate::log::{Entry, Log};
 use crate::model::{StoreSpec, Wait};
 use crate::store::{self, Store};
-use crate::{host, panic};
+use crate::{host, panic, tally};
 
 /// How many requests to a cluster are on their way at a time.
 const AT_ONCE: usize = 8;
+
+/// The protocol's methods.
+const COMMANDS: [&str; 7] = [
+    "Activate",
+    "GetCapabilities",
+    "GetDefaultAddressSpaces",
+    "RequestPool",
+    "ReleasePool",
+    "RequestAddress",
+    "ReleaseAddress",
+];
 
 /// What the threads are told once.
 pub struct Bench {
@@ -47,6 +59,7 @@ enum Work {
 struct Job {
     path: String,
     body: Vec<u8>,
+    came: Instant,
     until: Instant,
     answer: oneshot::Sender<Answer>,
     /// For what is owed: the threads themselves hold no way to themselves.
@@ -110,8 +123,9 @@ impl Desk {
     /// Answers one request within `timeout`, or fails then; a result that comes later is undone.
     pub async fn ask(&self, path: String, body: Vec<u8>, timeout: Duration) -> Answer {
         let (answer, get) = oneshot::channel();
-        let until = Instant::now() + timeout;
-        let job = Job { path, body, until, answer, desk: self.clone() };
+        let came = Instant::now();
+        let until = came + timeout;
+        let job = Job { path, body, came, until, answer, desk: self.clone() };
         let sent = self.0.send(Work::Request(job));
         // The threads give up by themselves; a disk that hangs does not let them.
         let grace = Duration::from_secs(2);
@@ -129,6 +143,21 @@ impl Desk {
     fn reply(&self, reply: Reply) -> Answer {
         let owed = Owed { undo: reply.undo, desk: self.clone() };
         Answer { status: reply.status, body: reply.body, owed }
+    }
+}
+
+/// Counts a request. What is no method of the protocol is one, whatever it is called.
+fn count(command: &str, reply: &Reply, took: Duration) {
+    let known = COMMANDS.iter().find(|known| **known == command).unwrap_or(&"unknown");
+    let told = reply.entry.facts.iter().find(|(name, _)| *name == "outcome");
+    let outcome = match told.map(|(_, outcome)| outcome.as_str()) {
+        Some("ok") => "ok",
+        Some("refused") => "refused",
+        _ => "error",
+    };
+    tally::request(("docker", known, outcome), took);
+    if reply.status >= 500 {
+        tally::failure();
     }
 }
 
@@ -166,7 +195,7 @@ impl Worker {
     }
 
     fn request(&mut self, job: Job) {
-        let Job { path, body, until, answer, desk } = job;
+        let Job { path, body, came, until, answer, desk } = job;
         if answer.is_closed() {
             return;
         }
@@ -175,7 +204,14 @@ impl Worker {
         } else {
             self.carry_out(&path, &body, until)
         };
-        self.bench.log.write(&reply.line);
+        let command = path.rsplit(['.', '/']).next().unwrap_or_default();
+        let mut entry = Entry::new(reply.entry.level, reply.entry.text.as_str())
+            .with("face", "docker")
+            .with("command", command);
+        entry.facts.extend(reply.entry.facts.iter().cloned());
+        entry.took = Some(came.elapsed());
+        self.bench.log.write(&entry);
+        count(command, &reply, came.elapsed());
         // If nobody waits any more the answer is dropped here, and what it owes comes back as work.
         drop(answer.send(desk.reply(reply)));
     }
@@ -220,6 +256,8 @@ impl Worker {
                 ),
             ),
         };
-        self.bench.log.write(&Line { level, text });
+        self.bench
+            .log
+            .write(&Entry::new(level, text).with("face", "docker").with("command", "undo"));
     }
 }

@@ -6,24 +6,22 @@
 //! broken one with an empty body. An answer is settled only after its last byte was written.
 
 use std::convert::Infallible;
-use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
-use hyper::rt::ReadBufCursor;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
 use super::desk::{Answer, Desk, Owed};
 use super::{LAST_CALL, stopped};
 use crate::docker::LARGEST_BODY;
+use crate::stream::{Stream, Watch};
 
 /// What dockerd says it accepts.
 const TYPE: &str = "application/vnd.docker.plugins.v1.2+json";
@@ -42,7 +40,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     mut stop: watch::Receiver<bool>,
 ) {
     let unsent = Unsent::default();
-    let io = Watched { stream, unsent: unsent.clone() };
+    let io = Stream::watched(stream, unsent.clone());
     let service = service_fn(|request: Request<Incoming>| {
         let (desk, unsent) = (desk.clone(), unsent.clone());
         async move { Ok::<_, Infallible>(respond(request, &desk, timeout, &unsent).await) }
@@ -107,7 +105,9 @@ impl Unsent {
     fn lock(&self) -> MutexGuard<'_, Vec<(usize, Owed)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
+impl Watch for Unsent {
     fn written(&self, mut bytes: usize) {
         for (left, _) in self.lock().iter_mut() {
             let some = bytes.min(*left);
@@ -123,55 +123,5 @@ impl Unsent {
             }
             *left > 0
         });
-    }
-}
-
-/// A stream that nobody watches: for a client.
-pub fn plain<S: AsyncRead + AsyncWrite + Unpin>(
-    stream: S,
-) -> impl hyper::rt::Read + hyper::rt::Write + Unpin {
-    Watched { stream, unsent: Unsent::default() }
-}
-
-/// A stream that tells which answers are written.
-struct Watched<S> {
-    stream: S,
-    unsent: Unsent,
-}
-
-impl<S: AsyncRead + Unpin> hyper::rt::Read for Watched<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        mut buf: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        let mut bytes = [0; 4096];
-        let room = buf.remaining().min(bytes.len());
-        let mut read = ReadBuf::new(&mut bytes[..room]);
-        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
-        buf.put_slice(read.filled());
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> hyper::rt::Write for Watched<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf))?;
-        self.unsent.written(written);
-        Poll::Ready(Ok(written))
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
-        self.unsent.flushed();
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

@@ -10,7 +10,6 @@ mod http;
 mod listen;
 mod tls;
 
-use std::io::Write;
 use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
@@ -26,13 +25,14 @@ use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 
 use self::desk::{Bench, Desk};
-use super::api::{Driver, Level, Line};
+use super::api::Driver;
 use super::cleanup::{self, Terms};
 use super::dockerd;
 use crate::alloc::Context;
+use crate::config::Level;
+use crate::log::{Entry, Log};
 use crate::model::StoreSpec;
 use crate::{host, store};
-pub use http::plain;
 pub use listen::Client;
 
 /// How long requests that came in before the end may take after it.
@@ -41,32 +41,6 @@ const DRAIN: Duration = Duration::from_secs(15);
 /// How long a connection that is idle at the end, and the queue of those that are not accepted yet, may
 /// bring one more request: dockerd sent it before the end.
 const LAST_CALL: Duration = Duration::from_millis(250);
-
-/// Lines on standard error, from a level on.
-#[derive(Clone, Copy, Debug)]
-pub struct Log(pub Level);
-
-impl Log {
-    /// Writes a line, if it matters enough. What cannot be written is lost.
-    pub fn write(self, line: &Line) {
-        if line.level < self.0 {
-            return;
-        }
-        let word = match line.level {
-            Level::Debug => "debug",
-            Level::Info => "info",
-            Level::Warn => "warning",
-            Level::Error => "error",
-        };
-        // One write for a line; a text from outside brings no lines of its own.
-        let text = line.text.escape_debug().to_string().replace("\\\"", "\"").replace("\\'", "'");
-        let _ = std::io::stderr().write_all(format!("subletd: {word}: {text}\n").as_bytes());
-    }
-
-    fn info(self, text: String) {
-        self.write(&Line { level: Level::Info, text });
-    }
-}
 
 /// TCP, and who may come.
 pub struct Tcp {
@@ -117,9 +91,10 @@ pub fn run(plan: Plan) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let Plan { sockets, tcp, driver, store, cx, timeout, log, timer, notify } = plan;
     let cleaner = Cleaner { store: store.clone(), driver: driver.clone(), cx: cx.clone() };
-    let (desk, threads) = Desk::open(Bench { driver, store, cx, timeout, log })?;
+    let bench = Bench { driver, store, cx, timeout, log: log.clone() };
+    let (desk, threads) = Desk::open(bench)?;
     let served = runtime.block_on(async {
-        let mut doors = Doors { desk: desk.clone(), timeout, log, placed: Vec::new() };
+        let mut doors = Doors { desk: desk.clone(), timeout, log: log.clone(), placed: Vec::new() };
         let (stop, stopping) = watch::channel(false);
         // Every connection holds one; when all are gone the channel ends.
         let (alive, mut gone) = mpsc::channel::<()>(1);
@@ -136,16 +111,16 @@ pub fn run(plan: Plan) -> Result<()> {
         let mut term = signal(SignalKind::terminate())?;
         let mut int = signal(SignalKind::interrupt())?;
         tell(notify.as_deref(), "READY=1");
-        log.info("ready".to_owned());
+        log.write(&Entry::new(Level::Info, "ready"));
         if let Some(timer) = timer {
-            tokio::spawn(clean_by_the_clock(timer, cleaner, log, stopping.clone()));
+            tokio::spawn(clean_by_the_clock(timer, cleaner, log.clone(), stopping.clone()));
         }
         tokio::select! {
             _ = term.recv() => {}
             _ = int.recv() => {}
         }
         tell(notify.as_deref(), "STOPPING=1");
-        log.info("stopping: requests that are here are answered".to_owned());
+        log.write(&Entry::new(Level::Info, "stopping: requests that are here are answered"));
         // Nobody finds us any more; those that did are served.
         doors.placed.clear();
         let _ = stop.send(true);
@@ -230,7 +205,7 @@ impl Doors {
             let (listener, placed) = listen::unix(path)?;
             self.placed.push(placed);
             self.accept(unix_door(listener)?, stop, alive);
-            self.log.info(format!("listening on {}", path.display()));
+            self.log.write(&Entry::new(Level::Info, format!("listening on {}", path.display())));
         }
         Ok(())
     }
@@ -254,7 +229,7 @@ impl Doors {
         let listener = tokio::net::TcpListener::from_std(listener)?;
         self.accept(Door::Tcp(listener, acceptor), stop, alive);
         self.placed.push(listen::spec(&tcp.spec, at, client)?);
-        self.log.info(format!("listening on {at}"));
+        self.log.write(&Entry::new(Level::Info, format!("listening on {at}")));
         Ok(())
     }
 
@@ -266,12 +241,13 @@ impl Doors {
                 _ => bail!("socket {at} that was handed over is no unix socket"),
             }
         }
-        self.log.info(format!("listening on {} sockets that were handed over", handed.len()));
+        let text = format!("listening on {} sockets that were handed over", handed.len());
+        self.log.write(&Entry::new(Level::Info, text));
         Ok(())
     }
 
     fn accept(&self, door: Door, stop: &Stop, alive: &Alive) {
-        let (desk, timeout, log) = (self.desk.clone(), self.timeout, self.log);
+        let (desk, timeout, log) = (self.desk.clone(), self.timeout, self.log.clone());
         let (mut stop, alive) = (stop.clone(), alive.clone());
         tokio::spawn(async move {
             loop {
@@ -286,7 +262,7 @@ impl Doors {
                     Some(Ok(guest)) => guest,
                     Some(Err(e)) => {
                         let text = format!("cannot accept a connection: {e}");
-                        log.write(&Line { level: Level::Error, text });
+                        log.write(&Entry::new(Level::Error, text));
                         // Out of descriptors, say: for better times.
                         tokio::time::sleep(Duration::from_millis(100)).await;
                         continue;
@@ -344,6 +320,6 @@ async fn clean_by_the_clock(timer: Timer, cleaner: Cleaner, log: Log, mut stop: 
             Ok(report) => (Level::Info, format!("cleanup: {report}")),
             Err(e) => (Level::Warn, format!("cleanup: nothing was freed: {e:#}")),
         };
-        log.write(&Line { level, text });
+        log.write(&Entry::new(level, text).with("command", "cleanup"));
     }
 }

@@ -36,6 +36,7 @@ use crate::model::{
     Counter, Event, Lease, NetworkName, NetworkRecord, NodeRecord, Persist, Pool, SetName,
 };
 use crate::net::Addr;
+use crate::tally;
 
 /// How often a command is tried: others can win that many times in a row before it gives up.
 const TRIES: u32 = 64;
@@ -53,7 +54,9 @@ pub struct Cas<E> {
     listing: Option<(Owners, Truths)>,
     /// Definitions that were looked at, for the command that rests on one.
     networks: Truths,
-    /// A lease was sent and may be made yet, though nobody waits for it any more.
+    /// What is taken over portion by portion, as long as nobody has noted this to be done.
+    unless: Option<String>,
+    /// A transaction was sent and may happen yet, though nobody waits for it any more.
     doubt: Cell<bool>,
 }
 
@@ -62,7 +65,8 @@ impl<E: Engine> Cas<E> {
     pub fn new(engine: E, timeout: Duration) -> Cas<E> {
         let notes = Notes::new(None, String::new());
         let (persist, networks) = (Persist::Boot, Truths::new());
-        Cas { engine, timeout, persist, notes, listing: None, networks, doubt: Cell::new(false) }
+        let (listing, unless, doubt) = (None, None, Cell::new(false));
+        Cas { engine, timeout, persist, notes, listing, networks, unless, doubt }
     }
 
     /// The same, with leases that live so long, and with notes.
@@ -76,8 +80,8 @@ impl<E: Engine> Cas<E> {
     }
 
     /// A server that was stopped with a transaction in hand may carry it out long after its client
-    /// has gone: a lease for a container that is deleted by then. So before the next thing is done for
-    /// this node, and before this command's own end is told, whatever may be under way is made to fail.
+    /// has gone: a lease for a container that is deleted by then, or the end of one that has been told
+    /// to be there. So before the next thing is done for this node, and before this command's own end is told, whatever may be under way is made to fail.
     fn dispel(&self, cx: &Context, until: Instant) -> Result<(), StoreError> {
         let noted = self.notes.doubt(cx);
         if noted.is_none() && !self.doubt.get() {
@@ -116,7 +120,9 @@ impl<E: Engine> Cas<E> {
         let (path, set) = (paths::node(&cx.node.name), command.set());
         let leases = node::claims(command);
         let asks = leases || matches!(command, Command::Status(_));
-        let mark = if asks { self.notes.read(set, cx) } else { None };
+        // A DEL compares it as well, where that costs no look: so it can be made to fail later.
+        let notes = asks || matches!(command, Command::Del(_));
+        let mark = if notes { self.notes.read(set, cx) } else { None };
         truths.extend(mark.clone().map(|entry| (path.clone(), Some(entry))));
         let claim = match &mark {
             _ if !leases => Claim::None,
@@ -128,6 +134,7 @@ impl<E: Engine> Cas<E> {
             old: old(command),
             claim,
             settled: mark.is_some(),
+            unless: self.unless.clone(),
             ..self.knowledge(cx, truths, until)
         };
         if asks
@@ -143,6 +150,13 @@ impl<E: Engine> Cas<E> {
         let mut lost = 0;
         for _ in 0..TRIES {
             knowledge.search.begin();
+            let over = knowledge.unless.as_ref().and_then(|path| {
+                let known = knowledge.known.borrow();
+                known.get(path).cloned().flatten()
+            });
+            if over.is_some() {
+                return Ok(Outcome::WasAdopted);
+            }
             let plan = alloc::run(command, &knowledge, &told)?;
             let outcome = if plan.changes.is_empty() {
                 if !verify(&knowledge, &plan)? || lacks(&plan) && knowledge.learn_nodes()? {
@@ -321,6 +335,7 @@ fn commit(tries: &[Try], knowledge: &Knowledge<'_>) -> Result<Option<usize>, Sto
             Ok(Some(which))
         }
         Commit::Conflict(conflict) => {
+            tally::conflict();
             knowledge.search.careful.set(true);
             knowledge.assumed.borrow_mut().clear();
             knowledge.presumed.borrow_mut().clear();
@@ -336,8 +351,10 @@ fn commit(tries: &[Try], knowledge: &Knowledge<'_>) -> Result<Option<usize>, Sto
         }
         Commit::Lost(error) => {
             let found = find_again(&all, knowledge, error);
+            let node = paths::node(&knowledge.cx.node.name);
+            let is_ours = |step: &Step| step.path == node;
             if let Some(doubt) = knowledge.doubt
-                && knowledge.claim != Claim::None
+                && all.iter().any(|steps| steps.iter().any(is_ours))
                 && !matches!(found, Ok(Some(_)))
             {
                 doubt.set(true);
@@ -441,8 +458,9 @@ impl<E: Engine> Cas<E> {
         match command {
             Command::Add(Add { set, network, .. })
             | Command::Del(Del { set, legacy: Some(network), .. }) => {
-                self.take_over(set, network, false, cx)?;
-                self.carry_out(command, cx, until)
+                self.take_old_keys(set, network, false, cx)?;
+                // That has had times of its own.
+                self.carry_out(command, cx, Instant::now() + self.timeout)
             }
             _ => Ok(outcome),
         }
@@ -490,7 +508,13 @@ impl<E: Engine> Store for Cas<E> {
         dry_run: bool,
         cx: &Context,
     ) -> Result<Outcome, Error> {
-        self.take_old_keys(set, network, dry_run, cx)
+        if !dry_run {
+            self.dispel(cx, Instant::now() + self.timeout)?;
+        }
+        let done = self.take_old_keys(set, network, dry_run, cx);
+        // It is noted if it fails.
+        let _ = self.dispel(cx, Instant::now() + self.timeout);
+        done
     }
 
     fn kontena_keys(&mut self, folder: &str) -> Result<Vec<(String, String)>, StoreError> {

@@ -4,7 +4,7 @@
 //! earlier boots left; forgetting it. Does not own: which lease has ended ([`Context::has_ended`]).
 //! Invariant: whatever leases compares the node's record, so that from the moment another machine or
 //! a later boot has the name, nothing is leased under it by the former one. Only a lease whose boot is
-//! over by that record counts as free.
+//! over by that record counts as free, and whoever takes its address compares that record.
 
 use std::time::Instant;
 
@@ -152,7 +152,13 @@ fn read(known: &Knowledge<'_>, path: &str, entry: &Entry) -> Result<NodeRecord, 
 
 /// All records, by name.
 pub fn all(engine: &dyn Engine, until: Instant) -> Result<Vec<NodeRecord>, StoreError> {
-    records::all(engine, paths::NODES, until, records::node)
+    Ok(listed(engine, until)?.into_iter().map(|(record, _)| record).collect())
+}
+
+/// The same, as they are on the server.
+pub fn listed(engine: &dyn Engine, until: Instant) -> Result<Vec<(NodeRecord, Entry)>, StoreError> {
+    let read = |path: &str, entry: &Entry| Ok((records::node(path, entry)?, entry.clone()));
+    records::all(engine, paths::NODES, until, read)
 }
 
 /// Whether a lease has ended, by what this boot knows of itself and what is known of nodes. Who does

@@ -11,4 +11,4 @@ mod rules;
 mod story;
 mod tcp;
 
-pub use daemon::{Daemon, subletd, until as until_leased};
+pub use daemon::{Daemon, subletd, until, until as until_leased};

@@ -1,0 +1,246 @@
+//! A store to look at: `scene STORE COUNT` leases COUNT addresses (none, or 100 and more) in networks
+//! of several kinds, with pods, reservations, cooling addresses, a Docker pool and a little history.
+//! Made through the product's own code; the status page is shown and tested over it.
+
+use std::env;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use serde_json::{Value, json};
+use sublet::alloc::{
+    Add, Ask, Command, Context, Del, Legacy, LegacyCursor, LegacyLease, Outcome, RequestAddress,
+    RequestPool, Reserve, Target,
+};
+use sublet::config::{Inputs, Netconf};
+use sublet::host;
+use sublet::model::{ContainerId, IfName, Origin, Persist, SetName, StoreSpec};
+use sublet::net::Addr;
+use sublet::store::{self, Store};
+
+/// Leases of the networks beside the large one.
+const EDGE: usize = 26;
+const RESERVED: usize = 4;
+const LAB: usize = 12;
+const DOCKER: usize = 8;
+/// The most that are leased one by one in the large network.
+const PODS: usize = 120;
+
+fn main() -> Result<()> {
+    #[allow(clippy::disallowed_methods, reason = "a program of its own")]
+    let args: Vec<String> = env::args().skip(1).collect();
+    let [path, count] = args.as_slice() else { bail!("usage: scene STORE COUNT") };
+    let count: usize = count.parse().context("COUNT")?;
+    if count == 0 {
+        return Ok(());
+    }
+    let others = EDGE + RESERVED + LAB + DOCKER;
+    ensure!(count >= 100, "0, or 100 and more");
+    let scene = Scene::new(path);
+    scene.pods(count - others)?;
+    scene.edge()?;
+    scene.lab()?;
+    scene.docker()
+}
+
+struct Scene {
+    path: PathBuf,
+    cx: Context,
+}
+
+fn id(n: usize) -> String {
+    // Like a runtime's: random looking, 64 hexadecimal digits.
+    let mut state = n as u64 + 1;
+    let mut text = String::new();
+    while text.len() < 64 {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let _ = write!(text, "{:08x}", state >> 32);
+    }
+    text
+}
+
+/// So many offsets within a /16, some of its /24s fuller than others, as machines fill and empty them.
+fn scattered(count: usize) -> Vec<u32> {
+    let chance = |n: u32| {
+        let mixed = u64::from(n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (mixed ^ (mixed >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 40
+    };
+    let mut offsets: Vec<u32> = (2..65_500).collect();
+    offsets.sort_by_key(|n| chance(*n) + 3 * chance(0x10_0000 + (n >> 8)));
+    offsets.truncate(count);
+    offsets.sort_unstable();
+    offsets
+}
+
+const APPS: [(&str, &str); 6] = [
+    ("shop", "web"),
+    ("shop", "cart"),
+    ("shop", "checkout"),
+    ("monitoring", "prometheus"),
+    ("kube-system", "coredns"),
+    ("batch", "report"),
+];
+
+impl Scene {
+    fn new(path: &str) -> Scene {
+        #[allow(clippy::disallowed_methods, reason = "a program of its own")]
+        let cx = host::facts(&|name| env::var_os(name)).context();
+        Scene { path: path.into(), cx }
+    }
+
+    fn store(&self, persist: Persist) -> Result<Box<dyn Store>> {
+        let spec = StoreSpec::Embedded {
+            path: self.path.clone(),
+            persist,
+            wait: sublet::model::Wait::Forever,
+            history: sublet::model::History::Standing,
+        };
+        Ok(store::open(&spec)?)
+    }
+
+    fn run(&self, command: &Command) -> Result<Outcome> {
+        let persist = match command {
+            Command::RequestPool(_) | Command::RequestAddress(_) => Persist::Disk,
+            _ => Persist::Boot,
+        };
+        self.store(persist)?.apply(command, &self.cx).map_err(|e| anyhow!("{e}"))
+    }
+
+    /// An ADD as the configuration has it, for container `n`.
+    fn add(name: &str, ipam: &Value, n: usize, pod: &str) -> Result<Add> {
+        let conf = json!({ "cniVersion": "1.0.0", "name": name, "type": "bridge", "ipam": ipam });
+        let inputs = Inputs {
+            container: Some(ContainerId::new(id(n)).map_err(|e| anyhow!("{e:?}"))?),
+            ifname: Some(IfName::new("eth0").map_err(|e| anyhow!("{e:?}"))?),
+            args: pod.to_owned(),
+            ..Inputs::default()
+        };
+        let text = conf.to_string();
+        let config = Netconf::decode(text.as_bytes())
+            .and_then(|netconf| netconf.config(&inputs))
+            .map_err(|e| anyhow!("{e:?}"))?;
+        Ok(Add {
+            set: config.set,
+            network: config.network,
+            owner: config.owner.context("an owner")?,
+            sets: config.sets,
+            wanted: config.wanted,
+            strategy: config.strategy,
+            cooldown: config.cooldown,
+            sticky: false,
+            on_duplicate: config.on_duplicate,
+            claim_gateways: false,
+            origin: config.origin,
+            legacy: Legacy::Absent,
+            define: None,
+        })
+    }
+
+    fn del(&self, add: &Add) -> Result<()> {
+        let target = Target::Owner(add.owner.clone());
+        let set = add.set.clone();
+        let del = Del { set, target, rewind: false, undo: false, legacy: None };
+        self.run(&Command::Del(del)).map(|_| ())
+    }
+
+    /// The large network: most of it as host-local left it, the newest with pods.
+    fn pods(&self, count: usize) -> Result<()> {
+        let ipam = json!({ "type": "sublet", "subnet": "10.64.0.0/16" });
+        let single = count.min(PODS);
+        let legacy = count - single;
+        let mut leases = Vec::new();
+        for (n, offset) in scattered(legacy).into_iter().enumerate() {
+            leases.push(LegacyLease {
+                addr: Addr::from(std::net::IpAddr::V4((0x0a40_0000 + offset).into())),
+                container: ContainerId::new(id(1_000_000 + n)).map_err(|e| anyhow!("{e:?}"))?,
+                ifname: Some(IfName::new("eth0").map_err(|e| anyhow!("{e:?}"))?),
+            });
+        }
+        let cursor = leases.first().map(|lease| LegacyCursor { index: 0, addr: lease.addr });
+        for n in 0..single {
+            let (namespace, app) = APPS[n % APPS.len()];
+            let pod = format!(
+                "K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={app}-{}-{};K8S_POD_UID=u{n}",
+                &id(n % APPS.len())[..9],
+                &id(n)[..5]
+            );
+            let mut add = Self::add("pods", &ipam, n, &pod)?;
+            if n == 0 && legacy > 0 {
+                add.legacy = Legacy::Read(leases.clone(), cursor.into_iter().collect());
+            }
+            self.run(&Command::Add(add.clone()))?;
+            // A crash loop: the same pod again and again.
+            for _ in 0..if n == 7 { 6 } else { 0 } {
+                self.del(&add)?;
+                self.run(&Command::Add(add.clone()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A small network, nearly full, with reservations and a cooldown.
+    fn edge(&self) -> Result<()> {
+        let ipam = json!({
+            "type": "sublet", "subnet": "192.0.2.0/26", "rangeStart": "192.0.2.8",
+            "exclude": ["192.0.2.60-192.0.2.62"], "cooldown": "1h",
+        });
+        for n in 0..EDGE + 5 {
+            let add = Self::add("edge", &ipam, 10_000 + n, "")?;
+            self.run(&Command::Add(add.clone()))?;
+            if n % 6 == 3 {
+                self.del(&add)?;
+            }
+        }
+        let addrs = ["192.0.2.50", "192.0.2.51", "192.0.2.52", "192.0.2.53"];
+        let addrs = addrs.iter().map(|text| text.parse()).collect::<Result<Vec<Addr>, _>>()?;
+        ensure!(addrs.len() == RESERVED);
+        self.run(&Command::Reserve(Reserve {
+            set: SetName("edge".to_owned()),
+            addrs,
+            note: Some("load balancers".to_owned()),
+            holder: Some("network team".to_owned()),
+        }))?;
+        Ok(())
+    }
+
+    /// A /64 with little in it.
+    fn lab(&self) -> Result<()> {
+        let ipam = json!({ "type": "sublet", "subnet": "2001:db8:7::/64" });
+        for n in 0..LAB {
+            self.run(&Command::Add(Self::add("lab", &ipam, 20_000 + n, "")?))?;
+        }
+        Ok(())
+    }
+
+    fn docker(&self) -> Result<()> {
+        let request = RequestPool {
+            space: "sublet-local".to_owned(),
+            ask: Ask::Exactly("10.80.0.0/24".parse::<ipnet::IpNet>().map(subnet)??),
+            sub: None,
+            shared: None,
+            avoid: Vec::new(),
+        };
+        let Outcome::Pool(pool) = self.run(&Command::RequestPool(request))? else {
+            bail!("no pool")
+        };
+        for (n, name) in
+            ["", "web", "db", "cache", "queue", "proxy", "mail", "cron"].iter().enumerate()
+        {
+            ensure!(n < DOCKER);
+            let endpoint = Some((*name).to_owned()).filter(|name| !name.is_empty());
+            self.run(&Command::RequestAddress(RequestAddress {
+                pool: pool.id.clone(),
+                wanted: None,
+                gateway: n == 0,
+                serial: false,
+                origin: Origin { endpoint, ..Origin::default() },
+            }))?;
+        }
+        Ok(())
+    }
+}
+
+fn subnet(net: ipnet::IpNet) -> Result<sublet::net::Subnet> {
+    sublet::net::Subnet::new(Addr::from(net.addr()), net.prefix_len()).map_err(|e| anyhow!("{e:?}"))
+}

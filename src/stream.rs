@@ -1,0 +1,82 @@
+//! A stream of tokio as hyper wants one.
+//!
+//! Owns: the bridge, and telling whoever watches how many bytes are with the kernel. Does not own:
+//! what they mean.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use hyper::rt::ReadBufCursor;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Whoever wants to know what was written.
+pub trait Watch {
+    /// So many bytes more.
+    fn written(&self, bytes: usize);
+    /// All that was written is with the kernel.
+    fn flushed(&self);
+}
+
+/// Nobody.
+impl Watch for () {
+    fn written(&self, _: usize) {}
+    fn flushed(&self) {}
+}
+
+/// A stream, and who watches it.
+pub struct Stream<S, W = ()> {
+    stream: S,
+    watch: W,
+}
+
+impl<S> Stream<S> {
+    /// A stream that nobody watches.
+    pub fn plain(stream: S) -> Stream<S> {
+        Stream { stream, watch: () }
+    }
+}
+
+impl<S, W: Watch> Stream<S, W> {
+    /// A stream that is watched.
+    pub fn watched(stream: S, watch: W) -> Stream<S, W> {
+        Stream { stream, watch }
+    }
+}
+
+impl<S: AsyncRead + Unpin, W: Unpin> hyper::rt::Read for Stream<S, W> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut bytes = [0; 4096];
+        let room = buf.remaining().min(bytes.len());
+        let mut read = ReadBuf::new(&mut bytes[..room]);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
+        buf.put_slice(read.filled());
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin, W: Watch + Unpin> hyper::rt::Write for Stream<S, W> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf))?;
+        self.watch.written(written);
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        self.watch.flushed();
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

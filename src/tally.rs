@@ -1,0 +1,110 @@
+//! What this process has seen since it began: how long requests took, how long locks were waited for,
+//! how often others were faster.
+//!
+//! Owns: the numbers; they are the whole process's, as what they measure is. Does not own: what is kept
+//! over processes (the store's counters), or how a number is written ([`crate::metrics`]).
+//! Invariant: counting never blocks on anything but another count.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Upper bounds of a histogram's buckets, in seconds: from a memory's time to a stalled disk's.
+pub const BOUNDS: [f64; 12] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0];
+
+/// How often something took how long.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Histogram {
+    /// How many were not above each of [`BOUNDS`].
+    pub below: [u64; BOUNDS.len()],
+    /// How many there were.
+    pub count: u64,
+    /// All of them together, in seconds.
+    pub sum: f64,
+}
+
+impl Histogram {
+    const EMPTY: Histogram = Histogram { below: [0; BOUNDS.len()], count: 0, sum: 0.0 };
+
+    fn add(&mut self, took: Duration) {
+        let took = took.as_secs_f64();
+        for (bound, below) in BOUNDS.iter().zip(&mut self.below) {
+            *below += u64::from(took <= *bound);
+        }
+        self.count += 1;
+        self.sum += took;
+    }
+}
+
+/// A kind of request: face, command, outcome.
+pub type Request = (&'static str, &'static str, &'static str);
+
+static REQUESTS: Mutex<BTreeMap<Request, Histogram>> = Mutex::new(BTreeMap::new());
+static WAITS: Mutex<Histogram> = Mutex::new(Histogram::EMPTY);
+static CONFLICTS: AtomicU64 = AtomicU64::new(0);
+static FAILURES: AtomicU64 = AtomicU64::new(0);
+
+fn lock<T>(mutex: &'static Mutex<T>) -> MutexGuard<'static, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A request was answered.
+pub fn request(request: Request, took: Duration) {
+    lock(&REQUESTS).entry(request).or_default().add(took);
+}
+
+/// A store's lock was not free, and was waited for.
+pub fn waited(took: Duration) {
+    lock(&WAITS).add(took);
+}
+
+/// A cluster's commit found that another was faster.
+pub fn conflict() {
+    CONFLICTS.fetch_add(1, Ordering::Relaxed);
+}
+
+/// A store did not answer, or is damaged.
+pub fn failure() {
+    FAILURES.fetch_add(1, Ordering::Relaxed);
+}
+
+/// The numbers, as they are now.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    /// Requests.
+    pub requests: BTreeMap<Request, Histogram>,
+    /// Waits for locks.
+    pub waits: Histogram,
+    /// Commits that others were faster than.
+    pub conflicts: u64,
+    /// Times that a store failed.
+    pub failures: u64,
+}
+
+/// All of it.
+pub fn now() -> Tally {
+    Tally {
+        requests: lock(&REQUESTS).clone(),
+        waits: lock(&WAITS).clone(),
+        conflicts: CONFLICTS.load(Ordering::Relaxed),
+        failures: FAILURES.load(Ordering::Relaxed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_histogram_counts_each_bucket_and_those_above() {
+        let mut histogram = Histogram::default();
+        for millis in [0, 1, 30, 60_000] {
+            histogram.add(Duration::from_millis(millis));
+        }
+        assert_eq!(histogram.below, [1, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3]);
+        assert_eq!(histogram.count, 4);
+        assert!((histogram.sum - 60.031).abs() < 1e-9);
+    }
+}

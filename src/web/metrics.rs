@@ -1,0 +1,68 @@
+//! `/metrics`: what the store knows and what this process has seen, as Prometheus reads it.
+//!
+//! Owns: which families the daemon adds to those of `sublet stats` ([`crate::metrics`]).
+//! Invariant: a store that cannot be read takes away its own numbers alone, and says so in one.
+
+use std::fmt::Display;
+
+use super::shelf::Problems;
+use super::survey::Survey;
+use crate::metrics::{self, Kind, Text};
+use crate::tally::Tally;
+
+/// The whole text; `survey` is `None` where the store could not be read.
+pub fn text(survey: Option<&Survey>, problems: &Problems, tally: &Tally) -> String {
+    let mut text = Text::default();
+    let mut one = |name: &str, help: &str, kind: Kind, value: &dyn Display| {
+        text.family(name, help, kind);
+        text.sample(name, &[], value);
+    };
+    let readable = u8::from(survey.is_some());
+    one("sublet_store_readable", "Whether the lease store could be read.", Kind::Gauge, &readable);
+    one(
+        "sublet_store_errors_total",
+        "Requests and looks that the lease store failed since subletd began.",
+        Kind::Counter,
+        &tally.failures,
+    );
+    one(
+        "sublet_store_conflicts_total",
+        "Commits of subletd to a cluster that another was faster than.",
+        Kind::Counter,
+        &tally.conflicts,
+    );
+    if let Some(survey) = survey {
+        one(
+            "sublet_store_look_seconds",
+            "How long reading the whole store took last.",
+            Kind::Gauge,
+            &survey.took.as_secs_f64(),
+        );
+        one("sublet_leases", "Leases in the store.", Kind::Gauge, &survey.leases);
+    }
+    let name = "sublet_problems";
+    text.family(name, "Problems that a look at every record has found.", Kind::Gauge);
+    for level in ["error", "warning"] {
+        let count = problems.rows.iter().filter(|row| row.level == level).count();
+        text.sample(name, &[("level", level)], count);
+    }
+    let name = "sublet_build_info";
+    text.family(name, "The version of subletd.", Kind::Gauge);
+    text.sample(name, &[("version", env!("CARGO_PKG_VERSION"))], 1);
+    if let Some(survey) = survey {
+        metrics::pools(&mut text, &survey.usage);
+        metrics::requests(&mut text, &survey.counters);
+    }
+    let name = "sublet_lock_wait_seconds";
+    text.family(name, "Waits of subletd for a lock that was not free.", Kind::Histogram);
+    text.histogram(name, &[], &tally.waits);
+    if !tally.requests.is_empty() {
+        let name = "sublet_request_duration_seconds";
+        text.family(name, "Requests to subletd, waiting included.", Kind::Histogram);
+        for ((face, command, outcome), histogram) in &tally.requests {
+            let labels = [("face", *face), ("command", *command), ("outcome", *outcome)];
+            text.histogram(name, &labels, histogram);
+        }
+    }
+    text.as_str().to_owned()
+}

@@ -1,0 +1,316 @@
+// Drives the status page as a person does, in a headless Chromium: page.mjs SIZE ADDRESS [PICTURES].
+// SIZE is none, hundred or many: what the store behind ADDRESS holds; or picture: nothing but pictures. Every claim is asserted; a
+// console error, or a request to another origin, fails the run. Prints what it saw, one fact a line.
+
+import assert from "node:assert/strict";
+import { chromium } from "playwright-core";
+
+const [size, address, pictures] = process.argv.slice(2);
+const origin = `http://${address}`;
+const MOST_PAINT = 1000; // milliseconds until something is painted
+const PHONE = { viewport: { width: 390, height: 844 }, deviceScaleFactor: 2, hasTouch: true, isMobile: true };
+
+const browser = await chromium.launch({
+  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
+  args: ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"],
+});
+
+/** A page that tells what went wrong in it. */
+async function visit(options = {}) {
+  const context = await browser.newContext({ viewport: { width: 1360, height: 900 }, ...options });
+  const page = await context.newPage();
+  page.faults = [];
+  page.on("console", (message) => message.type() === "error" && page.faults.push(`console: ${message.text()}`));
+  page.on("pageerror", (error) => page.faults.push(`error: ${error.message}`));
+  page.on("request", (request) => {
+    const url = new URL(request.url());
+    if (url.origin !== origin && url.protocol !== "data:") page.faults.push(`foreign request: ${url}`);
+  });
+  const answer = await page.goto(`${origin}/`);
+  assert.equal(answer.status(), 200);
+  await page.waitForSelector("html[data-ready]", { timeout: 30_000 });
+  return page;
+}
+
+async function leave(page) {
+  assert.deepEqual(page.faults, []);
+  assert.deepEqual(await page.context().cookies(), []);
+  await page.context().close();
+}
+
+const json = async (path) => (await fetch(`${origin}${path}`)).json();
+const text = (page, selector) => page.locator(selector).innerText();
+const said = (name, value) => console.log(`${name}: ${value}`);
+
+/** Waits until a function of the page is true. */
+const until = (page, test, argument) => page.waitForFunction(test, argument, { timeout: 10_000 });
+
+async function paint(page) {
+  // A frame may come after the data here: the entry is there as soon as something was painted.
+  await until(page, () => performance.getEntriesByName("first-contentful-paint").length > 0);
+  const [first, loaded] = await page.evaluate(() => [
+    performance.getEntriesByName("first-contentful-paint")[0].startTime,
+    performance.now(),
+  ]);
+  assert.ok(first < MOST_PAINT, `first paint after ${first} ms`);
+  said("first paint", `${Math.round(first)} ms`);
+  return loaded;
+}
+
+/** Headers that keep a browser from what is not ours. */
+async function headers() {
+  const answer = await fetch(`${origin}/`);
+  const policy = answer.headers.get("content-security-policy");
+  for (const part of ["default-src 'none'", "script-src 'self'", "frame-ancestors 'none'"]) assert.ok(policy.includes(part), policy);
+  assert.ok(!policy.includes("unsafe"), policy);
+  assert.equal(answer.headers.get("set-cookie"), null);
+  assert.equal((await fetch(`${origin}/`, { method: "POST" })).status, 405);
+}
+
+async function empty() {
+  const page = await visit();
+  await paint(page);
+  assert.match(await text(page, "#pools"), /No pool yet/);
+  assert.match(await text(page, "#leases-empty"), /No lease yet/);
+  assert.match(await text(page, "#problems"), /None found/);
+  assert.match(await text(page, "#map-empty"), /once there is a pool/);
+  await leave(page);
+}
+
+async function pools(page) {
+  const { pools } = await json("/api/v1/pools");
+  const shown = page.locator("#pools .pool");
+  assert.equal(await shown.count(), pools.length);
+  for (const [i, pool] of pools.entries()) {
+    const button = shown.nth(i);
+    const label = await button.getAttribute("aria-label");
+    assert.ok(label.startsWith(`${pool.network}, `) && label.includes(`${pool.free.toLocaleString("en")} free`) || pool.free > 1e15, label);
+    const bar = await button.locator(".bar .used").boundingBox();
+    assert.ok(pool.used === 0 || bar.width >= 1, `no bar for ${pool.network}`);
+  }
+  said("pools", pools.length);
+}
+
+async function search(page) {
+  const { leases } = await json("/api/v1/leases");
+  await page.keyboard.press("/");
+  assert.equal(await page.evaluate(() => document.activeElement.id), "search");
+  const one = leases.find((lease) => lease.podName && lease.address.startsWith("10.64."));
+  const began = Date.now();
+  await page.keyboard.type(one.podName);
+  await until(page, (name) => document.querySelector("#rows .pod")?.textContent.includes(name), one.podName);
+  said("search", `${Date.now() - began} ms to type and see ${one.podName.length} letters`);
+  const found = leases.filter((lease) => lease.podName === one.podName).length;
+  assert.match(await text(page, "#shown"), new RegExp(`^${found} of `));
+  await page.keyboard.press("Escape");
+  await until(page, () => document.querySelector("#search").value === "");
+  assert.match(await text(page, "#shown"), new RegExp(`^${leases.length.toLocaleString("en")} leases`));
+  await page.fill("#search", "no such thing <img src=x onerror=alert(1)>");
+  assert.match(await text(page, "#leases-empty"), /No lease matches/);
+  await page.fill("#search", "");
+}
+
+async function sort(page) {
+  const first = () => page.evaluate(() => {
+    const rows = [...document.querySelectorAll("#rows .row")].sort((a, b) => a.ariaRowIndex - b.ariaRowIndex);
+    return rows[0].querySelector(".address").textContent;
+  });
+  const head = page.locator("#columns .address");
+  assert.equal(await head.getAttribute("aria-sort"), "ascending");
+  const low = await first();
+  await head.locator("button").click();
+  assert.equal(await head.getAttribute("aria-sort"), "descending");
+  const high = await first();
+  assert.ok(high.startsWith("2001:db8:7::") && low.startsWith("10.64."), `${low} ${high}`);
+  await page.locator("#columns .network button").click();
+  assert.equal(await page.locator("#columns .network").getAttribute("aria-sort"), "ascending");
+  await page.locator("#columns .address button").click();
+  assert.equal(await first(), low);
+}
+
+async function keyboard(page) {
+  await page.focus("#scroller");
+  const chosen = () => page.locator('#rows [aria-selected="true"]');
+  await page.keyboard.press("Home");
+  await page.keyboard.press("ArrowDown");
+  assert.equal(await chosen().getAttribute("aria-rowindex"), "3");
+  await page.keyboard.press("End");
+  const total = Number(await page.locator("#grid").getAttribute("aria-rowcount"));
+  assert.equal(await chosen().getAttribute("aria-rowindex"), String(total));
+  assert.equal(await page.locator("#scroller").getAttribute("aria-activedescendant"), `row-${total - 2}`);
+  await page.keyboard.press("Enter");
+  await page.waitForSelector("#panel[open] dl");
+  await page.keyboard.press("Escape");
+  await page.waitForSelector("#panel", { state: "hidden" });
+  assert.equal(await page.evaluate(() => document.activeElement.id), "scroller");
+  assert.ok((await page.locator("#rows .row").count()) < 100, "all rows are in the document");
+  await page.keyboard.press("Home");
+}
+
+async function zoom(page) {
+  await page.locator('#pools .pool[aria-label^="pods,"]').click();
+  const crumbs = () => page.locator("#crumbs li").allInnerTexts();
+  assert.deepEqual(await crumbs(), ["10.64.0.0/16"]);
+  const map = page.locator("#map");
+  const box = await map.boundingBox();
+  await page.mouse.move(box.x + 4, box.y + 4);
+  await page.waitForSelector("#tip:not([hidden])");
+  assert.match(await text(page, "#tip"), /10\.64\.0\..*\n?click: 10\.64\.0\.0\/20/);
+  await page.mouse.click(box.x + 4, box.y + 4);
+  assert.deepEqual(await crumbs(), ["10.64.0.0/16", "10.64.0.0/20"]);
+  // By keyboard alone from here on.
+  await map.focus();
+  await page.keyboard.press("Home");
+  await page.keyboard.press("Enter");
+  assert.deepEqual(await crumbs(), ["10.64.0.0/16", "10.64.0.0/20", "10.64.0.0/24"]);
+  assert.match(await text(page, "#cell"), /^10\.64\.0\.0: outside the range/);
+  await page.keyboard.press("ArrowRight");
+  const right = await text(page, "#cell");
+  await page.keyboard.press("ArrowDown");
+  assert.notEqual(await text(page, "#cell"), right);
+  for (let steps = 0; !/: (dynamic|static)/.test(await text(page, "#cell")); steps += 1) {
+    assert.ok(steps < 16, "no lease on the map");
+    await page.keyboard.press(steps % 2 ? "ArrowRight" : "ArrowDown");
+  }
+  const cell = await text(page, "#cell");
+  await page.keyboard.press("Enter");
+  await page.waitForSelector("#panel[open] dl");
+  assert.equal(await text(page, "#panel-title"), cell.split(":")[0]);
+  await page.keyboard.press("Escape");
+  await page.keyboard.press("Backspace");
+  await page.keyboard.press("Backspace");
+  assert.deepEqual(await crumbs(), ["10.64.0.0/16"]);
+  await page.locator("#order").click();
+  assert.equal(await page.locator("#order").getAttribute("aria-pressed"), "true");
+  await page.locator("#order").click();
+  // A /64 with little in it begins where something is.
+  await page.locator('#pools .pool[aria-label^="lab,"]').click();
+  const lab = await crumbs();
+  assert.ok(lab.length === 2 && lab[0] === "2001:db8:7::/64", lab.join(" "));
+  await page.locator('#pools .pool[aria-label^="edge,"]').click();
+  assert.match(await text(page, "#map-title"), /edge/);
+  // What is drawn is what is told: the colours of the legend are on the map.
+  for (const state of ["used", "reserved", "cooling", "free"]) {
+    const there = await page.evaluate((state) => {
+      const wanted = getComputedStyle(document.querySelector(`.key.${state}`)).backgroundColor.match(/\d+/g).map(Number);
+      const canvas = document.querySelector("#map");
+      const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+      let count = 0;
+      for (let i = 0; i < data.length; i += 4) count += wanted.slice(0, 3).every((value, part) => Math.abs(value - data[i + part]) < 3);
+      return count;
+    }, state);
+    assert.ok(there > 20, `the colour of ${state} is not on the map`);
+  }
+}
+
+async function history(page) {
+  const { leases } = await json("/api/v1/leases");
+  const crashed = leases.filter((lease) => lease.podName);
+  let busy = null;
+  for (const lease of crashed.slice(0, 30)) {
+    const past = await json(`/api/v1/history/${lease.address}`);
+    if (past.events.length > (busy?.events.length ?? 0)) busy = past;
+  }
+  await page.fill("#search", busy.address);
+  await page.locator("#rows .row", { hasText: `${busy.address}/` }).first().click();
+  await page.waitForSelector("#events time");
+  assert.equal(await page.locator("#events li").count(), busy.events.length);
+  assert.match(await text(page, "#events"), /leased|taken over/);
+  await page.locator("#close").click();
+  await page.fill("#search", "");
+}
+
+/** Tab goes through everything that can be used, and what has the focus is seen. */
+async function tabs(page) {
+  await page.evaluate(() => document.activeElement?.blur());
+  const seen = new Set();
+  for (let i = 0; i < 40; i += 1) {
+    await page.keyboard.press("Tab");
+    const [id, outline] = await page.evaluate(() => {
+      const element = document.activeElement;
+      return [element.id || element.className, getComputedStyle(element).outlineStyle];
+    });
+    if (id) seen.add(id);
+    if (id && id !== "page") assert.notEqual(outline, "none", `${id} has the focus and does not show it`);
+  }
+  for (const id of ["skip", "theme", "pool", "map", "search", "scroller"]) assert.ok(seen.has(id), `Tab does not reach ${id}: ${[...seen]}`);
+}
+
+async function theme(page) {
+  const ground = () => page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+  const light = await ground();
+  await page.locator("#theme").click();
+  await page.locator("#theme").click();
+  assert.match(await text(page, "#theme"), /dark/);
+  assert.notEqual(await ground(), light);
+  assert.equal(await page.evaluate(() => localStorage.length + sessionStorage.length), 0);
+  await page.locator("#theme").click();
+  assert.equal(await ground(), light);
+}
+
+async function phone() {
+  const page = await visit(PHONE);
+  const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+  assert.ok(wide <= 0, `${wide} pixels wider than the screen`);
+  const row = await page.locator("#rows .row").first().boundingBox();
+  assert.ok(row.height >= 44, `rows are ${row.height} pixels high`);
+  await page.locator("#rows .row").first().tap();
+  await page.waitForSelector("#panel[open] dl");
+  const panel = await page.locator("#panel").boundingBox();
+  assert.ok(panel.width <= 390);
+  await page.locator("#close").tap();
+  await page.locator('#pools .pool[aria-label^="pods,"]').tap();
+  await page.locator("#map").tap({ position: { x: 20, y: 20 } });
+  assert.equal(await page.locator("#crumbs li").count(), 2);
+  await page.locator("#zoom-out").tap();
+  assert.equal(await page.locator("#crumbs li").count(), 1);
+  await page.locator('#pools .pool[aria-label^="edge,"]').tap();
+  await leave(page);
+}
+
+async function full() {
+  const page = await visit();
+  const loaded = await paint(page);
+  said("all leases loaded", `${Math.round(loaded)} ms`);
+  await pools(page);
+  await search(page);
+  await sort(page);
+  await keyboard(page);
+  await zoom(page);
+  await history(page);
+  await tabs(page);
+  await theme(page);
+  const nodes = await json("/api/v1/nodes");
+  assert.equal(await page.locator("#nodes tbody tr").count(), nodes.nodes.length);
+  assert.match(await text(page, "#nodes"), /this host/);
+  await leave(page);
+  await phone();
+}
+
+/** As a person finds it, pointing at the map, in both themes and on a telephone. */
+async function picture(name, options) {
+  const page = await visit(options);
+  await page.locator('#pools .pool[aria-label^="pods,"]').click();
+  if (!options.isMobile) {
+    const box = await page.locator("#map").boundingBox();
+    await page.mouse.move(box.x + box.width * 0.62, box.y + box.height * 0.4);
+    await page.waitForSelector("#tip:not([hidden])");
+  }
+  await page.evaluate(() => scrollTo(0, 0));
+  await page.screenshot({ path: `${pictures}/${name}` });
+  await leave(page);
+}
+
+try {
+  await headers();
+  if (size === "none") await empty();
+  else if (size !== "picture") await full();
+  if (pictures) {
+    const viewport = { width: 1280, height: 880 };
+    await picture("page-light.png", { colorScheme: "light", viewport });
+    await picture("page-dark.png", { colorScheme: "dark", viewport });
+    await picture("page-phone.png", { ...PHONE, viewport: { width: 390, height: 760 } });
+  }
+} finally {
+  await browser.close();
+}
