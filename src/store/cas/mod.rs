@@ -150,11 +150,8 @@ impl<E: Engine> Cas<E> {
         let mut lost = 0;
         for _ in 0..TRIES {
             knowledge.search.begin();
-            let over = knowledge.unless.as_ref().and_then(|path| {
-                let known = knowledge.known.borrow();
-                known.get(path).cloned().flatten()
-            });
-            if over.is_some() {
+            let noted = |path| matches!(knowledge.known.borrow().get(path), Some(Some(_)));
+            if knowledge.unless.as_ref().is_some_and(noted) {
                 return Ok(Outcome::WasAdopted);
             }
             let plan = alloc::run(command, &knowledge, &told)?;
