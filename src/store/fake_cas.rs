@@ -27,7 +27,7 @@ use crate::model::{Lease, NetworkName, NetworkRecord, NodeRecord, Persist};
 const LIMIT: usize = 64;
 
 /// A prefix, and what another client does once that was listed.
-type Watcher = (&'static str, Box<dyn FnOnce()>);
+pub type Watcher = (&'static str, Box<dyn FnOnce()>);
 
 /// The server.
 #[derive(Default)]
@@ -60,9 +60,6 @@ pub struct Server {
     /// Where the nodes' boots note what they have done.
     pub notes: Folder,
 }
-
-/// Of which prefix, and what is done then.
-pub type Watcher = (&'static str, Box<dyn FnOnce()>);
 
 /// A folder that goes away with the value.
 pub struct Folder(pub TempDir);

@@ -26,7 +26,6 @@ use knowledge::{Knowledge, Old, Owners, bad_record};
 use node::Claim;
 pub use notes::Notes;
 
-use super::codec::{self, Bad};
 use super::pause::step_aside;
 use super::{Each, Problem, Repair, Store, Taken, Wanted};
 use crate::alloc::{
@@ -432,21 +431,13 @@ fn find_again(
 impl<E: Engine> Cas<E> {
     /// Who has which address; of what has ended with its boot, nobody.
     fn slots(&mut self, cx: &Context) -> Result<BTreeMap<(SetName, Addr), Holder>, StoreError> {
-        let found = self.engine.list(paths::IPS, Instant::now() + self.timeout)?;
+        let until = Instant::now() + self.timeout;
+        let found = records::all(&self.engine, paths::IPS, until, records::slot)?;
         // Read after the leases: of a boot that begins in between, none is there yet.
         let nodes = self.nodes()?;
-        let mut slots = BTreeMap::new();
-        for (path, entry) in found {
-            let slot = paths::read_ip(&path).ok_or(Bad("a key of another form")).and_then(|key| {
-                let slot = codec::read_slot(path.as_bytes(), &key.0, key.1, &entry.value)?;
-                Ok((key, slot))
-            });
-            let slot = slot.map_err(|Bad(what)| bad_record(&self.engine, &path, what))?;
-            if !matches!(&slot.1, Holder::Leased(lease) if node::has_ended(lease, cx, &nodes)) {
-                slots.extend([slot]);
-            }
-        }
-        Ok(slots)
+        let ended =
+            |h: &Holder| matches!(h, Holder::Leased(lease) if node::has_ended(lease, cx, &nodes));
+        Ok(found.into_iter().filter(|(_, holder)| !ended(holder)).collect())
     }
 }
 
@@ -543,15 +534,10 @@ impl<E: Engine> Store for Cas<E> {
     }
 
     fn pools(&mut self) -> Result<Vec<Pool>, StoreError> {
-        let found = self.engine.list(paths::POOLS, Instant::now() + self.timeout)?;
-        let mut pools = BTreeMap::new();
-        for (path, entry) in found {
-            let id = paths::read_pool(&path).ok_or(Bad("a key of another form"));
-            let read = id.and_then(|id| codec::read_pool_of(path.as_bytes(), id, &entry.value));
-            let pool = read.map_err(|Bad(what)| bad_record(&self.engine, &path, what))?;
-            pools.insert(pool.id.clone(), pool);
-        }
-        Ok(pools.into_values().collect())
+        let until = Instant::now() + self.timeout;
+        let mut pools = records::all(&self.engine, paths::POOLS, until, records::pool)?;
+        pools.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(pools)
     }
 
     fn records(&mut self, _: &Context, each: &mut Each<'_>) -> Result<(), Error> {

@@ -8,10 +8,10 @@
 
 use std::time::Instant;
 
-use super::super::codec::{self, Bad};
+use super::super::codec;
 use super::engine::{Commit, Engine, Entry, Expect, Step, Write};
-use super::knowledge::{Knowledge, Writes, bad_record};
-use super::paths;
+use super::knowledge::{Knowledge, Writes};
+use super::{paths, records};
 use crate::alloc::{Command, Context};
 use crate::error::StoreError;
 use crate::model::{Lease, NodeRecord};
@@ -157,13 +157,8 @@ pub fn all(engine: &dyn Engine, until: Instant) -> Result<Vec<NodeRecord>, Store
 
 /// The same, as they are on the server.
 pub fn listed(engine: &dyn Engine, until: Instant) -> Result<Vec<(NodeRecord, Entry)>, StoreError> {
-    let read = |(path, entry): (String, Entry)| {
-        let name = paths::read_node(&path).ok_or(Bad("a key of another form"));
-        let read = name.and_then(|name| codec::read_node(path.as_bytes(), &name, &entry.value));
-        let record = read.map_err(|Bad(what)| bad_record(engine, &path, what))?;
-        Ok((record, entry))
-    };
-    engine.list(paths::NODES, until)?.into_iter().map(read).collect()
+    let read = |path: &str, entry: &Entry| Ok((records::node(path, entry)?, entry.clone()));
+    records::all(engine, paths::NODES, until, read)
 }
 
 /// Whether a lease has ended, by what this boot knows of itself and what is known of nodes. Who does
