@@ -4,7 +4,8 @@
 //! # Layers
 //!
 //! ```text
-//! main, bin   sublet (stores of this host), sublet-cluster (all stores), subletd (Docker's)
+//! main, bin   sublet (the plugin, stores of this host), sublet-cluster (all stores,
+//!             the commands), subletd (Docker's)
 //! program     the process of the first two: arguments, environment, streams, exit code
 //! cni docker cli  the faces: a protocol or a person on one side, use cases on the other
 //! engine      the use cases; takeover and handback read and write host-local's folder for it,

@@ -38,6 +38,9 @@ use crate::model::{
 use crate::net::Addr;
 use crate::tally;
 
+/// After so many lost races for its addresses a chunk is listed anew.
+const STALE: u32 = 4;
+
 /// How often a command is tried: others can win that many times in a row before it gives up.
 const TRIES: u32 = 64;
 /// Plans sent together, of which the server takes the first that it can: at first, when each further one
@@ -340,8 +343,18 @@ fn commit(tries: &[Try], knowledge: &Knowledge<'_>) -> Result<Option<usize>, Sto
                 Conflict::Seen(truths) => knowledge.take_in(truths),
                 Conflict::Stale(paths) => learn_of_stale(&paths, all[0], knowledge)?,
             }
-            if all[0].iter().any(|step| takes_held(step, knowledge)) {
-                knowledge.search.raced.set(knowledge.search.raced.get() + 1);
+            let lost = all[0].iter().filter(|step| takes_held(step, knowledge));
+            let chunks: Vec<&str> = lost
+                .filter_map(|step| step.path.rsplit_once('/'))
+                .map(|(chunk, _)| chunk)
+                .collect();
+            if !chunks.is_empty() {
+                let raced = knowledge.search.raced.get() + 1;
+                knowledge.search.raced.set(raced);
+                // Others fill the chunk: what was listed of it is out of date by now.
+                if raced % STALE == 0 {
+                    chunks.into_iter().for_each(|chunk| knowledge.unlist(chunk));
+                }
             }
             Ok(None)
         }
