@@ -170,7 +170,9 @@ fn lives(server: &Server) {
         node.sublet(server, &[&["node", "release", "a"], more].concat(), "")
     };
     assert!(release(&b, &["--dry-run"]).ok().contains("4 addresses of node a (4 of net)"));
-    assert!(release(&b, &[]).no().contains("there is no terminal to ask on; say --yes"));
+    let asked = release(&b, &[]);
+    assert_eq!(asked.code, 2, "{}", asked.stderr);
+    assert!(asked.stderr.contains("there is no terminal to ask on; say --yes"));
     assert!(release(&a, &["--yes"]).no().contains("the machine that this runs on"));
     assert!(b.sublet(server, &["node", "release", "z"], "").no().contains("no node z"));
     assert_eq!(b.list(server).len(), 5);

@@ -4,6 +4,7 @@
 //! Invariant: every record below the prefix is told, or an error; addresses tell of leases, what owners
 //! hold is an index.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::super::Each;
@@ -42,22 +43,24 @@ pub fn tell(engine: &dyn Engine, timeout: Duration, each: &mut Each<'_>) -> Resu
         (paths::CURSORS, cursor),
         (paths::STICKIES, sticky),
     ];
+    // Sets whose leases end with a boot: what else goes with them lives as long.
+    let mut of_boot = BTreeSet::new();
     for (prefix, read) in kinds {
         let found = all(engine, prefix, Instant::now() + timeout, read)?;
+        of_boot
+            .extend(found.iter().flatten().filter(|r| ends_with_boot(r)).filter_map(Record::set));
         for record in found.into_iter().flatten() {
-            let persist = lives(&record);
-            each(record, persist)?;
+            let lease = matches!(record, Record::Lease(_));
+            let with_set = record.set().is_some_and(|set| of_boot.contains(&set));
+            let boot = ends_with_boot(&record) || with_set && !lease;
+            each(record, if boot { Persist::Boot } else { Persist::Disk })?;
         }
     }
     Ok(())
 }
 
-/// How long a record lives.
-fn lives(record: &Record) -> Persist {
-    match record {
-        Record::Lease(lease) if lease.ends_with_boot() && lease.boot.is_some() => Persist::Boot,
-        _ => Persist::Disk,
-    }
+fn ends_with_boot(record: &Record) -> bool {
+    matches!(record, Record::Lease(lease) if lease.ends_with_boot() && lease.boot.is_some())
 }
 
 /// The same records, of no boot with which they would end.
