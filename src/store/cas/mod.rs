@@ -352,8 +352,10 @@ fn commit(tries: &[Try], knowledge: &Knowledge<'_>) -> Result<Option<usize>, Sto
                 let raced = knowledge.search.raced.get() + 1;
                 knowledge.search.raced.set(raced);
                 // Others fill the chunk: what was listed of it is out of date by now.
-                if raced % STALE == 0 {
-                    chunks.into_iter().for_each(|chunk| knowledge.unlist(chunk));
+                if raced.is_multiple_of(STALE) {
+                    for chunk in chunks {
+                        knowledge.unlist(chunk);
+                    }
                 }
             }
             Ok(None)
