@@ -13,7 +13,7 @@ source scripts/e2e/cluster.sh
 if [ "${1-}" != inside ]; then
     need jq=jq curl=curl ip=iproute2 ping=iputils-ping
     consistency=$(built)
-    enter "$consistency" "${1-40}" "$(scripts/get-consul.sh)"
+    enter "$consistency" "${1-30}" "$(scripts/get-consul.sh)"
 fi
 consul=$5
 
@@ -42,6 +42,10 @@ leader() {
 store() {
     jq -cn --arg timeout "${timeout}s" '{consul: {endpoints: ["http://10.99.0.21:8500",
         "http://10.99.0.22:8500", "http://10.99.0.23:8500"], timeout: $timeout}}'
+}
+keys() {
+    curl -sf -m 5 "http://10.99.0.2$(leader):8500/v1/kv/sublet/?keys" |
+        jq -r '.[] | ltrimstr("sublet/")'
 }
 alone() {
     "$consul" agent -server -bootstrap-expect=1 -node alone -bind 127.0.0.1 -data-dir "$1" \
@@ -105,8 +109,9 @@ plugin DEL "$id" "$default"
 plugin DEL never-seen "$default"
 plugin DEL "$id" "$ipv6"
 for i in $(seq 12); do plugin DEL "c$i" "$ipv4"; done
-# What stays: that there was nothing to take over from cni-ipam-consul.
-left=$(curl -s '127.0.0.1:8500/v1/kv/sublet/?keys' | jq -r '.[]' | grep -v -e /adopted/ -e /old/ || true)
+# What stays: the node's record, and that there was nothing to take over from cni-ipam-consul.
+left=$(curl -s '127.0.0.1:8500/v1/kv/sublet/?keys' | jq -r '.[]' |
+    grep -v -e ^sublet/node/ -e ^sublet/adopted/ -e ^sublet/old/ || true)
 [ -z "$left" ] || fail "keys are left: $left"
 
 # Four nodes at once: every address once.

@@ -12,7 +12,7 @@ source scripts/e2e/cluster.sh
 if [ "${1-}" != inside ]; then
     need etcd=etcd-server jq=jq curl=curl ip=iproute2 ping=iputils-ping
     consistency=$(built)
-    enter "$consistency" "${1-40}"
+    enter "$consistency" "${1-30}"
 fi
 
 all=http://10.99.0.21:2379,http://10.99.0.22:2379,http://10.99.0.23:2379
@@ -39,6 +39,11 @@ leader() {
 store() {
     jq -cn --arg all "$all" --arg timeout "${timeout}s" \
         '{etcd: {endpoints: ($all | split(",")), timeout: $timeout}}'
+}
+keys() {
+    jq -n '{key: ("sublet/" | @base64), range_end: ("sublet0" | @base64), keys_only: true}' |
+        curl -sf -m 5 -d @- "http://10.99.0.2$(leader):2379/v3/kv/range" |
+        jq -r '.kvs[]?.key | @base64d | ltrimstr("sublet/")'
 }
 alone() {
     etcd --data-dir "$1" --listen-client-urls http://127.0.0.1:2379 \

@@ -32,6 +32,7 @@ needs=(
     curl=curl
     promtool=prometheus
     openssl=openssl
+    tmux=tmux
 )
 
 missing() {

@@ -4,11 +4,12 @@
 //! # Layers
 //!
 //! ```text
-//! main, bin   sublet (stores of this host), sublet-cluster (all stores), subletd (Docker's)
+//! main, bin   sublet (the plugin, stores of this host), sublet-cluster (all stores,
+//!             the commands), subletd (Docker's)
 //! program     the process of the first two: arguments, environment, streams, exit code
 //! cni docker cli  the faces: a protocol or a person on one side, use cases on the other
 //! engine      the use cases; takeover and handback read and write host-local's folder for it,
-//!             ecs_ipam (over bolt) reads the original's file
+//!             ecs_ipam (over bolt) reads the original's file, moving copies a store into another
 //! config      bytes -> Config, one file for each dialect
 //! store       commits what alloc decides: redb, etcd, Consul
 //! metrics     numbers as Prometheus reads them; usage: how full ranges are, in one walk
@@ -24,8 +25,9 @@
 //! # The way of an ADD
 //!
 //! [`cni::run`] reads variables (code 4) and stdin (5), decodes it (6, 7), checks the version (1) and
-//! lowers it to a [`config::Config`]; the program's [`store::Open`] picks the store (in `sublet`, a
-//! cluster's is picked by `sublet-cluster`, which takes the process over before anything was done); [`engine::add`] hands it an
+//! lowers it to a [`config::Config`]; the program's [`store::Open`] picks the store (a cluster's is
+//! picked by `sublet-cluster`: `sublet` hands the whole call over to it before anything was done; with
+//! `define` the network's definition is read there first); [`engine::add`] hands it an
 //! [`alloc::Command`]; the store runs [`alloc::run`] over its own view and commits the plan; the
 //! outcome is rendered for the version that was asked for, and written at once. Every failure is
 //! one JSON error and exit 1. If the answer cannot be written, what was leased is taken back.
@@ -79,8 +81,16 @@
 //!
 //! - **a store**: `store/NAME.rs` with [`store::Store`] (on a compare-and-set server: with
 //!   `store::cas::Engine`, three calls); a variant of [`model::StoreSpec`], its keys in
-//!   `config/cluster.rs` and its arms in [`store::open`] and [`store::open_local`]; its line in `store/contract.rs` or
-//!   `store/servers_test.rs`.
+//!   `config/cluster.rs` and its arms in [`store::open`] and [`store::open_local`] (which of the two links it in decides which
+//!   program has it); its line in `store/contract.rs` or `store/servers_test.rs`.
+//! - **a record that stores keep**: its form in `store/codec/`, its key in `store/keys.rs` (files) and
+//!   `store/cas/paths.rs` (clusters); a variant of [`alloc::Record`], so that [`moving`] takes it along, and its
+//!   line in `cli/lines.rs`; what the doctor checks of it in `store/sound.rs` and `store/cas/audit.rs`.
+//! - **an event, a counter**: a variant of [`model::What`] or [`model::Verb`], its arm in `alloc/tell.rs`, its code
+//!   in `store/codec/past.rs`.
+//! - **a number**: in [`usage`] if it is of a range; its family in [`metrics`].
+//! - **what a definition holds** (`define`): `config/define.rs`.
+//! - **what a node does once a boot**: `store/cas/node.rs`.
 //! - **a dialect**: `config/NAME.rs` and its row in the table of dialects; `testdata/config/NAME/`.
 //! - **a CNI version**: a variant in `cni/version.rs` and in its table; an arm in `cni/result.rs` if
 //!   the shape changed. The tests that loop over versions follow by themselves.
@@ -88,7 +98,10 @@
 //!   `store/contract.rs`.
 //! - **a method of Docker's protocol**: an arm in `docker/api.rs`, its body in `docker/wire.rs`; a folder in
 //!   `testdata/docker/`.
-//! - **an operator's command**: a file in `cli/` and its variant there; help follows by itself.
+//! - **an operator's command**: a file in `cli/` and its variant there; help, man page and completions
+//!   follow by themselves. Its rows in the table of `tests/it/commands.rs`.
+//! - **an error**: a variant in `error.rs`, its code in `cni/error.rs`, its row in
+//!   `docs/troubleshooting.md`, for which a test asks.
 
 pub mod alloc;
 mod bolt;

@@ -1,8 +1,8 @@
-//! `sublet`, which leases from this host's file, and leaves a call about a cluster's store to
-//! `sublet-cluster` beside it.
+//! `sublet`, the plugin that leases from this host's file. Calls about a cluster's store, and those of
+//! a person, it leaves to `sublet-cluster` beside it.
 //!
-//! Owns: how that other program, the same one with the clients of etcd and Consul, takes this
-//! one's place. Linked in here, TLS would cost every call seven page faults of relocations.
+//! Owns: how that other program, the same one with the clients of etcd and Consul and the operator's
+//! commands, takes this one's place. Linked in here they would cost each container 20 page faults.
 //! Invariant: it gets the same arguments, environment and standard input, before anything was
 //! leased, freed or written. It has all stores, so no third program follows.
 
@@ -23,7 +23,12 @@ use sublet::store::{self, Store};
 const OTHER: &str = "sublet-cluster";
 
 fn main() -> ExitCode {
-    program::run(open)
+    program::run(open, |_| {
+        let answer = format!("sublet: {}", leave(None));
+        // Nobody is left to tell.
+        let _ = writeln!(io::stderr(), "{answer}");
+        ExitCode::FAILURE
+    })
 }
 
 fn open(spec: &StoreSpec, stdin: Option<&[u8]>) -> Result<Box<dyn Store>, StoreError> {
@@ -40,7 +45,7 @@ fn leave(stdin: Option<&[u8]>) -> StoreError {
     };
     let other = other.unwrap_or_else(|_| PathBuf::from(OTHER));
     let source = format!(
-        "{why}; leases in etcd or Consul need {OTHER} beside sublet, and a package or \
+        "{why}; leases in etcd or Consul and the commands need {OTHER} beside sublet, and a package or \
          scripts/install.sh brings both"
     );
     StoreError::Unavailable {

@@ -2,7 +2,7 @@
 //! command line else.
 //!
 //! Owns: the process: its arguments, environment, streams and exit code. Does not own: which stores
-//! are linked in, which is all that the two differ in; anything that a test should reach.
+//! and commands are linked in, which is all that the two differ in; anything that a test should reach.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -12,13 +12,14 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
 
+use crate::cli::screen::Screen;
 use crate::cli::{self, Terminal};
 use crate::cni::{self, World};
 use crate::store::Open;
 use crate::{host, panic};
 
-/// Carries out what this process was started for.
-pub fn run(open: Open) -> ExitCode {
+/// Carries out what this process was started for; `command_line` is for a person's calls.
+pub fn run(open: Open, command_line: fn(Open) -> ExitCode) -> ExitCode {
     // A damaged file can make the store's engine panic; the store answers that with an error.
     panic::record();
     let mut args = env::args_os();
@@ -30,9 +31,15 @@ pub fn run(open: Open) -> ExitCode {
         let done = writeln!(io::stdout(), "{answer}");
         return ExitCode::from(u8::from(done.is_err()));
     }
+    command_line(open)
+}
+
+/// The operator's commands.
+pub fn command_line(open: Open) -> ExitCode {
     let facts = host::facts(&environment);
     let world = cli::World { env: &environment, facts: &facts, open };
-    let mut terminal = Terminal { stdout: &mut io::stdout(), stderr: &mut io::stderr() };
+    let screen = Screen::find(&environment);
+    let mut terminal = Terminal { stdout: &mut io::stdout(), stderr: &mut io::stderr(), screen };
     ExitCode::from(cli::run(env::args_os().collect(), world, &mut terminal))
 }
 

@@ -48,7 +48,9 @@ install -D -m 0644 packaging/tmpfiles.d/sublet.conf "$root/usr/lib/tmpfiles.d/su
 doc=$root/usr/share/doc/sublet
 install -D -m 0644 LICENSE "$doc/copyright"
 install -D -m 0644 README.md "$doc/README.md"
-install -D -m 0644 docs/api.md "$doc/api.md"
+for page in docs/*.md docs/*.svg docs/img/*; do
+    install -D -m 0644 "$page" "$doc/$page"
+done
 for rules in packaging/prometheus/*; do
     install -D -m 0644 "$rules" "$doc/examples/prometheus/${rules##*/}"
 done

@@ -4,6 +4,7 @@
 #   launch N          starts server N in its namespace and sets pid[N]
 #   leader            prints the number of the leader, or nothing
 #   store             prints the `store` of a configuration
+#   keys              prints all keys of it, without the prefix
 #   alone FOLDER      starts a single server at 127.0.0.1 with its data in FOLDER, sets pid[alone]
 #   alone_store       prints its `store`
 #   stuff             writes half a megabyte into it; fails when it does not take it
@@ -116,6 +117,21 @@ differ() {
     row "$2" "$1 containers, $((2 * $1)) addresses"
 }
 
+# sound: no record contradicts another.
+sound() {
+    local found
+    found=$(/opt/cni/bin/sublet doctor --store "$(store)") || fail "doctor: $found"
+}
+
+# bare: there are no leases, and of what stays for good only records of nodes, what was taken over, and
+# the addresses given last.
+bare() {
+    local left
+    left=$(keys | grep -v -e ^node/ -e ^adopted/ -e ^old/ -e ^cursor/ || true)
+    [ -z "$left" ] || fail "keys are left: $left"
+    keys | grep -q ^node/ || fail "no record of a node is among the keys"
+}
+
 halt() {
     kill -KILL "${pid[$1]}"
     wait "${pid[$1]}" 2> /dev/null || true
@@ -220,13 +236,17 @@ befall() {
     insist 1 DEL down
     rm "$work"/add-*
     [ "$(listed | jq length)" = 0 ] || fail "leases are left: $(listed)"
+    sound
+    bare
     row "DEL of all" "nothing is left"
 }
 
 # judged SECONDS: sixteen clients on four hosts while servers and hosts are killed, paused
 # and cut off; then the judgement.
 judged() {
-    local host one end=$((SECONDS + $1)) waiting=() round=0 what
+    local host one end=$((SECONDS + $1)) waiting=() round=0 what conf
+    # The containers' network namespace: doctor asks for it.
+    ip netns add consistency
     for host in $hosts; do
         ip netns exec "h$host" "$consistency" run "$(store)" --node "h$host" --clients 4 \
             --seconds "$1" --out "$work/history-$host" &
@@ -249,9 +269,31 @@ judged() {
     listed > "$work/listed"
     histories "$work/listed" > "$work/history-list"
     what=$("$consistency" judge --at-least $(($1 * 50)) "$work"/history-*) ||
-        fail "the history is not sound"
+        fail "the history is not sound; it is kept in $(kept_history)"
     row "16 clients, $round faults" "$what"
+    case $what in
+        *" 0 late") ;;
+        *) fail "leases of containers that were deleted; the history is kept in $(kept_history)" ;;
+    esac
+    sound
+    conf=$(jq -cn --argjson store "$(store)" '{cniVersion: "1.1.0", name: "consistency",
+        type: "bridge", ipam: {type: "sublet", subnet: "10.77.0.0/27", store: $store}}')
+    for one in $(jq -r '.[].containerID' "$work/listed"); do
+        host=${one%%-*}
+        insist "${host#h}" DEL "$one"
+    done
+    bare
+    row "DEL of what the clients kept" "nothing is left"
+    ip netns del consistency
     rm "$work"/history-*
+}
+
+# Where the evidence outlives this script.
+kept_history() {
+    local folder
+    folder=$(mktemp -d /tmp/sublet-history-XXXXXX)
+    cp "$work"/history-* "$work/listed" "$folder"
+    echo "$folder"
 }
 
 # What a list says, as events for the judge.

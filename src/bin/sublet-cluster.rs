@@ -8,5 +8,5 @@ use std::process::ExitCode;
 use sublet::{program, store};
 
 fn main() -> ExitCode {
-    program::run(|spec, _| store::open(spec))
+    program::run(|spec, _| store::open(spec), program::command_line)
 }

@@ -9,6 +9,7 @@ use std::ffi::OsString;
 
 use anyhow::{Result, anyhow};
 use clap::Args;
+use serde_json::json;
 
 use super::output::visible;
 use super::{Desk, Terminal, World};
@@ -42,6 +43,9 @@ pub struct How {
     /// Only tell what would be done
     #[arg(long)]
     pub dry_run: bool,
+    /// The report as JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 fn persist(text: &str) -> Result<Persist, String> {
@@ -64,13 +68,17 @@ impl Copy {
         }
         let moved = self.pass(true, &mut from, &mut to, terminal)?;
         if self.how.dry_run {
-            writeln!(terminal.stdout, "{moved} records would be copied")?;
+            if self.how.json {
+                writeln!(terminal.stdout, "{:#}", json!({"dryRun": true, "records": moved}))?;
+            } else {
+                writeln!(terminal.stdout, "{moved} records would be copied")?;
+            }
             return Ok(terminal.stdout.flush()?);
         }
         self.pass(false, &mut from, &mut to, terminal)?;
         let comparison =
             moving::compare(&mut *from.store, &mut *to.store, self.how.persist, &from.cx)?;
-        report(&comparison, terminal)
+        report(&comparison, self.how.json, terminal)
     }
 
     /// Once over all records; an error if something stands in the way.
@@ -103,11 +111,19 @@ pub fn tell_clashes(clashes: &[Refusal], terminal: &mut Terminal<'_>) -> Result<
     }
 }
 
-fn report(comparison: &Comparison, terminal: &mut Terminal<'_>) -> Result<()> {
+fn report(comparison: &Comparison, json: bool, terminal: &mut Terminal<'_>) -> Result<()> {
     let Comparison { same, missing, different, more, left_out } = comparison;
-    writeln!(terminal.stdout, "{same} records are the same in both")?;
-    if *more > 0 {
-        writeln!(terminal.stdout, "  {more} were there before")?;
+    if json {
+        let report = json!({
+            "dryRun": false, "same": same, "before": more, "missing": missing,
+            "different": different, "leftOut": left_out,
+        });
+        writeln!(terminal.stdout, "{report:#}")?;
+    } else {
+        writeln!(terminal.stdout, "{same} records are the same in both")?;
+        if *more > 0 {
+            writeln!(terminal.stdout, "  {more} were there before")?;
+        }
     }
     terminal.stdout.flush()?;
     for name in left_out {

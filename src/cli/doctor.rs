@@ -8,6 +8,7 @@ use anyhow::{Result, anyhow};
 use clap::Args;
 
 use super::output::{self, Diagnosis, visible};
+use super::screen::Progress;
 use super::{Desk, Terminal, confirm};
 use crate::host::Facts;
 use crate::model::Lease;
@@ -49,7 +50,9 @@ impl Doctor {
             if !self.yes && !confirm(terminal, &format!("mend {mendable} of these"))? {
                 return Err(anyhow!("nothing was changed"));
             }
+            let busy = Progress::busy("writing the lease file anew");
             let done = desk.store.repair(&desk.cx)?;
+            drop(busy);
             problems = examine(desk, facts)?;
             if !self.json {
                 report(&done, terminal)?;
@@ -75,7 +78,9 @@ impl Doctor {
 
 fn examine(desk: &mut Desk, facts: &Facts) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
+    let busy = Progress::busy("looking at the store");
     desk.store.problems(&desk.cx, &mut |problem| problems.push(problem))?;
+    drop(busy);
     // A damaged store does not tell its leases.
     if !problems.iter().any(|p| p.mendable) {
         let leases = desk.leases(&|lease: &Lease| lease.kind.collectable())?;

@@ -7,12 +7,13 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::output::visible;
-use super::{Desk, Terminal, confirm};
+use super::screen::Progress;
+use super::{Desk, Terminal, confirm, misuse};
 use crate::alloc::{Del, Target};
 use crate::config;
 use crate::engine;
@@ -86,10 +87,19 @@ impl Gc {
         let judged: Vec<(&Lease, &Verdict)> = leases.iter().zip(&verdicts).collect();
         let lost = judged.iter().filter(|(_, v)| matches!(v, Verdict::Lost(_))).count();
         let free = lost > 0 && !self.dry_run && self.may_free(&judged, lost, terminal)?;
+        let mut done_of = Vec::with_capacity(judged.len());
+        let progress = Progress::of(if free { lost } else { 0 }, "freeing");
+        for (lease, verdict) in &judged {
+            let is_lost = matches!(verdict, Verdict::Lost(_));
+            done_of.push(free && is_lost && free_one(lease, desk)?);
+            if is_lost {
+                progress.step();
+            }
+        }
+        drop(progress);
         let mut rows = Vec::new();
         let (mut freed, mut unclear) = (0, 0);
-        for (lease, verdict) in judged {
-            let done = free && matches!(verdict, Verdict::Lost(_)) && free_one(lease, desk)?;
+        for ((lease, verdict), done) in judged.into_iter().zip(done_of) {
             freed += usize::from(done);
             unclear += usize::from(matches!(verdict, Verdict::CannotTell(_)));
             if self.json {
@@ -142,7 +152,8 @@ impl Gc {
             return Ok(true);
         }
         if self.json {
-            return Err(anyhow!("{lost} leases are lost: say --yes or --dry-run beside --json"));
+            let text = format!("{lost} leases are lost: say --yes or --dry-run beside --json");
+            return Err(misuse(text));
         }
         for (lease, verdict) in judged.iter().filter(|(_, v)| matches!(v, Verdict::Lost(_))) {
             tell(lease, verdict, "lost", terminal)?;

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
+use serde_json::{Value, json};
 
 use super::{Desk, Place, Terminal, World};
 use crate::config::gipam;
 use crate::engine;
-use crate::model::Persist;
 
 #[derive(Debug, Args)]
 pub struct Gipam {
@@ -20,6 +20,9 @@ pub struct Gipam {
     /// subletd's local address space
     #[arg(long, value_name = "NAME", default_value = "sublet-local")]
     address_space: String,
+    /// The pools, as an array of objects
+    #[arg(long)]
+    json: bool,
 }
 
 impl Gipam {
@@ -31,13 +34,20 @@ impl Gipam {
     ) -> Result<()> {
         let file = read(&self.file, &self.address_space)
             .with_context(|| format!("cannot import {}", self.file.display()))?;
-        // Docker's pools outlive a boot.
-        let path = place.named(world.env)?.unwrap_or_else(|| PathBuf::from(super::DEFAULT));
-        let mut desk = Desk::at(path, Persist::Disk, world)?;
+        let mut desk = Desk::of_pools(place, world)?;
+        let mut rows = Vec::new();
         for pool in file.pools {
-            let text = format!("{}: {} addresses of {}", pool.id, pool.addrs.len(), pool.subnet);
+            let (id, subnet) = (pool.id.to_string(), pool.subnet.to_string());
+            let count = pool.addrs.len();
             engine::adopt_pool(&mut *desk.store, &pool, &desk.cx)?;
-            writeln!(terminal.stdout, "imported pool {text}")?;
+            if self.json {
+                rows.push(json!({"pool": id, "subnet": subnet, "addresses": count}));
+            } else {
+                writeln!(terminal.stdout, "imported pool {id}: {count} addresses of {subnet}")?;
+            }
+        }
+        if self.json {
+            writeln!(terminal.stdout, "{:#}", Value::from(rows))?;
         }
         for block in file.blocks {
             let flag =

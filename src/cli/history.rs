@@ -1,10 +1,10 @@
 //! `sublet history`: who held an address, and when.
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use clap::Args;
 
 use super::output::{self, EventRow};
-use super::{Desk, Terminal};
+use super::{Desk, Terminal, misuse, tables};
 use crate::config::duration;
 use crate::model::{Event, Owner, Timestamp};
 use crate::net::Addr;
@@ -49,7 +49,7 @@ impl History {
         } else if events.is_empty() {
             writeln!(terminal.stderr, "{} has no history in {}", self.name, desk.place)?;
         } else {
-            writeln!(terminal.stdout, "{}", output::events(&events))?;
+            write!(terminal.stdout, "{}", tables::events(&events, &terminal.screen))?;
         }
         Ok(terminal.stdout.flush()?)
     }
@@ -75,7 +75,9 @@ fn since(text: &str, now: Timestamp) -> Result<Timestamp> {
     }
     let time: Option<jiff::Timestamp> = text.parse().ok();
     time.map(|time| u64::try_from(time.as_second()).unwrap_or(0)).ok_or_else(|| {
-        anyhow!("--since is {text:?}; say so long ago (90s, 2h), or a time (2026-01-31T08:00:00Z)")
+        misuse(format!(
+            "--since is {text:?}; say so long ago (90s, 2h), or a time (2026-01-31T08:00:00Z)"
+        ))
     })
 }
 

@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::gipam::Gipam;
 use super::kontena::Kontena;
 use super::report::Report;
+use super::screen::Progress;
 use super::{Desk, Place, Terminal, WAIT, World, fail, jsonl};
 use crate::alloc;
 use crate::ecs_ipam;
@@ -236,8 +237,18 @@ impl HostLocal {
         }
         let mut reports = Vec::new();
         let mut failed = 0;
-        for network in &networks {
-            match self.one(network, &mut desk) {
+        let progress = Progress::of(networks.len(), "taking over networks");
+        let done: Vec<_> = networks
+            .iter()
+            .map(|network| {
+                let done = self.one(network, &mut desk);
+                progress.step();
+                done
+            })
+            .collect();
+        drop(progress);
+        for done in done {
+            match done {
                 Ok(report) => reports.push(report),
                 // One that cannot be taken over keeps no other from it.
                 Err(e) => failed += fail(terminal, &e),

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
+use serde_json::json;
 
 use super::copy::{How, tell_clashes};
 use super::{Desk, Terminal, lines};
@@ -92,6 +93,11 @@ impl Import {
             let mut input = io::stdin().lock();
             self.pass(self.how.dry_run, "standard input", &mut input, desk, terminal)?
         };
+        if self.how.json {
+            let report = json!({"dryRun": self.how.dry_run, "records": moved});
+            writeln!(terminal.stdout, "{report:#}")?;
+            return Ok(terminal.stdout.flush()?);
+        }
         let verb = if self.how.dry_run { "would be" } else { "are" };
         writeln!(terminal.stdout, "{moved} records {verb} in {}", desk.place)?;
         Ok(terminal.stdout.flush()?)

@@ -6,7 +6,6 @@
 //! second time changes nothing.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
@@ -38,6 +37,9 @@ pub struct Kontena {
     /// Only tell what would be done
     #[arg(long)]
     dry_run: bool,
+    /// The pools, as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 impl Kontena {
@@ -53,11 +55,14 @@ impl Kontena {
         let mut desk = if place.cluster().is_some() {
             Desk::open(place, world, terminal)?
         } else {
-            // Docker's pools outlive a boot.
-            let path = place.named(world.env)?.unwrap_or_else(|| PathBuf::from(super::DEFAULT));
-            Desk::at(path, Persist::Disk, world)?
+            Desk::of_pools(place, world)?
         };
-        if let Imported::Before = done(&mut desk, true)? {
+        let before = matches!(done(&mut desk, true)?, Imported::Before);
+        if before && self.json {
+            writeln!(terminal.stdout, "{:#}", json!({"before": true, "pools": []}))?;
+            return Ok(terminal.stdout.flush()?);
+        }
+        if before {
             writeln!(terminal.stdout, "{}: taken over before; nothing was done", self.prefix)?;
             return Ok(terminal.stdout.flush()?);
         }
@@ -66,10 +71,23 @@ impl Kontena {
             pass(false, &found, &mut desk, terminal)?;
             done(&mut desk, false)?;
         }
+        let leases = |pool: &Pool| found.leases.iter().filter(|l| l.set == pool.set()).count();
+        if self.json {
+            let row = |pool: &Pool| {
+                let (id, subnet) = (pool.id.to_string(), pool.subnet.to_string());
+                json!({"pool": id, "subnet": subnet, "addresses": leases(pool)})
+            };
+            let pools: Vec<Value> = found.pools.values().map(row).collect();
+            let orphans: Vec<String> = found.orphans.iter().map(ToString::to_string).collect();
+            let report = json!({
+                "before": false, "dryRun": self.dry_run, "pools": pools, "leftOut": orphans,
+            });
+            writeln!(terminal.stdout, "{report:#}")?;
+            return Ok(terminal.stdout.flush()?);
+        }
         let verb = if self.dry_run { "would be taken over" } else { "taken over" };
         for pool in found.pools.values() {
-            let leases = found.leases.iter().filter(|l| l.set == pool.set()).count();
-            let (id, subnet) = (&pool.id, pool.subnet);
+            let (id, subnet, leases) = (&pool.id, pool.subnet, leases(pool));
             writeln!(terminal.stdout, "pool {id} ({subnet}): {leases} addresses {verb}")?;
         }
         if found.pools.is_empty() {

@@ -5,8 +5,8 @@ use std::io;
 use anyhow::Result;
 use clap::Args;
 
-use super::output::{self, JsonArray};
-use super::{Desk, Terminal};
+use super::output::JsonArray;
+use super::{Desk, Terminal, tables};
 use crate::error::shown_network;
 
 /// List all leases, or one network's.
@@ -30,7 +30,7 @@ impl List {
                 writeln!(terminal.stderr, "no leases in {}", desk.place)?;
                 return Ok(());
             }
-            writeln!(terminal.stdout, "{}", output::table(&leases))?;
+            write!(terminal.stdout, "{}", tables::leases(&leases, &terminal.screen))?;
             return Ok(terminal.stdout.flush()?);
         }
         // Looked through before the first byte is written: half an array is no answer, and all of a

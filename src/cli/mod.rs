@@ -4,6 +4,7 @@
 //! Does not own: what a command does to leases (`engine`), how a row looks (`output`).
 //! Invariant: nothing is freed without `--yes` or a person's "y".
 
+mod check;
 mod copy;
 mod doctor;
 mod export;
@@ -15,16 +16,23 @@ mod jsonl;
 mod kontena;
 mod lines;
 mod list;
+mod map;
 mod network;
 mod node;
 mod output;
+mod pools;
 mod release;
 mod report;
 mod reserve;
+pub mod screen;
 mod show;
 mod stats;
+mod table;
+mod tables;
+mod watch;
 
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -35,11 +43,14 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::alloc::Context;
 use crate::config;
+use crate::engine;
 use crate::host::{self, Env, Facts};
 use crate::model::{Face, History, Lease, Persist, StoreSpec, Wait};
 use crate::net::Addr;
 use crate::panic;
 use crate::store::{Open, Store};
+use crate::usage::Usage;
+use screen::{Progress, Screen, Tone, When};
 
 /// Leases IP addresses to containers.
 ///
@@ -53,17 +64,24 @@ struct Cli {
     command: Command,
     #[command(flatten)]
     place: Place,
+    /// When there is colour
+    #[arg(long, value_enum, default_value_t, global = true, value_name = "WHEN")]
+    color: When,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// List all leases, or one network's
     List(list::List),
-    /// Show everything known of one address, or of one container's addresses
+    /// Show everything known of an address, a container, a pod, or a network
     Show(show::Show),
     /// Free an address, or all of a container's
     Release(release::Release),
     Gc(gc::Gc),
+    Check(check::Check),
+    Pools(pools::Pools),
+    Map(map::Map),
+    Watch(watch::Watch),
     History(history::History),
     Stats(stats::Stats),
     Doctor(doctor::Doctor),
@@ -102,7 +120,7 @@ impl Place {
     /// The file that `--store` names; an error if it names a cluster.
     fn file(&self) -> Result<Option<PathBuf>> {
         if self.cluster().is_some() {
-            return Err(anyhow!("--store names a cluster; this works with a lease file alone"));
+            return Err(misuse("--store names a cluster; this works with a lease file alone"));
         }
         Ok(self.store.clone().map(PathBuf::from))
     }
@@ -134,6 +152,8 @@ pub struct Terminal<'a> {
     pub stdout: &'a mut dyn Write,
     /// Everything else.
     pub stderr: &'a mut dyn Write,
+    /// What they lead to.
+    pub screen: Screen,
 }
 
 /// Everything else outside of the program.
@@ -169,9 +189,13 @@ fn serve(args: Vec<OsString>, world: World<'_>, terminal: &mut Terminal<'_>) -> 
             } else {
                 (&mut *terminal.stdout, 0)
             };
-            return if write!(stream, "{}", e.render()).is_ok() { code } else { 1 };
+            let colour = if code == 0 { terminal.screen.colour } else { terminal.screen.alert };
+            let text = e.render();
+            let text = if colour { text.ansi().to_string() } else { text.to_string() };
+            return if stream.write_all(text.as_bytes()).is_ok() { code } else { 1 };
         }
     };
+    terminal.screen = terminal.screen.with(cli.color);
     let facts = &Facts { face: Face::Cli, ..world.facts.clone() };
     match carry_out(&cli, World { facts, ..world }, terminal) {
         Ok(()) => 0,
@@ -188,6 +212,10 @@ fn carry_out(cli: &Cli, world: World<'_>, terminal: &mut Terminal<'_>) -> Result
         Command::Show(show) => show.run(&mut desk(terminal)?, terminal),
         Command::Release(release) => release.run(&mut desk(terminal)?, terminal),
         Command::Gc(gc) => gc.run(&mut desk(terminal)?, world.facts, terminal),
+        Command::Check(check) => check.run(&cli.place, world, terminal),
+        Command::Pools(pools) => pools.run(&mut desk(terminal)?, terminal),
+        Command::Map(map) => map.run(&mut desk(terminal)?, terminal),
+        Command::Watch(watch) => watch.run(&mut desk(terminal)?, terminal),
         Command::History(history) => history.run(&mut desk(terminal)?, terminal),
         Command::Stats(stats) => stats.run(&mut desk(terminal)?, terminal),
         Command::Doctor(doctor) => doctor.run(&mut desk(terminal)?, world.facts, terminal),
@@ -209,10 +237,40 @@ fn carry_out(cli: &Cli, world: World<'_>, terminal: &mut Terminal<'_>) -> Result
 fn fail(terminal: &mut Terminal<'_>, error: &anyhow::Error) -> u8 {
     // `sublet list | head` is no failure worth a word.
     let closed = error.downcast_ref::<io::Error>().map(io::Error::kind);
-    if closed != Some(io::ErrorKind::BrokenPipe) {
-        let _ = writeln!(terminal.stderr, "sublet: {error:#}");
+    let told = error.is::<Found>() || closed == Some(io::ErrorKind::BrokenPipe);
+    if !told {
+        let name = terminal.screen.alarm(Tone::Bad, "sublet:");
+        let _ = writeln!(terminal.stderr, "{name} {error:#}");
     }
-    1
+    if error.is::<Misuse>() { 2 } else { 1 }
+}
+
+/// A command found a problem and has told of it.
+#[derive(Debug)]
+struct Found;
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("problems were found")
+    }
+}
+
+impl std::error::Error for Found {}
+
+/// Arguments that make no sense together.
+#[derive(Debug)]
+struct Misuse(String);
+
+impl fmt::Display for Misuse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Misuse {}
+
+fn misuse(text: impl Into<String>) -> anyhow::Error {
+    Misuse(text.into()).into()
 }
 
 /// An open store, and what its commands are told.
@@ -257,6 +315,12 @@ impl Desk {
         Ok(Desk { store, place, cx: world.facts.context(), cluster: true })
     }
 
+    /// The lease file of Docker's pools, which outlive a boot.
+    fn of_pools(place: &Place, world: World<'_>) -> Result<Desk> {
+        let path = place.named(world.env)?.unwrap_or_else(|| PathBuf::from(DEFAULT));
+        Desk::at(path, Persist::Disk, world)
+    }
+
     fn at(path: PathBuf, persist: Persist, world: World<'_>) -> Result<Desk> {
         let place = path.display().to_string();
         let spec = StoreSpec::Embedded { path, persist, wait: WAIT, history: History::Standing };
@@ -273,8 +337,15 @@ impl Desk {
         Context { node: lease.node.clone(), boot: None, ..self.cx.clone() }
     }
 
+    /// How full each range is.
+    fn usage(&mut self) -> Result<Vec<Usage>> {
+        let _busy = Progress::busy("counting");
+        Ok(engine::usage(&mut *self.store, &self.cx)?)
+    }
+
     /// The leases that `which` chooses.
     fn leases(&mut self, which: &dyn Fn(&Lease) -> bool) -> Result<Vec<Lease>> {
+        let _busy = Progress::busy("reading the leases");
         let mut found = Vec::new();
         self.store.list(&self.cx, &mut |lease| {
             if which(&lease) {
@@ -332,7 +403,7 @@ fn bears(lease: &Lease, name: &str) -> bool {
 /// Asks a person; anything but "y" or "yes" is no. Where nobody can be asked it is an error.
 fn confirm(terminal: &mut Terminal<'_>, question: &str) -> Result<bool> {
     if !io::stdin().is_terminal() {
-        return Err(anyhow!("{question}: there is no terminal to ask on; say --yes"));
+        return Err(misuse(format!("{question}: there is no terminal to ask on; say --yes")));
     }
     write!(terminal.stderr, "{question}? [y/N] ")?;
     terminal.stderr.flush()?;
@@ -348,7 +419,8 @@ mod tests {
     #[test]
     fn a_panic_is_one_line() {
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-        let mut terminal = Terminal { stdout: &mut stdout, stderr: &mut stderr };
+        let screen = Screen::PLAIN;
+        let mut terminal = Terminal { stdout: &mut stdout, stderr: &mut stderr, screen };
         let facts = host::facts(&|_| None);
         let args = vec!["sublet".into(), "list".into()];
         let world = World {

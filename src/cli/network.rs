@@ -59,6 +59,9 @@ pub struct Set {
     /// Even if containers have addresses that are in no range then; do not ask
     #[arg(long, short)]
     yes: bool,
+    /// The version as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 impl Network {
@@ -147,7 +150,12 @@ impl Set {
         }
         let define = Define { network: network.clone(), text, version };
         let version = engine::define(&mut *desk.store, define, &desk.cx)?;
-        writeln!(terminal.stdout, "network {network} is defined, version {version}")?;
+        if self.json {
+            let report = json!({"network": network.as_str(), "version": version});
+            writeln!(terminal.stdout, "{report:#}")?;
+        } else {
+            writeln!(terminal.stdout, "network {network} is defined, version {version}")?;
+        }
         Ok(terminal.stdout.flush()?)
     }
 

@@ -10,7 +10,8 @@ use anyhow::{Result, anyhow};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::output::{headed, time, visible};
+use super::output::{time, visible};
+use super::table::{self, Cell, Column, number, text, whole};
 use super::{Desk, Terminal, confirm};
 use crate::alloc::Context;
 use crate::engine;
@@ -34,6 +35,7 @@ pub struct List {
 }
 
 #[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
 pub struct Release {
     /// Its name, as `sublet node list` shows it
     #[arg(value_name = "NODE")]
@@ -41,6 +43,9 @@ pub struct Release {
     /// Only tell what would be freed
     #[arg(long)]
     dry_run: bool,
+    /// The report as JSON
+    #[arg(long)]
+    json: bool,
     /// Do not ask
     #[arg(long, short)]
     yes: bool,
@@ -124,6 +129,15 @@ impl Row {
     }
 }
 
+const COLUMNS: &[Column] = &[
+    text("NODE", 8),
+    text("MACHINE-ID", 12),
+    number("LEASES"),
+    number("POOLS"),
+    whole("BOOT SINCE"),
+    whole("LAST LEASE"),
+];
+
 impl List {
     fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
         let cx = desk.cx.clone();
@@ -137,19 +151,18 @@ impl List {
             writeln!(terminal.stderr, "no nodes in {}", desk.place)?;
             return Ok(());
         }
-        let mut table =
-            headed(["NODE", "MACHINE-ID", "BOOT SINCE", "LEASES", "POOLS", "LAST LEASE"]);
-        for (name, row) in &rows {
-            table.add_row([
-                visible(name),
-                visible(&row.machine),
-                row.record.as_ref().map_or(String::new(), |record| time(record.since)),
-                row.leases.to_string(),
-                row.pools.to_string(),
-                row.last.map_or(String::new(), time),
-            ]);
-        }
-        writeln!(terminal.stdout, "{}", table.trim_fmt())?;
+        let cells = |(name, row): (&String, &Row)| -> Vec<Cell> {
+            vec![
+                visible(name).into(),
+                visible(&row.machine).into(),
+                row.leases.to_string().into(),
+                row.pools.to_string().into(),
+                row.record.as_ref().map_or(String::new(), |record| time(record.since)).into(),
+                row.last.map_or(String::new(), time).into(),
+            ]
+        };
+        let cells: Vec<Vec<Cell>> = rows.iter().map(cells).collect();
+        write!(terminal.stdout, "{}", table::render(COLUMNS, &cells, &terminal.screen))?;
         Ok(terminal.stdout.flush()?)
     }
 }
@@ -181,7 +194,12 @@ impl Release {
         }
         let what = row.told(name);
         if self.dry_run {
-            writeln!(terminal.stdout, "would free {what}")?;
+            if self.json {
+                let report = json!({"node": name, "dryRun": true, "leases": row.leases});
+                writeln!(terminal.stdout, "{report:#}")?;
+            } else {
+                writeln!(terminal.stdout, "would free {what}")?;
+            }
             return Ok(terminal.stdout.flush()?);
         }
         let question = format!("free {what}; is that machine gone");
@@ -190,7 +208,14 @@ impl Release {
             return Ok(());
         }
         let left = engine::release_node(&mut *desk.store, name, &desk.cx)?;
-        writeln!(terminal.stdout, "freed {} addresses of node {name}", left.freed)?;
+        if self.json {
+            let report = json!({
+                "node": name, "dryRun": false, "freed": left.freed, "forgotten": left.forgotten,
+            });
+            writeln!(terminal.stdout, "{report:#}")?;
+        } else {
+            writeln!(terminal.stdout, "freed {} addresses of node {name}", left.freed)?;
+        }
         terminal.stdout.flush()?;
         if left.forgotten {
             return Ok(());

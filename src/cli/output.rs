@@ -1,11 +1,10 @@
-//! How a lease looks: one row, as a table for a person and as JSON for a program.
+//! How what is told looks: a row, as JSON for a program and (`tables`) in a table for a person.
 //!
 //! Owns: the names and order of the fields, which scripts rely on. Invariant: both forms come from
 //! the same row.
 
 use std::io::{self, Write};
 
-use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use crate::error::shown_network;
@@ -17,28 +16,28 @@ use crate::usage::{Usage, len};
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Row<'a> {
-    network: &'a str,
-    address: String,
-    prefix: u8,
-    kind: &'static str,
+    pub(super) network: &'a str,
+    pub(super) address: String,
+    pub(super) prefix: u8,
+    pub(super) kind: &'static str,
     #[serde(rename = "containerID")]
-    container_id: &'a str,
-    ifname: &'a str,
-    id: &'a str,
-    pool: &'a str,
-    endpoint: &'a str,
-    node: &'a str,
+    pub(super) container_id: &'a str,
+    pub(super) ifname: &'a str,
+    pub(super) id: &'a str,
+    pub(super) pool: &'a str,
+    pub(super) endpoint: &'a str,
+    pub(super) node: &'a str,
     #[serde(rename = "bootID")]
-    boot_id: &'a str,
-    netns: &'a str,
-    pod_namespace: &'a str,
-    pod_name: &'a str,
+    pub(super) boot_id: &'a str,
+    pub(super) netns: &'a str,
+    pub(super) pod_namespace: &'a str,
+    pub(super) pod_name: &'a str,
     #[serde(rename = "podUID")]
-    pod_uid: &'a str,
-    mac: &'a str,
-    note: &'a str,
-    holder: &'a str,
-    time: String,
+    pub(super) pod_uid: &'a str,
+    pub(super) mac: &'a str,
+    pub(super) note: &'a str,
+    pub(super) holder: &'a str,
+    pub(super) time: String,
 }
 
 impl<'a> Row<'a> {
@@ -92,7 +91,8 @@ impl<'a> Row<'a> {
         ]
     }
 
-    fn pod(&self) -> String {
+    /// The pod as namespace/name; nothing where there is none.
+    pub(super) fn pod(&self) -> String {
         if self.pod_name.is_empty() {
             return String::new();
         }
@@ -143,72 +143,36 @@ impl<'a> JsonArray<'a> {
     }
 }
 
-/// A table without rows.
-pub fn headed<const N: usize>(header: [&str; N]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(header);
-    table
-}
-
-/// A table of leases for a person.
-pub fn table(leases: &[Lease]) -> String {
-    let header = ["NETWORK", "ADDRESS", "KIND", "CONTAINER", "IFNAME", "POD", "SINCE"];
-    let mut table = headed(header);
-    for lease in leases {
-        let row = Row::new(lease);
-        let named = [row.id, row.container_id, row.endpoint];
-        let container = named.into_iter().find(|n| !n.is_empty()).unwrap_or_default();
-        table.add_row([
-            row.network.to_owned(),
-            format!("{}/{}", row.address, row.prefix),
-            row.kind.to_owned(),
-            visible(&container.chars().take(24).collect::<String>()),
-            visible(row.ifname),
-            row.pod(),
-            row.time.clone(),
-        ]);
-    }
-    table.trim_fmt()
-}
-
 /// Writes one JSON document, whole.
 pub fn json<T: Serialize>(out: &mut dyn Write, value: &T) -> io::Result<()> {
     serde_json::to_writer_pretty(&mut *out, value)?;
     out.write_all(b"\n")
 }
 
-fn plain_table<const N: usize>(header: [&str; N]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(header);
-    table
-}
-
 /// One event, as it is shown. Absent facts are empty text.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EventRow<'a> {
-    time: String,
-    event: &'static str,
-    face: &'static str,
-    network: &'a str,
-    address: String,
-    kind: &'static str,
+    pub(super) time: String,
+    pub(super) event: &'static str,
+    pub(super) face: &'static str,
+    pub(super) network: &'a str,
+    pub(super) address: String,
+    pub(super) kind: &'static str,
     #[serde(rename = "containerID")]
-    container_id: &'a str,
-    ifname: &'a str,
-    id: &'a str,
-    pool: &'a str,
-    endpoint: &'a str,
-    node: &'a str,
-    pod_namespace: &'a str,
-    pod_name: &'a str,
+    pub(super) container_id: &'a str,
+    pub(super) ifname: &'a str,
+    pub(super) id: &'a str,
+    pub(super) pool: &'a str,
+    pub(super) endpoint: &'a str,
+    pub(super) node: &'a str,
+    pub(super) pod_namespace: &'a str,
+    pub(super) pod_name: &'a str,
     #[serde(rename = "podUID")]
-    pod_uid: &'a str,
-    mac: &'a str,
-    note: &'a str,
-    holder: &'a str,
+    pub(super) pod_uid: &'a str,
+    pub(super) mac: &'a str,
+    pub(super) note: &'a str,
+    pub(super) holder: &'a str,
 }
 
 impl<'a> EventRow<'a> {
@@ -239,42 +203,6 @@ impl<'a> EventRow<'a> {
     }
 }
 
-/// A table of events for a person.
-pub fn events(events: &[Event]) -> String {
-    let mut table = plain_table([
-        "TIME",
-        "EVENT",
-        "BY",
-        "NETWORK",
-        "ADDRESS",
-        "CONTAINER",
-        "IFNAME",
-        "POD",
-        "NODE",
-    ]);
-    for event in events {
-        let row = EventRow::new(event);
-        let named = [row.id, row.container_id, row.endpoint, row.holder, row.note];
-        let container = named.into_iter().find(|n| !n.is_empty()).unwrap_or_default();
-        let pod = match row.pod_name {
-            "" => String::new(),
-            name => visible(&format!("{}/{name}", row.pod_namespace)),
-        };
-        table.add_row([
-            row.time.clone(),
-            row.event.to_owned(),
-            row.face.to_owned(),
-            row.network.to_owned(),
-            row.address.clone(),
-            visible(&container.chars().take(24).collect::<String>()),
-            visible(row.ifname),
-            pod,
-            visible(row.node),
-        ]);
-    }
-    table.trim_fmt()
-}
-
 /// What `stats` tells.
 #[derive(Serialize)]
 pub struct Stats<'a> {
@@ -296,17 +224,17 @@ impl<'a> Stats<'a> {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UsageRow<'a> {
-    network: &'a str,
-    first: String,
-    last: String,
-    size: u128,
-    used: u128,
-    reserved: u128,
-    cooling: u128,
-    free: u128,
-    outside: u128,
-    largest_gap: u128,
-    gap_first: String,
+    pub(super) network: &'a str,
+    pub(super) first: String,
+    pub(super) last: String,
+    pub(super) size: u128,
+    pub(super) used: u128,
+    pub(super) reserved: u128,
+    pub(super) cooling: u128,
+    pub(super) free: u128,
+    pub(super) outside: u128,
+    pub(super) largest_gap: u128,
+    pub(super) gap_first: String,
 }
 
 impl<'a> UsageRow<'a> {
@@ -328,45 +256,31 @@ impl<'a> UsageRow<'a> {
     }
 }
 
-/// A table of ranges for a person; empty if there is none.
-pub fn usage(all: &[Usage]) -> String {
-    if all.is_empty() {
-        return String::new();
-    }
-    let mut table = plain_table([
-        "NETWORK",
-        "RANGE",
-        "SIZE",
-        "USED",
-        "RESERVED",
-        "COOLING",
-        "FREE",
-        "LARGEST GAP",
-    ]);
-    for usage in all {
-        let range = usage.extent.range.to_string();
-        let counts = [usage.size, usage.used, usage.reserved, usage.cooling, usage.free]
-            .map(|n| n.to_string());
-        let mut row = vec![visible(&usage.extent.network), range];
-        row.extend(counts);
-        row.push(usage.gap.map_or(0, len).to_string());
-        table.add_row(row);
-    }
-    table.trim_fmt()
+/// A network as a whole, as it is shown.
+#[derive(Serialize)]
+pub struct NetworkRow<'a> {
+    /// Its name, or a pool's.
+    pub network: &'a str,
+    /// The set of its leases.
+    pub set: &'a str,
+    /// How many addresses are leased to it.
+    pub leases: usize,
+    /// Its ranges.
+    pub ranges: Vec<UsageRow<'a>>,
 }
 
 /// How often something was asked for, as it is shown.
 #[derive(Serialize)]
-struct CounterRow<'a> {
-    network: &'a str,
-    face: &'static str,
-    command: &'static str,
-    outcome: &'static str,
-    count: u64,
+pub(super) struct CounterRow<'a> {
+    pub(super) network: &'a str,
+    pub(super) face: &'static str,
+    pub(super) command: &'static str,
+    pub(super) outcome: &'static str,
+    pub(super) count: u64,
 }
 
 impl<'a> CounterRow<'a> {
-    fn new(counter: &'a Counter) -> CounterRow<'a> {
+    pub(super) fn new(counter: &'a Counter) -> CounterRow<'a> {
         CounterRow {
             network: &counter.set.0,
             face: counter.face.word(),
@@ -375,19 +289,6 @@ impl<'a> CounterRow<'a> {
             count: counter.count,
         }
     }
-}
-
-/// A table of counters for a person; empty if there is none.
-pub fn counters(all: &[Counter]) -> String {
-    if all.is_empty() {
-        return String::new();
-    }
-    let mut table = plain_table(["NETWORK", "FACE", "COMMAND", "OUTCOME", "COUNT"]);
-    for row in all.iter().map(CounterRow::new) {
-        let count = row.count.to_string();
-        table.add_row([row.network, row.face, row.command, row.outcome, &*count]);
-    }
-    table.trim_fmt()
 }
 
 /// What was reserved, or freed.

@@ -7,7 +7,9 @@ use std::collections::BTreeSet;
 
 use anyhow::{Result, anyhow};
 use clap::Args;
+use serde_json::{Value, json};
 
+use super::output::visible;
 use super::{Desk, Terminal, confirm};
 use crate::alloc::{Del, Target};
 use crate::engine;
@@ -23,6 +25,9 @@ pub struct Release {
     /// Only this network's
     #[arg(long, value_name = "NAME")]
     network: Option<String>,
+    /// What was freed, as an array of objects
+    #[arg(long)]
+    json: bool,
     /// Do not ask
     #[arg(long, short)]
     yes: bool,
@@ -41,6 +46,7 @@ impl Release {
                 networks.join(", ")
             ));
         }
+        let mut rows = Vec::new();
         for lease in &leases {
             let (addr, owner) = (lease.addr, &lease.owner);
             let network = shown_network(lease);
@@ -54,8 +60,18 @@ impl Release {
                 Del { set: lease.set.clone(), target, rewind: false, undo: false, legacy: None };
             let cx = desk.cx_for(lease);
             let freed = engine::del(&mut *desk.store, del, None, &cx)?;
+            if self.json {
+                rows.push(json!({
+                    "network": network, "address": addr.to_string(), "holder": owner.to_string(),
+                    "freed": !freed.is_empty(),
+                }));
+                continue;
+            }
             let word = if freed.is_empty() { "was free already:" } else { "freed" };
-            writeln!(terminal.stdout, "{word} {what}")?;
+            writeln!(terminal.stdout, "{word} {}", visible(&what))?;
+        }
+        if self.json {
+            writeln!(terminal.stdout, "{:#}", Value::from(rows))?;
         }
         Ok(terminal.stdout.flush()?)
     }

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
 
 use super::output::{self, Reserved};
-use super::{Desk, Terminal, confirm};
+use super::{Desk, Terminal, confirm, misuse};
 use crate::alloc;
 use crate::engine;
 use crate::model::{NetworkName, SetName};
@@ -63,14 +63,14 @@ impl What {
         let span = span(&self.addresses)?;
         let count = crate::usage::len(span);
         if count > MOST {
-            return Err(anyhow!(
+            return Err(misuse(format!(
                 "{} is {count} addresses; at most {MOST} can be reserved at a time: leave them out of \
                  the range instead, with \"exclude\" in its configuration",
                 self.addresses
-            ));
+            )));
         }
         let network = NetworkName::new(&*self.network)
-            .map_err(|_| anyhow!("{:?} is no network's name", self.network))?;
+            .map_err(|_| misuse(format!("{:?} is no network's name", self.network)))?;
         let definitions = desk.store.definitions(&desk.cx)?;
         let defined = definitions.iter().find(|d| d.network == network);
         let outside = |d: &&alloc::Definition| !d.bounds.iter().any(|b| b.overlaps(span));
@@ -166,13 +166,13 @@ impl Unreserve {
 
 /// `10.0.0.7`, `10.0.0.7-10.0.0.9` or `10.0.0.8/29`.
 fn span(text: &str) -> Result<Span> {
-    let bad = || anyhow!("{text:?} is no address, FIRST-LAST or prefix");
+    let bad = || misuse(format!("{text:?} is no address, FIRST-LAST or prefix"));
     if let Some((base, len)) = text.split_once('/') {
         let (base, len): (Addr, u8) =
             (base.parse().map_err(|_| bad())?, len.parse().map_err(|_| bad())?);
         let subnet = Subnet::masked(base, len).ok_or_else(bad)?;
         if subnet.first() != base {
-            return Err(anyhow!("{text} has host bits; the prefix is {subnet}"));
+            return Err(misuse(format!("{text} has host bits; the prefix is {subnet}")));
         }
         return Ok(subnet.into());
     }
@@ -180,9 +180,9 @@ fn span(text: &str) -> Result<Span> {
     let read = |text: &str| text.trim().parse::<Addr>().map_err(|_| bad());
     let (first, last) = (read(first)?, read(last)?);
     if first.family() != last.family() {
-        return Err(anyhow!("{text} begins in one family and ends in another"));
+        return Err(misuse(format!("{text} begins in one family and ends in another")));
     }
-    Span::new(first, last).ok_or_else(|| anyhow!("{text} ends before it begins"))
+    Span::new(first, last).ok_or_else(|| misuse(format!("{text} ends before it begins")))
 }
 
 #[cfg(test)]

@@ -6,8 +6,7 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 
 use super::output::{self, Stats as Report};
-use super::{Desk, Terminal};
-use crate::engine;
+use super::{Desk, Terminal, tables};
 use crate::metrics::{self, Text};
 
 /// Tell how full each range is, and how often what was asked for.
@@ -29,7 +28,7 @@ pub struct Stats {
 
 impl Stats {
     pub(super) fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
-        let usage = engine::usage(&mut *desk.store, &desk.cx)?;
+        let usage = desk.usage()?;
         let counters = desk.store.counters(&desk.cx)?;
         match &self.prometheus {
             Some(file) => {
@@ -47,9 +46,10 @@ impl Stats {
                 if usage.is_empty() && counters.is_empty() {
                     writeln!(terminal.stderr, "nothing is known of {}", desk.place)?;
                 }
-                for table in [output::usage(&usage), output::counters(&counters)] {
+                let screen = &terminal.screen;
+                for table in [tables::usage(&usage, screen), tables::counters(&counters, screen)] {
                     if !table.is_empty() {
-                        writeln!(terminal.stdout, "{table}\n")?;
+                        writeln!(terminal.stdout, "{table}")?;
                     }
                 }
             }

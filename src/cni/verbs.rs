@@ -275,7 +275,7 @@ impl Call {
                 // First: another program may take over, and say the warnings itself.
                 let store = self.open(&config.store, &config.network);
                 for warning in &config.warnings {
-                    desk.journal.warn(warning);
+                    desk.journal.warn(&warning.to_string());
                 }
                 Ok((config, store?))
             }

@@ -192,6 +192,11 @@ mod tests {
     }
 
     #[test]
+    fn a_check_of_a_file_knows_the_same_versions() {
+        assert_eq!(SUPPORTED.map(CniVersion::as_str), crate::config::VERSIONS);
+    }
+
+    #[test]
     fn what_a_version_can_do() {
         let check: Vec<_> = SUPPORTED.iter().filter(|v| v.has_check()).collect();
         assert_eq!(format!("{check:?}"), "[V0_4_0, V1_0_0, V1_1_0]");

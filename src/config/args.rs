@@ -121,6 +121,7 @@ pub(super) fn wanted(root: &Fields, args: &Args) -> Result<Vec<Wanted>, ConfigEr
                     "invalid IP address {text:?}; {} takes an address, with or without a prefix length",
                     item.path()
                 ))
+                .at(item.path())
             })?;
             if !addrs.contains(&addr) {
                 addrs.push(addr);

@@ -75,6 +75,7 @@ pub(super) fn bad_cidr(text: &str, path: &str) -> ConfigError {
          fd00::/64",
         cut(text)
     ))
+    .at(path)
 }
 
 /// The value of `name` as an address; an empty text is absent.
@@ -93,6 +94,7 @@ pub(super) fn addr(fields: &Fields, name: &str) -> Result<Option<Addr>, ConfigEr
             cut(text),
             node.path()
         ))
+        .at(node.path())
     })
 }
 
@@ -122,6 +124,7 @@ pub(super) fn span(node: &Node) -> Result<Span, ConfigError> {
             node.path(),
             quote(text)
         ))
+        .at(node.path())
     })
 }
 

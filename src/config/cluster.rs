@@ -8,7 +8,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::error::ConfigError;
+use super::error::{ConfigError, Warning};
 use super::fields::{Fields, Node};
 use super::raw::{Json, quote};
 use super::{Dialect, duration, keys};
@@ -24,7 +24,7 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// The cluster that `store` names, as the command line takes it: `{"etcd": {...}}`.
-pub fn store(json: &str) -> Result<(StoreSpec, Vec<String>), ConfigError> {
+pub fn store(json: &str) -> Result<(StoreSpec, Vec<Warning>), ConfigError> {
     let json = Json::parse(json.as_bytes())
         .map_err(|e| ConfigError::decode(format!("the store is no JSON: {e}")))?;
     let pairs = [("store".to_owned(), json)];
@@ -39,7 +39,7 @@ pub fn store(json: &str) -> Result<(StoreSpec, Vec<String>), ConfigError> {
 pub(super) fn named(
     ipam: &Fields,
     dialect: Dialect,
-    warnings: &mut Vec<String>,
+    warnings: &mut Vec<Warning>,
 ) -> Result<Option<StoreSpec>, ConfigError> {
     let store = ipam.object("store")?;
     if store.is_none() && dialect != Dialect::Consul {
@@ -61,7 +61,8 @@ pub(super) fn named(
                 store.path(),
                 allowed.iter().map(|e| format!("\"{e}\"")).collect::<Vec<_>>().join(" or "),
                 if written.is_empty() { "none".to_owned() } else { quote(&written.join(", ")) }
-            )));
+            ))
+            .at(store.path()));
         };
         engine = known;
         if let Some(node) = store.get_or_null(engine) {
@@ -119,7 +120,8 @@ fn servers(fields: &Fields, port: u16, agent: Option<String>) -> Result<Servers,
             "{}: {plain} is not encrypted, and there is a {}; write https://, or leave that out",
             fields.path(),
             if ca.is_some() { "caFile" } else { "certFile" }
-        )));
+        ))
+        .at(fields.way_to("endpoints")));
     }
     Ok(Servers {
         endpoints,
@@ -148,6 +150,7 @@ fn pair<'a>(
 
 fn missing(fields: &Fields, has: &str, lacks: &str) -> ConfigError {
     ConfigError::invalid(format!("{} has {has} but no {lacks}; give both or none", fields.path()))
+        .at(fields.way_to(has))
 }
 
 /// `http://host:port`; the port may be left out.
@@ -161,6 +164,7 @@ fn endpoint(node: &Node, default_port: u16) -> Result<String, ConfigError> {
             node.path(),
             quote(shown)
         ))
+        .at(node.path())
     };
     let (scheme, rest) = text.split_once("://").ok_or_else(bad)?;
     let scheme = scheme.to_ascii_lowercase();
@@ -200,7 +204,8 @@ pub(super) fn consul_endpoint(ipam: &Fields) -> Result<String, ConfigError> {
             return Err(ConfigError::invalid(format!(
                 "ipam.consul_addr is {}; it takes a host's name or address, the port is consul_port",
                 quote(host)
-            )));
+            ))
+            .at(ipam.way_to("consul_addr")));
         }
     };
     let port = match ipam.get("consul_port") {
@@ -215,6 +220,7 @@ pub(super) fn consul_endpoint(ipam: &Fields) -> Result<String, ConfigError> {
                     "{} must be a port number from 1 to 65535, as \"8500\" or 8500",
                     port.path()
                 ))
+                .at(port.path())
             })?
         }
     };
@@ -232,7 +238,8 @@ fn prefix(fields: &Fields) -> Result<String, ConfigError> {
              clusters/one",
             fields.path(),
             quote(text)
-        )));
+        ))
+        .at(fields.way_to("prefix")));
     }
     Ok(trimmed.to_owned())
 }
@@ -250,5 +257,6 @@ fn timeout(fields: &Fields) -> Result<Duration, ConfigError> {
             quote(text),
             duration::HOW
         ))
+        .at(fields.way_to("timeout"))
     })
 }

@@ -27,7 +27,7 @@ pub(super) fn dns(ipam: &Fields) -> Result<Dns, ConfigError> {
         None => Dns::default(),
     };
     if let Some(path) = ipam.text("resolvConf")? {
-        let file = parse(&read(path)?);
+        let file = parse(&read(path).map_err(|e| e.at(ipam.way_to("resolvConf")))?);
         let or = |first: Vec<String>, second| if first.is_empty() { second } else { first };
         dns = Dns {
             nameservers: or(file.nameservers, dns.nameservers),

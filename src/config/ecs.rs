@@ -8,7 +8,7 @@
 
 use super::args::{self, Args};
 use super::cidr::{Cidr, addr, addr_with_or_without_prefix, bad_cidr, cidr};
-use super::error::ConfigError;
+use super::error::{ConfigError, Warning};
 use super::fields::Fields;
 use super::netconf::{Netconf, Rules, attachment};
 use super::place::Place;
@@ -86,7 +86,8 @@ fn config(conf: &Netconf, inputs: &Inputs) -> Result<Config, ConfigError> {
     let ipam = conf.ipam()?;
     keys::warn_of_near(&ipam, keys::IPAM, &mut warnings);
     if ipam.flag("define").unwrap_or(true) {
-        warnings.push("ipam.define does nothing with ecs-ipam's keys".to_owned());
+        let text = "ipam.define does nothing with ecs-ipam's keys";
+        warnings.push(Warning::new("ipam.define", text));
     }
     let place = Place { ipam: &ipam, inputs, dialect: Dialect::Ecs };
     let id = id(&ipam)?;
@@ -167,12 +168,14 @@ fn range_set(
     if node.is_null() {
         return Err(bad_cidr("", node.path()));
     }
-    let subnet = subnet(cidr(&node)?, half)?;
+    let subnet = subnet(cidr(&node)?, half).map_err(|e| e.at(node.path()))?;
     if let Some(address) = address {
-        verify(address.addr(), address.family(), subnet, half, "address", "ip")?;
+        verify(address.addr(), address.family(), subnet, half, "address", "ip")
+            .map_err(|e| e.at(ipam.way_to(half.address)))?;
     }
     if let Some(gateway) = gateway {
-        verify(gateway, Some(gateway.family()), subnet, half, "gateway", "gateway")?;
+        verify(gateway, Some(gateway.family()), subnet, half, "gateway", "gateway")
+            .map_err(|e| e.at(ipam.way_to(half.gateway)))?;
     }
     let range = Range::new(&RangeSpec {
         addr: subnet.first(),
@@ -185,7 +188,7 @@ fn range_set(
     let set = range
         .map_err(|e| e.to_string())
         .and_then(|range| RangeSet::new(vec![range]).map_err(|e| e.to_string()))
-        .map_err(|e| ConfigError::invalid(e).within(node.path()))?;
+        .map_err(|e| ConfigError::invalid(e).within(node.path()).at(node.path()))?;
     let wanted =
         address.map(|address| Wanted { addr: address.addr(), prefix: Some(address.len()) });
     Ok(Some((set, wanted)))

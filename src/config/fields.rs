@@ -35,6 +35,11 @@ pub(super) fn spells(key: &str, name: &str) -> bool {
     key.next().is_none()
 }
 
+/// The way to a key of what is at `path`.
+pub(super) fn inside(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}
+
 impl<'a> Fields<'a> {
     /// The object of a whole configuration.
     pub(super) fn root(pairs: &'a [(String, Json)]) -> Fields<'a> {
@@ -44,8 +49,7 @@ impl<'a> Fields<'a> {
     /// The value of `name`, a `null` included.
     pub(super) fn get_or_null(&self, name: &str) -> Option<Node<'a>> {
         let (key, json) = self.pairs.iter().rev().find(|(key, _)| spells(key, name))?;
-        let path = if self.path.is_empty() { key.clone() } else { format!("{}.{key}", self.path) };
-        Some(Node { path, json })
+        Some(Node { path: self.inside(key), json })
     }
 
     /// The value of `name`.
@@ -84,6 +88,11 @@ impl<'a> Fields<'a> {
         self.get(name).map_or(Ok(Vec::new()), |node| node.list())
     }
 
+    /// All pairs, as written.
+    pub(super) fn pairs(&self) -> &'a [(String, Json)] {
+        self.pairs
+    }
+
     /// The keys as written.
     pub(super) fn keys(&self) -> impl Iterator<Item = &'a str> {
         self.pairs.iter().map(|(key, _)| key.as_str())
@@ -94,9 +103,14 @@ impl<'a> Fields<'a> {
         &self.path
     }
 
-    /// Everything, as it was written.
-    pub(super) fn pairs(&self) -> &'a [(String, Json)] {
-        self.pairs
+    /// The way to a key here.
+    pub(super) fn inside(&self, key: &str) -> String {
+        inside(&self.path, key)
+    }
+
+    /// The way to `name`, as it is written; where it is not, the way here.
+    pub(super) fn way_to(&self, name: &str) -> String {
+        self.get_or_null(name).map_or_else(|| self.path.clone(), |node| node.path)
     }
 }
 
@@ -122,7 +136,8 @@ impl<'a> Node<'a> {
 
     /// "must be `wanted`, not ...".
     pub(super) fn must_be(&self, wanted: &str) -> ConfigError {
-        ConfigError::decode(format!("{} must be {wanted}, not {}", self.path, self.json.describe()))
+        let text = format!("{} must be {wanted}, not {}", self.path, self.json.describe());
+        ConfigError::decode(text).at(&self.path)
     }
 
     pub(super) fn text(&self) -> Result<&'a str, ConfigError> {

@@ -6,10 +6,12 @@
 //! Invariant: the sets that come out are disjoint.
 
 use super::cidr::{Cidr, addr, cidr};
-use super::error::ConfigError;
+use super::error::{ConfigError, Warning};
 use super::fields::Fields;
 use super::{Route, keys};
-use crate::net::{Addr, Family, GatewaySpec, Range, RangeSet, RangeSpec, Span, check_disjoint};
+use crate::net::{
+    Addr, Family, GatewaySpec, Range, RangeError, RangeSet, RangeSpec, Span, check_disjoint,
+};
 
 /// What ranges are made from.
 pub(super) struct Sources<'a> {
@@ -26,7 +28,9 @@ pub(super) struct Sources<'a> {
 }
 
 /// A range as written.
-struct Draft {
+struct Draft<'a> {
+    /// As it is written, for the place of what is wrong with it.
+    fields: Fields<'a>,
     subnet: Option<Cidr>,
     start: Option<Addr>,
     end: Option<Addr>,
@@ -36,7 +40,7 @@ struct Draft {
 /// The range sets: `runtimeConfig.ipRanges`, then `subnet`, then `ranges`.
 pub(super) fn range_sets(
     sources: &Sources,
-    warnings: &mut Vec<String>,
+    warnings: &mut Vec<Warning>,
 ) -> Result<Vec<RangeSet>, ConfigError> {
     let mut drafts = match sources.root.object("runtimeConfig")? {
         Some(runtime) => draft_sets(&runtime, "ipRanges", warnings)?,
@@ -48,14 +52,15 @@ pub(super) fn range_sets(
     } else if let Some(key) =
         ["rangeStart", "rangeEnd", "gateway"].iter().find(|k| sources.ipam.has(k))
     {
-        warnings.push(format!("ipam.{key} does nothing without ipam.subnet"));
+        let text = format!("ipam.{key} does nothing without ipam.subnet");
+        warnings.push(Warning::new(sources.ipam.way_to(key), text));
     }
     drafts.extend(draft_sets(sources.ipam, "ranges", warnings)?);
     if drafts.is_empty() {
         // They may well say where the ranges went.
         let mut text = vec!["no IP ranges specified; give ipam.subnet or ipam.ranges".to_owned()];
-        text.append(warnings);
-        return Err(ConfigError::invalid(text.join("; ")));
+        text.extend(warnings.iter().map(ToString::to_string));
+        return Err(ConfigError::invalid(text.join("; ")).at(sources.ipam.path()));
     }
     let mut sets = Vec::with_capacity(drafts.len());
     for (i, drafts) in drafts.iter().enumerate() {
@@ -72,16 +77,18 @@ pub(super) fn range_sets(
             }
         }
     }
-    check_disjoint(&sets)
-        .map_err(|(i, j)| ConfigError::invalid(format!("range set {i} overlaps with {j}")))?;
+    check_disjoint(&sets).map_err(|(i, j)| {
+        let second = drafts.get(j).and_then(|set| set.first()).map_or("ipam", |d| d.fields.path());
+        ConfigError::invalid(format!("range set {i} overlaps with {j}")).at(second)
+    })?;
     Ok(sets)
 }
 
-fn draft_sets(
-    fields: &Fields,
+fn draft_sets<'a>(
+    fields: &Fields<'a>,
     name: &str,
-    warnings: &mut Vec<String>,
-) -> Result<Vec<Vec<Draft>>, ConfigError> {
+    warnings: &mut Vec<Warning>,
+) -> Result<Vec<Vec<Draft<'a>>>, ConfigError> {
     let mut sets = Vec::new();
     for set in fields.list(name)? {
         // Go reads `null` as an empty list, which the rules refuse later.
@@ -97,11 +104,12 @@ fn draft_sets(
     Ok(sets)
 }
 
-fn draft(fields: &Fields) -> Result<Draft, ConfigError> {
+fn draft<'a>(fields: &Fields<'a>) -> Result<Draft<'a>, ConfigError> {
     let none = fields
         .get("gateway")
         .is_some_and(|node| node.text().is_ok_and(|text| text.eq_ignore_ascii_case("none")));
     Ok(Draft {
+        fields: fields.clone(),
         subnet: fields.get("subnet").map(|node| cidr(&node)).transpose()?,
         start: addr(fields, "rangeStart")?,
         end: addr(fields, "rangeEnd")?,
@@ -116,17 +124,19 @@ fn draft(fields: &Fields) -> Result<Draft, ConfigError> {
 fn range_set(
     drafts: &[Draft],
     sources: &Sources,
-    warnings: &mut Vec<String>,
+    warnings: &mut Vec<Warning>,
 ) -> Result<RangeSet, ConfigError> {
     let mut ranges = Vec::with_capacity(drafts.len());
     for draft in drafts {
         let Some(subnet) = draft.subnet else {
-            return Err(ConfigError::invalid("IP <nil> not v4 nor v6; every range needs a subnet"));
+            let text = "IP <nil> not v4 nor v6; every range needs a subnet";
+            return Err(ConfigError::invalid(text).at(draft.fields.path()));
         };
         if subnet.mapped() {
             return Err(ConfigError::invalid(format!(
                 "IPNet IP and Mask version mismatch; write the IPv4 subnet as {subnet}"
-            )));
+            ))
+            .at(draft.fields.way_to("subnet")));
         }
         let range = Range::new(&RangeSpec {
             addr: match subnet.subnet() {
@@ -139,20 +149,34 @@ fn range_set(
             gateway: draft.gateway,
             exclude: sources.exclude.to_vec(),
         })
-        .map_err(|e| ConfigError::invalid(e.to_string()))?;
+        .map_err(|e| {
+            let key = match e {
+                RangeError::Length(..) | RangeError::HostBits { .. } => "subnet",
+                RangeError::Start(..) | RangeError::StartAfterDefaultEnd(..) => "rangeStart",
+                RangeError::End(..) => "rangeEnd",
+            };
+            ConfigError::invalid(e.to_string()).at(draft.fields.way_to(key))
+        })?;
         if let Some(gateway) = range.gateway().filter(|g| !range.subnet().contains(*g)) {
-            warnings.push(format!(
+            let text = format!(
                 "the gateway {gateway} lies outside its subnet {}; containers cannot reach it directly",
                 range.subnet()
-            ));
+            );
+            warnings.push(Warning::new(draft.fields.way_to("gateway"), text));
         }
         ranges.push(range);
     }
-    RangeSet::new(ranges).map_err(|e| ConfigError::invalid(e.to_string()))
+    RangeSet::new(ranges).map_err(|e| {
+        let place = drafts.last().map_or("ipam.ranges", |d| d.fields.path());
+        ConfigError::invalid(e.to_string()).at(place)
+    })
 }
 
 /// `routes`, answered with the destination's host bits as they were written.
-pub(super) fn routes(ipam: &Fields, warnings: &mut Vec<String>) -> Result<Vec<Route>, ConfigError> {
+pub(super) fn routes(
+    ipam: &Fields,
+    warnings: &mut Vec<Warning>,
+) -> Result<Vec<Route>, ConfigError> {
     let mut routes = Vec::new();
     for item in ipam.list("routes")? {
         let fields = item.fields()?;
@@ -161,7 +185,8 @@ pub(super) fn routes(ipam: &Fields, warnings: &mut Vec<String>) -> Result<Vec<Ro
             return Err(ConfigError::invalid(format!(
                 "{}.dst is missing; a route needs a destination, as 0.0.0.0/0",
                 fields.path()
-            )));
+            ))
+            .at(fields.path()));
         };
         let dst = cidr(&dst)?;
         // Go leaves a zero out of the answer, except where it can tell it from nothing.

@@ -3,6 +3,9 @@
 //! Owns: the lists. Does not own: what the keys mean.
 //! Invariant: an unknown key is at most a warning; other programs' keys are not even that.
 
+use std::collections::HashSet;
+
+use super::error::Warning;
 use super::fields::{Fields, spells};
 
 /// Inside `ipam`.
@@ -80,19 +83,26 @@ pub(super) const CLUSTER: &[&str] = &[
 ];
 
 /// Warns of each key that is none of `known` and looks like one of them.
-pub(super) fn warn_of_near(fields: &Fields, known: &[&str], warnings: &mut Vec<String>) {
-    for key in fields.keys().filter(|key| !known.iter().any(|name| spells(key, name))) {
-        if let Some(meant) = nearest(key, known) {
-            let place = fields.path();
-            let dot = if place.is_empty() { "" } else { "." };
-            let warning =
-                format!("unknown key {place}{dot}{key} is ignored; did you mean {meant}?");
-            if !warnings.contains(&warning) {
-                warnings.push(warning);
-            }
-        }
-    }
+pub(super) fn warn_of_near(fields: &Fields, known: &[&str], warnings: &mut Vec<Warning>) {
+    let mut seen = HashSet::new();
+    let fresh = unknown(fields, known).filter(|key| seen.insert(*key));
+    warnings.extend(fresh.filter_map(|key| slip(fields, key, known)));
 }
+
+/// What to say of a key that looks like one of `known`.
+pub(super) fn slip(fields: &Fields, key: &str, known: &[&str]) -> Option<Warning> {
+    let meant = nearest(key, known)?;
+    let place = fields.inside(key);
+    let text = format!("unknown key {place} is ignored; did you mean {meant}?");
+    Some(Warning { place, text, slip: true })
+}
+
+/// The first keys that are none of `known`: who writes more of them does not want to be told of each.
+pub(super) fn unknown<'a>(fields: &Fields<'a>, known: &[&str]) -> impl Iterator<Item = &'a str> {
+    fields.keys().filter(|key| !known.iter().any(|name| spells(key, name))).take(MOST)
+}
+
+const MOST: usize = 100;
 
 /// The longest key that could be a slip of one of ours.
 const LONGEST: usize = 40;

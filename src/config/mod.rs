@@ -16,7 +16,9 @@ mod error;
 mod fields;
 pub mod gipam;
 mod host_local;
+pub mod inspect;
 mod keys;
+mod locate;
 mod native;
 mod netconf;
 mod place;
@@ -27,13 +29,18 @@ use std::path::PathBuf;
 
 pub use cluster::store;
 pub use duration::positive as duration;
-pub use error::ConfigError;
+pub use error::{ConfigError, Warning};
 use fields::Fields;
+pub use locate::Position;
 pub use netconf::Netconf;
 
 use crate::alloc::{Cooldown, OnDuplicate, Strategy, Wanted};
 use crate::model::{ContainerId, IfName, NetworkName, Origin, Owner, SetName, StoreSpec};
 use crate::net::{Addr, RangeSet, Subnet};
+
+/// The specification's versions that a configuration may name, oldest first; `cni::version` says what
+/// each of them means.
+pub const VERSIONS: [&str; 7] = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
 /// Which program's configuration it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,7 +115,7 @@ pub struct Config {
     pub log: Log,
     /// What an operator should know: unknown keys that are close to known ones, a gateway outside
     /// its subnet.
-    pub warnings: Vec<String>,
+    pub warnings: Vec<Warning>,
 }
 
 /// What a DEL or GC needs. There is always one, whatever the configuration looks like.
@@ -234,5 +241,6 @@ fn word<T: Copy + Default>(
             raw::quote(text),
             words.join(", ")
         ))
+        .at(fields.way_to(name))
     })
 }

@@ -6,7 +6,7 @@
 
 use super::args::{self, Args};
 use super::cidr::span;
-use super::error::ConfigError;
+use super::error::{ConfigError, Warning};
 use super::fields::Fields;
 use super::host_local::{Sources, range_sets, routes};
 use super::netconf::{Netconf, Rules, attachment, named};
@@ -122,6 +122,7 @@ fn shared(ipam: &Fields) -> Result<Option<NetworkName>, ConfigError> {
              digits, \"_\", \".\" and \"-\"",
             quote(text)
         ))
+        .at(ipam.way_to("shared"))
     })
 }
 
@@ -138,10 +139,11 @@ fn exclude(ipam: &Fields) -> Result<Vec<Span>, ConfigError> {
 }
 
 /// An exclusion that leaves nothing out is probably a slip.
-fn warn_of_idle(exclude: &[Span], sets: &[RangeSet], warnings: &mut Vec<String>) {
+fn warn_of_idle(exclude: &[Span], sets: &[RangeSet], warnings: &mut Vec<Warning>) {
     let bounds = || sets.iter().flat_map(RangeSet::ranges).map(Range::bounds);
     for span in exclude.iter().filter(|span| !bounds().any(|b| b.overlaps(**span))) {
-        warnings.push(format!("ipam.exclude: {span} lies in no range"));
+        let text = format!("ipam.exclude: {span} lies in no range");
+        warnings.push(Warning::new("ipam.exclude", text));
     }
 }
 
@@ -170,7 +172,8 @@ fn cooldown(ipam: &Fields) -> Result<Cooldown, ConfigError> {
             "ipam.cooldown is {}; it takes {}, not a negative one",
             quote(text),
             duration::HOW
-        )));
+        ))
+        .at(ipam.way_to("cooldown")));
     };
     let seconds = u32::try_from(nanos.div_ceil(1_000_000_000)).unwrap_or(u32::MAX);
     Ok(Cooldown { seconds, strict })

@@ -39,20 +39,22 @@ impl Netconf {
     /// Decodes JSON. What is wrong inside `ipam` is told by [`Netconf::config`], so that it cannot
     /// stop a DEL.
     pub fn decode(bytes: &[u8]) -> Result<Netconf, ConfigError> {
-        let fail = |e: &dyn std::fmt::Display| {
-            ConfigError::decode(format!("error unmarshall network config: {e}"))
-        };
-        let pairs = match Json::parse(bytes).map_err(|e| fail(&e))? {
-            Json::Object(pairs) => pairs,
+        match Json::parse(bytes).map_err(|e| fail(&e))? {
+            Json::Object(pairs) => Netconf::from_pairs(pairs),
             other => {
                 let what = other.describe();
-                return Err(fail(&format!("it must be an object, not {what}")));
+                Err(fail(&format!("it must be an object, not {what}")))
             }
-        };
+        }
+    }
+
+    /// The same, of what was parsed.
+    pub(super) fn from_pairs(pairs: Vec<(String, Json)>) -> Result<Netconf, ConfigError> {
         let root = Fields::root(&pairs);
-        let version = root.text("cniVersion").map_err(|e| fail(&e))?.unwrap_or(FIRST_VERSION);
+        let version = root.text("cniVersion").map_err(|e| fail(&e).at("cniVersion"))?;
+        let version = version.unwrap_or(FIRST_VERSION);
         let version = version.to_owned();
-        let name = root.text("name").map_err(|e| fail(&e))?.map(str::to_owned);
+        let name = root.text("name").map_err(|e| fail(&e).at("name"))?.map(str::to_owned);
         Ok(Netconf { pairs, version, name })
     }
 
@@ -141,12 +143,20 @@ impl Netconf {
     }
 }
 
+fn fail(e: &dyn std::fmt::Display) -> ConfigError {
+    ConfigError::decode(format!("error unmarshall network config: {e}"))
+}
+
 /// The network of this name, with the specification's messages.
 pub(super) fn named(name: &str) -> Result<NetworkName, ConfigError> {
-    NetworkName::new(name).map_err(|e| match e {
-        NameError::Empty => ConfigError::invalid("missing network name"),
-        _ => ConfigError::invalid("invalid characters found in network name").with_details(name),
-    })
+    NetworkName::new(name)
+        .map_err(|e| match e {
+            NameError::Empty => ConfigError::invalid("missing network name"),
+            _ => {
+                ConfigError::invalid("invalid characters found in network name").with_details(name)
+            }
+        })
+        .map_err(|e| e.at("name"))
 }
 
 /// The attachment, where a container is named.

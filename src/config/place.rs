@@ -8,7 +8,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::error::ConfigError;
+use super::error::{ConfigError, Warning};
 use super::fields::Fields;
 use super::raw::quote;
 use super::{Dialect, Inputs, Level, Log, LogFormat, cluster, duration, word};
@@ -30,7 +30,7 @@ pub(super) struct Place<'a> {
 
 impl Place<'_> {
     /// The store.
-    pub(super) fn store(self, warnings: &mut Vec<String>) -> Result<StoreSpec, ConfigError> {
+    pub(super) fn store(self, warnings: &mut Vec<Warning>) -> Result<StoreSpec, ConfigError> {
         let path = self.path()?;
         let persist = self.persist()?;
         let wait = self.wait(warnings)?;
@@ -119,7 +119,7 @@ impl Place<'_> {
     }
 
     /// `lockTimeout`, else `IPAM_DB_CONNECTION_TIMEOUT`; in the ECS dialect the other way round.
-    fn wait(self, warnings: &mut Vec<String>) -> Result<Wait, ConfigError> {
+    fn wait(self, warnings: &mut Vec<Warning>) -> Result<Wait, ConfigError> {
         let key = self.ipam.text("lockTimeout")?;
         let env = self.inputs.db_timeout.as_deref().map(str::trim).filter(|text| !text.is_empty());
         let env_first = self.dialect == Dialect::Ecs;
@@ -134,37 +134,42 @@ impl Place<'_> {
                 "parsing timeout string failed: {place} is {}, not {}",
                 quote(text),
                 duration::HOW
-            )));
+            ))
+            .at(self.ipam.way_to("lockTimeout")));
         };
         Ok(match u64::try_from(nanos) {
             Ok(0) => {
-                warnings.push(format!("{place} {text} waits for the store without bound"));
+                let why = format!("{place} {text} waits for the store without bound");
+                warnings.push(Warning::new(place, why));
                 Wait::Forever
             }
             Ok(nanos) => Wait::For(Duration::from_nanos(nanos)),
             Err(_) => {
-                warnings.push(format!("{place} {text} does not wait for the store at all"));
+                let why = format!("{place} {text} does not wait for the store at all");
+                warnings.push(Warning::new(place, why));
                 Wait::Try
             }
         })
     }
 
     /// The log: `logFile`, `logLevel` and `logFormat`; in the ECS dialect its environment variables first.
-    pub(super) fn log(self, warnings: &mut Vec<String>) -> Result<Log, ConfigError> {
+    pub(super) fn log(self, warnings: &mut Vec<Warning>) -> Result<Log, ConfigError> {
         if self.dialect != Dialect::Ecs {
             self.ipam.text("logFile")?;
             if let Some(text) = self.ipam.text("logLevel")?.filter(|t| level(t).is_none()) {
-                warnings.push(format!(
+                let why = format!(
                     "ipam.logLevel is {}, not one of debug, info, warn, error, off; info is used",
                     quote(text)
-                ));
+                );
+                warnings.push(Warning::new(self.ipam.way_to("logLevel"), why));
             }
             let unknown = |t: &&str| LogFormat::named(t).is_none();
             if let Some(text) = self.ipam.text("logFormat")?.filter(unknown) {
-                warnings.push(format!(
+                let why = format!(
                     "ipam.logFormat is {}, not one of text, json; text is used",
                     quote(text)
-                ));
+                );
+                warnings.push(Warning::new(self.ipam.way_to("logFormat"), why));
             }
         }
         Ok(self.log_anyway())

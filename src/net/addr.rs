@@ -67,6 +67,13 @@ impl Addr {
         Addr::from_bits(self.family, self.bits.checked_sub(1)?)
     }
 
+    /// The prefix of `len` bits that holds it; all of it where the family has no more bits.
+    pub fn prefix(self, len: u8) -> Subnet {
+        let len = len.min(self.family.bits());
+        let host = Subnet::host_mask(self.family, len).unwrap_or(0);
+        Subnet { base: Addr { family: self.family, bits: self.bits & !host }, len }
+    }
+
     /// The standard library's form.
     pub fn ip(self) -> IpAddr {
         match self.family {

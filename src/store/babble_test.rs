@@ -1,11 +1,13 @@
 //! Servers that answer nonsense, or slowly: an error in time, never a panic, a lease or "there is
 //! nothing".
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::cas::{Commit, Engine, Expect, Step, Write};
 use super::contract::{add, at, del, dual};
 use super::{Store, open};
 use crate::alloc::Command;
@@ -26,8 +28,8 @@ fn babbler(answer: Vec<u8>, slow: bool) -> String {
     format!("http://127.0.0.1:{port}")
 }
 
-fn answer_one(mut client: TcpStream, answer: &[u8], slow: bool) -> std::io::Result<()> {
-    let mut request = BufReader::new(client.try_clone()?);
+/// Reads a request; answers its body.
+fn read_request(request: &mut impl BufRead) -> std::io::Result<Vec<u8>> {
     let mut length = 0;
     loop {
         let mut line = String::new();
@@ -39,7 +41,13 @@ fn answer_one(mut client: TcpStream, answer: &[u8], slow: bool) -> std::io::Resu
             break;
         }
     }
-    request.read_exact(&mut vec![0; length])?;
+    let mut body = vec![0; length];
+    request.read_exact(&mut body)?;
+    Ok(body)
+}
+
+fn answer_one(mut client: TcpStream, answer: &[u8], slow: bool) -> std::io::Result<()> {
+    read_request(&mut BufReader::new(client.try_clone()?))?;
     for byte in answer.chunks(if slow { 1 } else { usize::MAX }) {
         client.write_all(byte)?;
         if slow {
@@ -136,7 +144,118 @@ fn slowness_is_bounded() {
     for spec in stores(&slow, Duration::from_millis(500)) {
         let begin = Instant::now();
         let outcome = open(&spec).unwrap().apply(&Command::Add(add("c1", &dual())), &at(1));
-        assert!(matches!(outcome, Err(Error::Store(StoreError::Unanswered { .. }))), "{outcome:?}");
+        let failed = matches!(
+            outcome,
+            Err(Error::Store(StoreError::Unavailable { .. } | StoreError::Unanswered { .. }))
+        );
+        assert!(failed, "{outcome:?}");
         assert!(begin.elapsed() < Duration::from_millis(1500), "{:?}", begin.elapsed());
+    }
+}
+
+/// A server that gives one answer after the other, and tells what it was asked.
+fn scripted(answers: Vec<(&'static str, String)>) -> (String, mpsc::Receiver<serde_json::Value>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let (told, asked) = mpsc::channel();
+    thread::spawn(move || {
+        for (status, body) in answers {
+            let mut client = listener.accept().unwrap().0;
+            let request = read_request(&mut BufReader::new(client.try_clone().unwrap())).unwrap();
+            told.send(serde_json::from_slice(&request).unwrap()).unwrap();
+            let length = body.len();
+            let head =
+                format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {length}");
+            client.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).unwrap();
+        }
+    });
+    (endpoint, asked)
+}
+
+fn an_etcd(endpoint: &str) -> super::etcd::Etcd {
+    match &stores(endpoint, Duration::from_secs(10))[0] {
+        StoreSpec::Etcd(spec) => super::etcd::Etcd::new(spec).unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What a page of a listing may say: the record of this path, and the newest revision.
+fn page(path: &str, revision: u32, more: bool) -> (&'static str, String) {
+    use base64::Engine as _;
+    let key = base64::engine::general_purpose::STANDARD.encode(format!("sublet/{path}"));
+    let kv = format!(r#"{{"key":"{key}","value":"AAAA","mod_revision":"3"}}"#);
+    let header = format!(r#""header":{{"revision":"{revision}"}}"#);
+    ("200 OK", format!(r#"{{{header},"kvs":[{kv}],"more":{more},"count":"3"}}"#))
+}
+
+#[test]
+fn a_listing_is_of_one_moment_and_begun_anew_if_that_is_compacted() {
+    let gone = || {
+        let text =
+            r#"{"error":"etcdserver: mvcc: required revision has been compacted","code":11}"#;
+        ("400 Bad Request", text.to_owned())
+    };
+    let answers = vec![
+        page("ip/a", 7, true),
+        gone(),
+        page("ip/a", 8, true),
+        page("ip/b", 9, true),
+        page("ip/c", 10, false),
+    ];
+    let (endpoint, asked) = scripted(answers);
+    let until = Instant::now() + Duration::from_secs(10);
+    let found = an_etcd(&endpoint).list("ip/", until).unwrap();
+    assert_eq!(found.into_keys().collect::<Vec<_>>(), ["ip/a", "ip/b", "ip/c"]);
+    let revisions: Vec<String> =
+        asked.iter().map(|body| body["revision"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(revisions, ["0", "7", "0", "8", "8"], "not the newest when a page was read");
+    // Not for ever.
+    let (endpoint, asked) = scripted(
+        (0..20).map(|i| if i % 2 == 0 { page("ip/a", 7, true) } else { gone() }).collect(),
+    );
+    let error = an_etcd(&endpoint).list("ip/", until).unwrap_err().to_string();
+    assert!(error.contains("compacted"), "{error}");
+    assert_eq!(asked.try_iter().count(), 8);
+}
+
+#[test]
+fn an_echo_of_the_password_or_a_token_is_in_no_message() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("password");
+    std::fs::write(&file, "se-cret").unwrap();
+    for (status, body) in [
+        ("400 Bad Request", r#"you said {"name":"u","password":"se-cret"}"#),
+        ("400 Bad Request", r#"{"error":"no user with se-cret","code":3}"#),
+        ("200 OK", r#""se-cret""#),
+    ] {
+        let (endpoint, _asked) = scripted(vec![(status, body.to_owned())]);
+        let StoreSpec::Etcd(mut spec) = stores(&endpoint, Duration::from_secs(10))[0].clone()
+        else {
+            panic!("the first is etcd");
+        };
+        spec.login = Some(("u".to_owned(), file.clone()));
+        let until = Instant::now() + Duration::from_secs(10);
+        let error = super::etcd::Etcd::new(&spec).unwrap().get(&["ip/a"], until).unwrap_err();
+        let text = format!("{error} {error:?}");
+        assert!(!text.contains("se-cret"), "{text}");
+    }
+}
+
+#[test]
+fn an_answer_that_tells_nothing_leaves_open_what_became_of_a_commit() {
+    let write = Write::Put(b"x".to_vec());
+    let step = Step { path: "ip/a".to_owned(), expect: Expect::Absent, write };
+    let deep = r#"{"responses":[{"response_txn":{"succeeded":true}}]}"#;
+    for (status, body) in [
+        ("200 OK", "{}"),
+        ("200 OK", deep),
+        ("408 Request Timeout", r#"{"error":"grpc: the client connection is closing","code":1}"#),
+        ("499 Client Closed", r#"{"error":"context canceled","code":1}"#),
+        ("503 Service Unavailable", r#"{"error":"etcdserver: leader changed","code":14}"#),
+    ] {
+        let (endpoint, _asked) = scripted(vec![(status, body.to_owned())]);
+        let until = Instant::now() + Duration::from_secs(10);
+        let came = an_etcd(&endpoint).commit(&[std::slice::from_ref(&step)], until);
+        assert!(matches!(came, Ok(Commit::Lost(_))), "{status} {body}: {came:?}");
     }
 }

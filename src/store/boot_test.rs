@@ -101,6 +101,23 @@ fn an_unknown_boot_keeps_leases_on_disk() {
 }
 
 #[test]
+fn a_reservation_outlives_a_boot_as_it_was_written_last() {
+    let host = Host::new();
+    let mut store = host.store(Persist::Boot);
+    given(&mut store, &low("c1", &range()), &boot(1));
+    for note in ["printer", "scanner"] {
+        let (addrs, note) = (vec![addr("10.0.0.9")], Some(note.to_owned()));
+        let reserve = Reserve { set: net(), addrs, note, holder: None };
+        store.apply(&Command::Reserve(reserve), &boot(1)).unwrap();
+    }
+    for n in [1, 2] {
+        let all = listed(&mut store, &boot(n));
+        let reserved = all.iter().find(|l| l.addr == addr("10.0.0.9")).unwrap();
+        assert_eq!(reserved.origin.note.as_deref(), Some("scanner"), "boot {n}");
+    }
+}
+
+#[test]
 fn what_must_outlive_a_boot_does() {
     let host = Host::new();
     let mut store = host.store(Persist::Boot);

@@ -39,10 +39,7 @@ fn other_than_lease<K: KvMut>(
             end_cooling(tables, set, cooling)?;
             occupancy::free(tables, set, cooling.addr)
         }
-        Change::Cool(set, cooling) => {
-            occupancy::take(tables, set, cooling.addr)?;
-            cool(tables, set, cooling)
-        }
+        Change::Cool(set, cooling) => cool(tables, set, cooling),
         Change::Cursor(set, range, addr) => {
             let key = keys::cursor(set, *range);
             tables.kv.put(&key, &codec::addr(&key, *addr))

@@ -250,7 +250,7 @@ fn understand(reply: &Reply) -> Answer {
                 Some(failed) => Answer::Undone(failed.what.clone()),
             }
         }
-        (status, _) if status < 500 || reply.text().contains(NO_SUCH_DC) => {
+        (status, _) if reply.is_turned_down() || reply.text().contains(NO_SUCH_DC) => {
             Answer::Undone(format!("{status} {}", reply.text()))
         }
         (status, _) => Answer::Unknown(format!("{status} {}", reply.text())),

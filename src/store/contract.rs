@@ -6,6 +6,7 @@
 use std::rc::Rc;
 
 use super::memory::Memory;
+use super::tells::tells;
 use super::{Embedded, Store, operator_test};
 use crate::alloc::{
     Add, Check, Command, Context, Cooldown, Del, Gc, Legacy, LegacyCursor, LegacyLease,
@@ -17,42 +18,6 @@ use crate::model::{
     Persist, Pod, SetName, Wait,
 };
 use crate::net::{Addr, GatewaySpec, Range, RangeSet, RangeSpec};
-
-/// What a store tells, told by another one: for those that stand before one in a test.
-macro_rules! tells {
-    ($me:ident => $store:expr) => {
-        fn pools(&mut $me) -> Result<Vec<crate::model::Pool>, StoreError> {
-            $store.pools()
-        }
-        fn taken(&mut $me, cx: &Context, each: &mut crate::store::Taken<'_>) -> Result<(), StoreError> {
-            $store.taken(cx, each)
-        }
-        fn definitions(&mut $me, cx: &Context) -> Result<Vec<crate::alloc::Definition>, StoreError> {
-            Store::definitions(&mut *$store, cx)
-        }
-        fn history(
-            &mut $me,
-            cx: &Context,
-            wanted: &mut crate::store::Wanted<'_>,
-        ) -> Result<Vec<crate::model::Event>, StoreError> {
-            $store.history(cx, wanted)
-        }
-        fn problems(
-            &mut $me,
-            cx: &Context,
-            each: &mut dyn FnMut(crate::store::Problem),
-        ) -> Result<(), StoreError> {
-            $store.problems(cx, each)
-        }
-        fn repair(&mut $me, cx: &Context) -> Result<crate::store::Repair, StoreError> {
-            $store.repair(cx)
-        }
-        fn counters(&mut $me, cx: &Context) -> Result<Vec<crate::model::Counter>, StoreError> {
-            $store.counters(cx)
-        }
-    };
-}
-pub(super) use tells;
 
 /// Handles to one store.
 pub type Make<'a> = &'a dyn Fn() -> Box<dyn Store>;

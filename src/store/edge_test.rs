@@ -4,9 +4,10 @@
 use std::path::Path;
 use std::rc::Rc;
 
-use super::contract::{add, addr, at, attachment, del, given, leases, net, owner, set, tells};
+use super::contract::{add, addr, at, attachment, del, given, leases, net, owner, set};
 use super::fake_cas::{FakeCas, Server};
 use super::memory::Memory;
+use super::tells::tells;
 use super::view::Kv;
 use super::{Embedded, Store, keys, redb};
 use crate::alloc::{

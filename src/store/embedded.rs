@@ -349,16 +349,17 @@ impl Embedded {
         }
         redb::write(&place.path, place.flush, &lock, |tables| {
             for change in &outliving {
-                // A reservation may be there from an earlier boot already, or be gone.
-                let there = match change {
-                    Change::Put(l) | Change::Free { lease: l, .. } => {
-                        Some(tables.lease(&l.set, l.addr)?.is_some())
+                // A reservation may be there from an earlier boot already, with another note, or be
+                // gone.
+                let here = match change {
+                    Change::Put(l) => {
+                        tables.lease(&l.set, l.addr)?.is_none_or(|there| there.owner == l.owner)
                     }
-                    _ => None,
+                    Change::Free { lease: l, .. } => tables.lease(&l.set, l.addr)?.is_some(),
+                    _ => true,
                 };
-                match (change, there) {
-                    (Change::Put(_), Some(true)) | (Change::Free { .. }, Some(false)) => {}
-                    _ => drop(changes::make(tables, change, cx.now)?),
+                if here {
+                    changes::make(tables, change, cx.now)?;
                 }
             }
             Ok(ControlFlow::Continue(()))

@@ -32,6 +32,10 @@ const DEPTH: usize = 16;
 const PAGE: usize = 4096;
 /// gRPC's code for a caller whom the server does not know, or no longer.
 const UNAUTHENTICATED: u64 = 16;
+/// How often a look in several steps is begun: its revision may be compacted away meanwhile.
+const LOOKS: usize = 4;
+/// What the server says of such a revision.
+const COMPACTED: &str = "required revision has been compacted";
 /// What the server says of a token from before users or roles were changed (JWT).
 const OUTDATED: &str = "auth store is old";
 
@@ -109,6 +113,8 @@ struct Refusal {
 enum Trouble {
     /// Nothing was done.
     Undone(String),
+    /// The same: what was looked at is no longer kept.
+    Compacted(String),
     /// Something may have been done.
     Unknown(String),
 }
@@ -201,9 +207,15 @@ impl Etcd {
         let reply = self.send(request, until)?;
         if reply.status != 200 {
             let refusal: Refusal = serde_json::from_slice(&reply.body).unwrap_or_default();
-            return Err(refused(&reply, &refusal));
+            let why = |why: String| why.replace(login.password.expose(), "(password)");
+            // Whatever answers there may repeat what it was told.
+            return Err(match refused(&reply, &refusal) {
+                Trouble::Unknown(text) => Trouble::Unknown(why(text)),
+                Trouble::Undone(text) | Trouble::Compacted(text) => Trouble::Undone(why(text)),
+            });
         }
-        let Token { token } = parse(&reply)?;
+        // What is wrong with it is not told: it may be a token.
+        let Token { token } = parse(&reply).map_err(|_| nonsense())?;
         let token = Secret::parse(&token).ok_or_else(nonsense)?;
         // Where it cannot be kept, the next process logs in again.
         let _ = login.kept.write(&token);
@@ -255,8 +267,30 @@ impl Etcd {
     }
 
     fn unavailable(&self, doing: &str, trouble: Trouble) -> StoreError {
-        let (Trouble::Undone(why) | Trouble::Unknown(why)) = trouble;
+        let (Trouble::Undone(why) | Trouble::Compacted(why) | Trouble::Unknown(why)) = trouble;
         StoreError::Unavailable { doing: doing.to_owned(), place: self.place(), source: why.into() }
+    }
+
+    /// A look in several steps, all as of one moment: begun anew if that moment is compacted away.
+    fn at_one_moment<T>(
+        &self,
+        doing: &str,
+        look: impl Fn() -> Result<T, Trouble>,
+    ) -> Result<T, StoreError> {
+        let mut found = look();
+        for _ in 1..LOOKS {
+            if !matches!(found, Err(Trouble::Compacted(_))) {
+                break;
+            }
+            found = look();
+        }
+        found.map_err(|trouble| self.unavailable(doing, trouble))
+    }
+
+    /// A commit that may have happened.
+    fn lost(&self, why: String) -> Commit {
+        let (doing, place) = ("commit to".to_owned(), self.place());
+        Commit::Lost(StoreError::Unanswered { doing, place, source: why.into() })
     }
 
     /// What the ranges of a transaction found, of just these paths.
@@ -301,12 +335,16 @@ fn parse<T: DeserializeOwned>(reply: &Reply) -> Result<T, Trouble> {
         .map_err(|e| Trouble::Unknown(format!("an answer that is not etcd's: {e}")))
 }
 
-/// What a status other than 200 means: below 500 the request was looked at and turned down; above, it
-/// may be carried out yet.
+/// What a status other than 200 means: the request was looked at and turned down, or it may be carried
+/// out yet.
 fn refused(reply: &Reply, refusal: &Refusal) -> Trouble {
     let why = if refusal.error.is_empty() { reply.text() } else { refusal.error.trim().to_owned() };
     let why = format!("{} {why}", reply.status);
-    if reply.status < 500 { Trouble::Undone(why) } else { Trouble::Unknown(why) }
+    match reply.is_turned_down() {
+        true if why.contains(COMPACTED) => Trouble::Compacted(why),
+        true => Trouble::Undone(why),
+        false => Trouble::Unknown(why),
+    }
 }
 
 impl Engine for Etcd {
@@ -331,11 +369,12 @@ impl Engine for Etcd {
             let mut from = self.key(prefix);
             // "0" follows the slash that every prefix ends in.
             let end = self.key(&format!("{}0", prefix.trim_end_matches('/')));
-            // All pages as of one moment.
-            let mut revision = "0".to_owned();
+            // The first page's; those behind it tell which is the newest by then.
+            let mut revision = None;
             loop {
                 let body = json!({
-                    "key": from, "range_end": end, "limit": PAGE.to_string(), "revision": revision,
+                    "key": from, "range_end": end, "limit": PAGE.to_string(),
+                    "revision": revision.as_deref().unwrap_or("0"),
                 });
                 let page: RangeReply = self.call("/v3/kv/range", &body, true, until)?;
                 if page.header.revision.is_empty() {
@@ -350,10 +389,10 @@ impl Engine for Etcd {
                     Some((last, _)) if page.more => from = self.key(&format!("{last}\0")),
                     _ => return Ok(found),
                 }
-                revision = page.header.revision;
+                revision.get_or_insert(page.header.revision);
             }
         };
-        read().map_err(|trouble| self.unavailable("list the leases of", trouble))
+        self.at_one_moment("list the leases of", read)
     }
 
     fn kontena_keys(
@@ -369,15 +408,14 @@ impl Engine for Etcd {
     fn counts(&self, _: &str, windows: &[Window], until: Instant) -> Result<Vec<u64>, StoreError> {
         let read = || {
             let mut counts = Vec::new();
-            // All as of one moment.
-            let mut revision = "0".to_owned();
+            let mut revision = None::<String>;
             for some in windows.chunks(ROOM) {
                 let one = |window: &Window| {
                     // The smallest key behind the last one.
                     let end = self.key(&format!("{}\0", window.last));
                     json!({ "request_range": {
                         "key": self.key(&window.first), "range_end": end,
-                        "count_only": true, "revision": revision,
+                        "count_only": true, "revision": revision.as_deref().unwrap_or("0"),
                     } })
                 };
                 let success: Vec<Value> = some.iter().map(one).collect();
@@ -386,12 +424,12 @@ impl Engine for Etcd {
                 for found in reply.responses.into_iter().filter_map(|r| r.response_range) {
                     counts.push(if found.count.is_empty() { Ok(0) } else { found.count.parse() });
                 }
-                revision = reply.header.revision;
+                revision.get_or_insert(reply.header.revision);
             }
             let counts: Vec<u64> = counts.into_iter().flatten().collect();
             if counts.len() == windows.len() { Ok(counts) } else { Err(nonsense()) }
         };
-        read().map_err(|trouble| self.unavailable("count the leases of", trouble))
+        self.at_one_moment("count the leases of", read)
     }
 
     fn alternatives(&self) -> usize {
@@ -413,22 +451,19 @@ impl Engine for Etcd {
             };
             Some(self.transaction(steps, &failure))
         });
-        match self.call::<TxnReply>("/v3/kv/txn", &body, false, until) {
-            Ok(reply) => {
-                let (depth, reply) = innermost(reply);
-                if reply.succeeded {
-                    return Ok(Commit::Done(depth));
-                }
-                self.truths(compared.into_iter(), reply.responses)
-                    .map(|truths| Commit::Conflict(Conflict::Seen(truths)))
-                    .map_err(|trouble| self.unavailable("commit to", trouble))
+        let done = self.call::<TxnReply>("/v3/kv/txn", &body, false, until).and_then(|reply| {
+            let (depth, reply) = innermost(reply);
+            match reply.succeeded {
+                true if depth < tries.len() => Ok(Commit::Done(depth)),
+                true => Err(nonsense()),
+                false => self
+                    .truths(compared.into_iter(), reply.responses)
+                    .map(|truths| Commit::Conflict(Conflict::Seen(truths))),
             }
-            Err(Trouble::Unknown(why)) => Ok(Commit::Lost(StoreError::Unanswered {
-                doing: "commit to".to_owned(),
-                place: self.place(),
-                source: why.into(),
-            })),
-            Err(undone) => Err(self.unavailable("commit to", undone)),
+        });
+        match done {
+            Err(Trouble::Unknown(why)) => Ok(self.lost(why)),
+            done => done.map_err(|undone| self.unavailable("commit to", undone)),
         }
     }
 }

@@ -18,13 +18,16 @@ use super::cas::audit::assert_sound;
 use super::cas::{
     Cas, Commit, Conflict, Engine, Entry, Expect, Notes, OldKey, Step, Truths, Window, Write,
 };
-use super::contract::tells;
+use super::tells::tells;
 use crate::alloc::{Command, Context, Outcome};
 use crate::error::{Error, StoreError};
 use crate::model::{Lease, NetworkName, NetworkRecord, NodeRecord, Persist};
 
 /// Operations of one transaction (Consul 1.8).
 const LIMIT: usize = 64;
+
+/// A prefix, and what another client does once that was listed.
+pub type Watcher = (&'static str, Box<dyn FnOnce()>);
 
 /// The server.
 #[derive(Default)]
@@ -50,6 +53,8 @@ pub struct Server {
     pub old: RefCell<BTreeMap<String, Entry>>,
     /// Runs once before the next commit: another client.
     pub intruder: RefCell<Option<Box<dyn FnOnce()>>>,
+    /// Runs once after the next listing of this prefix: another client.
+    pub watcher: RefCell<Option<Watcher>>,
     /// How many commits are left before every call fails: the client is killed.
     pub left: Cell<Option<usize>>,
     /// Where the nodes' boots note what they have done.
@@ -151,7 +156,13 @@ impl Engine for Rc<Server> {
         let data = self.data.borrow();
         let below =
             data.range(prefix.to_owned()..).take_while(|(path, _)| path.starts_with(prefix));
-        Ok(below.map(|(path, entry)| (path.clone(), entry.clone())).collect())
+        let found = below.map(|(path, entry)| (path.clone(), entry.clone())).collect();
+        drop(data);
+        let watcher = self.watcher.borrow_mut().take_if(|(of, _)| *of == prefix);
+        if let Some((_, act)) = watcher {
+            act();
+        }
+        Ok(found)
     }
 
     fn old_keys(

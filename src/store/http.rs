@@ -109,6 +109,12 @@ impl Reply {
 }
 
 impl Reply {
+    /// Whether the request was looked at and refused. That a client hung up (408 and 499; so says etcd's
+    /// gateway while its server stops) does not tell what became of the request.
+    pub fn is_turned_down(&self) -> bool {
+        self.status < 500 && ![408, 499].contains(&self.status)
+    }
+
     /// Whether it is a server's error that may be over in a moment: there is no leader, say.
     fn may_pass(&self, hopeless: &str) -> bool {
         self.status >= 500 && (hopeless.is_empty() || !self.text().contains(hopeless))

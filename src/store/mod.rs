@@ -60,6 +60,8 @@ mod servers;
 #[cfg(test)]
 mod servers_test;
 mod sound;
+#[cfg(test)]
+mod tells;
 mod token;
 #[cfg(test)]
 mod told_test;

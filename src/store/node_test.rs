@@ -9,7 +9,7 @@ use std::rc::Rc;
 use super::Store;
 use super::cas::Notes;
 use super::contract::{add, addr, at, attachment, del, dual, freed, given, net, owner, set};
-use super::fake_cas::{FakeCas, Server};
+use super::fake_cas::{FakeCas, Server, go_on};
 use super::pool_cases::{ask, lease, pool, want};
 use crate::alloc::{
     Add, Check, Command, Context, Define, Gc, OnDuplicate, Outcome, Reserve, Status, Strategy,
@@ -131,6 +131,48 @@ fn what_ended_on_another_node_is_free_as_well() {
     assert!(store.apply(&Command::Add(add("g", &sets)), &other).is_err());
     assert_eq!(listed(&mut store, &other).len(), 12);
     assert_eq!(paths(&server), 3 * 6);
+}
+
+/// It boots again, and leases, while another looks which of its leases have ended.
+#[test]
+fn a_lease_of_a_boot_that_has_just_begun_is_not_taken() {
+    for nests in [false, true] {
+        let server = Rc::new(Server::default());
+        server.nests.set(nests);
+        let mut store = FakeCas::new(server.clone());
+        // One address.
+        let sets = [set("10.0.0.0/30")];
+        given(&mut store, &add("c", &sets), &boot(1));
+        let elsewhere = Add { set: SetName("elsewhere".into()), ..add("x", &sets) };
+        given(&mut store, &elsewhere, &boot(2));
+        let (theirs, new) = (server.clone(), add("new", &sets));
+        *server.watcher.borrow_mut() = Some((
+            "node/",
+            Box::new(move || drop(given(&mut FakeCas::new(theirs), &new, &boot(3)))),
+        ));
+        let other = on("other", "machine2", 1);
+        let outcome = store.apply(&Command::Add(add("late", &sets)), &other);
+        assert!(matches!(outcome, Err(Error::Refused(Refusal::Exhausted { .. }))), "{outcome:?}");
+        assert!(server.watcher.borrow().is_none());
+        let left = listed(&mut store, &other);
+        assert!(left.iter().any(|l| l.owner == owner("new")), "{left:?}");
+    }
+}
+
+/// Nobody waits for a DEL any more; then its container is told that it has the address.
+#[test]
+fn a_del_that_was_given_up_frees_nothing_later() {
+    let server = Rc::new(Server::default());
+    let mut store = FakeCas::new(server.clone());
+    let sets = [set("10.0.0.0/24")];
+    let first = given(&mut store, &add("c", &sets), &boot(1));
+    server.stopped.set(1000);
+    store.apply(&del("c"), &boot(1)).unwrap_err();
+    server.stopped.set(0);
+    assert_eq!(given(&mut FakeCas::new(server.clone()), &add("c", &sets), &boot(1)), first);
+    go_on(&server);
+    assert_eq!(listed(&mut store, &boot(1)).len(), 1);
+    assert_eq!(freed(&mut store, &del("c"), &boot(1)), first);
 }
 
 /// Without notes, and whatever time it is: the clock was set back.

@@ -101,6 +101,26 @@ fn a_takeover_that_was_interrupted_is_ended_by_the_next_add() {
     assert_eq!(leases(&mut store).len(), 201);
 }
 
+/// Another node takes all over, and a container ends, while this one has read the old keys already.
+#[test]
+fn who_is_late_with_a_takeover_brings_nothing_back() {
+    for nests in [false, true] {
+        let server = old_server();
+        server.nests.set(nests);
+        let other = server.clone();
+        *server.intruder.borrow_mut() = Some(Box::new(move || {
+            let mut store = FakeCas::new(other);
+            given(&mut store, &old_add("theirs"), &at(1));
+            assert_eq!(freed(&mut store, &old_del("old-9"), &at(1)), [addr("10.0.0.9")]);
+        }));
+        let mut store = FakeCas::new(server);
+        given(&mut store, &old_add("mine"), &at(1));
+        let left = leases(&mut store);
+        assert!(left.iter().all(|l| l.addr != addr("10.0.0.9")), "it is back");
+        assert_eq!(left.len(), 200);
+    }
+}
+
 #[test]
 fn old_keys_that_mean_nothing_refuse_the_add() {
     for (key, value, word) in [

@@ -7,10 +7,8 @@
 //! anew; one that cannot be kept costs the next process a login. A token is given to no other cluster
 //! than the one it is from.
 
-use std::fs::{self, DirBuilder, OpenOptions};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::http::Secret;
@@ -45,16 +43,7 @@ impl TokenFile {
 
     /// Keeps a token in place of another.
     pub fn write(&self, token: &Secret) -> io::Result<()> {
-        if let Some(folder) = self.path.parent() {
-            DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        }
-        let temporary = self.path.with_extension(std::process::id().to_string());
-        // Of a process with our number that was killed here.
-        let _ = fs::remove_file(&temporary);
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
-        let written = file.and_then(|mut file| {
-            file.write_all(format!("{}\n{}\n", self.whose, token.expose()).as_bytes())
-        });
-        written.and_then(|()| fs::rename(&temporary, &self.path))
+        let text = format!("{}\n{}\n", self.whose, token.expose());
+        plain_file::put(&self.path, text.as_bytes(), &std::process::id().to_string())
     }
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// A running server.
@@ -35,10 +35,19 @@ impl Server {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// How clients reach it.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address())
+    }
+
     /// What `--store` takes, under a prefix of its own.
     pub fn store(&self, prefix: &str) -> String {
-        let endpoint = format!("http://{}", self.address());
-        json!({ self.engine: { "endpoints": [endpoint], "prefix": prefix } }).to_string()
+        self.conf(prefix).to_string()
+    }
+
+    /// The same as a configuration's `store`.
+    pub fn conf(&self, prefix: &str) -> Value {
+        json!({ self.engine: { "endpoints": [self.endpoint()], "prefix": prefix } })
     }
 
     /// Sends it a signal: `STOP`, `CONT`.

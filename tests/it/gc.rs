@@ -459,9 +459,9 @@ fn nothing_is_freed_without_a_word() {
     let plain = Call::sublet().arg("gc").arg("--store").arg(&store).arg("--grace=0s");
     host.until_lost(&["--dry-run"], "gone");
     let asked = plain.run();
-    asked.check(asked.code == Some(1) && asked.stderr.contains("--yes"), "there is no terminal");
+    asked.check(asked.code == Some(2) && asked.stderr.contains("--yes"), "there is no terminal");
     let json = plain.clone().arg("--json").run();
-    json.check(json.code == Some(1) && json.stderr.contains("--yes"), "JSON does not ask");
+    json.check(json.code == Some(2) && json.stderr.contains("--yes"), "JSON does not ask");
     assert!(host.is_leased("gone"));
     host.add("never", "/var/run/netns/no-such-namespace");
     let quiet = plain.clone().arg("--dry-run").arg("--quiet").run();

@@ -6,9 +6,10 @@
 // A test's helpers may fail as a test does.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod cluster;
+mod check;
 mod clusters;
 mod cni;
+mod commands;
 mod config;
 mod damage;
 mod delegate;
@@ -21,6 +22,7 @@ mod faults;
 mod flushes;
 mod format;
 mod gc;
+mod handover;
 mod host;
 mod import;
 mod inject;
@@ -42,6 +44,8 @@ mod reboot;
 mod supply;
 mod swarm;
 mod takeover;
+mod terminal;
 mod tidy;
 mod told;
+mod troubleshooting;
 mod web;

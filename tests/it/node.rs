@@ -5,93 +5,13 @@
 //! a /run that lasts as long as its boot.
 
 use std::fs;
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::lab::{Lab, SUBLET, addresses};
-
-struct Server {
-    child: Child,
-    /// As `store` takes it.
-    store: Value,
-    _lab: Lab,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn ports<const N: usize>() -> [u16; N] {
-    let held = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    held.map(|listener| listener.local_addr().unwrap().port())
-}
-
-fn start(program: &str, args: &[String], lab: Lab, store: Value) -> Server {
-    let log = fs::File::create(lab.join("log")).unwrap();
-    // The kernel ends it with us.
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", program]).args(args);
-    command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-    let server =
-        Server { child: command.spawn().expect("setpriv, of util-linux"), store, _lab: lab };
-    let end = Instant::now() + Duration::from_secs(60);
-    let probe = Node::new("probe", "0");
-    while !probe.sublet(&server, &["list"], "").succeeded() {
-        assert!(Instant::now() < end, "{program} does not answer");
-        #[expect(clippy::disallowed_methods, reason = "a test waits for another process")]
-        thread::sleep(Duration::from_millis(100));
-    }
-    server
-}
-
-fn etcd() -> Server {
-    let lab = Lab::new();
-    let [client, peer] = ports();
-    let (client, peer) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
-    let args = [
-        "--name=one".to_owned(),
-        format!("--data-dir={}", lab.join("data").display()),
-        format!("--listen-client-urls={client}"),
-        format!("--advertise-client-urls={client}"),
-        format!("--listen-peer-urls={peer}"),
-        format!("--initial-advertise-peer-urls={peer}"),
-        format!("--initial-cluster=one={peer}"),
-    ];
-    start("etcd", &args, lab, json!({"etcd": {"endpoints": [client]}}))
-}
-
-fn consul() -> Server {
-    let lab = Lab::new();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/get-consul.sh");
-    let found = Command::new(script).output().unwrap();
-    let program = String::from_utf8_lossy(&found.stdout).trim().to_owned();
-    assert!(found.status.success(), "no Consul: {}", String::from_utf8_lossy(&found.stderr));
-    let [http, server, serf] = ports();
-    let args = [
-        "agent".to_owned(),
-        "-server".to_owned(),
-        "-bootstrap-expect=1".to_owned(),
-        "-node=one".to_owned(),
-        "-bind=127.0.0.1".to_owned(),
-        format!("-data-dir={}", lab.join("data").display()),
-        format!("-http-port={http}"),
-        format!("-server-port={server}"),
-        format!("-serf-lan-port={serf}"),
-        "-serf-wan-port=-1".to_owned(),
-        "-dns-port=-1".to_owned(),
-        "-grpc-port=-1".to_owned(),
-    ];
-    let endpoint = format!("http://127.0.0.1:{http}");
-    start(&program, &args, lab, json!({"consul": {"endpoints": [endpoint]}}))
-}
+use crate::clusters::{Server, consul, etcd};
+use crate::lab::{Lab, addresses};
+use crate::reboot;
 
 /// A machine, as the binary sees it.
 struct Node {
@@ -108,10 +28,6 @@ struct Answer {
 }
 
 impl Answer {
-    fn succeeded(&self) -> bool {
-        self.code == 0
-    }
-
     #[track_caller]
     fn ok(self) -> String {
         assert_eq!(self.code, 0, "{}{}", self.stdout, self.stderr);
@@ -160,26 +76,10 @@ impl Node {
         let number = &self.machine[..8];
         let boot = file("boot", format!("{number}-0000-4000-8000-{:012}\n", self.boot));
         let machine = file("machine", format!("{}\n", self.machine));
-        let script = format!(
-            "mount --bind {} /proc/sys/kernel/random/boot_id && mount --bind {} /etc/machine-id && \
-             mount --bind {} /run && exec {SUBLET} \"$@\"",
-            boot.display(),
-            machine.display(),
-            self.run().display(),
-        );
-        let mut child = Command::new("unshare")
-            .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script, "sublet"])
-            .args(args)
-            .env_remove("CNI_COMMAND")
-            .env("NODE_ID", &self.name)
-            .envs(env.iter().copied())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("unshare, of util-linux");
-        let _ = std::io::Write::write_all(&mut child.stdin.take().unwrap(), stdin.as_bytes());
-        let output = child.wait_with_output().unwrap();
+        let mounts =
+            [(&*boot, reboot::BOOT_ID), (&*machine, "/etc/machine-id"), (&*self.run(), "/run")];
+        let env = [&[("NODE_ID", &*self.name)], env].concat();
+        let output = reboot::over(&mounts, &env, args, stdin);
         Answer {
             code: output.status.code().unwrap_or(-1),
             stdout: String::from_utf8(output.stdout).unwrap(),
@@ -189,14 +89,14 @@ impl Node {
 
     /// A command line.
     fn sublet(&self, server: &Server, args: &[&str], stdin: &str) -> Answer {
-        let store = server.store.to_string();
+        let store = server.store("sublet");
         self.call(&[], &[args, &["--store", &store]].concat(), stdin)
     }
 
     fn cni(&self, server: &Server, command: &str, container: &str, ipam: &Value) -> Answer {
         let mut ipam = ipam.clone();
         ipam["type"] = "sublet".into();
-        ipam["store"] = server.store.clone();
+        ipam["store"] = server.conf("sublet");
         let conf = json!({"cniVersion": "1.1.0", "name": "net", "type": "bridge", "ipam": ipam})
             .to_string();
         let env = [
@@ -270,7 +170,9 @@ fn lives(server: &Server) {
         node.sublet(server, &[&["node", "release", "a"], more].concat(), "")
     };
     assert!(release(&b, &["--dry-run"]).ok().contains("4 addresses of node a (4 of net)"));
-    assert!(release(&b, &[]).no().contains("there is no terminal to ask on; say --yes"));
+    let asked = release(&b, &[]);
+    assert_eq!(asked.code, 2, "{}", asked.stderr);
+    assert!(asked.stderr.contains("there is no terminal to ask on; say --yes"));
     assert!(release(&a, &["--yes"]).no().contains("the machine that this runs on"));
     assert!(b.sublet(server, &["node", "release", "z"], "").no().contains("no node z"));
     assert_eq!(b.list(server).len(), 5);

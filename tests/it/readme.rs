@@ -152,11 +152,11 @@ fn our_keys() {
     }
 }
 
-/// Every flag of subletd that our README names is explained, and none is left out.
+/// Every flag of subletd that its page names is explained, and none is left out.
 #[test]
 fn our_docker_flags() {
-    let text = ours();
-    let part = text.split("\n## Docker\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/docker.md");
+    let part = fs::read_to_string(path).unwrap();
     let help = |args: &[&str]| {
         let output = crate::docker::subletd(args).output().unwrap();
         assert!(output.status.success());
@@ -165,7 +165,10 @@ fn our_docker_flags() {
     let explained = help(&["--help"]) + &help(&["cleanup", "--help"]);
     let table: String = part.lines().filter(|l| l.starts_with("| `--")).collect();
     for word in table.split(['`', ' ', '|', ',']).filter(|w| w.starts_with("--")) {
-        assert!(explained.contains(word), "README.md names {word}, which subletd does not have");
+        assert!(
+            explained.contains(word),
+            "docs/docker.md names {word}, which subletd does not have"
+        );
     }
     let flags = explained
         .split_whitespace()
@@ -173,7 +176,27 @@ fn our_docker_flags() {
         .filter(|w| w.starts_with("--") && !matches!(*w, "--help" | "--version" | "--ipam-driver"));
     for flag in flags {
         let client = flag.starts_with("--tls-client");
-        assert!(client || part.contains(flag), "README.md does not name {flag}");
+        assert!(client || part.contains(flag), "docs/docker.md does not name {flag}");
+    }
+}
+
+/// Every command is in the README or in the pages for operators, and the README names no other.
+#[test]
+fn all_commands_are_told_of() {
+    let page =
+        |name: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap();
+    let told =
+        ours() + &page("docs/operating.md") + &page("docs/moving.md") + &page("docs/clusters.md");
+    let known: Vec<String> = sublet::cli::definition()
+        .get_subcommands()
+        .map(|command| command.get_name().to_owned())
+        .collect();
+    for name in &known {
+        assert!(told.contains(&format!("sublet {name}")), "nothing tells of sublet {name}");
+    }
+    for line in ours().lines().filter_map(|l| l.strip_prefix("    sublet ")) {
+        let name = line.split_whitespace().next().unwrap();
+        assert!(known.iter().any(|k| k == name), "README.md: sublet {name} is no command");
     }
 }
 

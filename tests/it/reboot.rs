@@ -1,11 +1,41 @@
 //! The real binary across boots: another boot ID is mounted over the kernel's.
 
+use std::fmt::Write as _;
 use std::fs;
-use std::process::{Command, Stdio};
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
 use crate::lab::{Lab, SUBLET};
+
+/// Runs a command line of sublet's where files or folders of ours lie over those of the system.
+pub fn over(mounts: &[(&Path, &str)], env: &[(&str, &str)], args: &[&str], stdin: &str) -> Output {
+    let mut script = String::new();
+    for (ours, theirs) in mounts {
+        write!(script, "mount --bind {} {theirs} && ", ours.display()).unwrap();
+    }
+    // A user namespace as well, so that nobody needs to be root.
+    let mut child = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c"])
+        .arg(script + "exec \"$0\" \"$@\"")
+        .arg(SUBLET)
+        .args(args)
+        .env_remove("CNI_COMMAND")
+        .envs(env.iter().copied())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("unshare, of util-linux");
+    // Who fails early reads no input.
+    let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+/// What lies over the kernel's boot ID.
+pub const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Runs a command line of sublet's in a boot of this name; answers exit code and standard output.
 pub fn in_boot(
@@ -17,21 +47,8 @@ pub fn in_boot(
 ) -> (i32, String) {
     let id = lab.join(&format!("boot-{boot}"));
     fs::write(&id, format!("{boot:08}-0000-4000-8000-000000000000\n")).unwrap();
-    let script = format!(
-        "mount --bind {} /proc/sys/kernel/random/boot_id && exec {SUBLET} {args}",
-        id.display()
-    );
-    // A user namespace as well, so that nobody needs to be root.
-    let mut child = Command::new("unshare")
-        .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
-        .env_remove("CNI_COMMAND")
-        .envs(env.iter().copied())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("unshare, of util-linux");
-    std::io::Write::write_all(&mut child.stdin.take().unwrap(), stdin.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
+    let args: Vec<&str> = args.split_whitespace().collect();
+    let output = over(&[(&id, BOOT_ID)], env, &args, stdin);
     (output.status.code().unwrap_or(-1), String::from_utf8(output.stdout).unwrap())
 }
 

@@ -54,7 +54,7 @@ fn who_held_an_address_and_when() {
     let none = sublet(&lab, "history 10.9.9.9").run();
     none.check(none.succeeded() && none.stderr.contains("has no history"), "nothing is told");
     let bad = sublet(&lab, "history 10.1.2.2 --since yesterday").run();
-    bad.check(bad.code == Some(1) && bad.stderr.contains("2h"), "a time that is none");
+    bad.check(bad.code == Some(2) && bad.stderr.contains("2h"), "a time that is none");
 }
 
 #[test]
@@ -128,19 +128,22 @@ fn reserving_is_all_or_nothing() {
     let lab = Lab::new();
     let conf = conf(&lab.data_dir(), "10.1.2.0/24");
     assert_eq!(add(&lab, "c", &conf), "10.1.2.2");
-    let refused = |args: &str, text: &str| {
+    let ended = |code: i32, args: &str, text: &str| {
         let answer = sublet(&lab, args).run();
-        answer.check(answer.code == Some(1) && answer.stderr.contains(text), text);
+        answer.check(answer.code == Some(code) && answer.stderr.contains(text), text);
         assert_eq!(lab.list().len(), 1);
     };
+    let refused = |args: &str, text: &str| ended(1, args, text);
+    // The command line alone is wrong.
+    let misused = |args: &str, text: &str| ended(2, args, text);
     refused("reserve mynet 10.1.2.0/28", "nothing was reserved");
     refused("reserve mynet 10.1.2.0/28", "container c (eth0) holds it");
     refused("reserve mynet 10.9.0.1", "in no range of network mynet");
-    refused("reserve mynet 10.0.0.0/8", "at most 65536");
-    refused("reserve mynet 10.1.2.9-10.1.2.7", "ends before it begins");
-    refused("reserve mynet 10.1.2.9/28", "host bits");
+    misused("reserve mynet 10.0.0.0/8", "at most 65536");
+    misused("reserve mynet 10.1.2.9-10.1.2.7", "ends before it begins");
+    misused("reserve mynet 10.1.2.9/28", "host bits");
     refused("unreserve mynet 10.1.2.9 --yes", "nothing of 10.1.2.9 is reserved");
-    refused("unreserve mynet 10.1.2.9", "--yes");
+    misused("unreserve mynet 10.1.2.9", "--yes");
     // A lease is no reservation.
     refused("unreserve mynet 10.1.2.2 --yes", "nothing of 10.1.2.2 is reserved");
     let done = sublet(&lab, "reserve mynet 10.1.2.16/28 --json").run().ok();
@@ -207,7 +210,7 @@ fn statistics_are_right_and_prometheus_reads_them() {
     answer.check(answer.succeeded() && answer.stdout.is_empty(), "a file was asked for");
     assert_eq!(fs::read_to_string(&file).unwrap(), text);
     let table = sublet(&lab, "stats").run();
-    table.check(table.stdout.contains("LARGEST GAP"), "a table");
+    table.check(table.stdout.contains("GAP"), "a table");
     let empty = Lab::new();
     fs::create_dir(empty.join("data")).unwrap();
     let answer = sublet(&empty, "stats --prometheus").run();

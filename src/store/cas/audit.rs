@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use super::super::Problem;
 use super::super::codec::{self, Bad};
-use super::{Engine, paths};
+use super::{Engine, paths, records};
 use crate::alloc::Holder;
 use crate::error::StoreError;
 use crate::model::{Owner, PoolId, SetName};
@@ -89,9 +89,7 @@ impl Audit<'_> {
             }
         }
         for (path, entry) in self.engine.list(paths::POOLS, self.until)? {
-            let id = paths::read_pool(&path).ok_or(Bad("a key of another form"));
-            let read = id.and_then(|id| codec::read_pool_of(path.as_bytes(), id, &entry.value));
-            match read {
+            match records::pool(&path, &entry) {
                 Ok(pool) => {
                     if !known.remove(&pool.id) {
                         let what = format!("the pool is not among those of space {}", pool.space);
@@ -111,12 +109,7 @@ impl Audit<'_> {
 
     fn addresses(&mut self) -> Result<(), StoreError> {
         for (path, entry) in self.engine.list(paths::IPS, self.until)? {
-            let read = paths::read_ip(&path).ok_or(Bad("a key of another form"));
-            let read = read.and_then(|(set, addr)| {
-                let slot = codec::read_slot(path.as_bytes(), &set, addr, &entry.value)?;
-                Ok((set, addr, slot))
-            });
-            let (set, addr, slot) = match read {
+            let ((set, addr), slot) = match records::slot(&path, &entry) {
                 Ok(read) => read,
                 Err(Bad(what)) => {
                     self.tell(&path, what, REMOVE);

@@ -56,11 +56,13 @@ pub struct Knowledge<'a> {
     /// Whether the node's record goes with every change.
     pub claim: Claim,
     /// Which boots nodes are in; looked at only before something is refused.
-    pub nodes: RefCell<Option<Vec<NodeRecord>>>,
+    pub nodes: RefCell<Option<Vec<(NodeRecord, Entry)>>>,
     /// Set when a lease was sent and may be made yet.
     pub doubt: Option<&'a Cell<bool>>,
     /// Nothing of an earlier boot is left of the set.
     pub settled: bool,
+    /// What must not be there with any change.
+    pub unless: Option<String>,
     /// What the search for free addresses has met.
     pub search: Search,
     /// "What if these are held?" While this is asked, nothing is looked at.
@@ -90,6 +92,7 @@ impl<'a> Knowledge<'a> {
             nodes: RefCell::default(),
             doubt: None,
             settled: false,
+            unless: None,
             search: Search::default(),
             supposed: RefCell::default(),
         }
@@ -226,15 +229,43 @@ impl Knowledge<'_> {
         if self.nodes.borrow().is_some() {
             return Ok(false);
         }
-        let nodes = node::all(self.engine, self.until)?;
-        let rebooted = nodes.iter().any(|record| record.since != record.first);
+        let nodes = node::listed(self.engine, self.until)?;
+        let rebooted = nodes.iter().any(|(record, _)| record.since != record.first);
         *self.nodes.borrow_mut() = Some(nodes);
         Ok(rebooted)
     }
 
     /// Whether a lease has ended with its boot.
     pub fn has_ended(&self, lease: &Lease) -> bool {
-        node::has_ended(lease, self.cx, self.nodes.borrow().as_deref().unwrap_or_default())
+        let record = self.node_of(lease).map(|(record, _)| record);
+        node::has_ended(lease, self.cx, record.as_slice())
+    }
+
+    /// Whether what must not be there is, as far as is known.
+    pub fn is_over(&self) -> bool {
+        let known = self.known.borrow();
+        self.unless.as_ref().is_some_and(|path| matches!(known.get(path), Some(Some(_))))
+    }
+
+    /// The record of a lease's node, once all are known: as a conflict told it since, if one did.
+    fn node_of(&self, lease: &Lease) -> Option<(NodeRecord, Entry)> {
+        let nodes = self.nodes.borrow();
+        let listed = nodes.as_ref()?.iter().find(|(record, _)| record.node == lease.node)?;
+        let path = paths::node(&lease.node.name);
+        let known = self.known.borrow();
+        let Some(entry) = known.get(&path) else { return Some(listed.clone()) };
+        let entry = entry.clone()?;
+        let record = codec::read_node(path.as_bytes(), &lease.node.name, &entry.value).ok()?;
+        Some((record, entry))
+    }
+
+    /// What is written rests on it that this lease has ended: its node's record is compared. Since that
+    /// was looked at, the node may have booted again, and this be a lease of its new boot.
+    pub fn rest_on_end(&self, lease: &Lease) {
+        if let Some((_, entry)) = self.node_of(lease) {
+            let path = paths::node(&lease.node.name);
+            self.known.borrow_mut().entry(path).or_insert(Some(entry));
+        }
     }
 
     /// Who has an address: nobody, if that has ended.

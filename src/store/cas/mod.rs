@@ -26,8 +26,7 @@ use knowledge::{Knowledge, Old, Owners, bad_record};
 use node::Claim;
 pub use notes::Notes;
 
-use super::codec::{self, Bad};
-use super::pause::pause;
+use super::pause::step_aside;
 use super::{Each, Problem, Repair, Store, Taken, Wanted};
 use crate::alloc::{
     self, Add, Command, Context, Definition, Del, Evict, Holder, Legacy, Outcome, Plan, View,
@@ -38,6 +37,9 @@ use crate::model::{
 };
 use crate::net::Addr;
 use crate::tally;
+
+/// After so many lost races for its addresses a chunk is listed anew.
+const STALE: u32 = 4;
 
 /// How often a command is tried: others can win that many times in a row before it gives up.
 const TRIES: u32 = 64;
@@ -55,7 +57,9 @@ pub struct Cas<E> {
     listing: Option<(Owners, Truths)>,
     /// Definitions that were looked at, for the command that rests on one.
     networks: Truths,
-    /// A lease was sent and may be made yet, though nobody waits for it any more.
+    /// What is taken over portion by portion, as long as nobody has noted this to be done.
+    unless: Option<String>,
+    /// A transaction was sent and may happen yet, though nobody waits for it any more.
     doubt: Cell<bool>,
 }
 
@@ -64,7 +68,8 @@ impl<E: Engine> Cas<E> {
     pub fn new(engine: E, timeout: Duration) -> Cas<E> {
         let notes = Notes::new(None, String::new());
         let (persist, networks) = (Persist::Boot, Truths::new());
-        Cas { engine, timeout, persist, notes, listing: None, networks, doubt: Cell::new(false) }
+        let (listing, unless, doubt) = (None, None, Cell::new(false));
+        Cas { engine, timeout, persist, notes, listing, networks, unless, doubt }
     }
 
     /// The same, with leases that live so long, and with notes.
@@ -78,8 +83,8 @@ impl<E: Engine> Cas<E> {
     }
 
     /// A server that was stopped with a transaction in hand may carry it out long after its client
-    /// has gone: a lease for a container that is deleted by then. So before the next thing is done for
-    /// this node, and before this command's own end is told, whatever may be under way is made to fail.
+    /// has gone: a lease for a container that is deleted by then, or the end of one that has been told
+    /// to be there. So before the next thing is done for this node, and before this command's own end is told, whatever may be under way is made to fail.
     fn dispel(&self, cx: &Context, until: Instant) -> Result<(), StoreError> {
         let noted = self.notes.doubt(cx);
         if noted.is_none() && !self.doubt.get() {
@@ -118,7 +123,9 @@ impl<E: Engine> Cas<E> {
         let (path, set) = (paths::node(&cx.node.name), command.set());
         let leases = node::claims(command);
         let asks = leases || matches!(command, Command::Status(_));
-        let mark = if asks { self.notes.read(set, cx) } else { None };
+        // A DEL compares it as well, where that costs no look: so it can be made to fail later.
+        let notes = asks || matches!(command, Command::Del(_));
+        let mark = if notes { self.notes.read(set, cx) } else { None };
         truths.extend(mark.clone().map(|entry| (path.clone(), Some(entry))));
         let claim = match &mark {
             _ if !leases => Claim::None,
@@ -130,6 +137,7 @@ impl<E: Engine> Cas<E> {
             old: old(command),
             claim,
             settled: mark.is_some(),
+            unless: self.unless.clone(),
             ..self.knowledge(cx, truths, until)
         };
         if asks
@@ -145,6 +153,9 @@ impl<E: Engine> Cas<E> {
         let mut lost = 0;
         for _ in 0..TRIES {
             knowledge.search.begin();
+            if knowledge.is_over() {
+                return Ok(Outcome::WasAdopted);
+            }
             let plan = alloc::run(command, &knowledge, &told)?;
             let outcome = if plan.changes.is_empty() {
                 if !verify(&knowledge, &plan)? || lacks(&plan) && knowledge.learn_nodes()? {
@@ -332,15 +343,29 @@ fn commit(tries: &[Try], knowledge: &Knowledge<'_>) -> Result<Option<usize>, Sto
                 Conflict::Seen(truths) => knowledge.take_in(truths),
                 Conflict::Stale(paths) => learn_of_stale(&paths, all[0], knowledge)?,
             }
-            if all[0].iter().any(|step| takes_held(step, knowledge)) {
-                knowledge.search.raced.set(knowledge.search.raced.get() + 1);
+            let lost = all[0].iter().filter(|step| takes_held(step, knowledge));
+            let chunks: Vec<&str> = lost
+                .filter_map(|step| step.path.rsplit_once('/'))
+                .map(|(chunk, _)| chunk)
+                .collect();
+            if !chunks.is_empty() {
+                let raced = knowledge.search.raced.get() + 1;
+                knowledge.search.raced.set(raced);
+                // Others fill the chunk: what was listed of it is out of date by now.
+                if raced.is_multiple_of(STALE) {
+                    for chunk in chunks {
+                        knowledge.unlist(chunk);
+                    }
+                }
             }
             Ok(None)
         }
         Commit::Lost(error) => {
             let found = find_again(&all, knowledge, error);
+            let node = paths::node(&knowledge.cx.node.name);
+            let is_ours = |step: &Step| step.path == node;
             if let Some(doubt) = knowledge.doubt
-                && knowledge.claim != Claim::None
+                && all.iter().any(|steps| steps.iter().any(is_ours))
                 && !matches!(found, Ok(Some(_)))
             {
                 doubt.set(true);
@@ -418,56 +443,16 @@ fn find_again(
     Ok(telling.iter().position(|steps| steps.iter().all(is_there)))
 }
 
-/// Lets the others go first, for a while that differs from client to client and grows: those that
-/// retry at once meet again.
-fn step_aside(lost: u32, seed: u64, until: Instant) {
-    const LONGEST: u64 = 64;
-    // The first loss is chance: the truth is known now, and another try will do.
-    let Some(doublings) = lost.checked_sub(2) else { return };
-    let most = 1_000 * (1 << doublings.min(6)).min(LONGEST);
-    let chance = seed.rotate_left(lost).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 11;
-    pause(Duration::from_micros(chance % most), until);
-}
-
 impl<E: Engine> Cas<E> {
-    /// Where cni-ipam-consul's leases have not been taken over yet, they are, and then it goes on.
-    fn with_old_keys(
-        &mut self,
-        command: &Command,
-        cx: &Context,
-        until: Instant,
-    ) -> Result<Outcome, Error> {
-        let outcome = self.carry_out(command, cx, until)?;
-        if outcome != Outcome::ReadLegacy {
-            return Ok(outcome);
-        }
-        match command {
-            Command::Add(Add { set, network, .. })
-            | Command::Del(Del { set, legacy: Some(network), .. }) => {
-                self.take_over(set, network, false, cx)?;
-                self.carry_out(command, cx, until)
-            }
-            _ => Ok(outcome),
-        }
-    }
-
     /// Who has which address; of what has ended with its boot, nobody.
     fn slots(&mut self, cx: &Context) -> Result<BTreeMap<(SetName, Addr), Holder>, StoreError> {
-        let found = self.engine.list(paths::IPS, Instant::now() + self.timeout)?;
+        let until = Instant::now() + self.timeout;
+        let found = records::all(&self.engine, paths::IPS, until, records::slot)?;
         // Read after the leases: of a boot that begins in between, none is there yet.
         let nodes = self.nodes()?;
-        let mut slots = BTreeMap::new();
-        for (path, entry) in found {
-            let slot = paths::read_ip(&path).ok_or(Bad("a key of another form")).and_then(|key| {
-                let slot = codec::read_slot(path.as_bytes(), &key.0, key.1, &entry.value)?;
-                Ok((key, slot))
-            });
-            let slot = slot.map_err(|Bad(what)| bad_record(&self.engine, &path, what))?;
-            if !matches!(&slot.1, Holder::Leased(lease) if node::has_ended(lease, cx, &nodes)) {
-                slots.extend([slot]);
-            }
-        }
-        Ok(slots)
+        let ended =
+            |h: &Holder| matches!(h, Holder::Leased(lease) if node::has_ended(lease, cx, &nodes));
+        Ok(found.into_iter().filter(|(_, holder)| !ended(holder)).collect())
     }
 }
 
@@ -501,7 +486,13 @@ impl<E: Engine> Store for Cas<E> {
         dry_run: bool,
         cx: &Context,
     ) -> Result<Outcome, Error> {
-        self.take_old_keys(set, network, dry_run, cx)
+        if !dry_run {
+            self.dispel(cx, Instant::now() + self.timeout)?;
+        }
+        let done = self.take_old_keys(set, network, dry_run, cx);
+        // It is noted if it fails.
+        let _ = self.dispel(cx, Instant::now() + self.timeout);
+        done
     }
 
     fn kontena_keys(&mut self, folder: &str) -> Result<Vec<(String, String)>, StoreError> {
@@ -558,15 +549,10 @@ impl<E: Engine> Store for Cas<E> {
     }
 
     fn pools(&mut self) -> Result<Vec<Pool>, StoreError> {
-        let found = self.engine.list(paths::POOLS, Instant::now() + self.timeout)?;
-        let mut pools = BTreeMap::new();
-        for (path, entry) in found {
-            let id = paths::read_pool(&path).ok_or(Bad("a key of another form"));
-            let read = id.and_then(|id| codec::read_pool_of(path.as_bytes(), id, &entry.value));
-            let pool = read.map_err(|Bad(what)| bad_record(&self.engine, &path, what))?;
-            pools.insert(pool.id.clone(), pool);
-        }
-        Ok(pools.into_values().collect())
+        let until = Instant::now() + self.timeout;
+        let mut pools = records::all(&self.engine, paths::POOLS, until, records::pool)?;
+        pools.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(pools)
     }
 
     fn records(&mut self, _: &Context, each: &mut Each<'_>) -> Result<(), Error> {
@@ -580,21 +566,7 @@ impl<E: Engine> Store for Cas<E> {
     fn forget(&mut self, record: &NodeRecord, cx: &Context) -> Result<bool, StoreError> {
         let cx = Context { node: record.node.clone(), ..cx.clone() };
         let until = Instant::now() + self.timeout;
-        let knowledge = self.knowledge(&cx, Truths::new(), until);
-        let Some((entry, now)) = node::look(&knowledge)? else { return Ok(true) };
-        if now != *record {
-            return Ok(false);
-        }
-        let step = Step {
-            path: paths::node(&record.node.name),
-            expect: Expect::Version(entry.version),
-            write: Write::Delete,
-        };
-        match self.engine.commit(&[&[step]], knowledge.until)? {
-            Commit::Done(_) => Ok(true),
-            Commit::Conflict(_) => Ok(false),
-            Commit::Lost(error) => Err(error),
-        }
+        node::forget(&self.knowledge(&cx, Truths::new(), until), record)
     }
 
     fn network(&mut self, name: &NetworkName) -> Result<Option<NetworkRecord>, StoreError> {

@@ -1,17 +1,17 @@
 //! A node's name: one machine has it, in one boot.
 //!
 //! Owns: who may lease under it, and what a boot does once: claim the name, erase what the machine's
-//! earlier boots left. Does not own: which lease has ended ([`Context::has_ended`]).
+//! earlier boots left; forgetting it. Does not own: which lease has ended ([`Context::has_ended`]).
 //! Invariant: whatever leases compares the node's record, so that from the moment another machine or
 //! a later boot has the name, nothing is leased under it by the former one. Only a lease whose boot is
-//! over by that record counts as free.
+//! over by that record counts as free, and whoever takes its address compares that record.
 
 use std::time::Instant;
 
-use super::super::codec::{self, Bad};
+use super::super::codec;
 use super::engine::{Commit, Engine, Entry, Expect, Step, Write};
-use super::knowledge::{Knowledge, Writes, bad_record};
-use super::paths;
+use super::knowledge::{Knowledge, Writes};
+use super::{paths, records};
 use crate::alloc::{Command, Context};
 use crate::error::StoreError;
 use crate::model::{Lease, NodeRecord};
@@ -127,6 +127,24 @@ pub fn look(known: &Knowledge<'_>) -> Result<Option<(Entry, NodeRecord)>, StoreE
     Ok(Some((entry, record)))
 }
 
+/// Removes the record that the node has, if it is still this one: then nobody has the name.
+pub fn forget(known: &Knowledge<'_>, record: &NodeRecord) -> Result<bool, StoreError> {
+    let Some((entry, now)) = look(known)? else { return Ok(true) };
+    if now != *record {
+        return Ok(false);
+    }
+    let step = Step {
+        path: paths::node(&record.node.name),
+        expect: Expect::Version(entry.version),
+        write: Write::Delete,
+    };
+    match known.engine.commit(&[&[step]], known.until)? {
+        Commit::Done(_) => Ok(true),
+        Commit::Conflict(_) => Ok(false),
+        Commit::Lost(error) => Err(error),
+    }
+}
+
 fn read(known: &Knowledge<'_>, path: &str, entry: &Entry) -> Result<NodeRecord, StoreError> {
     let record = codec::read_node(path.as_bytes(), &known.cx.node.name, &entry.value);
     known.whole(path, record)
@@ -134,12 +152,13 @@ fn read(known: &Knowledge<'_>, path: &str, entry: &Entry) -> Result<NodeRecord, 
 
 /// All records, by name.
 pub fn all(engine: &dyn Engine, until: Instant) -> Result<Vec<NodeRecord>, StoreError> {
-    let read = |(path, entry): (String, Entry)| {
-        let name = paths::read_node(&path).ok_or(Bad("a key of another form"));
-        let read = name.and_then(|name| codec::read_node(path.as_bytes(), &name, &entry.value));
-        read.map_err(|Bad(what)| bad_record(engine, &path, what))
-    };
-    engine.list(paths::NODES, until)?.into_iter().map(read).collect()
+    Ok(listed(engine, until)?.into_iter().map(|(record, _)| record).collect())
+}
+
+/// The same, as they are on the server.
+pub fn listed(engine: &dyn Engine, until: Instant) -> Result<Vec<(NodeRecord, Entry)>, StoreError> {
+    let read = |path: &str, entry: &Entry| Ok((records::node(path, entry)?, entry.clone()));
+    records::all(engine, paths::NODES, until, read)
 }
 
 /// Whether a lease has ended, by what this boot knows of itself and what is known of nodes. Who does

@@ -5,10 +5,8 @@
 //! Invariant: nothing rests on a node's note. What it says of the server is compared with every change; one
 //! that is missing, damaged or of another boot costs a look, and one that cannot be written too.
 
-use std::fs::{DirBuilder, OpenOptions};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::super::codec;
@@ -90,19 +88,6 @@ fn content(path: &Path) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Puts a note in its place at once, for root alone.
 fn put(path: &Path, note: &[u8], seed: u64) -> io::Result<()> {
-    if let Some(folder) = path.parent() {
-        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    }
-    let temporary = path.with_extension(format!("{seed:016x}"));
-    let mut options = OpenOptions::new();
-    let file = options.write(true).create_new(true).mode(0o600).open(&temporary);
-    let written = file.and_then(|mut file| file.write_all(note));
-    let written = written.and_then(|()| std::fs::rename(&temporary, path));
-    if written.is_err() {
-        // There is no more to be done about it.
-        let _ = std::fs::remove_file(&temporary);
-    }
-    written
+    plain_file::put(path, note, &format!("{seed:016x}"))
 }

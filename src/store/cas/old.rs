@@ -3,21 +3,45 @@
 //! Owns: their form (`<name>/<address>` -> `{"ip", "mac", "id"}`, `<name>` -> the network), taking them
 //! over in portions, and what has changed of them since.
 //! Invariant: that all are here is recorded after all are here; an ADD of such a network is made only
-//! where that is recorded. The old keys stay as they are.
+//! where that is recorded, and nothing is taken over any more from then on: who is late would bring back
+//! what was freed since. The old keys stay as they are.
 
 use std::time::Instant;
 
 use super::super::codec;
 use super::{Cas, Commit, Engine, Entry, Expect, OldKey, Step, Write, bad_record, paths};
-use crate::alloc::{Command, Context, Import, Imported, Outcome};
+use crate::alloc::{Add, Command, Context, Del, Import, Imported, Outcome};
 use crate::error::{Error, Refusal, StoreError};
 use crate::model::{Attachment, ContainerId, Kind, NetworkName, Owner, SetName};
 use crate::net::Addr;
 
-/// How many are taken over at a time: an address is two records.
-const PORTION: usize = 30;
+/// How many are taken over at a time: an address is two records, and one more if it cools or its lease
+/// has ended.
+const PORTION: usize = 20;
 
 impl<E: Engine> Cas<E> {
+    /// Where cni-ipam-consul's leases have not been taken over yet, they are, and then it goes on.
+    pub(super) fn with_old_keys(
+        &mut self,
+        command: &Command,
+        cx: &Context,
+        until: Instant,
+    ) -> Result<Outcome, Error> {
+        let outcome = self.carry_out(command, cx, until)?;
+        if outcome != Outcome::ReadLegacy {
+            return Ok(outcome);
+        }
+        match command {
+            Command::Add(Add { set, network, .. })
+            | Command::Del(Del { set, legacy: Some(network), .. }) => {
+                self.take_old_keys(set, network, false, cx)?;
+                // That has had times of its own.
+                self.carry_out(command, cx, Instant::now() + self.timeout)
+            }
+            _ => Ok(outcome),
+        }
+    }
+
     /// Takes all over, unless that was done; repeatable at any point.
     pub(super) fn take_old_keys(
         &mut self,
@@ -47,7 +71,10 @@ impl<E: Engine> Cas<E> {
             .collect();
         let (mut taken, mut present) = (Vec::new(), Vec::new());
         for some in leases.chunks(PORTION) {
-            match self.carry_out(&import(set, some.to_vec(), None, dry_run), cx, until())? {
+            self.unless = Some(paths::adopted(network));
+            let done = self.carry_out(&import(set, some.to_vec(), None, dry_run), cx, until());
+            self.unless = None;
+            match done? {
                 Outcome::Imported { taken: new, present: known } => {
                     taken.extend(new);
                     present.extend(known);

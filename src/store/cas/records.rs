@@ -1,8 +1,10 @@
-//! Everything on a server that another store can take over.
+//! Records as they lie on a server, kind by kind; and all of them that another store can take over.
 //!
+//! Owns: reading a record with its key, and a whole kind. Does not own: the forms (`codec`, `paths`).
 //! Invariant: every record below the prefix is told, or an error; addresses tell of leases, what owners
 //! hold is an index.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::super::Each;
@@ -12,38 +14,53 @@ use super::knowledge::bad_record;
 use super::paths;
 use crate::alloc::{Holder, Record, Restore};
 use crate::error::{Error, StoreError};
-use crate::model::Persist;
+use crate::model::{NodeRecord, Persist, Pool, SetName};
+use crate::net::Addr;
+
+/// Reads a record of a kind.
+type Read<T> = fn(&str, &Entry) -> Result<T, Bad>;
+
+/// All records below a prefix, by path. An error names the one that cannot be read.
+pub fn all<T>(
+    engine: &dyn Engine,
+    prefix: &str,
+    until: Instant,
+    read: Read<T>,
+) -> Result<Vec<T>, StoreError> {
+    let whole = |(path, entry): (String, Entry)| {
+        read(&path, &entry).map_err(|Bad(what)| bad_record(engine, &path, what))
+    };
+    engine.list(prefix, until)?.into_iter().map(whole).collect()
+}
 
 /// Calls `each` with every record, kind by kind, by path.
 pub fn tell(engine: &dyn Engine, timeout: Duration, each: &mut Each<'_>) -> Result<(), Error> {
-    type Read = fn(&str, &Entry) -> Result<Option<Record>, Bad>;
-    let kinds: [(&str, Read); 6] = [
+    let kinds: [(&str, Read<Option<Record>>); 6] = [
         (paths::ADOPTED, adopted),
         (paths::NETWORKS, network),
-        (paths::POOLS, pool),
-        (paths::IPS, slot),
+        (paths::POOLS, |path, entry| Ok(Some(Record::Pool(pool(path, entry)?)))),
+        (paths::IPS, taken),
         (paths::CURSORS, cursor),
         (paths::STICKIES, sticky),
     ];
+    // Sets whose leases end with a boot: what else goes with them lives as long.
+    let mut of_boot = BTreeSet::new();
     for (prefix, read) in kinds {
-        for (path, entry) in engine.list(prefix, Instant::now() + timeout)? {
-            let record: Result<_, StoreError> =
-                read(&path, &entry).map_err(|Bad(what)| bad_record(engine, &path, what));
-            if let Some(record) = record? {
-                let persist = lives(&record);
-                each(record, persist)?;
-            }
+        let found = all(engine, prefix, Instant::now() + timeout, read)?;
+        of_boot
+            .extend(found.iter().flatten().filter(|r| ends_with_boot(r)).filter_map(Record::set));
+        for record in found.into_iter().flatten() {
+            let lease = matches!(record, Record::Lease(_));
+            let with_set = record.set().is_some_and(|set| of_boot.contains(&set));
+            let boot = ends_with_boot(&record) || with_set && !lease;
+            each(record, if boot { Persist::Boot } else { Persist::Disk })?;
         }
     }
     Ok(())
 }
 
-/// How long a record lives.
-fn lives(record: &Record) -> Persist {
-    match record {
-        Record::Lease(lease) if lease.ends_with_boot() && lease.boot.is_some() => Persist::Boot,
-        _ => Persist::Disk,
-    }
+fn ends_with_boot(record: &Record) -> bool {
+    matches!(record, Record::Lease(lease) if lease.ends_with_boot() && lease.boot.is_some())
 }
 
 /// The same records, of no boot with which they would end.
@@ -61,14 +78,28 @@ pub fn without_boots(restore: &Restore) -> Restore {
 
 const FORM: Bad = Bad("a key of another form");
 
-fn pool(path: &str, entry: &Entry) -> Result<Option<Record>, Bad> {
+/// A pool.
+pub fn pool(path: &str, entry: &Entry) -> Result<Pool, Bad> {
     let id = paths::read_pool(path).ok_or(FORM)?;
-    codec::read_pool_of(path.as_bytes(), id, &entry.value).map(|pool| Some(Record::Pool(pool)))
+    codec::read_pool_of(path.as_bytes(), id, &entry.value)
 }
 
-fn slot(path: &str, entry: &Entry) -> Result<Option<Record>, Bad> {
+/// An address, and who has it.
+pub fn slot(path: &str, entry: &Entry) -> Result<((SetName, Addr), Holder), Bad> {
     let (set, addr) = paths::read_ip(path).ok_or(FORM)?;
-    Ok(match codec::read_slot(path.as_bytes(), &set, addr, &entry.value)? {
+    let holder = codec::read_slot(path.as_bytes(), &set, addr, &entry.value)?;
+    Ok(((set, addr), holder))
+}
+
+/// A node.
+pub fn node(path: &str, entry: &Entry) -> Result<NodeRecord, Bad> {
+    let name = paths::read_node(path).ok_or(FORM)?;
+    codec::read_node(path.as_bytes(), &name, &entry.value)
+}
+
+fn taken(path: &str, entry: &Entry) -> Result<Option<Record>, Bad> {
+    let ((set, _), holder) = slot(path, entry)?;
+    Ok(match holder {
         Holder::Leased(lease) => Some(Record::Lease(*lease)),
         Holder::Cooling(cooling) => Some(Record::Cooling(set, cooling)),
         Holder::Free => None,

@@ -112,7 +112,10 @@ impl Knowledge<'_> {
             leases.extend(self.owners(set)?.iter().flat_map(|(_, leases)| leases).cloned());
         }
         let nodes = self.nodes.borrow().clone().unwrap_or_default();
-        let others = nodes.iter().filter(|record| record.node.name != self.cx.node.name);
+        let others = nodes
+            .iter()
+            .map(|(record, _)| record)
+            .filter(|record| record.node.name != self.cx.node.name);
         // Of a machine that has leased in one boot alone nothing has ended.
         for record in others.filter(|record| record.since != record.first) {
             let prefix = paths::owns(set, &record.node);

@@ -142,6 +142,7 @@ impl Draft<'_, '_> {
         };
         let mut living = self.known.owned(path, set, &entry)?;
         for lease in living.extract_if(.., |l| self.known.has_ended(l)) {
+            self.known.rest_on_end(&lease);
             if self.known.vouch(&lease, entry.version)? {
                 self.writes.entry(paths::ip(set, lease.addr)).or_insert(None);
             }
@@ -159,6 +160,7 @@ impl Draft<'_, '_> {
             && self.known.has_ended(&ended)
             && let Some(path) = paths::own(set, &ended.node, &ended.owner)
         {
+            self.known.rest_on_end(&ended);
             self.known.read(&path)?;
             self.load(&path, set)?;
         }
@@ -240,6 +242,11 @@ pub fn steps(writes: Writes, known: &Knowledge<'_>) -> Vec<Step> {
         let from = truths.range((*prefix).to_owned()..);
         from.map(|(path, _)| path).take_while(move |path| path.starts_with(prefix))
     });
+    let unless = known.unless.iter().filter(|path| !writes.contains_key(*path)).map(|path| Step {
+        path: path.clone(),
+        expect: Expect::Absent,
+        write: Write::Keep,
+    });
     let only: Vec<Step> = assumed
         .iter()
         .chain(guards)
@@ -252,7 +259,7 @@ pub fn steps(writes: Writes, known: &Knowledge<'_>) -> Vec<Step> {
         expect: Expect::Present,
         write: Write::Keep,
     });
-    let only: Vec<Step> = only.into_iter().chain(there).collect();
+    let only: Vec<Step> = only.into_iter().chain(there).chain(unless).collect();
     let written = writes.into_iter().map(|(path, value)| Step {
         expect: expect(&path),
         path,

@@ -47,7 +47,7 @@ pub(super) fn leave(
     Ok(())
 }
 
-/// [`Embedded::transact`] answers `None` only where `arrive` does.
+/// [`super::Embedded::transact`] answers `None` only where `arrive` does.
 pub(super) fn unsettled() -> StoreError {
     StoreError::Unavailable {
         doing: "settle which file keeps the leases of".to_owned(),

@@ -235,6 +235,10 @@ fn set_aside(path: &Path, cx: &Context) -> Result<PathBuf, StoreError> {
             io::copy(&mut old, &mut new)?;
             new.sync_all()
         })();
+        if copied.is_err() {
+            // Half of one, on a full disk perhaps, is of no use.
+            let _ = fs::remove_file(&copy);
+        }
         copied.map_err(io)?;
         files::flush_names(&copy)?;
         return Ok(copy);

@@ -178,7 +178,7 @@ fn what_makes_no_sense_is_said() {
             "say --store",
         ),
         (vec!["--store", r#"{"etcd": 1}"#], vec![], "--store"),
-        (vec!["--store", r#"{"etcd": {}}"#, "--node", " "], vec![], "--node NAME"),
+        (vec!["--store", r#"{"etcd": {}}"#, "--node", " "], vec![], "a node needs a name"),
     ] {
         let text = refused(&args, &env);
         assert!(text.contains(word), "{args:?} {env:?}: {text}");

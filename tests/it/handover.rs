@@ -2,16 +2,12 @@
 //! is lost on the way, and whoever has no such program is told so.
 
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
+use crate::clusters::{self, Server};
 use crate::lab::{Answer, CLUSTER, Call, Lab, SUBLET, addresses, conf};
 
 /// Nobody listens there.
@@ -137,75 +133,26 @@ fn without_the_other_program_nothing_is_leased() {
     assert!(version["supportedVersions"].is_array());
 }
 
-/// An etcd of one member, which ends with the test.
-struct Etcd {
-    child: Child,
-    endpoint: String,
-    folder: TempDir,
-}
-
-impl Etcd {
-    fn start() -> Etcd {
-        let ports = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-        let [endpoint, peer] = ports.map(|l| format!("http://{}", l.local_addr().unwrap()));
-        let folder = tempfile::tempdir().unwrap();
-        let log = fs::File::create(folder.path().join("log")).unwrap();
-        let child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "etcd", "--name=one"])
-            .arg(format!("--data-dir={}", folder.path().join("data").display()))
-            .arg(format!("--listen-client-urls={endpoint}"))
-            .arg(format!("--advertise-client-urls={endpoint}"))
-            .arg(format!("--listen-peer-urls={peer}"))
-            .arg(format!("--initial-advertise-peer-urls={peer}"))
-            .arg(format!("--initial-cluster=one={peer}"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .expect("setpriv of util-linux");
-        let etcd = Etcd { child, endpoint, folder };
-        etcd.wait();
-        etcd
-    }
-
-    fn wait(&self) {
-        let end = Instant::now() + Duration::from_secs(60);
-        while !self.list(CLUSTER).succeeded() {
-            let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
-            assert!(Instant::now() < end, "etcd (Debian: etcd-server) does not answer:\n{log}");
-            #[expect(clippy::disallowed_methods, reason = "a test waits for another process")]
-            sleep(Duration::from_millis(100));
-        }
-    }
-
-    fn list(&self, program: &str) -> Answer {
-        let store = json!({"etcd": {"endpoints": [self.endpoint]}}).to_string();
-        Call::new(program).arg("list").arg("--json").arg("--store").arg(&store).run()
-    }
-}
-
-impl Drop for Etcd {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// The rows of `sublet list`, by a program.
+fn listed(etcd: &Server, program: &str) -> Vec<Value> {
+    Call::new(program).args(&["list", "--json", "--store", &etcd.store("sublet")]).run().rows()
 }
 
 #[test]
 fn leases_reach_the_cluster_by_whatever_name() {
-    let etcd = Etcd::start();
+    let etcd = clusters::etcd();
     // As a runtime finds them: links into the folder where the two stand.
     let folder = PathBuf::from(SUBLET);
     let lab = Lab::new();
     symlink(&folder, lab.join("host-local")).unwrap();
     symlink("host-local", lab.join("consul")).unwrap();
-    let mut large = in_etcd(&etcd.endpoint);
+    let mut large = in_etcd(&etcd.endpoint());
     large["ipam"]["unknown"] = "x".repeat(1 << 20).into();
     large["ipam"]["rangestar"] = json!("10.1.0.9");
     let programs = [SUBLET, CLUSTER, &text(&lab.join("host-local")), &text(&lab.join("consul"))];
     let mut given = Vec::new();
     for (i, program) in programs.iter().enumerate() {
-        let conf = if i % 2 == 0 { &large } else { &in_etcd(&etcd.endpoint) };
+        let conf = if i % 2 == 0 { &large } else { &in_etcd(&etcd.endpoint()) };
         let container = format!("c{i}");
         let answer = Call::cni("ADD", &container, conf).program(program).run();
         given.extend(addresses(&answer.ok()));
@@ -214,7 +161,7 @@ fn leases_reach_the_cluster_by_whatever_name() {
     }
     given.sort();
     for program in [SUBLET, CLUSTER] {
-        let rows = etcd.list(program).rows();
+        let rows = listed(&etcd, program);
         let mut listed: Vec<_> = rows.iter().map(|r| r["address"].as_str().unwrap()).collect();
         listed.sort_unstable();
         assert_eq!((listed.len(), listed), (4, given.iter().map(String::as_str).collect()));
@@ -224,7 +171,7 @@ fn leases_reach_the_cluster_by_whatever_name() {
         conf["cniVersion"] = json!("1.1.0");
         conf["cni.dev/valid-attachments"] = valid;
         Call::cni("GC", "", &conf).run().silent();
-        etcd.list(SUBLET).rows().len()
+        listed(&etcd, SUBLET).len()
     };
     assert_eq!(gc(json!([{"containerID": "c0", "ifname": "eth0"}])), 1);
     Call::cni("DEL", "c0", &large).run().silent();

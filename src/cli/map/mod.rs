@@ -1,0 +1,383 @@
+//! `sublet map`: the address space as a picture.
+//!
+//! Owns: which piece of the address space is drawn, and what is known of it. Does not own: the
+//! picture.
+//! Invariant: the cost grows with the number of leases, never with that of addresses.
+
+mod picture;
+
+use anyhow::{Result, anyhow};
+use clap::Args;
+use serde::Serialize;
+
+use super::output::{self, visible};
+use super::screen::Tone;
+use super::tables::count;
+use super::{Desk, Terminal};
+use crate::alloc::Holder;
+use crate::error::shown_network;
+use crate::model::Kind;
+use crate::net::{Addr, Family, Span, Subnet};
+use crate::usage::{Extent, len};
+use picture::{Count, Frame, LEGEND, Look, Mark, Order, Picture, Space, draw};
+
+/// Draw a network, or a piece of the address space: a cell for each address, or for each block.
+///
+/// A large IPv6 range is drawn as far as the smallest prefix with all of its leases reaches; --zoom
+/// draws another.
+#[derive(Debug, Args)]
+pub struct Map {
+    /// A network, a pool, or a prefix with whatever network's addresses are in it
+    #[arg(value_name = "NETWORK|CIDR")]
+    what: String,
+    /// Draw this prefix alone
+    #[arg(long, value_name = "CIDR", value_parser = subnet)]
+    zoom: Option<Subnet>,
+    /// How the addresses run through the picture
+    #[arg(long, value_enum, default_value_t, value_name = "ORDER")]
+    order: Order,
+    /// Columns [default: the terminal's, else 80]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    width: Option<u16>,
+    /// Lines [default: the terminal's, else 24]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    height: Option<u16>,
+    /// The cells as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// A prefix on the command line.
+fn subnet(text: &str) -> Result<Subnet, String> {
+    let parsed = text
+        .split_once('/')
+        .and_then(|(addr, len)| Some((addr.parse::<Addr>().ok()?, len.parse::<u8>().ok()?)));
+    let (addr, len) = parsed.ok_or("say a prefix, as 10.1.0.0/16 or fd00::/64")?;
+    Subnet::masked(addr, len).ok_or_else(|| format!("{addr} has no {len} bits"))
+}
+
+/// Lines that are not the picture: title, notes, legend, and the next prompt.
+const OTHER_LINES: usize = 6;
+
+/// Up to so many bits of host part, all of a range is drawn.
+const WHOLE: u8 = 32;
+
+/// What is known of the pieces to be drawn.
+struct Known {
+    title: String,
+    extents: Vec<Extent>,
+    marks: Vec<(Addr, Mark)>,
+}
+
+impl Map {
+    pub(super) fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
+        let prefix = if self.what.contains('/') && self.what.parse::<Addr>().is_err() {
+            // A pool's name has a slash as well.
+            subnet(&self.what).ok()
+        } else {
+            None
+        };
+        let known = match prefix {
+            Some(prefix) => by_prefix(prefix, desk)?,
+            None => by_name(&self.what, desk)?,
+        };
+        let wholes = match (self.zoom, prefix) {
+            (Some(zoom), _) | (None, Some(zoom)) => vec![zoom],
+            (None, None) => pieces(&known),
+        };
+        let mut shapes = Vec::new();
+        for (i, whole) in wholes.into_iter().enumerate() {
+            let drawn = if self.zoom.is_some() { whole } else { inhabited(whole, &known.marks) };
+            let space = space(drawn, &known);
+            let frame = self.frame(terminal);
+            let picture = draw(&space, &frame);
+            if self.json {
+                shapes.push(Shape::new(whole, &space, &picture, self.order));
+                continue;
+            }
+            if i > 0 {
+                writeln!(terminal.stdout)?;
+            }
+            show(&known.title, whole, &space, &picture, &frame, terminal)?;
+        }
+        if self.json {
+            output::json(terminal.stdout, &shapes)?;
+        }
+        Ok(terminal.stdout.flush()?)
+    }
+
+    fn frame(&self, terminal: &Terminal<'_>) -> Frame {
+        let screen = &terminal.screen;
+        let found = if screen.width == usize::MAX { 80 } else { screen.width };
+        let lines = screen.height.unwrap_or(24);
+        Frame {
+            width: self.width.map_or(found, usize::from),
+            height: self.height.map_or(lines, usize::from).saturating_sub(OTHER_LINES).max(1),
+            order: self.order,
+            colour: screen.colour,
+            unicode: screen.unicode,
+        }
+    }
+}
+
+fn mark(holder: &Holder) -> Option<Mark> {
+    Some(match holder {
+        Holder::Free => return None,
+        Holder::Cooling(_) => Mark::Cooling,
+        Holder::Leased(lease) => match lease.kind {
+            Kind::Dynamic | Kind::Static => Mark::Used,
+            Kind::Gateway | Kind::Aux => Mark::Gateway,
+            Kind::Reserved => Mark::Reserved,
+        },
+    })
+}
+
+fn extents(desk: &mut Desk) -> Result<Vec<Extent>> {
+    Ok(Extent::all(&desk.store.definitions(&desk.cx)?, &desk.store.pools()?))
+}
+
+/// All that is in a prefix, of whichever network.
+fn by_prefix(prefix: Subnet, desk: &mut Desk) -> Result<Known> {
+    let mut extents = extents(desk)?;
+    extents.retain(|e| e.range.overlaps(prefix.into()));
+    let mut marks = Vec::new();
+    desk.store.taken(&desk.cx, &mut |_, addr, holder| {
+        if prefix.contains(addr) {
+            marks.extend(mark(holder).map(|mark| (addr, mark)));
+        }
+    })?;
+    // Networks may have the same address, each for itself; it is one place in the picture.
+    marks.sort_by_key(|(addr, _)| *addr);
+    marks.dedup_by_key(|(addr, _)| *addr);
+    Ok(Known { title: "all networks".to_owned(), extents, marks })
+}
+
+/// All of a network, or of a pool.
+fn by_name(name: &str, desk: &mut Desk) -> Result<Known> {
+    let mut extents = extents(desk)?;
+    extents.retain(|e| e.network == name);
+    let mut marks = Vec::new();
+    desk.store.taken(&desk.cx, &mut |set, addr, holder| {
+        // Networks that share a set of leases take each other's addresses.
+        let shared = extents.iter().any(|e| e.set == *set && e.range.contains(addr));
+        let own = matches!(holder, Holder::Leased(lease) if shown_network(lease) == name);
+        if shared || own {
+            marks.extend(mark(holder).map(|mark| (addr, mark)));
+        }
+    })?;
+    if extents.is_empty() && marks.is_empty() {
+        return Err(anyhow!(
+            "{} is no network or pool that {} knows, and no prefix; see `sublet pools`",
+            visible(name),
+            desk.place
+        ));
+    }
+    Ok(Known { title: format!("network {}", visible(name)), extents, marks })
+}
+
+/// The pieces in which a network's ranges are drawn: ranges that lie together in one, others apart.
+fn pieces(known: &Known) -> Vec<Subnet> {
+    let mut pieces = Vec::new();
+    for family in [Family::V4, Family::V6] {
+        let ranges: Vec<Span> =
+            known.extents.iter().map(|e| e.range).filter(|r| r.first.family() == family).collect();
+        let mut apart: Vec<Subnet> =
+            ranges.iter().map(|range| enclosing(range.first, range.last)).collect();
+        apart.sort_by_key(|s| (s.first(), s.len()));
+        apart.dedup();
+        let of_family = || known.marks.iter().map(|(a, _)| *a).filter(|a| a.family() == family);
+        let bounds = match (apart.first(), apart.iter().map(|s| s.last()).max()) {
+            (Some(first), Some(last)) => Some((first.first(), last)),
+            // No ranges are known: where the leases are.
+            _ => of_family().min().zip(of_family().max()),
+        };
+        let Some((first, last)) = bounds else { continue };
+        let together = enclosing(first, last);
+        let room = apart.iter().map(|s| len(Span::from(*s))).fold(0_u128, u128::saturating_add);
+        if apart.len() < 2 || len(together.into()) / 4 <= room {
+            pieces.push(together);
+        } else {
+            pieces.append(&mut apart);
+        }
+    }
+    pieces
+}
+
+/// The smallest prefix with both addresses.
+fn enclosing(first: Addr, last: Addr) -> Subnet {
+    let differ = first.bits() ^ last.bits();
+    let host = u8::try_from(128 - differ.leading_zeros()).unwrap_or(128);
+    first.prefix(first.family().bits().saturating_sub(host))
+}
+
+/// What of a prefix is worth a picture: all of it, or, where that is too much for anyone, the
+/// smallest prefix with everything that is taken.
+fn inhabited(whole: Subnet, marks: &[(Addr, Mark)]) -> Subnet {
+    let bits = whole.family().bits();
+    let inside = || marks.iter().map(|(addr, _)| *addr).filter(|addr| whole.contains(*addr));
+    let (Some(first), Some(last)) = (inside().min(), inside().max()) else { return whole };
+    if bits - whole.len() <= WHOLE {
+        return whole;
+    }
+    // Not less than 256 addresses.
+    let len = enclosing(first, last).len().min(bits - 8).max(whole.len());
+    Subnet::masked(first, len).unwrap_or(whole)
+}
+
+fn space(subnet: Subnet, known: &Known) -> Space {
+    let mut bounds: Vec<Span> = known.extents.iter().map(|e| e.range).collect();
+    let mut gives: Vec<Span> = known.extents.iter().flat_map(|e| e.gives.clone()).collect();
+    if bounds.is_empty() {
+        bounds.push(subnet.into());
+        gives.push(subnet.into());
+    }
+    let inside = |(addr, _): &&(Addr, Mark)| subnet.contains(*addr);
+    let marks = known.marks.iter().filter(inside).copied().collect();
+    Space { subnet, gives: union(gives), bounds: union(bounds), marks }
+}
+
+/// The same addresses, each in one span only.
+fn union(mut spans: Vec<Span>) -> Vec<Span> {
+    spans.sort_unstable();
+    let mut all: Vec<Span> = Vec::new();
+    for span in spans {
+        match all.last_mut().filter(|last| last.overlaps(span)) {
+            Some(last) => last.last = last.last.max(span.last),
+            None => all.push(span),
+        }
+    }
+    all
+}
+
+fn show(
+    title: &str,
+    whole: Subnet,
+    space: &Space,
+    picture: &Picture,
+    frame: &Frame,
+    terminal: &mut Terminal<'_>,
+) -> Result<()> {
+    let screen = terminal.screen;
+    let out = &mut *terminal.stdout;
+    let sum =
+        |of: fn(&Count) -> u128| picture.counts.values().map(of).fold(0, u128::saturating_add);
+    let (used, size) = (sum(|c| c.used), sum(|c| c.gives));
+    let name = screen.paint(Tone::Head, &format!("{title}, {}", space.subnet));
+    writeln!(out, "{name}: {} of {} leased", count(used), count(size))?;
+    for line in &picture.lines {
+        writeln!(out, "{line}")?;
+    }
+    let single = picture.cell == space.subnet.family().bits();
+    let cell = if single { "an address".to_owned() } else { format!("a /{}", picture.cell) };
+    let way = match frame.order {
+        Order::Hilbert => "a Hilbert curve from the top left to the top right",
+        Order::Rows => "rows",
+    };
+    writeln!(out, "{}", screen.paint(Tone::Dim, &format!("a cell is {cell}, in {way}")))?;
+    if space.subnet != whole {
+        let drawn = space.subnet;
+        writeln!(
+            out,
+            "drawn is {drawn} of {whole}: all that is taken is there; --zoom {whole} draws the rest"
+        )?;
+    }
+    let present = picture.looks();
+    let legend = LEGEND.iter().filter(|(look, _)| present.contains(look)).map(|(look, name)| {
+        let name = if single && *look == Look::Full { "leased" } else { name };
+        format!("{} {name}", look.sample(frame))
+    });
+    writeln!(out, "{}", legend.collect::<Vec<_>>().join("  "))?;
+    Ok(())
+}
+
+/// A picture for a program.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Shape {
+    space: String,
+    drawn: String,
+    order: &'static str,
+    columns: usize,
+    cell_prefix: u8,
+    cells: Vec<Cell>,
+}
+
+/// A cell with anything in it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Cell {
+    block: String,
+    used: u128,
+    reserved: u128,
+    gateway: u128,
+    cooling: u128,
+    /// What can be given out, taken or not.
+    size: u128,
+    excluded: u128,
+}
+
+impl Shape {
+    fn new(whole: Subnet, space: &Space, picture: &Picture, order: Order) -> Shape {
+        let cell = |(index, c): (&usize, &Count)| Cell {
+            block: picture.block(space.subnet, *index),
+            used: c.used,
+            reserved: c.reserved,
+            gateway: c.gateway,
+            cooling: c.cooling,
+            size: c.gives,
+            excluded: c.within.saturating_sub(c.gives),
+        };
+        Shape {
+            space: whole.to_string(),
+            drawn: space.subnet.to_string(),
+            order: match order {
+                Order::Hilbert => "hilbert",
+                Order::Rows => "rows",
+            },
+            columns: picture.columns,
+            cell_prefix: picture.cell,
+            cells: picture.counts.iter().map(cell).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addr(text: &str) -> Addr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_smallest_prefix() {
+        for (first, last, net) in [
+            ("10.0.0.1", "10.0.0.254", "10.0.0.0/24"),
+            ("10.0.0.1", "10.0.0.1", "10.0.0.1/32"),
+            ("0.0.0.0", "255.255.255.255", "0.0.0.0/0"),
+            ("fd00::1", "fd00::ffff", "fd00::/112"),
+            ("::", "ffff::", "::/0"),
+        ] {
+            assert_eq!(enclosing(addr(first), addr(last)).to_string(), net);
+        }
+    }
+
+    #[test]
+    fn a_large_space_is_drawn_where_somebody_is() {
+        let whole = subnet("fd00::/64").unwrap();
+        let marks = [(addr("fd00::2"), Mark::Used), (addr("fd00::1:3"), Mark::Used)];
+        assert_eq!(inhabited(whole, &marks).to_string(), "fd00::/111");
+        assert_eq!(inhabited(whole, &marks[..1]).to_string(), "fd00::/120");
+        assert_eq!(inhabited(whole, &[]), whole);
+        let four = subnet("10.0.0.0/8").unwrap();
+        assert_eq!(inhabited(four, &[(addr("10.0.0.2"), Mark::Used)]), four);
+    }
+
+    #[test]
+    fn a_prefix_on_the_command_line() {
+        assert_eq!(subnet("10.1.2.3/16").unwrap().to_string(), "10.1.0.0/16");
+        for bad in ["10.1.2.3", "10.1.2.3/33", "/8", "x/8", "::/129", "10.0.0.0/-1"] {
+            assert!(subnet(bad).is_err(), "{bad}");
+        }
+    }
+}

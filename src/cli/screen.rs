@@ -1,0 +1,230 @@
+//! What the terminal can show: colour, its width, characters beyond ASCII.
+//!
+//! Owns: how that is found out, and what a colour means. Does not own: what is shown.
+//! Invariant: where nobody looks (a pipe, a file, `NO_COLOR`), a line has no escape sequence and is
+//! not cut.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use anstream::{AutoStream, ColorChoice};
+use anstyle::{AnsiColor, Color, Effects, Style};
+use clap::ValueEnum;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+
+use crate::host::Env;
+
+/// The screen that the streams lead to.
+#[derive(Clone, Copy, Debug)]
+pub struct Screen {
+    /// Colour on standard output.
+    pub colour: bool,
+    /// Colour on standard error.
+    pub alert: bool,
+    /// Characters in a line; as good as infinite where nobody looks.
+    pub width: usize,
+    /// Lines on the terminal; `None` where there is none.
+    pub height: Option<usize>,
+    /// Whether block characters are shown as such.
+    pub unicode: bool,
+}
+
+/// When there is colour.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum When {
+    /// On a terminal, unless `NO_COLOR` is set
+    #[default]
+    Auto,
+    /// Everywhere
+    Always,
+    /// Nowhere
+    Never,
+}
+
+/// What a colour stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tone {
+    /// A heading.
+    Head,
+    /// Beside the point.
+    Dim,
+    /// Wrong.
+    Bad,
+    /// Worth a look.
+    Odd,
+    /// As it should be.
+    Good,
+    /// Leased, or full.
+    Used,
+    /// Set aside by the operator.
+    Reserved,
+    /// A gateway's.
+    Gateway,
+    /// Freed, and kept back.
+    Cooling,
+}
+
+impl Tone {
+    pub(super) fn style(self) -> Style {
+        let colour = |colour: AnsiColor| Style::new().fg_color(Some(Color::Ansi(colour)));
+        match self {
+            Tone::Head => Style::new().effects(Effects::BOLD),
+            Tone::Dim => Style::new().effects(Effects::DIMMED),
+            Tone::Bad => colour(AnsiColor::Red).effects(Effects::BOLD),
+            Tone::Odd => colour(AnsiColor::Yellow),
+            Tone::Good | Tone::Used => colour(AnsiColor::Green),
+            Tone::Reserved => colour(AnsiColor::Magenta),
+            Tone::Gateway => colour(AnsiColor::Blue),
+            Tone::Cooling => colour(AnsiColor::Cyan),
+        }
+    }
+}
+
+impl Screen {
+    /// No colour, no end of a line, ASCII alone.
+    pub const PLAIN: Screen =
+        Screen { colour: false, alert: false, width: usize::MAX, height: None, unicode: false };
+
+    /// The screen of this process. `COLUMNS` and `LINES` win over what the terminal says.
+    pub fn find(env: &Env<'_>) -> Screen {
+        let word = |name: &str| env(name)?.into_string().ok();
+        let number = |name: &str| word(name)?.trim().parse::<u16>().ok().filter(|n| *n > 0);
+        let size = rustix::termios::tcgetwinsize(io::stdout()).ok();
+        let columns = number("COLUMNS").or(size.map(|s| s.ws_col)).filter(|n| *n > 0);
+        let lines = number("LINES").or(size.map(|s| s.ws_row)).filter(|n| *n > 0);
+        let locale = ["LC_ALL", "LC_CTYPE", "LANG"].iter().filter_map(|name| word(name));
+        let locale = locale.into_iter().find(|value| !value.is_empty()).unwrap_or_default();
+        let locale = locale.to_ascii_lowercase().replace('-', "");
+        Screen {
+            colour: AutoStream::choice(&io::stdout()) != ColorChoice::Never,
+            alert: AutoStream::choice(&io::stderr()) != ColorChoice::Never,
+            width: columns.map_or(usize::MAX, usize::from),
+            height: lines.map(usize::from),
+            unicode: locale.contains("utf8"),
+        }
+    }
+
+    /// The same, with colour when it is asked for.
+    #[must_use]
+    pub fn with(self, when: When) -> Screen {
+        match when {
+            When::Auto => self,
+            When::Always => Screen { colour: true, alert: true, ..self },
+            When::Never => Screen { colour: false, alert: false, ..self },
+        }
+    }
+
+    /// The text in a colour, where there is any.
+    pub fn paint(&self, tone: Tone, text: &str) -> String {
+        styled(self.colour, tone.style(), text)
+    }
+
+    /// The same for standard error.
+    pub fn alarm(&self, tone: Tone, text: &str) -> String {
+        styled(self.alert, tone.style(), text)
+    }
+}
+
+fn styled(colour: bool, style: Style, text: &str) -> String {
+    if colour { format!("{style}{text}{style:#}") } else { text.to_owned() }
+}
+
+/// A line on standard error that tells what takes longer than a second, where that is a terminal. It is
+/// gone with the value: drop it before anything else is written.
+pub struct Progress(ProgressBar);
+
+/// Not worth a word before this.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+impl Progress {
+    /// So many steps.
+    pub fn of(total: usize, what: &'static str) -> Progress {
+        Progress::new(Some(total), what)
+    }
+
+    /// Nobody knows how long.
+    pub fn busy(what: &'static str) -> Progress {
+        Progress::new(None, what)
+    }
+
+    fn new(total: Option<usize>, what: &'static str) -> Progress {
+        let total = total.map(|n| u64::try_from(n).unwrap_or(u64::MAX));
+        let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
+        let late = move |state: &ProgressState, out: &mut dyn fmt::Write| {
+            let elapsed = state.elapsed();
+            if elapsed >= PATIENCE {
+                let _ = write!(out, "{what}, {} s", elapsed.as_secs());
+                if let Some(total) = state.len() {
+                    let _ = write!(out, ": {} of {total}", state.pos());
+                }
+            }
+        };
+        let style =
+            ProgressStyle::with_template(if total.is_some() { "{late} {grown}" } else { "{late}" });
+        let style = style.unwrap_or_else(|_| ProgressStyle::default_spinner());
+        bar.set_style(style.with_key("late", late).with_key("grown", grown));
+        bar.enable_steady_tick(PATIENCE / 4);
+        Progress(bar)
+    }
+
+    /// One more step is done.
+    pub fn step(&self) {
+        self.0.inc(1);
+    }
+}
+
+/// The bar itself.
+fn grown(state: &ProgressState, out: &mut dyn fmt::Write) {
+    const WIDTH: usize = 30;
+    if state.elapsed() >= PATIENCE {
+        let share = state.fraction().clamp(0.0, 1.0);
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_precision_loss,
+            clippy::cast_sign_loss,
+            reason = "between 0 and the width"
+        )]
+        let done = (share * WIDTH as f32) as usize;
+        let _ = write!(out, "[{}{}]", "#".repeat(done), ".".repeat(WIDTH.saturating_sub(done)));
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_locale_tells_of_block_characters() {
+        let of = |pairs: &'static [(&str, &str)]| {
+            let env =
+                move |name: &str| pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).into());
+            Screen::find(&env).unicode
+        };
+        assert!(of(&[("LANG", "C.UTF-8")]) && of(&[("LANG", "C"), ("LC_CTYPE", "de_DE.utf8")]));
+        assert!(!of(&[("LC_ALL", "C"), ("LANG", "C.UTF-8")]) && !of(&[]));
+    }
+
+    #[test]
+    fn a_width_that_is_none_is_left_out() {
+        let width = |columns: &'static str| {
+            Screen::find(&move |name: &str| (name == "COLUMNS").then(|| columns.into())).width
+        };
+        assert_eq!(width("40"), 40);
+        // Whatever the terminal of this test is.
+        assert_eq!(width("0"), width("wide"));
+    }
+
+    #[test]
+    fn without_colour_nothing_is_added() {
+        assert_eq!(Screen::PLAIN.paint(Tone::Bad, "x"), "x");
+        let shown = Screen::PLAIN.with(When::Always).paint(Tone::Bad, "x");
+        assert!(shown.starts_with("\u{1b}[") && shown.ends_with("\u{1b}[0m"), "{shown:?}");
+    }
+}

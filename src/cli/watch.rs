@@ -1,0 +1,237 @@
+//! `sublet watch`: a line for each address that is given or freed, as it happens.
+//!
+//! Owns: how it is found out. Does not own: what is kept of the past (`store`).
+//! Invariant: what happened is told once, in its order; nothing is written, and there may be no store
+//! yet.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Args;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::output::{EventRow, visible};
+use super::screen::Tone;
+use super::{Desk, Terminal};
+use crate::config;
+use crate::host;
+use crate::model::{Event, Face, Lease, SetName, Timestamp, What};
+use crate::net::Addr;
+
+/// Tell of each address that is given or freed from now on, a line each, until it is stopped.
+///
+/// What happened is read from the history. A cluster keeps none, and so does a network with "history":
+/// "off"; there the leases are compared with those of a moment before, which costs more the more there
+/// are, and misses what came and went between two looks.
+#[derive(Debug, Args)]
+pub struct Watch {
+    /// Only this network's
+    #[arg(long, value_name = "NAME")]
+    network: Option<String>,
+    /// Time between two looks
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = interval)]
+    interval: Duration,
+    /// Compare leases, though there is a history
+    #[arg(long)]
+    leases: bool,
+    /// An object a line
+    #[arg(long)]
+    json: bool,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = config::duration(text).map_err(|_| "say 500ms, 1s or 1m".to_owned())?;
+    Some(interval).filter(|i| *i >= Duration::from_millis(10)).ok_or("at least 10ms".to_owned())
+}
+
+/// Where what is new is learned from.
+enum Source {
+    /// The history: the newest second that was seen, and what was seen of it.
+    Past(Timestamp, Vec<Event>),
+    /// The leases as they were.
+    Leases(BTreeMap<(SetName, Addr), Lease>),
+}
+
+impl Watch {
+    pub(super) fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
+        let mut source = self.begin(desk)?;
+        while wait(self.interval)? {
+            // It runs for days.
+            desk.cx.now = host::now();
+            let (events, known_face) = match &mut source {
+                Source::Past(last, seen) => (past(desk, last, seen)?, true),
+                Source::Leases(before) => {
+                    let now = leases(desk)?;
+                    let events = differences(before, &now, desk.cx.now);
+                    *before = now;
+                    (events, false)
+                }
+            };
+            for event in &events {
+                if self.network.as_deref().is_none_or(|n| event.network() == n) {
+                    self.tell(event, known_face, terminal)?;
+                }
+            }
+            terminal.stdout.flush()?;
+        }
+        Ok(())
+    }
+
+    fn begin(&self, desk: &mut Desk) -> Result<Source> {
+        if desk.cluster || self.leases {
+            return Ok(Source::Leases(leases(desk)?));
+        }
+        let (mut last, mut seen) = (0, Vec::new());
+        past(desk, &mut last, &mut seen)?;
+        if last == 0 {
+            // No history: none is kept, unless there is nothing that could have one.
+            let now = leases(desk)?;
+            if !now.is_empty() {
+                return Ok(Source::Leases(now));
+            }
+        }
+        Ok(Source::Past(last, seen))
+    }
+
+    fn tell(&self, event: &Event, known_face: bool, terminal: &mut Terminal<'_>) -> Result<()> {
+        let mut row = EventRow::new(event);
+        if !known_face {
+            row.face = "";
+        }
+        if self.json {
+            serde_json::to_writer(&mut *terminal.stdout, &row)?;
+            return Ok(writeln!(terminal.stdout)?);
+        }
+        let tone = if event.what.gives() { Tone::Good } else { Tone::Cooling };
+        let word = terminal.screen.paint(tone, row.event);
+        let (time, addr, network) = (&row.time, &row.address, visible(row.network));
+        let owner = visible(&event.owner.to_string());
+        write!(terminal.stdout, "{time} {word} {addr} of network {network}, {owner}")?;
+        if !row.pod_name.is_empty() {
+            let pod = visible(&format!("{}/{}", row.pod_namespace, row.pod_name));
+            write!(terminal.stdout, ", pod {pod}")?;
+        }
+        Ok(writeln!(terminal.stdout)?)
+    }
+}
+
+fn leases(desk: &mut Desk) -> Result<BTreeMap<(SetName, Addr), Lease>> {
+    let all = desk.leases(&|_| true)?;
+    Ok(all.into_iter().map(|lease| ((lease.set.clone(), lease.addr), lease)).collect())
+}
+
+/// What is new in the history.
+fn past(desk: &mut Desk, last: &mut Timestamp, seen: &mut Vec<Event>) -> Result<Vec<Event>> {
+    let from = *last;
+    let events = desk.store.history(&desk.cx, &mut |event| event.time >= from)?;
+    Ok(fresh(events, last, seen))
+}
+
+/// What of the newest events was not seen before. Of the newest second there may be more to come: what
+/// was seen of it is remembered, each event as often as it was seen.
+fn fresh(events: Vec<Event>, last: &mut Timestamp, seen: &mut Vec<Event>) -> Vec<Event> {
+    let mut known = std::mem::take(seen);
+    let newest = events.iter().map(|event| event.time).max().unwrap_or(*last);
+    let mut new = Vec::new();
+    for event in events {
+        if event.time == newest {
+            seen.push(event.clone());
+        }
+        match known.iter().position(|k| *k == event) {
+            Some(i) => {
+                known.swap_remove(i);
+            }
+            None => new.push(event),
+        }
+    }
+    *last = newest;
+    new
+}
+
+/// What was given and freed between two looks, by set and address.
+fn differences(
+    before: &BTreeMap<(SetName, Addr), Lease>,
+    now: &BTreeMap<(SetName, Addr), Lease>,
+    time: Timestamp,
+) -> Vec<Event> {
+    let event = |lease: &Lease, what, time| Event::of(lease, what, Face::default(), time);
+    let same = |a: &Lease, b: &Lease| a.owner == b.owner && a.time == b.time;
+    let mut events = Vec::new();
+    for (key, lease) in before {
+        if !now.get(key).is_some_and(|other| same(lease, other)) {
+            events.push(event(lease, What::Deleted, time));
+        }
+    }
+    for (key, lease) in now {
+        if !before.get(key).is_some_and(|other| same(lease, other)) {
+            events.push(event(lease, What::Added, lease.time));
+        }
+    }
+    events
+}
+
+/// Waits; false if nobody reads standard output any more.
+fn wait(interval: Duration) -> Result<bool> {
+    let stdout = io::stdout();
+    let until = Timespec::try_from(interval).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
+    let mut fds = [PollFd::new(&stdout, PollFlags::empty())];
+    match poll(&mut fds, Some(&until)) {
+        Ok(_) => Ok(!fds[0].revents().intersects(PollFlags::ERR | PollFlags::HUP)),
+        Err(rustix::io::Errno::INTR) => Ok(true),
+        Err(e) => Err(io::Error::from(e).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Kind, Node, Origin, Owner};
+
+    fn lease(addr: &str, id: &str, time: u64) -> Lease {
+        Lease {
+            set: SetName("ecs".to_owned()),
+            addr: addr.parse().unwrap(),
+            prefix: 24,
+            kind: Kind::Dynamic,
+            owner: Owner::Id(id.to_owned()),
+            range: addr.parse().unwrap(),
+            node: Node::default(),
+            boot: None,
+            origin: Origin::default(),
+            time,
+            cooldown: 0,
+        }
+    }
+
+    fn words(events: &[Event]) -> Vec<String> {
+        events.iter().map(|e| format!("{} {} {}", e.time, e.what.word(), e.owner)).collect()
+    }
+
+    #[test]
+    fn each_event_is_told_once() {
+        let at =
+            |id: &str, time| Event::of(&lease("10.0.0.2", id, time), What::Added, Face::Cni, time);
+        let (mut last, mut seen) = (0, Vec::new());
+        let told = fresh(vec![at("a", 5), at("b", 6)], &mut last, &mut seen);
+        assert_eq!(words(&told), ["5 added id a", "6 added id b"]);
+        // The same second again, with two that are alike.
+        let told = fresh(vec![at("b", 6), at("c", 6), at("c", 6)], &mut last, &mut seen);
+        assert_eq!(words(&told), ["6 added id c", "6 added id c"]);
+        assert!(fresh(vec![at("b", 6), at("c", 6), at("c", 6)], &mut last, &mut seen).is_empty());
+        assert!(fresh(Vec::new(), &mut last, &mut seen).is_empty());
+        assert_eq!(words(&fresh(vec![at("d", 9)], &mut last, &mut seen)), ["9 added id d"]);
+    }
+
+    #[test]
+    fn two_looks_differ() {
+        let of = |all: &[Lease]| -> BTreeMap<(SetName, Addr), Lease> {
+            all.iter().map(|l| ((l.set.clone(), l.addr), l.clone())).collect()
+        };
+        let before = of(&[lease("10.0.0.2", "a", 1), lease("10.0.0.3", "b", 1)]);
+        let now = of(&[lease("10.0.0.2", "a", 1), lease("10.0.0.3", "c", 7)]);
+        let told = words(&differences(&before, &now, 9));
+        assert_eq!(told, ["9 deleted id b", "7 added id c"]);
+    }
+}

@@ -1,0 +1,265 @@
+//! `sublet check` as an ADD would judge: every configuration of testdata, and those of the
+//! documentation of container runtimes. What a hostile file is met with.
+//!
+//! testdata/check/podman is of Debian's podman 4.3 package (its examples), as it ships them;
+//! containerd holds what containerd's `script/setup/install-cni` writes, nerdctl what its `docs/cni.md`
+//! shows, each written anew with the same keys and values.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::lab::{Answer, Call, Lab, testdata};
+
+fn check(file: &Path) -> Answer {
+    // A store of nobody: what stands on this machine is not compared.
+    let lab = Lab::new();
+    let store = lab.store().display().to_string();
+    let call = Call::sublet().arg("check").arg("--json").arg("--store").arg(&store);
+    let answer = call.arg(&file.display().to_string()).run();
+    assert!(!lab.store().exists(), "a check makes no store");
+    answer
+}
+
+/// Exit code and report of a configuration.
+fn of(conf: &str) -> (Option<i32>, Value) {
+    let lab = Lab::new();
+    let file = lab.join("c.conf");
+    fs::write(&file, conf).unwrap();
+    let answer = check(&file);
+    (answer.code, answer.json())
+}
+
+fn errors(report: &Value) -> Vec<String> {
+    let findings = report["files"][0]["findings"].as_array().unwrap();
+    let errors = findings.iter().filter(|f| f["level"] == "error");
+    errors.map(|f| f["message"].as_str().unwrap().to_owned()).collect()
+}
+
+fn folders(under: &str) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> =
+        fs::read_dir(testdata().join(under)).unwrap().map(|e| e.unwrap().path()).collect();
+    found.retain(|path| path.is_dir());
+    found.sort();
+    found
+}
+
+/// testdata/config: what is bad for an ADD is an error here, with the same text; what is good is
+/// none. But: a key that was meant is an error; what only the environment says is not looked at.
+#[test]
+fn configurations() {
+    let (mut good, mut bad) = (0, 0);
+    for dialect in folders("config") {
+        for (kind, right) in [("ok", true), ("bad", false)] {
+            for case in
+                folders(&format!("config/{}/{kind}", dialect.file_name().unwrap().display()))
+            {
+                let told = fs::read_to_string(case.join("out.txt")).unwrap();
+                let conf = fs::read(case.join("in.json")).unwrap();
+                let env = case.join("env").exists();
+                let lab = Lab::new();
+                fs::write(lab.join("c.conf"), conf).unwrap();
+                let answer = check(&lab.join("c.conf"));
+                let report = answer.json();
+                let errors = errors(&report);
+                let clean = answer.code == Some(0);
+                assert_eq!(clean, errors.is_empty(), "{}: {report}", case.display());
+                let slip = told.contains("did you mean");
+                if right && !slip && !env && !clean && !only_here(&errors) {
+                    answer.fail(format!("{}: an ADD takes it", case.display()));
+                }
+                if !right && !env && clean && !only_there(&told) {
+                    answer.fail(format!("{}: an ADD refuses it: {told}", case.display()));
+                }
+                good += usize::from(right);
+                bad += usize::from(!right);
+                // Each finding points into the file.
+                for finding in report["files"][0]["findings"].as_array().unwrap() {
+                    assert!(finding["line"].as_u64() > Some(0), "{}: {finding}", case.display());
+                    assert!(finding["column"].as_u64() > Some(0), "{}: {finding}", case.display());
+                }
+            }
+        }
+    }
+    assert!(good > 50 && bad > 80, "{good} good, {bad} bad");
+}
+
+/// What is no mistake for an ADD, and one for a person.
+fn only_here(errors: &[String]) -> bool {
+    let words = ["is none of 0.1.0", "not UTF-8", "sublet gives addresses"];
+    errors.iter().all(|e| words.iter().any(|word| e.contains(word)))
+}
+
+/// What an ADD is told by its caller, or what is asked of a GC or a CHECK.
+fn only_there(told: &str) -> bool {
+    let words = ["ARGS:", "cni.dev/", "prevResult", "attachment", "IPAM_DB", "missing 'ipam' key"];
+    words.iter().any(|word| told.contains(word))
+}
+
+/// testdata/cni: the configuration of each ADD. What else it is told (`CNI_ARGS`) is not looked at.
+#[test]
+fn stories() {
+    let mut seen = 0;
+    for case in folders("cni") {
+        let story: Value =
+            serde_json::from_slice(&fs::read(case.join("case.json")).unwrap()).unwrap();
+        for step in story["steps"].as_array().unwrap() {
+            let asked = step["env"].as_object().is_some_and(|env| !env.is_empty());
+            if step["cmd"] != "ADD" || asked || !step["stdin"].is_null() {
+                continue;
+            }
+            let mut conf = story["config"].clone();
+            merge(&mut conf, &step["merge"]);
+            let old = [&story["versions"], &step["versions"]].iter().any(|v| **v == "<0.3.0");
+            conf["cniVersion"] = json!(if old { "0.2.0" } else { "1.0.0" });
+            let (code, report) = of(&conf.to_string());
+            let refused = matches!(step["expect"]["code"].as_i64(), Some(6 | 7));
+            let slip = errors(&report).iter().any(|e| e.contains("did you mean"));
+            // A file of the story's folder, or what is no business of a file's: nobody is asked there.
+            let elsewhere = conf["ipam"]["resolvConf"].is_string() || !conf["ipam"].is_object();
+            let here =
+                conf.to_string().contains("prevResult") || only_there(&step["expect"].to_string());
+            if !slip && !elsewhere && !here {
+                let want = Some(i32::from(refused));
+                assert_eq!(code, want, "{}: {report:#} {conf}", case.display());
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 40, "{seen} stories");
+}
+
+/// RFC 7396.
+fn merge(into: &mut Value, patch: &Value) {
+    let Some(patch) = patch.as_object() else { return };
+    for (key, value) in patch {
+        match value {
+            Value::Null => {
+                into.as_object_mut().unwrap().remove(key);
+            }
+            Value::Object(_) if into[key].is_object() => merge(&mut into[key], value),
+            _ => into[key] = value.clone(),
+        }
+    }
+}
+
+#[test]
+fn documentation_of_runtimes() {
+    for (runtime, networks) in [("containerd", 1), ("podman", 2), ("nerdctl", 2)] {
+        let folder = testdata().join("check").join(runtime);
+        let answer = check(&folder);
+        let report = answer.ok();
+        assert_eq!((&report["errors"], &report["overlaps"]), (&json!(0), &json!([])), "{report:#}");
+        let plugins = |file: &Value| file["plugins"].as_array().unwrap().clone();
+        let all: Vec<Value> =
+            report["files"].as_array().unwrap().iter().flat_map(plugins).collect();
+        let ours = all.iter().filter(|p| p["ours"] == true && !p["ranges"][0].is_null()).count();
+        assert!(ours >= networks, "{runtime}: {report:#}");
+    }
+}
+
+#[test]
+fn demonstration() {
+    for name in ["containerd.json", "ecs.json", "podman.json"] {
+        check(&testdata().join("demo").join(name)).ok();
+    }
+}
+
+#[test]
+fn a_folder_is_of_its_files() {
+    let answer = check(&testdata().join("check/own"));
+    assert_eq!(answer.code, Some(1), "{answer:?}");
+    assert_eq!(answer.json()["files"].as_array().unwrap().len(), 2);
+    let lab = Lab::new();
+    let answer = check(lab.path());
+    assert_eq!(answer.code, Some(1), "{answer:?}");
+    assert!(answer.stderr.contains("no *.conf, *.conflist or *.json in it"), "{answer:?}");
+}
+
+#[test]
+fn networks_of_one_folder_may_overlap() {
+    let lab = Lab::new();
+    let conf = |name: &str, subnet: &str, more: Value| {
+        let mut conf = json!({"name": name, "type": "bridge", "cniVersion": "1.0.0",
+            "ipam": {"type": "sublet", "subnet": subnet}});
+        for (key, value) in more.as_object().unwrap() {
+            conf["ipam"][key] = value.clone();
+        }
+        fs::write(lab.join(&format!("{name}.conf")), conf.to_string()).unwrap();
+    };
+    conf("a", "10.1.0.0/16", json!({}));
+    conf("b", "10.1.2.0/24", json!({}));
+    conf("c", "10.2.0.0/16", json!({"shared": "s"}));
+    conf("d", "10.2.2.0/24", json!({"shared": "s"}));
+    let report = check(lab.path()).ok();
+    let overlaps = report["overlaps"].as_array().unwrap();
+    assert_eq!(overlaps.len(), 1, "{report:#}");
+    assert_eq!((&overlaps[0]["network"], &overlaps[0]["with"]), (&json!("b"), &json!("a")));
+}
+
+#[test]
+fn what_is_leased_is_compared() {
+    let lab = Lab::new();
+    let old = json!({"cniVersion": "1.0.0", "name": "old", "type": "bridge",
+        "ipam": {"type": "sublet", "subnet": "10.5.0.0/24", "dataDir": lab.data_dir()}});
+    Call::cni("ADD", "c", &old).run().ok();
+    let mut new = old.clone();
+    new["name"] = json!("new");
+    new["ipam"]["subnet"] = json!("10.5.0.0/16");
+    for (conf, overlaps) in [(&new, 1), (&old, 0)] {
+        fs::write(lab.join("c.conf"), conf.to_string()).unwrap();
+        // Without --store it is the configuration's own.
+        let file = lab.join("c.conf").display().to_string();
+        let report = Call::sublet().arg("check").arg("--json").arg(&file).run().ok();
+        assert_eq!(report["overlaps"].as_array().unwrap().len(), overlaps, "{report:#}");
+    }
+}
+
+#[test]
+fn hostile_files() {
+    let lab = Lab::new();
+    let refuse = |name: &str, content: &[u8], what: &str| {
+        let file = lab.join(name);
+        fs::write(&file, content).unwrap();
+        let answer = check(&file);
+        assert_eq!(answer.code, Some(1), "{name}: {answer:?}");
+        assert!(answer.stdout.contains(what), "{name}: {answer:?}");
+    };
+    refuse("deep", "[".repeat(10 << 20).as_bytes(), "recursion limit");
+    refuse("long", " ".repeat((16 << 20) + 1).as_bytes(), "longer than 16 MiB");
+    refuse("bytes", b"{\"name\": \"\xff\xfe\", \"type\": \"b\", \"ipam\": {}}", "not UTF-8");
+    refuse("empty", b"", "EOF while parsing");
+    refuse("mark", b"\xef\xbb\xbf{}", "byte order mark");
+    refuse("escape", b"{\"\\u001b[31m\": \"\\ud800\"}", "no JSON");
+    // Ten megabytes of keys that nobody knows, in a second or two: not one look each at all others.
+    let keys: Vec<String> = (0..600_000).map(|n| format!("\"subnet{n:06}\":1")).collect();
+    let text = format!("{{\"name\":\"n\",\"ipam\":{{\"type\":\"sublet\",{}}}}}", keys.join(","));
+    refuse("keys", text.as_bytes(), "no IP ranges specified");
+    let plugin = r#"{"type":"b","ipam":{"type":"sublet","subnet":"10.0.0.0/24"}}"#;
+    let plugins = vec![plugin; 50_000].join(",");
+    let list = format!("{{\"cniVersion\":\"9\",\"name\":\"n\",\"plugins\":[{plugins}]}}");
+    refuse("plugins", list.as_bytes(), "is none of");
+    let answer = check(&lab.join("absent"));
+    assert!(answer.stderr.contains("No such file"), "{answer:?}");
+    let pipe = lab.join("pipe.conf");
+    let made = Call::new("mkfifo").arg(pipe.to_str().unwrap()).run();
+    assert!(made.succeeded(), "{made:?}");
+    let answer = check(&pipe);
+    assert!(answer.stderr.contains("not a regular file"), "{answer:?}");
+}
+
+/// What came from the file steers no terminal.
+#[test]
+fn escapes_are_shown_as_such() {
+    let lab = Lab::new();
+    let file = lab.join("c.conf");
+    fs::write(
+        &file,
+        "{\"name\": \"n\", \"type\": \"b\\u001b[31m\", \"ipam\": {\"type\": \"x\\u0007\"}}",
+    )
+    .unwrap();
+    let answer = Call::sublet().arg("check").arg(file.to_str().unwrap()).run();
+    assert!(!answer.stdout.contains(['\u{1b}', '\u{7}']), "{answer:?}");
+    assert!(answer.stdout.contains("b\\u{1b}[31m"), "{answer:?}");
+}
