@@ -137,6 +137,20 @@ halt() {
     wait "${pid[$1]}" 2> /dev/null || true
 }
 
+# The leader, once there is one.
+led() {
+    local one
+    for _ in $(seq 150); do
+        one=$(leader)
+        if [ -n "$one" ]; then
+            echo "$one"
+            return
+        fi
+        sleep 0.2
+    done
+    fail "no leader"
+}
+
 steady() {
     [ -n "$(leader)" ] && listed > /dev/null
 }
@@ -176,7 +190,7 @@ befall() {
     storm 1 8
     differ 32 "four hosts at once"
 
-    one=$(leader)
+    one=$(led)
     halt "$one"
     storm 9 11
     differ 44 "the leader is killed"
@@ -184,7 +198,7 @@ befall() {
     until_true 30 "a leader" steady
 
     # The kill meets transactions.
-    one=$(leader)
+    one=$(led)
     storm 12 18 &
     back=$!
     sleep 0.3
@@ -194,14 +208,14 @@ befall() {
     launch "$one"
     until_true 30 "a leader" steady
 
-    one=$(leader)
+    one=$(led)
     kill -STOP "${pid[$one]}"
     storm 19 20
     differ 80 "the leader is paused"
     kill -CONT "${pid[$one]}"
     until_true 30 "a leader" steady
 
-    one=$(leader)
+    one=$(led)
     ip link set "s$one" down
     storm 21 22
     differ 88 "the leader is cut off"

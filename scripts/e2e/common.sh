@@ -52,6 +52,11 @@ enter() {
     trap 'exit 143' TERM
     local status=0
     wait "$inner" || status=$?
+    # Only the table is the end.
+    if [ $status = 0 ] && [ ! -e "$work/passed" ]; then
+        echo "$script: ended early" >&2
+        status=1
+    fi
     exit "$status"
 }
 
@@ -150,4 +155,5 @@ table() {
     printf '\n%s:\n' "$script"
     printf '%s\n' "${rows[@]}"
     echo "$script: everything passed"
+    touch "$work/passed"
 }
