@@ -107,12 +107,18 @@ listed() {
     /opt/cni/bin/sublet --store "$(store)" list --json
 }
 
+listed_to() {
+    listed > "$1"
+}
+
 # differ COUNT WHAT: that many containers have addresses that are theirs alone, and the list says so.
 differ() {
     local seen
     seen=$(jq -r '.ips[].address' "$work"/add-* | sort -u | wc -l)
     [ "$seen" = $((2 * $1)) ] || fail "$2: $seen addresses for $1 containers"
-    seen=$(listed | jq length)
+    # An election may be going on.
+    until_true 30 "a list" listed_to "$work/now"
+    seen=$(jq length "$work/now")
     [ "$seen" = $((2 * $1)) ] || fail "$2: $seen leases are listed for $1 containers"
     row "$2" "$1 containers, $((2 * $1)) addresses"
 }
