@@ -7,6 +7,8 @@
 # SUBLET and SUBLETD) must be built.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# shellcheck source=scripts/e2e/common.sh
+source scripts/e2e/common.sh
 
 fail() {
     echo "e2e-docker-cluster: $*" >&2
@@ -74,16 +76,6 @@ for n in 1 2; do
     ip -n "h$n" link set eth0 up
     ip -n "h$n" link set mac0 up
 done
-
-# wait_for SECONDS COMMAND...
-wait_for() {
-    local end=$((SECONDS + $1))
-    shift
-    until "$@" > /dev/null 2>&1; do
-        [ $SECONDS -lt $end ] || return 1
-        sleep 0.05
-    done
-}
 
 # on HOST COMMAND...: docker there.
 on() {

@@ -7,6 +7,8 @@
 # containerd's folders in a temporary one; all of it ends with the script. Needs root.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# shellcheck source=scripts/e2e/common.sh
+source scripts/e2e/common.sh
 
 fail() {
     echo "e2e-docker: $*" >&2
@@ -51,16 +53,6 @@ export DOCKER_HOST=unix:///run/docker.sock
 store=$work/store/leases.redb
 subletd_pid=
 dockerd_pid=
-
-# wait_for SECONDS COMMAND...
-wait_for() {
-    local end=$((SECONDS + $1))
-    shift
-    until "$@" > /dev/null 2>&1; do
-        [ $SECONDS -lt $end ] || return 1
-        sleep 0.05
-    done
-}
 
 answers() {
     curl -s -X POST --unix-socket "$1" http://x/Plugin.Activate

@@ -81,13 +81,15 @@
 //!
 //! - **a store**: `store/NAME.rs` with [`store::Store`] (on a compare-and-set server: with
 //!   `store::cas::Engine`, three calls); a variant of [`model::StoreSpec`], its keys in
-//!   `config/cluster.rs` and its arms in [`store::open`] and [`store::open_local`] (which of the two links it in decides which
-//!   program has it); its line in `store/contract.rs` or `store/servers_test.rs`.
-//! - **a record that stores keep**: its form in `store/codec/`, its key in `store/keys.rs` (files) and
-//!   `store/cas/paths.rs` (clusters); a variant of [`alloc::Record`], so that [`moving`] takes it along, and its
-//!   line in `cli/lines.rs`; what the doctor checks of it in `store/sound.rs` and `store/cas/audit.rs`.
-//! - **an event, a counter**: a variant of [`model::What`] or [`model::Verb`], its arm in `alloc/tell.rs`, its code
-//!   in `store/codec/past.rs`.
+//!   `config/cluster.rs` and its arms in [`store::open`] and [`store::open_local`] (which of the
+//!   two links it in decides which program has it); its line in `store/contract.rs` or
+//!   `store/servers_test.rs`.
+//! - **a record that stores keep**: its form in `store/codec/`, its key in `store/keys.rs` (files)
+//!   and `store/cas/paths.rs` (clusters); a variant of [`alloc::Record`], so that [`moving`] takes
+//!   it along, and its line in `cli/lines.rs`; what the doctor checks of it in `store/sound.rs` and
+//!   `store/cas/audit.rs`.
+//! - **an event, a counter**: a variant of [`model::What`] or [`model::Verb`], its arm in
+//!   `alloc/tell.rs`, its code in `store/codec/past.rs`.
 //! - **a number**: in [`usage`] if it is of a range; its family in [`metrics`].
 //! - **what a definition holds** (`define`): `config/define.rs`.
 //! - **what a node does once a boot**: `store/cas/node.rs`.

@@ -16,14 +16,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 use sublet::alloc::{Add, Command, Context, Del, Outcome, Reserve, Target};
-use sublet::config::{Inputs, Netconf};
 use sublet::error::{Error, Refusal};
 use sublet::host;
-use sublet::model::{Attachment, ContainerId, IfName, NetworkName, Owner};
+use sublet::model::{Attachment, ContainerId, IfName, Owner};
 use sublet::net::Addr;
 use sublet::store::{self, Store};
 
 use super::bed::{self, id};
+use super::fill::add_of;
 use super::say;
 use super::stats::Sample;
 
@@ -74,33 +74,11 @@ struct Node {
 
 impl Node {
     fn new(network: &Network, name: &str) -> Result<Node> {
-        let bad = |e| anyhow!("{e:?}");
-        let inputs = Inputs {
-            container: Some(ContainerId::new(id(0)).map_err(bad)?),
-            ifname: Some(IfName::new("eth0").map_err(bad)?),
-            ..Inputs::default()
-        };
         let conf = serde_json::to_vec(&network.conf())?;
-        let config = Netconf::decode(&conf).and_then(|n| n.config(&inputs));
-        let config = config.map_err(|e| anyhow!("{e:?}"))?;
-        let add = Add {
-            set: config.set,
-            network: NetworkName::new(&*network.name).map_err(bad)?,
-            owner: config.owner.context("an owner")?,
-            sets: config.sets,
-            wanted: Vec::new(),
-            strategy: config.strategy,
-            cooldown: config.cooldown,
-            sticky: false,
-            on_duplicate: config.on_duplicate,
-            claim_gateways: false,
-            define: None,
-            origin: config.origin,
-            legacy: sublet::alloc::Legacy::Absent,
-        };
+        let (add, store) = add_of(&conf, &network.name, id(0))?;
         let named = |key: &str| (key == "NODE_ID").then(|| name.into());
         let cx = host::facts(&named).context();
-        Ok(Node { store: store::open(&config.store).map_err(|e| anyhow!("{e:?}"))?, add, cx })
+        Ok(Node { store: store::open(&store).map_err(|e| anyhow!("{e:?}"))?, add, cx })
     }
 
     fn owner(&self, n: usize) -> Result<Owner> {

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use sublet::alloc::{Add, Command, Legacy, LegacyCursor, LegacyLease, Outcome};
 use sublet::config::{Inputs, Netconf};
 use sublet::host;
-use sublet::model::{ContainerId, IfName, NetworkName};
+use sublet::model::{ContainerId, IfName, NetworkName, StoreSpec};
 use sublet::net::Addr;
 use sublet::store;
 
@@ -28,22 +28,36 @@ pub fn sublet(fill: Fill, network: &str) -> Result<()> {
     let mut conf = Vec::new();
     std::io::stdin().read_to_end(&mut conf)?;
     let name = |e| anyhow!("{e:?}");
-    let inputs = Inputs {
-        container: Some(ContainerId::new(id(FIRST - 1)).map_err(name)?),
-        ifname: Some(IfName::new("eth0").map_err(name)?),
-        ..Inputs::default()
-    };
-    let text = |e: sublet::config::ConfigError| anyhow!("{e:?}");
-    let config = Netconf::decode(&conf).and_then(|n| n.config(&inputs)).map_err(text)?;
+    let (mut add, store) = add_of(&conf, network, id(FIRST - 1))?;
+    let ifname = Some(IfName::new("eth0").map_err(name)?);
     let mut leases = Vec::new();
     for (n, offset) in fill.taken().enumerate() {
         leases.push(LegacyLease {
             addr: address(offset),
             container: ContainerId::new(id(FIRST + n)).map_err(name)?,
-            ifname: inputs.ifname.clone(),
+            ifname: ifname.clone(),
         });
     }
     let cursor = LegacyCursor { index: 0, addr: address(fill.last()) };
+    add.legacy = Legacy::Read(leases, vec![cursor]);
+    let cx = host::facts(&|_| None).context();
+    let mut store = store::open(&store).map_err(|e| anyhow!("{e:?}"))?;
+    match store.apply(&Command::Add(add), &cx).map_err(|e| anyhow!("{e:?}"))? {
+        Outcome::Added { .. } => Ok(()),
+        other => bail!("unexpected: {other:?}"),
+    }
+}
+
+/// The ADD of a configuration for a container, and where its leases are.
+pub fn add_of(conf: &[u8], network: &str, container: String) -> Result<(Add, StoreSpec)> {
+    let name = |e| anyhow!("{e:?}");
+    let inputs = Inputs {
+        container: Some(ContainerId::new(container).map_err(name)?),
+        ifname: Some(IfName::new("eth0").map_err(name)?),
+        ..Inputs::default()
+    };
+    let config = Netconf::decode(conf).and_then(|n| n.config(&inputs));
+    let config = config.map_err(|e| anyhow!("{e:?}"))?;
     let add = Add {
         set: config.set,
         network: NetworkName::new(network).map_err(name)?,
@@ -57,14 +71,9 @@ pub fn sublet(fill: Fill, network: &str) -> Result<()> {
         claim_gateways: false,
         define: None,
         origin: config.origin,
-        legacy: Legacy::Read(leases, vec![cursor]),
+        legacy: Legacy::Absent,
     };
-    let cx = host::facts(&|_| None).context();
-    let mut store = store::open(&config.store).map_err(|e| anyhow!("{e:?}"))?;
-    match store.apply(&Command::Add(add), &cx).map_err(|e| anyhow!("{e:?}"))? {
-        Outcome::Added { .. } => Ok(()),
-        other => bail!("unexpected: {other:?}"),
-    }
+    Ok((add, config.store))
 }
 
 /// A folder as host-local writes it.

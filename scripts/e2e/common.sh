@@ -133,6 +133,16 @@ no_links() {
     [ -z "$left" ] || fail "$1: links are left: $left"
 }
 
+# wait_for SECONDS COMMAND ...: tries it until it succeeds, without a word; fails if it does not in time.
+wait_for() {
+    local end=$((SECONDS + $1))
+    shift
+    until "$@" > /dev/null 2>&1; do
+        [ $SECONDS -lt $end ] || return 1
+        sleep 0.05
+    done
+}
+
 # until_true SECONDS WHAT COMMAND ...: tries it until it succeeds.
 until_true() {
     local end=$((SECONDS + $1)) what=$2

@@ -1,8 +1,8 @@
 //! The versions of the CNI specification that we speak.
 //!
 //! Owns: the list, what each version can do, what a configuration's version is answered with when
-//! it does not fit, and the answer to VERSION. Does not own: how a result looks ([`super::result`] has one shape per
-//! [`Shape`]).
+//! it does not fit, and the answer to VERSION. Does not own: how a result looks ([`super::result`]
+//! has one shape per [`Shape`]).
 //! Invariant: nothing outside this file compares version texts.
 
 use std::{fmt, io};

@@ -223,8 +223,9 @@ fn default_gateway(subnet: Subnet) -> Option<Addr> {
     (subnet.len() < subnet.family().bits()).then(|| subnet.first().next()).flatten()
 }
 
-/// The addresses of a subnet that a host can have: network + 1 to broadcast - 1 (IPv4) or to the last (IPv6). A subnet of one or two addresses
-/// has neither network nor broadcast address (RFC 3021, RFC 6164): all of it.
+/// The addresses of a subnet that a host can have: network + 1 to broadcast - 1 (IPv4) or to the
+/// last (IPv6). A subnet of one or two addresses has neither network nor broadcast address (RFC
+/// 3021, RFC 6164): all of it.
 pub fn hosts(subnet: Subnet) -> Span {
     let whole = Span::from(subnet);
     if subnet.len() + 1 >= subnet.family().bits() {

@@ -4,9 +4,9 @@
 //! and flushes at open, at commit and twice at close; of those only the ones at commit protect a
 //! lease:
 //! - Until [`Switch::write_through`] what redb writes stays in memory: nothing touches the file
-//!   before the plan is made, so a command that changes nothing writes nothing (a refused ADD may be counted), and a damaged file
-//!   stays as it was found. A GC that needs more memory than [`HOLD`] passes on before: redb never
-//!   writes over what is committed.
+//!   before the plan is made, so a command that changes nothing writes nothing (a refused ADD may
+//!   be counted), and a damaged file stays as it was found. A GC that needs more memory than
+//!   [`HOLD`] passes on before: redb never writes over what is committed.
 //! - A write that changes nothing (redb rewrites its header at open) and a flush with nothing
 //!   written since the last are left out.
 //! - A predecessor may have been killed before its own last flush, or before the file's name was on

@@ -1,8 +1,8 @@
 //! Records as bytes.
 //!
-//! Owns: the format of every value in the embedded store and in a cluster's. A record is a version byte, postcard's
-//! encoding of the fields, and a CRC32C over key and record: redb checks no page on an ordinary
-//! read, and a right record in a wrong place must not be believed either.
+//! Owns: the format of every value in the embedded store and in a cluster's. A record is a version
+//! byte, postcard's encoding of the fields, and a CRC32C over key and record: redb checks no page
+//! on an ordinary read, and a right record in a wrong place must not be believed either.
 //! Invariant: what was written is read back equal, or is an error; nothing else is ever returned.
 
 mod cluster;

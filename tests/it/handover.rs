@@ -110,6 +110,13 @@ fn without_the_other_program_nothing_is_leased() {
         let answer = by(&lab, "sublet", call);
         assert_eq!((answer.code, answer.stdout.as_str()), (Some(1), ""));
         assert!(answer.stderr.contains(why) && answer.stderr.lines().count() == 1, "{answer:?}");
+        // The commands are the other program's, whatever the store.
+        let call = Call::sublet().arg("list").arg("--store").arg(&text(&lab.store()));
+        let answer = by(&lab, "sublet", call);
+        assert_eq!((answer.code, answer.stdout.as_str()), (Some(1), ""));
+        for part in [&text(&other), why, "the commands", "package"] {
+            assert!(answer.stderr.contains(part), "no {part:?} in {answer:?}");
+        }
     };
     told("No such file");
     fs::create_dir(&other).unwrap();

@@ -1,8 +1,8 @@
 //! A store on a compare-and-set server: etcd, Consul, or the fake of the tests.
 //!
 //! Owns: the way from a command to a commit: guess, compare, have a second plan for a guess that is
-//! wrong, learn from a conflict, find a commit again whose answer was lost. Does not own: how a server is asked ([`Engine`]), which address
-//! (`alloc`).
+//! wrong, learn from a conflict, find a commit again whose answer was lost. Does not own: how a server
+//! is asked ([`Engine`]), which address (`alloc`).
 //! Invariant: an outcome that changes something was compared by the server; any other rests on
 //! nothing assumed. Tries and time are bounded. No lease outlives its pool.
 
@@ -84,7 +84,8 @@ impl<E: Engine> Cas<E> {
 
     /// A server that was stopped with a transaction in hand may carry it out long after its client
     /// has gone: a lease for a container that is deleted by then, or the end of one that has been told
-    /// to be there. So before the next thing is done for this node, and before this command's own end is told, whatever may be under way is made to fail.
+    /// to be there. So before the next thing is done for this node, whatever may be under way is made to
+    /// fail.
     fn dispel(&self, cx: &Context, until: Instant) -> Result<(), StoreError> {
         let noted = self.notes.doubt(cx);
         if noted.is_none() && !self.doubt.get() {
@@ -102,6 +103,12 @@ impl<E: Engine> Cas<E> {
             self.notes.clear_doubt(cx, &noted);
         }
         Ok(())
+    }
+
+    /// The same before this command's own end is told, if it has left something under way itself: what
+    /// others have noted meanwhile is for the next one.
+    fn dispel_own(&self, cx: &Context, until: Instant) -> Result<(), StoreError> {
+        if self.doubt.get() { self.dispel(cx, until) } else { Ok(()) }
     }
 
     fn carry_out(
@@ -471,7 +478,7 @@ impl<E: Engine> Store for Cas<E> {
             self.dispel(cx, until)?;
         }
         let done = self.with_old_keys(command, cx, until);
-        match (self.dispel(cx, until), done) {
+        match (self.dispel_own(cx, until), done) {
             // What it was to do it has done.
             (Err(_), Ok(outcome)) => Ok(outcome),
             (Err(error), Err(Error::Refused(_))) => Err(error.into()),
@@ -491,7 +498,7 @@ impl<E: Engine> Store for Cas<E> {
         }
         let done = self.take_old_keys(set, network, dry_run, cx);
         // It is noted if it fails.
-        let _ = self.dispel(cx, Instant::now() + self.timeout);
+        let _ = self.dispel_own(cx, Instant::now() + self.timeout);
         done
     }
 
