@@ -12,7 +12,8 @@ use crate::net::Addr;
 /// Tell who held an address when, or what a container held.
 ///
 /// A lease file keeps the last 10,000 events of 30 days, or what the configuration says as "history";
-/// the boot before this one is told of too. A cluster keeps none.
+/// the boot before this one is told of too. A cluster keeps 1,000 events of each node, or as many as
+/// that node's configuration says.
 #[derive(Debug, Args)]
 pub struct History {
     /// An address; a container ID or the beginning of one; an ECS id; a pod as namespace/name

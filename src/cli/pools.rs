@@ -8,7 +8,7 @@ use super::{Desk, Terminal, tables};
 
 /// Tell how full each range is: size, leased, free, the longest free run, reserved, kept back.
 ///
-/// Ranges are those of each network's last ADD, and Docker's pools. A cluster keeps none of networks.
+/// Ranges are those of each network's last ADD, and Docker's pools.
 #[derive(Debug, Args)]
 pub struct Pools {
     /// Only this network's, or this pool

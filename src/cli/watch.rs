@@ -22,9 +22,9 @@ use crate::net::Addr;
 
 /// Tell of each address that is given or freed from now on, a line each, until it is stopped.
 ///
-/// What happened is read from the history. A cluster keeps none, and so does a network with "history":
-/// "off"; there the leases are compared with those of a moment before, which costs more the more there
-/// are, and misses what came and went between two looks.
+/// What happened is read from the history. Where that is "off", and in a cluster, whose nodes' clocks may
+/// differ, the leases are compared with those of a moment before, which costs more the more there are,
+/// and misses what came and went between two looks.
 #[derive(Debug, Args)]
 pub struct Watch {
     /// Only this network's

@@ -177,8 +177,7 @@ pub fn a_nodes_history_is_bounded<E: Engine>(open: &dyn Fn() -> E) {
     let first = folder.path().join("first");
     let sets = [set("10.0.0.0/24")];
     let few = History::Kept { count: 4, age: 50 };
-    let mut told =
-        |store: &mut Cas<E>| -> Vec<u64> { events(store).iter().map(|e| e.time).collect() };
+    let told = |store: &mut Cas<E>| -> Vec<u64> { events(store).iter().map(|e| e.time).collect() };
     for n in 0..9 {
         let mut store = store(&first, few);
         given(&mut store, &add(&format!("c{n}"), &sets), &at(n));
@@ -251,6 +250,30 @@ fn a_clusters_events_come_in_order() {
     let mut problems = Vec::new();
     store.problems(&at(60), &mut |problem| problems.push(problem.place)).unwrap();
     assert!(matches!(&problems[..], [place] if place.contains(&path)), "{problems:?}");
+}
+
+/// What a node has done is told of when it is forgotten, and for a month.
+#[test]
+fn history_of_forgotten_nodes_ends() {
+    const DAY: u64 = 24 * 3600;
+    for nests in [false, true] {
+        let server = Rc::new(Server::default());
+        server.nests.set(nests);
+        let mut store = FakeCas::new(server.clone());
+        let named = |n: u64, now| Context {
+            node: Node { name: format!("n{n}"), machine: format!("m{n}") },
+            ..at(now)
+        };
+        for n in 0..100 {
+            let cx = named(n, n * DAY);
+            given(&mut store, &add("c", &[set("10.0.0.0/24")]), &cx);
+            store.apply(&del("c"), &cx).unwrap();
+            let record = store.nodes().unwrap().remove(0);
+            assert!(store.forget(&record, &cx).unwrap());
+        }
+        let days: Vec<u64> = events(&mut store).iter().map(|e| e.time / DAY).collect();
+        assert_eq!(days, (69..100).flat_map(|day| [day, day]).collect::<Vec<_>>());
+    }
 }
 
 /// Each node counts what it asks for; a server that does not answer is counted too.

@@ -135,6 +135,46 @@ impl Node {
     }
 }
 
+/// What two nodes did is told by either, in order; and what each counted by itself.
+fn tells(server: &Server) {
+    let ipam = json!({"subnet": "10.1.2.0/30"});
+    let (a, b) = (Node::new("a", "a"), Node::new("b", "b"));
+    let addr = a.add(server, "c1", &ipam);
+    assert!(b.cni(server, "ADD", "c2", &ipam).no().contains("\"code\": 100"));
+    a.cni(server, "DEL", "c1", &ipam).ok();
+    b.add(server, "c2", &ipam);
+    b.sublet(server, &["release", "c2", "--yes"], "").ok();
+    for node in [&a, &b] {
+        let rows = node.sublet(server, &["history", "10.1.2.2", "--json"], "").json();
+        let told = |row: &Value| {
+            ["event", "containerID", "node", "face"]
+                .map(|key| row[key].as_str().unwrap().to_owned())
+        };
+        let told: Vec<String> =
+            rows.as_array().unwrap().iter().map(|row| told(row).join(" ")).collect();
+        let expected =
+            ["added c1 a cni", "deleted c1 a cni", "added c2 b cni", "released c2 b cli"];
+        assert_eq!((&*addr, told), ("10.1.2.2", expected.map(str::to_owned).to_vec()));
+        let pools = node.sublet(server, &["pools", "--json"], "").json();
+        let pool = &pools[0];
+        assert_eq!(
+            (&pool["network"], &pool["size"], &pool["free"]),
+            (&json!("net"), &json!(1), &json!(1))
+        );
+    }
+    let counted = |node: &Node, verb: &str, outcome: &str| {
+        let text = node.sublet(server, &["stats", "--prometheus"], "").ok();
+        let labels = format!(
+            "sublet_requests_total{{network=\"net\",face=\"cni\",command=\"{verb}\",outcome=\"{outcome}\"}} "
+        );
+        text.lines().find_map(|line| line.strip_prefix(&labels)).map(str::to_owned)
+    };
+    let one = Some("1".to_owned());
+    assert_eq!((counted(&a, "add", "ok"), counted(&a, "del", "ok")), (one.clone(), one.clone()));
+    assert_eq!(counted(&a, "add", "exhausted"), None);
+    assert_eq!(counted(&b, "add", "exhausted"), one);
+}
+
 fn lives(server: &Server) {
     let ipam = json!({"subnet": "10.1.2.0/29"});
     let a = Node::new("a", "a");
@@ -144,8 +184,11 @@ fn lives(server: &Server) {
     assert!(a.cni(server, "ADD", "more", &ipam).no().contains("\"code\": 100"));
     let row = &a.list(server)[0];
     assert_eq!((&row["node"], &row["mac"]), (&json!("a"), &json!("02:00:00:00:00:0a")));
-    let notes = fs::read_dir(a.run().join("sublet")).unwrap();
-    assert_eq!(notes.count(), 1);
+    let notes = fs::read_dir(a.run().join("sublet")).unwrap().map(|e| e.unwrap().file_name());
+    let mut notes: Vec<_> = notes.map(|n| n.into_string().unwrap()).collect();
+    notes.sort();
+    let kinds: Vec<_> = notes.iter().filter_map(|name| name.split('-').next()).collect();
+    assert_eq!(kinds, ["counts", "counts", "node", "past", "ranges"]);
 
     // It boots: all that it had is free, and erased.
     let a = a.boot(2);
@@ -263,6 +306,8 @@ fn etcd_knows_its_nodes() {
     lives(&server);
     let server = etcd();
     definitions(&server);
+    let server = etcd();
+    tells(&server);
 }
 
 #[test]
@@ -271,6 +316,8 @@ fn consul_knows_its_nodes() {
     lives(&server);
     let server = consul();
     definitions(&server);
+    let server = consul();
+    tells(&server);
 }
 
 /// A file of one machine has no nodes to release and no definitions.

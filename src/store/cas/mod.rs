@@ -1,12 +1,13 @@
 //! A store on a compare-and-set server: etcd, Consul, or the fake of the tests.
 //!
-//! Owns: the way from a command to a commit: guess, compare, have a second plan for a guess that is
-//! wrong, learn from a conflict, find a commit again whose answer was lost. Does not own: how a server
-//! is asked ([`Engine`]), which address (`alloc`).
+//! Owns: the way from a command to a commit: guess, compare, try again with what was learned; what a
+//! boot does once. Does not own: what becomes of a commit (`commit`), how a server is asked
+//! ([`Engine`]), which address (`alloc`).
 //! Invariant: an outcome that changes something was compared by the server; any other rests on
 //! nothing assumed. Tries and time are bounded. No lease outlives its pool.
 
 pub mod audit;
+mod commit;
 mod engine;
 mod knowledge;
 mod node;
@@ -19,9 +20,10 @@ mod search;
 mod writes;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use commit::{Try, alternatives, commit};
 pub use engine::{Commit, Conflict, Engine, Entry, Expect, OldKey, Step, Truths, Window, Write};
 use knowledge::{Knowledge, Old, Owners, bad_record};
 use node::Claim;
@@ -33,22 +35,15 @@ use crate::alloc::{
     self, Add, Change, Command, Context, Definition, Del, Evict, Holder, Legacy, Outcome, Plan,
     View,
 };
-use crate::error::{Error, Refusal, StoreError};
+use crate::error::{Error, StoreError};
 use crate::model::{
     Counter, Ending, Event, History, Lease, NetworkName, NetworkRecord, NodeRecord, Persist, Pool,
     SetName,
 };
 use crate::net::Addr;
-use crate::tally;
-
-/// After so many lost races for its addresses a chunk is listed anew.
-const STALE: u32 = 4;
 
 /// How often a command is tried: others can win that many times in a row before it gives up.
 const TRIES: u32 = 64;
-/// Plans sent together, of which the server takes the first that it can: at first, when each further one
-/// costs more than it saves, and after a lost race.
-const PLANS: [usize; 2] = [2, 8];
 
 /// A store on such a server.
 pub struct Cas<E> {
@@ -306,62 +301,6 @@ fn old(command: &Command) -> Old {
     }
 }
 
-/// A plan as a transaction.
-struct Try {
-    steps: Vec<Step>,
-    events: usize,
-    outcome: Result<Outcome, Refusal>,
-}
-
-impl Try {
-    fn new(plan: Plan, command: &Command, knowledge: &Knowledge<'_>) -> Result<Try, StoreError> {
-        let (mut writes, events) = writes::records(plan.changes, command, knowledge)?;
-        writes.extend(node::claim(knowledge)?);
-        let mut steps = writes::steps(writes, knowledge);
-        if let Some(chronicle) = &knowledge.chronicle {
-            steps.extend(chronicle.steps(&events));
-        }
-        Ok(Try { steps, events: events.len(), outcome: plan.outcome })
-    }
-}
-
-/// The plan, and what to do instead if the addresses that it takes for free are held, as far as that can
-/// be told without a look.
-fn alternatives(
-    command: &Command,
-    plan: Plan,
-    knowledge: &Knowledge<'_>,
-    cx: &Context,
-) -> Result<Vec<Try>, StoreError> {
-    let engine = knowledge.engine;
-    let mut tries = vec![Try::new(plan, command, knowledge)?];
-    let mut room = engine.room() / 2;
-    let most = PLANS[usize::from(knowledge.search.careful.get())].min(engine.alternatives());
-    // Where no owner's record tells them apart, it could not be told which was done.
-    let told_apart = tries[0].steps.iter().any(|step| paths::is_own(&step.path));
-    let mut held = BTreeSet::new();
-    while told_apart && tries.len() < most {
-        // Each has its comparisons in one branch, and all of them are read if none holds.
-        let last = tries.last().map_or(0, |last| last.steps.len());
-        let chosen = knowledge.search.chosen.take();
-        if chosen.is_empty() || room < 2 * last {
-            break;
-        }
-        room -= last;
-        held.extend(chosen);
-        knowledge.supposed.replace(Some(held.clone()));
-        knowledge.assumed.borrow_mut().clear();
-        knowledge.search.begin();
-        let next = alloc::run(command, knowledge, cx);
-        let next = next.ok().filter(|plan| !plan.changes.is_empty());
-        let next = next.and_then(|plan| Try::new(plan, command, knowledge).ok());
-        knowledge.supposed.replace(None);
-        let Some(next) = next else { break };
-        tries.push(next);
-    }
-    Ok(tries)
-}
-
 /// Whether it is refused for what others hold: their boots may be over.
 fn lacks(plan: &Plan) -> bool {
     use crate::error::Refusal::{Exhausted, GatewayHeld, Held};
@@ -382,147 +321,6 @@ fn verify(knowledge: &Knowledge<'_>, plan: &Plan) -> Result<bool, StoreError> {
         knowledge.search.careful.set(true);
     }
     Ok(false)
-}
-
-/// Has one of these done, and tells which; `None` if others were faster, which has been learned.
-fn commit(tries: &[Try], knowledge: &Knowledge<'_>) -> Result<Option<usize>, StoreError> {
-    let done = send(tries, knowledge)?;
-    if let (Some(done), Some(chronicle)) = (done, &knowledge.chronicle) {
-        chronicle.done(tries[done].events);
-    }
-    Ok(done)
-}
-
-fn send(tries: &[Try], knowledge: &Knowledge<'_>) -> Result<Option<usize>, StoreError> {
-    let engine = knowledge.engine;
-    let all: Vec<&[Step]> = tries.iter().map(|one| &*one.steps).collect();
-    if all[0].len() > engine.room() {
-        return Err(StoreError::Unavailable {
-            doing: "do that in one transaction of".to_owned(),
-            place: engine.place(),
-            source: format!("it changes {} records, and {} fit", all[0].len(), engine.room())
-                .into(),
-        });
-    }
-    match engine.commit(&all, knowledge.until)? {
-        Commit::Done(which) => {
-            for step in all[which].iter().filter(|step| step.write != Write::Keep) {
-                // Written, but nobody said under which version.
-                if paths::is_node(&step.path) {
-                    knowledge.known.borrow_mut().remove(&step.path);
-                }
-            }
-            Ok(Some(which))
-        }
-        Commit::Conflict(conflict) => {
-            tally::conflict();
-            knowledge.search.careful.set(true);
-            knowledge.assumed.borrow_mut().clear();
-            knowledge.presumed.borrow_mut().clear();
-            knowledge.owners.borrow_mut().take();
-            match conflict {
-                Conflict::Seen(truths) => knowledge.take_in(truths),
-                Conflict::Stale(paths) => learn_of_stale(&paths, all[0], knowledge)?,
-            }
-            let lost = all[0].iter().filter(|step| takes_held(step, knowledge));
-            let chunks: Vec<&str> = lost
-                .filter_map(|step| step.path.rsplit_once('/'))
-                .map(|(chunk, _)| chunk)
-                .collect();
-            if !chunks.is_empty() {
-                let raced = knowledge.search.raced.get() + 1;
-                knowledge.search.raced.set(raced);
-                // Others fill the chunk: what was listed of it is out of date by now.
-                if raced.is_multiple_of(STALE) {
-                    for chunk in chunks {
-                        knowledge.unlist(chunk);
-                    }
-                }
-            }
-            Ok(None)
-        }
-        Commit::Lost(error) => {
-            let found = find_again(&all, knowledge, error);
-            let node = paths::node(&knowledge.cx.node.name);
-            let is_ours = |step: &Step| step.path == node;
-            if let Some(doubt) = knowledge.doubt
-                && all.iter().any(|steps| steps.iter().any(is_ours))
-                && !matches!(found, Ok(Some(_)))
-            {
-                doubt.set(true);
-            }
-            found
-        }
-    }
-}
-
-/// Whether a step was to lease an address that somebody has.
-fn takes_held(step: &Step, knowledge: &Knowledge<'_>) -> bool {
-    let there = || matches!(knowledge.known.borrow().get(&step.path), Some(Some(_)));
-    step.expect == Expect::Absent
-        && paths::is_ip(&step.path)
-        && (knowledge.taken.borrow().contains(&step.path) || there())
-}
-
-/// An address that was taken for free and is not is held: no look will help. Whatever else has changed
-/// is looked at, with all that was compared, at one moment.
-fn learn_of_stale(
-    stale: &[String],
-    steps: &[Step],
-    knowledge: &Knowledge<'_>,
-) -> Result<(), StoreError> {
-    let is_held = |step: &Step| step.expect == Expect::Absent && paths::is_ip(&step.path);
-    let is_stale = |step: &&Step| stale.contains(&step.path);
-    if steps.iter().filter(is_stale).all(is_held) {
-        knowledge.known.borrow_mut().retain(|path, _| !stale.contains(path));
-        knowledge.taken.borrow_mut().extend(stale.iter().cloned());
-        return Ok(());
-    }
-    let compared = steps.iter().filter(|step| step.expect != Expect::Anything);
-    knowledge.learn(&compared.map(|step| step.path.clone()).collect::<Vec<_>>())
-}
-
-/// Which commit whose answer was lost has happened: then what it wrote is there. (If somebody has
-/// changed that since, the allocator runs again, over what is there now.)
-fn find_again(
-    tries: &[&[Step]],
-    knowledge: &Knowledge<'_>,
-    lost: StoreError,
-) -> Result<Option<usize>, StoreError> {
-    // A pool that was only touched tells nothing.
-    let is_touch = |step: &Step| {
-        let known = knowledge.known.borrow();
-        let before = known.get(&step.path).and_then(|e| e.as_ref().map(|e| &e.value));
-        let same = matches!(&step.write, Write::Put(value) if before == Some(value));
-        same && paths::is_of_pools(&step.path)
-    };
-    let telling = |steps: &&'_ [Step]| -> Vec<Step> {
-        let tells = |step: &&Step| paths::is_truth(&step.path) && !is_touch(step);
-        steps.iter().filter(tells).cloned().collect()
-    };
-    // Where there are hints alone, they tell.
-    let or_all = |steps: &&[Step]| match telling(steps) {
-        none if none.is_empty() => steps.to_vec(),
-        some => some,
-    };
-    let telling: Vec<Vec<Step>> = tries.iter().map(or_all).collect();
-    knowledge.forget();
-    let told_of = |step: &&Step| step.write != Write::DeleteTree;
-    let touched = tries.iter().flat_map(|steps| steps.iter()).filter(told_of);
-    let touched: Vec<String> = touched.map(|step| step.path.clone()).collect();
-    if knowledge.learn(&touched).is_err() {
-        return Err(lost);
-    }
-    let known = knowledge.known.borrow();
-    let is_there = |step: &Step| {
-        let value = known.get(&step.path).and_then(|e| e.as_ref().map(|e| &e.value));
-        match &step.write {
-            Write::Put(written) => value == Some(written),
-            Write::Delete => value.is_none(),
-            Write::Keep | Write::DeleteTree => true,
-        }
-    };
-    Ok(telling.iter().position(|steps| steps.iter().all(is_there)))
 }
 
 impl<E: Engine> Cas<E> {
@@ -654,7 +452,12 @@ impl<E: Engine> Store for Cas<E> {
     fn forget(&mut self, record: &NodeRecord, cx: &Context) -> Result<bool, StoreError> {
         let cx = Context { node: record.node.clone(), ..cx.clone() };
         let until = Instant::now() + self.timeout;
-        node::forget(&self.knowledge(&cx, Truths::new(), until), record)
+        let is_forgotten = node::forget(&self.knowledge(&cx, Truths::new(), until), record)?;
+        if is_forgotten {
+            // Not done, the next one does it.
+            let _ = past::prune(&self.engine, cx.now, until);
+        }
+        Ok(is_forgotten)
     }
 
     fn network(&mut self, name: &NetworkName) -> Result<Option<NetworkRecord>, StoreError> {

@@ -5,24 +5,26 @@
 //! Invariant: nothing rests on a node's note. What it says of the server is compared with every change; one
 //! that is missing, damaged or of another boot costs a look, and one that cannot be written too.
 
+use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::super::codec;
+use super::super::lock::lock_file;
 use super::engine::Entry;
 use super::past::Volumes;
 use super::{node, paths};
 use crate::alloc::{Context, Definition};
-use crate::model::{Counter, Ending, Face, SetName, Verb};
+use crate::model::{Counter, Ending, Face, SetName, Verb, Wait};
 use crate::plain_file;
 
 /// Larger than any note.
 const LARGEST: u64 = 1 << 20;
 
 /// How long another process may take to count.
-const LOCK_WAIT: Duration = Duration::from_millis(50);
+const LOCK_WAIT: Wait = Wait::For(Duration::from_millis(50));
 
 /// Where notes are, and of which cluster.
 #[derive(Clone, Debug)]
@@ -100,7 +102,8 @@ impl Notes {
         let (count, age) = volumes.bounds;
         let mut text = format!("{key:?}\n{count} {age} {}", u8::from(volumes.gathered));
         for begun in &volumes.begun {
-            text += &format!(" {begun}");
+            // Writing into memory does not fail.
+            let _ = write!(text, " {begun}");
         }
         text += "\n\n";
         text.extend((0..volumes.events).map(|_| '.'));
@@ -135,9 +138,11 @@ impl Notes {
     pub fn count(&self, (set, face, verb, ending): (SetName, Face, Verb, Ending), cx: &Context) {
         let Some((path, key)) = self.place("counts", None, cx) else { return };
         // A request that cannot be counted stands.
-        let _ = plain_file::change(&path, LOCK_WAIT, &mut |bytes| {
-            codec::count_in(key.as_bytes(), bytes, &set, face, verb, ending)
-        });
+        let Ok(()) = plain_file::make_folder(&path) else { return };
+        let Ok(_lock) = lock_file(&path.with_extension("lock"), LOCK_WAIT) else { return };
+        let before = content(&path).unwrap_or_default();
+        let after = codec::count_in(key.as_bytes(), &before, &set, face, verb, ending);
+        let _ = put(&path, &after, cx.seed);
     }
 
     /// What this node has counted since its boot.

@@ -7,7 +7,8 @@
 //! Invariant: history costs no look and is compared with nothing. What cannot be noted is not kept:
 //! nobody would let it go.
 
-use std::cell::RefCell;
+use std::cell::{Cell, OnceCell};
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::super::codec::{self, Bad};
@@ -55,26 +56,31 @@ impl Volumes {
         }
     }
 
-    /// Opens another one if it is time to; what goes then.
-    fn turn(&mut self, now: Timestamp) -> Vec<Timestamp> {
+    fn most(&self) -> u64 {
+        VOLUMES.min(self.bounds.0).max(1)
+    }
+
+    /// Opens another one if it is time to.
+    fn turn(&mut self, now: Timestamp) {
         let (count, age) = self.bounds;
-        let most = VOLUMES.min(count).max(1);
+        let most = self.most();
         let last = self.begun.last().copied();
         let is_full = self.events >= (count / most).max(1);
         if last.is_none_or(|last| is_full || last.saturating_add(age / most) < now) {
             self.begun.push(last.map_or(now, |last| now.max(last + 1)));
             self.events = 0;
         }
-        let mut gone = Vec::new();
-        // Whatever is in one was written before the next was begun.
-        while let [first, next, ..] = self.begun[..]
-            && gone.len() < GOING
-            && (self.begun.len() as u64 > most || next.saturating_add(age) < now)
-        {
-            gone.push(first);
-            self.begun.remove(0);
-        }
-        gone
+    }
+
+    /// Those that go with the next transaction.
+    fn going(&self, now: Timestamp) -> &[Timestamp] {
+        let (count, age) = (self.begun.len() as u64, self.bounds.1);
+        let goes = |(i, pair): (usize, &[Timestamp])| {
+            // Whatever is in one was written before the next was begun.
+            count - i as u64 > self.most() || pair[1].saturating_add(age) < now
+        };
+        let going = self.begun.windows(2).enumerate().take(GOING).take_while(|one| goes(*one));
+        &self.begun[..going.count()]
     }
 }
 
@@ -83,11 +89,14 @@ pub struct Chronicle<'a> {
     notes: &'a Notes,
     cx: &'a Context,
     /// Tells apart what one process writes in one second.
-    serial: &'a std::cell::Cell<u64>,
+    serial: &'a Cell<u64>,
     said: History,
     /// Read when first needed; `None`: nothing is kept.
-    open: RefCell<Option<Option<(Volumes, Vec<Timestamp>)>>>,
+    open: OnceCell<Option<Open>>,
 }
+
+/// The volume that a command writes in, and those that go.
+type Open = (Timestamp, Vec<Timestamp>);
 
 impl<'a> Chronicle<'a> {
     /// What `cx` does is written down, as much of it as `said`.
@@ -95,9 +104,9 @@ impl<'a> Chronicle<'a> {
         notes: &'a Notes,
         cx: &'a Context,
         said: History,
-        serial: &'a std::cell::Cell<u64>,
+        serial: &'a Cell<u64>,
     ) -> Chronicle<'a> {
-        Chronicle { notes, cx, serial, said, open: RefCell::new(None) }
+        Chronicle { notes, cx, serial, said, open: OnceCell::new() }
     }
 
     /// What a transaction does to have this written down.
@@ -105,38 +114,42 @@ impl<'a> Chronicle<'a> {
         if events.is_empty() {
             return Vec::new();
         }
-        let mut open = self.open.borrow_mut();
-        let open = open.get_or_insert_with(|| self.turn());
-        let Some((volumes, gone)) = open else { return Vec::new() };
-        let Some(volume) = volumes.begun.last() else { return Vec::new() };
+        let Some((volume, going)) = self.open.get_or_init(|| self.turn()) else {
+            return Vec::new();
+        };
         let (node, serial) = (&*self.cx.node.name, self.serial.get());
         self.serial.set(serial + 1);
         let path = paths::past(node, *volume, self.cx.now, self.cx.seed, serial);
         let value = codec::events(path.as_bytes(), events);
-        let step = |path, write| Step { path, expect: Expect::Anything, write };
-        let gone = gone.iter().map(|begun| paths::volume(node, *begun));
-        let gone = gone.map(|path| step(path, Write::DeleteTree));
-        gone.chain([step(path, Write::Put(value))]).collect()
+        let going = going.iter().map(|begun| paths::volume(node, *begun));
+        let going = going.map(|path| step(path, Write::DeleteTree));
+        going.chain([step(path, Write::Put(value))]).collect()
     }
 
     /// That was done.
     pub fn done(&self, events: usize) {
-        if events > 0 && self.open.borrow().as_ref().is_some_and(Option::is_some) {
-            self.notes.add_events(self.cx, events);
+        let Some(Some((_, gone))) = self.open.get().filter(|_| events > 0) else { return };
+        self.notes.add_events(self.cx, events);
+        if let Some(mut volumes) = self.notes.volumes(self.cx).filter(|_| !gone.is_empty()) {
+            volumes.begun.retain(|begun| !gone.contains(begun));
+            // As long as they are noted they go once more.
+            let _ = self.notes.write_volumes(self.cx, &volumes);
         }
     }
 
-    /// The volumes as they are with this command, and which of them go; noted first, so that what is
-    /// written is in a volume that is known of.
-    fn turn(&self) -> Option<(Volumes, Vec<Timestamp>)> {
+    /// Noted before anything is sent, so that what is written is in a volume that is known of.
+    fn turn(&self) -> Option<Open> {
         let noted = self.notes.volumes(self.cx);
         let mut volumes = noted.clone().unwrap_or_else(Volumes::new);
         volumes.bound(self.said);
         let keeps = volumes.bounds.0 > 0;
-        let gone = if keeps { volumes.turn(self.cx.now) } else { Vec::new() };
+        if keeps {
+            volumes.turn(self.cx.now);
+        }
         let is_noted = noted.as_ref() == Some(&volumes);
         let known = is_noted || self.notes.write_volumes(self.cx, &volumes).is_ok();
-        (keeps && known).then_some((volumes, gone))
+        let last = *volumes.begun.last()?;
+        (keeps && known).then(|| (last, volumes.going(self.cx.now).to_vec()))
     }
 }
 
@@ -151,13 +164,38 @@ pub fn gather(
         return Ok(());
     };
     let left = engine.list(&paths::pasts(&cx.node.name), until)?;
-    volumes.begun.extend(left.keys().filter_map(|path| paths::read_volume(path)));
+    volumes.begun.extend(left.keys().filter_map(|path| Some(paths::read_past(path)?.1)));
     volumes.begun.sort_unstable();
     volumes.begun.dedup();
     volumes.gathered = true;
     // Without a note the next call looks again.
     let _ = notes.write_volumes(cx, &volumes);
     Ok(())
+}
+
+/// Lets go what is too old of nodes that are forgotten: nobody else would.
+pub fn prune(engine: &dyn Engine, now: Timestamp, until: Instant) -> Result<(), StoreError> {
+    let History::Kept { age, .. } = History::OF_A_NODE else { return Ok(()) };
+    let nodes = engine.list(paths::NODES, until)?;
+    let mut ages: BTreeMap<String, Timestamp> = BTreeMap::new();
+    for (path, entry) in engine.list(paths::PASTS, until)? {
+        let Some((node, volume)) = paths::read_past(&path) else { continue };
+        if nodes.contains_key(&paths::node(&node)) {
+            continue;
+        }
+        // What cannot be read is as old as can be.
+        let time = read(&path, &entry).iter().flatten().map(|event| event.time).max();
+        let last = ages.entry(paths::volume(&node, volume)).or_default();
+        *last = time.unwrap_or_default().max(*last);
+    }
+    let old = ages.into_iter().filter(|(_, last)| last.saturating_add(age) < now);
+    let steps: Vec<Step> = old.map(|(path, _)| step(path, Write::DeleteTree)).collect();
+    // One that is lost is done by the next that is forgotten.
+    steps.chunks(engine.room()).try_for_each(|some| engine.commit(&[some], until).map(drop))
+}
+
+fn step(path: String, write: Write) -> Step {
+    Step { path, expect: Expect::Anything, write }
 }
 
 /// A record's events.
@@ -186,11 +224,13 @@ mod tests {
         let mut volumes = Volumes { bounds, ..Volumes::new() };
         let mut held = Vec::new();
         for now in 0..events {
-            let gone = volumes.turn(now);
-            held.drain(..gone.len());
+            volumes.turn(now);
             if volumes.events == 0 {
                 held.push(0);
             }
+            let going = volumes.going(now).len();
+            held.drain(..going);
+            volumes.begun.drain(..going);
             volumes.events += 1;
             *held.last_mut().unwrap() += 1;
             assert_eq!(held.len(), volumes.begun.len());

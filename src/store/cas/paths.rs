@@ -342,10 +342,11 @@ pub fn past(node: &str, begun: Timestamp, now: Timestamp, seed: u64, serial: u64
     format!("{}{now:012x}-{seed:016x}-{serial}", volume(node, begun))
 }
 
-/// When the volume of a [`past`] path was begun.
-pub fn read_volume(path: &str) -> Option<Timestamp> {
-    let begun = path.strip_prefix(PASTS)?.split('/').nth(1)?;
-    u64::from_str_radix(begun, 16).ok()
+/// Node and volume of a [`past`] path.
+pub fn read_past(path: &str) -> Option<(String, Timestamp)> {
+    let mut parts = path.strip_prefix(PASTS)?.split('/');
+    let (node, begun) = (read_segment(parts.next()?)?, parts.next()?);
+    Some((node, u64::from_str_radix(begun, 16).ok()?))
 }
 
 /// All spaces.
@@ -427,6 +428,10 @@ mod tests {
             assert_eq!(node(&id.0).split('/').count(), 2);
             assert_eq!(read_node(&node(&id.0)), Some(id.0));
         }
+        let (node, begun) = ("n/1", 1_800_000_000);
+        let path = past(node, begun, begun + 7, u64::MAX, 3);
+        assert!(path.starts_with(&volume(node, begun)) && volume(node, begun).ends_with('/'));
+        assert_eq!(read_past(&path), Some((node.to_owned(), begun)));
         for bad in ["ip/net/0a0000/0a0100", "ip/net/0a0000/0a000007/x", "ip/net", "own/net/n"] {
             assert_eq!(read_ip(bad), None, "{bad}");
         }
