@@ -108,13 +108,13 @@ fn fill(lab: &Lab) {
 const PLAIN: Screen = Screen { width: 80, height: Some(24), ..Screen::PLAIN };
 const COLOUR: Screen = Screen { colour: true, alert: true, unicode: true, ..PLAIN };
 
-/// `stats` with `#` for the times that it took; in a table they stand last.
+/// `stats` with 0.0, in a table `#`, for the times that it took; in a table they stand last.
 fn without_times(text: &str) -> String {
     let line = |line: &str| {
         let json = line.find("\"untilCommitSeconds\": ").map(|at| at + 22);
         let table = line.rsplit_once("  ").filter(|(_, last)| last.parse::<f64>().is_ok());
         match (json, table) {
-            (Some(at), _) => format!("{}#\n", &line[..at]),
+            (Some(at), _) => format!("{}0.0\n", &line[..at]),
             (None, Some((_, last))) if last.contains('.') => {
                 let at = line.len() - last.len();
                 format!("{}{:>2$}\n", &line[..at], "#", last.len())
