@@ -333,7 +333,7 @@ mod tests {
         let (ok, full) = (Ending::Ok, Ending::Exhausted);
         let ok = Counter {
             count: 9,
-            waited: Duration::from_micros(3000),
+            waited: Duration::from_millis(3),
             took,
             ..Counter::new(set.clone(), Face::Cni, Verb::Add, ok)
         };
