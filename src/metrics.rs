@@ -4,10 +4,11 @@
 //! command line's `stats` and the daemon's `/metrics` alike. Does not own: where a number comes from.
 //! Invariant: each family comes once, with its help and type in front; a label holds any text.
 
+use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
+use std::time::Duration;
 
-use crate::model::Counter;
-use crate::tally::{BOUNDS, Histogram};
+use crate::model::{BOUNDS, Counter, Ending, Face, Histogram, Verb};
 use crate::usage::{Usage, len};
 
 /// What a family's numbers do.
@@ -54,13 +55,16 @@ impl Text {
     pub fn histogram(&mut self, name: &str, labels: &[(&str, &str)], histogram: &Histogram) {
         let bucket = format!("{name}_bucket");
         let ends = BOUNDS.map(|bound| bound.to_string());
-        let ends = ends.iter().map(String::as_str).zip(histogram.below);
-        for (end, below) in ends.chain([("+Inf", histogram.count)]) {
+        let ends = ends.iter().map(String::as_str).chain(["+Inf"]);
+        // Each bucket has those below it as well.
+        let mut below = 0_u64;
+        for (end, count) in ends.zip(histogram.buckets) {
+            below = below.saturating_add(count);
             let labels: Vec<_> = labels.iter().copied().chain([("le", end)]).collect();
             self.sample(&bucket, &labels, below);
         }
-        self.sample(&format!("{name}_sum"), labels, histogram.sum);
-        self.sample(&format!("{name}_count"), labels, histogram.count);
+        self.sample(&format!("{name}_sum"), labels, histogram.sum.as_secs_f64());
+        self.sample(&format!("{name}_count"), labels, histogram.count());
     }
 
     /// The text so far.
@@ -73,6 +77,8 @@ const ADDRESSES: &str = "sublet_pool_addresses";
 const GAP: &str = "sublet_pool_largest_gap_addresses";
 const OUTSIDE: &str = "sublet_pool_outside_addresses";
 const REQUESTS: &str = "sublet_requests_total";
+const WAITED: &str = "sublet_request_lock_wait_seconds_total";
+const TOOK: &str = "sublet_request_until_commit_seconds";
 
 /// How full the pools are.
 pub fn pools(text: &mut Text, usage: &[Usage]) {
@@ -100,7 +106,8 @@ pub fn pools(text: &mut Text, usage: &[Usage]) {
     one(OUTSIDE, "Leased addresses of a range that it does not give.", &|u| u.outside);
 }
 
-/// How often what was asked for, as the store has counted.
+/// How often what was asked for, as the store has counted, and how long that took. Of times all
+/// networks together, for a histogram is many numbers.
 pub fn requests(text: &mut Text, counters: &[Counter]) {
     if counters.is_empty() {
         return;
@@ -114,6 +121,30 @@ pub fn requests(text: &mut Text, counters: &[Counter]) {
             ("outcome", c.ending.word()),
         ];
         text.sample(REQUESTS, &labels, c.count);
+    }
+    let mut all = BTreeMap::new();
+    for c in counters.iter().filter(|c| c.took.count() > 0) {
+        let times: &mut (Duration, Histogram) = all.entry((c.face, c.verb, c.ending)).or_default();
+        times.0 = times.0.saturating_add(c.waited);
+        times.1 += &c.took;
+    }
+    if all.is_empty() {
+        return;
+    }
+    let labels = |(face, verb, ending): &(Face, Verb, Ending)| {
+        [("face", face.word()), ("command", verb.word()), ("outcome", ending.word())]
+    };
+    let help = "Waiting for the lease file's locks by the requests that were counted.";
+    text.family(WAITED, help, Kind::Counter);
+    for (kind, (waited, _)) in &all {
+        text.sample(WAITED, &labels(kind), waited.as_secs_f64());
+    }
+    let help = "Time from when the lease file was asked for until its commit began, by the requests \
+                that were counted: with the waits for locks, without the start of the process and \
+                the commit's own flush.";
+    text.family(TOOK, help, Kind::Histogram);
+    for (kind, (_, took)) in &all {
+        text.histogram(TOOK, &labels(kind), took);
     }
 }
 

@@ -11,8 +11,10 @@ use std::time::Duration;
 use crate::net::{Addr, Span, Subnet, hosts};
 
 mod past;
+mod timing;
 
 pub use past::{Counter, Ending, Event, Face, History, Verb, What};
+pub use timing::{BOUNDS, Histogram, Spent};
 
 /// Seconds since 1970-01-01 UTC.
 pub type Timestamp = u64;

@@ -10,33 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Upper bounds of a histogram's buckets, in seconds: from a memory's time to a stalled disk's.
-pub const BOUNDS: [f64; 12] =
-    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0];
-
-/// How often something took how long.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Histogram {
-    /// How many were not above each of [`BOUNDS`].
-    pub below: [u64; BOUNDS.len()],
-    /// How many there were.
-    pub count: u64,
-    /// All of them together, in seconds.
-    pub sum: f64,
-}
-
-impl Histogram {
-    const EMPTY: Histogram = Histogram { below: [0; BOUNDS.len()], count: 0, sum: 0.0 };
-
-    fn add(&mut self, took: Duration) {
-        let took = took.as_secs_f64();
-        for (bound, below) in BOUNDS.iter().zip(&mut self.below) {
-            *below += u64::from(took <= *bound);
-        }
-        self.count += 1;
-        self.sum += took;
-    }
-}
+use crate::model::Histogram;
 
 /// A kind of request: face, command, outcome.
 pub type Request = (&'static str, &'static str, &'static str);
@@ -90,21 +64,5 @@ pub fn now() -> Tally {
         waits: lock(&WAITS).clone(),
         conflicts: CONFLICTS.load(Ordering::Relaxed),
         failures: FAILURES.load(Ordering::Relaxed),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_histogram_counts_each_bucket_and_those_above() {
-        let mut histogram = Histogram::default();
-        for millis in [0, 1, 30, 60_000] {
-            histogram.add(Duration::from_millis(millis));
-        }
-        assert_eq!(histogram.below, [1, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3]);
-        assert_eq!(histogram.count, 4);
-        assert!((histogram.sum - 60.031).abs() < 1e-9);
     }
 }

@@ -9,11 +9,15 @@ use super::output::{self, Stats as Report};
 use super::{Desk, Terminal, tables};
 use crate::metrics::{self, Text};
 
-/// Tell how full each range is, and how often what was asked for.
+/// Tell how full each range is, how often what was asked for, and how long that took.
 ///
 /// Requests are counted with the change that they make: what only looks, and a DEL of nothing, is not.
 /// A refused ADD is counted in a file of boot leases alone; elsewhere it would cost a flush. The
 /// counters of boot leases begin anew with each boot. A cluster counts nothing.
+///
+/// The times are those of the requests that are counted, on average: how long they waited for the lease
+/// file's locks, and how long it took from when the lease file was asked for until the commit began, with
+/// these waits, without the start of the process and the commit's own flush.
 #[derive(Debug, Args)]
 pub struct Stats {
     /// One object

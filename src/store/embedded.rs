@@ -265,9 +265,7 @@ impl Embedded {
             }
             let mut plan = alloc::run(command, tables, cx)?;
             let counted = changes::counted(command, &plan, cx, place.flush == Flush::Never);
-            if let Some((set, face, verb, ending)) = counted {
-                past::count(tables, &set, face, verb, ending)?;
-            } else if plan.changes.is_empty() && !is_step(&plan) {
+            if counted.is_none() && plan.changes.is_empty() && !is_step(&plan) {
                 return Ok(ControlFlow::Break(Some(plan)));
             }
             if plan.outcome.is_err() {
@@ -279,6 +277,10 @@ impl Embedded {
             }
             if is_step(&plan) {
                 self.collect(command.clone(), &mut plan, tables, cx)?;
+            }
+            // Last, for the sake of the time.
+            if let Some((set, face, verb, ending)) = counted {
+                past::count(tables, &set, face, verb, ending, self.patience.lap())?;
             }
             Ok(ControlFlow::Continue(Some(plan)))
         });

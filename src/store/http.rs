@@ -241,7 +241,10 @@ impl Client {
             .agent
             .configure_request(http)
             .timeout_global(Some(left))
-            .timeout_connect(Some(CONNECT.min(left)))
+            // Together less than the whole: a request that has run out of time before it was sent must
+            // be told as that, and not as one that was sent and not answered.
+            .timeout_resolve(Some(left / 5))
+            .timeout_connect(Some(CONNECT.min(left * 3 / 4)))
             .build();
         self.agent.run(http)
     }
@@ -261,7 +264,9 @@ fn failure(error: &Error, encrypted: bool) -> Failure {
                 io::ErrorKind::NetworkUnreachable,
                 io::ErrorKind::AddrNotAvailable,
             ];
-            tls || kinds.contains(&e.kind())
+            // The library has no kind for a name that cannot be resolved.
+            let nameless = e.to_string().starts_with("failed to lookup address");
+            tls || nameless || kinds.contains(&e.kind())
         }
         Error::HostNotFound
         | Error::ConnectionFailed

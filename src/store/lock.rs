@@ -19,7 +19,7 @@ use fs2::FileExt;
 
 use super::queue;
 use crate::error::StoreError;
-use crate::model::Wait;
+use crate::model::{Spent, Wait};
 use crate::plain_file;
 use crate::tally;
 
@@ -49,22 +49,39 @@ impl Lock {
     }
 }
 
-/// How long a call may wait, for all its locks together.
+/// How long a call may wait, for all its locks together, and how long it has gone on.
 #[derive(Debug)]
 pub struct Patience {
     wait: Wait,
     spent: Cell<Duration>,
+    /// When the call began, or was asked for its times last, and what it had waited then.
+    lap: Cell<(Instant, Duration)>,
 }
 
 impl Patience {
     /// All of it.
     pub(super) fn new(wait: Wait) -> Patience {
-        Patience { wait, spent: Cell::default() }
+        let lap = Cell::new((Instant::now(), Duration::ZERO));
+        Patience { wait, spent: Cell::default(), lap }
     }
 
     /// All of it again: another call.
     pub(super) fn renew(&self) {
         self.spent.set(Duration::ZERO);
+        self.lap.set((Instant::now(), Duration::ZERO));
+    }
+
+    /// What the call has taken since it began or was asked this last: a call that commits twice is
+    /// counted twice, and its time once.
+    pub(super) fn lap(&self) -> Spent {
+        let now = (Instant::now(), self.spent.get());
+        let before = self.lap.replace(now);
+        Spent { waited: now.1.saturating_sub(before.1), took: now.0 - before.0 }
+    }
+
+    fn waited(&self, took: Duration) {
+        self.spent.set(self.spent.get() + took);
+        tally::waited(took);
     }
 }
 
@@ -128,7 +145,7 @@ pub(super) fn acquire(file: File, path: &Path, patience: &Patience) -> Result<Lo
         Wait::Forever => {
             let begin = Instant::now();
             lock_in_turn(&file, queue::join(&file)).map_err(io)?;
-            tally::waited(begin.elapsed());
+            patience.waited(begin.elapsed());
             return Ok(Lock { file: Some(file) });
         }
     };
@@ -147,8 +164,7 @@ pub(super) fn acquire(file: File, path: &Path, patience: &Patience) -> Result<Lo
             .map_err(io)?;
         let begin = Instant::now();
         let waited = waiting.recv_timeout(bound);
-        patience.spent.set(patience.spent.get() + begin.elapsed());
-        tally::waited(begin.elapsed());
+        patience.waited(begin.elapsed());
         match waited {
             Ok(Ok(file)) => return Ok(Lock { file: Some(file) }),
             Ok(Err(e)) => return Err(io(e)),

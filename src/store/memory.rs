@@ -252,12 +252,9 @@ impl Store for Memory {
     }
 
     fn counters(&mut self, _: &Context) -> Result<Vec<Counter>, StoreError> {
-        let counter = |((set, face, verb, ending), count): (&(_, _, _, _), &u64)| Counter {
-            set: SetName::clone(set),
-            face: *face,
-            verb: *verb,
-            ending: *ending,
+        let counter = |((set, face, verb, ending), count): (&(SetName, _, _, _), &u64)| Counter {
             count: *count,
+            ..Counter::new(set.clone(), *face, *verb, *ending)
         };
         Ok(self.counters.iter().map(counter).collect())
     }

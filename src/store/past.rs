@@ -9,7 +9,9 @@ use super::view::{Kv, KvMut, Tables};
 use super::{codec, keys};
 use crate::alloc::Context;
 use crate::error::StoreError;
-use crate::model::{Counter, Ending, Event, Face, History, Kind, SetName, Timestamp, Verb, What};
+use crate::model::{
+    Counter, Ending, Event, Face, History, Kind, SetName, Spent, Timestamp, Verb, What,
+};
 
 /// How many more old events may go than new ones come: so that a smaller bound is reached some time.
 const MORE: usize = 4;
@@ -78,17 +80,18 @@ pub fn events<K: Kv>(
     Ok(found)
 }
 
-/// Counts a request.
+/// Counts a request, and what it has taken.
 pub fn count<K: KvMut>(
     tables: &mut Tables<'_, K>,
     set: &SetName,
     face: Face,
     verb: Verb,
     ending: Ending,
+    spent: Spent,
 ) -> Result<(), StoreError> {
     let key = keys::count(set);
     let before = tables.kv.get(&key)?;
-    tables.kv.put(&key, &codec::count(&key, before.as_deref(), face, verb, ending))
+    tables.kv.put(&key, &codec::count(&key, before.as_deref(), face, verb, ending, spent))
 }
 
 /// All counters.

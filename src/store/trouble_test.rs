@@ -1,7 +1,7 @@
 //! Servers that cannot, may not or do not answer.
 
 use std::fs;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,7 +13,7 @@ use super::cas::{Cas, Engine};
 use super::consul::Consul;
 use super::contract::{add, at, del, dual, given};
 use super::etcd::Etcd;
-use super::http::{Client, Request, Secret};
+use super::http::{Client, Failure, Request, Secret};
 use super::servers::{self, Running};
 use super::{Store, open};
 use crate::alloc::{Command as Ask, Outcome};
@@ -243,6 +243,58 @@ fn servers_that_hang_or_are_down() {
         assert!(matches!(outcome, Ok(Outcome::Added { .. })), "{outcome:?}");
         assert!(took < Duration::from_secs(4), "{took:?}");
     }
+}
+
+/// Who never was connected got nothing, however the connection failed, so that the next one is asked; a
+/// request that may have been sent is not sent again.
+#[test]
+fn what_was_not_sent_is_sent_to_the_next_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let [ca, ..] = certificate(folder.path(), "ours");
+    let server = servers::consul("");
+    let probe = Consul::new(&server.consul("sublet")).unwrap();
+    let server = server.await_ready(&probe);
+    // Its queue is full: further attempts are dropped, as by a host that is switched off.
+    let drops = TcpListener::bind("127.0.0.1:0").unwrap();
+    let drops_at = drops.local_addr().unwrap();
+    let wait = Duration::from_millis(100);
+    let queue: Vec<_> = std::iter::repeat_with(|| TcpStream::connect_timeout(&drops_at, wait))
+        .take_while(Result::is_ok)
+        .collect();
+    assert!(queue.len() < 5000);
+    // It takes connections and never says a word.
+    let hangs = TcpListener::bind("127.0.0.1:0").unwrap();
+    let hangs_at = hangs.local_addr().unwrap();
+    let ask = |first: &str, spare: usize| {
+        let mut servers = server.servers("x");
+        servers.endpoints = [vec![first.to_owned()], vec![server.endpoint.clone(); spare]].concat();
+        servers.ca = Some(ca.clone());
+        servers.timeout = Duration::from_secs(2);
+        let request = Request {
+            method: "PUT",
+            path: "/v1/kv/x",
+            body: b"1",
+            secret: None,
+            repeatable: false,
+            hopeless: "",
+        };
+        Client::new(&servers).unwrap().send(request, Instant::now() + servers.timeout)
+    };
+    // Longer than a name can be, so that no other host is asked for it.
+    let nameless = format!("http://{}:1", "x".repeat(64));
+    for (first, why) in [
+        (format!("http://{drops_at}"), "connect"),
+        (format!("https://{hangs_at}"), "connect"),
+        ("http://127.0.0.1:1".to_owned(), "refused"),
+        (nameless, "lookup"),
+    ] {
+        assert_eq!(ask(&first, 2).unwrap().status, 200, "{first}");
+        let failure = ask(&first, 0).unwrap_err();
+        let told = matches!(&failure, Failure::Unsent(text) if text.contains(why));
+        assert!(told, "{first}: {failure:?}");
+    }
+    let failure = ask(&format!("http://{hangs_at}"), 2).unwrap_err();
+    assert!(matches!(failure, Failure::Unanswered(_)), "{failure:?}");
 }
 
 /// Something that is no etcd at all.

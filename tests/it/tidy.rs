@@ -36,7 +36,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("orphans", &["alloc", "error", "liveness", "lost", "model", "store"]),
     // The daemon's lines carry the time.
     ("log", &["net", "model", "error", "config", "host"]),
-    ("tally", &[]),
+    ("tally", &["model"]),
     ("stream", &[]),
     ("cni", FACE),
     ("cli", FACE),

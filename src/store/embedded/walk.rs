@@ -151,17 +151,17 @@ impl Embedded {
 
     /// How often what was asked for.
     pub(super) fn walk_counters(&self, cx: &Context) -> Result<Vec<Counter>, StoreError> {
-        let mut all: BTreeMap<_, u64> = BTreeMap::new();
+        let mut all: BTreeMap<_, Counter> = BTreeMap::new();
         let mut look = |tables: &Looked<'_>| {
             for c in past::counters(tables)? {
-                *all.entry((c.set, c.face, c.verb, c.ending)).or_default() += c.count;
+                let none = || Counter::new(c.set.clone(), c.face, c.verb, c.ending);
+                let key = (c.set.clone(), c.face, c.verb, c.ending);
+                all.entry(key).or_insert_with(none).merge(&c);
             }
             Ok(())
         };
         self.look_around(cx, &mut [&mut look])?;
-        let counter =
-            |((set, face, verb, ending), count)| Counter { set, face, verb, ending, count };
-        Ok(all.into_iter().map(counter).collect())
+        Ok(all.into_values().collect())
     }
 }
 
