@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use clap::Args;
 
-use super::output::{self, Stats as Report};
+use super::output::{self, Stats as Report, visible};
 use super::{Desk, Terminal, tables};
 use crate::metrics::{self, Text};
+use crate::model::SetName;
 
 /// Tell how full each range is, and how often what was asked for.
 ///
@@ -16,6 +17,9 @@ use crate::metrics::{self, Text};
 /// counters of boot leases begin anew with each boot. A cluster counts nothing.
 #[derive(Debug, Args)]
 pub struct Stats {
+    /// Only this network's, or this pool; what was asked for is counted for all that share its leases
+    #[arg(long, value_name = "NAME")]
+    network: Option<String>,
     /// One object
     #[arg(long, conflicts_with = "prometheus")]
     json: bool,
@@ -28,8 +32,13 @@ pub struct Stats {
 
 impl Stats {
     pub(super) fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
-        let usage = desk.usage()?;
-        let counters = desk.store.counters(&desk.cx)?;
+        let mut usage = desk.usage()?;
+        let mut counters = desk.store.counters(&desk.cx)?;
+        if let Some(network) = &self.network {
+            usage.retain(|usage| usage.extent.network == *network);
+            let drawn = |set: &SetName| usage.iter().any(|usage| usage.extent.set == *set);
+            counters.retain(|counter| counter.set.0 == *network || drawn(&counter.set));
+        }
         match &self.prometheus {
             Some(file) => {
                 let mut text = Text::default();
@@ -44,7 +53,11 @@ impl Stats {
             None if self.json => output::json(terminal.stdout, &Report::new(&usage, &counters))?,
             None => {
                 if usage.is_empty() && counters.is_empty() {
-                    writeln!(terminal.stderr, "nothing is known of {}", desk.place)?;
+                    let of = match &self.network {
+                        Some(network) => format!("network {} in ", visible(network)),
+                        None => String::new(),
+                    };
+                    writeln!(terminal.stderr, "nothing is known of {of}{}", desk.place)?;
                 }
                 let screen = &terminal.screen;
                 for table in [tables::usage(&usage, screen), tables::counters(&counters, screen)] {
