@@ -465,6 +465,8 @@ pub struct Servers {
     pub timeout: Duration,
     /// How long the leases of a network live.
     pub persist: Persist,
+    /// How much of what happens is kept, of each node.
+    pub history: History,
     /// Where a boot notes what it has done, and tokens are kept; the folder is empty after the next one.
     pub notes: PathBuf,
 }

@@ -3,10 +3,12 @@
 //! Invariant: an open never blocks; a pipe without a writer would, for ever. Who reads what was put
 //! sees all of it or what was there before.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// What an error is of where something else than a file lies: a folder, a pipe, a device.
 pub fn is_none(e: &io::Error) -> bool {
@@ -45,9 +47,7 @@ pub fn read(path: &Path, longest: u64) -> io::Result<String> {
 /// It is not flushed: for what may be lost with the machine. `mark` tells it from what others put there
 /// at the same time.
 pub fn put(path: &Path, bytes: &[u8], mark: &str) -> io::Result<()> {
-    if let Some(folder) = path.parent() {
-        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    }
+    make_folder(path)?;
     let temporary = path.with_extension(mark);
     // Of one with our mark that was killed here.
     let _ = fs::remove_file(&temporary);
@@ -59,6 +59,56 @@ pub fn put(path: &Path, bytes: &[u8], mark: &str) -> io::Result<()> {
         let _ = fs::remove_file(&temporary);
     }
     written
+}
+
+/// Writes behind what is in a file, which is there.
+pub fn append(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    open_as(path, OpenOptions::new().append(true))?.write_all(bytes)
+}
+
+/// Changes a small file, one process after the other; makes it if it is missing. An error if another one
+/// takes longer than `wait`. Who is killed while it writes may leave anything.
+pub fn change(
+    path: &Path,
+    wait: Duration,
+    change: &mut dyn FnMut(&[u8]) -> Vec<u8>,
+) -> io::Result<()> {
+    let new = || OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path);
+    let mut file = match open_to_write(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => match new() {
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                make_folder(path)?;
+                new()
+            }
+            made => made,
+        }
+        .or_else(|e| {
+            if e.kind() == ErrorKind::AlreadyExists { open_to_write(path) } else { Err(e) }
+        })?,
+        opened => opened?,
+    };
+    let until = Instant::now() + wait;
+    while let Err(e) = file.try_lock() {
+        match e {
+            TryLockError::WouldBlock if Instant::now() < until => {
+                thread::sleep(Duration::from_millis(1));
+            }
+            TryLockError::WouldBlock => return Err(ErrorKind::WouldBlock.into()),
+            TryLockError::Error(e) => return Err(e),
+        }
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    let changed = change(&bytes);
+    file.write_all_at(&changed, 0)?;
+    file.set_len(changed.len() as u64)
+}
+
+fn make_folder(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(folder) => DirBuilder::new().recursive(true).mode(0o700).create(folder),
+        None => Ok(()),
+    }
 }
 
 /// Makes a pipe, for tests of what must not block.

@@ -12,7 +12,7 @@ use super::error::{ConfigError, Warning};
 use super::fields::{Fields, Node};
 use super::raw::{Json, quote};
 use super::{Dialect, duration, keys};
-use crate::model::{Consul, Etcd, Persist, Servers, StoreSpec};
+use crate::model::{Consul, Etcd, History, Persist, Servers, StoreSpec};
 
 const ETCD_PORT: u16 = 2379;
 const CONSUL_PORT: u16 = 8500;
@@ -130,6 +130,7 @@ fn servers(fields: &Fields, port: u16, agent: Option<String>) -> Result<Servers,
         identity: identity.map(|(cert, key)| (PathBuf::from(cert), PathBuf::from(key))),
         timeout: timeout(fields)?,
         persist: Persist::default(),
+        history: History::Standing,
         notes: PathBuf::from(NOTES),
     })
 }

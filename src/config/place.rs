@@ -38,10 +38,12 @@ impl Place<'_> {
             Some(mut cluster) => {
                 if let Some(servers) = cluster.servers_mut() {
                     servers.persist = persist;
+                    servers.history =
+                        self.history(History::OF_A_NODE)?.unwrap_or(History::Standing);
                 }
                 cluster
             }
-            None => StoreSpec::Embedded { path, persist, wait, history: self.history()? },
+            None => StoreSpec::Embedded { path, persist, wait, history: self.kept()? },
         })
     }
 
@@ -57,7 +59,7 @@ impl Place<'_> {
             path: self.path().unwrap_or_else(|_| self.named_or(None)),
             persist: self.persist().unwrap_or_default(),
             wait: self.wait(&mut Vec::new()).unwrap_or(DEFAULT_WAIT),
-            history: self.history().unwrap_or(History::Standing),
+            history: self.kept().unwrap_or(History::Standing),
         }
     }
 
@@ -88,20 +90,25 @@ impl Place<'_> {
         word(self.ipam, "persist", &words)
     }
 
-    /// How much of what happened is kept.
-    fn history(self) -> Result<History, ConfigError> {
+    /// How much of what happened is kept in a file.
+    fn kept(self) -> Result<History, ConfigError> {
+        self.history(History::default()).map(Option::unwrap_or_default)
+    }
+
+    /// How much of what happened is kept, if that is said; as in `usual` where it is said in part.
+    fn history(self, usual: History) -> Result<Option<History>, ConfigError> {
         const HOW: &str = "it takes \"off\", or {\"count\": 10000, \"age\": \"720h\"}";
         let Some(node) = self.ipam.get("history") else {
-            return Ok(History::default());
+            return Ok(None);
         };
         let path = node.path().to_owned();
         let bad = || ConfigError::invalid(format!("{path} is something else: {HOW}"));
         if let Ok(text) = node.text() {
             let off = text.eq_ignore_ascii_case("off");
-            return if off { Ok(History::Off) } else { Err(bad()) };
+            return if off { Ok(Some(History::Off)) } else { Err(bad()) };
         }
         let fields = node.fields().map_err(|_| bad())?;
-        let History::Kept { mut count, mut age } = History::default() else { return Err(bad()) };
+        let History::Kept { mut count, mut age } = usual else { return Err(bad()) };
         if let Some(written) = fields.integer("count")? {
             count = u64::try_from(written).map_err(|_| {
                 ConfigError::invalid(format!("{}.count is {written}: {HOW}", fields.path()))
@@ -113,9 +120,9 @@ impl Place<'_> {
             age = time.as_secs();
         }
         if count == 0 || age == 0 {
-            return Ok(History::Off);
+            return Ok(Some(History::Off));
         }
-        Ok(History::Kept { count, age })
+        Ok(Some(History::Kept { count, age }))
     }
 
     /// `lockTimeout`, else `IPAM_DB_CONNECTION_TIMEOUT`; in the ECS dialect the other way round.

@@ -46,10 +46,18 @@ pub enum History {
     },
 }
 
+impl History {
+    /// The last 1,000 events of 30 days, about 200 KiB: what each node of a cluster keeps there where
+    /// nobody has said.
+    pub const OF_A_NODE: History = History::Kept { count: 1_000, age: MONTH };
+}
+
+const MONTH: u64 = 30 * 24 * 3600;
+
 impl Default for History {
     /// The last 10,000 events of 30 days: about 2 MiB.
     fn default() -> History {
-        History::Kept { count: 10_000, age: 30 * 24 * 3600 }
+        History::Kept { count: 10_000, age: MONTH }
     }
 }
 
@@ -229,6 +237,8 @@ pub enum Ending {
     Held,
     /// Refused for another reason.
     Refused,
+    /// Not carried out, for all that is known: a cluster did not answer.
+    Failed,
 }
 
 impl Ending {
@@ -239,6 +249,7 @@ impl Ending {
             Ending::Exhausted => "exhausted",
             Ending::Held => "held",
             Ending::Refused => "refused",
+            Ending::Failed => "failed",
         }
     }
 }

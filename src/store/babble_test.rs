@@ -12,7 +12,7 @@ use super::contract::{add, at, del, dual};
 use super::{Store, open};
 use crate::alloc::Command;
 use crate::error::{Error, StoreError};
-use crate::model::{Consul, Etcd, Persist, Servers, StoreSpec};
+use crate::model::{Consul, Etcd, History, Persist, Servers, StoreSpec};
 
 /// A server that gives everybody this answer, byte by byte if it is `slow`.
 fn babbler(answer: Vec<u8>, slow: bool) -> String {
@@ -65,6 +65,7 @@ fn stores(endpoint: &str, timeout: Duration) -> [StoreSpec; 2] {
         identity: None,
         timeout,
         persist: Persist::Boot,
+        history: History::Standing,
         // Nothing is noted there.
         notes: "/proc/nowhere".into(),
     };

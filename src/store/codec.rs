@@ -12,7 +12,10 @@ use serde::{Deserialize, Serialize};
 mod past;
 mod pools;
 
-pub use past::{bounds, count, event, read_bounds, read_counts, read_event};
+pub use past::{
+    bounds, count, count_in, event, events, read_all_counts, read_bounds, read_counts, read_event,
+    read_events,
+};
 pub use pools::{pool, pool_id, pools, read_pool, read_pool_id, read_pool_of, read_pools};
 
 use super::keys;

@@ -123,6 +123,7 @@ impl Consul {
             (Write::Put(_), Expect::Absent) => ("cas", Some(0)),
             (Write::Put(_), Expect::Version(version)) => ("cas", Some(version)),
             (Write::Delete, Expect::Anything | Expect::Present) => ("delete", None),
+            (Write::DeleteTree, _) => ("delete-tree", None),
             // Of what is gone already it succeeds: as good as deleted by us.
             (Write::Delete, Expect::Version(version)) => ("delete-cas", Some(version)),
         };

@@ -150,6 +150,11 @@ impl Etcd {
         BASE64.encode(format!("{}{path}", self.prefix))
     }
 
+    /// The first key behind all that begin with this prefix: "0" follows the slash that it ends in.
+    fn behind(&self, prefix: &str) -> String {
+        self.key(&format!("{}0", prefix.trim_end_matches('/')))
+    }
+
     /// One call. A token that the server no longer knows is renewed: a call that is refused for it has
     /// done nothing.
     fn call<T: DeserializeOwned>(
@@ -261,6 +266,11 @@ impl Etcd {
                 Write::Delete => {
                     success.push(json!({ "request_delete_range": { "key": key } }));
                 }
+                Write::DeleteTree => {
+                    let end = self.behind(&step.path);
+                    success
+                        .push(json!({ "request_delete_range": { "key": key, "range_end": end } }));
+                }
             }
         }
         json!({ "compare": compare, "success": success, "failure": failure })
@@ -367,8 +377,7 @@ impl Engine for Etcd {
         let read = || {
             let mut found = BTreeMap::new();
             let mut from = self.key(prefix);
-            // "0" follows the slash that every prefix ends in.
-            let end = self.key(&format!("{}0", prefix.trim_end_matches('/')));
+            let end = self.behind(prefix);
             // The first page's; those behind it tell which is the newest by then.
             let mut revision = None;
             loop {

@@ -241,6 +241,10 @@ impl Engine for Rc<Server> {
                     data.insert(path, entry);
                 }
                 Write::Delete => drop(data.remove(&path)),
+                Write::DeleteTree => {
+                    assert!(path.ends_with('/'), "{path} may end within a name");
+                    data.retain(|other, _| !other.starts_with(&path));
+                }
                 Write::Keep => {}
             }
         }

@@ -108,8 +108,7 @@ pub trait Store {
     /// address within a set. Changes nothing.
     fn taken(&mut self, cx: &Context, each: &mut Taken<'_>) -> Result<(), StoreError>;
 
-    /// The networks' ranges as the last ADDs had them, by name. None where a store keeps none (a
-    /// cluster). Changes nothing.
+    /// The networks' ranges as the last ADDs had them, by name. Changes nothing.
     fn definitions(&mut self, cx: &Context) -> Result<Vec<Definition>, StoreError>;
 
     /// What happened and is `wanted`, the oldest first; of the boot before too, as far as that can be
@@ -123,8 +122,9 @@ pub trait Store {
     /// nothing done.
     fn repair(&mut self, cx: &Context) -> Result<Repair, StoreError>;
 
-    /// How often what was asked for, by set, face, verb and ending. Only what this very store has
-    /// committed is counted: a store that did not answer counts nothing. Changes nothing.
+    /// How often what was asked for, by set, face, verb and ending. A file counts what it has
+    /// committed; of a cluster each node counts, since its boot, what it has asked for. Changes
+    /// nothing.
     fn counters(&mut self, cx: &Context) -> Result<Vec<Counter>, StoreError>;
 
     /// All pools, by name. Changes nothing.
@@ -228,7 +228,7 @@ pub fn open_local(spec: &StoreSpec) -> Option<Result<Box<dyn Store>, StoreError>
 fn on<E: cas::Engine>(engine: E, servers: &Servers, more: &str) -> Cas<E> {
     let cluster = format!("{}\0{more}\0{}", engine.place(), servers.prefix);
     let notes = Notes::new(Some(&servers.notes), cluster);
-    Cas::new(engine, servers.timeout).with(servers.persist, notes)
+    Cas::new(engine, servers.timeout).with(servers.persist, notes).keeping(servers.history)
 }
 
 fn unreadable(why: &str) -> StoreError {

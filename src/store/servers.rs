@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::cas::Engine;
 use super::pause::pause;
-use crate::model::{Consul, Etcd, Persist, Servers};
+use crate::model::{Consul, Etcd, History, Persist, Servers};
 
 /// A running server.
 pub struct Running {
@@ -89,6 +89,7 @@ impl Running {
             identity: None,
             timeout: Duration::from_secs(20),
             persist: Persist::Boot,
+            history: History::Standing,
             notes: self.folder.path().join("notes"),
         }
     }

@@ -14,6 +14,7 @@ use super::contract::{CASES, Named, add, addr, at, del, dual, given, leases, set
 use super::etcd::Etcd;
 use super::servers::{self, Running};
 use super::tells::tells;
+use super::told_test;
 use super::trips_test::Counted;
 use crate::alloc::{Add, Command, Context, Outcome, Wanted};
 use crate::error::{Error, StoreError};
@@ -58,6 +59,15 @@ fn noting<E: Engine>(engine: E, folder: &Path, cluster: &str) -> Cas<E> {
     Cas::new(engine, LIMIT).with(Persist::Boot, Notes::new(Some(folder), cluster.to_owned()))
 }
 
+/// What happened is told as by the other stores, and goes when it is to.
+fn tells<E: Engine + 'static>(engine: &(impl Fn(&str) -> E + Clone + 'static)) {
+    for (i, case) in told_test::CASES.iter().enumerate() {
+        let (folder, prefix) = (tempfile::tempdir().unwrap(), format!("tests/told-{i}"));
+        case(&|| Box::new(noting(engine(&prefix), folder.path(), &prefix)));
+    }
+    told_test::a_nodes_history_is_bounded(&|| engine("tests/past"));
+}
+
 fn is_asked_as_seldom_as_possible(engine: impl Engine) {
     // A conflict tells the owner's lease, or (Consul) only that there is one.
     let repeated = if engine.alternatives() > 1 { 1 } else { 2 };
@@ -70,8 +80,9 @@ fn is_asked_as_seldom_as_possible(engine: impl Engine) {
         (count.get(), outcome)
     };
     let wanted = vec![Wanted { addr: addr("10.0.0.9"), prefix: None }];
-    // A boot's first ADD claims the node, looks for what earlier boots left, and notes that.
-    assert_eq!(trips(&Command::Add(add("first", &dual()))).0, 4, "first ADD");
+    // A boot's first ADD claims the node, looks for leases and history that earlier boots left, and
+    // notes that.
+    assert_eq!(trips(&Command::Add(add("first", &dual()))).0, 5, "first ADD");
     assert_eq!(trips(&Command::Add(add("c1", &dual()))).0, 1, "ADD");
     assert_eq!(trips(&Command::Add(add("c1", &dual()))).0, repeated, "repeated ADD");
     assert_eq!(trips(&Command::Add(Add { wanted, ..add("c2", &dual()) })).0, 1, "fixed ADD");
@@ -138,7 +149,9 @@ fn etcd_keeps_the_contract() {
     let probe = Etcd::new(&server.etcd("tests")).unwrap();
     let server = Rc::new(ready(server, &probe));
     let here = server.clone();
-    keeps_the_contract(&move |prefix: &str| Etcd::new(&here.etcd(prefix)).unwrap());
+    let engine = move |prefix: &str| Etcd::new(&here.etcd(prefix)).unwrap();
+    keeps_the_contract(&engine);
+    tells(&engine);
     is_asked_as_seldom_as_possible(Etcd::new(&server.etcd("tests/trips")).unwrap());
     thousands_of_leases(Box::new(Etcd::new(&server.etcd("tests/many")).unwrap()));
 }
@@ -149,7 +162,9 @@ fn consul_keeps_the_contract() {
     let probe = Consul::new(&server.consul("tests")).unwrap();
     let server = Rc::new(ready(server, &probe));
     let here = server.clone();
-    keeps_the_contract(&move |prefix: &str| Consul::new(&here.consul(prefix)).unwrap());
+    let engine = move |prefix: &str| Consul::new(&here.consul(prefix)).unwrap();
+    keeps_the_contract(&engine);
+    tells(&engine);
     is_asked_as_seldom_as_possible(Consul::new(&server.consul("tests/trips")).unwrap());
     thousands_of_leases(Box::new(Consul::new(&server.consul("tests/many")).unwrap()));
 }

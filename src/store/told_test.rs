@@ -1,13 +1,21 @@
-//! Cases for the stores that keep what happened: the model, and redb with both kinds of persistence.
+//! What stores keep of what happened: cases for the model, for redb with both kinds of persistence,
+//! and for a cluster; and what differs between them.
 
+use std::fs;
+use std::path::Path;
+use std::rc::Rc;
+
+use super::cas::{Cas, Engine, Notes};
 use super::contract::{Make, add, addr, at, del, given, memory, net, refused, set};
+use super::fake_cas::{FakeCas, Server};
 use super::{Embedded, Store};
 use crate::alloc::{
     Add, Command, Context, Cooldown, Gc, Holder, Outcome, Reserve, Strategy, Unreserve,
 };
 use crate::error::Refusal;
 use crate::model::{
-    BootId, Counter, Ending, Event, Face, History, Kind, NetworkName, Persist, Verb, Wait, What,
+    BootId, Counter, Ending, Event, Face, History, Kind, NetworkName, Node, Persist, Verb, Wait,
+    What,
 };
 
 fn events(store: &mut dyn Store) -> Vec<Event> {
@@ -122,7 +130,8 @@ fn what_is_taken_comes_in_order(make: Make<'_>) {
     assert_eq!(usage.gap.unwrap().to_string(), "10.0.0.10-10.0.0.199");
 }
 
-const CASES: [super::contract::Case; 2] =
+/// The cases.
+pub const CASES: [super::contract::Case; 2] =
     [what_happened_is_remembered, what_is_taken_comes_in_order];
 
 #[test]
@@ -143,6 +152,127 @@ fn redb_tells() {
             store.problems(&at(9), &mut |problem| panic!("{problem:?}")).unwrap();
         }
     }
+}
+
+#[test]
+fn a_cluster_tells() {
+    for (nests, mute) in [(false, false), (true, false), (false, true), (true, true)] {
+        for case in CASES {
+            let server = Rc::new(Server::default());
+            server.nests.set(nests);
+            server.mute.set(mute);
+            case(&|| Box::new(FakeCas::new(server.clone())));
+        }
+    }
+}
+
+/// What is written down of a cluster: `notes` are of the node, `open` reaches the servers.
+pub fn a_nodes_history_is_bounded<E: Engine>(open: &dyn Fn() -> E) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = |notes: &Path, history| {
+        let notes = Notes::new(Some(notes), "told".to_owned());
+        let limit = std::time::Duration::from_secs(20);
+        Cas::new(open(), limit).with(Persist::Boot, notes).keeping(history)
+    };
+    let first = folder.path().join("first");
+    let sets = [set("10.0.0.0/24")];
+    let few = History::Kept { count: 4, age: 50 };
+    let mut told =
+        |store: &mut Cas<E>| -> Vec<u64> { events(store).iter().map(|e| e.time).collect() };
+    for n in 0..9 {
+        let mut store = store(&first, few);
+        given(&mut store, &add(&format!("c{n}"), &sets), &at(n));
+        assert!(told(&mut store).len() <= 4);
+    }
+    assert_eq!(told(&mut store(&first, few)), [5, 6, 7, 8]);
+    // A call that says nothing keeps to what was said.
+    given(&mut store(&first, History::Standing), &add("standing", &sets), &at(9));
+    assert_eq!(told(&mut store(&first, few)), [6, 7, 8, 9]);
+    given(&mut store(&first, History::Off), &add("off", &sets), &at(10));
+    assert_eq!(told(&mut store(&first, few)), [6, 7, 8, 9]);
+    // The next boot's notes are another folder; what lies on the servers is known again, and goes.
+    let second = folder.path().join("second");
+    let next = |now| Context { boot: Some(BootId("boot-2".to_owned())), ..at(now) };
+    for n in 20..26 {
+        given(&mut store(&second, few), &add(&format!("d{n}"), &sets), &next(n));
+    }
+    let mut left = told(&mut store(&second, few));
+    left.retain(|time| *time < 20);
+    assert_eq!(left, [] as [u64; 0], "the boot before");
+    // What is too old goes with the next.
+    given(&mut store(&second, few), &add("late", &sets), &next(900));
+    given(&mut store(&second, few), &add("later", &sets), &next(990));
+    assert_eq!(told(&mut store(&second, few)), [900, 990]);
+    // Where nothing can be noted nothing is written down: it would never go.
+    fs::write(folder.path().join("file"), "in the way").unwrap();
+    given(&mut store(&folder.path().join("file/x"), few), &add("mute", &sets), &next(991));
+    assert_eq!(told(&mut store(&second, few)), [900, 990]);
+    store(&second, few).problems(&next(992), &mut |problem| panic!("{problem:?}")).unwrap();
+}
+
+#[test]
+fn history_of_a_cluster_has_bounds_and_can_be_off() {
+    for nests in [false, true] {
+        let server = Rc::new(Server::default());
+        server.nests.set(nests);
+        a_nodes_history_is_bounded(&|| server.clone());
+    }
+}
+
+/// The end of what an earlier boot held is written down with what ends it, once each; and the events of
+/// all nodes come in the order in which they were done, whatever their clocks say.
+#[test]
+fn a_clusters_events_come_in_order() {
+    let server = Rc::new(Server::default());
+    let sets = [set("10.0.0.0/30")];
+    let low = |c: &str| Add { strategy: Strategy::Lowest, ..add(c, &sets) };
+    let mut store = FakeCas::new(server.clone());
+    given(&mut store, &low("c1"), &at(50));
+    let next = |now| Context { boot: Some(BootId("boot-2".to_owned())), ..at(now) };
+    // The very address, of which there is one only.
+    given(&mut store, &low("c2"), &next(40));
+    store.apply(&del("c2"), &next(30)).unwrap();
+    let other = Node { name: "other".to_owned(), machine: "m2".to_owned() };
+    let other = Context { node: other, ..next(20) };
+    given(&mut store, &low("c3"), &other);
+    let told: Vec<(u64, What)> = events(&mut store).iter().map(|e| (e.time, e.what)).collect();
+    let expected = [
+        (50, What::Added),
+        (40, What::BootEnded),
+        (40, What::Added),
+        (30, What::Deleted),
+        (20, What::Added),
+    ];
+    assert_eq!(told, expected);
+    // One that cannot be read is told of, and hides no other.
+    let path = server.paths().into_iter().find(|p| p.starts_with("past/")).unwrap();
+    server.spoil(&path, |value| value.push(0));
+    assert_eq!(events(&mut store).len(), 4);
+    let mut problems = Vec::new();
+    store.problems(&at(60), &mut |problem| problems.push(problem.place)).unwrap();
+    assert!(matches!(&problems[..], [place] if place.contains(&path)), "{problems:?}");
+}
+
+/// Each node counts what it asks for; a server that does not answer is counted too.
+#[test]
+fn a_node_of_a_cluster_counts() {
+    let server = Rc::new(Server::default());
+    let mut store = FakeCas::new(server.clone());
+    let sets = [set("10.0.0.0/30")];
+    given(&mut store, &add("c1", &sets), &at(1));
+    for _ in 0..2 {
+        refused(&mut store, &Command::Add(add("c2", &sets)), &at(2));
+    }
+    server.left.set(Some(0));
+    store.apply(&Command::Add(add("c3", &sets)), &at(3)).unwrap_err();
+    server.left.set(None);
+    let told = |store: &mut FakeCas| {
+        [Ending::Ok, Ending::Exhausted, Ending::Failed].map(|e| count(store, Verb::Add, e))
+    };
+    assert_eq!(told(&mut store), [1, 2, 1]);
+    let other = Node { name: "other".to_owned(), machine: "m2".to_owned() };
+    let other = Context { node: other, ..at(4) };
+    assert_eq!(store.counters(&other).unwrap(), []);
 }
 
 /// A refused ADD is counted where that costs no flush.

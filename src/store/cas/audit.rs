@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use super::super::Problem;
 use super::super::codec::{self, Bad};
-use super::{Engine, paths, records};
+use super::{Engine, past, paths, records};
 use crate::alloc::Holder;
 use crate::error::StoreError;
 use crate::model::{Owner, PoolId, SetName};
@@ -29,7 +29,7 @@ pub fn audit(
     audit.addresses()?;
     audit.left();
     audit.cooling()?;
-    Ok(())
+    audit.past()
 }
 
 struct Audit<'a> {
@@ -148,6 +148,21 @@ impl Audit<'_> {
             if !said.contains_key(&path) {
                 let what = "the address cools, and is not among those that do";
                 self.tell(&path, what, "it is free again with the next ADD that comes upon it");
+            }
+        }
+        Ok(())
+    }
+
+    fn past(&mut self) -> Result<(), StoreError> {
+        let advice = "remove the record; no lease depends on it";
+        for (path, entry) in self.engine.list(paths::PASTS, self.until)? {
+            if let Err(Bad(what)) = past::read(&path, &entry) {
+                self.tell(&path, what, advice);
+            }
+        }
+        for (path, entry) in self.engine.list(paths::RANGES, self.until)? {
+            if let Err(Bad(what)) = records::ranges(&path, &entry) {
+                self.tell(&path, what, advice);
             }
         }
         Ok(())

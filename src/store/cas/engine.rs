@@ -63,6 +63,9 @@ pub enum Write {
     Put(Vec<u8>),
     /// No record any more.
     Delete,
+    /// No record below this path any more, which ends in `/`. Compared with nothing, and told of by
+    /// nothing.
+    DeleteTree,
 }
 
 /// Paths from one to another, both included.

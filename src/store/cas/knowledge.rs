@@ -13,6 +13,7 @@ use std::time::Instant;
 use super::super::codec::{self, Bad};
 use super::engine::{Engine, Entry, Truths};
 use super::node::{self, Claim};
+use super::past::{self, Chronicle};
 use super::paths;
 use super::search::Search;
 use crate::alloc::{Context, Cooling, Definition, Holder, Order, PodKey, View};
@@ -63,6 +64,10 @@ pub struct Knowledge<'a> {
     pub settled: bool,
     /// What must not be there with any change.
     pub unless: Option<String>,
+    /// Where what happens is written down.
+    pub chronicle: Option<Chronicle<'a>>,
+    /// Whether a network's ranges are written down as these.
+    pub is_defined: Option<&'a dyn Fn(&Definition) -> bool>,
     /// What the search for free addresses has met.
     pub search: Search,
     /// "What if these are held?" While this is asked, nothing is looked at.
@@ -93,6 +98,8 @@ impl<'a> Knowledge<'a> {
             doubt: None,
             settled: false,
             unless: None,
+            chronicle: None,
+            is_defined: None,
             search: Search::default(),
             supposed: RefCell::default(),
         }
@@ -433,12 +440,12 @@ impl View for Knowledge<'_> {
         }
     }
 
-    fn defined(&self, _: &Definition) -> Result<bool, StoreError> {
-        // No trip for a warning.
-        Ok(true)
+    fn defined(&self, definition: &Definition) -> Result<bool, StoreError> {
+        Ok(self.is_defined.is_none_or(|is_defined| is_defined(definition)))
     }
 
     fn definitions(&self) -> Result<Vec<Definition>, StoreError> {
+        // No trip for a warning.
         Ok(Vec::new())
     }
 
@@ -526,8 +533,8 @@ impl View for Knowledge<'_> {
 
     fn capacity(&self) -> usize {
         // A freed lease is at most three records: its address's, its owner's, and that it cools. The
-        // node's is compared.
-        self.engine.room().saturating_sub(1) / 3
+        // node's is compared; what happened is written down.
+        self.engine.room().saturating_sub(1 + past::STEPS) / 3
     }
 }
 

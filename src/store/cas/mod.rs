@@ -12,6 +12,7 @@ mod knowledge;
 mod node;
 mod notes;
 mod old;
+mod past;
 mod paths;
 mod records;
 mod search;
@@ -27,13 +28,15 @@ use node::Claim;
 pub use notes::Notes;
 
 use super::pause::step_aside;
-use super::{Each, Problem, Repair, Store, Taken, Wanted};
+use super::{Each, Problem, Repair, Store, Taken, Wanted, changes};
 use crate::alloc::{
-    self, Add, Command, Context, Definition, Del, Evict, Holder, Legacy, Outcome, Plan, View,
+    self, Add, Change, Command, Context, Definition, Del, Evict, Holder, Legacy, Outcome, Plan,
+    View,
 };
 use crate::error::{Error, Refusal, StoreError};
 use crate::model::{
-    Counter, Event, Lease, NetworkName, NetworkRecord, NodeRecord, Persist, Pool, SetName,
+    Counter, Ending, Event, History, Lease, NetworkName, NetworkRecord, NodeRecord, Persist, Pool,
+    SetName,
 };
 use crate::net::Addr;
 use crate::tally;
@@ -61,6 +64,9 @@ pub struct Cas<E> {
     unless: Option<String>,
     /// A transaction was sent and may happen yet, though nobody waits for it any more.
     doubt: Cell<bool>,
+    /// How much of what happens is written down, and how many records of it this store has written.
+    history: History,
+    written: Cell<u64>,
 }
 
 impl<E: Engine> Cas<E> {
@@ -68,8 +74,24 @@ impl<E: Engine> Cas<E> {
     pub fn new(engine: E, timeout: Duration) -> Cas<E> {
         let notes = Notes::new(None, String::new());
         let (persist, networks) = (Persist::Boot, Truths::new());
-        let (listing, unless, doubt) = (None, None, Cell::new(false));
-        Cas { engine, timeout, persist, notes, listing, networks, unless, doubt }
+        Cas {
+            engine,
+            timeout,
+            persist,
+            notes,
+            listing: None,
+            networks,
+            unless: None,
+            doubt: Cell::new(false),
+            history: History::Standing,
+            written: Cell::new(0),
+        }
+    }
+
+    /// The same, with as much history.
+    #[must_use]
+    pub fn keeping(self, history: History) -> Cas<E> {
+        Cas { history, ..self }
     }
 
     /// The same, with leases that live so long, and with notes.
@@ -79,7 +101,11 @@ impl<E: Engine> Cas<E> {
 
     /// Nothing but what is told.
     fn knowledge<'a>(&'a self, cx: &'a Context, known: Truths, until: Instant) -> Knowledge<'a> {
-        Knowledge { doubt: Some(&self.doubt), ..Knowledge::new(&self.engine, cx, until, known) }
+        Knowledge {
+            doubt: Some(&self.doubt),
+            chronicle: Some(past::Chronicle::new(&self.notes, cx, self.history, &self.written)),
+            ..Knowledge::new(&self.engine, cx, until, known)
+        }
     }
 
     /// A server that was stopped with a transaction in hand may carry it out long after its client
@@ -139,8 +165,10 @@ impl<E: Engine> Cas<E> {
             Some(_) => Claim::Noted,
             None => Claim::Now,
         };
+        let is_defined = |definition: &Definition| self.notes.is_defined(definition, cx);
         let knowledge = Knowledge {
             owners: RefCell::new(owners),
+            is_defined: Some(&is_defined),
             old: old(command),
             claim,
             settled: mark.is_some(),
@@ -164,6 +192,8 @@ impl<E: Engine> Cas<E> {
                 return Ok(Outcome::WasAdopted);
             }
             let plan = alloc::run(command, &knowledge, &told)?;
+            let counted = changes::counted(command, &plan, cx, true);
+            let defined = plan.changes.iter().find_map(definition).cloned();
             let outcome = if plan.changes.is_empty() {
                 if !verify(&knowledge, &plan)? || lacks(&plan) && knowledge.learn_nodes()? {
                     continue;
@@ -178,6 +208,12 @@ impl<E: Engine> Cas<E> {
                 };
                 tries.swap_remove(done).outcome
             };
+            if let Some(definition) = defined {
+                self.notes.define(&definition, cx);
+            }
+            if let Some(counted) = counted.filter(|_| begins(command)) {
+                self.notes.count(counted, cx);
+            }
             let Knowledge { owners, known, .. } = knowledge;
             let known = known.into_inner();
             let record = known.get(&path).cloned();
@@ -216,9 +252,10 @@ impl<E: Engine> Cas<E> {
         if let Some(set) = set {
             let mut evict = Evict { set: set.clone(), only_ended: true, after: None };
             loop {
-                let plan = alloc::run(&Command::Evict(evict.clone()), &knowledge, cx)?;
+                let command = Command::Evict(evict.clone());
+                let plan = alloc::run(&command, &knowledge, cx)?;
                 let is_done = plan.changes.is_empty();
-                let step = Try::new(plan, &knowledge)?;
+                let step = Try::new(plan, &command, &knowledge)?;
                 let steps = std::slice::from_ref(&step);
                 if !is_done && commit(steps, &knowledge)?.is_none() {
                     return Ok(());
@@ -229,9 +266,33 @@ impl<E: Engine> Cas<E> {
                 }
             }
         }
+        past::gather(&self.engine, &self.notes, cx, until)?;
         // Without a note the next call looks again.
         let _ = self.notes.write(set, cx, &entry);
         Ok(())
+    }
+
+    /// A request that the servers did not carry out, for all that is known.
+    fn count_failure(&self, command: &Command, cx: &Context) {
+        if let (Some(verb), Some(set)) = (alloc::verb(command), command.set()) {
+            self.notes.count((set.clone(), cx.face, verb, Ending::Failed), cx);
+        }
+    }
+}
+
+fn definition(change: &Change) -> Option<&Definition> {
+    match change {
+        Change::Define(definition) => Some(definition),
+        _ => None,
+    }
+}
+
+/// Whether it is a request, and not a further step of one.
+fn begins(command: &Command) -> bool {
+    match command {
+        Command::Gc(gc) => gc.after.is_none(),
+        Command::Evict(evict) => evict.after.is_none(),
+        _ => true,
     }
 }
 
@@ -248,14 +309,19 @@ fn old(command: &Command) -> Old {
 /// A plan as a transaction.
 struct Try {
     steps: Vec<Step>,
+    events: usize,
     outcome: Result<Outcome, Refusal>,
 }
 
 impl Try {
-    fn new(plan: Plan, knowledge: &Knowledge<'_>) -> Result<Try, StoreError> {
-        let mut writes = writes::records(plan.changes, knowledge)?;
+    fn new(plan: Plan, command: &Command, knowledge: &Knowledge<'_>) -> Result<Try, StoreError> {
+        let (mut writes, events) = writes::records(plan.changes, command, knowledge)?;
         writes.extend(node::claim(knowledge)?);
-        Ok(Try { steps: writes::steps(writes, knowledge), outcome: plan.outcome })
+        let mut steps = writes::steps(writes, knowledge);
+        if let Some(chronicle) = &knowledge.chronicle {
+            steps.extend(chronicle.steps(&events));
+        }
+        Ok(Try { steps, events: events.len(), outcome: plan.outcome })
     }
 }
 
@@ -268,7 +334,7 @@ fn alternatives(
     cx: &Context,
 ) -> Result<Vec<Try>, StoreError> {
     let engine = knowledge.engine;
-    let mut tries = vec![Try::new(plan, knowledge)?];
+    let mut tries = vec![Try::new(plan, command, knowledge)?];
     let mut room = engine.room() / 2;
     let most = PLANS[usize::from(knowledge.search.careful.get())].min(engine.alternatives());
     // Where no owner's record tells them apart, it could not be told which was done.
@@ -288,7 +354,7 @@ fn alternatives(
         knowledge.search.begin();
         let next = alloc::run(command, knowledge, cx);
         let next = next.ok().filter(|plan| !plan.changes.is_empty());
-        let next = next.and_then(|plan| Try::new(plan, knowledge).ok());
+        let next = next.and_then(|plan| Try::new(plan, command, knowledge).ok());
         knowledge.supposed.replace(None);
         let Some(next) = next else { break };
         tries.push(next);
@@ -320,6 +386,14 @@ fn verify(knowledge: &Knowledge<'_>, plan: &Plan) -> Result<bool, StoreError> {
 
 /// Has one of these done, and tells which; `None` if others were faster, which has been learned.
 fn commit(tries: &[Try], knowledge: &Knowledge<'_>) -> Result<Option<usize>, StoreError> {
+    let done = send(tries, knowledge)?;
+    if let (Some(done), Some(chronicle)) = (done, &knowledge.chronicle) {
+        chronicle.done(tries[done].events);
+    }
+    Ok(done)
+}
+
+fn send(tries: &[Try], knowledge: &Knowledge<'_>) -> Result<Option<usize>, StoreError> {
     let engine = knowledge.engine;
     let all: Vec<&[Step]> = tries.iter().map(|one| &*one.steps).collect();
     if all[0].len() > engine.room() {
@@ -433,8 +507,9 @@ fn find_again(
     };
     let telling: Vec<Vec<Step>> = tries.iter().map(or_all).collect();
     knowledge.forget();
-    let touched: Vec<String> =
-        tries.iter().flat_map(|steps| steps.iter()).map(|step| step.path.clone()).collect();
+    let told_of = |step: &&Step| step.write != Write::DeleteTree;
+    let touched = tries.iter().flat_map(|steps| steps.iter()).filter(told_of);
+    let touched: Vec<String> = touched.map(|step| step.path.clone()).collect();
     if knowledge.learn(&touched).is_err() {
         return Err(lost);
     }
@@ -444,7 +519,7 @@ fn find_again(
         match &step.write {
             Write::Put(written) => value == Some(written),
             Write::Delete => value.is_none(),
-            Write::Keep => true,
+            Write::Keep | Write::DeleteTree => true,
         }
     };
     Ok(telling.iter().position(|steps| steps.iter().all(is_there)))
@@ -478,6 +553,9 @@ impl<E: Engine> Store for Cas<E> {
             self.dispel(cx, until)?;
         }
         let done = self.with_old_keys(command, cx, until);
+        if let Err(Error::Store(_)) = done {
+            self.count_failure(command, cx);
+        }
         match (self.dispel_own(cx, until), done) {
             // What it was to do it has done.
             (Err(_), Ok(outcome)) => Ok(outcome),
@@ -532,11 +610,14 @@ impl<E: Engine> Store for Cas<E> {
     }
 
     fn definitions(&mut self, _: &Context) -> Result<Vec<Definition>, StoreError> {
-        Ok(Vec::new())
+        let until = Instant::now() + self.timeout;
+        records::all(&self.engine, paths::RANGES, until, records::ranges)
     }
 
-    fn history(&mut self, _: &Context, _: &mut Wanted<'_>) -> Result<Vec<Event>, StoreError> {
-        Ok(Vec::new())
+    fn history(&mut self, _: &Context, wanted: &mut Wanted<'_>) -> Result<Vec<Event>, StoreError> {
+        let mut all = past::all(&self.engine, Instant::now() + self.timeout)?;
+        all.retain(|event| wanted(event));
+        Ok(all)
     }
 
     fn problems(&mut self, _: &Context, each: &mut dyn FnMut(Problem)) -> Result<(), StoreError> {
@@ -551,8 +632,8 @@ impl<E: Engine> Store for Cas<E> {
         })
     }
 
-    fn counters(&mut self, _: &Context) -> Result<Vec<Counter>, StoreError> {
-        Ok(Vec::new())
+    fn counters(&mut self, cx: &Context) -> Result<Vec<Counter>, StoreError> {
+        Ok(self.notes.counters(cx))
     }
 
     fn pools(&mut self) -> Result<Vec<Pool>, StoreError> {

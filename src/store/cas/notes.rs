@@ -8,16 +8,21 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::super::codec;
 use super::engine::Entry;
+use super::past::Volumes;
 use super::{node, paths};
-use crate::alloc::Context;
-use crate::model::SetName;
+use crate::alloc::{Context, Definition};
+use crate::model::{Counter, Ending, Face, SetName, Verb};
 use crate::plain_file;
 
 /// Larger than any note.
-const LARGEST: u64 = 64 << 10;
+const LARGEST: u64 = 1 << 20;
+
+/// How long another process may take to count.
+const LOCK_WAIT: Duration = Duration::from_millis(50);
 
 /// Where notes are, and of which cluster.
 #[derive(Clone, Debug)]
@@ -69,6 +74,77 @@ impl Notes {
             // Left, it costs the next call two trips.
             let _ = std::fs::remove_file(path);
         }
+    }
+
+    /// This node's volumes of history; what was noted by another build, or cannot be read, is none.
+    pub fn volumes(&self, cx: &Context) -> Option<Volumes> {
+        let (path, key) = self.place("past", None, cx)?;
+        let text = String::from_utf8(content(&path)?).ok()?;
+        // What each process adds is one byte for each event, behind the text.
+        let (head, events) = text.split_once("\n\n")?;
+        let fields = head.strip_prefix(&format!("{key:?}\n"))?;
+        let numbers: Result<Vec<u64>, _> = fields.split(' ').map(str::parse).collect();
+        let [count, age, gathered, ref begun @ ..] = numbers.ok()?[..] else { return None };
+        Some(Volumes {
+            bounds: (count, age),
+            begun: begun.to_vec(),
+            gathered: gathered == 1,
+            events: events.len() as u64,
+        })
+    }
+
+    /// Notes them; an error where nothing can be noted.
+    pub fn write_volumes(&self, cx: &Context, volumes: &Volumes) -> io::Result<()> {
+        let nowhere = || io::Error::from(io::ErrorKind::NotFound);
+        let (path, key) = self.place("past", None, cx).ok_or_else(nowhere)?;
+        let (count, age) = volumes.bounds;
+        let mut text = format!("{key:?}\n{count} {age} {}", u8::from(volumes.gathered));
+        for begun in &volumes.begun {
+            text += &format!(" {begun}");
+        }
+        text += "\n\n";
+        text.extend((0..volumes.events).map(|_| '.'));
+        put(&path, text.as_bytes(), cx.seed)
+    }
+
+    /// Notes that so many events were added to the newest.
+    pub fn add_events(&self, cx: &Context, events: usize) {
+        if let Some((path, _)) = self.place("past", None, cx) {
+            // Not noted, a volume holds a few more than it should.
+            let _ = plain_file::append(&path, &vec![b'.'; events]);
+        }
+    }
+
+    /// Whether a network's ranges were noted to be written down as these.
+    pub fn is_defined(&self, definition: &Definition, cx: &Context) -> bool {
+        let network = SetName(definition.network.to_string());
+        let Some((path, key)) = self.place("ranges", Some(&network), cx) else { return false };
+        content(&path).is_some_and(|noted| noted == codec::definition(key.as_bytes(), definition))
+    }
+
+    /// Notes that they were.
+    pub fn define(&self, definition: &Definition, cx: &Context) {
+        let network = SetName(definition.network.to_string());
+        if let Some((path, key)) = self.place("ranges", Some(&network), cx) {
+            // Not noted, they are written again with the next ADD.
+            let _ = put(&path, &codec::definition(key.as_bytes(), definition), cx.seed);
+        }
+    }
+
+    /// Counts a request, as far as the node can keep that.
+    pub fn count(&self, (set, face, verb, ending): (SetName, Face, Verb, Ending), cx: &Context) {
+        let Some((path, key)) = self.place("counts", None, cx) else { return };
+        // A request that cannot be counted stands.
+        let _ = plain_file::change(&path, LOCK_WAIT, &mut |bytes| {
+            codec::count_in(key.as_bytes(), bytes, &set, face, verb, ending)
+        });
+    }
+
+    /// What this node has counted since its boot.
+    pub fn counters(&self, cx: &Context) -> Vec<Counter> {
+        let Some((path, key)) = self.place("counts", None, cx) else { return Vec::new() };
+        let bytes = content(&path).unwrap_or_default();
+        codec::read_all_counts(key.as_bytes(), &bytes).unwrap_or_default()
     }
 
     /// The file, and what the note is of: a number may be that of several.

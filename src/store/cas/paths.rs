@@ -18,6 +18,8 @@
 //! old/<network>                     the last change of its keys that was seen then
 //! node/<node>                       which machine has this name, and in which boot
 //! net/<network>                     a network's definition, where its nodes keep one
+//! ranges/<network>                  its ranges, as the last ADD that wrote them had them: a hint
+//! past/<node>/<volume>/<record>     what happened in one transaction
 //! ```
 //!
 //! Invariant: a name is one segment, whatever text it holds, and no listed prefix ends within one.
@@ -26,7 +28,7 @@ use std::fmt::Write as _;
 
 use super::engine::Window;
 use crate::alloc::PodKey;
-use crate::model::{NetworkName, Node, Owner, PoolId, SetName};
+use crate::model::{NetworkName, Node, Owner, PoolId, SetName, Timestamp};
 use crate::net::{Addr, Family, Span};
 
 /// A name as one segment: what is no letter, digit, `-`, `_`, `.` or `~` as %XX, and never empty or
@@ -305,6 +307,45 @@ pub const NETWORKS: &str = "net/";
 /// The name in a [`network`] path.
 pub fn read_network(path: &str) -> Option<NetworkName> {
     NetworkName::new(path.strip_prefix(NETWORKS)?).ok()
+}
+
+/// A network's ranges.
+pub fn ranges(name: &NetworkName) -> String {
+    format!("{RANGES}{name}")
+}
+
+/// All networks whose ranges are known.
+pub const RANGES: &str = "ranges/";
+
+/// The network of a [`ranges`] path.
+pub fn read_ranges(path: &str) -> Option<NetworkName> {
+    NetworkName::new(path.strip_prefix(RANGES)?).ok()
+}
+
+/// What happened, of all nodes.
+pub const PASTS: &str = "past/";
+
+/// What this node did.
+pub fn pasts(node: &str) -> String {
+    let mut path = PASTS.to_owned();
+    segment(&mut path, node);
+    path
+}
+
+/// The volume of a node's history that was begun then.
+pub fn volume(node: &str, begun: Timestamp) -> String {
+    format!("{}{begun:012x}/", pasts(node))
+}
+
+/// A record of it: what was done then, by the process with this seed and its how manieth.
+pub fn past(node: &str, begun: Timestamp, now: Timestamp, seed: u64, serial: u64) -> String {
+    format!("{}{now:012x}-{seed:016x}-{serial}", volume(node, begun))
+}
+
+/// When the volume of a [`past`] path was begun.
+pub fn read_volume(path: &str) -> Option<Timestamp> {
+    let begun = path.strip_prefix(PASTS)?.split('/').nth(1)?;
+    u64::from_str_radix(begun, 16).ok()
 }
 
 /// All spaces.

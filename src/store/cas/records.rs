@@ -12,7 +12,7 @@ use super::super::codec::{self, Bad};
 use super::engine::{Engine, Entry};
 use super::knowledge::bad_record;
 use super::paths;
-use crate::alloc::{Holder, Record, Restore};
+use crate::alloc::{Definition, Holder, Record, Restore};
 use crate::error::{Error, StoreError};
 use crate::model::{NodeRecord, Persist, Pool, SetName};
 use crate::net::Addr;
@@ -122,6 +122,12 @@ fn network(path: &str, entry: &Entry) -> Result<Option<Record>, Bad> {
     let network = paths::read_network(path).ok_or(FORM)?;
     let record = codec::read_network(path.as_bytes(), network, &entry.value)?;
     Ok(Some(Record::Network(record)))
+}
+
+/// A network's ranges.
+pub fn ranges(path: &str, entry: &Entry) -> Result<Definition, Bad> {
+    let network = paths::read_ranges(path).ok_or(FORM)?;
+    codec::read_definition(path.as_bytes(), network, &entry.value)
 }
 
 fn adopted(path: &str, entry: &Entry) -> Result<Option<Record>, Bad> {

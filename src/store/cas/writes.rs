@@ -11,18 +11,30 @@ use super::super::codec;
 use super::engine::{Expect, Step, Write};
 use super::knowledge::{Knowledge, Writes, bad_record};
 use super::paths;
-use crate::alloc::{Change, Cooling, Holder, PodKey};
+use crate::alloc::{self, Change, Command, Cooling, Holder, PodKey};
 use crate::error::StoreError;
-use crate::model::{Lease, Owner, Pool, SetName};
+use crate::model::{Event, Lease, Owner, Pool, SetName, What};
 use crate::net::Addr;
 
-/// A plan's records.
-pub fn records(changes: Vec<Change>, known: &Knowledge<'_>) -> Result<Writes, StoreError> {
-    let mut draft = Draft { known, writes: Writes::new(), owned: BTreeMap::new() };
+/// A plan's records, and what it is in the eyes of history.
+pub fn records(
+    changes: Vec<Change>,
+    command: &Command,
+    known: &Knowledge<'_>,
+) -> Result<(Writes, Vec<Event>), StoreError> {
+    let (writes, owned, events) = (Writes::new(), BTreeMap::new(), Vec::new());
+    let mut draft = Draft { known, writes, owned, events };
     for change in changes {
+        let event = alloc::event(&change, command, known.cx);
         match change {
-            Change::Put(lease) => draft.put(lease)?,
-            Change::Free { lease, until } => draft.free(&lease, until)?,
+            Change::Put(lease) => {
+                let is_new = draft.put(lease)?;
+                draft.events.extend(event.filter(|_| is_new));
+            }
+            Change::Free { lease, until } => {
+                draft.free(&lease, until)?;
+                draft.events.extend(event);
+            }
             Change::Thaw(set, cooling) => {
                 draft.writes.insert(paths::ip(&set, cooling.addr), None);
                 draft.writes.insert(paths::cooling(&set, cooling.addr), None);
@@ -44,8 +56,11 @@ pub fn records(changes: Vec<Change>, known: &Knowledge<'_>) -> Result<Writes, St
             Change::Released(network) => {
                 draft.writes.insert(paths::adopted(&network), None);
             }
-            // A cluster keeps none: see `View::defined`.
-            Change::Define(_) => {}
+            Change::Define(definition) => {
+                let path = paths::ranges(&definition.network);
+                let value = codec::definition(path.as_bytes(), &definition);
+                draft.writes.insert(path, Some(value));
+            }
             Change::PutPool(pool) => draft.pool(&pool, true)?,
             Change::DropPool(pool) => draft.pool(&pool, false)?,
             Change::Network(record) => {
@@ -60,7 +75,7 @@ pub fn records(changes: Vec<Change>, known: &Knowledge<'_>) -> Result<Writes, St
         let value = (!leases.is_empty()).then(|| codec::owned(path.as_bytes(), &leases));
         writes.insert(path, value);
     }
-    Ok(writes)
+    Ok((writes, draft.events))
 }
 
 struct Draft<'a, 'k> {
@@ -68,29 +83,40 @@ struct Draft<'a, 'k> {
     writes: Writes,
     /// Owners' records as they will be.
     owned: BTreeMap<String, Vec<Lease>>,
+    events: Vec<Event>,
 }
 
 impl Draft<'_, '_> {
-    fn put(&mut self, lease: Lease) -> Result<(), StoreError> {
+    /// Whether the address was not the owner's.
+    fn put(&mut self, lease: Lease) -> Result<bool, StoreError> {
         let path = paths::ip(&lease.set, lease.addr);
         if let Owner::Pool(id, _) = &lease.owner {
             self.touch(paths::pool(id));
         }
         self.unseat(&lease)?;
+        let mut is_new = true;
         if let Some(own) = self.owner_of(&lease)? {
-            own.retain(|l| l.addr != lease.addr);
+            own.retain(|l| {
+                is_new &= l.addr != lease.addr;
+                l.addr != lease.addr
+            });
             own.push(lease.clone());
             own.sort_by_key(|l| l.addr);
         }
         let before = self.known.known.borrow().get(&path).cloned().flatten();
-        if let Some(before) = before
-            && let Holder::Cooling(_) = self.known.slot(&lease.set, lease.addr, &before)?
-        {
-            self.writes.insert(paths::cooling(&lease.set, lease.addr), None);
+        let before = before.map(|entry| self.known.slot(&lease.set, lease.addr, &entry));
+        match before.transpose()? {
+            Some(Holder::Cooling(_)) => {
+                self.writes.insert(paths::cooling(&lease.set, lease.addr), None);
+            }
+            Some(Holder::Leased(before)) => {
+                is_new &= before.owner != lease.owner || self.known.has_ended(&before);
+            }
+            Some(Holder::Free) | None => {}
         }
         let value = codec::slot(path.as_bytes(), &Holder::Leased(Box::new(lease)));
         self.writes.insert(path, value);
-        Ok(())
+        Ok(is_new)
     }
 
     fn free(&mut self, lease: &Lease, until: Option<u64>) -> Result<(), StoreError> {
@@ -143,6 +169,8 @@ impl Draft<'_, '_> {
         let mut living = self.known.owned(path, set, &entry)?;
         for lease in living.extract_if(.., |l| self.known.has_ended(l)) {
             self.known.rest_on_end(&lease);
+            let cx = self.known.cx;
+            self.events.push(Event::of(&lease, What::BootEnded, cx.face, cx.now));
             if self.known.vouch(&lease, entry.version)? {
                 self.writes.entry(paths::ip(set, lease.addr)).or_insert(None);
             }

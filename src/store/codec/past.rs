@@ -3,6 +3,8 @@
 //! Owns: their fields. Invariant: a word is written as a number that it keeps for ever; a number that
 //! this build does not know is skipped when read, and kept when the record is written again.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -41,8 +43,13 @@ const VERBS: [(u8, Verb); 6] = [
     (6, Verb::Pool),
 ];
 
-const ENDINGS: [(u8, Ending); 4] =
-    [(1, Ending::Ok), (2, Ending::Exhausted), (3, Ending::Held), (4, Ending::Refused)];
+const ENDINGS: [(u8, Ending); 5] = [
+    (1, Ending::Ok),
+    (2, Ending::Exhausted),
+    (3, Ending::Held),
+    (4, Ending::Refused),
+    (5, Ending::Failed),
+];
 
 fn number<T: PartialEq>(table: &[(u8, T)], value: &T) -> u8 {
     table.iter().find(|(_, v)| v == value).map_or(0, |(n, _)| *n)
@@ -74,12 +81,21 @@ struct EventV1<'a> {
 
 /// An event as the record under `key`.
 pub fn event(key: &[u8], event: &Event) -> Vec<u8> {
+    seal(key, &raw(event))
+}
+
+/// Events as one record under `key`.
+pub fn events(key: &[u8], events: &[Event]) -> Vec<u8> {
+    seal(key, &events.iter().map(raw).collect::<Vec<_>>())
+}
+
+fn raw(event: &Event) -> EventV1<'_> {
     let origin = &event.origin;
     let own = match &event.owner {
         Owner::Attachment(a) => Some(a),
         _ => None,
     };
-    let raw = EventV1 {
+    EventV1 {
         time: event.time,
         what: number(&WHATS, &event.what),
         face: number(&FACES, &event.face),
@@ -94,13 +110,21 @@ pub fn event(key: &[u8], event: &Event) -> Vec<u8> {
         mac: origin.mac.as_deref(),
         note: origin.note.as_deref(),
         holder: origin.holder.as_deref(),
-    };
-    seal(key, &raw)
+    }
 }
 
 /// The event in the record under `key`; `None`: a later build's.
 pub fn read_event(key: &[u8], bytes: &[u8]) -> Result<Option<Event>, Bad> {
-    let raw: EventV1<'_> = unseal(key, bytes)?;
+    of_raw(unseal(key, bytes)?)
+}
+
+/// The events in the record under `key`; without a later build's.
+pub fn read_events(key: &[u8], bytes: &[u8]) -> Result<Vec<Event>, Bad> {
+    let all: Vec<EventV1<'_>> = unseal(key, bytes)?;
+    all.into_iter().filter_map(|raw| of_raw(raw).transpose()).collect()
+}
+
+fn of_raw(raw: EventV1<'_>) -> Result<Option<Event>, Bad> {
     let (Some(what), Some(face)) = (value(&WHATS, raw.what), value(&FACES, raw.face)) else {
         return Ok(None);
     };
@@ -152,24 +176,55 @@ pub fn read_bounds(key: &[u8], bytes: &[u8]) -> Result<History, Bad> {
     Ok(if count == 0 { History::Off } else { History::Kept { count, age } })
 }
 
+/// The counters of all sets with one more of a kind. Counters that cannot be read begin anew.
+pub fn count_in(
+    key: &[u8],
+    before: &[u8],
+    set: &SetName,
+    face: Face,
+    verb: Verb,
+    ending: Ending,
+) -> Vec<u8> {
+    let mut all: BTreeMap<&str, CountsV1> = unseal(key, before).unwrap_or_default();
+    add(all.entry(&*set.0).or_default(), face, verb, ending);
+    seal(key, &all)
+}
+
+/// The counters of all sets, those of kinds that this build knows.
+pub fn read_all_counts(key: &[u8], bytes: &[u8]) -> Result<Vec<Counter>, Bad> {
+    let all: BTreeMap<&str, CountsV1> = unseal(key, bytes)?;
+    let mut found = Vec::new();
+    for (set, counts) in all {
+        found.extend(known(&SetName(set.to_owned()), counts));
+    }
+    Ok(found)
+}
+
 /// The counters of a set: face, verb and ending as numbers, and how often.
 type CountsV1 = Vec<(u8, u8, u8, u64)>;
 
 /// The counters with one more of a kind. Counters that cannot be read begin anew.
 pub fn count(key: &[u8], before: Option<&[u8]>, face: Face, verb: Verb, ending: Ending) -> Vec<u8> {
-    let kind = (number(&FACES, &face), number(&VERBS, &verb), number(&ENDINGS, &ending));
     let mut counts: CountsV1 = before.and_then(|bytes| unseal(key, bytes).ok()).unwrap_or_default();
+    add(&mut counts, face, verb, ending);
+    seal(key, &counts)
+}
+
+fn add(counts: &mut CountsV1, face: Face, verb: Verb, ending: Ending) {
+    let kind = (number(&FACES, &face), number(&VERBS, &verb), number(&ENDINGS, &ending));
     match counts.iter_mut().find(|(f, v, e, _)| (*f, *v, *e) == kind) {
         Some((.., count)) => *count = count.saturating_add(1),
         None => counts.push((kind.0, kind.1, kind.2, 1)),
     }
-    seal(key, &counts)
 }
 
 /// The counters of a set, those of kinds that this build knows.
 pub fn read_counts(key: &[u8], set: &SetName, bytes: &[u8]) -> Result<Vec<Counter>, Bad> {
-    let counts: CountsV1 = unseal(key, bytes)?;
-    let known = counts.into_iter().filter_map(|(face, verb, ending, count)| {
+    Ok(known(set, unseal(key, bytes)?).collect())
+}
+
+fn known(set: &SetName, counts: CountsV1) -> impl Iterator<Item = Counter> {
+    counts.into_iter().filter_map(move |(face, verb, ending, count)| {
         Some(Counter {
             set: set.clone(),
             face: value(&FACES, face)?,
@@ -177,8 +232,7 @@ pub fn read_counts(key: &[u8], set: &SetName, bytes: &[u8]) -> Result<Vec<Counte
             ending: value(&ENDINGS, ending)?,
             count,
         })
-    });
-    Ok(known.collect())
+    })
 }
 
 #[cfg(test)]
