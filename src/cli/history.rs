@@ -46,11 +46,6 @@ impl History {
         if self.json {
             let rows: Vec<EventRow<'_>> = events.iter().map(EventRow::new).collect();
             output::json(terminal.stdout, &rows)?;
-        } else if desk.cluster {
-            writeln!(
-                terminal.stderr,
-                "a cluster keeps no history; `sublet watch` tells what happens from now on"
-            )?;
         } else if events.is_empty() {
             writeln!(terminal.stderr, "{} has no history in {}", self.name, desk.place)?;
         } else {

@@ -398,10 +398,6 @@ fn fail_alike() {
             let lab = fixed();
             fs::write(lab.join("foreign"), "the quick brown fox").unwrap();
             cluster_commands::write_files(&lab);
-            if name == "history" && store == cluster {
-                // It keeps none, so it is not asked.
-                continue;
-            }
             // Where a case names a store it is this one.
             let stores = ["@/leases.redb", "ETCD", "CONSUL", "EMPTY"];
             let own = own.iter().map(|arg| if stores.contains(arg) { store } else { arg });
