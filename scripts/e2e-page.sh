@@ -71,6 +71,6 @@ mkdir -p "$work/img"
 drive picture "$work/img"
 for picture in "$work"/img/*.png; do
     row "picture: ${picture##*/}" "$(stat -c %s "$picture") bytes"
-    [ -z "$pictures" ] || install -D -m 0644 "$picture" "$pictures/${picture##*/}"
+    [ -z "$pictures" ] || cp "$picture" "$pictures/"
 done
 table
