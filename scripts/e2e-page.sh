@@ -27,16 +27,20 @@ daemons=()
 trap '[ ${#daemons[@]} = 0 ] || kill "${daemons[@]}" 2> /dev/null || true; rm -rf "$work"' EXIT
 export NODE_ID=rack1-host3
 
-# serve NAME COUNT: a subletd over a store with so many leases; its address is in $at.
+# serve NAME COUNT: a subletd over a store with so many leases; its address is in $at. The store is where
+# it usually is, and the page says so: a folder in memory lies over /var/lib for this process alone.
 serve() {
-    local dir=$work/$1
-    mkdir -p "$dir"
-    "$scene" "$dir/leases.redb" "$2"
-    bin/subletd --http 127.0.0.1:0 --socket "$dir/sublet.sock" --store "$dir/leases.redb" \
-        2> "$dir/log" &
+    local log=$work/$1.log
+    # shellcheck disable=SC2016 # they are the inner shell's
+    unshare --user --map-root-user --mount sh -ec 'dir=/var/lib/cni/sublet
+        mount -t tmpfs none /var/lib
+        mkdir -p $dir
+        "$1" $dir/leases.redb "$2"
+        exec bin/subletd --http 127.0.0.1:0 --socket $dir/sublet.sock --store $dir/leases.redb' \
+        sh "$scene" "$2" 2> "$log" &
     daemons+=($!)
-    until_true 20 "subletd over $2 leases" grep -q 'info: ready' "$dir/log"
-    at=$(sed -n 's|.*the status page is at http://\([^/]*\)/.*|\1|p' "$dir/log")
+    until_true 60 "subletd over $2 leases" grep -q 'info: ready' "$log"
+    at=$(sed -n 's|.*the status page is at http://\([^/]*\)/.*|\1|p' "$log")
 }
 
 # drive SIZE [FOLDER]: the browser; what it saw becomes rows of the table.
@@ -67,6 +71,6 @@ mkdir -p "$work/img"
 drive picture "$work/img"
 for picture in "$work"/img/*.png; do
     row "picture: ${picture##*/}" "$(stat -c %s "$picture") bytes"
-    [ -z "$pictures" ] || install -D -m 0644 "$picture" "$pictures/${picture##*/}"
+    [ -z "$pictures" ] || cp "$picture" "$pictures/"
 done
 table

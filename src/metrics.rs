@@ -141,7 +141,7 @@ pub fn requests(text: &mut Text, counters: &[Counter]) {
     }
     let help = "Time from when the lease file was asked for until its commit began, by the requests \
                 that were counted: with the waits for locks, without the start of the process and \
-                the commit's own flush.";
+                the commit's own flush. Of a cluster until it had answered.";
     text.family(TOOK, help, Kind::Histogram);
     for (kind, (_, took)) in &all {
         text.histogram(TOOK, &labels(kind), took);

@@ -12,7 +12,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::output::visible;
-use super::{Desk, Terminal, World};
+use super::{Desk, Place, Terminal, World, misuse};
 use crate::error::Refusal;
 use crate::model::Persist;
 use crate::moving::{self, Comparison, Mover};
@@ -60,12 +60,20 @@ fn persist(text: &str) -> Result<Persist, String> {
 const SHOWN: usize = 20;
 
 impl Copy {
-    pub(super) fn run(&self, world: World<'_>, terminal: &mut Terminal<'_>) -> Result<()> {
+    pub(super) fn run(
+        &self,
+        place: &Place,
+        world: World<'_>,
+        terminal: &mut Terminal<'_>,
+    ) -> Result<()> {
+        if place.store.is_some() {
+            return Err(misuse("copy takes two stores, --from and --to, and no --store"));
+        }
+        if self.from == self.to {
+            return Err(misuse("--from and --to are the same store"));
+        }
         let mut from = Desk::on(&self.from, "--from", world, terminal)?;
         let mut to = Desk::on(&self.to, "--to", world, terminal)?;
-        if self.from == self.to {
-            return Err(anyhow!("--from and --to are the same store"));
-        }
         let moved = self.pass(true, &mut from, &mut to, terminal)?;
         if self.how.dry_run {
             if self.how.json {

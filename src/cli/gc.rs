@@ -152,8 +152,9 @@ impl Gc {
             return Ok(true);
         }
         if self.json {
-            let text = format!("{lost} leases are lost: say --yes or --dry-run beside --json");
-            return Err(misuse(text));
+            return Err(misuse(format!(
+                "{lost} leases are lost: say --yes or --dry-run beside --json"
+            )));
         }
         for (lease, verdict) in judged.iter().filter(|(_, v)| matches!(v, Verdict::Lost(_))) {
             tell(lease, verdict, "lost", terminal)?;

@@ -32,6 +32,7 @@ impl Gipam {
         world: World<'_>,
         terminal: &mut Terminal<'_>,
     ) -> Result<()> {
+        place.file()?;
         let file = read(&self.file, &self.address_space)
             .with_context(|| format!("cannot import {}", self.file.display()))?;
         let mut desk = Desk::of_pools(place, world)?;

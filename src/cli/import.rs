@@ -14,7 +14,7 @@ use super::gipam::Gipam;
 use super::kontena::Kontena;
 use super::report::Report;
 use super::screen::Progress;
-use super::{Desk, Place, Terminal, WAIT, World, fail, jsonl};
+use super::{Desk, Place, Terminal, WAIT, World, fail, jsonl, misuse};
 use crate::alloc;
 use crate::ecs_ipam;
 use crate::engine::{self, Legacy};
@@ -90,7 +90,7 @@ impl Consul {
         let mut reports = Vec::new();
         for name in &self.networks {
             let network = NetworkName::new(name.as_str())
-                .map_err(|_| anyhow!("{name:?} is no network's name"))?;
+                .map_err(|_| misuse(format!("{name:?} is no network's name")))?;
             let set = SetName(self.shared.as_ref().unwrap_or(name).clone());
             let outcome = desk.store.take_over(&set, &network, self.dry_run, &desk.cx)?;
             let source = PathBuf::from(format!("{name}/"));

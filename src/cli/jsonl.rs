@@ -24,6 +24,9 @@ pub struct Export {
     /// Where to; without one to standard output
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
+    /// The report on FILE as JSON; without one there is nothing but JSON
+    #[arg(long)]
+    json: bool,
 }
 
 impl Export {
@@ -47,8 +50,12 @@ impl Export {
             let _ = std::fs::remove_file(&next);
         }
         let count = done.with_context(|| format!("cannot write {}", path.display()))?;
-        writeln!(terminal.stderr, "{}: {count} records", path.display())?;
-        Ok(())
+        if self.json {
+            writeln!(terminal.stdout, "{:#}", json!({"file": path, "records": count}))?;
+        } else {
+            writeln!(terminal.stdout, "{count} records are in {}", path.display())?;
+        }
+        Ok(terminal.stdout.flush()?)
     }
 }
 
@@ -145,10 +152,11 @@ fn next(input: &mut dyn BufRead) -> io::Result<Option<String>> {
         return Ok(None);
     }
     if line.pop_if(|last| *last == b'\n').is_none() {
-        let what = "it ends in the midst of a line: it was cut off";
-        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        return Err(bad("it ends in the midst of a line: it was cut off"));
     }
-    String::from_utf8(line)
-        .map(Some)
-        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "a line is not UTF-8"))
+    String::from_utf8(line).map(Some).map_err(|_| bad("a line is not UTF-8"))
+}
+
+fn bad(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
 }

@@ -12,7 +12,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::copy::tell_clashes;
-use super::{Desk, Place, Terminal, World};
+use super::{Desk, Place, Terminal, World, misuse};
 use crate::alloc::{Import, Record};
 use crate::config;
 use crate::engine::{self, Imported};
@@ -103,7 +103,9 @@ impl Kontena {
         let json = match (&self.from, place.cluster()) {
             (Some(url), _) => json!({ "etcd": { "endpoints": [url] } }).to_string(),
             (None, Some(json)) => json.to_owned(),
-            (None, None) => bail!("say --from http://HOST:PORT: where kontena's etcd is"),
+            (None, None) => {
+                return Err(misuse("say --from http://HOST:PORT: where kontena's etcd is"));
+            }
         };
         Ok(config::store(&json).context("--from")?.0)
     }
@@ -124,7 +126,8 @@ fn pass(dry_run: bool, found: &Found, desk: &mut Desk, terminal: &mut Terminal<'
 
 /// Records that all is here, or asks for that.
 fn done(desk: &mut Desk, dry_run: bool) -> Result<Imported> {
-    let name = NetworkName::new("kontena-ipam").map_err(|_| anyhow!("no name"))?;
+    let name = NetworkName::new("kontena-ipam")
+        .map_err(|_| anyhow!("kontena-ipam is no network's name"))?;
     let (set, adopts) = (SetName(name.to_string()), Some(name));
     let import = Import { set, leases: Vec::new(), cursors: Vec::new(), adopts, dry_run };
     Ok(engine::import(&mut *desk.store, import, &desk.cx)?)

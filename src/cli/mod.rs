@@ -230,7 +230,7 @@ fn carry_out(cli: &Cli, world: World<'_>, terminal: &mut Terminal<'_>) -> Result
             }
             export.run(&mut desk(terminal)?, terminal)
         }
-        Command::Copy(copy) => copy.run(world, terminal),
+        Command::Copy(copy) => copy.run(&cli.place, world, terminal),
     }
 }
 

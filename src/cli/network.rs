@@ -12,7 +12,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::output::{time, visible};
-use super::{Desk, Terminal, confirm};
+use super::{Desk, Terminal, confirm, misuse};
 use crate::alloc::Define;
 use crate::config::define;
 use crate::engine;
@@ -67,10 +67,10 @@ pub struct Set {
 impl Network {
     pub(super) fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
         if !desk.cluster {
-            return Err(anyhow!(
+            return Err(misuse(format!(
                 "{} keeps no definitions; name the cluster with --store",
                 desk.place
-            ));
+            )));
         }
         match self {
             Network::Show(show) => show.run(desk, terminal),
@@ -80,7 +80,7 @@ impl Network {
 }
 
 fn network(name: &str) -> Result<NetworkName> {
-    NetworkName::new(name).map_err(|_| anyhow!("{name:?} is no network's name"))
+    NetworkName::new(name).map_err(|_| misuse(format!("{name:?} is no network's name")))
 }
 
 impl Show {

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::output::{time, visible};
 use super::table::{self, Cell, Column, number, text, whole};
-use super::{Desk, Terminal, confirm};
+use super::{Desk, Terminal, confirm, misuse};
 use crate::alloc::Context;
 use crate::engine;
 use crate::error::shown_network;
@@ -171,11 +171,11 @@ impl Release {
     fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
         let name = &self.name;
         if !desk.cluster {
-            return Err(anyhow!(
+            return Err(misuse(format!(
                 "{} is of this machine alone; name the cluster with --store, or see `sublet release` \
                  and `sublet gc`",
                 desk.place
-            ));
+            )));
         }
         // What has ended with a boot of it is freed as well, so it is counted.
         let cx = Context { boot: None, ..desk.cx.clone() };

@@ -135,10 +135,12 @@ impl Reserve {
             Err(failed) if failed.left.is_empty() => {
                 Err(failed.error).context("nothing was reserved")
             }
-            Err(failed) => Err(failed.error).with_context(|| {
+            Err(failed) => {
                 let left: Vec<String> = failed.left.iter().map(ToString::to_string).collect();
-                format!("these are reserved all the same: {}", left.join(", "))
-            }),
+                Err(failed.error).with_context(|| {
+                    format!("these are reserved all the same: {}", left.join(", "))
+                })
+            }
         }
     }
 }

@@ -5,21 +5,27 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use clap::Args;
 
-use super::output::{self, Stats as Report};
+use super::output::{self, Stats as Report, visible};
 use super::{Desk, Terminal, tables};
 use crate::metrics::{self, Text};
+use crate::model::SetName;
 
 /// Tell how full each range is, how often what was asked for, and how long that took.
 ///
 /// Requests are counted with the change that they make: what only looks, and a DEL of nothing, is not.
 /// A refused ADD is counted in a file of boot leases alone; elsewhere it would cost a flush. The
-/// counters of boot leases begin anew with each boot. A cluster counts nothing.
+/// counters of boot leases begin anew with each boot. In a cluster each node counts for itself, since its
+/// boot: these are this node's.
 ///
 /// The times are those of the requests that are counted, on average: how long they waited for the lease
 /// file's locks, and how long it took from when the lease file was asked for until the commit began, with
-/// these waits, without the start of the process and the commit's own flush.
+/// these waits, without the start of the process and the commit's own flush; of a cluster until it had
+/// answered.
 #[derive(Debug, Args)]
 pub struct Stats {
+    /// Only this network's, or this pool; what was asked for is counted for all that share its leases
+    #[arg(long, value_name = "NAME")]
+    network: Option<String>,
     /// One object
     #[arg(long, conflicts_with = "prometheus")]
     json: bool,
@@ -32,8 +38,13 @@ pub struct Stats {
 
 impl Stats {
     pub(super) fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
-        let usage = desk.usage()?;
-        let counters = desk.store.counters(&desk.cx)?;
+        let mut usage = desk.usage()?;
+        let mut counters = desk.store.counters(&desk.cx)?;
+        if let Some(network) = &self.network {
+            usage.retain(|usage| usage.extent.network == *network);
+            let drawn = |set: &SetName| usage.iter().any(|usage| usage.extent.set == *set);
+            counters.retain(|counter| counter.set.0 == *network || drawn(&counter.set));
+        }
         match &self.prometheus {
             Some(file) => {
                 let mut text = Text::default();
@@ -48,7 +59,11 @@ impl Stats {
             None if self.json => output::json(terminal.stdout, &Report::new(&usage, &counters))?,
             None => {
                 if usage.is_empty() && counters.is_empty() {
-                    writeln!(terminal.stderr, "nothing is known of {}", desk.place)?;
+                    let of = match &self.network {
+                        Some(network) => format!("network {} in ", visible(network)),
+                        None => String::new(),
+                    };
+                    writeln!(terminal.stderr, "nothing is known of {of}{}", desk.place)?;
                 }
                 let screen = &terminal.screen;
                 for table in [tables::usage(&usage, screen), tables::counters(&counters, screen)] {

@@ -1,9 +1,11 @@
-//! Every command of `sublet` on one fixed store: what it says plainly, in colour and as JSON.
+//! Every command of `sublet` on one fixed store: what it says plainly, in colour and as JSON. Those of
+//! clusters are in `cluster_commands`.
 //!
 //! `testdata/cli/<case>.<plain|colour|json>` holds standard output, standard error and the exit code;
 //! ESC is written as `^[`, the test's folder as `@`. `UPDATE_GOLDEN=1` writes them anew; read each
 //! difference before you commit it.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
@@ -17,15 +19,29 @@ use sublet::host::Facts;
 use sublet::model::{BootId, Face, Node, StoreSpec};
 use sublet::store::Store;
 
+use crate::cluster_commands;
 use crate::lab::{Lab, testdata};
 
 fn open(spec: &StoreSpec, _: Option<&[u8]>) -> Result<Box<dyn Store>, StoreError> {
-    sublet::store::open(spec)
+    // No note of an earlier test's server is found, and none is left.
+    let notes = "/dev/null/no-folder".into();
+    match spec.clone() {
+        StoreSpec::Etcd(mut etcd) => {
+            etcd.servers.notes = notes;
+            sublet::store::open(&StoreSpec::Etcd(etcd))
+        }
+        StoreSpec::Consul(mut consul) => {
+            consul.servers.notes = notes;
+            sublet::store::open(&StoreSpec::Consul(consul))
+        }
+        file => sublet::store::open(&file),
+    }
 }
 
-const NOW: u64 = 1_769_900_000;
+pub const NOW: u64 = 1_769_900_000;
 
-fn facts(now: u64) -> Facts {
+/// Those of node-1.
+pub fn facts(now: u64) -> Facts {
     Facts {
         now,
         boot: Some(BootId("3f0c2d7e-0000-4000-8000-000000000001".to_owned())),
@@ -42,6 +58,11 @@ fn facts(now: u64) -> Facts {
 /// One call of the plugin, at a time of its own.
 fn plugin(lab: &Lab, now: u64, command: &str, conf: &Value, more: &[(&str, &str)]) {
     let store = lab.join("leases.redb").display().to_string();
+    called(&facts(now), command, conf, &[&[("IPAM_DB_PATH", &*store)], more].concat());
+}
+
+/// A call of the plugin that has to succeed.
+pub fn called(facts: &Facts, command: &str, conf: &Value, more: &[(&str, &str)]) {
     let env = |name: &str| -> Option<OsString> {
         let own = more.iter().find(|(n, _)| *n == name).map(|(_, value)| *value);
         let usual = match name {
@@ -49,7 +70,6 @@ fn plugin(lab: &Lab, now: u64, command: &str, conf: &Value, more: &[(&str, &str)
             "CNI_NETNS" => Some("/var/run/netns/gone"),
             "CNI_IFNAME" => Some("eth0"),
             "CNI_PATH" => Some("/opt/cni/bin"),
-            "IPAM_DB_PATH" => Some(&*store),
             _ => None,
         };
         own.or(usual).map(Into::into)
@@ -60,7 +80,7 @@ fn plugin(lab: &Lab, now: u64, command: &str, conf: &Value, more: &[(&str, &str)
         stdin: &mut conf.to_string().as_bytes(),
         stdout: &mut stdout,
         stderr: &mut stderr,
-        facts: &|| facts(now),
+        facts: &|| facts.clone(),
         open,
     });
     assert_eq!(code, 0, "{}", String::from_utf8_lossy(&stdout));
@@ -105,7 +125,7 @@ fn fill(lab: &Lab) {
     assert!(reserved.ends_with("exit 0\n"), "{reserved}");
 }
 
-const PLAIN: Screen = Screen { width: 80, height: Some(24), ..Screen::PLAIN };
+pub const PLAIN: Screen = Screen { width: 80, height: Some(24), ..Screen::PLAIN };
 const COLOUR: Screen = Screen { colour: true, alert: true, unicode: true, ..PLAIN };
 
 /// `stats` with 0.0, in a table `#`, for the times that it took; in a table they stand last.
@@ -125,15 +145,17 @@ fn without_times(text: &str) -> String {
     text.lines().map(line).collect()
 }
 
-/// What a command says and how it ends.
+/// What a command says of the fixed store and how it ends.
 fn call(lab: &Lab, args: &[&str], screen: Screen) -> String {
-    let store = lab.join("leases.redb");
+    let store: &[&str] = if args.is_empty() { &[] } else { &["--store", "@/leases.redb"] };
+    said(lab, &[args, store].concat(), screen)
+}
+
+/// What a command says and how it ends.
+pub fn said(lab: &Lab, args: &[&str], screen: Screen) -> String {
     let folder = lab.path().display().to_string();
     let mut all: Vec<OsString> = vec!["sublet".into()];
     all.extend(args.iter().map(|arg| arg.replace('@', &folder).into()));
-    if !args.is_empty() {
-        all.extend(["--store".into(), store.into_os_string()]);
-    }
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let mut terminal = Terminal { stdout: &mut stdout, stderr: &mut stderr, screen };
     let facts = facts(NOW + 3600);
@@ -141,6 +163,8 @@ fn call(lab: &Lab, args: &[&str], screen: Screen) -> String {
     let code = cli::run(all, world, &mut terminal);
     let text = |bytes: Vec<u8>| {
         let text = String::from_utf8(bytes).unwrap().replace('\u{1b}', "^[");
+        let release = concat!("\"sublet\":\"", env!("CARGO_PKG_VERSION"));
+        let text = text.replace(release, "\"sublet\":\"RELEASE");
         text.replace(&folder, "@").replace(env!("CARGO_MANIFEST_DIR"), "SUBLET")
     };
     let mut said = text(stdout);
@@ -150,7 +174,8 @@ fn call(lab: &Lab, args: &[&str], screen: Screen) -> String {
     format!("{said}--- standard error\n{}--- exit {code}\n", text(stderr))
 }
 
-fn golden(name: &str, said: &str) -> Option<String> {
+/// What differs from the golden file, if anything does.
+pub fn golden(name: &str, said: &str) -> Option<String> {
     let path = testdata().join("cli").join(name);
     #[allow(clippy::disallowed_methods, reason = "a test reads its own switch")]
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
@@ -162,7 +187,7 @@ fn golden(name: &str, said: &str) -> Option<String> {
 }
 
 /// A folder of its own with the fixed store, for a command that changes it.
-fn copy(from: &Path) -> Lab {
+pub fn copy(from: &Path) -> Lab {
     let lab = Lab::new();
     for entry in fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();
@@ -174,7 +199,9 @@ fn copy(from: &Path) -> Lab {
 }
 
 /// Name, arguments, and whether there is a form in JSON.
-const CASES: &[(&str, &[&str], bool)] = &[
+pub type Case = (&'static str, &'static [&'static str], bool);
+
+const CASES: &[Case] = &[
     ("list", &["list"], true),
     ("list-of-a-network", &["list", "--network", "edge"], true),
     ("list-of-nothing", &["list", "--network", "none"], true),
@@ -200,6 +227,8 @@ const CASES: &[(&str, &[&str], bool)] = &[
     ("history-since", &["history", "10.77.0.6", "--since", "3500s"], true),
     ("history-of-nobody", &["history", "10.9.9.9"], true),
     ("stats", &["stats"], true),
+    ("stats-of-a-network", &["stats", "--network", "edge"], true),
+    ("stats-of-nothing", &["stats", "--network", "none"], true),
     ("doctor", &["doctor"], true),
     ("reserve", &["reserve", "pods", "10.77.0.100"], true),
     ("reserve-what-is-held", &["reserve", "pods", "10.77.0.2"], true),
@@ -211,6 +240,11 @@ const CASES: &[(&str, &[&str], bool)] = &[
     ("import-host-local", &["import", "host-local", "@/none", "--dry-run"], true),
     ("import-ecs-ipam", &["import", "ecs-ipam", "@/none", "--dry-run"], true),
     ("import-gipam", &["import", "gipam", "@/none"], true),
+    ("export-jsonl", &["export", "jsonl", "@/out.jsonl"], true),
+    ("node-list-of-a-file", &["node", "list"], true),
+    ("node-release-of-a-file", &["node", "release", "node-1"], true),
+    ("network-show-of-a-file", &["network", "show", "pods"], true),
+    ("copy-with-a-store", &["copy", "--from", "@/leases.redb", "--to", "@/to.redb"], true),
     ("no-command", &[], false),
     ("unknown-command", &["lits"], false),
     ("unknown-option", &["list", "--jsn"], false),
@@ -218,77 +252,189 @@ const CASES: &[(&str, &[&str], bool)] = &[
 
 #[test]
 fn say_what_they_said() {
-    let fixed = Lab::new();
-    fill(&fixed);
+    let fixed = fixed();
     let mut faults = Vec::new();
     for (name, args, json) in CASES {
         let args: Vec<String> =
             args.iter().map(|a| a.replace("SUBLET", env!("CARGO_MANIFEST_DIR"))).collect();
-        let mut args: Vec<&str> = args.iter().map(String::as_str).collect();
-        let mut forms = vec![("plain", PLAIN), ("colour", COLOUR)];
-        if *json {
-            forms.push(("json", PLAIN));
-        }
-        for (form, screen) in forms {
-            if form == "json" {
-                args.push("--json");
-            }
-            let lab = copy(fixed.path());
-            let said = call(&lab, &args, screen);
-            if form == "plain" {
-                assert!(!said.contains("^["), "{name}: {said}");
-            }
-            if form == "json" && said.ends_with("exit 0\n") {
-                let stdout = said.split("--- standard error").next().unwrap();
-                let parsed: Result<Value, _> = serde_json::from_str(stdout);
-                assert!(parsed.is_ok(), "{name}: {said}");
-            }
-            // Tables and pictures fit the screen.
-            let fits = ["list", "pools", "map", "stats", "history", "show-network"];
-            if form == "plain" && fits.iter().any(|f| name.starts_with(f)) {
-                let stdout = said.split("--- standard error").next().unwrap();
-                let long = stdout.lines().find(|l| l.len() > 80 && !l.starts_with("drawn is"));
-                assert_eq!(long, None, "{name}");
-            }
-            faults.extend(golden(&format!("{name}.{form}"), &said));
-        }
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        faults.extend(in_all_forms(name, *json, &|more, screen| {
+            call(&copy(fixed.path()), &[&args, more].concat(), screen)
+        }));
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
+/// A folder with the fixed store.
+pub fn fixed() -> Lab {
+    let lab = Lab::new();
+    fill(&lab);
+    lab
+}
+
+/// What a case says plainly, in colour and as JSON differs so from its golden files. `call` is told what
+/// follows the case's arguments.
+pub fn in_all_forms(
+    name: &str,
+    json: bool,
+    call: &dyn Fn(&[&str], Screen) -> String,
+) -> Vec<String> {
+    let mut faults = Vec::new();
+    let mut forms: Vec<(_, &[&str], _)> = vec![("plain", &[], PLAIN), ("colour", &[], COLOUR)];
+    if json {
+        forms.push(("json", &["--json"], PLAIN));
+    }
+    for (form, more, screen) in forms {
+        let said = call(more, screen);
+        let stdout = said.split("--- standard error").next().unwrap();
+        if form == "plain" {
+            assert!(!said.contains("^["), "{name}: {said}");
+        }
+        if form == "json" && said.ends_with("exit 0\n") {
+            let parsed: Result<Value, _> = serde_json::from_str(stdout);
+            assert!(parsed.is_ok(), "{name}: {said}");
+        }
+        // Tables and pictures fit the screen.
+        let fits = ["list", "pools", "map", "stats", "history", "show-network", "node-list"];
+        if form == "plain" && fits.iter().any(|f| name.starts_with(f)) {
+            let long = stdout.lines().find(|l| l.len() > 80 && !l.starts_with("drawn is"));
+            assert_eq!(long, None, "{name}");
+        }
+        faults.extend(golden(&format!("{name}.{form}"), &said));
+    }
+    faults
+}
+
+/// Every command and every command of a command, as it is called.
+fn leaves() -> Vec<(Vec<String>, clap::Command)> {
+    let mut leaves = Vec::new();
+    for command in cli::definition().get_subcommands() {
+        let name = command.get_name().to_owned();
+        let deeper: Vec<_> = command.get_subcommands().cloned().collect();
+        if deeper.is_empty() {
+            leaves.push((vec![name.clone()], command.clone()));
+        }
+        for leaf in deeper {
+            leaves.push((vec![name.clone(), leaf.get_name().to_owned()], leaf));
+        }
+    }
+    assert!(leaves.len() > 25, "{}", leaves.len());
+    leaves
+}
+
+fn cases() -> impl Iterator<Item = &'static Case> {
+    CASES.iter().chain(cluster_commands::CASES)
+}
+
+fn case_of(path: &[String]) -> Option<&'static Case> {
+    cases().find(|(_, args, _)| args.len() >= path.len() && path.iter().eq(&args[..path.len()]))
+}
+
+/// The one that does not end by itself: tests/it/terminal.rs has its golden files.
+const ENDLESS: &str = "watch";
+
 /// Each command has a case, each case a command.
 #[test]
 fn are_all_shown() {
-    let known: Vec<String> =
-        cli::definition().get_subcommands().map(|c| c.get_name().to_owned()).collect();
-    let shown = |name: &str| {
-        // One does not end by itself (tests/it/terminal.rs); others need a cluster, or two stores, and
-        // have tests of their own.
-        matches!(name, "watch" | "node" | "network" | "copy")
-            || CASES.iter().any(|(_, args, _)| args.first() == Some(&name))
-    };
-    let missing: Vec<&String> = known.iter().filter(|name| !shown(name)).collect();
+    let known = leaves().into_iter().map(|(path, _)| path);
+    let missing: Vec<_> = known.filter(|p| p[0] != ENDLESS && case_of(p).is_none()).collect();
     assert!(missing.is_empty(), "no golden output of {missing:?}");
+    let mut forms = BTreeSet::new();
     for entry in fs::read_dir(testdata().join("cli")).unwrap() {
         let file = entry.unwrap().file_name().into_string().unwrap();
-        let case = file.rsplit_once('.').unwrap().0;
-        assert!(CASES.iter().any(|(name, ..)| *name == case), "testdata/cli/{file} is of no case");
+        let (case, form) = file.rsplit_once('.').unwrap();
+        let known = case == ENDLESS || cases().any(|(name, ..)| *name == case);
+        assert!(known, "testdata/cli/{file} is of no case");
+        forms.insert((case.to_owned(), form.to_owned()));
+    }
+    for form in ["plain", "colour", "json"] {
+        assert!(forms.contains(&(ENDLESS.to_owned(), form.to_owned())), "no {ENDLESS}.{form}");
     }
 }
 
-/// Every command can be told to answer in JSON.
+fn exits(said: &str, code: u8) -> bool {
+    said.ends_with(&format!("--- exit {code}\n"))
+}
+
+/// Every command answers in JSON if it is told to, works with the store that is named, and tells a
+/// command line that makes no sense from what failed.
 #[test]
-fn speak_json() {
-    let mut lack = Vec::new();
-    for command in cli::definition().get_subcommands() {
-        let deeper: Vec<_> = command.get_subcommands().collect();
-        for leaf in if deeper.is_empty() { vec![command] } else { deeper } {
-            // JSON is all that one has to say.
-            let own = leaf.get_name() == "jsonl" && command.get_name() == "export";
-            if !own && !leaf.get_arguments().any(|a| a.get_long() == Some("json")) {
-                lack.push(format!("{} {}", command.get_name(), leaf.get_name()));
+fn take_the_same_options_and_end_alike() {
+    let lab = Lab::new();
+    let mut of_networks = Vec::new();
+    for (path, leaf) in leaves() {
+        let name = path.join(" ");
+        let with = |more: &[&str]| {
+            let args: Vec<&str> = path.iter().map(String::as_str).collect();
+            said(&lab, &[&args, more].concat(), PLAIN)
+        };
+        let help = with(&["--help"]);
+        assert!(exits(&help, 0), "{name}: {help}");
+        for option in ["--json", "--store", "--node", "--color", "--help"] {
+            assert!(
+                help.contains(&format!("{option} ")) || help.contains(&format!("{option}\n")),
+                "{name} without {option}: {help}"
+            );
+        }
+        let wrong = with(&["--no-such-option"]);
+        assert!(exits(&wrong, 2) && wrong.starts_with("--- standard error\n"), "{name}: {wrong}");
+        if leaf.get_arguments().any(clap::Arg::is_required_set) {
+            let less = with(&[]);
+            assert!(exits(&less, 2) && less.starts_with("--- standard error\n"), "{name}: {less}");
+        }
+        if leaf.get_arguments().any(|a| a.get_long() == Some("network")) {
+            of_networks.push(name);
+        }
+    }
+    // All whose answer has rows of several networks; the rest is told one, or is of the whole store.
+    let expected = [
+        "list",
+        "show",
+        "release",
+        "gc",
+        "pools",
+        "watch",
+        "history",
+        "stats",
+        "import host-local",
+        "export host-local",
+    ];
+    assert_eq!(of_networks, expected);
+    assert!(exits(&said(&lab, &["--version"], PLAIN), 0));
+}
+
+/// A store that is none, and one that nobody answers for, are failures of every command; a cluster is
+/// wrong usage of those that work with a file alone, and the other way round.
+#[test]
+fn fail_alike() {
+    const OF_A_FILE: &[&str] =
+        &["import ecs-ipam", "import host-local", "import gipam", "export host-local"];
+    const OF_A_CLUSTER: &[&str] =
+        &["node release", "network show", "network set", "import kontena"];
+    let cluster = r#"{"etcd": {"endpoints": ["http://127.0.0.1:1"], "timeout": "1s"}}"#;
+    for (path, _) in leaves() {
+        let name = path.join(" ");
+        let own: &[&str] = case_of(&path).map_or(&[ENDLESS], |(_, args, _)| args);
+        for (store, not_for) in [("@/foreign", OF_A_CLUSTER), (cluster, OF_A_FILE)] {
+            let lab = fixed();
+            fs::write(lab.join("foreign"), "the quick brown fox").unwrap();
+            cluster_commands::write_files(&lab);
+            // Where a case names a store it is this one.
+            let stores = ["@/leases.redb", "ETCD", "CONSUL", "EMPTY"];
+            let own = own.iter().map(|arg| if stores.contains(arg) { store } else { arg });
+            let mut args: Vec<&str> = own.collect();
+            match args.iter().position(|arg| *arg == "--store") {
+                Some(at) => args[at + 1] = store,
+                None if name == "copy" => {}
+                None => args.extend(["--store", store]),
+            }
+            let expected = if not_for.contains(&&*name) { 2 } else { 1 };
+            for more in [&[][..], &["--json"]] {
+                let said = said(&lab, &[&args, more].concat(), PLAIN);
+                assert!(exits(&said, expected), "{name} {args:?}: {said}");
+                let told = said.split("--- standard error\n").nth(1).unwrap();
+                assert!(told.starts_with("sublet: "), "{name} {args:?}: {said}");
             }
         }
     }
-    assert!(lack.is_empty(), "without --json: {lack:?}");
 }

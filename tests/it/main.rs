@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod check;
+mod cluster_commands;
 mod clusters;
 mod cni;
 mod commands;

@@ -202,7 +202,7 @@ fn an_address_with_another_holder_is_named_and_nothing_is_written() {
     }
     assert_eq!(export(&to), before);
     let same = copy(&from, &from).run();
-    same.check(same.code == Some(1) && same.stderr.contains("the same store"), "the same");
+    same.check(same.code == Some(2) && same.stderr.contains("the same store"), "the same");
 }
 
 /// Many leases as lines, by no other way than a person with an editor.

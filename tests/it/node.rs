@@ -47,6 +47,12 @@ impl Answer {
 
     /// Nobody could be asked.
     fn unasked(self) -> String {
+        self.misused()
+    }
+
+    /// The command line makes no sense.
+    #[track_caller]
+    fn misused(self) -> String {
         self.failed(2)
     }
 
@@ -329,7 +335,7 @@ fn a_lease_file_is_of_one_machine() {
     let call = |args: &[&str]| node.call(&[], &[args, &["--store", &store]].concat(), "");
     assert_eq!(call(&["node", "list", "--json"]).json(), json!([]));
     for args in [&["node", "release", "a"][..], &["network", "show", "a"]] {
-        assert!(call(args).no().contains("name the cluster with --store"), "{args:?}");
+        assert!(call(args).misused().contains("name the cluster with --store"), "{args:?}");
     }
     let ipam = json!({"type": "sublet", "subnet": "10.0.0.0/24", "define": true,
         "dataDir": lab.data_dir()});

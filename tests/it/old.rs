@@ -18,7 +18,8 @@ fn conf(server: &Server) -> Value {
     conf
 }
 
-fn lease(server: &Server, network: &str, last: u8) {
+/// A lease of cni-ipam-consul.
+pub fn lease(server: &Server, network: &str, last: u8) {
     let ip = format!("203.0.113.{last}");
     let value = json!({"ip": ip, "mac": "00:00:00:00:00:00", "id": format!("old-{last}")});
     assert_eq!(server.http("PUT", &format!("/v1/kv/{network}/{ip}"), &value.to_string()).0, 200);
@@ -94,9 +95,9 @@ fn consuls_old_leases_are_imported() {
     wrong.check(wrong.code == Some(1) && wrong.stderr.contains("kept them in Consul"), "etcd");
 }
 
-#[test]
-fn kontenas_networks_go_on() {
-    let server = clusters::etcd();
+/// What kontena-ipam keeps of a pool that two nodes use, with three addresses, and of a subnet that it
+/// has lost.
+pub fn kontena(server: &Server) {
     let put = |key: &str, value: &Value| {
         let mut escaped = String::new();
         for byte in value.to_string().bytes() {
@@ -117,6 +118,12 @@ fn kontenas_networks_go_on() {
         let value = json!({"address": format!("{ip}/16"), "node": node});
         put(&format!("addresses/kontena/{ip}"), &value);
     }
+}
+
+#[test]
+fn kontenas_networks_go_on() {
+    let server = clusters::etcd();
+    kontena(&server);
     let store = server.store("sublet");
     let import = |more: &[&str]| {
         let answer =

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::commands::golden;
 use crate::lab::{Call, Lab, SUBLET, conf};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -247,6 +248,39 @@ fn watch_tells_what_happens() {
             "{line}"
         );
     }
+}
+
+/// What it says in all forms, as `commands` has it of those that end. The time is the one thing that
+/// differs.
+#[test]
+fn watch_says_what_it_said() {
+    let mut faults = Vec::new();
+    for (form, option) in
+        [("plain", "--color=never"), ("colour", "--color=always"), ("json", "--json")]
+    {
+        let lab = Lab::new();
+        let mut watch = Watch::start(&lab, &[option]);
+        settled();
+        let conf = conf(&lab.data_dir(), "10.4.0.0/24");
+        let call = |command| {
+            let pod = "K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-0;IgnoreUnknown=1";
+            Call::cni(command, "one", &conf).env("CNI_ARGS", pod).env("NODE_ID", "node-1").run()
+        };
+        call("ADD").ok();
+        let added = watch.line();
+        call("DEL").silent();
+        let said = timeless(&added) + &timeless(&watch.line());
+        faults.extend(golden(&format!("watch.{form}"), &said.replace('\u{1b}', "^[")));
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// With `TIME` in the place of the time, which comes first.
+fn timeless(line: &str) -> String {
+    let begin = line.find("20").unwrap();
+    let end = begin + line[begin..].find('Z').unwrap() + 1;
+    assert!(line[begin..end].parse::<jiff::Timestamp>().is_ok(), "{line}");
+    format!("{}TIME{}", &line[..begin], &line[end..])
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! docs/troubleshooting.md knows every error: each variant of the library's, each message that the
-//! cases of testdata expect, each code.
+//! cases of testdata expect, each text with which a command or a cluster's store fails, each code.
 //!
 //! On the page a message stands as code in the first cell of a row, with `...` for what differs.
 
@@ -29,7 +29,10 @@ struct Row {
 }
 
 fn rows() -> Vec<Row> {
-    let text = read("docs/troubleshooting.md");
+    rows_of(&read("docs/troubleshooting.md"))
+}
+
+fn rows_of(text: &str) -> Vec<Row> {
     let mut rows = Vec::new();
     for line in text.lines().filter(|l| l.starts_with("| ") && !l.starts_with("| message ")) {
         let cells: Vec<&str> = line.trim_matches('|').split(" | ").collect();
@@ -290,6 +293,156 @@ fn every_refused_configuration_finds_its_message() {
     assert!(unknown.is_empty(), "docs/troubleshooting.md knows nothing of\n{unknown:#?}");
 }
 
+/// Where a command, an import or a cluster's store says in its own words what is wrong.
+const SPEAKERS: &[&str] = &[
+    "src/cli",
+    "src/config/cluster.rs",
+    "src/config/define.rs",
+    "src/config/gipam.rs",
+    "src/ecs_ipam.rs",
+    "src/handback.rs",
+    "src/main.rs",
+    "src/store/cas/engine.rs",
+    "src/store/cas/mod.rs",
+    "src/store/cas/node.rs",
+    "src/store/cas/old.rs",
+    "src/store/cas/commit.rs",
+    "src/store/cas/past.rs",
+    "src/store/consul.rs",
+    "src/store/etcd.rs",
+    "src/store/http.rs",
+    "src/store/kontena.rs",
+    "src/store/token.rs",
+    "src/takeover.rs",
+];
+
+/// The sections with what they say.
+const SAID: &[&str] = &[
+    "What servers say",
+    "Commands",
+    "Commands about nodes and networks",
+    "Copying, exporting and importing",
+];
+
+/// After these an error's text stands, maybe with calls and closures between.
+const BEFORE: &[&str] = &[
+    "Err(",
+    "Error::new(",
+    "Undone(",
+    "Unknown(",
+    "Unsent(",
+    "anyhow!(",
+    "bad(",
+    "bail!(",
+    "context(",
+    "foreign(",
+    "let why = ",
+    "map_err(",
+    "misuse(",
+    "ok_or(",
+    "ok_or_else(",
+    "refuse(",
+    "source: ",
+    "unusable(",
+    "::decode(",
+    "::invalid(",
+    "::other(",
+];
+
+/// Of these the first text is what was being done; `StoreError` makes the error's text of it.
+const DOING: &[&str] = &["io(", "unavailable(", "doing: "];
+
+/// A place, and not what is wrong there.
+const PLACES: &[&str] = &["--from: ", "--store: ", "standard input: "];
+
+/// The texts of errors in a source, with an x where something is put in.
+fn texts(source: &str) -> BTreeSet<String> {
+    let own = source.split("\n#[cfg(test)]").next().unwrap();
+    let code: Vec<&str> = own.lines().filter(|l| !l.trim_start().starts_with("//")).collect();
+    let code = code.join("\n");
+    let mut found = BTreeSet::new();
+    for before in BEFORE {
+        for (at, _) in code.match_indices(before) {
+            let rest = &code[at + before.len()..];
+            let Some((between, rest)) = rest.split_once('"') else { continue };
+            let plain = between.replace("[0].as_ref()", "");
+            let passed = |c: char| c.is_ascii_alphanumeric() || " \n_:|({&,.!".contains(c);
+            if plain.chars().all(passed) && !DOING.iter().any(|d| between.ends_with(d)) {
+                let place = if *before == "context(" { ": " } else { "" };
+                found.insert(literal(rest) + place);
+            }
+        }
+    }
+    // What has no words of its own hands on another's.
+    found.retain(|text| text.chars().filter(|c| c.is_ascii_alphabetic() && *c != 'x').count() > 4);
+    found
+}
+
+/// The string whose inner begins here.
+fn literal(rest: &str) -> String {
+    let mut text = String::new();
+    let mut chars = rest.chars().peekable();
+    while let Some(c) = chars.next().filter(|c| *c != '"') {
+        match c {
+            '\\' if chars.peek() == Some(&'\n') => {
+                while chars.next_if(|c| c.is_whitespace()).is_some() {}
+            }
+            '\\' => text.extend(chars.next()),
+            '{' if chars.next_if_eq(&'{').is_some() => text.push('{'),
+            '}' if chars.next_if_eq(&'}').is_some() => text.push('}'),
+            '{' if chars.peek() != Some(&'\\') => {
+                let inner: String = chars.by_ref().take_while(|c| *c != '}').collect();
+                text += if inner.ends_with(":?") { "\"x\"" } else { "x" };
+            }
+            c => text.push(c),
+        }
+    }
+    text
+}
+
+fn sources(path: &Path, found: &mut Vec<String>) {
+    if path.is_file() {
+        found.push(fs::read_to_string(path).unwrap());
+        return;
+    }
+    for entry in fs::read_dir(path).unwrap() {
+        sources(&entry.unwrap().path(), found);
+    }
+}
+
+/// Every text with which a command or a cluster's store fails is on the page, and the page has none that
+/// nobody says any more.
+#[test]
+fn every_text_of_commands_and_clusters_has_its_row() {
+    let mut all = Vec::new();
+    for name in SPEAKERS {
+        sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join(name), &mut all);
+    }
+    let said: BTreeSet<String> = all.iter().flat_map(|source| texts(source)).collect();
+    assert!(said.len() > 120, "{}", said.len());
+    let patterns: Vec<String> = rows().into_iter().flat_map(|row| row.messages).collect();
+    let known = |text: &str| {
+        patterns.iter().any(|p| p != "..." && (fits(p, text) || fits(p, &format!("{text}x"))))
+    };
+    let unknown: Vec<&String> =
+        said.iter().filter(|t| !known(t) && !PLACES.contains(&t.as_str())).collect();
+    assert!(unknown.is_empty(), "docs/troubleshooting.md knows nothing of\n{unknown:#?}");
+    let page = read("docs/troubleshooting.md");
+    let sections: String = SAID.iter().map(|name| section(&page, name)).collect();
+    let stale: Vec<String> = rows_of(&sections)
+        .into_iter()
+        .flat_map(|row| row.messages)
+        .filter(|p| !said.iter().any(|t| fits(p, t) || fits(p, &format!("{t}x"))))
+        .collect();
+    assert!(stale.is_empty(), "nobody says\n{stale:#?}");
+}
+
+fn section<'p>(page: &'p str, heading: &str) -> &'p str {
+    let text = page.split(&format!("\n## {heading}\n")).nth(1);
+    let text = text.unwrap_or_else(|| panic!("no section {heading}"));
+    text.split("\n## ").next().unwrap()
+}
+
 /// Links between the pages and inside of them lead somewhere.
 #[test]
 fn links_lead_somewhere() {
@@ -341,4 +494,8 @@ fn patterns() {
     assert!(!fits("a ... c", "a b d") && !fits("b", "ab") && !fits("a", "ab"));
     assert_eq!(anchor("pool-", "OutOfRange { addr"), "pool-out-of-range");
     assert_eq!(slug("## A damaged lease file"), "a-damaged-lease-file");
+    let source = r#"Err(anyhow!("{n} of {name:?} \
+        gone"))  bail!("{{\"of {} there\"}}")  Err(io("reading", e))  Err(e)?; f("not an error")"#;
+    let expected = ["x of \"x\" gone", "{\"of x there\"}"].map(str::to_owned);
+    assert_eq!(texts(source), BTreeSet::from(expected));
 }

@@ -17,7 +17,7 @@ use super::engine::Entry;
 use super::past::Volumes;
 use super::{node, paths};
 use crate::alloc::{Context, Definition};
-use crate::model::{Counter, Ending, Face, SetName, Verb, Wait};
+use crate::model::{Counter, Ending, Face, SetName, Spent, Verb, Wait};
 use crate::plain_file;
 
 /// Larger than any note.
@@ -135,13 +135,19 @@ impl Notes {
     }
 
     /// Counts a request, as far as the node can keep that.
-    pub fn count(&self, (set, face, verb, ending): (SetName, Face, Verb, Ending), cx: &Context) {
+    pub fn count(
+        &self,
+        (set, face, verb, ending): (SetName, Face, Verb, Ending),
+        took: Duration,
+        cx: &Context,
+    ) {
         let Some((path, key)) = self.place("counts", None, cx) else { return };
         // A request that cannot be counted stands.
         let Ok(()) = plain_file::make_folder(&path) else { return };
         let Ok(_lock) = lock_file(&path.with_extension("lock"), LOCK_WAIT) else { return };
         let before = content(&path).unwrap_or_default();
-        let after = codec::count_in(key.as_bytes(), &before, &set, face, verb, ending);
+        let spent = Spent { waited: Duration::ZERO, took };
+        let after = codec::count_in(key.as_bytes(), &before, &set, face, verb, ending, spent);
         let _ = put(&path, &after, cx.seed);
     }
 

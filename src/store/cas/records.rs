@@ -14,7 +14,7 @@ use super::knowledge::bad_record;
 use super::paths;
 use crate::alloc::{Definition, Holder, Record, Restore};
 use crate::error::{Error, StoreError};
-use crate::model::{NodeRecord, Persist, Pool, SetName};
+use crate::model::{Kind, NodeRecord, Persist, Pool, SetName};
 use crate::net::Addr;
 
 /// Reads a record of a kind.
@@ -50,7 +50,8 @@ pub fn tell(engine: &dyn Engine, timeout: Duration, each: &mut Each<'_>) -> Resu
         of_boot
             .extend(found.iter().flatten().filter(|r| ends_with_boot(r)).filter_map(Record::set));
         for record in found.into_iter().flatten() {
-            let lease = matches!(record, Record::Lease(_));
+            // A reservation outlives a boot wherever it is; it is where the leases are.
+            let lease = matches!(&record, Record::Lease(l) if l.kind != Kind::Reserved);
             let with_set = record.set().is_some_and(|set| of_boot.contains(&set));
             let boot = ends_with_boot(&record) || with_set && !lease;
             each(record, if boot { Persist::Boot } else { Persist::Disk })?;

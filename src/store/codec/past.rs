@@ -186,9 +186,10 @@ pub fn count_in(
     face: Face,
     verb: Verb,
     ending: Ending,
+    spent: Spent,
 ) -> Vec<u8> {
     let mut all: BTreeMap<&str, CountsV1> = unseal(key, before).unwrap_or_default();
-    add(all.entry(&*set.0).or_default(), face, verb, ending, None);
+    add(all.entry(&*set.0).or_default(), face, verb, ending, spent);
     seal(key, &all)
 }
 
@@ -231,11 +232,11 @@ pub fn count(
     spent: Spent,
 ) -> Vec<u8> {
     let mut counts: CountsV1 = before.and_then(|bytes| unseal(key, bytes).ok()).unwrap_or_default();
-    add(&mut counts, face, verb, ending, Some(spent));
+    add(&mut counts, face, verb, ending, spent);
     seal(key, &counts)
 }
 
-fn add(counts: &mut CountsV1, face: Face, verb: Verb, ending: Ending, spent: Option<Spent>) {
+fn add(counts: &mut CountsV1, face: Face, verb: Verb, ending: Ending, spent: Spent) {
     let (face, verb, ending) =
         (number(&FACES, &face), number(&VERBS, &verb), number(&ENDINGS, &ending));
     let mut more = |measure: u8, more: u64| {
@@ -247,12 +248,10 @@ fn add(counts: &mut CountsV1, face: Face, verb: Verb, ending: Ending, spent: Opt
         }
     };
     more(REQUESTS, 1);
-    if let Some(spent) = spent {
-        more(WAITED, micros(spent.waited));
-        more(TOOK, micros(spent.took));
-        // There are 13 of them.
-        more(BUCKETS + u8::try_from(Histogram::bucket(spent.took)).unwrap_or_default(), 1);
-    }
+    more(WAITED, micros(spent.waited));
+    more(TOOK, micros(spent.took));
+    // There are 13 of them.
+    more(BUCKETS + u8::try_from(Histogram::bucket(spent.took)).unwrap_or_default(), 1);
 }
 
 /// The counters of a set, those of kinds that this build knows.
