@@ -12,18 +12,19 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::super::codec;
-use super::super::lock::lock_file;
+use super::super::lock::{Lock, lock_file};
 use super::engine::Entry;
 use super::past::Volumes;
 use super::{node, paths};
 use crate::alloc::{Context, Definition};
+use crate::error::StoreError;
 use crate::model::{Counter, Ending, Face, SetName, Spent, Verb, Wait};
 use crate::plain_file;
 
 /// Larger than any note.
 const LARGEST: u64 = 1 << 20;
 
-/// How long another process may take to count.
+/// How long another process may take with a note.
 const LOCK_WAIT: Wait = Wait::For(Duration::from_millis(50));
 
 /// Where notes are, and of which cluster.
@@ -65,12 +66,16 @@ impl Notes {
     /// Notes that one may be.
     pub fn note_doubt(&self, cx: &Context) -> io::Result<()> {
         let Some((path, _)) = self.place("doubt", None, cx) else { return Ok(()) };
+        plain_file::make_folder(&path)?;
+        // Noted without the lock it may be cleared with another's.
+        let _lock = lock(&path);
         put(&path, format!("{:016x} {}", cx.seed, cx.now).as_bytes(), cx.seed)
     }
 
     /// None is that was noted so; what was noted since stays.
     pub fn clear_doubt(&self, cx: &Context, noted: &[u8]) {
         if let Some((path, _)) = self.place("doubt", None, cx)
+            && let Ok(_lock) = lock(&path)
             && content(&path).as_deref() == Some(noted)
         {
             // Left, it costs the next call two trips.
@@ -144,7 +149,7 @@ impl Notes {
         let Some((path, key)) = self.place("counts", None, cx) else { return };
         // A request that cannot be counted stands.
         let Ok(()) = plain_file::make_folder(&path) else { return };
-        let Ok(_lock) = lock_file(&path.with_extension("lock"), LOCK_WAIT) else { return };
+        let Ok(_lock) = lock(&path) else { return };
         let before = content(&path).unwrap_or_default();
         let spent = Spent { waited: Duration::ZERO, took };
         let after = codec::count_in(key.as_bytes(), &before, &set, face, verb, ending, spent);
@@ -167,6 +172,11 @@ impl Notes {
         let name = format!("{kind}-{:016x}", hasher.finish());
         Some((self.folder.as_ref()?.join(name), key))
     }
+}
+
+/// Whoever changes this note holds it.
+fn lock(path: &Path) -> Result<Lock, StoreError> {
+    lock_file(&path.with_extension("lock"), LOCK_WAIT)
 }
 
 fn content(path: &Path) -> Option<Vec<u8>> {
