@@ -4,6 +4,10 @@
 # working directory is the repository.
 set -euo pipefail
 
+# Whatever ends a script without a word of its own is told.
+set -E
+trap 'echo "${script:-$0}: ${BASH_SOURCE[0]}:$LINENO failed: $BASH_COMMAND" >&2' ERR
+
 script=$(basename "$0" .sh)
 # A folder of this run, and the name that its cgroups begin with.
 work=${2-}
