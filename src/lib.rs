@@ -14,7 +14,8 @@
 //! store       commits what alloc decides: redb, etcd, Consul
 //! metrics     numbers as Prometheus reads them; usage: how full ranges are, in one walk
 //! alloc       the decisions, pure: View + Command + Context -> Plan
-//! net model error   the nouns, valid by construction; beside them plain_file, an open that never blocks
+//! net model error   the nouns, valid by construction; beside them plain_file, an open that never
+//!             blocks, and percent, its encoding undone
 //! ```
 //!
 //! A layer uses those below it. Faces never use each other and never name a store; config knows
@@ -125,6 +126,7 @@ pub mod moving;
 pub mod net;
 pub mod orphans;
 pub mod panic;
+mod percent;
 mod plain_file;
 pub mod program;
 pub mod runtimes;

@@ -12,6 +12,7 @@ use hyper::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 
 use crate::net::Addr;
+use crate::percent::decode;
 
 /// What is asked for.
 #[derive(Debug, PartialEq, Eq)]
@@ -50,10 +51,17 @@ const JSON: &str = "application/json";
 /// The version of the text format that Prometheus wants to see.
 pub const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
+/// The page's script: its parts one after the other, as one module.
+const SCRIPT: &str = concat!(
+    include_str!("assets/lists.js"),
+    include_str!("assets/map.js"),
+    include_str!("assets/page.js")
+);
+
 /// The page, as it was built in.
 const ASSETS: [(&str, &str, &str); 3] = [
     ("/", HTML, include_str!("assets/index.html")),
-    ("/app.js", "text/javascript; charset=utf-8", include_str!("assets/app.js")),
+    ("/app.js", "text/javascript; charset=utf-8", SCRIPT),
     ("/style.css", "text/css; charset=utf-8", include_str!("assets/style.css")),
 ];
 
@@ -137,23 +145,6 @@ fn network(query: Option<&str>) -> Result<Option<String>, No> {
         network = decode(value);
     }
     Ok(network)
-}
-
-/// Undoes percent-encoding; `None` if that is malformed or not UTF-8.
-fn decode(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        rest = after;
-        if *first == b'%' {
-            let hex = std::str::from_utf8(rest.get(..2)?).ok()?;
-            bytes.push(u8::from_str_radix(hex, 16).ok()?);
-            rest = &rest[2..];
-        } else {
-            bytes.push(*first);
-        }
-    }
-    String::from_utf8(bytes).ok()
 }
 
 impl Answer {

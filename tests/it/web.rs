@@ -239,7 +239,8 @@ fn only_this_host_asks_and_only_looks() {
     }
     let (status, headers, body) = ask("HEAD /app.js", &site.at);
     assert_eq!((status, body.as_str()), (200, ""));
-    let script = fs::read_to_string(root().join("src/web/assets/app.js")).unwrap();
+    let part = |name| fs::read_to_string(root().join("src/web/assets").join(name)).unwrap();
+    let script = ["lists.js", "map.js", "page.js"].map(part).concat();
     assert_eq!(headers["content-length"], script.len().to_string());
     assert_eq!(site.get("/app.js").2, script);
     for path in ["/", "/style.css", "/api/v1/pools", "/metrics", "/nothing"] {

@@ -30,6 +30,7 @@ use super::engine::Window;
 use crate::alloc::PodKey;
 use crate::model::{NetworkName, Node, Owner, PoolId, SetName, Timestamp};
 use crate::net::{Addr, Family, Span};
+use crate::percent::decode;
 
 /// A name as one segment: what is no letter, digit, `-`, `_`, `.` or `~` as %XX, and never empty or
 /// of dots alone, which servers take for steps in a path.
@@ -51,22 +52,7 @@ fn segment(path: &mut String, name: &str) {
 }
 
 fn read_segment(text: &str) -> Option<String> {
-    if text == "%" {
-        return Some(String::new());
-    }
-    let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        if *first == b'%' {
-            let hex = std::str::from_utf8(tail.get(..2)?).ok()?;
-            bytes.push(u8::from_str_radix(hex, 16).ok()?);
-            rest = &tail[2..];
-        } else {
-            bytes.push(*first);
-            rest = tail;
-        }
-    }
-    String::from_utf8(bytes).ok()
+    if text == "%" { Some(String::new()) } else { decode(text) }
 }
 
 fn hex(addr: Addr) -> String {

@@ -1,0 +1,433 @@
+// The second part: the address space as a picture.
+
+// ---- the map ---------------------------------------------------------------------------------
+
+/** The place of cell `d` on a Hilbert curve over a square of `side`. */
+function hilbert(side, d) {
+  let [x, y] = [0, 0];
+  for (let s = 1; s < side; s *= 2) {
+    const rx = 1 & (d / 2);
+    const ry = 1 & (d ^ rx);
+    if (ry === 0) {
+      if (rx === 1) [x, y] = [s - 1 - x, s - 1 - y];
+      [x, y] = [y, x];
+    }
+    x += s * rx;
+    y += s * ry;
+    d = Math.floor(d / 4);
+  }
+  return [x, y];
+}
+
+/** Where each of 2^bits cells is: {columns, rows, place: cell -> index, cell: index -> cell}. */
+function layout(bits, rowwise) {
+  const columns = 2 ** Math.ceil(bits / 2);
+  const rows = 2 ** Math.floor(bits / 2);
+  const place = new Uint32Array(columns * rows);
+  const cell = new Uint32Array(columns * rows);
+  for (let d = 0; d < place.length; d += 1) {
+    let [x, y] = [d % columns, Math.floor(d / columns)];
+    if (!rowwise) {
+      // Not a square: two of them side by side.
+      const square = rows * rows;
+      [x, y] = hilbert(rows, d % square);
+      x += rows * Math.floor(d / square);
+    }
+    place[d] = y * columns + x;
+    cell[y * columns + x] = d;
+  }
+  return { columns, rows, place, cell };
+}
+
+const MOST = 16; // at most 2^16 cells
+const css = (rgb, alpha = 1) => `rgb(${rgb.join(" ")} / ${alpha})`;
+
+const map = {
+  key: null, pool: null, views: [], cursor: 0, over: null, rowwise: false, layouts: new Map(), taken: [],
+
+  begin() {
+    const canvas = at("map");
+    canvas.addEventListener("pointermove", (event) => this.hover(event));
+    canvas.addEventListener("pointerleave", () => this.leave());
+    canvas.addEventListener("click", (event) => {
+      this.cursor = this.under(event);
+      this.enter();
+    });
+    canvas.addEventListener("keydown", (event) => this.press(event));
+    canvas.addEventListener("focus", () => this.point());
+    canvas.addEventListener("blur", () => this.point());
+    at("zoom-in").addEventListener("click", () => this.enter(true));
+    at("zoom-out").addEventListener("click", () => this.out());
+    at("order").addEventListener("click", () => {
+      this.rowwise = !this.rowwise;
+      at("order").setAttribute("aria-pressed", String(this.rowwise));
+      this.draw();
+    });
+    new ResizeObserver(() => this.draw()).observe(at("board"));
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
+  },
+
+  get view() { return this.views.at(-1); },
+
+  /** How many bits an address of the view has, a cell has, and the cells are. */
+  get sizes() {
+    const bits = this.view.bits;
+    const cells = Math.min(bits, MOST);
+    return { bits, cells, shift: BigInt(bits - cells) };
+  },
+
+  choose(pool) {
+    this.key = keyOf(pool);
+    this.views = [];
+    this.cursor = 0;
+    this.refresh();
+  },
+
+  refresh() {
+    this.pool = known.pools.find((pool) => keyOf(pool) === this.key) ?? null;
+    const empty = this.pool === null;
+    at("map").hidden = at("legend").hidden = at("cell").hidden = at("map-help").hidden = empty;
+    at("map-empty").hidden = !empty;
+    at("map-empty").textContent = "There is a picture here once there is a pool.";
+    for (const id of ["zoom-in", "zoom-out", "order"]) at(id).disabled = empty;
+    if (empty) {
+      at("crumbs").replaceChildren();
+      return;
+    }
+    this.gather();
+    if (this.views.length === 0) {
+      this.views = [this.around(this.first, this.last)];
+      // A wide prefix with little in it: begin where something is.
+      const held = this.taken.filter((row) => row.kind !== "gateway");
+      if (this.view.bits > MOST && held.length) {
+        const close = this.around(held[0].value, held.at(-1).value);
+        if (close.bits < this.view.bits) this.views.push(close);
+      }
+    }
+    this.crumbs();
+    this.draw();
+  },
+
+  /** The smallest prefix around both, of at least 16 addresses where there are as many. */
+  around(first, last) {
+    const bits = Math.max(span(first, last), Math.min(4, this.v6 ? 128 : 32));
+    return { base: (first >> BigInt(bits)) << BigInt(bits), bits };
+  },
+
+  /** All that is taken between the ends of the pool, by address. */
+  gather() {
+    const { pool } = this;
+    const first = parse(pool.first);
+    this.v6 = first.v6;
+    this.first = first.value;
+    this.last = parse(pool.last).value;
+    this.gives = pool.gives.map((ends) => ends.map((end) => parse(end).value));
+    const inside = (row) => row.v6 === this.v6 && row.value >= this.first && row.value <= this.last;
+    const cooling = known.cooling.filter((row) => row.set === pool.set).map((row) => ({ ...row, v6: row.address.includes(":"), kind: "cooling" }));
+    this.taken = [...(known.sets.get(pool.set) ?? []), ...cooling].filter(inside);
+    if (cooling.length) this.taken.sort(byAddress);
+  },
+
+  prefix({ base, bits }) {
+    return `${show(base, this.v6)}/${(this.v6 ? 128 : 32) - bits}`;
+  },
+
+  crumbs() {
+    const items = this.views.map((view, i) => {
+      if (i === this.views.length - 1) {
+        const here = make("span", "", this.prefix(view));
+        here.setAttribute("aria-current", "location");
+        return make("li", "", here);
+      }
+      const button = make("button", "", this.prefix(view));
+      button.type = "button";
+      button.addEventListener("click", () => this.out(this.views.length - 1 - i));
+      return make("li", "", button);
+    });
+    at("crumbs").replaceChildren(...items);
+    at("map-title").textContent = `Addresses of ${this.pool.name ?? this.pool.network}`;
+    at("zoom-out").disabled = this.views.length < 2;
+  },
+
+  /** Index of the first taken address that is not below `value`. */
+  behind(value) {
+    let [low, high] = [0, this.taken.length];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (this.taken[middle].value < value) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  },
+
+  /** The taken addresses of a prefix. */
+  within({ base, bits }) {
+    return this.taken.slice(this.behind(base), this.behind(base + (1n << BigInt(bits))));
+  },
+
+  stateOf(row) {
+    if (row.kind === "reserved" || row.kind === "aux") return STATE.reserved;
+    if (row.kind === "gateway") return STATE.gateway;
+    return row.kind === "cooling" ? STATE.cooling : STATE.used;
+  },
+
+  /** Of each cell its state, and how full it is (0 to 1; where it is many addresses). */
+  states() {
+    const { cells, shift } = this.sizes;
+    const { base } = this.view;
+    const size = 2 ** cells;
+    const state = new Uint8Array(size).fill(STATE.outside);
+    const share = new Float32Array(size);
+    for (const [first, last] of this.gives) {
+      const from = (first > base ? first - base : 0n) >> shift;
+      const to = last >= base ? (last - base) >> shift : -1n;
+      if (from < BigInt(size) && to >= from) state.fill(STATE.free, Number(from), Math.min(size, Number(to) + 1));
+    }
+    const all = Math.min(Number(1n << shift), 1e9);
+    const dim = new Uint8Array(size);
+    for (const row of this.within(this.view)) {
+      const cell = Number((row.value - base) >> shift);
+      const now = this.stateOf(row);
+      if (shift === 0n || now === STATE.used || state[cell] !== STATE.used) state[cell] = now;
+      share[cell] += 1 / all;
+      if (table.words.length && (row.kind === "cooling" || !table.matches(row))) dim[cell] = Math.max(dim[cell], 1);
+      else dim[cell] = 2;
+    }
+    return { state, share, dim };
+  },
+
+  colours() {
+    const rgb = (value) => value.match(/[\d.]+/g).slice(0, 3).map(Number);
+    const probe = make("i");
+    document.body.append(probe);
+    const found = {};
+    for (const name of [...NAMES, "card", "line", "text", "focus"]) {
+      probe.style.color = `var(--${name})`;
+      found[name] = rgb(getComputedStyle(probe).color);
+    }
+    probe.remove();
+    return found;
+  },
+
+  get plan() {
+    const { cells } = this.sizes;
+    const key = `${cells}${this.rowwise}`;
+    if (!this.layouts.has(key)) this.layouts.set(key, layout(cells, this.rowwise));
+    return this.layouts.get(key);
+  },
+
+  /** Draws what is known, then what is pointed at. */
+  draw() {
+    const canvas = at("map");
+    if (!this.pool || !this.view || canvas.clientWidth === 0) return;
+    const { columns, rows, place } = this.plan;
+    canvas.style.aspectRatio = `${columns} / ${rows}`;
+    const pixels = canvas.clientWidth * (window.devicePixelRatio || 1);
+    const size = Math.max(1, Math.round(pixels / columns));
+    const ink = this.colours();
+    const { state, share, dim } = this.states();
+    const { shift, cells } = this.sizes;
+    const blend = (from, to, part) => from.map((value, i) => Math.round(value + (to[i] - value) * part));
+    const colour = (cell) => {
+      const name = NAMES[state[cell]];
+      let rgb = ink[name];
+      if (shift > 0n && name !== "free" && name !== "outside") rgb = blend(ink.free, rgb, 0.3 + 0.7 * Math.min(1, share[cell]));
+      return dim[cell] === 1 ? blend(rgb, ink.free, 0.75) : rgb;
+    };
+    // One pixel a cell, enlarged: many cells are drawn as fast as few.
+    const small = new OffscreenCanvas(columns, rows);
+    const image = new ImageData(columns, rows);
+    for (let cell = 0; cell < place.length; cell += 1) image.data.set([...colour(cell), 255], place[cell] * 4);
+    small.getContext("2d").putImageData(image, 0, 0);
+    this.base = new OffscreenCanvas(columns * size, rows * size);
+    const context = this.base.getContext("2d");
+    context.imageSmoothingEnabled = false;
+    context.drawImage(small, 0, 0, this.base.width, this.base.height);
+    if (size >= 8) {
+      const gap = Math.max(1, Math.round(size / 14));
+      context.fillStyle = css(ink.card);
+      for (let x = 1; x <= columns; x += 1) context.fillRect(x * size - gap, 0, gap, rows * size);
+      for (let y = 1; y <= rows; y += 1) context.fillRect(0, y * size - gap, columns * size, gap);
+      for (let cell = 0; shift === 0n && cell < place.length; cell += 1) {
+        const [x, y] = [(place[cell] % columns) * size, Math.floor(place[cell] / columns) * size];
+        this.pattern(context, state[cell], x, y, size - gap, css(ink.card, 0.75), css(ink.line));
+      }
+    }
+    this.lines(context, cells, size, columns, rows, css(ink.card, 0.55));
+    [canvas.width, canvas.height] = [this.base.width, this.base.height];
+    Object.assign(this, { size, ink });
+    this.point();
+  },
+
+  /** Shows what is pointed at, over what was drawn. */
+  point() {
+    const canvas = at("map");
+    if (!this.base || !this.pool) return;
+    const context = canvas.getContext("2d");
+    const focused = document.activeElement === canvas;
+    context.drawImage(this.base, 0, 0);
+    if (focused) this.frame(context, this.cursor, css(this.ink.text), Math.max(2, this.size / 10));
+    if (this.over !== null && this.over !== this.cursor) this.frame(context, this.over, css(this.ink.text, 0.7), 2);
+    at("zoom-in").disabled = this.sizes.bits <= 4;
+    this.tell(focused || this.over === null ? this.cursor : this.over);
+  },
+
+  /** What tells states apart without colours. */
+  pattern(context, state, x, y, size, light, line) {
+    context.fillStyle = light;
+    context.strokeStyle = state === STATE.outside ? line : light;
+    context.lineWidth = Math.max(1, size / 12);
+    context.beginPath();
+    if (state === STATE.reserved || state === STATE.outside) {
+      context.moveTo(x, y + size);
+      context.lineTo(x + size, y);
+    } else if (state === STATE.cooling) {
+      context.moveTo(x + size / 2, y);
+      context.lineTo(x + size / 2, y + size);
+    } else if (state === STATE.gateway) {
+      context.rect(x + size * 0.3, y + size * 0.3, size * 0.4, size * 0.4);
+      context.fill();
+      return;
+    }
+    context.stroke();
+  },
+
+  /** Where blocks of 2^8 cells meet. */
+  lines(context, cells, size, columns, rows, style) {
+    if (cells <= 8 || this.rowwise) return;
+    const block = 16 * size;
+    context.strokeStyle = style;
+    context.lineWidth = 1;
+    context.beginPath();
+    for (let x = block; x < columns * size; x += block) { context.moveTo(x + 0.5, 0); context.lineTo(x + 0.5, rows * size); }
+    for (let y = block; y < rows * size; y += block) { context.moveTo(0, y + 0.5); context.lineTo(columns * size, y + 0.5); }
+    context.stroke();
+  },
+
+  frame(context, cell, style, width) {
+    const { columns, place } = this.plan;
+    const { size } = this;
+    context.strokeStyle = style;
+    context.lineWidth = width;
+    context.strokeRect((place[cell] % columns) * size, Math.floor(place[cell] / columns) * size, Math.max(size, 4), Math.max(size, 4));
+  },
+
+  under(event) {
+    const { columns, rows, cell } = this.plan;
+    const box = at("map").getBoundingClientRect();
+    const bound = (value, most) => Math.min(most - 1, Math.max(0, Math.floor(value)));
+    const x = bound(((event.clientX - box.left) / box.width) * columns, columns);
+    const y = bound(((event.clientY - box.top) / box.height) * rows, rows);
+    return cell[y * columns + x];
+  },
+
+  /** The prefix that a cell stands for. */
+  block(cell) {
+    const { shift } = this.sizes;
+    return { base: this.view.base + (BigInt(cell) << shift), bits: Number(shift) };
+  },
+
+  /** The prefix that is shown after zooming in on a cell. */
+  next(cell) {
+    const { bits } = this.sizes;
+    const next = bits > MOST + 4 ? bits - 8 : bits > 12 ? bits - 4 : bits > 8 ? 8 : 4;
+    const { base } = this.block(cell);
+    return { base: (base >> BigInt(next)) << BigInt(next), bits: next };
+  },
+
+  describe(cell) {
+    const block = this.block(cell);
+    const rows = this.within(block);
+    if (block.bits > 0) {
+      const size = 2 ** block.bits;
+      return `${this.prefix(block)}: ${count(rows.length)} of ${count(size)} taken`;
+    }
+    const name = show(block.base, this.v6);
+    const row = rows[0];
+    if (row?.kind === "cooling") return `${name}: cooling, free again ${clock(row.until)} UTC`;
+    if (row) {
+      const who = row.pod || [brief(row), row.ifname].filter(Boolean).join(" ");
+      return [`${name}: ${row.kind}`, who, row.node && `on ${row.node}`, row.time && `since ${clock(row.time)}`].filter(Boolean).join(", ");
+    }
+    if (block.base < this.first || block.base > this.last) return `${name}: outside the range`;
+    const given = this.gives.some(([first, last]) => block.base >= first && block.base <= last);
+    return `${name}: ${given ? "free" : "not given out (gateway or excluded)"}`;
+  },
+
+  tell(cell) {
+    const text = this.describe(cell);
+    if (at("cell").textContent !== text) at("cell").textContent = text;
+    return text;
+  },
+
+  hover(event) {
+    const cell = this.under(event);
+    const tip = at("tip");
+    if (cell !== this.over) {
+      this.over = cell;
+      requestAnimationFrame(() => this.point());
+    }
+    let text = this.describe(cell);
+    if (this.sizes.bits > 8) {
+      const next = this.next(cell);
+      text += `\nclick: ${this.prefix(next)}, ${count(this.within(next).length)} of ${count(2 ** next.bits)} taken`;
+    }
+    tip.textContent = text;
+    tip.hidden = false;
+    const board = at("board").getBoundingClientRect();
+    const x = event.clientX - board.left;
+    const y = event.clientY - board.top;
+    tip.style.left = `${Math.max(0, Math.min(x + 14, board.width - tip.offsetWidth))}px`;
+    tip.style.top = `${y + 18 + tip.offsetHeight > board.height ? y - tip.offsetHeight - 8 : y + 18}px`;
+  },
+
+  leave() {
+    this.over = null;
+    at("tip").hidden = true;
+    this.point();
+  },
+
+  /** Zooms in at the cursor; where single addresses are large enough, shows one. */
+  enter(zoom = false) {
+    const { bits, shift } = this.sizes;
+    if (bits <= 8 && !(zoom && bits > 4)) {
+      if (!zoom && shift === 0n) panel.open(show(this.block(this.cursor).base, this.v6));
+      return;
+    }
+    const { base } = this.block(this.cursor);
+    this.views.push(this.next(this.cursor));
+    this.cursor = Number((base - this.view.base) >> this.sizes.shift);
+    this.leave();
+    this.crumbs();
+    this.draw();
+  },
+
+  out(levels = 1) {
+    if (this.views.length < 2) return;
+    const { base } = this.block(this.cursor);
+    this.views.splice(-Math.min(levels, this.views.length - 1));
+    this.cursor = Number((base - this.view.base) >> this.sizes.shift);
+    this.crumbs();
+    this.draw();
+  },
+
+  press(event) {
+    const steps = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1] };
+    if (event.ctrlKey || event.metaKey || event.altKey || !this.pool) return;
+    if (event.key in steps) {
+      const { columns, rows, place, cell } = this.plan;
+      const [dx, dy] = steps[event.key];
+      const x = Math.min(columns - 1, Math.max(0, (place[this.cursor] % columns) + dx));
+      const y = Math.min(rows - 1, Math.max(0, Math.floor(place[this.cursor] / columns) + dy));
+      this.cursor = cell[y * columns + x];
+      this.point();
+    } else if (event.key === "Enter" || event.key === " ") this.enter();
+    else if (event.key === "+") this.enter(true);
+    else if (event.key === "Backspace" || event.key === "-") this.out();
+    else if (event.key === "Home") { this.cursor = 0; this.point(); }
+    else if (event.key === "End") { this.cursor = this.plan.cell.length - 1; this.point(); }
+    else return;
+    event.preventDefault();
+  },
+};
+
