@@ -13,10 +13,11 @@ use sublet::alloc::{
     RequestPool, Reserve, Target,
 };
 use sublet::config::{Inputs, Netconf};
-use sublet::host;
 use sublet::model::{ContainerId, IfName, Origin, Persist, SetName, StoreSpec};
 use sublet::net::Addr;
-use sublet::store::{self, Store};
+use sublet::store;
+use sublet::store::Store;
+use sublet::sys::host;
 
 /// Leases of the networks beside the large one.
 const EDGE: usize = 26;

@@ -7,17 +7,19 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use crate::alloc;
 use crate::alloc::{
-    self, Add, AdoptPool, Check, Command, Context, Define, Del, Evict, Gc, HandBack, Import,
-    Outcome, ReleaseAddress, ReleasePool, RequestAddress, RequestPool, Reserve, Status, Sweep,
-    Target, Unreserve,
+    Add, AdoptPool, Check, Command, Context, Define, Del, Evict, Gc, HandBack, Import, Outcome,
+    ReleaseAddress, ReleasePool, RequestAddress, RequestPool, Reserve, Status, Sweep, Target,
+    Unreserve,
 };
 use crate::error::{Error, StoreError};
+use crate::migrate::host_local_import;
 use crate::model::{Grant, Lease, NetworkName, Node, Owner, Persist, Pool, SetName, Wait};
 use crate::net::Addr;
-use crate::store::{self, Converted, Store};
-use crate::takeover;
-use crate::usage::{Extent, Meter, Usage};
+use crate::store;
+use crate::store::{Converted, Store};
+use crate::telemetry::usage::{Extent, Meter, Usage};
 
 /// What an ADD got.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +47,7 @@ pub fn add(
     let mut outcome = store.apply(&Command::Add(add.clone()), cx)?;
     if let (Outcome::ReadLegacy, Some(legacy)) = (&outcome, legacy) {
         // Held until the command is done: nothing may lease beside it.
-        let folder = takeover::read(legacy.dir, legacy.network, legacy.wait)?;
+        let folder = host_local_import::read(legacy.dir, legacy.network, legacy.wait)?;
         add.legacy = alloc::Legacy::Read(folder.leases.clone(), folder.cursors.clone());
         outcome = store.apply(&Command::Add(add), cx)?;
     }
@@ -99,7 +101,7 @@ pub fn del(
     match (store.apply(&Command::Del(del.clone()), cx)?, legacy, target) {
         (Outcome::Freed(leases), ..) => Ok(leases),
         (Outcome::ReadLegacy, Some(legacy), Target::Owner(Owner::Attachment(attachment))) => {
-            takeover::release(legacy.dir, &attachment, legacy.wait)?;
+            host_local_import::release(legacy.dir, &attachment, legacy.wait)?;
             // An ADD may have taken it over before the file was gone.
             del.legacy = None;
             self::del(store, del, None, cx)
@@ -181,8 +183,9 @@ pub fn import_host_local(
     cx: &Context,
 ) -> Result<(Imported, Vec<Addr>), Error> {
     // Held until the leases are ours.
-    let folder = takeover::read(legacy.dir, legacy.network, legacy.wait)?;
-    let leases = folder.leases.iter().map(|l| takeover::imported(l, legacy.network)).collect();
+    let folder = host_local_import::read(legacy.dir, legacy.network, legacy.wait)?;
+    let leases =
+        folder.leases.iter().map(|l| host_local_import::imported(l, legacy.network)).collect();
     let cursors: Vec<Addr> = folder.cursors.iter().map(|c| c.addr).collect();
     let adopts = Some(legacy.network.clone());
     let import = Import { set, leases, cursors: cursors.clone(), adopts, dry_run };

@@ -107,32 +107,18 @@
 //!   `docs/troubleshooting.md`, for which a test asks.
 
 pub mod alloc;
-mod bolt;
 pub mod cli;
 pub mod cni;
 pub mod config;
 pub mod docker;
-pub mod ecs_ipam;
 pub mod engine;
 pub mod error;
-pub mod handback;
-pub mod host;
 pub mod liveness;
-pub mod log;
-pub mod lost;
-pub mod metrics;
+pub mod migrate;
 pub mod model;
-pub mod moving;
 pub mod net;
-pub mod orphans;
-pub mod panic;
-mod percent;
-mod plain_file;
 pub mod program;
-pub mod runtimes;
 pub mod store;
-pub mod stream;
-pub mod takeover;
-pub mod tally;
-pub mod usage;
+pub mod sys;
+pub mod telemetry;
 pub mod web;

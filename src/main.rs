@@ -18,7 +18,8 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use sublet::error::StoreError;
 use sublet::model::StoreSpec;
 use sublet::program;
-use sublet::store::{self, Store};
+use sublet::store;
+use sublet::store::Store;
 
 const OTHER: &str = "sublet-cluster";
 

@@ -12,11 +12,13 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
 
+use crate::cli;
+use crate::cli::Terminal;
 use crate::cli::screen::Screen;
-use crate::cli::{self, Terminal};
-use crate::cni::{self, World};
+use crate::cni;
+use crate::cni::World;
 use crate::store::Open;
-use crate::{host, panic};
+use crate::sys::{host, panic};
 
 /// Carries out what this process was started for; `command_line` is for a person's calls.
 pub fn run(open: Open, command_line: fn(Open) -> ExitCode) -> ExitCode {

@@ -17,10 +17,11 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 use sublet::alloc::{Add, Command, Context, Del, Outcome, Reserve, Target};
 use sublet::error::{Error, Refusal};
-use sublet::host;
 use sublet::model::{Attachment, ContainerId, IfName, Owner};
 use sublet::net::Addr;
-use sublet::store::{self, Store};
+use sublet::store;
+use sublet::store::Store;
+use sublet::sys::host;
 
 use super::bed::{self, id};
 use super::fill::add_of;

@@ -9,10 +9,10 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, bail};
 use sublet::alloc::{Add, Command, Legacy, LegacyCursor, LegacyLease, Outcome};
 use sublet::config::{Inputs, Netconf};
-use sublet::host;
 use sublet::model::{ContainerId, IfName, NetworkName, StoreSpec};
 use sublet::net::Addr;
 use sublet::store;
+use sublet::sys::host;
 
 use super::bed::{Fill, id};
 

@@ -11,8 +11,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
-use sublet::cni::{self, World};
-use sublet::{host, store};
+use sublet::cni;
+use sublet::cni::World;
+use sublet::store;
+use sublet::sys::host;
 
 use super::event::{Answer, Ask, Event};
 

@@ -1,7 +1,7 @@
 //! Leases and cursors of a host-local folder, as part of the ADD that finds them.
 //!
 //! Owns: their translation, and a view in which they are leased already. Does not own: reading the
-//! folder (`crate::takeover`).
+//! folder (`crate::migrate::host_local_import`).
 //! Invariant: all of the folder is taken over in one plan, or the plan is refused.
 
 use std::collections::BTreeMap;

@@ -5,7 +5,8 @@
 
 use std::process::ExitCode;
 
-use sublet::{program, store};
+use sublet::program;
+use sublet::store;
 
 fn main() -> ExitCode {
     program::run(|spec, _| store::open(spec), program::command_line)

@@ -10,8 +10,11 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use anyhow::Result;
+use sublet::docker;
 use sublet::docker::args::PageWish;
-use sublet::{docker, host, panic, web};
+use sublet::sys::host;
+use sublet::sys::panic;
+use sublet::web;
 
 fn main() -> ExitCode {
     panic::record();

@@ -14,8 +14,9 @@ use serde_json::json;
 use super::output::visible;
 use super::{Desk, Place, Terminal, World, misuse};
 use crate::error::Refusal;
+use crate::migrate::copy;
+use crate::migrate::copy::{Comparison, Mover};
 use crate::model::Persist;
-use crate::moving::{self, Comparison, Mover};
 
 /// Move everything into another store: leases, pools, reservations, rotation, pods' addresses
 ///
@@ -85,7 +86,7 @@ impl Copy {
         }
         self.pass(false, &mut from, &mut to, terminal)?;
         let comparison =
-            moving::compare(&mut *from.store, &mut *to.store, self.how.persist, &from.cx)?;
+            copy::compare(&mut *from.store, &mut *to.store, self.how.persist, &from.cx)?;
         report(&comparison, self.how.json, terminal)
     }
 

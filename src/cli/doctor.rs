@@ -7,13 +7,14 @@
 use anyhow::{Result, anyhow};
 use clap::Args;
 
-use super::output::{self, Diagnosis, visible};
+use super::output;
+use super::output::{Diagnosis, visible};
 use super::screen::Progress;
 use super::{Desk, Terminal, confirm};
-use crate::host::Facts;
+use crate::liveness::nodes;
 use crate::model::Lease;
-use crate::orphans;
 use crate::store::{Problem, Repair};
+use crate::sys::host::Facts;
 
 /// Look for damage, leases of containers that are gone, networks that overlap, and more.
 ///
@@ -84,7 +85,7 @@ fn examine(desk: &mut Desk, facts: &Facts) -> Result<Vec<Problem>> {
     // A damaged store does not tell its leases.
     if !problems.iter().any(|p| p.mendable) {
         let leases = desk.leases(&|lease: &Lease| lease.kind.collectable())?;
-        problems.extend(orphans::find(&leases, &facts.context()));
+        problems.extend(nodes::find(&leases, &facts.context()));
     }
     Ok(problems)
 }

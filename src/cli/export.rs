@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{Desk, Terminal, WAIT, jsonl};
 use crate::alloc::HandBack;
 use crate::engine;
-use crate::handback::{Folder, Written};
+use crate::migrate::host_local_export::{Folder, Written};
 use crate::model::{Attachment, Kind, Lease, NetworkName, Owner, SetName};
 use crate::net::{Addr, Family};
 

@@ -18,11 +18,12 @@ use crate::alloc::{Del, Target};
 use crate::config;
 use crate::engine;
 use crate::error::shown_network;
-use crate::host::Facts;
 use crate::liveness;
-use crate::lost::{self, Evidence, Verdict};
+use crate::liveness::runtimes;
+use crate::liveness::stale;
+use crate::liveness::stale::{Evidence, Verdict};
 use crate::model::Lease;
-use crate::runtimes;
+use crate::sys::host::Facts;
 
 /// Free the leases of containers that are provably gone, and list those nobody can tell of.
 ///
@@ -83,7 +84,7 @@ impl Gc {
             network && l.kind.collectable()
         };
         let leases = desk.leases(&wanted)?;
-        let verdicts = lost::judge(&leases, &self.evidence(&leases, facts)?);
+        let verdicts = stale::judge(&leases, &self.evidence(&leases, facts)?);
         let judged: Vec<(&Lease, &Verdict)> = leases.iter().zip(&verdicts).collect();
         let lost = judged.iter().filter(|(_, v)| matches!(v, Verdict::Lost(_))).count();
         let free = lost > 0 && !self.dry_run && self.may_free(&judged, lost, terminal)?;

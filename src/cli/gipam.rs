@@ -9,8 +9,8 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{Desk, Place, Terminal, World};
-use crate::config::gipam;
 use crate::engine;
+use crate::migrate::gipam;
 
 #[derive(Debug, Args)]
 pub struct Gipam {

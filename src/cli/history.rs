@@ -3,7 +3,8 @@
 use anyhow::Result;
 use clap::Args;
 
-use super::output::{self, EventRow};
+use super::output;
+use super::output::EventRow;
 use super::{Desk, Terminal, misuse, tables};
 use crate::config::duration;
 use crate::model::{Event, Owner, Timestamp};

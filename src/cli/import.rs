@@ -16,11 +16,12 @@ use super::report::Report;
 use super::screen::Progress;
 use super::{Desk, Place, Terminal, WAIT, World, fail, jsonl, misuse};
 use crate::alloc;
-use crate::ecs_ipam;
-use crate::engine::{self, Legacy};
+use crate::engine;
+use crate::engine::Legacy;
+use crate::migrate::ecs;
+use crate::migrate::host_local_import;
 use crate::model::{NetworkName, Persist, SetName};
 use crate::store;
-use crate::takeover;
 
 /// Take over what another program leased.
 #[derive(Debug, Args)]
@@ -193,7 +194,7 @@ impl EcsIpam {
             return Ok(report);
         }
         // Its lock is held until the leases are ours.
-        let old = ecs_ipam::read(&self.file, WAIT)?;
+        let old = ecs::read(&self.file, WAIT)?;
         let import = alloc::Import {
             set: SetName(NetworkName::ecs().to_string()),
             leases: old.leases.clone(),
@@ -226,8 +227,8 @@ impl HostLocal {
         terminal: &mut Terminal<'_>,
     ) -> Result<()> {
         let mut desk = Desk::at(self.store(named), self.how.persist(), world)?;
-        let takeover::Networks { found: mut networks, mut skipped } =
-            takeover::networks(&self.dir)?;
+        let host_local_import::Networks { found: mut networks, mut skipped } =
+            host_local_import::networks(&self.dir)?;
         if let Some(only) = &self.network {
             networks.retain(|n| n.as_str() == only);
             skipped.clear();

@@ -13,8 +13,9 @@ use clap::Args;
 use serde_json::json;
 
 use super::copy::{How, tell_clashes};
-use super::{Desk, Terminal, lines};
-use crate::moving::Mover;
+use super::{Desk, Terminal};
+use crate::migrate::copy::Mover;
+use crate::migrate::jsonl;
 
 /// Longest line: a pool that many nodes use.
 const LONGEST: u64 = 16 << 20;
@@ -61,11 +62,11 @@ impl Export {
 
 /// Writes all of a store; answers how many records.
 fn write(desk: &mut Desk, out: &mut dyn Write) -> Result<usize> {
-    writeln!(out, "{}", lines::head())?;
+    writeln!(out, "{}", jsonl::head())?;
     let (mut count, mut failed) = (0, Ok(()));
     desk.store.records(&desk.cx, &mut |record, persist| {
         if failed.is_ok() {
-            failed = writeln!(out, "{}", lines::write(&record, persist));
+            failed = writeln!(out, "{}", jsonl::write(&record, persist));
             count += 1;
         }
         Ok(())
@@ -126,11 +127,11 @@ impl Import {
             number += 1;
             let place = || format!("{name}, line {number}");
             if number == 1 {
-                lines::read_head(&line).map_err(|e| anyhow!(e)).with_context(place)?;
+                jsonl::read_head(&line).map_err(|e| anyhow!(e)).with_context(place)?;
                 continue;
             }
             let (record, persist) =
-                lines::read(&line).map_err(|e| anyhow!(e)).with_context(place)?;
+                jsonl::read(&line).map_err(|e| anyhow!(e)).with_context(place)?;
             mover.push(record, self.how.persist.unwrap_or(persist)).with_context(|| {
                 format!("{name}, up to line {number}: mend it and import all of it again")
             })?;

@@ -15,12 +15,13 @@ use super::copy::tell_clashes;
 use super::{Desk, Place, Terminal, World, misuse};
 use crate::alloc::{Import, Record};
 use crate::config;
-use crate::engine::{self, Imported};
+use crate::engine;
+use crate::engine::Imported;
+use crate::migrate::copy::Mover;
 use crate::model::{
     Kind, Lease, NetworkName, Node, Origin, Owner, Persist, Pool, PoolId, SetName, StoreSpec,
     Timestamp,
 };
-use crate::moving::Mover;
 use crate::net::{Addr, Subnet};
 
 #[derive(Debug, Args)]

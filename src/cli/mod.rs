@@ -14,7 +14,6 @@ mod history;
 mod import;
 mod jsonl;
 mod kontena;
-mod lines;
 mod list;
 mod map;
 mod network;
@@ -44,12 +43,13 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use crate::alloc::Context;
 use crate::config;
 use crate::engine;
-use crate::host::{self, Env, Facts};
 use crate::model::{Face, History, Lease, Persist, StoreSpec, Wait};
 use crate::net::Addr;
-use crate::panic;
 use crate::store::{Open, Store};
-use crate::usage::Usage;
+use crate::sys::host;
+use crate::sys::host::{Env, Facts};
+use crate::sys::panic;
+use crate::telemetry::usage::Usage;
 use screen::{Progress, Screen, Tone, When};
 
 /// Leases IP addresses to containers.

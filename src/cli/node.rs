@@ -11,7 +11,8 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::output::{time, visible};
-use super::table::{self, Cell, Column, number, text, whole};
+use super::table;
+use super::table::{Cell, Column, number, text, whole};
 use super::{Desk, Terminal, confirm, misuse};
 use crate::alloc::Context;
 use crate::engine;

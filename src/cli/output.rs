@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::error::shown_network;
 use crate::model::{Counter, Event, Lease, Owner};
 use crate::store::{Problem, Repair};
-use crate::usage::{Usage, len};
+use crate::telemetry::usage::{Usage, len};
 
 /// One lease, as it is shown. Absent facts are empty text.
 #[derive(Serialize)]

@@ -3,7 +3,8 @@
 use anyhow::Result;
 use clap::Args;
 
-use super::output::{self, UsageRow};
+use super::output;
+use super::output::UsageRow;
 use super::{Desk, Terminal, tables};
 
 /// Tell how full each range is: size, leased, free, the longest free run, reserved, kept back.

@@ -6,7 +6,8 @@
 use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
 
-use super::output::{self, Reserved};
+use super::output;
+use super::output::Reserved;
 use super::{Desk, Terminal, confirm, misuse};
 use crate::alloc;
 use crate::engine;
@@ -61,7 +62,7 @@ impl What {
     /// The network's set of leases, and the addresses.
     fn find(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<(SetName, Vec<Addr>)> {
         let span = span(&self.addresses)?;
-        let count = crate::usage::len(span);
+        let count = crate::telemetry::usage::len(span);
         if count > MOST {
             return Err(misuse(format!(
                 "{} is {count} addresses; at most {MOST} can be reserved at a time: leave them out of \

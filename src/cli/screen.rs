@@ -13,7 +13,7 @@ use anstyle::{AnsiColor, Color, Effects, Style};
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
-use crate::host::Env;
+use crate::sys::host::Env;
 
 /// The screen that the streams lead to.
 #[derive(Clone, Copy, Debug)]

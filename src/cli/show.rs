@@ -3,7 +3,8 @@
 use anyhow::Result;
 use clap::Args;
 
-use super::output::{self, JsonArray, NetworkRow, Row, UsageRow, visible};
+use super::output;
+use super::output::{JsonArray, NetworkRow, Row, UsageRow, visible};
 use super::{Desk, Terminal, tables};
 use crate::error::shown_network;
 

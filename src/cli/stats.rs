@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use clap::Args;
 
-use super::output::{self, Stats as Report, visible};
+use super::output;
+use super::output::{Stats as Report, visible};
 use super::{Desk, Terminal, tables};
-use crate::metrics::{self, Text};
 use crate::model::SetName;
+use crate::telemetry::metrics;
+use crate::telemetry::metrics::Text;
 
 /// Tell how full each range is, how often what was asked for, and how long that took.
 ///

@@ -7,7 +7,7 @@ use super::screen::{Screen, Tone};
 use super::table::{Cell, Column, number, render, text, whole};
 use crate::model::{Counter, Event, Kind, Lease};
 use crate::net::{Span, hosts};
-use crate::usage::{Usage, len};
+use crate::telemetry::usage::{Usage, len};
 
 /// More of a container's ID tells nobody anything.
 const LONGEST_ID: usize = 24;

@@ -16,9 +16,9 @@ use super::output::{EventRow, visible};
 use super::screen::Tone;
 use super::{Desk, Terminal};
 use crate::config;
-use crate::host;
 use crate::model::{Event, Face, Lease, SetName, Timestamp, What};
 use crate::net::Addr;
+use crate::sys::host;
 
 /// Tell of each address that is given or freed from now on, a line each, until it is stopped.
 ///

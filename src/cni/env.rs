@@ -8,8 +8,8 @@
 use std::fmt;
 
 use crate::config::Inputs;
-use crate::host::Env;
 use crate::model::{ContainerId, IfName, NameError};
+use crate::sys::host::Env;
 
 /// `CNI_COMMAND`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,14 +1,15 @@
 //! What a run tells besides its answer.
 //!
 //! Owns: standard error and the log file of one call, and what is known of the call. Does not own:
-//! standard output, ever; how a line is written ([`crate::log`]).
+//! standard output, ever; how a line is written ([`crate::telemetry::log`]).
 
 use std::io::Write;
 use std::time::Instant;
 
 use crate::config::{Level, Log, LogFormat};
-use crate::log::{self, Entry, Stamp};
 use crate::model::Timestamp;
+use crate::telemetry::log;
+use crate::telemetry::log::{Entry, Stamp};
 
 /// The log of one run.
 pub struct Journal<'a> {

@@ -23,10 +23,10 @@ use self::env::{EnvError, Invocation, Verb};
 use self::log::Journal;
 use self::verbs::Stores;
 use crate::config::{Dialect, Level, Netconf};
-use crate::host::{Env, Facts};
-use crate::log::Entry;
-use crate::panic;
 use crate::store::Open;
+use crate::sys::host::{Env, Facts};
+use crate::sys::panic;
+use crate::telemetry::log::Entry;
 
 /// Longest configuration that is read, in bytes.
 const LONGEST: u64 = 16 << 20;

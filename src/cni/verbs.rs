@@ -9,17 +9,20 @@ use std::path::Path;
 use super::Desk;
 use super::env::{EnvError, Invocation, Missing, Verb};
 use super::error::{ENVIRONMENT, Failure, IO, NETNS};
-use super::result::{self, Answer};
+use super::result;
+use super::result::Answer;
 use super::version::{CniVersion, gate};
-use crate::alloc::{self, Add, Check, Command, Context, Define, Del, Gc, Outcome, Status, Target};
+use crate::alloc;
+use crate::alloc::{Add, Check, Command, Context, Define, Del, Gc, Outcome, Status, Target};
 use crate::config::{Cleanup, Config, Dialect, Level, Netconf};
-use crate::engine::{self, Legacy};
+use crate::engine;
+use crate::engine::Legacy;
 use crate::error::{Error, Refusal, StoreError};
-use crate::host::Facts;
+use crate::migrate::host_local_import;
 use crate::model::{Netns, NetworkName, Owner, StoreSpec};
 use crate::net::Addr;
 use crate::store::{Open, Store};
-use crate::takeover;
+use crate::sys::host::Facts;
 
 /// Our own network and mount namespace.
 const OWN_NETNS: &str = "/proc/self/ns/net";
@@ -368,7 +371,7 @@ fn before_takeover(
     let (Some(dir), Owner::Attachment(attachment)) = (&config.legacy_dir, owner) else {
         return Ok(None);
     };
-    let Some(held) = takeover::holds(dir, attachment) else {
+    let Some(held) = host_local_import::holds(dir, attachment) else {
         return Ok(None);
     };
     // A DEL of no address changes nothing and tells whether the folder still counts.

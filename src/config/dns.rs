@@ -10,7 +10,7 @@ use std::path::Path;
 use super::Dns;
 use super::error::ConfigError;
 use super::fields::Fields;
-use crate::plain_file;
+use crate::sys::files;
 
 /// Far more than a resolver reads.
 const LARGEST: u64 = 1 << 20;
@@ -45,7 +45,7 @@ fn words(fields: &Fields, name: &str) -> Result<Vec<String>, ConfigError> {
 }
 
 fn read(path: &str) -> Result<String, ConfigError> {
-    plain_file::read(Path::new(path), LARGEST).map_err(|e| {
+    files::read(Path::new(path), LARGEST).map_err(|e| {
         ConfigError::invalid(format!(
             "open {path}: {}; ipam.resolvConf must name a readable file",
             reason(&e)
@@ -98,7 +98,7 @@ mod tests {
     fn a_pipe_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("resolv.conf");
-        plain_file::make_pipe(&path);
+        files::make_pipe(&path);
         let error = read(path.to_str().unwrap()).unwrap_err().to_string();
         assert!(error.contains("not a regular file"), "{error}");
     }

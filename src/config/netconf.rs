@@ -3,10 +3,11 @@
 //! Owns: the top level, and which dialect speaks. Does not own: a dialect's keys.
 //! Invariant: once decoded, a DEL gets its [`Cleanup`] whatever `ipam` looks like.
 
+use super::dialect::{consul, ecs, native};
 use super::error::ConfigError;
 use super::fields::{Fields, spells};
 use super::raw::Json;
-use super::{Cleanup, Config, Dialect, Inputs, consul, ecs, native};
+use super::{Cleanup, Config, Dialect, Inputs};
 use crate::model::{Attachment, NameError, NetworkName};
 
 /// What `cniVersion` is when it is absent.

@@ -11,10 +11,10 @@ use crate::alloc::{Context, ReleaseAddress, ReleasePool, RequestAddress};
 use crate::config::Level;
 use crate::engine;
 use crate::error::{Error, Refusal};
-use crate::log::Entry;
 use crate::model::{Lease, Origin, PoolId};
 use crate::net::{Addr, Span};
 use crate::store::Store;
+use crate::telemetry::log::Entry;
 
 /// What a driver knows beside its store.
 #[derive(Clone, Debug)]

@@ -14,18 +14,24 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use serde_json::json;
 
 use super::api::Driver;
-use super::cleanup::{self, Terms};
-use super::server::{self, Client, Plan, Tcp, Timer};
+use super::cleanup;
+use super::cleanup::Terms;
+use super::server;
+use super::server::{Client, Plan, Tcp, Timer};
 use super::settings::{Settings, Supernet};
 use super::{dockerd, host_routes};
-use crate::alloc::{self, Block};
-use crate::config::{self, Level, LogFormat, duration, gipam};
+use crate::alloc;
+use crate::alloc::Block;
+use crate::config;
+use crate::config::{Level, LogFormat, duration};
 use crate::engine;
-use crate::host::{self, Facts};
-use crate::log::{Entry, Log};
+use crate::migrate::gipam;
 use crate::model::{Face, History, Persist, StoreSpec, Wait};
 use crate::net::Family;
 use crate::store;
+use crate::sys::host;
+use crate::sys::host::Facts;
+use crate::telemetry::log::{Entry, Log};
 
 /// Leases addresses to Docker's networks and containers: an IPAM plugin.
 ///

@@ -15,10 +15,10 @@ use hyper::{Request, StatusCode};
 use serde_json::Value;
 use tokio::net::UnixStream;
 
-use crate::host;
 use crate::model::Timestamp;
 use crate::net::{Addr, Subnet};
-use crate::stream::Stream;
+use crate::sys::host;
+use crate::sys::stream::Stream;
 
 /// All networks, as they were not before `started`.
 #[derive(Clone, Debug, Default)]

@@ -4,76 +4,16 @@
 //! Invariant: a command is carried out whole or not at all, and everything a store answers was
 //! true of one moment between call and answer.
 
-#[cfg(test)]
-mod babble_test;
-mod backend;
-mod boot;
-#[cfg(test)]
-mod boot_test;
-mod cas;
-#[cfg(test)]
-mod cas_test;
-mod changes;
+mod cluster;
 mod codec;
-mod consul;
-#[cfg(test)]
-mod contract;
-mod convert;
-#[cfg(test)]
-mod edge_test;
 mod embedded;
-mod etcd;
-#[cfg(test)]
-mod fake_cas;
-mod files;
-#[cfg(test)]
-mod history_test;
-mod http;
-mod keys;
-mod kontena;
-mod lock;
-#[cfg(test)]
-mod memory;
-#[cfg(test)]
-mod model_test;
-#[cfg(test)]
-mod moving_test;
-#[cfg(test)]
-mod node_test;
-mod occupancy;
-#[cfg(test)]
-mod old_test;
-#[cfg(test)]
-mod operator_test;
-mod pages;
-mod past;
-mod pause;
-#[cfg(test)]
-mod pool_cases;
-mod pools;
 mod problem;
-mod queue;
-mod redb;
-mod salvage;
 #[cfg(test)]
-mod servers;
-#[cfg(test)]
-mod servers_test;
-mod sound;
-#[cfg(test)]
-mod tells;
-mod token;
-#[cfg(test)]
-mod told_test;
-#[cfg(test)]
-mod trips_test;
-#[cfg(test)]
-mod trouble_test;
-mod view;
+mod testing;
 
-use self::cas::{Cas, Notes};
-use self::consul::Consul;
-use self::etcd::Etcd;
+use self::cluster::consul::Consul;
+use self::cluster::etcd::Etcd;
+use self::cluster::{Cas, Notes};
 use crate::alloc::{Command, Context, Definition, Holder, Outcome, Record};
 use crate::error::{Error, StoreError};
 use crate::model::{
@@ -82,9 +22,9 @@ use crate::model::{
 };
 use crate::net::Addr;
 
-pub use self::convert::{Converted, in_place, is_converted};
 pub use self::embedded::Embedded;
-pub use self::lock::{Lock, lock_file, lock_to_read};
+pub use self::embedded::convert::{Converted, in_place, is_converted};
+pub use self::embedded::lock::{Lock, lock_file, lock_to_read};
 pub use self::problem::{Problem, Repair};
 
 /// A durable set of leases.
@@ -225,7 +165,7 @@ pub fn open_local(spec: &StoreSpec) -> Option<Result<Box<dyn Store>, StoreError>
     }
 }
 
-fn on<E: cas::Engine>(engine: E, servers: &Servers, more: &str) -> Cas<E> {
+fn on<E: cluster::Engine>(engine: E, servers: &Servers, more: &str) -> Cas<E> {
     let cluster = format!("{}\0{more}\0{}", engine.place(), servers.prefix);
     let notes = Notes::new(Some(&servers.notes), cluster);
     Cas::new(engine, servers.timeout).with(servers.persist, notes).keeping(servers.history)

@@ -12,7 +12,7 @@ use hyper::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 
 use crate::net::Addr;
-use crate::percent::decode;
+use crate::sys::percent::decode;
 
 /// What is asked for.
 #[derive(Debug, PartialEq, Eq)]

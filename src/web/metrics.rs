@@ -1,14 +1,15 @@
 //! `/metrics`: what the store knows and what this process has seen, as Prometheus reads it.
 //!
-//! Owns: which families the daemon adds to those of `sublet stats` ([`crate::metrics`]).
+//! Owns: which families the daemon adds to those of `sublet stats` ([`crate::telemetry::metrics`]).
 //! Invariant: a store that cannot be read takes away its own numbers alone, and says so in one.
 
 use std::fmt::Display;
 
 use super::shelf::Problems;
 use super::survey::Survey;
-use crate::metrics::{self, Kind, Text};
-use crate::tally::Tally;
+use crate::telemetry::counters::Tally;
+use crate::telemetry::metrics;
+use crate::telemetry::metrics::{Kind, Text};
 
 /// The whole text; `survey` is `None` where the store could not be read.
 pub fn text(survey: Option<&Survey>, problems: &Problems, tally: &Tally) -> String {

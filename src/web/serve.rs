@@ -18,16 +18,19 @@ use hyper::{Request, Response, StatusCode};
 use serde_json::json;
 use tokio::sync::{Semaphore, oneshot};
 
-use super::api::{self, Answer, No, PROMETHEUS, Question};
+use super::api;
+use super::api::{Answer, No, PROMETHEUS, Question};
 use super::metrics;
-use super::shelf::{self, Shelf, Why};
+use super::shelf;
+use super::shelf::{Shelf, Why};
 use super::wire::{EventRow, LeaseRow};
 use crate::alloc::Context;
 use crate::config::Level;
-use crate::log::{Entry, Log, utc};
 use crate::model::StoreSpec;
-use crate::stream::Stream;
-use crate::{host, panic, tally};
+use crate::sys::stream::Stream;
+use crate::sys::{host, panic};
+use crate::telemetry::counters;
+use crate::telemetry::log::{Entry, Log, utc};
 
 /// Connections at a time; the kernel keeps the next ones waiting.
 const AT_ONCE: usize = 32;
@@ -225,7 +228,7 @@ impl Host {
                 let text = metrics::text(
                     self.shelf.survey().ok().as_deref(),
                     &self.shelf.problems(),
-                    &tally::now(),
+                    &counters::now(),
                 );
                 Answer::of(PROMETHEUS, text)
             }

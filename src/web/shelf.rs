@@ -7,15 +7,19 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::survey::{self, Survey};
+use super::survey;
+use super::survey::Survey;
 use super::wire::ProblemRow;
 use crate::alloc::Context;
 use crate::error::StoreError;
-use crate::log::utc;
+use crate::liveness::nodes;
 use crate::model::{Event, Lease, StoreSpec, Timestamp};
 use crate::net::Addr;
-use crate::store::{self, Problem, Store};
-use crate::{host, orphans, panic, tally};
+use crate::store;
+use crate::store::{Problem, Store};
+use crate::sys::{host, panic};
+use crate::telemetry::counters;
+use crate::telemetry::log::utc;
 
 /// How long a look is fresh, at least.
 const FRESH: Duration = Duration::from_secs(1);
@@ -101,7 +105,7 @@ impl Shelf {
             Err(payload) => Err(panic::explain(&*payload).msg),
         };
         if answer.is_err() {
-            tally::failure();
+            counters::failure();
         }
         answer
     }
@@ -187,7 +191,7 @@ fn problems(store: &mut dyn Store, cx: &Context) -> Result<Vec<ProblemRow>, Stor
                 leases.push(lease);
             }
         })?;
-        found.extend(orphans::find(&leases, cx));
+        found.extend(nodes::find(&leases, cx));
     }
     found.sort_by_key(|problem| !problem.mendable);
     Ok(found.into_iter().map(ProblemRow::new).collect())

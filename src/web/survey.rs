@@ -16,11 +16,11 @@ use serde_json::{Value, json};
 use super::wire::{CoolingRow, LeaseRow, NodeRow, PoolRow, is_held};
 use crate::alloc::{Context, Holder};
 use crate::error::{StoreError, shown_network};
-use crate::log::utc;
 use crate::model::{Counter, Node, SetName, Timestamp};
 use crate::net::{Addr, Subnet, hosts};
 use crate::store::Store;
-use crate::usage::{Extent, Meter, Usage};
+use crate::telemetry::log::utc;
+use crate::telemetry::usage::{Extent, Meter, Usage};
 
 /// Rows of leases that are kept at most, about 250 bytes each: the rest is counted, not listed.
 const MOST_ROWS: usize = 250_000;

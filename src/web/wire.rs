@@ -6,11 +6,11 @@
 use serde::Serialize;
 
 use crate::error::shown_network;
-use crate::log::utc;
 use crate::model::{Attachment, Event, Kind, Lease, Origin, Owner, Pool};
 use crate::net::{Addr, Span};
 use crate::store::Problem;
-use crate::usage::Usage;
+use crate::telemetry::log::utc;
+use crate::telemetry::usage::Usage;
 
 /// Who has an address, or had it.
 #[derive(Serialize)]

@@ -9,8 +9,8 @@ use std::cell::Cell;
 use std::fs;
 
 use serde_json::{Value, json};
-use sublet::host::Facts;
 use sublet::model::Node;
+use sublet::sys::host::Facts;
 
 use crate::clusters::{self, Server};
 use crate::commands::{Case, NOW, PLAIN, called, copy, facts, fixed, in_all_forms, said};

@@ -11,13 +11,15 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::{Value, json};
+use sublet::cli;
+use sublet::cli::Terminal;
 use sublet::cli::screen::Screen;
-use sublet::cli::{self, Terminal};
-use sublet::cni::{self, World};
+use sublet::cni;
+use sublet::cni::World;
 use sublet::error::StoreError;
-use sublet::host::Facts;
 use sublet::model::{BootId, Face, Node, StoreSpec};
 use sublet::store::Store;
+use sublet::sys::host::Facts;
 
 use crate::cluster_commands;
 use crate::lab::{Lab, testdata};

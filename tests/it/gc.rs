@@ -295,7 +295,7 @@ fn another_machines_leases_are_not_judged() {
     let host = Host::new();
     let netns = host.netns("mine");
     host.add("mine", netns.text());
-    let facts = sublet::host::facts(&|_| None);
+    let facts = sublet::sys::host::facts(&|_| None);
     let inode = |path: &str| (facts.inode)(path);
     let recorded = Recorded {
         path: "/run/netns/gone".to_owned(),

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sublet::alloc::{Add, Context, Cooldown, Del, Legacy, OnDuplicate, Strategy, Target};
 use sublet::engine;
-use sublet::lost::{self, Evidence, Found, Listing, Namespaces, Verdict};
+use sublet::liveness::stale;
+use sublet::liveness::stale::{Evidence, Found, Listing, Namespaces, Verdict};
 use sublet::model::{
     Attachment, BootId, ContainerId, IfName, Lease, Netns, NetworkName, Node, Origin, Owner,
     Persist, SetName,
@@ -264,7 +265,7 @@ impl World {
             by_netns,
             listings,
         };
-        let verdicts = lost::judge(&leases, &evidence);
+        let verdicts = stale::judge(&leases, &evidence);
         for _ in 0..self.dice.below(3) {
             self.step(true);
         }

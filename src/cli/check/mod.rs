@@ -16,12 +16,14 @@ use clap::Args;
 
 use super::output::visible;
 use super::screen::Tone;
-use super::table::{self, Cell, Column, number, whole};
+use super::table;
+use super::table::{Cell, Column, number, whole};
 use super::tables::count;
 use super::{Found, Place, Terminal, WAIT, World};
 use crate::alloc::Definition;
 use crate::config;
-use crate::config::inspect::{self, Finding, Inspection};
+use crate::config::lint;
+use crate::config::lint::{Finding, Inspection};
 use crate::config::{Config, Position};
 use crate::error::StoreError;
 use crate::model::{History, Persist, StoreSpec};
@@ -174,7 +176,7 @@ impl Check {
                     .take((16 << 20) + 1)
                     .read_to_end(&mut bytes)
                     .context("standard input")?;
-                files.push(File { name: shown(), found: inspect::bytes_of(&bytes) });
+                files.push(File { name: shown(), found: lint::bytes_of(&bytes) });
                 stdin = Some(bytes);
             } else if path.is_dir() {
                 let names = folder(path).with_context(shown)?;
@@ -194,7 +196,7 @@ impl Check {
 
 fn one(path: &Path) -> Result<File> {
     let name = path.display().to_string();
-    let found = inspect::file(path).with_context(|| name.clone())?;
+    let found = lint::file(path).with_context(|| name.clone())?;
     Ok(File { name, found })
 }
 

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::{File, excluded, size};
-use crate::config::inspect::{Finding, Part};
+use crate::config::lint::{Finding, Part};
 use crate::net::Range;
 
 #[derive(Serialize)]

@@ -10,7 +10,8 @@ use anyhow::{Result, anyhow};
 use clap::Args;
 use serde::Serialize;
 
-use super::output::{self, visible};
+use super::output;
+use super::output::visible;
 use super::screen::Tone;
 use super::tables::count;
 use super::{Desk, Terminal};
@@ -18,7 +19,7 @@ use crate::alloc::Holder;
 use crate::error::shown_network;
 use crate::model::Kind;
 use crate::net::{Addr, Family, Span, Subnet};
-use crate::usage::{Extent, len};
+use crate::telemetry::usage::{Extent, len};
 use picture::{Count, Frame, LEGEND, Look, Mark, Order, Picture, Space, draw};
 
 /// Draw a network, or a piece of the address space: a cell for each address, or for each block.

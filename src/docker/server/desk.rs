@@ -16,12 +16,15 @@ use tokio::sync::oneshot;
 
 use crate::alloc::Context;
 use crate::config::Level;
-use crate::docker::api::{self, Driver, Reply, Undo};
+use crate::docker::api;
+use crate::docker::api::{Driver, Reply, Undo};
 use crate::error::StoreError;
-use crate::log::{Entry, Log};
 use crate::model::{StoreSpec, Wait};
-use crate::store::{self, Store};
-use crate::{host, panic, tally};
+use crate::store;
+use crate::store::Store;
+use crate::sys::{host, panic};
+use crate::telemetry::counters;
+use crate::telemetry::log::{Entry, Log};
 
 /// How many requests to a cluster are on their way at a time.
 const AT_ONCE: usize = 8;
@@ -155,9 +158,9 @@ fn count(command: &str, reply: &Reply, took: Duration) {
         Some("refused") => "refused",
         _ => "error",
     };
-    tally::request(("docker", known, outcome), took);
+    counters::request(("docker", known, outcome), took);
     if reply.status >= 500 {
-        tally::failure();
+        counters::failure();
     }
 }
 

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use super::desk::{Answer, Desk, Owed};
 use super::{LAST_CALL, stopped};
 use crate::docker::LARGEST_BODY;
-use crate::stream::{Stream, Watch};
+use crate::sys::stream::{Stream, Watch};
 
 /// What dockerd says it accepts.
 const TYPE: &str = "application/vnd.docker.plugins.v1.2+json";

@@ -26,13 +26,15 @@ use tokio_rustls::TlsAcceptor;
 
 use self::desk::{Bench, Desk};
 use super::api::Driver;
-use super::cleanup::{self, Terms};
+use super::cleanup;
+use super::cleanup::Terms;
 use super::dockerd;
 use crate::alloc::Context;
 use crate::config::Level;
-use crate::log::{Entry, Log};
 use crate::model::StoreSpec;
-use crate::{host, store};
+use crate::store;
+use crate::sys::host;
+use crate::telemetry::log::{Entry, Log};
 pub use listen::Client;
 
 /// How long requests that came in before the end may take after it.

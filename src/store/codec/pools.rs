@@ -4,10 +4,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::super::keys;
 use super::{AddrV1, Bad, seal, unseal};
 use crate::model::{Node, Pool, PoolId};
 use crate::net::Subnet;
+use crate::store::embedded::keys;
 
 #[derive(Serialize, Deserialize)]
 struct PoolV1<'a> {

@@ -6,11 +6,12 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use super::super::lock::Lock;
-use super::super::view::{Each, Kv, KvMut, Tables};
-use super::super::{changes, keys};
 use super::Place;
-use super::redb::{self, Writer};
+use super::database;
+use super::database::Writer;
+use super::lock::Lock;
+use super::view::{Each, Kv, KvMut, Tables};
+use super::{changes, keys};
 use crate::alloc::{Change, Context, Holder, View};
 use crate::error::StoreError;
 use crate::model::{BootId, Kind, SetName};
@@ -25,7 +26,7 @@ pub(super) fn leave(
 ) -> Result<(), StoreError> {
     let home = keys::home(set);
     let mut living = None;
-    let was_home = redb::look(&place.path, Some(lock), |tables| {
+    let was_home = database::look(&place.path, Some(lock), |tables| {
         if tables.kv.get(&home)?.is_none() {
             return Ok(false);
         }
@@ -40,7 +41,7 @@ pub(super) fn leave(
         return Err(StoreError::Moved { set, path, lease: Box::new(lease), persist });
     }
     if was_home == Some(true) {
-        redb::write(&place.path, place.flush, lock, |tables| {
+        database::write(&place.path, place.flush, lock, |tables| {
             tables.kv.remove(&home).map(ControlFlow::Continue)
         })?;
     }
@@ -82,7 +83,7 @@ pub(super) fn copy_others(
     cx: &Context,
 ) -> Result<bool, StoreError> {
     let mut others = Vec::new();
-    redb::look(from, None, |tables| {
+    database::look(from, None, |tables| {
         tables.leases(None, &mut |lease| {
             let theirs = lease.node.machine != cx.node.machine;
             if theirs && lease.kind != Kind::Reserved && lease.boot.as_ref() != ended {
@@ -103,7 +104,7 @@ pub(super) fn copy_outliving(
     keep: &Path,
     to: &mut Tables<'_, Writer<'_, '_>>,
 ) -> Result<(), StoreError> {
-    redb::look(keep, None, |from| {
+    database::look(keep, None, |from| {
         for kind in keys::OUTLIVING {
             from.kv.scan(&[kind], &keys::behind(&[kind]), &mut |key, value| {
                 to.kv.put(key, value)?;

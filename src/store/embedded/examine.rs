@@ -10,17 +10,20 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::super::backend::Flush;
-use super::super::lock::Lock;
-use super::super::salvage::{self, Standing};
-use super::super::view::{Kv, KvMut, Tables};
-use super::super::{Problem, Repair, boot, codec, files, keys, occupancy, sound};
 use super::Embedded;
-use super::redb::{self, Writer};
+use super::backend::Flush;
+use super::database;
+use super::database::Writer;
+use super::lock::Lock;
+use super::repair;
+use super::repair::Standing;
+use super::view::{Kv, KvMut, Tables};
+use super::{boot, check, files, keys, occupancy};
 use crate::alloc::{Context, Definition, View};
 use crate::error::StoreError;
 use crate::model::{Kind, Lease, Node, Origin, Owner, SetName};
 use crate::net::Addr;
+use crate::store::{Problem, Repair, codec};
 
 const REPAIR: &str =
     "run `sublet doctor --repair`: it keeps a copy, and every lease that can be read";
@@ -169,9 +172,9 @@ fn look_at(
     lock: &Lock,
     cx: &Context,
     definitions: &mut Vec<Definition>,
-) -> Result<Vec<sound::Fault>, StoreError> {
-    let faults = redb::look(path, Some(lock), |tables| {
-        let faults = sound::faults(tables, cx.now, path)?;
+) -> Result<Vec<check::Fault>, StoreError> {
+    let faults = database::look(path, Some(lock), |tables| {
+        let faults = check::faults(tables, cx.now, path)?;
         if faults.is_empty() {
             definitions.extend(tables.definitions()?);
         }
@@ -253,7 +256,7 @@ fn rebuild(path: &Path, lock: &Lock, cx: &Context, repair: &mut Repair) -> Resul
         return Err(error);
     }
     let copy = set_aside(path, cx)?;
-    let done = redb::create(path, Flush::ToDisk, |tables| {
+    let done = database::create(path, Flush::ToDisk, |tables| {
         let mut work = Work {
             tables,
             cx,
@@ -263,7 +266,7 @@ fn rebuild(path: &Path, lock: &Lock, cx: &Context, repair: &mut Repair) -> Resul
             unread: BTreeSet::new(),
         };
         for standing in [Standing::Current, Standing::Doubtful] {
-            salvage::records(path, lock, &mut |key, value, found| {
+            repair::records(path, lock, &mut |key, value, found| {
                 if found == standing { work.take(key, value, standing) } else { Ok(()) }
             })?;
         }
@@ -272,7 +275,7 @@ fn rebuild(path: &Path, lock: &Lock, cx: &Context, repair: &mut Repair) -> Resul
             return Err(StoreError::Damaged { path: path.to_owned(), what });
         }
         let whole =
-            salvage::records(path, lock, &mut |key, value, _| work.look_for_lost(key, value))?;
+            repair::records(path, lock, &mut |key, value, _| work.look_for_lost(key, value))?;
         if !whole {
             work.note(GAPS.to_owned());
         }
@@ -304,7 +307,7 @@ struct Work<'a, 't, 'w, 'k> {
 impl Work<'_, '_, '_, '_> {
     /// One record; those that can be made from others are made from them.
     fn take(&mut self, key: &[u8], value: &[u8], standing: Standing) -> Result<(), StoreError> {
-        let sound::Nature::Told(kind) = sound::nature(key) else { return Ok(()) };
+        let check::Nature::Told(kind) = check::nature(key) else { return Ok(()) };
         self.found = true;
         let home = key.first() == Some(&b'H') && standing == Standing::Doubtful;
         if home
@@ -313,12 +316,12 @@ impl Work<'_, '_, '_, '_> {
         {
             return Ok(());
         }
-        match sound::read(key, value) {
+        match check::read(key, value) {
             Ok(Some(lease)) => self.lease(lease, standing),
             Ok(None) => {
                 // A doubtful record that contradicts another is the older one.
-                if sound::write(self.tables, key, value).is_err() {
-                    self.note(format!("{kind} {}: left out", sound::shown(key)));
+                if check::write(self.tables, key, value).is_err() {
+                    self.note(format!("{kind} {}: left out", check::shown(key)));
                 }
                 Ok(())
             }
@@ -326,7 +329,7 @@ impl Work<'_, '_, '_, '_> {
                 if let Some(at) = keys::read_lease(key) {
                     self.unread.insert(at);
                 } else {
-                    self.note(format!("{kind} {}: left out, {what}", sound::shown(key)));
+                    self.note(format!("{kind} {}: left out, {what}", check::shown(key)));
                 }
                 Ok(())
             }
@@ -374,14 +377,14 @@ impl Work<'_, '_, '_, '_> {
             self.tables.kv.put(&keys::home(&set), &[])?;
             self.doubtful.insert((set, addr));
         }
-        sound::write(self.tables, &key, &codec::lease(&key, &lease))?;
+        check::write(self.tables, &key, &codec::lease(&key, &lease))?;
         self.repair.kept += 1;
         Ok(())
     }
 
     fn free(&mut self, lease: &Lease) -> Result<(), StoreError> {
         let change = crate::alloc::Change::Free { lease: lease.clone(), until: None };
-        super::super::changes::make(self.tables, &change, self.cx.now).map(drop)
+        super::changes::make(self.tables, &change, self.cx.now).map(drop)
     }
 
     /// Addresses that an index knows as taken.
@@ -427,7 +430,7 @@ impl Work<'_, '_, '_, '_> {
                 cooldown: 0,
             };
             let change = crate::alloc::Change::Put(lease);
-            super::super::changes::make(self.tables, &change, self.cx.now)?;
+            super::changes::make(self.tables, &change, self.cx.now)?;
             self.note(format!(
                 "{addr} of {set}: its lease cannot be read, it is reserved; once no container has it: \
                  sublet unreserve {set} {addr}"

@@ -6,13 +6,15 @@
 
 use std::collections::BTreeSet;
 
-use super::super::codec::{self, Bad};
-use super::super::view::{Kv, Tables};
-use super::super::{Each, files, keys, pools, redb};
 use super::Embedded;
+use super::view::{Kv, Tables};
+use super::{database, files, keys, pools};
 use crate::alloc::{Command, Context, Plan, Record};
 use crate::error::{Error, StoreError};
 use crate::model::{Kind, Lease, Persist, SetName};
+use crate::store::Each;
+use crate::store::codec;
+use crate::store::codec::Bad;
 
 impl Embedded {
     /// RESTORE: leases where new ones of their kind go, pools where pools are.
@@ -40,7 +42,7 @@ impl Embedded {
         let mut kept = BTreeSet::new();
         if keep.path.exists() {
             let lock = files::lock_to_look(&keep.path, &self.patience)?;
-            let told = redb::look(&keep.path, Some(&lock), |tables| {
+            let told = database::look(&keep.path, Some(&lock), |tables| {
                 let homes = keys::homes();
                 tables.kv.scan(&homes, &keys::behind(&homes), &mut |key, _| {
                     kept.extend(keys::read_home(key));
@@ -56,7 +58,7 @@ impl Embedded {
             let boot = place.path != keep.path;
             let persist = if boot { Persist::Boot } else { Persist::Disk };
             let lock = files::lock_to_look(&place.path, &self.patience)?;
-            let told = redb::look(&place.path, Some(&lock), |tables| {
+            let told = database::look(&place.path, Some(&lock), |tables| {
                 all(tables, &mut |record| {
                     let here = match &record {
                         Record::Lease(l) if l.kind == Kind::Reserved => {

@@ -5,14 +5,16 @@
 
 use std::collections::BTreeMap;
 
-use super::super::lock::Lock;
-use super::super::{Taken, Wanted, files, keys, past};
 use super::Embedded;
-use super::redb::{self, Looked};
+use super::database;
+use super::database::Looked;
+use super::lock::Lock;
+use super::{files, history, keys};
 use crate::alloc::{Context, Definition, Holder, View};
 use crate::error::StoreError;
 use crate::model::{Counter, Event, Kind, Lease, SetName};
 use crate::net::{Addr, Family};
+use crate::store::{Taken, Wanted};
 
 /// What is done with a file.
 type Look<'a> = dyn FnMut(&Looked<'_>) -> Result<(), StoreError> + 'a;
@@ -31,7 +33,7 @@ impl Embedded {
         let locks: Vec<Lock> = places.iter().map(|p| lock(&p.path)).collect::<Result<_, _>>()?;
         for work in works {
             for (place, lock) in places.iter().zip(&locks) {
-                redb::look(&place.path, Some(lock), |tables| work(tables))?;
+                database::look(&place.path, Some(lock), |tables| work(tables))?;
             }
         }
         Ok(())
@@ -109,7 +111,7 @@ impl Embedded {
     pub(super) fn walk_definitions(&self, cx: &Context) -> Result<Vec<Definition>, StoreError> {
         let mut all = BTreeMap::new();
         let mut look = |tables: &Looked<'_>| {
-            use super::super::view::Kv;
+            use super::view::Kv;
             for definition in tables.definitions()? {
                 let here = tables.kv.get(&keys::home(&definition.set))?.is_some();
                 if here || !all.contains_key(&definition.network) {
@@ -130,8 +132,8 @@ impl Embedded {
     ) -> Result<Vec<Event>, StoreError> {
         let (mut all, mut begun) = (Vec::new(), None);
         let mut look = |tables: &Looked<'_>| {
-            all.extend(past::events(tables, wanted)?);
-            begun = begun.or(past::begun(tables)?);
+            all.extend(history::events(tables, wanted)?);
+            begun = begun.or(history::begun(tables)?);
             Ok(())
         };
         self.look_around(cx, &mut [&mut look])?;
@@ -141,8 +143,8 @@ impl Embedded {
             self.files.boot_leases().to_owned()
         };
         // Nothing of it was flushed: what a power cut has torn tells nothing.
-        let before = redb::look(&ended, None, |tables| {
-            past::of_ended_boot(tables, begun.unwrap_or(cx.now), cx, wanted)
+        let before = database::look(&ended, None, |tables| {
+            history::of_ended_boot(tables, begun.unwrap_or(cx.now), cx, wanted)
         });
         all.extend(before.ok().flatten().unwrap_or_default());
         all.sort_by_key(|event| event.time);
@@ -153,7 +155,7 @@ impl Embedded {
     pub(super) fn walk_counters(&self, cx: &Context) -> Result<Vec<Counter>, StoreError> {
         let mut all: BTreeMap<_, Counter> = BTreeMap::new();
         let mut look = |tables: &Looked<'_>| {
-            for c in past::counters(tables)? {
+            for c in history::counters(tables)? {
                 let none = || Counter::new(c.set.clone(), c.face, c.verb, c.ending);
                 let key = (c.set.clone(), c.face, c.verb, c.ending);
                 all.entry(key).or_insert_with(none).merge(&c);

@@ -93,8 +93,8 @@ impl Stage {
 
     /// Leases are as old as a second is long; cleanup spares those of its own.
     fn grow_old() {
-        let begin = sublet::host::now();
-        until("a second", || sublet::host::now() > begin);
+        let begin = sublet::sys::host::now();
+        until("a second", || sublet::sys::host::now() > begin);
     }
 }
 

@@ -201,7 +201,7 @@ proptest! {
                 }
             }
         }
-        let cx = sublet::host::facts(&|_| None).context();
+        let cx = sublet::sys::host::facts(&|_| None).context();
         let mut leased = BTreeSet::new();
         pure.store.list(&cx, &mut |l| assert!(leased.insert(format!("{} {}", l.set, l.addr)))).unwrap();
         prop_assert_eq!(leased.len(), model.leases.len());

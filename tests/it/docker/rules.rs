@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use sublet::alloc::{Command, Outcome, ReleaseAddress};
 use sublet::docker::{Driver, Undo, handle};
-use sublet::host;
 use sublet::model::Wait;
 use sublet::net::{Addr, Span};
 use sublet::store::lock_file;
+use sublet::sys::host;
 
 use super::daemon::{Client, Daemon, a_pool, exists, subletd, until};
 use super::story::Pure;

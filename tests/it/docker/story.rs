@@ -10,9 +10,10 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 use sublet::docker::{Driver, Settings, Supernet, handle};
-use sublet::host;
 use sublet::model::{History, Persist, StoreSpec, Wait};
-use sublet::store::{self, Store};
+use sublet::store;
+use sublet::store::Store;
+use sublet::sys::host;
 use tempfile::TempDir;
 
 use super::daemon::Daemon;

@@ -71,7 +71,7 @@ pub fn open(file: &Path, persist: Persist) -> Box<dyn Store> {
 
 /// As the real program has it, so that both are of one boot and machine.
 pub fn now() -> Context {
-    sublet::host::facts(&|_| None).context()
+    sublet::sys::host::facts(&|_| None).context()
 }
 
 /// The same machine in another boot.

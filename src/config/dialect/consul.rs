@@ -1,0 +1,40 @@
+//! cni-ipam-consul's dialect: `consul_addr`, `consul_port`, `dc`.
+//!
+//! Owns: those keys, and what differs from host-local's: host bits of a subnet are ignored, the
+//! network's name may be absent, nothing is ever kept in a file of this node.
+//! Invariant: the store is Consul, whatever else the configuration says.
+
+use super::native;
+use crate::config::error::ConfigError;
+use crate::config::netconf::{Netconf, Rules, named};
+use crate::config::{Cleanup, Config, Dialect, Inputs, cluster};
+use crate::model::NetworkName;
+
+/// Claimed by any of its three keys.
+pub const RULES: Rules = Rules {
+    dialect: Dialect::Consul,
+    claims: |ipam| ["consul_addr", "consul_port", "dc"].iter().any(|key| ipam.has(key)),
+    name: |name| match name {
+        None | Some("") => Ok(NetworkName::unnamed()),
+        Some(name) => named(name),
+    },
+    config,
+    cleanup,
+};
+
+fn config(conf: &Netconf, inputs: &Inputs) -> Result<Config, ConfigError> {
+    let ipam = conf.ipam()?;
+    // Looked at first, so that a slip here is what is told of.
+    cluster::consul_endpoint(&ipam)?;
+    ipam.text("dc")?;
+    if !ipam.has("subnet") && !ipam.has("ranges") {
+        return Err(ConfigError::invalid(
+            "missing field \"subnet\" in IPAM configuration; give ipam.subnet, as 203.0.113.0/24",
+        ));
+    }
+    native::build(conf, inputs, Dialect::Consul)
+}
+
+fn cleanup(conf: &Netconf, inputs: &Inputs) -> Cleanup {
+    native::tidy(conf, inputs, Dialect::Consul)
+}

@@ -1,0 +1,177 @@
+//! Our own dialect: host-local's keys and ours.
+//!
+//! Owns: what our keys mean. Does not own: ranges and routes (`host_local`), the place of leases
+//! (`place`).
+//! Invariant: every value that is refused is named with its place and the values it may have.
+
+use super::host_local::{Sources, range_sets, routes};
+use crate::alloc::{Cooldown, OnDuplicate, Strategy};
+use crate::config::args;
+use crate::config::args::Args;
+use crate::config::cidr::span;
+use crate::config::error::{ConfigError, Warning};
+use crate::config::fields::Fields;
+use crate::config::netconf::{Netconf, Rules, attachment, named};
+use crate::config::place::Place;
+use crate::config::raw::quote;
+use crate::config::{Cleanup, Config, Dialect, Inputs, define, dns, duration, keys, word};
+use crate::model::{NetworkName, Origin, Owner, SetName, StoreSpec};
+use crate::net::{Range, RangeSet, Span};
+
+/// Whatever no other dialect claims.
+pub const RULES: Rules = Rules {
+    dialect: Dialect::Native,
+    claims: |_| true,
+    name: |name| named(name.unwrap_or_default()),
+    config: |conf, inputs| build(conf, inputs, Dialect::Native),
+    cleanup: |conf, inputs| tidy(conf, inputs, Dialect::Native),
+};
+
+/// A configuration in host-local's keys and ours; the Consul dialect's is one as well.
+pub fn build(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Result<Config, ConfigError> {
+    let mut warnings = Vec::new();
+    let root = conf.root();
+    let ipam = conf.ipam()?;
+    let network = conf.name()?;
+    let place = Place { ipam: &ipam, inputs, dialect };
+    keys::warn_of_near(&ipam, keys::IPAM, &mut warnings);
+    let args = Args::parse(&inputs.args)?;
+    let exclude = exclude(&ipam)?;
+    let sets = range_sets(
+        &Sources {
+            root: &root,
+            ipam: &ipam,
+            exclude: &exclude,
+            mask: dialect == Dialect::Consul,
+            one_per_family: inputs.one_per_family.then(|| conf.version()),
+        },
+        &mut warnings,
+    )?;
+    warn_of_idle(&exclude, &sets, &mut warnings);
+    let set = shared(&ipam)?.unwrap_or_else(|| network.clone());
+    let store = place.store(&mut warnings)?;
+    let attachment = attachment(&network, inputs);
+    // host-local's leases are of this host alone.
+    let legacy_dir = place.legacy_dir(&network)?.filter(|_| !store.is_cluster());
+    Ok(Config {
+        dialect,
+        set: SetName(set.to_string()),
+        owner: attachment.clone().map(Owner::Attachment),
+        wanted: args::wanted(&root, &args)?,
+        strategy: strategy(&ipam, &store)?,
+        cooldown: cooldown(&ipam)?,
+        sticky: ipam.flag("sticky")?,
+        on_duplicate: word(
+            &ipam,
+            "onDuplicate",
+            &[("same", OnDuplicate::Same), ("error", OnDuplicate::Error)],
+        )?,
+        claim_gateways: false,
+        origin: Origin {
+            attachment,
+            netns: None,
+            pod: args.pod(),
+            mac: args::mac(&root, &args),
+            endpoint: None,
+            note: None,
+            holder: None,
+        },
+        define: define::asked(conf, dialect, &store)?,
+        routes: routes(&ipam, &mut warnings)?,
+        dns: dns::dns(&ipam)?,
+        log: place.log(&mut warnings)?,
+        network,
+        sets,
+        store,
+        legacy_dir,
+        warnings,
+    })
+}
+
+/// What a DEL or GC needs, from whatever can be understood.
+pub fn tidy(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Cleanup {
+    let ipam = conf.ipam_anyway();
+    let place = Place { ipam: &ipam, inputs, dialect };
+    let network = conf.name().unwrap_or_else(|_| NetworkName::unnamed());
+    let set = shared(&ipam).ok().flatten().unwrap_or_else(|| network.clone());
+    let store = place.store_anyway();
+    let legacy_dir = place.legacy_dir(&network).ok().flatten().filter(|_| !store.is_cluster());
+    Cleanup {
+        dialect,
+        set: SetName(set.to_string()),
+        owner: attachment(&network, inputs).map(Owner::Attachment),
+        addrs: Vec::new(),
+        rewind: false,
+        store,
+        legacy_dir,
+        log: place.log_anyway(),
+        network,
+    }
+}
+
+fn shared(ipam: &Fields) -> Result<Option<NetworkName>, ConfigError> {
+    let Some(text) = ipam.text("shared")? else {
+        return Ok(None);
+    };
+    NetworkName::new(text).map(Some).map_err(|_| {
+        ConfigError::invalid(format!(
+            "ipam.shared is {}; a name begins with a letter or digit and goes on with letters, \
+             digits, \"_\", \".\" and \"-\"",
+            quote(text)
+        ))
+        .at(ipam.way_to("shared"))
+    })
+}
+
+fn exclude(ipam: &Fields) -> Result<Vec<Span>, ConfigError> {
+    match ipam.get("exclude") {
+        None => Ok(Vec::new()),
+        Some(node) if node.is_list() => node.list()?.iter().map(span).collect(),
+        Some(node) => match node.text() {
+            Ok("") => Ok(Vec::new()),
+            Ok(_) => Ok(vec![span(&node)?]),
+            Err(_) => Err(node.must_be("a string or a list of strings")),
+        },
+    }
+}
+
+/// An exclusion that leaves nothing out is probably a slip.
+fn warn_of_idle(exclude: &[Span], sets: &[RangeSet], warnings: &mut Vec<Warning>) {
+    let bounds = || sets.iter().flat_map(RangeSet::ranges).map(Range::bounds);
+    for span in exclude.iter().filter(|span| !bounds().any(|b| b.overlaps(**span))) {
+        let text = format!("ipam.exclude: {span} lies in no range");
+        warnings.push(Warning::new("ipam.exclude", text));
+    }
+}
+
+fn strategy(ipam: &Fields, store: &StoreSpec) -> Result<Strategy, ConfigError> {
+    if ipam.text("strategy")?.is_none() && store.is_cluster() {
+        // In a cluster every other order makes all nodes contend for the same next address.
+        return Ok(Strategy::Hash);
+    }
+    let words = [
+        ("round-robin", Strategy::RoundRobin),
+        ("lowest", Strategy::Lowest),
+        ("random", Strategy::Random),
+        ("hash", Strategy::Hash),
+    ];
+    word(ipam, "strategy", &words)
+}
+
+fn cooldown(ipam: &Fields) -> Result<Cooldown, ConfigError> {
+    let strict = ipam.flag("cooldownStrict")?;
+    let Some(text) = ipam.text("cooldown")? else {
+        return Ok(Cooldown { seconds: 0, strict });
+    };
+    let nanos = duration::parse(text).and_then(|nanos| u64::try_from(nanos).ok());
+    let Some(nanos) = nanos else {
+        return Err(ConfigError::invalid(format!(
+            "ipam.cooldown is {}; it takes {}, not a negative one",
+            quote(text),
+            duration::HOW
+        ))
+        .at(ipam.way_to("cooldown")));
+    };
+    let seconds = u32::try_from(nanos.div_ceil(1_000_000_000)).unwrap_or(u32::MAX);
+    Ok(Cooldown { seconds, strict })
+}

@@ -1,0 +1,464 @@
+//! A configuration file as a person wrote it: one network or a list of plugins, and all that is
+//! wrong or odd in it.
+//!
+//! Owns: what in a file is for us, the findings, each with its place. Does not own: the rules of a
+//! configuration, which are those of an ADD.
+//! Invariant: what an ADD refuses is an error here, and so is a key that was meant and does nothing.
+
+use std::collections::HashSet;
+use std::io::{self, Read};
+use std::path::Path;
+
+use super::error::ConfigError;
+use super::fields::{Fields, Node, inside};
+use super::locate;
+use super::locate::Position;
+use super::netconf::Netconf;
+use super::raw::{Json, quote};
+use super::{Config, Inputs, VERSIONS, keys};
+use crate::sys::files;
+
+/// The names under which we are called: our own, and those of the plugins that we stand in for.
+const OURS: [&str; 5] = ["sublet", "host-local", "ecs-ipam", "consul", "cni-ipam-consul"];
+
+/// What a list gives to each of its plugins.
+const LIST: [&str; 2] = ["name", "cniVersion"];
+
+/// As much as is read from standard input for an ADD.
+const LONGEST: u64 = 16 << 20;
+
+/// What a file says.
+#[derive(Clone, Debug, Default)]
+pub struct Inspection {
+    /// What there is for a plugin to do, in order.
+    pub parts: Vec<Part>,
+    /// What is wrong or odd, in the order of the text.
+    pub findings: Vec<Finding>,
+}
+
+/// One plugin's configuration.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// The plugin that it is for.
+    pub plugin: String,
+    /// Whom that asks for addresses; nothing where it asks nobody.
+    pub ipam: String,
+    /// Whether that is us.
+    pub ours: bool,
+    /// What an ADD would make of it; `None` where it is not ours, or an ADD would refuse it.
+    pub config: Option<Config>,
+}
+
+/// Something wrong or odd.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Where.
+    pub at: Position,
+    /// The same as keys and indices: `plugins[0].ipam.subnet`; empty for all of the file.
+    pub place: String,
+    /// Whether the configuration cannot be meant so; else it is only worth a look.
+    pub error: bool,
+    /// What, and what to do.
+    pub text: String,
+}
+
+/// Reads a file and looks at it; an error if it cannot be read.
+pub fn file(path: &Path) -> io::Result<Inspection> {
+    let mut bytes = Vec::new();
+    files::open(path)?.take(LONGEST + 1).read_to_end(&mut bytes)?;
+    Ok(bytes_of(&bytes))
+}
+
+/// Looks at the content of a file.
+pub fn bytes_of(bytes: &[u8]) -> Inspection {
+    if u64::try_from(bytes.len()).is_ok_and(|n| n > LONGEST) {
+        let text = "longer than 16 MiB, which is more than a plugin reads".to_owned();
+        let at = Position { line: 1, column: 1 };
+        let finding = Finding { at, place: String::new(), error: true, text };
+        return Inspection { parts: Vec::new(), findings: vec![finding] };
+    }
+    let text = String::from_utf8_lossy(bytes);
+    let mut look = Look::default();
+    let json = match Json::parse(bytes) {
+        Ok(json) => json,
+        Err(e) => return Inspection { parts: Vec::new(), findings: vec![syntax(&text, &e)] },
+    };
+    look.file(json);
+    let mut findings = look.placed(&text);
+    if let Err(e) = std::str::from_utf8(bytes) {
+        let at = locate::Cursor::new(&text).advance(e.valid_up_to());
+        let text = "not UTF-8: a plugin reads U+FFFD in its place".to_owned();
+        findings.push(Finding { at, place: String::new(), error: true, text });
+    }
+    findings.sort_by_key(|f| f.at);
+    Inspection { parts: look.parts, findings }
+}
+
+fn syntax(text: &str, e: &serde_json::Error) -> Finding {
+    let told = e.to_string();
+    let what = told.split(" at line ").next().unwrap_or(&told);
+    // serde_json counts bytes, and a word that the end of its line cuts off for the next line.
+    let (line, column) = match (e.line(), e.column()) {
+        (line @ 2.., 0) => (line - 1, usize::MAX),
+        (line, column) => (line.max(1), column.saturating_sub(1)),
+    };
+    let written = text.split('\n').nth(line - 1).unwrap_or_default();
+    let before = written.get(..column).unwrap_or(written);
+    let at = Position { line, column: before.chars().count() + 1 };
+    let bom =
+        if text.starts_with('\u{feff}') { "; the file begins with a byte order mark" } else { "" };
+    Finding { at, place: String::new(), error: true, text: format!("no JSON: {what}{bom}") }
+}
+
+/// A finding before it is known where its place is.
+struct Note {
+    place: String,
+    at_key: bool,
+    error: bool,
+    text: String,
+}
+
+#[derive(Default)]
+struct Look {
+    parts: Vec<Part>,
+    notes: Vec<Note>,
+}
+
+impl Look {
+    fn error(&mut self, place: impl Into<String>, text: impl Into<String>) {
+        self.notes.push(Note {
+            place: place.into(),
+            at_key: false,
+            error: true,
+            text: text.into(),
+        });
+    }
+
+    fn warn(&mut self, place: impl Into<String>, text: impl Into<String>) {
+        self.notes.push(Note {
+            place: place.into(),
+            at_key: true,
+            error: false,
+            text: text.into(),
+        });
+    }
+
+    fn refused(&mut self, prefix: &str, e: &ConfigError, otherwise: &str) {
+        let details = e.details().map(|d| format!(": {d}")).unwrap_or_default();
+        self.error(under(prefix, e.place().unwrap_or(otherwise)), format!("{e}{details}"));
+    }
+
+    fn file(&mut self, json: Json) {
+        let Json::Object(pairs) = json else {
+            return self.error("", format!("must be an object, not {}", json.describe()));
+        };
+        let root = Fields::root(&pairs);
+        self.version(&root);
+        if !root.has("plugins") {
+            return self.part("", &pairs);
+        }
+        self.twice("", &root);
+        if let Err(e) = root.text("name").and_then(|n| super::netconf::named(n.unwrap_or_default()))
+        {
+            self.refused("", &e, "name");
+        }
+        let plugins = match root.list("plugins") {
+            Ok(plugins) if !plugins.is_empty() => plugins,
+            Ok(_) => {
+                return self.error("plugins", "a list of no plugins: nothing sets up a network");
+            }
+            Err(e) => return self.refused("", &e, "plugins"),
+        };
+        let of_list = |(key, _): &&(String, Json)| LIST.contains(&&**key);
+        let given: Vec<(String, Json)> = pairs.iter().filter(of_list).cloned().collect();
+        for node in plugins {
+            let place = node.path().to_owned();
+            match node.fields() {
+                Ok(fields) => self.part(&place, &injected(&given, &fields)),
+                Err(e) => self.refused("", &e, &place),
+            }
+        }
+        if self.parts.iter().filter(|part| part.ours).count() > 1 {
+            self.warn(
+                "plugins",
+                "several plugins of this list ask for addresses: for one interface of one container \
+                 they get the same",
+            );
+        }
+    }
+
+    fn version(&mut self, root: &Fields) {
+        match root.text("cniVersion") {
+            Ok(Some(text)) if !VERSIONS.contains(&text) => {
+                let known = VERSIONS.join(", ");
+                self.error("cniVersion", format!("{} is none of {known}", quote(text)));
+            }
+            Ok(_) => {}
+            Err(e) => self.refused("", &e, "cniVersion"),
+        }
+    }
+
+    /// One plugin's configuration, which stands at `place`.
+    fn part(&mut self, place: &str, pairs: &[(String, Json)]) {
+        let root = Fields::root(pairs);
+        self.twice(place, &root);
+        let plugin = self.word(place, &root, "type").unwrap_or_default();
+        if plugin.is_empty() && !place.is_empty() {
+            self.error(under(place, "type"), "type is missing: which plugin is to be called?");
+        }
+        if plugin == OURS[0] {
+            self.error(
+                under(place, "type"),
+                "sublet gives addresses and makes no interface: name it as ipam.type of bridge, ptp, \
+                 macvlan or another",
+            );
+        }
+        let ipam = match root.object("ipam") {
+            Ok(Some(ipam)) => ipam,
+            Ok(None) if plugin.is_empty() && place.is_empty() => {
+                return self.error("ipam", "IPAM config missing 'ipam' key");
+            }
+            Ok(None) => {
+                let part = Part { plugin, ipam: String::new(), ours: false, config: None };
+                return self.parts.push(part);
+            }
+            Err(e) => return self.refused(place, &e, "ipam"),
+        };
+        let named = self.word(place, &ipam, "type").unwrap_or_default();
+        let silent = ipam.keys().next().is_none();
+        let ours = OURS.contains(&&*named) || named.is_empty() && !silent;
+        if ours && named.is_empty() {
+            let text = "ipam.type is missing: a network plugin calls the program that it names";
+            self.warn(under(place, "ipam"), text);
+        } else if !ours && OURS.iter().any(|name| strsim::levenshtein(&named, name) <= 2) {
+            let text = format!("ipam.type is {}; did you mean sublet?", quote(&named));
+            self.error(under(place, "ipam.type"), text);
+        }
+        let mut part = Part { plugin, ipam: named, ours, config: None };
+        if ours {
+            self.keys(place, &ipam);
+            part.config = self.config(place, pairs.to_vec());
+        }
+        self.parts.push(part);
+    }
+
+    fn word(&mut self, place: &str, fields: &Fields, name: &str) -> Option<String> {
+        match fields.text(name) {
+            Ok(text) => text.map(str::to_owned),
+            Err(e) => {
+                self.refused(place, &e, name);
+                None
+            }
+        }
+    }
+
+    /// What an ADD makes of it.
+    fn config(&mut self, place: &str, pairs: Vec<(String, Json)>) -> Option<Config> {
+        let conf = match Netconf::from_pairs(pairs) {
+            Ok(conf) => conf,
+            Err(e) => {
+                self.refused(place, &e, "");
+                return None;
+            }
+        };
+        if from_the_runtime(&conf) {
+            let text = "no ranges here: the runtime has to pass them as its ipRanges capability";
+            self.warn(under(place, "ipam"), text);
+            return None;
+        }
+        let one_per_family = matches!(conf.version(), "0.1.0" | "0.2.0");
+        match conf.config(&Inputs { one_per_family, ..Inputs::default() }) {
+            Ok(config) => {
+                for warning in config.warnings.iter().filter(|w| !w.slip) {
+                    self.warn(under(place, &warning.place), &*warning.text);
+                }
+                Some(config)
+            }
+            Err(e) => {
+                self.refused(place, &e, "ipam");
+                None
+            }
+        }
+    }
+
+    /// Keys that nobody understands, inside `ipam` and below.
+    fn keys(&mut self, place: &str, ipam: &Fields) {
+        self.twice(place, ipam);
+        self.unknown(place, ipam, keys::IPAM);
+        let lists = |name| ipam.list(name).unwrap_or_default();
+        for set in lists("ranges") {
+            for range in set.list().unwrap_or_default() {
+                self.below(place, range, keys::RANGE);
+            }
+        }
+        for route in lists("routes") {
+            self.below(place, route, keys::ROUTE);
+        }
+        if let Ok(Some(store)) = ipam.object("store") {
+            for engine in ["etcd", "consul"].iter().filter_map(|name| store.get(name)) {
+                self.below(place, engine, keys::CLUSTER);
+            }
+        }
+    }
+
+    fn below(&mut self, place: &str, node: Node, known: &[&str]) {
+        if let Ok(fields) = node.fields() {
+            self.twice(place, &fields);
+            self.unknown(place, &fields, known);
+        }
+    }
+
+    fn unknown(&mut self, place: &str, fields: &Fields, known: &[&str]) {
+        for key in keys::unknown(fields, known) {
+            let at = fields.inside(key);
+            let slip = keys::slip(fields, key, known);
+            let error = slip.is_some();
+            let text =
+                slip.map_or_else(|| format!("unknown key {at}: it does nothing"), |slip| slip.text);
+            self.notes.push(Note { place: under(place, &at), at_key: true, error, text });
+        }
+    }
+
+    /// Keys that are given twice, be it in another spelling.
+    fn twice(&mut self, place: &str, fields: &Fields) {
+        let mut seen = HashSet::new();
+        for key in fields.keys() {
+            if !seen.insert(key.replace('-', "").to_ascii_lowercase()) {
+                let at = under(place, &fields.inside(key));
+                self.warn(at, format!("{key} is given twice; the last one counts"));
+            }
+        }
+    }
+
+    /// The findings in the order of the text; errors first where several are of one place.
+    fn placed(&self, text: &str) -> Vec<Finding> {
+        let ways: Vec<Vec<&str>> = self.notes.iter().map(|note| outwards(&note.place)).collect();
+        let wanted: HashSet<&str> = ways.iter().flatten().copied().collect();
+        let spots = locate::spots(text, &wanted);
+        let mut found: Vec<(usize, &str, &Note)> = Vec::new();
+        for (note, ways) in self.notes.iter().zip(&ways) {
+            let spot = ways.iter().find_map(|way| spots.get(*way).map(|spot| (*way, *spot)));
+            let (way, spot) = spot.unwrap_or_default();
+            found.push((if note.at_key { spot.key } else { spot.value }, way, note));
+        }
+        found.sort_by_key(|(offset, _, note)| (*offset, !note.error));
+        let mut place = locate::Cursor::new(text);
+        let finding = |(offset, way, note): (usize, &str, &Note)| Finding {
+            at: place.advance(offset),
+            place: way.to_owned(),
+            error: note.error,
+            text: note.text.clone(),
+        };
+        found.into_iter().map(finding).collect()
+    }
+}
+
+/// A place and all that it lies in, outermost last.
+fn outwards(place: &str) -> Vec<&str> {
+    let mut ways = vec![place];
+    let mut rest = place;
+    while let Some(end) = rest.rfind(['.', '[']) {
+        rest = &rest[..end];
+        ways.push(rest);
+    }
+    ways.push("");
+    ways
+}
+
+/// A place inside a plugin's configuration as one of the file. A list gives its plugins its own name
+/// and version.
+fn under(prefix: &str, place: &str) -> String {
+    match place {
+        _ if prefix.is_empty() => place.to_owned(),
+        "" => prefix.to_owned(),
+        "name" | "cniVersion" => place.to_owned(),
+        _ => inside(prefix, place),
+    }
+}
+
+/// A plugin's configuration as libcni passes it: with the list's name and version.
+fn injected(given: &[(String, Json)], plugin: &Fields) -> Vec<(String, Json)> {
+    let own = plugin.pairs().iter().filter(|(key, _)| !LIST.contains(&&**key));
+    own.chain(given).cloned().collect()
+}
+
+/// Whether a configuration without ranges says that the runtime passes some.
+fn from_the_runtime(conf: &Netconf) -> bool {
+    let capable = |root: &Fields| -> Option<bool> {
+        root.object("capabilities").ok()??.flag("ipRanges").ok()
+    };
+    let ipam = conf.ipam_anyway();
+    let none = !ipam.has("subnet") && ipam.list("ranges").is_ok_and(|ranges| ranges.is_empty());
+    none && capable(&conf.root()) == Some(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(text: &str) -> String {
+        let look = |f: &Finding| {
+            let level = if f.error { "error" } else { "warning" };
+            format!("{}:{} {level}: {}", f.at.line, f.at.column, f.text)
+        };
+        let found: Vec<String> = bytes_of(text.as_bytes()).findings.iter().map(look).collect();
+        found.join("\n")
+    }
+
+    #[test]
+    fn a_slip_stands_where_its_key_is() {
+        let text = r#"{"name": "n", "type": "bridge",
+ "ipam": {"type": "sublet", "subnet": "10.1.0.0/16",
+          "range_start": "10.1.0.9", "color": 1}}"#;
+        assert_eq!(
+            told(text),
+            "3:11 error: unknown key ipam.range_start is ignored; did you mean rangeStart?\n\
+             3:38 warning: unknown key ipam.color: it does nothing"
+        );
+    }
+
+    #[test]
+    fn an_error_stands_where_its_value_is() {
+        let text = r#"{"cniVersion": "1.0.0", "name": "n", "plugins": [
+  {"type": "portmap"},
+  {"type": "bridge", "ipam": {"type": "host-local", "ranges": [
+    [{"subnet": "10.1.2.0/24", "rangeStart": "10.1.3.1"}]]}}]}"#;
+        let want =
+            "4:46 error: invalid range set 0: RangeStart 10.1.3.1 not in network 10.1.2.0/24";
+        assert_eq!(told(text), want);
+        let parts = bytes_of(text.as_bytes()).parts;
+        let ours: Vec<bool> = parts.iter().map(|part| part.ours).collect();
+        assert_eq!(ours, [false, true]);
+    }
+
+    #[test]
+    fn who_is_called_by_a_wrong_name() {
+        let of = |ipam: &str| {
+            told(&format!(r#"{{"name": "n", "type": "bridge", "ipam": {{"type": "{ipam}"}}}}"#))
+        };
+        assert_eq!(of("subletd"), "1:50 error: ipam.type is \"subletd\"; did you mean sublet?");
+        assert_eq!(of("dhcp"), "");
+        let ours = r#"{"name": "n", "type": "sublet", "ipam": {"type": "sublet", "subnet": "10.0.0.0/8"}}"#;
+        assert!(told(ours).starts_with("1:23 error: sublet gives addresses"), "{}", told(ours));
+    }
+
+    #[test]
+    fn what_is_no_json() {
+        assert_eq!(told("{\n \"a\": tru\n}"), "2:10 error: no JSON: expected ident");
+        assert!(told("[1]").starts_with("1:1 error: must be an object, not a list"));
+        assert!(told("").starts_with("1:1 error: no JSON: EOF"));
+        assert!(told(&"[".repeat(1 << 20)).starts_with("1:128 error: no JSON: recursion limit"));
+        let text = b"{\"name\": \"n\", \"type\": \"b\xff\"}";
+        let found = bytes_of(text).findings;
+        assert_eq!((found.len(), found[0].at.column), (1, 25));
+    }
+
+    #[test]
+    fn a_list_has_one_name_and_one_version() {
+        let text = r#"{"cniVersion": "9", "name": "-", "plugins": []}"#;
+        let text = told(text);
+        assert!(text.contains("1:16 error: \"9\" is none of 0.1.0, "), "{text}");
+        assert!(text.contains("1:29 error: invalid characters found in network name: -"), "{text}");
+        assert!(text.contains("1:45 error: a list of no plugins"), "{text}");
+    }
+}

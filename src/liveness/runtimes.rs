@@ -1,0 +1,137 @@
+//! Asking a container runtime which containers it knows, running or not.
+//!
+//! Owns: Docker's API over its socket (`GET /containers/json?all=1`, v1.24 and later), and
+//! containerd through its own `ctr`. Does not own: what is concluded from the answer.
+//! Invariant: an answer is whole, or it is an error.
+
+use std::collections::BTreeSet;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use super::stale::Listing;
+
+/// Where Docker listens.
+pub const DOCKER: &str = "/var/run/docker.sock";
+/// Where containerd listens.
+pub const CONTAINERD: &str = "/run/containerd/containerd.sock";
+
+/// Longest wait for an answer.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest answer, in bytes: some hundred thousand containers.
+const LONGEST: u64 = 1 << 28;
+
+/// All containers of the Docker daemon behind a socket.
+pub fn docker(socket: &Path) -> Result<Listing> {
+    let name = || format!("docker at {}", socket.display());
+    let answer = ask(socket).with_context(|| format!("cannot ask {}", name()))?;
+    let containers = containers(&answer).with_context(|| format!("{} answered", name()))?;
+    Ok(Listing { runtime: "docker".to_owned(), containers })
+}
+
+fn ask(socket: &Path) -> io::Result<Vec<u8>> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    // 1.0: the answer comes in one piece, and ends with the connection.
+    stream.write_all(b"GET /containers/json?all=1 HTTP/1.0\r\nHost: docker\r\n\r\n")?;
+    let mut answer = Vec::new();
+    stream.take(LONGEST).read_to_end(&mut answer)?;
+    Ok(answer)
+}
+
+/// The IDs in an HTTP answer.
+fn containers(answer: &[u8]) -> Result<BTreeSet<String>> {
+    let end = answer.windows(4).position(|w| w == b"\r\n\r\n").context("no HTTP")?;
+    let head = String::from_utf8_lossy(&answer[..end]);
+    let body = answer.get(end + 4..).unwrap_or_default();
+    let mut lines = head.lines();
+    let status = lines.next().unwrap_or_default();
+    if status.split(' ').nth(1) != Some("200") {
+        bail!("{status:?}");
+    }
+    for (name, value) in lines.filter_map(|line| line.split_once(':')) {
+        let value = value.trim();
+        if name.eq_ignore_ascii_case("Content-Length") && value != body.len().to_string() {
+            bail!("{} bytes of {value}", body.len());
+        }
+        if name.eq_ignore_ascii_case("Transfer-Encoding") {
+            bail!("in the encoding {value}, which HTTP/1.0 does not have");
+        }
+    }
+    let Value::Array(all) = serde_json::from_slice(body).context("no JSON")? else {
+        bail!("no list of containers");
+    };
+    let id = |container: &Value| container["Id"].as_str().map(str::to_owned);
+    all.iter().map(|c| id(c).context("a container without an Id")).collect()
+}
+
+/// All containers of all namespaces of containerd behind a socket, as `ctr` tells.
+pub fn containerd(socket: &Path, ctr: &str) -> Result<Listing> {
+    let mut containers = BTreeSet::new();
+    for namespace in lines(ctr, socket, &["namespaces", "list", "-q"])? {
+        for id in lines(ctr, socket, &["-n", &namespace, "containers", "list", "-q"])? {
+            // nerdctl tells CNI the namespace too.
+            containers.insert(format!("{namespace}-{id}"));
+            containers.insert(id);
+        }
+    }
+    Ok(Listing { runtime: "containerd".to_owned(), containers })
+}
+
+fn lines(ctr: &str, socket: &Path, args: &[&str]) -> Result<Vec<String>> {
+    let seconds = format!("{}s", TIMEOUT.as_secs());
+    let output = Command::new(ctr)
+        .arg("--address")
+        .arg(socket)
+        .args(["--timeout", &seconds, "--connect-timeout", &seconds])
+        .args(args)
+        .output()
+        .with_context(|| format!("cannot run {ctr}"))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let said = said.lines().last().unwrap_or_default();
+        bail!("{ctr} {} failed: {said}", args.join(" "));
+    }
+    let text =
+        String::from_utf8(output.stdout).with_context(|| format!("{ctr} answered no text"))?;
+    Ok(text.lines().map(str::trim).filter(|l| !l.is_empty()).map(str::to_owned).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_whole_or_an_error() {
+        let of = |text: &str| containers(text.as_bytes());
+        let ok = "HTTP/1.0 200 OK\r\nContent-Length: 25\r\n\r\n[{\"Id\":\"a\"}, {\"Id\":\"b\"} ]";
+        assert_eq!(of(ok).unwrap(), ["a", "b"].map(str::to_owned).into());
+        assert_eq!(of("HTTP/1.0 200 OK\r\n\r\n[]").unwrap(), BTreeSet::new());
+        for wrong in [
+            "",
+            "HTTP/1.0 200 OK\r\n",
+            "HTTP/1.0 500 Internal Server Error\r\n\r\n[]",
+            "HTTP/1.0 200 OK\r\n\r\n",
+            "HTTP/1.0 200 OK\r\n\r\n{\"message\":\"no\"}",
+            "HTTP/1.0 200 OK\r\n\r\n[{\"Id\":\"a\"},",
+            "HTTP/1.0 200 OK\r\n\r\n[{\"Id\":\"a\"},{}]",
+            "HTTP/1.0 200 OK\r\nContent-Length: 9\r\n\r\n[]",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n[]\r\n0\r\n\r\n",
+        ] {
+            assert!(of(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn who_does_not_answer_is_an_error() {
+        assert!(docker(Path::new("/nowhere/docker.sock")).is_err());
+        assert!(containerd(Path::new("/nowhere/c.sock"), "/nowhere/ctr").is_err());
+        assert!(containerd(Path::new("/nowhere/c.sock"), "false").is_err());
+    }
+}

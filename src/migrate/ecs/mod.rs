@@ -1,0 +1,171 @@
+//! Reading the file in which the original ecs-ipam keeps its leases.
+//!
+//! Owns: its keys and values (`ecs-ipam/ipstore`, amazon-ecs-cni-plugins 2026.01.0): one bucket
+//! `IPAM`; an address, IPv6 behind a `6`, leads to eight bytes of a counter and the owner's `id`, or
+//! the word for a gateway; two more keys hold the addresses given last. Does not own: the bolt
+//! format, what becomes of the leases.
+//! Invariant: an address that is leased there is never left out.
+
+mod bolt;
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use crate::alloc::Imported;
+use crate::error::StoreError;
+use crate::model::{Kind, Owner, Wait};
+use crate::net::{Addr, Family};
+use crate::store::{Lock, lock_to_read};
+
+/// What such a file holds, and the lock on it that keeps the original out.
+pub struct Leases {
+    /// The leases and gateways.
+    pub leases: Vec<Imported>,
+    /// The addresses given or freed last.
+    pub cursors: Vec<Addr>,
+    /// What was not understood, and why.
+    pub skipped: Vec<(String, String)>,
+    _lock: Lock,
+}
+
+/// Largest file that is read, in bytes; one with a million leases has a fifth of this.
+const LARGEST: u64 = 1 << 28;
+/// Longest `id` that is kept as it is, in bytes.
+const LONGEST_ID: usize = 4096;
+const COUNTER: usize = 8;
+
+/// Reads a file under its lock.
+pub fn read(path: &Path, wait: Wait) -> Result<Leases, StoreError> {
+    let (lock, file) = lock_to_read(path, wait)?;
+    let bytes = content(&file, path)?;
+    let foreign = |what: String| StoreError::Foreign {
+        path: path.to_owned(),
+        what,
+        advice: "name the file that the original ecs-ipam kept its leases in".to_owned(),
+    };
+    let entries = match bolt::bucket(&bytes, b"IPAM") {
+        Ok(Some(entries)) => entries,
+        Ok(None) => return Err(foreign("it is a bolt file, but has no bucket IPAM".to_owned())),
+        Err(damage) => return Err(foreign(format!("it is no whole bolt file: {damage}"))),
+    };
+    let (leases, cursors, skipped) = (Vec::new(), Vec::new(), Vec::new());
+    let mut read = Leases { leases, cursors, skipped, _lock: lock };
+    for (key, value) in entries {
+        read.entry(key, value);
+    }
+    Ok(read)
+}
+
+fn content(file: &File, path: &Path) -> Result<Vec<u8>, StoreError> {
+    let io = |e| StoreError::io("read", path, e);
+    let mut bytes = Vec::new();
+    file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(io)?;
+    if bytes.len() as u64 > LARGEST {
+        return Err(io(std::io::Error::other(format!("it is larger than {LARGEST} bytes"))));
+    }
+    Ok(bytes)
+}
+
+impl Leases {
+    fn entry(&mut self, key: &[u8], value: &[u8]) {
+        let payload = value.get(COUNTER..).unwrap_or_default();
+        let text = str::from_utf8(payload).ok();
+        let skip = |why: &str| (shown(key), why.to_owned());
+        match str::from_utf8(key) {
+            Ok(last @ ("lastKnownIP" | "lastKnownIPv6")) => {
+                let family = if last == "lastKnownIP" { Family::V4 } else { Family::V6 };
+                match text.and_then(|t| t.parse::<Addr>().ok()).filter(|a| a.family() == family) {
+                    Some(addr) => self.cursors.push(addr),
+                    // The original starts over then, and so do we.
+                    None => self.skipped.push(skip("it holds no address")),
+                }
+            }
+            Ok(key) => match address(key) {
+                Some(addr) => self.lease(addr, key, text),
+                None => self.skipped.push(skip("this is no address")),
+            },
+            Err(_) => self.skipped.push(skip("this is no text")),
+        }
+    }
+
+    fn lease(&mut self, addr: Addr, key: &str, id: Option<&str>) {
+        let (kind, owner) = match id {
+            Some("GateWay" | "GateWayV6") => (Kind::Gateway, Owner::Gateway(addr)),
+            Some(id) if id.len() <= LONGEST_ID => (Kind::Dynamic, Owner::Id(id.to_owned())),
+            _ => {
+                let why = "its id cannot be kept: leased without one, to be freed by its address";
+                self.skipped.push((key.to_owned(), why.to_owned()));
+                (Kind::Dynamic, Owner::Id(String::new()))
+            }
+        };
+        self.leases.push(Imported { addr, kind, owner });
+    }
+}
+
+/// The address of a key: an IPv6 one has a `6` before it, which an IPv4 one may begin with.
+fn address(key: &str) -> Option<Addr> {
+    let text = if key.contains(':') { key.strip_prefix('6')? } else { key };
+    text.parse().ok()
+}
+
+/// A key for a person, whatever it holds.
+fn shown(key: &[u8]) -> String {
+    let text: String = String::from_utf8_lossy(key).chars().take(64).collect();
+    text.escape_default().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(entries: &[(&[u8], &[u8])]) -> Leases {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let (lock, _) = lock_to_read(file.path(), Wait::Try).unwrap();
+        let (leases, cursors, skipped) = (Vec::new(), Vec::new(), Vec::new());
+        let mut read = Leases { leases, cursors, skipped, _lock: lock };
+        for (key, payload) in entries {
+            read.entry(key, &[&[1, 0, 0, 0, 0, 0, 0, 0], *payload].concat());
+        }
+        read
+    }
+
+    #[test]
+    fn keys_of_both_families() {
+        let read = all(&[
+            (b"60.0.0.1", b"GateWay"),
+            (b"60.0.0.2", b"a"),
+            (b"62001:db8::1", b"GateWayV6"),
+            (b"6::2", b""),
+            (b"lastKnownIP", b"60.0.0.2"),
+            (b"lastKnownIPv6", b"60.0.0.2"),
+        ]);
+        let rows: Vec<String> =
+            read.leases.iter().map(|l| format!("{} {}", l.addr, l.owner)).collect();
+        let expected =
+            ["60.0.0.1 the gateway", "60.0.0.2 id a", "2001:db8::1 the gateway", "::2 id "];
+        assert_eq!(rows, expected);
+        assert_eq!(read.cursors, ["60.0.0.2".parse().unwrap()]);
+        assert_eq!(read.skipped.len(), 1);
+    }
+
+    #[test]
+    fn an_address_is_leased_whatever_its_id_is() {
+        let long = vec![b'x'; LONGEST_ID + 1];
+        let read =
+            all(&[(b"10.0.0.2", b"\xff"), (b"10.0.0.3", &long), (b"nope", b""), (b"\xff", b"")]);
+        assert_eq!(read.leases.len(), 2);
+        assert!(read.leases.iter().all(|l| l.owner == Owner::Id(String::new())));
+        assert_eq!(read.skipped.len(), 4);
+    }
+
+    #[test]
+    fn what_is_no_such_file_is_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "garbage").unwrap();
+        let error = read(file.path(), Wait::Try).err().unwrap();
+        assert!(matches!(error, StoreError::Foreign { .. }), "{error}");
+        assert!(read(Path::new("/nowhere/x"), Wait::Try).is_err());
+        assert!(read(Path::new("/"), Wait::Try).is_err());
+    }
+}

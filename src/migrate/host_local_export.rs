@@ -1,0 +1,208 @@
+//! Writing a folder from which host-local goes on.
+//!
+//! Owns: the files that host-local reads (`plugins/ipam/host-local/backend/disk`): one for each
+//! address, with container ID and interface, and `last_reserved_ip.N`. Does not own: which leases.
+//! Invariant: written under host-local's own lock; a file has its name only when it is whole; one that
+//! names another container is replaced only if the caller says so, and none is before all were
+//! looked at.
+
+use std::collections::BTreeSet;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::error::StoreError;
+use crate::model::{Attachment, Wait};
+use crate::net::Addr;
+use crate::store::{Lock, lock_file};
+use crate::sys::files;
+
+/// A network's folder.
+pub struct Folder {
+    dir: PathBuf,
+    replace: bool,
+    /// Absent in a dry run, which makes nothing.
+    lock: Option<Lock>,
+}
+
+/// What became of the leases.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// New files.
+    pub written: Vec<Addr>,
+    /// Files that said the same already.
+    pub present: Vec<Addr>,
+    /// Files of addresses that are not leased here: removed if the caller said so.
+    pub others: Vec<Addr>,
+}
+
+/// Longest lease file that makes sense.
+const LONGEST: u64 = 64 * 1024;
+
+impl Folder {
+    /// Makes the folder if it is not there, and takes its lock. With `replace` it will hold these
+    /// leases and no others.
+    pub fn open(
+        dir: &Path,
+        replace: bool,
+        dry_run: bool,
+        wait: Wait,
+    ) -> Result<Folder, StoreError> {
+        let lock = if dry_run {
+            None
+        } else {
+            // As host-local makes it.
+            let made = DirBuilder::new().recursive(true).mode(0o755).create(dir);
+            made.map_err(|e| StoreError::io("make the folder", dir, e))?;
+            Some(lock_file(&dir.join("lock"), wait)?)
+        };
+        Ok(Folder { dir: dir.to_owned(), replace, lock })
+    }
+
+    /// Writes the leases.
+    pub fn write(&self, leases: &[(Addr, &Attachment)]) -> Result<Written, StoreError> {
+        let mut done = Written { others: self.others(leases)?, ..Written::default() };
+        for (addr, attachment) in leases {
+            let path = self.dir.join(addr.to_string());
+            match files::read(&path, LONGEST) {
+                Ok(content) if content.trim() == content_of(attachment) => done.present.push(*addr),
+                // An empty one is what a host-local that was killed leaves behind: nobody's.
+                Ok(content) if self.replace || content.trim().is_empty() => {
+                    done.written.push(*addr);
+                }
+                Ok(content) => return Err(taken(&path, &content)),
+                Err(e) if e.kind() == ErrorKind::NotFound => done.written.push(*addr),
+                Err(e) => return Err(StoreError::io("read", &path, e)),
+            }
+        }
+        if self.lock.is_none() {
+            return Ok(done);
+        }
+        let present: BTreeSet<&Addr> = done.present.iter().collect();
+        for (addr, attachment) in leases.iter().filter(|(addr, _)| !present.contains(addr)) {
+            self.put(&addr.to_string(), &content_of(attachment))?;
+        }
+        for addr in done.others.iter().filter(|_| self.replace) {
+            let path = self.dir.join(addr.to_string());
+            fs::remove_file(&path).map_err(|e| StoreError::io("remove", &path, e))?;
+        }
+        self.flush()?;
+        Ok(done)
+    }
+
+    /// Writes the addresses given last, by index of the range set.
+    pub fn write_last(&self, last: &[Addr]) -> Result<(), StoreError> {
+        if self.lock.is_none() {
+            return Ok(());
+        }
+        for (index, addr) in last.iter().enumerate() {
+            self.put(&format!("last_reserved_ip.{index}"), &addr.to_string())?;
+        }
+        self.flush()
+    }
+
+    /// The addresses of lease files that are none of `leases`.
+    fn others(&self, leases: &[(Addr, &Attachment)]) -> Result<Vec<Addr>, StoreError> {
+        let io = |e| StoreError::io("read the folder", &self.dir, e);
+        let entries = match fs::read_dir(&self.dir) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(io)?,
+        };
+        let ours: BTreeSet<Addr> = leases.iter().map(|(addr, _)| *addr).collect();
+        let mut others = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(io)?.file_name().into_string().unwrap_or_default();
+            others.extend(name.parse::<Addr>().ok().filter(|addr| !ours.contains(addr)));
+        }
+        others.sort_unstable();
+        Ok(others)
+    }
+
+    fn put(&self, name: &str, content: &str) -> Result<(), StoreError> {
+        let path = self.dir.join(name);
+        // No address: whoever meets it after a crash takes it for no lease.
+        let new = self.dir.join(".sublet.new");
+        let written = (|| {
+            match fs::remove_file(&new) {
+                Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+            let mut file =
+                OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+            file.write_all(content.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&new, &path)
+        })();
+        written.map_err(|e| StoreError::io("write", &path, e))
+    }
+
+    fn flush(&self) -> Result<(), StoreError> {
+        let flushed = File::open(&self.dir).and_then(|dir| dir.sync_all());
+        flushed.map_err(|e| StoreError::io("flush the folder", &self.dir, e))
+    }
+}
+
+/// What host-local writes; without an interface, what its old releases wrote.
+fn content_of(attachment: &Attachment) -> String {
+    match &attachment.ifname {
+        Some(ifname) => format!("{}\r\n{ifname}", attachment.container),
+        None => attachment.container.to_string(),
+    }
+}
+
+fn taken(path: &Path, content: &str) -> StoreError {
+    let holder: String = content.trim().chars().take(80).collect();
+    let why = format!(
+        "it is there and names another container, {holder:?}; if host-local has not served this \
+         folder since it was taken over, say --replace"
+    );
+    StoreError::io("write", path, io::Error::new(ErrorKind::AlreadyExists, why))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{ContainerId, IfName, NetworkName};
+
+    fn attachment(container: &str, ifname: Option<&str>) -> Attachment {
+        Attachment {
+            network: NetworkName::new("net").unwrap(),
+            container: ContainerId::new(container).unwrap(),
+            ifname: ifname.map(|i| IfName::new(i).unwrap()),
+        }
+    }
+
+    fn open(dir: &Path, replace: bool) -> Folder {
+        Folder::open(dir, replace, false, Wait::Try).unwrap()
+    }
+
+    #[test]
+    fn a_file_of_another_is_replaced_only_on_demand() {
+        let lab = tempfile::tempdir().unwrap();
+        let dir = lab.path().join("net");
+        let (a, b) = (attachment("a", Some("eth0")), attachment("b", None));
+        let (one, two) = ("10.0.0.2".parse().unwrap(), "10.0.0.3".parse().unwrap());
+        let leases = [(one, &a), (two, &b)];
+        let dry = Folder::open(&dir, false, true, Wait::Try).unwrap();
+        assert_eq!(dry.write(&leases).unwrap().written, [one, two]);
+        assert!(!dir.exists());
+
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join("10.0.0.3"), "other\r\neth0").unwrap();
+        fs::write(dir.join("10.0.0.9"), "gone\r\neth0").unwrap();
+        fs::write(dir.join("10.0.0.2"), "").unwrap();
+        let refused = open(&dir, false).write(&leases).unwrap_err().to_string();
+        assert!(refused.contains("10.0.0.3") && refused.contains("--replace"), "{refused}");
+        assert_eq!(fs::read_to_string(dir.join("10.0.0.2")).unwrap(), "", "nothing by halves");
+
+        let done = open(&dir, true).write(&leases).unwrap();
+        assert_eq!(done.written, [one, two]);
+        let text = |name: &str| fs::read_to_string(dir.join(name)).unwrap();
+        assert_eq!((text("10.0.0.2"), text("10.0.0.3")), ("a\r\neth0".into(), "b".into()));
+        assert!(!dir.join("10.0.0.9").exists());
+
+        let again = open(&dir, false).write(&leases).unwrap();
+        assert_eq!((again.written, again.present), (vec![], vec![one, two]));
+    }
+}

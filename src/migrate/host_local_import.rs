@@ -1,0 +1,231 @@
+//! Reading the folder of a host-local that served this network before.
+//!
+//! Owns: its file format (`plugins/ipam/host-local/backend/disk`): a file per address, named after
+//! it, with the container ID and, since 0.8.6, the interface on a second line; `last_reserved_ip.N`;
+//! `lock`. Does not own: what becomes of the leases (`alloc::takeover`).
+//! Invariant: a folder is taken over under host-local's own lock, which lives as long as [`Folder`].
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::alloc::{Imported, LegacyCursor, LegacyLease};
+use crate::error::{Error, Refusal, StoreError};
+use crate::model::{Attachment, ContainerId, IfName, Kind, NetworkName, Owner, Wait};
+use crate::net::Addr;
+use crate::store::{Lock, lock_file};
+use crate::sys::files;
+
+/// A folder's content, and the lock on it.
+pub struct Folder {
+    /// The leases.
+    pub leases: Vec<LegacyLease>,
+    /// The addresses given last.
+    pub cursors: Vec<LegacyCursor>,
+    _lock: Lock,
+}
+
+/// Longest lease file that makes sense: two names, far below this.
+const LONGEST: u64 = 64 * 1024;
+
+/// Reads `dir`. What cannot be read or understood refuses the takeover: leasing beside it could
+/// give an address twice.
+pub fn read(dir: &Path, network: &NetworkName, wait: Wait) -> Result<Folder, Error> {
+    let lock = lock_file(&dir.join("lock"), wait)?;
+    let refuse = |why| Error::Refused(Refusal::Takeover { network: network.clone(), why });
+    let unread = |path: &Path, e| refuse(format!("cannot read {}: {e}", path.display()));
+    let mut folder = Folder { leases: Vec::new(), cursors: Vec::new(), _lock: lock };
+    for (path, name) in entries(dir).map_err(|e| unread(dir, e))? {
+        if let Some(index) = cursor_index(&name) {
+            // host-local starts over when it cannot read its cursor, and so do we.
+            let content = files::read(&path, LONGEST).ok();
+            let addr = content.and_then(|content| content.trim().parse().ok());
+            folder.cursors.extend(addr.map(|addr| LegacyCursor { index, addr }));
+        } else if let Ok(addr) = name.parse() {
+            let content = files::read(&path, LONGEST).map_err(|e| unread(&path, e))?;
+            // An empty file is what a host-local that was killed leaves behind: nobody's lease.
+            folder.leases.extend(lease(addr, &path, &content).map_err(refuse)?);
+        }
+    }
+    folder.leases.sort_by_key(|lease| lease.addr);
+    folder.cursors.sort_by_key(|cursor| cursor.index);
+    Ok(folder)
+}
+
+/// What has a folder in host-local's.
+#[derive(Default)]
+pub struct Networks {
+    /// The networks, by name.
+    pub found: Vec<NetworkName>,
+    /// What is none, and why.
+    pub skipped: Vec<(String, String)>,
+}
+
+/// The networks that have a folder in `dir`.
+pub fn networks(dir: &Path) -> Result<Networks, StoreError> {
+    let mut networks = Networks::default();
+    for (path, name) in entries(dir).map_err(|e| StoreError::io("read the folder", dir, e))? {
+        if !path.is_dir() {
+            continue;
+        }
+        match NetworkName::new(name.as_str()) {
+            Ok(network) if is_host_locals(&path) => networks.found.push(network),
+            Ok(_) => networks
+                .skipped
+                .push((name, "it has neither lock nor lease of host-local".to_owned())),
+            Err(_) => networks.skipped.push((name, "this is no network's name".to_owned())),
+        }
+    }
+    networks.found.sort();
+    networks.skipped.sort();
+    Ok(networks)
+}
+
+fn is_host_locals(dir: &Path) -> bool {
+    let names = entries(dir).unwrap_or_default();
+    names.iter().any(|(_, name)| name == "lock" || name.parse::<Addr>().is_ok())
+}
+
+/// The lease of a file, as it is kept where no configuration tells its range.
+pub fn imported(lease: &LegacyLease, network: &NetworkName) -> Imported {
+    let attachment = Attachment {
+        network: network.clone(),
+        container: lease.container.clone(),
+        ifname: lease.ifname.clone(),
+    };
+    Imported { addr: lease.addr, kind: Kind::Dynamic, owner: Owner::Attachment(attachment) }
+}
+
+/// N of `last_reserved_ip.N`, as host-local spells it.
+fn cursor_index(name: &str) -> Option<usize> {
+    let digits = name.strip_prefix("last_reserved_ip.")?;
+    digits.parse().ok().filter(|index: &usize| index.to_string() == digits)
+}
+
+/// Removes an attachment's lease files, as host-local's DEL does.
+pub fn release(dir: &Path, attachment: &Attachment, wait: Wait) -> Result<(), StoreError> {
+    let _lock = lock_file(&dir.join("lock"), wait)?;
+    for (path, _) in held(dir, attachment)? {
+        fs::remove_file(&path)
+            .map_err(|e| StoreError::io("remove host-local's lease file", &path, e))?;
+    }
+    Ok(())
+}
+
+/// The addresses that an attachment has from host-local; `None` if none, or no such folder.
+/// Nothing is written, so without the lock: one file tells of one address.
+pub fn holds(dir: &Path, attachment: &Attachment) -> Option<Vec<Addr>> {
+    let held = held(dir, attachment).ok()?;
+    (!held.is_empty()).then(|| held.into_iter().map(|(_, addr)| addr).collect())
+}
+
+/// An attachment's lease files: those with container and interface, or, if there is none, those
+/// with the container alone. One that cannot be read is nobody's: it must not stop a DEL.
+fn held(dir: &Path, attachment: &Attachment) -> Result<Vec<(PathBuf, Addr)>, StoreError> {
+    let mut exact = Vec::new();
+    let mut legacy = Vec::new();
+    for (path, name) in entries(dir).map_err(|e| StoreError::io("read the folder", dir, e))? {
+        let Ok(addr) = name.parse() else { continue };
+        let Ok(content) = files::read(&path, LONGEST) else { continue };
+        let mut lines = content.trim().lines().map(str::trim);
+        if lines.next() != Some(attachment.container.as_str()) {
+            continue;
+        }
+        match (lines.next(), &attachment.ifname) {
+            (None, _) => legacy.push((path, addr)),
+            (Some(line), Some(ifname)) if line == ifname.as_str() => exact.push((path, addr)),
+            _ => {}
+        }
+    }
+    Ok(if exact.is_empty() { legacy } else { exact })
+}
+
+/// What is in a folder; a name that is no text is nothing of host-local's.
+fn entries(dir: &Path) -> io::Result<Vec<(PathBuf, String)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        found.extend(entry.file_name().into_string().ok().map(|name| (entry.path(), name)));
+    }
+    Ok(found)
+}
+
+fn lease(addr: Addr, path: &Path, content: &str) -> Result<Option<LegacyLease>, String> {
+    let mut lines = content.trim().lines().map(str::trim);
+    let container = lines.next().unwrap_or_default();
+    if container.is_empty() {
+        return Ok(None);
+    }
+    let place = path.display();
+    let container = ContainerId::new(container)
+        .map_err(|_| format!("{place} holds no container ID but {container:?}"))?;
+    let ifname = match lines.next().filter(|l| !l.is_empty()) {
+        None => None,
+        Some(text) => Some(
+            IfName::new(text)
+                .map_err(|_| format!("{place} holds no interface name but {text:?}"))?,
+        ),
+    };
+    Ok(Some(LegacyLease { addr, container, ifname }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network() -> NetworkName {
+        NetworkName::new("net").unwrap()
+    }
+
+    fn attachment(container: &str) -> Attachment {
+        Attachment {
+            network: network(),
+            container: ContainerId::new(container).unwrap(),
+            ifname: IfName::new("eth0").ok(),
+        }
+    }
+
+    fn write(dir: &Path, name: &str, content: &str) {
+        fs::write(dir.join(name), content).unwrap();
+    }
+
+    #[test]
+    fn odd_lease_files_refuse_an_add_and_stop_no_del() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        write(dir, "10.0.0.2", "c1\r\neth0");
+        fs::create_dir(dir.join("10.0.0.1")).unwrap();
+        files::make_pipe(&dir.join("10.0.0.3"));
+        for odd in ["10.0.0.1", "10.0.0.3"] {
+            match read(dir, &network(), Wait::Try) {
+                Err(Error::Refused(refused @ Refusal::Takeover { .. })) => {
+                    assert!(refused.to_string().contains("sublet import host-local"));
+                }
+                other => panic!("{:?}", other.err()),
+            }
+            assert_eq!(holds(dir, &attachment("c1")), Some(vec!["10.0.0.2".parse().unwrap()]));
+            release(dir, &attachment("c1"), Wait::Try).unwrap();
+            assert!(!dir.join("10.0.0.2").exists());
+            assert_eq!(holds(dir, &attachment("c1")), None);
+            write(dir, "10.0.0.2", "c1\r\neth0");
+            fs::rename(dir.join(odd), dir.join(format!("away.{odd}"))).unwrap();
+        }
+        assert_eq!(read(dir, &network(), Wait::Try).unwrap().leases.len(), 1);
+    }
+
+    #[test]
+    fn cursors_that_make_no_sense_start_over_and_hide_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        fs::create_dir(dir.join("last_reserved_ip.0")).unwrap();
+        files::make_pipe(&dir.join("last_reserved_ip.1"));
+        write(dir, "last_reserved_ip.2", "garbage");
+        write(dir, "last_reserved_ip.4", "10.0.0.4");
+        for name in ["last_reserved_ip.", "last_reserved_ip.+5", "last_reserved_ip.05"] {
+            write(dir, name, "10.0.0.5");
+        }
+        let folder = read(dir, &network(), Wait::Try).unwrap();
+        let addr = "10.0.0.4".parse().unwrap();
+        assert_eq!(folder.cursors, [LegacyCursor { index: 4, addr }]);
+    }
+}

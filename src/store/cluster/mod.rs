@@ -1,0 +1,484 @@
+//! A store on a compare-and-set server: etcd, Consul, or the fake of the tests.
+//!
+//! Owns: the way from a command to a commit: guess, compare, try again with what was learned; what a
+//! boot does once. Does not own: what becomes of a commit (`commit`), how a server is asked
+//! ([`Engine`]), which address (`alloc`).
+//! Invariant: an outcome that changes something was compared by the server; any other rests on
+//! nothing assumed. Tries and time are bounded. No lease outlives its pool.
+
+pub mod backoff;
+pub mod cache;
+pub mod check;
+pub mod commit;
+pub mod consul;
+pub mod etcd;
+pub mod history;
+pub mod http;
+pub mod keys;
+pub mod kontena;
+pub mod legacy_keys;
+pub mod login;
+pub mod node;
+pub mod records;
+pub mod search;
+pub mod server;
+pub mod transaction;
+pub mod view;
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+pub use cache::Notes;
+use commit::{Try, alternatives, commit};
+use node::Claim;
+pub use server::{Commit, Conflict, Engine, Entry, Expect, OldKey, Step, Truths, Window, Write};
+use view::{Knowledge, Old, Owners, bad_record};
+
+use self::backoff::step_aside;
+use super::embedded::changes;
+use super::{Each, Problem, Repair, Store, Taken, Wanted};
+use crate::alloc;
+use crate::alloc::{
+    Add, Change, Command, Context, Definition, Del, Evict, Holder, Legacy, Outcome, Plan, View,
+};
+use crate::error::{Error, StoreError};
+use crate::model::{
+    Counter, Ending, Event, History, Lease, NetworkName, NetworkRecord, NodeRecord, Persist, Pool,
+    SetName,
+};
+use crate::net::Addr;
+
+/// How often a command is tried: others can win that many times in a row before it gives up.
+const TRIES: u32 = 64;
+
+/// A store on such a server.
+pub struct Cas<E> {
+    engine: E,
+    timeout: Duration,
+    persist: Persist,
+    notes: Notes,
+    /// What a GC listed, for its further steps. It may be out of date: the commits compare.
+    listing: Option<(Owners, Truths)>,
+    /// Definitions that were looked at, for the command that rests on one.
+    networks: Truths,
+    /// What is taken over portion by portion, as long as nobody has noted this to be done.
+    unless: Option<String>,
+    /// A transaction was sent and may happen yet, though nobody waits for it any more.
+    doubt: Cell<bool>,
+    /// How much of what happens is written down, and how many records of it this store has written.
+    history: History,
+    written: Cell<u64>,
+}
+
+impl<E: Engine> Cas<E> {
+    /// A store on `engine`, which is given `timeout` for each command. It notes nothing.
+    pub fn new(engine: E, timeout: Duration) -> Cas<E> {
+        let notes = Notes::new(None, String::new());
+        let (persist, networks) = (Persist::Boot, Truths::new());
+        Cas {
+            engine,
+            timeout,
+            persist,
+            notes,
+            listing: None,
+            networks,
+            unless: None,
+            doubt: Cell::new(false),
+            history: History::Standing,
+            written: Cell::new(0),
+        }
+    }
+
+    /// The same, with as much history.
+    #[must_use]
+    pub fn keeping(self, history: History) -> Cas<E> {
+        Cas { history, ..self }
+    }
+
+    /// The same, with leases that live so long, and with notes.
+    pub fn with(self, persist: Persist, notes: Notes) -> Cas<E> {
+        Cas { persist, notes, ..self }
+    }
+
+    /// Nothing but what is told.
+    fn knowledge<'a>(&'a self, cx: &'a Context, known: Truths, until: Instant) -> Knowledge<'a> {
+        Knowledge {
+            doubt: Some(&self.doubt),
+            chronicle: Some(history::Chronicle::new(&self.notes, cx, self.history, &self.written)),
+            ..Knowledge::new(&self.engine, cx, until, known)
+        }
+    }
+
+    /// A server that was stopped with a transaction in hand may carry it out long after its client
+    /// has gone: a lease for a container that is deleted by then, or the end of one that has been told
+    /// to be there. So before the next thing is done for this node, whatever may be under way is made to
+    /// fail.
+    fn dispel(&self, cx: &Context, until: Instant) -> Result<(), StoreError> {
+        let noted = self.notes.doubt(cx);
+        if noted.is_none() && !self.doubt.get() {
+            return Ok(());
+        }
+        if let Err(error) = node::fence(&self.knowledge(cx, Truths::new(), until)) {
+            if noted.is_none() {
+                // Where nothing can be noted this very store remembers it, if it goes on.
+                let _ = self.notes.note_doubt(cx);
+            }
+            return Err(error);
+        }
+        self.doubt.set(false);
+        if let Some(noted) = noted {
+            self.notes.clear_doubt(cx, &noted);
+        }
+        Ok(())
+    }
+
+    /// The same before this command's own end is told, if it has left something under way itself: what
+    /// others have noted meanwhile is for the next one.
+    fn dispel_own(&self, cx: &Context, until: Instant) -> Result<(), StoreError> {
+        if self.doubt.get() { self.dispel(cx, until) } else { Ok(()) }
+    }
+
+    fn carry_out(
+        &mut self,
+        command: &Command,
+        cx: &Context,
+        until: Instant,
+    ) -> Result<Outcome, Error> {
+        let (owners, mut truths) = match (command, self.listing.take()) {
+            (Command::Gc(gc), Some((owners, truths))) if gc.after.is_some() => {
+                (Some(owners), truths)
+            }
+            (Command::Evict(evict), Some((owners, truths))) if evict.after.is_some() => {
+                (Some(owners), truths)
+            }
+            _ => (None, Truths::new()),
+        };
+        truths.append(&mut self.networks);
+        let (path, set) = (keys::node(&cx.node.name), command.set());
+        let leases = node::claims(command);
+        let asks = leases || matches!(command, Command::Status(_));
+        // A DEL compares it as well, where that costs no look: so it can be made to fail later.
+        let notes = asks || matches!(command, Command::Del(_));
+        let mark = if notes { self.notes.read(set, cx) } else { None };
+        truths.extend(mark.clone().map(|entry| (path.clone(), Some(entry))));
+        let claim = match &mark {
+            _ if !leases => Claim::None,
+            Some(_) => Claim::Noted,
+            None => Claim::Now,
+        };
+        let is_defined = |definition: &Definition| self.notes.is_defined(definition, cx);
+        let knowledge = Knowledge {
+            owners: RefCell::new(owners),
+            is_defined: Some(&is_defined),
+            old: old(command),
+            claim,
+            settled: mark.is_some(),
+            unless: self.unless.clone(),
+            ..self.knowledge(cx, truths, until)
+        };
+        if asks
+            && !leases
+            && mark.is_none()
+            && let Some((_, record)) = node::look(&knowledge)?
+        {
+            node::check(&knowledge, &record)?;
+        }
+        // A lease that outlives its boot does not say which that was.
+        let boot = cx.boot.clone().filter(|_| self.persist == Persist::Boot);
+        let told = Context { boot, ..cx.clone() };
+        let mut lost = 0;
+        for _ in 0..TRIES {
+            knowledge.search.begin();
+            if knowledge.is_over() {
+                return Ok(Outcome::WasAdopted);
+            }
+            let plan = alloc::run(command, &knowledge, &told)?;
+            let counted = changes::counted(command, &plan, cx, true);
+            let defined = plan.changes.iter().find_map(definition).cloned();
+            let outcome = if plan.changes.is_empty() {
+                if !verify(&knowledge, &plan)? || lacks(&plan) && knowledge.learn_nodes()? {
+                    continue;
+                }
+                plan.outcome
+            } else {
+                let mut tries = alternatives(command, plan, &knowledge, &told)?;
+                let Some(done) = commit(&tries, &knowledge)? else {
+                    lost += 1;
+                    step_aside(lost, cx.seed, knowledge.until);
+                    continue;
+                };
+                tries.swap_remove(done).outcome
+            };
+            if let Some(definition) = defined {
+                self.notes.define(&definition, cx);
+            }
+            if let Some(counted) = counted.filter(|_| begins(command)) {
+                self.notes.count(counted, self.spent(until), cx);
+            }
+            let Knowledge { owners, known, .. } = knowledge;
+            let known = known.into_inner();
+            let record = known.get(&path).cloned();
+            let settled = mark.is_some() && record.as_ref() == Some(&mark);
+            self.listing = owners.into_inner().map(|owners| (owners, known));
+            // A GC takes many steps, and frees the same.
+            let gc = matches!(command, Command::Gc(_) | Command::Sweep(_));
+            if leases && !gc && !settled && outcome.is_ok() {
+                // What the command asked for is done; this is done again by the next one.
+                let known = record.map(|entry| (path, entry)).into_iter().collect();
+                let _ = self.settle(set, cx, known, until);
+            }
+            return outcome.map_err(Error::Refused);
+        }
+        Err(Error::Store(StoreError::Unavailable {
+            doing: "win against the other clients of".to_owned(),
+            place: self.engine.place(),
+            source: format!("{TRIES} tries were lost").into(),
+        }))
+    }
+
+    /// Erases what this machine's earlier boots left of a set, and notes that this is done. Whoever
+    /// loses against another client leaves it to that one.
+    fn settle(
+        &self,
+        set: Option<&SetName>,
+        cx: &Context,
+        known: Truths,
+        until: Instant,
+    ) -> Result<(), Error> {
+        let knowledge = Knowledge { claim: Claim::Now, ..self.knowledge(cx, known, until) };
+        let Some((entry, record)) = node::look(&knowledge)? else { return Ok(()) };
+        if !node::is_ours(&record, cx) {
+            return Ok(());
+        }
+        if let Some(set) = set {
+            let mut evict = Evict { set: set.clone(), only_ended: true, after: None };
+            loop {
+                let command = Command::Evict(evict.clone());
+                let plan = alloc::run(&command, &knowledge, cx)?;
+                let is_done = plan.changes.is_empty();
+                let step = Try::new(plan, &command, &knowledge)?;
+                let steps = std::slice::from_ref(&step);
+                if !is_done && commit(steps, &knowledge)?.is_none() {
+                    return Ok(());
+                }
+                match step.outcome {
+                    Ok(Outcome::Collected { after, done: false, .. }) => evict.after = after,
+                    _ => break,
+                }
+            }
+        }
+        history::gather(&self.engine, &self.notes, cx, until)?;
+        // Without a note the next call looks again.
+        let _ = self.notes.write(set, cx, &entry);
+        Ok(())
+    }
+
+    /// A request that the servers did not carry out, for all that is known.
+    fn count_failure(&self, command: &Command, until: Instant, cx: &Context) {
+        if let (Some(verb), Some(set)) = (alloc::verb(command), command.set()) {
+            let counted = (set.clone(), cx.face, verb, Ending::Failed);
+            self.notes.count(counted, self.spent(until), cx);
+        }
+    }
+
+    /// Since the command began that may take until then.
+    fn spent(&self, until: Instant) -> Duration {
+        self.timeout.saturating_sub(until.saturating_duration_since(Instant::now()))
+    }
+}
+
+fn definition(change: &Change) -> Option<&Definition> {
+    match change {
+        Change::Define(definition) => Some(definition),
+        _ => None,
+    }
+}
+
+/// Whether it is a request, and not a further step of one.
+fn begins(command: &Command) -> bool {
+    match command {
+        Command::Gc(gc) => gc.after.is_none(),
+        Command::Evict(evict) => evict.after.is_none(),
+        _ => true,
+    }
+}
+
+/// What a command has to do with another program's leases: an ADD and a DEL whose configuration is
+/// that program's; else a DEL finds what was taken over elsewhere and copied here.
+fn old(command: &Command) -> Old {
+    match command {
+        Command::Add(Add { legacy: Legacy::Absent, .. }) => Old::No,
+        Command::Add(_) | Command::Del(Del { legacy: Some(_), .. }) => Old::Probably,
+        _ => Old::Look,
+    }
+}
+
+/// Whether it is refused for what others hold: their boots may be over.
+fn lacks(plan: &Plan) -> bool {
+    use crate::error::Refusal::{Exhausted, GatewayHeld, Held};
+    matches!(&plan.outcome, Err(Exhausted { .. } | Held { .. } | GatewayHeld { .. }))
+}
+
+/// Looks at what was assumed or added up, for nothing else guards a conclusion without a change; `true`
+/// if it holds.
+fn verify(knowledge: &Knowledge<'_>, plan: &Plan) -> Result<bool, StoreError> {
+    let mut assumed: Vec<String> = knowledge.assumed.borrow().iter().cloned().collect();
+    assumed.extend(knowledge.presumed.borrow().iter().cloned());
+    if assumed.is_empty() {
+        return if plan.outcome.is_err() { knowledge.is_full_still() } else { Ok(true) };
+    }
+    knowledge.learn(&assumed)?;
+    let known = knowledge.known.borrow();
+    if assumed.iter().any(|path| known.get(path).is_some_and(Option::is_some)) {
+        knowledge.search.careful.set(true);
+    }
+    Ok(false)
+}
+
+impl<E: Engine> Cas<E> {
+    /// Who has which address; of what has ended with its boot, nobody.
+    fn slots(&mut self, cx: &Context) -> Result<BTreeMap<(SetName, Addr), Holder>, StoreError> {
+        let until = Instant::now() + self.timeout;
+        let found = records::all(&self.engine, keys::IPS, until, records::slot)?;
+        // Read after the leases: of a boot that begins in between, none is there yet.
+        let nodes = self.nodes()?;
+        let ended =
+            |h: &Holder| matches!(h, Holder::Leased(lease) if node::has_ended(lease, cx, &nodes));
+        Ok(found.into_iter().filter(|(_, holder)| !ended(holder)).collect())
+    }
+}
+
+impl<E: Engine> Store for Cas<E> {
+    fn apply(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {
+        // What outlives a boot does not say here which that was.
+        let lasting = match command {
+            Command::Restore(restore) if restore.persist == Persist::Disk => {
+                Some(Command::Restore(records::without_boots(restore)))
+            }
+            _ => None,
+        };
+        let command = lasting.as_ref().unwrap_or(command);
+        let until = Instant::now() + self.timeout;
+        if !command.only_looks() {
+            self.dispel(cx, until)?;
+        }
+        let done = self.with_old_keys(command, cx, until);
+        if let Err(Error::Store(_)) = done {
+            self.count_failure(command, until, cx);
+        }
+        match (self.dispel_own(cx, until), done) {
+            // What it was to do it has done.
+            (Err(_), Ok(outcome)) => Ok(outcome),
+            (Err(error), Err(Error::Refused(_))) => Err(error.into()),
+            (_, done) => done,
+        }
+    }
+
+    fn take_over(
+        &mut self,
+        set: &SetName,
+        network: &NetworkName,
+        dry_run: bool,
+        cx: &Context,
+    ) -> Result<Outcome, Error> {
+        if !dry_run {
+            self.dispel(cx, Instant::now() + self.timeout)?;
+        }
+        let done = self.take_old_keys(set, network, dry_run, cx);
+        // It is noted if it fails.
+        let _ = self.dispel_own(cx, Instant::now() + self.timeout);
+        done
+    }
+
+    fn kontena_keys(&mut self, folder: &str) -> Result<Vec<(String, String)>, StoreError> {
+        let found = self.engine.kontena_keys(folder, Instant::now() + self.timeout)?;
+        found.ok_or_else(|| StoreError::Unavailable {
+            doing: "find what kontena-ipam kept in".to_owned(),
+            place: self.engine.place(),
+            source: "it kept that in etcd; say --from http://HOST:PORT".into(),
+        })
+    }
+
+    fn old_keys_changed(&mut self) -> Result<Vec<String>, StoreError> {
+        self.find_changed_old_keys()
+    }
+
+    fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
+        for holder in self.slots(cx)?.into_values() {
+            if let Holder::Leased(lease) = holder {
+                each(*lease);
+            }
+        }
+        Ok(())
+    }
+
+    fn taken(&mut self, cx: &Context, each: &mut Taken<'_>) -> Result<(), StoreError> {
+        for ((set, addr), holder) in self.slots(cx)? {
+            each(&set, addr, &holder);
+        }
+        Ok(())
+    }
+
+    fn definitions(&mut self, _: &Context) -> Result<Vec<Definition>, StoreError> {
+        let until = Instant::now() + self.timeout;
+        records::all(&self.engine, keys::RANGES, until, records::ranges)
+    }
+
+    fn history(&mut self, _: &Context, wanted: &mut Wanted<'_>) -> Result<Vec<Event>, StoreError> {
+        let mut all = history::all(&self.engine, Instant::now() + self.timeout)?;
+        all.retain(|event| wanted(event));
+        Ok(all)
+    }
+
+    fn problems(&mut self, _: &Context, each: &mut dyn FnMut(Problem)) -> Result<(), StoreError> {
+        check::audit(&self.engine, Instant::now() + self.timeout, each)
+    }
+
+    fn repair(&mut self, _: &Context) -> Result<Repair, StoreError> {
+        Err(StoreError::Unavailable {
+            doing: "repair".to_owned(),
+            place: self.engine.place(),
+            source: "a cluster's records are mended one by one, as `sublet doctor` says".into(),
+        })
+    }
+
+    fn counters(&mut self, cx: &Context) -> Result<Vec<Counter>, StoreError> {
+        Ok(self.notes.counters(cx))
+    }
+
+    fn pools(&mut self) -> Result<Vec<Pool>, StoreError> {
+        let until = Instant::now() + self.timeout;
+        let mut pools = records::all(&self.engine, keys::POOLS, until, records::pool)?;
+        pools.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(pools)
+    }
+
+    fn records(&mut self, _: &Context, each: &mut Each<'_>) -> Result<(), Error> {
+        records::tell(&self.engine, self.timeout, each)
+    }
+
+    fn nodes(&mut self) -> Result<Vec<NodeRecord>, StoreError> {
+        node::all(&self.engine, Instant::now() + self.timeout)
+    }
+
+    fn forget(&mut self, record: &NodeRecord, cx: &Context) -> Result<bool, StoreError> {
+        let cx = Context { node: record.node.clone(), ..cx.clone() };
+        let until = Instant::now() + self.timeout;
+        let is_forgotten = node::forget(&self.knowledge(&cx, Truths::new(), until), record)?;
+        if is_forgotten {
+            // Not done, the next one does it.
+            let _ = history::prune(&self.engine, cx.now, until);
+        }
+        Ok(is_forgotten)
+    }
+
+    fn network(&mut self, name: &NetworkName) -> Result<Option<NetworkRecord>, StoreError> {
+        let cx = Context::default();
+        let until = Instant::now() + self.timeout;
+        let knowledge = self.knowledge(&cx, Truths::new(), until);
+        let record = knowledge.network(name)?;
+        self.networks = knowledge.known.into_inner();
+        Ok(record)
+    }
+}

@@ -1,0 +1,560 @@
+//! What one command knows, assumes and has used: the allocator's view of a cluster.
+//!
+//! Owns: which question is answered by an assumption and which by a look. Does not own: the search for
+//! a free address (`search`), commits (`cas`), records (`codec`).
+//! Invariant: what is answered without looking is in `assumed` until it was compared or looked at;
+//! what is known was true of one moment since the command began.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Instant;
+
+use super::history;
+use super::history::Chronicle;
+use super::keys;
+use super::node;
+use super::node::Claim;
+use super::search::Search;
+use super::server::{Engine, Entry, Truths};
+use crate::alloc::{Context, Cooling, Definition, Holder, Order, PodKey, View};
+use crate::error::StoreError;
+use crate::model::{Lease, NetworkName, NetworkRecord, NodeRecord, Owner, Pool, PoolId, SetName};
+use crate::net::{Addr, Family, Span, Subnet};
+use crate::store::codec;
+use crate::store::codec::Bad;
+
+/// All owners of a node in a set, in their order, with what they hold.
+pub type Owners = Rc<Vec<(Owner, Vec<Lease>)>>;
+
+/// What a command has to do with the leases that another program kept on the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Old {
+    /// Nothing: whether they were taken over makes no difference to it.
+    No,
+    /// They were taken over, most probably.
+    Probably,
+    /// That has to be looked at.
+    Look,
+}
+
+/// What one command knows.
+pub struct Knowledge<'a> {
+    pub engine: &'a dyn Engine,
+    pub cx: &'a Context,
+    pub until: Instant,
+    /// Read from the server, or told by a conflict.
+    pub known: RefCell<Truths>,
+    /// Answered without looking: as absent.
+    pub assumed: RefCell<BTreeSet<String>>,
+    /// Answered without looking: as there.
+    pub presumed: RefCell<BTreeSet<String>>,
+    /// Where another program's leases may be, too.
+    pub old: Old,
+    /// Prefixes listed whole: what is not known below them is not there.
+    pub listed: RefCell<BTreeSet<String>>,
+    /// There is a record, and no more is known of it.
+    pub taken: RefCell<BTreeSet<String>>,
+    /// What GC listed.
+    pub owners: RefCell<Option<Owners>>,
+    /// Whether the node's record goes with every change.
+    pub claim: Claim,
+    /// Which boots nodes are in; looked at only before something is refused.
+    pub nodes: RefCell<Option<Vec<(NodeRecord, Entry)>>>,
+    /// Set when a lease was sent and may be made yet.
+    pub doubt: Option<&'a Cell<bool>>,
+    /// Nothing of an earlier boot is left of the set.
+    pub settled: bool,
+    /// What must not be there with any change.
+    pub unless: Option<String>,
+    /// Where what happens is written down.
+    pub chronicle: Option<Chronicle<'a>>,
+    /// Whether a network's ranges are written down as these.
+    pub is_defined: Option<&'a dyn Fn(&Definition) -> bool>,
+    /// What the search for free addresses has met.
+    pub search: Search,
+    /// "What if these are held?" While this is asked, nothing is looked at.
+    pub supposed: RefCell<Option<BTreeSet<String>>>,
+}
+
+impl<'a> Knowledge<'a> {
+    /// Nothing but what is told.
+    pub fn new(
+        engine: &'a dyn Engine,
+        cx: &'a Context,
+        until: Instant,
+        known: Truths,
+    ) -> Knowledge<'a> {
+        Knowledge {
+            engine,
+            cx,
+            until,
+            known: RefCell::new(known),
+            assumed: RefCell::default(),
+            presumed: RefCell::default(),
+            old: Old::Look,
+            listed: RefCell::default(),
+            taken: RefCell::default(),
+            owners: RefCell::default(),
+            claim: Claim::None,
+            nodes: RefCell::default(),
+            doubt: None,
+            settled: false,
+            unless: None,
+            chronicle: None,
+            is_defined: None,
+            search: Search::default(),
+            supposed: RefCell::default(),
+        }
+    }
+}
+
+impl Knowledge<'_> {
+    /// Whether the server may be asked.
+    pub fn may_ask(&self) -> Result<(), StoreError> {
+        if self.supposed.borrow().is_none() {
+            return Ok(());
+        }
+        Err(StoreError::Unavailable {
+            doing: "ask".to_owned(),
+            place: self.engine.place(),
+            source: "this is about what might be".into(),
+        })
+    }
+
+    /// The record, or the assumption that there is none.
+    pub fn guess(&self, path: String) -> Result<Option<Entry>, StoreError> {
+        if self.taken.borrow().contains(&path) {
+            return self.read(&path);
+        }
+        if let Some(entry) = self.known.borrow().get(&path) {
+            return Ok(entry.clone());
+        }
+        if !self.is_listed(&path) {
+            self.assumed.borrow_mut().insert(path);
+        }
+        Ok(None)
+    }
+
+    /// Whether the record is there; yes, as long as nothing else is known.
+    fn presume(&self, path: String) -> bool {
+        if let Some(entry) = self.known.borrow().get(&path) {
+            return entry.is_some();
+        }
+        self.presumed.borrow_mut().insert(path);
+        true
+    }
+
+    fn is_listed(&self, path: &str) -> bool {
+        self.listed.borrow().iter().any(|prefix| path.starts_with(prefix.as_str()))
+    }
+
+    /// The record, looked at if it is not known.
+    pub fn read(&self, path: &str) -> Result<Option<Entry>, StoreError> {
+        if !self.known.borrow().contains_key(path) && !self.is_listed(path) {
+            self.learn(&[path.to_owned()])?;
+        }
+        Ok(self.known.borrow().get(path).cloned().flatten())
+    }
+
+    /// Looks at these paths, in as few trips as there is room for.
+    pub fn learn(&self, paths: &[String]) -> Result<(), StoreError> {
+        self.may_ask()?;
+        for some in paths.chunks(self.engine.room().max(1)) {
+            let some: Vec<&str> = some.iter().map(String::as_str).collect();
+            self.take_in(self.engine.get(&some, self.until)?);
+        }
+        Ok(())
+    }
+
+    /// Keeps what the server said.
+    pub fn take_in(&self, truths: Truths) {
+        let (mut assumed, mut taken) = (self.assumed.borrow_mut(), self.taken.borrow_mut());
+        for (path, entry) in truths {
+            assumed.remove(&path);
+            self.presumed.borrow_mut().remove(&path);
+            taken.remove(&path);
+            self.known.borrow_mut().insert(path, entry);
+        }
+    }
+
+    /// Forgets everything: a commit may or may not have happened.
+    pub fn forget(&self) {
+        self.known.borrow_mut().clear();
+        self.assumed.borrow_mut().clear();
+        self.presumed.borrow_mut().clear();
+        self.listed.borrow_mut().clear();
+        self.taken.borrow_mut().clear();
+        self.owners.borrow_mut().take();
+        self.search.counted.borrow_mut().clear();
+    }
+
+    /// Looks at everything below a prefix.
+    pub fn list(&self, prefix: String) -> Result<(), StoreError> {
+        if self.is_listed(&prefix) {
+            return Ok(());
+        }
+        self.may_ask()?;
+        let found = self.engine.list(&prefix, self.until)?;
+        let mut known = self.known.borrow_mut();
+        known.retain(|path, _| !path.starts_with(&prefix));
+        known.extend(found.into_iter().map(|(path, entry)| (path, Some(entry))));
+        self.assumed.borrow_mut().retain(|path| !path.starts_with(&prefix));
+        self.taken.borrow_mut().retain(|path| !path.starts_with(&prefix));
+        self.listed.borrow_mut().insert(prefix);
+        Ok(())
+    }
+
+    /// What is listed below a prefix is out of date.
+    pub fn unlist(&self, prefix: &str) {
+        self.listed.borrow_mut().retain(|listed| !listed.starts_with(prefix));
+    }
+
+    /// The known records below a prefix.
+    pub fn below(&self, prefix: &str) -> Vec<(String, Entry)> {
+        let known = self.known.borrow();
+        let below = known.range(prefix.to_owned()..).take_while(|(p, _)| p.starts_with(prefix));
+        below.filter_map(|(path, entry)| Some((path.clone(), entry.clone()?))).collect()
+    }
+
+    /// What an address's record says.
+    pub fn slot(&self, set: &SetName, addr: Addr, entry: &Entry) -> Result<Holder, StoreError> {
+        let path = keys::ip(set, addr);
+        self.whole(&path, codec::read_slot(path.as_bytes(), set, addr, &entry.value))
+    }
+
+    /// What a record of a cooling address says.
+    pub fn kept_back(
+        &self,
+        path: &str,
+        set: &SetName,
+        addr: Addr,
+        entry: &Entry,
+    ) -> Result<Holder, StoreError> {
+        self.whole(path, codec::read_slot(path.as_bytes(), set, addr, &entry.value))
+    }
+
+    /// Learns which boots all nodes are in; `false`: that was known, or none had another boot before.
+    pub fn learn_nodes(&self) -> Result<bool, StoreError> {
+        if self.nodes.borrow().is_some() {
+            return Ok(false);
+        }
+        let nodes = node::listed(self.engine, self.until)?;
+        let rebooted = nodes.iter().any(|(record, _)| record.since != record.first);
+        *self.nodes.borrow_mut() = Some(nodes);
+        Ok(rebooted)
+    }
+
+    /// Whether a lease has ended with its boot.
+    pub fn has_ended(&self, lease: &Lease) -> bool {
+        let record = self.node_of(lease).map(|(record, _)| record);
+        node::has_ended(lease, self.cx, record.as_slice())
+    }
+
+    /// Whether what must not be there is, as far as is known.
+    pub fn is_over(&self) -> bool {
+        let known = self.known.borrow();
+        self.unless.as_ref().is_some_and(|path| matches!(known.get(path), Some(Some(_))))
+    }
+
+    /// The record of a lease's node, once all are known: as a conflict told it since, if one did.
+    fn node_of(&self, lease: &Lease) -> Option<(NodeRecord, Entry)> {
+        let nodes = self.nodes.borrow();
+        let listed = nodes.as_ref()?.iter().find(|(record, _)| record.node == lease.node)?;
+        let path = keys::node(&lease.node.name);
+        let known = self.known.borrow();
+        let Some(entry) = known.get(&path) else { return Some(listed.clone()) };
+        let entry = entry.clone()?;
+        let record = codec::read_node(path.as_bytes(), &lease.node.name, &entry.value).ok()?;
+        Some((record, entry))
+    }
+
+    /// What is written rests on it that this lease has ended: its node's record is compared. Since that
+    /// was looked at, the node may have booted again, and this be a lease of its new boot.
+    pub fn rest_on_end(&self, lease: &Lease) {
+        if let Some((_, entry)) = self.node_of(lease) {
+            let path = keys::node(&lease.node.name);
+            self.known.borrow_mut().entry(path).or_insert(Some(entry));
+        }
+    }
+
+    /// Who has an address: nobody, if that has ended.
+    pub fn living(&self, set: &SetName, addr: Addr, entry: &Entry) -> Result<Holder, StoreError> {
+        Ok(match self.slot(set, addr, entry)? {
+            Holder::Leased(lease) if self.has_ended(&lease) => Holder::Free,
+            other => other,
+        })
+    }
+
+    /// What an owner's record says.
+    pub fn owned(
+        &self,
+        path: &str,
+        set: &SetName,
+        entry: &Entry,
+    ) -> Result<Vec<Lease>, StoreError> {
+        self.whole(path, codec::read_owned(path.as_bytes(), set, &entry.value))
+    }
+
+    /// The value, or the damage.
+    pub fn whole<T>(&self, path: &str, read: Result<T, Bad>) -> Result<T, StoreError> {
+        read.map_err(|Bad(what)| bad_record(self.engine, path, what))
+    }
+
+    /// Whether a known record keeps an address from being chosen.
+    pub fn is_held(&self, set: &SetName, addr: Addr) -> Result<bool, StoreError> {
+        let path = keys::ip(set, addr);
+        let supposed = self.supposed.borrow().as_ref().is_some_and(|s| s.contains(&path));
+        if supposed || self.taken.borrow().contains(&path) {
+            return Ok(true);
+        }
+        let entry = self.known.borrow().get(&path).cloned().flatten();
+        Ok(match entry.map(|entry| self.living(set, addr, &entry)).transpose()? {
+            Some(Holder::Leased(_)) => true,
+            // Nobody clears away what has cooled down: whoever comes upon it takes it.
+            Some(Holder::Cooling(c)) => !c.over(self.cx.now),
+            Some(Holder::Free) | None => false,
+        })
+    }
+
+    /// Takes the word of an owner's record for an address's: they are always written together.
+    /// `false`: the address's own record is known, and says something else.
+    pub fn vouch(&self, lease: &Lease, version: u64) -> Result<bool, StoreError> {
+        let path = keys::ip(&lease.set, lease.addr);
+        let entry = self.known.borrow().get(&path).cloned();
+        match entry {
+            Some(Some(entry)) => Ok(matches!(
+                self.slot(&lease.set, lease.addr, &entry)?,
+                Holder::Leased(held) if held.owner == lease.owner
+            )),
+            Some(None) => Ok(false),
+            None if self.is_listed(&path) => Ok(false),
+            None => {
+                self.taken.borrow_mut().remove(&path);
+                let holder = Holder::Leased(Box::new(lease.clone()));
+                let value = codec::slot(path.as_bytes(), &holder).unwrap_or_default();
+                self.known.borrow_mut().insert(path, Some(Entry { version, value }));
+                Ok(true)
+            }
+        }
+    }
+
+    /// Every owner of this node, looked at once in a command.
+    pub fn owners(&self, set: &SetName) -> Result<Owners, StoreError> {
+        if let Some(owners) = self.owners.borrow().as_ref() {
+            return Ok(owners.clone());
+        }
+        let prefix = keys::owns(set, &self.cx.node);
+        self.unlist(&prefix);
+        self.list(prefix.clone())?;
+        let mut owners = Vec::new();
+        let known = self.known.borrow();
+        for (path, entry) in
+            known.range(prefix.clone()..).take_while(|(p, _)| p.starts_with(&prefix))
+        {
+            let Some(entry) = entry else { continue };
+            let leases = self.owned(path, set, entry)?;
+            owners.extend(leases.first().map(|l| l.owner.clone()).map(|owner| (owner, leases)));
+        }
+        owners.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let owners = Rc::new(owners);
+        *self.owners.borrow_mut() = Some(owners.clone());
+        Ok(owners)
+    }
+}
+
+/// A record that is not what was written.
+pub fn bad_record(engine: &dyn Engine, path: &str, what: &str) -> StoreError {
+    StoreError::BadRecord { place: engine.place(), key: path.to_owned(), what: what.to_owned() }
+}
+
+impl View for Knowledge<'_> {
+    fn holder(&self, set: &SetName, addr: Addr) -> Result<Holder, StoreError> {
+        match self.guess(keys::ip(set, addr))? {
+            Some(entry) => self.living(set, addr, &entry),
+            None => Ok(Holder::Free),
+        }
+    }
+
+    fn of(&self, set: &SetName, owner: &Owner) -> Result<Vec<Lease>, StoreError> {
+        let Some(path) = keys::own(set, &self.cx.node, owner) else {
+            return Ok(Vec::new());
+        };
+        for look_again in [true, false] {
+            let Some(entry) = self.guess(path.clone())? else {
+                return Ok(Vec::new());
+            };
+            let leases = self.owned(&path, set, &entry)?;
+            let mut agree = true;
+            for lease in &leases {
+                agree &= lease.owner == *owner && self.vouch(lease, entry.version)?;
+            }
+            if agree {
+                return Ok(leases.into_iter().filter(|l| !self.has_ended(l)).collect());
+            }
+            if look_again {
+                // Learned at two moments, perhaps; at one they must agree.
+                let ips = leases.iter().map(|l| keys::ip(set, l.addr));
+                self.learn(&ips.chain([path.clone()]).collect::<Vec<_>>())?;
+            }
+        }
+        Err(bad_record(self.engine, &path, "it names an address that is not this owner's"))
+    }
+
+    fn cursor(&self, set: &SetName, range: Addr) -> Result<Option<Addr>, StoreError> {
+        let last = self.hint(&keys::cursor(set, range))?;
+        self.search.in_turn.set(last.is_some());
+        Ok(last)
+    }
+
+    fn next_free(
+        &self,
+        set: &SetName,
+        span: Span,
+        order: Order,
+    ) -> Result<Option<Addr>, StoreError> {
+        self.find_free(set, span, order)
+    }
+
+    fn cooling(&self, _: &SetName, _: Family, _: usize) -> Result<Vec<Cooling>, StoreError> {
+        // What has cooled down is taken where it is met, not searched for.
+        Ok(Vec::new())
+    }
+
+    fn first_cooling(
+        &self,
+        set: &SetName,
+        family: Family,
+        spans: &[Span],
+    ) -> Result<Option<Cooling>, StoreError> {
+        self.soonest(set, family, spans)
+    }
+
+    fn former(&self, set: &SetName, pod: &PodKey, range: Addr) -> Result<Option<Addr>, StoreError> {
+        self.hint(&keys::sticky(set, pod, range))
+    }
+
+    fn adopted(&self, network: &NetworkName) -> Result<bool, StoreError> {
+        let path = keys::adopted(network);
+        match self.old {
+            Old::No => Ok(false),
+            Old::Look => Ok(self.guess(path)?.is_some()),
+            Old::Probably => Ok(self.presume(path)),
+        }
+    }
+
+    fn defined(&self, definition: &Definition) -> Result<bool, StoreError> {
+        Ok(self.is_defined.is_none_or(|is_defined| is_defined(definition)))
+    }
+
+    fn definitions(&self) -> Result<Vec<Definition>, StoreError> {
+        // No trip for a warning.
+        Ok(Vec::new())
+    }
+
+    /// This node's owners alone: a runtime knows of no other node's containers.
+    fn page(
+        &self,
+        set: &SetName,
+        after: Option<&Owner>,
+        limit: usize,
+    ) -> Result<Vec<Lease>, StoreError> {
+        let owners = self.owners(set)?;
+        let from = after.map_or(0, |after| owners.partition_point(|(o, _)| o <= after));
+        Ok(owners[from..].iter().take(limit).flat_map(|(_, leases)| leases.clone()).collect())
+    }
+
+    fn pool(&self, id: &PoolId) -> Result<Option<Pool>, StoreError> {
+        let path = keys::pool(id);
+        let read = |entry: Entry| codec::read_pool_of(path.as_bytes(), id.clone(), &entry.value);
+        self.read(&path)?.map(|entry| self.whole(&path, read(entry))).transpose()
+    }
+
+    fn overlapping(&self, space: &str, subnet: Subnet) -> Result<Option<Pool>, StoreError> {
+        let mut pools = self.pools(space)?;
+        pools.retain(|p| Span::from(p.subnet).overlaps(Span::from(subnet)));
+        Ok(pools.into_iter().min_by_key(|p| p.subnet))
+    }
+
+    fn next_block(
+        &self,
+        space: &str,
+        within: Subnet,
+        len: u8,
+        from: Addr,
+    ) -> Result<Option<Subnet>, StoreError> {
+        let taken: BTreeSet<Subnet> = self.pools(space)?.iter().map(|p| p.subnet).collect();
+        let mut block = Subnet::masked(from.max(within.first()), len);
+        while let Some(b) = block.filter(|b| within.contains(b.first())) {
+            if b.first() >= from && !taken.contains(&b) {
+                return Ok(Some(b));
+            }
+            block = b.last().next().and_then(|next| Subnet::masked(next, len));
+        }
+        Ok(None)
+    }
+
+    /// Of all nodes, and each time anew: a conflict may have told of a lease that was not listed.
+    fn of_pool(
+        &self,
+        pool: &Pool,
+        after: Option<Addr>,
+        limit: usize,
+    ) -> Result<Vec<Lease>, StoreError> {
+        let set = pool.set();
+        let prefix = keys::ips(&set);
+        if after.is_none() {
+            self.unlist(&prefix);
+            self.list(prefix.clone())?;
+        }
+        let mut leases = Vec::new();
+        let known = self.known.borrow();
+        for (path, entry) in
+            known.range(prefix.clone()..).take_while(|(p, _)| p.starts_with(&prefix))
+        {
+            let (Some(entry), Some((_, addr))) = (entry, keys::read_ip(path)) else { continue };
+            if leases.len() < limit
+                && after.is_none_or(|after| addr > after)
+                && let Holder::Leased(lease) = self.slot(&set, addr, entry)?
+                && matches!(&lease.owner, Owner::Pool(id, _) if *id == pool.id)
+            {
+                leases.push(*lease);
+            }
+        }
+        Ok(leases)
+    }
+
+    fn has_other_nodes(&self) -> bool {
+        true
+    }
+
+    fn network(&self, name: &NetworkName) -> Result<Option<NetworkRecord>, StoreError> {
+        let path = keys::network(name);
+        let read = |e: Entry| codec::read_network(path.as_bytes(), name.clone(), &e.value);
+        self.read(&path)?.map(|entry| self.whole(&path, read(entry))).transpose()
+    }
+
+    fn capacity(&self) -> usize {
+        // A freed lease is at most three records: its address's, its owner's, and that it cools. The
+        // node's is compared; what happened is written down.
+        self.engine.room().saturating_sub(1 + history::STEPS) / 3
+    }
+}
+
+impl Knowledge<'_> {
+    /// The pools of a space, as they were made.
+    pub fn pools(&self, space: &str) -> Result<Vec<Pool>, StoreError> {
+        let path = keys::space(space);
+        let read = |entry: Entry| codec::read_pools(path.as_bytes(), &entry.value);
+        Ok(self.read(&path)?.map(|e| self.whole(&path, read(e))).transpose()?.unwrap_or_default())
+    }
+
+    /// An address kept as a hint. One that cannot be read tells nothing, and is written anew.
+    fn hint(&self, path: &str) -> Result<Option<Addr>, StoreError> {
+        let entry = self.read(path)?;
+        Ok(entry.and_then(|entry| codec::read_addr(path.as_bytes(), &entry.value).ok()))
+    }
+}
+
+/// Records to be written; `None`: removed.
+pub type Writes = BTreeMap<String, Option<Vec<u8>>>;

@@ -1,0 +1,275 @@
+//! The file under redb.
+//!
+//! Owns: which of redb's reads, writes and flushes reach the file. redb's own file backend writes
+//! and flushes at open, at commit and twice at close; of those only the ones at commit protect a
+//! lease:
+//! - Until [`Switch::write_through`] what redb writes stays in memory: nothing touches the file
+//!   before the plan is made, so a command that changes nothing writes nothing (a refused ADD may
+//!   be counted), and a damaged file stays as it was found. A GC that needs more memory than
+//!   [`HOLD`] passes on before: redb never writes over what is committed.
+//! - A write that changes nothing (redb rewrites its header at open) and a flush with nothing
+//!   written since the last are left out.
+//! - A predecessor may have been killed before its own last flush, or before the file's name was on
+//!   disk. So one flush comes before all else that a writer does, be it that it only answers:
+//!   a repeated ADD must not tell of a lease that a power cut takes back, and no page that an
+//!   unflushed commit let go may be written over. A predecessor that came to its end leaves a copy
+//!   of the header in the lock file; where the header is still that copy, nothing is unflushed, and
+//!   that flush is left out. (A copy that a power cut keeps or loses does no harm: then all there is
+//!   is on disk.)
+//! - Without [`Flush::ToDisk`] no flush is made at all: the leases mean nothing after the boot that
+//!   made them, and a killed process loses nothing that it gave to the kernel.
+//! - After [`Switch::leave`] nothing reaches the file: closing would write and flush an orderly
+//!   end, which the next opening does not need, since each commit left the allocator's state
+//!   behind (quick repair).
+//!
+//! What redb is given to read is verified first ([`super::pages`]).
+//!
+//! Invariant: what reaches the file reaches it in redb's order.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use redb::StorageBackend;
+
+use super::lock::Lock;
+use super::pages;
+use super::pages::Pages;
+
+/// What becomes of flushes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flush {
+    /// They reach the disk.
+    ToDisk,
+    /// Writes reach the kernel; flushes are left out.
+    Never,
+}
+
+/// redb's view of the file.
+#[derive(Debug)]
+pub struct Backend(Arc<Shared>);
+
+/// The same, from outside of redb.
+#[derive(Debug)]
+pub struct Switch(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    file: File,
+    flush: Flush,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "four facts that are independent of each other")]
+struct State {
+    /// Written and not passed on, in order.
+    held: Vec<(u64, Vec<u8>)>,
+    /// The length, where it was set and not passed on.
+    len: Option<u64>,
+    holds: usize,
+    through: bool,
+    left: bool,
+    /// Whether it may be passed on at all.
+    write: bool,
+    /// What the pages that were not read yet have to be.
+    pages: Pages,
+    /// Something was written, by us or by a predecessor that was killed, and not flushed since.
+    dirty: bool,
+}
+
+/// How much is held back, in bytes.
+pub const HOLD: usize = 4 << 20;
+
+/// The header's page: the part of the file that redb rewrites unchanged.
+const HEADER: usize = 4096;
+
+/// The part of it that redb uses, and that every commit changes.
+const NOTE: usize = 512;
+
+/// A backend over an open file, and its switch; without `flush` it never passes a write on. With
+/// the lock, a predecessor's note in it counts.
+pub fn new(file: File, flush: Option<Flush>, lock: Option<&Lock>) -> io::Result<(Backend, Switch)> {
+    let (mut note, mut now) = ([0; NOTE], [0; NOTE]);
+    let noted = lock.is_some_and(|lock| {
+        lock.note(&mut note).is_some() && file.read_exact_at(&mut now, 0).is_ok()
+    });
+    let dirty = !noted || note != now;
+    if noted && dirty && pages::is_set_back(&note, &now) {
+        let what = "its header names the state before the last one as the last";
+        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    }
+    let state = State {
+        held: Vec::new(),
+        holds: 0,
+        len: None,
+        through: false,
+        left: false,
+        write: flush.is_some(),
+        pages: Pages::default(),
+        dirty,
+    };
+    let flush = flush.unwrap_or(Flush::Never);
+    let shared = Arc::new(Shared { file, flush, state: Mutex::new(state) });
+    Ok((Backend(shared.clone()), Switch(shared)))
+}
+
+impl Switch {
+    /// Whether a predecessor may have left something unflushed.
+    pub fn is_unsettled(&self) -> bool {
+        self.0.flush == Flush::ToDisk && self.0.state().dirty
+    }
+
+    /// Flushes that, and says so.
+    pub fn settle(&self, lock: &Lock) -> io::Result<()> {
+        self.0.flush(&mut self.0.state())?;
+        self.vouch(lock);
+        Ok(())
+    }
+
+    /// Passes on what was held, and from now on everything.
+    pub fn write_through(&self) -> io::Result<()> {
+        self.0.write_through(&mut self.0.state())
+    }
+
+    /// Tells the next holder of the lock that all is on disk, if it has to be and is, and in any case
+    /// which header is the last.
+    pub fn vouch(&self, lock: &Lock) {
+        let mut header = [0; NOTE];
+        let flushed = self.0.flush == Flush::Never || !self.0.state().dirty;
+        if flushed && self.0.file.read_exact_at(&mut header, 0).is_ok() {
+            lock.leave_note(&header);
+        }
+    }
+
+    /// From now on nothing reaches the file. redb takes the refusals for a failing disk and closes
+    /// without further ado; a transaction that is open then is rolled back.
+    pub fn leave(&self) {
+        self.0.state().left = true;
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open(&self) -> io::Result<MutexGuard<'_, State>> {
+        let state = self.state();
+        if state.left { Err(io::Error::other("the store was left")) } else { Ok(state) }
+    }
+
+    fn write_through(&self, state: &mut State) -> io::Result<()> {
+        if state.through {
+            return Ok(());
+        }
+        // A predecessor's writes before ours.
+        self.flush(state)?;
+        state.through = true;
+        if let Some(len) = state.len.take() {
+            self.file.set_len(len)?;
+            state.dirty = true;
+        }
+        for (offset, data) in std::mem::take(&mut state.held) {
+            self.write(state, offset, &data)?;
+        }
+        self.flush(state)
+    }
+
+    fn write(&self, state: &mut State, offset: u64, data: &[u8]) -> io::Result<()> {
+        if offset == 0 && self.begins_with(data) {
+            return Ok(());
+        }
+        state.dirty = true;
+        self.file.write_all_at(data, offset)
+    }
+
+    fn flush(&self, state: &mut State) -> io::Result<()> {
+        if self.flush == Flush::ToDisk && state.dirty {
+            self.file.sync_data()?;
+            state.dirty = false;
+        }
+        Ok(())
+    }
+
+    fn begins_with(&self, data: &[u8]) -> bool {
+        let mut before = [0; HEADER];
+        data.len() <= HEADER
+            && self.file.read_exact_at(&mut before[..data.len()], 0).is_ok()
+            && before[..data.len()] == *data
+    }
+}
+
+impl StorageBackend for Backend {
+    fn len(&self) -> io::Result<u64> {
+        match self.0.state().len {
+            Some(len) => Ok(len),
+            None => Ok(self.0.file.metadata()?.len()),
+        }
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let mut state = self.0.state();
+        if state.len.is_none() {
+            self.0.file.read_exact_at(out, offset)?;
+        } else {
+            // The part behind the file's end is zero until it is written.
+            let mut filled = 0;
+            while filled < out.len() {
+                match self.0.file.read_at(&mut out[filled..], offset + filled as u64)? {
+                    0 => break,
+                    n => filled += n,
+                }
+            }
+            out[filled..].fill(0);
+        }
+        let end = offset + out.len() as u64;
+        for (at, data) in &state.held {
+            let (from, to) = ((*at).max(offset), (at + data.len() as u64).min(end));
+            if from < to {
+                let part = |base: u64| within(from - base)..within(to - base);
+                out[part(offset)].copy_from_slice(&data[part(*at)]);
+            }
+        }
+        state.pages.verify(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let mut state = self.0.open()?;
+        if !state.through {
+            state.len = Some(len);
+            return Ok(());
+        }
+        // redb cuts off what is free after its last flush. Lost to a power cut, that is no loss.
+        state.dirty |= len > self.0.file.metadata()?.len();
+        self.0.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let mut state = self.0.open()?;
+        if state.through { self.0.flush(&mut state) } else { Ok(()) }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let mut state = self.0.open()?;
+        state.pages.forget(offset, data.len());
+        if state.through {
+            return self.0.write(&mut state, offset, data);
+        }
+        if state.held.is_empty() && offset == 0 && self.0.begins_with(data) {
+            return Ok(());
+        }
+        state.held.push((offset, data.to_vec()));
+        state.holds += data.len();
+        if state.holds > HOLD && state.write {
+            return self.0.write_through(&mut state);
+        }
+        Ok(())
+    }
+}
+
+/// An offset within a buffer in memory.
+fn within(offset: u64) -> usize {
+    usize::try_from(offset).unwrap_or(usize::MAX)
+}

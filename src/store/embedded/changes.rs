@@ -1,0 +1,210 @@
+//! A plan's changes over a sorted table of bytes.
+//!
+//! Owns: that lease, owner's index, occupancy and cooling change together. Invariant: before and
+//! after each change all four agree; a change that they contradict is damage, and nothing of its
+//! plan is committed.
+
+use super::view::{KvMut, Tables};
+use super::{keys, occupancy, pools};
+use crate::alloc;
+use crate::alloc::{Change, Command, Context, Cooling, Plan};
+use crate::error::StoreError;
+use crate::model::{Ending, Face, Kind, Lease, SetName, Timestamp, Verb};
+use crate::net::Addr;
+use crate::store::codec;
+
+/// Makes one change; whether somebody came to hold an address by it, or ceased to.
+pub fn make<K: KvMut>(
+    tables: &mut Tables<'_, K>,
+    change: &Change,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    match change {
+        Change::Put(lease) => return put(tables, lease),
+        Change::Free { lease, until } => {
+            free(tables, lease, *until, now)?;
+            return Ok(true);
+        }
+        other => other_than_lease(tables, other)?,
+    }
+    Ok(false)
+}
+
+fn other_than_lease<K: KvMut>(
+    tables: &mut Tables<'_, K>,
+    change: &Change,
+) -> Result<(), StoreError> {
+    match change {
+        // The first two are leases; of the last see `View::network`.
+        Change::Put(_) | Change::Free { .. } | Change::Network(_) => Ok(()),
+        Change::Thaw(set, cooling) => {
+            end_cooling(tables, set, cooling)?;
+            occupancy::free(tables, set, cooling.addr)
+        }
+        Change::Cool(set, cooling) => cool(tables, set, cooling),
+        Change::Cursor(set, range, addr) => {
+            let key = keys::cursor(set, *range);
+            tables.kv.put(&key, &codec::addr(&key, *addr))
+        }
+        Change::Sticky(set, pod, range, addr) => {
+            stick(tables, set, &keys::sticky(set, pod, *range), *addr)
+        }
+        Change::Define(definition) => {
+            let key = keys::definition(&definition.network);
+            tables.kv.put(&key, &codec::definition(&key, definition))
+        }
+        Change::Adopted(network, time) => {
+            let key = keys::adopted(network);
+            tables.kv.put(&key, &codec::number(&key, *time))
+        }
+        Change::Released(network) => tables.kv.remove(&keys::adopted(network)),
+        Change::PutPool(pool) => pools::put(tables, pool),
+        Change::DropPool(pool) => pools::remove(tables, pool),
+    }
+}
+
+/// Remembers a pod's address. An address is remembered for one pod, the last, so there are never
+/// more records than addresses, however many pods come and go.
+pub fn stick<K: KvMut>(
+    tables: &mut Tables<'_, K>,
+    set: &SetName,
+    key: &[u8],
+    addr: Addr,
+) -> Result<(), StoreError> {
+    if let Some(before) = tables.kv.get(key)? {
+        let before = tables.whole(codec::read_addr(key, &before))?;
+        tables.kv.remove(&keys::stuck(set, before))?;
+    }
+    let stuck = keys::stuck(set, addr);
+    if let Some(other) = tables.kv.get(&stuck)? {
+        let other = tables.whole(codec::read_key(&stuck, &other))?;
+        tables.kv.remove(&other)?;
+    }
+    tables.kv.put(&stuck, &codec::key(&stuck, key))?;
+    tables.kv.put(key, &codec::addr(key, addr))
+}
+
+/// What a request is counted as, if it is counted: one that changes something, and where a commit
+/// flushes nothing one that is refused an address too.
+pub fn counted(
+    command: &Command,
+    plan: &Plan,
+    cx: &Context,
+    free_of_charge: bool,
+) -> Option<(SetName, Face, Verb, Ending)> {
+    let verb = alloc::verb(command)?;
+    let refused = plan.outcome.is_err() && free_of_charge && verb == Verb::Add;
+    if plan.changes.is_empty() && !refused {
+        return None;
+    }
+    let of_change = |change: &Change| match change {
+        Change::Put(lease) | Change::Free { lease, .. } => Some(lease.set.clone()),
+        Change::PutPool(pool) | Change::DropPool(pool) => Some(pool.set()),
+        _ => None,
+    };
+    let set = command.set().cloned().or_else(|| plan.changes.iter().find_map(of_change));
+    Some((set.unwrap_or_else(nameless), cx.face, verb, alloc::ending(&plan.outcome)))
+}
+
+/// What is asked of a pool that is not there is nobody's.
+fn nameless() -> SetName {
+    SetName("docker".to_owned())
+}
+
+/// Whether a change must outlive the boot even where leases do not.
+pub fn outlives_boot(change: &Change) -> bool {
+    match change {
+        Change::Sticky(..) | Change::Adopted(..) | Change::Released(_) => true,
+        Change::Put(lease) | Change::Free { lease, .. } => lease.kind == Kind::Reserved,
+        Change::Thaw(..)
+        | Change::Cool(..)
+        | Change::Cursor(..)
+        | Change::Define(..)
+        | Change::PutPool(_)
+        | Change::DropPool(_)
+        | Change::Network(_) => false,
+    }
+}
+
+/// Whether the address was nobody's.
+fn put<K: KvMut>(tables: &mut Tables<'_, K>, lease: &Lease) -> Result<bool, StoreError> {
+    let (set, addr) = (&lease.set, lease.addr);
+    let before = tables.lease(set, addr)?;
+    let is_new = before.is_none();
+    match before {
+        // The same owner's record anew: the indexes stand.
+        Some(before) if before.owner == lease.owner => {}
+        Some(_) => return Err(tables.damaged("an address given to two owners")),
+        None => {
+            match tables.cooling_of(set, addr)? {
+                Some(cooling) => end_cooling(tables, set, &cooling)?,
+                None => occupancy::take(tables, set, addr)?,
+            }
+            let key = keys::owner(set, &lease.owner);
+            let mut addrs = tables.addrs(&key)?;
+            addrs.push(addr);
+            addrs.sort_unstable();
+            tables.kv.put(&key, &codec::addrs(&key, &addrs))?;
+        }
+    }
+    if lease.kind == Kind::Reserved {
+        tables.kv.put(&keys::reserved(set, addr), &[])?;
+    }
+    let key = keys::lease(set, addr);
+    tables.kv.put(&key, &codec::lease(&key, lease))?;
+    Ok(is_new)
+}
+
+fn free<K: KvMut>(
+    tables: &mut Tables<'_, K>,
+    lease: &Lease,
+    until: Option<Timestamp>,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let (set, addr) = (&lease.set, lease.addr);
+    tables.kv.remove(&keys::lease(set, addr))?;
+    if lease.kind == Kind::Reserved {
+        tables.kv.remove(&keys::reserved(set, addr))?;
+    }
+    let key = keys::owner(set, &lease.owner);
+    let mut addrs = tables.addrs(&key)?;
+    addrs.retain(|a| *a != addr);
+    if addrs.is_empty() {
+        tables.kv.remove(&key)?;
+    } else {
+        tables.kv.put(&key, &codec::addrs(&key, &addrs))?;
+    }
+    let Some(until) = until else {
+        return occupancy::free(tables, set, addr);
+    };
+    keep_back(tables, set, &Cooling { until, addr, freed: now })
+}
+
+fn keep_back<K: KvMut>(
+    tables: &mut Tables<'_, K>,
+    set: &SetName,
+    cooling: &Cooling,
+) -> Result<(), StoreError> {
+    let key = keys::cooling(set, cooling.addr);
+    tables.kv.put(&key, &codec::cooling(&key, cooling))?;
+    tables.kv.put(&keys::queued(set, cooling.until, cooling.addr), &[])
+}
+
+/// Keeps back an address that is free.
+pub fn cool<K: KvMut>(
+    tables: &mut Tables<'_, K>,
+    set: &SetName,
+    cooling: &Cooling,
+) -> Result<(), StoreError> {
+    occupancy::take(tables, set, cooling.addr)?;
+    keep_back(tables, set, cooling)
+}
+
+fn end_cooling<K: KvMut>(
+    tables: &mut Tables<'_, K>,
+    set: &SetName,
+    cooling: &Cooling,
+) -> Result<(), StoreError> {
+    tables.kv.remove(&keys::cooling(set, cooling.addr))?;
+    tables.kv.remove(&keys::queued(set, cooling.until, cooling.addr))
+}

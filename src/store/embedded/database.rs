@@ -1,0 +1,274 @@
+//! redb under our tables: one transaction, its errors, its panics.
+//!
+//! Owns: opening, reading, writing and making a store file. Does not own: which file, the lock (the
+//! caller holds it), keys and records.
+//! Nobody keeps the database open, for redb refuses a second opener instead of letting it wait:
+//! everybody opens, transacts and leaves.
+//! Invariant: a file that redb cannot make sense of is [`StoreError::Damaged`], whether redb says so
+//! or panics over it.
+
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::Path;
+
+use redb::{
+    Database, ReadOnlyTable, ReadableDatabase, ReadableTable, Table, TableDefinition,
+    WriteTransaction,
+};
+
+use super::backend;
+use super::backend::{Flush, Switch};
+use super::lock;
+use super::lock::Lock;
+use super::view::{Each, Kv, KvMut, Tables};
+use super::{files, keys};
+use crate::error::StoreError;
+use crate::store::codec;
+
+type Bytes = &'static [u8];
+/// redb's cache, in bytes: more than any command but GC and `list` touches.
+const CACHE: usize = 8 << 20;
+
+const TABLE: TableDefinition<Bytes, Bytes> = TableDefinition::new("sublet");
+
+/// redb's table, for reading.
+pub struct Reader<'a, T> {
+    table: &'a T,
+    path: &'a Path,
+}
+
+impl<T: ReadableTable<Bytes, Bytes>> Kv for Reader<'_, T> {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let value = self.table.get(key).map_err(|e| broken(self.path, e))?;
+        Ok(value.map(|v| v.value().to_vec()))
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], each: &mut Each<'_>) -> Result<(), StoreError> {
+        let range = self.table.range::<&[u8]>(from..to).map_err(|e| broken(self.path, e))?;
+        for entry in range {
+            let (key, value) = entry.map_err(|e| broken(self.path, e))?;
+            if !each(key.value(), value.value())? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let mut range = self.table.range::<&[u8]>(from..to).map_err(|e| broken(self.path, e))?;
+        let last = range.next_back().transpose().map_err(|e| broken(self.path, e))?;
+        Ok(last.map(|(key, _)| key.value().to_vec()))
+    }
+}
+
+/// A store's records, to look at.
+pub type Looked<'a> = Tables<'a, Reader<'a, ReadOnlyTable<Bytes, Bytes>>>;
+
+/// redb's table, for writing.
+pub struct Writer<'a, 't> {
+    table: &'a mut Table<'t, Bytes, Bytes>,
+    path: &'a Path,
+}
+
+impl Kv for Writer<'_, '_> {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        Reader { table: &*self.table, path: self.path }.get(key)
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], each: &mut Each<'_>) -> Result<(), StoreError> {
+        Reader { table: &*self.table, path: self.path }.scan(from, to, each)
+    }
+
+    fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        Reader { table: &*self.table, path: self.path }.last(from, to)
+    }
+}
+
+impl KvMut for Writer<'_, '_> {
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        self.table.insert(key, value).map(|_| ()).map_err(|e| broken(self.path, e))
+    }
+
+    fn remove(&mut self, key: &[u8]) -> Result<(), StoreError> {
+        self.table.remove(key).map(|_| ()).map_err(|e| broken(self.path, e))
+    }
+}
+
+/// What redb says, in our words. Its own reading of a torn file ends in I/O errors of these kinds.
+fn broken(path: &Path, error: impl Into<redb::Error>) -> StoreError {
+    use std::io::ErrorKind::{InvalidData, UnexpectedEof};
+    let damaged = |what: String| StoreError::Damaged { path: path.to_owned(), what };
+    match error.into() {
+        redb::Error::Io(e) if matches!(e.kind(), InvalidData | UnexpectedEof) => {
+            damaged(e.to_string())
+        }
+        redb::Error::Io(e) => StoreError::io("read or write the lease store", path, e),
+        e @ (redb::Error::UpgradeRequired(_)
+        | redb::Error::TableDoesNotExist(_)
+        | redb::Error::TableTypeMismatch { .. }) => StoreError::Foreign {
+            path: path.to_owned(),
+            what: e.to_string(),
+            advice: "move it away, or name another file".to_owned(),
+        },
+        e => damaged(e.to_string()),
+    }
+}
+
+/// Runs what may make redb panic over a damaged file; a panic is damage.
+fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        let what = "its pages contradict each other".to_owned();
+        Err(StoreError::Damaged { path: path.to_owned(), what })
+    })
+}
+
+/// Opens a file for writing, or only to look.
+fn open(
+    path: &Path,
+    write: Option<Flush>,
+    lock: Option<&Lock>,
+) -> Result<Option<(Database, Switch)>, StoreError> {
+    let file = loop {
+        let Some(file) = files::open(path, write.is_some())? else { return Ok(None) };
+        if lock::guard(&file, path)? {
+            break file;
+        }
+    };
+    let (backend, switch) = backend::new(file, write, lock).map_err(|e| broken(path, e))?;
+    let database = Database::builder().set_cache_size(CACHE).create_with_backend(backend);
+    Ok(Some((database.map_err(|e| broken(path, e))?, switch)))
+}
+
+/// Whether the table is of a form that this build reads.
+fn check_schema<K: Kv>(tables: &Tables<'_, K>) -> Result<(), StoreError> {
+    let found = match tables.kv.get(keys::SCHEMA)? {
+        Some(bytes) => tables.whole(codec::read_number(keys::SCHEMA, &bytes))?,
+        None => return Err(tables.damaged("it does not say which schema it has")),
+    };
+    if found == u64::from(codec::SCHEMA_VERSION) {
+        return Ok(());
+    }
+    Err(StoreError::Foreign {
+        path: tables.path.to_owned(),
+        what: format!("it has schema {found}, this build reads {}", codec::SCHEMA_VERSION),
+        advice: "use the sublet that wrote it, or a newer one".to_owned(),
+    })
+}
+
+/// Looks at a store without writing; `None` if there is none. If its lock is held, what the last
+/// holder left in it counts.
+pub fn look<T>(
+    path: &Path,
+    lock: Option<&Lock>,
+    work: impl FnOnce(&Looked<'_>) -> Result<T, StoreError>,
+) -> Result<Option<T>, StoreError> {
+    guarded(path, || {
+        let Some((database, switch)) = open(path, None, lock)? else {
+            return Ok(None);
+        };
+        let answer = (|| {
+            let transaction = database.begin_read().map_err(|e| broken(path, e))?;
+            let table = transaction.open_table(TABLE).map_err(|e| broken(path, e))?;
+            let tables = Tables { kv: Reader { table: &table, path }, path };
+            check_schema(&tables)?;
+            work(&tables)
+        })();
+        leave(database, &switch);
+        answer.map(Some)
+    })
+}
+
+/// One write transaction under the file's lock, committed if `work` answers [`ControlFlow::Continue`].
+pub fn write<T>(
+    path: &Path,
+    flush: Flush,
+    lock: &Lock,
+    work: impl FnOnce(&mut Tables<'_, Writer<'_, '_>>) -> Result<ControlFlow<T, T>, StoreError>,
+) -> Result<T, StoreError> {
+    guarded(path, || {
+        let Some((database, switch)) = open(path, Some(flush), Some(lock))? else {
+            let source = std::io::Error::from(std::io::ErrorKind::NotFound);
+            return Err(StoreError::io("open the lease store", path, source));
+        };
+        let answer = database.begin_write().map_err(|e| broken(path, e)).and_then(|mut t| {
+            t.set_quick_repair(true);
+            let io = |e| StoreError::io("write", path, e);
+            let answer = in_table(path, &t, work).and_then(|flow| {
+                // An answer that changes nothing may tell of what a predecessor was killed over.
+                if switch.is_unsettled() {
+                    files::flush_names(path)?;
+                    switch.settle(lock).map_err(io)?;
+                }
+                if flow.is_continue() {
+                    switch.write_through().map_err(io)?;
+                }
+                Ok(flow)
+            });
+            if !matches!(answer, Ok(ControlFlow::Continue(_))) {
+                // Before the transaction is dropped: rolling it back must not write either.
+                switch.leave();
+            }
+            match answer? {
+                ControlFlow::Continue(answer) => {
+                    t.commit().map_err(|e| broken(path, e))?;
+                    switch.vouch(lock);
+                    Ok(answer)
+                }
+                ControlFlow::Break(answer) => Ok(answer),
+            }
+        });
+        leave(database, &switch);
+        answer
+    })
+}
+
+/// Closes redb without its orderly end: a whole commit, every write of which would be refused. redb
+/// leaves it out in a thread that unwinds; no panic is reported, for there is none.
+fn leave(database: Database, switch: &Switch) {
+    switch.leave();
+    let unwound = catch_unwind(AssertUnwindSafe(move || {
+        let _closed = database;
+        resume_unwind(Box::new(()))
+    }));
+    debug_assert!(unwound.is_err());
+}
+
+/// Opens the table of a write transaction for `work`.
+fn in_table<T>(
+    path: &Path,
+    transaction: &WriteTransaction,
+    work: impl FnOnce(&mut Tables<'_, Writer<'_, '_>>) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    let mut table = transaction.open_table(TABLE).map_err(|e| broken(path, e))?;
+    let mut tables = Tables { kv: Writer { table: &mut table, path }, path };
+    check_schema(&tables)?;
+    work(&mut tables)
+}
+
+/// Makes a store file, with what `fill` puts into it. It is flushed once, before it gets its name.
+pub fn create(
+    path: &Path,
+    flush: Flush,
+    fill: impl FnOnce(&mut Tables<'_, Writer<'_, '_>>) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    files::make(path, |file, name| {
+        let io = |e| StoreError::io("write", name, e);
+        let whole = file.try_clone().map_err(io)?;
+        let (backend, switch) = backend::new(file, Some(Flush::Never), None).map_err(io)?;
+        switch.write_through().map_err(io)?;
+        let database =
+            Database::builder().create_with_backend(backend).map_err(|e| broken(name, e))?;
+        let mut transaction = database.begin_write().map_err(|e| broken(name, e))?;
+        transaction.set_quick_repair(true);
+        {
+            let mut table = transaction.open_table(TABLE).map_err(|e| broken(name, e))?;
+            let mut tables = Tables { kv: Writer { table: &mut table, path: name }, path: name };
+            let schema = codec::number(keys::SCHEMA, codec::SCHEMA_VERSION.into());
+            tables.kv.put(keys::SCHEMA, &schema)?;
+            fill(&mut tables)?;
+        }
+        transaction.commit().map_err(|e| broken(name, e))?;
+        switch.leave();
+        if flush == Flush::ToDisk { whole.sync_all().map_err(io) } else { Ok(()) }
+    })
+}

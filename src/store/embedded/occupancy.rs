@@ -1,0 +1,301 @@
+//! Which addresses are taken, as bits: the next free one costs a few look-ups however full or
+//! fragmented a range is.
+//!
+//! Owns: a tree of 512-bit blocks. A bit of level 0 is one taken address; a bit of level n + 1 is
+//! one full block of level n. Blocks without a set bit are not stored, so a /64 costs nothing.
+//! Invariant: a bit of a higher level is set just when all bits of its block below are.
+
+use super::keys;
+use super::view::{Kv, KvMut, Tables};
+use crate::error::StoreError;
+use crate::model::SetName;
+use crate::net::{Addr, Family, Span};
+use crate::store::codec;
+
+/// log2 of the bits of a block.
+const WIDTH: u32 = 9;
+const SLOTS: usize = 1 << WIDTH;
+
+/// A block.
+pub type Bits = [u8; SLOTS / 8];
+
+/// The block of its level in which item `at` of that level has its bit, and which bit.
+fn place(at: u128) -> (u128, usize) {
+    // Lossless: below 512.
+    (at >> WIDTH, (at % SLOTS as u128) as usize)
+}
+
+/// Whether a level above this one is needed for the family.
+fn has_above(family: Family, level: u8) -> bool {
+    (u32::from(level) + 1) * WIDTH < u32::from(family.bits())
+}
+
+fn get(bits: &Bits, slot: usize) -> bool {
+    bits[slot / 8] & (1 << (slot % 8)) != 0
+}
+
+fn first_clear(bits: &Bits, from: usize, to: usize) -> Option<usize> {
+    let mut slot = from;
+    while slot <= to {
+        // Whole bytes at once where they are full.
+        if slot.is_multiple_of(8) && bits[slot / 8] == u8::MAX {
+            slot += 8;
+        } else if get(bits, slot) {
+            slot += 1;
+        } else {
+            return Some(slot);
+        }
+    }
+    None
+}
+
+fn load<K: Kv>(
+    tables: &Tables<'_, K>,
+    set: &SetName,
+    family: Family,
+    level: u8,
+    index: u128,
+) -> Result<Bits, StoreError> {
+    let key = keys::block(set, family, level, index);
+    match tables.kv.get(&key)? {
+        None => Ok([0; SLOTS / 8]),
+        Some(bytes) => tables.whole(codec::read_bits(&key, &bytes)),
+    }
+}
+
+/// The addresses that a block of level 0 marks as taken.
+pub fn addresses(family: Family, index: u128, bits: &Bits) -> impl Iterator<Item = Addr> {
+    let taken = (0..SLOTS).filter(move |slot| get(bits, *slot));
+    taken.filter_map(move |slot| Addr::from_bits(family, (index << WIDTH) | slot as u128))
+}
+
+/// Whether the address is marked as taken.
+pub fn taken<K: Kv>(tables: &Tables<'_, K>, set: &SetName, addr: Addr) -> Result<bool, StoreError> {
+    let (index, slot) = place(addr.bits());
+    Ok(get(&load(tables, set, addr.family(), 0, index)?, slot))
+}
+
+/// The lowest address of the span that is not taken.
+pub fn next_free<K: Kv>(
+    tables: &Tables<'_, K>,
+    set: &SetName,
+    span: Span,
+) -> Result<Option<Addr>, StoreError> {
+    let family = span.first.family();
+    let found = search(tables, set, family, 0, span.first.bits(), span.last.bits())?;
+    Ok(found.and_then(|bits| Addr::from_bits(family, bits)))
+}
+
+/// The first item of a level, from `low` to `high`, whose bit is clear.
+fn search<K: Kv>(
+    tables: &Tables<'_, K>,
+    set: &SetName,
+    family: Family,
+    level: u8,
+    low: u128,
+    high: u128,
+) -> Result<Option<u128>, StoreError> {
+    let ((first, from), (last, to)) = (place(low), place(high));
+    let item = |index: u128, slot: usize| (index << WIDTH) | slot as u128;
+    let bits = load(tables, set, family, level, first)?;
+    let end = if first == last { to } else { SLOTS - 1 };
+    if let Some(slot) = first_clear(&bits, from, end) {
+        return Ok(Some(item(first, slot)));
+    }
+    if first == last {
+        return Ok(None);
+    }
+    let Some(next) = search(tables, set, family, level + 1, first + 1, last)? else {
+        return Ok(None);
+    };
+    let bits = load(tables, set, family, level, next)?;
+    let end = if next == last { to } else { SLOTS - 1 };
+    match first_clear(&bits, 0, end) {
+        Some(slot) => Ok(Some(item(next, slot))),
+        // Only the span's last block may have its room behind the span.
+        None if next == last => Ok(None),
+        None => Err(tables.damaged("a full occupancy block that is not marked as full")),
+    }
+}
+
+/// Marks an address as taken.
+pub fn take<K: KvMut>(
+    tables: &mut Tables<'_, K>,
+    set: &SetName,
+    addr: Addr,
+) -> Result<(), StoreError> {
+    mark(tables, set, addr, true)
+}
+
+/// Marks an address as free.
+pub fn free<K: KvMut>(
+    tables: &mut Tables<'_, K>,
+    set: &SetName,
+    addr: Addr,
+) -> Result<(), StoreError> {
+    mark(tables, set, addr, false)
+}
+
+fn mark<K: KvMut>(
+    tables: &mut Tables<'_, K>,
+    set: &SetName,
+    addr: Addr,
+    taken: bool,
+) -> Result<(), StoreError> {
+    let family = addr.family();
+    let mut at = addr.bits();
+    for level in 0.. {
+        let (index, slot) = place(at);
+        let mut bits = load(tables, set, family, level, index)?;
+        if get(&bits, slot) == taken {
+            return Err(tables.damaged("occupancy and leases that disagree"));
+        }
+        let full = |bits: &Bits| bits.iter().all(|b| *b == u8::MAX);
+        let was_full = full(&bits);
+        bits[slot / 8] ^= 1 << (slot % 8);
+        let key = keys::block(set, family, level, index);
+        if bits.iter().all(|b| *b == 0) {
+            tables.kv.remove(&key)?;
+        } else {
+            tables.kv.put(&key, &codec::bits(&key, &bits))?;
+        }
+        if full(&bits) == was_full || !has_above(family, level) {
+            break;
+        }
+        at = index;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::store::embedded::view::Each;
+
+    #[derive(Default)]
+    struct Map(BTreeMap<Vec<u8>, Vec<u8>>, std::cell::Cell<usize>);
+
+    impl Kv for Map {
+        fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+            self.1.set(self.1.get() + 1);
+            Ok(self.0.get(key).cloned())
+        }
+
+        fn scan(&self, _: &[u8], _: &[u8], _: &mut Each<'_>) -> Result<(), StoreError> {
+            unreachable!("occupancy needs no scan")
+        }
+
+        fn last(&self, _: &[u8], _: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+            unreachable!("occupancy needs no order")
+        }
+    }
+
+    impl KvMut for Map {
+        fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+            self.0.insert(key.to_vec(), value.to_vec());
+            Ok(())
+        }
+
+        fn remove(&mut self, key: &[u8]) -> Result<(), StoreError> {
+            self.0.remove(key);
+            Ok(())
+        }
+    }
+
+    fn tables() -> Tables<'static, Map> {
+        Tables { kv: Map::default(), path: Path::new("test") }
+    }
+
+    fn net() -> SetName {
+        SetName("net".into())
+    }
+
+    fn at(family: Family, bits: u128) -> Addr {
+        Addr::from_bits(family, bits).unwrap()
+    }
+
+    /// Fills first..=last and answers how many look-ups a search for the only free one takes.
+    fn look_ups(family: Family, first: u128, last: u128, hole: u128) -> usize {
+        let mut tables = tables();
+        for bits in (first..=last).filter(|b| *b != hole) {
+            take(&mut tables, &net(), at(family, bits)).unwrap();
+        }
+        let span = Span::new(at(family, first), at(family, last)).unwrap();
+        tables.kv.1.set(0);
+        assert_eq!(next_free(&tables, &net(), span).unwrap(), Some(at(family, hole)));
+        let looks = tables.kv.1.get();
+        take(&mut tables, &net(), at(family, hole)).unwrap();
+        assert_eq!(next_free(&tables, &net(), span).unwrap(), None);
+        free(&mut tables, &net(), at(family, hole)).unwrap();
+        assert_eq!(next_free(&tables, &net(), span).unwrap(), Some(at(family, hole)));
+        looks
+    }
+
+    #[test]
+    fn one_free_address_is_found_by_a_few_look_ups_wherever_it_is() {
+        let base = 10 << 24;
+        for hole in [base + 1, base + 511, base + 512, base + 40_000, base + 65_534] {
+            assert!(look_ups(Family::V4, base + 1, base + 65_534, hole) <= 6);
+        }
+        let end = u128::MAX;
+        assert!(look_ups(Family::V6, end - 2000, end, end) <= 6);
+        let end = u128::from(u32::MAX);
+        assert!(look_ups(Family::V4, end - 2000, end, end) <= 6);
+    }
+
+    #[test]
+    fn an_empty_family_costs_one_look_up() {
+        let tables = tables();
+        let all = Span::new(at(Family::V6, 0), at(Family::V6, u128::MAX)).unwrap();
+        assert_eq!(next_free(&tables, &net(), all).unwrap(), Some(at(Family::V6, 0)));
+        assert_eq!(tables.kv.1.get(), 1);
+    }
+
+    #[test]
+    fn taking_twice_and_freeing_twice_is_damage() {
+        let mut tables = tables();
+        let addr = at(Family::V4, 7);
+        assert!(free(&mut tables, &net(), addr).is_err());
+        take(&mut tables, &net(), addr).unwrap();
+        assert!(take(&mut tables, &net(), addr).is_err());
+        free(&mut tables, &net(), addr).unwrap();
+        assert!(tables.kv.0.is_empty());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Whole runs are taken and freed, so that blocks of level 0 fill up and empty again.
+        #[test]
+        fn the_tree_is_a_set(
+            base in prop::sample::select(vec![0, 511, 1 << 18, (1 << 18) - 700, u128::from(u32::MAX) - 4000]),
+            runs in prop::collection::vec((0..3500_u128, 1..1300_u128), 1..12),
+            looks in prop::collection::vec((0..4000_u128, 0..4000_u128), 1..40),
+        ) {
+            let mut tables = tables();
+            let mut model = BTreeSet::new();
+            for (from, len) in runs {
+                for bits in base + from..=(base + from + len).min(base + 4000) {
+                    let addr = at(Family::V4, bits);
+                    if model.insert(addr) {
+                        take(&mut tables, &net(), addr).unwrap();
+                    } else {
+                        model.remove(&addr);
+                        free(&mut tables, &net(), addr).unwrap();
+                    }
+                }
+            }
+            for (a, b) in looks {
+                let (a, b) = (a.min(b), a.max(b));
+                let span = Span::new(at(Family::V4, base + a), at(Family::V4, base + b)).unwrap();
+                let want = (base + a..=base + b).map(|n| at(Family::V4, n)).find(|x| !model.contains(x));
+                prop_assert_eq!(next_free(&tables, &net(), span).unwrap(), want);
+            }
+        }
+    }
+}

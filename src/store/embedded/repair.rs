@@ -1,0 +1,109 @@
+//! Every record that can still be read of a damaged file.
+//!
+//! redb gives up at the first page that is not what was written. The others are looked at one by one:
+//! each record has a checksum of its own, over its key as well, so what is found is what was written;
+//! the question is when. If redb finds the very record under its key it counts; if redb finds none, or
+//! another, it is an old one; if redb cannot tell, it is doubtful.
+//!
+//! Owns: the form of redb's leaf pages (file format 3), as [`super::pages`] does of the tree.
+//! Invariant: of each key that redb can look up, exactly what redb finds is current.
+
+use std::io::Read;
+use std::path::Path;
+
+use super::database;
+use super::lock::Lock;
+use super::view::Kv;
+use crate::error::StoreError;
+use crate::store::codec;
+use crate::sys::files;
+
+/// How sure a record is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It is what the last commit left.
+    Current,
+    /// It was written once; nobody can tell whether it was replaced or removed since.
+    Doubtful,
+}
+
+/// What is done with a record.
+pub type Found<'a> = dyn FnMut(&[u8], &[u8], Standing) -> Result<(), StoreError> + 'a;
+
+const PAGE: usize = 4096;
+const LEAF: u8 = 1;
+
+/// Calls `each` with every record, in no order, the same perhaps several times; answers whether all
+/// of the file could be read.
+pub fn records(path: &Path, lock: &Lock, each: &mut Found<'_>) -> Result<bool, StoreError> {
+    // A file that can be read from end to end needs no more.
+    let whole = database::look(path, Some(lock), |tables| {
+        tables.kv.scan(&[], &[0xff], &mut |_, _| Ok(true))
+    });
+    if whole.is_ok() {
+        return database::look(path, Some(lock), |tables| {
+            tables.kv.scan(&[], &[0xff], &mut |key, value| {
+                each(key, value, Standing::Current).map(|()| true)
+            })
+        })
+        .map(|_| true);
+    }
+    let io = |e| StoreError::io("read the lease store", path, e);
+    let mut bytes = Vec::new();
+    files::open(path).map_err(io)?.read_to_end(&mut bytes).map_err(io)?;
+    let mut opens = true;
+    for offset in (PAGE..bytes.len()).step_by(PAGE) {
+        let pairs: Vec<(&[u8], &[u8])> = leaf(&bytes[offset..]).unwrap_or_default();
+        let pairs: Vec<_> = pairs.into_iter().filter(|(k, v)| codec::is_whole(k, v)).collect();
+        let mut rest = &pairs[..];
+        while !rest.is_empty() {
+            // Once a page cannot be read redb answers nothing more; the file is opened anew then.
+            let (mut done, mut opened) = (0, false);
+            if !opens {
+                rest.iter().try_for_each(|(key, value)| each(key, value, Standing::Doubtful))?;
+                break;
+            }
+            let looked = database::look(path, Some(lock), |tables| {
+                opened = true;
+                for (key, value) in rest {
+                    let now = tables.kv.get(key)?;
+                    if now.as_deref() == Some(value) {
+                        each(key, value, Standing::Current)?;
+                    }
+                    done += 1;
+                }
+                Ok(())
+            });
+            if looked.is_err()
+                && let Some((key, value)) = rest.get(done)
+            {
+                each(key, value, Standing::Doubtful)?;
+                done += 1;
+            }
+            opens = opened;
+            rest = &rest[done..];
+        }
+    }
+    Ok(false)
+}
+
+/// The pairs of a leaf of a table whose keys and values are of any length.
+fn leaf(page: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
+    if *page.first()? != LEAF {
+        return None;
+    }
+    let number = |at: usize| -> Option<usize> {
+        Some(u32::from_le_bytes(*page.get(at..)?.first_chunk()?) as usize)
+    };
+    let pairs = usize::from(u16::from_le_bytes(*page.get(2..)?.first_chunk()?));
+    let (keys, values) = (4, 4 + 4 * pairs);
+    let mut key_from = 4 + 8 * pairs;
+    let mut value_from = number(keys + 4 * pairs.checked_sub(1)?)?;
+    let mut found = Vec::with_capacity(pairs);
+    for n in 0..pairs {
+        let (key_to, value_to) = (number(keys + 4 * n)?, number(values + 4 * n)?);
+        found.push((page.get(key_from..key_to)?, page.get(value_from..value_to)?));
+        (key_from, value_from) = (key_to, value_to);
+    }
+    Some(found)
+}

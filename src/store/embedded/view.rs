@@ -1,0 +1,317 @@
+//! The allocator's questions over a sorted table of bytes.
+//!
+//! Owns: which key answers which question, and the cross-check of occupancy and leases: what is
+//! free is known twice, and where the two disagree the store is damaged and gives no address.
+//! Invariant: a question costs a few look-ups, whatever the number of leases.
+
+use std::path::Path;
+
+use super::{keys, occupancy, pools};
+use crate::alloc::{Cooling, Definition, Holder, Order, PodKey, View};
+use crate::error::StoreError;
+use crate::model::{Lease, NetworkName, Owner, Pool, PoolId, SetName};
+use crate::net::{Addr, Family, Span, Subnet};
+use crate::store::codec;
+use crate::store::codec::Bad;
+
+/// What is done with each entry of a scan; `false` ends it.
+pub type Each<'a> = dyn FnMut(&[u8], &[u8]) -> Result<bool, StoreError> + 'a;
+
+/// A sorted table that can be read.
+pub trait Kv {
+    /// The value under a key.
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Calls `each` with the entries from `from` to before `to`, in order, until it answers
+    /// `false`.
+    fn scan(&self, from: &[u8], to: &[u8], each: &mut Each<'_>) -> Result<(), StoreError>;
+
+    /// The last key from `from` to before `to`.
+    fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+}
+
+/// A sorted table that can be written.
+pub trait KvMut: Kv {
+    /// Writes one entry.
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError>;
+    /// Removes one entry.
+    fn remove(&mut self, key: &[u8]) -> Result<(), StoreError>;
+}
+
+/// The store's records over such a table.
+pub struct Tables<'a, K> {
+    /// The table.
+    pub kv: K,
+    /// The file, for messages.
+    pub path: &'a Path,
+}
+
+impl<K: Kv> Tables<'_, K> {
+    /// This store is damaged.
+    pub fn damaged(&self, what: &str) -> StoreError {
+        StoreError::Damaged { path: self.path.to_owned(), what: what.to_owned() }
+    }
+
+    /// The value, or the damage.
+    pub fn whole<T>(&self, read: Result<T, Bad>) -> Result<T, StoreError> {
+        read.map_err(|Bad(what)| self.damaged(what))
+    }
+
+    /// The lease of an address.
+    pub fn lease(&self, set: &SetName, addr: Addr) -> Result<Option<Lease>, StoreError> {
+        let key = keys::lease(set, addr);
+        let bytes = self.kv.get(&key)?;
+        bytes.map(|bytes| self.whole(codec::read_lease(&key, &bytes))).transpose()
+    }
+
+    /// The addresses of an owner.
+    pub fn addrs(&self, key: &[u8]) -> Result<Vec<Addr>, StoreError> {
+        match self.kv.get(key)? {
+            None => Ok(Vec::new()),
+            Some(bytes) => self.whole(codec::read_addrs(key, &bytes)),
+        }
+    }
+
+    /// An address's cooling.
+    pub fn cooling_of(&self, set: &SetName, addr: Addr) -> Result<Option<Cooling>, StoreError> {
+        let key = keys::cooling(set, addr);
+        let bytes = self.kv.get(&key)?;
+        bytes.map(|bytes| self.whole(codec::read_cooling(&key, addr, &bytes))).transpose()
+    }
+
+    /// Calls `each` with every lease of a set, or of all sets.
+    pub fn leases(
+        &self,
+        set: Option<&SetName>,
+        each: &mut dyn FnMut(Lease) -> bool,
+    ) -> Result<(), StoreError> {
+        let from = keys::leases(set);
+        self.kv.scan(&from, &keys::behind(&from), &mut |key, value| {
+            Ok(each(self.whole(codec::read_lease(key, value))?))
+        })
+    }
+
+    /// Calls `each` with every reservation.
+    pub fn reserved(&self, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
+        let from = keys::all_reserved();
+        self.kv.scan(&from, &keys::behind(&from), &mut |key, _| {
+            let (set, addr) =
+                self.whole(keys::read_reserved(key).ok_or(Bad("a reservation's key")))?;
+            // An index that names what is not there is doctor's to find.
+            self.lease(&set, addr)?.into_iter().for_each(&mut *each);
+            Ok(true)
+        })
+    }
+
+    /// Calls `each` with every cooling address.
+    pub fn coolings(&self, each: &mut dyn FnMut(SetName, Cooling)) -> Result<(), StoreError> {
+        let from = keys::coolings();
+        self.kv.scan(&from, &keys::behind(&from), &mut |key, value| {
+            let (set, addr) =
+                self.whole(keys::read_cooling(key).ok_or(Bad("a cooling address' key")))?;
+            each(set, self.whole(codec::read_cooling(key, addr, value))?);
+            Ok(true)
+        })
+    }
+
+    /// The leases at these addresses, which an index says are this set's.
+    fn indexed(&self, set: &SetName, addrs: &[Addr]) -> Result<Vec<Lease>, StoreError> {
+        let find = |addr: &Addr| {
+            self.lease(set, *addr)?.ok_or_else(|| {
+                self.damaged("an owner's index that names a lease which is not there")
+            })
+        };
+        addrs.iter().map(find).collect()
+    }
+
+    fn queue(
+        &self,
+        set: &SetName,
+        family: Family,
+        each: &mut dyn FnMut(Cooling) -> bool,
+    ) -> Result<(), StoreError> {
+        let from = keys::queue(set, family);
+        self.kv.scan(&from, &keys::behind(&from), &mut |key, _| Ok(each(self.queued(set, key)?)))
+    }
+
+    /// The cooling that a queue's key stands for.
+    fn queued(&self, set: &SetName, key: &[u8]) -> Result<Cooling, StoreError> {
+        let (_, addr) = keys::read_queued(key)
+            .ok_or_else(|| self.damaged("a cooling address under a wrong key"))?;
+        self.cooling_of(set, addr)?
+            .ok_or_else(|| self.damaged("a cooling address that is in one table only"))
+    }
+}
+
+impl<K: Kv> View for Tables<'_, K> {
+    fn holder(&self, set: &SetName, addr: Addr) -> Result<Holder, StoreError> {
+        let holder = match self.lease(set, addr)? {
+            Some(lease) => Holder::Leased(Box::new(lease)),
+            None => self.cooling_of(set, addr)?.map_or(Holder::Free, Holder::Cooling),
+        };
+        if occupancy::taken(self, set, addr)? == (holder == Holder::Free) {
+            return Err(self.damaged("occupancy and leases that disagree"));
+        }
+        Ok(holder)
+    }
+
+    fn of(&self, set: &SetName, owner: &Owner) -> Result<Vec<Lease>, StoreError> {
+        let leases = self.indexed(set, &self.addrs(&keys::owner(set, owner))?)?;
+        if leases.iter().any(|l| l.owner != *owner) {
+            return Err(self.damaged("an owner's index that names another's lease"));
+        }
+        Ok(leases)
+    }
+
+    fn cursor(&self, set: &SetName, range: Addr) -> Result<Option<Addr>, StoreError> {
+        let key = keys::cursor(set, range);
+        let bytes = self.kv.get(&key)?;
+        bytes.map(|bytes| self.whole(codec::read_addr(&key, &bytes))).transpose()
+    }
+
+    fn next_free(&self, set: &SetName, span: Span, _: Order) -> Result<Option<Addr>, StoreError> {
+        let Some(addr) = occupancy::next_free(self, set, span)? else {
+            return Ok(None);
+        };
+        // The second opinion: nothing is given on the word of a bit alone.
+        match self.holder(set, addr)? {
+            Holder::Free => Ok(Some(addr)),
+            _ => Err(self.damaged("occupancy and leases that disagree")),
+        }
+    }
+
+    fn cooling(
+        &self,
+        set: &SetName,
+        family: Family,
+        limit: usize,
+    ) -> Result<Vec<Cooling>, StoreError> {
+        let mut found = Vec::new();
+        self.queue(set, family, &mut |cooling| {
+            found.push(cooling);
+            found.len() < limit
+        })?;
+        let all = keys::queue(set, family);
+        if let Some(last) = self.kv.last(&all, &keys::behind(&all))? {
+            let last = self.queued(set, &last)?;
+            found.extend((!found.contains(&last)).then_some(last));
+        }
+        Ok(found)
+    }
+
+    fn first_cooling(
+        &self,
+        set: &SetName,
+        family: Family,
+        spans: &[Span],
+    ) -> Result<Option<Cooling>, StoreError> {
+        let mut first = None;
+        self.queue(set, family, &mut |cooling| {
+            first = spans.iter().any(|s| s.contains(cooling.addr)).then_some(cooling);
+            first.is_none()
+        })?;
+        Ok(first)
+    }
+
+    fn former(&self, set: &SetName, pod: &PodKey, range: Addr) -> Result<Option<Addr>, StoreError> {
+        let key = keys::sticky(set, pod, range);
+        let bytes = self.kv.get(&key)?;
+        bytes.map(|bytes| self.whole(codec::read_addr(&key, &bytes))).transpose()
+    }
+
+    fn adopted(&self, network: &NetworkName) -> Result<bool, StoreError> {
+        Ok(self.kv.get(&keys::adopted(network))?.is_some())
+    }
+
+    fn defined(&self, definition: &Definition) -> Result<bool, StoreError> {
+        let key = keys::definition(&definition.network);
+        match self.kv.get(&key)? {
+            None => Ok(false),
+            Some(bytes) => {
+                let network = definition.network.clone();
+                Ok(self.whole(codec::read_definition(&key, network, &bytes))? == *definition)
+            }
+        }
+    }
+
+    fn definitions(&self) -> Result<Vec<Definition>, StoreError> {
+        let from = keys::definitions();
+        let mut found = Vec::new();
+        self.kv.scan(&from, &keys::behind(&from), &mut |key, value| {
+            let network = self.whole(keys::read_definition(key).ok_or(Bad("a network's name")))?;
+            found.push(self.whole(codec::read_definition(key, network, value))?);
+            Ok(true)
+        })?;
+        Ok(found)
+    }
+
+    fn page(
+        &self,
+        set: &SetName,
+        after: Option<&Owner>,
+        limit: usize,
+    ) -> Result<Vec<Lease>, StoreError> {
+        let all = keys::owners(set);
+        let from = after.map_or_else(
+            || all.clone(),
+            |owner| {
+                // The smallest key behind the owner's own.
+                let mut key = keys::owner(set, owner);
+                key.push(0);
+                key
+            },
+        );
+        let mut addrs = Vec::new();
+        let mut owners = 0;
+        self.kv.scan(&from, &keys::behind(&all), &mut |key, value| {
+            addrs.extend(self.whole(codec::read_addrs(key, value))?);
+            owners += 1;
+            Ok(owners < limit)
+        })?;
+        self.indexed(set, &addrs)
+    }
+
+    fn pool(&self, id: &PoolId) -> Result<Option<Pool>, StoreError> {
+        pools::get(self, id)
+    }
+
+    fn overlapping(&self, space: &str, subnet: Subnet) -> Result<Option<Pool>, StoreError> {
+        pools::overlapping(self, space, subnet)
+    }
+
+    fn next_block(
+        &self,
+        space: &str,
+        within: Subnet,
+        len: u8,
+        from: Addr,
+    ) -> Result<Option<Subnet>, StoreError> {
+        pools::next_block(self, space, within, len, from)
+    }
+
+    fn of_pool(
+        &self,
+        pool: &Pool,
+        after: Option<Addr>,
+        limit: usize,
+    ) -> Result<Vec<Lease>, StoreError> {
+        let set = pool.set();
+        let all = keys::of_pool(&set, &pool.id);
+        let mut from = all.clone();
+        if let Some(after) = after {
+            from = keys::owner(&set, &Owner::Pool(pool.id.clone(), after));
+            from.push(0);
+        }
+        let mut addrs = Vec::new();
+        self.kv.scan(&from, &keys::behind(&all), &mut |key, value| {
+            addrs.extend(self.whole(codec::read_addrs(key, value))?);
+            Ok(addrs.len() < limit)
+        })?;
+        self.indexed(&set, &addrs)
+    }
+
+    fn capacity(&self) -> usize {
+        // A transaction has no limit of its own; it is filled in steps, so that memory has one.
+        1024
+    }
+}

@@ -1,0 +1,572 @@
+//! The contract of [`crate::store::Store`] as tests, run on every store: the model, redb with both kinds
+//! of persistence, and (`cas_test`) the compare-and-set server.
+//!
+//! A case gets a maker of handles to one new, empty store; two handles are two processes, or nodes.
+
+use std::rc::Rc;
+
+use super::delegate::tells;
+use super::memory::Memory;
+use super::operator_test;
+use crate::alloc::{
+    Add, Check, Command, Context, Cooldown, Del, Gc, Legacy, LegacyCursor, LegacyLease,
+    OnDuplicate, Outcome, Reserve, Status, Strategy, Target, Wanted,
+};
+use crate::error::{Error, Refusal, StoreError};
+use crate::model::{
+    Attachment, BootId, ContainerId, Face, IfName, Kind, Lease, NetworkName, Node, Origin, Owner,
+    Persist, Pod, SetName, Wait,
+};
+use crate::net::{Addr, GatewaySpec, Range, RangeSet, RangeSpec};
+use crate::store::{Embedded, Store};
+
+/// Handles to one store.
+pub type Make<'a> = &'a dyn Fn() -> Box<dyn Store>;
+
+pub fn addr(text: &str) -> Addr {
+    text.parse().unwrap()
+}
+
+/// A set of one range: `10.0.0.0/29`, or with bounds `10.0.0.0/24 10.0.0.5 10.0.0.9`.
+pub fn set(text: &str) -> RangeSet {
+    let mut words = text.split(' ');
+    let (ip, len) = words.next().unwrap().split_once('/').unwrap();
+    let spec = RangeSpec {
+        addr: addr(ip),
+        len: len.parse().unwrap(),
+        start: words.next().map(addr),
+        end: words.next().map(addr),
+        gateway: GatewaySpec::Default,
+        exclude: vec![],
+    };
+    RangeSet::new(vec![Range::new(&spec).unwrap()]).unwrap()
+}
+
+pub fn attachment(container: &str) -> Attachment {
+    Attachment {
+        network: NetworkName::new("net").unwrap(),
+        container: ContainerId::new(container).unwrap(),
+        ifname: Some(IfName::new("eth0").unwrap()),
+    }
+}
+
+pub fn owner(container: &str) -> Owner {
+    Owner::Attachment(attachment(container))
+}
+
+pub fn net() -> SetName {
+    SetName("net".to_owned())
+}
+
+pub fn add(container: &str, sets: &[RangeSet]) -> Add {
+    Add {
+        set: net(),
+        network: NetworkName::new("net").unwrap(),
+        owner: owner(container),
+        sets: sets.to_vec(),
+        wanted: vec![],
+        strategy: Strategy::Hash,
+        cooldown: Cooldown::default(),
+        sticky: false,
+        on_duplicate: OnDuplicate::Same,
+        claim_gateways: false,
+        origin: Origin { attachment: Some(attachment(container)), ..Origin::default() },
+        legacy: Legacy::Absent,
+        define: None,
+    }
+}
+
+pub fn del(container: &str) -> Command {
+    let target = Target::Owner(owner(container));
+    Command::Del(Del { set: net(), target, rewind: false, undo: false, legacy: None })
+}
+
+pub fn at(now: u64) -> Context {
+    Context {
+        now,
+        boot: Some(BootId("boot-1".to_owned())),
+        node: Node { name: "node".to_owned(), machine: "machine".to_owned() },
+        seed: now,
+        face: Face::Cni,
+    }
+}
+
+/// The addresses of an ADD that must succeed.
+pub fn given(store: &mut dyn Store, add: &Add, cx: &Context) -> Vec<Addr> {
+    match store.apply(&Command::Add(add.clone()), cx) {
+        Ok(Outcome::Added { grants, .. }) => grants.iter().map(|g| g.addr).collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+pub fn refused(store: &mut dyn Store, command: &Command, cx: &Context) -> Refusal {
+    match store.apply(command, cx) {
+        Err(Error::Refused(refusal)) => refusal,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub fn freed(store: &mut dyn Store, command: &Command, cx: &Context) -> Vec<Addr> {
+    match store.apply(command, cx) {
+        Ok(Outcome::Freed(leases)) => leases.iter().map(|l| l.addr).collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+pub fn leases(store: &mut dyn Store) -> Vec<Lease> {
+    let mut all = Vec::new();
+    store.list(&at(0), &mut |lease| all.push(lease)).unwrap();
+    all.sort_by(|a, b| (&a.set, a.addr).cmp(&(&b.set, b.addr)));
+    let mut addrs: Vec<_> = all.iter().map(|l| (l.set.clone(), l.addr)).collect();
+    addrs.dedup();
+    assert_eq!(addrs.len(), all.len(), "an address has two holders");
+    all
+}
+
+pub fn dual() -> Vec<RangeSet> {
+    vec![set("10.0.0.0/24"), set("fd00::/64")]
+}
+
+fn dual_stack_add_and_del(make: Make<'_>) {
+    let (mut a, mut b) = (make(), make());
+    let got = given(&mut *a, &add("c1", &dual()), &at(1));
+    assert_eq!(got.len(), 2);
+    // Repeated, by another process: the same, and no more.
+    assert_eq!(given(&mut *b, &add("c1", &dual()), &at(2)), got);
+    assert_eq!(leases(&mut *a).len(), 2);
+    let other = given(&mut *b, &add("c2", &dual()), &at(3));
+    assert!(got.iter().all(|x| !other.contains(x)));
+    assert_eq!(freed(&mut *b, &del("c1"), &at(4)), got);
+    assert_eq!(freed(&mut *a, &del("c1"), &at(5)), []);
+    assert_eq!(leases(&mut *b).len(), 2);
+}
+
+fn del_of_nothing(make: Make<'_>) {
+    assert_eq!(freed(&mut *make(), &del("c1"), &at(1)), []);
+    assert!(leases(&mut *make()).is_empty());
+}
+
+fn ordered_strategies(make: Make<'_>) {
+    let mut store = make();
+    let sets = [set("10.0.0.0/29")];
+    let rr = |c: &str| Add { strategy: Strategy::RoundRobin, ..add(c, &sets) };
+    assert_eq!(given(&mut *store, &rr("c1"), &at(1)), [addr("10.0.0.2")]);
+    assert_eq!(freed(&mut *store, &del("c1"), &at(2)), [addr("10.0.0.2")]);
+    assert_eq!(given(&mut *store, &rr("c2"), &at(3)), [addr("10.0.0.3")]);
+    let low = Add { strategy: Strategy::Lowest, ..add("c3", &sets) };
+    assert_eq!(given(&mut *store, &low, &at(4)), [addr("10.0.0.2")]);
+    for (i, want) in ["10.0.0.4", "10.0.0.5", "10.0.0.6"].iter().enumerate() {
+        assert_eq!(given(&mut *store, &rr(&format!("r{i}")), &at(5)), [addr(want)]);
+    }
+    freed(&mut *store, &del("c3"), &at(6));
+    assert_eq!(given(&mut *store, &rr("last"), &at(7)), [addr("10.0.0.2")]);
+}
+
+fn fixed_addresses(make: Make<'_>) {
+    let mut store = make();
+    let sets = [set("10.0.0.0/24")];
+    let wanted = |c: &str, a: &str| {
+        let wanted = vec![Wanted { addr: addr(a), prefix: None }];
+        Command::Add(Add { wanted, ..add(c, &sets) })
+    };
+    let Command::Add(first) = wanted("c1", "10.0.0.7") else { unreachable!() };
+    assert_eq!(given(&mut *store, &first, &at(1)), [addr("10.0.0.7")]);
+    assert_eq!(leases(&mut *store)[0].kind, Kind::Static);
+    let cx = at(2);
+    assert!(matches!(
+        refused(&mut *store, &wanted("c2", "10.0.0.7"), &cx),
+        Refusal::Held { holder, .. } if holder.owner == owner("c1")
+    ));
+    let no = |r: Refusal| std::mem::discriminant(&r);
+    let gateway = Refusal::IsGateway { index: 0, addr: addr("10.0.0.1") };
+    assert_eq!(no(refused(&mut *store, &wanted("c2", "10.0.0.1"), &cx)), no(gateway));
+    assert!(matches!(
+        refused(&mut *store, &wanted("c2", "10.0.1.1"), &cx),
+        Refusal::NotInRange { .. }
+    ));
+    // The owner asks for another one: it keeps what it has.
+    assert!(matches!(
+        refused(&mut *store, &wanted("c1", "10.0.0.8"), &cx),
+        Refusal::Misfit { asked: Some(_), .. }
+    ));
+    assert!(matches!(
+        refused(&mut *store, &Command::Add(Add { on_duplicate: OnDuplicate::Error, ..first }), &cx),
+        Refusal::Duplicate { .. }
+    ));
+    assert_eq!(leases(&mut *store).len(), 1);
+}
+
+fn all_or_nothing(make: Make<'_>) {
+    let mut store = make();
+    let tiny = set("fd00::/127");
+    given(&mut *store, &add("c1", std::slice::from_ref(&tiny)), &at(1));
+    let before = leases(&mut *store);
+    let both = [set("10.0.0.0/24"), tiny];
+    let refusal = refused(&mut *store, &Command::Add(add("c2", &both)), &at(2));
+    assert!(matches!(refusal, Refusal::Exhausted { index: 1, .. }), "{refusal:?}");
+    assert_eq!(leases(&mut *store), before);
+    // A set added since gets its address beside the kept one.
+    let got = given(&mut *store, &add("c1", &both), &at(3));
+    assert_eq!(got[1], before[0].addr);
+    // A range gone since: refused, and nothing changes.
+    let before = leases(&mut *store);
+    let gone = refused(&mut *store, &Command::Add(add("c1", &both[..1])), &at(4));
+    assert!(matches!(gone, Refusal::Misfit { asked: None, .. }), "{gone:?}");
+    assert_eq!(leases(&mut *store), before);
+}
+
+fn small_range_by_four_nodes(make: Make<'_>) {
+    let mut nodes: Vec<_> = (0..4).map(|_| make()).collect();
+    let sets = [set("10.0.0.0/29")];
+    for i in 0..5 {
+        given(&mut *nodes[i % 4], &add(&format!("c{i}"), &sets), &at(1));
+    }
+    let refusal = refused(&mut *nodes[1], &Command::Add(add("c9", &sets)), &at(2));
+    assert!(matches!(refusal, Refusal::Exhausted { index: 0, .. }));
+    let status = Command::Status(Status { set: net(), sets: sets.to_vec(), strict: false });
+    assert!(matches!(refused(&mut *nodes[2], &status, &at(3)), Refusal::Exhausted { .. }));
+    freed(&mut *nodes[3], &del("c3"), &at(4));
+    assert_eq!(nodes[0].apply(&status, &at(5)).unwrap(), Outcome::Ready);
+    given(&mut *nodes[0], &add("c9", &sets), &at(6));
+    assert_eq!(leases(&mut *nodes[0]).len(), 5);
+}
+
+fn ninety_percent_full(make: Make<'_>) {
+    let mut store = make();
+    let sets = [set("10.0.0.0/22")];
+    for i in 0..920 {
+        given(&mut *store, &add(&format!("c{i}"), &sets), &at(1));
+    }
+    for i in (0..920).step_by(7) {
+        assert_eq!(freed(&mut *store, &del(&format!("c{i}")), &at(2)).len(), 1);
+    }
+    for i in 0..101 {
+        given(&mut *store, &add(&format!("d{i}"), &sets), &at(3));
+    }
+    assert_eq!(leases(&mut *store).len(), 920 - 132 + 101);
+}
+
+fn check_compares(make: Make<'_>) {
+    let mut store = make();
+    let got = given(&mut *store, &add("c1", &dual()), &at(1));
+    let mut check = |container: &str, expected: Option<Vec<Addr>>| {
+        let check = Check { set: net(), owner: owner(container), sets: dual(), expected };
+        store.apply(&Command::Check(check), &at(2))
+    };
+    assert!(check("c1", None).is_ok());
+    assert!(check("c1", Some([got.clone(), vec![addr("9.9.9.9")]].concat())).is_ok());
+    assert!(matches!(
+        check("c1", Some(got[..1].to_vec())),
+        Err(Error::Refused(Refusal::Different { .. }))
+    ));
+    // From our ranges, and not leased to it: the second address was freed, or is another's.
+    let lost = vec![got[0], got[1], addr("10.0.0.77")];
+    assert!(matches!(check("c1", Some(lost)), Err(Error::Refused(Refusal::Lost { .. }))));
+    assert!(matches!(check("c2", None), Err(Error::Refused(Refusal::Missing { .. }))));
+}
+
+fn garbage_collection(make: Make<'_>) {
+    collect(make, 300);
+}
+
+/// Leases of three kinds that GC must not judge, and `count` that it must.
+fn collect(make: Make<'_>, count: usize) {
+    let mut store = make();
+    let sets = [set("10.0.0.0/8")];
+    for i in 0..count {
+        given(&mut *store, &add(&format!("c{i}"), &sets), &at(1));
+    }
+    let foreign = Attachment { network: NetworkName::new("other").unwrap(), ..attachment("c0") };
+    let foreign = Add { owner: Owner::Attachment(foreign), ..add("c0", &sets) };
+    given(&mut *store, &foreign, &at(1));
+    let id = Add { owner: Owner::Id("eni".into()), origin: Origin::default(), ..add("x", &sets) };
+    given(&mut *store, &id, &at(1));
+    let reserve = Reserve { set: net(), addrs: vec![addr("11.0.0.1")], note: None, holder: None };
+    store.apply(&Command::Reserve(reserve), &at(1)).unwrap();
+    let mut valid: Vec<_> = (0..count)
+        .step_by(2)
+        .map(|i| {
+            let a = attachment(&format!("c{i}"));
+            (a.container, a.ifname.unwrap())
+        })
+        .collect();
+    valid.sort();
+    let network = NetworkName::new("net").unwrap();
+    let gc = Gc { set: net(), network, valid: valid.into(), after: None };
+    let freed = crate::engine::gc(&mut *store, gc, &at(2));
+    assert_eq!(freed.unwrap(), count / 2);
+    assert_eq!(leases(&mut *store).len(), count.div_ceil(2) + 3);
+}
+
+fn cooldown_holds_back(make: Make<'_>) {
+    let mut store = make();
+    let sets = [set("10.0.0.0/30")];
+    let cool = |c: &str, strict| Add {
+        cooldown: Cooldown { seconds: 30, strict },
+        strategy: Strategy::Lowest,
+        ..add(c, &sets)
+    };
+    let only = [addr("10.0.0.2")];
+    assert_eq!(given(&mut *store, &cool("c1", true), &at(100)), only);
+    freed(&mut *store, &del("c1"), &at(100));
+    let strict = Command::Add(cool("c2", true));
+    assert!(matches!(
+        refused(&mut *store, &strict, &at(129)),
+        Refusal::Exhausted { cooling: true, .. }
+    ));
+    // Nothing else is left: given all the same, unless strict.
+    assert_eq!(given(&mut *store, &cool("c2", false), &at(129)), only);
+    freed(&mut *store, &del("c2"), &at(129));
+    assert_eq!(given(&mut *store, &cool("c3", true), &at(159)), only);
+    freed(&mut *store, &del("c3"), &at(159));
+    // A clock set back does not hold it for longer than asked.
+    assert_eq!(given(&mut *store, &cool("c4", true), &at(50)), only);
+}
+
+fn cooled_address_waits_its_turn(make: Make<'_>) {
+    let mut store = make();
+    let sets = [set("10.0.0.0/29")];
+    let cool = |c: &str| Add {
+        cooldown: Cooldown { seconds: 30, strict: false },
+        strategy: Strategy::Lowest,
+        ..add(c, &sets)
+    };
+    assert_eq!(given(&mut *store, &cool("c1"), &at(100)), [addr("10.0.0.2")]);
+    freed(&mut *store, &del("c1"), &at(100));
+    assert_eq!(given(&mut *store, &cool("c2"), &at(101)), [addr("10.0.0.3")]);
+}
+
+fn an_undone_add_leaves_nothing(make: Make<'_>) {
+    let mut store = make();
+    let sets = [set("10.0.0.0/24")];
+    let add = Add { cooldown: Cooldown { seconds: 30, strict: true }, ..add("c1", &sets) };
+    let created = given(&mut *store, &add, &at(1));
+    crate::engine::undo(&mut *store, &net(), &owner("c1"), &created, &at(2)).unwrap();
+    assert!(leases(&mut *store).is_empty());
+    assert_eq!(given(&mut *store, &add, &at(3)), created);
+}
+
+fn a_pod_returns_to_its_address(make: Make<'_>) {
+    let mut store = make();
+    let sets = [set("10.0.0.0/24")];
+    let pod = |c: &str, name: &str| {
+        let pod = Pod { namespace: "ns".into(), name: name.into(), uid: c.into() };
+        let origin = Origin { pod: Some(pod), ..add(c, &sets).origin };
+        Add { sticky: true, strategy: Strategy::RoundRobin, origin, ..add(c, &sets) }
+    };
+    let first = given(&mut *store, &pod("c1", "db-0"), &at(1));
+    freed(&mut *store, &del("c1"), &at(2));
+    assert_ne!(given(&mut *store, &pod("c2", "db-1"), &at(3)), first);
+    assert_eq!(given(&mut *store, &pod("c3", "db-0"), &at(4)), first);
+    assert_ne!(given(&mut *store, &pod("c4", "db-0"), &at(5)), first);
+}
+
+fn gateways_are_claimed(make: Make<'_>) {
+    let mut store = make();
+    let sets = [set("10.0.0.0/24 10.0.0.1 10.0.0.9")];
+    let claim = |c: &str, sets: &[RangeSet]| Add { claim_gateways: true, ..add(c, sets) };
+    given(&mut *store, &claim("c1", &sets), &at(1));
+    given(&mut *store, &claim("c2", &sets), &at(1));
+    assert_eq!(leases(&mut *store).iter().filter(|l| l.kind == Kind::Gateway).count(), 1);
+    let target = Target::Addresses(vec![addr("10.0.0.1")]);
+    let del = Command::Del(Del { set: net(), target, rewind: false, undo: false, legacy: None });
+    assert_eq!(freed(&mut *store, &del, &at(2)), []);
+    let held = leases(&mut *store).into_iter().find(|l| l.kind == Kind::Dynamic).unwrap();
+    let spec = RangeSpec {
+        addr: addr("10.0.0.0"),
+        len: 24,
+        start: None,
+        end: None,
+        gateway: GatewaySpec::At(held.addr),
+        exclude: vec![],
+    };
+    let other = RangeSet::new(vec![Range::new(&spec).unwrap()]).unwrap();
+    let refusal = refused(&mut *store, &Command::Add(claim("c3", &[other])), &at(3));
+    assert!(matches!(refusal, Refusal::GatewayHeld { .. }));
+}
+
+fn dels_by_address_and_id(make: Make<'_>) {
+    let mut store = make();
+    let sets = [set("10.0.0.0/24")];
+    let ecs = |id: &str| Add { owner: Owner::Id(id.into()), ..add("x", &sets) };
+    let a = given(&mut *store, &ecs("a"), &at(1));
+    let b = given(&mut *store, &ecs("b"), &at(1));
+    let mut del = |target| {
+        let del = Del { set: net(), target, rewind: true, undo: false, legacy: None };
+        freed(&mut *store, &Command::Del(del), &at(2))
+    };
+    assert_eq!(del(Target::OwnerAt(Owner::Id("a".into()), b.clone())), []);
+    assert_eq!(del(Target::OwnerAt(Owner::Id("a".into()), a.clone())), a);
+    assert_eq!(del(Target::Some(Owner::Id("b".into()), a)), []);
+    assert_eq!(del(Target::Addresses(b.clone())), b);
+}
+
+fn a_moved_container_is_rewritten(make: Make<'_>) {
+    let mut store = make();
+    let sets = [set("10.0.0.0/24")];
+    given(&mut *store, &add("c1", &sets), &at(1));
+    let moved = Add {
+        origin: Origin { mac: Some("02:00:00:00:00:01".into()), ..add("c1", &sets).origin },
+        ..add("c1", &sets)
+    };
+    let got = given(&mut *store, &moved, &at(2));
+    let now = leases(&mut *store);
+    assert_eq!((now.len(), now[0].addr), (1, got[0]));
+    assert_eq!(now[0].origin.mac.as_deref(), Some("02:00:00:00:00:01"));
+    assert_eq!(now[0].time, 1);
+}
+
+/// Says which case it was that failed.
+pub struct Named(pub String);
+
+impl Drop for Named {
+    #[allow(clippy::print_stderr, reason = "a failing test tells its case")]
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("in the case {}", self.0);
+        }
+    }
+}
+
+pub type Case = fn(Make<'_>);
+pub const CASES: &[(&str, Case)] = &[
+    ("pools do not overlap", super::pool_cases::pools_do_not_overlap),
+    ("automatic pools", super::pool_cases::automatic_pools),
+    ("sub-pools share their subnet's addresses", super::pool_cases::sub_pools),
+    ("addresses of a pool", super::pool_cases::addresses),
+    ("serial addresses", super::pool_cases::serial_addresses),
+    ("a released pool takes its leases along", super::pool_cases::release_takes_all),
+    ("a shared pool", super::pool_cases::shared_pool),
+    ("a sweep", super::pool_cases::sweep),
+    ("an adopted pool", super::pool_cases::adopted),
+    ("dual stack ADD and DEL", dual_stack_add_and_del),
+    ("DEL of nothing", del_of_nothing),
+    ("ordered strategies", ordered_strategies),
+    ("fixed addresses", fixed_addresses),
+    ("all or nothing", all_or_nothing),
+    ("a /29 by four nodes", small_range_by_four_nodes),
+    ("90 % full", ninety_percent_full),
+    ("CHECK compares", check_compares),
+    ("GC", garbage_collection),
+    ("cooldown holds back", cooldown_holds_back),
+    ("a cooled address waits its turn", cooled_address_waits_its_turn),
+    ("an undone ADD leaves nothing", an_undone_add_leaves_nothing),
+    ("a pod returns to its address", a_pod_returns_to_its_address),
+    ("gateways are claimed", gateways_are_claimed),
+    ("DELs by address and id", dels_by_address_and_id),
+    ("a moved container is rewritten", a_moved_container_is_rewritten),
+    ("a changed lease is not freed", operator_test::a_changed_lease_is_not_freed),
+    ("every record moves", super::copy_test::every_record_moves),
+    ("a move stops at another's address", super::copy_test::another_holder_is_named),
+    ("a move that was stopped goes on", super::copy_test::stopped_and_repeated),
+    ("imports are whole and repeatable", operator_test::imports_are_whole_and_repeatable),
+];
+
+pub fn memory() -> impl Fn() -> Box<dyn Store> {
+    struct Shared(Rc<std::cell::RefCell<Memory>>);
+    impl Store for Shared {
+        fn apply(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {
+            self.0.borrow_mut().apply(command, cx)
+        }
+        fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
+            self.0.borrow_mut().list(cx, each)
+        }
+        tells!(self => self.0.borrow_mut());
+        fn records(
+            &mut self,
+            cx: &Context,
+            each: &mut crate::store::Each<'_>,
+        ) -> Result<(), Error> {
+            self.0.borrow_mut().records(cx, each)
+        }
+    }
+    let shared = Rc::new(std::cell::RefCell::new(Memory::default()));
+    move || Box::new(Shared(shared.clone()))
+}
+
+#[test]
+fn memory_keeps_the_contract() {
+    for (name, case) in CASES {
+        let _name = Named((*name).to_owned());
+        case(&memory());
+    }
+    collect(&memory(), 3000);
+}
+
+#[test]
+fn redb_keeps_the_contract() {
+    for persist in [Persist::Boot, Persist::Disk] {
+        for (name, case) in CASES {
+            let _name = Named(format!("{persist:?}: {name}"));
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("leases.redb");
+            case(&|| Box::new(Embedded::new(path.clone(), persist, Wait::Forever)));
+        }
+    }
+}
+
+#[test]
+fn takeover_happens_in_the_add_itself() {
+    for make in [Box::new(memory()) as Box<dyn Fn() -> Box<dyn Store>>, {
+        let folder = tempfile::tempdir().unwrap();
+        Box::new(move || {
+            let path = folder.path().join("leases.redb");
+            Box::new(Embedded::new(path, Persist::Boot, Wait::Forever)) as Box<dyn Store>
+        })
+    }] {
+        let mut store = make();
+        let sets = [set("10.0.0.0/29")];
+        let add = |c: &str, legacy| Add { strategy: Strategy::RoundRobin, legacy, ..add(c, &sets) };
+        let unread = Command::Add(add("c1", Legacy::Unread));
+        assert_eq!(store.apply(&unread, &at(1)).unwrap(), Outcome::ReadLegacy);
+        assert!(leases(&mut *store).is_empty());
+        let old = |a: &str, c: &str, ifname: Option<&str>| LegacyLease {
+            addr: addr(a),
+            container: ContainerId::new(c).unwrap(),
+            ifname: ifname.map(|i| IfName::new(i).unwrap()),
+        };
+        let legacy = Legacy::Read(
+            vec![old("10.0.0.3", "old", None), old("10.0.0.4", "new", Some("eth0"))],
+            vec![LegacyCursor { index: 0, addr: addr("10.0.0.2") }],
+        );
+        assert_eq!(given(&mut *store, &add("c1", legacy), &at(1)), [addr("10.0.0.5")]);
+        assert_eq!(leases(&mut *store).len(), 3);
+        // Taken over once; the folder is not asked for again.
+        let same = given(&mut *store, &add("old", Legacy::Unread), &at(2));
+        assert_eq!(same, [addr("10.0.0.3")]);
+        assert_eq!(given(&mut *store, &add("new", Legacy::Unread), &at(2)), [addr("10.0.0.4")]);
+        assert_eq!(freed(&mut *store, &del("old"), &at(3)), [addr("10.0.0.3")]);
+        assert_eq!(leases(&mut *store).len(), 2);
+    }
+}
+
+/// Each network has its own leases; the operator hears of an overlap once, and not of a range that
+/// is shared on purpose.
+#[test]
+fn networks_that_overlap_are_told_of_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let embedded = || {
+        let path = folder.path().join("leases.redb");
+        Box::new(Embedded::new(path, Persist::Boot, Wait::Forever)) as Box<dyn Store>
+    };
+    for make in [&memory() as Make<'_>, &embedded] {
+        let mut store = make();
+        let mut warned = |network: &str, set: &str, ranges: &str, container: &str| {
+            let network = NetworkName::new(network).unwrap();
+            let sets = [self::set(ranges)];
+            let add = Add { network, set: SetName(set.into()), ..add(container, &sets) };
+            match store.apply(&Command::Add(add), &at(1)) {
+                Ok(Outcome::Added { warnings, .. }) => warnings.join("\n"),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(warned("a", "a", "10.0.0.0/24", "c1"), "");
+        let told = warned("b", "b", "10.0.0.128/25", "c1");
+        assert!(told.contains("network b") && told.contains("network a"), "{told}");
+        assert_eq!(warned("b", "b", "10.0.0.128/25", "c2"), "");
+        let told = warned("c", "a", "10.0.0.0/24", "c3");
+        assert!(told.contains("network b") && !told.contains("network a"), "{told}");
+        // A range that changes is looked at again.
+        assert!(!warned("b", "b", "10.0.0.0/25", "c5").is_empty());
+    }
+}

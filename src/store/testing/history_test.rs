@@ -1,0 +1,453 @@
+//! What stores keep of what happened: cases for the model, for redb with both kinds of persistence,
+//! and for a cluster; and what differs between them.
+
+use std::fs;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::contract::{Make, add, addr, at, del, given, memory, net, refused, set};
+use super::fake_cluster::{FakeCas, Server};
+use crate::alloc::{
+    Add, Command, Context, Cooldown, Gc, Holder, Outcome, Reserve, Strategy, Unreserve,
+};
+use crate::error::Refusal;
+use crate::model::{
+    BootId, Counter, Ending, Event, Face, History, Kind, NetworkName, Node, Persist, Verb, Wait,
+    What,
+};
+use crate::store::cluster::{Cas, Engine, Notes};
+use crate::store::embedded::lock;
+use crate::store::embedded::lock::Patience;
+use crate::store::{Embedded, Store, lock_file};
+
+fn events(store: &mut dyn Store) -> Vec<Event> {
+    store.history(&at(100), &mut |_| true).unwrap()
+}
+
+fn words(store: &mut dyn Store) -> Vec<(What, String)> {
+    events(store).iter().map(|e| (e.what, e.addr.to_string())).collect()
+}
+
+fn count(store: &mut dyn Store, verb: Verb, ending: Ending) -> u64 {
+    let all = store.counters(&at(100)).unwrap();
+    let of = |c: &&Counter| c.set == net() && c.verb == verb && c.ending == ending;
+    all.iter().filter(of).map(|c| c.count).sum()
+}
+
+/// Leases, a refusal, a reservation and frees of every kind are remembered, once each.
+fn what_happened_is_remembered(make: Make<'_>) {
+    let mut store = make();
+    let sets = [set("10.0.0.0/29")];
+    let low = |c: &str| Add { strategy: Strategy::Lowest, ..add(c, &sets) };
+    given(&mut *store, &low("c1"), &at(1));
+    // The same again is no event.
+    given(&mut *store, &low("c1"), &at(2));
+    given(&mut *store, &low("c2"), &at(3));
+    let reserve = |addrs: &[&str], note: &str| {
+        let addrs = addrs.iter().map(|a| addr(a)).collect();
+        let (note, holder) = (Some(note.to_owned()), None);
+        Command::Reserve(Reserve { set: net(), addrs, note, holder })
+    };
+    let cli = |now| Context { face: Face::Cli, ..at(now) };
+    let done = store.apply(&reserve(&["10.0.0.4", "10.0.0.5"], "printer"), &cli(4)).unwrap();
+    assert_eq!(done, Outcome::Reserved(vec![addr("10.0.0.4"), addr("10.0.0.5")]));
+    // All or nothing: one of them is held.
+    let no = refused(&mut *store, &reserve(&["10.0.0.6", "10.0.0.2"], "x"), &cli(4));
+    assert!(matches!(no, Refusal::Held { .. }), "{no}");
+    // A note is written over, and that is no event.
+    let again = store.apply(&reserve(&["10.0.0.4"], "scanner"), &cli(4)).unwrap();
+    assert_eq!(again, Outcome::Reserved(vec![]));
+    given(&mut *store, &low("c3"), &at(5));
+    let full = refused(&mut *store, &Command::Add(low("c4")), &at(5));
+    assert!(matches!(full, Refusal::Exhausted { .. }), "{full}");
+    store.apply(&del("c1"), &at(6)).unwrap();
+    store.apply(&del("c1"), &at(6)).unwrap();
+    let unreserve = Unreserve { set: net(), addrs: vec![addr("10.0.0.4"), addr("10.0.0.3")] };
+    store.apply(&Command::Unreserve(unreserve), &cli(7)).unwrap();
+    let network = NetworkName::new("net").unwrap();
+    let gc = Gc { set: net(), network, valid: [].into(), after: None };
+    crate::engine::gc(&mut *store, gc, &at(8)).unwrap();
+    let expected = [
+        (What::Added, "10.0.0.2"),
+        (What::Added, "10.0.0.3"),
+        (What::Reserved, "10.0.0.4"),
+        (What::Reserved, "10.0.0.5"),
+        (What::Added, "10.0.0.6"),
+        (What::Deleted, "10.0.0.2"),
+        (What::Unreserved, "10.0.0.4"),
+        (What::Collected, "10.0.0.3"),
+        (What::Collected, "10.0.0.6"),
+    ];
+    assert_eq!(words(&mut *store), expected.map(|(what, at)| (what, at.to_owned())));
+    let all = events(&mut *store);
+    assert_eq!((all[2].face, all[2].origin.note.as_deref()), (Face::Cli, Some("printer")));
+    assert_eq!(all[6].origin.note.as_deref(), Some("scanner"));
+    assert_eq!(
+        (all[0].time, &all[0].attachment().unwrap().container),
+        (1, &crate::model::ContainerId::new("c1").unwrap())
+    );
+    assert_eq!(count(&mut *store, Verb::Add, Ending::Ok), 3);
+    assert_eq!(count(&mut *store, Verb::Del, Ending::Ok), 1);
+    assert_eq!(count(&mut *store, Verb::Gc, Ending::Ok), 1);
+    assert_eq!(count(&mut *store, Verb::Reserve, Ending::Ok), 3);
+}
+
+/// What is leased, reserved or kept back comes in the order of addresses, each once.
+fn what_is_taken_comes_in_order(make: Make<'_>) {
+    let mut store = make();
+    let sets = [set("10.0.0.0/24")];
+    let cool = |c: &str| {
+        let cooldown = Cooldown { seconds: 60, strict: false };
+        Add { cooldown, strategy: Strategy::Lowest, ..add(c, &sets) }
+    };
+    let addrs = ["10.0.0.3", "10.0.0.200", "10.0.0.7"].map(addr).to_vec();
+    let reserve = Reserve { set: net(), addrs, note: None, holder: None };
+    // Before the set has a home, and after.
+    store.apply(&Command::Reserve(reserve), &at(1)).unwrap();
+    for c in ["c1", "c2", "c3", "c4", "c5"] {
+        given(&mut *store, &cool(c), &at(2));
+    }
+    let reserve = Reserve { set: net(), addrs: vec![addr("10.0.0.9")], note: None, holder: None };
+    store.apply(&Command::Reserve(reserve), &at(3)).unwrap();
+    store.apply(&del("c2"), &at(4)).unwrap();
+    let mut found = Vec::new();
+    let mut each = |_: &crate::model::SetName, at: crate::net::Addr, holder: &Holder| {
+        let word = match holder {
+            Holder::Free => panic!("{at} is free"),
+            Holder::Cooling(_) => 'c',
+            Holder::Leased(l) if l.kind == Kind::Reserved => 'r',
+            Holder::Leased(_) => 'l',
+        };
+        found.push((at.to_string(), word));
+    };
+    store.taken(&at(5), &mut each).unwrap();
+    let expected = [(2, 'l'), (3, 'r'), (4, 'c'), (5, 'l'), (6, 'l'), (7, 'r'), (8, 'l'), (9, 'r')];
+    let mut expected: Vec<_> = expected.iter().map(|(n, w)| (format!("10.0.0.{n}"), *w)).collect();
+    expected.push(("10.0.0.200".to_owned(), 'r'));
+    assert_eq!(found, expected);
+    let usage = crate::engine::usage(&mut *store, &at(5)).unwrap();
+    let [usage] = &usage[..] else { panic!("{usage:?}") };
+    assert_eq!((usage.size, usage.used, usage.reserved, usage.cooling), (253, 4, 4, 1));
+    assert_eq!(usage.free, 244);
+    assert_eq!(usage.gap.unwrap().to_string(), "10.0.0.10-10.0.0.199");
+}
+
+/// The cases.
+pub const CASES: [super::contract::Case; 2] =
+    [what_happened_is_remembered, what_is_taken_comes_in_order];
+
+#[test]
+fn memory_tells() {
+    for case in CASES {
+        case(&memory());
+    }
+}
+
+#[test]
+fn redb_tells() {
+    for persist in [Persist::Boot, Persist::Disk] {
+        for case in CASES {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("leases.redb");
+            case(&|| Box::new(Embedded::new(path.clone(), persist, Wait::Forever)));
+            let mut store = Embedded::new(path.clone(), persist, Wait::Forever);
+            store.problems(&at(9), &mut |problem| panic!("{problem:?}")).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_cluster_tells() {
+    for (nests, mute) in [(false, false), (true, false), (false, true), (true, true)] {
+        for case in CASES {
+            let server = Rc::new(Server::default());
+            server.nests.set(nests);
+            server.mute.set(mute);
+            case(&|| Box::new(FakeCas::new(server.clone())));
+        }
+    }
+}
+
+/// What is written down of a cluster: `notes` are of the node, `open` reaches the servers.
+pub fn a_nodes_history_is_bounded<E: Engine>(open: &dyn Fn() -> E) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = |notes: &Path, history| {
+        let notes = Notes::new(Some(notes), "told".to_owned());
+        let limit = Duration::from_secs(20);
+        Cas::new(open(), limit).with(Persist::Boot, notes).keeping(history)
+    };
+    let first = folder.path().join("first");
+    let sets = [set("10.0.0.0/24")];
+    let few = History::Kept { count: 4, age: 50 };
+    let told = |store: &mut Cas<E>| -> Vec<u64> { events(store).iter().map(|e| e.time).collect() };
+    for n in 0..9 {
+        let mut store = store(&first, few);
+        given(&mut store, &add(&format!("c{n}"), &sets), &at(n));
+        assert!(told(&mut store).len() <= 4);
+    }
+    assert_eq!(told(&mut store(&first, few)), [5, 6, 7, 8]);
+    // A call that says nothing keeps to what was said.
+    given(&mut store(&first, History::Standing), &add("standing", &sets), &at(9));
+    assert_eq!(told(&mut store(&first, few)), [6, 7, 8, 9]);
+    given(&mut store(&first, History::Off), &add("off", &sets), &at(10));
+    assert_eq!(told(&mut store(&first, few)), [6, 7, 8, 9]);
+    // The next boot's notes are another folder; what lies on the servers is known again, and goes.
+    let second = folder.path().join("second");
+    let next = |now| Context { boot: Some(BootId("boot-2".to_owned())), ..at(now) };
+    for n in 20..26 {
+        given(&mut store(&second, few), &add(&format!("d{n}"), &sets), &next(n));
+    }
+    let mut left = told(&mut store(&second, few));
+    left.retain(|time| *time < 20);
+    assert_eq!(left, [] as [u64; 0], "the boot before");
+    // What is too old goes with the next.
+    given(&mut store(&second, few), &add("late", &sets), &next(900));
+    given(&mut store(&second, few), &add("later", &sets), &next(990));
+    assert_eq!(told(&mut store(&second, few)), [900, 990]);
+    // Where nothing can be noted nothing is written down: it would never go.
+    fs::write(folder.path().join("file"), "in the way").unwrap();
+    given(&mut store(&folder.path().join("file/x"), few), &add("mute", &sets), &next(991));
+    assert_eq!(told(&mut store(&second, few)), [900, 990]);
+    store(&second, few).problems(&next(992), &mut |problem| panic!("{problem:?}")).unwrap();
+}
+
+#[test]
+fn history_of_a_cluster_has_bounds_and_can_be_off() {
+    for nests in [false, true] {
+        let server = Rc::new(Server::default());
+        server.nests.set(nests);
+        a_nodes_history_is_bounded(&|| server.clone());
+    }
+}
+
+/// The end of what an earlier boot held is written down with what ends it, once each; and the events of
+/// all nodes come in the order in which they were done, whatever their clocks say.
+#[test]
+fn a_clusters_events_come_in_order() {
+    let server = Rc::new(Server::default());
+    let sets = [set("10.0.0.0/30")];
+    let low = |c: &str| Add { strategy: Strategy::Lowest, ..add(c, &sets) };
+    let mut store = FakeCas::new(server.clone());
+    given(&mut store, &low("c1"), &at(50));
+    let next = |now| Context { boot: Some(BootId("boot-2".to_owned())), ..at(now) };
+    // The very address, of which there is one only.
+    given(&mut store, &low("c2"), &next(40));
+    store.apply(&del("c2"), &next(30)).unwrap();
+    let other = Node { name: "other".to_owned(), machine: "m2".to_owned() };
+    let other = Context { node: other, ..next(20) };
+    given(&mut store, &low("c3"), &other);
+    let told: Vec<(u64, What)> = events(&mut store).iter().map(|e| (e.time, e.what)).collect();
+    let expected = [
+        (50, What::Added),
+        (40, What::BootEnded),
+        (40, What::Added),
+        (30, What::Deleted),
+        (20, What::Added),
+    ];
+    assert_eq!(told, expected);
+    // One that cannot be read is told of, and hides no other.
+    let path = server.paths().into_iter().find(|p| p.starts_with("past/")).unwrap();
+    server.spoil(&path, |value| value.push(0));
+    assert_eq!(events(&mut store).len(), 4);
+    let mut problems = Vec::new();
+    store.problems(&at(60), &mut |problem| problems.push(problem.place)).unwrap();
+    assert!(matches!(&problems[..], [place] if place.contains(&path)), "{problems:?}");
+}
+
+/// What a node has done is told of when it is forgotten, and for a month.
+#[test]
+fn history_of_forgotten_nodes_ends() {
+    const DAY: u64 = 24 * 3600;
+    for nests in [false, true] {
+        let server = Rc::new(Server::default());
+        server.nests.set(nests);
+        let mut store = FakeCas::new(server.clone());
+        let named = |n: u64, now| Context {
+            node: Node { name: format!("n{n}"), machine: format!("m{n}") },
+            ..at(now)
+        };
+        for n in 0..100 {
+            let cx = named(n, n * DAY);
+            given(&mut store, &add("c", &[set("10.0.0.0/24")]), &cx);
+            store.apply(&del("c"), &cx).unwrap();
+            let record = store.nodes().unwrap().remove(0);
+            assert!(store.forget(&record, &cx).unwrap());
+        }
+        let days: Vec<u64> = events(&mut store).iter().map(|e| e.time / DAY).collect();
+        assert_eq!(days, (69..100).flat_map(|day| [day, day]).collect::<Vec<_>>());
+    }
+}
+
+/// Each node counts what it asks for; a server that does not answer is counted too.
+#[test]
+fn a_node_of_a_cluster_counts() {
+    let server = Rc::new(Server::default());
+    let mut store = FakeCas::new(server.clone());
+    let sets = [set("10.0.0.0/30")];
+    given(&mut store, &add("c1", &sets), &at(1));
+    for _ in 0..2 {
+        refused(&mut store, &Command::Add(add("c2", &sets)), &at(2));
+    }
+    server.left.set(Some(0));
+    store.apply(&Command::Add(add("c3", &sets)), &at(3)).unwrap_err();
+    server.left.set(None);
+    let told = |store: &mut FakeCas| {
+        [Ending::Ok, Ending::Exhausted, Ending::Failed].map(|e| count(store, Verb::Add, e))
+    };
+    assert_eq!(told(&mut store), [1, 2, 1]);
+    let other = Node { name: "other".to_owned(), machine: "m2".to_owned() };
+    let other = Context { node: other, ..at(4) };
+    assert_eq!(store.counters(&other).unwrap(), []);
+}
+
+/// A refused ADD is counted where that costs no flush.
+#[test]
+fn refusals_are_counted_where_a_commit_flushes_nothing() {
+    for (persist, counted) in [(Persist::Boot, 2), (Persist::Disk, 0)] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("leases.redb");
+        let mut store = Embedded::new(path, persist, Wait::Forever);
+        let sets = [set("10.0.0.0/30")];
+        given(&mut store, &add("c1", &sets), &at(1));
+        for _ in 0..2 {
+            refused(&mut store, &Command::Add(add("c2", &sets)), &at(2));
+        }
+        assert_eq!(count(&mut store, Verb::Add, Ending::Exhausted), counted, "{persist:?}");
+        assert_eq!(words(&mut store).len(), 1);
+    }
+}
+
+/// Does something while another holds the lock for a fifth of a second.
+fn while_locked(path: &Path, work: impl FnOnce() + Send) {
+    let held = lock_file(path, Wait::Forever).unwrap();
+    let (begun, wait) = mpsc::channel();
+    let (done, end) = mpsc::channel();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            begun.send(()).unwrap();
+            work();
+            done.send(()).unwrap();
+        });
+        wait.recv().unwrap();
+        assert_eq!(end.recv_timeout(A_WHILE), Err(RecvTimeoutError::Timeout), "it is locked");
+        drop(held);
+    });
+}
+
+fn only(store: &mut dyn Store) -> Counter {
+    let all = store.counters(&at(1)).unwrap();
+    let [one] = &all[..] else { panic!("{all:?}") };
+    one.clone()
+}
+
+const A_WHILE: Duration = Duration::from_millis(200);
+
+#[test]
+fn it_is_counted_how_long_a_request_took_and_waited() {
+    for (persist, lock) in
+        [(Persist::Boot, "leases.redb.lock"), (Persist::Disk, "leases.redb.keep.lock")]
+    {
+        for wait in [Wait::Forever, Wait::For(Duration::from_secs(60))] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("leases.redb");
+            let sets = [set("10.0.0.0/24")];
+            let begin = Instant::now();
+            let mut store = Embedded::new(path.clone(), persist, wait);
+            given(&mut store, &add("c1", &sets), &at(1));
+            given(&mut store, &add("c2", &sets), &at(1));
+            let before = only(&mut store);
+            assert_eq!((before.count, before.took.count(), before.waited), (2, 2, Duration::ZERO));
+            assert!(before.took.sum > Duration::ZERO && before.took.sum < begin.elapsed());
+            while_locked(&folder.path().join(lock), || {
+                let mut store = Embedded::new(path, persist, wait);
+                given(&mut store, &add("c3", &sets), &at(1));
+                // What one has waited is not the next one's.
+                given(&mut store, &add("c4", &sets), &at(1));
+            });
+            let after = only(&mut store);
+            assert_eq!((after.count, after.took.count()), (4, 4));
+            // Its thread may have come a little late.
+            let waited = after.waited;
+            assert!(waited > A_WHILE / 2 && waited < after.took.sum, "{waited:?} {after:?}");
+            assert!(after.took.sum < begin.elapsed(), "{after:?}");
+            assert!(after.took.buckets[..8].iter().sum::<u64>() < 4, "{after:?}");
+        }
+    }
+}
+
+/// Who commits to both files is counted in each, and has waited once.
+#[test]
+fn a_call_is_timed_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("lock");
+    let begin = Instant::now();
+    while_locked(&path, || {
+        let patience = Patience::new(Wait::Forever);
+        drop(lock::take(&path, &patience).unwrap());
+        let (first, second) = (patience.lap(), patience.lap());
+        assert!(first.waited > A_WHILE / 2 && first.waited <= first.took, "{first:?}");
+        assert_eq!(second.waited, Duration::ZERO);
+        assert!(first.took + second.took < begin.elapsed());
+    });
+}
+
+#[test]
+fn history_has_bounds_and_can_be_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("leases.redb");
+    let store =
+        |history| Embedded::new(path.clone(), Persist::Boot, Wait::Forever).keeping(history);
+    let sets = [set("10.0.0.0/24")];
+    let few = History::Kept { count: 5, age: 50 };
+    for n in 0..9 {
+        given(&mut store(few), &add(&format!("c{n}"), &sets), &at(n));
+    }
+    assert_eq!(events(&mut store(few)).iter().map(|e| e.time).collect::<Vec<_>>(), [4, 5, 6, 7, 8]);
+    // A call that says nothing keeps to what was said.
+    given(&mut store(History::Standing), &add("standing", &sets), &at(9));
+    assert_eq!(events(&mut store(few)).len(), 5);
+    // What is too old goes, a few at a time.
+    given(&mut store(few), &add("late", &sets), &at(58));
+    assert_eq!(events(&mut store(few)).iter().map(|e| e.time).collect::<Vec<_>>(), [8, 9, 58]);
+    given(&mut store(History::Off), &add("off", &sets), &at(59));
+    given(&mut store(History::Off), &add("off2", &sets), &at(59));
+    assert_eq!(events(&mut store(few)).len(), 3);
+    given(&mut store(History::Kept { count: 1, age: 50 }), &add("one", &sets), &at(60));
+    assert_eq!(events(&mut store(few)).len(), 1);
+}
+
+/// What a boot has left is told of in the next, and that it ended.
+#[test]
+fn the_boot_before_is_told_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("leases.redb");
+    let mut store = Embedded::new(path, Persist::Boot, Wait::Forever);
+    let sets = [set("10.0.0.0/29")];
+    let low = |c: &str| Add { strategy: Strategy::Lowest, ..add(c, &sets) };
+    given(&mut store, &low("c1"), &at(1));
+    given(&mut store, &low("c2"), &at(2));
+    store.apply(&del("c1"), &at(3)).unwrap();
+    let next = |now| Context { boot: Some(BootId("boot-2".to_owned())), ..at(now) };
+    let told = |store: &mut Embedded, now| -> Vec<(u64, What, String)> {
+        let all = store.history(&next(now), &mut |_| true).unwrap();
+        all.iter().map(|e| (e.time, e.what, e.addr.to_string())).collect()
+    };
+    let before = [
+        (1, What::Added, "10.0.0.2".to_owned()),
+        (2, What::Added, "10.0.0.3".to_owned()),
+        (3, What::Deleted, "10.0.0.2".to_owned()),
+    ];
+    let ended = |time| (time, What::BootEnded, "10.0.0.3".to_owned());
+    let mut expected = before.to_vec();
+    expected.push(ended(7));
+    assert_eq!(told(&mut store, 7), expected, "before anything is leased");
+    given(&mut store, &low("c3"), &next(9));
+    expected[3] = ended(9);
+    expected.push((9, What::Added, "10.0.0.2".to_owned()));
+    let mut got = told(&mut store, 50);
+    got.sort_by_key(|e| (e.0, e.1 != What::BootEnded));
+    assert_eq!(got, expected);
+}

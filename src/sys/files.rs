@@ -1,0 +1,121 @@
+//! Opening a file that somebody else may have put there, and putting a small one in its place.
+//!
+//! Invariant: an open never blocks; a pipe without a writer would, for ever. Who reads what was put
+//! sees all of it or what was there before.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+/// What an error is of where something else than a file lies: a folder, a pipe, a device.
+pub fn is_none(e: &io::Error) -> bool {
+    matches!(e.kind(), ErrorKind::IsADirectory | ErrorKind::InvalidInput)
+}
+
+/// Opens a file for reading.
+pub fn open(path: &Path) -> io::Result<File> {
+    open_as(path, OpenOptions::new().read(true))
+}
+
+/// Opens a file for reading and writing.
+pub fn open_to_write(path: &Path) -> io::Result<File> {
+    open_as(path, OpenOptions::new().read(true).write(true))
+}
+
+fn open_as(path: &Path, options: &OpenOptions) -> io::Result<File> {
+    let found = fs::metadata(path)?;
+    if found.is_dir() {
+        return Err(ErrorKind::IsADirectory.into());
+    }
+    if !found.is_file() {
+        return Err(io::Error::new(ErrorKind::InvalidInput, "not a regular file"));
+    }
+    options.open(path)
+}
+
+/// Reads a file, at most `longest` bytes of it. What is no UTF-8 is replaced.
+pub fn read(path: &Path, longest: u64) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    open(path)?.take(longest).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Puts a file in its place at once, for its owner alone (0600), and its folder if it is missing (0700).
+/// It is not flushed: for what may be lost with the machine. `mark` tells it from what others put there
+/// at the same time.
+pub fn put(path: &Path, bytes: &[u8], mark: &str) -> io::Result<()> {
+    make_folder(path)?;
+    let temporary = path.with_extension(mark);
+    // Of one with our mark that was killed here.
+    let _ = fs::remove_file(&temporary);
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
+    let written = file.and_then(|mut file| file.write_all(bytes));
+    let written = written.and_then(|()| fs::rename(&temporary, path));
+    if written.is_err() {
+        // There is no more to be done about it.
+        let _ = fs::remove_file(&temporary);
+    }
+    written
+}
+
+/// Writes behind what is in a file, which is there.
+pub fn append(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    open_as(path, OpenOptions::new().append(true))?.write_all(bytes)
+}
+
+/// Makes the folder of a file if it is missing, for its owner alone (0700).
+pub fn make_folder(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(folder) => DirBuilder::new().recursive(true).mode(0o700).create(folder),
+        None => Ok(()),
+    }
+}
+
+/// Makes a pipe, for tests of what must not block.
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test's helper may fail as a test does")]
+#[allow(clippy::missing_panics_doc, reason = "a test fails with it")]
+pub fn make_pipe(path: &Path) {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_file_is_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        make_pipe(&pipe);
+        for path in [dir.path(), &pipe, "/dev/null".as_ref()] {
+            assert!(is_none(&open(path).unwrap_err()), "{}", path.display());
+        }
+        assert!(!is_none(&open(&dir.path().join("absent")).unwrap_err()));
+        fs::write(dir.path().join("text"), "abc").unwrap();
+        assert_eq!(read(&dir.path().join("text"), 2).unwrap(), "ab");
+    }
+    #[test]
+    fn a_file_is_put_in_the_place_of_another() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, path) = (dir.path().join("folder"), dir.path().join("folder/note"));
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        for text in ["one", "two"] {
+            // What was left behind is in nobody's way.
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(path.with_extension("m"), "half").unwrap();
+            put(&path, text.as_bytes(), "m").unwrap();
+            assert_eq!((fs::read_to_string(&path).unwrap().as_str(), mode(&path)), (text, 0o600));
+        }
+        let new = dir.path().join("new/note");
+        put(&new, b"one", "m").unwrap();
+        assert_eq!(mode(new.parent().unwrap()), 0o700);
+        // A folder in the way stays, and nothing is left beside it.
+        fs::create_dir(folder.join("taken")).unwrap();
+        put(&folder.join("taken"), b"one", "m").unwrap_err();
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 2);
+    }
+}

@@ -1,0 +1,6 @@
+//! Log lines, counters and metrics.
+
+pub mod counters;
+pub mod log;
+pub mod metrics;
+pub mod usage;
