@@ -167,7 +167,7 @@ pub fn convert(
     import: Import,
     cx: &Context,
 ) -> Result<(Imported, Option<PathBuf>), Error> {
-    match store::in_place(path, persist, wait, &Command::Import(import), cx)? {
+    match store::in_place(path, wait, &Command::Import(import), cx)? {
         Converted::Done(outcome, kept) => Ok((imported(outcome)?, Some(kept))),
         Converted::Already => Ok((Imported::Before, None)),
     }

@@ -141,9 +141,9 @@ fn store_code(error: &StoreError) -> u32 {
         StoreError::Damaged { .. } | StoreError::BadRecord { .. } | StoreError::Foreign { .. } => {
             DAMAGED
         }
-        StoreError::Moved { .. } | StoreError::Claimed { .. } | StoreError::Unreadable { .. } => {
-            CONFIGURATION
-        }
+        StoreError::SharedFolder { .. }
+        | StoreError::Claimed { .. }
+        | StoreError::Unreadable { .. } => CONFIGURATION,
     }
 }
 
@@ -180,7 +180,6 @@ impl Details {
                 details.address = address(refusal);
                 refusal.lease()
             }
-            Error::Store(StoreError::Moved { lease, .. }) => Some(&**lease),
             Error::Store(_) => None,
         };
         if let Some(lease) = lease {

@@ -11,7 +11,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::model::{Lease, NetworkName, Node, NodeRecord, Owner, SetName};
+use crate::model::{Lease, NetworkName, Node, NodeRecord, Owner};
 use crate::net::Addr;
 
 pub use pool::PoolRefusal;
@@ -385,17 +385,11 @@ pub enum StoreError {
         /// The way out.
         advice: String,
     },
-    /// The set's live leases are in the other file, because `persist` was another when they were
-    /// made.
-    Moved {
-        /// The set.
-        set: SetName,
-        /// Where its leases are.
+    /// Leases that end with a boot would be on a network file system, where other machines with other
+    /// boots may see them.
+    SharedFolder {
+        /// The store's folder.
         path: PathBuf,
-        /// One of them.
-        lease: Box<Lease>,
-        /// The `persist` under which they were made.
-        persist: &'static str,
     },
     /// The node's name is another's: a machine's, or a later boot's.
     Claimed {
@@ -466,13 +460,11 @@ impl fmt::Display for StoreError {
             StoreError::Foreign { path, what, advice } => {
                 write!(f, "{} is not a lease store of sublet: {what}; {advice}", path.display())
             }
-            StoreError::Moved { set, path, lease, persist } => write!(
+            StoreError::SharedFolder { path } => write!(
                 f,
-                "network {set} has leases in {} (such as {} of {}), made while \"persist\" was \
-                 \"{persist}\": set it back, or delete those containers first",
-                path.display(),
-                lease.addr,
-                lease.owner
+                "{} is on a network file system, where leases cannot end with this machine's boot: set \
+                 \"persist\": \"disk\", or set dataDir to a folder on a disk of this host",
+                path.display()
             ),
             StoreError::Claimed { place, node, by } if by.node.machine == node.machine => write!(
                 f,

@@ -52,6 +52,15 @@ impl History {
     /// The last 1,000 events of 30 days, about 200 KiB: what each node of a cluster keeps there where
     /// nobody has said.
     pub const OF_A_NODE: History = History::Kept { count: 1_000, age: MONTH };
+
+    /// For how long events are kept, in seconds; where nobody has said, as long as by default.
+    pub fn age(self) -> u64 {
+        match self {
+            History::Off => 0,
+            History::Kept { age, .. } => age,
+            History::Standing => MONTH,
+        }
+    }
 }
 
 const MONTH: u64 = 30 * 24 * 3600;

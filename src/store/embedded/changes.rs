@@ -9,7 +9,7 @@ use super::{keys, occupancy, pools};
 use crate::alloc;
 use crate::alloc::{Change, Command, Context, Cooling, Plan};
 use crate::error::StoreError;
-use crate::model::{Ending, Face, Kind, Lease, SetName, Timestamp, Verb};
+use crate::model::{Ending, Face, Lease, SetName, Timestamp, Verb};
 use crate::net::Addr;
 use crate::store::codec;
 
@@ -35,8 +35,12 @@ fn other_than_lease<K: KvMut>(
     change: &Change,
 ) -> Result<(), StoreError> {
     match change {
-        // The first two are leases; of the last see `View::network`.
-        Change::Put(_) | Change::Free { .. } | Change::Network(_) => Ok(()),
+        // The first two are leases. A file keeps no network's definition, and no record of an import.
+        Change::Put(_)
+        | Change::Free { .. }
+        | Change::Network(_)
+        | Change::Adopted(..)
+        | Change::Released(_) => Ok(()),
         Change::Thaw(set, cooling) => {
             end_cooling(tables, set, cooling)?;
             occupancy::free(tables, set, cooling.addr)
@@ -53,11 +57,6 @@ fn other_than_lease<K: KvMut>(
             let key = keys::definition(&definition.network);
             tables.kv.put(&key, &codec::definition(&key, definition))
         }
-        Change::Adopted(network, time) => {
-            let key = keys::adopted(network);
-            tables.kv.put(&key, &codec::number(&key, *time))
-        }
-        Change::Released(network) => tables.kv.remove(&keys::adopted(network)),
         Change::PutPool(pool) => pools::put(tables, pool),
         Change::DropPool(pool) => pools::remove(tables, pool),
     }
@@ -111,21 +110,6 @@ fn nameless() -> SetName {
     SetName("docker".to_owned())
 }
 
-/// Whether a change must outlive the boot even where leases do not.
-pub fn outlives_boot(change: &Change) -> bool {
-    match change {
-        Change::Sticky(..) | Change::Adopted(..) | Change::Released(_) => true,
-        Change::Put(lease) | Change::Free { lease, .. } => lease.kind == Kind::Reserved,
-        Change::Thaw(..)
-        | Change::Cool(..)
-        | Change::Cursor(..)
-        | Change::Define(..)
-        | Change::PutPool(_)
-        | Change::DropPool(_)
-        | Change::Network(_) => false,
-    }
-}
-
 /// Whether the address was nobody's.
 fn put<K: KvMut>(tables: &mut Tables<'_, K>, lease: &Lease) -> Result<bool, StoreError> {
     let (set, addr) = (&lease.set, lease.addr);
@@ -147,9 +131,6 @@ fn put<K: KvMut>(tables: &mut Tables<'_, K>, lease: &Lease) -> Result<bool, Stor
             tables.kv.put(&key, &codec::addrs(&key, &addrs))?;
         }
     }
-    if lease.kind == Kind::Reserved {
-        tables.kv.put(&keys::reserved(set, addr), &[])?;
-    }
     let key = keys::lease(set, addr);
     tables.kv.put(&key, &codec::lease(&key, lease))?;
     Ok(is_new)
@@ -163,9 +144,6 @@ fn free<K: KvMut>(
 ) -> Result<(), StoreError> {
     let (set, addr) = (&lease.set, lease.addr);
     tables.kv.remove(&keys::lease(set, addr))?;
-    if lease.kind == Kind::Reserved {
-        tables.kv.remove(&keys::reserved(set, addr))?;
-    }
     let key = keys::owner(set, &lease.owner);
     let mut addrs = tables.addrs(&key)?;
     addrs.retain(|a| *a != addr);

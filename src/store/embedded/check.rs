@@ -23,6 +23,8 @@ pub enum Nature {
     Told(&'static str),
     /// It can be made again from others.
     Made(&'static str),
+    /// A copy of the policy, which is compared with the policy at each use.
+    Copy,
     /// No build of this schema writes it.
     Unknown,
 }
@@ -36,8 +38,6 @@ pub fn nature(key: &[u8]) -> Nature {
         Some(b'P') => Nature::Told("pool"),
         Some(b'D') => Nature::Told("network"),
         Some(b'C') => Nature::Told("last address"),
-        Some(b'A') => Nature::Told("takeover"),
-        Some(b'H') => Nature::Told("home"),
         Some(b'E') => Nature::Told("event"),
         Some(b'X') => Nature::Told("counter"),
         Some(b'M') => Nature::Told("fact"),
@@ -45,7 +45,7 @@ pub fn nature(key: &[u8]) -> Nature {
         Some(b'B') => Nature::Made("occupancy"),
         Some(b'Q') => Nature::Made("queue of cooling addresses"),
         Some(b'T') => Nature::Made("index of pods' addresses"),
-        Some(b'R') => Nature::Made("index of reservations"),
+        Some(b'R') => Nature::Copy,
         Some(b'N') => Nature::Made("index of pools"),
         Some(b'G') => Nature::Made("subnets in use"),
         _ => Nature::Unknown,
@@ -72,7 +72,8 @@ pub fn read(key: &[u8], value: &[u8]) -> Result<Option<Lease>, Bad> {
             codec::read_counts(key, &set, value)?;
         }
         Some(b'M') if key == keys::BOUNDS => drop(codec::read_bounds(key, value)?),
-        Some(b'A' | b'M') => drop(codec::read_number(key, value)?),
+        Some(b'M') if key == keys::MACHINE => drop(codec::read_key(key, value)?),
+        Some(b'M') => drop(codec::read_number(key, value)?),
         _ => {}
     }
     Ok(None)
@@ -160,7 +161,7 @@ pub fn faults<K: Kv>(
     let mut fault = |kind: &'static str, what: String| {
         faults.entry(kind).or_insert((0, what)).0 += 1;
     };
-    let mut made = Tables { kv: Made::default(), path };
+    let mut made = Tables::new(Made::default(), path);
     tables.kv.scan(&[], &[0xff], &mut |key, value| {
         if let Nature::Told(kind) = nature(key) {
             let told = read(key, value).map_err(|Bad(what)| what.to_owned());
@@ -216,9 +217,7 @@ fn plain(error: &StoreError) -> String {
 
 /// A key for a person: its set and address where it has them, else its bytes.
 pub fn shown(key: &[u8]) -> String {
-    let found = keys::read_lease(key)
-        .or_else(|| keys::read_cooling(key))
-        .or_else(|| keys::read_reserved(key));
+    let found = keys::read_lease(key).or_else(|| keys::read_cooling(key));
     match found {
         Some((set, addr)) => format!("{addr} of {set}"),
         None => key.escape_ascii().to_string(),

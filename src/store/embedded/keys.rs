@@ -18,9 +18,7 @@ const QUEUE: u8 = b'Q';
 const STICKY: u8 = b'S';
 const STUCK: u8 = b'T';
 const DEFINITION: u8 = b'D';
-const ADOPTED: u8 = b'A';
 const RESERVED: u8 = b'R';
-const HOME: u8 = b'H';
 const POOL: u8 = b'P';
 const PLACE: u8 = b'N';
 const GRID: u8 = b'G';
@@ -30,8 +28,14 @@ const COUNT: u8 = b'X';
 /// The schema version's key.
 pub const SCHEMA: &[u8] = b"Mschema";
 
-/// The key of when this boot's store was begun.
+/// The key of when a boot's file was made, in seconds.
 pub const BEGUN: &[u8] = b"Mbegun";
+
+/// The key of the machine that made a boot's file.
+pub const MACHINE: &[u8] = b"Mmachine";
+
+/// The key of the nonce of the policy that the reservations were copied from.
+pub const POLICY: &[u8] = b"Mpolicy";
 
 /// The key of how much of what happened is kept.
 pub const BOUNDS: &[u8] = b"Mhistory";
@@ -337,52 +341,19 @@ pub fn definitions() -> Vec<u8> {
     vec![DEFINITION]
 }
 
-/// That a network's host-local folder was taken over.
-pub fn adopted(network: &NetworkName) -> Vec<u8> {
-    let mut key = vec![ADOPTED];
-    text(&mut key, network.as_str());
-    key
+/// The copy of a reservation, by its last address.
+pub fn reserved(set: &SetName, last: Addr) -> Vec<u8> {
+    with(of_set(RESERVED, set), &addr(last))
 }
 
-/// Every network whose folder was taken over.
-pub fn all_adopted() -> Vec<u8> {
-    vec![ADOPTED]
+/// Every copy of a reservation of a set and family.
+pub fn reserved_of(set: &SetName, of: Family) -> Vec<u8> {
+    with(of_set(RESERVED, set), &[family(of)])
 }
 
-/// The network of an [`adopted`] key.
-pub fn read_adopted(key: &[u8]) -> Option<NetworkName> {
-    let (name, _) = read_text(key.strip_prefix(&[ADOPTED])?)?;
-    NetworkName::new(name).ok()
-}
-
-/// That an address is reserved: an index of the few leases that outlive every boot.
-pub fn reserved(set: &SetName, at: Addr) -> Vec<u8> {
-    with(of_set(RESERVED, set), &addr(at))
-}
-
-/// Every reserved address.
+/// Every copy of a reservation.
 pub fn all_reserved() -> Vec<u8> {
     vec![RESERVED]
-}
-
-/// Set and address of a reservation's key.
-pub fn read_reserved(key: &[u8]) -> Option<(SetName, Addr)> {
-    read_of_set(RESERVED, key)
-}
-
-/// Every set that has its leases in this file.
-pub fn homes() -> Vec<u8> {
-    vec![HOME]
-}
-
-/// The set of a [`home`] key.
-pub fn read_home(key: &[u8]) -> Option<SetName> {
-    read_text(key.strip_prefix(&[HOME])?).map(|(set, _)| SetName(set))
-}
-
-/// That a set's leases are in this file and not in the other one.
-pub fn home(set: &SetName) -> Vec<u8> {
-    of_set(HOME, set)
 }
 
 /// An event: numbers grow by one; the time lets old ones go unread.
@@ -416,10 +387,6 @@ pub fn read_count(key: &[u8]) -> Option<SetName> {
     let (set, rest) = read_text(key.strip_prefix(&[COUNT])?)?;
     rest.is_empty().then_some(SetName(set))
 }
-
-/// The kinds of records, leases apart, that outlive a boot: pods' former addresses, and which
-/// folders were taken over.
-pub const OUTLIVING: [u8; 3] = [STICKY, STUCK, ADOPTED];
 
 /// The first key behind all that begin with `prefix`.
 pub fn behind(prefix: &[u8]) -> Vec<u8> {

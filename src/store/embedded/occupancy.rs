@@ -208,7 +208,7 @@ mod tests {
     }
 
     fn tables() -> Tables<'static, Map> {
-        Tables { kv: Map::default(), path: Path::new("test") }
+        Tables::new(Map::default(), Path::new("test"))
     }
 
     fn net() -> SetName {
