@@ -346,55 +346,6 @@ fn only(store: &mut dyn Store) -> Counter {
 const A_WHILE: Duration = Duration::from_millis(200);
 
 #[test]
-fn it_is_counted_how_long_a_request_took_and_waited() {
-    for (persist, lock) in
-        [(Persist::Boot, "leases.redb.lock"), (Persist::Disk, "leases.redb.keep.lock")]
-    {
-        for wait in [Wait::Forever, Wait::For(Duration::from_secs(60))] {
-            let folder = tempfile::tempdir().unwrap();
-            let path = folder.path().join("leases.redb");
-            let sets = [set("10.0.0.0/24")];
-            let begin = Instant::now();
-            let mut store = Embedded::new(path.clone(), persist, wait);
-            given(&mut store, &add("c1", &sets), &at(1));
-            given(&mut store, &add("c2", &sets), &at(1));
-            let before = only(&mut store);
-            assert_eq!((before.count, before.took.count(), before.waited), (2, 2, Duration::ZERO));
-            assert!(before.took.sum > Duration::ZERO && before.took.sum < begin.elapsed());
-            while_locked(&folder.path().join(lock), || {
-                let mut store = Embedded::new(path, persist, wait);
-                given(&mut store, &add("c3", &sets), &at(1));
-                // What one has waited is not the next one's.
-                given(&mut store, &add("c4", &sets), &at(1));
-            });
-            let after = only(&mut store);
-            assert_eq!((after.count, after.took.count()), (4, 4));
-            // Its thread may have come a little late.
-            let waited = after.waited;
-            assert!(waited > A_WHILE / 2 && waited < after.took.sum, "{waited:?} {after:?}");
-            assert!(after.took.sum < begin.elapsed(), "{after:?}");
-            assert!(after.took.buckets[..8].iter().sum::<u64>() < 4, "{after:?}");
-        }
-    }
-}
-
-/// Who commits to both files is counted in each, and has waited once.
-#[test]
-fn a_call_is_timed_once() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("lock");
-    let begin = Instant::now();
-    while_locked(&path, || {
-        let patience = Patience::new(Wait::Forever);
-        drop(lock::take(&path, &patience).unwrap());
-        let (first, second) = (patience.lap(), patience.lap());
-        assert!(first.waited > A_WHILE / 2 && first.waited <= first.took, "{first:?}");
-        assert_eq!(second.waited, Duration::ZERO);
-        assert!(first.took + second.took < begin.elapsed());
-    });
-}
-
-#[test]
 fn history_has_bounds_and_can_be_off() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("leases.redb");

@@ -1,6 +1,6 @@
 //! What all stores are tested with: the contract, a model in memory, a cluster in memory, servers.
 
-mod boot_test;
+mod boot_files_test;
 mod cluster_test;
 mod contract;
 mod copy_test;
@@ -8,6 +8,8 @@ mod delegate;
 mod edge_test;
 mod fake_cluster;
 mod history_test;
+mod home_test;
+mod host;
 mod legacy_keys_test;
 mod linearizability_test;
 mod malformed_response_test;
@@ -15,6 +17,7 @@ mod memory;
 mod model_test;
 mod node_test;
 mod operator_test;
+mod policy_test;
 mod pool_cases;
 mod round_trips_test;
 mod servers;
