@@ -5,15 +5,14 @@
 
 use std::collections::BTreeSet;
 
+use super::change::{Change, Definition, PodKey};
 use super::choose::{Choice, Ended, choose};
-use super::command::{
-    Add, Change, Definition, Legacy, OnDuplicate, Outcome, PodKey, Strategy, Wanted, legacy_owner,
-};
+use super::command::{Add, Legacy, OnDuplicate, Outcome, Strategy, Wanted, legacy_owner};
 use super::define;
 use super::takeover::{Takeover, WithTakeover};
 use super::view::{Context, Holder, Plan, View};
 use crate::error::{Refusal, StoreError};
-use crate::model::{Grant, Kind, Lease, Origin, Owner, SetName};
+use crate::model::{Grant, Kind, Lease, Owner};
 use crate::net::{Addr, Range, RangeSet, describe};
 
 /// A step's failure: the store's, or a refusal that ends the ADD.
@@ -313,7 +312,7 @@ impl Work<'_> {
                         kind: Kind::Gateway,
                         owner: Owner::Gateway(addr),
                         range: set.key(),
-                        ..bare(self.add.set.clone(), addr, self.cx)
+                        ..self.cx.reservation(self.add.set.clone(), addr)
                     }));
                 }
             }
@@ -353,22 +352,5 @@ impl Work<'_> {
         }
         self.changes.push(Change::Define(definition));
         Ok(warnings)
-    }
-}
-
-/// A reservation of one address: the lease that says least.
-pub fn bare(set: SetName, addr: Addr, cx: &Context) -> Lease {
-    Lease {
-        set,
-        addr,
-        prefix: addr.family().bits(),
-        kind: Kind::Reserved,
-        owner: Owner::Reservation(addr),
-        range: addr,
-        node: cx.node.clone(),
-        boot: cx.boot.clone(),
-        origin: Origin::default(),
-        time: cx.now,
-        cooldown: 0,
     }
 }

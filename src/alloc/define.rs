@@ -4,7 +4,8 @@
 //! Invariant: a version is followed by the next one only, and only in the hands of one who knew it; an
 //! ADD leases under the very version that it knew, or not at all.
 
-use super::command::{Change, Define, Outcome};
+use super::change::Change;
+use super::command::{Define, Outcome};
 use super::view::{Context, Plan, View};
 use crate::error::{Refusal, StoreError};
 use crate::model::NetworkRecord;

@@ -7,6 +7,7 @@
 
 mod add;
 mod address;
+mod change;
 mod choose;
 mod command;
 mod define;
@@ -14,20 +15,21 @@ mod free;
 mod import;
 mod look;
 mod pool;
+mod record;
 mod reserve;
 mod restore;
 mod takeover;
 mod tell;
 mod view;
 
-pub use address::{ReleaseAddress, RequestAddress};
+pub use change::{Change, Cooling, Definition, PodKey};
 pub use command::{
-    Add, Change, Check, Command, Cooldown, Cooling, Define, Definition, Del, Evict, Gc, HandBack,
-    Import, Imported, Legacy, LegacyCursor, LegacyLease, OnDuplicate, Outcome, PodKey, Reserve,
-    Status, Strategy, Target, Unreserve, Wanted, legacy_owner,
+    Add, AdoptPool, Ask, Block, Check, Command, Cooldown, Define, Del, Evict, Gc, HandBack, Import,
+    Imported, Legacy, LegacyCursor, LegacyLease, OnDuplicate, Outcome, ReleaseAddress, ReleasePool,
+    RequestAddress, RequestPool, Reserve, Restore, Shared, Status, Strategy, Sweep, Target,
+    Unreserve, Wanted, legacy_owner,
 };
-pub use pool::{AdoptPool, Ask, Block, ReleasePool, RequestPool, Shared, Sweep};
-pub use restore::{Record, Restore};
+pub use record::Record;
 pub use tell::{ending, event, verb};
 pub use view::{Context, Holder, Order, Plan, View};
 

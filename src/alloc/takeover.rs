@@ -6,8 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use super::add::bare;
-use super::command::{Add, Change, Cooling, Definition, LegacyCursor, LegacyLease, PodKey};
+use super::change::{Change, Cooling, Definition, PodKey};
+use super::command::{Add, LegacyCursor, LegacyLease};
 use super::view::{Context, Holder, Order, View};
 use crate::error::{Refusal, StoreError};
 use crate::model::{
@@ -73,7 +73,7 @@ fn lease(add: &Add, legacy: &LegacyLease, cx: &Context) -> Lease {
         container: legacy.container.clone(),
         ifname: legacy.ifname.clone(),
     };
-    let bare = bare(add.set.clone(), legacy.addr, cx);
+    let bare = cx.reservation(add.set.clone(), legacy.addr);
     let set = add.sets.iter().find(|s| s.range_of(legacy.addr).is_some());
     let range = set.and_then(|s| s.range_of(legacy.addr));
     Lease {

@@ -2,7 +2,8 @@
 //!
 //! Owns: why an address came or went, told by the command that it came or went with. Decides nothing.
 
-use super::command::{Change, Command, Outcome, Target};
+use super::change::Change;
+use super::command::{Command, Outcome, Target};
 use super::view::Context;
 use crate::error::{PoolRefusal, Refusal};
 use crate::model::{Ending, Event, Face, Kind, Lease, Owner, Verb, What};

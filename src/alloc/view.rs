@@ -3,10 +3,12 @@
 //! Owns: the point questions. Invariant: no question returns all leases of a set, so no answer's
 //! cost grows with their number beyond a tree's depth.
 
-use super::command::{Change, Cooling, Definition, Outcome, PodKey};
+use super::change::{Change, Cooling, Definition, PodKey};
+use super::command::Outcome;
 use crate::error::{Refusal, StoreError};
 use crate::model::{
-    BootId, Face, Lease, NetworkName, NetworkRecord, Node, Owner, Pool, PoolId, SetName, Timestamp,
+    BootId, Face, Kind, Lease, NetworkName, NetworkRecord, Node, Origin, Owner, Pool, PoolId,
+    SetName, Timestamp,
 };
 use crate::net::{Addr, Family, Span, Subnet};
 
@@ -160,6 +162,23 @@ impl Context {
             && lease.node == self.node
             && !self.node.machine.is_empty()
             && lease.ends_with_boot()
+    }
+
+    /// Returns a reservation of one address. Other leases are made from it.
+    pub fn reservation(&self, set: SetName, addr: Addr) -> Lease {
+        Lease {
+            set,
+            addr,
+            prefix: addr.family().bits(),
+            kind: Kind::Reserved,
+            owner: Owner::Reservation(addr),
+            range: addr,
+            node: self.node.clone(),
+            boot: self.boot.clone(),
+            origin: Origin::default(),
+            time: self.now,
+            cooldown: 0,
+        }
     }
 }
 
