@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 use crate::alloc;
 use crate::alloc::{
-    Add, AdoptPool, Check, Command, Context, Define, Del, Evict, Gc, HandBack, Import, Outcome,
-    ReleaseAddress, ReleasePool, RequestAddress, RequestPool, Reserve, Status, Sweep, Target,
-    Unreserve,
+    Add, AdoptPool, Check, Command, Context, DefineNetwork, Del, Evict, Gc, HandBack, Import,
+    Outcome, ReleaseAddress, ReleasePool, RequestAddress, RequestPool, Reserve, Status, Sweep,
+    Target, Unreserve,
 };
 use crate::error::{Error, StoreError};
 use crate::migrate::host_local_import;
@@ -207,7 +207,7 @@ pub fn hand_back(
 
 /// How full each range is that the store knows of.
 pub fn usage(store: &mut dyn Store, cx: &Context) -> Result<Vec<Usage>, StoreError> {
-    let extents = Extent::all(&store.definitions(cx)?, &store.pools()?);
+    let extents = Extent::all(&store.networks(cx)?, &store.pools()?);
     let mut meter = Meter::new(extents);
     store.taken(cx, &mut |set, addr, holder| meter.take(set, addr, holder))?;
     Ok(meter.done())
@@ -439,8 +439,8 @@ pub fn release_node(store: &mut dyn Store, name: &str, cx: &Context) -> Result<L
 }
 
 /// Defines a network in a cluster; answers the version.
-pub fn define(store: &mut dyn Store, define: Define, cx: &Context) -> Result<u64, Error> {
-    match store.apply(&Command::Define(define), cx)? {
+pub fn define(store: &mut dyn Store, define: DefineNetwork, cx: &Context) -> Result<u64, Error> {
+    match store.apply(&Command::DefineNetwork(define), cx)? {
         Outcome::Defined(version) => Ok(version),
         other => Err(unexpected(&other)),
     }

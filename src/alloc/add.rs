@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::change::{Change, Definition, PodKey};
+use super::change::{Change, NetworkRanges, PodKey};
 use super::choose::{Choice, Ended, choose};
 use super::command::{Add, Legacy, OnDuplicate, Outcome, Strategy, Wanted, legacy_owner};
 use super::define;
@@ -87,7 +87,7 @@ fn plan(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Stop> {
     if !left.is_empty() {
         return Err(Refusal::NotInRange { addrs: left, ranges: describe(&add.sets) }.into());
     }
-    let warnings = if created.is_empty() { Vec::new() } else { work.define()? };
+    let warnings = if created.is_empty() { Vec::new() } else { work.put_ranges()? };
     let changes = work.finish();
     Ok(Plan { changes, outcome: Ok(Outcome::Added { grants, created, warnings }) })
 }
@@ -320,25 +320,25 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Keeps the network's ranges, and warns once if they overlap another network's.
-    fn define(&mut self) -> Result<Vec<String>, StoreError> {
+    /// Stores the network's ranges if they changed. Returns a warning for each network that they overlap.
+    fn put_ranges(&mut self) -> Result<Vec<String>, StoreError> {
         let add = self.add;
-        let ranges = || add.sets.iter().flat_map(RangeSet::ranges);
-        let definition = Definition {
+        let all = || add.sets.iter().flat_map(RangeSet::ranges);
+        let ranges = NetworkRanges {
             set: add.set.clone(),
             network: add.network.clone(),
-            bounds: ranges().map(Range::bounds).collect(),
-            gives: ranges().flat_map(Range::spans).copied().collect(),
+            bounds: all().map(Range::bounds).collect(),
+            assignable: all().flat_map(Range::spans).copied().collect(),
         };
-        if self.view.defined(&definition)? {
+        if self.view.has_ranges(&ranges)? {
             return Ok(Vec::new());
         }
         let mut warnings = Vec::new();
-        for other in self.view.definitions()? {
-            if other.set == definition.set {
+        for other in self.view.networks()? {
+            if other.set == ranges.set {
                 continue;
             }
-            let overlap = definition
+            let overlap = ranges
                 .bounds
                 .iter()
                 .find_map(|a| other.bounds.iter().find(|b| a.overlaps(**b)).map(|b| (a, b)));
@@ -346,11 +346,11 @@ impl Work<'_> {
                 warnings.push(format!(
                     "network {} ({a}) overlaps network {} ({b}); each has its own leases, so both can \
                      give the same address: set \"shared\" in both if they share a segment",
-                    definition.network, other.network
+                    ranges.network, other.network
                 ));
             }
         }
-        self.changes.push(Change::Define(definition));
+        self.changes.push(Change::PutRanges(ranges));
         Ok(warnings)
     }
 }

@@ -1,6 +1,6 @@
 //! What a plan changes in a store.
 
-use crate::model::{Lease, NetworkName, NetworkRecord, Pool, SetName, Timestamp};
+use crate::model::{Lease, NetworkDefinition, NetworkName, Pool, SetName, Timestamp};
 use crate::net::{Addr, Span};
 
 /// One change of the store. A plan's changes are made together or not at all.
@@ -23,8 +23,8 @@ pub enum Change {
     Cursor(SetName, Addr, Addr),
     /// Remember a pod's address: pod namespace and name, range set, address. Outlives a boot.
     Sticky(SetName, PodKey, Addr, Addr),
-    /// Remember a network's ranges.
-    Define(Definition),
+    /// Remember the ranges that a network's ADD used.
+    PutRanges(NetworkRanges),
     /// Remember that host-local's folder was taken over. Outlives a boot.
     Adopted(NetworkName, Timestamp),
     /// Forget it. Outlives a boot.
@@ -33,21 +33,22 @@ pub enum Change {
     PutPool(Pool),
     /// Forget a pool, none of whose leases is left.
     DropPool(Pool),
-    /// Keep a network's definition. Only a cluster does.
-    Network(NetworkRecord),
+    /// Write a network's definition. Only a cluster stores definitions.
+    PutDefinition(NetworkDefinition),
 }
 
-/// A network's ranges as kept in the store, to tell when they change and what they overlap.
+/// The ranges of a network as its last ADD had them. A store remembers them, so that an ADD notices a
+/// change and warns when networks overlap.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Definition {
+pub struct NetworkRanges {
     /// The set of leases it draws from.
     pub set: SetName,
     /// The network.
     pub network: NetworkName,
     /// First and last address of each range.
     pub bounds: Vec<Span>,
-    /// What is given out of them: without gateways and exclusions, range by range.
-    pub gives: Vec<Span>,
+    /// The addresses that can be leased, range by range: gateways and exclusions left out.
+    pub assignable: Vec<Span>,
 }
 
 /// An address that was freed and is kept back.

@@ -22,12 +22,12 @@ mod takeover;
 mod tell;
 mod view;
 
-pub use change::{Change, Cooling, Definition, PodKey};
+pub use change::{Change, Cooling, NetworkRanges, PodKey};
 pub use command::{
-    Add, AdoptPool, Ask, Block, Check, Command, Cooldown, Define, Del, Evict, Gc, HandBack, Import,
-    Imported, Legacy, LegacyCursor, LegacyLease, OnDuplicate, Outcome, ReleaseAddress, ReleasePool,
-    RequestAddress, RequestPool, Reserve, Restore, Shared, Status, Strategy, Sweep, Target,
-    Unreserve, Wanted, legacy_owner,
+    Add, AdoptPool, Ask, Block, Check, Command, Cooldown, DefineNetwork, Del, Evict, Gc, HandBack,
+    Import, Imported, Legacy, LegacyCursor, LegacyLease, OnDuplicate, Outcome, ReleaseAddress,
+    ReleasePool, RequestAddress, RequestPool, Reserve, Restore, Shared, Status, Strategy, Sweep,
+    Target, Unreserve, Wanted, legacy_owner,
 };
 pub use record::Record;
 pub use tell::{ending, event, verb};
@@ -55,6 +55,6 @@ pub fn run(command: &Command, view: &dyn View, cx: &Context) -> Result<Plan, Sto
         Command::Sweep(sweep) => pool::sweep(sweep, view, cx),
         Command::AdoptPool(adopt) => pool::adopt(adopt, view, cx),
         Command::Restore(restore) => restore::run(restore, view),
-        Command::Define(define) => define::run(define, view, cx),
+        Command::DefineNetwork(define) => define::run(define, view, cx),
     }
 }

@@ -1,7 +1,7 @@
 //! The records of a store, as a copy or an export carries them.
 
 use super::change::{Cooling, PodKey};
-use crate::model::{Lease, NetworkName, NetworkRecord, Pool, SetName, Timestamp};
+use crate::model::{Lease, NetworkDefinition, NetworkName, Pool, SetName, Timestamp};
 use crate::net::Addr;
 
 /// One record of a store. What can be derived from others (indexes, the bounds kept for warnings) is
@@ -11,8 +11,8 @@ use crate::net::Addr;
 pub enum Record {
     /// A pool of a container engine.
     Pool(Pool),
-    /// A network's definition. A store of one machine keeps none.
-    Network(NetworkRecord),
+    /// A network's definition. Only a cluster stores definitions.
+    Definition(NetworkDefinition),
     /// An address, and who has it.
     Lease(Lease),
     /// An address that was freed and is kept back.
@@ -30,7 +30,7 @@ impl Record {
     pub fn set(&self) -> Option<SetName> {
         let set = match self {
             // Known to all of a host's networks, whatever file their leases are in.
-            Record::Pool(_) | Record::Adopted(..) | Record::Network(_) => return None,
+            Record::Pool(_) | Record::Adopted(..) | Record::Definition(_) => return None,
             Record::Lease(lease) => &lease.set,
             Record::Cooling(set, _) | Record::Cursor(set, ..) | Record::Sticky(set, ..) => set,
         };
@@ -41,7 +41,7 @@ impl Record {
     pub fn name(&self) -> String {
         match self {
             Record::Pool(pool) => format!("pool {}", pool.id),
-            Record::Network(record) => format!("definition of network {}", record.network),
+            Record::Definition(record) => format!("definition of network {}", record.network),
             Record::Lease(lease) => format!("lease of {} in {}", lease.addr, lease.set),
             Record::Cooling(set, cooling) => format!("cooling of {} in {set}", cooling.addr),
             Record::Cursor(set, range, _) => format!("last address of range {range} in {set}"),

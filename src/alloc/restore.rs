@@ -50,10 +50,11 @@ impl Work<'_> {
         match record {
             Record::Pool(pool) => return self.pool(pool),
             Record::Lease(lease) => return self.lease(lease),
-            Record::Network(record) => {
-                if view.has_other_nodes() && view.network(&record.network)?.as_ref() != Some(record)
+            Record::Definition(record) => {
+                if view.has_other_nodes()
+                    && view.definition(&record.network)?.as_ref() != Some(record)
                 {
-                    self.changes.push(Change::Network(record.clone()));
+                    self.changes.push(Change::PutDefinition(record.clone()));
                 }
             }
             Record::Cooling(set, cooling) => match view.holder(set, cooling.addr)? {

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::change::{Change, Cooling, Definition, PodKey};
+use super::change::{Change, Cooling, NetworkRanges, PodKey};
 use super::command::{Add, LegacyCursor, LegacyLease};
 use super::view::{Context, Holder, Order, View};
 use crate::error::{Refusal, StoreError};
@@ -168,12 +168,12 @@ impl View for WithTakeover<'_> {
         self.view.adopted(network)
     }
 
-    fn defined(&self, definition: &Definition) -> Result<bool, StoreError> {
-        self.view.defined(definition)
+    fn has_ranges(&self, ranges: &NetworkRanges) -> Result<bool, StoreError> {
+        self.view.has_ranges(ranges)
     }
 
-    fn definitions(&self) -> Result<Vec<Definition>, StoreError> {
-        self.view.definitions()
+    fn networks(&self) -> Result<Vec<NetworkRanges>, StoreError> {
+        self.view.networks()
     }
 
     fn page(

@@ -60,7 +60,7 @@ pub fn verb(command: &Command) -> Option<Verb> {
             Verb::Import
         }
         Command::RequestPool(_) | Command::ReleasePool(_) => Verb::Pool,
-        Command::Check(_) | Command::Status(_) | Command::Define(_) => return None,
+        Command::Check(_) | Command::Status(_) | Command::DefineNetwork(_) => return None,
     })
 }
 

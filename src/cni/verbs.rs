@@ -13,7 +13,7 @@ use super::result;
 use super::result::Answer;
 use super::version::{CniVersion, gate};
 use crate::alloc;
-use crate::alloc::{Add, Check, Command, Context, Define, Del, Gc, Outcome, Status, Target};
+use crate::alloc::{Add, Check, Command, Context, DefineNetwork, Del, Gc, Outcome, Status, Target};
 use crate::config::{Cleanup, Config, Dialect, Level, Netconf};
 use crate::engine;
 use crate::engine::Legacy;
@@ -302,13 +302,13 @@ impl Call {
         config: Config,
         store: &mut dyn Store,
         desk: &mut Desk<'_>,
-    ) -> Result<(Config, Option<Define>), Failure> {
+    ) -> Result<(Config, Option<DefineNetwork>), Failure> {
         let Some(text) = config.define.clone() else { return Ok((config, None)) };
         let network = config.network.clone();
         let failed = |error: StoreError| Failure::of(&error.into(), &network);
-        let kept = store.network(&network).map_err(failed)?;
+        let kept = store.definition(&network).map_err(failed)?;
         let version = kept.as_ref().map(|kept| kept.version);
-        let define = Define { network: network.clone(), text: text.clone(), version };
+        let define = DefineNetwork { network: network.clone(), text: text.clone(), version };
         let Some(kept) = kept else { return Ok((config, Some(define))) };
         let place =
             format!("network {network} as the cluster defines it, version {}", kept.version);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::operator::Define;
+use super::operator::DefineNetwork;
 use crate::model::{Attachment, ContainerId, IfName, Lease, NetworkName, Origin, Owner, SetName};
 use crate::net::{Addr, RangeSet};
 
@@ -35,7 +35,7 @@ pub struct Add {
     pub legacy: Legacy,
     /// The definition that the ranges are of, where the cluster keeps one; if it has none yet, it
     /// gets this one.
-    pub define: Option<Define>,
+    pub define: Option<DefineNetwork>,
 }
 
 /// An address that was asked for.

@@ -11,7 +11,7 @@ pub use cni::{
     Add, Check, Cooldown, Del, Gc, Legacy, LegacyCursor, LegacyLease, OnDuplicate, Status,
     Strategy, Target, Wanted, legacy_owner,
 };
-pub use operator::{Define, Evict, HandBack, Import, Imported, Reserve, Restore, Unreserve};
+pub use operator::{DefineNetwork, Evict, HandBack, Import, Imported, Reserve, Restore, Unreserve};
 pub use pool::{
     AdoptPool, Ask, Block, ReleaseAddress, ReleasePool, RequestAddress, RequestPool, Shared, Sweep,
 };
@@ -58,8 +58,8 @@ pub enum Command {
     AdoptPool(AdoptPool),
     /// Write records of another store.
     Restore(Restore),
-    /// Define a network.
-    Define(Define),
+    /// Store a network's definition in a cluster.
+    DefineNetwork(DefineNetwork),
 }
 
 impl Command {
@@ -149,7 +149,7 @@ pub enum Outcome {
         /// Whether this call made it.
         created: bool,
     },
-    /// DEFINE: the version that is kept now.
+    /// `DefineNetwork`: the version that is stored now.
     Defined(u64),
     /// What a sweep freed, or would free.
     Swept {

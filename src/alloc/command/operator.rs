@@ -18,12 +18,12 @@ pub struct Evict {
 
 /// Keeps a network's definition, if the one that is kept is of the version that is expected.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Define {
+pub struct DefineNetwork {
     /// The network.
     pub network: NetworkName,
-    /// [`crate::model::NetworkRecord::text`].
+    /// [`crate::model::NetworkDefinition::text`].
     pub text: String,
-    /// The version that is kept; `None`: there is none.
+    /// The version that must be stored now; `None`: no definition is stored yet.
     pub version: Option<u64>,
 }
 

@@ -36,7 +36,7 @@ fn other_than_lease<K: KvMut>(
 ) -> Result<(), StoreError> {
     match change {
         // The first two are leases; of the last see `View::network`.
-        Change::Put(_) | Change::Free { .. } | Change::Network(_) => Ok(()),
+        Change::Put(_) | Change::Free { .. } | Change::PutDefinition(_) => Ok(()),
         Change::Thaw(set, cooling) => {
             end_cooling(tables, set, cooling)?;
             occupancy::free(tables, set, cooling.addr)
@@ -49,9 +49,9 @@ fn other_than_lease<K: KvMut>(
         Change::Sticky(set, pod, range, addr) => {
             stick(tables, set, &keys::sticky(set, pod, *range), *addr)
         }
-        Change::Define(definition) => {
-            let key = keys::definition(&definition.network);
-            tables.kv.put(&key, &codec::definition(&key, definition))
+        Change::PutRanges(ranges) => {
+            let key = keys::ranges(&ranges.network);
+            tables.kv.put(&key, &codec::ranges(&key, ranges))
         }
         Change::Adopted(network, time) => {
             let key = keys::adopted(network);
@@ -119,10 +119,10 @@ pub fn outlives_boot(change: &Change) -> bool {
         Change::Thaw(..)
         | Change::Cool(..)
         | Change::Cursor(..)
-        | Change::Define(..)
+        | Change::PutRanges(..)
         | Change::PutPool(_)
         | Change::DropPool(_)
-        | Change::Network(_) => false,
+        | Change::PutDefinition(_) => false,
     }
 }
 

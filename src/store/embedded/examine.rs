@@ -19,7 +19,7 @@ use super::repair;
 use super::repair::Standing;
 use super::view::{Kv, KvMut, Tables};
 use super::{boot, check, files, keys, occupancy};
-use crate::alloc::{Context, Definition, View};
+use crate::alloc::{Context, NetworkRanges, View};
 use crate::error::StoreError;
 use crate::model::{Kind, Lease, Node, Origin, Owner, SetName};
 use crate::net::Addr;
@@ -171,12 +171,12 @@ fn look_at(
     path: &Path,
     lock: &Lock,
     cx: &Context,
-    definitions: &mut Vec<Definition>,
+    definitions: &mut Vec<NetworkRanges>,
 ) -> Result<Vec<check::Fault>, StoreError> {
     let faults = database::look(path, Some(lock), |tables| {
         let faults = check::faults(tables, cx.now, path)?;
         if faults.is_empty() {
-            definitions.extend(tables.definitions()?);
+            definitions.extend(tables.networks()?);
         }
         Ok(faults)
     })?;
@@ -202,7 +202,7 @@ fn problem(path: &Path, error: &StoreError, mendable: bool) -> Problem {
 }
 
 /// Networks that can give the same address to two containers.
-fn overlaps(definitions: &[Definition], each: &mut dyn FnMut(Problem)) {
+fn overlaps(definitions: &[NetworkRanges], each: &mut dyn FnMut(Problem)) {
     for (n, one) in definitions.iter().enumerate() {
         for other in &definitions[n + 1..] {
             let overlap = one.bounds.iter().any(|a| other.bounds.iter().any(|b| a.overlaps(*b)));

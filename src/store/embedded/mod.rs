@@ -40,7 +40,7 @@ use self::lock::{Lock, Patience};
 use self::view::{Kv, KvMut, Tables};
 use super::{Problem, Repair, Store, Taken, Wanted, codec};
 use crate::alloc;
-use crate::alloc::{Change, Command, Context, Definition, Outcome, Plan};
+use crate::alloc::{Change, Command, Context, NetworkRanges, Outcome, Plan};
 use crate::error::{Error, Refusal, StoreError};
 use crate::model::{BootId, Counter, Event, History, Kind, Lease, Persist, Pool, SetName, Wait};
 use crate::net::Addr;
@@ -513,8 +513,8 @@ impl Store for Embedded {
         self.walk_taken(cx, each)
     }
 
-    fn definitions(&mut self, cx: &Context) -> Result<Vec<Definition>, StoreError> {
-        self.walk_definitions(cx)
+    fn networks(&mut self, cx: &Context) -> Result<Vec<NetworkRanges>, StoreError> {
+        self.walk_networks(cx)
     }
 
     fn history(&mut self, cx: &Context, wanted: &mut Wanted<'_>) -> Result<Vec<Event>, StoreError> {

@@ -10,7 +10,7 @@ use super::database;
 use super::database::Looked;
 use super::lock::Lock;
 use super::{files, history, keys};
-use crate::alloc::{Context, Definition, Holder, View};
+use crate::alloc::{Context, Holder, NetworkRanges, View};
 use crate::error::StoreError;
 use crate::model::{Counter, Event, Kind, Lease, SetName};
 use crate::net::{Addr, Family};
@@ -108,11 +108,11 @@ impl Embedded {
     }
 
     /// The networks' ranges. Where both files have a network's, the one counts that has its leases.
-    pub(super) fn walk_definitions(&self, cx: &Context) -> Result<Vec<Definition>, StoreError> {
+    pub(super) fn walk_networks(&self, cx: &Context) -> Result<Vec<NetworkRanges>, StoreError> {
         let mut all = BTreeMap::new();
         let mut look = |tables: &Looked<'_>| {
             use super::view::Kv;
-            for definition in tables.definitions()? {
+            for definition in tables.networks()? {
                 let here = tables.kv.get(&keys::home(&definition.set))?.is_some();
                 if here || !all.contains_key(&definition.network) {
                     all.insert(definition.network.clone(), definition);
