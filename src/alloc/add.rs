@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use super::change::{Change, NetworkRanges, PodKey};
 use super::choose::{Choice, Ended, choose};
-use super::command::{Add, Legacy, OnDuplicate, Outcome, Strategy, Wanted, legacy_owner};
+use super::command::{Add, Added, Legacy, OnDuplicate, Outcome, Strategy, Wanted, legacy_owner};
 use super::define;
 use super::takeover::{Takeover, WithTakeover};
 use super::view::{Context, Holder, Plan, View};
@@ -89,7 +89,7 @@ fn plan(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Stop> {
     }
     let warnings = if created.is_empty() { Vec::new() } else { work.put_ranges()? };
     let changes = work.finish();
-    Ok(Plan { changes, outcome: Ok(Outcome::Added { grants, created, warnings }) })
+    Ok(Plan { changes, outcome: Ok(Outcome::Added(Added { grants, created, warnings })) })
 }
 
 /// The lease that host-local would come upon first, and in which set; any if all ranges are gone.

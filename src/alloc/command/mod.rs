@@ -89,18 +89,22 @@ impl Command {
     }
 }
 
+/// The addresses that an ADD got.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Added {
+    /// One address of each range set, in the order of the range sets.
+    pub grants: Vec<Grant>,
+    /// The addresses that this ADD leased. The owner held the others before.
+    pub created: Vec<Addr>,
+    /// What an operator should know, for the log.
+    pub warnings: Vec<String>,
+}
+
 /// What came of a command that was not refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// ADD: an address of each range set, in their order.
-    Added {
-        /// The addresses.
-        grants: Vec<Grant>,
-        /// Those of them that this call leased; the others were held before.
-        created: Vec<Addr>,
-        /// Things an operator should know, for the log.
-        warnings: Vec<String>,
-    },
+    /// ADD: what was leased.
+    Added(Added),
     /// ADD, DEL: nothing was done; what is asked for is, or may be, in host-local's folder.
     ReadLegacy,
     /// DEL, UNRESERVE: what was freed.

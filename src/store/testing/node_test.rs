@@ -515,8 +515,8 @@ fn lives_of_nodes_by_chance() {
             server.left.set(None);
             server.trouble.set(0);
             match done {
-                Ok(Outcome::Added { grants, .. }) => {
-                    let got: Vec<Addr> = grants.iter().map(|g| g.addr).collect();
+                Ok(Outcome::Added(added)) => {
+                    let got: Vec<Addr> = added.grants.iter().map(|g| g.addr).collect();
                     let before = lives.insert((node, name), got.clone());
                     assert!(before.is_none_or(|before| before == got), "{seed}");
                 }
