@@ -9,28 +9,17 @@ use std::path::{Path, PathBuf};
 
 use crate::alloc;
 use crate::alloc::{
-    Add, AdoptPool, Check, Command, Context, Define, Del, Evict, Gc, HandBack, Import, Outcome,
-    ReleaseAddress, ReleasePool, RequestAddress, RequestPool, Reserve, Status, Sweep, Target,
-    Unreserve,
+    Add, Added, AdoptPool, Check, Command, Context, DefineNetwork, Del, Evict, Gc, HandBack,
+    Import, Outcome, ReleaseAddress, ReleasePool, RequestAddress, RequestPool, Reserve, Status,
+    Sweep, Target, Unreserve,
 };
 use crate::error::{Error, StoreError};
 use crate::migrate::host_local_import;
-use crate::model::{Grant, Lease, NetworkName, Node, Owner, Persist, Pool, SetName, Wait};
+use crate::model::{Lease, NetworkName, Node, Owner, Persist, Pool, SetName, Wait};
 use crate::net::Addr;
 use crate::store;
 use crate::store::{Converted, Store};
 use crate::telemetry::usage::{Extent, Meter, Usage};
-
-/// What an ADD got.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Added {
-    /// An address of each range set, in their order.
-    pub grants: Vec<Grant>,
-    /// Those that this call leased.
-    pub created: Vec<Addr>,
-    /// For the log.
-    pub warnings: Vec<String>,
-}
 
 /// Leases an address from each range set. Where host-local kept this network's leases, they are
 /// taken over first, under its lock, in the same transaction.
@@ -44,15 +33,17 @@ pub fn add(
     if legacy.is_some() {
         add.legacy = alloc::Legacy::Unread;
     }
-    let mut outcome = store.apply(&Command::Add(add.clone()), cx)?;
-    if let (Outcome::ReadLegacy, Some(legacy)) = (&outcome, legacy) {
-        // Held until the command is done: nothing may lease beside it.
+    let mut command = Command::Add(add);
+    let mut outcome = store.apply(&command, cx)?;
+    if let (Outcome::ReadLegacy, Some(legacy), Command::Add(add)) = (&outcome, legacy, &mut command)
+    {
+        // The folder's lock is held until the command is done: host-local leases nothing meanwhile.
         let folder = host_local_import::read(legacy.dir, legacy.network, legacy.wait)?;
-        add.legacy = alloc::Legacy::Read(folder.leases.clone(), folder.cursors.clone());
-        outcome = store.apply(&Command::Add(add), cx)?;
+        add.legacy = alloc::Legacy::Read(folder.leases, folder.cursors);
+        outcome = store.apply(&command, cx)?;
     }
     match outcome {
-        Outcome::Added { grants, created, warnings } => Ok(Added { grants, created, warnings }),
+        Outcome::Added(added) => Ok(added),
         other => Err(unexpected(&other)),
     }
 }
@@ -207,7 +198,7 @@ pub fn hand_back(
 
 /// How full each range is that the store knows of.
 pub fn usage(store: &mut dyn Store, cx: &Context) -> Result<Vec<Usage>, StoreError> {
-    let extents = Extent::all(&store.definitions(cx)?, &store.pools()?);
+    let extents = Extent::all(&store.networks(cx)?, &store.pools()?);
     let mut meter = Meter::new(extents);
     store.taken(cx, &mut |set, addr, holder| meter.take(set, addr, holder))?;
     Ok(meter.done())
@@ -439,8 +430,8 @@ pub fn release_node(store: &mut dyn Store, name: &str, cx: &Context) -> Result<L
 }
 
 /// Defines a network in a cluster; answers the version.
-pub fn define(store: &mut dyn Store, define: Define, cx: &Context) -> Result<u64, Error> {
-    match store.apply(&Command::Define(define), cx)? {
+pub fn define(store: &mut dyn Store, define: DefineNetwork, cx: &Context) -> Result<u64, Error> {
+    match store.apply(&Command::DefineNetwork(define), cx)? {
         Outcome::Defined(version) => Ok(version),
         other => Err(unexpected(&other)),
     }

@@ -73,7 +73,7 @@
 //! # What people see
 //!
 //! Beside commands a [`store::Store`] tells: `list` and `taken` walk over leases (and what cools),
-//! `definitions` and `pools` say what they are drawn from ([`engine::usage`] makes numbers of the
+//! `networks` and `pools` say what they are drawn from ([`engine::usage`] makes numbers of the
 //! four), `history` and `counters` say what happened, `problems` what is wrong. Events and counters are
 //! made of a plan's changes where they are committed ([`alloc::event`], [`alloc::verb`]), so that no face
 //! can forget one. [`metrics`] writes the numbers for the command line and the daemon.

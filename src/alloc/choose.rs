@@ -4,7 +4,8 @@
 //! host-local's (`allocator.go`): from the last address on, over the set's ranges in order, the
 //! last address itself at the very end.
 
-use super::command::{Add, Cooling, Strategy};
+use super::change::Cooling;
+use super::command::{Add, Strategy};
 use super::view::{Context, Order, View};
 use crate::error::StoreError;
 use crate::model::Owner;

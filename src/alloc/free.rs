@@ -5,7 +5,8 @@
 
 use std::collections::BTreeSet;
 
-use super::command::{Change, Del, Evict, Gc, Outcome, Target, legacy_owner};
+use super::change::Change;
+use super::command::{Del, Evict, Gc, Outcome, Target, legacy_owner};
 use super::import::cursors_of;
 use super::view::{Context, Holder, Plan, View};
 use crate::error::StoreError;

@@ -6,8 +6,8 @@
 
 use std::collections::BTreeSet;
 
-use super::add::bare;
-use super::command::{Change, HandBack, Import, Imported, Outcome};
+use super::change::Change;
+use super::command::{HandBack, Import, Imported, Outcome};
 use super::view::{Context, Holder, Plan, View};
 use crate::error::{Refusal, StoreError};
 use crate::model::{Lease, Node, Origin, Owner, SetName};
@@ -66,7 +66,7 @@ fn lease(set: &SetName, imported: &Imported, view: &dyn View, cx: &Context) -> L
         Owner::Attachment(a) => Some(a.clone()),
         _ => None,
     };
-    let bare = bare(set.clone(), imported.addr, cx);
+    let bare = cx.reservation(set.clone(), imported.addr);
     // Of many nodes nobody knows on which one its container is.
     let nameless = attachment.as_ref().is_some_and(|a| a.ifname.is_none());
     let (node, boot) = if nameless && view.has_other_nodes() {

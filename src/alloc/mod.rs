@@ -7,6 +7,7 @@
 
 mod add;
 mod address;
+mod change;
 mod choose;
 mod command;
 mod define;
@@ -14,20 +15,21 @@ mod free;
 mod import;
 mod look;
 mod pool;
+mod record;
 mod reserve;
 mod restore;
 mod takeover;
 mod tell;
 mod view;
 
-pub use address::{ReleaseAddress, RequestAddress};
+pub use change::{Change, Cooling, NetworkRanges, PodKey};
 pub use command::{
-    Add, Change, Check, Command, Cooldown, Cooling, Define, Definition, Del, Evict, Gc, HandBack,
-    Import, Imported, Legacy, LegacyCursor, LegacyLease, OnDuplicate, Outcome, PodKey, Reserve,
-    Status, Strategy, Target, Unreserve, Wanted, legacy_owner,
+    Add, Added, AdoptPool, Ask, Block, Check, Command, Cooldown, DefineNetwork, Del, Evict, Gc,
+    HandBack, Import, Imported, Legacy, LegacyCursor, LegacyLease, OnDuplicate, Outcome,
+    ReleaseAddress, ReleasePool, RequestAddress, RequestPool, Reserve, Restore, Shared, Status,
+    Strategy, Sweep, Target, Unreserve, Wanted, legacy_owner,
 };
-pub use pool::{AdoptPool, Ask, Block, ReleasePool, RequestPool, Shared, Sweep};
-pub use restore::{Record, Restore};
+pub use record::Record;
 pub use tell::{ending, event, verb};
 pub use view::{Context, Holder, Order, Plan, View};
 
@@ -53,6 +55,6 @@ pub fn run(command: &Command, view: &dyn View, cx: &Context) -> Result<Plan, Sto
         Command::Sweep(sweep) => pool::sweep(sweep, view, cx),
         Command::AdoptPool(adopt) => pool::adopt(adopt, view, cx),
         Command::Restore(restore) => restore::run(restore, view),
-        Command::Define(define) => define::run(define, view, cx),
+        Command::DefineNetwork(define) => define::run(define, view, cx),
     }
 }

@@ -7,88 +7,12 @@
 //! other's very subnet (moby's rule); a shared pool overlaps none when it is made.
 
 use super::address::lease;
-use super::command::{Change, Outcome};
+use super::change::Change;
+use super::command::{AdoptPool, Ask, Block, Outcome, ReleasePool, RequestPool, Sweep};
 use super::view::{Context, Plan, View};
 use crate::error::{PoolRefusal, Refusal, StoreError};
-use crate::model::{Kind, Lease, Node, Pool, PoolId, Timestamp};
+use crate::model::{Kind, Lease, Node, Pool, PoolId};
 use crate::net::{Addr, Span, Subnet, hosts};
-
-/// Asks for a pool.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RequestPool {
-    /// The address space.
-    pub space: String,
-    /// Which subnet.
-    pub ask: Ask,
-    /// The part of it to draw addresses from; inside the subnet, and smaller.
-    pub sub: Option<Subnet>,
-    /// Under which name it is shared.
-    pub shared: Option<Shared>,
-    /// What the host routes elsewhere: an automatic pool keeps clear of it.
-    pub avoid: Vec<Span>,
-}
-
-/// Which subnet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ask {
-    /// This one.
-    Exactly(Subnet),
-    /// The first free block of these.
-    Any(Vec<Block>),
-}
-
-/// Where automatic pools come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Block {
-    /// The supernet.
-    pub within: Subnet,
-    /// Prefix length of a block in bits, not less than the supernet's.
-    pub len: u8,
-}
-
-/// A pool that several hosts use by its name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shared {
-    /// kontena's `network=`.
-    pub name: String,
-    /// What it is called in its space and family.
-    pub id: PoolId,
-}
-
-/// Lets a pool go. Letting go what is not there is no error.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReleasePool {
-    /// The pool.
-    pub pool: PoolId,
-}
-
-/// Frees this node's addresses of a pool that the container engine does not know.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sweep {
-    /// The pool.
-    pub pool: PoolId,
-    /// The addresses that the engine knows, sorted; `None`: it knows no network with this pool.
-    pub known: Option<Vec<Addr>>,
-    /// What was leased at this time or later is left alone: the engine may not have told of it yet.
-    pub before: Timestamp,
-    /// Only tell.
-    pub dry: bool,
-    /// Addresses that are in use all the same (they answered), sorted.
-    pub alive: Vec<Addr>,
-}
-
-/// Takes over a pool that another program gave out. Repeatable; adds what is missing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AdoptPool {
-    /// What it is called; kept.
-    pub id: PoolId,
-    /// The address space.
-    pub space: String,
-    /// Its subnet.
-    pub subnet: Subnet,
-    /// What is leased of it.
-    pub addrs: Vec<Addr>,
-}
 
 /// The name of a pool that is not shared: as moby's default driver writes it.
 fn plain_id(space: &str, subnet: Subnet, sub: Option<Subnet>) -> PoolId {

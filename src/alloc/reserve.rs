@@ -3,8 +3,8 @@
 //! Invariant: a reservation never takes an address from its holder, and only a reservation is ended
 //! here.
 
-use super::add::bare;
-use super::command::{Change, Outcome, Reserve, Unreserve};
+use super::change::Change;
+use super::command::{Outcome, Reserve, Unreserve};
 use super::view::{Context, Holder, Plan, View};
 use crate::error::{Refusal, StoreError};
 use crate::model::{Kind, Lease, Origin};
@@ -30,7 +30,7 @@ pub fn reserve(reserve: &Reserve, view: &dyn View, cx: &Context) -> Result<Plan,
                 return Ok(Plan::refuse(Refusal::Held { index: 0, ranges, holder }));
             }
             Holder::Free | Holder::Cooling(_) => {
-                let mut lease = bare(reserve.set.clone(), *addr, cx);
+                let mut lease = cx.reservation(reserve.set.clone(), *addr);
                 lease.origin.note.clone_from(&reserve.note);
                 lease.origin.holder.clone_from(&reserve.holder);
                 reserved.push(*addr);

@@ -6,8 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use super::add::bare;
-use super::command::{Add, Change, Cooling, Definition, LegacyCursor, LegacyLease, PodKey};
+use super::change::{Change, Cooling, NetworkRanges, PodKey};
+use super::command::{Add, LegacyCursor, LegacyLease};
 use super::view::{Context, Holder, Order, View};
 use crate::error::{Refusal, StoreError};
 use crate::model::{
@@ -73,7 +73,7 @@ fn lease(add: &Add, legacy: &LegacyLease, cx: &Context) -> Lease {
         container: legacy.container.clone(),
         ifname: legacy.ifname.clone(),
     };
-    let bare = bare(add.set.clone(), legacy.addr, cx);
+    let bare = cx.reservation(add.set.clone(), legacy.addr);
     let set = add.sets.iter().find(|s| s.range_of(legacy.addr).is_some());
     let range = set.and_then(|s| s.range_of(legacy.addr));
     Lease {
@@ -168,12 +168,12 @@ impl View for WithTakeover<'_> {
         self.view.adopted(network)
     }
 
-    fn defined(&self, definition: &Definition) -> Result<bool, StoreError> {
-        self.view.defined(definition)
+    fn has_ranges(&self, ranges: &NetworkRanges) -> Result<bool, StoreError> {
+        self.view.has_ranges(ranges)
     }
 
-    fn definitions(&self) -> Result<Vec<Definition>, StoreError> {
-        self.view.definitions()
+    fn networks(&self) -> Result<Vec<NetworkRanges>, StoreError> {
+        self.view.networks()
     }
 
     fn page(

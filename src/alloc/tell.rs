@@ -2,7 +2,8 @@
 //!
 //! Owns: why an address came or went, told by the command that it came or went with. Decides nothing.
 
-use super::command::{Change, Command, Outcome, Target};
+use super::change::Change;
+use super::command::{Command, Outcome, Target};
 use super::view::Context;
 use crate::error::{PoolRefusal, Refusal};
 use crate::model::{Ending, Event, Face, Kind, Lease, Owner, Verb, What};
@@ -59,7 +60,7 @@ pub fn verb(command: &Command) -> Option<Verb> {
             Verb::Import
         }
         Command::RequestPool(_) | Command::ReleasePool(_) => Verb::Pool,
-        Command::Check(_) | Command::Status(_) | Command::Define(_) => return None,
+        Command::Check(_) | Command::Status(_) | Command::DefineNetwork(_) => return None,
     })
 }
 

@@ -72,9 +72,9 @@ impl What {
         }
         let network = NetworkName::new(&*self.network)
             .map_err(|_| misuse(format!("{:?} is no network's name", self.network)))?;
-        let definitions = desk.store.definitions(&desk.cx)?;
+        let definitions = desk.store.networks(&desk.cx)?;
         let defined = definitions.iter().find(|d| d.network == network);
-        let outside = |d: &&alloc::Definition| !d.bounds.iter().any(|b| b.overlaps(span));
+        let outside = |d: &&alloc::NetworkRanges| !d.bounds.iter().any(|b| b.overlaps(span));
         if let Some(definition) = defined.filter(outside) {
             let ranges: Vec<String> = definition.bounds.iter().map(ToString::to_string).collect();
             return Err(anyhow!(

@@ -103,14 +103,14 @@ pub fn compare(
     let mut left: BTreeMap<String, u64> = BTreeMap::new();
     let mut definitions = BTreeSet::new();
     from.records(cx, &mut |record, lived| {
-        definitions.extend(matches!(record, Record::Network(_)).then(|| record.name()));
+        definitions.extend(matches!(record, Record::Definition(_)).then(|| record.name()));
         left.insert(record.name(), digest(&record, persist.unwrap_or(lived)));
         Ok(())
     })?;
     let mut comparison = Comparison::default();
     let mut keeps_definitions = false;
     to.records(cx, &mut |record, lives| {
-        keeps_definitions |= matches!(record, Record::Network(_));
+        keeps_definitions |= matches!(record, Record::Definition(_));
         let name = record.name();
         match left.remove(&name) {
             Some(expected) if expected == digest(&record, lives) => comparison.same += 1,

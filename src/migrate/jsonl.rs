@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::alloc::{Cooling, PodKey, Record};
 use crate::model::{
-    Attachment, BootId, ContainerId, IfName, Kind, Lease, Netns, NetworkName, NetworkRecord, Node,
-    Origin, Owner, Persist, Pod, Pool, PoolId, SetName,
+    Attachment, BootId, ContainerId, IfName, Kind, Lease, Netns, NetworkDefinition, NetworkName,
+    Node, Origin, Owner, Persist, Pod, Pool, PoolId, SetName,
 };
 use crate::net::{Addr, Subnet};
 
@@ -229,7 +229,7 @@ pub fn write(record: &Record, persist: Persist) -> String {
             users: pool.users.iter().map(user).collect(),
             time: pool.time,
         },
-        Record::Network(record) => Line::Network {
+        Record::Definition(record) => Line::Network {
             network: record.network.to_string(),
             version: record.version,
             definition: record.text.clone(),
@@ -361,8 +361,8 @@ pub fn read(line: &str) -> Result<(Record, Persist), String> {
             if version == 0 || !value.is_ok_and(|value| value.is_object()) {
                 return Err(format!("the \"definition\" of {network} is none"));
             }
-            let record = NetworkRecord { network, version, text, by, time };
-            (Record::Network(record), Persist::Disk)
+            let record = NetworkDefinition { network, version, text, by, time };
+            (Record::Definition(record), Persist::Disk)
         }
         Line::Adopted { network, time } => {
             (Record::Adopted(named("network", &network, NetworkName::new)?, time), Persist::Disk)

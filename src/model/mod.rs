@@ -277,9 +277,9 @@ pub struct NodeRecord {
     pub turn: u64,
 }
 
-/// A network's definition as a cluster keeps it.
+/// A network's definition, which a cluster stores for all its nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NetworkRecord {
+pub struct NetworkDefinition {
     /// The network.
     pub network: NetworkName,
     /// Grows by one with each change; the first is 1.

@@ -14,11 +14,11 @@ mod testing;
 use self::cluster::consul::Consul;
 use self::cluster::etcd::Etcd;
 use self::cluster::{Cas, Notes};
-use crate::alloc::{Command, Context, Definition, Holder, Outcome, Record};
+use crate::alloc::{Command, Context, Holder, NetworkRanges, Outcome, Record};
 use crate::error::{Error, StoreError};
 use crate::model::{
-    Counter, Event, Lease, NetworkName, NetworkRecord, NodeRecord, Persist, Pool, Servers, SetName,
-    StoreSpec,
+    Counter, Event, Lease, NetworkDefinition, NetworkName, NodeRecord, Persist, Pool, Servers,
+    SetName, StoreSpec,
 };
 use crate::net::Addr;
 
@@ -49,7 +49,7 @@ pub trait Store {
     fn taken(&mut self, cx: &Context, each: &mut Taken<'_>) -> Result<(), StoreError>;
 
     /// The networks' ranges as the last ADDs had them, by name. Changes nothing.
-    fn definitions(&mut self, cx: &Context) -> Result<Vec<Definition>, StoreError>;
+    fn networks(&mut self, cx: &Context) -> Result<Vec<NetworkRanges>, StoreError>;
 
     /// What happened and is `wanted`, the oldest first; of the boot before too, as far as that can be
     /// read. None where nothing is kept. Changes nothing.
@@ -120,7 +120,7 @@ pub trait Store {
 
     /// The definition that a cluster keeps for a network. The next command may rest on it without
     /// another look. Changes nothing.
-    fn network(&mut self, _: &NetworkName) -> Result<Option<NetworkRecord>, StoreError> {
+    fn definition(&mut self, _: &NetworkName) -> Result<Option<NetworkDefinition>, StoreError> {
         Ok(None)
     }
 }

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::alloc::{Definition, Holder};
+use crate::alloc::{Holder, NetworkRanges};
 use crate::model::{Kind, Pool, SetName};
 use crate::net::{Addr, Span};
 
@@ -26,16 +26,16 @@ pub struct Extent {
 
 impl Extent {
     /// The ranges of networks and pools, in the order of networks.
-    pub fn all(definitions: &[Definition], pools: &[Pool]) -> Vec<Extent> {
+    pub fn all(networks: &[NetworkRanges], pools: &[Pool]) -> Vec<Extent> {
         let mut all = Vec::new();
-        for definition in definitions {
-            for range in &definition.bounds {
+        for network in networks {
+            for range in &network.bounds {
                 let within = |span: &Span| span.starting(range.first)?.up_to(range.last);
-                let mut gives: Vec<Span> = definition.gives.iter().filter_map(within).collect();
+                let mut gives: Vec<Span> = network.assignable.iter().filter_map(within).collect();
                 gives.sort_unstable();
                 all.push(Extent {
-                    network: definition.network.to_string(),
-                    set: definition.set.clone(),
+                    network: network.network.to_string(),
+                    set: network.set.clone(),
                     range: *range,
                     gives,
                 });

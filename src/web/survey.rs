@@ -113,7 +113,7 @@ struct Machine {
 pub fn look(store: &mut dyn Store, cx: &Context) -> Result<Survey, StoreError> {
     let began = Instant::now();
     let pools = store.pools()?;
-    let definitions = store.definitions(cx)?;
+    let definitions = store.networks(cx)?;
     let mut extents = Extent::all(&definitions, &pools);
     if definitions.is_empty() {
         extents.extend(guessed(store, cx, &extents)?);

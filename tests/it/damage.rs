@@ -137,7 +137,7 @@ impl Patient {
 
 fn given(store: &mut dyn Store, container: &str) -> Result<Addr, Error> {
     match store.apply(&check::add(container), &check::now())? {
-        Outcome::Added { grants, .. } => Ok(grants[0].addr),
+        Outcome::Added(added) => Ok(added.grants[0].addr),
         other => panic!("{other:?}"),
     }
 }

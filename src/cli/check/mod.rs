@@ -20,7 +20,7 @@ use super::table;
 use super::table::{Cell, Column, number, whole};
 use super::tables::count;
 use super::{Found, Place, Terminal, WAIT, World};
-use crate::alloc::Definition;
+use crate::alloc::NetworkRanges;
 use crate::config;
 use crate::config::lint;
 use crate::config::lint::{Finding, Inspection};
@@ -91,17 +91,17 @@ fn standing(
     spec: &StoreSpec,
     stdin: Option<&[u8]>,
     world: World<'_>,
-) -> Result<(String, Vec<Definition>), StoreError> {
+) -> Result<(String, Vec<NetworkRanges>), StoreError> {
     let place = match spec {
         StoreSpec::Embedded { path, .. } => path.display().to_string(),
         _ => "the cluster".to_owned(),
     };
-    let definitions = (world.open)(spec, stdin)?.definitions(&world.facts.context())?;
+    let definitions = (world.open)(spec, stdin)?.networks(&world.facts.context())?;
     Ok((place, definitions))
 }
 
 /// Those of networks that are in no file: what a file says of a network is what will be.
-fn add_standing(claims: &mut Vec<Claim>, place: &str, definitions: &[Definition]) {
+fn add_standing(claims: &mut Vec<Claim>, place: &str, definitions: &[NetworkRanges]) {
     let asked: HashSet<String> = claims.iter().map(|claim| claim.network.clone()).collect();
     for definition in definitions.iter().filter(|d| !asked.contains(d.network.as_str())) {
         claims.extend(definition.bounds.iter().map(|bounds| Claim {

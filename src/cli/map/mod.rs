@@ -134,7 +134,7 @@ fn mark(holder: &Holder) -> Option<Mark> {
 }
 
 fn extents(desk: &mut Desk) -> Result<Vec<Extent>> {
-    Ok(Extent::all(&desk.store.definitions(&desk.cx)?, &desk.store.pools()?))
+    Ok(Extent::all(&desk.store.networks(&desk.cx)?, &desk.store.pools()?))
 }
 
 /// All that is in a prefix, of whichever network.

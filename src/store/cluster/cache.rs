@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::history::Volumes;
 use super::server::Entry;
 use super::{keys, node};
-use crate::alloc::{Context, Definition};
+use crate::alloc::{Context, NetworkRanges};
 use crate::error::StoreError;
 use crate::model::{Counter, Ending, Face, SetName, Spent, Verb, Wait};
 use crate::store::codec;
@@ -124,18 +124,18 @@ impl Notes {
     }
 
     /// Whether a network's ranges were noted to be written down as these.
-    pub fn is_defined(&self, definition: &Definition, cx: &Context) -> bool {
-        let network = SetName(definition.network.to_string());
+    pub fn has_ranges(&self, ranges: &NetworkRanges, cx: &Context) -> bool {
+        let network = SetName(ranges.network.to_string());
         let Some((path, key)) = self.place("ranges", Some(&network), cx) else { return false };
-        content(&path).is_some_and(|noted| noted == codec::definition(key.as_bytes(), definition))
+        content(&path).is_some_and(|noted| noted == codec::ranges(key.as_bytes(), ranges))
     }
 
     /// Notes that they were.
-    pub fn define(&self, definition: &Definition, cx: &Context) {
-        let network = SetName(definition.network.to_string());
+    pub fn note_ranges(&self, ranges: &NetworkRanges, cx: &Context) {
+        let network = SetName(ranges.network.to_string());
         if let Some((path, key)) = self.place("ranges", Some(&network), cx) {
             // Not noted, they are written again with the next ADD.
-            let _ = put(&path, &codec::definition(key.as_bytes(), definition), cx.seed);
+            let _ = put(&path, &codec::ranges(key.as_bytes(), ranges), cx.seed);
         }
     }
 

@@ -283,7 +283,7 @@ pub fn read_node(path: &str) -> Option<String> {
 }
 
 /// A network's definition.
-pub fn network(name: &NetworkName) -> String {
+pub fn definition(name: &NetworkName) -> String {
     format!("{NETWORKS}{name}")
 }
 
@@ -291,7 +291,7 @@ pub fn network(name: &NetworkName) -> String {
 pub const NETWORKS: &str = "net/";
 
 /// The name in a [`network`] path.
-pub fn read_network(path: &str) -> Option<NetworkName> {
+pub fn read_definition(path: &str) -> Option<NetworkName> {
     NetworkName::new(path.strip_prefix(NETWORKS)?).ok()
 }
 

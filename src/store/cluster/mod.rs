@@ -40,12 +40,12 @@ use super::embedded::changes;
 use super::{Each, Problem, Repair, Store, Taken, Wanted};
 use crate::alloc;
 use crate::alloc::{
-    Add, Change, Command, Context, Definition, Del, Evict, Holder, Legacy, Outcome, Plan, View,
+    Add, Change, Command, Context, Del, Evict, Holder, Legacy, NetworkRanges, Outcome, Plan, View,
 };
 use crate::error::{Error, StoreError};
 use crate::model::{
-    Counter, Ending, Event, History, Lease, NetworkName, NetworkRecord, NodeRecord, Persist, Pool,
-    SetName,
+    Counter, Ending, Event, History, Lease, NetworkDefinition, NetworkName, NodeRecord, Persist,
+    Pool, SetName,
 };
 use crate::net::Addr;
 
@@ -167,10 +167,10 @@ impl<E: Engine> Cas<E> {
             Some(_) => Claim::Noted,
             None => Claim::Now,
         };
-        let is_defined = |definition: &Definition| self.notes.is_defined(definition, cx);
+        let has_ranges = |ranges: &NetworkRanges| self.notes.has_ranges(ranges, cx);
         let knowledge = Knowledge {
             owners: RefCell::new(owners),
-            is_defined: Some(&is_defined),
+            has_ranges: Some(&has_ranges),
             old: old(command),
             claim,
             settled: mark.is_some(),
@@ -195,7 +195,7 @@ impl<E: Engine> Cas<E> {
             }
             let plan = alloc::run(command, &knowledge, &told)?;
             let counted = changes::counted(command, &plan, cx, true);
-            let defined = plan.changes.iter().find_map(definition).cloned();
+            let ranges = plan.changes.iter().find_map(ranges).cloned();
             let outcome = if plan.changes.is_empty() {
                 if !verify(&knowledge, &plan)? || lacks(&plan) && knowledge.learn_nodes()? {
                     continue;
@@ -210,8 +210,8 @@ impl<E: Engine> Cas<E> {
                 };
                 tries.swap_remove(done).outcome
             };
-            if let Some(definition) = defined {
-                self.notes.define(&definition, cx);
+            if let Some(ranges) = ranges {
+                self.notes.note_ranges(&ranges, cx);
             }
             if let Some(counted) = counted.filter(|_| begins(command)) {
                 self.notes.count(counted, self.spent(until), cx);
@@ -288,9 +288,9 @@ impl<E: Engine> Cas<E> {
     }
 }
 
-fn definition(change: &Change) -> Option<&Definition> {
+fn ranges(change: &Change) -> Option<&NetworkRanges> {
     match change {
-        Change::Define(definition) => Some(definition),
+        Change::PutRanges(ranges) => Some(ranges),
         _ => None,
     }
 }
@@ -420,7 +420,7 @@ impl<E: Engine> Store for Cas<E> {
         Ok(())
     }
 
-    fn definitions(&mut self, _: &Context) -> Result<Vec<Definition>, StoreError> {
+    fn networks(&mut self, _: &Context) -> Result<Vec<NetworkRanges>, StoreError> {
         let until = Instant::now() + self.timeout;
         records::all(&self.engine, keys::RANGES, until, records::ranges)
     }
@@ -473,11 +473,11 @@ impl<E: Engine> Store for Cas<E> {
         Ok(is_forgotten)
     }
 
-    fn network(&mut self, name: &NetworkName) -> Result<Option<NetworkRecord>, StoreError> {
+    fn definition(&mut self, name: &NetworkName) -> Result<Option<NetworkDefinition>, StoreError> {
         let cx = Context::default();
         let until = Instant::now() + self.timeout;
         let knowledge = self.knowledge(&cx, Truths::new(), until);
-        let record = knowledge.network(name)?;
+        let record = knowledge.definition(name)?;
         self.networks = knowledge.known.into_inner();
         Ok(record)
     }

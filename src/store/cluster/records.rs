@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::keys;
 use super::server::{Engine, Entry};
 use super::view::bad_record;
-use crate::alloc::{Definition, Holder, Record, Restore};
+use crate::alloc::{Holder, NetworkRanges, Record, Restore};
 use crate::error::{Error, StoreError};
 use crate::model::{Kind, NodeRecord, Persist, Pool, SetName};
 use crate::net::Addr;
@@ -38,7 +38,7 @@ pub fn all<T>(
 pub fn tell(engine: &dyn Engine, timeout: Duration, each: &mut Each<'_>) -> Result<(), Error> {
     let kinds: [(&str, Read<Option<Record>>); 6] = [
         (keys::ADOPTED, adopted),
-        (keys::NETWORKS, network),
+        (keys::NETWORKS, definition),
         (keys::POOLS, |path, entry| Ok(Some(Record::Pool(pool(path, entry)?)))),
         (keys::IPS, taken),
         (keys::CURSORS, cursor),
@@ -120,16 +120,16 @@ fn sticky(path: &str, entry: &Entry) -> Result<Option<Record>, Bad> {
     Ok(Some(Record::Sticky(set, pod, range, addr)))
 }
 
-fn network(path: &str, entry: &Entry) -> Result<Option<Record>, Bad> {
-    let network = keys::read_network(path).ok_or(FORM)?;
-    let record = codec::read_network(path.as_bytes(), network, &entry.value)?;
-    Ok(Some(Record::Network(record)))
+fn definition(path: &str, entry: &Entry) -> Result<Option<Record>, Bad> {
+    let network = keys::read_definition(path).ok_or(FORM)?;
+    let record = codec::read_definition(path.as_bytes(), network, &entry.value)?;
+    Ok(Some(Record::Definition(record)))
 }
 
 /// A network's ranges.
-pub fn ranges(path: &str, entry: &Entry) -> Result<Definition, Bad> {
+pub fn ranges(path: &str, entry: &Entry) -> Result<NetworkRanges, Bad> {
     let network = keys::read_ranges(path).ok_or(FORM)?;
-    codec::read_definition(path.as_bytes(), network, &entry.value)
+    codec::read_ranges(path.as_bytes(), network, &entry.value)
 }
 
 fn adopted(path: &str, entry: &Entry) -> Result<Option<Record>, Bad> {

@@ -57,16 +57,16 @@ pub fn records(
             Change::Released(network) => {
                 draft.writes.insert(keys::adopted(&network), None);
             }
-            Change::Define(definition) => {
-                let path = keys::ranges(&definition.network);
-                let value = codec::definition(path.as_bytes(), &definition);
+            Change::PutRanges(ranges) => {
+                let path = keys::ranges(&ranges.network);
+                let value = codec::ranges(path.as_bytes(), &ranges);
                 draft.writes.insert(path, Some(value));
             }
             Change::PutPool(pool) => draft.pool(&pool, true)?,
             Change::DropPool(pool) => draft.pool(&pool, false)?,
-            Change::Network(record) => {
-                let path = keys::network(&record.network);
-                let value = codec::network(path.as_bytes(), &record);
+            Change::PutDefinition(record) => {
+                let path = keys::definition(&record.network);
+                let value = codec::definition(path.as_bytes(), &record);
                 draft.writes.insert(path, Some(value));
             }
         }

@@ -17,9 +17,11 @@ use super::node;
 use super::node::Claim;
 use super::search::Search;
 use super::server::{Engine, Entry, Truths};
-use crate::alloc::{Context, Cooling, Definition, Holder, Order, PodKey, View};
+use crate::alloc::{Context, Cooling, Holder, NetworkRanges, Order, PodKey, View};
 use crate::error::StoreError;
-use crate::model::{Lease, NetworkName, NetworkRecord, NodeRecord, Owner, Pool, PoolId, SetName};
+use crate::model::{
+    Lease, NetworkDefinition, NetworkName, NodeRecord, Owner, Pool, PoolId, SetName,
+};
 use crate::net::{Addr, Family, Span, Subnet};
 use crate::store::codec;
 use crate::store::codec::Bad;
@@ -70,7 +72,7 @@ pub struct Knowledge<'a> {
     /// Where what happens is written down.
     pub chronicle: Option<Chronicle<'a>>,
     /// Whether a network's ranges are written down as these.
-    pub is_defined: Option<&'a dyn Fn(&Definition) -> bool>,
+    pub has_ranges: Option<&'a dyn Fn(&NetworkRanges) -> bool>,
     /// What the search for free addresses has met.
     pub search: Search,
     /// "What if these are held?" While this is asked, nothing is looked at.
@@ -102,7 +104,7 @@ impl<'a> Knowledge<'a> {
             settled: false,
             unless: None,
             chronicle: None,
-            is_defined: None,
+            has_ranges: None,
             search: Search::default(),
             supposed: RefCell::default(),
         }
@@ -443,11 +445,11 @@ impl View for Knowledge<'_> {
         }
     }
 
-    fn defined(&self, definition: &Definition) -> Result<bool, StoreError> {
-        Ok(self.is_defined.is_none_or(|is_defined| is_defined(definition)))
+    fn has_ranges(&self, ranges: &NetworkRanges) -> Result<bool, StoreError> {
+        Ok(self.has_ranges.is_none_or(|has_ranges| has_ranges(ranges)))
     }
 
-    fn definitions(&self) -> Result<Vec<Definition>, StoreError> {
+    fn networks(&self) -> Result<Vec<NetworkRanges>, StoreError> {
         // No trip for a warning.
         Ok(Vec::new())
     }
@@ -528,9 +530,9 @@ impl View for Knowledge<'_> {
         true
     }
 
-    fn network(&self, name: &NetworkName) -> Result<Option<NetworkRecord>, StoreError> {
-        let path = keys::network(name);
-        let read = |e: Entry| codec::read_network(path.as_bytes(), name.clone(), &e.value);
+    fn definition(&self, name: &NetworkName) -> Result<Option<NetworkDefinition>, StoreError> {
+        let path = keys::definition(name);
+        let read = |e: Entry| codec::read_definition(path.as_bytes(), name.clone(), &e.value);
         self.read(&path)?.map(|entry| self.whole(&path, read(entry))).transpose()
     }
 

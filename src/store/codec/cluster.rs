@@ -2,7 +2,7 @@
 //! them in a file of its own.
 
 use super::{Bad, seal, unseal};
-use crate::model::{BootId, NetworkName, NetworkRecord, Node, NodeRecord};
+use crate::model::{BootId, NetworkDefinition, NetworkName, Node, NodeRecord};
 
 /// A node as the record under `key`.
 pub fn node(key: &[u8], record: &NodeRecord) -> Vec<u8> {
@@ -23,14 +23,18 @@ pub fn read_node(key: &[u8], name: &str, bytes: &[u8]) -> Result<NodeRecord, Bad
 }
 
 /// A network's definition as the record under `key`.
-pub fn network(key: &[u8], record: &NetworkRecord) -> Vec<u8> {
+pub fn definition(key: &[u8], record: &NetworkDefinition) -> Vec<u8> {
     seal(key, &(record.version, &*record.text, &*record.by, record.time))
 }
 
 /// The definition of this network, in the record under `key`.
-pub fn read_network(key: &[u8], network: NetworkName, bytes: &[u8]) -> Result<NetworkRecord, Bad> {
+pub fn read_definition(
+    key: &[u8],
+    network: NetworkName,
+    bytes: &[u8],
+) -> Result<NetworkDefinition, Bad> {
     let (version, text, by, time): (_, &str, &str, _) = unseal(key, bytes)?;
-    Ok(NetworkRecord { network, version, text: text.to_owned(), by: by.to_owned(), time })
+    Ok(NetworkDefinition { network, version, text: text.to_owned(), by: by.to_owned(), time })
 }
 
 /// A record of a server with its version there, noted under `key`, which says which server.

@@ -19,14 +19,14 @@ pub use history::{
 pub use pools::{pool, pool_id, pools, read_pool, read_pool_id, read_pool_of, read_pools};
 
 use super::embedded::keys;
-use crate::alloc::{Cooling, Definition, Holder};
+use crate::alloc::{Cooling, Holder, NetworkRanges};
 use crate::model::{
     Attachment, BootId, ContainerId, IfName, Kind, Lease, Netns, NetworkName, Node, Origin, Owner,
     Pod, PoolId, SetName, Timestamp,
 };
 use crate::net::{Addr, Span};
 
-pub use cluster::{network, node, note, read_network, read_node, read_note};
+pub use cluster::{definition, node, note, read_definition, read_node, read_note};
 
 /// Of each record; a later format gets another and reads this one for ever.
 const FORMAT: u8 = 1;
@@ -441,17 +441,17 @@ pub fn read_cooling(key: &[u8], addr: Addr, bytes: &[u8]) -> Result<Cooling, Bad
 }
 
 /// A network's ranges.
-pub fn definition(key: &[u8], definition: &Definition) -> Vec<u8> {
+pub fn ranges(key: &[u8], ranges: &NetworkRanges) -> Vec<u8> {
     let spans = |spans: &[Span]| spans.iter().map(|s| (s.first.into(), s.last.into())).collect();
-    let known = DefinitionV1 { set: &definition.set.0, bounds: spans(&definition.bounds) };
-    if definition.gives == definition.bounds {
+    let known = DefinitionV1 { set: &ranges.set.0, bounds: spans(&ranges.bounds) };
+    if ranges.assignable == ranges.bounds {
         return seal(key, &known);
     }
-    seal_as(WIDER, key, &DefinitionV2 { known, gives: spans(&definition.gives) })
+    seal_as(WIDER, key, &DefinitionV2 { known, gives: spans(&ranges.assignable) })
 }
 
 /// A network's ranges.
-pub fn read_definition(key: &[u8], network: NetworkName, bytes: &[u8]) -> Result<Definition, Bad> {
+pub fn read_ranges(key: &[u8], network: NetworkName, bytes: &[u8]) -> Result<NetworkRanges, Bad> {
     let (raw, gives) = match open(key, bytes)? {
         (FORMAT, fields) => (read_fields::<DefinitionV1<'_>>(fields)?, None),
         (WIDER, fields) => {
@@ -468,8 +468,8 @@ pub fn read_definition(key: &[u8], network: NetworkName, bytes: &[u8]) -> Result
         |raw: Vec<(AddrV1, AddrV1)>| raw.into_iter().map(span).collect::<Result<Vec<_>, _>>();
     let bounds = spans(raw.bounds)?;
     // The first records did not say.
-    let gives = gives.map(spans).transpose()?.unwrap_or_else(|| bounds.clone());
-    Ok(Definition { set: SetName(raw.set.to_owned()), network, bounds, gives })
+    let assignable = gives.map(spans).transpose()?.unwrap_or_else(|| bounds.clone());
+    Ok(NetworkRanges { set: SetName(raw.set.to_owned()), network, bounds, assignable })
 }
 
 /// One occupancy block: 512 bits.

@@ -38,7 +38,7 @@ fn other_than_lease<K: KvMut>(
         // The first two are leases. A file keeps no network's definition, and no record of an import.
         Change::Put(_)
         | Change::Free { .. }
-        | Change::Network(_)
+        | Change::PutDefinition(_)
         | Change::Adopted(..)
         | Change::Released(_) => Ok(()),
         Change::Thaw(set, cooling) => {
@@ -53,9 +53,9 @@ fn other_than_lease<K: KvMut>(
         Change::Sticky(set, pod, range, addr) => {
             stick(tables, set, &keys::sticky(set, pod, *range), *addr)
         }
-        Change::Define(definition) => {
-            let key = keys::definition(&definition.network);
-            tables.kv.put(&key, &codec::definition(&key, definition))
+        Change::PutRanges(ranges) => {
+            let key = keys::ranges(&ranges.network);
+            tables.kv.put(&key, &codec::ranges(&key, ranges))
         }
         Change::PutPool(pool) => pools::put(tables, pool),
         Change::DropPool(pool) => pools::remove(tables, pool),

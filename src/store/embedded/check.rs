@@ -63,8 +63,8 @@ pub fn read(key: &[u8], value: &[u8]) -> Result<Option<Lease>, Bad> {
         Some(b'S' | b'C') => drop(codec::read_addr(key, value)?),
         Some(b'P') => drop(codec::read_pool(key, value)?),
         Some(b'D') => {
-            let network = keys::read_definition(key).ok_or(Bad("a key of another form"))?;
-            codec::read_definition(key, network, value)?;
+            let network = keys::read_ranges(key).ok_or(Bad("a key of another form"))?;
+            codec::read_ranges(key, network, value)?;
         }
         Some(b'E') => drop(codec::read_event(key, value)?),
         Some(b'X') => {

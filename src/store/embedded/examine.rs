@@ -17,7 +17,7 @@ use super::policy::{Policy, Reservation, spans};
 use super::repair::Standing;
 use super::view::{Kv, Tables};
 use super::{Embedded, LeaseFile, check, database, files, keys, occupancy, repair};
-use crate::alloc::{Context, Definition, View};
+use crate::alloc::{Context, NetworkRanges, View};
 use crate::error::StoreError;
 use crate::model::{Lease, SetName};
 use crate::net::Addr;
@@ -68,12 +68,12 @@ impl<F: FileSystem> Embedded<F> {
         file: &LeaseFile,
         lock: &Lock<F>,
         cx: &Context,
-        definitions: &mut Vec<Definition>,
+        definitions: &mut Vec<NetworkRanges>,
     ) -> Result<Vec<check::Fault>, StoreError> {
         let faults = self.read(file, lock, |tables| {
             let faults = check::faults(tables, cx.now, &file.path)?;
             if faults.is_empty() {
-                definitions.extend(tables.definitions()?);
+                definitions.extend(tables.networks()?);
             }
             Ok(faults)
         })?;
@@ -257,7 +257,7 @@ fn problem(path: &Path, error: &StoreError, mendable: bool) -> Problem {
 }
 
 /// Networks that can give the same address to two containers.
-fn overlaps(definitions: &[Definition], each: &mut dyn FnMut(Problem)) {
+fn overlaps(definitions: &[NetworkRanges], each: &mut dyn FnMut(Problem)) {
     for (n, one) in definitions.iter().enumerate() {
         for other in &definitions[n + 1..] {
             let overlap = one.bounds.iter().any(|a| other.bounds.iter().any(|b| a.overlaps(*b)));

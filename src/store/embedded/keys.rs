@@ -17,7 +17,7 @@ const COOLING: u8 = b'K';
 const QUEUE: u8 = b'Q';
 const STICKY: u8 = b'S';
 const STUCK: u8 = b'T';
-const DEFINITION: u8 = b'D';
+const RANGES: u8 = b'D';
 const RESERVED: u8 = b'R';
 const POOL: u8 = b'P';
 const PLACE: u8 = b'N';
@@ -323,22 +323,22 @@ pub fn read_sticky_set(key: &[u8]) -> Option<SetName> {
     read_text(key.strip_prefix(&[STICKY])?).map(|(set, _)| SetName(set))
 }
 
-/// A network's definition.
-pub fn definition(network: &NetworkName) -> Vec<u8> {
-    let mut key = vec![DEFINITION];
+/// A network's ranges.
+pub fn ranges(network: &NetworkName) -> Vec<u8> {
+    let mut key = vec![RANGES];
     text(&mut key, network.as_str());
     key
 }
 
-/// The network whose definition is under this key.
-pub fn read_definition(key: &[u8]) -> Option<NetworkName> {
-    let (name, _) = read_text(key.strip_prefix(&[DEFINITION])?)?;
+/// The network whose ranges are under this key.
+pub fn read_ranges(key: &[u8]) -> Option<NetworkName> {
+    let (name, _) = read_text(key.strip_prefix(&[RANGES])?)?;
     NetworkName::new(name).ok()
 }
 
-/// Every definition.
-pub fn definitions() -> Vec<u8> {
-    vec![DEFINITION]
+/// The ranges of all networks.
+pub fn all_ranges() -> Vec<u8> {
+    vec![RANGES]
 }
 
 /// The copy of a reservation, by its last address.

@@ -74,7 +74,7 @@ use self::policy::Policy;
 use self::view::{Each, Former, Kv, Tables};
 use super::{Problem, Repair, Store, Taken, Wanted, codec};
 use crate::alloc;
-use crate::alloc::{Change, Command, Context, Definition, Outcome, Plan, PodKey, View};
+use crate::alloc::{Change, Command, Context, NetworkRanges, Outcome, Plan, PodKey, View};
 use crate::error::{Error, Refusal, StoreError};
 use crate::model::{Counter, Event, History, Lease, Persist, Pool, SetName, Spent, Wait};
 use crate::net::Addr;
@@ -245,9 +245,9 @@ impl<F: FileSystem> Embedded<F> {
 
     /// Warns that a set's leases are not where `persist` says.
     fn elsewhere(&self, mut plan: Plan, home: &LeaseFile, set: &SetName) -> Plan {
-        if let Ok(Outcome::Added { warnings, .. }) = &mut plan.outcome {
+        if let Ok(Outcome::Added(added)) = &mut plan.outcome {
             let word = |persist| if persist == Persist::Disk { "disk" } else { "boot" };
-            warnings.push(format!(
+            added.warnings.push(format!(
                 "network {set} has leases with persist \"{}\" in {}, so this one goes there too: \
                  \"{}\" takes effect when the network has no lease",
                 word(home.persist),
@@ -555,8 +555,8 @@ impl<F: FileSystem> Store for Embedded<F> {
         self.walk_taken(cx, each)
     }
 
-    fn definitions(&mut self, cx: &Context) -> Result<Vec<Definition>, StoreError> {
-        self.walk_definitions(cx)
+    fn networks(&mut self, cx: &Context) -> Result<Vec<NetworkRanges>, StoreError> {
+        self.walk_networks(cx)
     }
 
     fn history(&mut self, cx: &Context, wanted: &mut Wanted<'_>) -> Result<Vec<Event>, StoreError> {

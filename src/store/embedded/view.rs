@@ -9,7 +9,7 @@ use std::path::Path;
 
 use super::policy::{Policy, Reservation};
 use super::{keys, occupancy, pools};
-use crate::alloc::{Cooling, Definition, Holder, Order, PodKey, View};
+use crate::alloc::{Cooling, Holder, NetworkRanges, Order, PodKey, View};
 use crate::error::StoreError;
 use crate::model::{Kind, Lease, NetworkName, Owner, Pool, PoolId, SetName};
 use crate::net::{Addr, Family, Span, Subnet};
@@ -324,23 +324,23 @@ impl<K: Kv> View for Tables<'_, K> {
         Ok(false)
     }
 
-    fn defined(&self, definition: &Definition) -> Result<bool, StoreError> {
-        let key = keys::definition(&definition.network);
+    fn has_ranges(&self, ranges: &NetworkRanges) -> Result<bool, StoreError> {
+        let key = keys::ranges(&ranges.network);
         match self.kv.get(&key)? {
             None => Ok(false),
             Some(bytes) => {
-                let network = definition.network.clone();
-                Ok(self.whole(codec::read_definition(&key, network, &bytes))? == *definition)
+                let network = ranges.network.clone();
+                Ok(self.whole(codec::read_ranges(&key, network, &bytes))? == *ranges)
             }
         }
     }
 
-    fn definitions(&self) -> Result<Vec<Definition>, StoreError> {
-        let from = keys::definitions();
+    fn networks(&self) -> Result<Vec<NetworkRanges>, StoreError> {
+        let from = keys::all_ranges();
         let mut found = Vec::new();
         self.kv.scan(&from, &keys::behind(&from), &mut |key, value| {
-            let network = self.whole(keys::read_definition(key).ok_or(Bad("a network's name")))?;
-            found.push(self.whole(codec::read_definition(key, network, value))?);
+            let network = self.whole(keys::read_ranges(key).ok_or(Bad("a network's name")))?;
+            found.push(self.whole(codec::read_ranges(key, network, value))?);
             Ok(true)
         })?;
         Ok(found)

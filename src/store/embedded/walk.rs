@@ -12,7 +12,7 @@ use super::policy::Policy;
 use super::reserve::addresses;
 use super::view::{Kv, Tables};
 use super::{Embedded, LeaseFile, history, keys};
-use crate::alloc::{Context, Definition, Holder};
+use crate::alloc::{Context, NetworkRanges, Holder};
 use crate::error::StoreError;
 use crate::model::{Counter, Event, Lease, SetName};
 use crate::net::Addr;
@@ -92,12 +92,12 @@ impl<F: FileSystem> Embedded<F> {
     }
 
     /// The networks' ranges. Where both files have a network's, the home of its leases counts.
-    pub(super) fn walk_definitions(&self, cx: &Context) -> Result<Vec<Definition>, StoreError> {
+    pub(super) fn walk_networks(&self, cx: &Context) -> Result<Vec<NetworkRanges>, StoreError> {
         use crate::alloc::View;
         let mut all = BTreeMap::new();
         for file in self.lease_files_own_first(cx)? {
             self.read_page(&file, |tables| {
-                for definition in tables.definitions()? {
+                for definition in tables.networks()? {
                     let here = tables.is_home(&definition.set)?;
                     if here || !all.contains_key(&definition.network) {
                         all.insert(definition.network.clone(), definition);

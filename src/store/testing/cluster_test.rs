@@ -61,7 +61,7 @@ fn a_cas_server_is_asked_as_seldom_as_possible() {
     let (again, same) = trips(&Command::Add(add("c1", &dual())));
     assert_eq!((adding, again), (1, 2), "ADD and repeated ADD");
     let grants = |outcome: &Outcome| match outcome {
-        Outcome::Added { grants, .. } => grants.clone(),
+        Outcome::Added(added) => added.grants.clone(),
         other => panic!("{other:?}"),
     };
     assert_eq!(grants(&added), grants(&same));
@@ -195,7 +195,7 @@ fn no_lease_is_made_after_its_container_is_deleted() {
             given(&mut FakeCas::new(server.clone()), &add("c0", &dual()), &at(1));
             FakeCas::new(server.clone()).apply(&del("c0"), &at(1)).unwrap();
         }
-        assert!(matches!(lost(&server, 1), Ok(Outcome::Added { .. })));
+        assert!(matches!(lost(&server, 1), Ok(Outcome::Added(_))));
         assert!(matches!(deleted(&server), Outcome::Freed(freed) if freed.len() == 2));
         // It is never answered, nor is what was to make it fail; another process deletes.
         assert!(lost(&server, usize::MAX).is_err());

@@ -94,7 +94,7 @@ pub fn at(now: u64) -> Context {
 /// The addresses of an ADD that must succeed.
 pub fn given(store: &mut dyn Store, add: &Add, cx: &Context) -> Vec<Addr> {
     match store.apply(&Command::Add(add.clone()), cx) {
-        Ok(Outcome::Added { grants, .. }) => grants.iter().map(|g| g.addr).collect(),
+        Ok(Outcome::Added(added)) => added.grants.iter().map(|g| g.addr).collect(),
         other => panic!("{other:?}"),
     }
 }
@@ -556,7 +556,7 @@ fn networks_that_overlap_are_told_of_once() {
             let sets = [self::set(ranges)];
             let add = Add { network, set: SetName(set.into()), ..add(container, &sets) };
             match store.apply(&Command::Add(add), &at(1)) {
-                Ok(Outcome::Added { warnings, .. }) => warnings.join("\n"),
+                Ok(Outcome::Added(added)) => added.warnings.join("\n"),
                 other => panic!("{other:?}"),
             }
         };

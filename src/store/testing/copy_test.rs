@@ -15,8 +15,8 @@ use crate::alloc::{
 use crate::error::{Error, Refusal};
 use crate::migrate::copy::{Mover, compare};
 use crate::model::{
-    Attachment, Kind, Lease, NetworkName, NetworkRecord, Node, Origin, Owner, Persist, Pod, PoolId,
-    SetName,
+    Attachment, Kind, Lease, NetworkDefinition, NetworkName, Node, Origin, Owner, Persist, Pod,
+    PoolId, SetName,
 };
 use crate::store::Store;
 
@@ -177,7 +177,7 @@ pub fn stopped_and_repeated(make: Make<'_>) {
 fn definitions_move_between_clusters() {
     let server = || FakeCas::new(Rc::new(Server::default()));
     let (mut one, mut two, mut file) = (server(), server(), Memory::default());
-    let record = Record::Network(NetworkRecord {
+    let record = Record::Definition(NetworkDefinition {
         network: NetworkName::new("net").unwrap(),
         version: 3,
         text: r#"{"subnet":"10.0.0.0/24"}"#.into(),

@@ -9,8 +9,8 @@ macro_rules! tells {
         fn taken(&mut $me, cx: &Context, each: &mut crate::store::Taken<'_>) -> Result<(), StoreError> {
             $store.taken(cx, each)
         }
-        fn definitions(&mut $me, cx: &Context) -> Result<Vec<crate::alloc::Definition>, StoreError> {
-            Store::definitions(&mut *$store, cx)
+        fn networks(&mut $me, cx: &Context) -> Result<Vec<crate::alloc::NetworkRanges>, StoreError> {
+            Store::networks(&mut *$store, cx)
         }
         fn history(
             &mut $me,

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use super::delegate::tells;
 use crate::alloc::{Command, Context, Outcome};
 use crate::error::{Error, StoreError};
-use crate::model::{Lease, NetworkName, NetworkRecord, NodeRecord, Persist};
+use crate::model::{Lease, NetworkDefinition, NetworkName, NodeRecord, Persist};
 use crate::store::Store;
 use crate::store::cluster::check::assert_sound;
 use crate::store::cluster::{
@@ -303,7 +303,7 @@ impl Store for FakeCas {
         self.store.forget(record, cx)
     }
 
-    fn network(&mut self, name: &NetworkName) -> Result<Option<NetworkRecord>, StoreError> {
-        self.store.network(name)
+    fn definition(&mut self, name: &NetworkName) -> Result<Option<NetworkDefinition>, StoreError> {
+        self.store.definition(name)
     }
 }

@@ -103,7 +103,7 @@ fn client(mut store: impl Store, number: u64, stop: &AtomicBool) -> Tally {
             }
         };
         let addr = match ask(&Command::Add(add(&name, &sets)), &mut tally) {
-            Ok(Outcome::Added { grants, .. }) => grants[0].addr,
+            Ok(Outcome::Added(added)) => added.grants[0].addr,
             Err(Error::Refused(Refusal::Exhausted { .. })) => continue,
             other => panic!("{other:?}"),
         };

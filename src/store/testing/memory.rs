@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::alloc;
 use crate::alloc::{
-    Change, Command, Context, Cooling, Definition, Holder, Order, Outcome, PodKey, Record, View,
+    Change, Command, Context, Cooling, Holder, NetworkRanges, Order, Outcome, PodKey, Record, View,
 };
 use crate::error::{Error, StoreError};
 use crate::model::{
@@ -24,7 +24,7 @@ pub struct Memory {
     cooling: BTreeMap<(SetName, Addr), Cooling>,
     cursors: BTreeMap<(SetName, Addr), Addr>,
     sticky: BTreeMap<(SetName, PodKey, Addr), Addr>,
-    definitions: BTreeMap<NetworkName, Definition>,
+    ranges: BTreeMap<NetworkName, NetworkRanges>,
     adopted: BTreeMap<NetworkName, u64>,
     pools: BTreeMap<PoolId, Pool>,
     events: Vec<Event>,
@@ -92,12 +92,12 @@ impl View for Memory {
         Ok(self.adopted.contains_key(network))
     }
 
-    fn defined(&self, definition: &Definition) -> Result<bool, StoreError> {
-        Ok(self.definitions.get(&definition.network) == Some(definition))
+    fn has_ranges(&self, ranges: &NetworkRanges) -> Result<bool, StoreError> {
+        Ok(self.ranges.get(&ranges.network) == Some(ranges))
     }
 
-    fn definitions(&self) -> Result<Vec<Definition>, StoreError> {
-        Ok(self.definitions.values().cloned().collect())
+    fn networks(&self) -> Result<Vec<NetworkRanges>, StoreError> {
+        Ok(self.ranges.values().cloned().collect())
     }
 
     fn page(
@@ -189,11 +189,11 @@ impl Memory {
                 self.sticky.retain(|(s, ..), at| *s != set || *at != addr);
                 self.sticky.insert((set, pod, range), addr);
             }
-            Change::Define(d) => drop(self.definitions.insert(d.network.clone(), d)),
+            Change::PutRanges(r) => drop(self.ranges.insert(r.network.clone(), r)),
             Change::Adopted(network, time) => drop(self.adopted.insert(network, time)),
             Change::Released(network) => drop(self.adopted.remove(&network)),
             Change::PutPool(pool) => drop(self.pools.insert(pool.id.clone(), pool)),
-            Change::Network(_) => {}
+            Change::PutDefinition(_) => {}
             Change::DropPool(pool) => {
                 assert!(self.of_pool(&pool, None, 1).is_ok_and(|left| left.is_empty()));
                 assert!(self.pools.remove(&pool.id).is_some());
@@ -236,8 +236,8 @@ impl Store for Memory {
         Ok(())
     }
 
-    fn definitions(&mut self, _: &Context) -> Result<Vec<Definition>, StoreError> {
-        View::definitions(self)
+    fn networks(&mut self, _: &Context) -> Result<Vec<NetworkRanges>, StoreError> {
+        View::networks(self)
     }
 
     fn history(&mut self, _: &Context, wanted: &mut Wanted<'_>) -> Result<Vec<Event>, StoreError> {

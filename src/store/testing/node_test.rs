@@ -10,8 +10,8 @@ use super::contract::{add, addr, at, attachment, del, dual, freed, given, net, o
 use super::fake_cluster::{FakeCas, Server, go_on};
 use super::pool_cases::{ask, lease, pool, want};
 use crate::alloc::{
-    Add, Check, Command, Context, Define, Gc, OnDuplicate, Outcome, Reserve, Status, Strategy,
-    Wanted,
+    Add, Check, Command, Context, DefineNetwork, Gc, OnDuplicate, Outcome, Reserve, Status,
+    Strategy, Wanted,
 };
 use crate::engine;
 use crate::error::{Error, Refusal, StoreError};
@@ -515,8 +515,8 @@ fn lives_of_nodes_by_chance() {
             server.left.set(None);
             server.trouble.set(0);
             match done {
-                Ok(Outcome::Added { grants, .. }) => {
-                    let got: Vec<Addr> = grants.iter().map(|g| g.addr).collect();
+                Ok(Outcome::Added(added)) => {
+                    let got: Vec<Addr> = added.grants.iter().map(|g| g.addr).collect();
                     let before = lives.insert((node, name), got.clone());
                     assert!(before.is_none_or(|before| before == got), "{seed}");
                 }
@@ -533,8 +533,8 @@ fn lives_of_nodes_by_chance() {
     }
 }
 
-fn network(text: &str, version: Option<u64>) -> Define {
-    Define { network: attachment("c").network, text: text.to_owned(), version }
+fn network(text: &str, version: Option<u64>) -> DefineNetwork {
+    DefineNetwork { network: attachment("c").network, text: text.to_owned(), version }
 }
 
 #[test]
@@ -549,11 +549,11 @@ fn the_first_writer_defines_the_network() {
         ..add(c, &sets)
     };
     let cost = trips(&server, || {
-        assert_eq!(store.network(&name).unwrap(), None);
+        assert_eq!(store.definition(&name).unwrap(), None);
         given(&mut store, &defines("a", "one", None), &boot(1));
     });
     assert_eq!(cost, 2, "a look and a commit");
-    let kept = store.network(&name).unwrap().unwrap();
+    let kept = store.definition(&name).unwrap().unwrap();
     assert_eq!((kept.version, &*kept.text, &*kept.by, kept.time), (1, "one", "node", 1000));
     let no = |done: Result<Outcome, Error>| match done {
         Err(Error::Refused(Refusal::Redefined { expected, kept, .. })) => (expected, kept),
@@ -562,22 +562,25 @@ fn the_first_writer_defines_the_network() {
     let late = Command::Add(defines("b", "two", None));
     assert_eq!(no(store.apply(&late, &boot(1))), (None, Some(1)));
     let cost = trips(&server, || {
-        store.network(&name).unwrap();
+        store.definition(&name).unwrap();
         given(&mut store, &defines("b", "two", Some(1)), &boot(1));
     });
     assert_eq!(cost, 2);
-    assert_eq!(store.network(&name).unwrap().unwrap().text, "one");
+    assert_eq!(store.definition(&name).unwrap().unwrap().text, "one");
     // It is defined anew between the look and the commit.
-    store.network(&name).unwrap();
+    store.definition(&name).unwrap();
     let other = server.clone();
     *server.intruder.borrow_mut() = Some(Box::new(move || {
-        let set = Command::Define(network("three", Some(1)));
+        let set = Command::DefineNetwork(network("three", Some(1)));
         let done = FakeCas::new(other).apply(&set, &boot(1)).unwrap();
         assert_eq!(done, Outcome::Defined(2));
     }));
     let add = Command::Add(defines("d", "two", Some(1)));
     assert_eq!(no(store.apply(&add, &boot(1))), (Some(1), Some(2)));
     assert!(listed(&mut store, &boot(1)).iter().all(|l| l.owner != owner("d")));
-    assert_eq!(no(store.apply(&Command::Define(network("x", None)), &boot(1))), (None, Some(2)));
+    assert_eq!(
+        no(store.apply(&Command::DefineNetwork(network("x", None)), &boot(1))),
+        (None, Some(2))
+    );
     assert_eq!(engine::define(&mut store, network("x", Some(2)), &boot(1)).unwrap(), 3);
 }

@@ -96,7 +96,7 @@ impl Member {
     fn add(&mut self, add: Add) -> (usize, Addr) {
         let (trips, outcome) = self.ask(&Command::Add(add));
         match outcome {
-            Ok(Outcome::Added { grants, .. }) => (trips, grants[0].addr),
+            Ok(Outcome::Added(added)) => (trips, added.grants[0].addr),
             other => panic!("{other:?}"),
         }
     }

@@ -139,7 +139,7 @@ pub fn reserve(from: u32, count: u32) -> Command {
 /// The address of an ADD that must succeed.
 pub fn given(store: &mut dyn Store, container: &str, cx: &Context) -> Result<Addr, String> {
     match store.apply(&add(container), cx) {
-        Ok(Outcome::Added { grants, .. }) => Ok(grants[0].addr),
+        Ok(Outcome::Added(added)) => Ok(added.grants[0].addr),
         other => Err(format!("ADD {container}: {other:?}")),
     }
 }

@@ -1,0 +1,174 @@
+//! Commands, as plain data.
+//!
+//! A command holds everything that the allocator needs to know of its caller. So a store can run it
+//! again after a conflict, and another process can run it on behalf of its caller.
+
+mod cni;
+mod operator;
+mod pool;
+
+pub use cni::{
+    Add, Check, Cooldown, Del, Gc, Legacy, LegacyCursor, LegacyLease, OnDuplicate, Status,
+    Strategy, Target, Wanted, legacy_owner,
+};
+pub use operator::{DefineNetwork, Evict, HandBack, Import, Imported, Reserve, Restore, Unreserve};
+pub use pool::{
+    AdoptPool, Ask, Block, ReleaseAddress, ReleasePool, RequestAddress, RequestPool, Shared, Sweep,
+};
+
+use crate::error::Refusal;
+use crate::model::{Grant, Lease, Owner, Pool, SetName};
+use crate::net::Addr;
+
+/// One request to the lease store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "one is made in a call, and it is mostly an ADD")]
+pub enum Command {
+    /// Lease an address from each range set.
+    Add(Add),
+    /// Free what an owner holds.
+    Del(Del),
+    /// Verify what an owner holds.
+    Check(Check),
+    /// Tell whether an ADD could be served.
+    Status(Status),
+    /// Free what no attachment uses.
+    Gc(Gc),
+    /// Free what a machine holds.
+    Evict(Evict),
+    /// Set addresses aside.
+    Reserve(Reserve),
+    /// Let them be given again.
+    Unreserve(Unreserve),
+    /// Take over what another program leased.
+    Import(Import),
+    /// Let another program go on from here.
+    HandBack(HandBack),
+    /// Make a pool, or use a shared one.
+    RequestPool(RequestPool),
+    /// Let a pool go, with all that was leased through it.
+    ReleasePool(ReleasePool),
+    /// Lease an address of a pool.
+    RequestAddress(RequestAddress),
+    /// Free an address of a pool.
+    ReleaseAddress(ReleaseAddress),
+    /// Free what a container engine no longer knows.
+    Sweep(Sweep),
+    /// Take over another program's pool with its addresses.
+    AdoptPool(AdoptPool),
+    /// Write records of another store.
+    Restore(Restore),
+    /// Store a network's definition in a cluster.
+    DefineNetwork(DefineNetwork),
+}
+
+impl Command {
+    /// Whether it can change nothing: a store opens for reading only.
+    pub fn only_looks(&self) -> bool {
+        matches!(self, Command::Check(_) | Command::Status(_))
+            || matches!(self, Command::Import(import) if import.dry_run)
+            || matches!(self, Command::Restore(restore) if restore.dry_run)
+    }
+
+    /// The set of leases it is about, unless that is its pool's.
+    pub fn set(&self) -> Option<&SetName> {
+        match self {
+            Command::Add(c) => Some(&c.set),
+            Command::Del(c) => Some(&c.set),
+            Command::Check(c) => Some(&c.set),
+            Command::Status(c) => Some(&c.set),
+            Command::Gc(c) => Some(&c.set),
+            Command::Evict(c) => Some(&c.set),
+            Command::Reserve(c) => Some(&c.set),
+            Command::Unreserve(c) => Some(&c.set),
+            Command::Import(c) => Some(&c.set),
+            Command::HandBack(c) => Some(&c.set),
+            Command::Restore(c) => c.set.as_ref(),
+            _ => None,
+        }
+    }
+}
+
+/// The addresses that an ADD got.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Added {
+    /// One address of each range set, in the order of the range sets.
+    pub grants: Vec<Grant>,
+    /// The addresses that this ADD leased. The owner held the others before.
+    pub created: Vec<Addr>,
+    /// What an operator should know, for the log.
+    pub warnings: Vec<String>,
+}
+
+/// What came of a command that was not refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// ADD: what was leased.
+    Added(Added),
+    /// ADD, DEL: nothing was done; what is asked for is, or may be, in host-local's folder.
+    ReadLegacy,
+    /// DEL, UNRESERVE: what was freed.
+    Freed(Vec<Lease>),
+    /// CHECK: all as it should be.
+    Checked,
+    /// STATUS: an ADD could be served.
+    Ready,
+    /// GC, EVICT: what was freed in this step.
+    Collected {
+        /// The addresses.
+        freed: Vec<Addr>,
+        /// The next step goes on behind this owner.
+        after: Option<Owner>,
+        /// There is no next step.
+        done: bool,
+    },
+    /// RESERVE: done; those that were not reserved before.
+    Reserved(Vec<Addr>),
+    /// IMPORT: what was taken over, and what was there already.
+    Imported {
+        /// New here.
+        taken: Vec<Addr>,
+        /// The same owner held them.
+        present: Vec<Addr>,
+    },
+    /// IMPORT: nothing was done, the network was taken over before.
+    WasAdopted,
+    /// HANDBACK: the addresses given last, as they were asked for.
+    HandedBack(Vec<Option<Addr>>),
+    /// A pool was made, is shared, or was taken over.
+    Pool(Box<Pool>),
+    /// A pool was let go, or this machine's part in it.
+    PoolReleased {
+        /// Whether there was such a pool.
+        known: bool,
+        /// The addresses that went with it in this step.
+        freed: Vec<Addr>,
+        /// There is no next step.
+        done: bool,
+    },
+    /// An address was leased, or (a shared pool's gateway) was leased before.
+    Leased {
+        /// The lease.
+        lease: Box<Lease>,
+        /// Whether this call made it.
+        created: bool,
+    },
+    /// `DefineNetwork`: the version that is stored now.
+    Defined(u64),
+    /// What a sweep freed, or would free.
+    Swept {
+        /// The addresses.
+        freed: Vec<Addr>,
+        /// The pool itself went too.
+        pool: bool,
+        /// There is no next step.
+        done: bool,
+    },
+    /// RESTORE: this many records, from the first on, are here now.
+    Restored {
+        /// How many.
+        done: usize,
+        /// What stands in the way of a dry run.
+        clashes: Vec<Refusal>,
+    },
+}
