@@ -48,17 +48,23 @@ fn plan(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Stop> {
     let mut taken = Takeover::default();
     match &add.legacy {
         Legacy::Absent => {}
-        _ if adopted => {}
-        Legacy::Unread => return Ok(Plan::only(Outcome::ReadLegacy)),
+        Legacy::Unread if !adopted => return Ok(Plan::only(Outcome::ReadLegacy)),
+        Legacy::Unread => {}
+        // In a cluster old keys stay where they are: a record says that they were imported.
+        Legacy::Read(..) if adopted && view.has_other_nodes() => {}
         Legacy::Read(leases, cursors) => {
             taken = Takeover::read(add, leases, cursors, view, cx)??;
+            if !taken.contested.is_empty() {
+                return Ok(Plan::only(Outcome::Contested(taken.contested)));
+            }
             changes = taken.changes(add, cx.now);
         }
     }
     if let Some(define) = &add.define {
         changes.extend(define::first(define, view, cx)??);
     }
-    let ended = Ended::find(add, view, cx)?;
+    // With the takeover in it: an address that it leases has ended no cooldown.
+    let ended = Ended::find(add, &WithTakeover { taken: &taken, view }, cx)?;
     let mut work = Work { add, view, cx, changes, taken, ended };
     let kept = work.kept(adopted || matches!(add.legacy, Legacy::Read(..)))?;
     if add.on_duplicate == OnDuplicate::Error

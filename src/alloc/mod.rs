@@ -45,6 +45,7 @@ pub fn run(command: &Command, view: &dyn View, cx: &Context) -> Result<Plan, Sto
         Command::Gc(gc) => free::gc(gc, view, cx),
         Command::Evict(evict) => free::evict(evict, view, cx),
         Command::Reserve(reserve) => reserve::reserve(reserve, view, cx),
+        Command::ReserveContested(reserve) => reserve::contested(reserve, view, cx),
         Command::Unreserve(unreserve) => reserve::unreserve(unreserve, view),
         Command::Import(import) => import::run(import, view, cx),
         Command::HandBack(hand) => import::hand_back(hand, view),

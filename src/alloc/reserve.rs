@@ -41,6 +41,19 @@ pub fn reserve(reserve: &Reserve, view: &dyn View, cx: &Context) -> Result<Plan,
     Ok(Plan { changes, outcome: Ok(Outcome::Reserved(reserved)) })
 }
 
+/// Decides a RESERVE of addresses that two programs have leased. What is leased here is protected by
+/// its lease as long as that lasts; a store with a policy reserves it beyond that.
+pub fn contested(reserve: &Reserve, view: &dyn View, cx: &Context) -> Result<Plan, StoreError> {
+    let mut free = reserve.clone();
+    free.addrs.clear();
+    for addr in &reserve.addrs {
+        if !matches!(view.holder(&reserve.set, *addr)?, Holder::Leased(_)) {
+            free.addrs.push(*addr);
+        }
+    }
+    self::reserve(&free, view, cx)
+}
+
 /// Decides an UNRESERVE.
 pub fn unreserve(unreserve: &Unreserve, view: &dyn View) -> Result<Plan, StoreError> {
     let mut freed = Vec::new();

@@ -55,7 +55,7 @@ pub fn verb(command: &Command) -> Option<Verb> {
         Command::Add(_) | Command::RequestAddress(_) => Verb::Add,
         Command::Del(_) | Command::ReleaseAddress(_) => Verb::Del,
         Command::Gc(_) | Command::Evict(_) | Command::Sweep(_) => Verb::Gc,
-        Command::Reserve(_) | Command::Unreserve(_) => Verb::Reserve,
+        Command::Reserve(_) | Command::ReserveContested(_) | Command::Unreserve(_) => Verb::Reserve,
         Command::Import(_) | Command::AdoptPool(_) | Command::HandBack(_) | Command::Restore(_) => {
             Verb::Import
         }

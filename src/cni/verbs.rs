@@ -13,7 +13,7 @@ use super::result;
 use super::result::Answer;
 use super::version::{CniVersion, gate};
 use crate::alloc;
-use crate::alloc::{Add, Check, Command, Context, DefineNetwork, Del, Gc, Outcome, Status, Target};
+use crate::alloc::{Add, Check, DefineNetwork, Del, Gc, Status, Target};
 use crate::config::{Cleanup, Config, Dialect, Level, Netconf};
 use crate::engine;
 use crate::engine::Legacy;
@@ -209,7 +209,7 @@ impl Call {
         let failed = |error: Error| Failure::of(&error, &config.network);
         match engine::check(&mut *store, check, &cx) {
             Err(Error::Refused(Refusal::Missing { owner })) => {
-                match before_takeover(&mut *store, &config, &owner, &cx).map_err(failed)? {
+                match before_takeover(&config, &owner).map_err(failed)? {
                     Some(held) if expected.is_none_or(|e| held.iter().all(|a| e.contains(a))) => {
                         Ok(())
                     }
@@ -355,30 +355,14 @@ fn legacy<'a>(
     }
 }
 
-/// What a container has from host-local, as long as the network's first ADD did not take that
-/// over: later the folder tells nothing any more.
-fn before_takeover(
-    store: &mut dyn Store,
-    config: &Config,
-    owner: &Owner,
-    cx: &Context,
-) -> Result<Option<Vec<Addr>>, Error> {
-    let (Some(dir), Owner::Attachment(attachment)) = (&config.legacy_dir, owner) else {
-        return Ok(None);
-    };
-    let Some(held) = host_local_import::holds(dir, attachment) else {
-        return Ok(None);
-    };
-    // A DEL of no address changes nothing and tells whether the folder still counts.
-    let nothing = Del {
-        set: config.set.clone(),
-        target: Target::Some(owner.clone(), Vec::new()),
-        rewind: false,
-        undo: false,
-        legacy: Some(config.network.clone()),
-    };
-    let outcome = store.apply(&Command::Del(nothing), cx)?;
-    Ok((outcome == Outcome::ReadLegacy).then_some(held))
+/// What a container has from host-local, as long as the folder was not adopted.
+fn before_takeover(config: &Config, owner: &Owner) -> Result<Option<Vec<Addr>>, Error> {
+    match (&config.legacy_dir, owner) {
+        (Some(dir), Owner::Attachment(attachment)) => {
+            Ok(host_local_import::holds(dir, attachment)?)
+        }
+        _ => Ok(None),
+    }
 }
 
 fn no_container() -> Failure {

@@ -38,6 +38,8 @@ pub enum Command {
     Evict(Evict),
     /// Set addresses aside.
     Reserve(Reserve),
+    /// Reserve addresses that two programs have leased, so that neither's end frees them.
+    ReserveContested(Reserve),
     /// Let them be given again.
     Unreserve(Unreserve),
     /// Take over what another program leased.
@@ -70,6 +72,17 @@ impl Command {
             || matches!(self, Command::Restore(restore) if restore.dry_run)
     }
 
+    /// The same about another set of leases.
+    #[must_use]
+    pub fn in_set(mut self, set: SetName) -> Command {
+        match &mut self {
+            Command::Del(c) => c.set = set,
+            Command::Check(c) => c.set = set,
+            _ => {}
+        }
+        self
+    }
+
     /// The set of leases it is about, unless that is its pool's.
     pub fn set(&self) -> Option<&SetName> {
         match self {
@@ -79,7 +92,7 @@ impl Command {
             Command::Status(c) => Some(&c.set),
             Command::Gc(c) => Some(&c.set),
             Command::Evict(c) => Some(&c.set),
-            Command::Reserve(c) => Some(&c.set),
+            Command::Reserve(c) | Command::ReserveContested(c) => Some(&c.set),
             Command::Unreserve(c) => Some(&c.set),
             Command::Import(c) => Some(&c.set),
             Command::HandBack(c) => Some(&c.set),
@@ -100,6 +113,15 @@ pub struct Added {
     pub warnings: Vec<String>,
 }
 
+/// An address that host-local and this store have leased to different owners.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contested {
+    /// The lease here, with the address.
+    pub lease: Lease,
+    /// The owner in host-local's folder.
+    pub claimant: Owner,
+}
+
 /// What came of a command that was not refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -107,6 +129,8 @@ pub enum Outcome {
     Added(Added),
     /// ADD, DEL: nothing was done; what is asked for is, or may be, in host-local's folder.
     ReadLegacy,
+    /// ADD: nothing was done; these addresses of host-local's folder are leased here to others.
+    Contested(Vec<Contested>),
     /// DEL, UNRESERVE: what was freed.
     Freed(Vec<Lease>),
     /// CHECK: all as it should be.

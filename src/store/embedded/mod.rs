@@ -74,9 +74,9 @@ use self::policy::Policy;
 use self::view::{Each, Former, Kv, Tables};
 use super::{Problem, Repair, Store, Taken, Wanted, codec};
 use crate::alloc;
-use crate::alloc::{Change, Command, Context, NetworkRanges, Outcome, Plan, PodKey, View};
+use crate::alloc::{Change, Command, Context, Gc, NetworkRanges, Outcome, Plan, PodKey, Target};
 use crate::error::{Error, Refusal, StoreError};
-use crate::model::{Counter, Event, History, Lease, Persist, Pool, SetName, Spent, Wait};
+use crate::model::{Counter, Event, History, Lease, Owner, Persist, Pool, SetName, Spent, Wait};
 use crate::net::Addr;
 
 /// Leases in files on this host.
@@ -347,7 +347,7 @@ impl<F: FileSystem> Embedded<F> {
                     tables.refresh_reservations(&Policy::read(&self.fs, &path)?)?;
                 }
             }
-            let mut plan = alloc::run(command, tables, cx)?;
+            let mut plan = run_in_all_sets(command, tables, cx)?;
             let counted = changes::counted(command, &plan, cx, file.flush == Flush::Never);
             if counted.is_none() && plan.changes.is_empty() && !is_step(&plan) {
                 return Ok(ControlFlow::Break(Some(plan)));
@@ -452,6 +452,9 @@ impl<F: FileSystem> Embedded<F> {
             let Some(plan) = self.transact_if(&file, &lock, command, cx, &|_| Ok(true))? else {
                 continue;
             };
+            if let (Command::Gc(gc), Outcome::Collected { freed, .. }) = (command, &mut all) {
+                freed.extend(self.collect_in_other_sets(&file, &lock, gc, cx)?);
+            }
             match (&mut all, plan.outcome) {
                 (_, Ok(Outcome::ReadLegacy)) => {}
                 (Outcome::Freed(_) | Outcome::ReadLegacy, Ok(Outcome::Freed(freed))) => {
@@ -479,6 +482,26 @@ impl<F: FileSystem> Embedded<F> {
         Ok(Plan::only(all))
     }
 
+    /// GC in the sets of a file that the configuration does not name: its `shared` may have been another.
+    fn collect_in_other_sets(
+        &self,
+        file: &LeaseFile,
+        lock: &Lock<F>,
+        gc: &Gc,
+        cx: &Context,
+    ) -> Result<Vec<Addr>, StoreError> {
+        let mut all = Vec::new();
+        let sets = self.read(file, lock, |tables| tables.sets())?.unwrap_or_default();
+        for set in sets.into_iter().filter(|set| *set != gc.set && !set.is_pools()) {
+            let command = Command::Gc(Gc { set, ..gc.clone() });
+            let plan = self.transact(file, lock, &command, cx)?;
+            if let Ok(Outcome::Collected { freed, .. }) = plan.outcome {
+                all.extend(freed);
+            }
+        }
+        Ok(all)
+    }
+
     /// CHECK, STATUS and dry runs: without a write, even of a store that cannot be written.
     fn look(&self, command: &Command, cx: &Context) -> Result<Plan, StoreError> {
         let mut files = self.lease_files_own_first(cx)?;
@@ -491,13 +514,12 @@ impl<F: FileSystem> Embedded<F> {
             policy = Some(Policy::read(&self.fs, &self.names.policy())?);
             files = self.home(command.set(), files)?.into_iter().collect();
         }
-        let run = |tables: &dyn View| alloc::run(command, tables, cx);
         let mut answer = None;
         for file in &files {
             let lock = self.lock_to_read(file)?;
             let plan = self.read(file, &lock, |tables| {
                 policy.iter().for_each(|policy| tables.use_policy(policy.clone()));
-                run(tables)
+                run_in_all_sets(command, tables, cx)
             })?;
             match plan {
                 Some(plan) if matches!(plan.outcome, Err(Refusal::Missing { .. })) => {
@@ -509,7 +531,7 @@ impl<F: FileSystem> Embedded<F> {
         }
         let nothing = Tables::new(Nothing, self.names.durable());
         policy.into_iter().for_each(|policy| nothing.use_policy(policy));
-        answer.map_or_else(|| run(&nothing), Ok)
+        answer.map_or_else(|| alloc::run(command, &nothing, cx), Ok)
     }
 
     /// Which of the files an ADD would lease from; `None`: from a new one.
@@ -537,7 +559,8 @@ impl<F: FileSystem> Store for Embedded<F> {
         self.patience.renew();
         let plan = match (command, command.set()) {
             (Command::Restore(restore), _) => self.restore(command, restore, cx)?,
-            (Command::Reserve(reserve), _) => self.reserve(reserve, cx)?,
+            (Command::Reserve(reserve), _) => self.reserve(reserve, false, cx)?,
+            (Command::ReserveContested(reserve), _) => self.reserve(reserve, true, cx)?,
             (Command::Unreserve(unreserve), _) => self.unreserve(unreserve, cx)?,
             _ if command.only_looks() => self.look(command, cx)?,
             (_, None) => self.serve_pool(command, cx)?,
@@ -591,6 +614,34 @@ impl<F: FileSystem> Store for Embedded<F> {
         self.patience.renew();
         self.walk_records(cx, each)
     }
+}
+
+/// Decides a command. What is about one container is looked for in all sets of leases: its configuration
+/// may have got another `shared` since the container was started.
+fn run_in_all_sets<K: Kv>(
+    command: &Command,
+    tables: &Tables<'_, K>,
+    cx: &Context,
+) -> Result<Plan, StoreError> {
+    let mut plan = alloc::run(command, tables, cx)?;
+    let is_of_container = match command {
+        Command::Del(del) => matches!(del.target, Target::Owner(Owner::Attachment(_))),
+        Command::Check(_) => matches!(plan.outcome, Err(Refusal::Missing { .. })),
+        _ => false,
+    };
+    let Some(set) = command.set().filter(|_| is_of_container) else { return Ok(plan) };
+    for other in tables.sets()?.into_iter().filter(|other| other != set && !other.is_pools()) {
+        let more = alloc::run(&command.clone().in_set(other), tables, cx)?;
+        match (&mut plan.outcome, more.outcome) {
+            (Ok(Outcome::Freed(all)), Ok(Outcome::Freed(freed))) => {
+                all.extend(freed);
+                plan.changes.extend(more.changes);
+            }
+            (Err(Refusal::Missing { .. }), outcome) => plan.outcome = outcome,
+            _ => {}
+        }
+    }
+    Ok(plan)
 }
 
 /// Whether a command needs to know which addresses are reserved.

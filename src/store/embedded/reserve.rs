@@ -16,8 +16,13 @@ use crate::model::{Lease, SetName, Spent};
 use crate::net::{Addr, Span};
 
 impl<F: FileSystem> Embedded<F> {
-    /// RESERVE: all of the addresses, or none.
-    pub(super) fn reserve(&self, reserve: &Reserve, cx: &Context) -> Result<Plan, StoreError> {
+    /// RESERVE: all of the addresses, or none. A `contested` address is reserved although it is leased.
+    pub(super) fn reserve(
+        &self,
+        reserve: &Reserve,
+        contested: bool,
+        cx: &Context,
+    ) -> Result<Plan, StoreError> {
         self.make_folder()?;
         let set = &reserve.set;
         let lock = self.lock(&self.durable())?;
@@ -41,6 +46,9 @@ impl<F: FileSystem> Embedded<F> {
             outcome: Ok(Outcome::Reserved(reserved.clone())),
         };
         let leased = self.declare(&lock, &before, after, cx, &|file, lock| {
+            if contested {
+                return Ok(None);
+            }
             let found = self.read(file, lock, |tables| first_lease(tables, set, &new))?;
             Ok(found.flatten())
         })?;

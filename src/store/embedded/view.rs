@@ -319,9 +319,10 @@ impl<K: Kv> View for Tables<'_, K> {
         }
     }
 
-    /// host-local's folders are adopted as long as they are folders; the store remembers none.
+    /// A folder of host-local is adopted as long as it is a folder: the store records none. So leases
+    /// that host-local made may be here at any time.
     fn adopted(&self, _: &NetworkName) -> Result<bool, StoreError> {
-        Ok(false)
+        Ok(true)
     }
 
     fn has_ranges(&self, ranges: &NetworkRanges) -> Result<bool, StoreError> {

@@ -12,7 +12,7 @@ use super::policy::Policy;
 use super::reserve::addresses;
 use super::view::{Kv, Tables};
 use super::{Embedded, LeaseFile, history, keys};
-use crate::alloc::{Context, NetworkRanges, Holder};
+use crate::alloc::{Context, Holder, NetworkRanges};
 use crate::error::StoreError;
 use crate::model::{Counter, Event, Lease, SetName};
 use crate::net::Addr;

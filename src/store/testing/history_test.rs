@@ -6,7 +6,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::contract::{Make, add, addr, at, del, given, memory, net, refused, set};
 use super::fake_cluster::{FakeCas, Server};
@@ -19,8 +19,6 @@ use crate::model::{
     What,
 };
 use crate::store::cluster::{Cas, Engine, Notes};
-use crate::store::embedded::lock;
-use crate::store::embedded::lock::Patience;
 use crate::store::{Embedded, Store, lock_file};
 
 fn events(store: &mut dyn Store) -> Vec<Event> {

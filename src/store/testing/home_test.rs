@@ -92,3 +92,29 @@ fn another_process_s_first_lease_is_seen() {
         host.store(one).apply(&del("b"), &cx).unwrap();
     }
 }
+
+#[test]
+fn del_and_gc_free_after_shared_was_added_or_removed() {
+    let in_set = |name: &str, set: &str| crate::alloc::Add {
+        set: crate::model::SetName(set.to_owned()),
+        ..lowest(name)
+    };
+    for persist in [Persist::Boot, Persist::Disk] {
+        let host = Host::new();
+        let mut store = host.store(persist);
+        given(&mut store, &in_set("a", "SH"), &boot(1));
+        given(&mut store, &in_set("b", "SH"), &boot(1));
+        given(&mut store, &lowest("c"), &boot(1));
+        // `del` names the set "net".
+        let freed = store.apply(&del("a"), &boot(1)).unwrap();
+        assert!(matches!(freed, Outcome::Freed(leases) if leases.len() == 1));
+        let gc = crate::alloc::Gc {
+            set: super::contract::net(),
+            network: crate::model::NetworkName::new("net").unwrap(),
+            valid: [].into(),
+            after: None,
+        };
+        crate::engine::gc(&mut store, gc, &boot(1)).unwrap();
+        assert!(listed(&mut store, &boot(1)).is_empty());
+    }
+}

@@ -22,4 +22,5 @@ mod pool_cases;
 mod round_trips_test;
 mod servers;
 mod servers_test;
+mod takeover_test;
 mod unavailable_server_test;
