@@ -7,7 +7,7 @@ use super::change::Change;
 use super::command::{Outcome, Reserve, Unreserve};
 use super::view::{Context, Holder, Plan, View};
 use crate::error::{Refusal, StoreError};
-use crate::model::{Kind, Lease, Origin};
+use crate::model::{Kind, Lease, Node, Origin};
 
 /// Decides a RESERVE.
 pub fn reserve(reserve: &Reserve, view: &dyn View, cx: &Context) -> Result<Plan, StoreError> {
@@ -30,7 +30,9 @@ pub fn reserve(reserve: &Reserve, view: &dyn View, cx: &Context) -> Result<Plan,
                 return Ok(Plan::refuse(Refusal::Held { index: 0, ranges, holder }));
             }
             Holder::Free | Holder::Cooling(_) => {
+                // An operator's, wherever the command was run: it belongs to no node and to no boot.
                 let mut lease = cx.reservation(reserve.set.clone(), *addr);
+                (lease.node, lease.boot) = (Node::default(), None);
                 lease.origin.note.clone_from(&reserve.note);
                 lease.origin.holder.clone_from(&reserve.holder);
                 reserved.push(*addr);

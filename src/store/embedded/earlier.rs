@@ -52,7 +52,10 @@ impl<F: FileSystem> Embedded<F> {
             })
             .collect();
         found.sort_by_key(|boot| std::cmp::Reverse(boot.begun));
-        let mut ended = cx.now;
+        let current = cx.boot.as_ref().map(|boot| self.names.boot(boot));
+        let begun = current
+            .and_then(|path| self.read_earlier(&path, |tables| history::begun(tables)).flatten());
+        let mut ended = begun.unwrap_or(cx.now);
         for boot in &mut found {
             boot.ended = std::mem::replace(&mut ended, boot.begun);
         }

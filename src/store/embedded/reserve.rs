@@ -8,7 +8,7 @@ use super::fs::FileSystem;
 use super::lock::Lock;
 use super::policy::{LIMIT, Policy, Reservation, spans};
 use super::view::Kv;
-use super::{Embedded, LeaseFile, changes, files, history, keys, policy};
+use super::{Embedded, LeaseFile, files, history, keys, policy};
 use crate::alloc;
 use crate::alloc::{Change, Command, Context, Outcome, Plan, Reserve, Unreserve};
 use crate::error::{Refusal, StoreError};
@@ -45,6 +45,7 @@ impl<F: FileSystem> Embedded<F> {
             changes: reserved.iter().filter_map(put).collect(),
             outcome: Ok(Outcome::Reserved(reserved.clone())),
         };
+        let changed = after.entries != before.entries;
         let leased = self.declare(&lock, &before, after, cx, &|file, lock| {
             if contested {
                 return Ok(None);
@@ -58,7 +59,9 @@ impl<F: FileSystem> Embedded<F> {
                 Ok(Plan::refuse(Refusal::Held { index, ranges, holder: Box::new(holder) }))
             }
             None => {
-                self.record_events(lock, &Command::Reserve(reserve.clone()), &plan, cx);
+                if changed {
+                    self.record_events(lock, &Command::Reserve(reserve.clone()), &plan, cx);
+                }
                 Ok(plan)
             }
         }
@@ -85,11 +88,14 @@ impl<F: FileSystem> Embedded<F> {
             addresses(entry.span).map(|addr| entry.lease(addr)).collect()
         };
         let freed: Vec<Lease> = ended.iter().flat_map(lease).collect();
+        let changed = after.entries != before.entries;
         self.declare(&lock, &before, after, cx, &|_, _| Ok(None))?;
         let free = |lease: &Lease| Change::Free { lease: lease.clone(), until: None };
         let changes = freed.iter().map(free).collect();
         let plan = Plan { changes, outcome: Ok(Outcome::Freed(freed)) };
-        self.record_events(lock, &Command::Unreserve(unreserve.clone()), &plan, cx);
+        if changed {
+            self.record_events(lock, &Command::Unreserve(unreserve.clone()), &plan, cx);
+        }
         Ok(plan)
     }
 
@@ -157,15 +163,14 @@ impl<F: FileSystem> Embedded<F> {
         let Some(set) = command.set() else { return };
         let files = self.lease_files_own_first(cx).unwrap_or_default();
         let Ok(Some(file)) = self.home(Some(set), files) else { return };
-        let Some((set, face, verb, ending)) = changes::counted(command, plan, cx, true) else {
-            return;
-        };
+        let Some(verb) = alloc::verb(command) else { return };
+        let ending = alloc::ending(&plan.outcome);
         let events: Vec<_> =
             plan.changes.iter().filter_map(|change| alloc::event(change, command, cx)).collect();
         let _ = self.lock(&file).and_then(|lock| {
             let work = |tables: &mut super::Tables<'_, super::Writer<'_, '_>>| {
                 history::append(tables, &events, self.history, cx.now)?;
-                history::count(tables, &set, face, verb, ending, Spent::default())?;
+                history::count(tables, set, cx.face, verb, ending, Spent::default())?;
                 Ok(std::ops::ControlFlow::Continue(()))
             };
             super::database::write(
