@@ -18,10 +18,11 @@ use crate::cli::screen::Screen;
 use crate::cni;
 use crate::cni::World;
 use crate::store::Open;
-use crate::sys::{host, panic};
+use crate::sys::{host, panic, process};
 
 /// Carries out what this process was started for; `command_line` is for a person's calls.
 pub fn run(open: Open, command_line: fn(Open) -> ExitCode) -> ExitCode {
+    process::prepare();
     // A damaged file can make the store's engine panic; the store answers that with an error.
     panic::record();
     let mut args = env::args_os();

@@ -38,7 +38,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("fs2", &["store/embedded/lock.rs"]),
     ("redb", &["store/embedded/"]),
     ("postcard", &["store/codec/"]),
-    ("nix", &["store/embedded/queue.rs"]),
+    ("nix", &["store/embedded/queue.rs", "sys/process.rs"]),
     ("ureq", &["store/cluster/http.rs"]),
     ("rustls", &["store/cluster/http.rs"]),
     ("clap", &["cli/", "docker/args.rs"]),
