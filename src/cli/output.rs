@@ -269,19 +269,14 @@ pub struct NetworkRow<'a> {
     pub ranges: Vec<UsageRow<'a>>,
 }
 
-/// How often something was asked for, and how long that took altogether, as it is shown.
+/// How often something was asked for, as it is shown.
 #[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
 pub(super) struct CounterRow<'a> {
     pub(super) network: &'a str,
     pub(super) face: &'static str,
     pub(super) command: &'static str,
     pub(super) outcome: &'static str,
     pub(super) count: u64,
-    /// Of how many the times below are.
-    timed: u64,
-    lock_wait_seconds: f64,
-    until_commit_seconds: f64,
 }
 
 impl<'a> CounterRow<'a> {
@@ -292,9 +287,6 @@ impl<'a> CounterRow<'a> {
             command: counter.verb.word(),
             outcome: counter.ending.word(),
             count: counter.count,
-            timed: counter.took.count(),
-            lock_wait_seconds: counter.waited.as_secs_f64(),
-            until_commit_seconds: counter.took.sum.as_secs_f64(),
         }
     }
 }

@@ -141,34 +141,22 @@ fn range(span: Span) -> String {
     format!("{first}-{}", &last[dot..])
 }
 
-/// How often what was asked for, and how long that took on average; empty if nothing was.
+/// How often what was asked for; empty if nothing was.
 pub fn counters(all: &[Counter], screen: &Screen) -> String {
-    const COLUMNS: &[Column] = &[
-        text("NETWORK", 8),
-        whole("FACE"),
-        whole("COMMAND"),
-        whole("OUTCOME"),
-        number("COUNT"),
-        number("LOCK WAIT MS"),
-        number("UNTIL COMMIT MS"),
-    ];
+    const COLUMNS: &[Column] =
+        &[text("NETWORK", 8), whole("FACE"), whole("COMMAND"), whole("OUTCOME"), number("COUNT")];
     if all.is_empty() {
         return String::new();
     }
     let row = |counter: &Counter| -> Vec<Cell> {
         let row = CounterRow::new(counter);
         let network = visible(row.network);
-        let mean = |seconds: Option<f64>| {
-            seconds.map_or_else(|| "-".to_owned(), |s| format!("{:.2}", s * 1000.0))
-        };
         vec![
             network.into(),
             row.face.into(),
             row.command.into(),
             row.outcome.into(),
             row.count.to_string().into(),
-            mean(counter.took.mean_of(counter.waited)).into(),
-            mean(counter.took.mean_of(counter.took.sum)).into(),
         ]
     };
     let rows: Vec<Vec<Cell>> = all.iter().map(row).collect();

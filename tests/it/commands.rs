@@ -130,23 +130,6 @@ fn fill(lab: &Lab) {
 pub const PLAIN: Screen = Screen { width: 80, height: Some(24), ..Screen::PLAIN };
 const COLOUR: Screen = Screen { colour: true, alert: true, unicode: true, ..PLAIN };
 
-/// `stats` with 0.0, in a table `#`, for the times that it took; in a table they stand last.
-fn without_times(text: &str) -> String {
-    let line = |line: &str| {
-        let json = line.find("\"untilCommitSeconds\": ").map(|at| at + 22);
-        let table = line.rsplit_once("  ").filter(|(_, last)| last.parse::<f64>().is_ok());
-        match (json, table) {
-            (Some(at), _) => format!("{}0.0\n", &line[..at]),
-            (None, Some((_, last))) if last.contains('.') => {
-                let at = line.len() - last.len();
-                format!("{}{:>2$}\n", &line[..at], "#", last.len())
-            }
-            _ => format!("{line}\n"),
-        }
-    };
-    text.lines().map(line).collect()
-}
-
 /// What a command says of the fixed store and how it ends.
 fn call(lab: &Lab, args: &[&str], screen: Screen) -> String {
     let store: &[&str] = if args.is_empty() { &[] } else { &["--store", "@/leases.redb"] };
@@ -169,11 +152,7 @@ pub fn said(lab: &Lab, args: &[&str], screen: Screen) -> String {
         let text = text.replace(release, "\"sublet\":\"RELEASE");
         text.replace(&folder, "@").replace(env!("CARGO_MANIFEST_DIR"), "SUBLET")
     };
-    let mut said = text(stdout);
-    if args.first() == Some(&"stats") {
-        said = without_times(&said);
-    }
-    format!("{said}--- standard error\n{}--- exit {code}\n", text(stderr))
+    format!("{}--- standard error\n{}--- exit {code}\n", text(stdout), text(stderr))
 }
 
 /// What differs from the golden file, if anything does.

@@ -19,7 +19,7 @@ use fs2::FileExt;
 
 use super::queue;
 use crate::error::StoreError;
-use crate::model::{Spent, Wait};
+use crate::model::Wait;
 use crate::sys;
 use crate::telemetry::counters;
 
@@ -54,29 +54,17 @@ impl Lock {
 pub struct Patience {
     wait: Wait,
     spent: Cell<Duration>,
-    /// When the call began, or was asked for its times last, and what it had waited then.
-    lap: Cell<(Instant, Duration)>,
 }
 
 impl Patience {
     /// All of it.
     pub fn new(wait: Wait) -> Patience {
-        let lap = Cell::new((Instant::now(), Duration::ZERO));
-        Patience { wait, spent: Cell::default(), lap }
+        Patience { wait, spent: Cell::default() }
     }
 
     /// All of it again: another call.
     pub fn renew(&self) {
         self.spent.set(Duration::ZERO);
-        self.lap.set((Instant::now(), Duration::ZERO));
-    }
-
-    /// What the call has taken since it began or was asked this last: a call that commits twice is
-    /// counted twice, and its time once.
-    pub fn lap(&self) -> Spent {
-        let now = (Instant::now(), self.spent.get());
-        let before = self.lap.replace(now);
-        Spent { waited: now.1.saturating_sub(before.1), took: now.0 - before.0 }
     }
 
     fn waited(&self, took: Duration) {

@@ -297,9 +297,8 @@ impl Embedded {
             if is_step(&plan) {
                 self.collect(command.clone(), &mut plan, tables, cx)?;
             }
-            // Last, for the sake of the time.
             if let Some((set, face, verb, ending)) = counted {
-                history::count(tables, &set, face, verb, ending, self.patience.lap())?;
+                history::count(tables, &set, face, verb, ending)?;
             }
             Ok(ControlFlow::Continue(Some(plan)))
         });

@@ -156,9 +156,10 @@ impl Embedded {
         let mut all: BTreeMap<_, Counter> = BTreeMap::new();
         let mut look = |tables: &Looked<'_>| {
             for c in history::counters(tables)? {
-                let none = || Counter::new(c.set.clone(), c.face, c.verb, c.ending);
                 let key = (c.set.clone(), c.face, c.verb, c.ending);
-                all.entry(key).or_insert_with(none).merge(&c);
+                all.entry(key)
+                    .and_modify(|all| all.count = all.count.saturating_add(c.count))
+                    .or_insert(c);
             }
             Ok(())
         };

@@ -4,9 +4,7 @@
 use std::fs;
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::contract::{Make, add, addr, at, del, given, memory, net, refused, set};
 use super::fake_cluster::{FakeCas, Server};
@@ -19,9 +17,7 @@ use crate::model::{
     What,
 };
 use crate::store::cluster::{Cas, Engine, Notes};
-use crate::store::embedded::lock;
-use crate::store::embedded::lock::Patience;
-use crate::store::{Embedded, Store, lock_file};
+use crate::store::{Embedded, Store};
 
 fn events(store: &mut dyn Store) -> Vec<Event> {
     store.history(&at(100), &mut |_| true).unwrap()
@@ -318,80 +314,6 @@ fn refusals_are_counted_where_a_commit_flushes_nothing() {
         assert_eq!(count(&mut store, Verb::Add, Ending::Exhausted), counted, "{persist:?}");
         assert_eq!(words(&mut store).len(), 1);
     }
-}
-
-/// Does something while another holds the lock for a fifth of a second.
-fn while_locked(path: &Path, work: impl FnOnce() + Send) {
-    let held = lock_file(path, Wait::Forever).unwrap();
-    let (begun, wait) = mpsc::channel();
-    let (done, end) = mpsc::channel();
-    thread::scope(|scope| {
-        scope.spawn(move || {
-            begun.send(()).unwrap();
-            work();
-            done.send(()).unwrap();
-        });
-        wait.recv().unwrap();
-        assert_eq!(end.recv_timeout(A_WHILE), Err(RecvTimeoutError::Timeout), "it is locked");
-        drop(held);
-    });
-}
-
-fn only(store: &mut dyn Store) -> Counter {
-    let all = store.counters(&at(1)).unwrap();
-    let [one] = &all[..] else { panic!("{all:?}") };
-    one.clone()
-}
-
-const A_WHILE: Duration = Duration::from_millis(200);
-
-#[test]
-fn it_is_counted_how_long_a_request_took_and_waited() {
-    for (persist, lock) in
-        [(Persist::Boot, "leases.redb.lock"), (Persist::Disk, "leases.redb.keep.lock")]
-    {
-        for wait in [Wait::Forever, Wait::For(Duration::from_secs(60))] {
-            let folder = tempfile::tempdir().unwrap();
-            let path = folder.path().join("leases.redb");
-            let sets = [set("10.0.0.0/24")];
-            let begin = Instant::now();
-            let mut store = Embedded::new(path.clone(), persist, wait);
-            given(&mut store, &add("c1", &sets), &at(1));
-            given(&mut store, &add("c2", &sets), &at(1));
-            let before = only(&mut store);
-            assert_eq!((before.count, before.took.count(), before.waited), (2, 2, Duration::ZERO));
-            assert!(before.took.sum > Duration::ZERO && before.took.sum < begin.elapsed());
-            while_locked(&folder.path().join(lock), || {
-                let mut store = Embedded::new(path, persist, wait);
-                given(&mut store, &add("c3", &sets), &at(1));
-                // What one has waited is not the next one's.
-                given(&mut store, &add("c4", &sets), &at(1));
-            });
-            let after = only(&mut store);
-            assert_eq!((after.count, after.took.count()), (4, 4));
-            // Its thread may have come a little late.
-            let waited = after.waited;
-            assert!(waited > A_WHILE / 2 && waited < after.took.sum, "{waited:?} {after:?}");
-            assert!(after.took.sum < begin.elapsed(), "{after:?}");
-            assert!(after.took.buckets[..8].iter().sum::<u64>() < 4, "{after:?}");
-        }
-    }
-}
-
-/// Who commits to both files is counted in each, and has waited once.
-#[test]
-fn a_call_is_timed_once() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("lock");
-    let begin = Instant::now();
-    while_locked(&path, || {
-        let patience = Patience::new(Wait::Forever);
-        drop(lock::take(&path, &patience).unwrap());
-        let (first, second) = (patience.lap(), patience.lap());
-        assert!(first.waited > A_WHILE / 2 && first.waited <= first.took, "{first:?}");
-        assert_eq!(second.waited, Duration::ZERO);
-        assert!(first.took + second.took < begin.elapsed());
-    });
 }
 
 #[test]
