@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
 use std::time::Duration;
 
-use super::usage::{Usage, len};
+use super::usage::Usage;
 use crate::model::{BOUNDS, Counter, Ending, Face, Histogram, Verb};
+use crate::net::Span;
 
 /// What a family's numbers do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +103,7 @@ pub fn pools(text: &mut Text, usage: &[Usage]) {
             text.sample(name, &[("network", &u.extent.network), ("range", range)], value(u));
         }
     };
-    one(GAP, "Addresses of a range's longest free run.", &|u| u.gap.map_or(0, len));
+    one(GAP, "Addresses of a range's longest free run.", &|u| u.gap.map_or(0, Span::size));
     one(OUTSIDE, "Leased addresses of a range that it does not give.", &|u| u.outside);
 }
 
