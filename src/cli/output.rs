@@ -9,8 +9,9 @@ use serde::Serialize;
 
 use crate::error::shown_network;
 use crate::model::{Counter, Event, Lease, Owner};
+use crate::net::Span;
 use crate::store::{Problem, Repair};
-use crate::telemetry::usage::{Usage, len};
+use crate::telemetry::usage::Usage;
 
 /// One lease, as it is shown. Absent facts are empty text.
 #[derive(Serialize)]
@@ -250,7 +251,7 @@ impl<'a> UsageRow<'a> {
             cooling: usage.cooling,
             free: usage.free,
             outside: usage.outside,
-            largest_gap: usage.gap.map_or(0, len),
+            largest_gap: usage.gap.map_or(0, Span::size),
             gap_first: usage.gap.map(|gap| gap.first.to_string()).unwrap_or_default(),
         }
     }

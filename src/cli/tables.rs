@@ -7,7 +7,7 @@ use super::screen::{Screen, Tone};
 use super::table::{Cell, Column, number, render, text, whole};
 use crate::model::{Counter, Event, Kind, Lease};
 use crate::net::{Span, hosts};
-use crate::telemetry::usage::{Usage, len};
+use crate::telemetry::usage::Usage;
 
 /// More of a container's ID tells nobody anything.
 const LONGEST_ID: usize = 24;
@@ -116,7 +116,7 @@ pub fn usage(all: &[Usage], screen: &Screen) -> String {
             count(row.size).into(),
             count(row.used).into(),
             count(row.free).into(),
-            count(usage.gap.map_or(0, len)).into(),
+            count(usage.gap.map_or(0, Span::size)).into(),
             count(row.reserved).into(),
             count(row.cooling).into(),
             Cell::toned(bar(usage, screen.unicode), Some(fullness(usage))),
@@ -130,9 +130,7 @@ pub fn usage(all: &[Usage], screen: &Screen) -> String {
 /// last address what it shares with the first.
 fn range(span: Span) -> String {
     let (first, last) = (span.first.to_string(), span.last.to_string());
-    let differ = span.first.bits() ^ span.last.bits();
-    let host = u8::try_from(u128::BITS - differ.leading_zeros()).unwrap_or(u8::MAX);
-    let prefix = span.first.prefix(span.first.family().bits().saturating_sub(host));
+    let prefix = span.first.enclosing(span.last);
     if hosts(prefix) == span || Span::from(prefix) == span {
         return prefix.to_string();
     }

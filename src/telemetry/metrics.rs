@@ -7,8 +7,9 @@
 use std::fmt::{Display, Write as _};
 
 use super::counters::{BOUNDS, Histogram};
-use super::usage::{Usage, len};
+use super::usage::Usage;
 use crate::model::Counter;
+use crate::net::Span;
 
 /// What a family's numbers do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,7 +100,7 @@ pub fn pools(text: &mut Text, usage: &[Usage]) {
             text.sample(name, &[("network", &u.extent.network), ("range", range)], value(u));
         }
     };
-    one(GAP, "Addresses of a range's longest free run.", &|u| u.gap.map_or(0, len));
+    one(GAP, "Addresses of a range's longest free run.", &|u| u.gap.map_or(0, Span::size));
     one(OUTSIDE, "Leased addresses of a range that it does not give.", &|u| u.outside);
 }
 

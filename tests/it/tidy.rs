@@ -35,6 +35,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("serde", &[]),
     ("serde_json", &[]),
     ("anyhow", &[]),
+    ("ipnet", &[]),
     ("fs2", &["store/embedded/lock.rs"]),
     ("redb", &["store/embedded/"]),
     ("postcard", &["store/codec/"]),

@@ -320,16 +320,12 @@ fn ranges(config: &Config, terminal: &Terminal<'_>) -> String {
 
 /// How many addresses a range gives out; all of IPv6 and one more would not fit, and no range is that.
 pub fn size(range: &Range) -> u128 {
-    range.spans().iter().map(|span| length(*span)).fold(0, u128::saturating_add)
+    range.spans().iter().map(|span| span.size()).fold(0, u128::saturating_add)
 }
 
 /// How many of its addresses `exclude` leaves out, the gateway not counted.
 pub fn excluded(range: &Range) -> u128 {
     let gateway = range.gateway().filter(|g| range.contains(*g));
     let kept = size(range).saturating_add(u128::from(gateway.is_some()));
-    length(range.bounds()).saturating_sub(kept)
-}
-
-fn length(span: Span) -> u128 {
-    (span.last.bits() - span.first.bits()).saturating_add(1)
+    range.bounds().size().saturating_sub(kept)
 }
