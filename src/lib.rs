@@ -4,9 +4,7 @@
 //! # Layers
 //!
 //! ```text
-//! main, bin   sublet (the plugin, stores of this host), sublet-cluster (all stores,
-//!             the commands), subletd (Docker's)
-//! program     the process of the first two: arguments, environment, streams, exit code
+//! main, bin   sublet (the plugin and the operator's commands), subletd (Docker's daemon)
 //! cni docker cli  the faces: a protocol or a person on one side, use cases on the other
 //! engine      the use cases; takeover and handback read and write host-local's folder for it,
 //!             ecs_ipam (over bolt) reads the original's file, moving copies a store into another
@@ -26,10 +24,8 @@
 //! # The way of an ADD
 //!
 //! [`cni::run`] reads variables (code 4) and stdin (5), decodes it (6, 7), checks the version (1) and
-//! lowers it to a [`config::Config`]; the program's [`store::Open`] picks the store (a cluster's is
-//! picked by `sublet-cluster`: `sublet` hands the whole call over to it before anything was done; with
-//! `define` the network's definition is read there first); [`engine::add`] hands it an
-//! [`alloc::Command`]; the store runs [`alloc::run`] over its own view and commits the plan; the
+//! lowers it to a [`config::Config`]; [`store::open`] opens the store (with `define` the network's
+//! definition is read there first); [`engine::add`] hands it an [`alloc::Command`]; the store runs [`alloc::run`] over its own view and commits the plan; the
 //! outcome is rendered for the version that was asked for, and written at once. Every failure is
 //! one JSON error and exit 1. If the answer cannot be written, what was leased is taken back.
 //!
@@ -82,8 +78,7 @@
 //!
 //! - **a store**: `store/NAME.rs` with [`store::Store`] (on a compare-and-set server: with
 //!   `store::cas::Engine`, three calls); a variant of [`model::StoreSpec`], its keys in
-//!   `config/cluster.rs` and its arms in [`store::open`] and [`store::open_local`] (which of the
-//!   two links it in decides which program has it); its line in `store/contract.rs` or
+//!   `config/cluster.rs` and its arm in [`store::open`]; its line in `store/contract.rs` or
 //!   `store/servers_test.rs`.
 //! - **a record that stores keep**: its form in `store/codec/`, its key in `store/keys.rs` (files)
 //!   and `store/cas/paths.rs` (clusters); a variant of [`alloc::Record`], so that [`moving`] takes
@@ -117,7 +112,6 @@ pub mod liveness;
 pub mod migrate;
 pub mod model;
 pub mod net;
-pub mod program;
 pub mod store;
 pub mod sys;
 pub mod telemetry;
