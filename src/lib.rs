@@ -89,7 +89,6 @@ pub mod liveness;
 pub mod migrate;
 pub mod model;
 pub mod net;
-pub mod program;
 pub mod store;
 pub mod sys;
 pub mod telemetry;

@@ -23,6 +23,7 @@ use crate::model::{
     Timestamp,
 };
 use crate::net::{Addr, Subnet, parse_cidr};
+use crate::store;
 
 #[derive(Debug, Args)]
 pub struct Kontena {
@@ -50,7 +51,7 @@ impl Kontena {
         world: World<'_>,
         terminal: &mut Terminal<'_>,
     ) -> Result<()> {
-        let mut etcd = (world.open)(&self.source(place)?, None)?;
+        let mut etcd = store::open(&self.source(place)?)?;
         let keys = etcd.kontena_keys(self.prefix.trim_end_matches('/'))?;
         let found = Found::read(&keys, &self.prefix, &self.address_space, world.facts.now)?;
         let mut desk = if place.cluster().is_some() {

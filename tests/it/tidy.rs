@@ -23,9 +23,8 @@ const LAYERS: &[(&str, &str)] = &[
     ("cli", FACE),
     ("docker", FACE),
     ("web", FACE),
-    ("main", "cni cli error model program store sys"),
-    ("program", "cni cli store sys"),
-    ("bin", "docker web store sys program"),
+    ("main", "cni cli sys"),
+    ("bin", "docker web sys"),
 ];
 
 const FACE: &str = "net model error alloc sys config telemetry store migrate liveness engine";
