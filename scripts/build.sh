@@ -6,11 +6,10 @@ cd "$(dirname "$0")/.."
 host=$(rustc -vV | sed -n 's/^host: //p')
 # +crt-static needs the target to be named: without it build scripts and macros get the flag too.
 RUSTFLAGS='-C target-feature=+crt-static' \
-    cargo build --release --locked --target "$host" \
-    --bin sublet --bin sublet-cluster --bin subletd
+    cargo build --release --locked --target "$host" --bin sublet --bin subletd
 
 mkdir -p bin
-for name in sublet sublet-cluster subletd; do
+for name in sublet subletd; do
     built=${CARGO_TARGET_DIR:-target}/$host/release/$name
     # A rename, so that a binary that is being run can be replaced.
     cp "$built" "bin/.$name.new"
@@ -28,19 +27,4 @@ for name in sublet sublet-cluster subletd; do
         fi
     fi
     echo "$PWD/bin/$name: static, $(stat -c %s "bin/$name") bytes"
-done
-
-# The plugin is started for every container: neither the daemon's runtime, nor the clusters' clients, nor
-# the commands may be linked in. That the latter are found where they belong shows that this finds them.
-for crate in rustls ureq clap_builder; do
-    grep -q -a "$crate-[0-9]" bin/sublet-cluster || {
-        echo "bin/sublet-cluster has no $crate" >&2
-        exit 1
-    }
-done
-for crate in tokio hyper rustls ureq clap_builder; do
-    if grep -q -a "$crate-[0-9]" bin/sublet; then
-        echo "bin/sublet has $crate linked in" >&2
-        exit 1
-    fi
 done

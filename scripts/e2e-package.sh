@@ -65,15 +65,15 @@ expect "installed version" "$(dpkg-query -W -f '${Version}' sublet)" 0.0.1
 expect "mode of the folder" "$(stat -c %a /var/lib/cni/sublet)" 700
 expect "first ADD" "$(conf boot | cni ADD c1 | jq -r '.ips[0].address')" 10.4.0.2/16
 expect "listed" "$(sublet list --json | jq -r '.[0].containerID')" c1
-# Nobody listens there: the answer is sublet-cluster's, by the name in /usr/bin too.
+# Nobody listens there.
 cluster='{"etcd": {"endpoints": ["http://127.0.0.1:1"]}}'
 if refused=$(conf boot | jq --argjson store "$cluster" '.ipam.store = $store' | cni ADD c2); then
     fail "an ADD without a cluster: $refused"
 fi
 expect "an ADD without a cluster" "$(jq .code <<< "$refused")" 11
-[[ $(jq -r .msg <<< "$refused") == *"etcd at"* ]] || fail "sublet-cluster: $refused"
+[[ $(jq -r .msg <<< "$refused") == *"etcd at"* ]] || fail "an ADD without a cluster: $refused"
 if told=$(sublet list --store "$cluster" 2>&1); then fail "a list without a cluster: $told"; fi
-[[ $told == *"etcd at"* ]] || fail "sublet-cluster: $told"
+[[ $told == *"etcd at"* ]] || fail "a list without a cluster: $told"
 conf boot | cni DEL c1
 expect "after the DEL" "$(sublet list --json | jq length)" 0
 man --local-file /usr/share/man/man1/sublet-gc.1.gz | grep -q -e --netns || fail "no man page"
@@ -96,8 +96,7 @@ expect "after the upgrade" "$(sublet list --json | jq length)" 7
 sublet gc --dry-run > /dev/null
 
 dpkg --purge sublet > /dev/null
-for gone in /usr/lib/cni/sublet /usr/lib/cni/sublet-cluster /usr/bin/sublet \
-    /usr/lib/systemd/system/sublet-gc.timer; do
+for gone in /usr/lib/cni/sublet /usr/bin/sublet /usr/lib/systemd/system/sublet-gc.timer; do
     if [ -e "$gone" ] || [ -L "$gone" ]; then
         fail "$gone is left behind"
     fi

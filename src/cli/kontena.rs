@@ -22,7 +22,8 @@ use crate::model::{
     Kind, Lease, NetworkName, Node, Origin, Owner, Persist, Pool, PoolId, SetName, StoreSpec,
     Timestamp,
 };
-use crate::net::{Addr, Subnet};
+use crate::net::{Addr, Subnet, parse_cidr};
+use crate::store;
 
 #[derive(Debug, Args)]
 pub struct Kontena {
@@ -50,7 +51,7 @@ impl Kontena {
         world: World<'_>,
         terminal: &mut Terminal<'_>,
     ) -> Result<()> {
-        let mut etcd = (world.open)(&self.source(place)?, None)?;
+        let mut etcd = store::open(&self.source(place)?)?;
         let keys = etcd.kontena_keys(self.prefix.trim_end_matches('/'))?;
         let found = Found::read(&keys, &self.prefix, &self.address_space, world.facts.now)?;
         let mut desk = if place.cluster().is_some() {
@@ -196,21 +197,16 @@ fn text(value: &Value, field: &str) -> Option<String> {
 }
 
 /// Address and prefix length; kontena keeps host bits.
-fn cidr(value: &Value, field: &str) -> Result<Option<(Addr, u8)>> {
+fn cidr(value: &Value, field: &str) -> Result<Option<ipnet::IpNet>> {
     let Some(text) = text(value, field) else { return Ok(None) };
-    let read = || {
-        let (addr, len) = text.split_once('/')?;
-        Some((addr.parse().ok()?, len.parse().ok()?))
-    };
-    read().map(Some).ok_or_else(|| anyhow!("{field} is {text:?}, no address with a prefix length"))
+    parse_cidr(&text)
+        .map(Some)
+        .ok_or_else(|| anyhow!("{field} is {text:?}, no address with a prefix length"))
 }
 
 fn pool(name: &str, value: &str, space: &str, now: Timestamp) -> Result<Pool> {
     let value = object(value)?;
-    let subnet = |field| -> Result<Option<Subnet>> {
-        let Some((addr, len)) = cidr(&value, field)? else { return Ok(None) };
-        Ok(Some(Subnet::masked(addr, len).ok_or_else(|| anyhow!("{field} is no prefix"))?))
-    };
+    let subnet = |field| anyhow::Ok(cidr(&value, field)?.map(Subnet::from));
     let whole = subnet("subnet")?.ok_or_else(|| anyhow!("it names no subnet"))?;
     let range = subnet("iprange")?.filter(|range| range.len() > whole.len());
     if range.is_some_and(|range| !whole.contains(range.first())) {
@@ -222,7 +218,7 @@ fn pool(name: &str, value: &str, space: &str, now: Timestamp) -> Result<Pool> {
         subnet: whole,
         sub: range,
         shared: Some(name.to_owned()),
-        gateway: cidr(&value, "gateway")?.map(|(addr, _)| addr),
+        gateway: cidr(&value, "gateway")?.map(|net| net.addr().into()),
         users: Vec::new(),
         time: now,
     })
@@ -230,7 +226,8 @@ fn pool(name: &str, value: &str, space: &str, now: Timestamp) -> Result<Pool> {
 
 fn lease(value: &str, pool: &Pool, now: Timestamp) -> Result<Lease> {
     let value = object(value)?;
-    let (addr, _) = cidr(&value, "address")?.ok_or_else(|| anyhow!("it names no address"))?;
+    let addr = cidr(&value, "address")?.ok_or_else(|| anyhow!("it names no address"))?;
+    let addr = Addr::from(addr.addr());
     if !pool.subnet.contains(addr) {
         bail!("{addr} lies outside of {}", pool.subnet);
     }

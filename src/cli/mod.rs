@@ -45,7 +45,8 @@ use crate::config;
 use crate::engine;
 use crate::model::{Face, History, Lease, Persist, StoreSpec, Wait};
 use crate::net::Addr;
-use crate::store::{Open, Store};
+use crate::store;
+use crate::store::Store;
 use crate::sys::host;
 use crate::sys::host::{Env, Facts};
 use crate::sys::panic;
@@ -163,8 +164,6 @@ pub struct World<'a> {
     pub env: &'a Env<'a>,
     /// What the machine says.
     pub facts: &'a Facts,
-    /// Opens the store that is named.
-    pub open: Open,
 }
 
 /// All commands with their options and texts: what man pages and completions are made from.
@@ -306,8 +305,7 @@ impl Desk {
             return Desk::at(PathBuf::from(named), Persist::Boot, world);
         };
         let (spec, warnings) = config::store(json).with_context(|| option.to_owned())?;
-        // First: another program may take over, and say the warnings itself.
-        let store = (world.open)(&spec, None)?;
+        let store = store::open(&spec)?;
         for warning in warnings {
             writeln!(terminal.stderr, "sublet: {option}: {warning}")?;
         }
@@ -324,7 +322,7 @@ impl Desk {
     fn at(path: PathBuf, persist: Persist, world: World<'_>) -> Result<Desk> {
         let place = path.display().to_string();
         let spec = StoreSpec::Embedded { path, persist, wait: WAIT, history: History::Standing };
-        let store = (world.open)(&spec, None)?;
+        let store = store::open(&spec)?;
         Ok(Desk { store, place, cx: world.facts.context(), cluster: false })
     }
 
@@ -423,11 +421,7 @@ mod tests {
         let mut terminal = Terminal { stdout: &mut stdout, stderr: &mut stderr, screen };
         let facts = host::facts(&|_| None);
         let args = vec!["sublet".into(), "list".into()];
-        let world = World {
-            env: &|_| panic!("boom"),
-            facts: &facts,
-            open: |spec, _| crate::store::open(spec),
-        };
+        let world = World { env: &|_| panic!("boom"), facts: &facts };
         assert_eq!(run(args, world, &mut terminal), 1);
         assert!(stdout.is_empty());
         let text = String::from_utf8(stderr).unwrap();

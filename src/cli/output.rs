@@ -9,8 +9,9 @@ use serde::Serialize;
 
 use crate::error::shown_network;
 use crate::model::{Counter, Event, Lease, Owner};
+use crate::net::Span;
 use crate::store::{Problem, Repair};
-use crate::telemetry::usage::{Usage, len};
+use crate::telemetry::usage::Usage;
 
 /// One lease, as it is shown. Absent facts are empty text.
 #[derive(Serialize)]
@@ -250,7 +251,7 @@ impl<'a> UsageRow<'a> {
             cooling: usage.cooling,
             free: usage.free,
             outside: usage.outside,
-            largest_gap: usage.gap.map_or(0, len),
+            largest_gap: usage.gap.map_or(0, Span::size),
             gap_first: usage.gap.map(|gap| gap.first.to_string()).unwrap_or_default(),
         }
     }
@@ -269,19 +270,14 @@ pub struct NetworkRow<'a> {
     pub ranges: Vec<UsageRow<'a>>,
 }
 
-/// How often something was asked for, and how long that took altogether, as it is shown.
+/// How often something was asked for, as it is shown.
 #[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
 pub(super) struct CounterRow<'a> {
     pub(super) network: &'a str,
     pub(super) face: &'static str,
     pub(super) command: &'static str,
     pub(super) outcome: &'static str,
     pub(super) count: u64,
-    /// Of how many the times below are.
-    timed: u64,
-    lock_wait_seconds: f64,
-    until_commit_seconds: f64,
 }
 
 impl<'a> CounterRow<'a> {
@@ -292,9 +288,6 @@ impl<'a> CounterRow<'a> {
             command: counter.verb.word(),
             outcome: counter.ending.word(),
             count: counter.count,
-            timed: counter.took.count(),
-            lock_wait_seconds: counter.waited.as_secs_f64(),
-            until_commit_seconds: counter.took.sum.as_secs_f64(),
         }
     }
 }

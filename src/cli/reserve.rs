@@ -12,7 +12,7 @@ use super::{Desk, Terminal, confirm, misuse};
 use crate::alloc;
 use crate::engine;
 use crate::model::{NetworkName, SetName};
-use crate::net::{Addr, Span, Subnet};
+use crate::net::{Addr, Span, Subnet, parse_cidr};
 
 /// Most addresses at a time: each is a record.
 const MOST: u128 = 65_536;
@@ -62,7 +62,7 @@ impl What {
     /// The network's set of leases, and the addresses.
     fn find(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<(SetName, Vec<Addr>)> {
         let span = span(&self.addresses)?;
-        let count = crate::telemetry::usage::len(span);
+        let count = span.size();
         if count > MOST {
             return Err(misuse(format!(
                 "{} is {count} addresses; at most {MOST} can be reserved at a time: leave them out of \
@@ -170,13 +170,9 @@ impl Unreserve {
 /// `10.0.0.7`, `10.0.0.7-10.0.0.9` or `10.0.0.8/29`.
 fn span(text: &str) -> Result<Span> {
     let bad = || misuse(format!("{text:?} is no address, FIRST-LAST or prefix"));
-    if let Some((base, len)) = text.split_once('/') {
-        let (base, len): (Addr, u8) =
-            (base.parse().map_err(|_| bad())?, len.parse().map_err(|_| bad())?);
-        let subnet = Subnet::masked(base, len).ok_or_else(bad)?;
-        if subnet.first() != base {
-            return Err(misuse(format!("{text} has host bits; the prefix is {subnet}")));
-        }
+    if text.contains('/') {
+        let subnet = Subnet::strict(parse_cidr(text).ok_or_else(bad)?)
+            .map_err(|subnet| misuse(format!("{text} has host bits; the prefix is {subnet}")))?;
         return Ok(subnet.into());
     }
     let (first, last) = text.split_once('-').unwrap_or((text, text));

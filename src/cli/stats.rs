@@ -12,17 +12,12 @@ use crate::model::SetName;
 use crate::telemetry::metrics;
 use crate::telemetry::metrics::Text;
 
-/// Tell how full each range is, how often what was asked for, and how long that took.
+/// Show how full each range is, and count requests by outcome
 ///
 /// Requests are counted with the change that they make: what only looks, and a DEL of nothing, is not.
 /// A refused ADD is counted in a file of boot leases alone; elsewhere it would cost a flush. The
 /// counters of boot leases begin anew with each boot. In a cluster each node counts for itself, since its
 /// boot: these are this node's.
-///
-/// The times are those of the requests that are counted, on average: how long they waited for the lease
-/// file's locks, and how long it took from when the lease file was asked for until the commit began, with
-/// these waits, without the start of the process and the commit's own flush; of a cluster until it had
-/// answered.
 #[derive(Debug, Args)]
 pub struct Stats {
     /// Only this network's, or this pool; what was asked for is counted for all that share its leases

@@ -7,7 +7,7 @@ use super::screen::{Screen, Tone};
 use super::table::{Cell, Column, number, render, text, whole};
 use crate::model::{Counter, Event, Kind, Lease};
 use crate::net::{Span, hosts};
-use crate::telemetry::usage::{Usage, len};
+use crate::telemetry::usage::Usage;
 
 /// More of a container's ID tells nobody anything.
 const LONGEST_ID: usize = 24;
@@ -116,7 +116,7 @@ pub fn usage(all: &[Usage], screen: &Screen) -> String {
             count(row.size).into(),
             count(row.used).into(),
             count(row.free).into(),
-            count(usage.gap.map_or(0, len)).into(),
+            count(usage.gap.map_or(0, Span::size)).into(),
             count(row.reserved).into(),
             count(row.cooling).into(),
             Cell::toned(bar(usage, screen.unicode), Some(fullness(usage))),
@@ -130,9 +130,7 @@ pub fn usage(all: &[Usage], screen: &Screen) -> String {
 /// last address what it shares with the first.
 fn range(span: Span) -> String {
     let (first, last) = (span.first.to_string(), span.last.to_string());
-    let differ = span.first.bits() ^ span.last.bits();
-    let host = u8::try_from(u128::BITS - differ.leading_zeros()).unwrap_or(u8::MAX);
-    let prefix = span.first.prefix(span.first.family().bits().saturating_sub(host));
+    let prefix = span.first.enclosing(span.last);
     if hosts(prefix) == span || Span::from(prefix) == span {
         return prefix.to_string();
     }
@@ -141,34 +139,22 @@ fn range(span: Span) -> String {
     format!("{first}-{}", &last[dot..])
 }
 
-/// How often what was asked for, and how long that took on average; empty if nothing was.
+/// How often what was asked for; empty if nothing was.
 pub fn counters(all: &[Counter], screen: &Screen) -> String {
-    const COLUMNS: &[Column] = &[
-        text("NETWORK", 8),
-        whole("FACE"),
-        whole("COMMAND"),
-        whole("OUTCOME"),
-        number("COUNT"),
-        number("LOCK WAIT MS"),
-        number("UNTIL COMMIT MS"),
-    ];
+    const COLUMNS: &[Column] =
+        &[text("NETWORK", 8), whole("FACE"), whole("COMMAND"), whole("OUTCOME"), number("COUNT")];
     if all.is_empty() {
         return String::new();
     }
     let row = |counter: &Counter| -> Vec<Cell> {
         let row = CounterRow::new(counter);
         let network = visible(row.network);
-        let mean = |seconds: Option<f64>| {
-            seconds.map_or_else(|| "-".to_owned(), |s| format!("{:.2}", s * 1000.0))
-        };
         vec![
             network.into(),
             row.face.into(),
             row.command.into(),
             row.outcome.into(),
             row.count.to_string().into(),
-            mean(counter.took.mean_of(counter.waited)).into(),
-            mean(counter.took.mean_of(counter.took.sum)).into(),
         ]
     };
     let rows: Vec<Vec<Cell>> = all.iter().map(row).collect();

@@ -246,10 +246,9 @@ mod tests {
     }
 
     fn route(dst: &str, gw: Option<&str>) -> Route {
-        let (addr, len) = dst.split_once('/').unwrap();
         Route {
             dst: dst.to_owned(),
-            net: Subnet::masked(addr.parse().unwrap(), len.parse().unwrap()),
+            net: crate::net::parse_cidr(dst).map(Subnet::from),
             gw: gw.map(|gw| gw.parse().unwrap()),
             ..Route::default()
         }

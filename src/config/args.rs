@@ -5,12 +5,11 @@
 //! lies in a range. `runtimeConfig.ipRanges` is `host_local`'s.
 //! Invariant: an address is asked for once.
 
-use super::cidr::addr_with_or_without_prefix;
 use super::error::ConfigError;
 use super::fields::Fields;
 use crate::alloc::Wanted;
 use crate::model::Pod;
-use crate::net::Addr;
+use crate::net::{Addr, parse_addr};
 
 /// The content of `CNI_ARGS`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,7 +49,7 @@ impl Args {
                 }
                 "IP" if value.is_empty() => {}
                 "IP" => {
-                    let ip = addr_with_or_without_prefix(value);
+                    let ip = parse_addr(value);
                     args.ip = Some(ip.ok_or_else(|| wrong(format!("invalid IP address {value}")))?);
                 }
                 _ if args.note(key, value) => {}
@@ -116,7 +115,7 @@ pub(super) fn wanted(root: &Fields, args: &Args) -> Result<Vec<Wanted>, ConfigEr
         let Some(source) = source else { continue };
         for item in source.list("ips")? {
             let text = item.text()?;
-            let addr = addr_with_or_without_prefix(text).ok_or_else(|| {
+            let addr = parse_addr(text).ok_or_else(|| {
                 ConfigError::invalid(format!(
                     "invalid IP address {text:?}; {} takes an address, with or without a prefix length",
                     item.path()

@@ -57,10 +57,7 @@ fn pick(fields: &Fields, names: &[&str], mask: bool) -> Result<Map<String, Value
             let value = match *name {
                 "ranges" => within(&node, keys::RANGE, mask)?,
                 "routes" => within(&node, keys::ROUTE, mask)?,
-                "subnet" if mask => match cidr(&node)?.subnet() {
-                    Some(subnet) => Value::from(subnet.to_string()),
-                    None => node.json().value(),
-                },
+                "subnet" if mask => Value::from(cidr(&node)?.net.trunc().to_string()),
                 _ => node.json().value(),
             };
             picked.insert((*name).to_owned(), value);

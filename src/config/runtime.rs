@@ -4,13 +4,13 @@
 //! what is done with them.
 //! Invariant: a list of attachments that is absent or damaged is never taken for a short one.
 
-use super::cidr::{addr_with_or_without_prefix, bad_cidr};
+use super::cidr::bad_cidr;
 use super::error::ConfigError;
 use super::fields::Fields;
 use super::netconf::Netconf;
 use super::raw::quote;
 use crate::model::{ContainerId, IfName, NameError};
-use crate::net::Addr;
+use crate::net::{Addr, parse_addr};
 
 /// The specification's key, and the one that its text had when 1.1.0 was tagged.
 const VALID: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
@@ -81,6 +81,5 @@ fn name<T>(
 
 fn address(fields: &Fields, key: &str) -> Result<Addr, ConfigError> {
     let text = fields.text(key)?.unwrap_or_default();
-    addr_with_or_without_prefix(text)
-        .ok_or_else(|| bad_cidr(text, &format!("{}.{key}", fields.path())))
+    parse_addr(text).ok_or_else(|| bad_cidr(text, &format!("{}.{key}", fields.path())))
 }

@@ -12,7 +12,7 @@ use crate::config::Level;
 use crate::engine;
 use crate::error::{Error, Refusal};
 use crate::model::{Lease, Origin, PoolId};
-use crate::net::{Addr, Span};
+use crate::net::{Addr, Span, parse_addr};
 use crate::store::Store;
 use crate::telemetry::log::Entry;
 
@@ -174,8 +174,7 @@ fn release_pool(store: &mut dyn Store, cx: &Context, body: &[u8]) -> Result<Repl
 
 /// An address, with or without a prefix length.
 fn addr(text: &str) -> Result<Addr, Stop> {
-    let bare = text.split_once('/').map_or(text, |(addr, _)| addr);
-    bare.parse().map_err(|_| Stop::Meaning(format!("invalid address {text:?}")))
+    parse_addr(text).ok_or_else(|| Stop::Meaning(format!("invalid address {text:?}")))
 }
 
 fn request_address(store: &mut dyn Store, cx: &Context, body: &[u8]) -> Result<Reply, Stop> {

@@ -16,7 +16,7 @@ use serde_json::Value;
 use tokio::net::UnixStream;
 
 use crate::model::Timestamp;
-use crate::net::{Addr, Subnet};
+use crate::net::{Addr, Subnet, parse_addr, parse_cidr};
 use crate::sys::host;
 use crate::sys::stream::Stream;
 
@@ -127,16 +127,13 @@ fn text(value: &Value) -> Result<Option<&str>> {
 /// An address, with or without a prefix length.
 fn addr(value: &Value) -> Result<Option<Addr>> {
     let Some(text) = text(value)? else { return Ok(None) };
-    let bare = text.split_once('/').map_or(text, |(addr, _)| addr);
-    Ok(Some(bare.parse().with_context(|| format!("{text:?} is no address"))?))
+    parse_addr(text).map(Some).with_context(|| format!("{text:?} is no address"))
 }
 
 fn prefix(value: &Value) -> Result<Option<Subnet>> {
     let Some(text) = text(value)? else { return Ok(None) };
-    let parsed = text
-        .split_once('/')
-        .and_then(|(addr, len)| Subnet::masked(addr.parse().ok()?, len.parse().ok()?));
-    Ok(Some(parsed.with_context(|| format!("{text:?} is no prefix"))?))
+    let net = parse_cidr(text).with_context(|| format!("{text:?} is no prefix"))?;
+    Ok(Some(net.into()))
 }
 
 #[cfg(test)]

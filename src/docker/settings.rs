@@ -8,7 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::alloc::Block;
-use crate::net::{Addr, Family, Subnet};
+use crate::net::{Family, Subnet, parse_cidr};
 
 /// What a driver is told.
 #[derive(Clone, Debug)]
@@ -87,15 +87,12 @@ impl FromStr for Supernet {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Supernet, String> {
-        let bad = || format!("{text:?} is not a prefix such as 10.80.0.0/12 or fd00:1::/48");
-        let (addr, len) = text.split_once('/').ok_or_else(bad)?;
-        let addr: Addr = addr.parse().map_err(|_| bad())?;
-        let len: u8 = len.parse().map_err(|_| bad())?;
-        let subnet = Subnet::masked(addr, len).ok_or_else(bad)?;
-        if subnet.first() != addr {
-            return Err(format!("{text} has host bits; the prefix is {subnet}"));
-        }
-        Ok(Supernet(subnet))
+        let net = parse_cidr(text).ok_or_else(|| {
+            format!("{text:?} is not a prefix such as 10.80.0.0/12 or fd00:1::/48")
+        })?;
+        Subnet::strict(net)
+            .map(Supernet)
+            .map_err(|subnet| format!("{text} has host bits; the prefix is {subnet}"))
     }
 }
 

@@ -14,7 +14,7 @@ use crate::model::{
     Attachment, BootId, ContainerId, IfName, Kind, Lease, Netns, NetworkDefinition, NetworkName,
     Node, Origin, Owner, Persist, Pod, Pool, PoolId, SetName,
 };
-use crate::net::{Addr, Subnet};
+use crate::net::{Addr, Subnet, parse_cidr};
 
 /// Of all lines of a file.
 const FORMAT: u32 = 1;
@@ -375,11 +375,8 @@ fn parse<T: FromStr>(field: &str, text: &str) -> Result<T, String> {
 }
 
 fn prefix(field: &str, text: &str) -> Result<Subnet, String> {
-    let read = || {
-        let (addr, len) = text.split_once('/')?;
-        Subnet::new(addr.parse().ok()?, len.parse().ok()?).ok()
-    };
-    read().ok_or_else(|| format!("{field:?} is {text:?}, no prefix such as 10.80.0.0/24"))
+    let subnet = parse_cidr(text).and_then(|net| Subnet::strict(net).ok());
+    subnet.ok_or_else(|| format!("{field:?} is {text:?}, no prefix such as 10.80.0.0/24"))
 }
 
 fn named<T, E>(field: &str, text: &str, new: fn(String) -> Result<T, E>) -> Result<T, String> {

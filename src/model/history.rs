@@ -4,9 +4,7 @@
 //! they are kept (`store`), or what a request was (`alloc`).
 //! Invariant: a word, once shown, stays; scripts and dashboards rely on it.
 
-use std::time::Duration;
-
-use super::{Attachment, Histogram, Kind, Lease, Node, Origin, Owner, SetName, Timestamp};
+use super::{Attachment, Kind, Lease, Node, Origin, Owner, SetName, Timestamp};
 use crate::net::Addr;
 
 /// Through which face a request came.
@@ -265,37 +263,17 @@ impl Ending {
     }
 }
 
-/// How often something was asked for, since the store, or its boot, began, and how long that took.
+/// The number of requests of one kind since the store, or its boot, began.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Counter {
-    /// Of which set of leases.
+    /// The set of leases.
     pub set: SetName,
-    /// Through which face.
+    /// The face that the requests came through.
     pub face: Face,
-    /// What.
+    /// What was requested.
     pub verb: Verb,
-    /// How it ended.
+    /// How the requests ended.
     pub ending: Ending,
-    /// How often.
+    /// The number of requests.
     pub count: u64,
-    /// How long was waited for the store's locks, altogether.
-    pub waited: Duration,
-    /// From when the store was asked until its commit began. Less often than `count` where a build
-    /// counted that kept no times.
-    pub took: Histogram,
-}
-
-impl Counter {
-    /// Of nothing yet.
-    pub fn new(set: SetName, face: Face, verb: Verb, ending: Ending) -> Counter {
-        let (waited, took) = (Duration::ZERO, Histogram::EMPTY);
-        Counter { set, face, verb, ending, count: 0, waited, took }
-    }
-
-    /// Takes in what was counted elsewhere.
-    pub fn merge(&mut self, other: &Counter) {
-        self.count = self.count.saturating_add(other.count);
-        self.waited = self.waited.saturating_add(other.waited);
-        self.took += &other.took;
-    }
 }

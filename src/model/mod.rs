@@ -11,10 +11,8 @@ use std::time::Duration;
 use crate::net::{Addr, Span, Subnet, hosts};
 
 mod history;
-mod timing;
 
 pub use history::{Counter, Ending, Event, Face, History, Verb, What};
-pub use timing::{BOUNDS, Histogram, Spent};
 
 /// Seconds since 1970-01-01 UTC.
 pub type Timestamp = u64;

@@ -129,9 +129,6 @@ pub trait Store {
 /// What is done with each record, and how long it lives where that differs: an error ends it.
 pub type Each<'a> = dyn FnMut(Record, Persist) -> Result<(), Error> + 'a;
 
-/// How a program opens stores: [`open`], or what it has in its place. `stdin` is what the caller took
-/// from standard input, if it did: a program that leaves the call to another one gives it back.
-pub type Open = fn(spec: &StoreSpec, stdin: Option<&[u8]>) -> Result<Box<dyn Store>, StoreError>;
 /// What is done with each address that is taken.
 pub type Taken<'a> = dyn FnMut(&SetName, Addr, &Holder) + 'a;
 
@@ -151,18 +148,7 @@ pub fn open(spec: &StoreSpec) -> Result<Box<dyn Store>, StoreError> {
             let dc = spec.dc.as_deref().unwrap_or_default();
             Ok(Box::new(on(Consul::new(spec)?, &spec.servers, dc)))
         }
-        StoreSpec::Unreadable { why } => Err(unreadable(why)),
-    }
-}
-
-/// The same in a program that the clusters' clients are not linked into; `None`: it takes one.
-pub fn open_local(spec: &StoreSpec) -> Option<Result<Box<dyn Store>, StoreError>> {
-    match spec {
-        StoreSpec::Embedded { path, persist, wait, history } => {
-            Some(Ok(Box::new(Embedded::new(path.clone(), *persist, *wait).keeping(*history))))
-        }
-        StoreSpec::Etcd(_) | StoreSpec::Consul(_) => None,
-        StoreSpec::Unreadable { why } => Some(Err(unreadable(why))),
+        StoreSpec::Unreadable { why } => Err(StoreError::Unreadable { why: why.clone() }),
     }
 }
 
@@ -170,8 +156,4 @@ fn on<E: cluster::Engine>(engine: E, servers: &Servers, more: &str) -> Cas<E> {
     let cluster = format!("{}\0{more}\0{}", engine.place(), servers.prefix);
     let notes = Notes::new(Some(&servers.notes), cluster);
     Cas::new(engine, servers.timeout).with(servers.persist, notes).keeping(servers.history)
-}
-
-fn unreadable(why: &str) -> StoreError {
-    StoreError::Unreadable { why: why.to_owned() }
 }

@@ -10,7 +10,28 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::model::Histogram;
+/// Upper bounds of a histogram's buckets, in seconds.
+pub const BOUNDS: [f64; 12] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0];
+
+/// The distribution of some durations.
+#[derive(Clone, Debug, Default)]
+pub struct Histogram {
+    /// The number of durations above the previous bound and not above this one. The last bucket is
+    /// for those above all [`BOUNDS`].
+    pub buckets: [u64; BOUNDS.len() + 1],
+    /// The sum of all durations.
+    pub sum: Duration,
+}
+
+impl Histogram {
+    const EMPTY: Histogram = Histogram { buckets: [0; BOUNDS.len() + 1], sum: Duration::ZERO };
+
+    fn add(&mut self, took: Duration) {
+        self.buckets[BOUNDS.partition_point(|bound| *bound < took.as_secs_f64())] += 1;
+        self.sum += took;
+    }
+}
 
 /// A kind of request: face, command, outcome.
 pub type Request = (&'static str, &'static str, &'static str);
@@ -64,5 +85,20 @@ pub fn now() -> Tally {
         waits: lock(&WAITS).clone(),
         conflicts: CONFLICTS.load(Ordering::Relaxed),
         failures: FAILURES.load(Ordering::Relaxed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_duration_is_in_one_bucket() {
+        let mut histogram = Histogram::default();
+        for micros in [0, 500, 501, 30_000, 60_000_000] {
+            histogram.add(Duration::from_micros(micros));
+        }
+        assert_eq!(histogram.buckets, [2, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1]);
+        assert_eq!(histogram.sum, Duration::from_micros(60_031_001));
     }
 }

@@ -27,6 +27,8 @@ pub struct Entry {
     pub facts: Vec<(&'static str, String)>,
     /// How long it took.
     pub took: Option<Duration>,
+    /// How much of that was waiting for locks.
+    pub waited: Option<Duration>,
     /// What happened, and if something is wrong, what to do.
     pub text: String,
 }
@@ -34,7 +36,7 @@ pub struct Entry {
 impl Entry {
     /// An event without facts.
     pub fn new(level: Level, text: impl Into<String>) -> Entry {
-        Entry { level, facts: Vec::new(), took: None, text: text.into() }
+        Entry { level, facts: Vec::new(), took: None, waited: None, text: text.into() }
     }
 
     /// The same with one more fact; one without a value is left out.
@@ -45,6 +47,12 @@ impl Entry {
             self.facts.push((name, value));
         }
         self
+    }
+
+    /// The durations by name, in milliseconds.
+    fn durations(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let all = [("ms", self.took), ("lockWaitMs", self.waited)];
+        all.into_iter().filter_map(|(name, duration)| Some((name, millis(duration?))))
     }
 }
 
@@ -87,8 +95,8 @@ pub fn told(entry: &Entry) -> String {
     for (name, value) in &entry.facts {
         let _ = write!(line, "{name}={} ", quoted(value));
     }
-    if let Some(took) = entry.took {
-        let _ = write!(line, "ms={} ", millis(took));
+    for (name, ms) in entry.durations() {
+        let _ = write!(line, "{name}={ms} ");
     }
     if !line.is_empty() {
         line.pop();
@@ -109,8 +117,8 @@ fn json(stamp: Stamp<'_>, entry: &Entry) -> String {
     for (name, value) in &entry.facts {
         let _ = write!(line, "{}:{},", text(name), text(value));
     }
-    if let Some(took) = entry.took {
-        let _ = write!(line, "\"ms\":{},", millis(took));
+    for (name, ms) in entry.durations() {
+        let _ = write!(line, "\"{name}\":{ms},");
     }
     let _ = writeln!(line, "\"message\":{}}}", text(&entry.text));
     line
@@ -253,6 +261,7 @@ mod tests {
             .with("ifname", "")
             .with("address", "10.1.0.2/24,fd00::2/64");
         entry.took = Some(Duration::from_micros(1_204));
+        entry.waited = Some(Duration::from_micros(30));
         entry
     }
 
@@ -265,7 +274,7 @@ mod tests {
             line(LogFormat::Text, STAMP, &entry()),
             format!(
                 "1970-01-01T00:00:00Z sublet[{pid}] info: command=ADD container=c1 \
-                 address=10.1.0.2/24,fd00::2/64 ms=1.204: leased 10.1.0.2/24\n"
+                 address=10.1.0.2/24,fd00::2/64 ms=1.204 lockWaitMs=0.030: leased 10.1.0.2/24\n"
             )
         );
         assert_eq!(
@@ -274,7 +283,7 @@ mod tests {
                 "{{\"time\":\"1970-01-01T00:00:00Z\",\"level\":\"info\",\"program\":\"sublet\",\
                  \"pid\":{pid},\"command\":\"ADD\",\"container\":\"c1\",\
                  \"address\":\"10.1.0.2/24,fd00::2/64\",\"ms\":1.204,\
-                 \"message\":\"leased 10.1.0.2/24\"}}\n"
+                 \"lockWaitMs\":0.030,\"message\":\"leased 10.1.0.2/24\"}}\n"
             )
         );
     }

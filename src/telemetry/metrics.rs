@@ -4,12 +4,12 @@
 //! command line's `stats` and the daemon's `/metrics` alike. Does not own: where a number comes from.
 //! Invariant: each family comes once, with its help and type in front; a label holds any text.
 
-use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
-use std::time::Duration;
 
-use super::usage::{Usage, len};
-use crate::model::{BOUNDS, Counter, Ending, Face, Histogram, Verb};
+use super::counters::{BOUNDS, Histogram};
+use super::usage::Usage;
+use crate::model::Counter;
+use crate::net::Span;
 
 /// What a family's numbers do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl Text {
             self.sample(&bucket, &labels, below);
         }
         self.sample(&format!("{name}_sum"), labels, histogram.sum.as_secs_f64());
-        self.sample(&format!("{name}_count"), labels, histogram.count());
+        self.sample(&format!("{name}_count"), labels, below);
     }
 
     /// The text so far.
@@ -77,8 +77,6 @@ const ADDRESSES: &str = "sublet_pool_addresses";
 const GAP: &str = "sublet_pool_largest_gap_addresses";
 const OUTSIDE: &str = "sublet_pool_outside_addresses";
 const REQUESTS: &str = "sublet_requests_total";
-const WAITED: &str = "sublet_request_lock_wait_seconds_total";
-const TOOK: &str = "sublet_request_until_commit_seconds";
 
 /// How full the pools are.
 pub fn pools(text: &mut Text, usage: &[Usage]) {
@@ -102,12 +100,11 @@ pub fn pools(text: &mut Text, usage: &[Usage]) {
             text.sample(name, &[("network", &u.extent.network), ("range", range)], value(u));
         }
     };
-    one(GAP, "Addresses of a range's longest free run.", &|u| u.gap.map_or(0, len));
+    one(GAP, "Addresses of a range's longest free run.", &|u| u.gap.map_or(0, Span::size));
     one(OUTSIDE, "Leased addresses of a range that it does not give.", &|u| u.outside);
 }
 
-/// How often what was asked for, as the store has counted, and how long that took. Of times all
-/// networks together, for a histogram is many numbers.
+/// Writes the store's counters of requests.
 pub fn requests(text: &mut Text, counters: &[Counter]) {
     if counters.is_empty() {
         return;
@@ -121,30 +118,6 @@ pub fn requests(text: &mut Text, counters: &[Counter]) {
             ("outcome", c.ending.word()),
         ];
         text.sample(REQUESTS, &labels, c.count);
-    }
-    let mut all = BTreeMap::new();
-    for c in counters.iter().filter(|c| c.took.count() > 0) {
-        let times: &mut (Duration, Histogram) = all.entry((c.face, c.verb, c.ending)).or_default();
-        times.0 = times.0.saturating_add(c.waited);
-        times.1 += &c.took;
-    }
-    if all.is_empty() {
-        return;
-    }
-    let labels = |(face, verb, ending): &(Face, Verb, Ending)| {
-        [("face", face.word()), ("command", verb.word()), ("outcome", ending.word())]
-    };
-    let help = "Waiting for the lease file's locks by the requests that were counted.";
-    text.family(WAITED, help, Kind::Counter);
-    for (kind, (waited, _)) in &all {
-        text.sample(WAITED, &labels(kind), waited.as_secs_f64());
-    }
-    let help = "Time from when the lease file was asked for until its commit began, by the requests \
-                that were counted: with the waits for locks, without the start of the process and \
-                the commit's own flush. Of a cluster until it had answered.";
-    text.family(TOOK, help, Kind::Histogram);
-    for (kind, (_, took)) in &all {
-        text.histogram(TOOK, &labels(kind), took);
     }
 }
 

@@ -92,11 +92,6 @@ struct Gauge {
     from: Option<Addr>,
 }
 
-/// How many addresses; as many as can be counted of a whole IPv6.
-pub fn len(span: Span) -> u128 {
-    (span.last.bits() - span.first.bits()).saturating_add(1)
-}
-
 impl Meter {
     /// A meter of these ranges, which may overlap.
     pub fn new(extents: Vec<Extent>) -> Meter {
@@ -105,7 +100,8 @@ impl Meter {
             let range = extent.range;
             let ranges = meter.sets.entry(extent.set.clone()).or_default();
             ranges.push((range.first, range.last, index));
-            let size = extent.gives.iter().fold(0_u128, |sum, span| sum.saturating_add(len(*span)));
+            let size =
+                extent.gives.iter().fold(0_u128, |sum, span| sum.saturating_add(span.size()));
             let from = extent.gives.first().map(|span| span.first);
             let usage = Usage {
                 extent,
@@ -195,8 +191,8 @@ impl Gauge {
     }
 
     fn run(&mut self, run: Option<Span>) {
-        let longest = self.usage.gap.map_or(0, len);
-        if let Some(run) = run.filter(|run| len(*run) > longest) {
+        let longest = self.usage.gap.map_or(0, Span::size);
+        if let Some(run) = run.filter(|run| run.size() > longest) {
             self.usage.gap = Some(run);
         }
     }
@@ -301,7 +297,7 @@ mod tests {
                     runs.entry(run.len()).or_insert(run[0]);
                 }
                 let longest = runs.last_key_value().map(|(n, from)| (at(*from), *n as u128));
-                prop_assert_eq!(usage.gap.map(|g| (g.first, len(g))), longest);
+                prop_assert_eq!(usage.gap.map(|g| (g.first, g.size())), longest);
             }
         }
     }

@@ -207,3 +207,29 @@ fn negative_lock_timeout_tries_once() {
     let (code, msg) = Call::cni("ADD", "d", &conf).run().error();
     assert_eq!(code, 11, "{msg}");
 }
+
+/// Runs a call with a limit on the size of the files that it writes, in blocks of 512 bytes.
+fn limited(call: Call, blocks: u32) -> Call {
+    call.under("sh", &["-c", &format!("ulimit -f {blocks}; exec \"$0\" \"$@\"")])
+}
+
+#[test]
+fn a_limit_on_file_size_is_an_error_and_no_signal() {
+    let empty = Lab::new();
+    let leases = with_leases();
+    for (lab, before) in [(&empty, 0), (&leases, 3)] {
+        for blocks in [0, 1, 8, 64] {
+            let (code, msg) = limited(add(lab, "new"), blocks).run().error();
+            assert_eq!(code, 11, "{blocks} blocks: {msg}");
+            assert!(msg.contains("File too large"), "{blocks} blocks: {msg}");
+            let found = if lab.store().exists() { lab.list().len() } else { 0 };
+            assert_eq!(found, before, "{blocks} blocks: leases");
+        }
+        add(lab, "new").run().ok();
+    }
+    let store = leases.store().display().to_string();
+    let reserve = Call::sublet().args(&["reserve", "mynet", "10.4.0.99", "--store", &store]);
+    let answer = limited(reserve, 1).run();
+    assert_eq!(answer.code, Some(1), "{answer:?}");
+    assert!(answer.stderr.contains("File too large"), "{answer:?}");
+}

@@ -16,9 +16,6 @@ use tempfile::TempDir;
 /// The program under test.
 pub const SUBLET: &str = env!("CARGO_BIN_EXE_sublet");
 
-/// The one beside it, which it leaves calls about clusters to.
-pub const CLUSTER: &str = env!("CARGO_BIN_EXE_sublet-cluster");
-
 /// Debian's host-local, the measure of what is compatible.
 pub const HOST_LOCAL: &str = "/usr/lib/cni/host-local";
 

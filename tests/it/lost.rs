@@ -12,7 +12,7 @@ use sublet::model::{
     Attachment, BootId, ContainerId, IfName, Lease, Netns, NetworkName, Node, Origin, Owner,
     Persist, SetName,
 };
-use sublet::net::{Addr, GatewaySpec, Range, RangeSet, RangeSpec};
+use sublet::net::{Addr, Range, RangeSet, RangeSpec};
 use sublet::store::Store;
 
 use crate::lab::{Dice, Lab};
@@ -136,14 +136,7 @@ impl World {
 
     fn add(&mut self, machine: usize, id: &str, netns: &Netns) -> Addr {
         let attachment = attachment(id);
-        let spec = RangeSpec {
-            addr: "10.0.0.0".parse().unwrap(),
-            len: 24,
-            start: None,
-            end: None,
-            gateway: GatewaySpec::Default,
-            exclude: vec![],
-        };
+        let spec = RangeSpec::of("10.0.0.0/24".parse().unwrap());
         let add = Add {
             set: SetName("net".into()),
             network: attachment.network.clone(),

@@ -23,7 +23,6 @@ mod faults;
 mod flushes;
 mod format;
 mod gc;
-mod handover;
 mod host;
 mod import;
 mod inject;

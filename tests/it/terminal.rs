@@ -89,6 +89,13 @@ fn picture(text: &str) -> Vec<usize> {
 }
 
 #[test]
+fn typed_without_arguments_it_prints_its_usage() {
+    let screen = Screen::new(120, 50, "C.UTF-8", &format!("{SUBLET}; echo status $?"));
+    let text = screen.read("status 2", false);
+    assert!(text.contains("Usage: sublet") && text.contains("doctor"), "{text}");
+}
+
+#[test]
 fn a_map_fits_its_screen() {
     let lab = leased();
     for (columns, lines) in [(80, 24), (200, 50)] {

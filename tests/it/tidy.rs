@@ -23,9 +23,8 @@ const LAYERS: &[(&str, &str)] = &[
     ("cli", FACE),
     ("docker", FACE),
     ("web", FACE),
-    ("main", "cni cli error model program store sys"),
-    ("program", "cni cli store sys"),
-    ("bin", "docker web store sys program"),
+    ("main", "cni cli sys"),
+    ("bin", "docker web sys"),
 ];
 
 const FACE: &str = "net model error alloc sys config telemetry store migrate liveness engine";
@@ -35,10 +34,11 @@ const CRATES: &[(&str, &[&str])] = &[
     ("serde", &[]),
     ("serde_json", &[]),
     ("anyhow", &[]),
+    ("ipnet", &[]),
     ("fs2", &["store/embedded/lock.rs"]),
     ("redb", &["store/embedded/"]),
     ("postcard", &["store/codec/"]),
-    ("nix", &["store/embedded/queue.rs"]),
+    ("nix", &["store/embedded/queue.rs", "sys/process.rs"]),
     ("ureq", &["store/cluster/http.rs"]),
     ("rustls", &["store/cluster/http.rs"]),
     ("clap", &["cli/", "docker/args.rs"]),

@@ -161,7 +161,6 @@ fn store_errors() -> Vec<StoreError> {
 fn ranges() -> Vec<RangeError> {
     let (at, subnet) = (addr("10.0.0.2"), Subnet::new(addr("10.0.0.0"), 24).unwrap());
     vec![
-        RangeError::Length(at, 40),
         RangeError::HostBits { meant: subnet },
         RangeError::Start(at, subnet),
         RangeError::End(at, subnet),

@@ -344,9 +344,6 @@ fn prometheus_reads_the_metrics() {
         // The plugin's runs were other processes: their counters are the store's.
         "sublet_requests_total{network=\"mynet\",face=\"cni\",command=\"add\",outcome=\"ok\"} 2".into(),
         "sublet_requests_total{network=\"mynet\",face=\"cni\",command=\"del\",outcome=\"ok\"} 1".into(),
-        // So are their times, of all networks.
-        "sublet_request_until_commit_seconds_count{face=\"cni\",command=\"add\",outcome=\"ok\"} 3".into(),
-        "sublet_request_lock_wait_seconds_total{face=\"cni\",command=\"del\",outcome=\"ok\"} 0".into(),
         "sublet_store_readable 1".into(),
         "sublet_leases 5".into(),
         "sublet_request_duration_seconds_count{face=\"docker\",command=\"RequestAddress\",outcome=\"ok\"} 2"

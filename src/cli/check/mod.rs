@@ -28,6 +28,7 @@ use crate::config::{Config, Position};
 use crate::error::StoreError;
 use crate::model::{History, Persist, StoreSpec};
 use crate::net::{Range, RangeSet, Span};
+use crate::store;
 use shape::{Checked, Overlap};
 
 /// Look at network configurations without leasing anything.
@@ -89,14 +90,13 @@ fn stores(place: &Place, files: &[File]) -> Result<Vec<StoreSpec>> {
 /// The networks that a store has. There may be no store yet, which has none.
 fn standing(
     spec: &StoreSpec,
-    stdin: Option<&[u8]>,
     world: World<'_>,
 ) -> Result<(String, Vec<NetworkRanges>), StoreError> {
     let place = match spec {
         StoreSpec::Embedded { path, .. } => path.display().to_string(),
         _ => "the cluster".to_owned(),
     };
-    let definitions = (world.open)(spec, stdin)?.networks(&world.facts.context())?;
+    let definitions = store::open(spec)?.networks(&world.facts.context())?;
     Ok((place, definitions))
 }
 
@@ -121,11 +121,11 @@ impl Check {
         world: World<'_>,
         terminal: &mut Terminal<'_>,
     ) -> Result<()> {
-        let (files, stdin) = self.read()?;
+        let files = self.read()?;
         let mut claims = claims(&files);
         let mut unseen = Vec::new();
         for spec in stores(place, &files)? {
-            match standing(&spec, stdin.as_deref(), world) {
+            match standing(&spec, world) {
                 Ok((place, definitions)) => add_standing(&mut claims, &place, &definitions),
                 Err(e) => unseen.push(e.to_string()),
             }
@@ -163,10 +163,8 @@ impl Check {
         if errors > 0 { Err(Found.into()) } else { Ok(()) }
     }
 
-    /// The files, and what standard input held: whoever opens a cluster's store may need it again.
-    fn read(&self) -> Result<(Vec<File>, Option<Vec<u8>>)> {
+    fn read(&self) -> Result<Vec<File>> {
         let mut files = Vec::new();
-        let mut stdin = None;
         for path in &self.files {
             let shown = || path.display().to_string();
             if path.as_os_str() == "-" {
@@ -177,7 +175,6 @@ impl Check {
                     .read_to_end(&mut bytes)
                     .context("standard input")?;
                 files.push(File { name: shown(), found: lint::bytes_of(&bytes) });
-                stdin = Some(bytes);
             } else if path.is_dir() {
                 let names = folder(path).with_context(shown)?;
                 if names.is_empty() {
@@ -190,7 +187,7 @@ impl Check {
                 files.push(one(path)?);
             }
         }
-        Ok((files, stdin))
+        Ok(files)
     }
 }
 
@@ -320,16 +317,12 @@ fn ranges(config: &Config, terminal: &Terminal<'_>) -> String {
 
 /// How many addresses a range gives out; all of IPv6 and one more would not fit, and no range is that.
 pub fn size(range: &Range) -> u128 {
-    range.spans().iter().map(|span| length(*span)).fold(0, u128::saturating_add)
+    range.spans().iter().map(|span| span.size()).fold(0, u128::saturating_add)
 }
 
 /// How many of its addresses `exclude` leaves out, the gateway not counted.
 pub fn excluded(range: &Range) -> u128 {
     let gateway = range.gateway().filter(|g| range.contains(*g));
     let kept = size(range).saturating_add(u128::from(gateway.is_some()));
-    length(range.bounds()).saturating_sub(kept)
-}
-
-fn length(span: Span) -> u128 {
-    (span.last.bits() - span.first.bits()).saturating_add(1)
+    range.bounds().size().saturating_sub(kept)
 }

@@ -19,7 +19,7 @@ use crate::alloc::Holder;
 use crate::error::shown_network;
 use crate::model::Kind;
 use crate::net::{Addr, Family, Span, Subnet};
-use crate::telemetry::usage::{Extent, len};
+use crate::telemetry::usage::Extent;
 use picture::{Count, Frame, LEGEND, Look, Mark, Order, Picture, Space, draw};
 
 /// Draw a network, or a piece of the address space: a cell for each address, or for each block.
@@ -183,7 +183,7 @@ fn pieces(known: &Known) -> Vec<Subnet> {
         let ranges: Vec<Span> =
             known.extents.iter().map(|e| e.range).filter(|r| r.first.family() == family).collect();
         let mut apart: Vec<Subnet> =
-            ranges.iter().map(|range| enclosing(range.first, range.last)).collect();
+            ranges.iter().map(|range| range.first.enclosing(range.last)).collect();
         apart.sort_by_key(|s| (s.first(), s.len()));
         apart.dedup();
         let of_family = || known.marks.iter().map(|(a, _)| *a).filter(|a| a.family() == family);
@@ -193,22 +193,15 @@ fn pieces(known: &Known) -> Vec<Subnet> {
             _ => of_family().min().zip(of_family().max()),
         };
         let Some((first, last)) = bounds else { continue };
-        let together = enclosing(first, last);
-        let room = apart.iter().map(|s| len(Span::from(*s))).fold(0_u128, u128::saturating_add);
-        if apart.len() < 2 || len(together.into()) / 4 <= room {
+        let together = first.enclosing(last);
+        let room = apart.iter().map(|s| Span::from(*s).size()).fold(0_u128, u128::saturating_add);
+        if apart.len() < 2 || Span::from(together).size() / 4 <= room {
             pieces.push(together);
         } else {
             pieces.append(&mut apart);
         }
     }
     pieces
-}
-
-/// The smallest prefix with both addresses.
-fn enclosing(first: Addr, last: Addr) -> Subnet {
-    let differ = first.bits() ^ last.bits();
-    let host = u8::try_from(128 - differ.leading_zeros()).unwrap_or(128);
-    first.prefix(first.family().bits().saturating_sub(host))
 }
 
 /// What of a prefix is worth a picture: all of it, or, where that is too much for anyone, the
@@ -221,7 +214,7 @@ fn inhabited(whole: Subnet, marks: &[(Addr, Mark)]) -> Subnet {
         return whole;
     }
     // Not less than 256 addresses.
-    let len = enclosing(first, last).len().min(bits - 8).max(whole.len());
+    let len = first.enclosing(last).len().min(bits - 8).max(whole.len());
     Subnet::masked(first, len).unwrap_or(whole)
 }
 
@@ -359,7 +352,7 @@ mod tests {
             ("fd00::1", "fd00::ffff", "fd00::/112"),
             ("::", "ffff::", "::/0"),
         ] {
-            assert_eq!(enclosing(addr(first), addr(last)).to_string(), net);
+            assert_eq!(addr(first).enclosing(addr(last)).to_string(), net);
         }
     }
 

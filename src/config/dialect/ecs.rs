@@ -6,17 +6,19 @@
 //! Invariant: an address or gateway that comes out lies in its subnet and is neither the network
 //! nor the broadcast address.
 
+use ipnet::IpNet;
+
 use crate::alloc::{Cooldown, OnDuplicate, Strategy, Wanted};
 use crate::config::args;
 use crate::config::args::Args;
-use crate::config::cidr::{Cidr, addr, addr_with_or_without_prefix, bad_cidr, cidr};
+use crate::config::cidr::{Cidr, addr, bad_cidr, cidr};
 use crate::config::error::{ConfigError, Warning};
 use crate::config::fields::Fields;
 use crate::config::netconf::{Netconf, Rules, attachment};
 use crate::config::place::Place;
 use crate::config::{Cleanup, Config, Dialect, Dns, Inputs, Route, keys};
 use crate::model::{NetworkName, Origin, Owner, SetName};
-use crate::net::{Addr, Family, GatewaySpec, Range, RangeSet, RangeSpec, Subnet};
+use crate::net::{Addr, Family, GatewaySpec, Range, RangeSet, RangeSpec, Subnet, parse_addr};
 
 /// Claimed by a key of one family, or by `id` where no range is written host-local's way.
 pub const RULES: Rules = Rules {
@@ -141,7 +143,7 @@ fn config(conf: &Netconf, inputs: &Inputs) -> Result<Config, ConfigError> {
 fn cleanup(conf: &Netconf, inputs: &Inputs) -> Cleanup {
     let ipam = conf.ipam_anyway();
     let place = Place { ipam: &ipam, inputs, dialect: Dialect::Ecs };
-    let address = |half: &Half| addr_with_or_without_prefix(ipam.text(half.address).ok()??);
+    let address = |half: &Half| parse_addr(ipam.text(half.address).ok()??);
     let network = NetworkName::ecs();
     Cleanup {
         dialect: Dialect::Ecs,
@@ -170,64 +172,59 @@ fn range_set(
         return Err(bad_cidr("", node.path()));
     }
     let subnet = subnet(cidr(&node)?, half).map_err(|e| e.at(node.path()))?;
-    if let Some(address) = address {
-        verify(address.addr(), address.family(), subnet, half, "address", "ip")
+    if let Some(Cidr { net, mapped }) = address {
+        verify(net.addr().into(), mapped, subnet.into(), half, "address", "ip")
             .map_err(|e| e.at(ipam.way_to(half.address)))?;
     }
     if let Some(gateway) = gateway {
-        verify(gateway, Some(gateway.family()), subnet, half, "gateway", "gateway")
+        verify(gateway, false, subnet.into(), half, "gateway", "gateway")
             .map_err(|e| e.at(ipam.way_to(half.gateway)))?;
     }
-    let range = Range::new(&RangeSpec {
-        addr: subnet.first(),
-        len: subnet.len(),
-        start: None,
-        end: None,
-        gateway: gateway.map_or(GatewaySpec::Default, GatewaySpec::At),
-        exclude: Vec::new(),
-    });
+    let gateway = gateway.map_or(GatewaySpec::Default, GatewaySpec::At);
+    let range = Range::new(&RangeSpec { gateway, ..RangeSpec::of(subnet) });
     let set = range
         .map_err(|e| e.to_string())
         .and_then(|range| RangeSet::new(vec![range]).map_err(|e| e.to_string()))
         .map_err(|e| ConfigError::invalid(e).within(node.path()).at(node.path()))?;
-    let wanted =
-        address.map(|address| Wanted { addr: address.addr(), prefix: Some(address.len()) });
+    let wanted = address
+        .map(|Cidr { net, .. }| Wanted { addr: net.addr().into(), prefix: Some(net.prefix_len()) });
     Ok(Some((set, wanted)))
 }
 
-fn subnet(cidr: Cidr, half: &Half) -> Result<Subnet, ConfigError> {
+/// The subnet without its host bits.
+fn subnet(Cidr { net, mapped }: Cidr, half: &Half) -> Result<IpNet, ConfigError> {
     let Half { word, longest, .. } = half;
     let wrong = |why: &str| {
         let key = half.subnet;
-        ConfigError::invalid(format!("invalid {word} subnet: {cidr}; ipam.{key} {why}"))
+        ConfigError::invalid(format!("invalid {word} subnet: {net}; ipam.{key} {why}"))
     };
-    if cidr.family() != Some(half.family) {
+    if mapped || Addr::from(net.addr()).family() != half.family {
         return Err(wrong("takes a prefix of that family"));
     }
-    if cidr.len() > *longest {
+    if net.prefix_len() > *longest {
         return Err(ConfigError::invalid(format!(
-            "no available ip in the subnet; ipam.{} is {cidr}, and the longest prefix that leaves \
+            "no available ip in the subnet; ipam.{} is {net}, and the longest prefix that leaves \
              an address is /{longest}",
             half.subnet
         )));
     }
-    if half.family == Family::V4 && cidr.len() == 0 {
+    if half.family == Family::V4 && net.prefix_len() == 0 {
         return Err(wrong("cannot be all of the family"));
     }
-    cidr.subnet().ok_or_else(|| wrong("is too long"))
+    Ok(net.trunc())
 }
 
 /// The rules for an address or gateway inside its subnet.
 fn verify(
     addr: Addr,
-    family: Option<Family>,
+    mapped: bool,
     subnet: Subnet,
     half: &Half,
     key: &str,
     noun: &str,
 ) -> Result<(), ConfigError> {
     let word = half.word;
-    let why = if family != Some(half.family) {
+    let why = if mapped || addr.family() != half.family {
         format!("invalid {word} {key}: {addr}; ipam.{word}-{key} takes one of that family")
     } else if !subnet.contains(addr) {
         format!(
@@ -256,8 +253,8 @@ fn echo(ipam: &Fields, half: &Half, routes: &mut Vec<Route>) -> Result<(), Confi
         let fields = item.fields()?;
         let dst = fields.get("dst").map(|node| cidr(&node)).transpose()?;
         routes.push(Route {
-            dst: dst.map_or_else(|| NO_DST.to_owned(), |dst| dst.to_string()),
-            net: dst.and_then(Cidr::subnet),
+            dst: dst.map_or_else(|| NO_DST.to_owned(), |dst| dst.net.to_string()),
+            net: dst.map(|dst| dst.net.into()),
             gw: addr(&fields, "gw")?,
             ..Route::default()
         });

@@ -132,18 +132,15 @@ fn range_set(
             let text = "IP <nil> not v4 nor v6; every range needs a subnet";
             return Err(ConfigError::invalid(text).at(draft.fields.path()));
         };
-        if subnet.mapped() {
+        if subnet.mapped {
             return Err(ConfigError::invalid(format!(
-                "IPNet IP and Mask version mismatch; write the IPv4 subnet as {subnet}"
+                "IPNet IP and Mask version mismatch; write the IPv4 subnet as {}",
+                subnet.net
             ))
             .at(draft.fields.way_to("subnet")));
         }
         let range = Range::new(&RangeSpec {
-            addr: match subnet.subnet() {
-                Some(masked) if sources.mask => masked.first(),
-                _ => subnet.addr(),
-            },
-            len: subnet.len(),
+            subnet: if sources.mask { subnet.net.trunc() } else { subnet.net },
             start: draft.start,
             end: draft.end,
             gateway: draft.gateway,
@@ -151,7 +148,7 @@ fn range_set(
         })
         .map_err(|e| {
             let key = match e {
-                RangeError::Length(..) | RangeError::HostBits { .. } => "subnet",
+                RangeError::HostBits { .. } => "subnet",
                 RangeError::Start(..) | RangeError::StartAfterDefaultEnd(..) => "rangeStart",
                 RangeError::End(..) => "rangeEnd",
             };
@@ -189,8 +186,8 @@ pub fn routes(ipam: &Fields, warnings: &mut Vec<Warning>) -> Result<Vec<Route>, 
         // Go leaves a zero out of the answer, except where it can tell it from nothing.
         let positive = |name| Ok(fields.integer(name)?.filter(|n| *n != 0));
         routes.push(Route {
-            dst: dst.to_string(),
-            net: dst.subnet(),
+            dst: dst.net.to_string(),
+            net: Some(dst.net.into()),
             gw: addr(&fields, "gw")?,
             mtu: positive("mtu")?,
             advmss: positive("advmss")?,

@@ -16,7 +16,7 @@ use super::server::Entry;
 use super::{keys, node};
 use crate::alloc::{Context, NetworkRanges};
 use crate::error::StoreError;
-use crate::model::{Counter, Ending, Face, SetName, Spent, Verb, Wait};
+use crate::model::{Counter, Ending, Face, SetName, Verb, Wait};
 use crate::store::codec;
 use crate::store::embedded::lock::{Lock, lock_file};
 use crate::sys::files;
@@ -140,19 +140,13 @@ impl Notes {
     }
 
     /// Counts a request, as far as the node can keep that.
-    pub fn count(
-        &self,
-        (set, face, verb, ending): (SetName, Face, Verb, Ending),
-        took: Duration,
-        cx: &Context,
-    ) {
+    pub fn count(&self, (set, face, verb, ending): (SetName, Face, Verb, Ending), cx: &Context) {
         let Some((path, key)) = self.place("counts", None, cx) else { return };
         // A request that cannot be counted stands.
         let Ok(()) = files::make_folder(&path) else { return };
         let Ok(_lock) = lock(&path) else { return };
         let before = content(&path).unwrap_or_default();
-        let spent = Spent { waited: Duration::ZERO, took };
-        let after = codec::count_in(key.as_bytes(), &before, &set, face, verb, ending, spent);
+        let after = codec::count_in(key.as_bytes(), &before, &set, face, verb, ending);
         let _ = put(&path, &after, cx.seed);
     }
 

@@ -214,7 +214,7 @@ impl<E: Engine> Cas<E> {
                 self.notes.note_ranges(&ranges, cx);
             }
             if let Some(counted) = counted.filter(|_| begins(command)) {
-                self.notes.count(counted, self.spent(until), cx);
+                self.notes.count(counted, cx);
             }
             let Knowledge { owners, known, .. } = knowledge;
             let known = known.into_inner();
@@ -275,16 +275,11 @@ impl<E: Engine> Cas<E> {
     }
 
     /// A request that the servers did not carry out, for all that is known.
-    fn count_failure(&self, command: &Command, until: Instant, cx: &Context) {
+    fn count_failure(&self, command: &Command, cx: &Context) {
         if let (Some(verb), Some(set)) = (alloc::verb(command), command.set()) {
             let counted = (set.clone(), cx.face, verb, Ending::Failed);
-            self.notes.count(counted, self.spent(until), cx);
+            self.notes.count(counted, cx);
         }
-    }
-
-    /// Since the command began that may take until then.
-    fn spent(&self, until: Instant) -> Duration {
-        self.timeout.saturating_sub(until.saturating_duration_since(Instant::now()))
     }
 }
 
@@ -365,7 +360,7 @@ impl<E: Engine> Store for Cas<E> {
         }
         let done = self.with_old_keys(command, cx, until);
         if let Err(Error::Store(_)) = done {
-            self.count_failure(command, until, cx);
+            self.count_failure(command, cx);
         }
         match (self.dispel_own(cx, until), done) {
             // What it was to do it has done.

@@ -194,7 +194,7 @@ impl Knowledge<'_> {
             let here = spans.len();
             spans.extend(counted.iter().filter(|(s, _)| s == set).map(|(_, span)| *span));
             let counts = self.counts(set, &spans)?;
-            let has_room = |(span, n): &(&Span, &u64)| u128::from(**n) < size(**span);
+            let has_room = |(span, n): &(&Span, &u64)| u128::from(**n) < span.size();
             let Some((part, n)) = spans.iter().zip(&counts).take(here).find(has_room) else {
                 if within != span {
                     // Others have filled it between two looks.
@@ -232,7 +232,7 @@ impl Knowledge<'_> {
             let spans: Vec<Span> =
                 full.iter().filter(|(s, _)| s == set).map(|(_, span)| *span).collect();
             let counts = self.counts(set, &spans)?;
-            if spans.iter().zip(counts).any(|(span, n)| u128::from(n) < size(*span)) {
+            if spans.iter().zip(counts).any(|(span, n)| u128::from(n) < span.size()) {
                 self.unlist(&keys::ips(set));
                 self.search.counted.borrow_mut().clear();
                 return Ok(false);
@@ -270,11 +270,6 @@ impl Knowledge<'_> {
         }
         Ok(None)
     }
-}
-
-/// How many addresses a span has; less one for all of IPv6.
-fn size(span: Span) -> u128 {
-    (span.last.bits() - span.first.bits()).saturating_add(1)
 }
 
 /// A span in at most [`WINDOWS`] parts, divided where chunks are.

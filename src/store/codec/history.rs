@@ -4,7 +4,6 @@
 //! this build does not know is skipped when read, and kept when the record is written again.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,8 +12,7 @@ use super::{
     read_kind, read_owner, seal, unseal,
 };
 use crate::model::{
-    Counter, Ending, Event, Face, Histogram, History, Node, Origin, Owner, Pod, SetName, Spent,
-    Timestamp, Verb, What,
+    Counter, Ending, Event, Face, History, Node, Origin, Owner, Pod, SetName, Timestamp, Verb, What,
 };
 
 const FACES: [(u8, Face); 3] = [(1, Face::Cni), (2, Face::Docker), (3, Face::Cli)];
@@ -178,7 +176,18 @@ pub fn read_bounds(key: &[u8], bytes: &[u8]) -> Result<History, Bad> {
     Ok(if count == 0 { History::Off } else { History::Kept { count, age } })
 }
 
-/// The counters of all sets with one more of a kind. Counters that cannot be read begin anew.
+/// The counters of a set: face, verb, ending and number of requests. Counters of kinds that this build
+/// does not know are kept when the record is written again.
+type CountsV1 = Vec<(u8, u8, u8, u64)>;
+
+/// The counters of one set, with one more request. Counters that cannot be read start at zero.
+pub fn count(key: &[u8], before: Option<&[u8]>, face: Face, verb: Verb, ending: Ending) -> Vec<u8> {
+    let mut counts: CountsV1 = before.and_then(|bytes| unseal(key, bytes).ok()).unwrap_or_default();
+    add(&mut counts, face, verb, ending);
+    seal(key, &counts)
+}
+
+/// The counters of all sets, with one more request. Counters that cannot be read start at zero.
 pub fn count_in(
     key: &[u8],
     before: &[u8],
@@ -186,98 +195,42 @@ pub fn count_in(
     face: Face,
     verb: Verb,
     ending: Ending,
-    spent: Spent,
 ) -> Vec<u8> {
     let mut all: BTreeMap<&str, CountsV1> = unseal(key, before).unwrap_or_default();
-    add(all.entry(&*set.0).or_default(), face, verb, ending, spent);
+    add(all.entry(&*set.0).or_default(), face, verb, ending);
     seal(key, &all)
 }
 
-/// The counters of all sets, those of kinds that this build knows.
-pub fn read_all_counts(key: &[u8], bytes: &[u8]) -> Result<Vec<Counter>, Bad> {
-    let all: BTreeMap<&str, CountsV1> = unseal(key, bytes)?;
-    let mut found = Vec::new();
-    for (set, counts) in all {
-        found.extend(known(&SetName(set.to_owned()), counts));
+fn add(counts: &mut CountsV1, face: Face, verb: Verb, ending: Ending) {
+    let kind = (number(&FACES, &face), number(&VERBS, &verb), number(&ENDINGS, &ending));
+    match counts.iter_mut().find(|(f, v, e, _)| (*f, *v, *e) == kind) {
+        Some((.., count)) => *count = count.saturating_add(1),
+        None => counts.push((kind.0, kind.1, kind.2, 1)),
     }
-    Ok(found)
 }
 
-/// The counters of a set: face, verb and measure as numbers, and how much. A measure is how requests
-/// ended, as a number below [`MEASURES`], and what of them is counted, as a multiple of it; to a build
-/// that counted nothing but requests it is an ending that it does not know.
-type CountsV1 = Vec<(u8, u8, u8, u64)>;
-
-const MEASURES: u8 = 8;
-/// How many requests.
-const REQUESTS: u8 = 0;
-/// How long they waited for locks, altogether, in microseconds.
-const WAITED: u8 = 1;
-/// How long they took, altogether, in microseconds.
-const TOOK: u8 = 2;
-/// How many of them took as long as the first bucket says; the other buckets follow.
-const BUCKETS: u8 = 3;
-
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
-}
-
-/// The counters with one more of a kind. Counters that cannot be read begin anew.
-pub fn count(
-    key: &[u8],
-    before: Option<&[u8]>,
-    face: Face,
-    verb: Verb,
-    ending: Ending,
-    spent: Spent,
-) -> Vec<u8> {
-    let mut counts: CountsV1 = before.and_then(|bytes| unseal(key, bytes).ok()).unwrap_or_default();
-    add(&mut counts, face, verb, ending, spent);
-    seal(key, &counts)
-}
-
-fn add(counts: &mut CountsV1, face: Face, verb: Verb, ending: Ending, spent: Spent) {
-    let (face, verb, ending) =
-        (number(&FACES, &face), number(&VERBS, &verb), number(&ENDINGS, &ending));
-    let mut more = |measure: u8, more: u64| {
-        let kind = (face, verb, measure * MEASURES + ending);
-        match counts.iter_mut().find(|(f, v, m, _)| (*f, *v, *m) == kind) {
-            Some((.., count)) => *count = count.saturating_add(more),
-            None if more == 0 => {}
-            None => counts.push((kind.0, kind.1, kind.2, more)),
-        }
-    };
-    more(REQUESTS, 1);
-    more(WAITED, micros(spent.waited));
-    more(TOOK, micros(spent.took));
-    // There are 13 of them.
-    more(BUCKETS + u8::try_from(Histogram::bucket(spent.took)).unwrap_or_default(), 1);
-}
-
-/// The counters of a set, those of kinds that this build knows.
+/// The counters of a set, without those of kinds that this build does not know.
 pub fn read_counts(key: &[u8], set: &SetName, bytes: &[u8]) -> Result<Vec<Counter>, Bad> {
     Ok(known(set, unseal(key, bytes)?))
 }
 
+/// The counters of all sets, without those of kinds that this build does not know.
+pub fn read_all_counts(key: &[u8], bytes: &[u8]) -> Result<Vec<Counter>, Bad> {
+    let all: BTreeMap<&str, CountsV1> = unseal(key, bytes)?;
+    Ok(all.into_iter().flat_map(|(set, counts)| known(&SetName(set.to_owned()), counts)).collect())
+}
+
 fn known(set: &SetName, counts: CountsV1) -> Vec<Counter> {
-    let mut known = BTreeMap::new();
-    for (face, verb, measure, count) in counts {
-        let kind = (value(&FACES, face), value(&VERBS, verb), value(&ENDINGS, measure % MEASURES));
-        let (Some(face), Some(verb), Some(ending)) = kind else { continue };
-        let none = || Counter::new(set.clone(), face, verb, ending);
-        let counter = known.entry((face, verb, ending)).or_insert_with(none);
-        match measure / MEASURES {
-            REQUESTS => counter.count = count,
-            WAITED => counter.waited = Duration::from_micros(count),
-            TOOK => counter.took.sum = Duration::from_micros(count),
-            later => {
-                if let Some(n) = counter.took.buckets.get_mut(usize::from(later - BUCKETS)) {
-                    *n = count;
-                }
-            }
-        }
-    }
-    known.into_values().collect()
+    let counter = |(face, verb, ending, count)| {
+        Some(Counter {
+            set: set.clone(),
+            face: value(&FACES, face)?,
+            verb: value(&VERBS, verb)?,
+            ending: value(&ENDINGS, ending)?,
+            count,
+        })
+    };
+    counts.into_iter().filter_map(counter).collect()
 }
 
 #[cfg(test)]
@@ -291,59 +244,18 @@ mod tests {
         }
     }
 
-    const MEASURED: Spent =
-        Spent { waited: Duration::from_micros(1500), took: Duration::from_micros(2500) };
-
     #[test]
-    fn counts_of_a_later_build_are_kept() {
+    fn counters_of_unknown_kinds_are_kept() {
         let (key, set) = (b"X", SetName("s".into()));
-        let later: CountsV1 = vec![(9, 9, 9, 7), (3, 2, 247, 8), (3, 2, 129, 9)];
-        let bytes = seal(key, &later);
-        let bytes = count(key, Some(&bytes), Face::Cli, Verb::Del, Ending::Ok, MEASURED);
+        let unknown: CountsV1 = vec![(9, 9, 9, 7), (3, 2, 247, 8)];
+        let bytes = seal(key, &unknown);
+        let bytes = count(key, Some(&bytes), Face::Cli, Verb::Del, Ending::Ok);
         let written = unseal::<CountsV1>(key, &bytes).unwrap();
-        let ours = [(3, 2, 1, 1), (3, 2, 9, 1500), (3, 2, 17, 2500), (3, 2, 41, 1)];
-        assert_eq!(written, [&later[..], &ours].concat());
+        assert_eq!(written, [&unknown[..], &[(3, 2, 1, 1)]].concat());
         let read = read_counts(key, &set, &bytes).unwrap();
-        assert_eq!((read.len(), read[0].count, read[0].took.count()), (1, 1, 1));
+        assert_eq!((read.len(), read[0].count), (1, 1));
         assert_eq!(read_counts(b"Y", &set, &bytes), Err(Bad("a record with a wrong checksum")));
-        let anew = count(key, Some(b"junk"), Face::Cli, Verb::Del, Ending::Ok, MEASURED);
+        let anew = count(key, Some(b"junk"), Face::Cli, Verb::Del, Ending::Ok);
         assert_eq!(read_counts(key, &set, &anew).unwrap()[0].count, 1);
-    }
-
-    /// A build that kept no times has counted before, and does so again in between.
-    #[test]
-    fn times_are_kept_beside_the_counts_of_a_build_without() {
-        let (key, set) = (b"X", SetName("s".into()));
-        let mut bytes = seal(key, &vec![(1_u8, 1_u8, 1_u8, 5_u64), (1, 1, 2, 3)]);
-        let slow = Spent { took: Duration::from_secs(60), ..Spent::default() };
-        for spent in [MEASURED, MEASURED, slow] {
-            bytes = count(key, Some(&bytes), Face::Cni, Verb::Add, Ending::Ok, spent);
-        }
-        let mut as_older: CountsV1 = unseal(key, &bytes).unwrap();
-        assert_eq!(as_older[..2], [(1, 1, 1, 8), (1, 1, 2, 3)]);
-        // What such a build takes for an ending, it does not know.
-        assert!(as_older[2..].iter().all(|(.., measure, _)| *measure >= MEASURES));
-        as_older[0].3 += 1;
-        let read = read_counts(key, &set, &seal(key, &as_older)).unwrap();
-        let mut took = Histogram::EMPTY;
-        for spent in [MEASURED, MEASURED, slow] {
-            took.add(spent.took);
-        }
-        let (ok, full) = (Ending::Ok, Ending::Exhausted);
-        let ok = Counter {
-            count: 9,
-            waited: Duration::from_millis(3),
-            took,
-            ..Counter::new(set.clone(), Face::Cni, Verb::Add, ok)
-        };
-        let full = Counter { count: 3, ..Counter::new(set, Face::Cni, Verb::Add, full) };
-        assert_eq!(read, [ok, full]);
-    }
-
-    #[test]
-    fn buckets_stay_what_they_are() {
-        let bounds =
-            [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0_f64];
-        assert_eq!(crate::model::BOUNDS.map(f64::to_bits), bounds.map(f64::to_bits));
     }
 }

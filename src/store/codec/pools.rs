@@ -27,7 +27,7 @@ fn subnet(subnet: Subnet) -> (AddrV1, u8) {
 }
 
 fn read_subnet((base, len): (AddrV1, u8)) -> Result<Subnet, Bad> {
-    Subnet::new(base.try_into()?, len).map_err(|_| Bad("a subnet that is none"))
+    Subnet::new(base.try_into()?, len).ok_or(Bad("a subnet that is none"))
 }
 
 /// A pool as the record under `key`.

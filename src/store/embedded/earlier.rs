@@ -35,8 +35,9 @@ impl<F: FileSystem> Embedded<F> {
         Ok(names.iter().filter_map(boot).map(|id| (id.clone(), self.names.boot(&id))).collect())
     }
 
-    /// The files of this machine's earlier boots that can be read, the newest first.
-    pub(super) fn earlier_boots(&self, cx: &Context) -> Vec<EarlierBoot> {
+    /// The files of this machine's earlier boots that can be read, the newest first; the last of these
+    /// boots ended at `ended`.
+    pub(super) fn earlier_boots(&self, mut ended: Timestamp, cx: &Context) -> Vec<EarlierBoot> {
         let others = self.boot_files().unwrap_or_default();
         let mut found: Vec<EarlierBoot> = others
             .into_iter()
@@ -52,10 +53,6 @@ impl<F: FileSystem> Embedded<F> {
             })
             .collect();
         found.sort_by_key(|boot| std::cmp::Reverse(boot.begun));
-        let current = cx.boot.as_ref().map(|boot| self.names.boot(boot));
-        let begun = current
-            .and_then(|path| self.read_earlier(&path, |tables| history::begun(tables)).flatten());
-        let mut ended = begun.unwrap_or(cx.now);
         for boot in &mut found {
             boot.ended = std::mem::replace(&mut ended, boot.begun);
         }
@@ -79,14 +76,14 @@ impl<F: FileSystem> Embedded<F> {
         range: Addr,
         cx: &Context,
     ) -> Option<Addr> {
-        let newest = self.earlier_boots(cx).into_iter().next()?;
+        let newest = self.earlier_boots(cx.now, cx).into_iter().next()?;
         self.read_earlier(&newest.path, |tables| tables.former(set, pod, range)).flatten()
     }
 
     /// Removes the files whose history nobody keeps any more. Failure leaves them to the next boot.
     pub(super) fn remove_earlier(&self, cx: &Context) {
         let age = self.history.age();
-        for boot in self.earlier_boots(cx).iter().skip(1) {
+        for boot in self.earlier_boots(cx.now, cx).iter().skip(1) {
             if boot.ended.saturating_add(age) < cx.now {
                 let _ = self.fs.remove(&boot.path);
             }

@@ -9,9 +9,7 @@ use super::keys;
 use super::view::{Kv, KvMut, Tables};
 use crate::alloc::Context;
 use crate::error::StoreError;
-use crate::model::{
-    Counter, Ending, Event, Face, History, Kind, SetName, Spent, Timestamp, Verb, What,
-};
+use crate::model::{Counter, Ending, Event, Face, History, Kind, SetName, Timestamp, Verb, What};
 use crate::store::codec;
 
 /// How many more old events may go than new ones come: so that a smaller bound is reached some time.
@@ -81,18 +79,17 @@ pub fn events<K: Kv>(
     Ok(found)
 }
 
-/// Counts a request, and what it has taken.
+/// Counts a request.
 pub fn count<K: KvMut>(
     tables: &mut Tables<'_, K>,
     set: &SetName,
     face: Face,
     verb: Verb,
     ending: Ending,
-    spent: Spent,
 ) -> Result<(), StoreError> {
     let key = keys::count(set);
     let before = tables.kv.get(&key)?;
-    tables.kv.put(&key, &codec::count(&key, before.as_deref(), face, verb, ending, spent))
+    tables.kv.put(&key, &codec::count(&key, before.as_deref(), face, verb, ending))
 }
 
 /// All counters.

@@ -237,7 +237,7 @@ pub fn read_place(space: &str, key: &[u8]) -> Option<Subnet> {
     let mut start = vec![PLACE];
     text(&mut start, space);
     let (base, rest) = key.strip_prefix(&*start)?.split_at_checked(17)?;
-    Subnet::new(read_addr(base)?, *rest.first()?).ok()
+    Subnet::new(read_addr(base)?, *rest.first()?)
 }
 
 /// The cursor of a range set.

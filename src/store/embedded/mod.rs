@@ -76,7 +76,7 @@ use super::{Problem, Repair, Store, Taken, Wanted, codec};
 use crate::alloc;
 use crate::alloc::{Change, Command, Context, Gc, NetworkRanges, Outcome, Plan, PodKey, Target};
 use crate::error::{Error, Refusal, StoreError};
-use crate::model::{Counter, Event, History, Lease, Owner, Persist, Pool, SetName, Spent, Wait};
+use crate::model::{Counter, Event, History, Lease, Owner, Persist, Pool, SetName, Wait};
 use crate::net::Addr;
 
 /// Leases in files on this host.
@@ -360,7 +360,7 @@ impl<F: FileSystem> Embedded<F> {
                 self.collect(command.clone(), &mut plan, tables, cx)?;
             }
             if let Some((set, face, verb, ending)) = counted {
-                history::count(tables, &set, face, verb, ending, Spent::default())?;
+                history::count(tables, &set, face, verb, ending)?;
             }
             Ok(ControlFlow::Continue(Some(plan)))
         };

@@ -12,7 +12,7 @@ use super::{Embedded, LeaseFile, files, history, keys, policy};
 use crate::alloc;
 use crate::alloc::{Change, Command, Context, Outcome, Plan, Reserve, Unreserve};
 use crate::error::{Refusal, StoreError};
-use crate::model::{Lease, SetName, Spent};
+use crate::model::{Lease, SetName};
 use crate::net::{Addr, Span};
 
 impl<F: FileSystem> Embedded<F> {
@@ -170,7 +170,7 @@ impl<F: FileSystem> Embedded<F> {
         let _ = self.lock(&file).and_then(|lock| {
             let work = |tables: &mut super::Tables<'_, super::Writer<'_, '_>>| {
                 history::append(tables, &events, self.history, cx.now)?;
-                history::count(tables, set, cx.face, verb, ending, Spent::default())?;
+                history::count(tables, set, cx.face, verb, ending)?;
                 Ok(std::ops::ControlFlow::Continue(()))
             };
             super::database::write(

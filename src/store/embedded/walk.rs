@@ -120,7 +120,10 @@ impl<F: FileSystem> Embedded<F> {
             let found = self.read_page(&file, |tables| history::events(tables, wanted))?;
             all.extend(found.unwrap_or_default());
         }
-        for boot in self.earlier_boots(cx) {
+        let current = cx.boot.as_ref().map(|boot| self.names.boot(boot));
+        let begun =
+            current.and_then(|path| self.read_earlier(&path, |tables| history::begun(tables)));
+        for boot in self.earlier_boots(begun.flatten().unwrap_or(cx.now), cx) {
             // Nothing of it was flushed: a power cut may have torn it.
             let found = self.read_earlier(&boot.path, |tables| {
                 history::of_ended_boot(tables, boot.ended, cx, wanted)
@@ -136,9 +139,10 @@ impl<F: FileSystem> Embedded<F> {
         let mut all: BTreeMap<_, Counter> = BTreeMap::new();
         for file in self.lease_files(cx)? {
             for c in self.read_page(&file, |t| history::counters(t))?.unwrap_or_default() {
-                let none = || Counter::new(c.set.clone(), c.face, c.verb, c.ending);
                 let key = (c.set.clone(), c.face, c.verb, c.ending);
-                all.entry(key).or_insert_with(none).merge(&c);
+                all.entry(key)
+                    .and_modify(|all| all.count = all.count.saturating_add(c.count))
+                    .or_insert(c);
             }
         }
         Ok(all.into_values().collect())

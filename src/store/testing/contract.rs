@@ -30,15 +30,9 @@ pub fn addr(text: &str) -> Addr {
 /// A set of one range: `10.0.0.0/29`, or with bounds `10.0.0.0/24 10.0.0.5 10.0.0.9`.
 pub fn set(text: &str) -> RangeSet {
     let mut words = text.split(' ');
-    let (ip, len) = words.next().unwrap().split_once('/').unwrap();
-    let spec = RangeSpec {
-        addr: addr(ip),
-        len: len.parse().unwrap(),
-        start: words.next().map(addr),
-        end: words.next().map(addr),
-        gateway: GatewaySpec::Default,
-        exclude: vec![],
-    };
+    let subnet = words.next().unwrap().parse().unwrap();
+    let (start, end) = (words.next().map(addr), words.next().map(addr));
+    let spec = RangeSpec { start, end, ..RangeSpec::of(subnet) };
     RangeSet::new(vec![Range::new(&spec).unwrap()]).unwrap()
 }
 
@@ -372,14 +366,8 @@ fn gateways_are_claimed(make: Make<'_>) {
     let del = Command::Del(Del { set: net(), target, rewind: false, undo: false, legacy: None });
     assert_eq!(freed(&mut *store, &del, &at(2)), []);
     let held = leases(&mut *store).into_iter().find(|l| l.kind == Kind::Dynamic).unwrap();
-    let spec = RangeSpec {
-        addr: addr("10.0.0.0"),
-        len: 24,
-        start: None,
-        end: None,
-        gateway: GatewaySpec::At(held.addr),
-        exclude: vec![],
-    };
+    let gateway = GatewaySpec::At(held.addr);
+    let spec = RangeSpec { gateway, ..RangeSpec::of("10.0.0.0/24".parse().unwrap()) };
     let other = RangeSet::new(vec![Range::new(&spec).unwrap()]).unwrap();
     let refusal = refused(&mut *store, &Command::Add(claim("c3", &[other])), &at(3));
     assert!(matches!(refusal, Refusal::GatewayHeld { .. }));

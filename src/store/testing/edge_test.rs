@@ -259,12 +259,8 @@ fn a_container_is_not_its_own_gateway() {
         let first = Add { strategy: Strategy::Lowest, ..add("c1", &[set("10.0.0.0/24")]) };
         assert_eq!(given(store, &first, &at(1)), [addr("10.0.0.2")]);
         let spec = crate::net::RangeSpec {
-            addr: addr("10.0.0.0"),
-            len: 24,
-            start: None,
-            end: None,
             gateway: crate::net::GatewaySpec::At(addr("10.0.0.2")),
-            exclude: vec![],
+            ..crate::net::RangeSpec::of("10.0.0.0/24".parse().unwrap())
         };
         let moved = RangeSet::new(vec![crate::net::Range::new(&spec).unwrap()]).unwrap();
         let got = store.apply(&Command::Add(add("c1", &[moved])), &at(2));

@@ -254,8 +254,11 @@ impl Store for Memory {
 
     fn counters(&mut self, _: &Context) -> Result<Vec<Counter>, StoreError> {
         let counter = |((set, face, verb, ending), count): (&(SetName, _, _, _), &u64)| Counter {
+            set: set.clone(),
+            face: *face,
+            verb: *verb,
+            ending: *ending,
             count: *count,
-            ..Counter::new(set.clone(), *face, *verb, *ending)
         };
         Ok(self.counters.iter().map(counter).collect())
     }

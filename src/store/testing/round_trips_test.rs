@@ -239,12 +239,9 @@ fn a_small_subnet(make: Make<'_>) {
     let mut nodes: Vec<Member> =
         (0..4).map(|n| Member::new(make("small"), folder.path(), n)).collect();
     let range = |exclude: Vec<Span>| RangeSpec {
-        addr: addr("10.9.0.0"),
-        len: 29,
-        start: None,
-        end: None,
         gateway: GatewaySpec::None,
         exclude,
+        ..RangeSpec::of("10.9.0.0/29".parse().unwrap())
     };
     let one = |spec: &RangeSpec| RangeSet::new(vec![Range::new(spec).unwrap()]).unwrap();
     let whole = [one(&range(vec![]))];

@@ -530,3 +530,17 @@ fn a_socket_is_taken_from_nobody() {
     assert!(!output.status.success());
     assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
 }
+
+#[test]
+fn a_limit_on_file_size_ends_no_daemon() {
+    let daemon = Daemon::start();
+    let pid = daemon.pid().to_string();
+    let mut limit = std::process::Command::new("prlimit");
+    limit.args(["--fsize=512", "--pid", &pid]);
+    assert!(limit.status().unwrap().success());
+    let body = json!({"AddressSpace": "L", "Pool": "10.80.0.0/24", "SubPool": "", "V6": false});
+    let (status, answer) = daemon.call(POOL, &body.to_string());
+    assert!((500..=503).contains(&status), "{status} {answer}");
+    assert!(answer["Err"].as_str().unwrap().contains("File too large"), "{answer}");
+    assert_eq!(daemon.call("/Plugin.Activate", "").0, 200);
+}

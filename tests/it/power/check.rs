@@ -17,7 +17,7 @@ use sublet::model::{
     Attachment, BootId, ContainerId, History, IfName, Kind, Lease, NetworkName, Origin, Owner,
     Persist, SetName, StoreSpec, Wait,
 };
-use sublet::net::{Addr, GatewaySpec, Range, RangeSet, RangeSpec};
+use sublet::net::{Addr, Range, RangeSet, RangeSpec};
 use sublet::store::Store;
 
 thread_local! {
@@ -96,15 +96,7 @@ fn owner(container: &str) -> Attachment {
 }
 
 pub fn add(container: &str) -> Command {
-    let (ip, len) = SUBNET.split_once('/').unwrap();
-    let spec = RangeSpec {
-        addr: ip.parse().unwrap(),
-        len: len.parse().unwrap(),
-        start: None,
-        end: None,
-        gateway: GatewaySpec::Default,
-        exclude: vec![],
-    };
+    let spec = RangeSpec::of(SUBNET.parse().unwrap());
     let sets = vec![RangeSet::new(vec![Range::new(&spec).unwrap()]).unwrap()];
     Command::Add(Add {
         set: set(),
