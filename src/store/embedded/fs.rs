@@ -147,6 +147,9 @@ impl FileSystem for Os {
         #[allow(clippy::cast_possible_wrap, reason = "open(2) takes the flags as an int")]
         let file = match options.custom_flags(flags as i32).open(path) {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(e) if rustix::io::Errno::from_io_error(&e) == Some(rustix::io::Errno::LOOP) => {
+                return Err(io::Error::other("it is a symbolic link: name the file itself"));
+            }
             file => file?,
         };
         let found = file.metadata()?;
