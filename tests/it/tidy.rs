@@ -36,6 +36,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("serde_json", &[]),
     ("anyhow", &[]),
     ("ipnet", &[]),
+    ("thiserror", &[]),
     ("fs2", &["store/embedded/lock.rs"]),
     ("redb", &["store/embedded/"]),
     ("postcard", &["store/codec/"]),
