@@ -32,6 +32,7 @@ const FACE: &str = "net model error alloc sys config telemetry store migrate liv
 
 /// Dependencies that the design names, and those that only one place may use.
 const CRATES: &[(&str, &[&str])] = &[
+    ("percent_encoding", &["sys/percent.rs"]),
     ("serde", &[]),
     ("serde_json", &[]),
     ("anyhow", &[]),
