@@ -34,10 +34,8 @@ impl<F: FileSystem> Embedded<F> {
         each: &mut dyn FnMut(Problem),
     ) -> Result<(), StoreError> {
         self.patience.renew();
-        let mut definitions = Vec::new();
         for file in self.lease_files(cx)? {
-            let lock = self.lock_to_read(&file)?;
-            match self.faults(&file, &lock, cx, &mut definitions) {
+            match self.faults(&file, None, cx) {
                 Ok(faults) => {
                     for (kind, what) in faults {
                         let (what, advice, mendable) = match kind {
@@ -58,26 +56,29 @@ impl<F: FileSystem> Embedded<F> {
             let (place, what) = (policy.display().to_string(), error.to_string());
             each(Problem { place, what, advice, mendable: false });
         }
-        overlaps(&definitions, each);
+        overlaps(&self.walk_networks(cx).unwrap_or_default(), each);
         self.oddities(cx, each);
         Ok(())
     }
 
+    /// Judges a file, one step in each hold of its lock; with `lock`, under that one.
     fn faults(
         &self,
         file: &LeaseFile,
-        lock: &Lock<F>,
+        lock: Option<&Lock<F>>,
         cx: &Context,
-        definitions: &mut Vec<NetworkRanges>,
     ) -> Result<Vec<check::Fault>, StoreError> {
-        let faults = self.read(file, lock, |tables| {
-            let faults = check::faults(tables, cx.now, &file.path)?;
-            if faults.is_empty() {
-                definitions.extend(tables.networks()?);
+        let mut judgement = check::Judgement::default();
+        loop {
+            let step = |tables: &database::Looked<'_>| judgement.step(tables, cx.now);
+            let more = match lock {
+                Some(lock) => self.read(file, lock, step),
+                None => self.read_page(file, step),
+            };
+            if more? != Some(true) {
+                return Ok(judgement.faults());
             }
-            Ok(faults)
-        })?;
-        Ok(faults.unwrap_or_default())
+        }
     }
 
     /// What lies around the files and should not, or not like that.
@@ -128,7 +129,7 @@ impl<F: FileSystem> Embedded<F> {
             let own = if file.lock == self.names.lock() { None } else { Some(self.lock(file)?) };
             let of_file = own.as_ref().unwrap_or(&lock);
             if !matches!(files::probe(&self.fs, &file.path, Access::Read)?, Content::Absent) {
-                let faults = self.faults(file, of_file, cx, &mut Vec::new());
+                let faults = self.faults(file, Some(of_file), cx);
                 if !faults.is_ok_and(|faults| faults.iter().all(|(kind, _)| *kind == "clock")) {
                     self.rebuild(file, of_file, cx, &mut repair)?;
                 }

@@ -292,6 +292,13 @@ pub fn read_queued(key: &[u8]) -> Option<(Timestamp, Addr)> {
     Some((u64::from_be_bytes(until.try_into().ok()?), read_addr(addr)?))
 }
 
+/// Set, time and address of a queue's key.
+pub fn read_queued_set(key: &[u8]) -> Option<(SetName, Timestamp, Addr)> {
+    let (set, _) = read_text(key.strip_prefix(&[QUEUE])?)?;
+    let (until, addr) = read_queued(key)?;
+    Some((SetName(set), until, addr))
+}
+
 /// A pod's address in a range set.
 pub fn sticky(set: &SetName, pod: &PodKey, range: Addr) -> Vec<u8> {
     let mut key = of_set(STICKY, set);
