@@ -31,7 +31,6 @@ mod tables;
 mod watch;
 
 use std::ffi::{OsStr, OsString};
-use std::fmt;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -245,28 +244,14 @@ fn fail(terminal: &mut Terminal<'_>, error: &anyhow::Error) -> u8 {
 }
 
 /// A command found a problem and has told of it.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("problems were found")]
 struct Found;
 
-impl fmt::Display for Found {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("problems were found")
-    }
-}
-
-impl std::error::Error for Found {}
-
 /// Arguments that make no sense together.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
 struct Misuse(String);
-
-impl fmt::Display for Misuse {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Misuse {}
 
 fn misuse(text: impl Into<String>) -> anyhow::Error {
     Misuse(text.into()).into()

@@ -7,7 +7,8 @@
 use std::fmt;
 
 /// Why a configuration cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
 pub struct ConfigError {
     decode: bool,
     message: String,
@@ -58,14 +59,6 @@ impl ConfigError {
         self.details.clone()
     }
 }
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for ConfigError {}
 
 /// What an operator should look at, though the configuration can be used.
 #[derive(Clone, Debug, PartialEq, Eq)]

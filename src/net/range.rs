@@ -106,44 +106,31 @@ pub enum GatewaySpec {
 }
 
 /// Why a range is refused. The texts are host-local's where it has one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RangeError {
     /// The subnet has host bits.
+    #[error(
+        "Network has host bits set. For a subnet mask of length {} the network address is {}",
+        .meant.len(),
+        .meant.first()
+    )]
     HostBits {
         /// The network that was probably meant.
         meant: Subnet,
     },
     /// `rangeStart` outside the subnet or behind `rangeEnd`.
+    #[error("RangeStart {0} not in network {1}")]
     Start(Addr, Subnet),
     /// `rangeEnd` outside the subnet or before `rangeStart`.
+    #[error("RangeEnd {0} not in network {1}")]
     End(Addr, Subnet),
     /// `rangeStart` behind the last address that a subnet gives out by default.
+    #[error(
+        "RangeStart {0} not in network {2}: it is behind the last address given out, {1}; set \
+         rangeEnd as well"
+    )]
     StartAfterDefaultEnd(Addr, Addr, Subnet),
 }
-
-impl fmt::Display for RangeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            RangeError::HostBits { meant } => write!(
-                f,
-                "Network has host bits set. For a subnet mask of length {} the network address is {}",
-                meant.len(),
-                meant.first()
-            ),
-            RangeError::Start(addr, subnet) => {
-                write!(f, "RangeStart {addr} not in network {subnet}")
-            }
-            RangeError::End(addr, subnet) => write!(f, "RangeEnd {addr} not in network {subnet}"),
-            RangeError::StartAfterDefaultEnd(addr, end, subnet) => write!(
-                f,
-                "RangeStart {addr} not in network {subnet}: it is behind the last address given out, \
-                 {end}; set rangeEnd as well"
-            ),
-        }
-    }
-}
-
-impl std::error::Error for RangeError {}
 
 /// A valid range.
 #[derive(Clone, Debug, PartialEq, Eq)]

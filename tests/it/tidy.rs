@@ -31,10 +31,12 @@ const FACE: &str = "net model error alloc sys config telemetry store migrate liv
 
 /// Dependencies that the design names, and those that only one place may use.
 const CRATES: &[(&str, &[&str])] = &[
+    ("percent_encoding", &["sys/percent.rs"]),
     ("serde", &[]),
     ("serde_json", &[]),
     ("anyhow", &[]),
     ("ipnet", &[]),
+    ("thiserror", &[]),
     ("fs2", &["store/embedded/lock.rs"]),
     ("redb", &["store/embedded/"]),
     ("postcard", &["store/codec/"]),

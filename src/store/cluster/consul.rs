@@ -17,6 +17,7 @@ use super::http::{Client, Failure, Reply, Request, Secret};
 use super::{Commit, Conflict, Engine, Entry, Expect, OldKey, Step, Truths, Window, Write};
 use crate::error::StoreError;
 use crate::model::{Consul as Spec, NetworkName};
+use crate::sys::percent;
 
 /// Operations of one transaction, less the probe of a look.
 const ROOM: usize = 63;
@@ -98,7 +99,8 @@ enum Answer {
 impl Consul {
     /// A client; reads files, connects nowhere.
     pub fn new(spec: &Spec) -> Result<Consul, StoreError> {
-        let dc = spec.dc.as_ref().map(|dc| format!("&dc={}", escaped(dc))).unwrap_or_default();
+        let dc =
+            spec.dc.as_ref().map(|dc| format!("&dc={}", percent::encode(dc))).unwrap_or_default();
         Ok(Consul {
             client: Client::new(&spec.servers)?,
             prefix: format!("{}/", spec.servers.prefix),
@@ -227,12 +229,6 @@ const COUNT: &str = "count the leases of";
 /// An operation on a key, without a value.
 fn on(verb: &'static str, key: String) -> Operation {
     Operation { kv: Kv { verb, key, value: None, index: None } }
-}
-
-fn escaped(text: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
-    let byte = |b: u8| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") };
-    text.bytes().map(byte).collect()
 }
 
 /// A rollback tells each operation that failed, in words. Those of comparisons are known; any other

@@ -30,29 +30,21 @@ use super::server::Window;
 use crate::alloc::PodKey;
 use crate::model::{NetworkName, Node, Owner, PoolId, SetName, Timestamp};
 use crate::net::{Addr, Family, Span};
-use crate::sys::percent::decode;
+use crate::sys::percent;
 
 /// A name as one segment: what is no letter, digit, `-`, `_`, `.` or `~` as %XX, and never empty or
 /// of dots alone, which servers take for steps in a path.
 fn segment(path: &mut String, name: &str) {
-    let dots = name.bytes().all(|b| b == b'.');
-    if name.is_empty() {
-        path.push('%');
-    }
-    for byte in name.bytes() {
-        let plain = byte.is_ascii_alphanumeric() || b"-_~".contains(&byte);
-        if plain || byte == b'.' && !dots {
-            path.push(char::from(byte));
-        } else {
-            // Writing into memory does not fail.
-            let _ = write!(path, "%{byte:02X}");
-        }
+    match name {
+        "" => path.push('%'),
+        dots if dots.bytes().all(|b| b == b'.') => *path += &dots.replace('.', "%2E"),
+        name => *path += &percent::encode(name),
     }
     path.push('/');
 }
 
 fn read_segment(text: &str) -> Option<String> {
-    if text == "%" { Some(String::new()) } else { decode(text) }
+    if text == "%" { Some(String::new()) } else { percent::decode(text) }
 }
 
 fn hex(addr: Addr) -> String {
