@@ -385,6 +385,11 @@ pub enum StoreError {
         /// The way out.
         advice: String,
     },
+    /// Another version of sublet wrote it.
+    OtherVersion {
+        /// The file, or the record and the server.
+        place: String,
+    },
     /// The set's live leases are in the other file, because `persist` was another when they were
     /// made.
     Moved {
@@ -421,6 +426,11 @@ impl StoreError {
             place: path.display().to_string(),
             source: source.into(),
         }
+    }
+
+    /// A file that another version of sublet wrote.
+    pub fn other_version(path: &Path) -> StoreError {
+        StoreError::OtherVersion { place: path.display().to_string() }
     }
 }
 
@@ -466,6 +476,11 @@ impl fmt::Display for StoreError {
             StoreError::Foreign { path, what, advice } => {
                 write!(f, "{} is not a lease store of sublet: {what}; {advice}", path.display())
             }
+            StoreError::OtherVersion { place } => write!(
+                f,
+                "cannot read {place}: it was written by another version of sublet; nothing was changed; \
+                 use that version or a newer one"
+            ),
             StoreError::Moved { set, path, lease, persist } => write!(
                 f,
                 "network {set} has leases in {} (such as {} of {}), made while \"persist\" was \
