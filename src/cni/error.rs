@@ -124,9 +124,10 @@ fn store_code(error: &StoreError) -> u32 {
         StoreError::Locked { .. }
         | StoreError::Unavailable { .. }
         | StoreError::Unanswered { .. } => TRY_AGAIN,
-        StoreError::Damaged { .. } | StoreError::BadRecord { .. } | StoreError::Foreign { .. } => {
-            DAMAGED
-        }
+        StoreError::Damaged { .. }
+        | StoreError::BadRecord { .. }
+        | StoreError::Foreign { .. }
+        | StoreError::OtherVersion { .. } => DAMAGED,
         StoreError::Moved { .. } | StoreError::Claimed { .. } | StoreError::Unreadable { .. } => {
             CONFIGURATION
         }

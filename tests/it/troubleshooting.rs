@@ -151,6 +151,7 @@ fn store_errors() -> Vec<StoreError> {
         StoreError::BadRecord { place: text(), key: text(), what: text() },
         StoreError::Damaged { path: path(), what: text() },
         StoreError::Foreign { path: path(), what: text(), advice: text() },
+        StoreError::OtherVersion { place: text() },
         StoreError::Moved { set: SetName(text()), path: path(), lease: lease(), persist: "disk" },
         StoreError::Claimed { place: text(), node: machine("a"), by: Box::new(record("b")) },
         StoreError::Claimed { place: text(), node: machine("a"), by: Box::new(record("a")) },

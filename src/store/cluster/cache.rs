@@ -140,21 +140,20 @@ impl Notes {
     }
 
     /// Counts a request, as far as the node can keep that.
-    pub fn count(&self, (set, face, verb, ending): (SetName, Face, Verb, Ending), cx: &Context) {
+    pub fn count(&self, request: &(SetName, Face, Verb, Ending), cx: &Context) {
         let Some((path, key)) = self.place("counts", None, cx) else { return };
         // A request that cannot be counted stands.
         let Ok(()) = files::make_folder(&path) else { return };
         let Ok(_lock) = lock(&path) else { return };
-        let before = content(&path).unwrap_or_default();
-        let after = codec::count_in(key.as_bytes(), &before, &set, face, verb, ending);
-        let _ = put(&path, &after, cx.seed);
+        let before = content(&path);
+        let _ = put(&path, &codec::count(key.as_bytes(), before.as_deref(), request), cx.seed);
     }
 
     /// What this node has counted since its boot.
     pub fn counters(&self, cx: &Context) -> Vec<Counter> {
         let Some((path, key)) = self.place("counts", None, cx) else { return Vec::new() };
         let bytes = content(&path).unwrap_or_default();
-        codec::read_all_counts(key.as_bytes(), &bytes).unwrap_or_default()
+        codec::read_counts(key.as_bytes(), &bytes).unwrap_or_default()
     }
 
     /// The file, and what the note is of: a number may be that of several.

@@ -49,7 +49,10 @@ const REMOVE: &str = "remove the record once no container has that address";
 impl Audit<'_> {
     fn tell(&mut self, path: &str, what: impl Into<String>, advice: &str) {
         let place = format!("{} at {}", path, self.engine.place());
-        let (what, advice) = (what.into(), advice.to_owned());
+        let what = what.into();
+        let other_version = what == codec::OTHER_VERSION.0;
+        let advice =
+            if other_version { "use that version or a newer one" } else { advice }.to_owned();
         (self.each)(Problem { place, what, advice, mendable: false });
     }
 

@@ -225,12 +225,6 @@ pub fn pool(id: &PoolId) -> String {
 /// All pools of all spaces.
 pub const POOLS: &str = "pool/";
 
-/// The name in a [`pool`] path.
-pub fn read_pool(path: &str) -> Option<PoolId> {
-    let id = PoolId(read_segment(path.strip_prefix(POOLS)?)?);
-    (pool(&id) == path).then_some(id)
-}
-
 /// That another program's leases of a network were taken over.
 pub fn adopted(network: &NetworkName) -> String {
     format!("{ADOPTED}{network}")
@@ -402,7 +396,6 @@ mod tests {
         assert_eq!(read_sticky(&sticky(&set, &pod, range)), Some((set, pod, range)));
         for id in ["l/10.0.0.0/8/10.1.0.0/16", "", "..", "net\u{e4}"].map(|id| PoolId(id.into())) {
             assert_eq!(pool(&id).split('/').count(), 2);
-            assert_eq!(read_pool(&pool(&id)), Some(id.clone()));
             assert_eq!(node(&id.0).split('/').count(), 2);
             assert_eq!(read_node(&node(&id.0)), Some(id.0));
         }

@@ -214,7 +214,7 @@ impl<E: Engine> Cas<E> {
                 self.notes.note_ranges(&ranges, cx);
             }
             if let Some(counted) = counted.filter(|_| begins(command)) {
-                self.notes.count(counted, cx);
+                self.notes.count(&counted, cx);
             }
             let Knowledge { owners, known, .. } = knowledge;
             let known = known.into_inner();
@@ -278,7 +278,7 @@ impl<E: Engine> Cas<E> {
     fn count_failure(&self, command: &Command, cx: &Context) {
         if let (Some(verb), Some(set)) = (alloc::verb(command), command.set()) {
             let counted = (set.clone(), cx.face, verb, Ending::Failed);
-            self.notes.count(counted, cx);
+            self.notes.count(&counted, cx);
         }
     }
 }

@@ -82,8 +82,7 @@ const FORM: Bad = Bad("a key of another form");
 
 /// A pool.
 pub fn pool(path: &str, entry: &Entry) -> Result<Pool, Bad> {
-    let id = keys::read_pool(path).ok_or(FORM)?;
-    codec::read_pool_of(path.as_bytes(), id, &entry.value)
+    codec::read_pool(path.as_bytes(), &entry.value)
 }
 
 /// An address, and who has it.

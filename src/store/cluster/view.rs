@@ -367,7 +367,11 @@ impl Knowledge<'_> {
 
 /// A record that is not what was written.
 pub fn bad_record(engine: &dyn Engine, path: &str, what: &str) -> StoreError {
-    StoreError::BadRecord { place: engine.place(), key: path.to_owned(), what: what.to_owned() }
+    let place = engine.place();
+    if what == codec::OTHER_VERSION.0 {
+        return StoreError::OtherVersion { place: format!("the record {path} in {place}") };
+    }
+    StoreError::BadRecord { place, key: path.to_owned(), what: what.to_owned() }
 }
 
 impl View for Knowledge<'_> {
@@ -468,7 +472,7 @@ impl View for Knowledge<'_> {
 
     fn pool(&self, id: &PoolId) -> Result<Option<Pool>, StoreError> {
         let path = keys::pool(id);
-        let read = |entry: Entry| codec::read_pool_of(path.as_bytes(), id.clone(), &entry.value);
+        let read = |entry: Entry| codec::read_pool(path.as_bytes(), &entry.value);
         self.read(&path)?.map(|entry| self.whole(&path, read(entry))).transpose()
     }
 

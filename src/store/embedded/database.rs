@@ -148,11 +148,7 @@ fn check_schema<K: Kv>(tables: &Tables<'_, K>) -> Result<(), StoreError> {
     if found == u64::from(codec::SCHEMA_VERSION) {
         return Ok(());
     }
-    Err(StoreError::Foreign {
-        path: tables.path.to_owned(),
-        what: format!("it has schema {found}, this build reads {}", codec::SCHEMA_VERSION),
-        advice: "use the sublet that wrote it, or a newer one".to_owned(),
-    })
+    Err(StoreError::other_version(tables.path))
 }
 
 /// Looks at a store without writing; `None` if there is none. If its lock is held, what the last

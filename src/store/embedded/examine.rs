@@ -154,6 +154,9 @@ impl Embedded {
                 continue;
             }
             let sound = look_at(&path, &lock, cx, &mut Vec::new());
+            if let Err(error @ StoreError::OtherVersion { .. }) = sound {
+                return Err(error);
+            }
             let sound = sound.is_ok_and(|faults| faults.iter().all(|(kind, _)| *kind == "clock"));
             if !sound {
                 rebuild(&path, &lock, cx, &mut repair)?;

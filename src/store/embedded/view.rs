@@ -54,7 +54,10 @@ impl<K: Kv> Tables<'_, K> {
 
     /// The value, or the damage.
     pub fn whole<T>(&self, read: Result<T, Bad>) -> Result<T, StoreError> {
-        read.map_err(|Bad(what)| self.damaged(what))
+        read.map_err(|bad| match bad {
+            codec::OTHER_VERSION => StoreError::other_version(self.path),
+            Bad(what) => self.damaged(what),
+        })
     }
 
     /// The lease of an address.
