@@ -11,6 +11,7 @@
 //! engine      the use cases; takeover and handback read and write host-local's folder for it,
 //!             ecs_ipam (over bolt) reads the original's file, moving copies a store into another
 //! config      bytes -> Config, one file for each dialect
+//! rows        the fields of leases, ranges, events, nodes and problems: tables, JSON, the API
 //! store       commits what alloc decides: redb, etcd, Consul
 //! metrics     numbers as Prometheus reads them; usage: how full ranges are, in one walk
 //! alloc       the decisions, pure: View + Command + Context -> Plan
@@ -118,6 +119,7 @@ pub mod migrate;
 pub mod model;
 pub mod net;
 pub mod program;
+pub mod rows;
 pub mod store;
 pub mod sys;
 pub mod telemetry;

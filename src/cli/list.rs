@@ -8,6 +8,7 @@ use clap::Args;
 use super::output::JsonArray;
 use super::{Desk, Terminal, tables};
 use crate::error::shown_network;
+use crate::rows::LeaseRow;
 
 /// List all leases, or one network's.
 #[derive(Debug, Args)]
@@ -30,7 +31,8 @@ impl List {
                 writeln!(terminal.stderr, "no leases in {}", desk.place)?;
                 return Ok(());
             }
-            write!(terminal.stdout, "{}", tables::leases(&leases, &terminal.screen))?;
+            let rows: Vec<LeaseRow<'_>> = leases.iter().map(LeaseRow::new).collect();
+            write!(terminal.stdout, "{}", tables::leases(&rows, &terminal.screen))?;
             return Ok(terminal.stdout.flush()?);
         }
         // Looked through before the first byte is written: half an array is no answer, and all of a

@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::output;
 use super::output::visible;
 use super::screen::Tone;
-use super::tables::count;
+use super::tables::{count, enclosing};
 use super::{Desk, Terminal};
 use crate::alloc::Holder;
 use crate::error::shown_network;
@@ -202,13 +202,6 @@ fn pieces(known: &Known) -> Vec<Subnet> {
         }
     }
     pieces
-}
-
-/// The smallest prefix with both addresses.
-fn enclosing(first: Addr, last: Addr) -> Subnet {
-    let differ = first.bits() ^ last.bits();
-    let host = u8::try_from(128 - differ.leading_zeros()).unwrap_or(128);
-    first.prefix(first.family().bits().saturating_sub(host))
 }
 
 /// What of a prefix is worth a picture: all of it, or, where that is too much for anyone, the
