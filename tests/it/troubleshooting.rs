@@ -302,6 +302,7 @@ const SPEAKERS: &[&str] = &[
     "src/migrate/ecs/mod.rs",
     "src/migrate/host_local_export.rs",
     "src/migrate/jsonl.rs",
+    "src/rows.rs",
     "src/main.rs",
     "src/store/cluster/server.rs",
     "src/store/cluster/mod.rs",
