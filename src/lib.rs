@@ -89,6 +89,7 @@ pub mod liveness;
 pub mod migrate;
 pub mod model;
 pub mod net;
+pub mod rows;
 pub mod store;
 pub mod sys;
 pub mod telemetry;

@@ -47,9 +47,8 @@ fn plan(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Stop> {
     let mut changes = Vec::new();
     let mut taken = Takeover::default();
     match &add.legacy {
-        Legacy::Absent => {}
         Legacy::Unread if !adopted => return Ok(Plan::only(Outcome::ReadLegacy)),
-        Legacy::Unread => {}
+        Legacy::Absent | Legacy::Unread => {}
         // In a cluster old keys stay where they are: a record says that they were imported.
         Legacy::Read(..) if adopted && view.has_other_nodes() => {}
         Legacy::Read(leases, cursors) => {

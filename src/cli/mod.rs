@@ -44,6 +44,7 @@ use crate::config;
 use crate::engine;
 use crate::model::{Face, History, Lease, Persist, StoreSpec, Wait};
 use crate::net::Addr;
+use crate::rows::PoolRow;
 use crate::store;
 use crate::store::Store;
 use crate::sys::host;
@@ -320,10 +321,17 @@ impl Desk {
         Context { node: lease.node.clone(), boot: None, ..self.cx.clone() }
     }
 
-    /// How full each range is.
-    fn usage(&mut self) -> Result<Vec<Usage>> {
+    /// How full each range is, or each of one network.
+    fn usage(&mut self, network: Option<&str>) -> Result<Vec<Usage>> {
         let _busy = Progress::busy("counting");
-        Ok(engine::usage(&mut *self.store, &self.cx)?)
+        let mut usage = engine::usage(&mut *self.store, &self.cx)?;
+        usage.retain(|usage| network.is_none_or(|network| usage.extent.network == network));
+        Ok(usage)
+    }
+
+    /// The rows of ranges.
+    fn pool_rows(&mut self, usage: &[Usage]) -> Result<Vec<PoolRow>> {
+        Ok(PoolRow::all(usage, &self.store.pools()?, "network"))
     }
 
     /// The leases that `which` chooses.

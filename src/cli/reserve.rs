@@ -5,14 +5,15 @@
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
+use serde_json::json;
 
 use super::output;
-use super::output::Reserved;
 use super::{Desk, Terminal, confirm, misuse};
 use crate::alloc;
 use crate::engine;
 use crate::model::{NetworkName, SetName};
 use crate::net::{Addr, Span, Subnet, parse_cidr};
+use crate::rows;
 
 /// Most addresses at a time: each is a record.
 const MOST: u128 = 65_536;
@@ -103,8 +104,9 @@ impl What {
 
     fn tell(&self, done: &[Addr], word: &str, terminal: &mut Terminal<'_>) -> Result<()> {
         if self.json {
-            let addresses = done.iter().map(ToString::to_string).collect();
-            output::json(terminal.stdout, &Reserved { network: &self.network, addresses })?;
+            let addresses: Vec<_> = done.iter().copied().map(rows::Text).collect();
+            let report = json!({ "network": self.network, "addresses": addresses });
+            output::json(terminal.stdout, &report)?;
         } else {
             writeln!(
                 terminal.stdout,

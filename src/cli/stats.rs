@@ -9,6 +9,7 @@ use super::output;
 use super::output::{Stats as Report, visible};
 use super::{Desk, Terminal, tables};
 use crate::model::SetName;
+use crate::rows::CounterRow;
 use crate::telemetry::metrics;
 use crate::telemetry::metrics::Text;
 
@@ -35,38 +36,38 @@ pub struct Stats {
 
 impl Stats {
     pub(super) fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
-        let mut usage = desk.usage()?;
+        let usage = desk.usage(self.network.as_deref())?;
         let mut counters = desk.store.counters(&desk.cx)?;
         if let Some(network) = &self.network {
-            usage.retain(|usage| usage.extent.network == *network);
             let drawn = |set: &SetName| usage.iter().any(|usage| usage.extent.set == *set);
             counters.retain(|counter| counter.set.0 == *network || drawn(&counter.set));
         }
-        match &self.prometheus {
-            Some(file) => {
-                let mut text = Text::default();
-                metrics::pools(&mut text, &usage);
-                metrics::requests(&mut text, &counters);
-                if file == Path::new("-") {
-                    terminal.stdout.write_all(text.as_str().as_bytes())?;
-                } else {
-                    write(file, text.as_str())?;
-                }
+        if let Some(file) = &self.prometheus {
+            let mut text = Text::default();
+            metrics::pools(&mut text, &usage);
+            metrics::requests(&mut text, &counters);
+            if file == Path::new("-") {
+                terminal.stdout.write_all(text.as_str().as_bytes())?;
+            } else {
+                write(file, text.as_str())?;
             }
-            None if self.json => output::json(terminal.stdout, &Report::new(&usage, &counters))?,
-            None => {
-                if usage.is_empty() && counters.is_empty() {
-                    let of = match &self.network {
-                        Some(network) => format!("network {} in ", visible(network)),
-                        None => String::new(),
-                    };
-                    writeln!(terminal.stderr, "nothing is known of {of}{}", desk.place)?;
-                }
-                let screen = &terminal.screen;
-                for table in [tables::usage(&usage, screen), tables::counters(&counters, screen)] {
-                    if !table.is_empty() {
-                        writeln!(terminal.stdout, "{table}")?;
-                    }
+            return Ok(terminal.stdout.flush()?);
+        }
+        let (pools, screen) = (desk.pool_rows(&usage)?, &terminal.screen);
+        let requests: Vec<CounterRow<'_>> = counters.iter().map(CounterRow::new).collect();
+        if self.json {
+            output::json(terminal.stdout, &Report { pools: &pools, requests: &requests })?;
+        } else {
+            if pools.is_empty() && requests.is_empty() {
+                let of = match &self.network {
+                    Some(network) => format!("network {} in ", visible(network)),
+                    None => String::new(),
+                };
+                writeln!(terminal.stderr, "nothing is known of {of}{}", desk.place)?;
+            }
+            for table in [tables::usage(&pools, screen), tables::counters(&requests, screen)] {
+                if !table.is_empty() {
+                    writeln!(terminal.stdout, "{table}")?;
                 }
             }
         }

@@ -89,7 +89,7 @@ impl Desk<'_> {
         self.journal.write(entry.with("code", failure.code.to_string()));
         // A second document would make the first unreadable.
         if !self.answered
-            && let Err(e) = self.answer(&failure.render(self.version))
+            && let Err(e) = self.answer(&result::render_failure(failure, self.version))
         {
             let event = format!("cannot write the error to standard output: {e}");
             self.journal.write(Entry::new(Level::Error, event));

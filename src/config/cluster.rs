@@ -35,6 +35,11 @@ pub fn store(json: &str) -> Result<(StoreSpec, Vec<Warning>), ConfigError> {
     }
 }
 
+/// Whether `ipam` has keys of cni-ipam-consul.
+pub(super) fn has_consul_keys(ipam: &Fields) -> bool {
+    ["consul_addr", "consul_port", "dc"].iter().any(|key| ipam.has(key))
+}
+
 /// The cluster that a configuration names, if it names one.
 pub(super) fn named(
     ipam: &Fields,

@@ -12,7 +12,7 @@ use super::error::ConfigError;
 use super::fields::{Fields, Node};
 use super::netconf::Netconf;
 use super::raw::Json;
-use super::{Config, Dialect, Inputs, keys};
+use super::{Config, Dialect, Inputs, cluster, keys};
 use crate::model::{NetworkName, StoreSpec};
 
 /// What a network is to all its nodes.
@@ -117,9 +117,8 @@ pub fn from_file(
             "it has no \"ipam\"; a network is defined as {\"ipam\": {\"subnet\": \"10.1.0.0/16\"}}",
         ));
     };
-    let consul = ["consul_addr", "consul_port", "dc"].iter().any(|key| ipam.has(key));
     let version = root.integer("version")?.and_then(|n| u64::try_from(n).ok());
-    Ok((text(&ipam, consul)?, version))
+    Ok((text(&ipam, cluster::has_consul_keys(&ipam))?, version))
 }
 
 /// The network as a definition has it, by the rules of any configuration.

@@ -1,9 +1,7 @@
 //! A decoded network configuration, before it is known what it is wanted for.
 //!
-//! Owns: the top level, and which dialect speaks. Does not own: a dialect's keys.
-//! Invariant: once decoded, a DEL gets its [`Cleanup`] whatever `ipam` looks like.
+//! It reads the top level alone: the keys in `ipam` are the dialects'.
 
-use super::dialect::{consul, ecs, native};
 use super::error::ConfigError;
 use super::fields::{Fields, spells};
 use super::raw::Json;
@@ -18,7 +16,7 @@ const FIRST_VERSION: &str = "0.1.0";
 pub struct Netconf {
     pairs: Vec<(String, Json)>,
     version: String,
-    name: Option<String>,
+    pub(super) name: Option<String>,
 }
 
 /// One dialect: how it is told, and how it is read.
@@ -32,13 +30,9 @@ pub(super) struct Rules {
     pub(super) cleanup: fn(&Netconf, &Inputs) -> Cleanup,
 }
 
-/// The first that claims a configuration reads it; the last claims all. Consul's is before the one
-/// that leases from a file of this node.
-const DIALECTS: [Rules; 3] = [consul::RULES, ecs::RULES, native::RULES];
-
 impl Netconf {
-    /// Decodes JSON. What is wrong inside `ipam` is told by [`Netconf::config`], so that it cannot
-    /// stop a DEL.
+    /// Decodes JSON. What is wrong inside `ipam` is an error of [`Netconf::config`], so that it
+    /// cannot stop a DEL.
     pub fn decode(bytes: &[u8]) -> Result<Netconf, ConfigError> {
         match Json::parse(bytes).map_err(|e| fail(&e))? {
             Json::Object(pairs) => Netconf::from_pairs(pairs),
@@ -59,25 +53,9 @@ impl Netconf {
         Ok(Netconf { pairs, version, name })
     }
 
-    /// Whose configuration it is, told by the keys inside `ipam`.
-    pub fn dialect(&self) -> Dialect {
-        self.rules().dialect
-    }
-
-    /// The network's name. The ECS dialect has one network, `ecs`; in the Consul dialect an absent
-    /// name is `default`.
-    pub fn name(&self) -> Result<NetworkName, ConfigError> {
-        (self.rules().name)(self.name.as_deref())
-    }
-
     /// `cniVersion`; absent or empty, it is 0.1.0.
     pub fn version(&self) -> &str {
         &self.version
-    }
-
-    /// Whether it is an ECS configuration that names its owner by `id`.
-    pub fn has_id(&self) -> bool {
-        self.dialect() == Dialect::Ecs && matches!(ecs::id(&self.ipam_anyway()), Ok(Some(_)))
     }
 
     /// Whether it says nothing about addresses: no `ipam`, or nothing but a `type` in it.
@@ -87,30 +65,6 @@ impl Netconf {
             Ok(Some(ipam)) => ipam.keys().all(|key| key.eq_ignore_ascii_case("type")),
             Err(_) => false,
         }
-    }
-
-    /// The whole configuration, for ADD, CHECK and STATUS.
-    pub fn config(&self, inputs: &Inputs) -> Result<Config, ConfigError> {
-        (self.rules().config)(self, inputs)
-    }
-
-    /// What a DEL or GC needs.
-    pub fn cleanup(&self, inputs: &Inputs) -> Cleanup {
-        (self.rules().cleanup)(self, inputs)
-    }
-
-    /// What a DEL needs where nothing tells the dialect: what each would free.
-    pub fn cleanups(&self, inputs: &Inputs) -> Vec<Cleanup> {
-        if self.is_bare() {
-            [&native::RULES, &ecs::RULES].map(|rules| (rules.cleanup)(self, inputs)).into()
-        } else {
-            vec![self.cleanup(inputs)]
-        }
-    }
-
-    fn rules(&self) -> &'static Rules {
-        let ipam = self.ipam_anyway();
-        DIALECTS.iter().find(|rules| (rules.claims)(&ipam)).unwrap_or(&native::RULES)
     }
 
     /// The same with another `ipam`.

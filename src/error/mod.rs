@@ -370,6 +370,15 @@ pub enum StoreError {
         /// The way out.
         advice: String,
     },
+    /// Another version of sublet wrote it.
+    #[error(
+        "cannot read {place}: it was written by another version of sublet; nothing was changed; \
+         use that version or a newer one"
+    )]
+    OtherVersion {
+        /// The file, or the record and the server.
+        place: String,
+    },
     /// Leases that end with a boot would be on a network file system, where other machines with other
     /// boots may see them.
     #[error(
@@ -407,6 +416,11 @@ impl StoreError {
             place: path.display().to_string(),
             source: source.into(),
         }
+    }
+
+    /// A file that another version of sublet wrote.
+    pub fn other_version(path: &Path) -> StoreError {
+        StoreError::OtherVersion { place: path.display().to_string() }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Owns: the nouns of history and counters, and the words that they are shown by. Does not own: how
 //! they are kept (`store`), or what a request was (`alloc`).
-//! Invariant: a word, once shown, stays; scripts and dashboards rely on it.
+//! Invariant: a word never changes: scripts and dashboards rely on it, and stores keep it.
 
 use super::{Attachment, Kind, Lease, Node, Origin, Owner, SetName, Timestamp};
 use crate::net::Addr;
@@ -20,6 +20,9 @@ pub enum Face {
 }
 
 impl Face {
+    /// Each of them.
+    pub const ALL: [Face; 3] = [Face::Cni, Face::Docker, Face::Cli];
+
     /// The word in tables, JSON and metrics.
     pub const fn word(self) -> &'static str {
         match self {
@@ -222,6 +225,10 @@ pub enum Verb {
 }
 
 impl Verb {
+    /// Each of them.
+    pub const ALL: [Verb; 6] =
+        [Verb::Add, Verb::Del, Verb::Gc, Verb::Reserve, Verb::Import, Verb::Pool];
+
     /// The word in tables, JSON and metrics.
     pub const fn word(self) -> &'static str {
         match self {
@@ -251,6 +258,10 @@ pub enum Ending {
 }
 
 impl Ending {
+    /// Each of them.
+    pub const ALL: [Ending; 5] =
+        [Ending::Ok, Ending::Exhausted, Ending::Held, Ending::Refused, Ending::Failed];
+
     /// The word in tables, JSON and metrics.
     pub const fn word(self) -> &'static str {
         match self {

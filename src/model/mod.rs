@@ -1,12 +1,15 @@
 //! The nouns: who asks, what is leased, where it is kept.
 //!
-//! Owns: names that are valid by construction, and plain records of them. Does not own: how they
-//! are written (JSON is `config` and `cni`, bytes are `store::codec`).
+//! Names that are valid by construction, and plain records of them. What derives `Serialize` is stored
+//! with these fields in this order: any change of them is another version of the stored records
+//! (`store::codec`).
 //! Invariant: a [`NetworkName`], [`ContainerId`] or [`IfName`] satisfies the specification.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::net::{Addr, Span, Subnet, hosts};
 
@@ -46,7 +49,7 @@ fn check_name(text: &str) -> Result<(), NameError> {
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident, $check:expr) => {
         $(#[$doc])*
-        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
         pub struct $name(String);
 
         impl $name {
@@ -66,6 +69,13 @@ macro_rules! name {
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(&self.0)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(from: D) -> Result<$name, D::Error> {
+                let invalid = |_| serde::de::Error::custom("an invalid name");
+                $name::new(String::deserialize(from)?).map_err(invalid)
             }
         }
     };
@@ -110,7 +120,7 @@ name!(
 /// A set of leases: inside one an address has at most one holder. A CNI network's is its name (or
 /// the `shared` one), the ECS dialect has one for the whole store. Any other text is possible, so
 /// that other faces (Docker's address spaces) name theirs without a clash.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SetName(pub String);
 
 impl SetName {
@@ -127,7 +137,7 @@ impl fmt::Display for SetName {
 }
 
 /// What a container engine calls a pool of addresses. It keeps the name for ever.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PoolId(pub String);
 
 impl fmt::Display for PoolId {
@@ -137,7 +147,7 @@ impl fmt::Display for PoolId {
 }
 
 /// A pool of addresses that a container engine (Docker) asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pool {
     /// Its name.
     pub id: PoolId,
@@ -174,7 +184,7 @@ impl Pool {
 }
 
 /// The specification's primary key of what a plugin stores.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Attachment {
     /// The network.
     pub network: NetworkName,
@@ -185,7 +195,7 @@ pub struct Attachment {
 }
 
 /// Who holds a lease. At most one address of each range set per owner.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Owner {
     /// A container's interface on a network.
     Attachment(Attachment),
@@ -215,7 +225,7 @@ impl fmt::Display for Owner {
 }
 
 /// What an address is leased for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     /// Chosen by us.
     Dynamic,
@@ -248,7 +258,7 @@ impl Kind {
 }
 
 /// The machine that made a lease.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
     /// `NODE_ID` or the host name.
     pub name: String,
@@ -257,7 +267,7 @@ pub struct Node {
 }
 
 /// One boot of one kernel: `/proc/sys/kernel/random/boot_id`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BootId(pub String);
 
 /// What a cluster knows of a machine that leases from it.
@@ -291,7 +301,7 @@ pub struct NetworkDefinition {
 }
 
 /// A network namespace as it was when the lease was made.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Netns {
     /// `CNI_NETNS`.
     pub path: String,
@@ -302,7 +312,7 @@ pub struct Netns {
 }
 
 /// A Kubernetes pod, from `CNI_ARGS`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pod {
     /// `K8S_POD_NAMESPACE`.
     pub namespace: String,
@@ -314,7 +324,7 @@ pub struct Pod {
 
 /// Where a request came from: kept with the lease, so that a person (and a collector) can tell
 /// whose it is and whether it still lives.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
     /// The attachment, also where the owner is something else (ECS `id`).
     pub attachment: Option<Attachment>,

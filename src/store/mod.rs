@@ -13,7 +13,7 @@ mod testing;
 
 use self::cluster::consul::Consul;
 use self::cluster::etcd::Etcd;
-use self::cluster::{Cas, Notes};
+use self::cluster::{ClusterStore, LocalCache};
 use crate::alloc::{Command, Context, Holder, NetworkRanges, Outcome, Record};
 use crate::error::{Error, StoreError};
 use crate::model::{
@@ -152,8 +152,8 @@ pub fn open(spec: &StoreSpec) -> Result<Box<dyn Store>, StoreError> {
     }
 }
 
-fn on<E: cluster::Engine>(engine: E, servers: &Servers, more: &str) -> Cas<E> {
-    let cluster = format!("{}\0{more}\0{}", engine.place(), servers.prefix);
-    let notes = Notes::new(Some(&servers.notes), cluster);
-    Cas::new(engine, servers.timeout).with(servers.persist, notes).keeping(servers.history)
+fn on<S: cluster::Server>(server: S, servers: &Servers, more: &str) -> ClusterStore<S> {
+    let cluster = format!("{}\0{more}\0{}", server.place(), servers.prefix);
+    let notes = LocalCache::new(Some(&servers.notes), cluster);
+    ClusterStore::new(server, servers.timeout).with(servers.persist, notes).keeping(servers.history)
 }

@@ -106,11 +106,11 @@ pub fn write_files(lab: &Lab) {
     ] {
         fs::write(lab.join(name), value.to_string()).unwrap();
     }
-    let head = json!({"sublet": env!("CARGO_PKG_VERSION"), "format": 1});
+    let head = json!({"sublet": env!("CARGO_PKG_VERSION"), "format": 2});
     let line = |address: &str| {
-        json!({"record": "lease", "set": "lab", "address": address, "prefix": 24, "kind": "dynamic",
-            "owner": {"attachment": {"network": "lab", "containerID": "c1", "ifname": "eth0"}},
-            "range": "10.92.0.1", "node": "node-1", "machine": "00", "time": NOW, "persist": "disk"})
+        json!({"record": "lease", "network": "lab", "address": address, "prefix": 24, "kind": "dynamic",
+            "containerID": "c1", "ifname": "eth0", "rangeKey": "10.92.0.1", "node": "node-1",
+            "machineID": "00", "time": "2026-01-31T22:53:20Z", "persist": "disk"})
     };
     for (name, address) in [("lines.jsonl", "10.92.0.7"), ("bad.jsonl", "10.92.0")] {
         fs::write(lab.join(name), format!("{head}\n{}\n", line(address))).unwrap();

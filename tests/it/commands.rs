@@ -175,7 +175,6 @@ const CASES: &[Case] = &[
     ("pools", &["pools"], true),
     ("pools-of-a-network", &["pools", "--network", "edge"], true),
     ("map-network", &["map", "pods"], true),
-    ("map-rows", &["map", "pods", "--order", "rows"], false),
     ("map-small", &["map", "edge"], true),
     ("map-of-a-slash-8", &["map", "10.0.0.0/8"], false),
     ("map-zoomed", &["map", "pods", "--zoom", "10.77.0.128/26"], false),

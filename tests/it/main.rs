@@ -21,7 +21,6 @@ mod ecs;
 mod export;
 mod faults;
 mod flushes;
-mod format;
 mod gc;
 mod host;
 mod import;

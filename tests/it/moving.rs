@@ -36,7 +36,8 @@ fn records(lines: &str) -> BTreeSet<String> {
         let mut value: Value = serde_json::from_str(line).unwrap();
         let fields = value.as_object_mut().unwrap();
         let lasts = fields.remove("persist") == Some(json!("disk"));
-        if lasts && !fields["set"].as_str().unwrap_or_default().starts_with("docker/") {
+        let set = fields.get("set").or(fields.get("network")).and_then(Value::as_str);
+        if lasts && !set.unwrap_or_default().starts_with("docker/") {
             fields.remove("bootID");
         }
         value.to_string()
@@ -149,7 +150,7 @@ fn a_line_that_means_nothing_is_named_and_nothing_is_written() {
     let at = |name: &str| lines.lines().position(|l| l.contains(name)).unwrap();
     let (lease, pool) = (at("\"record\":\"lease\""), at("\"record\":\"pool\""));
     for (line, from, to, word) in [
-        (0, "\"format\":1", "\"format\":7", "format 7"),
+        (0, "\"format\":2", "\"format\":7", "format 7"),
         (0, "\"sublet\"", "\"sub\"", "not what `sublet export jsonl` writes"),
         (lease, "\"prefix\":24", "\"prefix\":240", "prefix"),
         (lease, "\"prefix\":24", "\"prefix\":-1", "invalid value"),
@@ -158,7 +159,13 @@ fn a_line_that_means_nothing_is_named_and_nothing_is_written() {
         (lease, "\"address\":\"10.", "\"address\":\"10,", "no address"),
         (lease, "\"time\":", "\"tame\":", "unknown field `tame`"),
         (lease, "{\"record\"", "{\"record\":\"lease\"", "expected"),
-        (lease, "\"set\":\"mynet\"", "\"set\":\"docker/x/10.0.0.0/8\"", "another kind of owner"),
+        (
+            lease,
+            "\"network\":",
+            "\"set\":\"docker/x/10.0.0.0/8\",\"network\":",
+            "another kind of owner",
+        ),
+        (lease, "\"time\":\"2", "\"time\":\"x", "no time"),
         (pool, "\"subnet\":\"192.168.0.0/24\"", "\"subnet\":\"192.168.0.1/24\"", "no prefix"),
     ] {
         let changed: Vec<String> = lines
@@ -207,12 +214,12 @@ fn an_address_with_another_holder_is_named_and_nothing_is_written() {
 
 /// Many leases as lines, by no other way than a person with an editor.
 fn many(count: usize) -> String {
-    let head = json!({"sublet": "0.1.0", "format": 1}).to_string() + "\n";
+    let head = json!({"sublet": "0.1.0", "format": 2}).to_string() + "\n";
     let line = |i: usize| {
         let address = format!("10.{}.{}.{}", i >> 16, (i >> 8) & 255, i & 255);
-        json!({"record": "lease", "set": "big", "address": address, "prefix": 8, "kind": "dynamic",
-            "owner": {"attachment": {"network": "big", "containerID": format!("c{i}"), "ifname": "eth0"}},
-            "range": "10.0.0.1", "node": "n", "machine": "m", "time": 1, "persist": "disk"})
+        json!({"record": "lease", "network": "big", "address": address, "prefix": 8, "kind": "dynamic",
+            "containerID": format!("c{i}"), "ifname": "eth0", "rangeKey": "10.0.0.1", "node": "n",
+            "machineID": "m", "time": "1970-01-01T00:00:01Z", "persist": "disk"})
         .to_string()
             + "\n"
     };

@@ -16,8 +16,7 @@ use clap::Args;
 
 use super::output::visible;
 use super::screen::Tone;
-use super::table;
-use super::table::{Cell, Column, number, whole};
+use super::table::{Table, cell};
 use super::tables::count;
 use super::{Found, Place, Terminal, WAIT, World};
 use crate::alloc::NetworkRanges;
@@ -289,30 +288,17 @@ fn tell(file: &File, terminal: &mut Terminal<'_>) -> Result<()> {
 }
 
 fn ranges(config: &Config, terminal: &Terminal<'_>) -> String {
-    const COLUMNS: &[Column] = &[
-        number("SET"),
-        whole("SUBNET"),
-        whole("FIRST"),
-        whole("LAST"),
-        number("SIZE"),
-        whole("GATEWAY"),
-        number("EXCLUDED"),
-    ];
-    let mut rows = Vec::new();
-    for (i, set) in config.sets.iter().enumerate() {
-        for range in set.ranges() {
-            rows.push(vec![
-                Cell::from(i.to_string()),
-                range.subnet().to_string().into(),
-                range.bounds().first.to_string().into(),
-                range.bounds().last.to_string().into(),
-                count(size(range)).into(),
-                range.gateway().map_or_else(|| "none".to_owned(), |g| g.to_string()).into(),
-                count(excluded(range)).into(),
-            ]);
-        }
-    }
-    table::render(COLUMNS, &rows, &terminal.screen)
+    let of_set = |(i, set)| RangeSet::ranges(set).iter().map(move |range| (i, range));
+    let rows: Vec<(usize, &Range)> = config.sets.iter().enumerate().flat_map(of_set).collect();
+    Table::of(&rows)
+        .number("SET", |(set, _)| cell(set))
+        .whole("SUBNET", |(_, range)| cell(range.subnet()))
+        .whole("FIRST", |(_, range)| cell(range.bounds().first))
+        .whole("LAST", |(_, range)| cell(range.bounds().last))
+        .number("SIZE", |(_, range)| cell(count(size(range))))
+        .whole("GATEWAY", |(_, range)| range.gateway().map_or_else(|| cell("none"), cell))
+        .number("EXCLUDED", |(_, range)| cell(count(excluded(range))))
+        .render(&terminal.screen)
 }
 
 /// How many addresses a range gives out; all of IPv6 and one more would not fit, and no range is that.

@@ -20,7 +20,7 @@ use crate::error::shown_network;
 use crate::model::Kind;
 use crate::net::{Addr, Family, Span, Subnet};
 use crate::telemetry::usage::Extent;
-use picture::{Count, Frame, LEGEND, Look, Mark, Order, Picture, Space, draw};
+use picture::{Count, Frame, LEGEND, Look, Mark, Picture, Space, draw};
 
 /// Draw a network, or a piece of the address space: a cell for each address, or for each block.
 ///
@@ -34,9 +34,6 @@ pub struct Map {
     /// Draw this prefix alone
     #[arg(long, value_name = "CIDR", value_parser = subnet)]
     zoom: Option<Subnet>,
-    /// How the addresses run through the picture
-    #[arg(long, value_enum, default_value_t, value_name = "ORDER")]
-    order: Order,
     /// Columns [default: the terminal's, else 80]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
     width: Option<u16>,
@@ -93,7 +90,7 @@ impl Map {
             let frame = self.frame(terminal);
             let picture = draw(&space, &frame);
             if self.json {
-                shapes.push(Shape::new(whole, &space, &picture, self.order));
+                shapes.push(Shape::new(whole, &space, &picture));
                 continue;
             }
             if i > 0 {
@@ -114,8 +111,7 @@ impl Map {
         Frame {
             width: self.width.map_or(found, usize::from),
             height: self.height.map_or(lines, usize::from).saturating_sub(OTHER_LINES).max(1),
-            order: self.order,
-            colour: screen.colour,
+            color: screen.colour,
             unicode: screen.unicode,
         }
     }
@@ -220,14 +216,14 @@ fn inhabited(whole: Subnet, marks: &[(Addr, Mark)]) -> Subnet {
 
 fn space(subnet: Subnet, known: &Known) -> Space {
     let mut bounds: Vec<Span> = known.extents.iter().map(|e| e.range).collect();
-    let mut gives: Vec<Span> = known.extents.iter().flat_map(|e| e.gives.clone()).collect();
+    let mut allocatable: Vec<Span> = known.extents.iter().flat_map(|e| e.gives.clone()).collect();
     if bounds.is_empty() {
         bounds.push(subnet.into());
-        gives.push(subnet.into());
+        allocatable.push(subnet.into());
     }
     let inside = |(addr, _): &&(Addr, Mark)| subnet.contains(*addr);
     let marks = known.marks.iter().filter(inside).copied().collect();
-    Space { subnet, gives: union(gives), bounds: union(bounds), marks }
+    Space { subnet, allocatable: union(allocatable), bounds: union(bounds), marks }
 }
 
 /// The same addresses, each in one span only.
@@ -255,7 +251,7 @@ fn show(
     let out = &mut *terminal.stdout;
     let sum =
         |of: fn(&Count) -> u128| picture.counts.values().map(of).fold(0, u128::saturating_add);
-    let (used, size) = (sum(|c| c.used), sum(|c| c.gives));
+    let (used, size) = (sum(|c| c.used), sum(|c| c.allocatable));
     let name = screen.paint(Tone::Head, &format!("{title}, {}", space.subnet));
     writeln!(out, "{name}: {} of {} leased", count(used), count(size))?;
     for line in &picture.lines {
@@ -263,11 +259,8 @@ fn show(
     }
     let single = picture.cell == space.subnet.family().bits();
     let cell = if single { "an address".to_owned() } else { format!("a /{}", picture.cell) };
-    let way = match frame.order {
-        Order::Hilbert => "a Hilbert curve from the top left to the top right",
-        Order::Rows => "rows",
-    };
-    writeln!(out, "{}", screen.paint(Tone::Dim, &format!("a cell is {cell}, in {way}")))?;
+    let way = format!("a cell is {cell}, in a Hilbert curve from the top left to the top right");
+    writeln!(out, "{}", screen.paint(Tone::Dim, &way))?;
     if space.subnet != whole {
         let drawn = space.subnet;
         writeln!(
@@ -290,7 +283,6 @@ fn show(
 struct Shape {
     space: String,
     drawn: String,
-    order: &'static str,
     columns: usize,
     cell_prefix: u8,
     cells: Vec<Cell>,
@@ -305,29 +297,25 @@ struct Cell {
     reserved: u128,
     gateway: u128,
     cooling: u128,
-    /// What can be given out, taken or not.
+    /// What can be allocated, in use or not.
     size: u128,
     excluded: u128,
 }
 
 impl Shape {
-    fn new(whole: Subnet, space: &Space, picture: &Picture, order: Order) -> Shape {
+    fn new(whole: Subnet, space: &Space, picture: &Picture) -> Shape {
         let cell = |(index, c): (&usize, &Count)| Cell {
             block: picture.block(space.subnet, *index),
             used: c.used,
             reserved: c.reserved,
             gateway: c.gateway,
             cooling: c.cooling,
-            size: c.gives,
-            excluded: c.within.saturating_sub(c.gives),
+            size: c.allocatable,
+            excluded: c.within.saturating_sub(c.allocatable),
         };
         Shape {
             space: whole.to_string(),
             drawn: space.subnet.to_string(),
-            order: match order {
-                Order::Hilbert => "hilbert",
-                Order::Rows => "rows",
-            },
             columns: picture.columns,
             cell_prefix: picture.cell,
             cells: picture.counts.iter().map(cell).collect(),

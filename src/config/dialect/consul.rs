@@ -13,7 +13,7 @@ use crate::model::NetworkName;
 /// Claimed by any of its three keys.
 pub const RULES: Rules = Rules {
     dialect: Dialect::Consul,
-    claims: |ipam| ["consul_addr", "consul_port", "dc"].iter().any(|key| ipam.has(key)),
+    claims: cluster::has_consul_keys,
     name: |name| match name {
         None | Some("") => Ok(NetworkName::unnamed()),
         Some(name) => named(name),

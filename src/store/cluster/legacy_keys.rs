@@ -8,7 +8,9 @@
 
 use std::time::Instant;
 
-use super::{Cas, Commit, Engine, Entry, Expect, OldKey, Step, Write, bad_record, keys};
+use super::{
+    ClusterStore, Commit, Entry, Expect, OldKey, Operation, Server, Write, bad_record, keys,
+};
 use crate::alloc::{Add, Command, Context, Del, Import, Imported, Outcome};
 use crate::error::{Error, Refusal, StoreError};
 use crate::model::{Attachment, ContainerId, Kind, NetworkName, Owner, SetName};
@@ -19,7 +21,7 @@ use crate::store::codec;
 /// has ended.
 const PORTION: usize = 20;
 
-impl<E: Engine> Cas<E> {
+impl<E: Server> ClusterStore<E> {
     /// Where cni-ipam-consul's leases have not been taken over yet, they are, and then it goes on.
     pub(super) fn with_old_keys(
         &mut self,
@@ -27,7 +29,7 @@ impl<E: Engine> Cas<E> {
         cx: &Context,
         until: Instant,
     ) -> Result<Outcome, Error> {
-        let outcome = self.carry_out(command, cx, until)?;
+        let outcome = self.run(command, cx, until)?;
         if outcome != Outcome::ReadLegacy {
             return Ok(outcome);
         }
@@ -36,7 +38,7 @@ impl<E: Engine> Cas<E> {
             | Command::Del(Del { set, legacy: Some(network), .. }) => {
                 self.take_old_keys(set, network, false, cx)?;
                 // That has had times of its own.
-                self.carry_out(command, cx, Instant::now() + self.timeout)
+                self.run(command, cx, Instant::now() + self.timeout)
             }
             _ => Ok(outcome),
         }
@@ -53,13 +55,13 @@ impl<E: Engine> Cas<E> {
         let mark = |dry_run| import(set, Vec::new(), Some(network), dry_run);
         let timeout = self.timeout;
         let until = || Instant::now() + timeout;
-        if self.carry_out(&mark(true), cx, until())? == Outcome::WasAdopted {
+        if self.run(&mark(true), cx, until())? == Outcome::WasAdopted {
             return Ok(Outcome::WasAdopted);
         }
-        let Some(old) = self.engine.old_keys(network, until())? else {
+        let Some(old) = self.server.old_keys(network, until())? else {
             return Err(Error::Store(StoreError::Unavailable {
                 doing: "find leases of cni-ipam-consul in".to_owned(),
-                place: self.engine.place(),
+                place: self.server.place(),
                 source: "it kept them in Consul".into(),
             }));
         };
@@ -71,9 +73,9 @@ impl<E: Engine> Cas<E> {
             .collect();
         let (mut taken, mut present) = (Vec::new(), Vec::new());
         for some in leases.chunks(PORTION) {
-            self.unless = Some(keys::adopted(network));
-            let done = self.carry_out(&import(set, some.to_vec(), None, dry_run), cx, until());
-            self.unless = None;
+            self.absent_guard = Some(keys::adopted(network));
+            let done = self.run(&import(set, some.to_vec(), None, dry_run), cx, until());
+            self.absent_guard = None;
             match done? {
                 Outcome::Imported { taken: new, present: known } => {
                     taken.extend(new);
@@ -84,7 +86,7 @@ impl<E: Engine> Cas<E> {
         }
         if !dry_run {
             self.note(network, old.iter().map(|old| old.entry.version).max().unwrap_or(0))?;
-            self.carry_out(&mark(false), cx, until())?;
+            self.run(&mark(false), cx, until())?;
         }
         Ok(Outcome::Imported { taken, present })
     }
@@ -93,9 +95,9 @@ impl<E: Engine> Cas<E> {
     fn note(&self, network: &NetworkName, version: u64) -> Result<(), StoreError> {
         let path = keys::old(network);
         let write = Write::Put(codec::number(path.as_bytes(), version));
-        let steps = [Step { path, expect: Expect::Anything, write }];
-        match self.engine.commit(&[&steps], Instant::now() + self.timeout)? {
-            Commit::Lost(error) => Err(error),
+        let operations = [Operation { path, expect: Expect::Anything, write }];
+        match self.server.commit(&[&operations], Instant::now() + self.timeout)? {
+            Commit::Unknown(error) => Err(error),
             Commit::Done(_) | Commit::Conflict(_) => Ok(()),
         }
     }
@@ -104,12 +106,12 @@ impl<E: Engine> Cas<E> {
     pub(super) fn find_changed_old_keys(&self) -> Result<Vec<String>, StoreError> {
         let until = Instant::now() + self.timeout;
         let mut changed = Vec::new();
-        for (path, Entry { value, .. }) in self.engine.list(keys::OLD, until)? {
-            let bad = |what| bad_record(&self.engine, &path, what);
+        for (path, Entry { value, .. }) in self.server.list(keys::OLD, until)? {
+            let bad = |what| bad_record(&self.server, &path, what);
             let network = keys::read_old(&path).ok_or_else(|| bad("a key of another form"))?;
             let seen =
                 codec::read_number(path.as_bytes(), &value).map_err(|codec::Bad(w)| bad(w))?;
-            let old = self.engine.old_keys(&network, until)?.unwrap_or_default();
+            let old = self.server.old_keys(&network, until)?.unwrap_or_default();
             changed.extend(old.into_iter().filter(|o| o.entry.version > seen).map(|o| o.key));
         }
         Ok(changed)

@@ -1,166 +1,59 @@
-//! Events and counters as bytes.
-//!
-//! Owns: their fields. Invariant: a word is written as a number that it keeps for ever; a number that
+//! Events and counters as bytes. Their words are stored as text: an event or counter with a word that
 //! this build does not know is skipped when read, and kept when the record is written again.
 
-use std::collections::BTreeMap;
+use serde::Serialize;
 
-use serde::{Deserialize, Serialize};
-
-use super::{
-    AddrV1, AttachmentV1, Bad, KindV1, OwnerV1, attachment, kind, owner, read_attachment,
-    read_kind, read_owner, seal, unseal,
-};
+use super::{Bad, seal, unseal, with_owner, without_owner};
 use crate::model::{
-    Counter, Ending, Event, Face, History, Node, Origin, Owner, Pod, SetName, Timestamp, Verb, What,
+    Counter, Ending, Event, Face, History, Kind, Node, Origin, Owner, SetName, Timestamp, Verb,
+    What,
 };
+use crate::net::Addr;
 
-const FACES: [(u8, Face); 3] = [(1, Face::Cni), (2, Face::Docker), (3, Face::Cli)];
-
-const WHATS: [(u8, What); 14] = [
-    (1, What::Added),
-    (2, What::TakenOver),
-    (3, What::Imported),
-    (4, What::Reserved),
-    (5, What::Deleted),
-    (6, What::Undone),
-    (7, What::Collected),
-    (8, What::Lost),
-    (9, What::Released),
-    (10, What::Unreserved),
-    (11, What::Swept),
-    (12, What::PoolReleased),
-    (13, What::BootEnded),
-    (14, What::NodeReleased),
-];
-
-const VERBS: [(u8, Verb); 6] = [
-    (1, Verb::Add),
-    (2, Verb::Del),
-    (3, Verb::Gc),
-    (4, Verb::Reserve),
-    (5, Verb::Import),
-    (6, Verb::Pool),
-];
-
-const ENDINGS: [(u8, Ending); 5] = [
-    (1, Ending::Ok),
-    (2, Ending::Exhausted),
-    (3, Ending::Held),
-    (4, Ending::Refused),
-    (5, Ending::Failed),
-];
-
-fn number<T: PartialEq>(table: &[(u8, T)], value: &T) -> u8 {
-    table.iter().find(|(_, v)| v == value).map_or(0, |(n, _)| *n)
+/// The value with this word.
+fn value<T: Copy>(all: &[T], word: fn(T) -> &'static str, text: &str) -> Option<T> {
+    all.iter().copied().find(|value| word(*value) == text)
 }
 
-fn value<T: Copy>(table: &[(u8, T)], number: u8) -> Option<T> {
-    table.iter().find(|(n, _)| *n == number).map(|(_, v)| *v)
+type EventFields<'a> = (Timestamp, &'a str, &'a str, SetName, Addr, Kind, Owner, Node, Origin);
+
+fn event_fields(event: &Event) -> impl Serialize {
+    let (what, face) = (event.what.word(), event.face.word());
+    let origin = without_owner(&event.origin, &event.owner);
+    let (set, owner, node) = (&event.set, &event.owner, &event.node);
+    (event.time, what, face, set, event.addr, event.kind, owner, node, origin)
 }
 
-#[derive(Serialize, Deserialize)]
-struct EventV1<'a> {
-    time: u64,
-    what: u8,
-    face: u8,
-    set: &'a str,
-    addr: AddrV1,
-    kind: KindV1,
-    #[serde(borrow)]
-    owner: OwnerV1<'a>,
-    node: &'a str,
-    machine: &'a str,
-    /// Only where the owner is no attachment.
-    attachment: Option<AttachmentV1<'a>>,
-    pod: Option<(&'a str, &'a str, &'a str)>,
-    mac: Option<&'a str>,
-    note: Option<&'a str>,
-    holder: Option<&'a str>,
+fn of_fields(fields: EventFields<'_>) -> Option<Event> {
+    let (time, what, face, set, addr, kind, owner, node, origin) = fields;
+    let what = value(&What::ALL, What::word, what)?;
+    let face = value(&Face::ALL, Face::word, face)?;
+    let origin = with_owner(origin, &owner);
+    Some(Event { time, what, face, set, addr, kind, owner, node, origin })
 }
 
 /// An event as the record under `key`.
 pub fn event(key: &[u8], event: &Event) -> Vec<u8> {
-    seal(key, &raw(event))
-}
-
-/// Events as one record under `key`.
-pub fn events(key: &[u8], events: &[Event]) -> Vec<u8> {
-    seal(key, &events.iter().map(raw).collect::<Vec<_>>())
-}
-
-fn raw(event: &Event) -> EventV1<'_> {
-    let origin = &event.origin;
-    let own = match &event.owner {
-        Owner::Attachment(a) => Some(a),
-        _ => None,
-    };
-    EventV1 {
-        time: event.time,
-        what: number(&WHATS, &event.what),
-        face: number(&FACES, &event.face),
-        set: &event.set.0,
-        addr: event.addr.into(),
-        kind: kind(event.kind),
-        owner: owner(&event.owner, origin),
-        node: &event.node.name,
-        machine: &event.node.machine,
-        attachment: origin.attachment.as_ref().filter(|a| own != Some(*a)).map(attachment),
-        pod: origin.pod.as_ref().map(|p| (&*p.namespace, &*p.name, &*p.uid)),
-        mac: origin.mac.as_deref(),
-        note: origin.note.as_deref(),
-        holder: origin.holder.as_deref(),
-    }
+    seal(key, &event_fields(event))
 }
 
 /// The event in the record under `key`; `None`: a later build's.
 pub fn read_event(key: &[u8], bytes: &[u8]) -> Result<Option<Event>, Bad> {
-    of_raw(unseal(key, bytes)?)
+    unseal(key, bytes).map(of_fields)
+}
+
+/// Events as one record under `key`.
+pub fn events(key: &[u8], events: &[Event]) -> Vec<u8> {
+    seal(key, &events.iter().map(event_fields).collect::<Vec<_>>())
 }
 
 /// The events in the record under `key`; without a later build's.
 pub fn read_events(key: &[u8], bytes: &[u8]) -> Result<Vec<Event>, Bad> {
-    let all: Vec<EventV1<'_>> = unseal(key, bytes)?;
-    all.into_iter().filter_map(|raw| of_raw(raw).transpose()).collect()
+    let all: Vec<EventFields<'_>> = unseal(key, bytes)?;
+    Ok(all.into_iter().filter_map(of_fields).collect())
 }
 
-fn of_raw(raw: EventV1<'_>) -> Result<Option<Event>, Bad> {
-    let (Some(what), Some(face)) = (value(&WHATS, raw.what), value(&FACES, raw.face)) else {
-        return Ok(None);
-    };
-    let addr = raw.addr.try_into()?;
-    let (owner, endpoint) = read_owner(raw.owner, addr)?;
-    let attachment = match (&raw.attachment, &owner) {
-        (Some(a), _) => Some(read_attachment(a)?),
-        (None, Owner::Attachment(a)) => Some(a.clone()),
-        (None, _) => None,
-    };
-    Ok(Some(Event {
-        time: raw.time,
-        what,
-        face,
-        set: SetName(raw.set.to_owned()),
-        addr,
-        kind: read_kind(&raw.kind),
-        owner,
-        node: Node { name: raw.node.to_owned(), machine: raw.machine.to_owned() },
-        origin: Origin {
-            attachment,
-            netns: None,
-            pod: raw.pod.map(|(namespace, name, uid)| Pod {
-                namespace: namespace.to_owned(),
-                name: name.to_owned(),
-                uid: uid.to_owned(),
-            }),
-            mac: raw.mac.map(str::to_owned),
-            endpoint,
-            note: raw.note.map(str::to_owned),
-            holder: raw.holder.map(str::to_owned),
-        },
-    }))
-}
-
-/// How much of what happened is to be kept: 0 events are none.
+/// The bounds of history: 0 events mean that it is off.
 pub fn bounds(key: &[u8], history: History) -> Option<Vec<u8>> {
     let bounds: (u64, u64) = match history {
         History::Standing => return None,
@@ -170,67 +63,45 @@ pub fn bounds(key: &[u8], history: History) -> Option<Vec<u8>> {
     Some(seal(key, &bounds))
 }
 
-/// How much of what happened is to be kept.
+/// The bounds of history.
 pub fn read_bounds(key: &[u8], bytes: &[u8]) -> Result<History, Bad> {
-    let (count, age): (u64, Timestamp) = unseal(key, bytes)?;
+    let (count, age) = unseal(key, bytes)?;
     Ok(if count == 0 { History::Off } else { History::Kept { count, age } })
 }
 
-/// The counters of a set: face, verb, ending and number of requests. Counters of kinds that this build
-/// does not know are kept when the record is written again.
-type CountsV1 = Vec<(u8, u8, u8, u64)>;
+/// Set, face, verb and ending, and the number of requests.
+type Row<'a> = ((&'a str, &'a str, &'a str, &'a str), u64);
 
-/// The counters of one set, with one more request. Counters that cannot be read start at zero.
-pub fn count(key: &[u8], before: Option<&[u8]>, face: Face, verb: Verb, ending: Ending) -> Vec<u8> {
-    let mut counts: CountsV1 = before.and_then(|bytes| unseal(key, bytes).ok()).unwrap_or_default();
-    add(&mut counts, face, verb, ending);
-    seal(key, &counts)
-}
-
-/// The counters of all sets, with one more request. Counters that cannot be read start at zero.
-pub fn count_in(
+/// The counters in the record under `key` with one more request. Counters that cannot be read start at
+/// zero.
+pub fn count(
     key: &[u8],
-    before: &[u8],
-    set: &SetName,
-    face: Face,
-    verb: Verb,
-    ending: Ending,
+    before: Option<&[u8]>,
+    (set, face, verb, ending): &(SetName, Face, Verb, Ending),
 ) -> Vec<u8> {
-    let mut all: BTreeMap<&str, CountsV1> = unseal(key, before).unwrap_or_default();
-    add(all.entry(&*set.0).or_default(), face, verb, ending);
-    seal(key, &all)
-}
-
-fn add(counts: &mut CountsV1, face: Face, verb: Verb, ending: Ending) {
-    let kind = (number(&FACES, &face), number(&VERBS, &verb), number(&ENDINGS, &ending));
-    match counts.iter_mut().find(|(f, v, e, _)| (*f, *v, *e) == kind) {
-        Some((.., count)) => *count = count.saturating_add(1),
-        None => counts.push((kind.0, kind.1, kind.2, 1)),
+    let mut rows: Vec<Row<'_>> =
+        before.and_then(|bytes| unseal(key, bytes).ok()).unwrap_or_default();
+    let request = (&*set.0, face.word(), verb.word(), ending.word());
+    match rows.iter_mut().find(|(known, _)| *known == request) {
+        Some((_, count)) => *count = count.saturating_add(1),
+        None => rows.push((request, 1)),
     }
+    seal(key, &rows)
 }
 
-/// The counters of a set, without those of kinds that this build does not know.
-pub fn read_counts(key: &[u8], set: &SetName, bytes: &[u8]) -> Result<Vec<Counter>, Bad> {
-    Ok(known(set, unseal(key, bytes)?))
-}
-
-/// The counters of all sets, without those of kinds that this build does not know.
-pub fn read_all_counts(key: &[u8], bytes: &[u8]) -> Result<Vec<Counter>, Bad> {
-    let all: BTreeMap<&str, CountsV1> = unseal(key, bytes)?;
-    Ok(all.into_iter().flat_map(|(set, counts)| known(&SetName(set.to_owned()), counts)).collect())
-}
-
-fn known(set: &SetName, counts: CountsV1) -> Vec<Counter> {
-    let counter = |(face, verb, ending, count)| {
+/// The counters in the record under `key`, without a later build's.
+pub fn read_counts(key: &[u8], bytes: &[u8]) -> Result<Vec<Counter>, Bad> {
+    let rows: Vec<Row<'_>> = unseal(key, bytes)?;
+    let counter = |((set, face, verb, ending), count): Row<'_>| {
         Some(Counter {
-            set: set.clone(),
-            face: value(&FACES, face)?,
-            verb: value(&VERBS, verb)?,
-            ending: value(&ENDINGS, ending)?,
+            set: SetName(set.to_owned()),
+            face: value(&Face::ALL, Face::word, face)?,
+            verb: value(&Verb::ALL, Verb::word, verb)?,
+            ending: value(&Ending::ALL, Ending::word, ending)?,
             count,
         })
     };
-    counts.into_iter().filter_map(counter).collect()
+    Ok(rows.into_iter().filter_map(counter).collect())
 }
 
 #[cfg(test)]
@@ -238,24 +109,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_word_has_a_number_of_its_own() {
-        for what in What::ALL {
-            assert_eq!(value(&WHATS, number(&WHATS, &what)), Some(what));
-        }
-    }
-
-    #[test]
-    fn counters_of_unknown_kinds_are_kept() {
-        let (key, set) = (b"X", SetName("s".into()));
-        let unknown: CountsV1 = vec![(9, 9, 9, 7), (3, 2, 247, 8)];
-        let bytes = seal(key, &unknown);
-        let bytes = count(key, Some(&bytes), Face::Cli, Verb::Del, Ending::Ok);
-        let written = unseal::<CountsV1>(key, &bytes).unwrap();
-        assert_eq!(written, [&unknown[..], &[(3, 2, 1, 1)]].concat());
-        let read = read_counts(key, &set, &bytes).unwrap();
-        assert_eq!((read.len(), read[0].count), (1, 1));
-        assert_eq!(read_counts(b"Y", &set, &bytes), Err(Bad("a record with a wrong checksum")));
-        let anew = count(key, Some(b"junk"), Face::Cli, Verb::Del, Ending::Ok);
-        assert_eq!(read_counts(key, &set, &anew).unwrap()[0].count, 1);
+    fn counters_of_a_later_build_are_kept() {
+        let key = b"X";
+        let request = (SetName("s".into()), Face::Cli, Verb::Del, Ending::Ok);
+        let later: Row<'_> = (("s", "cli", "later", "ok"), 7);
+        let bytes = count(key, Some(&seal(key, &[later].as_slice())), &request);
+        let bytes = count(key, Some(&bytes), &request);
+        let written: Vec<Row<'_>> = unseal(key, &bytes).unwrap();
+        assert_eq!(written, [later, (("s", "cli", "del", "ok"), 2)]);
+        let read = read_counts(key, &bytes).unwrap();
+        assert_eq!((read.len(), read[0].count), (1, 2));
+        assert_eq!(read_counts(b"Y", &bytes), Err(Bad("a record with a wrong checksum")));
+        let anew = count(key, Some(b"junk"), &request);
+        assert_eq!(read_counts(key, &anew).unwrap()[0].count, 1);
     }
 }

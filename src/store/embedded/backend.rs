@@ -125,6 +125,9 @@ pub fn forget_note<F: FileSystem>(lock: &Lock<F>) {
     }
 }
 
+/// redb's view of an open file, and the switch of it.
+pub type Opened<File> = (Backend<File>, Switch<File>);
+
 /// A backend over an open file, and its switch; without `flush` it never passes a write on. With
 /// the lock, the note in it counts.
 pub fn new<F: FileSystem>(
@@ -132,7 +135,7 @@ pub fn new<F: FileSystem>(
     path: &Path,
     flush: Option<Flush>,
     lock: Option<&Lock<F>>,
-) -> io::Result<(Backend<F::File>, Switch<F::File>)> {
+) -> io::Result<Opened<F::File>> {
     let noted = lock.and_then(Note::read);
     let now = noted.and_then(|_| Note::of(&file, path));
     let dirty = match (noted, now) {
@@ -249,7 +252,7 @@ impl<File: OpenFile> StorageBackend for Backend<File> {
     fn len(&self) -> io::Result<u64> {
         match self.0.state().len {
             Some(len) => Ok(len),
-            None => self.0.file.len(),
+            None => self.0.file.length(),
         }
     }
 
@@ -281,7 +284,7 @@ impl<File: OpenFile> StorageBackend for Backend<File> {
             return Ok(());
         }
         // redb cuts off what is free after its last flush. Lost to a power cut, that is no loss.
-        state.dirty |= len > self.0.file.len()?;
+        state.dirty |= len > self.0.file.length()?;
         self.0.file.set_len(len)
     }
 

@@ -126,6 +126,9 @@ fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, StoreError>) -> Resu
     })
 }
 
+/// An open database, and the switch of its file.
+type Opened<File> = (Database, Switch<File>);
+
 /// Opens a file for writing, or only for reading.
 fn open<F: FileSystem>(
     fs: &F,
@@ -133,7 +136,7 @@ fn open<F: FileSystem>(
     write: Option<Flush>,
     lock: Option<&Lock<F>>,
     patience: &Patience,
-) -> Result<Option<(Database, Switch<F::File>)>, StoreError> {
+) -> Result<Option<Opened<F::File>>, StoreError> {
     let access = if write.is_some() { Access::Write } else { Access::Read };
     let file = loop {
         let Some(file) = files::open(fs, path, access)? else { return Ok(None) };
@@ -155,16 +158,11 @@ fn guard<F: FileSystem>(
     patience: &Patience,
 ) -> Result<bool, StoreError> {
     let io = |e| StoreError::io("lock", path, e);
-    match file.try_lock() {
-        Ok(false) => {
-            let wait = lock::poll(fs, file, None, patience).map_err(io)?;
-            if !wait {
-                return Err(lock::locked(fs, file, path, patience).map_err(io)?);
-            }
-        }
-        // Where this kind of lock cannot be had (a file that is open for reading, on NFS), the
-        // first lock has to do.
-        Ok(true) | Err(_) => {}
+    // Where this kind of lock cannot be had (a file that is open for reading, on NFS), the first lock
+    // has to do.
+    let is_held_by_another = matches!(file.try_lock(), Ok(false));
+    if is_held_by_another && !lock::poll(fs, file, None, patience).map_err(io)? {
+        return Err(lock::locked(fs, file, path, patience).map_err(io)?);
     }
     Ok(fs.find(path).map_err(io)? == Some(file.id().map_err(io)?))
 }
@@ -178,11 +176,7 @@ fn check_schema<K: Kv>(tables: &Tables<'_, K>) -> Result<(), StoreError> {
     if found == u64::from(codec::SCHEMA_VERSION) {
         return Ok(());
     }
-    Err(StoreError::Foreign {
-        path: tables.path.to_owned(),
-        what: format!("it has schema {found}, this build reads {}", codec::SCHEMA_VERSION),
-        advice: "use the sublet that wrote it, or a newer one".to_owned(),
-    })
+    Err(StoreError::other_version(tables.path))
 }
 
 /// Reads a store without writing; `None` if there is none. If its lock is held, the note in it
@@ -283,12 +277,12 @@ fn in_table<T>(
     work(&mut tables)
 }
 
-/// Writes a whole store into a new, empty file, with what `fill` puts into it; flushed once, if at all.
+/// Writes a whole store into a new, empty file, with what `content` puts into it; flushed once, if at all.
 pub fn write_new<F: FileSystem>(
     file: F::File,
     name: &Path,
     flush: Flush,
-    fill: impl FnOnce(&mut Tables<'_, Writer<'_, '_>>) -> Result<(), StoreError>,
+    content: impl FnOnce(&mut Tables<'_, Writer<'_, '_>>) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
     let io = |e| StoreError::io("write", name, e);
     let (backend, switch) = backend::new::<F>(file, name, Some(Flush::Never), None).map_err(io)?;
@@ -301,7 +295,7 @@ pub fn write_new<F: FileSystem>(
         let mut tables = Tables::new(Writer { table: &mut table, path: name }, name);
         let schema = codec::number(keys::SCHEMA, codec::SCHEMA_VERSION.into());
         tables.kv.put(keys::SCHEMA, &schema)?;
-        fill(&mut tables)?;
+        content(&mut tables)?;
     }
     transaction.commit().map_err(|e| broken(name, e))?;
     switch.leave();

@@ -4,6 +4,8 @@
 //! verifies and names this machine is removed, and only when its boot is beyond the retention of
 //! `history`; the newest one stays.
 
+#![allow(clippy::redundant_closure, reason = "the functions are not general enough over lifetimes")]
+
 use std::path::PathBuf;
 
 use super::fs::FileSystem;

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::backend::{self, Flush};
+use super::backend;
 use super::database::Writer;
 use super::files::Content;
 use super::fs::{Access, FileSystem, OpenFile};
@@ -130,6 +130,9 @@ impl<F: FileSystem> Embedded<F> {
             let of_file = own.as_ref().unwrap_or(&lock);
             if !matches!(files::probe(&self.fs, &file.path, Access::Read)?, Content::Absent) {
                 let faults = self.faults(file, Some(of_file), cx);
+                if let Err(error @ StoreError::OtherVersion { .. }) = faults {
+                    return Err(error);
+                }
                 if !faults.is_ok_and(|faults| faults.iter().all(|(kind, _)| *kind == "clock")) {
                     self.rebuild(file, of_file, cx, &mut repair)?;
                 }
@@ -164,7 +167,7 @@ impl<F: FileSystem> Embedded<F> {
             path,
             Some(&aside),
             |new, name| {
-                database::write_new::<F>(new, name, Flush::ToDisk, |tables| {
+                database::write_new::<F>(new, name, file.flush, |tables| {
                     let mut work = Work {
                         tables,
                         cx,

@@ -85,7 +85,7 @@ pub trait OpenFile: Debug + Send + Sync + Sized + 'static {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
 
     /// The length, in bytes.
-    fn len(&self) -> io::Result<u64>;
+    fn length(&self) -> io::Result<u64>;
 
     /// Cuts the file off, or appends zeros.
     fn set_len(&self, len: u64) -> io::Result<()>;
@@ -122,7 +122,7 @@ pub fn read_exact<F: OpenFile>(file: &F, buffer: &mut [u8], offset: u64) -> io::
 
 /// Reads a whole file of at most `limit` bytes; `FileTooLarge` beyond.
 pub fn read_all<F: OpenFile>(file: &F, limit: u64) -> io::Result<Vec<u8>> {
-    let len = file.len()?;
+    let len = file.length()?;
     if len > limit {
         return Err(ErrorKind::FileTooLarge.into());
     }
@@ -271,7 +271,7 @@ impl OpenFile for File {
         self.write_all_at(bytes, offset)
     }
 
-    fn len(&self) -> io::Result<u64> {
+    fn length(&self) -> io::Result<u64> {
         Ok(self.metadata()?.len())
     }
 

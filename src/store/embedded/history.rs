@@ -82,14 +82,11 @@ pub fn events<K: Kv>(
 /// Counts a request.
 pub fn count<K: KvMut>(
     tables: &mut Tables<'_, K>,
-    set: &SetName,
-    face: Face,
-    verb: Verb,
-    ending: Ending,
+    request: &(SetName, Face, Verb, Ending),
 ) -> Result<(), StoreError> {
-    let key = keys::count(set);
+    let key = keys::count(&request.0);
     let before = tables.kv.get(&key)?;
-    tables.kv.put(&key, &codec::count(&key, before.as_deref(), face, verb, ending))
+    tables.kv.put(&key, &codec::count(&key, before.as_deref(), request))
 }
 
 /// All counters.
@@ -97,9 +94,7 @@ pub fn counters<K: Kv>(tables: &Tables<'_, K>) -> Result<Vec<Counter>, StoreErro
     let from = keys::counts();
     let mut found = Vec::new();
     tables.kv.scan(&from, &keys::behind(&from), &mut |key, value| {
-        if let Some(set) = keys::read_count(key) {
-            found.extend(codec::read_counts(key, &set, value).unwrap_or_default());
-        }
+        found.extend(codec::read_counts(key, value).unwrap_or_default());
         Ok(true)
     })?;
     Ok(found)

@@ -211,11 +211,6 @@ pub fn pools() -> Vec<u8> {
     vec![POOL]
 }
 
-/// The name in a pool's key.
-pub fn read_pool(key: &[u8]) -> Option<PoolId> {
-    read_text(key.strip_prefix(&[POOL])?).map(|(id, _)| PoolId(id))
-}
-
 /// A pool by its space, its subnet and its name.
 pub fn place(space: &str, subnet: Subnet, id: &PoolId) -> Vec<u8> {
     let mut key = places(space, subnet);
@@ -387,12 +382,6 @@ pub fn count(set: &SetName) -> Vec<u8> {
 /// All counters.
 pub fn counts() -> Vec<u8> {
     vec![COUNT]
-}
-
-/// The set of a counters' key.
-pub fn read_count(key: &[u8]) -> Option<SetName> {
-    let (set, rest) = read_text(key.strip_prefix(&[COUNT])?)?;
-    rest.is_empty().then_some(SetName(set))
 }
 
 /// The first key behind all that begin with `prefix`.

@@ -359,8 +359,8 @@ impl<F: FileSystem> Embedded<F> {
             if is_step(&plan) {
                 self.collect(command.clone(), &mut plan, tables, cx)?;
             }
-            if let Some((set, face, verb, ending)) = counted {
-                history::count(tables, &set, face, verb, ending)?;
+            if let Some(request) = counted {
+                history::count(tables, &request)?;
             }
             Ok(ControlFlow::Continue(Some(plan)))
         };

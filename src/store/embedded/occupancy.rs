@@ -101,7 +101,9 @@ pub fn judge<K: Kv>(
         ] {
             tables.kv.scan(&from, &keys::behind(&to), &mut |key, _| {
                 let found = keys::read_lease(key).or_else(|| keys::read_cooling(key));
-                found.into_iter().for_each(|(_, addr)| set_bit(place(addr.bits()).1));
+                if let Some((_, addr)) = found {
+                    set_bit(place(addr.bits()).1);
+                }
                 Ok(true)
             })?;
         }

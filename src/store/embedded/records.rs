@@ -3,6 +3,8 @@
 //! Pools come before their addresses, the rest in the order of the keys. An index is no record. A
 //! record that cannot be read is damage, never left out.
 
+#![allow(clippy::redundant_closure, reason = "the functions are not general enough over lifetimes")]
+
 use std::collections::BTreeSet;
 
 use super::fs::FileSystem;
@@ -130,13 +132,16 @@ impl<F: FileSystem> Embedded<F> {
     }
 }
 
+/// The first part of a kind's keys, and how its records are read.
+type RecordKind = (fn() -> Vec<u8>, Read);
+
 /// Reads a record of one kind.
 type Read = fn(&[u8], &[u8]) -> Result<Record, Bad>;
 
 const WRONG: Bad = Bad("a record under a wrong key");
 
 /// The kinds of records, pools apart: their keys, and how they are read.
-const KINDS: &[(fn() -> Vec<u8>, Read)] = &[
+const KINDS: &[RecordKind] = &[
     (
         || keys::leases(None),
         |key, value| {

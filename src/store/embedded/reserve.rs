@@ -15,6 +15,9 @@ use crate::error::{Refusal, StoreError};
 use crate::model::{Lease, SetName};
 use crate::net::{Addr, Span};
 
+/// Finds a lease in a file that keeps an address from being reserved.
+type InTheWay<'a, F> = dyn Fn(&LeaseFile, &Lock<F>) -> Result<Option<Lease>, StoreError> + 'a;
+
 impl<F: FileSystem> Embedded<F> {
     /// RESERVE: all of the addresses, or none. A `contested` address is reserved although it is leased.
     pub(super) fn reserve(
@@ -53,18 +56,14 @@ impl<F: FileSystem> Embedded<F> {
             let found = self.read(file, lock, |tables| first_lease(tables, set, &new))?;
             Ok(found.flatten())
         })?;
-        match leased {
-            Some(holder) => {
-                let (index, ranges) = (0, holder.addr.to_string());
-                Ok(Plan::refuse(Refusal::Held { index, ranges, holder: Box::new(holder) }))
-            }
-            None => {
-                if changed {
-                    self.record_events(lock, &Command::Reserve(reserve.clone()), &plan, cx);
-                }
-                Ok(plan)
-            }
+        if let Some(holder) = leased {
+            let (index, ranges) = (0, holder.addr.to_string());
+            return Ok(Plan::refuse(Refusal::Held { index, ranges, holder: Box::new(holder) }));
         }
+        if changed {
+            self.record_events(lock, &Command::Reserve(reserve.clone()), &plan, cx);
+        }
+        Ok(plan)
     }
 
     /// UNRESERVE: whatever of the addresses is reserved.
@@ -91,8 +90,8 @@ impl<F: FileSystem> Embedded<F> {
         let changed = after.entries != before.entries;
         self.declare(&lock, &before, after, cx, &|_, _| Ok(None))?;
         let free = |lease: &Lease| Change::Free { lease: lease.clone(), until: None };
-        let changes = freed.iter().map(free).collect();
-        let plan = Plan { changes, outcome: Ok(Outcome::Freed(freed)) };
+        let plan =
+            Plan { changes: freed.iter().map(free).collect(), outcome: Ok(Outcome::Freed(freed)) };
         if changed {
             self.record_events(lock, &Command::Unreserve(unreserve.clone()), &plan, cx);
         }
@@ -106,7 +105,7 @@ impl<F: FileSystem> Embedded<F> {
         before: &Policy,
         mut after: Policy,
         cx: &Context,
-        in_the_way: &dyn Fn(&LeaseFile, &Lock<F>) -> Result<Option<Lease>, StoreError>,
+        in_the_way: &InTheWay<'_, F>,
     ) -> Result<Option<Lease>, StoreError> {
         let path = self.names.policy();
         if let Some(lease) = in_the_way(&self.durable(), lock)? {
@@ -170,7 +169,7 @@ impl<F: FileSystem> Embedded<F> {
         let _ = self.lock(&file).and_then(|lock| {
             let work = |tables: &mut super::Tables<'_, super::Writer<'_, '_>>| {
                 history::append(tables, &events, self.history, cx.now)?;
-                history::count(tables, set, cx.face, verb, ending)?;
+                history::count(tables, &(set.clone(), cx.face, verb, ending))?;
                 Ok(std::ops::ControlFlow::Continue(()))
             };
             super::database::write(

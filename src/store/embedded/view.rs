@@ -70,7 +70,10 @@ impl<K: Kv> Tables<'_, K> {
 
     /// The value, or the damage.
     pub fn whole<T>(&self, read: Result<T, Bad>) -> Result<T, StoreError> {
-        read.map_err(|Bad(what)| self.damaged(what))
+        read.map_err(|bad| match bad {
+            codec::OTHER_VERSION => StoreError::other_version(self.path),
+            Bad(what) => self.damaged(what),
+        })
     }
 
     /// The lease of an address.
@@ -162,17 +165,6 @@ impl<K: Kv> Tables<'_, K> {
             Ok(false)
         })?;
         Ok(found.filter(|entry: &Reservation| entry.span.contains(addr)))
-    }
-
-    /// Calls `each` with every cooling address.
-    pub fn coolings(&self, each: &mut dyn FnMut(SetName, Cooling)) -> Result<(), StoreError> {
-        let from = keys::coolings();
-        self.kv.scan(&from, &keys::behind(&from), &mut |key, value| {
-            let (set, addr) =
-                self.whole(keys::read_cooling(key).ok_or(Bad("a cooling address' key")))?;
-            each(set, self.whole(codec::read_cooling(key, addr, value))?);
-            Ok(true)
-        })
     }
 
     /// The leases at these addresses, which an index says are this set's.

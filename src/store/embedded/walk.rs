@@ -5,6 +5,8 @@
 //! consumer is. Leases that change between two pages are seen before or after the change; no address
 //! appears twice.
 
+#![allow(clippy::redundant_closure, reason = "the functions are not general enough over lifetimes")]
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::fs::FileSystem;

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::contract::{add, addr, at, attachment, del, given, leases, net, owner, set};
 use super::delegate::tells;
-use super::fake_cluster::{FakeCas, Server};
+use super::fake_cluster::{FakeServer, FakeStore};
 use super::memory::Memory;
 use crate::alloc::{
     Add, Command, Context, Cooldown, Del, Gc, Legacy, LegacyLease, Outcome, Reserve, Strategy,
@@ -107,8 +107,8 @@ fn an_adopted_lease_serves_one_interface() {
 }
 
 fn collected(first: usize) {
-    let server = Rc::new(Server::default());
-    let mut store = FakeCas::new(server);
+    let server = Rc::new(FakeServer::default());
+    let mut store = FakeStore::new(server);
     let sets: Vec<RangeSet> = (0..9).map(|i| set(&format!("10.0.{i}.0/24"))).collect();
     for i in 0..first {
         given(&mut store, &add(&format!("a{i}"), &sets[..1]), &at(1));

@@ -4,12 +4,10 @@
 use std::fs;
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread;
 use std::time::Duration;
 
 use super::contract::{Make, add, addr, at, del, given, memory, net, refused, set};
-use super::fake_cluster::{FakeCas, Server};
+use super::fake_cluster::{FakeServer, FakeStore};
 use crate::alloc::{
     Add, Command, Context, Cooldown, Gc, Holder, Outcome, Reserve, Strategy, Unreserve,
 };
@@ -18,8 +16,8 @@ use crate::model::{
     BootId, Counter, Ending, Event, Face, History, Kind, NetworkName, Node, Persist, Verb, Wait,
     What,
 };
-use crate::store::cluster::{Cas, Engine, Notes};
-use crate::store::{Embedded, Store, lock_file};
+use crate::store::cluster::{ClusterStore, LocalCache, Server};
+use crate::store::{Embedded, Store};
 
 fn events(store: &mut dyn Store) -> Vec<Event> {
     store.history(&at(100), &mut |_| true).unwrap()
@@ -161,26 +159,28 @@ fn redb_tells() {
 fn a_cluster_tells() {
     for (nests, mute) in [(false, false), (true, false), (false, true), (true, true)] {
         for case in CASES {
-            let server = Rc::new(Server::default());
+            let server = Rc::new(FakeServer::default());
             server.nests.set(nests);
             server.mute.set(mute);
-            case(&|| Box::new(FakeCas::new(server.clone())));
+            case(&|| Box::new(FakeStore::new(server.clone())));
         }
     }
 }
 
 /// What is written down of a cluster: `notes` are of the node, `open` reaches the servers.
-pub fn a_nodes_history_is_bounded<E: Engine>(open: &dyn Fn() -> E) {
+pub fn a_nodes_history_is_bounded<E: Server>(open: &dyn Fn() -> E) {
     let folder = tempfile::tempdir().unwrap();
     let store = |notes: &Path, history| {
-        let notes = Notes::new(Some(notes), "told".to_owned());
+        let notes = LocalCache::new(Some(notes), "told".to_owned());
         let limit = Duration::from_secs(20);
-        Cas::new(open(), limit).with(Persist::Boot, notes).keeping(history)
+        ClusterStore::new(open(), limit).with(Persist::Boot, notes).keeping(history)
     };
     let first = folder.path().join("first");
     let sets = [set("10.0.0.0/24")];
     let few = History::Kept { count: 4, age: 50 };
-    let told = |store: &mut Cas<E>| -> Vec<u64> { events(store).iter().map(|e| e.time).collect() };
+    let told = |store: &mut ClusterStore<E>| -> Vec<u64> {
+        events(store).iter().map(|e| e.time).collect()
+    };
     for n in 0..9 {
         let mut store = store(&first, few);
         given(&mut store, &add(&format!("c{n}"), &sets), &at(n));
@@ -215,7 +215,7 @@ pub fn a_nodes_history_is_bounded<E: Engine>(open: &dyn Fn() -> E) {
 #[test]
 fn history_of_a_cluster_has_bounds_and_can_be_off() {
     for nests in [false, true] {
-        let server = Rc::new(Server::default());
+        let server = Rc::new(FakeServer::default());
         server.nests.set(nests);
         a_nodes_history_is_bounded(&|| server.clone());
     }
@@ -225,10 +225,10 @@ fn history_of_a_cluster_has_bounds_and_can_be_off() {
 /// all nodes come in the order in which they were done, whatever their clocks say.
 #[test]
 fn a_clusters_events_come_in_order() {
-    let server = Rc::new(Server::default());
+    let server = Rc::new(FakeServer::default());
     let sets = [set("10.0.0.0/30")];
     let low = |c: &str| Add { strategy: Strategy::Lowest, ..add(c, &sets) };
-    let mut store = FakeCas::new(server.clone());
+    let mut store = FakeStore::new(server.clone());
     given(&mut store, &low("c1"), &at(50));
     let next = |now| Context { boot: Some(BootId("boot-2".to_owned())), ..at(now) };
     // The very address, of which there is one only.
@@ -260,9 +260,9 @@ fn a_clusters_events_come_in_order() {
 fn history_of_forgotten_nodes_ends() {
     const DAY: u64 = 24 * 3600;
     for nests in [false, true] {
-        let server = Rc::new(Server::default());
+        let server = Rc::new(FakeServer::default());
         server.nests.set(nests);
-        let mut store = FakeCas::new(server.clone());
+        let mut store = FakeStore::new(server.clone());
         let named = |n: u64, now| Context {
             node: Node { name: format!("n{n}"), machine: format!("m{n}") },
             ..at(now)
@@ -282,8 +282,8 @@ fn history_of_forgotten_nodes_ends() {
 /// Each node counts what it asks for; a server that does not answer is counted too.
 #[test]
 fn a_node_of_a_cluster_counts() {
-    let server = Rc::new(Server::default());
-    let mut store = FakeCas::new(server.clone());
+    let server = Rc::new(FakeServer::default());
+    let mut store = FakeStore::new(server.clone());
     let sets = [set("10.0.0.0/30")];
     given(&mut store, &add("c1", &sets), &at(1));
     for _ in 0..2 {
@@ -292,7 +292,7 @@ fn a_node_of_a_cluster_counts() {
     server.left.set(Some(0));
     store.apply(&Command::Add(add("c3", &sets)), &at(3)).unwrap_err();
     server.left.set(None);
-    let told = |store: &mut FakeCas| {
+    let told = |store: &mut FakeStore| {
         [Ending::Ok, Ending::Exhausted, Ending::Failed].map(|e| count(store, Verb::Add, e))
     };
     assert_eq!(told(&mut store), [1, 2, 1]);
@@ -317,31 +317,6 @@ fn refusals_are_counted_where_a_commit_flushes_nothing() {
         assert_eq!(words(&mut store).len(), 1);
     }
 }
-
-/// Does something while another holds the lock for a fifth of a second.
-fn while_locked(path: &Path, work: impl FnOnce() + Send) {
-    let held = lock_file(path, Wait::Forever).unwrap();
-    let (begun, wait) = mpsc::channel();
-    let (done, end) = mpsc::channel();
-    thread::scope(|scope| {
-        scope.spawn(move || {
-            begun.send(()).unwrap();
-            work();
-            done.send(()).unwrap();
-        });
-        wait.recv().unwrap();
-        assert_eq!(end.recv_timeout(A_WHILE), Err(RecvTimeoutError::Timeout), "it is locked");
-        drop(held);
-    });
-}
-
-fn only(store: &mut dyn Store) -> Counter {
-    let all = store.counters(&at(1)).unwrap();
-    let [one] = &all[..] else { panic!("{all:?}") };
-    one.clone()
-}
-
-const A_WHILE: Duration = Duration::from_millis(200);
 
 #[test]
 fn history_has_bounds_and_can_be_off() {

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::contract::{add, addr, at, attachment, freed, given, leases, net, owner, refused, set};
-use super::fake_cluster::{FakeCas, Server};
+use super::fake_cluster::{FakeServer, FakeStore};
 use crate::alloc::{Add, Command, Context, Del, Import, Imported, Legacy, Target};
 use crate::model::{Attachment, Kind, NetworkName, Node, Owner};
 use crate::store::Store;
@@ -19,8 +19,8 @@ fn old_del(container: &str) -> Command {
 }
 
 /// More of cni-ipam-consul's leases than one transaction holds; a key of another network beside them.
-fn old_server() -> Rc<Server> {
-    let server = Rc::new(Server::default());
+fn old_server() -> Rc<FakeServer> {
+    let server = Rc::new(FakeServer::default());
     for i in 2..=200 {
         let value = format!(r#"{{"ip":"10.0.0.{i}","mac":"00:00:00:00:00:00","id":"old-{i}"}}"#);
         server.lease_as_old(&format!("net/10.0.0.{i}"), &value);
@@ -33,7 +33,7 @@ fn old_server() -> Rc<Server> {
 #[test]
 fn old_keys_are_taken_over_once_and_cost_no_trip_later() {
     let server = old_server();
-    let mut store = FakeCas::new(server.clone());
+    let mut store = FakeStore::new(server.clone());
     let first = given(&mut store, &old_add("c1"), &at(1));
     assert_eq!(leases(&mut store).len(), 200);
     assert!(leases(&mut store).iter().filter(|l| l.addr == first[0]).count() == 1);
@@ -60,7 +60,7 @@ fn old_keys_are_taken_over_once_and_cost_no_trip_later() {
 #[test]
 fn a_del_before_the_first_add_frees_an_old_lease_for_good() {
     let server = old_server();
-    let mut store = FakeCas::new(server.clone());
+    let mut store = FakeStore::new(server.clone());
     assert_eq!(freed(&mut store, &old_del("old-9"), &at(1)), [addr("10.0.0.9")]);
     assert_eq!(freed(&mut store, &old_del("old-9"), &at(1)), []);
     assert_eq!(leases(&mut store).len(), 198);
@@ -71,7 +71,7 @@ fn a_del_before_the_first_add_frees_an_old_lease_for_good() {
 #[test]
 fn a_takeover_that_was_interrupted_is_ended_by_the_next_add() {
     let server = old_server();
-    let mut store = FakeCas::new(server.clone());
+    let mut store = FakeStore::new(server.clone());
     // Killed after a portion: nothing says that all is there.
     let portion = |some: &[u8]| {
         let lease = |i: &u8| Imported {
@@ -95,7 +95,7 @@ fn a_takeover_that_was_interrupted_is_ended_by_the_next_add() {
     // And a node that is a little behind, while another ends it.
     let other = server.clone();
     *server.intruder.borrow_mut() = Some(Box::new(move || {
-        given(&mut FakeCas::new(other), &old_add("theirs"), &at(1));
+        given(&mut FakeStore::new(other), &old_add("theirs"), &at(1));
     }));
     given(&mut store, &old_add("mine"), &at(1));
     assert_eq!(leases(&mut store).len(), 201);
@@ -109,11 +109,11 @@ fn who_is_late_with_a_takeover_brings_nothing_back() {
         server.nests.set(nests);
         let other = server.clone();
         *server.intruder.borrow_mut() = Some(Box::new(move || {
-            let mut store = FakeCas::new(other);
+            let mut store = FakeStore::new(other);
             given(&mut store, &old_add("theirs"), &at(1));
             assert_eq!(freed(&mut store, &old_del("old-9"), &at(1)), [addr("10.0.0.9")]);
         }));
-        let mut store = FakeCas::new(server);
+        let mut store = FakeStore::new(server);
         given(&mut store, &old_add("mine"), &at(1));
         let left = leases(&mut store);
         assert!(left.iter().all(|l| l.addr != addr("10.0.0.9")), "it is back");
@@ -128,9 +128,9 @@ fn old_keys_that_mean_nothing_refuse_the_add() {
         ("net/10.0.0.9", r#"{"id":""}"#, "no container ID"),
         ("net/junk", r#"{"id":"c"}"#, "no address"),
     ] {
-        let server = Rc::new(Server::default());
+        let server = Rc::new(FakeServer::default());
         server.lease_as_old(key, value);
-        let mut store = FakeCas::new(server.clone());
+        let mut store = FakeStore::new(server.clone());
         let refusal = refused(&mut store, &Command::Add(old_add("c1")), &at(1)).to_string();
         assert!(refusal.contains(word) && refusal.contains(key), "{refusal}");
         assert_eq!(server.paths(), Vec::<String>::new());

@@ -20,7 +20,9 @@ use crate::store::Store;
 use crate::store::cluster::backoff::pause;
 use crate::store::cluster::check::assert_sound;
 use crate::store::cluster::etcd::Etcd;
-use crate::store::cluster::{Cas, Commit, Engine, Entry, Expect, Step, Truths, Window};
+use crate::store::cluster::{
+    ClusterStore, Commit, Entries, Entry, Expect, KeyRange, Operation, Server,
+};
 
 const CLIENTS: u64 = 16;
 
@@ -36,32 +38,32 @@ struct Held {
 /// Forgets to compare: the control.
 struct Blind(Etcd);
 
-impl Engine for Blind {
+impl Server for Blind {
     fn place(&self) -> String {
         self.0.place()
     }
-    fn room(&self) -> usize {
-        self.0.room()
+    fn max_operations(&self) -> usize {
+        self.0.max_operations()
     }
-    fn get(&self, paths: &[&str], until: Instant) -> Result<Truths, StoreError> {
+    fn get(&self, paths: &[&str], until: Instant) -> Result<Entries, StoreError> {
         self.0.get(paths, until)
     }
     fn list(&self, prefix: &str, until: Instant) -> Result<BTreeMap<String, Entry>, StoreError> {
         self.0.list(prefix, until)
     }
-    fn counts(
+    fn count(
         &self,
         folder: &str,
-        windows: &[Window],
+        windows: &[KeyRange],
         until: Instant,
     ) -> Result<Vec<u64>, StoreError> {
-        self.0.counts(folder, windows, until)
+        self.0.count(folder, windows, until)
     }
-    fn alternatives(&self) -> usize {
+    fn max_candidates(&self) -> usize {
         1
     }
-    fn commit(&self, tries: &[&[Step]], until: Instant) -> Result<Commit, StoreError> {
-        let blind = |step: &Step| Step { expect: Expect::Anything, ..step.clone() };
+    fn commit(&self, tries: &[&[Operation]], until: Instant) -> Result<Commit, StoreError> {
+        let blind = |step: &Operation| Operation { expect: Expect::Anything, ..step.clone() };
         self.0.commit(&[&tries[0].iter().map(blind).collect::<Vec<_>>()], until)
     }
 }
@@ -172,7 +174,7 @@ fn no_address_is_held_twice_while_members_die() {
         let mut spec = spec.clone();
         // Each begins with another member.
         spec.servers.endpoints.rotate_left(usize::try_from(number).unwrap() % 3);
-        Cas::new(Etcd::new(&spec).unwrap(), spec.servers.timeout)
+        ClusterStore::new(Etcd::new(&spec).unwrap(), spec.servers.timeout)
     };
     let tally = run(make, || {
         for round in 0..6 {
@@ -215,7 +217,7 @@ fn a_history_without_comparing_is_noticed() {
     let spec = server.etcd("sublet");
     let probe = Etcd::new(&spec).unwrap();
     let _server = server.await_ready(&probe);
-    let make = |_| Cas::new(Blind(Etcd::new(&spec).unwrap()), Duration::from_secs(20));
+    let make = |_| ClusterStore::new(Blind(Etcd::new(&spec).unwrap()), Duration::from_secs(20));
     // It may trip over its own records before that, which is being noticed, too.
     let seen = std::panic::catch_unwind(|| doubly_held(&run(make, || wait(1500)).history));
     assert!(seen.is_err() || seen.is_ok_and(|addrs| !addrs.is_empty()));

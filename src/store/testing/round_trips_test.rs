@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::contract::{add, addr, at, del, net, set};
-use super::fake_cluster::Server;
+use super::fake_cluster::FakeServer;
 use super::servers;
 use crate::alloc::{Add, Command, Context, Cooldown, Outcome, Reserve, Strategy};
 use crate::error::{Error, Refusal, StoreError};
@@ -20,7 +20,9 @@ use crate::store::Store;
 use crate::store::cluster::check::assert_sound;
 use crate::store::cluster::consul::Consul;
 use crate::store::cluster::etcd::Etcd;
-use crate::store::cluster::{Cas, Commit, Engine, Entry, Notes, Step, Truths, Window};
+use crate::store::cluster::{
+    ClusterStore, Commit, Entries, Entry, KeyRange, LocalCache, Operation, Server,
+};
 
 /// Counts what is asked.
 pub struct Counted<E>(pub E, pub Rc<Cell<usize>>);
@@ -32,51 +34,51 @@ impl<E> Counted<E> {
     }
 }
 
-impl<E: Engine> Engine for Counted<E> {
+impl<E: Server> Server for Counted<E> {
     fn place(&self) -> String {
         self.0.place()
     }
-    fn room(&self) -> usize {
-        self.0.room()
+    fn max_operations(&self) -> usize {
+        self.0.max_operations()
     }
-    fn get(&self, paths: &[&str], until: Instant) -> Result<Truths, StoreError> {
+    fn get(&self, paths: &[&str], until: Instant) -> Result<Entries, StoreError> {
         self.ask().get(paths, until)
     }
     fn list(&self, prefix: &str, until: Instant) -> Result<BTreeMap<String, Entry>, StoreError> {
         self.ask().list(prefix, until)
     }
-    fn counts(
+    fn count(
         &self,
         folder: &str,
-        windows: &[Window],
+        windows: &[KeyRange],
         until: Instant,
     ) -> Result<Vec<u64>, StoreError> {
-        self.ask().counts(folder, windows, until)
+        self.ask().count(folder, windows, until)
     }
-    fn alternatives(&self) -> usize {
-        self.0.alternatives()
+    fn max_candidates(&self) -> usize {
+        self.0.max_candidates()
     }
-    fn commit(&self, tries: &[&[Step]], until: Instant) -> Result<Commit, StoreError> {
+    fn commit(&self, tries: &[&[Operation]], until: Instant) -> Result<Commit, StoreError> {
         self.ask().commit(tries, until)
     }
 }
 
 /// Makes a client of one server below a prefix.
-type Make<'a> = &'a dyn Fn(&str) -> Box<dyn Engine>;
+type Make<'a> = &'a dyn Fn(&str) -> Box<dyn Server>;
 
 /// A node of a cluster.
 struct Member {
-    store: Cas<Counted<Box<dyn Engine>>>,
+    store: ClusterStore<Counted<Box<dyn Server>>>,
     count: Rc<Cell<usize>>,
     cx: Context,
 }
 
 impl Member {
     /// Its first ADD claimed its name.
-    fn new(engine: Box<dyn Engine>, folder: &Path, number: u64) -> Member {
+    fn new(engine: Box<dyn Server>, folder: &Path, number: u64) -> Member {
         let count = Rc::new(Cell::new(0));
-        let store = Cas::new(Counted(engine, count.clone()), Duration::from_secs(60));
-        let store = store.with(Persist::Boot, Notes::new(Some(folder), String::new()));
+        let store = ClusterStore::new(Counted(engine, count.clone()), Duration::from_secs(60));
+        let store = store.with(Persist::Boot, LocalCache::new(Some(folder), String::new()));
         let node = Node { name: format!("node-{number}"), machine: format!("m{number}") };
         let mut member = Member { store, count, cx: Context { node, seed: number, ..at(1) } };
         let first = Add { set: net(), ..add("first", &[set("192.168.0.0/24")]) };
@@ -142,7 +144,7 @@ fn number(addr: Addr) -> u64 {
 fn a_lost_race(make: Make<'_>) {
     let folder = tempfile::tempdir().unwrap();
     let mut one = Member::new(make("race"), folder.path(), 1);
-    let nests = make("race").alternatives() > 1;
+    let nests = make("race").max_candidates() > 1;
     let sets = [set("10.0.0.0/16")];
     let mut trips = 0;
     for i in 0..20 {
@@ -186,10 +188,10 @@ fn full(make: Make<'_>, len: u8) {
     one.reserve(all(&sets).filter(|addr| *addr != last));
     // More windows than one transaction holds.
     let path = |n: u32| format!("ip/net/{:06x}/{n:08x}", n >> 8);
-    let four = |n: u32| Window { first: path(n), last: path(n + 3) };
-    let windows: Vec<Window> = (0..300).map(|n| four(0x0a00_0000 + 4 * n)).collect();
+    let four = |n: u32| KeyRange { first: path(n), last: path(n + 3) };
+    let windows: Vec<KeyRange> = (0..300).map(|n| four(0x0a00_0000 + 4 * n)).collect();
     let until = Instant::now() + Duration::from_secs(60);
-    let counts = make("full").counts("ip/net/", &windows, until).unwrap();
+    let counts = make("full").count("ip/net/", &windows, until).unwrap();
     // Neither the network's address nor the gateway's has a record.
     assert!(counts[0] == 2 && counts[1..].iter().all(|n| *n == 4), "{counts:?}");
     let strategies = [Strategy::Hash, Strategy::Random, Strategy::Lowest, Strategy::RoundRobin];
@@ -286,7 +288,7 @@ fn in_order(make: Make<'_>) {
 }
 
 /// Sixteen nodes at once; how often one asked for an ADD, on average.
-fn at_once(make: &(dyn Fn(&str) -> Box<dyn Engine> + Sync), strategy: Strategy) -> f64 {
+fn at_once(make: &(dyn Fn(&str) -> Box<dyn Server> + Sync), strategy: Strategy) -> f64 {
     const EACH: u64 = 40;
     let prefix = format!("once-{strategy:?}");
     let folder = tempfile::tempdir().unwrap();
@@ -317,7 +319,7 @@ fn at_once(make: &(dyn Fn(&str) -> Box<dyn Engine> + Sync), strategy: Strategy) 
     average
 }
 
-fn asks_little(make: &(dyn Fn(&str) -> Box<dyn Engine> + Sync)) {
+fn asks_little(make: &(dyn Fn(&str) -> Box<dyn Server> + Sync)) {
     everywhere(&|prefix| make(prefix), 20);
     assert!(at_once(make, Strategy::Hash) <= 1.3);
     // The cursor is read for each, and sixteen want the next one.
@@ -364,7 +366,7 @@ fn consul_is_asked_little() {
 #[test]
 fn a_large_set_is_searched_in_few_trips() {
     for nests in [false, true] {
-        let servers = std::cell::RefCell::new(BTreeMap::<String, Rc<Server>>::new());
+        let servers = std::cell::RefCell::new(BTreeMap::<String, Rc<FakeServer>>::new());
         everywhere(
             &|prefix| {
                 let mut servers = servers.borrow_mut();

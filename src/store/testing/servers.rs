@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::model::{Consul, Etcd, History, Persist, Servers};
-use crate::store::cluster::Engine;
+use crate::store::cluster::Server;
 use crate::store::cluster::backoff::pause;
 
 /// A running server.
@@ -63,7 +63,7 @@ impl Running {
     }
 
     /// Waits until it answers.
-    pub fn await_ready(mut self, engine: &dyn Engine) -> Running {
+    pub fn await_ready(mut self, engine: &dyn Server) -> Running {
         let end = Instant::now() + Duration::from_secs(60);
         loop {
             let soon = Instant::now() + Duration::from_millis(500);

@@ -19,14 +19,16 @@ use crate::store::Store;
 use crate::store::cluster::check::assert_sound;
 use crate::store::cluster::consul::Consul;
 use crate::store::cluster::etcd::Etcd;
-use crate::store::cluster::{Cas, Commit, Engine, Entry, Notes, Step, Truths, Window};
+use crate::store::cluster::{
+    ClusterStore, Commit, Entries, Entry, KeyRange, LocalCache, Operation, Server,
+};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// A store whose listing checks that addresses and owners agree.
-struct Audited<E: Engine, F: Fn() -> E>(Cas<E>, F);
+struct Audited<E: Server, F: Fn() -> E>(ClusterStore<E>, F);
 
-impl<E: Engine, F: Fn() -> E> Store for Audited<E, F> {
+impl<E: Server, F: Fn() -> E> Store for Audited<E, F> {
     fn apply(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {
         self.0.apply(command, cx)
     }
@@ -40,7 +42,7 @@ impl<E: Engine, F: Fn() -> E> Store for Audited<E, F> {
     }
 }
 
-fn keeps_the_contract<E: Engine + 'static>(engine: &(impl Fn(&str) -> E + Clone + 'static)) {
+fn keeps_the_contract<E: Server + 'static>(engine: &(impl Fn(&str) -> E + Clone + 'static)) {
     let folder = Rc::new(tempfile::tempdir().unwrap());
     for (i, (name, case)) in CASES.iter().enumerate() {
         let _name = Named((*name).to_owned());
@@ -56,12 +58,13 @@ fn keeps_the_contract<E: Engine + 'static>(engine: &(impl Fn(&str) -> E + Clone 
 }
 
 /// A store that notes what it has done.
-fn noting<E: Engine>(engine: E, folder: &Path, cluster: &str) -> Cas<E> {
-    Cas::new(engine, LIMIT).with(Persist::Boot, Notes::new(Some(folder), cluster.to_owned()))
+fn noting<E: Server>(engine: E, folder: &Path, cluster: &str) -> ClusterStore<E> {
+    ClusterStore::new(engine, LIMIT)
+        .with(Persist::Boot, LocalCache::new(Some(folder), cluster.to_owned()))
 }
 
 /// What happened is told as by the other stores, and goes when it is to.
-fn tells<E: Engine + 'static>(engine: &(impl Fn(&str) -> E + Clone + 'static)) {
+fn tells<E: Server + 'static>(engine: &(impl Fn(&str) -> E + Clone + 'static)) {
     for (i, case) in history_test::CASES.iter().enumerate() {
         let (folder, prefix) = (tempfile::tempdir().unwrap(), format!("tests/told-{i}"));
         case(&|| Box::new(noting(engine(&prefix), folder.path(), &prefix)));
@@ -69,9 +72,9 @@ fn tells<E: Engine + 'static>(engine: &(impl Fn(&str) -> E + Clone + 'static)) {
     history_test::a_nodes_history_is_bounded(&|| engine("tests/past"));
 }
 
-fn is_asked_as_seldom_as_possible(engine: impl Engine) {
+fn is_asked_as_seldom_as_possible(engine: impl Server) {
     // A conflict tells the owner's lease, or (Consul) only that there is one.
-    let repeated = if engine.alternatives() > 1 { 1 } else { 2 };
+    let repeated = if engine.max_candidates() > 1 { 1 } else { 2 };
     let count = Rc::new(Cell::new(0));
     let folder = tempfile::tempdir().unwrap();
     let mut store = noting(Counted(engine, count.clone()), folder.path(), "trips");
@@ -92,7 +95,7 @@ fn is_asked_as_seldom_as_possible(engine: impl Engine) {
 }
 
 /// More than a page, and each node collects its own.
-fn thousands_of_leases(engine: Box<dyn Engine>) {
+fn thousands_of_leases(engine: Box<dyn Server>) {
     let sets = [set("10.0.0.0/16")];
     let folder = tempfile::tempdir().unwrap();
     let mut store = noting(engine, folder.path(), "many");
@@ -111,35 +114,35 @@ fn thousands_of_leases(engine: Box<dyn Engine>) {
     assert!(leases(&mut store).is_empty());
 }
 
-fn ready(server: Running, engine: &dyn Engine) -> Running {
+fn ready(server: Running, engine: &dyn Server) -> Running {
     server.await_ready(engine)
 }
 
-impl Engine for Box<dyn Engine> {
+impl Server for Box<dyn Server> {
     fn place(&self) -> String {
         (**self).place()
     }
-    fn room(&self) -> usize {
-        (**self).room()
+    fn max_operations(&self) -> usize {
+        (**self).max_operations()
     }
-    fn get(&self, paths: &[&str], until: Instant) -> Result<Truths, StoreError> {
+    fn get(&self, paths: &[&str], until: Instant) -> Result<Entries, StoreError> {
         (**self).get(paths, until)
     }
     fn list(&self, prefix: &str, until: Instant) -> Result<BTreeMap<String, Entry>, StoreError> {
         (**self).list(prefix, until)
     }
-    fn counts(
+    fn count(
         &self,
         folder: &str,
-        windows: &[Window],
+        windows: &[KeyRange],
         until: Instant,
     ) -> Result<Vec<u64>, StoreError> {
-        (**self).counts(folder, windows, until)
+        (**self).count(folder, windows, until)
     }
-    fn alternatives(&self) -> usize {
-        (**self).alternatives()
+    fn max_candidates(&self) -> usize {
+        (**self).max_candidates()
     }
-    fn commit(&self, tries: &[&[Step]], until: Instant) -> Result<Commit, StoreError> {
+    fn commit(&self, tries: &[&[Operation]], until: Instant) -> Result<Commit, StoreError> {
         (**self).commit(tries, until)
     }
 }

@@ -18,7 +18,7 @@ use crate::model::{Etcd as EtcdSpec, StoreSpec};
 use crate::store::cluster::consul::Consul;
 use crate::store::cluster::etcd::Etcd;
 use crate::store::cluster::http::{Client, Failure, Request, Secret};
-use crate::store::cluster::{Cas, Engine};
+use crate::store::cluster::{ClusterStore, Server};
 use crate::store::{Store, open};
 
 fn say(
@@ -98,7 +98,7 @@ fn an_etcd_that_knows_its_users() {
     let etcd = Etcd::new(&login("sublet", &right)).unwrap();
     // A token that the server has forgotten is renewed.
     etcd.forge_token("nonsense.1");
-    works(&mut Cas::new(etcd, Duration::from_secs(10)));
+    works(&mut ClusterStore::new(etcd, Duration::from_secs(10)));
     let open = |spec: EtcdSpec| open(&StoreSpec::Etcd(Box::new(spec))).unwrap();
     // It is kept for its owner alone, and the next process needs no password.
     let kept = only_file(&spec.servers.notes);
