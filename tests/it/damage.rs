@@ -63,8 +63,13 @@ impl Patient {
     }
 
     fn file(&self, suffix: &str) -> PathBuf {
-        let name = if self.persist == Persist::Disk { "leases.redb.keep" } else { "leases.redb" };
-        self.folder.path().join(format!("{name}{suffix}"))
+        let boot = check::now().boot.unwrap().0;
+        let name = match (self.persist, suffix) {
+            (Persist::Disk, _) => format!("leases.redb{suffix}"),
+            (Persist::Boot, ".lock") => "leases.redb.boot.lock".to_owned(),
+            (Persist::Boot, _) => format!("leases.redb.boot-{boot}{suffix}"),
+        };
+        self.folder.path().join(name)
     }
 
     /// Pages that hold something.
@@ -273,7 +278,7 @@ fn a_file_of_another_version_is_refused_and_left_as_it_is() {
         let lab = Lab::new();
         let store = &mut *check::open(&lab.store(), Persist::Disk);
         given(store, "a").unwrap();
-        let file = lab.join("data/leases.redb.keep");
+        let file = lab.join("data/leases.redb");
         with_schema(&file, version, schema);
         let before = fs::read(&file).unwrap();
         let name = format!("version {version}, schema {schema}");
@@ -296,7 +301,7 @@ fn a_file_of_another_version_is_refused_and_left_as_it_is() {
 fn another_program_s_file() {
     let lab = Lab::new();
     fs::create_dir(lab.join("data")).unwrap();
-    let database = Database::create(lab.join("data/leases.redb.keep")).unwrap();
+    let database = Database::create(lab.join("data/leases.redb")).unwrap();
     let transaction = database.begin_write().unwrap();
     let table: TableDefinition<u32, u32> = TableDefinition::new("theirs");
     transaction.open_table(table).unwrap().insert(1, 2).unwrap();
@@ -329,8 +334,8 @@ fn what_the_program_prints() {
         conf["ipam"]["persist"] = "disk".into();
         for (command, container) in [("ADD", "new"), ("CHECK", "c7"), ("ADD", "c7"), ("DEL", "c7")]
         {
-            fs::write(lab.join("data/leases.redb.keep"), &bytes).unwrap();
-            fs::write(lab.join("data/leases.redb.keep.lock"), &patient.lock).unwrap();
+            fs::write(lab.join("data/leases.redb"), &bytes).unwrap();
+            fs::write(lab.join("data/leases.redb.lock"), &patient.lock).unwrap();
             let answer = Call::cni(command, container, &conf).run();
             assert!(!answer.stderr.contains("panicked"), "{answer:?}");
             if answer.code != Some(0) {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -34,9 +35,14 @@ fn with_leases() -> Lab {
     lab
 }
 
+/// The lease file that there is.
+fn file(lab: &Lab) -> PathBuf {
+    Some(lab.boot_file()).filter(|file| file.exists()).unwrap_or_else(|| lab.store())
+}
+
 /// ADD, CHECK, DEL, GC and list all refuse what is at the store's path, and leave it as it is.
 fn refused(lab: &Lab, expected: i64) -> String {
-    let before = fs::read(lab.store()).ok();
+    let before = fs::read(file(lab)).ok();
     let add = add(lab, "new");
     let (code, msg) = add.run().error();
     assert_eq!(code, expected, "{msg}");
@@ -59,7 +65,7 @@ fn refused(lab: &Lab, expected: i64) -> String {
         .run();
     assert_ne!(list.code, Some(0), "{list:?}");
     assert!(!list.stderr.contains("panicked"), "{list:?}");
-    assert_eq!(fs::read(lab.store()).ok(), before, "the file was changed");
+    assert_eq!(fs::read(file(lab)).ok(), before, "the file was changed");
     msg
 }
 
@@ -124,13 +130,13 @@ fn data_dir_is_a_file() {
 
 #[test]
 fn truncated_store() {
-    let whole = fs::read(with_leases().store()).unwrap();
+    let whole = fs::read(file(&with_leases())).unwrap();
     let mut dice = Dice(11);
     let mut lengths = vec![1, 319, 4096, whole.len() / 2, whole.len() - 1];
     lengths.extend((0..10).map(|_| usize::try_from(dice.below(whole.len() as u64)).unwrap()));
     for length in lengths {
         let lab = with_leases();
-        File::options().write(true).open(lab.store()).unwrap().set_len(length as u64).unwrap();
+        File::options().write(true).open(file(&lab)).unwrap().set_len(length as u64).unwrap();
         let msg = refused(&lab, 104);
         assert!(msg.contains("sublet doctor"), "{length} bytes: {msg}");
     }
@@ -143,7 +149,7 @@ fn changed_bytes() {
     let lab = with_leases();
     let held: BTreeSet<String> =
         ["a", "b", "c"].iter().flat_map(|c| addresses(&add(&lab, c).run().ok())).collect();
-    let whole = fs::read(lab.store()).unwrap();
+    let whole = fs::read(file(&lab)).unwrap();
     let used: Vec<usize> = (0..whole.len()).filter(|&at| whole[at] != 0).collect();
     let mut dice = Dice(13);
     let mut refusals = 0;
@@ -151,17 +157,17 @@ fn changed_bytes() {
         let at = *dice.pick(&used);
         let mut bytes = whole.clone();
         bytes[at] ^= u8::try_from(1 + dice.below(255)).unwrap();
-        fs::write(lab.store(), &bytes).unwrap();
+        fs::write(file(&lab), &bytes).unwrap();
         let again = add(&lab, "b").run();
         if again.code == Some(0) {
             assert_eq!(addresses(&again.ok()), ["10.4.0.3"], "byte {at}");
         } else {
             let (code, msg) = again.error();
             assert!(matches!(code, 11 | 104), "byte {at}: {code} {msg}");
-            assert_eq!(fs::read(lab.store()).unwrap(), bytes, "byte {at}: changed");
+            assert_eq!(fs::read(file(&lab)).unwrap(), bytes, "byte {at}: changed");
             refusals += 1;
         }
-        fs::write(lab.store(), &bytes).unwrap();
+        fs::write(file(&lab), &bytes).unwrap();
         let other = add(&lab, "new").run();
         if other.code == Some(0) {
             let got = addresses(&other.ok());
@@ -177,7 +183,7 @@ fn changed_bytes() {
 #[test]
 fn held_lock_is_waited_for_within_its_bound() {
     let lab = with_leases();
-    let lock = lab.join("data/leases.redb.lock");
+    let lock = lab.join("data/leases.redb.boot.lock");
     let file = File::options().read(true).write(true).open(&lock).unwrap();
     file.lock().unwrap();
     let pid = std::process::id().to_string();
@@ -199,7 +205,7 @@ fn held_lock_is_waited_for_within_its_bound() {
 #[test]
 fn negative_lock_timeout_tries_once() {
     let lab = with_leases();
-    let lock = lab.join("data/leases.redb.lock");
+    let lock = lab.join("data/leases.redb.boot.lock");
     let file = File::options().read(true).write(true).open(lock).unwrap();
     file.lock().unwrap();
     let mut conf = conf(&lab.data_dir(), "10.4.0.0/24");
@@ -222,7 +228,7 @@ fn a_limit_on_file_size_is_an_error_and_no_signal() {
             let (code, msg) = limited(add(lab, "new"), blocks).run().error();
             assert_eq!(code, 11, "{blocks} blocks: {msg}");
             assert!(msg.contains("File too large"), "{blocks} blocks: {msg}");
-            let found = if lab.store().exists() { lab.list().len() } else { 0 };
+            let found = if file(lab).exists() { lab.list().len() } else { 0 };
             assert_eq!(found, before, "{blocks} blocks: leases");
         }
         add(lab, "new").run().ok();

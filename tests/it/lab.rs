@@ -100,6 +100,12 @@ impl Lab {
         self.join("data/leases.redb")
     }
 
+    /// The file with the leases of this boot.
+    pub fn boot_file(&self) -> PathBuf {
+        let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+        self.join(&format!("data/leases.redb.boot-{}", id.trim()))
+    }
+
     /// `sublet release`, by a person who is sure.
     pub fn release(&self, address: &str) {
         let store = self.store().display().to_string();

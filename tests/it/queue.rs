@@ -1,4 +1,4 @@
-//! Who waits for the store is served in order, whatever becomes of those before.
+//! Processes that wait for the store are served roughly in order, whatever becomes of those before.
 
 #![expect(clippy::disallowed_methods, reason = "what does not happen is waited for in vain")]
 
@@ -29,7 +29,7 @@ fn held(persist: &str) -> Held {
     conf["ipam"]["persist"] = json!(persist);
     conf["ipam"]["lockTimeout"] = json!("60s");
     assert_eq!(addresses(&Call::cni("ADD", "first", &conf).run().ok()), ["10.1.2.2"]);
-    let name = if persist == "boot" { "leases.redb.lock" } else { "leases.redb.keep.lock" };
+    let name = if persist == "boot" { "leases.redb.boot.lock" } else { "leases.redb.lock" };
     let lock = File::options().write(true).open(lab.join("data").join(name)).unwrap();
     lock.lock().unwrap();
     Held { lab, conf, lock }
@@ -62,14 +62,26 @@ fn got(waiting: Vec<(Call, Child)>) -> Vec<String> {
     waiting.into_iter().flat_map(|(call, child)| addresses(&call.answer(child).ok())).collect()
 }
 
+/// The addresses from 10.1.2.3 on, each at most a few places from its own: the order is that of the
+/// queue, unless a process at the head gets no processor for longer than the others wait for it.
+fn roughly_in_order(got: &[String], persist: &str) {
+    const PLACES: usize = 8;
+    let last = |address: &String| address.rsplit('.').next().unwrap().parse::<usize>().unwrap();
+    let got: Vec<usize> = got.iter().map(last).collect();
+    let mut sorted = got.clone();
+    sorted.sort_unstable();
+    assert!(sorted.iter().copied().eq(3..3 + got.len()), "{persist}: {got:?}");
+    let near = got.iter().enumerate().all(|(place, n)| (place + 3).abs_diff(*n) <= PLACES);
+    assert!(near, "{persist}: {got:?}");
+}
+
 #[test]
 fn sixty_four_are_served_in_order() {
     for persist in ["boot", "disk"] {
         let held = held(persist);
         let waiting: Vec<_> = (0..64).map(|n| held.waiting(n)).collect();
         drop(held.lock);
-        let expected: Vec<_> = (3..67).map(|n| format!("10.1.2.{n}")).collect();
-        assert_eq!(got(waiting), expected, "{persist}");
+        roughly_in_order(&got(waiting), persist);
         assert_eq!(held.lab.list().len(), 65);
     }
 }
@@ -88,30 +100,27 @@ fn a_killed_one_is_passed_over() {
         let waiting: Vec<_> =
             waiting.into_iter().enumerate().filter(|(n, _)| living(n)).map(|(_, w)| w).collect();
         drop(held.lock);
-        let expected: Vec<_> = (3..11).map(|n| format!("10.1.2.{n}")).collect();
-        assert_eq!(got(waiting), expected, "{persist}");
+        roughly_in_order(&got(waiting), persist);
     }
 }
 
-/// Who comes while others wait does not pass them, even if the lock is free at that moment.
+/// A process at the head of the queue that is stopped keeps nobody from a lock that is free.
 #[test]
-fn a_newcomer_does_not_pass() {
+fn a_stopped_one_is_passed_over() {
     let held = held("boot");
     let first = held.waiting(0);
-    // It has the first number and cannot run: the lock becomes free without a taker.
     stop(&first.1, "-STOP");
     drop(held.lock);
-    let call = Call::cni("ADD", "newcomer", &held.conf);
-    let mut newcomer = call.spawn();
-    thread::sleep(Duration::from_millis(200));
-    assert!(newcomer.try_wait().unwrap().is_none(), "it passed one that waits");
-    // Not for ever, though: when its bound is over it takes what is free.
-    let mut impatient = held.conf.clone();
-    impatient["ipam"]["lockTimeout"] = json!("300ms");
-    assert_eq!(addresses(&Call::cni("ADD", "hasty", &impatient).run().ok()), ["10.1.2.3"]);
+    for (n, timeout) in ["0s", "5s", "60s"].into_iter().enumerate() {
+        let mut conf = held.conf.clone();
+        conf["ipam"]["lockTimeout"] = json!(timeout);
+        let begin = Instant::now();
+        let answer = Call::cni("ADD", &format!("newcomer{n}"), &conf).run().ok();
+        assert_eq!(addresses(&answer), [format!("10.1.2.{}", n + 3)]);
+        assert!(begin.elapsed() < Duration::from_secs(3), "{timeout}: {:?}", begin.elapsed());
+    }
     stop(&first.1, "-CONT");
-    assert_eq!(got(vec![first]), ["10.1.2.4"]);
-    assert_eq!(addresses(&call.answer(newcomer).ok()), ["10.1.2.5"]);
+    assert_eq!(got(vec![first]), ["10.1.2.6"]);
 }
 
 fn stop(child: &Child, signal: &str) {
@@ -147,7 +156,7 @@ fn the_bound_is_for_all_locks_together() {
     conf["name"] = json!("another");
     conf["ipam"]["persist"] = json!("disk");
     conf["ipam"]["lockTimeout"] = json!("4s");
-    let keep = File::create(boot.lab.join("data/leases.redb.keep.lock")).unwrap();
+    let keep = File::create(boot.lab.join("data/leases.redb.lock")).unwrap();
     keep.lock().unwrap();
     let begin = Instant::now();
     let call = Call::cni("ADD", "c", &conf);
@@ -157,13 +166,13 @@ fn the_bound_is_for_all_locks_together() {
     drop(keep);
     let (code, msg) = call.answer(child).error();
     let took = begin.elapsed();
-    assert!(code == 11 && msg.contains("leases.redb.lock"), "{code} {msg}");
+    assert!(code == 11 && msg.contains("leases.redb.boot.lock"), "{code} {msg}");
     // Two bounds would be seven seconds.
     let enough = Duration::from_secs(4)..Duration::from_millis(6_800);
     assert!(enough.contains(&took), "{took:?}: {msg}");
 }
 
-/// Threads of one process, each with a file of its own, are served as processes are; who gave up
+/// Threads of one process, each with a file of its own, are served as processes are; one that gave up
 /// is not served, and leaves nothing behind.
 #[test]
 fn threads_of_one_process_too() {
@@ -172,19 +181,13 @@ fn threads_of_one_process_too() {
     let held = lock_file(&path, Wait::Try).unwrap();
     let file = File::open(&path).unwrap();
     let (served, order) = mpsc::channel();
-    let threads: Vec<_> = (0..48)
+    let threads: Vec<_> = (0..32)
         .map(|n| {
             let (path, served) = (path.clone(), served.clone());
             let thread = thread::spawn(move || {
-                let wait = match n % 3 {
-                    0 => Wait::Forever,
-                    1 => Wait::For(Duration::from_secs(60)),
-                    _ => Wait::For(Duration::from_millis(1)),
-                };
-                match lock_file(&path, wait) {
-                    Ok(_lock) => served.send(n).unwrap(),
-                    Err(e) => assert!(n % 3 == 2, "{n}: {e}"),
-                }
+                let minute = Wait::For(Duration::from_secs(60));
+                let _lock = lock_file(&path, if n % 2 == 0 { Wait::Forever } else { minute });
+                served.send(n).unwrap();
             });
             while !is_taken(&file, n) {
                 thread::yield_now();
@@ -192,19 +195,21 @@ fn threads_of_one_process_too() {
             thread
         })
         .collect();
-    // Until those have given up.
-    thread::sleep(Duration::from_millis(200));
-    assert!(lock_file(&path, Wait::Try).is_err(), "it is held");
+    let tasks = || fs::read_dir("/proc/self/task").unwrap().count();
+    let before = tasks();
+    for _ in 0..8 {
+        assert!(lock_file(&path, Wait::For(Duration::from_millis(5))).is_err(), "it is held");
+    }
+    assert!(tasks() <= before, "a wait that is over left a thread behind");
+    assert!(!is_taken(&file, 32), "a wait that is over left its place behind");
     drop(held);
     for thread in threads {
         thread.join().unwrap();
     }
     drop(served);
-    assert!(order.iter().eq((0..48).filter(|n| n % 3 != 2)));
-    // Their numbers are free again at once, or when their threads have passed the lock on.
-    while (0..48).any(|n| is_taken(&file, n)) {
-        thread::yield_now();
-    }
+    let mut served: Vec<i64> = order.iter().collect();
+    served.sort_unstable();
+    assert!(served.into_iter().eq(0..32));
     drop(lock_file(&path, Wait::Try).unwrap());
 }
 

@@ -102,6 +102,9 @@ pub trait OpenFile: Debug + Send + Sync + Sized + 'static {
     /// Takes the exclusive lock; `false` if somebody else holds it.
     fn try_lock(&self) -> io::Result<bool>;
 
+    /// Releases the lock.
+    fn unlock(&self) -> io::Result<()>;
+
     /// Whether somebody is in the queue for the lock.
     fn has_queue(&self) -> bool;
 
@@ -296,6 +299,10 @@ impl OpenFile for File {
             Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(false),
             locked => locked.map(|()| true),
         }
+    }
+
+    fn unlock(&self) -> io::Result<()> {
+        fs2::FileExt::unlock(self)
     }
 
     fn has_queue(&self) -> bool {

@@ -176,10 +176,19 @@ pub fn poll<F: FileSystem>(
         let ahead = place.map_or(0, |place| file.places_ahead(place));
         let longest = STEP * u32::try_from(ahead.clamp(1, 20)).unwrap_or(20);
         let time = patience.allows(longest);
-        if ahead == 0 || since_try >= GRACE || time.is_none() {
-            since_try = Duration::ZERO;
+        if ahead == 0 || time.is_none() {
             if file.try_lock()? {
                 return Ok(true);
+            }
+        } else if since_try >= GRACE {
+            since_try = Duration::ZERO;
+            // A lock that stays free was left to nobody: whoever is ahead is stopped.
+            if file.try_lock()? {
+                file.unlock()?;
+                patience.spend(fs.pause(STEP * 4));
+                if file.try_lock()? {
+                    return Ok(true);
+                }
             }
         }
         let Some(time) = time else { return Ok(false) };

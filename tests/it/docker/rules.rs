@@ -112,7 +112,7 @@ fn r05_drains_and_takes_back() {
     let mut client = daemon.client();
     let pool = a_pool(&mut client);
     // The store is busy; its lock is ours.
-    let lock = daemon.store().with_extension("redb.keep.lock");
+    let lock = daemon.store().with_extension("redb.lock");
     let held = lock_file(&lock, Wait::Forever).unwrap();
     let mut gone = daemon.client();
     gone.send(ADDRESS, &request(&pool));
@@ -134,7 +134,7 @@ fn r05_drains_and_takes_back() {
 fn r05_a_lost_answer_is_no_lease() {
     let daemon = Daemon::start();
     let pool = a_pool(&mut daemon.client());
-    let lock = daemon.store().with_extension("redb.keep.lock");
+    let lock = daemon.store().with_extension("redb.lock");
     for _ in 0..20 {
         let held = lock_file(&lock, Wait::Forever).unwrap();
         let mut gone = daemon.client();
@@ -155,7 +155,7 @@ fn r06_a_wait_is_bounded() {
     let daemon = Daemon::with(&["--address-spaces", "L,G", "--timeout", "300ms"], &[]);
     let mut client = daemon.client();
     let pool = a_pool(&mut client);
-    let lock = daemon.store().with_extension("redb.keep.lock");
+    let lock = daemon.store().with_extension("redb.lock");
     let held = lock_file(&lock, Wait::Forever).unwrap();
     let begin = Instant::now();
     let mut others: Vec<_> = (0..4).map(|_| daemon.client()).collect();
