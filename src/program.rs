@@ -6,9 +6,7 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -52,15 +50,10 @@ fn environment(name: &str) -> Option<OsString> {
 }
 
 fn plugin(open: Open) -> ExitCode {
-    // The plain file: std's stdout splits an answer at its last newline into two writes.
-    let mut stdout: Box<dyn Write> = match io::stdout().as_fd().try_clone_to_owned() {
-        Ok(fd) => Box::new(File::from(fd)),
-        Err(_) => Box::new(io::stdout()),
-    };
     ExitCode::from(cni::run(World {
         env: &environment,
         stdin: &mut io::stdin().lock() as &mut dyn Read,
-        stdout: &mut *stdout,
+        stdout: &mut process::Stdout,
         stderr: &mut io::stderr(),
         facts: &|| host::facts(&environment),
         open,

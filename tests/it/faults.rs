@@ -233,3 +233,31 @@ fn a_limit_on_file_size_is_an_error_and_no_signal() {
     assert_eq!(answer.code, Some(1), "{answer:?}");
     assert!(answer.stderr.contains("File too large"), "{answer:?}");
 }
+
+/// Runs a call with its standard output as the shell makes it: `>&-` closes it.
+fn redirected(call: Call, how: &str) -> Call {
+    call.under("sh", &["-c", &format!("exec \"$0\" \"$@\" {how}")])
+}
+
+#[test]
+fn an_answer_that_cannot_be_delivered_is_no_lease() {
+    let lab = Lab::new();
+    for how in [">&-", "1<>/dev/null", ">&- 2>&-"] {
+        let answer = redirected(add(&lab, "lost"), how).run();
+        assert_eq!(answer.code, Some(1), "{how}: {answer:?}");
+        if !how.contains("2>") {
+            for part in ["standard output: it is closed", "what this call leased is free again"] {
+                assert!(answer.stderr.contains(part), "{how}: {answer:?}");
+            }
+        }
+        assert!(lab.list().is_empty(), "{how}");
+    }
+    redirected(add(&lab, "discarded"), ">/dev/null").run().silent();
+    assert_eq!(lab.list().len(), 1);
+    // A lease that was there before the call stays.
+    assert_eq!(redirected(add(&lab, "discarded"), ">&-").run().code, Some(1));
+    assert_eq!(lab.list().len(), 1);
+    // A DEL has no answer to deliver.
+    redirected(add(&lab, "discarded").env("CNI_COMMAND", "DEL"), ">&-").run().silent();
+    assert!(lab.list().is_empty());
+}
