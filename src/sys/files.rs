@@ -41,16 +41,22 @@ pub fn read(path: &Path, longest: u64) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
+/// Creates a file for its owner alone (0600), whatever the umask leaves. One of this name goes: a run
+/// that was killed left it behind.
+pub fn create(path: &Path) -> io::Result<File> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
+        _ => OpenOptions::new().write(true).create_new(true).mode(0o600).open(path),
+    }
+}
+
 /// Puts a file in its place at once, for its owner alone (0600), and its folder if it is missing (0700).
 /// It is not flushed: for what may be lost with the machine. `mark` tells it from what others put there
 /// at the same time.
 pub fn put(path: &Path, bytes: &[u8], mark: &str) -> io::Result<()> {
     make_folder(path)?;
     let temporary = path.with_extension(mark);
-    // Of one with our mark that was killed here.
-    let _ = fs::remove_file(&temporary);
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
-    let written = file.and_then(|mut file| file.write_all(bytes));
+    let written = create(&temporary).and_then(|mut file| file.write_all(bytes));
     let written = written.and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
         // There is no more to be done about it.
