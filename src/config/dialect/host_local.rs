@@ -178,14 +178,7 @@ pub fn routes(ipam: &Fields, warnings: &mut Vec<Warning>) -> Result<Vec<Route>, 
     for item in ipam.list("routes")? {
         let fields = item.fields()?;
         keys::warn_of_near(&fields, keys::ROUTE, warnings);
-        let Some(dst) = fields.get("dst") else {
-            return Err(ConfigError::invalid(format!(
-                "{}.dst is missing; a route needs a destination, as 0.0.0.0/0",
-                fields.path()
-            ))
-            .at(fields.path()));
-        };
-        let dst = cidr(&dst)?;
+        let dst = destination(&fields)?;
         // Go leaves a zero out of the answer, except where it can tell it from nothing.
         let positive = |name| Ok(fields.integer(name)?.filter(|n| *n != 0));
         routes.push(Route {
@@ -200,4 +193,16 @@ pub fn routes(ipam: &Fields, warnings: &mut Vec<Warning>) -> Result<Vec<Route>, 
         });
     }
     Ok(routes)
+}
+
+/// A route's `dst`.
+pub fn destination(route: &Fields) -> Result<Cidr, ConfigError> {
+    let Some(dst) = route.get("dst") else {
+        return Err(ConfigError::invalid(format!(
+            "{}.dst is missing; a route needs a destination, as 0.0.0.0/0",
+            route.path()
+        ))
+        .at(route.path()));
+    };
+    cidr(&dst)
 }
