@@ -15,6 +15,9 @@ use crate::net::Addr;
 /// The specification's key, and the one that its text had when 1.1.0 was tagged.
 const VALID: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
 
+/// The most addresses of `prevResult`, which may have those of other plugins too.
+const MOST_ADDRESSES: usize = 4096;
+
 impl Netconf {
     /// GC: the attachments that live, sorted. `null` is an empty list; absence is an error. They are
     /// taken out: as JSON they need much memory, and are asked for once.
@@ -52,7 +55,9 @@ impl Netconf {
             return Ok(None);
         };
         let mut addrs = Vec::new();
-        for item in result.list("ips")? {
+        let items = result.list("ips")?;
+        ConfigError::bound(&result.way_to("ips"), "addresses", items.len(), MOST_ADDRESSES)?;
+        for item in items {
             addrs.push(address(&item.fields()?, "address")?);
         }
         for key in ["ip4", "ip6"] {

@@ -13,6 +13,9 @@ use crate::net::{
     Addr, Family, GatewaySpec, Range, RangeError, RangeSet, RangeSpec, Span, check_disjoint,
 };
 
+/// The most ranges of one configuration, of all range sets together.
+const MOST_RANGES: usize = 1024;
+
 /// What ranges are made from.
 pub struct Sources<'a> {
     /// The whole configuration, for `runtimeConfig.ipRanges`.
@@ -56,6 +59,8 @@ pub fn range_sets(
         warnings.push(Warning::new(sources.ipam.way_to(key), text));
     }
     drafts.extend(draft_sets(sources.ipam, "ranges", warnings)?);
+    let count = drafts.iter().map(Vec::len).sum();
+    ConfigError::bound(sources.ipam.path(), "ranges in its range sets", count, MOST_RANGES)?;
     if drafts.is_empty() {
         // They may well say where the ranges went.
         let mut text = vec!["no IP ranges specified; give ipam.subnet or ipam.ranges".to_owned()];
