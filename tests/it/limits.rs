@@ -99,3 +99,23 @@ fn excluded_addresses() {
     conf["ipam"]["exclude"] = json!(every_second(4097));
     refused("ADD", &conf, "ipam.exclude holds 4097 entries; at most 4096 are allowed");
 }
+
+/// A runtime lists every attachment that lives. 64 MiB of memory are enough for 200,000.
+#[test]
+fn many_attachments_need_little_memory() {
+    let lab = Lab::new();
+    let mut conf = conf(&lab.data_dir(), "10.0.0.0/16");
+    let id = |n: usize| format!("{n:0>40x}");
+    for container in [id(150_000), id(200_000)] {
+        Call::cni("ADD", &container, &conf).run().ok();
+    }
+    conf["cniVersion"] = json!("1.1.0");
+    conf["cni.dev/valid-attachments"] = json!([]);
+    let attachment = |n| format!(r#"{{"containerID":"{}","ifname":"eth0"}}"#, id(n));
+    let all = (0..200_000).map(attachment).collect::<Vec<_>>().join(",");
+    let text = conf.to_string().replace("[]", &format!("[{all}]"));
+    let gc = Call::cni("GC", "", &Value::Null).stdin(&text);
+    gc.under("sh", &["-c", "ulimit -d 65536; exec \"$0\" \"$@\""]).run().silent();
+    let left: Vec<Value> = lab.list().iter().map(|row| row["containerID"].clone()).collect();
+    assert_eq!(left, [json!(id(150_000))]);
+}
