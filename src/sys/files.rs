@@ -8,6 +8,9 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
 /// What an error is of where something else than a file lies: a folder, a pipe, a device.
 pub fn is_none(e: &io::Error) -> bool {
     matches!(e.kind(), ErrorKind::IsADirectory | ErrorKind::InvalidInput)
@@ -23,15 +26,20 @@ pub fn open_to_write(path: &Path) -> io::Result<File> {
     open_as(path, OpenOptions::new().read(true).write(true))
 }
 
-fn open_as(path: &Path, options: &OpenOptions) -> io::Result<File> {
-    let found = fs::metadata(path)?;
+/// The descriptor says what was opened: a look before the open could be of another file.
+fn open_as(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    let other = || io::Error::new(ErrorKind::InvalidInput, "not a regular file");
+    options.custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+    let file = match options.open(path) {
+        // A socket, a pipe without a reader, a device without a driver.
+        Err(e) if e.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => return Err(other()),
+        opened => opened?,
+    };
+    let found = file.metadata()?;
     if found.is_dir() {
         return Err(ErrorKind::IsADirectory.into());
     }
-    if !found.is_file() {
-        return Err(io::Error::new(ErrorKind::InvalidInput, "not a regular file"));
-    }
-    options.open(path)
+    if found.is_file() { Ok(file) } else { Err(other()) }
 }
 
 /// Reads a file, at most `longest` bytes of it. What is no UTF-8 is replaced.
@@ -96,13 +104,45 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let pipe = dir.path().join("pipe");
         make_pipe(&pipe);
-        for path in [dir.path(), &pipe, "/dev/null".as_ref()] {
-            assert!(is_none(&open(path).unwrap_err()), "{}", path.display());
+        let socket = dir.path().join("socket");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        for path in [dir.path(), &pipe, &socket, "/dev/null".as_ref()] {
+            for error in [open(path), open_to_write(path)].map(Result::unwrap_err) {
+                assert!(is_none(&error), "{}: {error}", path.display());
+            }
+            assert!(is_none(&append(path, b"x").unwrap_err()), "{}", path.display());
         }
         assert!(!is_none(&open(&dir.path().join("absent")).unwrap_err()));
         fs::write(dir.path().join("text"), "abc").unwrap();
         assert_eq!(read(&dir.path().join("text"), 2).unwrap(), "ab");
     }
+
+    #[test]
+    fn a_pipe_that_takes_the_place_of_a_file_blocks_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, other) = (dir.path().join("path"), dir.path().join("other"));
+        fs::write(&path, "abc").unwrap();
+        make_pipe(&other);
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let opened = path.clone();
+        std::thread::spawn(move || {
+            for _ in 0..20_000 {
+                // Whether it was a file at that moment does not matter here.
+                let _ = open(&opened);
+            }
+            sender.send(()).unwrap();
+        });
+        let exchange = || {
+            use rustix::fs::{CWD, RenameFlags, renameat_with};
+            renameat_with(CWD, &path, CWD, &other, RenameFlags::EXCHANGE).unwrap();
+        };
+        let begin = std::time::Instant::now();
+        while receiver.try_recv().is_err() {
+            assert!(begin.elapsed().as_secs() < 60, "an open blocks");
+            exchange();
+        }
+    }
+
     #[test]
     fn a_file_is_put_in_the_place_of_another() {
         use std::os::unix::fs::PermissionsExt;
