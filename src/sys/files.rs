@@ -3,13 +3,22 @@
 //! Invariant: an open never blocks; a pipe without a writer would, for ever. Who reads what was put
 //! sees all of it or what was there before.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
+
+/// Returns what is at a path, links followed. `None` means that nothing is there (`ENOENT`): whatever
+/// else keeps the system from looking is an error.
+pub fn look(path: &Path) -> io::Result<Option<Metadata>> {
+    match fs::metadata(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        found => found.map(Some),
+    }
+}
 
 /// What an error is of where something else than a file lies: a folder, a pipe, a device.
 pub fn is_none(e: &io::Error) -> bool {
@@ -140,6 +149,22 @@ mod tests {
         while receiver.try_recv().is_err() {
             assert!(begin.elapsed().as_secs() < 60, "an open blocks");
             exchange();
+        }
+    }
+
+    #[test]
+    fn only_what_is_known_to_be_absent_is_absent() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at("file"), "").unwrap();
+        std::os::unix::fs::symlink("loop", at("loop")).unwrap();
+        std::os::unix::fs::symlink("absent", at("dangling")).unwrap();
+        assert!(look(&at("file")).unwrap().unwrap().is_file());
+        assert!(look(dir.path()).unwrap().unwrap().is_dir());
+        assert!(look(&at("absent")).unwrap().is_none());
+        assert!(look(&at("dangling")).unwrap().is_none());
+        for error in [look(&at("loop")), look(&at("file/below"))] {
+            error.unwrap_err();
         }
     }
 

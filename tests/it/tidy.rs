@@ -18,7 +18,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("store", "net model error alloc sys telemetry"),
     ("migrate", "net model error alloc sys config store"),
     ("liveness", "net model error alloc store"),
-    ("engine", "net model error alloc store migrate telemetry"),
+    ("engine", "net model error alloc sys store migrate telemetry"),
     ("cni", FACE),
     ("cli", FACE),
     ("docker", FACE),
