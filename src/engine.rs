@@ -5,6 +5,7 @@
 //! Invariant: whatever a face asks for ends as commands to a [`Store`].
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::alloc;
@@ -19,6 +20,7 @@ use crate::model::{Lease, NetworkName, Node, Owner, Persist, Pool, SetName, Wait
 use crate::net::Addr;
 use crate::store;
 use crate::store::{Converted, Store};
+use crate::sys::files;
 use crate::telemetry::usage::{Extent, Meter, Usage};
 
 /// Leases an address from each range set. Where host-local kept this network's leases, they are
@@ -29,7 +31,7 @@ pub fn add(
     legacy: Option<Legacy<'_>>,
     cx: &Context,
 ) -> Result<Added, Error> {
-    let legacy = legacy.filter(|l| l.dir.is_dir());
+    let legacy = present(legacy)?;
     if legacy.is_some() {
         add.legacy = alloc::Legacy::Unread;
     }
@@ -75,6 +77,18 @@ pub struct Legacy<'a> {
     pub wait: Wait,
 }
 
+/// host-local's folder, if there is one. A folder that cannot be looked at may hold leases: to take it
+/// for absent would lease their addresses twice.
+fn present(legacy: Option<Legacy<'_>>) -> Result<Option<Legacy<'_>>, StoreError> {
+    let Some(legacy) = legacy else { return Ok(None) };
+    match files::look(legacy.dir) {
+        Ok(found) => Ok(found.is_some_and(|found| found.is_dir()).then_some(legacy)),
+        // The name is too long for a folder, so host-local made none.
+        Err(e) if e.kind() == ErrorKind::InvalidFilename => Ok(None),
+        Err(e) => Err(StoreError::io("look at", legacy.dir, e)),
+    }
+}
+
 /// Frees; answers with what was freed. A container that host-local served and that ends before
 /// the network's first ADD here is freed in host-local's folder, so that the ADD does not take a
 /// dead lease over.
@@ -84,7 +98,7 @@ pub fn del(
     legacy: Option<Legacy<'_>>,
     cx: &Context,
 ) -> Result<Vec<Lease>, Error> {
-    let legacy = legacy.filter(|l| l.dir.is_dir());
+    let legacy = present(legacy)?;
     if let Some(legacy) = &legacy {
         del.legacy = Some(legacy.network.clone());
     }

@@ -11,6 +11,9 @@ use crate::alloc::Wanted;
 use crate::model::Pod;
 use crate::net::{Addr, parse_addr};
 
+/// The most addresses that `args.cni.ips` or `runtimeConfig.ips` asks for.
+const MOST_WANTED: usize = 1024;
+
 /// The content of `CNI_ARGS`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Args {
@@ -113,7 +116,9 @@ pub(super) fn wanted(root: &Fields, args: &Args) -> Result<Vec<Wanted>, ConfigEr
     let in_args = root.object("args")?.map(|args| args.object("cni"));
     for source in [in_args.transpose()?.flatten(), root.object("runtimeConfig")?] {
         let Some(source) = source else { continue };
-        for item in source.list("ips")? {
+        let items = source.list("ips")?;
+        ConfigError::bound(&source.way_to("ips"), "addresses", items.len(), MOST_WANTED)?;
+        for item in items {
             let text = item.text()?;
             let addr = parse_addr(text).ok_or_else(|| {
                 ConfigError::invalid(format!(

@@ -115,6 +115,11 @@ impl<'a> Fields<'a> {
 }
 
 impl<'a> Node<'a> {
+    /// A value that stands apart from its tree.
+    pub(super) fn new(path: String, json: &'a Json) -> Node<'a> {
+        Node { path, json }
+    }
+
     /// As it was written.
     pub(super) fn json(&self) -> &'a Json {
         self.json

@@ -5,6 +5,7 @@
 use super::error::ConfigError;
 use super::fields::{Fields, spells};
 use super::raw::Json;
+use super::runtime::{Attachments, VALID};
 use super::{Cleanup, Config, Dialect, Inputs};
 use crate::model::{Attachment, NameError, NetworkName};
 
@@ -17,6 +18,8 @@ pub struct Netconf {
     pairs: Vec<(String, Json)>,
     version: String,
     pub(super) name: Option<String>,
+    /// GC's, which are not in `pairs`.
+    pub(super) attachments: Attachments,
 }
 
 /// One dialect: how it is told, and how it is read.
@@ -34,8 +37,10 @@ impl Netconf {
     /// Decodes JSON. What is wrong inside `ipam` is an error of [`Netconf::config`], so that it
     /// cannot stop a DEL.
     pub fn decode(bytes: &[u8]) -> Result<Netconf, ConfigError> {
-        match Json::parse(bytes).map_err(|e| fail(&e))? {
-            Json::Object(pairs) => Netconf::from_pairs(pairs),
+        let mut attachments = Attachments::default();
+        let mut take = |key: &str, item: Option<(usize, Json)>| attachments.take(key, item);
+        match Json::parse_apart(bytes, &VALID, &mut take).map_err(|e| fail(&e))? {
+            Json::Object(pairs) => Ok(Netconf { attachments, ..Netconf::from_pairs(pairs)? }),
             other => {
                 let what = other.describe();
                 Err(fail(&format!("it must be an object, not {what}")))
@@ -50,7 +55,7 @@ impl Netconf {
         let version = version.unwrap_or(FIRST_VERSION);
         let version = version.to_owned();
         let name = root.text("name").map_err(|e| fail(&e).at("name"))?.map(str::to_owned);
-        Ok(Netconf { pairs, version, name })
+        Ok(Netconf { pairs, version, name, attachments: Attachments::default() })
     }
 
     /// `cniVersion`; absent or empty, it is 0.1.0.
@@ -77,7 +82,7 @@ impl Netconf {
 
     /// Drops these keys of the top level.
     pub(super) fn forget(&mut self, keys: &[&str]) {
-        self.pairs.retain(|(key, _)| !keys.contains(&&**key));
+        self.pairs.retain(|(key, _)| !keys.iter().any(|name| spells(key, name)));
     }
 
     /// The top level.

@@ -6,9 +6,11 @@
 
 use std::fmt;
 
-use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Number, Value};
+
+use super::fields::spells;
 
 /// One JSON value.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,6 +41,20 @@ impl Json {
         serde_json::from_str(&String::from_utf8_lossy(bytes))
     }
 
+    /// The same of a text that may have very long lists at its top level, under keys of these names:
+    /// their items are handed over one by one, and the lists are empty in what is returned.
+    pub(super) fn parse_apart(
+        bytes: &[u8],
+        names: &[&str],
+        take: &mut Take<'_>,
+    ) -> Result<Json, serde_json::Error> {
+        let text = String::from_utf8_lossy(bytes);
+        let mut parser = serde_json::Deserializer::from_str(&text);
+        let json = Tree::Top(names, take).deserialize(&mut parser)?;
+        parser.end()?;
+        Ok(json)
+    }
+
     /// The same with the last of equal keys alone, and keys in their order.
     pub(super) fn value(&self) -> Value {
         match self {
@@ -66,13 +82,32 @@ impl Json {
 
 impl<'de> Deserialize<'de> for Json {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Json, D::Error> {
-        deserializer.deserialize_any(Tree)
+        Tree::Whole.deserialize(deserializer)
     }
 }
 
-struct Tree;
+/// Takes what [`Json::parse_apart`] hands over: the key as written, and an item with its index; without
+/// an item, another value of that key begins.
+pub(super) type Take<'a> = dyn FnMut(&str, Option<(usize, Json)>) + 'a;
 
-impl<'de> Visitor<'de> for Tree {
+/// How a value is read.
+enum Tree<'a, 't> {
+    Whole,
+    /// An object; lists under these names are handed over.
+    Top(&'a [&'a str], &'a mut Take<'t>),
+    /// If it is a list, its items are handed over.
+    Apart(&'a str, &'a mut Take<'t>),
+}
+
+impl<'de> DeserializeSeed<'de> for Tree<'_, '_> {
+    type Value = Json;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Json, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Tree<'_, '_> {
     type Value = Json;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -109,16 +144,35 @@ impl<'de> Visitor<'de> for Tree {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Json, A::Error> {
         let mut items = Vec::new();
-        while let Some(item) = seq.next_element()? {
-            items.push(item);
+        if let Tree::Apart(key, take) = self {
+            let mut index = 0;
+            while let Some(item) = seq.next_element()? {
+                take(key, Some((index, item)));
+                index += 1;
+            }
+        } else {
+            while let Some(item) = seq.next_element()? {
+                items.push(item);
+            }
         }
         Ok(Json::Array(items))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Json, A::Error> {
         let mut pairs = Vec::new();
-        while let Some(pair) = map.next_entry()? {
-            pairs.push(pair);
+        let (names, mut take) = match self {
+            Tree::Top(names, take) => (names, Some(take)),
+            _ => (&[][..], None),
+        };
+        while let Some(key) = map.next_key::<String>()? {
+            let value = match &mut take {
+                Some(take) if names.iter().any(|name| spells(&key, name)) => {
+                    take(&key, None);
+                    map.next_value_seed(Tree::Apart(&key, &mut **take))?
+                }
+                _ => map.next_value()?,
+            };
+            pairs.push((key, value));
         }
         Ok(Json::Object(pairs))
     }

@@ -29,6 +29,7 @@ use crate::migrate::gipam;
 use crate::model::{Face, History, Persist, StoreSpec, Wait};
 use crate::net::Family;
 use crate::store;
+use crate::sys::files;
 use crate::sys::host;
 use crate::sys::host::Facts;
 use crate::telemetry::log::{Entry, Log};
@@ -499,7 +500,11 @@ impl Cli {
             let text = std::fs::read_to_string(path)?;
             gipam::read(&text, &settings.local).map_err(|e| anyhow!(e))
         };
-        if path.exists() {
+        let is_there = |path: &Path| -> Result<bool> {
+            let found = files::look(path);
+            Ok(found.with_context(|| format!("gipam's {}", path.display()))?.is_some())
+        };
+        if is_there(&path)? {
             let file = read(&path).with_context(|| format!("gipam's {}", path.display()))?;
             let mut store = store::open(store)?;
             for pool in file.pools {
@@ -510,7 +515,7 @@ impl Cli {
                 .with_context(|| format!("cannot rename {}", path.display()))?;
             return Ok(file.blocks);
         }
-        if after.exists() {
+        if is_there(&after)? {
             return Ok(read(&after).with_context(|| after.display().to_string())?.blocks);
         }
         Ok(Vec::new())

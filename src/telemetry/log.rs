@@ -154,11 +154,13 @@ fn visible(text: &str) -> String {
     shown
 }
 
-/// Appends to a log file, opened for this event: a file that was renamed away is let go of.
+/// Appends to a log file, opened for this event: a file that was renamed away is let go of. One that is
+/// not there is created for its owner alone (0600): it says what runs on this host.
 pub fn append(path: &Path, line: &str) {
     let file = OpenOptions::new()
         .append(true)
         .create(true)
+        .mode(0o600)
         // A pipe that nobody reads must not hold the event up.
         .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
         .open(path);

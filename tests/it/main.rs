@@ -28,6 +28,7 @@ mod inject;
 mod install;
 mod lab;
 mod libcni;
+mod limits;
 mod lost;
 mod moving;
 mod networks;

@@ -126,6 +126,26 @@ fn leases_without_an_interface_name_are_freed() {
     assert!(rows.iter().all(|row| row["containerID"] != "c6"), "{rows:?}");
 }
 
+#[test]
+fn a_folder_that_cannot_be_looked_at_is_not_taken_for_absent() {
+    let mut network = served();
+    let (folder, away) = (network.folder(), network.lab.join("away"));
+    fs::rename(&folder, &away).unwrap();
+    std::os::unix::fs::symlink(&folder, &folder).unwrap();
+    for command in ["ADD", "DEL"] {
+        let (code, msg) = network.sublet(command, "c3").run().error();
+        assert_eq!(code, 11, "{command}: {msg}");
+        assert!(msg.contains("cannot look at") && msg.contains("mynet"), "{command}: {msg}");
+    }
+    fs::remove_file(&folder).unwrap();
+    fs::rename(&away, &folder).unwrap();
+    network.sublet("ADD", "new").run().ok();
+    assert_eq!(by_attachment(&network.lab.list()).len(), CONTAINERS + 1);
+    // No file system has a folder of such a name, so no host-local made one.
+    network.conf["name"] = json!("n".repeat(300));
+    network.sublet("ADD", "long").run().ok();
+}
+
 /// A host-local that was killed between creating and writing leaves an empty file: nobody's.
 #[test]
 fn empty_lease_file_is_nobodys() {

@@ -19,7 +19,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("rows", "net model error alloc telemetry store"),
     ("migrate", "net model error alloc sys config store rows"),
     ("liveness", "net model error alloc store"),
-    ("engine", "net model error alloc store migrate telemetry"),
+    ("engine", "net model error alloc sys store migrate telemetry"),
     ("cni", FACE),
     ("cli", FACE),
     ("docker", FACE),

@@ -2,12 +2,13 @@
 //!
 //! Owns: its keys and rules, in its order and, from the cause on, its words. Does not own: how a
 //! gateway is recorded. Differs from the original where that is at fault: host bits of a subnet
-//! are ignored, so the default gateway is the first host; IPv4 /0 is refused.
+//! are ignored, so the default gateway is the first host; IPv4 /0 and a route without `dst` are refused.
 //! Invariant: an address or gateway that comes out lies in its subnet and is neither the network
 //! nor the broadcast address.
 
 use ipnet::IpNet;
 
+use super::host_local::destination;
 use crate::alloc::{Cooldown, OnDuplicate, Strategy, Wanted};
 use crate::config::args;
 use crate::config::args::Args;
@@ -244,17 +245,15 @@ fn verify(
     Err(ConfigError::invalid(why))
 }
 
-/// What Go prints for a destination that is absent.
-const NO_DST: &str = "<nil>";
-
-/// The routes of one family's key, as they are written, of whichever family they are.
+/// The routes of one family's key, as they are written, of whichever family they are. The original
+/// answers "<nil>" for a destination that is absent, which no reader of a result understands.
 fn echo(ipam: &Fields, half: &Half, routes: &mut Vec<Route>) -> Result<(), ConfigError> {
     for item in ipam.list(half.routes)? {
         let fields = item.fields()?;
-        let dst = fields.get("dst").map(|node| cidr(&node)).transpose()?;
+        let dst = destination(&fields)?;
         routes.push(Route {
-            dst: dst.map_or_else(|| NO_DST.to_owned(), |dst| dst.net.to_string()),
-            net: dst.map(|dst| dst.net.into()),
+            dst: dst.net.to_string(),
+            net: Some(dst.net.into()),
             gw: addr(&fields, "gw")?,
             ..Route::default()
         });

@@ -13,6 +13,9 @@ use crate::net::{
     Addr, Family, GatewaySpec, Range, RangeError, RangeSet, RangeSpec, Span, check_disjoint,
 };
 
+/// The most ranges of one configuration, of all range sets together.
+const MOST_RANGES: usize = 1024;
+
 /// What ranges are made from.
 pub struct Sources<'a> {
     /// The whole configuration, for `runtimeConfig.ipRanges`.
@@ -56,6 +59,8 @@ pub fn range_sets(
         warnings.push(Warning::new(sources.ipam.way_to(key), text));
     }
     drafts.extend(draft_sets(sources.ipam, "ranges", warnings)?);
+    let count = drafts.iter().map(Vec::len).sum();
+    ConfigError::bound(sources.ipam.path(), "ranges in its range sets", count, MOST_RANGES)?;
     if drafts.is_empty() {
         // They may well say where the ranges went.
         let mut text = vec!["no IP ranges specified; give ipam.subnet or ipam.ranges".to_owned()];
@@ -175,14 +180,7 @@ pub fn routes(ipam: &Fields, warnings: &mut Vec<Warning>) -> Result<Vec<Route>, 
     for item in ipam.list("routes")? {
         let fields = item.fields()?;
         keys::warn_of_near(&fields, keys::ROUTE, warnings);
-        let Some(dst) = fields.get("dst") else {
-            return Err(ConfigError::invalid(format!(
-                "{}.dst is missing; a route needs a destination, as 0.0.0.0/0",
-                fields.path()
-            ))
-            .at(fields.path()));
-        };
-        let dst = cidr(&dst)?;
+        let dst = destination(&fields)?;
         // Go leaves a zero out of the answer, except where it can tell it from nothing.
         let positive = |name| Ok(fields.integer(name)?.filter(|n| *n != 0));
         routes.push(Route {
@@ -197,4 +195,16 @@ pub fn routes(ipam: &Fields, warnings: &mut Vec<Warning>) -> Result<Vec<Route>, 
         });
     }
     Ok(routes)
+}
+
+/// A route's `dst`.
+pub fn destination(route: &Fields) -> Result<Cidr, ConfigError> {
+    let Some(dst) = route.get("dst") else {
+        return Err(ConfigError::invalid(format!(
+            "{}.dst is missing; a route needs a destination, as 0.0.0.0/0",
+            route.path()
+        ))
+        .at(route.path()));
+    };
+    cidr(&dst)
 }

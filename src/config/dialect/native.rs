@@ -18,6 +18,9 @@ use crate::config::{Cleanup, Config, Dialect, Inputs, define, dns, duration, key
 use crate::model::{NetworkName, Origin, Owner, SetName, StoreSpec};
 use crate::net::{Range, RangeSet, Span};
 
+/// The most entries of `exclude`.
+const MOST_EXCLUDED: usize = 4096;
+
 /// Whatever no other dialect claims.
 pub const RULES: Rules = Rules {
     dialect: Dialect::Native,
@@ -126,7 +129,11 @@ fn shared(ipam: &Fields) -> Result<Option<NetworkName>, ConfigError> {
 fn exclude(ipam: &Fields) -> Result<Vec<Span>, ConfigError> {
     match ipam.get("exclude") {
         None => Ok(Vec::new()),
-        Some(node) if node.is_list() => node.list()?.iter().map(span).collect(),
+        Some(node) if node.is_list() => {
+            let items = node.list()?;
+            ConfigError::bound(node.path(), "entries", items.len(), MOST_EXCLUDED)?;
+            items.iter().map(span).collect()
+        }
         Some(node) => match node.text() {
             Ok("") => Ok(Vec::new()),
             Ok(_) => Ok(vec![span(&node)?]),

@@ -5,8 +5,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use super::daemon::{Daemon, exists, subletd, tcp, until};
-use crate::lab::Lab;
+use super::daemon::{Daemon, SUBLETD, exists, subletd, tcp, until};
+use crate::lab::{Call, Lab};
 
 fn refused(args: &[&str], env: &[(&str, &str)]) -> String {
     let lab = Lab::new();
@@ -203,6 +203,19 @@ fn goes_on(daemon: &Daemon) {
     }
     assert_eq!(client.call(ask, r#"{"PoolID":"Zz9"}"#).1["Address"], "2001:db8::2/64");
     assert_eq!(daemon.leases(), ["2001:db8::1", "2001:db8::2"]);
+}
+
+#[test]
+fn gipams_file_that_cannot_be_looked_at_is_not_taken_for_absent() {
+    let lab = Lab::new();
+    let file = lab.join("leases.json");
+    std::os::unix::fs::symlink(&file, &file).unwrap();
+    let text = |name: &str| lab.join(name).display().to_string();
+    // One that starts all the same is ended.
+    let call = Call::new("timeout").args(&["60", SUBLETD, "-file", &text("leases.json")]);
+    let answer = call.args(&["--socket", &text("s"), "--store", &text("store")]).run();
+    assert!(answer.code == Some(1) && answer.stderr.contains("gipam's"), "{answer:?}");
+    assert!(!exists(&lab.join("store")));
 }
 
 /// gipam's own flag: its file is taken over once, and its main pools are ours.
