@@ -149,11 +149,11 @@ impl Desk {
     }
 }
 
-/// Counts a request. What is no method of the protocol is one, whatever it is called.
+/// Counts a request. All that are no methods of the protocol count as one, `unknown`.
 fn count(command: &str, reply: &Reply, took: Duration) {
     let known = COMMANDS.iter().find(|known| **known == command).unwrap_or(&"unknown");
-    let told = reply.entry.facts.iter().find(|(name, _)| *name == "outcome");
-    let outcome = match told.map(|(_, outcome)| outcome.as_str()) {
+    let outcome = reply.entry.facts.iter().find(|(name, _)| *name == "outcome");
+    let outcome = match outcome.map(|(_, outcome)| outcome.as_str()) {
         Some("ok") => "ok",
         Some("refused") => "refused",
         _ => "error",
