@@ -7,8 +7,8 @@
 use super::cidr::bad_cidr;
 use super::error::ConfigError;
 use super::fields::Fields;
+use super::json::quote;
 use super::netconf::Netconf;
-use super::raw::quote;
 use crate::model::{ContainerId, IfName, NameError};
 use crate::net::{Addr, parse_addr};
 
