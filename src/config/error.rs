@@ -74,13 +74,13 @@ impl ConfigError {
 pub struct Warning {
     pub(super) place: String,
     pub(super) text: String,
-    /// A key that is close to a known one: meant, and without effect.
-    pub(super) slip: bool,
+    /// Whether it is about a key that is close to a known one, and so has no effect.
+    pub(super) typo: bool,
 }
 
 impl Warning {
     pub(super) fn new(place: impl Into<String>, text: impl Into<String>) -> Warning {
-        Warning { place: place.into(), text: text.into(), slip: false }
+        Warning { place: place.into(), text: text.into(), typo: false }
     }
 }
 

@@ -6,9 +6,9 @@
 
 use super::cidr::bad_cidr;
 use super::error::ConfigError;
-use super::fields::{Fields, Node, spells};
+use super::fields::{Fields, Node, is_spelling_of};
+use super::json::{Json, quote};
 use super::netconf::Netconf;
-use super::raw::{Json, quote};
 use crate::model::{ContainerId, IfName, NameError};
 use crate::net::{Addr, parse_addr};
 
@@ -29,7 +29,7 @@ impl Default for Attachments {
 impl Attachments {
     /// Adds one; without an item the list begins anew, for the last one of a key counts.
     pub(super) fn take(&mut self, key: &str, item: Option<(usize, Json)>) {
-        let Some(which) = VALID.iter().position(|name| spells(key, name)) else { return };
+        let Some(which) = VALID.iter().position(|name| is_spelling_of(key, name)) else { return };
         let list = &mut self.0[which];
         match (&mut *list, item) {
             (_, None) => *list = Ok(Vec::new()),
@@ -83,7 +83,7 @@ impl Netconf {
         };
         let mut addrs = Vec::new();
         let items = result.list("ips")?;
-        ConfigError::bound(&result.way_to("ips"), "addresses", items.len(), MOST_ADDRESSES)?;
+        ConfigError::bound(&result.path_of("ips"), "addresses", items.len(), MOST_ADDRESSES)?;
         for item in items {
             addrs.push(address(&item.fields()?, "address")?);
         }

@@ -1,17 +1,16 @@
-//! Where leases and log lines go.
+//! Where leases and log lines go: the store, how long to wait for its lock, and the log file, from keys
+//! and variables in their order of precedence. Nothing is opened here.
 //!
-//! Owns: the order in which the store's place, the wait for its lock and the log are looked for.
-//! Does not own: opening anything.
-//! Invariant: a configuration that names a cluster never ends on this node's file, and a DEL looks
-//! where the ADD of the same configuration wrote.
+//! Invariant: a configuration that names a cluster never leads to this node's file, and a DEL uses the
+//! store that the ADD of the same configuration used.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::error::{ConfigError, Warning};
 use super::fields::Fields;
-use super::raw::quote;
-use super::{Dialect, Inputs, Level, Log, LogFormat, cluster, duration, word};
+use super::json::quote;
+use super::{Dialect, Inputs, Level, Log, LogFormat, choice, cluster, duration};
 use crate::model::{History, NetworkName, Persist, StoreSpec, Wait};
 
 const NATIVE_FILE: &str = "/var/lib/cni/sublet/leases.redb";
@@ -20,37 +19,41 @@ const FILE_NAME: &str = "leases.redb";
 const HOST_LOCAL_DIR: &str = "/var/lib/cni/networks";
 const DEFAULT_WAIT: Wait = Wait::For(Duration::from_secs(5));
 
-/// What both readings of the place look at.
+/// The sources of the locations.
 #[derive(Clone, Copy)]
-pub(super) struct Place<'a> {
+pub(super) struct Locations<'a> {
     pub(super) ipam: &'a Fields<'a>,
     pub(super) inputs: &'a Inputs,
     pub(super) dialect: Dialect,
 }
 
-impl Place<'_> {
+impl Locations<'_> {
     /// The store.
     pub(super) fn store(self, warnings: &mut Vec<Warning>) -> Result<StoreSpec, ConfigError> {
         let path = self.path()?;
         let persist = self.persist()?;
         let wait = self.wait(warnings)?;
-        Ok(match cluster::named(self.ipam, self.dialect, warnings)? {
+        Ok(match cluster::from_ipam(self.ipam, self.dialect, warnings)? {
             Some(mut cluster) => {
                 if let Some(servers) = cluster.servers_mut() {
                     servers.persist = persist;
-                    servers.history =
-                        self.history(History::OF_A_NODE)?.unwrap_or(History::Standing);
+                    servers.history = self.history(History::OF_A_NODE, History::Standing)?;
                 }
                 cluster
             }
-            None => StoreSpec::Embedded { path, persist, wait, history: self.kept()? },
+            None => StoreSpec::Embedded {
+                path,
+                persist,
+                wait,
+                history: self.history(History::default(), History::default())?,
+            },
         })
     }
 
-    /// The store, with the default in place of whatever cannot be understood; but what is meant for
-    /// a cluster and cannot be understood is no file of this node.
-    pub(super) fn store_anyway(self) -> StoreSpec {
-        match cluster::named(self.ipam, self.dialect, &mut Vec::new()) {
+    /// The store, with defaults for values that are not valid. If the cluster is not valid, the store is
+    /// [`StoreSpec::Unreadable`], never this node's file.
+    pub(super) fn store_or_default(self) -> StoreSpec {
+        match cluster::from_ipam(self.ipam, self.dialect, &mut Vec::new()) {
             Ok(None) => {}
             Ok(Some(cluster)) => return cluster,
             Err(e) => return StoreSpec::Unreadable { why: e.to_string() },
@@ -59,7 +62,9 @@ impl Place<'_> {
             path: self.path().unwrap_or_else(|_| self.named_or(None)),
             persist: self.persist().unwrap_or_default(),
             wait: self.wait(&mut Vec::new()).unwrap_or(DEFAULT_WAIT),
-            history: self.kept().unwrap_or(History::Standing),
+            history: self
+                .history(History::default(), History::default())
+                .unwrap_or(History::Standing),
         }
     }
 
@@ -87,31 +92,26 @@ impl Place<'_> {
 
     fn persist(self) -> Result<Persist, ConfigError> {
         let words = [("boot", Persist::Boot), ("disk", Persist::Disk)];
-        word(self.ipam, "persist", &words)
+        choice(self.ipam, "persist", &words)
     }
 
-    /// How much of what happened is kept in a file.
-    fn kept(self) -> Result<History, ConfigError> {
-        self.history(History::default()).map(Option::unwrap_or_default)
-    }
-
-    /// How much of what happened is kept, if that is said; as in `usual` where it is said in part.
-    fn history(self, usual: History) -> Result<Option<History>, ConfigError> {
-        const HOW: &str = "it takes \"off\", or {\"count\": 10000, \"age\": \"720h\"}";
+    /// How many events are kept: `absent` without the key, and the limits of `usual` that it leaves out.
+    fn history(self, usual: History, absent: History) -> Result<History, ConfigError> {
+        const SYNTAX: &str = "it takes \"off\", or {\"count\": 10000, \"age\": \"720h\"}";
         let Some(node) = self.ipam.get("history") else {
-            return Ok(None);
+            return Ok(absent);
         };
         let path = node.path().to_owned();
-        let bad = || ConfigError::invalid(format!("{path} is something else: {HOW}"));
+        let bad = || ConfigError::invalid(format!("{path} is something else: {SYNTAX}"));
         if let Ok(text) = node.text() {
             let off = text.eq_ignore_ascii_case("off");
-            return if off { Ok(Some(History::Off)) } else { Err(bad()) };
+            return if off { Ok(History::Off) } else { Err(bad()) };
         }
         let fields = node.fields().map_err(|_| bad())?;
         let History::Kept { mut count, mut age } = usual else { return Err(bad()) };
         if let Some(written) = fields.integer("count")? {
             count = u64::try_from(written).map_err(|_| {
-                ConfigError::invalid(format!("{}.count is {written}: {HOW}", fields.path()))
+                ConfigError::invalid(format!("{}.count is {written}: {SYNTAX}", fields.path()))
             })?;
         }
         if let Some(text) = fields.text("age")? {
@@ -120,9 +120,9 @@ impl Place<'_> {
             age = time.as_secs();
         }
         if count == 0 || age == 0 {
-            return Ok(Some(History::Off));
+            return Ok(History::Off);
         }
-        Ok(Some(History::Kept { count, age }))
+        Ok(History::Kept { count, age })
     }
 
     /// `lockTimeout`, else `IPAM_DB_CONNECTION_TIMEOUT`; in the ECS dialect the other way round.
@@ -140,9 +140,9 @@ impl Place<'_> {
             return Err(ConfigError::invalid(format!(
                 "parsing timeout string failed: {place} is {}, not {}",
                 quote(text),
-                duration::HOW
+                duration::SYNTAX
             ))
-            .at(self.ipam.way_to("lockTimeout")));
+            .at(self.ipam.path_of("lockTimeout")));
         };
         Ok(match u64::try_from(nanos) {
             Ok(0) => {
@@ -163,27 +163,21 @@ impl Place<'_> {
     pub(super) fn log(self, warnings: &mut Vec<Warning>) -> Result<Log, ConfigError> {
         if self.dialect != Dialect::Ecs {
             self.ipam.text("logFile")?;
-            if let Some(text) = self.ipam.text("logLevel")?.filter(|t| level(t).is_none()) {
-                let why = format!(
-                    "ipam.logLevel is {}, not one of debug, info, warn, error, off; info is used",
-                    quote(text)
-                );
-                warnings.push(Warning::new(self.ipam.way_to("logLevel"), why));
-            }
-            let unknown = |t: &&str| LogFormat::named(t).is_none();
-            if let Some(text) = self.ipam.text("logFormat")?.filter(unknown) {
-                let why = format!(
-                    "ipam.logFormat is {}, not one of text, json; text is used",
-                    quote(text)
-                );
-                warnings.push(Warning::new(self.ipam.way_to("logFormat"), why));
-            }
+            let mut check = |key, known: fn(&str) -> bool, words| {
+                if let Some(text) = self.ipam.text(key)?.filter(|text| !known(text)) {
+                    let why = format!("ipam.{key} is {}, not one of {words} is used", quote(text));
+                    warnings.push(Warning::new(self.ipam.path_of(key), why));
+                }
+                Ok(())
+            };
+            check("logLevel", |t| level(t).is_some(), "debug, info, warn, error, off; info")?;
+            check("logFormat", |t| LogFormat::named(t).is_some(), "text, json; text")?;
         }
-        Ok(self.log_anyway())
+        Ok(self.log_or_default())
     }
 
-    /// The log, with the default in place of whatever cannot be understood.
-    pub(super) fn log_anyway(self) -> Log {
+    /// The log, with defaults for values that are not valid.
+    pub(super) fn log_or_default(self) -> Log {
         let env = |text: &Option<String>| {
             let text = text.as_deref().filter(|_| self.dialect == Dialect::Ecs);
             text.filter(|text| !text.trim().is_empty()).map(str::to_owned)

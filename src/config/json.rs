@@ -10,7 +10,7 @@ use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Number, Value};
 
-use super::fields::spells;
+use super::fields::is_spelling_of;
 
 /// One JSON value.
 #[derive(Clone, Debug, PartialEq)]
@@ -166,7 +166,7 @@ impl<'de> Visitor<'de> for Tree<'_, '_> {
         };
         while let Some(key) = map.next_key::<String>()? {
             let value = match &mut take {
-                Some(take) if names.iter().any(|name| spells(&key, name)) => {
+                Some(take) if names.iter().any(|name| is_spelling_of(&key, name)) => {
                     take(&key, None);
                     map.next_value_seed(Tree::Apart(&key, &mut **take))?
                 }

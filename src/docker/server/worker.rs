@@ -1,11 +1,9 @@
-//! The threads that work on the store.
+//! The worker threads, which run requests on the store in the order in which they came.
 //!
-//! Owns: the order of requests (first come, first served), how long each may take, and taking back
-//! what was done for an answer that nobody got. Does not own: sockets.
-//! A file is one thread's work, for it has one writer at a time; a cluster is several threads', so
-//! that none waits for another's answer.
-//! Invariant: an answer's [`Owed`] is either settled, because its bytes are with the kernel, or what
-//! was done for it is undone, before the threads end.
+//! An embedded store has one writer at a time, so one worker serves it. A cluster has several workers,
+//! so that no request waits for another's round trip.
+//! Invariant: before the workers end, each answer's [`PendingUndo`] is confirmed, because the kernel
+//! has all bytes of the answer, or the change that the answer reports is undone.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -26,11 +24,11 @@ use crate::sys::{host, panic};
 use crate::telemetry::counters;
 use crate::telemetry::log::{Entry, Log};
 
-/// How many requests to a cluster are on their way at a time.
-const AT_ONCE: usize = 8;
+/// Requests to a cluster that run at the same time.
+const CLUSTER_WORKERS: usize = 8;
 
 /// The protocol's methods.
-const COMMANDS: [&str; 7] = [
+const METHODS: [&str; 7] = [
     "Activate",
     "GetCapabilities",
     "GetDefaultAddressSpaces",
@@ -40,8 +38,8 @@ const COMMANDS: [&str; 7] = [
     "ReleaseAddress",
 ];
 
-/// What the threads are told once.
-pub struct Bench {
+/// The driver, its store, and how to run a request on them.
+pub struct Backend {
     /// What the driver knows beside its store.
     pub driver: Driver,
     /// Which store; its wait is set for each request.
@@ -54,6 +52,18 @@ pub struct Bench {
     pub log: Log,
 }
 
+impl Backend {
+    /// Writes a line that is of no request.
+    pub(super) fn log(&self, level: Level, text: impl Into<String>) {
+        self.log.write(&Entry::new(level, text));
+    }
+
+    /// Node and boot, with the time and a random number of now.
+    pub(super) fn context(&self) -> Context {
+        Context { now: host::now(), seed: host::chance(), ..self.cx.clone() }
+    }
+}
+
 enum Work {
     Request(Job),
     Undo(Undo),
@@ -62,75 +72,75 @@ enum Work {
 struct Job {
     path: String,
     body: Vec<u8>,
-    came: Instant,
-    until: Instant,
+    received: Instant,
+    deadline: Instant,
     answer: oneshot::Sender<Answer>,
-    /// For what is owed: the threads themselves hold no way to themselves.
-    desk: Desk,
+    /// For the answer's [`PendingUndo`]: the workers themselves hold no sender, or they would not end.
+    queue: Queue,
 }
 
-/// An answer, and what is owed for it.
+/// An answer, and how to undo the change that it reports.
 pub struct Answer {
     /// HTTP status.
     pub status: u16,
     /// A JSON object.
     pub body: String,
-    /// Settle it once the answer is written.
-    pub owed: Owed,
+    /// Confirmed once the answer is written.
+    pub undo: PendingUndo,
 }
 
-/// What has to be undone unless the answer is delivered: dropping it unsettled undoes it.
-pub struct Owed {
+/// Undoes a change when it is dropped, unless the answer was delivered.
+pub struct PendingUndo {
     undo: Option<Undo>,
-    desk: Desk,
+    queue: Queue,
 }
 
-impl Owed {
-    /// The answer is with the kernel.
-    pub fn settle(&mut self) {
+impl PendingUndo {
+    /// Keeps the change: the kernel has the answer.
+    pub fn confirm(&mut self) {
         self.undo = None;
     }
 }
 
-impl Drop for Owed {
+impl Drop for PendingUndo {
     fn drop(&mut self) {
         if let Some(undo) = self.undo.take() {
-            // Fails only when the threads are gone, and they outlive all connections.
-            let _ = self.desk.0.send(Work::Undo(undo));
+            // Fails only when the workers are gone, and they outlive all connections.
+            let _ = self.queue.0.send(Work::Undo(undo));
         }
     }
 }
 
-/// A way to the threads.
+/// The queue of the workers.
 #[derive(Clone)]
-pub struct Desk(mpsc::Sender<Work>);
+pub struct Queue(mpsc::Sender<Work>);
 
-impl Desk {
-    /// Starts the threads; they end when the last way to them is dropped.
-    pub fn open(bench: Bench) -> std::io::Result<(Desk, Vec<JoinHandle<()>>)> {
+impl Queue {
+    /// Starts the workers; they end when the last clone of the queue is dropped.
+    pub fn start(backend: &Arc<Backend>) -> std::io::Result<(Queue, Vec<JoinHandle<()>>)> {
         let (sender, receiver) = mpsc::channel();
-        let count = if bench.store.is_cluster() { AT_ONCE } else { 1 };
-        let (bench, receiver) = (Arc::new(bench), Arc::new(Mutex::new(receiver)));
+        let count = if backend.store.is_cluster() { CLUSTER_WORKERS } else { 1 };
+        let receiver = Arc::new(Mutex::new(receiver));
         let threads = (0..count).map(|_| {
-            let (bench, receiver) = (bench.clone(), receiver.clone());
+            let (backend, receiver) = (backend.clone(), receiver.clone());
             std::thread::Builder::new().name("store".to_owned()).spawn(move || {
-                let mut worker = Worker { bench, kept: None };
+                let mut worker = Worker { backend, connected: None };
                 while let Some(work) = next(&receiver) {
                     worker.serve(work);
                 }
             })
         });
-        Ok((Desk(sender), threads.collect::<Result<_, _>>()?))
+        Ok((Queue(sender), threads.collect::<Result<_, _>>()?))
     }
 
-    /// Answers one request within `timeout`, or fails then; a result that comes later is undone.
+    /// Answers one request within `timeout` or fails; a change that is made later is undone.
     pub async fn ask(&self, path: String, body: Vec<u8>, timeout: Duration) -> Answer {
         let (answer, get) = oneshot::channel();
-        let came = Instant::now();
-        let until = came + timeout;
-        let job = Job { path, body, came, until, answer, desk: self.clone() };
+        let received = Instant::now();
+        let deadline = received + timeout;
+        let job = Job { path, body, received, deadline, answer, queue: self.clone() };
         let sent = self.0.send(Work::Request(job));
-        // The threads give up by themselves; a disk that hangs does not let them.
+        // The workers time out by themselves, unless the disk hangs.
         let grace = Duration::from_secs(2);
         match (sent, tokio::time::timeout(timeout + grace, get).await) {
             (Ok(()), Ok(Ok(answer))) => answer,
@@ -138,22 +148,22 @@ impl Desk {
         }
     }
 
-    /// An answer that nothing is owed for.
+    /// An answer that reports no change.
     pub fn failed(&self, status: u16, text: &str) -> Answer {
         self.reply(Reply::failed(status, text, ""))
     }
 
     fn reply(&self, reply: Reply) -> Answer {
-        let owed = Owed { undo: reply.undo, desk: self.clone() };
-        Answer { status: reply.status, body: reply.body, owed }
+        let undo = PendingUndo { undo: reply.undo, queue: self.clone() };
+        Answer { status: reply.status, body: reply.body, undo }
     }
 }
 
-/// Counts a request. All that are no methods of the protocol count as one, `unknown`.
+/// Counts a request. All methods that the protocol does not have count as one.
 fn count(command: &str, reply: &Reply, took: Duration) {
-    let known = COMMANDS.iter().find(|known| **known == command).unwrap_or(&"unknown");
-    let outcome = reply.entry.facts.iter().find(|(name, _)| *name == "outcome");
-    let outcome = match outcome.map(|(_, outcome)| outcome.as_str()) {
+    let known = METHODS.iter().find(|known| **known == command).unwrap_or(&"unknown");
+    let fact = reply.entry.facts.iter().find(|(name, _)| *name == "outcome");
+    let outcome = match fact.map(|(_, outcome)| outcome.as_str()) {
         Some("ok") => "ok",
         Some("refused") => "refused",
         _ => "error",
@@ -169,22 +179,18 @@ fn next(receiver: &Mutex<mpsc::Receiver<Work>>) -> Option<Work> {
     receiver.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
 }
 
-/// One of the threads.
+/// One worker thread.
 struct Worker {
-    bench: Arc<Bench>,
-    /// A cluster's connections, from request to request.
-    kept: Option<Box<dyn Store>>,
+    backend: Arc<Backend>,
+    /// A cluster's connections, kept from request to request.
+    connected: Option<Box<dyn Store>>,
 }
 
 impl Worker {
-    fn context(&self) -> Context {
-        Context { now: host::now(), seed: host::chance(), ..self.bench.cx.clone() }
-    }
-
-    fn open(&self, until: Instant) -> Result<Box<dyn Store>, StoreError> {
-        let mut spec = self.bench.store.clone();
+    fn open(&self, deadline: Instant) -> Result<Box<dyn Store>, StoreError> {
+        let mut spec = self.backend.store.clone();
         if let StoreSpec::Embedded { wait, .. } = &mut spec {
-            let left = until.saturating_duration_since(Instant::now());
+            let left = deadline.saturating_duration_since(Instant::now());
             *wait = if left.is_zero() { Wait::Try } else { Wait::For(left) };
         }
         store::open(&spec)
@@ -198,45 +204,43 @@ impl Worker {
     }
 
     fn request(&mut self, job: Job) {
-        let Job { path, body, came, until, answer, desk } = job;
+        let Job { path, body, received, deadline, answer, queue } = job;
         if answer.is_closed() {
             return;
         }
-        let reply = if Instant::now() >= until {
+        let reply = if Instant::now() >= deadline {
             Reply::failed(503, "the lease store is busy: too many requests wait; try again", "")
         } else {
-            self.carry_out(&path, &body, until)
+            self.execute(&path, &body, deadline)
         };
         let command = path.rsplit(['.', '/']).next().unwrap_or_default();
         let mut entry = Entry::new(reply.entry.level, reply.entry.text.as_str())
             .with("face", "docker")
             .with("command", command);
         entry.facts.extend(reply.entry.facts.iter().cloned());
-        entry.took = Some(came.elapsed());
-        self.bench.log.write(&entry);
-        count(command, &reply, came.elapsed());
-        // If nobody waits any more the answer is dropped here, and what it owes comes back as work.
-        drop(answer.send(desk.reply(reply)));
+        entry.took = Some(received.elapsed());
+        self.backend.log.write(&entry);
+        count(command, &reply, received.elapsed());
+        // If the client is gone the answer is dropped here, and its undo is queued.
+        drop(answer.send(queue.reply(reply)));
     }
 
-    fn carry_out(&mut self, path: &str, body: &[u8], until: Instant) -> Reply {
-        let kept = self.kept.take();
+    fn execute(&mut self, path: &str, body: &[u8], deadline: Instant) -> Reply {
+        let connected = self.connected.take();
         let work = AssertUnwindSafe(|| {
-            let mut store = kept.map_or_else(|| self.open(until), Ok)?;
-            let reply = api::handle(&self.bench.driver, &mut *store, &self.context(), path, body);
-            Ok((reply, store))
+            let mut store = connected.map_or_else(|| self.open(deadline), Ok)?;
+            let reply =
+                api::handle(&self.backend.driver, &mut *store, &self.backend.context(), path, body);
+            Ok::<_, StoreError>((reply, store))
         });
         match catch_unwind(work) {
             Ok(Ok((reply, store))) => {
                 // After a failure everything is read anew, a certificate that was renewed too.
-                self.kept =
-                    Some(store).filter(|_| self.bench.store.is_cluster() && reply.status < 500);
+                self.connected =
+                    Some(store).filter(|_| self.backend.store.is_cluster() && reply.status < 500);
                 reply
             }
-            Ok(Err(error)) => {
-                let error: StoreError = error;
-                Reply::failed(500, &error.to_string(), "")
-            }
+            Ok(Err(error)) => Reply::failed(500, &error.to_string(), ""),
             Err(payload) => Reply::failed(500, &panic::explain(&*payload).msg, ""),
         }
     }
@@ -246,9 +250,9 @@ impl Worker {
             Undo::Address(pool, lease) => format!("{} of pool {pool}", lease.addr),
             Undo::Pool(pool) => format!("pool {pool}"),
         };
-        let until = Instant::now() + self.bench.timeout;
-        let done = self.open(until).map_err(|e| e.to_string()).and_then(|mut store| {
-            api::undo(&mut *store, &self.context(), undo).map_err(|e| e.to_string())
+        let deadline = Instant::now() + self.backend.timeout;
+        let done = self.open(deadline).map_err(|e| e.to_string()).and_then(|mut store| {
+            api::undo(&mut *store, &self.backend.context(), undo).map_err(|e| e.to_string())
         });
         let (level, text) = match done {
             Ok(()) => (Level::Warn, format!("nobody took the answer: {what} is free again")),
@@ -259,7 +263,7 @@ impl Worker {
                 ),
             ),
         };
-        self.bench
+        self.backend
             .log
             .write(&Entry::new(level, text).with("face", "docker").with("command", "undo"));
     }
