@@ -14,8 +14,10 @@ use crate::alloc::{
     Sweep, Target, Unreserve,
 };
 use crate::error::{Error, StoreError};
-use crate::migrate::host_local_import;
-use crate::model::{Lease, NetworkName, Node, Owner, Persist, Pool, SetName, Wait};
+use crate::migrate::{consul, host_local_import};
+use crate::model::{
+    Lease, NetworkDefinition, NetworkName, Node, NodeRecord, Owner, Persist, Pool, SetName, Wait,
+};
 use crate::net::Addr;
 use crate::store;
 use crate::store::{Converted, Store};
@@ -35,12 +37,18 @@ pub fn add(
     }
     let mut command = Command::Add(add);
     let mut outcome = store.apply(&command, cx)?;
-    if let (Outcome::ReadLegacy, Some(legacy), Command::Add(add)) = (&outcome, legacy, &mut command)
-    {
-        // The folder's lock is held until the command is done: host-local leases nothing meanwhile.
-        let folder = host_local_import::read(legacy.dir, legacy.network, legacy.wait)?;
-        add.legacy = alloc::Legacy::Read(folder.leases, folder.cursors);
-        outcome = store.apply(&command, cx)?;
+    match (&outcome, &mut command, legacy) {
+        (Outcome::ReadLegacy, Command::Add(add), Some(legacy)) => {
+            // The folder's lock is held until the command is done: host-local leases nothing meanwhile.
+            let folder = host_local_import::read(legacy.dir, legacy.network, legacy.wait)?;
+            add.legacy = alloc::Legacy::Read(folder.leases, folder.cursors);
+            outcome = store.apply(&command, cx)?;
+        }
+        (Outcome::ReadLegacy, Command::Add(add), None) => {
+            consul::import(store, &add.set, &add.network, false, cx)?;
+            outcome = store.apply(&command, cx)?;
+        }
+        _ => {}
     }
     match outcome {
         Outcome::Added(added) => Ok(added),
@@ -88,17 +96,25 @@ pub fn del(
     if let Some(legacy) = &legacy {
         del.legacy = Some(legacy.network.clone());
     }
-    let target = del.target.clone();
-    match (store.apply(&Command::Del(del.clone()), cx)?, legacy, target) {
-        (Outcome::Freed(leases), ..) => Ok(leases),
-        (Outcome::ReadLegacy, Some(legacy), Target::Owner(Owner::Attachment(attachment))) => {
-            host_local_import::release(legacy.dir, &attachment, legacy.wait)?;
-            // An ADD may have taken it over before the file was gone.
-            del.legacy = None;
-            self::del(store, del, None, cx)
+    let mut command = Command::Del(del);
+    let mut outcome = store.apply(&command, cx)?;
+    if let (Outcome::ReadLegacy, Command::Del(del)) = (&outcome, &mut command) {
+        match (legacy, &del.target, &del.legacy) {
+            (Some(legacy), Target::Owner(Owner::Attachment(attachment)), _) => {
+                host_local_import::release(legacy.dir, attachment, legacy.wait)?;
+                // An ADD may have taken the lease over before its file was removed.
+                del.legacy = None;
+            }
+            (None, _, Some(network)) => {
+                consul::import(store, &del.set, network, false, cx)?;
+            }
+            _ => return Ok(Vec::new()),
         }
-        (Outcome::ReadLegacy, ..) => Ok(Vec::new()),
-        (other, ..) => Err(unexpected(&other)),
+        outcome = store.apply(&command, cx)?;
+    }
+    match outcome {
+        Outcome::Freed(leases) => Ok(leases),
+        other => Err(unexpected(&other)),
     }
 }
 
@@ -149,6 +165,17 @@ pub fn import(store: &mut dyn Store, import: Import, cx: &Context) -> Result<Imp
     imported(store.apply(&Command::Import(import), cx)?)
 }
 
+/// Imports what cni-ipam-consul leased on a network of this store's Consul.
+pub fn import_consul(
+    store: &mut dyn Store,
+    set: &SetName,
+    network: &NetworkName,
+    dry_run: bool,
+    cx: &Context,
+) -> Result<Imported, Error> {
+    imported(consul::import(store, set, network, dry_run, cx)?)
+}
+
 /// The same, with the store put in the place of the bolt file that the leases come from; answers
 /// what that file is called now, too.
 pub fn convert(
@@ -179,7 +206,7 @@ pub fn import_host_local(
         folder.leases.iter().map(|l| host_local_import::imported(l, legacy.network)).collect();
     let cursors: Vec<Addr> = folder.cursors.iter().map(|c| c.addr).collect();
     let adopts = Some(legacy.network.clone());
-    let import = Import { set, leases, cursors: cursors.clone(), adopts, dry_run };
+    let import = Import { set, leases, cursors: cursors.clone(), adopts, partial: false, dry_run };
     Ok((self::import(store, import, cx)?, cursors))
 }
 
@@ -200,7 +227,7 @@ pub fn hand_back(
 pub fn usage(store: &mut dyn Store, cx: &Context) -> Result<Vec<Usage>, StoreError> {
     let extents = Extent::all(&store.networks(cx)?, &store.pools()?);
     let mut meter = Meter::new(extents);
-    store.taken(cx, &mut |set, addr, holder| meter.take(set, addr, holder))?;
+    store.occupancy(cx, &mut |set, addr, holder| meter.take(set, addr, holder))?;
     Ok(meter.done())
 }
 
@@ -367,6 +394,19 @@ pub fn adopt_pool(store: &mut dyn Store, adopt: &AdoptPool, cx: &Context) -> Res
     }
 }
 
+/// Returns the machines that lease from a cluster, by name; none of another store.
+pub fn nodes(store: &mut dyn Store) -> Result<Vec<NodeRecord>, StoreError> {
+    store.cluster().map_or(Ok(Vec::new()), store::Cluster::nodes)
+}
+
+/// Returns the definition that a cluster stores for a network.
+pub fn definition(
+    store: &mut dyn Store,
+    network: &NetworkName,
+) -> Result<Option<NetworkDefinition>, StoreError> {
+    store.cluster().map_or(Ok(None), |cluster| cluster.definition(network))
+}
+
 /// What a node had.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Left {
@@ -380,7 +420,7 @@ pub struct Left {
 /// addresses of its containers, at last its name. It may be interrupted and begun again.
 pub fn release_node(store: &mut dyn Store, name: &str, cx: &Context) -> Result<Left, Error> {
     let mut left = Left { freed: 0, forgotten: true };
-    let record = store.nodes()?.into_iter().find(|record| record.node.name == name);
+    let record = nodes(store)?.into_iter().find(|record| record.node.name == name);
     // What ended with a boot of it is there still: without a boot, all is told and freed.
     let there = |node: Node| Context { node, boot: None, ..cx.clone() };
     for pool in store.pools()? {
@@ -423,8 +463,8 @@ pub fn release_node(store: &mut dyn Store, name: &str, cx: &Context) -> Result<L
             }
         }
     }
-    if let Some(record) = record {
-        left.forgotten = store.forget(&record, cx)?;
+    if let (Some(record), Some(cluster)) = (record, store.cluster()) {
+        left.forgotten = cluster.forget(&record, cx)?;
     }
     Ok(left)
 }

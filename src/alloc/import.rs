@@ -43,7 +43,8 @@ pub fn run(import: &Import, view: &dyn View, cx: &Context) -> Result<Plan, Store
             }
         }
     }
-    changes.extend(import.adopts.clone().map(|network| Change::Adopted(network, cx.now)));
+    let adopts = import.adopts.clone().filter(|_| !import.partial);
+    changes.extend(adopts.map(|network| Change::Adopted(network, cx.now)));
     if import.dry_run {
         changes.clear();
     }

@@ -88,7 +88,7 @@ fn rows(desk: &mut Desk, cx: &Context) -> Result<BTreeMap<String, Row>> {
             row.machine = user.machine;
         }
     }
-    for record in desk.store.nodes()? {
+    for record in engine::nodes(&mut *desk.store)? {
         let row = rows.entry(record.node.name.clone()).or_default();
         row.machine.clone_from(&record.node.machine);
         row.record = Some(record);

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use super::wire::{CoolingRow, LeaseRow, NodeRow, PoolRow, is_held};
 use crate::alloc::{Context, Holder};
+use crate::engine;
 use crate::error::{StoreError, shown_network};
 use crate::model::{Counter, Node, SetName, Timestamp};
 use crate::net::{Addr, Subnet, hosts};
@@ -125,7 +126,7 @@ pub fn look(store: &mut dyn Store, cx: &Context) -> Result<Survey, StoreError> {
     let mut machines: BTreeMap<(String, String), Machine> = BTreeMap::new();
     let mut leases = 0;
     let mut written = Ok(());
-    store.taken(cx, &mut |set: &SetName, addr: Addr, holder: &Holder| {
+    store.occupancy(cx, &mut |set: &SetName, addr: Addr, holder: &Holder| {
         meter.take(set, addr, holder);
         let row = match holder {
             Holder::Free => return,
@@ -156,7 +157,7 @@ pub fn look(store: &mut dyn Store, cx: &Context) -> Result<Survey, StoreError> {
         source: e.into(),
     })?;
     // A cluster remembers machines that have no lease.
-    for record in store.nodes()? {
+    for record in engine::nodes(store)? {
         let machine = machines.entry((record.node.name, record.node.machine)).or_default();
         machine.since = Some(record.since);
     }
@@ -199,7 +200,7 @@ fn guessed(
     known: &[Extent],
 ) -> Result<Vec<Extent>, StoreError> {
     let mut seen: BTreeMap<(String, SetName), BTreeSet<(Addr, u8)>> = BTreeMap::new();
-    store.taken(cx, &mut |set: &SetName, addr: Addr, holder: &Holder| {
+    store.occupancy(cx, &mut |set: &SetName, addr: Addr, holder: &Holder| {
         let Holder::Leased(lease) = holder else { return };
         let subnet = Subnet::masked(addr, lease.prefix);
         // One address alone (an import) tells nothing of a subnet.

@@ -62,6 +62,8 @@ pub struct Import {
     /// The network whose host-local folder this is: recorded as taken over; one that was is left
     /// alone ([`Outcome::WasAdopted`]).
     pub adopts: Option<NetworkName>,
+    /// More of the network's leases follow: it is not recorded as taken over yet.
+    pub partial: bool,
     /// Answer what would come of it, and change nothing.
     pub dry_run: bool,
 }

@@ -15,8 +15,6 @@ pub mod etcd;
 pub mod history;
 pub mod http;
 pub mod keys;
-pub mod kontena;
-pub mod legacy_keys;
 pub mod login;
 pub mod node;
 pub mod records;
@@ -32,12 +30,14 @@ use std::time::{Duration, Instant};
 pub use cache::Notes;
 use commit::{Try, alternatives, commit};
 use node::Claim;
-pub use server::{Commit, Conflict, Engine, Entry, Expect, OldKey, Step, Truths, Window, Write};
-use view::{Knowledge, Old, Owners, bad_record};
+pub use server::{Commit, Conflict, Engine, Entry, Expect, Step, Truths, Window, Write};
+use view::{Knowledge, Old, Owners};
 
 use self::backoff::step_aside;
 use super::embedded::changes;
-use super::{Each, Problem, Repair, Store, Taken, Wanted};
+use super::{
+    Cluster, EachOccupied, EachRecord, EventFilter, OldKey, Problem, Repair, Store, StoreReader,
+};
 use crate::alloc;
 use crate::alloc::{
     Add, Change, Command, Context, Del, Evict, Holder, Legacy, NetworkRanges, Outcome, Plan, View,
@@ -62,8 +62,6 @@ pub struct Cas<E> {
     listing: Option<(Owners, Truths)>,
     /// Definitions that were looked at, for the command that rests on one.
     networks: Truths,
-    /// What is taken over portion by portion, as long as nobody has noted this to be done.
-    unless: Option<String>,
     /// A transaction was sent and may happen yet, though nobody waits for it any more.
     doubt: Cell<bool>,
     /// How much of what happens is written down, and how many records of it this store has written.
@@ -83,7 +81,6 @@ impl<E: Engine> Cas<E> {
             notes,
             listing: None,
             networks,
-            unless: None,
             doubt: Cell::new(false),
             history: History::Standing,
             written: Cell::new(0),
@@ -174,7 +171,6 @@ impl<E: Engine> Cas<E> {
             old: old(command),
             claim,
             settled: mark.is_some(),
-            unless: self.unless.clone(),
             ..self.knowledge(cx, truths, until)
         };
         if asks
@@ -190,9 +186,6 @@ impl<E: Engine> Cas<E> {
         let mut lost = 0;
         for _ in 0..TRIES {
             knowledge.search.begin();
-            if knowledge.is_over() {
-                return Ok(Outcome::WasAdopted);
-            }
             let plan = alloc::run(command, &knowledge, &told)?;
             let counted = changes::counted(command, &plan, cx, true);
             let ranges = plan.changes.iter().find_map(ranges).cloned();
@@ -230,11 +223,9 @@ impl<E: Engine> Cas<E> {
             }
             return outcome.map_err(Error::Refused);
         }
-        Err(Error::Store(StoreError::Unavailable {
-            doing: "win against the other clients of".to_owned(),
-            place: self.engine.place(),
-            source: format!("{TRIES} tries were lost").into(),
-        }))
+        let why = format!("{TRIES} tries were lost");
+        let doing = "win against the other clients of";
+        Err(StoreError::unavailable(doing, self.engine.place(), why).into())
     }
 
     /// Erases what this machine's earlier boots left of a set, and notes that this is done. Whoever
@@ -363,7 +354,7 @@ impl<E: Engine> Store for Cas<E> {
         if !command.only_looks() {
             self.dispel(cx, until)?;
         }
-        let done = self.with_old_keys(command, cx, until);
+        let done = self.carry_out(command, cx, until);
         if let Err(Error::Store(_)) = done {
             self.count_failure(command, until, cx);
         }
@@ -375,35 +366,17 @@ impl<E: Engine> Store for Cas<E> {
         }
     }
 
-    fn take_over(
-        &mut self,
-        set: &SetName,
-        network: &NetworkName,
-        dry_run: bool,
-        cx: &Context,
-    ) -> Result<Outcome, Error> {
-        if !dry_run {
-            self.dispel(cx, Instant::now() + self.timeout)?;
-        }
-        let done = self.take_old_keys(set, network, dry_run, cx);
-        // It is noted if it fails.
-        let _ = self.dispel_own(cx, Instant::now() + self.timeout);
-        done
+    fn repair(&mut self, _: &Context) -> Result<Repair, StoreError> {
+        let why = "a cluster's records are mended one by one, as `sublet doctor` says";
+        Err(StoreError::unavailable("repair", self.engine.place(), why))
     }
 
-    fn kontena_keys(&mut self, folder: &str) -> Result<Vec<(String, String)>, StoreError> {
-        let found = self.engine.kontena_keys(folder, Instant::now() + self.timeout)?;
-        found.ok_or_else(|| StoreError::Unavailable {
-            doing: "find what kontena-ipam kept in".to_owned(),
-            place: self.engine.place(),
-            source: "it kept that in etcd; say --from http://HOST:PORT".into(),
-        })
+    fn cluster(&mut self) -> Option<&mut dyn Cluster> {
+        Some(self)
     }
+}
 
-    fn old_keys_changed(&mut self) -> Result<Vec<String>, StoreError> {
-        self.find_changed_old_keys()
-    }
-
+impl<E: Engine> StoreReader for Cas<E> {
     fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
         for holder in self.slots(cx)?.into_values() {
             if let Holder::Leased(lease) = holder {
@@ -413,7 +386,7 @@ impl<E: Engine> Store for Cas<E> {
         Ok(())
     }
 
-    fn taken(&mut self, cx: &Context, each: &mut Taken<'_>) -> Result<(), StoreError> {
+    fn occupancy(&mut self, cx: &Context, each: &mut EachOccupied<'_>) -> Result<(), StoreError> {
         for ((set, addr), holder) in self.slots(cx)? {
             each(&set, addr, &holder);
         }
@@ -425,22 +398,18 @@ impl<E: Engine> Store for Cas<E> {
         records::all(&self.engine, keys::RANGES, until, records::ranges)
     }
 
-    fn history(&mut self, _: &Context, wanted: &mut Wanted<'_>) -> Result<Vec<Event>, StoreError> {
+    fn history(
+        &mut self,
+        _: &Context,
+        filter: &mut EventFilter<'_>,
+    ) -> Result<Vec<Event>, StoreError> {
         let mut all = history::all(&self.engine, Instant::now() + self.timeout)?;
-        all.retain(|event| wanted(event));
+        all.retain(|event| filter(event));
         Ok(all)
     }
 
     fn problems(&mut self, _: &Context, each: &mut dyn FnMut(Problem)) -> Result<(), StoreError> {
         check::audit(&self.engine, Instant::now() + self.timeout, each)
-    }
-
-    fn repair(&mut self, _: &Context) -> Result<Repair, StoreError> {
-        Err(StoreError::Unavailable {
-            doing: "repair".to_owned(),
-            place: self.engine.place(),
-            source: "a cluster's records are mended one by one, as `sublet doctor` says".into(),
-        })
     }
 
     fn counters(&mut self, cx: &Context) -> Result<Vec<Counter>, StoreError> {
@@ -454,10 +423,12 @@ impl<E: Engine> Store for Cas<E> {
         Ok(pools)
     }
 
-    fn records(&mut self, _: &Context, each: &mut Each<'_>) -> Result<(), Error> {
+    fn records(&mut self, _: &Context, each: &mut EachRecord<'_>) -> Result<(), Error> {
         records::tell(&self.engine, self.timeout, each)
     }
+}
 
+impl<E: Engine> Cluster for Cas<E> {
     fn nodes(&mut self) -> Result<Vec<NodeRecord>, StoreError> {
         node::all(&self.engine, Instant::now() + self.timeout)
     }
@@ -480,5 +451,8 @@ impl<E: Engine> Store for Cas<E> {
         let record = knowledge.definition(name)?;
         self.networks = knowledge.known.into_inner();
         Ok(record)
+    }
+    fn old_keys(&mut self, network: &NetworkName) -> Result<Vec<OldKey>, StoreError> {
+        self.engine.old_keys(network, Instant::now() + self.timeout)
     }
 }

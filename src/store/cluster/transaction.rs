@@ -256,7 +256,7 @@ impl Draft<'_, '_> {
 }
 
 /// The transaction: what the plan writes, and that every lease and owner which it writes or assumed
-/// is what it took it for, and every pool, space, node and network what it was seen to be. A hint is
+/// is what it took it for, and every pool, space, node, network and takeover what it was seen to be. A hint is
 /// compared with nothing.
 pub fn steps(writes: Writes, known: &Knowledge<'_>) -> Vec<Step> {
     let truths = known.known.borrow();
@@ -271,11 +271,6 @@ pub fn steps(writes: Writes, known: &Knowledge<'_>) -> Vec<Step> {
         let from = truths.range((*prefix).to_owned()..);
         from.map(|(path, _)| path).take_while(move |path| path.starts_with(prefix))
     });
-    let unless = known.unless.iter().filter(|path| !writes.contains_key(*path)).map(|path| Step {
-        path: path.clone(),
-        expect: Expect::Absent,
-        write: Write::Keep,
-    });
     let only: Vec<Step> = assumed
         .iter()
         .chain(guards)
@@ -288,7 +283,7 @@ pub fn steps(writes: Writes, known: &Knowledge<'_>) -> Vec<Step> {
         expect: Expect::Present,
         write: Write::Keep,
     });
-    let only: Vec<Step> = only.into_iter().chain(there).chain(unless).collect();
+    let only: Vec<Step> = only.into_iter().chain(there).collect();
     let written = writes.into_iter().map(|(path, value)| Step {
         expect: expect(&path),
         path,

@@ -67,8 +67,6 @@ pub struct Knowledge<'a> {
     pub doubt: Option<&'a Cell<bool>>,
     /// Nothing of an earlier boot is left of the set.
     pub settled: bool,
-    /// What must not be there with any change.
-    pub unless: Option<String>,
     /// Where what happens is written down.
     pub chronicle: Option<Chronicle<'a>>,
     /// Whether a network's ranges are written down as these.
@@ -102,7 +100,6 @@ impl<'a> Knowledge<'a> {
             nodes: RefCell::default(),
             doubt: None,
             settled: false,
-            unless: None,
             chronicle: None,
             has_ranges: None,
             search: Search::default(),
@@ -117,11 +114,7 @@ impl Knowledge<'_> {
         if self.supposed.borrow().is_none() {
             return Ok(());
         }
-        Err(StoreError::Unavailable {
-            doing: "ask".to_owned(),
-            place: self.engine.place(),
-            source: "this is about what might be".into(),
-        })
+        Err(StoreError::unavailable("ask", self.engine.place(), "this is about what might be"))
     }
 
     /// The record, or the assumption that there is none.
@@ -251,12 +244,6 @@ impl Knowledge<'_> {
     pub fn has_ended(&self, lease: &Lease) -> bool {
         let record = self.node_of(lease).map(|(record, _)| record);
         node::has_ended(lease, self.cx, record.as_slice())
-    }
-
-    /// Whether what must not be there is, as far as is known.
-    pub fn is_over(&self) -> bool {
-        let known = self.known.borrow();
-        self.unless.as_ref().is_some_and(|path| matches!(known.get(path), Some(Some(_))))
     }
 
     /// The record of a lease's node, once all are known: as a conflict told it since, if one did.

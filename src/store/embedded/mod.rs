@@ -38,7 +38,7 @@ use self::database::Writer;
 use self::files::{Content, Files};
 use self::lock::{Lock, Patience};
 use self::view::{Kv, KvMut, Tables};
-use super::{Problem, Repair, Store, Taken, Wanted, codec};
+use super::{EachOccupied, EachRecord, EventFilter, Problem, Repair, Store, StoreReader, codec};
 use crate::alloc;
 use crate::alloc::{Change, Command, Context, NetworkRanges, Outcome, Plan};
 use crate::error::{Error, Refusal, StoreError};
@@ -505,11 +505,17 @@ impl Store for Embedded {
         plan.outcome.map_err(Error::Refused)
     }
 
+    fn repair(&mut self, cx: &Context) -> Result<Repair, StoreError> {
+        self.mend(cx)
+    }
+}
+
+impl StoreReader for Embedded {
     fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
         self.walk_leases(cx, each)
     }
 
-    fn taken(&mut self, cx: &Context, each: &mut Taken<'_>) -> Result<(), StoreError> {
+    fn occupancy(&mut self, cx: &Context, each: &mut EachOccupied<'_>) -> Result<(), StoreError> {
         self.walk_taken(cx, each)
     }
 
@@ -517,16 +523,16 @@ impl Store for Embedded {
         self.walk_networks(cx)
     }
 
-    fn history(&mut self, cx: &Context, wanted: &mut Wanted<'_>) -> Result<Vec<Event>, StoreError> {
-        self.walk_history(cx, wanted)
+    fn history(
+        &mut self,
+        cx: &Context,
+        filter: &mut EventFilter<'_>,
+    ) -> Result<Vec<Event>, StoreError> {
+        self.walk_history(cx, filter)
     }
 
     fn problems(&mut self, cx: &Context, each: &mut dyn FnMut(Problem)) -> Result<(), StoreError> {
         self.examine(cx, each)
-    }
-
-    fn repair(&mut self, cx: &Context) -> Result<Repair, StoreError> {
-        self.mend(cx)
     }
 
     fn counters(&mut self, cx: &Context) -> Result<Vec<Counter>, StoreError> {
@@ -545,7 +551,7 @@ impl Store for Embedded {
         Ok(all.unwrap_or_default())
     }
 
-    fn records(&mut self, cx: &Context, each: &mut super::Each<'_>) -> Result<(), Error> {
+    fn records(&mut self, cx: &Context, each: &mut EachRecord<'_>) -> Result<(), Error> {
         self.patience.renew();
         self.tell_records(cx, each)
     }

@@ -18,7 +18,7 @@ use crate::model::{
     Attachment, Kind, Lease, NetworkDefinition, NetworkName, Node, Origin, Owner, Persist, Pod,
     PoolId, SetName,
 };
-use crate::store::Store;
+use crate::store::{Store, StoreReader};
 
 /// A lease of every kind of owner, and whatever else a store remembers.
 fn fill(store: &mut dyn Store) {
@@ -48,7 +48,8 @@ fn fill(store: &mut dyn Store) {
         Imported { addr: addr("10.0.9.9"), kind: Kind::Dynamic, owner: Owner::Attachment(old) };
     let adopts = NetworkName::new("other").ok();
     let set = SetName("other".into());
-    let import = Import { set, leases: vec![old], cursors: vec![], adopts, dry_run: false };
+    let import =
+        Import { set, leases: vec![old], cursors: vec![], adopts, partial: false, dry_run: false };
     store.apply(&Command::Import(import), &at(7)).unwrap();
     let plain = pool(store, &ask("l", "10.1.0.0/16"), &at(8)).id.0;
     pool(store, &ask("g", "10.1.0.0/16"), &at(8));

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use super::contract::{add, addr, at, attachment, del, given, leases, net, owner, set};
-use super::delegate::tells;
+use super::delegate::{reads, repairs};
 use super::fake_cluster::{FakeCas, Server};
 use super::memory::Memory;
 use crate::alloc::{
@@ -19,7 +19,7 @@ use crate::model::{
 use crate::net::RangeSet;
 use crate::store::embedded::view::Kv;
 use crate::store::embedded::{database, keys};
-use crate::store::{Embedded, Store};
+use crate::store::{Embedded, Store, StoreReader};
 
 fn embedded(path: &Path, persist: Persist) -> Embedded {
     Embedded::new(path.to_owned(), persist, Wait::Forever)
@@ -239,17 +239,13 @@ fn a_del_beside_an_adoption_leaves_nothing() {
             }
             Ok(outcome)
         }
+        repairs!(self => self.0);
+    }
+    impl StoreReader for Meanwhile<'_> {
         fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
             self.0.list(cx, each)
         }
-        tells!(self => self.0);
-        fn records(
-            &mut self,
-            cx: &Context,
-            each: &mut crate::store::Each<'_>,
-        ) -> Result<(), Error> {
-            self.0.records(cx, each)
-        }
+        reads!(self => self.0);
     }
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("10.0.0.9"), "old\r\neth0").unwrap();

@@ -17,7 +17,14 @@ pub fn imports_are_whole_and_repeatable(make: Make<'_>) {
     };
     let import = |leases: &[Imported], last: &str, dry_run| {
         let (leases, cursors) = (leases.to_vec(), vec![addr(last)]);
-        Command::Import(Import { set: net(), leases, cursors, adopts: None, dry_run })
+        Command::Import(Import {
+            set: net(),
+            leases,
+            cursors,
+            adopts: None,
+            partial: false,
+            dry_run,
+        })
     };
     let ecs = |id: &str| Add {
         owner: Owner::Id(id.into()),
