@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 use crate::alloc;
 use crate::alloc::{
-    Add, Added, AdoptPool, Check, Command, Context, DefineNetwork, Del, Evict, Gc, HandBack,
-    Import, Outcome, ReleaseAddress, ReleasePool, RequestAddress, RequestPool, Reserve, Status,
-    Sweep, Target, Unreserve,
+    Add, Added, AdoptPool, Check, Collected, Command, Context, DefineNetwork, Del, Evict, Gc,
+    HandBack, Import, Imported, Outcome, ReleaseAddress, ReleasePool, RequestAddress, RequestPool,
+    Reserve, Status, Sweep, Target, Unreserve,
 };
 use crate::error::{Error, StoreError};
 use crate::migrate::{consul, host_local_import};
@@ -22,6 +22,16 @@ use crate::net::Addr;
 use crate::store;
 use crate::store::{Converted, Store};
 use crate::telemetry::usage::{Extent, Meter, Usage};
+
+/// The value of the outcome that belongs to a command.
+macro_rules! answer {
+    ($outcome:expr, $pattern:pat => $value:expr) => {
+        match $outcome {
+            $pattern => Ok($value),
+            other => Err(other.unexpected()),
+        }
+    };
+}
 
 /// Leases an address from each range set. Where host-local kept this network's leases, they are
 /// taken over first, under its lock, in the same transaction.
@@ -50,10 +60,7 @@ pub fn add(
         }
         _ => {}
     }
-    match outcome {
-        Outcome::Added(added) => Ok(added),
-        other => Err(unexpected(&other)),
-    }
+    answer!(outcome, Outcome::Added(added) => added)
 }
 
 /// Takes back what an ADD leased, and only that: its answer could not be delivered.
@@ -112,10 +119,7 @@ pub fn del(
         }
         outcome = store.apply(&command, cx)?;
     }
-    match outcome {
-        Outcome::Freed(leases) => Ok(leases),
-        other => Err(unexpected(&other)),
-    }
+    answer!(outcome, Outcome::Freed(leases) => leases)
 }
 
 /// Verifies.
@@ -128,41 +132,32 @@ pub fn status(store: &mut dyn Store, status: Status, cx: &Context) -> Result<(),
     store.apply(&Command::Status(status), cx).map(|_| ())
 }
 
-/// Frees what no attachment uses, in as many transactions as the store needs; answers how many
-/// addresses were freed.
-pub fn gc(store: &mut dyn Store, mut gc: Gc, cx: &Context) -> Result<usize, Error> {
-    let mut count = 0;
-    loop {
-        match store.apply(&Command::Gc(gc.clone()), cx)? {
-            Outcome::Collected { freed, after, done } => {
-                count += freed.len();
-                gc.after = after;
-                if done {
-                    return Ok(count);
-                }
-            }
-            other => return Err(unexpected(&other)),
-        }
-    }
+/// Frees what no attachment uses; answers how many addresses were freed.
+pub fn gc(store: &mut dyn Store, gc: Gc, cx: &Context) -> Result<usize, Error> {
+    Ok(collect(store, Command::Gc(gc), cx)?.freed.len())
 }
 
-/// What an import did.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Imported {
-    /// It was carried out.
-    Done {
-        /// Leased here now.
-        taken: Vec<Addr>,
-        /// Leased here before, to the same owner.
-        present: Vec<Addr>,
-    },
-    /// It had been before: the network was taken over, or the file converted.
-    Before,
+/// Runs a command that frees many addresses, in as many transactions as the store needs.
+fn collect(store: &mut dyn Store, mut command: Command, cx: &Context) -> Result<Collected, Error> {
+    let mut all = Collected::default();
+    while !all.done {
+        match store.apply(&command, cx)? {
+            Outcome::Collected(step) => {
+                all.freed.extend(step.freed);
+                all.pool |= step.pool;
+                all.done = step.done;
+                command.resume(step.after);
+            }
+            other => return Err(other.unexpected()),
+        }
+    }
+    Ok(all)
 }
 
 /// Takes over what another program leased.
 pub fn import(store: &mut dyn Store, import: Import, cx: &Context) -> Result<Imported, Error> {
-    imported(store.apply(&Command::Import(import), cx)?)
+    let outcome = store.apply(&Command::Import(import), cx)?;
+    answer!(outcome, Outcome::Imported(imported) => imported)
 }
 
 /// Imports what cni-ipam-consul leased on a network of this store's Consul.
@@ -173,7 +168,7 @@ pub fn import_consul(
     dry_run: bool,
     cx: &Context,
 ) -> Result<Imported, Error> {
-    imported(consul::import(store, set, network, dry_run, cx)?)
+    consul::import(store, set, network, dry_run, cx)
 }
 
 /// The same, with the store put in the place of the bolt file that the leases come from; answers
@@ -186,7 +181,9 @@ pub fn convert(
     cx: &Context,
 ) -> Result<(Imported, Option<PathBuf>), Error> {
     match store::in_place(path, persist, wait, &Command::Import(import), cx)? {
-        Converted::Done(outcome, kept) => Ok((imported(outcome)?, Some(kept))),
+        Converted::Done(outcome, kept) => {
+            answer!(outcome, Outcome::Imported(imported) => (imported, Some(kept)))
+        }
         Converted::Already => Ok((Imported::Before, None)),
     }
 }
@@ -217,10 +214,8 @@ pub fn hand_back(
     hand: HandBack,
     cx: &Context,
 ) -> Result<Vec<Option<Addr>>, Error> {
-    match store.apply(&Command::HandBack(hand), cx)? {
-        Outcome::HandedBack(last) => Ok(last),
-        other => Err(unexpected(&other)),
-    }
+    let outcome = store.apply(&Command::HandBack(hand), cx)?;
+    answer!(outcome, Outcome::HandedBack(last) => last)
 }
 
 /// How full each range is that the store knows of.
@@ -256,7 +251,7 @@ pub fn reserve(
                 done.extend(new);
                 continue;
             }
-            Ok(other) => unexpected(&other),
+            Ok(other) => other.unexpected(),
             Err(error) => error,
         };
         let mut left = Vec::new();
@@ -277,10 +272,8 @@ pub fn unreserve(
     unreserve: Unreserve,
     cx: &Context,
 ) -> Result<Vec<Addr>, Error> {
-    match store.apply(&Command::Unreserve(unreserve), cx)? {
-        Outcome::Freed(freed) => Ok(freed.iter().map(|lease| lease.addr).collect()),
-        other => Err(unexpected(&other)),
-    }
+    let outcome = store.apply(&Command::Unreserve(unreserve), cx)?;
+    answer!(outcome, Outcome::Freed(freed) => freed.iter().map(|lease| lease.addr).collect())
 }
 
 /// Makes a pool, or joins a shared one.
@@ -289,49 +282,17 @@ pub fn request_pool(
     request: RequestPool,
     cx: &Context,
 ) -> Result<Pool, Error> {
-    match store.apply(&Command::RequestPool(request), cx)? {
-        Outcome::Pool(pool) => Ok(*pool),
-        other => Err(unexpected(&other)),
-    }
+    let outcome = store.apply(&Command::RequestPool(request), cx)?;
+    answer!(outcome, Outcome::Pool(pool) => *pool)
 }
 
-/// What an IMPORT came to.
-pub fn imported(outcome: Outcome) -> Result<Imported, Error> {
-    match outcome {
-        Outcome::Imported { taken, present } => Ok(Imported::Done { taken, present }),
-        Outcome::WasAdopted => Ok(Imported::Before),
-        other => Err(unexpected(&other)),
-    }
-}
-
-/// What came of the release of a pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Released {
-    /// There was such a pool.
-    pub known: bool,
-    /// How many addresses went with it.
-    pub freed: usize,
-}
-
-/// Lets a pool go, in as many transactions as the store needs.
+/// Releases a pool; answers how many addresses were freed with it, and whether it existed.
 pub fn release_pool(
     store: &mut dyn Store,
-    release: &ReleasePool,
+    release: ReleasePool,
     cx: &Context,
-) -> Result<Released, Error> {
-    let mut all = Released { known: false, freed: 0 };
-    loop {
-        match store.apply(&Command::ReleasePool(release.clone()), cx)? {
-            Outcome::PoolReleased { known, freed, done } => {
-                all.known |= known;
-                all.freed += freed.len();
-                if done {
-                    return Ok(all);
-                }
-            }
-            other => return Err(unexpected(&other)),
-        }
-    }
+) -> Result<Collected, Error> {
+    collect(store, Command::ReleasePool(release), cx)
 }
 
 /// Leases an address of a pool; answers whether this call made the lease.
@@ -340,10 +301,8 @@ pub fn request_address(
     request: RequestAddress,
     cx: &Context,
 ) -> Result<(Lease, bool), Error> {
-    match store.apply(&Command::RequestAddress(request), cx)? {
-        Outcome::Leased { lease, created } => Ok((*lease, created)),
-        other => Err(unexpected(&other)),
-    }
+    let outcome = store.apply(&Command::RequestAddress(request), cx)?;
+    answer!(outcome, Outcome::Leased { lease, created } => (*lease, created))
 }
 
 /// Frees an address of a pool; answers whether it was held.
@@ -352,31 +311,19 @@ pub fn release_address(
     release: ReleaseAddress,
     cx: &Context,
 ) -> Result<bool, Error> {
-    match store.apply(&Command::ReleaseAddress(release), cx)? {
-        Outcome::Freed(freed) => Ok(!freed.is_empty()),
-        other => Err(unexpected(&other)),
-    }
+    let outcome = store.apply(&Command::ReleaseAddress(release), cx)?;
+    answer!(outcome, Outcome::Freed(freed) => !freed.is_empty())
 }
 
 /// Frees what a container engine does not know of one pool; answers what was freed, and whether the
 /// pool went too.
 pub fn sweep(
     store: &mut dyn Store,
-    sweep: &Sweep,
+    sweep: Sweep,
     cx: &Context,
 ) -> Result<(Vec<Addr>, bool), Error> {
-    let mut all = Vec::new();
-    loop {
-        match store.apply(&Command::Sweep(sweep.clone()), cx)? {
-            Outcome::Swept { freed, pool, done } => {
-                all.extend(freed);
-                if done {
-                    return Ok((all, pool));
-                }
-            }
-            other => return Err(unexpected(&other)),
-        }
-    }
+    let all = collect(store, Command::Sweep(sweep), cx)?;
+    Ok((all.freed, all.pool))
 }
 
 /// Takes over a pool that another program gave out, in as many transactions as a cluster needs.
@@ -389,7 +336,7 @@ pub fn adopt_pool(store: &mut dyn Store, adopt: &AdoptPool, cx: &Context) -> Res
         match store.apply(&Command::AdoptPool(adopt), cx)? {
             Outcome::Pool(pool) if portions.len() == 0 => return Ok(*pool),
             Outcome::Pool(_) => {}
-            other => return Err(unexpected(&other)),
+            other => return Err(other.unexpected()),
         }
     }
 }
@@ -427,7 +374,7 @@ pub fn release_node(store: &mut dyn Store, name: &str, cx: &Context) -> Result<L
         for (user, count) in pool.users.iter().filter(|(user, _)| user.name == name) {
             for _ in 0..*count {
                 let release = ReleasePool { pool: pool.id.clone() };
-                left.freed += release_pool(store, &release, &there(user.clone()))?.freed;
+                left.freed += release_pool(store, release, &there(user.clone()))?.freed.len();
             }
         }
     }
@@ -449,19 +396,8 @@ pub fn release_node(store: &mut dyn Store, name: &str, cx: &Context) -> Result<L
         left.freed += usize::from(release_address(store, release, &there(node.clone()))?);
     }
     for set in sets {
-        let mut evict = Evict { set, only_ended: false, after: None };
-        loop {
-            match store.apply(&Command::Evict(evict.clone()), &there(node.clone()))? {
-                Outcome::Collected { freed, after, done } => {
-                    left.freed += freed.len();
-                    evict.after = after;
-                    if done {
-                        break;
-                    }
-                }
-                other => return Err(unexpected(&other)),
-            }
-        }
+        let evict = Evict { set, only_ended: false, after: None };
+        left.freed += collect(store, Command::Evict(evict), &there(node.clone()))?.freed.len();
     }
     if let (Some(record), Some(cluster)) = (record, store.cluster()) {
         left.forgotten = cluster.forget(&record, cx)?;
@@ -471,17 +407,6 @@ pub fn release_node(store: &mut dyn Store, name: &str, cx: &Context) -> Result<L
 
 /// Defines a network in a cluster; answers the version.
 pub fn define(store: &mut dyn Store, define: DefineNetwork, cx: &Context) -> Result<u64, Error> {
-    match store.apply(&Command::DefineNetwork(define), cx)? {
-        Outcome::Defined(version) => Ok(version),
-        other => Err(unexpected(&other)),
-    }
-}
-
-/// A store that answers a command with another's outcome is broken; say so instead of panicking.
-fn unexpected(outcome: &Outcome) -> Error {
-    Error::Store(StoreError::Unavailable {
-        doing: "understand the answer of".to_owned(),
-        place: "the lease store".to_owned(),
-        source: format!("unexpected outcome {outcome:?}").into(),
-    })
+    let outcome = store.apply(&Command::DefineNetwork(define), cx)?;
+    answer!(outcome, Outcome::Defined(version) => version)
 }

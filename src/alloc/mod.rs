@@ -24,10 +24,10 @@ mod view;
 
 pub use change::{Change, Cooling, NetworkRanges, PodKey};
 pub use command::{
-    Add, Added, AdoptPool, Ask, Block, Check, Command, Cooldown, DefineNetwork, Del, Evict, Gc,
-    HandBack, Import, Imported, Legacy, LegacyCursor, LegacyLease, OnDuplicate, Outcome,
-    ReleaseAddress, ReleasePool, RequestAddress, RequestPool, Reserve, Restore, Shared, Status,
-    Strategy, Sweep, Target, Unreserve, Wanted, legacy_owner,
+    Add, Added, AdoptPool, Ask, Block, Check, Collected, Command, Cooldown, DefineNetwork, Del,
+    Evict, ForeignLease, Gc, HandBack, Import, Imported, Legacy, LegacyCursor, LegacyLease,
+    OnDuplicate, Outcome, ReleaseAddress, ReleasePool, RequestAddress, RequestPool, Reserve,
+    Restore, Shared, Status, Strategy, Sweep, Target, Unreserve, Wanted, legacy_owner,
 };
 pub use record::Record;
 pub use tell::{ending, event, verb};

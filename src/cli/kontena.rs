@@ -9,10 +9,9 @@ use serde_json::{Value, json};
 
 use super::copy::tell_clashes;
 use super::{Desk, Place, Terminal, World, misuse};
-use crate::alloc::{Import, Record};
+use crate::alloc::{Import, Imported, Record};
 use crate::config;
 use crate::engine;
-use crate::engine::Imported;
 use crate::migrate::copy::Mover;
 use crate::migrate::kontena;
 use crate::migrate::kontena::Content;

@@ -78,7 +78,7 @@ pub fn clean(
         };
         let mut sweep =
             Sweep { pool: pool.id.clone(), known, before, dry: true, alive: Vec::new() };
-        let (candidates, gone) = engine::sweep(store, &sweep, cx)?;
+        let (candidates, gone) = engine::sweep(store, sweep.clone(), cx)?;
         if candidates.is_empty() && !gone {
             continue;
         }
@@ -86,7 +86,7 @@ pub fn clean(
             sweep.alive = answering(&candidates)?;
         }
         sweep.dry = terms.dry_run;
-        let (freed, gone) = engine::sweep(store, &sweep, cx)?;
+        let (freed, gone) = engine::sweep(store, sweep, cx)?;
         if gone || !freed.is_empty() {
             report.pools.insert(pool.id, (freed, gone));
         }

@@ -56,11 +56,11 @@ pub struct Import {
     /// The set of leases.
     pub set: SetName,
     /// The leases.
-    pub leases: Vec<Imported>,
+    pub leases: Vec<ForeignLease>,
     /// The addresses given last, of whichever ranges.
     pub cursors: Vec<Addr>,
     /// The network whose host-local folder this is: recorded as taken over; one that was is left
-    /// alone ([`Outcome::WasAdopted`]).
+    /// alone ([`super::Imported::Before`]).
     pub adopts: Option<NetworkName>,
     /// More of the network's leases follow: it is not recorded as taken over yet.
     pub partial: bool,
@@ -70,7 +70,7 @@ pub struct Import {
 
 /// A lease that another program made.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Imported {
+pub struct ForeignLease {
     /// The address.
     pub addr: Addr,
     /// What for.

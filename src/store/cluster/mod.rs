@@ -40,7 +40,8 @@ use super::{
 };
 use crate::alloc;
 use crate::alloc::{
-    Add, Change, Command, Context, Del, Evict, Holder, Legacy, NetworkRanges, Outcome, Plan, View,
+    Add, Change, Collected, Command, Context, Del, Evict, Holder, Legacy, NetworkRanges, Outcome,
+    Plan, View,
 };
 use crate::error::{Error, StoreError};
 use crate::model::{
@@ -254,7 +255,9 @@ impl<E: Engine> Cas<E> {
                     return Ok(());
                 }
                 match step.outcome {
-                    Ok(Outcome::Collected { after, done: false, .. }) => evict.after = after,
+                    Ok(Outcome::Collected(Collected { after, done: false, .. })) => {
+                        evict.after = after;
+                    }
                     _ => break,
                 }
             }

@@ -43,7 +43,6 @@ use crate::alloc;
 use crate::alloc::{Change, Command, Context, NetworkRanges, Outcome, Plan};
 use crate::error::{Error, Refusal, StoreError};
 use crate::model::{BootId, Counter, Event, History, Kind, Lease, Persist, Pool, SetName, Wait};
-use crate::net::Addr;
 
 use between::{Nothing, copy_others, copy_outliving, leave, unsettled};
 
@@ -332,26 +331,17 @@ impl Embedded {
         tables: &mut Tables<'_, Writer<'_, '_>>,
         cx: &Context,
     ) -> Result<(), StoreError> {
-        let mut all: Vec<Addr> = Vec::new();
-        while is_step(plan) {
-            if let (Command::Gc(gc), Ok(Outcome::Collected { after, .. })) =
-                (&mut command, &plan.outcome)
-            {
-                gc.after.clone_from(after);
+        let mut all = Vec::new();
+        while let Ok(Outcome::Collected(step)) = &mut plan.outcome {
+            all.append(&mut step.freed);
+            if step.done {
+                step.freed = all;
+                break;
             }
-            let step = alloc::run(&command, tables, cx)?;
-            self.make(&step.changes, &command, tables, cx)?;
-            all.extend(freed(&mut plan.outcome));
-            plan.outcome = step.outcome;
-        }
-        all.extend(freed(&mut plan.outcome));
-        if let Ok(
-            Outcome::Collected { freed, .. }
-            | Outcome::PoolReleased { freed, .. }
-            | Outcome::Swept { freed, .. },
-        ) = &mut plan.outcome
-        {
-            *freed = all;
+            command.resume(step.after.take());
+            let next = alloc::run(&command, tables, cx)?;
+            self.make(&next.changes, &command, tables, cx)?;
+            plan.outcome = next.outcome;
         }
         Ok(())
     }
@@ -435,10 +425,9 @@ impl Embedded {
                         break;
                     }
                 }
-                (
-                    Outcome::Collected { freed: all, .. },
-                    Ok(Outcome::Collected { freed: more, .. }),
-                ) => all.extend(more),
+                (Outcome::Collected(all), Ok(Outcome::Collected(more))) => {
+                    all.freed.extend(more.freed);
+                }
                 // A range set's cursor is in the file that has the set's leases.
                 (Outcome::HandedBack(all), Ok(Outcome::HandedBack(more))) => {
                     for (all, more) in all.iter_mut().zip(more) {
@@ -564,22 +553,5 @@ fn gives(command: &Command) -> bool {
 
 /// Whether a command has steps to go.
 fn is_step(plan: &Plan) -> bool {
-    matches!(
-        plan.outcome,
-        Ok(Outcome::Collected { done: false, .. }
-            | Outcome::PoolReleased { done: false, .. }
-            | Outcome::Swept { done: false, .. })
-    )
-}
-
-/// Takes out what a step freed.
-fn freed(outcome: &mut Result<Outcome, Refusal>) -> Vec<Addr> {
-    match outcome {
-        Ok(
-            Outcome::Collected { freed, .. }
-            | Outcome::PoolReleased { freed, .. }
-            | Outcome::Swept { freed, .. },
-        ) => std::mem::take(freed),
-        _ => Vec::new(),
-    }
+    matches!(&plan.outcome, Ok(Outcome::Collected(step)) if !step.done)
 }

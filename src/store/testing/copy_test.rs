@@ -9,8 +9,8 @@ use super::fake_cluster::{FakeCas, Server};
 use super::memory::Memory;
 use super::pool_cases::{ask, lease, pool, want};
 use crate::alloc::{
-    Add, Command, Cooldown, Del, Import, Imported, Outcome, Record, RequestPool, Reserve, Restore,
-    Shared, Strategy, Target,
+    Add, Command, Cooldown, Del, ForeignLease, Import, Outcome, Record, RequestPool, Reserve,
+    Restore, Shared, Strategy, Target,
 };
 use crate::error::{Error, Refusal};
 use crate::migrate::copy::{Mover, compare};
@@ -45,7 +45,7 @@ fn fill(store: &mut dyn Store) {
     store.apply(&Command::Reserve(reserve), &at(6)).unwrap();
     let old = Attachment { ifname: None, ..attachment("old") };
     let old =
-        Imported { addr: addr("10.0.9.9"), kind: Kind::Dynamic, owner: Owner::Attachment(old) };
+        ForeignLease { addr: addr("10.0.9.9"), kind: Kind::Dynamic, owner: Owner::Attachment(old) };
     let adopts = NetworkName::new("other").ok();
     let set = SetName("other".into());
     let import =

@@ -9,8 +9,8 @@ use super::delegate::{reads, repairs};
 use super::fake_cluster::{FakeCas, Server};
 use super::memory::Memory;
 use crate::alloc::{
-    Add, Command, Context, Cooldown, Del, Gc, Legacy, LegacyLease, Outcome, Reserve, Strategy,
-    Target, Wanted,
+    Add, Collected, Command, Context, Cooldown, Del, Gc, Legacy, LegacyLease, Outcome, Reserve,
+    Strategy, Target, Wanted,
 };
 use crate::error::{Error, StoreError};
 use crate::model::{
@@ -118,11 +118,11 @@ fn collected(first: usize) {
     let mut gc = Gc { set: net(), network, valid: [].into(), after: None };
     for _ in 0..100 {
         match store.apply(&Command::Gc(gc.clone()), &at(2)).unwrap() {
-            Outcome::Collected { done: true, .. } => {
+            Outcome::Collected(Collected { done: true, .. }) => {
                 assert_eq!(leases(&mut store).len(), 0, "GC ended early");
                 return;
             }
-            Outcome::Collected { after, .. } => gc.after = after,
+            Outcome::Collected(Collected { after, .. }) => gc.after = after,
             other => panic!("{other:?}"),
         }
     }

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::contract::{add, addr, at, attachment, leases, net, owner, set};
 use super::fake_cluster::{FakeCas, Server};
-use crate::alloc::{Add, Command, Context, Del, Import, Imported, Legacy, Target};
+use crate::alloc::{Add, Command, Context, Del, ForeignLease, Import, Imported, Legacy, Target};
 use crate::engine;
 use crate::model::{Attachment, Kind, NetworkName, Node, Owner};
 use crate::net::Addr;
@@ -84,7 +84,7 @@ fn a_takeover_that_was_interrupted_is_ended_by_the_next_add() {
     let mut store = FakeCas::new(server.clone());
     // Killed after a portion: nothing says that all is there.
     let portion = |some: &[u8]| {
-        let lease = |i: &u8| Imported {
+        let lease = |i: &u8| ForeignLease {
             addr: addr(&format!("10.0.0.{i}")),
             kind: Kind::Dynamic,
             owner: Owner::Attachment(Attachment {
@@ -140,7 +140,7 @@ fn a_late_import_restores_no_freed_lease() {
         let mut store = FakeCas::new(server);
         let network = NetworkName::new("net").unwrap();
         let import = engine::import_consul(&mut store, &net(), &network, false, &at(1));
-        assert_eq!(import.unwrap(), engine::Imported::Before);
+        assert_eq!(import.unwrap(), Imported::Before);
         lease(&mut store, "mine", &at(1));
         let left = leases(&mut store);
         assert!(left.iter().all(|l| l.addr != addr("10.0.0.100")), "{nests} {conflict}");
