@@ -90,7 +90,7 @@
 //!   it along, and its line in `cli/lines.rs`; what the doctor checks of it in `store/sound.rs` and
 //!   `store/cas/audit.rs`.
 //! - **an event, a counter**: a variant of [`model::What`] or [`model::Verb`], its arm in
-//!   `alloc/tell.rs`, its code in `store/codec/past.rs`.
+//!   `alloc/events.rs`, its code in `store/codec/past.rs`.
 //! - **a number**: in [`usage`] if it is of a range; its family in [`metrics`].
 //! - **what a definition holds** (`define`): `config/define.rs`.
 //! - **what a node does once a boot**: `store/cas/node.rs`.

@@ -11,6 +11,7 @@ mod change;
 mod choose;
 mod command;
 mod define;
+mod events;
 mod free;
 mod import;
 mod look;
@@ -19,7 +20,6 @@ mod record;
 mod reserve;
 mod restore;
 mod takeover;
-mod tell;
 mod view;
 
 pub use change::{Change, Cooling, NetworkRanges, PodKey};
@@ -29,8 +29,8 @@ pub use command::{
     OnDuplicate, Outcome, ReleaseAddress, ReleasePool, RequestAddress, RequestPool, Reserve,
     Restore, Shared, Status, Strategy, Sweep, Target, Unreserve, Wanted, legacy_owner,
 };
+pub use events::{counted, event, verb};
 pub use record::Record;
-pub use tell::{ending, event, verb};
 pub use view::{Context, Holder, Order, Plan, View};
 
 use crate::error::StoreError;

@@ -34,7 +34,6 @@ pub use server::{Commit, Conflict, Engine, Entry, Expect, Step, Truths, Window, 
 use view::{Knowledge, Old, Owners};
 
 use self::backoff::step_aside;
-use super::embedded::changes;
 use super::{
     Cluster, EachOccupied, EachRecord, EventFilter, OldKey, Problem, Repair, Store, StoreReader,
 };
@@ -188,7 +187,7 @@ impl<E: Engine> Cas<E> {
         for _ in 0..TRIES {
             knowledge.search.begin();
             let plan = alloc::run(command, &knowledge, &told)?;
-            let counted = changes::counted(command, &plan, cx, true);
+            let counted = alloc::counted(command, &plan, cx, true);
             let ranges = plan.changes.iter().find_map(ranges).cloned();
             let outcome = if plan.changes.is_empty() {
                 if !verify(&knowledge, &plan)? || lacks(&plan) && knowledge.learn_nodes()? {

@@ -8,7 +8,7 @@
 mod backend;
 mod between;
 mod boot;
-pub mod changes;
+mod changes;
 mod check;
 pub mod convert;
 pub mod database;
@@ -282,7 +282,7 @@ impl Embedded {
                 tables.kv.put(home, &[])?;
             }
             let mut plan = alloc::run(command, tables, cx)?;
-            let counted = changes::counted(command, &plan, cx, place.flush == Flush::Never);
+            let counted = alloc::counted(command, &plan, cx, place.flush == Flush::Never);
             if counted.is_none() && plan.changes.is_empty() && !is_step(&plan) {
                 return Ok(ControlFlow::Break(Some(plan)));
             }

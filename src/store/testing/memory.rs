@@ -14,7 +14,6 @@ use crate::model::{
     Counter, Ending, Event, Face, Lease, NetworkName, Owner, Persist, Pool, PoolId, SetName, Verb,
 };
 use crate::net::{Addr, Family, Span, Subnet};
-use crate::store::embedded::changes;
 use crate::store::{EachOccupied, EachRecord, EventFilter, Problem, Repair, Store, StoreReader};
 
 /// Leases in this process.
@@ -205,7 +204,7 @@ impl Memory {
 impl Store for Memory {
     fn apply(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {
         let plan = alloc::run(command, self, cx)?;
-        if let Some(counted) = changes::counted(command, &plan, cx, true) {
+        if let Some(counted) = alloc::counted(command, &plan, cx, true) {
             *self.counters.entry(counted).or_default() += 1;
         }
         for change in plan.changes {
