@@ -133,7 +133,7 @@ pub fn undo(store: &mut dyn Store, cx: &Context, undo: &Undo) -> Result<(), Erro
                 .map(|_| ())
         }
         Undo::Pool(pool) => {
-            engine::release_pool(store, &ReleasePool { pool: pool.clone() }, cx).map(|_| ())
+            engine::release_pool(store, ReleasePool { pool: pool.clone() }, cx).map(|_| ())
         }
     }
 }
@@ -163,9 +163,9 @@ fn pool_id(raw: Option<String>) -> Result<PoolId, Failure> {
 fn release_pool(store: &mut dyn Store, cx: &Context, body: &[u8]) -> Result<Reply, Failure> {
     let raw: wire::Release = wire::read(body).map_err(Failure::BadBody)?;
     let pool = pool_id(raw.pool_id)?;
-    let released = engine::release_pool(store, &ReleasePool { pool: pool.clone() }, cx)?;
-    let text = if released.known {
-        format!("pool {pool} released, {} addresses with it", released.freed)
+    let released = engine::release_pool(store, ReleasePool { pool: pool.clone() }, cx)?;
+    let text = if released.pool {
+        format!("pool {pool} released, {} addresses with it", released.freed.len())
     } else {
         format!("pool {pool} released: there was none")
     };

@@ -77,7 +77,7 @@ pub fn clean(
         };
         let mut sweep =
             Sweep { pool: pool.id.clone(), known: listed, before, dry: true, alive: Vec::new() };
-        let (candidates, gone) = engine::sweep(store, &sweep, cx)?;
+        let (candidates, gone) = engine::sweep(store, sweep.clone(), cx)?;
         if candidates.is_empty() && !gone {
             continue;
         }
@@ -85,7 +85,7 @@ pub fn clean(
             sweep.alive = reachable(&candidates)?;
         }
         sweep.dry = limits.dry_run;
-        let (freed, gone) = engine::sweep(store, &sweep, cx)?;
+        let (freed, gone) = engine::sweep(store, sweep, cx)?;
         if gone || !freed.is_empty() {
             report.pools.insert(pool.id, (freed, gone));
         }

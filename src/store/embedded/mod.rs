@@ -8,7 +8,7 @@
 mod backend;
 mod between;
 mod boot;
-pub mod changes;
+mod changes;
 mod check;
 pub mod convert;
 pub mod database;
@@ -38,12 +38,11 @@ use self::database::Writer;
 use self::files::{Content, Files};
 use self::lock::{Lock, Patience};
 use self::view::{Kv, KvMut, Tables};
-use super::{Problem, Repair, Store, Taken, Wanted, codec};
+use super::{EachOccupied, EachRecord, EventFilter, Problem, Repair, Store, StoreReader, codec};
 use crate::alloc;
 use crate::alloc::{Change, Command, Context, NetworkRanges, Outcome, Plan};
 use crate::error::{Error, Refusal, StoreError};
 use crate::model::{BootId, Counter, Event, History, Kind, Lease, Persist, Pool, SetName, Wait};
-use crate::net::Addr;
 
 use between::{Nothing, copy_others, copy_outliving, leave, unsettled};
 
@@ -283,7 +282,7 @@ impl Embedded {
                 tables.kv.put(home, &[])?;
             }
             let mut plan = alloc::run(command, tables, cx)?;
-            let counted = changes::counted(command, &plan, cx, place.flush == Flush::Never);
+            let counted = alloc::counted(command, &plan, cx, place.flush == Flush::Never);
             if counted.is_none() && plan.changes.is_empty() && !is_step(&plan) {
                 return Ok(ControlFlow::Break(Some(plan)));
             }
@@ -331,26 +330,17 @@ impl Embedded {
         tables: &mut Tables<'_, Writer<'_, '_>>,
         cx: &Context,
     ) -> Result<(), StoreError> {
-        let mut all: Vec<Addr> = Vec::new();
-        while is_step(plan) {
-            if let (Command::Gc(gc), Ok(Outcome::Collected { after, .. })) =
-                (&mut command, &plan.outcome)
-            {
-                gc.after.clone_from(after);
+        let mut all = Vec::new();
+        while let Ok(Outcome::Collected(step)) = &mut plan.outcome {
+            all.append(&mut step.freed);
+            if step.done {
+                step.freed = all;
+                break;
             }
-            let step = alloc::run(&command, tables, cx)?;
-            self.make(&step.changes, &command, tables, cx)?;
-            all.extend(freed(&mut plan.outcome));
-            plan.outcome = step.outcome;
-        }
-        all.extend(freed(&mut plan.outcome));
-        if let Ok(
-            Outcome::Collected { freed, .. }
-            | Outcome::PoolReleased { freed, .. }
-            | Outcome::Swept { freed, .. },
-        ) = &mut plan.outcome
-        {
-            *freed = all;
+            command.resume(step.after.take());
+            let next = alloc::run(&command, tables, cx)?;
+            self.make(&next.changes, &command, tables, cx)?;
+            plan.outcome = next.outcome;
         }
         Ok(())
     }
@@ -434,10 +424,9 @@ impl Embedded {
                         break;
                     }
                 }
-                (
-                    Outcome::Collected { freed: all, .. },
-                    Ok(Outcome::Collected { freed: more, .. }),
-                ) => all.extend(more),
+                (Outcome::Collected(all), Ok(Outcome::Collected(more))) => {
+                    all.freed.extend(more.freed);
+                }
                 // A range set's cursor is in the file that has the set's leases.
                 (Outcome::HandedBack(all), Ok(Outcome::HandedBack(more))) => {
                     for (all, more) in all.iter_mut().zip(more) {
@@ -504,11 +493,17 @@ impl Store for Embedded {
         plan.outcome.map_err(Error::Refused)
     }
 
+    fn repair(&mut self, cx: &Context) -> Result<Repair, StoreError> {
+        self.mend(cx)
+    }
+}
+
+impl StoreReader for Embedded {
     fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
         self.walk_leases(cx, each)
     }
 
-    fn taken(&mut self, cx: &Context, each: &mut Taken<'_>) -> Result<(), StoreError> {
+    fn occupancy(&mut self, cx: &Context, each: &mut EachOccupied<'_>) -> Result<(), StoreError> {
         self.walk_taken(cx, each)
     }
 
@@ -516,16 +511,16 @@ impl Store for Embedded {
         self.walk_networks(cx)
     }
 
-    fn history(&mut self, cx: &Context, wanted: &mut Wanted<'_>) -> Result<Vec<Event>, StoreError> {
-        self.walk_history(cx, wanted)
+    fn history(
+        &mut self,
+        cx: &Context,
+        filter: &mut EventFilter<'_>,
+    ) -> Result<Vec<Event>, StoreError> {
+        self.walk_history(cx, filter)
     }
 
     fn problems(&mut self, cx: &Context, each: &mut dyn FnMut(Problem)) -> Result<(), StoreError> {
         self.examine(cx, each)
-    }
-
-    fn repair(&mut self, cx: &Context) -> Result<Repair, StoreError> {
-        self.mend(cx)
     }
 
     fn counters(&mut self, cx: &Context) -> Result<Vec<Counter>, StoreError> {
@@ -544,7 +539,7 @@ impl Store for Embedded {
         Ok(all.unwrap_or_default())
     }
 
-    fn records(&mut self, cx: &Context, each: &mut super::Each<'_>) -> Result<(), Error> {
+    fn records(&mut self, cx: &Context, each: &mut EachRecord<'_>) -> Result<(), Error> {
         self.patience.renew();
         self.tell_records(cx, each)
     }
@@ -557,22 +552,5 @@ fn gives(command: &Command) -> bool {
 
 /// Whether a command has steps to go.
 fn is_step(plan: &Plan) -> bool {
-    matches!(
-        plan.outcome,
-        Ok(Outcome::Collected { done: false, .. }
-            | Outcome::PoolReleased { done: false, .. }
-            | Outcome::Swept { done: false, .. })
-    )
-}
-
-/// Takes out what a step freed.
-fn freed(outcome: &mut Result<Outcome, Refusal>) -> Vec<Addr> {
-    match outcome {
-        Ok(
-            Outcome::Collected { freed, .. }
-            | Outcome::PoolReleased { freed, .. }
-            | Outcome::Swept { freed, .. },
-        ) => std::mem::take(freed),
-        _ => Vec::new(),
-    }
+    matches!(&plan.outcome, Ok(Outcome::Collected(step)) if !step.done)
 }

@@ -12,7 +12,7 @@ use super::{database, files, keys, pools};
 use crate::alloc::{Command, Context, Plan, Record};
 use crate::error::{Error, StoreError};
 use crate::model::{Kind, Lease, Persist, SetName};
-use crate::store::Each;
+use crate::store::EachRecord;
 use crate::store::codec;
 use crate::store::codec::Bad;
 
@@ -35,7 +35,11 @@ impl Embedded {
     }
 
     /// Calls `each` with the records of both files.
-    pub(super) fn tell_records(&self, cx: &Context, each: &mut Each<'_>) -> Result<(), Error> {
+    pub(super) fn tell_records(
+        &self,
+        cx: &Context,
+        each: &mut EachRecord<'_>,
+    ) -> Result<(), Error> {
         let keep = self.keep_place();
         let places = self.places(cx)?;
         // Some are in both files: what belongs to a network goes with its leases.

@@ -14,7 +14,7 @@ use crate::alloc::{Context, Holder, NetworkRanges, View};
 use crate::error::StoreError;
 use crate::model::{Counter, Event, Kind, Lease, SetName};
 use crate::net::{Addr, Family};
-use crate::store::{Taken, Wanted};
+use crate::store::{EachOccupied, EventFilter};
 
 /// What is done with a file.
 type Look<'a> = dyn FnMut(&Looked<'_>) -> Result<(), StoreError> + 'a;
@@ -53,7 +53,11 @@ impl Embedded {
     }
 
     /// Every address that nobody else can have.
-    pub(super) fn walk_taken(&self, cx: &Context, each: &mut Taken<'_>) -> Result<(), StoreError> {
+    pub(super) fn walk_taken(
+        &self,
+        cx: &Context,
+        each: &mut EachOccupied<'_>,
+    ) -> Result<(), StoreError> {
         self.walk(true, cx, &mut |set, addr, holder| each(set, addr, &holder))
     }
 
@@ -128,11 +132,11 @@ impl Embedded {
     pub(super) fn walk_history(
         &self,
         cx: &Context,
-        wanted: &mut Wanted<'_>,
+        filter: &mut EventFilter<'_>,
     ) -> Result<Vec<Event>, StoreError> {
         let (mut all, mut begun) = (Vec::new(), None);
         let mut look = |tables: &Looked<'_>| {
-            all.extend(history::events(tables, wanted)?);
+            all.extend(history::events(tables, filter)?);
             begun = begun.or(history::begun(tables)?);
             Ok(())
         };
@@ -144,7 +148,7 @@ impl Embedded {
         };
         // Nothing of it was flushed: what a power cut has torn tells nothing.
         let before = database::look(&ended, None, |tables| {
-            history::of_ended_boot(tables, begun.unwrap_or(cx.now), cx, wanted)
+            history::of_ended_boot(tables, begun.unwrap_or(cx.now), cx, filter)
         });
         all.extend(before.ok().flatten().unwrap_or_default());
         all.sort_by_key(|event| event.time);

@@ -9,7 +9,7 @@ use super::pool_cases::{ask, lease, no, pool, release, want};
 use crate::alloc::{Add, Command, Gc, Outcome, Strategy, Wanted};
 use crate::error::{Error, PoolRefusal, StoreError};
 use crate::model::NetworkName;
-use crate::store::Store;
+use crate::store::{Store, StoreReader};
 
 /// A server that can do what Consul can, or what etcd can.
 fn server(nests: bool) -> Rc<FakeServer> {

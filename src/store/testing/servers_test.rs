@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::contract::{CASES, Named, add, addr, at, del, dual, given, leases, set};
-use super::delegate::tells;
+use super::delegate::{reads, repairs};
 use super::history_test;
 use super::round_trips_test::Counted;
 use super::servers;
@@ -15,13 +15,13 @@ use super::servers::Running;
 use crate::alloc::{Add, Command, Context, Outcome, Wanted};
 use crate::error::{Error, StoreError};
 use crate::model::{Lease, Node, Persist};
-use crate::store::Store;
 use crate::store::cluster::check::assert_sound;
 use crate::store::cluster::consul::Consul;
 use crate::store::cluster::etcd::Etcd;
 use crate::store::cluster::{
     ClusterStore, Commit, Entries, Entry, KeyRange, LocalCache, Operation, Server,
 };
+use crate::store::{Store, StoreReader};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -32,14 +32,15 @@ impl<E: Server, F: Fn() -> E> Store for Audited<E, F> {
     fn apply(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {
         self.0.apply(command, cx)
     }
+    repairs!(self => (&mut self.0));
+}
+
+impl<E: Server, F: Fn() -> E> StoreReader for Audited<E, F> {
     fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
         assert_sound(&(self.1)());
         self.0.list(cx, each)
     }
-    tells!(self => (&mut self.0));
-    fn records(&mut self, cx: &Context, each: &mut crate::store::Each<'_>) -> Result<(), Error> {
-        self.0.records(cx, each)
-    }
+    reads!(self => (&mut self.0));
 }
 
 fn keeps_the_contract<E: Server + 'static>(engine: &(impl Fn(&str) -> E + Clone + 'static)) {

@@ -9,8 +9,8 @@ use std::path::Path;
 use std::sync::Once;
 
 use sublet::alloc::{
-    Add, Command, Context, Cooldown, Del, Gc, Legacy, OnDuplicate, Outcome, Reserve, Strategy,
-    Target,
+    Add, Collected, Command, Context, Cooldown, Del, Gc, Legacy, OnDuplicate, Outcome, Reserve,
+    Strategy, Target,
 };
 use sublet::error::Error;
 use sublet::model::{
@@ -186,7 +186,8 @@ pub fn store(file: &Path, persist: Persist, cx: &Context, truth: &Truth) -> Resu
     }
     let all = Gc { set: set(), network: network(), valid: [].into(), after: None };
     match store.apply(&Command::Gc(all), cx) {
-        Ok(Outcome::Collected { freed, done: true, .. }) if freed.len() == rows.len() + 1 => {}
+        Ok(Outcome::Collected(Collected { freed, done: true, .. }))
+            if freed.len() == rows.len() + 1 => {}
         other => return Err(format!("freeing {} leases and one: {other:?}", rows.len())),
     }
     match list(store, cx) {

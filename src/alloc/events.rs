@@ -1,24 +1,22 @@
-//! What a command is in the eyes of history and counters.
-//!
-//! Owns: why an address came or went, told by the command that it came or went with. Decides nothing.
+//! Maps commands and their changes to history events and counters. Decides nothing.
 
 use super::change::Change;
 use super::command::{Command, Outcome, Target};
-use super::view::Context;
+use super::view::{Context, Plan};
 use crate::error::{PoolRefusal, Refusal};
-use crate::model::{Ending, Event, Face, Kind, Lease, Owner, Verb, What};
+use crate::model::{Ending, Event, Face, Kind, Lease, Owner, SetName, Verb, What};
 
-/// What became of an address by a change, if somebody came to hold it or ceased to.
+/// Returns the event of a change that leases or frees an address.
 pub fn event(change: &Change, command: &Command, cx: &Context) -> Option<Event> {
     let (lease, what) = match change {
-        Change::Put(lease) => (lease, given(command, lease)),
-        Change::Free { lease, .. } => (lease, ended(command, cx.face)?),
+        Change::Put(lease) => (lease, beginning(command, lease)),
+        Change::Free { lease, .. } => (lease, end(command, cx.face)?),
         _ => return None,
     };
     Some(Event::of(lease, what, cx.face, cx.now))
 }
 
-fn given(command: &Command, lease: &Lease) -> What {
+fn beginning(command: &Command, lease: &Lease) -> What {
     match command {
         Command::Import(_) | Command::AdoptPool(_) => What::Imported,
         Command::Add(add) if lease.owner != add.owner && lease.kind != Kind::Gateway => {
@@ -29,7 +27,7 @@ fn given(command: &Command, lease: &Lease) -> What {
     }
 }
 
-fn ended(command: &Command, face: Face) -> Option<What> {
+fn end(command: &Command, face: Face) -> Option<What> {
     Some(match command {
         // The container keeps it, under its full name.
         Command::Add(_) => return None,
@@ -49,7 +47,31 @@ fn ended(command: &Command, face: Face) -> Option<What> {
     })
 }
 
-/// What was asked for; `None`: nothing that is counted.
+/// Returns the counter of a request: set, face, verb and ending. A request is counted if it changes
+/// something. An ADD that is refused an address is counted too where that costs no flush.
+pub fn counted(
+    command: &Command,
+    plan: &Plan,
+    cx: &Context,
+    count_refusals: bool,
+) -> Option<(SetName, Face, Verb, Ending)> {
+    let verb = verb(command)?;
+    let refused = plan.outcome.is_err() && count_refusals && verb == Verb::Add;
+    if plan.changes.is_empty() && !refused {
+        return None;
+    }
+    let of_change = |change: &Change| match change {
+        Change::Put(lease) | Change::Free { lease, .. } => Some(lease.set.clone()),
+        Change::PutPool(pool) | Change::DropPool(pool) => Some(pool.set()),
+        _ => None,
+    };
+    let set = command.set().cloned().or_else(|| plan.changes.iter().find_map(of_change));
+    // A request for a pool that does not exist has no set.
+    let set = set.unwrap_or_else(|| SetName("docker".to_owned()));
+    Some((set, cx.face, verb, ending(&plan.outcome)))
+}
+
+/// Returns what a command is counted as; `None`: it is not counted.
 pub fn verb(command: &Command) -> Option<Verb> {
     Some(match command {
         Command::Add(_) | Command::RequestAddress(_) => Verb::Add,
@@ -64,8 +86,8 @@ pub fn verb(command: &Command) -> Option<Verb> {
     })
 }
 
-/// How it ended.
-pub fn ending(outcome: &Result<Outcome, Refusal>) -> Ending {
+/// Returns how a command ended.
+fn ending(outcome: &Result<Outcome, Refusal>) -> Ending {
     match outcome {
         Ok(_) => Ending::Ok,
         Err(Refusal::Exhausted { .. }) => Ending::Exhausted,
