@@ -14,6 +14,7 @@ use sublet::cli;
 use sublet::cli::Terminal;
 use sublet::cli::screen::Screen;
 use sublet::cni;
+use sublet::store;
 use sublet::sys::{host, panic};
 
 fn main() -> ExitCode {
@@ -38,6 +39,7 @@ fn command_line(args: Vec<OsString>) -> ExitCode {
 }
 
 fn plugin() -> ExitCode {
+    store::one_shot();
     // The plain file: std's stdout splits an answer at its last newline into two writes.
     let mut stdout: Box<dyn Write> = match io::stdout().as_fd().try_clone_to_owned() {
         Ok(fd) => Box::new(File::from(fd)),

@@ -24,6 +24,7 @@ use crate::net::Addr;
 
 pub use self::embedded::Embedded;
 pub use self::embedded::convert::{Converted, in_place, is_converted};
+pub use self::embedded::database::one_shot;
 pub use self::embedded::lock::{Lock, lock_file, lock_to_read};
 pub use self::problem::{Problem, Repair};
 
