@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the static release binaries and leaves them in bin/. Needs the Rust toolchain that Cargo.toml
-# names as rust-version, or a later one, and a C compiler.
+# names as rust-version, or a later one, and a C compiler with the static C library.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,7 +14,9 @@ get="Rust $wanted or later is needed; distributions often have an older one: ins
 command -v cargo > /dev/null || fail "cargo is missing. $get"
 found=$(rustc --version | cut -d ' ' -f 2)
 printf '%s\n' "$wanted" "$found" | sort --check=quiet --version-sort || fail "this is Rust $found. $get"
-command -v cc > /dev/null || fail "cc is missing: install a C compiler (apt-get install gcc libc6-dev)"
+echo 'int main(void) { return 0; }' | cc -static -x c -o /dev/null - ||
+    fail "cc cannot link a static program: install a C compiler and the static C library" \
+        "(Debian: apt-get install gcc libc6-dev; Fedora: dnf install gcc glibc-static)"
 
 host=$(rustc -vV | sed -n 's/^host: //p')
 # +crt-static needs the target to be named: without it build scripts and macros get the flag too.
