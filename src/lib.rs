@@ -25,9 +25,10 @@
 //!
 //! [`cni::run`] reads variables (code 4) and stdin (5), decodes it (6, 7), checks the version (1) and
 //! lowers it to a [`config::Config`]; [`store::open`] opens the store (with `define` the network's
-//! definition is read there first); [`engine::add`] hands it an [`alloc::Command`]; the store runs [`alloc::run`] over its own view and commits the plan; the
-//! outcome is rendered for the version that was asked for, and written at once. Every failure is
-//! one JSON error and exit 1. If the answer cannot be written, what was leased is taken back.
+//! definition is read there first); [`engine::add`] hands it an [`alloc::Command`]; the store runs
+//! [`alloc::run`] over its own view and commits the plan; the outcome is rendered for the version that
+//! was asked for, and written at once. Every failure is one JSON error and exit 1. If the answer cannot
+//! be written, what was leased is taken back.
 //!
 //! # The way of a Docker request
 //!
