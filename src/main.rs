@@ -12,6 +12,7 @@ use sublet::cli;
 use sublet::cli::Terminal;
 use sublet::cli::screen::Screen;
 use sublet::cni;
+use sublet::store;
 use sublet::sys::{host, panic, process};
 
 fn main() -> ExitCode {
@@ -37,6 +38,7 @@ fn command_line(args: Vec<OsString>) -> ExitCode {
 }
 
 fn plugin() -> ExitCode {
+    store::one_shot();
     ExitCode::from(cni::run(cni::World {
         env: &environment,
         stdin: &mut io::stdin().lock() as &mut dyn Read,

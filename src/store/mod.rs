@@ -25,6 +25,7 @@ use crate::net::Addr;
 pub(crate) use self::cluster::http;
 pub use self::embedded::Embedded;
 pub use self::embedded::convert::{Converted, in_place, is_converted};
+pub use self::embedded::database::one_shot;
 pub use self::embedded::lock::{Lock, lock_file, lock_to_read};
 pub use self::problem::{Problem, Repair};
 

@@ -24,7 +24,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("cli", FACE),
     ("docker", FACE),
     ("web", FACE),
-    ("main", "cni cli sys"),
+    ("main", "cni cli store sys"),
     ("bin", "docker web sys"),
 ];
 
