@@ -21,8 +21,8 @@ use sublet::model::{BootId, Face, Node, StoreSpec};
 use sublet::store::Store;
 use sublet::sys::host::Facts;
 
-use crate::cluster_commands;
 use crate::lab::{Lab, testdata};
+use crate::peers::cluster_commands;
 
 fn open(spec: &StoreSpec, _: Option<&[u8]>) -> Result<Box<dyn Store>, StoreError> {
     // No note of an earlier test's server is found, and none is left.
@@ -332,7 +332,7 @@ fn case_of(path: &[String]) -> Option<&'static Case> {
     cases().find(|(_, args, _)| args.len() >= path.len() && path.iter().eq(&args[..path.len()]))
 }
 
-/// The one that does not end by itself: tests/it/terminal.rs has its golden files.
+/// The one that does not end by itself: tests/it/watch.rs has its golden files.
 const ENDLESS: &str = "watch";
 
 /// Each command has a case, each case a command.

@@ -6,7 +6,7 @@ use sublet::model::{BootId, Kind, Persist};
 
 use crate::lab::Lab;
 use crate::lab::testdata;
-use crate::power::check;
+use crate::store_check as check;
 
 /// How testdata/store/v1.redb was made, once; a later format gets a file of its own.
 fn make() {

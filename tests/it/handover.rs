@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::clusters::{self, Server};
 use crate::lab::{Answer, CLUSTER, Call, Lab, SUBLET, addresses, conf};
+use crate::peers::clusters::{self, Server};
 
 /// Nobody listens there.
 const NOBODY: &str = "http://127.0.0.1:1";

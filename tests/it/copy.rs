@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::clusters;
 use crate::lab::{Answer, Call, Lab, conf, list};
 
 fn copy(from: &str, to: &str) -> Call {
@@ -80,68 +79,6 @@ fn fill(lab: &Lab) -> String {
 }
 
 #[test]
-fn a_store_moves_in_every_direction() {
-    let lab = Lab::new();
-    let (etcd, consul) = (clusters::etcd(), clusters::consul());
-    let first = fill(&lab);
-    let (etcd, consul) = (etcd.store("a/b"), consul.store("moved"));
-    let last = lab.join("last/leases.redb").display().to_string();
-    let expected = records(&export(&first));
-    for kind in ["pool", "lease", "cooling", "cursor", "sticky", "adopted"] {
-        let word = format!("\"record\":\"{kind}\"");
-        assert!(expected.iter().any(|line| line.contains(&word)), "no {kind}: {expected:#?}");
-    }
-    for (from, to) in [(&first, &etcd), (&etcd, &consul), (&consul, &last)] {
-        let dry = done(&copy(from, to).arg("--dry-run"));
-        assert!(dry.stdout.contains(&format!("{} records would be", expected.len())), "{dry:?}");
-        for _ in 0..2 {
-            let answer = done(&copy(from, to));
-            let told = format!("{} records are the same in both\n", expected.len());
-            assert_eq!(answer.stdout, told);
-        }
-        assert_eq!(records(&export(to)), expected);
-    }
-    // Each lives as long as it did; the containers are known there.
-    let boot = conf(&lab.join("last").display().to_string(), "10.1.0.0/24");
-    let before = list(&lab.join("last/leases.redb")).len();
-    for i in 0..6 {
-        done(&Call::cni("DEL", &format!("c{i}"), &boot));
-    }
-    let mut old = boot.clone();
-    old["name"] = json!("old");
-    done(&Call::cni("DEL", "old-1", &old));
-    assert_eq!(list(&lab.join("last/leases.redb")).len(), before - 7);
-    // The source is as it was.
-    assert_eq!(records(&export(&first)), expected);
-}
-
-#[test]
-fn lines_come_back_as_they_were() {
-    let lab = Lab::new();
-    let first = fill(&lab);
-    let lines = export(&first);
-    assert!(lines.starts_with(&format!("{{\"sublet\":\"{}\"", env!("CARGO_PKG_VERSION"))));
-    let second = lab.join("second/leases.redb").display().to_string();
-    done(&import(&lines, &second));
-    assert_eq!(export(&second), lines);
-    // And once more into what is there.
-    done(&import(&lines, &second));
-    assert_eq!(export(&second), lines);
-    let file = lab.join("lines.jsonl").display().to_string();
-    done(&Call::sublet().args(&["export", "jsonl", &file, "--store", &second]));
-    assert_eq!(fs::read_to_string(&file).unwrap(), lines);
-    let third = lab.join("third/leases.redb").display().to_string();
-    done(&Call::sublet().args(&["import", "jsonl", &file, "--store", &third]));
-    assert_eq!(export(&third), lines);
-    let etcd = clusters::etcd();
-    done(&import(&lines, &etcd.store("one")));
-    let there = export(&etcd.store("one"));
-    assert_eq!(records(&there), records(&lines));
-    done(&import(&there, &etcd.store("two")));
-    assert_eq!(export(&etcd.store("two")), there);
-}
-
-#[test]
 fn a_line_that_means_nothing_is_named_and_nothing_is_written() {
     let lab = Lab::new();
     let lines = export(&fill(&lab));
@@ -205,47 +142,6 @@ fn an_address_with_another_holder_is_named_and_nothing_is_written() {
     same.check(same.code == Some(2) && same.stderr.contains("the same store"), "the same");
 }
 
-/// Many leases as lines, by no other way than a person with an editor.
-fn many(count: usize) -> String {
-    let head = json!({"sublet": "0.1.0", "format": 1}).to_string() + "\n";
-    let line = |i: usize| {
-        let address = format!("10.{}.{}.{}", i >> 16, (i >> 8) & 255, i & 255);
-        json!({"record": "lease", "set": "big", "address": address, "prefix": 8, "kind": "dynamic",
-            "owner": {"attachment": {"network": "big", "containerID": format!("c{i}"), "ifname": "eth0"}},
-            "range": "10.0.0.1", "node": "n", "machine": "m", "time": 1, "persist": "disk"})
-        .to_string()
-            + "\n"
-    };
-    head + &(0..count).map(line).collect::<String>()
-}
-
-#[test]
-fn a_copy_that_was_killed_is_repeated() {
-    let lab = Lab::new();
-    let etcd = clusters::etcd();
-    let (from, to) = (lab.store().display().to_string(), etcd.store("many"));
-    done(&import(&many(6000), &from));
-    let mut cut = 0;
-    for wait in [150, 400, 800] {
-        let mut child = copy(&from, &to).spawn();
-        let begin = Instant::now();
-        while begin.elapsed() < Duration::from_millis(wait) && child.try_wait().unwrap().is_none() {
-            std::thread::yield_now();
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
-        cut += usize::from(count(&to) < 6000);
-    }
-    assert!(cut > 0, "none was killed midway");
-    let answer = done(&copy(&from, &to));
-    assert_eq!(answer.stdout, "6000 records are the same in both\n");
-    assert_eq!(records(&export(&to)), records(&export(&from)));
-}
-
-fn count(store: &str) -> usize {
-    export(store).lines().count() - 1
-}
-
 #[test]
 fn what_changes_meanwhile_is_told() {
     // A store that is copied into itself under another name stays as it is.
@@ -258,4 +154,118 @@ fn what_changes_meanwhile_is_told() {
     let answer = copy(&from, &link.display().to_string()).run();
     assert_eq!(export(&from), before, "{answer:?}");
     assert!(Path::new(&from).exists());
+}
+
+/// Needs etcd and Consul.
+mod peers {
+    use super::*;
+    use crate::peers::clusters;
+
+    #[test]
+    fn a_store_moves_in_every_direction() {
+        let lab = Lab::new();
+        let (etcd, consul) = (clusters::etcd(), clusters::consul());
+        let first = fill(&lab);
+        let (etcd, consul) = (etcd.store("a/b"), consul.store("moved"));
+        let last = lab.join("last/leases.redb").display().to_string();
+        let expected = records(&export(&first));
+        for kind in ["pool", "lease", "cooling", "cursor", "sticky", "adopted"] {
+            let word = format!("\"record\":\"{kind}\"");
+            assert!(expected.iter().any(|line| line.contains(&word)), "no {kind}: {expected:#?}");
+        }
+        for (from, to) in [(&first, &etcd), (&etcd, &consul), (&consul, &last)] {
+            let dry = done(&copy(from, to).arg("--dry-run"));
+            assert!(
+                dry.stdout.contains(&format!("{} records would be", expected.len())),
+                "{dry:?}"
+            );
+            for _ in 0..2 {
+                let answer = done(&copy(from, to));
+                let told = format!("{} records are the same in both\n", expected.len());
+                assert_eq!(answer.stdout, told);
+            }
+            assert_eq!(records(&export(to)), expected);
+        }
+        // Each lives as long as it did; the containers are known there.
+        let boot = conf(&lab.join("last").display().to_string(), "10.1.0.0/24");
+        let before = list(&lab.join("last/leases.redb")).len();
+        for i in 0..6 {
+            done(&Call::cni("DEL", &format!("c{i}"), &boot));
+        }
+        let mut old = boot.clone();
+        old["name"] = json!("old");
+        done(&Call::cni("DEL", "old-1", &old));
+        assert_eq!(list(&lab.join("last/leases.redb")).len(), before - 7);
+        // The source is as it was.
+        assert_eq!(records(&export(&first)), expected);
+    }
+
+    #[test]
+    fn lines_come_back_as_they_were() {
+        let lab = Lab::new();
+        let first = fill(&lab);
+        let lines = export(&first);
+        assert!(lines.starts_with(&format!("{{\"sublet\":\"{}\"", env!("CARGO_PKG_VERSION"))));
+        let second = lab.join("second/leases.redb").display().to_string();
+        done(&import(&lines, &second));
+        assert_eq!(export(&second), lines);
+        // And once more into what is there.
+        done(&import(&lines, &second));
+        assert_eq!(export(&second), lines);
+        let file = lab.join("lines.jsonl").display().to_string();
+        done(&Call::sublet().args(&["export", "jsonl", &file, "--store", &second]));
+        assert_eq!(fs::read_to_string(&file).unwrap(), lines);
+        let third = lab.join("third/leases.redb").display().to_string();
+        done(&Call::sublet().args(&["import", "jsonl", &file, "--store", &third]));
+        assert_eq!(export(&third), lines);
+        let etcd = clusters::etcd();
+        done(&import(&lines, &etcd.store("one")));
+        let there = export(&etcd.store("one"));
+        assert_eq!(records(&there), records(&lines));
+        done(&import(&there, &etcd.store("two")));
+        assert_eq!(export(&etcd.store("two")), there);
+    }
+
+    /// Many leases as lines, by no other way than a person with an editor.
+    fn many(count: usize) -> String {
+        let head = json!({"sublet": "0.1.0", "format": 1}).to_string() + "\n";
+        let line = |i: usize| {
+            let address = format!("10.{}.{}.{}", i >> 16, (i >> 8) & 255, i & 255);
+            json!({"record": "lease", "set": "big", "address": address, "prefix": 8, "kind": "dynamic",
+                "owner": {"attachment": {"network": "big", "containerID": format!("c{i}"), "ifname": "eth0"}},
+                "range": "10.0.0.1", "node": "n", "machine": "m", "time": 1, "persist": "disk"})
+            .to_string()
+                + "\n"
+        };
+        head + &(0..count).map(line).collect::<String>()
+    }
+
+    #[test]
+    fn a_copy_that_was_killed_is_repeated() {
+        let lab = Lab::new();
+        let etcd = clusters::etcd();
+        let (from, to) = (lab.store().display().to_string(), etcd.store("many"));
+        done(&import(&many(6000), &from));
+        let mut cut = 0;
+        for wait in [150, 400, 800] {
+            let mut child = copy(&from, &to).spawn();
+            let begin = Instant::now();
+            while begin.elapsed() < Duration::from_millis(wait)
+                && child.try_wait().unwrap().is_none()
+            {
+                std::thread::yield_now();
+            }
+            child.kill().unwrap();
+            child.wait().unwrap();
+            cut += usize::from(count(&to) < 6000);
+        }
+        assert!(cut > 0, "none was killed midway");
+        let answer = done(&copy(&from, &to));
+        assert_eq!(answer.stdout, "6000 records are the same in both\n");
+        assert_eq!(records(&export(&to)), records(&export(&from)));
+    }
+
+    fn count(store: &str) -> usize {
+        export(store).lines().count() - 1
+    }
 }

@@ -3,13 +3,13 @@
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 
-use crate::clusters::{self, Server};
-use crate::docker::{Daemon, until_leased};
+use crate::docker::{Daemon, until};
 use crate::lab::Call;
+use crate::peers::clusters::{self, Server};
 
 /// cni-ipam-consul's configuration, as its README prints it, of another server.
 fn conf(server: &Server) -> Value {
-    let text = include_str!("../../testdata/consul/default.json");
+    let text = include_str!("../../../testdata/consul/default.json");
     let mut conf: Value = serde_json::from_str(text).unwrap();
     let (host, port) =
         server.address().split_once(':').map(|(h, p)| (h.to_owned(), p.to_owned())).unwrap();
@@ -157,7 +157,7 @@ fn kontenas_networks_go_on() {
     // n1 asked for it twice by now; when it lets go, n2's stay.
     call("ReleasePool", json!({"PoolID": "kontena"}));
     call("ReleasePool", json!({"PoolID": "kontena"}));
-    until_leased("n2's alone", || {
+    until("n2's alone", || {
         let nodes: Vec<Value> = leases(&server).iter().map(|l| l["address"].clone()).collect();
         nodes == [json!("10.81.0.1"), json!("10.81.128.7")]
     });

@@ -1,8 +1,8 @@
 //! Each flush is needed: with any one left out of the replay, cuts are lost.
 
-use super::check::Truth;
 use super::trace::Op;
 use super::{DEEP, Found, RANDOM, Story, lease, tell};
+use crate::store_check::Truth;
 
 /// At least one cut of a hundred.
 pub fn fails(name: &str, found: &Found) {

@@ -14,7 +14,7 @@ use sublet::model::{Netns as Recorded, Node, Persist};
 use tempfile::TempDir;
 
 use crate::lab::{Answer, Call, Lab, SUBLET, addresses, conf, root};
-use crate::power::check;
+use crate::store_check as check;
 
 /// Runs a program of the machine; one that is missing fails the test.
 fn run(program: &str, args: &[&str]) -> String {

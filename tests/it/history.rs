@@ -1,12 +1,10 @@
 //! What an operator sees of a store: history, statistics, reservations, the doctor's findings.
 
 use std::fs;
-use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
 use crate::lab::{Call, Lab, addresses, conf, testdata};
-use crate::reboot;
 
 fn sublet(lab: &Lab, args: &str) -> Call {
     let store = lab.store().display().to_string();
@@ -80,50 +78,6 @@ fn history_is_off_where_the_configuration_says_so() {
 }
 
 #[test]
-fn a_reservation_outlives_boots() {
-    let lab = Lab::new();
-    for persist in ["boot", "disk"] {
-        let conf = reboot::conf(&lab, "1.0.0", persist);
-        let mut conf = conf;
-        conf["name"] = persist.into();
-        let run = |boot: u8, args: &str| {
-            let args = format!("{args} --store {}", lab.store().display());
-            let (code, out) = reboot::in_boot(&lab, boot, &[], &args, "");
-            assert_eq!(code, 0, "{args}: {out}");
-            out
-        };
-        let add = |boot: u8, container: &str| {
-            reboot::address(&reboot::cni(&lab, boot, "ADD", container, &conf))
-        };
-        // Before the network has any lease, and beside one.
-        run(1, &format!("reserve {persist} 10.1.2.2 --note printer --owner ops"));
-        assert_eq!(add(1, "a"), "10.1.2.3/29");
-        run(1, &format!("reserve {persist} 10.1.2.4-10.1.2.5"));
-        assert_eq!(add(1, "b"), "10.1.2.6/29");
-        let kept = if persist == "disk" { 2 } else { 0 };
-        for boot in 2..4 {
-            let rows: Value =
-                serde_json::from_str(&run(boot, &format!("list --json --network {persist}")))
-                    .unwrap();
-            assert_eq!(rows.as_array().unwrap().len(), kept + 3, "boot {boot}: {rows}");
-            let out = run(boot, &format!("show 10.1.2.2 --json --network {persist}"));
-            let shown: Value = serde_json::from_str(&out).unwrap();
-            assert_eq!(shown[0]["note"], "printer");
-            assert_eq!(shown[0]["holder"], "ops");
-        }
-        if persist == "boot" {
-            assert_eq!(add(3, "c"), "10.1.2.3/29");
-            assert_eq!(add(3, "d"), "10.1.2.6/29");
-        }
-        let (code, out) = reboot::cni(&lab, 3, "ADD", "e", &conf);
-        assert!(code == 1 && out.contains("\"code\": 100"), "{out}");
-        run(3, &format!("unreserve {persist} 10.1.2.0/29 --yes"));
-        assert_eq!(add(3, "e"), "10.1.2.2/29");
-        assert_eq!(add(4, "f"), if persist == "disk" { "10.1.2.4/29" } else { "10.1.2.2/29" });
-    }
-}
-
-#[test]
 fn reserving_is_all_or_nothing() {
     let lab = Lab::new();
     let conf = conf(&lab.data_dir(), "10.1.2.0/24");
@@ -158,23 +112,8 @@ fn reserving_is_all_or_nothing() {
     assert_eq!(done["addresses"].as_array().unwrap().len(), 16);
 }
 
-/// Runs promtool of Debian's package prometheus over a text.
-fn promtool(text: &str) {
-    let mut child = Command::new("promtool")
-        .args(["check", "metrics"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("promtool: apt-get install prometheus");
-    std::io::Write::write_all(&mut child.stdin.take().unwrap(), text.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
-    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
-}
-
-#[test]
-fn statistics_are_right_and_prometheus_reads_them() {
+/// A network after three ADDs that were not undone, a reservation, a refusal and a DEL.
+fn busy() -> Lab {
     let lab = Lab::new();
     let mut conf = conf(&lab.data_dir(), "10.1.2.0/29");
     conf["ipam"]["ranges"] = json!([[{"subnet": "fd00::/64"}]]);
@@ -186,6 +125,12 @@ fn statistics_are_right_and_prometheus_reads_them() {
     }
     assert_eq!(Call::cni("ADD", "full", &conf).run().error().0, 100);
     Call::cni("DEL", "b0", &conf).run().silent();
+    lab
+}
+
+#[test]
+fn statistics_count_addresses_and_requests() {
+    let lab = busy();
     let stats = sublet(&lab, "stats --json").run().ok();
     let v4 = &stats["pools"][0];
     for (key, count) in
@@ -199,7 +144,6 @@ fn statistics_are_right_and_prometheus_reads_them() {
     assert_eq!((&row["timed"], &row["lockWaitSeconds"]), (&json!(4), &json!(0.0)), "{stats}");
     assert!(row["untilCommitSeconds"].as_f64().is_some_and(|s| s > 0.0 && s < 60.0), "{stats}");
     let text = sublet(&lab, "stats --prometheus").run().stdout;
-    promtool(&text);
     for line in [
         "sublet_pool_addresses{network=\"mynet\",range=\"10.1.2.1-10.1.2.6\",state=\"used\"} 3",
         "sublet_requests_total{network=\"mynet\",face=\"cni\",command=\"add\",outcome=\"ok\"} 4",
@@ -274,4 +218,61 @@ fn the_doctor_tells_what_is_odd() {
     answer.check(answer.code == Some(1) && !lab.join("data/leases.redb.new").exists(), "one less");
     answer.check(answer.stderr.contains("2 problems"), "how many are left");
     assert_eq!(sublet(&lab, "doctor --nonsense").run().code, Some(2));
+}
+
+/// Need a mount namespace, and promtool.
+mod peers {
+    use super::*;
+    use crate::peers::reboot;
+    use crate::web::peers::promtool;
+
+    #[test]
+    fn promtool_accepts_the_statistics() {
+        let text = sublet(&busy(), "stats --prometheus").run().stdout;
+        assert_eq!(promtool(&["check", "metrics"], &text), "");
+    }
+
+    #[test]
+    fn a_reservation_outlives_boots() {
+        let lab = Lab::new();
+        for persist in ["boot", "disk"] {
+            let conf = reboot::conf(&lab, "1.0.0", persist);
+            let mut conf = conf;
+            conf["name"] = persist.into();
+            let run = |boot: u8, args: &str| {
+                let args = format!("{args} --store {}", lab.store().display());
+                let (code, out) = reboot::in_boot(&lab, boot, &[], &args, "");
+                assert_eq!(code, 0, "{args}: {out}");
+                out
+            };
+            let add = |boot: u8, container: &str| {
+                reboot::address(&reboot::cni(&lab, boot, "ADD", container, &conf))
+            };
+            // Before the network has any lease, and beside one.
+            run(1, &format!("reserve {persist} 10.1.2.2 --note printer --owner ops"));
+            assert_eq!(add(1, "a"), "10.1.2.3/29");
+            run(1, &format!("reserve {persist} 10.1.2.4-10.1.2.5"));
+            assert_eq!(add(1, "b"), "10.1.2.6/29");
+            let kept = if persist == "disk" { 2 } else { 0 };
+            for boot in 2..4 {
+                let rows: Value =
+                    serde_json::from_str(&run(boot, &format!("list --json --network {persist}")))
+                        .unwrap();
+                assert_eq!(rows.as_array().unwrap().len(), kept + 3, "boot {boot}: {rows}");
+                let out = run(boot, &format!("show 10.1.2.2 --json --network {persist}"));
+                let shown: Value = serde_json::from_str(&out).unwrap();
+                assert_eq!(shown[0]["note"], "printer");
+                assert_eq!(shown[0]["holder"], "ops");
+            }
+            if persist == "boot" {
+                assert_eq!(add(3, "c"), "10.1.2.3/29");
+                assert_eq!(add(3, "d"), "10.1.2.6/29");
+            }
+            let (code, out) = reboot::cni(&lab, 3, "ADD", "e", &conf);
+            assert!(code == 1 && out.contains("\"code\": 100"), "{out}");
+            run(3, &format!("unreserve {persist} 10.1.2.0/29 --yes"));
+            assert_eq!(add(3, "e"), "10.1.2.2/29");
+            assert_eq!(add(4, "f"), if persist == "disk" { "10.1.2.4/29" } else { "10.1.2.2/29" });
+        }
+    }
 }

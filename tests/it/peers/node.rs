@@ -9,9 +9,9 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::clusters::{Server, consul, etcd};
 use crate::lab::{Lab, addresses};
-use crate::reboot;
+use crate::peers::clusters::{Server, consul, etcd};
+use crate::peers::reboot;
 
 /// A machine, as the binary sees it.
 struct Node {

@@ -7,6 +7,7 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Once;
+use std::time::Duration;
 
 use sublet::alloc::{
     Add, Command, Context, Cooldown, Del, Gc, Legacy, OnDuplicate, Outcome, Reserve, Strategy,
@@ -63,7 +64,8 @@ pub fn open(file: &Path, persist: Persist) -> Box<dyn Store> {
     let spec = StoreSpec::Embedded {
         path: file.to_owned(),
         persist,
-        wait: Wait::Try,
+        // Not `Try`: a child that another test's thread forks has our lock until it runs its program.
+        wait: Wait::For(Duration::from_secs(10)),
         history: History::default(),
     };
     sublet::store::open(&spec).unwrap()

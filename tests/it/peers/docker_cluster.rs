@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::daemon::{Daemon, subletd, until};
-use crate::clusters::{self, Server};
+use crate::docker::{Daemon, dockerd, subletd, until};
 use crate::lab::Call;
+use crate::peers::clusters::{self, Server};
 
 const POOL: &str = "/IpamDriver.RequestPool";
 const ADDRESS: &str = "/IpamDriver.RequestAddress";
@@ -159,7 +159,7 @@ fn cleanup_frees_this_hosts_alone() {
     address(&two, call(&two, POOL, &json!({"AddressSpace": "L"}))["PoolID"].as_str().unwrap());
     // A dockerd that knows of nothing.
     let socket = one.lab.join("docker.sock");
-    super::clean::dockerd(&socket, vec![], false);
+    dockerd(&socket, vec![], false);
     let socket = socket.display().to_string();
     let store = server.store("pools");
     let args =

@@ -16,7 +16,7 @@ use sublet::net::{Addr, GatewaySpec, Range, RangeSet, RangeSpec};
 use sublet::store::Store;
 
 use crate::lab::{Dice, Lab};
-use crate::power::check;
+use crate::store_check as check;
 
 const STEPS: usize = 10_000;
 const DEVICE: u64 = 4;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::host::Host;
 use crate::lab::{Answer, Call};
+use crate::peers::host::Host;
 
 /// A network configuration list and where its plugins are.
 pub struct List {

@@ -6,10 +6,10 @@ use std::fs;
 use sublet::alloc::Context;
 use sublet::model::{BootId, Persist};
 
-use super::check::{self, Truth};
 use super::controls::{fails, flushes};
 use super::{Found, RANDOM, SHALLOW, Story};
 use crate::lab::{Dice, Lab};
+use crate::store_check::{self as check, Truth};
 
 fn empty() -> Story {
     Story::new("boot", |_| Truth::default())

@@ -3,8 +3,8 @@
 use sublet::model::Persist;
 
 use crate::lab::{Answer, Call, Lab, conf};
-use crate::power::check;
-use crate::power::trace::strace;
+use crate::peers::power::trace::strace;
+use crate::store_check as check;
 
 fn call(lab: &Lab, persist: &str, command: &str, container: &str) -> Call {
     let mut conf = conf(&lab.data_dir(), check::SUBNET);

@@ -4,9 +4,9 @@ use std::fs;
 
 use sublet::model::Persist;
 
-use super::check::{self, Truth};
 use super::trace::Op;
 use super::{DEEP, Found, SHALLOW, Story, lease};
+use crate::store_check::{self as check, Truth};
 
 fn empty() -> Story {
     Story::new("disk", |_| Truth::default())

@@ -9,9 +9,9 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::delegate::delegate;
-use crate::host::Host;
 use crate::lab::{Lab, SUBLET, addresses, by_attachment};
-use crate::libcni::{List, Runtime};
+use crate::peers::host::Host;
+use crate::peers::libcni::{List, Runtime};
 
 const DEBIAN: &str = "/usr/lib/cni";
 

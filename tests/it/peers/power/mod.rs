@@ -6,7 +6,6 @@
 //! recording `trace`, what must be true `check`.
 
 mod boot;
-pub mod check;
 mod controls;
 mod disk;
 mod stories;
@@ -20,10 +19,10 @@ use sublet::alloc::Context;
 use sublet::model::Persist;
 use tempfile::TempDir;
 
-use self::check::Truth;
 use self::disk::{Choice, Disk, Image};
 use self::trace::Op;
 use crate::lab::{Call, Dice, Lab, addresses, conf};
+use crate::store_check::{self as check, Truth};
 
 /// How many subsets are tried.
 #[derive(Clone, Copy, Debug)]

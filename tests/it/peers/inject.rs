@@ -8,8 +8,8 @@ use std::path::Path;
 use sublet::model::Persist;
 
 use crate::lab::{Answer, Call, Lab, addresses, conf};
-use crate::power::check::{self, Truth};
-use crate::power::trace::{CALLS, strace};
+use crate::peers::power::trace::{CALLS, strace};
+use crate::store_check::{self as check, Truth};
 
 /// What each call may fail with; all may be the last one of a process.
 const FAULTS: [(&str, &[&str]); 8] = [

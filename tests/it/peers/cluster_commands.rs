@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 use sublet::model::Node;
 use sublet::sys::host::Facts;
 
-use crate::clusters::{self, Server};
 use crate::commands::{Case, NOW, PLAIN, called, copy, facts, fixed, in_all_forms, said};
 use crate::lab::Lab;
-use crate::old;
+use crate::peers::clusters::{self, Server};
+use crate::peers::legacy_consul;
 
 pub const CASES: &[Case] = &[
     ("node-list", &["node", "list", "--store", "ETCD"], true),
@@ -122,9 +122,9 @@ pub fn write_files(lab: &Lab) {
 #[test]
 fn say_what_they_said() {
     let (etcd, consul) = (clusters::etcd(), clusters::consul());
-    old::kontena(&etcd);
+    legacy_consul::kontena(&etcd);
     for last in [2, 3, 5] {
-        old::lease(&consul, "default", last);
+        legacy_consul::lease(&consul, "default", last);
     }
     let fixed = fixed();
     write_files(&fixed);
