@@ -3,7 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "what does not happen is waited for in vain")]
 
 use std::fs::{self, File};
-use std::process::{Child, Command};
+use std::process::Child;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use sublet::model::Wait;
 use sublet::store::lock_file;
 
-use crate::lab::{Call, Lab, addresses, conf};
+use crate::lab::{Call, Lab, addresses, conf, signal};
 
 /// A network whose lock is held by this process.
 struct Held {
@@ -99,7 +99,7 @@ fn a_newcomer_does_not_pass() {
     let held = held("boot");
     let first = held.waiting(0);
     // It has the first number and cannot run: the lock becomes free without a taker.
-    stop(&first.1, "-STOP");
+    stop(&first.1, "STOP");
     drop(held.lock);
     let call = Call::cni("ADD", "newcomer", &held.conf);
     let mut newcomer = call.spawn();
@@ -109,18 +109,18 @@ fn a_newcomer_does_not_pass() {
     let mut impatient = held.conf.clone();
     impatient["ipam"]["lockTimeout"] = json!("300ms");
     assert_eq!(addresses(&Call::cni("ADD", "hasty", &impatient).run().ok()), ["10.1.2.3"]);
-    stop(&first.1, "-CONT");
+    stop(&first.1, "CONT");
     assert_eq!(got(vec![first]), ["10.1.2.4"]);
     assert_eq!(addresses(&call.answer(newcomer).ok()), ["10.1.2.5"]);
 }
 
-fn stop(child: &Child, signal: &str) {
-    let pid = child.id().to_string();
-    assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+fn stop(child: &Child, name: &str) {
+    signal(child, name);
+    let pid = child.id();
     // The signal is sent; each thread stops when it gets there.
     let threads = || fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let stat = |task: fs::DirEntry| fs::read_to_string(task.path().join("stat")).unwrap();
-    while signal == "-STOP" && !threads().all(|task| stat(task.unwrap()).contains(") T ")) {
+    while name == "STOP" && !threads().all(|task| stat(task.unwrap()).contains(") T ")) {
         thread::sleep(Duration::from_millis(1));
     }
 }

@@ -78,7 +78,7 @@ fn rust(folder: &str) -> Vec<PathBuf> {
 }
 
 /// The code of src/ by its path below it: no test modules, no comments.
-fn sources() -> BTreeMap<String, String> {
+pub fn sources() -> BTreeMap<String, String> {
     let src = root().join("src");
     let is_test = |name: &str| name.contains("/testing/") || name.ends_with("test.rs");
     rust("src")

@@ -67,7 +67,8 @@ pub struct Folder(pub TempDir);
 
 impl Default for Folder {
     fn default() -> Folder {
-        Folder(tempfile::tempdir().unwrap())
+        // On tmpfs, as the notes of a real node.
+        Folder(tempfile::tempdir_in("/dev/shm").unwrap())
     }
 }
 

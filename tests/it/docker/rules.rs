@@ -120,7 +120,7 @@ fn r05_drains_and_takes_back() {
     waiting.send(ADDRESS, &request(&pool));
     // As long as the lock is held nothing can have been answered.
     drop(gone);
-    daemon.signal("-TERM");
+    daemon.signal("TERM");
     drop(held);
     let (status, _, body) = waiting.answer().expect("the answer of a request that was in flight");
     assert!(status == 200 && body.contains("10.0.0."), "{body}");
