@@ -19,7 +19,7 @@ case ${1-} in
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
     DEB_VERSION=0.0.1 packaging/deb/build.sh
-    KEEP_BINARY=1 packaging/deb/build.sh
+    packaging/deb/build.sh
     unshare --mount --propagation private "$PWD/scripts/e2e-package.sh" overlay "$work"
     exit
     ;;

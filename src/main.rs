@@ -5,15 +5,14 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
-use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 use sublet::cli;
 use sublet::cli::Terminal;
 use sublet::cli::screen::Screen;
 use sublet::cni;
+use sublet::store;
 use sublet::sys::{host, panic, process};
 
 fn main() -> ExitCode {
@@ -39,15 +38,11 @@ fn command_line(args: Vec<OsString>) -> ExitCode {
 }
 
 fn plugin() -> ExitCode {
-    // The plain file: std's stdout splits an answer at its last newline into two writes.
-    let mut stdout: Box<dyn Write> = match io::stdout().as_fd().try_clone_to_owned() {
-        Ok(fd) => Box::new(File::from(fd)),
-        Err(_) => Box::new(io::stdout()),
-    };
+    store::one_shot();
     ExitCode::from(cni::run(cni::World {
         env: &environment,
         stdin: &mut io::stdin().lock() as &mut dyn Read,
-        stdout: &mut *stdout,
+        stdout: &mut process::Stdout,
         stderr: &mut io::stderr(),
         facts: &|| host::facts(&environment),
     }))

@@ -11,9 +11,7 @@ cd "$(dirname "$0")/../.."
 for tool in dpkg-deb gzip; do
     command -v "$tool" > /dev/null || { echo "build.sh: $tool is missing" >&2; exit 1; }
 done
-if [ ! -x bin/sublet ] || [ "${KEEP_BINARY-}" != 1 ]; then
-    scripts/build.sh
-fi
+scripts/build.sh
 if [ -z "${SOURCE_DATE_EPOCH-}" ]; then
     SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
 fi

@@ -11,6 +11,7 @@ mod change;
 mod choose;
 mod command;
 mod define;
+mod events;
 mod free;
 mod import;
 mod look;
@@ -19,18 +20,17 @@ mod record;
 mod reserve;
 mod restore;
 mod takeover;
-mod tell;
 mod view;
 
 pub use change::{Change, Cooling, NetworkRanges, PodKey};
 pub use command::{
-    Add, Added, AdoptPool, Ask, Block, Check, Command, Cooldown, DefineNetwork, Del, Evict, Gc,
-    HandBack, Import, Imported, Legacy, LegacyCursor, LegacyLease, OnDuplicate, Outcome,
-    ReleaseAddress, ReleasePool, RequestAddress, RequestPool, Reserve, Restore, Shared, Status,
-    Strategy, Sweep, Target, Unreserve, Wanted, legacy_owner,
+    Add, Added, AdoptPool, Ask, Block, Check, Collected, Command, Cooldown, DefineNetwork, Del,
+    Evict, ForeignLease, Gc, HandBack, Import, Imported, Legacy, LegacyCursor, LegacyLease,
+    OnDuplicate, Outcome, ReleaseAddress, ReleasePool, RequestAddress, RequestPool, Reserve,
+    Restore, Shared, Status, Strategy, Sweep, Target, Unreserve, Wanted, legacy_owner,
 };
+pub use events::{counted, ending, event, verb};
 pub use record::Record;
-pub use tell::{ending, event, verb};
 pub use view::{Context, Holder, Order, Plan, View};
 
 use crate::error::StoreError;

@@ -8,7 +8,7 @@
 
 use super::address::lease;
 use super::change::Change;
-use super::command::{AdoptPool, Ask, Block, Outcome, ReleasePool, RequestPool, Sweep};
+use super::command::{AdoptPool, Ask, Block, Collected, Outcome, ReleasePool, RequestPool, Sweep};
 use super::view::{Context, Plan, View};
 use crate::error::{PoolRefusal, Refusal, StoreError};
 use crate::model::{Kind, Lease, Node, Pool, PoolId};
@@ -171,15 +171,14 @@ fn find(
 /// addresses; the last one takes the pool along.
 pub fn release(release: &ReleasePool, view: &dyn View, cx: &Context) -> Result<Plan, StoreError> {
     let Some(pool) = view.pool(&release.pool)? else {
-        let outcome = Outcome::PoolReleased { known: false, freed: Vec::new(), done: true };
-        return Ok(Plan::only(outcome));
+        return Ok(Plan::only(collected(Vec::new(), false, true)));
     };
     let mut less = pool.clone();
     match user(&pool, &cx.node, view) {
         Some(at) if less.users[at].1 > 1 => {
             less.users[at].1 -= 1;
-            let outcome = Outcome::PoolReleased { known: true, freed: Vec::new(), done: true };
-            return Ok(Plan { changes: vec![Change::PutPool(less)], outcome: Ok(outcome) });
+            let outcome = Ok(collected(Vec::new(), true, true));
+            return Ok(Plan { changes: vec![Change::PutPool(less)], outcome });
         }
         Some(at) => drop(less.users.remove(at)),
         None => {}
@@ -193,7 +192,11 @@ pub fn release(release: &ReleasePool, view: &dyn View, cx: &Context) -> Result<P
     if done {
         changes.push(if last { Change::DropPool(pool) } else { Change::PutPool(less) });
     }
-    Ok(Plan { changes, outcome: Ok(Outcome::PoolReleased { known: true, freed, done }) })
+    Ok(Plan { changes, outcome: Ok(collected(freed, true, done)) })
+}
+
+fn collected(freed: Vec<Addr>, pool: bool, done: bool) -> Outcome {
+    Outcome::Collected(Collected { freed, pool, after: None, done })
 }
 
 fn free(lease: Lease) -> Change {
@@ -231,9 +234,8 @@ fn collect(
 
 /// Decides a sweep.
 pub fn sweep(sweep: &Sweep, view: &dyn View, cx: &Context) -> Result<Plan, StoreError> {
-    let swept = |freed, pool, done| Outcome::Swept { freed, pool, done };
     let Some(pool) = view.pool(&sweep.pool)? else {
-        return Ok(Plan::only(swept(Vec::new(), false, true)));
+        return Ok(Plan::only(collected(Vec::new(), false, true)));
     };
     let at = user(&pool, &cx.node, view);
     let young = |lease: &Lease| lease.time >= sweep.before;
@@ -266,9 +268,9 @@ pub fn sweep(sweep: &Sweep, view: &dyn View, cx: &Context) -> Result<Plan, Store
         changes.push(if last { Change::DropPool(pool) } else { Change::PutPool(less) });
     }
     if sweep.dry {
-        return Ok(Plan::only(swept(freed, gone, true)));
+        return Ok(Plan::only(collected(freed, gone, true)));
     }
-    Ok(Plan { changes, outcome: Ok(swept(freed, gone && done, done)) })
+    Ok(Plan { changes, outcome: Ok(collected(freed, gone && done, done)) })
 }
 
 /// Decides a takeover of a pool.

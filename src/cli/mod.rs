@@ -47,6 +47,7 @@ use crate::net::Addr;
 use crate::rows::PoolRow;
 use crate::store;
 use crate::store::Store;
+use crate::sys::files;
 use crate::sys::host;
 use crate::sys::host::{Env, Facts};
 use crate::sys::panic;
@@ -271,11 +272,15 @@ impl Desk {
         if let (Some(_), Some(store)) = (place.cluster(), &place.store) {
             return Desk::on(store, "--store", world, terminal);
         }
-        let path = place.named(world.env)?.unwrap_or_else(|| {
-            let ecs = PathBuf::from(ECS_DEFAULT);
-            let usual = PathBuf::from(DEFAULT);
-            if !usual.exists() && ecs.exists() { ecs } else { usual }
-        });
+        let is_there = |path: &str| -> Result<bool> {
+            let found = files::look(path.as_ref());
+            Ok(found.with_context(|| format!("cannot look at {path}"))?.is_some())
+        };
+        let path = match place.named(world.env)? {
+            Some(path) => path,
+            None if !is_there(DEFAULT)? && is_there(ECS_DEFAULT)? => PathBuf::from(ECS_DEFAULT),
+            None => PathBuf::from(DEFAULT),
+        };
         // Leases of either persistence are shown and freed.
         Desk::at(path, Persist::Boot, world)
     }

@@ -87,7 +87,7 @@ fn network(name: &str) -> Result<NetworkName> {
 impl Show {
     fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
         let network = network(&self.name)?;
-        let Some(record) = desk.store.definition(&network)? else {
+        let Some(record) = engine::definition(&mut *desk.store, &network)? else {
             return Err(anyhow!(
                 "{} keeps no definition of network {network}; an ADD with \"define\": true makes one, \
                  or `sublet network set {network} FILE`",
@@ -137,7 +137,7 @@ impl Set {
         for warning in &config.warnings {
             writeln!(terminal.stderr, "sublet: {warning}")?;
         }
-        let kept = desk.store.definition(&network)?.map(|record| record.version);
+        let kept = engine::definition(&mut *desk.store, &network)?.map(|record| record.version);
         let version = match self.version.or(written) {
             Some(version) => Some(version).filter(|version| *version > 0),
             None => kept,

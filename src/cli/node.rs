@@ -63,7 +63,7 @@ impl Node {
 fn rows(desk: &mut Desk, cx: &Context) -> Result<Vec<NodeRow>> {
     let mut nodes = Nodes::default();
     desk.store.list(cx, &mut |lease| nodes.lease(&lease))?;
-    Ok(nodes.rows(&desk.store.pools()?, desk.store.nodes()?, &cx.node))
+    Ok(nodes.rows(&desk.store.pools()?, engine::nodes(&mut *desk.store)?, &cx.node))
 }
 
 impl List {

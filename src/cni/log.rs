@@ -70,8 +70,8 @@ impl<'a> Journal<'a> {
             // A runtime shows these lines with its own; what it knows itself is left out.
             let short = match self.file.format {
                 LogFormat::Text => {
-                    let told = log::told(&Entry::new(entry.level, entry.text));
-                    format!("sublet: {}: {told}\n", log::word(entry.level))
+                    let body = log::body(&Entry::new(entry.level, entry.text));
+                    format!("sublet: {}: {body}\n", log::word(entry.level))
                 }
                 LogFormat::Json => line.clone(),
             };

@@ -282,9 +282,8 @@ impl Call {
     ) -> Result<(Config, Option<DefineNetwork>), Failure> {
         let Some(text) = config.define.take() else { return Ok((config, None)) };
         let network = config.network.clone();
-        let stored = store
-            .definition(&network)
-            .map_err(|error: StoreError| Failure::of(&error.into(), &network))?;
+        let stored = engine::definition(store, &network)
+            .map_err(|error| Failure::of(&error.into(), &network))?;
         let version = stored.as_ref().map(|stored| stored.version);
         let Some(stored) = stored else {
             return Ok((config, Some(DefineNetwork { network, text, version })));

@@ -4,7 +4,7 @@ use ipnet::IpNet;
 
 use super::error::ConfigError;
 use super::fields::{Fields, Node};
-use super::raw::quote;
+use super::json::quote;
 use crate::net::{Addr, Span, Subnet, parse_cidr};
 
 /// A prefix as it is written.
@@ -28,7 +28,7 @@ pub(super) fn bad_cidr(text: &str, path: &str) -> ConfigError {
     ConfigError::invalid(format!(
         "invalid CIDR address: {}; {path} takes an address and a prefix length, as 10.1.2.0/24 or \
          fd00::/64",
-        cut(text)
+        shorten(text)
     ))
     .at(path)
 }
@@ -46,7 +46,7 @@ pub(super) fn addr(fields: &Fields, name: &str) -> Result<Option<Addr>, ConfigEr
         ConfigError::invalid(format!(
             "invalid IP address: {}; {} takes an address without a prefix length, as 10.1.2.1 \
              or fd00::1",
-            cut(text),
+            shorten(text),
             node.path()
         ))
         .at(node.path())
@@ -75,7 +75,7 @@ pub(super) fn span(node: &Node) -> Result<Span, ConfigError> {
 }
 
 /// `text` as it is, cut if it is long.
-fn cut(text: &str) -> String {
+fn shorten(text: &str) -> String {
     match text.char_indices().nth(64) {
         Some((end, _)) => format!("{}...", &text[..end]),
         None => text.to_owned(),

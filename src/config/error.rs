@@ -27,6 +27,15 @@ impl ConfigError {
         ConfigError { decode: false, message: message.into(), details: None, place: None }
     }
 
+    /// An error if a list is longer than `most`. Decisions take time with the square of its length.
+    pub(super) fn bound(path: &str, what: &str, count: usize, most: usize) -> Result<(), Self> {
+        if count <= most {
+            return Ok(());
+        }
+        let text = format!("{path} holds {count} {what}; at most {most} are allowed");
+        Err(ConfigError::invalid(text).at(path))
+    }
+
     pub(super) fn with_details(self, details: impl Into<String>) -> ConfigError {
         ConfigError { details: Some(details.into()), ..self }
     }
@@ -65,13 +74,13 @@ impl ConfigError {
 pub struct Warning {
     pub(super) place: String,
     pub(super) text: String,
-    /// A key that is close to a known one: meant, and without effect.
-    pub(super) slip: bool,
+    /// Whether it is about a key that is close to a known one, and so has no effect.
+    pub(super) typo: bool,
 }
 
 impl Warning {
     pub(super) fn new(place: impl Into<String>, text: impl Into<String>) -> Warning {
-        Warning { place: place.into(), text: text.into(), slip: false }
+        Warning { place: place.into(), text: text.into(), typo: false }
     }
 }
 

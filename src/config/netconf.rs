@@ -3,8 +3,9 @@
 //! It reads the top level alone: the keys in `ipam` are the dialects'.
 
 use super::error::ConfigError;
-use super::fields::{Fields, spells};
-use super::raw::Json;
+use super::fields::{Fields, is_spelling_of};
+use super::json::Json;
+use super::runtime::{Attachments, VALID};
 use super::{Cleanup, Config, Dialect, Inputs};
 use crate::model::{Attachment, NameError, NetworkName};
 
@@ -17,10 +18,12 @@ pub struct Netconf {
     pairs: Vec<(String, Json)>,
     version: String,
     pub(super) name: Option<String>,
+    /// GC's, which are not in `pairs`.
+    pub(super) attachments: Attachments,
 }
 
 /// One dialect: how it is told, and how it is read.
-pub(super) struct Rules {
+pub(super) struct DialectRules {
     pub(super) dialect: Dialect,
     /// Whether these keys of `ipam` are its own.
     pub(super) claims: fn(&Fields) -> bool,
@@ -34,8 +37,10 @@ impl Netconf {
     /// Decodes JSON. What is wrong inside `ipam` is an error of [`Netconf::config`], so that it
     /// cannot stop a DEL.
     pub fn decode(bytes: &[u8]) -> Result<Netconf, ConfigError> {
-        match Json::parse(bytes).map_err(|e| fail(&e))? {
-            Json::Object(pairs) => Netconf::from_pairs(pairs),
+        let mut attachments = Attachments::default();
+        let mut take = |key: &str, item: Option<(usize, Json)>| attachments.take(key, item);
+        match Json::parse_apart(bytes, &VALID, &mut take).map_err(|e| fail(&e))? {
+            Json::Object(pairs) => Ok(Netconf { attachments, ..Netconf::from_pairs(pairs)? }),
             other => {
                 let what = other.describe();
                 Err(fail(&format!("it must be an object, not {what}")))
@@ -50,7 +55,7 @@ impl Netconf {
         let version = version.unwrap_or(FIRST_VERSION);
         let version = version.to_owned();
         let name = root.text("name").map_err(|e| fail(&e).at("name"))?.map(str::to_owned);
-        Ok(Netconf { pairs, version, name })
+        Ok(Netconf { pairs, version, name, attachments: Attachments::default() })
     }
 
     /// `cniVersion`; absent or empty, it is 0.1.0.
@@ -70,14 +75,14 @@ impl Netconf {
     /// The same with another `ipam`.
     pub(super) fn with_ipam(&self, ipam: Vec<(String, Json)>) -> Netconf {
         let mut pairs = self.pairs.clone();
-        pairs.retain(|(key, _)| !spells(key, "ipam"));
+        pairs.retain(|(key, _)| !is_spelling_of(key, "ipam"));
         pairs.push(("ipam".to_owned(), Json::Object(ipam)));
         Netconf { pairs, ..self.clone() }
     }
 
     /// Drops these keys of the top level.
     pub(super) fn forget(&mut self, keys: &[&str]) {
-        self.pairs.retain(|(key, _)| !keys.contains(&&**key));
+        self.pairs.retain(|(key, _)| !keys.iter().any(|name| is_spelling_of(key, name)));
     }
 
     /// The top level.
@@ -93,7 +98,7 @@ impl Netconf {
     }
 
     /// `ipam`, without a key where it is none.
-    pub(super) fn ipam_anyway(&self) -> Fields<'_> {
+    pub(super) fn ipam_or_empty(&self) -> Fields<'_> {
         self.root().object("ipam").ok().flatten().unwrap_or_default()
     }
 }
@@ -103,7 +108,7 @@ fn fail(e: &dyn std::fmt::Display) -> ConfigError {
 }
 
 /// The network of this name, with the specification's messages.
-pub(super) fn named(name: &str) -> Result<NetworkName, ConfigError> {
+pub(super) fn network_name(name: &str) -> Result<NetworkName, ConfigError> {
     NetworkName::new(name)
         .map_err(|e| match e {
             NameError::Empty => ConfigError::invalid("missing network name"),

@@ -411,11 +411,16 @@ pub enum StoreError {
 impl StoreError {
     /// An operating system's error, with what was being done to which file.
     pub fn io(doing: &str, path: &Path, source: std::io::Error) -> StoreError {
-        StoreError::Unavailable {
-            doing: doing.to_owned(),
-            place: path.display().to_string(),
-            source: source.into(),
-        }
+        StoreError::unavailable(doing, path.display().to_string(), source)
+    }
+
+    /// A store that cannot serve: what was to be done, to which file or server, and why it failed.
+    pub fn unavailable(
+        doing: &str,
+        place: impl Into<String>,
+        why: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> StoreError {
+        StoreError::Unavailable { doing: doing.to_owned(), place: place.into(), source: why.into() }
     }
 
     /// A file that another version of sublet wrote.

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::alloc::{Command, Context, Outcome, Record, Restore};
-use crate::error::{Error, Refusal, StoreError};
+use crate::error::{Error, Refusal};
 use crate::model::{Lease, Persist, SetName};
 use crate::store::Store;
 
@@ -62,19 +62,11 @@ impl<'s> Mover<'s> {
                     self.clashes.extend(clashes);
                     self.portion = restore.records.split_off(done.min(restore.records.len()));
                 }
-                other => return Err(unexpected(&other)),
+                other => return Err(other.unexpected()),
             }
         }
         Ok(())
     }
-}
-
-fn unexpected(outcome: &Outcome) -> Error {
-    Error::Store(StoreError::Unavailable {
-        doing: "understand the answer of".to_owned(),
-        place: "the lease store".to_owned(),
-        source: format!("unexpected outcome {outcome:?}").into(),
-    })
 }
 
 /// How two stores differ.

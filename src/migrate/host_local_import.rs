@@ -9,7 +9,7 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use crate::alloc::{Imported, LegacyCursor, LegacyLease};
+use crate::alloc::{ForeignLease, LegacyCursor, LegacyLease};
 use crate::error::{Error, Refusal, StoreError};
 use crate::model::{Attachment, ContainerId, IfName, Kind, NetworkName, Owner, Timestamp, Wait};
 use crate::net::Addr;
@@ -152,13 +152,13 @@ fn is_host_locals(dir: &Path) -> bool {
 }
 
 /// The lease of a file, as it is kept where no configuration tells its range.
-pub fn imported(lease: &LegacyLease, network: &NetworkName) -> Imported {
+pub fn imported(lease: &LegacyLease, network: &NetworkName) -> ForeignLease {
     let attachment = Attachment {
         network: network.clone(),
         container: lease.container.clone(),
         ifname: lease.ifname.clone(),
     };
-    Imported { addr: lease.addr, kind: Kind::Dynamic, owner: Owner::Attachment(attachment) }
+    ForeignLease { addr: lease.addr, kind: Kind::Dynamic, owner: Owner::Attachment(attachment) }
 }
 
 /// N of `last_reserved_ip.N`, as host-local spells it.

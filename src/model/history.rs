@@ -1,35 +1,19 @@
-//! What happened: who held an address when, and how often what was asked for.
-//!
-//! Owns: the nouns of history and counters, and the words that they are shown by. Does not own: how
-//! they are kept (`store`), or what a request was (`alloc`).
-//! Invariant: a word never changes: scripts and dashboards rely on it, and stores keep it.
+//! The nouns of history (who held an address when) and of counters (how many requests ended how).
 
 use super::{Attachment, Kind, Lease, Node, Origin, Owner, SetName, Timestamp};
 use crate::net::Addr;
 
-/// Through which face a request came.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Face {
-    /// A container runtime.
-    #[default]
-    Cni,
-    /// dockerd.
-    Docker,
-    /// A person, or a person's script.
-    Cli,
-}
-
-impl Face {
-    /// Each of them.
-    pub const ALL: [Face; 3] = [Face::Cni, Face::Docker, Face::Cli];
-
-    /// The word in tables, JSON and metrics.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Face::Cni => "cni",
-            Face::Docker => "docker",
-            Face::Cli => "cli",
-        }
+words! {
+    /// Through which face a request came.
+    #[derive(Default)]
+    pub enum Face {
+        /// A container runtime.
+        #[default]
+        Cni = "cni",
+        /// dockerd.
+        Docker = "docker",
+        /// A person, or a person's script.
+        Cli = "cli",
     }
 }
 
@@ -73,78 +57,41 @@ impl Default for History {
     }
 }
 
-/// What became of an address, and why.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum What {
-    /// Leased by an ADD, or by a request of Docker's.
-    Added,
-    /// Leased by host-local before, and taken over by an ADD.
-    TakenOver,
-    /// Leased by another program before, and imported.
-    Imported,
-    /// Set aside by an operator.
-    Reserved,
-    /// Freed by a DEL, or by a request of Docker's.
-    Deleted,
-    /// Freed at once: nobody took the answer.
-    Undone,
-    /// Freed by a runtime's GC: no attachment that the runtime knows.
-    Collected,
-    /// Freed by `sublet gc`: its container is gone.
-    Lost,
-    /// Freed by an operator.
-    Released,
-    /// No longer set aside.
-    Unreserved,
-    /// Freed by `subletd cleanup`: Docker does not know it.
-    Swept,
-    /// Freed with its pool.
-    PoolReleased,
-    /// Ended with the boot that made it.
-    BootEnded,
-    /// Freed with its node, which is gone.
-    NodeReleased,
+words! {
+    /// What became of an address, and why.
+    pub enum What {
+        /// Leased by an ADD, or by a request of Docker's.
+        Added = "added",
+        /// Leased by host-local before, and taken over by an ADD.
+        TakenOver = "taken-over",
+        /// Leased by another program before, and imported.
+        Imported = "imported",
+        /// Set aside by an operator.
+        Reserved = "reserved",
+        /// Freed by a DEL, or by a request of Docker's.
+        Deleted = "deleted",
+        /// Freed at once: nobody took the answer.
+        Undone = "undone",
+        /// Freed by a runtime's GC: no attachment that the runtime knows.
+        Collected = "collected",
+        /// Freed by `sublet gc`: its container is gone.
+        Lost = "lost",
+        /// Freed by an operator.
+        Released = "released",
+        /// No longer set aside.
+        Unreserved = "unreserved",
+        /// Freed by `subletd cleanup`: Docker does not know it.
+        Swept = "swept",
+        /// Freed with its pool.
+        PoolReleased = "pool-released",
+        /// Ended with the boot that made it.
+        BootEnded = "boot-ended",
+        /// Freed with its node, which is gone.
+        NodeReleased = "node-released",
+    }
 }
 
 impl What {
-    /// Each of them.
-    pub const ALL: [What; 14] = [
-        What::Added,
-        What::TakenOver,
-        What::Imported,
-        What::Reserved,
-        What::Deleted,
-        What::Undone,
-        What::Collected,
-        What::Lost,
-        What::Released,
-        What::Unreserved,
-        What::Swept,
-        What::PoolReleased,
-        What::BootEnded,
-        What::NodeReleased,
-    ];
-
-    /// The word in tables and JSON.
-    pub const fn word(self) -> &'static str {
-        match self {
-            What::Added => "added",
-            What::TakenOver => "taken-over",
-            What::Imported => "imported",
-            What::Reserved => "reserved",
-            What::Deleted => "deleted",
-            What::Undone => "undone",
-            What::Collected => "collected",
-            What::Lost => "lost",
-            What::Released => "released",
-            What::Unreserved => "unreserved",
-            What::Swept => "swept",
-            What::PoolReleased => "pool-released",
-            What::BootEnded => "boot-ended",
-            What::NodeReleased => "node-released",
-        }
-    }
-
     /// Whether somebody holds the address from then on.
     pub const fn gives(self) -> bool {
         matches!(self, What::Added | What::TakenOver | What::Imported | What::Reserved)
@@ -207,70 +154,37 @@ impl Event {
     }
 }
 
-/// What was asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Verb {
-    /// ADD, or Docker's `RequestAddress`.
-    Add,
-    /// DEL, Docker's `ReleaseAddress`, `sublet release`.
-    Del,
-    /// GC, `subletd cleanup`.
-    Gc,
-    /// `sublet reserve` and `unreserve`.
-    Reserve,
-    /// Imports and takeovers.
-    Import,
-    /// Docker's `RequestPool` and `ReleasePool`.
-    Pool,
-}
-
-impl Verb {
-    /// Each of them.
-    pub const ALL: [Verb; 6] =
-        [Verb::Add, Verb::Del, Verb::Gc, Verb::Reserve, Verb::Import, Verb::Pool];
-
-    /// The word in tables, JSON and metrics.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Verb::Add => "add",
-            Verb::Del => "del",
-            Verb::Gc => "gc",
-            Verb::Reserve => "reserve",
-            Verb::Import => "import",
-            Verb::Pool => "pool",
-        }
+words! {
+    /// What was asked for.
+    pub enum Verb {
+        /// ADD, or Docker's `RequestAddress`.
+        Add = "add",
+        /// DEL, Docker's `ReleaseAddress`, `sublet release`.
+        Del = "del",
+        /// GC, `subletd cleanup`.
+        Gc = "gc",
+        /// `sublet reserve` and `unreserve`.
+        Reserve = "reserve",
+        /// Imports and takeovers.
+        Import = "import",
+        /// Docker's `RequestPool` and `ReleasePool`.
+        Pool = "pool",
     }
 }
 
-/// How a request ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Ending {
-    /// It was carried out.
-    Ok,
-    /// Refused: no address was free.
-    Exhausted,
-    /// Refused: another holds what was asked for.
-    Held,
-    /// Refused for another reason.
-    Refused,
-    /// Not carried out, for all that is known: a cluster did not answer.
-    Failed,
-}
-
-impl Ending {
-    /// Each of them.
-    pub const ALL: [Ending; 5] =
-        [Ending::Ok, Ending::Exhausted, Ending::Held, Ending::Refused, Ending::Failed];
-
-    /// The word in tables, JSON and metrics.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Ending::Ok => "ok",
-            Ending::Exhausted => "exhausted",
-            Ending::Held => "held",
-            Ending::Refused => "refused",
-            Ending::Failed => "failed",
-        }
+words! {
+    /// How a request ended.
+    pub enum Ending {
+        /// It was carried out.
+        Ok = "ok",
+        /// Refused: no address was free.
+        Exhausted = "exhausted",
+        /// Refused: another holds what was asked for.
+        Held = "held",
+        /// Refused for another reason.
+        Refused = "refused",
+        /// Not carried out, for all that is known: a cluster did not answer.
+        Failed = "failed",
     }
 }
 

@@ -13,6 +13,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::net::{Addr, Span, Subnet, hosts};
 
+#[macro_use]
+mod words;
+
 mod history;
 
 pub use history::{Counter, Ending, Event, Face, History, Verb, What};
@@ -224,33 +227,24 @@ impl fmt::Display for Owner {
     }
 }
 
-/// What an address is leased for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Kind {
-    /// Chosen by us.
-    Dynamic,
-    /// Asked for by address.
-    Static,
-    /// A gateway's.
-    Gateway,
-    /// Docker's auxiliary address.
-    Aux,
-    /// Set aside by the operator.
-    Reserved,
+words! {
+    /// What an address is leased for.
+    #[derive(Serialize, Deserialize)]
+    pub enum Kind {
+        /// Chosen by us.
+        Dynamic = "dynamic",
+        /// Asked for by address.
+        Static = "static",
+        /// A gateway's.
+        Gateway = "gateway",
+        /// Docker's auxiliary address.
+        Aux = "aux",
+        /// Set aside by the operator.
+        Reserved = "reserved",
+    }
 }
 
 impl Kind {
-    /// The word in tables and JSON.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Kind::Dynamic => "dynamic",
-            Kind::Static => "static",
-            Kind::Gateway => "gateway",
-            Kind::Aux => "aux",
-            Kind::Reserved => "reserved",
-        }
-    }
-
     /// Whether a runtime's garbage collection may judge it.
     pub const fn collectable(self) -> bool {
         matches!(self, Kind::Dynamic | Kind::Static)

@@ -1,8 +1,6 @@
-//! Numbers as Prometheus reads them: its text format, version 0.0.4.
-//!
-//! Owns: the names of the metrics, which dashboards rely on, and the writing of the format, for the
-//! command line's `stats` and the daemon's `/metrics` alike. Does not own: where a number comes from.
-//! Invariant: each family comes once, with its help and type in front; a label holds any text.
+//! Prometheus' text format, version 0.0.4, and the metrics that `sublet stats` and the daemon's `/metrics`
+//! have in common. Dashboards rely on their names.
+//! Invariants: each family is written once, after its help and type; a label holds any text.
 
 use std::fmt::{Display, Write as _};
 
@@ -11,23 +9,23 @@ use super::usage::Usage;
 use crate::model::Counter;
 use crate::net::Span;
 
-/// What a family's numbers do.
+/// The type of a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// They grow until a restart.
+    /// Its values grow until a restart.
     Counter,
-    /// They go up and down.
+    /// Its values go up and down.
     Gauge,
-    /// They count how often something took how long.
+    /// Its values are distributions of durations.
     Histogram,
 }
 
-/// A text that grows family by family.
+/// A text in this format.
 #[derive(Debug, Default)]
 pub struct Text(String);
 
 impl Text {
-    /// Begins a family: its name, what it tells, what its numbers do. Its samples come next.
+    /// Begins a family. Its samples have to follow.
     pub fn family(&mut self, name: &str, help: &str, kind: Kind) {
         let kind = match kind {
             Kind::Counter => "counter",
@@ -39,7 +37,7 @@ impl Text {
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
 
-    /// One number of the family that was begun last.
+    /// Writes one value of the family that was begun last.
     pub fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
         self.0.push_str(name);
         for (i, (label, text)) in labels.iter().enumerate() {
@@ -51,12 +49,12 @@ impl Text {
         let _ = writeln!(self.0, "{close} {value}");
     }
 
-    /// A histogram of the family that was begun last.
+    /// Writes one histogram of the family that was begun last.
     pub fn histogram(&mut self, name: &str, labels: &[(&str, &str)], histogram: &Histogram) {
         let bucket = format!("{name}_bucket");
         let ends = BOUNDS.map(|bound| bound.to_string());
         let ends = ends.iter().map(String::as_str).chain(["+Inf"]);
-        // Each bucket has those below it as well.
+        // A bucket includes those below it.
         let mut below = 0_u64;
         for (end, count) in ends.zip(histogram.buckets) {
             below = below.saturating_add(count);
@@ -78,7 +76,7 @@ const GAP: &str = "sublet_pool_largest_gap_addresses";
 const OUTSIDE: &str = "sublet_pool_outside_addresses";
 const REQUESTS: &str = "sublet_requests_total";
 
-/// How full the pools are.
+/// Writes the usage of ranges.
 pub fn pools(text: &mut Text, usage: &[Usage]) {
     if usage.is_empty() {
         return;

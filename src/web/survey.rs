@@ -15,6 +15,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::alloc::{Context, Holder};
+use crate::engine;
 use crate::error::{StoreError, shown_network};
 use crate::model::{Counter, Node, SetName};
 use crate::net::{Addr, Subnet, hosts};
@@ -69,7 +70,7 @@ pub fn look(store: &mut dyn Store, cx: &Context) -> Result<Survey, StoreError> {
     let mut nodes = Nodes::default();
     let mut leases = 0;
     let mut written = Ok(());
-    store.taken(cx, &mut |set: &SetName, addr: Addr, holder: &Holder| {
+    store.occupancy(cx, &mut |set: &SetName, addr: Addr, holder: &Holder| {
         meter.take(set, addr, holder);
         let row = match holder {
             Holder::Free => return,
@@ -115,7 +116,7 @@ pub fn look(store: &mut dyn Store, cx: &Context) -> Result<Survey, StoreError> {
         counters: store.counters(cx)?,
         pools: PoolRow::all(&usage, &pools, network),
         // A cluster remembers machines that have no lease.
-        nodes: nodes.rows(&pools, store.nodes()?, &cx.node),
+        nodes: nodes.rows(&pools, engine::nodes(store)?, &cx.node),
         usage,
         rows,
         took: began.elapsed(),
@@ -130,7 +131,7 @@ fn guessed(
     known: &[Extent],
 ) -> Result<Vec<Extent>, StoreError> {
     let mut seen: BTreeMap<(String, SetName), BTreeSet<(Addr, u8)>> = BTreeMap::new();
-    store.taken(cx, &mut |set: &SetName, addr: Addr, holder: &Holder| {
+    store.occupancy(cx, &mut |set: &SetName, addr: Addr, holder: &Holder| {
         let Holder::Leased(lease) = holder else { return };
         let subnet = Subnet::masked(addr, lease.prefix);
         // One address alone (an import) tells nothing of a subnet.

@@ -19,8 +19,8 @@ use sublet::cni::World;
 use sublet::model::{BootId, Face, Node};
 use sublet::sys::host::Facts;
 
-use crate::cluster_commands;
 use crate::lab::{Lab, testdata};
+use crate::peers::cluster_commands;
 
 pub const NOW: u64 = 1_769_900_000;
 
@@ -291,7 +291,7 @@ fn case_of(path: &[String]) -> Option<&'static Case> {
     cases().find(|(_, args, _)| args.len() >= path.len() && path.iter().eq(&args[..path.len()]))
 }
 
-/// The one that does not end by itself: tests/it/terminal.rs has its golden files.
+/// The one that does not end by itself: tests/it/watch.rs has its golden files.
 const ENDLESS: &str = "watch";
 
 /// Each command has a case, each case a command.

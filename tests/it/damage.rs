@@ -17,7 +17,7 @@ use sublet::store::Store;
 use tempfile::TempDir;
 
 use crate::lab::{Call, Dice, Lab, addresses, conf};
-use crate::power::check;
+use crate::store_check as check;
 
 const PAGE: usize = 4096;
 

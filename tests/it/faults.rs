@@ -2,8 +2,9 @@
 //! way out, no panic, no file overwritten, no wrong address.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::path::PathBuf;
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -238,4 +239,64 @@ fn a_limit_on_file_size_is_an_error_and_no_signal() {
     let answer = limited(reserve, 1).run();
     assert_eq!(answer.code, Some(1), "{answer:?}");
     assert!(answer.stderr.contains("File too large"), "{answer:?}");
+}
+
+/// Runs a call with its standard output as the shell makes it: `>&-` closes it.
+fn redirected(call: Call, how: &str) -> Call {
+    call.under("sh", &["-c", &format!("exec \"$0\" \"$@\" {how}")])
+}
+
+#[test]
+fn an_answer_that_cannot_be_delivered_is_no_lease() {
+    let lab = Lab::new();
+    for how in [">&-", "1<>/dev/null", ">&- 2>&-"] {
+        let answer = redirected(add(&lab, "lost"), how).run();
+        assert_eq!(answer.code, Some(1), "{how}: {answer:?}");
+        if !how.contains("2>") {
+            for part in ["standard output: it is closed", "what this call leased is free again"] {
+                assert!(answer.stderr.contains(part), "{how}: {answer:?}");
+            }
+        }
+        assert!(lab.list().is_empty(), "{how}");
+    }
+    redirected(add(&lab, "discarded"), ">/dev/null").run().silent();
+    assert_eq!(lab.list().len(), 1);
+    // A lease that was there before the call stays.
+    assert_eq!(redirected(add(&lab, "discarded"), ">&-").run().code, Some(1));
+    assert_eq!(lab.list().len(), 1);
+    // A DEL has no answer to deliver.
+    redirected(add(&lab, "discarded").env("CNI_COMMAND", "DEL"), ">&-").run().silent();
+    assert!(lab.list().is_empty());
+}
+
+#[test]
+fn files_that_are_created_are_the_owners_alone() {
+    let open = |call: Call| call.under("sh", &["-c", "umask 0; exec \"$0\" \"$@\""]);
+    let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
+    let lab = Lab::new();
+    let (log, lines) = (lab.join("log"), lab.join("lines"));
+    let mut conf = conf(&lab.data_dir(), "10.4.0.0/24");
+    conf["ipam"]["logFile"] = json!(log);
+    open(Call::cni("ADD", "a", &conf)).run().ok();
+    assert_eq!(mode(&log), 0o600);
+
+    let store = lab.store().display().to_string();
+    // What a run that was killed left behind is not written into.
+    fs::write(lab.join("lines.new"), "half").unwrap();
+    fs::set_permissions(lab.join("lines.new"), Permissions::from_mode(0o666)).unwrap();
+    let text = |path: &Path| path.display().to_string();
+    let export = Call::sublet().args(&["export", "jsonl", &text(&lines), "--store", &store]);
+    let answer = open(export).run();
+    assert!(answer.succeeded(), "{answer:?}");
+    assert_eq!(mode(&lines), 0o600);
+
+    let networks = lab.join("networks");
+    let export =
+        Call::sublet().args(&["export", "host-local", &text(&networks), "--store", &store]);
+    let answer = open(export).run();
+    assert!(answer.succeeded(), "{answer:?}");
+    assert_eq!(mode(&networks.join("mynet")), 0o755);
+    for name in ["10.4.0.2", "last_reserved_ip.0"] {
+        assert_eq!(mode(&networks.join("mynet").join(name)), 0o600, "{name}");
+    }
 }

@@ -36,6 +36,13 @@ pub fn root() -> bool {
     fs::metadata("/proc/self").unwrap().uid() == 0
 }
 
+/// Sends a signal to a program; `name` is `STOP`, `TERM`. The shell's own `kill` needs no package.
+pub fn signal(child: &Child, name: &str) {
+    let pid = child.id().to_string();
+    let sent = Command::new("sh").args(["-c", "kill -s $0 $1", name, &pid]).status().unwrap();
+    assert!(sent.success(), "kill -s {name} {pid}");
+}
+
 /// A dual-stack network of the folder that is configured for host-local, so that either program
 /// serves it.
 pub struct Network {

@@ -3,7 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "what does not happen is waited for in vain")]
 
 use std::fs::{self, File};
-use std::process::{Child, Command};
+use std::process::Child;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use sublet::model::Wait;
 use sublet::store::lock_file;
 
-use crate::lab::{Call, Lab, addresses, conf};
+use crate::lab::{Call, Lab, addresses, conf, signal};
 
 /// A network whose lock is held by this process.
 struct Held {
@@ -109,7 +109,7 @@ fn a_killed_one_is_passed_over() {
 fn a_stopped_one_is_passed_over() {
     let held = held("boot");
     let first = held.waiting(0);
-    stop(&first.1, "-STOP");
+    stop(&first.1, "STOP");
     drop(held.lock);
     for (n, timeout) in ["0s", "5s", "60s"].into_iter().enumerate() {
         let mut conf = held.conf.clone();
@@ -119,17 +119,17 @@ fn a_stopped_one_is_passed_over() {
         assert_eq!(addresses(&answer), [format!("10.1.2.{}", n + 3)]);
         assert!(begin.elapsed() < Duration::from_secs(3), "{timeout}: {:?}", begin.elapsed());
     }
-    stop(&first.1, "-CONT");
+    stop(&first.1, "CONT");
     assert_eq!(got(vec![first]), ["10.1.2.6"]);
 }
 
-fn stop(child: &Child, signal: &str) {
-    let pid = child.id().to_string();
-    assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+fn stop(child: &Child, name: &str) {
+    signal(child, name);
+    let pid = child.id();
     // The signal is sent; each thread stops when it gets there.
     let threads = || fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let stat = |task: fs::DirEntry| fs::read_to_string(task.path().join("stat")).unwrap();
-    while signal == "-STOP" && !threads().all(|task| stat(task.unwrap()).contains(") T ")) {
+    while name == "STOP" && !threads().all(|task| stat(task.unwrap()).contains(") T ")) {
         thread::sleep(Duration::from_millis(1));
     }
 }

@@ -19,12 +19,12 @@ const LAYERS: &[(&str, &str)] = &[
     ("rows", "net model error alloc telemetry store"),
     ("migrate", "net model error alloc sys config store rows"),
     ("liveness", "net model error alloc store"),
-    ("engine", "net model error alloc store migrate telemetry"),
+    ("engine", "net model error alloc sys store migrate telemetry"),
     ("cni", FACE),
     ("cli", FACE),
     ("docker", FACE),
     ("web", FACE),
-    ("main", "cni cli sys"),
+    ("main", "cni cli store sys"),
     ("bin", "docker web sys"),
 ];
 
@@ -78,7 +78,7 @@ fn rust(folder: &str) -> Vec<PathBuf> {
 }
 
 /// The code of src/ by its path below it: no test modules, no comments.
-fn sources() -> BTreeMap<String, String> {
+pub fn sources() -> BTreeMap<String, String> {
     let src = root().join("src");
     let is_test = |name: &str| name.contains("/testing/") || name.ends_with("test.rs");
     rust("src")

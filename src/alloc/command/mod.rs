@@ -11,12 +11,14 @@ pub use cni::{
     Add, Check, Cooldown, Del, Gc, Legacy, LegacyCursor, LegacyLease, OnDuplicate, Status,
     Strategy, Target, Wanted, legacy_owner,
 };
-pub use operator::{DefineNetwork, Evict, HandBack, Import, Imported, Reserve, Restore, Unreserve};
+pub use operator::{
+    DefineNetwork, Evict, ForeignLease, HandBack, Import, Reserve, Restore, Unreserve,
+};
 pub use pool::{
     AdoptPool, Ask, Block, ReleaseAddress, ReleasePool, RequestAddress, RequestPool, Shared, Sweep,
 };
 
-use crate::error::Refusal;
+use crate::error::{Error, Refusal, StoreError};
 use crate::model::{Grant, Lease, Owner, Pool, SetName};
 use crate::net::Addr;
 
@@ -83,6 +85,14 @@ impl Command {
         self
     }
 
+    /// Makes a GC or EVICT continue behind `after`.
+    pub fn resume(&mut self, owner: Option<Owner>) {
+        match self {
+            Command::Gc(Gc { after, .. }) | Command::Evict(Evict { after, .. }) => *after = owner,
+            _ => {}
+        }
+    }
+
     /// The set of leases it is about, unless that is its pool's.
     pub fn set(&self) -> Option<&SetName> {
         match self {
@@ -122,6 +132,33 @@ pub struct Contested {
     pub claimant: Owner,
 }
 
+/// What one step of a command freed that can need several transactions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// The addresses that were freed, or would be.
+    pub freed: Vec<Addr>,
+    /// `ReleasePool`: the pool exists. `Sweep`: the pool was removed too.
+    pub pool: bool,
+    /// GC, EVICT: the owner behind whom the next step continues.
+    pub after: Option<Owner>,
+    /// This was the last step.
+    pub done: bool,
+}
+
+/// What an import did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Imported {
+    /// It was carried out.
+    Done {
+        /// The addresses that are leased now.
+        taken: Vec<Addr>,
+        /// The addresses that the same owner held here before.
+        present: Vec<Addr>,
+    },
+    /// Nothing: the network was imported before, or the file converted.
+    Before,
+}
+
 /// What came of a command that was not refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -137,39 +174,16 @@ pub enum Outcome {
     Checked,
     /// STATUS: an ADD could be served.
     Ready,
-    /// GC, EVICT: what was freed in this step.
-    Collected {
-        /// The addresses.
-        freed: Vec<Addr>,
-        /// The next step goes on behind this owner.
-        after: Option<Owner>,
-        /// There is no next step.
-        done: bool,
-    },
+    /// GC, EVICT, `Sweep`, `ReleasePool`: what one step freed.
+    Collected(Collected),
     /// RESERVE: done; those that were not reserved before.
     Reserved(Vec<Addr>),
-    /// IMPORT: what was taken over, and what was there already.
-    Imported {
-        /// New here.
-        taken: Vec<Addr>,
-        /// The same owner held them.
-        present: Vec<Addr>,
-    },
-    /// IMPORT: nothing was done, the network was taken over before.
-    WasAdopted,
+    /// IMPORT: what was imported.
+    Imported(Imported),
     /// HANDBACK: the addresses given last, as they were asked for.
     HandedBack(Vec<Option<Addr>>),
     /// A pool was made, is shared, or was taken over.
     Pool(Box<Pool>),
-    /// A pool was let go, or this machine's part in it.
-    PoolReleased {
-        /// Whether there was such a pool.
-        known: bool,
-        /// The addresses that went with it in this step.
-        freed: Vec<Addr>,
-        /// There is no next step.
-        done: bool,
-    },
     /// An address was leased, or (a shared pool's gateway) was leased before.
     Leased {
         /// The lease.
@@ -179,15 +193,6 @@ pub enum Outcome {
     },
     /// `DefineNetwork`: the version that is stored now.
     Defined(u64),
-    /// What a sweep freed, or would free.
-    Swept {
-        /// The addresses.
-        freed: Vec<Addr>,
-        /// The pool itself went too.
-        pool: bool,
-        /// There is no next step.
-        done: bool,
-    },
     /// RESTORE: this many records, from the first on, are here now.
     Restored {
         /// How many.
@@ -195,4 +200,12 @@ pub enum Outcome {
         /// What stands in the way of a dry run.
         clashes: Vec<Refusal>,
     },
+}
+
+impl Outcome {
+    /// The error for an outcome that does not belong to its command: the store is at fault.
+    pub fn unexpected(&self) -> Error {
+        let why = format!("unexpected outcome {self:?}");
+        StoreError::unavailable("understand the answer of", "the lease store", why).into()
+    }
 }

@@ -56,19 +56,21 @@ pub struct Import {
     /// The set of leases.
     pub set: SetName,
     /// The leases.
-    pub leases: Vec<Imported>,
+    pub leases: Vec<ForeignLease>,
     /// The addresses given last, of whichever ranges.
     pub cursors: Vec<Addr>,
     /// The network whose host-local folder this is: recorded as taken over; one that was is left
-    /// alone ([`Outcome::WasAdopted`]).
+    /// alone ([`super::Imported::Before`]).
     pub adopts: Option<NetworkName>,
+    /// More of the network's leases follow: it is not recorded as taken over yet.
+    pub partial: bool,
     /// Answer what would come of it, and change nothing.
     pub dry_run: bool,
 }
 
 /// A lease that another program made.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Imported {
+pub struct ForeignLease {
     /// The address.
     pub addr: Addr,
     /// What for.

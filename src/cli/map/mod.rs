@@ -138,7 +138,7 @@ fn by_prefix(prefix: Subnet, desk: &mut Desk) -> Result<Known> {
     let mut extents = extents(desk)?;
     extents.retain(|e| e.range.overlaps(prefix.into()));
     let mut marks = Vec::new();
-    desk.store.taken(&desk.cx, &mut |_, addr, holder| {
+    desk.store.occupancy(&desk.cx, &mut |_, addr, holder| {
         if prefix.contains(addr) {
             marks.extend(mark(holder).map(|mark| (addr, mark)));
         }
@@ -154,7 +154,7 @@ fn by_name(name: &str, desk: &mut Desk) -> Result<Known> {
     let mut extents = extents(desk)?;
     extents.retain(|e| e.network == name);
     let mut marks = Vec::new();
-    desk.store.taken(&desk.cx, &mut |set, addr, holder| {
+    desk.store.occupancy(&desk.cx, &mut |set, addr, holder| {
         // Networks that share a set of leases take each other's addresses.
         let shared = extents.iter().any(|e| e.set == *set && e.range.contains(addr));
         let own = matches!(holder, Holder::Leased(lease) if shown_network(lease) == name);

@@ -9,13 +9,13 @@ mod host_local;
 mod native;
 
 use super::error::ConfigError;
-use super::netconf::{Netconf, Rules};
+use super::netconf::{DialectRules, Netconf};
 use super::{Cleanup, Config, Dialect, Inputs};
 use crate::model::NetworkName;
 
 /// The first that claims a configuration reads it; the last claims all. Consul's is before the one
 /// that leases from a file of this node.
-const DIALECTS: [Rules; 3] = [consul::RULES, ecs::RULES, native::RULES];
+const DIALECTS: [DialectRules; 3] = [consul::RULES, ecs::RULES, native::RULES];
 
 impl Netconf {
     /// The dialect, detected from the keys inside `ipam`.
@@ -31,7 +31,7 @@ impl Netconf {
 
     /// Whether it is an ECS configuration that names its owner by `id`.
     pub fn has_id(&self) -> bool {
-        self.dialect() == Dialect::Ecs && matches!(ecs::id(&self.ipam_anyway()), Ok(Some(_)))
+        self.dialect() == Dialect::Ecs && matches!(ecs::id(&self.ipam_or_empty()), Ok(Some(_)))
     }
 
     /// The whole configuration, for ADD, CHECK and STATUS.
@@ -53,8 +53,8 @@ impl Netconf {
         }
     }
 
-    fn rules(&self) -> &'static Rules {
-        let ipam = self.ipam_anyway();
+    fn rules(&self) -> &'static DialectRules {
+        let ipam = self.ipam_or_empty();
         DIALECTS.iter().find(|rules| (rules.claims)(&ipam)).unwrap_or(&native::RULES)
     }
 }

@@ -14,9 +14,10 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
 use super::http::{Client, Failure, Reply, Request, Secret};
-use super::{Commit, Conflict, Entries, Entry, Expect, KeyRange, OldKey, Operation, Server, Write};
+use super::{Commit, Conflict, Entries, Entry, Expect, KeyRange, Operation, Server, Write};
 use crate::error::StoreError;
 use crate::model::{Consul as Spec, NetworkName};
+use crate::store::OldKey;
 use crate::sys::percent;
 
 /// Operations of one transaction, less the probe of a look.
@@ -274,11 +275,7 @@ impl Server for Consul {
         self.trees("list the leases of", &[prefix], until)
     }
 
-    fn old_keys(
-        &self,
-        network: &NetworkName,
-        until: Instant,
-    ) -> Result<Option<Vec<OldKey>>, StoreError> {
+    fn old_keys(&self, network: &NetworkName, until: Instant) -> Result<Vec<OldKey>, StoreError> {
         let doing = "look for cni-ipam-consul's keys in";
         let operations = [("check-not-exists", PROBE), ("get-tree", "")]
             .map(|(verb, path)| on(verb, format!("{network}/{path}")));
@@ -295,13 +292,11 @@ impl Server for Consul {
                 return Err(self.unavailable(doing, why));
             }
         };
-        let read = |Found { kv }: Found| {
-            let value = BASE64.decode(kv.value.unwrap_or_default()).ok()?;
-            Some(OldKey { key: kv.key, entry: Entry { version: kv.modify_index, value } })
-        };
+        let read =
+            |Found { kv }: Found| Some((kv.key, BASE64.decode(kv.value.unwrap_or_default()).ok()?));
         let keys: Option<Vec<OldKey>> = results.into_iter().map(read).collect();
         let senseless = || self.unavailable(doing, "an answer that makes no sense".to_owned());
-        keys.ok_or_else(senseless).map(Some)
+        keys.ok_or_else(senseless)
     }
 
     fn count(

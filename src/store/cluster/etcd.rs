@@ -18,7 +18,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::http::{Client, Failure, Reply, Request, Secret};
-use super::kontena;
 use super::login::TokenFile;
 use super::{Commit, Conflict, Entries, Entry, Expect, KeyRange, Operation, Server, Write};
 use crate::error::StoreError;
@@ -402,16 +401,6 @@ impl Server for Etcd {
             }
         };
         self.at_one_moment("list the leases of", read)
-    }
-
-    fn kontena_keys(
-        &self,
-        folder: &str,
-        until: Instant,
-    ) -> Result<Option<Vec<(String, String)>>, StoreError> {
-        let found = kontena::keys(&self.client, folder, until).map_err(Trouble::Undone);
-        let doing = "read kontena-ipam's keys from";
-        found.map(Some).map_err(|trouble| self.unavailable(doing, trouble))
     }
 
     fn count(&self, _: &str, windows: &[KeyRange], until: Instant) -> Result<Vec<u64>, StoreError> {

@@ -15,7 +15,6 @@
 //! pool/<pool>                       a pool; written anew with each lease through it
 //! space/<space>                     all pools of a space, as they were made
 //! adopted/<network>                 another program's leases of this network were taken over
-//! old/<network>                     the last change of its keys that was seen then
 //! node/<node>                       which machine has this name, and in which boot
 //! net/<network>                     a network's definition, where its nodes keep one
 //! ranges/<network>                  its ranges, as the last ADD that wrote them had them: a hint
@@ -238,19 +237,6 @@ pub fn read_adopted(path: &str) -> Option<NetworkName> {
     NetworkName::new(path.strip_prefix(ADOPTED)?).ok()
 }
 
-/// How far another program's keys of a network had changed when they were taken over.
-pub fn old(network: &NetworkName) -> String {
-    format!("{OLD}{network}")
-}
-
-/// All networks of which that is known.
-pub const OLD: &str = "old/";
-
-/// The network of an [`old`] path.
-pub fn read_old(path: &str) -> Option<NetworkName> {
-    NetworkName::new(path.strip_prefix(OLD)?).ok()
-}
-
 /// What is known of a node.
 pub fn node(name: &str) -> String {
     let mut path = NODES.to_owned();
@@ -353,7 +339,7 @@ pub fn is_node(path: &str) -> bool {
 }
 
 /// What begins a path on whose record everything rests that has looked at it, and compares it.
-pub const ALWAYS_COMPARED: [&str; 4] = [POOLS, "space/", NODES, NETWORKS];
+pub const ALWAYS_COMPARED: [&str; 5] = [POOLS, "space/", NODES, NETWORKS, ADOPTED];
 
 fn is_guard(path: &str) -> bool {
     ALWAYS_COMPARED.iter().any(|prefix| path.starts_with(prefix))

@@ -15,8 +15,6 @@ pub mod etcd;
 pub mod history;
 pub mod http;
 pub mod keys;
-pub mod kontena;
-pub mod legacy_keys;
 pub mod login;
 pub mod node;
 pub mod records;
@@ -32,17 +30,17 @@ use std::time::{Duration, Instant};
 pub use cache::LocalCache;
 use commit::{Candidate, candidates, commit};
 use node::NameClaim;
-pub use server::{
-    Commit, Conflict, Entries, Entry, Expect, KeyRange, OldKey, Operation, Server, Write,
-};
-use view::{ClusterView, Old, Owners, bad_record};
+pub use server::{Commit, Conflict, Entries, Entry, Expect, KeyRange, Operation, Server, Write};
+use view::{ClusterView, Old, Owners};
 
 use self::backoff::step_aside;
-use super::embedded::changes;
-use super::{Each, Problem, Repair, Store, Taken, Wanted};
+use super::{
+    Cluster, EachOccupied, EachRecord, EventFilter, OldKey, Problem, Repair, Store, StoreReader,
+};
 use crate::alloc;
 use crate::alloc::{
-    Add, Change, Command, Context, Del, Evict, Holder, Legacy, NetworkRanges, Outcome, Plan, View,
+    Add, Change, Collected, Command, Context, Del, Evict, Holder, Legacy, NetworkRanges, Outcome,
+    Plan, View,
 };
 use crate::error::{Error, StoreError};
 use crate::model::{
@@ -64,8 +62,6 @@ pub struct ClusterStore<S> {
     listing: Option<(Owners, Entries)>,
     /// Definitions that were looked at, for the command that rests on one.
     networks: Entries,
-    /// What is taken over portion by portion, as long as nobody has noted this to be done.
-    absent_guard: Option<String>,
     /// A transaction was sent and may happen yet, though nobody waits for it any more.
     in_flight: Cell<bool>,
     /// How much of what happens is written down, and how many records of it this store has written.
@@ -85,7 +81,6 @@ impl<S: Server> ClusterStore<S> {
             notes,
             listing: None,
             networks,
-            absent_guard: None,
             in_flight: Cell::new(false),
             history: History::Standing,
             written: Cell::new(0),
@@ -176,7 +171,6 @@ impl<S: Server> ClusterStore<S> {
             old: old(command),
             claim,
             settled: mark.is_some(),
-            absent_guard: self.absent_guard.clone(),
             ..self.view(cx, entries, until)
         };
         if asks
@@ -192,11 +186,8 @@ impl<S: Server> ClusterStore<S> {
         let mut lost = 0;
         for _ in 0..TRIES {
             view.search.begin();
-            if view.is_guard_present() {
-                return Ok(Outcome::WasAdopted);
-            }
             let plan = alloc::run(command, &view, &told)?;
-            let counted = changes::counted(command, &plan, cx, true);
+            let counted = alloc::counted(command, &plan, cx, true);
             let ranges = plan.changes.iter().find_map(ranges).cloned();
             let outcome = if plan.changes.is_empty() {
                 if !verify(&view, &plan)? || is_refused_for_holders(&plan) && view.fetch_nodes()? {
@@ -232,11 +223,9 @@ impl<S: Server> ClusterStore<S> {
             }
             return outcome.map_err(Error::Refused);
         }
-        Err(Error::Store(StoreError::Unavailable {
-            doing: "win against the other clients of".to_owned(),
-            place: self.server.place(),
-            source: format!("{TRIES} tries were lost").into(),
-        }))
+        let why = format!("{TRIES} tries were lost");
+        let doing = "win against the other clients of";
+        Err(StoreError::unavailable(doing, self.server.place(), why).into())
     }
 
     /// Erases what this machine's earlier boots left of a set, and notes that this is done. Whoever
@@ -265,7 +254,9 @@ impl<S: Server> ClusterStore<S> {
                     return Ok(());
                 }
                 match operation.outcome {
-                    Ok(Outcome::Collected { after, done: false, .. }) => evict.after = after,
+                    Ok(Outcome::Collected(Collected { after, done: false, .. })) => {
+                        evict.after = after;
+                    }
                     _ => break,
                 }
             }
@@ -360,7 +351,7 @@ impl<S: Server> Store for ClusterStore<S> {
         if !command.only_looks() {
             self.fence_in_flight(cx, until)?;
         }
-        let done = self.with_old_keys(command, cx, until);
+        let done = self.run(command, cx, until);
         if let Err(Error::Store(_)) = done {
             self.count_failure(command, cx);
         }
@@ -372,35 +363,17 @@ impl<S: Server> Store for ClusterStore<S> {
         }
     }
 
-    fn take_over(
-        &mut self,
-        set: &SetName,
-        network: &NetworkName,
-        dry_run: bool,
-        cx: &Context,
-    ) -> Result<Outcome, Error> {
-        if !dry_run {
-            self.fence_in_flight(cx, Instant::now() + self.timeout)?;
-        }
-        let done = self.take_old_keys(set, network, dry_run, cx);
-        // It is noted if it fails.
-        let _ = self.fence_own(cx, Instant::now() + self.timeout);
-        done
+    fn repair(&mut self, _: &Context) -> Result<Repair, StoreError> {
+        let why = "a cluster's records are mended one by one, as `sublet doctor` says";
+        Err(StoreError::unavailable("repair", self.server.place(), why))
     }
 
-    fn kontena_keys(&mut self, folder: &str) -> Result<Vec<(String, String)>, StoreError> {
-        let found = self.server.kontena_keys(folder, Instant::now() + self.timeout)?;
-        found.ok_or_else(|| StoreError::Unavailable {
-            doing: "find what kontena-ipam kept in".to_owned(),
-            place: self.server.place(),
-            source: "it kept that in etcd; say --from http://HOST:PORT".into(),
-        })
+    fn cluster(&mut self) -> Option<&mut dyn Cluster> {
+        Some(self)
     }
+}
 
-    fn old_keys_changed(&mut self) -> Result<Vec<String>, StoreError> {
-        self.find_changed_old_keys()
-    }
-
+impl<S: Server> StoreReader for ClusterStore<S> {
     fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
         for holder in self.holders(cx)?.into_values() {
             if let Holder::Leased(lease) = holder {
@@ -410,7 +383,7 @@ impl<S: Server> Store for ClusterStore<S> {
         Ok(())
     }
 
-    fn taken(&mut self, cx: &Context, each: &mut Taken<'_>) -> Result<(), StoreError> {
+    fn occupancy(&mut self, cx: &Context, each: &mut EachOccupied<'_>) -> Result<(), StoreError> {
         for ((set, addr), holder) in self.holders(cx)? {
             each(&set, addr, &holder);
         }
@@ -422,22 +395,18 @@ impl<S: Server> Store for ClusterStore<S> {
         records::list(&self.server, keys::RANGES, until, records::ranges)
     }
 
-    fn history(&mut self, _: &Context, wanted: &mut Wanted<'_>) -> Result<Vec<Event>, StoreError> {
+    fn history(
+        &mut self,
+        _: &Context,
+        filter: &mut EventFilter<'_>,
+    ) -> Result<Vec<Event>, StoreError> {
         let mut all = history::events(&self.server, Instant::now() + self.timeout)?;
-        all.retain(|event| wanted(event));
+        all.retain(|event| filter(event));
         Ok(all)
     }
 
     fn problems(&mut self, _: &Context, each: &mut dyn FnMut(Problem)) -> Result<(), StoreError> {
         check::check(&self.server, Instant::now() + self.timeout, each)
-    }
-
-    fn repair(&mut self, _: &Context) -> Result<Repair, StoreError> {
-        Err(StoreError::Unavailable {
-            doing: "repair".to_owned(),
-            place: self.server.place(),
-            source: "a cluster's records are mended one by one, as `sublet doctor` says".into(),
-        })
     }
 
     fn counters(&mut self, cx: &Context) -> Result<Vec<Counter>, StoreError> {
@@ -451,10 +420,12 @@ impl<S: Server> Store for ClusterStore<S> {
         Ok(pools)
     }
 
-    fn records(&mut self, _: &Context, each: &mut Each<'_>) -> Result<(), Error> {
+    fn records(&mut self, _: &Context, each: &mut EachRecord<'_>) -> Result<(), Error> {
         records::export(&self.server, self.timeout, each)
     }
+}
 
+impl<S: Server> Cluster for ClusterStore<S> {
     fn nodes(&mut self) -> Result<Vec<NodeRecord>, StoreError> {
         node::list(&self.server, Instant::now() + self.timeout)
     }
@@ -477,5 +448,8 @@ impl<S: Server> Store for ClusterStore<S> {
         let record = view.definition(name)?;
         self.networks = view.known.into_inner();
         Ok(record)
+    }
+    fn old_keys(&mut self, network: &NetworkName) -> Result<Vec<OldKey>, StoreError> {
+        self.server.old_keys(network, Instant::now() + self.timeout)
     }
 }

@@ -14,7 +14,7 @@ use crate::alloc::{Holder, NetworkRanges, Record, Restore};
 use crate::error::{Error, StoreError};
 use crate::model::{Kind, NodeRecord, Persist, Pool, SetName};
 use crate::net::Addr;
-use crate::store::Each;
+use crate::store::EachRecord;
 use crate::store::codec;
 use crate::store::codec::Bad;
 
@@ -35,7 +35,11 @@ pub fn list<T>(
 }
 
 /// Calls `each` with every record, kind by kind, by path.
-pub fn export(server: &dyn Server, timeout: Duration, each: &mut Each<'_>) -> Result<(), Error> {
+pub fn export(
+    server: &dyn Server,
+    timeout: Duration,
+    each: &mut EachRecord<'_>,
+) -> Result<(), Error> {
     let kinds: [(&str, Read<Option<Record>>); 6] = [
         (keys::ADOPTED, adopted),
         (keys::NETWORKS, definition),

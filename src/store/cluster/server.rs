@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use crate::error::StoreError;
 use crate::model::NetworkName;
+use crate::store::OldKey;
 
 /// A record as it is on the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,15 +17,6 @@ pub struct Entry {
     pub version: u64,
     /// What [`crate::store::codec`] wrote.
     pub value: Vec<u8>,
-}
-
-/// A key outside of the store's prefix, of another program.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OldKey {
-    /// Whole.
-    pub key: String,
-    /// As it is now.
-    pub entry: Entry,
 }
 
 /// What is known of some paths; `None`: there is no such record.
@@ -110,23 +102,10 @@ pub trait Server {
     /// Every record whose path begins with `prefix`, which ends in `/`.
     fn list(&self, prefix: &str, until: Instant) -> Result<BTreeMap<String, Entry>, StoreError>;
 
-    /// What another program that kept its leases on such a server left of a network; `None`: no such
-    /// program is known here.
-    fn old_keys(
-        &self,
-        _network: &NetworkName,
-        _until: Instant,
-    ) -> Result<Option<Vec<OldKey>>, StoreError> {
-        Ok(None)
-    }
-
-    /// Every key below a folder of etcd's old API, with its value; `None`: this is no etcd.
-    fn kontena_keys(
-        &self,
-        _folder: &str,
-        _until: Instant,
-    ) -> Result<Option<Vec<(String, String)>>, StoreError> {
-        Ok(None)
+    /// The keys that cni-ipam-consul wrote for a network, and their values.
+    fn old_keys(&self, _: &NetworkName, _: Instant) -> Result<Vec<OldKey>, StoreError> {
+        let doing = "find leases of cni-ipam-consul in";
+        Err(StoreError::unavailable(doing, self.place(), "it kept them in Consul"))
     }
 
     /// How many records there are in each of the windows, which lie below `folder`, all at one

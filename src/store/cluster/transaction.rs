@@ -256,7 +256,7 @@ impl Draft<'_, '_> {
 }
 
 /// The transaction: what the plan writes, and that every lease and owner which it writes or assumed
-/// is what it took it for, and every pool, space, node and network what it was seen to be. A hint is
+/// is what it took it for, and every pool, space, node, network and takeover what it was seen to be. A hint is
 /// compared with nothing.
 pub fn operations(writes: Writes, view: &ClusterView<'_>) -> Vec<Operation> {
     let entries = view.known.borrow();
@@ -271,11 +271,6 @@ pub fn operations(writes: Writes, view: &ClusterView<'_>) -> Vec<Operation> {
         let from = entries.range((*prefix).to_owned()..);
         from.map(|(path, _)| path).take_while(move |path| path.starts_with(prefix))
     });
-    let unless = view
-        .absent_guard
-        .iter()
-        .filter(|path| !writes.contains_key(*path))
-        .map(|path| Operation { path: path.clone(), expect: Expect::Absent, write: Write::Keep });
     let only: Vec<Operation> = assumed_absent
         .iter()
         .chain(guards)
@@ -287,7 +282,7 @@ pub fn operations(writes: Writes, view: &ClusterView<'_>) -> Vec<Operation> {
         .iter()
         .filter(|path| !writes.contains_key(*path))
         .map(|path| Operation { path: path.clone(), expect: Expect::Present, write: Write::Keep });
-    let only: Vec<Operation> = only.into_iter().chain(there).chain(unless).collect();
+    let only: Vec<Operation> = only.into_iter().chain(there).collect();
     let written = writes.into_iter().map(|(path, value)| Operation {
         expect: expect(&path),
         path,

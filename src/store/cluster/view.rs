@@ -67,8 +67,6 @@ pub struct ClusterView<'a> {
     pub in_flight: Option<&'a Cell<bool>>,
     /// Nothing of an earlier boot is left of the set.
     pub settled: bool,
-    /// What must not be there with any change.
-    pub absent_guard: Option<String>,
     /// Where what happens is written down.
     pub history: Option<HistoryWriter<'a>>,
     /// Whether a network's ranges are written down as these.
@@ -102,7 +100,6 @@ impl<'a> ClusterView<'a> {
             nodes: RefCell::default(),
             in_flight: None,
             settled: false,
-            absent_guard: None,
             history: None,
             has_ranges: None,
             search: Search::default(),
@@ -117,11 +114,7 @@ impl ClusterView<'_> {
         if self.hypothetical.borrow().is_none() {
             return Ok(());
         }
-        Err(StoreError::Unavailable {
-            doing: "ask".to_owned(),
-            place: self.server.place(),
-            source: "this is about what might be".into(),
-        })
+        Err(StoreError::unavailable("ask", self.server.place(), "this is about what might be"))
     }
 
     /// The record, or the assumption that there is none.
@@ -252,12 +245,6 @@ impl ClusterView<'_> {
     pub fn has_ended(&self, lease: &Lease) -> bool {
         let record = self.node_of(lease).map(|(record, _)| record);
         node::has_ended(lease, self.cx, record.as_slice())
-    }
-
-    /// Whether what must not be there is, as far as is known.
-    pub fn is_guard_present(&self) -> bool {
-        let known = self.known.borrow();
-        self.absent_guard.as_ref().is_some_and(|path| matches!(known.get(path), Some(Some(_))))
     }
 
     /// The record of a lease's node, once all are known: as a conflict told it since, if one did.

@@ -10,11 +10,6 @@ use crate::model::{
 };
 use crate::net::Addr;
 
-/// The value with this word.
-fn value<T: Copy>(all: &[T], word: fn(T) -> &'static str, text: &str) -> Option<T> {
-    all.iter().copied().find(|value| word(*value) == text)
-}
-
 type EventFields<'a> = (Timestamp, &'a str, &'a str, SetName, Addr, Kind, Owner, Node, Origin);
 
 fn event_fields(event: &Event) -> impl Serialize {
@@ -26,8 +21,8 @@ fn event_fields(event: &Event) -> impl Serialize {
 
 fn of_fields(fields: EventFields<'_>) -> Option<Event> {
     let (time, what, face, set, addr, kind, owner, node, origin) = fields;
-    let what = value(&What::ALL, What::word, what)?;
-    let face = value(&Face::ALL, Face::word, face)?;
+    let what = What::from_word(what)?;
+    let face = Face::from_word(face)?;
     let origin = with_owner(origin, &owner);
     Some(Event { time, what, face, set, addr, kind, owner, node, origin })
 }
@@ -95,9 +90,9 @@ pub fn read_counts(key: &[u8], bytes: &[u8]) -> Result<Vec<Counter>, Bad> {
     let counter = |((set, face, verb, ending), count): Row<'_>| {
         Some(Counter {
             set: SetName(set.to_owned()),
-            face: value(&Face::ALL, Face::word, face)?,
-            verb: value(&Verb::ALL, Verb::word, verb)?,
-            ending: value(&Ending::ALL, Ending::word, ending)?,
+            face: Face::from_word(face)?,
+            verb: Verb::from_word(verb)?,
+            ending: Ending::from_word(ending)?,
             count,
         })
     };

@@ -197,6 +197,11 @@ impl<File: OpenFile> Switch<File> {
     pub fn leave(&self) {
         self.0.state().left = true;
     }
+
+    /// Lets go of the guard on the file, which otherwise ends when the file is closed.
+    pub fn unlock(&self) {
+        let _ = self.0.file.unlock();
+    }
 }
 
 impl<File: OpenFile> Shared<File> {

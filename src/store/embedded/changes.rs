@@ -6,10 +6,9 @@
 
 use super::view::{KvMut, Tables};
 use super::{keys, occupancy, pools};
-use crate::alloc;
-use crate::alloc::{Change, Command, Context, Cooling, Plan};
+use crate::alloc::{Change, Cooling};
 use crate::error::StoreError;
-use crate::model::{Ending, Face, Lease, SetName, Timestamp, Verb};
+use crate::model::{Lease, SetName, Timestamp};
 use crate::net::Addr;
 use crate::store::codec;
 
@@ -81,33 +80,6 @@ pub fn stick<K: KvMut>(
     }
     tables.kv.put(&stuck, &codec::key(&stuck, key))?;
     tables.kv.put(key, &codec::addr(key, addr))
-}
-
-/// What a request is counted as, if it is counted: one that changes something, and where a commit
-/// flushes nothing one that is refused an address too.
-pub fn counted(
-    command: &Command,
-    plan: &Plan,
-    cx: &Context,
-    free_of_charge: bool,
-) -> Option<(SetName, Face, Verb, Ending)> {
-    let verb = alloc::verb(command)?;
-    let refused = plan.outcome.is_err() && free_of_charge && verb == Verb::Add;
-    if plan.changes.is_empty() && !refused {
-        return None;
-    }
-    let of_change = |change: &Change| match change {
-        Change::Put(lease) | Change::Free { lease, .. } => Some(lease.set.clone()),
-        Change::PutPool(pool) | Change::DropPool(pool) => Some(pool.set()),
-        _ => None,
-    };
-    let set = command.set().cloned().or_else(|| plan.changes.iter().find_map(of_change));
-    Some((set.unwrap_or_else(nameless), cx.face, verb, alloc::ending(&plan.outcome)))
-}
-
-/// What is asked of a pool that is not there is nobody's.
-fn nameless() -> SetName {
-    SetName("docker".to_owned())
 }
 
 /// Whether the address was nobody's.

@@ -7,9 +7,11 @@
 //! Invariant: a file that redb cannot make sense of is [`StoreError::Damaged`], whether redb says so
 //! or panics over it.
 
+use std::mem;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use redb::{
     Database, ReadOnlyTable, ReadableDatabase, ReadableTable, Table, TableDefinition,
@@ -199,7 +201,7 @@ pub fn read<F: FileSystem, T>(
             check_schema(&tables)?;
             work(&tables)
         })();
-        leave(database, &switch);
+        leave(database, &switch, answer.is_ok());
         answer.map(Some)
     })
 }
@@ -247,15 +249,29 @@ pub fn write<F: FileSystem, T>(
                 ControlFlow::Break(answer) => Ok(answer),
             }
         });
-        leave(database, &switch);
+        leave(database, &switch, answer.is_ok());
         answer.map(Some)
     })
 }
 
+/// Whether this process ends after a call or two, so that its databases need not be freed.
+static ONE_SHOT: AtomicBool = AtomicBool::new(false);
+
+/// Declares that this process carries out one request and ends. The memory and the descriptor of each
+/// database that it opens from now on are left to the kernel; its locks are not.
+pub fn one_shot() {
+    ONE_SHOT.store(true, Ordering::Relaxed);
+}
+
 /// Closes redb without its orderly end: a whole commit, every write of which would be refused. redb
 /// leaves it out in a thread that unwinds; no panic is reported, for there is none.
-fn leave<File: OpenFile>(database: Database, switch: &Switch<File>) {
+fn leave<File: OpenFile>(database: Database, switch: &Switch<File>, done: bool) {
     switch.leave();
+    if done && ONE_SHOT.load(Ordering::Relaxed) {
+        switch.unlock();
+        mem::forget(database);
+        return;
+    }
     let unwound = catch_unwind(AssertUnwindSafe(move || {
         let _closed = database;
         resume_unwind(Box::new(()))

@@ -37,7 +37,7 @@
 //!   the copy in its own transaction: it dies with both or with neither.
 
 mod backend;
-pub mod changes;
+mod changes;
 mod check;
 pub mod convert;
 pub mod database;
@@ -72,7 +72,7 @@ use self::fs::{FileSystem, Os};
 use self::lock::{Lock, Patience};
 use self::policy::Policy;
 use self::view::{Each, Former, Kv, Tables};
-use super::{Problem, Repair, Store, Taken, Wanted, codec};
+use super::{EachOccupied, EachRecord, EventFilter, Problem, Repair, Store, StoreReader, codec};
 use crate::alloc;
 use crate::alloc::{Change, Command, Context, Gc, NetworkRanges, Outcome, Plan, PodKey, Target};
 use crate::error::{Error, Refusal, StoreError};
@@ -348,7 +348,7 @@ impl<F: FileSystem> Embedded<F> {
                 }
             }
             let mut plan = run_in_all_sets(command, tables, cx)?;
-            let counted = changes::counted(command, &plan, cx, file.flush == Flush::Never);
+            let counted = alloc::counted(command, &plan, cx, file.flush == Flush::Never);
             if counted.is_none() && plan.changes.is_empty() && !is_step(&plan) {
                 return Ok(ControlFlow::Break(Some(plan)));
             }
@@ -397,26 +397,17 @@ impl<F: FileSystem> Embedded<F> {
         tables: &mut Tables<'_, Writer<'_, '_>>,
         cx: &Context,
     ) -> Result<(), StoreError> {
-        let mut all: Vec<Addr> = Vec::new();
-        while is_step(plan) {
-            if let (Command::Gc(gc), Ok(Outcome::Collected { after, .. })) =
-                (&mut command, &plan.outcome)
-            {
-                gc.after.clone_from(after);
+        let mut all = Vec::new();
+        while let Ok(Outcome::Collected(step)) = &mut plan.outcome {
+            all.append(&mut step.freed);
+            if step.done {
+                step.freed = all;
+                break;
             }
-            let step = alloc::run(&command, tables, cx)?;
-            self.make(&step.changes, &command, tables, cx)?;
-            all.extend(freed(&mut plan.outcome));
-            plan.outcome = step.outcome;
-        }
-        all.extend(freed(&mut plan.outcome));
-        if let Ok(
-            Outcome::Collected { freed, .. }
-            | Outcome::PoolReleased { freed, .. }
-            | Outcome::Swept { freed, .. },
-        ) = &mut plan.outcome
-        {
-            *freed = all;
+            command.resume(step.after.take());
+            let next = alloc::run(&command, tables, cx)?;
+            self.make(&next.changes, &command, tables, cx)?;
+            plan.outcome = next.outcome;
         }
         Ok(())
     }
@@ -452,8 +443,8 @@ impl<F: FileSystem> Embedded<F> {
             let Some(plan) = self.transact_if(&file, &lock, command, cx, &|_| Ok(true))? else {
                 continue;
             };
-            if let (Command::Gc(gc), Outcome::Collected { freed, .. }) = (command, &mut all) {
-                freed.extend(self.collect_in_other_sets(&file, &lock, gc, cx)?);
+            if let (Command::Gc(gc), Outcome::Collected(all)) = (command, &mut all) {
+                all.freed.extend(self.collect_in_other_sets(&file, &lock, gc, cx)?);
             }
             match (&mut all, plan.outcome) {
                 (_, Ok(Outcome::ReadLegacy)) => {}
@@ -464,10 +455,9 @@ impl<F: FileSystem> Embedded<F> {
                         break;
                     }
                 }
-                (
-                    Outcome::Collected { freed: all, .. },
-                    Ok(Outcome::Collected { freed: more, .. }),
-                ) => all.extend(more),
+                (Outcome::Collected(all), Ok(Outcome::Collected(more))) => {
+                    all.freed.extend(more.freed);
+                }
                 // The cursor of a range set is in the file that has its leases.
                 (Outcome::HandedBack(all), Ok(Outcome::HandedBack(more))) => {
                     for (all, more) in all.iter_mut().zip(more) {
@@ -495,8 +485,8 @@ impl<F: FileSystem> Embedded<F> {
         for set in sets.into_iter().filter(|set| *set != gc.set && !set.is_pools()) {
             let command = Command::Gc(Gc { set, ..gc.clone() });
             let plan = self.transact(file, lock, &command, cx)?;
-            if let Ok(Outcome::Collected { freed, .. }) = plan.outcome {
-                all.extend(freed);
+            if let Ok(Outcome::Collected(step)) = plan.outcome {
+                all.extend(step.freed);
             }
         }
         Ok(all)
@@ -570,11 +560,17 @@ impl<F: FileSystem> Store for Embedded<F> {
         plan.outcome.map_err(Error::Refused)
     }
 
+    fn repair(&mut self, cx: &Context) -> Result<Repair, StoreError> {
+        self.mend(cx)
+    }
+}
+
+impl<F: FileSystem> StoreReader for Embedded<F> {
     fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
         self.walk_leases(cx, each)
     }
 
-    fn taken(&mut self, cx: &Context, each: &mut Taken<'_>) -> Result<(), StoreError> {
+    fn occupancy(&mut self, cx: &Context, each: &mut EachOccupied<'_>) -> Result<(), StoreError> {
         self.walk_taken(cx, each)
     }
 
@@ -582,16 +578,16 @@ impl<F: FileSystem> Store for Embedded<F> {
         self.walk_networks(cx)
     }
 
-    fn history(&mut self, cx: &Context, wanted: &mut Wanted<'_>) -> Result<Vec<Event>, StoreError> {
-        self.walk_history(cx, wanted)
+    fn history(
+        &mut self,
+        cx: &Context,
+        filter: &mut EventFilter<'_>,
+    ) -> Result<Vec<Event>, StoreError> {
+        self.walk_history(cx, filter)
     }
 
     fn problems(&mut self, cx: &Context, each: &mut dyn FnMut(Problem)) -> Result<(), StoreError> {
         self.examine(cx, each)
-    }
-
-    fn repair(&mut self, cx: &Context) -> Result<Repair, StoreError> {
-        self.mend(cx)
     }
 
     fn counters(&mut self, cx: &Context) -> Result<Vec<Counter>, StoreError> {
@@ -610,7 +606,7 @@ impl<F: FileSystem> Store for Embedded<F> {
         Ok(all.unwrap_or_default())
     }
 
-    fn records(&mut self, cx: &Context, each: &mut super::Each<'_>) -> Result<(), Error> {
+    fn records(&mut self, cx: &Context, each: &mut EachRecord<'_>) -> Result<(), Error> {
         self.patience.renew();
         self.walk_records(cx, each)
     }
@@ -658,24 +654,7 @@ fn asks_for_addresses(command: &Command) -> bool {
 
 /// Whether a command has steps to go.
 fn is_step(plan: &Plan) -> bool {
-    matches!(
-        plan.outcome,
-        Ok(Outcome::Collected { done: false, .. }
-            | Outcome::PoolReleased { done: false, .. }
-            | Outcome::Swept { done: false, .. })
-    )
-}
-
-/// Takes out what a step freed.
-fn freed(outcome: &mut Result<Outcome, Refusal>) -> Vec<Addr> {
-    match outcome {
-        Ok(
-            Outcome::Collected { freed, .. }
-            | Outcome::PoolReleased { freed, .. }
-            | Outcome::Swept { freed, .. },
-        ) => std::mem::take(freed),
-        _ => Vec::new(),
-    }
+    matches!(&plan.outcome, Ok(Outcome::Collected(step)) if !step.done)
 }
 
 /// A table with nothing in it: a store that is not there yet.

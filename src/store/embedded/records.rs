@@ -17,7 +17,7 @@ use crate::alloc::{Command, Context, Outcome, Plan, Record, Restore};
 use crate::error::{Error, Refusal, StoreError};
 use crate::model::{Kind, Lease, Owner, Persist};
 use crate::store::codec::Bad;
-use crate::store::{Each, codec};
+use crate::store::{EachRecord, codec};
 
 impl<F: FileSystem> Embedded<F> {
     /// RESTORE: leases where new ones of their kind go, pools where pools are, reservations into the
@@ -96,7 +96,11 @@ impl<F: FileSystem> Embedded<F> {
     }
 
     /// Calls `each` with the records of both files and of the policy.
-    pub(super) fn walk_records(&self, cx: &Context, each: &mut Each<'_>) -> Result<(), Error> {
+    pub(super) fn walk_records(
+        &self,
+        cx: &Context,
+        each: &mut EachRecord<'_>,
+    ) -> Result<(), Error> {
         let mut seen = BTreeSet::new();
         for file in self.lease_files_own_first(cx)? {
             let pools = self.read_page(&file, |tables| pools::all(tables))?;

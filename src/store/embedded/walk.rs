@@ -19,7 +19,7 @@ use crate::error::StoreError;
 use crate::model::{Counter, Event, Lease, SetName};
 use crate::net::Addr;
 use crate::store::codec::Bad;
-use crate::store::{Taken, Wanted, codec};
+use crate::store::{EachOccupied, EventFilter, codec};
 
 /// How many records a reader takes in one hold of the lock: some milliseconds.
 pub const PAGE: usize = 10_000;
@@ -46,7 +46,11 @@ impl<F: FileSystem> Embedded<F> {
     }
 
     /// Every address that is not free.
-    pub(super) fn walk_taken(&self, cx: &Context, each: &mut Taken<'_>) -> Result<(), StoreError> {
+    pub(super) fn walk_taken(
+        &self,
+        cx: &Context,
+        each: &mut EachOccupied<'_>,
+    ) -> Result<(), StoreError> {
         self.walk(true, cx, &mut |set, addr, holder| each(set, addr, &holder))
     }
 
@@ -115,11 +119,11 @@ impl<F: FileSystem> Embedded<F> {
     pub(super) fn walk_history(
         &self,
         cx: &Context,
-        wanted: &mut Wanted<'_>,
+        filter: &mut EventFilter<'_>,
     ) -> Result<Vec<Event>, StoreError> {
         let mut all = Vec::new();
         for file in self.lease_files(cx)? {
-            let found = self.read_page(&file, |tables| history::events(tables, wanted))?;
+            let found = self.read_page(&file, |tables| history::events(tables, filter))?;
             all.extend(found.unwrap_or_default());
         }
         let current = cx.boot.as_ref().map(|boot| self.names.boot(boot));
@@ -128,7 +132,7 @@ impl<F: FileSystem> Embedded<F> {
         for boot in self.earlier_boots(begun.flatten().unwrap_or(cx.now), cx) {
             // Nothing of it was flushed: a power cut may have torn it.
             let found = self.read_earlier(&boot.path, |tables| {
-                history::of_ended_boot(tables, boot.ended, cx, wanted)
+                history::of_ended_boot(tables, boot.ended, cx, filter)
             });
             all.extend(found.unwrap_or_default());
         }

@@ -5,7 +5,7 @@
 
 use std::rc::Rc;
 
-use super::delegate::tells;
+use super::delegate::{reads, repairs};
 use super::memory::Memory;
 use super::operator_test;
 use crate::alloc::{
@@ -18,7 +18,7 @@ use crate::model::{
     Persist, Pod, SetName, Wait,
 };
 use crate::net::{Addr, GatewaySpec, Range, RangeSet, RangeSpec};
-use crate::store::{Embedded, Store};
+use crate::store::{Embedded, Store, StoreReader};
 
 /// Handles to one store.
 pub type Make<'a> = &'a dyn Fn() -> Box<dyn Store>;
@@ -456,17 +456,13 @@ pub fn memory() -> impl Fn() -> Box<dyn Store> {
         fn apply(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {
             self.0.borrow_mut().apply(command, cx)
         }
+        repairs!(self => self.0.borrow_mut());
+    }
+    impl StoreReader for Shared {
         fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
             self.0.borrow_mut().list(cx, each)
         }
-        tells!(self => self.0.borrow_mut());
-        fn records(
-            &mut self,
-            cx: &Context,
-            each: &mut crate::store::Each<'_>,
-        ) -> Result<(), Error> {
-            self.0.borrow_mut().records(cx, each)
-        }
+        reads!(self => self.0.borrow_mut());
     }
     let shared = Rc::new(std::cell::RefCell::new(Memory::default()));
     move || Box::new(Shared(shared.clone()))

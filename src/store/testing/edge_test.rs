@@ -5,12 +5,12 @@ use std::path::Path;
 use std::rc::Rc;
 
 use super::contract::{add, addr, at, attachment, del, given, leases, net, owner, set};
-use super::delegate::tells;
+use super::delegate::{reads, repairs};
 use super::fake_cluster::{FakeServer, FakeStore};
 use super::memory::Memory;
 use crate::alloc::{
-    Add, Command, Context, Cooldown, Del, Gc, Legacy, LegacyLease, Outcome, Reserve, Strategy,
-    Target, Wanted,
+    Add, Collected, Command, Context, Cooldown, Del, Gc, Legacy, LegacyLease, Outcome, Reserve,
+    Strategy, Target, Wanted,
 };
 use crate::error::{Error, StoreError};
 use crate::model::{
@@ -21,7 +21,7 @@ use crate::store::embedded::fs::Os;
 use crate::store::embedded::lock::Patience;
 use crate::store::embedded::view::Kv;
 use crate::store::embedded::{database, keys};
-use crate::store::{Embedded, Store};
+use crate::store::{Embedded, Store, StoreReader};
 
 fn embedded(path: &Path, persist: Persist) -> Embedded {
     Embedded::new(path.to_owned(), persist, Wait::Forever)
@@ -120,11 +120,11 @@ fn collected(first: usize) {
     let mut gc = Gc { set: net(), network, valid: [].into(), after: None };
     for _ in 0..100 {
         match store.apply(&Command::Gc(gc.clone()), &at(2)).unwrap() {
-            Outcome::Collected { done: true, .. } => {
+            Outcome::Collected(Collected { done: true, .. }) => {
                 assert_eq!(leases(&mut store).len(), 0, "GC ended early");
                 return;
             }
-            Outcome::Collected { after, .. } => gc.after = after,
+            Outcome::Collected(Collected { after, .. }) => gc.after = after,
             other => panic!("{other:?}"),
         }
     }
@@ -227,17 +227,13 @@ fn a_del_beside_an_adoption_leaves_nothing() {
             }
             Ok(outcome)
         }
+        repairs!(self => self.0);
+    }
+    impl StoreReader for Meanwhile<'_> {
         fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
             self.0.list(cx, each)
         }
-        tells!(self => self.0);
-        fn records(
-            &mut self,
-            cx: &Context,
-            each: &mut crate::store::Each<'_>,
-        ) -> Result<(), Error> {
-            self.0.records(cx, each)
-        }
+        reads!(self => self.0);
     }
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("10.0.0.9"), "old\r\neth0").unwrap();

@@ -13,16 +13,16 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use super::delegate::tells;
+use super::delegate::{reads, repairs};
 use crate::alloc::{Command, Context, Outcome};
 use crate::error::{Error, StoreError};
-use crate::model::{Lease, NetworkDefinition, NetworkName, NodeRecord, Persist};
-use crate::store::Store;
+use crate::model::{Lease, NetworkName, Persist};
 use crate::store::cluster::check::assert_sound;
 use crate::store::cluster::{
-    ClusterStore, Commit, Conflict, Entries, Entry, Expect, KeyRange, LocalCache, OldKey,
-    Operation, Server, Write,
+    ClusterStore, Commit, Conflict, Entries, Entry, Expect, KeyRange, LocalCache, Operation,
+    Server, Write,
 };
+use crate::store::{Cluster, OldKey, Store, StoreReader};
 
 /// Operations of one transaction (Consul 1.8).
 const LIMIT: usize = 64;
@@ -51,7 +51,7 @@ pub struct FakeServer {
     /// Those.
     pub kept: RefCell<Vec<Vec<Vec<Operation>>>>,
     /// Keys of cni-ipam-consul.
-    pub old: RefCell<BTreeMap<String, Entry>>,
+    pub old: RefCell<BTreeMap<String, Vec<u8>>>,
     /// Runs once before the next commit: another client.
     pub intruder: RefCell<Option<Box<dyn FnOnce()>>>,
     /// Runs once after the next listing of this prefix: another client.
@@ -67,7 +67,8 @@ pub struct Folder(pub TempDir);
 
 impl Default for Folder {
     fn default() -> Folder {
-        Folder(tempfile::tempdir().unwrap())
+        // On tmpfs, as the notes of a real node.
+        Folder(tempfile::tempdir_in("/dev/shm").unwrap())
     }
 }
 
@@ -99,9 +100,7 @@ impl FakeServer {
 
     /// A node of cni-ipam-consul leases an address.
     pub fn lease_as_old(&self, key: &str, value: &str) {
-        self.version.set(self.version.get() + 1);
-        let entry = Entry { version: self.version.get(), value: value.as_bytes().to_vec() };
-        self.old.borrow_mut().insert(key.to_owned(), entry);
+        self.old.borrow_mut().insert(key.to_owned(), value.as_bytes().to_vec());
     }
 
     /// All paths.
@@ -166,17 +165,11 @@ impl Server for Rc<FakeServer> {
         Ok(found)
     }
 
-    fn old_keys(
-        &self,
-        network: &NetworkName,
-        _: Instant,
-    ) -> Result<Option<Vec<OldKey>>, StoreError> {
+    fn old_keys(&self, network: &NetworkName, _: Instant) -> Result<Vec<OldKey>, StoreError> {
         self.trip()?;
         let (old, prefix) = (self.old.borrow(), format!("{network}/"));
         let found = old.iter().filter(|(key, _)| key.starts_with(&prefix));
-        let key =
-            |(key, entry): (&String, &Entry)| OldKey { key: key.clone(), entry: entry.clone() };
-        Ok(Some(found.map(key).collect()))
+        Ok(found.map(|(key, value)| (key.clone(), value.clone())).collect())
     }
 
     fn count(
@@ -283,6 +276,14 @@ impl Store for FakeStore {
         self.store.apply(command, cx)
     }
 
+    repairs!(self => (&mut self.store));
+
+    fn cluster(&mut self) -> Option<&mut dyn Cluster> {
+        Some(&mut self.store)
+    }
+}
+
+impl StoreReader for FakeStore {
     fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
         // Not the client that may be killed.
         let left = self.server.left.take();
@@ -291,25 +292,5 @@ impl Store for FakeStore {
         self.store.list(cx, each)
     }
 
-    tells!(self => (&mut self.store));
-
-    fn old_keys_changed(&mut self) -> Result<Vec<String>, StoreError> {
-        self.store.old_keys_changed()
-    }
-
-    fn records(&mut self, cx: &Context, each: &mut crate::store::Each<'_>) -> Result<(), Error> {
-        self.store.records(cx, each)
-    }
-
-    fn nodes(&mut self) -> Result<Vec<NodeRecord>, StoreError> {
-        self.store.nodes()
-    }
-
-    fn forget(&mut self, record: &NodeRecord, cx: &Context) -> Result<bool, StoreError> {
-        self.store.forget(record, cx)
-    }
-
-    fn definition(&mut self, name: &NetworkName) -> Result<Option<NetworkDefinition>, StoreError> {
-        self.store.definition(name)
-    }
+    reads!(self => (&mut self.store));
 }

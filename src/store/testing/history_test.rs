@@ -17,7 +17,7 @@ use crate::model::{
     What,
 };
 use crate::store::cluster::{ClusterStore, LocalCache, Server};
-use crate::store::{Embedded, Store};
+use crate::store::{Embedded, Store, StoreReader};
 
 fn events(store: &mut dyn Store) -> Vec<Event> {
     store.history(&at(100), &mut |_| true).unwrap()
@@ -119,7 +119,7 @@ fn what_is_taken_comes_in_order(make: Make<'_>) {
         };
         found.push((at.to_string(), word));
     };
-    store.taken(&at(5), &mut each).unwrap();
+    store.occupancy(&at(5), &mut each).unwrap();
     let expected = [(2, 'l'), (3, 'r'), (4, 'c'), (5, 'l'), (6, 'l'), (7, 'r'), (8, 'l'), (9, 'r')];
     let mut expected: Vec<_> = expected.iter().map(|(n, w)| (format!("10.0.0.{n}"), *w)).collect();
     expected.push(("10.0.0.200".to_owned(), 'r'));
@@ -271,8 +271,8 @@ fn history_of_forgotten_nodes_ends() {
             let cx = named(n, n * DAY);
             given(&mut store, &add("c", &[set("10.0.0.0/24")]), &cx);
             store.apply(&del("c"), &cx).unwrap();
-            let record = store.nodes().unwrap().remove(0);
-            assert!(store.forget(&record, &cx).unwrap());
+            let record = store.cluster().unwrap().nodes().unwrap().remove(0);
+            assert!(store.cluster().unwrap().forget(&record, &cx).unwrap());
         }
         let days: Vec<u64> = events(&mut store).iter().map(|e| e.time / DAY).collect();
         assert_eq!(days, (69..100).flat_map(|day| [day, day]).collect::<Vec<_>>());

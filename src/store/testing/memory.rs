@@ -14,8 +14,7 @@ use crate::model::{
     Counter, Ending, Event, Face, Lease, NetworkName, Owner, Persist, Pool, PoolId, SetName, Verb,
 };
 use crate::net::{Addr, Family, Span, Subnet};
-use crate::store::embedded::changes;
-use crate::store::{Each, Problem, Repair, Store, Taken, Wanted};
+use crate::store::{EachOccupied, EachRecord, EventFilter, Problem, Repair, Store, StoreReader};
 
 /// Leases in this process.
 #[derive(Default)]
@@ -205,7 +204,7 @@ impl Memory {
 impl Store for Memory {
     fn apply(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {
         let plan = alloc::run(command, self, cx)?;
-        if let Some(counted) = changes::counted(command, &plan, cx, true) {
+        if let Some(counted) = alloc::counted(command, &plan, cx, true) {
             *self.counters.entry(counted).or_default() += 1;
         }
         for change in plan.changes {
@@ -221,12 +220,18 @@ impl Store for Memory {
         plan.outcome.map_err(Error::Refused)
     }
 
+    fn repair(&mut self, _: &Context) -> Result<Repair, StoreError> {
+        Ok(Repair::default())
+    }
+}
+
+impl StoreReader for Memory {
     fn list(&mut self, _: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
         self.leases.values().cloned().for_each(each);
         Ok(())
     }
 
-    fn taken(&mut self, _: &Context, each: &mut Taken<'_>) -> Result<(), StoreError> {
+    fn occupancy(&mut self, _: &Context, each: &mut EachOccupied<'_>) -> Result<(), StoreError> {
         let cooling = self.cooling.iter().map(|(key, c)| (key, Holder::Cooling(*c)));
         let leased = self.leases.iter().map(|(key, l)| (key, Holder::Leased(Box::new(l.clone()))));
         let all: BTreeMap<_, _> = cooling.chain(leased).collect();
@@ -240,16 +245,16 @@ impl Store for Memory {
         View::networks(self)
     }
 
-    fn history(&mut self, _: &Context, wanted: &mut Wanted<'_>) -> Result<Vec<Event>, StoreError> {
-        Ok(self.events.iter().filter(|event| wanted(event)).cloned().collect())
+    fn history(
+        &mut self,
+        _: &Context,
+        filter: &mut EventFilter<'_>,
+    ) -> Result<Vec<Event>, StoreError> {
+        Ok(self.events.iter().filter(|event| filter(event)).cloned().collect())
     }
 
     fn problems(&mut self, _: &Context, _: &mut dyn FnMut(Problem)) -> Result<(), StoreError> {
         Ok(())
-    }
-
-    fn repair(&mut self, _: &Context) -> Result<Repair, StoreError> {
-        Ok(Repair::default())
     }
 
     fn counters(&mut self, _: &Context) -> Result<Vec<Counter>, StoreError> {
@@ -267,7 +272,7 @@ impl Store for Memory {
         Ok(self.pools.values().cloned().collect())
     }
 
-    fn records(&mut self, _: &Context, each: &mut Each<'_>) -> Result<(), Error> {
+    fn records(&mut self, _: &Context, each: &mut EachRecord<'_>) -> Result<(), Error> {
         let keep = Persist::Disk;
         for (network, time) in &self.adopted {
             each(Record::Adopted(network.clone(), *time), keep)?;

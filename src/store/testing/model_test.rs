@@ -9,8 +9,8 @@ use proptest::test_runner::Config;
 use super::contract::{add, addr, at, attachment, leases, net, owner, set};
 use super::memory::Memory;
 use crate::alloc::{
-    Add, Check, Command, Context, Cooldown, Del, Gc, OnDuplicate, Outcome, Reserve, Status,
-    Strategy, Target, Unreserve, Wanted,
+    Add, Check, Collected, Command, Context, Cooldown, Del, Gc, OnDuplicate, Outcome, Reserve,
+    Status, Strategy, Target, Unreserve, Wanted,
 };
 use crate::error::Error;
 use crate::model::{IfName, NetworkName, Origin, Owner, Persist, Pod, Wait};
@@ -137,7 +137,7 @@ fn command(op: &Op) -> Option<Command> {
 /// An answer in a form that can be compared: the model walks owners in another order.
 fn answer(store: &mut dyn Store, command: &Command, cx: &Context) -> String {
     match store.apply(command, cx) {
-        Ok(Outcome::Collected { mut freed, done, .. }) => {
+        Ok(Outcome::Collected(Collected { mut freed, done, .. })) => {
             freed.sort_unstable();
             format!("collected {freed:?} {done}")
         }

@@ -19,8 +19,8 @@ use crate::model::{
     BootId, Kind, Lease, NetworkName, Node, NodeRecord, Origin, Persist, Pod, SetName,
 };
 use crate::net::{Addr, RangeSet};
-use crate::store::Store;
 use crate::store::cluster::LocalCache;
+use crate::store::{Store, StoreReader};
 
 /// A node's n-th boot.
 fn on(name: &str, machine: &str, boot: u64) -> Context {
@@ -439,7 +439,7 @@ fn a_dead_node_is_released_and_nothing_else() {
         assert_eq!(left.len(), 2 + 2 + 1);
         let users: Vec<_> = store.pools().unwrap().remove(0).users;
         assert_eq!(users, [(alive.node.clone(), 2)]);
-        let nodes = store.nodes().unwrap();
+        let nodes = store.cluster().unwrap().nodes().unwrap();
         assert_eq!(nodes.iter().map(|n| &*n.node.name).collect::<Vec<_>>(), ["alive"]);
     }
 }
@@ -464,13 +464,16 @@ fn what_is_known_of_nodes() {
         turn: 0,
     };
     let all = [record(on("a/b", "m2", 2), 2000), record(boot(3), 1000)];
-    assert_eq!(store.nodes().unwrap(), all);
+    assert_eq!(store.cluster().unwrap().nodes().unwrap(), all);
     let before = record(boot(1), 1000);
-    assert!(!store.forget(&before, &boot(3)).unwrap(), "it has changed since");
-    assert!(store.forget(&all[1], &boot(3)).unwrap() && store.nodes().unwrap().len() == 1);
+    assert!(!store.cluster().unwrap().forget(&before, &boot(3)).unwrap(), "it has changed since");
+    assert!(
+        store.cluster().unwrap().forget(&all[1], &boot(3)).unwrap()
+            && store.cluster().unwrap().nodes().unwrap().len() == 1
+    );
     // It lives: its next ADD has the name again.
     given(&mut store, &add("d", &sets), &boot(3));
-    assert_eq!(store.nodes().unwrap().len(), 2);
+    assert_eq!(store.cluster().unwrap().nodes().unwrap().len(), 2);
 }
 
 /// Two nodes that add, delete and boot by chance, on a server that makes trouble and is left in the
@@ -549,11 +552,11 @@ fn the_first_writer_defines_the_network() {
         ..add(c, &sets)
     };
     let cost = trips(&server, || {
-        assert_eq!(store.definition(&name).unwrap(), None);
+        assert_eq!(store.cluster().unwrap().definition(&name).unwrap(), None);
         given(&mut store, &defines("a", "one", None), &boot(1));
     });
     assert_eq!(cost, 2, "a look and a commit");
-    let kept = store.definition(&name).unwrap().unwrap();
+    let kept = store.cluster().unwrap().definition(&name).unwrap().unwrap();
     assert_eq!((kept.version, &*kept.text, &*kept.by, kept.time), (1, "one", "node", 1000));
     let no = |done: Result<Outcome, Error>| match done {
         Err(Error::Refused(Refusal::Redefined { expected, kept, .. })) => (expected, kept),
@@ -562,13 +565,13 @@ fn the_first_writer_defines_the_network() {
     let late = Command::Add(defines("b", "two", None));
     assert_eq!(no(store.apply(&late, &boot(1))), (None, Some(1)));
     let cost = trips(&server, || {
-        store.definition(&name).unwrap();
+        store.cluster().unwrap().definition(&name).unwrap();
         given(&mut store, &defines("b", "two", Some(1)), &boot(1));
     });
     assert_eq!(cost, 2);
-    assert_eq!(store.definition(&name).unwrap().unwrap().text, "one");
+    assert_eq!(store.cluster().unwrap().definition(&name).unwrap().unwrap().text, "one");
     // It is defined anew between the look and the commit.
-    store.definition(&name).unwrap();
+    store.cluster().unwrap().definition(&name).unwrap();
     let other = server.clone();
     *server.intruder.borrow_mut() = Some(Box::new(move || {
         let set = Command::DefineNetwork(network("three", Some(1)));

@@ -120,7 +120,7 @@ fn r05_drains_and_takes_back() {
     waiting.send(ADDRESS, &request(&pool));
     // As long as the lock is held nothing can have been answered.
     drop(gone);
-    daemon.signal("-TERM");
+    daemon.signal("TERM");
     drop(held);
     let (status, _, body) = waiting.answer().expect("the answer of a request that was in flight");
     assert!(status == 200 && body.contains("10.0.0."), "{body}");
@@ -174,7 +174,7 @@ fn r06_a_wait_is_bounded() {
 /// What answers a request knows of no dockerd; only cleanup and its timer do.
 #[test]
 fn r07_no_handler_asks_dockerd() {
-    for name in ["api", "pool", "wire", "server/desk", "server/http"] {
+    for name in ["api", "pool", "wire", "server/worker", "server/http"] {
         let text = crate::tidy::read(&crate::tidy::root().join(format!("src/docker/{name}.rs")));
         let code: String = text.lines().filter(|l| !l.trim_start().starts_with("//")).collect();
         for word in ["dockerd::", "cleanup::"] {
