@@ -65,9 +65,7 @@ fn host_locals_networks_are_taken_over_beforehand() {
 
         let told = folders.import(&["--dry-run", "--persist", persist]).rows();
         assert_eq!(told.iter().map(|r| count(r, "taken")).collect::<Vec<_>>(), [20, 20]);
-        assert!(
-            !folders.lab.store().exists() && !folders.lab.join("data/leases.redb.keep").exists()
-        );
+        assert!(!folders.lab.store().exists() && !folders.lab.boot_file().exists());
 
         let reports = folders.import(&["--persist", persist]).rows();
         assert_eq!(reports.iter().map(|r| count(r, "taken")).collect::<Vec<_>>(), [20, 20]);

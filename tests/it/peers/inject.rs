@@ -91,7 +91,7 @@ impl Case {
         let lines: Vec<&str> = text.lines().collect();
         // The header is written once more when all pages are: that is the commit.
         let commit = |line: &str| {
-            let store = line.contains("redb>, \"redb") || line.contains("redb.keep>, \"redb");
+            let store = line.contains("leases.redb") && line.contains(">, \"redb");
             store && line.starts_with("pwrite64(")
         };
         let commit = lines.iter().rposition(|line| commit(line)).unwrap();

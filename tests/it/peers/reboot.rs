@@ -101,7 +101,7 @@ fn a_full_range_is_empty_after_a_reboot() {
         assert_eq!(address(&cni(&lab, 2, "ADD", "new", &conf)), "10.1.2.2/29");
         assert_eq!(cni(&lab, 2, "DEL", "c3", &conf), (0, String::new()));
         assert_eq!(listed(&lab, 2), 1);
-        assert!(lab.join("data/leases.redb.last-boot").exists());
+        assert!(lab.join("data/leases.redb.boot-00000001-0000-4000-8000-000000000000").exists());
     }
 }
 

@@ -25,7 +25,7 @@ fn three() -> Story {
 fn the_first_flush_of_a_commit() {
     let story = three().call_and("ADD", "d").call_and("DEL", "a");
     for step in [0, 1] {
-        let both = flushes(&story, step, ".keep");
+        let both = flushes(&story, step, "leases.redb");
         assert_eq!(both.len(), 2);
         fails("the first flush of a commit", &story.replay(&both[..1], both[0], DEEP));
     }
@@ -35,7 +35,7 @@ fn the_first_flush_of_a_commit() {
 fn the_second_flush_of_a_commit() {
     let story = three().call_and("ADD", "d").call_and("DEL", "a");
     for step in [0, 1] {
-        let both = flushes(&story, step, ".keep");
+        let both = flushes(&story, step, "leases.redb");
         fails("the second flush of a commit", &story.replay(&both[1..], both[0], DEEP));
     }
 }
@@ -51,7 +51,7 @@ fn killed(next: (&str, &str)) -> Story {
 fn the_flush_after_a_killed_predecessor() {
     for next in [("ADD", "e"), ("ADD", "d"), ("DEL", "x")] {
         let story = killed(next);
-        let all = flushes(&story, 1, ".keep");
+        let all = flushes(&story, 1, "leases.redb");
         assert_eq!(all.len(), if next.1 == "e" { 3 } else { 1 });
         // A DEL of nothing tells of nothing.
         if next.0 == "ADD" {

@@ -178,6 +178,11 @@ impl Disk {
                     enter(&mut self.durable, entry);
                 }
             }
+            Op::Link(from, to) => {
+                let node = self.names[from];
+                self.names.insert(to.clone(), node);
+                self.unflushed.push(Entry::Put(to.clone(), node));
+            }
             Op::Rename(from, to) => {
                 let node = self.names.remove(from).unwrap();
                 self.names.insert(to.clone(), node);

@@ -35,8 +35,8 @@ fn every_kind_of_call() {
 fn creation_anew() {
     let story = Story::new("disk", |lab| {
         lease(&lab.store(), &["a"]);
-        fs::remove_file(lab.join("data/leases.redb.keep")).unwrap();
-        fs::write(lab.join("data/leases.redb.keep.new"), b"half made").unwrap();
+        fs::remove_file(lab.join("data/leases.redb")).unwrap();
+        fs::write(lab.join("data/leases.redb.new"), b"half made").unwrap();
         Truth::default()
     });
     let story = story.call_and("ADD", "b").call_and("DEL", "b");
@@ -46,7 +46,7 @@ fn creation_anew() {
 #[test]
 fn growth() {
     let mut story = Story::new("disk", |lab| {
-        let file = lab.join("data/leases.redb.keep");
+        let file = lab.join("data/leases.redb");
         let mut truth = lease(&lab.store(), &["a"]);
         let store = &mut *check::open(&lab.store(), Persist::Disk);
         // It begins large, and the first commits cut off what they do not need.
@@ -127,7 +127,7 @@ fn after_a_killed_del() {
 #[test]
 fn after_a_killed_creation() {
     let mut all = Found::default();
-    for name in ["mkdir", "ftruncate", "fsync", "rename", "fdatasync"] {
+    for name in ["mkdir", "ftruncate", "fsync", "linkat", "unlink", "fdatasync"] {
         for n in 1.. {
             let mut story = empty();
             if !story.killed_at("ADD", "a", name, n) {

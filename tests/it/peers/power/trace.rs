@@ -25,6 +25,7 @@ pub enum Op {
     Len(PathBuf, u64),
     /// Of a file or a folder.
     Sync(PathBuf),
+    Link(PathBuf, PathBuf),
     Rename(PathBuf, PathBuf),
     Unlink(PathBuf),
     /// A result was written to standard output.
@@ -32,7 +33,7 @@ pub enum Op {
 }
 
 /// The calls that change something.
-pub const CALLS: &str = "mkdir,openat,write,pwrite64,ftruncate,fdatasync,fsync,rename,unlink";
+pub const CALLS: &str = "mkdir,openat,write,pwrite64,ftruncate,fdatasync,fsync,linkat,rename,unlink";
 
 /// Ends the test if strace is not there.
 pub fn need_strace() {
@@ -92,6 +93,7 @@ fn read(line: &str, root: &Path) -> Option<Op> {
             // Folders above are as durable as the machine.
             (path.starts_with(root) || root.starts_with(&path)).then_some(Op::Sync(path))
         }
+        ("linkat", [_, from, _, to, _]) => Some(Op::Link(below(text(from))?, below(text(to))?)),
         ("rename", [from, to]) => Some(Op::Rename(below(text(from))?, below(text(to))?)),
         ("unlink", [path]) => Some(Op::Unlink(below(text(path))?)),
         _ => None,
