@@ -102,5 +102,5 @@ for gone in /usr/lib/cni/sublet /usr/bin/sublet /usr/lib/systemd/system/sublet-g
         fail "$gone is left behind"
     fi
 done
-[ -e /var/lib/cni/sublet/leases.redb.keep ] || fail "the leases are gone with the package"
+[ -e /var/lib/cni/sublet/leases.redb ] || fail "the leases are gone with the package"
 echo "e2e-package: installed, upgraded over leases, removed"

@@ -60,8 +60,14 @@ struct What {
 }
 
 impl What {
-    /// The network's set of leases, and the addresses.
-    fn find(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<(SetName, Vec<Addr>)> {
+    /// The network's set of leases, and the addresses. Those to reserve have to be in a range of it;
+    /// a reservation can be ended whatever the ranges have become.
+    fn find(
+        &self,
+        inside: bool,
+        desk: &mut Desk,
+        terminal: &mut Terminal<'_>,
+    ) -> Result<(SetName, Vec<Addr>)> {
         let span = span(&self.addresses)?;
         let count = span.size();
         if count > MOST {
@@ -76,7 +82,7 @@ impl What {
         let definitions = desk.store.networks(&desk.cx)?;
         let defined = definitions.iter().find(|d| d.network == network);
         let outside = |d: &&alloc::NetworkRanges| !d.bounds.iter().any(|b| b.overlaps(span));
-        if let Some(definition) = defined.filter(outside) {
+        if let Some(definition) = defined.filter(outside).filter(|_| inside) {
             let ranges: Vec<String> = definition.bounds.iter().map(ToString::to_string).collect();
             return Err(anyhow!(
                 "{} is in no range of network {network}, which has {}",
@@ -125,7 +131,7 @@ impl What {
 
 impl Reserve {
     pub(super) fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
-        let (set, addrs) = self.what.find(desk, terminal)?;
+        let (set, addrs) = self.what.find(true, desk, terminal)?;
         let question = format!("reserve {} addresses", addrs.len());
         if addrs.len() > FEW && !self.what.yes && !confirm(terminal, &question)? {
             return Ok(writeln!(terminal.stderr, "nothing was reserved")?);
@@ -150,7 +156,7 @@ impl Reserve {
 
 impl Unreserve {
     pub(super) fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
-        let (set, addrs) = self.what.find(desk, terminal)?;
+        let (set, addrs) = self.what.find(false, desk, terminal)?;
         let question =
             format!("let {} of network {} be given", self.what.addresses, self.what.network);
         if !self.what.yes && !confirm(terminal, &question)? {

@@ -417,7 +417,7 @@ pub enum Wait {
 pub enum StoreSpec {
     /// The embedded redb file.
     Embedded {
-        /// The file of boot leases; `<path>.keep` holds what outlives a boot.
+        /// The file of what outlives a boot; boot leases are in `<path>.boot-<boot ID>`.
         path: PathBuf,
         /// Which of the two a network's leases go to.
         persist: Persist,

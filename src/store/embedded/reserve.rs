@@ -130,8 +130,9 @@ impl<F: FileSystem> Embedded<F> {
                 .into(),
             });
         }
-        // 0 stands for no file.
-        after.nonce = if cx.seed == before.nonce { !cx.seed } else { cx.seed }.max(1);
+        // Never one that a copy may have: another than the last ones, and random after the file was
+        // removed. 0 stands for no file.
+        after.nonce = before.nonce.wrapping_add(cx.seed | 1).max(1);
         let boot = self.of_boot_if_any(cx)?;
         let (mut second, mut leased) = (None, None);
         let replaced = policy::replace(&self.fs, &path, &after, || {

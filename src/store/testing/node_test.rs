@@ -433,9 +433,10 @@ fn a_dead_node_is_released_and_nothing_else() {
         assert!(engine::release_node(&mut store, "dead", &alive).unwrap().forgotten);
         let left = listed(&mut store, &alive);
         let of_dead: Vec<&Lease> = left.iter().filter(|l| l.node.name == "dead").collect();
-        // What is reserved, and the gateway of the pool that others use.
-        assert_eq!(of_dead.len(), 2, "{commits}: {of_dead:?}");
-        assert!(of_dead.iter().all(|l| matches!(l.kind, Kind::Reserved | Kind::Gateway)));
+        // The gateway of the pool that others use. What is reserved is no node's.
+        assert_eq!(of_dead.len(), 1, "{commits}: {of_dead:?}");
+        assert!(of_dead.iter().all(|l| l.kind == Kind::Gateway));
+        assert_eq!(left.iter().filter(|l| l.kind == Kind::Reserved).count(), 1);
         assert_eq!(left.len(), 2 + 2 + 1);
         let users: Vec<_> = store.pools().unwrap().remove(0).users;
         assert_eq!(users, [(alive.node.clone(), 2)]);

@@ -33,7 +33,8 @@ pub enum Op {
 }
 
 /// The calls that change something.
-pub const CALLS: &str = "mkdir,openat,write,pwrite64,ftruncate,fdatasync,fsync,linkat,rename,unlink";
+pub const CALLS: &str =
+    "mkdir,openat,write,pwrite64,ftruncate,fdatasync,fsync,linkat,rename,unlink";
 
 /// Ends the test if strace is not there.
 pub fn need_strace() {
