@@ -154,3 +154,18 @@ fn a_cooling_address_that_is_reserved_stays_reserved() {
         assert_eq!(given(&mut store, &add("c3"), &later), [addr("10.0.0.2")]);
     }
 }
+
+#[test]
+fn a_copy_is_out_of_date_after_any_number_of_changes() {
+    for persist in MODES {
+        let host = Host::new();
+        let mut store = host.store(persist);
+        given(&mut store, &lowest("c1"), &boot(1));
+        reserve(&mut store, &[addr("10.0.0.3")], &boot(1)).unwrap();
+        assert_eq!(given(&mut store, &lowest("c2"), &boot(1)), [addr("10.0.0.4")]);
+        for last in 5..9 {
+            reserve(&mut store, &[addr(&format!("10.0.0.{last}"))], &boot(1)).unwrap();
+        }
+        assert_eq!(given(&mut store, &lowest("c3"), &boot(1)), [addr("10.0.0.9")]);
+    }
+}
