@@ -135,7 +135,7 @@ impl LocalCache {
         content(&path).is_some_and(|noted| noted == codec::ranges(key.as_bytes(), ranges))
     }
 
-    /// LocalCache that they were.
+    /// Caches that they were.
     pub fn note_ranges(&self, ranges: &NetworkRanges, cx: &Context) {
         let network = SetName(ranges.network.to_string());
         if let Some((path, key)) = self.file("ranges", Some(&network), cx) {
