@@ -218,7 +218,7 @@ fn verify(
 }
 
 /// The routes of one family's key, as they are written, of whichever family they are. The original
-/// answers "<nil>" for a destination that is absent, which no reader of a result understands.
+/// answers `<nil>` for a destination that is absent, which no reader of a result understands.
 fn push_routes(
     ipam: &Fields,
     family: &FamilyKeys,

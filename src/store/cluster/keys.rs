@@ -262,7 +262,7 @@ pub fn definition(name: &NetworkName) -> String {
 /// All networks that are defined.
 pub const NETWORKS: &str = "net/";
 
-/// The name in a [`network`] path.
+/// The name in a [`definition`] path.
 pub fn read_definition(path: &str) -> Option<NetworkName> {
     NetworkName::new(path.strip_prefix(NETWORKS)?).ok()
 }
