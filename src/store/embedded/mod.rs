@@ -473,6 +473,10 @@ impl<F: FileSystem> Embedded<F> {
     }
 
     /// GC in the sets of a file that the configuration does not name: its `shared` may have been another.
+    #[allow(
+        clippy::redundant_closure_for_method_calls,
+        reason = "`Tables::sets` is of one lifetime"
+    )]
     fn collect_in_other_sets(
         &self,
         file: &LeaseFile,
@@ -508,7 +512,9 @@ impl<F: FileSystem> Embedded<F> {
         for file in &files {
             let lock = self.lock_to_read(file)?;
             let plan = self.read(file, &lock, |tables| {
-                policy.iter().for_each(|policy| tables.use_policy(policy.clone()));
+                if let Some(policy) = &policy {
+                    tables.use_policy(policy.clone());
+                }
                 run_in_all_sets(command, tables, cx)
             })?;
             match plan {
@@ -520,7 +526,9 @@ impl<F: FileSystem> Embedded<F> {
             }
         }
         let nothing = Tables::new(Nothing, self.names.durable());
-        policy.into_iter().for_each(|policy| nothing.use_policy(policy));
+        if let Some(policy) = policy {
+            nothing.use_policy(policy);
+        }
         answer.map_or_else(|| alloc::run(command, &nothing, cx), Ok)
     }
 
