@@ -1,9 +1,10 @@
 //! `<file>.policy`: what operators declared, as text: the reserved addresses.
 //!
 //! The first line has a nonce, which is another with each change, and a checksum; each further line
-//! is an entry as JSON. A lease file keeps a copy of the entries with the nonce that they had
-//! ([`refresh_reservations`](super::view::Tables::refresh_reservations)). Every ADD compares the nonce under its lock, and the file is
-//! replaced under both locks, so that the copy is never used when it is out of date.
+//! is an entry as JSON. A lease file keeps a copy of the entries with the nonce that they had (see
+//! [`refresh_reservations`](super::view::Tables::refresh_reservations)). Every ADD compares the nonce
+//! under its lock, and the file is replaced under both locks, so that the copy is never used when it is
+//! out of date.
 
 use std::path::Path;
 
