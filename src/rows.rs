@@ -473,8 +473,6 @@ pub struct NodeRow {
     pub last_lease: Option<Time>,
     /// Number of its leases, without reservations and the gateways of shared pools.
     pub leases: usize,
-    /// Number of addresses that were reserved from there.
-    pub reserved: usize,
     /// Number of Docker pools that it uses.
     pub pools: usize,
     /// Number of its leases by network.
@@ -494,18 +492,15 @@ impl Nodes {
 
     /// Counts a lease.
     pub fn lease(&mut self, lease: &Lease) {
-        // A shared pool's gateway is the pool's, whichever node made it.
-        if lease.kind == Kind::Gateway && matches!(lease.owner, Owner::Pool(..)) {
+        // A shared pool's gateway is the pool's and a reservation the operator's, whichever node made it.
+        let is_pools = lease.kind == Kind::Gateway && matches!(lease.owner, Owner::Pool(..));
+        if is_pools || lease.kind == Kind::Reserved {
             return;
         }
         let row = self.of(&lease.node);
         row.last_lease = row.last_lease.max(Some(Time(lease.time)));
-        if lease.kind == Kind::Reserved {
-            row.reserved += 1;
-        } else {
-            row.leases += 1;
-            *row.networks.entry(shown_network(lease).to_owned()).or_default() += 1;
-        }
+        row.leases += 1;
+        *row.networks.entry(shown_network(lease).to_owned()).or_default() += 1;
     }
 
     /// The rows by name, with what pools and the cluster's records say; `here` answers.
@@ -717,7 +712,6 @@ mod tests {
             first_seen: Some(Time(0)),
             last_lease: Some(Time(0)),
             leases: 0,
-            reserved: 0,
             pools: 0,
             networks: BTreeMap::new(),
         };

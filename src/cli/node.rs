@@ -147,7 +147,6 @@ fn told(row: &NodeRow) -> String {
     let parts = [
         Some(format!("{} addresses of node {}{of}", row.leases, row.node)),
         (row.pools > 0).then(|| format!("its part in {} pools", row.pools)),
-        (row.reserved > 0).then(|| format!("not the {} reserved from there", row.reserved)),
     ];
     parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }

@@ -176,7 +176,7 @@ mod peers {
         let (etcd, consul) = (etcd.store("a/b"), consul.store("moved"));
         let last = lab.join("last/leases.redb").display().to_string();
         let expected = records(&export(&first));
-        for kind in ["pool", "lease", "cooling", "cursor", "sticky", "adopted"] {
+        for kind in ["pool", "lease", "cooling", "cursor", "sticky"] {
             let word = format!("\"record\":\"{kind}\"");
             assert!(expected.iter().any(|line| line.contains(&word)), "no {kind}: {expected:#?}");
         }

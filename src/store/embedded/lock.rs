@@ -148,9 +148,9 @@ pub fn lock_file(path: &Path, wait: Wait) -> Result<Lock, StoreError> {
 pub fn lock_to_read(path: &Path, wait: Wait) -> Result<(Lock, std::fs::File), StoreError> {
     let io = |e| StoreError::io("open", path, e);
     let lock = take_existing(&Os, path, Access::Read, &Patience::new(wait))?;
-    let lock = lock.ok_or_else(|| io(io::ErrorKind::NotFound.into()))?;
+    let lock = lock.ok_or_else(|| io(rustix::io::Errno::NOENT.into()))?;
     let copy = lock.file().map(std::fs::File::try_clone).transpose().map_err(io)?;
-    copy.map(|file| (lock, file)).ok_or_else(|| io(io::ErrorKind::NotFound.into()))
+    copy.map(|file| (lock, file)).ok_or_else(|| io(rustix::io::Errno::NOENT.into()))
 }
 
 /// The error of a call whose patience is over.
