@@ -236,7 +236,7 @@ fn a_limit_on_file_size_is_an_error_and_no_signal() {
     }
     let store = leases.store().display().to_string();
     let reserve = Call::sublet().args(&["reserve", "mynet", "10.4.0.99", "--store", &store]);
-    let answer = limited(reserve, 1).run();
+    let answer = limited(reserve, 0).run();
     assert_eq!(answer.code, Some(1), "{answer:?}");
     assert!(answer.stderr.contains("File too large"), "{answer:?}");
 }

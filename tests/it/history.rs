@@ -193,7 +193,7 @@ fn the_doctor_tells_what_is_odd() {
     let mut other = conf.clone();
     other["name"] = "other".into();
     add(&lab, "c", &other);
-    fs::set_permissions(lab.store(), fs::Permissions::from_mode(0o644)).unwrap();
+    fs::set_permissions(lab.boot_file(), fs::Permissions::from_mode(0o644)).unwrap();
     fs::write(lab.join("data/leases.redb.new"), "half").unwrap();
     let answer = sublet(&lab, "doctor").run();
     assert_eq!(answer.code, Some(1));

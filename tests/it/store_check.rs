@@ -30,7 +30,10 @@ pub fn quietly<T>(work: impl FnOnce() -> T) -> T {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let loud = std::panic::take_hook();
+        sublet::sys::panic::record();
+        let record = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
+            record(info);
             // A test's own complaint is told all the same.
             let ours = info.location().is_some_and(|l| l.file().starts_with("tests/"));
             if ours || !QUIET.get() {
