@@ -74,12 +74,12 @@ fn host_locals_networks_are_taken_over_beforehand() {
         assert_eq!(rows.len(), 40);
         assert!(by_attachment(&rows).contains_key("c4/"));
 
-        let again = folders.import(&["--persist", persist]).rows();
-        assert!(again.iter().all(|r| r["before"] == true && count(r, "taken") == 0), "{again:?}");
+        // Where the folders were there are files now, which host-local cannot use.
+        assert!(one.is_file());
+        assert!(folders.import(&["--persist", persist]).rows().is_empty());
         assert_eq!(folders.lab.list().len(), 40);
 
-        // The ADDs go on with what was imported, without a look at the folders.
-        fs::write(one.join("10.1.2.12"), "late\r\neth0").unwrap();
+        // The ADDs go on with what was imported.
         let mut conf = folders.conf("one");
         conf["ipam"]["persist"] = json!(persist);
         let call = |command, container| Call::cni(command, container, &conf);
