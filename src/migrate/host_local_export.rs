@@ -56,7 +56,7 @@ impl Folder {
         let is_file = match fs::metadata(dir) {
             Ok(found) => !found.is_dir(),
             Err(e) if e.kind() == ErrorKind::NotFound => false,
-            Err(e) => return Err(StoreError::io("look for", dir, e)),
+            Err(e) => return Err(StoreError::io("look at", dir, e)),
         };
         let target = dir;
         let mut dir = target.to_owned();

@@ -34,8 +34,9 @@ const LONGEST: u64 = 64 * 1024;
 fn is_folder(dir: &Path) -> Result<bool, StoreError> {
     match fs::metadata(dir) {
         Ok(found) => Ok(found.is_dir()),
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
-        Err(e) => Err(StoreError::io("look for", dir, e)),
+        // No file system has a folder of such a name, so no host-local made one.
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::InvalidFilename) => Ok(false),
+        Err(e) => Err(StoreError::io("look at", dir, e)),
     }
 }
 

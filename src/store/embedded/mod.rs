@@ -207,7 +207,7 @@ impl<F: FileSystem> Embedded<F> {
                 }
             }
             // Nobody can make the boot file the set's home without the lock that is held here.
-            self.create(&durable, cx)?;
+            self.create(&durable, &lock, cx)?;
             return self.transact(&durable, &lock, command, cx);
         }
         self.refuse_shared_folder()?;
@@ -229,7 +229,7 @@ impl<F: FileSystem> Embedded<F> {
             let plan = self.transact(&durable, &lock, command, cx)?;
             return Ok(self.elsewhere(plan, &durable, set));
         }
-        self.create(&boot, cx)?;
+        self.create(&boot, &boot_lock, cx)?;
         self.transact(&boot, &boot_lock, command, cx)
     }
 
@@ -264,10 +264,12 @@ impl<F: FileSystem> Embedded<F> {
     }
 
     /// Makes a lease file if it is not there, under its lock.
-    fn create(&self, file: &LeaseFile, cx: &Context) -> Result<(), StoreError> {
+    fn create(&self, file: &LeaseFile, lock: &Lock<F>, cx: &Context) -> Result<(), StoreError> {
         if self.is_there(&file.path)? {
             return Ok(());
         }
+        // An operator has moved the file away; what was noted is of that one.
+        backend::forget_note(lock);
         files::create(&self.fs, &file.path, |new, name| {
             database::write_new::<F>(new, name, file.flush, |tables| {
                 use self::view::KvMut;
@@ -426,7 +428,7 @@ impl<F: FileSystem> Embedded<F> {
             self.make_folder()?;
         }
         let lock = self.lock(&file)?;
-        self.create(&file, cx)?;
+        self.create(&file, &lock, cx)?;
         self.transact(&file, &lock, command, cx)
     }
 

@@ -152,3 +152,18 @@ fn on_a_network_file_system_boot_is_refused() {
     assert!(store(Persist::Boot).apply(&status, &at(1)).is_err());
     given(&mut store(Persist::Disk), &add("c1", &range()), &boot(1));
 }
+
+#[test]
+fn a_file_that_was_moved_away_is_followed_by_a_new_one() {
+    for persist in [Persist::Boot, Persist::Disk] {
+        let host = Host::new();
+        let mut store = host.store(persist);
+        for n in 1..4 {
+            given(&mut store, &lowest(&format!("c{n}")), &boot(1));
+        }
+        let end = if persist == Persist::Disk { "" } else { ".boot-boot-1" };
+        std::fs::rename(host.path(end), host.path(".away")).unwrap();
+        assert_eq!(given(&mut store, &lowest("c4"), &boot(1)), [addr("10.0.0.2")]);
+        assert_eq!(given(&mut store, &lowest("c5"), &boot(1)), [addr("10.0.0.3")]);
+    }
+}

@@ -152,7 +152,7 @@ fn a_question_is_asked_on_a_terminal() {
 #[test]
 fn what_takes_long_says_so() {
     let lab = leased();
-    let lock = format!("{}.lock", lab.store().display());
+    let lock = format!("{}.boot.lock", lab.store().display());
     let shell = format!(
         "flock {lock} sleep 3 & sleep 0.3; {SUBLET} list --store {}",
         lab.store().display()

@@ -60,12 +60,20 @@ fn growth() {
         let mut step = 64;
         let mut from = 256;
         while step > 0 {
-            let before = fs::read(&file).unwrap();
+            // A file that is set back without what stands beside it is refused.
+            let all =
+                ["", ".lock", ".policy"].map(|end| lab.join(&format!("data/leases.redb{end}")));
+            let before = all.each_ref().map(|path| fs::read(path).ok());
             store.apply(&check::reserve(from, step), &check::now()).unwrap();
             if fs::metadata(&file).unwrap().len() == small {
                 from += step;
             } else {
-                fs::write(&file, before).unwrap();
+                for (path, content) in all.iter().zip(before) {
+                    match content {
+                        Some(content) => fs::write(path, content).unwrap(),
+                        None => fs::remove_file(path).unwrap(),
+                    }
+                }
                 step /= 2;
             }
         }
