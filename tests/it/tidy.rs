@@ -38,7 +38,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("anyhow", &[]),
     ("ipnet", &[]),
     ("thiserror", &[]),
-    ("fs2", &["store/embedded/lock.rs"]),
+    ("fs2", &["store/embedded/fs.rs"]),
     ("redb", &["store/embedded/"]),
     ("postcard", &["store/codec/"]),
     ("nix", &["store/embedded/queue.rs", "sys/process.rs"]),

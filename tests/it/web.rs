@@ -224,7 +224,7 @@ fn rows_are_the_command_lines() {
             assert!(left_out.contains(&&**name) || row.get(name).is_some(), "no {name} in {row}");
         }
     }
-    assert!(found > 40, "{found}");
+    assert!(found >= 40, "{found}");
 }
 
 #[test]
