@@ -159,7 +159,7 @@ impl Folder {
             let mut file = files::create(&new)?;
             file.write_all(content.as_bytes())?;
             file.sync_all()?;
-            fs::rename(&new, &path)
+            Os.rename(&new, &path)
         })();
         written.map_err(|e| StoreError::io("write", &path, e))
     }

@@ -153,6 +153,30 @@ fn crates_are_used_where_they_belong() {
     complain(&faults);
 }
 
+/// A look that fails is no answer, and only one place puts a file over another.
+#[test]
+fn the_store_takes_no_failed_look_for_absence() {
+    let mut faults = Vec::new();
+    for (name, text) in sources() {
+        let is_stores = ["store/", "migrate/"].iter().any(|folder| name.starts_with(folder));
+        let is_test = name.starts_with("store/testing/") || name.ends_with("_test.rs");
+        if !is_stores || is_test || name == "store/embedded/fs.rs" {
+            continue;
+        }
+        let code = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+        for (number, line) in code.lines().enumerate() {
+            // `found` is what a look that did not fail found.
+            let line = line.replace("found.is_dir()", "").replace("found.is_file()", "");
+            for word in [".exists()", ".is_file()", ".is_dir()", "fs::rename("] {
+                if line.contains(word) {
+                    faults.push(format!("src/{name}:{}: {word}", number + 1));
+                }
+            }
+        }
+    }
+    complain(&faults);
+}
+
 #[test]
 fn sources_are_ascii_and_documented() {
     let mut faults = Vec::new();
