@@ -272,17 +272,37 @@ impl Desk {
         if let (Some(_), Some(store)) = (place.cluster(), &place.store) {
             return Desk::on(store, "--store", world, terminal);
         }
-        let is_there = |path: &str| -> Result<bool> {
-            let found = files::look(path.as_ref());
-            Ok(found.with_context(|| format!("cannot look at {path}"))?.is_some())
-        };
         let path = match place.named(world.env)? {
             Some(path) => path,
-            None if !is_there(DEFAULT)? && is_there(ECS_DEFAULT)? => PathBuf::from(ECS_DEFAULT),
-            None => PathBuf::from(DEFAULT),
+            None => PathBuf::from(Desk::default_store(terminal)?),
         };
         // Leases of either persistence are shown and freed.
         Desk::at(path, Persist::Boot, world)
+    }
+
+    /// The default store that there is. Of two, one is used and the other is named.
+    fn default_store(terminal: &mut Terminal<'_>) -> Result<&'static str> {
+        // Where only leases of a boot are, there is no `<file>` itself.
+        let is_there = |path: &str| -> Result<bool> {
+            for name in [path.to_owned(), format!("{path}.boot.lock")] {
+                let found = files::look(name.as_ref());
+                if found.with_context(|| format!("cannot look at {name}"))?.is_some() {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        };
+        Ok(match (is_there(DEFAULT)?, is_there(ECS_DEFAULT)?) {
+            (false, true) => ECS_DEFAULT,
+            (true, true) => {
+                writeln!(
+                    terminal.stderr,
+                    "sublet: this is {DEFAULT}; there is another store: --store {ECS_DEFAULT}"
+                )?;
+                DEFAULT
+            }
+            (_, false) => DEFAULT,
+        })
     }
 
     /// The store that an option names: a file, or a cluster as JSON.

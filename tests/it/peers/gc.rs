@@ -474,3 +474,36 @@ fn nothing_is_freed_without_a_word() {
     let wrong = Call::sublet().arg("gc").arg("--grace=soon").run();
     assert_eq!(wrong.code, Some(2));
 }
+
+/// What no option names is the default store that there is, also where it holds leases of a boot alone.
+/// Of two, the other one is named.
+#[test]
+fn the_default_store_is_the_one_that_there_is() {
+    let add = |persist: &str, ecs: bool| {
+        let conf = if ecs {
+            json!({"cniVersion": "0.3.0", "name": "e", "type": "ecs", "ipam": {
+                "type": "ecs-ipam", "id": "7", "persist": persist,
+                "ipv4-subnet": "169.254.172.0/22"}})
+        } else {
+            json!({"cniVersion": "1.0.0", "name": "n", "type": "bridge", "ipam": {
+                "type": "sublet", "persist": persist, "ranges": [[{"subnet": "10.0.0.0/24"}]]}})
+        };
+        format!(
+            "echo '{conf}' | CNI_COMMAND=ADD CNI_CONTAINERID=c CNI_IFNAME=eth0 CNI_NETNS=/x \
+             CNI_PATH=/x {SUBLET} > /dev/null"
+        )
+    };
+    for persist in ["boot", "disk"] {
+        let (ecs, other) = (add(persist, true), add(persist, false));
+        let script = format!(
+            "set -e; mkdir -p /data /var/lib/cni; mount -t tmpfs none /data; \
+             mount -t tmpfs none /var/lib/cni; {ecs}; {SUBLET} list; {other}; {SUBLET} list"
+        );
+        let answer = Call::new("unshare").args(&["--mount", "sh", "-c", &script]).run();
+        let tables = answer.stdout.matches("NETWORK").count();
+        let of = |address: &str| answer.stdout.matches(address).count();
+        answer.check(tables == 2 && of("169.254.172.2/22") == 1, "the only one");
+        answer.check(of("10.0.0.2/24") == 1, "the usual one");
+        answer.check(answer.stderr.matches("--store /data/eni-ipam.db").count() == 1, "the other");
+    }
+}
