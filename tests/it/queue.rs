@@ -62,17 +62,32 @@ fn got(waiting: Vec<(Call, Child)>) -> Vec<String> {
     waiting.into_iter().flat_map(|(call, child)| addresses(&call.answer(child).ok())).collect()
 }
 
-/// The addresses from 10.1.2.3 on, each at most a few places from its own: the order is that of the
-/// queue, unless a process at the head gets no processor for longer than the others wait for it.
+/// Fails unless the addresses from 10.1.2.3 on were leased in order, but for one process in eight. A
+/// process at the head of the queue that is not scheduled for 20 ms is passed by others, and how often
+/// that happens depends on what else the machine does.
 fn roughly_in_order(got: &[String], persist: &str) {
-    const PLACES: usize = 8;
     let last = |address: &String| address.rsplit('.').next().unwrap().parse::<usize>().unwrap();
     let got: Vec<usize> = got.iter().map(last).collect();
     let mut sorted = got.clone();
     sorted.sort_unstable();
     assert!(sorted.iter().copied().eq(3..3 + got.len()), "{persist}: {got:?}");
-    let near = got.iter().enumerate().all(|(place, n)| (place + 3).abs_diff(*n) <= PLACES);
-    assert!(near, "{persist}: {got:?}");
+    let passed = got.len() - longest_ascent(&got);
+    assert!(passed <= got.len() / 8, "{persist}: {passed} were passed: {got:?}");
+}
+
+/// The length of the longest subsequence that ascends.
+fn longest_ascent(numbers: &[usize]) -> usize {
+    // The smallest last number of an ascent of each length.
+    let mut ends: Vec<usize> = Vec::new();
+    for n in numbers {
+        let place = ends.partition_point(|end| end < n);
+        if place == ends.len() {
+            ends.push(*n);
+        } else {
+            ends[place] = *n;
+        }
+    }
+    ends.len()
 }
 
 #[test]
