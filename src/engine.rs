@@ -72,7 +72,7 @@ pub fn add(
             }
             Outcome::Contested(contested) => {
                 for contested in contested {
-                    let addr = contested.lease.addr;
+                    let (addr, set) = (contested.lease.addr, &contested.lease.set);
                     let note = format!(
                         "leased here to {} and by host-local to {}",
                         contested.lease.owner, contested.claimant
@@ -228,8 +228,8 @@ pub fn import_host_local(
     Ok((done, cursors))
 }
 
-/// Tells that host-local's folder of a network was written from the leases here, so that the next
-/// ADD looks at it again; answers the addresses given last, for each range set that is named.
+/// Returns where the rotation of these range sets is, and frees the leases that another program has
+/// now.
 pub fn hand_back(
     store: &mut dyn Store,
     hand: HandBack,

@@ -340,7 +340,7 @@ impl Work<'_> {
         }
         let mut warnings = Vec::new();
         for other in self.view.networks()? {
-            if other.set == ranges.set {
+            if other.set == ranges.set || other.network == ranges.network {
                 continue;
             }
             let overlap = ranges

@@ -39,6 +39,7 @@ fn end(command: &Command, face: Face) -> Option<What> {
         Command::Gc(_) => What::Collected,
         Command::Evict(evict) if evict.only_ended => What::BootEnded,
         Command::Evict(_) => What::NodeReleased,
+        Command::HandBack(_) => What::Exported,
         Command::Unreserve(_) => What::Unreserved,
         Command::Sweep(_) => What::Swept,
         Command::ReleasePool(_) => What::PoolReleased,

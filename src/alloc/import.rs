@@ -55,9 +55,13 @@ pub fn run(import: &Import, view: &dyn View, cx: &Context) -> Result<Plan, Store
 pub fn hand_back(hand: &HandBack, view: &dyn View) -> Result<Plan, StoreError> {
     let cursors: Result<Vec<Option<Addr>>, StoreError> =
         hand.ranges.iter().map(|range| view.cursor(&hand.set, *range)).collect();
-    let adopted = view.adopted(&hand.network)?.then(|| Change::Released(hand.network.clone()));
-    let outcome = Ok(Outcome::HandedBack(cursors?));
-    Ok(Plan { changes: adopted.into_iter().collect(), outcome })
+    let mut changes = Vec::new();
+    for lease in &hand.leases {
+        if view.holder(&hand.set, lease.addr)? == Holder::Leased(Box::new(lease.clone())) {
+            changes.push(Change::Free { lease: lease.clone(), until: None });
+        }
+    }
+    Ok(Plan { changes, outcome: Ok(Outcome::HandedBack(cursors?)) })
 }
 
 /// Without a configuration neither prefix nor range are known: the lease's range is the address

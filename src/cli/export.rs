@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
@@ -29,8 +29,8 @@ enum To {
     /// Into folders from which host-local goes on
     ///
     /// Start and end no container meanwhile, and name host-local in the configuration right after.
-    /// The leases stay here too; should sublet serve the network again, its first ADD looks at the
-    /// folder as it did the first time.
+    /// The leases are host-local's then and no longer kept here; should sublet serve the network again,
+    /// its first ADD adopts them as it did the first time.
     HostLocal(HostLocal),
     /// As JSON lines: every record of the store, for `sublet import jsonl`
     ///
@@ -138,15 +138,23 @@ impl HostLocal {
             return Ok((done, Vec::new()));
         }
         let ranges: BTreeSet<Addr> = leases.iter().map(|l| l.range).collect();
-        let hand = HandBack {
-            set: set.clone(),
-            network: network.clone(),
-            ranges: ranges.into_iter().collect(),
-        };
-        let cursors = engine::hand_back(&mut *desk.store, hand, &desk.cx)?;
+        let ranges = ranges.into_iter().collect();
+        let mut hand = HandBack { set: set.clone(), ranges, leases: Vec::new() };
+        let cursors = engine::hand_back(&mut *desk.store, hand.clone(), &desk.cx)?;
         let last = last(leases, cursors.into_iter().flatten().collect());
         folder.write_last(&last)?;
         folder.finish()?;
+        // Both programs have the leases until here, and one of them always has.
+        hand.leases = leases.to_vec();
+        engine::hand_back(&mut *desk.store, hand, &desk.cx)?;
+        let of_network = |l: &Lease| attachment(l).is_some_and(|a| a.network == *network);
+        if let Some(new) = desk.leases(&of_network)?.first() {
+            bail!(
+                "network {network} got leases during the export ({} is one): name host-local in its \
+                 configuration, and run the export again",
+                new.addr
+            );
+        }
         Ok((done, last))
     }
 

@@ -19,7 +19,7 @@ pub use pool::{
 };
 
 use crate::error::{Error, Refusal, StoreError};
-use crate::model::{Grant, Lease, Owner, Pool, SetName};
+use crate::model::{Grant, Lease, NetworkName, Owner, Pool, SetName};
 use crate::net::Addr;
 
 /// One request to the lease store.
@@ -80,9 +80,24 @@ impl Command {
         match &mut self {
             Command::Del(c) => c.set = set,
             Command::Check(c) => c.set = set,
+            Command::Add(c) => c.set = set,
+            Command::Import(c) => c.set = set,
             _ => {}
         }
         self
+    }
+
+    /// The network whose containers get leases by it.
+    pub fn network(&self) -> Option<&NetworkName> {
+        let owner = match self {
+            Command::Add(add) => &add.owner,
+            Command::Import(import) => &import.leases.first()?.owner,
+            _ => return None,
+        };
+        match owner {
+            Owner::Attachment(attachment) => Some(&attachment.network),
+            _ => None,
+        }
     }
 
     /// Makes a GC or EVICT continue behind `after`.

@@ -54,9 +54,6 @@ pub fn records(
                 let value = codec::number(path.as_bytes(), time);
                 draft.writes.insert(path, Some(value));
             }
-            Change::Released(network) => {
-                draft.writes.insert(keys::adopted(&network), None);
-            }
             Change::PutRanges(ranges) => {
                 let path = keys::ranges(&ranges.network);
                 let value = codec::ranges(path.as_bytes(), &ranges);

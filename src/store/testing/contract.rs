@@ -535,7 +535,9 @@ fn networks_that_overlap_are_told_of_once() {
         let mut warned = |network: &str, set: &str, ranges: &str, container: &str| {
             let network = NetworkName::new(network).unwrap();
             let sets = [self::set(ranges)];
-            let add = Add { network, set: SetName(set.into()), ..add(container, &sets) };
+            let owner =
+                Owner::Attachment(Attachment { network: network.clone(), ..attachment(container) });
+            let add = Add { network, owner, set: SetName(set.into()), ..add(container, &sets) };
             match store.apply(&Command::Add(add), &at(1)) {
                 Ok(Outcome::Added(added)) => added.warnings.join("\n"),
                 other => panic!("{other:?}"),

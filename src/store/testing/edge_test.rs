@@ -162,12 +162,18 @@ fn a_clock_set_back_exhausts_nothing() {
     });
 }
 
+fn of_other_network() -> Add {
+    let network = NetworkName::new("other").unwrap();
+    let owner = Owner::Attachment(Attachment { network: network.clone(), ..attachment("o") });
+    Add { set: SetName("other".into()), network, owner, ..add("o", &[set("10.9.0.0/24")]) }
+}
+
 /// A reservation made while the set's leases are on disk is not known in the boot file.
 #[test]
 fn a_reservation_holds_whatever_persist_says() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("leases.redb");
-    let other = Add { set: SetName("other".into()), ..add("o", &[set("10.9.0.0/24")]) };
+    let other = of_other_network();
     given(&mut embedded(&path, Persist::Boot), &other, &at(1));
     let reserve = Reserve { set: net(), addrs: vec![addr("10.0.0.2")], note: None, holder: None };
     embedded(&path, Persist::Disk).apply(&Command::Reserve(reserve), &at(1)).unwrap();
@@ -182,7 +188,7 @@ fn a_folder_is_taken_over_once_whatever_persist_says() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("leases.redb");
     let sets = [set("10.0.0.0/24")];
-    let other = Add { set: SetName("other".into()), ..add("o", &[set("10.9.0.0/24")]) };
+    let other = of_other_network();
     given(&mut embedded(&path, Persist::Boot), &other, &at(1));
     let mut disk = embedded(&path, Persist::Disk);
     let first = Add { legacy: legacy("old", "10.0.0.9", Some("eth0")), ..add("c1", &sets) };
