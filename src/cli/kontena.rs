@@ -1,9 +1,7 @@
-//! `sublet import kontena`: Docker networks of kontena-ipam go on with subletd.
+//! `sublet import kontena`: Docker networks of kontena-ipam continue with subletd.
 //!
-//! Owns: kontena's layout (`pools/NAME`, `pool-nodes/NAME/NODE`, `addresses/NAME/ADDRESS`). Does not own:
-//! how etcd is asked.
-//! Invariant: all keys are read and understood before anything is written; once done it is done: a
-//! second time changes nothing.
+//! Knows kontena's keys: `pools/NAME`, `pool-nodes/NAME/NODE`, `addresses/NAME/ADDRESS`.
+//! Invariant: all keys are read and understood before anything is written; a second import changes nothing.
 
 use std::collections::BTreeMap;
 
@@ -11,13 +9,11 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::copy::tell_clashes;
-use super::{Desk, Place, Terminal, World, misuse};
+use super::{Call, OpenStore, StoreArgs, misuse};
 use crate::alloc::{Import, Record};
 use crate::config;
 use crate::engine;
 use crate::engine::Imported;
-use crate::migrate::copy::Mover;
 use crate::model::{
     Kind, Lease, NetworkName, Node, Origin, Owner, Persist, Pool, PoolId, SetName, StoreSpec,
     Timestamp,
@@ -44,64 +40,52 @@ pub struct Kontena {
 }
 
 impl Kontena {
-    pub(super) fn run(
-        &self,
-        place: &Place,
-        world: World<'_>,
-        terminal: &mut Terminal<'_>,
-    ) -> Result<()> {
-        let mut etcd = (world.open)(&self.source(place)?, None)?;
+    pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
+        let mut etcd = (call.world.open)(&self.source(call.args)?, None)?;
         let keys = etcd.kontena_keys(self.prefix.trim_end_matches('/'))?;
-        let found = Found::read(&keys, &self.prefix, &self.address_space, world.facts.now)?;
-        let mut desk = if place.cluster().is_some() {
-            Desk::open(place, world, terminal)?
-        } else {
-            Desk::of_pools(place, world)?
-        };
-        let before = matches!(done(&mut desk, true)?, Imported::Before);
-        if before && self.json {
-            writeln!(terminal.stdout, "{:#}", json!({"before": true, "pools": []}))?;
-            return Ok(terminal.stdout.flush()?);
+        let now = call.world.facts.now;
+        let contents = Contents::read(&keys, &self.prefix, &self.address_space, now)?;
+        let mut open = call.open_pools()?;
+        if matches!(mark(&mut open, true)?, Imported::Before) {
+            if self.json {
+                return call.json(&json!({"before": true, "pools": []}));
+            }
+            let prefix = &self.prefix;
+            return Ok(writeln!(call.stdout, "{prefix}: taken over before; nothing was done")?);
         }
-        if before {
-            writeln!(terminal.stdout, "{}: taken over before; nothing was done", self.prefix)?;
-            return Ok(terminal.stdout.flush()?);
-        }
-        pass(true, &found, &mut desk, terminal)?;
+        write(true, &contents, &mut open, call)?;
         if !self.dry_run {
-            pass(false, &found, &mut desk, terminal)?;
-            done(&mut desk, false)?;
+            write(false, &contents, &mut open, call)?;
+            mark(&mut open, false)?;
         }
-        let leases = |pool: &Pool| found.leases.iter().filter(|l| l.set == pool.set()).count();
+        let leases = |pool: &Pool| contents.leases.iter().filter(|l| l.set == pool.set()).count();
         if self.json {
             let row = |pool: &Pool| {
                 let (id, subnet) = (pool.id.to_string(), pool.subnet.to_string());
                 json!({"pool": id, "subnet": subnet, "addresses": leases(pool)})
             };
-            let pools: Vec<Value> = found.pools.values().map(row).collect();
-            let orphans: Vec<String> = found.orphans.iter().map(ToString::to_string).collect();
-            let report = json!({
-                "before": false, "dryRun": self.dry_run, "pools": pools, "leftOut": orphans,
-            });
-            writeln!(terminal.stdout, "{report:#}")?;
-            return Ok(terminal.stdout.flush()?);
+            let pools: Vec<Value> = contents.pools.values().map(row).collect();
+            return call.json(&json!({
+                "before": false, "dryRun": self.dry_run, "pools": pools,
+                "leftOut": contents.orphans,
+            }));
         }
         let verb = if self.dry_run { "would be taken over" } else { "taken over" };
-        for pool in found.pools.values() {
+        for pool in contents.pools.values() {
             let (id, subnet, leases) = (&pool.id, pool.subnet, leases(pool));
-            writeln!(terminal.stdout, "pool {id} ({subnet}): {leases} addresses {verb}")?;
+            writeln!(call.stdout, "pool {id} ({subnet}): {leases} addresses {verb}")?;
         }
-        if found.pools.is_empty() {
-            writeln!(terminal.stdout, "{}: there is no pool", self.prefix)?;
+        if contents.pools.is_empty() {
+            writeln!(call.stdout, "{}: there is no pool", self.prefix)?;
         }
-        for subnet in &found.orphans {
-            writeln!(terminal.stderr, "subnet {subnet} left out: no pool has it")?;
+        for subnet in &contents.orphans {
+            writeln!(call.stderr, "subnet {subnet} left out: no pool has it")?;
         }
-        Ok(terminal.stdout.flush()?)
+        Ok(())
     }
 
-    fn source(&self, place: &Place) -> Result<StoreSpec> {
-        let json = match (&self.from, place.cluster()) {
+    fn source(&self, args: &StoreArgs) -> Result<StoreSpec> {
+        let json = match (&self.from, args.cluster()) {
             (Some(url), _) => json!({ "etcd": { "endpoints": [url] } }).to_string(),
             (None, Some(json)) => json.to_owned(),
             (None, None) => {
@@ -112,40 +96,48 @@ impl Kontena {
     }
 }
 
-/// Once over all that was found.
-fn pass(dry_run: bool, found: &Found, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
-    let mut mover = Mover::new(&mut *desk.store, &desk.cx, dry_run);
-    for pool in found.pools.values() {
-        mover.push(Record::Pool(pool.clone()), Persist::Disk)?;
-    }
-    for lease in &found.leases {
-        mover.push(Record::Lease(lease.clone()), Persist::Disk)?;
-    }
-    mover.flush()?;
-    tell_clashes(&mover.clashes, terminal)
+/// Writes everything.
+fn write(
+    dry_run: bool,
+    contents: &Contents,
+    open: &mut OpenStore,
+    call: &mut Call<'_>,
+) -> Result<()> {
+    let pools = contents.pools.values().cloned().map(Record::Pool);
+    let leases = contents.leases.iter().cloned().map(Record::Lease);
+    let mut records = pools.chain(leases);
+    open.restore(dry_run, call, |mover| {
+        Ok(records.try_for_each(|record| mover.push(record, Persist::Disk))?)
+    })?;
+    Ok(())
 }
 
-/// Records that all is here, or asks for that.
-fn done(desk: &mut Desk, dry_run: bool) -> Result<Imported> {
+/// Records that everything is imported, or in a dry run asks for that.
+fn mark(open: &mut OpenStore, dry_run: bool) -> Result<Imported> {
     let name = NetworkName::new("kontena-ipam")
         .map_err(|_| anyhow!("kontena-ipam is no network's name"))?;
     let (set, adopts) = (SetName(name.to_string()), Some(name));
     let import = Import { set, leases: Vec::new(), cursors: Vec::new(), adopts, dry_run };
-    Ok(engine::import(&mut *desk.store, import, &desk.cx)?)
+    Ok(engine::import(&mut *open.store, import, &open.cx)?)
 }
 
-/// What kontena-ipam knew.
+/// The contents of kontena-ipam's keys.
 #[derive(Default)]
-struct Found {
+struct Contents {
     pools: BTreeMap<String, Pool>,
     leases: Vec<Lease>,
     /// Reserved for pools that are not there: a race of kontena's leaves them.
     orphans: Vec<String>,
 }
 
-impl Found {
-    fn read(keys: &[(String, String)], prefix: &str, space: &str, now: Timestamp) -> Result<Found> {
-        let mut found = Found::default();
+impl Contents {
+    fn read(
+        keys: &[(String, String)],
+        prefix: &str,
+        space: &str,
+        now: Timestamp,
+    ) -> Result<Contents> {
+        let mut found = Contents::default();
         let parts = |key: &str| -> Vec<String> {
             let rest = key.strip_prefix(prefix.trim_end_matches('/')).unwrap_or(key);
             rest.split('/').skip(1).map(str::to_owned).collect()
@@ -168,7 +160,7 @@ impl Found {
                     }
                 }
                 ["addresses", name, _] => {
-                    // Those of a pool that is gone are nobody's.
+                    // Addresses of a pool that is gone are free.
                     if let Some(pool) = found.pools.get(*name) {
                         found.leases.push(lease(value, pool, now).with_context(|| key.clone())?);
                     }
@@ -196,19 +188,16 @@ fn text(value: &Value, field: &str) -> Option<String> {
 }
 
 /// Address and prefix length; kontena keeps host bits.
-fn cidr(value: &Value, field: &str) -> Result<Option<(Addr, u8)>> {
+fn address(value: &Value, field: &str) -> Result<Option<(Addr, u8)>> {
     let Some(text) = text(value, field) else { return Ok(None) };
-    let read = || {
-        let (addr, len) = text.split_once('/')?;
-        Some((addr.parse().ok()?, len.parse().ok()?))
-    };
-    read().map(Some).ok_or_else(|| anyhow!("{field} is {text:?}, no address with a prefix length"))
+    let parsed = super::cidr(&text).map(Some);
+    parsed.ok_or_else(|| anyhow!("{field} is {text:?}, no address with a prefix length"))
 }
 
 fn pool(name: &str, value: &str, space: &str, now: Timestamp) -> Result<Pool> {
     let value = object(value)?;
     let subnet = |field| -> Result<Option<Subnet>> {
-        let Some((addr, len)) = cidr(&value, field)? else { return Ok(None) };
+        let Some((addr, len)) = address(&value, field)? else { return Ok(None) };
         Ok(Some(Subnet::masked(addr, len).ok_or_else(|| anyhow!("{field} is no prefix"))?))
     };
     let whole = subnet("subnet")?.ok_or_else(|| anyhow!("it names no subnet"))?;
@@ -222,7 +211,7 @@ fn pool(name: &str, value: &str, space: &str, now: Timestamp) -> Result<Pool> {
         subnet: whole,
         sub: range,
         shared: Some(name.to_owned()),
-        gateway: cidr(&value, "gateway")?.map(|(addr, _)| addr),
+        gateway: address(&value, "gateway")?.map(|(addr, _)| addr),
         users: Vec::new(),
         time: now,
     })
@@ -230,7 +219,7 @@ fn pool(name: &str, value: &str, space: &str, now: Timestamp) -> Result<Pool> {
 
 fn lease(value: &str, pool: &Pool, now: Timestamp) -> Result<Lease> {
     let value = object(value)?;
-    let (addr, _) = cidr(&value, "address")?.ok_or_else(|| anyhow!("it names no address"))?;
+    let (addr, _) = address(&value, "address")?.ok_or_else(|| anyhow!("it names no address"))?;
     if !pool.subnet.contains(addr) {
         bail!("{addr} lies outside of {}", pool.subnet);
     }

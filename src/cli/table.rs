@@ -1,16 +1,12 @@
-//! Tables that fit the screen.
+//! Tables that fit the screen: cells in color, columns that may be cut, last columns that may be left out.
 //!
-//! Owns: the width of columns. Libraries that colour a cell bring a terminal's input along with it;
-//! this needs a dozen lines instead.
-//! Invariant: no line is wider than the screen, unless that is too narrow for what must not be cut;
-//! then the last columns are left out.
+//! Invariant: no line is wider than the screen, unless not even two columns fit.
 
 use std::fmt::Display;
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-use super::output::visible;
-use super::screen::{Screen, Tone};
+use super::screen::{Screen, Tone, visible};
 
 /// A table with a line for each row.
 pub struct Table<'a, T> {
@@ -44,7 +40,7 @@ pub fn maybe(text: Option<impl Display>) -> Cell {
 }
 
 impl Cell {
-    /// The same in a colour.
+    /// The same in a color.
     pub fn toned(self, tone: Tone) -> Cell {
         Cell { tone: Some(tone), ..self }
     }
@@ -200,8 +196,8 @@ mod tests {
     }
 
     #[test]
-    fn colour_takes_no_room() {
-        let screen = Screen { colour: true, ..Screen::PLAIN };
+    fn color_takes_no_room() {
+        let screen = Screen { color: true, ..Screen::PLAIN };
         let table = Table::of(&[()]).whole("X", |()| cell("a").toned(Tone::Bad));
         let text = table.whole("Y", |()| cell("b")).render(&screen);
         let plain: String =

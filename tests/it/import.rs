@@ -54,7 +54,7 @@ fn expected() -> Vec<(String, String)> {
 }
 
 fn found(store: &Path) -> Vec<(String, String)> {
-    let text = |row: &Value, key: &str| row[key].as_str().unwrap().to_owned();
+    let text = |row: &Value, key: &str| row[key].as_str().unwrap_or_default().to_owned();
     let mut rows: Vec<_> =
         list(store).iter().map(|row| (text(row, "address"), text(row, "id"))).collect();
     rows.sort();
