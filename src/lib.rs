@@ -104,6 +104,7 @@
 //!   `testdata/docker/`.
 //! - **an operator's command**: a file in `cli/` and its variant there; help, man page and completions
 //!   follow by themselves. Its rows in the table of `tests/it/commands.rs`.
+//! - **a field** of a lease, a range, an event, a node or a problem: `rows.rs`, and its row in `docs/api.md`.
 //! - **an error**: a variant in `error.rs`, its code in `cni/error.rs`, its row in
 //!   `docs/troubleshooting.md`, for which a test asks.
 

@@ -35,10 +35,13 @@ impl List {
             return Ok(call.stdout.write_all(&rows.finish())?);
         }
         let leases = open.leases(&wanted)?;
-        let rows: Vec<LeaseRow<'_>> = leases.iter().map(LeaseRow::new).collect();
-        if rows.is_empty() {
+        if leases.is_empty() {
             writeln!(call.stderr, "no leases in {}", open.place)?;
         }
-        Ok(write!(call.stdout, "{}", tables::leases(&rows, &call.screen))?)
+        Ok(write!(
+            call.stdout,
+            "{}",
+            tables::leases(leases.iter().map(LeaseRow::new), &call.screen)
+        )?)
     }
 }

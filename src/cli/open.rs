@@ -213,13 +213,36 @@ pub fn fit(name: &str, owner: &Owner, origin: &Origin) -> Option<Fit> {
         Owner::Attachment(attachment) => Some(attachment),
         _ => origin.attachment.as_ref(),
     };
-    let container = container.map_or("", |attachment| attachment.container.as_str());
+    let container = container.map(|attachment| attachment.container.as_str());
     let id = matches!(owner, Owner::Id(id) if id == name);
     let pod = origin.pod.as_ref().is_some_and(|pod| {
         name.split_once('/').is_some_and(|(ns, n)| ns == pod.namespace && n == pod.name)
     });
-    if container == name || id || pod {
+    if container == Some(name) || id || pod {
         return Some(Fit::Exactly);
     }
-    (name.len() >= 4 && container.starts_with(name)).then_some(Fit::Begins)
+    (name.len() >= 4 && container?.starts_with(name)).then_some(Fit::Begins)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Attachment, ContainerId, NetworkName, Pod};
+
+    #[test]
+    fn a_name_fits_a_container_an_id_or_a_pod() {
+        let network = NetworkName::new("net").unwrap();
+        let container = ContainerId::new("0123456789").unwrap();
+        let attachment = Attachment { network, container, ifname: None };
+        let [namespace, name] = ["shop", "web-0"].map(str::to_owned);
+        let pod = Some(Pod { namespace, name, uid: String::new() });
+        let origin = Origin { pod, attachment: Some(attachment.clone()), ..Origin::default() };
+        let fits = |name| fit(name, &Owner::Attachment(attachment.clone()), &origin).is_some();
+        assert!(["0123456789", "0123", "shop/web-0"].iter().all(|name| fits(name)));
+        assert!(!["", "012", "1234", "web-0", "shop/", "shop/web"].iter().any(|name| fits(name)));
+        let of_id = |name| fit(name, &Owner::Id("task".to_owned()), &origin);
+        assert!(of_id("task") == Some(Fit::Exactly) && of_id("0123") == Some(Fit::Begins));
+        let gateway = Owner::Gateway("10.0.0.1".parse().unwrap());
+        assert!(fit("", &gateway, &Origin::default()).is_none());
+    }
 }

@@ -88,7 +88,7 @@ struct NetworkRow<'a> {
 fn fields(row: &LeaseRow<'_>) -> [(&'static str, String); 17] {
     let text = |text: &Option<Str<'_>>| visible(text.as_deref().unwrap_or_default());
     [
-        ("network", row.network.to_string()),
+        ("network", visible(&row.network)),
         ("address", row.cidr()),
         ("kind", row.kind.to_string()),
         ("container", text(&row.container_id)),

@@ -10,7 +10,7 @@ use super::screen::{Screen, Tone, visible};
 
 /// A table with a line for each row.
 pub struct Table<'a, T> {
-    rows: &'a [T],
+    rows: Box<dyn Iterator<Item = T> + 'a>,
     columns: Vec<Column<'a, T>>,
 }
 
@@ -50,8 +50,8 @@ const GAP: usize = 2;
 
 impl<'a, T> Table<'a, T> {
     /// Without a column yet.
-    pub fn of(rows: &'a [T]) -> Table<'a, T> {
-        Table { rows, columns: Vec::new() }
+    pub fn of<I: IntoIterator<Item = T, IntoIter: 'a>>(rows: I) -> Table<'a, T> {
+        Table { rows: Box::new(rows.into_iter()), columns: Vec::new() }
     }
 
     /// Adds a column that is shown whole.
@@ -80,19 +80,19 @@ impl<'a, T> Table<'a, T> {
     }
 
     /// The lines of the table, each with its line feed; nothing if there is no row.
-    pub fn render(&self, screen: &Screen) -> String {
-        if self.rows.is_empty() {
+    pub fn render(self, screen: &Screen) -> String {
+        let columns = &self.columns;
+        let head = columns.iter().map(|column| cell(column.title).toned(Tone::Head)).collect();
+        let cells = |row| columns.iter().map(|column| (column.cell)(&row)).collect();
+        let all: Vec<Vec<Cell>> = std::iter::once(head).chain(self.rows.map(cells)).collect();
+        if all.len() == 1 {
             return String::new();
         }
-        let head = self.columns.iter().map(|column| cell(column.title).toned(Tone::Head)).collect();
-        let cells = |row| self.columns.iter().map(|column| (column.cell)(row)).collect();
-        let all: Vec<Vec<Cell>> =
-            std::iter::once(head).chain(self.rows.iter().map(cells)).collect();
-        let widths = widths(&self.columns, &all, screen.width);
+        let widths = widths(columns, &all, screen.width);
         let mut out = String::new();
         for row in all {
             let mut pending = 0;
-            for ((cell, column), width) in row.iter().zip(&self.columns).zip(&widths) {
+            for ((cell, column), width) in row.iter().zip(columns).zip(&widths) {
                 let shown = cut(&cell.text, *width, screen.unicode);
                 let space = width - shown.width();
                 let (before, after) = if column.right { (space, 0) } else { (0, space) };

@@ -24,7 +24,7 @@ fn kind(row: &LeaseRow<'_>) -> Cell {
 }
 
 /// Leases.
-pub fn leases(rows: &[LeaseRow<'_>], screen: &Screen) -> String {
+pub fn leases<'a>(rows: impl Iterator<Item = LeaseRow<'a>>, screen: &Screen) -> String {
     Table::of(rows)
         .text("NETWORK", 8, |row| cell(&row.network))
         .whole("ADDRESS", |row| cell(row.cidr()))

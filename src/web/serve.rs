@@ -97,7 +97,7 @@ pub fn open(options: PageOptions) -> Result<Site> {
                 _ = stopped => {}
             }
         });
-        // A look that hangs on its disk does not keep the process.
+        // A read that hangs on its disk does not keep the process.
         runtime.shutdown_timeout(Duration::from_secs(1));
     })?;
     Ok(Site { stop: Some(stop), thread: Some(thread), at })
