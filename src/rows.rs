@@ -20,7 +20,7 @@ use crate::model::{
 use crate::net::{Addr, Span};
 use crate::store::Problem;
 use crate::telemetry::log::utc;
-use crate::telemetry::usage::{Usage, len};
+use crate::telemetry::usage::Usage;
 
 /// Text of a row: borrowed where the row is written, owned where it was read.
 pub type Str<'a> = Cow<'a, str>;
@@ -439,7 +439,7 @@ impl PoolRow {
             cooling: usage.cooling,
             free: usage.free,
             outside: usage.outside,
-            largest_gap: usage.gap.map_or(0, len),
+            largest_gap: usage.gap.map_or(0, Span::size),
             gap_first: usage.gap.map(|gap| Text(gap.first)),
             nodes: pool.map_or_else(Vec::new, |pool| {
                 pool.users.iter().map(|(node, _)| node.name.clone()).collect()
@@ -473,8 +473,6 @@ pub struct NodeRow {
     pub last_lease: Option<Time>,
     /// Number of its leases, without reservations and the gateways of shared pools.
     pub leases: usize,
-    /// Number of addresses that were reserved from there.
-    pub reserved: usize,
     /// Number of Docker pools that it uses.
     pub pools: usize,
     /// Number of its leases by network.
@@ -494,18 +492,15 @@ impl Nodes {
 
     /// Counts a lease.
     pub fn lease(&mut self, lease: &Lease) {
-        // A shared pool's gateway is the pool's, whichever node made it.
-        if lease.kind == Kind::Gateway && matches!(lease.owner, Owner::Pool(..)) {
+        // A shared pool's gateway is the pool's and a reservation the operator's, whichever node made it.
+        let is_pools = lease.kind == Kind::Gateway && matches!(lease.owner, Owner::Pool(..));
+        if is_pools || lease.kind == Kind::Reserved {
             return;
         }
         let row = self.of(&lease.node);
         row.last_lease = row.last_lease.max(Some(Time(lease.time)));
-        if lease.kind == Kind::Reserved {
-            row.reserved += 1;
-        } else {
-            row.leases += 1;
-            *row.networks.entry(shown_network(lease).to_owned()).or_default() += 1;
-        }
+        row.leases += 1;
+        *row.networks.entry(shown_network(lease).to_owned()).or_default() += 1;
     }
 
     /// The rows by name, with what pools and the cluster's records say; `here` answers.
@@ -552,7 +547,7 @@ impl ProblemRow {
     }
 }
 
-/// How often requests of one kind ended in one way, and how long they took altogether.
+/// How often requests of one kind ended in one way.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CounterRow<'a> {
@@ -566,12 +561,6 @@ pub struct CounterRow<'a> {
     pub outcome: &'static str,
     /// How often.
     pub count: u64,
-    /// How many of these the times are of.
-    pub timed: u64,
-    /// Time spent waiting for locks, in seconds.
-    pub lock_wait_seconds: f64,
-    /// Time from the request until its commit began, in seconds.
-    pub until_commit_seconds: f64,
 }
 
 impl<'a> CounterRow<'a> {
@@ -583,9 +572,6 @@ impl<'a> CounterRow<'a> {
             command: counter.verb.word(),
             outcome: counter.ending.word(),
             count: counter.count,
-            timed: counter.took.count(),
-            lock_wait_seconds: counter.waited.as_secs_f64(),
-            until_commit_seconds: counter.took.sum.as_secs_f64(),
         }
     }
 }
@@ -726,7 +712,6 @@ mod tests {
             first_seen: Some(Time(0)),
             last_lease: Some(Time(0)),
             leases: 0,
-            reserved: 0,
             pools: 0,
             networks: BTreeMap::new(),
         };
@@ -734,7 +719,13 @@ mod tests {
         let freed = FreedRow { lease: row, verdict: Some("lost"), reason: Some("x"), freed: true };
         let cooling = Cooling { until: 1, addr: lease.addr, freed: 0 };
         let problem = Problem { place: text(), what: text(), advice: text(), mendable: true };
-        let counter = Counter::new(lease.set.clone(), Face::Cni, Verb::Add, Ending::Ok);
+        let counter = Counter {
+            set: lease.set.clone(),
+            face: Face::Cni,
+            verb: Verb::Add,
+            ending: Ending::Ok,
+            count: 1,
+        };
         for text in [
             serde_json::to_string_pretty(&pool),
             serde_json::to_string_pretty(&node),

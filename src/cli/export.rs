@@ -143,6 +143,7 @@ impl HostLocal {
         let cursors = engine::hand_back(&mut *open.store, hand, &open.cx)?;
         let last = last(leases, cursors.into_iter().flatten().collect());
         folder.write_last(&last)?;
+        folder.finish()?;
         Ok((done, last))
     }
 

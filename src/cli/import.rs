@@ -93,10 +93,11 @@ impl Consul {
         for name in &self.networks {
             let network = network_name(name)?;
             let set = SetName(self.shared.as_ref().unwrap_or(name).clone());
-            let outcome = open.store.take_over(&set, &network, self.dry_run, &open.cx)?;
+            let store = &mut *open.store;
+            let done = engine::import_consul(store, &set, &network, self.dry_run, &open.cx)?;
             let source = PathBuf::from(format!("{name}/"));
             let mut report = Report::new(&source, Path::new(&open.place), self.dry_run);
-            report.done(engine::imported(outcome)?);
+            report.done(done);
             if !self.json {
                 report.print(call)?;
             }
@@ -172,19 +173,19 @@ impl EcsIpam {
             leases: old.leases.clone(),
             cursors: old.cursors.clone(),
             adopts: None,
+            partial: false,
             dry_run: self.how.dry_run,
         };
         report.cursors = old.cursors.iter().copied().map(Text).collect();
         let skipped = old.skipped.iter().cloned();
         report.skipped = skipped.map(|(what, why)| Skipped { what, why }).collect();
-        let persist = self.how.persist;
         let done = if in_place {
             let cx = call.world.facts.context();
-            let (done, kept) = engine::convert(&self.file, persist, WAIT, import, &cx)?;
+            let (done, kept) = engine::convert(&self.file, WAIT, import, &cx)?;
             report.kept = kept;
             done
         } else {
-            let mut open = call.open_file(store, persist)?;
+            let mut open = call.open_file(store, self.how.persist)?;
             engine::import(&mut *open.store, import, &open.cx)?
         };
         report.done(done);

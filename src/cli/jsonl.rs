@@ -14,6 +14,7 @@ use serde_json::json;
 use super::copy::How;
 use super::{Call, OpenStore, write_file};
 use crate::migrate::jsonl;
+use crate::sys::files;
 
 /// Longest line: a pool that many nodes use.
 const LONGEST: u64 = 16 << 20;
@@ -36,7 +37,7 @@ impl Export {
             write(&mut open, &mut out)?;
             return Ok(out.flush()?);
         };
-        let count = write_file(path, |out| write(&mut open, out))?;
+        let count = write_file(path, files::create, |out| write(&mut open, out))?;
         if self.json {
             return call.json(&json!({"file": path, "records": count}));
         }

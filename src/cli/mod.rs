@@ -31,19 +31,16 @@ mod tables;
 mod watch;
 
 use std::ffi::OsString;
-use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufWriter, IsTerminal, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::{CommandFactory as _, Parser, Subcommand};
 use serde::Serialize;
 
 use crate::model::{Face, NetworkName};
-use crate::net::Addr;
-use crate::store::Open;
 use crate::sys::host::{Env, Facts};
 use crate::sys::panic;
 use open::{OpenStore, StoreArgs, WAIT, fit, lease_file};
@@ -112,8 +109,6 @@ pub struct World<'a> {
     pub env: &'a Env<'a>,
     /// What the machine says.
     pub facts: &'a Facts,
-    /// Opens the store that is named.
-    pub open: Open,
 }
 
 /// All commands with their options and texts: what man pages and completions are made from.
@@ -200,28 +195,14 @@ fn report_error(stderr: &mut dyn Write, screen: &Screen, error: &anyhow::Error) 
 }
 
 /// A command found problems and has reported them.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("problems were found")]
 struct ProblemsFound;
 
-impl fmt::Display for ProblemsFound {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("problems were found")
-    }
-}
-
-impl std::error::Error for ProblemsFound {}
-
 /// Arguments that make no sense together.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
 struct Misuse(String);
-
-impl fmt::Display for Misuse {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Misuse {}
 
 fn misuse(text: impl Into<String>) -> anyhow::Error {
     Misuse(text.into()).into()
@@ -281,17 +262,16 @@ impl JsonRows {
     }
 }
 
-/// A prefix or an address with a prefix length, as 10.1.0.0/16.
-fn cidr(text: &str) -> Option<(Addr, u8)> {
-    let (addr, len) = text.split_once('/')?;
-    Some((addr.parse().ok()?, len.parse().ok()?))
-}
-
 /// Writes a file whole or not at all: under another name in the same folder first.
-fn write_file<T>(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<T>) -> Result<T> {
+fn write_file<T>(
+    path: &Path,
+    create: fn(&Path) -> io::Result<File>,
+    write: impl FnOnce(&mut dyn Write) -> Result<T>,
+) -> Result<T> {
     let mut next = path.as_os_str().to_owned();
     next.push(".new");
-    let done = File::create(&next).map_err(anyhow::Error::from).and_then(|file| {
+    let next = PathBuf::from(next);
+    let done = create(&next).map_err(anyhow::Error::from).and_then(|file| {
         let mut out = BufWriter::new(file);
         let answer = write(&mut out)?;
         out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
@@ -322,11 +302,7 @@ mod tests {
         let mut terminal = Terminal { stdout: &mut stdout, stderr: &mut stderr, screen };
         let facts = host::facts(&|_| None);
         let args = vec!["sublet".into(), "list".into()];
-        let world = World {
-            env: &|_| panic!("boom"),
-            facts: &facts,
-            open: |spec, _| crate::store::open(spec),
-        };
+        let world = World { env: &|_| panic!("boom"), facts: &facts };
         assert_eq!(run(args, world, &mut terminal), 1);
         assert!(stdout.is_empty());
         let text = String::from_utf8(stderr).unwrap();

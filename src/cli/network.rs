@@ -13,11 +13,11 @@ use serde_json::{Value, json};
 
 use super::screen::visible;
 use super::{Call, OpenStore, misuse, network_name};
-use crate::alloc::Define;
+use crate::alloc::DefineNetwork;
 use crate::config::define;
 use crate::engine;
 use crate::error::shown_network;
-use crate::model::{Lease, NetworkName, NetworkRecord};
+use crate::model::{Lease, NetworkDefinition, NetworkName};
 use crate::net::{RangeSet, describe};
 use crate::rows::Time;
 
@@ -84,7 +84,7 @@ impl Network {
 impl Show {
     fn run(&self, open: &mut OpenStore, call: &mut Call<'_>) -> Result<()> {
         let network = network_name(&self.name)?;
-        let Some(record) = open.store.network(&network)? else {
+        let Some(record) = engine::definition(&mut *open.store, &network)? else {
             return Err(anyhow!(
                 "{} keeps no definition of network {network}; an ADD with \"define\": true makes one, \
                  or `sublet network set {network} FILE`",
@@ -106,7 +106,7 @@ impl Show {
     }
 }
 
-fn ipam(record: &NetworkRecord) -> Result<Value> {
+fn ipam(record: &NetworkDefinition) -> Result<Value> {
     serde_json::from_str(&record.text)
         .with_context(|| format!("the definition of network {} is damaged", record.network))
 }
@@ -121,7 +121,7 @@ impl Set {
         for warning in &config.warnings {
             writeln!(call.stderr, "sublet: {warning}")?;
         }
-        let kept = open.store.network(&network)?.map(|record| record.version);
+        let kept = engine::definition(&mut *open.store, &network)?.map(|record| record.version);
         let version = match self.version.or(written) {
             Some(version) => Some(version).filter(|version| *version > 0),
             None => kept,
@@ -132,7 +132,7 @@ impl Set {
                 return Ok(writeln!(call.stderr, "kept the definition of network {network}")?);
             }
         }
-        let define = Define { network: network.clone(), text, version };
+        let define = DefineNetwork { network: network.clone(), text, version };
         let version = engine::define(&mut *open.store, define, &open.cx)?;
         if self.json {
             return call.json(&json!({"network": network.as_str(), "version": version}));

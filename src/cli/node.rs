@@ -61,7 +61,7 @@ impl Node {
 fn rows(open: &mut OpenStore, cx: &Context) -> Result<Vec<NodeRow>> {
     let mut nodes = Nodes::default();
     open.store.list(cx, &mut |lease| nodes.lease(&lease))?;
-    Ok(nodes.rows(&open.store.pools()?, open.store.nodes()?, &cx.node))
+    Ok(nodes.rows(&open.store.pools()?, engine::nodes(&mut *open.store)?, &cx.node))
 }
 
 impl List {
@@ -140,7 +140,6 @@ fn describe(row: &NodeRow) -> String {
     let parts = [
         Some(format!("{} addresses of node {}{of}", row.leases, row.node)),
         (row.pools > 0).then(|| format!("its part in {} pools", row.pools)),
-        (row.reserved > 0).then(|| format!("not the {} reserved from there", row.reserved)),
     ];
     parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }

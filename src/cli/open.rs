@@ -17,7 +17,9 @@ use crate::error::shown_network;
 use crate::model::{History, Lease, Origin, Owner, Persist, StoreSpec, Wait};
 use crate::net::Addr;
 use crate::rows::PoolRow;
+use crate::store;
 use crate::store::Store;
+use crate::sys::files;
 use crate::sys::host;
 use crate::sys::host::Env;
 use crate::telemetry::usage::Usage;
@@ -76,13 +78,34 @@ impl Call<'_> {
         if let (Some(_), Some(store)) = (self.args.cluster(), &self.args.store) {
             return self.open_named(store, "--store");
         }
-        let path = self.args.named(self.world.env)?.unwrap_or_else(|| {
-            let ecs = PathBuf::from(ECS_DEFAULT);
-            let usual = PathBuf::from(DEFAULT);
-            if !usual.exists() && ecs.exists() { ecs } else { usual }
-        });
+        let path = match self.args.named(self.world.env)? {
+            Some(path) => path,
+            None => PathBuf::from(self.default_store()?),
+        };
         // Leases of either persistence are shown and freed.
         self.open_file(path, Persist::Boot)
+    }
+
+    /// Returns the default store that exists. Of two, one is used and the other is named.
+    fn default_store(&mut self) -> Result<&'static str> {
+        // If there are only boot leases, `<file>` itself does not exist.
+        let exists = |path: &str| -> Result<bool> {
+            for name in [path.to_owned(), format!("{path}.boot.lock")] {
+                let found = files::look(name.as_ref());
+                if found.with_context(|| format!("cannot look at {name}"))?.is_some() {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        };
+        let (usual, ecs) = (exists(DEFAULT)?, exists(ECS_DEFAULT)?);
+        if usual && ecs {
+            writeln!(
+                self.stderr,
+                "sublet: this is {DEFAULT}; there is another store: --store {ECS_DEFAULT}"
+            )?;
+        }
+        Ok(if ecs && !usual { ECS_DEFAULT } else { DEFAULT })
     }
 
     /// Opens the store that an option names: a file, or a cluster as JSON.
@@ -91,8 +114,7 @@ impl Call<'_> {
             return self.open_file(PathBuf::from(named), Persist::Boot);
         };
         let (spec, warnings) = config::store(json).with_context(|| option.to_owned())?;
-        // First: another program may take over, and print the warnings itself.
-        let store = (self.world.open)(&spec, None)?;
+        let store = store::open(&spec)?;
         for warning in warnings {
             writeln!(self.stderr, "sublet: {option}: {warning}")?;
         }
@@ -111,7 +133,7 @@ impl Call<'_> {
 
     pub fn open_file(&self, path: PathBuf, persist: Persist) -> Result<OpenStore> {
         let place = path.display().to_string();
-        let store = (self.world.open)(&lease_file(path, persist), None)?;
+        let store = store::open(&lease_file(path, persist))?;
         Ok(OpenStore { store, place, cx: self.world.facts.context(), cluster: false })
     }
 }

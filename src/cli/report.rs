@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::Call;
 use super::screen::visible;
-use crate::engine::Imported;
+use crate::alloc::Imported;
 use crate::net::Addr;
 use crate::rows::Text;
 

@@ -7,13 +7,12 @@ use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
 use serde_json::json;
 
-use super::{Call, OpenStore, cidr, misuse, network_name};
+use super::{Call, OpenStore, misuse, network_name};
 use crate::alloc;
 use crate::engine;
 use crate::model::SetName;
-use crate::net::{Addr, Span, Subnet};
+use crate::net::{Addr, Span, Subnet, parse_cidr};
 use crate::rows::Text;
-use crate::telemetry::usage::len;
 
 /// Most addresses at a time: each is a record.
 const MOST: u128 = 65_536;
@@ -60,10 +59,16 @@ struct What {
 }
 
 impl What {
-    /// The network's set of leases, and the addresses.
-    fn find(&self, open: &mut OpenStore, call: &mut Call<'_>) -> Result<(SetName, Vec<Addr>)> {
+    /// Returns the network's set of leases, and the addresses. Addresses to reserve must be in one of its
+    /// ranges; a reservation can be ended whatever the ranges have become.
+    fn find(
+        &self,
+        inside: bool,
+        open: &mut OpenStore,
+        call: &mut Call<'_>,
+    ) -> Result<(SetName, Vec<Addr>)> {
         let span = span(&self.addresses)?;
-        let count = len(span);
+        let count = span.size();
         if count > MOST {
             return Err(misuse(format!(
                 "{} is {count} addresses; at most {MOST} can be reserved at a time: leave them out of \
@@ -72,10 +77,10 @@ impl What {
             )));
         }
         let network = network_name(&self.network)?;
-        let definitions = open.store.definitions(&open.cx)?;
+        let definitions = open.store.networks(&open.cx)?;
         let defined = definitions.iter().find(|d| d.network == network);
-        let outside = |d: &&alloc::Definition| !d.bounds.iter().any(|b| b.overlaps(span));
-        if let Some(definition) = defined.filter(outside) {
+        let outside = |d: &&alloc::NetworkRanges| !d.bounds.iter().any(|b| b.overlaps(span));
+        if let Some(definition) = defined.filter(outside).filter(|_| inside) {
             let ranges: Vec<String> = definition.bounds.iter().map(ToString::to_string).collect();
             return Err(anyhow!(
                 "{} is in no range of network {network}, which has {}",
@@ -117,7 +122,7 @@ impl What {
 impl Reserve {
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
         let mut open = call.open()?;
-        let (set, addrs) = self.what.find(&mut open, call)?;
+        let (set, addrs) = self.what.find(true, &mut open, call)?;
         let question = format!("reserve {} addresses", addrs.len());
         if addrs.len() > FEW && !self.what.yes && !call.confirm(&question)? {
             return Ok(writeln!(call.stderr, "nothing was reserved")?);
@@ -143,7 +148,7 @@ impl Reserve {
 impl Unreserve {
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
         let mut open = call.open()?;
-        let (set, addrs) = self.what.find(&mut open, call)?;
+        let (set, addrs) = self.what.find(false, &mut open, call)?;
         let (network, named) = (&self.what.network, &self.what.addresses);
         let question = format!("let {named} of network {network} be given");
         if !self.what.yes && !call.confirm(&question)? {
@@ -165,11 +170,8 @@ impl Unreserve {
 fn span(text: &str) -> Result<Span> {
     let bad = || misuse(format!("{text:?} is no address, FIRST-LAST or prefix"));
     if text.contains('/') {
-        let (base, len) = cidr(text).ok_or_else(bad)?;
-        let subnet = Subnet::masked(base, len).ok_or_else(bad)?;
-        if subnet.first() != base {
-            return Err(misuse(format!("{text} has host bits; the prefix is {subnet}")));
-        }
+        let subnet = Subnet::strict(parse_cidr(text).ok_or_else(bad)?)
+            .map_err(|subnet| misuse(format!("{text} has host bits; the prefix is {subnet}")))?;
         return Ok(subnet.into());
     }
     let (first, last) = text.split_once('-').unwrap_or((text, text));

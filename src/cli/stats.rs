@@ -1,5 +1,6 @@
 //! `sublet stats`: how full ranges are, and counters of requests.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -13,17 +14,12 @@ use crate::rows::{CounterRow, PoolRow};
 use crate::telemetry::metrics;
 use crate::telemetry::metrics::Text;
 
-/// Tell how full each range is, how often what was asked for, and how long that took.
+/// Show how full each range is, and count requests by outcome
 ///
 /// Requests are counted with the change that they make: what only looks, and a DEL of nothing, is not.
 /// A refused ADD is counted in a file of boot leases alone; elsewhere it would cost a flush. The
 /// counters of boot leases begin anew with each boot. In a cluster each node counts for itself, since its
 /// boot: these are this node's.
-///
-/// The times are those of the requests that are counted, on average: how long they waited for the lease
-/// file's locks, and how long it took from when the lease file was asked for until the commit began, with
-/// these waits, without the start of the process and the commit's own flush; of a cluster until it had
-/// answered.
 #[derive(Debug, Args)]
 pub struct Stats {
     /// Only this network's, or this pool; what was asked for is counted for all that share its leases
@@ -55,7 +51,9 @@ impl Stats {
             if file == Path::new("-") {
                 return Ok(call.stdout.write_all(text.as_str().as_bytes())?);
             }
-            return write_file(file, |out| Ok(out.write_all(text.as_str().as_bytes())?));
+            // Readable by node_exporter, which is another user.
+            let create = |path: &Path| File::create(path);
+            return write_file(file, create, |out| Ok(out.write_all(text.as_str().as_bytes())?));
         }
         let pools = open.pool_rows(&usage)?;
         let requests: Vec<CounterRow<'_>> = counters.iter().map(CounterRow::new).collect();

@@ -2,7 +2,7 @@
 
 use super::screen::{Screen, Tone};
 use super::table::{Cell, Table, cell, maybe};
-use crate::net::{Addr, Span, Subnet, hosts};
+use crate::net::{Addr, Span, hosts};
 use crate::rows::{CounterRow, EventRow, LeaseRow, NodeRow, PoolRow, Str};
 
 /// Characters of a container's ID that are shown.
@@ -84,7 +84,7 @@ pub fn usage(rows: &[PoolRow], screen: &Screen) -> String {
 /// A range in short: as a prefix if it has all hosts of one, else without the beginning that the last address
 /// shares with the first.
 fn range(first: Addr, last: Addr) -> String {
-    let prefix = enclosing(first, last);
+    let prefix = first.enclosing(last);
     let span = Span::new(first, last);
     if span == Some(hosts(prefix)) || span == Some(prefix.into()) {
         return prefix.to_string();
@@ -95,28 +95,14 @@ fn range(first: Addr, last: Addr) -> String {
     format!("{first}-{}", &last[dot..])
 }
 
-/// The smallest prefix with both addresses.
-pub fn enclosing(first: Addr, last: Addr) -> Subnet {
-    let differ = first.bits() ^ last.bits();
-    let host = u8::try_from(u128::BITS - differ.leading_zeros()).unwrap_or(u8::MAX);
-    first.prefix(first.family().bits().saturating_sub(host))
-}
-
-/// Counters of requests, with average times; empty if there is none.
+/// How often each kind of request was made; empty if none was.
 pub fn counters(rows: &[CounterRow<'_>], screen: &Screen) -> String {
-    let mean = |row: &CounterRow<'_>, seconds: f64| match row.timed {
-        0 => "-".to_owned(),
-        #[allow(clippy::cast_precision_loss, reason = "no counter reaches 2^53")]
-        timed => format!("{:.2}", seconds * 1000.0 / timed as f64),
-    };
     Table::of(rows)
         .text("NETWORK", 8, |row| cell(row.network))
         .whole("FACE", |row| cell(row.face))
         .whole("COMMAND", |row| cell(row.command))
         .whole("OUTCOME", |row| cell(row.outcome))
         .number("COUNT", |row| cell(row.count))
-        .number("LOCK WAIT MS", |row| cell(mean(row, row.lock_wait_seconds)))
-        .number("UNTIL COMMIT MS", |row| cell(mean(row, row.until_commit_seconds)))
         .render(screen)
 }
 

@@ -8,8 +8,8 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 
 use crate::alloc::{Cooling, PodKey, Record};
-use crate::model::{NetworkName, NetworkRecord, Node, Persist, Pool, PoolId, SetName};
-use crate::net::{Addr, Subnet};
+use crate::model::{NetworkDefinition, NetworkName, Node, Persist, Pool, PoolId, SetName};
+use crate::net::{Addr, Subnet, parse_cidr};
 use crate::rows::{CoolingRow, LeaseRow, Str, Text, Time, name};
 
 /// Format of all lines of a file.
@@ -129,7 +129,7 @@ pub fn write(record: &Record, persist: Persist) -> String {
             users: pool.users.iter().map(user).collect(),
             time: Time(pool.time),
         },
-        Record::Network(record) => Fields::Network {
+        Record::Definition(record) => Fields::Network {
             network: record.network.as_str().into(),
             version: record.version,
             definition: Cow::Borrowed(&record.text),
@@ -210,7 +210,7 @@ pub fn read(line: &str) -> Result<(Record, Persist), String> {
                 return Err(format!("the \"definition\" of {network} is none"));
             }
             let (text, by, time) = (definition.into(), by.into(), time.0);
-            Record::Network(NetworkRecord { network, version, text, by, time })
+            Record::Definition(NetworkDefinition { network, version, text, by, time })
         }
         Fields::Adopted { network, time } => {
             Record::Adopted(name("network", &network, NetworkName::new)?, time.0)
@@ -220,9 +220,6 @@ pub fn read(line: &str) -> Result<(Record, Persist), String> {
 }
 
 fn prefix(field: &str, text: &str) -> Result<Subnet, String> {
-    let read = || {
-        let (addr, len) = text.split_once('/')?;
-        Subnet::new(addr.parse().ok()?, len.parse().ok()?).ok()
-    };
-    read().ok_or_else(|| format!("{field:?} is {text:?}, no prefix such as 10.80.0.0/24"))
+    let subnet = parse_cidr(text).and_then(|net| Subnet::strict(net).ok());
+    subnet.ok_or_else(|| format!("{field:?} is {text:?}, no prefix such as 10.80.0.0/24"))
 }

@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::alloc::{Context, Holder};
+use crate::engine;
 use crate::error::{StoreError, shown_network};
 use crate::model::{Counter, Node, SetName};
 use crate::net::{Addr, Subnet, hosts};
@@ -59,7 +60,7 @@ fn guessed(
     known: &[Extent],
 ) -> Result<Vec<Extent>, StoreError> {
     let mut seen: BTreeMap<(String, SetName), BTreeSet<(Addr, u8)>> = BTreeMap::new();
-    store.taken(cx, &mut |set: &SetName, addr: Addr, holder: &Holder| {
+    store.occupancy(cx, &mut |set: &SetName, addr: Addr, holder: &Holder| {
         let Holder::Leased(lease) = holder else { return };
         let subnet = Subnet::masked(addr, lease.prefix);
         // One address alone (an import) says nothing of a subnet.
@@ -101,7 +102,7 @@ impl Snapshot {
     pub fn take(store: &mut dyn Store, cx: &Context) -> Result<Snapshot, StoreError> {
         let began = Instant::now();
         let pools = store.pools()?;
-        let definitions = store.definitions(cx)?;
+        let definitions = store.networks(cx)?;
         let mut extents = Extent::all(&definitions, &pools);
         if definitions.is_empty() {
             extents.extend(guessed(store, cx, &extents)?);
@@ -111,7 +112,7 @@ impl Snapshot {
         let (head, mut cooling_rows) = (text.len(), Vec::new());
         let mut nodes = Nodes::default();
         let mut leases = 0;
-        store.taken(cx, &mut |set: &SetName, addr: Addr, holder: &Holder| {
+        store.occupancy(cx, &mut |set: &SetName, addr: Addr, holder: &Holder| {
             meter.take(set, addr, holder);
             match holder {
                 Holder::Free => {}
@@ -149,7 +150,7 @@ impl Snapshot {
             counters: store.counters(cx)?,
             pools: PoolRow::all(&usage, &pools, network),
             // A cluster remembers machines that have no lease.
-            nodes: nodes.rows(&pools, store.nodes()?, &cx.node),
+            nodes: nodes.rows(&pools, engine::nodes(store)?, &cx.node),
             usage,
             took: began.elapsed(),
         })

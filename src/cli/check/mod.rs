@@ -17,7 +17,7 @@ use super::screen::{Screen, Tone, visible};
 use super::table::{Table, cell};
 use super::tables::count;
 use super::{Call, ProblemsFound, StoreArgs, World, lease_file};
-use crate::alloc::Definition;
+use crate::alloc::NetworkRanges;
 use crate::config;
 use crate::config::lint;
 use crate::config::lint::{Finding, Inspection};
@@ -25,7 +25,7 @@ use crate::config::{Config, Position};
 use crate::error::StoreError;
 use crate::model::{Persist, StoreSpec};
 use crate::net::{Range, RangeSet, Span};
-use crate::telemetry::usage::len;
+use crate::store;
 use shape::{Overlap, Report};
 
 /// Look at network configurations without leasing anything.
@@ -82,19 +82,18 @@ fn stores(args: &StoreArgs, files: &[File]) -> Result<Vec<StoreSpec>> {
 /// The networks that a store has. There may be no store yet, which has none.
 fn standing(
     spec: &StoreSpec,
-    stdin: Option<&[u8]>,
     world: World<'_>,
-) -> Result<(String, Vec<Definition>), StoreError> {
+) -> Result<(String, Vec<NetworkRanges>), StoreError> {
     let place = match spec {
         StoreSpec::Embedded { path, .. } => path.display().to_string(),
         _ => "the cluster".to_owned(),
     };
-    let definitions = (world.open)(spec, stdin)?.definitions(&world.facts.context())?;
+    let definitions = store::open(spec)?.networks(&world.facts.context())?;
     Ok((place, definitions))
 }
 
 /// Those of networks that are in no file: what a file says of a network is what will be.
-fn add_standing(claims: &mut Vec<Claim>, place: &str, definitions: &[Definition]) {
+fn add_standing(claims: &mut Vec<Claim>, place: &str, definitions: &[NetworkRanges]) {
     let asked: HashSet<String> = claims.iter().map(|claim| claim.network.clone()).collect();
     for definition in definitions.iter().filter(|d| !asked.contains(d.network.as_str())) {
         claims.extend(definition.bounds.iter().map(|bounds| Claim {
@@ -109,11 +108,11 @@ fn add_standing(claims: &mut Vec<Claim>, place: &str, definitions: &[Definition]
 
 impl Check {
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
-        let (files, stdin) = self.read()?;
+        let files = self.read()?;
         let mut claims = claims(&files);
         let mut unseen = Vec::new();
         for spec in stores(call.args, &files)? {
-            match standing(&spec, stdin.as_deref(), call.world) {
+            match standing(&spec, call.world) {
                 Ok((place, definitions)) => add_standing(&mut claims, &place, &definitions),
                 Err(e) => unseen.push(e.to_string()),
             }
@@ -149,10 +148,8 @@ impl Check {
         if errors > 0 { Err(ProblemsFound.into()) } else { Ok(()) }
     }
 
-    /// The files, and the contents of standard input: a program that opens a cluster's store may need them.
-    fn read(&self) -> Result<(Vec<File>, Option<Vec<u8>>)> {
+    fn read(&self) -> Result<Vec<File>> {
         let mut files = Vec::new();
-        let mut stdin = None;
         for path in &self.files {
             let shown = || path.display().to_string();
             if path.as_os_str() == "-" {
@@ -163,7 +160,6 @@ impl Check {
                     .read_to_end(&mut bytes)
                     .context("standard input")?;
                 files.push(File { name: shown(), found: lint::bytes_of(&bytes) });
-                stdin = Some(bytes);
             } else if path.is_dir() {
                 let names = folder(path).with_context(shown)?;
                 if names.is_empty() {
@@ -176,7 +172,7 @@ impl Check {
                 files.push(one(path)?);
             }
         }
-        Ok((files, stdin))
+        Ok(files)
     }
 }
 
@@ -290,12 +286,12 @@ fn ranges(config: &Config, screen: &Screen) -> String {
 
 /// Number of addresses that can be allocated from a range.
 pub fn size(range: &Range) -> u128 {
-    range.spans().iter().map(|span| len(*span)).fold(0, u128::saturating_add)
+    range.spans().iter().map(|span| span.size()).fold(0, u128::saturating_add)
 }
 
 /// How many of its addresses `exclude` leaves out, the gateway not counted.
 pub fn excluded(range: &Range) -> u128 {
     let gateway = range.gateway().filter(|g| range.contains(*g));
     let kept = size(range).saturating_add(u128::from(gateway.is_some()));
-    len(range.bounds()).saturating_sub(kept)
+    range.bounds().size().saturating_sub(kept)
 }

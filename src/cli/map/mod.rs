@@ -10,13 +10,13 @@ use clap::Args;
 use serde::Serialize;
 
 use super::screen::{Screen, Tone, visible};
-use super::tables::{count, enclosing};
-use super::{Call, OpenStore, cidr};
+use super::tables::count;
+use super::{Call, OpenStore};
 use crate::alloc::Holder;
 use crate::error::shown_network;
 use crate::model::Kind;
 use crate::net::{Addr, Family, Span, Subnet};
-use crate::telemetry::usage::{Extent, len};
+use crate::telemetry::usage::Extent;
 use picture::{Count, Frame, LEGEND, Look, Mark, Picture, Space, draw};
 
 /// Draw a network, or a piece of the address space: a cell for each address, or for each block.
@@ -44,7 +44,10 @@ pub struct Map {
 
 /// A prefix on the command line.
 fn subnet(text: &str) -> Result<Subnet, String> {
-    let (addr, len) = cidr(text).ok_or("say a prefix, as 10.1.0.0/16 or fd00::/64")?;
+    let parsed = text
+        .split_once('/')
+        .and_then(|(addr, len)| Some((addr.parse::<Addr>().ok()?, len.parse::<u8>().ok()?)));
+    let (addr, len) = parsed.ok_or("say a prefix, as 10.1.0.0/16 or fd00::/64")?;
     Subnet::masked(addr, len).ok_or_else(|| format!("{addr} has no {len} bits"))
 }
 
@@ -121,7 +124,7 @@ fn mark(holder: &Holder) -> Option<Mark> {
 }
 
 fn extents(open: &mut OpenStore) -> Result<Vec<Extent>> {
-    Ok(Extent::all(&open.store.definitions(&open.cx)?, &open.store.pools()?))
+    Ok(Extent::all(&open.store.networks(&open.cx)?, &open.store.pools()?))
 }
 
 /// All that is in a prefix, of whichever network.
@@ -129,7 +132,7 @@ fn by_prefix(prefix: Subnet, open: &mut OpenStore) -> Result<Known> {
     let mut extents = extents(open)?;
     extents.retain(|e| e.range.overlaps(prefix.into()));
     let mut marks = Vec::new();
-    open.store.taken(&open.cx, &mut |_, addr, holder| {
+    open.store.occupancy(&open.cx, &mut |_, addr, holder| {
         if prefix.contains(addr) {
             marks.extend(mark(holder).map(|mark| (addr, mark)));
         }
@@ -145,7 +148,7 @@ fn by_name(name: &str, open: &mut OpenStore) -> Result<Known> {
     let mut extents = extents(open)?;
     extents.retain(|e| e.network == name);
     let mut marks = Vec::new();
-    open.store.taken(&open.cx, &mut |set, addr, holder| {
+    open.store.occupancy(&open.cx, &mut |set, addr, holder| {
         // Networks that share a set of leases take each other's addresses.
         let shared = extents.iter().any(|e| e.set == *set && e.range.contains(addr));
         let own = matches!(holder, Holder::Leased(lease) if shown_network(lease) == name);
@@ -170,7 +173,7 @@ fn pieces(known: &Known) -> Vec<Subnet> {
         let ranges: Vec<Span> =
             known.extents.iter().map(|e| e.range).filter(|r| r.first.family() == family).collect();
         let mut apart: Vec<Subnet> =
-            ranges.iter().map(|range| enclosing(range.first, range.last)).collect();
+            ranges.iter().map(|range| range.first.enclosing(range.last)).collect();
         apart.sort_by_key(|s| (s.first(), s.len()));
         apart.dedup();
         let of_family = || known.marks.iter().map(|(a, _)| *a).filter(|a| a.family() == family);
@@ -180,9 +183,9 @@ fn pieces(known: &Known) -> Vec<Subnet> {
             _ => of_family().min().zip(of_family().max()),
         };
         let Some((first, last)) = bounds else { continue };
-        let together = enclosing(first, last);
-        let room = apart.iter().map(|s| len(Span::from(*s))).fold(0_u128, u128::saturating_add);
-        if apart.len() < 2 || len(together.into()) / 4 <= room {
+        let together = first.enclosing(last);
+        let room = apart.iter().map(|s| Span::from(*s).size()).fold(0_u128, u128::saturating_add);
+        if apart.len() < 2 || Span::from(together).size() / 4 <= room {
             pieces.push(together);
         } else {
             pieces.append(&mut apart);
@@ -201,7 +204,7 @@ fn inhabited(whole: Subnet, marks: &[(Addr, Mark)]) -> Subnet {
         return whole;
     }
     // Not less than 256 addresses.
-    let len = enclosing(first, last).len().min(bits - 8).max(whole.len());
+    let len = first.enclosing(last).len().min(bits - 8).max(whole.len());
     Subnet::masked(first, len).unwrap_or(whole)
 }
 
@@ -329,7 +332,7 @@ mod tests {
             ("fd00::1", "fd00::ffff", "fd00::/112"),
             ("::", "ffff::", "::/0"),
         ] {
-            assert_eq!(enclosing(addr(first), addr(last)).to_string(), net);
+            assert_eq!(addr(first).enclosing(addr(last)).to_string(), net);
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Owns: the way from a command to a commit: guess, compare, try again with what was learned; what a
 //! boot does once. Does not own: what becomes of a commit (`commit`), how a server is asked
-//! ([`Engine`]), which address (`alloc`).
+//! ([`Server`]), which address (`alloc`).
 //! Invariant: an outcome that changes something was compared by the server; any other rests on
 //! nothing assumed. Tries and time are bounded. No lease outlives its pool.
 
@@ -15,8 +15,6 @@ pub mod etcd;
 pub mod history;
 pub mod http;
 pub mod keys;
-pub mod kontena;
-pub mod legacy_keys;
 pub mod login;
 pub mod node;
 pub mod records;
@@ -29,23 +27,25 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-pub use cache::Notes;
-use commit::{Try, alternatives, commit};
-use node::Claim;
-pub use server::{Commit, Conflict, Engine, Entry, Expect, OldKey, Step, Truths, Window, Write};
-use view::{Knowledge, Old, Owners, bad_record};
+pub use cache::LocalCache;
+use commit::{Candidate, candidates, commit};
+use node::NameClaim;
+pub use server::{Commit, Conflict, Entries, Entry, Expect, KeyRange, Operation, Server, Write};
+use view::{ClusterView, Old, Owners};
 
 use self::backoff::step_aside;
-use super::embedded::changes;
-use super::{Each, Problem, Repair, Store, Taken, Wanted};
+use super::{
+    Cluster, EachOccupied, EachRecord, EventFilter, OldKey, Problem, Repair, Store, StoreReader,
+};
 use crate::alloc;
 use crate::alloc::{
-    Add, Change, Command, Context, Definition, Del, Evict, Holder, Legacy, Outcome, Plan, View,
+    Add, Change, Collected, Command, Context, Del, Evict, Holder, Legacy, NetworkRanges, Outcome,
+    Plan, View,
 };
 use crate::error::{Error, StoreError};
 use crate::model::{
-    Counter, Ending, Event, History, Lease, NetworkName, NetworkRecord, NodeRecord, Persist, Pool,
-    SetName,
+    Counter, Ending, Event, History, Lease, NetworkDefinition, NetworkName, NodeRecord, Persist,
+    Pool, SetName,
 };
 use crate::net::Addr;
 
@@ -53,38 +53,35 @@ use crate::net::Addr;
 const TRIES: u32 = 64;
 
 /// A store on such a server.
-pub struct Cas<E> {
-    engine: E,
+pub struct ClusterStore<S> {
+    server: S,
     timeout: Duration,
     persist: Persist,
-    notes: Notes,
+    notes: LocalCache,
     /// What a GC listed, for its further steps. It may be out of date: the commits compare.
-    listing: Option<(Owners, Truths)>,
+    listing: Option<(Owners, Entries)>,
     /// Definitions that were looked at, for the command that rests on one.
-    networks: Truths,
-    /// What is taken over portion by portion, as long as nobody has noted this to be done.
-    unless: Option<String>,
+    networks: Entries,
     /// A transaction was sent and may happen yet, though nobody waits for it any more.
-    doubt: Cell<bool>,
+    in_flight: Cell<bool>,
     /// How much of what happens is written down, and how many records of it this store has written.
     history: History,
     written: Cell<u64>,
 }
 
-impl<E: Engine> Cas<E> {
+impl<S: Server> ClusterStore<S> {
     /// A store on `engine`, which is given `timeout` for each command. It notes nothing.
-    pub fn new(engine: E, timeout: Duration) -> Cas<E> {
-        let notes = Notes::new(None, String::new());
-        let (persist, networks) = (Persist::Boot, Truths::new());
-        Cas {
-            engine,
+    pub fn new(server: S, timeout: Duration) -> ClusterStore<S> {
+        let notes = LocalCache::new(None, String::new());
+        let (persist, networks) = (Persist::Boot, Entries::new());
+        ClusterStore {
+            server,
             timeout,
             persist,
             notes,
             listing: None,
             networks,
-            unless: None,
-            doubt: Cell::new(false),
+            in_flight: Cell::new(false),
             history: History::Standing,
             written: Cell::new(0),
         }
@@ -92,21 +89,26 @@ impl<E: Engine> Cas<E> {
 
     /// The same, with as much history.
     #[must_use]
-    pub fn keeping(self, history: History) -> Cas<E> {
-        Cas { history, ..self }
+    pub fn keeping(self, history: History) -> ClusterStore<S> {
+        ClusterStore { history, ..self }
     }
 
     /// The same, with leases that live so long, and with notes.
-    pub fn with(self, persist: Persist, notes: Notes) -> Cas<E> {
-        Cas { persist, notes, ..self }
+    pub fn with(self, persist: Persist, notes: LocalCache) -> ClusterStore<S> {
+        ClusterStore { persist, notes, ..self }
     }
 
     /// Nothing but what is told.
-    fn knowledge<'a>(&'a self, cx: &'a Context, known: Truths, until: Instant) -> Knowledge<'a> {
-        Knowledge {
-            doubt: Some(&self.doubt),
-            chronicle: Some(history::Chronicle::new(&self.notes, cx, self.history, &self.written)),
-            ..Knowledge::new(&self.engine, cx, until, known)
+    fn view<'a>(&'a self, cx: &'a Context, known: Entries, until: Instant) -> ClusterView<'a> {
+        ClusterView {
+            in_flight: Some(&self.in_flight),
+            history: Some(history::HistoryWriter::new(
+                &self.notes,
+                cx,
+                self.history,
+                &self.written,
+            )),
+            ..ClusterView::new(&self.server, cx, until, known)
         }
     }
 
@@ -114,109 +116,100 @@ impl<E: Engine> Cas<E> {
     /// has gone: a lease for a container that is deleted by then, or the end of one that has been told
     /// to be there. So before the next thing is done for this node, whatever may be under way is made to
     /// fail.
-    fn dispel(&self, cx: &Context, until: Instant) -> Result<(), StoreError> {
-        let noted = self.notes.doubt(cx);
-        if noted.is_none() && !self.doubt.get() {
+    fn fence_in_flight(&self, cx: &Context, until: Instant) -> Result<(), StoreError> {
+        let noted = self.notes.in_flight(cx);
+        if noted.is_none() && !self.in_flight.get() {
             return Ok(());
         }
-        if let Err(error) = node::fence(&self.knowledge(cx, Truths::new(), until)) {
+        if let Err(error) = node::fence(&self.view(cx, Entries::new(), until)) {
             if noted.is_none() {
                 // Where nothing can be noted this very store remembers it, if it goes on.
-                let _ = self.notes.note_doubt(cx);
+                let _ = self.notes.mark_in_flight(cx);
             }
             return Err(error);
         }
-        self.doubt.set(false);
+        self.in_flight.set(false);
         if let Some(noted) = noted {
-            self.notes.clear_doubt(cx, &noted);
+            self.notes.clear_in_flight(cx, &noted);
         }
         Ok(())
     }
 
     /// The same before this command's own end is told, if it has left something under way itself: what
     /// others have noted meanwhile is for the next one.
-    fn dispel_own(&self, cx: &Context, until: Instant) -> Result<(), StoreError> {
-        if self.doubt.get() { self.dispel(cx, until) } else { Ok(()) }
+    fn fence_own(&self, cx: &Context, until: Instant) -> Result<(), StoreError> {
+        if self.in_flight.get() { self.fence_in_flight(cx, until) } else { Ok(()) }
     }
 
-    fn carry_out(
-        &mut self,
-        command: &Command,
-        cx: &Context,
-        until: Instant,
-    ) -> Result<Outcome, Error> {
-        let (owners, mut truths) = match (command, self.listing.take()) {
-            (Command::Gc(gc), Some((owners, truths))) if gc.after.is_some() => {
-                (Some(owners), truths)
+    fn run(&mut self, command: &Command, cx: &Context, until: Instant) -> Result<Outcome, Error> {
+        let (owners, mut entries) = match (command, self.listing.take()) {
+            (Command::Gc(gc), Some((owners, entries))) if gc.after.is_some() => {
+                (Some(owners), entries)
             }
-            (Command::Evict(evict), Some((owners, truths))) if evict.after.is_some() => {
-                (Some(owners), truths)
+            (Command::Evict(evict), Some((owners, entries))) if evict.after.is_some() => {
+                (Some(owners), entries)
             }
-            _ => (None, Truths::new()),
+            _ => (None, Entries::new()),
         };
-        truths.append(&mut self.networks);
+        entries.append(&mut self.networks);
         let (path, set) = (keys::node(&cx.node.name), command.set());
-        let leases = node::claims(command);
+        let leases = node::needs_name(command);
         let asks = leases || matches!(command, Command::Status(_));
         // A DEL compares it as well, where that costs no look: so it can be made to fail later.
         let notes = asks || matches!(command, Command::Del(_));
-        let mark = if notes { self.notes.read(set, cx) } else { None };
-        truths.extend(mark.clone().map(|entry| (path.clone(), Some(entry))));
+        let mark = if notes { self.notes.node_entry(set, cx) } else { None };
+        entries.extend(mark.clone().map(|entry| (path.clone(), Some(entry))));
         let claim = match &mark {
-            _ if !leases => Claim::None,
-            Some(_) => Claim::Noted,
-            None => Claim::Now,
+            _ if !leases => NameClaim::NotNeeded,
+            Some(_) => NameClaim::Cached,
+            None => NameClaim::Needed,
         };
-        let is_defined = |definition: &Definition| self.notes.is_defined(definition, cx);
-        let knowledge = Knowledge {
+        let has_ranges = |ranges: &NetworkRanges| self.notes.has_ranges(ranges, cx);
+        let view = ClusterView {
             owners: RefCell::new(owners),
-            is_defined: Some(&is_defined),
+            has_ranges: Some(&has_ranges),
             old: old(command),
             claim,
             settled: mark.is_some(),
-            unless: self.unless.clone(),
-            ..self.knowledge(cx, truths, until)
+            ..self.view(cx, entries, until)
         };
         if asks
             && !leases
             && mark.is_none()
-            && let Some((_, record)) = node::look(&knowledge)?
+            && let Some((_, record)) = node::fetch(&view)?
         {
-            node::check(&knowledge, &record)?;
+            node::check(&view, &record)?;
         }
         // A lease that outlives its boot does not say which that was.
         let boot = cx.boot.clone().filter(|_| self.persist == Persist::Boot);
         let told = Context { boot, ..cx.clone() };
         let mut lost = 0;
         for _ in 0..TRIES {
-            knowledge.search.begin();
-            if knowledge.is_over() {
-                return Ok(Outcome::WasAdopted);
-            }
-            let plan = alloc::run(command, &knowledge, &told)?;
-            let counted = changes::counted(command, &plan, cx, true);
-            let defined = plan.changes.iter().find_map(definition).cloned();
+            view.search.begin();
+            let plan = alloc::run(command, &view, &told)?;
+            let counted = alloc::counted(command, &plan, cx, true);
+            let ranges = plan.changes.iter().find_map(ranges).cloned();
             let outcome = if plan.changes.is_empty() {
-                if !verify(&knowledge, &plan)? || lacks(&plan) && knowledge.learn_nodes()? {
+                if !verify(&view, &plan)? || is_refused_for_holders(&plan) && view.fetch_nodes()? {
                     continue;
                 }
                 plan.outcome
             } else {
-                let mut tries = alternatives(command, plan, &knowledge, &told)?;
-                let Some(done) = commit(&tries, &knowledge)? else {
+                let mut tries = candidates(command, plan, &view, &told)?;
+                let Some(done) = commit(&tries, &view)? else {
                     lost += 1;
-                    step_aside(lost, cx.seed, knowledge.until);
+                    step_aside(lost, cx.seed, view.until);
                     continue;
                 };
                 tries.swap_remove(done).outcome
             };
-            if let Some(definition) = defined {
-                self.notes.define(&definition, cx);
+            if let Some(ranges) = ranges {
+                self.notes.note_ranges(&ranges, cx);
             }
-            if let Some(counted) = counted.filter(|_| begins(command)) {
-                self.notes.count(counted, self.spent(until), cx);
+            if let Some(counted) = counted.filter(|_| is_first_step(command)) {
+                self.notes.count(&counted, cx);
             }
-            let Knowledge { owners, known, .. } = knowledge;
+            let ClusterView { owners, known, .. } = view;
             let known = known.into_inner();
             let record = known.get(&path).cloned();
             let settled = mark.is_some() && record.as_ref() == Some(&mark);
@@ -226,28 +219,26 @@ impl<E: Engine> Cas<E> {
             if leases && !gc && !settled && outcome.is_ok() {
                 // What the command asked for is done; this is done again by the next one.
                 let known = record.map(|entry| (path, entry)).into_iter().collect();
-                let _ = self.settle(set, cx, known, until);
+                let _ = self.erase_earlier_boots(set, cx, known, until);
             }
             return outcome.map_err(Error::Refused);
         }
-        Err(Error::Store(StoreError::Unavailable {
-            doing: "win against the other clients of".to_owned(),
-            place: self.engine.place(),
-            source: format!("{TRIES} tries were lost").into(),
-        }))
+        let why = format!("{TRIES} tries were lost");
+        let doing = "win against the other clients of";
+        Err(StoreError::unavailable(doing, self.server.place(), why).into())
     }
 
     /// Erases what this machine's earlier boots left of a set, and notes that this is done. Whoever
     /// loses against another client leaves it to that one.
-    fn settle(
+    fn erase_earlier_boots(
         &self,
         set: Option<&SetName>,
         cx: &Context,
-        known: Truths,
+        known: Entries,
         until: Instant,
     ) -> Result<(), Error> {
-        let knowledge = Knowledge { claim: Claim::Now, ..self.knowledge(cx, known, until) };
-        let Some((entry, record)) = node::look(&knowledge)? else { return Ok(()) };
+        let view = ClusterView { claim: NameClaim::Needed, ..self.view(cx, known, until) };
+        let Some((entry, record)) = node::fetch(&view)? else { return Ok(()) };
         if !node::is_ours(&record, cx) {
             return Ok(());
         }
@@ -255,48 +246,45 @@ impl<E: Engine> Cas<E> {
             let mut evict = Evict { set: set.clone(), only_ended: true, after: None };
             loop {
                 let command = Command::Evict(evict.clone());
-                let plan = alloc::run(&command, &knowledge, cx)?;
+                let plan = alloc::run(&command, &view, cx)?;
                 let is_done = plan.changes.is_empty();
-                let step = Try::new(plan, &command, &knowledge)?;
-                let steps = std::slice::from_ref(&step);
-                if !is_done && commit(steps, &knowledge)?.is_none() {
+                let operation = Candidate::new(plan, &command, &view)?;
+                let operations = std::slice::from_ref(&operation);
+                if !is_done && commit(operations, &view)?.is_none() {
                     return Ok(());
                 }
-                match step.outcome {
-                    Ok(Outcome::Collected { after, done: false, .. }) => evict.after = after,
+                match operation.outcome {
+                    Ok(Outcome::Collected(Collected { after, done: false, .. })) => {
+                        evict.after = after;
+                    }
                     _ => break,
                 }
             }
         }
-        history::gather(&self.engine, &self.notes, cx, until)?;
+        history::find_earlier(&self.server, &self.notes, cx, until)?;
         // Without a note the next call looks again.
-        let _ = self.notes.write(set, cx, &entry);
+        let _ = self.notes.write_node_entry(set, cx, &entry);
         Ok(())
     }
 
     /// A request that the servers did not carry out, for all that is known.
-    fn count_failure(&self, command: &Command, until: Instant, cx: &Context) {
+    fn count_failure(&self, command: &Command, cx: &Context) {
         if let (Some(verb), Some(set)) = (alloc::verb(command), command.set()) {
             let counted = (set.clone(), cx.face, verb, Ending::Failed);
-            self.notes.count(counted, self.spent(until), cx);
+            self.notes.count(&counted, cx);
         }
-    }
-
-    /// Since the command began that may take until then.
-    fn spent(&self, until: Instant) -> Duration {
-        self.timeout.saturating_sub(until.saturating_duration_since(Instant::now()))
     }
 }
 
-fn definition(change: &Change) -> Option<&Definition> {
+fn ranges(change: &Change) -> Option<&NetworkRanges> {
     match change {
-        Change::Define(definition) => Some(definition),
+        Change::PutRanges(ranges) => Some(ranges),
         _ => None,
     }
 }
 
 /// Whether it is a request, and not a further step of one.
-fn begins(command: &Command) -> bool {
+fn is_first_step(command: &Command) -> bool {
     match command {
         Command::Gc(gc) => gc.after.is_none(),
         Command::Evict(evict) => evict.after.is_none(),
@@ -315,32 +303,32 @@ fn old(command: &Command) -> Old {
 }
 
 /// Whether it is refused for what others hold: their boots may be over.
-fn lacks(plan: &Plan) -> bool {
+fn is_refused_for_holders(plan: &Plan) -> bool {
     use crate::error::Refusal::{Exhausted, GatewayHeld, Held};
     matches!(&plan.outcome, Err(Exhausted { .. } | Held { .. } | GatewayHeld { .. }))
 }
 
 /// Looks at what was assumed or added up, for nothing else guards a conclusion without a change; `true`
 /// if it holds.
-fn verify(knowledge: &Knowledge<'_>, plan: &Plan) -> Result<bool, StoreError> {
-    let mut assumed: Vec<String> = knowledge.assumed.borrow().iter().cloned().collect();
-    assumed.extend(knowledge.presumed.borrow().iter().cloned());
-    if assumed.is_empty() {
-        return if plan.outcome.is_err() { knowledge.is_full_still() } else { Ok(true) };
+fn verify(view: &ClusterView<'_>, plan: &Plan) -> Result<bool, StoreError> {
+    let mut assumed_absent: Vec<String> = view.assumed_absent.borrow().iter().cloned().collect();
+    assumed_absent.extend(view.assumed_present.borrow().iter().cloned());
+    if assumed_absent.is_empty() {
+        return if plan.outcome.is_err() { view.confirm_full() } else { Ok(true) };
     }
-    knowledge.learn(&assumed)?;
-    let known = knowledge.known.borrow();
-    if assumed.iter().any(|path| known.get(path).is_some_and(Option::is_some)) {
-        knowledge.search.careful.set(true);
+    view.fetch(&assumed_absent)?;
+    let known = view.known.borrow();
+    if assumed_absent.iter().any(|path| known.get(path).is_some_and(Option::is_some)) {
+        view.search.list_chunks.set(true);
     }
     Ok(false)
 }
 
-impl<E: Engine> Cas<E> {
+impl<S: Server> ClusterStore<S> {
     /// Who has which address; of what has ended with its boot, nobody.
-    fn slots(&mut self, cx: &Context) -> Result<BTreeMap<(SetName, Addr), Holder>, StoreError> {
+    fn holders(&mut self, cx: &Context) -> Result<BTreeMap<(SetName, Addr), Holder>, StoreError> {
         let until = Instant::now() + self.timeout;
-        let found = records::all(&self.engine, keys::IPS, until, records::slot)?;
+        let found = records::list(&self.server, keys::ADDRESSES, until, records::holder)?;
         // Read after the leases: of a boot that begins in between, none is there yet.
         let nodes = self.nodes()?;
         let ended =
@@ -349,7 +337,7 @@ impl<E: Engine> Cas<E> {
     }
 }
 
-impl<E: Engine> Store for Cas<E> {
+impl<S: Server> Store for ClusterStore<S> {
     fn apply(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {
         // What outlives a boot does not say here which that was.
         let lasting = match command {
@@ -361,13 +349,13 @@ impl<E: Engine> Store for Cas<E> {
         let command = lasting.as_ref().unwrap_or(command);
         let until = Instant::now() + self.timeout;
         if !command.only_looks() {
-            self.dispel(cx, until)?;
+            self.fence_in_flight(cx, until)?;
         }
-        let done = self.with_old_keys(command, cx, until);
+        let done = self.run(command, cx, until);
         if let Err(Error::Store(_)) = done {
-            self.count_failure(command, until, cx);
+            self.count_failure(command, cx);
         }
-        match (self.dispel_own(cx, until), done) {
+        match (self.fence_own(cx, until), done) {
             // What it was to do it has done.
             (Err(_), Ok(outcome)) => Ok(outcome),
             (Err(error), Err(Error::Refused(_))) => Err(error.into()),
@@ -375,37 +363,19 @@ impl<E: Engine> Store for Cas<E> {
         }
     }
 
-    fn take_over(
-        &mut self,
-        set: &SetName,
-        network: &NetworkName,
-        dry_run: bool,
-        cx: &Context,
-    ) -> Result<Outcome, Error> {
-        if !dry_run {
-            self.dispel(cx, Instant::now() + self.timeout)?;
-        }
-        let done = self.take_old_keys(set, network, dry_run, cx);
-        // It is noted if it fails.
-        let _ = self.dispel_own(cx, Instant::now() + self.timeout);
-        done
+    fn repair(&mut self, _: &Context) -> Result<Repair, StoreError> {
+        let why = "a cluster's records are mended one by one, as `sublet doctor` says";
+        Err(StoreError::unavailable("repair", self.server.place(), why))
     }
 
-    fn kontena_keys(&mut self, folder: &str) -> Result<Vec<(String, String)>, StoreError> {
-        let found = self.engine.kontena_keys(folder, Instant::now() + self.timeout)?;
-        found.ok_or_else(|| StoreError::Unavailable {
-            doing: "find what kontena-ipam kept in".to_owned(),
-            place: self.engine.place(),
-            source: "it kept that in etcd; say --from http://HOST:PORT".into(),
-        })
+    fn cluster(&mut self) -> Option<&mut dyn Cluster> {
+        Some(self)
     }
+}
 
-    fn old_keys_changed(&mut self) -> Result<Vec<String>, StoreError> {
-        self.find_changed_old_keys()
-    }
-
+impl<S: Server> StoreReader for ClusterStore<S> {
     fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
-        for holder in self.slots(cx)?.into_values() {
+        for holder in self.holders(cx)?.into_values() {
             if let Holder::Leased(lease) = holder {
                 each(*lease);
             }
@@ -413,34 +383,30 @@ impl<E: Engine> Store for Cas<E> {
         Ok(())
     }
 
-    fn taken(&mut self, cx: &Context, each: &mut Taken<'_>) -> Result<(), StoreError> {
-        for ((set, addr), holder) in self.slots(cx)? {
+    fn occupancy(&mut self, cx: &Context, each: &mut EachOccupied<'_>) -> Result<(), StoreError> {
+        for ((set, addr), holder) in self.holders(cx)? {
             each(&set, addr, &holder);
         }
         Ok(())
     }
 
-    fn definitions(&mut self, _: &Context) -> Result<Vec<Definition>, StoreError> {
+    fn networks(&mut self, _: &Context) -> Result<Vec<NetworkRanges>, StoreError> {
         let until = Instant::now() + self.timeout;
-        records::all(&self.engine, keys::RANGES, until, records::ranges)
+        records::list(&self.server, keys::RANGES, until, records::ranges)
     }
 
-    fn history(&mut self, _: &Context, wanted: &mut Wanted<'_>) -> Result<Vec<Event>, StoreError> {
-        let mut all = history::all(&self.engine, Instant::now() + self.timeout)?;
-        all.retain(|event| wanted(event));
+    fn history(
+        &mut self,
+        _: &Context,
+        filter: &mut EventFilter<'_>,
+    ) -> Result<Vec<Event>, StoreError> {
+        let mut all = history::events(&self.server, Instant::now() + self.timeout)?;
+        all.retain(|event| filter(event));
         Ok(all)
     }
 
     fn problems(&mut self, _: &Context, each: &mut dyn FnMut(Problem)) -> Result<(), StoreError> {
-        check::audit(&self.engine, Instant::now() + self.timeout, each)
-    }
-
-    fn repair(&mut self, _: &Context) -> Result<Repair, StoreError> {
-        Err(StoreError::Unavailable {
-            doing: "repair".to_owned(),
-            place: self.engine.place(),
-            source: "a cluster's records are mended one by one, as `sublet doctor` says".into(),
-        })
+        check::check(&self.server, Instant::now() + self.timeout, each)
     }
 
     fn counters(&mut self, cx: &Context) -> Result<Vec<Counter>, StoreError> {
@@ -449,36 +415,41 @@ impl<E: Engine> Store for Cas<E> {
 
     fn pools(&mut self) -> Result<Vec<Pool>, StoreError> {
         let until = Instant::now() + self.timeout;
-        let mut pools = records::all(&self.engine, keys::POOLS, until, records::pool)?;
+        let mut pools = records::list(&self.server, keys::POOLS, until, records::pool)?;
         pools.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(pools)
     }
 
-    fn records(&mut self, _: &Context, each: &mut Each<'_>) -> Result<(), Error> {
-        records::tell(&self.engine, self.timeout, each)
+    fn records(&mut self, _: &Context, each: &mut EachRecord<'_>) -> Result<(), Error> {
+        records::export(&self.server, self.timeout, each)
     }
+}
 
+impl<S: Server> Cluster for ClusterStore<S> {
     fn nodes(&mut self) -> Result<Vec<NodeRecord>, StoreError> {
-        node::all(&self.engine, Instant::now() + self.timeout)
+        node::list(&self.server, Instant::now() + self.timeout)
     }
 
     fn forget(&mut self, record: &NodeRecord, cx: &Context) -> Result<bool, StoreError> {
         let cx = Context { node: record.node.clone(), ..cx.clone() };
         let until = Instant::now() + self.timeout;
-        let is_forgotten = node::forget(&self.knowledge(&cx, Truths::new(), until), record)?;
+        let is_forgotten = node::forget(&self.view(&cx, Entries::new(), until), record)?;
         if is_forgotten {
             // Not done, the next one does it.
-            let _ = history::prune(&self.engine, cx.now, until);
+            let _ = history::prune(&self.server, cx.now, until);
         }
         Ok(is_forgotten)
     }
 
-    fn network(&mut self, name: &NetworkName) -> Result<Option<NetworkRecord>, StoreError> {
+    fn definition(&mut self, name: &NetworkName) -> Result<Option<NetworkDefinition>, StoreError> {
         let cx = Context::default();
         let until = Instant::now() + self.timeout;
-        let knowledge = self.knowledge(&cx, Truths::new(), until);
-        let record = knowledge.network(name)?;
-        self.networks = knowledge.known.into_inner();
+        let view = self.view(&cx, Entries::new(), until);
+        let record = view.definition(name)?;
+        self.networks = view.known.into_inner();
         Ok(record)
+    }
+    fn old_keys(&mut self, network: &NetworkName) -> Result<Vec<OldKey>, StoreError> {
+        self.server.old_keys(network, Instant::now() + self.timeout)
     }
 }

@@ -1,6 +1,6 @@
 //! What a compare-and-set server must be able to do.
 //!
-//! Owns: [`Engine`], the whole of what etcd, Consul and the fake of the tests have to offer.
+//! Owns: [`Server`], the whole of what etcd, Consul and the fake of the tests have to offer.
 //! Invariant: a transaction happens whole or not at all, and only if every comparison holds.
 
 use std::collections::BTreeMap;
@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use crate::error::StoreError;
 use crate::model::NetworkName;
+use crate::store::OldKey;
 
 /// A record as it is on the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,21 +19,12 @@ pub struct Entry {
     pub value: Vec<u8>,
 }
 
-/// A key outside of the store's prefix, of another program.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OldKey {
-    /// Whole.
-    pub key: String,
-    /// As it is now.
-    pub entry: Entry,
-}
-
 /// What is known of some paths; `None`: there is no such record.
-pub type Truths = BTreeMap<String, Option<Entry>>;
+pub type Entries = BTreeMap<String, Option<Entry>>;
 
 /// One path of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Step {
+pub struct Operation {
     /// Relative to the store's prefix.
     pub path: String,
     /// What it must be for the transaction to happen.
@@ -70,7 +62,7 @@ pub enum Write {
 
 /// Paths from one to another, both included.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Window {
+pub struct KeyRange {
     pub first: String,
     pub last: String,
 }
@@ -83,65 +75,52 @@ pub enum Commit {
     /// None did.
     Conflict(Conflict),
     /// Nobody knows.
-    Lost(StoreError),
+    Unknown(StoreError),
 }
 
 /// What a server tells of comparisons that did not hold.
 #[derive(Debug)]
 pub enum Conflict {
     /// What all compared paths were at one moment since.
-    Seen(Truths),
+    Current(Entries),
     /// Paths that were not as expected, and no more than that.
     Stale(Vec<String>),
 }
 
 /// A compare-and-set server, or a cluster of them. Every call gives up at `until`. An error says
 /// that nothing was changed.
-pub trait Engine {
+pub trait Server {
     /// The server, for messages.
     fn place(&self) -> String;
 
-    /// Most paths of one transaction or of one [`Engine::get`].
-    fn room(&self) -> usize;
+    /// Most paths of one transaction or of one [`Server::get`].
+    fn max_operations(&self) -> usize;
 
     /// How these paths were at one moment between call and answer, all of them.
-    fn get(&self, paths: &[&str], until: Instant) -> Result<Truths, StoreError>;
+    fn get(&self, paths: &[&str], until: Instant) -> Result<Entries, StoreError>;
 
     /// Every record whose path begins with `prefix`, which ends in `/`.
     fn list(&self, prefix: &str, until: Instant) -> Result<BTreeMap<String, Entry>, StoreError>;
 
-    /// What another program that kept its leases on such a server left of a network; `None`: no such
-    /// program is known here.
-    fn old_keys(
-        &self,
-        _network: &NetworkName,
-        _until: Instant,
-    ) -> Result<Option<Vec<OldKey>>, StoreError> {
-        Ok(None)
-    }
-
-    /// Every key below a folder of etcd's old API, with its value; `None`: this is no etcd.
-    fn kontena_keys(
-        &self,
-        _folder: &str,
-        _until: Instant,
-    ) -> Result<Option<Vec<(String, String)>>, StoreError> {
-        Ok(None)
+    /// The keys that cni-ipam-consul wrote for a network, and their values.
+    fn old_keys(&self, _: &NetworkName, _: Instant) -> Result<Vec<OldKey>, StoreError> {
+        let doing = "find leases of cni-ipam-consul in";
+        Err(StoreError::unavailable(doing, self.place(), "it kept them in Consul"))
     }
 
     /// How many records there are in each of the windows, which lie below `folder`, all at one
     /// moment. What a server hides from us is not counted.
-    fn counts(
+    fn count(
         &self,
         folder: &str,
-        windows: &[Window],
+        windows: &[KeyRange],
         until: Instant,
     ) -> Result<Vec<u64>, StoreError>;
 
-    /// Most transactions of one [`Engine::commit`].
-    fn alternatives(&self) -> usize;
+    /// Most transactions of one [`Server::commit`].
+    fn max_candidates(&self) -> usize;
 
     /// Makes the writes of the first of these transactions of which every expectation holds, in one
     /// trip.
-    fn commit(&self, tries: &[&[Step]], until: Instant) -> Result<Commit, StoreError>;
+    fn commit(&self, tries: &[&[Operation]], until: Instant) -> Result<Commit, StoreError>;
 }

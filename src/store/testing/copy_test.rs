@@ -5,20 +5,20 @@ use std::rc::Rc;
 use super::contract::{
     Make, add, addr, at, attachment, del, given, leases, net, owner, refused, set,
 };
-use super::fake_cluster::{FakeCas, Server};
+use super::fake_cluster::{FakeServer, FakeStore};
 use super::memory::Memory;
 use super::pool_cases::{ask, lease, pool, want};
 use crate::alloc::{
-    Add, Command, Cooldown, Del, Import, Imported, Outcome, Record, RequestPool, Reserve, Restore,
-    Shared, Strategy, Target,
+    Add, Command, Cooldown, Del, ForeignLease, Import, Outcome, Record, RequestPool, Reserve,
+    Restore, Shared, Strategy, Target,
 };
 use crate::error::{Error, Refusal};
 use crate::migrate::copy::{Mover, compare};
 use crate::model::{
-    Attachment, Kind, Lease, NetworkName, NetworkRecord, Node, Origin, Owner, Persist, Pod, PoolId,
-    SetName,
+    Attachment, Kind, Lease, NetworkDefinition, NetworkName, Node, Origin, Owner, Persist, Pod,
+    PoolId, SetName,
 };
-use crate::store::Store;
+use crate::store::{Store, StoreReader};
 
 /// A lease of every kind of owner, and whatever else a store remembers.
 fn fill(store: &mut dyn Store) {
@@ -45,10 +45,11 @@ fn fill(store: &mut dyn Store) {
     store.apply(&Command::Reserve(reserve), &at(6)).unwrap();
     let old = Attachment { ifname: None, ..attachment("old") };
     let old =
-        Imported { addr: addr("10.0.9.9"), kind: Kind::Dynamic, owner: Owner::Attachment(old) };
+        ForeignLease { addr: addr("10.0.9.9"), kind: Kind::Dynamic, owner: Owner::Attachment(old) };
     let adopts = NetworkName::new("other").ok();
     let set = SetName("other".into());
-    let import = Import { set, leases: vec![old], cursors: vec![], adopts, dry_run: false };
+    let import =
+        Import { set, leases: vec![old], cursors: vec![], adopts, partial: false, dry_run: false };
     store.apply(&Command::Import(import), &at(7)).unwrap();
     let plain = pool(store, &ask("l", "10.1.0.0/16"), &at(8)).id.0;
     pool(store, &ask("g", "10.1.0.0/16"), &at(8));
@@ -175,9 +176,9 @@ pub fn stopped_and_repeated(make: Make<'_>) {
 /// A cluster keeps networks' definitions, and gives them to another cluster alone.
 #[test]
 fn definitions_move_between_clusters() {
-    let server = || FakeCas::new(Rc::new(Server::default()));
+    let server = || FakeStore::new(Rc::new(FakeServer::default()));
     let (mut one, mut two, mut file) = (server(), server(), Memory::default());
-    let record = Record::Network(NetworkRecord {
+    let record = Record::Definition(NetworkDefinition {
         network: NetworkName::new("net").unwrap(),
         version: 3,
         text: r#"{"subnet":"10.0.0.0/24"}"#.into(),

@@ -1,23 +1,27 @@
-//! For stores that stand before another one in a test: whatever people see, the other one tells.
+//! For stores that wrap another store in a test: reads go to the wrapped store.
 
-/// What a store tells, told by another one.
-macro_rules! tells {
+/// Every method of a `StoreReader` but `list`, by another store.
+macro_rules! reads {
     ($me:ident => $store:expr) => {
         fn pools(&mut $me) -> Result<Vec<crate::model::Pool>, StoreError> {
             $store.pools()
         }
-        fn taken(&mut $me, cx: &Context, each: &mut crate::store::Taken<'_>) -> Result<(), StoreError> {
-            $store.taken(cx, each)
+        fn occupancy(
+            &mut $me,
+            cx: &Context,
+            each: &mut crate::store::EachOccupied<'_>,
+        ) -> Result<(), StoreError> {
+            $store.occupancy(cx, each)
         }
-        fn definitions(&mut $me, cx: &Context) -> Result<Vec<crate::alloc::Definition>, StoreError> {
-            Store::definitions(&mut *$store, cx)
+        fn networks(&mut $me, cx: &Context) -> Result<Vec<crate::alloc::NetworkRanges>, StoreError> {
+            StoreReader::networks(&mut *$store, cx)
         }
         fn history(
             &mut $me,
             cx: &Context,
-            wanted: &mut crate::store::Wanted<'_>,
+            filter: &mut crate::store::EventFilter<'_>,
         ) -> Result<Vec<crate::model::Event>, StoreError> {
-            $store.history(cx, wanted)
+            $store.history(cx, filter)
         }
         fn problems(
             &mut $me,
@@ -26,12 +30,26 @@ macro_rules! tells {
         ) -> Result<(), StoreError> {
             $store.problems(cx, each)
         }
-        fn repair(&mut $me, cx: &Context) -> Result<crate::store::Repair, StoreError> {
-            $store.repair(cx)
-        }
         fn counters(&mut $me, cx: &Context) -> Result<Vec<crate::model::Counter>, StoreError> {
             $store.counters(cx)
         }
+        fn records(
+            &mut $me,
+            cx: &Context,
+            each: &mut crate::store::EachRecord<'_>,
+        ) -> Result<(), Error> {
+            $store.records(cx, each)
+        }
     };
 }
-pub(super) use tells;
+pub(super) use reads;
+
+/// `repair`, by another store.
+macro_rules! repairs {
+    ($me:ident => $store:expr) => {
+        fn repair(&mut $me, cx: &Context) -> Result<crate::store::Repair, StoreError> {
+            $store.repair(cx)
+        }
+    };
+}
+pub(super) use repairs;

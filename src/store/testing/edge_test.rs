@@ -5,21 +5,23 @@ use std::path::Path;
 use std::rc::Rc;
 
 use super::contract::{add, addr, at, attachment, del, given, leases, net, owner, set};
-use super::delegate::tells;
-use super::fake_cluster::{FakeCas, Server};
+use super::delegate::{reads, repairs};
+use super::fake_cluster::{FakeServer, FakeStore};
 use super::memory::Memory;
 use crate::alloc::{
-    Add, Command, Context, Cooldown, Del, Gc, Legacy, LegacyLease, Outcome, Reserve, Strategy,
-    Target, Wanted,
+    Add, Collected, Command, Context, Cooldown, Del, Gc, Legacy, LegacyLease, Outcome, Reserve,
+    Strategy, Target, Wanted,
 };
 use crate::error::{Error, StoreError};
 use crate::model::{
     Attachment, ContainerId, IfName, Lease, NetworkName, Origin, Owner, Persist, Pod, SetName, Wait,
 };
 use crate::net::RangeSet;
+use crate::store::embedded::fs::Os;
+use crate::store::embedded::lock::Patience;
 use crate::store::embedded::view::Kv;
 use crate::store::embedded::{database, keys};
-use crate::store::{Embedded, Store};
+use crate::store::{Embedded, Store, StoreReader};
 
 fn embedded(path: &Path, persist: Persist) -> Embedded {
     Embedded::new(path.to_owned(), persist, Wait::Forever)
@@ -105,8 +107,8 @@ fn an_adopted_lease_serves_one_interface() {
 }
 
 fn collected(first: usize) {
-    let server = Rc::new(Server::default());
-    let mut store = FakeCas::new(server);
+    let server = Rc::new(FakeServer::default());
+    let mut store = FakeStore::new(server);
     let sets: Vec<RangeSet> = (0..9).map(|i| set(&format!("10.0.{i}.0/24"))).collect();
     for i in 0..first {
         given(&mut store, &add(&format!("a{i}"), &sets[..1]), &at(1));
@@ -118,11 +120,11 @@ fn collected(first: usize) {
     let mut gc = Gc { set: net(), network, valid: [].into(), after: None };
     for _ in 0..100 {
         match store.apply(&Command::Gc(gc.clone()), &at(2)).unwrap() {
-            Outcome::Collected { done: true, .. } => {
+            Outcome::Collected(Collected { done: true, .. }) => {
                 assert_eq!(leases(&mut store).len(), 0, "GC ended early");
                 return;
             }
-            Outcome::Collected { after, .. } => gc.after = after,
+            Outcome::Collected(Collected { after, .. }) => gc.after = after,
             other => panic!("{other:?}"),
         }
     }
@@ -192,20 +194,6 @@ fn a_folder_is_taken_over_once_whatever_persist_says() {
     assert_ne!(outcome, Outcome::ReadLegacy, "dead leases are adopted anew");
 }
 
-/// A caller that cannot read the boot ID leases beside living boot leases.
-#[test]
-fn a_caller_without_a_boot_id_gives_no_address_twice() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("leases.redb");
-    let sets = [set("10.0.0.0/24")];
-    let a = given(&mut embedded(&path, Persist::Boot), &add("c1", &sets), &at(1));
-    let blind = Context { boot: None, ..at(2) };
-    let wanted = vec![Wanted { addr: a[0], prefix: None }];
-    let same = Command::Add(Add { wanted, ..add("c2", &sets) });
-    let got = embedded(&path, Persist::Boot).apply(&same, &blind);
-    assert!(got.is_err(), "{got:?}: {} is c1's", a[0]);
-}
-
 /// Under a mark of another machine (a cloned image) no boot is ever told from the next.
 #[test]
 fn leases_of_this_machine_end_with_the_boot_whoever_began_the_file() {
@@ -239,17 +227,13 @@ fn a_del_beside_an_adoption_leaves_nothing() {
             }
             Ok(outcome)
         }
+        repairs!(self => self.0);
+    }
+    impl StoreReader for Meanwhile<'_> {
         fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
             self.0.list(cx, each)
         }
-        tells!(self => self.0);
-        fn records(
-            &mut self,
-            cx: &Context,
-            each: &mut crate::store::Each<'_>,
-        ) -> Result<(), Error> {
-            self.0.records(cx, each)
-        }
+        reads!(self => self.0);
     }
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("10.0.0.9"), "old\r\neth0").unwrap();
@@ -271,12 +255,8 @@ fn a_container_is_not_its_own_gateway() {
         let first = Add { strategy: Strategy::Lowest, ..add("c1", &[set("10.0.0.0/24")]) };
         assert_eq!(given(store, &first, &at(1)), [addr("10.0.0.2")]);
         let spec = crate::net::RangeSpec {
-            addr: addr("10.0.0.0"),
-            len: 24,
-            start: None,
-            end: None,
             gateway: crate::net::GatewaySpec::At(addr("10.0.0.2")),
-            exclude: vec![],
+            ..crate::net::RangeSpec::of("10.0.0.0/24".parse().unwrap())
         };
         let moved = RangeSet::new(vec![crate::net::Range::new(&spec).unwrap()]).unwrap();
         let got = store.apply(&Command::Add(add("c1", &[moved])), &at(2));
@@ -310,16 +290,17 @@ fn pods_that_never_return_are_forgotten() {
         given(&mut store, &add, &at(1));
         store.apply(&del(&container), &at(1)).unwrap();
     }
-    for file in [path.clone(), path.with_extension("redb.keep")] {
-        let mut records = 0;
-        database::look(&file, None, |tables| {
-            let kind = keys::OUTLIVING[0];
-            tables.kv.scan(&[kind], &[kind + 1], &mut |_, _| {
-                records += 1;
-                Ok(true)
-            })
+    let boot = at(1).boot.unwrap();
+    let file = path.with_file_name(format!("leases.redb.boot-{}", boot.0));
+    let mut records = 0;
+    let patience = Patience::new(Wait::Try);
+    database::read(&Os, &file, None, &patience, |tables| {
+        let all = keys::stickies();
+        tables.kv.scan(&all, &keys::behind(&all), &mut |_, _| {
+            records += 1;
+            Ok(true)
         })
-        .unwrap();
-        assert!((1..=5).contains(&records), "{records} in {}", file.display());
-    }
+    })
+    .unwrap();
+    assert!((1..=5).contains(&records), "{records}");
 }

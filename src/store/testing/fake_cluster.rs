@@ -13,15 +13,16 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use super::delegate::tells;
+use super::delegate::{reads, repairs};
 use crate::alloc::{Command, Context, Outcome};
 use crate::error::{Error, StoreError};
-use crate::model::{Lease, NetworkName, NetworkRecord, NodeRecord, Persist};
-use crate::store::Store;
+use crate::model::{Lease, NetworkName, Persist};
 use crate::store::cluster::check::assert_sound;
 use crate::store::cluster::{
-    Cas, Commit, Conflict, Engine, Entry, Expect, Notes, OldKey, Step, Truths, Window, Write,
+    ClusterStore, Commit, Conflict, Entries, Entry, Expect, KeyRange, LocalCache, Operation,
+    Server, Write,
 };
+use crate::store::{Cluster, OldKey, Store, StoreReader};
 
 /// Operations of one transaction (Consul 1.8).
 const LIMIT: usize = 64;
@@ -31,7 +32,7 @@ pub type Watcher = (&'static str, Box<dyn FnOnce()>);
 
 /// The server.
 #[derive(Default)]
-pub struct Server {
+pub struct FakeServer {
     data: RefCell<BTreeMap<String, Entry>>,
     version: Cell<u64>,
     /// Round trips so far.
@@ -48,9 +49,9 @@ pub struct Server {
     /// So many of the next commits are kept by a server that was stopped, and not answered.
     pub stopped: Cell<usize>,
     /// Those.
-    pub kept: RefCell<Vec<Vec<Vec<Step>>>>,
+    pub kept: RefCell<Vec<Vec<Vec<Operation>>>>,
     /// Keys of cni-ipam-consul.
-    pub old: RefCell<BTreeMap<String, Entry>>,
+    pub old: RefCell<BTreeMap<String, Vec<u8>>>,
     /// Runs once before the next commit: another client.
     pub intruder: RefCell<Option<Box<dyn FnOnce()>>>,
     /// Runs once after the next listing of this prefix: another client.
@@ -66,19 +67,20 @@ pub struct Folder(pub TempDir);
 
 impl Default for Folder {
     fn default() -> Folder {
-        Folder(tempfile::tempdir().unwrap())
+        // On tmpfs, as the notes of a real node.
+        Folder(tempfile::tempdir_in("/dev/shm").unwrap())
     }
 }
 
 /// The server goes on: it carries out what it has kept.
-pub fn go_on(server: &Rc<Server>) {
+pub fn go_on(server: &Rc<FakeServer>) {
     for tries in server.kept.take() {
-        let tries: Vec<&[Step]> = tries.iter().map(|steps| &**steps).collect();
+        let tries: Vec<&[Operation]> = tries.iter().map(|steps| &**steps).collect();
         server.commit(&tries, Instant::now()).unwrap();
     }
 }
 
-impl Server {
+impl FakeServer {
     fn trip(&self) -> Result<(), StoreError> {
         self.trips.set(self.trips.get() + 1);
         match self.left.get() {
@@ -98,9 +100,7 @@ impl Server {
 
     /// A node of cni-ipam-consul leases an address.
     pub fn lease_as_old(&self, key: &str, value: &str) {
-        self.version.set(self.version.get() + 1);
-        let entry = Entry { version: self.version.get(), value: value.as_bytes().to_vec() };
-        self.old.borrow_mut().insert(key.to_owned(), entry);
+        self.old.borrow_mut().insert(key.to_owned(), value.as_bytes().to_vec());
     }
 
     /// All paths.
@@ -122,28 +122,28 @@ impl Server {
 }
 
 /// What compares.
-fn compared<'a>(steps: impl Iterator<Item = &'a Step>) -> impl Iterator<Item = &'a Step> {
+fn compared<'a>(steps: impl Iterator<Item = &'a Operation>) -> impl Iterator<Item = &'a Operation> {
     steps.filter(|step| step.expect != Expect::Anything)
 }
 
 fn lost() -> Commit {
-    Commit::Lost(StoreError::Unanswered {
+    Commit::Unknown(StoreError::Unanswered {
         doing: "commit to".to_owned(),
         place: "the fake".to_owned(),
         source: "lost".into(),
     })
 }
 
-impl Engine for Rc<Server> {
+impl Server for Rc<FakeServer> {
     fn place(&self) -> String {
         "the fake".to_owned()
     }
 
-    fn room(&self) -> usize {
+    fn max_operations(&self) -> usize {
         LIMIT
     }
 
-    fn get(&self, paths: &[&str], _: Instant) -> Result<Truths, StoreError> {
+    fn get(&self, paths: &[&str], _: Instant) -> Result<Entries, StoreError> {
         assert!(paths.len() <= LIMIT);
         self.trip()?;
         let data = self.data.borrow();
@@ -165,32 +165,31 @@ impl Engine for Rc<Server> {
         Ok(found)
     }
 
-    fn old_keys(
-        &self,
-        network: &NetworkName,
-        _: Instant,
-    ) -> Result<Option<Vec<OldKey>>, StoreError> {
+    fn old_keys(&self, network: &NetworkName, _: Instant) -> Result<Vec<OldKey>, StoreError> {
         self.trip()?;
         let (old, prefix) = (self.old.borrow(), format!("{network}/"));
         let found = old.iter().filter(|(key, _)| key.starts_with(&prefix));
-        let key =
-            |(key, entry): (&String, &Entry)| OldKey { key: key.clone(), entry: entry.clone() };
-        Ok(Some(found.map(key).collect()))
+        Ok(found.map(|(key, value)| (key.clone(), value.clone())).collect())
     }
 
-    fn counts(&self, folder: &str, windows: &[Window], _: Instant) -> Result<Vec<u64>, StoreError> {
+    fn count(
+        &self,
+        folder: &str,
+        windows: &[KeyRange],
+        _: Instant,
+    ) -> Result<Vec<u64>, StoreError> {
         assert!(windows.iter().all(|w| w.first.starts_with(folder) && w.first <= w.last));
         self.trip()?;
         let data = self.data.borrow();
-        let count = |w: &Window| data.range(w.first.clone()..=w.last.clone()).count() as u64;
+        let count = |w: &KeyRange| data.range(w.first.clone()..=w.last.clone()).count() as u64;
         Ok(windows.iter().map(count).collect())
     }
 
-    fn alternatives(&self) -> usize {
+    fn max_candidates(&self) -> usize {
         if self.nests.get() { 8 } else { 1 }
     }
 
-    fn commit(&self, tries: &[&[Step]], _: Instant) -> Result<Commit, StoreError> {
+    fn commit(&self, tries: &[&[Operation]], _: Instant) -> Result<Commit, StoreError> {
         let intruder = self.intruder.borrow_mut().take();
         if let Some(intruder) = intruder {
             intruder();
@@ -205,7 +204,7 @@ impl Engine for Rc<Server> {
             return Ok(lost());
         }
         let trouble = self.next_trouble();
-        let holds = |step: &Step| {
+        let holds = |step: &Operation| {
             let now = self.data.borrow().get(&step.path).map(|e| e.version);
             match step.expect {
                 Expect::Anything => true,
@@ -226,7 +225,7 @@ impl Engine for Rc<Server> {
             let data = self.data.borrow();
             let truths = compared(tries.iter().flat_map(|steps| steps.iter()))
                 .map(|step| (step.path.clone(), data.get(&step.path).cloned()));
-            return Ok(Commit::Conflict(Conflict::Seen(truths.collect())));
+            return Ok(Commit::Conflict(Conflict::Current(truths.collect())));
         };
         if trouble == 1 {
             return Ok(lost());
@@ -253,30 +252,38 @@ impl Engine for Rc<Server> {
 }
 
 /// The product's store over such a server, one for each node; a listing checks the server as well.
-pub struct FakeCas {
-    server: Rc<Server>,
-    store: Cas<Rc<Server>>,
+pub struct FakeStore {
+    server: Rc<FakeServer>,
+    store: ClusterStore<Rc<FakeServer>>,
 }
 
-impl FakeCas {
+impl FakeStore {
     /// A node's store.
-    pub fn new(server: Rc<Server>) -> FakeCas {
-        let notes = Notes::new(Some(server.notes.0.path()), "fake".to_owned());
-        FakeCas::with(server, Persist::Boot, notes)
+    pub fn new(server: Rc<FakeServer>) -> FakeStore {
+        let notes = LocalCache::new(Some(server.notes.0.path()), "fake".to_owned());
+        FakeStore::with(server, Persist::Boot, notes)
     }
 
     /// The same with notes elsewhere.
-    pub fn with(server: Rc<Server>, persist: Persist, notes: Notes) -> FakeCas {
-        let store = Cas::new(server.clone(), Duration::from_secs(60)).with(persist, notes);
-        FakeCas { server, store }
+    pub fn with(server: Rc<FakeServer>, persist: Persist, notes: LocalCache) -> FakeStore {
+        let store = ClusterStore::new(server.clone(), Duration::from_secs(60)).with(persist, notes);
+        FakeStore { server, store }
     }
 }
 
-impl Store for FakeCas {
+impl Store for FakeStore {
     fn apply(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {
         self.store.apply(command, cx)
     }
 
+    repairs!(self => (&mut self.store));
+
+    fn cluster(&mut self) -> Option<&mut dyn Cluster> {
+        Some(&mut self.store)
+    }
+}
+
+impl StoreReader for FakeStore {
     fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
         // Not the client that may be killed.
         let left = self.server.left.take();
@@ -285,25 +292,5 @@ impl Store for FakeCas {
         self.store.list(cx, each)
     }
 
-    tells!(self => (&mut self.store));
-
-    fn old_keys_changed(&mut self) -> Result<Vec<String>, StoreError> {
-        self.store.old_keys_changed()
-    }
-
-    fn records(&mut self, cx: &Context, each: &mut crate::store::Each<'_>) -> Result<(), Error> {
-        self.store.records(cx, each)
-    }
-
-    fn nodes(&mut self) -> Result<Vec<NodeRecord>, StoreError> {
-        self.store.nodes()
-    }
-
-    fn forget(&mut self, record: &NodeRecord, cx: &Context) -> Result<bool, StoreError> {
-        self.store.forget(record, cx)
-    }
-
-    fn network(&mut self, name: &NetworkName) -> Result<Option<NetworkRecord>, StoreError> {
-        self.store.network(name)
-    }
+    reads!(self => (&mut self.store));
 }
