@@ -17,18 +17,8 @@ pub fn keys(
 ) -> Result<Vec<(String, String)>, String> {
     // Of a majority: one member alone may be behind.
     let path = format!("/v2/keys{prefix}?recursive=true&quorum=true");
-    let request = Request {
-        method: "GET",
-        path: &path,
-        body: b"",
-        secret: None,
-        repeatable: true,
-        hopeless: "",
-    };
-    let reply = client.send(request, until).map_err(|failure| {
-        let (Failure::Unsent(why) | Failure::Unanswered(why)) = failure;
-        why
-    })?;
+    let request = Request { method: "GET", path: &path, body: b"", secret: None, retryable: true };
+    let reply = client.send(request, until).map_err(Failure::why)?;
     let told = || format!("{} {}", reply.status, reply.text());
     let answer: Value = serde_json::from_slice(&reply.body)
         .map_err(|_| format!("{}; etcd answers the old API only with --enable-v2=true", told()))?;

@@ -27,11 +27,10 @@ fn say(
     secret: Option<(&'static str, &Secret)>,
     body: &Value,
 ) -> Value {
-    let client = Client::new(&server.servers("x")).unwrap();
+    let client = Client::new("server", None, &server.servers("x")).unwrap();
     let body = body.to_string();
     let method = if path.starts_with("/v1/") { "PUT" } else { "POST" };
-    let request =
-        Request { method, path, body: body.as_bytes(), secret, repeatable: false, hopeless: "" };
+    let request = Request { method, path, body: body.as_bytes(), secret, retryable: false };
     let reply = client.send(request, Instant::now() + Duration::from_secs(20)).unwrap();
     assert_eq!(reply.status, 200, "{path}: {}", reply.text());
     serde_json::from_slice(&reply.body).unwrap()
@@ -271,15 +270,11 @@ fn what_was_not_sent_is_sent_to_the_next_server() {
         servers.endpoints = [vec![first.to_owned()], vec![server.endpoint.clone(); spare]].concat();
         servers.ca = Some(ca.clone());
         servers.timeout = Duration::from_secs(2);
-        let request = Request {
-            method: "PUT",
-            path: "/v1/kv/x",
-            body: b"1",
-            secret: None,
-            repeatable: false,
-            hopeless: "",
-        };
-        Client::new(&servers).unwrap().send(request, Instant::now() + servers.timeout)
+        let request =
+            Request { method: "PUT", path: "/v1/kv/x", body: b"1", secret: None, retryable: false };
+        Client::new("server", None, &servers)
+            .unwrap()
+            .send(request, Instant::now() + servers.timeout)
     };
     // Longer than a name can be, so that no other host is asked for it.
     let nameless = format!("http://{}:1", "x".repeat(64));
@@ -291,11 +286,11 @@ fn what_was_not_sent_is_sent_to_the_next_server() {
     ] {
         assert_eq!(ask(&first, 2).unwrap().status, 200, "{first}");
         let failure = ask(&first, 0).unwrap_err();
-        let told = matches!(&failure, Failure::Unsent(text) if text.contains(why));
+        let told = matches!(&failure, Failure::NotApplied(text) if text.contains(why));
         assert!(told, "{first}: {failure:?}");
     }
     let failure = ask(&format!("http://{hangs_at}"), 2).unwrap_err();
-    assert!(matches!(failure, Failure::Unanswered(_)), "{failure:?}");
+    assert!(matches!(failure, Failure::Unknown(_)), "{failure:?}");
 }
 
 /// Something that is no etcd at all.
