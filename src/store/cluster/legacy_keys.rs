@@ -73,7 +73,7 @@ impl<E: Server> ClusterStore<E> {
             .collect();
         let (mut taken, mut present) = (Vec::new(), Vec::new());
         for some in leases.chunks(PORTION) {
-            self.absent_guard = Some(keys::adopted(network));
+            self.absent_guard = Some(keys::named(keys::ADOPTED, network.as_str()));
             let done = self.run(&import(set, some.to_vec(), None, dry_run), cx, until());
             self.absent_guard = None;
             match done? {
@@ -93,7 +93,7 @@ impl<E: Server> ClusterStore<E> {
 
     /// Remembers the last change that was seen.
     fn note(&self, network: &NetworkName, version: u64) -> Result<(), StoreError> {
-        let path = keys::old(network);
+        let path = keys::named(keys::OLD, network.as_str());
         let write = Write::Put(codec::number(path.as_bytes(), version));
         let operations = [Operation { path, expect: Expect::Anything, write }];
         match self.server.commit(&[&operations], Instant::now() + self.timeout)? {
@@ -108,7 +108,8 @@ impl<E: Server> ClusterStore<E> {
         let mut changed = Vec::new();
         for (path, Entry { value, .. }) in self.server.list(keys::OLD, until)? {
             let bad = |what| bad_record(&self.server, &path, what);
-            let network = keys::read_old(&path).ok_or_else(|| bad("a key of another form"))?;
+            let network =
+                keys::read_network(keys::OLD, &path).ok_or_else(|| bad("a key of another form"))?;
             let seen =
                 codec::read_number(path.as_bytes(), &value).map_err(|codec::Bad(w)| bad(w))?;
             let old = self.server.old_keys(&network, until)?.unwrap_or_default();

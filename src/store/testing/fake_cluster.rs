@@ -273,7 +273,8 @@ impl FakeStore {
 
     /// The same with notes elsewhere.
     pub fn with(server: Rc<FakeServer>, persist: Persist, notes: LocalCache) -> FakeStore {
-        let store = ClusterStore::new(server.clone(), Duration::from_secs(60)).with(persist, notes);
+        let store =
+            ClusterStore::new(server.clone(), Duration::from_secs(60)).with_cache(persist, notes);
         FakeStore { server, store }
     }
 }

@@ -177,7 +177,7 @@ pub fn a_nodes_history_is_bounded<E: Server>(open: &dyn Fn() -> E) {
     let store = |notes: &Path, history| {
         let notes = LocalCache::new(Some(notes), "told".to_owned());
         let limit = Duration::from_secs(20);
-        ClusterStore::new(open(), limit).with(Persist::Boot, notes).keeping(history)
+        ClusterStore::new(open(), limit).with_cache(Persist::Boot, notes).keeping(history)
     };
     let first = folder.path().join("first");
     let sets = [set("10.0.0.0/24")];
