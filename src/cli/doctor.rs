@@ -11,7 +11,7 @@ use super::output;
 use super::output::{Diagnosis, visible};
 use super::screen::Progress;
 use super::{Desk, Terminal, confirm};
-use crate::liveness::nodes;
+use crate::liveness;
 use crate::model::Lease;
 use crate::store::{Problem, Repair};
 use crate::sys::host::Facts;
@@ -85,7 +85,7 @@ fn examine(desk: &mut Desk, facts: &Facts) -> Result<Vec<Problem>> {
     // A damaged store does not tell its leases.
     if !problems.iter().any(|p| p.mendable) {
         let leases = desk.leases(&|lease: &Lease| lease.kind.collectable())?;
-        problems.extend(nodes::find(&leases, &facts.context()));
+        problems.extend(liveness::problems::find(&leases, &facts.context()));
     }
     Ok(problems)
 }

@@ -12,7 +12,7 @@ use super::survey::Survey;
 use super::wire::ProblemRow;
 use crate::alloc::Context;
 use crate::error::StoreError;
-use crate::liveness::nodes;
+use crate::liveness;
 use crate::model::{Event, Lease, StoreSpec, Timestamp};
 use crate::net::Addr;
 use crate::store;
@@ -191,7 +191,7 @@ fn problems(store: &mut dyn Store, cx: &Context) -> Result<Vec<ProblemRow>, Stor
                 leases.push(lease);
             }
         })?;
-        found.extend(nodes::find(&leases, cx));
+        found.extend(liveness::problems::find(&leases, cx));
     }
     found.sort_by_key(|problem| !problem.mendable);
     Ok(found.into_iter().map(ProblemRow::new).collect())
