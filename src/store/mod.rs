@@ -167,10 +167,8 @@ pub fn open_local(spec: &StoreSpec) -> Option<Result<Box<dyn Store>, StoreError>
 
 fn on<S: cluster::Server>(server: S, servers: &Servers, more: &str) -> ClusterStore<S> {
     let cluster = format!("{}\0{more}\0{}", server.place(), servers.prefix);
-    let cache = LocalCache::new(Some(&servers.notes), cluster);
-    ClusterStore::new(server, servers.timeout)
-        .with_cache(servers.persist, cache)
-        .keeping(servers.history)
+    let cache = LocalCache::new(&servers.notes, cluster);
+    ClusterStore::new(server, servers.timeout, servers.persist, cache).keeping(servers.history)
 }
 
 fn unreadable(why: &str) -> StoreError {

@@ -30,22 +30,22 @@ const LOCK_WAIT: Wait = Wait::For(Duration::from_millis(50));
 /// The cache of one cluster.
 #[derive(Clone, Debug)]
 pub struct LocalCache {
-    /// `None` disables the cache.
-    folder: Option<PathBuf>,
+    folder: PathBuf,
     /// The servers and the prefix.
     cluster: String,
 }
 
 impl LocalCache {
-    /// The cache of `cluster` in `folder`, which need not exist.
-    pub fn new(folder: Option<&Path>, cluster: String) -> LocalCache {
-        LocalCache { folder: folder.map(Path::to_owned), cluster }
+    /// The cache of `cluster` in `folder`, which need not exist. If the folder cannot be created, nothing is
+    /// cached.
+    pub fn new(folder: &Path, cluster: String) -> LocalCache {
+        LocalCache { folder: folder.to_owned(), cluster }
     }
 
     /// The node's record, if this boot owns the node name and has removed all leases of earlier boots from
     /// this set.
     pub fn node_entry(&self, set: Option<&SetName>, cx: &Context) -> Option<Entry> {
-        let (file, key) = self.file("node", name_of(set), cx)?;
+        let (file, key) = self.file("node", name_of(set), cx);
         let (version, value) = codec::read_note(key.as_bytes(), &content(&file)?).ok()?;
         let entry = Entry { version, value };
         let record = records::node(&keys::node(&cx.node.name), &entry).ok()?;
@@ -59,18 +59,18 @@ impl LocalCache {
         cx: &Context,
         entry: &Entry,
     ) -> io::Result<()> {
-        let Some((file, key)) = self.file("node", name_of(set), cx) else { return Ok(()) };
+        let (file, key) = self.file("node", name_of(set), cx);
         put(&file, &codec::note(key.as_bytes(), entry.version, &entry.value), cx.seed)
     }
 
     /// The mark of a transaction that may still be in flight, if there is one.
     pub fn in_flight(&self, cx: &Context) -> Option<Vec<u8>> {
-        content(&self.file("doubt", "", cx)?.0)
+        content(&self.file("doubt", "", cx).0)
     }
 
     /// Marks that a transaction may be in flight.
     pub fn mark_in_flight(&self, cx: &Context) -> io::Result<()> {
-        let Some((file, _)) = self.file("doubt", "", cx) else { return Ok(()) };
+        let (file, _) = self.file("doubt", "", cx);
         files::make_folder(&file)?;
         // Without the lock, another process might remove this mark together with its own.
         let _lock = lock(&file);
@@ -79,8 +79,8 @@ impl LocalCache {
 
     /// Removes this mark. A later mark of another process stays.
     pub fn clear_in_flight(&self, cx: &Context, mark: &[u8]) {
-        if let Some((file, _)) = self.file("doubt", "", cx)
-            && let Ok(_lock) = lock(&file)
+        let (file, _) = self.file("doubt", "", cx);
+        if let Ok(_lock) = lock(&file)
             && content(&file).as_deref() == Some(mark)
         {
             // If the mark stays, the next call pays two round trips.
@@ -90,7 +90,7 @@ impl LocalCache {
 
     /// The segments of this node's history. A file that cannot be parsed counts as missing.
     pub fn segments(&self, cx: &Context) -> Option<Segments> {
-        let (file, key) = self.file("past", "", cx)?;
+        let (file, key) = self.file("past", "", cx);
         let text = String::from_utf8(content(&file)?).ok()?;
         // Each process appends one byte per event.
         let (head, events) = text.split_once('\n')?;
@@ -100,10 +100,9 @@ impl LocalCache {
         (of == key).then_some(Segments { bounds, starts, has_earlier, events })
     }
 
-    /// Stores the segments. Without a cache this is an error.
+    /// Stores the segments.
     pub fn write_segments(&self, cx: &Context, segments: &Segments) -> io::Result<()> {
-        let disabled = || io::Error::from(io::ErrorKind::NotFound);
-        let (file, key) = self.file("past", "", cx).ok_or_else(disabled)?;
+        let (file, key) = self.file("past", "", cx);
         let Segments { bounds, starts, has_earlier, events } = segments;
         let mut text = serde_json::to_string(&(key, bounds, starts, has_earlier))? + "\n";
         text.extend((0..*events).map(|_| '.'));
@@ -112,26 +111,21 @@ impl LocalCache {
 
     /// Adds so many events to the newest segment.
     pub fn add_events(&self, cx: &Context, events: usize) {
-        if let Some((file, _)) = self.file("past", "", cx) {
-            // If this fails, the segment gets a few more events than it should.
-            let _ = files::append(&file, &vec![b'.'; events]);
-        }
+        // If this fails, the segment gets a few more events than it should.
+        let _ = files::append(&self.file("past", "", cx).0, &vec![b'.'; events]);
     }
 
     /// Whether the cluster has these ranges of a network, as far as this node knows.
     pub fn is_defined(&self, definition: &Definition, cx: &Context) -> bool {
-        let file = self.file("ranges", definition.network.as_str(), cx);
-        file.is_some_and(|(file, key)| {
-            content(&file) == Some(codec::definition(key.as_bytes(), definition))
-        })
+        let (file, key) = self.file("ranges", definition.network.as_str(), cx);
+        content(&file) == Some(codec::definition(key.as_bytes(), definition))
     }
 
     /// Remembers that the cluster has these ranges.
     pub fn set_defined(&self, definition: &Definition, cx: &Context) {
-        if let Some((file, key)) = self.file("ranges", definition.network.as_str(), cx) {
-            // If this fails, the next ADD writes the ranges again.
-            let _ = put(&file, &codec::definition(key.as_bytes(), definition), cx.seed);
-        }
+        let (file, key) = self.file("ranges", definition.network.as_str(), cx);
+        // If this fails, the next ADD writes the ranges again.
+        let _ = put(&file, &codec::definition(key.as_bytes(), definition), cx.seed);
     }
 
     /// Counts a request. A failure to count is ignored.
@@ -141,7 +135,7 @@ impl LocalCache {
         took: Duration,
         cx: &Context,
     ) {
-        let Some((file, key)) = self.file("counts", "", cx) else { return };
+        let (file, key) = self.file("counts", "", cx);
         let Ok(()) = files::make_folder(&file) else { return };
         let Ok(_lock) = lock(&file) else { return };
         let before = content(&file).unwrap_or_default();
@@ -152,15 +146,15 @@ impl LocalCache {
 
     /// What this node has counted since its boot.
     pub fn counters(&self, cx: &Context) -> Vec<Counter> {
-        let Some((file, key)) = self.file("counts", "", cx) else { return Vec::new() };
+        let (file, key) = self.file("counts", "", cx);
         let bytes = content(&file).unwrap_or_default();
         codec::read_all_counts(key.as_bytes(), &bytes).unwrap_or_default()
     }
 
     /// A file of this kind, and the key that its content must repeat, because hashes may collide.
-    fn file(&self, kind: &str, name: &str, cx: &Context) -> Option<(PathBuf, String)> {
+    fn file(&self, kind: &str, name: &str, cx: &Context) -> (PathBuf, String) {
         let key = format!("{}\0{}\0{name}", self.cluster, cx.node.name);
-        Some((self.folder.as_ref()?.join(file_name(kind, &key)), key))
+        (self.folder.join(file_name(kind, &key)), key)
     }
 }
 

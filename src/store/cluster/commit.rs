@@ -39,7 +39,7 @@ impl Candidate {
         let (mut writes, events) = transaction::writes(plan.changes, command, view)?;
         writes.extend(node::claim_name(view)?);
         let mut operations = transaction::operations(writes, view);
-        operations.extend(view.history.operations(&events));
+        operations.extend(view.history_operations(&events));
         Ok(Candidate { operations, events: events.len(), outcome: plan.outcome })
     }
 }
@@ -125,7 +125,7 @@ pub fn commit(
         }
     };
     if let Some(which) = applied {
-        view.history.applied(candidates[which].events);
+        view.history_applied(candidates[which].events);
     }
     Ok(applied)
 }
@@ -144,7 +144,9 @@ fn learn(
         Conflict::Current(entries) => view.remember(entries),
         Conflict::Stale(paths) => refresh(&paths, first, view)?,
     }
-    let lost = first.iter().filter(|operation| is_lost_address(operation, view));
+    let is_held =
+        |path: &String| view.present.borrow().contains(path) || view.known_entry(path).is_some();
+    let lost = first.iter().filter(|operation| leases_free(operation) && is_held(&operation.path));
     let chunks = lost.filter_map(|operation| operation.path.rsplit_once('/'));
     let chunks: Vec<&str> = chunks.map(|(chunk, _)| chunk).collect();
     if !chunks.is_empty() {
@@ -160,11 +162,9 @@ fn learn(
     Ok(())
 }
 
-/// Whether an operation was to lease an address that is held.
-fn is_lost_address(operation: &Operation, view: &ClusterView<'_>) -> bool {
-    let path = &operation.path;
-    let is_present = || view.present.borrow().contains(path) || view.known_entry(path).is_some();
-    operation.expect == Expect::Absent && path.starts_with(keys::ADDRESS) && is_present()
+/// Whether an operation leases an address that was expected to be free.
+fn leases_free(operation: &Operation) -> bool {
+    operation.expect == Expect::Absent && operation.path.starts_with(keys::ADDRESS)
 }
 
 /// Updates the view where comparisons failed. An address that was expected to be free is held, and its record
@@ -174,11 +174,8 @@ fn refresh(
     operations: &[Operation],
     view: &ClusterView<'_>,
 ) -> Result<(), StoreError> {
-    let is_held = |operation: &Operation| {
-        operation.expect == Expect::Absent && operation.path.starts_with(keys::ADDRESS)
-    };
     let is_stale = |operation: &&Operation| stale.contains(&operation.path);
-    if operations.iter().filter(is_stale).all(is_held) {
+    if operations.iter().filter(is_stale).all(leases_free) {
         view.known.borrow_mut().retain(|path, _| !stale.contains(path));
         view.present.borrow_mut().extend(stale.iter().cloned());
         return Ok(());

@@ -11,9 +11,11 @@ use std::time::Instant;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use serde_json::{Value, json};
 
 use super::http::{Client, Failure, Reply, Request, Secret};
+use super::keys;
 use super::{Commit, Conflict, Entries, Entry, Expect, KeyRange, OldKey, Operation, Server, Write};
 use crate::error::StoreError;
 use crate::model::{Consul as Spec, NetworkName};
@@ -35,24 +37,6 @@ pub struct Consul {
     /// The query parameter that selects the data center; may be empty.
     dc: String,
     token: Option<Secret>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct TxnOperation {
-    #[serde(rename = "KV")]
-    kv: Kv,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Kv {
-    verb: &'static str,
-    key: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    value: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    index: Option<u64>,
 }
 
 /// Both fields may be null, and neither is ever omitted.
@@ -96,7 +80,7 @@ enum Answer {
 impl Consul {
     /// A client. It reads files and does not connect.
     pub fn new(spec: &Spec) -> Result<Consul, StoreError> {
-        let dc = spec.dc.as_ref().map(|dc| format!("&dc={}", escaped(dc))).unwrap_or_default();
+        let dc = spec.dc.as_ref().map(|dc| format!("&dc={}", keys::escape(dc))).unwrap_or_default();
         Ok(Consul {
             client: Client::new("Consul", Some(NO_SUCH_DC), &spec.servers)?,
             prefix: format!("{}/", spec.servers.prefix),
@@ -106,7 +90,7 @@ impl Consul {
     }
 
     /// Consul's form of an operation; `None` if it neither compares nor writes.
-    fn txn_operation(&self, operation: &Operation) -> Option<TxnOperation> {
+    fn txn_operation(&self, operation: &Operation) -> Option<Value> {
         let (verb, index) = match (&operation.write, operation.expect) {
             (Write::Keep, Expect::Anything) => return None,
             (Write::Keep | Write::Delete, Expect::Absent) => ("check-not-exists", None),
@@ -121,25 +105,26 @@ impl Consul {
             // "delete-cas" succeeds if the key is absent, which has the same effect.
             (Write::Delete, Expect::Version(version)) => ("delete-cas", Some(version)),
         };
-        let value = match &operation.write {
-            Write::Put(value) => Some(BASE64.encode(value)),
-            _ => None,
-        };
-        let key = format!("{}{}", self.prefix, operation.path);
-        Some(TxnOperation { kv: Kv { verb, key, value, index } })
+        let mut made = kv(verb, &self.prefix, &operation.path);
+        if let Some(index) = index {
+            made["KV"]["Index"] = json!(index);
+        }
+        if let Write::Put(value) = &operation.write {
+            made["KV"]["Value"] = json!(BASE64.encode(value));
+        }
+        Some(made)
     }
 
     fn transact(
         &self,
-        operations: &[TxnOperation],
+        operations: &[Value],
         retryable: bool,
         until: Instant,
     ) -> Result<Answer, Failure> {
-        let body =
-            serde_json::to_vec(operations).map_err(|e| Failure::NotApplied(e.to_string()))?;
+        let body = json!(operations).to_string();
         // Each read is answered by the leader, after it has made sure that it is the leader.
         let path = format!("/v1/txn?consistent{}", self.dc);
-        let reply = self.client.send(self.request(&path, &body, retryable), until)?;
+        let reply = self.client.send(self.request(&path, body.as_bytes(), retryable), until)?;
         self.answer(&reply)
     }
 
@@ -197,12 +182,9 @@ impl Consul {
         prefixes: &[&str],
         until: Instant,
     ) -> Result<BTreeMap<String, Entry>, Failure> {
-        let operation = |verb, path: &str| {
-            let key = format!("{folder}{path}");
-            TxnOperation { kv: Kv { verb, key, value: None, index: None } }
-        };
-        let mut operations = vec![operation("check-not-exists", PROBE)];
-        operations.extend(prefixes.iter().map(|prefix| operation("get-tree", prefix)));
+        let mut operations = vec![kv("check-not-exists", folder, PROBE)];
+        let trees = prefixes.iter().map(|prefix| kv("get-tree", folder, prefix));
+        operations.extend(trees);
         let Answer::Committed(found) = self.transact(&operations, true, until)? else {
             return Err(Failure::NotApplied(format!("{folder}{PROBE} exists")));
         };
@@ -215,10 +197,9 @@ impl Consul {
     }
 }
 
-fn escaped(text: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
-    let byte = |b: u8| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") };
-    text.bytes().map(byte).collect()
+/// An operation on a path below a folder, without a value and an index.
+fn kv(verb: &str, folder: &str, path: &str) -> Value {
+    json!({ "KV": { "Verb": verb, "Key": format!("{folder}{path}") } })
 }
 
 impl Server for Consul {
@@ -285,7 +266,7 @@ impl Server for Consul {
     }
 
     fn commit(&self, candidates: &[&[Operation]], until: Instant) -> Result<Commit, StoreError> {
-        let (paths, operations): (Vec<&str>, Vec<TxnOperation>) = candidates
+        let (paths, operations): (Vec<&str>, Vec<Value>) = candidates
             .iter()
             .take(1)
             .flat_map(|operations| operations.iter())

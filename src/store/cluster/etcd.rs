@@ -97,11 +97,6 @@ struct OneReply {
     response_txn: Option<TxnReply>,
 }
 
-#[derive(Deserialize)]
-struct Token {
-    token: String,
-}
-
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Refusal {
@@ -205,9 +200,9 @@ impl Etcd {
             return Err(self.refused(&reply, &Refusal::of(&reply)).map(mask));
         }
         // The error does not quote the answer, which may contain a token.
-        let malformed = Failure::malformed;
-        let Token { token } = self.client.parse(&reply).map_err(|_| malformed())?;
-        let token = Secret::parse(&token).ok_or_else(malformed)?;
+        let reply = self.client.parse::<Value>(&reply).ok();
+        let token = reply.and_then(|reply| Secret::parse(reply["token"].as_str()?));
+        let token = token.ok_or_else(Failure::malformed)?;
         // If the token cannot be kept, the next process logs in again.
         let _ = login.file.write(&token);
         *self.token.borrow_mut() = Some(token);

@@ -10,10 +10,9 @@ use std::cell::{Cell, OnceCell};
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use super::cache::LocalCache;
 use super::server::{Operation, Server, Write};
+use super::view::ClusterView;
 use super::{keys, records};
-use crate::alloc::Context;
 use crate::error::StoreError;
 use crate::model::{Event, History, Timestamp};
 use crate::store::codec;
@@ -84,41 +83,30 @@ impl Segments {
     }
 }
 
-/// Writes the events of one command.
-pub struct HistoryWriter<'a> {
-    cache: &'a LocalCache,
-    cx: &'a Context,
+/// The history of one command.
+pub struct HistoryState<'a> {
+    pub setting: History,
     /// Distinguishes the records that one process writes in one second.
-    serial: &'a Cell<u64>,
-    setting: History,
+    pub serial: &'a Cell<u64>,
     /// Read from the cache when it is first needed; `None` means that no history is written.
-    open: OnceCell<Option<Open>>,
+    pub open: OnceCell<Option<Open>>,
 }
 
 /// The segment that a command writes to, and the expired segments.
-type Open = (Timestamp, Vec<Timestamp>);
+pub type Open = (Timestamp, Vec<Timestamp>);
 
-impl<'a> HistoryWriter<'a> {
-    /// A writer of the events of `cx`.
-    pub fn new(
-        cache: &'a LocalCache,
-        cx: &'a Context,
-        setting: History,
-        serial: &'a Cell<u64>,
-    ) -> HistoryWriter<'a> {
-        HistoryWriter { cache, cx, serial, setting, open: OnceCell::new() }
-    }
-
+impl ClusterView<'_> {
     /// The operations that write these events.
-    pub fn operations(&self, events: &[Event]) -> Vec<Operation> {
+    pub fn history_operations(&self, events: &[Event]) -> Vec<Operation> {
         if events.is_empty() {
             return Vec::new();
         }
-        let Some((segment, expired)) = self.open.get_or_init(|| self.open_segment()) else {
+        let history = &self.history;
+        let Some((segment, expired)) = history.open.get_or_init(|| self.open_segment()) else {
             return Vec::new();
         };
-        let (node, serial) = (&*self.cx.node.name, self.serial.get());
-        self.serial.set(serial + 1);
+        let (node, serial) = (&*self.cx.node.name, history.serial.get());
+        history.serial.set(serial + 1);
         let path = keys::history(node, *segment, self.cx.now, self.cx.seed, serial);
         let value = codec::events(path.as_bytes(), events);
         let expired = expired.iter().map(|start| remove_segment(node, *start));
@@ -126,8 +114,10 @@ impl<'a> HistoryWriter<'a> {
     }
 
     /// Records in the cache that the transaction with so many events was applied.
-    pub fn applied(&self, events: usize) {
-        let Some(Some((_, expired))) = self.open.get().filter(|_| events > 0) else { return };
+    pub fn history_applied(&self, events: usize) {
+        let Some(Some((_, expired))) = self.history.open.get().filter(|_| events > 0) else {
+            return;
+        };
         self.cache.add_events(self.cx, events);
         if let Some(mut segments) = self.cache.segments(self.cx).filter(|_| !expired.is_empty()) {
             segments.starts.retain(|start| !expired.contains(start));
@@ -140,7 +130,7 @@ impl<'a> HistoryWriter<'a> {
     fn open_segment(&self) -> Option<Open> {
         let cached = self.cache.segments(self.cx);
         let mut segments = cached.clone().unwrap_or_else(Segments::new);
-        segments.set_bounds(self.setting);
+        segments.set_bounds(self.history.setting);
         let is_on = segments.bounds.0 > 0;
         if is_on {
             segments.roll(self.cx.now);
@@ -150,26 +140,22 @@ impl<'a> HistoryWriter<'a> {
         let last = *segments.starts.last()?;
         (is_on && is_cached).then(|| (last, segments.expired(self.cx.now).to_vec()))
     }
-}
 
-/// Adds the segments of this node's earlier boots to the cache, once in a boot.
-pub fn find_earlier(
-    server: &dyn Server,
-    cache: &LocalCache,
-    cx: &Context,
-    until: Instant,
-) -> Result<(), StoreError> {
-    let Some(mut segments) = cache.segments(cx).filter(|segments| !segments.has_earlier) else {
-        return Ok(());
-    };
-    let found = server.list(&keys::node_history(&cx.node.name), until)?;
-    segments.starts.extend(found.keys().filter_map(|path| Some(keys::read_history(path)?.1)));
-    segments.starts.sort_unstable();
-    segments.starts.dedup();
-    segments.has_earlier = true;
-    // If this fails, the next call looks again.
-    let _ = cache.write_segments(cx, &segments);
-    Ok(())
+    /// Adds the segments of this node's earlier boots to the cache, once in a boot.
+    pub fn find_earlier_history(&self) -> Result<(), StoreError> {
+        let segments = self.cache.segments(self.cx);
+        let Some(mut segments) = segments.filter(|segments| !segments.has_earlier) else {
+            return Ok(());
+        };
+        let found = self.server.list(&keys::node_history(&self.cx.node.name), self.until)?;
+        segments.starts.extend(found.keys().filter_map(|path| Some(keys::read_history(path)?.1)));
+        segments.starts.sort_unstable();
+        segments.starts.dedup();
+        segments.has_earlier = true;
+        // If this fails, the next call looks again.
+        let _ = self.cache.write_segments(self.cx, &segments);
+        Ok(())
+    }
 }
 
 /// Removes the expired history of nodes that have no record any more.

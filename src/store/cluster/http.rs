@@ -214,30 +214,30 @@ impl Client {
     /// cannot serve is asked again if the request may be sent again. If no server is up, this fails at
     /// once.
     pub fn send(&self, request: Request<'_>, until: Instant) -> Result<Reply, Failure> {
-        let mut why;
         loop {
-            why = String::new();
-            let mut up = false;
+            let (mut why, mut is_any_up) = (String::new(), false);
             for _ in 0..self.endpoints.len() {
                 let at = self.current.get() % self.endpoints.len();
-                match self.ask(&self.endpoints[at], request, until) {
+                let endpoint = &self.endpoints[at];
+                let failure = match self.ask(endpoint, request, until) {
                     Ok(reply) if request.retryable && self.is_transient(&reply) => {
-                        up = true;
-                        why = format!("{}: {} {}", self.endpoints[at], reply.status, reply.text());
+                        is_any_up = true;
+                        self.failure(&reply, &reply.text())
                     }
                     Ok(reply) => return Ok(reply),
-                    Err(Failure::Unknown(e)) if !request.retryable => {
-                        self.current.set(at + 1);
-                        return Err(Failure::Unknown(format!("{}: {e}", self.endpoints[at])));
-                    }
-                    Err(failure) => why = format!("{}: {}", self.endpoints[at], failure.why()),
-                }
+                    Err(failure) => failure,
+                };
                 self.current.set(at + 1);
+                let failure = failure.map(|why| format!("{endpoint}: {why}"));
+                if matches!(failure, Failure::Unknown(_)) && !request.retryable {
+                    return Err(failure);
+                }
+                why = failure.why();
                 if Instant::now() >= until {
                     return Err(Failure::NotApplied(why));
                 }
             }
-            if !up {
+            if !is_any_up {
                 return Err(Failure::NotApplied(why));
             }
             pause(RETRY_AFTER, until);
@@ -345,18 +345,12 @@ fn classify(error: &Error, encrypted: bool) -> Failure {
 }
 
 fn tls(servers: &Servers) -> Result<TlsConfig, StoreError> {
-    let roots = match &servers.ca {
-        Some(path) => certificates(path)?,
-        None => match SYSTEM_CA.iter().map(Path::new).find(|path| path.exists()) {
-            Some(path) => certificates(path)?,
-            None => {
-                return Err(unusable(
-                    SYSTEM_CA[0].as_ref(),
-                    "this host has no list of authorities; name one with caFile",
-                ));
-            }
-        },
+    let system = || SYSTEM_CA.iter().map(Path::new).find(|path| path.exists());
+    let Some(ca) = servers.ca.as_deref().or_else(system) else {
+        let why = "this host has no list of authorities; name one with caFile";
+        return Err(unusable(SYSTEM_CA[0].as_ref(), why));
     };
+    let roots = certificates(ca)?;
     let identity = match &servers.identity {
         None => None,
         Some((cert, key)) => {
@@ -374,14 +368,13 @@ fn tls(servers: &Servers) -> Result<TlsConfig, StoreError> {
 
 fn certificates(path: &Path) -> Result<Vec<ureq::tls::Certificate<'static>>, StoreError> {
     let text = read(path)?;
-    let mut found = Vec::new();
-    for item in parse_pem(text.as_bytes()) {
-        match item {
-            Ok(PemItem::Certificate(certificate)) => found.push(certificate),
-            Ok(_) => {}
-            Err(_) => return Err(unusable(path, "it is no PEM file")),
-        }
-    }
+    let items: Result<Vec<PemItem<'_>>, _> = parse_pem(text.as_bytes()).collect();
+    let items = items.map_err(|_| unusable(path, "it is no PEM file"))?;
+    let certificate = |item| match item {
+        PemItem::Certificate(certificate) => Some(certificate),
+        _ => None,
+    };
+    let found: Vec<_> = items.into_iter().filter_map(certificate).collect();
     if found.is_empty() {
         return Err(unusable(path, "it holds no certificate in PEM form"));
     }

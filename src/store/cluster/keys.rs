@@ -57,7 +57,7 @@ pub fn is_compared(path: &str) -> bool {
 
 /// A name as one path component: every byte except a letter, a digit, `-`, `_`, `.` and `~` as %XX. It is
 /// never empty and never consists of dots only, because servers resolve such components.
-fn escape(name: &str) -> String {
+pub fn escape(name: &str) -> String {
     if name.is_empty() {
         return "%".to_owned();
     }

@@ -25,14 +25,15 @@ pub mod server;
 pub mod transaction;
 pub mod view;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 pub use cache::LocalCache;
 use commit::{Candidate, candidates, commit};
-use history::HistoryWriter;
+use history::HistoryState;
 use node::NameClaim;
+use records::Decode;
 use search::Search;
 pub use server::{
     Commit, Conflict, Entries, Entry, Expect, KeyRange, OldKey, Operation, Server, Write,
@@ -75,13 +76,18 @@ pub struct ClusterStore<S> {
 }
 
 impl<S: Server> ClusterStore<S> {
-    /// A store on `server` with `timeout` for each command and without a local cache.
-    pub fn new(server: S, timeout: Duration) -> ClusterStore<S> {
+    /// A store on `server`, with `timeout` for each command.
+    pub fn new(
+        server: S,
+        timeout: Duration,
+        persist: Persist,
+        cache: LocalCache,
+    ) -> ClusterStore<S> {
         ClusterStore {
             server,
             timeout,
-            persist: Persist::Boot,
-            cache: LocalCache::new(None, String::new()),
+            persist,
+            cache,
             listing: None,
             networks: Entries::new(),
             absent_guard: None,
@@ -95,11 +101,6 @@ impl<S: Server> ClusterStore<S> {
     #[must_use]
     pub fn keeping(self, history: History) -> ClusterStore<S> {
         ClusterStore { history, ..self }
-    }
-
-    /// The same store with this lifetime of leases and this local cache.
-    pub fn with_cache(self, persist: Persist, cache: LocalCache) -> ClusterStore<S> {
-        ClusterStore { persist, cache, ..self }
     }
 
     /// The view of a command that knows only `known`.
@@ -120,7 +121,11 @@ impl<S: Server> ClusterStore<S> {
             in_flight: &self.in_flight,
             is_clean: false,
             absent_guard: None,
-            history: HistoryWriter::new(&self.cache, cx, self.history, &self.serial),
+            history: HistoryState {
+                setting: self.history,
+                serial: &self.serial,
+                open: OnceCell::new(),
+            },
             search: Search::default(),
             hypothetical: RefCell::default(),
         }
@@ -193,7 +198,7 @@ impl<S: Server> ClusterStore<S> {
         let mut lost_races = 0;
         for _ in 0..ATTEMPTS {
             view.search.begin();
-            if view.is_guard_present() {
+            if self.absent_guard.as_ref().is_some_and(|path| view.known_entry(path).is_some()) {
                 return Ok(Outcome::WasAdopted);
             }
             let plan = alloc::run(command, &view, &lease_cx)?;
@@ -271,7 +276,7 @@ impl<S: Server> ClusterStore<S> {
                 }
             }
         }
-        history::find_earlier(&self.server, &self.cache, cx, until)?;
+        view.find_earlier_history()?;
         // If this fails, the next command looks again.
         let _ = self.cache.write_node_entry(set, cx, &entry);
         Ok(())
@@ -338,10 +343,14 @@ fn verify(view: &ClusterView<'_>, plan: &Plan) -> Result<bool, StoreError> {
 }
 
 impl<S: Server> ClusterStore<S> {
+    /// All records of a kind.
+    fn list_records<T>(&self, kind: &str, decode: Decode<T>) -> Result<Vec<T>, StoreError> {
+        records::list(&self.server, kind, Instant::now() + self.timeout, decode)
+    }
+
     /// The holders of all addresses. Leases that have ended with their boot are omitted.
     fn holders(&mut self, cx: &Context) -> Result<BTreeMap<(SetName, Addr), Holder>, StoreError> {
-        let until = Instant::now() + self.timeout;
-        let found = records::list(&self.server, keys::ADDRESS, until, records::address)?;
+        let found = self.list_records(keys::ADDRESS, records::address)?;
         // The nodes are read after the leases, so no lease is of a boot that is not known.
         let nodes = self.nodes()?;
         let has_ended = |holder: &Holder| match holder {
@@ -426,8 +435,7 @@ impl<S: Server> Store for ClusterStore<S> {
     }
 
     fn definitions(&mut self, _: &Context) -> Result<Vec<Definition>, StoreError> {
-        let until = Instant::now() + self.timeout;
-        records::list(&self.server, keys::RANGES, until, records::ranges)
+        self.list_records(keys::RANGES, records::ranges)
     }
 
     fn history(&mut self, _: &Context, wanted: &mut Wanted<'_>) -> Result<Vec<Event>, StoreError> {
@@ -453,8 +461,7 @@ impl<S: Server> Store for ClusterStore<S> {
     }
 
     fn pools(&mut self) -> Result<Vec<Pool>, StoreError> {
-        let until = Instant::now() + self.timeout;
-        let mut pools = records::list(&self.server, keys::POOL, until, records::pool)?;
+        let mut pools = self.list_records(keys::POOL, records::pool)?;
         pools.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(pools)
     }
@@ -464,8 +471,7 @@ impl<S: Server> Store for ClusterStore<S> {
     }
 
     fn nodes(&mut self) -> Result<Vec<NodeRecord>, StoreError> {
-        let nodes = node::list(&self.server, Instant::now() + self.timeout)?;
-        Ok(nodes.into_iter().map(|(record, _)| record).collect())
+        self.list_records(keys::NODE, records::node)
     }
 
     fn forget(&mut self, record: &NodeRecord, cx: &Context) -> Result<bool, StoreError> {

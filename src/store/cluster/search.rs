@@ -117,7 +117,7 @@ impl ClusterView<'_> {
             let prefix = keys::node_owners(set, &record.node);
             self.list(prefix.clone())?;
             for (path, entry) in self.entries_below(&prefix) {
-                leases.extend(self.leases_in(&path, set, &entry)?);
+                leases.extend(self.leases_in(&path, &entry)?);
             }
         }
         for lease in leases.iter().filter(|l| span.contains(l.addr) && self.has_ended(l)) {

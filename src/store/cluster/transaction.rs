@@ -173,24 +173,24 @@ impl Draft<'_, '_> {
         let Some(path) = keys::owner(&lease.set, &lease.node, &lease.owner) else {
             return Ok(None);
         };
-        self.load_owner(&path, &lease.set)?;
+        self.load_owner(&path)?;
         Ok(Some(self.owners.entry(path).or_default()))
     }
 
     /// Loads the known record of an owner, once. Leases that have ended with their boot are removed, and the
     /// records of their addresses with them.
-    fn load_owner(&mut self, path: &str, set: &SetName) -> Result<(), StoreError> {
+    fn load_owner(&mut self, path: &str) -> Result<(), StoreError> {
         let entry = self.view.known_entry(path);
         let Some(entry) = entry.filter(|_| !self.owners.contains_key(path)) else {
             return Ok(());
         };
-        let mut living = self.view.leases_in(path, set, &entry)?;
+        let mut living = self.view.leases_in(path, &entry)?;
         for lease in living.extract_if(.., |l| self.view.has_ended(l)) {
             self.view.compare_node_of(&lease);
             let cx = self.view.cx;
             self.events.push(Event::of(&lease, What::BootEnded, cx.face, cx.now));
             if self.view.derive_address(&lease, entry.version)? {
-                self.writes.entry(keys::address(set, lease.addr)).or_insert(None);
+                self.writes.entry(keys::address(&lease.set, lease.addr)).or_insert(None);
             }
         }
         self.owners.insert(path.to_owned(), living);
@@ -202,7 +202,7 @@ impl Draft<'_, '_> {
         if let Some(path) = keys::owner(&ended.set, &ended.node, &ended.owner) {
             self.view.compare_node_of(ended);
             self.view.read(&path)?;
-            self.load_owner(&path, &ended.set)?;
+            self.load_owner(&path)?;
         }
         Ok(())
     }

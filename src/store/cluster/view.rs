@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use super::cache::LocalCache;
 use super::history;
-use super::history::HistoryWriter;
+use super::history::HistoryState;
 use super::node;
 use super::node::NameClaim;
 use super::search::Search;
@@ -66,7 +66,7 @@ pub struct ClusterView<'a> {
     pub is_clean: bool,
     /// A path that must be absent for any change.
     pub absent_guard: Option<String>,
-    pub history: HistoryWriter<'a>,
+    pub history: HistoryState<'a>,
     pub search: Search,
     /// The addresses that are assumed to be held while an alternative plan is made. Meanwhile, the server is
     /// not asked.
@@ -221,11 +221,6 @@ impl ClusterView<'_> {
         node::has_ended(lease, self.cx, node.as_ref().map(|(record, _)| record))
     }
 
-    /// Whether the record that must be absent is known to exist.
-    pub fn is_guard_present(&self) -> bool {
-        self.absent_guard.as_ref().is_some_and(|path| self.known_entry(path).is_some())
-    }
-
     /// The record of a lease's node, once all nodes are known. A conflict may have reported a newer record.
     fn node_of(&self, lease: &Lease) -> Option<(NodeRecord, Entry)> {
         let nodes = self.nodes.borrow();
@@ -260,13 +255,8 @@ impl ClusterView<'_> {
     }
 
     /// The leases in an owner's record.
-    pub fn leases_in(
-        &self,
-        path: &str,
-        set: &SetName,
-        entry: &Entry,
-    ) -> Result<Vec<Lease>, StoreError> {
-        self.checked(path, codec::read_owned(path.as_bytes(), set, &entry.value))
+    pub fn leases_in(&self, path: &str, entry: &Entry) -> Result<Vec<Lease>, StoreError> {
+        Ok(self.checked(path, records::owner(path, entry))?.1)
     }
 
     /// The decoded record, or the error that names the damaged record.
@@ -323,7 +313,7 @@ impl ClusterView<'_> {
         self.list(prefix.clone())?;
         let mut owners = Vec::new();
         for (path, entry) in self.entries_below(&prefix) {
-            let leases = self.leases_in(&path, set, &entry)?;
+            let leases = self.leases_in(&path, &entry)?;
             owners.extend(leases.first().map(|l| l.owner.clone()).map(|owner| (owner, leases)));
         }
         owners.sort_by(|(a, _), (b, _)| a.cmp(b));
@@ -365,7 +355,7 @@ impl View for ClusterView<'_> {
             let Some(entry) = self.assume_absent(path.clone())? else {
                 return Ok(Vec::new());
             };
-            let leases = self.leases_in(&path, set, &entry)?;
+            let leases = self.leases_in(&path, &entry)?;
             let mut agree = true;
             for lease in &leases {
                 agree &= lease.owner == *owner && self.derive_address(lease, entry.version)?;

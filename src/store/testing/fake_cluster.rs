@@ -71,6 +71,11 @@ impl Default for Folder {
     }
 }
 
+/// A cache that keeps nothing.
+pub fn no_cache() -> LocalCache {
+    LocalCache::new("/proc/nowhere".as_ref(), String::new())
+}
+
 /// The server goes on: it carries out what it has kept.
 pub fn go_on(server: &Rc<FakeServer>) {
     for tries in server.kept.take() {
@@ -267,14 +272,13 @@ pub struct FakeStore {
 impl FakeStore {
     /// A node's store.
     pub fn new(server: Rc<FakeServer>) -> FakeStore {
-        let notes = LocalCache::new(Some(server.notes.0.path()), "fake".to_owned());
+        let notes = LocalCache::new(server.notes.0.path(), "fake".to_owned());
         FakeStore::with(server, Persist::Boot, notes)
     }
 
     /// The same with notes elsewhere.
     pub fn with(server: Rc<FakeServer>, persist: Persist, notes: LocalCache) -> FakeStore {
-        let store =
-            ClusterStore::new(server.clone(), Duration::from_secs(60)).with_cache(persist, notes);
+        let store = ClusterStore::new(server.clone(), Duration::from_secs(60), persist, notes);
         FakeStore { server, store }
     }
 }

@@ -175,9 +175,9 @@ fn a_cluster_tells() {
 pub fn a_nodes_history_is_bounded<E: Server>(open: &dyn Fn() -> E) {
     let folder = tempfile::tempdir().unwrap();
     let store = |notes: &Path, history| {
-        let notes = LocalCache::new(Some(notes), "told".to_owned());
+        let notes = LocalCache::new(notes, "told".to_owned());
         let limit = Duration::from_secs(20);
-        ClusterStore::new(open(), limit).with_cache(Persist::Boot, notes).keeping(history)
+        ClusterStore::new(open(), limit, Persist::Boot, notes).keeping(history)
     };
     let first = folder.path().join("first");
     let sets = [set("10.0.0.0/24")];

@@ -11,10 +11,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::contract::{add, at, del, leases, set};
+use super::fake_cluster::no_cache;
 use super::servers;
 use crate::alloc::{Command, Context, Outcome};
 use crate::error::{Error, Refusal, StoreError};
-use crate::model::{Etcd as Spec, Face, Node};
+use crate::model::{Etcd as Spec, Face, Node, Persist};
 use crate::net::Addr;
 use crate::store::Store;
 use crate::store::cluster::backoff::pause;
@@ -174,7 +175,12 @@ fn no_address_is_held_twice_while_members_die() {
         let mut spec = spec.clone();
         // Each begins with another member.
         spec.servers.endpoints.rotate_left(usize::try_from(number).unwrap() % 3);
-        ClusterStore::new(Etcd::new(&spec).unwrap(), spec.servers.timeout)
+        ClusterStore::new(
+            Etcd::new(&spec).unwrap(),
+            spec.servers.timeout,
+            Persist::Boot,
+            no_cache(),
+        )
     };
     let tally = run(make, || {
         for round in 0..6 {
@@ -217,7 +223,14 @@ fn a_history_without_comparing_is_noticed() {
     let spec = server.etcd("sublet");
     let probe = Etcd::new(&spec).unwrap();
     let _server = server.await_ready(&probe);
-    let make = |_| ClusterStore::new(Blind(Etcd::new(&spec).unwrap()), Duration::from_secs(20));
+    let make = |_| {
+        ClusterStore::new(
+            Blind(Etcd::new(&spec).unwrap()),
+            Duration::from_secs(20),
+            Persist::Boot,
+            no_cache(),
+        )
+    };
     // It may trip over its own records before that, which is being noticed, too.
     let seen = std::panic::catch_unwind(|| doubly_held(&run(make, || wait(1500)).history));
     assert!(seen.is_err() || seen.is_ok_and(|addrs| !addrs.is_empty()));

@@ -183,15 +183,15 @@ fn notes_save_trips_and_nothing_else() {
     let sets = dual();
     let file = folder.path().join("file");
     fs::write(&file, "").unwrap();
-    for place in [Some(folder.path().join("new/notes")), Some(file.join("notes")), None] {
+    for place in [folder.path().join("new/cache"), file.join("cache"), "/proc/nowhere".into()] {
         let server = Rc::new(FakeServer::default());
-        let notes = LocalCache::new(place.as_deref(), "fake".to_owned());
+        let notes = LocalCache::new(&place, "fake".to_owned());
         let mut store = FakeStore::with(server.clone(), Persist::Boot, notes);
         let early = |n: u64| Context { now: 0, ..boot(n) };
         given(&mut store, &add("old", &sets), &boot(1));
         given(&mut store, &add("a", &sets), &early(2));
         assert_eq!(paths(&server), 3);
-        let kept = place.is_some_and(|place| place.is_dir());
+        let kept = place.is_dir();
         let cost = trips(&server, || drop(given(&mut store, &add("b", &sets), &early(2))));
         // The node, the commit, the node's leases.
         assert_eq!(cost, if kept { 1 } else { 3 });
@@ -224,7 +224,7 @@ fn a_note_that_is_damaged_or_not_true_costs_a_look() {
     assert_eq!(fs::read(note(&folder)).unwrap(), good);
     // The server was made anew: the note is of a record that is not there.
     let new = Rc::new(FakeServer::default());
-    let notes = LocalCache::new(Some(&folder), "fake".to_owned());
+    let notes = LocalCache::new(&folder, "fake".to_owned());
     let mut other = FakeStore::with(new.clone(), Persist::Boot, notes);
     given(&mut other, &add("e", &sets), &boot(1));
     assert_eq!(trips(&new, || drop(given(&mut other, &add("f", &sets), &boot(1)))), 1);
@@ -247,7 +247,7 @@ fn only_what_a_container_of_this_machine_leased_in_another_boot_has_ended() {
     let mut disk = FakeStore::with(
         server.clone(),
         Persist::Disk,
-        LocalCache::new(Some(server.notes.0.path()), "fake".to_owned()),
+        LocalCache::new(server.notes.0.path(), "fake".to_owned()),
     );
     given(&mut disk, &low("kept", &sets), &boot(1));
     let names = |store: &mut FakeStore, cx: &Context| -> Vec<String> {
@@ -338,7 +338,7 @@ fn a_boot_that_lost_its_name_leases_nothing_more() {
     let sets = dual();
     let mut one = FakeStore::new(server.clone());
     let folder = tempfile::tempdir().unwrap();
-    let notes = LocalCache::new(Some(folder.path()), "fake".to_owned());
+    let notes = LocalCache::new(folder.path(), "fake".to_owned());
     let mut copy = FakeStore::with(server.clone(), Persist::Boot, notes);
     given(&mut one, &add("a", &sets), &boot(1));
     given(&mut copy, &add("b", &sets), &boot(2));

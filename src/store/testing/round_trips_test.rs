@@ -77,8 +77,9 @@ impl Member {
     /// Its first ADD claimed its name.
     fn new(engine: Box<dyn Server>, folder: &Path, number: u64) -> Member {
         let count = Rc::new(Cell::new(0));
-        let store = ClusterStore::new(Counted(engine, count.clone()), Duration::from_secs(60));
-        let store = store.with_cache(Persist::Boot, LocalCache::new(Some(folder), String::new()));
+        let cache = LocalCache::new(folder, String::new());
+        let (server, timeout) = (Counted(engine, count.clone()), Duration::from_secs(60));
+        let store = ClusterStore::new(server, timeout, Persist::Boot, cache);
         let node = Node { name: format!("node-{number}"), machine: format!("m{number}") };
         let mut member = Member { store, count, cx: Context { node, seed: number, ..at(1) } };
         let first = Add { set: net(), ..add("first", &[set("192.168.0.0/24")]) };

@@ -59,8 +59,8 @@ fn keeps_the_contract<E: Server + 'static>(engine: &(impl Fn(&str) -> E + Clone 
 
 /// A store that notes what it has done.
 fn noting<E: Server>(engine: E, folder: &Path, cluster: &str) -> ClusterStore<E> {
-    ClusterStore::new(engine, LIMIT)
-        .with_cache(Persist::Boot, LocalCache::new(Some(folder), cluster.to_owned()))
+    let cache = LocalCache::new(folder, cluster.to_owned());
+    ClusterStore::new(engine, LIMIT, Persist::Boot, cache)
 }
 
 /// What happened is told as by the other stores, and goes when it is to.

@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::contract::{add, at, del, dual, given};
+use super::fake_cluster::no_cache;
 use super::servers;
 use super::servers::Running;
 use crate::alloc::{Command as Ask, Outcome};
 use crate::error::{Error, StoreError};
-use crate::model::{Etcd as EtcdSpec, StoreSpec};
+use crate::model::{Etcd as EtcdSpec, Persist, StoreSpec};
 use crate::store::cluster::consul::Consul;
 use crate::store::cluster::etcd::Etcd;
 use crate::store::cluster::http::{Client, Failure, Request, Secret};
@@ -97,7 +98,7 @@ fn an_etcd_that_knows_its_users() {
     let etcd = Etcd::new(&login("sublet", &right)).unwrap();
     // A token that the server has forgotten is renewed.
     etcd.forge_token("nonsense.1");
-    works(&mut ClusterStore::new(etcd, Duration::from_secs(10)));
+    works(&mut ClusterStore::new(etcd, Duration::from_secs(10), Persist::Boot, no_cache()));
     let open = |spec: EtcdSpec| open(&StoreSpec::Etcd(Box::new(spec))).unwrap();
     // It is kept for its owner alone, and the next process needs no password.
     let kept = only_file(&spec.servers.notes);
