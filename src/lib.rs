@@ -42,7 +42,7 @@
 //! # Why the seam holds
 //!
 //! The seam is [`alloc::Command`], [`alloc::View`] and [`alloc::Plan`]; the proof is
-//! `store/contract.rs`, which runs the same cases on a model in memory, on redb, on real servers of
+//! `store/testing/contract.rs`, which runs the same cases on a model in memory, on redb, on real servers of
 //! etcd and Consul, and on a compare-and-set server in memory with Consul's limits, lost answers and
 //! other clients in between.
 //!
@@ -81,24 +81,24 @@
 //! # Where do I add ...
 //!
 //! - **a store**: `store/NAME.rs` with [`store::Store`] (on a compare-and-set server: with
-//!   `store::cas::Engine`, three calls); a variant of [`model::StoreSpec`], its keys in
+//!   `store::cluster::Server`, three calls); a variant of [`model::StoreSpec`], its keys in
 //!   `config/cluster.rs` and its arms in [`store::open`] and [`store::open_local`] (which of the
-//!   two links it in decides which program has it); its line in `store/contract.rs` or
-//!   `store/servers_test.rs`.
+//!   two links it in decides which program has it); its line in `store/testing/contract.rs` or
+//!   `store/testing/servers_test.rs`.
 //! - **a record that stores keep**: its form in `store/codec/`, its key in `store/keys.rs` (files)
-//!   and `store/cas/paths.rs` (clusters); a variant of [`alloc::Record`], so that [`moving`] takes
+//!   and `store/cluster/keys.rs` (clusters); a variant of [`alloc::Record`], so that [`moving`] takes
 //!   it along, and its line in `cli/lines.rs`; what the doctor checks of it in `store/sound.rs` and
-//!   `store/cas/audit.rs`.
+//!   `store/cluster/check.rs`.
 //! - **an event, a counter**: a variant of [`model::What`] or [`model::Verb`], its arm in
 //!   `alloc/tell.rs`, its code in `store/codec/past.rs`.
 //! - **a number**: in [`usage`] if it is of a range; its family in [`metrics`].
 //! - **what a definition holds** (`define`): `config/define.rs`.
-//! - **what a node does once a boot**: `store/cas/node.rs`.
+//! - **what a node does once a boot**: `store/cluster/node.rs`.
 //! - **a dialect**: `config/NAME.rs` and its row in the table of dialects; `testdata/config/NAME/`.
 //! - **a CNI version**: a variant in `cni/version.rs` and in its table; an arm in `cni/result.rs` if
 //!   the shape changed. The tests that loop over versions follow by themselves.
 //! - **a request**: a variant of [`alloc::Command`] and its function in `alloc/`; a case in
-//!   `store/contract.rs`.
+//!   `store/testing/contract.rs`.
 //! - **a method of Docker's protocol**: an arm in `docker/api.rs`, its body in `docker/wire.rs`; a folder in
 //!   `testdata/docker/`.
 //! - **an operator's command**: a file in `cli/` and its variant there; help, man page and completions

@@ -1,16 +1,16 @@
-//! What becomes of leases when a boot ends, and when `persist` changes.
+//! What happens to leases when a boot ends, and when `persist` changes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use super::contract::{add, addr, at, del, given, leases, net, refused, set};
-use crate::alloc::{
-    Add, Check, Command, Context, Legacy, LegacyLease, Outcome, Reserve, Status, Strategy,
+use super::contract::{
+    add, added, addr, at, del, leases, listed, lowest, net, refused, reserve, set,
 };
+use crate::alloc::{Add, Check, Command, Context, Legacy, LegacyLease, Outcome, Reserve, Status};
 use crate::error::{Error, Refusal, StoreError};
-use crate::model::{BootId, ContainerId, Kind, Lease, Node, Origin, Persist, Pod, Wait};
+use crate::model::{BootId, ContainerId, Kind, Node, Origin, Persist, Pod, Wait};
 use crate::net::RangeSet;
 use crate::store::{Embedded, Store};
 
@@ -37,32 +37,22 @@ fn boot(n: u32) -> Context {
     Context { boot: Some(BootId(format!("boot-{n}"))), ..at(u64::from(n) * 1000) }
 }
 
-fn low(container: &str, sets: &[RangeSet]) -> Add {
-    Add { strategy: Strategy::Lowest, ..add(container, sets) }
-}
-
 fn range() -> Vec<RangeSet> {
     vec![set("10.0.0.0/24")]
-}
-
-fn listed(store: &mut dyn Store, cx: &Context) -> Vec<Lease> {
-    let mut all = Vec::new();
-    store.list(cx, &mut |lease| all.push(lease)).unwrap();
-    all
 }
 
 fn pod(container: &str, name: &str) -> Add {
     let pod = Pod { namespace: "ns".into(), name: name.into(), uid: String::new() };
     let origin = Origin { pod: Some(pod), ..add(container, &range()).origin };
-    Add { sticky: true, origin, ..low(container, &range()) }
+    Add { sticky: true, origin, ..lowest(container, &range()) }
 }
 
 #[test]
-fn a_boot_s_leases_end_with_it() {
+fn boot_leases_end_with_the_boot() {
     let host = Host::new();
     let mut store = host.store(Persist::Boot);
-    assert_eq!(given(&mut store, &low("c1", &range()), &boot(1)), [addr("10.0.0.2")]);
-    assert_eq!(given(&mut store, &low("c2", &range()), &boot(1)), [addr("10.0.0.3")]);
+    assert_eq!(added(&mut store, &lowest("c1", &range()), &boot(1)), [addr("10.0.0.2")]);
+    assert_eq!(added(&mut store, &lowest("c2", &range()), &boot(1)), [addr("10.0.0.3")]);
     // Before the first ADD of the new boot: nothing is held, and nothing is touched.
     let before = fs::read(host.path("")).unwrap();
     assert!(listed(&mut store, &boot(2)).is_empty());
@@ -75,20 +65,20 @@ fn a_boot_s_leases_end_with_it() {
     assert_eq!(store.apply(&Command::Status(status), &boot(2)).unwrap(), Outcome::Ready);
     assert_eq!(fs::read(host.path("")).unwrap(), before);
     // The first ADD begins anew and keeps the old file.
-    assert_eq!(given(&mut store, &low("c3", &range()), &boot(2)), [addr("10.0.0.2")]);
+    assert_eq!(added(&mut store, &lowest("c3", &range()), &boot(2)), [addr("10.0.0.2")]);
     assert_eq!(fs::read(host.path(".last-boot")).unwrap(), before);
     assert_eq!(listed(&mut store, &boot(2)).len(), 1);
-    assert_eq!(given(&mut store, &low("c1", &range()), &boot(2)), [addr("10.0.0.3")]);
+    assert_eq!(added(&mut store, &lowest("c1", &range()), &boot(2)), [addr("10.0.0.3")]);
 }
 
 #[test]
-fn disk_leases_outlive_a_boot() {
+fn durable_leases_survive_a_reboot() {
     let host = Host::new();
     let mut store = host.store(Persist::Disk);
-    let got = given(&mut store, &low("c1", &range()), &boot(1));
-    assert_eq!(given(&mut store, &low("c1", &range()), &boot(2)), got);
+    let got = added(&mut store, &lowest("c1", &range()), &boot(1));
+    assert_eq!(added(&mut store, &lowest("c1", &range()), &boot(2)), got);
     assert_eq!(listed(&mut store, &boot(2))[0].boot, boot(2).boot, "it lives in this boot now");
-    assert_ne!(given(&mut store, &low("c2", &range()), &boot(2)), got);
+    assert_ne!(added(&mut store, &lowest("c2", &range()), &boot(2)), got);
     assert!(!host.path("").exists() && host.path(".keep").exists());
 }
 
@@ -96,15 +86,15 @@ fn disk_leases_outlive_a_boot() {
 fn an_unknown_boot_keeps_leases_on_disk() {
     let host = Host::new();
     let mut store = host.store(Persist::Boot);
-    given(&mut store, &low("c1", &range()), &Context { boot: None, ..boot(1) });
+    added(&mut store, &lowest("c1", &range()), &Context { boot: None, ..boot(1) });
     assert!(!host.path("").exists() && host.path(".keep").exists());
 }
 
 #[test]
-fn a_reservation_outlives_a_boot_as_it_was_written_last() {
+fn the_last_note_of_a_reservation_survives_a_reboot() {
     let host = Host::new();
     let mut store = host.store(Persist::Boot);
-    given(&mut store, &low("c1", &range()), &boot(1));
+    added(&mut store, &lowest("c1", &range()), &boot(1));
     for note in ["printer", "scanner"] {
         let (addrs, note) = (vec![addr("10.0.0.9")], Some(note.to_owned()));
         let reserve = Reserve { set: net(), addrs, note, holder: None };
@@ -118,27 +108,26 @@ fn a_reservation_outlives_a_boot_as_it_was_written_last() {
 }
 
 #[test]
-fn what_must_outlive_a_boot_does() {
+fn reservations_and_sticky_addresses_survive_a_reboot() {
     let host = Host::new();
     let mut store = host.store(Persist::Boot);
-    let reserve = Reserve { set: net(), addrs: vec![addr("10.0.0.2")], note: None, holder: None };
-    store.apply(&Command::Reserve(reserve), &boot(1)).unwrap();
-    let first = given(&mut store, &pod("c1", "db-0"), &boot(1));
+    store.apply(&reserve(&["10.0.0.2"]), &boot(1)).unwrap();
+    let first = added(&mut store, &pod("c1", "db-0"), &boot(1));
     assert_eq!(first, [addr("10.0.0.3")]);
     let legacy = LegacyLease {
         addr: addr("10.0.0.9"),
         container: ContainerId::new("old").unwrap(),
         ifname: None,
     };
-    let takes = Add { legacy: Legacy::Read(vec![legacy], vec![]), ..low("c2", &range()) };
-    given(&mut store, &takes, &boot(1));
+    let takes = Add { legacy: Legacy::Read(vec![legacy], vec![]), ..lowest("c2", &range()) };
+    added(&mut store, &takes, &boot(1));
     for n in 2..4 {
         // The folder was taken over once and for all: its leases are of an ended boot now.
-        let other = Add { legacy: Legacy::Unread, ..low(&format!("n{n}"), &range()) };
-        let got = given(&mut store, &other, &boot(n));
+        let other = Add { legacy: Legacy::Unread, ..lowest(&format!("n{n}"), &range()) };
+        let got = added(&mut store, &other, &boot(n));
         assert_eq!(got, [addr("10.0.0.3")], "boot {n}");
         store.apply(&del(&format!("n{n}")), &boot(n)).unwrap();
-        assert_eq!(given(&mut store, &pod(&format!("p{n}"), "db-0"), &boot(n)), first);
+        assert_eq!(added(&mut store, &pod(&format!("p{n}"), "db-0"), &boot(n)), first);
         let all = listed(&mut store, &boot(n));
         let kinds: Vec<Kind> = all.iter().map(|l| l.kind).collect();
         assert_eq!(kinds, [Kind::Reserved, Kind::Dynamic], "boot {n}: {all:?}");
@@ -146,53 +135,53 @@ fn what_must_outlive_a_boot_does() {
 }
 
 #[test]
-fn another_machine_s_leases_are_never_reclaimed() {
+fn leases_of_another_machine_are_never_freed() {
     let host = Host::new();
     let mut store = host.store(Persist::Boot);
-    let got = given(&mut store, &low("c1", &range()), &boot(1));
+    let got = added(&mut store, &lowest("c1", &range()), &boot(1));
     let other = Context { node: Node { name: "b".into(), machine: "another".into() }, ..boot(2) };
-    assert_ne!(given(&mut store, &low("c2", &range()), &other), got);
+    assert_ne!(added(&mut store, &lowest("c2", &range()), &other), got);
     assert_eq!(listed(&mut store, &other).len(), 2);
 }
 
 /// Nor when who carried them over was killed while no file had the store's name.
 #[test]
-fn another_machine_s_leases_outlive_a_killed_beginning() {
+fn leases_of_another_machine_survive_a_killed_first_add() {
     for marked in [false, true] {
         let host = Host::new();
         let mut store = host.store(Persist::Boot);
-        let got = given(&mut store, &low("c1", &range()), &boot(1));
+        let got = added(&mut store, &lowest("c1", &range()), &boot(1));
         fs::copy(host.path(""), host.path(".last-boot")).unwrap();
         let before = fs::read(host.path(".boot")).unwrap();
         let other =
             Context { node: Node { name: "b".into(), machine: "another".into() }, ..boot(2) };
-        given(&mut store, &low("c2", &range()), &other);
+        added(&mut store, &lowest("c2", &range()), &other);
         store.apply(&del("c2"), &other).unwrap();
         // As it was before the last step, or the last two.
         fs::rename(host.path(""), host.path(".next")).unwrap();
         if !marked {
             fs::write(host.path(".boot"), before).unwrap();
         }
-        assert_ne!(given(&mut store, &low("c3", &range()), &other), got, "marked: {marked}");
+        assert_ne!(added(&mut store, &lowest("c3", &range()), &other), got, "marked: {marked}");
         assert_eq!(listed(&mut store, &other).len(), 2);
     }
 }
 
 #[test]
-fn whatever_the_ended_boot_left_is_set_aside() {
+fn the_file_of_an_ended_boot_is_set_aside_whatever_it_contains() {
     for junk in [&b""[..], b"torn", &[0; 8192], b"redb\x1a\x0a\xa9\x0d\x0a and then nothing"] {
         let host = Host::new();
         let mut store = host.store(Persist::Boot);
-        given(&mut store, &low("c1", &range()), &boot(1));
+        added(&mut store, &lowest("c1", &range()), &boot(1));
         fs::write(host.path(""), junk).unwrap();
-        assert_eq!(given(&mut store, &low("c2", &range()), &boot(2)), [addr("10.0.0.2")]);
+        assert_eq!(added(&mut store, &lowest("c2", &range()), &boot(2)), [addr("10.0.0.2")]);
         assert_eq!(fs::read(host.path(".last-boot")).unwrap(), junk);
     }
 }
 
 /// A process can be killed after each step of beginning a boot; the next one goes on from there.
 #[test]
-fn a_boot_may_begin_several_times() {
+fn the_first_add_of_a_boot_may_be_killed_at_any_step() {
     type Prepare = fn(&Host);
     let states: [(&str, Prepare); 5] = [
         ("a new file half made", |host| fs::write(host.path(".next.new"), b"half").unwrap()),
@@ -204,7 +193,7 @@ fn a_boot_may_begin_several_times() {
         }),
         ("a new file in place and no new mark", |host| {
             let fresh = Host::new();
-            given(&mut fresh.store(Persist::Boot), &low("x", &range()), &boot(2));
+            added(&mut fresh.store(Persist::Boot), &lowest("x", &range()), &boot(2));
             fresh.store(Persist::Boot).apply(&del("x"), &boot(2)).unwrap();
             fs::rename(host.path(""), host.path(".last-boot")).unwrap();
             fs::copy(fresh.path(""), host.path("")).map(drop).unwrap();
@@ -214,34 +203,42 @@ fn a_boot_may_begin_several_times() {
     for (name, prepare) in states {
         let host = Host::new();
         let mut store = host.store(Persist::Boot);
-        given(&mut store, &low("c1", &range()), &boot(1));
+        added(&mut store, &lowest("c1", &range()), &boot(1));
         prepare(&host);
-        assert_eq!(given(&mut store, &low("c2", &range()), &boot(2)), [addr("10.0.0.2")], "{name}");
+        assert_eq!(
+            added(&mut store, &lowest("c2", &range()), &boot(2)),
+            [addr("10.0.0.2")],
+            "{name}"
+        );
         assert_eq!(listed(&mut store, &boot(2)).len(), 1, "{name}");
-        assert_eq!(given(&mut store, &low("c3", &range()), &boot(2)), [addr("10.0.0.3")], "{name}");
+        assert_eq!(
+            added(&mut store, &lowest("c3", &range()), &boot(2)),
+            [addr("10.0.0.3")],
+            "{name}"
+        );
     }
 }
 
 #[test]
-fn without_a_mark_the_first_lease_tells_the_boot() {
+fn without_a_mark_the_first_lease_determines_the_boot() {
     for (now, count) in [(boot(1), 2), (boot(2), 1)] {
         let host = Host::new();
         let mut store = host.store(Persist::Boot);
-        given(&mut store, &low("c1", &range()), &boot(1));
+        added(&mut store, &lowest("c1", &range()), &boot(1));
         fs::remove_file(host.path(".boot")).unwrap();
-        given(&mut store, &low("c2", &range()), &now);
+        added(&mut store, &lowest("c2", &range()), &now);
         assert_eq!(listed(&mut store, &now).len(), count);
     }
 }
 
 #[test]
-fn a_mark_that_says_nothing_is_damage() {
+fn an_unreadable_mark_is_damage() {
     let host = Host::new();
     let mut store = host.store(Persist::Boot);
-    given(&mut store, &low("c1", &range()), &boot(1));
+    added(&mut store, &lowest("c1", &range()), &boot(1));
     fs::write(host.path(".boot"), "?").unwrap();
     let before = contents(host.folder.path());
-    let error = store.apply(&Command::Add(low("c2", &range())), &boot(1)).unwrap_err();
+    let error = store.apply(&Command::Add(lowest("c2", &range())), &boot(1)).unwrap_err();
     assert!(matches!(error, Error::Store(StoreError::Damaged { .. })), "{error}");
     assert_eq!(contents(host.folder.path()), before);
 }
@@ -258,21 +255,21 @@ fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 
 /// The two files never both hold leases of a set: an address would have two holders.
 #[test]
-fn persist_changes_only_without_living_leases() {
+fn persist_changes_only_without_leases() {
     for (before, after) in [(Persist::Boot, Persist::Disk), (Persist::Disk, Persist::Boot)] {
         let host = Host::new();
-        let first = given(&mut host.store(before), &low("c1", &range()), &boot(1));
+        let first = added(&mut host.store(before), &lowest("c1", &range()), &boot(1));
         let error =
-            host.store(after).apply(&Command::Add(low("c2", &range())), &boot(1)).unwrap_err();
+            host.store(after).apply(&Command::Add(lowest("c2", &range())), &boot(1)).unwrap_err();
         assert!(matches!(error, Error::Store(StoreError::Moved { .. })), "{error}");
         assert_eq!(listed(&mut host.store(after), &boot(1)).len(), 1);
         // A DEL finds the lease wherever it is; then the network may move, and move back.
         host.store(after).apply(&del("c1"), &boot(1)).unwrap();
-        assert_eq!(given(&mut host.store(after), &low("c2", &range()), &boot(1)), first);
-        let back = host.store(before).apply(&Command::Add(low("c3", &range())), &boot(1));
+        assert_eq!(added(&mut host.store(after), &lowest("c2", &range()), &boot(1)), first);
+        let back = host.store(before).apply(&Command::Add(lowest("c3", &range())), &boot(1));
         assert!(matches!(back, Err(Error::Store(StoreError::Moved { .. }))));
         host.store(before).apply(&del("c2"), &boot(1)).unwrap();
-        assert_eq!(given(&mut host.store(before), &low("c3", &range()), &boot(1)), first);
+        assert_eq!(added(&mut host.store(before), &lowest("c3", &range()), &boot(1)), first);
         assert_eq!(leases(&mut host.store(after)).len(), 1);
     }
 }
@@ -281,10 +278,8 @@ fn persist_changes_only_without_living_leases() {
 fn reservations_move_with_the_network() {
     for (before, after) in [(Persist::Boot, Persist::Disk), (Persist::Disk, Persist::Boot)] {
         let host = Host::new();
-        let reserve =
-            Reserve { set: net(), addrs: vec![addr("10.0.0.2")], note: None, holder: None };
-        host.store(before).apply(&Command::Reserve(reserve), &boot(1)).unwrap();
-        let got = given(&mut host.store(after), &low("c1", &range()), &boot(1));
+        host.store(before).apply(&reserve(&["10.0.0.2"]), &boot(1)).unwrap();
+        let got = added(&mut host.store(after), &lowest("c1", &range()), &boot(1));
         assert_eq!(got, [addr("10.0.0.3")], "from {before:?} to {after:?}");
         assert_eq!(listed(&mut host.store(after), &boot(1)).len(), 2);
     }

@@ -1,7 +1,7 @@
-//! For stores that stand before another one in a test: whatever people see, the other one tells.
+//! For test stores that wrap another store: the read side is delegated to the wrapped store.
 
-/// What a store tells, told by another one.
-macro_rules! tells {
+/// Implements the read side of a store by another store.
+macro_rules! delegate_reads {
     ($me:ident => $store:expr) => {
         fn pools(&mut $me) -> Result<Vec<crate::model::Pool>, StoreError> {
             $store.pools()
@@ -34,4 +34,34 @@ macro_rules! tells {
         }
     };
 }
-pub(super) use tells;
+pub(super) use delegate_reads;
+
+/// Implements everything of a server but commits by another server: limits by `$server`, reads by `$read`.
+macro_rules! delegate_server {
+    ($me:ident => $server:expr, $read:expr) => {
+        fn place(&$me) -> String {
+            $server.place()
+        }
+        fn max_operations(&$me) -> usize {
+            $server.max_operations()
+        }
+        fn max_candidates(&$me) -> usize {
+            $server.max_candidates()
+        }
+        fn get(&$me, paths: &[&str], until: Instant) -> Result<Entries, StoreError> {
+            $read.get(paths, until)
+        }
+        fn list(&$me, prefix: &str, until: Instant) -> Result<BTreeMap<String, Entry>, StoreError> {
+            $read.list(prefix, until)
+        }
+        fn count(
+            &$me,
+            folder: &str,
+            ranges: &[KeyRange],
+            until: Instant,
+        ) -> Result<Vec<u64>, StoreError> {
+            $read.count(folder, ranges, until)
+        }
+    };
+}
+pub(super) use delegate_server;
