@@ -9,51 +9,86 @@ use std::path::{Path, PathBuf};
 
 use crate::alloc;
 use crate::alloc::{
-    Add, AdoptPool, Check, Command, Context, Define, Del, Evict, Gc, HandBack, Import, Outcome,
-    ReleaseAddress, ReleasePool, RequestAddress, RequestPool, Reserve, Status, Sweep, Target,
-    Unreserve,
+    Add, Added, AdoptPool, Check, Collected, Command, Context, DefineNetwork, Del, Evict, Gc,
+    HandBack, Import, Imported, Outcome, ReleaseAddress, ReleasePool, RequestAddress, RequestPool,
+    Reserve, Status, Sweep, Target, Unreserve,
 };
 use crate::error::{Error, StoreError};
-use crate::migrate::host_local_import;
-use crate::model::{Grant, Lease, NetworkName, Node, Owner, Persist, Pool, SetName, Wait};
+use crate::migrate::{consul, host_local_import};
+use crate::model::{
+    Lease, NetworkDefinition, NetworkName, Node, NodeRecord, Owner, Pool, SetName, Wait,
+};
 use crate::net::Addr;
 use crate::store;
 use crate::store::{Converted, Store};
 use crate::telemetry::usage::{Extent, Meter, Usage};
 
-/// What an ADD got.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Added {
-    /// An address of each range set, in their order.
-    pub grants: Vec<Grant>,
-    /// Those that this call leased.
-    pub created: Vec<Addr>,
-    /// For the log.
-    pub warnings: Vec<String>,
+/// The value of the outcome that belongs to a command.
+macro_rules! answer {
+    ($outcome:expr, $pattern:pat => $value:expr) => {
+        match $outcome {
+            $pattern => Ok($value),
+            other => Err(other.unexpected()),
+        }
+    };
 }
 
-/// Leases an address from each range set. Where host-local kept this network's leases, they are
-/// taken over first, under its lock, in the same transaction.
+/// Leases an address from each range set. Where there is a folder in which host-local kept this
+/// network's leases, they are adopted in the same transaction, and the folder gives its name to a file;
+/// both under host-local's lock.
 pub fn add(
     store: &mut dyn Store,
     mut add: Add,
     legacy: Option<Legacy<'_>>,
     cx: &Context,
 ) -> Result<Added, Error> {
-    let legacy = legacy.filter(|l| l.dir.is_dir());
-    if legacy.is_some() {
-        add.legacy = alloc::Legacy::Unread;
-    }
-    let mut outcome = store.apply(&Command::Add(add.clone()), cx)?;
-    if let (Outcome::ReadLegacy, Some(legacy)) = (&outcome, legacy) {
-        // Held until the command is done: nothing may lease beside it.
-        let folder = host_local_import::read(legacy.dir, legacy.network, legacy.wait)?;
+    let folder = match legacy {
+        Some(legacy) => host_local_import::open(legacy.dir, legacy.network, legacy.wait)?,
+        None => None,
+    };
+    let Some(mut folder) = folder else {
+        let (set, network) = (add.set.clone(), add.network.clone());
+        let command = Command::Add(add);
+        let mut outcome = store.apply(&command, cx)?;
+        if outcome == Outcome::ReadLegacy {
+            consul::import(store, &set, &network, false, cx)?;
+            outcome = store.apply(&command, cx)?;
+        }
+        return answer!(outcome, Outcome::Added(added) => added);
+    };
+    let (set, owner) = (add.set.clone(), add.owner.clone());
+    let mut warnings = Vec::new();
+    loop {
         add.legacy = alloc::Legacy::Read(folder.leases.clone(), folder.cursors.clone());
-        outcome = store.apply(&Command::Add(add), cx)?;
-    }
-    match outcome {
-        Outcome::Added { grants, created, warnings } => Ok(Added { grants, created, warnings }),
-        other => Err(unexpected(&other)),
+        match store.apply(&Command::Add(add.clone()), cx)? {
+            Outcome::Added(mut added) => {
+                if let Err(error) = folder.retire(cx.now) {
+                    // The folder is adopted again by the next ADD.
+                    undo(store, &set, &owner, &added.created, cx)?;
+                    return Err(error.into());
+                }
+                added.warnings.extend(warnings);
+                return Ok(added);
+            }
+            Outcome::Contested(contested) => {
+                for contested in contested {
+                    let addr = contested.lease.addr;
+                    let note = format!(
+                        "leased here to {} and by host-local to {}",
+                        contested.lease.owner, contested.claimant
+                    );
+                    warnings.push(format!(
+                        "{addr} is {note}; it is reserved: when one of them is gone, run \
+                         `sublet unreserve {set} {addr}`"
+                    ));
+                    let (addrs, note) = (vec![addr], Some(note));
+                    let reserve = Reserve { set: set.clone(), addrs, note, holder: None };
+                    store.apply(&Command::ReserveContested(reserve), cx)?;
+                    folder.leases.retain(|lease| lease.addr != addr);
+                }
+            }
+            other => return Err(other.unexpected()),
+        }
     }
 }
 
@@ -84,31 +119,25 @@ pub struct Legacy<'a> {
     pub wait: Wait,
 }
 
-/// Frees; answers with what was freed. A container that host-local served and that ends before
-/// the network's first ADD here is freed in host-local's folder, so that the ADD does not take a
-/// dead lease over.
+/// Frees; answers with what was freed. Where host-local's folder was not adopted yet, its files of this
+/// container are removed first, under its lock: nobody adopts a dead lease.
 pub fn del(
     store: &mut dyn Store,
-    mut del: Del,
+    del: Del,
     legacy: Option<Legacy<'_>>,
     cx: &Context,
 ) -> Result<Vec<Lease>, Error> {
-    let legacy = legacy.filter(|l| l.dir.is_dir());
-    if let Some(legacy) = &legacy {
-        del.legacy = Some(legacy.network.clone());
+    if let (Some(legacy), Target::Owner(Owner::Attachment(attachment))) = (legacy, &del.target) {
+        host_local_import::release(legacy.dir, attachment, legacy.wait)?;
     }
-    let target = del.target.clone();
-    match (store.apply(&Command::Del(del.clone()), cx)?, legacy, target) {
-        (Outcome::Freed(leases), ..) => Ok(leases),
-        (Outcome::ReadLegacy, Some(legacy), Target::Owner(Owner::Attachment(attachment))) => {
-            host_local_import::release(legacy.dir, &attachment, legacy.wait)?;
-            // An ADD may have taken it over before the file was gone.
-            del.legacy = None;
-            self::del(store, del, None, cx)
-        }
-        (Outcome::ReadLegacy, ..) => Ok(Vec::new()),
-        (other, ..) => Err(unexpected(&other)),
+    let (set, old) = (del.set.clone(), del.legacy.clone());
+    let command = Command::Del(del);
+    let mut outcome = store.apply(&command, cx)?;
+    if let (Outcome::ReadLegacy, Some(network)) = (&outcome, old) {
+        consul::import(store, &set, &network, false, cx)?;
+        outcome = store.apply(&command, cx)?;
     }
+    answer!(outcome, Outcome::Freed(leases) => leases)
 }
 
 /// Verifies.
@@ -121,54 +150,57 @@ pub fn status(store: &mut dyn Store, status: Status, cx: &Context) -> Result<(),
     store.apply(&Command::Status(status), cx).map(|_| ())
 }
 
-/// Frees what no attachment uses, in as many transactions as the store needs; answers how many
-/// addresses were freed.
-pub fn gc(store: &mut dyn Store, mut gc: Gc, cx: &Context) -> Result<usize, Error> {
-    let mut count = 0;
-    loop {
-        match store.apply(&Command::Gc(gc.clone()), cx)? {
-            Outcome::Collected { freed, after, done } => {
-                count += freed.len();
-                gc.after = after;
-                if done {
-                    return Ok(count);
-                }
-            }
-            other => return Err(unexpected(&other)),
-        }
-    }
+/// Frees what no attachment uses; answers how many addresses were freed.
+pub fn gc(store: &mut dyn Store, gc: Gc, cx: &Context) -> Result<usize, Error> {
+    Ok(collect(store, Command::Gc(gc), cx)?.freed.len())
 }
 
-/// What an import did.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Imported {
-    /// It was carried out.
-    Done {
-        /// Leased here now.
-        taken: Vec<Addr>,
-        /// Leased here before, to the same owner.
-        present: Vec<Addr>,
-    },
-    /// It had been before: the network was taken over, or the file converted.
-    Before,
+/// Runs a command that frees many addresses, in as many transactions as the store needs.
+fn collect(store: &mut dyn Store, mut command: Command, cx: &Context) -> Result<Collected, Error> {
+    let mut all = Collected::default();
+    while !all.done {
+        match store.apply(&command, cx)? {
+            Outcome::Collected(step) => {
+                all.freed.extend(step.freed);
+                all.pool |= step.pool;
+                all.done = step.done;
+                command.resume(step.after);
+            }
+            other => return Err(other.unexpected()),
+        }
+    }
+    Ok(all)
 }
 
 /// Takes over what another program leased.
 pub fn import(store: &mut dyn Store, import: Import, cx: &Context) -> Result<Imported, Error> {
-    imported(store.apply(&Command::Import(import), cx)?)
+    let outcome = store.apply(&Command::Import(import), cx)?;
+    answer!(outcome, Outcome::Imported(imported) => imported)
+}
+
+/// Imports what cni-ipam-consul leased on a network of this store's Consul.
+pub fn import_consul(
+    store: &mut dyn Store,
+    set: &SetName,
+    network: &NetworkName,
+    dry_run: bool,
+    cx: &Context,
+) -> Result<Imported, Error> {
+    consul::import(store, set, network, dry_run, cx)
 }
 
 /// The same, with the store put in the place of the bolt file that the leases come from; answers
 /// what that file is called now, too.
 pub fn convert(
     path: &Path,
-    persist: Persist,
     wait: Wait,
     import: Import,
     cx: &Context,
 ) -> Result<(Imported, Option<PathBuf>), Error> {
-    match store::in_place(path, persist, wait, &Command::Import(import), cx)? {
-        Converted::Done(outcome, kept) => Ok((imported(outcome)?, Some(kept))),
+    match store::in_place(path, wait, &Command::Import(import), cx)? {
+        Converted::Done(outcome, kept) => {
+            answer!(outcome, Outcome::Imported(imported) => (imported, Some(kept)))
+        }
         Converted::Already => Ok((Imported::Before, None)),
     }
 }
@@ -182,14 +214,18 @@ pub fn import_host_local(
     dry_run: bool,
     cx: &Context,
 ) -> Result<(Imported, Vec<Addr>), Error> {
-    // Held until the leases are ours.
-    let folder = host_local_import::read(legacy.dir, legacy.network, legacy.wait)?;
+    let folder = host_local_import::open(legacy.dir, legacy.network, legacy.wait)?;
+    let Some(folder) = folder else { return Ok((Imported::Before, Vec::new())) };
     let leases =
         folder.leases.iter().map(|l| host_local_import::imported(l, legacy.network)).collect();
     let cursors: Vec<Addr> = folder.cursors.iter().map(|c| c.addr).collect();
-    let adopts = Some(legacy.network.clone());
-    let import = Import { set, leases, cursors: cursors.clone(), adopts, dry_run };
-    Ok((self::import(store, import, cx)?, cursors))
+    let import =
+        Import { set, leases, cursors: cursors.clone(), adopts: None, partial: false, dry_run };
+    let done = self::import(store, import, cx)?;
+    if !dry_run {
+        folder.retire(cx.now)?;
+    }
+    Ok((done, cursors))
 }
 
 /// Tells that host-local's folder of a network was written from the leases here, so that the next
@@ -199,17 +235,15 @@ pub fn hand_back(
     hand: HandBack,
     cx: &Context,
 ) -> Result<Vec<Option<Addr>>, Error> {
-    match store.apply(&Command::HandBack(hand), cx)? {
-        Outcome::HandedBack(last) => Ok(last),
-        other => Err(unexpected(&other)),
-    }
+    let outcome = store.apply(&Command::HandBack(hand), cx)?;
+    answer!(outcome, Outcome::HandedBack(last) => last)
 }
 
 /// How full each range is that the store knows of.
 pub fn usage(store: &mut dyn Store, cx: &Context) -> Result<Vec<Usage>, StoreError> {
-    let extents = Extent::all(&store.definitions(cx)?, &store.pools()?);
+    let extents = Extent::all(&store.networks(cx)?, &store.pools()?);
     let mut meter = Meter::new(extents);
-    store.taken(cx, &mut |set, addr, holder| meter.take(set, addr, holder))?;
+    store.occupancy(cx, &mut |set, addr, holder| meter.take(set, addr, holder))?;
     Ok(meter.done())
 }
 
@@ -238,7 +272,7 @@ pub fn reserve(
                 done.extend(new);
                 continue;
             }
-            Ok(other) => unexpected(&other),
+            Ok(other) => other.unexpected(),
             Err(error) => error,
         };
         let mut left = Vec::new();
@@ -259,10 +293,8 @@ pub fn unreserve(
     unreserve: Unreserve,
     cx: &Context,
 ) -> Result<Vec<Addr>, Error> {
-    match store.apply(&Command::Unreserve(unreserve), cx)? {
-        Outcome::Freed(freed) => Ok(freed.iter().map(|lease| lease.addr).collect()),
-        other => Err(unexpected(&other)),
-    }
+    let outcome = store.apply(&Command::Unreserve(unreserve), cx)?;
+    answer!(outcome, Outcome::Freed(freed) => freed.iter().map(|lease| lease.addr).collect())
 }
 
 /// Makes a pool, or joins a shared one.
@@ -271,49 +303,17 @@ pub fn request_pool(
     request: RequestPool,
     cx: &Context,
 ) -> Result<Pool, Error> {
-    match store.apply(&Command::RequestPool(request), cx)? {
-        Outcome::Pool(pool) => Ok(*pool),
-        other => Err(unexpected(&other)),
-    }
+    let outcome = store.apply(&Command::RequestPool(request), cx)?;
+    answer!(outcome, Outcome::Pool(pool) => *pool)
 }
 
-/// What an IMPORT came to.
-pub fn imported(outcome: Outcome) -> Result<Imported, Error> {
-    match outcome {
-        Outcome::Imported { taken, present } => Ok(Imported::Done { taken, present }),
-        Outcome::WasAdopted => Ok(Imported::Before),
-        other => Err(unexpected(&other)),
-    }
-}
-
-/// What came of the release of a pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Released {
-    /// There was such a pool.
-    pub known: bool,
-    /// How many addresses went with it.
-    pub freed: usize,
-}
-
-/// Lets a pool go, in as many transactions as the store needs.
+/// Releases a pool; answers how many addresses were freed with it, and whether it existed.
 pub fn release_pool(
     store: &mut dyn Store,
-    release: &ReleasePool,
+    release: ReleasePool,
     cx: &Context,
-) -> Result<Released, Error> {
-    let mut all = Released { known: false, freed: 0 };
-    loop {
-        match store.apply(&Command::ReleasePool(release.clone()), cx)? {
-            Outcome::PoolReleased { known, freed, done } => {
-                all.known |= known;
-                all.freed += freed.len();
-                if done {
-                    return Ok(all);
-                }
-            }
-            other => return Err(unexpected(&other)),
-        }
-    }
+) -> Result<Collected, Error> {
+    collect(store, Command::ReleasePool(release), cx)
 }
 
 /// Leases an address of a pool; answers whether this call made the lease.
@@ -322,10 +322,8 @@ pub fn request_address(
     request: RequestAddress,
     cx: &Context,
 ) -> Result<(Lease, bool), Error> {
-    match store.apply(&Command::RequestAddress(request), cx)? {
-        Outcome::Leased { lease, created } => Ok((*lease, created)),
-        other => Err(unexpected(&other)),
-    }
+    let outcome = store.apply(&Command::RequestAddress(request), cx)?;
+    answer!(outcome, Outcome::Leased { lease, created } => (*lease, created))
 }
 
 /// Frees an address of a pool; answers whether it was held.
@@ -334,31 +332,19 @@ pub fn release_address(
     release: ReleaseAddress,
     cx: &Context,
 ) -> Result<bool, Error> {
-    match store.apply(&Command::ReleaseAddress(release), cx)? {
-        Outcome::Freed(freed) => Ok(!freed.is_empty()),
-        other => Err(unexpected(&other)),
-    }
+    let outcome = store.apply(&Command::ReleaseAddress(release), cx)?;
+    answer!(outcome, Outcome::Freed(freed) => !freed.is_empty())
 }
 
 /// Frees what a container engine does not know of one pool; answers what was freed, and whether the
 /// pool went too.
 pub fn sweep(
     store: &mut dyn Store,
-    sweep: &Sweep,
+    sweep: Sweep,
     cx: &Context,
 ) -> Result<(Vec<Addr>, bool), Error> {
-    let mut all = Vec::new();
-    loop {
-        match store.apply(&Command::Sweep(sweep.clone()), cx)? {
-            Outcome::Swept { freed, pool, done } => {
-                all.extend(freed);
-                if done {
-                    return Ok((all, pool));
-                }
-            }
-            other => return Err(unexpected(&other)),
-        }
-    }
+    let all = collect(store, Command::Sweep(sweep), cx)?;
+    Ok((all.freed, all.pool))
 }
 
 /// Takes over a pool that another program gave out, in as many transactions as a cluster needs.
@@ -371,9 +357,22 @@ pub fn adopt_pool(store: &mut dyn Store, adopt: &AdoptPool, cx: &Context) -> Res
         match store.apply(&Command::AdoptPool(adopt), cx)? {
             Outcome::Pool(pool) if portions.len() == 0 => return Ok(*pool),
             Outcome::Pool(_) => {}
-            other => return Err(unexpected(&other)),
+            other => return Err(other.unexpected()),
         }
     }
+}
+
+/// Returns the machines that lease from a cluster, by name; none of another store.
+pub fn nodes(store: &mut dyn Store) -> Result<Vec<NodeRecord>, StoreError> {
+    store.cluster().map_or(Ok(Vec::new()), store::Cluster::nodes)
+}
+
+/// Returns the definition that a cluster stores for a network.
+pub fn definition(
+    store: &mut dyn Store,
+    network: &NetworkName,
+) -> Result<Option<NetworkDefinition>, StoreError> {
+    store.cluster().map_or(Ok(None), |cluster| cluster.definition(network))
 }
 
 /// What a node had.
@@ -389,14 +388,14 @@ pub struct Left {
 /// addresses of its containers, at last its name. It may be interrupted and begun again.
 pub fn release_node(store: &mut dyn Store, name: &str, cx: &Context) -> Result<Left, Error> {
     let mut left = Left { freed: 0, forgotten: true };
-    let record = store.nodes()?.into_iter().find(|record| record.node.name == name);
+    let record = nodes(store)?.into_iter().find(|record| record.node.name == name);
     // What ended with a boot of it is there still: without a boot, all is told and freed.
     let there = |node: Node| Context { node, boot: None, ..cx.clone() };
     for pool in store.pools()? {
         for (user, count) in pool.users.iter().filter(|(user, _)| user.name == name) {
             for _ in 0..*count {
                 let release = ReleasePool { pool: pool.id.clone() };
-                left.freed += release_pool(store, &release, &there(user.clone()))?.freed;
+                left.freed += release_pool(store, release, &there(user.clone()))?.freed.len();
             }
         }
     }
@@ -418,39 +417,17 @@ pub fn release_node(store: &mut dyn Store, name: &str, cx: &Context) -> Result<L
         left.freed += usize::from(release_address(store, release, &there(node.clone()))?);
     }
     for set in sets {
-        let mut evict = Evict { set, only_ended: false, after: None };
-        loop {
-            match store.apply(&Command::Evict(evict.clone()), &there(node.clone()))? {
-                Outcome::Collected { freed, after, done } => {
-                    left.freed += freed.len();
-                    evict.after = after;
-                    if done {
-                        break;
-                    }
-                }
-                other => return Err(unexpected(&other)),
-            }
-        }
+        let evict = Evict { set, only_ended: false, after: None };
+        left.freed += collect(store, Command::Evict(evict), &there(node.clone()))?.freed.len();
     }
-    if let Some(record) = record {
-        left.forgotten = store.forget(&record, cx)?;
+    if let (Some(record), Some(cluster)) = (record, store.cluster()) {
+        left.forgotten = cluster.forget(&record, cx)?;
     }
     Ok(left)
 }
 
 /// Defines a network in a cluster; answers the version.
-pub fn define(store: &mut dyn Store, define: Define, cx: &Context) -> Result<u64, Error> {
-    match store.apply(&Command::Define(define), cx)? {
-        Outcome::Defined(version) => Ok(version),
-        other => Err(unexpected(&other)),
-    }
-}
-
-/// A store that answers a command with another's outcome is broken; say so instead of panicking.
-fn unexpected(outcome: &Outcome) -> Error {
-    Error::Store(StoreError::Unavailable {
-        doing: "understand the answer of".to_owned(),
-        place: "the lease store".to_owned(),
-        source: format!("unexpected outcome {outcome:?}").into(),
-    })
+pub fn define(store: &mut dyn Store, define: DefineNetwork, cx: &Context) -> Result<u64, Error> {
+    let outcome = store.apply(&Command::DefineNetwork(define), cx)?;
+    answer!(outcome, Outcome::Defined(version) => version)
 }

@@ -5,15 +5,14 @@
 
 use std::collections::BTreeSet;
 
+use super::change::{Change, NetworkRanges, PodKey};
 use super::choose::{Choice, Ended, choose};
-use super::command::{
-    Add, Change, Definition, Legacy, OnDuplicate, Outcome, PodKey, Strategy, Wanted, legacy_owner,
-};
+use super::command::{Add, Added, Legacy, OnDuplicate, Outcome, Strategy, Wanted, legacy_owner};
 use super::define;
 use super::takeover::{Takeover, WithTakeover};
 use super::view::{Context, Holder, Plan, View};
 use crate::error::{Refusal, StoreError};
-use crate::model::{Grant, Kind, Lease, Origin, Owner, SetName};
+use crate::model::{Grant, Kind, Lease, Owner};
 use crate::net::{Addr, Range, RangeSet, describe};
 
 /// A step's failure: the store's, or a refusal that ends the ADD.
@@ -48,18 +47,23 @@ fn plan(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Stop> {
     let mut changes = Vec::new();
     let mut taken = Takeover::default();
     match &add.legacy {
-        Legacy::Absent => {}
-        _ if adopted => {}
-        Legacy::Unread => return Ok(Plan::only(Outcome::ReadLegacy)),
+        Legacy::Unread if !adopted => return Ok(Plan::only(Outcome::ReadLegacy)),
+        Legacy::Absent | Legacy::Unread => {}
+        // In a cluster old keys stay where they are: a record says that they were imported.
+        Legacy::Read(..) if adopted && view.has_other_nodes() => {}
         Legacy::Read(leases, cursors) => {
             taken = Takeover::read(add, leases, cursors, view, cx)??;
+            if !taken.contested.is_empty() {
+                return Ok(Plan::only(Outcome::Contested(taken.contested)));
+            }
             changes = taken.changes(add, cx.now);
         }
     }
     if let Some(define) = &add.define {
         changes.extend(define::first(define, view, cx)??);
     }
-    let ended = Ended::find(add, view, cx)?;
+    // With the takeover in it: an address that it leases has ended no cooldown.
+    let ended = Ended::find(add, &WithTakeover { taken: &taken, view }, cx)?;
     let mut work = Work { add, view, cx, changes, taken, ended };
     let kept = work.kept(adopted || matches!(add.legacy, Legacy::Read(..)))?;
     if add.on_duplicate == OnDuplicate::Error
@@ -88,9 +92,9 @@ fn plan(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Stop> {
     if !left.is_empty() {
         return Err(Refusal::NotInRange { addrs: left, ranges: describe(&add.sets) }.into());
     }
-    let warnings = if created.is_empty() { Vec::new() } else { work.define()? };
+    let warnings = if created.is_empty() { Vec::new() } else { work.put_ranges()? };
     let changes = work.finish();
-    Ok(Plan { changes, outcome: Ok(Outcome::Added { grants, created, warnings }) })
+    Ok(Plan { changes, outcome: Ok(Outcome::Added(Added { grants, created, warnings })) })
 }
 
 /// The lease that host-local would come upon first, and in which set; any if all ranges are gone.
@@ -313,7 +317,7 @@ impl Work<'_> {
                         kind: Kind::Gateway,
                         owner: Owner::Gateway(addr),
                         range: set.key(),
-                        ..bare(self.add.set.clone(), addr, self.cx)
+                        ..self.cx.reservation(self.add.set.clone(), addr)
                     }));
                 }
             }
@@ -321,25 +325,25 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Keeps the network's ranges, and warns once if they overlap another network's.
-    fn define(&mut self) -> Result<Vec<String>, StoreError> {
+    /// Stores the network's ranges if they changed. Returns a warning for each network that they overlap.
+    fn put_ranges(&mut self) -> Result<Vec<String>, StoreError> {
         let add = self.add;
-        let ranges = || add.sets.iter().flat_map(RangeSet::ranges);
-        let definition = Definition {
+        let all = || add.sets.iter().flat_map(RangeSet::ranges);
+        let ranges = NetworkRanges {
             set: add.set.clone(),
             network: add.network.clone(),
-            bounds: ranges().map(Range::bounds).collect(),
-            gives: ranges().flat_map(Range::spans).copied().collect(),
+            bounds: all().map(Range::bounds).collect(),
+            assignable: all().flat_map(Range::spans).copied().collect(),
         };
-        if self.view.defined(&definition)? {
+        if self.view.has_ranges(&ranges)? {
             return Ok(Vec::new());
         }
         let mut warnings = Vec::new();
-        for other in self.view.definitions()? {
-            if other.set == definition.set {
+        for other in self.view.networks()? {
+            if other.set == ranges.set {
                 continue;
             }
-            let overlap = definition
+            let overlap = ranges
                 .bounds
                 .iter()
                 .find_map(|a| other.bounds.iter().find(|b| a.overlaps(**b)).map(|b| (a, b)));
@@ -347,28 +351,11 @@ impl Work<'_> {
                 warnings.push(format!(
                     "network {} ({a}) overlaps network {} ({b}); each has its own leases, so both can \
                      give the same address: set \"shared\" in both if they share a segment",
-                    definition.network, other.network
+                    ranges.network, other.network
                 ));
             }
         }
-        self.changes.push(Change::Define(definition));
+        self.changes.push(Change::PutRanges(ranges));
         Ok(warnings)
-    }
-}
-
-/// A reservation of one address: the lease that says least.
-pub fn bare(set: SetName, addr: Addr, cx: &Context) -> Lease {
-    Lease {
-        set,
-        addr,
-        prefix: addr.family().bits(),
-        kind: Kind::Reserved,
-        owner: Owner::Reservation(addr),
-        range: addr,
-        node: cx.node.clone(),
-        boot: cx.boot.clone(),
-        origin: Origin::default(),
-        time: cx.now,
-        cooldown: 0,
     }
 }

@@ -4,37 +4,12 @@
 //! Invariant: an address is leased through a pool that exists in the same transaction, so no lease
 //! outlives its pool.
 
-use super::command::{Change, Outcome};
+use super::change::Change;
+use super::command::{Outcome, ReleaseAddress, RequestAddress};
 use super::view::{Context, Holder, Order, Plan, View};
 use crate::error::{PoolRefusal, StoreError};
-use crate::model::{Kind, Lease, Origin, Owner, Pool, PoolId};
+use crate::model::{Kind, Lease, Owner, Pool};
 use crate::net::{Addr, Span, hosts};
-
-/// Asks for an address of a pool.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RequestAddress {
-    /// The pool.
-    pub pool: PoolId,
-    /// This address, anywhere in the pool's subnet; `None`: the lowest free one of the sub-pool.
-    pub wanted: Option<Addr>,
-    /// It is to be the gateway.
-    pub gateway: bool,
-    /// The next free one after the last that was given so, instead of the lowest.
-    pub serial: bool,
-    /// Kept with the lease.
-    pub origin: Origin,
-}
-
-/// Frees an address of a pool. Freeing what is not held is no error.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReleaseAddress {
-    /// The pool.
-    pub pool: PoolId,
-    /// The address.
-    pub addr: Addr,
-    /// Only if this very lease stands: takes back a request whose answer could not be delivered.
-    pub only: Option<Box<Lease>>,
-}
 
 /// Decides a request for an address.
 pub fn request(
@@ -78,17 +53,11 @@ pub fn request(
 /// A lease through a pool that says nothing of its origin.
 pub fn lease(pool: &Pool, addr: Addr, kind: Kind, cx: &Context) -> Lease {
     Lease {
-        set: pool.set(),
-        addr,
         prefix: pool.subnet.len(),
         kind,
         owner: Owner::Pool(pool.id.clone(), addr),
         range: pool.sub.unwrap_or(pool.subnet).first(),
-        node: cx.node.clone(),
-        boot: cx.boot.clone(),
-        origin: Origin::default(),
-        time: cx.now,
-        cooldown: 0,
+        ..cx.reservation(pool.set(), addr)
     }
 }
 

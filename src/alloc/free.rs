@@ -5,7 +5,8 @@
 
 use std::collections::BTreeSet;
 
-use super::command::{Change, Del, Evict, Gc, Outcome, Target, legacy_owner};
+use super::change::Change;
+use super::command::{Collected, Del, Evict, Gc, Outcome, Target, legacy_owner};
 use super::import::cursors_of;
 use super::view::{Context, Holder, Plan, View};
 use crate::error::StoreError;
@@ -141,7 +142,10 @@ fn collect(
             after = Some(leases[0].owner.clone());
         }
     }
-    Ok(Plan { changes, outcome: Ok(Outcome::Collected { freed, after, done }) })
+    Ok(Plan {
+        changes,
+        outcome: Ok(Outcome::Collected(Collected { freed, after, done, pool: false })),
+    })
 }
 
 fn is_stale(lease: &Lease, gc: &Gc) -> bool {

@@ -6,8 +6,8 @@
 
 use std::collections::BTreeSet;
 
-use super::add::bare;
-use super::command::{Change, HandBack, Import, Imported, Outcome};
+use super::change::Change;
+use super::command::{ForeignLease, HandBack, Import, Imported, Outcome};
 use super::view::{Context, Holder, Plan, View};
 use crate::error::{Refusal, StoreError};
 use crate::model::{Lease, Node, Origin, Owner, SetName};
@@ -18,7 +18,7 @@ pub fn run(import: &Import, view: &dyn View, cx: &Context) -> Result<Plan, Store
     if let Some(network) = &import.adopts
         && view.adopted(network)?
     {
-        return Ok(Plan::only(Outcome::WasAdopted));
+        return Ok(Plan::only(Outcome::Imported(Imported::Before)));
     }
     let mut changes = Vec::new();
     let (mut taken, mut present) = (Vec::new(), Vec::new());
@@ -43,11 +43,12 @@ pub fn run(import: &Import, view: &dyn View, cx: &Context) -> Result<Plan, Store
             }
         }
     }
-    changes.extend(import.adopts.clone().map(|network| Change::Adopted(network, cx.now)));
+    let adopts = import.adopts.clone().filter(|_| !import.partial);
+    changes.extend(adopts.map(|network| Change::Adopted(network, cx.now)));
     if import.dry_run {
         changes.clear();
     }
-    Ok(Plan { changes, outcome: Ok(Outcome::Imported { taken, present }) })
+    Ok(Plan { changes, outcome: Ok(Outcome::Imported(Imported::Done { taken, present })) })
 }
 
 /// Decides a HANDBACK.
@@ -61,12 +62,12 @@ pub fn hand_back(hand: &HandBack, view: &dyn View) -> Result<Plan, StoreError> {
 
 /// Without a configuration neither prefix nor range are known: the lease's range is the address
 /// itself. An ADD by the same owner sets both right.
-fn lease(set: &SetName, imported: &Imported, view: &dyn View, cx: &Context) -> Lease {
+fn lease(set: &SetName, imported: &ForeignLease, view: &dyn View, cx: &Context) -> Lease {
     let attachment = match &imported.owner {
         Owner::Attachment(a) => Some(a.clone()),
         _ => None,
     };
-    let bare = bare(set.clone(), imported.addr, cx);
+    let bare = cx.reservation(set.clone(), imported.addr);
     // Of many nodes nobody knows on which one its container is.
     let nameless = attachment.as_ref().is_some_and(|a| a.ifname.is_none());
     let (node, boot) = if nameless && view.has_other_nodes() {

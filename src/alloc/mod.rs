@@ -7,28 +7,30 @@
 
 mod add;
 mod address;
+mod change;
 mod choose;
 mod command;
 mod define;
+mod events;
 mod free;
 mod import;
 mod look;
 mod pool;
+mod record;
 mod reserve;
 mod restore;
 mod takeover;
-mod tell;
 mod view;
 
-pub use address::{ReleaseAddress, RequestAddress};
+pub use change::{Change, Cooling, NetworkRanges, PodKey};
 pub use command::{
-    Add, Change, Check, Command, Cooldown, Cooling, Define, Definition, Del, Evict, Gc, HandBack,
-    Import, Imported, Legacy, LegacyCursor, LegacyLease, OnDuplicate, Outcome, PodKey, Reserve,
-    Status, Strategy, Target, Unreserve, Wanted, legacy_owner,
+    Add, Added, AdoptPool, Ask, Block, Check, Collected, Command, Cooldown, DefineNetwork, Del,
+    Evict, ForeignLease, Gc, HandBack, Import, Imported, Legacy, LegacyCursor, LegacyLease,
+    OnDuplicate, Outcome, ReleaseAddress, ReleasePool, RequestAddress, RequestPool, Reserve,
+    Restore, Shared, Status, Strategy, Sweep, Target, Unreserve, Wanted, legacy_owner,
 };
-pub use pool::{AdoptPool, Ask, Block, ReleasePool, RequestPool, Shared, Sweep};
-pub use restore::{Record, Restore};
-pub use tell::{ending, event, verb};
+pub use events::{counted, ending, event, verb};
+pub use record::Record;
 pub use view::{Context, Holder, Order, Plan, View};
 
 use crate::error::StoreError;
@@ -43,6 +45,7 @@ pub fn run(command: &Command, view: &dyn View, cx: &Context) -> Result<Plan, Sto
         Command::Gc(gc) => free::gc(gc, view, cx),
         Command::Evict(evict) => free::evict(evict, view, cx),
         Command::Reserve(reserve) => reserve::reserve(reserve, view, cx),
+        Command::ReserveContested(reserve) => reserve::contested(reserve, view, cx),
         Command::Unreserve(unreserve) => reserve::unreserve(unreserve, view),
         Command::Import(import) => import::run(import, view, cx),
         Command::HandBack(hand) => import::hand_back(hand, view),
@@ -53,6 +56,6 @@ pub fn run(command: &Command, view: &dyn View, cx: &Context) -> Result<Plan, Sto
         Command::Sweep(sweep) => pool::sweep(sweep, view, cx),
         Command::AdoptPool(adopt) => pool::adopt(adopt, view, cx),
         Command::Restore(restore) => restore::run(restore, view),
-        Command::Define(define) => define::run(define, view, cx),
+        Command::DefineNetwork(define) => define::run(define, view, cx),
     }
 }

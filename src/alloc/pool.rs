@@ -7,88 +7,12 @@
 //! other's very subnet (moby's rule); a shared pool overlaps none when it is made.
 
 use super::address::lease;
-use super::command::{Change, Outcome};
+use super::change::Change;
+use super::command::{AdoptPool, Ask, Block, Collected, Outcome, ReleasePool, RequestPool, Sweep};
 use super::view::{Context, Plan, View};
 use crate::error::{PoolRefusal, Refusal, StoreError};
-use crate::model::{Kind, Lease, Node, Pool, PoolId, Timestamp};
+use crate::model::{Kind, Lease, Node, Pool, PoolId};
 use crate::net::{Addr, Span, Subnet, hosts};
-
-/// Asks for a pool.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RequestPool {
-    /// The address space.
-    pub space: String,
-    /// Which subnet.
-    pub ask: Ask,
-    /// The part of it to draw addresses from; inside the subnet, and smaller.
-    pub sub: Option<Subnet>,
-    /// Under which name it is shared.
-    pub shared: Option<Shared>,
-    /// What the host routes elsewhere: an automatic pool keeps clear of it.
-    pub avoid: Vec<Span>,
-}
-
-/// Which subnet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ask {
-    /// This one.
-    Exactly(Subnet),
-    /// The first free block of these.
-    Any(Vec<Block>),
-}
-
-/// Where automatic pools come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Block {
-    /// The supernet.
-    pub within: Subnet,
-    /// Prefix length of a block in bits, not less than the supernet's.
-    pub len: u8,
-}
-
-/// A pool that several hosts use by its name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shared {
-    /// kontena's `network=`.
-    pub name: String,
-    /// What it is called in its space and family.
-    pub id: PoolId,
-}
-
-/// Lets a pool go. Letting go what is not there is no error.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReleasePool {
-    /// The pool.
-    pub pool: PoolId,
-}
-
-/// Frees this node's addresses of a pool that the container engine does not know.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sweep {
-    /// The pool.
-    pub pool: PoolId,
-    /// The addresses that the engine knows, sorted; `None`: it knows no network with this pool.
-    pub known: Option<Vec<Addr>>,
-    /// What was leased at this time or later is left alone: the engine may not have told of it yet.
-    pub before: Timestamp,
-    /// Only tell.
-    pub dry: bool,
-    /// Addresses that are in use all the same (they answered), sorted.
-    pub alive: Vec<Addr>,
-}
-
-/// Takes over a pool that another program gave out. Repeatable; adds what is missing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AdoptPool {
-    /// What it is called; kept.
-    pub id: PoolId,
-    /// The address space.
-    pub space: String,
-    /// Its subnet.
-    pub subnet: Subnet,
-    /// What is leased of it.
-    pub addrs: Vec<Addr>,
-}
 
 /// The name of a pool that is not shared: as moby's default driver writes it.
 fn plain_id(space: &str, subnet: Subnet, sub: Option<Subnet>) -> PoolId {
@@ -247,15 +171,14 @@ fn find(
 /// addresses; the last one takes the pool along.
 pub fn release(release: &ReleasePool, view: &dyn View, cx: &Context) -> Result<Plan, StoreError> {
     let Some(pool) = view.pool(&release.pool)? else {
-        let outcome = Outcome::PoolReleased { known: false, freed: Vec::new(), done: true };
-        return Ok(Plan::only(outcome));
+        return Ok(Plan::only(collected(Vec::new(), false, true)));
     };
     let mut less = pool.clone();
     match user(&pool, &cx.node, view) {
         Some(at) if less.users[at].1 > 1 => {
             less.users[at].1 -= 1;
-            let outcome = Outcome::PoolReleased { known: true, freed: Vec::new(), done: true };
-            return Ok(Plan { changes: vec![Change::PutPool(less)], outcome: Ok(outcome) });
+            let outcome = Ok(collected(Vec::new(), true, true));
+            return Ok(Plan { changes: vec![Change::PutPool(less)], outcome });
         }
         Some(at) => drop(less.users.remove(at)),
         None => {}
@@ -269,7 +192,11 @@ pub fn release(release: &ReleasePool, view: &dyn View, cx: &Context) -> Result<P
     if done {
         changes.push(if last { Change::DropPool(pool) } else { Change::PutPool(less) });
     }
-    Ok(Plan { changes, outcome: Ok(Outcome::PoolReleased { known: true, freed, done }) })
+    Ok(Plan { changes, outcome: Ok(collected(freed, true, done)) })
+}
+
+fn collected(freed: Vec<Addr>, pool: bool, done: bool) -> Outcome {
+    Outcome::Collected(Collected { freed, pool, after: None, done })
 }
 
 fn free(lease: Lease) -> Change {
@@ -307,9 +234,8 @@ fn collect(
 
 /// Decides a sweep.
 pub fn sweep(sweep: &Sweep, view: &dyn View, cx: &Context) -> Result<Plan, StoreError> {
-    let swept = |freed, pool, done| Outcome::Swept { freed, pool, done };
     let Some(pool) = view.pool(&sweep.pool)? else {
-        return Ok(Plan::only(swept(Vec::new(), false, true)));
+        return Ok(Plan::only(collected(Vec::new(), false, true)));
     };
     let at = user(&pool, &cx.node, view);
     let young = |lease: &Lease| lease.time >= sweep.before;
@@ -342,9 +268,9 @@ pub fn sweep(sweep: &Sweep, view: &dyn View, cx: &Context) -> Result<Plan, Store
         changes.push(if last { Change::DropPool(pool) } else { Change::PutPool(less) });
     }
     if sweep.dry {
-        return Ok(Plan::only(swept(freed, gone, true)));
+        return Ok(Plan::only(collected(freed, gone, true)));
     }
-    Ok(Plan { changes, outcome: Ok(swept(freed, gone && done, done)) })
+    Ok(Plan { changes, outcome: Ok(collected(freed, gone && done, done)) })
 }
 
 /// Decides a takeover of a pool.

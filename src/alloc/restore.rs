@@ -1,96 +1,24 @@
 //! RESTORE: a store's records, brought here from another store.
 //!
-//! Owns: what a record is, and what becomes of one that meets another here. Does not own: reading
-//! another store, or how a record is written as text.
-//! Invariant: what is here already stays, and is no obstacle; an address with another holder refuses
-//! the whole slice; a second time changes nothing.
+//! Decides what becomes of a record that meets another one here. A record that is here already stays.
+//! An address with another holder refuses the whole slice. A second RESTORE changes nothing.
 
-use super::command::{Change, Cooling, Outcome, PodKey};
+use super::change::Change;
+use super::command::{Outcome, Restore};
+use super::record::Record;
 use super::view::{Holder, Plan, View};
 use crate::error::{PoolRefusal, Refusal, StoreError};
-use crate::model::{Lease, NetworkName, NetworkRecord, Owner, Persist, Pool, SetName, Timestamp};
-use crate::net::Addr;
-
-/// One record of a store. What can be derived from others (indexes, the bounds kept for warnings) is
-/// none.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(clippy::large_enum_variant, reason = "a slice of a store at a time, and most are leases")]
-pub enum Record {
-    /// A pool of a container engine.
-    Pool(Pool),
-    /// A network's definition. A store of one machine keeps none.
-    Network(NetworkRecord),
-    /// An address, and who has it.
-    Lease(Lease),
-    /// An address that was freed and is kept back.
-    Cooling(SetName, Cooling),
-    /// The address given last from the range set with this key.
-    Cursor(SetName, Addr, Addr),
-    /// A pod's former address in the range set with this key.
-    Sticky(SetName, PodKey, Addr, Addr),
-    /// Another program's leases for this network were taken over then.
-    Adopted(NetworkName, Timestamp),
-}
-
-impl Record {
-    /// The network's set of leases that it goes with; `None`: with none, as pools and what is theirs.
-    pub fn set(&self) -> Option<SetName> {
-        let set = match self {
-            // Known to all of a host's networks, whatever file their leases are in.
-            Record::Pool(_) | Record::Adopted(..) | Record::Network(_) => return None,
-            Record::Lease(lease) => &lease.set,
-            Record::Cooling(set, _) | Record::Cursor(set, ..) | Record::Sticky(set, ..) => set,
-        };
-        (!set.is_pools()).then(|| set.clone())
-    }
-
-    /// What a person calls it; no two records of a store are called the same.
-    pub fn name(&self) -> String {
-        match self {
-            Record::Pool(pool) => format!("pool {}", pool.id),
-            Record::Network(record) => format!("definition of network {}", record.network),
-            Record::Lease(lease) => format!("lease of {} in {}", lease.addr, lease.set),
-            Record::Cooling(set, cooling) => format!("cooling of {} in {set}", cooling.addr),
-            Record::Cursor(set, range, _) => format!("last address of range {range} in {set}"),
-            Record::Sticky(set, pod, range, _) => {
-                format!("address of pod {}/{} of range {range} in {set}", pod.namespace, pod.name)
-            }
-            Record::Adopted(network, _) => format!("takeover of network {network}"),
-        }
-    }
-
-    /// How many of a commit's changes it may need.
-    fn weight(&self) -> usize {
-        match self {
-            // A pod's address is known from both sides, and takes the place of two others.
-            Record::Sticky(..) => 3,
-            _ => 1,
-        }
-    }
-}
-
-/// Writes records.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Restore {
-    /// The set of leases that all of them go with, if with any.
-    pub set: Option<SetName>,
-    /// How long they live, where that can be chosen.
-    pub persist: Persist,
-    /// The records. Pools come one in a command.
-    pub records: Vec<Record>,
-    /// Only tell what stands in the way.
-    pub dry_run: bool,
-}
+use crate::model::{Lease, Owner, Pool};
 
 /// Decides a RESTORE: of as many records, from the first on, as a commit can hold.
 pub fn run(restore: &Restore, view: &dyn View) -> Result<Plan, StoreError> {
     let room = view.capacity().saturating_sub(1).max(1);
     let mut work =
         Work { view, dry_run: restore.dry_run, changes: Vec::new(), clashes: Vec::new() };
-    let (mut done, mut weight) = (0, 0);
+    let (mut done, mut needed) = (0, 0);
     for record in &restore.records {
-        weight += record.weight();
-        if done > 0 && weight > room {
+        needed += weight(record);
+        if done > 0 && needed > room {
             break;
         }
         if let Some(refusal) = work.one(record)? {
@@ -122,10 +50,11 @@ impl Work<'_> {
         match record {
             Record::Pool(pool) => return self.pool(pool),
             Record::Lease(lease) => return self.lease(lease),
-            Record::Network(record) => {
-                if view.has_other_nodes() && view.network(&record.network)?.as_ref() != Some(record)
+            Record::Definition(record) => {
+                if view.has_other_nodes()
+                    && view.definition(&record.network)?.as_ref() != Some(record)
                 {
-                    self.changes.push(Change::Network(record.clone()));
+                    self.changes.push(Change::PutDefinition(record.clone()));
                 }
             }
             Record::Cooling(set, cooling) => match view.holder(set, cooling.addr)? {
@@ -203,5 +132,14 @@ impl Work<'_> {
         }
         self.changes.push(Change::PutPool(pool.clone()));
         Ok(None)
+    }
+}
+
+/// How many of a commit's changes it may need.
+fn weight(record: &Record) -> usize {
+    match record {
+        // A pod's address is known from both sides, and takes the place of two others.
+        Record::Sticky(..) => 3,
+        _ => 1,
     }
 }

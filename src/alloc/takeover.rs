@@ -6,8 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use super::add::bare;
-use super::command::{Add, Change, Cooling, Definition, LegacyCursor, LegacyLease, PodKey};
+use super::change::{Change, Cooling, NetworkRanges, PodKey};
+use super::command::{Add, Contested, LegacyCursor, LegacyLease};
 use super::view::{Context, Holder, Order, View};
 use crate::error::{Refusal, StoreError};
 use crate::model::{
@@ -18,6 +18,8 @@ use crate::net::{Addr, Family, RangeSet, Span, Subnet};
 /// What this plan takes over.
 #[derive(Default)]
 pub struct Takeover {
+    /// What it cannot: the store has leased the address to another owner.
+    pub contested: Vec<Contested>,
     leases: BTreeMap<Addr, Lease>,
     /// By the key of the range set.
     cursors: BTreeMap<Addr, Addr>,
@@ -36,8 +38,15 @@ impl Takeover {
         for legacy in leases {
             let lease = lease(add, legacy, cx);
             if let Holder::Leased(holder) = view.holder(&add.set, legacy.addr)? {
-                // Handed back to host-local, which has it still.
+                // Adopted before, by a process that died before it was done; or exported since.
                 if holder.owner == lease.owner {
+                    continue;
+                }
+                if !view.has_other_nodes() {
+                    // Nobody leases a reserved address.
+                    if holder.kind != Kind::Reserved {
+                        taken.contested.push(Contested { lease: *holder, claimant: lease.owner });
+                    }
                     continue;
                 }
                 let why = format!("{} is leased to {}", legacy.addr, holder.owner);
@@ -58,7 +67,7 @@ impl Takeover {
         self.leases.values().filter(move |l| l.owner == *owner).cloned()
     }
 
-    /// The changes that keep it, and the record that it was done.
+    /// The changes that keep it, and (where the store keeps one) the record that it was done.
     pub fn changes(&self, add: &Add, now: Timestamp) -> Vec<Change> {
         let leases = self.leases.values().cloned().map(Change::Put);
         let cursors =
@@ -73,7 +82,7 @@ fn lease(add: &Add, legacy: &LegacyLease, cx: &Context) -> Lease {
         container: legacy.container.clone(),
         ifname: legacy.ifname.clone(),
     };
-    let bare = bare(add.set.clone(), legacy.addr, cx);
+    let bare = cx.reservation(add.set.clone(), legacy.addr);
     let set = add.sets.iter().find(|s| s.range_of(legacy.addr).is_some());
     let range = set.and_then(|s| s.range_of(legacy.addr));
     Lease {
@@ -168,12 +177,12 @@ impl View for WithTakeover<'_> {
         self.view.adopted(network)
     }
 
-    fn defined(&self, definition: &Definition) -> Result<bool, StoreError> {
-        self.view.defined(definition)
+    fn has_ranges(&self, ranges: &NetworkRanges) -> Result<bool, StoreError> {
+        self.view.has_ranges(ranges)
     }
 
-    fn definitions(&self) -> Result<Vec<Definition>, StoreError> {
-        self.view.definitions()
+    fn networks(&self) -> Result<Vec<NetworkRanges>, StoreError> {
+        self.view.networks()
     }
 
     fn page(

@@ -3,10 +3,12 @@
 //! Owns: the point questions. Invariant: no question returns all leases of a set, so no answer's
 //! cost grows with their number beyond a tree's depth.
 
-use super::command::{Change, Cooling, Definition, Outcome, PodKey};
+use super::change::{Change, Cooling, NetworkRanges, PodKey};
+use super::command::Outcome;
 use crate::error::{Refusal, StoreError};
 use crate::model::{
-    BootId, Face, Lease, NetworkName, NetworkRecord, Node, Owner, Pool, PoolId, SetName, Timestamp,
+    BootId, Face, Kind, Lease, NetworkDefinition, NetworkName, Node, Origin, Owner, Pool, PoolId,
+    SetName, Timestamp,
 };
 use crate::net::{Addr, Family, Span, Subnet};
 
@@ -80,12 +82,12 @@ pub trait View {
     /// Whether host-local's folder of this network was taken over.
     fn adopted(&self, network: &NetworkName) -> Result<bool, StoreError>;
 
-    /// Whether the store holds just this definition. A store for which looking is dear may
-    /// answer `true`.
-    fn defined(&self, definition: &Definition) -> Result<bool, StoreError>;
+    /// Whether the store remembers exactly these ranges. A store with expensive reads may answer
+    /// `true`.
+    fn has_ranges(&self, ranges: &NetworkRanges) -> Result<bool, StoreError>;
 
-    /// The definitions of the other networks; asked only when one has changed.
-    fn definitions(&self) -> Result<Vec<Definition>, StoreError>;
+    /// The ranges of all networks. Asked only when those of one network have changed.
+    fn networks(&self) -> Result<Vec<NetworkRanges>, StoreError>;
 
     /// Up to `limit` owners' leases, in the owners' order, behind `after`. For GC alone.
     fn page(
@@ -124,8 +126,8 @@ pub trait View {
         false
     }
 
-    /// The definition that is kept for a network. Never a guess. A store of one machine keeps none.
-    fn network(&self, _: &NetworkName) -> Result<Option<NetworkRecord>, StoreError> {
+    /// The definition that is stored for a network. Never an assumption. The embedded store has none.
+    fn definition(&self, _: &NetworkName) -> Result<Option<NetworkDefinition>, StoreError> {
         Ok(None)
     }
 
@@ -160,6 +162,23 @@ impl Context {
             && lease.node == self.node
             && !self.node.machine.is_empty()
             && lease.ends_with_boot()
+    }
+
+    /// Returns a reservation of one address. Other leases are made from it.
+    pub fn reservation(&self, set: SetName, addr: Addr) -> Lease {
+        Lease {
+            set,
+            addr,
+            prefix: addr.family().bits(),
+            kind: Kind::Reserved,
+            owner: Owner::Reservation(addr),
+            range: addr,
+            node: self.node.clone(),
+            boot: self.boot.clone(),
+            origin: Origin::default(),
+            time: self.now,
+            cooldown: 0,
+        }
     }
 }
 

@@ -93,10 +93,11 @@ impl Consul {
             let network = NetworkName::new(name.as_str())
                 .map_err(|_| misuse(format!("{name:?} is no network's name")))?;
             let set = SetName(self.shared.as_ref().unwrap_or(name).clone());
-            let outcome = desk.store.take_over(&set, &network, self.dry_run, &desk.cx)?;
+            let done =
+                engine::import_consul(&mut *desk.store, &set, &network, self.dry_run, &desk.cx)?;
             let source = PathBuf::from(format!("{name}/"));
             let mut report = Report::new(&source, Path::new(&desk.place), self.dry_run);
-            report.done(engine::imported(outcome)?);
+            report.done(done);
             if !self.json {
                 report.write(terminal, false)?;
             }
@@ -200,18 +201,17 @@ impl EcsIpam {
             leases: old.leases.clone(),
             cursors: old.cursors.clone(),
             adopts: None,
+            partial: false,
             dry_run: self.how.dry_run,
         };
         report.cursors.clone_from(&old.cursors);
         report.skipped.clone_from(&old.skipped);
-        let persist = self.how.persist();
         let done = if in_place {
-            let (done, kept) =
-                engine::convert(&self.file, persist, WAIT, import, &world.facts.context())?;
+            let (done, kept) = engine::convert(&self.file, WAIT, import, &world.facts.context())?;
             report.kept = kept;
             done
         } else {
-            let mut desk = Desk::at(store_path.to_owned(), persist, world)?;
+            let mut desk = Desk::at(store_path.to_owned(), self.how.persist(), world)?;
             engine::import(&mut *desk.store, import, &desk.cx)?
         };
         report.done(done);

@@ -11,14 +11,15 @@ use anyhow::{Context as _, Result, anyhow};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::output::{time, visible};
+use super::output::visible;
 use super::{Desk, Terminal, confirm, misuse};
-use crate::alloc::Define;
+use crate::alloc::DefineNetwork;
 use crate::config::define;
 use crate::engine;
 use crate::error::shown_network;
-use crate::model::{Lease, NetworkName, NetworkRecord};
+use crate::model::{Lease, NetworkDefinition, NetworkName};
 use crate::net::{RangeSet, describe};
+use crate::rows::Time;
 
 /// Longest definition that is read, in bytes: what a server takes as one value.
 const LONGEST: u64 = 256 << 10;
@@ -86,7 +87,7 @@ fn network(name: &str) -> Result<NetworkName> {
 impl Show {
     fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
         let network = network(&self.name)?;
-        let Some(record) = desk.store.network(&network)? else {
+        let Some(record) = engine::definition(&mut *desk.store, &network)? else {
             return Err(anyhow!(
                 "{} keeps no definition of network {network}; an ADD with \"define\": true makes one, \
                  or `sublet network set {network} FILE`",
@@ -99,29 +100,29 @@ impl Show {
     }
 }
 
-fn ipam(record: &NetworkRecord) -> Result<Value> {
+fn ipam(record: &NetworkDefinition) -> Result<Value> {
     serde_json::from_str(&record.text)
         .with_context(|| format!("the definition of network {} is damaged", record.network))
 }
 
-fn object(record: &NetworkRecord) -> Result<String> {
+fn object(record: &NetworkDefinition) -> Result<String> {
     let object = json!({
         "name": record.network.as_str(),
         "version": record.version,
         "by": record.by,
-        "time": time(record.time),
+        "time": Time(record.time),
         "ipam": ipam(record)?,
     });
     Ok(format!("{object:#}"))
 }
 
-fn told(record: &NetworkRecord) -> Result<String> {
+fn told(record: &NetworkDefinition) -> Result<String> {
     Ok(format!(
         "network    {}\nversion    {}\nby         {}\nsince      {}\n{:#}",
         record.network,
         record.version,
         visible(&record.by),
-        time(record.time),
+        Time(record.time),
         ipam(record)?
     ))
 }
@@ -136,7 +137,7 @@ impl Set {
         for warning in &config.warnings {
             writeln!(terminal.stderr, "sublet: {warning}")?;
         }
-        let kept = desk.store.network(&network)?.map(|record| record.version);
+        let kept = engine::definition(&mut *desk.store, &network)?.map(|record| record.version);
         let version = match self.version.or(written) {
             Some(version) => Some(version).filter(|version| *version > 0),
             None => kept,
@@ -148,7 +149,7 @@ impl Set {
                 return Ok(());
             }
         }
-        let define = Define { network: network.clone(), text, version };
+        let define = DefineNetwork { network: network.clone(), text, version };
         let version = engine::define(&mut *desk.store, define, &desk.cx)?;
         if self.json {
             let report = json!({"network": network.as_str(), "version": version});

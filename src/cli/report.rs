@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::Terminal;
 use super::output::visible;
-use crate::engine::Imported;
+use crate::alloc::Imported;
 use crate::net::Addr;
 
 /// What came of one source.

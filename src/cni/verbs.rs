@@ -13,34 +13,27 @@ use super::result;
 use super::result::Answer;
 use super::version::{CniVersion, gate};
 use crate::alloc;
-use crate::alloc::{Add, Check, Command, Context, Define, Del, Gc, Outcome, Status, Target};
+use crate::alloc::{Add, Check, DefineNetwork, Del, Gc, Status, Target};
 use crate::config::{Cleanup, Config, Dialect, Level, Netconf};
 use crate::engine;
 use crate::engine::Legacy;
 use crate::error::{Error, Refusal, StoreError};
 use crate::migrate::host_local_import;
-use crate::model::{Netns, NetworkName, Owner, StoreSpec};
+use crate::model::{Netns, NetworkName, Origin, Owner, StoreSpec};
 use crate::net::Addr;
-use crate::store::{Open, Store};
+use crate::store;
+use crate::store::Store;
 use crate::sys::host::Facts;
 
 /// Our own network and mount namespace.
 const OWN_NETNS: &str = "/proc/self/ns/net";
 const OWN_MOUNTS: &str = "/proc/self/ns/mnt";
 
-/// The way to a store.
-pub struct Stores {
-    /// Opens it.
-    pub open: Open,
-    /// The configuration as it was read: who opens the store may need it again.
-    pub stdin: Vec<u8>,
-}
 /// How often an ADD is tried while its network is defined anew.
 const TRIES: u32 = 5;
 
 /// One call whose protocol is in order.
 struct Call {
-    stores: Stores,
     invocation: Invocation,
     netconf: Netconf,
     facts: Facts,
@@ -51,7 +44,6 @@ pub fn dispatch(
     mut invocation: Invocation,
     netconf: Netconf,
     facts: &dyn Fn() -> Facts,
-    stores: Stores,
     desk: &mut Desk<'_>,
 ) -> Result<(), Failure> {
     let text = netconf.version();
@@ -68,7 +60,7 @@ pub fn dispatch(
         }
     };
     invocation.inputs.one_per_family = version.one_per_family();
-    let mut call = Call { stores, invocation, netconf, facts: facts() };
+    let mut call = Call { invocation, netconf, facts: facts() };
     match call.invocation.verb {
         Verb::Add => call.add(version, desk),
         Verb::Del => call.del(desk),
@@ -81,54 +73,53 @@ pub fn dispatch(
 
 impl Call {
     fn add(&mut self, version: CniVersion, desk: &mut Desk<'_>) -> Result<(), Failure> {
-        let netns = self.netns()?;
-        let (own, mut store) = self.config(desk)?;
+        let mut netns = self.netns()?;
+        let (mut config, mut store) = self.config(desk)?;
+        let (set, network) = (config.set.clone(), config.network.clone());
+        let owner = config.owner.clone().ok_or_else(no_container)?;
         let cx = self.facts.context();
-        let mut tries = 0;
-        let (config, owner, added) = loop {
-            let (config, define) = self.as_defined(own.clone(), &mut *store, desk)?;
-            let owner = config.owner.clone().ok_or_else(no_container)?;
-            let mut origin = config.origin.clone();
-            origin.netns.clone_from(&netns);
+        let mut tries = 1;
+        let (dialect, routes, dns, added) = loop {
+            let (own, define) = self.as_defined(config, &mut *store, desk)?;
+            let legacy = legacy(own.legacy_dir.as_deref(), &network, &own.store);
             let add = Add {
-                set: config.set.clone(),
-                network: config.network.clone(),
-                owner: owner.clone(),
-                sets: config.sets.clone(),
-                wanted: config.wanted.clone(),
-                strategy: config.strategy,
-                cooldown: config.cooldown,
-                sticky: config.sticky,
-                on_duplicate: config.on_duplicate,
-                claim_gateways: config.claim_gateways,
-                origin,
+                set: own.set,
+                network: own.network,
+                owner: own.owner.ok_or_else(no_container)?,
+                sets: own.sets,
+                wanted: own.wanted,
+                strategy: own.strategy,
+                cooldown: own.cooldown,
+                sticky: own.sticky,
+                on_duplicate: own.on_duplicate,
+                claim_gateways: own.claim_gateways,
+                origin: Origin { netns, ..own.origin },
                 // cni-ipam-consul's are where the leases are.
-                legacy: match config.dialect {
+                legacy: match own.dialect {
                     Dialect::Consul => alloc::Legacy::Unread,
                     _ => alloc::Legacy::Absent,
                 },
                 define,
             };
-            let legacy = legacy(config.legacy_dir.as_deref(), &config.network, &config.store);
-            tries += 1;
             match engine::add(&mut *store, add, legacy, &cx) {
-                // Defined anew since it was read.
-                Err(Error::Refused(Refusal::Redefined { .. })) if tries < TRIES => {}
+                // The network was redefined after its definition was read.
+                Err(Error::Refused(Refusal::Redefined { .. })) if tries < TRIES => tries += 1,
                 done => {
-                    let failed = |error: Error| Failure::of(&error, &config.network);
-                    let added = done.map_err(failed)?;
-                    break (config, owner, added);
+                    let added = done.map_err(|error| Failure::of(&error, &network))?;
+                    break (own.dialect, own.routes, own.dns, added);
                 }
             }
+            netns = self.netns()?;
+            config = self.netconf.config(&self.invocation.inputs)?;
         };
         for warning in &added.warnings {
             desk.journal.warn(warning);
         }
-        let answer = Answer { grants: &added.grants, routes: &config.routes, dns: &config.dns };
+        let answer = Answer { grants: &added.grants, routes: &routes, dns: &dns };
         let written =
-            result::render(version, config.dialect, answer).and_then(|bytes| desk.answer(&bytes));
+            result::render(version, dialect, answer).and_then(|bytes| desk.answer(&bytes));
         if let Err(e) = written {
-            let undone = engine::undo(&mut *store, &config.set, &owner, &added.created, &cx);
+            let undone = engine::undo(&mut *store, &set, &owner, &added.created, &cx);
             let outcome = match undone {
                 Ok(()) => "what this call leased is free again".to_owned(),
                 Err(e) => format!("what this call leased could not be freed: {e}"),
@@ -140,7 +131,6 @@ impl Call {
             let all = added.grants.iter().map(|g| format!("{}/{}", g.addr, g.prefix));
             let all = all.collect::<Vec<_>>().join(",");
             desk.journal.learn("address", all.as_str());
-            let network = &config.network;
             desk.journal.done(Level::Info, format!("leased {all} of {network} to {owner}"));
         }
         Ok(())
@@ -163,7 +153,7 @@ impl Call {
             }
             return Ok(());
         };
-        let mut store = self.open(&cleanup.store, &cleanup.network)?;
+        let mut store = open(&cleanup.store, &cleanup.network)?;
         let old = (cleanup.dialect == Dialect::Consul).then(|| cleanup.network.clone());
         let del =
             Del { set: cleanup.set, target, rewind: cleanup.rewind, undo: false, legacy: old };
@@ -199,20 +189,19 @@ impl Call {
 
     fn compare(&mut self, desk: &mut Desk<'_>) -> Result<(), Failure> {
         let (config, mut store) = self.config(desk)?;
-        let (config, _) = self.as_defined(config, &mut *store, desk)?;
-        let owner = config.owner.clone().ok_or_else(no_container)?;
+        let (mut config, _) = self.as_defined(config, &mut *store, desk)?;
+        let expected = self.netconf.prev_addresses()?;
         let check = Check {
             set: config.set.clone(),
-            owner,
-            sets: config.sets.clone(),
-            expected: self.netconf.prev_addresses()?,
+            owner: config.owner.take().ok_or_else(no_container)?,
+            sets: std::mem::take(&mut config.sets),
+            expected: expected.clone(),
         };
         let cx = self.facts.context();
-        let expected = check.expected.clone();
         let failed = |error: Error| Failure::of(&error, &config.network);
         match engine::check(&mut *store, check, &cx) {
             Err(Error::Refused(Refusal::Missing { owner })) => {
-                match before_takeover(&mut *store, &config, &owner, &cx).map_err(failed)? {
+                match before_takeover(&config, &owner).map_err(failed)? {
                     Some(held) if expected.is_none_or(|e| held.iter().all(|a| e.contains(a))) => {
                         Ok(())
                     }
@@ -225,9 +214,7 @@ impl Call {
 
     fn gc(&mut self, desk: &mut Desk<'_>) -> Result<(), Failure> {
         let cleanup = self.cleanup(desk);
-        let mut store = self.open(&cleanup.store, &cleanup.network)?;
-        // It is long where there are many attachments, and nobody needs it any more.
-        self.stores.stdin = Vec::new();
+        let mut store = open(&cleanup.store, &cleanup.network)?;
         let valid = self.netconf.take_valid_attachments()?.into();
         let gc = Gc { set: cleanup.set, network: cleanup.network.clone(), valid, after: None };
         let freed = engine::gc(&mut *store, gc, &self.facts.context())
@@ -242,11 +229,7 @@ impl Call {
         let (config, mut store) = self.config(desk).map_err(Failure::for_status)?;
         let (config, _) =
             self.as_defined(config, &mut *store, desk).map_err(Failure::for_status)?;
-        let status = Status {
-            set: config.set.clone(),
-            sets: config.sets.clone(),
-            strict: config.cooldown.strict,
-        };
+        let status = Status { set: config.set, sets: config.sets, strict: config.cooldown.strict };
         engine::status(&mut *store, status, &self.facts.context())
             .map_err(|error| Failure::of(&error, &config.network).for_status())?;
         desk.journal.done(Level::Debug, "an ADD could be served");
@@ -275,12 +258,11 @@ impl Call {
         match self.netconf.config(&self.invocation.inputs) {
             Ok(config) => {
                 desk.journal.attach(&config.log, config.network.as_str(), self.facts.now);
-                // First: another program may take over, and say the warnings itself.
-                let store = self.open(&config.store, &config.network);
                 for warning in &config.warnings {
                     desk.journal.warn(&warning.to_string());
                 }
-                Ok((config, store?))
+                let store = open(&config.store, &config.network)?;
+                Ok((config, store))
             }
             Err(error) => {
                 // So that the failure reaches the log file as well.
@@ -290,29 +272,25 @@ impl Call {
         }
     }
 
-    fn open(&self, spec: &StoreSpec, network: &NetworkName) -> Result<Box<dyn Store>, Failure> {
-        (self.stores.open)(spec, Some(&self.stores.stdin))
-            .map_err(|error| Failure::of(&error.into(), network))
-    }
-
     /// The configuration with the network as the cluster defines it, if it asks for that, and what an
     /// ADD has to know of the definition.
     fn as_defined(
         &self,
-        config: Config,
+        mut config: Config,
         store: &mut dyn Store,
         desk: &mut Desk<'_>,
-    ) -> Result<(Config, Option<Define>), Failure> {
-        let Some(text) = config.define.clone() else { return Ok((config, None)) };
+    ) -> Result<(Config, Option<DefineNetwork>), Failure> {
+        let Some(text) = config.define.take() else { return Ok((config, None)) };
         let network = config.network.clone();
-        let failed = |error: StoreError| Failure::of(&error.into(), &network);
-        let kept = store.network(&network).map_err(failed)?;
-        let version = kept.as_ref().map(|kept| kept.version);
-        let define = Define { network: network.clone(), text: text.clone(), version };
-        let Some(kept) = kept else { return Ok((config, Some(define))) };
+        let stored = engine::definition(store, &network)
+            .map_err(|error| Failure::of(&error.into(), &network))?;
+        let version = stored.as_ref().map(|stored| stored.version);
+        let Some(stored) = stored else {
+            return Ok((config, Some(DefineNetwork { network, text, version })));
+        };
         let place =
-            format!("network {network} as the cluster defines it, version {}", kept.version);
-        let defined = self.netconf.defined(&kept.text);
+            format!("network {network} as the cluster defines it, version {}", stored.version);
+        let defined = self.netconf.defined(&stored.text);
         let defined = defined.and_then(|netconf| netconf.config(&self.invocation.inputs));
         let defined = defined.map_err(|e| e.within(&place))?;
         if (&defined.sets, &defined.routes, &defined.dns)
@@ -321,10 +299,10 @@ impl Call {
             desk.journal.warn(&format!(
                 "{place} (by {}), is {}; this configuration says {text}, which is not used: change the \
                  one or the other, see `sublet network show {network}`",
-                kept.by, kept.text
+                stored.by, stored.text
             ));
         }
-        Ok((defined, Some(define)))
+        Ok((defined, Some(DefineNetwork { network, text, version })))
     }
 
     fn cleanup(&self, desk: &mut Desk<'_>) -> Cleanup {
@@ -332,6 +310,10 @@ impl Call {
         desk.journal.attach(&cleanup.log, cleanup.network.as_str(), self.facts.now);
         cleanup
     }
+}
+
+fn open(spec: &StoreSpec, network: &NetworkName) -> Result<Box<dyn Store>, Failure> {
+    store::open(spec).map_err(|error| Failure::of(&error.into(), network))
 }
 
 /// What a DEL frees; `None`: nothing is named. In the ECS dialect an address beside an `id` says
@@ -360,30 +342,14 @@ fn legacy<'a>(
     }
 }
 
-/// What a container has from host-local, as long as the network's first ADD did not take that
-/// over: later the folder tells nothing any more.
-fn before_takeover(
-    store: &mut dyn Store,
-    config: &Config,
-    owner: &Owner,
-    cx: &Context,
-) -> Result<Option<Vec<Addr>>, Error> {
-    let (Some(dir), Owner::Attachment(attachment)) = (&config.legacy_dir, owner) else {
-        return Ok(None);
-    };
-    let Some(held) = host_local_import::holds(dir, attachment) else {
-        return Ok(None);
-    };
-    // A DEL of no address changes nothing and tells whether the folder still counts.
-    let nothing = Del {
-        set: config.set.clone(),
-        target: Target::Some(owner.clone(), Vec::new()),
-        rewind: false,
-        undo: false,
-        legacy: Some(config.network.clone()),
-    };
-    let outcome = store.apply(&Command::Del(nothing), cx)?;
-    Ok((outcome == Outcome::ReadLegacy).then_some(held))
+/// What a container has from host-local, as long as the folder was not adopted.
+fn before_takeover(config: &Config, owner: &Owner) -> Result<Option<Vec<Addr>>, Error> {
+    match (&config.legacy_dir, owner) {
+        (Some(dir), Owner::Attachment(attachment)) => {
+            Ok(host_local_import::holds(dir, attachment)?)
+        }
+        _ => Ok(None),
+    }
 }
 
 fn no_container() -> Failure {

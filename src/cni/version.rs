@@ -10,6 +10,7 @@ use std::{fmt, io};
 use serde::Serialize;
 
 use super::error::{DECODING, Failure, INCOMPATIBLE_VERSION};
+use crate::config::VERSIONS;
 
 /// A version of the specification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,17 +57,9 @@ impl CniVersion {
     /// The newest: what we answer with where no configuration says another.
     pub const NEWEST: CniVersion = CniVersion::V1_1_0;
 
-    /// The text.
+    /// The text in a configuration.
     pub const fn as_str(self) -> &'static str {
-        match self {
-            CniVersion::V0_1_0 => "0.1.0",
-            CniVersion::V0_2_0 => "0.2.0",
-            CniVersion::V0_3_0 => "0.3.0",
-            CniVersion::V0_3_1 => "0.3.1",
-            CniVersion::V0_4_0 => "0.4.0",
-            CniVersion::V1_0_0 => "1.0.0",
-            CniVersion::V1_1_0 => "1.1.0",
-        }
+        VERSIONS[self as usize]
     }
 
     /// The version with exactly this text; none at all means 0.1.0.
@@ -192,8 +185,9 @@ mod tests {
     }
 
     #[test]
-    fn a_check_of_a_file_knows_the_same_versions() {
-        assert_eq!(SUPPORTED.map(CniVersion::as_str), crate::config::VERSIONS);
+    fn a_version_has_its_text() {
+        assert_eq!(SUPPORTED.map(CniVersion::as_str), VERSIONS);
+        assert_eq!(CniVersion::V0_3_1.as_str(), "0.3.1");
     }
 
     #[test]

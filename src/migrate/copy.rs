@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::alloc::{Command, Context, Outcome, Record, Restore};
-use crate::error::{Error, Refusal, StoreError};
+use crate::error::{Error, Refusal};
 use crate::model::{Lease, Persist, SetName};
 use crate::store::Store;
 
@@ -62,19 +62,11 @@ impl<'s> Mover<'s> {
                     self.clashes.extend(clashes);
                     self.portion = restore.records.split_off(done.min(restore.records.len()));
                 }
-                other => return Err(unexpected(&other)),
+                other => return Err(other.unexpected()),
             }
         }
         Ok(())
     }
-}
-
-fn unexpected(outcome: &Outcome) -> Error {
-    Error::Store(StoreError::Unavailable {
-        doing: "understand the answer of".to_owned(),
-        place: "the lease store".to_owned(),
-        source: format!("unexpected outcome {outcome:?}").into(),
-    })
 }
 
 /// How two stores differ.
@@ -88,7 +80,8 @@ pub struct Comparison {
     pub different: Vec<String>,
     /// Records that the second alone has.
     pub more: usize,
-    /// Names of networks' definitions, where the second keeps none.
+    /// Names of what a cluster keeps and a lease file does not, where the second keeps none: definitions
+    /// of networks, and records of takeovers.
     pub left_out: Vec<String>,
 }
 
@@ -101,16 +94,16 @@ pub fn compare(
     cx: &Context,
 ) -> Result<Comparison, Error> {
     let mut left: BTreeMap<String, u64> = BTreeMap::new();
-    let mut definitions = BTreeSet::new();
+    let mut of_cluster = BTreeSet::new();
     from.records(cx, &mut |record, lived| {
-        definitions.extend(matches!(record, Record::Network(_)).then(|| record.name()));
+        of_cluster.extend(is_of_cluster(&record).then(|| record.name()));
         left.insert(record.name(), digest(&record, persist.unwrap_or(lived)));
         Ok(())
     })?;
     let mut comparison = Comparison::default();
-    let mut keeps_definitions = false;
+    let mut keeps_them = false;
     to.records(cx, &mut |record, lives| {
-        keeps_definitions |= matches!(record, Record::Network(_));
+        keeps_them |= is_of_cluster(&record);
         let name = record.name();
         match left.remove(&name) {
             Some(expected) if expected == digest(&record, lives) => comparison.same += 1,
@@ -119,9 +112,14 @@ pub fn compare(
         }
         Ok(())
     })?;
-    let definition = |name: &String| !keeps_definitions && definitions.contains(name);
-    let (left_out, missing) = left.into_keys().partition(definition);
+    let not_kept = |name: &String| !keeps_them && of_cluster.contains(name);
+    let (left_out, missing) = left.into_keys().partition(not_kept);
     Ok(Comparison { missing, left_out, ..comparison })
+}
+
+/// Whether only a cluster keeps such a record.
+fn is_of_cluster(record: &Record) -> bool {
+    matches!(record, Record::Definition(_) | Record::Adopted(..))
 }
 
 /// Enough to tell two records of one name apart; all of a large store in memory would be too much. In

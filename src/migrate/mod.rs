@@ -1,8 +1,10 @@
 //! Leases of other programs, and copies between stores.
 
+pub mod consul;
 pub mod copy;
 pub mod ecs;
 pub mod gipam;
 pub mod host_local_export;
 pub mod host_local_import;
 pub mod jsonl;
+pub mod kontena;

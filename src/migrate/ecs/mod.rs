@@ -12,7 +12,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use crate::alloc::Imported;
+use crate::alloc::ForeignLease;
 use crate::error::StoreError;
 use crate::model::{Kind, Owner, Wait};
 use crate::net::{Addr, Family};
@@ -21,7 +21,7 @@ use crate::store::{Lock, lock_to_read};
 /// What such a file holds, and the lock on it that keeps the original out.
 pub struct Leases {
     /// The leases and gateways.
-    pub leases: Vec<Imported>,
+    pub leases: Vec<ForeignLease>,
     /// The addresses given or freed last.
     pub cursors: Vec<Addr>,
     /// What was not understood, and why.
@@ -99,7 +99,7 @@ impl Leases {
                 (Kind::Dynamic, Owner::Id(String::new()))
             }
         };
-        self.leases.push(Imported { addr, kind, owner });
+        self.leases.push(ForeignLease { addr, kind, owner });
     }
 }
 

@@ -14,9 +14,9 @@ use std::time::Duration;
 use super::history::Segments;
 use super::server::Entry;
 use super::{keys, node, records};
-use crate::alloc::{Context, Definition};
+use crate::alloc::{Context, NetworkRanges};
 use crate::error::StoreError;
-use crate::model::{Counter, Ending, Face, SetName, Spent, Verb, Wait};
+use crate::model::{Counter, Ending, Face, SetName, Verb, Wait};
 use crate::store::codec;
 use crate::store::embedded::lock::{Lock, lock_file};
 use crate::sys::files;
@@ -116,39 +116,32 @@ impl LocalCache {
     }
 
     /// Whether the cluster has these ranges of a network, as far as this node knows.
-    pub fn is_defined(&self, definition: &Definition, cx: &Context) -> bool {
-        let (file, key) = self.file("ranges", definition.network.as_str(), cx);
-        content(&file) == Some(codec::definition(key.as_bytes(), definition))
+    pub fn has_ranges(&self, ranges: &NetworkRanges, cx: &Context) -> bool {
+        let (file, key) = self.file("ranges", ranges.network.as_str(), cx);
+        content(&file) == Some(codec::ranges(key.as_bytes(), ranges))
     }
 
     /// Remembers that the cluster has these ranges.
-    pub fn set_defined(&self, definition: &Definition, cx: &Context) {
-        let (file, key) = self.file("ranges", definition.network.as_str(), cx);
+    pub fn set_ranges(&self, ranges: &NetworkRanges, cx: &Context) {
+        let (file, key) = self.file("ranges", ranges.network.as_str(), cx);
         // If this fails, the next ADD writes the ranges again.
-        let _ = put(&file, &codec::definition(key.as_bytes(), definition), cx.seed);
+        let _ = put(&file, &codec::ranges(key.as_bytes(), ranges), cx.seed);
     }
 
     /// Counts a request. A failure to count is ignored.
-    pub fn count(
-        &self,
-        (set, face, verb, ending): (SetName, Face, Verb, Ending),
-        took: Duration,
-        cx: &Context,
-    ) {
+    pub fn count(&self, request: &(SetName, Face, Verb, Ending), cx: &Context) {
         let (file, key) = self.file("counts", "", cx);
         let Ok(()) = files::make_folder(&file) else { return };
         let Ok(_lock) = lock(&file) else { return };
-        let before = content(&file).unwrap_or_default();
-        let spent = Spent { waited: Duration::ZERO, took };
-        let after = codec::count_in(key.as_bytes(), &before, &set, face, verb, ending, spent);
-        let _ = put(&file, &after, cx.seed);
+        let before = content(&file);
+        let _ = put(&file, &codec::count(key.as_bytes(), before.as_deref(), request), cx.seed);
     }
 
     /// What this node has counted since its boot.
     pub fn counters(&self, cx: &Context) -> Vec<Counter> {
         let (file, key) = self.file("counts", "", cx);
         let bytes = content(&file).unwrap_or_default();
-        codec::read_all_counts(key.as_bytes(), &bytes).unwrap_or_default()
+        codec::read_counts(key.as_bytes(), &bytes).unwrap_or_default()
     }
 
     /// A file of this kind, and the key that its content must repeat, because hashes may collide.

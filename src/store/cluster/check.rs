@@ -15,7 +15,7 @@ use crate::error::StoreError;
 use crate::model::{Owner, PoolId, SetName};
 use crate::net::Addr;
 use crate::store::Problem;
-use crate::store::codec::Bad;
+use crate::store::codec::{Bad, OTHER_VERSION};
 
 /// Reports every record that cannot be decoded or that another record contradicts. Each kind is listed at a
 /// moment of its own, so a concurrent change may look like a problem: check twice.
@@ -58,7 +58,10 @@ const CLEAN_UP: &str = "run `subletd cleanup` on every host";
 impl Checker<'_> {
     fn report(&mut self, path: &str, what: impl Into<String>, advice: &str) {
         let place = format!("{} at {}", path, self.server.place());
-        let (what, advice) = (what.into(), advice.to_owned());
+        let what = what.into();
+        let other_version = what == OTHER_VERSION.0;
+        let advice =
+            if other_version { "use that version or a newer one" } else { advice }.to_owned();
         (self.each)(Problem { place, what, advice, mendable: false });
     }
 

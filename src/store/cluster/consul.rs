@@ -15,10 +15,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::http::{Client, Failure, Reply, Request, Secret};
-use super::keys;
-use super::{Commit, Conflict, Entries, Entry, Expect, KeyRange, OldKey, Operation, Server, Write};
+use super::{Commit, Conflict, Entries, Entry, Expect, KeyRange, Operation, Server, Write};
 use crate::error::StoreError;
 use crate::model::{Consul as Spec, NetworkName};
+use crate::store::OldKey;
+use crate::sys::percent;
 
 /// Most operations of a transaction (64), less the probe of a read.
 const MAX_OPERATIONS: usize = 63;
@@ -80,7 +81,8 @@ enum Answer {
 impl Consul {
     /// A client. It reads files and does not connect.
     pub fn new(spec: &Spec) -> Result<Consul, StoreError> {
-        let dc = spec.dc.as_ref().map(|dc| format!("&dc={}", keys::escape(dc))).unwrap_or_default();
+        let dc =
+            spec.dc.as_ref().map(|dc| format!("&dc={}", percent::encode(dc))).unwrap_or_default();
         Ok(Consul {
             client: Client::new("Consul", Some(NO_SUCH_DC), &spec.servers)?,
             prefix: format!("{}/", spec.servers.prefix),
@@ -224,11 +226,7 @@ impl Server for Consul {
         found.map_err(|failure| self.client.unavailable("list the leases of", failure))
     }
 
-    fn old_keys(
-        &self,
-        network: &NetworkName,
-        until: Instant,
-    ) -> Result<Option<Vec<OldKey>>, StoreError> {
+    fn old_keys(&self, network: &NetworkName, until: Instant) -> Result<Vec<OldKey>, StoreError> {
         let folder = format!("{network}/");
         let found = self.trees(&folder, &[""], until).map_err(|failure| {
             let failure = failure.map(|why| {
@@ -239,8 +237,8 @@ impl Server for Consul {
             });
             self.client.unavailable("look for cni-ipam-consul's keys in", failure)
         })?;
-        let whole = |(path, entry)| OldKey { key: format!("{folder}{path}"), entry };
-        Ok(Some(found.into_iter().map(whole).collect()))
+        let whole = |(path, entry): (String, Entry)| (format!("{folder}{path}"), entry.value);
+        Ok(found.into_iter().map(whole).collect())
     }
 
     fn count(

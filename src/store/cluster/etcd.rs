@@ -18,7 +18,6 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::http::{Client, Failure, Reply, Request, Secret};
-use super::kontena;
 use super::login::TokenFile;
 use super::{Commit, Conflict, Entries, Entry, Expect, KeyRange, Operation, Server, Write};
 use crate::error::StoreError;
@@ -361,16 +360,6 @@ impl Server for Etcd {
             }
         };
         self.at_one_revision("list the leases of", read)
-    }
-
-    fn kontena_keys(
-        &self,
-        folder: &str,
-        until: Instant,
-    ) -> Result<Option<Vec<(String, String)>>, StoreError> {
-        let found = kontena::keys(&self.client, folder, until).map_err(Failure::NotApplied);
-        let doing = "read kontena-ipam's keys from";
-        found.map(Some).map_err(|failure| self.client.unavailable(doing, failure))
     }
 
     fn count(&self, _: &str, ranges: &[KeyRange], until: Instant) -> Result<Vec<u64>, StoreError> {

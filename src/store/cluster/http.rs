@@ -345,12 +345,10 @@ fn classify(error: &Error, encrypted: bool) -> Failure {
 }
 
 fn tls(servers: &Servers) -> Result<TlsConfig, StoreError> {
-    let system = || SYSTEM_CA.iter().map(Path::new).find(|path| path.exists());
-    let Some(ca) = servers.ca.as_deref().or_else(system) else {
-        let why = "this host has no list of authorities; name one with caFile";
-        return Err(unusable(SYSTEM_CA[0].as_ref(), why));
+    let roots = match &servers.ca {
+        Some(path) => certificates(path)?,
+        None => authorities()?,
     };
-    let roots = certificates(ca)?;
     let identity = match &servers.identity {
         None => None,
         Some((cert, key)) => {
@@ -364,6 +362,19 @@ fn tls(servers: &Servers) -> Result<TlsConfig, StoreError> {
         .client_cert(identity)
         .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .build())
+}
+
+/// The authorities that the system trusts.
+fn authorities() -> Result<Vec<ureq::tls::Certificate<'static>>, StoreError> {
+    for path in SYSTEM_CA.map(Path::new) {
+        if files::look(path).map_err(|e| StoreError::io("look at", path, e))?.is_some() {
+            return certificates(path);
+        }
+    }
+    Err(unusable(
+        SYSTEM_CA[0].as_ref(),
+        "this host has no list of authorities; name one with caFile",
+    ))
 }
 
 fn certificates(path: &Path) -> Result<Vec<ureq::tls::Certificate<'static>>, StoreError> {

@@ -15,7 +15,6 @@
 //! pool/<pool>                       a pool; written again with each lease from it
 //! space/<space>                     all pools of an address space, as they were created
 //! adopted/<network>                 another program's leases of this network were imported
-//! old/<network>                     the last change of that program's keys that was seen then
 //! node/<node>                       the machine that has this node name, and its boot
 //! net/<network>                     the definition of a network, if its nodes keep it in the cluster
 //! ranges/<network>                  the ranges of a network, as the last ADD wrote them: a hint
@@ -24,13 +23,11 @@
 //!
 //! Invariant: a name is one path component, whatever text it is, and no listed prefix ends within one.
 
-use std::fmt::Write as _;
-
 use super::server::KeyRange;
 use crate::alloc::PodKey;
 use crate::model::{NetworkName, Node, Owner, SetName, Timestamp};
 use crate::net::{Addr, Family, Span};
-use crate::sys::percent::decode;
+use crate::sys::percent;
 
 pub const ADDRESS: &str = "ip/";
 pub const COOLING: &str = "cooling/";
@@ -41,14 +38,13 @@ pub const STICKY_OWNER: &str = "stuck/";
 pub const POOL: &str = "pool/";
 pub const SPACE: &str = "space/";
 pub const ADOPTED: &str = "adopted/";
-pub const OLD: &str = "old/";
 pub const NODE: &str = "node/";
 pub const NETWORK: &str = "net/";
 pub const RANGES: &str = "ranges/";
 pub const HISTORY: &str = "past/";
 
 /// A record of these kinds is compared by every transaction of a command that has read it.
-pub const COMPARED_ONCE_READ: [&str; 4] = [POOL, SPACE, NODE, NETWORK];
+pub const COMPARED_ONCE_READ: [&str; 5] = [POOL, SPACE, NODE, NETWORK, ADOPTED];
 
 /// Whether a write of the record is compared. The other records are hints.
 pub fn is_compared(path: &str) -> bool {
@@ -58,25 +54,15 @@ pub fn is_compared(path: &str) -> bool {
 /// A name as one path component: every byte except a letter, a digit, `-`, `_`, `.` and `~` as %XX. It is
 /// never empty and never consists of dots only, because servers resolve such components.
 pub fn escape(name: &str) -> String {
-    if name.is_empty() {
-        return "%".to_owned();
+    match name {
+        "" => "%".to_owned(),
+        dots if dots.bytes().all(|b| b == b'.') => dots.replace('.', "%2E"),
+        name => percent::encode(name),
     }
-    let is_dots = name.bytes().all(|b| b == b'.');
-    let mut escaped = String::new();
-    for byte in name.bytes() {
-        match byte {
-            b'.' if is_dots => escaped += "%2E",
-            b'-' | b'_' | b'.' | b'~' => escaped.push(char::from(byte)),
-            _ if byte.is_ascii_alphanumeric() => escaped.push(char::from(byte)),
-            // Writing into memory does not fail.
-            _ => drop(write!(escaped, "%{byte:02X}")),
-        }
-    }
-    escaped
 }
 
 fn unescape(text: &str) -> Option<String> {
-    if text == "%" { Some(String::new()) } else { decode(text) }
+    if text == "%" { Some(String::new()) } else { percent::decode(text) }
 }
 
 fn hex(addr: Addr) -> String {

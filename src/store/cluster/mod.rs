@@ -15,8 +15,6 @@ pub mod etcd;
 pub mod history;
 pub mod http;
 pub mod keys;
-pub mod kontena;
-pub mod legacy_keys;
 pub mod login;
 pub mod node;
 pub mod records;
@@ -35,21 +33,21 @@ use history::HistoryState;
 use node::NameClaim;
 use records::Decode;
 use search::Search;
-pub use server::{
-    Commit, Conflict, Entries, Entry, Expect, KeyRange, OldKey, Operation, Server, Write,
-};
-use view::{ClusterView, ImportMark, Owners, bad_record};
+pub use server::{Commit, Conflict, Entries, Entry, Expect, KeyRange, Operation, Server, Write};
+use view::{ClusterView, ImportMark, Owners};
 
-use super::embedded::changes;
-use super::{Each, Problem, Repair, Store, Taken, Wanted};
+use super::{
+    Cluster, EachOccupied, EachRecord, EventFilter, OldKey, Problem, Repair, Store, StoreReader,
+};
 use crate::alloc;
 use crate::alloc::{
-    Add, Change, Command, Context, Definition, Del, Evict, Holder, Legacy, Outcome, Plan, View,
+    Add, Change, Collected, Command, Context, Del, Evict, Holder, Legacy, NetworkRanges, Outcome,
+    Plan, View,
 };
 use crate::error::{Error, StoreError};
 use crate::model::{
-    Counter, Ending, Event, History, Lease, NetworkName, NetworkRecord, NodeRecord, Persist, Pool,
-    SetName,
+    Counter, Ending, Event, History, Lease, NetworkDefinition, NetworkName, NodeRecord, Persist,
+    Pool, SetName,
 };
 use crate::net::Addr;
 
@@ -66,8 +64,6 @@ pub struct ClusterStore<S> {
     listing: Option<(Owners, Entries)>,
     /// Network definitions that were read for the next command.
     networks: Entries,
-    /// While leases of another program are imported in portions: the mark that the import is complete.
-    absent_guard: Option<String>,
     /// A transaction was sent that may still be applied although no process waits for it.
     in_flight: Cell<bool>,
     history: History,
@@ -90,7 +86,6 @@ impl<S: Server> ClusterStore<S> {
             cache,
             listing: None,
             networks: Entries::new(),
-            absent_guard: None,
             in_flight: Cell::new(false),
             history: History::Standing,
             serial: Cell::new(0),
@@ -120,7 +115,6 @@ impl<S: Server> ClusterStore<S> {
             nodes: RefCell::default(),
             in_flight: &self.in_flight,
             is_clean: false,
-            absent_guard: None,
             history: HistoryState {
                 setting: self.history,
                 serial: &self.serial,
@@ -182,7 +176,6 @@ impl<S: Server> ClusterStore<S> {
                 None => NameClaim::Needed,
             },
             is_clean: cached.is_some(),
-            absent_guard: self.absent_guard.clone(),
             ..self.view(cx, entries, until)
         };
         if checks_name
@@ -198,12 +191,9 @@ impl<S: Server> ClusterStore<S> {
         let mut lost_races = 0;
         for _ in 0..ATTEMPTS {
             view.search.begin();
-            if self.absent_guard.as_ref().is_some_and(|path| view.known_entry(path).is_some()) {
-                return Ok(Outcome::WasAdopted);
-            }
             let plan = alloc::run(command, &view, &lease_cx)?;
-            let counted = changes::counted(command, &plan, cx, true);
-            let defined = plan.changes.iter().find_map(definition).cloned();
+            let counted = alloc::counted(command, &plan, cx, true);
+            let ranges = plan.changes.iter().find_map(ranges).cloned();
             let outcome = if plan.changes.is_empty() {
                 if !verify(&view, &plan)? || is_refused_for_holders(&plan) && view.fetch_nodes()? {
                     continue;
@@ -218,11 +208,11 @@ impl<S: Server> ClusterStore<S> {
                 };
                 candidates.swap_remove(applied).outcome
             };
-            if let Some(definition) = defined {
-                self.cache.set_defined(&definition, cx);
+            if let Some(ranges) = ranges {
+                self.cache.set_ranges(&ranges, cx);
             }
             if let Some(counted) = counted.filter(|_| is_first) {
-                self.cache.count(counted, self.elapsed(until), cx);
+                self.cache.count(&counted, cx);
             }
             let ClusterView { owners, known, .. } = view;
             let known = known.into_inner();
@@ -238,11 +228,9 @@ impl<S: Server> ClusterStore<S> {
             }
             return outcome.map_err(Error::Refused);
         }
-        Err(Error::Store(StoreError::Unavailable {
-            doing: "win against the other clients of".to_owned(),
-            place: self.server.place(),
-            source: format!("{ATTEMPTS} tries were lost").into(),
-        }))
+        let why = format!("{ATTEMPTS} tries were lost");
+        let doing = "win against the other clients of";
+        Err(StoreError::unavailable(doing, self.server.place(), why).into())
     }
 
     /// Removes the leases of this machine's earlier boots from a set, and caches that this is done. If it
@@ -271,7 +259,9 @@ impl<S: Server> ClusterStore<S> {
                 }
                 let [candidate] = candidate;
                 match candidate.outcome {
-                    Ok(Outcome::Collected { after, done: false, .. }) => evict.after = after,
+                    Ok(Outcome::Collected(Collected { after, done: false, .. })) => {
+                        evict.after = after;
+                    }
                     _ => break,
                 }
             }
@@ -283,22 +273,17 @@ impl<S: Server> ClusterStore<S> {
     }
 
     /// Counts a request that failed on the servers.
-    fn count_failure(&self, command: &Command, until: Instant, cx: &Context) {
+    fn count_failure(&self, command: &Command, cx: &Context) {
         if let (Some(verb), Some(set)) = (alloc::verb(command), command.set()) {
             let counted = (set.clone(), cx.face, verb, Ending::Failed);
-            self.cache.count(counted, self.elapsed(until), cx);
+            self.cache.count(&counted, cx);
         }
-    }
-
-    /// The time since the start of the command that may take until `until`.
-    fn elapsed(&self, until: Instant) -> Duration {
-        self.timeout.saturating_sub(until.saturating_duration_since(Instant::now()))
     }
 }
 
-fn definition(change: &Change) -> Option<&Definition> {
+fn ranges(change: &Change) -> Option<&NetworkRanges> {
     match change {
-        Change::Define(definition) => Some(definition),
+        Change::PutRanges(ranges) => Some(ranges),
         _ => None,
     }
 }
@@ -377,9 +362,9 @@ impl<S: Server> Store for ClusterStore<S> {
         if !command.only_looks() {
             self.fence_in_flight(cx, until)?;
         }
-        let done = self.with_old_keys(command, cx, until);
+        let done = self.run(command, cx, until);
         if let Err(Error::Store(_)) = done {
-            self.count_failure(command, until, cx);
+            self.count_failure(command, cx);
         }
         match (self.fence_own(cx, until), done) {
             // The command itself was applied.
@@ -389,35 +374,17 @@ impl<S: Server> Store for ClusterStore<S> {
         }
     }
 
-    fn take_over(
-        &mut self,
-        set: &SetName,
-        network: &NetworkName,
-        dry_run: bool,
-        cx: &Context,
-    ) -> Result<Outcome, Error> {
-        if !dry_run {
-            self.fence_in_flight(cx, Instant::now() + self.timeout)?;
-        }
-        let done = self.take_old_keys(set, network, dry_run, cx);
-        // A failure is marked in the cache.
-        let _ = self.fence_own(cx, Instant::now() + self.timeout);
-        done
+    fn repair(&mut self, _: &Context) -> Result<Repair, StoreError> {
+        let why = "a cluster's records are mended one by one, as `sublet doctor` says";
+        Err(StoreError::unavailable("repair", self.server.place(), why))
     }
 
-    fn kontena_keys(&mut self, folder: &str) -> Result<Vec<(String, String)>, StoreError> {
-        let found = self.server.kontena_keys(folder, Instant::now() + self.timeout)?;
-        found.ok_or_else(|| StoreError::Unavailable {
-            doing: "find what kontena-ipam kept in".to_owned(),
-            place: self.server.place(),
-            source: "it kept that in etcd; say --from http://HOST:PORT".into(),
-        })
+    fn cluster(&mut self) -> Option<&mut dyn Cluster> {
+        Some(self)
     }
+}
 
-    fn old_keys_changed(&mut self) -> Result<Vec<String>, StoreError> {
-        self.find_changed_old_keys()
-    }
-
+impl<S: Server> StoreReader for ClusterStore<S> {
     fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
         for holder in self.holders(cx)?.into_values() {
             if let Holder::Leased(lease) = holder {
@@ -427,33 +394,29 @@ impl<S: Server> Store for ClusterStore<S> {
         Ok(())
     }
 
-    fn taken(&mut self, cx: &Context, each: &mut Taken<'_>) -> Result<(), StoreError> {
+    fn occupancy(&mut self, cx: &Context, each: &mut EachOccupied<'_>) -> Result<(), StoreError> {
         for ((set, addr), holder) in self.holders(cx)? {
             each(&set, addr, &holder);
         }
         Ok(())
     }
 
-    fn definitions(&mut self, _: &Context) -> Result<Vec<Definition>, StoreError> {
+    fn networks(&mut self, _: &Context) -> Result<Vec<NetworkRanges>, StoreError> {
         self.list_records(keys::RANGES, records::ranges)
     }
 
-    fn history(&mut self, _: &Context, wanted: &mut Wanted<'_>) -> Result<Vec<Event>, StoreError> {
+    fn history(
+        &mut self,
+        _: &Context,
+        filter: &mut EventFilter<'_>,
+    ) -> Result<Vec<Event>, StoreError> {
         let mut all = history::events(&self.server, Instant::now() + self.timeout)?;
-        all.retain(|event| wanted(event));
+        all.retain(|event| filter(event));
         Ok(all)
     }
 
     fn problems(&mut self, _: &Context, each: &mut dyn FnMut(Problem)) -> Result<(), StoreError> {
         check::check(&self.server, Instant::now() + self.timeout, each)
-    }
-
-    fn repair(&mut self, _: &Context) -> Result<Repair, StoreError> {
-        Err(StoreError::Unavailable {
-            doing: "repair".to_owned(),
-            place: self.server.place(),
-            source: "a cluster's records are mended one by one, as `sublet doctor` says".into(),
-        })
     }
 
     fn counters(&mut self, cx: &Context) -> Result<Vec<Counter>, StoreError> {
@@ -466,10 +429,12 @@ impl<S: Server> Store for ClusterStore<S> {
         Ok(pools)
     }
 
-    fn records(&mut self, _: &Context, each: &mut Each<'_>) -> Result<(), Error> {
+    fn records(&mut self, _: &Context, each: &mut EachRecord<'_>) -> Result<(), Error> {
         records::export(&self.server, self.timeout, each)
     }
+}
 
+impl<S: Server> Cluster for ClusterStore<S> {
     fn nodes(&mut self) -> Result<Vec<NodeRecord>, StoreError> {
         self.list_records(keys::NODE, records::node)
     }
@@ -485,12 +450,16 @@ impl<S: Server> Store for ClusterStore<S> {
         Ok(is_forgotten)
     }
 
-    fn network(&mut self, name: &NetworkName) -> Result<Option<NetworkRecord>, StoreError> {
+    fn definition(&mut self, name: &NetworkName) -> Result<Option<NetworkDefinition>, StoreError> {
         let cx = Context::default();
         let until = Instant::now() + self.timeout;
         let view = self.view(&cx, Entries::new(), until);
-        let record = view.network(name)?;
+        let record = view.definition(name)?;
         self.networks = view.known.into_inner();
         Ok(record)
+    }
+
+    fn old_keys(&mut self, network: &NetworkName) -> Result<Vec<OldKey>, StoreError> {
+        self.server.old_keys(network, Instant::now() + self.timeout)
     }
 }

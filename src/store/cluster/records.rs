@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use super::keys;
 use super::server::{Entry, Server};
 use super::view::bad_record;
-use crate::alloc::{Definition, Holder, Record, Restore};
+use crate::alloc::{Holder, NetworkRanges, Record, Restore};
 use crate::error::{Error, StoreError};
-use crate::model::{Event, Kind, Lease, NetworkRecord, NodeRecord, Persist, Pool, PoolId, SetName};
+use crate::model::{Event, Kind, Lease, NetworkDefinition, NodeRecord, Persist, Pool, SetName};
 use crate::net::Addr;
-use crate::store::Each;
+use crate::store::EachRecord;
 use crate::store::codec;
 use crate::store::codec::Bad;
 
@@ -35,10 +35,14 @@ pub fn list<T>(
 }
 
 /// Calls `each` with every record, kind by kind and sorted by path.
-pub fn export(server: &dyn Server, timeout: Duration, each: &mut Each<'_>) -> Result<(), Error> {
+pub fn export(
+    server: &dyn Server,
+    timeout: Duration,
+    each: &mut EachRecord<'_>,
+) -> Result<(), Error> {
     let kinds: [(&str, Decode<Option<Record>>); 6] = [
         (keys::ADOPTED, adopted),
-        (keys::NETWORK, |path, entry| Ok(Some(Record::Network(network(path, entry)?)))),
+        (keys::NETWORK, |path, entry| Ok(Some(Record::Definition(definition(path, entry)?)))),
         (keys::POOL, |path, entry| Ok(Some(Record::Pool(pool(path, entry)?)))),
         (keys::ADDRESS, lease_or_cooling),
         (keys::CURSOR, cursor),
@@ -82,8 +86,7 @@ const WRONG_KEY: Bad = Bad("a key of another form");
 
 /// A pool.
 pub fn pool(path: &str, entry: &Entry) -> Result<Pool, Bad> {
-    let id = keys::read_name(keys::POOL, path).ok_or(WRONG_KEY)?;
-    codec::read_pool_of(path.as_bytes(), PoolId(id), &entry.value)
+    codec::read_pool(path.as_bytes(), &entry.value)
 }
 
 /// The pools of an address space.
@@ -112,15 +115,15 @@ pub fn node(path: &str, entry: &Entry) -> Result<NodeRecord, Bad> {
 }
 
 /// The definition of a network.
-pub fn network(path: &str, entry: &Entry) -> Result<NetworkRecord, Bad> {
+pub fn definition(path: &str, entry: &Entry) -> Result<NetworkDefinition, Bad> {
     let network = keys::read_network(keys::NETWORK, path).ok_or(WRONG_KEY)?;
-    codec::read_network(path.as_bytes(), network, &entry.value)
+    codec::read_definition(path.as_bytes(), network, &entry.value)
 }
 
 /// The ranges of a network.
-pub fn ranges(path: &str, entry: &Entry) -> Result<Definition, Bad> {
+pub fn ranges(path: &str, entry: &Entry) -> Result<NetworkRanges, Bad> {
     let network = keys::read_network(keys::RANGES, path).ok_or(WRONG_KEY)?;
-    codec::read_definition(path.as_bytes(), network, &entry.value)
+    codec::read_ranges(path.as_bytes(), network, &entry.value)
 }
 
 /// The events of one transaction.

@@ -186,7 +186,7 @@ impl ClusterView<'_> {
             let here = spans.len();
             spans.extend(counted.iter().filter(|(s, _)| s == set).map(|(_, span)| *span));
             let counts = self.count(set, &spans)?;
-            let has_room = |(span, n): &(&Span, &u64)| u128::from(**n) < size(**span);
+            let has_room = |(span, n): &(&Span, &u64)| u128::from(**n) < span.size();
             let Some((part, n)) = spans.iter().zip(&counts).take(here).find(has_room) else {
                 if within != span {
                     // Other clients have filled it since the last count.
@@ -224,7 +224,7 @@ impl ClusterView<'_> {
             let spans: Vec<Span> =
                 full.iter().filter(|(s, _)| s == set).map(|(_, span)| *span).collect();
             let counts = self.count(set, &spans)?;
-            if spans.iter().zip(counts).any(|(span, n)| u128::from(n) < size(*span)) {
+            if spans.iter().zip(counts).any(|(span, n)| u128::from(n) < span.size()) {
                 self.invalidate(&keys::of_set(keys::ADDRESS, set));
                 self.search.counted.borrow_mut().clear();
                 return Ok(false);
@@ -270,11 +270,6 @@ impl ClusterView<'_> {
 fn addrs(span: Span) -> impl Iterator<Item = Addr> {
     std::iter::successors(Some(span.first), |addr| addr.next())
         .take_while(move |addr| span.contains(*addr))
-}
-
-/// The number of addresses of a span; one less for all of IPv6.
-fn size(span: Span) -> u128 {
-    (span.last.bits() - span.first.bits()).saturating_add(1)
 }
 
 /// A span in at most [`MAX_RANGES`] parts, divided at the boundaries of chunks.

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use crate::error::StoreError;
 use crate::model::NetworkName;
+use crate::store::OldKey;
 
 /// A record on the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,15 +17,6 @@ pub struct Entry {
     pub version: u64,
     /// The bytes that [`crate::store::codec`] wrote.
     pub value: Vec<u8>,
-}
-
-/// A key of another program, outside the store's prefix.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OldKey {
-    /// The complete key.
-    pub key: String,
-    /// Its record.
-    pub entry: Entry,
 }
 
 /// The records of some paths; `None` means that there is no record.
@@ -122,23 +114,10 @@ pub trait Server {
     /// Every record whose path starts with `prefix`, which ends in `/`.
     fn list(&self, prefix: &str, until: Instant) -> Result<BTreeMap<String, Entry>, StoreError>;
 
-    /// The keys of a network that another program left on such a server; `None` if no program is known to
-    /// have used this kind of server.
-    fn old_keys(
-        &self,
-        _network: &NetworkName,
-        _until: Instant,
-    ) -> Result<Option<Vec<OldKey>>, StoreError> {
-        Ok(None)
-    }
-
-    /// Every key below a folder of etcd's v2 API, with its value; `None` if this is not etcd.
-    fn kontena_keys(
-        &self,
-        _folder: &str,
-        _until: Instant,
-    ) -> Result<Option<Vec<(String, String)>>, StoreError> {
-        Ok(None)
+    /// The keys that cni-ipam-consul wrote for a network, and their values.
+    fn old_keys(&self, _: &NetworkName, _: Instant) -> Result<Vec<OldKey>, StoreError> {
+        let doing = "find leases of cni-ipam-consul in";
+        Err(StoreError::unavailable(doing, self.place(), "it kept them in Consul"))
     }
 
     /// The number of records in each range, all at one moment. The ranges lie below `folder`. Records that

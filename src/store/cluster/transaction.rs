@@ -53,15 +53,15 @@ pub fn writes(
             Change::Released(network) => {
                 draft.remove(keys::named(keys::ADOPTED, network.as_str()));
             }
-            Change::Define(definition) => {
-                let path = keys::named(keys::RANGES, definition.network.as_str());
-                draft.write(path, |path| codec::definition(path, &definition));
+            Change::PutRanges(ranges) => {
+                let path = keys::named(keys::RANGES, ranges.network.as_str());
+                draft.write(path, |path| codec::ranges(path, &ranges));
             }
             Change::PutPool(pool) => draft.pool(&pool, true)?,
             Change::DropPool(pool) => draft.pool(&pool, false)?,
-            Change::Network(record) => {
+            Change::PutDefinition(record) => {
                 let path = keys::named(keys::NETWORK, record.network.as_str());
-                draft.write(path, |path| codec::network(path, &record));
+                draft.write(path, |path| codec::definition(path, &record));
             }
         }
     }
@@ -258,7 +258,7 @@ impl Draft<'_, '_> {
 }
 
 /// The transaction of these writes. It compares every lease and owner that it writes or that was assumed,
-/// and every pool, address space, node and network that was read. Hints are not compared.
+/// and every pool, address space, node, network and import mark that was read. Hints are not compared.
 pub fn operations(writes: Writes, view: &ClusterView<'_>) -> Vec<Operation> {
     let known = view.known.borrow();
     let expect = |path: &str| match known.get(path) {
@@ -277,8 +277,7 @@ pub fn operations(writes: Writes, view: &ClusterView<'_>) -> Vec<Operation> {
         from.map(|(path, _)| path).take_while(move |path| path.starts_with(kind))
     });
     let read = read.map(|path| (path, expect(path)));
-    let guard = view.absent_guard.iter().map(|path| (path, Expect::Absent));
-    let compared = assumed.chain(read).chain(guard);
+    let compared = assumed.chain(read);
     let compared = compared.filter(|(path, _)| !writes.contains_key(*path));
     let compared: Vec<Operation> =
         compared.map(|(path, expect)| Operation::compare(path, expect)).collect();

@@ -19,9 +19,11 @@ use super::node::NameClaim;
 use super::search::Search;
 use super::server::{Entries, Entry, Expect, Server};
 use super::{keys, records};
-use crate::alloc::{Context, Cooling, Definition, Holder, Order, PodKey, View};
+use crate::alloc::{Context, Cooling, Holder, NetworkRanges, Order, PodKey, View};
 use crate::error::StoreError;
-use crate::model::{Lease, NetworkName, NetworkRecord, NodeRecord, Owner, Pool, PoolId, SetName};
+use crate::model::{
+    Lease, NetworkDefinition, NetworkName, NodeRecord, Owner, Pool, PoolId, SetName,
+};
 use crate::net::{Addr, Family, Span, Subnet};
 use crate::store::codec;
 use crate::store::codec::Bad;
@@ -64,8 +66,6 @@ pub struct ClusterView<'a> {
     pub in_flight: &'a Cell<bool>,
     /// No leases of this machine's earlier boots are left in the set.
     pub is_clean: bool,
-    /// A path that must be absent for any change.
-    pub absent_guard: Option<String>,
     pub history: HistoryState<'a>,
     pub search: Search,
     /// The addresses that are assumed to be held while an alternative plan is made. Meanwhile, the server is
@@ -79,11 +79,7 @@ impl ClusterView<'_> {
         if self.hypothetical.borrow().is_none() {
             return Ok(());
         }
-        Err(StoreError::Unavailable {
-            doing: "ask".to_owned(),
-            place: self.server.place(),
-            source: "this is about what might be".into(),
-        })
+        Err(StoreError::unavailable("ask", self.server.place(), "this is about what might be"))
     }
 
     /// The record, if it is known.
@@ -336,7 +332,11 @@ impl ClusterView<'_> {
 
 /// The error for a record that differs from what was written.
 pub fn bad_record(server: &dyn Server, path: &str, what: &str) -> StoreError {
-    StoreError::BadRecord { place: server.place(), key: path.to_owned(), what: what.to_owned() }
+    let place = server.place();
+    if what == codec::OTHER_VERSION.0 {
+        return StoreError::OtherVersion { place: format!("the record {path} in {place}") };
+    }
+    StoreError::BadRecord { place, key: path.to_owned(), what: what.to_owned() }
 }
 
 impl View for ClusterView<'_> {
@@ -414,11 +414,11 @@ impl View for ClusterView<'_> {
         }
     }
 
-    fn defined(&self, definition: &Definition) -> Result<bool, StoreError> {
-        Ok(self.cache.is_defined(definition, self.cx))
+    fn has_ranges(&self, ranges: &NetworkRanges) -> Result<bool, StoreError> {
+        Ok(self.cache.has_ranges(ranges, self.cx))
     }
 
-    fn definitions(&self) -> Result<Vec<Definition>, StoreError> {
+    fn networks(&self) -> Result<Vec<NetworkRanges>, StoreError> {
         // A warning is not worth a round trip.
         Ok(Vec::new())
     }
@@ -500,8 +500,8 @@ impl View for ClusterView<'_> {
         true
     }
 
-    fn network(&self, name: &NetworkName) -> Result<Option<NetworkRecord>, StoreError> {
-        self.decoded(&keys::named(keys::NETWORK, name.as_str()), records::network)
+    fn definition(&self, name: &NetworkName) -> Result<Option<NetworkDefinition>, StoreError> {
+        self.decoded(&keys::named(keys::NETWORK, name.as_str()), records::definition)
     }
 
     fn capacity(&self) -> usize {

@@ -6,10 +6,9 @@
 
 use super::view::{KvMut, Tables};
 use super::{keys, occupancy, pools};
-use crate::alloc;
-use crate::alloc::{Change, Command, Context, Cooling, Plan};
+use crate::alloc::{Change, Cooling};
 use crate::error::StoreError;
-use crate::model::{Ending, Face, Kind, Lease, SetName, Timestamp, Verb};
+use crate::model::{Lease, SetName, Timestamp};
 use crate::net::Addr;
 use crate::store::codec;
 
@@ -35,8 +34,12 @@ fn other_than_lease<K: KvMut>(
     change: &Change,
 ) -> Result<(), StoreError> {
     match change {
-        // The first two are leases; of the last see `View::network`.
-        Change::Put(_) | Change::Free { .. } | Change::Network(_) => Ok(()),
+        // The first two are leases. A file keeps no network's definition, and no record of an import.
+        Change::Put(_)
+        | Change::Free { .. }
+        | Change::PutDefinition(_)
+        | Change::Adopted(..)
+        | Change::Released(_) => Ok(()),
         Change::Thaw(set, cooling) => {
             end_cooling(tables, set, cooling)?;
             occupancy::free(tables, set, cooling.addr)
@@ -49,15 +52,10 @@ fn other_than_lease<K: KvMut>(
         Change::Sticky(set, pod, range, addr) => {
             stick(tables, set, &keys::sticky(set, pod, *range), *addr)
         }
-        Change::Define(definition) => {
-            let key = keys::definition(&definition.network);
-            tables.kv.put(&key, &codec::definition(&key, definition))
+        Change::PutRanges(ranges) => {
+            let key = keys::ranges(&ranges.network);
+            tables.kv.put(&key, &codec::ranges(&key, ranges))
         }
-        Change::Adopted(network, time) => {
-            let key = keys::adopted(network);
-            tables.kv.put(&key, &codec::number(&key, *time))
-        }
-        Change::Released(network) => tables.kv.remove(&keys::adopted(network)),
         Change::PutPool(pool) => pools::put(tables, pool),
         Change::DropPool(pool) => pools::remove(tables, pool),
     }
@@ -84,48 +82,6 @@ pub fn stick<K: KvMut>(
     tables.kv.put(key, &codec::addr(key, addr))
 }
 
-/// What a request is counted as, if it is counted: one that changes something, and where a commit
-/// flushes nothing one that is refused an address too.
-pub fn counted(
-    command: &Command,
-    plan: &Plan,
-    cx: &Context,
-    free_of_charge: bool,
-) -> Option<(SetName, Face, Verb, Ending)> {
-    let verb = alloc::verb(command)?;
-    let refused = plan.outcome.is_err() && free_of_charge && verb == Verb::Add;
-    if plan.changes.is_empty() && !refused {
-        return None;
-    }
-    let of_change = |change: &Change| match change {
-        Change::Put(lease) | Change::Free { lease, .. } => Some(lease.set.clone()),
-        Change::PutPool(pool) | Change::DropPool(pool) => Some(pool.set()),
-        _ => None,
-    };
-    let set = command.set().cloned().or_else(|| plan.changes.iter().find_map(of_change));
-    Some((set.unwrap_or_else(nameless), cx.face, verb, alloc::ending(&plan.outcome)))
-}
-
-/// What is asked of a pool that is not there is nobody's.
-fn nameless() -> SetName {
-    SetName("docker".to_owned())
-}
-
-/// Whether a change must outlive the boot even where leases do not.
-pub fn outlives_boot(change: &Change) -> bool {
-    match change {
-        Change::Sticky(..) | Change::Adopted(..) | Change::Released(_) => true,
-        Change::Put(lease) | Change::Free { lease, .. } => lease.kind == Kind::Reserved,
-        Change::Thaw(..)
-        | Change::Cool(..)
-        | Change::Cursor(..)
-        | Change::Define(..)
-        | Change::PutPool(_)
-        | Change::DropPool(_)
-        | Change::Network(_) => false,
-    }
-}
-
 /// Whether the address was nobody's.
 fn put<K: KvMut>(tables: &mut Tables<'_, K>, lease: &Lease) -> Result<bool, StoreError> {
     let (set, addr) = (&lease.set, lease.addr);
@@ -147,9 +103,6 @@ fn put<K: KvMut>(tables: &mut Tables<'_, K>, lease: &Lease) -> Result<bool, Stor
             tables.kv.put(&key, &codec::addrs(&key, &addrs))?;
         }
     }
-    if lease.kind == Kind::Reserved {
-        tables.kv.put(&keys::reserved(set, addr), &[])?;
-    }
     let key = keys::lease(set, addr);
     tables.kv.put(&key, &codec::lease(&key, lease))?;
     Ok(is_new)
@@ -163,9 +116,6 @@ fn free<K: KvMut>(
 ) -> Result<(), StoreError> {
     let (set, addr) = (&lease.set, lease.addr);
     tables.kv.remove(&keys::lease(set, addr))?;
-    if lease.kind == Kind::Reserved {
-        tables.kv.remove(&keys::reserved(set, addr))?;
-    }
     let key = keys::owner(set, &lease.owner);
     let mut addrs = tables.addrs(&key)?;
     addrs.retain(|a| *a != addr);

@@ -5,7 +5,7 @@
 
 use std::rc::Rc;
 
-use super::delegate::delegate_reads;
+use super::delegate::{delegate_reads, delegate_repairs};
 use super::memory::Memory;
 use super::operator_test;
 use crate::alloc::{
@@ -18,7 +18,7 @@ use crate::model::{
     Persist, Pod, SetName, Wait,
 };
 use crate::net::{Addr, GatewaySpec, Range, RangeSet, RangeSpec};
-use crate::store::{Embedded, Store};
+use crate::store::{Embedded, Store, StoreReader};
 
 /// Handles to one store.
 pub type Make<'a> = &'a dyn Fn() -> Box<dyn Store>;
@@ -30,15 +30,9 @@ pub fn addr(text: &str) -> Addr {
 /// A set of one range: `10.0.0.0/29`, or with bounds `10.0.0.0/24 10.0.0.5 10.0.0.9`.
 pub fn set(text: &str) -> RangeSet {
     let mut words = text.split(' ');
-    let (ip, len) = words.next().unwrap().split_once('/').unwrap();
-    let spec = RangeSpec {
-        addr: addr(ip),
-        len: len.parse().unwrap(),
-        start: words.next().map(addr),
-        end: words.next().map(addr),
-        gateway: GatewaySpec::Default,
-        exclude: vec![],
-    };
+    let subnet = words.next().unwrap().parse().unwrap();
+    let (start, end) = (words.next().map(addr), words.next().map(addr));
+    let spec = RangeSpec { start, end, ..RangeSpec::of(subnet) };
     RangeSet::new(vec![Range::new(&spec).unwrap()]).unwrap()
 }
 
@@ -113,7 +107,7 @@ pub fn at(now: u64) -> Context {
 /// The addresses of an ADD that must succeed.
 pub fn added(store: &mut dyn Store, add: &Add, cx: &Context) -> Vec<Addr> {
     match store.apply(&Command::Add(add.clone()), cx) {
-        Ok(Outcome::Added { grants, .. }) => grants.iter().map(|g| g.addr).collect(),
+        Ok(Outcome::Added(added)) => added.grants.iter().map(|g| g.addr).collect(),
         other => panic!("{other:?}"),
     }
 }
@@ -397,14 +391,8 @@ fn gateways_are_claimed(make: Make<'_>) {
     let del = Command::Del(del_target(target));
     assert_eq!(freed(&mut *store, &del, &at(2)), []);
     let held = leases(&mut *store).into_iter().find(|l| l.kind == Kind::Dynamic).unwrap();
-    let spec = RangeSpec {
-        addr: addr("10.0.0.0"),
-        len: 24,
-        start: None,
-        end: None,
-        gateway: GatewaySpec::At(held.addr),
-        exclude: vec![],
-    };
+    let gateway = GatewaySpec::At(held.addr);
+    let spec = RangeSpec { gateway, ..RangeSpec::of("10.0.0.0/24".parse().unwrap()) };
     let other = RangeSet::new(vec![Range::new(&spec).unwrap()]).unwrap();
     let refusal = refused(&mut *store, &Command::Add(claim("c3", &[other])), &at(3));
     assert!(matches!(refusal, Refusal::GatewayHeld { .. }));
@@ -496,17 +484,13 @@ pub fn memory() -> impl Fn() -> Box<dyn Store> {
         fn apply(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {
             self.0.borrow_mut().apply(command, cx)
         }
+        delegate_repairs!(self => self.0.borrow_mut());
+    }
+    impl StoreReader for Shared {
         fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
             self.0.borrow_mut().list(cx, each)
         }
         delegate_reads!(self => self.0.borrow_mut());
-        fn records(
-            &mut self,
-            cx: &Context,
-            each: &mut crate::store::Each<'_>,
-        ) -> Result<(), Error> {
-            self.0.borrow_mut().records(cx, each)
-        }
     }
     let shared = Rc::new(std::cell::RefCell::new(Memory::default()));
     move || Box::new(Shared(shared.clone()))
@@ -545,9 +529,6 @@ fn the_first_add_imports_the_leases_of_host_local() {
         let mut store = make();
         let sets = [set("10.0.0.0/29")];
         let add = |c: &str, legacy| Add { strategy: Strategy::RoundRobin, legacy, ..add(c, &sets) };
-        let unread = Command::Add(add("c1", Legacy::Unread));
-        assert_eq!(store.apply(&unread, &at(1)).unwrap(), Outcome::ReadLegacy);
-        assert!(leases(&mut *store).is_empty());
         let old = |a: &str, c: &str, ifname: Option<&str>| LegacyLease {
             addr: addr(a),
             container: ContainerId::new(c).unwrap(),
@@ -559,7 +540,7 @@ fn the_first_add_imports_the_leases_of_host_local() {
         );
         assert_eq!(added(&mut *store, &add("c1", legacy), &at(1)), [addr("10.0.0.5")]);
         assert_eq!(leases(&mut *store).len(), 3);
-        // They are imported once, and the folder is not requested again.
+        // They are found again whether the folder is still there or not.
         let same = added(&mut *store, &add("old", Legacy::Unread), &at(2));
         assert_eq!(same, [addr("10.0.0.3")]);
         assert_eq!(added(&mut *store, &add("new", Legacy::Unread), &at(2)), [addr("10.0.0.4")]);
@@ -584,7 +565,7 @@ fn overlapping_networks_are_reported_once() {
             let sets = [self::set(ranges)];
             let add = Add { network, set: SetName(set.into()), ..add(container, &sets) };
             match store.apply(&Command::Add(add), &at(1)) {
-                Ok(Outcome::Added { warnings, .. }) => warnings.join("\n"),
+                Ok(Outcome::Added(added)) => added.warnings.join("\n"),
                 other => panic!("{other:?}"),
             }
         };

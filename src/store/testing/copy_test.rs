@@ -7,16 +7,16 @@ use super::fake_cluster::{FakeServer, FakeStore};
 use super::memory::Memory;
 use super::pool_cases::{ask, lease, pool, want};
 use crate::alloc::{
-    Add, Command, Cooldown, Del, Import, Imported, Outcome, Record, RequestPool, Reserve, Restore,
-    Shared, Strategy, Target,
+    Add, Command, Cooldown, Del, ForeignLease, Import, Outcome, Record, RequestPool, Reserve,
+    Restore, Shared, Strategy, Target,
 };
 use crate::error::{Error, Refusal};
 use crate::migrate::copy::{Mover, compare};
 use crate::model::{
-    Attachment, Kind, Lease, NetworkName, NetworkRecord, Node, Origin, Owner, Persist, Pod, PoolId,
-    SetName,
+    Attachment, Kind, Lease, NetworkDefinition, NetworkName, Node, Origin, Owner, Persist, Pod,
+    PoolId, SetName,
 };
-use crate::store::Store;
+use crate::store::{Store, StoreReader};
 
 /// Creates a lease of every kind of owner, and every other kind of record.
 fn fill(store: &mut dyn Store) {
@@ -43,10 +43,11 @@ fn fill(store: &mut dyn Store) {
     store.apply(&Command::Reserve(reserve), &at(6)).unwrap();
     let old = Attachment { ifname: None, ..attachment("old") };
     let old =
-        Imported { addr: addr("10.0.9.9"), kind: Kind::Dynamic, owner: Owner::Attachment(old) };
+        ForeignLease { addr: addr("10.0.9.9"), kind: Kind::Dynamic, owner: Owner::Attachment(old) };
     let adopts = NetworkName::new("other").ok();
     let set = SetName("other".into());
-    let import = Import { set, leases: vec![old], cursors: vec![], adopts, dry_run: false };
+    let import =
+        Import { set, leases: vec![old], cursors: vec![], adopts, partial: false, dry_run: false };
     store.apply(&Command::Import(import), &at(7)).unwrap();
     let plain = pool(store, &ask("l", "10.1.0.0/16"), &at(8)).id.0;
     pool(store, &ask("g", "10.1.0.0/16"), &at(8));
@@ -175,7 +176,7 @@ pub fn stopped_and_repeated(make: Make<'_>) {
 fn definitions_are_copied_between_clusters() {
     let server = || FakeStore::new(FakeServer::new(false));
     let (mut one, mut two, mut file) = (server(), server(), Memory::default());
-    let record = Record::Network(NetworkRecord {
+    let record = Record::Definition(NetworkDefinition {
         network: NetworkName::new("net").unwrap(),
         version: 3,
         text: r#"{"subnet":"10.0.0.0/24"}"#.into(),

@@ -1,23 +1,27 @@
 //! For test stores that wrap another store: the read side is delegated to the wrapped store.
 
-/// Implements the read side of a store by another store.
+/// Implements every method of a `StoreReader` but `list` by another store.
 macro_rules! delegate_reads {
     ($me:ident => $store:expr) => {
         fn pools(&mut $me) -> Result<Vec<crate::model::Pool>, StoreError> {
             $store.pools()
         }
-        fn taken(&mut $me, cx: &Context, each: &mut crate::store::Taken<'_>) -> Result<(), StoreError> {
-            $store.taken(cx, each)
+        fn occupancy(
+            &mut $me,
+            cx: &Context,
+            each: &mut crate::store::EachOccupied<'_>,
+        ) -> Result<(), StoreError> {
+            $store.occupancy(cx, each)
         }
-        fn definitions(&mut $me, cx: &Context) -> Result<Vec<crate::alloc::Definition>, StoreError> {
-            Store::definitions(&mut *$store, cx)
+        fn networks(&mut $me, cx: &Context) -> Result<Vec<crate::alloc::NetworkRanges>, StoreError> {
+            StoreReader::networks(&mut *$store, cx)
         }
         fn history(
             &mut $me,
             cx: &Context,
-            wanted: &mut crate::store::Wanted<'_>,
+            filter: &mut crate::store::EventFilter<'_>,
         ) -> Result<Vec<crate::model::Event>, StoreError> {
-            $store.history(cx, wanted)
+            $store.history(cx, filter)
         }
         fn problems(
             &mut $me,
@@ -26,15 +30,29 @@ macro_rules! delegate_reads {
         ) -> Result<(), StoreError> {
             $store.problems(cx, each)
         }
-        fn repair(&mut $me, cx: &Context) -> Result<crate::store::Repair, StoreError> {
-            $store.repair(cx)
-        }
         fn counters(&mut $me, cx: &Context) -> Result<Vec<crate::model::Counter>, StoreError> {
             $store.counters(cx)
+        }
+        fn records(
+            &mut $me,
+            cx: &Context,
+            each: &mut crate::store::EachRecord<'_>,
+        ) -> Result<(), Error> {
+            $store.records(cx, each)
         }
     };
 }
 pub(super) use delegate_reads;
+
+/// Implements `repair` by another store.
+macro_rules! delegate_repairs {
+    ($me:ident => $store:expr) => {
+        fn repair(&mut $me, cx: &Context) -> Result<crate::store::Repair, StoreError> {
+            $store.repair(cx)
+        }
+    };
+}
+pub(super) use delegate_repairs;
 
 /// Implements everything of a server but commits by another server: limits by `$server`, reads by `$read`.
 macro_rules! delegate_server {

@@ -12,16 +12,16 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use super::delegate::delegate_reads;
+use super::delegate::{delegate_reads, delegate_repairs};
 use crate::alloc::{Command, Context, Outcome};
 use crate::error::{Error, StoreError};
-use crate::model::{Lease, NetworkName, NetworkRecord, NodeRecord, Persist};
-use crate::store::Store;
+use crate::model::{Lease, NetworkName, Persist};
 use crate::store::cluster::check::assert_sound;
 use crate::store::cluster::{
-    ClusterStore, Commit, Conflict, Entries, Entry, Expect, KeyRange, LocalCache, OldKey,
-    Operation, Server, Write,
+    ClusterStore, Commit, Conflict, Entries, Entry, Expect, KeyRange, LocalCache, Operation,
+    Server, Write,
 };
+use crate::store::{Cluster, OldKey, Store, StoreReader};
 
 /// Operations of one transaction (Consul 1.8).
 const LIMIT: usize = 64;
@@ -50,7 +50,7 @@ pub struct FakeServer {
     /// These commits, with their candidates.
     pub stalled: RefCell<Vec<Vec<Vec<Operation>>>>,
     /// The keys of cni-ipam-consul.
-    pub old_keys: RefCell<BTreeMap<String, Entry>>,
+    pub old_keys: RefCell<BTreeMap<String, Vec<u8>>>,
     /// Another client, which acts once before the next commit.
     pub before_commit: RefCell<Option<Box<dyn FnOnce()>>>,
     /// Another client, which acts once after the next listing of a prefix.
@@ -66,7 +66,8 @@ pub struct Folder(pub TempDir);
 
 impl Default for Folder {
     fn default() -> Folder {
-        Folder(tempfile::tempdir().unwrap())
+        // On tmpfs, as the notes of a real node.
+        Folder(tempfile::tempdir_in("/dev/shm").unwrap())
     }
 }
 
@@ -111,9 +112,7 @@ impl FakeServer {
 
     /// Writes a key as cni-ipam-consul does.
     pub fn write_old_key(&self, key: &str, value: &str) {
-        self.version.set(self.version.get() + 1);
-        let entry = Entry { version: self.version.get(), value: value.as_bytes().to_vec() };
-        self.old_keys.borrow_mut().insert(key.to_owned(), entry);
+        self.old_keys.borrow_mut().insert(key.to_owned(), value.as_bytes().to_vec());
     }
 
     /// All paths.
@@ -178,17 +177,11 @@ impl Server for Rc<FakeServer> {
         Ok(found)
     }
 
-    fn old_keys(
-        &self,
-        network: &NetworkName,
-        _: Instant,
-    ) -> Result<Option<Vec<OldKey>>, StoreError> {
+    fn old_keys(&self, network: &NetworkName, _: Instant) -> Result<Vec<OldKey>, StoreError> {
         self.count_trip()?;
         let (old, prefix) = (self.old_keys.borrow(), format!("{network}/"));
         let found = old.iter().filter(|(key, _)| key.starts_with(&prefix));
-        let key =
-            |(key, entry): (&String, &Entry)| OldKey { key: key.clone(), entry: entry.clone() };
-        Ok(Some(found.map(key).collect()))
+        Ok(found.map(|(key, value)| (key.clone(), value.clone())).collect())
     }
 
     fn count(
@@ -299,6 +292,14 @@ impl Store for FakeStore {
         self.store.apply(command, cx)
     }
 
+    delegate_repairs!(self => (&mut self.store));
+
+    fn cluster(&mut self) -> Option<&mut dyn Cluster> {
+        Some(&mut self.store)
+    }
+}
+
+impl StoreReader for FakeStore {
     fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
         // The check is not the client that is killed.
         let left = self.server.commits_left.take();
@@ -308,24 +309,4 @@ impl Store for FakeStore {
     }
 
     delegate_reads!(self => (&mut self.store));
-
-    fn old_keys_changed(&mut self) -> Result<Vec<String>, StoreError> {
-        self.store.old_keys_changed()
-    }
-
-    fn records(&mut self, cx: &Context, each: &mut crate::store::Each<'_>) -> Result<(), Error> {
-        self.store.records(cx, each)
-    }
-
-    fn nodes(&mut self) -> Result<Vec<NodeRecord>, StoreError> {
-        self.store.nodes()
-    }
-
-    fn forget(&mut self, record: &NodeRecord, cx: &Context) -> Result<bool, StoreError> {
-        self.store.forget(record, cx)
-    }
-
-    fn network(&mut self, name: &NetworkName) -> Result<Option<NetworkRecord>, StoreError> {
-        self.store.network(name)
-    }
 }

@@ -3,9 +3,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::contract::{
     Make, add, added, addr, at, del, gc_all, lowest, memory, net, refused, reserve, set,
@@ -19,9 +17,7 @@ use crate::model::{
     BootId, Counter, Ending, Event, Face, History, Kind, Node, Persist, Verb, Wait, What,
 };
 use crate::store::cluster::{ClusterStore, LocalCache, Server};
-use crate::store::embedded::lock;
-use crate::store::embedded::lock::Patience;
-use crate::store::{Embedded, Store, lock_file};
+use crate::store::{Embedded, Store, StoreReader};
 
 fn events(store: &mut dyn Store) -> Vec<Event> {
     store.history(&at(100), &mut |_| true).unwrap()
@@ -119,7 +115,7 @@ fn addresses_in_use_are_listed_once_and_in_order(make: Make<'_>) {
         };
         found.push((at.to_string(), word));
     };
-    store.taken(&at(5), &mut each).unwrap();
+    store.occupancy(&at(5), &mut each).unwrap();
     let expected = [(2, 'l'), (3, 'r'), (4, 'c'), (5, 'l'), (6, 'l'), (7, 'r'), (8, 'l'), (9, 'r')];
     let mut expected: Vec<_> = expected.iter().map(|(n, w)| (format!("10.0.0.{n}"), *w)).collect();
     expected.push(("10.0.0.200".to_owned(), 'r'));
@@ -268,8 +264,8 @@ fn history_of_forgotten_nodes_ends() {
             let cx = named(n, n * DAY);
             added(&mut store, &add("c", &[set("10.0.0.0/24")]), &cx);
             store.apply(&del("c"), &cx).unwrap();
-            let record = store.nodes().unwrap().remove(0);
-            assert!(store.forget(&record, &cx).unwrap());
+            let record = store.cluster().unwrap().nodes().unwrap().remove(0);
+            assert!(store.cluster().unwrap().forget(&record, &cx).unwrap());
         }
         let days: Vec<u64> = events(&mut store).iter().map(|e| e.time / DAY).collect();
         assert_eq!(days, (69..100).flat_map(|day| [day, day]).collect::<Vec<_>>());
@@ -313,80 +309,6 @@ fn refusals_are_counted_where_a_commit_flushes_nothing() {
         assert_eq!(count(&mut store, Verb::Add, Ending::Exhausted), counted, "{persist:?}");
         assert_eq!(event_words(&mut store).len(), 1);
     }
-}
-
-/// Runs `work` while another process holds the lock for a fifth of a second.
-fn while_locked(path: &Path, work: impl FnOnce() + Send) {
-    let held = lock_file(path, Wait::Forever).unwrap();
-    let (begun, wait) = mpsc::channel();
-    let (done, end) = mpsc::channel();
-    thread::scope(|scope| {
-        scope.spawn(move || {
-            begun.send(()).unwrap();
-            work();
-            done.send(()).unwrap();
-        });
-        wait.recv().unwrap();
-        assert_eq!(end.recv_timeout(A_WHILE), Err(RecvTimeoutError::Timeout), "it is locked");
-        drop(held);
-    });
-}
-
-fn only(store: &mut dyn Store) -> Counter {
-    let all = store.counters(&at(1)).unwrap();
-    let [one] = &all[..] else { panic!("{all:?}") };
-    one.clone()
-}
-
-const A_WHILE: Duration = Duration::from_millis(200);
-
-#[test]
-fn counters_contain_the_time_and_the_wait_of_requests() {
-    for (persist, lock) in
-        [(Persist::Boot, "leases.redb.lock"), (Persist::Disk, "leases.redb.keep.lock")]
-    {
-        for wait in [Wait::Forever, Wait::For(Duration::from_secs(60))] {
-            let folder = tempfile::tempdir().unwrap();
-            let path = folder.path().join("leases.redb");
-            let sets = [set("10.0.0.0/24")];
-            let begin = Instant::now();
-            let mut store = Embedded::new(path.clone(), persist, wait);
-            added(&mut store, &add("c1", &sets), &at(1));
-            added(&mut store, &add("c2", &sets), &at(1));
-            let before = only(&mut store);
-            assert_eq!((before.count, before.took.count(), before.waited), (2, 2, Duration::ZERO));
-            assert!(before.took.sum > Duration::ZERO && before.took.sum < begin.elapsed());
-            while_locked(&folder.path().join(lock), || {
-                let mut store = Embedded::new(path, persist, wait);
-                added(&mut store, &add("c3", &sets), &at(1));
-                // The wait of one request is not added to the next one.
-                added(&mut store, &add("c4", &sets), &at(1));
-            });
-            let after = only(&mut store);
-            assert_eq!((after.count, after.took.count()), (4, 4));
-            // The thread may have started a little late.
-            let waited = after.waited;
-            assert!(waited > A_WHILE / 2 && waited < after.took.sum, "{waited:?} {after:?}");
-            assert!(after.took.sum < begin.elapsed(), "{after:?}");
-            assert!(after.took.buckets[..8].iter().sum::<u64>() < 4, "{after:?}");
-        }
-    }
-}
-
-/// A call that commits to two files is counted in each, and its wait is counted once.
-#[test]
-fn the_wait_of_a_call_is_counted_once() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("lock");
-    let begin = Instant::now();
-    while_locked(&path, || {
-        let patience = Patience::new(Wait::Forever);
-        drop(lock::take(&path, &patience).unwrap());
-        let (first, second) = (patience.lap(), patience.lap());
-        assert!(first.waited > A_WHILE / 2 && first.waited <= first.took, "{first:?}");
-        assert_eq!(second.waited, Duration::ZERO);
-        assert!(first.took + second.took < begin.elapsed());
-    });
 }
 
 #[test]

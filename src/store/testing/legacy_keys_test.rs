@@ -3,20 +3,32 @@
 
 use std::rc::Rc;
 
-use super::contract::{add, added, addr, at, attachment, freed, leases, net, owner, refused, set};
+use super::contract::{add, addr, at, attachment, leases, net, owner, set};
 use super::fake_cluster::{FakeServer, FakeStore};
-use crate::alloc::{Add, Command, Context, Del, Import, Imported, Legacy, Target};
+use crate::alloc::{Add, Command, Context, Del, ForeignLease, Import, Imported, Legacy, Target};
+use crate::engine;
 use crate::model::{Attachment, Kind, NetworkName, Node, Owner};
+use crate::net::Addr;
 use crate::store::Store;
 
 fn old_add(container: &str) -> Add {
     Add { legacy: Legacy::Unread, ..add(container, &[set("10.0.0.0/16")]) }
 }
 
-fn old_del(container: &str) -> Command {
+fn old_del(container: &str) -> Del {
     let network = NetworkName::new("net").ok();
     let target = Target::Owner(owner(container));
-    Command::Del(Del { set: net(), target, rewind: false, undo: false, legacy: network })
+    Del { set: net(), target, rewind: false, undo: false, legacy: network }
+}
+
+fn lease(store: &mut FakeStore, container: &str, cx: &Context) -> Vec<Addr> {
+    let added = engine::add(store, old_add(container), None, cx).unwrap();
+    added.grants.iter().map(|grant| grant.addr).collect()
+}
+
+fn free(store: &mut FakeStore, container: &str, cx: &Context) -> Vec<Addr> {
+    let freed = engine::del(store, old_del(container), None, cx).unwrap();
+    freed.iter().map(|lease| lease.addr).collect()
 }
 
 /// A server with more leases of cni-ipam-consul than fit in one transaction, and a key of another network.
@@ -35,7 +47,7 @@ fn old_server() -> Rc<FakeServer> {
 fn old_keys_are_imported_once_and_cost_no_round_trip_later() {
     let server = old_server();
     let mut store = FakeStore::new(server.clone());
-    let first = added(&mut store, &old_add("c1"), &at(1));
+    let first = lease(&mut store, "c1", &at(1));
     assert_eq!(leases(&mut store).len(), 200);
     assert!(leases(&mut store).iter().filter(|l| l.addr == first[0]).count() == 1);
     let mut trips = |command: &Command| {
@@ -44,28 +56,26 @@ fn old_keys_are_imported_once_and_cost_no_round_trip_later() {
         (server.round_trips.get() - before, outcome)
     };
     assert_eq!(trips(&Command::Add(old_add("c2"))).0, 1, "ADD");
-    assert_eq!(trips(&old_del("c2")).0, 2, "DEL");
-    assert_eq!(trips(&old_del("c2")).0, 1, "DEL of nothing");
+    assert_eq!(trips(&Command::Del(old_del("c2"))).0, 2, "DEL");
+    assert_eq!(trips(&Command::Del(old_del("c2"))).0, 1, "DEL of nothing");
     // cni-ipam-consul recorded neither interfaces nor nodes.
     let elsewhere = Node { name: "elsewhere".to_owned(), machine: "m2".to_owned() };
     let cx = Context { node: elsewhere, ..at(3) };
-    assert_eq!(freed(&mut store, &old_del("old-7"), &cx), [addr("10.0.0.7")]);
-    assert_eq!(added(&mut store, &old_add("old-8"), &cx), [addr("10.0.0.8")]);
+    assert_eq!(free(&mut store, "old-7", &cx), [addr("10.0.0.7")]);
+    assert_eq!(lease(&mut store, "old-8", &cx), [addr("10.0.0.8")]);
     assert_eq!(leases(&mut store).len(), 199);
-    // The old keys stay, and only a change is reported.
-    assert_eq!(store.old_keys_changed().unwrap(), Vec::<String>::new());
-    server.write_old_key("net/10.0.0.7", r#"{"id":"late"}"#);
-    assert_eq!(store.old_keys_changed().unwrap(), ["net/10.0.0.7"]);
+    // The old keys stay as they are.
+    assert_eq!(server.old_keys.borrow().len(), 201);
 }
 
 #[test]
 fn a_del_before_the_first_add_frees_an_old_lease_for_good() {
     let server = old_server();
     let mut store = FakeStore::new(server.clone());
-    assert_eq!(freed(&mut store, &old_del("old-9"), &at(1)), [addr("10.0.0.9")]);
-    assert_eq!(freed(&mut store, &old_del("old-9"), &at(1)), []);
+    assert_eq!(free(&mut store, "old-9", &at(1)), [addr("10.0.0.9")]);
+    assert_eq!(free(&mut store, "old-9", &at(1)), []);
     assert_eq!(leases(&mut store).len(), 198);
-    added(&mut store, &old_add("c1"), &at(2));
+    lease(&mut store, "c1", &at(2));
     assert_eq!(leases(&mut store).len(), 199);
 }
 
@@ -75,7 +85,7 @@ fn the_next_add_completes_an_interrupted_import() {
     let mut store = FakeStore::new(server.clone());
     // Killed after a portion: there is no mark that the import is complete.
     let portion = |some: &[u8]| {
-        let lease = |i: &u8| Imported {
+        let lease = |i: &u8| ForeignLease {
             addr: addr(&format!("10.0.0.{i}")),
             kind: Kind::Dynamic,
             owner: Owner::Attachment(Attachment {
@@ -88,7 +98,8 @@ fn the_next_add_completes_an_interrupted_import() {
             set: net(),
             leases,
             cursors: vec![],
-            adopts: None,
+            adopts: NetworkName::new("net").ok(),
+            partial: true,
             dry_run: false,
         })
     };
@@ -96,28 +107,44 @@ fn the_next_add_completes_an_interrupted_import() {
     // Another node completes the import at the same time.
     let other = server.clone();
     *server.before_commit.borrow_mut() = Some(Box::new(move || {
-        added(&mut FakeStore::new(other), &old_add("theirs"), &at(1));
+        lease(&mut FakeStore::new(other), "theirs", &at(1));
     }));
-    added(&mut store, &old_add("mine"), &at(1));
+    lease(&mut store, "mine", &at(1));
     assert_eq!(leases(&mut store).len(), 201);
 }
 
-/// This node has read the old keys. Another node imports them, and a container is deleted.
+/// Another node imports all leases, and a container ends, after this node has read the old keys; once
+/// before its first commit, and once before it tries again after a conflict.
 #[test]
-fn a_late_import_does_not_restore_freed_leases() {
-    for is_etcd in [false, true] {
+fn a_late_import_restores_no_freed_lease() {
+    for (is_etcd, conflict) in [(false, false), (true, false), (false, true), (true, true)] {
         let server = old_server();
         server.is_etcd.set(is_etcd);
         let other = server.clone();
-        *server.before_commit.borrow_mut() = Some(Box::new(move || {
+        let intruder: Box<dyn FnOnce()> = Box::new(move || {
+            other.failure_seed.set(0);
             let mut store = FakeStore::new(other);
-            added(&mut store, &old_add("theirs"), &at(1));
-            assert_eq!(freed(&mut store, &old_del("old-9"), &at(1)), [addr("10.0.0.9")]);
-        }));
+            lease(&mut store, "theirs", &at(1));
+            // One of the first portion: keys are sorted as text.
+            assert_eq!(free(&mut store, "old-100", &at(1)), [addr("10.0.0.100")]);
+        });
+        let again = server.clone();
+        *server.before_commit.borrow_mut() = Some(if conflict {
+            Box::new(move || {
+                // The seed of a conflict without a reason.
+                again.failure_seed.set(23);
+                *again.before_commit.borrow_mut() = Some(intruder);
+            })
+        } else {
+            intruder
+        });
         let mut store = FakeStore::new(server);
-        added(&mut store, &old_add("mine"), &at(1));
+        let network = NetworkName::new("net").unwrap();
+        let import = engine::import_consul(&mut store, &net(), &network, false, &at(1));
+        assert_eq!(import.unwrap(), Imported::Before);
+        lease(&mut store, "mine", &at(1));
         let left = leases(&mut store);
-        assert!(left.iter().all(|l| l.addr != addr("10.0.0.9")), "it was restored");
+        assert!(left.iter().all(|l| l.addr != addr("10.0.0.100")), "{is_etcd} {conflict}");
         assert_eq!(left.len(), 200);
     }
 }
@@ -132,7 +159,7 @@ fn invalid_old_keys_refuse_the_add() {
         let server = FakeServer::new(false);
         server.write_old_key(key, value);
         let mut store = FakeStore::new(server.clone());
-        let refusal = refused(&mut store, &Command::Add(old_add("c1")), &at(1)).to_string();
+        let refusal = engine::add(&mut store, old_add("c1"), None, &at(1)).unwrap_err().to_string();
         assert!(refusal.contains(word) && refusal.contains(key), "{refusal}");
         assert_eq!(server.paths(), Vec::<String>::new());
     }

@@ -6,15 +6,14 @@ use std::collections::BTreeMap;
 
 use crate::alloc;
 use crate::alloc::{
-    Change, Command, Context, Cooling, Definition, Holder, Order, Outcome, PodKey, Record, View,
+    Change, Command, Context, Cooling, Holder, NetworkRanges, Order, Outcome, PodKey, Record, View,
 };
 use crate::error::{Error, StoreError};
 use crate::model::{
     Counter, Ending, Event, Face, Lease, NetworkName, Owner, Persist, Pool, PoolId, SetName, Verb,
 };
 use crate::net::{Addr, Family, Span, Subnet};
-use crate::store::embedded::changes;
-use crate::store::{Each, Problem, Repair, Store, Taken, Wanted};
+use crate::store::{EachOccupied, EachRecord, EventFilter, Problem, Repair, Store, StoreReader};
 
 /// A store in memory.
 #[derive(Default)]
@@ -23,7 +22,7 @@ pub struct Memory {
     cooling: BTreeMap<(SetName, Addr), Cooling>,
     cursors: BTreeMap<(SetName, Addr), Addr>,
     sticky: BTreeMap<(SetName, PodKey, Addr), Addr>,
-    definitions: BTreeMap<NetworkName, Definition>,
+    ranges: BTreeMap<NetworkName, NetworkRanges>,
     adopted: BTreeMap<NetworkName, u64>,
     pools: BTreeMap<PoolId, Pool>,
     events: Vec<Event>,
@@ -87,16 +86,16 @@ impl View for Memory {
         Ok(self.sticky.get(&(set.clone(), pod.clone(), range)).copied())
     }
 
-    fn adopted(&self, network: &NetworkName) -> Result<bool, StoreError> {
-        Ok(self.adopted.contains_key(network))
+    fn adopted(&self, _: &NetworkName) -> Result<bool, StoreError> {
+        Ok(true)
     }
 
-    fn defined(&self, definition: &Definition) -> Result<bool, StoreError> {
-        Ok(self.definitions.get(&definition.network) == Some(definition))
+    fn has_ranges(&self, ranges: &NetworkRanges) -> Result<bool, StoreError> {
+        Ok(self.ranges.get(&ranges.network) == Some(ranges))
     }
 
-    fn definitions(&self) -> Result<Vec<Definition>, StoreError> {
-        Ok(self.definitions.values().cloned().collect())
+    fn networks(&self) -> Result<Vec<NetworkRanges>, StoreError> {
+        Ok(self.ranges.values().cloned().collect())
     }
 
     fn page(
@@ -188,11 +187,11 @@ impl Memory {
                 self.sticky.retain(|(s, ..), at| *s != set || *at != addr);
                 self.sticky.insert((set, pod, range), addr);
             }
-            Change::Define(d) => drop(self.definitions.insert(d.network.clone(), d)),
+            Change::PutRanges(r) => drop(self.ranges.insert(r.network.clone(), r)),
             Change::Adopted(network, time) => drop(self.adopted.insert(network, time)),
             Change::Released(network) => drop(self.adopted.remove(&network)),
             Change::PutPool(pool) => drop(self.pools.insert(pool.id.clone(), pool)),
-            Change::Network(_) => {}
+            Change::PutDefinition(_) => {}
             Change::DropPool(pool) => {
                 assert!(self.of_pool(&pool, None, 1).is_ok_and(|left| left.is_empty()));
                 assert!(self.pools.remove(&pool.id).is_some());
@@ -204,7 +203,7 @@ impl Memory {
 impl Store for Memory {
     fn apply(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {
         let plan = alloc::run(command, self, cx)?;
-        if let Some(counted) = changes::counted(command, &plan, cx, true) {
+        if let Some(counted) = alloc::counted(command, &plan, cx, true) {
             *self.counters.entry(counted).or_default() += 1;
         }
         for change in plan.changes {
@@ -220,12 +219,18 @@ impl Store for Memory {
         plan.outcome.map_err(Error::Refused)
     }
 
+    fn repair(&mut self, _: &Context) -> Result<Repair, StoreError> {
+        Ok(Repair::default())
+    }
+}
+
+impl StoreReader for Memory {
     fn list(&mut self, _: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
         self.leases.values().cloned().for_each(each);
         Ok(())
     }
 
-    fn taken(&mut self, _: &Context, each: &mut Taken<'_>) -> Result<(), StoreError> {
+    fn occupancy(&mut self, _: &Context, each: &mut EachOccupied<'_>) -> Result<(), StoreError> {
         let cooling = self.cooling.iter().map(|(key, c)| (key, Holder::Cooling(*c)));
         let leased = self.leases.iter().map(|(key, l)| (key, Holder::Leased(Box::new(l.clone()))));
         let all: BTreeMap<_, _> = cooling.chain(leased).collect();
@@ -235,26 +240,29 @@ impl Store for Memory {
         Ok(())
     }
 
-    fn definitions(&mut self, _: &Context) -> Result<Vec<Definition>, StoreError> {
-        View::definitions(self)
+    fn networks(&mut self, _: &Context) -> Result<Vec<NetworkRanges>, StoreError> {
+        View::networks(self)
     }
 
-    fn history(&mut self, _: &Context, wanted: &mut Wanted<'_>) -> Result<Vec<Event>, StoreError> {
-        Ok(self.events.iter().filter(|event| wanted(event)).cloned().collect())
+    fn history(
+        &mut self,
+        _: &Context,
+        filter: &mut EventFilter<'_>,
+    ) -> Result<Vec<Event>, StoreError> {
+        Ok(self.events.iter().filter(|event| filter(event)).cloned().collect())
     }
 
     fn problems(&mut self, _: &Context, _: &mut dyn FnMut(Problem)) -> Result<(), StoreError> {
         Ok(())
     }
 
-    fn repair(&mut self, _: &Context) -> Result<Repair, StoreError> {
-        Ok(Repair::default())
-    }
-
     fn counters(&mut self, _: &Context) -> Result<Vec<Counter>, StoreError> {
         let counter = |((set, face, verb, ending), count): (&(SetName, _, _, _), &u64)| Counter {
+            set: set.clone(),
+            face: *face,
+            verb: *verb,
+            ending: *ending,
             count: *count,
-            ..Counter::new(set.clone(), *face, *verb, *ending)
         };
         Ok(self.counters.iter().map(counter).collect())
     }
@@ -263,7 +271,7 @@ impl Store for Memory {
         Ok(self.pools.values().cloned().collect())
     }
 
-    fn records(&mut self, _: &Context, each: &mut Each<'_>) -> Result<(), Error> {
+    fn records(&mut self, _: &Context, each: &mut EachRecord<'_>) -> Result<(), Error> {
         let keep = Persist::Disk;
         for (network, time) in &self.adopted {
             each(Record::Adopted(network.clone(), *time), keep)?;

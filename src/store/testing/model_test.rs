@@ -9,8 +9,8 @@ use proptest::test_runner::Config;
 use super::contract::{add, addr, at, attachment, del_target, leases, net, owner, set};
 use super::memory::Memory;
 use crate::alloc::{
-    Add, Check, Command, Context, Cooldown, Del, Gc, OnDuplicate, Outcome, Reserve, Status,
-    Strategy, Target, Wanted,
+    Add, Check, Collected, Command, Context, Cooldown, Del, Gc, OnDuplicate, Outcome, Reserve,
+    Status, Strategy, Target, Unreserve, Wanted,
 };
 use crate::error::Error;
 use crate::model::{IfName, NetworkName, Origin, Owner, Persist, Pod, Wait};
@@ -131,7 +131,7 @@ fn command(op: &Op) -> Option<Command> {
 /// An answer in a form that can be compared: the model lists owners in another order.
 fn answer(store: &mut dyn Store, command: &Command, cx: &Context) -> String {
     match store.apply(command, cx) {
-        Ok(Outcome::Collected { mut freed, done, .. }) => {
+        Ok(Outcome::Collected(Collected { mut freed, done, .. })) => {
             freed.sort_unstable();
             format!("collected {freed:?} {done}")
         }
@@ -164,7 +164,11 @@ proptest! {
         prop_assert_eq!(leases(&mut handles[0]), leases(&mut model));
         let owners: Vec<Owner> = leases(&mut model).into_iter().map(|l| l.owner).collect();
         for owner in owners {
-            let free_all = Command::Del(Del { undo: true, ..del_target(Target::Owner(owner)) });
+            let free_all = if let Owner::Reservation(addr) = owner {
+                Command::Unreserve(Unreserve { set: net(), addrs: vec![addr] })
+            } else {
+                Command::Del(Del { undo: true, ..del_target(Target::Owner(owner)) })
+            };
             let got = answer(&mut handles[1], &free_all, &at(now));
             prop_assert_eq!(got, answer(&mut model, &free_all, &at(now)));
         }

@@ -11,13 +11,15 @@ use super::contract::{
 };
 use super::fake_cluster::{FakeServer, FakeStore, apply_stalled};
 use super::pool_cases::{ask, lease, pool, want};
-use crate::alloc::{Add, Check, Command, Context, Define, OnDuplicate, Outcome, Status, Wanted};
+use crate::alloc::{
+    Add, Check, Command, Context, DefineNetwork, OnDuplicate, Outcome, Status, Wanted,
+};
 use crate::engine;
 use crate::error::{Error, Refusal, StoreError};
 use crate::model::{BootId, Kind, Lease, Node, NodeRecord, Origin, Persist, Pod, SetName};
 use crate::net::{Addr, RangeSet};
-use crate::store::Store;
 use crate::store::cluster::LocalCache;
+use crate::store::{Store, StoreReader};
 
 /// A node in its n-th boot.
 fn on(name: &str, machine: &str, boot: u64) -> Context {
@@ -417,13 +419,14 @@ fn the_release_of_a_node_frees_only_its_leases() {
         assert!(engine::release_node(&mut store, "dead", &alive).unwrap().forgotten);
         let left = listed(&mut store, &alive);
         let of_dead: Vec<&Lease> = left.iter().filter(|l| l.node.name == "dead").collect();
-        // The reservation, and the gateway of the pool that the other node uses.
-        assert_eq!(of_dead.len(), 2, "{commits}: {of_dead:?}");
-        assert!(of_dead.iter().all(|l| matches!(l.kind, Kind::Reserved | Kind::Gateway)));
+        // The gateway of the pool that the other node uses. A reservation belongs to no node.
+        assert_eq!(of_dead.len(), 1, "{commits}: {of_dead:?}");
+        assert!(of_dead.iter().all(|l| l.kind == Kind::Gateway));
+        assert_eq!(left.iter().filter(|l| l.kind == Kind::Reserved).count(), 1);
         assert_eq!(left.len(), 2 + 2 + 1);
         let users: Vec<_> = store.pools().unwrap().remove(0).users;
         assert_eq!(users, [(alive.node.clone(), 2)]);
-        let nodes = store.nodes().unwrap();
+        let nodes = store.cluster().unwrap().nodes().unwrap();
         assert_eq!(nodes.iter().map(|n| &*n.node.name).collect::<Vec<_>>(), ["alive"]);
     }
 }
@@ -448,13 +451,16 @@ fn nodes_are_listed_and_forgotten() {
         turn: 0,
     };
     let all = [record(on("a/b", "m2", 2), 2000), record(boot(3), 1000)];
-    assert_eq!(store.nodes().unwrap(), all);
+    assert_eq!(store.cluster().unwrap().nodes().unwrap(), all);
     let before = record(boot(1), 1000);
-    assert!(!store.forget(&before, &boot(3)).unwrap(), "it has changed since");
-    assert!(store.forget(&all[1], &boot(3)).unwrap() && store.nodes().unwrap().len() == 1);
+    assert!(!store.cluster().unwrap().forget(&before, &boot(3)).unwrap(), "it has changed since");
+    assert!(
+        store.cluster().unwrap().forget(&all[1], &boot(3)).unwrap()
+            && store.cluster().unwrap().nodes().unwrap().len() == 1
+    );
     // It is alive: its next ADD claims the name again.
     added(&mut store, &add("d", &sets), &boot(3));
-    assert_eq!(store.nodes().unwrap().len(), 2);
+    assert_eq!(store.cluster().unwrap().nodes().unwrap().len(), 2);
 }
 
 /// Two nodes add, delete and reboot at random, with random failures and killed clients. Each container that was
@@ -499,8 +505,8 @@ fn random_commands_of_two_nodes() {
             server.commits_left.set(None);
             server.failure_seed.set(0);
             match done {
-                Ok(Outcome::Added { grants, .. }) => {
-                    let got: Vec<Addr> = grants.iter().map(|g| g.addr).collect();
+                Ok(Outcome::Added(added)) => {
+                    let got: Vec<Addr> = added.grants.iter().map(|g| g.addr).collect();
                     let before = lives.insert((node, name), got.clone());
                     assert!(before.is_none_or(|before| before == got), "{seed}");
                 }
@@ -517,8 +523,8 @@ fn random_commands_of_two_nodes() {
     }
 }
 
-fn network(text: &str, version: Option<u64>) -> Define {
-    Define { network: attachment("c").network, text: text.to_owned(), version }
+fn network(text: &str, version: Option<u64>) -> DefineNetwork {
+    DefineNetwork { network: attachment("c").network, text: text.to_owned(), version }
 }
 
 #[test]
@@ -533,11 +539,11 @@ fn the_first_writer_defines_the_network() {
         ..add(c, &sets)
     };
     let cost = trips(&server, || {
-        assert_eq!(store.network(&name).unwrap(), None);
+        assert_eq!(store.cluster().unwrap().definition(&name).unwrap(), None);
         added(&mut store, &defines("a", "one", None), &boot(1));
     });
     assert_eq!(cost, 2, "a read and a commit");
-    let kept = store.network(&name).unwrap().unwrap();
+    let kept = store.cluster().unwrap().definition(&name).unwrap().unwrap();
     assert_eq!((kept.version, &*kept.text, &*kept.by, kept.time), (1, "one", "node", 1000));
     let no = |done: Result<Outcome, Error>| match done {
         Err(Error::Refused(Refusal::Redefined { expected, kept, .. })) => (expected, kept),
@@ -546,22 +552,25 @@ fn the_first_writer_defines_the_network() {
     let late = Command::Add(defines("b", "two", None));
     assert_eq!(no(store.apply(&late, &boot(1))), (None, Some(1)));
     let cost = trips(&server, || {
-        store.network(&name).unwrap();
+        store.cluster().unwrap().definition(&name).unwrap();
         added(&mut store, &defines("b", "two", Some(1)), &boot(1));
     });
     assert_eq!(cost, 2);
-    assert_eq!(store.network(&name).unwrap().unwrap().text, "one");
+    assert_eq!(store.cluster().unwrap().definition(&name).unwrap().unwrap().text, "one");
     // It is defined again between the read and the commit.
-    store.network(&name).unwrap();
+    store.cluster().unwrap().definition(&name).unwrap();
     let other = server.clone();
     *server.before_commit.borrow_mut() = Some(Box::new(move || {
-        let set = Command::Define(network("three", Some(1)));
+        let set = Command::DefineNetwork(network("three", Some(1)));
         let done = FakeStore::new(other).apply(&set, &boot(1)).unwrap();
         assert_eq!(done, Outcome::Defined(2));
     }));
     let add = Command::Add(defines("d", "two", Some(1)));
     assert_eq!(no(store.apply(&add, &boot(1))), (Some(1), Some(2)));
     assert!(listed(&mut store, &boot(1)).iter().all(|l| l.owner != owner("d")));
-    assert_eq!(no(store.apply(&Command::Define(network("x", None)), &boot(1))), (None, Some(2)));
+    assert_eq!(
+        no(store.apply(&Command::DefineNetwork(network("x", None)), &boot(1))),
+        (None, Some(2))
+    );
     assert_eq!(engine::define(&mut store, network("x", Some(2)), &boot(1)).unwrap(), 3);
 }

@@ -1,7 +1,7 @@
 //! Cases of the contract for operators: imports, and freeing stale leases.
 
 use super::contract::{Make, add, added, addr, at, del_target, freed, leases, net, refused, set};
-use crate::alloc::{Add, Command, Del, Import, Imported, Outcome, Strategy, Target};
+use crate::alloc::{Add, Command, Del, ForeignLease, Import, Imported, Outcome, Strategy, Target};
 use crate::error::Refusal;
 use crate::model::{Kind, Lease, Origin, Owner};
 
@@ -9,14 +9,21 @@ use crate::model::{Kind, Lease, Origin, Owner};
 /// DEL that rewinds finds the cursor without knowing the range.
 pub fn imports_are_atomic_and_repeatable(make: Make<'_>) {
     let (mut store, sets) = (make(), [set("10.0.0.0/24")]);
-    let lease = |ip: &str, id: &str| Imported {
+    let lease = |ip: &str, id: &str| ForeignLease {
         addr: addr(ip),
         kind: Kind::Dynamic,
         owner: Owner::Id(id.into()),
     };
-    let import = |leases: &[Imported], last: &str, dry_run| {
+    let import = |leases: &[ForeignLease], last: &str, dry_run| {
         let (leases, cursors) = (leases.to_vec(), vec![addr(last)]);
-        Command::Import(Import { set: net(), leases, cursors, adopts: None, dry_run })
+        Command::Import(Import {
+            set: net(),
+            leases,
+            cursors,
+            adopts: None,
+            partial: false,
+            dry_run,
+        })
     };
     let ecs = |id: &str| Add {
         owner: Owner::Id(id.into()),
@@ -24,9 +31,10 @@ pub fn imports_are_atomic_and_repeatable(make: Make<'_>) {
         ..add("x", &sets)
     };
     let two = [lease("10.0.0.7", "a"), lease("10.0.0.9", "b")];
-    let done = |taken: &[&str], present: &[&str]| Outcome::Imported {
-        taken: taken.iter().map(|a| addr(a)).collect(),
-        present: present.iter().map(|a| addr(a)).collect(),
+    let done = |taken: &[&str], present: &[&str]| {
+        let taken = taken.iter().map(|a| addr(a)).collect();
+        let present = present.iter().map(|a| addr(a)).collect();
+        Outcome::Imported(Imported::Done { taken, present })
     };
     let addrs = ["10.0.0.7", "10.0.0.9"];
     assert_eq!(store.apply(&import(&two, addrs[1], true), &at(1)).unwrap(), done(&addrs, &[]));

@@ -11,8 +11,7 @@ use crate::net::{Addr, Span, Subnet};
 use crate::store::Store;
 
 pub fn subnet(text: &str) -> Subnet {
-    let (base, len) = text.split_once('/').unwrap();
-    Subnet::masked(addr(base), len.parse().unwrap()).unwrap()
+    text.parse::<ipnet::IpNet>().unwrap().into()
 }
 
 /// `10.0.0.0/8`, with a sub-pool `10.0.0.0/8 10.1.0.0/16`, or `auto 10.0.0.0/8 24`.
@@ -51,8 +50,8 @@ pub fn pool_refusal(store: &mut dyn Store, command: &Command) -> PoolRefusal {
 
 pub fn release(store: &mut dyn Store, id: &str, cx: &Context) -> (bool, usize) {
     let release = ReleasePool { pool: PoolId(id.to_owned()) };
-    match crate::engine::release_pool(store, &release, cx) {
-        Ok(released) => (released.known, released.freed),
+    match crate::engine::release_pool(store, release, cx) {
+        Ok(released) => (released.pool, released.freed.len()),
         other => panic!("{other:?}"),
     }
 }
@@ -309,7 +308,7 @@ pub fn shared_pool(make: Make<'_>) {
 }
 
 fn swept(store: &mut dyn Store, sweep: &Sweep, cx: &Context) -> (Vec<String>, bool) {
-    let (freed, pool) = crate::engine::sweep(store, sweep, cx).unwrap();
+    let (freed, pool) = crate::engine::sweep(store, sweep.clone(), cx).unwrap();
     (freed.iter().map(ToString::to_string).collect(), pool)
 }
 

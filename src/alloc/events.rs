@@ -1,0 +1,104 @@
+//! Maps commands and their changes to history events and counters. Decides nothing.
+
+use super::change::Change;
+use super::command::{Command, Outcome, Target};
+use super::view::{Context, Plan};
+use crate::error::{PoolRefusal, Refusal};
+use crate::model::{Ending, Event, Face, Kind, Lease, Owner, SetName, Verb, What};
+
+/// Returns the event of a change that leases or frees an address.
+pub fn event(change: &Change, command: &Command, cx: &Context) -> Option<Event> {
+    let (lease, what) = match change {
+        Change::Put(lease) => (lease, beginning(command, lease)),
+        Change::Free { lease, .. } => (lease, end(command, cx.face)?),
+        _ => return None,
+    };
+    Some(Event::of(lease, what, cx.face, cx.now))
+}
+
+fn beginning(command: &Command, lease: &Lease) -> What {
+    match command {
+        Command::Import(_) | Command::AdoptPool(_) => What::Imported,
+        Command::Add(add) if lease.owner != add.owner && lease.kind != Kind::Gateway => {
+            What::TakenOver
+        }
+        _ if matches!(lease.owner, Owner::Reservation(_)) => What::Reserved,
+        _ => What::Added,
+    }
+}
+
+fn end(command: &Command, face: Face) -> Option<What> {
+    Some(match command {
+        // The container keeps it, under its full name.
+        Command::Add(_) => return None,
+        Command::Del(del) if del.undo => What::Undone,
+        Command::Del(del) if face == Face::Cli => match del.target {
+            Target::Unchanged(_) => What::Lost,
+            _ => What::Released,
+        },
+        Command::Gc(_) => What::Collected,
+        Command::Evict(evict) if evict.only_ended => What::BootEnded,
+        Command::Evict(_) => What::NodeReleased,
+        Command::Unreserve(_) => What::Unreserved,
+        Command::Sweep(_) => What::Swept,
+        Command::ReleasePool(_) => What::PoolReleased,
+        Command::ReleaseAddress(release) if release.only.is_some() => What::Undone,
+        _ => What::Deleted,
+    })
+}
+
+/// Returns the counter of a request: set, face, verb and ending. A request is counted if it changes
+/// something. An ADD that is refused an address is counted too where that costs no flush.
+pub fn counted(
+    command: &Command,
+    plan: &Plan,
+    cx: &Context,
+    count_refusals: bool,
+) -> Option<(SetName, Face, Verb, Ending)> {
+    let verb = verb(command)?;
+    let refused = plan.outcome.is_err() && count_refusals && verb == Verb::Add;
+    if plan.changes.is_empty() && !refused {
+        return None;
+    }
+    let of_change = |change: &Change| match change {
+        Change::Put(lease) | Change::Free { lease, .. } => Some(lease.set.clone()),
+        Change::PutPool(pool) | Change::DropPool(pool) => Some(pool.set()),
+        _ => None,
+    };
+    let set = command.set().cloned().or_else(|| plan.changes.iter().find_map(of_change));
+    // A request for a pool that does not exist has no set.
+    let set = set.unwrap_or_else(|| SetName("docker".to_owned()));
+    Some((set, cx.face, verb, ending(&plan.outcome)))
+}
+
+/// Returns what a command is counted as; `None`: it is not counted.
+pub fn verb(command: &Command) -> Option<Verb> {
+    Some(match command {
+        Command::Add(_) | Command::RequestAddress(_) => Verb::Add,
+        Command::Del(_) | Command::ReleaseAddress(_) => Verb::Del,
+        Command::Gc(_) | Command::Evict(_) | Command::Sweep(_) => Verb::Gc,
+        Command::Reserve(_) | Command::ReserveContested(_) | Command::Unreserve(_) => Verb::Reserve,
+        Command::Import(_) | Command::AdoptPool(_) | Command::HandBack(_) | Command::Restore(_) => {
+            Verb::Import
+        }
+        Command::RequestPool(_) | Command::ReleasePool(_) => Verb::Pool,
+        Command::Check(_) | Command::Status(_) | Command::DefineNetwork(_) => return None,
+    })
+}
+
+/// Returns how a command ended.
+pub fn ending(outcome: &Result<Outcome, Refusal>) -> Ending {
+    match outcome {
+        Ok(_) => Ending::Ok,
+        Err(Refusal::Exhausted { .. }) => Ending::Exhausted,
+        Err(Refusal::Held { .. } | Refusal::GatewayHeld { .. } | Refusal::Clash { .. }) => {
+            Ending::Held
+        }
+        Err(Refusal::Pool(refusal)) => match **refusal {
+            PoolRefusal::Exhausted(_) => Ending::Exhausted,
+            PoolRefusal::Taken { .. } => Ending::Held,
+            _ => Ending::Refused,
+        },
+        Err(_) => Ending::Refused,
+    }
+}

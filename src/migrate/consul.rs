@@ -1,0 +1,77 @@
+//! The leases that cni-ipam-consul stored in Consul: `<network>/<address>` holds `{"ip", "mac", "id"}`,
+//! and `<network>` the network.
+//!
+//! They are imported in several transactions. Only the last one records that the network was taken
+//! over, and each compares that this was not recorded yet: a late import would bring back leases that
+//! were freed since. The old keys stay as they are.
+
+use crate::alloc::{Command, Context, ForeignLease, Import, Imported, Outcome};
+use crate::error::{Error, Refusal, StoreError};
+use crate::model::{Attachment, ContainerId, Kind, NetworkName, Owner, SetName};
+use crate::net::Addr;
+use crate::store::{OldKey, Store};
+
+/// How many leases one transaction imports: a lease is two records, and one more if its address cools
+/// down or was leased in a boot that has ended.
+const PORTION: usize = 20;
+
+/// Imports a network's leases unless that was done before. Can be repeated at any point. cni-ipam-consul
+/// must have been stopped on all nodes: it overwrites without comparing.
+pub fn import(
+    store: &mut dyn Store,
+    set: &SetName,
+    network: &NetworkName,
+    dry_run: bool,
+    cx: &Context,
+) -> Result<Imported, Error> {
+    let portion = |leases: &[ForeignLease], partial, dry_run| {
+        let (adopts, leases) = (Some(network.clone()), leases.to_vec());
+        let set = set.clone();
+        Command::Import(Import { set, leases, cursors: Vec::new(), adopts, partial, dry_run })
+    };
+    if store.apply(&portion(&[], false, true), cx)? == Outcome::Imported(Imported::Before) {
+        return Ok(Imported::Before);
+    }
+    let Some(cluster) = store.cluster() else {
+        let doing = "find leases of cni-ipam-consul in";
+        let why = "it kept them in Consul";
+        return Err(StoreError::unavailable(doing, "a lease file", why).into());
+    };
+    let keys = cluster.old_keys(network)?;
+    let leases = keys.iter().filter_map(|key| lease(network, key).transpose());
+    let leases: Vec<ForeignLease> = leases
+        .collect::<Result<_, String>>()
+        .map_err(|why| Error::Refused(Refusal::OldKeys { network: network.clone(), why }))?;
+    let (mut all_taken, mut all_present) = (Vec::new(), Vec::new());
+    let mut portions = leases.chunks(PORTION);
+    loop {
+        let leases = portions.next().unwrap_or_default();
+        let is_last = portions.len() == 0;
+        match store.apply(&portion(leases, !is_last, dry_run), cx)? {
+            Outcome::Imported(Imported::Done { taken, present }) => {
+                all_taken.extend(taken);
+                all_present.extend(present);
+            }
+            Outcome::Imported(Imported::Before) => return Ok(Imported::Before),
+            other => return Err(other.unexpected()),
+        }
+        if is_last {
+            return Ok(Imported::Done { taken: all_taken, present: all_present });
+        }
+    }
+}
+
+/// Returns the lease of a key. The network's own key has none.
+fn lease(network: &NetworkName, (key, value): &OldKey) -> Result<Option<ForeignLease>, String> {
+    let Some(name) = key.strip_prefix(network.as_str()).and_then(|k| k.strip_prefix('/')) else {
+        return Ok(None);
+    };
+    let addr: Addr = name.parse().map_err(|_| format!("{key} is no address"))?;
+    let value: serde_json::Value =
+        serde_json::from_slice(value).map_err(|_| format!("{key} holds no JSON"))?;
+    let id = value["id"].as_str().unwrap_or_default();
+    let container =
+        ContainerId::new(id).map_err(|_| format!("{key} holds no container ID but {id:?}"))?;
+    let attachment = Attachment { network: network.clone(), container, ifname: None };
+    Ok(Some(ForeignLease { addr, kind: Kind::Dynamic, owner: Owner::Attachment(attachment) }))
+}

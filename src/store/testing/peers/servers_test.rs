@@ -1,0 +1,126 @@
+//! The contract on real servers: etcd and Consul.
+
+use std::cell::Cell;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::contract::{
+    CASES, CaseName, add, added, addr, at, del, dual_stack, gc_all, leases, set,
+};
+use super::delegate::{delegate_reads, delegate_repairs};
+use super::history_test;
+use super::round_trips_test::Counted;
+use super::servers;
+use crate::alloc::{Add, Command, Context, Outcome, Wanted};
+use crate::error::{Error, StoreError};
+use crate::model::{Lease, Node, Persist};
+use crate::store::cluster::check::assert_sound;
+use crate::store::cluster::consul::Consul;
+use crate::store::cluster::etcd::Etcd;
+use crate::store::cluster::{ClusterStore, LocalCache, Server};
+use crate::store::{Store, StoreReader};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A store whose listing checks that the server's records agree.
+struct Checked<S: Server, F: Fn() -> S>(ClusterStore<S>, F);
+
+impl<S: Server, F: Fn() -> S> Store for Checked<S, F> {
+    fn apply(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {
+        self.0.apply(command, cx)
+    }
+    delegate_repairs!(self => (&mut self.0));
+}
+
+impl<S: Server, F: Fn() -> S> StoreReader for Checked<S, F> {
+    fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
+        assert_sound(&(self.1)());
+        self.0.list(cx, each)
+    }
+    delegate_reads!(self => (&mut self.0));
+}
+
+fn store_of<S: Server>(server: S, folder: &Path, cluster: &str) -> ClusterStore<S> {
+    let cache = LocalCache::new(folder, cluster.to_owned());
+    ClusterStore::new(server, LIMIT, Persist::Boot, cache)
+}
+
+/// All checks on a server. `make` creates a client below a prefix.
+fn check<S: Server + 'static>(make: &(impl Fn(&str) -> S + Clone + 'static)) {
+    meets_the_contract(make);
+    keeps_history(make);
+    takes_the_fewest_round_trips(make("tests/trips"));
+    holds_thousands_of_leases(make("tests/many"));
+}
+
+fn meets_the_contract<S: Server + 'static>(make: &(impl Fn(&str) -> S + Clone + 'static)) {
+    let folder = Rc::new(tempfile::tempdir().unwrap());
+    for (i, (name, case)) in CASES.iter().enumerate() {
+        let _name = CaseName((*name).to_owned());
+        let prefix = format!("tests/case-{i}");
+        case(&|| {
+            let (make, prefix) = (make.clone(), prefix.clone());
+            let store = store_of(make(&prefix), folder.path(), &prefix);
+            Box::new(Checked(store, move || make(&prefix)))
+        });
+    }
+}
+
+fn keeps_history<S: Server + 'static>(make: &(impl Fn(&str) -> S + Clone + 'static)) {
+    for (i, case) in history_test::CASES.iter().enumerate() {
+        let (folder, prefix) = (tempfile::tempdir().unwrap(), format!("tests/history-{i}"));
+        case(&|| Box::new(store_of(make(&prefix), folder.path(), &prefix)));
+    }
+    history_test::history_of_a_node_is_bounded(&|| make("tests/past"));
+}
+
+fn takes_the_fewest_round_trips(server: impl Server) {
+    // In a conflict, etcd reports the owner's lease, and Consul only that there is one.
+    let repeated = if server.max_candidates() > 1 { 1 } else { 2 };
+    let count = Rc::new(Cell::new(0));
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = store_of(Counted(server, count.clone()), folder.path(), "trips");
+    let mut trips = |command: &Command| {
+        count.set(0);
+        store.apply(command, &at(1)).unwrap();
+        count.get()
+    };
+    let wanted = vec![Wanted { addr: addr("10.0.0.9"), prefix: None }];
+    // The first ADD of a boot claims the node's name, and looks for leases and history of earlier boots.
+    assert_eq!(trips(&Command::Add(add("first", &dual_stack()))), 5, "first ADD");
+    assert_eq!(trips(&Command::Add(add("c1", &dual_stack()))), 1, "ADD");
+    assert_eq!(trips(&Command::Add(add("c1", &dual_stack()))), repeated, "repeated ADD");
+    assert_eq!(trips(&Command::Add(Add { wanted, ..add("c2", &dual_stack()) })), 1, "fixed ADD");
+    assert_eq!(trips(&del("c1")), 2, "DEL");
+    assert_eq!(trips(&del("c1")), 1, "DEL of nothing");
+}
+
+/// More than one page. Each node collects its own leases.
+fn holds_thousands_of_leases(server: impl Server) {
+    let sets = [set("10.0.0.0/16")];
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = store_of(server, folder.path(), "many");
+    for i in 0..5000 {
+        added(&mut store, &add(&format!("c{i}"), &sets), &at(1));
+    }
+    assert_eq!(leases(&mut store).len(), 5000);
+    let other =
+        Context { node: Node { name: "other".to_owned(), machine: "m".to_owned() }, ..at(2) };
+    added(&mut store, &add("c1", &sets), &other);
+    assert_eq!(crate::engine::gc(&mut store, gc_all(), &other).unwrap(), 1);
+    assert_eq!(crate::engine::gc(&mut store, gc_all(), &at(2)).unwrap(), 5000);
+    assert!(leases(&mut store).is_empty());
+}
+
+#[test]
+fn etcd_meets_the_contract() {
+    let server = Rc::new(servers::ready_etcd());
+    check(&move |prefix: &str| Etcd::new(&server.etcd(prefix)).unwrap());
+}
+
+#[test]
+fn consul_meets_the_contract() {
+    let server = Rc::new(servers::ready_consul());
+    check(&move |prefix: &str| Consul::new(&server.consul(prefix)).unwrap());
+}
