@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::screen::{Progress, visible};
 use super::{Call, OpenStore};
-use crate::liveness::nodes;
+use crate::liveness;
 use crate::rows::ProblemRow;
 use crate::store::{Problem, Repair};
 
@@ -81,7 +81,7 @@ fn examine(open: &mut OpenStore) -> Result<Vec<Problem>> {
     // The leases of a damaged store cannot be listed.
     if !problems.iter().any(|p| p.mendable) {
         let leases = open.leases(&|lease| lease.kind.collectable())?;
-        problems.extend(nodes::find(&leases, &open.cx));
+        problems.extend(liveness::problems::find(&leases, &open.cx));
     }
     Ok(problems)
 }

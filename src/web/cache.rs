@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::snapshot::Snapshot;
 use crate::alloc::Context;
 use crate::error::StoreError;
-use crate::liveness::nodes;
+use crate::liveness;
 use crate::model::{Event, Lease, Node, StoreSpec};
 use crate::net::Addr;
 use crate::rows::{ProblemRow, Time};
@@ -179,7 +179,7 @@ fn problems(store: &mut dyn Store, cx: &Context) -> Result<Vec<ProblemRow>, Stor
                 leases.push(lease);
             }
         })?;
-        found.extend(nodes::find(&leases, cx));
+        found.extend(liveness::problems::find(&leases, cx));
     }
     found.sort_by_key(|problem| !problem.mendable);
     Ok(found.into_iter().map(ProblemRow::new).collect())

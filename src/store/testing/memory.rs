@@ -1,7 +1,6 @@
-//! The model: a store in memory, as plain as can be.
+//! The model: a store in memory, as simple as possible, to which the other stores are compared.
 //!
-//! Owns: what the other stores must be equal to. It looks at every lease for every question and
-//! has no index that could disagree with another.
+//! It looks at every lease for every question, and has no index that could disagree with another record.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +15,7 @@ use crate::model::{
 use crate::net::{Addr, Family, Span, Subnet};
 use crate::store::{EachOccupied, EachRecord, EventFilter, Problem, Repair, Store, StoreReader};
 
-/// Leases in this process.
+/// A store in memory.
 #[derive(Default)]
 pub struct Memory {
     leases: BTreeMap<(SetName, Addr), Lease>,
@@ -105,7 +104,7 @@ impl View for Memory {
         after: Option<&Owner>,
         limit: usize,
     ) -> Result<Vec<Lease>, StoreError> {
-        // Any order of owners will do, as long as it stays the same.
+        // The order of owners does not matter, as long as it stays the same.
         let mut owners: BTreeMap<&Owner, Vec<Lease>> = BTreeMap::new();
         for lease in self.leases.values().filter(|l| l.set == *set) {
             if after.is_none_or(|after| lease.owner > *after) {
@@ -149,10 +148,10 @@ impl View for Memory {
         after: Option<Addr>,
         limit: usize,
     ) -> Result<Vec<Lease>, StoreError> {
-        let hangs = |l: &&Lease| {
+        let is_of_pool = |l: &&Lease| {
             l.owner == Owner::Pool(pool.id.clone(), l.addr) && after.is_none_or(|a| l.addr > a)
         };
-        Ok(self.leases.values().filter(hangs).take(limit).cloned().collect())
+        Ok(self.leases.values().filter(is_of_pool).take(limit).cloned().collect())
     }
 
     fn capacity(&self) -> usize {
@@ -161,12 +160,12 @@ impl View for Memory {
 }
 
 impl Memory {
-    fn make(&mut self, change: Change, now: u64) {
+    fn apply_change(&mut self, change: Change, now: u64) {
         match change {
             Change::Put(lease) => {
                 let key = (lease.set.clone(), lease.addr);
                 let before = self.leases.insert(key.clone(), lease.clone());
-                assert!(before.is_none_or(|b| b.owner == lease.owner), "{key:?} given twice");
+                assert!(before.is_none_or(|b| b.owner == lease.owner), "{key:?} leased twice");
                 self.cooling.remove(&key);
             }
             Change::Free { lease, until } => {
@@ -214,7 +213,7 @@ impl Store for Memory {
             };
             let event = if is_new { alloc::event(&change, command, cx) } else { None };
             self.events.extend(event);
-            self.make(change, cx.now);
+            self.apply_change(change, cx.now);
         }
         plan.outcome.map_err(Error::Refused)
     }
