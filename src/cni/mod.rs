@@ -17,12 +17,12 @@ use std::io::{self, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use self::error::Failure;
-pub use self::version::{CniVersion, SUPPORTED};
+pub use self::version::CniVersion;
 
 use self::env::{EnvError, Invocation, Verb};
 use self::log::Journal;
 use self::verbs::Stores;
-use crate::config::{Dialect, Level, Netconf};
+use crate::config::{Dialect, Level, Netconf, VERSIONS};
 use crate::store::Open;
 use crate::sys::host::{Env, Facts};
 use crate::sys::panic;
@@ -181,11 +181,10 @@ fn unwritten(error: &io::Error) -> Failure {
 }
 
 fn about() -> String {
-    let versions: Vec<&str> = SUPPORTED.iter().map(|v| v.as_str()).collect();
     format!(
         "CNI sublet plugin v{}\nCNI protocol versions supported: {}\n",
         env!("CARGO_PKG_VERSION"),
-        versions.join(", ")
+        VERSIONS.join(", ")
     )
 }
 

@@ -8,13 +8,13 @@ use std::path::Path;
 
 use super::Desk;
 use super::env::{EnvError, Invocation, Missing, Verb};
-use super::error::{ENVIRONMENT, Failure, IO, NETNS};
+use super::error::{DECODING, ENVIRONMENT, Failure, INCOMPATIBLE_VERSION, IO, NETNS};
 use super::result;
 use super::result::Answer;
-use super::version::{CniVersion, gate};
+use super::version::CniVersion;
 use crate::alloc;
 use crate::alloc::{Add, Check, Command, Context, DefineNetwork, Del, Gc, Outcome, Status, Target};
-use crate::config::{Cleanup, Config, Dialect, Level, Netconf};
+use crate::config::{Cleanup, Config, Dialect, Level, Netconf, VERSIONS};
 use crate::engine;
 use crate::engine::Legacy;
 use crate::error::{Error, Refusal, StoreError};
@@ -56,10 +56,10 @@ pub fn dispatch(
 ) -> Result<(), Failure> {
     let text = netconf.version();
     let version = match &invocation.verb {
-        Verb::Add | Verb::Del => CniVersion::of_config(text)?,
-        Verb::Check => gate(text, "CHECK", CniVersion::V0_4_0)?,
-        Verb::Gc => gate(text, "GC", CniVersion::V1_1_0)?,
-        Verb::Status => gate(text, "STATUS", CniVersion::V1_1_0)?,
+        Verb::Add | Verb::Del => config_version(text)?,
+        Verb::Check => version_since(text, "CHECK", CniVersion::V0_4_0)?,
+        Verb::Gc => version_since(text, "GC", CniVersion::V1_1_0)?,
+        Verb::Status => version_since(text, "STATUS", CniVersion::V1_1_0)?,
         // VERSION is answered before anything is read.
         Verb::Version => return Ok(()),
         Verb::Unknown(word) => {
@@ -382,4 +382,73 @@ fn before_takeover(
 
 fn no_container() -> Failure {
     EnvError::Missing(Missing(vec!["CNI_CONTAINERID"])).into()
+}
+
+/// Returns the version of a configuration, or an error with code 1.
+fn config_version(text: &str) -> Result<CniVersion, Failure> {
+    CniVersion::find(text).ok_or_else(|| {
+        let known = VERSIONS.map(|version| format!("\"{version}\""));
+        Failure::new(INCOMPATIBLE_VERSION, "incompatible CNI versions")
+            .details(format!("config is {text:?}, plugin supports [{}]", known.join(" ")))
+    })
+}
+
+/// Returns the version of a configuration for a command that version `since` introduced. A text that is
+/// not a version at all is code 6 here; ADD and DEL only look it up.
+fn version_since(text: &str, command: &str, since: CniVersion) -> Result<CniVersion, Failure> {
+    let asked = numbers(text).map_err(|why| Failure::new(DECODING, why))?;
+    let needed = numbers(since.as_str()).unwrap_or_default();
+    if asked < needed {
+        let msg = format!("config version does not allow {command}");
+        return Err(Failure::new(INCOMPATIBLE_VERSION, msg));
+    }
+    config_version(text)
+}
+
+fn numbers(text: &str) -> Result<[u32; 3], String> {
+    let text = if text.is_empty() { "0.1.0" } else { text };
+    let mut numbers = [0; 3];
+    for (i, part) in text.split('.').enumerate() {
+        let slot = numbers
+            .get_mut(i)
+            .ok_or_else(|| format!("invalid version {text:?}: too many parts"))?;
+        *slot = part.parse().map_err(|_| {
+            format!(
+                "invalid version {text:?}: {part:?} is no number; write \"cniVersion\" as 1.1.0"
+            )
+        })?;
+    }
+    Ok(numbers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_version_is_answered_with_the_known_ones() {
+        let failure = config_version("9.9.9").unwrap_err();
+        assert_eq!((failure.code, failure.msg.as_str()), (1, "incompatible CNI versions"));
+        assert_eq!(
+            failure.details.as_deref(),
+            Some(
+                "config is \"9.9.9\", plugin supports [\"0.1.0\" \"0.2.0\" \"0.3.0\" \"0.3.1\" \
+                 \"0.4.0\" \"1.0.0\" \"1.1.0\"]"
+            )
+        );
+    }
+
+    #[test]
+    fn a_command_needs_its_version() {
+        let gate =
+            |text| version_since(text, "CHECK", CniVersion::V0_4_0).map_err(|f| (f.code, f.msg));
+        assert_eq!(gate("0.4.0"), Ok(CniVersion::V0_4_0));
+        let refused = (1, "config version does not allow CHECK".to_owned());
+        assert_eq!(gate("0.3.1"), Err(refused.clone()));
+        assert_eq!(gate(""), Err(refused));
+        assert_eq!(gate("0.5.0").unwrap_err().1, "incompatible CNI versions");
+        assert_eq!(gate("adsfsadf").unwrap_err().0, 6);
+        assert_eq!(gate("1.0.0.0").unwrap_err().0, 6);
+        assert_eq!(gate("1..0").unwrap_err().0, 6);
+    }
 }
