@@ -199,10 +199,9 @@ pub fn import_host_local(
 ) -> Result<(Imported, Vec<Addr>), Error> {
     // Held until the leases are ours.
     let folder = host_local_import::read(legacy.dir, legacy.network, legacy.wait)?;
-    let leases =
-        folder.leases.iter().map(|l| host_local_import::imported(l, legacy.network)).collect();
     let cursors: Vec<Addr> = folder.cursors.iter().map(|c| c.addr).collect();
     let adopts = Some(legacy.network.clone());
+    let leases = folder.leases;
     let import = Import { set, leases, cursors: cursors.clone(), adopts, partial: false, dry_run };
     Ok((self::import(store, import, cx)?, cursors))
 }

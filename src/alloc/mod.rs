@@ -25,18 +25,26 @@ mod view;
 pub use change::{Change, Cooling, NetworkRanges, PodKey};
 pub use command::{
     Add, Added, AdoptPool, Ask, Block, Check, Collected, Command, Cooldown, DefineNetwork, Del,
-    Evict, ForeignLease, Gc, HandBack, Import, Imported, Legacy, LegacyCursor, LegacyLease,
-    OnDuplicate, Outcome, ReleaseAddress, ReleasePool, RequestAddress, RequestPool, Reserve,
-    Restore, Shared, Status, Strategy, Sweep, Target, Unreserve, Wanted, legacy_owner,
+    Evict, ForeignLease, Gc, HandBack, Import, Imported, Legacy, LegacyCursor, OnDuplicate,
+    Outcome, ReleaseAddress, ReleasePool, RequestAddress, RequestPool, Reserve, Restore, Shared,
+    Status, Strategy, Sweep, Target, Unreserve, Wanted, legacy_owner,
 };
 pub use events::{counted, event, verb};
 pub use record::Record;
-pub use view::{Context, Holder, Order, Plan, View};
+pub use view::{Addresses, Context, Holder, Order, Plan, View};
 
-use crate::error::StoreError;
+use crate::error::{Error, StoreError};
 
 /// Decides one command.
 pub fn run(command: &Command, view: &dyn View, cx: &Context) -> Result<Plan, StoreError> {
+    match decide(command, view, cx) {
+        Ok(plan) => Ok(plan),
+        Err(Error::Refused(refusal)) => Ok(Plan { changes: Vec::new(), outcome: Err(refusal) }),
+        Err(Error::Store(error)) => Err(error),
+    }
+}
+
+fn decide(command: &Command, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     match command {
         Command::Add(add) => add::run(add, view, cx),
         Command::Del(del) => free::del(del, view, cx),

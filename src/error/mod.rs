@@ -537,6 +537,18 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Error {
+        Error::Refused(refusal)
+    }
+}
+
+impl From<PoolRefusal> for Error {
+    fn from(refusal: PoolRefusal) -> Error {
+        Error::Refused(refusal.into())
+    }
+}
+
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Error {
         Error::Store(error)

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::operator::DefineNetwork;
+use super::operator::{DefineNetwork, ForeignLease};
 use crate::model::{Attachment, ContainerId, IfName, Lease, NetworkName, Origin, Owner, SetName};
 use crate::net::{Addr, RangeSet};
 
@@ -90,18 +90,7 @@ pub enum Legacy {
     /// [`Outcome::ReadLegacy`].
     Unread,
     /// Its content, read under host-local's lock, which is held until the command is done.
-    Read(Vec<LegacyLease>, Vec<LegacyCursor>),
-}
-
-/// One lease file of host-local.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LegacyLease {
-    /// The file's name.
-    pub addr: Addr,
-    /// The file's first line.
-    pub container: ContainerId,
-    /// The file's second line; old releases wrote none.
-    pub ifname: Option<IfName>,
+    Read(Vec<ForeignLease>, Vec<LegacyCursor>),
 }
 
 /// `last_reserved_ip.N` of host-local.

@@ -8,8 +8,8 @@ mod operator;
 mod pool;
 
 pub use cni::{
-    Add, Check, Cooldown, Del, Gc, Legacy, LegacyCursor, LegacyLease, OnDuplicate, Status,
-    Strategy, Target, Wanted, legacy_owner,
+    Add, Check, Cooldown, Del, Gc, Legacy, LegacyCursor, OnDuplicate, Status, Strategy, Target,
+    Wanted, legacy_owner,
 };
 pub use operator::{
     DefineNetwork, Evict, ForeignLease, HandBack, Import, Reserve, Restore, Unreserve,

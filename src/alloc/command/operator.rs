@@ -1,7 +1,7 @@
 //! The commands of an operator, of the daemon, and of imports and copies.
 
 use crate::alloc::record::Record;
-use crate::model::{Kind, NetworkName, Owner, Persist, SetName};
+use crate::model::{Kind, NetworkName, Origin, Owner, Persist, SetName};
 use crate::net::Addr;
 
 /// Frees what the asking node ([`super::Context::node`]) holds of one set. Reservations stay, as an
@@ -77,6 +77,17 @@ pub struct ForeignLease {
     pub kind: Kind,
     /// Whose.
     pub owner: Owner,
+}
+
+impl ForeignLease {
+    /// Returns the origin that follows from the owner.
+    pub fn origin(&self) -> Origin {
+        let attachment = match &self.owner {
+            Owner::Attachment(attachment) => Some(attachment.clone()),
+            _ => None,
+        };
+        Origin { attachment, ..Origin::default() }
+    }
 }
 
 /// HANDBACK. host-local's folder was written from the leases here: the next ADD looks at it again.

@@ -17,7 +17,7 @@ use super::node;
 use super::node::Claim;
 use super::search::Search;
 use super::server::{Engine, Entry, Truths};
-use crate::alloc::{Context, Cooling, Holder, NetworkRanges, Order, PodKey, View};
+use crate::alloc::{Addresses, Context, Cooling, Holder, NetworkRanges, Order, PodKey, View};
 use crate::error::StoreError;
 use crate::model::{
     Lease, NetworkDefinition, NetworkName, NodeRecord, Owner, Pool, PoolId, SetName,
@@ -357,7 +357,7 @@ pub fn bad_record(engine: &dyn Engine, path: &str, what: &str) -> StoreError {
     StoreError::BadRecord { place: engine.place(), key: path.to_owned(), what: what.to_owned() }
 }
 
-impl View for Knowledge<'_> {
+impl Addresses for Knowledge<'_> {
     fn holder(&self, set: &SetName, addr: Addr) -> Result<Holder, StoreError> {
         match self.guess(keys::ip(set, addr))? {
             Some(entry) => self.living(set, addr, &entry),
@@ -418,7 +418,9 @@ impl View for Knowledge<'_> {
     ) -> Result<Option<Cooling>, StoreError> {
         self.soonest(set, family, spans)
     }
+}
 
+impl View for Knowledge<'_> {
     fn former(&self, set: &SetName, pod: &PodKey, range: Addr) -> Result<Option<Addr>, StoreError> {
         self.hint(&keys::sticky(set, pod, range))
     }

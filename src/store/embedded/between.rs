@@ -12,7 +12,7 @@ use super::database::Writer;
 use super::lock::Lock;
 use super::view::{Each, Kv, KvMut, Tables};
 use super::{changes, keys};
-use crate::alloc::{Change, Context, Holder, View};
+use crate::alloc::{Addresses, Change, Context, Holder};
 use crate::error::StoreError;
 use crate::model::{BootId, Kind, SetName};
 

@@ -19,7 +19,7 @@ use super::repair;
 use super::repair::Standing;
 use super::view::{Kv, KvMut, Tables};
 use super::{boot, check, files, keys, occupancy};
-use crate::alloc::{Context, NetworkRanges, View};
+use crate::alloc::{Addresses, Context, NetworkRanges, View};
 use crate::error::StoreError;
 use crate::model::{Kind, Lease, Node, Origin, Owner, SetName};
 use crate::net::Addr;

@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use super::{keys, occupancy, pools};
-use crate::alloc::{Cooling, Holder, NetworkRanges, Order, PodKey, View};
+use crate::alloc::{Addresses, Cooling, Holder, NetworkRanges, Order, PodKey, View};
 use crate::error::StoreError;
 use crate::model::{Lease, NetworkName, Owner, Pool, PoolId, SetName};
 use crate::net::{Addr, Family, Span, Subnet};
@@ -143,7 +143,7 @@ impl<K: Kv> Tables<'_, K> {
     }
 }
 
-impl<K: Kv> View for Tables<'_, K> {
+impl<K: Kv> Addresses for Tables<'_, K> {
     fn holder(&self, set: &SetName, addr: Addr) -> Result<Holder, StoreError> {
         let holder = match self.lease(set, addr)? {
             Some(lease) => Holder::Leased(Box::new(lease)),
@@ -212,7 +212,9 @@ impl<K: Kv> View for Tables<'_, K> {
         })?;
         Ok(first)
     }
+}
 
+impl<K: Kv> View for Tables<'_, K> {
     fn former(&self, set: &SetName, pod: &PodKey, range: Addr) -> Result<Option<Addr>, StoreError> {
         let key = keys::sticky(set, pod, range);
         let bytes = self.kv.get(&key)?;

@@ -5,12 +5,10 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use super::contract::{add, addr, at, del, given, leases, net, refused, set};
-use crate::alloc::{
-    Add, Check, Command, Context, Legacy, LegacyLease, Outcome, Reserve, Status, Strategy,
-};
+use super::contract::{add, addr, at, del, foreign, given, leases, net, refused, set};
+use crate::alloc::{Add, Check, Command, Context, Legacy, Outcome, Reserve, Status, Strategy};
 use crate::error::{Error, Refusal, StoreError};
-use crate::model::{BootId, ContainerId, Kind, Lease, Node, Origin, Persist, Pod, Wait};
+use crate::model::{BootId, Kind, Lease, Node, Origin, Persist, Pod, Wait};
 use crate::net::RangeSet;
 use crate::store::{Embedded, Store};
 
@@ -125,12 +123,8 @@ fn what_must_outlive_a_boot_does() {
     store.apply(&Command::Reserve(reserve), &boot(1)).unwrap();
     let first = given(&mut store, &pod("c1", "db-0"), &boot(1));
     assert_eq!(first, [addr("10.0.0.3")]);
-    let legacy = LegacyLease {
-        addr: addr("10.0.0.9"),
-        container: ContainerId::new("old").unwrap(),
-        ifname: None,
-    };
-    let takes = Add { legacy: Legacy::Read(vec![legacy], vec![]), ..low("c2", &range()) };
+    let legacy = Legacy::Read(vec![foreign("old", "10.0.0.9", None)], vec![]);
+    let takes = Add { legacy, ..low("c2", &range()) };
     given(&mut store, &takes, &boot(1));
     for n in 2..4 {
         // The folder was taken over once and for all: its leases are of an ended boot now.

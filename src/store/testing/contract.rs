@@ -9,7 +9,7 @@ use super::delegate::{reads, repairs};
 use super::memory::Memory;
 use super::operator_test;
 use crate::alloc::{
-    Add, Check, Command, Context, Cooldown, Del, Gc, Legacy, LegacyCursor, LegacyLease,
+    Add, Check, Command, Context, Cooldown, Del, ForeignLease, Gc, Legacy, LegacyCursor,
     OnDuplicate, Outcome, Reserve, Status, Strategy, Target, Wanted,
 };
 use crate::error::{Error, Refusal, StoreError};
@@ -48,6 +48,13 @@ pub fn attachment(container: &str) -> Attachment {
         container: ContainerId::new(container).unwrap(),
         ifname: Some(IfName::new("eth0").unwrap()),
     }
+}
+
+/// A lease of host-local on network net.
+pub fn foreign(container: &str, at: &str, ifname: Option<&str>) -> ForeignLease {
+    let ifname = ifname.map(|i| IfName::new(i).unwrap());
+    let owner = Owner::Attachment(Attachment { ifname, ..attachment(container) });
+    ForeignLease { addr: addr(at), kind: Kind::Dynamic, owner }
 }
 
 pub fn owner(container: &str) -> Owner {
@@ -516,13 +523,8 @@ fn takeover_happens_in_the_add_itself() {
         let unread = Command::Add(add("c1", Legacy::Unread));
         assert_eq!(store.apply(&unread, &at(1)).unwrap(), Outcome::ReadLegacy);
         assert!(leases(&mut *store).is_empty());
-        let old = |a: &str, c: &str, ifname: Option<&str>| LegacyLease {
-            addr: addr(a),
-            container: ContainerId::new(c).unwrap(),
-            ifname: ifname.map(|i| IfName::new(i).unwrap()),
-        };
         let legacy = Legacy::Read(
-            vec![old("10.0.0.3", "old", None), old("10.0.0.4", "new", Some("eth0"))],
+            vec![foreign("old", "10.0.0.3", None), foreign("new", "10.0.0.4", Some("eth0"))],
             vec![LegacyCursor { index: 0, addr: addr("10.0.0.2") }],
         );
         assert_eq!(given(&mut *store, &add("c1", legacy), &at(1)), [addr("10.0.0.5")]);

@@ -4,17 +4,17 @@
 use std::path::Path;
 use std::rc::Rc;
 
-use super::contract::{add, addr, at, attachment, del, given, leases, net, owner, set};
+use super::contract::{add, addr, at, attachment, del, foreign, given, leases, net, owner, set};
 use super::delegate::{reads, repairs};
 use super::fake_cluster::{FakeCas, Server};
 use super::memory::Memory;
 use crate::alloc::{
-    Add, Collected, Command, Context, Cooldown, Del, Gc, Legacy, LegacyLease, Outcome, Reserve,
-    Strategy, Target, Wanted,
+    Add, Collected, Command, Context, Cooldown, Del, Gc, Legacy, Outcome, Reserve, Strategy,
+    Target, Wanted,
 };
 use crate::error::{Error, StoreError};
 use crate::model::{
-    Attachment, ContainerId, IfName, Lease, NetworkName, Origin, Owner, Persist, Pod, SetName, Wait,
+    Attachment, IfName, Lease, NetworkName, Origin, Owner, Persist, Pod, SetName, Wait,
 };
 use crate::net::RangeSet;
 use crate::store::embedded::view::Kv;
@@ -64,12 +64,7 @@ fn what_one_set_leases_the_other_does_not_thaw() {
 }
 
 fn legacy(container: &str, at: &str, ifname: Option<&str>) -> Legacy {
-    let lease = LegacyLease {
-        addr: addr(at),
-        container: ContainerId::new(container).unwrap(),
-        ifname: ifname.map(|i| IfName::new(i).unwrap()),
-    };
-    Legacy::Read(vec![lease], vec![])
+    Legacy::Read(vec![foreign(container, at, ifname)], vec![])
 }
 
 /// A set added since splits an adopted owner in two: the repeated ADD answers with another
