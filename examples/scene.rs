@@ -128,7 +128,7 @@ impl Scene {
             network: config.network,
             owner: config.owner.context("an owner")?,
             sets: config.sets,
-            wanted: config.wanted,
+            requested: config.wanted,
             strategy: config.strategy,
             cooldown: config.cooldown,
             sticky: false,
@@ -239,7 +239,7 @@ impl Scene {
             let endpoint = Some((*name).to_owned()).filter(|name| !name.is_empty());
             self.run(&Command::RequestAddress(RequestAddress {
                 pool: pool.id.clone(),
-                wanted: None,
+                requested: None,
                 gateway: n == 0,
                 serial: false,
                 origin: Origin { endpoint, ..Origin::default() },

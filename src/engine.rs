@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 use crate::alloc;
 use crate::alloc::{
-    Add, Added, AdoptPool, Check, Collected, Command, Context, DefineNetwork, Del, Evict, Gc,
-    HandBack, Import, Imported, Outcome, ReleaseAddress, ReleasePool, RequestAddress, RequestPool,
-    Reserve, Status, Sweep, Target, Unreserve,
+    Add, Added, AdoptPool, Check, Collected, Command, Context, DefineNetwork, Del, Evict,
+    ExportHostLocal, Gc, Import, Imported, Outcome, ReleaseAddress, ReleasePool, RequestAddress,
+    RequestPool, Reserve, Status, Sweep, Target, Unreserve,
 };
 use crate::error::{Error, StoreError};
 use crate::migrate::{consul, host_local_import};
@@ -38,7 +38,7 @@ macro_rules! answer {
 pub fn add(
     store: &mut dyn Store,
     mut add: Add,
-    legacy: Option<Legacy<'_>>,
+    legacy: Option<HostLocalFolder<'_>>,
     cx: &Context,
 ) -> Result<Added, Error> {
     let legacy = legacy.filter(|l| l.dir.is_dir());
@@ -81,7 +81,7 @@ pub fn undo(
 
 /// Where host-local kept a network's leases.
 #[derive(Clone, Copy, Debug)]
-pub struct Legacy<'a> {
+pub struct HostLocalFolder<'a> {
     /// The folder; it need not exist.
     pub dir: &'a Path,
     /// The network.
@@ -96,7 +96,7 @@ pub struct Legacy<'a> {
 pub fn del(
     store: &mut dyn Store,
     mut del: Del,
-    legacy: Option<Legacy<'_>>,
+    legacy: Option<HostLocalFolder<'_>>,
     cx: &Context,
 ) -> Result<Vec<Lease>, Error> {
     let legacy = legacy.filter(|l| l.dir.is_dir());
@@ -192,7 +192,7 @@ pub fn convert(
 /// configuration; the first ADD with one finds it done.
 pub fn import_host_local(
     store: &mut dyn Store,
-    legacy: Legacy<'_>,
+    legacy: HostLocalFolder<'_>,
     set: SetName,
     dry_run: bool,
     cx: &Context,
@@ -208,13 +208,13 @@ pub fn import_host_local(
 
 /// Tells that host-local's folder of a network was written from the leases here, so that the next
 /// ADD looks at it again; answers the addresses given last, for each range set that is named.
-pub fn hand_back(
+pub fn export_host_local(
     store: &mut dyn Store,
-    hand: HandBack,
+    hand: ExportHostLocal,
     cx: &Context,
 ) -> Result<Vec<Option<Addr>>, Error> {
-    let outcome = store.apply(&Command::HandBack(hand), cx)?;
-    answer!(outcome, Outcome::HandedBack(last) => last)
+    let outcome = store.apply(&Command::ExportHostLocal(hand), cx)?;
+    answer!(outcome, Outcome::Exported(last) => last)
 }
 
 /// How full each range is that the store knows of.

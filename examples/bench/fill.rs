@@ -68,7 +68,7 @@ pub fn add_of(conf: &[u8], network: &str, container: String) -> Result<(Add, Sto
         network: NetworkName::new(network).map_err(name)?,
         owner: config.owner.context("an owner")?,
         sets: config.sets,
-        wanted: Vec::new(),
+        requested: Vec::new(),
         strategy: config.strategy,
         cooldown: config.cooldown,
         sticky: false,

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use super::change::{Change, NetworkRanges, PodKey};
 use super::choose::{Ended, choose};
-use super::command::{Add, Added, Legacy, OnDuplicate, Outcome, Strategy, Wanted, legacy_owner};
+use super::command::{Add, Added, Legacy, OnDuplicate, Outcome, Requested, Strategy, legacy_owner};
 use super::define;
 use super::takeover::Takeover;
 use super::view::{Addresses, Context, Holder, Plan, View};
@@ -76,13 +76,13 @@ fn assign(
     add: &Add,
     held: &[Lease],
     own: &[Option<&Lease>],
-) -> Result<(Vec<Option<Wanted>>, Vec<Addr>), Error> {
+) -> Result<(Vec<Option<Requested>>, Vec<Addr>), Error> {
     let misfit = |lease: &Lease, asked| Refusal::Misfit { lease: Box::new(lease.clone()), asked };
     let in_a_set = |lease: &&Lease| add.sets.iter().any(|s| s.range_of(lease.addr).is_some());
     if let Some(outside) = held.iter().find(|lease| !in_a_set(lease)) {
         return Err(misfit(outside, None).into());
     }
-    let mut left = add.wanted.clone();
+    let mut left = add.requested.clone();
     let mut assigned = Vec::new();
     for set in &add.sets {
         let position = left.iter().position(|w| set.range_of(w.addr).is_some());
@@ -140,7 +140,7 @@ impl Work<'_> {
         &mut self,
         set: &RangeSet,
         lease: &Lease,
-        requested: Option<Wanted>,
+        requested: Option<Requested>,
     ) -> Result<Lease, Error> {
         let range = set.range_of(lease.addr);
         if range.and_then(Range::gateway) == Some(lease.addr) {
@@ -170,7 +170,7 @@ impl Work<'_> {
         &mut self,
         index: usize,
         set: &RangeSet,
-        requested: Option<Wanted>,
+        requested: Option<Requested>,
     ) -> Result<Lease, Error> {
         let add = self.add;
         let pod = add.origin.pod.as_ref().filter(|_| add.sticky);

@@ -17,7 +17,7 @@ pub fn request(request: &RequestAddress, view: &dyn View, cx: &Context) -> Resul
     };
     // Every host of a shared pool has the same gateway, whoever asks.
     let shared = pool.gateway.filter(|gateway| {
-        request.gateway && request.wanted.is_none_or(|wanted| wanted == *gateway)
+        request.gateway && request.requested.is_none_or(|requested| requested == *gateway)
     });
     if let Some(addr) = shared
         && let Holder::Leased(lease) = view.holder(&pool.set(), addr)?
@@ -25,18 +25,18 @@ pub fn request(request: &RequestAddress, view: &dyn View, cx: &Context) -> Resul
     {
         return Ok(Plan::only(Outcome::Leased { lease, created: false }));
     }
-    let addr = match request.wanted.or(shared) {
+    let addr = match request.requested.or(shared) {
         Some(addr) => requested(addr, &pool, view)?,
         None => next(request.serial, &pool, view)?,
     };
-    let kind = match (request.gateway, request.wanted) {
+    let kind = match (request.gateway, request.requested) {
         (true, _) => Kind::Gateway,
         (false, Some(_)) => Kind::Static,
         (false, None) => Kind::Dynamic,
     };
     let lease = Lease { origin: request.origin.clone(), ..lease(&pool, addr, kind, cx) };
     let mut changes = vec![Change::Put(lease.clone())];
-    if request.serial && request.wanted.is_none() {
+    if request.serial && request.requested.is_none() {
         changes.push(Change::Cursor(lease.set.clone(), lease.range, addr));
     }
     Ok(Plan::new(changes, Outcome::Leased { lease: Box::new(lease), created: true }))

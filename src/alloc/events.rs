@@ -78,9 +78,10 @@ pub fn verb(command: &Command) -> Option<Verb> {
         Command::Del(_) | Command::ReleaseAddress(_) => Verb::Del,
         Command::Gc(_) | Command::Evict(_) | Command::Sweep(_) => Verb::Gc,
         Command::Reserve(_) | Command::Unreserve(_) => Verb::Reserve,
-        Command::Import(_) | Command::AdoptPool(_) | Command::HandBack(_) | Command::Restore(_) => {
-            Verb::Import
-        }
+        Command::Import(_)
+        | Command::AdoptPool(_)
+        | Command::ExportHostLocal(_)
+        | Command::Restore(_) => Verb::Import,
         Command::RequestPool(_) | Command::ReleasePool(_) => Verb::Pool,
         Command::Check(_) | Command::Status(_) | Command::DefineNetwork(_) => return None,
     })

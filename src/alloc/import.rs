@@ -1,4 +1,4 @@
-//! IMPORT: leases that another program made become ours, and their rotation goes on; and HANDBACK.
+//! IMPORT: leases that another program made become ours, and their rotation goes on; and EXPORT.
 //!
 //! Owns: what becomes of an address that is leased here already, and where a cursor is kept whose
 //! range nobody told. Does not own: reading another program's files.
@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use super::change::Change;
-use super::command::{ForeignLease, HandBack, Import, Imported, Outcome};
+use super::command::{ExportHostLocal, ForeignLease, Import, Imported, Outcome};
 use super::view::{Context, Holder, Plan, View};
 use crate::error::{Error, Refusal, StoreError};
 use crate::model::{Lease, Node, SetName};
@@ -51,12 +51,12 @@ pub fn run(import: &Import, view: &dyn View, cx: &Context) -> Result<Plan, Error
     Ok(Plan::new(changes, Outcome::Imported(Imported::Done { taken, present })))
 }
 
-/// Decides a HANDBACK.
-pub fn hand_back(hand: &HandBack, view: &dyn View) -> Result<Plan, Error> {
+/// Decides a EXPORT.
+pub fn export_host_local(hand: &ExportHostLocal, view: &dyn View) -> Result<Plan, Error> {
     let cursors: Result<Vec<Option<Addr>>, StoreError> =
         hand.ranges.iter().map(|range| view.cursor(&hand.set, *range)).collect();
-    let adopted = view.adopted(&hand.network)?.then(|| Change::Released(hand.network.clone()));
-    Ok(Plan::new(adopted.into_iter().collect(), Outcome::HandedBack(cursors?)))
+    let adopted = view.adopted(&hand.network)?.then(|| Change::Exported(hand.network.clone()));
+    Ok(Plan::new(adopted.into_iter().collect(), Outcome::Exported(cursors?)))
 }
 
 /// Without a configuration neither prefix nor range are known: the lease's range is the address

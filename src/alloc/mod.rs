@@ -8,13 +8,13 @@
 mod add;
 mod address;
 mod change;
+mod check;
 mod choose;
 mod command;
 mod define;
 mod events;
 mod free;
 mod import;
-mod look;
 mod pool;
 mod record;
 mod reserve;
@@ -25,9 +25,9 @@ mod view;
 pub use change::{Change, Cooling, NetworkRanges, PodKey};
 pub use command::{
     Add, Added, AdoptPool, Ask, Block, Check, Collected, Command, Cooldown, DefineNetwork, Del,
-    Evict, ForeignLease, Gc, HandBack, Import, Imported, Legacy, LegacyCursor, OnDuplicate,
-    Outcome, ReleaseAddress, ReleasePool, RequestAddress, RequestPool, Reserve, Restore, Shared,
-    Status, Strategy, Sweep, Target, Unreserve, Wanted, legacy_owner,
+    Evict, ExportHostLocal, ForeignLease, Gc, Import, Imported, Legacy, LegacyCursor, OnDuplicate,
+    Outcome, ReleaseAddress, ReleasePool, RequestAddress, RequestPool, Requested, Reserve, Restore,
+    Shared, Status, Strategy, Sweep, Target, Unreserve, legacy_owner,
 };
 pub use events::{counted, event, verb};
 pub use record::Record;
@@ -48,14 +48,14 @@ fn decide(command: &Command, view: &dyn View, cx: &Context) -> Result<Plan, Erro
     match command {
         Command::Add(add) => add::run(add, view, cx),
         Command::Del(del) => free::del(del, view, cx),
-        Command::Check(check) => look::check(check, view),
-        Command::Status(status) => look::status(status, view, cx),
+        Command::Check(check) => check::check(check, view),
+        Command::Status(status) => check::status(status, view, cx),
         Command::Gc(gc) => free::gc(gc, view, cx),
         Command::Evict(evict) => free::evict(evict, view, cx),
         Command::Reserve(reserve) => reserve::reserve(reserve, view, cx),
         Command::Unreserve(unreserve) => reserve::unreserve(unreserve, view),
         Command::Import(import) => import::run(import, view, cx),
-        Command::HandBack(hand) => import::hand_back(hand, view),
+        Command::ExportHostLocal(hand) => import::export_host_local(hand, view),
         Command::RequestPool(request) => pool::request(request, view, cx),
         Command::ReleasePool(release) => pool::release(release, view, cx),
         Command::RequestAddress(request) => address::request(request, view, cx),

@@ -15,7 +15,7 @@ use super::output::visible;
 use super::{Desk, Place, Terminal, World, misuse};
 use crate::error::Refusal;
 use crate::migrate::copy;
-use crate::migrate::copy::{Comparison, Mover};
+use crate::migrate::copy::{Comparison, Copier};
 use crate::model::Persist;
 
 /// Move everything into another store: leases, pools, reservations, rotation, pods' addresses
@@ -99,13 +99,13 @@ impl Copy {
         terminal: &mut Terminal<'_>,
     ) -> Result<usize> {
         let cx = to.cx.clone();
-        let mut mover = Mover::new(&mut *to.store, &cx, dry_run);
+        let mut copier = Copier::new(&mut *to.store, &cx, dry_run);
         from.store.records(&from.cx, &mut |record, persist| {
-            mover.push(record, self.how.persist.unwrap_or(persist))
+            copier.push(record, self.how.persist.unwrap_or(persist))
         })?;
-        mover.flush()?;
-        tell_clashes(&mover.clashes, terminal)?;
-        Ok(mover.moved)
+        copier.flush()?;
+        tell_clashes(&copier.clashes, terminal)?;
+        Ok(copier.copied)
     }
 }
 

@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::{Desk, Terminal, WAIT, jsonl};
-use crate::alloc::HandBack;
+use crate::alloc::ExportHostLocal;
 use crate::engine;
 use crate::migrate::host_local_export::{Folder, Written};
 use crate::model::{Attachment, Kind, Lease, NetworkName, Owner, SetName};
@@ -138,12 +138,12 @@ impl HostLocal {
             return Ok((done, Vec::new()));
         }
         let ranges: BTreeSet<Addr> = leases.iter().map(|l| l.range).collect();
-        let hand = HandBack {
+        let hand = ExportHostLocal {
             set: set.clone(),
             network: network.clone(),
             ranges: ranges.into_iter().collect(),
         };
-        let cursors = engine::hand_back(&mut *desk.store, hand, &desk.cx)?;
+        let cursors = engine::export_host_local(&mut *desk.store, hand, &desk.cx)?;
         let last = last(leases, cursors.into_iter().flatten().collect());
         folder.write_last(&last)?;
         Ok((done, last))

@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::copy::{How, tell_clashes};
 use super::{Desk, Terminal};
-use crate::migrate::copy::Mover;
+use crate::migrate::copy::Copier;
 use crate::migrate::jsonl;
 
 /// Longest line: a pool that many nodes use.
@@ -121,7 +121,7 @@ impl Import {
         terminal: &mut Terminal<'_>,
     ) -> Result<usize> {
         let cx = desk.cx.clone();
-        let mut mover = Mover::new(&mut *desk.store, &cx, dry_run);
+        let mut copier = Copier::new(&mut *desk.store, &cx, dry_run);
         let mut number = 0_usize;
         while let Some(line) = next(input).with_context(|| format!("cannot read {name}"))? {
             number += 1;
@@ -132,16 +132,16 @@ impl Import {
             }
             let (record, persist) =
                 jsonl::read(&line).map_err(|e| anyhow!(e)).with_context(place)?;
-            mover.push(record, self.how.persist.unwrap_or(persist)).with_context(|| {
+            copier.push(record, self.how.persist.unwrap_or(persist)).with_context(|| {
                 format!("{name}, up to line {number}: mend it and import all of it again")
             })?;
         }
         if number == 0 {
             bail!("{name} is empty");
         }
-        mover.flush()?;
-        tell_clashes(&mover.clashes, terminal)?;
-        Ok(mover.moved)
+        copier.flush()?;
+        tell_clashes(&copier.clashes, terminal)?;
+        Ok(copier.copied)
     }
 }
 

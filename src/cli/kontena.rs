@@ -12,7 +12,7 @@ use super::{Desk, Place, Terminal, World, misuse};
 use crate::alloc::{Import, Imported, Record};
 use crate::config;
 use crate::engine;
-use crate::migrate::copy::Mover;
+use crate::migrate::copy::Copier;
 use crate::migrate::kontena;
 use crate::migrate::kontena::Content;
 use crate::model::{NetworkName, Persist, Pool, SetName, StoreSpec};
@@ -112,15 +112,15 @@ fn pass(
     desk: &mut Desk,
     terminal: &mut Terminal<'_>,
 ) -> Result<()> {
-    let mut mover = Mover::new(&mut *desk.store, &desk.cx, dry_run);
+    let mut copier = Copier::new(&mut *desk.store, &desk.cx, dry_run);
     for pool in found.pools.values() {
-        mover.push(Record::Pool(pool.clone()), Persist::Disk)?;
+        copier.push(Record::Pool(pool.clone()), Persist::Disk)?;
     }
     for lease in &found.leases {
-        mover.push(Record::Lease(lease.clone()), Persist::Disk)?;
+        copier.push(Record::Lease(lease.clone()), Persist::Disk)?;
     }
-    mover.flush()?;
-    tell_clashes(&mover.clashes, terminal)
+    copier.flush()?;
+    tell_clashes(&copier.clashes, terminal)
 }
 
 /// Records that all is here, or asks for that.

@@ -50,27 +50,27 @@ pub struct World<'a> {
 /// Carries out the call; answers with the exit code.
 pub fn run(world: World<'_>) -> u8 {
     let World { env, stdin, stdout, stderr, facts, open } = world;
-    let mut desk = Desk {
+    let mut output = Output {
         stdout,
         journal: Journal::new(stderr),
         version: CniVersion::NEWEST,
         answered: false,
     };
-    // Whatever a panic interrupted is dropped; all that is used afterwards is the desk.
-    let done = catch_unwind(AssertUnwindSafe(|| serve(env, stdin, facts, open, &mut desk)));
+    // Whatever a panic interrupted is dropped; all that is used afterwards is the output.
+    let done = catch_unwind(AssertUnwindSafe(|| serve(env, stdin, facts, open, &mut output)));
     match done {
         Ok(Ok(())) => 0,
-        Ok(Err(failure)) => desk.fail(&failure),
+        Ok(Err(failure)) => output.fail(&failure),
         Err(payload) => {
             let panic = panic::explain(&*payload);
             let code = if panic.is_damage { error::DAMAGED } else { error::INTERNAL };
-            desk.fail(&Failure::new(code, panic.msg))
+            output.fail(&Failure::new(code, panic.msg))
         }
     }
 }
 
 /// Where answers leave.
-struct Desk<'a> {
+struct Output<'a> {
     stdout: &'a mut dyn Write,
     journal: Journal<'a>,
     /// What the answer is written in: the configuration's version, once it is known.
@@ -79,7 +79,7 @@ struct Desk<'a> {
     answered: bool,
 }
 
-impl Desk<'_> {
+impl Output<'_> {
     fn answer(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.answered = true;
         self.stdout.write_all(bytes)?;
@@ -105,7 +105,7 @@ fn serve(
     stdin: &mut dyn Read,
     facts: &dyn Fn() -> Facts,
     open: Open,
-    desk: &mut Desk<'_>,
+    output: &mut Output<'_>,
 ) -> Result<(), Failure> {
     let command = match env("CNI_COMMAND").map(std::ffi::OsString::into_string) {
         Some(Ok(text)) => text,
@@ -113,31 +113,31 @@ fn serve(
         None => String::new(),
     };
     if command.is_empty() {
-        desk.journal.about(&about());
+        output.journal.about(&about());
         return Ok(());
     }
     let verb = Verb::new(&command);
     if verb == Verb::Version {
         let answer = version::list().map_err(|e| unwritten(&e))?;
-        return desk.answer(&answer).map_err(|e| unwritten(&e));
+        return output.answer(&answer).map_err(|e| unwritten(&e));
     }
 
-    desk.journal.learn("command", command);
+    output.journal.learn("command", command);
     let invocation = env::read(verb, env)?;
     let inputs = &invocation.inputs;
-    desk.journal.learn("container", inputs.container.as_ref().map_or("", |c| c.as_str()));
-    desk.journal.learn("ifname", inputs.ifname.as_ref().map_or("", |i| i.as_str()));
+    output.journal.learn("container", inputs.container.as_ref().map_or("", |c| c.as_str()));
+    output.journal.learn("ifname", inputs.ifname.as_ref().map_or("", |i| i.as_str()));
     let (netconf, stdin) = match read(stdin).and_then(|b| Ok((Netconf::decode(&b)?, b))) {
         Ok(read) if may_lack_all(&invocation, &read.0) => read,
         Err(failure) if invocation.missing.0.is_empty() => return Err(failure),
         _ => return Err(EnvError::Missing(invocation.missing).into()),
     };
     if let Some(version) = CniVersion::find(netconf.version()) {
-        desk.version = version;
+        output.version = version;
     }
     netconf.name()?;
     let stores = Stores { open, stdin };
-    verbs::dispatch(invocation, netconf, facts, stores, desk)
+    verbs::dispatch(invocation, netconf, facts, stores, output)
 }
 
 fn read(stdin: &mut dyn Read) -> Result<Vec<u8>, Failure> {

@@ -8,7 +8,7 @@
 use super::cidr::addr_with_or_without_prefix;
 use super::error::ConfigError;
 use super::fields::Fields;
-use crate::alloc::Wanted;
+use crate::alloc::Requested;
 use crate::model::Pod;
 use crate::net::Addr;
 
@@ -109,7 +109,7 @@ fn truth(value: &str) -> Option<bool> {
 }
 
 /// The addresses asked for, in order of precedence. Prefix lengths are not looked at.
-pub(super) fn wanted(root: &Fields, args: &Args) -> Result<Vec<Wanted>, ConfigError> {
+pub(super) fn wanted(root: &Fields, args: &Args) -> Result<Vec<Requested>, ConfigError> {
     let mut addrs: Vec<Addr> = args.ip.into_iter().collect();
     let in_args = root.object("args")?.map(|args| args.object("cni"));
     for source in [in_args.transpose()?.flatten(), root.object("runtimeConfig")?] {
@@ -128,7 +128,7 @@ pub(super) fn wanted(root: &Fields, args: &Args) -> Result<Vec<Wanted>, ConfigEr
             }
         }
     }
-    Ok(addrs.into_iter().map(|addr| Wanted { addr, prefix: None }).collect())
+    Ok(addrs.into_iter().map(|addr| Requested { addr, prefix: None }).collect())
 }
 
 /// The MAC address, where one is known: the runtime's capability, else `args.cni`, else `CNI_ARGS`, as

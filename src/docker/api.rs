@@ -183,10 +183,10 @@ fn request_address(store: &mut dyn Store, cx: &Context, body: &[u8]) -> Result<R
     let pool = pool_id(raw.pool_id)?;
     let options = raw.options.unwrap_or_default();
     let option = |key: &str| options.get(key).filter(|v| !v.is_empty()).cloned();
-    let wanted = raw.address.as_deref().filter(|t| !t.is_empty()).map(addr).transpose()?;
+    let requested = raw.address.as_deref().filter(|t| !t.is_empty()).map(addr).transpose()?;
     let request = RequestAddress {
         pool: pool.clone(),
-        wanted,
+        requested,
         gateway: option(ADDRESS_TYPE).as_deref() == Some(GATEWAY),
         serial: option(SERIAL).as_deref() == Some("true"),
         origin: Origin { mac: option(MAC), endpoint: option(ENDPOINT), ..Origin::default() },

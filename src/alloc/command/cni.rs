@@ -18,7 +18,7 @@ pub struct Add {
     /// One address is leased from each; disjoint.
     pub sets: Vec<RangeSet>,
     /// Addresses asked for: each set takes the first that lies in it.
-    pub wanted: Vec<Wanted>,
+    pub requested: Vec<Requested>,
     /// Which free address to take.
     pub strategy: Strategy,
     /// How long a freed address is kept back.
@@ -40,7 +40,7 @@ pub struct Add {
 
 /// An address that was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wanted {
+pub struct Requested {
     /// The address.
     pub addr: Addr,
     /// Prefix length to answer with, in bits; `None`: the subnet's.

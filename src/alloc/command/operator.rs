@@ -90,9 +90,9 @@ impl ForeignLease {
     }
 }
 
-/// HANDBACK. host-local's folder was written from the leases here: the next ADD looks at it again.
+/// EXPORT. host-local's folder was written from the leases here: the next ADD looks at it again.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HandBack {
+pub struct ExportHostLocal {
     /// The set of leases.
     pub set: SetName,
     /// The network.

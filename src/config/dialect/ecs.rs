@@ -6,7 +6,7 @@
 //! Invariant: an address or gateway that comes out lies in its subnet and is neither the network
 //! nor the broadcast address.
 
-use crate::alloc::{Cooldown, OnDuplicate, Strategy, Wanted};
+use crate::alloc::{Cooldown, OnDuplicate, Requested, Strategy};
 use crate::config::args;
 use crate::config::args::Args;
 use crate::config::cidr::{Cidr, addr, addr_with_or_without_prefix, bad_cidr, cidr};
@@ -160,7 +160,7 @@ fn cleanup(conf: &Netconf, inputs: &Inputs) -> Cleanup {
 fn range_set(
     ipam: &Fields,
     half: &Half,
-) -> Result<Option<(RangeSet, Option<Wanted>)>, ConfigError> {
+) -> Result<Option<(RangeSet, Option<Requested>)>, ConfigError> {
     let address = ipam.get(half.address).map(|node| cidr(&node)).transpose()?;
     let gateway = addr(ipam, half.gateway)?;
     let Some(node) = ipam.get_or_null(half.subnet) else {
@@ -191,7 +191,7 @@ fn range_set(
         .and_then(|range| RangeSet::new(vec![range]).map_err(|e| e.to_string()))
         .map_err(|e| ConfigError::invalid(e).within(node.path()).at(node.path()))?;
     let wanted =
-        address.map(|address| Wanted { addr: address.addr(), prefix: Some(address.len()) });
+        address.map(|address| Requested { addr: address.addr(), prefix: Some(address.len()) });
     Ok(Some((set, wanted)))
 }
 

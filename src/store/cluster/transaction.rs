@@ -54,7 +54,7 @@ pub fn records(
                 let value = codec::number(path.as_bytes(), time);
                 draft.writes.insert(path, Some(value));
             }
-            Change::Released(network) => {
+            Change::Exported(network) => {
                 draft.writes.insert(keys::adopted(&network), None);
             }
             Change::PutRanges(ranges) => {

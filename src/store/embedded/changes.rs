@@ -56,7 +56,7 @@ fn other_than_lease<K: KvMut>(
             let key = keys::adopted(network);
             tables.kv.put(&key, &codec::number(&key, *time))
         }
-        Change::Released(network) => tables.kv.remove(&keys::adopted(network)),
+        Change::Exported(network) => tables.kv.remove(&keys::adopted(network)),
         Change::PutPool(pool) => pools::put(tables, pool),
         Change::DropPool(pool) => pools::remove(tables, pool),
     }
@@ -86,7 +86,7 @@ pub fn stick<K: KvMut>(
 /// Whether a change must outlive the boot even where leases do not.
 pub fn outlives_boot(change: &Change) -> bool {
     match change {
-        Change::Sticky(..) | Change::Adopted(..) | Change::Released(_) => true,
+        Change::Sticky(..) | Change::Adopted(..) | Change::Exported(_) => true,
         Change::Put(lease) | Change::Free { lease, .. } => lease.kind == Kind::Reserved,
         Change::Thaw(..)
         | Change::Cool(..)

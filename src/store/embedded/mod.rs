@@ -429,7 +429,7 @@ impl Embedded {
                     all.freed.extend(more.freed);
                 }
                 // A range set's cursor is in the file that has the set's leases.
-                (Outcome::HandedBack(all), Ok(Outcome::HandedBack(more))) => {
+                (Outcome::Exported(all), Ok(Outcome::Exported(more))) => {
                     for (all, more) in all.iter_mut().zip(more) {
                         *all = all.or(more);
                     }

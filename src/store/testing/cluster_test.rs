@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::contract::{CASES, Named, add, addr, at, del, dual, given, leases, net, set};
 use super::fake_cluster::{FakeCas, Server, go_on};
 use super::pool_cases::{ask, lease, no, pool, release, want};
-use crate::alloc::{Add, Command, Gc, Outcome, Strategy, Wanted};
+use crate::alloc::{Add, Command, Gc, Outcome, Requested, Strategy};
 use crate::error::{Error, PoolRefusal, StoreError};
 use crate::model::NetworkName;
 use crate::store::{Store, StoreReader};
@@ -69,8 +69,8 @@ fn a_cas_server_is_asked_as_seldom_as_possible() {
     assert!(deleting == 2 && matches!(freed, Outcome::Freed(l) if l.len() == 2), "DEL");
     let (deleting, freed) = trips(&del("c1"));
     assert!(deleting == 1 && freed == Outcome::Freed(vec![]), "DEL of nothing");
-    let wanted = vec![Wanted { addr: addr("10.0.0.9"), prefix: None }];
-    let (adding, added) = trips(&Command::Add(Add { wanted, ..add("c2", &dual()) }));
+    let requested = vec![Requested { addr: addr("10.0.0.9"), prefix: None }];
+    let (adding, added) = trips(&Command::Add(Add { requested, ..add("c2", &dual()) }));
     assert!(adding == 1 && grants(&added)[0].addr == addr("10.0.0.9"), "fixed ADD");
 }
 

@@ -10,7 +10,7 @@ use super::memory::Memory;
 use super::operator_test;
 use crate::alloc::{
     Add, Check, Command, Context, Cooldown, Del, ForeignLease, Gc, Legacy, LegacyCursor,
-    OnDuplicate, Outcome, Reserve, Status, Strategy, Target, Wanted,
+    OnDuplicate, Outcome, Requested, Reserve, Status, Strategy, Target,
 };
 use crate::error::{Error, Refusal, StoreError};
 use crate::model::{
@@ -71,7 +71,7 @@ pub fn add(container: &str, sets: &[RangeSet]) -> Add {
         network: NetworkName::new("net").unwrap(),
         owner: owner(container),
         sets: sets.to_vec(),
-        wanted: vec![],
+        requested: vec![],
         strategy: Strategy::Hash,
         cooldown: Cooldown::default(),
         sticky: false,
@@ -172,28 +172,28 @@ fn ordered_strategies(make: Make<'_>) {
 fn fixed_addresses(make: Make<'_>) {
     let mut store = make();
     let sets = [set("10.0.0.0/24")];
-    let wanted = |c: &str, a: &str| {
-        let wanted = vec![Wanted { addr: addr(a), prefix: None }];
-        Command::Add(Add { wanted, ..add(c, &sets) })
+    let requested = |c: &str, a: &str| {
+        let requested = vec![Requested { addr: addr(a), prefix: None }];
+        Command::Add(Add { requested, ..add(c, &sets) })
     };
-    let Command::Add(first) = wanted("c1", "10.0.0.7") else { unreachable!() };
+    let Command::Add(first) = requested("c1", "10.0.0.7") else { unreachable!() };
     assert_eq!(given(&mut *store, &first, &at(1)), [addr("10.0.0.7")]);
     assert_eq!(leases(&mut *store)[0].kind, Kind::Static);
     let cx = at(2);
     assert!(matches!(
-        refused(&mut *store, &wanted("c2", "10.0.0.7"), &cx),
+        refused(&mut *store, &requested("c2", "10.0.0.7"), &cx),
         Refusal::Held { holder, .. } if holder.owner == owner("c1")
     ));
     let no = |r: Refusal| std::mem::discriminant(&r);
     let gateway = Refusal::IsGateway { index: 0, addr: addr("10.0.0.1") };
-    assert_eq!(no(refused(&mut *store, &wanted("c2", "10.0.0.1"), &cx)), no(gateway));
+    assert_eq!(no(refused(&mut *store, &requested("c2", "10.0.0.1"), &cx)), no(gateway));
     assert!(matches!(
-        refused(&mut *store, &wanted("c2", "10.0.1.1"), &cx),
+        refused(&mut *store, &requested("c2", "10.0.1.1"), &cx),
         Refusal::NotInRange { .. }
     ));
     // The owner asks for another one: it keeps what it has.
     assert!(matches!(
-        refused(&mut *store, &wanted("c1", "10.0.0.8"), &cx),
+        refused(&mut *store, &requested("c1", "10.0.0.8"), &cx),
         Refusal::Misfit { asked: Some(_), .. }
     ));
     assert!(matches!(

@@ -9,8 +9,8 @@ use super::delegate::{reads, repairs};
 use super::fake_cluster::{FakeCas, Server};
 use super::memory::Memory;
 use crate::alloc::{
-    Add, Collected, Command, Context, Cooldown, Del, Gc, Legacy, Outcome, Reserve, Strategy,
-    Target, Wanted,
+    Add, Collected, Command, Context, Cooldown, Del, Gc, Legacy, Outcome, Requested, Reserve,
+    Strategy, Target,
 };
 use crate::error::{Error, StoreError};
 use crate::model::{
@@ -57,8 +57,8 @@ fn what_one_set_leases_the_other_does_not_thaw() {
         given(store, &cooled("c1", &one), &at(1));
         store.apply(&del("c1"), &at(2)).unwrap();
         let sets = [set("10.0.0.0/24"), set("10.0.1.0/24")];
-        let wanted = vec![Wanted { addr: addr("10.0.0.2"), prefix: None }];
-        given(store, &Add { wanted, ..cooled("c2", &sets) }, &at(10));
+        let requested = vec![Requested { addr: addr("10.0.0.2"), prefix: None }];
+        given(store, &Add { requested, ..cooled("c2", &sets) }, &at(10));
         given(store, &cooled("c3", &sets), &at(10));
     });
 }
@@ -195,8 +195,8 @@ fn a_caller_without_a_boot_id_gives_no_address_twice() {
     let sets = [set("10.0.0.0/24")];
     let a = given(&mut embedded(&path, Persist::Boot), &add("c1", &sets), &at(1));
     let blind = Context { boot: None, ..at(2) };
-    let wanted = vec![Wanted { addr: a[0], prefix: None }];
-    let same = Command::Add(Add { wanted, ..add("c2", &sets) });
+    let requested = vec![Requested { addr: a[0], prefix: None }];
+    let same = Command::Add(Add { requested, ..add("c2", &sets) });
     let got = embedded(&path, Persist::Boot).apply(&same, &blind);
     assert!(got.is_err(), "{got:?}: {} is c1's", a[0]);
 }
@@ -246,8 +246,11 @@ fn a_del_beside_an_adoption_leaves_nothing() {
     std::fs::write(folder.path().join("10.0.0.9"), "old\r\neth0").unwrap();
     let mut memory = Memory::default();
     let network = NetworkName::new("net").unwrap();
-    let legacy =
-        crate::engine::Legacy { dir: folder.path(), network: &network, wait: Wait::Forever };
+    let legacy = crate::engine::HostLocalFolder {
+        dir: folder.path(),
+        network: &network,
+        wait: Wait::Forever,
+    };
     let target = Target::Owner(owner("old"));
     let del = Del { set: net(), target, rewind: false, undo: false, legacy: None };
     crate::engine::del(&mut Meanwhile(&mut memory, false), del, Some(legacy), &at(1)).unwrap();

@@ -193,7 +193,7 @@ impl Memory {
             }
             Change::PutRanges(r) => drop(self.ranges.insert(r.network.clone(), r)),
             Change::Adopted(network, time) => drop(self.adopted.insert(network, time)),
-            Change::Released(network) => drop(self.adopted.remove(&network)),
+            Change::Exported(network) => drop(self.adopted.remove(&network)),
             Change::PutPool(pool) => drop(self.pools.insert(pool.id.clone(), pool)),
             Change::PutDefinition(_) => {}
             Change::DropPool(pool) => {

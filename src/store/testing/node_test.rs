@@ -10,8 +10,8 @@ use super::contract::{add, addr, at, attachment, del, dual, freed, given, net, o
 use super::fake_cluster::{FakeCas, Server, go_on};
 use super::pool_cases::{ask, lease, pool, want};
 use crate::alloc::{
-    Add, Check, Command, Context, DefineNetwork, Gc, OnDuplicate, Outcome, Reserve, Status,
-    Strategy, Wanted,
+    Add, Check, Command, Context, DefineNetwork, Gc, OnDuplicate, Outcome, Requested, Reserve,
+    Status, Strategy,
 };
 use crate::engine;
 use crate::error::{Error, Refusal, StoreError};
@@ -41,7 +41,7 @@ fn low(container: &str, sets: &[RangeSet]) -> Add {
 }
 
 fn fixed(container: &str, sets: &[RangeSet], wanted: &str) -> Add {
-    Add { wanted: vec![Wanted { addr: addr(wanted), prefix: None }], ..add(container, sets) }
+    Add { requested: vec![Requested { addr: addr(wanted), prefix: None }], ..add(container, sets) }
 }
 
 fn trips(server: &Server, mut act: impl FnMut()) -> usize {

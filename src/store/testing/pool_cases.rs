@@ -57,10 +57,10 @@ pub fn release(store: &mut dyn Store, id: &str, cx: &Context) -> (bool, usize) {
     }
 }
 
-pub fn want(id: &str, wanted: Option<&str>) -> RequestAddress {
+pub fn want(id: &str, requested: Option<&str>) -> RequestAddress {
     RequestAddress {
         pool: PoolId(id.to_owned()),
-        wanted: wanted.map(addr),
+        requested: requested.map(addr),
         gateway: false,
         serial: false,
         origin: Origin::default(),
@@ -187,7 +187,7 @@ pub fn addresses(make: Make<'_>) {
     assert_eq!(lease(&mut *b, &want(&id, None), &cx).addr, addr("192.168.0.4"));
     assert_eq!(lease(&mut *a, &want(&id, None), &cx).addr, addr("192.168.0.5"));
     assert_eq!(lease(&mut *b, &want(&id, None), &cx).addr, addr("192.168.0.6"));
-    let request = |wanted| Command::RequestAddress(want(&id, wanted));
+    let request = |requested| Command::RequestAddress(want(&id, requested));
     assert!(matches!(no(&mut *a, &request(None)), PoolRefusal::Exhausted(_)));
     // Held; the network's and the broadcast address; outside; no such pool.
     for taken in ["192.168.0.4", "192.168.0.0", "192.168.0.7"] {

@@ -12,7 +12,7 @@ use super::history_test;
 use super::round_trips_test::Counted;
 use super::servers;
 use super::servers::Running;
-use crate::alloc::{Add, Command, Context, Outcome, Wanted};
+use crate::alloc::{Add, Command, Context, Outcome, Requested};
 use crate::error::{Error, StoreError};
 use crate::model::{Lease, Node, Persist};
 use crate::store::cluster::check::assert_sound;
@@ -81,13 +81,13 @@ fn is_asked_as_seldom_as_possible(engine: impl Engine) {
         let outcome = store.apply(command, &at(1)).unwrap();
         (count.get(), outcome)
     };
-    let wanted = vec![Wanted { addr: addr("10.0.0.9"), prefix: None }];
+    let requested = vec![Requested { addr: addr("10.0.0.9"), prefix: None }];
     // A boot's first ADD claims the node, looks for leases and history that earlier boots left, and
     // notes that.
     assert_eq!(trips(&Command::Add(add("first", &dual()))).0, 5, "first ADD");
     assert_eq!(trips(&Command::Add(add("c1", &dual()))).0, 1, "ADD");
     assert_eq!(trips(&Command::Add(add("c1", &dual()))).0, repeated, "repeated ADD");
-    assert_eq!(trips(&Command::Add(Add { wanted, ..add("c2", &dual()) })).0, 1, "fixed ADD");
+    assert_eq!(trips(&Command::Add(Add { requested, ..add("c2", &dual()) })).0, 1, "fixed ADD");
     assert_eq!(trips(&del("c1")).0, 2, "DEL");
     assert_eq!(trips(&del("c1")).0, 1, "DEL of nothing");
 }
