@@ -224,7 +224,7 @@ impl Scene {
     fn docker(&self) -> Result<()> {
         let request = RequestPool {
             space: "sublet-local".to_owned(),
-            ask: Ask::Exactly("10.80.0.0/24".parse::<ipnet::IpNet>().map(subnet)??),
+            ask: Ask::Exactly("10.80.0.0/24".parse::<ipnet::IpNet>()?.into()),
             sub: None,
             shared: None,
             avoid: Vec::new(),
@@ -247,8 +247,4 @@ impl Scene {
         }
         Ok(())
     }
-}
-
-fn subnet(net: ipnet::IpNet) -> Result<sublet::net::Subnet> {
-    sublet::net::Subnet::new(Addr::from(net.addr()), net.prefix_len()).map_err(|e| anyhow!("{e:?}"))
 }

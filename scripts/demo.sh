@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds sublet and leases addresses from the network configurations that containerd, podman and the
-# ECS agent ship. Needs a Rust toolchain, no root; everything happens in a temporary folder.
+# ECS agent ship. Needs what build.sh needs, and no root; everything happens in a temporary folder.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The Debian package on this machine: installed, an ADD, an upgrade over a lease file of the first
-# format, removed. The machine itself stays as it is: everything happens in an overlay over its root,
+# The Debian package on this machine: installed, an ADD, an upgrade over the old package's leases,
+# removed. The machine itself stays as it is: everything happens in an overlay over its root,
 # in a mount namespace that ends with the script. Needs root.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -19,7 +19,7 @@ case ${1-} in
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
     DEB_VERSION=0.0.1 packaging/deb/build.sh
-    KEEP_BINARY=1 packaging/deb/build.sh
+    packaging/deb/build.sh
     unshare --mount --propagation private "$PWD/scripts/e2e-package.sh" overlay "$work"
     exit
     ;;
@@ -65,15 +65,15 @@ expect "installed version" "$(dpkg-query -W -f '${Version}' sublet)" 0.0.1
 expect "mode of the folder" "$(stat -c %a /var/lib/cni/sublet)" 700
 expect "first ADD" "$(conf boot | cni ADD c1 | jq -r '.ips[0].address')" 10.4.0.2/16
 expect "listed" "$(sublet list --json | jq -r '.[0].containerID')" c1
-# Nobody listens there: the answer is sublet-cluster's, by the name in /usr/bin too.
+# Nobody listens there.
 cluster='{"etcd": {"endpoints": ["http://127.0.0.1:1"]}}'
 if refused=$(conf boot | jq --argjson store "$cluster" '.ipam.store = $store' | cni ADD c2); then
     fail "an ADD without a cluster: $refused"
 fi
 expect "an ADD without a cluster" "$(jq .code <<< "$refused")" 11
-[[ $(jq -r .msg <<< "$refused") == *"etcd at"* ]] || fail "sublet-cluster: $refused"
+[[ $(jq -r .msg <<< "$refused") == *"etcd at"* ]] || fail "an ADD without a cluster: $refused"
 if told=$(sublet list --store "$cluster" 2>&1); then fail "a list without a cluster: $told"; fi
-[[ $told == *"etcd at"* ]] || fail "sublet-cluster: $told"
+[[ $told == *"etcd at"* ]] || fail "a list without a cluster: $told"
 conf boot | cni DEL c1
 expect "after the DEL" "$(sublet list --json | jq length)" 0
 man --local-file /usr/share/man/man1/sublet-gc.1.gz | grep -q -e --netns || fail "no man page"
@@ -83,24 +83,24 @@ for unit in sublet-gc.service sublet-gc.timer; do
     systemd-analyze verify --man=no "/usr/lib/systemd/system/$unit" || fail "$unit"
 done
 
-# A lease file of the first format is there when the new version comes.
+# The old package's leases are there when the new one comes.
 rm -rf /var/lib/cni/sublet/*
-cp testdata/store/v1.redb /var/lib/cni/sublet/leases.redb.keep
+expect "a lease" "$(conf disk | cni ADD a | jq -r '.ips[0].address')" 10.4.0.2/16
+expect "another lease" "$(conf disk | cni ADD c | jq -r '.ips[0].address')" 10.4.0.3/16
 dpkg --install "$new" > /dev/null
 expect "upgraded version" "$(dpkg-query -W -f '${Version}' sublet)" "$current"
-expect "leases of the first format" "$(sublet list --json | jq length)" 7
-expect "a repeated ADD" "$(conf disk | cni ADD c | jq -r '.ips[0].address')" 10.4.0.5/16
-expect "the next ADD" "$(conf disk | cni ADD new | jq -r '.ips[0].address')" 10.4.0.12/16
+expect "leases of the old package" "$(sublet list --json | jq length)" 2
+expect "a repeated ADD" "$(conf disk | cni ADD c | jq -r '.ips[0].address')" 10.4.0.3/16
+expect "the next ADD" "$(conf disk | cni ADD new | jq -r '.ips[0].address')" 10.4.0.4/16
 conf disk | cni DEL a
-expect "after the upgrade" "$(sublet list --json | jq length)" 7
+expect "after the upgrade" "$(sublet list --json | jq length)" 2
 sublet gc --dry-run > /dev/null
 
 dpkg --purge sublet > /dev/null
-for gone in /usr/lib/cni/sublet /usr/lib/cni/sublet-cluster /usr/bin/sublet \
-    /usr/lib/systemd/system/sublet-gc.timer; do
+for gone in /usr/lib/cni/sublet /usr/bin/sublet /usr/lib/systemd/system/sublet-gc.timer; do
     if [ -e "$gone" ] || [ -L "$gone" ]; then
         fail "$gone is left behind"
     fi
 done
-[ -e /var/lib/cni/sublet/leases.redb.keep ] || fail "the leases are gone with the package"
-echo "e2e-package: installed, upgraded over the first format, removed"
+[ -e /var/lib/cni/sublet/leases.redb ] || fail "the leases are gone with the package"
+echo "e2e-package: installed, upgraded over leases, removed"

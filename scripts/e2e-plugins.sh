@@ -31,7 +31,7 @@ if [ "${1-}" != inside ]; then
         ln -s "$plugins/$plugin" "$work/cni/$plugin"
     done
     # Under its own name, and in the place of the program that it replaces.
-    cp bin/sublet bin/sublet-cluster "$work/cni/"
+    cp bin/sublet "$work/cni/sublet"
     ln -s sublet "$work/cni/host-local"
     cp "${CARGO_TARGET_DIR:-target}/debug/examples/delegate" "$work/cni/delegate"
     user=()

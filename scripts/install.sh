@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs bin/sublet and bin/sublet-cluster where a runtime looks for plugins, and links in the places
-# of those that they replace. Containers may start meanwhile: each name has the old program or the new one at any time.
+# Installs bin/sublet where a runtime looks for plugins, and links in the places of those that it
+# replaces. Containers may start meanwhile: each name has the old program or the new one at any time.
 set -euo pipefail
 
 usage() {
@@ -9,8 +9,7 @@ usage: scripts/install.sh [--prefix DIR] [--as NAME]... [--from FILE]
 
   --prefix DIR   folder of the plugins (/opt/cni/bin)
   --as NAME      a link NAME to sublet as well: host-local, ecs-ipam or consul. May be repeated
-  --from FILE    the program to install (bin/sublet); sublet-cluster, which it leaves calls about etcd
-                 and Consul to, is taken from the same folder
+  --from FILE    the program to install (bin/sublet)
 
 What was there under a name before is kept beside it as NAME.old; `mv NAME.old NAME` is the way back.
 END
@@ -51,14 +50,10 @@ for name in "${names[@]}"; do
         *) fail "--as $name: sublet takes the place of host-local, ecs-ipam and consul" ;;
     esac
 done
-for name in sublet sublet-cluster "${names[@]}"; do
+for name in sublet "${names[@]}"; do
     [ ! -d "$prefix/$name" ] || [ -L "$prefix/$name" ] || fail "$prefix/$name is a folder"
 done
-cluster=$(dirname "$from")/sublet-cluster
-for file in "$from" "$cluster"; do
-    [ -f "$file" ] ||
-        fail "$file is missing: run scripts/build.sh first, or name a program with --from"
-done
+[ -f "$from" ] || fail "$from is missing: run scripts/build.sh first, or name a program with --from"
 
 mkdir -p "$prefix" || fail "$prefix cannot be made: run this as root, or choose another --prefix"
 # Beside its place, so that a rename puts it there. A plugin's name never begins with a dot.
@@ -80,26 +75,18 @@ place() {
     mv --force --no-target-directory "$new/$1" "$at"
 }
 
-# copy FILE NAME: FILE becomes $new/NAME.
-copy() {
-    cp "$1" "$new/$2"
-    chmod 0755 "$new/$2"
-    # The name must not be there after a power cut without the content.
-    sync "$new/$2"
-    CNI_COMMAND=VERSION "$new/$2" < /dev/null > "$new/version" 2>&1 ||
-        fail "$1 does not run here: $(cat "$new/version")"
-}
-copy "$from" sublet
-copy "$cluster" sublet-cluster
-# sublet last: it finds the other one there.
-for name in sublet-cluster sublet; do
-    if [ ! -L "$prefix/$name" ] && cmp --silent "$new/$name" "$prefix/$name"; then
-        echo "$prefix/$name is this one already"
-    else
-        place "$name"
-        echo "$prefix/$name installed$kept"
-    fi
-done
+cp "$from" "$new/sublet"
+chmod 0755 "$new/sublet"
+# The name must not be there after a power cut without the content.
+sync "$new/sublet"
+CNI_COMMAND=VERSION "$new/sublet" < /dev/null > "$new/version" 2>&1 ||
+    fail "$from does not run here: $(cat "$new/version")"
+if [ ! -L "$prefix/sublet" ] && cmp --silent "$new/sublet" "$prefix/sublet"; then
+    echo "$prefix/sublet is this one already"
+else
+    place sublet
+    echo "$prefix/sublet installed$kept"
+fi
 for name in "${names[@]}"; do
     if [ "$(readlink "$prefix/$name" || true)" = sublet ]; then
         echo "$prefix/$name is a link to sublet already"

@@ -14,7 +14,7 @@ for copy in one another/deeper/two; do
     mkdir -p "$work/$copy"
     git archive "$commit" | tar -x -C "$work/$copy"
     CARGO_TARGET_DIR=$work/$copy/target "$work/$copy/packaging/deb/build.sh"
-    (cd "$work/$copy/bin" && sha256sum sublet sublet-cluster ./*.deb) > "$work/$(basename "$copy").sums"
+    (cd "$work/$copy/bin" && sha256sum sublet subletd ./*.deb) > "$work/$(basename "$copy").sums"
     rm -rf "$work/$copy/target"
 done
 cat "$work/one.sums"

@@ -1,9 +1,42 @@
 #!/usr/bin/env bash
-# Runs every check and every test. As root it installs the Debian packages that they need; as anybody
-# else it says which are missing and fails. A missing peer is a failure, never a skip.
+# Runs the tests, in one of three tiers; --help describes them. A missing program is a failure, never
+# a skipped test.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never}
+
+usage() {
+    cat << 'END'
+usage: scripts/test.sh [--fast | --long]
+
+  --fast       formatting, clippy, and the tests that need only the built binaries: no root, no
+               Debian packages, at most two minutes after the build
+  (no option)  everything that continuous integration runs: all tests, real containers, clusters.
+               Run it as root; it installs the Debian packages that the tests need
+  --long       the same with what takes too long there: SUBLET_LONG=1 enlarges the enumerations of
+               the tests that read it, and the consistency runs take 150 s instead of 30 s
+
+A test needs more than the built binaries if its path has a module `peers`. --fast leaves it out.
+END
+}
+
+tier=${1-}
+seconds=30
+case $#$tier in
+    0 | 1--fast) ;;
+    1--long)
+        export SUBLET_LONG=1
+        seconds=150
+        ;;
+    1-h | 1--help)
+        usage
+        exit
+        ;;
+    *)
+        usage >&2
+        exit 2
+        ;;
+esac
 
 # What is needed, and the package that has it.
 needs=(
@@ -34,6 +67,7 @@ needs=(
     openssl=openssl
     tmux=tmux
 )
+[ "$tier" != --fast ] || needs=(cc=build-essential)
 
 missing() {
     local need program
@@ -43,10 +77,14 @@ missing() {
     done
 }
 
+if ! command -v cargo > /dev/null; then
+    echo "test.sh: cargo is missing: install a Rust toolchain, see https://rustup.rs" >&2
+    exit 1
+fi
 mapfile -t packages < <(missing)
 if [ ${#packages[@]} -gt 0 ]; then
-    if [ "$(id -u)" != 0 ] || ! command -v apt-get > /dev/null; then
-        echo "test.sh: run this as root first, or install the same another way:" >&2
+    if [ "$tier" = --fast ] || [ "$(id -u)" != 0 ] || ! command -v apt-get > /dev/null; then
+        echo "test.sh: some programs are missing. As root, run:" >&2
         echo "    apt-get update && apt-get install --no-install-recommends -y ${packages[*]}" >&2
         exit 1
     fi
@@ -68,8 +106,20 @@ step() {
 }
 
 step cargo fetch --locked
-step scripts/get-consul.sh
 step cargo fmt --all --check
+if [ "$tier" = --fast ]; then
+    step cargo clippy --all-targets --locked -- -D warnings
+    if cargo nextest --version > /dev/null 2>&1; then
+        step cargo nextest run --locked --no-fail-fast --profile fast
+    else
+        step cargo test --locked --no-fail-fast -- --skip peers::
+    fi
+    echo
+    echo "test.sh --fast: everything passed in $SECONDS s"
+    exit
+fi
+
+step scripts/get-consul.sh
 step shellcheck -x scripts/*.sh scripts/e2e/*.sh packaging/deb/* testdata/readme/*.sh .ci/run
 step cargo clippy --all-targets --locked -- -D warnings
 RUSTDOCFLAGS='-D warnings' step cargo doc --no-deps --document-private-items --locked
@@ -89,8 +139,8 @@ fi
 step scripts/build.sh
 if [ "$(id -u)" = 0 ]; then
     step scripts/e2e-plugins.sh
-    step scripts/e2e-etcd.sh
-    step scripts/e2e-consul.sh
+    step scripts/e2e-etcd.sh "$seconds"
+    step scripts/e2e-consul.sh "$seconds"
     step scripts/e2e-containerd.sh
     step scripts/e2e-cri.sh
     step scripts/e2e-podman.sh
@@ -103,4 +153,4 @@ else
     exit 1
 fi
 echo
-echo "test.sh: everything passed in $SECONDS s"
+echo "test.sh $tier: everything passed in $SECONDS s"

@@ -16,7 +16,7 @@ use crate::alloc::{
 use crate::error::{Error, StoreError};
 use crate::migrate::{consul, host_local_import};
 use crate::model::{
-    Lease, NetworkDefinition, NetworkName, Node, NodeRecord, Owner, Persist, Pool, SetName, Wait,
+    Lease, NetworkDefinition, NetworkName, Node, NodeRecord, Owner, Pool, SetName, Wait,
 };
 use crate::net::Addr;
 use crate::store;
@@ -33,34 +33,63 @@ macro_rules! answer {
     };
 }
 
-/// Leases an address from each range set. Where host-local kept this network's leases, they are
-/// taken over first, under its lock, in the same transaction.
+/// Leases an address from each range set. Where there is a folder in which host-local kept this
+/// network's leases, they are adopted in the same transaction, and the folder gives its name to a file;
+/// both under host-local's lock.
 pub fn add(
     store: &mut dyn Store,
     mut add: Add,
     legacy: Option<HostLocalFolder<'_>>,
     cx: &Context,
 ) -> Result<Added, Error> {
-    let legacy = legacy.filter(|l| l.dir.is_dir());
-    if legacy.is_some() {
-        add.legacy = alloc::Legacy::Unread;
-    }
-    let mut command = Command::Add(add);
-    let mut outcome = store.apply(&command, cx)?;
-    match (&outcome, &mut command, legacy) {
-        (Outcome::ReadLegacy, Command::Add(add), Some(legacy)) => {
-            // The folder's lock is held until the command is done: host-local leases nothing meanwhile.
-            let folder = host_local_import::read(legacy.dir, legacy.network, legacy.wait)?;
-            add.legacy = alloc::Legacy::Read(folder.leases, folder.cursors);
+    let folder = match legacy {
+        Some(legacy) => host_local_import::open(legacy.dir, legacy.network, legacy.wait)?,
+        None => None,
+    };
+    let Some(mut folder) = folder else {
+        let (set, network) = (add.set.clone(), add.network.clone());
+        let command = Command::Add(add);
+        let mut outcome = store.apply(&command, cx)?;
+        if outcome == Outcome::ReadLegacy {
+            consul::import(store, &set, &network, false, cx)?;
             outcome = store.apply(&command, cx)?;
         }
-        (Outcome::ReadLegacy, Command::Add(add), None) => {
-            consul::import(store, &add.set, &add.network, false, cx)?;
-            outcome = store.apply(&command, cx)?;
+        return answer!(outcome, Outcome::Added(added) => added);
+    };
+    let (set, owner) = (add.set.clone(), add.owner.clone());
+    let mut warnings = Vec::new();
+    loop {
+        add.legacy = alloc::Legacy::Read(folder.leases.clone(), folder.cursors.clone());
+        match store.apply(&Command::Add(add.clone()), cx)? {
+            Outcome::Added(mut added) => {
+                if let Err(error) = folder.retire(cx.now) {
+                    // The folder is adopted again by the next ADD.
+                    undo(store, &set, &owner, &added.created, cx)?;
+                    return Err(error.into());
+                }
+                added.warnings.extend(warnings);
+                return Ok(added);
+            }
+            Outcome::Contested(contested) => {
+                for contested in contested {
+                    let addr = contested.lease.addr;
+                    let note = format!(
+                        "leased here to {} and by host-local to {}",
+                        contested.lease.owner, contested.claimant
+                    );
+                    warnings.push(format!(
+                        "{addr} is {note}; it is reserved: when one of them is gone, run \
+                         `sublet unreserve {set} {addr}`"
+                    ));
+                    let (addrs, note) = (vec![addr], Some(note));
+                    let reserve = Reserve { set: set.clone(), addrs, note, holder: None };
+                    store.apply(&Command::ReserveContested(reserve), cx)?;
+                    folder.leases.retain(|lease| lease.addr != addr);
+                }
+            }
+            other => return Err(other.unexpected()),
         }
-        _ => {}
     }
-    answer!(outcome, Outcome::Added(added) => added)
 }
 
 /// Takes back what an ADD leased, and only that: its answer could not be delivered.
@@ -90,33 +119,22 @@ pub struct HostLocalFolder<'a> {
     pub wait: Wait,
 }
 
-/// Frees; answers with what was freed. A container that host-local served and that ends before
-/// the network's first ADD here is freed in host-local's folder, so that the ADD does not take a
-/// dead lease over.
+/// Frees; answers with what was freed. Where host-local's folder was not adopted yet, its files of this
+/// container are removed first, under its lock: nobody adopts a dead lease.
 pub fn del(
     store: &mut dyn Store,
-    mut del: Del,
+    del: Del,
     legacy: Option<HostLocalFolder<'_>>,
     cx: &Context,
 ) -> Result<Vec<Lease>, Error> {
-    let legacy = legacy.filter(|l| l.dir.is_dir());
-    if let Some(legacy) = &legacy {
-        del.legacy = Some(legacy.network.clone());
+    if let (Some(legacy), Target::Owner(Owner::Attachment(attachment))) = (legacy, &del.target) {
+        host_local_import::release(legacy.dir, attachment, legacy.wait)?;
     }
-    let mut command = Command::Del(del);
+    let (set, old) = (del.set.clone(), del.legacy.clone());
+    let command = Command::Del(del);
     let mut outcome = store.apply(&command, cx)?;
-    if let (Outcome::ReadLegacy, Command::Del(del)) = (&outcome, &mut command) {
-        match (legacy, &del.target, &del.legacy) {
-            (Some(legacy), Target::Owner(Owner::Attachment(attachment)), _) => {
-                host_local_import::release(legacy.dir, attachment, legacy.wait)?;
-                // An ADD may have taken the lease over before its file was removed.
-                del.legacy = None;
-            }
-            (None, _, Some(network)) => {
-                consul::import(store, &del.set, network, false, cx)?;
-            }
-            _ => return Ok(Vec::new()),
-        }
+    if let (Outcome::ReadLegacy, Some(network)) = (&outcome, old) {
+        consul::import(store, &set, &network, false, cx)?;
         outcome = store.apply(&command, cx)?;
     }
     answer!(outcome, Outcome::Freed(leases) => leases)
@@ -175,12 +193,11 @@ pub fn import_consul(
 /// what that file is called now, too.
 pub fn convert(
     path: &Path,
-    persist: Persist,
     wait: Wait,
     import: Import,
     cx: &Context,
 ) -> Result<(Imported, Option<PathBuf>), Error> {
-    match store::in_place(path, persist, wait, &Command::Import(import), cx)? {
+    match store::in_place(path, wait, &Command::Import(import), cx)? {
         Converted::Done(outcome, kept) => {
             answer!(outcome, Outcome::Imported(imported) => (imported, Some(kept)))
         }
@@ -197,13 +214,17 @@ pub fn import_host_local(
     dry_run: bool,
     cx: &Context,
 ) -> Result<(Imported, Vec<Addr>), Error> {
-    // Held until the leases are ours.
-    let folder = host_local_import::read(legacy.dir, legacy.network, legacy.wait)?;
+    let folder = host_local_import::open(legacy.dir, legacy.network, legacy.wait)?;
+    let Some(folder) = folder else { return Ok((Imported::Before, Vec::new())) };
     let cursors: Vec<Addr> = folder.cursors.iter().map(|c| c.addr).collect();
-    let adopts = Some(legacy.network.clone());
-    let leases = folder.leases;
-    let import = Import { set, leases, cursors: cursors.clone(), adopts, partial: false, dry_run };
-    Ok((self::import(store, import, cx)?, cursors))
+    let leases = folder.leases.clone();
+    let import =
+        Import { set, leases, cursors: cursors.clone(), adopts: None, partial: false, dry_run };
+    let done = self::import(store, import, cx)?;
+    if !dry_run {
+        folder.retire(cx.now)?;
+    }
+    Ok((done, cursors))
 }
 
 /// Tells that host-local's folder of a network was written from the leases here, so that the next

@@ -1,110 +1,82 @@
-//! sublet leases IP addresses to containers: a CNI IPAM plugin and an operator's tool over one
-//! durable lease store. This page is the map.
+//! sublet leases IP addresses to containers, from one lease store: a file of the host, etcd or Consul.
+//! `sublet` is a CNI IPAM plugin and an operator's command line; `subletd` is a Docker IPAM driver and
+//! serves the status page. This page is the map of the code; `docs/design.md` explains the design.
 //!
 //! # Layers
 //!
 //! ```text
-//! main, bin   sublet (the plugin, stores of this host), sublet-cluster (all stores,
-//!             the commands), subletd (Docker's)
-//! program     the process of the first two: arguments, environment, streams, exit code
-//! cni docker cli  the faces: a protocol or a person on one side, use cases on the other
-//! engine      the use cases; takeover and handback read and write host-local's folder for it,
-//!             ecs_ipam (over bolt) reads the original's file, moving copies a store into another
-//! config      bytes -> Config, one file for each dialect
-//! store       commits what alloc decides: redb, etcd, Consul
-//! metrics     numbers as Prometheus reads them; usage: how full ranges are, in one walk
-//! alloc       the decisions, pure: View + Command + Context -> Plan
-//! net model error   the nouns, valid by construction; beside them plain_file, an open that never
-//!             blocks, and percent, its encoding undone
+//! main, bin/subletd   the processes: arguments, environment, streams, exit code
+//! cni docker web cli  the faces: a protocol or an operator on one side, the engine on the other
+//! engine              the use cases, where one command is not enough
+//! migrate, liveness   import, export and copy; the evidence that a container is gone
+//! rows                the fields of leases, ranges, events and nodes, for tables, JSON and the API
+//! store               commits what alloc decides: embedded (redb), cluster (etcd, Consul)
+//! telemetry           log, metrics, counters, usage
+//! config              bytes -> Config: the dialects, the checks of `sublet check`
+//! sys                 the host: its name, boot, clock, files
+//! alloc               the decisions, pure: Command + View + Context -> Plan
+//! net model error     prefixes, ranges, leases, owners, errors: valid by construction
 //! ```
 //!
-//! A layer uses those below it. Faces never use each other and never name a store; config knows
-//! nouns only. Nothing below the faces prints, exits, or reads the environment or the clock
-//! ([`host`] does, for the faces, as [`liveness`] and [`runtimes`] look at the machine's containers,
-//! of which [`lost`] judges which are gone). A test holds this against the `use` lines (`tests/it/tidy.rs`).
+//! A layer uses only the layers below it. Faces never use each other and never name a kind of store.
+//! Below the faces nothing prints, exits, or reads the environment or the clock; [`sys::host`] reads
+//! them for the faces. `tests/it/tidy.rs` checks the `use` lines.
 //!
 //! # The way of an ADD
 //!
-//! [`cni::run`] reads variables (code 4) and stdin (5), decodes it (6, 7), checks the version (1) and
-//! lowers it to a [`config::Config`]; the program's [`store::Open`] picks the store (a cluster's is
-//! picked by `sublet-cluster`: `sublet` hands the whole call over to it before anything was done; with
-//! `define` the network's definition is read there first); [`engine::add`] hands it an
-//! [`alloc::Command`]; the store runs [`alloc::run`] over its own view and commits the plan; the
-//! outcome is rendered for the version that was asked for, and written at once. Every failure is
-//! one JSON error and exit 1. If the answer cannot be written, what was leased is taken back.
+//! 1. `main` calls [`cni::run`] with the environment and the streams. Variables are checked (error
+//!    code 4), stdin is read (5) and decoded (6, 7), and the version is checked (1).
+//! 2. [`config`] detects the dialect and returns a [`config::Config`]. [`store::open`] opens the store
+//!    that it names (11).
+//! 3. [`engine::add`] passes an [`alloc::Command`] to the store, and first imports the network's leases
+//!    if host-local still has them.
+//! 4. [`store::Store::apply`] runs [`alloc::run`] over its own view and commits the plan, whole or not
+//!    at all. After a conflict it runs it again.
+//! 5. The outcome is written to stdout in one write, in the shape of the requested CNI version. If it
+//!    cannot be written, the lease is undone. A failure is one JSON error and exit status 1.
 //!
-//! # The way of a Docker request
+//! A Docker request takes the same way from `docker::handle`, which `subletd` runs on one thread.
 //!
-//! `subletd` ([`docker::server`]) reads a request from dockerd's connection and queues it for the one
-//! thread that works on the store; [`docker::handle`] decodes the body and asks the engine; the store commits
-//! to `<file>.keep` and flushes; the answer is written. What cannot be delivered is undone.
+//! # The seam
 //!
-//! # Why the seam holds
+//! - A **command** is plain data, so a store may run it again after a conflict.
+//! - A **view** answers point questions. No question returns all leases.
+//! - A cluster's view may assume that a key is absent. Each assumption is a compare of the
+//!   transaction, so an uncontended ADD takes one round trip. A failed compare returns the truth, and
+//!   the command runs again.
+//! - A refusal or any other outcome that changes nothing rests on verified answers only.
+//! - A **plan** is committed whole: leases, owners, cursor, history and counters.
 //!
-//! The seam is [`alloc::Command`], [`alloc::View`] and [`alloc::Plan`]; the proof is
-//! `store/contract.rs`, which runs the same cases on a model in memory, on redb, on real servers of
-//! etcd and Consul, and on a compare-and-set server in memory with Consul's limits, lost answers and
-//! other clients in between.
-//!
-//! - **A command is data.** It carries all that the allocator must know of its caller: ranges,
-//!   wishes, the owner, where the request came from. So a store may run it again after a conflict,
-//!   a process may carry it out for another that waits for the lock (group commit), and Docker's face
-//!   fills in structs of the same kind: a pool is a record beside the leases, and its addresses are
-//!   leases in a [`model::SetName`] of its address space and subnet, whose owner is the pool.
-//! - **The allocator is pure.** It is told the time, the boot, the machine and a random number.
-//!   Running it twice over the same view gives the same plan; that is what makes optimistic commits
-//!   sound, and tests exact.
-//! - **A view answers point questions, and may guess.** A local store looks: a few B-tree look-ups.
-//!   A cluster store answers "nobody holds this, you hold nothing" without asking anyone, keeps each
-//!   guess as a compare of its transaction, and so needs one round trip for an ADD and two for a
-//!   DEL. A conflict is the truth about exactly the guess that was wrong, and the allocator runs
-//!   again over it.
-//! - **Only changes are guarded by compares.** A refusal, a DEL of nothing, a CHECK change nothing,
-//!   so the store verifies what it guessed before it concludes them. That rule sits in the store,
-//!   once: "exhausted", "held" and "duplicate" are therefore always true, and the allocator need not
-//!   know what kind of store it talks to.
-//! - **A plan is whole.** All families and range sets of a container, the owner's index, cursor and
-//!   sticky address change together. A commit whose answer was lost is found again by the owner's
-//!   key, for an ADD by the same owner is answered with the lease it has.
-//! - **No question returns all leases**, so no answer gets slower with their number. GC pages
-//!   through owners, and takes as many steps as a store's transactions are small
-//!   ([`alloc::View::capacity`]).
-//!
-//! # What people see
-//!
-//! Beside commands a [`store::Store`] tells: `list` and `taken` walk over leases (and what cools),
-//! `networks` and `pools` say what they are drawn from ([`engine::usage`] makes numbers of the
-//! four), `history` and `counters` say what happened, `problems` what is wrong. Events and counters are
-//! made of a plan's changes where they are committed ([`alloc::event`], [`alloc::verb`]), so that no face
-//! can forget one. [`metrics`] writes the numbers for the command line and the daemon.
+//! `store/testing/contract.rs` runs the same cases on every store, and on a model in memory.
 //!
 //! # Where do I add ...
 //!
-//! - **a store**: `store/NAME.rs` with [`store::Store`] (on a compare-and-set server: with
-//!   `store::cas::Engine`, three calls); a variant of [`model::StoreSpec`], its keys in
-//!   `config/cluster.rs` and its arms in [`store::open`] and [`store::open_local`] (which of the
-//!   two links it in decides which program has it); its line in `store/contract.rs` or
-//!   `store/servers_test.rs`.
-//! - **a record that stores keep**: its form in `store/codec/`, its key in `store/keys.rs` (files)
-//!   and `store/cas/paths.rs` (clusters); a variant of [`alloc::Record`], so that [`moving`] takes
-//!   it along, and its line in `cli/lines.rs`; what the doctor checks of it in `store/sound.rs` and
-//!   `store/cas/audit.rs`.
-//! - **an event, a counter**: a variant of [`model::What`] or [`model::Verb`], its arm in
-//!   `alloc/events.rs`, its code in `store/codec/past.rs`.
-//! - **a number**: in [`usage`] if it is of a range; its family in [`metrics`].
-//! - **what a definition holds** (`define`): `config/define.rs`.
-//! - **what a node does once a boot**: `store/cas/node.rs`.
-//! - **a dialect**: `config/NAME.rs` and its row in the table of dialects; `testdata/config/NAME/`.
-//! - **a CNI version**: a variant in `cni/version.rs` and in its table; an arm in `cni/result.rs` if
-//!   the shape changed. The tests that loop over versions follow by themselves.
-//! - **a request**: a variant of [`alloc::Command`] and its function in `alloc/`; a case in
-//!   `store/contract.rs`.
-//! - **a method of Docker's protocol**: an arm in `docker/api.rs`, its body in `docker/wire.rs`; a folder in
-//!   `testdata/docker/`.
-//! - **an operator's command**: a file in `cli/` and its variant there; help, man page and completions
-//!   follow by themselves. Its rows in the table of `tests/it/commands.rs`.
-//! - **an error**: a variant in `error.rs`, its code in `cni/error.rs`, its row in
-//!   `docs/troubleshooting.md`, for which a test asks.
+//! - **a key of `ipam`**: its name in `config/keys.rs`, its field in [`config::Config`], its reading in
+//!   `config/dialect/native.rs`. If the allocator needs it: a field of [`alloc::Add`], set in
+//!   `cni/verbs.rs`. A case in `testdata/config/native/`, a row in `docs/cni.md`.
+//! - **a dialect**: `config/dialect/NAME.rs`, its row in the table of `config/netconf.rs`, a variant of
+//!   [`config::Dialect`]. Cases in `testdata/config/NAME/`.
+//! - **a CNI version**: [`config::VERSIONS`], a variant in `cni/version.rs`; if the result has a new
+//!   shape, an arm in `cni/result.rs`. The tests that loop over versions include it.
+//! - **a store**: a folder in `store/` with the traits of `store/mod.rs`; on a compare-and-set server
+//!   only `store/cluster/server.rs`'s. A variant of [`model::StoreSpec`], its keys in
+//!   `config/cluster.rs`, its arm in [`store::open`], its line in `store/testing/contract.rs` or
+//!   `store/testing/peers/servers_test.rs`.
+//! - **an operator's command**: a file in `cli/`, a variant in `cli/mod.rs`. Help, man page and
+//!   completions follow. Its cases in the table of `tests/it/commands.rs`, its row in `docs/operating.md`.
+//! - **a decision**: a variant of [`alloc::Command`] and its function in `alloc/`, a case in
+//!   `store/testing/contract.rs`.
+//! - **a field of a lease**, such as a label: [`model::Origin`], a record version in
+//!   `store/codec/mod.rs`, the lease's row in `rows.rs`, `docs/api.md`. Set it where its value is
+//!   known: `config/args.rs`, `cni/verbs.rs`, `docker/api.rs`.
+//! - **an option of a Docker network**: its name in `docker/names.rs`; `docker/pool.rs` or
+//!   `docker/api.rs` reads it. A case in `testdata/docker/`, a line in `docs/docker.md`.
+//! - **an event or a counter**: a variant of [`model::What`] or [`model::Verb`], its arm in
+//!   `alloc/tell.rs`, its code in `store/codec/history.rs`.
+//! - **a metric**: `telemetry/usage.rs` if it is a number of a range; its family in
+//!   `telemetry/metrics.rs`.
+//! - **an error**: a variant in `error/`, its code in `cni/error.rs`, its row in
+//!   `docs/troubleshooting.md`, which a test asks for.
 
 pub mod alloc;
 pub mod cli;
@@ -117,7 +89,7 @@ pub mod liveness;
 pub mod migrate;
 pub mod model;
 pub mod net;
-pub mod program;
+pub mod rows;
 pub mod store;
 pub mod sys;
 pub mod telemetry;

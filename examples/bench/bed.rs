@@ -174,18 +174,22 @@ impl Bed {
         ensure!(child.wait()?.success(), "filling {} failed", self.dir.display());
         if self.plugin == Plugin::Boot {
             // All that it holds is that the filling was done.
-            let keep = self.dir.join("leases.redb.keep");
-            if keep.exists() {
-                fs::remove_file(&keep)?;
-                fs::remove_file(self.dir.join("leases.redb.keep.lock"))?;
+            let durable = self.dir.join("leases.redb");
+            if durable.exists() {
+                fs::remove_file(&durable)?;
+                fs::remove_file(self.dir.join("leases.redb.lock"))?;
             }
         }
         Ok(())
     }
 
     pub fn store(&self) -> PathBuf {
-        let file = if self.plugin == Plugin::Disk { "leases.redb.keep" } else { "leases.redb" };
-        self.dir.join(file)
+        let durable = self.dir.join("leases.redb");
+        if self.plugin == Plugin::Disk {
+            return durable;
+        }
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        self.dir.join(format!("leases.redb.boot-{}", boot.trim()))
     }
 
     /// Calls the program.

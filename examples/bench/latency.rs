@@ -113,7 +113,7 @@ pub fn order(len: usize, round: usize) -> Vec<usize> {
     order
 }
 
-/// The first ADD of a boot, which sets the ended boot's leases aside.
+/// The first ADD of a boot, which makes the boot's file.
 fn first_of_boot(tools: &Tools, bed: &Bed, rounds: usize, results: &mut Results) -> Result<()> {
     let Some(boot_id) = &tools.boot_id else {
         say("the boot ID cannot be replaced here: no first ADD of a boot");
@@ -121,31 +121,15 @@ fn first_of_boot(tools: &Tools, bed: &Bed, rounds: usize, results: &mut Results)
     };
     say("the first ADD of a boot");
     let this = fs::read_to_string(boot_id)?;
-    let mark = bed.dir.join("leases.redb.boot");
-    let marked = fs::read(&mark)?;
-    let (store, last) = (bed.store(), bed.dir.join("leases.redb.last-boot"));
     for round in 0..rounds {
+        let boot = format!("{round:08x}-0000-4000-8000-000000000000");
         // Written in place: it is bound by its inode.
-        fs::write(boot_id, format!("{round:08x}-0000-4000-8000-000000000000\n"))?;
+        fs::write(boot_id, format!("{boot}\n"))?;
         let added = bed.must("ADD", &id(round))?;
         results.samples.push("Boot/first/ADD", added.ms);
         ensure!(added.stdout.contains("10.0.0.2/12"), "not a new store: {}", added.stdout);
         fs::write(boot_id, &this)?;
-        fs::rename(&last, &store)?;
-        fs::write(&mark, &marked)?;
-    }
-    // The boot after that: what was set aside before goes for good. A copy each is too dear for
-    // many rounds.
-    let spare = bed.dir.join("spare");
-    for round in 0..if tools.quick { 1 } else { 5 } {
-        fs::copy(&store, &spare)?;
-        fs::File::open(&spare)?.sync_all()?;
-        fs::rename(&spare, &last)?;
-        fs::write(boot_id, format!("{round:08x}-0000-4000-8000-000000000001\n"))?;
-        results.samples.push("Boot/second/ADD", bed.must("ADD", &id(round))?.ms);
-        fs::write(boot_id, &this)?;
-        fs::rename(&last, &store)?;
-        fs::write(&mark, &marked)?;
+        fs::remove_file(bed.dir.join(format!("leases.redb.boot-{boot}")))?;
     }
     Ok(())
 }

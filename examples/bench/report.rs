@@ -328,11 +328,6 @@ pub fn markdown(tools: &Tools, results: &Results) -> Result<String> {
             )?;
         }
     }
-    writeln!(
-        out,
-        "\nThe first ADD of a boot sets the ended boot's file aside; that of the boot after"
-    )?;
-    writeln!(out, "removes such a file as well ({} rounds).", s.get("Boot/second/ADD").len())?;
 
     writeln!(out, "\n## Counted, of one call\n")?;
     writeln!(

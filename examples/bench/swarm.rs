@@ -93,7 +93,7 @@ fn held(tools: &Tools, results: &mut Results) -> Result<()> {
     say("a lock that is held");
     let mut bed = Bed::filled(tools, Plugin::Boot, Fill::First(0), "held")?;
     bed.must("ADD", "first")?;
-    let lock = bed.dir.join("leases.redb.lock");
+    let lock = bed.dir.join("leases.redb.boot.lock");
     for round in 0..if tools.quick { 20 } else { 200 } {
         let mut holder = Command::new(std::env::current_exe()?)
             .arg("hold")

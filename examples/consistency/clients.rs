@@ -13,7 +13,6 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use sublet::cni;
 use sublet::cni::World;
-use sublet::store;
 use sublet::sys::host;
 
 use super::event::{Answer, Ask, Event};
@@ -197,7 +196,6 @@ impl Client<'_> {
             stdout: &mut stdout,
             stderr: &mut stderr,
             facts: &|| host::facts(&env),
-            open: |spec, _| store::open(spec),
         });
         Ok((code != 0, String::from_utf8(stdout)?))
     }

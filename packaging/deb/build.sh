@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds a Debian package into bin/. sublet and, beside it, sublet-cluster go where Debian has its CNI
-# plugins, /usr/lib/cni, and /usr/bin/sublet is a link there: one file, one version, in both roles. A runtime that looks for
-# plugins in /opt/cni/bin gets a link there from its operator; a package has no business in /opt.
+# Builds a Debian package into bin/. sublet goes where Debian has its CNI plugins, /usr/lib/cni, and
+# /usr/bin/sublet is a link there: one file, one version, in both roles. A runtime that looks for plugins
+# in /opt/cni/bin gets a link there from its operator; a package has no business in /opt.
 #
 # The same source gives the same package: SOURCE_DATE_EPOCH, by default the last commit's time, is the
 # time of everything in it. DEB_VERSION overrides the version.
@@ -11,9 +11,7 @@ cd "$(dirname "$0")/../.."
 for tool in dpkg-deb gzip; do
     command -v "$tool" > /dev/null || { echo "build.sh: $tool is missing" >&2; exit 1; }
 done
-if [ ! -x bin/sublet ] || [ ! -x bin/sublet-cluster ] || [ "${KEEP_BINARY-}" != 1 ]; then
-    scripts/build.sh
-fi
+scripts/build.sh
 if [ -z "${SOURCE_DATE_EPOCH-}" ]; then
     SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
 fi
@@ -27,9 +25,7 @@ cargo run --quiet --locked --example manual -- "$work/manual"
 
 root=$work/root
 umask 022
-for name in sublet sublet-cluster; do
-    install -D -m 0755 "bin/$name" "$root/usr/lib/cni/$name"
-done
+install -D -m 0755 bin/sublet "$root/usr/lib/cni/sublet"
 mkdir -p "$root/usr/bin"
 ln -s ../lib/cni/sublet "$root/usr/bin/sublet"
 install -m 0755 bin/subletd "$root/usr/bin/subletd"

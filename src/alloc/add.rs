@@ -22,18 +22,23 @@ pub fn run(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     let mut changes = Vec::new();
     let mut addresses = Takeover::none(view);
     match &add.legacy {
-        Legacy::Absent => {}
-        _ if adopted => {}
-        Legacy::Unread => return Ok(Plan::only(Outcome::ReadLegacy)),
+        Legacy::Unread if !adopted => return Ok(Plan::only(Outcome::ReadLegacy)),
+        Legacy::Absent | Legacy::Unread => {}
+        // In a cluster old keys stay where they are: a record says that they were imported.
+        Legacy::Read(..) if adopted && view.has_other_nodes() => {}
         Legacy::Read(leases, cursors) => {
             addresses = Takeover::read(add, leases, cursors, view, cx)?;
+            if !addresses.contested.is_empty() {
+                return Ok(Plan::only(Outcome::Contested(addresses.contested)));
+            }
             changes = addresses.changes(add, cx.now);
         }
     }
     if let Some(define) = &add.define {
         changes.extend(define::first(define, view, cx)?);
     }
-    let ended = Ended::find(add, view, cx)?;
+    // With the takeover in it: an address that it leases has ended no cooldown.
+    let ended = Ended::find(add, &addresses, cx)?;
     let mut work = Work { add, view, cx, changes, addresses, ended };
     let held = work.held(adopted || matches!(add.legacy, Legacy::Read(..)))?;
     let of_set = |set: &RangeSet| held.iter().find(|l| set.range_of(l.addr).is_some());

@@ -107,13 +107,11 @@ fn behind(set: &RangeSet, last: Addr) -> Vec<Span> {
 
 /// The spans from one place on and around; `place` is any number.
 fn from_place(spans: &[Span], place: u128) -> Vec<Span> {
-    // Addresses before each span; saturating, which only skews the place in a set as large as
-    // all of IPv6.
-    let size = |s: &Span| (s.last.bits() - s.first.bits()).saturating_add(1);
-    let total = spans.iter().fold(0_u128, |sum, s| sum.saturating_add(size(s)));
+    // Saturating, which only skews the place in a set as large as all of IPv6.
+    let total = spans.iter().fold(0_u128, |sum, s| sum.saturating_add(s.size()));
     let mut skip = if total == 0 { 0 } else { place % total };
     for (i, span) in spans.iter().enumerate() {
-        if skip < size(span) {
+        if skip < span.size() {
             let at = Addr::from_bits(span.first.family(), span.first.bits() + skip)
                 .unwrap_or(span.first);
             let mut walk: Vec<Span> = span.starting(at).into_iter().collect();
@@ -122,7 +120,7 @@ fn from_place(spans: &[Span], place: u128) -> Vec<Span> {
             walk.extend(at.prev().and_then(|p| span.up_to(p)));
             return walk;
         }
-        skip -= size(span);
+        skip -= span.size();
     }
     spans.to_vec()
 }

@@ -77,7 +77,7 @@ pub fn verb(command: &Command) -> Option<Verb> {
         Command::Add(_) | Command::RequestAddress(_) => Verb::Add,
         Command::Del(_) | Command::ReleaseAddress(_) => Verb::Del,
         Command::Gc(_) | Command::Evict(_) | Command::Sweep(_) => Verb::Gc,
-        Command::Reserve(_) | Command::Unreserve(_) => Verb::Reserve,
+        Command::Reserve(_) | Command::ReserveContested(_) | Command::Unreserve(_) => Verb::Reserve,
         Command::Import(_)
         | Command::AdoptPool(_)
         | Command::ExportHostLocal(_)
@@ -88,7 +88,7 @@ pub fn verb(command: &Command) -> Option<Verb> {
 }
 
 /// Returns how a command ended.
-fn ending(outcome: &Result<Outcome, Refusal>) -> Ending {
+pub fn ending(outcome: &Result<Outcome, Refusal>) -> Ending {
     match outcome {
         Ok(_) => Ending::Ok,
         Err(Refusal::Exhausted { .. }) => Ending::Exhausted,

@@ -29,7 +29,7 @@ pub use command::{
     Outcome, ReleaseAddress, ReleasePool, RequestAddress, RequestPool, Requested, Reserve, Restore,
     Shared, Status, Strategy, Sweep, Target, Unreserve, legacy_owner,
 };
-pub use events::{counted, event, verb};
+pub use events::{counted, ending, event, verb};
 pub use record::Record;
 pub use view::{Addresses, Context, Holder, Order, Plan, View};
 
@@ -39,7 +39,7 @@ use crate::error::{Error, StoreError};
 pub fn run(command: &Command, view: &dyn View, cx: &Context) -> Result<Plan, StoreError> {
     match decide(command, view, cx) {
         Ok(plan) => Ok(plan),
-        Err(Error::Refused(refusal)) => Ok(Plan { changes: Vec::new(), outcome: Err(refusal) }),
+        Err(Error::Refused(refusal)) => Ok(Plan::refuse(refusal)),
         Err(Error::Store(error)) => Err(error),
     }
 }
@@ -53,6 +53,7 @@ fn decide(command: &Command, view: &dyn View, cx: &Context) -> Result<Plan, Erro
         Command::Gc(gc) => free::gc(gc, view, cx),
         Command::Evict(evict) => free::evict(evict, view, cx),
         Command::Reserve(reserve) => reserve::reserve(reserve, view, cx),
+        Command::ReserveContested(reserve) => reserve::contested(reserve, view, cx),
         Command::Unreserve(unreserve) => reserve::unreserve(unreserve, view),
         Command::Import(import) => import::run(import, view, cx),
         Command::ExportHostLocal(hand) => import::export_host_local(hand, view),

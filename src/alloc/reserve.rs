@@ -6,7 +6,7 @@ use super::change::Change;
 use super::command::{Outcome, Reserve, Unreserve};
 use super::view::{Context, Holder, Plan, View};
 use crate::error::{Error, Refusal};
-use crate::model::{Kind, Lease, Origin};
+use crate::model::{Kind, Lease, Node, Origin};
 
 /// Decides a RESERVE.
 pub fn reserve(reserve: &Reserve, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
@@ -29,7 +29,9 @@ pub fn reserve(reserve: &Reserve, view: &dyn View, cx: &Context) -> Result<Plan,
                 return Err(Refusal::Held { index: 0, ranges, holder }.into());
             }
             Holder::Free | Holder::Cooling(_) => {
+                // An operator's, wherever the command was run: it belongs to no node and to no boot.
                 let mut lease = cx.reservation(reserve.set.clone(), *addr);
+                (lease.node, lease.boot) = (Node::default(), None);
                 lease.origin.note.clone_from(&reserve.note);
                 lease.origin.holder.clone_from(&reserve.holder);
                 reserved.push(*addr);
@@ -38,6 +40,19 @@ pub fn reserve(reserve: &Reserve, view: &dyn View, cx: &Context) -> Result<Plan,
         }
     }
     Ok(Plan::new(changes, Outcome::Reserved(reserved)))
+}
+
+/// Decides a RESERVE of addresses that two programs have leased. What is leased here is protected by
+/// its lease as long as that lasts; a store with a policy reserves it beyond that.
+pub fn contested(reserve: &Reserve, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
+    let mut free = reserve.clone();
+    free.addrs.clear();
+    for addr in &reserve.addrs {
+        if !matches!(view.holder(&reserve.set, *addr)?, Holder::Leased(_)) {
+            free.addrs.push(*addr);
+        }
+    }
+    self::reserve(&free, view, cx)
 }
 
 /// Decides an UNRESERVE.

@@ -6,15 +6,17 @@
 use std::collections::BTreeMap;
 
 use super::change::{Change, Cooling};
-use super::command::{Add, ForeignLease, LegacyCursor};
+use super::command::{Add, Contested, ForeignLease, LegacyCursor};
 use super::view::{Addresses, Context, Holder, Order, View};
 use crate::error::{Error, Refusal, StoreError};
-use crate::model::{Lease, Owner, SetName, Timestamp};
+use crate::model::{Kind, Lease, Owner, SetName, Timestamp};
 use crate::net::{Addr, Family, RangeSet, Span};
 
 /// The store's addresses, with the leases and cursors that this plan takes over.
 pub struct Takeover<'a> {
     view: &'a dyn View,
+    /// Leases of the folder that cannot be taken over: the store has leased the address to another owner.
+    pub contested: Vec<Contested>,
     leases: BTreeMap<Addr, Lease>,
     /// By the key of the range set.
     cursors: BTreeMap<Addr, Addr>,
@@ -23,7 +25,7 @@ pub struct Takeover<'a> {
 impl<'a> Takeover<'a> {
     /// Takes over nothing.
     pub fn none(view: &'a dyn View) -> Takeover<'a> {
-        Takeover { view, leases: BTreeMap::new(), cursors: BTreeMap::new() }
+        Takeover { view, contested: Vec::new(), leases: BTreeMap::new(), cursors: BTreeMap::new() }
     }
 
     /// Translates host-local's files. Refuses if another owner holds one of the addresses here.
@@ -38,8 +40,15 @@ impl<'a> Takeover<'a> {
         for legacy in leases {
             let lease = lease(add, legacy, cx);
             if let Holder::Leased(holder) = view.holder(&add.set, legacy.addr)? {
-                // It was exported to host-local, which still has it.
+                // Adopted before, by a process that died before it was done; or exported since.
                 if holder.owner == lease.owner {
+                    continue;
+                }
+                if !view.has_other_nodes() {
+                    // Nobody leases a reserved address.
+                    if holder.kind != Kind::Reserved {
+                        taken.contested.push(Contested { lease: *holder, claimant: lease.owner });
+                    }
                     continue;
                 }
                 let why = format!("{} is leased to {}", legacy.addr, holder.owner);
@@ -55,7 +64,8 @@ impl<'a> Takeover<'a> {
         Ok(taken)
     }
 
-    /// Returns the changes that store the leases and cursors, and the record of the takeover.
+    /// Returns the changes that store the leases and cursors, and (where the store keeps one) the record of
+    /// the takeover.
     pub fn changes(&self, add: &Add, now: Timestamp) -> Vec<Change> {
         let leases = self.leases.values().cloned().map(Change::Put);
         let cursors =

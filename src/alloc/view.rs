@@ -204,4 +204,9 @@ impl Plan {
     pub fn only(outcome: Outcome) -> Plan {
         Plan::new(Vec::new(), outcome)
     }
+
+    /// A plan that refuses.
+    pub fn refuse(refusal: Refusal) -> Plan {
+        Plan { changes: Vec::new(), outcome: Err(refusal) }
+    }
 }

@@ -14,9 +14,11 @@ use sublet::docker;
 use sublet::docker::args::PageWish;
 use sublet::sys::host;
 use sublet::sys::panic;
+use sublet::sys::process;
 use sublet::web;
 
 fn main() -> ExitCode {
+    process::prepare();
     panic::record();
     let facts = host::facts(&environment);
     match docker::args::run(env::args_os().collect(), &environment, &facts, &page) {

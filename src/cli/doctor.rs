@@ -6,13 +6,15 @@
 
 use anyhow::{Result, anyhow};
 use clap::Args;
+use serde_json::json;
 
 use super::output;
-use super::output::{Diagnosis, visible};
+use super::output::visible;
 use super::screen::Progress;
 use super::{Desk, Terminal, confirm};
 use crate::liveness::nodes;
 use crate::model::Lease;
+use crate::rows::ProblemRow;
 use crate::store::{Problem, Repair};
 use crate::sys::host::Facts;
 
@@ -61,7 +63,12 @@ impl Doctor {
             repair = Some(done);
         }
         if self.json {
-            output::json(terminal.stdout, &Diagnosis::new(&problems, repair.as_ref()))?;
+            let rows: Vec<ProblemRow> = problems.iter().cloned().map(ProblemRow::new).collect();
+            let mut report = json!({ "problems": rows });
+            if let Some(Repair { copies, kept, notes }) = repair {
+                report["repair"] = json!({ "copies": copies, "leases": kept, "notes": notes });
+            }
+            output::json(terminal.stdout, &report)?;
         } else {
             problems.iter().try_for_each(|p| tell(p, terminal))?;
             if problems.is_empty() {

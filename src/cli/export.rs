@@ -146,6 +146,7 @@ impl HostLocal {
         let cursors = engine::export_host_local(&mut *desk.store, hand, &desk.cx)?;
         let last = last(leases, cursors.into_iter().flatten().collect());
         folder.write_last(&last)?;
+        folder.finish()?;
         Ok((done, last))
     }
 

@@ -9,8 +9,8 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use serde_json::{Value, json};
 
+use super::output;
 use super::output::visible;
 use super::screen::Progress;
 use super::{Desk, Terminal, confirm, misuse};
@@ -23,6 +23,7 @@ use crate::liveness::runtimes;
 use crate::liveness::stale;
 use crate::liveness::stale::{Evidence, Verdict};
 use crate::model::Lease;
+use crate::rows::{FreedRow, LeaseRow};
 use crate::sys::host::Facts;
 
 /// Free the leases of containers that are provably gone, and list those nobody can tell of.
@@ -110,7 +111,7 @@ impl Gc {
             }
         }
         if self.json {
-            writeln!(terminal.stdout, "{:#}", Value::from(rows))?;
+            output::json(terminal.stdout, &rows)?;
         } else {
             let alive = leases.len() - lost - unclear;
             let dry = if self.dry_run { " (a dry run)" } else { "" };
@@ -199,17 +200,12 @@ fn reason(verdict: &Verdict) -> &str {
     }
 }
 
-fn row(lease: &Lease, verdict: &Verdict, freed: bool) -> Value {
-    json!({
-        "network": shown_network(lease),
-        "address": lease.addr.to_string(),
-        "containerID": lease.attachment().map_or("", |a| a.container.as_str()),
-        "verdict": match verdict {
-            Verdict::Alive(_) => "alive",
-            Verdict::Lost(_) => "lost",
-            Verdict::CannotTell(_) => "cannotTell",
-        },
-        "reason": reason(verdict),
-        "freed": freed,
-    })
+fn row<'a>(lease: &'a Lease, verdict: &'a Verdict, freed: bool) -> FreedRow<'a> {
+    let word = match verdict {
+        Verdict::Alive(_) => "alive",
+        Verdict::Lost(_) => "lost",
+        Verdict::CannotTell(_) => "cannotTell",
+    };
+    let (verdict, reason) = (Some(word), Some(reason(verdict)));
+    FreedRow { lease: LeaseRow::new(lease), verdict, reason, freed }
 }

@@ -4,11 +4,11 @@ use anyhow::Result;
 use clap::Args;
 
 use super::output;
-use super::output::EventRow;
 use super::{Desk, Terminal, misuse, tables};
 use crate::config::duration;
 use crate::model::{Event, Owner, Timestamp};
 use crate::net::Addr;
+use crate::rows::EventRow;
 
 /// Tell who held an address when, or what a container held.
 ///
@@ -45,13 +45,13 @@ impl History {
                 && (addr == Some(event.addr) || is_of(event, &self.name))
         };
         let events = desk.store.history(&desk.cx, &mut wanted)?;
+        let rows: Vec<EventRow<'_>> = events.iter().map(EventRow::new).collect();
         if self.json {
-            let rows: Vec<EventRow<'_>> = events.iter().map(EventRow::new).collect();
             output::json(terminal.stdout, &rows)?;
-        } else if events.is_empty() {
+        } else if rows.is_empty() {
             writeln!(terminal.stderr, "{} has no history in {}", self.name, desk.place)?;
         } else {
-            write!(terminal.stdout, "{}", tables::events(&events, &terminal.screen))?;
+            write!(terminal.stdout, "{}", tables::events(&rows, &terminal.screen))?;
         }
         Ok(terminal.stdout.flush()?)
     }

@@ -206,14 +206,12 @@ impl EcsIpam {
         };
         report.cursors.clone_from(&old.cursors);
         report.skipped.clone_from(&old.skipped);
-        let persist = self.how.persist();
         let done = if in_place {
-            let (done, kept) =
-                engine::convert(&self.file, persist, WAIT, import, &world.facts.context())?;
+            let (done, kept) = engine::convert(&self.file, WAIT, import, &world.facts.context())?;
             report.kept = kept;
             done
         } else {
-            let mut desk = Desk::at(store_path.to_owned(), persist, world)?;
+            let mut desk = Desk::at(store_path.to_owned(), self.how.persist(), world)?;
             engine::import(&mut *desk.store, import, &desk.cx)?
         };
         report.done(done);

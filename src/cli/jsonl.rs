@@ -16,6 +16,7 @@ use super::copy::{How, tell_clashes};
 use super::{Desk, Terminal};
 use crate::migrate::copy::Copier;
 use crate::migrate::jsonl;
+use crate::sys::files;
 
 /// Longest line: a pool that many nodes use.
 const LONGEST: u64 = 16 << 20;
@@ -40,7 +41,8 @@ impl Export {
         // Whole under its name, or not there.
         let mut next = path.clone().into_os_string();
         next.push(".new");
-        let done = File::create(&next).map_err(Into::into).and_then(|file| {
+        let next = PathBuf::from(next);
+        let done = files::create(&next).map_err(Into::into).and_then(|file| {
             let mut out = BufWriter::new(file);
             let count = write(desk, &mut out)?;
             out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;

@@ -1,13 +1,12 @@
 //! `sublet list`: what is leased.
 
-use std::io;
-
 use anyhow::Result;
 use clap::Args;
 
 use super::output::JsonArray;
 use super::{Desk, Terminal, tables};
 use crate::error::shown_network;
+use crate::rows::LeaseRow;
 
 /// List all leases, or one network's.
 #[derive(Debug, Args)]
@@ -30,21 +29,22 @@ impl List {
                 writeln!(terminal.stderr, "no leases in {}", desk.place)?;
                 return Ok(());
             }
-            write!(terminal.stdout, "{}", tables::leases(&leases, &terminal.screen))?;
+            let rows: Vec<LeaseRow<'_>> = leases.iter().map(LeaseRow::new).collect();
+            write!(terminal.stdout, "{}", tables::leases(&rows, &terminal.screen))?;
             return Ok(terminal.stdout.flush()?);
         }
-        // Looked through before the first byte is written: half an array is no answer, and all of a
-        // large store in memory is too much. The second look may see other leases.
-        desk.store.list(&desk.cx, &mut |_| {})?;
-        let mut buffered = io::BufWriter::new(&mut *terminal.stdout);
-        let mut array = JsonArray::new(&mut buffered);
-        let mut written = Ok(());
+        // Nothing is printed while the store is read: half an array is no answer, and a slow consumer
+        // holds nobody up. As text many leases take less memory.
+        let (mut text, mut written) = (Vec::new(), Ok(()));
+        let mut array = JsonArray::new(&mut text);
         desk.store.list(&desk.cx, &mut |lease| {
             if written.is_ok() && wanted(&lease) {
                 written = array.push(&lease);
             }
         })?;
         written?;
-        Ok(array.end()?)
+        array.end()?;
+        terminal.stdout.write_all(&text)?;
+        Ok(terminal.stdout.flush()?)
     }
 }

@@ -31,7 +31,6 @@ mod tables;
 mod watch;
 
 use std::ffi::{OsStr, OsString};
-use std::fmt;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -45,7 +44,10 @@ use crate::config;
 use crate::engine;
 use crate::model::{Face, History, Lease, Persist, StoreSpec, Wait};
 use crate::net::Addr;
-use crate::store::{Open, Store};
+use crate::rows::PoolRow;
+use crate::store;
+use crate::store::Store;
+use crate::sys::files;
 use crate::sys::host;
 use crate::sys::host::{Env, Facts};
 use crate::sys::panic;
@@ -163,8 +165,6 @@ pub struct World<'a> {
     pub env: &'a Env<'a>,
     /// What the machine says.
     pub facts: &'a Facts,
-    /// Opens the store that is named.
-    pub open: Open,
 }
 
 /// All commands with their options and texts: what man pages and completions are made from.
@@ -246,28 +246,14 @@ fn fail(terminal: &mut Terminal<'_>, error: &anyhow::Error) -> u8 {
 }
 
 /// A command found a problem and has told of it.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("problems were found")]
 struct Found;
 
-impl fmt::Display for Found {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("problems were found")
-    }
-}
-
-impl std::error::Error for Found {}
-
 /// Arguments that make no sense together.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
 struct Misuse(String);
-
-impl fmt::Display for Misuse {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Misuse {}
 
 fn misuse(text: impl Into<String>) -> anyhow::Error {
     Misuse(text.into()).into()
@@ -286,13 +272,37 @@ impl Desk {
         if let (Some(_), Some(store)) = (place.cluster(), &place.store) {
             return Desk::on(store, "--store", world, terminal);
         }
-        let path = place.named(world.env)?.unwrap_or_else(|| {
-            let ecs = PathBuf::from(ECS_DEFAULT);
-            let usual = PathBuf::from(DEFAULT);
-            if !usual.exists() && ecs.exists() { ecs } else { usual }
-        });
+        let path = match place.named(world.env)? {
+            Some(path) => path,
+            None => PathBuf::from(Desk::default_store(terminal)?),
+        };
         // Leases of either persistence are shown and freed.
         Desk::at(path, Persist::Boot, world)
+    }
+
+    /// The default store that there is. Of two, one is used and the other is named.
+    fn default_store(terminal: &mut Terminal<'_>) -> Result<&'static str> {
+        // Where only leases of a boot are, there is no `<file>` itself.
+        let is_there = |path: &str| -> Result<bool> {
+            for name in [path.to_owned(), format!("{path}.boot.lock")] {
+                let found = files::look(name.as_ref());
+                if found.with_context(|| format!("cannot look at {name}"))?.is_some() {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        };
+        Ok(match (is_there(DEFAULT)?, is_there(ECS_DEFAULT)?) {
+            (false, true) => ECS_DEFAULT,
+            (true, true) => {
+                writeln!(
+                    terminal.stderr,
+                    "sublet: this is {DEFAULT}; there is another store: --store {ECS_DEFAULT}"
+                )?;
+                DEFAULT
+            }
+            (_, false) => DEFAULT,
+        })
     }
 
     /// The store that an option names: a file, or a cluster as JSON.
@@ -306,8 +316,7 @@ impl Desk {
             return Desk::at(PathBuf::from(named), Persist::Boot, world);
         };
         let (spec, warnings) = config::store(json).with_context(|| option.to_owned())?;
-        // First: another program may take over, and say the warnings itself.
-        let store = (world.open)(&spec, None)?;
+        let store = store::open(&spec)?;
         for warning in warnings {
             writeln!(terminal.stderr, "sublet: {option}: {warning}")?;
         }
@@ -324,7 +333,7 @@ impl Desk {
     fn at(path: PathBuf, persist: Persist, world: World<'_>) -> Result<Desk> {
         let place = path.display().to_string();
         let spec = StoreSpec::Embedded { path, persist, wait: WAIT, history: History::Standing };
-        let store = (world.open)(&spec, None)?;
+        let store = store::open(&spec)?;
         Ok(Desk { store, place, cx: world.facts.context(), cluster: false })
     }
 
@@ -337,10 +346,17 @@ impl Desk {
         Context { node: lease.node.clone(), boot: None, ..self.cx.clone() }
     }
 
-    /// How full each range is.
-    fn usage(&mut self) -> Result<Vec<Usage>> {
+    /// How full each range is, or each of one network.
+    fn usage(&mut self, network: Option<&str>) -> Result<Vec<Usage>> {
         let _busy = Progress::busy("counting");
-        Ok(engine::usage(&mut *self.store, &self.cx)?)
+        let mut usage = engine::usage(&mut *self.store, &self.cx)?;
+        usage.retain(|usage| network.is_none_or(|network| usage.extent.network == network));
+        Ok(usage)
+    }
+
+    /// The rows of ranges.
+    fn pool_rows(&mut self, usage: &[Usage]) -> Result<Vec<PoolRow>> {
+        Ok(PoolRow::all(usage, &self.store.pools()?, "network"))
     }
 
     /// The leases that `which` chooses.
@@ -423,11 +439,7 @@ mod tests {
         let mut terminal = Terminal { stdout: &mut stdout, stderr: &mut stderr, screen };
         let facts = host::facts(&|_| None);
         let args = vec!["sublet".into(), "list".into()];
-        let world = World {
-            env: &|_| panic!("boom"),
-            facts: &facts,
-            open: |spec, _| crate::store::open(spec),
-        };
+        let world = World { env: &|_| panic!("boom"), facts: &facts };
         assert_eq!(run(args, world, &mut terminal), 1);
         assert!(stdout.is_empty());
         let text = String::from_utf8(stderr).unwrap();

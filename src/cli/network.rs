@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, anyhow};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::output::{time, visible};
+use super::output::visible;
 use super::{Desk, Terminal, confirm, misuse};
 use crate::alloc::DefineNetwork;
 use crate::config::define;
@@ -19,6 +19,7 @@ use crate::engine;
 use crate::error::shown_network;
 use crate::model::{Lease, NetworkDefinition, NetworkName};
 use crate::net::{RangeSet, describe};
+use crate::rows::Time;
 
 /// Longest definition that is read, in bytes: what a server takes as one value.
 const LONGEST: u64 = 256 << 10;
@@ -109,7 +110,7 @@ fn object(record: &NetworkDefinition) -> Result<String> {
         "name": record.network.as_str(),
         "version": record.version,
         "by": record.by,
-        "time": time(record.time),
+        "time": Time(record.time),
         "ipam": ipam(record)?,
     });
     Ok(format!("{object:#}"))
@@ -121,7 +122,7 @@ fn told(record: &NetworkDefinition) -> Result<String> {
         record.network,
         record.version,
         visible(&record.by),
-        time(record.time),
+        Time(record.time),
         ipam(record)?
     ))
 }

@@ -4,7 +4,6 @@ use anyhow::Result;
 use clap::Args;
 
 use super::output;
-use super::output::UsageRow;
 use super::{Desk, Terminal, tables};
 
 /// Tell how full each range is: size, leased, free, the longest free run, reserved, kept back.
@@ -22,21 +21,18 @@ pub struct Pools {
 
 impl Pools {
     pub(super) fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
-        let mut all = desk.usage()?;
-        if let Some(network) = &self.network {
-            all.retain(|usage| usage.extent.network == *network);
-        }
+        let usage = desk.usage(self.network.as_deref())?;
+        let rows = desk.pool_rows(&usage)?;
         if self.json {
-            let rows: Vec<UsageRow<'_>> = all.iter().map(UsageRow::new).collect();
             output::json(terminal.stdout, &rows)?;
-        } else if all.is_empty() {
+        } else if rows.is_empty() {
             writeln!(
                 terminal.stderr,
                 "no ranges are known in {}: a network's first ADD makes them known",
                 desk.place
             )?;
         } else {
-            write!(terminal.stdout, "{}", tables::usage(&all, &terminal.screen))?;
+            write!(terminal.stdout, "{}", tables::usage(&rows, &terminal.screen))?;
         }
         Ok(terminal.stdout.flush()?)
     }

@@ -7,14 +7,15 @@ use std::collections::BTreeSet;
 
 use anyhow::{Result, anyhow};
 use clap::Args;
-use serde_json::{Value, json};
 
+use super::output;
 use super::output::visible;
 use super::{Desk, Terminal, confirm};
 use crate::alloc::{Del, Target};
 use crate::engine;
 use crate::error::shown_network;
 use crate::net::Addr;
+use crate::rows::{FreedRow, LeaseRow};
 
 /// Free an address, or all of a container's.
 #[derive(Debug, Args)]
@@ -61,17 +62,20 @@ impl Release {
             let cx = desk.cx_for(lease);
             let freed = engine::del(&mut *desk.store, del, None, &cx)?;
             if self.json {
-                rows.push(json!({
-                    "network": network, "address": addr.to_string(), "holder": owner.to_string(),
-                    "freed": !freed.is_empty(),
-                }));
+                let lease = LeaseRow::new(lease);
+                rows.push(FreedRow {
+                    lease,
+                    verdict: None,
+                    reason: None,
+                    freed: !freed.is_empty(),
+                });
                 continue;
             }
             let word = if freed.is_empty() { "was free already:" } else { "freed" };
             writeln!(terminal.stdout, "{word} {}", visible(&what))?;
         }
         if self.json {
-            writeln!(terminal.stdout, "{:#}", Value::from(rows))?;
+            output::json(terminal.stdout, &rows)?;
         }
         Ok(terminal.stdout.flush()?)
     }

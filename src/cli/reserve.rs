@@ -5,14 +5,15 @@
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
+use serde_json::json;
 
 use super::output;
-use super::output::Reserved;
 use super::{Desk, Terminal, confirm, misuse};
 use crate::alloc;
 use crate::engine;
 use crate::model::{NetworkName, SetName};
-use crate::net::{Addr, Span, Subnet};
+use crate::net::{Addr, Span, Subnet, parse_cidr};
+use crate::rows;
 
 /// Most addresses at a time: each is a record.
 const MOST: u128 = 65_536;
@@ -59,10 +60,16 @@ struct What {
 }
 
 impl What {
-    /// The network's set of leases, and the addresses.
-    fn find(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<(SetName, Vec<Addr>)> {
+    /// The network's set of leases, and the addresses. Those to reserve have to be in a range of it;
+    /// a reservation can be ended whatever the ranges have become.
+    fn find(
+        &self,
+        inside: bool,
+        desk: &mut Desk,
+        terminal: &mut Terminal<'_>,
+    ) -> Result<(SetName, Vec<Addr>)> {
         let span = span(&self.addresses)?;
-        let count = crate::telemetry::usage::len(span);
+        let count = span.size();
         if count > MOST {
             return Err(misuse(format!(
                 "{} is {count} addresses; at most {MOST} can be reserved at a time: leave them out of \
@@ -75,7 +82,7 @@ impl What {
         let definitions = desk.store.networks(&desk.cx)?;
         let defined = definitions.iter().find(|d| d.network == network);
         let outside = |d: &&alloc::NetworkRanges| !d.bounds.iter().any(|b| b.overlaps(span));
-        if let Some(definition) = defined.filter(outside) {
+        if let Some(definition) = defined.filter(outside).filter(|_| inside) {
             let ranges: Vec<String> = definition.bounds.iter().map(ToString::to_string).collect();
             return Err(anyhow!(
                 "{} is in no range of network {network}, which has {}",
@@ -103,8 +110,9 @@ impl What {
 
     fn tell(&self, done: &[Addr], word: &str, terminal: &mut Terminal<'_>) -> Result<()> {
         if self.json {
-            let addresses = done.iter().map(ToString::to_string).collect();
-            output::json(terminal.stdout, &Reserved { network: &self.network, addresses })?;
+            let addresses: Vec<_> = done.iter().copied().map(rows::Text).collect();
+            let report = json!({ "network": self.network, "addresses": addresses });
+            output::json(terminal.stdout, &report)?;
         } else {
             writeln!(
                 terminal.stdout,
@@ -123,7 +131,7 @@ impl What {
 
 impl Reserve {
     pub(super) fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
-        let (set, addrs) = self.what.find(desk, terminal)?;
+        let (set, addrs) = self.what.find(true, desk, terminal)?;
         let question = format!("reserve {} addresses", addrs.len());
         if addrs.len() > FEW && !self.what.yes && !confirm(terminal, &question)? {
             return Ok(writeln!(terminal.stderr, "nothing was reserved")?);
@@ -148,7 +156,7 @@ impl Reserve {
 
 impl Unreserve {
     pub(super) fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
-        let (set, addrs) = self.what.find(desk, terminal)?;
+        let (set, addrs) = self.what.find(false, desk, terminal)?;
         let question =
             format!("let {} of network {} be given", self.what.addresses, self.what.network);
         if !self.what.yes && !confirm(terminal, &question)? {
@@ -170,13 +178,9 @@ impl Unreserve {
 /// `10.0.0.7`, `10.0.0.7-10.0.0.9` or `10.0.0.8/29`.
 fn span(text: &str) -> Result<Span> {
     let bad = || misuse(format!("{text:?} is no address, FIRST-LAST or prefix"));
-    if let Some((base, len)) = text.split_once('/') {
-        let (base, len): (Addr, u8) =
-            (base.parse().map_err(|_| bad())?, len.parse().map_err(|_| bad())?);
-        let subnet = Subnet::masked(base, len).ok_or_else(bad)?;
-        if subnet.first() != base {
-            return Err(misuse(format!("{text} has host bits; the prefix is {subnet}")));
-        }
+    if text.contains('/') {
+        let subnet = Subnet::strict(parse_cidr(text).ok_or_else(bad)?)
+            .map_err(|subnet| misuse(format!("{text} has host bits; the prefix is {subnet}")))?;
         return Ok(subnet.into());
     }
     let (first, last) = text.split_once('-').unwrap_or((text, text));

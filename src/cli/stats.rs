@@ -9,20 +9,16 @@ use super::output;
 use super::output::{Stats as Report, visible};
 use super::{Desk, Terminal, tables};
 use crate::model::SetName;
+use crate::rows::CounterRow;
 use crate::telemetry::metrics;
 use crate::telemetry::metrics::Text;
 
-/// Tell how full each range is, how often what was asked for, and how long that took.
+/// Show how full each range is, and count requests by outcome
 ///
 /// Requests are counted with the change that they make: what only looks, and a DEL of nothing, is not.
 /// A refused ADD is counted in a file of boot leases alone; elsewhere it would cost a flush. The
 /// counters of boot leases begin anew with each boot. In a cluster each node counts for itself, since its
 /// boot: these are this node's.
-///
-/// The times are those of the requests that are counted, on average: how long they waited for the lease
-/// file's locks, and how long it took from when the lease file was asked for until the commit began, with
-/// these waits, without the start of the process and the commit's own flush; of a cluster until it had
-/// answered.
 #[derive(Debug, Args)]
 pub struct Stats {
     /// Only this network's, or this pool; what was asked for is counted for all that share its leases
@@ -40,38 +36,38 @@ pub struct Stats {
 
 impl Stats {
     pub(super) fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
-        let mut usage = desk.usage()?;
+        let usage = desk.usage(self.network.as_deref())?;
         let mut counters = desk.store.counters(&desk.cx)?;
         if let Some(network) = &self.network {
-            usage.retain(|usage| usage.extent.network == *network);
             let drawn = |set: &SetName| usage.iter().any(|usage| usage.extent.set == *set);
             counters.retain(|counter| counter.set.0 == *network || drawn(&counter.set));
         }
-        match &self.prometheus {
-            Some(file) => {
-                let mut text = Text::default();
-                metrics::pools(&mut text, &usage);
-                metrics::requests(&mut text, &counters);
-                if file == Path::new("-") {
-                    terminal.stdout.write_all(text.as_str().as_bytes())?;
-                } else {
-                    write(file, text.as_str())?;
-                }
+        if let Some(file) = &self.prometheus {
+            let mut text = Text::default();
+            metrics::pools(&mut text, &usage);
+            metrics::requests(&mut text, &counters);
+            if file == Path::new("-") {
+                terminal.stdout.write_all(text.as_str().as_bytes())?;
+            } else {
+                write(file, text.as_str())?;
             }
-            None if self.json => output::json(terminal.stdout, &Report::new(&usage, &counters))?,
-            None => {
-                if usage.is_empty() && counters.is_empty() {
-                    let of = match &self.network {
-                        Some(network) => format!("network {} in ", visible(network)),
-                        None => String::new(),
-                    };
-                    writeln!(terminal.stderr, "nothing is known of {of}{}", desk.place)?;
-                }
-                let screen = &terminal.screen;
-                for table in [tables::usage(&usage, screen), tables::counters(&counters, screen)] {
-                    if !table.is_empty() {
-                        writeln!(terminal.stdout, "{table}")?;
-                    }
+            return Ok(terminal.stdout.flush()?);
+        }
+        let (pools, screen) = (desk.pool_rows(&usage)?, &terminal.screen);
+        let requests: Vec<CounterRow<'_>> = counters.iter().map(CounterRow::new).collect();
+        if self.json {
+            output::json(terminal.stdout, &Report { pools: &pools, requests: &requests })?;
+        } else {
+            if pools.is_empty() && requests.is_empty() {
+                let of = match &self.network {
+                    Some(network) => format!("network {} in ", visible(network)),
+                    None => String::new(),
+                };
+                writeln!(terminal.stderr, "nothing is known of {of}{}", desk.place)?;
+            }
+            for table in [tables::usage(&pools, screen), tables::counters(&requests, screen)] {
+                if !table.is_empty() {
+                    writeln!(terminal.stdout, "{table}")?;
                 }
             }
         }

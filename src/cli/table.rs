@@ -5,83 +5,119 @@
 //! Invariant: no line is wider than the screen, unless that is too narrow for what must not be cut;
 //! then the last columns are left out.
 
+use std::fmt::Display;
+
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
+use super::output::visible;
 use super::screen::{Screen, Tone};
 
-/// A column.
-#[derive(Clone, Copy, Debug)]
-pub struct Column {
+/// A table with a line for each row.
+pub struct Table<'a, T> {
+    rows: &'a [T],
+    columns: Vec<Column<'a, T>>,
+}
+
+struct Column<'a, T> {
     title: &'static str,
     right: bool,
     /// It may be cut to this many characters.
     least: usize,
-}
-
-/// A column that is shown whole.
-pub const fn whole(title: &'static str) -> Column {
-    Column { title, right: false, least: usize::MAX }
-}
-
-/// A column of numbers.
-pub const fn number(title: &'static str) -> Column {
-    Column { title, right: true, least: usize::MAX }
-}
-
-/// A column that may be cut to `least` characters.
-pub const fn text(title: &'static str, least: usize) -> Column {
-    Column { title, right: false, least }
+    cell: Box<dyn Fn(&T) -> Cell + 'a>,
 }
 
 /// What stands in one row and column.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Cell {
     text: String,
     tone: Option<Tone>,
 }
 
-impl Cell {
-    /// In a colour.
-    pub fn toned(text: impl Into<String>, tone: Option<Tone>) -> Cell {
-        Cell { text: text.into(), tone }
-    }
+/// A cell. What could steer a terminal is escaped.
+pub fn cell(text: impl Display) -> Cell {
+    Cell { text: visible(&text.to_string()), tone: None }
 }
 
-impl<T: Into<String>> From<T> for Cell {
-    fn from(text: T) -> Cell {
-        Cell { text: text.into(), tone: None }
+/// A cell that may be empty.
+pub fn maybe(text: Option<impl Display>) -> Cell {
+    text.map_or_else(|| cell(""), cell)
+}
+
+impl Cell {
+    /// The same in a colour.
+    pub fn toned(self, tone: Tone) -> Cell {
+        Cell { tone: Some(tone), ..self }
     }
 }
 
 const GAP: usize = 2;
 
-/// The lines of a table, each with its line feed.
-pub fn render(columns: &[Column], rows: &[Vec<Cell>], screen: &Screen) -> String {
-    let widths = widths(columns, rows, screen.width);
-    let mut out = String::new();
-    let head: Vec<Cell> = columns.iter().map(|c| Cell::toned(c.title, Some(Tone::Head))).collect();
-    for row in std::iter::once(&head).chain(rows) {
-        let mut pending = 0;
-        for ((cell, column), width) in row.iter().zip(columns).zip(&widths) {
-            let shown = cut(&cell.text, *width, screen.unicode);
-            let space = width - shown.width();
-            let (before, after) = if column.right { (space, 0) } else { (0, space) };
-            if shown.is_empty() {
-                pending += width + GAP;
-            } else {
-                out.extend(std::iter::repeat_n(' ', pending + before));
-                out += &cell.tone.map_or_else(|| shown.clone(), |tone| screen.paint(tone, &shown));
-                pending = after + GAP;
-            }
-        }
-        out.push('\n');
+impl<'a, T> Table<'a, T> {
+    /// Without a column yet.
+    pub fn of(rows: &'a [T]) -> Table<'a, T> {
+        Table { rows, columns: Vec::new() }
     }
-    out
+
+    /// Adds a column that is shown whole.
+    pub fn whole(self, title: &'static str, cell: impl Fn(&T) -> Cell + 'a) -> Table<'a, T> {
+        self.text(title, usize::MAX, cell)
+    }
+
+    /// Adds a column of numbers.
+    pub fn number(self, title: &'static str, cell: impl Fn(&T) -> Cell + 'a) -> Table<'a, T> {
+        let mut table = self.whole(title, cell);
+        if let Some(column) = table.columns.last_mut() {
+            column.right = true;
+        }
+        table
+    }
+
+    /// Adds a column that may be cut to `least` characters.
+    pub fn text(
+        mut self,
+        title: &'static str,
+        least: usize,
+        cell: impl Fn(&T) -> Cell + 'a,
+    ) -> Table<'a, T> {
+        self.columns.push(Column { title, right: false, least, cell: Box::new(cell) });
+        self
+    }
+
+    /// The lines of the table, each with its line feed; nothing if there is no row.
+    pub fn render(&self, screen: &Screen) -> String {
+        if self.rows.is_empty() {
+            return String::new();
+        }
+        let head = self.columns.iter().map(|column| cell(column.title).toned(Tone::Head)).collect();
+        let cells = |row| self.columns.iter().map(|column| (column.cell)(row)).collect();
+        let all: Vec<Vec<Cell>> =
+            std::iter::once(head).chain(self.rows.iter().map(cells)).collect();
+        let widths = widths(&self.columns, &all, screen.width);
+        let mut out = String::new();
+        for row in all {
+            let mut pending = 0;
+            for ((cell, column), width) in row.iter().zip(&self.columns).zip(&widths) {
+                let shown = cut(&cell.text, *width, screen.unicode);
+                let space = width - shown.width();
+                let (before, after) = if column.right { (space, 0) } else { (0, space) };
+                if shown.is_empty() {
+                    pending += width + GAP;
+                } else {
+                    out.extend(std::iter::repeat_n(' ', pending + before));
+                    out +=
+                        &cell.tone.map_or_else(|| shown.clone(), |tone| screen.paint(tone, &shown));
+                    pending = after + GAP;
+                }
+            }
+            out.push('\n');
+        }
+        out
+    }
 }
 
 /// A width for each column that is shown.
-fn widths(columns: &[Column], rows: &[Vec<Cell>], screen: usize) -> Vec<usize> {
-    let mut widths: Vec<usize> = columns.iter().map(|c| c.title.width()).collect();
+fn widths<T>(columns: &[Column<'_, T>], rows: &[Vec<Cell>], screen: usize) -> Vec<usize> {
+    let mut widths = vec![0; columns.len()];
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.text.width());
@@ -130,20 +166,17 @@ fn cut(text: &str, width: usize, unicode: bool) -> String {
 mod tests {
     use super::*;
 
-    const COLUMNS: &[Column] =
-        &[whole("ADDRESS"), text("CONTAINER", 9), number("N"), whole("LAST")];
-
     fn table(width: usize) -> String {
         let rows = [
-            vec!["10.0.0.1/24".into(), "0123456789abcdef".into(), "7".into(), "x".into()],
-            vec![
-                "fd00::1/64".into(),
-                Cell::toned("\u{30c6}\u{30b9}\u{30c8}", Some(Tone::Bad)),
-                "12".into(),
-                "".into(),
-            ],
+            ("10.0.0.1/24", "0123456789abcdef", 7, Some("x")),
+            ("fd00::1/64", "\u{30c6}\u{30b9}\u{30c8}", 12, None),
         ];
-        render(COLUMNS, &rows, &Screen { width, ..Screen::PLAIN })
+        Table::of(&rows)
+            .whole("ADDRESS", |row| cell(row.0))
+            .text("CONTAINER", 9, |row| cell(row.1))
+            .number("N", |row| cell(row.2))
+            .whole("LAST", |row| maybe(row.3))
+            .render(&Screen { width, ..Screen::PLAIN })
     }
 
     #[test]
@@ -169,8 +202,8 @@ mod tests {
     #[test]
     fn colour_takes_no_room() {
         let screen = Screen { colour: true, ..Screen::PLAIN };
-        let rows = [vec![Cell::toned("a", Some(Tone::Bad)), "b".into()]];
-        let text = render(&[whole("X"), whole("Y")], &rows, &screen);
+        let table = Table::of(&[()]).whole("X", |()| cell("a").toned(Tone::Bad));
+        let text = table.whole("Y", |()| cell("b")).render(&screen);
         let plain: String =
             text.split('\u{1b}').map(|p| p.split_once('m').map_or(p, |x| x.1)).collect();
         assert_eq!(plain, "X  Y\na  b\n");

@@ -1,178 +1,111 @@
-//! Tables for a person: the rows of `output`, with the columns that one looks for first.
+//! Tables for a person: the rows of [`crate::rows`], with the columns that one looks for first.
 //!
 //! Owns: which columns there are, and what stands out. Does not own: their width (`table`).
 
-use super::output::{CounterRow, EventRow, Row, UsageRow, visible};
 use super::screen::{Screen, Tone};
-use super::table::{Cell, Column, number, render, text, whole};
-use crate::model::{Counter, Event, Kind, Lease};
-use crate::net::{Span, hosts};
-use crate::telemetry::usage::{Usage, len};
+use super::table::{Cell, Table, cell, maybe};
+use crate::net::{Addr, Span, hosts};
+use crate::rows::{CounterRow, EventRow, LeaseRow, NodeRow, PoolRow, Str};
 
 /// More of a container's ID tells nobody anything.
 const LONGEST_ID: usize = 24;
 
-fn id(text: &str) -> String {
-    visible(&text.chars().take(LONGEST_ID).collect::<String>())
+/// The first of these that is there, not longer than a container's ID is shown.
+fn first(names: &[&Option<Str<'_>>]) -> Cell {
+    let name = names.iter().find_map(|name| name.as_deref()).unwrap_or_default();
+    cell(name.chars().take(LONGEST_ID).collect::<String>())
 }
 
 /// What is leased to no container stands out.
-fn tone(kind: Kind) -> Option<Tone> {
-    match kind {
-        Kind::Dynamic | Kind::Static => None,
-        Kind::Gateway | Kind::Aux => Some(Tone::Gateway),
-        Kind::Reserved => Some(Tone::Reserved),
+fn kind(row: &LeaseRow<'_>) -> Cell {
+    match &*row.kind {
+        "gateway" | "aux" => cell(&row.kind).toned(Tone::Gateway),
+        "reserved" => cell(&row.kind).toned(Tone::Reserved),
+        _ => cell(&row.kind),
     }
 }
 
 /// Leases.
-pub fn leases(all: &[Lease], screen: &Screen) -> String {
-    const COLUMNS: &[Column] = &[
-        text("NETWORK", 8),
-        whole("ADDRESS"),
-        whole("KIND"),
-        text("CONTAINER", 12),
-        whole("IFNAME"),
-        text("POD", 12),
-        whole("SINCE"),
-    ];
-    let row = |lease: &Lease| -> Vec<Cell> {
-        let row = Row::new(lease);
-        let named = [row.id, row.container_id, row.endpoint];
-        let container = named.into_iter().find(|n| !n.is_empty()).unwrap_or_default();
-        vec![
-            visible(row.network).into(),
-            format!("{}/{}", row.address, row.prefix).into(),
-            Cell::toned(row.kind, tone(lease.kind)),
-            id(container).into(),
-            visible(row.ifname).into(),
-            row.pod().into(),
-            row.time.into(),
-        ]
-    };
-    let rows: Vec<Vec<Cell>> = all.iter().map(row).collect();
-    render(COLUMNS, &rows, screen)
+pub fn leases(rows: &[LeaseRow<'_>], screen: &Screen) -> String {
+    Table::of(rows)
+        .text("NETWORK", 8, |row| cell(&row.network))
+        .whole("ADDRESS", |row| cell(row.cidr()))
+        .whole("KIND", |row| kind(row))
+        .text("CONTAINER", 12, |row| first(&[&row.id, &row.container_id, &row.endpoint]))
+        .whole("IFNAME", |row| maybe(row.ifname.as_ref()))
+        .text("POD", 12, |row| maybe(row.pod()))
+        .whole("SINCE", |row| cell(row.time))
+        .render(screen)
 }
 
-/// What happened.
-pub fn events(all: &[Event], screen: &Screen) -> String {
-    const COLUMNS: &[Column] = &[
-        whole("TIME"),
-        whole("EVENT"),
-        whole("ADDRESS"),
-        text("NETWORK", 8),
-        text("CONTAINER", 12),
-        whole("BY"),
-        text("POD", 12),
-        whole("IFNAME"),
-        text("NODE", 8),
-    ];
-    let rows: Vec<Vec<Cell>> = all.iter().map(event).collect();
-    render(COLUMNS, &rows, screen)
+/// Events.
+pub fn events(rows: &[EventRow<'_>], screen: &Screen) -> String {
+    Table::of(rows)
+        .whole("TIME", |row| cell(row.lease.time))
+        .whole("EVENT", |row| cell(row.event))
+        .whole("ADDRESS", |row| cell(row.lease.cidr()))
+        .text("NETWORK", 8, |row| cell(&row.lease.network))
+        .text("CONTAINER", 12, |row| {
+            let lease = &row.lease;
+            first(&[&lease.id, &lease.container_id, &lease.endpoint, &lease.holder, &lease.note])
+        })
+        .whole("BY", |row| maybe(row.face))
+        .text("POD", 12, |row| maybe(row.lease.pod()))
+        .whole("IFNAME", |row| maybe(row.lease.ifname.as_ref()))
+        .text("NODE", 8, |row| maybe(row.lease.node.as_ref()))
+        .render(screen)
 }
 
-fn event(event: &Event) -> Vec<Cell> {
-    let row = EventRow::new(event);
-    let named = [row.id, row.container_id, row.endpoint, row.holder, row.note];
-    let container = named.into_iter().find(|n| !n.is_empty()).unwrap_or_default();
-    let pod = match row.pod_name {
-        "" => String::new(),
-        name => visible(&format!("{}/{name}", row.pod_namespace)),
-    };
-    vec![
-        row.time.into(),
-        row.event.into(),
-        row.address.into(),
-        visible(row.network).into(),
-        id(container).into(),
-        row.face.into(),
-        pod.into(),
-        visible(row.ifname).into(),
-        visible(row.node).into(),
-    ]
+/// Nodes.
+pub fn nodes(rows: &[NodeRow], screen: &Screen) -> String {
+    Table::of(rows)
+        .text("NODE", 8, |row| cell(&row.node))
+        .text("MACHINE-ID", 12, |row| cell(&row.machine_id))
+        .number("LEASES", |row| cell(row.leases))
+        .number("POOLS", |row| cell(row.pools))
+        .whole("BOOT SINCE", |row| maybe(row.boot_since))
+        .whole("LAST LEASE", |row| maybe(row.last_lease))
+        .render(screen)
 }
 
 /// How full ranges are; empty if there is none.
-pub fn usage(all: &[Usage], screen: &Screen) -> String {
-    const COLUMNS: &[Column] = &[
-        text("NETWORK", 8),
-        text("RANGE", 16),
-        number("SIZE"),
-        number("USED"),
-        number("FREE"),
-        number("GAP"),
-        number("RESERVED"),
-        number("COOLING"),
-        whole("FILL"),
-    ];
-    if all.is_empty() {
-        return String::new();
-    }
-    let row = |usage: &Usage| -> Vec<Cell> {
-        let row = UsageRow::new(usage);
-        vec![
-            visible(row.network).into(),
-            range(usage.extent.range).into(),
-            count(row.size).into(),
-            count(row.used).into(),
-            count(row.free).into(),
-            count(usage.gap.map_or(0, len)).into(),
-            count(row.reserved).into(),
-            count(row.cooling).into(),
-            Cell::toned(bar(usage, screen.unicode), Some(fullness(usage))),
-        ]
-    };
-    let rows: Vec<Vec<Cell>> = all.iter().map(row).collect();
-    render(COLUMNS, &rows, screen)
+pub fn usage(rows: &[PoolRow], screen: &Screen) -> String {
+    Table::of(rows)
+        .text("NETWORK", 8, |row| cell(&row.network))
+        .text("RANGE", 16, |row| cell(range(row.first.0, row.last.0)))
+        .number("SIZE", |row| cell(count(row.size)))
+        .number("USED", |row| cell(count(row.used)))
+        .number("FREE", |row| cell(count(row.free)))
+        .number("GAP", |row| cell(count(row.largest_gap)))
+        .number("RESERVED", |row| cell(count(row.reserved)))
+        .number("COOLING", |row| cell(count(row.cooling)))
+        .whole("FILL", |row| cell(bar(row, screen.unicode)).toned(fullness(row)))
+        .render(screen)
 }
 
 /// A range as short as it can be told: all hosts of a prefix as that, else without repeating of the
 /// last address what it shares with the first.
-fn range(span: Span) -> String {
-    let (first, last) = (span.first.to_string(), span.last.to_string());
-    let differ = span.first.bits() ^ span.last.bits();
-    let host = u8::try_from(u128::BITS - differ.leading_zeros()).unwrap_or(u8::MAX);
-    let prefix = span.first.prefix(span.first.family().bits().saturating_sub(host));
-    if hosts(prefix) == span || Span::from(prefix) == span {
+fn range(first: Addr, last: Addr) -> String {
+    let prefix = first.enclosing(last);
+    let span = Span::new(first, last);
+    if span == Some(hosts(prefix)) || span == Some(prefix.into()) {
         return prefix.to_string();
     }
+    let (first, last) = (first.to_string(), last.to_string());
     let alike = first.bytes().zip(last.bytes()).take_while(|(a, b)| a == b).count();
     let dot = first.get(..alike).and_then(|same| same.rfind('.')).map_or(0, |at| at + 1);
     format!("{first}-{}", &last[dot..])
 }
 
-/// How often what was asked for, and how long that took on average; empty if nothing was.
-pub fn counters(all: &[Counter], screen: &Screen) -> String {
-    const COLUMNS: &[Column] = &[
-        text("NETWORK", 8),
-        whole("FACE"),
-        whole("COMMAND"),
-        whole("OUTCOME"),
-        number("COUNT"),
-        number("LOCK WAIT MS"),
-        number("UNTIL COMMIT MS"),
-    ];
-    if all.is_empty() {
-        return String::new();
-    }
-    let row = |counter: &Counter| -> Vec<Cell> {
-        let row = CounterRow::new(counter);
-        let network = visible(row.network);
-        let mean = |seconds: Option<f64>| {
-            seconds.map_or_else(|| "-".to_owned(), |s| format!("{:.2}", s * 1000.0))
-        };
-        vec![
-            network.into(),
-            row.face.into(),
-            row.command.into(),
-            row.outcome.into(),
-            row.count.to_string().into(),
-            mean(counter.took.mean_of(counter.waited)).into(),
-            mean(counter.took.mean_of(counter.took.sum)).into(),
-        ]
-    };
-    let rows: Vec<Vec<Cell>> = all.iter().map(row).collect();
-    render(COLUMNS, &rows, screen)
+/// How often each kind of request was made; empty if none was.
+pub fn counters(rows: &[CounterRow<'_>], screen: &Screen) -> String {
+    Table::of(rows)
+        .text("NETWORK", 8, |row| cell(row.network))
+        .whole("FACE", |row| cell(row.face))
+        .whole("COMMAND", |row| cell(row.command))
+        .whole("OUTCOME", |row| cell(row.outcome))
+        .number("COUNT", |row| cell(row.count))
+        .render(screen)
 }
 
 /// A number of addresses: one that nobody can take in is told as a power of two.
@@ -189,7 +122,7 @@ const BAR: u128 = 10;
 
 /// How much of a range is taken: at least one character of the bar once anything is, and never all
 /// of it while something is free.
-fn bar(usage: &Usage, unicode: bool) -> String {
+fn bar(usage: &PoolRow, unicode: bool) -> String {
     let taken = usage.size.saturating_sub(usage.free);
     let share = |n: u128| n / (usage.size / BAR).max(1);
     let filled = match (taken, usage.free) {
@@ -205,7 +138,7 @@ fn bar(usage: &Usage, unicode: bool) -> String {
     std::iter::repeat_n(on, filled).chain(std::iter::repeat_n(off, empty)).collect()
 }
 
-fn fullness(usage: &Usage) -> Tone {
+fn fullness(usage: &PoolRow) -> Tone {
     match usage.free {
         0 => Tone::Bad,
         free if free <= usage.size / 10 => Tone::Odd,
@@ -229,8 +162,7 @@ mod tests {
             ("fd00::1", "fd00::ffff:ffff:ffff:ffff", "fd00::/64"),
             ("fd00::1", "fd00::9", "fd00::1-fd00::9"),
         ] {
-            let span = Span::new(first.parse().unwrap(), last.parse().unwrap()).unwrap();
-            assert_eq!(range(span), told);
+            assert_eq!(range(first.parse().unwrap(), last.parse().unwrap()), told);
         }
     }
 

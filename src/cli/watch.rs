@@ -12,12 +12,13 @@ use anyhow::Result;
 use clap::Args;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::output::{EventRow, visible};
+use super::output::visible;
 use super::screen::Tone;
 use super::{Desk, Terminal};
 use crate::config;
 use crate::model::{Event, Face, Lease, SetName, Timestamp, What};
 use crate::net::Addr;
+use crate::rows::EventRow;
 use crate::sys::host;
 
 /// Tell of each address that is given or freed from now on, a line each, until it is stopped.
@@ -98,7 +99,7 @@ impl Watch {
     fn tell(&self, event: &Event, known_face: bool, terminal: &mut Terminal<'_>) -> Result<()> {
         let mut row = EventRow::new(event);
         if !known_face {
-            row.face = "";
+            row.face = None;
         }
         if self.json {
             serde_json::to_writer(&mut *terminal.stdout, &row)?;
@@ -106,12 +107,11 @@ impl Watch {
         }
         let tone = if event.what.gives() { Tone::Good } else { Tone::Cooling };
         let word = terminal.screen.paint(tone, row.event);
-        let (time, addr, network) = (&row.time, &row.address, visible(row.network));
+        let (time, addr, network) = (row.lease.time, event.addr, visible(&row.lease.network));
         let owner = visible(&event.owner.to_string());
         write!(terminal.stdout, "{time} {word} {addr} of network {network}, {owner}")?;
-        if !row.pod_name.is_empty() {
-            let pod = visible(&format!("{}/{}", row.pod_namespace, row.pod_name));
-            write!(terminal.stdout, ", pod {pod}")?;
+        if let Some(pod) = row.lease.pod() {
+            write!(terminal.stdout, ", pod {}", visible(&pod))?;
         }
         Ok(writeln!(terminal.stdout)?)
     }

@@ -5,8 +5,6 @@
 //! Invariant: a malformed value is an error at once; missing ones are collected, in the table's
 //! order, because the reference implementation names them all.
 
-use std::fmt;
-
 use crate::config::Inputs;
 use crate::model::{ContainerId, IfName, NameError};
 use crate::sys::host::Env;
@@ -65,11 +63,13 @@ pub struct Invocation {
 pub struct Missing(pub Vec<&'static str>);
 
 /// What is wrong with the environment. All of it is code 4.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EnvError {
     /// Variables that are needed are not there.
+    #[error("required env variables [{}] missing", .0.0.join(","))]
     Missing(Missing),
     /// A value that the specification does not allow.
+    #[error("{msg}")]
     Malformed {
         /// What is wrong.
         msg: &'static str,
@@ -77,6 +77,7 @@ pub enum EnvError {
         details: String,
     },
     /// A value that is not UTF-8.
+    #[error("the value of {0} is not valid UTF-8")]
     NotText(&'static str),
 }
 
@@ -86,18 +87,6 @@ impl EnvError {
         match self {
             EnvError::Malformed { details, .. } if !details.is_empty() => Some(details),
             _ => None,
-        }
-    }
-}
-
-impl fmt::Display for EnvError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            EnvError::Missing(Missing(names)) => {
-                write!(f, "required env variables [{}] missing", names.join(","))
-            }
-            EnvError::Malformed { msg, .. } => f.write_str(msg),
-            EnvError::NotText(name) => write!(f, "the value of {name} is not valid UTF-8"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! From what went wrong to the specification's error object.
+//! From what went wrong to the specification's error codes.
 //!
 //! Owns: the codes, and what `details` tells. Does not own: the texts, which are the domain's.
 //! Invariant: every failure has a code that says what a runtime should do; a decision of the
@@ -7,8 +7,6 @@
 use serde::Serialize;
 
 use super::env::EnvError;
-use super::result::pretty;
-use super::version::CniVersion;
 use crate::config::ConfigError;
 use crate::error::{Error, Refusal, StoreError};
 use crate::model::NetworkName;
@@ -86,18 +84,6 @@ impl Failure {
         }
         self
     }
-
-    /// The error object, in the layout of the reference implementation.
-    pub fn render(&self, version: CniVersion) -> Vec<u8> {
-        let wire = Wire {
-            cni_version: version.as_str(),
-            code: self.code,
-            msg: &self.msg,
-            details: self.details.as_deref(),
-        };
-        // Writing strings and a number into memory fails for no input.
-        pretty(&wire).unwrap_or_default()
-    }
 }
 
 impl From<EnvError> for Failure {
@@ -138,23 +124,14 @@ fn store_code(error: &StoreError) -> u32 {
         StoreError::Locked { .. }
         | StoreError::Unavailable { .. }
         | StoreError::Unanswered { .. } => TRY_AGAIN,
-        StoreError::Damaged { .. } | StoreError::BadRecord { .. } | StoreError::Foreign { .. } => {
-            DAMAGED
-        }
-        StoreError::Moved { .. } | StoreError::Claimed { .. } | StoreError::Unreadable { .. } => {
-            CONFIGURATION
-        }
+        StoreError::Damaged { .. }
+        | StoreError::BadRecord { .. }
+        | StoreError::Foreign { .. }
+        | StoreError::OtherVersion { .. } => DAMAGED,
+        StoreError::SharedFolder { .. }
+        | StoreError::Claimed { .. }
+        | StoreError::Unreadable { .. } => CONFIGURATION,
     }
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Wire<'a> {
-    cni_version: &'static str,
-    code: u32,
-    msg: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    details: Option<&'a str>,
 }
 
 /// For a program: what the message says in words.
@@ -180,7 +157,6 @@ impl Details {
                 details.address = address(refusal);
                 refusal.lease()
             }
-            Error::Store(StoreError::Moved { lease, .. }) => Some(&**lease),
             Error::Store(_) => None,
         };
         if let Some(lease) = lease {
@@ -242,19 +218,6 @@ mod tests {
             waited: Duration::from_secs(5),
             holders: vec![7],
         })
-    }
-
-    #[test]
-    fn an_error_is_one_object() {
-        let failure = Failure::new(ENVIRONMENT, "no <x>").details("why");
-        assert_eq!(
-            String::from_utf8(failure.render(CniVersion::V0_4_0)).unwrap(),
-            "{\n    \"cniVersion\": \"0.4.0\",\n    \"code\": 4,\n    \
-             \"msg\": \"no \\u003cx\\u003e\",\n    \"details\": \"why\"\n}"
-        );
-        let bare = Failure::new(CONFIGURATION, "m").details("");
-        let text = String::from_utf8(bare.render(CniVersion::NEWEST)).unwrap();
-        assert!(!text.contains("details"), "{text}");
     }
 
     #[test]

@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use crate::config::{Level, Log, LogFormat};
 use crate::model::Timestamp;
-use crate::telemetry::log;
 use crate::telemetry::log::{Entry, Stamp};
+use crate::telemetry::{counters, log};
 
 /// The log of one run.
 pub struct Journal<'a> {
@@ -63,14 +63,15 @@ impl<'a> Journal<'a> {
         facts.append(&mut entry.facts);
         entry.facts = facts;
         entry.took = Some(self.began.elapsed());
+        entry.waited = Some(counters::now().waits.sum).filter(|waited| !waited.is_zero());
         let line =
             log::line(self.file.format, Stamp { program: "sublet", time: Some(self.now) }, &entry);
         if shown {
             // A runtime shows these lines with its own; what it knows itself is left out.
             let short = match self.file.format {
                 LogFormat::Text => {
-                    let told = log::told(&Entry::new(entry.level, entry.text));
-                    format!("sublet: {}: {told}\n", log::word(entry.level))
+                    let body = log::body(&Entry::new(entry.level, entry.text));
+                    format!("sublet: {}: {body}\n", log::word(entry.level))
                 }
                 LogFormat::Json => line.clone(),
             };
@@ -95,6 +96,8 @@ impl<'a> Journal<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -128,9 +131,11 @@ mod tests {
         let mut journal = Journal::new(&mut stderr);
         let file = Log { format: LogFormat::Json, ..Log::default() };
         journal.attach(&file, "mynet", 60);
+        counters::waited(Duration::from_millis(5));
         journal.write(Entry::new(Level::Error, "no").with("code", "100"));
         let line: serde_json::Value = serde_json::from_slice(&stderr).unwrap();
         assert_eq!(line["code"], "100");
+        assert!(line["lockWaitMs"].as_f64().unwrap() >= 5.0, "{line}");
         assert_eq!(line["network"], "mynet");
         assert_eq!(line["time"], "1970-01-01T00:01:00Z");
     }

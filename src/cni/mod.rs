@@ -13,17 +13,17 @@ mod result;
 mod verbs;
 mod version;
 
+use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 
 pub use self::error::Failure;
 pub use self::version::CniVersion;
 
 use self::env::{EnvError, Invocation, Verb};
 use self::log::Journal;
-use self::verbs::Stores;
 use crate::config::{Dialect, Level, Netconf, VERSIONS};
-use crate::store::Open;
 use crate::sys::host::{Env, Facts};
 use crate::sys::panic;
 use crate::telemetry::log::Entry;
@@ -43,13 +43,11 @@ pub struct World<'a> {
     pub stderr: &'a mut dyn Write,
     /// What the machine says; asked at most once, and not for VERSION.
     pub facts: &'a dyn Fn() -> Facts,
-    /// Opens the store that the configuration names.
-    pub open: Open,
 }
 
 /// Carries out the call; answers with the exit code.
 pub fn run(world: World<'_>) -> u8 {
-    let World { env, stdin, stdout, stderr, facts, open } = world;
+    let World { env, stdin, stdout, stderr, facts } = world;
     let mut output = Output {
         stdout,
         journal: Journal::new(stderr),
@@ -57,7 +55,7 @@ pub fn run(world: World<'_>) -> u8 {
         answered: false,
     };
     // Whatever a panic interrupted is dropped; all that is used afterwards is the output.
-    let done = catch_unwind(AssertUnwindSafe(|| serve(env, stdin, facts, open, &mut output)));
+    let done = catch_unwind(AssertUnwindSafe(|| serve(env, stdin, facts, &mut output)));
     match done {
         Ok(Ok(())) => 0,
         Ok(Err(failure)) => output.fail(&failure),
@@ -91,7 +89,7 @@ impl Output<'_> {
         self.journal.write(entry.with("code", failure.code.to_string()));
         // A second document would make the first unreadable.
         if !self.answered
-            && let Err(e) = self.answer(&failure.render(self.version))
+            && let Err(e) = self.answer(&result::render_failure(failure, self.version))
         {
             let event = format!("cannot write the error to standard output: {e}");
             self.journal.write(Entry::new(Level::Error, event));
@@ -104,10 +102,9 @@ fn serve(
     env: &Env<'_>,
     stdin: &mut dyn Read,
     facts: &dyn Fn() -> Facts,
-    open: Open,
     output: &mut Output<'_>,
 ) -> Result<(), Failure> {
-    let command = match env("CNI_COMMAND").map(std::ffi::OsString::into_string) {
+    let command = match env("CNI_COMMAND").map(OsString::into_string) {
         Some(Ok(text)) => text,
         Some(Err(_)) => return Err(EnvError::NotText("CNI_COMMAND").into()),
         None => String::new(),
@@ -127,8 +124,8 @@ fn serve(
     let inputs = &invocation.inputs;
     output.journal.learn("container", inputs.container.as_ref().map_or("", |c| c.as_str()));
     output.journal.learn("ifname", inputs.ifname.as_ref().map_or("", |i| i.as_str()));
-    let (netconf, stdin) = match read(stdin).and_then(|b| Ok((Netconf::decode(&b)?, b))) {
-        Ok(read) if may_lack_all(&invocation, &read.0) => read,
+    let netconf = match read(stdin).and_then(|bytes| Ok(Netconf::decode(&bytes)?)) {
+        Ok(netconf) if may_lack_all(&invocation, &netconf) => netconf,
         Err(failure) if invocation.missing.0.is_empty() => return Err(failure),
         _ => return Err(EnvError::Missing(invocation.missing).into()),
     };
@@ -136,8 +133,7 @@ fn serve(
         output.version = version;
     }
     netconf.name()?;
-    let stores = Stores { open, stdin };
-    verbs::dispatch(invocation, netconf, facts, stores, output)
+    verbs::dispatch(invocation, netconf, facts, output)
 }
 
 fn read(stdin: &mut dyn Read) -> Result<Vec<u8>, Failure> {
@@ -150,8 +146,6 @@ fn read(stdin: &mut dyn Read) -> Result<Vec<u8>, Failure> {
         let msg = "the network configuration on stdin is larger than 16 MiB";
         return Err(Failure::new(error::DECODING, msg));
     }
-    // They are kept, and most are few: the rest of the page is for what follows.
-    bytes.shrink_to_fit();
     Ok(bytes)
 }
 
@@ -178,6 +172,21 @@ fn may_lack(name: &str, invocation: &Invocation, netconf: &Netconf) -> bool {
 
 fn unwritten(error: &io::Error) -> Failure {
     Failure::new(error::IO, format!("cannot write to standard output: {error}"))
+}
+
+/// Returns what the ECS agent expects when it runs its plugin `ecs-ipam` with one of its two options.
+pub fn ecs_agent_answer(args: &[OsString]) -> Option<String> {
+    if Path::new(args.first()?).file_name()? != "ecs-ipam" {
+        return None;
+    }
+    match args.get(1)?.to_str()? {
+        "--capabilities" => Some(r#"{"capabilities":["awsvpc-network-mode"]}"#.to_owned()),
+        "--version" => Some(format!(
+            r#"{{"version":"{}","dirty":false,"gitShortHash":"unknown"}}"#,
+            env!("CARGO_PKG_VERSION")
+        )),
+        _ => None,
+    }
 }
 
 fn about() -> String {

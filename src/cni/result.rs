@@ -1,4 +1,4 @@
-//! The answer to an ADD, in the shape of each version.
+//! The answer to an ADD in the shape of each version, and the error object.
 //!
 //! Owns: the wire format, byte for byte as the reference implementation writes it: key order,
 //! four spaces, no newline at the end, `<`, `>` and `&` escaped. Does not own: which addresses.
@@ -9,6 +9,7 @@ use std::io;
 use serde::Serialize;
 use serde_json::ser::{PrettyFormatter, Serializer};
 
+use super::error::Failure;
 use super::version::{CniVersion, Shape};
 use crate::config::{Dialect, Dns, Route};
 use crate::model::Grant;
@@ -52,8 +53,30 @@ pub fn render(version: CniVersion, dialect: Dialect, answer: Answer<'_>) -> io::
     }
 }
 
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct WireFailure<'a> {
+    cni_version: &'static str,
+    code: u32,
+    msg: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    details: Option<&'a str>,
+}
+
+/// Writes an error object, in the layout of the reference implementation.
+pub fn render_failure(failure: &Failure, version: CniVersion) -> Vec<u8> {
+    let wire = WireFailure {
+        cni_version: version.as_str(),
+        code: failure.code,
+        msg: &failure.msg,
+        details: failure.details.as_deref(),
+    };
+    // Writing strings and a number into memory fails for no input.
+    pretty(&wire).unwrap_or_default()
+}
+
 /// JSON as Go's `json.MarshalIndent` writes it.
-pub(super) fn pretty(value: &impl Serialize) -> io::Result<Vec<u8>> {
+fn pretty(value: &impl Serialize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(512);
     let formatter = PrettyFormatter::with_indent(b"    ");
     value.serialize(&mut Serializer::with_formatter(&mut bytes, formatter))?;
@@ -246,10 +269,9 @@ mod tests {
     }
 
     fn route(dst: &str, gw: Option<&str>) -> Route {
-        let (addr, len) = dst.split_once('/').unwrap();
         Route {
             dst: dst.to_owned(),
-            net: Subnet::masked(addr.parse().unwrap(), len.parse().unwrap()),
+            net: crate::net::parse_cidr(dst).map(Subnet::from),
             gw: gw.map(|gw| gw.parse().unwrap()),
             ..Route::default()
         }
@@ -263,6 +285,19 @@ mod tests {
     /// The same without white space, to be read at a glance.
     fn short(version: &str, answer: Answer<'_>) -> String {
         text(version, Dialect::Native, answer).replace(['\n', ' '], "")
+    }
+
+    #[test]
+    fn an_error_is_one_object() {
+        let failure = Failure::new(4, "no <x>").details("why");
+        assert_eq!(
+            String::from_utf8(render_failure(&failure, CniVersion::V0_4_0)).unwrap(),
+            "{\n    \"cniVersion\": \"0.4.0\",\n    \"code\": 4,\n    \
+             \"msg\": \"no \\u003cx\\u003e\",\n    \"details\": \"why\"\n}"
+        );
+        let bare = Failure::new(7, "m").details("");
+        let text = String::from_utf8(render_failure(&bare, CniVersion::NEWEST)).unwrap();
+        assert!(!text.contains("details"), "{text}");
     }
 
     #[test]

@@ -84,7 +84,6 @@ impl Call {
             stdout: &mut stdout,
             stderr: &mut stderr,
             facts: &self.facts,
-            open: |spec, _| crate::store::open(spec),
         });
         Ran {
             code,
@@ -295,7 +294,6 @@ fn a_broken_stdout_is_tried_once() {
         stdout: &mut stdout,
         stderr: &mut io::sink(),
         facts: &facts,
-        open: |spec, _| crate::store::open(spec),
     });
     assert_eq!((code, stdout.0), (1, 1));
 }

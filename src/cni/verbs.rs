@@ -13,7 +13,7 @@ use super::result;
 use super::result::Answer;
 use super::version::CniVersion;
 use crate::alloc;
-use crate::alloc::{Add, Check, Command, Context, DefineNetwork, Del, Gc, Outcome, Status, Target};
+use crate::alloc::{Add, Check, DefineNetwork, Del, Gc, Status, Target};
 use crate::config::{Cleanup, Config, Dialect, Level, Netconf, VERSIONS};
 use crate::engine;
 use crate::engine::HostLocalFolder;
@@ -21,26 +21,19 @@ use crate::error::{Error, Refusal, StoreError};
 use crate::migrate::host_local_import;
 use crate::model::{Netns, NetworkName, Origin, Owner, StoreSpec};
 use crate::net::Addr;
-use crate::store::{Open, Store};
+use crate::store;
+use crate::store::Store;
 use crate::sys::host::Facts;
 
 /// Our own network and mount namespace.
 const OWN_NETNS: &str = "/proc/self/ns/net";
 const OWN_MOUNTS: &str = "/proc/self/ns/mnt";
 
-/// The way to a store.
-pub struct Stores {
-    /// Opens it.
-    pub open: Open,
-    /// The configuration as it was read: who opens the store may need it again.
-    pub stdin: Vec<u8>,
-}
 /// How often an ADD is tried while its network is defined anew.
 const TRIES: u32 = 5;
 
 /// One call whose protocol is in order.
 struct Call {
-    stores: Stores,
     invocation: Invocation,
     netconf: Netconf,
     facts: Facts,
@@ -51,7 +44,6 @@ pub fn dispatch(
     mut invocation: Invocation,
     netconf: Netconf,
     facts: &dyn Fn() -> Facts,
-    stores: Stores,
     output: &mut Output<'_>,
 ) -> Result<(), Failure> {
     let text = netconf.version();
@@ -68,7 +60,7 @@ pub fn dispatch(
         }
     };
     invocation.inputs.one_per_family = version.one_per_family();
-    let mut call = Call { stores, invocation, netconf, facts: facts() };
+    let mut call = Call { invocation, netconf, facts: facts() };
     match call.invocation.verb {
         Verb::Add => call.add(version, output),
         Verb::Del => call.del(output),
@@ -161,7 +153,7 @@ impl Call {
             }
             return Ok(());
         };
-        let mut store = self.open(&cleanup.store, &cleanup.network)?;
+        let mut store = open(&cleanup.store, &cleanup.network)?;
         let old = (cleanup.dialect == Dialect::Consul).then(|| cleanup.network.clone());
         let del =
             Del { set: cleanup.set, target, rewind: cleanup.rewind, undo: false, legacy: old };
@@ -209,7 +201,7 @@ impl Call {
         let failed = |error: Error| Failure::of(&error, &config.network);
         match engine::check(&mut *store, check, &cx) {
             Err(Error::Refused(Refusal::Missing { owner })) => {
-                match before_takeover(&mut *store, &config, &owner, &cx).map_err(failed)? {
+                match before_takeover(&config, &owner).map_err(failed)? {
                     Some(held) if expected.is_none_or(|e| held.iter().all(|a| e.contains(a))) => {
                         Ok(())
                     }
@@ -222,9 +214,7 @@ impl Call {
 
     fn gc(&mut self, output: &mut Output<'_>) -> Result<(), Failure> {
         let cleanup = self.cleanup(output);
-        let mut store = self.open(&cleanup.store, &cleanup.network)?;
-        // It is long where there are many attachments, and nobody needs it any more.
-        self.stores.stdin = Vec::new();
+        let mut store = open(&cleanup.store, &cleanup.network)?;
         let valid = self.netconf.take_valid_attachments()?.into();
         let gc = Gc { set: cleanup.set, network: cleanup.network.clone(), valid, after: None };
         let freed = engine::gc(&mut *store, gc, &self.facts.context())
@@ -268,12 +258,11 @@ impl Call {
         match self.netconf.config(&self.invocation.inputs) {
             Ok(config) => {
                 output.journal.attach(&config.log, config.network.as_str(), self.facts.now);
-                // First: another program may take over, and say the warnings itself.
-                let store = self.open(&config.store, &config.network);
                 for warning in &config.warnings {
                     output.journal.warn(&warning.to_string());
                 }
-                Ok((config, store?))
+                let store = open(&config.store, &config.network)?;
+                Ok((config, store))
             }
             Err(error) => {
                 // So that the failure reaches the log file as well.
@@ -281,11 +270,6 @@ impl Call {
                 Err(error.into())
             }
         }
-    }
-
-    fn open(&self, spec: &StoreSpec, network: &NetworkName) -> Result<Box<dyn Store>, Failure> {
-        (self.stores.open)(spec, Some(&self.stores.stdin))
-            .map_err(|error| Failure::of(&error.into(), network))
     }
 
     /// The configuration with the network as the cluster defines it, if it asks for that, and what an
@@ -328,6 +312,10 @@ impl Call {
     }
 }
 
+fn open(spec: &StoreSpec, network: &NetworkName) -> Result<Box<dyn Store>, Failure> {
+    store::open(spec).map_err(|error| Failure::of(&error.into(), network))
+}
+
 /// What a DEL frees; `None`: nothing is named. In the ECS dialect an address beside an `id` says
 /// which lease is meant, and an address alone is freed whoever holds it.
 fn target(cleanup: &Cleanup) -> Option<Target> {
@@ -356,30 +344,14 @@ fn legacy<'a>(
     }
 }
 
-/// What a container has from host-local, as long as the network's first ADD did not take that
-/// over: later the folder tells nothing any more.
-fn before_takeover(
-    store: &mut dyn Store,
-    config: &Config,
-    owner: &Owner,
-    cx: &Context,
-) -> Result<Option<Vec<Addr>>, Error> {
-    let (Some(dir), Owner::Attachment(attachment)) = (&config.legacy_dir, owner) else {
-        return Ok(None);
-    };
-    let Some(held) = host_local_import::holds(dir, attachment) else {
-        return Ok(None);
-    };
-    // A DEL of no address changes nothing and tells whether the folder still counts.
-    let nothing = Del {
-        set: config.set.clone(),
-        target: Target::Some(owner.clone(), Vec::new()),
-        rewind: false,
-        undo: false,
-        legacy: Some(config.network.clone()),
-    };
-    let outcome = store.apply(&Command::Del(nothing), cx)?;
-    Ok((outcome == Outcome::ReadLegacy).then_some(held))
+/// What a container has from host-local, as long as the folder was not adopted.
+fn before_takeover(config: &Config, owner: &Owner) -> Result<Option<Vec<Addr>>, Error> {
+    match (&config.legacy_dir, owner) {
+        (Some(dir), Owner::Attachment(attachment)) => {
+            Ok(host_local_import::holds(dir, attachment)?)
+        }
+        _ => Ok(None),
+    }
 }
 
 fn no_container() -> Failure {

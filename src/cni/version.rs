@@ -52,7 +52,7 @@ impl CniVersion {
     /// The newest: what we answer with where no configuration says another.
     pub const NEWEST: CniVersion = CniVersion::V1_1_0;
 
-    /// The text.
+    /// The text in a configuration.
     pub const fn as_str(self) -> &'static str {
         VERSIONS[self as usize]
     }

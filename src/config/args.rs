@@ -5,12 +5,14 @@
 //! lies in a range. `runtimeConfig.ipRanges` is `host_local`'s.
 //! Invariant: an address is asked for once.
 
-use super::cidr::addr_with_or_without_prefix;
 use super::error::ConfigError;
 use super::fields::Fields;
 use crate::alloc::Requested;
-use crate::model::Pod;
-use crate::net::Addr;
+use crate::model::{Attachment, Origin, Pod};
+use crate::net::{Addr, parse_addr};
+
+/// The most addresses that `args.cni.ips` or `runtimeConfig.ips` asks for.
+const MOST_REQUESTED: usize = 1024;
 
 /// The content of `CNI_ARGS`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,7 +44,7 @@ impl Args {
             };
             match key {
                 "IgnoreUnknown" => {
-                    ignore_unknown = truth(value).ok_or_else(|| {
+                    ignore_unknown = parse_bool(value).ok_or_else(|| {
                         wrong(format!(
                             "boolean unmarshal error: invalid input {value}; it is 1, 0, true or false"
                         ))
@@ -50,10 +52,10 @@ impl Args {
                 }
                 "IP" if value.is_empty() => {}
                 "IP" => {
-                    let ip = addr_with_or_without_prefix(value);
+                    let ip = parse_addr(value);
                     args.ip = Some(ip.ok_or_else(|| wrong(format!("invalid IP address {value}")))?);
                 }
-                _ if args.note(key, value) => {}
+                _ if args.record(key, value) => {}
                 _ => unknown.push(format!("{pair:?}")),
             }
         }
@@ -72,13 +74,13 @@ impl Args {
     pub(super) fn parse_leniently(text: &str) -> Args {
         let mut args = Args::default();
         for (key, value) in text.split(';').filter_map(|pair| pair.split_once('=')) {
-            args.note(key, value);
+            args.record(key, value);
         }
         args
     }
 
     /// Takes what is only noted, not acted on; false if `key` is none of that.
-    fn note(&mut self, key: &str, value: &str) -> bool {
+    fn record(&mut self, key: &str, value: &str) -> bool {
         match key {
             "MAC" => self.mac = Some(value.to_owned()).filter(|mac| !mac.is_empty()),
             "K8S_POD_NAMESPACE" => value.clone_into(&mut self.namespace),
@@ -90,8 +92,13 @@ impl Args {
         true
     }
 
+    /// Where the request comes from; the caller adds the network namespace.
+    pub(super) fn origin(&self, root: &Fields, attachment: Option<Attachment>) -> Origin {
+        Origin { attachment, pod: self.pod(), mac: mac(root, self), ..Origin::default() }
+    }
+
     /// The pod, if it is named in full.
-    pub(super) fn pod(&self) -> Option<Pod> {
+    fn pod(&self) -> Option<Pod> {
         (!self.namespace.is_empty() && !self.name.is_empty()).then(|| Pod {
             namespace: self.namespace.clone(),
             name: self.name.clone(),
@@ -100,7 +107,7 @@ impl Args {
     }
 }
 
-fn truth(value: &str) -> Option<bool> {
+fn parse_bool(value: &str) -> Option<bool> {
     match value.to_ascii_lowercase().as_str() {
         "1" | "true" => Some(true),
         "0" | "false" => Some(false),
@@ -114,9 +121,11 @@ pub(super) fn wanted(root: &Fields, args: &Args) -> Result<Vec<Requested>, Confi
     let in_args = root.object("args")?.map(|args| args.object("cni"));
     for source in [in_args.transpose()?.flatten(), root.object("runtimeConfig")?] {
         let Some(source) = source else { continue };
-        for item in source.list("ips")? {
+        let items = source.list("ips")?;
+        ConfigError::bound(&source.path_of("ips"), "addresses", items.len(), MOST_REQUESTED)?;
+        for item in items {
             let text = item.text()?;
-            let addr = addr_with_or_without_prefix(text).ok_or_else(|| {
+            let addr = parse_addr(text).ok_or_else(|| {
                 ConfigError::invalid(format!(
                     "invalid IP address {text:?}; {} takes an address, with or without a prefix length",
                     item.path()
@@ -133,7 +142,7 @@ pub(super) fn wanted(root: &Fields, args: &Args) -> Result<Vec<Requested>, Confi
 
 /// The MAC address, where one is known: the runtime's capability, else `args.cni`, else `CNI_ARGS`, as
 /// the plugins of the specification have it. It is only noted, so what is none is left out.
-pub(super) fn mac(root: &Fields, args: &Args) -> Option<String> {
+fn mac(root: &Fields, args: &Args) -> Option<String> {
     let text = |fields: &Fields| fields.text("mac").ok().flatten().map(str::to_owned);
     let capability = root.object("runtimeConfig").ok().flatten().and_then(|c| text(&c));
     let in_args = || text(&root.object("args").ok()??.object("cni").ok()??);
@@ -176,8 +185,8 @@ mod tests {
     #[test]
     fn the_mac_is_the_nearest_that_is_one() {
         let found = |json: &str, args: &str| {
-            let Ok(super::super::raw::Json::Object(pairs)) =
-                super::super::raw::Json::parse(json.as_bytes())
+            let Ok(super::super::json::Json::Object(pairs)) =
+                super::super::json::Json::parse(json.as_bytes())
             else {
                 panic!("an object")
             };

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::error::{ConfigError, Warning};
 use super::fields::{Fields, Node};
-use super::raw::{Json, quote};
+use super::json::{Json, quote};
 use super::{Dialect, duration, keys};
 use crate::model::{Consul, Etcd, History, Persist, Servers, StoreSpec};
 
@@ -29,14 +29,19 @@ pub fn store(json: &str) -> Result<(StoreSpec, Vec<Warning>), ConfigError> {
         .map_err(|e| ConfigError::decode(format!("the store is no JSON: {e}")))?;
     let pairs = [("store".to_owned(), json)];
     let mut warnings = Vec::new();
-    match named(&Fields::root(&pairs), Dialect::Native, &mut warnings)? {
+    match from_ipam(&Fields::root(&pairs), Dialect::Native, &mut warnings)? {
         Some(spec) => Ok((spec, warnings)),
         None => Err(ConfigError::invalid("the store must be an object")),
     }
 }
 
+/// Whether `ipam` has keys of cni-ipam-consul.
+pub(super) fn has_consul_keys(ipam: &Fields) -> bool {
+    ["consul_addr", "consul_port", "dc"].iter().any(|key| ipam.has(key))
+}
+
 /// The cluster that a configuration names, if it names one.
-pub(super) fn named(
+pub(super) fn from_ipam(
     ipam: &Fields,
     dialect: Dialect,
     warnings: &mut Vec<Warning>,
@@ -68,7 +73,7 @@ pub(super) fn named(
         if let Some(node) = store.get_or_null(engine) {
             fields = node.fields()?;
         }
-        keys::warn_of_near(&fields, keys::CLUSTER, warnings);
+        keys::warn_of_typos(&fields, keys::CLUSTER, warnings);
     }
     if engine == "etcd" {
         return etcd(&fields).map(|etcd| Some(StoreSpec::Etcd(Box::new(etcd))));
@@ -121,7 +126,7 @@ fn servers(fields: &Fields, port: u16, agent: Option<String>) -> Result<Servers,
             fields.path(),
             if ca.is_some() { "caFile" } else { "certFile" }
         ))
-        .at(fields.way_to("endpoints")));
+        .at(fields.path_of("endpoints")));
     }
     Ok(Servers {
         endpoints,
@@ -151,7 +156,7 @@ fn pair<'a>(
 
 fn missing(fields: &Fields, has: &str, lacks: &str) -> ConfigError {
     ConfigError::invalid(format!("{} has {has} but no {lacks}; give both or none", fields.path()))
-        .at(fields.way_to(has))
+        .at(fields.path_of(has))
 }
 
 /// `http://host:port`; the port may be left out.
@@ -206,7 +211,7 @@ pub(super) fn consul_endpoint(ipam: &Fields) -> Result<String, ConfigError> {
                 "ipam.consul_addr is {}; it takes a host's name or address, the port is consul_port",
                 quote(host)
             ))
-            .at(ipam.way_to("consul_addr")));
+            .at(ipam.path_of("consul_addr")));
         }
     };
     let port = match ipam.get("consul_port") {
@@ -240,7 +245,7 @@ fn prefix(fields: &Fields) -> Result<String, ConfigError> {
             fields.path(),
             quote(text)
         ))
-        .at(fields.way_to("prefix")));
+        .at(fields.path_of("prefix")));
     }
     Ok(trimmed.to_owned())
 }
@@ -249,15 +254,14 @@ fn timeout(fields: &Fields) -> Result<Duration, ConfigError> {
     let Some(text) = fields.text("timeout")? else {
         return Ok(DEFAULT_TIMEOUT);
     };
-    let nanos = duration::parse(text).and_then(|nanos| u64::try_from(nanos).ok());
-    let timeout = nanos.map(Duration::from_nanos);
+    let timeout = duration::positive(text).ok();
     timeout.filter(|t| !t.is_zero() && *t <= LONGEST_TIMEOUT).ok_or_else(|| {
         ConfigError::invalid(format!(
             "{}.timeout is {}; it takes {}, more than 0 and at most 10m",
             fields.path(),
             quote(text),
-            duration::HOW
+            duration::SYNTAX
         ))
-        .at(fields.way_to("timeout"))
+        .at(fields.path_of("timeout"))
     })
 }

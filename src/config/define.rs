@@ -10,9 +10,9 @@ use serde_json::{Map, Value};
 use super::cidr::cidr;
 use super::error::ConfigError;
 use super::fields::{Fields, Node};
+use super::json::Json;
 use super::netconf::Netconf;
-use super::raw::Json;
-use super::{Config, Dialect, Inputs, keys};
+use super::{Config, Dialect, Inputs, cluster, keys};
 use crate::model::{NetworkName, StoreSpec};
 
 /// What a network is to all its nodes.
@@ -20,7 +20,7 @@ const KEYS: &[&str] =
     &["subnet", "rangeStart", "rangeEnd", "gateway", "ranges", "exclude", "routes", "dns"];
 
 /// What this configuration defines its network as, if it asks for that to be kept.
-pub(super) fn asked(
+pub(super) fn requested(
     conf: &Netconf,
     dialect: Dialect,
     store: &StoreSpec,
@@ -55,12 +55,9 @@ fn pick(fields: &Fields, names: &[&str], mask: bool) -> Result<Map<String, Value
     for name in names {
         if let Some(node) = fields.get(name) {
             let value = match *name {
-                "ranges" => within(&node, keys::RANGE, mask)?,
-                "routes" => within(&node, keys::ROUTE, mask)?,
-                "subnet" if mask => match cidr(&node)?.subnet() {
-                    Some(subnet) => Value::from(subnet.to_string()),
-                    None => node.json().value(),
-                },
+                "ranges" => pick_nested(&node, keys::RANGE, mask)?,
+                "routes" => pick_nested(&node, keys::ROUTE, mask)?,
+                "subnet" if mask => Value::from(cidr(&node)?.net.trunc().to_string()),
                 _ => node.json().value(),
             };
             picked.insert((*name).to_owned(), value);
@@ -70,12 +67,12 @@ fn pick(fields: &Fields, names: &[&str], mask: bool) -> Result<Map<String, Value
 }
 
 /// The same within lists, and lists of lists.
-fn within(node: &Node, names: &[&str], mask: bool) -> Result<Value, ConfigError> {
+fn pick_nested(node: &Node, names: &[&str], mask: bool) -> Result<Value, ConfigError> {
     Ok(match node.json() {
         Json::Array(_) => {
             let items = node.list()?;
             let items: Result<Vec<Value>, ConfigError> =
-                items.iter().map(|item| within(item, names, mask)).collect();
+                items.iter().map(|item| pick_nested(item, names, mask)).collect();
             Value::Array(items?)
         }
         Json::Object(_) => Value::Object(pick(&node.clone().fields()?, names, mask)?),
@@ -90,7 +87,7 @@ impl Netconf {
             return Err(ConfigError::invalid("it is no JSON object"));
         };
         let mut ipam = self.ipam()?.pairs().to_vec();
-        ipam.retain(|(key, _)| !KEYS.iter().any(|name| super::fields::spells(key, name)));
+        ipam.retain(|(key, _)| !KEYS.iter().any(|name| super::fields::is_spelling_of(key, name)));
         ipam.extend(definition);
         Ok(self.with_ipam(ipam))
     }
@@ -120,9 +117,8 @@ pub fn from_file(
             "it has no \"ipam\"; a network is defined as {\"ipam\": {\"subnet\": \"10.1.0.0/16\"}}",
         ));
     };
-    let consul = ["consul_addr", "consul_port", "dc"].iter().any(|key| ipam.has(key));
     let version = root.integer("version")?.and_then(|n| u64::try_from(n).ok());
-    Ok((text(&ipam, consul)?, version))
+    Ok((text(&ipam, cluster::has_consul_keys(&ipam))?, version))
 }
 
 /// The network as a definition has it, by the rules of any configuration.

@@ -27,7 +27,7 @@ pub(super) fn dns(ipam: &Fields) -> Result<Dns, ConfigError> {
         None => Dns::default(),
     };
     if let Some(path) = ipam.text("resolvConf")? {
-        let file = parse(&read(path).map_err(|e| e.at(ipam.way_to("resolvConf")))?);
+        let file = parse(&read(path).map_err(|e| e.at(ipam.path_of("resolvConf")))?);
         let or = |first: Vec<String>, second| if first.is_empty() { second } else { first };
         dns = Dns {
             nameservers: or(file.nameservers, dns.nameservers),
@@ -48,13 +48,13 @@ fn read(path: &str) -> Result<String, ConfigError> {
     files::read(Path::new(path), LARGEST).map_err(|e| {
         ConfigError::invalid(format!(
             "open {path}: {}; ipam.resolvConf must name a readable file",
-            reason(&e)
+            system_message(&e)
         ))
     })
 }
 
 /// The system's text as Go prints it: in lower case, without the number.
-fn reason(e: &io::Error) -> String {
+fn system_message(e: &io::Error) -> String {
     let text = e.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();
     text.to_lowercase()

@@ -4,7 +4,7 @@
 //! Invariant: no text makes it panic or overflow.
 
 /// How to write one, for messages.
-pub const HOW: &str = "a duration such as 500ms, 30s or 1h30m";
+pub const SYNTAX: &str = "a duration such as 500ms, 30s or 1h30m";
 
 const UNITS: [(&str, i128); 8] = [
     // Longer names first: "m" begins "ms".
@@ -21,7 +21,7 @@ const UNITS: [(&str, i128); 8] = [
 /// A duration of zero or more, as an operator writes one.
 pub fn positive(text: &str) -> Result<std::time::Duration, String> {
     let parsed = parse(text).and_then(|nanos| u64::try_from(nanos).ok());
-    parsed.map(std::time::Duration::from_nanos).ok_or_else(|| format!("{text:?} is not {HOW}"))
+    parsed.map(std::time::Duration::from_nanos).ok_or_else(|| format!("{text:?} is not {SYNTAX}"))
 }
 
 /// The nanoseconds, if it is a duration that Go takes.

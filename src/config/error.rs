@@ -7,7 +7,8 @@
 use std::fmt;
 
 /// Why a configuration cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
 pub struct ConfigError {
     decode: bool,
     message: String,
@@ -24,6 +25,15 @@ impl ConfigError {
     /// It is JSON of the right shape, and makes no sense.
     pub(super) fn invalid(message: impl Into<String>) -> ConfigError {
         ConfigError { decode: false, message: message.into(), details: None, place: None }
+    }
+
+    /// An error if a list is longer than `most`. Decisions take time with the square of its length.
+    pub(super) fn bound(path: &str, what: &str, count: usize, most: usize) -> Result<(), Self> {
+        if count <= most {
+            return Ok(());
+        }
+        let text = format!("{path} holds {count} {what}; at most {most} are allowed");
+        Err(ConfigError::invalid(text).at(path))
     }
 
     pub(super) fn with_details(self, details: impl Into<String>) -> ConfigError {
@@ -59,26 +69,18 @@ impl ConfigError {
     }
 }
 
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for ConfigError {}
-
 /// What an operator should look at, though the configuration can be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning {
     pub(super) place: String,
     pub(super) text: String,
-    /// A key that is close to a known one: meant, and without effect.
-    pub(super) slip: bool,
+    /// Whether it is about a key that is close to a known one, and so has no effect.
+    pub(super) typo: bool,
 }
 
 impl Warning {
     pub(super) fn new(place: impl Into<String>, text: impl Into<String>) -> Warning {
-        Warning { place: place.into(), text: text.into(), slip: false }
+        Warning { place: place.into(), text: text.into(), typo: false }
     }
 }
 

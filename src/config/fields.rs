@@ -1,20 +1,19 @@
-//! Reading values out of the tree, each with the way to it for messages.
+//! Values of a JSON tree, each with its path for messages.
 //!
-//! Owns: how keys match (case does not matter, kebab-case is camelCase, the last one wins, `null`
-//! is absent) and the text for a value of the wrong type. Does not own: which keys there are.
-//! Invariant: a wrong type is always a decode error that names its place.
+//! Keys match in any case and in kebab-case, the last of several wins, and `null` is absent.
+//! Invariant: a value of the wrong type is always a decode error that names its path.
 
 use super::error::ConfigError;
-use super::raw::Json;
+use super::json::Json;
 
-/// An object and the way to it.
+/// An object and its path.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Fields<'a> {
     path: String,
     pairs: &'a [(String, Json)],
 }
 
-/// A value and the way to it.
+/// A value and its path.
 #[derive(Clone, Debug)]
 pub(super) struct Node<'a> {
     path: String,
@@ -22,7 +21,7 @@ pub(super) struct Node<'a> {
 }
 
 /// Whether `key` is a way to write `name`: `RANGESTART` and `range-start` are `rangeStart`.
-pub(super) fn spells(key: &str, name: &str) -> bool {
+pub(super) fn is_spelling_of(key: &str, name: &str) -> bool {
     let mut key = key.chars().peekable();
     for c in name.chars() {
         if c.is_ascii_uppercase() {
@@ -35,8 +34,8 @@ pub(super) fn spells(key: &str, name: &str) -> bool {
     key.next().is_none()
 }
 
-/// The way to a key of what is at `path`.
-pub(super) fn inside(path: &str, key: &str) -> String {
+/// The path of a key of the object at `path`.
+pub(super) fn join(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
@@ -48,8 +47,8 @@ impl<'a> Fields<'a> {
 
     /// The value of `name`, a `null` included.
     pub(super) fn get_or_null(&self, name: &str) -> Option<Node<'a>> {
-        let (key, json) = self.pairs.iter().rev().find(|(key, _)| spells(key, name))?;
-        Some(Node { path: self.inside(key), json })
+        let (key, json) = self.pairs.iter().rev().find(|(key, _)| is_spelling_of(key, name))?;
+        Some(Node { path: self.join(key), json })
     }
 
     /// The value of `name`.
@@ -59,7 +58,7 @@ impl<'a> Fields<'a> {
 
     /// Whether `name` is written, be it as `null`.
     pub(super) fn has(&self, name: &str) -> bool {
-        self.pairs.iter().any(|(key, _)| spells(key, name))
+        self.pairs.iter().any(|(key, _)| is_spelling_of(key, name))
     }
 
     /// The text of `name`; an empty one is absent.
@@ -98,29 +97,34 @@ impl<'a> Fields<'a> {
         self.pairs.iter().map(|(key, _)| key.as_str())
     }
 
-    /// The way here.
+    /// The path of this value.
     pub(super) fn path(&self) -> &str {
         &self.path
     }
 
-    /// The way to a key here.
-    pub(super) fn inside(&self, key: &str) -> String {
-        inside(&self.path, key)
+    /// The path of a key of this object.
+    pub(super) fn join(&self, key: &str) -> String {
+        join(&self.path, key)
     }
 
-    /// The way to `name`, as it is written; where it is not, the way here.
-    pub(super) fn way_to(&self, name: &str) -> String {
+    /// The path of `name` as it is written; of this object, if it is not there.
+    pub(super) fn path_of(&self, name: &str) -> String {
         self.get_or_null(name).map_or_else(|| self.path.clone(), |node| node.path)
     }
 }
 
 impl<'a> Node<'a> {
+    /// A value that stands apart from its tree.
+    pub(super) fn new(path: String, json: &'a Json) -> Node<'a> {
+        Node { path, json }
+    }
+
     /// As it was written.
     pub(super) fn json(&self) -> &'a Json {
         self.json
     }
 
-    /// The way here.
+    /// The path of this value.
     pub(super) fn path(&self) -> &str {
         &self.path
     }
@@ -188,12 +192,15 @@ mod tests {
     #[test]
     fn spellings() {
         for key in ["rangeStart", "range-start", "RANGESTART", "Range-Start"] {
-            assert!(spells(key, "rangeStart"), "{key}");
+            assert!(is_spelling_of(key, "rangeStart"), "{key}");
         }
         for key in ["range_start", "range--start", "rangeStar", "rangeStarts", "-rangeStart", ""] {
-            assert!(!spells(key, "rangeStart"), "{key}");
+            assert!(!is_spelling_of(key, "rangeStart"), "{key}");
         }
-        assert!(spells("IPV4-Subnet", "ipv4-subnet") && !spells("ipv4subnet", "ipv4-subnet"));
+        assert!(
+            is_spelling_of("IPV4-Subnet", "ipv4-subnet")
+                && !is_spelling_of("ipv4subnet", "ipv4-subnet")
+        );
     }
 
     #[test]

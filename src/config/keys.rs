@@ -1,12 +1,11 @@
-//! The keys that somebody understands, and what is only close to one.
+//! The known keys, and typos of them.
 //!
-//! Owns: the lists. Does not own: what the keys mean.
-//! Invariant: an unknown key is at most a warning; other programs' keys are not even that.
+//! Invariant: an unknown key is at most a warning, and a key that other programs know is not even that.
 
 use std::collections::HashSet;
 
 use super::error::Warning;
-use super::fields::{Fields, spells};
+use super::fields::{Fields, is_spelling_of};
 
 /// Inside `ipam`.
 pub(super) const IPAM: &[&str] = &[
@@ -83,46 +82,49 @@ pub(super) const CLUSTER: &[&str] = &[
 ];
 
 /// Warns of each key that is none of `known` and looks like one of them.
-pub(super) fn warn_of_near(fields: &Fields, known: &[&str], warnings: &mut Vec<Warning>) {
+pub(super) fn warn_of_typos(fields: &Fields, known: &[&str], warnings: &mut Vec<Warning>) {
     let mut seen = HashSet::new();
     let fresh = unknown(fields, known).filter(|key| seen.insert(*key));
-    warnings.extend(fresh.filter_map(|key| slip(fields, key, known)));
+    warnings.extend(fresh.filter_map(|key| typo(fields, key, known)));
 }
 
-/// What to say of a key that looks like one of `known`.
-pub(super) fn slip(fields: &Fields, key: &str, known: &[&str]) -> Option<Warning> {
+/// The warning about a key that looks like one of `known`.
+pub(super) fn typo(fields: &Fields, key: &str, known: &[&str]) -> Option<Warning> {
     let meant = nearest(key, known)?;
-    let place = fields.inside(key);
+    let place = fields.join(key);
     let text = format!("unknown key {place} is ignored; did you mean {meant}?");
-    Some(Warning { place, text, slip: true })
+    Some(Warning { place, text, typo: true })
 }
 
-/// The first keys that are none of `known`: who writes more of them does not want to be told of each.
+/// The first unknown keys: a configuration with more of them needs no report of each.
 pub(super) fn unknown<'a>(fields: &Fields<'a>, known: &[&str]) -> impl Iterator<Item = &'a str> {
-    fields.keys().filter(|key| !known.iter().any(|name| spells(key, name))).take(MOST)
+    fields
+        .keys()
+        .filter(|key| !known.iter().any(|name| is_spelling_of(key, name)))
+        .take(MAX_UNKNOWN)
 }
 
-const MOST: usize = 100;
+const MAX_UNKNOWN: usize = 100;
 
-/// The longest key that could be a slip of one of ours.
-const LONGEST: usize = 40;
+/// The longest key that could be a typo of one of ours.
+const MAX_LENGTH: usize = 40;
 
 fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
-    if key.len() > LONGEST {
+    if key.len() > MAX_LENGTH {
         return None;
     }
-    let key = bare(key);
-    // In a short word two letters are no slip any more.
-    let slip = if key.len() <= 4 { 1 } else { 2 };
+    let key = normalized(key);
+    // In a short word two letters are no typo any more.
+    let typo = if key.len() <= 4 { 1 } else { 2 };
     known
         .iter()
-        .map(|name| (strsim::levenshtein(&key, &bare(name)), *name))
+        .map(|name| (strsim::levenshtein(&key, &normalized(name)), *name))
         .min_by_key(|(distance, _)| *distance)
-        .filter(|(distance, _)| *distance <= slip)
+        .filter(|(distance, _)| *distance <= typo)
         .map(|(_, name)| name)
 }
 
-fn bare(key: &str) -> String {
+fn normalized(key: &str) -> String {
     key.chars().filter(|c| !matches!(c, '_' | '-')).map(|c| c.to_ascii_lowercase()).collect()
 }
 

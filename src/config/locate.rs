@@ -1,13 +1,11 @@
-//! Where in a text of JSON a value stands.
+//! The line and column of a value in JSON text, from its path (`ipam.ranges[0][1].subnet`).
 //!
-//! Owns: the way from a place (`ipam.ranges[0][1].subnet`) to a line and a column. Does not own:
-//! whether the text is JSON; it was parsed before.
-//! Invariant: any text is walked once, without a panic and to its end.
+//! Invariant: any text, JSON or not, is read once to its end, without a panic.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 
-use super::fields::inside;
+use super::fields::join;
 
 /// Line and column, both from 1; a column is a character.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,16 +42,16 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// Where a value stands: its key, if it has one, and the value itself, in bytes.
+/// Offsets in bytes: of a value's key, if it has one, and of the value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Spot {
+pub(super) struct Offsets {
     pub(super) key: usize,
     pub(super) value: usize,
 }
 
-/// The spots of those of `places` that are in the text. Of a key that is given twice it is the last,
+/// The offsets of those of `places` that are in the text. Of a key that is given twice it is the last,
 /// as that is the one that counts.
-pub(super) fn spots(text: &str, places: &HashSet<&str>) -> HashMap<String, Spot> {
+pub(super) fn offsets(text: &str, places: &HashSet<&str>) -> HashMap<String, Offsets> {
     let mut walk = Walk { text, at: 0, path: String::new(), places, found: HashMap::new() };
     walk.value(None);
     walk.found
@@ -64,7 +62,7 @@ struct Walk<'a> {
     at: usize,
     path: String,
     places: &'a HashSet<&'a str>,
-    found: HashMap<String, Spot>,
+    found: HashMap<String, Offsets>,
 }
 
 impl Walk<'_> {
@@ -79,7 +77,7 @@ impl Walk<'_> {
     fn value(&mut self, key: Option<usize>) {
         let first = self.peek();
         if self.places.contains(&*self.path) {
-            let spot = Spot { key: key.unwrap_or(self.at), value: self.at };
+            let spot = Offsets { key: key.unwrap_or(self.at), value: self.at };
             self.found.insert(self.path.clone(), spot);
         }
         match first {
@@ -110,7 +108,7 @@ impl Walk<'_> {
             }
             if close == b'}' {
                 let key = self.string();
-                self.path = inside(&self.path, &key);
+                self.path = join(&self.path, &key);
                 self.value(Some(start));
             } else {
                 let _ = write!(self.path, "[{index}]");
@@ -150,7 +148,7 @@ mod tests {
     use super::*;
 
     fn positions(text: &str, place: &str) -> Option<(Position, Position)> {
-        let spot = *spots(text, &HashSet::from([place])).get(place)?;
+        let spot = *offsets(text, &HashSet::from([place])).get(place)?;
         let mut cursor = Cursor::new(text);
         Some((cursor.advance(spot.key), cursor.advance(spot.value)))
     }

@@ -13,12 +13,12 @@ mod dns;
 pub mod duration;
 mod error;
 mod fields;
+mod json;
 mod keys;
 pub mod lint;
 mod locate;
+mod locations;
 mod netconf;
-mod place;
-mod raw;
 mod runtime;
 
 use std::path::PathBuf;
@@ -34,8 +34,8 @@ use crate::alloc::{Cooldown, OnDuplicate, Requested, Strategy};
 use crate::model::{ContainerId, IfName, NetworkName, Origin, Owner, SetName, StoreSpec};
 use crate::net::{Addr, RangeSet, Subnet};
 
-/// The specification's versions that a configuration may name, oldest first; `cni::version` says what
-/// each of them means.
+/// The specification's versions that a configuration may name, oldest first; `cni::CniVersion` has one
+/// variant for each, in this order.
 pub const VERSIONS: [&str; 7] = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
 /// Which program's configuration it is.
@@ -220,7 +220,7 @@ pub enum Level {
 }
 
 /// The value of `name` where it is one of a few words; absent is the default.
-fn word<T: Copy + Default>(
+fn choice<T: Copy + Default>(
     fields: &Fields,
     name: &str,
     words: &[(&str, T)],
@@ -234,9 +234,9 @@ fn word<T: Copy + Default>(
         ConfigError::invalid(format!(
             "{}.{name} is {}; it takes one of {}",
             fields.path(),
-            raw::quote(text),
+            json::quote(text),
             words.join(", ")
         ))
-        .at(fields.way_to(name))
+        .at(fields.path_of(name))
     })
 }

@@ -1,12 +1,11 @@
 //! A decoded network configuration, before it is known what it is wanted for.
 //!
-//! Owns: the top level, and which dialect speaks. Does not own: a dialect's keys.
-//! Invariant: once decoded, a DEL gets its [`Cleanup`] whatever `ipam` looks like.
+//! It reads the top level alone: the keys in `ipam` are the dialects'.
 
-use super::dialect::{consul, ecs, native};
 use super::error::ConfigError;
-use super::fields::{Fields, spells};
-use super::raw::Json;
+use super::fields::{Fields, is_spelling_of};
+use super::json::Json;
+use super::runtime::{Attachments, VALID};
 use super::{Cleanup, Config, Dialect, Inputs};
 use crate::model::{Attachment, NameError, NetworkName};
 
@@ -18,11 +17,13 @@ const FIRST_VERSION: &str = "0.1.0";
 pub struct Netconf {
     pairs: Vec<(String, Json)>,
     version: String,
-    name: Option<String>,
+    pub(super) name: Option<String>,
+    /// GC's, which are not in `pairs`.
+    pub(super) attachments: Attachments,
 }
 
 /// One dialect: how it is told, and how it is read.
-pub(super) struct Rules {
+pub(super) struct DialectRules {
     pub(super) dialect: Dialect,
     /// Whether these keys of `ipam` are its own.
     pub(super) claims: fn(&Fields) -> bool,
@@ -32,16 +33,14 @@ pub(super) struct Rules {
     pub(super) cleanup: fn(&Netconf, &Inputs) -> Cleanup,
 }
 
-/// The first that claims a configuration reads it; the last claims all. Consul's is before the one
-/// that leases from a file of this node.
-const DIALECTS: [Rules; 3] = [consul::RULES, ecs::RULES, native::RULES];
-
 impl Netconf {
-    /// Decodes JSON. What is wrong inside `ipam` is told by [`Netconf::config`], so that it cannot
-    /// stop a DEL.
+    /// Decodes JSON. What is wrong inside `ipam` is an error of [`Netconf::config`], so that it
+    /// cannot stop a DEL.
     pub fn decode(bytes: &[u8]) -> Result<Netconf, ConfigError> {
-        match Json::parse(bytes).map_err(|e| fail(&e))? {
-            Json::Object(pairs) => Netconf::from_pairs(pairs),
+        let mut attachments = Attachments::default();
+        let mut take = |key: &str, item: Option<(usize, Json)>| attachments.take(key, item);
+        match Json::parse_apart(bytes, &VALID, &mut take).map_err(|e| fail(&e))? {
+            Json::Object(pairs) => Ok(Netconf { attachments, ..Netconf::from_pairs(pairs)? }),
             other => {
                 let what = other.describe();
                 Err(fail(&format!("it must be an object, not {what}")))
@@ -56,28 +55,12 @@ impl Netconf {
         let version = version.unwrap_or(FIRST_VERSION);
         let version = version.to_owned();
         let name = root.text("name").map_err(|e| fail(&e).at("name"))?.map(str::to_owned);
-        Ok(Netconf { pairs, version, name })
-    }
-
-    /// Whose configuration it is, told by the keys inside `ipam`.
-    pub fn dialect(&self) -> Dialect {
-        self.rules().dialect
-    }
-
-    /// The network's name. The ECS dialect has one network, `ecs`; in the Consul dialect an absent
-    /// name is `default`.
-    pub fn name(&self) -> Result<NetworkName, ConfigError> {
-        (self.rules().name)(self.name.as_deref())
+        Ok(Netconf { pairs, version, name, attachments: Attachments::default() })
     }
 
     /// `cniVersion`; absent or empty, it is 0.1.0.
     pub fn version(&self) -> &str {
         &self.version
-    }
-
-    /// Whether it is an ECS configuration that names its owner by `id`.
-    pub fn has_id(&self) -> bool {
-        self.dialect() == Dialect::Ecs && matches!(ecs::id(&self.ipam_anyway()), Ok(Some(_)))
     }
 
     /// Whether it says nothing about addresses: no `ipam`, or nothing but a `type` in it.
@@ -89,41 +72,17 @@ impl Netconf {
         }
     }
 
-    /// The whole configuration, for ADD, CHECK and STATUS.
-    pub fn config(&self, inputs: &Inputs) -> Result<Config, ConfigError> {
-        (self.rules().config)(self, inputs)
-    }
-
-    /// What a DEL or GC needs.
-    pub fn cleanup(&self, inputs: &Inputs) -> Cleanup {
-        (self.rules().cleanup)(self, inputs)
-    }
-
-    /// What a DEL needs where nothing tells the dialect: what each would free.
-    pub fn cleanups(&self, inputs: &Inputs) -> Vec<Cleanup> {
-        if self.is_bare() {
-            [&native::RULES, &ecs::RULES].map(|rules| (rules.cleanup)(self, inputs)).into()
-        } else {
-            vec![self.cleanup(inputs)]
-        }
-    }
-
-    fn rules(&self) -> &'static Rules {
-        let ipam = self.ipam_anyway();
-        DIALECTS.iter().find(|rules| (rules.claims)(&ipam)).unwrap_or(&native::RULES)
-    }
-
     /// The same with another `ipam`.
     pub(super) fn with_ipam(&self, ipam: Vec<(String, Json)>) -> Netconf {
         let mut pairs = self.pairs.clone();
-        pairs.retain(|(key, _)| !spells(key, "ipam"));
+        pairs.retain(|(key, _)| !is_spelling_of(key, "ipam"));
         pairs.push(("ipam".to_owned(), Json::Object(ipam)));
         Netconf { pairs, ..self.clone() }
     }
 
     /// Drops these keys of the top level.
     pub(super) fn forget(&mut self, keys: &[&str]) {
-        self.pairs.retain(|(key, _)| !keys.contains(&&**key));
+        self.pairs.retain(|(key, _)| !keys.iter().any(|name| is_spelling_of(key, name)));
     }
 
     /// The top level.
@@ -139,7 +98,7 @@ impl Netconf {
     }
 
     /// `ipam`, without a key where it is none.
-    pub(super) fn ipam_anyway(&self) -> Fields<'_> {
+    pub(super) fn ipam_or_empty(&self) -> Fields<'_> {
         self.root().object("ipam").ok().flatten().unwrap_or_default()
     }
 }
@@ -149,7 +108,7 @@ fn fail(e: &dyn std::fmt::Display) -> ConfigError {
 }
 
 /// The network of this name, with the specification's messages.
-pub(super) fn named(name: &str) -> Result<NetworkName, ConfigError> {
+pub(super) fn network_name(name: &str) -> Result<NetworkName, ConfigError> {
     NetworkName::new(name)
         .map_err(|e| match e {
             NameError::Empty => ConfigError::invalid("missing network name"),

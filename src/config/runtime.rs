@@ -4,43 +4,73 @@
 //! what is done with them.
 //! Invariant: a list of attachments that is absent or damaged is never taken for a short one.
 
-use super::cidr::{addr_with_or_without_prefix, bad_cidr};
+use super::cidr::bad_cidr;
 use super::error::ConfigError;
-use super::fields::Fields;
+use super::fields::{Fields, Node, is_spelling_of};
+use super::json::{Json, quote};
 use super::netconf::Netconf;
-use super::raw::quote;
 use crate::model::{ContainerId, IfName, NameError};
-use crate::net::Addr;
+use crate::net::{Addr, parse_addr};
 
 /// The specification's key, and the one that its text had when 1.1.0 was tagged.
-const VALID: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
+pub(super) const VALID: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
+
+/// The attachments under each of the two keys, or what is wrong with the first that is no attachment.
+/// As JSON they need several times the memory, and a runtime may list very many.
+#[derive(Clone, Debug)]
+pub(super) struct Attachments([Result<Vec<(ContainerId, IfName)>, ConfigError>; 2]);
+
+impl Default for Attachments {
+    fn default() -> Attachments {
+        Attachments([Ok(Vec::new()), Ok(Vec::new())])
+    }
+}
+
+impl Attachments {
+    /// Adds one; without an item the list begins anew, for the last one of a key counts.
+    pub(super) fn take(&mut self, key: &str, item: Option<(usize, Json)>) {
+        let Some(which) = VALID.iter().position(|name| is_spelling_of(key, name)) else { return };
+        let list = &mut self.0[which];
+        match (&mut *list, item) {
+            (_, None) => *list = Ok(Vec::new()),
+            (Ok(valid), Some((index, item))) => match attachment(key, index, &item) {
+                Ok(attachment) => valid.push(attachment),
+                Err(e) => *list = Err(e),
+            },
+            (Err(_), Some(_)) => {}
+        }
+    }
+}
+
+fn attachment(key: &str, index: usize, item: &Json) -> Result<(ContainerId, IfName), ConfigError> {
+    let fields = Node::new(format!("{key}[{index}]"), item).fields()?;
+    let container = name(&fields, "containerID", ContainerId::new)?;
+    Ok((container, name(&fields, "ifname", IfName::new)?))
+}
+
+/// The most addresses of `prevResult`, which may have those of other plugins too.
+const MOST_ADDRESSES: usize = 4096;
 
 impl Netconf {
     /// GC: the attachments that live, sorted. `null` is an empty list; absence is an error. They are
-    /// taken out: as JSON they need much memory, and are asked for once.
+    /// taken out: there may be many, and they are asked for once.
     pub fn take_valid_attachments(&mut self) -> Result<Vec<(ContainerId, IfName)>, ConfigError> {
-        let valid = self.valid_attachments();
-        self.forget(&VALID);
-        valid
-    }
-
-    fn valid_attachments(&self) -> Result<Vec<(ContainerId, IfName)>, ConfigError> {
+        let lists = std::mem::take(&mut self.attachments);
         let root = self.root();
-        let Some(node) = VALID.iter().find_map(|key| root.get_or_null(key)) else {
-            return Err(ConfigError::invalid(format!(
+        let mut found = VALID.iter().zip(lists.0);
+        let found = found.find_map(|(key, list)| {
+            let node = root.get_or_null(key)?;
+            // Whether it is a list at all; its items are in `list`.
+            Some(if node.is_null() { list } else { node.list().and(list) })
+        });
+        self.forget(&VALID);
+        let mut valid = found.unwrap_or_else(|| {
+            Err(ConfigError::invalid(format!(
                 "{} is missing: nothing was released; a runtime lists the attachments that live \
                  there, [] if there are none",
                 VALID[0]
-            )));
-        };
-        let items = if node.is_null() { Vec::new() } else { node.list()? };
-        let mut valid = Vec::with_capacity(items.len());
-        for item in items {
-            let fields = item.fields()?;
-            let container = name(&fields, "containerID", ContainerId::new)?;
-            let ifname = name(&fields, "ifname", IfName::new)?;
-            valid.push((container, ifname));
-        }
+            )))
+        })?;
         valid.sort_unstable();
         valid.dedup();
         Ok(valid)
@@ -52,7 +82,9 @@ impl Netconf {
             return Ok(None);
         };
         let mut addrs = Vec::new();
-        for item in result.list("ips")? {
+        let items = result.list("ips")?;
+        ConfigError::bound(&result.path_of("ips"), "addresses", items.len(), MOST_ADDRESSES)?;
+        for item in items {
             addrs.push(address(&item.fields()?, "address")?);
         }
         for key in ["ip4", "ip6"] {
@@ -81,6 +113,69 @@ fn name<T>(
 
 fn address(fields: &Fields, key: &str) -> Result<Addr, ConfigError> {
     let text = fields.text(key)?.unwrap_or_default();
-    addr_with_or_without_prefix(text)
-        .ok_or_else(|| bad_cidr(text, &format!("{}.{key}", fields.path())))
+    parse_addr(text).ok_or_else(|| bad_cidr(text, &format!("{}.{key}", fields.path())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn valid(json: &str) -> Result<Vec<String>, String> {
+        let mut conf = Netconf::decode(json.as_bytes()).unwrap();
+        let valid = conf.take_valid_attachments();
+        let again = conf.take_valid_attachments().unwrap_err().to_string();
+        assert!(again.contains("is missing: nothing was released"), "{again}");
+        let names = valid.map(|valid| valid.iter().map(|(c, i)| format!("{c}/{i}")).collect());
+        names.map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn the_last_list_of_the_first_key_counts() {
+        let (a, b) =
+            (r#"{"containerID":"a","ifname":"eth0"}"#, r#"{"containerID":"b","ifname":"eth0"}"#);
+        let damaged = r#"{"containerID":"c"}"#;
+        for (json, expected) in [
+            (
+                format!(r#"{{"cni.dev/valid-attachments":[{b},{a},{b}]}}"#),
+                &["a/eth0", "b/eth0"][..],
+            ),
+            (format!(r#"{{"CNI.dev/Valid-Attachments":[{a}]}}"#), &["a/eth0"]),
+            (format!(r#"{{"cni.dev/attachments":[{a}],"cni.dev/valid-attachments":[]}}"#), &[]),
+            (format!(r#"{{"cni.dev/attachments":[{a}],"cni.dev/valid-attachments":null}}"#), &[]),
+            (
+                format!(r#"{{"cni.dev/valid-attachments":[{a}],"cni.dev/attachments":7}}"#),
+                &["a/eth0"],
+            ),
+            (
+                format!(
+                    r#"{{"cni.dev/valid-attachments":[{a},{damaged}],"cni.dev/valid-attachments":[{b}]}}"#
+                ),
+                &["b/eth0"],
+            ),
+            (
+                format!(r#"{{"cni.dev/valid-attachments":[{a}],"cni.dev/valid-attachments":[]}}"#),
+                &[],
+            ),
+        ] {
+            assert_eq!(valid(&json).unwrap(), expected, "{json}");
+        }
+        for (json, why) in [
+            (
+                format!(r#"{{"cni.dev/valid-attachments":[{a},{damaged},{b}]}}"#),
+                "cni.dev/valid-attachments[1].ifname is missing",
+            ),
+            (
+                format!(r#"{{"cni.dev/valid-attachments":{a}}}"#),
+                "cni.dev/valid-attachments must be a list, not an object",
+            ),
+            (
+                format!(r#"{{"cni.dev/valid-attachments":[{a},[]]}}"#),
+                "cni.dev/valid-attachments[1] must be an object, not a list",
+            ),
+            ("{}".to_owned(), "cni.dev/valid-attachments is missing"),
+        ] {
+            let error = valid(&json).unwrap_err();
+            assert!(error.starts_with(why), "{json}: {error}");
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! The methods: a path and a body in, a [`Reply`] out.
 //!
-//! Owns: what each method does, in which words it fails, and how it is taken back. Does not own:
-//! HTTP. The path alone decides: dockerd sends no content type, and any host name.
+//! They know nothing of HTTP: the path alone decides, for dockerd sends no content type and any host
+//! name.
 //! Invariant: a request that is empty, malformed or unknown changes nothing.
 
 use super::names::{ADDRESS_TYPE, BAD_POOL, ENDPOINT, GATEWAY, MAC, SERIAL};
@@ -12,16 +12,16 @@ use crate::config::Level;
 use crate::engine;
 use crate::error::{Error, Refusal};
 use crate::model::{Lease, Origin, PoolId};
-use crate::net::{Addr, Span};
+use crate::net::{Addr, Span, parse_addr};
 use crate::store::Store;
 use crate::telemetry::log::Entry;
 
-/// What a driver knows beside its store.
+/// The driver's settings.
 #[derive(Clone, Debug)]
 pub struct Driver {
-    /// What the operator says.
+    /// What the operator configured.
     pub settings: Settings,
-    /// What the host routes, read when an automatic pool is asked for.
+    /// Reads what the host routes, when an automatic pool is requested.
     pub routes: fn() -> Vec<Span>,
 }
 
@@ -32,19 +32,19 @@ pub struct Reply {
     pub status: u16,
     /// A JSON object.
     pub body: String,
-    /// How to take back what was done, if the answer cannot be delivered.
+    /// How to undo the change, if the answer cannot be delivered.
     pub undo: Option<Undo>,
     /// For the log: every request at `Debug`, every change at `Info`, refusals at `Warn`, failures
     /// at `Error`.
     pub entry: Entry,
 }
 
-/// How to take back what was done.
+/// How to undo a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Undo {
-    /// Free this lease, if it stands as it was made.
+    /// Free this lease, if it is still as it was made.
     Address(PoolId, Box<Lease>),
-    /// Let the pool go again.
+    /// Release the pool.
     Pool(PoolId),
 }
 
@@ -54,7 +54,7 @@ impl Reply {
         Reply { status: 200, body, undo: None, entry }
     }
 
-    /// With facts for the log.
+    /// Adds facts for the log.
     fn about(mut self, pool: &PoolId, address: &str) -> Reply {
         self.entry = self.entry.with("pool", pool.0.as_str()).with("address", address);
         self
@@ -69,24 +69,24 @@ impl Reply {
         Reply { status, body: wire::failure(text), undo: None, entry }
     }
 
-    /// A "no": status 200, as the protocol has it.
+    /// A refusal: status 200, as the protocol has it.
     fn refused(text: &str, more: &str) -> Reply {
         Reply { status: 200, ..Reply::failed(400, text, more) }
     }
 }
 
-/// Why there is no answer yet.
-enum Stop {
-    /// The body is none.
-    Body(String),
-    /// The request means nothing.
-    Meaning(String),
+/// Why a request fails.
+enum Failure {
+    /// The body is malformed.
+    BadBody(String),
+    /// The body is well-formed, but the request is not valid.
+    BadRequest(String),
     Engine(Error),
 }
 
-impl From<Error> for Stop {
-    fn from(error: Error) -> Stop {
-        Stop::Engine(error)
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure::Engine(error)
     }
 }
 
@@ -114,17 +114,17 @@ pub fn handle(
     };
     match done {
         Ok(reply) => reply,
-        Err(Stop::Body(text)) => Reply::failed(400, &text, ""),
-        Err(Stop::Meaning(text)) => Reply::refused(&text, ""),
-        Err(Stop::Engine(Error::Refused(Refusal::Pool(no)))) => {
+        Err(Failure::BadBody(text)) => Reply::failed(400, &text, ""),
+        Err(Failure::BadRequest(text)) => Reply::refused(&text, ""),
+        Err(Failure::Engine(Error::Refused(Refusal::Pool(no)))) => {
             Reply::refused(&no.to_string(), &no.more())
         }
-        Err(Stop::Engine(Error::Refused(no))) => Reply::refused(&no.to_string(), ""),
-        Err(Stop::Engine(error @ Error::Store(_))) => Reply::failed(500, &error.to_string(), ""),
+        Err(Failure::Engine(Error::Refused(no))) => Reply::refused(&no.to_string(), ""),
+        Err(Failure::Engine(error @ Error::Store(_))) => Reply::failed(500, &error.to_string(), ""),
     }
 }
 
-/// Takes back what was done for an answer that could not be delivered.
+/// Undoes the change that an undelivered answer reported.
 pub fn undo(store: &mut dyn Store, cx: &Context, undo: &Undo) -> Result<(), Error> {
     match undo {
         Undo::Address(pool, lease) => {
@@ -143,25 +143,25 @@ fn request_pool(
     store: &mut dyn Store,
     cx: &Context,
     body: &[u8],
-) -> Result<Reply, Stop> {
-    let raw: wire::RequestPool = wire::read(body).map_err(Stop::Body)?;
-    let request = pool::read(&raw, &driver.settings, &driver.routes).map_err(Stop::Meaning)?;
+) -> Result<Reply, Failure> {
+    let raw: wire::RequestPool = wire::read(body).map_err(Failure::BadBody)?;
+    let request =
+        pool::read(&raw, &driver.settings, &driver.routes).map_err(Failure::BadRequest)?;
     let pool = engine::request_pool(store, request, cx)?;
-    let gateway = pool.gateway.map(|g| format!("{g}/{}", pool.subnet.len()));
-    let body = wire::pool(&pool.id.0, pool.subnet.to_string(), gateway);
     let text = format!("pool {}: {}", pool.id, pool.subnet);
-    let reply = Reply::done(Level::Info, text, body).about(&pool.id, &pool.subnet.to_string());
+    let reply =
+        Reply::done(Level::Info, text, wire::pool(&pool)).about(&pool.id, &pool.subnet.to_string());
     Ok(Reply { undo: Some(Undo::Pool(pool.id)), ..reply })
 }
 
-/// A pool's name; without one there is no telling which is meant.
-fn pool_id(raw: Option<String>) -> Result<PoolId, Stop> {
+/// A pool's name; it must not be empty.
+fn pool_id(raw: Option<String>) -> Result<PoolId, Failure> {
     let named = raw.filter(|id| !id.is_empty()).map(PoolId);
-    named.ok_or_else(|| Stop::Meaning(BAD_POOL.to_owned()))
+    named.ok_or_else(|| Failure::BadRequest(BAD_POOL.to_owned()))
 }
 
-fn release_pool(store: &mut dyn Store, cx: &Context, body: &[u8]) -> Result<Reply, Stop> {
-    let raw: wire::Release = wire::read(body).map_err(Stop::Body)?;
+fn release_pool(store: &mut dyn Store, cx: &Context, body: &[u8]) -> Result<Reply, Failure> {
+    let raw: wire::Release = wire::read(body).map_err(Failure::BadBody)?;
     let pool = pool_id(raw.pool_id)?;
     let released = engine::release_pool(store, ReleasePool { pool: pool.clone() }, cx)?;
     let text = if released.pool {
@@ -173,13 +173,12 @@ fn release_pool(store: &mut dyn Store, cx: &Context, body: &[u8]) -> Result<Repl
 }
 
 /// An address, with or without a prefix length.
-fn addr(text: &str) -> Result<Addr, Stop> {
-    let bare = text.split_once('/').map_or(text, |(addr, _)| addr);
-    bare.parse().map_err(|_| Stop::Meaning(format!("invalid address {text:?}")))
+fn addr(text: &str) -> Result<Addr, Failure> {
+    parse_addr(text).ok_or_else(|| Failure::BadRequest(format!("invalid address {text:?}")))
 }
 
-fn request_address(store: &mut dyn Store, cx: &Context, body: &[u8]) -> Result<Reply, Stop> {
-    let raw: wire::RequestAddress = wire::read(body).map_err(Stop::Body)?;
+fn request_address(store: &mut dyn Store, cx: &Context, body: &[u8]) -> Result<Reply, Failure> {
+    let raw: wire::RequestAddress = wire::read(body).map_err(Failure::BadBody)?;
     let pool = pool_id(raw.pool_id)?;
     let options = raw.options.unwrap_or_default();
     let option = |key: &str| options.get(key).filter(|v| !v.is_empty()).cloned();
@@ -192,17 +191,17 @@ fn request_address(store: &mut dyn Store, cx: &Context, body: &[u8]) -> Result<R
         origin: Origin { mac: option(MAC), endpoint: option(ENDPOINT), ..Origin::default() },
     };
     let (lease, created) = engine::request_address(store, request, cx)?;
-    let body = wire::address(format!("{}/{}", lease.addr, lease.prefix));
     let text = format!("{} of pool {pool} leased ({})", lease.addr, lease.kind.word());
-    let mut reply = Reply::done(Level::Info, text, body).about(&pool, &lease.addr.to_string());
+    let mut reply =
+        Reply::done(Level::Info, text, wire::address(&lease)).about(&pool, &lease.addr.to_string());
     let endpoint = lease.origin.endpoint.as_deref().unwrap_or_default();
     reply.entry = reply.entry.with("container", endpoint);
     reply.undo = created.then(|| Undo::Address(pool, Box::new(lease)));
     Ok(reply)
 }
 
-fn release_address(store: &mut dyn Store, cx: &Context, body: &[u8]) -> Result<Reply, Stop> {
-    let raw: wire::Release = wire::read(body).map_err(Stop::Body)?;
+fn release_address(store: &mut dyn Store, cx: &Context, body: &[u8]) -> Result<Reply, Failure> {
+    let raw: wire::Release = wire::read(body).map_err(Failure::BadBody)?;
     let pool = pool_id(raw.pool_id)?;
     let addr = addr(raw.address.as_deref().unwrap_or_default())?;
     let text = format!("{addr} of pool {pool} released");

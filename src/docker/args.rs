@@ -15,10 +15,10 @@ use serde_json::json;
 
 use super::api::Driver;
 use super::cleanup;
-use super::cleanup::Terms;
+use super::cleanup::Limits;
 use super::server;
-use super::server::{Client, Plan, Tcp, Timer};
-use super::settings::{Settings, Supernet};
+use super::server::{Backend, CleanupTimer, ServerConfig, Tcp, Tls};
+use super::settings::{Settings, block, supernet};
 use super::{dockerd, host_routes};
 use crate::alloc;
 use crate::alloc::Block;
@@ -27,8 +27,9 @@ use crate::config::{Level, LogFormat, duration};
 use crate::engine;
 use crate::migrate::gipam;
 use crate::model::{Face, History, Persist, StoreSpec, Wait};
-use crate::net::Family;
+use crate::net::{Family, Subnet};
 use crate::store;
+use crate::sys::files;
 use crate::sys::host;
 use crate::sys::host::Facts;
 use crate::telemetry::log::{Entry, Log};
@@ -120,15 +121,15 @@ struct Serve {
     tls_client_key: Option<PathBuf>,
     /// Supernet of automatic IPv4 pools; may be repeated
     /// [env: SUBLET_V4, GIPAM_V4, KONTENA_IPAM_SUPERNET] [default: 10.80.0.0/12]
-    #[arg(long, value_name = "CIDR")]
-    v4: Vec<Supernet>,
+    #[arg(long, value_name = "CIDR", value_parser = supernet)]
+    v4: Vec<Subnet>,
     /// Prefix length of an automatic IPv4 pool
     /// [env: SUBLET_V4_BLOCK, GIPAM_V4AB, KONTENA_IPAM_SUBNET_LENGTH] [default: 24]
     #[arg(long, value_name = "BITS", alias = "v4ab")]
     v4_block: Option<u8>,
     /// Supernet of automatic IPv6 pools; may be repeated [env: SUBLET_V6, GIPAM_V6]
-    #[arg(long, value_name = "CIDR")]
-    v6: Vec<Supernet>,
+    #[arg(long, value_name = "CIDR", value_parser = supernet)]
+    v6: Vec<Subnet>,
     /// Prefix length of an automatic IPv6 pool [env: SUBLET_V6_BLOCK, GIPAM_V6AB] [default: 64]
     #[arg(long, value_name = "BITS", alias = "v6ab")]
     v6_block: Option<u8>,
@@ -214,7 +215,7 @@ pub fn run(
     facts: &Facts,
     page: OpenPage<'_>,
 ) -> Result<String, (anyhow::Error, u8)> {
-    let cli = match Cli::try_parse_from(args.into_iter().map(two_dashes)) {
+    let cli = match Cli::try_parse_from(args.into_iter().map(with_two_dashes)) {
         Ok(cli) => cli,
         Err(e) if e.use_stderr() => return Err((anyhow!("{}", e.render()), 2)),
         Err(e) => return Ok(e.render().to_string()),
@@ -228,7 +229,7 @@ pub fn run(
 }
 
 /// `-v4` as `--v4`.
-fn two_dashes(arg: OsString) -> OsString {
+fn with_two_dashes(arg: OsString) -> OsString {
     let Some(text) = arg.to_str() else { return arg };
     let name = text.split('=').next().unwrap_or_default();
     match name.strip_prefix('-') {
@@ -238,7 +239,7 @@ fn two_dashes(arg: OsString) -> OsString {
 }
 
 /// The first of these variables that is set and not empty, and which one.
-fn first<'n>(env: Env<'_>, names: &[&'n str]) -> Result<Option<(&'n str, String)>> {
+fn first_set<'n>(env: Env<'_>, names: &[&'n str]) -> Result<Option<(&'n str, String)>> {
     for name in names {
         if let Some(value) = env(name).filter(|value| !value.is_empty()) {
             let value = value.into_string().map_err(|_| anyhow!("{name} is not UTF-8"))?;
@@ -248,12 +249,20 @@ fn first<'n>(env: Env<'_>, names: &[&'n str]) -> Result<Option<(&'n str, String)
     Ok(None)
 }
 
+/// The value of a flag, else of the first of these variables that is set.
+fn flag_or_variable(flag: Option<&String>, env: Env<'_>, names: &[&str]) -> Result<Option<String>> {
+    match flag {
+        Some(text) => Ok(Some(text.clone())),
+        None => Ok(first_set(env, names)?.map(|(_, text)| text)),
+    }
+}
+
 /// A variable's value, parsed.
 fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(
     env: Env<'_>,
     names: &[&str],
 ) -> Result<Option<T>> {
-    first(env, names)?
+    first_set(env, names)?
         .map(|(name, value)| value.parse().map_err(|e| anyhow!("{name} is {value:?}: {e}")))
         .transpose()
 }
@@ -271,25 +280,33 @@ fn cluster(name: &str, json: &str, timeout: Duration, log: &Log) -> Result<Store
     for warning in warnings {
         log.write(&Entry::new(Level::Warn, format!("{name}: {warning}")));
     }
-    match &mut spec {
-        StoreSpec::Etcd(etcd) => etcd.servers.timeout = etcd.servers.timeout.min(timeout),
-        StoreSpec::Consul(consul) => consul.servers.timeout = consul.servers.timeout.min(timeout),
-        StoreSpec::Embedded { .. } | StoreSpec::Unreadable { .. } => {}
+    if let Some(servers) = spec.servers_mut() {
+        servers.timeout = servers.timeout.min(timeout);
     }
     Ok(spec)
+}
+
+/// Node and boot; in a cluster the node has a name.
+fn context(facts: &Facts, store: &StoreSpec) -> Result<alloc::Context> {
+    let cx = alloc::Context { face: Face::Docker, ..facts.context() };
+    ensure!(
+        !store.is_cluster() || !cx.node.name.is_empty(),
+        "this host has no name, and needs one in a cluster: say --node NAME"
+    );
+    Ok(cx)
 }
 
 impl Cli {
     fn settings(&self, env: Env<'_>) -> Result<Settings> {
         let mut settings = Settings::default();
-        let named = first(env, &["SUBLET_ADDRESS_SPACES"])?.map(|(_, text)| text);
-        if let Some(text) = self.common.address_spaces.clone().or(named) {
+        let flag = self.common.address_spaces.as_ref();
+        if let Some(text) = flag_or_variable(flag, env, &["SUBLET_ADDRESS_SPACES"])? {
             settings.set_spaces(&text).map_err(|e| anyhow!("--address-spaces: {e}"))?;
         }
         Ok(settings)
     }
 
-    /// Which store; a cluster is given no longer than a request has.
+    /// Which store; the timeout of a cluster is at most that of a request.
     fn store(&self, env: Env<'_>, log: &Log) -> Result<StoreSpec> {
         let timeout = self.serve.timeout;
         let named = self.common.store.clone();
@@ -299,7 +316,7 @@ impl Cli {
         }
         let variable = env("IPAM_DB_PATH").filter(|path| !path.is_empty());
         if named.is_none()
-            && let Some((name, text)) = first(env, &["ETCD_ENDPOINT"])?
+            && let Some((name, text)) = first_set(env, &["ETCD_ENDPOINT"])?
         {
             ensure!(variable.is_none(), "{name} and IPAM_DB_PATH name a store each; say --store");
             let endpoints: Vec<&str> = text.split(',').map(str::trim).collect();
@@ -316,86 +333,71 @@ impl Cli {
         })
     }
 
-    /// Node and boot; in a cluster the node has a name.
-    fn context(&self, facts: &Facts, store: &StoreSpec) -> Result<alloc::Context> {
-        let mut cx = alloc::Context { face: Face::Docker, ..facts.context() };
-        if let Some(node) = &self.common.node {
-            node.trim().clone_into(&mut cx.node.name);
-        }
-        ensure!(
-            !store.is_cluster() || !cx.node.name.is_empty(),
-            "this host has no name, and needs one in a cluster: say --node NAME"
-        );
-        Ok(cx)
-    }
-
-    fn terms(&self, dry_run: bool) -> Terms {
-        Terms { dry_run, grace: self.common.grace, probe: self.common.probe }
+    fn limits(&self, dry_run: bool) -> Limits {
+        Limits { dry_run, grace: self.common.grace, probe: self.common.probe }
     }
 
     fn cleanup(&self, cleanup: &Cleanup, env: Env<'_>, facts: &Facts) -> Result<String> {
         let settings = self.settings(env)?;
         let spec = self.store(env, &self.log(env)?)?;
-        let cx = self.context(facts, &spec)?;
+        let cx = context(facts, &spec)?;
         let mut store = store::open(&spec)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let listing =
             runtime.block_on(dockerd::list(&self.common.docker)).context("nothing was freed")?;
-        let terms = self.terms(cleanup.dry_run);
-        let report = cleanup::clean(&mut *store, &cx, &settings, &listing, &terms)?;
+        let limits = self.limits(cleanup.dry_run);
+        let report = cleanup::clean(&mut *store, &cx, &settings, &listing, &limits)?;
         Ok(if report.is_empty() { "nothing to do\n".to_owned() } else { format!("{report}\n") })
     }
 
     fn serve(&self, env: Env<'_>, facts: &Facts, page: OpenPage<'_>) -> Result<()> {
-        let plan = self.plan(env, facts)?;
+        let config = self.server(env, facts)?;
         let Page { http, http_public, http_name } = self.serve.page.clone();
         let wish = http.map(|address| PageWish {
             address,
             public: http_public,
             names: http_name,
-            store: plan.store.clone(),
-            cx: plan.cx.clone(),
-            log: plan.log.clone(),
+            store: config.backend.store.clone(),
+            cx: config.backend.cx.clone(),
+            log: config.backend.log.clone(),
         });
         // Before readiness is told; it stays until the last request is answered.
         let _page = wish.map(page).transpose()?;
-        server::run(plan)
+        server::run(config)
     }
 
-    fn plan(&self, env: Env<'_>, facts: &Facts) -> Result<Plan> {
+    fn server(&self, env: Env<'_>, facts: &Facts) -> Result<ServerConfig> {
         let serve = &self.serve;
         let mut settings = self.settings(env)?;
         settings.mac = serve.mac;
         let log = self.log(env)?;
         let store = self.store(env, &log)?;
-        let cx = self.context(facts, &store)?;
-        let adopted = self.adopt(env, &settings, &store, &cx)?;
-        settings.v4 = self.blocks(env, Family::V4, &adopted)?;
-        settings.v6 = self.blocks(env, Family::V6, &adopted)?;
-        let address = match serve.address.clone() {
-            Some(address) => Some(address),
-            None => first(env, &["SUBLET_ADDRESS", "GIPAM_ADDRESS"])?.map(|(_, text)| text),
-        };
+        let cx = context(facts, &store)?;
+        let imported = self.import_gipam(env, &settings, &store, &cx)?;
+        settings.v4 = self.blocks(env, Family::V4, &imported)?;
+        settings.v6 = self.blocks(env, Family::V6, &imported)?;
+        let address =
+            flag_or_variable(serve.address.as_ref(), env, &["SUBLET_ADDRESS", "GIPAM_ADDRESS"])?;
         let tcp = address.filter(|a| !a.is_empty()).map(|address| self.tcp(address));
         let mut sockets = serve.socket.clone();
         if sockets.is_empty() && tcp.is_none() {
             sockets.push(PathBuf::from("/run/docker/plugins/sublet.sock"));
         }
         let every = serve.cleanup_every.filter(|every| !every.is_zero());
-        let timer = every.map(|every| Timer {
+        let cleanup = every.map(|every| CleanupTimer {
             every,
             docker: self.common.docker.clone(),
-            terms: self.terms(false),
+            limits: self.limits(false),
         });
         let driver = Driver { settings, routes: host_routes };
-        let (timeout, notify) = (serve.timeout, env("NOTIFY_SOCKET"));
-        Ok(Plan { sockets, tcp, driver, store, cx, timeout, log, timer, notify })
+        let backend = Backend { driver, store, cx, timeout: serve.timeout, log };
+        Ok(ServerConfig { sockets, tcp, backend, cleanup, notify: env("NOTIFY_SOCKET") })
     }
 
     fn log(&self, env: Env<'_>) -> Result<Log> {
-        let named = first(env, &["LOG_FORMAT"])?.map(|(_, text)| text);
-        let word = self.serve.log_format.clone().or(named).unwrap_or_else(|| "text".to_owned());
-        let Some(format) = LogFormat::named(&word) else {
+        let word = flag_or_variable(self.serve.log_format.as_ref(), env, &["LOG_FORMAT"])?;
+        let word = word.as_deref().unwrap_or("text");
+        let Some(format) = LogFormat::named(word) else {
             bail!("the log format {word:?} is none of text, json");
         };
         let journal = env("JOURNAL_STREAM").is_some_and(|stream| is_stderr(&stream));
@@ -404,8 +406,8 @@ impl Cli {
     }
 
     fn level(&self, env: Env<'_>) -> Result<Level> {
-        let named = first(env, &["LOG_LEVEL"])?.map(|(_, text)| text);
-        let text = self.serve.log_level.clone().or(named).unwrap_or_else(|| "info".to_owned());
+        let text = flag_or_variable(self.serve.log_level.as_ref(), env, &["LOG_LEVEL"])?;
+        let text = text.as_deref().unwrap_or("info");
         Ok(match text.to_ascii_lowercase().as_str() {
             "0" | "debug" => Level::Debug,
             "1" | "info" => Level::Info,
@@ -418,21 +420,20 @@ impl Cli {
     fn tcp(&self, address: String) -> Tcp {
         let serve = &self.serve;
         let tls = match (&serve.tls_cert, &serve.tls_key, &serve.tls_ca) {
-            (Some(cert), Some(key), Some(ca)) => {
-                let client = Client {
-                    ca: ca.clone(),
-                    cert: serve.tls_client_cert.clone().unwrap_or_else(|| cert.clone()),
-                    key: serve.tls_client_key.clone().unwrap_or_else(|| key.clone()),
-                };
-                Some((cert.clone(), key.clone(), ca.clone(), client))
-            }
+            (Some(cert), Some(key), Some(ca)) => Some(Tls {
+                cert: cert.clone(),
+                key: key.clone(),
+                ca: ca.clone(),
+                client_cert: serve.tls_client_cert.as_ref().unwrap_or(cert).clone(),
+                client_key: serve.tls_client_key.as_ref().unwrap_or(key).clone(),
+            }),
             _ => None,
         };
         Tcp { address, spec: serve.spec.clone(), insecure: serve.insecure, tls }
     }
 
     /// Where automatic pools of a family come from.
-    fn blocks(&self, env: Env<'_>, family: Family, adopted: &[Block]) -> Result<Vec<Block>> {
+    fn blocks(&self, env: Env<'_>, family: Family, imported: &[Block]) -> Result<Vec<Block>> {
         let serve = &self.serve;
         let (flag, flags, len, names, sizes, usual): (_, _, _, &[&str], &[&str], u8) = match family
         {
@@ -454,36 +455,33 @@ impl Cli {
             ),
         };
         let mut supernets = flags.clone();
+        if supernets.is_empty()
+            && let Some((name, text)) = first_set(env, names)?
+        {
+            let read = |part: &str| supernet(part.trim()).map_err(|e| anyhow!("{name}: {e}"));
+            supernets = text.split(',').map(read).collect::<Result<_>>()?;
+        }
         if supernets.is_empty() {
-            if let Some((name, text)) = first(env, names)? {
-                for part in text.split(',') {
-                    let supernet = part.trim().parse();
-                    supernets.push(supernet.map_err(|e| anyhow!("{name}: {e}"))?);
-                }
-            } else if adopted.iter().any(|b| b.within.family() == family) {
-                return Ok(adopted
-                    .iter()
-                    .copied()
-                    .filter(|b| b.within.family() == family)
-                    .collect());
-            } else if family == Family::V4 {
-                supernets.push("10.80.0.0/12".parse().map_err(|e: String| anyhow!(e))?);
+            let imported = imported.iter().filter(|b| b.within.family() == family);
+            let imported: Vec<Block> = imported.copied().collect();
+            if !imported.is_empty() || family == Family::V6 {
+                return Ok(imported);
             }
+            supernets.push(supernet("10.80.0.0/12").map_err(|e| anyhow!(e))?);
         }
         let len = match len {
             Some(len) => len,
             None => parsed(env, sizes)?.unwrap_or(usual),
         };
-        let mut blocks = Vec::new();
-        for supernet in supernets {
-            ensure!(supernet.0.family() == family, "{flag} is {supernet}, of the other family");
-            blocks.push(supernet.blocks(len).map_err(|e| anyhow!("{flag}-block: {e}"))?);
-        }
-        Ok(blocks)
+        let block = |within: Subnet| {
+            ensure!(within.family() == family, "{flag} is {within}, of the other family");
+            block(within, len).map_err(|e| anyhow!("{flag}-block: {e}"))
+        };
+        supernets.into_iter().map(block).collect()
     }
 
     /// Takes gipam's lease file over, if there is one; answers with its main pools.
-    fn adopt(
+    fn import_gipam(
         &self,
         env: Env<'_>,
         settings: &Settings,
@@ -499,7 +497,11 @@ impl Cli {
             let text = std::fs::read_to_string(path)?;
             gipam::read(&text, &settings.local).map_err(|e| anyhow!(e))
         };
-        if path.exists() {
+        let is_there = |path: &Path| -> Result<bool> {
+            let found = files::look(path);
+            Ok(found.with_context(|| format!("gipam's {}", path.display()))?.is_some())
+        };
+        if is_there(&path)? {
             let file = read(&path).with_context(|| format!("gipam's {}", path.display()))?;
             let mut store = store::open(store)?;
             for pool in file.pools {
@@ -510,7 +512,7 @@ impl Cli {
                 .with_context(|| format!("cannot rename {}", path.display()))?;
             return Ok(file.blocks);
         }
-        if after.exists() {
+        if is_there(&after)? {
             return Ok(read(&after).with_context(|| after.display().to_string())?.blocks);
         }
         Ok(Vec::new())

@@ -1,8 +1,7 @@
-//! Frees what the local dockerd no longer knows: leases of endpoints that it forgot, pools of networks
-//! that it removed while the driver was away. dockerd tells of each release once, and never again.
+//! Frees what the local dockerd no longer lists: leases of endpoints that it removed, and pools of
+//! networks that it removed while the driver was down. dockerd sends each release only once.
 //!
-//! Owns: comparing a listing with the pools of this node. Does not own: what may be freed at all
-//! (`alloc`), asking dockerd.
+//! What may be freed at all is decided in `alloc`.
 //! Invariant: nothing is freed that is in the listing, was leased since, is a gateway or an auxiliary
 //! address, belongs to another node, or to a swarm.
 
@@ -23,12 +22,12 @@ use crate::store::Store;
 
 /// What may be freed.
 #[derive(Clone, Debug)]
-pub struct Terms {
-    /// Only tell.
+pub struct Limits {
+    /// Only report.
     pub dry_run: bool,
-    /// What was leased this long before the listing is left alone.
+    /// Keep what was leased this long before the listing, or later.
     pub grace: Duration,
-    /// What answers a ping is left alone.
+    /// Keep what answers a ping.
     pub probe: bool,
 }
 
@@ -36,12 +35,12 @@ pub struct Terms {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     dry_run: bool,
-    /// Of each pool its addresses, and whether the pool went too.
+    /// For each pool its addresses, and whether the pool itself is freed.
     pools: BTreeMap<PoolId, (Vec<Addr>, bool)>,
 }
 
 impl Report {
-    /// Whether there is nothing to tell.
+    /// Whether nothing was freed.
     pub fn is_empty(&self) -> bool {
         self.pools.is_empty()
     }
@@ -60,32 +59,32 @@ impl fmt::Display for Report {
     }
 }
 
-/// Compares, and frees.
+/// Compares the pools of this node with a listing, and frees.
 pub fn clean(
     store: &mut dyn Store,
     cx: &Context,
     settings: &Settings,
     listing: &Listing,
-    terms: &Terms,
+    limits: &Limits,
 ) -> Result<Report> {
-    let mut report = Report { dry_run: terms.dry_run, ..Report::default() };
-    let before = listing.started.saturating_sub(terms.grace.as_secs());
+    let mut report = Report { dry_run: limits.dry_run, ..Report::default() };
+    let before = listing.started.saturating_sub(limits.grace.as_secs());
     for pool in store.pools()? {
-        let known = match known(&pool, settings, listing) {
-            Known::Addresses(addrs) => Some(addrs),
-            Known::Nothing => None,
-            Known::NotOurs => continue,
+        let listed = match listed(&pool, settings, listing) {
+            Listed::Addresses(addrs) => Some(addrs),
+            Listed::Nothing => None,
+            Listed::Unknown => continue,
         };
         let mut sweep =
-            Sweep { pool: pool.id.clone(), known, before, dry: true, alive: Vec::new() };
+            Sweep { pool: pool.id.clone(), known: listed, before, dry: true, alive: Vec::new() };
         let (candidates, gone) = engine::sweep(store, sweep.clone(), cx)?;
         if candidates.is_empty() && !gone {
             continue;
         }
-        if terms.probe {
-            sweep.alive = answering(&candidates)?;
+        if limits.probe {
+            sweep.alive = reachable(&candidates)?;
         }
-        sweep.dry = terms.dry_run;
+        sweep.dry = limits.dry_run;
         let (freed, gone) = engine::sweep(store, sweep, cx)?;
         if gone || !freed.is_empty() {
             report.pools.insert(pool.id, (freed, gone));
@@ -95,20 +94,20 @@ pub fn clean(
 }
 
 /// What a listing says of a pool.
-enum Known {
+enum Listed {
     /// A network has it; these addresses are in use.
     Addresses(Vec<Addr>),
     /// No network has it.
     Nothing,
-    /// The listing does not tell: a swarm's.
-    NotOurs,
+    /// The listing does not say: the pool is a swarm's.
+    Unknown,
 }
 
-fn known(pool: &Pool, settings: &Settings, listing: &Listing) -> Known {
+fn listed(pool: &Pool, settings: &Settings, listing: &Listing) -> Listed {
     if pool.space != settings.local {
-        return Known::NotOurs;
+        return Listed::Unknown;
     }
-    // A range as large as the subnet is none.
+    // A range as large as the subnet is no range.
     let part = |sub: Option<Subnet>| sub.filter(|sub| sub.len() > pool.subnet.len());
     let same = |(subnet, sub): &(Subnet, Option<Subnet>)| {
         *subnet == pool.subnet && (pool.shared.is_some() || part(*sub) == pool.sub)
@@ -118,23 +117,23 @@ fn known(pool: &Pool, settings: &Settings, listing: &Listing) -> Known {
     for network in &listing.networks {
         if network.shared == pool.shared && network.pools.iter().any(same) {
             if network.swarm {
-                return Known::NotOurs;
+                return Listed::Unknown;
             }
             found = true;
             addrs.extend(network.addrs.iter().filter(|a| pool.subnet.contains(**a)));
         }
     }
     addrs.sort_unstable();
-    if found { Known::Addresses(addrs) } else { Known::Nothing }
+    if found { Listed::Addresses(addrs) } else { Listed::Nothing }
 }
 
-/// How many pings run at a time.
-const AT_ONCE: usize = 32;
+/// Pings that run at the same time.
+const PARALLEL_PINGS: usize = 32;
 
-/// Those that answer a ping within a second.
-fn answering(addrs: &[Addr]) -> Result<Vec<Addr>> {
+/// Returns those that answer a ping within a second.
+fn reachable(addrs: &[Addr]) -> Result<Vec<Addr>> {
     let mut alive = Vec::new();
-    for some in addrs.chunks(AT_ONCE) {
+    for some in addrs.chunks(PARALLEL_PINGS) {
         let ping = |addr: &Addr| {
             Command::new("ping")
                 .args(["-c", "1", "-W", "1", &addr.to_string()])

@@ -1,8 +1,7 @@
-//! What the local dockerd knows: its networks and their endpoints.
+//! The networks and endpoints of the local dockerd, from its API on a unix socket.
 //!
-//! Owns: asking its API on its unix socket, and reading the answers. Called by cleanup alone, never
-//! while a request is answered: dockerd holds its locks then.
-//! Invariant: a listing is whole or an error.
+//! Only cleanup asks, never the handler of a request, because dockerd holds its locks then.
+//! Invariant: a listing is complete or an error.
 
 use std::path::Path;
 use std::time::Duration;
@@ -16,14 +15,14 @@ use serde_json::Value;
 use tokio::net::UnixStream;
 
 use crate::model::Timestamp;
-use crate::net::{Addr, Subnet};
+use crate::net::{Addr, Subnet, parse_addr, parse_cidr};
 use crate::sys::host;
 use crate::sys::stream::Stream;
 
-/// All networks, as they were not before `started`.
+/// All networks, as they were at `started` or later.
 #[derive(Clone, Debug, Default)]
 pub struct Listing {
-    /// When it was begun.
+    /// When the listing began.
     pub started: Timestamp,
     /// The networks with addresses of a driver that is not built in.
     pub networks: Vec<Network>,
@@ -42,11 +41,11 @@ pub struct Network {
     pub swarm: bool,
 }
 
-/// The longest answer that is read, in bytes: tens of thousands of endpoints.
-const LONGEST: usize = 64 << 20;
+/// The largest answer that is read, in bytes: enough for tens of thousands of endpoints.
+const LARGEST_ANSWER: usize = 64 << 20;
 
 /// How long dockerd may take for each answer.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Asks the dockerd behind `socket`.
 pub async fn list(socket: &Path) -> Result<Listing> {
@@ -69,19 +68,19 @@ pub async fn list(socket: &Path) -> Result<Listing> {
 
 async fn get(socket: &Path, path: &str) -> Result<Value> {
     let what = || format!("cannot ask dockerd on {} for {path}", socket.display());
-    let answer = tokio::time::timeout(PATIENCE, fetch(socket, path));
+    let answer = tokio::time::timeout(TIMEOUT, request(socket, path));
     answer.await.context("no answer in time").and_then(|answer| answer).with_context(what)
 }
 
-async fn fetch(socket: &Path, path: &str) -> Result<Value> {
+async fn request(socket: &Path, path: &str) -> Result<Value> {
     let stream = UnixStream::connect(socket).await?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(Stream::plain(stream)).await?;
-    let request = Request::get(path).header(HOST, "docker").body(Empty::<Bytes>::new())?;
+    let get = Request::get(path).header(HOST, "docker").body(Empty::<Bytes>::new())?;
     let talk = async {
-        let response = sender.send_request(request).await?;
+        let response = sender.send_request(get).await?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), LONGEST).collect().await;
+        let body = Limited::new(response.into_body(), LARGEST_ANSWER).collect().await;
         let body = body.map_err(|e| anyhow::anyhow!(e))?.to_bytes();
         drop(sender);
         if status != StatusCode::OK {
@@ -127,16 +126,13 @@ fn text(value: &Value) -> Result<Option<&str>> {
 /// An address, with or without a prefix length.
 fn addr(value: &Value) -> Result<Option<Addr>> {
     let Some(text) = text(value)? else { return Ok(None) };
-    let bare = text.split_once('/').map_or(text, |(addr, _)| addr);
-    Ok(Some(bare.parse().with_context(|| format!("{text:?} is no address"))?))
+    parse_addr(text).map(Some).with_context(|| format!("{text:?} is no address"))
 }
 
 fn prefix(value: &Value) -> Result<Option<Subnet>> {
     let Some(text) = text(value)? else { return Ok(None) };
-    let parsed = text
-        .split_once('/')
-        .and_then(|(addr, len)| Subnet::masked(addr.parse().ok()?, len.parse().ok()?));
-    Ok(Some(parsed.with_context(|| format!("{text:?} is no prefix"))?))
+    let net = parse_cidr(text).with_context(|| format!("{text:?} is no prefix"))?;
+    Ok(Some(net.into()))
 }
 
 #[cfg(test)]

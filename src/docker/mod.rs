@@ -18,10 +18,10 @@ mod settings;
 mod wire;
 
 pub use api::{Driver, Reply, Undo, handle, undo};
-pub use cleanup::{Report, Terms, clean};
+pub use cleanup::{Limits, Report, clean};
 pub use dockerd::{Listing, Network};
 pub use routes::host_routes;
-pub use settings::{Settings, Supernet};
+pub use settings::{Settings, block, supernet};
 
 /// The largest body that is read, in bytes. dockerd's are below 1 KiB; options are an operator's.
 pub const LARGEST_BODY: usize = 1 << 20;

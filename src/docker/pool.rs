@@ -7,7 +7,7 @@ use super::settings::Settings;
 use super::wire;
 use crate::alloc::{Ask, Block, RequestPool, Shared};
 use crate::model::PoolId;
-use crate::net::{Addr, Family, Span, Subnet};
+use crate::net::{Addr, Family, Span, Subnet, parse_cidr};
 
 /// What is asked for, or moby's word for what is wrong with it.
 pub fn read(
@@ -20,18 +20,15 @@ pub fn read(
     let text = raw.pool.as_deref().unwrap_or_default();
     let sub = raw.sub_pool.as_deref().filter(|t| !t.is_empty());
     let family = if raw.v6 == Some(true) { Family::V6 } else { Family::V4 };
-    let asked = if text.is_empty() { None } else { Some(prefix(text).ok_or(INVALID_POOL)?) };
-    let (ask, family) = match asked {
-        None => (Ask::Any(settings.blocks(family).to_vec()), family),
+    let asked = if text.is_empty() { None } else { Some(parse_cidr(text).ok_or(INVALID_POOL)?) };
+    let family = asked.map_or(family, |net| Addr::from(net.addr()).family());
+    let ask = match asked {
+        None => Ask::Any(settings.blocks(family).to_vec()),
         // "0.0.0.0/24": any block of this size; "0.0.0.0/0": any of the usual size.
-        Some((addr, len)) if addr.bits() == 0 => {
-            let family = addr.family();
-            (Ask::Any(sized(settings.blocks(family), len)?), family)
+        Some(net) if net.addr().is_unspecified() => {
+            Ask::Any(sized(settings.blocks(family), net.prefix_len())?)
         }
-        Some((addr, len)) => {
-            let subnet = Subnet::masked(addr, len).ok_or(INVALID_POOL)?;
-            (Ask::Exactly(subnet), addr.family())
-        }
+        Some(net) => Ask::Exactly(net.into()),
     };
     let sub = match (sub, &ask) {
         (None, _) => None,
@@ -58,13 +55,6 @@ fn space<'a>(
     }
 }
 
-/// Address and length, host bits and all.
-fn prefix(text: &str) -> Option<(Addr, u8)> {
-    let (addr, len) = text.split_once('/')?;
-    let (addr, len) = (addr.parse::<Addr>().ok()?, len.parse::<u8>().ok()?);
-    (len <= addr.family().bits()).then_some((addr, len))
-}
-
 /// The supernets cut into blocks of another size.
 fn sized(blocks: &[Block], len: u8) -> Result<Vec<Block>, String> {
     if len == 0 {
@@ -77,8 +67,7 @@ fn sized(blocks: &[Block], len: u8) -> Result<Vec<Block>, String> {
 
 /// A part of a subnet; all of it is no part.
 fn part(text: &str, subnet: Subnet) -> Result<Option<Subnet>, String> {
-    let sub = prefix(text).and_then(|(addr, len)| Subnet::masked(addr, len));
-    let sub = sub.ok_or(INVALID_SUB_POOL)?;
+    let sub = Subnet::from(parse_cidr(text).ok_or(INVALID_SUB_POOL)?);
     if sub.len() <= subnet.len() && sub.contains(subnet.first()) {
         return Ok(None);
     }

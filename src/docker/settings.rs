@@ -4,11 +4,8 @@
 //! Invariant: the two spaces have different names that a pool's name can hold, and a block is not
 //! larger than its supernet.
 
-use std::fmt;
-use std::str::FromStr;
-
 use crate::alloc::Block;
-use crate::net::{Addr, Family, Subnet};
+use crate::net::{Family, Subnet, parse_cidr};
 
 /// What a driver is told.
 #[derive(Clone, Debug)]
@@ -64,45 +61,23 @@ impl Settings {
     }
 }
 
-/// A prefix in CIDR notation; host bits are refused, naming what was probably meant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Supernet(pub Subnet);
-
-impl Supernet {
-    /// Blocks of `len` bits of it.
-    pub fn blocks(self, len: u8) -> Result<Block, String> {
-        let within = self.0;
-        if len < within.len() || len > within.family().bits() {
-            return Err(format!(
-                "blocks of /{len} do not fit into {within}: say {} to {}",
-                within.len(),
-                within.family().bits()
-            ));
-        }
-        Ok(Block { within, len })
-    }
+/// Reads a supernet in CIDR notation; host bits are refused, naming what was probably meant.
+pub fn supernet(text: &str) -> Result<Subnet, String> {
+    let net = parse_cidr(text)
+        .ok_or_else(|| format!("{text:?} is not a prefix such as 10.80.0.0/12 or fd00:1::/48"))?;
+    Subnet::strict(net).map_err(|subnet| format!("{text} has host bits; the prefix is {subnet}"))
 }
 
-impl FromStr for Supernet {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Supernet, String> {
-        let bad = || format!("{text:?} is not a prefix such as 10.80.0.0/12 or fd00:1::/48");
-        let (addr, len) = text.split_once('/').ok_or_else(bad)?;
-        let addr: Addr = addr.parse().map_err(|_| bad())?;
-        let len: u8 = len.parse().map_err(|_| bad())?;
-        let subnet = Subnet::masked(addr, len).ok_or_else(bad)?;
-        if subnet.first() != addr {
-            return Err(format!("{text} has host bits; the prefix is {subnet}"));
-        }
-        Ok(Supernet(subnet))
+/// Blocks of `len` bits of a supernet.
+pub fn block(within: Subnet, len: u8) -> Result<Block, String> {
+    if len < within.len() || len > within.family().bits() {
+        return Err(format!(
+            "blocks of /{len} do not fit into {within}: say {} to {}",
+            within.len(),
+            within.family().bits()
+        ));
     }
-}
-
-impl fmt::Display for Supernet {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
+    Ok(Block { within, len })
 }
 
 #[cfg(test)]
@@ -111,13 +86,13 @@ mod tests {
 
     #[test]
     fn a_block_fits_its_supernet() {
-        let supernet: Supernet = "10.80.0.0/12".parse().unwrap();
-        assert!(supernet.blocks(24).is_ok() && supernet.blocks(12).is_ok());
+        let within = supernet("10.80.0.0/12").unwrap();
+        assert!(block(within, 24).is_ok() && block(within, 12).is_ok());
         for bad in [11, 33] {
-            assert!(supernet.blocks(bad).is_err());
+            assert!(block(within, bad).is_err());
         }
         for bad in ["foo", "10.80.0.0", "10.80.0.0/x", "10.80.0.0/33", "10.80.0.1/12", "/8", ""] {
-            assert!(bad.parse::<Supernet>().is_err(), "{bad}");
+            assert!(supernet(bad).is_err(), "{bad}");
         }
     }
 

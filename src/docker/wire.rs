@@ -5,7 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::names::GATEWAY;
+use crate::model::{Lease, Pool};
 
 /// `IpamDriver.RequestPool`.
 #[derive(Debug, Default, Deserialize)]
@@ -52,82 +56,36 @@ pub fn read<'a, T: Default + Deserialize<'a>>(body: &'a [u8]) -> Result<T, Strin
     }
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Activated {
-    implements: [&'static str; 1],
-}
-
-#[derive(Serialize)]
-struct Capabilities {
-    #[serde(rename = "RequiresMACAddress")]
-    mac: bool,
-    #[serde(rename = "RequiresRequestReplay")]
-    replay: bool,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Spaces<'a> {
-    local_default_address_space: &'a str,
-    global_default_address_space: &'a str,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Made<'a> {
-    #[serde(rename = "PoolID")]
-    pool_id: &'a str,
-    pool: String,
-    data: BTreeMap<&'static str, String>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Address {
-    address: String,
-    data: BTreeMap<&'static str, String>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Failure<'a> {
-    err: &'a str,
-    error: &'a str,
-}
-
-fn json(value: &impl Serialize) -> String {
-    // Fails for no type of this file: their keys are text.
-    serde_json::to_string(value).unwrap_or_else(|_| "{}".to_owned())
-}
-
 /// `Plugin.Activate`.
 pub fn activated() -> String {
-    json(&Activated { implements: ["IpamDriver"] })
+    json!({ "Implements": ["IpamDriver"] }).to_string()
 }
 
 /// `IpamDriver.GetCapabilities`.
 pub fn capabilities(mac: bool) -> String {
-    json(&Capabilities { mac, replay: false })
+    json!({ "RequiresMACAddress": mac, "RequiresRequestReplay": false }).to_string()
 }
 
 /// `IpamDriver.GetDefaultAddressSpaces`.
 pub fn spaces(local: &str, global: &str) -> String {
-    json(&Spaces { local_default_address_space: local, global_default_address_space: global })
+    json!({ "LocalDefaultAddressSpace": local, "GlobalDefaultAddressSpace": global }).to_string()
 }
 
-/// A pool; `gateway` with its prefix, if the pool brings one along.
-pub fn pool(id: &str, subnet: String, gateway: Option<String>) -> String {
-    let data = gateway.into_iter().map(|g| (super::names::GATEWAY, g)).collect();
-    json(&Made { pool_id: id, pool: subnet, data })
+/// A pool, with its gateway if it has one.
+pub fn pool(pool: &Pool) -> String {
+    let mut data = Options::new();
+    if let Some(gateway) = pool.gateway {
+        data.insert(GATEWAY.to_owned(), format!("{gateway}/{}", pool.subnet.len()));
+    }
+    json!({ "PoolID": pool.id.0, "Pool": pool.subnet.to_string(), "Data": data }).to_string()
 }
 
 /// An address with its prefix.
-pub fn address(address: String) -> String {
-    json(&Address { address, data: BTreeMap::new() })
+pub fn address(lease: &Lease) -> String {
+    json!({ "Address": format!("{}/{}", lease.addr, lease.prefix), "Data": {} }).to_string()
 }
 
 /// A failure.
 pub fn failure(text: &str) -> String {
-    json(&Failure { err: text, error: text })
+    json!({ "Err": text, "Error": text }).to_string()
 }

@@ -7,19 +7,24 @@
 
 mod pool;
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::model::{Lease, NetworkName, Node, NodeRecord, Owner, SetName};
+use crate::model::{Lease, NetworkName, Node, NodeRecord, Owner};
 use crate::net::Addr;
 
 pub use pool::PoolRefusal;
 
 /// The allocator's "no". The beginnings of the texts are host-local's.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// No address is free in a range set.
+    #[error(
+        "failed to allocate for range {index}: no IP addresses available in range set: {ranges}; \
+         widen the range, or look for forgotten leases with `sublet list` and free them with \
+         `sublet release`{}",
+        if *.cooling { "; freed addresses are held back by cooldownStrict" } else { "" }
+    )]
     Exhausted {
         /// Index of the set in the configuration.
         index: usize,
@@ -29,6 +34,13 @@ pub enum Refusal {
         cooling: bool,
     },
     /// An address that was asked for has a holder.
+    #[error(
+        "failed to allocate for range {index}: requested IP address {} is not available in range \
+         set {ranges}: {} holds it; ask for another, or free it with `{}`",
+        .holder.addr,
+        .holder.owner,
+        release(.holder)
+    )]
     Held {
         /// Index of the set in the configuration.
         index: usize,
@@ -38,6 +50,10 @@ pub enum Refusal {
         holder: Box<Lease>,
     },
     /// An address that was asked for was freed a moment ago and `cooldownStrict` holds it back.
+    #[error(
+        "failed to allocate for range {index}: requested IP address {addr} was freed a moment ago \
+         and cooldownStrict holds it back for {seconds} s"
+    )]
     Cooling {
         /// Index of the set in the configuration.
         index: usize,
@@ -47,6 +63,11 @@ pub enum Refusal {
         seconds: u64,
     },
     /// Addresses that were asked for lie in no range, or more were asked for than there are sets.
+    #[error(
+        "failed to allocate all requested IPs: {}; one address of each range set can be asked for, \
+         and the range sets are {ranges}",
+        join(.addrs)
+    )]
     NotInRange {
         /// Those left over.
         addrs: Vec<Addr>,
@@ -54,6 +75,10 @@ pub enum Refusal {
         ranges: String,
     },
     /// The address that was asked for is left out by `exclude`.
+    #[error(
+        "failed to allocate for range {index}: requested IP address {addr} is excluded; ask for \
+         another or take it out of \"exclude\""
+    )]
     Excluded {
         /// Index of the set in the configuration.
         index: usize,
@@ -61,6 +86,10 @@ pub enum Refusal {
         addr: Addr,
     },
     /// The address that was asked for is the range's gateway.
+    #[error(
+        "failed to allocate for range {index}: requested ip {addr} is subnet's gateway; ask for \
+         another, or set \"gateway\""
+    )]
     IsGateway {
         /// Index of the set in the configuration.
         index: usize,
@@ -68,11 +97,25 @@ pub enum Refusal {
         addr: Addr,
     },
     /// The gateway's address is leased to a container (ECS dialect).
+    #[error(
+        "ip of gateway has already been used: {} holds {}; choose another gateway, or free it with \
+         `{}`",
+        .holder.owner,
+        .holder.addr,
+        release(.holder)
+    )]
     GatewayHeld {
         /// Who has it.
         holder: Box<Lease>,
     },
     /// The owner has a lease already and `onDuplicate` is `error`.
+    #[error(
+        "failed to allocate for range {index}: {} has been allocated to {}, duplicate allocation is \
+         not allowed; free it with `{}`, or drop \"onDuplicate\"",
+        .lease.addr,
+        container(.lease),
+        release(.lease)
+    )]
     Duplicate {
         /// Index in the configuration of the first set that the owner has a lease of.
         index: usize,
@@ -80,6 +123,16 @@ pub enum Refusal {
         lease: Box<Lease>,
     },
     /// The owner has a lease that the configuration no longer fits.
+    #[error(
+        "{} already has {}, {} send a DEL first, or free it with `{}`",
+        .lease.owner,
+        .lease.addr,
+        match .asked {
+            Some(asked) => format!("and {asked} is asked for; a container keeps its address:"),
+            None => "which is in no range of the configuration any more;".to_owned(),
+        },
+        release(.lease)
+    )]
     Misfit {
         /// The lease.
         lease: Box<Lease>,
@@ -87,16 +140,30 @@ pub enum Refusal {
         asked: Option<Addr>,
     },
     /// The owner has a lease whose address the configuration makes the gateway's.
+    #[error(
+        "{} already has {}, which is the gateway now; send a DEL first, free it with `{}`, or choose \
+         another gateway",
+        .lease.owner,
+        .lease.addr,
+        release(.lease)
+    )]
     NowGateway {
         /// The lease.
         lease: Box<Lease>,
     },
     /// CHECK: the owner has no lease.
+    #[error(
+        "Failed to find address added by {owner}: it has no lease; delete the container and add it \
+         again"
+    )]
     Missing {
         /// Who.
         owner: Box<Owner>,
     },
     /// CHECK: an address of `prevResult` is from our ranges, and the owner has leases but not this.
+    #[error(
+        "prevResult says {addr}, but {owner} has no lease of it; delete the container and add it again"
+    )]
     Lost {
         /// Who.
         owner: Box<Owner>,
@@ -104,6 +171,12 @@ pub enum Refusal {
         addr: Addr,
     },
     /// CHECK: the lease's address is not in `prevResult`.
+    #[error(
+        "{} has {}, but prevResult says {}; delete the container and add it again",
+        .lease.owner,
+        .lease.addr,
+        if .expected.is_empty() { "no address".to_owned() } else { join(.expected) }
+    )]
     Different {
         /// The lease.
         lease: Box<Lease>,
@@ -111,6 +184,13 @@ pub enum Refusal {
         expected: Vec<Addr>,
     },
     /// A lease to be imported is of an address that is leased here to another.
+    #[error(
+        "{} cannot be taken over for {owner}: {} holds it here; nothing was taken over, free it with \
+         `{}` if that one is gone",
+        .holder.addr,
+        .holder.owner,
+        release(.holder)
+    )]
     Clash {
         /// Who has it here.
         holder: Box<Lease>,
@@ -118,6 +198,10 @@ pub enum Refusal {
         owner: Box<Owner>,
     },
     /// The leases that cni-ipam-consul left cannot be taken over.
+    #[error(
+        "the leases that cni-ipam-consul left for network {network} cannot be taken over: {why}; mend \
+         or remove that key and try again"
+    )]
     OldKeys {
         /// The network.
         network: NetworkName,
@@ -125,6 +209,10 @@ pub enum Refusal {
         why: String,
     },
     /// The leases of a host-local folder cannot be taken over.
+    #[error(
+        "the leases that host-local left for network {network} cannot be taken over: {why}; mend or \
+         remove that file and try again, or see `sublet import host-local`"
+    )]
     Takeover {
         /// The network.
         network: NetworkName,
@@ -132,6 +220,12 @@ pub enum Refusal {
         why: String,
     },
     /// A network's definition is of another version than its user knew.
+    #[error(
+        "network {network} has {}, not {}: it was changed meanwhile; look at it with `sublet network \
+         show {network}` and try again",
+        version(*.kept),
+        version(*.expected)
+    )]
     Redefined {
         /// The network.
         network: NetworkName,
@@ -141,6 +235,7 @@ pub enum Refusal {
         kept: Option<u64>,
     },
     /// A pool, or an address of one, cannot be had.
+    #[error("{0}")]
     Pool(Box<PoolRefusal>),
 }
 
@@ -175,6 +270,19 @@ fn release(lease: &Lease) -> String {
     format!("sublet release {} --network {}", lease.addr, shown_network(lease))
 }
 
+/// The container that has a lease.
+fn container(lease: &Lease) -> &str {
+    match &lease.owner {
+        Owner::Attachment(a) => a.container.as_str(),
+        Owner::Id(id) => id,
+        _ => "",
+    }
+}
+
+fn version(version: Option<u64>) -> String {
+    version.map_or("no definition".to_owned(), |version| format!("version {version}"))
+}
+
 /// The network under which a lease is listed.
 pub fn shown_network(lease: &Lease) -> &str {
     match &lease.owner {
@@ -183,157 +291,17 @@ pub fn shown_network(lease: &Lease) -> &str {
     }
 }
 
-impl fmt::Display for Refusal {
-    #[allow(
-        clippy::too_many_lines,
-        reason = "one arm a text; apart they would be harder to compare"
-    )]
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Refusal::Exhausted { index, ranges, cooling } => {
-                write!(
-                    f,
-                    "failed to allocate for range {index}: no IP addresses available in range set: \
-                     {ranges}; widen the range, or look for forgotten leases with `sublet list` and \
-                     free them with `sublet release`"
-                )?;
-                if *cooling {
-                    f.write_str("; freed addresses are held back by cooldownStrict")?;
-                }
-                Ok(())
-            }
-            Refusal::Held { index, ranges, holder } => write!(
-                f,
-                "failed to allocate for range {index}: requested IP address {} is not available in \
-                 range set {ranges}: {} holds it; ask for another, or free it with `{}`",
-                holder.addr,
-                holder.owner,
-                release(holder)
-            ),
-            Refusal::Cooling { index, addr, seconds } => write!(
-                f,
-                "failed to allocate for range {index}: requested IP address {addr} was freed a \
-                 moment ago and cooldownStrict holds it back for {seconds} s"
-            ),
-            Refusal::NotInRange { addrs, ranges } => write!(
-                f,
-                "failed to allocate all requested IPs: {}; one address of each range set can be \
-                 asked for, and the range sets are {ranges}",
-                join(addrs)
-            ),
-            Refusal::Excluded { index, addr } => write!(
-                f,
-                "failed to allocate for range {index}: requested IP address {addr} is excluded; \
-                 ask for another or take it out of \"exclude\""
-            ),
-            Refusal::IsGateway { index, addr } => write!(
-                f,
-                "failed to allocate for range {index}: requested ip {addr} is subnet's gateway; ask \
-                 for another, or set \"gateway\""
-            ),
-            Refusal::GatewayHeld { holder } => write!(
-                f,
-                "ip of gateway has already been used: {} holds {}; choose another gateway, or free \
-                 it with `{}`",
-                holder.owner,
-                holder.addr,
-                release(holder)
-            ),
-            Refusal::Duplicate { index, lease } => {
-                let id = match &lease.owner {
-                    Owner::Attachment(a) => a.container.as_str(),
-                    Owner::Id(id) => id,
-                    _ => "",
-                };
-                write!(
-                    f,
-                    "failed to allocate for range {index}: {} has been allocated to {id}, duplicate \
-                     allocation is not allowed; free it with `{}`, or drop \"onDuplicate\"",
-                    lease.addr,
-                    release(lease)
-                )
-            }
-            Refusal::Misfit { lease, asked: Some(asked) } => write!(
-                f,
-                "{} already has {}, and {asked} is asked for; a container keeps its address: send a \
-                 DEL first, or free it with `{}`",
-                lease.owner,
-                lease.addr,
-                release(lease)
-            ),
-            Refusal::Misfit { lease, asked: None } => write!(
-                f,
-                "{} already has {}, which is in no range of the configuration any more; send a DEL \
-                 first, or free it with `{}`",
-                lease.owner,
-                lease.addr,
-                release(lease)
-            ),
-            Refusal::NowGateway { lease } => write!(
-                f,
-                "{} already has {}, which is the gateway now; send a DEL first, free it with `{}`, or \
-                 choose another gateway",
-                lease.owner,
-                lease.addr,
-                release(lease)
-            ),
-            Refusal::Missing { owner } => write!(
-                f,
-                "Failed to find address added by {owner}: it has no lease; delete the container and \
-                 add it again"
-            ),
-            Refusal::Lost { owner, addr } => write!(
-                f,
-                "prevResult says {addr}, but {owner} has no lease of it; delete the container and \
-                 add it again"
-            ),
-            Refusal::Different { lease, expected } => write!(
-                f,
-                "{} has {}, but prevResult says {}; delete the container and add it again",
-                lease.owner,
-                lease.addr,
-                if expected.is_empty() { "no address".to_owned() } else { join(expected) }
-            ),
-            Refusal::Clash { holder, owner } => write!(
-                f,
-                "{} cannot be taken over for {owner}: {} holds it here; nothing was taken over, free \
-                 it with `{}` if that one is gone",
-                holder.addr,
-                holder.owner,
-                release(holder)
-            ),
-            Refusal::Redefined { network, expected, kept } => {
-                let version = |version: &Option<u64>| match version {
-                    Some(version) => format!("version {version}"),
-                    None => "no definition".to_owned(),
-                };
-                write!(
-                    f,
-                    "network {network} has {}, not {}: it was changed meanwhile; look at it with \
-                     `sublet network show {network}` and try again",
-                    version(kept),
-                    version(expected)
-                )
-            }
-            Refusal::Pool(refusal) => refusal.fmt(f),
-            Refusal::OldKeys { network, why } => write!(
-                f,
-                "the leases that cni-ipam-consul left for network {network} cannot be taken over: \
-                 {why}; mend or remove that key and try again"
-            ),
-            Refusal::Takeover { network, why } => write!(
-                f,
-                "the leases that host-local left for network {network} cannot be taken over: {why}; \
-                 mend or remove that file and try again, or see `sublet import host-local`"
-            ),
-        }
-    }
-}
-
 /// What keeps a store from answering.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Somebody else held the lock for the whole wait.
+    #[error(
+        "timeout: the lock {} is held by {}, waited {:.1} s; try again, look at that process, or \
+         raise lockTimeout",
+        .path.display(),
+        processes(.holders),
+        .waited.as_secs_f64()
+    )]
     Locked {
         /// The lock file.
         path: PathBuf,
@@ -343,6 +311,9 @@ pub enum StoreError {
         holders: Vec<u32>,
     },
     /// The operating system or a server said no: full, read-only, unreachable.
+    #[error(
+        "cannot {doing} {place}: {source}; nothing was leased or freed, try again once that is mended"
+    )]
     Unavailable {
         /// What was being done.
         doing: String,
@@ -352,6 +323,10 @@ pub enum StoreError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A server was asked for a change and did not answer: it may have been made.
+    #[error(
+        "cannot {doing} {place}: {source}; it may have been done all the same, and asking again \
+         finds that out"
+    )]
     Unanswered {
         /// What was being done.
         doing: String,
@@ -361,6 +336,10 @@ pub enum StoreError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A record of a cluster's store is not what was written.
+    #[error(
+        "the record {key} in {place} is damaged: {what}; nothing was changed; remove it once no \
+         container has that address"
+    )]
     BadRecord {
         /// The server.
         place: String,
@@ -370,6 +349,11 @@ pub enum StoreError {
         what: String,
     },
     /// What is there is ours and not whole.
+    #[error(
+        "the lease store {} is damaged: {what}; nothing was changed; run `sublet doctor`, or move the \
+         file away once no container of it runs",
+        .path.display()
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -377,6 +361,7 @@ pub enum StoreError {
         what: String,
     },
     /// What is there is not ours.
+    #[error("{} is not a lease store of sublet: {what}; {advice}", .path.display())]
     Foreign {
         /// The file.
         path: PathBuf,
@@ -385,19 +370,28 @@ pub enum StoreError {
         /// The way out.
         advice: String,
     },
-    /// The set's live leases are in the other file, because `persist` was another when they were
-    /// made.
-    Moved {
-        /// The set.
-        set: SetName,
-        /// Where its leases are.
+    /// Another version of sublet wrote it.
+    #[error(
+        "cannot read {place}: it was written by another version of sublet; nothing was changed; \
+         use that version or a newer one"
+    )]
+    OtherVersion {
+        /// The file, or the record and the server.
+        place: String,
+    },
+    /// Leases that end with a boot would be on a network file system, where other machines with other
+    /// boots may see them.
+    #[error(
+        "{} is on a network file system, where leases cannot end with this machine's boot: set \
+         \"persist\": \"disk\", or set dataDir to a folder on a disk of this host",
+        .path.display()
+    )]
+    SharedFolder {
+        /// The store's folder.
         path: PathBuf,
-        /// One of them.
-        lease: Box<Lease>,
-        /// The `persist` under which they were made.
-        persist: &'static str,
     },
     /// The node's name is another's: a machine's, or a later boot's.
+    #[error("node {} of {place} is {}", .node.name, claim(.node, .by))]
     Claimed {
         /// The servers.
         place: String,
@@ -407,6 +401,7 @@ pub enum StoreError {
         by: Box<NodeRecord>,
     },
     /// A cluster is meant, and nobody can say which: no file of this node in any case.
+    #[error("the store cannot be understood: {why}; nothing was leased or freed anywhere else")]
     Unreadable {
         /// What is wrong with the configuration.
         why: String,
@@ -427,115 +422,51 @@ impl StoreError {
     ) -> StoreError {
         StoreError::Unavailable { doing: doing.to_owned(), place: place.into(), source: why.into() }
     }
-}
 
-impl fmt::Display for StoreError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            StoreError::Locked { path, waited, holders } => {
-                write!(f, "timeout: the lock {} is held", path.display())?;
-                match holders.as_slice() {
-                    [] => f.write_str(" by another process")?,
-                    pids => {
-                        let pids: Vec<String> = pids.iter().map(ToString::to_string).collect();
-                        write!(f, " by process {}", pids.join(", "))?;
-                    }
-                }
-                write!(
-                    f,
-                    ", waited {:.1} s; try again, look at that process, or raise lockTimeout",
-                    waited.as_secs_f64()
-                )
-            }
-            StoreError::Unavailable { doing, place, source } => write!(
-                f,
-                "cannot {doing} {place}: {source}; nothing was leased or freed, try again once that \
-                 is mended"
-            ),
-            StoreError::Unanswered { doing, place, source } => write!(
-                f,
-                "cannot {doing} {place}: {source}; it may have been done all the same, and asking \
-                 again finds that out"
-            ),
-            StoreError::BadRecord { place, key, what } => write!(
-                f,
-                "the record {key} in {place} is damaged: {what}; nothing was changed; remove it once \
-                 no container has that address"
-            ),
-            StoreError::Damaged { path, what } => write!(
-                f,
-                "the lease store {} is damaged: {what}; nothing was changed; run `sublet doctor`, or \
-                 move the file away once no container of it runs",
-                path.display()
-            ),
-            StoreError::Foreign { path, what, advice } => {
-                write!(f, "{} is not a lease store of sublet: {what}; {advice}", path.display())
-            }
-            StoreError::Moved { set, path, lease, persist } => write!(
-                f,
-                "network {set} has leases in {} (such as {} of {}), made while \"persist\" was \
-                 \"{persist}\": set it back, or delete those containers first",
-                path.display(),
-                lease.addr,
-                lease.owner
-            ),
-            StoreError::Claimed { place, node, by } if by.node.machine == node.machine => write!(
-                f,
-                "node {0} of {place} is another boot's, which began to lease after this one: two \
-                 machines have this name and {1}; give each a NODE_ID of its own, or, if this one was set \
-                 back to an earlier state, free what that boot leased with `sublet node release {0}`",
-                node.name,
-                if node.machine.is_empty() {
-                    "no machine-id".to_owned()
-                } else {
-                    format!("the machine-id {}", node.machine)
-                }
-            ),
-            StoreError::Claimed { place, node, by } => write!(
-                f,
-                "node {0} of {place} is another machine: its machine-id is {1}, this one's is {2}; set \
-                 NODE_ID to a name of its own, or, if that machine is gone, free what it had with \
-                 `sublet node release {0}`",
-                node.name, by.node.machine, node.machine
-            ),
-            StoreError::Unreadable { why } => write!(
-                f,
-                "the store cannot be understood: {why}; nothing was leased or freed anywhere else"
-            ),
-        }
+    /// A file that another version of sublet wrote.
+    pub fn other_version(path: &Path) -> StoreError {
+        StoreError::OtherVersion { place: path.display().to_string() }
     }
 }
 
-impl std::error::Error for StoreError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            StoreError::Unavailable { source, .. } | StoreError::Unanswered { source, .. } => {
-                Some(source.as_ref())
-            }
-            _ => None,
-        }
+fn processes(pids: &[u32]) -> String {
+    if pids.is_empty() {
+        return "another process".to_owned();
     }
+    let pids: Vec<String> = pids.iter().map(ToString::to_string).collect();
+    format!("process {}", pids.join(", "))
+}
+
+/// Whose the name of a node is, and what to do about that.
+fn claim(node: &Node, by: &NodeRecord) -> String {
+    let (name, machine, theirs) = (&node.name, &node.machine, &by.node.machine);
+    if machine != theirs {
+        return format!(
+            "another machine: its machine-id is {theirs}, this one's is {machine}; set NODE_ID to a name \
+             of its own, or, if that machine is gone, free what it had with `sublet node release {name}`"
+        );
+    }
+    let id = match &**machine {
+        "" => "no machine-id".to_owned(),
+        id => format!("the machine-id {id}"),
+    };
+    format!(
+        "another boot's, which began to lease after this one: two machines have this name and {id}; \
+         give each a NODE_ID of its own, or, if this one was set back to an earlier state, free what \
+         that boot leased with `sublet node release {name}`"
+    )
 }
 
 /// A use case's failure.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The allocator said no.
+    #[error("{0}")]
     Refused(Refusal),
     /// The store did not answer.
+    #[error("{0}")]
     Store(StoreError),
 }
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Error::Refused(refusal) => refusal.fmt(f),
-            Error::Store(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for Error {}
 
 impl From<Refusal> for Error {
     fn from(refusal: Refusal) -> Error {

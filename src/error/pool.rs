@@ -1,18 +1,21 @@
 //! What can go wrong with pools, in the words of Docker and kontena.
 
-use std::fmt;
-
 use crate::model::{Lease, PoolId};
 use crate::net::{Addr, Subnet};
 
 /// Why a pool, or an address of one, cannot be had. The texts are those of Docker's `ipamapi`, word
 /// for word, and kontena-ipam's where a pool is shared: users search for them. [`PoolRefusal::more`]
 /// says what they leave out, for the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PoolRefusal {
     /// No pool has this name.
+    #[error("address space does not contain specified address pool")]
     Unknown(PoolId),
     /// The subnet has addresses of another pool of the space.
+    #[error("{}", match .shared {
+        None => "Pool overlaps with other one on this address space".to_owned(),
+        Some(_) => format!("{} conflict: Conflict with network {taken}", .subnet.first()),
+    })]
     Overlap {
         /// What was asked for.
         subnet: Subnet,
@@ -24,8 +27,10 @@ pub enum PoolRefusal {
         shared: Option<String>,
     },
     /// Every block of the supernets is in use, by pools or by the host's routes.
+    #[error("all predefined address pools have been fully subnetted")]
     NoBlock,
     /// A shared pool exists and is another than the one that was asked for.
+    #[error("pool {name} exists with {what} {has}, requested {asked}")]
     Differs {
         /// Its name.
         name: String,
@@ -37,6 +42,7 @@ pub enum PoolRefusal {
         asked: String,
     },
     /// A shared pool's subnet is routed elsewhere on this host.
+    #[error("pool {name} exists with subnet {subnet}, which this host routes elsewhere")]
     Routed {
         /// Its name.
         name: String,
@@ -44,6 +50,7 @@ pub enum PoolRefusal {
         subnet: Subnet,
     },
     /// The address has a holder, or belongs to nobody (network, broadcast).
+    #[error("Address already in use")]
     Taken {
         /// The address.
         addr: Addr,
@@ -51,6 +58,7 @@ pub enum PoolRefusal {
         holder: Option<Box<Lease>>,
     },
     /// The address lies outside the pool's subnet.
+    #[error("requested address is out of range")]
     OutOfRange {
         /// The address.
         addr: Addr,
@@ -58,38 +66,8 @@ pub enum PoolRefusal {
         subnet: Subnet,
     },
     /// No address of the pool is free.
+    #[error("no available addresses on this pool")]
     Exhausted(PoolId),
-}
-
-impl fmt::Display for PoolRefusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            PoolRefusal::Unknown(_) => {
-                f.write_str("address space does not contain specified address pool")
-            }
-            PoolRefusal::Overlap { shared: None, .. } => {
-                f.write_str("Pool overlaps with other one on this address space")
-            }
-            PoolRefusal::Overlap { subnet, taken, shared: Some(_), .. } => {
-                write!(f, "{} conflict: Conflict with network {taken}", subnet.first())
-            }
-            PoolRefusal::NoBlock => {
-                f.write_str("all predefined address pools have been fully subnetted")
-            }
-            PoolRefusal::Differs { name, what, has, asked } => {
-                write!(f, "pool {name} exists with {what} {has}, requested {asked}")
-            }
-            PoolRefusal::Routed { name, subnet } => {
-                write!(
-                    f,
-                    "pool {name} exists with subnet {subnet}, which this host routes elsewhere"
-                )
-            }
-            PoolRefusal::Taken { .. } => f.write_str("Address already in use"),
-            PoolRefusal::OutOfRange { .. } => f.write_str("requested address is out of range"),
-            PoolRefusal::Exhausted(_) => f.write_str("no available addresses on this pool"),
-        }
-    }
 }
 
 impl PoolRefusal {

@@ -80,7 +80,8 @@ pub struct Comparison {
     pub different: Vec<String>,
     /// Records that the second alone has.
     pub more: usize,
-    /// Names of networks' definitions, where the second keeps none.
+    /// Names of what a cluster keeps and a lease file does not, where the second keeps none: definitions
+    /// of networks, and records of takeovers.
     pub left_out: Vec<String>,
 }
 
@@ -93,16 +94,16 @@ pub fn compare(
     cx: &Context,
 ) -> Result<Comparison, Error> {
     let mut left: BTreeMap<String, u64> = BTreeMap::new();
-    let mut definitions = BTreeSet::new();
+    let mut of_cluster = BTreeSet::new();
     from.records(cx, &mut |record, lived| {
-        definitions.extend(matches!(record, Record::Definition(_)).then(|| record.name()));
+        of_cluster.extend(is_of_cluster(&record).then(|| record.name()));
         left.insert(record.name(), digest(&record, persist.unwrap_or(lived)));
         Ok(())
     })?;
     let mut comparison = Comparison::default();
-    let mut keeps_definitions = false;
+    let mut keeps_them = false;
     to.records(cx, &mut |record, lives| {
-        keeps_definitions |= matches!(record, Record::Definition(_));
+        keeps_them |= is_of_cluster(&record);
         let name = record.name();
         match left.remove(&name) {
             Some(expected) if expected == digest(&record, lives) => comparison.same += 1,
@@ -111,9 +112,14 @@ pub fn compare(
         }
         Ok(())
     })?;
-    let definition = |name: &String| !keeps_definitions && definitions.contains(name);
-    let (left_out, missing) = left.into_keys().partition(definition);
+    let not_kept = |name: &String| !keeps_them && of_cluster.contains(name);
+    let (left_out, missing) = left.into_keys().partition(not_kept);
     Ok(Comparison { missing, left_out, ..comparison })
+}
+
+/// Whether only a cluster keeps such a record.
+fn is_of_cluster(record: &Record) -> bool {
+    matches!(record, Record::Definition(_) | Record::Adopted(..))
 }
 
 /// Enough to tell two records of one name apart; all of a large store in memory would be too much. In

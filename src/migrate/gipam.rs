@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::alloc::{AdoptPool, Block};
 use crate::model::PoolId;
-use crate::net::{Addr, Family, Subnet};
+use crate::net::{Addr, Family, Subnet, parse_cidr};
 
 /// What the file says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,9 +60,7 @@ fn list<'v>(value: &'v Value, key: &str) -> Result<&'v [Value], String> {
 
 /// A prefix; gipam wrote the address of the first host where an operator gave it so.
 fn subnet(text: &str, family: Family) -> Option<Subnet> {
-    let (addr, len) = text.split_once('/')?;
-    let addr: Addr = addr.parse().ok()?;
-    Subnet::masked(addr, len.parse().ok()?).filter(|s| s.family() == family)
+    parse_cidr(text).map(Subnet::from).filter(|s| s.family() == family)
 }
 
 fn pool(raw: &Value, space: &str) -> Result<AdoptPool, String> {

@@ -7,20 +7,23 @@
 //! looked at.
 
 use std::collections::BTreeSet;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::StoreError;
 use crate::model::{Attachment, Wait};
 use crate::net::Addr;
-use crate::store::{Lock, lock_file};
+use crate::store::{FileSystem, Lock, Os, lock_file};
 use crate::sys::files;
 
 /// A network's folder.
 pub struct Folder {
+    /// Where the files are written.
     dir: PathBuf,
+    /// The name that the folder gets in the end, if the text file of a takeover has it until then.
+    taken_over: Option<PathBuf>,
     replace: bool,
     /// Absent in a dry run, which makes nothing.
     lock: Option<Lock>,
@@ -42,22 +45,51 @@ const LONGEST: u64 = 64 * 1024;
 
 impl Folder {
     /// Makes the folder if it is not there, and takes its lock. With `replace` it will hold these
-    /// leases and no others.
+    /// leases and no others. Where a takeover left a text file, the folder is made beside it, and
+    /// [`Folder::finish`] exchanges the two.
     pub fn open(
         dir: &Path,
         replace: bool,
         dry_run: bool,
         wait: Wait,
     ) -> Result<Folder, StoreError> {
+        let is_file = match fs::metadata(dir) {
+            Ok(found) => !found.is_dir(),
+            Err(e) if e.kind() == ErrorKind::NotFound => false,
+            Err(e) => return Err(StoreError::io("look at", dir, e)),
+        };
+        let target = dir;
+        let mut dir = target.to_owned();
+        if is_file {
+            let mut name = dir.into_os_string();
+            // No network's name has this character, and no host-local looks here.
+            name.push("~export");
+            dir = name.into();
+        }
         let lock = if dry_run {
             None
         } else {
+            if is_file {
+                discard(&dir)?;
+            }
             // As host-local makes it.
-            let made = DirBuilder::new().recursive(true).mode(0o755).create(dir);
-            made.map_err(|e| StoreError::io("make the folder", dir, e))?;
+            let made = DirBuilder::new().recursive(true).mode(0o755).create(&dir);
+            made.map_err(|e| StoreError::io("make the folder", &dir, e))?;
             Some(lock_file(&dir.join("lock"), wait)?)
         };
-        Ok(Folder { dir: dir.to_owned(), replace, lock })
+        Ok(Folder { dir, taken_over: is_file.then(|| target.to_owned()), replace, lock })
+    }
+
+    /// Gives the folder its name. Until then host-local fails, and from then on it finds all.
+    pub fn finish(self) -> Result<(), StoreError> {
+        let Some(target) = self.taken_over.filter(|_| self.lock.is_some()) else { return Ok(()) };
+        let parent = target.parent().unwrap_or(Path::new("."));
+        Os.exchange(&self.dir, &target)
+            .and_then(|()| Os.sync_folder(parent))
+            .and_then(|()| Os.remove(&self.dir).map(drop))
+            .map_err(|e| {
+                StoreError::io("exchange the file of a takeover with a folder:", &target, e)
+            })
     }
 
     /// Writes the leases.
@@ -124,15 +156,10 @@ impl Folder {
         // No address: whoever meets it after a crash takes it for no lease.
         let new = self.dir.join(".sublet.new");
         let written = (|| {
-            match fs::remove_file(&new) {
-                Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
-                _ => {}
-            }
-            let mut file =
-                OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+            let mut file = files::create(&new)?;
             file.write_all(content.as_bytes())?;
             file.sync_all()?;
-            fs::rename(&new, &path)
+            Os.rename(&new, &path)
         })();
         written.map_err(|e| StoreError::io("write", &path, e))
     }
@@ -141,6 +168,17 @@ impl Folder {
         let flushed = File::open(&self.dir).and_then(|dir| dir.sync_all());
         flushed.map_err(|e| StoreError::io("flush the folder", &self.dir, e))
     }
+}
+
+/// Removes what an export that was killed left behind: a folder, or the file that it was exchanged with.
+fn discard(dir: &Path) -> Result<(), StoreError> {
+    let removed = match fs::symlink_metadata(dir) {
+        Ok(found) if found.is_dir() => fs::remove_dir_all(dir),
+        Ok(_) => fs::remove_file(dir),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e),
+    };
+    removed.map_err(|e| StoreError::io("remove", dir, e))
 }
 
 /// What host-local writes; without an interface, what its old releases wrote.

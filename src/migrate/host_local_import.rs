@@ -6,14 +6,14 @@
 //! Invariant: a folder is taken over under host-local's own lock, which lives as long as [`Folder`].
 
 use std::fs;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use crate::alloc::{ForeignLease, LegacyCursor};
 use crate::error::{Error, Refusal, StoreError};
-use crate::model::{Attachment, ContainerId, IfName, Kind, NetworkName, Owner, Wait};
+use crate::model::{Attachment, ContainerId, IfName, Kind, NetworkName, Owner, Timestamp, Wait};
 use crate::net::Addr;
-use crate::store::{Lock, lock_file};
+use crate::store::{FileSystem, Lock, OpenFile, Os, lock_file};
 use crate::sys::files;
 
 /// A folder's content, and the lock on it.
@@ -22,19 +22,42 @@ pub struct Folder {
     pub leases: Vec<ForeignLease>,
     /// The addresses given last.
     pub cursors: Vec<LegacyCursor>,
+    dir: PathBuf,
     _lock: Lock,
 }
 
 /// Longest lease file that makes sense: two names, far below this.
 const LONGEST: u64 = 64 * 1024;
 
-/// Reads `dir`. What cannot be read or understood refuses the takeover: leasing beside it could
-/// give an address twice.
-pub fn read(dir: &Path, network: &NetworkName, wait: Wait) -> Result<Folder, Error> {
-    let lock = lock_file(&dir.join("lock"), wait)?;
+/// Whether host-local's leases of a network are still in its folder: a file or nothing means that they
+/// were adopted, or that host-local never served the network.
+fn is_folder(dir: &Path) -> Result<bool, StoreError> {
+    match fs::metadata(dir) {
+        Ok(found) => Ok(found.is_dir()),
+        // No file system has a folder of such a name, so no host-local made one.
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::InvalidFilename) => Ok(false),
+        Err(e) => Err(StoreError::io("look at", dir, e)),
+    }
+}
+
+/// Takes host-local's lock; `None` if there is no folder any more.
+fn lock(dir: &Path, wait: Wait) -> Result<Option<Lock>, StoreError> {
+    if !is_folder(dir)? {
+        return Ok(None);
+    }
+    let locked = lock_file(&dir.join("lock"), wait);
+    // Somebody else may have adopted it meanwhile.
+    if is_folder(dir)? { locked.map(Some) } else { Ok(None) }
+}
+
+/// Reads `dir` under host-local's lock; `None` if there is no folder. What cannot be read or understood
+/// refuses the takeover: leasing beside it could lease an address twice.
+pub fn open(dir: &Path, network: &NetworkName, wait: Wait) -> Result<Option<Folder>, Error> {
+    let Some(lock) = lock(dir, wait)? else { return Ok(None) };
     let refuse = |why| Error::Refused(Refusal::Takeover { network: network.clone(), why });
     let unread = |path: &Path, e| refuse(format!("cannot read {}: {e}", path.display()));
-    let mut folder = Folder { leases: Vec::new(), cursors: Vec::new(), _lock: lock };
+    let mut folder =
+        Folder { leases: Vec::new(), cursors: Vec::new(), dir: dir.to_owned(), _lock: lock };
     for (path, name) in entries(dir).map_err(|e| unread(dir, e))? {
         if let Some(index) = cursor_index(&name) {
             // host-local starts over when it cannot read its cursor, and so do we.
@@ -49,7 +72,50 @@ pub fn read(dir: &Path, network: &NetworkName, wait: Wait) -> Result<Folder, Err
     }
     folder.leases.sort_by_key(|lease| lease.addr);
     folder.cursors.sort_by_key(|cursor| cursor.index);
-    Ok(folder)
+    Ok(Some(folder))
+}
+
+/// Between a network's name and the time, in seconds, at which its folder was adopted.
+const ADOPTED: &str = "~adopted-";
+
+impl Folder {
+    /// Exchanges the folder with a text file: the folder becomes `<network>~adopted-<time>`. A
+    /// host-local that is swapped back in fails then ("not a directory") instead of leasing an address
+    /// twice, and the file says what to do. Durable when it is done.
+    pub fn retire(self, now: Timestamp) -> Result<(), StoreError> {
+        let dir = &self.dir;
+        let io = |e| StoreError::io("exchange host-local's folder with a file:", dir, e);
+        let (aside, file) = self.aside(now)?;
+        let network = dir.file_name().unwrap_or_default().display();
+        let text = format!(
+            "sublet adopted the leases of network {network}; they were in {}. To go back to \
+             host-local: sublet export host-local {} --network {network}\n",
+            aside.display(),
+            dir.parent().unwrap_or(dir).display(),
+        );
+        let exchanged = file
+            .write_at(text.as_bytes(), 0)
+            .and_then(|()| file.sync_data())
+            .and_then(|()| Os.exchange(dir, &aside));
+        if exchanged.is_err() {
+            // Best effort: a file of this name means nothing.
+            let _ = Os.remove(&aside);
+        }
+        exchanged.and_then(|()| Os.sync_folder(dir.parent().unwrap_or(dir))).map_err(io)
+    }
+
+    /// A new file under the name that the folder gets.
+    fn aside(&self, now: Timestamp) -> Result<(PathBuf, fs::File), StoreError> {
+        let mut name = self.dir.as_os_str().to_owned();
+        name.push(format!("{ADOPTED}{now}"));
+        loop {
+            match Os.create(Path::new(&name)) {
+                Ok(file) => return Ok((name.into(), file)),
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => name.push("+"),
+                Err(e) => return Err(StoreError::io("create", Path::new(&name), e)),
+            }
+        }
+    }
 }
 
 /// What has a folder in host-local's.
@@ -65,7 +131,7 @@ pub struct Networks {
 pub fn networks(dir: &Path) -> Result<Networks, StoreError> {
     let mut networks = Networks::default();
     for (path, name) in entries(dir).map_err(|e| StoreError::io("read the folder", dir, e))? {
-        if !path.is_dir() {
+        if name.contains(ADOPTED) || !is_folder(&path)? {
             continue;
         }
         match NetworkName::new(name.as_str()) {
@@ -94,7 +160,7 @@ fn cursor_index(name: &str) -> Option<usize> {
 
 /// Removes an attachment's lease files, as host-local's DEL does.
 pub fn release(dir: &Path, attachment: &Attachment, wait: Wait) -> Result<(), StoreError> {
-    let _lock = lock_file(&dir.join("lock"), wait)?;
+    let Some(_lock) = lock(dir, wait)? else { return Ok(()) };
     for (path, _) in held(dir, attachment)? {
         fs::remove_file(&path)
             .map_err(|e| StoreError::io("remove host-local's lease file", &path, e))?;
@@ -103,10 +169,13 @@ pub fn release(dir: &Path, attachment: &Attachment, wait: Wait) -> Result<(), St
 }
 
 /// The addresses that an attachment has from host-local; `None` if none, or no such folder.
-/// Nothing is written, so without the lock: one file tells of one address.
-pub fn holds(dir: &Path, attachment: &Attachment) -> Option<Vec<Addr>> {
-    let held = held(dir, attachment).ok()?;
-    (!held.is_empty()).then(|| held.into_iter().map(|(_, addr)| addr).collect())
+/// Nothing is written, so without the lock: one file is one address.
+pub fn holds(dir: &Path, attachment: &Attachment) -> Result<Option<Vec<Addr>>, StoreError> {
+    if !is_folder(dir)? {
+        return Ok(None);
+    }
+    let held = held(dir, attachment)?;
+    Ok((!held.is_empty()).then(|| held.into_iter().map(|(_, addr)| addr).collect()))
 }
 
 /// An attachment's lease files: those with container and interface, or, if there is none, those
@@ -193,20 +262,23 @@ mod tests {
         fs::create_dir(dir.join("10.0.0.1")).unwrap();
         files::make_pipe(&dir.join("10.0.0.3"));
         for odd in ["10.0.0.1", "10.0.0.3"] {
-            match read(dir, &network(), Wait::Try) {
+            match open(dir, &network(), Wait::Try) {
                 Err(Error::Refused(refused @ Refusal::Takeover { .. })) => {
                     assert!(refused.to_string().contains("sublet import host-local"));
                 }
                 other => panic!("{:?}", other.err()),
             }
-            assert_eq!(holds(dir, &attachment("c1")), Some(vec!["10.0.0.2".parse().unwrap()]));
+            assert_eq!(
+                holds(dir, &attachment("c1")).unwrap(),
+                Some(vec!["10.0.0.2".parse().unwrap()])
+            );
             release(dir, &attachment("c1"), Wait::Try).unwrap();
             assert!(!dir.join("10.0.0.2").exists());
-            assert_eq!(holds(dir, &attachment("c1")), None);
+            assert_eq!(holds(dir, &attachment("c1")).unwrap(), None);
             write(dir, "10.0.0.2", "c1\r\neth0");
             fs::rename(dir.join(odd), dir.join(format!("away.{odd}"))).unwrap();
         }
-        assert_eq!(read(dir, &network(), Wait::Try).unwrap().leases.len(), 1);
+        assert_eq!(open(dir, &network(), Wait::Try).unwrap().unwrap().leases.len(), 1);
     }
 
     #[test]
@@ -220,7 +292,7 @@ mod tests {
         for name in ["last_reserved_ip.", "last_reserved_ip.+5", "last_reserved_ip.05"] {
             write(dir, name, "10.0.0.5");
         }
-        let folder = read(dir, &network(), Wait::Try).unwrap();
+        let folder = open(dir, &network(), Wait::Try).unwrap().unwrap();
         let addr = "10.0.0.4".parse().unwrap();
         assert_eq!(folder.cursors, [LegacyCursor { index: 4, addr }]);
     }

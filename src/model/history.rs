@@ -1,34 +1,19 @@
-//! What happened: who held an address when, and how often what was asked for.
-//!
-//! Owns: the nouns of history and counters, and the words that they are shown by. Does not own: how
-//! they are kept (`store`), or what a request was (`alloc`).
-//! Invariant: a word, once shown, stays; scripts and dashboards rely on it.
+//! The nouns of history (who held an address when) and of counters (how many requests ended how).
 
-use std::time::Duration;
-
-use super::{Attachment, Histogram, Kind, Lease, Node, Origin, Owner, SetName, Timestamp};
+use super::{Attachment, Kind, Lease, Node, Origin, Owner, SetName, Timestamp};
 use crate::net::Addr;
 
-/// Through which face a request came.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Face {
-    /// A container runtime.
-    #[default]
-    Cni,
-    /// dockerd.
-    Docker,
-    /// A person, or a person's script.
-    Cli,
-}
-
-impl Face {
-    /// The word in tables, JSON and metrics.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Face::Cni => "cni",
-            Face::Docker => "docker",
-            Face::Cli => "cli",
-        }
+words! {
+    /// Through which face a request came.
+    #[derive(Default)]
+    pub enum Face {
+        /// A container runtime.
+        #[default]
+        Cni = "cni",
+        /// dockerd.
+        Docker = "docker",
+        /// A person, or a person's script.
+        Cli = "cli",
     }
 }
 
@@ -52,6 +37,15 @@ impl History {
     /// The last 1,000 events of 30 days, about 200 KiB: what each node of a cluster keeps there where
     /// nobody has said.
     pub const OF_A_NODE: History = History::Kept { count: 1_000, age: MONTH };
+
+    /// For how long events are kept, in seconds; where nobody has said, as long as by default.
+    pub fn age(self) -> u64 {
+        match self {
+            History::Off => 0,
+            History::Kept { age, .. } => age,
+            History::Standing => MONTH,
+        }
+    }
 }
 
 const MONTH: u64 = 30 * 24 * 3600;
@@ -63,78 +57,41 @@ impl Default for History {
     }
 }
 
-/// What became of an address, and why.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum What {
-    /// Leased by an ADD, or by a request of Docker's.
-    Added,
-    /// Leased by host-local before, and taken over by an ADD.
-    TakenOver,
-    /// Leased by another program before, and imported.
-    Imported,
-    /// Set aside by an operator.
-    Reserved,
-    /// Freed by a DEL, or by a request of Docker's.
-    Deleted,
-    /// Freed at once: nobody took the answer.
-    Undone,
-    /// Freed by a runtime's GC: no attachment that the runtime knows.
-    Collected,
-    /// Freed by `sublet gc`: its container is gone.
-    Lost,
-    /// Freed by an operator.
-    Released,
-    /// No longer set aside.
-    Unreserved,
-    /// Freed by `subletd cleanup`: Docker does not know it.
-    Swept,
-    /// Freed with its pool.
-    PoolReleased,
-    /// Ended with the boot that made it.
-    BootEnded,
-    /// Freed with its node, which is gone.
-    NodeReleased,
+words! {
+    /// What became of an address, and why.
+    pub enum What {
+        /// Leased by an ADD, or by a request of Docker's.
+        Added = "added",
+        /// Leased by host-local before, and taken over by an ADD.
+        TakenOver = "taken-over",
+        /// Leased by another program before, and imported.
+        Imported = "imported",
+        /// Set aside by an operator.
+        Reserved = "reserved",
+        /// Freed by a DEL, or by a request of Docker's.
+        Deleted = "deleted",
+        /// Freed at once: nobody took the answer.
+        Undone = "undone",
+        /// Freed by a runtime's GC: no attachment that the runtime knows.
+        Collected = "collected",
+        /// Freed by `sublet gc`: its container is gone.
+        Lost = "lost",
+        /// Freed by an operator.
+        Released = "released",
+        /// No longer set aside.
+        Unreserved = "unreserved",
+        /// Freed by `subletd cleanup`: Docker does not know it.
+        Swept = "swept",
+        /// Freed with its pool.
+        PoolReleased = "pool-released",
+        /// Ended with the boot that made it.
+        BootEnded = "boot-ended",
+        /// Freed with its node, which is gone.
+        NodeReleased = "node-released",
+    }
 }
 
 impl What {
-    /// Each of them.
-    pub const ALL: [What; 14] = [
-        What::Added,
-        What::TakenOver,
-        What::Imported,
-        What::Reserved,
-        What::Deleted,
-        What::Undone,
-        What::Collected,
-        What::Lost,
-        What::Released,
-        What::Unreserved,
-        What::Swept,
-        What::PoolReleased,
-        What::BootEnded,
-        What::NodeReleased,
-    ];
-
-    /// The word in tables and JSON.
-    pub const fn word(self) -> &'static str {
-        match self {
-            What::Added => "added",
-            What::TakenOver => "taken-over",
-            What::Imported => "imported",
-            What::Reserved => "reserved",
-            What::Deleted => "deleted",
-            What::Undone => "undone",
-            What::Collected => "collected",
-            What::Lost => "lost",
-            What::Released => "released",
-            What::Unreserved => "unreserved",
-            What::Swept => "swept",
-            What::PoolReleased => "pool-released",
-            What::BootEnded => "boot-ended",
-            What::NodeReleased => "node-released",
-        }
-    }
-
     /// Whether somebody holds the address from then on.
     pub const fn gives(self) -> bool {
         matches!(self, What::Added | What::TakenOver | What::Imported | What::Reserved)
@@ -197,96 +154,51 @@ impl Event {
     }
 }
 
-/// What was asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Verb {
-    /// ADD, or Docker's `RequestAddress`.
-    Add,
-    /// DEL, Docker's `ReleaseAddress`, `sublet release`.
-    Del,
-    /// GC, `subletd cleanup`.
-    Gc,
-    /// `sublet reserve` and `unreserve`.
-    Reserve,
-    /// Imports and takeovers.
-    Import,
-    /// Docker's `RequestPool` and `ReleasePool`.
-    Pool,
-}
-
-impl Verb {
-    /// The word in tables, JSON and metrics.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Verb::Add => "add",
-            Verb::Del => "del",
-            Verb::Gc => "gc",
-            Verb::Reserve => "reserve",
-            Verb::Import => "import",
-            Verb::Pool => "pool",
-        }
+words! {
+    /// What was asked for.
+    pub enum Verb {
+        /// ADD, or Docker's `RequestAddress`.
+        Add = "add",
+        /// DEL, Docker's `ReleaseAddress`, `sublet release`.
+        Del = "del",
+        /// GC, `subletd cleanup`.
+        Gc = "gc",
+        /// `sublet reserve` and `unreserve`.
+        Reserve = "reserve",
+        /// Imports and takeovers.
+        Import = "import",
+        /// Docker's `RequestPool` and `ReleasePool`.
+        Pool = "pool",
     }
 }
 
-/// How a request ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Ending {
-    /// It was carried out.
-    Ok,
-    /// Refused: no address was free.
-    Exhausted,
-    /// Refused: another holds what was asked for.
-    Held,
-    /// Refused for another reason.
-    Refused,
-    /// Not carried out, for all that is known: a cluster did not answer.
-    Failed,
-}
-
-impl Ending {
-    /// The word in tables, JSON and metrics.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Ending::Ok => "ok",
-            Ending::Exhausted => "exhausted",
-            Ending::Held => "held",
-            Ending::Refused => "refused",
-            Ending::Failed => "failed",
-        }
+words! {
+    /// How a request ended.
+    pub enum Ending {
+        /// It was carried out.
+        Ok = "ok",
+        /// Refused: no address was free.
+        Exhausted = "exhausted",
+        /// Refused: another holds what was asked for.
+        Held = "held",
+        /// Refused for another reason.
+        Refused = "refused",
+        /// Not carried out, for all that is known: a cluster did not answer.
+        Failed = "failed",
     }
 }
 
-/// How often something was asked for, since the store, or its boot, began, and how long that took.
+/// The number of requests of one kind since the store, or its boot, began.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Counter {
-    /// Of which set of leases.
+    /// The set of leases.
     pub set: SetName,
-    /// Through which face.
+    /// The face that the requests came through.
     pub face: Face,
-    /// What.
+    /// What was requested.
     pub verb: Verb,
-    /// How it ended.
+    /// How the requests ended.
     pub ending: Ending,
-    /// How often.
+    /// The number of requests.
     pub count: u64,
-    /// How long was waited for the store's locks, altogether.
-    pub waited: Duration,
-    /// From when the store was asked until its commit began. Less often than `count` where a build
-    /// counted that kept no times.
-    pub took: Histogram,
-}
-
-impl Counter {
-    /// Of nothing yet.
-    pub fn new(set: SetName, face: Face, verb: Verb, ending: Ending) -> Counter {
-        let (waited, took) = (Duration::ZERO, Histogram::EMPTY);
-        Counter { set, face, verb, ending, count: 0, waited, took }
-    }
-
-    /// Takes in what was counted elsewhere.
-    pub fn merge(&mut self, other: &Counter) {
-        self.count = self.count.saturating_add(other.count);
-        self.waited = self.waited.saturating_add(other.waited);
-        self.took += &other.took;
-    }
 }

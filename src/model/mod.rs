@@ -1,20 +1,24 @@
 //! The nouns: who asks, what is leased, where it is kept.
 //!
-//! Owns: names that are valid by construction, and plain records of them. Does not own: how they
-//! are written (JSON is `config` and `cni`, bytes are `store::codec`).
+//! Names that are valid by construction, and plain records of them. What derives `Serialize` is stored
+//! with these fields in this order: any change of them is another version of the stored records
+//! (`store::codec`).
 //! Invariant: a [`NetworkName`], [`ContainerId`] or [`IfName`] satisfies the specification.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Deserializer, Serialize};
+
 use crate::net::{Addr, Span, Subnet, hosts};
 
+#[macro_use]
+mod words;
+
 mod history;
-mod timing;
 
 pub use history::{Counter, Ending, Event, Face, History, Verb, What};
-pub use timing::{BOUNDS, Histogram, Spent};
 
 /// Seconds since 1970-01-01 UTC.
 pub type Timestamp = u64;
@@ -48,7 +52,7 @@ fn check_name(text: &str) -> Result<(), NameError> {
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident, $check:expr) => {
         $(#[$doc])*
-        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
         pub struct $name(String);
 
         impl $name {
@@ -68,6 +72,13 @@ macro_rules! name {
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(&self.0)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(from: D) -> Result<$name, D::Error> {
+                let invalid = |_| serde::de::Error::custom("an invalid name");
+                $name::new(String::deserialize(from)?).map_err(invalid)
             }
         }
     };
@@ -112,7 +123,7 @@ name!(
 /// A set of leases: inside one an address has at most one holder. A CNI network's is its name (or
 /// the `shared` one), the ECS dialect has one for the whole store. Any other text is possible, so
 /// that other faces (Docker's address spaces) name theirs without a clash.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SetName(pub String);
 
 impl SetName {
@@ -129,7 +140,7 @@ impl fmt::Display for SetName {
 }
 
 /// What a container engine calls a pool of addresses. It keeps the name for ever.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PoolId(pub String);
 
 impl fmt::Display for PoolId {
@@ -139,7 +150,7 @@ impl fmt::Display for PoolId {
 }
 
 /// A pool of addresses that a container engine (Docker) asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pool {
     /// Its name.
     pub id: PoolId,
@@ -176,7 +187,7 @@ impl Pool {
 }
 
 /// The specification's primary key of what a plugin stores.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Attachment {
     /// The network.
     pub network: NetworkName,
@@ -187,7 +198,7 @@ pub struct Attachment {
 }
 
 /// Who holds a lease. At most one address of each range set per owner.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Owner {
     /// A container's interface on a network.
     Attachment(Attachment),
@@ -216,33 +227,24 @@ impl fmt::Display for Owner {
     }
 }
 
-/// What an address is leased for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Chosen by us.
-    Dynamic,
-    /// Asked for by address.
-    Static,
-    /// A gateway's.
-    Gateway,
-    /// Docker's auxiliary address.
-    Aux,
-    /// Set aside by the operator.
-    Reserved,
+words! {
+    /// What an address is leased for.
+    #[derive(Serialize, Deserialize)]
+    pub enum Kind {
+        /// Chosen by us.
+        Dynamic = "dynamic",
+        /// Asked for by address.
+        Static = "static",
+        /// A gateway's.
+        Gateway = "gateway",
+        /// Docker's auxiliary address.
+        Aux = "aux",
+        /// Set aside by the operator.
+        Reserved = "reserved",
+    }
 }
 
 impl Kind {
-    /// The word in tables and JSON.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Kind::Dynamic => "dynamic",
-            Kind::Static => "static",
-            Kind::Gateway => "gateway",
-            Kind::Aux => "aux",
-            Kind::Reserved => "reserved",
-        }
-    }
-
     /// Whether a runtime's garbage collection may judge it.
     pub const fn collectable(self) -> bool {
         matches!(self, Kind::Dynamic | Kind::Static)
@@ -250,7 +252,7 @@ impl Kind {
 }
 
 /// The machine that made a lease.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
     /// `NODE_ID` or the host name.
     pub name: String,
@@ -259,7 +261,7 @@ pub struct Node {
 }
 
 /// One boot of one kernel: `/proc/sys/kernel/random/boot_id`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BootId(pub String);
 
 /// What a cluster knows of a machine that leases from it.
@@ -293,7 +295,7 @@ pub struct NetworkDefinition {
 }
 
 /// A network namespace as it was when the lease was made.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Netns {
     /// `CNI_NETNS`.
     pub path: String,
@@ -304,7 +306,7 @@ pub struct Netns {
 }
 
 /// A Kubernetes pod, from `CNI_ARGS`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pod {
     /// `K8S_POD_NAMESPACE`.
     pub namespace: String,
@@ -316,7 +318,7 @@ pub struct Pod {
 
 /// Where a request came from: kept with the lease, so that a person (and a collector) can tell
 /// whose it is and whether it still lives.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
     /// The attachment, also where the owner is something else (ECS `id`).
     pub attachment: Option<Attachment>,
@@ -415,7 +417,7 @@ pub enum Wait {
 pub enum StoreSpec {
     /// The embedded redb file.
     Embedded {
-        /// The file of boot leases; `<path>.keep` holds what outlives a boot.
+        /// The file of what outlives a boot; boot leases are in `<path>.boot-<boot ID>`.
         path: PathBuf,
         /// Which of the two a network's leases go to.
         persist: Persist,

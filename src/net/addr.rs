@@ -1,11 +1,14 @@
-//! One address and one prefix.
+//! One address and one prefix, on the standard library's `IpAddr` and `ipnet`'s `IpNet`.
 //!
-//! Owns: conversion to and from text and `u128`. Invariant: `bits` never exceeds the family's
-//! width; a [`Subnet`] has no host bits.
+//! Invariants: an IPv4-mapped IPv6 address that is read is the IPv4 address, as in Go's `net`; a
+//! [`Subnet`] has no host bits.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::iter;
+use std::net::{AddrParseError, IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
+
+use ipnet::IpNet;
 
 /// The address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,90 +27,79 @@ impl Family {
             Family::V6 => 128,
         }
     }
-
-    /// The largest address of the family, as a number.
-    pub const fn max(self) -> u128 {
-        match self {
-            Family::V4 => u32::MAX as u128,
-            Family::V6 => u128::MAX,
-        }
-    }
 }
 
 /// One IP address. Orders by family, then by number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Addr {
-    family: Family,
-    bits: u128,
-}
+pub struct Addr(IpAddr);
 
 impl Addr {
     /// The address with this number; `None` if the family has no such address.
     pub fn from_bits(family: Family, bits: u128) -> Option<Addr> {
-        (bits <= family.max()).then_some(Addr { family, bits })
+        Some(Addr(match family {
+            Family::V4 => Ipv4Addr::from_bits(bits.try_into().ok()?).into(),
+            Family::V6 => Ipv6Addr::from_bits(bits).into(),
+        }))
     }
 
     /// Its family.
     pub const fn family(self) -> Family {
-        self.family
+        if self.0.is_ipv4() { Family::V4 } else { Family::V6 }
     }
 
     /// The address as a number.
-    pub const fn bits(self) -> u128 {
-        self.bits
+    pub fn bits(self) -> u128 {
+        match self.0 {
+            IpAddr::V4(v4) => v4.to_bits().into(),
+            IpAddr::V6(v6) => v6.to_bits(),
+        }
     }
 
     /// The address after this one; `None` after the family's last.
     pub fn next(self) -> Option<Addr> {
-        Addr::from_bits(self.family, self.bits.checked_add(1)?)
+        Addr::from_bits(self.family(), self.bits().checked_add(1)?)
     }
 
     /// The address before this one; `None` before the family's first.
     pub fn prev(self) -> Option<Addr> {
-        Addr::from_bits(self.family, self.bits.checked_sub(1)?)
+        Addr::from_bits(self.family(), self.bits().checked_sub(1)?)
     }
 
-    /// The prefix of `len` bits that holds it; all of it where the family has no more bits.
+    /// The prefix of `len` bits that holds it; the address alone where the family has fewer bits.
     pub fn prefix(self, len: u8) -> Subnet {
-        let len = len.min(self.family.bits());
-        let host = Subnet::host_mask(self.family, len).unwrap_or(0);
-        Subnet { base: Addr { family: self.family, bits: self.bits & !host }, len }
+        IpNet::new(self.0, len).unwrap_or(self.0.into()).into()
+    }
+
+    /// The longest prefix that holds it and another address of its family.
+    pub fn enclosing(self, other: Addr) -> Subnet {
+        let mut around = iter::successors(Some(IpNet::from(self.0)), IpNet::supernet);
+        let found = around.find(|net| net.contains(&other.0));
+        found.map_or(self.prefix(0), Subnet)
     }
 
     /// The standard library's form.
-    pub fn ip(self) -> IpAddr {
-        match self.family {
-            // Lossless: the constructor holds a V4 number below 2^32.
-            Family::V4 => IpAddr::V4(Ipv4Addr::from(u32::try_from(self.bits).unwrap_or(u32::MAX))),
-            Family::V6 => IpAddr::V6(Ipv6Addr::from(self.bits)),
-        }
+    pub const fn ip(self) -> IpAddr {
+        self.0
     }
 }
 
 impl From<IpAddr> for Addr {
     fn from(ip: IpAddr) -> Addr {
-        match ip {
-            IpAddr::V4(v4) => Addr { family: Family::V4, bits: u128::from(u32::from(v4)) },
-            // As Go's net.IP does: an IPv4-mapped address is the IPv4 address.
-            IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
-                Some(v4) => Addr { family: Family::V4, bits: u128::from(u32::from(v4)) },
-                None => Addr { family: Family::V6, bits: u128::from(v6) },
-            },
-        }
+        Addr(ip.to_canonical())
     }
 }
 
 impl FromStr for Addr {
-    type Err = std::net::AddrParseError;
+    type Err = AddrParseError;
 
     fn from_str(text: &str) -> Result<Addr, Self::Err> {
-        IpAddr::from_str(text).map(Addr::from)
+        text.parse().map(IpAddr::into)
     }
 }
 
 impl fmt::Display for Addr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.ip().fmt(f)
+        self.0.fmt(f)
     }
 }
 
@@ -117,77 +109,88 @@ impl fmt::Debug for Addr {
     }
 }
 
+/// Reads CIDR notation and keeps its host bits. An IPv4-mapped prefix is the IPv4 prefix.
+///
+/// `ipnet` would take leading zeros in an address, which Go and the standard library refuse, and
+/// refuse them in a length, which Go takes.
+pub fn parse_cidr(text: &str) -> Option<IpNet> {
+    let (ip, len) = text.split_once('/')?;
+    let len: u8 = len.parse().ok().filter(|_| !len.starts_with('+'))?;
+    let ip: IpAddr = ip.parse().ok()?;
+    let addr = ip.to_canonical();
+    let mapped = if addr == ip { 0 } else { 96 };
+    IpNet::new(addr, len.checked_sub(mapped)?).ok()
+}
+
+/// Reads an address with or without a prefix length.
+pub fn parse_addr(text: &str) -> Option<Addr> {
+    parse_cidr(text).map(|net| net.addr().into()).or_else(|| text.parse().ok())
+}
+
 /// A prefix without host bits, such as 10.1.2.0/24.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Subnet {
-    base: Addr,
-    len: u8,
-}
-
-/// Why a prefix is none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SubnetError {
-    /// The length exceeds the family's width in bits.
-    Length,
-    /// The address has host bits; here is the prefix that was probably meant.
-    HostBits(Subnet),
-}
+pub struct Subnet(IpNet);
 
 impl Subnet {
-    /// The prefix `base/len`; `len` in bits.
-    pub fn new(base: Addr, len: u8) -> Result<Subnet, SubnetError> {
-        let masked = Subnet::masked(base, len).ok_or(SubnetError::Length)?;
-        if masked.base == base { Ok(masked) } else { Err(SubnetError::HostBits(masked)) }
+    /// The prefix `base/len`; `None` if that has host bits, or `len` exceeds the family's width.
+    pub fn new(base: Addr, len: u8) -> Option<Subnet> {
+        IpNet::new(base.0, len).ok().and_then(|net| Subnet::strict(net).ok())
     }
 
     /// The prefix of `len` bits that holds `addr`; `None` if `len` exceeds the family's width.
     pub fn masked(addr: Addr, len: u8) -> Option<Subnet> {
-        let host = Subnet::host_mask(addr.family, len)?;
-        Some(Subnet { base: Addr { family: addr.family, bits: addr.bits & !host }, len })
+        IpNet::new(addr.0, len).ok().map(Subnet::from)
     }
 
-    fn host_mask(family: Family, len: u8) -> Option<u128> {
-        let host = family.bits().checked_sub(len)?;
-        Some(if host == 128 { u128::MAX } else { (1 << host) - 1 })
+    /// The prefix; if it has host bits, `Err` with the prefix that was probably meant.
+    pub fn strict(net: IpNet) -> Result<Subnet, Subnet> {
+        let subnet = Subnet::from(net);
+        if subnet.0 == net { Ok(subnet) } else { Err(subnet) }
     }
 
     /// The network address.
-    pub const fn first(self) -> Addr {
-        self.base
+    pub fn first(self) -> Addr {
+        Addr(self.0.network())
     }
 
     /// The last address: broadcast in IPv4.
     pub fn last(self) -> Addr {
-        let host = Subnet::host_mask(self.base.family, self.len).unwrap_or(0);
-        Addr { family: self.base.family, bits: self.base.bits | host }
+        Addr(self.0.broadcast())
     }
 
     /// Prefix length in bits.
     #[allow(clippy::len_without_is_empty, reason = "a length in bits, and no subnet is empty")]
-    pub const fn len(self) -> u8 {
-        self.len
+    pub fn len(self) -> u8 {
+        self.0.prefix_len()
     }
 
     /// Its family.
-    pub const fn family(self) -> Family {
-        self.base.family
+    pub fn family(self) -> Family {
+        self.first().family()
     }
 
     /// Whether `addr` lies in the prefix.
     pub fn contains(self, addr: Addr) -> bool {
-        addr.family == self.base.family && self.first() <= addr && addr <= self.last()
+        self.0.contains(&addr.0)
+    }
+}
+
+impl From<IpNet> for Subnet {
+    /// Clears the host bits.
+    fn from(net: IpNet) -> Subnet {
+        Subnet(net.trunc())
     }
 }
 
 impl fmt::Display for Subnet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.base, self.len)
+        self.0.fmt(f)
     }
 }
 
 impl fmt::Debug for Subnet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
+        self.0.fmt(f)
     }
 }
 
@@ -211,8 +214,10 @@ mod tests {
     #[test]
     fn host_bits_name_the_network_that_was_meant() {
         let meant = Subnet::new(addr("192.0.2.0"), 24).unwrap();
-        assert_eq!(Subnet::new(addr("192.0.2.12"), 24), Err(SubnetError::HostBits(meant)));
-        assert_eq!(Subnet::new(addr("192.0.2.0"), 33), Err(SubnetError::Length));
+        assert_eq!(Subnet::strict(parse_cidr("192.0.2.12/24").unwrap()), Err(meant));
+        assert_eq!(Subnet::new(addr("192.0.2.12"), 24), None);
+        assert_eq!(Subnet::new(addr("192.0.2.0"), 33), None);
+        assert_eq!(addr("192.0.2.12").prefix(33), Subnet::new(addr("192.0.2.12"), 32).unwrap());
     }
 
     #[test]

@@ -8,6 +8,8 @@
 
 use std::fmt;
 
+use ipnet::IpNet;
+
 use super::{Addr, Family, Subnet};
 
 /// An inclusive run of addresses of one family.
@@ -33,6 +35,11 @@ impl Span {
     /// Whether the two runs share an address.
     pub fn overlaps(self, other: Span) -> bool {
         self.first <= other.last && other.first <= self.last
+    }
+
+    /// How many addresses; one less for all of IPv6.
+    pub fn size(self) -> u128 {
+        (self.last.bits() - self.first.bits()).saturating_add(1)
     }
 
     /// The part at or after `from`.
@@ -67,10 +74,8 @@ impl fmt::Debug for Span {
 /// What a configuration says of a range, before the rules are applied.
 #[derive(Clone, Debug)]
 pub struct RangeSpec {
-    /// The subnet's address as written, host bits and all.
-    pub addr: Addr,
-    /// Prefix length in bits.
-    pub len: u8,
+    /// The subnet as written, with its host bits.
+    pub subnet: IpNet,
     /// First address to give out; default: the one after the network address.
     pub start: Option<Addr>,
     /// Last address to give out; default: before broadcast (IPv4), the last one (IPv6).
@@ -79,6 +84,14 @@ pub struct RangeSpec {
     pub gateway: GatewaySpec,
     /// Never given out.
     pub exclude: Vec<Span>,
+}
+
+impl RangeSpec {
+    /// All of a subnet, with the default bounds and gateway.
+    pub fn of(subnet: IpNet) -> RangeSpec {
+        let (start, end, exclude) = (None, None, Vec::new());
+        RangeSpec { subnet, start, end, gateway: GatewaySpec::Default, exclude }
+    }
 }
 
 /// What a configuration says of the gateway.
@@ -93,49 +106,31 @@ pub enum GatewaySpec {
 }
 
 /// Why a range is refused. The texts are host-local's where it has one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RangeError {
-    /// The prefix length exceeds the family's width.
-    Length(Addr, u8),
     /// The subnet has host bits.
+    #[error(
+        "Network has host bits set. For a subnet mask of length {} the network address is {}",
+        .meant.len(),
+        .meant.first()
+    )]
     HostBits {
         /// The network that was probably meant.
         meant: Subnet,
     },
     /// `rangeStart` outside the subnet or behind `rangeEnd`.
+    #[error("RangeStart {0} not in network {1}")]
     Start(Addr, Subnet),
     /// `rangeEnd` outside the subnet or before `rangeStart`.
+    #[error("RangeEnd {0} not in network {1}")]
     End(Addr, Subnet),
     /// `rangeStart` behind the last address that a subnet gives out by default.
+    #[error(
+        "RangeStart {0} not in network {2}: it is behind the last address given out, {1}; set \
+         rangeEnd as well"
+    )]
     StartAfterDefaultEnd(Addr, Addr, Subnet),
 }
-
-impl fmt::Display for RangeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            RangeError::Length(addr, len) => {
-                write!(f, "Network {addr}/{len} has a longer prefix than its family has bits")
-            }
-            RangeError::HostBits { meant } => write!(
-                f,
-                "Network has host bits set. For a subnet mask of length {} the network address is {}",
-                meant.len(),
-                meant.first()
-            ),
-            RangeError::Start(addr, subnet) => {
-                write!(f, "RangeStart {addr} not in network {subnet}")
-            }
-            RangeError::End(addr, subnet) => write!(f, "RangeEnd {addr} not in network {subnet}"),
-            RangeError::StartAfterDefaultEnd(addr, end, subnet) => write!(
-                f,
-                "RangeStart {addr} not in network {subnet}: it is behind the last address given out, \
-                 {end}; set rangeEnd as well"
-            ),
-        }
-    }
-}
-
-impl std::error::Error for RangeError {}
 
 /// A valid range.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,12 +142,9 @@ pub struct Range {
 }
 
 impl Range {
-    /// Applies the rules, in host-local's order: length, host bits, gateway, start, end.
+    /// Applies the rules, in host-local's order: host bits, gateway, start, end.
     pub fn new(spec: &RangeSpec) -> Result<Range, RangeError> {
-        let subnet = Subnet::new(spec.addr, spec.len).map_err(|e| match e {
-            super::SubnetError::Length => RangeError::Length(spec.addr, spec.len),
-            super::SubnetError::HostBits(meant) => RangeError::HostBits { meant },
-        })?;
+        let subnet = Subnet::strict(spec.subnet).map_err(|meant| RangeError::HostBits { meant })?;
         let gateway = match spec.gateway {
             GatewaySpec::Default => default_gateway(subnet),
             GatewaySpec::None => None,
@@ -267,15 +259,7 @@ mod tests {
     }
 
     fn spec(cidr: &str) -> RangeSpec {
-        let (ip, len) = cidr.split_once('/').unwrap();
-        RangeSpec {
-            addr: addr(ip),
-            len: len.parse().unwrap(),
-            start: None,
-            end: None,
-            gateway: GatewaySpec::Default,
-            exclude: vec![],
-        }
+        RangeSpec::of(cidr.parse().unwrap())
     }
 
     fn shape(spec: &RangeSpec) -> String {

@@ -8,34 +8,24 @@ use std::fmt;
 use super::{Addr, Family, Range};
 
 /// Why ranges make no set. The texts are host-local's, but for the last.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SetError {
     /// No range at all.
+    #[error("empty range set")]
     Empty,
     /// IPv4 and IPv6 in one set.
+    #[error("mixed address families")]
     MixedFamilies,
     /// Two ranges share addresses.
+    #[error("subnets {0} and {1} overlap")]
     Overlap(String, String),
     /// Nothing is left of any range after the gateways and the exclusions.
+    #[error(
+        "no address is left of {0} after the gateway and the excluded ones: widen the range or \
+         exclude less"
+    )]
     NothingToGive(String),
 }
-
-impl fmt::Display for SetError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            SetError::Empty => f.write_str("empty range set"),
-            SetError::MixedFamilies => f.write_str("mixed address families"),
-            SetError::Overlap(a, b) => write!(f, "subnets {a} and {b} overlap"),
-            SetError::NothingToGive(ranges) => write!(
-                f,
-                "no address is left of {ranges} after the gateway and the excluded ones: widen the \
-                 range or exclude less"
-            ),
-        }
-    }
-}
-
-impl std::error::Error for SetError {}
 
 /// One or more ranges of one family.
 #[derive(Clone, Debug, PartialEq, Eq)]

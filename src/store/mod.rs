@@ -13,7 +13,7 @@ mod testing;
 
 use self::cluster::consul::Consul;
 use self::cluster::etcd::Etcd;
-use self::cluster::{Cas, Notes};
+use self::cluster::{ClusterStore, LocalCache};
 use crate::alloc::{Command, Context, Holder, NetworkRanges, Outcome, Record};
 use crate::error::{Error, StoreError};
 use crate::model::{
@@ -25,6 +25,8 @@ use crate::net::Addr;
 pub(crate) use self::cluster::http;
 pub use self::embedded::Embedded;
 pub use self::embedded::convert::{Converted, in_place, is_converted};
+pub use self::embedded::database::one_shot;
+pub use self::embedded::fs::{FileSystem, OpenFile, Os};
 pub use self::embedded::lock::{Lock, lock_file, lock_to_read};
 pub use self::problem::{Problem, Repair};
 
@@ -132,27 +134,12 @@ pub fn open(spec: &StoreSpec) -> Result<Box<dyn Store>, StoreError> {
             let dc = spec.dc.as_deref().unwrap_or_default();
             Ok(Box::new(on(Consul::new(spec)?, &spec.servers, dc)))
         }
-        StoreSpec::Unreadable { why } => Err(unreadable(why)),
+        StoreSpec::Unreadable { why } => Err(StoreError::Unreadable { why: why.clone() }),
     }
 }
 
-/// The same in a program that the clusters' clients are not linked into; `None`: it takes one.
-pub fn open_local(spec: &StoreSpec) -> Option<Result<Box<dyn Store>, StoreError>> {
-    match spec {
-        StoreSpec::Embedded { path, persist, wait, history } => {
-            Some(Ok(Box::new(Embedded::new(path.clone(), *persist, *wait).keeping(*history))))
-        }
-        StoreSpec::Etcd(_) | StoreSpec::Consul(_) => None,
-        StoreSpec::Unreadable { why } => Some(Err(unreadable(why))),
-    }
-}
-
-fn on<E: cluster::Engine>(engine: E, servers: &Servers, more: &str) -> Cas<E> {
-    let cluster = format!("{}\0{more}\0{}", engine.place(), servers.prefix);
-    let notes = Notes::new(Some(&servers.notes), cluster);
-    Cas::new(engine, servers.timeout).with(servers.persist, notes).keeping(servers.history)
-}
-
-fn unreadable(why: &str) -> StoreError {
-    StoreError::Unreadable { why: why.to_owned() }
+fn on<S: cluster::Server>(server: S, servers: &Servers, more: &str) -> ClusterStore<S> {
+    let cluster = format!("{}\0{more}\0{}", server.place(), servers.prefix);
+    let notes = LocalCache::new(Some(&servers.notes), cluster);
+    ClusterStore::new(server, servers.timeout).with(servers.persist, notes).keeping(servers.history)
 }

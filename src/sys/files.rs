@@ -3,10 +3,22 @@
 //! Invariant: an open never blocks; a pipe without a writer would, for ever. Who reads what was put
 //! sees all of it or what was there before.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+/// Returns what is at a path, links followed. `None` means that nothing is there (`ENOENT`): whatever
+/// else keeps the system from looking is an error.
+pub fn look(path: &Path) -> io::Result<Option<Metadata>> {
+    match fs::metadata(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        found => found.map(Some),
+    }
+}
 
 /// What an error is of where something else than a file lies: a folder, a pipe, a device.
 pub fn is_none(e: &io::Error) -> bool {
@@ -23,15 +35,20 @@ pub fn open_to_write(path: &Path) -> io::Result<File> {
     open_as(path, OpenOptions::new().read(true).write(true))
 }
 
-fn open_as(path: &Path, options: &OpenOptions) -> io::Result<File> {
-    let found = fs::metadata(path)?;
+/// The descriptor says what was opened: a look before the open could be of another file.
+fn open_as(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    let other = || io::Error::new(ErrorKind::InvalidInput, "not a regular file");
+    options.custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+    let file = match options.open(path) {
+        // A socket, a pipe without a reader, a device without a driver.
+        Err(e) if e.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => return Err(other()),
+        opened => opened?,
+    };
+    let found = file.metadata()?;
     if found.is_dir() {
         return Err(ErrorKind::IsADirectory.into());
     }
-    if !found.is_file() {
-        return Err(io::Error::new(ErrorKind::InvalidInput, "not a regular file"));
-    }
-    options.open(path)
+    if found.is_file() { Ok(file) } else { Err(other()) }
 }
 
 /// Reads a file, at most `longest` bytes of it. What is no UTF-8 is replaced.
@@ -41,16 +58,22 @@ pub fn read(path: &Path, longest: u64) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
+/// Creates a file for its owner alone (0600), whatever the umask leaves. One of this name goes: a run
+/// that was killed left it behind.
+pub fn create(path: &Path) -> io::Result<File> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
+        _ => OpenOptions::new().write(true).create_new(true).mode(0o600).open(path),
+    }
+}
+
 /// Puts a file in its place at once, for its owner alone (0600), and its folder if it is missing (0700).
 /// It is not flushed: for what may be lost with the machine. `mark` tells it from what others put there
 /// at the same time.
 pub fn put(path: &Path, bytes: &[u8], mark: &str) -> io::Result<()> {
     make_folder(path)?;
     let temporary = path.with_extension(mark);
-    // Of one with our mark that was killed here.
-    let _ = fs::remove_file(&temporary);
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
-    let written = file.and_then(|mut file| file.write_all(bytes));
+    let written = create(&temporary).and_then(|mut file| file.write_all(bytes));
     let written = written.and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
         // There is no more to be done about it.
@@ -90,13 +113,61 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let pipe = dir.path().join("pipe");
         make_pipe(&pipe);
-        for path in [dir.path(), &pipe, "/dev/null".as_ref()] {
-            assert!(is_none(&open(path).unwrap_err()), "{}", path.display());
+        let socket = dir.path().join("socket");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        for path in [dir.path(), &pipe, &socket, "/dev/null".as_ref()] {
+            for error in [open(path), open_to_write(path)].map(Result::unwrap_err) {
+                assert!(is_none(&error), "{}: {error}", path.display());
+            }
+            assert!(is_none(&append(path, b"x").unwrap_err()), "{}", path.display());
         }
         assert!(!is_none(&open(&dir.path().join("absent")).unwrap_err()));
         fs::write(dir.path().join("text"), "abc").unwrap();
         assert_eq!(read(&dir.path().join("text"), 2).unwrap(), "ab");
     }
+
+    #[test]
+    fn a_pipe_that_takes_the_place_of_a_file_blocks_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, other) = (dir.path().join("path"), dir.path().join("other"));
+        fs::write(&path, "abc").unwrap();
+        make_pipe(&other);
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let opened = path.clone();
+        std::thread::spawn(move || {
+            for _ in 0..20_000 {
+                // Whether it was a file at that moment does not matter here.
+                let _ = open(&opened);
+            }
+            sender.send(()).unwrap();
+        });
+        let exchange = || {
+            use rustix::fs::{CWD, RenameFlags, renameat_with};
+            renameat_with(CWD, &path, CWD, &other, RenameFlags::EXCHANGE).unwrap();
+        };
+        let begin = std::time::Instant::now();
+        while receiver.try_recv().is_err() {
+            assert!(begin.elapsed().as_secs() < 60, "an open blocks");
+            exchange();
+        }
+    }
+
+    #[test]
+    fn only_what_is_known_to_be_absent_is_absent() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at("file"), "").unwrap();
+        std::os::unix::fs::symlink("loop", at("loop")).unwrap();
+        std::os::unix::fs::symlink("absent", at("dangling")).unwrap();
+        assert!(look(&at("file")).unwrap().unwrap().is_file());
+        assert!(look(dir.path()).unwrap().unwrap().is_dir());
+        assert!(look(&at("absent")).unwrap().is_none());
+        assert!(look(&at("dangling")).unwrap().is_none());
+        for error in [look(&at("loop")), look(&at("file/below"))] {
+            error.unwrap_err();
+        }
+    }
+
     #[test]
     fn a_file_is_put_in_the_place_of_another() {
         use std::os::unix::fs::PermissionsExt;

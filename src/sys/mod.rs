@@ -4,4 +4,5 @@ pub mod files;
 pub mod host;
 pub mod panic;
 pub mod percent;
+pub mod process;
 pub mod stream;

@@ -19,6 +19,12 @@ pub fn record() {
     }));
 }
 
+/// Whether the last panic came from redb, which panics over pages that make no sense. Without
+/// [`record`] nothing is known of it, and it was not.
+pub fn was_in_redb() -> bool {
+    PLACE.lock().unwrap_or_else(PoisonError::into_inner).as_deref().is_some_and(is_store)
+}
+
 /// What a panic means.
 pub struct Panic {
     /// The lease store is damaged; else it is a bug.

@@ -1,23 +1,21 @@
-//! Percent-encoding, undone: of URLs, and of names in a cluster's keys (RFC 3986, section 2.1).
-//!
-//! Owns: what `%` and what follows it mean. Does not own: which bytes are written so.
-//! Invariant: what is malformed is no text, never another text.
+//! Percent-encoding of URLs and of names in a cluster's keys (RFC 3986, section 2.1).
 
-/// The text that was encoded; `None` if that is malformed, or not UTF-8.
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Encodes every byte but those of unreserved characters.
+pub fn encode(text: &str) -> String {
+    utf8_percent_encode(text, RESERVED).to_string()
+}
+
+/// Decodes a text; `None` if it is malformed or not UTF-8.
 pub fn decode(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        rest = after;
-        if *first == b'%' {
-            let hex = std::str::from_utf8(rest.get(..2)?).ok()?;
-            bytes.push(u8::from_str_radix(hex, 16).ok()?);
-            rest = &rest[2..];
-        } else {
-            bytes.push(*first);
-        }
-    }
-    String::from_utf8(bytes).ok()
+    // The crate leaves a malformed escape as it is.
+    let is_escape =
+        |rest: &str| rest.len() > 1 && rest.bytes().take(2).all(|b| b.is_ascii_hexdigit());
+    let valid = text.split('%').skip(1).all(is_escape);
+    valid.then(|| percent_decode_str(text).decode_utf8().ok().map(String::from)).flatten()
 }
 
 #[cfg(test)]
@@ -31,8 +29,13 @@ mod tests {
         {
             assert_eq!(decode(text).as_deref(), Some(decoded), "{text}");
         }
-        for text in ["%", "a%2", "%zz", "%\u{e4}", "%FF", "%C3"] {
+        for text in ["%", "a%2", "%zz", "%+f", "%\u{e4}", "%FF", "%C3"] {
             assert_eq!(decode(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn unreserved_characters_stay() {
+        assert_eq!(encode("aZ09-._~ /%\u{e4}"), "aZ09-._~%20%2F%25%C3%A4");
     }
 }

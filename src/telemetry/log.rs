@@ -1,9 +1,7 @@
-//! Log lines: what happened, to whom, for how long, how it ended.
-//!
-//! Owns: how an event is written (text or JSON), and the daemon's way to standard error or a file.
-//! Does not own: which events there are, which is the faces'.
-//! Invariant: an event is one line and one write, and nothing that a stranger named can end a line,
-//! begin a fact of its own, or steer a terminal; a log that cannot be written stops nothing.
+//! Log lines, as text or JSON, and how the daemon writes them to standard error or a file. The faces
+//! decide which events are logged.
+//! Invariants: an event is one line and one write. No text from outside can end a line, add a fact or
+//! control a terminal. An error while writing a log is ignored.
 
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
@@ -21,23 +19,25 @@ use crate::sys::host;
 /// One event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// How much it matters.
+    /// The severity.
     pub level: Level,
-    /// Facts by name: who asked for what, which address, how it ended.
+    /// Facts by name: the request, who made it, the address, the outcome.
     pub facts: Vec<(&'static str, String)>,
-    /// How long it took.
+    /// The duration of the request.
     pub took: Option<Duration>,
-    /// What happened, and if something is wrong, what to do.
+    /// The part of the duration that was spent waiting for locks.
+    pub waited: Option<Duration>,
+    /// What happened, and what to do if something is wrong.
     pub text: String,
 }
 
 impl Entry {
     /// An event without facts.
     pub fn new(level: Level, text: impl Into<String>) -> Entry {
-        Entry { level, facts: Vec::new(), took: None, text: text.into() }
+        Entry { level, facts: Vec::new(), took: None, waited: None, text: text.into() }
     }
 
-    /// The same with one more fact; one without a value is left out.
+    /// Adds a fact, unless its value is empty.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Entry {
         let value = value.into();
@@ -46,14 +46,20 @@ impl Entry {
         }
         self
     }
+
+    /// The durations by name, in milliseconds.
+    fn durations(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let all = [("ms", self.took), ("lockWaitMs", self.waited)];
+        all.into_iter().filter_map(|(name, duration)| Some((name, millis(duration?))))
+    }
 }
 
-/// What a line begins with.
+/// The start of a line.
 #[derive(Clone, Copy, Debug)]
 pub struct Stamp<'a> {
     /// `sublet` or `subletd`.
     pub program: &'a str,
-    /// When; `None` where the reader knows.
+    /// The time; `None` where the reader adds it.
     pub time: Option<Timestamp>,
 }
 
@@ -68,27 +74,27 @@ pub const fn word(level: Level) -> &'static str {
     }
 }
 
-/// An event as a line with its end. Text is for a person:
+/// An event as a line, with its newline. As text, for example:
 /// `2026-11-21T10:31:05Z subletd[812] info: command=RequestAddress pool=p ms=0.412: leased`.
 pub fn line(format: LogFormat, stamp: Stamp<'_>, entry: &Entry) -> String {
     match format {
         LogFormat::Text => {
             let pid = std::process::id();
             let time = stamp.time.map(|t| utc(t) + " ").unwrap_or_default();
-            format!("{time}{}[{pid}] {}: {}\n", stamp.program, word(entry.level), told(entry))
+            format!("{time}{}[{pid}] {}: {}\n", stamp.program, word(entry.level), body(entry))
         }
         LogFormat::Json => json(stamp, entry),
     }
 }
 
-/// Facts and text of an event, on one line.
-pub fn told(entry: &Entry) -> String {
+/// The facts, the durations and the text of an event, without a newline.
+pub fn body(entry: &Entry) -> String {
     let mut line = String::new();
     for (name, value) in &entry.facts {
         let _ = write!(line, "{name}={} ", quoted(value));
     }
-    if let Some(took) = entry.took {
-        let _ = write!(line, "ms={} ", millis(took));
+    for (name, ms) in entry.durations() {
+        let _ = write!(line, "{name}={ms} ");
     }
     if !line.is_empty() {
         line.pop();
@@ -109,8 +115,8 @@ fn json(stamp: Stamp<'_>, entry: &Entry) -> String {
     for (name, value) in &entry.facts {
         let _ = write!(line, "{}:{},", text(name), text(value));
     }
-    if let Some(took) = entry.took {
-        let _ = write!(line, "\"ms\":{},", millis(took));
+    for (name, ms) in entry.durations() {
+        let _ = write!(line, "\"{name}\":{ms},");
     }
     let _ = writeln!(line, "\"message\":{}}}", text(&entry.text));
     line
@@ -122,7 +128,7 @@ fn millis(took: Duration) -> String {
     format!("{}.{:03}", micros / 1000, micros % 1000)
 }
 
-/// A value that is one word stays as it is; any other is quoted as JSON quotes.
+/// Returns a value of one word as it is, and any other quoted as in JSON.
 fn quoted(value: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"._:/@,+-".contains(&b);
     if !value.is_empty() && value.bytes().all(plain) && !value.ends_with(':') {
@@ -132,7 +138,7 @@ fn quoted(value: &str) -> String {
     visible(&quoted)
 }
 
-/// Text without anything that could end a line or turn its direction.
+/// Escapes what could end a line or change the direction of text.
 fn visible(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
@@ -146,12 +152,14 @@ fn visible(text: &str) -> String {
     shown
 }
 
-/// Appends to a log file, opened for this event: a file that was renamed away is let go of.
+/// Appends to a log file. The file is opened for each event, so that it can be rotated, and created for
+/// its owner alone (0600): it says what runs on this host.
 pub fn append(path: &Path, line: &str) {
     let file = OpenOptions::new()
         .append(true)
         .create(true)
-        // A pipe that nobody reads must not hold the event up.
+        .mode(0o600)
+        // A pipe without a reader must not block.
         .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
         .open(path);
     if let Ok(mut file) = file {
@@ -159,23 +167,23 @@ pub fn append(path: &Path, line: &str) {
     }
 }
 
-/// The log of a process that runs for long.
+/// The log of a daemon.
 #[derive(Clone, Debug)]
 pub struct Log {
     /// The lowest level that is written.
     pub level: Level,
-    /// How.
+    /// Text or JSON.
     pub format: LogFormat,
-    /// To where; `None`: standard error.
+    /// The log file; `None`: standard error.
     pub file: Option<PathBuf>,
-    /// Standard error is the journal's, which knows time and process.
+    /// Whether standard error is the journal, which adds time and process.
     pub journal: bool,
-    /// Whose.
+    /// The name of the daemon.
     pub program: &'static str,
 }
 
 impl Log {
-    /// Writes an event, if it matters enough. What cannot be written is lost.
+    /// Writes an event if its level is high enough. An event that cannot be written is lost.
     pub fn write(&self, entry: &Entry) {
         if entry.level < self.level || self.level == Level::Off {
             return;
@@ -184,11 +192,11 @@ impl Log {
         if let Some(path) = &self.file {
             return append(path, &line(self.format, stamp, entry));
         }
-        // Nobody is left to be told if this fails.
+        // There is nowhere left to report an error.
         let _ = std::io::stderr().write_all(self.shown(stamp, entry).as_bytes());
     }
 
-    /// The line on standard error: for the journal with the priority it sorts by.
+    /// The line on standard error; for the journal with its priority in front.
     fn shown(&self, stamp: Stamp<'_>, entry: &Entry) -> String {
         if !self.journal {
             return line(self.format, stamp, entry);
@@ -200,7 +208,7 @@ impl Log {
             Level::Error | Level::Off => 3,
         };
         match self.format {
-            LogFormat::Text => format!("<{priority}>{}\n", told(entry)),
+            LogFormat::Text => format!("<{priority}>{}\n", body(entry)),
             LogFormat::Json => {
                 format!("<{priority}>{}", json(Stamp { time: None, ..stamp }, entry))
             }
@@ -208,11 +216,11 @@ impl Log {
     }
 }
 
-/// RFC 3339. (jiff would be a time zone's worth of code on the way of every ADD.)
+/// A time in RFC 3339. (jiff would load time zone code in every ADD.)
 pub fn utc(seconds: Timestamp) -> String {
     let (days, clock) = (seconds / 86_400, seconds % 86_400);
-    // Years that begin in March have their leap day at the end; 719,468 days lie between the first
-    // of March of year 0 and 1970.
+    // Years that begin in March have their leap day at the end. There are 719,468 days from the first
+    // of March of year 0 to 1970.
     let days = days + 719_468;
     let (era, day) = (days / 146_097, days % 146_097);
     let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
@@ -253,6 +261,7 @@ mod tests {
             .with("ifname", "")
             .with("address", "10.1.0.2/24,fd00::2/64");
         entry.took = Some(Duration::from_micros(1_204));
+        entry.waited = Some(Duration::from_micros(30));
         entry
     }
 
@@ -265,7 +274,7 @@ mod tests {
             line(LogFormat::Text, STAMP, &entry()),
             format!(
                 "1970-01-01T00:00:00Z sublet[{pid}] info: command=ADD container=c1 \
-                 address=10.1.0.2/24,fd00::2/64 ms=1.204: leased 10.1.0.2/24\n"
+                 address=10.1.0.2/24,fd00::2/64 ms=1.204 lockWaitMs=0.030: leased 10.1.0.2/24\n"
             )
         );
         assert_eq!(
@@ -274,13 +283,13 @@ mod tests {
                 "{{\"time\":\"1970-01-01T00:00:00Z\",\"level\":\"info\",\"program\":\"sublet\",\
                  \"pid\":{pid},\"command\":\"ADD\",\"container\":\"c1\",\
                  \"address\":\"10.1.0.2/24,fd00::2/64\",\"ms\":1.204,\
-                 \"message\":\"leased 10.1.0.2/24\"}}\n"
+                 \"lockWaitMs\":0.030,\"message\":\"leased 10.1.0.2/24\"}}\n"
             )
         );
     }
 
     #[test]
-    fn a_stranger_forges_no_line_and_no_fact() {
+    fn text_from_outside_adds_no_line_and_no_fact() {
         let hostile = "x outcome=ok\n1970-01-01T00:00:00Z sublet[1] info: \u{1b}[2J\u{202e}\"";
         let entry = Entry::new(Level::Warn, hostile).with("id", hostile).with("pool", "a: b");
         for format in [LogFormat::Text, LogFormat::Json] {
@@ -288,7 +297,7 @@ mod tests {
             assert_eq!(line.matches('\n').count(), 1, "{line}");
             assert!(!line.contains('\u{1b}'), "{line}");
         }
-        let text = told(&entry);
+        let text = body(&entry);
         assert!(text.starts_with("id=\"x outcome=ok\\n1970"), "{text}");
         assert!(text.contains("\\u{202e}") && text.contains(" pool=\"a: b\": x"), "{text}");
         let json: serde_json::Value =
@@ -314,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_may_be_rotated_and_a_pipe_holds_nobody_up() {
+    fn a_file_can_be_rotated_and_a_pipe_does_not_block() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         let file = Some(path.clone());

@@ -1,33 +1,31 @@
-//! Numbers as Prometheus reads them: its text format, version 0.0.4.
-//!
-//! Owns: the names of the metrics, which dashboards rely on, and the writing of the format, for the
-//! command line's `stats` and the daemon's `/metrics` alike. Does not own: where a number comes from.
-//! Invariant: each family comes once, with its help and type in front; a label holds any text.
+//! Prometheus' text format, version 0.0.4, and the metrics that `sublet stats` and the daemon's `/metrics`
+//! have in common. Dashboards rely on their names.
+//! Invariants: each family is written once, after its help and type; a label holds any text.
 
-use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
-use std::time::Duration;
 
-use super::usage::{Usage, len};
-use crate::model::{BOUNDS, Counter, Ending, Face, Histogram, Verb};
+use super::counters::{BOUNDS, Histogram};
+use super::usage::Usage;
+use crate::model::Counter;
+use crate::net::Span;
 
-/// What a family's numbers do.
+/// The type of a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// They grow until a restart.
+    /// Its values grow until a restart.
     Counter,
-    /// They go up and down.
+    /// Its values go up and down.
     Gauge,
-    /// They count how often something took how long.
+    /// Its values are distributions of durations.
     Histogram,
 }
 
-/// A text that grows family by family.
+/// A text in this format.
 #[derive(Debug, Default)]
 pub struct Text(String);
 
 impl Text {
-    /// Begins a family: its name, what it tells, what its numbers do. Its samples come next.
+    /// Begins a family. Its samples have to follow.
     pub fn family(&mut self, name: &str, help: &str, kind: Kind) {
         let kind = match kind {
             Kind::Counter => "counter",
@@ -39,7 +37,7 @@ impl Text {
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
 
-    /// One number of the family that was begun last.
+    /// Writes one value of the family that was begun last.
     pub fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
         self.0.push_str(name);
         for (i, (label, text)) in labels.iter().enumerate() {
@@ -51,12 +49,12 @@ impl Text {
         let _ = writeln!(self.0, "{close} {value}");
     }
 
-    /// A histogram of the family that was begun last.
+    /// Writes one histogram of the family that was begun last.
     pub fn histogram(&mut self, name: &str, labels: &[(&str, &str)], histogram: &Histogram) {
         let bucket = format!("{name}_bucket");
         let ends = BOUNDS.map(|bound| bound.to_string());
         let ends = ends.iter().map(String::as_str).chain(["+Inf"]);
-        // Each bucket has those below it as well.
+        // A bucket includes those below it.
         let mut below = 0_u64;
         for (end, count) in ends.zip(histogram.buckets) {
             below = below.saturating_add(count);
@@ -64,7 +62,7 @@ impl Text {
             self.sample(&bucket, &labels, below);
         }
         self.sample(&format!("{name}_sum"), labels, histogram.sum.as_secs_f64());
-        self.sample(&format!("{name}_count"), labels, histogram.count());
+        self.sample(&format!("{name}_count"), labels, below);
     }
 
     /// The text so far.
@@ -77,10 +75,8 @@ const ADDRESSES: &str = "sublet_pool_addresses";
 const GAP: &str = "sublet_pool_largest_gap_addresses";
 const OUTSIDE: &str = "sublet_pool_outside_addresses";
 const REQUESTS: &str = "sublet_requests_total";
-const WAITED: &str = "sublet_request_lock_wait_seconds_total";
-const TOOK: &str = "sublet_request_until_commit_seconds";
 
-/// How full the pools are.
+/// Writes the usage of ranges.
 pub fn pools(text: &mut Text, usage: &[Usage]) {
     if usage.is_empty() {
         return;
@@ -102,12 +98,11 @@ pub fn pools(text: &mut Text, usage: &[Usage]) {
             text.sample(name, &[("network", &u.extent.network), ("range", range)], value(u));
         }
     };
-    one(GAP, "Addresses of a range's longest free run.", &|u| u.gap.map_or(0, len));
+    one(GAP, "Addresses of a range's longest free run.", &|u| u.gap.map_or(0, Span::size));
     one(OUTSIDE, "Leased addresses of a range that it does not give.", &|u| u.outside);
 }
 
-/// How often what was asked for, as the store has counted, and how long that took. Of times all
-/// networks together, for a histogram is many numbers.
+/// Writes the store's counters of requests.
 pub fn requests(text: &mut Text, counters: &[Counter]) {
     if counters.is_empty() {
         return;
@@ -121,30 +116,6 @@ pub fn requests(text: &mut Text, counters: &[Counter]) {
             ("outcome", c.ending.word()),
         ];
         text.sample(REQUESTS, &labels, c.count);
-    }
-    let mut all = BTreeMap::new();
-    for c in counters.iter().filter(|c| c.took.count() > 0) {
-        let times: &mut (Duration, Histogram) = all.entry((c.face, c.verb, c.ending)).or_default();
-        times.0 = times.0.saturating_add(c.waited);
-        times.1 += &c.took;
-    }
-    if all.is_empty() {
-        return;
-    }
-    let labels = |(face, verb, ending): &(Face, Verb, Ending)| {
-        [("face", face.word()), ("command", verb.word()), ("outcome", ending.word())]
-    };
-    let help = "Waiting for the lease file's locks by the requests that were counted.";
-    text.family(WAITED, help, Kind::Counter);
-    for (kind, (waited, _)) in &all {
-        text.sample(WAITED, &labels(kind), waited.as_secs_f64());
-    }
-    let help = "Time from when the lease file was asked for until its commit began, by the requests \
-                that were counted: with the waits for locks, without the start of the process and \
-                the commit's own flush. Of a cluster until it had answered.";
-    text.family(TOOK, help, Kind::Histogram);
-    for (kind, (_, took)) in &all {
-        text.histogram(TOOK, &labels(kind), took);
     }
 }
 

@@ -1,9 +1,7 @@
-//! How full pools are: the numbers behind `pools`, the map, the status page and the metrics.
-//!
-//! Owns: the computation, in one walk over what is taken, for a /29 and a /64 alike. Does not own:
-//! where the addresses come from (`store`), how the numbers look.
-//! Invariant: of what a range gives, each address is counted once: `size` is the sum of `used`,
-//! `reserved`, `cooling` and `free`.
+//! How full ranges are: the numbers behind `pools`, the map, the status page and the metrics, from one
+//! walk over the addresses in use, whatever the size of the range.
+//! Invariant: each address that a range gives is counted once: `size` is the sum of `used`, `reserved`,
+//! `cooling` and `free`.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +9,7 @@ use crate::alloc::{Holder, NetworkRanges};
 use crate::model::{Kind, Pool, SetName};
 use crate::net::{Addr, Span};
 
-/// A range that addresses are given out of.
+/// A range that addresses are allocated from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Extent {
     /// The network as it is listed, or the pool's name.
@@ -20,22 +18,23 @@ pub struct Extent {
     pub set: SetName,
     /// First to last address.
     pub range: Span,
-    /// What is given out of it, ascending: without the gateway and exclusions.
+    /// The addresses that can be allocated, ascending: without the gateway and exclusions.
     pub gives: Vec<Span>,
 }
 
 impl Extent {
     /// The ranges of networks and pools, in the order of networks.
-    pub fn all(networks: &[NetworkRanges], pools: &[Pool]) -> Vec<Extent> {
+    pub fn all(definitions: &[NetworkRanges], pools: &[Pool]) -> Vec<Extent> {
         let mut all = Vec::new();
-        for network in networks {
-            for range in &network.bounds {
+        for definition in definitions {
+            for range in &definition.bounds {
                 let within = |span: &Span| span.starting(range.first)?.up_to(range.last);
-                let mut gives: Vec<Span> = network.assignable.iter().filter_map(within).collect();
+                let mut gives: Vec<Span> =
+                    definition.assignable.iter().filter_map(within).collect();
                 gives.sort_unstable();
                 all.push(Extent {
-                    network: network.network.to_string(),
-                    set: network.set.clone(),
+                    network: definition.network.to_string(),
+                    set: definition.set.clone(),
                     range: *range,
                     gives,
                 });
@@ -57,44 +56,39 @@ impl Extent {
 /// How full a range is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Usage {
-    /// Which range.
+    /// The range.
     pub extent: Extent,
-    /// How many addresses it gives.
+    /// How many addresses can be allocated.
     pub size: u128,
     /// Of these, how many are leased.
     pub used: u128,
-    /// How many are set aside.
+    /// How many are reserved.
     pub reserved: u128,
-    /// How many are kept back for a while.
+    /// How many are cooling down.
     pub cooling: u128,
-    /// How many are left.
+    /// How many are free.
     pub free: u128,
-    /// Leased or set aside between the bounds, and not given out: recorded gateways, addresses that
-    /// were excluded since.
+    /// How many are leased or reserved and cannot be allocated: recorded gateways, addresses that were
+    /// excluded since.
     pub outside: u128,
     /// The longest run of free addresses, the lowest of several; `None`: there is none.
     pub gap: Option<Span>,
 }
 
-/// Counts what is taken, address by address.
+/// Counts the addresses in use, one after the other.
 #[derive(Debug, Default)]
 pub struct Meter {
     all: Vec<Gauge>,
-    /// Of each set: its ranges by first address, with the highest address of any up to there.
+    /// The ranges of each set by first address, with the highest last address of any up to there.
     sets: BTreeMap<SetName, Vec<(Addr, Addr, usize)>>,
 }
 
+/// The count of one range.
 #[derive(Debug)]
 struct Gauge {
     usage: Usage,
-    /// Which of the spans is looked at, and from where on nothing was seen yet.
-    span: usize,
-    from: Option<Addr>,
-}
-
-/// How many addresses; as many as can be counted of a whole IPv6.
-pub fn len(span: Span) -> u128 {
-    (span.last.bits() - span.first.bits()).saturating_add(1)
+    /// What the range gives above the last address that was counted, the highest first.
+    rest: Vec<Span>,
 }
 
 impl Meter {
@@ -105,19 +99,12 @@ impl Meter {
             let range = extent.range;
             let ranges = meter.sets.entry(extent.set.clone()).or_default();
             ranges.push((range.first, range.last, index));
-            let size = extent.gives.iter().fold(0_u128, |sum, span| sum.saturating_add(len(*span)));
-            let from = extent.gives.first().map(|span| span.first);
-            let usage = Usage {
-                extent,
-                size,
-                used: 0,
-                reserved: 0,
-                cooling: 0,
-                free: size,
-                outside: 0,
-                gap: None,
-            };
-            meter.all.push(Gauge { usage, span: 0, from });
+            let size =
+                extent.gives.iter().fold(0_u128, |sum, span| sum.saturating_add(span.size()));
+            let rest = extent.gives.iter().rev().copied().collect();
+            let (used, reserved, cooling, free, outside) = (0, 0, 0, size, 0);
+            let usage = Usage { extent, size, used, reserved, cooling, free, outside, gap: None };
+            meter.all.push(Gauge { usage, rest });
         }
         for ranges in meter.sets.values_mut() {
             ranges.sort_unstable();
@@ -130,7 +117,7 @@ impl Meter {
         meter
     }
 
-    /// One address that nobody else can have, in the order of addresses within its set.
+    /// Counts an address that is in use. Addresses of a set come in ascending order.
     pub fn take(&mut self, set: &SetName, addr: Addr, holder: &Holder) {
         let Some(ranges) = self.sets.get(set) else { return };
         let behind = ranges.partition_point(|(first, ..)| *first <= addr);
@@ -145,7 +132,7 @@ impl Meter {
         }
     }
 
-    /// The numbers, in the order of the ranges.
+    /// Returns the usage of each range, in the order of [`Meter::new`].
     pub fn done(self) -> Vec<Usage> {
         self.all.into_iter().map(Gauge::done).collect()
     }
@@ -158,9 +145,18 @@ impl Gauge {
             Holder::Cooling(_) => None,
             Holder::Leased(lease) => Some(lease.kind),
         };
-        if !self.reach(addr) {
+        while let Some(run) = self.rest.pop_if(|span| span.last < addr) {
+            self.free_run(run);
+        }
+        let Some(span) = self.rest.pop_if(|span| span.first <= addr) else {
             self.usage.outside += u128::from(kind.is_some());
             return;
+        };
+        if let Some(run) = addr.prev().and_then(|to| span.up_to(to)) {
+            self.free_run(run);
+        }
+        if let Some(rest) = addr.next().and_then(|from| span.starting(from)) {
+            self.rest.push(rest);
         }
         let usage = &mut self.usage;
         *match kind {
@@ -171,40 +167,15 @@ impl Gauge {
         usage.free = usage.free.saturating_sub(1);
     }
 
-    /// Goes up to an address, over runs that are free; whether it is given out.
-    fn reach(&mut self, addr: Addr) -> bool {
-        while let Some(span) = self.usage.extent.gives.get(self.span).copied() {
-            if span.first > addr {
-                return false;
-            }
-            if span.contains(addr) {
-                let run = addr.prev().and_then(|to| Span::new(self.from?, to));
-                self.run(run);
-                self.from = addr.next();
-                return true;
-            }
-            self.run(self.from.and_then(|from| span.starting(from)));
-            self.next();
-        }
-        false
-    }
-
-    fn next(&mut self) {
-        self.span += 1;
-        self.from = self.usage.extent.gives.get(self.span).map(|span| span.first);
-    }
-
-    fn run(&mut self, run: Option<Span>) {
-        let longest = self.usage.gap.map_or(0, len);
-        if let Some(run) = run.filter(|run| len(*run) > longest) {
+    fn free_run(&mut self, run: Span) {
+        if run.size() > self.usage.gap.map_or(0, Span::size) {
             self.usage.gap = Some(run);
         }
     }
 
     fn done(mut self) -> Usage {
-        while let Some(span) = self.usage.extent.gives.get(self.span).copied() {
-            self.run(self.from.and_then(|from| span.starting(from)));
-            self.next();
+        while let Some(run) = self.rest.pop() {
+            self.free_run(run);
         }
         self.usage
     }
@@ -236,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_range_costs_as_much_as_is_taken() {
+    fn a_large_range_costs_as_much_as_its_addresses_in_use() {
         let all = span("10.0.0.1", "10.255.255.254");
         let huge = span("fd00::", "fd00::ffff:ffff:ffff:ffff");
         let whole = Span::from(crate::net::Subnet::masked(addr("::"), 1).unwrap());
@@ -258,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn another_set_s_addresses_are_another_s() {
+    fn addresses_of_another_set_are_not_counted() {
         let range = span("10.0.0.1", "10.0.0.6");
         let mut meter = Meter::new(vec![extent(range, vec![range])]);
         meter.take(&SetName("t".into()), addr("10.0.0.2"), &cooling(addr("10.0.0.2")));
@@ -301,7 +272,7 @@ mod tests {
                     runs.entry(run.len()).or_insert(run[0]);
                 }
                 let longest = runs.last_key_value().map(|(n, from)| (at(*from), *n as u128));
-                prop_assert_eq!(usage.gap.map(|g| (g.first, len(g))), longest);
+                prop_assert_eq!(usage.gap.map(|g| (g.first, g.size())), longest);
             }
         }
     }

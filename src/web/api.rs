@@ -9,7 +9,8 @@ use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Response, StatusCode};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
 
 use crate::net::Addr;
 use crate::sys::percent::decode;
@@ -149,8 +150,11 @@ fn network(query: Option<&str>) -> Result<Option<String>, No> {
 
 impl Answer {
     /// A document.
-    pub fn json(value: &Value) -> Answer {
-        Answer::of(JSON, format!("{value}\n"))
+    pub fn json(value: &impl Serialize) -> Answer {
+        // Numbers, text and maps with text as keys: that does not fail.
+        let mut body = serde_json::to_vec(value).unwrap_or_default();
+        body.push(b'\n');
+        Answer::of(JSON, body)
     }
 
     /// Content of this type.

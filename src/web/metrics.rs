@@ -1,18 +1,17 @@
-//! `/metrics`: what the store knows and what this process has seen, as Prometheus reads it.
-//!
-//! Owns: which families the daemon adds to those of `sublet stats` ([`crate::telemetry::metrics`]).
-//! Invariant: a store that cannot be read takes away its own numbers alone, and says so in one.
+//! `/metrics`: the metrics of `sublet stats` ([`crate::telemetry::metrics`]) and those of this process.
+//! Invariant: if the store cannot be read, only its own metrics are missing, and `sublet_store_readable`
+//! is 0.
 
 use std::fmt::Display;
 
 use super::shelf::Problems;
 use super::survey::Survey;
-use crate::telemetry::counters::Tally;
+use crate::telemetry::counters::Counters;
 use crate::telemetry::metrics;
 use crate::telemetry::metrics::{Kind, Text};
 
 /// The whole text; `survey` is `None` where the store could not be read.
-pub fn text(survey: Option<&Survey>, problems: &Problems, tally: &Tally) -> String {
+pub fn text(survey: Option<&Survey>, problems: &Problems, counters: &Counters) -> String {
     let mut text = Text::default();
     let mut one = |name: &str, help: &str, kind: Kind, value: &dyn Display| {
         text.family(name, help, kind);
@@ -24,13 +23,13 @@ pub fn text(survey: Option<&Survey>, problems: &Problems, tally: &Tally) -> Stri
         "sublet_store_errors_total",
         "Requests and looks that the lease store failed since subletd began.",
         Kind::Counter,
-        &tally.failures,
+        &counters.failures,
     );
     one(
         "sublet_store_conflicts_total",
         "Commits of subletd to a cluster that another was faster than.",
         Kind::Counter,
-        &tally.conflicts,
+        &counters.conflicts,
     );
     if let Some(survey) = survey {
         one(
@@ -56,11 +55,11 @@ pub fn text(survey: Option<&Survey>, problems: &Problems, tally: &Tally) -> Stri
     }
     let name = "sublet_lock_wait_seconds";
     text.family(name, "Waits of subletd for a lock that was not free.", Kind::Histogram);
-    text.histogram(name, &[], &tally.waits);
-    if !tally.requests.is_empty() {
+    text.histogram(name, &[], &counters.waits);
+    if !counters.requests.is_empty() {
         let name = "sublet_request_duration_seconds";
         text.family(name, "Requests to subletd, waiting included.", Kind::Histogram);
-        for ((face, command, outcome), histogram) in &tally.requests {
+        for ((face, command, outcome), histogram) in &counters.requests {
             let labels = [("face", *face), ("command", *command), ("outcome", *outcome)];
             text.histogram(name, &labels, histogram);
         }

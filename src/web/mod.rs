@@ -11,6 +11,5 @@ mod metrics;
 mod serve;
 mod shelf;
 mod survey;
-mod wire;
 
 pub use serve::{Plan, Site, open};

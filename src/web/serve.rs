@@ -21,16 +21,15 @@ use tokio::sync::{Semaphore, oneshot};
 use super::api;
 use super::api::{Answer, No, PROMETHEUS, Question};
 use super::metrics;
-use super::shelf;
 use super::shelf::{Shelf, Why};
-use super::wire::{EventRow, LeaseRow};
 use crate::alloc::Context;
 use crate::config::Level;
 use crate::model::StoreSpec;
+use crate::rows::{EventRow, LeaseRow, Time};
 use crate::sys::stream::Stream;
 use crate::sys::{host, panic};
 use crate::telemetry::counters;
-use crate::telemetry::log::{Entry, Log, utc};
+use crate::telemetry::log::{Entry, Log};
 
 /// Connections at a time; the kernel keeps the next ones waiting.
 const AT_ONCE: usize = 32;
@@ -210,15 +209,14 @@ impl Host {
             Question::Nodes => Answer::json(&self.shelf.survey().map_err(busy)?.nodes()),
             Question::Problems => {
                 let problems = self.shelf.problems();
-                let looked = shelf::looked(&problems);
-                Answer::json(&json!({ "looked": looked, "problems": problems.rows }))
+                Answer::json(&json!({ "looked": problems.looked, "problems": problems.rows }))
             }
             Question::History(addr) => {
                 let past = self.shelf.past(*addr).map_err(busy)?;
-                let leases: Vec<LeaseRow<'_>> = past.leases.iter().map(LeaseRow::whole).collect();
+                let leases: Vec<LeaseRow<'_>> = past.leases.iter().map(LeaseRow::new).collect();
                 let events: Vec<EventRow<'_>> = past.events.iter().map(EventRow::new).collect();
                 Answer::json(&json!({
-                    "time": utc(host::now()),
+                    "time": Time(host::now()),
                     "address": addr.to_string(),
                     "leases": leases,
                     "events": events,

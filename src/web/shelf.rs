@@ -9,17 +9,16 @@ use std::time::{Duration, Instant};
 
 use super::survey;
 use super::survey::Survey;
-use super::wire::ProblemRow;
 use crate::alloc::Context;
 use crate::error::StoreError;
 use crate::liveness::nodes;
-use crate::model::{Event, Lease, StoreSpec, Timestamp};
+use crate::model::{Event, Lease, StoreSpec};
 use crate::net::Addr;
+use crate::rows::{ProblemRow, Time};
 use crate::store;
 use crate::store::{Problem, Store};
 use crate::sys::{host, panic};
 use crate::telemetry::counters;
-use crate::telemetry::log::utc;
 
 /// How long a look is fresh, at least.
 const FRESH: Duration = Duration::from_secs(1);
@@ -53,7 +52,7 @@ struct Seen<T> {
 /// What is wrong, as far as was looked.
 pub struct Problems {
     /// When.
-    pub looked: Timestamp,
+    pub looked: Time,
     /// All of it.
     pub rows: Vec<ProblemRow>,
 }
@@ -125,7 +124,7 @@ impl Shelf {
 
     /// What is wrong with the store.
     pub fn problems(&self) -> Arc<Problems> {
-        let looked = host::now();
+        let looked = Time(host::now());
         let look = || self.ask(|store, cx| Ok(Problems { looked, rows: problems(store, cx)? }));
         // A store that cannot be read is told at once.
         let readable = self.survey().is_ok();
@@ -135,8 +134,9 @@ impl Shelf {
         lock(&self.problems).take_if(|seen| !readable && !told(seen));
         let keep = if readable { SOUND } else { FRESH };
         fresh(&self.problems, keep, look).unwrap_or_else(|what| {
-            let remedy = "See the message; nothing is leased or freed until the store answers.";
-            let row = ProblemRow { level: "error", what, remedy: remedy.to_owned() };
+            let advice = "see the message; nothing is leased or freed until the store answers";
+            let (place, advice) = (self.place(), advice.to_owned());
+            let row = ProblemRow { level: "error", place, what, advice, repairable: false };
             Arc::new(Problems { looked, rows: vec![row] })
         })
     }
@@ -195,9 +195,4 @@ fn problems(store: &mut dyn Store, cx: &Context) -> Result<Vec<ProblemRow>, Stor
     }
     found.sort_by_key(|problem| !problem.mendable);
     Ok(found.into_iter().map(ProblemRow::new).collect())
-}
-
-/// The moment of a look, as it is shown.
-pub fn looked(problems: &Problems) -> String {
-    utc(problems.looked)
 }

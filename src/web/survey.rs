@@ -7,29 +7,29 @@
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hasher;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use hyper::body::Bytes;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::wire::{CoolingRow, LeaseRow, NodeRow, PoolRow, is_held};
 use crate::alloc::{Context, Holder};
 use crate::engine;
 use crate::error::{StoreError, shown_network};
-use crate::model::{Counter, Node, SetName, Timestamp};
+use crate::model::{Counter, Node, SetName};
 use crate::net::{Addr, Subnet, hosts};
+use crate::rows::{CoolingRow, LeaseRow, NodeRow, Nodes, PoolRow, Time};
 use crate::store::Store;
-use crate::telemetry::log::utc;
 use crate::telemetry::usage::{Extent, Meter, Usage};
 
 /// Rows of leases that are kept at most, about 250 bytes each: the rest is counted, not listed.
-const MOST_ROWS: usize = 250_000;
+const MOST_ROWS: u64 = 250_000;
 
 /// What one look at the store has told.
 pub struct Survey {
     /// When it was made.
-    pub time: Timestamp,
+    pub time: Time,
     /// How long it took.
     pub took: Duration,
     /// How many leases there are.
@@ -40,74 +40,18 @@ pub struct Survey {
     pub usage: Vec<Usage>,
     /// What was asked for.
     pub counters: Vec<Counter>,
-    pools: Vec<Value>,
-    rows: Rows,
+    pools: Vec<PoolRow>,
+    nodes: Vec<NodeRow>,
+    /// The answer to `/api/v1/leases`: each row is a line, and begins with its network.
     document: Bytes,
-    nodes: Value,
+    /// Where in it the rows of leases are.
+    rows: Range<usize>,
 }
 
-/// Rows of JSON, each on a line of its own.
-#[derive(Default)]
-struct Rows {
-    /// How many bytes come before the first.
-    head: usize,
-    /// Of each row: its network, and where it ends.
-    ends: Vec<(u32, usize)>,
-    networks: Vec<String>,
-}
-
-impl Rows {
-    fn push(
-        &mut self,
-        text: &mut Vec<u8>,
-        network: &str,
-        row: &LeaseRow<'_>,
-    ) -> serde_json::Result<()> {
-        let known = self.networks.last().is_some_and(|last| last == network);
-        let index = match self.networks.iter().position(|n| !known && n == network) {
-            _ if known => self.networks.len() - 1,
-            Some(index) => index,
-            None => {
-                self.networks.push(network.to_owned());
-                self.networks.len() - 1
-            }
-        };
-        add(text, row, self.ends.is_empty())?;
-        self.ends.push((u32::try_from(index).unwrap_or(u32::MAX), text.len()));
-        Ok(())
-    }
-
-    /// The document with the rows of one network alone.
-    fn of(&self, document: &[u8], network: &str) -> Vec<u8> {
-        let wanted = self.networks.iter().position(|n| n == network);
-        let wanted = wanted.and_then(|index| u32::try_from(index).ok());
-        let mut found = document[..self.head].to_vec();
-        let mut from = self.head;
-        for (index, end) in &self.ends {
-            if Some(*index) == wanted {
-                let row = &document[from..*end];
-                let first = found.len() == self.head;
-                found.extend_from_slice(row.strip_prefix(b",").filter(|_| first).unwrap_or(row));
-            }
-            from = *end;
-        }
-        found.extend_from_slice(&document[from..]);
-        found
-    }
-}
-
-/// One more row, behind a comma unless it is the first.
+/// Appends a row as a line, behind a comma unless it is the first.
 fn add(text: &mut Vec<u8>, row: &impl Serialize, first: bool) -> serde_json::Result<()> {
     text.extend_from_slice(if first { b"\n" } else { b",\n" });
     serde_json::to_writer(&mut *text, row)
-}
-
-#[derive(Default)]
-struct Machine {
-    leases: u64,
-    networks: BTreeSet<String>,
-    latest: Timestamp,
-    since: Option<Timestamp>,
 }
 
 /// Looks at the store.
@@ -120,10 +64,10 @@ pub fn look(store: &mut dyn Store, cx: &Context) -> Result<Survey, StoreError> {
         extents.extend(guessed(store, cx, &extents)?);
     }
     let mut meter = Meter::new(extents);
-    let mut text = format!("{{\"time\":\"{}\",\"leases\":[", utc(cx.now)).into_bytes();
-    let mut rows = Rows { head: text.len(), ..Rows::default() };
+    let mut text = format!("{{\"time\":\"{}\",\"leases\":[", Time(cx.now)).into_bytes();
+    let head = text.len();
     let mut cooling_rows = Vec::new();
-    let mut machines: BTreeMap<(String, String), Machine> = BTreeMap::new();
+    let mut nodes = Nodes::default();
     let mut leases = 0;
     let mut written = Ok(());
     store.occupancy(cx, &mut |set: &SetName, addr: Addr, holder: &Holder| {
@@ -131,20 +75,16 @@ pub fn look(store: &mut dyn Store, cx: &Context) -> Result<Survey, StoreError> {
         let row = match holder {
             Holder::Free => return,
             Holder::Cooling(cooling) => {
-                let until = utc(cooling.until);
-                let row = CoolingRow { set: &set.0, address: addr.to_string(), until };
                 let first = cooling_rows.is_empty();
-                add(&mut cooling_rows, &row, first)
+                add(&mut cooling_rows, &CoolingRow::new(set, cooling), first)
             }
             Holder::Leased(lease) => {
                 leases += 1;
-                if is_held(lease) {
-                    count(&mut machines, &lease.node, shown_network(lease), lease.time);
-                }
-                if rows.ends.len() >= MOST_ROWS {
+                nodes.lease(lease);
+                if leases > MOST_ROWS {
                     return;
                 }
-                rows.push(&mut text, shown_network(lease), &LeaseRow::short(lease))
+                add(&mut text, &LeaseRow::short(lease), leases == 1)
             }
         };
         if let (Ok(()), Err(e)) = (&written, row) {
@@ -156,14 +96,10 @@ pub fn look(store: &mut dyn Store, cx: &Context) -> Result<Survey, StoreError> {
         place: "the leases".to_owned(),
         source: e.into(),
     })?;
-    // A cluster remembers machines that have no lease.
-    for record in engine::nodes(store)? {
-        let machine = machines.entry((record.node.name, record.node.machine)).or_default();
-        machine.since = Some(record.since);
-    }
+    let rows = head..text.len();
     let usage = meter.done();
     let mut hasher = DefaultHasher::new();
-    hasher.write(&text[rows.head..]);
+    hasher.write(&text[rows.clone()]);
     hasher.write(&cooling_rows);
     hasher.write_u64(leases);
     let version = format!("{:016x}", hasher.finish());
@@ -171,21 +107,16 @@ pub fn look(store: &mut dyn Store, cx: &Context) -> Result<Survey, StoreError> {
     text.extend_from_slice(&cooling_rows);
     let end = format!("\n],\"total\":{leases},\"version\":\"{version}\"}}\n");
     text.extend_from_slice(end.as_bytes());
+    let network = if definitions.is_empty() { "seen" } else { "network" };
     Ok(Survey {
-        time: cx.now,
+        time: Time(cx.now),
         leases,
         version,
         document: Bytes::from(text),
         counters: store.counters(cx)?,
-        pools: usage
-            .iter()
-            .map(|usage| {
-                let network = &usage.extent.network;
-                let pool = pools.iter().find(|p| p.id.0 == *network && p.set() == usage.extent.set);
-                json!(PoolRow::new(usage, pool, definitions.is_empty()))
-            })
-            .collect(),
-        nodes: nodes(&machines, &cx.node),
+        pools: PoolRow::all(&usage, &pools, network),
+        // A cluster remembers machines that have no lease.
+        nodes: nodes.rows(&pools, engine::nodes(store)?, &cx.node),
         usage,
         rows,
         took: began.elapsed(),
@@ -224,59 +155,51 @@ fn guessed(
     Ok(extents)
 }
 
-fn count(
-    machines: &mut BTreeMap<(String, String), Machine>,
-    node: &Node,
-    network: &str,
-    time: Timestamp,
-) {
-    let machine = machines.entry((node.name.clone(), node.machine.clone())).or_default();
-    machine.leases += 1;
-    machine.latest = machine.latest.max(time);
-    if !machine.networks.contains(network) {
-        machine.networks.insert(network.to_owned());
-    }
-}
-
-fn nodes(machines: &BTreeMap<(String, String), Machine>, here: &Node) -> Value {
-    let row = |((name, id), machine): (&(String, String), &Machine)| {
-        json!(NodeRow {
-            node: name,
-            machine: id,
-            here: *name == here.name && *id == here.machine,
-            leases: machine.leases,
-            networks: machine.networks.iter().map(String::as_str).collect(),
-            latest: (machine.latest > 0).then(|| utc(machine.latest)),
-            since: machine.since.map(utc),
-        })
-    };
-    machines.iter().map(row).collect()
+/// `/api/v1/pools`.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PoolsAnswer<'a> {
+    time: Time,
+    node: &'a str,
+    store: &'a str,
+    version: &'static str,
+    leases: u64,
+    leases_version: &'a str,
+    pools: &'a [PoolRow],
 }
 
 impl Survey {
     /// `/api/v1/pools`.
-    pub fn pools(&self, node: &Node, place: &str) -> Value {
-        json!({
-            "time": utc(self.time),
-            "node": node.name,
-            "store": place,
-            "version": env!("CARGO_PKG_VERSION"),
-            "leases": self.leases,
-            "leasesVersion": self.version,
-            "pools": self.pools,
-        })
+    pub fn pools<'a>(&'a self, node: &'a Node, store: &'a str) -> PoolsAnswer<'a> {
+        PoolsAnswer {
+            time: self.time,
+            node: &node.name,
+            store,
+            version: env!("CARGO_PKG_VERSION"),
+            leases: self.leases,
+            leases_version: &self.version,
+            pools: &self.pools,
+        }
     }
 
-    /// `/api/v1/leases`: one document; each lease stands on a line of its own.
+    /// `/api/v1/leases`, of one network or all.
     pub fn leases(&self, network: Option<&str>) -> Bytes {
-        network.map_or_else(
-            || self.document.clone(),
-            |network| Bytes::from(self.rows.of(&self.document, network)),
-        )
+        let Some(network) = network else { return self.document.clone() };
+        let begin = format!("{{\"network\":{},", Value::from(network));
+        let mut text = self.document[..self.rows.start].to_vec();
+        for line in self.document[self.rows.clone()].split(|byte| *byte == b'\n') {
+            if line.starts_with(begin.as_bytes()) {
+                let first = text.len() == self.rows.start;
+                text.extend_from_slice(if first { b"\n" } else { b",\n" });
+                text.extend_from_slice(line.strip_suffix(b",").unwrap_or(line));
+            }
+        }
+        text.extend_from_slice(&self.document[self.rows.end..]);
+        text.into()
     }
 
     /// `/api/v1/nodes`.
     pub fn nodes(&self) -> Value {
-        json!({ "time": utc(self.time), "nodes": self.nodes })
+        json!({ "time": self.time, "nodes": self.nodes })
     }
 }

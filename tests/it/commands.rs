@@ -16,29 +16,11 @@ use sublet::cli::Terminal;
 use sublet::cli::screen::Screen;
 use sublet::cni;
 use sublet::cni::World;
-use sublet::error::StoreError;
-use sublet::model::{BootId, Face, Node, StoreSpec};
-use sublet::store::Store;
+use sublet::model::{BootId, Face, Node};
 use sublet::sys::host::Facts;
 
-use crate::cluster_commands;
 use crate::lab::{Lab, testdata};
-
-fn open(spec: &StoreSpec, _: Option<&[u8]>) -> Result<Box<dyn Store>, StoreError> {
-    // No note of an earlier test's server is found, and none is left.
-    let notes = "/dev/null/no-folder".into();
-    match spec.clone() {
-        StoreSpec::Etcd(mut etcd) => {
-            etcd.servers.notes = notes;
-            sublet::store::open(&StoreSpec::Etcd(etcd))
-        }
-        StoreSpec::Consul(mut consul) => {
-            consul.servers.notes = notes;
-            sublet::store::open(&StoreSpec::Consul(consul))
-        }
-        file => sublet::store::open(&file),
-    }
-}
+use crate::peers::cluster_commands;
 
 pub const NOW: u64 = 1_769_900_000;
 
@@ -83,7 +65,6 @@ pub fn called(facts: &Facts, command: &str, conf: &Value, more: &[(&str, &str)])
         stdout: &mut stdout,
         stderr: &mut stderr,
         facts: &|| facts.clone(),
-        open,
     });
     assert_eq!(code, 0, "{}", String::from_utf8_lossy(&stdout));
 }
@@ -130,23 +111,6 @@ fn fill(lab: &Lab) {
 pub const PLAIN: Screen = Screen { width: 80, height: Some(24), ..Screen::PLAIN };
 const COLOUR: Screen = Screen { colour: true, alert: true, unicode: true, ..PLAIN };
 
-/// `stats` with 0.0, in a table `#`, for the times that it took; in a table they stand last.
-fn without_times(text: &str) -> String {
-    let line = |line: &str| {
-        let json = line.find("\"untilCommitSeconds\": ").map(|at| at + 22);
-        let table = line.rsplit_once("  ").filter(|(_, last)| last.parse::<f64>().is_ok());
-        match (json, table) {
-            (Some(at), _) => format!("{}0.0\n", &line[..at]),
-            (None, Some((_, last))) if last.contains('.') => {
-                let at = line.len() - last.len();
-                format!("{}{:>2$}\n", &line[..at], "#", last.len())
-            }
-            _ => format!("{line}\n"),
-        }
-    };
-    text.lines().map(line).collect()
-}
-
 /// What a command says of the fixed store and how it ends.
 fn call(lab: &Lab, args: &[&str], screen: Screen) -> String {
     let store: &[&str] = if args.is_empty() { &[] } else { &["--store", "@/leases.redb"] };
@@ -161,7 +125,7 @@ pub fn said(lab: &Lab, args: &[&str], screen: Screen) -> String {
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let mut terminal = Terminal { stdout: &mut stdout, stderr: &mut stderr, screen };
     let facts = facts(NOW + 3600);
-    let world = cli::World { env: &|_| None, facts: &facts, open };
+    let world = cli::World { env: &|_| None, facts: &facts };
     let code = cli::run(all, world, &mut terminal);
     let text = |bytes: Vec<u8>| {
         let text = String::from_utf8(bytes).unwrap().replace('\u{1b}', "^[");
@@ -169,11 +133,7 @@ pub fn said(lab: &Lab, args: &[&str], screen: Screen) -> String {
         let text = text.replace(release, "\"sublet\":\"RELEASE");
         text.replace(&folder, "@").replace(env!("CARGO_MANIFEST_DIR"), "SUBLET")
     };
-    let mut said = text(stdout);
-    if args.first() == Some(&"stats") {
-        said = without_times(&said);
-    }
-    format!("{said}--- standard error\n{}--- exit {code}\n", text(stderr))
+    format!("{}--- standard error\n{}--- exit {code}\n", text(stdout), text(stderr))
 }
 
 /// What differs from the golden file, if anything does.
@@ -215,7 +175,6 @@ const CASES: &[Case] = &[
     ("pools", &["pools"], true),
     ("pools-of-a-network", &["pools", "--network", "edge"], true),
     ("map-network", &["map", "pods"], true),
-    ("map-rows", &["map", "pods", "--order", "rows"], false),
     ("map-small", &["map", "edge"], true),
     ("map-of-a-slash-8", &["map", "10.0.0.0/8"], false),
     ("map-zoomed", &["map", "pods", "--zoom", "10.77.0.128/26"], false),
@@ -332,7 +291,7 @@ fn case_of(path: &[String]) -> Option<&'static Case> {
     cases().find(|(_, args, _)| args.len() >= path.len() && path.iter().eq(&args[..path.len()]))
 }
 
-/// The one that does not end by itself: tests/it/terminal.rs has its golden files.
+/// The one that does not end by itself: tests/it/watch.rs has its golden files.
 const ENDLESS: &str = "watch";
 
 /// Each command has a case, each case a command.

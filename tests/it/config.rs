@@ -1,8 +1,11 @@
 //! Configurations in, what they mean or what is wrong with them out.
 //!
-//! `testdata/config/<dialect>/<ok|bad>/<case>/` holds `in.json`, `out.txt` and, where it matters,
-//! `env`: lines KEY=VALUE over `CNI_CONTAINERID=ctr1` and `CNI_IFNAME=eth0`. `UPDATE_GOLDEN=1` writes
-//! `out.txt` anew; read each difference before you commit it.
+//! `testdata/config/<dialect>/<ok|bad>/<case>/` holds
+//! - `in.json`; if it is absent, the input is the dialect's `base.json`;
+//! - `env`, optional: lines KEY=VALUE over `CNI_CONTAINERID=ctr1` and `CNI_IFNAME=eth0`;
+//! - `out.txt`: the result without the lines of [`ALWAYS`] that the case `ok/base` has too.
+//!
+//! `UPDATE_GOLDEN=1` writes `out.txt` anew; read each difference before you commit it.
 
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
@@ -59,11 +62,13 @@ fn read(bytes: &[u8], inputs: &Inputs) -> Result<String, String> {
         note(conf.prev_addresses().map(|prev| format!("prev: {prev:?}\n")));
     }
     note(conf.config(inputs).map(|config| show(&config)));
-    let cleanup = show_cleanup(&conf.cleanup(inputs));
+    let cleanup = conf.cleanup(inputs);
     if wrong.is_empty() {
-        Ok(format!("version {}, has id: {}\n{out}{cleanup}", conf.version(), conf.has_id()))
+        // `cleanup_agrees_with_config` compares the rest.
+        let freed = format!("cleanup: addrs: {:?}, rewind {}\n", cleanup.addrs, cleanup.rewind);
+        Ok(format!("version {}, has id: {}\n{out}{freed}", conf.version(), conf.has_id()))
     } else {
-        Err(wrong + &cleanup)
+        Err(wrong + &show_cleanup(&cleanup))
     }
 }
 
@@ -76,7 +81,7 @@ fn failure(e: &ConfigError) -> String {
 fn show(c: &Config) -> String {
     let mut out = String::new();
     let mut line = |text: String| writeln!(out, "{text}").expect("memory");
-    line(format!("{:?}, network {}, set {}", c.dialect, c.network, c.set));
+    line(format!("dialect {:?}, network {}, set {}", c.dialect, c.network, c.set));
     line(format!("owner: {:?}", c.owner));
     for (i, set) in c.sets.iter().enumerate() {
         for range in set.ranges() {
@@ -134,15 +139,26 @@ fn show(c: &Config) -> String {
     out
 }
 
+/// How the lines begin that every result has, so that one of them may stand for "as in `ok/base`".
+const ALWAYS: &[&str] =
+    &["version ", "dialect ", "owner: ", "strategy: ", "store: ", "legacy: ", "cleanup: ", "  "];
+
+/// The result without what `ok/base` has too.
+fn differing(out: &str, base: &str) -> String {
+    let usual: HashSet<&str> = base.lines().collect();
+    let is_usual = |l: &str| usual.contains(l) && ALWAYS.iter().any(|begin| l.starts_with(begin));
+    out.lines().filter(|l| !is_usual(l)).map(|l| l.to_owned() + "\n").collect()
+}
+
 fn show_cleanup(c: &Cleanup) -> String {
     format!(
-        "cleanup: {:?}, network {}, set {}\n  owner: {:?}\n  addrs: {:?}, rewind {}\n  store: {:?}\n  {}\n",
+        "cleanup: addrs: {:?}, rewind {}\n  dialect {:?}, network {}, set {}\n  owner: {:?}\n  store: {:?}\n  {}\n",
+        c.addrs,
+        c.rewind,
         c.dialect,
         c.network,
         c.set,
         c.owner,
-        c.addrs,
-        c.rewind,
         c.store,
         log(&c.log)
     )
@@ -165,6 +181,26 @@ fn cases() -> Vec<PathBuf> {
     folders(root).iter().flat_map(|d| folders(d)).flat_map(|d| folders(&d)).collect()
 }
 
+/// The configuration of a case.
+pub fn configuration(case: &Path) -> Vec<u8> {
+    fs::read(case.join("in.json")).unwrap_or_else(|_| base_configuration(case))
+}
+
+fn base_configuration(case: &Path) -> Vec<u8> {
+    fs::read(case.join("../../base.json")).expect("base.json")
+}
+
+/// The result of the dialect's `base.json`, with what is known for a DEL.
+fn base(case: &Path) -> String {
+    let (bytes, inputs) = (base_configuration(case), inputs(""));
+    let conf = Netconf::decode(&bytes).expect("base.json");
+    read(&bytes, &inputs).expect("base.json is valid") + &show_cleanup(&conf.cleanup(&inputs))
+}
+
+fn environment(case: &Path) -> Inputs {
+    inputs(&fs::read_to_string(case.join("env")).unwrap_or_default())
+}
+
 #[test]
 fn golden() {
     let update = std::env::vars_os().any(|(key, _)| key == "UPDATE_GOLDEN");
@@ -172,12 +208,13 @@ fn golden() {
     let cases = cases();
     assert!(cases.len() > 100, "the cases are gone");
     for case in &cases {
-        let bytes = fs::read(case.join("in.json")).expect("in.json");
-        let env = fs::read_to_string(case.join("env")).unwrap_or_default();
-        let result = read(&bytes, &inputs(&env));
+        let result = read(&configuration(case), &environment(case));
         let kind = case.parent().and_then(Path::file_name).and_then(|n| n.to_str());
         let expected = if result.is_ok() { "ok" } else { "bad" };
-        let (Ok(out) | Err(out)) = result;
+        let (Ok(mut out) | Err(mut out)) = result;
+        if !case.ends_with("ok/base") {
+            out = differing(&out, &base(case));
+        }
         if kind != Some(expected) {
             wrong.push(format!("{} is {expected}:\n{out}", case.display()));
             continue;
@@ -196,8 +233,7 @@ fn golden() {
 #[test]
 fn cleanup_agrees_with_config() {
     for case in cases() {
-        let bytes = fs::read(case.join("in.json")).expect("in.json");
-        let inputs = inputs(&fs::read_to_string(case.join("env")).unwrap_or_default());
+        let (bytes, inputs) = (configuration(&case), environment(&case));
         let Ok(conf) = Netconf::decode(&bytes) else {
             continue;
         };
@@ -256,8 +292,7 @@ fn no_value_at_any_place_panics() {
     let mut seen = HashSet::new();
     let mut tried = 0;
     for case in cases() {
-        let bytes = fs::read(case.join("in.json")).expect("in.json");
-        let inputs = inputs(&fs::read_to_string(case.join("env")).unwrap_or_default());
+        let (bytes, inputs) = (configuration(&case), environment(&case));
         let Ok(sample) = serde_json::from_slice::<serde_json::Value>(&bytes) else {
             continue;
         };

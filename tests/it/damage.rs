@@ -6,7 +6,7 @@
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use redb::{Database, TableDefinition};
 use sublet::alloc::Outcome;
@@ -16,8 +16,8 @@ use sublet::net::Addr;
 use sublet::store::Store;
 use tempfile::TempDir;
 
-use crate::lab::{Call, Dice, Lab, addresses, conf, testdata};
-use crate::power::check;
+use crate::lab::{Call, Dice, Lab, addresses, conf};
+use crate::store_check as check;
 
 const PAGE: usize = 4096;
 
@@ -63,8 +63,13 @@ impl Patient {
     }
 
     fn file(&self, suffix: &str) -> PathBuf {
-        let name = if self.persist == Persist::Disk { "leases.redb.keep" } else { "leases.redb" };
-        self.folder.path().join(format!("{name}{suffix}"))
+        let boot = check::now().boot.unwrap().0;
+        let name = match (self.persist, suffix) {
+            (Persist::Disk, _) => format!("leases.redb{suffix}"),
+            (Persist::Boot, ".lock") => "leases.redb.boot.lock".to_owned(),
+            (Persist::Boot, _) => format!("leases.redb.boot-{boot}{suffix}"),
+        };
+        self.folder.path().join(name)
     }
 
     /// Pages that hold something.
@@ -250,14 +255,13 @@ fn truncated_anywhere() {
 
 const TABLE: TableDefinition<&[u8], &[u8]> = TableDefinition::new("sublet");
 
-/// The file of the first format, which says that it has another schema.
-fn with_schema(file: &std::path::Path, schema: u8) {
-    fs::copy(testdata().join("store/v1.redb"), file).unwrap();
+/// Makes a store file say that another version wrote it.
+fn with_schema(file: &Path, version: u8, schema: u8) {
     let database = Database::open(file).unwrap();
     let transaction = database.begin_write().unwrap();
     {
-        // Format, number, CRC32C over key and record.
-        let record = [1, schema];
+        // Version, number, CRC32C over key and record.
+        let record = [version, schema];
         let sum = crc32c::crc32c_append(crc32c::crc32c(b"Mschema"), &record);
         let value = [&record[..], &sum.to_le_bytes()].concat();
         let mut table = transaction.open_table(TABLE).unwrap();
@@ -267,23 +271,27 @@ fn with_schema(file: &std::path::Path, schema: u8) {
 }
 
 #[test]
-fn another_schema() {
-    for (schema, opens) in [(0, false), (1, true), (2, false), (9, false)] {
+fn a_file_of_another_version_is_refused_and_left_as_it_is() {
+    for (version, schema, opens) in
+        [(2, 2, true), (1, 1, false), (2, 1, false), (2, 3, false), (3, 2, false), (9, 9, false)]
+    {
         let lab = Lab::new();
-        fs::create_dir(lab.join("data")).unwrap();
-        let file = lab.join("data/leases.redb.keep");
-        with_schema(&file, schema);
-        let before = fs::read(&file).unwrap();
         let store = &mut *check::open(&lab.store(), Persist::Disk);
+        given(store, "a").unwrap();
+        let file = lab.join("data/leases.redb");
+        with_schema(&file, version, schema);
+        let before = fs::read(&file).unwrap();
+        let name = format!("version {version}, schema {schema}");
         match check::list(store, &check::now()) {
-            Ok(rows) => assert!(opens && rows.len() == 7, "schema {schema}: {rows:?}"),
+            Ok(rows) => assert!(opens && rows.len() == 1, "{name}: {rows:?}"),
             Err(error) => {
-                assert!(!opens, "schema {schema}: {error}");
-                is_damage(&error, "schema");
-                let text = error.to_string();
-                assert!(text.contains(&format!("schema {schema}")), "{text}");
-                is_damage(&given(store, "new").unwrap_err(), "schema");
-                assert_eq!(fs::read(&file).unwrap(), before);
+                let adding = given(store, "new").unwrap_err();
+                let repairing = store.repair(&check::now()).unwrap_err().into();
+                for error in [error, adding, repairing] {
+                    let text = error.to_string();
+                    assert!(!opens && text.contains("another version of sublet"), "{name}: {text}");
+                }
+                assert_eq!(fs::read(&file).unwrap(), before, "{name}");
             }
         }
     }
@@ -293,7 +301,7 @@ fn another_schema() {
 fn another_program_s_file() {
     let lab = Lab::new();
     fs::create_dir(lab.join("data")).unwrap();
-    let database = Database::create(lab.join("data/leases.redb.keep")).unwrap();
+    let database = Database::create(lab.join("data/leases.redb")).unwrap();
     let transaction = database.begin_write().unwrap();
     let table: TableDefinition<u32, u32> = TableDefinition::new("theirs");
     transaction.open_table(table).unwrap().insert(1, 2).unwrap();
@@ -326,8 +334,8 @@ fn what_the_program_prints() {
         conf["ipam"]["persist"] = "disk".into();
         for (command, container) in [("ADD", "new"), ("CHECK", "c7"), ("ADD", "c7"), ("DEL", "c7")]
         {
-            fs::write(lab.join("data/leases.redb.keep"), &bytes).unwrap();
-            fs::write(lab.join("data/leases.redb.keep.lock"), &patient.lock).unwrap();
+            fs::write(lab.join("data/leases.redb"), &bytes).unwrap();
+            fs::write(lab.join("data/leases.redb.lock"), &patient.lock).unwrap();
             let answer = Call::cni(command, container, &conf).run();
             assert!(!answer.stderr.contains("panicked"), "{answer:?}");
             if answer.code != Some(0) {

@@ -2,7 +2,9 @@
 //! way out, no panic, no file overwritten, no wrong address.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -34,9 +36,14 @@ fn with_leases() -> Lab {
     lab
 }
 
+/// The lease file that there is.
+fn file(lab: &Lab) -> PathBuf {
+    Some(lab.boot_file()).filter(|file| file.exists()).unwrap_or_else(|| lab.store())
+}
+
 /// ADD, CHECK, DEL, GC and list all refuse what is at the store's path, and leave it as it is.
 fn refused(lab: &Lab, expected: i64) -> String {
-    let before = fs::read(lab.store()).ok();
+    let before = fs::read(file(lab)).ok();
     let add = add(lab, "new");
     let (code, msg) = add.run().error();
     assert_eq!(code, expected, "{msg}");
@@ -59,7 +66,7 @@ fn refused(lab: &Lab, expected: i64) -> String {
         .run();
     assert_ne!(list.code, Some(0), "{list:?}");
     assert!(!list.stderr.contains("panicked"), "{list:?}");
-    assert_eq!(fs::read(lab.store()).ok(), before, "the file was changed");
+    assert_eq!(fs::read(file(lab)).ok(), before, "the file was changed");
     msg
 }
 
@@ -124,13 +131,13 @@ fn data_dir_is_a_file() {
 
 #[test]
 fn truncated_store() {
-    let whole = fs::read(with_leases().store()).unwrap();
+    let whole = fs::read(file(&with_leases())).unwrap();
     let mut dice = Dice(11);
     let mut lengths = vec![1, 319, 4096, whole.len() / 2, whole.len() - 1];
     lengths.extend((0..10).map(|_| usize::try_from(dice.below(whole.len() as u64)).unwrap()));
     for length in lengths {
         let lab = with_leases();
-        File::options().write(true).open(lab.store()).unwrap().set_len(length as u64).unwrap();
+        File::options().write(true).open(file(&lab)).unwrap().set_len(length as u64).unwrap();
         let msg = refused(&lab, 104);
         assert!(msg.contains("sublet doctor"), "{length} bytes: {msg}");
     }
@@ -143,7 +150,7 @@ fn changed_bytes() {
     let lab = with_leases();
     let held: BTreeSet<String> =
         ["a", "b", "c"].iter().flat_map(|c| addresses(&add(&lab, c).run().ok())).collect();
-    let whole = fs::read(lab.store()).unwrap();
+    let whole = fs::read(file(&lab)).unwrap();
     let used: Vec<usize> = (0..whole.len()).filter(|&at| whole[at] != 0).collect();
     let mut dice = Dice(13);
     let mut refusals = 0;
@@ -151,17 +158,17 @@ fn changed_bytes() {
         let at = *dice.pick(&used);
         let mut bytes = whole.clone();
         bytes[at] ^= u8::try_from(1 + dice.below(255)).unwrap();
-        fs::write(lab.store(), &bytes).unwrap();
+        fs::write(file(&lab), &bytes).unwrap();
         let again = add(&lab, "b").run();
         if again.code == Some(0) {
             assert_eq!(addresses(&again.ok()), ["10.4.0.3"], "byte {at}");
         } else {
             let (code, msg) = again.error();
             assert!(matches!(code, 11 | 104), "byte {at}: {code} {msg}");
-            assert_eq!(fs::read(lab.store()).unwrap(), bytes, "byte {at}: changed");
+            assert_eq!(fs::read(file(&lab)).unwrap(), bytes, "byte {at}: changed");
             refusals += 1;
         }
-        fs::write(lab.store(), &bytes).unwrap();
+        fs::write(file(&lab), &bytes).unwrap();
         let other = add(&lab, "new").run();
         if other.code == Some(0) {
             let got = addresses(&other.ok());
@@ -177,7 +184,7 @@ fn changed_bytes() {
 #[test]
 fn held_lock_is_waited_for_within_its_bound() {
     let lab = with_leases();
-    let lock = lab.join("data/leases.redb.lock");
+    let lock = lab.join("data/leases.redb.boot.lock");
     let file = File::options().read(true).write(true).open(&lock).unwrap();
     file.lock().unwrap();
     let pid = std::process::id().to_string();
@@ -199,11 +206,97 @@ fn held_lock_is_waited_for_within_its_bound() {
 #[test]
 fn negative_lock_timeout_tries_once() {
     let lab = with_leases();
-    let lock = lab.join("data/leases.redb.lock");
+    let lock = lab.join("data/leases.redb.boot.lock");
     let file = File::options().read(true).write(true).open(lock).unwrap();
     file.lock().unwrap();
     let mut conf = conf(&lab.data_dir(), "10.4.0.0/24");
     conf["ipam"]["lockTimeout"] = json!("-1s");
     let (code, msg) = Call::cni("ADD", "d", &conf).run().error();
     assert_eq!(code, 11, "{msg}");
+}
+
+/// Runs a call with a limit on the size of the files that it writes, in blocks of 512 bytes.
+fn limited(call: Call, blocks: u32) -> Call {
+    call.under("sh", &["-c", &format!("ulimit -f {blocks}; exec \"$0\" \"$@\"")])
+}
+
+#[test]
+fn a_limit_on_file_size_is_an_error_and_no_signal() {
+    let empty = Lab::new();
+    let leases = with_leases();
+    for (lab, before) in [(&empty, 0), (&leases, 3)] {
+        for blocks in [0, 1, 8, 64] {
+            let (code, msg) = limited(add(lab, "new"), blocks).run().error();
+            assert_eq!(code, 11, "{blocks} blocks: {msg}");
+            assert!(msg.contains("File too large"), "{blocks} blocks: {msg}");
+            let found = if file(lab).exists() { lab.list().len() } else { 0 };
+            assert_eq!(found, before, "{blocks} blocks: leases");
+        }
+        add(lab, "new").run().ok();
+    }
+    let store = leases.store().display().to_string();
+    let reserve = Call::sublet().args(&["reserve", "mynet", "10.4.0.99", "--store", &store]);
+    let answer = limited(reserve, 0).run();
+    assert_eq!(answer.code, Some(1), "{answer:?}");
+    assert!(answer.stderr.contains("File too large"), "{answer:?}");
+}
+
+/// Runs a call with its standard output as the shell makes it: `>&-` closes it.
+fn redirected(call: Call, how: &str) -> Call {
+    call.under("sh", &["-c", &format!("exec \"$0\" \"$@\" {how}")])
+}
+
+#[test]
+fn an_answer_that_cannot_be_delivered_is_no_lease() {
+    let lab = Lab::new();
+    for how in [">&-", "1<>/dev/null", ">&- 2>&-"] {
+        let answer = redirected(add(&lab, "lost"), how).run();
+        assert_eq!(answer.code, Some(1), "{how}: {answer:?}");
+        if !how.contains("2>") {
+            for part in ["standard output: it is closed", "what this call leased is free again"] {
+                assert!(answer.stderr.contains(part), "{how}: {answer:?}");
+            }
+        }
+        assert!(lab.list().is_empty(), "{how}");
+    }
+    redirected(add(&lab, "discarded"), ">/dev/null").run().silent();
+    assert_eq!(lab.list().len(), 1);
+    // A lease that was there before the call stays.
+    assert_eq!(redirected(add(&lab, "discarded"), ">&-").run().code, Some(1));
+    assert_eq!(lab.list().len(), 1);
+    // A DEL has no answer to deliver.
+    redirected(add(&lab, "discarded").env("CNI_COMMAND", "DEL"), ">&-").run().silent();
+    assert!(lab.list().is_empty());
+}
+
+#[test]
+fn files_that_are_created_are_the_owners_alone() {
+    let open = |call: Call| call.under("sh", &["-c", "umask 0; exec \"$0\" \"$@\""]);
+    let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
+    let lab = Lab::new();
+    let (log, lines) = (lab.join("log"), lab.join("lines"));
+    let mut conf = conf(&lab.data_dir(), "10.4.0.0/24");
+    conf["ipam"]["logFile"] = json!(log);
+    open(Call::cni("ADD", "a", &conf)).run().ok();
+    assert_eq!(mode(&log), 0o600);
+
+    let store = lab.store().display().to_string();
+    // What a run that was killed left behind is not written into.
+    fs::write(lab.join("lines.new"), "half").unwrap();
+    fs::set_permissions(lab.join("lines.new"), Permissions::from_mode(0o666)).unwrap();
+    let text = |path: &Path| path.display().to_string();
+    let export = Call::sublet().args(&["export", "jsonl", &text(&lines), "--store", &store]);
+    let answer = open(export).run();
+    assert!(answer.succeeded(), "{answer:?}");
+    assert_eq!(mode(&lines), 0o600);
+
+    let networks = lab.join("networks");
+    let export =
+        Call::sublet().args(&["export", "host-local", &text(&networks), "--store", &store]);
+    let answer = open(export).run();
+    assert!(answer.succeeded(), "{answer:?}");
+    assert_eq!(mode(&networks.join("mynet")), 0o755);
+    for name in ["10.4.0.2", "last_reserved_ip.0"] {
+        assert_eq!(mode(&networks.join("mynet").join(name)), 0o600, "{name}");
+    }
 }

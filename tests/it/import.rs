@@ -1,5 +1,4 @@
-//! Leases of the programs that were there before: the bolt file of a real ecs-ipam, the folders of
-//! Debian's host-local.
+//! `sublet import ecs-ipam`, of the bolt file of a real ecs-ipam.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -7,9 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::lab::{
-    Answer, Call, HOST_LOCAL, Lab, addresses, by_attachment, list, need_host_local, testdata,
-};
+use crate::lab::{Answer, Call, Lab, addresses, list, testdata};
 
 /// A copy of the recorded file in testdata/import. `testdata/README.md` says what is in it.
 fn recorded(lab: &Lab) -> PathBuf {
@@ -54,14 +51,15 @@ fn expected() -> Vec<(String, String)> {
 }
 
 fn found(store: &Path) -> Vec<(String, String)> {
-    let text = |row: &Value, key: &str| row[key].as_str().unwrap().to_owned();
+    let text = |row: &Value, key: &str| row[key].as_str().unwrap_or_default().to_owned();
     let mut rows: Vec<_> =
         list(store).iter().map(|row| (text(row, "address"), text(row, "id"))).collect();
     rows.sort();
     rows
 }
 
-fn count(report: &Value, key: &str) -> usize {
+/// How many entries a list of a report has.
+pub fn count(report: &Value, key: &str) -> usize {
     report[key].as_array().unwrap().len()
 }
 
@@ -179,11 +177,8 @@ fn what_is_in_the_way_of_a_conversion_is_left_alone() {
     fs::write(lab.join("eni-ipam.db.bolt"), "precious").unwrap();
     assert!(refused("a file of that name").contains("eni-ipam.db.bolt"));
     fs::remove_file(lab.join("eni-ipam.db.bolt")).unwrap();
-    fs::write(lab.join("eni-ipam.db.keep"), "precious").unwrap();
-    assert!(refused("a store's other file").contains("eni-ipam.db.keep"));
-    fs::remove_file(lab.join("eni-ipam.db.keep")).unwrap();
     // What a conversion that was killed leaves behind is not in the way.
-    fs::write(lab.join("eni-ipam.db.import"), "half").unwrap();
+    fs::write(lab.join("eni-ipam.db.new"), "half").unwrap();
     fs::hard_link(&file, lab.join("eni-ipam.db.bolt")).unwrap();
     import(&file, &[]).ok();
     assert_eq!(found(&file), expected());
@@ -213,143 +208,6 @@ fn damaged_bolt_files_are_refused() {
     let missing = import(&lab.join("nope"), &[]);
     missing.check(missing.code == Some(1) && missing.stderr.contains("nope"), "a missing file");
     assert!(!lab.join("nope").exists() && !lab.join("nope.lock").exists());
-}
-
-/// Debian's host-local has given addresses to c0 to c9 on two networks.
-struct Folders {
-    lab: Lab,
-}
-
-impl Folders {
-    fn new() -> Folders {
-        need_host_local();
-        let folders = Folders { lab: Lab::new() };
-        for network in ["one", "two"] {
-            for n in 0..10 {
-                let got =
-                    addresses(&folders.host_local("ADD", network, &format!("c{n}")).run().ok());
-                assert_eq!(got, [format!("10.1.2.{}", n + 2), format!("2001:db8:1::{:x}", n + 2)]);
-            }
-        }
-        folders
-    }
-
-    fn conf(&self, network: &str) -> Value {
-        json!({
-            "cniVersion": "1.0.0",
-            "name": network,
-            "type": "bridge",
-            "ipam": {
-                "type": "host-local",
-                "ranges": [[{"subnet": "10.1.2.0/24"}], [{"subnet": "2001:db8:1::/64"}]],
-                "dataDir": self.lab.data_dir()
-            }
-        })
-    }
-
-    fn sublet(&self, command: &str, network: &str, container: &str) -> Call {
-        Call::cni(command, container, &self.conf(network))
-    }
-
-    fn host_local(&self, command: &str, network: &str, container: &str) -> Call {
-        self.sublet(command, network, container).program(HOST_LOCAL)
-    }
-
-    fn import(&self, more: &[&str]) -> Answer {
-        let call = Call::sublet().arg("import").arg("host-local").arg(&self.lab.data_dir());
-        more.iter().fold(call.arg("--json"), |call, arg| call.arg(arg)).run()
-    }
-}
-
-#[test]
-fn host_locals_networks_are_taken_over_beforehand() {
-    for persist in ["boot", "disk"] {
-        let folders = Folders::new();
-        let one = folders.lab.join("data/one");
-        // As host-local wrote them up to 0.8.6; and what a killed one leaves.
-        fs::write(one.join("10.1.2.6"), "c4").unwrap();
-        fs::write(one.join("10.1.2.200"), "").unwrap();
-        fs::create_dir(folders.lab.join("data/cache")).unwrap();
-
-        let told = folders.import(&["--dry-run", "--persist", persist]).rows();
-        assert_eq!(told.iter().map(|r| count(r, "taken")).collect::<Vec<_>>(), [20, 20]);
-        assert!(
-            !folders.lab.store().exists() && !folders.lab.join("data/leases.redb.keep").exists()
-        );
-
-        let reports = folders.import(&["--persist", persist]).rows();
-        assert_eq!(reports.iter().map(|r| count(r, "taken")).collect::<Vec<_>>(), [20, 20]);
-        assert_eq!(reports[0]["last"], json!(["10.1.2.11", "2001:db8:1::b"]));
-        let rows = folders.lab.list();
-        assert_eq!(rows.len(), 40);
-        assert!(by_attachment(&rows).contains_key("c4/"));
-
-        let again = folders.import(&["--persist", persist]).rows();
-        assert!(again.iter().all(|r| r["before"] == true && count(r, "taken") == 0), "{again:?}");
-        assert_eq!(folders.lab.list().len(), 40);
-
-        // The ADDs go on with what was imported, without a look at the folders.
-        fs::write(one.join("10.1.2.12"), "late\r\neth0").unwrap();
-        let mut conf = folders.conf("one");
-        conf["ipam"]["persist"] = json!(persist);
-        let call = |command, container| Call::cni(command, container, &conf);
-        let got = addresses(&call("ADD", "new").run().ok());
-        assert_eq!(got, ["10.1.2.12", "2001:db8:1::c"], "the rotation goes on");
-        let again = call("ADD", "c3").run();
-        assert_eq!(again.ips(), ["10.1.2.5/24", "2001:db8:1::5/64"]);
-        call("CHECK", "c4").run().silent();
-        for container in ["c3", "c4"] {
-            call("DEL", container).run().silent();
-        }
-        let rows = folders.lab.list();
-        let of_one = rows.iter().filter(|r| r["network"] == "one").count();
-        // All of c3; of c4, as with host-local, what has its interface, and not what has none.
-        assert_eq!(of_one, 20 + 2 - 2 - 1);
-    }
-}
-
-/// One network that cannot be taken over is told of; the others are.
-#[test]
-fn a_network_that_cannot_be_taken_over_stops_no_other() {
-    let folders = Folders::new();
-    fs::write(folders.lab.join("data/one/10.1.2.5"), "\u{1} not an id").unwrap();
-    let answer = folders.import(&[]);
-    answer.check(answer.code == Some(1), "a failure was expected");
-    answer.check(answer.stderr.contains("10.1.2.5") && answer.stderr.contains("1 of 2"), "which");
-    let reports: Value = serde_json::from_str(&answer.stdout).unwrap();
-    assert_eq!(count(&reports[0], "taken"), 20);
-    assert!(folders.lab.list().iter().all(|row| row["network"] == "two"));
-    // Mended, the rest follows.
-    fs::write(folders.lab.join("data/one/10.1.2.5"), "c3\r\neth0").unwrap();
-    let only = folders.import(&["--network", "one"]).rows();
-    assert_eq!((only.len(), count(&only[0], "taken")), (1, 20));
-    assert_eq!(folders.lab.list().len(), 40);
-    let none = folders.import(&["--network", "three"]);
-    none.check(none.code == Some(1) && none.stderr.contains("three"), "no such network");
-}
-
-/// While host-local holds its lock nothing is read.
-#[test]
-fn host_locals_lock_is_respected() {
-    let folders = Folders::new();
-    let lock = fs::File::open(folders.lab.join("data/one/lock")).unwrap();
-    lock.lock().unwrap();
-    let only = folders.import(&["--network", "one"]);
-    only.check(only.code == Some(1) && only.stderr.contains("lock"), "it is locked");
-    drop(lock);
-    assert_eq!(count(&folders.import(&["--network", "one"]).rows()[0], "taken"), 20);
-}
-
-/// A second network in one set of leases, as `shared` has it.
-#[test]
-fn imported_leases_may_be_shared() {
-    let folders = Folders::new();
-    folders.import(&["--network", "one", "--shared", "lan"]).rows();
-    let mut conf = folders.conf("one");
-    conf["ipam"]["shared"] = json!("lan");
-    let got = addresses(&Call::cni("ADD", "new", &conf).run().ok());
-    assert_eq!(got[0], "10.1.2.12");
-    folders.sublet("DEL", "two", "c1").run().silent();
 }
 
 /// Killed before its last step, with either persistence: nothing is leased beside the original, and

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use crate::lab::{Answer, CLUSTER, Call, Lab, SUBLET};
+use crate::lab::{Answer, Call, Lab, SUBLET};
 use crate::tidy::root;
 
 fn install(prefix: &Path, options: &[&str]) -> Answer {
@@ -36,22 +36,20 @@ fn into_a_folder_that_is_not_there_yet() {
     let prefix = lab.join("opt/cni/bin");
     let answer = install(&prefix, &["--from", SUBLET]);
     answer.check(answer.succeeded(), "install");
-    assert_eq!(names(&prefix), ["sublet", "sublet-cluster"]);
-    for (name, built) in [("sublet", SUBLET), ("sublet-cluster", CLUSTER)] {
-        let installed = prefix.join(name);
-        assert_eq!(fs::read(&installed).unwrap(), fs::read(built).unwrap(), "{name}");
-        assert_eq!(fs::metadata(&installed).unwrap().permissions().mode() & 0o777, 0o755);
-    }
+    assert_eq!(names(&prefix), ["sublet"]);
+    let installed = prefix.join("sublet");
+    assert_eq!(fs::read(&installed).unwrap(), fs::read(SUBLET).unwrap());
+    assert_eq!(fs::metadata(&installed).unwrap().permissions().mode() & 0o777, 0o755);
     // Again: nothing to do, and no .old that is the same program.
     let answer = install(&prefix, &["--from", SUBLET]);
     answer.check(answer.succeeded() && answer.stdout.contains("already"), "again");
-    assert_eq!(names(&prefix), ["sublet", "sublet-cluster"]);
+    assert_eq!(names(&prefix), ["sublet"]);
 }
 
 #[test]
 fn what_was_there_is_kept() {
     let lab = Lab::new();
-    let former = [("sublet", "former"), ("sublet-cluster", "its"), ("host-local", "debian's")];
+    let former = [("sublet", "former"), ("host-local", "debian's")];
     for (name, text) in former {
         fs::write(lab.join(name), text).unwrap();
     }
@@ -69,8 +67,6 @@ fn what_was_there_is_kept() {
                 "host-local",
                 "host-local.old",
                 "sublet",
-                "sublet-cluster",
-                "sublet-cluster.old",
                 "sublet.old"
             ]
         );
@@ -94,19 +90,12 @@ fn what_cannot_be_installed_changes_nothing() {
     fs::create_dir_all(lab.join("bin/ecs-ipam")).unwrap();
     let prefix = lab.join("bin");
     fs::write(prefix.join("sublet"), "former").unwrap();
-    // One does not run, one is not there, one is without the other.
+    // One does not run, one is not there.
     fs::write(lab.join("foreign"), "no program").unwrap();
-    fs::write(lab.join("sublet-cluster"), "no program").unwrap();
-    fs::create_dir(lab.join("alone")).unwrap();
-    symlink(SUBLET, lab.join("alone/sublet")).unwrap();
-    symlink(SUBLET, lab.join("sublet")).unwrap();
     let (foreign, missing) = (lab.join("foreign"), lab.join("missing"));
-    let (half, alone) = (lab.join("sublet"), lab.join("alone/sublet"));
     for (options, says) in [
         (&["--from", foreign.to_str().unwrap()][..], "does not run here"),
         (&["--from", missing.to_str().unwrap()], "missing is missing"),
-        (&["--from", half.to_str().unwrap()], "sublet-cluster does not run here"),
-        (&["--from", alone.to_str().unwrap()], "alone/sublet-cluster is missing"),
         (&["--from", SUBLET, "--as", "bridge"], "takes the place of"),
         (&["--from", SUBLET, "--as", "../evil"], "takes the place of"),
         (&["--from", SUBLET, "--as"], "needs a value"),
@@ -125,7 +114,6 @@ fn what_cannot_be_installed_changes_nothing() {
 fn no_moment_is_without_a_plugin() {
     let lab = Lab::new();
     let other = lab.join("other");
-    symlink(CLUSTER, lab.join("sublet-cluster")).unwrap();
     // Another file, the same program: what is behind an ELF file is never read.
     let mut bytes = fs::read(SUBLET).unwrap();
     bytes.push(0);
@@ -151,5 +139,5 @@ fn no_moment_is_without_a_plugin() {
         done.store(true, Ordering::Relaxed);
         assert!(runtime.join().unwrap() > 20);
     });
-    assert_eq!(names(&prefix), ["host-local", "sublet", "sublet-cluster", "sublet.old"]);
+    assert_eq!(names(&prefix), ["host-local", "sublet", "sublet.old"]);
 }

@@ -16,9 +16,6 @@ use tempfile::TempDir;
 /// The program under test.
 pub const SUBLET: &str = env!("CARGO_BIN_EXE_sublet");
 
-/// The one beside it, which it leaves calls about clusters to.
-pub const CLUSTER: &str = env!("CARGO_BIN_EXE_sublet-cluster");
-
 /// Debian's host-local, the measure of what is compatible.
 pub const HOST_LOCAL: &str = "/usr/lib/cni/host-local";
 
@@ -37,6 +34,13 @@ pub fn need_host_local() {
 pub fn root() -> bool {
     use std::os::unix::fs::MetadataExt;
     fs::metadata("/proc/self").unwrap().uid() == 0
+}
+
+/// Sends a signal to a program; `name` is `STOP`, `TERM`. The shell's own `kill` needs no package.
+pub fn signal(child: &Child, name: &str) {
+    let pid = child.id().to_string();
+    let sent = Command::new("sh").args(["-c", "kill -s $0 $1", name, &pid]).status().unwrap();
+    assert!(sent.success(), "kill -s {name} {pid}");
 }
 
 /// A dual-stack network of the folder that is configured for host-local, so that either program
@@ -101,6 +105,12 @@ impl Lab {
     /// The store file that `dataDir` leads to.
     pub fn store(&self) -> PathBuf {
         self.join("data/leases.redb")
+    }
+
+    /// The file with the leases of this boot.
+    pub fn boot_file(&self) -> PathBuf {
+        let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+        self.join(&format!("data/leases.redb.boot-{}", id.trim()))
     }
 
     /// `sublet release`, by a person who is sure.

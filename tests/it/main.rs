@@ -1,52 +1,38 @@
-//! Whole-program tests: the binary as a runtime and a person run it, in one binary of their own.
+//! Whole-program tests: they run the binaries as a container runtime or an operator does.
 //!
-//! A behaviour that can be seen as a configuration and an answer belongs into a folder under
-//! testdata/; a module is for what needs other programs, many processes or a broken machine.
+//! A case that is a configuration and an answer belongs in a folder under testdata/. A module is for
+//! tests of many processes, damaged files or other programs. Tests that need more than the built
+//! binaries are in `peers`.
 
-// A test's helpers may fail as a test does.
+// A test's helpers may panic.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod check;
-mod cluster_commands;
-mod clusters;
 mod cni;
 mod commands;
 mod config;
+mod copy;
 mod damage;
 mod delegate;
-mod differential;
-mod disk;
 mod docker;
 mod ecs;
-mod export;
 mod faults;
-mod flushes;
-mod format;
-mod gc;
-mod handover;
-mod host;
+mod history;
 mod import;
-mod inject;
 mod install;
 mod lab;
-mod libcni;
-mod lost;
-mod moving;
+mod limits;
 mod networks;
-mod node;
-mod old;
 mod operator;
-mod plugins;
-mod power;
+mod peers;
 mod queue;
 mod reader;
 mod readme;
-mod reboot;
+mod stale;
+mod store_check;
 mod supply;
 mod swarm;
-mod takeover;
-mod terminal;
 mod tidy;
-mod told;
 mod troubleshooting;
+mod watch;
 mod web;

@@ -1,9 +1,9 @@
-//! Who waits for the store is served in order, whatever becomes of those before.
+//! Processes that wait for the store are served roughly in order, whatever becomes of those before.
 
 #![expect(clippy::disallowed_methods, reason = "what does not happen is waited for in vain")]
 
 use std::fs::{self, File};
-use std::process::{Child, Command};
+use std::process::Child;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use sublet::model::Wait;
 use sublet::store::lock_file;
 
-use crate::lab::{Call, Lab, addresses, conf};
+use crate::lab::{Call, Lab, addresses, conf, signal};
 
 /// A network whose lock is held by this process.
 struct Held {
@@ -29,7 +29,7 @@ fn held(persist: &str) -> Held {
     conf["ipam"]["persist"] = json!(persist);
     conf["ipam"]["lockTimeout"] = json!("60s");
     assert_eq!(addresses(&Call::cni("ADD", "first", &conf).run().ok()), ["10.1.2.2"]);
-    let name = if persist == "boot" { "leases.redb.lock" } else { "leases.redb.keep.lock" };
+    let name = if persist == "boot" { "leases.redb.boot.lock" } else { "leases.redb.lock" };
     let lock = File::options().write(true).open(lab.join("data").join(name)).unwrap();
     lock.lock().unwrap();
     Held { lab, conf, lock }
@@ -62,14 +62,41 @@ fn got(waiting: Vec<(Call, Child)>) -> Vec<String> {
     waiting.into_iter().flat_map(|(call, child)| addresses(&call.answer(child).ok())).collect()
 }
 
+/// Fails unless the addresses from 10.1.2.3 on were leased in order, but for one process in eight. A
+/// process at the head of the queue that is not scheduled for 20 ms is passed by others, and how often
+/// that happens depends on what else the machine does.
+fn roughly_in_order(got: &[String], persist: &str) {
+    let last = |address: &String| address.rsplit('.').next().unwrap().parse::<usize>().unwrap();
+    let got: Vec<usize> = got.iter().map(last).collect();
+    let mut sorted = got.clone();
+    sorted.sort_unstable();
+    assert!(sorted.iter().copied().eq(3..3 + got.len()), "{persist}: {got:?}");
+    let passed = got.len() - longest_ascent(&got);
+    assert!(passed <= got.len() / 8, "{persist}: {passed} were passed: {got:?}");
+}
+
+/// The length of the longest subsequence that ascends.
+fn longest_ascent(numbers: &[usize]) -> usize {
+    // The smallest last number of an ascent of each length.
+    let mut ends: Vec<usize> = Vec::new();
+    for n in numbers {
+        let place = ends.partition_point(|end| end < n);
+        if place == ends.len() {
+            ends.push(*n);
+        } else {
+            ends[place] = *n;
+        }
+    }
+    ends.len()
+}
+
 #[test]
 fn sixty_four_are_served_in_order() {
     for persist in ["boot", "disk"] {
         let held = held(persist);
         let waiting: Vec<_> = (0..64).map(|n| held.waiting(n)).collect();
         drop(held.lock);
-        let expected: Vec<_> = (3..67).map(|n| format!("10.1.2.{n}")).collect();
-        assert_eq!(got(waiting), expected, "{persist}");
+        roughly_in_order(&got(waiting), persist);
         assert_eq!(held.lab.list().len(), 65);
     }
 }
@@ -88,39 +115,36 @@ fn a_killed_one_is_passed_over() {
         let waiting: Vec<_> =
             waiting.into_iter().enumerate().filter(|(n, _)| living(n)).map(|(_, w)| w).collect();
         drop(held.lock);
-        let expected: Vec<_> = (3..11).map(|n| format!("10.1.2.{n}")).collect();
-        assert_eq!(got(waiting), expected, "{persist}");
+        roughly_in_order(&got(waiting), persist);
     }
 }
 
-/// Who comes while others wait does not pass them, even if the lock is free at that moment.
+/// A process at the head of the queue that is stopped keeps nobody from a lock that is free.
 #[test]
-fn a_newcomer_does_not_pass() {
+fn a_stopped_one_is_passed_over() {
     let held = held("boot");
     let first = held.waiting(0);
-    // It has the first number and cannot run: the lock becomes free without a taker.
-    stop(&first.1, "-STOP");
+    stop(&first.1, "STOP");
     drop(held.lock);
-    let call = Call::cni("ADD", "newcomer", &held.conf);
-    let mut newcomer = call.spawn();
-    thread::sleep(Duration::from_millis(200));
-    assert!(newcomer.try_wait().unwrap().is_none(), "it passed one that waits");
-    // Not for ever, though: when its bound is over it takes what is free.
-    let mut impatient = held.conf.clone();
-    impatient["ipam"]["lockTimeout"] = json!("300ms");
-    assert_eq!(addresses(&Call::cni("ADD", "hasty", &impatient).run().ok()), ["10.1.2.3"]);
-    stop(&first.1, "-CONT");
-    assert_eq!(got(vec![first]), ["10.1.2.4"]);
-    assert_eq!(addresses(&call.answer(newcomer).ok()), ["10.1.2.5"]);
+    for (n, timeout) in ["0s", "5s", "60s"].into_iter().enumerate() {
+        let mut conf = held.conf.clone();
+        conf["ipam"]["lockTimeout"] = json!(timeout);
+        let begin = Instant::now();
+        let answer = Call::cni("ADD", &format!("newcomer{n}"), &conf).run().ok();
+        assert_eq!(addresses(&answer), [format!("10.1.2.{}", n + 3)]);
+        assert!(begin.elapsed() < Duration::from_secs(3), "{timeout}: {:?}", begin.elapsed());
+    }
+    stop(&first.1, "CONT");
+    assert_eq!(got(vec![first]), ["10.1.2.6"]);
 }
 
-fn stop(child: &Child, signal: &str) {
-    let pid = child.id().to_string();
-    assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+fn stop(child: &Child, name: &str) {
+    signal(child, name);
+    let pid = child.id();
     // The signal is sent; each thread stops when it gets there.
     let threads = || fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let stat = |task: fs::DirEntry| fs::read_to_string(task.path().join("stat")).unwrap();
-    while signal == "-STOP" && !threads().all(|task| stat(task.unwrap()).contains(") T ")) {
+    while name == "STOP" && !threads().all(|task| stat(task.unwrap()).contains(") T ")) {
         thread::sleep(Duration::from_millis(1));
     }
 }
@@ -147,7 +171,7 @@ fn the_bound_is_for_all_locks_together() {
     conf["name"] = json!("another");
     conf["ipam"]["persist"] = json!("disk");
     conf["ipam"]["lockTimeout"] = json!("4s");
-    let keep = File::create(boot.lab.join("data/leases.redb.keep.lock")).unwrap();
+    let keep = File::create(boot.lab.join("data/leases.redb.lock")).unwrap();
     keep.lock().unwrap();
     let begin = Instant::now();
     let call = Call::cni("ADD", "c", &conf);
@@ -157,13 +181,13 @@ fn the_bound_is_for_all_locks_together() {
     drop(keep);
     let (code, msg) = call.answer(child).error();
     let took = begin.elapsed();
-    assert!(code == 11 && msg.contains("leases.redb.lock"), "{code} {msg}");
+    assert!(code == 11 && msg.contains("leases.redb.boot.lock"), "{code} {msg}");
     // Two bounds would be seven seconds.
     let enough = Duration::from_secs(4)..Duration::from_millis(6_800);
     assert!(enough.contains(&took), "{took:?}: {msg}");
 }
 
-/// Threads of one process, each with a file of its own, are served as processes are; who gave up
+/// Threads of one process, each with a file of its own, are served as processes are; one that gave up
 /// is not served, and leaves nothing behind.
 #[test]
 fn threads_of_one_process_too() {
@@ -172,19 +196,13 @@ fn threads_of_one_process_too() {
     let held = lock_file(&path, Wait::Try).unwrap();
     let file = File::open(&path).unwrap();
     let (served, order) = mpsc::channel();
-    let threads: Vec<_> = (0..48)
+    let threads: Vec<_> = (0..32)
         .map(|n| {
             let (path, served) = (path.clone(), served.clone());
             let thread = thread::spawn(move || {
-                let wait = match n % 3 {
-                    0 => Wait::Forever,
-                    1 => Wait::For(Duration::from_secs(60)),
-                    _ => Wait::For(Duration::from_millis(1)),
-                };
-                match lock_file(&path, wait) {
-                    Ok(_lock) => served.send(n).unwrap(),
-                    Err(e) => assert!(n % 3 == 2, "{n}: {e}"),
-                }
+                let minute = Wait::For(Duration::from_secs(60));
+                let _lock = lock_file(&path, if n % 2 == 0 { Wait::Forever } else { minute });
+                served.send(n).unwrap();
             });
             while !is_taken(&file, n) {
                 thread::yield_now();
@@ -192,19 +210,21 @@ fn threads_of_one_process_too() {
             thread
         })
         .collect();
-    // Until those have given up.
-    thread::sleep(Duration::from_millis(200));
-    assert!(lock_file(&path, Wait::Try).is_err(), "it is held");
+    let tasks = || fs::read_dir("/proc/self/task").unwrap().count();
+    let before = tasks();
+    for _ in 0..8 {
+        assert!(lock_file(&path, Wait::For(Duration::from_millis(5))).is_err(), "it is held");
+    }
+    assert!(tasks() <= before, "a wait that is over left a thread behind");
+    assert!(!is_taken(&file, 32), "a wait that is over left its place behind");
     drop(held);
     for thread in threads {
         thread.join().unwrap();
     }
     drop(served);
-    assert!(order.iter().eq((0..48).filter(|n| n % 3 != 2)));
-    // Their numbers are free again at once, or when their threads have passed the lock on.
-    while (0..48).any(|n| is_taken(&file, n)) {
-        thread::yield_now();
-    }
+    let mut served: Vec<i64> = order.iter().collect();
+    served.sort_unstable();
+    assert!(served.into_iter().eq(0..32));
     drop(lock_file(&path, Wait::Try).unwrap());
 }
 

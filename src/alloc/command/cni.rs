@@ -87,7 +87,7 @@ pub enum Legacy {
     #[default]
     Absent,
     /// There is a folder, not read yet: unless it was taken over before, the outcome is
-    /// [`Outcome::ReadLegacy`].
+    /// [`super::Outcome::ReadLegacy`].
     Unread,
     /// Its content, read under host-local's lock, which is held until the command is done.
     Read(Vec<ForeignLease>, Vec<LegacyCursor>),
@@ -115,7 +115,7 @@ pub struct Del {
     /// could not be delivered.
     pub undo: bool,
     /// The network, if host-local has a folder of it: unless that was taken over, what the owner
-    /// holds may be there, and the outcome is [`Outcome::ReadLegacy`].
+    /// holds may be there, and the outcome is [`super::Outcome::ReadLegacy`].
     pub legacy: Option<NetworkName>,
 }
 

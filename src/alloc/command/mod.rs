@@ -40,6 +40,8 @@ pub enum Command {
     Evict(Evict),
     /// Set addresses aside.
     Reserve(Reserve),
+    /// Reserve addresses that two programs have leased, so that neither's end frees them.
+    ReserveContested(Reserve),
     /// Let them be given again.
     Unreserve(Unreserve),
     /// Take over what another program leased.
@@ -72,6 +74,17 @@ impl Command {
             || matches!(self, Command::Restore(restore) if restore.dry_run)
     }
 
+    /// The same about another set of leases.
+    #[must_use]
+    pub fn in_set(mut self, set: SetName) -> Command {
+        match &mut self {
+            Command::Del(c) => c.set = set,
+            Command::Check(c) => c.set = set,
+            _ => {}
+        }
+        self
+    }
+
     /// Makes a GC or EVICT continue behind `after`.
     pub fn resume(&mut self, owner: Option<Owner>) {
         match self {
@@ -89,7 +102,7 @@ impl Command {
             Command::Status(c) => Some(&c.set),
             Command::Gc(c) => Some(&c.set),
             Command::Evict(c) => Some(&c.set),
-            Command::Reserve(c) => Some(&c.set),
+            Command::Reserve(c) | Command::ReserveContested(c) => Some(&c.set),
             Command::Unreserve(c) => Some(&c.set),
             Command::Import(c) => Some(&c.set),
             Command::ExportHostLocal(c) => Some(&c.set),
@@ -108,6 +121,15 @@ pub struct Added {
     pub created: Vec<Addr>,
     /// What an operator should know, for the log.
     pub warnings: Vec<String>,
+}
+
+/// An address that host-local and this store have leased to different owners.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contested {
+    /// The lease here, with the address.
+    pub lease: Lease,
+    /// The owner in host-local's folder.
+    pub claimant: Owner,
 }
 
 /// What one step of a command freed that can need several transactions.
@@ -144,6 +166,8 @@ pub enum Outcome {
     Added(Added),
     /// ADD, DEL: nothing was done; what is asked for is, or may be, in host-local's folder.
     ReadLegacy,
+    /// ADD: nothing was done; these addresses of host-local's folder are leased here to others.
+    Contested(Vec<Contested>),
     /// DEL, UNRESERVE: what was freed.
     Freed(Vec<Lease>),
     /// CHECK: all as it should be.

@@ -4,7 +4,7 @@ use crate::alloc::record::Record;
 use crate::model::{Kind, NetworkName, Origin, Owner, Persist, SetName};
 use crate::net::Addr;
 
-/// Frees what the asking node ([`super::Context::node`]) holds of one set. Reservations stay, as an
+/// Frees what the asking node ([`crate::alloc::Context::node`]) holds of one set. Reservations stay, as an
 /// operator's, and so do addresses of pools, which go with them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evict {

@@ -16,8 +16,7 @@ use clap::Args;
 
 use super::output::visible;
 use super::screen::Tone;
-use super::table;
-use super::table::{Cell, Column, number, whole};
+use super::table::{Table, cell};
 use super::tables::count;
 use super::{Found, Place, Terminal, WAIT, World};
 use crate::alloc::NetworkRanges;
@@ -28,6 +27,7 @@ use crate::config::{Config, Position};
 use crate::error::StoreError;
 use crate::model::{History, Persist, StoreSpec};
 use crate::net::{Range, RangeSet, Span};
+use crate::store;
 use shape::{Checked, Overlap};
 
 /// Look at network configurations without leasing anything.
@@ -89,14 +89,13 @@ fn stores(place: &Place, files: &[File]) -> Result<Vec<StoreSpec>> {
 /// The networks that a store has. There may be no store yet, which has none.
 fn standing(
     spec: &StoreSpec,
-    stdin: Option<&[u8]>,
     world: World<'_>,
 ) -> Result<(String, Vec<NetworkRanges>), StoreError> {
     let place = match spec {
         StoreSpec::Embedded { path, .. } => path.display().to_string(),
         _ => "the cluster".to_owned(),
     };
-    let definitions = (world.open)(spec, stdin)?.networks(&world.facts.context())?;
+    let definitions = store::open(spec)?.networks(&world.facts.context())?;
     Ok((place, definitions))
 }
 
@@ -121,11 +120,11 @@ impl Check {
         world: World<'_>,
         terminal: &mut Terminal<'_>,
     ) -> Result<()> {
-        let (files, stdin) = self.read()?;
+        let files = self.read()?;
         let mut claims = claims(&files);
         let mut unseen = Vec::new();
         for spec in stores(place, &files)? {
-            match standing(&spec, stdin.as_deref(), world) {
+            match standing(&spec, world) {
                 Ok((place, definitions)) => add_standing(&mut claims, &place, &definitions),
                 Err(e) => unseen.push(e.to_string()),
             }
@@ -163,10 +162,8 @@ impl Check {
         if errors > 0 { Err(Found.into()) } else { Ok(()) }
     }
 
-    /// The files, and what standard input held: whoever opens a cluster's store may need it again.
-    fn read(&self) -> Result<(Vec<File>, Option<Vec<u8>>)> {
+    fn read(&self) -> Result<Vec<File>> {
         let mut files = Vec::new();
-        let mut stdin = None;
         for path in &self.files {
             let shown = || path.display().to_string();
             if path.as_os_str() == "-" {
@@ -177,7 +174,6 @@ impl Check {
                     .read_to_end(&mut bytes)
                     .context("standard input")?;
                 files.push(File { name: shown(), found: lint::bytes_of(&bytes) });
-                stdin = Some(bytes);
             } else if path.is_dir() {
                 let names = folder(path).with_context(shown)?;
                 if names.is_empty() {
@@ -190,7 +186,7 @@ impl Check {
                 files.push(one(path)?);
             }
         }
-        Ok((files, stdin))
+        Ok(files)
     }
 }
 
@@ -292,44 +288,27 @@ fn tell(file: &File, terminal: &mut Terminal<'_>) -> Result<()> {
 }
 
 fn ranges(config: &Config, terminal: &Terminal<'_>) -> String {
-    const COLUMNS: &[Column] = &[
-        number("SET"),
-        whole("SUBNET"),
-        whole("FIRST"),
-        whole("LAST"),
-        number("SIZE"),
-        whole("GATEWAY"),
-        number("EXCLUDED"),
-    ];
-    let mut rows = Vec::new();
-    for (i, set) in config.sets.iter().enumerate() {
-        for range in set.ranges() {
-            rows.push(vec![
-                Cell::from(i.to_string()),
-                range.subnet().to_string().into(),
-                range.bounds().first.to_string().into(),
-                range.bounds().last.to_string().into(),
-                count(size(range)).into(),
-                range.gateway().map_or_else(|| "none".to_owned(), |g| g.to_string()).into(),
-                count(excluded(range)).into(),
-            ]);
-        }
-    }
-    table::render(COLUMNS, &rows, &terminal.screen)
+    let of_set = |(i, set)| RangeSet::ranges(set).iter().map(move |range| (i, range));
+    let rows: Vec<(usize, &Range)> = config.sets.iter().enumerate().flat_map(of_set).collect();
+    Table::of(&rows)
+        .number("SET", |(set, _)| cell(set))
+        .whole("SUBNET", |(_, range)| cell(range.subnet()))
+        .whole("FIRST", |(_, range)| cell(range.bounds().first))
+        .whole("LAST", |(_, range)| cell(range.bounds().last))
+        .number("SIZE", |(_, range)| cell(count(size(range))))
+        .whole("GATEWAY", |(_, range)| range.gateway().map_or_else(|| cell("none"), cell))
+        .number("EXCLUDED", |(_, range)| cell(count(excluded(range))))
+        .render(&terminal.screen)
 }
 
 /// How many addresses a range gives out; all of IPv6 and one more would not fit, and no range is that.
 pub fn size(range: &Range) -> u128 {
-    range.spans().iter().map(|span| length(*span)).fold(0, u128::saturating_add)
+    range.spans().iter().map(|span| span.size()).fold(0, u128::saturating_add)
 }
 
 /// How many of its addresses `exclude` leaves out, the gateway not counted.
 pub fn excluded(range: &Range) -> u128 {
     let gateway = range.gateway().filter(|g| range.contains(*g));
     let kept = size(range).saturating_add(u128::from(gateway.is_some()));
-    length(range.bounds()).saturating_sub(kept)
-}
-
-fn length(span: Span) -> u128 {
-    (span.last.bits() - span.first.bits()).saturating_add(1)
+    range.bounds().size().saturating_sub(kept)
 }

@@ -19,8 +19,8 @@ use crate::alloc::Holder;
 use crate::error::shown_network;
 use crate::model::Kind;
 use crate::net::{Addr, Family, Span, Subnet};
-use crate::telemetry::usage::{Extent, len};
-use picture::{Count, Frame, LEGEND, Look, Mark, Order, Picture, Space, draw};
+use crate::telemetry::usage::Extent;
+use picture::{Count, Frame, LEGEND, Look, Mark, Picture, Space, draw};
 
 /// Draw a network, or a piece of the address space: a cell for each address, or for each block.
 ///
@@ -34,9 +34,6 @@ pub struct Map {
     /// Draw this prefix alone
     #[arg(long, value_name = "CIDR", value_parser = subnet)]
     zoom: Option<Subnet>,
-    /// How the addresses run through the picture
-    #[arg(long, value_enum, default_value_t, value_name = "ORDER")]
-    order: Order,
     /// Columns [default: the terminal's, else 80]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
     width: Option<u16>,
@@ -93,7 +90,7 @@ impl Map {
             let frame = self.frame(terminal);
             let picture = draw(&space, &frame);
             if self.json {
-                shapes.push(Shape::new(whole, &space, &picture, self.order));
+                shapes.push(Shape::new(whole, &space, &picture));
                 continue;
             }
             if i > 0 {
@@ -114,8 +111,7 @@ impl Map {
         Frame {
             width: self.width.map_or(found, usize::from),
             height: self.height.map_or(lines, usize::from).saturating_sub(OTHER_LINES).max(1),
-            order: self.order,
-            colour: screen.colour,
+            color: screen.colour,
             unicode: screen.unicode,
         }
     }
@@ -183,7 +179,7 @@ fn pieces(known: &Known) -> Vec<Subnet> {
         let ranges: Vec<Span> =
             known.extents.iter().map(|e| e.range).filter(|r| r.first.family() == family).collect();
         let mut apart: Vec<Subnet> =
-            ranges.iter().map(|range| enclosing(range.first, range.last)).collect();
+            ranges.iter().map(|range| range.first.enclosing(range.last)).collect();
         apart.sort_by_key(|s| (s.first(), s.len()));
         apart.dedup();
         let of_family = || known.marks.iter().map(|(a, _)| *a).filter(|a| a.family() == family);
@@ -193,22 +189,15 @@ fn pieces(known: &Known) -> Vec<Subnet> {
             _ => of_family().min().zip(of_family().max()),
         };
         let Some((first, last)) = bounds else { continue };
-        let together = enclosing(first, last);
-        let room = apart.iter().map(|s| len(Span::from(*s))).fold(0_u128, u128::saturating_add);
-        if apart.len() < 2 || len(together.into()) / 4 <= room {
+        let together = first.enclosing(last);
+        let room = apart.iter().map(|s| Span::from(*s).size()).fold(0_u128, u128::saturating_add);
+        if apart.len() < 2 || Span::from(together).size() / 4 <= room {
             pieces.push(together);
         } else {
             pieces.append(&mut apart);
         }
     }
     pieces
-}
-
-/// The smallest prefix with both addresses.
-fn enclosing(first: Addr, last: Addr) -> Subnet {
-    let differ = first.bits() ^ last.bits();
-    let host = u8::try_from(128 - differ.leading_zeros()).unwrap_or(128);
-    first.prefix(first.family().bits().saturating_sub(host))
 }
 
 /// What of a prefix is worth a picture: all of it, or, where that is too much for anyone, the
@@ -221,20 +210,20 @@ fn inhabited(whole: Subnet, marks: &[(Addr, Mark)]) -> Subnet {
         return whole;
     }
     // Not less than 256 addresses.
-    let len = enclosing(first, last).len().min(bits - 8).max(whole.len());
+    let len = first.enclosing(last).len().min(bits - 8).max(whole.len());
     Subnet::masked(first, len).unwrap_or(whole)
 }
 
 fn space(subnet: Subnet, known: &Known) -> Space {
     let mut bounds: Vec<Span> = known.extents.iter().map(|e| e.range).collect();
-    let mut gives: Vec<Span> = known.extents.iter().flat_map(|e| e.gives.clone()).collect();
+    let mut allocatable: Vec<Span> = known.extents.iter().flat_map(|e| e.gives.clone()).collect();
     if bounds.is_empty() {
         bounds.push(subnet.into());
-        gives.push(subnet.into());
+        allocatable.push(subnet.into());
     }
     let inside = |(addr, _): &&(Addr, Mark)| subnet.contains(*addr);
     let marks = known.marks.iter().filter(inside).copied().collect();
-    Space { subnet, gives: union(gives), bounds: union(bounds), marks }
+    Space { subnet, allocatable: union(allocatable), bounds: union(bounds), marks }
 }
 
 /// The same addresses, each in one span only.
@@ -262,7 +251,7 @@ fn show(
     let out = &mut *terminal.stdout;
     let sum =
         |of: fn(&Count) -> u128| picture.counts.values().map(of).fold(0, u128::saturating_add);
-    let (used, size) = (sum(|c| c.used), sum(|c| c.gives));
+    let (used, size) = (sum(|c| c.used), sum(|c| c.allocatable));
     let name = screen.paint(Tone::Head, &format!("{title}, {}", space.subnet));
     writeln!(out, "{name}: {} of {} leased", count(used), count(size))?;
     for line in &picture.lines {
@@ -270,11 +259,8 @@ fn show(
     }
     let single = picture.cell == space.subnet.family().bits();
     let cell = if single { "an address".to_owned() } else { format!("a /{}", picture.cell) };
-    let way = match frame.order {
-        Order::Hilbert => "a Hilbert curve from the top left to the top right",
-        Order::Rows => "rows",
-    };
-    writeln!(out, "{}", screen.paint(Tone::Dim, &format!("a cell is {cell}, in {way}")))?;
+    let way = format!("a cell is {cell}, in a Hilbert curve from the top left to the top right");
+    writeln!(out, "{}", screen.paint(Tone::Dim, &way))?;
     if space.subnet != whole {
         let drawn = space.subnet;
         writeln!(
@@ -297,7 +283,6 @@ fn show(
 struct Shape {
     space: String,
     drawn: String,
-    order: &'static str,
     columns: usize,
     cell_prefix: u8,
     cells: Vec<Cell>,
@@ -312,29 +297,25 @@ struct Cell {
     reserved: u128,
     gateway: u128,
     cooling: u128,
-    /// What can be given out, taken or not.
+    /// What can be allocated, in use or not.
     size: u128,
     excluded: u128,
 }
 
 impl Shape {
-    fn new(whole: Subnet, space: &Space, picture: &Picture, order: Order) -> Shape {
+    fn new(whole: Subnet, space: &Space, picture: &Picture) -> Shape {
         let cell = |(index, c): (&usize, &Count)| Cell {
             block: picture.block(space.subnet, *index),
             used: c.used,
             reserved: c.reserved,
             gateway: c.gateway,
             cooling: c.cooling,
-            size: c.gives,
-            excluded: c.within.saturating_sub(c.gives),
+            size: c.allocatable,
+            excluded: c.within.saturating_sub(c.allocatable),
         };
         Shape {
             space: whole.to_string(),
             drawn: space.subnet.to_string(),
-            order: match order {
-                Order::Hilbert => "hilbert",
-                Order::Rows => "rows",
-            },
             columns: picture.columns,
             cell_prefix: picture.cell,
             cells: picture.counts.iter().map(cell).collect(),
@@ -359,7 +340,7 @@ mod tests {
             ("fd00::1", "fd00::ffff", "fd00::/112"),
             ("::", "ffff::", "::/0"),
         ] {
-            assert_eq!(enclosing(addr(first), addr(last)).to_string(), net);
+            assert_eq!(addr(first).enclosing(addr(last)).to_string(), net);
         }
     }
 

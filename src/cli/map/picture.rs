@@ -1,37 +1,25 @@
-//! A piece of the address space as a picture of characters.
+//! A piece of the address space as a picture of characters, along a Hilbert curve: addresses that are near in
+//! number are near in the picture, and a prefix is a square.
 //!
-//! Owns: which cell an address falls in, what a cell shows, both orders. Does not own: where the
-//! addresses come from.
 //! Invariant: the work grows with the number of marks and of cells, never with that of addresses.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use anstyle::{Ansi256Color, Color, Style};
-use clap::ValueEnum;
 
 use crate::net::{Addr, Span, Subnet};
-
-/// How the addresses run through the picture.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Order {
-    /// Along a Hilbert curve: what is near in number is near in the picture, and a prefix is a square
-    #[default]
-    Hilbert,
-    /// Row by row, each with its first address
-    Rows,
-}
 
 /// What is at one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mark {
     /// A lease.
     Used,
-    /// Set aside.
+    /// Reserved.
     Reserved,
     /// A gateway, leased to nobody.
     Gateway,
-    /// Freed, and kept back.
+    /// Cooling down.
     Cooling,
 }
 
@@ -40,9 +28,9 @@ pub enum Mark {
 pub struct Space {
     /// The piece of the address space.
     pub subnet: Subnet,
-    /// What can be given out in it.
-    pub gives: Vec<Span>,
-    /// First to last address of each range: what of it cannot be given out is excluded.
+    /// What can be allocated of it.
+    pub allocatable: Vec<Span>,
+    /// First to last address of each range: what of it is not allocatable is excluded.
     pub bounds: Vec<Span>,
     /// What is known of single addresses, each at most once.
     pub marks: Vec<(Addr, Mark)>,
@@ -55,12 +43,18 @@ pub struct Frame {
     pub width: usize,
     /// Lines.
     pub height: usize,
-    /// By which way.
-    pub order: Order,
-    /// Colours tell the states; else characters do.
-    pub colour: bool,
+    /// Colors show the states; else characters do.
+    pub color: bool,
     /// Block characters can be shown.
     pub unicode: bool,
+}
+
+impl Frame {
+    /// Rows of cells in a line: two where a character shows the upper one in its color and the lower one in
+    /// its ground's. Else a cell is two characters wide.
+    fn rows_in_line(&self) -> usize {
+        if self.color && self.unicode { 2 } else { 1 }
+    }
 }
 
 /// What one cell stands for.
@@ -68,14 +62,14 @@ pub struct Frame {
 pub struct Count {
     /// Leased.
     pub used: u128,
-    /// Set aside.
+    /// Reserved.
     pub reserved: u128,
     /// Gateways.
     pub gateway: u128,
-    /// Kept back.
+    /// Cooling down.
     pub cooling: u128,
-    /// What can be given out, taken or not.
-    pub gives: u128,
+    /// What can be allocated, in use or not.
+    pub allocatable: u128,
     /// What lies between the bounds of a range.
     pub within: u128,
 }
@@ -119,7 +113,7 @@ impl Picture {
 pub enum Look {
     /// In no range.
     Outside,
-    /// Can be given out, and nothing of it is.
+    /// Allocatable, and nothing of it is in use.
     Free,
     /// Less than a third is leased.
     Few,
@@ -129,13 +123,13 @@ pub enum Look {
     Most,
     /// All that can be.
     Full,
-    /// Set aside.
+    /// Reserved.
     Reserved,
     /// A gateway's.
     Gateway,
-    /// Kept back.
+    /// Cooling down.
     Cooling,
-    /// Never given out: excluded, or the gateway that a configuration names.
+    /// Never allocated: excluded, or the gateway that a configuration names.
     Excluded,
 }
 
@@ -156,11 +150,11 @@ pub const LEGEND: [(Look, &str); 10] = [
 impl Look {
     fn of(count: &Count) -> Look {
         // What a reservation takes out of a range is no share of what can be leased.
-        let leasable = count.gives.saturating_sub(count.reserved);
+        let leasable = count.allocatable.saturating_sub(count.reserved);
         match count.used {
             0 if count.reserved > 0 => Look::Reserved,
             0 if count.cooling > 0 => Look::Cooling,
-            0 if count.gives > 0 => Look::Free,
+            0 if count.allocatable > 0 => Look::Free,
             0 if count.gateway > 0 => Look::Gateway,
             0 if count.within > 0 => Look::Excluded,
             0 => Look::Outside,
@@ -171,7 +165,7 @@ impl Look {
         }
     }
 
-    /// The character that tells it where no colour does.
+    /// The character that shows it where no color does.
     pub fn glyph(self, unicode: bool) -> char {
         let (block, plain) = match self {
             Look::Full => ('\u{2588}', '#'),
@@ -188,8 +182,8 @@ impl Look {
         if unicode { block } else { plain }
     }
 
-    /// Its colour, of the 256 that terminals share.
-    pub const fn colour(self) -> u8 {
+    /// Its color, of the 256 that terminals share.
+    pub const fn color(self) -> u8 {
         match self {
             Look::Outside => 233,
             Look::Free => 240,
@@ -204,25 +198,24 @@ impl Look {
         }
     }
 
-    /// The sample in the legend.
+    /// A cell of it, for the legend.
     pub fn sample(self, frame: &Frame) -> String {
-        if !frame.colour {
-            return self.glyph(frame.unicode).to_string();
+        if frame.rows_in_line() == 1 {
+            return line(&[vec![self]], frame);
         }
-        let glyph = if frame.unicode { '\u{2588}' } else { self.glyph(false) };
         let style = foreground(self);
-        format!("{style}{glyph}{style:#}")
+        format!("{style}\u{2588}{style:#}")
     }
 }
 
 fn foreground(look: Look) -> Style {
-    Style::new().fg_color(Some(Color::Ansi256(Ansi256Color(look.colour()))))
+    Style::new().fg_color(Some(Color::Ansi256(Ansi256Color(look.color()))))
 }
 
 /// Draws it.
 pub fn draw(space: &Space, frame: &Frame) -> Picture {
     let host = space.subnet.family().bits() - space.subnet.len();
-    let grid = Grid::fit(host, space.subnet, frame);
+    let grid = Grid::fit(host, frame);
     let cell = space.subnet.len() + grid.bits;
     let counts = grid.count(space);
     let looks: Vec<Vec<Look>> = (0..grid.rows)
@@ -232,19 +225,7 @@ pub fn draw(space: &Space, frame: &Frame) -> Picture {
                 .collect()
         })
         .collect();
-    let lines = if frame.order == Order::Rows {
-        let label = |y: usize| grid.first(space.subnet, grid.index(0, y));
-        let labels: Vec<String> = (0..grid.rows).map(label).collect();
-        let widest = labels.iter().map(String::len).max().unwrap_or(0);
-        let line = |(label, row): (&String, &Vec<Look>)| {
-            format!("{label:>widest$} {}", characters(row, 1, frame))
-        };
-        labels.iter().zip(&looks).map(line).collect()
-    } else if frame.colour && frame.unicode {
-        looks.chunks(2).map(halves).collect()
-    } else {
-        looks.iter().map(|row| characters(row, 2, frame)).collect()
-    };
+    let lines = looks.chunks(frame.rows_in_line()).map(|rows| line(rows, frame)).collect();
     Picture { cell, columns: grid.columns, counts, lines }
 }
 
@@ -256,7 +237,6 @@ struct Grid {
     inner: u8,
     columns: usize,
     rows: usize,
-    order: Order,
 }
 
 /// So many cells are enough for any screen.
@@ -264,45 +244,22 @@ const MOST_BITS: u8 = 16;
 
 impl Grid {
     /// As many cells as there is room for, and no more than addresses.
-    fn fit(host: u8, subnet: Subnet, frame: &Frame) -> Grid {
+    fn fit(host: u8, frame: &Frame) -> Grid {
         let floor = |n: usize| u8::try_from(n.max(1).ilog2()).unwrap_or(0);
-        let most = host.min(MOST_BITS);
-        let (bits, across) = match frame.order {
-            Order::Rows => {
-                let label = subnet.last().to_string().len().max(subnet.first().to_string().len());
-                let across = floor(frame.width.saturating_sub(label + 1)).min(most);
-                ((across + floor(frame.height)).min(most), across)
-            }
-            Order::Hilbert => {
-                // A cell is half a character high, or two characters wide.
-                let halves = frame.colour && frame.unicode;
-                let (wide, high) = if halves { (1, 2) } else { (2, 1) };
-                let (across, down) = (floor(frame.width / wide), floor(frame.height * high));
-                // Squares, or two of them side by side.
-                let bits = if across > down { 2 * down + 1 } else { 2 * across };
-                let bits = bits.min(most);
-                (bits, bits.div_ceil(2))
-            }
-        };
-        let columns = 1 << across;
-        Grid { bits, inner: host - bits, columns, rows: 1 << (bits - across), order: frame.order }
+        let high = frame.rows_in_line();
+        let wide = if high == 1 { 2 } else { 1 };
+        let (across, down) = (floor(frame.width / wide), floor(frame.height * high));
+        // Squares, or two of them side by side.
+        let bits = if across > down { 2 * down + 1 } else { 2 * across };
+        let bits = bits.min(host).min(MOST_BITS);
+        let across = bits.div_ceil(2);
+        Grid { bits, inner: host - bits, columns: 1 << across, rows: 1 << (bits - across) }
     }
 
     /// The place in the address space of a cell.
     fn index(&self, x: usize, y: usize) -> usize {
-        match self.order {
-            Order::Rows => y * self.columns + x,
-            Order::Hilbert => {
-                let side = self.rows;
-                side * side * (x / side) + along(side, x % side, y)
-            }
-        }
-    }
-
-    fn first(&self, subnet: Subnet, index: usize) -> String {
-        let offset = u128::try_from(index).unwrap_or(0).checked_shl(u32::from(self.inner));
-        let bits = subnet.first().bits() + offset.unwrap_or(0);
-        Addr::from_bits(subnet.family(), bits).map(|a| a.to_string()).unwrap_or_default()
+        let side = self.rows;
+        side * side * (x / side) + along(side, x % side, y)
     }
 
     fn cell_of(&self, subnet: Subnet, addr: Addr) -> usize {
@@ -322,7 +279,7 @@ impl Grid {
             };
             *number += 1;
         }
-        self.spread(space, &space.gives, &mut counts, |count| &mut count.gives);
+        self.spread(space, &space.allocatable, &mut counts, |count| &mut count.allocatable);
         self.spread(space, &space.bounds, &mut counts, |count| &mut count.within);
         counts
     }
@@ -371,40 +328,28 @@ fn along(side: usize, mut x: usize, mut y: usize) -> usize {
     distance
 }
 
-/// A row of cells, each of them `wide` characters.
-fn characters(row: &[Look], wide: usize, frame: &Frame) -> String {
+/// A line of the picture: a row of cells, or two.
+fn line(rows: &[Vec<Look>], frame: &Frame) -> String {
+    let below = |x: usize| rows.get(1).map(|row| row[x]);
+    let cells: Vec<(Look, Option<Look>)> =
+        rows[0].iter().enumerate().map(|(x, look)| (*look, below(x))).collect();
     let mut out = String::new();
-    for run in row.chunk_by(|a, b| a == b) {
-        let look = run[0];
-        let text: String =
-            std::iter::repeat_n(look.glyph(frame.unicode), run.len() * wide).collect();
-        if frame.colour && look != Look::Outside {
-            let style = foreground(look);
+    for run in cells.chunk_by(|a, b| a == b) {
+        let (look, below) = run[0];
+        let (glyph, wide) = match frame.rows_in_line() {
+            1 => (look.glyph(frame.unicode), 2),
+            _ => ('\u{2580}', 1),
+        };
+        let text = glyph.to_string().repeat(run.len() * wide);
+        if frame.color && glyph != ' ' {
+            let ground = below.map(|look| Color::Ansi256(Ansi256Color(look.color())));
+            let style = foreground(look).bg_color(ground);
             let _ = write!(out, "{style}{text}{style:#}");
         } else {
             out += &text;
         }
     }
     out.trim_end().to_owned()
-}
-
-/// Two rows of cells in one line: the upper one is the characters' colour, the lower the ground's.
-fn halves(rows: &[Vec<Look>]) -> String {
-    let mut out = String::new();
-    let upper = &rows[0];
-    let cells: Vec<(Look, Option<Look>)> = upper
-        .iter()
-        .enumerate()
-        .map(|(x, look)| (*look, rows.get(1).and_then(|row| row.get(x)).copied()))
-        .collect();
-    for run in cells.chunk_by(|a, b| a == b) {
-        let (upper, lower) = run[0];
-        let ground = lower.map(|look| Color::Ansi256(Ansi256Color(look.colour())));
-        let style = foreground(upper).bg_color(ground);
-        let text: String = std::iter::repeat_n('\u{2580}', run.len()).collect();
-        let _ = write!(out, "{style}{text}{style:#}");
-    }
-    out
 }
 
 #[cfg(test)]
@@ -420,21 +365,20 @@ mod tests {
         Span::new(first.parse().unwrap(), last.parse().unwrap()).unwrap()
     }
 
-    const FRAME: Frame =
-        Frame { width: 80, height: 16, order: Order::Rows, colour: false, unicode: false };
+    const FRAME: Frame = Frame { width: 80, height: 16, color: false, unicode: false };
 
     fn space(net: &str, marks: &[(&str, Mark)]) -> Space {
         let subnet = subnet(net);
         Space {
             subnet,
-            gives: vec![crate::net::hosts(subnet)],
+            allocatable: vec![crate::net::hosts(subnet)],
             bounds: vec![Span::from(subnet)],
             marks: marks.iter().map(|(a, m)| (a.parse().unwrap(), *m)).collect(),
         }
     }
 
     #[test]
-    fn rows_of_single_addresses() {
+    fn single_addresses() {
         let mut space = space(
             "10.0.0.0/28",
             &[
@@ -444,11 +388,11 @@ mod tests {
                 ("10.0.0.1", Mark::Gateway),
             ],
         );
-        space.gives = vec![span("10.0.0.2", "10.0.0.8")];
+        space.allocatable = vec![span("10.0.0.2", "10.0.0.8")];
         space.bounds = vec![span("10.0.0.1", "10.0.0.9")];
         let picture = draw(&space, &FRAME);
         assert_eq!(picture.cell, 32);
-        assert_eq!(picture.lines, ["10.0.0.0  G#R~....x"]);
+        assert_eq!(picture.lines, ["  GG", "RR##", "~~....", "....xx"]);
     }
 
     #[test]
@@ -473,17 +417,14 @@ mod tests {
         let more = ["::/0", "8000::/1", "fd00::/63", "fd00::/64", "fd00::/127", "fd00::1/128"];
         for net in nets.iter().chain(&more) {
             for (width, height) in [(1, 1), (7, 3), (80, 18), (200, 44), (10_000, 10_000)] {
-                for order in [Order::Hilbert, Order::Rows] {
-                    for (colour, unicode) in [(false, false), (true, true), (true, false)] {
-                        let frame = Frame { width, height, order, colour, unicode };
-                        let first = subnet(net).first().to_string();
-                        let picture = draw(&space(net, &[(&first, Mark::Used)]), &frame);
-                        assert!(picture.lines.len() <= height, "{net} {frame:?}");
-                        assert!(picture.counts.values().map(|c| c.used).sum::<u128>() == 1);
-                        let plain = anstream::adapter::strip_str(&picture.lines[0]).to_string();
-                        let room = width.max(if order == Order::Rows { 42 } else { 2 });
-                        assert!(plain.chars().count() <= room, "{net} {frame:?} {plain:?}");
-                    }
+                for (color, unicode) in [(false, false), (true, true), (true, false)] {
+                    let frame = Frame { width, height, color, unicode };
+                    let first = subnet(net).first().to_string();
+                    let picture = draw(&space(net, &[(&first, Mark::Used)]), &frame);
+                    assert!(picture.lines.len() <= height, "{net} {frame:?}");
+                    assert!(picture.counts.values().map(|c| c.used).sum::<u128>() == 1);
+                    let plain = anstream::adapter::strip_str(&picture.lines[0]).to_string();
+                    assert!(plain.chars().count() <= width.max(2), "{net} {frame:?} {plain:?}");
                 }
             }
         }
@@ -491,7 +432,7 @@ mod tests {
 
     #[test]
     fn the_shade_of_a_block_is_its_fill() {
-        let full = Count { used: 6, gives: 6, within: 6, ..Count::default() };
+        let full = Count { used: 6, allocatable: 6, within: 6, ..Count::default() };
         for (used, look) in [(0, Look::Free), (1, Look::Few), (2, Look::Half), (4, Look::Most)] {
             assert_eq!(Look::of(&Count { used, ..full }), look, "{used}");
         }
@@ -502,13 +443,13 @@ mod tests {
 
     #[test]
     fn two_cells_share_a_character() {
-        let frame = Frame { order: Order::Hilbert, colour: true, unicode: true, ..FRAME };
+        let frame = Frame { color: true, unicode: true, ..FRAME };
         let picture = draw(&space("10.0.0.0/28", &[("10.0.0.3", Mark::Used)]), &frame);
         assert_eq!((picture.columns, picture.lines.len()), (4, 2));
         let plain = anstream::adapter::strip_str(&picture.lines[0]).to_string();
         assert_eq!(plain, "\u{2580}".repeat(4));
         // Its upper or its lower half.
-        let full = format!("8;5;{}m", Look::Full.colour());
+        let full = format!("8;5;{}m", Look::Full.color());
         assert!(picture.lines[0].contains(&full), "{:?}", picture.lines);
     }
 }

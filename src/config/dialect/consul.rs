@@ -6,17 +6,17 @@
 
 use super::native;
 use crate::config::error::ConfigError;
-use crate::config::netconf::{Netconf, Rules, named};
+use crate::config::netconf::{DialectRules, Netconf, network_name};
 use crate::config::{Cleanup, Config, Dialect, Inputs, cluster};
 use crate::model::NetworkName;
 
 /// Claimed by any of its three keys.
-pub const RULES: Rules = Rules {
+pub const RULES: DialectRules = DialectRules {
     dialect: Dialect::Consul,
-    claims: |ipam| ["consul_addr", "consul_port", "dc"].iter().any(|key| ipam.has(key)),
+    claims: cluster::has_consul_keys,
     name: |name| match name {
         None | Some("") => Ok(NetworkName::unnamed()),
-        Some(name) => named(name),
+        Some(name) => network_name(name),
     },
     config,
     cleanup,
@@ -32,9 +32,9 @@ fn config(conf: &Netconf, inputs: &Inputs) -> Result<Config, ConfigError> {
             "missing field \"subnet\" in IPAM configuration; give ipam.subnet, as 203.0.113.0/24",
         ));
     }
-    native::build(conf, inputs, Dialect::Consul)
+    native::config(conf, inputs, Dialect::Consul)
 }
 
 fn cleanup(conf: &Netconf, inputs: &Inputs) -> Cleanup {
-    native::tidy(conf, inputs, Dialect::Consul)
+    native::cleanup(conf, inputs, Dialect::Consul)
 }

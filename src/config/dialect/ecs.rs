@@ -2,72 +2,55 @@
 //!
 //! Owns: its keys and rules, in its order and, from the cause on, its words. Does not own: how a
 //! gateway is recorded. Differs from the original where that is at fault: host bits of a subnet
-//! are ignored, so the default gateway is the first host; IPv4 /0 is refused.
+//! are ignored, so the default gateway is the first host; IPv4 /0 and a route without `dst` are refused.
 //! Invariant: an address or gateway that comes out lies in its subnet and is neither the network
 //! nor the broadcast address.
 
+use ipnet::IpNet;
+
+use super::host_local::destination;
 use crate::alloc::{Cooldown, OnDuplicate, Requested, Strategy};
-use crate::config::args;
 use crate::config::args::Args;
-use crate::config::cidr::{Cidr, addr, addr_with_or_without_prefix, bad_cidr, cidr};
+use crate::config::cidr::{Cidr, addr, bad_cidr, cidr};
 use crate::config::error::{ConfigError, Warning};
 use crate::config::fields::Fields;
-use crate::config::netconf::{Netconf, Rules, attachment};
-use crate::config::place::Place;
+use crate::config::locations::Locations;
+use crate::config::netconf::{DialectRules, Netconf, attachment};
 use crate::config::{Cleanup, Config, Dialect, Dns, Inputs, Route, keys};
-use crate::model::{NetworkName, Origin, Owner, SetName};
-use crate::net::{Addr, Family, GatewaySpec, Range, RangeSet, RangeSpec, Subnet};
+use crate::model::{NetworkName, Owner, SetName};
+use crate::net::{Addr, Family, GatewaySpec, Range, RangeSet, RangeSpec, Subnet, parse_addr};
 
 /// Claimed by a key of one family, or by `id` where no range is written host-local's way.
-pub const RULES: Rules = Rules {
+pub const RULES: DialectRules = DialectRules {
     dialect: Dialect::Ecs,
     claims: |ipam| {
-        let own = |half: &Half| half.all().iter().any(|key| ipam.has(key));
+        let keys = ["subnet", "address", "gateway", "routes"];
+        let own = |family: &FamilyKeys| keys.iter().any(|key| ipam.has(&family.key(key)));
         let native = ["subnet", "ranges", "rangeStart", "rangeEnd"];
-        HALVES.iter().any(own) || ipam.get("id").is_some() && !native.iter().any(|k| ipam.has(k))
+        FAMILIES.iter().any(own) || ipam.get("id").is_some() && !native.iter().any(|k| ipam.has(k))
     },
     name: |_| Ok(NetworkName::ecs()),
     config,
     cleanup,
 };
 
-/// The keys of one family.
-struct Half {
+/// One family's keys, which begin with its word.
+struct FamilyKeys {
     family: Family,
     word: &'static str,
-    subnet: &'static str,
-    address: &'static str,
-    gateway: &'static str,
-    routes: &'static str,
     /// Longest prefix that leaves an address to give.
     longest: u8,
 }
 
-impl Half {
-    const fn all(&self) -> [&'static str; 4] {
-        [self.subnet, self.address, self.gateway, self.routes]
+impl FamilyKeys {
+    fn key(&self, name: &str) -> String {
+        format!("{}-{name}", self.word)
     }
 }
 
-const HALVES: [Half; 2] = [
-    Half {
-        family: Family::V4,
-        word: "ipv4",
-        subnet: "ipv4-subnet",
-        address: "ipv4-address",
-        gateway: "ipv4-gateway",
-        routes: "ipv4-routes",
-        longest: 30,
-    },
-    Half {
-        family: Family::V6,
-        word: "ipv6",
-        subnet: "ipv6-subnet",
-        address: "ipv6-address",
-        gateway: "ipv6-gateway",
-        routes: "ipv6-routes",
-        longest: 126,
-    },
+const FAMILIES: [FamilyKeys; 2] = [
+    FamilyKeys { family: Family::V4, word: "ipv4", longest: 30 },
+    FamilyKeys { family: Family::V6, word: "ipv6", longest: 126 },
 ];
 
 /// `id`; an empty one is absent.
@@ -85,20 +68,20 @@ fn owner(id: Option<&str>, inputs: &Inputs) -> Option<Owner> {
 fn config(conf: &Netconf, inputs: &Inputs) -> Result<Config, ConfigError> {
     let mut warnings = Vec::new();
     let ipam = conf.ipam()?;
-    keys::warn_of_near(&ipam, keys::IPAM, &mut warnings);
+    keys::warn_of_typos(&ipam, keys::IPAM, &mut warnings);
     if ipam.flag("define").unwrap_or(true) {
         let text = "ipam.define does nothing with ecs-ipam's keys";
         warnings.push(Warning::new("ipam.define", text));
     }
-    let place = Place { ipam: &ipam, inputs, dialect: Dialect::Ecs };
+    let locations = Locations { ipam: &ipam, inputs, dialect: Dialect::Ecs };
     let id = id(&ipam)?;
     let (mut sets, mut wanted, mut routes) = (Vec::new(), Vec::new(), Vec::new());
-    for half in &HALVES {
-        if let Some((set, address)) = range_set(&ipam, half)? {
+    for family in &FAMILIES {
+        if let Some((set, address)) = range_set(&ipam, family)? {
             sets.push(set);
             wanted.extend(address);
         }
-        echo(&ipam, half, &mut routes)?;
+        push_routes(&ipam, family, &mut routes)?;
     }
     if sets.is_empty() {
         return Err(ConfigError::invalid(
@@ -118,40 +101,32 @@ fn config(conf: &Netconf, inputs: &Inputs) -> Result<Config, ConfigError> {
         sticky: false,
         on_duplicate: OnDuplicate::Same,
         claim_gateways: true,
-        origin: Origin {
-            attachment: attachment(&network, inputs),
-            netns: None,
-            pod: args.pod(),
-            mac: args::mac(&conf.root(), &args),
-            endpoint: None,
-            note: None,
-            holder: None,
-        },
+        origin: args.origin(&conf.root(), attachment(&network, inputs)),
         define: None,
         routes,
         dns: Dns::default(),
-        store: place.store(&mut warnings)?,
+        store: locations.store(&mut warnings)?,
         legacy_dir: None,
-        log: place.log(&mut warnings)?,
+        log: locations.log(&mut warnings)?,
         network,
         warnings,
     })
 }
 
 fn cleanup(conf: &Netconf, inputs: &Inputs) -> Cleanup {
-    let ipam = conf.ipam_anyway();
-    let place = Place { ipam: &ipam, inputs, dialect: Dialect::Ecs };
-    let address = |half: &Half| addr_with_or_without_prefix(ipam.text(half.address).ok()??);
+    let ipam = conf.ipam_or_empty();
+    let locations = Locations { ipam: &ipam, inputs, dialect: Dialect::Ecs };
+    let address = |family: &FamilyKeys| parse_addr(ipam.text(&family.key("address")).ok()??);
     let network = NetworkName::ecs();
     Cleanup {
         dialect: Dialect::Ecs,
         set: SetName(network.to_string()),
         owner: owner(id(&ipam).ok().flatten(), inputs),
-        addrs: HALVES.iter().filter_map(address).collect(),
+        addrs: FAMILIES.iter().filter_map(address).collect(),
         rewind: true,
-        store: place.store_anyway(),
+        store: locations.store_or_default(),
         legacy_dir: None,
-        log: place.log_anyway(),
+        log: locations.log_or_default(),
         network,
     }
 }
@@ -159,84 +134,81 @@ fn cleanup(conf: &Netconf, inputs: &Inputs) -> Cleanup {
 /// One family's range and the address asked for; nothing without a subnet.
 fn range_set(
     ipam: &Fields,
-    half: &Half,
+    family: &FamilyKeys,
 ) -> Result<Option<(RangeSet, Option<Requested>)>, ConfigError> {
-    let address = ipam.get(half.address).map(|node| cidr(&node)).transpose()?;
-    let gateway = addr(ipam, half.gateway)?;
-    let Some(node) = ipam.get_or_null(half.subnet) else {
+    let address = ipam.get(&family.key("address")).map(|node| cidr(&node)).transpose()?;
+    let gateway = addr(ipam, &family.key("gateway"))?;
+    let Some(node) = ipam.get_or_null(&family.key("subnet")) else {
         return Ok(None);
     };
     if node.is_null() {
         return Err(bad_cidr("", node.path()));
     }
-    let subnet = subnet(cidr(&node)?, half).map_err(|e| e.at(node.path()))?;
-    if let Some(address) = address {
-        verify(address.addr(), address.family(), subnet, half, "address", "ip")
-            .map_err(|e| e.at(ipam.way_to(half.address)))?;
+    let subnet = subnet(cidr(&node)?, family).map_err(|e| e.at(node.path()))?;
+    if let Some(Cidr { net, mapped }) = address {
+        verify(net.addr().into(), mapped, subnet.into(), family, "address", "ip")
+            .map_err(|e| e.at(ipam.path_of(&family.key("address"))))?;
     }
     if let Some(gateway) = gateway {
-        verify(gateway, Some(gateway.family()), subnet, half, "gateway", "gateway")
-            .map_err(|e| e.at(ipam.way_to(half.gateway)))?;
+        verify(gateway, false, subnet.into(), family, "gateway", "gateway")
+            .map_err(|e| e.at(ipam.path_of(&family.key("gateway"))))?;
     }
-    let range = Range::new(&RangeSpec {
-        addr: subnet.first(),
-        len: subnet.len(),
-        start: None,
-        end: None,
-        gateway: gateway.map_or(GatewaySpec::Default, GatewaySpec::At),
-        exclude: Vec::new(),
-    });
+    let gateway = gateway.map_or(GatewaySpec::Default, GatewaySpec::At);
+    let range = Range::new(&RangeSpec { gateway, ..RangeSpec::of(subnet) });
     let set = range
         .map_err(|e| e.to_string())
         .and_then(|range| RangeSet::new(vec![range]).map_err(|e| e.to_string()))
         .map_err(|e| ConfigError::invalid(e).within(node.path()).at(node.path()))?;
-    let wanted =
-        address.map(|address| Requested { addr: address.addr(), prefix: Some(address.len()) });
+    let wanted = address.map(|Cidr { net, .. }| Requested {
+        addr: net.addr().into(),
+        prefix: Some(net.prefix_len()),
+    });
     Ok(Some((set, wanted)))
 }
 
-fn subnet(cidr: Cidr, half: &Half) -> Result<Subnet, ConfigError> {
-    let Half { word, longest, .. } = half;
+/// The subnet without its host bits.
+fn subnet(Cidr { net, mapped }: Cidr, family: &FamilyKeys) -> Result<IpNet, ConfigError> {
+    let FamilyKeys { word, longest, .. } = family;
     let wrong = |why: &str| {
-        let key = half.subnet;
-        ConfigError::invalid(format!("invalid {word} subnet: {cidr}; ipam.{key} {why}"))
+        let key = family.key("subnet");
+        ConfigError::invalid(format!("invalid {word} subnet: {net}; ipam.{key} {why}"))
     };
-    if cidr.family() != Some(half.family) {
+    if mapped || Addr::from(net.addr()).family() != family.family {
         return Err(wrong("takes a prefix of that family"));
     }
-    if cidr.len() > *longest {
+    if net.prefix_len() > *longest {
         return Err(ConfigError::invalid(format!(
-            "no available ip in the subnet; ipam.{} is {cidr}, and the longest prefix that leaves \
+            "no available ip in the subnet; ipam.{} is {net}, and the longest prefix that leaves \
              an address is /{longest}",
-            half.subnet
+            family.key("subnet")
         )));
     }
-    if half.family == Family::V4 && cidr.len() == 0 {
+    if family.family == Family::V4 && net.prefix_len() == 0 {
         return Err(wrong("cannot be all of the family"));
     }
-    cidr.subnet().ok_or_else(|| wrong("is too long"))
+    Ok(net.trunc())
 }
 
 /// The rules for an address or gateway inside its subnet.
 fn verify(
     addr: Addr,
-    family: Option<Family>,
+    mapped: bool,
     subnet: Subnet,
-    half: &Half,
+    family: &FamilyKeys,
     key: &str,
     noun: &str,
 ) -> Result<(), ConfigError> {
-    let word = half.word;
-    let why = if family != Some(half.family) {
+    let word = family.word;
+    let why = if mapped || addr.family() != family.family {
         format!("invalid {word} {key}: {addr}; ipam.{word}-{key} takes one of that family")
     } else if !subnet.contains(addr) {
         format!(
             "ip {addr} is not within the subnet {subnet}; ipam.{word}-{key} must lie in ipam.{}",
-            half.subnet
+            family.key("subnet")
         )
-    } else if half.family == Family::V6 && addr == subnet.first() {
+    } else if family.family == Family::V6 && addr == subnet.first() {
         format!("{noun} specified is the network address: {addr}; choose another ipam.{word}-{key}")
-    } else if half.family == Family::V4 && (addr == subnet.first() || addr == subnet.last()) {
+    } else if family.family == Family::V4 && (addr == subnet.first() || addr == subnet.last()) {
         format!(
             "{noun} specified is reserved by default: {addr}; it is the network or broadcast \
              address of {subnet}, choose another ipam.{word}-{key}"
@@ -247,17 +219,19 @@ fn verify(
     Err(ConfigError::invalid(why))
 }
 
-/// What Go prints for a destination that is absent.
-const NO_DST: &str = "<nil>";
-
-/// The routes of one family's key, as they are written, of whichever family they are.
-fn echo(ipam: &Fields, half: &Half, routes: &mut Vec<Route>) -> Result<(), ConfigError> {
-    for item in ipam.list(half.routes)? {
+/// The routes of one family's key, as they are written, of whichever family they are. The original
+/// answers `<nil>` for a destination that is absent, which no reader of a result understands.
+fn push_routes(
+    ipam: &Fields,
+    family: &FamilyKeys,
+    routes: &mut Vec<Route>,
+) -> Result<(), ConfigError> {
+    for item in ipam.list(&family.key("routes"))? {
         let fields = item.fields()?;
-        let dst = fields.get("dst").map(|node| cidr(&node)).transpose()?;
+        let dst = destination(&fields)?;
         routes.push(Route {
-            dst: dst.map_or_else(|| NO_DST.to_owned(), |dst| dst.to_string()),
-            net: dst.and_then(Cidr::subnet),
+            dst: dst.net.to_string(),
+            net: Some(dst.net.into()),
             gw: addr(&fields, "gw")?,
             ..Route::default()
         });

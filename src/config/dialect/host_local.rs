@@ -13,6 +13,9 @@ use crate::net::{
     Addr, Family, GatewaySpec, Range, RangeError, RangeSet, RangeSpec, Span, check_disjoint,
 };
 
+/// The most ranges of one configuration, of all range sets together.
+const MOST_RANGES: usize = 1024;
+
 /// What ranges are made from.
 pub struct Sources<'a> {
     /// The whole configuration, for `runtimeConfig.ipRanges`.
@@ -53,9 +56,11 @@ pub fn range_sets(
         ["rangeStart", "rangeEnd", "gateway"].iter().find(|k| sources.ipam.has(k))
     {
         let text = format!("ipam.{key} does nothing without ipam.subnet");
-        warnings.push(Warning::new(sources.ipam.way_to(key), text));
+        warnings.push(Warning::new(sources.ipam.path_of(key), text));
     }
     drafts.extend(draft_sets(sources.ipam, "ranges", warnings)?);
+    let count = drafts.iter().map(Vec::len).sum();
+    ConfigError::bound(sources.ipam.path(), "ranges in its range sets", count, MOST_RANGES)?;
     if drafts.is_empty() {
         // They may well say where the ranges went.
         let mut text = vec!["no IP ranges specified; give ipam.subnet or ipam.ranges".to_owned()];
@@ -96,7 +101,7 @@ fn draft_sets<'a>(
         let mut drafts = Vec::new();
         for range in ranges {
             let fields = if range.is_null() { Fields::default() } else { range.fields()? };
-            keys::warn_of_near(&fields, keys::RANGE, warnings);
+            keys::warn_of_typos(&fields, keys::RANGE, warnings);
             drafts.push(draft(&fields)?);
         }
         sets.push(drafts);
@@ -132,18 +137,15 @@ fn range_set(
             let text = "IP <nil> not v4 nor v6; every range needs a subnet";
             return Err(ConfigError::invalid(text).at(draft.fields.path()));
         };
-        if subnet.mapped() {
+        if subnet.mapped {
             return Err(ConfigError::invalid(format!(
-                "IPNet IP and Mask version mismatch; write the IPv4 subnet as {subnet}"
+                "IPNet IP and Mask version mismatch; write the IPv4 subnet as {}",
+                subnet.net
             ))
-            .at(draft.fields.way_to("subnet")));
+            .at(draft.fields.path_of("subnet")));
         }
         let range = Range::new(&RangeSpec {
-            addr: match subnet.subnet() {
-                Some(masked) if sources.mask => masked.first(),
-                _ => subnet.addr(),
-            },
-            len: subnet.len(),
+            subnet: if sources.mask { subnet.net.trunc() } else { subnet.net },
             start: draft.start,
             end: draft.end,
             gateway: draft.gateway,
@@ -151,18 +153,18 @@ fn range_set(
         })
         .map_err(|e| {
             let key = match e {
-                RangeError::Length(..) | RangeError::HostBits { .. } => "subnet",
+                RangeError::HostBits { .. } => "subnet",
                 RangeError::Start(..) | RangeError::StartAfterDefaultEnd(..) => "rangeStart",
                 RangeError::End(..) => "rangeEnd",
             };
-            ConfigError::invalid(e.to_string()).at(draft.fields.way_to(key))
+            ConfigError::invalid(e.to_string()).at(draft.fields.path_of(key))
         })?;
         if let Some(gateway) = range.gateway().filter(|g| !range.subnet().contains(*g)) {
             let text = format!(
                 "the gateway {gateway} lies outside its subnet {}; containers cannot reach it directly",
                 range.subnet()
             );
-            warnings.push(Warning::new(draft.fields.way_to("gateway"), text));
+            warnings.push(Warning::new(draft.fields.path_of("gateway"), text));
         }
         ranges.push(range);
     }
@@ -177,20 +179,13 @@ pub fn routes(ipam: &Fields, warnings: &mut Vec<Warning>) -> Result<Vec<Route>, 
     let mut routes = Vec::new();
     for item in ipam.list("routes")? {
         let fields = item.fields()?;
-        keys::warn_of_near(&fields, keys::ROUTE, warnings);
-        let Some(dst) = fields.get("dst") else {
-            return Err(ConfigError::invalid(format!(
-                "{}.dst is missing; a route needs a destination, as 0.0.0.0/0",
-                fields.path()
-            ))
-            .at(fields.path()));
-        };
-        let dst = cidr(&dst)?;
+        keys::warn_of_typos(&fields, keys::ROUTE, warnings);
+        let dst = destination(&fields)?;
         // Go leaves a zero out of the answer, except where it can tell it from nothing.
         let positive = |name| Ok(fields.integer(name)?.filter(|n| *n != 0));
         routes.push(Route {
-            dst: dst.to_string(),
-            net: dst.subnet(),
+            dst: dst.net.to_string(),
+            net: Some(dst.net.into()),
             gw: addr(&fields, "gw")?,
             mtu: positive("mtu")?,
             advmss: positive("advmss")?,
@@ -200,4 +195,16 @@ pub fn routes(ipam: &Fields, warnings: &mut Vec<Warning>) -> Result<Vec<Route>, 
         });
     }
     Ok(routes)
+}
+
+/// A route's `dst`.
+pub fn destination(route: &Fields) -> Result<Cidr, ConfigError> {
+    let Some(dst) = route.get("dst") else {
+        return Err(ConfigError::invalid(format!(
+            "{}.dst is missing; a route needs a destination, as 0.0.0.0/0",
+            route.path()
+        ))
+        .at(route.path()));
+    };
+    cidr(&dst)
 }

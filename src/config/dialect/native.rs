@@ -11,30 +11,33 @@ use crate::config::args::Args;
 use crate::config::cidr::span;
 use crate::config::error::{ConfigError, Warning};
 use crate::config::fields::Fields;
-use crate::config::netconf::{Netconf, Rules, attachment, named};
-use crate::config::place::Place;
-use crate::config::raw::quote;
-use crate::config::{Cleanup, Config, Dialect, Inputs, define, dns, duration, keys, word};
-use crate::model::{NetworkName, Origin, Owner, SetName, StoreSpec};
+use crate::config::json::quote;
+use crate::config::locations::Locations;
+use crate::config::netconf::{DialectRules, Netconf, attachment, network_name};
+use crate::config::{Cleanup, Config, Dialect, Inputs, choice, define, dns, duration, keys};
+use crate::model::{NetworkName, Owner, SetName, StoreSpec};
 use crate::net::{Range, RangeSet, Span};
 
+/// The most entries of `exclude`.
+const MOST_EXCLUDED: usize = 4096;
+
 /// Whatever no other dialect claims.
-pub const RULES: Rules = Rules {
+pub const RULES: DialectRules = DialectRules {
     dialect: Dialect::Native,
     claims: |_| true,
-    name: |name| named(name.unwrap_or_default()),
-    config: |conf, inputs| build(conf, inputs, Dialect::Native),
-    cleanup: |conf, inputs| tidy(conf, inputs, Dialect::Native),
+    name: |name| network_name(name.unwrap_or_default()),
+    config: |conf, inputs| config(conf, inputs, Dialect::Native),
+    cleanup: |conf, inputs| cleanup(conf, inputs, Dialect::Native),
 };
 
 /// A configuration in host-local's keys and ours; the Consul dialect's is one as well.
-pub fn build(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Result<Config, ConfigError> {
+pub fn config(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Result<Config, ConfigError> {
     let mut warnings = Vec::new();
     let root = conf.root();
     let ipam = conf.ipam()?;
     let network = conf.name()?;
-    let place = Place { ipam: &ipam, inputs, dialect };
-    keys::warn_of_near(&ipam, keys::IPAM, &mut warnings);
+    let locations = Locations { ipam: &ipam, inputs, dialect };
+    keys::warn_of_typos(&ipam, keys::IPAM, &mut warnings);
     let args = Args::parse(&inputs.args)?;
     let exclude = exclude(&ipam)?;
     let sets = range_sets(
@@ -47,12 +50,12 @@ pub fn build(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Result<Config
         },
         &mut warnings,
     )?;
-    warn_of_idle(&exclude, &sets, &mut warnings);
+    warn_of_unused_exclusions(&exclude, &sets, &mut warnings);
     let set = shared(&ipam)?.unwrap_or_else(|| network.clone());
-    let store = place.store(&mut warnings)?;
+    let store = locations.store(&mut warnings)?;
     let attachment = attachment(&network, inputs);
     // host-local's leases are of this host alone.
-    let legacy_dir = place.legacy_dir(&network)?.filter(|_| !store.is_cluster());
+    let legacy_dir = locations.legacy_dir(&network)?.filter(|_| !store.is_cluster());
     Ok(Config {
         dialect,
         set: SetName(set.to_string()),
@@ -61,25 +64,17 @@ pub fn build(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Result<Config
         strategy: strategy(&ipam, &store)?,
         cooldown: cooldown(&ipam)?,
         sticky: ipam.flag("sticky")?,
-        on_duplicate: word(
+        on_duplicate: choice(
             &ipam,
             "onDuplicate",
             &[("same", OnDuplicate::Same), ("error", OnDuplicate::Error)],
         )?,
         claim_gateways: false,
-        origin: Origin {
-            attachment,
-            netns: None,
-            pod: args.pod(),
-            mac: args::mac(&root, &args),
-            endpoint: None,
-            note: None,
-            holder: None,
-        },
-        define: define::asked(conf, dialect, &store)?,
+        origin: args.origin(&root, attachment),
+        define: define::requested(conf, dialect, &store)?,
         routes: routes(&ipam, &mut warnings)?,
         dns: dns::dns(&ipam)?,
-        log: place.log(&mut warnings)?,
+        log: locations.log(&mut warnings)?,
         network,
         sets,
         store,
@@ -89,13 +84,13 @@ pub fn build(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Result<Config
 }
 
 /// What a DEL or GC needs, from whatever can be understood.
-pub fn tidy(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Cleanup {
-    let ipam = conf.ipam_anyway();
-    let place = Place { ipam: &ipam, inputs, dialect };
+pub fn cleanup(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Cleanup {
+    let ipam = conf.ipam_or_empty();
+    let locations = Locations { ipam: &ipam, inputs, dialect };
     let network = conf.name().unwrap_or_else(|_| NetworkName::unnamed());
     let set = shared(&ipam).ok().flatten().unwrap_or_else(|| network.clone());
-    let store = place.store_anyway();
-    let legacy_dir = place.legacy_dir(&network).ok().flatten().filter(|_| !store.is_cluster());
+    let store = locations.store_or_default();
+    let legacy_dir = locations.legacy_dir(&network).ok().flatten().filter(|_| !store.is_cluster());
     Cleanup {
         dialect,
         set: SetName(set.to_string()),
@@ -104,7 +99,7 @@ pub fn tidy(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Cleanup {
         rewind: false,
         store,
         legacy_dir,
-        log: place.log_anyway(),
+        log: locations.log_or_default(),
         network,
     }
 }
@@ -119,14 +114,18 @@ fn shared(ipam: &Fields) -> Result<Option<NetworkName>, ConfigError> {
              digits, \"_\", \".\" and \"-\"",
             quote(text)
         ))
-        .at(ipam.way_to("shared"))
+        .at(ipam.path_of("shared"))
     })
 }
 
 fn exclude(ipam: &Fields) -> Result<Vec<Span>, ConfigError> {
     match ipam.get("exclude") {
         None => Ok(Vec::new()),
-        Some(node) if node.is_list() => node.list()?.iter().map(span).collect(),
+        Some(node) if node.is_list() => {
+            let items = node.list()?;
+            ConfigError::bound(node.path(), "entries", items.len(), MOST_EXCLUDED)?;
+            items.iter().map(span).collect()
+        }
         Some(node) => match node.text() {
             Ok("") => Ok(Vec::new()),
             Ok(_) => Ok(vec![span(&node)?]),
@@ -136,7 +135,7 @@ fn exclude(ipam: &Fields) -> Result<Vec<Span>, ConfigError> {
 }
 
 /// An exclusion that leaves nothing out is probably a slip.
-fn warn_of_idle(exclude: &[Span], sets: &[RangeSet], warnings: &mut Vec<Warning>) {
+fn warn_of_unused_exclusions(exclude: &[Span], sets: &[RangeSet], warnings: &mut Vec<Warning>) {
     let bounds = || sets.iter().flat_map(RangeSet::ranges).map(Range::bounds);
     for span in exclude.iter().filter(|span| !bounds().any(|b| b.overlaps(**span))) {
         let text = format!("ipam.exclude: {span} lies in no range");
@@ -155,7 +154,7 @@ fn strategy(ipam: &Fields, store: &StoreSpec) -> Result<Strategy, ConfigError> {
         ("random", Strategy::Random),
         ("hash", Strategy::Hash),
     ];
-    word(ipam, "strategy", &words)
+    choice(ipam, "strategy", &words)
 }
 
 fn cooldown(ipam: &Fields) -> Result<Cooldown, ConfigError> {
@@ -163,15 +162,14 @@ fn cooldown(ipam: &Fields) -> Result<Cooldown, ConfigError> {
     let Some(text) = ipam.text("cooldown")? else {
         return Ok(Cooldown { seconds: 0, strict });
     };
-    let nanos = duration::parse(text).and_then(|nanos| u64::try_from(nanos).ok());
-    let Some(nanos) = nanos else {
+    let Ok(time) = duration::positive(text) else {
         return Err(ConfigError::invalid(format!(
             "ipam.cooldown is {}; it takes {}, not a negative one",
             quote(text),
-            duration::HOW
+            duration::SYNTAX
         ))
-        .at(ipam.way_to("cooldown")));
+        .at(ipam.path_of("cooldown")));
     };
-    let seconds = u32::try_from(nanos.div_ceil(1_000_000_000)).unwrap_or(u32::MAX);
+    let seconds = u32::try_from(time.as_nanos().div_ceil(1_000_000_000)).unwrap_or(u32::MAX);
     Ok(Cooldown { seconds, strict })
 }

@@ -10,11 +10,11 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use super::error::ConfigError;
-use super::fields::{Fields, Node, inside};
+use super::fields::{Fields, Node, join};
+use super::json::{Json, quote};
 use super::locate;
 use super::locate::Position;
 use super::netconf::Netconf;
-use super::raw::{Json, quote};
 use super::{Config, Inputs, VERSIONS, keys};
 use crate::sys::files;
 
@@ -78,25 +78,25 @@ pub fn bytes_of(bytes: &[u8]) -> Inspection {
         return Inspection { parts: Vec::new(), findings: vec![finding] };
     }
     let text = String::from_utf8_lossy(bytes);
-    let mut look = Look::default();
+    let mut linter = Linter::default();
     let json = match Json::parse(bytes) {
         Ok(json) => json,
         Err(e) => return Inspection { parts: Vec::new(), findings: vec![syntax(&text, &e)] },
     };
-    look.file(json);
-    let mut findings = look.placed(&text);
+    linter.file(json);
+    let mut findings = linter.locate(&text);
     if let Err(e) = std::str::from_utf8(bytes) {
         let at = locate::Cursor::new(&text).advance(e.valid_up_to());
         let text = "not UTF-8: a plugin reads U+FFFD in its place".to_owned();
         findings.push(Finding { at, place: String::new(), error: true, text });
     }
     findings.sort_by_key(|f| f.at);
-    Inspection { parts: look.parts, findings }
+    Inspection { parts: linter.parts, findings }
 }
 
 fn syntax(text: &str, e: &serde_json::Error) -> Finding {
-    let told = e.to_string();
-    let what = told.split(" at line ").next().unwrap_or(&told);
+    let message = e.to_string();
+    let what = message.split(" at line ").next().unwrap_or(&message);
     // serde_json counts bytes, and a word that the end of its line cuts off for the next line.
     let (line, column) = match (e.line(), e.column()) {
         (line @ 2.., 0) => (line - 1, usize::MAX),
@@ -110,8 +110,8 @@ fn syntax(text: &str, e: &serde_json::Error) -> Finding {
     Finding { at, place: String::new(), error: true, text: format!("no JSON: {what}{bom}") }
 }
 
-/// A finding before it is known where its place is.
-struct Note {
+/// A finding before its place is located in the text.
+struct Pending {
     place: String,
     at_key: bool,
     error: bool,
@@ -119,33 +119,25 @@ struct Note {
 }
 
 #[derive(Default)]
-struct Look {
+struct Linter {
     parts: Vec<Part>,
-    notes: Vec<Note>,
+    pending: Vec<Pending>,
 }
 
-impl Look {
+impl Linter {
     fn error(&mut self, place: impl Into<String>, text: impl Into<String>) {
-        self.notes.push(Note {
-            place: place.into(),
-            at_key: false,
-            error: true,
-            text: text.into(),
-        });
+        let (place, text) = (place.into(), text.into());
+        self.pending.push(Pending { place, at_key: false, error: true, text });
     }
 
     fn warn(&mut self, place: impl Into<String>, text: impl Into<String>) {
-        self.notes.push(Note {
-            place: place.into(),
-            at_key: true,
-            error: false,
-            text: text.into(),
-        });
+        let (place, text) = (place.into(), text.into());
+        self.pending.push(Pending { place, at_key: true, error: false, text });
     }
 
     fn refused(&mut self, prefix: &str, e: &ConfigError, otherwise: &str) {
         let details = e.details().map(|d| format!(": {d}")).unwrap_or_default();
-        self.error(under(prefix, e.place().unwrap_or(otherwise)), format!("{e}{details}"));
+        self.error(prefixed(prefix, e.place().unwrap_or(otherwise)), format!("{e}{details}"));
     }
 
     fn file(&mut self, json: Json) {
@@ -157,8 +149,9 @@ impl Look {
         if !root.has("plugins") {
             return self.part("", &pairs);
         }
-        self.twice("", &root);
-        if let Err(e) = root.text("name").and_then(|n| super::netconf::named(n.unwrap_or_default()))
+        self.warn_of_duplicates("", &root);
+        if let Err(e) =
+            root.text("name").and_then(|n| super::netconf::network_name(n.unwrap_or_default()))
         {
             self.refused("", &e, "name");
         }
@@ -201,14 +194,14 @@ impl Look {
     /// One plugin's configuration, which stands at `place`.
     fn part(&mut self, place: &str, pairs: &[(String, Json)]) {
         let root = Fields::root(pairs);
-        self.twice(place, &root);
-        let plugin = self.word(place, &root, "type").unwrap_or_default();
+        self.warn_of_duplicates(place, &root);
+        let plugin = self.text(place, &root, "type").unwrap_or_default();
         if plugin.is_empty() && !place.is_empty() {
-            self.error(under(place, "type"), "type is missing: which plugin is to be called?");
+            self.error(prefixed(place, "type"), "type is missing: which plugin is to be called?");
         }
         if plugin == OURS[0] {
             self.error(
-                under(place, "type"),
+                prefixed(place, "type"),
                 "sublet gives addresses and makes no interface: name it as ipam.type of bridge, ptp, \
                  macvlan or another",
             );
@@ -224,25 +217,25 @@ impl Look {
             }
             Err(e) => return self.refused(place, &e, "ipam"),
         };
-        let named = self.word(place, &ipam, "type").unwrap_or_default();
+        let named = self.text(place, &ipam, "type").unwrap_or_default();
         let silent = ipam.keys().next().is_none();
         let ours = OURS.contains(&&*named) || named.is_empty() && !silent;
         if ours && named.is_empty() {
             let text = "ipam.type is missing: a network plugin calls the program that it names";
-            self.warn(under(place, "ipam"), text);
+            self.warn(prefixed(place, "ipam"), text);
         } else if !ours && OURS.iter().any(|name| strsim::levenshtein(&named, name) <= 2) {
             let text = format!("ipam.type is {}; did you mean sublet?", quote(&named));
-            self.error(under(place, "ipam.type"), text);
+            self.error(prefixed(place, "ipam.type"), text);
         }
         let mut part = Part { plugin, ipam: named, ours, config: None };
         if ours {
-            self.keys(place, &ipam);
+            self.check_keys(place, &ipam);
             part.config = self.config(place, pairs.to_vec());
         }
         self.parts.push(part);
     }
 
-    fn word(&mut self, place: &str, fields: &Fields, name: &str) -> Option<String> {
+    fn text(&mut self, place: &str, fields: &Fields, name: &str) -> Option<String> {
         match fields.text(name) {
             Ok(text) => text.map(str::to_owned),
             Err(e) => {
@@ -261,16 +254,16 @@ impl Look {
                 return None;
             }
         };
-        if from_the_runtime(&conf) {
+        if ranges_come_from_runtime(&conf) {
             let text = "no ranges here: the runtime has to pass them as its ipRanges capability";
-            self.warn(under(place, "ipam"), text);
+            self.warn(prefixed(place, "ipam"), text);
             return None;
         }
         let one_per_family = matches!(conf.version(), "0.1.0" | "0.2.0");
         match conf.config(&Inputs { one_per_family, ..Inputs::default() }) {
             Ok(config) => {
-                for warning in config.warnings.iter().filter(|w| !w.slip) {
-                    self.warn(under(place, &warning.place), &*warning.text);
+                for warning in config.warnings.iter().filter(|w| !w.typo) {
+                    self.warn(prefixed(place, &warning.place), &*warning.text);
                 }
                 Some(config)
             }
@@ -282,68 +275,69 @@ impl Look {
     }
 
     /// Keys that nobody understands, inside `ipam` and below.
-    fn keys(&mut self, place: &str, ipam: &Fields) {
-        self.twice(place, ipam);
-        self.unknown(place, ipam, keys::IPAM);
+    fn check_keys(&mut self, place: &str, ipam: &Fields) {
+        self.warn_of_duplicates(place, ipam);
+        self.check_unknown(place, ipam, keys::IPAM);
         let lists = |name| ipam.list(name).unwrap_or_default();
         for set in lists("ranges") {
             for range in set.list().unwrap_or_default() {
-                self.below(place, range, keys::RANGE);
+                self.check_object(place, range, keys::RANGE);
             }
         }
         for route in lists("routes") {
-            self.below(place, route, keys::ROUTE);
+            self.check_object(place, route, keys::ROUTE);
         }
         if let Ok(Some(store)) = ipam.object("store") {
             for engine in ["etcd", "consul"].iter().filter_map(|name| store.get(name)) {
-                self.below(place, engine, keys::CLUSTER);
+                self.check_object(place, engine, keys::CLUSTER);
             }
         }
     }
 
-    fn below(&mut self, place: &str, node: Node, known: &[&str]) {
+    fn check_object(&mut self, place: &str, node: Node, known: &[&str]) {
         if let Ok(fields) = node.fields() {
-            self.twice(place, &fields);
-            self.unknown(place, &fields, known);
+            self.warn_of_duplicates(place, &fields);
+            self.check_unknown(place, &fields, known);
         }
     }
 
-    fn unknown(&mut self, place: &str, fields: &Fields, known: &[&str]) {
+    fn check_unknown(&mut self, place: &str, fields: &Fields, known: &[&str]) {
         for key in keys::unknown(fields, known) {
-            let at = fields.inside(key);
-            let slip = keys::slip(fields, key, known);
-            let error = slip.is_some();
+            let at = fields.join(key);
+            let typo = keys::typo(fields, key, known);
+            let error = typo.is_some();
             let text =
-                slip.map_or_else(|| format!("unknown key {at}: it does nothing"), |slip| slip.text);
-            self.notes.push(Note { place: under(place, &at), at_key: true, error, text });
+                typo.map_or_else(|| format!("unknown key {at}: it does nothing"), |typo| typo.text);
+            self.pending.push(Pending { place: prefixed(place, &at), at_key: true, error, text });
         }
     }
 
     /// Keys that are given twice, be it in another spelling.
-    fn twice(&mut self, place: &str, fields: &Fields) {
+    fn warn_of_duplicates(&mut self, place: &str, fields: &Fields) {
         let mut seen = HashSet::new();
         for key in fields.keys() {
             if !seen.insert(key.replace('-', "").to_ascii_lowercase()) {
-                let at = under(place, &fields.inside(key));
+                let at = prefixed(place, &fields.join(key));
                 self.warn(at, format!("{key} is given twice; the last one counts"));
             }
         }
     }
 
     /// The findings in the order of the text; errors first where several are of one place.
-    fn placed(&self, text: &str) -> Vec<Finding> {
-        let ways: Vec<Vec<&str>> = self.notes.iter().map(|note| outwards(&note.place)).collect();
-        let wanted: HashSet<&str> = ways.iter().flatten().copied().collect();
-        let spots = locate::spots(text, &wanted);
-        let mut found: Vec<(usize, &str, &Note)> = Vec::new();
-        for (note, ways) in self.notes.iter().zip(&ways) {
-            let spot = ways.iter().find_map(|way| spots.get(*way).map(|spot| (*way, *spot)));
+    fn locate(&self, text: &str) -> Vec<Finding> {
+        let paths: Vec<Vec<&str>> =
+            self.pending.iter().map(|note| ancestors(&note.place)).collect();
+        let wanted: HashSet<&str> = paths.iter().flatten().copied().collect();
+        let offsets = locate::offsets(text, &wanted);
+        let mut found: Vec<(usize, &str, &Pending)> = Vec::new();
+        for (note, ways) in self.pending.iter().zip(&paths) {
+            let spot = ways.iter().find_map(|way| offsets.get(*way).map(|spot| (*way, *spot)));
             let (way, spot) = spot.unwrap_or_default();
             found.push((if note.at_key { spot.key } else { spot.value }, way, note));
         }
         found.sort_by_key(|(offset, _, note)| (*offset, !note.error));
         let mut place = locate::Cursor::new(text);
-        let finding = |(offset, way, note): (usize, &str, &Note)| Finding {
+        let finding = |(offset, way, note): (usize, &str, &Pending)| Finding {
             at: place.advance(offset),
             place: way.to_owned(),
             error: note.error,
@@ -353,8 +347,8 @@ impl Look {
     }
 }
 
-/// A place and all that it lies in, outermost last.
-fn outwards(place: &str) -> Vec<&str> {
+/// A place and the places around it, outermost last.
+fn ancestors(place: &str) -> Vec<&str> {
     let mut ways = vec![place];
     let mut rest = place;
     while let Some(end) = rest.rfind(['.', '[']) {
@@ -367,12 +361,12 @@ fn outwards(place: &str) -> Vec<&str> {
 
 /// A place inside a plugin's configuration as one of the file. A list gives its plugins its own name
 /// and version.
-fn under(prefix: &str, place: &str) -> String {
+fn prefixed(prefix: &str, place: &str) -> String {
     match place {
         _ if prefix.is_empty() => place.to_owned(),
         "" => prefix.to_owned(),
         "name" | "cniVersion" => place.to_owned(),
-        _ => inside(prefix, place),
+        _ => join(prefix, place),
     }
 }
 
@@ -383,11 +377,11 @@ fn injected(given: &[(String, Json)], plugin: &Fields) -> Vec<(String, Json)> {
 }
 
 /// Whether a configuration without ranges says that the runtime passes some.
-fn from_the_runtime(conf: &Netconf) -> bool {
+fn ranges_come_from_runtime(conf: &Netconf) -> bool {
     let capable = |root: &Fields| -> Option<bool> {
         root.object("capabilities").ok()??.flag("ipRanges").ok()
     };
-    let ipam = conf.ipam_anyway();
+    let ipam = conf.ipam_or_empty();
     let none = !ipam.has("subnet") && ipam.list("ranges").is_ok_and(|ranges| ranges.is_empty());
     none && capable(&conf.root()) == Some(true)
 }

@@ -3,7 +3,7 @@
 //! Owns: limits of a body, and knowing when an answer is with the kernel. Does not own: what a
 //! request means.
 //! Invariant: an idle connection is never closed before the drain: dockerd repeats a request on a
-//! broken one with an empty body. An answer is settled only after its last byte was written.
+//! broken one with an empty body. A change is kept only after the last byte of its answer was written.
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -18,32 +18,32 @@ use hyper::{Request, Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
-use super::desk::{Answer, Desk, Owed};
-use super::{LAST_CALL, stopped};
+use super::worker::{Answer, PendingUndo, Queue};
+use super::{LINGER, stopped};
 use crate::docker::LARGEST_BODY;
 use crate::sys::stream::{Stream, Watch};
 
 /// What dockerd says it accepts.
-const TYPE: &str = "application/vnd.docker.plugins.v1.2+json";
+const MEDIA_TYPE: &str = "application/vnd.docker.plugins.v1.2+json";
 
 /// How long a body may take to arrive.
-const BODY: Duration = Duration::from_secs(10);
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A head is longer than this: bytes that were written before them are a body's.
-const HEAD: usize = 64;
+const MIN_HEAD: usize = 64;
 
 /// Serves one connection until it ends, or (after `stop`) until its request is answered.
 pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
-    desk: Desk,
+    queue: Queue,
     timeout: Duration,
     mut stop: watch::Receiver<bool>,
 ) {
     let unsent = Unsent::default();
     let io = Stream::watched(stream, unsent.clone());
     let service = service_fn(|request: Request<Incoming>| {
-        let (desk, unsent) = (desk.clone(), unsent.clone());
-        async move { Ok::<_, Infallible>(respond(request, &desk, timeout, &unsent).await) }
+        let (queue, unsent) = (queue.clone(), unsent.clone());
+        async move { Ok::<_, Infallible>(respond(request, &queue, timeout, &unsent).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new().serve_connection(io, service);
     let mut connection = pin!(connection);
@@ -52,7 +52,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         _ = connection.as_mut() => {}
         () = stopped(&mut stop) => {
             // A request that is in the socket already is read first.
-            if tokio::time::timeout(LAST_CALL, connection.as_mut()).await.is_ok() {
+            if tokio::time::timeout(LINGER, connection.as_mut()).await.is_ok() {
                 return;
             }
             connection.as_mut().graceful_shutdown();
@@ -63,21 +63,21 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
 
 async fn respond(
     request: Request<Incoming>,
-    desk: &Desk,
+    queue: &Queue,
     timeout: Duration,
     unsent: &Unsent,
 ) -> Response<Full<Bytes>> {
     let path = request.uri().path().to_owned();
     let answer = match read(request.into_body()).await {
-        Ok(body) => desk.ask(path, body, timeout).await,
-        Err((status, text)) => desk.failed(status, text),
+        Ok(body) => queue.ask(path, body, timeout).await,
+        Err((status, text)) => queue.failed(status, text),
     };
-    let Answer { status, body, owed } = answer;
-    unsent.lock().push((body.len() + HEAD, owed));
+    let Answer { status, body, undo } = answer;
+    unsent.lock().push((body.len() + MIN_HEAD, undo));
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() =
         StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(TYPE));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
     response
 }
 
@@ -88,7 +88,7 @@ async fn read(body: Incoming) -> Result<Vec<u8>, (u16, &'static str)> {
         return Err(LARGE);
     }
     let whole = Limited::new(body, LARGEST_BODY).collect();
-    match tokio::time::timeout(BODY, whole).await {
+    match tokio::time::timeout(BODY_TIMEOUT, whole).await {
         Ok(Ok(body)) => Ok(body.to_bytes().to_vec()),
         Ok(Err(e)) if e.is::<LengthLimitError>() => Err(LARGE),
         Ok(Err(_)) => Err((400, "the request body ends before its length")),
@@ -99,10 +99,10 @@ async fn read(body: Incoming) -> Result<Vec<u8>, (u16, &'static str)> {
 /// Answers that are not with the kernel yet, in order, with the bytes that are left of each.
 /// Whatever is in here when the connection ends is dropped, and undone.
 #[derive(Clone, Default)]
-struct Unsent(Arc<Mutex<Vec<(usize, Owed)>>>);
+struct Unsent(Arc<Mutex<Vec<(usize, PendingUndo)>>>);
 
 impl Unsent {
-    fn lock(&self) -> MutexGuard<'_, Vec<(usize, Owed)>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<(usize, PendingUndo)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -117,9 +117,9 @@ impl Watch for Unsent {
     }
 
     fn flushed(&self) {
-        self.lock().retain_mut(|(left, owed)| {
+        self.lock().retain_mut(|(left, undo)| {
             if *left == 0 {
-                owed.settle();
+                undo.confirm();
             }
             *left > 0
         });

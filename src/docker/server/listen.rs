@@ -2,7 +2,7 @@
 //!
 //! Owns: making and removing them. A socket gets its mode before its name, and its name by a rename:
 //! there is no moment without one, and none in which others may connect.
-//! Invariant: only a socket that nobody serves is replaced, and only what we made is removed.
+//! Invariant: only a socket that nobody serves is republished, and only what we made is removed.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -14,20 +14,22 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
-/// A file that goes away when the server ends, unless somebody else has put another in its place.
-pub struct Placed {
+use super::Tcp;
+
+/// A file that is removed when the server ends, unless another process has replaced it.
+pub struct Published {
     path: PathBuf,
     inode: u64,
 }
 
-impl Placed {
-    fn new(path: &Path) -> Result<Placed> {
+impl Published {
+    fn new(path: &Path) -> Result<Published> {
         let inode = fs::symlink_metadata(path)?.ino();
-        Ok(Placed { path: path.to_owned(), inode })
+        Ok(Published { path: path.to_owned(), inode })
     }
 }
 
-impl Drop for Placed {
+impl Drop for Published {
     fn drop(&mut self) {
         if fs::symlink_metadata(&self.path).is_ok_and(|m| m.ino() == self.inode) {
             let _ = fs::remove_file(&self.path);
@@ -35,15 +37,21 @@ impl Drop for Placed {
     }
 }
 
-/// A name beside `path` that dockerd does not look at.
-fn beside(path: &Path) -> PathBuf {
+/// A name in the same folder that dockerd does not look at.
+fn temporary(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{}", std::process::id()));
     PathBuf::from(name)
 }
 
-/// Listens on a unix socket of mode 0600. A stale one is replaced.
-pub fn unix(path: &Path) -> Result<(UnixListener, Placed)> {
+fn make_folder(path: &Path) -> Result<()> {
+    let folder = path.parent().unwrap_or(path);
+    fs::create_dir_all(folder)
+        .with_context(|| format!("cannot make the folder {}", folder.display()))
+}
+
+/// Listens on a unix socket of mode 0600. A stale one is republished.
+pub fn unix(path: &Path) -> Result<(UnixListener, Published)> {
     match fs::symlink_metadata(path) {
         Ok(m) if !m.file_type().is_socket() => {
             bail!("{} is there and is no socket; move it away", path.display())
@@ -53,41 +61,27 @@ pub fn unix(path: &Path) -> Result<(UnixListener, Placed)> {
         }
         _ => {}
     }
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)
-            .with_context(|| format!("cannot make the folder {}", folder.display()))?;
-    }
-    let new = beside(path);
+    make_folder(path)?;
+    let new = temporary(path);
     let _ = fs::remove_file(&new);
     let listener =
         UnixListener::bind(&new).with_context(|| format!("cannot make {}", new.display()))?;
-    let placed = fs::set_permissions(&new, Permissions::from_mode(0o600))
+    let published = fs::set_permissions(&new, Permissions::from_mode(0o600))
         .and_then(|()| fs::rename(&new, path))
         .with_context(|| format!("cannot make {}", path.display()));
-    if let Err(e) = placed {
+    if let Err(e) = published {
         let _ = fs::remove_file(&new);
         return Err(e);
     }
-    listener.set_nonblocking(true)?;
-    Ok((listener, Placed::new(path)?))
-}
-
-/// Certificates that dockerd needs, for the `.json` file.
-pub struct Client {
-    /// The authority that signed the server's.
-    pub ca: PathBuf,
-    /// dockerd's own.
-    pub cert: PathBuf,
-    /// Its key.
-    pub key: PathBuf,
+    Ok((listener, Published::new(path)?))
 }
 
 /// Writes where dockerd finds the address: `.spec` (one URL), or with TLS `.json`.
-pub fn spec(path: &Path, at: SocketAddr, tls: Option<&Client>) -> Result<Placed> {
-    let (path, text) = match tls {
-        None => (path.to_owned(), format!("tcp://{at}\n")),
-        Some(client) => {
-            let path = path.with_extension("json");
+pub fn publish_tcp(tcp: &Tcp, at: SocketAddr) -> Result<Published> {
+    let (path, text) = match &tcp.tls {
+        None => (tcp.spec.clone(), format!("tcp://{at}\n")),
+        Some(tls) => {
+            let path = tcp.spec.with_extension("json");
             let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             let show = |p: &Path| p.display().to_string();
             let text = json!({
@@ -95,23 +89,20 @@ pub fn spec(path: &Path, at: SocketAddr, tls: Option<&Client>) -> Result<Placed>
                 "Addr": format!("https://{at}"),
                 "TLSConfig": {
                     "InsecureSkipVerify": false,
-                    "CAFile": show(&client.ca),
-                    "CertFile": show(&client.cert),
-                    "KeyFile": show(&client.key),
+                    "CAFile": show(&tls.ca),
+                    "CertFile": show(&tls.client_cert),
+                    "KeyFile": show(&tls.client_key),
                 },
             });
             (path, format!("{text:#}\n"))
         }
     };
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)
-            .with_context(|| format!("cannot make the folder {}", folder.display()))?;
-    }
-    let new = beside(&path);
+    make_folder(&path)?;
+    let new = temporary(&path);
     let write = || -> io::Result<()> {
         fs::write(&new, text)?;
         fs::rename(&new, &path)
     };
     write().with_context(|| format!("cannot write {}", path.display()))?;
-    Placed::new(&path)
+    Published::new(&path)
 }

@@ -1,219 +1,203 @@
-//! subletd: the driver behind sockets.
+//! The server of `subletd`: sockets, readiness, shutdown, and cleanup at intervals.
 //!
-//! Owns: the life of the process: listening, readiness, the drain at SIGTERM, the timer of cleanup.
-//! Does not own: what a request means (`api`), where the driver is found (`listen`).
-//! Invariant: all sockets listen before readiness is told; at the end every request that came in is
-//! answered, and what was not delivered is undone.
+//! Invariant: all sockets listen before the server reports that it is ready. At shutdown every request
+//! that arrived is answered, and a change whose answer could not be delivered is undone.
 
-mod desk;
 mod http;
 mod listen;
 mod tls;
+mod worker;
 
-use std::net::TcpListener;
+use std::ffi::{OsStr, OsString};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use listenfd::ListenFd;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 
-use self::desk::{Bench, Desk};
-use super::api::Driver;
+use self::worker::Queue;
 use super::cleanup;
-use super::cleanup::Terms;
+use super::cleanup::Limits;
 use super::dockerd;
-use crate::alloc::Context;
 use crate::config::Level;
-use crate::model::StoreSpec;
 use crate::store;
-use crate::sys::host;
-use crate::telemetry::log::{Entry, Log};
-pub use listen::Client;
+use crate::telemetry::log::Entry;
+pub use worker::Backend;
 
-/// How long requests that came in before the end may take after it.
+/// How long requests that arrived before the shutdown may take after it.
 const DRAIN: Duration = Duration::from_secs(15);
 
-/// How long a connection that is idle at the end, and the queue of those that are not accepted yet, may
-/// bring one more request: dockerd sent it before the end.
-const LAST_CALL: Duration = Duration::from_millis(250);
+/// How long an idle connection, and the queue of connections that are not accepted yet, may still bring
+/// a request at shutdown: dockerd sent it before.
+const LINGER: Duration = Duration::from_millis(250);
 
-/// TCP, and who may come.
+/// A TCP address, and which clients may connect.
 pub struct Tcp {
     /// HOST:PORT.
     pub address: String,
     /// Where dockerd looks for it.
     pub spec: PathBuf,
-    /// Plain TCP on an address that others reach.
+    /// Plain TCP on an address that others can reach.
     pub insecure: bool,
-    /// Certificate, key, and the authority of the clients; and what is written for dockerd.
-    pub tls: Option<(PathBuf, PathBuf, PathBuf, Client)>,
+    /// TLS, with client certificates.
+    pub tls: Option<Tls>,
 }
 
-/// Cleanup by the clock.
-pub struct Timer {
+/// PEM files for TLS.
+pub struct Tls {
+    /// The server's certificate.
+    pub cert: PathBuf,
+    /// The server's key.
+    pub key: PathBuf,
+    /// The authority that signed the certificates of the server and of dockerd.
+    pub ca: PathBuf,
+    /// dockerd's certificate.
+    pub client_cert: PathBuf,
+    /// dockerd's key.
+    pub client_key: PathBuf,
+}
+
+/// Cleanup at intervals.
+pub struct CleanupTimer {
     /// How often.
     pub every: Duration,
     /// dockerd's socket.
     pub docker: PathBuf,
     /// What may be freed.
-    pub terms: Terms,
+    pub limits: Limits,
 }
 
-/// Everything that the server is told.
-pub struct Plan {
+/// Everything that the server needs.
+pub struct ServerConfig {
     /// Unix sockets.
     pub sockets: Vec<PathBuf>,
     /// TCP.
     pub tcp: Option<Tcp>,
-    /// What the driver knows beside its store.
-    pub driver: Driver,
-    /// Which store.
-    pub store: StoreSpec,
-    /// Node and boot.
-    pub cx: Context,
-    /// How long a request may take.
-    pub timeout: Duration,
-    /// Where lines go.
-    pub log: Log,
-    /// Cleanup by the clock.
-    pub timer: Option<Timer>,
-    /// Systemd's socket for notices, if it wants any.
-    pub notify: Option<std::ffi::OsString>,
+    /// The driver and its store.
+    pub backend: Backend,
+    /// Cleanup at intervals.
+    pub cleanup: Option<CleanupTimer>,
+    /// Systemd's socket for notifications, if it wants any.
+    pub notify: Option<OsString>,
 }
 
 /// Serves until SIGTERM or SIGINT.
-pub fn run(plan: Plan) -> Result<()> {
+pub fn run(config: ServerConfig) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let Plan { sockets, tcp, driver, store, cx, timeout, log, timer, notify } = plan;
-    let cleaner = Cleaner { store: store.clone(), driver: driver.clone(), cx: cx.clone() };
-    let bench = Bench { driver, store, cx, timeout, log: log.clone() };
-    let (desk, threads) = Desk::open(bench)?;
+    let ServerConfig { sockets, tcp, backend, cleanup, notify } = config;
+    let backend = Arc::new(backend);
+    let (queue, workers) = Queue::start(&backend)?;
     let served = runtime.block_on(async {
-        let mut doors = Doors { desk: desk.clone(), timeout, log: log.clone(), placed: Vec::new() };
         let (stop, stopping) = watch::channel(false);
-        // Every connection holds one; when all are gone the channel ends.
-        let (alive, mut gone) = mpsc::channel::<()>(1);
-        let mut handed = ListenFd::from_env();
-        if handed.len() > 0 {
-            doors.activated(&mut handed, &stopping, &alive)?;
+        // Every connection holds a sender; when all are gone the channel ends.
+        let (alive, mut ended) = mpsc::channel::<()>(1);
+        let (backend, queue) = (backend.clone(), queue.clone());
+        let mut listeners = Listeners { backend, queue, stopping, alive, published: Vec::new() };
+        let mut inherited = ListenFd::from_env();
+        if inherited.len() > 0 {
+            listeners.inherit(&mut inherited)?;
         } else {
-            doors.unix(&sockets, &stopping, &alive)?;
+            listeners.unix(&sockets)?;
             if let Some(tcp) = &tcp {
-                doors.tcp(tcp, &stopping, &alive)?;
+                listeners.tcp(tcp)?;
             }
         }
-        drop(alive);
         let mut term = signal(SignalKind::terminate())?;
         let mut int = signal(SignalKind::interrupt())?;
-        tell(notify.as_deref(), "READY=1");
-        log.write(&Entry::new(Level::Info, "ready"));
-        if let Some(timer) = timer {
-            tokio::spawn(clean_by_the_clock(timer, cleaner, log.clone(), stopping.clone()));
+        notify_systemd(notify.as_deref(), "READY=1");
+        listeners.backend.log(Level::Info, "ready");
+        if let Some(timer) = cleanup {
+            let (backend, stopping) = (listeners.backend.clone(), listeners.stopping.clone());
+            tokio::spawn(clean_at_intervals(timer, backend, stopping));
         }
         tokio::select! {
             _ = term.recv() => {}
             _ = int.recv() => {}
         }
-        tell(notify.as_deref(), "STOPPING=1");
-        log.write(&Entry::new(Level::Info, "stopping: requests that are here are answered"));
-        // Nobody finds us any more; those that did are served.
-        doors.placed.clear();
+        notify_systemd(notify.as_deref(), "STOPPING=1");
+        listeners.backend.log(Level::Info, "stopping: requests that are here are answered");
+        // Removes the sockets' names: from here on only clients that are connected are served.
+        drop(listeners);
         let _ = stop.send(true);
-        let _ = tokio::time::timeout(DRAIN, gone.recv()).await;
+        let _ = tokio::time::timeout(DRAIN, ended.recv()).await;
         Ok(())
     });
-    // Ends the connections that did not drain; what they owe is undone by the threads.
+    // Ends the connections that did not drain; the workers undo what was not delivered.
     drop(runtime);
-    drop(desk);
-    for thread in threads {
-        let _ = thread.join();
+    drop(queue);
+    for worker in workers {
+        let _ = worker.join();
     }
     served
 }
 
-/// Tells systemd, if it asked.
-fn tell(socket: Option<&std::ffi::OsStr>, what: &str) {
+/// Notifies systemd, if it asked for that.
+fn notify_systemd(socket: Option<&OsStr>, state: &str) {
     let Some(name) = socket.filter(|name| !name.is_empty()) else { return };
     let address = match name.as_bytes().strip_prefix(b"@") {
         Some(rest) => SocketAddr::from_abstract_name(rest),
         None => SocketAddr::from_pathname(name),
     };
     if let (Ok(address), Ok(from)) = (address, UnixDatagram::unbound()) {
-        let _ = from.send_to_addr(what.as_bytes(), &address);
+        let _ = from.send_to_addr(state.as_bytes(), &address);
     }
 }
 
-/// Opens listeners, and serves who comes in.
-struct Doors {
-    desk: Desk,
-    timeout: Duration,
-    log: Log,
-    placed: Vec<listen::Placed>,
+type Stopping = watch::Receiver<bool>;
+
+/// Opens listeners, and serves the connections that they accept.
+struct Listeners {
+    backend: Arc<Backend>,
+    queue: Queue,
+    stopping: Stopping,
+    alive: mpsc::Sender<()>,
+    published: Vec<listen::Published>,
 }
 
-type Stop = watch::Receiver<bool>;
-type Alive = mpsc::Sender<()>;
+/// A stream of either kind.
+trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Socket for S {}
 
-/// Where connections come from.
-enum Door {
-    Unix(tokio::net::UnixListener),
-    Tcp(tokio::net::TcpListener, Option<TlsAcceptor>),
+enum Listener {
+    Unix(UnixListener),
+    Tcp(TcpListener),
 }
 
-/// One that came, not shaken hands with.
-enum Guest {
-    Unix(tokio::net::UnixStream),
-    Tcp(tokio::net::TcpStream, Option<TlsAcceptor>),
-}
-
-impl Door {
-    async fn next(&self) -> std::io::Result<Guest> {
+impl Listener {
+    async fn accept(&self) -> std::io::Result<Box<dyn Socket>> {
         Ok(match self {
-            Door::Unix(listener) => Guest::Unix(listener.accept().await?.0),
-            Door::Tcp(listener, acceptor) => {
+            Listener::Unix(listener) => Box::new(listener.accept().await?.0),
+            Listener::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
                 stream.set_nodelay(true)?;
-                Guest::Tcp(stream, acceptor.clone())
+                Box::new(stream)
             }
         })
     }
 }
 
-impl Guest {
-    async fn serve(self, desk: Desk, timeout: Duration, stop: Stop) {
-        match self {
-            Guest::Unix(stream) => http::serve(stream, desk, timeout, stop).await,
-            Guest::Tcp(stream, None) => http::serve(stream, desk, timeout, stop).await,
-            Guest::Tcp(stream, Some(acceptor)) => {
-                let shaken = tokio::time::timeout(timeout, acceptor.accept(stream)).await;
-                if let Ok(Ok(stream)) = shaken {
-                    http::serve(stream, desk, timeout, stop).await;
-                }
-            }
-        }
-    }
-}
-
-impl Doors {
-    fn unix(&mut self, paths: &[PathBuf], stop: &Stop, alive: &Alive) -> Result<()> {
+impl Listeners {
+    fn unix(&mut self, paths: &[PathBuf]) -> Result<()> {
         for path in paths {
-            let (listener, placed) = listen::unix(path)?;
-            self.placed.push(placed);
-            self.accept(unix_door(listener)?, stop, alive);
-            self.log.write(&Entry::new(Level::Info, format!("listening on {}", path.display())));
+            let (listener, published) = listen::unix(path)?;
+            self.published.push(published);
+            self.serve_unix(listener)?;
+            self.backend.log(Level::Info, format!("listening on {}", path.display()));
         }
         Ok(())
     }
 
-    fn tcp(&mut self, tcp: &Tcp, stop: &Stop, alive: &Alive) -> Result<()> {
-        let listener = TcpListener::bind(&tcp.address)
+    fn tcp(&mut self, tcp: &Tcp) -> Result<()> {
+        let listener = std::net::TcpListener::bind(&tcp.address)
             .with_context(|| format!("cannot listen on {}", tcp.address))?;
         let at = listener.local_addr()?;
         if tcp.tls.is_none() && !at.ip().is_loopback() && !tcp.insecure {
@@ -222,57 +206,67 @@ impl Doors {
                  --tls-cert, --tls-key and --tls-ca, a loopback address, or say --insecure"
             );
         }
-        let acceptor = match &tcp.tls {
-            Some((cert, key, ca, _)) => Some(tls::acceptor(cert, key, ca)?),
-            None => None,
-        };
-        let client = tcp.tls.as_ref().map(|(.., client)| client);
+        let acceptor = tcp.tls.as_ref().map(tls::acceptor).transpose()?;
         listener.set_nonblocking(true)?;
-        let listener = tokio::net::TcpListener::from_std(listener)?;
-        self.accept(Door::Tcp(listener, acceptor), stop, alive);
-        self.placed.push(listen::spec(&tcp.spec, at, client)?);
-        self.log.write(&Entry::new(Level::Info, format!("listening on {at}")));
+        self.serve(Listener::Tcp(TcpListener::from_std(listener)?), acceptor);
+        self.published.push(listen::publish_tcp(tcp, at)?);
+        self.backend.log(Level::Info, format!("listening on {at}"));
         Ok(())
     }
 
-    /// Sockets that systemd opened; it removes them too.
-    fn activated(&mut self, handed: &mut ListenFd, stop: &Stop, alive: &Alive) -> Result<()> {
-        for at in 0..handed.len() {
-            match handed.take_unix_listener(at) {
-                Ok(Some(listener)) => self.accept(unix_door(listener)?, stop, alive),
+    /// Takes the sockets that systemd opened; it removes them too.
+    fn inherit(&mut self, inherited: &mut ListenFd) -> Result<()> {
+        for at in 0..inherited.len() {
+            match inherited.take_unix_listener(at) {
+                Ok(Some(listener)) => self.serve_unix(listener)?,
                 _ => bail!("socket {at} that was handed over is no unix socket"),
             }
         }
-        let text = format!("listening on {} sockets that were handed over", handed.len());
-        self.log.write(&Entry::new(Level::Info, text));
+        let text = format!("listening on {} sockets that were handed over", inherited.len());
+        self.backend.log(Level::Info, text);
         Ok(())
     }
 
-    fn accept(&self, door: Door, stop: &Stop, alive: &Alive) {
-        let (desk, timeout, log) = (self.desk.clone(), self.timeout, self.log.clone());
-        let (mut stop, alive) = (stop.clone(), alive.clone());
+    fn serve_unix(&self, listener: std::os::unix::net::UnixListener) -> Result<()> {
+        listener.set_nonblocking(true)?;
+        self.serve(Listener::Unix(UnixListener::from_std(listener)?), None);
+        Ok(())
+    }
+
+    fn serve(&self, listener: Listener, tls: Option<TlsAcceptor>) {
+        let (backend, queue, alive) =
+            (self.backend.clone(), self.queue.clone(), self.alive.clone());
+        let mut stopping = self.stopping.clone();
         tokio::spawn(async move {
             loop {
-                let came = tokio::select! {
-                    came = door.next() => Some(came),
-                    () = stopped(&mut stop) => {
-                        tokio::time::timeout(LAST_CALL, door.next()).await.ok()
+                let accepted = tokio::select! {
+                    accepted = listener.accept() => Some(accepted),
+                    () = stopped(&mut stopping) => {
+                        tokio::time::timeout(LINGER, listener.accept()).await.ok()
                     }
                 };
-                let guest = match came {
+                let stream = match accepted {
                     None => return,
-                    Some(Ok(guest)) => guest,
+                    Some(Ok(stream)) => stream,
                     Some(Err(e)) => {
-                        let text = format!("cannot accept a connection: {e}");
-                        log.write(&Entry::new(Level::Error, text));
-                        // Out of descriptors, say: for better times.
+                        backend.log(Level::Error, format!("cannot accept a connection: {e}"));
+                        // Out of descriptors, for example: that may pass.
                         tokio::time::sleep(Duration::from_millis(100)).await;
                         continue;
                     }
                 };
-                let (desk, stop, alive) = (desk.clone(), stop.clone(), alive.clone());
+                let (queue, stopping, alive) = (queue.clone(), stopping.clone(), alive.clone());
+                let (tls, timeout) = (tls.clone(), backend.timeout);
                 tokio::spawn(async move {
-                    guest.serve(desk, timeout, stop).await;
+                    match tls {
+                        None => http::serve(stream, queue, timeout, stopping).await,
+                        Some(tls) => {
+                            let shaken = tokio::time::timeout(timeout, tls.accept(stream)).await;
+                            if let Ok(Ok(stream)) = shaken {
+                                http::serve(stream, queue, timeout, stopping).await;
+                            }
+                        }
+                    }
                     drop(alive);
                 });
             }
@@ -280,38 +274,26 @@ impl Doors {
     }
 }
 
-fn unix_door(listener: UnixListener) -> Result<Door> {
-    listener.set_nonblocking(true)?;
-    Ok(Door::Unix(tokio::net::UnixListener::from_std(listener)?))
+/// Waits for the shutdown.
+async fn stopped(stopping: &mut Stopping) {
+    let _ = stopping.wait_for(|stop| *stop).await;
 }
 
-/// Waits for the end.
-async fn stopped(stop: &mut Stop) {
-    let _ = stop.wait_for(|stop| *stop).await;
-}
-
-/// What cleanup needs: a way of its own to the store, so that no request waits for it.
-struct Cleaner {
-    store: StoreSpec,
-    driver: Driver,
-    cx: Context,
-}
-
-/// Cleans up again and again. A listing that fails frees nothing, and is tried again at the next turn.
-async fn clean_by_the_clock(timer: Timer, cleaner: Cleaner, log: Log, mut stop: Stop) {
-    let cleaner = Arc::new(cleaner);
+/// Cleans up again and again, on a store of its own, so that no request waits for it. If a listing
+/// fails, nothing is freed until the next turn.
+async fn clean_at_intervals(timer: CleanupTimer, backend: Arc<Backend>, mut stopping: Stopping) {
     loop {
         tokio::select! {
-            () = stopped(&mut stop) => return,
+            () = stopped(&mut stopping) => return,
             () = tokio::time::sleep(timer.every) => {}
         }
         let report = match dockerd::list(&timer.docker).await {
             Ok(listing) => {
-                let (cleaner, terms) = (cleaner.clone(), timer.terms.clone());
+                let (backend, limits) = (backend.clone(), timer.limits.clone());
                 let work = tokio::task::spawn_blocking(move || {
-                    let cx = Context { now: host::now(), ..cleaner.cx.clone() };
-                    let mut store = store::open(&cleaner.store)?;
-                    cleanup::clean(&mut *store, &cx, &cleaner.driver.settings, &listing, &terms)
+                    let mut store = store::open(&backend.store)?;
+                    let settings = &backend.driver.settings;
+                    cleanup::clean(&mut *store, &backend.context(), settings, &listing, &limits)
                 });
                 work.await.unwrap_or_else(|e| Err(e.into()))
             }
@@ -322,6 +304,6 @@ async fn clean_by_the_clock(timer: Timer, cleaner: Cleaner, log: Log, mut stop: 
             Ok(report) => (Level::Info, format!("cleanup: {report}")),
             Err(e) => (Level::Warn, format!("cleanup: nothing was freed: {e:#}")),
         };
-        log.write(&Entry::new(level, text).with("command", "cleanup"));
+        backend.log.write(&Entry::new(level, text).with("command", "cleanup"));
     }
 }

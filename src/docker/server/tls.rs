@@ -12,6 +12,8 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
+use super::Tls;
+
 /// Reads all certificates of a PEM file.
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let read = || format!("cannot read certificates from {}", path.display());
@@ -23,7 +25,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
 }
 
 /// Accepts clients with a certificate that `ca` has signed, and nobody else.
-pub fn acceptor(cert: &Path, key: &Path, ca: &Path) -> Result<TlsAcceptor> {
+pub fn acceptor(Tls { cert, key, ca, .. }: &Tls) -> Result<TlsAcceptor> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(ca)? {
         roots.add(certificate).with_context(|| format!("{} is no authority", ca.display()))?;

@@ -11,12 +11,12 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::history::Volumes;
+use super::history::Segments;
 use super::server::Entry;
 use super::{keys, node};
 use crate::alloc::{Context, NetworkRanges};
 use crate::error::StoreError;
-use crate::model::{Counter, Ending, Face, SetName, Spent, Verb, Wait};
+use crate::model::{Counter, Ending, Face, SetName, Verb, Wait};
 use crate::store::codec;
 use crate::store::embedded::lock::{Lock, lock_file};
 use crate::sys::files;
@@ -29,23 +29,23 @@ const LOCK_WAIT: Wait = Wait::For(Duration::from_millis(50));
 
 /// Where notes are, and of which cluster.
 #[derive(Clone, Debug)]
-pub struct Notes {
+pub struct LocalCache {
     /// The folder; `None`: nothing is noted.
     folder: Option<PathBuf>,
     /// The cluster and the prefix.
     cluster: String,
 }
 
-impl Notes {
+impl LocalCache {
     /// Notes in `folder`, which need not exist, of the cluster with this text.
-    pub fn new(folder: Option<&Path>, cluster: String) -> Notes {
-        Notes { folder: folder.map(Path::to_owned), cluster }
+    pub fn new(folder: Option<&Path>, cluster: String) -> LocalCache {
+        LocalCache { folder: folder.map(Path::to_owned), cluster }
     }
 
     /// The node's record, if this boot has noted that it has the name and that nothing of an earlier
     /// boot is left of this set.
-    pub fn read(&self, set: Option<&SetName>, cx: &Context) -> Option<Entry> {
-        let (path, key) = self.place("node", set, cx)?;
+    pub fn node_entry(&self, set: Option<&SetName>, cx: &Context) -> Option<Entry> {
+        let (path, key) = self.file("node", set, cx)?;
         let (version, value) = codec::read_note(key.as_bytes(), &content(&path)?).ok()?;
         let path = keys::node(&cx.node.name);
         let record = codec::read_node(path.as_bytes(), &cx.node.name, &value).ok()?;
@@ -53,19 +53,24 @@ impl Notes {
     }
 
     /// Notes it.
-    pub fn write(&self, set: Option<&SetName>, cx: &Context, entry: &Entry) -> io::Result<()> {
-        let Some((path, key)) = self.place("node", set, cx) else { return Ok(()) };
+    pub fn write_node_entry(
+        &self,
+        set: Option<&SetName>,
+        cx: &Context,
+        entry: &Entry,
+    ) -> io::Result<()> {
+        let Some((path, key)) = self.file("node", set, cx) else { return Ok(()) };
         put(&path, &codec::note(key.as_bytes(), entry.version, &entry.value), cx.seed)
     }
 
     /// What was noted of a transaction that may be under way still, if one was.
-    pub fn doubt(&self, cx: &Context) -> Option<Vec<u8>> {
-        content(&self.place("doubt", None, cx)?.0)
+    pub fn in_flight(&self, cx: &Context) -> Option<Vec<u8>> {
+        content(&self.file("doubt", None, cx)?.0)
     }
 
     /// Notes that one may be.
-    pub fn note_doubt(&self, cx: &Context) -> io::Result<()> {
-        let Some((path, _)) = self.place("doubt", None, cx) else { return Ok(()) };
+    pub fn mark_in_flight(&self, cx: &Context) -> io::Result<()> {
+        let Some((path, _)) = self.file("doubt", None, cx) else { return Ok(()) };
         files::make_folder(&path)?;
         // Noted without the lock it may be cleared with another's.
         let _lock = lock(&path);
@@ -73,8 +78,8 @@ impl Notes {
     }
 
     /// None is that was noted so; what was noted since stays.
-    pub fn clear_doubt(&self, cx: &Context, noted: &[u8]) {
-        if let Some((path, _)) = self.place("doubt", None, cx)
+    pub fn clear_in_flight(&self, cx: &Context, noted: &[u8]) {
+        if let Some((path, _)) = self.file("doubt", None, cx)
             && let Ok(_lock) = lock(&path)
             && content(&path).as_deref() == Some(noted)
         {
@@ -83,41 +88,41 @@ impl Notes {
         }
     }
 
-    /// This node's volumes of history; what was noted by another build, or cannot be read, is none.
-    pub fn volumes(&self, cx: &Context) -> Option<Volumes> {
-        let (path, key) = self.place("past", None, cx)?;
+    /// This node's segments of history; what was noted by another build, or cannot be read, is none.
+    pub fn segments(&self, cx: &Context) -> Option<Segments> {
+        let (path, key) = self.file("past", None, cx)?;
         let text = String::from_utf8(content(&path)?).ok()?;
         // What each process adds is one byte for each event, behind the text.
         let (head, events) = text.split_once("\n\n")?;
         let fields = head.strip_prefix(&format!("{key:?}\n"))?;
         let numbers: Result<Vec<u64>, _> = fields.split(' ').map(str::parse).collect();
-        let [count, age, gathered, ref begun @ ..] = numbers.ok()?[..] else { return None };
-        Some(Volumes {
+        let [count, age, has_earlier, ref starts @ ..] = numbers.ok()?[..] else { return None };
+        Some(Segments {
             bounds: (count, age),
-            begun: begun.to_vec(),
-            gathered: gathered == 1,
+            starts: starts.to_vec(),
+            has_earlier: has_earlier == 1,
             events: events.len() as u64,
         })
     }
 
     /// Notes them; an error where nothing can be noted.
-    pub fn write_volumes(&self, cx: &Context, volumes: &Volumes) -> io::Result<()> {
+    pub fn write_segments(&self, cx: &Context, segments: &Segments) -> io::Result<()> {
         let nowhere = || io::Error::from(io::ErrorKind::NotFound);
-        let (path, key) = self.place("past", None, cx).ok_or_else(nowhere)?;
-        let (count, age) = volumes.bounds;
-        let mut text = format!("{key:?}\n{count} {age} {}", u8::from(volumes.gathered));
-        for begun in &volumes.begun {
+        let (path, key) = self.file("past", None, cx).ok_or_else(nowhere)?;
+        let (count, age) = segments.bounds;
+        let mut text = format!("{key:?}\n{count} {age} {}", u8::from(segments.has_earlier));
+        for starts in &segments.starts {
             // Writing into memory does not fail.
-            let _ = write!(text, " {begun}");
+            let _ = write!(text, " {starts}");
         }
         text += "\n\n";
-        text.extend((0..volumes.events).map(|_| '.'));
+        text.extend((0..segments.events).map(|_| '.'));
         put(&path, text.as_bytes(), cx.seed)
     }
 
     /// Notes that so many events were added to the newest.
     pub fn add_events(&self, cx: &Context, events: usize) {
-        if let Some((path, _)) = self.place("past", None, cx) {
+        if let Some((path, _)) = self.file("past", None, cx) {
             // Not noted, a volume holds a few more than it should.
             let _ = files::append(&path, &vec![b'.'; events]);
         }
@@ -126,45 +131,38 @@ impl Notes {
     /// Whether a network's ranges were noted to be written down as these.
     pub fn has_ranges(&self, ranges: &NetworkRanges, cx: &Context) -> bool {
         let network = SetName(ranges.network.to_string());
-        let Some((path, key)) = self.place("ranges", Some(&network), cx) else { return false };
+        let Some((path, key)) = self.file("ranges", Some(&network), cx) else { return false };
         content(&path).is_some_and(|noted| noted == codec::ranges(key.as_bytes(), ranges))
     }
 
-    /// Notes that they were.
+    /// Caches that they were.
     pub fn note_ranges(&self, ranges: &NetworkRanges, cx: &Context) {
         let network = SetName(ranges.network.to_string());
-        if let Some((path, key)) = self.place("ranges", Some(&network), cx) {
+        if let Some((path, key)) = self.file("ranges", Some(&network), cx) {
             // Not noted, they are written again with the next ADD.
             let _ = put(&path, &codec::ranges(key.as_bytes(), ranges), cx.seed);
         }
     }
 
     /// Counts a request, as far as the node can keep that.
-    pub fn count(
-        &self,
-        (set, face, verb, ending): (SetName, Face, Verb, Ending),
-        took: Duration,
-        cx: &Context,
-    ) {
-        let Some((path, key)) = self.place("counts", None, cx) else { return };
+    pub fn count(&self, request: &(SetName, Face, Verb, Ending), cx: &Context) {
+        let Some((path, key)) = self.file("counts", None, cx) else { return };
         // A request that cannot be counted stands.
         let Ok(()) = files::make_folder(&path) else { return };
         let Ok(_lock) = lock(&path) else { return };
-        let before = content(&path).unwrap_or_default();
-        let spent = Spent { waited: Duration::ZERO, took };
-        let after = codec::count_in(key.as_bytes(), &before, &set, face, verb, ending, spent);
-        let _ = put(&path, &after, cx.seed);
+        let before = content(&path);
+        let _ = put(&path, &codec::count(key.as_bytes(), before.as_deref(), request), cx.seed);
     }
 
     /// What this node has counted since its boot.
     pub fn counters(&self, cx: &Context) -> Vec<Counter> {
-        let Some((path, key)) = self.place("counts", None, cx) else { return Vec::new() };
+        let Some((path, key)) = self.file("counts", None, cx) else { return Vec::new() };
         let bytes = content(&path).unwrap_or_default();
-        codec::read_all_counts(key.as_bytes(), &bytes).unwrap_or_default()
+        codec::read_counts(key.as_bytes(), &bytes).unwrap_or_default()
     }
 
     /// The file, and what the note is of: a number may be that of several.
-    fn place(&self, kind: &str, set: Option<&SetName>, cx: &Context) -> Option<(PathBuf, String)> {
+    fn file(&self, kind: &str, set: Option<&SetName>, cx: &Context) -> Option<(PathBuf, String)> {
         let set = set.map_or("", |set| &*set.0);
         let key = format!("{}\0{}\0{set}", self.cluster, cx.node.name);
         let mut hasher = DefaultHasher::new();

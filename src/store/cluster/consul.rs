@@ -14,13 +14,14 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
 use super::http::{Client, Failure, Reply, Request, Secret};
-use super::{Commit, Conflict, Engine, Entry, Expect, Step, Truths, Window, Write};
+use super::{Commit, Conflict, Entries, Entry, Expect, KeyRange, Operation, Server, Write};
 use crate::error::StoreError;
 use crate::model::{Consul as Spec, NetworkName};
 use crate::store::OldKey;
+use crate::sys::percent;
 
 /// Operations of one transaction, less the probe of a look.
-const ROOM: usize = 63;
+const MAX_OPERATIONS: usize = 63;
 
 /// Never written; asking whether it is absent needs the same right as writing.
 const PROBE: &str = "probe";
@@ -40,7 +41,7 @@ pub struct Consul {
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Operation {
+struct TxnOperation {
     #[serde(rename = "KV")]
     kv: Kv,
 }
@@ -99,7 +100,8 @@ enum Answer {
 impl Consul {
     /// A client; reads files, connects nowhere.
     pub fn new(spec: &Spec) -> Result<Consul, StoreError> {
-        let dc = spec.dc.as_ref().map(|dc| format!("&dc={}", escaped(dc))).unwrap_or_default();
+        let dc =
+            spec.dc.as_ref().map(|dc| format!("&dc={}", percent::encode(dc))).unwrap_or_default();
         Ok(Consul {
             client: Client::new(&spec.servers)?,
             prefix: format!("{}/", spec.servers.prefix),
@@ -108,13 +110,13 @@ impl Consul {
         })
     }
 
-    fn operation(&self, verb: &'static str, path: &str) -> Operation {
+    fn operation(&self, verb: &'static str, path: &str) -> TxnOperation {
         on(verb, format!("{}{path}", self.prefix))
     }
 
     /// The operation that a step is; none if it neither expects nor writes anything.
-    fn of_step(&self, step: &Step) -> Option<Operation> {
-        let (verb, index) = match (&step.write, step.expect) {
+    fn operation_of(&self, operation: &Operation) -> Option<TxnOperation> {
+        let (verb, index) = match (&operation.write, operation.expect) {
             (Write::Keep, Expect::Anything) => return None,
             (Write::Keep | Write::Delete, Expect::Absent) => ("check-not-exists", None),
             (Write::Keep, Expect::Version(version)) => ("check-index", Some(version)),
@@ -128,15 +130,15 @@ impl Consul {
             // Of what is gone already it succeeds: as good as deleted by us.
             (Write::Delete, Expect::Version(version)) => ("delete-cas", Some(version)),
         };
-        let mut operation = self.operation(verb, &step.path);
-        operation.kv.index = index;
-        if let Write::Put(value) = &step.write {
-            operation.kv.value = Some(BASE64.encode(value));
+        let mut made = self.operation(verb, &operation.path);
+        made.kv.index = index;
+        if let Write::Put(value) = &operation.write {
+            made.kv.value = Some(BASE64.encode(value));
         }
-        Some(operation)
+        Some(made)
     }
 
-    fn transact(&self, operations: &[Operation], repeatable: bool, until: Instant) -> Answer {
+    fn transact(&self, operations: &[TxnOperation], repeatable: bool, until: Instant) -> Answer {
         let body = match serde_json::to_vec(operations) {
             Ok(body) => body,
             Err(e) => return Answer::Undone(e.to_string()),
@@ -226,14 +228,8 @@ impl Consul {
 const COUNT: &str = "count the leases of";
 
 /// An operation on a key, without a value.
-fn on(verb: &'static str, key: String) -> Operation {
-    Operation { kv: Kv { verb, key, value: None, index: None } }
-}
-
-fn escaped(text: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
-    let byte = |b: u8| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") };
-    text.bytes().map(byte).collect()
+fn on(verb: &'static str, key: String) -> TxnOperation {
+    TxnOperation { kv: Kv { verb, key, value: None, index: None } }
 }
 
 /// A rollback tells each operation that failed, in words. Those of comparisons are known; any other
@@ -252,23 +248,23 @@ fn understand(reply: &Reply) -> Answer {
                 Some(failed) => Answer::Undone(failed.what.clone()),
             }
         }
-        (status, _) if reply.is_turned_down() || reply.text().contains(NO_SUCH_DC) => {
+        (status, _) if reply.is_rejected() || reply.text().contains(NO_SUCH_DC) => {
             Answer::Undone(format!("{status} {}", reply.text()))
         }
         (status, _) => Answer::Unknown(format!("{status} {}", reply.text())),
     }
 }
 
-impl Engine for Consul {
+impl Server for Consul {
     fn place(&self) -> String {
         format!("Consul at {}", self.client.place())
     }
 
-    fn room(&self) -> usize {
-        ROOM
+    fn max_operations(&self) -> usize {
+        MAX_OPERATIONS
     }
 
-    fn get(&self, paths: &[&str], until: Instant) -> Result<Truths, StoreError> {
+    fn get(&self, paths: &[&str], until: Instant) -> Result<Entries, StoreError> {
         // A "get" of what is absent rolls back; the tree below a whole path holds it, and perhaps a
         // few whose names begin with the same letters.
         let mut found = self.trees("read from", paths, until)?;
@@ -303,14 +299,14 @@ impl Engine for Consul {
         keys.ok_or_else(senseless)
     }
 
-    fn counts(
+    fn count(
         &self,
         folder: &str,
-        windows: &[Window],
+        windows: &[KeyRange],
         until: Instant,
     ) -> Result<Vec<u64>, StoreError> {
         let names = self.names(folder, until).map_err(|why| self.unavailable(COUNT, why))?;
-        let one = |window: &Window| {
+        let one = |window: &KeyRange| {
             let (first, last) = (window.first.as_str(), window.last.as_str());
             let before = |end: &str| names.partition_point(|name| name.as_str() < end);
             let last = names.partition_point(|name| name.as_str() <= last);
@@ -320,18 +316,18 @@ impl Engine for Consul {
     }
 
     /// Consul has no other branch: which comparison failed is all that a transaction tells.
-    fn alternatives(&self) -> usize {
+    fn max_candidates(&self) -> usize {
         1
     }
 
-    fn commit(&self, tries: &[&[Step]], until: Instant) -> Result<Commit, StoreError> {
-        let steps: Vec<(&str, Operation)> = tries
+    fn commit(&self, tries: &[&[Operation]], until: Instant) -> Result<Commit, StoreError> {
+        let operations: Vec<(&str, TxnOperation)> = tries
             .iter()
             .take(1)
-            .flat_map(|steps| steps.iter())
-            .filter_map(|s| Some((&*s.path, self.of_step(s)?)))
+            .flat_map(|operations| operations.iter())
+            .filter_map(|s| Some((&*s.path, self.operation_of(s)?)))
             .collect();
-        let (paths, operations): (Vec<&str>, Vec<Operation>) = steps.into_iter().unzip();
+        let (paths, operations): (Vec<&str>, Vec<TxnOperation>) = operations.into_iter().unzip();
         match self.transact(&operations, false, until) {
             Answer::Committed(_) => Ok(Commit::Done(0)),
             Answer::Stale(failed) => {
@@ -339,7 +335,7 @@ impl Engine for Consul {
                 Ok(Commit::Conflict(Conflict::Stale(paths.map(|p| (*p).to_owned()).collect())))
             }
             Answer::Undone(why) => Err(self.unavailable("commit to", why)),
-            Answer::Unknown(why) => Ok(Commit::Lost(StoreError::Unanswered {
+            Answer::Unknown(why) => Ok(Commit::Unknown(StoreError::Unanswered {
                 doing: "commit to".to_owned(),
                 place: self.place(),
                 source: why.into(),

@@ -19,20 +19,20 @@ use serde_json::{Value, json};
 
 use super::http::{Client, Failure, Reply, Request, Secret};
 use super::login::TokenFile;
-use super::{Commit, Conflict, Engine, Entry, Expect, Step, Truths, Window, Write};
+use super::{Commit, Conflict, Entries, Entry, Expect, KeyRange, Operation, Server, Write};
 use crate::error::StoreError;
 use crate::model::Etcd as Spec;
 
 /// Operations of one transaction (`--max-txn-ops`), those of nested ones included.
-const ROOM: usize = 128;
+const MAX_OPERATIONS: usize = 128;
 /// Nested transactions, far below what the server takes (42).
-const DEPTH: usize = 16;
+const MAX_CANDIDATES: usize = 16;
 /// Records of one answer of a listing.
 const PAGE: usize = 4096;
 /// gRPC's code for a caller whom the server does not know, or no longer.
 const UNAUTHENTICATED: u64 = 16;
 /// How often a look in several steps is begun: its revision may be compacted away meanwhile.
-const LOOKS: usize = 4;
+const MAX_READS: usize = 4;
 /// What the server says of such a revision.
 const COMPACTED: &str = "required revision has been compacted";
 /// What the server says of a token from before users or roles were changed (JWT).
@@ -219,8 +219,8 @@ impl Etcd {
             });
         }
         // What is wrong with it is not told: it may be a token.
-        let Token { token } = parse(&reply).map_err(|_| nonsense())?;
-        let token = Secret::parse(&token).ok_or_else(nonsense)?;
+        let Token { token } = parse(&reply).map_err(|_| malformed())?;
+        let token = Secret::parse(&token).ok_or_else(malformed)?;
         // Where it cannot be kept, the next process logs in again.
         let _ = login.kept.write(&token);
         *self.token.borrow_mut() = Some(token);
@@ -239,12 +239,12 @@ impl Etcd {
     }
 
     /// What these steps compare and write, and what is to be done instead.
-    fn transaction(&self, steps: &[Step], failure: &Value) -> Value {
+    fn transaction(&self, operations: &[Operation], failure: &Value) -> Value {
         let mut compare = Vec::new();
         let mut success = Vec::new();
-        for step in steps {
-            let key = self.key(&step.path);
-            let version = match step.expect {
+        for operation in operations {
+            let key = self.key(&operation.path);
+            let version = match operation.expect {
                 Expect::Anything => None,
                 Expect::Absent => Some(("EQUAL", 0)),
                 Expect::Present => Some(("GREATER", 0)),
@@ -256,7 +256,7 @@ impl Etcd {
                     "mod_revision": version.to_string(),
                 }));
             }
-            match &step.write {
+            match &operation.write {
                 Write::Keep => {}
                 Write::Put(value) => {
                     let value = BASE64.encode(value);
@@ -266,7 +266,7 @@ impl Etcd {
                     success.push(json!({ "request_delete_range": { "key": key } }));
                 }
                 Write::DeleteTree => {
-                    let end = self.behind(&step.path);
+                    let end = self.behind(&operation.path);
                     success
                         .push(json!({ "request_delete_range": { "key": key, "range_end": end } }));
                 }
@@ -287,7 +287,7 @@ impl Etcd {
         look: impl Fn() -> Result<T, Trouble>,
     ) -> Result<T, StoreError> {
         let mut found = look();
-        for _ in 1..LOOKS {
+        for _ in 1..MAX_READS {
             if !matches!(found, Err(Trouble::Compacted(_))) {
                 break;
             }
@@ -299,43 +299,43 @@ impl Etcd {
     /// A commit that may have happened.
     fn lost(&self, why: String) -> Commit {
         let (doing, place) = ("commit to".to_owned(), self.place());
-        Commit::Lost(StoreError::Unanswered { doing, place, source: why.into() })
+        Commit::Unknown(StoreError::Unanswered { doing, place, source: why.into() })
     }
 
     /// What the ranges of a transaction found, of just these paths.
-    fn truths<'p>(
+    fn entries<'p>(
         &self,
         paths: impl Iterator<Item = &'p str>,
         replies: Vec<OneReply>,
-    ) -> Result<Truths, Trouble> {
+    ) -> Result<Entries, Trouble> {
         let paths: Vec<&str> = paths.collect();
         // "Not there" is said by an answer without a record, never by no answer.
         if replies.len() != paths.len() {
-            return Err(nonsense());
+            return Err(malformed());
         }
-        let mut truths = Truths::new();
+        let mut entries = Entries::new();
         for (path, reply) in paths.into_iter().zip(replies) {
-            let kvs = reply.response_range.ok_or_else(nonsense)?.kvs;
+            let kvs = reply.response_range.ok_or_else(malformed)?.kvs;
             let found = kvs.first().map(|kv| self.entry(kv)).transpose()?;
             if found.as_ref().is_some_and(|(of, _)| of != path) {
-                return Err(nonsense());
+                return Err(malformed());
             }
-            truths.insert(path.to_owned(), found.map(|(_, entry)| entry));
+            entries.insert(path.to_owned(), found.map(|(_, entry)| entry));
         }
-        Ok(truths)
+        Ok(entries)
     }
 
     fn entry(&self, kv: &Kv) -> Result<(String, Entry), Trouble> {
         let key = BASE64.decode(&kv.key).ok().and_then(|key| String::from_utf8(key).ok());
         let path =
-            key.as_deref().and_then(|key| key.strip_prefix(&self.prefix)).ok_or_else(nonsense)?;
-        let version = kv.mod_revision.parse().map_err(|_| nonsense())?;
-        let value = BASE64.decode(&kv.value).map_err(|_| nonsense())?;
+            key.as_deref().and_then(|key| key.strip_prefix(&self.prefix)).ok_or_else(malformed)?;
+        let version = kv.mod_revision.parse().map_err(|_| malformed())?;
+        let value = BASE64.decode(&kv.value).map_err(|_| malformed())?;
         Ok((path.to_owned(), Entry { version, value }))
     }
 }
 
-fn nonsense() -> Trouble {
+fn malformed() -> Trouble {
     Trouble::Unknown("an answer that makes no sense".to_owned())
 }
 
@@ -349,26 +349,26 @@ fn parse<T: DeserializeOwned>(reply: &Reply) -> Result<T, Trouble> {
 fn refused(reply: &Reply, refusal: &Refusal) -> Trouble {
     let why = if refusal.error.is_empty() { reply.text() } else { refusal.error.trim().to_owned() };
     let why = format!("{} {why}", reply.status);
-    match reply.is_turned_down() {
+    match reply.is_rejected() {
         true if why.contains(COMPACTED) => Trouble::Compacted(why),
         true => Trouble::Undone(why),
         false => Trouble::Unknown(why),
     }
 }
 
-impl Engine for Etcd {
+impl Server for Etcd {
     fn place(&self) -> String {
         format!("etcd at {}", self.client.place())
     }
 
-    fn room(&self) -> usize {
-        ROOM
+    fn max_operations(&self) -> usize {
+        MAX_OPERATIONS
     }
 
-    fn get(&self, paths: &[&str], until: Instant) -> Result<Truths, StoreError> {
+    fn get(&self, paths: &[&str], until: Instant) -> Result<Entries, StoreError> {
         let success: Vec<Value> = paths.iter().map(|path| self.read_of(path)).collect();
         self.call::<TxnReply>("/v3/kv/txn", &json!({ "success": success }), true, until)
-            .and_then(|reply| self.truths(paths.iter().copied(), reply.responses))
+            .and_then(|reply| self.entries(paths.iter().copied(), reply.responses))
             .map_err(|trouble| self.unavailable("read from", trouble))
     }
 
@@ -386,7 +386,7 @@ impl Engine for Etcd {
                 });
                 let page: RangeReply = self.call("/v3/kv/range", &body, true, until)?;
                 if page.header.revision.is_empty() {
-                    return Err(nonsense());
+                    return Err(malformed());
                 }
                 for kv in &page.kvs {
                     let (path, entry) = self.entry(kv)?;
@@ -403,12 +403,12 @@ impl Engine for Etcd {
         self.at_one_moment("list the leases of", read)
     }
 
-    fn counts(&self, _: &str, windows: &[Window], until: Instant) -> Result<Vec<u64>, StoreError> {
+    fn count(&self, _: &str, windows: &[KeyRange], until: Instant) -> Result<Vec<u64>, StoreError> {
         let read = || {
             let mut counts = Vec::new();
             let mut revision = None::<String>;
-            for some in windows.chunks(ROOM) {
-                let one = |window: &Window| {
+            for some in windows.chunks(MAX_OPERATIONS) {
+                let one = |window: &KeyRange| {
                     // The smallest key behind the last one.
                     let end = self.key(&format!("{}\0", window.last));
                     json!({ "request_range": {
@@ -425,38 +425,38 @@ impl Engine for Etcd {
                 revision.get_or_insert(reply.header.revision);
             }
             let counts: Vec<u64> = counts.into_iter().flatten().collect();
-            if counts.len() == windows.len() { Ok(counts) } else { Err(nonsense()) }
+            if counts.len() == windows.len() { Ok(counts) } else { Err(malformed()) }
         };
         self.at_one_moment("count the leases of", read)
     }
 
-    fn alternatives(&self) -> usize {
-        DEPTH
+    fn max_candidates(&self) -> usize {
+        MAX_CANDIDATES
     }
 
-    fn commit(&self, tries: &[&[Step]], until: Instant) -> Result<Commit, StoreError> {
-        let steps = tries.iter().flat_map(|steps| steps.iter());
-        let compared: BTreeSet<&str> = steps
-            .filter(|step| step.expect != Expect::Anything)
-            .map(|step| step.path.as_str())
+    fn commit(&self, tries: &[&[Operation]], until: Instant) -> Result<Commit, StoreError> {
+        let operations = tries.iter().flat_map(|operations| operations.iter());
+        let compared: BTreeSet<&str> = operations
+            .filter(|operation| operation.expect != Expect::Anything)
+            .map(|operation| operation.path.as_str())
             .collect();
         let reads: Vec<Value> = compared.iter().map(|path| self.read_of(path)).collect();
         // From the last one outwards.
-        let body = tries.iter().rev().fold(None, |inner, steps| {
+        let body = tries.iter().rev().fold(None, |inner, operations| {
             let failure = match inner {
                 None => json!(reads),
                 Some(inner) => json!([{ "request_txn": inner }]),
             };
-            Some(self.transaction(steps, &failure))
+            Some(self.transaction(operations, &failure))
         });
         let done = self.call::<TxnReply>("/v3/kv/txn", &body, false, until).and_then(|reply| {
             let (depth, reply) = innermost(reply);
             match reply.succeeded {
                 true if depth < tries.len() => Ok(Commit::Done(depth)),
-                true => Err(nonsense()),
+                true => Err(malformed()),
                 false => self
-                    .truths(compared.into_iter(), reply.responses)
-                    .map(|truths| Commit::Conflict(Conflict::Seen(truths))),
+                    .entries(compared.into_iter(), reply.responses)
+                    .map(|entries| Commit::Conflict(Conflict::Current(entries))),
             }
         });
         match done {

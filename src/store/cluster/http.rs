@@ -28,7 +28,7 @@ const LONGEST_FILE: u64 = 4 << 20;
 /// Longest wait for a connection: a host that is up answers in a fraction of that.
 const CONNECT: Duration = Duration::from_secs(2);
 /// Between two rounds over endpoints that all are up and cannot serve: an election.
-const ROUND: Duration = Duration::from_millis(100);
+const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// Where Debian, Alpine and Arch, and where Fedora and its kin keep the authorities that they trust.
 const SYSTEM_CA: [&str; 2] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
@@ -111,12 +111,12 @@ impl Reply {
 impl Reply {
     /// Whether the request was looked at and refused. That a client hung up (408 and 499; so says etcd's
     /// gateway while its server stops) does not tell what became of the request.
-    pub fn is_turned_down(&self) -> bool {
+    pub fn is_rejected(&self) -> bool {
         self.status < 500 && ![408, 499].contains(&self.status)
     }
 
     /// Whether it is a server's error that may be over in a moment: there is no leader, say.
-    fn may_pass(&self, hopeless: &str) -> bool {
+    fn is_transient(&self, hopeless: &str) -> bool {
         self.status >= 500 && (hopeless.is_empty() || !self.text().contains(hopeless))
     }
 }
@@ -175,7 +175,7 @@ impl Client {
             for _ in 0..self.endpoints.len() {
                 let at = self.current.get() % self.endpoints.len();
                 match self.ask(&self.endpoints[at], request, until) {
-                    Ok(reply) if request.repeatable && reply.may_pass(request.hopeless) => {
+                    Ok(reply) if request.repeatable && reply.is_transient(request.hopeless) => {
                         up = true;
                         why = format!("{}: {} {}", self.endpoints[at], reply.status, reply.text());
                     }
@@ -196,7 +196,7 @@ impl Client {
             if !up {
                 return Err(Failure::Unsent(why));
             }
-            pause(ROUND, until);
+            pause(RETRY_AFTER, until);
         }
     }
 
@@ -291,15 +291,7 @@ fn failure(error: &Error, encrypted: bool) -> Failure {
 fn tls(servers: &Servers) -> Result<TlsConfig, StoreError> {
     let roots = match &servers.ca {
         Some(path) => certificates(path)?,
-        None => match SYSTEM_CA.iter().map(Path::new).find(|path| path.exists()) {
-            Some(path) => certificates(path)?,
-            None => {
-                return Err(unusable(
-                    SYSTEM_CA[0].as_ref(),
-                    "this host has no list of authorities; name one with caFile",
-                ));
-            }
-        },
+        None => authorities()?,
     };
     let identity = match &servers.identity {
         None => None,
@@ -314,6 +306,19 @@ fn tls(servers: &Servers) -> Result<TlsConfig, StoreError> {
         .client_cert(identity)
         .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .build())
+}
+
+/// The authorities that the system trusts.
+fn authorities() -> Result<Vec<ureq::tls::Certificate<'static>>, StoreError> {
+    for path in SYSTEM_CA.map(Path::new) {
+        if files::look(path).map_err(|e| StoreError::io("look at", path, e))?.is_some() {
+            return certificates(path);
+        }
+    }
+    Err(unusable(
+        SYSTEM_CA[0].as_ref(),
+        "this host has no list of authorities; name one with caFile",
+    ))
 }
 
 fn certificates(path: &Path) -> Result<Vec<ureq::tls::Certificate<'static>>, StoreError> {

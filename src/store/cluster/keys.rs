@@ -25,33 +25,25 @@
 
 use std::fmt::Write as _;
 
-use super::server::Window;
+use super::server::KeyRange;
 use crate::alloc::PodKey;
 use crate::model::{NetworkName, Node, Owner, PoolId, SetName, Timestamp};
 use crate::net::{Addr, Family, Span};
-use crate::sys::percent::decode;
+use crate::sys::percent;
 
 /// A name as one segment: what is no letter, digit, `-`, `_`, `.` or `~` as %XX, and never empty or
 /// of dots alone, which servers take for steps in a path.
-fn segment(path: &mut String, name: &str) {
-    let dots = name.bytes().all(|b| b == b'.');
-    if name.is_empty() {
-        path.push('%');
-    }
-    for byte in name.bytes() {
-        let plain = byte.is_ascii_alphanumeric() || b"-_~".contains(&byte);
-        if plain || byte == b'.' && !dots {
-            path.push(char::from(byte));
-        } else {
-            // Writing into memory does not fail.
-            let _ = write!(path, "%{byte:02X}");
-        }
+fn push_name(path: &mut String, name: &str) {
+    match name {
+        "" => path.push('%'),
+        dots if dots.bytes().all(|b| b == b'.') => *path += &dots.replace('.', "%2E"),
+        name => *path += &percent::encode(name),
     }
     path.push('/');
 }
 
-fn read_segment(text: &str) -> Option<String> {
-    if text == "%" { Some(String::new()) } else { decode(text) }
+fn read_name(text: &str) -> Option<String> {
+    if text == "%" { Some(String::new()) } else { percent::decode(text) }
 }
 
 fn hex(addr: Addr) -> String {
@@ -72,12 +64,12 @@ fn read_hex(text: &str) -> Option<Addr> {
 
 fn of(kind: &str, set: &SetName) -> String {
     let mut path = format!("{kind}/");
-    segment(&mut path, &set.0);
+    push_name(&mut path, &set.0);
     path
 }
 
 /// Who has an address.
-pub fn ip(set: &SetName, addr: Addr) -> String {
+pub fn address(set: &SetName, addr: Addr) -> String {
     chunk(set, addr) + &hex(addr)
 }
 
@@ -86,7 +78,7 @@ pub fn chunk(set: &SetName, addr: Addr) -> String {
     let mut hex = hex(addr);
     hex.truncate(hex.len() - 2);
     let mark = if addr.family() == Family::V6 { "v6-" } else { "" };
-    format!("{}{mark}{hex}/", ips(set))
+    format!("{}{mark}{hex}/", addresses(set))
 }
 
 /// The addresses of a chunk.
@@ -96,43 +88,43 @@ pub fn chunk_of(addr: Addr) -> Span {
 }
 
 /// From a span's first address to its last.
-pub fn window(set: &SetName, span: Span) -> Window {
-    Window { first: ip(set, span.first), last: ip(set, span.last) }
+pub fn key_range(set: &SetName, span: Span) -> KeyRange {
+    KeyRange { first: address(set, span.first), last: address(set, span.last) }
 }
 
 /// All addresses of a set.
-pub fn ips(set: &SetName) -> String {
+pub fn addresses(set: &SetName) -> String {
     of("ip", set)
 }
 
 /// All addresses of all sets.
-pub const IPS: &str = "ip/";
+pub const ADDRESSES: &str = "ip/";
 
-/// Set and address of an [`ip`] path.
-pub fn read_ip(path: &str) -> Option<(SetName, Addr)> {
-    let mut parts = path.strip_prefix(IPS)?.split('/');
+/// Set and address of an [`address`] path.
+pub fn read_address(path: &str) -> Option<(SetName, Addr)> {
+    let mut parts = path.strip_prefix(ADDRESSES)?.split('/');
     let (set, _chunk, addr) = (parts.next()?, parts.next()?, parts.next()?);
-    let found = (SetName(read_segment(set)?), read_hex(addr)?);
-    (parts.next().is_none() && ip(&found.0, found.1) == path).then_some(found)
+    let found = (SetName(read_name(set)?), read_hex(addr)?);
+    (parts.next().is_none() && address(&found.0, found.1) == path).then_some(found)
 }
 
 /// What an owner of this node holds; `None`: an address of a pool is its own owner, and what is
 /// leased of it stands under the address alone.
-pub fn own(set: &SetName, node: &Node, owner: &Owner) -> Option<String> {
+pub fn owner(set: &SetName, node: &Node, owner: &Owner) -> Option<String> {
     // Whoever leased for a container without its interface did not say on which node it is.
     let nobody = Node::default();
     let nameless = matches!(owner, Owner::Attachment(a) if a.ifname.is_none());
-    let mut path = owns(set, if nameless { &nobody } else { node });
+    let mut path = node_owners(set, if nameless { &nobody } else { node });
     match owner {
         Owner::Attachment(a) => {
             path.push_str("cni/");
-            segment(&mut path, a.network.as_str());
-            segment(&mut path, a.container.as_str());
-            segment(&mut path, a.ifname.as_ref().map_or("", |i| i.as_str()));
+            push_name(&mut path, a.network.as_str());
+            push_name(&mut path, a.container.as_str());
+            push_name(&mut path, a.ifname.as_ref().map_or("", |i| i.as_str()));
         }
         Owner::Id(id) => {
             path.push_str("id/");
-            segment(&mut path, id);
+            push_name(&mut path, id);
         }
         Owner::Gateway(addr) => {
             let _ = write!(path, "gateway/{}/", hex(*addr));
@@ -148,46 +140,46 @@ pub fn own(set: &SetName, node: &Node, owner: &Owner) -> Option<String> {
 }
 
 /// What all owners hold.
-pub const OWNS: &str = "own/";
+pub const OWNERS: &str = "own/";
 
-/// The set of an [`own`] path.
-pub fn read_own_set(path: &str) -> Option<SetName> {
-    let (set, _) = path.strip_prefix(OWNS)?.split_once('/')?;
-    read_segment(set).map(SetName)
+/// The set of an [`owner`] path.
+pub fn read_owner_set(path: &str) -> Option<SetName> {
+    let (set, _) = path.strip_prefix(OWNERS)?.split_once('/')?;
+    read_name(set).map(SetName)
 }
 
 /// What the owners of this node hold of a set.
-pub fn owns(set: &SetName, node: &Node) -> String {
+pub fn node_owners(set: &SetName, node: &Node) -> String {
     let mut path = of("own", set);
-    segment(&mut path, &node.name);
+    push_name(&mut path, &node.name);
     path
 }
 
 /// All addresses given last.
-pub const CURSORS: &str = "cursor/";
+pub const CURSOR: &str = "cursor/";
 
 /// Set and range of a [`cursor`] path.
 pub fn read_cursor(path: &str) -> Option<(SetName, Addr)> {
-    let (set, range) = path.strip_prefix(CURSORS)?.split_once('/')?;
-    Some((SetName(read_segment(set)?), read_hex(range)?))
+    let (set, range) = path.strip_prefix(CURSOR)?.split_once('/')?;
+    Some((SetName(read_name(set)?), read_hex(range)?))
 }
 
 /// That an address is kept back.
 pub fn cooling(set: &SetName, addr: Addr) -> String {
-    coolings(set) + &hex(addr)
+    set_cooling(set) + &hex(addr)
 }
 
 /// All addresses of a set that are kept back.
-pub fn coolings(set: &SetName) -> String {
+pub fn set_cooling(set: &SetName) -> String {
     of("cooling", set)
 }
 
 /// All of all sets.
-pub const COOLINGS: &str = "cooling/";
+pub const COOLING: &str = "cooling/";
 
 /// The address of a [`cooling`] path of this set.
 pub fn read_cooling(set: &SetName, path: &str) -> Option<Addr> {
-    let addr = read_hex(path.strip_prefix(&coolings(set))?)?;
+    let addr = read_hex(path.strip_prefix(&set_cooling(set))?)?;
     (cooling(set, addr) == path).then_some(addr)
 }
 
@@ -197,12 +189,12 @@ pub fn cursor(set: &SetName, range: Addr) -> String {
 }
 
 /// All pods' former addresses.
-pub const STICKIES: &str = "sticky/";
+pub const STICKY: &str = "sticky/";
 
 /// Set, pod and range of a [`sticky`] path.
 pub fn read_sticky(path: &str) -> Option<(SetName, PodKey, Addr)> {
-    let mut parts = path.strip_prefix(STICKIES)?.split('/');
-    let mut name = || read_segment(parts.next()?);
+    let mut parts = path.strip_prefix(STICKY)?.split('/');
+    let mut name = || read_name(parts.next()?);
     let (set, pod) = (SetName(name()?), PodKey { namespace: name()?, name: name()? });
     let range = read_hex(parts.next()?)?;
     parts.next().is_none().then_some((set, pod, range))
@@ -211,32 +203,26 @@ pub fn read_sticky(path: &str) -> Option<(SetName, PodKey, Addr)> {
 /// A pod's former address in a range set.
 pub fn sticky(set: &SetName, pod: &PodKey, range: Addr) -> String {
     let mut path = of("sticky", set);
-    segment(&mut path, &pod.namespace);
-    segment(&mut path, &pod.name);
+    push_name(&mut path, &pod.namespace);
+    push_name(&mut path, &pod.name);
     path + &hex(range)
 }
 
 /// Which pod's address this was.
-pub fn stuck(set: &SetName, addr: Addr) -> String {
+pub fn sticky_of(set: &SetName, addr: Addr) -> String {
     of("stuck", set) + &hex(addr)
 }
 
 /// A pool.
 pub fn pool(id: &PoolId) -> String {
     let mut path = POOLS.to_owned();
-    segment(&mut path, &id.0);
+    push_name(&mut path, &id.0);
     path.pop();
     path
 }
 
 /// All pools of all spaces.
 pub const POOLS: &str = "pool/";
-
-/// The name in a [`pool`] path.
-pub fn read_pool(path: &str) -> Option<PoolId> {
-    let id = PoolId(read_segment(path.strip_prefix(POOLS)?)?);
-    (pool(&id) == path).then_some(id)
-}
 
 /// That another program's leases of a network were taken over.
 pub fn adopted(network: &NetworkName) -> String {
@@ -254,7 +240,7 @@ pub fn read_adopted(path: &str) -> Option<NetworkName> {
 /// What is known of a node.
 pub fn node(name: &str) -> String {
     let mut path = NODES.to_owned();
-    segment(&mut path, name);
+    push_name(&mut path, name);
     path.pop();
     path
 }
@@ -264,7 +250,7 @@ pub const NODES: &str = "node/";
 
 /// The name in a [`node`] path.
 pub fn read_node(path: &str) -> Option<String> {
-    let name = read_segment(path.strip_prefix(NODES)?)?;
+    let name = read_name(path.strip_prefix(NODES)?)?;
     (node(&name) == path).then_some(name)
 }
 
@@ -276,7 +262,7 @@ pub fn definition(name: &NetworkName) -> String {
 /// All networks that are defined.
 pub const NETWORKS: &str = "net/";
 
-/// The name in a [`network`] path.
+/// The name in a [`definition`] path.
 pub fn read_definition(path: &str) -> Option<NetworkName> {
     NetworkName::new(path.strip_prefix(NETWORKS)?).ok()
 }
@@ -295,29 +281,29 @@ pub fn read_ranges(path: &str) -> Option<NetworkName> {
 }
 
 /// What happened, of all nodes.
-pub const PASTS: &str = "past/";
+pub const HISTORY: &str = "past/";
 
 /// What this node did.
-pub fn pasts(node: &str) -> String {
-    let mut path = PASTS.to_owned();
-    segment(&mut path, node);
+pub fn node_history(node: &str) -> String {
+    let mut path = HISTORY.to_owned();
+    push_name(&mut path, node);
     path
 }
 
 /// The volume of a node's history that was begun then.
-pub fn volume(node: &str, begun: Timestamp) -> String {
-    format!("{}{begun:012x}/", pasts(node))
+pub fn history_segment(node: &str, begun: Timestamp) -> String {
+    format!("{}{begun:012x}/", node_history(node))
 }
 
 /// A record of it: what was done then, by the process with this seed and its how manieth.
-pub fn past(node: &str, begun: Timestamp, now: Timestamp, seed: u64, serial: u64) -> String {
-    format!("{}{now:012x}-{seed:016x}-{serial}", volume(node, begun))
+pub fn history(node: &str, begun: Timestamp, now: Timestamp, seed: u64, serial: u64) -> String {
+    format!("{}{now:012x}-{seed:016x}-{serial}", history_segment(node, begun))
 }
 
-/// Node and volume of a [`past`] path.
-pub fn read_past(path: &str) -> Option<(String, Timestamp)> {
-    let mut parts = path.strip_prefix(PASTS)?.split('/');
-    let (node, begun) = (read_segment(parts.next()?)?, parts.next()?);
+/// Node and volume of a [`history`] path.
+pub fn read_history(path: &str) -> Option<(String, Timestamp)> {
+    let mut parts = path.strip_prefix(HISTORY)?.split('/');
+    let (node, begun) = (read_name(parts.next()?)?, parts.next()?);
     Some((node, u64::from_str_radix(begun, 16).ok()?))
 }
 
@@ -327,23 +313,23 @@ pub const SPACES: &str = "space/";
 /// All pools of a space.
 pub fn space(name: &str) -> String {
     let mut path = "space/".to_owned();
-    segment(&mut path, name);
+    push_name(&mut path, name);
     path.pop();
     path
 }
 
 /// Whether it is about pools: compared by everything that has looked at it.
-pub fn is_of_pools(path: &str) -> bool {
+pub fn is_pool_or_space(path: &str) -> bool {
     path.starts_with(POOLS) || path.starts_with("space/")
 }
 
 /// Whether it is who has an address.
-pub fn is_ip(path: &str) -> bool {
-    path.starts_with(IPS)
+pub fn is_address(path: &str) -> bool {
+    path.starts_with(ADDRESSES)
 }
 
 /// Whether it is what an owner holds.
-pub fn is_own(path: &str) -> bool {
+pub fn is_owner(path: &str) -> bool {
     path.starts_with("own/")
 }
 
@@ -353,15 +339,15 @@ pub fn is_node(path: &str) -> bool {
 }
 
 /// What begins a path on whose record everything rests that has looked at it, and compares it.
-pub const GUARDS: [&str; 5] = [POOLS, "space/", NODES, NETWORKS, ADOPTED];
+pub const ALWAYS_COMPARED: [&str; 5] = [POOLS, "space/", NODES, NETWORKS, ADOPTED];
 
 fn is_guard(path: &str) -> bool {
-    GUARDS.iter().any(|prefix| path.starts_with(prefix))
+    ALWAYS_COMPARED.iter().any(|prefix| path.starts_with(prefix))
 }
 
 /// Whether a record decides who has what, and is therefore compared; the others are hints.
-pub fn is_truth(path: &str) -> bool {
-    is_ip(path) || is_own(path) || is_guard(path)
+pub fn is_compared(path: &str) -> bool {
+    is_address(path) || is_owner(path) || is_guard(path)
 }
 
 #[cfg(test)]
@@ -378,15 +364,15 @@ mod tests {
             let set = SetName(name.to_owned());
             for addr in ["10.0.0.7", "fd00::7"] {
                 let addr = addr.parse().unwrap();
-                let path = ip(&set, addr);
+                let path = address(&set, addr);
                 assert_eq!(path.split('/').count(), 4, "{path}");
                 assert!(path.split('/').all(|s| !["", ".", ".."].contains(&s)), "{path}");
-                assert!(path.starts_with(&chunk(&set, addr)) && path.starts_with(&ips(&set)));
-                assert_eq!(read_ip(&path), Some((set.clone(), addr)));
+                assert!(path.starts_with(&chunk(&set, addr)) && path.starts_with(&addresses(&set)));
+                assert_eq!(read_address(&path), Some((set.clone(), addr)));
             }
         }
         assert_eq!(
-            ip(&SetName("net".into()), "10.0.0.7".parse().unwrap()),
+            address(&SetName("net".into()), "10.0.0.7".parse().unwrap()),
             "ip/net/0a0000/0a000007"
         );
         let set = SetName("a/b".into());
@@ -396,16 +382,18 @@ mod tests {
         assert_eq!(read_sticky(&sticky(&set, &pod, range)), Some((set, pod, range)));
         for id in ["l/10.0.0.0/8/10.1.0.0/16", "", "..", "net\u{e4}"].map(|id| PoolId(id.into())) {
             assert_eq!(pool(&id).split('/').count(), 2);
-            assert_eq!(read_pool(&pool(&id)), Some(id.clone()));
             assert_eq!(node(&id.0).split('/').count(), 2);
             assert_eq!(read_node(&node(&id.0)), Some(id.0));
         }
         let (node, begun) = ("n/1", 1_800_000_000);
-        let path = past(node, begun, begun + 7, u64::MAX, 3);
-        assert!(path.starts_with(&volume(node, begun)) && volume(node, begun).ends_with('/'));
-        assert_eq!(read_past(&path), Some((node.to_owned(), begun)));
+        let path = history(node, begun, begun + 7, u64::MAX, 3);
+        assert!(
+            path.starts_with(&history_segment(node, begun))
+                && history_segment(node, begun).ends_with('/')
+        );
+        assert_eq!(read_history(&path), Some((node.to_owned(), begun)));
         for bad in ["ip/net/0a0000/0a0100", "ip/net/0a0000/0a000007/x", "ip/net", "own/net/n"] {
-            assert_eq!(read_ip(bad), None, "{bad}");
+            assert_eq!(read_address(bad), None, "{bad}");
         }
     }
 
@@ -413,9 +401,9 @@ mod tests {
     fn owners_do_not_run_into_each_other() {
         let (set, node) =
             (SetName("s".into()), Node { name: "n/1".into(), machine: String::new() });
-        let id = |text: &str| own(&set, &node, &Owner::Id(text.to_owned())).unwrap();
+        let id = |text: &str| owner(&set, &node, &Owner::Id(text.to_owned())).unwrap();
         assert_eq!(id("a"), "own/s/n%2F1/id/a");
         assert_ne!(id("a/b"), id("a%2Fb"));
-        assert!(id("").starts_with(&owns(&set, &node)));
+        assert!(id("").starts_with(&node_owners(&set, &node)));
     }
 }

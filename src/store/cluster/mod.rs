@@ -2,7 +2,7 @@
 //!
 //! Owns: the way from a command to a commit: guess, compare, try again with what was learned; what a
 //! boot does once. Does not own: what becomes of a commit (`commit`), how a server is asked
-//! ([`Engine`]), which address (`alloc`).
+//! ([`Server`]), which address (`alloc`).
 //! Invariant: an outcome that changes something was compared by the server; any other rests on
 //! nothing assumed. Tries and time are bounded. No lease outlives its pool.
 
@@ -27,11 +27,11 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-pub use cache::Notes;
-use commit::{Try, alternatives, commit};
-use node::Claim;
-pub use server::{Commit, Conflict, Engine, Entry, Expect, Step, Truths, Window, Write};
-use view::{Knowledge, Old, Owners};
+pub use cache::LocalCache;
+use commit::{Candidate, candidates, commit};
+use node::NameClaim;
+pub use server::{Commit, Conflict, Entries, Entry, Expect, KeyRange, Operation, Server, Write};
+use view::{ClusterView, Old, Owners};
 
 use self::backoff::step_aside;
 use super::{
@@ -53,35 +53,35 @@ use crate::net::Addr;
 const TRIES: u32 = 64;
 
 /// A store on such a server.
-pub struct Cas<E> {
-    engine: E,
+pub struct ClusterStore<S> {
+    server: S,
     timeout: Duration,
     persist: Persist,
-    notes: Notes,
+    notes: LocalCache,
     /// What a GC listed, for its further steps. It may be out of date: the commits compare.
-    listing: Option<(Owners, Truths)>,
+    listing: Option<(Owners, Entries)>,
     /// Definitions that were looked at, for the command that rests on one.
-    networks: Truths,
+    networks: Entries,
     /// A transaction was sent and may happen yet, though nobody waits for it any more.
-    doubt: Cell<bool>,
+    in_flight: Cell<bool>,
     /// How much of what happens is written down, and how many records of it this store has written.
     history: History,
     written: Cell<u64>,
 }
 
-impl<E: Engine> Cas<E> {
+impl<S: Server> ClusterStore<S> {
     /// A store on `engine`, which is given `timeout` for each command. It notes nothing.
-    pub fn new(engine: E, timeout: Duration) -> Cas<E> {
-        let notes = Notes::new(None, String::new());
-        let (persist, networks) = (Persist::Boot, Truths::new());
-        Cas {
-            engine,
+    pub fn new(server: S, timeout: Duration) -> ClusterStore<S> {
+        let notes = LocalCache::new(None, String::new());
+        let (persist, networks) = (Persist::Boot, Entries::new());
+        ClusterStore {
+            server,
             timeout,
             persist,
             notes,
             listing: None,
             networks,
-            doubt: Cell::new(false),
+            in_flight: Cell::new(false),
             history: History::Standing,
             written: Cell::new(0),
         }
@@ -89,21 +89,26 @@ impl<E: Engine> Cas<E> {
 
     /// The same, with as much history.
     #[must_use]
-    pub fn keeping(self, history: History) -> Cas<E> {
-        Cas { history, ..self }
+    pub fn keeping(self, history: History) -> ClusterStore<S> {
+        ClusterStore { history, ..self }
     }
 
     /// The same, with leases that live so long, and with notes.
-    pub fn with(self, persist: Persist, notes: Notes) -> Cas<E> {
-        Cas { persist, notes, ..self }
+    pub fn with(self, persist: Persist, notes: LocalCache) -> ClusterStore<S> {
+        ClusterStore { persist, notes, ..self }
     }
 
     /// Nothing but what is told.
-    fn knowledge<'a>(&'a self, cx: &'a Context, known: Truths, until: Instant) -> Knowledge<'a> {
-        Knowledge {
-            doubt: Some(&self.doubt),
-            chronicle: Some(history::Chronicle::new(&self.notes, cx, self.history, &self.written)),
-            ..Knowledge::new(&self.engine, cx, until, known)
+    fn view<'a>(&'a self, cx: &'a Context, known: Entries, until: Instant) -> ClusterView<'a> {
+        ClusterView {
+            in_flight: Some(&self.in_flight),
+            history: Some(history::HistoryWriter::new(
+                &self.notes,
+                cx,
+                self.history,
+                &self.written,
+            )),
+            ..ClusterView::new(&self.server, cx, until, known)
         }
     }
 
@@ -111,94 +116,89 @@ impl<E: Engine> Cas<E> {
     /// has gone: a lease for a container that is deleted by then, or the end of one that has been told
     /// to be there. So before the next thing is done for this node, whatever may be under way is made to
     /// fail.
-    fn dispel(&self, cx: &Context, until: Instant) -> Result<(), StoreError> {
-        let noted = self.notes.doubt(cx);
-        if noted.is_none() && !self.doubt.get() {
+    fn fence_in_flight(&self, cx: &Context, until: Instant) -> Result<(), StoreError> {
+        let noted = self.notes.in_flight(cx);
+        if noted.is_none() && !self.in_flight.get() {
             return Ok(());
         }
-        if let Err(error) = node::fence(&self.knowledge(cx, Truths::new(), until)) {
+        if let Err(error) = node::fence(&self.view(cx, Entries::new(), until)) {
             if noted.is_none() {
                 // Where nothing can be noted this very store remembers it, if it goes on.
-                let _ = self.notes.note_doubt(cx);
+                let _ = self.notes.mark_in_flight(cx);
             }
             return Err(error);
         }
-        self.doubt.set(false);
+        self.in_flight.set(false);
         if let Some(noted) = noted {
-            self.notes.clear_doubt(cx, &noted);
+            self.notes.clear_in_flight(cx, &noted);
         }
         Ok(())
     }
 
     /// The same before this command's own end is told, if it has left something under way itself: what
     /// others have noted meanwhile is for the next one.
-    fn dispel_own(&self, cx: &Context, until: Instant) -> Result<(), StoreError> {
-        if self.doubt.get() { self.dispel(cx, until) } else { Ok(()) }
+    fn fence_own(&self, cx: &Context, until: Instant) -> Result<(), StoreError> {
+        if self.in_flight.get() { self.fence_in_flight(cx, until) } else { Ok(()) }
     }
 
-    fn carry_out(
-        &mut self,
-        command: &Command,
-        cx: &Context,
-        until: Instant,
-    ) -> Result<Outcome, Error> {
-        let (owners, mut truths) = match (command, self.listing.take()) {
-            (Command::Gc(gc), Some((owners, truths))) if gc.after.is_some() => {
-                (Some(owners), truths)
+    fn run(&mut self, command: &Command, cx: &Context, until: Instant) -> Result<Outcome, Error> {
+        let (owners, mut entries) = match (command, self.listing.take()) {
+            (Command::Gc(gc), Some((owners, entries))) if gc.after.is_some() => {
+                (Some(owners), entries)
             }
-            (Command::Evict(evict), Some((owners, truths))) if evict.after.is_some() => {
-                (Some(owners), truths)
+            (Command::Evict(evict), Some((owners, entries))) if evict.after.is_some() => {
+                (Some(owners), entries)
             }
-            _ => (None, Truths::new()),
+            _ => (None, Entries::new()),
         };
-        truths.append(&mut self.networks);
+        entries.append(&mut self.networks);
         let (path, set) = (keys::node(&cx.node.name), command.set());
-        let leases = node::claims(command);
+        let leases = node::needs_name(command);
         let asks = leases || matches!(command, Command::Status(_));
         // A DEL compares it as well, where that costs no look: so it can be made to fail later.
         let notes = asks || matches!(command, Command::Del(_));
-        let mark = if notes { self.notes.read(set, cx) } else { None };
-        truths.extend(mark.clone().map(|entry| (path.clone(), Some(entry))));
+        let mark = if notes { self.notes.node_entry(set, cx) } else { None };
+        entries.extend(mark.clone().map(|entry| (path.clone(), Some(entry))));
         let claim = match &mark {
-            _ if !leases => Claim::None,
-            Some(_) => Claim::Noted,
-            None => Claim::Now,
+            _ if !leases => NameClaim::NotNeeded,
+            Some(_) => NameClaim::Cached,
+            None => NameClaim::Needed,
         };
         let has_ranges = |ranges: &NetworkRanges| self.notes.has_ranges(ranges, cx);
-        let knowledge = Knowledge {
+        let view = ClusterView {
             owners: RefCell::new(owners),
             has_ranges: Some(&has_ranges),
             old: old(command),
             claim,
             settled: mark.is_some(),
-            ..self.knowledge(cx, truths, until)
+            ..self.view(cx, entries, until)
         };
         if asks
             && !leases
             && mark.is_none()
-            && let Some((_, record)) = node::look(&knowledge)?
+            && let Some((_, record)) = node::fetch(&view)?
         {
-            node::check(&knowledge, &record)?;
+            node::check(&view, &record)?;
         }
         // A lease that outlives its boot does not say which that was.
         let boot = cx.boot.clone().filter(|_| self.persist == Persist::Boot);
         let told = Context { boot, ..cx.clone() };
         let mut lost = 0;
         for _ in 0..TRIES {
-            knowledge.search.begin();
-            let plan = alloc::run(command, &knowledge, &told)?;
+            view.search.begin();
+            let plan = alloc::run(command, &view, &told)?;
             let counted = alloc::counted(command, &plan, cx, true);
             let ranges = plan.changes.iter().find_map(ranges).cloned();
             let outcome = if plan.changes.is_empty() {
-                if !verify(&knowledge, &plan)? || lacks(&plan) && knowledge.learn_nodes()? {
+                if !verify(&view, &plan)? || is_refused_for_holders(&plan) && view.fetch_nodes()? {
                     continue;
                 }
                 plan.outcome
             } else {
-                let mut tries = alternatives(command, plan, &knowledge, &told)?;
-                let Some(done) = commit(&tries, &knowledge)? else {
+                let mut tries = candidates(command, plan, &view, &told)?;
+                let Some(done) = commit(&tries, &view)? else {
                     lost += 1;
-                    step_aside(lost, cx.seed, knowledge.until);
+                    step_aside(lost, cx.seed, view.until);
                     continue;
                 };
                 tries.swap_remove(done).outcome
@@ -206,10 +206,10 @@ impl<E: Engine> Cas<E> {
             if let Some(ranges) = ranges {
                 self.notes.note_ranges(&ranges, cx);
             }
-            if let Some(counted) = counted.filter(|_| begins(command)) {
-                self.notes.count(counted, self.spent(until), cx);
+            if let Some(counted) = counted.filter(|_| is_first_step(command)) {
+                self.notes.count(&counted, cx);
             }
-            let Knowledge { owners, known, .. } = knowledge;
+            let ClusterView { owners, known, .. } = view;
             let known = known.into_inner();
             let record = known.get(&path).cloned();
             let settled = mark.is_some() && record.as_ref() == Some(&mark);
@@ -219,26 +219,26 @@ impl<E: Engine> Cas<E> {
             if leases && !gc && !settled && outcome.is_ok() {
                 // What the command asked for is done; this is done again by the next one.
                 let known = record.map(|entry| (path, entry)).into_iter().collect();
-                let _ = self.settle(set, cx, known, until);
+                let _ = self.erase_earlier_boots(set, cx, known, until);
             }
             return outcome.map_err(Error::Refused);
         }
         let why = format!("{TRIES} tries were lost");
         let doing = "win against the other clients of";
-        Err(StoreError::unavailable(doing, self.engine.place(), why).into())
+        Err(StoreError::unavailable(doing, self.server.place(), why).into())
     }
 
     /// Erases what this machine's earlier boots left of a set, and notes that this is done. Whoever
     /// loses against another client leaves it to that one.
-    fn settle(
+    fn erase_earlier_boots(
         &self,
         set: Option<&SetName>,
         cx: &Context,
-        known: Truths,
+        known: Entries,
         until: Instant,
     ) -> Result<(), Error> {
-        let knowledge = Knowledge { claim: Claim::Now, ..self.knowledge(cx, known, until) };
-        let Some((entry, record)) = node::look(&knowledge)? else { return Ok(()) };
+        let view = ClusterView { claim: NameClaim::Needed, ..self.view(cx, known, until) };
+        let Some((entry, record)) = node::fetch(&view)? else { return Ok(()) };
         if !node::is_ours(&record, cx) {
             return Ok(());
         }
@@ -246,14 +246,14 @@ impl<E: Engine> Cas<E> {
             let mut evict = Evict { set: set.clone(), only_ended: true, after: None };
             loop {
                 let command = Command::Evict(evict.clone());
-                let plan = alloc::run(&command, &knowledge, cx)?;
+                let plan = alloc::run(&command, &view, cx)?;
                 let is_done = plan.changes.is_empty();
-                let step = Try::new(plan, &command, &knowledge)?;
-                let steps = std::slice::from_ref(&step);
-                if !is_done && commit(steps, &knowledge)?.is_none() {
+                let operation = Candidate::new(plan, &command, &view)?;
+                let operations = std::slice::from_ref(&operation);
+                if !is_done && commit(operations, &view)?.is_none() {
                     return Ok(());
                 }
-                match step.outcome {
+                match operation.outcome {
                     Ok(Outcome::Collected(Collected { after, done: false, .. })) => {
                         evict.after = after;
                     }
@@ -261,23 +261,18 @@ impl<E: Engine> Cas<E> {
                 }
             }
         }
-        history::gather(&self.engine, &self.notes, cx, until)?;
+        history::find_earlier(&self.server, &self.notes, cx, until)?;
         // Without a note the next call looks again.
-        let _ = self.notes.write(set, cx, &entry);
+        let _ = self.notes.write_node_entry(set, cx, &entry);
         Ok(())
     }
 
     /// A request that the servers did not carry out, for all that is known.
-    fn count_failure(&self, command: &Command, until: Instant, cx: &Context) {
+    fn count_failure(&self, command: &Command, cx: &Context) {
         if let (Some(verb), Some(set)) = (alloc::verb(command), command.set()) {
             let counted = (set.clone(), cx.face, verb, Ending::Failed);
-            self.notes.count(counted, self.spent(until), cx);
+            self.notes.count(&counted, cx);
         }
-    }
-
-    /// Since the command began that may take until then.
-    fn spent(&self, until: Instant) -> Duration {
-        self.timeout.saturating_sub(until.saturating_duration_since(Instant::now()))
     }
 }
 
@@ -289,7 +284,7 @@ fn ranges(change: &Change) -> Option<&NetworkRanges> {
 }
 
 /// Whether it is a request, and not a further step of one.
-fn begins(command: &Command) -> bool {
+fn is_first_step(command: &Command) -> bool {
     match command {
         Command::Gc(gc) => gc.after.is_none(),
         Command::Evict(evict) => evict.after.is_none(),
@@ -308,32 +303,32 @@ fn old(command: &Command) -> Old {
 }
 
 /// Whether it is refused for what others hold: their boots may be over.
-fn lacks(plan: &Plan) -> bool {
+fn is_refused_for_holders(plan: &Plan) -> bool {
     use crate::error::Refusal::{Exhausted, GatewayHeld, Held};
     matches!(&plan.outcome, Err(Exhausted { .. } | Held { .. } | GatewayHeld { .. }))
 }
 
 /// Looks at what was assumed or added up, for nothing else guards a conclusion without a change; `true`
 /// if it holds.
-fn verify(knowledge: &Knowledge<'_>, plan: &Plan) -> Result<bool, StoreError> {
-    let mut assumed: Vec<String> = knowledge.assumed.borrow().iter().cloned().collect();
-    assumed.extend(knowledge.presumed.borrow().iter().cloned());
-    if assumed.is_empty() {
-        return if plan.outcome.is_err() { knowledge.is_full_still() } else { Ok(true) };
+fn verify(view: &ClusterView<'_>, plan: &Plan) -> Result<bool, StoreError> {
+    let mut assumed_absent: Vec<String> = view.assumed_absent.borrow().iter().cloned().collect();
+    assumed_absent.extend(view.assumed_present.borrow().iter().cloned());
+    if assumed_absent.is_empty() {
+        return if plan.outcome.is_err() { view.confirm_full() } else { Ok(true) };
     }
-    knowledge.learn(&assumed)?;
-    let known = knowledge.known.borrow();
-    if assumed.iter().any(|path| known.get(path).is_some_and(Option::is_some)) {
-        knowledge.search.careful.set(true);
+    view.fetch(&assumed_absent)?;
+    let known = view.known.borrow();
+    if assumed_absent.iter().any(|path| known.get(path).is_some_and(Option::is_some)) {
+        view.search.list_chunks.set(true);
     }
     Ok(false)
 }
 
-impl<E: Engine> Cas<E> {
+impl<S: Server> ClusterStore<S> {
     /// Who has which address; of what has ended with its boot, nobody.
-    fn slots(&mut self, cx: &Context) -> Result<BTreeMap<(SetName, Addr), Holder>, StoreError> {
+    fn holders(&mut self, cx: &Context) -> Result<BTreeMap<(SetName, Addr), Holder>, StoreError> {
         let until = Instant::now() + self.timeout;
-        let found = records::all(&self.engine, keys::IPS, until, records::slot)?;
+        let found = records::list(&self.server, keys::ADDRESSES, until, records::holder)?;
         // Read after the leases: of a boot that begins in between, none is there yet.
         let nodes = self.nodes()?;
         let ended =
@@ -342,7 +337,7 @@ impl<E: Engine> Cas<E> {
     }
 }
 
-impl<E: Engine> Store for Cas<E> {
+impl<S: Server> Store for ClusterStore<S> {
     fn apply(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {
         // What outlives a boot does not say here which that was.
         let lasting = match command {
@@ -354,13 +349,13 @@ impl<E: Engine> Store for Cas<E> {
         let command = lasting.as_ref().unwrap_or(command);
         let until = Instant::now() + self.timeout;
         if !command.only_looks() {
-            self.dispel(cx, until)?;
+            self.fence_in_flight(cx, until)?;
         }
-        let done = self.carry_out(command, cx, until);
+        let done = self.run(command, cx, until);
         if let Err(Error::Store(_)) = done {
-            self.count_failure(command, until, cx);
+            self.count_failure(command, cx);
         }
-        match (self.dispel_own(cx, until), done) {
+        match (self.fence_own(cx, until), done) {
             // What it was to do it has done.
             (Err(_), Ok(outcome)) => Ok(outcome),
             (Err(error), Err(Error::Refused(_))) => Err(error.into()),
@@ -370,7 +365,7 @@ impl<E: Engine> Store for Cas<E> {
 
     fn repair(&mut self, _: &Context) -> Result<Repair, StoreError> {
         let why = "a cluster's records are mended one by one, as `sublet doctor` says";
-        Err(StoreError::unavailable("repair", self.engine.place(), why))
+        Err(StoreError::unavailable("repair", self.server.place(), why))
     }
 
     fn cluster(&mut self) -> Option<&mut dyn Cluster> {
@@ -378,9 +373,9 @@ impl<E: Engine> Store for Cas<E> {
     }
 }
 
-impl<E: Engine> StoreReader for Cas<E> {
+impl<S: Server> StoreReader for ClusterStore<S> {
     fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
-        for holder in self.slots(cx)?.into_values() {
+        for holder in self.holders(cx)?.into_values() {
             if let Holder::Leased(lease) = holder {
                 each(*lease);
             }
@@ -389,7 +384,7 @@ impl<E: Engine> StoreReader for Cas<E> {
     }
 
     fn occupancy(&mut self, cx: &Context, each: &mut EachOccupied<'_>) -> Result<(), StoreError> {
-        for ((set, addr), holder) in self.slots(cx)? {
+        for ((set, addr), holder) in self.holders(cx)? {
             each(&set, addr, &holder);
         }
         Ok(())
@@ -397,7 +392,7 @@ impl<E: Engine> StoreReader for Cas<E> {
 
     fn networks(&mut self, _: &Context) -> Result<Vec<NetworkRanges>, StoreError> {
         let until = Instant::now() + self.timeout;
-        records::all(&self.engine, keys::RANGES, until, records::ranges)
+        records::list(&self.server, keys::RANGES, until, records::ranges)
     }
 
     fn history(
@@ -405,13 +400,13 @@ impl<E: Engine> StoreReader for Cas<E> {
         _: &Context,
         filter: &mut EventFilter<'_>,
     ) -> Result<Vec<Event>, StoreError> {
-        let mut all = history::all(&self.engine, Instant::now() + self.timeout)?;
+        let mut all = history::events(&self.server, Instant::now() + self.timeout)?;
         all.retain(|event| filter(event));
         Ok(all)
     }
 
     fn problems(&mut self, _: &Context, each: &mut dyn FnMut(Problem)) -> Result<(), StoreError> {
-        check::audit(&self.engine, Instant::now() + self.timeout, each)
+        check::check(&self.server, Instant::now() + self.timeout, each)
     }
 
     fn counters(&mut self, cx: &Context) -> Result<Vec<Counter>, StoreError> {
@@ -420,28 +415,28 @@ impl<E: Engine> StoreReader for Cas<E> {
 
     fn pools(&mut self) -> Result<Vec<Pool>, StoreError> {
         let until = Instant::now() + self.timeout;
-        let mut pools = records::all(&self.engine, keys::POOLS, until, records::pool)?;
+        let mut pools = records::list(&self.server, keys::POOLS, until, records::pool)?;
         pools.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(pools)
     }
 
     fn records(&mut self, _: &Context, each: &mut EachRecord<'_>) -> Result<(), Error> {
-        records::tell(&self.engine, self.timeout, each)
+        records::export(&self.server, self.timeout, each)
     }
 }
 
-impl<E: Engine> Cluster for Cas<E> {
+impl<S: Server> Cluster for ClusterStore<S> {
     fn nodes(&mut self) -> Result<Vec<NodeRecord>, StoreError> {
-        node::all(&self.engine, Instant::now() + self.timeout)
+        node::list(&self.server, Instant::now() + self.timeout)
     }
 
     fn forget(&mut self, record: &NodeRecord, cx: &Context) -> Result<bool, StoreError> {
         let cx = Context { node: record.node.clone(), ..cx.clone() };
         let until = Instant::now() + self.timeout;
-        let is_forgotten = node::forget(&self.knowledge(&cx, Truths::new(), until), record)?;
+        let is_forgotten = node::forget(&self.view(&cx, Entries::new(), until), record)?;
         if is_forgotten {
             // Not done, the next one does it.
-            let _ = history::prune(&self.engine, cx.now, until);
+            let _ = history::prune(&self.server, cx.now, until);
         }
         Ok(is_forgotten)
     }
@@ -449,12 +444,12 @@ impl<E: Engine> Cluster for Cas<E> {
     fn definition(&mut self, name: &NetworkName) -> Result<Option<NetworkDefinition>, StoreError> {
         let cx = Context::default();
         let until = Instant::now() + self.timeout;
-        let knowledge = self.knowledge(&cx, Truths::new(), until);
-        let record = knowledge.definition(name)?;
-        self.networks = knowledge.known.into_inner();
+        let view = self.view(&cx, Entries::new(), until);
+        let record = view.definition(name)?;
+        self.networks = view.known.into_inner();
         Ok(record)
     }
     fn old_keys(&mut self, network: &NetworkName) -> Result<Vec<OldKey>, StoreError> {
-        self.engine.old_keys(network, Instant::now() + self.timeout)
+        self.server.old_keys(network, Instant::now() + self.timeout)
     }
 }

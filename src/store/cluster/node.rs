@@ -8,8 +8,8 @@
 
 use std::time::Instant;
 
-use super::server::{Commit, Engine, Entry, Expect, Step, Write};
-use super::view::{Knowledge, Writes};
+use super::server::{Commit, Entry, Expect, Operation, Server, Write};
+use super::view::{ClusterView, Writes};
 use super::{keys, records};
 use crate::alloc::{Command, Context};
 use crate::error::StoreError;
@@ -18,19 +18,19 @@ use crate::store::codec;
 
 /// What a command does to its node's record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Claim {
+pub enum NameClaim {
     /// Nothing: it frees, or looks.
-    None,
+    NotNeeded,
     /// Compares it, and has the name if nobody does.
-    Now,
+    Needed,
     /// The same, and this boot has noted that it had the name.
-    Noted,
+    Cached,
 }
 
 /// Whether a command leases in the name of its node, or frees what others of that name may have
 /// leased. A DEL frees what its owner holds, whatever has become of the name; `Evict` and pools are
 /// let go for other nodes, too.
-pub fn claims(command: &Command) -> bool {
+pub fn needs_name(command: &Command) -> bool {
     matches!(
         command,
         Command::Add(_)
@@ -46,17 +46,17 @@ pub fn claims(command: &Command) -> bool {
 
 /// What is written of the node with a change: nothing if this boot has the name. An error if it is
 /// another's.
-pub fn claim(known: &Knowledge<'_>) -> Result<Writes, StoreError> {
-    let cx = known.cx;
+pub fn claim_name(view: &ClusterView<'_>) -> Result<Writes, StoreError> {
+    let cx = view.cx;
     let path = keys::node(&cx.node.name);
-    if known.claim == Claim::None {
+    if view.claim == NameClaim::NotNeeded {
         return Ok(Writes::new());
     }
-    let record = known.read(&path)?;
-    let record = record.map(|entry| read(known, &path, &entry)).transpose()?;
+    let record = view.read(&path)?;
+    let record = record.map(|entry| read(view, &path, &entry)).transpose()?;
     let mut ours = new(cx);
     if let Some(record) = record {
-        check(known, &record)?;
+        check(view, &record)?;
         // Who cannot tell its machine or its boot does not say that another's has ended.
         let unsure = ours.node.machine.is_empty() && !record.node.machine.is_empty();
         if unsure || cx.boot.is_none() || record.boot == cx.boot {
@@ -77,25 +77,25 @@ const FENCES: u32 = 8;
 
 /// Makes everything fail that was sent in the name of this node and is under way still: it compares the
 /// node's record, which is written anew. Where somebody else was faster with that, it fails too.
-pub fn fence(known: &Knowledge<'_>) -> Result<(), StoreError> {
-    let path = keys::node(&known.cx.node.name);
-    let before = look(known)?;
+pub fn fence(view: &ClusterView<'_>) -> Result<(), StoreError> {
+    let path = keys::node(&view.cx.node.name);
+    let before = fetch(view)?;
     let (expect, mut record) = match before.clone() {
         // Another machine's: it has changed since.
-        Some((_, record)) if check(known, &record).is_err() => return Ok(()),
+        Some((_, record)) if check(view, &record).is_err() => return Ok(()),
         Some((entry, record)) => (Expect::Version(entry.version), record),
-        None => (Expect::Absent, new(known.cx)),
+        None => (Expect::Absent, new(view.cx)),
     };
     record.turn += 1;
     let write = Write::Put(codec::node(path.as_bytes(), &record));
-    let step = [Step { path: path.clone(), expect, write }];
+    let operation = [Operation { path: path.clone(), expect, write }];
     let mut left = FENCES;
     loop {
-        let Commit::Lost(error) = known.engine.commit(&[&step], known.until)? else {
+        let Commit::Unknown(error) = view.server.commit(&[&operation], view.until)? else {
             return Ok(());
         };
-        known.known.borrow_mut().remove(&path);
-        if look(known)? != before {
+        view.known.borrow_mut().remove(&path);
+        if fetch(view)? != before {
             return Ok(());
         }
         left -= 1;
@@ -106,59 +106,62 @@ pub fn fence(known: &Knowledge<'_>) -> Result<(), StoreError> {
 }
 
 /// An error if the node's name is another's. A machine without a machine-id may be any.
-pub fn check(known: &Knowledge<'_>, record: &NodeRecord) -> Result<(), StoreError> {
-    let cx = known.cx;
+pub fn check(view: &ClusterView<'_>, record: &NodeRecord) -> Result<(), StoreError> {
+    let cx = view.cx;
     let machines = [&record.node.machine, &cx.node.machine];
     let other = machines[0] != machines[1] && !machines.iter().any(|m| m.is_empty());
     // A boot that has had the name and has lost it is over, or is not the only one of its kind.
-    let later = known.claim == Claim::Noted && record.boot != cx.boot;
+    let later = view.claim == NameClaim::Cached && record.boot != cx.boot;
     if other || later {
-        let (place, node) = (known.engine.place(), cx.node.clone());
+        let (place, node) = (view.server.place(), cx.node.clone());
         return Err(StoreError::Claimed { place, node, by: Box::new(record.clone()) });
     }
     Ok(())
 }
 
 /// The node's record as it is on the server.
-pub fn look(known: &Knowledge<'_>) -> Result<Option<(Entry, NodeRecord)>, StoreError> {
-    let path = keys::node(&known.cx.node.name);
-    let Some(entry) = known.read(&path)? else { return Ok(None) };
-    let record = read(known, &path, &entry)?;
+pub fn fetch(view: &ClusterView<'_>) -> Result<Option<(Entry, NodeRecord)>, StoreError> {
+    let path = keys::node(&view.cx.node.name);
+    let Some(entry) = view.read(&path)? else { return Ok(None) };
+    let record = read(view, &path, &entry)?;
     Ok(Some((entry, record)))
 }
 
 /// Removes the record that the node has, if it is still this one: then nobody has the name.
-pub fn forget(known: &Knowledge<'_>, record: &NodeRecord) -> Result<bool, StoreError> {
-    let Some((entry, now)) = look(known)? else { return Ok(true) };
+pub fn forget(view: &ClusterView<'_>, record: &NodeRecord) -> Result<bool, StoreError> {
+    let Some((entry, now)) = fetch(view)? else { return Ok(true) };
     if now != *record {
         return Ok(false);
     }
-    let step = Step {
+    let operation = Operation {
         path: keys::node(&record.node.name),
         expect: Expect::Version(entry.version),
         write: Write::Delete,
     };
-    match known.engine.commit(&[&[step]], known.until)? {
+    match view.server.commit(&[&[operation]], view.until)? {
         Commit::Done(_) => Ok(true),
         Commit::Conflict(_) => Ok(false),
-        Commit::Lost(error) => Err(error),
+        Commit::Unknown(error) => Err(error),
     }
 }
 
-fn read(known: &Knowledge<'_>, path: &str, entry: &Entry) -> Result<NodeRecord, StoreError> {
-    let record = codec::read_node(path.as_bytes(), &known.cx.node.name, &entry.value);
-    known.whole(path, record)
+fn read(view: &ClusterView<'_>, path: &str, entry: &Entry) -> Result<NodeRecord, StoreError> {
+    let record = codec::read_node(path.as_bytes(), &view.cx.node.name, &entry.value);
+    view.checked(path, record)
 }
 
 /// All records, by name.
-pub fn all(engine: &dyn Engine, until: Instant) -> Result<Vec<NodeRecord>, StoreError> {
-    Ok(listed(engine, until)?.into_iter().map(|(record, _)| record).collect())
+pub fn list(server: &dyn Server, until: Instant) -> Result<Vec<NodeRecord>, StoreError> {
+    Ok(list_entries(server, until)?.into_iter().map(|(record, _)| record).collect())
 }
 
 /// The same, as they are on the server.
-pub fn listed(engine: &dyn Engine, until: Instant) -> Result<Vec<(NodeRecord, Entry)>, StoreError> {
+pub fn list_entries(
+    server: &dyn Server,
+    until: Instant,
+) -> Result<Vec<(NodeRecord, Entry)>, StoreError> {
     let read = |path: &str, entry: &Entry| Ok((records::node(path, entry)?, entry.clone()));
-    records::all(engine, keys::NODES, until, read)
+    records::list(server, keys::NODES, until, read)
 }
 
 /// Whether a lease has ended, by what this boot knows of itself and what is known of nodes. Who does

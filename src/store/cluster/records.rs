@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::keys;
-use super::server::{Engine, Entry};
+use super::server::{Entry, Server};
 use super::view::bad_record;
 use crate::alloc::{Holder, NetworkRanges, Record, Restore};
 use crate::error::{Error, StoreError};
@@ -22,21 +22,21 @@ use crate::store::codec::Bad;
 type Read<T> = fn(&str, &Entry) -> Result<T, Bad>;
 
 /// All records below a prefix, by path. An error names the one that cannot be read.
-pub fn all<T>(
-    engine: &dyn Engine,
+pub fn list<T>(
+    server: &dyn Server,
     prefix: &str,
     until: Instant,
     read: Read<T>,
 ) -> Result<Vec<T>, StoreError> {
     let whole = |(path, entry): (String, Entry)| {
-        read(&path, &entry).map_err(|Bad(what)| bad_record(engine, &path, what))
+        read(&path, &entry).map_err(|Bad(what)| bad_record(server, &path, what))
     };
-    engine.list(prefix, until)?.into_iter().map(whole).collect()
+    server.list(prefix, until)?.into_iter().map(whole).collect()
 }
 
 /// Calls `each` with every record, kind by kind, by path.
-pub fn tell(
-    engine: &dyn Engine,
+pub fn export(
+    server: &dyn Server,
     timeout: Duration,
     each: &mut EachRecord<'_>,
 ) -> Result<(), Error> {
@@ -44,14 +44,14 @@ pub fn tell(
         (keys::ADOPTED, adopted),
         (keys::NETWORKS, definition),
         (keys::POOLS, |path, entry| Ok(Some(Record::Pool(pool(path, entry)?)))),
-        (keys::IPS, taken),
-        (keys::CURSORS, cursor),
-        (keys::STICKIES, sticky),
+        (keys::ADDRESSES, taken),
+        (keys::CURSOR, cursor),
+        (keys::STICKY, sticky),
     ];
     // Sets whose leases end with a boot: what else goes with them lives as long.
     let mut of_boot = BTreeSet::new();
     for (prefix, read) in kinds {
-        let found = all(engine, prefix, Instant::now() + timeout, read)?;
+        let found = list(server, prefix, Instant::now() + timeout, read)?;
         of_boot
             .extend(found.iter().flatten().filter(|r| ends_with_boot(r)).filter_map(Record::set));
         for record in found.into_iter().flatten() {
@@ -86,13 +86,12 @@ const FORM: Bad = Bad("a key of another form");
 
 /// A pool.
 pub fn pool(path: &str, entry: &Entry) -> Result<Pool, Bad> {
-    let id = keys::read_pool(path).ok_or(FORM)?;
-    codec::read_pool_of(path.as_bytes(), id, &entry.value)
+    codec::read_pool(path.as_bytes(), &entry.value)
 }
 
 /// An address, and who has it.
-pub fn slot(path: &str, entry: &Entry) -> Result<((SetName, Addr), Holder), Bad> {
-    let (set, addr) = keys::read_ip(path).ok_or(FORM)?;
+pub fn holder(path: &str, entry: &Entry) -> Result<((SetName, Addr), Holder), Bad> {
+    let (set, addr) = keys::read_address(path).ok_or(FORM)?;
     let holder = codec::read_slot(path.as_bytes(), &set, addr, &entry.value)?;
     Ok(((set, addr), holder))
 }
@@ -104,7 +103,7 @@ pub fn node(path: &str, entry: &Entry) -> Result<NodeRecord, Bad> {
 }
 
 fn taken(path: &str, entry: &Entry) -> Result<Option<Record>, Bad> {
-    let ((set, _), holder) = slot(path, entry)?;
+    let ((set, _), holder) = holder(path, entry)?;
     Ok(match holder {
         Holder::Leased(lease) => Some(Record::Lease(*lease)),
         Holder::Cooling(cooling) => Some(Record::Cooling(set, cooling)),

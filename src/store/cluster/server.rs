@@ -1,6 +1,6 @@
 //! What a compare-and-set server must be able to do.
 //!
-//! Owns: [`Engine`], the whole of what etcd, Consul and the fake of the tests have to offer.
+//! Owns: [`Server`], the whole of what etcd, Consul and the fake of the tests have to offer.
 //! Invariant: a transaction happens whole or not at all, and only if every comparison holds.
 
 use std::collections::BTreeMap;
@@ -20,11 +20,11 @@ pub struct Entry {
 }
 
 /// What is known of some paths; `None`: there is no such record.
-pub type Truths = BTreeMap<String, Option<Entry>>;
+pub type Entries = BTreeMap<String, Option<Entry>>;
 
 /// One path of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Step {
+pub struct Operation {
     /// Relative to the store's prefix.
     pub path: String,
     /// What it must be for the transaction to happen.
@@ -62,7 +62,7 @@ pub enum Write {
 
 /// Paths from one to another, both included.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Window {
+pub struct KeyRange {
     pub first: String,
     pub last: String,
 }
@@ -75,29 +75,29 @@ pub enum Commit {
     /// None did.
     Conflict(Conflict),
     /// Nobody knows.
-    Lost(StoreError),
+    Unknown(StoreError),
 }
 
 /// What a server tells of comparisons that did not hold.
 #[derive(Debug)]
 pub enum Conflict {
     /// What all compared paths were at one moment since.
-    Seen(Truths),
+    Current(Entries),
     /// Paths that were not as expected, and no more than that.
     Stale(Vec<String>),
 }
 
 /// A compare-and-set server, or a cluster of them. Every call gives up at `until`. An error says
 /// that nothing was changed.
-pub trait Engine {
+pub trait Server {
     /// The server, for messages.
     fn place(&self) -> String;
 
-    /// Most paths of one transaction or of one [`Engine::get`].
-    fn room(&self) -> usize;
+    /// Most paths of one transaction or of one [`Server::get`].
+    fn max_operations(&self) -> usize;
 
     /// How these paths were at one moment between call and answer, all of them.
-    fn get(&self, paths: &[&str], until: Instant) -> Result<Truths, StoreError>;
+    fn get(&self, paths: &[&str], until: Instant) -> Result<Entries, StoreError>;
 
     /// Every record whose path begins with `prefix`, which ends in `/`.
     fn list(&self, prefix: &str, until: Instant) -> Result<BTreeMap<String, Entry>, StoreError>;
@@ -110,17 +110,17 @@ pub trait Engine {
 
     /// How many records there are in each of the windows, which lie below `folder`, all at one
     /// moment. What a server hides from us is not counted.
-    fn counts(
+    fn count(
         &self,
         folder: &str,
-        windows: &[Window],
+        windows: &[KeyRange],
         until: Instant,
     ) -> Result<Vec<u64>, StoreError>;
 
-    /// Most transactions of one [`Engine::commit`].
-    fn alternatives(&self) -> usize;
+    /// Most transactions of one [`Server::commit`].
+    fn max_candidates(&self) -> usize;
 
     /// Makes the writes of the first of these transactions of which every expectation holds, in one
     /// trip.
-    fn commit(&self, tries: &[&[Step]], until: Instant) -> Result<Commit, StoreError>;
+    fn commit(&self, tries: &[&[Operation]], until: Instant) -> Result<Commit, StoreError>;
 }

@@ -8,8 +8,8 @@
 use std::collections::BTreeMap;
 
 use super::keys;
-use super::server::{Expect, Step, Write};
-use super::view::{Knowledge, Writes, bad_record};
+use super::server::{Expect, Operation, Write};
+use super::view::{ClusterView, Writes, bad_record};
 use crate::alloc;
 use crate::alloc::{Change, Command, Cooling, Holder, PodKey};
 use crate::error::StoreError;
@@ -21,12 +21,12 @@ use crate::store::codec;
 pub fn records(
     changes: Vec<Change>,
     command: &Command,
-    known: &Knowledge<'_>,
+    view: &ClusterView<'_>,
 ) -> Result<(Writes, Vec<Event>), StoreError> {
     let (writes, owned, events) = (Writes::new(), BTreeMap::new(), Vec::new());
-    let mut draft = Draft { known, writes, owned, events };
+    let mut draft = Draft { view, writes, owned, events };
     for change in changes {
-        let event = alloc::event(&change, command, known.cx);
+        let event = alloc::event(&change, command, view.cx);
         match change {
             Change::Put(lease) => {
                 let is_new = draft.put(lease)?;
@@ -37,12 +37,12 @@ pub fn records(
                 draft.events.extend(event);
             }
             Change::Thaw(set, cooling) => {
-                draft.writes.insert(keys::ip(&set, cooling.addr), None);
+                draft.writes.insert(keys::address(&set, cooling.addr), None);
                 draft.writes.insert(keys::cooling(&set, cooling.addr), None);
             }
             Change::Cool(set, cooling) => {
                 // It is known twice, as when it is freed.
-                for path in [keys::ip(&set, cooling.addr), keys::cooling(&set, cooling.addr)] {
+                for path in [keys::address(&set, cooling.addr), keys::cooling(&set, cooling.addr)] {
                     let value = codec::slot(path.as_bytes(), &Holder::Cooling(cooling));
                     draft.writes.insert(path, value);
                 }
@@ -80,7 +80,7 @@ pub fn records(
 }
 
 struct Draft<'a, 'k> {
-    known: &'a Knowledge<'k>,
+    view: &'a ClusterView<'k>,
     writes: Writes,
     /// Owners' records as they will be.
     owned: BTreeMap<String, Vec<Lease>>,
@@ -90,7 +90,7 @@ struct Draft<'a, 'k> {
 impl Draft<'_, '_> {
     /// Whether the address was not the owner's.
     fn put(&mut self, lease: Lease) -> Result<bool, StoreError> {
-        let path = keys::ip(&lease.set, lease.addr);
+        let path = keys::address(&lease.set, lease.addr);
         if let Owner::Pool(id, _) = &lease.owner {
             self.touch(keys::pool(id));
         }
@@ -104,14 +104,14 @@ impl Draft<'_, '_> {
             own.push(lease.clone());
             own.sort_by_key(|l| l.addr);
         }
-        let before = self.known.known.borrow().get(&path).cloned().flatten();
-        let before = before.map(|entry| self.known.slot(&lease.set, lease.addr, &entry));
+        let before = self.view.known.borrow().get(&path).cloned().flatten();
+        let before = before.map(|entry| self.view.slot(&lease.set, lease.addr, &entry));
         match before.transpose()? {
             Some(Holder::Cooling(_)) => {
                 self.writes.insert(keys::cooling(&lease.set, lease.addr), None);
             }
             Some(Holder::Leased(before)) => {
-                is_new &= before.owner != lease.owner || self.known.has_ended(&before);
+                is_new &= before.owner != lease.owner || self.view.has_ended(&before);
             }
             Some(Holder::Free) | None => {}
         }
@@ -121,18 +121,18 @@ impl Draft<'_, '_> {
     }
 
     fn free(&mut self, lease: &Lease, until: Option<u64>) -> Result<(), StoreError> {
-        let path = keys::ip(&lease.set, lease.addr);
+        let path = keys::address(&lease.set, lease.addr);
         if let Some(own) = self.owner_of(lease)? {
             own.retain(|l| l.addr != lease.addr);
         }
-        let own = keys::own(&lease.set, &lease.node, &lease.owner);
+        let own = keys::owner(&lease.set, &lease.node, &lease.owner);
         let version = self.version(own.as_deref().unwrap_or(&path));
         if let Some(version) = version
-            && !self.known.vouch(lease, version)?
+            && !self.view.derive_address(lease, version)?
         {
-            return Err(bad_record(self.known.engine, &path, "it is not the owner's who frees it"));
+            return Err(bad_record(self.view.server, &path, "it is not the owner's who frees it"));
         }
-        let (addr, freed) = (lease.addr, self.known.cx.now);
+        let (addr, freed) = (lease.addr, self.view.cx.now);
         let left =
             until.map_or(Holder::Free, |until| Holder::Cooling(Cooling { until, addr, freed }));
         let value = codec::slot(path.as_bytes(), &left);
@@ -146,14 +146,14 @@ impl Draft<'_, '_> {
     }
 
     fn version(&self, path: &str) -> Option<u64> {
-        let known = self.known.known.borrow();
+        let known = self.view.known.borrow();
         known.get(path).and_then(|entry| entry.as_ref().map(|e| e.version))
     }
 
     /// What the owner of a lease holds, as far as is known and changed by now. An owner nobody has
     /// looked at holds nothing; the commit compares that. `None`: it has no record.
     fn owner_of(&mut self, lease: &Lease) -> Result<Option<&mut Vec<Lease>>, StoreError> {
-        let Some(path) = keys::own(&lease.set, &lease.node, &lease.owner) else {
+        let Some(path) = keys::owner(&lease.set, &lease.node, &lease.owner) else {
             return Ok(None);
         };
         self.load(&path, &lease.set)?;
@@ -163,17 +163,17 @@ impl Draft<'_, '_> {
     /// Takes in an owner's record, once. What of it has ended with its boot goes, and its address with
     /// it.
     fn load(&mut self, path: &str, set: &SetName) -> Result<(), StoreError> {
-        let entry = self.known.known.borrow().get(path).cloned().flatten();
+        let entry = self.view.known.borrow().get(path).cloned().flatten();
         let Some(entry) = entry.filter(|_| !self.owned.contains_key(path)) else {
             return Ok(());
         };
-        let mut living = self.known.owned(path, set, &entry)?;
-        for lease in living.extract_if(.., |l| self.known.has_ended(l)) {
-            self.known.rest_on_end(&lease);
-            let cx = self.known.cx;
+        let mut living = self.view.owned(path, set, &entry)?;
+        for lease in living.extract_if(.., |l| self.view.has_ended(l)) {
+            self.view.compare_node_of(&lease);
+            let cx = self.view.cx;
             self.events.push(Event::of(&lease, What::BootEnded, cx.face, cx.now));
-            if self.known.vouch(&lease, entry.version)? {
-                self.writes.entry(keys::ip(set, lease.addr)).or_insert(None);
+            if self.view.derive_address(&lease, entry.version)? {
+                self.writes.entry(keys::address(set, lease.addr)).or_insert(None);
             }
         }
         self.owned.insert(path.to_owned(), living);
@@ -183,14 +183,14 @@ impl Draft<'_, '_> {
     /// Who had this address in an earlier boot has it no more.
     fn unseat(&mut self, lease: &Lease) -> Result<(), StoreError> {
         let (set, addr) = (&lease.set, lease.addr);
-        let entry = self.known.known.borrow().get(&keys::ip(set, addr)).cloned().flatten();
-        let before = entry.map(|entry| self.known.slot(set, addr, &entry)).transpose()?;
+        let entry = self.view.known.borrow().get(&keys::address(set, addr)).cloned().flatten();
+        let before = entry.map(|entry| self.view.slot(set, addr, &entry)).transpose()?;
         if let Some(Holder::Leased(ended)) = before
-            && self.known.has_ended(&ended)
-            && let Some(path) = keys::own(set, &ended.node, &ended.owner)
+            && self.view.has_ended(&ended)
+            && let Some(path) = keys::owner(set, &ended.node, &ended.owner)
         {
-            self.known.rest_on_end(&ended);
-            self.known.read(&path)?;
+            self.view.compare_node_of(&ended);
+            self.view.read(&path)?;
             self.load(&path, set)?;
         }
         Ok(())
@@ -201,7 +201,7 @@ impl Draft<'_, '_> {
         let path = keys::pool(&pool.id);
         let value = there.then(|| codec::pool(path.as_bytes(), pool));
         self.writes.insert(path, value);
-        let mut pools = self.known.pools(&pool.space)?;
+        let mut pools = self.view.pools(&pool.space)?;
         if there && pools.iter().any(|p| p.id == pool.id) {
             return Ok(());
         }
@@ -216,7 +216,7 @@ impl Draft<'_, '_> {
     /// Writes a pool as it is: whoever lets it go meanwhile has not seen this lease, and must look
     /// again.
     fn touch(&mut self, path: String) {
-        let entry = self.known.known.borrow().get(&path).cloned().flatten();
+        let entry = self.view.known.borrow().get(&path).cloned().flatten();
         if let Some(entry) = entry {
             self.writes.entry(path).or_insert(Some(entry.value));
         }
@@ -237,13 +237,13 @@ impl Draft<'_, '_> {
         addr: Addr,
     ) -> Result<(), StoreError> {
         let path = keys::sticky(set, pod, range);
-        let before = self.known.read(&path)?;
+        let before = self.view.read(&path)?;
         let before = before.and_then(|e| codec::read_addr(path.as_bytes(), &e.value).ok());
         if let Some(before) = before {
-            self.writes.insert(keys::stuck(set, before), None);
+            self.writes.insert(keys::sticky_of(set, before), None);
         }
-        let stuck = keys::stuck(set, addr);
-        let other = self.known.read(&stuck)?;
+        let stuck = keys::sticky_of(set, addr);
+        let other = self.view.read(&stuck)?;
         let other = other.and_then(|e| codec::read_key(stuck.as_bytes(), &e.value).ok());
         if let Some(other) = other.and_then(|key| String::from_utf8(key).ok()) {
             self.writes.insert(other, None);
@@ -258,33 +258,32 @@ impl Draft<'_, '_> {
 /// The transaction: what the plan writes, and that every lease and owner which it writes or assumed
 /// is what it took it for, and every pool, space, node, network and takeover what it was seen to be. A hint is
 /// compared with nothing.
-pub fn steps(writes: Writes, known: &Knowledge<'_>) -> Vec<Step> {
-    let truths = known.known.borrow();
-    let expect = |path: &str| match truths.get(path) {
-        _ if !keys::is_truth(path) => Expect::Anything,
+pub fn operations(writes: Writes, view: &ClusterView<'_>) -> Vec<Operation> {
+    let entries = view.known.borrow();
+    let expect = |path: &str| match entries.get(path) {
+        _ if !keys::is_compared(path) => Expect::Anything,
         Some(Some(entry)) => Expect::Version(entry.version),
         Some(None) | None => Expect::Absent,
     };
-    let assumed = known.assumed.borrow();
+    let assumed_absent = view.assumed_absent.borrow();
     // Of all that a GC has listed, these few are found without going over it.
-    let guards = keys::GUARDS.iter().flat_map(|prefix| {
-        let from = truths.range((*prefix).to_owned()..);
+    let guards = keys::ALWAYS_COMPARED.iter().flat_map(|prefix| {
+        let from = entries.range((*prefix).to_owned()..);
         from.map(|(path, _)| path).take_while(move |path| path.starts_with(prefix))
     });
-    let only: Vec<Step> = assumed
+    let only: Vec<Operation> = assumed_absent
         .iter()
         .chain(guards)
         .filter(|path| !writes.contains_key(*path))
-        .map(|path| Step { expect: expect(path), path: path.clone(), write: Write::Keep })
+        .map(|path| Operation { expect: expect(path), path: path.clone(), write: Write::Keep })
         .collect();
-    let presumed = known.presumed.borrow();
-    let there = presumed.iter().filter(|path| !writes.contains_key(*path)).map(|path| Step {
-        path: path.clone(),
-        expect: Expect::Present,
-        write: Write::Keep,
-    });
-    let only: Vec<Step> = only.into_iter().chain(there).collect();
-    let written = writes.into_iter().map(|(path, value)| Step {
+    let assumed_present = view.assumed_present.borrow();
+    let there = assumed_present
+        .iter()
+        .filter(|path| !writes.contains_key(*path))
+        .map(|path| Operation { path: path.clone(), expect: Expect::Present, write: Write::Keep });
+    let only: Vec<Operation> = only.into_iter().chain(there).collect();
+    let written = writes.into_iter().map(|(path, value)| Operation {
         expect: expect(&path),
         path,
         write: value.map_or(Write::Delete, Write::Put),

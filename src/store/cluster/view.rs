@@ -2,7 +2,7 @@
 //!
 //! Owns: which question is answered by an assumption and which by a look. Does not own: the search for
 //! a free address (`search`), commits (`cas`), records (`codec`).
-//! Invariant: what is answered without looking is in `assumed` until it was compared or looked at;
+//! Invariant: what is answered without looking is in `assumed_absent` until it was compared or looked at;
 //! what is known was true of one moment since the command began.
 
 use std::cell::{Cell, RefCell};
@@ -11,12 +11,12 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use super::history;
-use super::history::Chronicle;
+use super::history::HistoryWriter;
 use super::keys;
 use super::node;
-use super::node::Claim;
+use super::node::NameClaim;
 use super::search::Search;
-use super::server::{Engine, Entry, Truths};
+use super::server::{Entries, Entry, Server};
 use crate::alloc::{Addresses, Context, Cooling, Holder, NetworkRanges, Order, PodKey, View};
 use crate::error::StoreError;
 use crate::model::{
@@ -41,16 +41,16 @@ pub enum Old {
 }
 
 /// What one command knows.
-pub struct Knowledge<'a> {
-    pub engine: &'a dyn Engine,
+pub struct ClusterView<'a> {
+    pub server: &'a dyn Server,
     pub cx: &'a Context,
     pub until: Instant,
     /// Read from the server, or told by a conflict.
-    pub known: RefCell<Truths>,
+    pub known: RefCell<Entries>,
     /// Answered without looking: as absent.
-    pub assumed: RefCell<BTreeSet<String>>,
+    pub assumed_absent: RefCell<BTreeSet<String>>,
     /// Answered without looking: as there.
-    pub presumed: RefCell<BTreeSet<String>>,
+    pub assumed_present: RefCell<BTreeSet<String>>,
     /// Where another program's leases may be, too.
     pub old: Old,
     /// Prefixes listed whole: what is not known below them is not there.
@@ -60,65 +60,65 @@ pub struct Knowledge<'a> {
     /// What GC listed.
     pub owners: RefCell<Option<Owners>>,
     /// Whether the node's record goes with every change.
-    pub claim: Claim,
+    pub claim: NameClaim,
     /// Which boots nodes are in; looked at only before something is refused.
     pub nodes: RefCell<Option<Vec<(NodeRecord, Entry)>>>,
     /// Set when a lease was sent and may be made yet.
-    pub doubt: Option<&'a Cell<bool>>,
+    pub in_flight: Option<&'a Cell<bool>>,
     /// Nothing of an earlier boot is left of the set.
     pub settled: bool,
     /// Where what happens is written down.
-    pub chronicle: Option<Chronicle<'a>>,
+    pub history: Option<HistoryWriter<'a>>,
     /// Whether a network's ranges are written down as these.
     pub has_ranges: Option<&'a dyn Fn(&NetworkRanges) -> bool>,
     /// What the search for free addresses has met.
     pub search: Search,
     /// "What if these are held?" While this is asked, nothing is looked at.
-    pub supposed: RefCell<Option<BTreeSet<String>>>,
+    pub hypothetical: RefCell<Option<BTreeSet<String>>>,
 }
 
-impl<'a> Knowledge<'a> {
+impl<'a> ClusterView<'a> {
     /// Nothing but what is told.
     pub fn new(
-        engine: &'a dyn Engine,
+        server: &'a dyn Server,
         cx: &'a Context,
         until: Instant,
-        known: Truths,
-    ) -> Knowledge<'a> {
-        Knowledge {
-            engine,
+        known: Entries,
+    ) -> ClusterView<'a> {
+        ClusterView {
+            server,
             cx,
             until,
             known: RefCell::new(known),
-            assumed: RefCell::default(),
-            presumed: RefCell::default(),
+            assumed_absent: RefCell::default(),
+            assumed_present: RefCell::default(),
             old: Old::Look,
             listed: RefCell::default(),
             taken: RefCell::default(),
             owners: RefCell::default(),
-            claim: Claim::None,
+            claim: NameClaim::NotNeeded,
             nodes: RefCell::default(),
-            doubt: None,
+            in_flight: None,
             settled: false,
-            chronicle: None,
+            history: None,
             has_ranges: None,
             search: Search::default(),
-            supposed: RefCell::default(),
+            hypothetical: RefCell::default(),
         }
     }
 }
 
-impl Knowledge<'_> {
+impl ClusterView<'_> {
     /// Whether the server may be asked.
-    pub fn may_ask(&self) -> Result<(), StoreError> {
-        if self.supposed.borrow().is_none() {
+    pub fn check_not_hypothetical(&self) -> Result<(), StoreError> {
+        if self.hypothetical.borrow().is_none() {
             return Ok(());
         }
-        Err(StoreError::unavailable("ask", self.engine.place(), "this is about what might be"))
+        Err(StoreError::unavailable("ask", self.server.place(), "this is about what might be"))
     }
 
     /// The record, or the assumption that there is none.
-    pub fn guess(&self, path: String) -> Result<Option<Entry>, StoreError> {
+    pub fn assume_absent(&self, path: String) -> Result<Option<Entry>, StoreError> {
         if self.taken.borrow().contains(&path) {
             return self.read(&path);
         }
@@ -126,17 +126,17 @@ impl Knowledge<'_> {
             return Ok(entry.clone());
         }
         if !self.is_listed(&path) {
-            self.assumed.borrow_mut().insert(path);
+            self.assumed_absent.borrow_mut().insert(path);
         }
         Ok(None)
     }
 
     /// Whether the record is there; yes, as long as nothing else is known.
-    fn presume(&self, path: String) -> bool {
+    fn assume_present(&self, path: String) -> bool {
         if let Some(entry) = self.known.borrow().get(&path) {
             return entry.is_some();
         }
-        self.presumed.borrow_mut().insert(path);
+        self.assumed_present.borrow_mut().insert(path);
         true
     }
 
@@ -147,27 +147,28 @@ impl Knowledge<'_> {
     /// The record, looked at if it is not known.
     pub fn read(&self, path: &str) -> Result<Option<Entry>, StoreError> {
         if !self.known.borrow().contains_key(path) && !self.is_listed(path) {
-            self.learn(&[path.to_owned()])?;
+            self.fetch(&[path.to_owned()])?;
         }
         Ok(self.known.borrow().get(path).cloned().flatten())
     }
 
     /// Looks at these paths, in as few trips as there is room for.
-    pub fn learn(&self, paths: &[String]) -> Result<(), StoreError> {
-        self.may_ask()?;
-        for some in paths.chunks(self.engine.room().max(1)) {
+    pub fn fetch(&self, paths: &[String]) -> Result<(), StoreError> {
+        self.check_not_hypothetical()?;
+        for some in paths.chunks(self.server.max_operations().max(1)) {
             let some: Vec<&str> = some.iter().map(String::as_str).collect();
-            self.take_in(self.engine.get(&some, self.until)?);
+            self.remember(self.server.get(&some, self.until)?);
         }
         Ok(())
     }
 
     /// Keeps what the server said.
-    pub fn take_in(&self, truths: Truths) {
-        let (mut assumed, mut taken) = (self.assumed.borrow_mut(), self.taken.borrow_mut());
-        for (path, entry) in truths {
-            assumed.remove(&path);
-            self.presumed.borrow_mut().remove(&path);
+    pub fn remember(&self, entries: Entries) {
+        let (mut assumed_absent, mut taken) =
+            (self.assumed_absent.borrow_mut(), self.taken.borrow_mut());
+        for (path, entry) in entries {
+            assumed_absent.remove(&path);
+            self.assumed_present.borrow_mut().remove(&path);
             taken.remove(&path);
             self.known.borrow_mut().insert(path, entry);
         }
@@ -176,8 +177,8 @@ impl Knowledge<'_> {
     /// Forgets everything: a commit may or may not have happened.
     pub fn forget(&self) {
         self.known.borrow_mut().clear();
-        self.assumed.borrow_mut().clear();
-        self.presumed.borrow_mut().clear();
+        self.assumed_absent.borrow_mut().clear();
+        self.assumed_present.borrow_mut().clear();
         self.listed.borrow_mut().clear();
         self.taken.borrow_mut().clear();
         self.owners.borrow_mut().take();
@@ -189,24 +190,24 @@ impl Knowledge<'_> {
         if self.is_listed(&prefix) {
             return Ok(());
         }
-        self.may_ask()?;
-        let found = self.engine.list(&prefix, self.until)?;
+        self.check_not_hypothetical()?;
+        let found = self.server.list(&prefix, self.until)?;
         let mut known = self.known.borrow_mut();
         known.retain(|path, _| !path.starts_with(&prefix));
         known.extend(found.into_iter().map(|(path, entry)| (path, Some(entry))));
-        self.assumed.borrow_mut().retain(|path| !path.starts_with(&prefix));
+        self.assumed_absent.borrow_mut().retain(|path| !path.starts_with(&prefix));
         self.taken.borrow_mut().retain(|path| !path.starts_with(&prefix));
         self.listed.borrow_mut().insert(prefix);
         Ok(())
     }
 
     /// What is listed below a prefix is out of date.
-    pub fn unlist(&self, prefix: &str) {
+    pub fn invalidate(&self, prefix: &str) {
         self.listed.borrow_mut().retain(|listed| !listed.starts_with(prefix));
     }
 
     /// The known records below a prefix.
-    pub fn below(&self, prefix: &str) -> Vec<(String, Entry)> {
+    pub fn entries_below(&self, prefix: &str) -> Vec<(String, Entry)> {
         let known = self.known.borrow();
         let below = known.range(prefix.to_owned()..).take_while(|(p, _)| p.starts_with(prefix));
         below.filter_map(|(path, entry)| Some((path.clone(), entry.clone()?))).collect()
@@ -214,8 +215,8 @@ impl Knowledge<'_> {
 
     /// What an address's record says.
     pub fn slot(&self, set: &SetName, addr: Addr, entry: &Entry) -> Result<Holder, StoreError> {
-        let path = keys::ip(set, addr);
-        self.whole(&path, codec::read_slot(path.as_bytes(), set, addr, &entry.value))
+        let path = keys::address(set, addr);
+        self.checked(&path, codec::read_slot(path.as_bytes(), set, addr, &entry.value))
     }
 
     /// What a record of a cooling address says.
@@ -226,15 +227,15 @@ impl Knowledge<'_> {
         addr: Addr,
         entry: &Entry,
     ) -> Result<Holder, StoreError> {
-        self.whole(path, codec::read_slot(path.as_bytes(), set, addr, &entry.value))
+        self.checked(path, codec::read_slot(path.as_bytes(), set, addr, &entry.value))
     }
 
     /// Learns which boots all nodes are in; `false`: that was known, or none had another boot before.
-    pub fn learn_nodes(&self) -> Result<bool, StoreError> {
+    pub fn fetch_nodes(&self) -> Result<bool, StoreError> {
         if self.nodes.borrow().is_some() {
             return Ok(false);
         }
-        let nodes = node::listed(self.engine, self.until)?;
+        let nodes = node::list_entries(self.server, self.until)?;
         let rebooted = nodes.iter().any(|(record, _)| record.since != record.first);
         *self.nodes.borrow_mut() = Some(nodes);
         Ok(rebooted)
@@ -260,7 +261,7 @@ impl Knowledge<'_> {
 
     /// What is written rests on it that this lease has ended: its node's record is compared. Since that
     /// was looked at, the node may have booted again, and this be a lease of its new boot.
-    pub fn rest_on_end(&self, lease: &Lease) {
+    pub fn compare_node_of(&self, lease: &Lease) {
         if let Some((_, entry)) = self.node_of(lease) {
             let path = keys::node(&lease.node.name);
             self.known.borrow_mut().entry(path).or_insert(Some(entry));
@@ -268,7 +269,12 @@ impl Knowledge<'_> {
     }
 
     /// Who has an address: nobody, if that has ended.
-    pub fn living(&self, set: &SetName, addr: Addr, entry: &Entry) -> Result<Holder, StoreError> {
+    pub fn living_holder(
+        &self,
+        set: &SetName,
+        addr: Addr,
+        entry: &Entry,
+    ) -> Result<Holder, StoreError> {
         Ok(match self.slot(set, addr, entry)? {
             Holder::Leased(lease) if self.has_ended(&lease) => Holder::Free,
             other => other,
@@ -282,23 +288,23 @@ impl Knowledge<'_> {
         set: &SetName,
         entry: &Entry,
     ) -> Result<Vec<Lease>, StoreError> {
-        self.whole(path, codec::read_owned(path.as_bytes(), set, &entry.value))
+        self.checked(path, codec::read_owned(path.as_bytes(), set, &entry.value))
     }
 
     /// The value, or the damage.
-    pub fn whole<T>(&self, path: &str, read: Result<T, Bad>) -> Result<T, StoreError> {
-        read.map_err(|Bad(what)| bad_record(self.engine, path, what))
+    pub fn checked<T>(&self, path: &str, read: Result<T, Bad>) -> Result<T, StoreError> {
+        read.map_err(|Bad(what)| bad_record(self.server, path, what))
     }
 
     /// Whether a known record keeps an address from being chosen.
     pub fn is_held(&self, set: &SetName, addr: Addr) -> Result<bool, StoreError> {
-        let path = keys::ip(set, addr);
-        let supposed = self.supposed.borrow().as_ref().is_some_and(|s| s.contains(&path));
-        if supposed || self.taken.borrow().contains(&path) {
+        let path = keys::address(set, addr);
+        let hypothetical = self.hypothetical.borrow().as_ref().is_some_and(|s| s.contains(&path));
+        if hypothetical || self.taken.borrow().contains(&path) {
             return Ok(true);
         }
         let entry = self.known.borrow().get(&path).cloned().flatten();
-        Ok(match entry.map(|entry| self.living(set, addr, &entry)).transpose()? {
+        Ok(match entry.map(|entry| self.living_holder(set, addr, &entry)).transpose()? {
             Some(Holder::Leased(_)) => true,
             // Nobody clears away what has cooled down: whoever comes upon it takes it.
             Some(Holder::Cooling(c)) => !c.over(self.cx.now),
@@ -308,8 +314,8 @@ impl Knowledge<'_> {
 
     /// Takes the word of an owner's record for an address's: they are always written together.
     /// `false`: the address's own record is known, and says something else.
-    pub fn vouch(&self, lease: &Lease, version: u64) -> Result<bool, StoreError> {
-        let path = keys::ip(&lease.set, lease.addr);
+    pub fn derive_address(&self, lease: &Lease, version: u64) -> Result<bool, StoreError> {
+        let path = keys::address(&lease.set, lease.addr);
         let entry = self.known.borrow().get(&path).cloned();
         match entry {
             Some(Some(entry)) => Ok(matches!(
@@ -333,8 +339,8 @@ impl Knowledge<'_> {
         if let Some(owners) = self.owners.borrow().as_ref() {
             return Ok(owners.clone());
         }
-        let prefix = keys::owns(set, &self.cx.node);
-        self.unlist(&prefix);
+        let prefix = keys::node_owners(set, &self.cx.node);
+        self.invalidate(&prefix);
         self.list(prefix.clone())?;
         let mut owners = Vec::new();
         let known = self.known.borrow();
@@ -353,46 +359,50 @@ impl Knowledge<'_> {
 }
 
 /// A record that is not what was written.
-pub fn bad_record(engine: &dyn Engine, path: &str, what: &str) -> StoreError {
-    StoreError::BadRecord { place: engine.place(), key: path.to_owned(), what: what.to_owned() }
+pub fn bad_record(server: &dyn Server, path: &str, what: &str) -> StoreError {
+    let place = server.place();
+    if what == codec::OTHER_VERSION.0 {
+        return StoreError::OtherVersion { place: format!("the record {path} in {place}") };
+    }
+    StoreError::BadRecord { place, key: path.to_owned(), what: what.to_owned() }
 }
 
-impl Addresses for Knowledge<'_> {
+impl Addresses for ClusterView<'_> {
     fn holder(&self, set: &SetName, addr: Addr) -> Result<Holder, StoreError> {
-        match self.guess(keys::ip(set, addr))? {
-            Some(entry) => self.living(set, addr, &entry),
+        match self.assume_absent(keys::address(set, addr))? {
+            Some(entry) => self.living_holder(set, addr, &entry),
             None => Ok(Holder::Free),
         }
     }
 
     fn of(&self, set: &SetName, owner: &Owner) -> Result<Vec<Lease>, StoreError> {
-        let Some(path) = keys::own(set, &self.cx.node, owner) else {
+        let Some(path) = keys::owner(set, &self.cx.node, owner) else {
             return Ok(Vec::new());
         };
         for look_again in [true, false] {
-            let Some(entry) = self.guess(path.clone())? else {
+            let Some(entry) = self.assume_absent(path.clone())? else {
                 return Ok(Vec::new());
             };
             let leases = self.owned(&path, set, &entry)?;
             let mut agree = true;
             for lease in &leases {
-                agree &= lease.owner == *owner && self.vouch(lease, entry.version)?;
+                agree &= lease.owner == *owner && self.derive_address(lease, entry.version)?;
             }
             if agree {
                 return Ok(leases.into_iter().filter(|l| !self.has_ended(l)).collect());
             }
             if look_again {
                 // Learned at two moments, perhaps; at one they must agree.
-                let ips = leases.iter().map(|l| keys::ip(set, l.addr));
-                self.learn(&ips.chain([path.clone()]).collect::<Vec<_>>())?;
+                let ips = leases.iter().map(|l| keys::address(set, l.addr));
+                self.fetch(&ips.chain([path.clone()]).collect::<Vec<_>>())?;
             }
         }
-        Err(bad_record(self.engine, &path, "it names an address that is not this owner's"))
+        Err(bad_record(self.server, &path, "it names an address that is not this owner's"))
     }
 
     fn cursor(&self, set: &SetName, range: Addr) -> Result<Option<Addr>, StoreError> {
         let last = self.hint(&keys::cursor(set, range))?;
-        self.search.in_turn.set(last.is_some());
+        self.search.round_robin.set(last.is_some());
         Ok(last)
     }
 
@@ -416,11 +426,11 @@ impl Addresses for Knowledge<'_> {
         family: Family,
         spans: &[Span],
     ) -> Result<Option<Cooling>, StoreError> {
-        self.soonest(set, family, spans)
+        self.find_first_cooling(set, family, spans)
     }
 }
 
-impl View for Knowledge<'_> {
+impl View for ClusterView<'_> {
     fn former(&self, set: &SetName, pod: &PodKey, range: Addr) -> Result<Option<Addr>, StoreError> {
         self.hint(&keys::sticky(set, pod, range))
     }
@@ -429,8 +439,8 @@ impl View for Knowledge<'_> {
         let path = keys::adopted(network);
         match self.old {
             Old::No => Ok(false),
-            Old::Look => Ok(self.guess(path)?.is_some()),
-            Old::Probably => Ok(self.presume(path)),
+            Old::Look => Ok(self.assume_absent(path)?.is_some()),
+            Old::Probably => Ok(self.assume_present(path)),
         }
     }
 
@@ -457,8 +467,8 @@ impl View for Knowledge<'_> {
 
     fn pool(&self, id: &PoolId) -> Result<Option<Pool>, StoreError> {
         let path = keys::pool(id);
-        let read = |entry: Entry| codec::read_pool_of(path.as_bytes(), id.clone(), &entry.value);
-        self.read(&path)?.map(|entry| self.whole(&path, read(entry))).transpose()
+        let read = |entry: Entry| codec::read_pool(path.as_bytes(), &entry.value);
+        self.read(&path)?.map(|entry| self.checked(&path, read(entry))).transpose()
     }
 
     fn overlapping(&self, space: &str, subnet: Subnet) -> Result<Option<Pool>, StoreError> {
@@ -493,9 +503,9 @@ impl View for Knowledge<'_> {
         limit: usize,
     ) -> Result<Vec<Lease>, StoreError> {
         let set = pool.set();
-        let prefix = keys::ips(&set);
+        let prefix = keys::addresses(&set);
         if after.is_none() {
-            self.unlist(&prefix);
+            self.invalidate(&prefix);
             self.list(prefix.clone())?;
         }
         let mut leases = Vec::new();
@@ -503,7 +513,9 @@ impl View for Knowledge<'_> {
         for (path, entry) in
             known.range(prefix.clone()..).take_while(|(p, _)| p.starts_with(&prefix))
         {
-            let (Some(entry), Some((_, addr))) = (entry, keys::read_ip(path)) else { continue };
+            let (Some(entry), Some((_, addr))) = (entry, keys::read_address(path)) else {
+                continue;
+            };
             if leases.len() < limit
                 && after.is_none_or(|after| addr > after)
                 && let Holder::Leased(lease) = self.slot(&set, addr, entry)?
@@ -522,22 +534,22 @@ impl View for Knowledge<'_> {
     fn definition(&self, name: &NetworkName) -> Result<Option<NetworkDefinition>, StoreError> {
         let path = keys::definition(name);
         let read = |e: Entry| codec::read_definition(path.as_bytes(), name.clone(), &e.value);
-        self.read(&path)?.map(|entry| self.whole(&path, read(entry))).transpose()
+        self.read(&path)?.map(|entry| self.checked(&path, read(entry))).transpose()
     }
 
     fn capacity(&self) -> usize {
         // A freed lease is at most three records: its address's, its owner's, and that it cools. The
         // node's is compared; what happened is written down.
-        self.engine.room().saturating_sub(1 + history::STEPS) / 3
+        self.server.max_operations().saturating_sub(1 + history::OPERATIONS) / 3
     }
 }
 
-impl Knowledge<'_> {
+impl ClusterView<'_> {
     /// The pools of a space, as they were made.
     pub fn pools(&self, space: &str) -> Result<Vec<Pool>, StoreError> {
         let path = keys::space(space);
         let read = |entry: Entry| codec::read_pools(path.as_bytes(), &entry.value);
-        Ok(self.read(&path)?.map(|e| self.whole(&path, read(e))).transpose()?.unwrap_or_default())
+        Ok(self.read(&path)?.map(|e| self.checked(&path, read(e))).transpose()?.unwrap_or_default())
     }
 
     /// An address kept as a hint. One that cannot be read tells nothing, and is written anew.

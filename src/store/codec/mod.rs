@@ -1,155 +1,41 @@
 //! Records as bytes.
 //!
-//! Owns: the format of every value in the embedded store and in a cluster's. A record is a version
-//! byte, postcard's encoding of the fields, and a CRC32C over key and record: redb checks no page
-//! on an ordinary read, and a right record in a wrong place must not be believed either.
-//! Invariant: what was written is read back equal, or is an error; nothing else is ever returned.
-
-mod cluster;
+//! Every value in the embedded store and in a cluster is the version of the format, postcard's encoding
+//! of the fields, and a CRC32C over key and record: redb does not check pages on an ordinary read, and a
+//! sound record under another key must not be believed either.
+//! Invariant: a record is read back equal to what was written, or reading it is an error.
 
 use serde::{Deserialize, Serialize};
 
+mod address;
+mod cluster;
 mod history;
-mod pools;
 
+pub use cluster::{definition, node, note, read_definition, read_node, read_note};
 pub use history::{
-    bounds, count, count_in, event, events, read_all_counts, read_bounds, read_counts, read_event,
-    read_events,
+    bounds, count, event, events, read_bounds, read_counts, read_event, read_events,
 };
-pub use pools::{pool, pool_id, pools, read_pool, read_pool_id, read_pool_of, read_pools};
 
 use super::embedded::keys;
 use crate::alloc::{Cooling, Holder, NetworkRanges};
 use crate::model::{
-    Attachment, BootId, ContainerId, IfName, Kind, Lease, Netns, NetworkName, Node, Origin, Owner,
-    Pod, PoolId, SetName, Timestamp,
+    BootId, Kind, Lease, NetworkName, Node, Origin, Owner, Pool, PoolId, SetName, Timestamp,
 };
-use crate::net::{Addr, Span};
+use crate::net::Addr;
 
-pub use cluster::{definition, node, note, read_definition, read_node, read_note};
+/// The version of each record's form. A changed form gets another version, and this one stays readable
+/// from the first release on. (Version 1 was used before it.)
+const VERSION: u8 = 2;
 
-/// Of each record; a later format gets another and reads this one for ever.
-const FORMAT: u8 = 1;
+/// The version of a whole file: which keys there are.
+pub const SCHEMA_VERSION: u32 = 2;
 
-/// Of records that hold more than the first ones did: a lease with a note, a definition that knows
-/// what is given out.
-const WIDER: u8 = 2;
-
-/// Of the whole file: which tables, which keys.
-pub const SCHEMA_VERSION: u32 = 1;
-
-/// A record that is not what was written.
+/// What is wrong with a record.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Bad(pub &'static str);
 
-#[derive(Serialize, Deserialize)]
-struct LeaseV1<'a> {
-    prefix: u8,
-    kind: KindV1,
-    #[serde(borrow)]
-    owner: OwnerV1<'a>,
-    range: AddrV1,
-    node: &'a str,
-    machine: &'a str,
-    boot: Option<&'a str>,
-    /// Only where the owner is no attachment.
-    attachment: Option<AttachmentV1<'a>>,
-    netns: Option<NetnsV1<'a>>,
-    pod: Option<(&'a str, &'a str, &'a str)>,
-    mac: Option<&'a str>,
-    time: u64,
-    cooldown: u32,
-}
-
-/// A lease that somebody wrote something beside.
-#[derive(Serialize, Deserialize)]
-struct NotedV2<'a> {
-    #[serde(borrow)]
-    lease: LeaseV1<'a>,
-    note: Option<&'a str>,
-    holder: Option<&'a str>,
-}
-
-#[derive(Serialize, Deserialize)]
-enum KindV1 {
-    Dynamic,
-    Static,
-    Gateway,
-    Aux,
-    Reserved,
-}
-
-#[derive(Serialize, Deserialize)]
-enum OwnerV1<'a> {
-    #[serde(borrow)]
-    Attachment(AttachmentV1<'a>),
-    Id(&'a str),
-    Gateway(AddrV1),
-    Reservation(AddrV1),
-    /// The pool, and the endpoint's name.
-    Pool(&'a str, Option<&'a str>),
-}
-
-#[derive(Serialize, Deserialize)]
-struct AttachmentV1<'a> {
-    network: &'a str,
-    container: &'a str,
-    ifname: Option<&'a str>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct NetnsV1<'a> {
-    path: &'a str,
-    inode: Option<(u64, u64)>,
-    mount_ns: Option<u64>,
-}
-
-/// What a cluster keeps under an address.
-#[derive(Serialize, Deserialize)]
-#[allow(clippy::large_enum_variant, reason = "one is made for each record read, on the stack")]
-enum SlotV1<'a> {
-    #[serde(borrow)]
-    Lease(LeaseV1<'a>),
-    Cooling(u64, u64),
-    #[serde(borrow)]
-    Noted(NotedV2<'a>),
-}
-
-#[derive(Serialize, Deserialize)]
-struct DefinitionV1<'a> {
-    set: &'a str,
-    bounds: Vec<(AddrV1, AddrV1)>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct DefinitionV2<'a> {
-    #[serde(borrow)]
-    known: DefinitionV1<'a>,
-    gives: Vec<(AddrV1, AddrV1)>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct AddrV1(u8, u128);
-
-impl From<Addr> for AddrV1 {
-    fn from(addr: Addr) -> AddrV1 {
-        AddrV1(addr.family().bits(), addr.bits())
-    }
-}
-
-impl TryFrom<AddrV1> for Addr {
-    type Error = Bad;
-
-    fn try_from(raw: AddrV1) -> Result<Addr, Bad> {
-        use crate::net::Family::{V4, V6};
-        let family = match raw.0 {
-            32 => V4,
-            128 => V6,
-            _ => return Err(Bad("an address of no family")),
-        };
-        Addr::from_bits(family, raw.1).ok_or(Bad("an address beyond its family"))
-    }
-}
+/// Why a record of another [`VERSION`] is not read.
+pub const OTHER_VERSION: Bad = Bad("it was written by another version of sublet");
 
 fn checksum(key: &[u8], record: &[u8]) -> [u8; 4] {
     crc32c::crc32c_append(crc32c::crc32c(key), record).to_le_bytes()
@@ -157,22 +43,21 @@ fn checksum(key: &[u8], record: &[u8]) -> [u8; 4] {
 
 /// Adds version and checksum.
 fn seal<T: Serialize>(key: &[u8], value: &T) -> Vec<u8> {
-    seal_as(FORMAT, key, value)
-}
-
-fn seal_as<T: Serialize>(format: u8, key: &[u8], value: &T) -> Vec<u8> {
-    // Encoding into memory fails for no type of this file; an empty record would be refused when
+    // Encoding into memory fails for no type of this module; an empty record would be refused when
     // read.
-    let mut record = postcard::to_extend(value, vec![format]).unwrap_or_default();
+    let mut record = postcard::to_extend(value, vec![VERSION]).unwrap_or_default();
     record.extend(checksum(key, &record));
     record
 }
 
-/// Checks version and checksum.
+/// Checks checksum and version.
 fn unseal<'a, T: Deserialize<'a>>(key: &[u8], bytes: &'a [u8]) -> Result<T, Bad> {
     match open(key, bytes)? {
-        (FORMAT, fields) => read_fields(fields),
-        _ => Err(Bad("a record of an unknown format")),
+        (VERSION, fields) => match postcard::take_from_bytes(fields) {
+            Ok((value, [])) => Ok(value),
+            _ => Err(Bad("a record with wrong fields")),
+        },
+        _ => Err(OTHER_VERSION),
     }
 }
 
@@ -182,7 +67,10 @@ fn open<'a>(key: &[u8], bytes: &'a [u8]) -> Result<(u8, &'a [u8]), Bad> {
     if *sum != checksum(key, record) {
         return Err(Bad("a record with a wrong checksum"));
     }
-    record.split_first().map(|(format, fields)| (*format, fields)).ok_or(Bad("a record too short"))
+    record
+        .split_first()
+        .map(|(version, fields)| (*version, fields))
+        .ok_or(Bad("a record too short"))
 }
 
 /// Whether a record is one, and under its key. (An index has keys alone.)
@@ -190,223 +78,110 @@ pub fn is_whole(key: &[u8], bytes: &[u8]) -> bool {
     bytes.is_empty() || open(key, bytes).is_ok()
 }
 
-fn read_fields<'a, T: Deserialize<'a>>(fields: &'a [u8]) -> Result<T, Bad> {
-    match postcard::take_from_bytes(fields) {
-        Ok((value, [])) => Ok(value),
-        _ => Err(Bad("a record with wrong fields")),
+/// The fields of a lease, without the set and the address, which are in the key.
+type LeaseFields = (u8, Kind, Owner, Addr, Node, Option<BootId>, Origin, Timestamp, u32);
+
+fn lease_fields(lease: &Lease) -> impl Serialize {
+    let origin = without_owner(&lease.origin, &lease.owner);
+    let (range, time, cooldown) = (lease.range, lease.time, lease.cooldown);
+    (
+        lease.prefix,
+        lease.kind,
+        &lease.owner,
+        range,
+        &lease.node,
+        &lease.boot,
+        origin,
+        time,
+        cooldown,
+    )
+}
+
+fn of_fields(set: SetName, addr: Addr, fields: LeaseFields) -> Lease {
+    let (prefix, kind, owner, range, node, boot, origin, time, cooldown) = fields;
+    let origin = with_owner(origin, &owner);
+    Lease { set, addr, prefix, kind, owner, range, node, boot, origin, time, cooldown }
+}
+
+/// The origin without the attachment if that is the owner: it is stored once.
+fn without_owner(origin: &Origin, owner: &Owner) -> Origin {
+    let is_owner = matches!((&origin.attachment, owner), (Some(a), Owner::Attachment(b)) if a == b);
+    let attachment = origin.attachment.clone().filter(|_| !is_owner);
+    Origin { attachment, ..origin.clone() }
+}
+
+/// Reverses [`without_owner`].
+fn with_owner(mut origin: Origin, owner: &Owner) -> Origin {
+    if let (None, Owner::Attachment(own)) = (&origin.attachment, owner) {
+        origin.attachment = Some(own.clone());
     }
-}
-
-fn attachment(a: &Attachment) -> AttachmentV1<'_> {
-    AttachmentV1 {
-        network: a.network.as_str(),
-        container: a.container.as_str(),
-        ifname: a.ifname.as_ref().map(IfName::as_str),
-    }
-}
-
-fn read_attachment(raw: &AttachmentV1<'_>) -> Result<Attachment, Bad> {
-    let bad = |_| Bad("a name that is none");
-    Ok(Attachment {
-        network: NetworkName::new(raw.network).map_err(bad)?,
-        container: ContainerId::new(raw.container).map_err(bad)?,
-        ifname: raw.ifname.map(IfName::new).transpose().map_err(bad)?,
-    })
-}
-
-fn kind(kind: Kind) -> KindV1 {
-    match kind {
-        Kind::Dynamic => KindV1::Dynamic,
-        Kind::Static => KindV1::Static,
-        Kind::Gateway => KindV1::Gateway,
-        Kind::Aux => KindV1::Aux,
-        Kind::Reserved => KindV1::Reserved,
-    }
-}
-
-fn read_kind(raw: &KindV1) -> Kind {
-    match raw {
-        KindV1::Dynamic => Kind::Dynamic,
-        KindV1::Static => Kind::Static,
-        KindV1::Gateway => Kind::Gateway,
-        KindV1::Aux => Kind::Aux,
-        KindV1::Reserved => Kind::Reserved,
-    }
-}
-
-fn owner<'a>(owner: &'a Owner, origin: &'a Origin) -> OwnerV1<'a> {
-    match owner {
-        Owner::Attachment(a) => OwnerV1::Attachment(attachment(a)),
-        Owner::Id(id) => OwnerV1::Id(id),
-        Owner::Gateway(addr) => OwnerV1::Gateway((*addr).into()),
-        Owner::Reservation(addr) => OwnerV1::Reservation((*addr).into()),
-        Owner::Pool(pool, _) => OwnerV1::Pool(&pool.0, origin.endpoint.as_deref()),
-    }
-}
-
-/// The owner, and the endpoint's name.
-fn read_owner(raw: OwnerV1<'_>, addr: Addr) -> Result<(Owner, Option<String>), Bad> {
-    let mut endpoint = None;
-    let owner = match raw {
-        OwnerV1::Attachment(a) => Owner::Attachment(read_attachment(&a)?),
-        OwnerV1::Id(id) => Owner::Id(id.to_owned()),
-        OwnerV1::Gateway(addr) => Owner::Gateway(addr.try_into()?),
-        OwnerV1::Reservation(addr) => Owner::Reservation(addr.try_into()?),
-        OwnerV1::Pool(pool, name) => {
-            endpoint = name.map(str::to_owned);
-            Owner::Pool(PoolId(pool.to_owned()), addr)
-        }
-    };
-    Ok((owner, endpoint))
-}
-
-fn lease_v1(lease: &Lease) -> LeaseV1<'_> {
-    let own = match &lease.owner {
-        Owner::Attachment(a) => Some(a),
-        _ => None,
-    };
-    let origin = &lease.origin;
-    LeaseV1 {
-        prefix: lease.prefix,
-        kind: kind(lease.kind),
-        owner: owner(&lease.owner, origin),
-        range: lease.range.into(),
-        node: &lease.node.name,
-        machine: &lease.node.machine,
-        boot: lease.boot.as_ref().map(|b| b.0.as_str()),
-        attachment: origin.attachment.as_ref().filter(|a| own != Some(*a)).map(attachment),
-        netns: origin.netns.as_ref().map(|n| NetnsV1 {
-            path: &n.path,
-            inode: n.inode,
-            mount_ns: n.mount_ns,
-        }),
-        pod: origin.pod.as_ref().map(|p| (&*p.namespace, &*p.name, &*p.uid)),
-        mac: origin.mac.as_deref(),
-        time: lease.time,
-        cooldown: lease.cooldown,
-    }
+    origin
 }
 
 /// A lease as the record under `key`.
 pub fn lease(key: &[u8], lease: &Lease) -> Vec<u8> {
-    match noted(lease) {
-        Some(noted) => seal_as(WIDER, key, &noted),
-        None => seal(key, &lease_v1(lease)),
-    }
-}
-
-/// The lease with what was written beside it, if anything was.
-fn noted(lease: &Lease) -> Option<NotedV2<'_>> {
-    let (note, holder) = (lease.origin.note.as_deref(), lease.origin.holder.as_deref());
-    (note.is_some() || holder.is_some()).then(|| NotedV2 { lease: lease_v1(lease), note, holder })
-}
-
-fn from_v2(set: SetName, addr: Addr, raw: NotedV2<'_>) -> Result<Lease, Bad> {
-    let mut lease = from_v1(set, addr, raw.lease)?;
-    lease.origin.note = raw.note.map(str::to_owned);
-    lease.origin.holder = raw.holder.map(str::to_owned);
-    Ok(lease)
+    seal(key, &lease_fields(lease))
 }
 
 /// The lease in the record under `key`, which says which set and address.
 pub fn read_lease(key: &[u8], bytes: &[u8]) -> Result<Lease, Bad> {
     let (set, addr) = keys::read_lease(key).ok_or(Bad("a lease under a wrong key"))?;
-    match open(key, bytes)? {
-        (FORMAT, fields) => from_v1(set, addr, read_fields(fields)?),
-        (WIDER, fields) => from_v2(set, addr, read_fields(fields)?),
-        _ => Err(Bad("a record of an unknown format")),
-    }
+    Ok(of_fields(set, addr, unseal(key, bytes)?))
 }
 
-fn from_v1(set: SetName, addr: Addr, raw: LeaseV1<'_>) -> Result<Lease, Bad> {
-    let (owner, endpoint) = read_owner(raw.owner, addr)?;
-    let attachment = match (&raw.attachment, &owner) {
-        (Some(a), _) => Some(read_attachment(a)?),
-        (None, Owner::Attachment(a)) => Some(a.clone()),
-        (None, _) => None,
-    };
-    Ok(Lease {
-        set,
-        addr,
-        prefix: raw.prefix,
-        kind: read_kind(&raw.kind),
-        owner,
-        range: raw.range.try_into()?,
-        node: Node { name: raw.node.to_owned(), machine: raw.machine.to_owned() },
-        boot: raw.boot.map(|b| BootId(b.to_owned())),
-        origin: Origin {
-            attachment,
-            netns: raw.netns.map(|n| Netns {
-                path: n.path.to_owned(),
-                inode: n.inode,
-                mount_ns: n.mount_ns,
-            }),
-            pod: raw.pod.map(|(namespace, name, uid)| Pod {
-                namespace: namespace.to_owned(),
-                name: name.to_owned(),
-                uid: uid.to_owned(),
-            }),
-            mac: raw.mac.map(str::to_owned),
-            endpoint,
-            note: None,
-            holder: None,
-        },
-        time: raw.time,
-        cooldown: raw.cooldown,
-    })
+/// The holder of an address, in a cluster.
+#[derive(Serialize, Deserialize)]
+enum Slot<Fields> {
+    Lease(Fields),
+    Cooling(Timestamp, Timestamp),
 }
 
-/// Who has an address, in a cluster.
+/// The holder of an address, in a cluster; no record if it is free.
 pub fn slot(key: &[u8], holder: &Holder) -> Option<Vec<u8>> {
     Some(match holder {
         Holder::Free => return None,
-        Holder::Leased(lease) => match noted(lease) {
-            Some(noted) => seal(key, &SlotV1::Noted(noted)),
-            None => seal(key, &SlotV1::Lease(lease_v1(lease))),
-        },
-        Holder::Cooling(c) => seal(key, &SlotV1::Cooling(c.until, c.freed)),
+        Holder::Leased(lease) => seal(key, &Slot::Lease(lease_fields(lease))),
+        Holder::Cooling(c) => seal(key, &Slot::<()>::Cooling(c.until, c.freed)),
     })
 }
 
-/// Who has an address, in a cluster.
+/// The holder of an address, in a cluster.
 pub fn read_slot(key: &[u8], set: &SetName, addr: Addr, bytes: &[u8]) -> Result<Holder, Bad> {
     Ok(match unseal(key, bytes)? {
-        SlotV1::Lease(raw) => Holder::Leased(Box::new(from_v1(set.clone(), addr, raw)?)),
-        SlotV1::Noted(raw) => Holder::Leased(Box::new(from_v2(set.clone(), addr, raw)?)),
-        SlotV1::Cooling(until, freed) => Holder::Cooling(Cooling { until, addr, freed }),
+        Slot::Lease(fields) => Holder::Leased(Box::new(of_fields(set.clone(), addr, fields))),
+        Slot::Cooling(until, freed) => Holder::Cooling(Cooling { until, addr, freed }),
     })
 }
 
-/// All that an owner holds of a set, in a cluster: one look answers a DEL or a repeated ADD.
+/// All that an owner holds of a set, in a cluster: one read answers a DEL or a repeated ADD.
 pub fn owned(key: &[u8], leases: &[Lease]) -> Vec<u8> {
-    let leases: Vec<_> = leases.iter().map(|l| (AddrV1::from(l.addr), lease_v1(l))).collect();
-    seal(key, &leases)
+    seal(key, &leases.iter().map(|l| (l.addr, lease_fields(l))).collect::<Vec<_>>())
 }
 
 /// All that an owner holds of a set.
 pub fn read_owned(key: &[u8], set: &SetName, bytes: &[u8]) -> Result<Vec<Lease>, Bad> {
-    let raw: Vec<(AddrV1, LeaseV1<'_>)> = unseal(key, bytes)?;
-    raw.into_iter().map(|(addr, raw)| from_v1(set.clone(), addr.try_into()?, raw)).collect()
+    let all: Vec<(Addr, LeaseFields)> = unseal(key, bytes)?;
+    Ok(all.into_iter().map(|(addr, fields)| of_fields(set.clone(), addr, fields)).collect())
 }
 
 /// An owner's addresses.
 pub fn addrs(key: &[u8], addrs: &[Addr]) -> Vec<u8> {
-    seal(key, &addrs.iter().map(|a| AddrV1::from(*a)).collect::<Vec<_>>())
+    seal(key, &addrs)
 }
 
 /// An owner's addresses.
 pub fn read_addrs(key: &[u8], bytes: &[u8]) -> Result<Vec<Addr>, Bad> {
-    unseal::<Vec<AddrV1>>(key, bytes)?.into_iter().map(TryInto::try_into).collect()
+    unseal(key, bytes)
 }
 
 /// One address.
 pub fn addr(key: &[u8], addr: Addr) -> Vec<u8> {
-    seal(key, &AddrV1::from(addr))
+    seal(key, &addr)
 }
 
 /// One address.
 pub fn read_addr(key: &[u8], bytes: &[u8]) -> Result<Addr, Bad> {
-    unseal::<AddrV1>(key, bytes)?.try_into()
+    unseal(key, bytes)
 }
 
 /// A number: a time, a version.
@@ -426,7 +201,7 @@ pub fn key(key: &[u8], other: &[u8]) -> Vec<u8> {
 
 /// Another record's key.
 pub fn read_key(key: &[u8], bytes: &[u8]) -> Result<Vec<u8>, Bad> {
-    unseal::<&[u8]>(key, bytes).map(<[u8]>::to_vec)
+    unseal(key, bytes)
 }
 
 /// Until when an address cools, and since when.
@@ -436,40 +211,19 @@ pub fn cooling(key: &[u8], cooling: &Cooling) -> Vec<u8> {
 
 /// Until when an address cools, and since when.
 pub fn read_cooling(key: &[u8], addr: Addr, bytes: &[u8]) -> Result<Cooling, Bad> {
-    let (until, freed): (Timestamp, Timestamp) = unseal(key, bytes)?;
+    let (until, freed) = unseal(key, bytes)?;
     Ok(Cooling { until, addr, freed })
 }
 
 /// A network's ranges.
 pub fn ranges(key: &[u8], ranges: &NetworkRanges) -> Vec<u8> {
-    let spans = |spans: &[Span]| spans.iter().map(|s| (s.first.into(), s.last.into())).collect();
-    let known = DefinitionV1 { set: &ranges.set.0, bounds: spans(&ranges.bounds) };
-    if ranges.assignable == ranges.bounds {
-        return seal(key, &known);
-    }
-    seal_as(WIDER, key, &DefinitionV2 { known, gives: spans(&ranges.assignable) })
+    seal(key, &(&ranges.set, &ranges.bounds, &ranges.assignable))
 }
 
 /// A network's ranges.
 pub fn read_ranges(key: &[u8], network: NetworkName, bytes: &[u8]) -> Result<NetworkRanges, Bad> {
-    let (raw, gives) = match open(key, bytes)? {
-        (FORMAT, fields) => (read_fields::<DefinitionV1<'_>>(fields)?, None),
-        (WIDER, fields) => {
-            let raw: DefinitionV2<'_> = read_fields(fields)?;
-            (raw.known, Some(raw.gives))
-        }
-        _ => return Err(Bad("a record of an unknown format")),
-    };
-    let span = |(first, last): (AddrV1, AddrV1)| {
-        Span::new(first.try_into()?, last.try_into()?)
-            .ok_or(Bad("a range that ends before it begins"))
-    };
-    let spans =
-        |raw: Vec<(AddrV1, AddrV1)>| raw.into_iter().map(span).collect::<Result<Vec<_>, _>>();
-    let bounds = spans(raw.bounds)?;
-    // The first records did not say.
-    let assignable = gives.map(spans).transpose()?.unwrap_or_else(|| bounds.clone());
-    Ok(NetworkRanges { set: SetName(raw.set.to_owned()), network, bounds, assignable })
+    let (set, bounds, assignable) = unseal(key, bytes)?;
+    Ok(NetworkRanges { set, network, bounds, assignable })
 }
 
 /// One occupancy block: 512 bits.
@@ -483,9 +237,43 @@ pub fn read_bits(key: &[u8], bytes: &[u8]) -> Result<[u8; 64], Bad> {
     raw.try_into().map_err(|_| Bad("an occupancy block of a wrong size"))
 }
 
+/// A pool.
+pub fn pool(key: &[u8], pool: &Pool) -> Vec<u8> {
+    seal(key, pool)
+}
+
+/// A pool.
+pub fn read_pool(key: &[u8], bytes: &[u8]) -> Result<Pool, Bad> {
+    unseal(key, bytes)
+}
+
+/// All pools of a space as they were made, in a cluster: who makes one compares them all.
+pub fn pools(key: &[u8], pools: &[Pool]) -> Vec<u8> {
+    seal(key, &pools)
+}
+
+/// All pools of a space as they were made.
+pub fn read_pools(key: &[u8], bytes: &[u8]) -> Result<Vec<Pool>, Bad> {
+    unseal(key, bytes)
+}
+
+/// The pool that an index names.
+pub fn pool_id(key: &[u8], id: &PoolId) -> Vec<u8> {
+    seal(key, id)
+}
+
+/// The pool that an index names.
+pub fn read_pool_id(key: &[u8], bytes: &[u8]) -> Result<PoolId, Bad> {
+    unseal(key, bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{
+        Attachment, ContainerId, Ending, Event, Face, History, IfName, Netns, NetworkDefinition,
+        NodeRecord, Pod, Verb, What,
+    };
 
     fn sample() -> Lease {
         let attachment = Attachment {
@@ -507,29 +295,37 @@ mod tests {
                 netns: Some(Netns { path: "/x".into(), inode: Some((4, 5)), mount_ns: Some(6) }),
                 pod: Some(Pod { namespace: "a".into(), name: "b".into(), uid: "c".into() }),
                 mac: Some("0a:0b".into()),
-                endpoint: None,
-                note: None,
-                holder: None,
+                endpoint: Some("web-1".into()),
+                note: Some("printer".into()),
+                holder: Some("ops".into()),
             },
             time: 1_700_000_000,
             cooldown: 30,
         }
     }
 
-    #[test]
-    fn a_lease_comes_back_as_it_was() {
-        for owner in [
+    fn all_owners() -> [Lease; 5] {
+        let addr = "10.0.0.1".parse().unwrap();
+        [
             Owner::Id("any \0 text".into()),
             Owner::Attachment(sample().origin.attachment.unwrap()),
-            Owner::Gateway("10.0.0.1".parse().unwrap()),
+            Owner::Gateway(addr),
+            Owner::Reservation(addr),
             Owner::Pool(PoolId("local/fd00::/64".into()), sample().addr),
-        ] {
-            let mut before = Lease { owner, ..sample() };
-            if let Owner::Pool(..) = before.owner {
-                before.origin.endpoint = Some("web-1".into());
-            }
+        ]
+        .map(|owner| Lease { owner, ..sample() })
+    }
+
+    #[test]
+    fn a_lease_is_read_back_equal() {
+        for before in all_owners() {
             let key = keys::lease(&before.set, before.addr);
-            assert_eq!(read_lease(&key, &lease(&key, &before)), Ok(before));
+            assert_eq!(read_lease(&key, &lease(&key, &before)), Ok(before.clone()));
+            let slot = slot(b"k", &Holder::Leased(Box::new(before.clone()))).unwrap();
+            let read = read_slot(b"k", &before.set, before.addr, &slot);
+            assert_eq!(read, Ok(Holder::Leased(Box::new(before.clone()))));
+            let all = [before];
+            assert_eq!(read_owned(b"k", &all[0].set, &owned(b"k", &all)), Ok(all.to_vec()));
         }
     }
 
@@ -548,5 +344,79 @@ mod tests {
         }
         let other = keys::lease(&before.set, "fd00::2".parse().unwrap());
         assert!(read_lease(&other, &good).is_err());
+    }
+
+    #[test]
+    fn another_version_is_not_read() {
+        for version in [0, 1, VERSION + 1, u8::MAX] {
+            let mut record = vec![version, 7];
+            record.extend(checksum(b"k", &record));
+            assert_eq!(read_number(b"k", &record), Err(OTHER_VERSION));
+        }
+    }
+
+    /// Whoever changes a line gives that record another [`VERSION`] and, after a release, keeps reading
+    /// the released one.
+    #[test]
+    fn the_bytes_of_a_version_never_change() {
+        let (lease, k) = (sample(), b"k");
+        let (set, addr) = (lease.set.clone(), lease.addr);
+        let network = NetworkName::new("net").unwrap();
+        let cooling = Cooling { until: 9, addr, freed: 7 };
+        let span = crate::net::Span::new("10.0.0.1".parse().unwrap(), "10.0.0.6".parse().unwrap());
+        let bounds = vec![span.unwrap()];
+        let ranges = NetworkRanges {
+            set: set.clone(),
+            network: network.clone(),
+            bounds: bounds.clone(),
+            assignable: bounds,
+        };
+        let v4 = crate::net::Subnet::masked("10.0.0.0".parse().unwrap(), 24).unwrap();
+        let pool = Pool {
+            id: PoolId("local/10.0.0.0/24".into()),
+            space: "local".into(),
+            subnet: v4,
+            sub: Some(v4),
+            shared: Some("web".into()),
+            gateway: Some("10.0.0.1".parse().unwrap()),
+            users: vec![(lease.node.clone(), 2)],
+            time: 8,
+        };
+        let (first, since, turn) = (1, 2, 3);
+        let of_node =
+            NodeRecord { node: lease.node.clone(), boot: lease.boot.clone(), first, since, turn };
+        let (text, by) = ("{}".into(), "n".into());
+        let of_network = NetworkDefinition { network, version: 1, text, by, time: 9 };
+        let happened = Event::of(&lease, What::Added, Face::Cni, 9);
+        let request = (set.clone(), Face::Cni, Verb::Add, Ending::Ok);
+        let leases = all_owners();
+        let mut written: Vec<(&str, Vec<u8>)> =
+            leases.iter().map(|l| ("lease", super::lease(&keys::lease(&set, addr), l))).collect();
+        written.extend([
+            ("leased", slot(k, &Holder::Leased(Box::new(lease.clone()))).unwrap()),
+            ("cooling in a cluster", slot(k, &Holder::Cooling(cooling)).unwrap()),
+            ("owned", owned(k, &[lease])),
+            ("addresses", addrs(k, &[addr, pool.gateway.unwrap()])),
+            ("address", super::addr(k, addr)),
+            ("number", number(k, 300)),
+            ("key", key(k, b"other")),
+            ("cooling", super::cooling(k, &cooling)),
+            ("ranges", super::ranges(k, &ranges)),
+            ("bits", bits(k, &[0xa5; 64])),
+            ("pool", super::pool(k, &pool)),
+            ("pools", pools(k, std::slice::from_ref(&pool))),
+            ("pool's name", pool_id(k, &pool.id)),
+            ("node", node(k, &of_node)),
+            ("network", super::definition(k, &of_network)),
+            ("note", note(k, 5, b"value")),
+            ("event", event(k, &happened)),
+            ("events", events(k, &[happened])),
+            ("bounds", super::bounds(k, History::default()).unwrap()),
+            ("counters", count(k, None, &request)),
+        ]);
+        let hex = |b: &[u8]| b.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().concat();
+        let lines: Vec<_> =
+            written.iter().map(|(name, b)| format!("{name}: {}\n", hex(b))).collect();
+        assert_eq!(lines.concat(), include_str!("../../../testdata/store/records.txt"));
     }
 }

@@ -26,13 +26,14 @@
 //!
 //! Invariant: what reaches the file reaches it in redb's order.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redb::StorageBackend;
 
+use super::files;
+use super::fs::{FileSystem, OpenFile, read_exact};
 use super::lock::Lock;
 use super::pages;
 use super::pages::Pages;
@@ -48,14 +49,14 @@ pub enum Flush {
 
 /// redb's view of the file.
 #[derive(Debug)]
-pub struct Backend(Arc<Shared>);
+pub struct Backend<File>(Arc<Shared<File>>);
 
 /// The same, from outside of redb.
 #[derive(Debug)]
-pub struct Switch(Arc<Shared>);
+pub struct Switch<File>(Arc<Shared<File>>);
 
 #[derive(Debug)]
-struct Shared {
+struct Shared<File> {
     file: File,
     flush: Flush,
     state: Mutex<State>,
@@ -85,21 +86,68 @@ pub const HOLD: usize = 4 << 20;
 /// The header's page: the part of the file that redb rewrites unchanged.
 const HEADER: usize = 4096;
 
-/// The part of it that redb uses, and that every commit changes.
+/// What the holder of a lock leaves in the lock file for the next one: the last header of the file,
+/// under the file's name. It is a hint that may be lost. Where the header is still this one, nothing
+/// is unflushed. A file whose last commit is older than the noted one was set back.
+#[derive(Clone, Copy, Debug)]
+struct Note([u8; NAME + NOTE]);
+
+/// The part of the header that redb uses, and that every commit changes.
 const NOTE: usize = 512;
+/// The end of the file's name, as much as tells the files of one lock apart: a boot ID has 36 bytes.
+const NAME: usize = 64;
+
+impl Note {
+    /// The note that fits this file now; `None` if its header cannot be read.
+    fn of<File: OpenFile>(file: &File, path: &Path) -> Option<Note> {
+        let mut note = [0; NAME + NOTE];
+        let name = path.as_os_str().as_encoded_bytes();
+        let end = &name[name.len().saturating_sub(NAME)..];
+        note[..end.len()].copy_from_slice(end);
+        read_exact(file, &mut note[NAME..], 0).ok()?.then_some(Note(note))
+    }
+
+    fn read<F: FileSystem>(lock: &Lock<F>) -> Option<Note> {
+        let mut note = [0; NAME + NOTE];
+        read_exact(lock.file()?, &mut note, 0).ok()?.then_some(Note(note))
+    }
+
+    fn commit(&self) -> Option<u64> {
+        pages::last_commit(&self.0[NAME..])
+    }
+}
+
+/// Forgets what the last holder of a lock noted: before another file gets the name, and for a copy
+/// that an operator puts back.
+pub fn forget_note<F: FileSystem>(lock: &Lock<F>) {
+    if let Some(file) = lock.file() {
+        let _ = file.set_len(0);
+    }
+}
+
+/// redb's view of an open file, and the switch of it.
+pub type Opened<File> = (Backend<File>, Switch<File>);
 
 /// A backend over an open file, and its switch; without `flush` it never passes a write on. With
-/// the lock, a predecessor's note in it counts.
-pub fn new(file: File, flush: Option<Flush>, lock: Option<&Lock>) -> io::Result<(Backend, Switch)> {
-    let (mut note, mut now) = ([0; NOTE], [0; NOTE]);
-    let noted = lock.is_some_and(|lock| {
-        lock.note(&mut note).is_some() && file.read_exact_at(&mut now, 0).is_ok()
-    });
-    let dirty = !noted || note != now;
-    if noted && dirty && pages::is_set_back(&note, &now) {
-        let what = "its header names the state before the last one as the last";
-        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
-    }
+/// the lock, the note in it counts.
+pub fn new<F: FileSystem>(
+    file: F::File,
+    path: &Path,
+    flush: Option<Flush>,
+    lock: Option<&Lock<F>>,
+) -> io::Result<Opened<F::File>> {
+    let noted = lock.and_then(Note::read);
+    let now = noted.and_then(|_| Note::of(&file, path));
+    let dirty = match (noted, now) {
+        (Some(noted), Some(now)) if noted.0[..NAME] == now.0[..NAME] => {
+            if now.commit() < noted.commit() {
+                let what = "it is older than its last commit";
+                return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+            }
+            noted.0 != now.0
+        }
+        _ => true,
+    };
     let state = State {
         held: Vec::new(),
         holds: 0,
@@ -115,17 +163,15 @@ pub fn new(file: File, flush: Option<Flush>, lock: Option<&Lock>) -> io::Result<
     Ok((Backend(shared.clone()), Switch(shared)))
 }
 
-impl Switch {
+impl<File: OpenFile> Switch<File> {
     /// Whether a predecessor may have left something unflushed.
     pub fn is_unsettled(&self) -> bool {
         self.0.flush == Flush::ToDisk && self.0.state().dirty
     }
 
-    /// Flushes that, and says so.
-    pub fn settle(&self, lock: &Lock) -> io::Result<()> {
-        self.0.flush(&mut self.0.state())?;
-        self.vouch(lock);
-        Ok(())
+    /// Flushes that.
+    pub fn settle(&self) -> io::Result<()> {
+        self.0.flush(&mut self.0.state())
     }
 
     /// Passes on what was held, and from now on everything.
@@ -133,14 +179,17 @@ impl Switch {
         self.0.write_through(&mut self.0.state())
     }
 
-    /// Tells the next holder of the lock that all is on disk, if it has to be and is, and in any case
-    /// which header is the last.
-    pub fn vouch(&self, lock: &Lock) {
-        let mut header = [0; NOTE];
+    /// Notes the file's header for the next holder of the lock, if all is on disk that has to be.
+    pub fn note<F: FileSystem<File = File>>(&self, lock: &Lock<F>, path: &Path) {
         let flushed = self.0.flush == Flush::Never || !self.0.state().dirty;
-        if flushed && self.0.file.read_exact_at(&mut header, 0).is_ok() {
-            lock.leave_note(&header);
+        if flushed && let (Some(note), Some(file)) = (Note::of(&self.0.file, path), lock.file()) {
+            let _ = file.write_at(&note.0, 0);
         }
+    }
+
+    /// Flushes the file, whatever is set.
+    pub fn sync(&self) -> io::Result<()> {
+        self.0.file.sync_data()
     }
 
     /// From now on nothing reaches the file. redb takes the refusals for a failing disk and closes
@@ -148,9 +197,14 @@ impl Switch {
     pub fn leave(&self) {
         self.0.state().left = true;
     }
+
+    /// Lets go of the guard on the file, which otherwise ends when the file is closed.
+    pub fn unlock(&self) {
+        let _ = self.0.file.unlock();
+    }
 }
 
-impl Shared {
+impl<File: OpenFile> Shared<File> {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -178,11 +232,16 @@ impl Shared {
     }
 
     fn write(&self, state: &mut State, offset: u64, data: &[u8]) -> io::Result<()> {
-        if offset == 0 && self.begins_with(data) {
+        if offset == 0 && self.has_header(data) {
             return Ok(());
         }
         state.dirty = true;
-        self.file.write_all_at(data, offset)
+        self.file.write_at(data, offset)
+    }
+
+    /// Whether the file begins with what redb writes there.
+    fn has_header(&self, data: &[u8]) -> bool {
+        data.len() <= HEADER && files::begins_with(&self.file, data).unwrap_or(false)
     }
 
     fn flush(&self, state: &mut State) -> io::Result<()> {
@@ -192,36 +251,24 @@ impl Shared {
         }
         Ok(())
     }
-
-    fn begins_with(&self, data: &[u8]) -> bool {
-        let mut before = [0; HEADER];
-        data.len() <= HEADER
-            && self.file.read_exact_at(&mut before[..data.len()], 0).is_ok()
-            && before[..data.len()] == *data
-    }
 }
 
-impl StorageBackend for Backend {
+impl<File: OpenFile> StorageBackend for Backend<File> {
     fn len(&self) -> io::Result<u64> {
         match self.0.state().len {
             Some(len) => Ok(len),
-            None => Ok(self.0.file.metadata()?.len()),
+            None => self.0.file.length(),
         }
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let mut state = self.0.state();
-        if state.len.is_none() {
-            self.0.file.read_exact_at(out, offset)?;
-        } else {
-            // The part behind the file's end is zero until it is written.
-            let mut filled = 0;
-            while filled < out.len() {
-                match self.0.file.read_at(&mut out[filled..], offset + filled as u64)? {
-                    0 => break,
-                    n => filled += n,
-                }
+        let filled = self.0.file.read_at(out, offset)?;
+        if filled < out.len() {
+            if state.len.is_none() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
             }
+            // The part behind the file's end is zero until it is written.
             out[filled..].fill(0);
         }
         let end = offset + out.len() as u64;
@@ -242,7 +289,7 @@ impl StorageBackend for Backend {
             return Ok(());
         }
         // redb cuts off what is free after its last flush. Lost to a power cut, that is no loss.
-        state.dirty |= len > self.0.file.metadata()?.len();
+        state.dirty |= len > self.0.file.length()?;
         self.0.file.set_len(len)
     }
 
@@ -257,7 +304,7 @@ impl StorageBackend for Backend {
         if state.through {
             return self.0.write(&mut state, offset, data);
         }
-        if state.held.is_empty() && offset == 0 && self.0.begins_with(data) {
+        if state.held.is_empty() && offset == 0 && self.0.has_header(data) {
             return Ok(());
         }
         state.held.push((offset, data.to_vec()));

@@ -8,7 +8,7 @@ use super::view::{KvMut, Tables};
 use super::{keys, occupancy, pools};
 use crate::alloc::{Change, Cooling};
 use crate::error::StoreError;
-use crate::model::{Kind, Lease, SetName, Timestamp};
+use crate::model::{Lease, SetName, Timestamp};
 use crate::net::Addr;
 use crate::store::codec;
 
@@ -34,8 +34,12 @@ fn other_than_lease<K: KvMut>(
     change: &Change,
 ) -> Result<(), StoreError> {
     match change {
-        // The first two are leases; of the last see `View::network`.
-        Change::Put(_) | Change::Free { .. } | Change::PutDefinition(_) => Ok(()),
+        // The first two are leases. A file keeps no network's definition, and no record of an import.
+        Change::Put(_)
+        | Change::Free { .. }
+        | Change::PutDefinition(_)
+        | Change::Adopted(..)
+        | Change::Exported(_) => Ok(()),
         Change::Thaw(set, cooling) => {
             end_cooling(tables, set, cooling)?;
             occupancy::free(tables, set, cooling.addr)
@@ -52,11 +56,6 @@ fn other_than_lease<K: KvMut>(
             let key = keys::ranges(&ranges.network);
             tables.kv.put(&key, &codec::ranges(&key, ranges))
         }
-        Change::Adopted(network, time) => {
-            let key = keys::adopted(network);
-            tables.kv.put(&key, &codec::number(&key, *time))
-        }
-        Change::Exported(network) => tables.kv.remove(&keys::adopted(network)),
         Change::PutPool(pool) => pools::put(tables, pool),
         Change::DropPool(pool) => pools::remove(tables, pool),
     }
@@ -83,21 +82,6 @@ pub fn stick<K: KvMut>(
     tables.kv.put(key, &codec::addr(key, addr))
 }
 
-/// Whether a change must outlive the boot even where leases do not.
-pub fn outlives_boot(change: &Change) -> bool {
-    match change {
-        Change::Sticky(..) | Change::Adopted(..) | Change::Exported(_) => true,
-        Change::Put(lease) | Change::Free { lease, .. } => lease.kind == Kind::Reserved,
-        Change::Thaw(..)
-        | Change::Cool(..)
-        | Change::Cursor(..)
-        | Change::PutRanges(..)
-        | Change::PutPool(_)
-        | Change::DropPool(_)
-        | Change::PutDefinition(_) => false,
-    }
-}
-
 /// Whether the address was nobody's.
 fn put<K: KvMut>(tables: &mut Tables<'_, K>, lease: &Lease) -> Result<bool, StoreError> {
     let (set, addr) = (&lease.set, lease.addr);
@@ -119,9 +103,6 @@ fn put<K: KvMut>(tables: &mut Tables<'_, K>, lease: &Lease) -> Result<bool, Stor
             tables.kv.put(&key, &codec::addrs(&key, &addrs))?;
         }
     }
-    if lease.kind == Kind::Reserved {
-        tables.kv.put(&keys::reserved(set, addr), &[])?;
-    }
     let key = keys::lease(set, addr);
     tables.kv.put(&key, &codec::lease(&key, lease))?;
     Ok(is_new)
@@ -135,9 +116,6 @@ fn free<K: KvMut>(
 ) -> Result<(), StoreError> {
     let (set, addr) = (&lease.set, lease.addr);
     tables.kv.remove(&keys::lease(set, addr))?;
-    if lease.kind == Kind::Reserved {
-        tables.kv.remove(&keys::reserved(set, addr))?;
-    }
     let key = keys::owner(set, &lease.owner);
     let mut addrs = tables.addrs(&key)?;
     addrs.retain(|a| *a != addr);

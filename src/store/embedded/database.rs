@@ -7,9 +7,11 @@
 //! Invariant: a file that redb cannot make sense of is [`StoreError::Damaged`], whether redb says so
 //! or panics over it.
 
+use std::mem;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use redb::{
     Database, ReadOnlyTable, ReadableDatabase, ReadableTable, Table, TableDefinition,
@@ -18,12 +20,13 @@ use redb::{
 
 use super::backend;
 use super::backend::{Flush, Switch};
-use super::lock;
-use super::lock::Lock;
-use super::view::{Each, Kv, KvMut, Tables};
-use super::{files, keys};
+use super::fs::{Access, FileSystem, OpenFile};
+use super::lock::{Lock, Patience};
+use super::view::{Each, Former, Kv, KvMut, Tables};
+use super::{files, keys, lock};
 use crate::error::StoreError;
 use crate::store::codec;
+use crate::sys::panic;
 
 type Bytes = &'static [u8];
 /// redb's cache, in bytes: more than any command but GC and `list` touches.
@@ -114,29 +117,56 @@ fn broken(path: &Path, error: impl Into<redb::Error>) -> StoreError {
     }
 }
 
-/// Runs what may make redb panic over a damaged file; a panic is damage.
+/// Runs what may make redb panic over a damaged file, which is damage; a panic of our own code goes on.
 fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {
+        if !panic::was_in_redb() {
+            resume_unwind(payload);
+        }
         let what = "its pages contradict each other".to_owned();
         Err(StoreError::Damaged { path: path.to_owned(), what })
     })
 }
 
-/// Opens a file for writing, or only to look.
-fn open(
+/// An open database, and the switch of its file.
+type Opened<File> = (Database, Switch<File>);
+
+/// Opens a file for writing, or only for reading.
+fn open<F: FileSystem>(
+    fs: &F,
     path: &Path,
     write: Option<Flush>,
-    lock: Option<&Lock>,
-) -> Result<Option<(Database, Switch)>, StoreError> {
+    lock: Option<&Lock<F>>,
+    patience: &Patience,
+) -> Result<Option<Opened<F::File>>, StoreError> {
+    let access = if write.is_some() { Access::Write } else { Access::Read };
     let file = loop {
-        let Some(file) = files::open(path, write.is_some())? else { return Ok(None) };
-        if lock::guard(&file, path)? {
+        let Some(file) = files::open(fs, path, access)? else { return Ok(None) };
+        if guard(fs, &file, path, patience)? {
             break file;
         }
     };
-    let (backend, switch) = backend::new(file, write, lock).map_err(|e| broken(path, e))?;
+    let (backend, switch) = backend::new(file, path, write, lock).map_err(|e| broken(path, e))?;
     let database = Database::builder().set_cache_size(CACHE).create_with_backend(backend);
     Ok(Some((database.map_err(|e| broken(path, e))?, switch)))
+}
+
+/// Locks the store file itself, as long as it is open: the lock file's name may be removed by hand, and
+/// a store may be reached by two names. Answers whether `path` still leads to this file.
+fn guard<F: FileSystem>(
+    fs: &F,
+    file: &F::File,
+    path: &Path,
+    patience: &Patience,
+) -> Result<bool, StoreError> {
+    let io = |e| StoreError::io("lock", path, e);
+    // Where this kind of lock cannot be had (a file that is open for reading, on NFS), the first lock
+    // has to do.
+    let is_held_by_another = matches!(file.try_lock(), Ok(false));
+    if is_held_by_another && !lock::poll(fs, file, None, patience).map_err(io)? {
+        return Err(lock::locked(fs, file, path, patience).map_err(io)?);
+    }
+    Ok(fs.find(path).map_err(io)? == Some(file.id().map_err(io)?))
 }
 
 /// Whether the table is of a form that this build reads.
@@ -148,56 +178,58 @@ fn check_schema<K: Kv>(tables: &Tables<'_, K>) -> Result<(), StoreError> {
     if found == u64::from(codec::SCHEMA_VERSION) {
         return Ok(());
     }
-    Err(StoreError::Foreign {
-        path: tables.path.to_owned(),
-        what: format!("it has schema {found}, this build reads {}", codec::SCHEMA_VERSION),
-        advice: "use the sublet that wrote it, or a newer one".to_owned(),
-    })
+    Err(StoreError::other_version(tables.path))
 }
 
-/// Looks at a store without writing; `None` if there is none. If its lock is held, what the last
-/// holder left in it counts.
-pub fn look<T>(
+/// Reads a store without writing; `None` if there is none. If its lock is held, the note in it
+/// counts.
+pub fn read<F: FileSystem, T>(
+    fs: &F,
     path: &Path,
-    lock: Option<&Lock>,
+    lock: Option<&Lock<F>>,
+    patience: &Patience,
     work: impl FnOnce(&Looked<'_>) -> Result<T, StoreError>,
 ) -> Result<Option<T>, StoreError> {
     guarded(path, || {
-        let Some((database, switch)) = open(path, None, lock)? else {
+        let Some((database, switch)) = open(fs, path, None, lock, patience)? else {
             return Ok(None);
         };
         let answer = (|| {
             let transaction = database.begin_read().map_err(|e| broken(path, e))?;
             let table = transaction.open_table(TABLE).map_err(|e| broken(path, e))?;
-            let tables = Tables { kv: Reader { table: &table, path }, path };
+            let tables = Tables::new(Reader { table: &table, path }, path);
             check_schema(&tables)?;
             work(&tables)
         })();
-        leave(database, &switch);
+        leave(database, &switch, answer.is_ok());
         answer.map(Some)
     })
 }
 
-/// One write transaction under the file's lock, committed if `work` answers [`ControlFlow::Continue`].
-pub fn write<T>(
+/// One write transaction under the file's lock, committed if `work` answers [`ControlFlow::Continue`];
+/// `None` if there is no file. `earlier` is asked for what the file does not know of a pod.
+pub fn write<F: FileSystem, T>(
+    fs: &F,
     path: &Path,
     flush: Flush,
-    lock: &Lock,
+    lock: &Lock<F>,
+    patience: &Patience,
+    earlier: Option<&Former<'_>>,
     work: impl FnOnce(&mut Tables<'_, Writer<'_, '_>>) -> Result<ControlFlow<T, T>, StoreError>,
-) -> Result<T, StoreError> {
+) -> Result<Option<T>, StoreError> {
     guarded(path, || {
-        let Some((database, switch)) = open(path, Some(flush), Some(lock))? else {
-            let source = std::io::Error::from(std::io::ErrorKind::NotFound);
-            return Err(StoreError::io("open the lease store", path, source));
+        let Some((database, switch)) = open(fs, path, Some(flush), Some(lock), patience)? else {
+            return Ok(None);
         };
         let answer = database.begin_write().map_err(|e| broken(path, e)).and_then(|mut t| {
             t.set_quick_repair(true);
             let io = |e| StoreError::io("write", path, e);
-            let answer = in_table(path, &t, work).and_then(|flow| {
-                // An answer that changes nothing may tell of what a predecessor was killed over.
+            let answer = in_table(path, &t, earlier, work).and_then(|flow| {
+                // An answer that changes nothing may report what a predecessor was killed over.
                 if switch.is_unsettled() {
-                    files::flush_names(path)?;
-                    switch.settle(lock).map_err(io)?;
+                    files::sync_names(fs, path)?;
+                    switch.settle().map_err(io)?;
+                    switch.note(lock, path);
                 }
                 if flow.is_continue() {
                     switch.write_through().map_err(io)?;
@@ -211,21 +243,35 @@ pub fn write<T>(
             match answer? {
                 ControlFlow::Continue(answer) => {
                     t.commit().map_err(|e| broken(path, e))?;
-                    switch.vouch(lock);
+                    switch.note(lock, path);
                     Ok(answer)
                 }
                 ControlFlow::Break(answer) => Ok(answer),
             }
         });
-        leave(database, &switch);
-        answer
+        leave(database, &switch, answer.is_ok());
+        answer.map(Some)
     })
+}
+
+/// Whether this process ends after a call or two, so that its databases need not be freed.
+static ONE_SHOT: AtomicBool = AtomicBool::new(false);
+
+/// Declares that this process carries out one request and ends. The memory and the descriptor of each
+/// database that it opens from now on are left to the kernel; its locks are not.
+pub fn one_shot() {
+    ONE_SHOT.store(true, Ordering::Relaxed);
 }
 
 /// Closes redb without its orderly end: a whole commit, every write of which would be refused. redb
 /// leaves it out in a thread that unwinds; no panic is reported, for there is none.
-fn leave(database: Database, switch: &Switch) {
+fn leave<File: OpenFile>(database: Database, switch: &Switch<File>, done: bool) {
     switch.leave();
+    if done && ONE_SHOT.load(Ordering::Relaxed) {
+        switch.unlock();
+        mem::forget(database);
+        return;
+    }
     let unwound = catch_unwind(AssertUnwindSafe(move || {
         let _closed = database;
         resume_unwind(Box::new(()))
@@ -237,38 +283,37 @@ fn leave(database: Database, switch: &Switch) {
 fn in_table<T>(
     path: &Path,
     transaction: &WriteTransaction,
+    earlier: Option<&Former<'_>>,
     work: impl FnOnce(&mut Tables<'_, Writer<'_, '_>>) -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
     let mut table = transaction.open_table(TABLE).map_err(|e| broken(path, e))?;
-    let mut tables = Tables { kv: Writer { table: &mut table, path }, path };
+    let mut tables = Tables::new(Writer { table: &mut table, path }, path);
+    tables.earlier = earlier;
     check_schema(&tables)?;
     work(&mut tables)
 }
 
-/// Makes a store file, with what `fill` puts into it. It is flushed once, before it gets its name.
-pub fn create(
-    path: &Path,
+/// Writes a whole store into a new, empty file, with what `content` puts into it; flushed once, if at all.
+pub fn write_new<F: FileSystem>(
+    file: F::File,
+    name: &Path,
     flush: Flush,
-    fill: impl FnOnce(&mut Tables<'_, Writer<'_, '_>>) -> Result<(), StoreError>,
+    content: impl FnOnce(&mut Tables<'_, Writer<'_, '_>>) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
-    files::make(path, |file, name| {
-        let io = |e| StoreError::io("write", name, e);
-        let whole = file.try_clone().map_err(io)?;
-        let (backend, switch) = backend::new(file, Some(Flush::Never), None).map_err(io)?;
-        switch.write_through().map_err(io)?;
-        let database =
-            Database::builder().create_with_backend(backend).map_err(|e| broken(name, e))?;
-        let mut transaction = database.begin_write().map_err(|e| broken(name, e))?;
-        transaction.set_quick_repair(true);
-        {
-            let mut table = transaction.open_table(TABLE).map_err(|e| broken(name, e))?;
-            let mut tables = Tables { kv: Writer { table: &mut table, path: name }, path: name };
-            let schema = codec::number(keys::SCHEMA, codec::SCHEMA_VERSION.into());
-            tables.kv.put(keys::SCHEMA, &schema)?;
-            fill(&mut tables)?;
-        }
-        transaction.commit().map_err(|e| broken(name, e))?;
-        switch.leave();
-        if flush == Flush::ToDisk { whole.sync_all().map_err(io) } else { Ok(()) }
-    })
+    let io = |e| StoreError::io("write", name, e);
+    let (backend, switch) = backend::new::<F>(file, name, Some(Flush::Never), None).map_err(io)?;
+    switch.write_through().map_err(io)?;
+    let database = Database::builder().create_with_backend(backend).map_err(|e| broken(name, e))?;
+    let mut transaction = database.begin_write().map_err(|e| broken(name, e))?;
+    transaction.set_quick_repair(true);
+    {
+        let mut table = transaction.open_table(TABLE).map_err(|e| broken(name, e))?;
+        let mut tables = Tables::new(Writer { table: &mut table, path: name }, name);
+        let schema = codec::number(keys::SCHEMA, codec::SCHEMA_VERSION.into());
+        tables.kv.put(keys::SCHEMA, &schema)?;
+        content(&mut tables)?;
+    }
+    transaction.commit().map_err(|e| broken(name, e))?;
+    switch.leave();
+    if flush == Flush::ToDisk { switch.sync().map_err(io) } else { Ok(()) }
 }

@@ -14,8 +14,10 @@ use redb::{
 
 use super::backend;
 use super::backend::Flush;
-use super::database::{create, look, write};
-use super::lock::lock_file;
+use super::database::{read, write, write_new};
+use super::files;
+use super::fs::Os;
+use super::lock::{Patience, lock_file};
 use super::view::{Kv, KvMut};
 use crate::model::Wait;
 
@@ -68,7 +70,8 @@ fn ours(path: &Path, flush: Flush, dice: &mut Dice, before: &Pairs) -> Pairs {
     let lock = lock_file(&path.with_extension("lock"), Wait::Try).unwrap();
     let mut after = before.clone();
     let commit = dice.below(8) > 0;
-    write(path, flush, &lock, |tables| {
+    let patience = Patience::new(Wait::Try);
+    write(&Os, path, flush, &lock, &patience, None, |tables| {
         if dice.below(20) == 0 {
             for key in all(&tables.kv).keys() {
                 tables.kv.remove(key)?;
@@ -89,7 +92,8 @@ fn ours(path: &Path, flush: Flush, dice: &mut Dice, before: &Pairs) -> Pairs {
         Ok(if commit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
     })
     .unwrap();
-    let now = look(path, Some(&lock), |tables| Ok(all(&tables.kv))).unwrap().unwrap();
+    let now = read(&Os, path, Some(&lock), &patience, |tables| Ok(all(&tables.kv)));
+    let now = now.unwrap().unwrap();
     let expected = if commit { after } else { before.clone() };
     assert!(now == expected, "it holds something else");
     now
@@ -140,7 +144,8 @@ fn theirs(path: &Path, dice: &mut Dice) {
 
 /// Reads their tables as we read ours.
 fn read_theirs(path: &Path) {
-    let (backend, switch) = backend::new(File::open(path).unwrap(), None, None).unwrap();
+    let (backend, switch) =
+        backend::new::<Os>(File::open(path).unwrap(), path, None, None).unwrap();
     let database = Database::builder().create_with_backend(backend).unwrap();
     let transaction = database.begin_read().unwrap();
     macro_rules! read {
@@ -165,7 +170,8 @@ fn an_ordinary_life_is_no_damage() {
         let flush = if seed % 2 == 0 { Flush::Never } else { Flush::ToDisk };
         let folder = tempfile::tempdir_in("/dev/shm").unwrap();
         let path = folder.path().join("leases");
-        create(&path, flush, |_| Ok(())).unwrap();
+        let fill = |file, name: &Path| write_new::<Os>(file, name, flush, |_| Ok(()));
+        files::create(&Os, &path, fill).unwrap();
         let mut pairs = Pairs::new();
         for round in 1..=36 {
             pairs = ours(&path, flush, &mut dice, &pairs);

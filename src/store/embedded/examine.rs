@@ -5,182 +5,241 @@
 //! Invariant: a repair ends with the old file or the new one, whole, under the name.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::{self, ErrorKind};
-use std::os::unix::fs::MetadataExt;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::Embedded;
-use super::backend::Flush;
-use super::database;
+use super::backend;
 use super::database::Writer;
+use super::files::Content;
+use super::fs::{Access, FileSystem, OpenFile};
 use super::lock::Lock;
-use super::repair;
+use super::policy::{Policy, Reservation, spans};
 use super::repair::Standing;
-use super::view::{Kv, KvMut, Tables};
-use super::{boot, check, files, keys, occupancy};
-use crate::alloc::{Addresses, Context, NetworkRanges, View};
+use super::view::{Kv, Tables};
+use super::{Embedded, LeaseFile, check, database, files, keys, occupancy, repair};
+use crate::alloc::{Addresses, Context, NetworkRanges};
 use crate::error::StoreError;
-use crate::model::{Kind, Lease, Node, Origin, Owner, SetName};
+use crate::model::{Lease, SetName};
 use crate::net::Addr;
 use crate::store::{Problem, Repair, codec};
 
 const REPAIR: &str =
     "run `sublet doctor --repair`: it keeps a copy, and every lease that can be read";
 
-impl Embedded {
-    /// Tells of everything that is wrong.
+impl<F: FileSystem> Embedded<F> {
+    /// Reports everything that is wrong.
     pub(super) fn examine(
         &self,
         cx: &Context,
         each: &mut dyn FnMut(Problem),
     ) -> Result<(), StoreError> {
         self.patience.renew();
-        let [boot_lock, keep_lock] = self.lock_all()?;
-        if let Err(error) = self.mark(cx) {
-            each(problem(&self.files.boot_mark(), &error, true));
-        }
-        let mut definitions = Vec::new();
-        for path in self.counting(cx) {
-            let lock = if path == *self.files.boot_leases() { &boot_lock } else { &keep_lock };
-            match look_at(&path, lock, cx, &mut definitions) {
+        for file in self.lease_files(cx)? {
+            match self.faults(&file, None, cx) {
                 Ok(faults) => {
                     for (kind, what) in faults {
                         let (what, advice, mendable) = match kind {
-                            "clock" => {
-                                (what, "set the clock right; nothing else is to be done", false)
-                            }
+                            "clock" => (what, "set the clock; nothing else needs repair", false),
                             kind => (format!("{kind}: {what}"), REPAIR, true),
                         };
-                        let place = path.display().to_string();
+                        let place = file.path.display().to_string();
                         each(Problem { place, what, advice: advice.to_owned(), mendable });
                     }
                 }
-                Err(error) => each(problem(&path, &error, true)),
+                Err(error) => each(problem(&file.path, &error, true)),
             }
         }
-        overlaps(&definitions, each);
-        self.oddities(each);
+        let policy = self.names.policy();
+        if let Err(error) = Policy::read(&self.fs, &policy) {
+            let advice =
+                format!("correct the line, or remove {} and reserve again", policy.display());
+            let (place, what) = (policy.display().to_string(), error.to_string());
+            each(Problem { place, what, advice, mendable: false });
+        }
+        overlaps(&self.walk_networks(cx).unwrap_or_default(), each);
+        self.oddities(cx, each);
         Ok(())
     }
 
-    /// The locks of both files, so far as there are any; nobody makes a file meanwhile.
-    fn lock_all(&self) -> Result<[Lock; 2], StoreError> {
-        let lock = |path: &Path| files::lock_to_look(path, &self.patience);
-        Ok([lock(self.files.boot_leases())?, lock(&self.files.keep())?])
-    }
-
-    fn mark(&self, cx: &Context) -> Result<(), StoreError> {
-        self.boot(cx).map_or(Ok(()), |boot| boot::read(&self.files, boot, cx).map(drop))
-    }
-
-    /// The files whose leases count, or may count.
-    fn counting(&self, cx: &Context) -> Vec<PathBuf> {
-        let mut paths = vec![self.files.keep()];
-        if self.boot_leases_live(cx).unwrap_or(true) {
-            paths.insert(0, self.files.boot_leases().to_owned());
+    /// Judges a file, one step in each hold of its lock; with `lock`, under that one.
+    fn faults(
+        &self,
+        file: &LeaseFile,
+        lock: Option<&Lock<F>>,
+        cx: &Context,
+    ) -> Result<Vec<check::Fault>, StoreError> {
+        let mut judgement = check::Judgement::default();
+        loop {
+            let step = |tables: &database::Looked<'_>| judgement.step(tables, cx.now);
+            let more = match lock {
+                Some(lock) => self.read(file, lock, step),
+                None => self.read_page(file, step),
+            };
+            if more? != Some(true) {
+                return Ok(judgement.faults());
+            }
         }
-        paths.retain(|path| fs::symlink_metadata(path).is_ok());
-        paths
     }
 
     /// What lies around the files and should not, or not like that.
-    fn oddities(&self, each: &mut dyn FnMut(Problem)) {
-        let mut tell = |path: &Path, what: &str, advice: &str, mendable| {
+    fn oddities(&self, cx: &Context, each: &mut dyn FnMut(Problem)) {
+        let mut report = |path: &Path, what: &str, advice: &str, mendable| {
             let place = path.display().to_string();
             each(Problem { place, what: what.to_owned(), advice: advice.to_owned(), mendable });
         };
-        for path in self.leftovers() {
+        for path in self.leftovers(cx) {
             let what = "it was left behind by a process that was killed while it made a file";
-            tell(&path, what, "remove it, or run `sublet doctor --repair`", true);
+            report(&path, what, "remove it, or run `sublet doctor --repair`", true);
         }
-        for path in [self.files.boot_leases().to_owned(), self.files.keep()] {
-            let Ok(found) = fs::metadata(&path) else { continue };
-            if found.is_file() && found.mode() & 0o077 != 0 {
-                let what = format!(
-                    "its mode is {:o}: others than its owner have access",
-                    found.mode() & 0o777
-                );
-                tell(&path, &what, &format!("chmod 600 {}", path.display()), false);
+        for file in self.lease_files(cx).unwrap_or_default() {
+            let Ok(Some(open)) = self.fs.open(&file.path, Access::Read) else { continue };
+            if let Ok(mode) = open.mode()
+                && mode & 0o077 != 0
+            {
+                let what = format!("its mode is {mode:o}: others than its owner have access");
+                report(&file.path, &what, &format!("chmod 600 {}", file.path.display()), false);
             }
         }
-        let folder = self.files.folder();
-        if files::is_shared(&folder) {
+        let folder = self.names.folder();
+        if matches!(self.fs.is_shared(folder), Ok(true)) {
             let what = "it is on a network file system, where locks may not hold";
-            tell(&folder, what, "move it to a disk of this host, or use a cluster store", false);
+            report(folder, what, "move it to a disk of this host, or use a cluster store", false);
         }
     }
 
-    /// Under the locks nobody is at them.
-    fn leftovers(&self) -> Vec<PathBuf> {
-        let new = |path: &Path| files::beside(path, ".new");
-        let next = self.files.next_boot();
-        // Whatever a killed beginning of a boot carried over is needed until the next store is there.
-        let carried = !self.files.boot_leases().exists();
-        let mut paths = vec![
-            new(self.files.boot_leases()),
-            new(&self.files.keep()),
-            new(&self.files.boot_mark()),
-            new(&next),
-        ];
-        paths.extend((!carried).then_some(next));
-        paths.retain(|path| fs::symlink_metadata(path).is_ok_and(|found| found.is_file()));
+    /// Temporary files. Under the locks nobody is at them.
+    fn leftovers(&self, cx: &Context) -> Vec<PathBuf> {
+        let mut paths = vec![self.names.durable().to_owned(), self.names.policy()];
+        paths.extend(cx.boot.as_ref().map(|boot| self.names.boot(boot)));
         paths
+            .into_iter()
+            .map(|path| files::temporary(&path))
+            .filter(|path| matches!(self.fs.find(path), Ok(Some(_))))
+            .collect()
     }
 
-    /// Mends what can be mended.
+    /// Repairs what can be repaired.
     pub(super) fn mend(&self, cx: &Context) -> Result<Repair, StoreError> {
         self.patience.renew();
-        if !self.files.folder().is_dir() {
-            return Ok(Repair::default());
-        }
-        let locks = [self.files.boot_leases().to_owned(), self.files.keep()].map(|path| {
-            let lock = files::lock(&path, &self.patience);
-            lock.map(|lock| (path, lock))
-        });
         let mut repair = Repair::default();
-        if let Err(StoreError::Damaged { .. }) = self.mark(cx) {
-            let mark = self.files.boot_mark();
-            repair.copies.push(set_aside(&mark, cx)?);
-            fs::remove_file(&mark).map_err(|e| StoreError::io("remove", &mark, e))?;
-            repair
-                .notes
-                .push(format!("{}: removed, the leases tell of their boot", mark.display()));
-        }
-        let counting = self.counting(cx);
-        for lock in locks {
-            let (path, lock) = lock?;
-            if !counting.contains(&path) || files::probe(&path, false)?.is_none() {
-                continue;
+        let files = self.lease_files(cx)?;
+        for file in &files {
+            // Reservations are made under the first lock.
+            let lock = self.lock(&self.durable())?;
+            let own = if file.lock == self.names.lock() { None } else { Some(self.lock(file)?) };
+            let of_file = own.as_ref().unwrap_or(&lock);
+            if !matches!(files::probe(&self.fs, &file.path, Access::Read)?, Content::Absent) {
+                let faults = self.faults(file, Some(of_file), cx);
+                if let Err(error @ StoreError::OtherVersion { .. }) = faults {
+                    return Err(error);
+                }
+                if !faults.is_ok_and(|faults| faults.iter().all(|(kind, _)| *kind == "clock")) {
+                    self.rebuild(file, of_file, cx, &mut repair)?;
+                }
             }
-            let sound = look_at(&path, &lock, cx, &mut Vec::new());
-            let sound = sound.is_ok_and(|faults| faults.iter().all(|(kind, _)| *kind == "clock"));
-            if !sound {
-                rebuild(&path, &lock, cx, &mut repair)?;
-            }
+            drop(own);
         }
-        for path in self.leftovers() {
-            fs::remove_file(&path).map_err(|e| StoreError::io("remove", &path, e))?;
+        for path in self.leftovers(cx) {
+            self.fs.remove(&path).map_err(|e| StoreError::io("remove", &path, e))?;
             repair.notes.push(format!("{}: removed", path.display()));
         }
         Ok(repair)
     }
-}
 
-fn look_at(
-    path: &Path,
-    lock: &Lock,
-    cx: &Context,
-    definitions: &mut Vec<NetworkRanges>,
-) -> Result<Vec<check::Fault>, StoreError> {
-    let faults = database::look(path, Some(lock), |tables| {
-        let faults = check::faults(tables, cx.now, path)?;
-        if faults.is_empty() {
-            definitions.extend(tables.networks()?);
+    /// Writes a file anew, from what can be read of it. Addresses in use whose owner cannot be
+    /// recovered are reserved first: a process that dies in between has reserved too much, which the
+    /// next repair finds reserved already.
+    fn rebuild(
+        &self,
+        file: &LeaseFile,
+        lock: &Lock<F>,
+        cx: &Context,
+        repair: &mut Repair,
+    ) -> Result<(), StoreError> {
+        let path = &file.path;
+        // What is not ours is nobody's to repair.
+        if let Err(error @ StoreError::Foreign { .. }) = files::open(&self.fs, path, Access::Read) {
+            return Err(error);
         }
-        Ok(faults)
-    })?;
-    Ok(faults.unwrap_or_default())
+        let aside = self.name_for_damaged(path, cx)?;
+        files::replace(
+            &self.fs,
+            path,
+            Some(&aside),
+            |new, name| {
+                database::write_new::<F>(new, name, file.flush, |tables| {
+                    let mut work = Work {
+                        tables,
+                        cx,
+                        repair: &mut *repair,
+                        found: false,
+                        doubtful: BTreeSet::new(),
+                        unread: BTreeSet::new(),
+                    };
+                    for standing in [Standing::Current, Standing::Doubtful] {
+                        repair::records(self, path, lock, &mut |key, value, found| {
+                            if found == standing { work.take(key, value, standing) } else { Ok(()) }
+                        })?;
+                    }
+                    if !work.found {
+                        let what = "nothing of it can be read".to_owned();
+                        return Err(StoreError::Damaged { path: path.clone(), what });
+                    }
+                    let whole = repair::records(self, path, lock, &mut |key, value, _| {
+                        work.look_for_lost(key, value)
+                    })?;
+                    if !whole {
+                        work.note(GAPS.to_owned());
+                    }
+                    let unread = work.unread_addresses()?;
+                    self.reserve_unread(&unread, cx)
+                })
+            },
+            || {
+                // What the last holder noted was of another file.
+                backend::forget_note(lock);
+                Ok(())
+            },
+        )?;
+        repair.copies.push(aside);
+        files::sync_names(&self.fs, path)
+    }
+
+    /// A name beside the file that nothing has.
+    fn name_for_damaged(&self, path: &Path, cx: &Context) -> Result<PathBuf, StoreError> {
+        for n in 0..1000 {
+            let suffix = if n == 0 { String::new() } else { format!(".{n}") };
+            let name = files::beside(path, &format!(".damaged-{}{suffix}", cx.now));
+            if !self.is_there(&name)? {
+                return Ok(name);
+            }
+        }
+        Err(StoreError::io("keep a copy of", path, ErrorKind::AlreadyExists.into()))
+    }
+
+    /// Puts addresses into the policy, under the first lock, which the caller holds.
+    fn reserve_unread(&self, unread: &[(SetName, Addr)], cx: &Context) -> Result<(), StoreError> {
+        let path = self.names.policy();
+        let before = Policy::read(&self.fs, &path)?;
+        let mut after = before.clone();
+        for (set, addr) in unread {
+            if before.find(set, *addr).is_none() {
+                after.reserve(&Reservation {
+                    set: set.clone(),
+                    span: spans(&[*addr])[0],
+                    note: Some(UNREAD.to_owned()),
+                    holder: None,
+                    time: cx.now,
+                });
+            }
+        }
+        if after.entries == before.entries {
+            return Ok(());
+        }
+        after.nonce = if cx.seed == before.nonce { !cx.seed } else { cx.seed }.max(1);
+        super::policy::replace(&self.fs, &path, &after, || Ok(()))?;
+        files::sync_names(&self.fs, &path)
+    }
 }
 
 fn problem(path: &Path, error: &StoreError, mendable: bool) -> Problem {
@@ -221,77 +280,6 @@ fn overlaps(definitions: &[NetworkRanges], each: &mut dyn FnMut(Problem)) {
     }
 }
 
-/// A copy that outlives a power cut, beside the original.
-fn set_aside(path: &Path, cx: &Context) -> Result<PathBuf, StoreError> {
-    for n in 0.. {
-        let suffix = if n == 0 { String::new() } else { format!(".{n}") };
-        let copy = files::beside(path, &format!(".damaged-{}{suffix}", cx.now));
-        let io = |e| StoreError::io("write the copy", &copy, e);
-        let mut new = match fs::OpenOptions::new().write(true).create_new(true).open(&copy) {
-            Ok(new) => new,
-            Err(e) if e.kind() == ErrorKind::AlreadyExists => continue,
-            Err(e) => return Err(io(e)),
-        };
-        let copied = (|| {
-            let mut old = File::open(path)?;
-            new.set_permissions(old.metadata()?.permissions())?;
-            io::copy(&mut old, &mut new)?;
-            new.sync_all()
-        })();
-        if copied.is_err() {
-            // Half of one, on a full disk perhaps, is of no use.
-            let _ = fs::remove_file(&copy);
-        }
-        copied.map_err(io)?;
-        files::flush_names(&copy)?;
-        return Ok(copy);
-    }
-    Err(StoreError::io("write a copy of", path, ErrorKind::AlreadyExists.into()))
-}
-
-/// Writes a file anew, from what can be read of it.
-fn rebuild(path: &Path, lock: &Lock, cx: &Context, repair: &mut Repair) -> Result<(), StoreError> {
-    // What is not ours is nobody's to repair.
-    if let Err(error @ StoreError::Foreign { .. }) = files::open(path, false) {
-        return Err(error);
-    }
-    let copy = set_aside(path, cx)?;
-    let done = database::create(path, Flush::ToDisk, |tables| {
-        let mut work = Work {
-            tables,
-            cx,
-            repair: &mut *repair,
-            found: false,
-            doubtful: BTreeSet::new(),
-            unread: BTreeSet::new(),
-        };
-        for standing in [Standing::Current, Standing::Doubtful] {
-            repair::records(path, lock, &mut |key, value, found| {
-                if found == standing { work.take(key, value, standing) } else { Ok(()) }
-            })?;
-        }
-        if !work.found {
-            let what = "nothing of it can be read".to_owned();
-            return Err(StoreError::Damaged { path: path.to_owned(), what });
-        }
-        let whole =
-            repair::records(path, lock, &mut |key, value, _| work.look_for_lost(key, value))?;
-        if !whole {
-            work.note(GAPS.to_owned());
-        }
-        work.set_aside_unread()
-    });
-    if let Err(error) = done {
-        // The original is as it was; best effort, for a copy of it does no harm.
-        let _ = fs::remove_file(&copy);
-        return Err(error);
-    }
-    repair.copies.push(copy);
-    // What the last holder vouched for was in another file.
-    lock.leave_note(&[]);
-    files::flush_names(path)
-}
-
 struct Work<'a, 't, 'w, 'k> {
     tables: &'a mut Tables<'t, Writer<'w, 'k>>,
     cx: &'a Context,
@@ -309,10 +297,7 @@ impl Work<'_, '_, '_, '_> {
     fn take(&mut self, key: &[u8], value: &[u8], standing: Standing) -> Result<(), StoreError> {
         let check::Nature::Told(kind) = check::nature(key) else { return Ok(()) };
         self.found = true;
-        let home = key.first() == Some(&b'H') && standing == Standing::Doubtful;
-        if home
-            || key == keys::SCHEMA
-            || (key.first() != Some(&b'L') && self.tables.kv.get(key)?.is_some())
+        if key == keys::SCHEMA || (key.first() != Some(&b'L') && self.tables.kv.get(key)?.is_some())
         {
             return Ok(());
         }
@@ -374,7 +359,6 @@ impl Work<'_, '_, '_, '_> {
         if standing == Standing::Doubtful {
             lease.origin.note = Some(DOUBTFUL.to_owned());
             // Of a set that has moved to the other file there is no lease here.
-            self.tables.kv.put(&keys::home(&set), &[])?;
             self.doubtful.insert((set, addr));
         }
         check::write(self.tables, &key, &codec::lease(&key, &lease))?;
@@ -410,33 +394,20 @@ impl Work<'_, '_, '_, '_> {
         Ok(())
     }
 
-    /// What is taken by nobody knows whom is given to nobody.
-    fn set_aside_unread(&mut self) -> Result<(), StoreError> {
+    /// The addresses that are in use, and whose owner cannot be recovered.
+    fn unread_addresses(&mut self) -> Result<Vec<(SetName, Addr)>, StoreError> {
+        let mut found = Vec::new();
         for (set, addr) in std::mem::take(&mut self.unread) {
             if self.tables.lease(&set, addr)?.is_some() {
                 continue;
             }
-            let lease = Lease {
-                set: set.clone(),
-                addr,
-                prefix: addr.family().bits(),
-                kind: Kind::Reserved,
-                owner: Owner::Reservation(addr),
-                range: addr,
-                node: Node::clone(&self.cx.node),
-                boot: self.cx.boot.clone(),
-                origin: Origin { note: Some(UNREAD.to_owned()), ..Origin::default() },
-                time: self.cx.now,
-                cooldown: 0,
-            };
-            let change = crate::alloc::Change::Put(lease);
-            super::changes::make(self.tables, &change, self.cx.now)?;
             self.note(format!(
-                "{addr} of {set}: its lease cannot be read, it is reserved; once no container has it: \
-                 sublet unreserve {set} {addr}"
+                "{addr} of {set}: its lease cannot be read, so it is reserved; when no container uses \
+                 it: sublet unreserve {set} {addr}"
             ));
+            found.push((set, addr));
         }
-        Ok(())
+        Ok(found)
     }
 
     fn note(&mut self, note: String) {

@@ -1,71 +1,67 @@
-//! The files of an embedded store: their names, how one is made, what one is.
-//!
-//! Owns: `<file>` (leases of this boot), `<file>.keep` (what outlives a boot), `<file>.boot` (which
-//! boot `<file>` belongs to), `<file>.last-boot` (the one before, for history), and a lock beside
-//! each of the two.
-//! Invariant: a file appears under its name only when it is whole, and on disk where it must outlive
-//! a power cut; no existing file is ever overwritten.
+//! The names of a store's files, and how files come to be: whole or not at all, and never over
+//! another one, except in [`replace`].
 
-use std::error::Error;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
+use super::fs::{Access, FileSystem, OpenFile, read_exact};
 use super::lock;
 use super::lock::{Lock, Patience};
 use crate::error::StoreError;
-use crate::sys;
+use crate::model::BootId;
 
-/// Where an embedded store lies.
+/// The names of a store's files.
 #[derive(Clone, Debug)]
-pub struct Files {
-    path: PathBuf,
+pub struct Names {
+    durable: PathBuf,
 }
 
-impl Files {
-    /// The files around `path`.
-    pub fn new(path: PathBuf) -> Files {
-        Files { path }
+impl Names {
+    /// The names around `<file>`.
+    pub fn new(file: PathBuf) -> Names {
+        Names { durable: file }
     }
 
-    /// Leases that end with the boot.
-    pub fn boot_leases(&self) -> &Path {
-        &self.path
+    /// `<file>`: what survives a reboot.
+    pub fn durable(&self) -> &Path {
+        &self.durable
     }
 
-    /// What outlives a boot.
-    pub fn keep(&self) -> PathBuf {
-        beside(&self.path, ".keep")
+    /// The leases of one boot.
+    pub fn boot(&self, boot: &BootId) -> PathBuf {
+        beside(&self.durable, &format!("{BOOT}{}", boot.0))
     }
 
-    /// Which boot the leases belong to.
-    pub fn boot_mark(&self) -> PathBuf {
-        beside(&self.path, ".boot")
+    /// Which boot a file of this folder belongs to, by its name.
+    pub fn boot_of(&self, name: &str) -> Option<BootId> {
+        let file = self.durable.file_name()?.to_str()?;
+        let id = name.strip_prefix(file)?.strip_prefix(BOOT)?;
+        let is_id = !id.is_empty() && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        is_id.then(|| BootId(id.to_owned()))
     }
 
-    /// The ended boot's leases.
-    pub fn last_boot(&self) -> PathBuf {
-        beside(&self.path, ".last-boot")
+    /// What operators declared.
+    pub fn policy(&self) -> PathBuf {
+        beside(&self.durable, ".policy")
     }
 
-    /// The next boot's leases, before they get their name.
-    pub fn next_boot(&self) -> PathBuf {
-        beside(&self.path, ".next")
+    /// The first lock: of `<file>` and of the policy.
+    pub fn lock(&self) -> PathBuf {
+        beside(&self.durable, ".lock")
+    }
+
+    /// The second lock: of the boot files.
+    pub fn boot_lock(&self) -> PathBuf {
+        beside(&self.durable, ".boot.lock")
     }
 
     /// The folder.
-    pub fn folder(&self) -> PathBuf {
-        folder(&self.path)
-    }
-
-    /// Makes the folder, and those above it, for root's eyes only; one that exists keeps its mode.
-    pub fn make_folder(&self) -> Result<(), StoreError> {
-        let folder = self.folder();
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(&folder);
-        made.map_err(|e| StoreError::io("make the folder", &folder, e))
+    pub fn folder(&self) -> &Path {
+        folder(&self.durable)
     }
 }
+
+const BOOT: &str = ".boot-";
 
 /// The name of a file beside another.
 pub fn beside(path: &Path, suffix: &str) -> PathBuf {
@@ -74,40 +70,36 @@ pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn folder(path: &Path) -> PathBuf {
+/// The name under which a file is made before it gets its own.
+pub fn temporary(path: &Path) -> PathBuf {
+    beside(path, ".new")
+}
+
+fn folder(path: &Path) -> &Path {
     match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        _ => PathBuf::from("."),
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
     }
 }
 
-/// Takes the lock beside a store file.
-pub fn lock(path: &Path, patience: &Patience) -> Result<Lock, StoreError> {
-    lock::take(&beside(path, ".lock"), patience)
-}
-
-/// The same for one who only looks: where nothing can be written there may be no lock file, and
-/// nobody to be kept out; where no store is, nothing is to be seen.
-pub fn lock_to_look(path: &Path, patience: &Patience) -> Result<Lock, StoreError> {
-    let name = beside(path, ".lock");
-    // Only who may write can wait in turn.
-    let opened = sys::files::open_to_write(&name)
-        .or_else(|e| if is_forbidden(&e) { sys::files::open(&name) } else { Err(e) });
-    match opened {
-        Ok(file) => lock::acquire(file, &name, patience).or_else(|e| lock::at_last(&name, e)),
-        Err(e) if e.kind() == ErrorKind::NotFound && !path.exists() => Ok(Lock::none()),
-        Err(e) if e.kind() == ErrorKind::NotFound => match lock::take(&name, patience) {
-            Err(StoreError::Unavailable { source, .. }) if is_forbidden(&*source) => {
-                Ok(Lock::none())
-            }
-            other => other,
-        },
-        Err(e) => Err(StoreError::io("open the lock file", &name, e)),
+/// Takes a lock file for reading a store. Where nothing can be written there may be no lock file, and
+/// nobody to wait for.
+pub fn lock_to_read<F: FileSystem>(
+    fs: &F,
+    path: &Path,
+    patience: &Patience,
+) -> Result<Lock<F>, StoreError> {
+    match lock::take(fs, path, patience) {
+        Err(StoreError::Unavailable { source, .. }) if is_forbidden(&*source) => {
+            let lock = lock::take_existing(fs, path, Access::Read, patience)?;
+            Ok(lock.unwrap_or_else(Lock::none))
+        }
+        lock => lock,
     }
 }
 
 /// Whether the system said that nothing may be written there.
-fn is_forbidden(e: &(dyn Error + 'static)) -> bool {
+fn is_forbidden(e: &(dyn std::error::Error + 'static)) -> bool {
     let kind = e.downcast_ref::<io::Error>().map(io::Error::kind);
     matches!(kind, Some(ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied))
 }
@@ -117,197 +109,155 @@ const REDB: &[u8] = b"redb\x1a\x0a\xa9\x0d\x0a";
 /// bolt's, in its first page behind the page's header of 16 bytes.
 const BOLT: u32 = 0xed0c_daed;
 
-/// What lies under a name, by its first bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Content {
+/// What has a name.
+#[derive(Debug)]
+pub enum Content<File> {
+    /// Nothing.
+    Absent,
     /// A redb file, perhaps ours.
-    Redb,
+    Redb(File),
     /// bolt's, as the original ecs-ipam keeps its leases.
     Bolt,
-    /// A folder.
-    Folder,
-    /// Nothing at all.
+    /// A file of 0 bytes.
     Empty,
     /// The beginning of a redb file, and no more.
     Torn,
-    /// Something else.
-    Other,
+    /// Something else: "it is ...".
+    Other(&'static str),
 }
 
-/// Tells what lies under a name, and opens it if it is a file; `None` if nothing does. Looked at
-/// first: to open a pipe could take for ever.
-pub fn probe(path: &Path, write: bool) -> Result<Option<(Option<File>, Content)>, StoreError> {
+/// Finds out what has a name, by its first bytes.
+pub fn probe<F: FileSystem>(
+    fs: &F,
+    path: &Path,
+    access: Access,
+) -> Result<Content<F::File>, StoreError> {
     let io = |e| StoreError::io("open the lease store", path, e);
-    match fs::metadata(path) {
-        Ok(found) if found.is_file() => {}
-        Ok(found) => {
-            return Ok(Some((None, if found.is_dir() { Content::Folder } else { Content::Other })));
+    let file = match fs.open(path, access) {
+        Ok(Some(file)) => file,
+        Ok(None) => return Ok(Content::Absent),
+        Err(e) if e.kind() == ErrorKind::IsADirectory => {
+            return Ok(Content::Other("it is a folder"));
         }
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(e) if e.kind() == ErrorKind::InvalidInput => {
+            return Ok(Content::Other("it is not a regular file"));
+        }
         Err(e) => return Err(io(e)),
-    }
-    let mut file = OpenOptions::new().read(true).write(write).open(path).map_err(io)?;
-    let mut start = Vec::new();
-    Read::by_ref(&mut file).take(20).read_to_end(&mut start).map_err(io)?;
-    let content = match &*start {
+    };
+    let mut start = [0; 20];
+    let len = file.read_at(&mut start, 0).map_err(io)?;
+    Ok(match &start[..len] {
         [] => Content::Empty,
-        start if start.starts_with(REDB) => Content::Redb,
+        start if start.starts_with(REDB) => Content::Redb(file),
         start if REDB.starts_with(start) => Content::Torn,
         start if start.get(16..20) == Some(&BOLT.to_le_bytes()) => Content::Bolt,
-        _ => Content::Other,
-    };
-    Ok(Some((Some(file), content)))
+        _ => Content::Other("it is not a redb file"),
+    })
 }
 
-/// Opens a store file, or tells that there is none. What is not redb's is refused before redb sees
-/// it.
-pub fn open(path: &Path, write: bool) -> Result<Option<File>, StoreError> {
-    let Some((file, content)) = probe(path, write)? else {
-        return Ok(None);
-    };
+/// Opens a store file; `None` if there is none. What is not redb's is refused before redb sees it.
+pub fn open<F: FileSystem>(
+    fs: &F,
+    path: &Path,
+    access: Access,
+) -> Result<Option<F::File>, StoreError> {
     let damaged =
         |what: &str| Err(StoreError::Damaged { path: path.to_owned(), what: what.to_owned() });
-    let elsewhere = "move it away, or name another file".to_owned();
-    let (what, advice) = match content {
-        Content::Redb => return Ok(file),
+    let (what, advice) = match probe(fs, path, access)? {
+        Content::Absent => return Ok(None),
+        Content::Redb(file) => return Ok(Some(file)),
         Content::Empty => return damaged("it is empty (0 bytes)"),
         Content::Torn => return damaged("it ends within its first bytes"),
         Content::Bolt => (
             "it is a bolt file, as the original ecs-ipam keeps",
-            format!(
-                "take its leases over with `sublet import ecs-ipam {}`, or name another file",
-                path.display()
-            ),
+            format!("convert it with `sublet import ecs-ipam {}`", path.display()),
         ),
-        Content::Folder => ("it is a folder", "name a file in it".to_owned()),
-        Content::Other => ("it is no redb file", elsewhere),
+        Content::Other(what) => (what, "move it away, or name another file".to_owned()),
     };
     Err(StoreError::Foreign { path: path.to_owned(), what: what.to_owned(), advice })
 }
 
-/// Makes a file: written by `fill` under another name, then given its name. `fill` gets a new, empty
-/// file of mode 0600, and flushes it where a power cut must not tear it.
-pub fn make(
+/// Makes a file under a temporary name, and gives it its own with `link`: an existing file stays, and
+/// is an error. `fill` gets a new, empty file, and flushes it if it must survive a power cut.
+pub fn create<F: FileSystem>(
+    fs: &F,
     path: &Path,
-    fill: impl FnOnce(File, &Path) -> Result<(), StoreError>,
+    fill: impl FnOnce(F::File, &Path) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
-    let temporary = beside(path, ".new");
-    // Left by a predecessor that was killed. Under the lock nobody else is at it.
-    match fs::remove_file(&temporary) {
-        Err(e) if e.kind() != ErrorKind::NotFound => {
-            return Err(StoreError::io("remove the unfinished", &temporary, e));
+    let new = temporary(path);
+    make(fs, path, &new, fill)?;
+    let linked = fs.link(&new, path).map_err(|e| StoreError::io("create", path, e));
+    // Best effort: a temporary name is removed by the next one who needs it, and by doctor.
+    let _ = fs.remove(&new);
+    linked
+}
+
+/// Puts a new file in the place of `path`, in three steps of which each leaves a whole file under
+/// the name: the old one gets the name `aside` too, the new one is made under a temporary name, and
+/// takes the name over. `before` runs right before that. The only place in the store that renames
+/// over a file.
+pub fn replace<F: FileSystem>(
+    fs: &F,
+    path: &Path,
+    aside: Option<&Path>,
+    fill: impl FnOnce(F::File, &Path) -> Result<(), StoreError>,
+    before: impl FnOnce() -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let io = |e| StoreError::io("replace", path, e);
+    let new = temporary(path);
+    make(fs, path, &new, fill)?;
+    let linked = match aside {
+        Some(aside) => {
+            fs.link(path, aside).map_err(|e| StoreError::io("keep the old file as", aside, e))
         }
-        _ => {}
+        None => Ok(()),
+    };
+    let done = linked.and_then(|()| before()).and_then(|()| fs.rename(&new, path).map_err(io));
+    if done.is_err() {
+        let _ = fs.remove(&new);
     }
-    let io = |e| StoreError::io("make", path, e);
-    let made = (|| {
-        let new = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&temporary)
-            .map_err(io)?;
-        fill(new, &temporary)?;
-        fs::rename(&temporary, path).map_err(io)
-    })();
-    if made.is_err() {
-        // Best effort: the next one removes it as well.
-        let _ = fs::remove_file(&temporary);
+    done
+}
+
+fn make<F: FileSystem>(
+    fs: &F,
+    path: &Path,
+    new: &Path,
+    fill: impl FnOnce(F::File, &Path) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    // Left by a process that was killed. The caller holds the lock, so that nobody else is at it.
+    fs.remove(new).map_err(|e| StoreError::io("remove the unfinished", new, e))?;
+    let made = fs.create(new).map_err(|e| StoreError::io("create", path, e));
+    let filled = made.and_then(|file| fill(file, new));
+    if filled.is_err() {
+        let _ = fs.remove(new);
     }
-    made
+    filled
 }
 
 /// Makes a file's name durable, and the names of the folders above it: whoever made them may have
 /// been killed before it flushed any.
-pub fn flush_names(path: &Path) -> Result<(), StoreError> {
+pub fn sync_names<F: FileSystem>(fs: &F, path: &Path) -> Result<(), StoreError> {
     let lowest = folder(path);
-    let mut device = None;
+    let device = |path: &Path| fs.find(path).map(|id| id.map(|(device, _)| device));
+    let io = |folder: &Path, e| StoreError::io("flush the folder", folder, e);
+    let on = device(lowest).map_err(|e| io(lowest, e))?;
     for folder in lowest.ancestors() {
         let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-        let io = |e| StoreError::io("flush the folder", folder, e);
-        let opened = match File::open(folder) {
-            Ok(opened) => opened,
-            // We read what we made; what we may not read was there before.
-            Err(e) if e.kind() == ErrorKind::PermissionDenied && device.is_some() => break,
-            Err(e) => return Err(io(e)),
-        };
-        let on = opened.metadata().map_err(io)?.dev();
-        if *device.get_or_insert(on) != on {
+        if device(folder).map_err(|e| io(folder, e))? != on {
             break;
         }
-        opened.sync_all().map_err(io)?;
+        match fs.sync_folder(folder) {
+            // We can read what we made; what we cannot read was there before.
+            Err(e) if e.kind() == ErrorKind::PermissionDenied && folder != lowest => break,
+            synced => synced.map_err(|e| io(folder, e))?,
+        }
     }
     Ok(())
 }
 
-/// Makes a small text file that outlives a power cut.
-pub fn make_text(path: &Path, text: &str) -> Result<(), StoreError> {
-    make(path, |mut file, name| {
-        let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
-        written.map_err(|e| StoreError::io("write", name, e))
-    })?;
-    flush_names(path)
-}
-
-/// Whether a folder lies on a file system that other machines may see. What they lease there is not
-/// ours to judge by our boot.
-pub fn is_shared(folder: &Path) -> bool {
-    // Magic numbers of linux/magic.h and the file systems' own headers, 32 bits each.
-    const SHARED: [u32; 13] = [
-        0x6969,      // NFS
-        0x517b,      // SMB
-        0xfe53_4d42, // SMB2
-        0xff53_4d42, // CIFS
-        0x0102_1997, // 9P
-        0x00c3_6400, // Ceph
-        0x5346_414f, // AFS
-        0x7375_7245, // Coda
-        0x0116_1970, // GFS2
-        0x7461_636f, // OCFS2
-        0x0bd0_0bd0, // Lustre
-        0x6573_5546, // FUSE: sshfs, GlusterFS
-        0x564c,      // NCP
-    ];
-    // The width of f_type differs between architectures; the numbers have 32 bits on all.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::unnecessary_cast)]
-    rustix::fs::statfs(folder).is_ok_and(|fs| SHARED.contains(&(fs.f_type as u32)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::Wait;
-
-    #[test]
-    fn one_who_looks_goes_without_a_lock_only_where_none_can_be_made() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = dir.path().join("leases");
-        let at_once = Patience::new(Wait::Try);
-        let name = beside(&store, ".lock");
-        drop(lock_to_look(&store, &at_once).unwrap());
-        assert!(!name.exists(), "a lock file where no store is");
-        File::create(&store).unwrap();
-        drop(lock_to_look(&store, &at_once).unwrap());
-        assert!(name.exists());
-        fs::remove_file(&name).unwrap();
-        let refused =
-            || matches!(lock_to_look(&store, &at_once), Err(StoreError::Unavailable { .. }));
-        fs::create_dir(&name).unwrap();
-        assert!(refused(), "a folder");
-        fs::remove_dir(&name).unwrap();
-        sys::files::make_pipe(&name);
-        assert!(refused(), "a pipe");
-        fs::remove_file(&name).unwrap();
-        // The name of nothing: it can be neither opened nor made, and not for want of permission.
-        std::os::unix::fs::symlink("absent/lock", &name).unwrap();
-        assert!(refused(), "a dangling link");
-    }
-
-    #[test]
-    fn what_the_system_forbids() {
-        let is = |kind: ErrorKind| is_forbidden(&io::Error::from(kind));
-        assert!(is(ErrorKind::ReadOnlyFilesystem) && is(ErrorKind::PermissionDenied));
-        assert!(!is(ErrorKind::NotFound) && !is(ErrorKind::IsADirectory));
-    }
+/// Whether a file begins with these bytes.
+pub fn begins_with<F: OpenFile>(file: &F, bytes: &[u8]) -> io::Result<bool> {
+    let mut found = vec![0; bytes.len()];
+    Ok(read_exact(file, &mut found, 0)? && found == bytes)
 }

@@ -9,9 +9,7 @@ use super::keys;
 use super::view::{Kv, KvMut, Tables};
 use crate::alloc::Context;
 use crate::error::StoreError;
-use crate::model::{
-    Counter, Ending, Event, Face, History, Kind, SetName, Spent, Timestamp, Verb, What,
-};
+use crate::model::{Counter, Ending, Event, Face, History, Kind, SetName, Timestamp, Verb, What};
 use crate::store::codec;
 
 /// How many more old events may go than new ones come: so that a smaller bound is reached some time.
@@ -81,18 +79,14 @@ pub fn events<K: Kv>(
     Ok(found)
 }
 
-/// Counts a request, and what it has taken.
+/// Counts a request.
 pub fn count<K: KvMut>(
     tables: &mut Tables<'_, K>,
-    set: &SetName,
-    face: Face,
-    verb: Verb,
-    ending: Ending,
-    spent: Spent,
+    request: &(SetName, Face, Verb, Ending),
 ) -> Result<(), StoreError> {
-    let key = keys::count(set);
+    let key = keys::count(&request.0);
     let before = tables.kv.get(&key)?;
-    tables.kv.put(&key, &codec::count(&key, before.as_deref(), face, verb, ending, spent))
+    tables.kv.put(&key, &codec::count(&key, before.as_deref(), request))
 }
 
 /// All counters.
@@ -100,9 +94,7 @@ pub fn counters<K: Kv>(tables: &Tables<'_, K>) -> Result<Vec<Counter>, StoreErro
     let from = keys::counts();
     let mut found = Vec::new();
     tables.kv.scan(&from, &keys::behind(&from), &mut |key, value| {
-        if let Some(set) = keys::read_count(key) {
-            found.extend(codec::read_counts(key, &set, value).unwrap_or_default());
-        }
+        found.extend(codec::read_counts(key, value).unwrap_or_default());
         Ok(true)
     })?;
     Ok(found)

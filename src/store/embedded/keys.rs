@@ -18,9 +18,7 @@ const QUEUE: u8 = b'Q';
 const STICKY: u8 = b'S';
 const STUCK: u8 = b'T';
 const RANGES: u8 = b'D';
-const ADOPTED: u8 = b'A';
 const RESERVED: u8 = b'R';
-const HOME: u8 = b'H';
 const POOL: u8 = b'P';
 const PLACE: u8 = b'N';
 const GRID: u8 = b'G';
@@ -30,8 +28,14 @@ const COUNT: u8 = b'X';
 /// The schema version's key.
 pub const SCHEMA: &[u8] = b"Mschema";
 
-/// The key of when this boot's store was begun.
+/// The key of when a boot's file was made, in seconds.
 pub const BEGUN: &[u8] = b"Mbegun";
+
+/// The key of the machine that made a boot's file.
+pub const MACHINE: &[u8] = b"Mmachine";
+
+/// The key of the nonce of the policy that the reservations were copied from.
+pub const POLICY: &[u8] = b"Mpolicy";
 
 /// The key of how much of what happened is kept.
 pub const BOUNDS: &[u8] = b"Mhistory";
@@ -207,11 +211,6 @@ pub fn pools() -> Vec<u8> {
     vec![POOL]
 }
 
-/// The name in a pool's key.
-pub fn read_pool(key: &[u8]) -> Option<PoolId> {
-    read_text(key.strip_prefix(&[POOL])?).map(|(id, _)| PoolId(id))
-}
-
 /// A pool by its space, its subnet and its name.
 pub fn place(space: &str, subnet: Subnet, id: &PoolId) -> Vec<u8> {
     let mut key = places(space, subnet);
@@ -233,7 +232,7 @@ pub fn read_place(space: &str, key: &[u8]) -> Option<Subnet> {
     let mut start = vec![PLACE];
     text(&mut start, space);
     let (base, rest) = key.strip_prefix(&*start)?.split_at_checked(17)?;
-    Subnet::new(read_addr(base)?, *rest.first()?).ok()
+    Subnet::new(read_addr(base)?, *rest.first()?)
 }
 
 /// The cursor of a range set.
@@ -288,6 +287,13 @@ pub fn read_queued(key: &[u8]) -> Option<(Timestamp, Addr)> {
     Some((u64::from_be_bytes(until.try_into().ok()?), read_addr(addr)?))
 }
 
+/// Set, time and address of a queue's key.
+pub fn read_queued_set(key: &[u8]) -> Option<(SetName, Timestamp, Addr)> {
+    let (set, _) = read_text(key.strip_prefix(&[QUEUE])?)?;
+    let (until, addr) = read_queued(key)?;
+    Some((SetName(set), until, addr))
+}
+
 /// A pod's address in a range set.
 pub fn sticky(set: &SetName, pod: &PodKey, range: Addr) -> Vec<u8> {
     let mut key = of_set(STICKY, set);
@@ -337,52 +343,19 @@ pub fn all_ranges() -> Vec<u8> {
     vec![RANGES]
 }
 
-/// That a network's host-local folder was taken over.
-pub fn adopted(network: &NetworkName) -> Vec<u8> {
-    let mut key = vec![ADOPTED];
-    text(&mut key, network.as_str());
-    key
+/// The copy of a reservation, by its last address.
+pub fn reserved(set: &SetName, last: Addr) -> Vec<u8> {
+    with(of_set(RESERVED, set), &addr(last))
 }
 
-/// Every network whose folder was taken over.
-pub fn all_adopted() -> Vec<u8> {
-    vec![ADOPTED]
+/// Every copy of a reservation of a set and family.
+pub fn reserved_of(set: &SetName, of: Family) -> Vec<u8> {
+    with(of_set(RESERVED, set), &[family(of)])
 }
 
-/// The network of an [`adopted`] key.
-pub fn read_adopted(key: &[u8]) -> Option<NetworkName> {
-    let (name, _) = read_text(key.strip_prefix(&[ADOPTED])?)?;
-    NetworkName::new(name).ok()
-}
-
-/// That an address is reserved: an index of the few leases that outlive every boot.
-pub fn reserved(set: &SetName, at: Addr) -> Vec<u8> {
-    with(of_set(RESERVED, set), &addr(at))
-}
-
-/// Every reserved address.
+/// Every copy of a reservation.
 pub fn all_reserved() -> Vec<u8> {
     vec![RESERVED]
-}
-
-/// Set and address of a reservation's key.
-pub fn read_reserved(key: &[u8]) -> Option<(SetName, Addr)> {
-    read_of_set(RESERVED, key)
-}
-
-/// Every set that has its leases in this file.
-pub fn homes() -> Vec<u8> {
-    vec![HOME]
-}
-
-/// The set of a [`home`] key.
-pub fn read_home(key: &[u8]) -> Option<SetName> {
-    read_text(key.strip_prefix(&[HOME])?).map(|(set, _)| SetName(set))
-}
-
-/// That a set's leases are in this file and not in the other one.
-pub fn home(set: &SetName) -> Vec<u8> {
-    of_set(HOME, set)
 }
 
 /// An event: numbers grow by one; the time lets old ones go unread.
@@ -410,16 +383,6 @@ pub fn count(set: &SetName) -> Vec<u8> {
 pub fn counts() -> Vec<u8> {
     vec![COUNT]
 }
-
-/// The set of a counters' key.
-pub fn read_count(key: &[u8]) -> Option<SetName> {
-    let (set, rest) = read_text(key.strip_prefix(&[COUNT])?)?;
-    rest.is_empty().then_some(SetName(set))
-}
-
-/// The kinds of records, leases apart, that outlive a boot: pods' former addresses, and which
-/// folders were taken over.
-pub const OUTLIVING: [u8; 3] = [STICKY, STUCK, ADOPTED];
 
 /// The first key behind all that begin with `prefix`.
 pub fn behind(prefix: &[u8]) -> Vec<u8> {

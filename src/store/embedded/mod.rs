@@ -1,288 +1,356 @@
-//! The embedded store: leases in files on this host.
+//! The embedded store: leases in redb files on this host.
 //!
-//! Owns: which of the two files a command goes to, and the locks. Does not own: which address
-//! (`alloc`), transactions (`redb`), how files come to be (`files`, `boot`).
-//! Invariant: leases of one set are in one of the two files, never in both. Locks are taken in the
-//! order `<file>.lock`, `<file>.keep.lock`.
+//! # Which file holds what
+//!
+//! | file | holds | flushed |
+//! |---|---|---|
+//! | `<file>` | networks with `persist: disk`, Docker's pools and their leases, the history of these | at most twice per ADD or DEL |
+//! | `<file>.boot-<boot ID>` | networks with `persist: boot`, their history, the machine's ID | never |
+//! | `<file>.policy` | reserved addresses, as text | by the commands that change it |
+//! | `<file>.lock` | nothing but hints: the first lock, of `<file>` and the policy | - |
+//! | `<file>.boot.lock` | the same: the second lock, of the boot files | - |
+//!
+//! A name that ends with `.new` is a file on its way to its name. `doctor --repair` keeps a damaged
+//! file as `<file>.damaged-<time>`, the conversion of ecs-ipam's file as `<file>.bolt`.
+//!
+//! # In which order things happen
+//!
+//! The locks are taken in the order of the table, with one `lockTimeout` for both. Nobody flushes, or
+//! waits for anything else, while holding the second.
+//!
+//! - **Home.** The leases of a set of leases are all in one file: the one that has a lease of it. Nothing
+//!   records this. An ADD that finds a lease of its set in its own file (the one that `persist` says)
+//!   needs that file's lock and no more. Otherwise it takes both locks and looks into the other file;
+//!   a lease there makes that the home, with a warning, until the set is empty. So of two first ADDs
+//!   at once, the second sees what the first did. A process that dies in between has changed nothing.
+//! - **A command** is one transaction of one file: redb commits it whole or not at all. Where more than
+//!   one file may hold what a DEL frees, each is a transaction that is right by itself.
+//! - **A new file** is made under a temporary name and gets its own with `link`, so that it is whole and
+//!   never takes the place of another. A process that dies before leaves a temporary file, which the
+//!   next one removes.
+//! - **A replaced file** (policy, repair, conversion) is renamed over: the name leads to the old file or
+//!   the new one, both whole.
+//! - **A reboot** changes the boot ID, and with it the name of the boot file: the file of an earlier boot,
+//!   torn by a power cut or not, is never mistaken for this one.
+//! - **The policy** is written under the first lock and renamed under both. Each file has a copy of
+//!   its entries and of the nonce that they had. An ADD compares the nonce under its lock and renews
+//!   the copy in its own transaction: it dies with both or with neither.
 
 mod backend;
-mod between;
-mod boot;
 mod changes;
 mod check;
 pub mod convert;
 pub mod database;
 #[cfg(test)]
 mod database_test;
+mod earlier;
 mod examine;
 mod files;
+pub mod fs;
 mod history;
 pub mod keys;
 pub mod lock;
 mod occupancy;
 mod pages;
+pub mod policy;
 mod pools;
 mod queue;
 mod records;
 mod repair;
+mod reserve;
 pub mod view;
 mod walk;
 
 use std::cell::Cell;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use self::backend::Flush;
-use self::boot::Mark;
 use self::database::Writer;
-use self::files::{Content, Files};
+use self::files::Names;
+use self::fs::{FileSystem, Os};
 use self::lock::{Lock, Patience};
-use self::view::{Kv, KvMut, Tables};
+use self::policy::Policy;
+use self::view::{Each, Former, Kv, Tables};
 use super::{EachOccupied, EachRecord, EventFilter, Problem, Repair, Store, StoreReader, codec};
 use crate::alloc;
-use crate::alloc::{Change, Command, Context, NetworkRanges, Outcome, Plan};
+use crate::alloc::{Change, Command, Context, Gc, NetworkRanges, Outcome, Plan, PodKey, Target};
 use crate::error::{Error, Refusal, StoreError};
-use crate::model::{BootId, Counter, Event, History, Kind, Lease, Persist, Pool, SetName, Wait};
+use crate::model::{Counter, Event, History, Lease, Owner, Persist, Pool, SetName, Wait};
+use crate::net::Addr;
 
-use between::{Nothing, copy_others, copy_outliving, leave, unsettled};
-
-/// Leases in a file on this host.
+/// Leases in files on this host.
 #[derive(Debug)]
-pub struct Embedded {
-    files: Files,
+pub struct Embedded<F: FileSystem = Os> {
+    fs: F,
+    names: Names,
     persist: Persist,
     patience: Patience,
     history: History,
 }
 
-/// One of the two files, as this command sees it.
-struct Place {
+/// One of the two lease files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct LeaseFile {
     path: PathBuf,
+    lock: PathBuf,
     flush: Flush,
+    persist: Persist,
 }
 
 impl Embedded {
-    /// The store at `path`; nothing is touched yet.
-    pub fn new(path: PathBuf, persist: Persist, wait: Wait) -> Embedded {
-        let patience = Patience::new(wait);
-        Embedded { files: Files::new(path), persist, patience, history: History::default() }
+    /// The store `file`; nothing is touched yet.
+    pub fn new(file: PathBuf, persist: Persist, wait: Wait) -> Embedded {
+        Embedded::on(Os, file, persist, wait)
+    }
+}
+
+impl<F: FileSystem> Embedded<F> {
+    /// The same on other files than the kernel's.
+    pub fn on(fs: F, file: PathBuf, persist: Persist, wait: Wait) -> Embedded<F> {
+        let (names, patience) = (Names::new(file), Patience::new(wait));
+        Embedded { fs, names, persist, patience, history: History::default() }
     }
 
     /// The same, with as much history.
     #[must_use]
-    pub fn keeping(self, history: History) -> Embedded {
+    pub fn keeping(self, history: History) -> Embedded<F> {
         Embedded { history, ..self }
     }
 
-    fn boot_place(&self) -> Place {
-        Place { path: self.files.boot_leases().to_owned(), flush: Flush::Never }
-    }
-
-    fn keep_place(&self) -> Place {
-        Place { path: self.files.keep(), flush: Flush::ToDisk }
-    }
-
-    /// The boot whose leases this call may give and judge; `None`: all is kept on disk.
-    fn boot<'c>(&self, cx: &'c Context) -> Option<&'c BootId> {
-        cx.boot.as_ref().filter(|_| !files::is_shared(&self.files.folder()))
-    }
-
-    /// The boot, if new leases go with it.
-    fn target<'c>(&self, cx: &'c Context) -> Option<&'c BootId> {
-        self.boot(cx).filter(|_| self.persist == Persist::Boot)
-    }
-
-    /// The files that exist and count now, the one that new leases go to first. Where the boot
-    /// cannot be known, the boot leases may live, and count.
-    fn places(&self, cx: &Context) -> Result<Vec<Place>, StoreError> {
-        let mut places = vec![self.keep_place()];
-        if self.boot_leases_live(cx)? {
-            places.insert(usize::from(self.target(cx).is_none()), self.boot_place());
-        }
-        places.retain(|p| p.path.exists());
-        Ok(places)
-    }
-
-    fn boot_leases_live(&self, cx: &Context) -> Result<bool, StoreError> {
-        match self.boot(cx) {
-            Some(boot) => self.is_current(boot, cx),
-            None => Ok(self.files.boot_leases().exists()),
+    /// The file that survives a reboot.
+    fn durable(&self) -> LeaseFile {
+        LeaseFile {
+            path: self.names.durable().to_owned(),
+            lock: self.names.lock(),
+            flush: Flush::ToDisk,
+            persist: Persist::Disk,
         }
     }
 
-    fn is_current(&self, boot: &BootId, cx: &Context) -> Result<bool, StoreError> {
-        Ok(match boot::read(&self.files, boot, cx)? {
-            Mark::Current => true,
-            Mark::Ended | Mark::Others(_) => false,
-            Mark::Absent => self.judge(boot, cx)?,
+    /// The file of this boot. An error where the boot ID cannot be read: which file it is is unknown
+    /// then.
+    fn of_boot(&self, cx: &Context) -> Result<LeaseFile, StoreError> {
+        let boot = cx.boot.as_ref().ok_or_else(|| StoreError::Unavailable {
+            doing: "read".to_owned(),
+            place: "the boot ID".to_owned(),
+            source: "which leases belong to this boot is unknown; is /proc mounted?".into(),
+        })?;
+        Ok(LeaseFile {
+            path: self.names.boot(boot),
+            lock: self.names.boot_lock(),
+            flush: Flush::Never,
+            persist: Persist::Boot,
         })
     }
 
-    /// A store without a mark: made by a process that was killed before it leased anything, or
-    /// somebody removed the mark. Its first lease tells.
-    fn judge(&self, boot: &BootId, cx: &Context) -> Result<bool, StoreError> {
-        let path = self.files.boot_leases();
-        let mut first: Option<Lease> = None;
-        let opened = database::look(path, None, |tables| {
-            tables.leases(None, &mut |lease| {
-                // Reservations were copied here; they tell nothing of the boot.
-                first = (lease.kind != Kind::Reserved).then_some(lease);
-                first.is_none()
-            })
-        })?;
-        let ours = |l: &Lease| l.node.machine == cx.node.machine && l.boot.as_ref() != Some(boot);
-        Ok(opened.is_some() && !first.as_ref().is_some_and(ours))
-    }
-
-    /// Sees to it that the boot leases' file is there and of this boot.
-    fn begin_boot(&self, boot: &BootId, cx: &Context) -> Result<(), StoreError> {
-        let path = self.files.boot_leases();
-        let mark = boot::read(&self.files, boot, cx)?;
-        match mark {
-            Mark::Current if path.exists() => return Ok(()),
-            // A power cut may have left anything of what was ours; but a file that never was ours
-            // stays where it is.
-            Mark::Ended | Mark::Others(_) => {
-                let content = files::probe(path, false)?.map(|(_, content)| content);
-                if matches!(content, Some(Content::Bolt | Content::Folder)) {
-                    files::open(path, false)?;
-                }
-            }
-            Mark::Absent if path.exists() => {
-                if self.judge(boot, cx)? {
-                    return boot::write(&self.files, boot, false, cx);
-                }
-            }
-            Mark::Current | Mark::Absent => {}
+    /// The file of this boot, where one may be there: a host that leases with `persist: disk` alone needs
+    /// no boot ID.
+    fn of_boot_if_any(&self, cx: &Context) -> Result<Option<LeaseFile>, StoreError> {
+        if cx.boot.is_none() && self.boot_files()?.is_empty() {
+            return Ok(None);
         }
-        let keep = self.keep_place();
-        let _lock =
-            keep.path.exists().then(|| files::lock(&keep.path, &self.patience)).transpose()?;
-        // Who began before us may have been killed, or its power cut, while no store had the name:
-        // what it carried over lies ready in the next one.
-        let next = self.files.next_boot();
-        let from = if path.exists() { path } else { &next };
-        let carried = match &mark {
-            Mark::Others(ended) => Some(ended.as_ref()),
-            Mark::Current => Some(None),
-            Mark::Ended | Mark::Absent => None,
-        };
-        // What others hold has to outlive a power cut; what is ours ends with it.
-        let flush = if carried.is_some() { Flush::ToDisk } else { Flush::Never };
-        let mut others = false;
-        database::create(&next, flush, |tables| {
-            copy_outliving(&keep.path, tables)?;
-            tables.kv.put(keys::BEGUN, &codec::number(keys::BEGUN, cx.now))?;
-            if let Some(ended) = carried {
-                others = copy_others(from, ended, tables, cx)?;
-            }
-            Ok(())
-        })?;
-        boot::replace(&self.files, boot, others, cx)
+        self.of_boot(cx).map(Some)
     }
 
-    /// Makes the file that outlives a boot, under its lock.
-    fn make_keep(&self, lock: &Lock) -> Result<(), StoreError> {
-        // What a holder of the lock vouched for was in another file.
-        lock.leave_note(&[]);
-        database::create(&self.files.keep(), Flush::ToDisk, |_| Ok(()))
-    }
-
-    /// ADD and IMPORT: in the file that new leases go to, which is made if it is not there.
-    fn give(&self, command: &Command, cx: &Context) -> Result<Plan, StoreError> {
-        self.files.make_folder()?;
-        let (boot_place, keep_place) = (self.boot_place(), self.keep_place());
-        let Some(set) = command.set() else { return self.serve_pool(command, cx) };
-        if let Some(boot) = self.target(cx) {
-            let lock = files::lock(&boot_place.path, &self.patience)?;
-            self.begin_boot(boot, cx)?;
-            let arrive = |tables: &mut Tables<'_, Writer<'_, '_>>| {
-                if keep_place.path.exists() {
-                    let lock = files::lock(&keep_place.path, &self.patience)?;
-                    leave(set, &keep_place, &lock, "disk")?;
-                    copy_outliving(&keep_place.path, tables)?;
-                }
-                Ok(true)
-            };
-            return self.transact(&boot_place, &lock, command, cx, &arrive)?.ok_or_else(unsettled);
+    /// The files that may have leases, in the order in which their locks are taken.
+    fn lease_files(&self, cx: &Context) -> Result<Vec<LeaseFile>, StoreError> {
+        let mut files = vec![self.durable()];
+        files.extend(self.of_boot_if_any(cx)?);
+        let mut found = Vec::new();
+        for file in files {
+            found.extend(self.is_there(&file.path)?.then_some(file));
         }
+        Ok(found)
+    }
+
+    /// The same, the one that `persist` names first.
+    fn lease_files_own_first(&self, cx: &Context) -> Result<Vec<LeaseFile>, StoreError> {
+        let mut files = self.lease_files(cx)?;
+        files.sort_by_key(|file| file.persist != self.persist);
+        Ok(files)
+    }
+
+    fn is_there(&self, path: &Path) -> Result<bool, StoreError> {
+        let found = self.fs.find(path).map_err(|e| StoreError::io("look for", path, e))?;
+        Ok(found.is_some())
+    }
+
+    fn lock(&self, file: &LeaseFile) -> Result<Lock<F>, StoreError> {
+        lock::take(&self.fs, &file.lock, &self.patience)
+    }
+
+    fn lock_to_read(&self, file: &LeaseFile) -> Result<Lock<F>, StoreError> {
+        files::lock_to_read(&self.fs, &file.lock, &self.patience)
+    }
+
+    fn make_folder(&self) -> Result<(), StoreError> {
+        let folder = self.names.folder();
+        self.fs.make_folder(folder).map_err(|e| StoreError::io("make the folder", folder, e))
+    }
+
+    /// ADD, IMPORT and RESTORE: in the home of the set.
+    fn allocate(&self, command: &Command, set: &SetName, cx: &Context) -> Result<Plan, StoreError> {
+        self.make_folder()?;
+        let durable = self.durable();
+        if self.persist == Persist::Disk {
+            let lock = self.lock(&durable)?;
+            if let Some(plan) = self.transact_at_home(&durable, &lock, command, set, cx)? {
+                return Ok(plan);
+            }
+            if let Some(boot) = self.of_boot_if_any(cx)?
+                && self.is_there(&boot.path)?
+            {
+                let boot_lock = self.lock(&boot)?;
+                if let Some(plan) = self.transact_at_home(&boot, &boot_lock, command, set, cx)? {
+                    return Ok(self.elsewhere(plan, &boot, set));
+                }
+            }
+            // Nobody can make the boot file the set's home without the lock that is held here.
+            self.create(&durable, &lock, cx)?;
+            return self.transact(&durable, &lock, command, cx);
+        }
+        self.refuse_shared_folder()?;
+        let boot = self.of_boot(cx)?;
         {
-            let lock = files::lock(&keep_place.path, &self.patience)?;
-            if !keep_place.path.exists() {
-                self.make_keep(&lock)?;
-            }
-            // No boot file, no boot lease; one that is made from now on asks for this lock before it
-            // takes the set.
-            let arrive = |_: &mut Tables<'_, Writer<'_, '_>>| Ok(!boot_place.path.exists());
-            if let Some(plan) = self.transact(&keep_place, &lock, command, cx, &arrive)? {
+            let lock = self.lock(&boot)?;
+            if let Some(plan) = self.transact_at_home(&boot, &lock, command, set, cx)? {
                 return Ok(plan);
             }
         }
-        // A set's first lease here: the other file is looked at too, and locked first.
-        let boot_lock = files::lock(&boot_place.path, &self.patience)?;
-        let lock = files::lock(&keep_place.path, &self.patience)?;
-        let arrive = |_: &mut Tables<'_, Writer<'_, '_>>| {
-            if boot_place.path.exists() && self.boot_leases_live(cx)? {
-                leave(set, &boot_place, &boot_lock, "boot")?;
-            }
-            Ok(true)
-        };
-        self.transact(&keep_place, &lock, command, cx, &arrive)?.ok_or_else(unsettled)
+        let lock = self.lock(&durable)?;
+        let boot_lock = self.lock(&boot)?;
+        if let Some(plan) = self.transact_at_home(&boot, &boot_lock, command, set, cx)? {
+            return Ok(plan);
+        }
+        if self.is_home(&durable, &lock, set)? {
+            // What follows flushes.
+            drop(boot_lock);
+            let plan = self.transact(&durable, &lock, command, cx)?;
+            return Ok(self.elsewhere(plan, &durable, set));
+        }
+        self.create(&boot, &boot_lock, cx)?;
+        self.transact(&boot, &boot_lock, command, cx)
     }
 
-    /// RESERVE: with the leases of the set, wherever they are, for an address has one holder; and in
-    /// the file that outlives a boot in any case.
-    fn set_aside(
+    /// `persist: boot` on a network file system would lease addresses that other machines see as theirs.
+    fn refuse_shared_folder(&self) -> Result<(), StoreError> {
+        let folder = self.names.folder();
+        match self.fs.is_shared(folder) {
+            Ok(true) => Err(StoreError::SharedFolder { path: folder.to_owned() }),
+            Ok(false) => Ok(()),
+            Err(e) => Err(StoreError::io("look at the file system of", folder, e)),
+        }
+    }
+
+    /// Warns that a set's leases are not where `persist` says.
+    fn elsewhere(&self, mut plan: Plan, home: &LeaseFile, set: &SetName) -> Plan {
+        if let Ok(Outcome::Added(added)) = &mut plan.outcome {
+            let word = |persist| if persist == Persist::Disk { "disk" } else { "boot" };
+            added.warnings.push(format!(
+                "network {set} has leases with persist \"{}\" in {}, so this one goes there too: \
+                 \"{}\" takes effect when the network has no lease",
+                word(home.persist),
+                home.path.display(),
+                word(self.persist)
+            ));
+        }
+        plan
+    }
+
+    fn is_home(&self, file: &LeaseFile, lock: &Lock<F>, set: &SetName) -> Result<bool, StoreError> {
+        let found = self.read(file, lock, |tables| tables.is_home(set))?;
+        Ok(found.unwrap_or(false))
+    }
+
+    /// Makes a lease file if it is not there, under its lock.
+    fn create(&self, file: &LeaseFile, lock: &Lock<F>, cx: &Context) -> Result<(), StoreError> {
+        if self.is_there(&file.path)? {
+            return Ok(());
+        }
+        // An operator has moved the file away; what was noted is of that one.
+        backend::forget_note(lock);
+        files::create(&self.fs, &file.path, |new, name| {
+            database::write_new::<F>(new, name, file.flush, |tables| {
+                use self::view::KvMut;
+                if file.persist == Persist::Boot {
+                    let begun = codec::number(keys::BEGUN, cx.now);
+                    tables.kv.put(keys::BEGUN, &begun)?;
+                    let machine = codec::key(keys::MACHINE, cx.node.machine.as_bytes());
+                    tables.kv.put(keys::MACHINE, &machine)?;
+                }
+                Ok(())
+            })
+        })?;
+        match file.persist {
+            Persist::Disk => files::sync_names(&self.fs, &file.path),
+            Persist::Boot => {
+                self.remove_earlier(cx);
+                Ok(())
+            }
+        }
+    }
+
+    fn read<T>(
         &self,
+        file: &LeaseFile,
+        lock: &Lock<F>,
+        work: impl FnOnce(&database::Looked<'_>) -> Result<T, StoreError>,
+    ) -> Result<Option<T>, StoreError> {
+        database::read(&self.fs, &file.path, Some(lock), &self.patience, work)
+    }
+
+    /// One command in one file, which exists and is locked.
+    fn transact(
+        &self,
+        file: &LeaseFile,
+        lock: &Lock<F>,
+        command: &Command,
+        cx: &Context,
+    ) -> Result<Plan, StoreError> {
+        let plan = self.transact_if(file, lock, command, cx, &|_| Ok(true))?;
+        plan.ok_or_else(|| {
+            let gone = std::io::ErrorKind::NotFound.into();
+            StoreError::io("open the lease store", &file.path, gone)
+        })
+    }
+
+    /// The same if the file is the home of the set; `None`: it is not.
+    fn transact_at_home(
+        &self,
+        file: &LeaseFile,
+        lock: &Lock<F>,
         command: &Command,
         set: &SetName,
         cx: &Context,
-    ) -> Result<Plan, StoreError> {
-        self.files.make_folder()?;
-        let (boot_place, keep_place) = (self.boot_place(), self.keep_place());
-        // Nobody can make the other file the set's home meanwhile.
-        let boot_lock = files::lock(&boot_place.path, &self.patience)?;
-        let settled = |_: &mut Tables<'_, Writer<'_, '_>>| Ok(true);
-        if boot_place.path.exists() && self.boot_leases_live(cx)? {
-            let home = database::look(&boot_place.path, Some(&boot_lock), |tables| {
-                tables.kv.get(&keys::home(set))
-            })?;
-            if home.flatten().is_some() {
-                let plan = self.transact(&boot_place, &boot_lock, command, cx, &settled)?;
-                return plan.ok_or_else(unsettled);
-            }
-        }
-        let lock = files::lock(&keep_place.path, &self.patience)?;
-        if !keep_place.path.exists() {
-            self.make_keep(&lock)?;
-        }
-        self.transact(&keep_place, &lock, command, cx, &settled)?.ok_or_else(unsettled)
+    ) -> Result<Option<Plan>, StoreError> {
+        self.transact_if(file, lock, command, cx, &|tables| tables.is_home(set))
     }
 
-    /// One command in one file, which exists and is locked. Before the first lease of a set in this
-    /// file `arrive` takes it away from the other; where it cannot, it answers `false`, and nothing
-    /// is done.
-    fn transact(
+    fn transact_if(
         &self,
-        place: &Place,
-        lock: &Lock,
+        file: &LeaseFile,
+        lock: &Lock<F>,
         command: &Command,
         cx: &Context,
-        arrive: &dyn Fn(&mut Tables<'_, Writer<'_, '_>>) -> Result<bool, StoreError>,
+        condition: &dyn Fn(&Tables<'_, Writer<'_, '_>>) -> Result<bool, StoreError>,
     ) -> Result<Option<Plan>, StoreError> {
-        let home = command.set().filter(|_| gives(command)).map(keys::home);
         let refused = Cell::new(None);
-        let done = database::write(&place.path, place.flush, lock, |tables| {
-            if let Some(home) = &home
-                && tables.kv.get(home)?.is_none()
-            {
-                if !arrive(tables)? {
-                    return Ok(ControlFlow::Break(None));
-                }
-                tables.kv.put(home, &[])?;
+        let earlier = |set: &SetName, pod: &PodKey, range| self.earlier_former(set, pod, range, cx);
+        let ask: Option<&Former<'_>> =
+            if file.persist == Persist::Boot { Some(&earlier) } else { None };
+        let work = |tables: &mut Tables<'_, Writer<'_, '_>>| {
+            if !condition(tables)? {
+                return Ok(ControlFlow::Break(None));
             }
-            let mut plan = alloc::run(command, tables, cx)?;
-            let counted = alloc::counted(command, &plan, cx, place.flush == Flush::Never);
+            if asks_for_addresses(command) {
+                let path = self.names.policy();
+                if policy::nonce(&self.fs, &path)? != tables.policy_nonce()? {
+                    tables.refresh_reservations(&Policy::read(&self.fs, &path)?)?;
+                }
+            }
+            let mut plan = run_in_all_sets(command, tables, cx)?;
+            let counted = alloc::counted(command, &plan, cx, file.flush == Flush::Never);
             if counted.is_none() && plan.changes.is_empty() && !is_step(&plan) {
                 return Ok(ControlFlow::Break(Some(plan)));
             }
@@ -290,23 +358,23 @@ impl Embedded {
                 refused.set(Some(plan.clone()));
             }
             self.make(&plan.changes, command, tables, cx)?;
-            if place.flush == Flush::Never {
-                self.keep(&plan.changes, cx)?;
-            }
             if is_step(&plan) {
                 self.collect(command.clone(), &mut plan, tables, cx)?;
             }
-            // Last, for the sake of the time.
-            if let Some((set, face, verb, ending)) = counted {
-                history::count(tables, &set, face, verb, ending, self.patience.lap())?;
+            if let Some(request) = counted {
+                history::count(tables, &request)?;
             }
             Ok(ControlFlow::Continue(Some(plan)))
-        });
-        // A refusal stands, though it could not be counted.
-        done.or_else(|error| refused.take().map_or(Err(error), |plan| Ok(Some(plan))))
+        };
+        let (path, flush) = (&file.path, file.flush);
+        match database::write(&self.fs, path, flush, lock, &self.patience, ask, work) {
+            // A refusal stands, though it could not be counted.
+            Err(error) => refused.take().map_or(Err(error), |plan| Ok(Some(plan))),
+            Ok(plan) => Ok(plan.flatten()),
+        }
     }
 
-    /// Makes changes, and remembers what they were.
+    /// Makes changes, and records the events of them.
     fn make(
         &self,
         all: &[Change],
@@ -346,78 +414,42 @@ impl Embedded {
         Ok(())
     }
 
-    /// Writes those of the changes that outlive the boot where they do; before the boot file's
-    /// commit, so that none is lost.
-    fn keep(&self, all: &[Change], cx: &Context) -> Result<(), StoreError> {
-        let outliving: Vec<&Change> = all.iter().filter(|c| changes::outlives_boot(c)).collect();
-        if outliving.is_empty() {
-            return Ok(());
-        }
-        let place = self.keep_place();
-        let lock = files::lock(&place.path, &self.patience)?;
-        if !place.path.exists() {
-            self.make_keep(&lock)?;
-        }
-        database::write(&place.path, place.flush, &lock, |tables| {
-            for change in &outliving {
-                // A reservation may be there from an earlier boot already, with another note, or be
-                // gone.
-                let here = match change {
-                    Change::Put(l) => {
-                        tables.lease(&l.set, l.addr)?.is_none_or(|there| there.owner == l.owner)
-                    }
-                    Change::Free { lease: l, .. } => tables.lease(&l.set, l.addr)?.is_some(),
-                    _ => true,
-                };
-                if here {
-                    changes::make(tables, change, cx.now)?;
-                }
-            }
-            Ok(ControlFlow::Continue(()))
-        })
-    }
-
-    /// Whatever is about a pool: pools and their leases outlive a boot, so they are in the file that
-    /// does, and nowhere else.
+    /// Whatever is about a pool: pools and their leases survive a reboot.
     fn serve_pool(&self, command: &Command, cx: &Context) -> Result<Plan, StoreError> {
-        let place = self.keep_place();
-        if !place.path.exists() {
+        let file = self.durable();
+        if !self.is_there(&file.path)? {
             let makes = matches!(
                 command,
                 Command::RequestPool(_) | Command::AdoptPool(_) | Command::Restore(_)
             );
             if !makes {
-                return alloc::run(command, &Tables { kv: Nothing, path: &place.path }, cx);
+                return alloc::run(command, &Tables::new(Nothing, &file.path), cx);
             }
-            self.files.make_folder()?;
+            self.make_folder()?;
         }
-        let lock = files::lock(&place.path, &self.patience)?;
-        if !place.path.exists() {
-            self.make_keep(&lock)?;
-        }
-        self.transact(&place, &lock, command, cx, &|_| Ok(true))?.ok_or_else(unsettled)
+        let lock = self.lock(&file)?;
+        self.create(&file, &lock, cx)?;
+        self.transact(&file, &lock, command, cx)
     }
 
-    /// DEL, GC, UNRESERVE and HANDBACK: wherever leases are; the set's own file first.
-    fn take(&self, command: &Command, cx: &Context) -> Result<Plan, StoreError> {
+    /// DEL, GC and HANDBACK: in each file that there is.
+    fn free(&self, command: &Command, cx: &Context) -> Result<Plan, StoreError> {
         // What would come of it without any store.
-        let nothing = Tables { kv: Nothing, path: self.files.boot_leases() };
+        let nothing = Tables::new(Nothing, self.names.durable());
         let mut all = match alloc::run(command, &nothing, cx)?.outcome {
             Ok(outcome) => outcome,
             refused => return Ok(Plan { changes: Vec::new(), outcome: refused }),
         };
-        for place in self.places(cx)? {
-            let lock = files::lock(&place.path, &self.patience)?;
-            let plan = self.transact(&place, &lock, command, cx, &|_| Ok(false))?;
-            let Some(plan) = plan else { continue };
+        for file in self.lease_files_own_first(cx)? {
+            let lock = self.lock(&file)?;
+            let Some(plan) = self.transact_if(&file, &lock, command, cx, &|_| Ok(true))? else {
+                continue;
+            };
+            if let (Command::Gc(gc), Outcome::Collected(all)) = (command, &mut all) {
+                all.freed.extend(self.collect_in_other_sets(&file, &lock, gc, cx)?);
+            }
             match (&mut all, plan.outcome) {
                 (_, Ok(Outcome::ReadLegacy)) => {}
-                // A reservation may be in one file, another in the other.
-                (Outcome::Freed(all), Ok(Outcome::Freed(freed)))
-                    if matches!(command, Command::Unreserve(_)) =>
-                {
-                    all.extend(freed);
-                }
                 (Outcome::Freed(_) | Outcome::ReadLegacy, Ok(Outcome::Freed(freed))) => {
                     let done = !freed.is_empty();
                     all = Outcome::Freed(freed);
@@ -428,7 +460,7 @@ impl Embedded {
                 (Outcome::Collected(all), Ok(Outcome::Collected(more))) => {
                     all.freed.extend(more.freed);
                 }
-                // A range set's cursor is in the file that has the set's leases.
+                // The cursor of a range set is in the file that has its leases.
                 (Outcome::Exported(all), Ok(Outcome::Exported(more))) => {
                     for (all, more) in all.iter_mut().zip(more) {
                         *all = all.or(more);
@@ -442,54 +474,98 @@ impl Embedded {
         Ok(Plan::only(all))
     }
 
-    /// CHECK and STATUS: without a write, even of a store that cannot be written.
+    /// GC in the sets of a file that the configuration does not name: its `shared` may have been another.
+    #[allow(
+        clippy::redundant_closure_for_method_calls,
+        reason = "`Tables::sets` is of one lifetime"
+    )]
+    fn collect_in_other_sets(
+        &self,
+        file: &LeaseFile,
+        lock: &Lock<F>,
+        gc: &Gc,
+        cx: &Context,
+    ) -> Result<Vec<Addr>, StoreError> {
+        let mut all = Vec::new();
+        let sets = self.read(file, lock, |tables| tables.sets())?.unwrap_or_default();
+        for set in sets.into_iter().filter(|set| *set != gc.set && !set.is_pools()) {
+            let command = Command::Gc(Gc { set, ..gc.clone() });
+            let plan = self.transact(file, lock, &command, cx)?;
+            if let Ok(Outcome::Collected(step)) = plan.outcome {
+                all.extend(step.freed);
+            }
+        }
+        Ok(all)
+    }
+
+    /// CHECK, STATUS and dry runs: without a write, even of a store that cannot be written.
     fn look(&self, command: &Command, cx: &Context) -> Result<Plan, StoreError> {
-        let places = self.places(cx)?;
-        // Pools outlive a boot in any case.
-        let boot = self.target(cx).is_some() && command.set().is_some();
-        let target = if boot { self.boot_place() } else { self.keep_place() };
+        let mut files = self.lease_files_own_first(cx)?;
+        let mut policy = None;
+        if asks_for_addresses(command) {
+            if self.persist == Persist::Boot && self.is_there(self.names.folder())? {
+                self.refuse_shared_folder()?;
+                self.of_boot(cx)?;
+            }
+            policy = Some(Policy::read(&self.fs, &self.names.policy())?);
+            files = self.home(command.set(), files)?.into_iter().collect();
+        }
         let mut answer = None;
-        for place in &places {
-            // What could be given depends on the file that gives; what is held may be in either.
-            let giver_alone =
-                matches!(command, Command::Status(_) | Command::Import(_) | Command::Restore(_));
-            if giver_alone && place.path != target.path {
-                continue;
-            }
-            let lock = files::lock_to_look(&place.path, &self.patience)?;
-            let plan =
-                database::look(&place.path, Some(&lock), |tables| alloc::run(command, tables, cx))?;
-            let missing = |p: &Plan| matches!(p.outcome, Err(Refusal::Missing { .. }));
-            if let Some(plan) = plan {
-                if !missing(&plan) {
-                    return Ok(plan);
+        for file in &files {
+            let lock = self.lock_to_read(file)?;
+            let plan = self.read(file, &lock, |tables| {
+                if let Some(policy) = &policy {
+                    tables.use_policy(policy.clone());
                 }
-                answer = Some(plan);
+                run_in_all_sets(command, tables, cx)
+            })?;
+            match plan {
+                Some(plan) if matches!(plan.outcome, Err(Refusal::Missing { .. })) => {
+                    answer = Some(plan);
+                }
+                Some(plan) => return Ok(plan),
+                None => {}
             }
         }
-        match answer {
-            Some(plan) => Ok(plan),
-            None => alloc::run(command, &Tables { kv: Nothing, path: &target.path }, cx),
+        let nothing = Tables::new(Nothing, self.names.durable());
+        if let Some(policy) = policy {
+            nothing.use_policy(policy);
         }
+        answer.map_or_else(|| alloc::run(command, &nothing, cx), Ok)
+    }
+
+    /// Which of the files an ADD would lease from; `None`: from a new one.
+    fn home(
+        &self,
+        set: Option<&SetName>,
+        files: Vec<LeaseFile>,
+    ) -> Result<Option<LeaseFile>, StoreError> {
+        // Pools survive a reboot.
+        let Some(set) = set else {
+            return Ok(files.into_iter().find(|file| file.persist == Persist::Disk));
+        };
+        for file in &files {
+            let lock = self.lock_to_read(file)?;
+            if self.is_home(file, &lock, set)? {
+                return Ok(Some(file.clone()));
+            }
+        }
+        Ok(files.into_iter().find(|file| file.persist == self.persist))
     }
 }
 
-impl Store for Embedded {
+impl<F: FileSystem> Store for Embedded<F> {
     fn apply(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {
         self.patience.renew();
-        if let Command::Restore(restore) = command {
-            return self.restore(command, restore.persist, cx)?.outcome.map_err(Error::Refused);
-        }
-        let plan = if command.only_looks() {
-            self.look(command, cx)?
-        } else if command.set().is_none() {
-            self.serve_pool(command, cx)?
-        } else if let Command::Reserve(reserve) = command {
-            self.set_aside(command, &reserve.set, cx)?
-        } else if gives(command) {
-            self.give(command, cx)?
-        } else {
-            self.take(command, cx)?
+        let plan = match (command, command.set()) {
+            (Command::Restore(restore), _) => self.restore(command, restore, cx)?,
+            (Command::Reserve(reserve), _) => self.reserve(reserve, false, cx)?,
+            (Command::ReserveContested(reserve), _) => self.reserve(reserve, true, cx)?,
+            (Command::Unreserve(unreserve), _) => self.unreserve(unreserve, cx)?,
+            _ if command.only_looks() => self.look(command, cx)?,
+            (_, None) => self.serve_pool(command, cx)?,
+            (Command::Add(_) | Command::Import(_), Some(set)) => self.allocate(command, set, cx)?,
+            _ => self.free(command, cx)?,
         };
         plan.outcome.map_err(Error::Refused)
     }
@@ -499,7 +575,7 @@ impl Store for Embedded {
     }
 }
 
-impl StoreReader for Embedded {
+impl<F: FileSystem> StoreReader for Embedded<F> {
     fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
         self.walk_leases(cx, each)
     }
@@ -530,28 +606,80 @@ impl StoreReader for Embedded {
 
     fn pools(&mut self) -> Result<Vec<Pool>, StoreError> {
         self.patience.renew();
-        let place = self.keep_place();
-        if !place.path.exists() {
+        let file = self.durable();
+        if !self.is_there(&file.path)? {
             return Ok(Vec::new());
         }
-        let lock = files::lock_to_look(&place.path, &self.patience)?;
+        let lock = self.lock_to_read(&file)?;
         #[allow(clippy::redundant_closure, reason = "the function is not general enough by itself")]
-        let all = database::look(&place.path, Some(&lock), |tables| pools::all(tables))?;
+        let all = self.read(&file, &lock, |tables| pools::all(tables))?;
         Ok(all.unwrap_or_default())
     }
 
     fn records(&mut self, cx: &Context, each: &mut EachRecord<'_>) -> Result<(), Error> {
         self.patience.renew();
-        self.tell_records(cx, each)
+        self.walk_records(cx, each)
     }
 }
 
-/// Whether it leases something, and makes the set this file's.
-fn gives(command: &Command) -> bool {
-    matches!(command, Command::Add(_) | Command::Import(_) | Command::Restore(_))
+/// Decides a command. What is about one container is looked for in all sets of leases: its configuration
+/// may have got another `shared` since the container was started.
+fn run_in_all_sets<K: Kv>(
+    command: &Command,
+    tables: &Tables<'_, K>,
+    cx: &Context,
+) -> Result<Plan, StoreError> {
+    let mut plan = alloc::run(command, tables, cx)?;
+    let is_of_container = match command {
+        Command::Del(del) => matches!(del.target, Target::Owner(Owner::Attachment(_))),
+        Command::Check(_) => matches!(plan.outcome, Err(Refusal::Missing { .. })),
+        _ => false,
+    };
+    let Some(set) = command.set().filter(|_| is_of_container) else { return Ok(plan) };
+    for other in tables.sets()?.into_iter().filter(|other| other != set && !other.is_pools()) {
+        let more = alloc::run(&command.clone().in_set(other), tables, cx)?;
+        match (&mut plan.outcome, more.outcome) {
+            (Ok(Outcome::Freed(all)), Ok(Outcome::Freed(freed))) => {
+                all.extend(freed);
+                plan.changes.extend(more.changes);
+            }
+            (Err(Refusal::Missing { .. }), outcome) => plan.outcome = outcome,
+            _ => {}
+        }
+    }
+    Ok(plan)
+}
+
+/// Whether a command needs to know which addresses are reserved.
+fn asks_for_addresses(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Add(_)
+            | Command::Status(_)
+            | Command::Import(_)
+            | Command::Restore(_)
+            | Command::RequestAddress(_)
+    )
 }
 
 /// Whether a command has steps to go.
 fn is_step(plan: &Plan) -> bool {
     matches!(&plan.outcome, Ok(Outcome::Collected(step)) if !step.done)
+}
+
+/// A table with nothing in it: a store that is not there yet.
+struct Nothing;
+
+impl Kv for Nothing {
+    fn get(&self, _: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(None)
+    }
+
+    fn scan(&self, _: &[u8], _: &[u8], _: &mut Each<'_>) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn last(&self, _: &[u8], _: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(None)
+    }
 }

@@ -75,6 +75,62 @@ pub fn taken<K: Kv>(tables: &Tables<'_, K>, set: &SetName, addr: Addr) -> Result
     Ok(get(&load(tables, set, addr.family(), 0, index)?, slot))
 }
 
+/// Compares a block with the leases and cooling addresses in it, or with the blocks below it; and its
+/// bit in the block above with its being full.
+pub fn judge<K: Kv>(
+    tables: &Tables<'_, K>,
+    key: &[u8],
+    value: &[u8],
+) -> Result<Result<(), String>, StoreError> {
+    let Some((set, family, level, index)) = keys::read_block(key) else {
+        return Ok(Err("a key of another form".to_owned()));
+    };
+    let Ok(bits) = codec::read_bits(key, value) else {
+        return Ok(Err("a record with a wrong checksum".to_owned()));
+    };
+    let mut expected = [0; SLOTS / 8];
+    let mut set_bit = |slot: usize| expected[slot / 8] |= 1 << (slot % 8);
+    if level == 0 {
+        let at = |slot: usize| Addr::from_bits(family, (index << WIDTH) | slot as u128);
+        let Some((first, last)) = at(0).zip(at(SLOTS - 1)) else {
+            return Ok(Err("a block beyond its family".to_owned()));
+        };
+        for (from, to) in [
+            (keys::lease(&set, first), keys::lease(&set, last)),
+            (keys::cooling(&set, first), keys::cooling(&set, last)),
+        ] {
+            tables.kv.scan(&from, &keys::behind(&to), &mut |key, _| {
+                let found = keys::read_lease(key).or_else(|| keys::read_cooling(key));
+                if let Some((_, addr)) = found {
+                    set_bit(place(addr.bits()).1);
+                }
+                Ok(true)
+            })?;
+        }
+    } else {
+        for slot in 0..SLOTS {
+            let below = (index << WIDTH) | slot as u128;
+            if is_full(&load(tables, &set, family, level - 1, below)?) {
+                set_bit(slot);
+            }
+        }
+    }
+    if bits != expected {
+        return Ok(Err("it is not as the leases have it".to_owned()));
+    }
+    if has_above(family, level) {
+        let (above, slot) = place(index);
+        if get(&load(tables, &set, family, level + 1, above)?, slot) != is_full(&bits) {
+            return Ok(Err("the block above is not as this one".to_owned()));
+        }
+    }
+    Ok(Ok(()))
+}
+
+fn is_full(bits: &Bits) -> bool {
+    bits.iter().all(|byte| *byte == u8::MAX)
+}
+
 /// The lowest address of the span that is not taken.
 pub fn next_free<K: Kv>(
     tables: &Tables<'_, K>,
@@ -150,8 +206,7 @@ fn mark<K: KvMut>(
         if get(&bits, slot) == taken {
             return Err(tables.damaged("occupancy and leases that disagree"));
         }
-        let full = |bits: &Bits| bits.iter().all(|b| *b == u8::MAX);
-        let was_full = full(&bits);
+        let was_full = is_full(&bits);
         bits[slot / 8] ^= 1 << (slot % 8);
         let key = keys::block(set, family, level, index);
         if bits.iter().all(|b| *b == 0) {
@@ -159,7 +214,7 @@ fn mark<K: KvMut>(
         } else {
             tables.kv.put(&key, &codec::bits(&key, &bits))?;
         }
-        if full(&bits) == was_full || !has_above(family, level) {
+        if is_full(&bits) == was_full || !has_above(family, level) {
             break;
         }
         at = index;
@@ -208,7 +263,7 @@ mod tests {
     }
 
     fn tables() -> Tables<'static, Map> {
-        Tables { kv: Map::default(), path: Path::new("test") }
+        Tables::new(Map::default(), Path::new("test"))
     }
 
     fn net() -> SetName {

@@ -169,16 +169,10 @@ impl Pages {
     }
 }
 
-/// Whether a header differs from what it was in naming the older of the same two commits as the last.
-/// Nothing but damage does that, and redb has no checksum over it. (A commit that goes on where a
-/// killed one stopped may change as little, but names the newer one.)
-pub fn is_set_back(before: &[u8], now: &[u8]) -> bool {
-    let differs = before.iter().zip(now).enumerate().filter(|(_, (b, n))| b != n);
-    let number = |slot: u8| number_at(now, SLOTS + SLOT * usize::from(slot) + TRANSACTION);
-    let last = now.get(FLAGS).map_or(0, |flags| flags & SECOND);
-    differs.map(|(at, _)| at).eq([FLAGS])
-        && before[FLAGS] & SECOND != last
-        && number(last) < number(1 - last)
+/// The number of the transaction that a header names as the last; they only grow.
+pub fn last_commit(header: &[u8]) -> Option<u64> {
+    let slot = usize::from(header.get(FLAGS)? & SECOND);
+    number_at(header, SLOTS + SLOT * slot + TRANSACTION)
 }
 
 /// Behind the last value of a leaf: so far goes its checksum.

@@ -1,150 +1,187 @@
-//! Everything in a store's files that another store can take over, and what comes from there.
+//! Every record of a store that another store can take over, and what comes from there.
 //!
-//! Owns: the order (pools before their addresses, then by the keys), and which file a record is of.
-//! Invariant: an index is no record; a record that cannot be read is damage, never left out; one that
-//! is in both files is told once.
+//! Pools come before their addresses, the rest in the order of the keys. An index is no record. A
+//! record that cannot be read is damage, never left out.
+
+#![allow(clippy::redundant_closure, reason = "the functions are not general enough over lifetimes")]
 
 use std::collections::BTreeSet;
 
-use super::Embedded;
+use super::fs::FileSystem;
+use super::policy::{Policy, Reservation, spans};
+use super::reserve::addresses;
 use super::view::{Kv, Tables};
-use super::{database, files, keys, pools};
-use crate::alloc::{Command, Context, Plan, Record};
-use crate::error::{Error, StoreError};
-use crate::model::{Kind, Lease, Persist, SetName};
-use crate::store::EachRecord;
-use crate::store::codec;
+use super::walk::PAGE;
+use super::{Embedded, keys, pools};
+use crate::alloc::{Command, Context, Outcome, Plan, Record, Restore};
+use crate::error::{Error, Refusal, StoreError};
+use crate::model::{Kind, Lease, Owner, Persist};
 use crate::store::codec::Bad;
+use crate::store::{EachRecord, codec};
 
-impl Embedded {
-    /// RESTORE: leases where new ones of their kind go, pools where pools are.
+impl<F: FileSystem> Embedded<F> {
+    /// RESTORE: leases where new ones of their kind go, pools where pools are, reservations into the
+    /// policy.
     pub(super) fn restore(
         &mut self,
         command: &Command,
-        persist: Persist,
+        restore: &Restore,
         cx: &Context,
     ) -> Result<Plan, StoreError> {
-        let usual = std::mem::replace(&mut self.persist, persist);
-        let plan = match (command.only_looks(), command.set()) {
-            (true, _) => self.look(command, cx),
-            (false, Some(_)) => self.give(command, cx),
-            (false, None) => self.serve_pool(command, cx),
-        };
+        let usual = std::mem::replace(&mut self.persist, restore.persist);
+        let plan = self.restore_as(command, restore, cx);
         self.persist = usual;
         plan
     }
 
-    /// Calls `each` with the records of both files.
-    pub(super) fn tell_records(
+    fn restore_as(
+        &self,
+        command: &Command,
+        restore: &Restore,
+        cx: &Context,
+    ) -> Result<Plan, StoreError> {
+        if restore.dry_run {
+            return self.look(command, cx);
+        }
+        let Some(set) = &restore.set else { return self.serve_pool(command, cx) };
+        let is_reserved =
+            |record: &Record| matches!(record, Record::Lease(l) if l.kind == Kind::Reserved);
+        let first = restore.records.iter().take_while(|record| is_reserved(record)).count();
+        if first > 0 {
+            return self.restore_reservations(&restore.records[..first], cx);
+        }
+        let others = restore.records.iter().take_while(|record| !is_reserved(record));
+        let part = Restore { records: others.cloned().collect(), ..restore.clone() };
+        self.allocate(&Command::Restore(part), set, cx)
+    }
+
+    fn restore_reservations(&self, records: &[Record], cx: &Context) -> Result<Plan, StoreError> {
+        self.make_folder()?;
+        let lock = self.lock(&self.durable())?;
+        let before = Policy::read(&self.fs, &self.names.policy())?;
+        let mut after = before.clone();
+        let mut leases = Vec::new();
+        for record in records {
+            if let Record::Lease(lease) = record
+                && before.find(&lease.set, lease.addr).is_none()
+            {
+                leases.push(lease);
+                after.reserve(&Reservation {
+                    set: lease.set.clone(),
+                    span: spans(&[lease.addr])[0],
+                    note: lease.origin.note.clone(),
+                    holder: lease.origin.holder.clone(),
+                    time: lease.time,
+                });
+            }
+        }
+        let clash = self.declare(&lock, &before, after, cx, &|file, lock| {
+            let found = self.read(file, lock, |tables| {
+                for lease in &leases {
+                    if let Some(there) = tables.lease(&lease.set, lease.addr)? {
+                        return Ok(Some(there));
+                    }
+                }
+                Ok(None)
+            })?;
+            Ok(found.flatten())
+        })?;
+        Ok(match clash {
+            Some(holder) => {
+                let owner = Box::new(Owner::Reservation(holder.addr));
+                Plan::refuse(Refusal::Clash { holder: Box::new(holder), owner })
+            }
+            None => Plan::only(Outcome::Restored { done: records.len(), clashes: Vec::new() }),
+        })
+    }
+
+    /// Calls `each` with the records of both files and of the policy.
+    pub(super) fn walk_records(
         &self,
         cx: &Context,
         each: &mut EachRecord<'_>,
     ) -> Result<(), Error> {
-        let keep = self.keep_place();
-        let places = self.places(cx)?;
-        // Some are in both files: what belongs to a network goes with its leases.
-        let mut kept = BTreeSet::new();
-        if keep.path.exists() {
-            let lock = files::lock_to_look(&keep.path, &self.patience)?;
-            let told = database::look(&keep.path, Some(&lock), |tables| {
-                let homes = keys::homes();
-                tables.kv.scan(&homes, &keys::behind(&homes), &mut |key, _| {
-                    kept.extend(keys::read_home(key));
-                    Ok(true)
-                })?;
-                adopted(tables, &mut |record| each(record, Persist::Disk))
-            })?;
-            told.unwrap_or(Ok(()))?;
-        }
-        let two = places.iter().any(|place| place.path != keep.path);
-        let in_boot_file = |set: &SetName| two && !kept.contains(set);
-        for place in &places {
-            let boot = place.path != keep.path;
-            let persist = if boot { Persist::Boot } else { Persist::Disk };
-            let lock = files::lock_to_look(&place.path, &self.patience)?;
-            let told = database::look(&place.path, Some(&lock), |tables| {
-                all(tables, &mut |record| {
-                    let here = match &record {
-                        Record::Lease(l) if l.kind == Kind::Reserved => {
-                            boot == in_boot_file(&l.set)
+        let mut seen = BTreeSet::new();
+        for file in self.lease_files_own_first(cx)? {
+            let pools = self.read_page(&file, |tables| pools::all(tables))?;
+            for pool in pools.unwrap_or_default() {
+                each(Record::Pool(pool), file.persist)?;
+            }
+            let mut here = BTreeSet::new();
+            for (prefix, read) in KINDS {
+                let mut from = prefix();
+                loop {
+                    let page =
+                        self.read_page(&file, |tables| page(tables, &from, &prefix(), *read))?;
+                    let Some((records, next)) = page else { break };
+                    for record in records {
+                        let set = record.set();
+                        if set.as_ref().is_none_or(|set| !seen.contains(set)) {
+                            here.extend(set);
+                            each(record, file.persist)?;
                         }
-                        Record::Sticky(set, ..) => boot == in_boot_file(set),
-                        _ => true,
-                    };
-                    if here { each(record, persist) } else { Ok(()) }
-                })
-            })?;
-            told.unwrap_or(Ok(()))?;
+                    }
+                    let Some(next) = next else { break };
+                    from = next;
+                }
+            }
+            seen.extend(here);
+        }
+        for entry in Policy::read(&self.fs, &self.names.policy())?.entries {
+            for addr in addresses(entry.span) {
+                each(Record::Lease(entry.lease(addr)), Persist::Disk)?;
+            }
         }
         Ok(())
     }
 }
 
-/// Calls `each` with the records of a table, but those of [`adopted`].
-fn all<K: Kv>(
-    tables: &Tables<'_, K>,
-    each: &mut dyn FnMut(Record) -> Result<(), Error>,
-) -> Result<Result<(), Error>, StoreError> {
-    let mut walk = Walk { tables, each, failed: None };
-    for pool in pools::all(tables)? {
-        walk.tell(Record::Pool(pool));
-    }
-    walk.scan(&keys::leases(None), |key, value| {
-        let lease: Lease = codec::read_lease(key, value)?;
-        Ok(Record::Lease(lease))
-    })?;
-    walk.scan(&keys::coolings(), |key, value| {
-        let (set, addr) = keys::read_cooling(key).ok_or(WRONG)?;
-        Ok(Record::Cooling(set, codec::read_cooling(key, addr, value)?))
-    })?;
-    walk.scan(&keys::cursors(), |key, value| {
-        let (set, range) = keys::read_cursor(key).ok_or(WRONG)?;
-        Ok(Record::Cursor(set, range, codec::read_addr(key, value)?))
-    })?;
-    walk.scan(&keys::stickies(), |key, value| {
-        let (set, pod, range) = keys::read_sticky(key).ok_or(WRONG)?;
-        Ok(Record::Sticky(set, pod, range, codec::read_addr(key, value)?))
-    })?;
-    Ok(walk.failed.map_or(Ok(()), Err))
-}
+/// The first part of a kind's keys, and how its records are read.
+type RecordKind = (fn() -> Vec<u8>, Read);
 
-/// Which folders were taken over: told first, for a file copies that when a network comes into it.
-fn adopted<K: Kv>(
-    tables: &Tables<'_, K>,
-    each: &mut dyn FnMut(Record) -> Result<(), Error>,
-) -> Result<Result<(), Error>, StoreError> {
-    let mut walk = Walk { tables, each, failed: None };
-    walk.scan(&keys::all_adopted(), |key, value| {
-        let network = keys::read_adopted(key).ok_or(WRONG)?;
-        Ok(Record::Adopted(network, codec::read_number(key, value)?))
-    })?;
-    Ok(walk.failed.map_or(Ok(()), Err))
-}
+/// Reads a record of one kind.
+type Read = fn(&[u8], &[u8]) -> Result<Record, Bad>;
 
 const WRONG: Bad = Bad("a record under a wrong key");
 
-struct Walk<'a, 't, K> {
-    tables: &'a Tables<'t, K>,
-    each: &'a mut dyn FnMut(Record) -> Result<(), Error>,
-    failed: Option<Error>,
-}
+/// The kinds of records, pools apart: their keys, and how they are read.
+const KINDS: &[RecordKind] = &[
+    (
+        || keys::leases(None),
+        |key, value| {
+            let lease: Lease = codec::read_lease(key, value)?;
+            Ok(Record::Lease(lease))
+        },
+    ),
+    (keys::coolings, |key, value| {
+        let (set, addr) = keys::read_cooling(key).ok_or(WRONG)?;
+        Ok(Record::Cooling(set, codec::read_cooling(key, addr, value)?))
+    }),
+    (keys::cursors, |key, value| {
+        let (set, range) = keys::read_cursor(key).ok_or(WRONG)?;
+        Ok(Record::Cursor(set, range, codec::read_addr(key, value)?))
+    }),
+    (keys::stickies, |key, value| {
+        let (set, pod, range) = keys::read_sticky(key).ok_or(WRONG)?;
+        Ok(Record::Sticky(set, pod, range, codec::read_addr(key, value)?))
+    }),
+];
 
-impl<K: Kv> Walk<'_, '_, K> {
-    fn tell(&mut self, record: Record) {
-        if self.failed.is_none() {
-            self.failed = (self.each)(record).err();
+/// One page of records, and where the next one begins.
+fn page<K: Kv>(
+    tables: &Tables<'_, K>,
+    from: &[u8],
+    prefix: &[u8],
+    read: Read,
+) -> Result<(Vec<Record>, Option<Vec<u8>>), StoreError> {
+    let (mut records, mut next) = (Vec::new(), None);
+    tables.kv.scan(from, &keys::behind(prefix), &mut |key, value| {
+        if records.len() == PAGE {
+            next = Some(key.to_vec());
+            return Ok(false);
         }
-    }
-
-    fn scan(
-        &mut self,
-        prefix: &[u8],
-        read: impl Fn(&[u8], &[u8]) -> Result<Record, Bad>,
-    ) -> Result<(), StoreError> {
-        let tables = self.tables;
-        tables.kv.scan(prefix, &keys::behind(prefix), &mut |key, value| {
-            self.tell(tables.whole(read(key, value))?);
-            Ok(self.failed.is_none())
-        })
-    }
+        records.push(tables.whole(read(key, value))?);
+        Ok(true)
+    })?;
+    Ok((records, next))
 }

@@ -8,15 +8,14 @@
 //! Owns: the form of redb's leaf pages (file format 3), as [`super::pages`] does of the tree.
 //! Invariant: of each key that redb can look up, exactly what redb finds is current.
 
-use std::io::Read;
 use std::path::Path;
 
-use super::database;
+use super::fs::{Access, FileSystem, read_all};
 use super::lock::Lock;
 use super::view::Kv;
+use super::{Embedded, database};
 use crate::error::StoreError;
 use crate::store::codec;
-use crate::sys::files;
 
 /// How sure a record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,13 +34,19 @@ const LEAF: u8 = 1;
 
 /// Calls `each` with every record, in no order, the same perhaps several times; answers whether all
 /// of the file could be read.
-pub fn records(path: &Path, lock: &Lock, each: &mut Found<'_>) -> Result<bool, StoreError> {
+pub fn records<F: FileSystem>(
+    store: &Embedded<F>,
+    path: &Path,
+    lock: &Lock<F>,
+    each: &mut Found<'_>,
+) -> Result<bool, StoreError> {
+    let (fs, patience) = (&store.fs, &store.patience);
     // A file that can be read from end to end needs no more.
-    let whole = database::look(path, Some(lock), |tables| {
+    let whole = database::read(fs, path, Some(lock), patience, |tables| {
         tables.kv.scan(&[], &[0xff], &mut |_, _| Ok(true))
     });
     if whole.is_ok() {
-        return database::look(path, Some(lock), |tables| {
+        return database::read(fs, path, Some(lock), patience, |tables| {
             tables.kv.scan(&[], &[0xff], &mut |key, value| {
                 each(key, value, Standing::Current).map(|()| true)
             })
@@ -49,8 +54,8 @@ pub fn records(path: &Path, lock: &Lock, each: &mut Found<'_>) -> Result<bool, S
         .map(|_| true);
     }
     let io = |e| StoreError::io("read the lease store", path, e);
-    let mut bytes = Vec::new();
-    files::open(path).map_err(io)?.read_to_end(&mut bytes).map_err(io)?;
+    let opened = fs.open(path, Access::Read).map_err(io)?;
+    let bytes = opened.map_or(Ok(Vec::new()), |file| read_all(&file, u64::MAX)).map_err(io)?;
     let mut opens = true;
     for offset in (PAGE..bytes.len()).step_by(PAGE) {
         let pairs: Vec<(&[u8], &[u8])> = leaf(&bytes[offset..]).unwrap_or_default();
@@ -63,7 +68,7 @@ pub fn records(path: &Path, lock: &Lock, each: &mut Found<'_>) -> Result<bool, S
                 rest.iter().try_for_each(|(key, value)| each(key, value, Standing::Doubtful))?;
                 break;
             }
-            let looked = database::look(path, Some(lock), |tables| {
+            let looked = database::read(fs, path, Some(lock), patience, |tables| {
                 opened = true;
                 for (key, value) in rest {
                     let now = tables.kv.get(key)?;

@@ -4,12 +4,14 @@
 //! free is known twice, and where the two disagree the store is damaged and gives no address.
 //! Invariant: a question costs a few look-ups, whatever the number of leases.
 
+use std::cell::OnceCell;
 use std::path::Path;
 
+use super::policy::{Policy, Reservation};
 use super::{keys, occupancy, pools};
 use crate::alloc::{Addresses, Cooling, Holder, NetworkRanges, Order, PodKey, View};
 use crate::error::StoreError;
-use crate::model::{Lease, NetworkName, Owner, Pool, PoolId, SetName};
+use crate::model::{Kind, Lease, NetworkName, Owner, Pool, PoolId, SetName};
 use crate::net::{Addr, Family, Span, Subnet};
 use crate::store::codec;
 use crate::store::codec::Bad;
@@ -44,6 +46,20 @@ pub struct Tables<'a, K> {
     pub kv: K,
     /// The file, for messages.
     pub path: &'a Path,
+    /// The policy, where the file's copy of it is not used.
+    policy: OnceCell<Policy>,
+    /// Finds what this file does not know of a pod in the files of earlier boots.
+    pub earlier: Option<&'a Former<'a>>,
+}
+
+/// Finds a pod's former address of a range set.
+pub type Former<'a> = dyn Fn(&SetName, &PodKey, Addr) -> Option<Addr> + 'a;
+
+impl<'a, K> Tables<'a, K> {
+    /// The records in `kv`, which is the file `path`.
+    pub fn new(kv: K, path: &'a Path) -> Tables<'a, K> {
+        Tables { kv, path, policy: OnceCell::new(), earlier: None }
+    }
 }
 
 impl<K: Kv> Tables<'_, K> {
@@ -54,7 +70,10 @@ impl<K: Kv> Tables<'_, K> {
 
     /// The value, or the damage.
     pub fn whole<T>(&self, read: Result<T, Bad>) -> Result<T, StoreError> {
-        read.map_err(|Bad(what)| self.damaged(what))
+        read.map_err(|bad| match bad {
+            codec::OTHER_VERSION => StoreError::other_version(self.path),
+            Bad(what) => self.damaged(what),
+        })
     }
 
     /// The lease of an address.
@@ -91,27 +110,61 @@ impl<K: Kv> Tables<'_, K> {
         })
     }
 
-    /// Calls `each` with every reservation.
-    pub fn reserved(&self, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
-        let from = keys::all_reserved();
-        self.kv.scan(&from, &keys::behind(&from), &mut |key, _| {
-            let (set, addr) =
-                self.whole(keys::read_reserved(key).ok_or(Bad("a reservation's key")))?;
-            // An index that names what is not there is doctor's to find.
-            self.lease(&set, addr)?.into_iter().for_each(&mut *each);
-            Ok(true)
-        })
+    /// Whether a set has a lease of a container here: then the file is the set's home.
+    pub fn is_home(&self, set: &SetName) -> Result<bool, StoreError> {
+        let mut found = false;
+        self.leases(Some(set), &mut |lease| {
+            found = lease.kind.collectable();
+            !found
+        })?;
+        Ok(found)
     }
 
-    /// Calls `each` with every cooling address.
-    pub fn coolings(&self, each: &mut dyn FnMut(SetName, Cooling)) -> Result<(), StoreError> {
-        let from = keys::coolings();
-        self.kv.scan(&from, &keys::behind(&from), &mut |key, value| {
-            let (set, addr) =
-                self.whole(keys::read_cooling(key).ok_or(Bad("a cooling address' key")))?;
-            each(set, self.whole(codec::read_cooling(key, addr, value))?);
-            Ok(true)
-        })
+    /// The sets that have a lease here.
+    pub fn sets(&self) -> Result<Vec<SetName>, StoreError> {
+        let mut sets = Vec::new();
+        let mut from = keys::leases(None);
+        let end = keys::behind(&from);
+        loop {
+            let mut next = None;
+            self.kv.scan(&from, &end, &mut |key, _| {
+                let (set, _) = self.whole(keys::read_lease(key).ok_or(Bad("a lease's key")))?;
+                next = Some(set);
+                Ok(false)
+            })?;
+            let Some(set) = next else { return Ok(sets) };
+            from = keys::behind(&keys::leases(Some(&set)));
+            sets.push(set);
+        }
+    }
+
+    /// The nonce of the policy that the file has a copy of.
+    pub fn policy_nonce(&self) -> Result<u64, StoreError> {
+        let bytes = self.kv.get(keys::POLICY)?;
+        bytes.map_or(Ok(0), |bytes| self.whole(codec::read_number(keys::POLICY, &bytes)))
+    }
+
+    /// Uses this policy in the place of the file's copy.
+    pub fn use_policy(&self, policy: Policy) {
+        // It is set once, by whoever opened the file.
+        let _ = self.policy.set(policy);
+    }
+
+    /// The reservation of an address.
+    fn reservation(&self, set: &SetName, addr: Addr) -> Result<Option<Reservation>, StoreError> {
+        if let Some(policy) = self.policy.get() {
+            return Ok(policy.find(set, addr).cloned());
+        }
+        let mut found = None;
+        let end = keys::behind(&keys::reserved_of(set, addr.family()));
+        // Entries lie under their last address: the first one from `addr` on is the only candidate.
+        self.kv.scan(&keys::reserved(set, addr), &end, &mut |key, value| {
+            found = Some(self.whole(codec::read_key(key, value).and_then(|json| {
+                serde_json::from_slice(&json).map_err(|_| Bad("a reservation"))
+            }))?);
+            Ok(false)
+        })?;
+        Ok(found.filter(|entry: &Reservation| entry.span.contains(addr)))
     }
 
     /// The leases at these addresses, which an index says are this set's.
@@ -128,10 +181,10 @@ impl<K: Kv> Tables<'_, K> {
         &self,
         set: &SetName,
         family: Family,
-        each: &mut dyn FnMut(Cooling) -> bool,
+        each: &mut dyn FnMut(Cooling) -> Result<bool, StoreError>,
     ) -> Result<(), StoreError> {
         let from = keys::queue(set, family);
-        self.kv.scan(&from, &keys::behind(&from), &mut |key, _| Ok(each(self.queued(set, key)?)))
+        self.kv.scan(&from, &keys::behind(&from), &mut |key, _| each(self.queued(set, key)?))
     }
 
     /// The cooling that a queue's key stands for.
@@ -140,6 +193,28 @@ impl<K: Kv> Tables<'_, K> {
             .ok_or_else(|| self.damaged("a cooling address under a wrong key"))?;
         self.cooling_of(set, addr)?
             .ok_or_else(|| self.damaged("a cooling address that is in one table only"))
+    }
+}
+
+impl<K: KvMut> Tables<'_, K> {
+    /// Copies the policy into the file.
+    pub fn refresh_reservations(&mut self, policy: &Policy) -> Result<(), StoreError> {
+        let all = keys::all_reserved();
+        let mut old = Vec::new();
+        self.kv.scan(&all, &keys::behind(&all), &mut |key, _| {
+            old.push(key.to_vec());
+            Ok(true)
+        })?;
+        for key in old {
+            self.kv.remove(&key)?;
+        }
+        for entry in &policy.entries {
+            let key = keys::reserved(&entry.set, entry.span.last);
+            let json = serde_json::to_vec(entry)
+                .map_err(|e| StoreError::io("copy the policy into", self.path, e.into()))?;
+            self.kv.put(&key, &codec::key(&key, &json))?;
+        }
+        self.kv.put(keys::POLICY, &codec::number(keys::POLICY, policy.nonce))
     }
 }
 
@@ -152,7 +227,11 @@ impl<K: Kv> Addresses for Tables<'_, K> {
         if occupancy::taken(self, set, addr)? == (holder == Holder::Free) {
             return Err(self.damaged("occupancy and leases that disagree"));
         }
-        Ok(holder)
+        if matches!(holder, Holder::Leased(_)) {
+            return Ok(holder);
+        }
+        let reserved = self.reservation(set, addr)?;
+        Ok(reserved.map_or(holder, |entry| Holder::Leased(Box::new(entry.lease(addr)))))
     }
 
     fn of(&self, set: &SetName, owner: &Owner) -> Result<Vec<Lease>, StoreError> {
@@ -170,14 +249,19 @@ impl<K: Kv> Addresses for Tables<'_, K> {
     }
 
     fn next_free(&self, set: &SetName, span: Span, _: Order) -> Result<Option<Addr>, StoreError> {
-        let Some(addr) = occupancy::next_free(self, set, span)? else {
-            return Ok(None);
-        };
-        // The second opinion: nothing is given on the word of a bit alone.
-        match self.holder(set, addr)? {
-            Holder::Free => Ok(Some(addr)),
-            _ => Err(self.damaged("occupancy and leases that disagree")),
+        let mut rest = Some(span);
+        while let Some(span) = rest {
+            let Some(addr) = occupancy::next_free(self, set, span)? else { return Ok(None) };
+            // The second opinion: nothing is leased on the word of a bit alone.
+            match self.holder(set, addr)? {
+                Holder::Free => return Ok(Some(addr)),
+                Holder::Leased(lease) if lease.kind == Kind::Reserved => {}
+                _ => return Err(self.damaged("occupancy and leases that disagree")),
+            }
+            let end = self.reservation(set, addr)?.map_or(addr, |entry| entry.span.last);
+            rest = end.next().and_then(|next| span.starting(next));
         }
+        Ok(None)
     }
 
     fn cooling(
@@ -188,13 +272,16 @@ impl<K: Kv> Addresses for Tables<'_, K> {
     ) -> Result<Vec<Cooling>, StoreError> {
         let mut found = Vec::new();
         self.queue(set, family, &mut |cooling| {
-            found.push(cooling);
-            found.len() < limit
+            if self.reservation(set, cooling.addr)?.is_none() {
+                found.push(cooling);
+            }
+            Ok(found.len() < limit)
         })?;
         let all = keys::queue(set, family);
         if let Some(last) = self.kv.last(&all, &keys::behind(&all))? {
             let last = self.queued(set, &last)?;
-            found.extend((!found.contains(&last)).then_some(last));
+            let reserved = self.reservation(set, last.addr)?.is_some();
+            found.extend((!reserved && !found.contains(&last)).then_some(last));
         }
         Ok(found)
     }
@@ -207,8 +294,11 @@ impl<K: Kv> Addresses for Tables<'_, K> {
     ) -> Result<Option<Cooling>, StoreError> {
         let mut first = None;
         self.queue(set, family, &mut |cooling| {
-            first = spans.iter().any(|s| s.contains(cooling.addr)).then_some(cooling);
-            first.is_none()
+            let asked = spans.iter().any(|s| s.contains(cooling.addr));
+            if asked && self.reservation(set, cooling.addr)?.is_none() {
+                first = Some(cooling);
+            }
+            Ok(first.is_none())
         })?;
         Ok(first)
     }
@@ -217,12 +307,16 @@ impl<K: Kv> Addresses for Tables<'_, K> {
 impl<K: Kv> View for Tables<'_, K> {
     fn former(&self, set: &SetName, pod: &PodKey, range: Addr) -> Result<Option<Addr>, StoreError> {
         let key = keys::sticky(set, pod, range);
-        let bytes = self.kv.get(&key)?;
-        bytes.map(|bytes| self.whole(codec::read_addr(&key, &bytes))).transpose()
+        match self.kv.get(&key)? {
+            Some(bytes) => self.whole(codec::read_addr(&key, &bytes)).map(Some),
+            None => Ok(self.earlier.and_then(|earlier| earlier(set, pod, range))),
+        }
     }
 
-    fn adopted(&self, network: &NetworkName) -> Result<bool, StoreError> {
-        Ok(self.kv.get(&keys::adopted(network))?.is_some())
+    /// A folder of host-local is adopted as long as it is a folder: the store records none. So leases
+    /// that host-local made may be here at any time.
+    fn adopted(&self, _: &NetworkName) -> Result<bool, StoreError> {
+        Ok(true)
     }
 
     fn has_ranges(&self, ranges: &NetworkRanges) -> Result<bool, StoreError> {

@@ -1,45 +1,38 @@
-//! What an embedded store has to tell: all leases, the past, the counters.
+//! What an embedded store answers to those who read all of it: leases, history, counters.
 //!
-//! Owns: how the answers of the two files, and of the boot before, become one. Changes nothing.
-//! Invariant: the addresses of a set come in their order; what is in both files comes once.
+//! A reader holds a lock for one page of records, [`PAGE`] at most, and never while its consumer works:
+//! it resumes behind the last key. So an allocation waits for a page at most, however slow the
+//! consumer is. Leases that change between two pages are seen before or after the change; no address
+//! appears twice.
 
-use std::collections::BTreeMap;
+#![allow(clippy::redundant_closure, reason = "the functions are not general enough over lifetimes")]
 
-use super::Embedded;
-use super::database;
-use super::database::Looked;
-use super::lock::Lock;
-use super::{files, history, keys};
-use crate::alloc::{Context, Holder, NetworkRanges, View};
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::fs::FileSystem;
+use super::policy::Policy;
+use super::reserve::addresses;
+use super::view::{Kv, Tables};
+use super::{Embedded, LeaseFile, history, keys};
+use crate::alloc::{Context, Holder, NetworkRanges};
 use crate::error::StoreError;
-use crate::model::{Counter, Event, Kind, Lease, SetName};
-use crate::net::{Addr, Family};
-use crate::store::{EachOccupied, EventFilter};
+use crate::model::{Counter, Event, Lease, SetName};
+use crate::net::Addr;
+use crate::store::codec::Bad;
+use crate::store::{EachOccupied, EventFilter, codec};
 
-/// What is done with a file.
-type Look<'a> = dyn FnMut(&Looked<'_>) -> Result<(), StoreError> + 'a;
+/// How many records a reader takes in one hold of the lock: some milliseconds.
+pub const PAGE: usize = 10_000;
 
-/// Who has an address, beside the leases of the walk.
-type Beside = BTreeMap<(SetName, Addr), Holder>;
+/// One page of addresses in use, in the order of set and address.
+struct Page {
+    holders: Vec<(SetName, Addr, Holder)>,
+    /// Where the next page begins; `None`: there is none.
+    next: Option<Vec<u8>>,
+}
 
-impl Embedded {
-    /// Looks at each of the files, and again if there is more work, under the locks of them all.
-    fn look_around(&self, cx: &Context, works: &mut [&mut Look<'_>]) -> Result<(), StoreError> {
-        self.patience.renew();
-        let mut places = self.places(cx)?;
-        // Locks have an order.
-        places.sort_by_key(|place| place.path != *self.files.boot_leases());
-        let lock = |path| files::lock_to_look(path, &self.patience);
-        let locks: Vec<Lock> = places.iter().map(|p| lock(&p.path)).collect::<Result<_, _>>()?;
-        for work in works {
-            for (place, lock) in places.iter().zip(&locks) {
-                database::look(&place.path, Some(lock), |tables| work(tables))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Every lease.
+impl<F: FileSystem> Embedded<F> {
+    /// Every lease, reservations among them.
     pub(super) fn walk_leases(
         &self,
         cx: &Context,
@@ -52,7 +45,7 @@ impl Embedded {
         })
     }
 
-    /// Every address that nobody else can have.
+    /// Every address that is not free.
     pub(super) fn walk_taken(
         &self,
         cx: &Context,
@@ -61,70 +54,64 @@ impl Embedded {
         self.walk(true, cx, &mut |set, addr, holder| each(set, addr, &holder))
     }
 
-    /// Every lease, and what cools if that is asked for. A reservation may be in both files; it comes
-    /// where its address has its turn, as a cooling address does.
     fn walk(
         &self,
         cooling: bool,
         cx: &Context,
         each: &mut dyn FnMut(&SetName, Addr, Holder),
     ) -> Result<(), StoreError> {
-        let beside = std::cell::RefCell::new(Beside::new());
-        let mut first = |tables: &Looked<'_>| {
-            let mut beside = beside.borrow_mut();
-            if cooling {
-                tables.coolings(&mut |set, cooling| {
-                    beside.insert((set, cooling.addr), Holder::Cooling(cooling));
-                })?;
-            }
-            tables.reserved(&mut |lease| {
-                beside.insert((lease.set.clone(), lease.addr), Holder::Leased(Box::new(lease)));
-            })
-        };
-        let mut second = |tables: &Looked<'_>| {
-            let mut beside = beside.borrow_mut();
-            let mut set: Option<SetName> = None;
-            let mut send = |key: (SetName, Addr), holder| each(&key.0, key.1, holder);
-            tables.leases(None, &mut |lease| {
-                if lease.kind == Kind::Reserved {
-                    return true;
-                }
-                let key = (lease.set.clone(), lease.addr);
-                if !beside.is_empty() {
-                    if let Some(before) = set.take().filter(|before| *before != lease.set) {
-                        take_until(&mut beside, &before, None, &mut send);
+        self.patience.renew();
+        let mut reserved = Reserved::new(Policy::read(&self.fs, &self.names.policy())?);
+        let mut seen = BTreeSet::new();
+        for file in self.lease_files_own_first(cx)? {
+            let mut here = BTreeSet::new();
+            let mut from = Some(Vec::new());
+            while let Some(after) = from {
+                let page = self.read_page(&file, |tables| page(tables, &after, cooling))?;
+                let Some(page) = page else { break };
+                for (set, addr, holder) in page.holders {
+                    // A set whose home changed since is not listed once more.
+                    if seen.contains(&set) {
+                        continue;
                     }
-                    take_until(&mut beside, &lease.set, Some(lease.addr), &mut send);
-                    beside.remove(&key);
-                    set = Some(lease.set.clone());
+                    reserved.until(&set, addr, each);
+                    each(&set, addr, holder);
+                    here.insert(set);
                 }
-                send(key, Holder::Leased(Box::new(lease)));
-                true
-            })?;
-            if let Some(last) = set {
-                take_until(&mut beside, &last, None, &mut send);
+                from = page.next;
             }
-            Ok(())
-        };
-        self.look_around(cx, &mut [&mut first, &mut second])?;
-        beside.into_inner().into_iter().for_each(|((set, addr), holder)| each(&set, addr, holder));
+            seen.extend(here);
+        }
+        reserved.rest(each);
         Ok(())
     }
 
-    /// The networks' ranges. Where both files have a network's, the one counts that has its leases.
+    /// One hold of a file's lock, for one page.
+    pub(super) fn read_page<T>(
+        &self,
+        file: &LeaseFile,
+        work: impl FnOnce(&super::database::Looked<'_>) -> Result<T, StoreError>,
+    ) -> Result<Option<T>, StoreError> {
+        self.patience.renew();
+        let lock = self.lock_to_read(file)?;
+        self.read(file, &lock, work)
+    }
+
+    /// The networks' ranges. Where both files have a network's, the home of its leases counts.
     pub(super) fn walk_networks(&self, cx: &Context) -> Result<Vec<NetworkRanges>, StoreError> {
+        use crate::alloc::View;
         let mut all = BTreeMap::new();
-        let mut look = |tables: &Looked<'_>| {
-            use super::view::Kv;
-            for definition in tables.networks()? {
-                let here = tables.kv.get(&keys::home(&definition.set))?.is_some();
-                if here || !all.contains_key(&definition.network) {
-                    all.insert(definition.network.clone(), definition);
+        for file in self.lease_files_own_first(cx)? {
+            self.read_page(&file, |tables| {
+                for definition in tables.networks()? {
+                    let here = tables.is_home(&definition.set)?;
+                    if here || !all.contains_key(&definition.network) {
+                        all.insert(definition.network.clone(), definition);
+                    }
                 }
-            }
-            Ok(())
-        };
-        self.look_around(cx, &mut [&mut look])?;
+                Ok(())
+            })?;
+        }
         Ok(all.into_values().collect())
     }
 
@@ -134,23 +121,21 @@ impl Embedded {
         cx: &Context,
         filter: &mut EventFilter<'_>,
     ) -> Result<Vec<Event>, StoreError> {
-        let (mut all, mut begun) = (Vec::new(), None);
-        let mut look = |tables: &Looked<'_>| {
-            all.extend(history::events(tables, filter)?);
-            begun = begun.or(history::begun(tables)?);
-            Ok(())
-        };
-        self.look_around(cx, &mut [&mut look])?;
-        let ended = if self.boot_leases_live(cx)? {
-            self.files.last_boot()
-        } else {
-            self.files.boot_leases().to_owned()
-        };
-        // Nothing of it was flushed: what a power cut has torn tells nothing.
-        let before = database::look(&ended, None, |tables| {
-            history::of_ended_boot(tables, begun.unwrap_or(cx.now), cx, filter)
-        });
-        all.extend(before.ok().flatten().unwrap_or_default());
+        let mut all = Vec::new();
+        for file in self.lease_files(cx)? {
+            let found = self.read_page(&file, |tables| history::events(tables, filter))?;
+            all.extend(found.unwrap_or_default());
+        }
+        let current = cx.boot.as_ref().map(|boot| self.names.boot(boot));
+        let begun =
+            current.and_then(|path| self.read_earlier(&path, |tables| history::begun(tables)));
+        for boot in self.earlier_boots(begun.flatten().unwrap_or(cx.now), cx) {
+            // Nothing of it was flushed: a power cut may have torn it.
+            let found = self.read_earlier(&boot.path, |tables| {
+                history::of_ended_boot(tables, boot.ended, cx, filter)
+            });
+            all.extend(found.unwrap_or_default());
+        }
         all.sort_by_key(|event| event.time);
         Ok(all)
     }
@@ -158,34 +143,91 @@ impl Embedded {
     /// How often what was asked for.
     pub(super) fn walk_counters(&self, cx: &Context) -> Result<Vec<Counter>, StoreError> {
         let mut all: BTreeMap<_, Counter> = BTreeMap::new();
-        let mut look = |tables: &Looked<'_>| {
-            for c in history::counters(tables)? {
-                let none = || Counter::new(c.set.clone(), c.face, c.verb, c.ending);
+        for file in self.lease_files(cx)? {
+            for c in self.read_page(&file, |t| history::counters(t))?.unwrap_or_default() {
                 let key = (c.set.clone(), c.face, c.verb, c.ending);
-                all.entry(key).or_insert_with(none).merge(&c);
+                all.entry(key)
+                    .and_modify(|all| all.count = all.count.saturating_add(c.count))
+                    .or_insert(c);
             }
-            Ok(())
-        };
-        self.look_around(cx, &mut [&mut look])?;
+        }
         Ok(all.into_values().collect())
     }
 }
 
-/// Takes out what comes before an address of a set, or all that is left of the set.
-fn take_until(
-    beside: &mut Beside,
-    set: &SetName,
-    until: Option<Addr>,
-    send: &mut dyn FnMut((SetName, Addr), Holder),
-) {
-    let Some(lowest) = Addr::from_bits(Family::V4, 0) else { return };
-    while let Some((key, _)) = beside.range((set.clone(), lowest)..).next()
-        && key.0 == *set
-        && until.is_none_or(|until| key.1 < until)
-    {
-        let key = key.clone();
-        if let Some(holder) = beside.remove(&key) {
-            send(key, holder);
+/// The addresses in use whose keys are behind `after`, at most [`PAGE`] of each kind. Leases and cooling
+/// addresses have keys that differ in their first byte alone.
+fn page<K: Kv>(tables: &Tables<'_, K>, after: &[u8], cooling: bool) -> Result<Page, StoreError> {
+    let mut found: Vec<(Vec<u8>, (SetName, Addr, Holder))> = Vec::new();
+    let mut next: Option<Vec<u8>> = None;
+    let kinds: &[Vec<u8>] = &[keys::leases(None), keys::coolings()];
+    for (kind, prefix) in kinds[..if cooling { 2 } else { 1 }].iter().enumerate() {
+        let mut count = 0;
+        let from = if after.is_empty() { prefix.clone() } else { [prefix, after, &[0]].concat() };
+        tables.kv.scan(&from, &keys::behind(prefix), &mut |key, value| {
+            let place = key[prefix.len()..].to_vec();
+            if count == PAGE {
+                // The page ends where the first of the kinds does.
+                let last = found.last().map(|(place, _)| place.clone());
+                next = [next.take(), last].into_iter().flatten().min();
+                return Ok(false);
+            }
+            count += 1;
+            let (set, addr, holder) = if kind == 0 {
+                let lease = tables.whole(codec::read_lease(key, value))?;
+                (lease.set.clone(), lease.addr, Holder::Leased(Box::new(lease)))
+            } else {
+                let at = keys::read_cooling(key).ok_or(Bad("a cooling address' key"));
+                let (set, addr) = tables.whole(at)?;
+                let cooling = tables.whole(codec::read_cooling(key, addr, value))?;
+                (set, addr, Holder::Cooling(cooling))
+            };
+            found.push((place, (set, addr, holder)));
+            Ok(true)
+        })?;
+    }
+    found.sort_by(|(one, _), (other, _)| one.cmp(other));
+    if let Some(end) = &next {
+        found.retain(|(place, _)| place <= end);
+    }
+    Ok(Page { holders: found.into_iter().map(|(_, holder)| holder).collect(), next })
+}
+
+/// The reservations that were not listed yet, by set and address.
+struct Reserved(BTreeMap<(SetName, Addr), super::policy::Reservation>);
+
+impl Reserved {
+    fn new(policy: Policy) -> Reserved {
+        let entry = |e: super::policy::Reservation| ((e.set.clone(), e.span.first), e);
+        Reserved(policy.entries.into_iter().map(entry).collect())
+    }
+
+    /// Lists those of the set before `addr`, and leaves `addr` itself out.
+    fn until(&mut self, set: &SetName, addr: Addr, each: &mut dyn FnMut(&SetName, Addr, Holder)) {
+        while let Some((key, entry)) = self.0.first_key_value()
+            && (&key.0, key.1) <= (set, addr)
+        {
+            let (key, mut entry) = (key.clone(), entry.clone());
+            self.0.remove(&key);
+            for reserved in addresses(entry.span) {
+                if key.0 == *set && reserved >= addr {
+                    break;
+                }
+                each(&key.0, reserved, Holder::Leased(Box::new(entry.lease(reserved))));
+            }
+            let behind = addr.next().and_then(|next| entry.span.starting(next));
+            if let Some(rest) = behind.filter(|_| key.0 == *set) {
+                entry.span = rest;
+                self.0.insert((key.0, rest.first), entry);
+            }
+        }
+    }
+
+    fn rest(self, each: &mut dyn FnMut(&SetName, Addr, Holder)) {
+        for ((set, _), entry) in self.0 {
+            for addr in addresses(entry.span) {
+                each(&set, addr, Holder::Leased(Box::new(entry.lease(addr))));
+            }
         }
     }
 }

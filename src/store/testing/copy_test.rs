@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::contract::{
     Make, add, addr, at, attachment, del, given, leases, net, owner, refused, set,
 };
-use super::fake_cluster::{FakeCas, Server};
+use super::fake_cluster::{FakeServer, FakeStore};
 use super::memory::Memory;
 use super::pool_cases::{ask, lease, pool, want};
 use crate::alloc::{
@@ -176,7 +176,7 @@ pub fn stopped_and_repeated(make: Make<'_>) {
 /// A cluster keeps networks' definitions, and gives them to another cluster alone.
 #[test]
 fn definitions_move_between_clusters() {
-    let server = || FakeCas::new(Rc::new(Server::default()));
+    let server = || FakeStore::new(Rc::new(FakeServer::default()));
     let (mut one, mut two, mut file) = (server(), server(), Memory::default());
     let record = Record::Definition(NetworkDefinition {
         network: NetworkName::new("net").unwrap(),

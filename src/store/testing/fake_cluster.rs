@@ -19,7 +19,8 @@ use crate::error::{Error, StoreError};
 use crate::model::{Lease, NetworkName, Persist};
 use crate::store::cluster::check::assert_sound;
 use crate::store::cluster::{
-    Cas, Commit, Conflict, Engine, Entry, Expect, Notes, Step, Truths, Window, Write,
+    ClusterStore, Commit, Conflict, Entries, Entry, Expect, KeyRange, LocalCache, Operation,
+    Server, Write,
 };
 use crate::store::{Cluster, OldKey, Store, StoreReader};
 
@@ -31,7 +32,7 @@ pub type Watcher = (&'static str, Box<dyn FnOnce()>);
 
 /// The server.
 #[derive(Default)]
-pub struct Server {
+pub struct FakeServer {
     data: RefCell<BTreeMap<String, Entry>>,
     version: Cell<u64>,
     /// Round trips so far.
@@ -48,7 +49,7 @@ pub struct Server {
     /// So many of the next commits are kept by a server that was stopped, and not answered.
     pub stopped: Cell<usize>,
     /// Those.
-    pub kept: RefCell<Vec<Vec<Vec<Step>>>>,
+    pub kept: RefCell<Vec<Vec<Vec<Operation>>>>,
     /// Keys of cni-ipam-consul.
     pub old: RefCell<BTreeMap<String, Vec<u8>>>,
     /// Runs once before the next commit: another client.
@@ -66,19 +67,20 @@ pub struct Folder(pub TempDir);
 
 impl Default for Folder {
     fn default() -> Folder {
-        Folder(tempfile::tempdir().unwrap())
+        // On tmpfs, as the notes of a real node.
+        Folder(tempfile::tempdir_in("/dev/shm").unwrap())
     }
 }
 
 /// The server goes on: it carries out what it has kept.
-pub fn go_on(server: &Rc<Server>) {
+pub fn go_on(server: &Rc<FakeServer>) {
     for tries in server.kept.take() {
-        let tries: Vec<&[Step]> = tries.iter().map(|steps| &**steps).collect();
+        let tries: Vec<&[Operation]> = tries.iter().map(|steps| &**steps).collect();
         server.commit(&tries, Instant::now()).unwrap();
     }
 }
 
-impl Server {
+impl FakeServer {
     fn trip(&self) -> Result<(), StoreError> {
         self.trips.set(self.trips.get() + 1);
         match self.left.get() {
@@ -120,28 +122,28 @@ impl Server {
 }
 
 /// What compares.
-fn compared<'a>(steps: impl Iterator<Item = &'a Step>) -> impl Iterator<Item = &'a Step> {
+fn compared<'a>(steps: impl Iterator<Item = &'a Operation>) -> impl Iterator<Item = &'a Operation> {
     steps.filter(|step| step.expect != Expect::Anything)
 }
 
 fn lost() -> Commit {
-    Commit::Lost(StoreError::Unanswered {
+    Commit::Unknown(StoreError::Unanswered {
         doing: "commit to".to_owned(),
         place: "the fake".to_owned(),
         source: "lost".into(),
     })
 }
 
-impl Engine for Rc<Server> {
+impl Server for Rc<FakeServer> {
     fn place(&self) -> String {
         "the fake".to_owned()
     }
 
-    fn room(&self) -> usize {
+    fn max_operations(&self) -> usize {
         LIMIT
     }
 
-    fn get(&self, paths: &[&str], _: Instant) -> Result<Truths, StoreError> {
+    fn get(&self, paths: &[&str], _: Instant) -> Result<Entries, StoreError> {
         assert!(paths.len() <= LIMIT);
         self.trip()?;
         let data = self.data.borrow();
@@ -170,19 +172,24 @@ impl Engine for Rc<Server> {
         Ok(found.map(|(key, value)| (key.clone(), value.clone())).collect())
     }
 
-    fn counts(&self, folder: &str, windows: &[Window], _: Instant) -> Result<Vec<u64>, StoreError> {
+    fn count(
+        &self,
+        folder: &str,
+        windows: &[KeyRange],
+        _: Instant,
+    ) -> Result<Vec<u64>, StoreError> {
         assert!(windows.iter().all(|w| w.first.starts_with(folder) && w.first <= w.last));
         self.trip()?;
         let data = self.data.borrow();
-        let count = |w: &Window| data.range(w.first.clone()..=w.last.clone()).count() as u64;
+        let count = |w: &KeyRange| data.range(w.first.clone()..=w.last.clone()).count() as u64;
         Ok(windows.iter().map(count).collect())
     }
 
-    fn alternatives(&self) -> usize {
+    fn max_candidates(&self) -> usize {
         if self.nests.get() { 8 } else { 1 }
     }
 
-    fn commit(&self, tries: &[&[Step]], _: Instant) -> Result<Commit, StoreError> {
+    fn commit(&self, tries: &[&[Operation]], _: Instant) -> Result<Commit, StoreError> {
         let intruder = self.intruder.borrow_mut().take();
         if let Some(intruder) = intruder {
             intruder();
@@ -197,7 +204,7 @@ impl Engine for Rc<Server> {
             return Ok(lost());
         }
         let trouble = self.next_trouble();
-        let holds = |step: &Step| {
+        let holds = |step: &Operation| {
             let now = self.data.borrow().get(&step.path).map(|e| e.version);
             match step.expect {
                 Expect::Anything => true,
@@ -218,7 +225,7 @@ impl Engine for Rc<Server> {
             let data = self.data.borrow();
             let truths = compared(tries.iter().flat_map(|steps| steps.iter()))
                 .map(|step| (step.path.clone(), data.get(&step.path).cloned()));
-            return Ok(Commit::Conflict(Conflict::Seen(truths.collect())));
+            return Ok(Commit::Conflict(Conflict::Current(truths.collect())));
         };
         if trouble == 1 {
             return Ok(lost());
@@ -245,26 +252,26 @@ impl Engine for Rc<Server> {
 }
 
 /// The product's store over such a server, one for each node; a listing checks the server as well.
-pub struct FakeCas {
-    server: Rc<Server>,
-    store: Cas<Rc<Server>>,
+pub struct FakeStore {
+    server: Rc<FakeServer>,
+    store: ClusterStore<Rc<FakeServer>>,
 }
 
-impl FakeCas {
+impl FakeStore {
     /// A node's store.
-    pub fn new(server: Rc<Server>) -> FakeCas {
-        let notes = Notes::new(Some(server.notes.0.path()), "fake".to_owned());
-        FakeCas::with(server, Persist::Boot, notes)
+    pub fn new(server: Rc<FakeServer>) -> FakeStore {
+        let notes = LocalCache::new(Some(server.notes.0.path()), "fake".to_owned());
+        FakeStore::with(server, Persist::Boot, notes)
     }
 
     /// The same with notes elsewhere.
-    pub fn with(server: Rc<Server>, persist: Persist, notes: Notes) -> FakeCas {
-        let store = Cas::new(server.clone(), Duration::from_secs(60)).with(persist, notes);
-        FakeCas { server, store }
+    pub fn with(server: Rc<FakeServer>, persist: Persist, notes: LocalCache) -> FakeStore {
+        let store = ClusterStore::new(server.clone(), Duration::from_secs(60)).with(persist, notes);
+        FakeStore { server, store }
     }
 }
 
-impl Store for FakeCas {
+impl Store for FakeStore {
     fn apply(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {
         self.store.apply(command, cx)
     }
@@ -276,7 +283,7 @@ impl Store for FakeCas {
     }
 }
 
-impl StoreReader for FakeCas {
+impl StoreReader for FakeStore {
     fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
         // Not the client that may be killed.
         let left = self.server.left.take();

@@ -4,12 +4,10 @@
 use std::fs;
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::contract::{Make, add, addr, at, del, given, memory, net, refused, set};
-use super::fake_cluster::{FakeCas, Server};
+use super::fake_cluster::{FakeServer, FakeStore};
 use crate::alloc::{
     Add, Command, Context, Cooldown, Gc, Holder, Outcome, Reserve, Strategy, Unreserve,
 };
@@ -18,10 +16,8 @@ use crate::model::{
     BootId, Counter, Ending, Event, Face, History, Kind, NetworkName, Node, Persist, Verb, Wait,
     What,
 };
-use crate::store::cluster::{Cas, Engine, Notes};
-use crate::store::embedded::lock;
-use crate::store::embedded::lock::Patience;
-use crate::store::{Embedded, Store, StoreReader, lock_file};
+use crate::store::cluster::{ClusterStore, LocalCache, Server};
+use crate::store::{Embedded, Store, StoreReader};
 
 fn events(store: &mut dyn Store) -> Vec<Event> {
     store.history(&at(100), &mut |_| true).unwrap()
@@ -163,26 +159,28 @@ fn redb_tells() {
 fn a_cluster_tells() {
     for (nests, mute) in [(false, false), (true, false), (false, true), (true, true)] {
         for case in CASES {
-            let server = Rc::new(Server::default());
+            let server = Rc::new(FakeServer::default());
             server.nests.set(nests);
             server.mute.set(mute);
-            case(&|| Box::new(FakeCas::new(server.clone())));
+            case(&|| Box::new(FakeStore::new(server.clone())));
         }
     }
 }
 
 /// What is written down of a cluster: `notes` are of the node, `open` reaches the servers.
-pub fn a_nodes_history_is_bounded<E: Engine>(open: &dyn Fn() -> E) {
+pub fn a_nodes_history_is_bounded<E: Server>(open: &dyn Fn() -> E) {
     let folder = tempfile::tempdir().unwrap();
     let store = |notes: &Path, history| {
-        let notes = Notes::new(Some(notes), "told".to_owned());
+        let notes = LocalCache::new(Some(notes), "told".to_owned());
         let limit = Duration::from_secs(20);
-        Cas::new(open(), limit).with(Persist::Boot, notes).keeping(history)
+        ClusterStore::new(open(), limit).with(Persist::Boot, notes).keeping(history)
     };
     let first = folder.path().join("first");
     let sets = [set("10.0.0.0/24")];
     let few = History::Kept { count: 4, age: 50 };
-    let told = |store: &mut Cas<E>| -> Vec<u64> { events(store).iter().map(|e| e.time).collect() };
+    let told = |store: &mut ClusterStore<E>| -> Vec<u64> {
+        events(store).iter().map(|e| e.time).collect()
+    };
     for n in 0..9 {
         let mut store = store(&first, few);
         given(&mut store, &add(&format!("c{n}"), &sets), &at(n));
@@ -217,7 +215,7 @@ pub fn a_nodes_history_is_bounded<E: Engine>(open: &dyn Fn() -> E) {
 #[test]
 fn history_of_a_cluster_has_bounds_and_can_be_off() {
     for nests in [false, true] {
-        let server = Rc::new(Server::default());
+        let server = Rc::new(FakeServer::default());
         server.nests.set(nests);
         a_nodes_history_is_bounded(&|| server.clone());
     }
@@ -227,10 +225,10 @@ fn history_of_a_cluster_has_bounds_and_can_be_off() {
 /// all nodes come in the order in which they were done, whatever their clocks say.
 #[test]
 fn a_clusters_events_come_in_order() {
-    let server = Rc::new(Server::default());
+    let server = Rc::new(FakeServer::default());
     let sets = [set("10.0.0.0/30")];
     let low = |c: &str| Add { strategy: Strategy::Lowest, ..add(c, &sets) };
-    let mut store = FakeCas::new(server.clone());
+    let mut store = FakeStore::new(server.clone());
     given(&mut store, &low("c1"), &at(50));
     let next = |now| Context { boot: Some(BootId("boot-2".to_owned())), ..at(now) };
     // The very address, of which there is one only.
@@ -262,9 +260,9 @@ fn a_clusters_events_come_in_order() {
 fn history_of_forgotten_nodes_ends() {
     const DAY: u64 = 24 * 3600;
     for nests in [false, true] {
-        let server = Rc::new(Server::default());
+        let server = Rc::new(FakeServer::default());
         server.nests.set(nests);
-        let mut store = FakeCas::new(server.clone());
+        let mut store = FakeStore::new(server.clone());
         let named = |n: u64, now| Context {
             node: Node { name: format!("n{n}"), machine: format!("m{n}") },
             ..at(now)
@@ -284,8 +282,8 @@ fn history_of_forgotten_nodes_ends() {
 /// Each node counts what it asks for; a server that does not answer is counted too.
 #[test]
 fn a_node_of_a_cluster_counts() {
-    let server = Rc::new(Server::default());
-    let mut store = FakeCas::new(server.clone());
+    let server = Rc::new(FakeServer::default());
+    let mut store = FakeStore::new(server.clone());
     let sets = [set("10.0.0.0/30")];
     given(&mut store, &add("c1", &sets), &at(1));
     for _ in 0..2 {
@@ -294,7 +292,7 @@ fn a_node_of_a_cluster_counts() {
     server.left.set(Some(0));
     store.apply(&Command::Add(add("c3", &sets)), &at(3)).unwrap_err();
     server.left.set(None);
-    let told = |store: &mut FakeCas| {
+    let told = |store: &mut FakeStore| {
         [Ending::Ok, Ending::Exhausted, Ending::Failed].map(|e| count(store, Verb::Add, e))
     };
     assert_eq!(told(&mut store), [1, 2, 1]);
@@ -318,80 +316,6 @@ fn refusals_are_counted_where_a_commit_flushes_nothing() {
         assert_eq!(count(&mut store, Verb::Add, Ending::Exhausted), counted, "{persist:?}");
         assert_eq!(words(&mut store).len(), 1);
     }
-}
-
-/// Does something while another holds the lock for a fifth of a second.
-fn while_locked(path: &Path, work: impl FnOnce() + Send) {
-    let held = lock_file(path, Wait::Forever).unwrap();
-    let (begun, wait) = mpsc::channel();
-    let (done, end) = mpsc::channel();
-    thread::scope(|scope| {
-        scope.spawn(move || {
-            begun.send(()).unwrap();
-            work();
-            done.send(()).unwrap();
-        });
-        wait.recv().unwrap();
-        assert_eq!(end.recv_timeout(A_WHILE), Err(RecvTimeoutError::Timeout), "it is locked");
-        drop(held);
-    });
-}
-
-fn only(store: &mut dyn Store) -> Counter {
-    let all = store.counters(&at(1)).unwrap();
-    let [one] = &all[..] else { panic!("{all:?}") };
-    one.clone()
-}
-
-const A_WHILE: Duration = Duration::from_millis(200);
-
-#[test]
-fn it_is_counted_how_long_a_request_took_and_waited() {
-    for (persist, lock) in
-        [(Persist::Boot, "leases.redb.lock"), (Persist::Disk, "leases.redb.keep.lock")]
-    {
-        for wait in [Wait::Forever, Wait::For(Duration::from_secs(60))] {
-            let folder = tempfile::tempdir().unwrap();
-            let path = folder.path().join("leases.redb");
-            let sets = [set("10.0.0.0/24")];
-            let begin = Instant::now();
-            let mut store = Embedded::new(path.clone(), persist, wait);
-            given(&mut store, &add("c1", &sets), &at(1));
-            given(&mut store, &add("c2", &sets), &at(1));
-            let before = only(&mut store);
-            assert_eq!((before.count, before.took.count(), before.waited), (2, 2, Duration::ZERO));
-            assert!(before.took.sum > Duration::ZERO && before.took.sum < begin.elapsed());
-            while_locked(&folder.path().join(lock), || {
-                let mut store = Embedded::new(path, persist, wait);
-                given(&mut store, &add("c3", &sets), &at(1));
-                // What one has waited is not the next one's.
-                given(&mut store, &add("c4", &sets), &at(1));
-            });
-            let after = only(&mut store);
-            assert_eq!((after.count, after.took.count()), (4, 4));
-            // Its thread may have come a little late.
-            let waited = after.waited;
-            assert!(waited > A_WHILE / 2 && waited < after.took.sum, "{waited:?} {after:?}");
-            assert!(after.took.sum < begin.elapsed(), "{after:?}");
-            assert!(after.took.buckets[..8].iter().sum::<u64>() < 4, "{after:?}");
-        }
-    }
-}
-
-/// Who commits to both files is counted in each, and has waited once.
-#[test]
-fn a_call_is_timed_once() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("lock");
-    let begin = Instant::now();
-    while_locked(&path, || {
-        let patience = Patience::new(Wait::Forever);
-        drop(lock::take(&path, &patience).unwrap());
-        let (first, second) = (patience.lap(), patience.lap());
-        assert!(first.waited > A_WHILE / 2 && first.waited <= first.took, "{first:?}");
-        assert_eq!(second.waited, Duration::ZERO);
-        assert!(first.took + second.took < begin.elapsed());
-    });
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::contract::{add, addr, at, attachment, leases, net, owner, set};
-use super::fake_cluster::{FakeCas, Server};
+use super::fake_cluster::{FakeServer, FakeStore};
 use crate::alloc::{Add, Command, Context, Del, ForeignLease, Import, Imported, Legacy, Target};
 use crate::engine;
 use crate::model::{Attachment, Kind, NetworkName, Node, Owner};
@@ -20,19 +20,19 @@ fn old_del(container: &str) -> Del {
     Del { set: net(), target, rewind: false, undo: false, legacy: network }
 }
 
-fn lease(store: &mut FakeCas, container: &str, cx: &Context) -> Vec<Addr> {
+fn lease(store: &mut FakeStore, container: &str, cx: &Context) -> Vec<Addr> {
     let added = engine::add(store, old_add(container), None, cx).unwrap();
     added.grants.iter().map(|grant| grant.addr).collect()
 }
 
-fn free(store: &mut FakeCas, container: &str, cx: &Context) -> Vec<Addr> {
+fn free(store: &mut FakeStore, container: &str, cx: &Context) -> Vec<Addr> {
     let freed = engine::del(store, old_del(container), None, cx).unwrap();
     freed.iter().map(|lease| lease.addr).collect()
 }
 
 /// More of cni-ipam-consul's leases than one transaction holds; a key of another network beside them.
-fn old_server() -> Rc<Server> {
-    let server = Rc::new(Server::default());
+fn old_server() -> Rc<FakeServer> {
+    let server = Rc::new(FakeServer::default());
     for i in 2..=200 {
         let value = format!(r#"{{"ip":"10.0.0.{i}","mac":"00:00:00:00:00:00","id":"old-{i}"}}"#);
         server.lease_as_old(&format!("net/10.0.0.{i}"), &value);
@@ -45,7 +45,7 @@ fn old_server() -> Rc<Server> {
 #[test]
 fn old_keys_are_taken_over_once_and_cost_no_trip_later() {
     let server = old_server();
-    let mut store = FakeCas::new(server.clone());
+    let mut store = FakeStore::new(server.clone());
     let first = lease(&mut store, "c1", &at(1));
     assert_eq!(leases(&mut store).len(), 200);
     assert!(leases(&mut store).iter().filter(|l| l.addr == first[0]).count() == 1);
@@ -70,7 +70,7 @@ fn old_keys_are_taken_over_once_and_cost_no_trip_later() {
 #[test]
 fn a_del_before_the_first_add_frees_an_old_lease_for_good() {
     let server = old_server();
-    let mut store = FakeCas::new(server.clone());
+    let mut store = FakeStore::new(server.clone());
     assert_eq!(free(&mut store, "old-9", &at(1)), [addr("10.0.0.9")]);
     assert_eq!(free(&mut store, "old-9", &at(1)), []);
     assert_eq!(leases(&mut store).len(), 198);
@@ -81,7 +81,7 @@ fn a_del_before_the_first_add_frees_an_old_lease_for_good() {
 #[test]
 fn a_takeover_that_was_interrupted_is_ended_by_the_next_add() {
     let server = old_server();
-    let mut store = FakeCas::new(server.clone());
+    let mut store = FakeStore::new(server.clone());
     // Killed after a portion: nothing says that all is there.
     let portion = |some: &[u8]| {
         let lease = |i: &u8| ForeignLease {
@@ -106,7 +106,7 @@ fn a_takeover_that_was_interrupted_is_ended_by_the_next_add() {
     // And a node that is a little behind, while another ends it.
     let other = server.clone();
     *server.intruder.borrow_mut() = Some(Box::new(move || {
-        lease(&mut FakeCas::new(other), "theirs", &at(1));
+        lease(&mut FakeStore::new(other), "theirs", &at(1));
     }));
     lease(&mut store, "mine", &at(1));
     assert_eq!(leases(&mut store).len(), 201);
@@ -122,7 +122,7 @@ fn a_late_import_restores_no_freed_lease() {
         let other = server.clone();
         let intruder: Box<dyn FnOnce()> = Box::new(move || {
             other.trouble.set(0);
-            let mut store = FakeCas::new(other);
+            let mut store = FakeStore::new(other);
             lease(&mut store, "theirs", &at(1));
             // One of the first portion: keys are sorted as text.
             assert_eq!(free(&mut store, "old-100", &at(1)), [addr("10.0.0.100")]);
@@ -137,7 +137,7 @@ fn a_late_import_restores_no_freed_lease() {
         } else {
             intruder
         });
-        let mut store = FakeCas::new(server);
+        let mut store = FakeStore::new(server);
         let network = NetworkName::new("net").unwrap();
         let import = engine::import_consul(&mut store, &net(), &network, false, &at(1));
         assert_eq!(import.unwrap(), Imported::Before);
@@ -155,9 +155,9 @@ fn old_keys_that_mean_nothing_refuse_the_add() {
         ("net/10.0.0.9", r#"{"id":""}"#, "no container ID"),
         ("net/junk", r#"{"id":"c"}"#, "no address"),
     ] {
-        let server = Rc::new(Server::default());
+        let server = Rc::new(FakeServer::default());
         server.lease_as_old(key, value);
-        let mut store = FakeCas::new(server.clone());
+        let mut store = FakeStore::new(server.clone());
         let refusal = engine::add(&mut store, old_add("c1"), None, &at(1)).unwrap_err().to_string();
         assert!(refusal.contains(word) && refusal.contains(key), "{refusal}");
         assert_eq!(server.paths(), Vec::<String>::new());

@@ -11,7 +11,7 @@ use super::contract::{add, at, del, dual};
 use crate::alloc::Command;
 use crate::error::{Error, StoreError};
 use crate::model::{Consul, Etcd, History, Persist, Servers, StoreSpec};
-use crate::store::cluster::{Commit, Engine, Expect, Step, Write};
+use crate::store::cluster::{Commit, Expect, Operation, Server, Write};
 use crate::store::{Store, open};
 
 /// A server that gives everybody this answer, byte by byte if it is `slow`.
@@ -248,7 +248,7 @@ fn an_echo_of_the_password_or_a_token_is_in_no_message() {
 #[test]
 fn an_answer_that_tells_nothing_leaves_open_what_became_of_a_commit() {
     let write = Write::Put(b"x".to_vec());
-    let step = Step { path: "ip/a".to_owned(), expect: Expect::Absent, write };
+    let step = Operation { path: "ip/a".to_owned(), expect: Expect::Absent, write };
     let deep = r#"{"responses":[{"response_txn":{"succeeded":true}}]}"#;
     for (status, body) in [
         ("200 OK", "{}"),
@@ -260,6 +260,6 @@ fn an_answer_that_tells_nothing_leaves_open_what_became_of_a_commit() {
         let (endpoint, _asked) = scripted(vec![(status, body.to_owned())]);
         let until = Instant::now() + Duration::from_secs(10);
         let came = an_etcd(&endpoint).commit(&[std::slice::from_ref(&step)], until);
-        assert!(matches!(came, Ok(Commit::Lost(_))), "{status} {body}: {came:?}");
+        assert!(matches!(came, Ok(Commit::Unknown(_))), "{status} {body}: {came:?}");
     }
 }

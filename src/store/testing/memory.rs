@@ -90,8 +90,8 @@ impl View for Memory {
         Ok(self.sticky.get(&(set.clone(), pod.clone(), range)).copied())
     }
 
-    fn adopted(&self, network: &NetworkName) -> Result<bool, StoreError> {
-        Ok(self.adopted.contains_key(network))
+    fn adopted(&self, _: &NetworkName) -> Result<bool, StoreError> {
+        Ok(true)
     }
 
     fn has_ranges(&self, ranges: &NetworkRanges) -> Result<bool, StoreError> {
@@ -262,8 +262,11 @@ impl StoreReader for Memory {
 
     fn counters(&mut self, _: &Context) -> Result<Vec<Counter>, StoreError> {
         let counter = |((set, face, verb, ending), count): (&(SetName, _, _, _), &u64)| Counter {
+            set: set.clone(),
+            face: *face,
+            verb: *verb,
+            ending: *ending,
             count: *count,
-            ..Counter::new(set.clone(), *face, *verb, *ending)
         };
         Ok(self.counters.iter().map(counter).collect())
     }

@@ -1,6 +1,6 @@
 //! What all stores are tested with: the contract, a model in memory, a cluster in memory, servers.
 
-mod boot_test;
+mod boot_files_test;
 mod cluster_test;
 mod contract;
 mod copy_test;
@@ -8,15 +8,21 @@ mod delegate;
 mod edge_test;
 mod fake_cluster;
 mod history_test;
+mod home_test;
+mod host;
 mod legacy_keys_test;
-mod linearizability_test;
 mod malformed_response_test;
 mod memory;
 mod model_test;
 mod node_test;
 mod operator_test;
+mod peers;
+mod policy_test;
 mod pool_cases;
-mod round_trips_test;
-mod servers;
-mod servers_test;
-mod unavailable_server_test;
+mod takeover_test;
+
+/// Whether `scripts/test.sh --long` runs: enumerations may take minutes.
+#[expect(clippy::disallowed_methods, reason = "a test's own setting")]
+fn long() -> bool {
+    std::env::var_os("SUBLET_LONG").is_some()
+}

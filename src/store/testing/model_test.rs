@@ -10,7 +10,7 @@ use super::contract::{add, addr, at, attachment, leases, net, owner, set};
 use super::memory::Memory;
 use crate::alloc::{
     Add, Check, Collected, Command, Context, Cooldown, Del, Gc, OnDuplicate, Outcome, Requested,
-    Reserve, Status, Strategy, Target,
+    Reserve, Status, Strategy, Target, Unreserve,
 };
 use crate::error::Error;
 use crate::model::{IfName, NetworkName, Origin, Owner, Persist, Pod, Wait};
@@ -173,13 +173,12 @@ proptest! {
         prop_assert_eq!(leases(&mut handles[0]), leases(&mut model));
         let owners: Vec<Owner> = leases(&mut model).into_iter().map(|l| l.owner).collect();
         for owner in owners {
-            let free_all = Command::Del(Del {
-                set: net(),
-                target: Target::Owner(owner),
-                rewind: false,
-                undo: true,
-                legacy: None,
-            });
+            let free_all = if let Owner::Reservation(addr) = owner {
+                Command::Unreserve(Unreserve { set: net(), addrs: vec![addr] })
+            } else {
+                let target = Target::Owner(owner);
+                Command::Del(Del { set: net(), target, rewind: false, undo: true, legacy: None })
+            };
             let got = answer(&mut handles[1], &free_all, &at(now));
             prop_assert_eq!(got, answer(&mut model, &free_all, &at(now)));
         }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use super::contract::{add, addr, at, attachment, del, dual, freed, given, net, owner, set};
-use super::fake_cluster::{FakeCas, Server, go_on};
+use super::fake_cluster::{FakeServer, FakeStore, go_on};
 use super::pool_cases::{ask, lease, pool, want};
 use crate::alloc::{
     Add, Check, Command, Context, DefineNetwork, Gc, OnDuplicate, Outcome, Requested, Reserve,
@@ -19,7 +19,7 @@ use crate::model::{
     BootId, Kind, Lease, NetworkName, Node, NodeRecord, Origin, Persist, Pod, SetName,
 };
 use crate::net::{Addr, RangeSet};
-use crate::store::cluster::Notes;
+use crate::store::cluster::LocalCache;
 use crate::store::{Store, StoreReader};
 
 /// A node's n-th boot.
@@ -44,7 +44,7 @@ fn fixed(container: &str, sets: &[RangeSet], wanted: &str) -> Add {
     Add { requested: vec![Requested { addr: addr(wanted), prefix: None }], ..add(container, sets) }
 }
 
-fn trips(server: &Server, mut act: impl FnMut()) -> usize {
+fn trips(server: &FakeServer, mut act: impl FnMut()) -> usize {
     let before = server.trips.get();
     act();
     server.trips.get() - before
@@ -57,7 +57,7 @@ fn listed(store: &mut dyn Store, cx: &Context) -> Vec<Lease> {
 }
 
 /// Paths of leases.
-fn paths(server: &Server) -> usize {
+fn paths(server: &FakeServer) -> usize {
     let other = ["node/", "past/", "ranges/"];
     server.paths().iter().filter(|path| !other.iter().any(|o| path.starts_with(o))).count()
 }
@@ -71,8 +71,8 @@ fn claimed(store: &mut dyn Store, command: &Command, cx: &Context) -> String {
 
 #[test]
 fn a_full_range_is_empty_after_a_boot() {
-    let server = Rc::new(Server::default());
-    let mut store = FakeCas::new(server.clone());
+    let server = Rc::new(FakeServer::default());
+    let mut store = FakeStore::new(server.clone());
     let sets = [set("10.0.0.0/24"), set("fd00::/120")];
     for i in 0..253 {
         given(&mut store, &add(&format!("c{i}"), &sets), &boot(1));
@@ -106,8 +106,8 @@ fn a_full_range_is_empty_after_a_boot() {
 /// The node that booted does not come back to that set: others find its addresses when they need them.
 #[test]
 fn what_ended_on_another_node_is_free_as_well() {
-    let server = Rc::new(Server::default());
-    let mut store = FakeCas::new(server.clone());
+    let server = Rc::new(FakeServer::default());
+    let mut store = FakeStore::new(server.clone());
     let sets = [set("10.0.0.0/29"), set("fd00::/125")];
     for i in 0..5 {
         given(&mut store, &add(&format!("c{i}"), &sets), &boot(1));
@@ -138,9 +138,9 @@ fn what_ended_on_another_node_is_free_as_well() {
 #[test]
 fn a_lease_of_a_boot_that_has_just_begun_is_not_taken() {
     for nests in [false, true] {
-        let server = Rc::new(Server::default());
+        let server = Rc::new(FakeServer::default());
         server.nests.set(nests);
-        let mut store = FakeCas::new(server.clone());
+        let mut store = FakeStore::new(server.clone());
         // One address.
         let sets = [set("10.0.0.0/30")];
         given(&mut store, &add("c", &sets), &boot(1));
@@ -149,7 +149,7 @@ fn a_lease_of_a_boot_that_has_just_begun_is_not_taken() {
         let (theirs, new) = (server.clone(), add("new", &sets));
         *server.watcher.borrow_mut() = Some((
             "node/",
-            Box::new(move || drop(given(&mut FakeCas::new(theirs), &new, &boot(3)))),
+            Box::new(move || drop(given(&mut FakeStore::new(theirs), &new, &boot(3)))),
         ));
         let other = on("other", "machine2", 1);
         let outcome = store.apply(&Command::Add(add("late", &sets)), &other);
@@ -163,14 +163,14 @@ fn a_lease_of_a_boot_that_has_just_begun_is_not_taken() {
 /// Nobody waits for a DEL any more; then its container is told that it has the address.
 #[test]
 fn a_del_that_was_given_up_frees_nothing_later() {
-    let server = Rc::new(Server::default());
-    let mut store = FakeCas::new(server.clone());
+    let server = Rc::new(FakeServer::default());
+    let mut store = FakeStore::new(server.clone());
     let sets = [set("10.0.0.0/24")];
     let first = given(&mut store, &add("c", &sets), &boot(1));
     server.stopped.set(1000);
     store.apply(&del("c"), &boot(1)).unwrap_err();
     server.stopped.set(0);
-    assert_eq!(given(&mut FakeCas::new(server.clone()), &add("c", &sets), &boot(1)), first);
+    assert_eq!(given(&mut FakeStore::new(server.clone()), &add("c", &sets), &boot(1)), first);
     go_on(&server);
     assert_eq!(listed(&mut store, &boot(1)).len(), 1);
     assert_eq!(freed(&mut store, &del("c"), &boot(1)), first);
@@ -184,9 +184,9 @@ fn notes_save_trips_and_nothing_else() {
     let file = folder.path().join("file");
     fs::write(&file, "").unwrap();
     for place in [Some(folder.path().join("new/notes")), Some(file.join("notes")), None] {
-        let server = Rc::new(Server::default());
-        let notes = Notes::new(place.as_deref(), "fake".to_owned());
-        let mut store = FakeCas::with(server.clone(), Persist::Boot, notes);
+        let server = Rc::new(FakeServer::default());
+        let notes = LocalCache::new(place.as_deref(), "fake".to_owned());
+        let mut store = FakeStore::with(server.clone(), Persist::Boot, notes);
         let early = |n: u64| Context { now: 0, ..boot(n) };
         given(&mut store, &add("old", &sets), &boot(1));
         given(&mut store, &add("a", &sets), &early(2));
@@ -201,8 +201,8 @@ fn notes_save_trips_and_nothing_else() {
 
 #[test]
 fn a_note_that_is_damaged_or_not_true_costs_a_look() {
-    let server = Rc::new(Server::default());
-    let mut store = FakeCas::new(server.clone());
+    let server = Rc::new(FakeServer::default());
+    let mut store = FakeStore::new(server.clone());
     let sets = dual();
     let folder = server.notes.0.path().to_owned();
     let note = |folder: &Path| {
@@ -223,9 +223,9 @@ fn a_note_that_is_damaged_or_not_true_costs_a_look() {
     given(&mut store, &add("d", &sets), &boot(1));
     assert_eq!(fs::read(note(&folder)).unwrap(), good);
     // The server was made anew: the note is of a record that is not there.
-    let new = Rc::new(Server::default());
-    let notes = Notes::new(Some(&folder), "fake".to_owned());
-    let mut other = FakeCas::with(new.clone(), Persist::Boot, notes);
+    let new = Rc::new(FakeServer::default());
+    let notes = LocalCache::new(Some(&folder), "fake".to_owned());
+    let mut other = FakeStore::with(new.clone(), Persist::Boot, notes);
     given(&mut other, &add("e", &sets), &boot(1));
     assert_eq!(trips(&new, || drop(given(&mut other, &add("f", &sets), &boot(1)))), 1);
     assert_eq!(listed(&mut other, &boot(1)).len(), 4);
@@ -233,8 +233,8 @@ fn a_note_that_is_damaged_or_not_true_costs_a_look() {
 
 #[test]
 fn only_what_a_container_of_this_machine_leased_in_another_boot_has_ended() {
-    let server = Rc::new(Server::default());
-    let mut store = FakeCas::new(server.clone());
+    let server = Rc::new(FakeServer::default());
+    let mut store = FakeStore::new(server.clone());
     let sets = [set("10.0.0.0/24")];
     let claim = Add { claim_gateways: true, ..low("c", &sets) };
     given(&mut store, &claim, &boot(1));
@@ -244,13 +244,13 @@ fn only_what_a_container_of_this_machine_leased_in_another_boot_has_ended() {
     lease(&mut store, &want("l/10.9.0.0/24", None), &boot(1));
     given(&mut store, &low("theirs", &sets), &on("other", "machine", 1));
     given(&mut store, &low("blind", &sets), &Context { boot: None, ..boot(1) });
-    let mut disk = FakeCas::with(
+    let mut disk = FakeStore::with(
         server.clone(),
         Persist::Disk,
-        Notes::new(Some(server.notes.0.path()), "fake".to_owned()),
+        LocalCache::new(Some(server.notes.0.path()), "fake".to_owned()),
     );
     given(&mut disk, &low("kept", &sets), &boot(1));
-    let names = |store: &mut FakeCas, cx: &Context| -> Vec<String> {
+    let names = |store: &mut FakeStore, cx: &Context| -> Vec<String> {
         listed(store, cx).iter().map(|l| l.owner.to_string()).collect()
     };
     let all = names(&mut store, &boot(1));
@@ -266,8 +266,8 @@ fn only_what_a_container_of_this_machine_leased_in_another_boot_has_ended() {
         assert!(left.iter().any(|l| l.contains(name)), "{name}: {left:?}");
     }
     // Two machines without a machine-id may be two.
-    let server = Rc::new(Server::default());
-    let mut store = FakeCas::new(server);
+    let server = Rc::new(FakeServer::default());
+    let mut store = FakeStore::new(server);
     given(&mut store, &low("a", &sets), &on("node", "", 1));
     given(&mut store, &low("b", &sets), &on("node", "", 2));
     assert_eq!(listed(&mut store, &on("node", "", 2)).len(), 2);
@@ -276,8 +276,8 @@ fn only_what_a_container_of_this_machine_leased_in_another_boot_has_ended() {
 /// A container that is made again under its name, or a pod that returns, has a lease of this boot.
 #[test]
 fn an_owner_that_returns_after_a_boot_leases_anew() {
-    let server = Rc::new(Server::default());
-    let mut store = FakeCas::new(server.clone());
+    let server = Rc::new(FakeServer::default());
+    let mut store = FakeStore::new(server.clone());
     let sets = dual();
     let pod = Pod { namespace: "ns".into(), name: "web-0".into(), uid: String::new() };
     let origin = Origin { pod: Some(pod), ..Origin::default() };
@@ -298,8 +298,8 @@ fn an_owner_that_returns_after_a_boot_leases_anew() {
 
 #[test]
 fn a_second_machine_is_refused_until_the_first_is_released() {
-    let server = Rc::new(Server::default());
-    let mut store = FakeCas::new(server.clone());
+    let server = Rc::new(FakeServer::default());
+    let mut store = FakeStore::new(server.clone());
     let sets = dual();
     let (one, two) = (on("node", "m-one", 1), on("node", "m-two", 1));
     given(&mut store, &add("c", &sets), &one);
@@ -334,12 +334,12 @@ fn a_second_machine_is_refused_until_the_first_is_released() {
 /// Two machines with one name and one machine-id: a copied disk. The later one has the name.
 #[test]
 fn a_boot_that_lost_its_name_leases_nothing_more() {
-    let server = Rc::new(Server::default());
+    let server = Rc::new(FakeServer::default());
     let sets = dual();
-    let mut one = FakeCas::new(server.clone());
+    let mut one = FakeStore::new(server.clone());
     let folder = tempfile::tempdir().unwrap();
-    let notes = Notes::new(Some(folder.path()), "fake".to_owned());
-    let mut copy = FakeCas::with(server.clone(), Persist::Boot, notes);
+    let notes = LocalCache::new(Some(folder.path()), "fake".to_owned());
+    let mut copy = FakeStore::with(server.clone(), Persist::Boot, notes);
     given(&mut one, &add("a", &sets), &boot(1));
     given(&mut copy, &add("b", &sets), &boot(2));
     let text = claimed(&mut one, &Command::Add(add("c", &sets)), &boot(1));
@@ -351,8 +351,8 @@ fn a_boot_that_lost_its_name_leases_nothing_more() {
 #[test]
 fn clients_race_at_the_first_boot() {
     for earlier in [false, true] {
-        let server = Rc::new(Server::default());
-        let mut store = FakeCas::new(server.clone());
+        let server = Rc::new(FakeServer::default());
+        let mut store = FakeStore::new(server.clone());
         let sets = [set("10.0.0.0/29")];
         let begin = u64::from(earlier) + 1;
         if earlier {
@@ -363,7 +363,7 @@ fn clients_race_at_the_first_boot() {
         let other = server.clone();
         *server.intruder.borrow_mut() = Some(Box::new(move || {
             let sets = [set("10.0.0.0/29")];
-            given(&mut FakeCas::new(other), &low("theirs", &sets), &boot(begin));
+            given(&mut FakeStore::new(other), &low("theirs", &sets), &boot(begin));
         }));
         given(&mut store, &low("mine", &sets), &boot(begin));
         assert_eq!(listed(&mut store, &boot(begin)).len(), 2);
@@ -377,8 +377,8 @@ fn clients_race_at_the_first_boot() {
 fn erasing_may_end_anywhere() {
     let sets = [set("10.0.0.0/24"), set("fd00::/120")];
     for commits in 1..8 {
-        let server = Rc::new(Server::default());
-        let mut store = FakeCas::new(server.clone());
+        let server = Rc::new(FakeServer::default());
+        let mut store = FakeStore::new(server.clone());
         for i in 0..100 {
             given(&mut store, &add(&format!("c{i}"), &sets), &boot(1));
         }
@@ -386,7 +386,7 @@ fn erasing_may_end_anywhere() {
         drop(store.apply(&Command::Add(add("new", &sets)), &boot(2)));
         server.left.set(None);
         drop(store);
-        let mut store = FakeCas::new(server.clone());
+        let mut store = FakeStore::new(server.clone());
         assert!(paths(&server) > 30, "{commits}: it was not killed on the way");
         assert!(listed(&mut store, &boot(2)).len() <= 2);
         assert_eq!(given(&mut store, &add("new", &sets), &boot(2)).len(), 2);
@@ -399,8 +399,8 @@ fn erasing_may_end_anywhere() {
 #[test]
 fn a_dead_node_is_released_and_nothing_else() {
     for commits in 1..60 {
-        let server = Rc::new(Server::default());
-        let mut store = FakeCas::new(server.clone());
+        let server = Rc::new(FakeServer::default());
+        let mut store = FakeStore::new(server.clone());
         let sets = [set("10.0.0.0/24"), set("fd00::/120")];
         let (dead, alive) = (on("dead", "m-dead", 1), on("alive", "m-alive", 1));
         for i in 0..60 {
@@ -433,9 +433,10 @@ fn a_dead_node_is_released_and_nothing_else() {
         assert!(engine::release_node(&mut store, "dead", &alive).unwrap().forgotten);
         let left = listed(&mut store, &alive);
         let of_dead: Vec<&Lease> = left.iter().filter(|l| l.node.name == "dead").collect();
-        // What is reserved, and the gateway of the pool that others use.
-        assert_eq!(of_dead.len(), 2, "{commits}: {of_dead:?}");
-        assert!(of_dead.iter().all(|l| matches!(l.kind, Kind::Reserved | Kind::Gateway)));
+        // The gateway of the pool that others use. What is reserved is no node's.
+        assert_eq!(of_dead.len(), 1, "{commits}: {of_dead:?}");
+        assert!(of_dead.iter().all(|l| l.kind == Kind::Gateway));
+        assert_eq!(left.iter().filter(|l| l.kind == Kind::Reserved).count(), 1);
         assert_eq!(left.len(), 2 + 2 + 1);
         let users: Vec<_> = store.pools().unwrap().remove(0).users;
         assert_eq!(users, [(alive.node.clone(), 2)]);
@@ -450,8 +451,8 @@ fn dead_again() -> Context {
 
 #[test]
 fn what_is_known_of_nodes() {
-    let server = Rc::new(Server::default());
-    let mut store = FakeCas::new(server);
+    let server = Rc::new(FakeServer::default());
+    let mut store = FakeStore::new(server);
     let sets = dual();
     given(&mut store, &add("a", &sets), &boot(1));
     given(&mut store, &add("b", &sets), &boot(3));
@@ -482,7 +483,7 @@ fn what_is_known_of_nodes() {
 fn lives_of_nodes_by_chance() {
     let sets = [set("10.0.0.0/28"), set("fd00::/124")];
     for seed in 1..40_u64 {
-        let server = Rc::new(Server::default());
+        let server = Rc::new(FakeServer::default());
         let mut chance = seed;
         let mut dice = |n: u64| {
             chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -491,7 +492,7 @@ fn lives_of_nodes_by_chance() {
         let mut boots = [1, 1];
         let mut lives: BTreeMap<(usize, String), Vec<Addr>> = BTreeMap::new();
         for _ in 0..120 {
-            let mut store = FakeCas::new(server.clone());
+            let mut store = FakeStore::new(server.clone());
             let node = usize::try_from(dice(2)).unwrap();
             let name = format!("c{}", dice(8));
             let begins = dice(8) == 0;
@@ -542,8 +543,8 @@ fn network(text: &str, version: Option<u64>) -> DefineNetwork {
 
 #[test]
 fn the_first_writer_defines_the_network() {
-    let server = Rc::new(Server::default());
-    let mut store = FakeCas::new(server.clone());
+    let server = Rc::new(FakeServer::default());
+    let mut store = FakeStore::new(server.clone());
     let sets = dual();
     let name = attachment("c").network;
     given(&mut store, &add("warm", &sets), &boot(1));
@@ -575,7 +576,7 @@ fn the_first_writer_defines_the_network() {
     let other = server.clone();
     *server.intruder.borrow_mut() = Some(Box::new(move || {
         let set = Command::DefineNetwork(network("three", Some(1)));
-        let done = FakeCas::new(other).apply(&set, &boot(1)).unwrap();
+        let done = FakeStore::new(other).apply(&set, &boot(1)).unwrap();
         assert_eq!(done, Outcome::Defined(2));
     }));
     let add = Command::Add(defines("d", "two", Some(1)));

@@ -11,8 +11,7 @@ use crate::net::{Addr, Span, Subnet};
 use crate::store::Store;
 
 pub fn subnet(text: &str) -> Subnet {
-    let (base, len) = text.split_once('/').unwrap();
-    Subnet::masked(addr(base), len.parse().unwrap()).unwrap()
+    text.parse::<ipnet::IpNet>().unwrap().into()
 }
 
 /// `10.0.0.0/8`, with a sub-pool `10.0.0.0/8 10.1.0.0/16`, or `auto 10.0.0.0/8 24`.

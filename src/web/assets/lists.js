@@ -141,6 +141,7 @@ async function look() {
   try {
     const pools = await read("pools");
     known.pools = pools.pools;
+    for (const pool of known.pools) pool.set ??= pool.network;
     showFacts(pools);
     showPools();
     showNodes((await read("nodes")).nodes);
@@ -250,7 +251,7 @@ function mark() {
 function showNodes(nodes) {
   const rows = nodes.map((node) => {
     const here = node.here ? " (this host)" : "";
-    const cells = [(node.node || "(no name)") + here, count(node.leases), node.networks.join(", "), clock(node.latest)];
+    const cells = [(node.node || "(no name)") + here, count(node.leases), Object.keys(node.networks).join(", "), clock(node.lastLease)];
     return make("tr", "", ...cells.map((text) => make("td", "", text)));
   });
   if (rows.length === 0) {
@@ -269,8 +270,8 @@ function showProblems({ problems, looked }) {
   at("looked").textContent = looked ? `looked ${clock(looked)} UTC` : "";
   const items = problems.map((problem) => {
     const level = make("span", "level", problem.level === "error" ? "Error: " : "Warning: ");
-    const item = make("li", problem.level, make("p", "", level, problem.what));
-    if (problem.remedy) item.append(make("p", "remedy", problem.remedy));
+    const item = make("li", problem.level, make("p", "", level, `${problem.place}: ${problem.what}`));
+    item.append(make("p", "advice", problem.advice));
     return item;
   });
   if (items.length === 0) items.push(make("li", "empty", "None found: every record was read, and all agree."));

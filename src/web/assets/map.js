@@ -121,7 +121,7 @@ const map = {
     this.v6 = first.v6;
     this.first = first.value;
     this.last = parse(pool.last).value;
-    this.gives = pool.gives.map((ends) => ends.map((end) => parse(end).value));
+    this.allocatable = pool.allocatable.map((ends) => ends.map((end) => parse(end).value));
     const inside = (row) => row.v6 === this.v6 && row.value >= this.first && row.value <= this.last;
     const cooling = known.cooling.filter((row) => row.set === pool.set).map((row) => ({ ...row, v6: row.address.includes(":"), kind: "cooling" }));
     this.taken = [...(known.sets.get(pool.set) ?? []), ...cooling].filter(inside);
@@ -178,7 +178,7 @@ const map = {
     const size = 2 ** cells;
     const state = new Uint8Array(size).fill(STATE.outside);
     const share = new Float32Array(size);
-    for (const [first, last] of this.gives) {
+    for (const [first, last] of this.allocatable) {
       const from = (first > base ? first - base : 0n) >> shift;
       const to = last >= base ? (last - base) >> shift : -1n;
       if (from < BigInt(size) && to >= from) state.fill(STATE.free, Number(from), Math.min(size, Number(to) + 1));
@@ -350,8 +350,8 @@ const map = {
       return [`${name}: ${row.kind}`, who, row.node && `on ${row.node}`, row.time && `since ${clock(row.time)}`].filter(Boolean).join(", ");
     }
     if (block.base < this.first || block.base > this.last) return `${name}: outside the range`;
-    const given = this.gives.some(([first, last]) => block.base >= first && block.base <= last);
-    return `${name}: ${given ? "free" : "not given out (gateway or excluded)"}`;
+    const allocatable = this.allocatable.some(([first, last]) => block.base >= first && block.base <= last);
+    return `${name}: ${allocatable ? "free" : "not allocatable (gateway or excluded)"}`;
   },
 
   tell(cell) {

@@ -51,7 +51,7 @@ const panel = {
       time.dateTime = event.time;
       const what = make("p", "", make("strong", "", WORDS[event.event] ?? event.event), ` on ${event.network}`);
       const who = make("p", "dim", [this.who(event), event.node && `on ${event.node}`, `by ${event.face}`].filter(Boolean).join(", "));
-      return make("li", event.gives ? "gives" : "", time, what, who);
+      return make("li", event.held ? "held" : "", time, what, who);
     });
     if (items.length === 0) items.push(make("li", "empty", "Nothing is remembered of it."));
     at("events").replaceChildren(...items);

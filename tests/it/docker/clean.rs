@@ -170,24 +170,6 @@ fn frees_nothing_of_another_node() {
     assert_eq!(stage.daemon.leases(), before);
 }
 
-/// An address that answers a ping stays.
-#[test]
-fn spares_what_answers() {
-    let daemon = Daemon::with(&["--address-spaces", "L,G"], &[]);
-    let mut client = daemon.client();
-    client.call("/IpamDriver.RequestPool", r#"{"AddressSpace":"L","Pool":"127.0.0.0/8"}"#);
-    let body = r#"{"PoolID":"L/127.0.0.0/8","Address":"127.0.0.1"}"#;
-    assert_eq!(client.call("/IpamDriver.RequestAddress", body).0, 200);
-    let stage = Stage { daemon };
-    Stage::grow_old();
-    let socket = stage.daemon.lab.join("docker.sock");
-    dockerd(&socket, vec![], false);
-    let (done, text) = stage.cleanup(&socket, &["--probe"]);
-    assert!(done && text == "nothing to do\n", "{text}");
-    assert_eq!(stage.daemon.leases(), ["127.0.0.1"]);
-    assert!(stage.cleanup(&socket, &[]).1.contains("freed pool"));
-}
-
 #[test]
 fn by_the_clock() {
     let socket = crate::lab::Lab::new();
@@ -198,4 +180,27 @@ fn by_the_clock() {
     let stage = Stage::new(&args);
     until("cleanup", || stage.daemon.leases().len() == 4);
     assert!(stage.daemon.leases().iter().all(|a| a.starts_with("10.0.4.")));
+}
+
+/// Needs ping.
+mod peers {
+    use super::*;
+
+    /// An address that answers a ping stays.
+    #[test]
+    fn spares_what_answers() {
+        let daemon = Daemon::with(&["--address-spaces", "L,G"], &[]);
+        let mut client = daemon.client();
+        client.call("/IpamDriver.RequestPool", r#"{"AddressSpace":"L","Pool":"127.0.0.0/8"}"#);
+        let body = r#"{"PoolID":"L/127.0.0.0/8","Address":"127.0.0.1"}"#;
+        assert_eq!(client.call("/IpamDriver.RequestAddress", body).0, 200);
+        let stage = Stage { daemon };
+        Stage::grow_old();
+        let socket = stage.daemon.lab.join("docker.sock");
+        dockerd(&socket, vec![], false);
+        let (done, text) = stage.cleanup(&socket, &["--probe"]);
+        assert!(done && text == "nothing to do\n", "{text}");
+        assert_eq!(stage.daemon.leases(), ["127.0.0.1"]);
+        assert!(stage.cleanup(&socket, &[]).1.contains("freed pool"));
+    }
 }

@@ -197,7 +197,7 @@ fn killed_under_load() {
                 })
                 .collect();
             until("some leases", || daemon.log().matches("leased").count() > answered.len() + 20);
-            daemon.signal("-KILL");
+            daemon.signal("KILL");
             stop.store(true, Ordering::Relaxed);
             threads.into_iter().flat_map(|t| t.join().unwrap()).collect()
         });

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::lab::Lab;
+use crate::lab::{Lab, signal};
 
 pub const SUBLETD: &str = env!("CARGO_BIN_EXE_subletd");
 
@@ -113,8 +113,7 @@ impl Daemon {
     }
 
     pub fn signal(&self, name: &str) {
-        let pid = self.pid().to_string();
-        assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
+        signal(self.child.as_ref().unwrap(), name);
     }
 
     pub fn kill(&mut self) {
@@ -126,7 +125,7 @@ impl Daemon {
 
     /// SIGTERM, and how it ended.
     pub fn terminate(&mut self) -> ExitStatus {
-        self.signal("-TERM");
+        self.signal("TERM");
         self.ended()
     }
 

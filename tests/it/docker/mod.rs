@@ -3,7 +3,6 @@
 //! against a plain model; cleanup against a dockerd that is played.
 
 mod clean;
-mod cluster;
 mod crowd;
 mod daemon;
 mod models;
@@ -11,4 +10,5 @@ mod rules;
 mod story;
 mod tcp;
 
-pub use daemon::{Daemon, subletd, until, until as until_leased};
+pub use clean::dockerd;
+pub use daemon::{Daemon, subletd, until};

@@ -112,7 +112,7 @@ fn r05_drains_and_takes_back() {
     let mut client = daemon.client();
     let pool = a_pool(&mut client);
     // The store is busy; its lock is ours.
-    let lock = daemon.store().with_extension("redb.keep.lock");
+    let lock = daemon.store().with_extension("redb.lock");
     let held = lock_file(&lock, Wait::Forever).unwrap();
     let mut gone = daemon.client();
     gone.send(ADDRESS, &request(&pool));
@@ -120,7 +120,7 @@ fn r05_drains_and_takes_back() {
     waiting.send(ADDRESS, &request(&pool));
     // As long as the lock is held nothing can have been answered.
     drop(gone);
-    daemon.signal("-TERM");
+    daemon.signal("TERM");
     drop(held);
     let (status, _, body) = waiting.answer().expect("the answer of a request that was in flight");
     assert!(status == 200 && body.contains("10.0.0."), "{body}");
@@ -134,7 +134,7 @@ fn r05_drains_and_takes_back() {
 fn r05_a_lost_answer_is_no_lease() {
     let daemon = Daemon::start();
     let pool = a_pool(&mut daemon.client());
-    let lock = daemon.store().with_extension("redb.keep.lock");
+    let lock = daemon.store().with_extension("redb.lock");
     for _ in 0..20 {
         let held = lock_file(&lock, Wait::Forever).unwrap();
         let mut gone = daemon.client();
@@ -155,7 +155,7 @@ fn r06_a_wait_is_bounded() {
     let daemon = Daemon::with(&["--address-spaces", "L,G", "--timeout", "300ms"], &[]);
     let mut client = daemon.client();
     let pool = a_pool(&mut client);
-    let lock = daemon.store().with_extension("redb.keep.lock");
+    let lock = daemon.store().with_extension("redb.lock");
     let held = lock_file(&lock, Wait::Forever).unwrap();
     let begin = Instant::now();
     let mut others: Vec<_> = (0..4).map(|_| daemon.client()).collect();
@@ -174,7 +174,7 @@ fn r06_a_wait_is_bounded() {
 /// What answers a request knows of no dockerd; only cleanup and its timer do.
 #[test]
 fn r07_no_handler_asks_dockerd() {
-    for name in ["api", "pool", "wire", "server/desk", "server/http"] {
+    for name in ["api", "pool", "wire", "server/worker", "server/http"] {
         let text = crate::tidy::read(&crate::tidy::root().join(format!("src/docker/{name}.rs")));
         let code: String = text.lines().filter(|l| !l.trim_start().starts_with("//")).collect();
         for word in ["dockerd::", "cleanup::"] {
@@ -529,4 +529,18 @@ fn a_socket_is_taken_from_nobody() {
     let output = subletd(&["--socket", &path, "--store", &store]).output().unwrap();
     assert!(!output.status.success());
     assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
+}
+
+#[test]
+fn a_limit_on_file_size_ends_no_daemon() {
+    let daemon = Daemon::start();
+    let pid = daemon.pid().to_string();
+    let mut limit = std::process::Command::new("prlimit");
+    limit.args(["--fsize=512", "--pid", &pid]);
+    assert!(limit.status().unwrap().success());
+    let body = json!({"AddressSpace": "L", "Pool": "10.80.0.0/24", "SubPool": "", "V6": false});
+    let (status, answer) = daemon.call(POOL, &body.to_string());
+    assert!((500..=503).contains(&status), "{status} {answer}");
+    assert!(answer["Err"].as_str().unwrap().contains("File too large"), "{answer}");
+    assert_eq!(daemon.call("/Plugin.Activate", "").0, 200);
 }

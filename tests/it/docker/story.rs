@@ -9,7 +9,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use serde_json::Value;
-use sublet::docker::{Driver, Settings, Supernet, handle};
+use sublet::docker::{Driver, Settings, block, handle, supernet};
 use sublet::model::{History, Persist, StoreSpec, Wait};
 use sublet::store;
 use sublet::store::Store;
@@ -22,8 +22,8 @@ use crate::lab::testdata;
 pub fn settings() -> Settings {
     let mut settings = Settings::default();
     settings.set_spaces("L,G").unwrap();
-    settings.v4 = vec!["10.80.0.0/12".parse::<Supernet>().unwrap().blocks(24).unwrap()];
-    settings.v6 = vec!["fd00:1::/48".parse::<Supernet>().unwrap().blocks(64).unwrap()];
+    settings.v4 = vec![block(supernet("10.80.0.0/12").unwrap(), 24).unwrap()];
+    settings.v6 = vec![block(supernet("fd00:1::/48").unwrap(), 64).unwrap()];
     settings
 }
 

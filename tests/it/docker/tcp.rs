@@ -5,8 +5,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use super::daemon::{Daemon, exists, subletd, tcp, until};
-use crate::lab::Lab;
+use super::daemon::{Daemon, SUBLETD, exists, subletd, tcp, until};
+use crate::lab::{Call, Lab, signal};
 
 fn refused(args: &[&str], env: &[(&str, &str)]) -> String {
     let lab = Lab::new();
@@ -40,7 +40,7 @@ fn a_spec_file_names_the_address() {
     let text = fs::read_to_string(&spec).unwrap();
     let at = text.trim().strip_prefix("tcp://").unwrap();
     assert_eq!(tcp(at).call("/Plugin.Activate", "").0, 200);
-    assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+    signal(&child, "TERM");
     assert!(child.wait().unwrap().success());
     assert!(!exists(&spec));
 }
@@ -49,50 +49,6 @@ fn a_spec_file_names_the_address() {
 fn plain_tcp_is_for_this_host() {
     let text = refused(&["--address", "0.0.0.0:0"], &[]);
     assert!(text.contains("--insecure") && text.contains("--tls-cert"), "{text}");
-}
-
-/// Keys and certificates by openssl; a client without one is turned away.
-#[test]
-fn tls_asks_for_a_certificate() {
-    let lab = Lab::new();
-    let script = "set -e; cd \"$1\"
-        new='openssl req -newkey rsa:2048 -nodes -subj /CN=x'
-        $new -x509 -keyout ca.key -out ca.pem -days 2
-        for who in server client; do
-            $new -keyout $who.key -out $who.csr
-            echo subjectAltName=IP:127.0.0.1 > $who.ext
-            openssl x509 -req -in $who.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \\
-                -extfile $who.ext -out $who.pem
-        done";
-    let made = Command::new("sh").args(["-c", script, "sh"]).arg(lab.path()).output().unwrap();
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let file = |name: &str| lab.join(name).display().to_string();
-    let mut child = subletd(&["--address", "127.0.0.1:0", "--spec", &file("x.spec")])
-        .args(["--tls-cert", &file("server.pem"), "--tls-key", &file("server.key")])
-        .args(["--tls-ca", &file("ca.pem"), "--store", &file("s.redb")])
-        .args(["--tls-client-cert", &file("client.pem"), "--tls-client-key", &file("client.key")])
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    until("the json file", || exists(&lab.join("x.json")));
-    let spec: Value =
-        serde_json::from_str(&fs::read_to_string(lab.join("x.json")).unwrap()).unwrap();
-    assert_eq!(spec["Name"], "x");
-    let url = format!("{}/Plugin.Activate", spec["Addr"].as_str().unwrap());
-    let named = |key: &str| spec["TLSConfig"][key].as_str().unwrap().to_owned();
-    let get = |client: bool| {
-        let mut curl = Command::new("curl");
-        curl.args(["-s", "--max-time", "20", "-X", "POST", &url, "--cacert", &named("CAFile")]);
-        if client {
-            curl.args(["--cert", &named("CertFile"), "--key", &named("KeyFile")]);
-        }
-        let output = curl.output().expect("curl");
-        (output.status.success(), String::from_utf8(output.stdout).unwrap())
-    };
-    assert_eq!(get(true), (true, r#"{"Implements":["IpamDriver"]}"#.to_owned()));
-    assert!(!get(false).0, "without a certificate");
-    child.kill().unwrap();
-    child.wait().unwrap();
 }
 
 fn first_pool(daemon: &Daemon, v6: bool) -> String {
@@ -205,6 +161,19 @@ fn goes_on(daemon: &Daemon) {
     assert_eq!(daemon.leases(), ["2001:db8::1", "2001:db8::2"]);
 }
 
+#[test]
+fn gipams_file_that_cannot_be_looked_at_is_not_taken_for_absent() {
+    let lab = Lab::new();
+    let file = lab.join("leases.json");
+    std::os::unix::fs::symlink(&file, &file).unwrap();
+    let text = |name: &str| lab.join(name).display().to_string();
+    // One that starts all the same is ended.
+    let call = Call::new("timeout").args(&["60", SUBLETD, "-file", &text("leases.json")]);
+    let answer = call.args(&["--socket", &text("s"), "--store", &text("store")]).run();
+    assert!(answer.code == Some(1) && answer.stderr.contains("gipam's"), "{answer:?}");
+    assert!(!exists(&lab.join("store")));
+}
+
 /// gipam's own flag: its file is taken over once, and its main pools are ours.
 #[test]
 fn gipams_file_is_taken_over_at_the_start() {
@@ -248,4 +217,58 @@ fn gipams_file_is_imported() {
     let answer = import();
     assert_ne!(answer.code, Some(0));
     assert_eq!(daemon.leases().len(), 2);
+}
+
+/// Needs openssl and curl.
+mod peers {
+    use super::*;
+
+    /// Keys and certificates by openssl; a client without one is turned away.
+    #[test]
+    fn tls_asks_for_a_certificate() {
+        let lab = Lab::new();
+        let script = "set -e; cd \"$1\"
+            new='openssl req -newkey rsa:2048 -nodes -subj /CN=x'
+            $new -x509 -keyout ca.key -out ca.pem -days 2
+            for who in server client; do
+                $new -keyout $who.key -out $who.csr
+                echo subjectAltName=IP:127.0.0.1 > $who.ext
+                openssl x509 -req -in $who.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \\
+                    -extfile $who.ext -out $who.pem
+            done";
+        let made = Command::new("sh").args(["-c", script, "sh"]).arg(lab.path()).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let file = |name: &str| lab.join(name).display().to_string();
+        let mut child = subletd(&["--address", "127.0.0.1:0", "--spec", &file("x.spec")])
+            .args(["--tls-cert", &file("server.pem"), "--tls-key", &file("server.key")])
+            .args(["--tls-ca", &file("ca.pem"), "--store", &file("s.redb")])
+            .args([
+                "--tls-client-cert",
+                &file("client.pem"),
+                "--tls-client-key",
+                &file("client.key"),
+            ])
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        until("the json file", || exists(&lab.join("x.json")));
+        let spec: Value =
+            serde_json::from_str(&fs::read_to_string(lab.join("x.json")).unwrap()).unwrap();
+        assert_eq!(spec["Name"], "x");
+        let url = format!("{}/Plugin.Activate", spec["Addr"].as_str().unwrap());
+        let named = |key: &str| spec["TLSConfig"][key].as_str().unwrap().to_owned();
+        let get = |client: bool| {
+            let mut curl = Command::new("curl");
+            curl.args(["-s", "--max-time", "20", "-X", "POST", &url, "--cacert", &named("CAFile")]);
+            if client {
+                curl.args(["--cert", &named("CertFile"), "--key", &named("KeyFile")]);
+            }
+            let output = curl.output().expect("curl");
+            (output.status.success(), String::from_utf8(output.stdout).unwrap())
+        };
+        assert_eq!(get(true), (true, r#"{"Implements":["IpamDriver"]}"#.to_owned()));
+        assert!(!get(false).0, "without a certificate");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
 }

@@ -1,0 +1,234 @@
+//! JSON as Go reads it.
+//!
+//! Owns: a small tree that keeps duplicate keys and their order, so that the last one can win.
+//! Does not own: what keys mean.
+//! Invariant: the tree is shallow (the parser's depth limit), so walking it needs no care.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::{Number, Value};
+
+use super::fields::is_spelling_of;
+
+/// One JSON value.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Json {
+    Null,
+    Bool(bool),
+    Number(Number),
+    String(String),
+    Array(Vec<Json>),
+    /// In the order of the text, duplicates included.
+    Object(Vec<(String, Json)>),
+}
+
+/// Text longer than this is cut in messages.
+const LONGEST_QUOTE: usize = 64;
+
+/// `text` in quotes, cut if it is long.
+pub(super) fn quote(text: &str) -> String {
+    match text.char_indices().nth(LONGEST_QUOTE) {
+        Some((end, _)) => format!("{:?}...", &text[..end]),
+        None => format!("{text:?}"),
+    }
+}
+
+impl Json {
+    /// Parses one whole value. Bytes that are no UTF-8 become U+FFFD, as in Go.
+    pub(super) fn parse(bytes: &[u8]) -> Result<Json, serde_json::Error> {
+        serde_json::from_str(&String::from_utf8_lossy(bytes))
+    }
+
+    /// The same of a text that may have very long lists at its top level, under keys of these names:
+    /// their items are handed over one by one, and the lists are empty in what is returned.
+    pub(super) fn parse_apart(
+        bytes: &[u8],
+        names: &[&str],
+        take: &mut Take<'_>,
+    ) -> Result<Json, serde_json::Error> {
+        let text = String::from_utf8_lossy(bytes);
+        let mut parser = serde_json::Deserializer::from_str(&text);
+        let json = Tree::Top(names, take).deserialize(&mut parser)?;
+        parser.end()?;
+        Ok(json)
+    }
+
+    /// The same with the last of equal keys alone, and keys in their order.
+    pub(super) fn value(&self) -> Value {
+        match self {
+            Json::Null => Value::Null,
+            Json::Bool(b) => Value::Bool(*b),
+            Json::Number(n) => Value::Number(n.clone()),
+            Json::String(s) => Value::String(s.clone()),
+            Json::Array(items) => items.iter().map(Json::value).collect(),
+            Json::Object(pairs) => pairs.iter().map(|(k, v)| (k.clone(), v.value())).collect(),
+        }
+    }
+
+    /// What it is, for "must be a string, not ...".
+    pub(super) fn describe(&self) -> String {
+        match self {
+            Json::Null => "null".to_owned(),
+            Json::Bool(b) => format!("boolean {b}"),
+            Json::Number(n) => format!("number {n}"),
+            Json::String(s) => format!("string {}", quote(s)),
+            Json::Array(_) => "a list".to_owned(),
+            Json::Object(_) => "an object".to_owned(),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Json {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Json, D::Error> {
+        Tree::Whole.deserialize(deserializer)
+    }
+}
+
+/// Takes what [`Json::parse_apart`] hands over: the key as written, and an item with its index; without
+/// an item, another value of that key begins.
+pub(super) type Take<'a> = dyn FnMut(&str, Option<(usize, Json)>) + 'a;
+
+/// How a value is read.
+enum Tree<'a, 't> {
+    Whole,
+    /// An object; lists under these names are handed over.
+    Top(&'a [&'a str], &'a mut Take<'t>),
+    /// If it is a list, its items are handed over.
+    Apart(&'a str, &'a mut Take<'t>),
+}
+
+impl<'de> DeserializeSeed<'de> for Tree<'_, '_> {
+    type Value = Json;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Json, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Tree<'_, '_> {
+    type Value = Json;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Json, E> {
+        Ok(Json::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Json, E> {
+        Ok(Json::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Json, E> {
+        Ok(Json::Number(value.into()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Json, E> {
+        Ok(Json::Number(value.into()))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Json, E> {
+        Ok(Number::from_f64(value).map_or(Json::Null, Json::Number))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Json, E> {
+        Ok(Json::String(value.to_owned()))
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Json, E> {
+        Ok(Json::String(value))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Json, A::Error> {
+        let mut items = Vec::new();
+        if let Tree::Apart(key, take) = self {
+            let mut index = 0;
+            while let Some(item) = seq.next_element()? {
+                take(key, Some((index, item)));
+                index += 1;
+            }
+        } else {
+            while let Some(item) = seq.next_element()? {
+                items.push(item);
+            }
+        }
+        Ok(Json::Array(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Json, A::Error> {
+        let mut pairs = Vec::new();
+        let (names, mut take) = match self {
+            Tree::Top(names, take) => (names, Some(take)),
+            _ => (&[][..], None),
+        };
+        while let Some(key) = map.next_key::<String>()? {
+            let value = match &mut take {
+                Some(take) if names.iter().any(|name| is_spelling_of(&key, name)) => {
+                    take(&key, None);
+                    map.next_value_seed(Tree::Apart(&key, &mut **take))?
+                }
+                _ => map.next_value()?,
+            };
+            pairs.push((key, value));
+        }
+        Ok(Json::Object(pairs))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(json: &str) -> String {
+        match Json::parse(json.as_bytes()) {
+            Ok(json) => format!("{json:?}"),
+            Err(e) => format!("error: {e}"),
+        }
+    }
+
+    #[test]
+    fn duplicates_and_order_are_kept() {
+        assert_eq!(
+            text(r#"{"b":false,"a":null,"b":[true]}"#),
+            r#"Object([("b", Bool(false)), ("a", Null), ("b", Array([Bool(true)]))])"#
+        );
+    }
+
+    #[test]
+    fn hostile_text_is_an_error_and_no_panic() {
+        for bad in [
+            "",
+            " ",
+            "{",
+            "[",
+            "nul",
+            "{\"a\"}",
+            "{} {}",
+            "{}x",
+            "\"\\ud800\"",
+            "1e999",
+            "\u{feff}{}",
+        ] {
+            assert!(text(bad).starts_with("error: "), "{bad:?}");
+        }
+        for depth in [10_000, 1_000_000] {
+            assert!(text(&"[".repeat(depth)).starts_with("error: recursion limit"));
+            assert!(text(&r#"{"a":"#.repeat(depth)).starts_with("error: recursion limit"));
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_utf8_are_replaced() {
+        assert_eq!(Json::parse(b"\"a\xff\"").unwrap(), Json::String("a\u{fffd}".to_owned()));
+    }
+
+    #[test]
+    fn long_text_is_cut_between_characters() {
+        let long = "\u{e9}".repeat(1000);
+        assert_eq!(quote(&long).chars().count(), LONGEST_QUOTE + 5);
+        assert_eq!(quote("short"), "\"short\"");
+    }
+}

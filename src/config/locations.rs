@@ -1,0 +1,212 @@
+//! Where leases and log lines go: the store, how long to wait for its lock, and the log file, from keys
+//! and variables in their order of precedence. Nothing is opened here.
+//!
+//! Invariant: a configuration that names a cluster never leads to this node's file, and a DEL uses the
+//! store that the ADD of the same configuration used.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::error::{ConfigError, Warning};
+use super::fields::Fields;
+use super::json::quote;
+use super::{Dialect, Inputs, Level, Log, LogFormat, choice, cluster, duration};
+use crate::model::{History, NetworkName, Persist, StoreSpec, Wait};
+
+const NATIVE_FILE: &str = "/var/lib/cni/sublet/leases.redb";
+const ECS_FILE: &str = "/data/eni-ipam.db";
+const FILE_NAME: &str = "leases.redb";
+const HOST_LOCAL_DIR: &str = "/var/lib/cni/networks";
+const DEFAULT_WAIT: Wait = Wait::For(Duration::from_secs(5));
+
+/// The sources of the locations.
+#[derive(Clone, Copy)]
+pub(super) struct Locations<'a> {
+    pub(super) ipam: &'a Fields<'a>,
+    pub(super) inputs: &'a Inputs,
+    pub(super) dialect: Dialect,
+}
+
+impl Locations<'_> {
+    /// The store.
+    pub(super) fn store(self, warnings: &mut Vec<Warning>) -> Result<StoreSpec, ConfigError> {
+        let path = self.path()?;
+        let persist = self.persist()?;
+        let wait = self.wait(warnings)?;
+        Ok(match cluster::from_ipam(self.ipam, self.dialect, warnings)? {
+            Some(mut cluster) => {
+                if let Some(servers) = cluster.servers_mut() {
+                    servers.persist = persist;
+                    servers.history = self.history(History::OF_A_NODE, History::Standing)?;
+                }
+                cluster
+            }
+            None => StoreSpec::Embedded {
+                path,
+                persist,
+                wait,
+                history: self.history(History::default(), History::default())?,
+            },
+        })
+    }
+
+    /// The store, with defaults for values that are not valid. If the cluster is not valid, the store is
+    /// [`StoreSpec::Unreadable`], never this node's file.
+    pub(super) fn store_or_default(self) -> StoreSpec {
+        match cluster::from_ipam(self.ipam, self.dialect, &mut Vec::new()) {
+            Ok(None) => {}
+            Ok(Some(cluster)) => return cluster,
+            Err(e) => return StoreSpec::Unreadable { why: e.to_string() },
+        }
+        StoreSpec::Embedded {
+            path: self.path().unwrap_or_else(|_| self.named_or(None)),
+            persist: self.persist().unwrap_or_default(),
+            wait: self.wait(&mut Vec::new()).unwrap_or(DEFAULT_WAIT),
+            history: self
+                .history(History::default(), History::default())
+                .unwrap_or(History::Standing),
+        }
+    }
+
+    fn path(self) -> Result<PathBuf, ConfigError> {
+        // ecs-ipam knows no dataDir.
+        let dir = match self.dialect {
+            Dialect::Ecs => None,
+            Dialect::Native | Dialect::Consul => self.ipam.text("dataDir")?,
+        };
+        Ok(self.named_or(dir))
+    }
+
+    fn named_or(self, dir: Option<&str>) -> PathBuf {
+        if let Some(path) = &self.inputs.db_path
+            && !path.trim().is_empty()
+        {
+            return PathBuf::from(path);
+        }
+        match (dir, self.dialect) {
+            (Some(dir), _) => PathBuf::from(dir).join(FILE_NAME),
+            (None, Dialect::Ecs) => PathBuf::from(ECS_FILE),
+            (None, Dialect::Native | Dialect::Consul) => PathBuf::from(NATIVE_FILE),
+        }
+    }
+
+    fn persist(self) -> Result<Persist, ConfigError> {
+        let words = [("boot", Persist::Boot), ("disk", Persist::Disk)];
+        choice(self.ipam, "persist", &words)
+    }
+
+    /// How many events are kept: `absent` without the key, and the limits of `usual` that it leaves out.
+    fn history(self, usual: History, absent: History) -> Result<History, ConfigError> {
+        const SYNTAX: &str = "it takes \"off\", or {\"count\": 10000, \"age\": \"720h\"}";
+        let Some(node) = self.ipam.get("history") else {
+            return Ok(absent);
+        };
+        let path = node.path().to_owned();
+        let bad = || ConfigError::invalid(format!("{path} is something else: {SYNTAX}"));
+        if let Ok(text) = node.text() {
+            let off = text.eq_ignore_ascii_case("off");
+            return if off { Ok(History::Off) } else { Err(bad()) };
+        }
+        let fields = node.fields().map_err(|_| bad())?;
+        let History::Kept { mut count, mut age } = usual else { return Err(bad()) };
+        if let Some(written) = fields.integer("count")? {
+            count = u64::try_from(written).map_err(|_| {
+                ConfigError::invalid(format!("{}.count is {written}: {SYNTAX}", fields.path()))
+            })?;
+        }
+        if let Some(text) = fields.text("age")? {
+            let time = duration::positive(text)
+                .map_err(|e| ConfigError::invalid(format!("{}.age: {e}", fields.path())))?;
+            age = time.as_secs();
+        }
+        if count == 0 || age == 0 {
+            return Ok(History::Off);
+        }
+        Ok(History::Kept { count, age })
+    }
+
+    /// `lockTimeout`, else `IPAM_DB_CONNECTION_TIMEOUT`; in the ECS dialect the other way round.
+    fn wait(self, warnings: &mut Vec<Warning>) -> Result<Wait, ConfigError> {
+        let key = self.ipam.text("lockTimeout")?;
+        let env = self.inputs.db_timeout.as_deref().map(str::trim).filter(|text| !text.is_empty());
+        let env_first = self.dialect == Dialect::Ecs;
+        let (place, text) = match (key, env) {
+            (None, None) => return Ok(DEFAULT_WAIT),
+            (Some(key), None) => ("ipam.lockTimeout", key),
+            (Some(key), Some(_)) if !env_first => ("ipam.lockTimeout", key),
+            (_, Some(env)) => ("IPAM_DB_CONNECTION_TIMEOUT", env),
+        };
+        let Some(nanos) = duration::parse(text) else {
+            return Err(ConfigError::invalid(format!(
+                "parsing timeout string failed: {place} is {}, not {}",
+                quote(text),
+                duration::SYNTAX
+            ))
+            .at(self.ipam.path_of("lockTimeout")));
+        };
+        Ok(match u64::try_from(nanos) {
+            Ok(0) => {
+                let why = format!("{place} {text} waits for the store without bound");
+                warnings.push(Warning::new(place, why));
+                Wait::Forever
+            }
+            Ok(nanos) => Wait::For(Duration::from_nanos(nanos)),
+            Err(_) => {
+                let why = format!("{place} {text} does not wait for the store at all");
+                warnings.push(Warning::new(place, why));
+                Wait::Try
+            }
+        })
+    }
+
+    /// The log: `logFile`, `logLevel` and `logFormat`; in the ECS dialect its environment variables first.
+    pub(super) fn log(self, warnings: &mut Vec<Warning>) -> Result<Log, ConfigError> {
+        if self.dialect != Dialect::Ecs {
+            self.ipam.text("logFile")?;
+            let mut check = |key, known: fn(&str) -> bool, words| {
+                if let Some(text) = self.ipam.text(key)?.filter(|text| !known(text)) {
+                    let why = format!("ipam.{key} is {}, not one of {words} is used", quote(text));
+                    warnings.push(Warning::new(self.ipam.path_of(key), why));
+                }
+                Ok(())
+            };
+            check("logLevel", |t| level(t).is_some(), "debug, info, warn, error, off; info")?;
+            check("logFormat", |t| LogFormat::named(t).is_some(), "text, json; text")?;
+        }
+        Ok(self.log_or_default())
+    }
+
+    /// The log, with defaults for values that are not valid.
+    pub(super) fn log_or_default(self) -> Log {
+        let env = |text: &Option<String>| {
+            let text = text.as_deref().filter(|_| self.dialect == Dialect::Ecs);
+            text.filter(|text| !text.trim().is_empty()).map(str::to_owned)
+        };
+        let key = |name| self.ipam.text(name).ok().flatten().map(str::to_owned);
+        let file = env(&self.inputs.log_file).or_else(|| key("logFile"));
+        let word = env(&self.inputs.log_level).or_else(|| key("logLevel"));
+        Log {
+            file: file.map(PathBuf::from),
+            level: word.and_then(|word| level(&word)).unwrap_or_default(),
+            format: key("logFormat").and_then(|w| LogFormat::named(&w)).unwrap_or_default(),
+        }
+    }
+
+    /// Where host-local kept this network's leases; only its own configurations have such a place.
+    pub(super) fn legacy_dir(self, network: &NetworkName) -> Result<Option<PathBuf>, ConfigError> {
+        let dir = self.ipam.text("dataDir")?.unwrap_or(HOST_LOCAL_DIR);
+        Ok((self.dialect == Dialect::Native).then(|| PathBuf::from(dir).join(network.as_str())))
+    }
+}
+
+/// The level of a word, ecs-ipam's included.
+fn level(word: &str) -> Option<Level> {
+    Some(match word.trim().to_ascii_lowercase().as_str() {
+        "trace" | "debug" => Level::Debug,
+        "info" => Level::Info,
+        "warn" | "warning" => Level::Warn,
+        "error" | "critical" => Level::Error,
+        "off" => Level::Off,
+        _ => return None,
+    })
+}

@@ -1,0 +1,270 @@
+//! The worker threads, which run requests on the store in the order in which they came.
+//!
+//! An embedded store has one writer at a time, so one worker serves it. A cluster has several workers,
+//! so that no request waits for another's round trip.
+//! Invariant: before the workers end, each answer's [`PendingUndo`] is confirmed, because the kernel
+//! has all bytes of the answer, or the change that the answer reports is undone.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use crate::alloc::Context;
+use crate::config::Level;
+use crate::docker::api;
+use crate::docker::api::{Driver, Reply, Undo};
+use crate::error::StoreError;
+use crate::model::{StoreSpec, Wait};
+use crate::store;
+use crate::store::Store;
+use crate::sys::{host, panic};
+use crate::telemetry::counters;
+use crate::telemetry::log::{Entry, Log};
+
+/// Requests to a cluster that run at the same time.
+const CLUSTER_WORKERS: usize = 8;
+
+/// The protocol's methods.
+const METHODS: [&str; 7] = [
+    "Activate",
+    "GetCapabilities",
+    "GetDefaultAddressSpaces",
+    "RequestPool",
+    "ReleasePool",
+    "RequestAddress",
+    "ReleaseAddress",
+];
+
+/// The driver, its store, and how to run a request on them.
+pub struct Backend {
+    /// What the driver knows beside its store.
+    pub driver: Driver,
+    /// Which store; its wait is set for each request.
+    pub store: StoreSpec,
+    /// Node and boot.
+    pub cx: Context,
+    /// How long a request may take, waiting included.
+    pub timeout: Duration,
+    /// Where lines go.
+    pub log: Log,
+}
+
+impl Backend {
+    /// Writes a line that is of no request.
+    pub(super) fn log(&self, level: Level, text: impl Into<String>) {
+        self.log.write(&Entry::new(level, text));
+    }
+
+    /// Node and boot, with the time and a random number of now.
+    pub(super) fn context(&self) -> Context {
+        Context { now: host::now(), seed: host::chance(), ..self.cx.clone() }
+    }
+}
+
+enum Work {
+    Request(Job),
+    Undo(Undo),
+}
+
+struct Job {
+    path: String,
+    body: Vec<u8>,
+    received: Instant,
+    deadline: Instant,
+    answer: oneshot::Sender<Answer>,
+    /// For the answer's [`PendingUndo`]: the workers themselves hold no sender, or they would not end.
+    queue: Queue,
+}
+
+/// An answer, and how to undo the change that it reports.
+pub struct Answer {
+    /// HTTP status.
+    pub status: u16,
+    /// A JSON object.
+    pub body: String,
+    /// Confirmed once the answer is written.
+    pub undo: PendingUndo,
+}
+
+/// Undoes a change when it is dropped, unless the answer was delivered.
+pub struct PendingUndo {
+    undo: Option<Undo>,
+    queue: Queue,
+}
+
+impl PendingUndo {
+    /// Keeps the change: the kernel has the answer.
+    pub fn confirm(&mut self) {
+        self.undo = None;
+    }
+}
+
+impl Drop for PendingUndo {
+    fn drop(&mut self) {
+        if let Some(undo) = self.undo.take() {
+            // Fails only when the workers are gone, and they outlive all connections.
+            let _ = self.queue.0.send(Work::Undo(undo));
+        }
+    }
+}
+
+/// The queue of the workers.
+#[derive(Clone)]
+pub struct Queue(mpsc::Sender<Work>);
+
+impl Queue {
+    /// Starts the workers; they end when the last clone of the queue is dropped.
+    pub fn start(backend: &Arc<Backend>) -> std::io::Result<(Queue, Vec<JoinHandle<()>>)> {
+        let (sender, receiver) = mpsc::channel();
+        let count = if backend.store.is_cluster() { CLUSTER_WORKERS } else { 1 };
+        let receiver = Arc::new(Mutex::new(receiver));
+        let threads = (0..count).map(|_| {
+            let (backend, receiver) = (backend.clone(), receiver.clone());
+            std::thread::Builder::new().name("store".to_owned()).spawn(move || {
+                let mut worker = Worker { backend, connected: None };
+                while let Some(work) = next(&receiver) {
+                    worker.serve(work);
+                }
+            })
+        });
+        Ok((Queue(sender), threads.collect::<Result<_, _>>()?))
+    }
+
+    /// Answers one request within `timeout` or fails; a change that is made later is undone.
+    pub async fn ask(&self, path: String, body: Vec<u8>, timeout: Duration) -> Answer {
+        let (answer, get) = oneshot::channel();
+        let received = Instant::now();
+        let deadline = received + timeout;
+        let job = Job { path, body, received, deadline, answer, queue: self.clone() };
+        let sent = self.0.send(Work::Request(job));
+        // The workers time out by themselves, unless the disk hangs.
+        let grace = Duration::from_secs(2);
+        match (sent, tokio::time::timeout(timeout + grace, get).await) {
+            (Ok(()), Ok(Ok(answer))) => answer,
+            _ => self.failed(503, "the lease store does not answer; try again"),
+        }
+    }
+
+    /// An answer that reports no change.
+    pub fn failed(&self, status: u16, text: &str) -> Answer {
+        self.reply(Reply::failed(status, text, ""))
+    }
+
+    fn reply(&self, reply: Reply) -> Answer {
+        let undo = PendingUndo { undo: reply.undo, queue: self.clone() };
+        Answer { status: reply.status, body: reply.body, undo }
+    }
+}
+
+/// Counts a request. All methods that the protocol does not have count as one.
+fn count(command: &str, reply: &Reply, took: Duration) {
+    let known = METHODS.iter().find(|known| **known == command).unwrap_or(&"unknown");
+    let fact = reply.entry.facts.iter().find(|(name, _)| *name == "outcome");
+    let outcome = match fact.map(|(_, outcome)| outcome.as_str()) {
+        Some("ok") => "ok",
+        Some("refused") => "refused",
+        _ => "error",
+    };
+    counters::request(("docker", known, outcome), took);
+    if reply.status >= 500 {
+        counters::failure();
+    }
+}
+
+/// The next piece of work; `None` when there will be none.
+fn next(receiver: &Mutex<mpsc::Receiver<Work>>) -> Option<Work> {
+    receiver.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
+}
+
+/// One worker thread.
+struct Worker {
+    backend: Arc<Backend>,
+    /// A cluster's connections, kept from request to request.
+    connected: Option<Box<dyn Store>>,
+}
+
+impl Worker {
+    fn open(&self, deadline: Instant) -> Result<Box<dyn Store>, StoreError> {
+        let mut spec = self.backend.store.clone();
+        if let StoreSpec::Embedded { wait, .. } = &mut spec {
+            let left = deadline.saturating_duration_since(Instant::now());
+            *wait = if left.is_zero() { Wait::Try } else { Wait::For(left) };
+        }
+        store::open(&spec)
+    }
+
+    fn serve(&mut self, work: Work) {
+        match work {
+            Work::Request(job) => self.request(job),
+            Work::Undo(undo) => self.undo(&undo),
+        }
+    }
+
+    fn request(&mut self, job: Job) {
+        let Job { path, body, received, deadline, answer, queue } = job;
+        if answer.is_closed() {
+            return;
+        }
+        let reply = if Instant::now() >= deadline {
+            Reply::failed(503, "the lease store is busy: too many requests wait; try again", "")
+        } else {
+            self.execute(&path, &body, deadline)
+        };
+        let command = path.rsplit(['.', '/']).next().unwrap_or_default();
+        let mut entry = Entry::new(reply.entry.level, reply.entry.text.as_str())
+            .with("face", "docker")
+            .with("command", command);
+        entry.facts.extend(reply.entry.facts.iter().cloned());
+        entry.took = Some(received.elapsed());
+        self.backend.log.write(&entry);
+        count(command, &reply, received.elapsed());
+        // If the client is gone the answer is dropped here, and its undo is queued.
+        drop(answer.send(queue.reply(reply)));
+    }
+
+    fn execute(&mut self, path: &str, body: &[u8], deadline: Instant) -> Reply {
+        let connected = self.connected.take();
+        let work = AssertUnwindSafe(|| {
+            let mut store = connected.map_or_else(|| self.open(deadline), Ok)?;
+            let reply =
+                api::handle(&self.backend.driver, &mut *store, &self.backend.context(), path, body);
+            Ok::<_, StoreError>((reply, store))
+        });
+        match catch_unwind(work) {
+            Ok(Ok((reply, store))) => {
+                // After a failure everything is read anew, a certificate that was renewed too.
+                self.connected =
+                    Some(store).filter(|_| self.backend.store.is_cluster() && reply.status < 500);
+                reply
+            }
+            Ok(Err(error)) => Reply::failed(500, &error.to_string(), ""),
+            Err(payload) => Reply::failed(500, &panic::explain(&*payload).msg, ""),
+        }
+    }
+
+    fn undo(&self, undo: &Undo) {
+        let what = match undo {
+            Undo::Address(pool, lease) => format!("{} of pool {pool}", lease.addr),
+            Undo::Pool(pool) => format!("pool {pool}"),
+        };
+        let deadline = Instant::now() + self.backend.timeout;
+        let done = self.open(deadline).map_err(|e| e.to_string()).and_then(|mut store| {
+            api::undo(&mut *store, &self.backend.context(), undo).map_err(|e| e.to_string())
+        });
+        let (level, text) = match done {
+            Ok(()) => (Level::Warn, format!("nobody took the answer: {what} is free again")),
+            Err(e) => (
+                Level::Error,
+                format!(
+                    "nobody took the answer, and {what} stays leased: {e}; run `subletd cleanup`"
+                ),
+            ),
+        };
+        self.backend
+            .log
+            .write(&Entry::new(level, text).with("face", "docker").with("command", "undo"));
+    }
+}

@@ -1,0 +1,32 @@
+//! Enumerations whose values have a word each.
+
+/// Defines an enumeration. A word never changes: scripts and dashboards rely on it, and stores keep it.
+macro_rules! words {
+    (
+        $(#[$about:meta])*
+        pub enum $name:ident { $($(#[$about_value:meta])* $value:ident = $word:literal,)+ }
+    ) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum $name {
+            $($(#[$about_value])* $value,)+
+        }
+
+        impl $name {
+            /// The word in tables, JSON and metrics.
+            pub const fn word(self) -> &'static str {
+                match self {
+                    $($name::$value => $word,)+
+                }
+            }
+
+            /// The value with this word.
+            pub fn from_word(word: &str) -> Option<$name> {
+                match word {
+                    $($word => Some($name::$value),)+
+                    _ => None,
+                }
+            }
+        }
+    };
+}

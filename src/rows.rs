@@ -1,0 +1,749 @@
+//! The fields of leases, events, ranges, nodes, problems and counters, as every face writes them.
+//!
+//! Tables, `--json`, the JSON API and JSON lines are made from these rows; docs/api.md documents each field.
+//! Invariant: an absent value has no field, and a field has one name, unit and format everywhere.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::str::FromStr;
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::alloc::Cooling;
+use crate::error::shown_network;
+use crate::model::{
+    Attachment, BootId, ContainerId, Counter, Event, IfName, Kind, Lease, Netns, NetworkName, Node,
+    NodeRecord, Origin, Owner, Pod, Pool, PoolId, SetName, Timestamp,
+};
+use crate::net::{Addr, Span};
+use crate::store::Problem;
+use crate::telemetry::log::utc;
+use crate::telemetry::usage::Usage;
+
+/// Text of a row: borrowed where the row is written, owned where it was read.
+pub type Str<'a> = Cow<'a, str>;
+
+/// A value that JSON has as text: an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Text<T>(pub T);
+
+impl<T: Display> Serialize for Text<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+impl<'de, T: FromStr> Deserialize<'de> for Text<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Text<T>, D::Error> {
+        let text = Str::deserialize(deserializer)?;
+        text.parse().map(Text).map_err(|_| D::Error::custom(format!("{text:?} is no address")))
+    }
+}
+
+/// A time that JSON has as RFC 3339, UTC, to the second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Time(pub Timestamp);
+
+impl Display for Time {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&utc(self.0))
+    }
+}
+
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Time, D::Error> {
+        let text = Str::deserialize(deserializer)?;
+        let time: Option<jiff::Timestamp> = text.parse().ok();
+        let seconds = time.and_then(|time| Timestamp::try_from(time.as_second()).ok());
+        seconds.map(Time).ok_or_else(|| D::Error::custom(format!("{text:?} is no time")))
+    }
+}
+
+/// A lease.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LeaseRow<'a> {
+    /// Name of the network, or the set of a Docker pool's addresses.
+    pub network: Str<'a>,
+    /// Set of leases that the network draws from, where that is another's (`shared`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub set: Option<Str<'a>>,
+    /// The address, without its prefix length.
+    pub address: Text<Addr>,
+    /// Prefix length in bits, as the container got it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<u8>,
+    /// `dynamic`, `static`, `gateway`, `aux` or `reserved`.
+    pub kind: Str<'a>,
+    /// `CNI_CONTAINERID`.
+    #[serde(rename = "containerID", skip_serializing_if = "Option::is_none")]
+    pub container_id: Option<Str<'a>>,
+    /// `CNI_IFNAME`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ifname: Option<Str<'a>>,
+    /// `id` of an ECS lease.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<Str<'a>>,
+    /// Docker's pool ID.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool: Option<Str<'a>>,
+    /// Docker's name of the container.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<Str<'a>>,
+    /// Namespace of the Kubernetes pod.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod_namespace: Option<Str<'a>>,
+    /// Name of the pod.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod_name: Option<Str<'a>>,
+    /// UID of the pod.
+    #[serde(rename = "podUID", skip_serializing_if = "Option::is_none")]
+    pub pod_uid: Option<Str<'a>>,
+    /// MAC address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mac: Option<Str<'a>>,
+    /// `--note` of a reservation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<Str<'a>>,
+    /// `--owner` of a reservation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub holder: Option<Str<'a>>,
+    /// The node that made the lease.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<Str<'a>>,
+    /// That node's /etc/machine-id.
+    #[serde(rename = "machineID", skip_serializing_if = "Option::is_none")]
+    pub machine_id: Option<Str<'a>>,
+    /// Boot ID of the node when it made the lease.
+    #[serde(rename = "bootID", skip_serializing_if = "Option::is_none")]
+    pub boot_id: Option<Str<'a>>,
+    /// `CNI_NETNS`: path of the network namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub netns: Option<Str<'a>>,
+    /// Device and inode of the network namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub netns_inode: Option<(u64, u64)>,
+    /// Inode of the mount namespace that `netns` was opened in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mount_namespace: Option<u64>,
+    /// Key of the range set that the address was drawn from: an address of its first range.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub range_key: Option<Text<Addr>>,
+    /// How long the address cools down once it is freed, in seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cooldown: Option<u32>,
+    /// When the lease was made, or the event happened.
+    pub time: Time,
+}
+
+/// Absent where it is empty.
+fn some(text: &str) -> Option<Str<'_>> {
+    (!text.is_empty()).then_some(Cow::Borrowed(text))
+}
+
+impl<'a> LeaseRow<'a> {
+    /// The whole row of a lease.
+    pub fn new(lease: &'a Lease) -> LeaseRow<'a> {
+        let netns = lease.origin.netns.as_ref();
+        LeaseRow {
+            machine_id: some(&lease.node.machine),
+            boot_id: lease.boot.as_ref().map(|boot| Cow::Borrowed(&*boot.0)),
+            netns: netns.map(|netns| Cow::Borrowed(&*netns.path)),
+            netns_inode: netns.and_then(|netns| netns.inode),
+            mount_namespace: netns.and_then(|netns| netns.mount_ns),
+            range_key: Some(Text(lease.range)),
+            cooldown: Some(lease.cooldown).filter(|seconds| *seconds > 0),
+            ..LeaseRow::short(lease)
+        }
+    }
+
+    /// The row of a lease without machine, boot, namespaces, range set and cooldown, for a list of many.
+    pub fn short(lease: &'a Lease) -> LeaseRow<'a> {
+        let Lease { set, addr, prefix, kind, owner, node, origin, time, .. } = lease;
+        let row = LeaseRow::of_owner(set, *addr, *kind, owner, node, origin, *time);
+        LeaseRow { prefix: Some(*prefix), ..row }
+    }
+
+    /// What leases and events have in common.
+    fn of_owner(
+        set: &'a SetName,
+        addr: Addr,
+        kind: Kind,
+        owner: &'a Owner,
+        node: &'a Node,
+        origin: &'a Origin,
+        time: Timestamp,
+    ) -> LeaseRow<'a> {
+        let (network, attachment) = match owner {
+            Owner::Attachment(a) => (a.network.as_str(), Some(a)),
+            _ => (&*set.0, origin.attachment.as_ref()),
+        };
+        let pod = origin.pod.as_ref();
+        let text = |text: &'a Option<String>| text.as_deref().and_then(some);
+        LeaseRow {
+            network: network.into(),
+            set: some(&set.0).filter(|set| set != network),
+            address: Text(addr),
+            prefix: None,
+            kind: kind.word().into(),
+            container_id: attachment.map(|a| a.container.as_str().into()),
+            ifname: attachment.and_then(|a| Some(a.ifname.as_ref()?.as_str().into())),
+            id: if let Owner::Id(id) = owner { Some(Cow::Borrowed(id)) } else { None },
+            pool: if let Owner::Pool(id, _) = owner { Some(Cow::Borrowed(&id.0)) } else { None },
+            endpoint: text(&origin.endpoint),
+            pod_namespace: pod.map(|pod| Cow::Borrowed(&*pod.namespace)),
+            pod_name: pod.map(|pod| Cow::Borrowed(&*pod.name)),
+            pod_uid: pod.and_then(|pod| some(&pod.uid)),
+            mac: text(&origin.mac),
+            note: text(&origin.note),
+            holder: text(&origin.holder),
+            node: some(&node.name),
+            machine_id: None,
+            boot_id: None,
+            netns: None,
+            netns_inode: None,
+            mount_namespace: None,
+            range_key: None,
+            cooldown: None,
+            time: Time(time),
+        }
+    }
+
+    /// The address with its prefix length, where that is known.
+    pub fn cidr(&self) -> String {
+        let address = self.address.0;
+        self.prefix.map_or_else(|| address.to_string(), |prefix| format!("{address}/{prefix}"))
+    }
+
+    /// The pod as `namespace/name`.
+    pub fn pod(&self) -> Option<String> {
+        Some(format!("{}/{}", self.pod_namespace.as_ref()?, self.pod_name.as_ref()?))
+    }
+
+    /// The lease of a whole row.
+    pub fn into_lease(self) -> Result<Lease, String> {
+        let addr = self.address.0;
+        let prefix = self.prefix.filter(|prefix| *prefix <= addr.family().bits());
+        let prefix = prefix.ok_or_else(|| format!("no \"prefix\" that {addr} can have"))?;
+        let kind = KINDS.into_iter().find(|kind| kind.word() == self.kind);
+        let kind = kind.ok_or_else(|| format!("\"kind\" is {:?}, which is none", self.kind))?;
+        let attachment = match &self.container_id {
+            None => None,
+            Some(container) => Some(Attachment {
+                network: name("network", &self.network, NetworkName::new)?,
+                container: name("containerID", container, ContainerId::new)?,
+                ifname: match &self.ifname {
+                    None => None,
+                    Some(ifname) => Some(name("ifname", ifname, IfName::new)?),
+                },
+            }),
+        };
+        let owner = match (kind, self.pool, self.id, &attachment) {
+            (_, Some(pool), ..) => Owner::Pool(PoolId(pool.into()), addr),
+            (Kind::Reserved, ..) => Owner::Reservation(addr),
+            (Kind::Gateway, ..) => Owner::Gateway(addr),
+            (_, None, Some(id), _) => Owner::Id(id.into()),
+            (_, None, None, Some(attachment)) => Owner::Attachment(attachment.clone()),
+            (_, None, None, None) => {
+                return Err("no \"containerID\", \"id\" or \"pool\" has the lease".to_owned());
+            }
+        };
+        let set = SetName(self.set.unwrap_or(self.network).into());
+        if set.is_pools() != matches!(owner, Owner::Pool(..)) {
+            return Err(format!("a lease in {set} that is of another kind of owner"));
+        }
+        let text = |text: Option<Str<'_>>| text.map(String::from);
+        let (inode, mount_ns) = (self.netns_inode, self.mount_namespace);
+        Ok(Lease {
+            set,
+            addr,
+            prefix,
+            kind,
+            owner,
+            range: self.range_key.ok_or("no \"rangeKey\"")?.0,
+            node: Node {
+                name: text(self.node).unwrap_or_default(),
+                machine: text(self.machine_id).unwrap_or_default(),
+            },
+            boot: text(self.boot_id).map(BootId),
+            origin: Origin {
+                attachment,
+                netns: text(self.netns).map(|path| Netns { path, inode, mount_ns }),
+                pod: text(self.pod_namespace).zip(text(self.pod_name)).map(|(namespace, name)| {
+                    Pod { namespace, name, uid: text(self.pod_uid).unwrap_or_default() }
+                }),
+                mac: text(self.mac),
+                endpoint: text(self.endpoint),
+                note: text(self.note),
+                holder: text(self.holder),
+            },
+            time: self.time.0,
+            cooldown: self.cooldown.unwrap_or_default(),
+        })
+    }
+}
+
+const KINDS: [Kind; 5] = [Kind::Dynamic, Kind::Static, Kind::Gateway, Kind::Aux, Kind::Reserved];
+
+/// A name that was read; an error says which field has none.
+pub fn name<T, E>(field: &str, text: &str, new: fn(String) -> Result<T, E>) -> Result<T, String> {
+    new(text.to_owned()).map_err(|_| format!("{field:?} is {text:?}, which is no such name"))
+}
+
+/// A lease that `release` or `gc` looked at.
+#[derive(Clone, Debug, Serialize)]
+pub struct FreedRow<'a> {
+    /// The lease.
+    #[serde(flatten)]
+    pub lease: LeaseRow<'a>,
+    /// What `gc` found out of the container: `alive`, `lost` or `cannotTell`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<&'static str>,
+    /// Why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'a str>,
+    /// Whether the lease was freed.
+    pub freed: bool,
+}
+
+/// An address that cools down.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CoolingRow<'a> {
+    /// The set of leases.
+    pub set: Str<'a>,
+    /// The address.
+    pub address: Text<Addr>,
+    /// First second in which it is free again.
+    pub until: Time,
+    /// When it was freed.
+    pub freed: Time,
+}
+
+impl<'a> CoolingRow<'a> {
+    /// The row of an address that cools down.
+    pub fn new(set: &'a SetName, cooling: &Cooling) -> CoolingRow<'a> {
+        CoolingRow {
+            set: Cow::Borrowed(&set.0),
+            address: Text(cooling.addr),
+            until: Time(cooling.until),
+            freed: Time(cooling.freed),
+        }
+    }
+}
+
+/// An event of the history.
+#[derive(Clone, Debug, Serialize)]
+pub struct EventRow<'a> {
+    /// What happened: `added`, `deleted`, ...
+    pub event: &'static str,
+    /// Whether the address has a holder from then on.
+    pub held: bool,
+    /// Through which face: `cni`, `docker` or `cli`; absent where it is unknown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub face: Option<&'static str>,
+    /// The lease; `time` is that of the event.
+    #[serde(flatten)]
+    pub lease: LeaseRow<'a>,
+}
+
+impl<'a> EventRow<'a> {
+    /// The row of an event.
+    pub fn new(event: &'a Event) -> EventRow<'a> {
+        let Event { time, what, face, set, addr, kind, owner, node, origin } = event;
+        EventRow {
+            event: what.word(),
+            held: what.gives(),
+            face: Some(face.word()),
+            lease: LeaseRow::of_owner(set, *addr, *kind, owner, node, origin, *time),
+        }
+    }
+}
+
+/// A range of a network, or a Docker pool, and how full it is. Counts are of addresses.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PoolRow {
+    /// Name of the network, or ID of the pool.
+    pub network: String,
+    /// The set of leases, where that is not `network`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub set: Option<String>,
+    /// `network`, `docker`, or `seen`: a subnet that leases name.
+    pub kind: &'static str,
+    /// Subnet of a Docker pool.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subnet: Option<String>,
+    /// Gateway of a shared Docker pool.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<Text<Addr>>,
+    /// First address of the range.
+    pub first: Text<Addr>,
+    /// Last address of the range.
+    pub last: Text<Addr>,
+    /// First and last address of each span that addresses are allocated from.
+    pub allocatable: Vec<[Text<Addr>; 2]>,
+    /// How many addresses that is: used, reserved, cooling and free ones.
+    pub size: u128,
+    /// Leased.
+    pub used: u128,
+    /// Reserved.
+    pub reserved: u128,
+    /// Cooling down.
+    pub cooling: u128,
+    /// Free.
+    pub free: u128,
+    /// Leased or reserved in the range but not allocatable.
+    pub outside: u128,
+    /// Length of the longest run of free addresses.
+    pub largest_gap: u128,
+    /// Where that run begins.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gap_first: Option<Text<Addr>>,
+    /// Nodes that use a Docker pool.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<String>,
+}
+
+impl PoolRow {
+    /// The rows of ranges; `pools` are Docker's, `network` is the kind of all others.
+    pub fn all(usage: &[Usage], pools: &[Pool], network: &'static str) -> Vec<PoolRow> {
+        usage.iter().map(|usage| PoolRow::new(usage, pools, network)).collect()
+    }
+
+    fn new(usage: &Usage, pools: &[Pool], network: &'static str) -> PoolRow {
+        let extent = &usage.extent;
+        let is_of = |pool: &&Pool| pool.id.0 == extent.network && pool.set() == extent.set;
+        let pool = pools.iter().find(is_of);
+        let ends = |span: &Span| [Text(span.first), Text(span.last)];
+        PoolRow {
+            network: extent.network.clone(),
+            set: Some(&extent.set.0).filter(|set| **set != extent.network).cloned(),
+            kind: if pool.is_some() { "docker" } else { network },
+            subnet: pool.map(|pool| pool.subnet.to_string()),
+            gateway: pool.and_then(|pool| pool.gateway).map(Text),
+            first: Text(extent.range.first),
+            last: Text(extent.range.last),
+            allocatable: extent.gives.iter().map(ends).collect(),
+            size: usage.size,
+            used: usage.used,
+            reserved: usage.reserved,
+            cooling: usage.cooling,
+            free: usage.free,
+            outside: usage.outside,
+            largest_gap: usage.gap.map_or(0, Span::size),
+            gap_first: usage.gap.map(|gap| Text(gap.first)),
+            nodes: pool.map_or_else(Vec::new, |pool| {
+                pool.users.iter().map(|(node, _)| node.name.clone()).collect()
+            }),
+        }
+    }
+}
+
+/// A machine that leases from the store.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeRow {
+    /// `NODE_ID` or the host name.
+    pub node: String,
+    /// /etc/machine-id.
+    #[serde(rename = "machineID", skip_serializing_if = "String::is_empty")]
+    pub machine_id: String,
+    /// Whether it is the machine that answers.
+    pub here: bool,
+    /// The boot that leased last, where a cluster remembers it.
+    #[serde(rename = "bootID", skip_serializing_if = "Option::is_none")]
+    pub boot_id: Option<String>,
+    /// Since when that boot leases.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boot_since: Option<Time>,
+    /// When a machine first had the name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_seen: Option<Time>,
+    /// When its newest lease was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_lease: Option<Time>,
+    /// Number of its leases, without reservations and the gateways of shared pools.
+    pub leases: usize,
+    /// Number of Docker pools that it uses.
+    pub pools: usize,
+    /// Number of its leases by network.
+    pub networks: BTreeMap<String, usize>,
+}
+
+/// Counts what each node has.
+#[derive(Debug, Default)]
+pub struct Nodes(BTreeMap<String, NodeRow>);
+
+impl Nodes {
+    fn of(&mut self, node: &Node) -> &mut NodeRow {
+        let row = self.0.entry(node.name.clone()).or_default();
+        row.machine_id.clone_from(&node.machine);
+        row
+    }
+
+    /// Counts a lease.
+    pub fn lease(&mut self, lease: &Lease) {
+        // A shared pool's gateway is the pool's and a reservation the operator's, whichever node made it.
+        let is_pools = lease.kind == Kind::Gateway && matches!(lease.owner, Owner::Pool(..));
+        if is_pools || lease.kind == Kind::Reserved {
+            return;
+        }
+        let row = self.of(&lease.node);
+        row.last_lease = row.last_lease.max(Some(Time(lease.time)));
+        row.leases += 1;
+        *row.networks.entry(shown_network(lease).to_owned()).or_default() += 1;
+    }
+
+    /// The rows by name, with what pools and the cluster's records say; `here` answers.
+    pub fn rows(mut self, pools: &[Pool], records: Vec<NodeRecord>, here: &Node) -> Vec<NodeRow> {
+        for (user, _) in pools.iter().flat_map(|pool| &pool.users) {
+            self.of(user).pools += 1;
+        }
+        for record in records {
+            let row = self.of(&record.node);
+            row.boot_id = record.boot.map(|boot| boot.0);
+            row.boot_since = Some(Time(record.since));
+            row.first_seen = Some(Time(record.first));
+        }
+        let named = |(node, row): (String, NodeRow)| NodeRow {
+            here: node == here.name && row.machine_id == here.machine,
+            node,
+            ..row
+        };
+        self.0.into_iter().map(named).collect()
+    }
+}
+
+/// A problem that `sublet doctor` finds.
+#[derive(Clone, Debug, Serialize)]
+pub struct ProblemRow {
+    /// `error` is damage, `warning` all else.
+    pub level: &'static str,
+    /// The file, record or lease.
+    pub place: String,
+    /// What is wrong.
+    pub what: String,
+    /// What to do.
+    pub advice: String,
+    /// Whether `sublet doctor --repair` repairs it.
+    pub repairable: bool,
+}
+
+impl ProblemRow {
+    /// The row of a problem.
+    pub fn new(problem: Problem) -> ProblemRow {
+        let Problem { place, what, advice, mendable: repairable } = problem;
+        let level = if repairable { "error" } else { "warning" };
+        ProblemRow { level, place, what, advice, repairable }
+    }
+}
+
+/// How often requests of one kind ended in one way.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CounterRow<'a> {
+    /// The set of leases.
+    pub network: &'a str,
+    /// `cni`, `docker` or `cli`.
+    pub face: &'static str,
+    /// `add`, `del`, `gc`, `reserve`, `import` or `pool`.
+    pub command: &'static str,
+    /// `ok`, `exhausted`, `held`, `refused` or `failed`.
+    pub outcome: &'static str,
+    /// How often.
+    pub count: u64,
+}
+
+impl<'a> CounterRow<'a> {
+    /// The row of a counter.
+    pub fn new(counter: &'a Counter) -> CounterRow<'a> {
+        CounterRow {
+            network: &counter.set.0,
+            face: counter.face.word(),
+            command: counter.verb.word(),
+            outcome: counter.ending.word(),
+            count: counter.count,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::model::{Ending, Face, Verb};
+
+    fn addr(text: &str) -> Addr {
+        text.parse().unwrap()
+    }
+
+    fn lease(kind: Kind, owner: Owner, origin: Origin) -> Lease {
+        Lease {
+            set: SetName(if let Owner::Pool(..) = owner { "docker/L/p" } else { "set" }.to_owned()),
+            addr: addr("10.0.0.2"),
+            prefix: 24,
+            kind,
+            owner,
+            range: addr("10.0.0.1"),
+            node: Node { name: "n".to_owned(), machine: "m".to_owned() },
+            boot: Some(BootId("b".to_owned())),
+            origin,
+            time: 1_769_900_000,
+            cooldown: 60,
+        }
+    }
+
+    fn attachment(network: &str, ifname: Option<&str>) -> Attachment {
+        Attachment {
+            network: NetworkName::new(network).unwrap(),
+            container: ContainerId::new("c").unwrap(),
+            ifname: ifname.map(|name| IfName::new(name).unwrap()),
+        }
+    }
+
+    fn of_container(network: &str) -> Lease {
+        let attachment = attachment(network, Some("eth0"));
+        let netns = Netns {
+            path: "/run/netns/x".to_owned(),
+            inode: Some((3, u64::MAX)),
+            mount_ns: Some(7),
+        };
+        let [namespace, name, uid] = ["ns", "web-0", "u"].map(str::to_owned);
+        let origin = Origin {
+            attachment: Some(attachment.clone()),
+            netns: Some(netns),
+            pod: Some(Pod { namespace, name, uid }),
+            mac: Some("02:00:00:00:00:01".to_owned()),
+            ..Origin::default()
+        };
+        lease(Kind::Static, Owner::Attachment(attachment), origin)
+    }
+
+    /// One of each kind of owner.
+    fn leases() -> Vec<Lease> {
+        let at = addr("10.0.0.2");
+        let text = |text: &str| Some(text.to_owned());
+        let of_id = Origin { attachment: Some(attachment("set", None)), ..Origin::default() };
+        let reserved = Origin { note: text("printer"), holder: text("ops"), ..Origin::default() };
+        let docker = Origin { endpoint: text("web"), mac: text("m"), ..Origin::default() };
+        let pool = Owner::Pool(PoolId("L/p".to_owned()), at);
+        let mut bare = lease(Kind::Gateway, Owner::Gateway(at), Origin::default());
+        bare.node = Node::default();
+        (bare.boot, bare.time, bare.cooldown) = (None, 0, 0);
+        vec![
+            of_container("set"),
+            of_container("shares"),
+            lease(Kind::Dynamic, Owner::Id("task".to_owned()), of_id),
+            lease(Kind::Dynamic, Owner::Id(String::new()), Origin::default()),
+            bare,
+            lease(Kind::Reserved, Owner::Reservation(at), reserved),
+            lease(Kind::Gateway, pool.clone(), Origin::default()),
+            lease(Kind::Aux, pool, docker),
+        ]
+    }
+
+    #[test]
+    fn a_lease_comes_back_from_its_row() {
+        for lease in leases() {
+            let text = serde_json::to_string(&LeaseRow::new(&lease)).unwrap();
+            let row: LeaseRow<'_> = serde_json::from_str(&text).unwrap();
+            assert_eq!(row.into_lease(), Ok(lease), "{text}");
+            // The one text that is empty is an ID.
+            assert!(!text.contains("null") && !text.replace("\"id\":\"\"", "").contains("\"\""));
+        }
+    }
+
+    #[test]
+    fn a_row_without_an_owner_is_no_lease() {
+        let lease = of_container("set");
+        let no_owner = LeaseRow { container_id: None, ..LeaseRow::new(&lease) };
+        assert!(no_owner.into_lease().unwrap_err().contains("containerID"));
+        let no_prefix = LeaseRow { prefix: Some(33), ..LeaseRow::new(&lease) };
+        assert!(no_prefix.into_lease().unwrap_err().contains("prefix"));
+        assert!(LeaseRow::short(&lease).into_lease().unwrap_err().contains("rangeKey"));
+    }
+
+    /// Each field's name stands as code in docs/api.md.
+    #[test]
+    fn the_document_has_every_field() {
+        let lease = of_container("shares");
+        let (row, at) = (LeaseRow::new(&lease), Text(lease.addr));
+        // Serde lists the fields that it knows.
+        let unknown = serde_json::from_str::<LeaseRow<'_>>("{\"?\":0}").unwrap_err().to_string();
+        let mut fields: Vec<String> =
+            unknown.split('`').skip(3).step_by(2).map(str::to_owned).collect();
+        assert!(fields.len() > 20, "{unknown}");
+        let text = || "x".to_owned();
+        let pool = PoolRow {
+            network: text(),
+            set: Some(text()),
+            kind: "docker",
+            subnet: Some(text()),
+            gateway: Some(at),
+            first: at,
+            last: at,
+            allocatable: vec![[at, at]],
+            size: u128::MAX,
+            used: 0,
+            reserved: 0,
+            cooling: 0,
+            free: 0,
+            outside: 0,
+            largest_gap: 0,
+            gap_first: Some(at),
+            nodes: vec![text()],
+        };
+        let node = NodeRow {
+            node: text(),
+            machine_id: text(),
+            here: true,
+            boot_id: Some(text()),
+            boot_since: Some(Time(0)),
+            first_seen: Some(Time(0)),
+            last_lease: Some(Time(0)),
+            leases: 0,
+            pools: 0,
+            networks: BTreeMap::new(),
+        };
+        let event = EventRow { event: "added", held: true, face: Some("cni"), lease: row.clone() };
+        let freed = FreedRow { lease: row, verdict: Some("lost"), reason: Some("x"), freed: true };
+        let cooling = Cooling { until: 1, addr: lease.addr, freed: 0 };
+        let problem = Problem { place: text(), what: text(), advice: text(), mendable: true };
+        let counter = Counter {
+            set: lease.set.clone(),
+            face: Face::Cni,
+            verb: Verb::Add,
+            ending: Ending::Ok,
+            count: 1,
+        };
+        for text in [
+            serde_json::to_string_pretty(&pool),
+            serde_json::to_string_pretty(&node),
+            serde_json::to_string_pretty(&event),
+            serde_json::to_string_pretty(&freed),
+            serde_json::to_string_pretty(&CoolingRow::new(&lease.set, &cooling)),
+            serde_json::to_string_pretty(&ProblemRow::new(problem)),
+            serde_json::to_string_pretty(&CounterRow::new(&counter)),
+        ] {
+            let text = text.unwrap();
+            assert!(serde_json::from_str::<Value>(&text).is_ok(), "{text}");
+            let names =
+                text.lines().filter_map(|line| line.trim().strip_prefix('"')?.split_once("\": "));
+            fields.extend(names.map(|(name, _)| name.to_owned()));
+        }
+        let document = include_str!("../docs/api.md");
+        for field in fields {
+            assert!(document.contains(&format!("`{field}`")), "docs/api.md does not have {field}");
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! The files of earlier boots: history that is kept, and the former addresses of sticky pods.
+//!
+//! Nothing here decides about a lease, so a file that cannot be read is passed over. Only a file that
+//! verifies and names this machine is removed, and only when its boot is beyond the retention of
+//! `history`; the newest one stays.
+
+#![allow(clippy::redundant_closure, reason = "the functions are not general enough over lifetimes")]
+
+use std::path::PathBuf;
+
+use super::fs::FileSystem;
+use super::view::Kv;
+use super::{Embedded, database, history, keys};
+use crate::alloc::{Context, PodKey, View};
+use crate::error::StoreError;
+use crate::model::{BootId, SetName, Timestamp};
+use crate::net::Addr;
+use crate::store::codec;
+
+/// The file of an earlier boot of this machine.
+pub struct EarlierBoot {
+    /// The file.
+    pub path: PathBuf,
+    /// When it was made, in seconds.
+    pub begun: Timestamp,
+    /// When the next boot's was made, or now.
+    pub ended: Timestamp,
+}
+
+impl<F: FileSystem> Embedded<F> {
+    /// Every boot file in the folder.
+    pub(super) fn boot_files(&self) -> Result<Vec<(BootId, PathBuf)>, StoreError> {
+        let folder = self.names.folder();
+        let names =
+            self.fs.list(folder).map_err(|e| StoreError::io("read the folder", folder, e))?;
+        let boot = |name: &std::ffi::OsString| self.names.boot_of(name.to_str()?);
+        Ok(names.iter().filter_map(boot).map(|id| (id.clone(), self.names.boot(&id))).collect())
+    }
+
+    /// The files of this machine's earlier boots that can be read, the newest first; the last of these
+    /// boots ended at `ended`.
+    pub(super) fn earlier_boots(&self, mut ended: Timestamp, cx: &Context) -> Vec<EarlierBoot> {
+        let others = self.boot_files().unwrap_or_default();
+        let mut found: Vec<EarlierBoot> = others
+            .into_iter()
+            .filter(|(id, _)| cx.boot.as_ref() != Some(id) && !cx.node.machine.is_empty())
+            .filter_map(|(_, path)| {
+                let (machine, begun) = self.read_earlier(&path, |tables| {
+                    let machine = tables.kv.get(keys::MACHINE)?.unwrap_or_default();
+                    let machine = tables.whole(codec::read_key(keys::MACHINE, &machine))?;
+                    Ok((machine, history::begun(tables)?.unwrap_or_default()))
+                })?;
+                let is_ours = machine == cx.node.machine.as_bytes();
+                is_ours.then_some(EarlierBoot { path, begun, ended: cx.now })
+            })
+            .collect();
+        found.sort_by_key(|boot| std::cmp::Reverse(boot.begun));
+        for boot in &mut found {
+            boot.ended = std::mem::replace(&mut ended, boot.begun);
+        }
+        found
+    }
+
+    /// Reads a file that nobody writes to any more; `None` if that fails.
+    pub(super) fn read_earlier<T>(
+        &self,
+        path: &std::path::Path,
+        work: impl FnOnce(&database::Looked<'_>) -> Result<T, StoreError>,
+    ) -> Option<T> {
+        database::read(&self.fs, path, None, &self.patience, work).ok().flatten()
+    }
+
+    /// The address that a pod had in the boot before.
+    pub(super) fn earlier_former(
+        &self,
+        set: &SetName,
+        pod: &PodKey,
+        range: Addr,
+        cx: &Context,
+    ) -> Option<Addr> {
+        let newest = self.earlier_boots(cx.now, cx).into_iter().next()?;
+        self.read_earlier(&newest.path, |tables| tables.former(set, pod, range)).flatten()
+    }
+
+    /// Removes the files whose history nobody keeps any more. Failure leaves them to the next boot.
+    pub(super) fn remove_earlier(&self, cx: &Context) {
+        let age = self.history.age();
+        for boot in self.earlier_boots(cx.now, cx).iter().skip(1) {
+            if boot.ended.saturating_add(age) < cx.now {
+                let _ = self.fs.remove(&boot.path);
+            }
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! The file operations that the embedded store makes, and nothing else of the operating system.
+//!
+//! The store's code is generic over [`FileSystem`], so that a simulator can stand in for the kernel:
+//! [`Os`] is the real one. An error is always an error here: only `ENOENT` means that a file is not
+//! there, and then the answer is `None` or `false`, never an error kind that a caller must know.
+
+use std::ffi::OsString;
+use std::fmt::Debug;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
+
+use super::queue;
+
+/// Device and inode of a file.
+pub type FileId = (u64, u64);
+
+/// What a file is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Reading.
+    Read,
+    /// Reading and writing.
+    Write,
+}
+
+/// Files by name.
+pub trait FileSystem: Clone + Debug + Send + Sync + 'static {
+    /// An open regular file.
+    type File: OpenFile;
+
+    /// Opens a regular file; `None` if there is none. Never blocks, and does not follow a symbolic
+    /// link in the last component. A folder is `IsADirectory`, anything else that is not a regular
+    /// file `InvalidInput`.
+    fn open(&self, path: &Path, access: Access) -> io::Result<Option<Self::File>>;
+
+    /// Creates an empty file of mode 0600 for reading and writing; `AlreadyExists` if the name is
+    /// taken.
+    fn create(&self, path: &Path) -> io::Result<Self::File>;
+
+    /// Device and inode of what has this name, a symbolic link itself; `None` if nothing has.
+    fn find(&self, path: &Path) -> io::Result<Option<FileId>>;
+
+    /// Gives a file a second name; `AlreadyExists` if that is taken.
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Gives a file another name, which it takes from whatever had it.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Exchanges two names in one step (`renameat2` with `RENAME_EXCHANGE`).
+    fn exchange(&self, one: &Path, other: &Path) -> io::Result<()>;
+
+    /// Removes a file; `false` if there was none.
+    fn remove(&self, path: &Path) -> io::Result<bool>;
+
+    /// The names in a folder; none if there is no folder.
+    fn list(&self, folder: &Path) -> io::Result<Vec<OsString>>;
+
+    /// Makes a folder of mode 0700 and those above it; one that exists keeps its mode.
+    fn make_folder(&self, folder: &Path) -> io::Result<()>;
+
+    /// Makes the names in a folder durable.
+    fn sync_folder(&self, folder: &Path) -> io::Result<()>;
+
+    /// Whether other machines may see this folder: a network or cluster file system.
+    fn is_shared(&self, folder: &Path) -> io::Result<bool>;
+
+    /// Process IDs of those that hold the lock of a file, as far as they can be found.
+    fn lock_holders(&self, file: FileId) -> Vec<u32>;
+
+    /// Lets time pass; how much it was.
+    fn pause(&self, time: Duration) -> Duration;
+}
+
+/// An open regular file. Its lock is released when it is dropped.
+pub trait OpenFile: Debug + Send + Sync + Sized + 'static {
+    /// Fills `buffer` from `offset`, as far as the file goes; how many bytes those were.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Writes all bytes at `offset`.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+
+    /// The length, in bytes.
+    fn length(&self) -> io::Result<u64>;
+
+    /// Cuts the file off, or appends zeros.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+
+    /// Makes the content durable (`fdatasync`).
+    fn sync_data(&self) -> io::Result<()>;
+
+    /// Device and inode.
+    fn id(&self) -> io::Result<FileId>;
+
+    /// The permission bits.
+    fn mode(&self) -> io::Result<u32>;
+
+    /// Takes the exclusive lock; `false` if somebody else holds it.
+    fn try_lock(&self) -> io::Result<bool>;
+
+    /// Releases the lock.
+    fn unlock(&self) -> io::Result<()>;
+
+    /// Whether somebody is in the queue for the lock.
+    fn has_queue(&self) -> bool;
+
+    /// Joins the queue for the lock; `None` where the file system keeps none.
+    fn join_queue(&self) -> Option<u64>;
+
+    /// How many places are between this one and the head of the queue; 0 at the head.
+    fn places_ahead(&self, place: u64) -> u64;
+
+    /// Leaves the queue.
+    fn leave_queue(&self, place: u64);
+}
+
+/// Reads exactly as many bytes as `buffer` has; `false` if the file ends before.
+pub fn read_exact<F: OpenFile>(file: &F, buffer: &mut [u8], offset: u64) -> io::Result<bool> {
+    Ok(file.read_at(buffer, offset)? == buffer.len())
+}
+
+/// Reads a whole file of at most `limit` bytes; `FileTooLarge` beyond.
+pub fn read_all<F: OpenFile>(file: &F, limit: u64) -> io::Result<Vec<u8>> {
+    let len = file.length()?;
+    if len > limit {
+        return Err(ErrorKind::FileTooLarge.into());
+    }
+    let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
+    let read = file.read_at(&mut bytes, 0)?;
+    bytes.truncate(read);
+    Ok(bytes)
+}
+
+/// The kernel's files.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Os;
+
+impl FileSystem for Os {
+    type File = File;
+
+    fn open(&self, path: &Path, access: Access) -> io::Result<Option<File>> {
+        // Non-blocking: the open of a FIFO would wait for its other end.
+        let flags = (OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC).bits();
+        let mut options = OpenOptions::new();
+        options.read(true).write(access == Access::Write);
+        #[allow(clippy::cast_possible_wrap, reason = "open(2) takes the flags as an int")]
+        let file = match options.custom_flags(flags as i32).open(path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(e) if rustix::io::Errno::from_io_error(&e) == Some(rustix::io::Errno::LOOP) => {
+                return Err(io::Error::other("it is a symbolic link: name the file itself"));
+            }
+            file => file?,
+        };
+        let found = file.metadata()?;
+        if found.is_dir() {
+            return Err(ErrorKind::IsADirectory.into());
+        }
+        if !found.file_type().is_file() {
+            return Err(io::Error::new(ErrorKind::InvalidInput, "not a regular file"));
+        }
+        Ok(Some(file))
+    }
+
+    fn create(&self, path: &Path) -> io::Result<File> {
+        OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
+    }
+
+    fn find(&self, path: &Path) -> io::Result<Option<FileId>> {
+        match fs::symlink_metadata(path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            found => found.map(|found| Some((found.dev(), found.ino()))),
+        }
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::hard_link(from, to)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn exchange(&self, one: &Path, other: &Path) -> io::Result<()> {
+        Ok(renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)?)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<bool> {
+        match fs::remove_file(path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
+            removed => removed.map(|()| true),
+        }
+    }
+
+    fn list(&self, folder: &Path) -> io::Result<Vec<OsString>> {
+        match fs::read_dir(folder) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+            entries => entries?.map(|entry| Ok(entry?.file_name())).collect(),
+        }
+    }
+
+    fn make_folder(&self, folder: &Path) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(folder)
+    }
+
+    fn sync_folder(&self, folder: &Path) -> io::Result<()> {
+        File::open(folder)?.sync_all()
+    }
+
+    fn is_shared(&self, folder: &Path) -> io::Result<bool> {
+        // Magic numbers of linux/magic.h and the file systems' own headers, 32 bits each.
+        const SHARED: [u32; 13] = [
+            0x6969,      // NFS
+            0x517b,      // SMB
+            0xfe53_4d42, // SMB2
+            0xff53_4d42, // CIFS
+            0x0102_1997, // 9P
+            0x00c3_6400, // Ceph
+            0x5346_414f, // AFS
+            0x7375_7245, // Coda
+            0x0116_1970, // GFS2
+            0x7461_636f, // OCFS2
+            0x0bd0_0bd0, // Lustre
+            0x6573_5546, // FUSE: sshfs, GlusterFS
+            0x564c,      // NCP
+        ];
+        let found = rustix::fs::statfs(folder)?;
+        // The width of f_type differs between architectures; the numbers have 32 bits on all.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::unnecessary_cast)]
+        Ok(SHARED.contains(&(found.f_type as u32)))
+    }
+
+    /// As `/proc/locks` lists them. The device is left out of the comparison: file systems with
+    /// subvolumes show another one there than `stat(2)` does.
+    fn lock_holders(&self, file: FileId) -> Vec<u32> {
+        let table = fs::read_to_string("/proc/locks").unwrap_or_default();
+        let holder = |line: &str| -> Option<u32> {
+            // "1: FLOCK  ADVISORY  WRITE 4711 fe:00:131 0 EOF"; a waiting process has "->" after "1:".
+            let mut words = line.split_whitespace().skip(1);
+            (words.next()? == "FLOCK").then_some(())?;
+            let pid = words.nth(2)?;
+            let inode = words.next()?.rsplit(':').next()?;
+            (inode == file.1.to_string()).then(|| pid.parse().ok())?
+        };
+        table.lines().filter_map(holder).filter(|pid| *pid != 0).collect()
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "waits for a lock are bounded polls")]
+    fn pause(&self, time: Duration) -> Duration {
+        let begin = Instant::now();
+        std::thread::sleep(time);
+        begin.elapsed()
+    }
+}
+
+impl OpenFile for File {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match FileExt::read_at(self, &mut buffer[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(n) => filled += n,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(filled)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.write_all_at(bytes, offset)
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        File::set_len(self, len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        File::sync_data(self)
+    }
+
+    fn id(&self) -> io::Result<FileId> {
+        self.metadata().map(|found| (found.dev(), found.ino()))
+    }
+
+    fn mode(&self) -> io::Result<u32> {
+        self.metadata().map(|found| found.mode() & 0o777)
+    }
+
+    fn try_lock(&self) -> io::Result<bool> {
+        match fs2::FileExt::try_lock_exclusive(self) {
+            Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(false),
+            locked => locked.map(|()| true),
+        }
+    }
+
+    fn unlock(&self) -> io::Result<()> {
+        fs2::FileExt::unlock(self)
+    }
+
+    fn has_queue(&self) -> bool {
+        queue::is_waiting(self)
+    }
+
+    fn join_queue(&self) -> Option<u64> {
+        queue::join(self)
+    }
+
+    fn places_ahead(&self, place: u64) -> u64 {
+        queue::places_ahead(self, place)
+    }
+
+    fn leave_queue(&self, place: u64) {
+        queue::leave(self, place);
+    }
+}

@@ -1,0 +1,297 @@
+//! `<file>.policy`: what operators declared, as text: the reserved addresses.
+//!
+//! The first line has a nonce, which is another with each change, and a checksum; each further line
+//! is an entry as JSON. A lease file keeps a copy of the entries with the nonce that they had (see
+//! [`refresh_reservations`](super::view::Tables::refresh_reservations)). Every ADD compares the nonce
+//! under its lock, and the file is replaced under both locks, so that the copy is never used when it is
+//! out of date.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::files;
+use super::fs::{Access, FileSystem, OpenFile, read_all, read_exact};
+use crate::error::StoreError;
+use crate::model::{Kind, Lease, Node, Origin, Owner, SetName, Timestamp};
+use crate::net::{Addr, Span};
+
+/// Most entries.
+pub const LIMIT: usize = 4096;
+
+/// Most bytes of the file: far beyond [`LIMIT`] entries with notes of any sensible length.
+const LONGEST: u64 = 16 << 20;
+
+/// Addresses of one set that are leased to nobody.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, try_from = "Line", into = "Line")]
+pub struct Reservation {
+    /// The set of leases.
+    pub set: SetName,
+    /// First to last address.
+    pub span: Span,
+    /// What for.
+    pub note: Option<String>,
+    /// Whose.
+    pub holder: Option<String>,
+    /// When it was reserved, in seconds.
+    pub time: Timestamp,
+}
+
+/// The form of an entry.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    reserved: String,
+    first: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    holder: Option<String>,
+    time: Timestamp,
+}
+
+impl From<Reservation> for Line {
+    fn from(entry: Reservation) -> Line {
+        let Span { first, last } = entry.span;
+        Line {
+            reserved: entry.set.0,
+            first: first.to_string(),
+            last: (last != first).then(|| last.to_string()),
+            note: entry.note,
+            holder: entry.holder,
+            time: entry.time,
+        }
+    }
+}
+
+impl TryFrom<Line> for Reservation {
+    type Error = String;
+
+    fn try_from(line: Line) -> Result<Reservation, String> {
+        let addr =
+            |text: &str| text.parse::<Addr>().map_err(|_| format!("{text:?} is not an address"));
+        let first = addr(&line.first)?;
+        let last = line.last.as_deref().map_or(Ok(first), addr)?;
+        let span =
+            Span::new(first, last).ok_or_else(|| format!("{first}-{last} is not a range"))?;
+        let Line { reserved, note, holder, time, .. } = line;
+        Ok(Reservation { set: SetName(reserved), span, note, holder, time })
+    }
+}
+
+impl Reservation {
+    /// The entry as a lease of one of its addresses, as listings and messages show it.
+    pub fn lease(&self, addr: Addr) -> Lease {
+        Lease {
+            set: self.set.clone(),
+            addr,
+            prefix: addr.family().bits(),
+            kind: Kind::Reserved,
+            owner: Owner::Reservation(addr),
+            range: addr,
+            node: Node::default(),
+            boot: None,
+            origin: Origin {
+                note: self.note.clone(),
+                holder: self.holder.clone(),
+                ..Origin::default()
+            },
+            time: self.time,
+            cooldown: 0,
+        }
+    }
+
+    /// The parts of it before and behind `span`.
+    fn without(&self, span: Span) -> impl Iterator<Item = Reservation> + '_ {
+        let before = span.first.prev().and_then(|last| self.span.up_to(last));
+        let behind = span.last.next().and_then(|first| self.span.starting(first));
+        before.into_iter().chain(behind).map(|span| Reservation { span, ..self.clone() })
+    }
+
+    /// The part of it within `span`.
+    fn within(&self, span: Span) -> Option<Span> {
+        self.span.overlaps(span).then(|| Span {
+            first: self.span.first.max(span.first),
+            last: self.span.last.min(span.last),
+        })
+    }
+}
+
+/// All entries, disjoint, by set and address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// Another with each change; 0: there is no file.
+    pub nonce: u64,
+    /// The entries.
+    pub entries: Vec<Reservation>,
+}
+
+const NAME: &str = "sublet-policy 1 ";
+/// The first line: name, nonce and checksum in hexadecimal, and its end.
+const HEADER: usize = NAME.len() + 16 + 1 + 8 + 1;
+
+fn unreadable(path: &Path, line: usize, why: impl std::fmt::Display) -> StoreError {
+    StoreError::Unavailable {
+        doing: "understand".to_owned(),
+        place: path.display().to_string(),
+        source: format!("line {line}: {why}").into(),
+    }
+}
+
+fn read_header(path: &Path, header: &[u8]) -> Result<(u64, u32), StoreError> {
+    let read = || {
+        let text = std::str::from_utf8(header).ok()?.strip_prefix(NAME)?.strip_suffix('\n')?;
+        let (nonce, sum) = text.split_once(' ')?;
+        Some((u64::from_str_radix(nonce, 16).ok()?, u32::from_str_radix(sum, 16).ok()?))
+    };
+    read()
+        .ok_or_else(|| unreadable(path, 1, "it is not the first line of a policy of this version"))
+}
+
+fn checksum(nonce: u64, entries: &str) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&nonce.to_le_bytes()), entries.as_bytes())
+}
+
+/// The nonce of the policy as it is now.
+pub fn nonce<F: FileSystem>(fs: &F, path: &Path) -> Result<u64, StoreError> {
+    let io = |e| StoreError::io("read", path, e);
+    let Some(file) = fs.open(path, Access::Read).map_err(io)? else { return Ok(0) };
+    let mut header = [0; HEADER];
+    if !read_exact(&file, &mut header, 0).map_err(io)? {
+        return Err(unreadable(path, 1, "the file ends within it"));
+    }
+    read_header(path, &header).map(|(nonce, _)| nonce)
+}
+
+impl Policy {
+    /// Reads the file; empty if there is none.
+    pub fn read<F: FileSystem>(fs: &F, path: &Path) -> Result<Policy, StoreError> {
+        let io = |e| StoreError::io("read", path, e);
+        let Some(file) = fs.open(path, Access::Read).map_err(io)? else {
+            return Ok(Policy::default());
+        };
+        let bytes = read_all(&file, LONGEST).map_err(io)?;
+        let (header, rest) = bytes.split_at(bytes.len().min(HEADER));
+        let (nonce, sum) = read_header(path, header)?;
+        let text = std::str::from_utf8(rest).map_err(|e| unreadable(path, 2, e))?;
+        let mut entries: Vec<Reservation> = Vec::new();
+        for (number, line) in text.lines().enumerate() {
+            let entry: Reservation =
+                serde_json::from_str(line).map_err(|e| unreadable(path, number + 2, e))?;
+            let in_order = entries.last().is_none_or(|before| {
+                before.set < entry.set
+                    || before.set == entry.set && before.span.last < entry.span.first
+            });
+            if !in_order {
+                return Err(unreadable(path, number + 2, "it is not behind the line before"));
+            }
+            entries.push(entry);
+        }
+        if checksum(nonce, text) != sum {
+            return Err(unreadable(path, 1, "the checksum is not that of the lines below"));
+        }
+        Ok(Policy { nonce, entries })
+    }
+
+    /// Writes the file.
+    pub fn write<File: OpenFile>(&self, file: &File, path: &Path) -> Result<(), StoreError> {
+        let line = |entry| serde_json::to_string(entry).map(|line| line + "\n");
+        let entries: Result<String, _> = self.entries.iter().map(line).collect();
+        let entries = entries.map_err(|e| StoreError::io("write", path, e.into()))?;
+        let text =
+            format!("{NAME}{:016x} {:08x}\n{entries}", self.nonce, checksum(self.nonce, &entries));
+        let written = file.write_at(text.as_bytes(), 0).and_then(|()| file.sync_data());
+        written.map_err(|e| StoreError::io("write", path, e))
+    }
+
+    /// The entry that holds an address.
+    pub fn find(&self, set: &SetName, addr: Addr) -> Option<&Reservation> {
+        self.entries.iter().find(|e| e.set == *set && e.span.contains(addr))
+    }
+
+    /// Reserves a span. Addresses that are reserved already get the new note and holder where there
+    /// are some. Returns the parts that were not reserved before.
+    pub fn reserve(&mut self, new: &Reservation) -> Vec<Span> {
+        let mut fresh = Policy { nonce: 0, entries: vec![new.clone()] };
+        let mut entries = Vec::new();
+        for old in std::mem::take(&mut self.entries) {
+            let common = if old.set == new.set { old.within(new.span) } else { None };
+            let Some(span) = common else {
+                entries.push(old);
+                continue;
+            };
+            fresh.unreserve(&new.set, span);
+            entries.extend(old.without(span));
+            let note = new.note.clone().or_else(|| old.note.clone());
+            let holder = new.holder.clone().or_else(|| old.holder.clone());
+            entries.push(Reservation { span, note, holder, ..old });
+        }
+        let spans = fresh.entries.iter().map(|e| e.span).collect();
+        entries.extend(fresh.entries);
+        self.entries = entries;
+        self.tidy();
+        spans
+    }
+
+    /// Ends the reservation of a span; returns the parts that were reserved.
+    pub fn unreserve(&mut self, set: &SetName, span: Span) -> Vec<Reservation> {
+        let mut freed = Vec::new();
+        let mut entries = Vec::new();
+        for old in std::mem::take(&mut self.entries) {
+            match old.within(span) {
+                Some(span) if old.set == *set => {
+                    entries.extend(old.without(span));
+                    freed.push(Reservation { span, ..old });
+                }
+                _ => entries.push(old),
+            }
+        }
+        self.entries = entries;
+        self.tidy();
+        freed
+    }
+
+    /// Puts the entries in order, and makes one of those that differ in nothing but their addresses.
+    fn tidy(&mut self) {
+        self.entries.sort_by(|a, b| (&a.set, a.span.first).cmp(&(&b.set, b.span.first)));
+        self.entries.dedup_by(|next, entry| {
+            let joins = entry.set == next.set
+                && entry.span.last.next() == Some(next.span.first)
+                && (&entry.note, &entry.holder, entry.time)
+                    == (&next.note, &next.holder, next.time);
+            if joins {
+                entry.span.last = next.span.last;
+            }
+            joins
+        });
+    }
+}
+
+/// The spans of addresses that are given one by one.
+pub fn spans(addrs: &[Addr]) -> Vec<Span> {
+    let mut sorted = addrs.to_vec();
+    sorted.sort_unstable();
+    let mut spans: Vec<Span> = Vec::new();
+    for addr in sorted {
+        match spans.last_mut() {
+            Some(span) if span.last == addr => {}
+            Some(span) if span.last.next() == Some(addr) => span.last = addr,
+            _ => spans.push(Span { first: addr, last: addr }),
+        }
+    }
+    spans
+}
+
+/// Puts a policy in the place of the one there is. `before` runs when the new file is on disk, right
+/// before it gets its name.
+pub fn replace<F: FileSystem>(
+    fs: &F,
+    path: &Path,
+    policy: &Policy,
+    before: impl FnOnce() -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    files::replace(fs, path, None, |file, name| policy.write(&file, name), before)
+}

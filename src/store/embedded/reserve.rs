@@ -1,0 +1,213 @@
+//! RESERVE and UNRESERVE: changes of the policy.
+//!
+//! The new policy is written and flushed under the first lock, and renamed under both, so that every
+//! ADD sees the old one or the new one. An address that is leased is not reserved: what is leased is
+//! looked up under the same locks.
+
+use super::fs::FileSystem;
+use super::lock::Lock;
+use super::policy::{LIMIT, Policy, Reservation, spans};
+use super::view::Kv;
+use super::{Embedded, LeaseFile, files, history, keys, policy};
+use crate::alloc;
+use crate::alloc::{Change, Command, Context, Outcome, Plan, Reserve, Unreserve};
+use crate::error::{Refusal, StoreError};
+use crate::model::{Lease, SetName};
+use crate::net::{Addr, Span};
+
+/// Finds a lease in a file that keeps an address from being reserved.
+type InTheWay<'a, F> = dyn Fn(&LeaseFile, &Lock<F>) -> Result<Option<Lease>, StoreError> + 'a;
+
+impl<F: FileSystem> Embedded<F> {
+    /// RESERVE: all of the addresses, or none. A `contested` address is reserved although it is leased.
+    pub(super) fn reserve(
+        &self,
+        reserve: &Reserve,
+        contested: bool,
+        cx: &Context,
+    ) -> Result<Plan, StoreError> {
+        self.make_folder()?;
+        let set = &reserve.set;
+        let lock = self.lock(&self.durable())?;
+        let before = Policy::read(&self.fs, &self.names.policy())?;
+        let spans = spans(&reserve.addrs);
+        let mut after = before.clone();
+        let mut new = Vec::new();
+        for span in &spans {
+            new.extend(after.reserve(&Reservation {
+                set: set.clone(),
+                span: *span,
+                note: reserve.note.clone(),
+                holder: reserve.holder.clone(),
+                time: cx.now,
+            }));
+        }
+        let reserved: Vec<Addr> = new.iter().flat_map(|span| addresses(*span)).collect();
+        let put = |addr: &Addr| after.find(set, *addr).map(|entry| Change::Put(entry.lease(*addr)));
+        let plan = Plan {
+            changes: reserved.iter().filter_map(put).collect(),
+            outcome: Ok(Outcome::Reserved(reserved.clone())),
+        };
+        let changed = after.entries != before.entries;
+        let leased = self.declare(&lock, &before, after, cx, &|file, lock| {
+            if contested {
+                return Ok(None);
+            }
+            let found = self.read(file, lock, |tables| first_lease(tables, set, &new))?;
+            Ok(found.flatten())
+        })?;
+        if let Some(holder) = leased {
+            let (index, ranges) = (0, holder.addr.to_string());
+            return Ok(Plan::refuse(Refusal::Held { index, ranges, holder: Box::new(holder) }));
+        }
+        if changed {
+            self.record_events(lock, &Command::Reserve(reserve.clone()), &plan, cx);
+        }
+        Ok(plan)
+    }
+
+    /// UNRESERVE: whatever of the addresses is reserved.
+    pub(super) fn unreserve(
+        &self,
+        unreserve: &Unreserve,
+        cx: &Context,
+    ) -> Result<Plan, StoreError> {
+        let path = self.names.policy();
+        if !self.is_there(&path)? {
+            return Ok(Plan::only(Outcome::Freed(Vec::new())));
+        }
+        let lock = self.lock(&self.durable())?;
+        let before = Policy::read(&self.fs, &path)?;
+        let mut after = before.clone();
+        let mut ended = Vec::new();
+        for span in spans(&unreserve.addrs) {
+            ended.extend(after.unreserve(&unreserve.set, span));
+        }
+        let lease = |entry: &Reservation| -> Vec<Lease> {
+            addresses(entry.span).map(|addr| entry.lease(addr)).collect()
+        };
+        let freed: Vec<Lease> = ended.iter().flat_map(lease).collect();
+        let changed = after.entries != before.entries;
+        self.declare(&lock, &before, after, cx, &|_, _| Ok(None))?;
+        let free = |lease: &Lease| Change::Free { lease: lease.clone(), until: None };
+        let plan =
+            Plan { changes: freed.iter().map(free).collect(), outcome: Ok(Outcome::Freed(freed)) };
+        if changed {
+            self.record_events(lock, &Command::Unreserve(unreserve.clone()), &plan, cx);
+        }
+        Ok(plan)
+    }
+
+    /// Puts a policy in the place of the one there is, unless `in_the_way` finds a lease in a file.
+    pub(super) fn declare(
+        &self,
+        lock: &Lock<F>,
+        before: &Policy,
+        mut after: Policy,
+        cx: &Context,
+        in_the_way: &InTheWay<'_, F>,
+    ) -> Result<Option<Lease>, StoreError> {
+        let path = self.names.policy();
+        if let Some(lease) = in_the_way(&self.durable(), lock)? {
+            return Ok(Some(lease));
+        }
+        if after.entries == before.entries {
+            // What a process wrote that was killed before its flush counts from now on.
+            if self.is_there(&path)? {
+                files::sync_names(&self.fs, &path)?;
+            }
+            return Ok(None);
+        }
+        if after.entries.len() > LIMIT && after.entries.len() > before.entries.len() {
+            return Err(StoreError::Unavailable {
+                doing: "reserve more in".to_owned(),
+                place: path.display().to_string(),
+                source: format!(
+                    "it has {} entries, and at most {LIMIT} are kept; reserve ranges \
+                     (FIRST-LAST) instead of single addresses",
+                    before.entries.len()
+                )
+                .into(),
+            });
+        }
+        // Never one that a copy may have: another than the last ones, and random after the file was
+        // removed. 0 stands for no file.
+        after.nonce = before.nonce.wrapping_add(cx.seed | 1).max(1);
+        let boot = self.of_boot_if_any(cx)?;
+        let (mut second, mut leased) = (None, None);
+        let replaced = policy::replace(&self.fs, &path, &after, || {
+            if let Some(boot) = &boot {
+                let lock = self.lock(boot)?;
+                leased = in_the_way(boot, &lock)?;
+                second = Some(lock);
+            }
+            if leased.is_some() {
+                // Ends the replacement; the answer is the lease.
+                return Err(StoreError::io("reserve in", &path, std::io::ErrorKind::Other.into()));
+            }
+            Ok(())
+        });
+        drop(second);
+        if leased.is_some() {
+            return Ok(leased);
+        }
+        replaced?;
+        files::sync_names(&self.fs, &path)?;
+        Ok(None)
+    }
+
+    /// Adds a change of the policy to the history and the counters of the file that has the set's leases.
+    /// The policy is what counts: without a file, or where it cannot be written, nothing is recorded.
+    fn record_events(&self, lock: Lock<F>, command: &Command, plan: &Plan, cx: &Context) {
+        drop(lock);
+        let Some(set) = command.set() else { return };
+        let files = self.lease_files_own_first(cx).unwrap_or_default();
+        let Ok(Some(file)) = self.home(Some(set), files) else { return };
+        let Some(verb) = alloc::verb(command) else { return };
+        let ending = alloc::ending(&plan.outcome);
+        let events: Vec<_> =
+            plan.changes.iter().filter_map(|change| alloc::event(change, command, cx)).collect();
+        let _ = self.lock(&file).and_then(|lock| {
+            let work = |tables: &mut super::Tables<'_, super::Writer<'_, '_>>| {
+                history::append(tables, &events, self.history, cx.now)?;
+                history::count(tables, &(set.clone(), cx.face, verb, ending))?;
+                Ok(std::ops::ControlFlow::Continue(()))
+            };
+            super::database::write(
+                &self.fs,
+                &file.path,
+                file.flush,
+                &lock,
+                &self.patience,
+                None,
+                work,
+            )
+        });
+    }
+}
+
+/// Every address of a span.
+pub(super) fn addresses(span: Span) -> impl Iterator<Item = Addr> {
+    std::iter::successors(Some(span.first), |addr| addr.next())
+        .take_while(move |addr| span.contains(*addr))
+}
+
+/// The first lease of an address in these spans.
+fn first_lease<K: Kv>(
+    tables: &super::Tables<'_, K>,
+    set: &SetName,
+    spans: &[Span],
+) -> Result<Option<Lease>, StoreError> {
+    let mut found = None;
+    for span in spans {
+        let end = keys::behind(&keys::lease(set, span.last));
+        tables.kv.scan(&keys::lease(set, span.first), &end, &mut |key, value| {
+            found = Some(tables.whole(crate::store::codec::read_lease(key, value))?);
+            Ok(false)
+        })?;
+        if found.is_some() {
+            break;
+        }
+    }
+    Ok(found)
+}

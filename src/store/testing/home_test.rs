@@ -1,0 +1,120 @@
+//! Home: the leases of a set are in one file, whatever `persist` says from call to call.
+
+use super::contract::{addr, del, given};
+use super::host::{Host, added, boot, listed, lowest};
+use crate::alloc::{Command, Context, Outcome};
+use crate::model::{BootId, Persist};
+use crate::store::Store;
+
+const BOTH: [(Persist, Persist); 2] =
+    [(Persist::Boot, Persist::Disk), (Persist::Disk, Persist::Boot)];
+
+#[test]
+fn leases_go_where_the_set_has_one_already_with_a_warning_until_it_is_empty() {
+    for (before, after) in BOTH {
+        let host = Host::new();
+        given(&mut host.store(before), &lowest("c1"), &boot(1));
+        let files = host.names();
+        let (addrs, warnings) = added(&mut host.store(after), &lowest("c2"), &boot(1));
+        assert_eq!(addrs, [addr("10.0.0.3")]);
+        assert!(warnings.iter().any(|w| w.contains("persist")), "{warnings:?}");
+        let new: Vec<_> = host.names().into_iter().filter(|n| !files.contains(n)).collect();
+        assert!(new.iter().all(|name| name.strip_suffix(".lock").is_some()), "{new:?}");
+        // Seen with either setting, freed with either.
+        for persist in [before, after] {
+            assert_eq!(listed(&mut host.store(persist), &boot(1)).len(), 2);
+        }
+        host.store(after).apply(&del("c1"), &boot(1)).unwrap();
+        host.store(before).apply(&del("c2"), &boot(1)).unwrap();
+        // Empty: now the setting counts.
+        let (addrs, warnings) = added(&mut host.store(after), &lowest("c3"), &boot(1));
+        assert_eq!((addrs, warnings), (vec![addr("10.0.0.2")], vec![]));
+        let file = if after == Persist::Disk { host.path("") } else { host.of_boot(1) };
+        assert!(file.exists());
+    }
+}
+
+#[test]
+fn del_looks_into_both_files() {
+    for (before, after) in BOTH {
+        let host = Host::new();
+        given(&mut host.store(before), &lowest("c1"), &boot(1));
+        let freed = host.store(after).apply(&del("c1"), &boot(1)).unwrap();
+        assert!(matches!(freed, Outcome::Freed(leases) if leases.len() == 1));
+        assert!(listed(&mut host.store(before), &boot(1)).is_empty());
+    }
+}
+
+#[test]
+fn a_gateway_record_alone_is_no_home() {
+    let host = Host::new();
+    let ecs = crate::alloc::Add { claim_gateways: true, ..lowest("c1") };
+    given(&mut host.store(Persist::Disk), &ecs, &boot(1));
+    host.store(Persist::Disk).apply(&del("c1"), &boot(1)).unwrap();
+    let (_, warnings) = added(&mut host.store(Persist::Boot), &ecs, &boot(1));
+    assert!(warnings.is_empty() && host.of_boot(1).exists(), "{warnings:?}");
+    let all = listed(&mut host.store(Persist::Boot), &boot(1));
+    let mut addrs: Vec<_> = all.iter().map(|lease| lease.addr).collect();
+    addrs.dedup();
+    assert_eq!(addrs, [addr("10.0.0.1"), addr("10.0.0.2")]);
+}
+
+#[test]
+fn an_unreadable_boot_id_is_an_error_where_boot_leases_may_be() {
+    let host = Host::new();
+    let blind = |n: u64| Context { boot: None, ..super::contract::at(n) };
+    let add = |name: &str| Command::Add(lowest(name));
+    assert!(host.store(Persist::Boot).apply(&add("c1"), &blind(1)).is_err());
+    // A host that leases with "disk" alone needs none.
+    host.store(Persist::Disk).apply(&add("c2"), &blind(2)).unwrap();
+    host.store(Persist::Disk).apply(&del("c2"), &blind(3)).unwrap();
+    given(&mut host.store(Persist::Boot), &lowest("c3"), &boot(1));
+    for persist in [Persist::Boot, Persist::Disk] {
+        assert!(host.store(persist).apply(&add("c4"), &blind(4)).is_err(), "{persist:?}");
+        assert!(host.store(persist).apply(&del("c3"), &blind(5)).is_err(), "{persist:?}");
+    }
+    // The network is not bound to "disk" by that.
+    let (_, warnings) = added(&mut host.store(Persist::Boot), &lowest("c5"), &boot(1));
+    assert!(warnings.is_empty(), "{warnings:?}");
+}
+
+#[test]
+fn another_process_s_first_lease_is_seen() {
+    // Two stores with different settings, each the first to lease from the set again and again.
+    let host = Host::new();
+    for round in 0..20 {
+        let (one, other) = BOTH[round % 2];
+        let cx = Context { boot: Some(BootId("boot-1".to_owned())), ..boot(1) };
+        let a = given(&mut host.store(one), &lowest("a"), &cx);
+        let b = given(&mut host.store(other), &lowest("b"), &cx);
+        assert_ne!(a, b, "round {round}");
+        host.store(other).apply(&del("a"), &cx).unwrap();
+        host.store(one).apply(&del("b"), &cx).unwrap();
+    }
+}
+
+#[test]
+fn del_and_gc_free_after_shared_was_added_or_removed() {
+    let in_set = |name: &str, set: &str| crate::alloc::Add {
+        set: crate::model::SetName(set.to_owned()),
+        ..lowest(name)
+    };
+    for persist in [Persist::Boot, Persist::Disk] {
+        let host = Host::new();
+        let mut store = host.store(persist);
+        given(&mut store, &in_set("a", "SH"), &boot(1));
+        given(&mut store, &in_set("b", "SH"), &boot(1));
+        given(&mut store, &lowest("c"), &boot(1));
+        // `del` names the set "net".
+        let freed = store.apply(&del("a"), &boot(1)).unwrap();
+        assert!(matches!(freed, Outcome::Freed(leases) if leases.len() == 1));
+        let gc = crate::alloc::Gc {
+            set: super::contract::net(),
+            network: crate::model::NetworkName::new("net").unwrap(),
+            valid: [].into(),
+            after: None,
+        };
+        crate::engine::gc(&mut store, gc, &boot(1)).unwrap();
+        assert!(listed(&mut store, &boot(1)).is_empty());
+    }
+}

@@ -1,0 +1,10 @@
+//! Tests on real servers of etcd and Consul, which `scripts/test.sh --fast` leaves out: it skips every
+//! test with `peers` in its path.
+
+use super::{contract, delegate, fake_cluster, history_test};
+
+mod linearizability_test;
+mod round_trips_test;
+mod servers;
+mod servers_test;
+mod unavailable_server_test;

@@ -1,0 +1,171 @@
+//! Policy: reservations in `<file>.policy`, and the copies of them in the lease files.
+
+use std::fs;
+
+use super::contract::{addr, del, given, net, refused};
+use super::host::{Host, added, boot, listed, lowest, reserve, unreserve};
+use crate::alloc::{Add, Command, Requested, Status};
+use crate::error::{Error, Refusal};
+use crate::model::{Kind, Persist};
+use crate::net::Addr;
+use crate::store::Store;
+
+const MODES: [Persist; 2] = [Persist::Boot, Persist::Disk];
+
+fn reserved(store: &mut dyn Store, n: u32) -> Vec<Addr> {
+    let all = listed(store, &boot(n));
+    all.iter().filter(|l| l.kind == Kind::Reserved).map(|l| l.addr).collect()
+}
+
+#[test]
+fn a_reserved_address_is_leased_to_nobody_over_reboots() {
+    for persist in MODES {
+        let host = Host::new();
+        let mut store = host.store(persist);
+        let new = reserve(&mut store, &[addr("10.0.0.2"), addr("10.0.0.3")], &boot(1)).unwrap();
+        assert_eq!(new.len(), 2);
+        for n in 1..4 {
+            let name = format!("c{n}");
+            assert_eq!(added(&mut store, &lowest(&name), &boot(n)).0, [addr("10.0.0.4")]);
+            let requested = vec![Requested { addr: addr("10.0.0.3"), prefix: None }];
+            let asked = Command::Add(Add { requested, ..lowest("x") });
+            assert!(matches!(refused(&mut store, &asked, &boot(n)), Refusal::Held { .. }));
+            assert_eq!(reserved(&mut store, n), [addr("10.0.0.2"), addr("10.0.0.3")]);
+            store.apply(&del(&name), &boot(n)).unwrap();
+        }
+        assert_eq!(unreserve(&mut store, &[addr("10.0.0.2")], &boot(4)).unwrap().len(), 1);
+        assert_eq!(added(&mut store, &lowest("c4"), &boot(4)).0, [addr("10.0.0.2")]);
+    }
+}
+
+#[test]
+fn every_add_compares_the_nonce_and_refreshes_the_copy_if_it_differs() {
+    for persist in MODES {
+        let host = Host::new();
+        let mut store = host.store(persist);
+        given(&mut store, &lowest("c1"), &boot(1));
+        // Written by a process that the store has not seen: another store on the same folder.
+        let other = Host::new();
+        reserve(&mut other.store(persist), &[addr("10.0.0.3")], &boot(1)).unwrap();
+        fs::copy(other.path(".policy"), host.path(".policy")).unwrap();
+        assert_eq!(given(&mut store, &lowest("c2"), &boot(1)), [addr("10.0.0.4")]);
+        fs::remove_file(host.path(".policy")).unwrap();
+        assert_eq!(given(&mut store, &lowest("c3"), &boot(1)), [addr("10.0.0.3")]);
+    }
+}
+
+#[test]
+fn an_unreadable_policy_fails_add_naming_the_line_and_nothing_else() {
+    for persist in MODES {
+        let host = Host::new();
+        let mut store = host.store(persist);
+        given(&mut store, &lowest("c1"), &boot(1));
+        reserve(&mut store, &[addr("10.0.0.9")], &boot(1)).unwrap();
+        reserve(&mut store, &[addr("10.0.0.11")], &boot(1)).unwrap();
+        let text = fs::read_to_string(host.path(".policy")).unwrap();
+        for (line, damaged) in [
+            (3, text.replace("10.0.0.11", "10.0.0.x")),
+            (3, text.replace("10.0.0.11", "10.0.0.8")),
+            (1, text.replace("printer", "scanner")),
+            (1, text.replace("sublet-policy 1", "sublet-policy 9")),
+            (1, text[..20].to_owned()),
+        ] {
+            fs::write(host.path(".policy"), damaged).unwrap();
+            let error = store.apply(&Command::Add(lowest("c2")), &boot(1)).unwrap_err();
+            assert!(error.to_string().contains(&format!("line {line}:")), "{error}");
+            let status = Status { set: net(), sets: super::host::range(), strict: false };
+            assert!(store.apply(&Command::Status(status), &boot(1)).is_err());
+            store.apply(&del("none"), &boot(1)).unwrap();
+        }
+        store.apply(&del("c1"), &boot(1)).unwrap();
+    }
+}
+
+#[test]
+fn reserving_a_leased_address_is_refused_wherever_the_lease_is() {
+    for persist in MODES {
+        let host = Host::new();
+        let leased = given(&mut host.store(persist), &lowest("c1"), &boot(1));
+        for asks in MODES {
+            let all = [addr("10.0.0.9"), leased[0]];
+            let error = reserve(&mut host.store(asks), &all, &boot(1)).unwrap_err();
+            assert!(matches!(error, Error::Refused(Refusal::Held { .. })), "{error}");
+            assert!(reserved(&mut host.store(asks), 1).is_empty());
+            assert!(!host.path(".policy").exists() && !host.path(".policy.new").exists());
+        }
+    }
+}
+
+#[test]
+fn at_most_4096_entries_then_advice_to_use_ranges() {
+    let host = Host::new();
+    let mut store = host.store(Persist::Disk);
+    let every_other = |n: u32| format!("10.1.{}.{}", n * 2 / 256, n * 2 % 256);
+    let many: Vec<Addr> = (0..4096).map(|n| addr(&every_other(n))).collect();
+    assert_eq!(reserve(&mut store, &many, &boot(1)).unwrap().len(), 4096);
+    let error = reserve(&mut store, &[addr("10.9.0.1")], &boot(1)).unwrap_err();
+    assert!(error.to_string().contains("ranges"), "{error}");
+    // What joins two entries to one is no further entry; a range is one entry.
+    reserve(&mut store, &[addr("10.1.0.1")], &boot(1)).unwrap();
+    let range: Vec<Addr> = (1..200).map(|n| addr(&format!("10.9.0.{n}"))).collect();
+    reserve(&mut store, &range, &boot(1)).unwrap();
+    assert_eq!(reserved(&mut store, 1).len(), 4097 + 199);
+    // The allocator is not slowed down by them: the copy is an index.
+    assert_eq!(given(&mut store, &lowest("c1"), &boot(1)), [addr("10.0.0.2")]);
+}
+
+#[test]
+fn a_note_is_replaced_and_the_rest_of_a_range_keeps_its_own() {
+    use crate::store::embedded::policy::{Policy, Reservation};
+    let span = |first: &str, last: &str| crate::net::Span::new(addr(first), addr(last)).unwrap();
+    let entry = |s, note: &str| Reservation {
+        set: net(),
+        span: s,
+        note: Some(note.to_owned()),
+        holder: None,
+        time: 1,
+    };
+    let mut policy = Policy::default();
+    assert_eq!(policy.reserve(&entry(span("10.0.0.2", "10.0.0.9"), "rack")).len(), 1);
+    assert!(policy.reserve(&entry(span("10.0.0.4", "10.0.0.5"), "printer")).is_empty());
+    let notes: Vec<_> = policy.entries.iter().filter_map(|e| e.note.as_deref()).collect();
+    assert_eq!(notes, ["rack", "printer", "rack"]);
+    let new = policy.reserve(&entry(span("10.0.0.8", "10.0.0.12"), "rack"));
+    assert_eq!(new, [span("10.0.0.10", "10.0.0.12")]);
+    let freed = policy.unreserve(&net(), span("10.0.0.5", "10.0.0.6"));
+    assert_eq!(freed.len(), 2);
+    assert!(policy.find(&net(), addr("10.0.0.6")).is_none());
+    assert!(policy.find(&net(), addr("10.0.0.7")).is_some());
+}
+
+#[test]
+fn a_cooling_address_that_is_reserved_stays_reserved() {
+    for persist in MODES {
+        let host = Host::new();
+        let mut store = host.store(persist);
+        let cooldown = crate::alloc::Cooldown { seconds: 5, strict: false };
+        let add = |name: &str| Add { cooldown, ..lowest(name) };
+        given(&mut store, &add("c1"), &boot(1));
+        store.apply(&del("c1"), &boot(1)).unwrap();
+        reserve(&mut store, &[addr("10.0.0.2")], &boot(1)).unwrap();
+        let later = crate::alloc::Context { now: 1900, ..boot(1) };
+        assert_eq!(given(&mut store, &add("c2"), &later), [addr("10.0.0.3")]);
+        unreserve(&mut store, &[addr("10.0.0.2")], &later).unwrap();
+        assert_eq!(given(&mut store, &add("c3"), &later), [addr("10.0.0.2")]);
+    }
+}
+
+#[test]
+fn a_copy_is_out_of_date_after_any_number_of_changes() {
+    for persist in MODES {
+        let host = Host::new();
+        let mut store = host.store(persist);
+        given(&mut store, &lowest("c1"), &boot(1));
+        reserve(&mut store, &[addr("10.0.0.3")], &boot(1)).unwrap();
+        assert_eq!(given(&mut store, &lowest("c2"), &boot(1)), [addr("10.0.0.4")]);
+        for last in 5..9 {
+            reserve(&mut store, &[addr(&format!("10.0.0.{last}"))], &boot(1)).unwrap();
+        }
+        assert_eq!(given(&mut store, &lowest("c3"), &boot(1)), [addr("10.0.0.9")]);
+    }
+}

@@ -1,0 +1,161 @@
+//! The commands of `sublet` that need a cluster, two stores or another program's keys: golden files as
+//! in `commands`, over a real etcd and a real Consul on loopback.
+//!
+//! In a case `ETCD` is a store of its own, filled the same each time; `EMPTY` one beside kontena-ipam's
+//! keys, with nothing in it; `CONSUL` one beside those of cni-ipam-consul. What differs from run to run
+//! is the servers' ports; they are left out of the golden files.
+
+use std::cell::Cell;
+use std::fs;
+use std::process;
+
+use serde_json::{Value, json};
+use sublet::model::Node;
+use sublet::sys::host::Facts;
+
+use crate::commands::{Case, NOW, PLAIN, called, copy, facts, fixed, in_all_forms, said};
+use crate::lab::Lab;
+use crate::peers::clusters::{self, Server};
+use crate::peers::legacy_consul;
+
+pub const CASES: &[Case] = &[
+    ("node-list", &["node", "list", "--store", "ETCD"], true),
+    ("node-list-of-nobody", &["node", "list", "--store", "EMPTY"], true),
+    ("node-release", &["node", "release", "node-2", "--yes", "--store", "ETCD"], true),
+    ("node-release-dry-run", &["node", "release", "node-2", "--dry-run", "--store", "ETCD"], true),
+    ("node-release-unasked", &["node", "release", "node-2", "--store", "ETCD"], true),
+    ("node-release-of-this", &["node", "release", "node-1", "--yes", "--store", "ETCD"], true),
+    ("node-release-of-nobody", &["node", "release", "node-9", "--store", "ETCD"], true),
+    ("network-show", &["network", "show", "pods", "--store", "ETCD"], true),
+    ("network-show-nothing", &["network", "show", "none", "--store", "ETCD"], true),
+    ("network-set", &["network", "set", "pods", "@/wider.json", "--store", "ETCD"], true),
+    ("network-set-new", &["network", "set", "pods", "@/wider.json", "--store", "EMPTY"], true),
+    ("network-set-outside", &["network", "set", "pods", "@/away.json", "--store", "ETCD"], true),
+    ("network-set-late", &["network", "set", "pods", "@/late.json", "--store", "ETCD"], true),
+    ("copy", &["copy", "--from", "@/leases.redb", "--to", "@/to.redb"], true),
+    ("copy-dry-run", &["copy", "--from", "@/leases.redb", "--to", "EMPTY", "--dry-run"], true),
+    ("copy-into-a-cluster", &["copy", "--from", "@/leases.redb", "--to", "EMPTY"], true),
+    ("copy-out-of-a-cluster", &["copy", "--from", "ETCD", "--to", "@/to.redb"], true),
+    ("copy-clash", &["copy", "--from", "@/leases.redb", "--to", "@/other.redb"], true),
+    ("copy-onto-itself", &["copy", "--from", "ETCD", "--to", "ETCD"], true),
+    ("export-jsonl-of-a-cluster", &["export", "jsonl", "--store", "ETCD"], false),
+    ("import-jsonl", &["import", "jsonl", "@/lines.jsonl", "--store", "@/to.redb"], true),
+    (
+        "import-jsonl-dry-run",
+        &["import", "jsonl", "@/lines.jsonl", "--dry-run", "--store", "EMPTY"],
+        true,
+    ),
+    ("import-jsonl-of-no-line", &["import", "jsonl", "@/bad.jsonl", "--store", "EMPTY"], true),
+    ("import-kontena", &["import", "kontena", "--store", "EMPTY"], true),
+    ("import-kontena-dry-run", &["import", "kontena", "--dry-run", "--store", "EMPTY"], true),
+    ("import-kontena-again", &["import", "kontena", "--store", "ETCD"], true),
+    ("import-consul", &["import", "consul", "default", "--store", "CONSUL"], true),
+    (
+        "import-consul-dry-run",
+        &["import", "consul", "default", "--dry-run", "--store", "CONSUL"],
+        true,
+    ),
+    ("import-consul-of-etcd", &["import", "consul", "default", "--store", "ETCD"], true),
+];
+
+fn node(number: u8, now: u64) -> Facts {
+    let machine = format!("{number:02x}").repeat(16);
+    Facts { node: Node { name: format!("node-{number}"), machine }, ..facts(now) }
+}
+
+/// Two nodes of a network that is defined in the cluster, something freed and something reserved, and a
+/// pool of kontena's that both use.
+fn fill(store: &Value) {
+    let conf = json!({
+        "cniVersion": "1.1.0", "name": "pods", "type": "bridge",
+        "ipam": {"type": "sublet", "subnet": "10.90.0.0/24", "define": true, "cooldown": "1h",
+                 "routes": [{"dst": "0.0.0.0/0"}], "store": store}
+    });
+    let call = |number: u8, now, command: &str, n: u8| {
+        let id = format!("web-{n}");
+        let pod = format!("K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-{n};IgnoreUnknown=1");
+        let own = [("CNI_CONTAINERID", &*id), ("CNI_ARGS", &*pod)];
+        called(&Facts { seed: u64::from(n), ..node(number, now) }, command, &conf, &own);
+    };
+    // node-1 has the machine-id of this test's commands.
+    let here = facts(NOW);
+    for n in 0..5 {
+        call(2, NOW + u64::from(n), "ADD", n);
+    }
+    call(2, NOW + 50, "DEL", 3);
+    let id = [("CNI_CONTAINERID", "here")];
+    called(&Facts { now: NOW + 60, ..here }, "ADD", &conf, &id);
+    let done = |args: &[&str]| {
+        let store = store.to_string();
+        let said = said(&Lab::new(), &[args, &["--store", &store]].concat(), PLAIN);
+        assert!(said.ends_with("exit 0\n"), "{said}");
+    };
+    done(&["reserve", "pods", "10.90.0.200", "--note", "printer"]);
+    done(&["import", "kontena"]);
+}
+
+/// The files that cases name.
+pub fn write_files(lab: &Lab) {
+    let definition = |subnet: &str| json!({"ipam": {"type": "sublet", "subnet": subnet}});
+    let mut late = definition("10.90.0.0/16");
+    late["version"] = json!(7);
+    for (name, value) in [
+        ("wider.json", &definition("10.90.0.0/16")),
+        ("away.json", &definition("10.91.0.0/16")),
+        ("late.json", &late),
+    ] {
+        fs::write(lab.join(name), value.to_string()).unwrap();
+    }
+    let head = json!({"sublet": env!("CARGO_PKG_VERSION"), "format": 2});
+    let line = |address: &str| {
+        json!({"record": "lease", "network": "lab", "address": address, "prefix": 24, "kind": "dynamic",
+            "containerID": "c1", "ifname": "eth0", "rangeKey": "10.92.0.1", "node": "node-1",
+            "machineID": "00", "time": "2026-01-31T22:53:20Z", "persist": "disk"})
+    };
+    for (name, address) in [("lines.jsonl", "10.92.0.7"), ("bad.jsonl", "10.92.0")] {
+        fs::write(lab.join(name), format!("{head}\n{}\n", line(address))).unwrap();
+    }
+    let taken = ["reserve", "pods", "10.77.0.2", "--store", "@/other.redb"];
+    let reserved = said(lab, &taken, PLAIN);
+    assert!(reserved.ends_with("exit 0\n"), "{reserved}");
+}
+
+#[test]
+fn say_what_they_said() {
+    let (etcd, consul) = (clusters::etcd(), clusters::consul());
+    legacy_consul::kontena(&etcd);
+    for last in [2, 3, 5] {
+        legacy_consul::lease(&consul, "default", last);
+    }
+    let fixed = fixed();
+    write_files(&fixed);
+    let number = Cell::new(0);
+    let fresh = |server: &Server| {
+        number.set(number.get() + 1);
+        // What earlier runs noted in /run of a server on the same port is of another prefix.
+        server.conf(&format!("store-{}-{}", process::id(), number.get()))
+    };
+    let mut faults = Vec::new();
+    for (name, args, json) in CASES {
+        faults.extend(in_all_forms(name, *json, &|more, screen| {
+            let (filled, lab) = (fresh(&etcd), copy(fixed.path()));
+            if args.contains(&"ETCD") {
+                fill(&filled);
+            }
+            let args: Vec<String> = args
+                .iter()
+                .map(|arg| match *arg {
+                    "ETCD" => filled.to_string(),
+                    "EMPTY" => fresh(&etcd).to_string(),
+                    "CONSUL" => fresh(&consul).to_string(),
+                    arg => arg.to_owned(),
+                })
+                .collect();
+            let args: Vec<&str> = args.iter().map(String::as_str).collect();
+            let said = said(&lab, &[&args, more].concat(), screen);
+            said.replace(&etcd.endpoint(), "http://ETCD")
+                .replace(&consul.endpoint(), "http://CONSUL")
+        }));
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}

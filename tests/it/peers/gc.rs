@@ -1,0 +1,509 @@
+//! `sublet gc` on this machine: real network and mount namespaces, real processes, a real containerd
+//! and a real Docker daemon. Needs root.
+
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use sublet::alloc;
+use sublet::model::{Netns as Recorded, Node, Persist};
+use tempfile::TempDir;
+
+use crate::lab::{Answer, Call, Lab, SUBLET, addresses, conf, root};
+use crate::store_check as check;
+
+/// Runs a program of the machine; one that is missing fails the test.
+fn run(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program)
+        .args(args)
+        .output()
+        .unwrap_or_else(|e| panic!("{program} is missing ({e}): scripts/test.sh installs it"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {args:?}: {said}");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// A process that ends with the test.
+struct Running(Child);
+
+impl Running {
+    fn start(program: &str, args: &[&str]) -> Running {
+        let mut command = Command::new(program);
+        command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn();
+        Running(
+            child.unwrap_or_else(|e| {
+                panic!("{program} is missing ({e}): scripts/test.sh installs it")
+            }),
+        )
+    }
+
+    fn end(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// A network namespace that a mount holds, as `ip netns add` makes it.
+struct Netns(PathBuf);
+
+impl Netns {
+    fn new(path: PathBuf) -> Netns {
+        assert!(root(), "run this as root: it makes network namespaces");
+        File::create(&path).unwrap();
+        run("unshare", &[&format!("--net={}", path.display()), "true"]);
+        Netns(path)
+    }
+
+    fn text(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+
+    /// A process in it.
+    fn process(&self) -> Running {
+        let sleep = Running::start("nsenter", &[&format!("--net={}", self.text()), "sleep", "600"]);
+        let inode = |path: &str| fs::read_link(path).map(|l| l.display().to_string()).ok();
+        let own = inode("/proc/self/ns/net");
+        wait(|| {
+            let now = inode(&format!("/proc/{}/ns/net", sleep.0.id()));
+            now.is_some() && now != own
+        });
+        sleep
+    }
+
+    /// From here alone; to remove the file would unmount it everywhere.
+    fn unmount(&self) {
+        let _ = Command::new("umount").args(["--lazy", self.text()]).stderr(Stdio::null()).status();
+    }
+
+    fn remove(&self) {
+        self.unmount();
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+impl Drop for Netns {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+/// Waits for something that another process does.
+#[allow(clippy::disallowed_methods, reason = "there is nothing else to wait on")]
+fn wait(mut done: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !done() {
+        assert!(begin.elapsed() < Duration::from_secs(30), "it did not happen");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A store, and a folder in /run for namespaces.
+struct Host {
+    lab: Lab,
+    run: TempDir,
+}
+
+impl Host {
+    fn new() -> Host {
+        Host { lab: Lab::new(), run: tempfile::tempdir_in("/run").unwrap() }
+    }
+
+    fn netns(&self, name: &str) -> Netns {
+        Netns::new(self.run.path().join(name))
+    }
+
+    fn add(&self, container: &str, netns: &str) -> String {
+        let conf = conf(&self.lab.data_dir(), "10.4.0.0/24");
+        let call = Call::cni("ADD", container, &conf).env("CNI_NETNS", netns);
+        addresses(&call.run().ok()).remove(0)
+    }
+
+    fn gc(&self, more: &[&str]) -> Call {
+        let store = self.lab.store().display().to_string();
+        let call = Call::sublet().arg("gc").arg("--store").arg(&store).arg("--json");
+        let call = if more.iter().any(|a| a.starts_with("--grace")) {
+            call
+        } else {
+            call.arg("--grace=0s")
+        };
+        let decided = more.contains(&"--dry-run");
+        let call = if decided { call } else { call.arg("--yes") };
+        more.iter().fold(call, |call, arg| call.arg(arg))
+    }
+
+    /// Verdict of the container's one lease, and whether it was freed.
+    fn verdict(answer: &Answer, container: &str) -> (String, bool) {
+        let rows = answer.rows();
+        let row = rows.iter().find(|r| r["containerID"] == container).unwrap();
+        (row["verdict"].as_str().unwrap().to_owned(), row["freed"] == true)
+    }
+
+    fn judged(&self, container: &str) -> (String, bool) {
+        Host::verdict(&self.gc(&[]).run(), container)
+    }
+
+    /// Asks until it is found lost: a mount namespace that was made meanwhile, by another test say,
+    /// holds a copy of each mount until it ends, and the kernel takes a moment to let go.
+    fn until_lost(&self, more: &[&str], container: &str) -> Answer {
+        let mut found = None;
+        wait(|| {
+            let answer = self.gc(more).run();
+            let lost = Host::verdict(&answer, container).0 == "lost";
+            found = lost.then_some(answer);
+            lost
+        });
+        found.unwrap()
+    }
+
+    fn is_leased(&self, container: &str) -> bool {
+        self.lab.list().iter().any(|row| row["containerID"] == container)
+    }
+}
+
+fn is(verdict: &str, freed: bool) -> (String, bool) {
+    (verdict.to_owned(), freed)
+}
+
+#[test]
+fn a_namespace_that_is_gone_frees_its_lease() {
+    let host = Host::new();
+    let (gone, alive) = (host.netns("gone"), host.netns("alive"));
+    host.add("gone", gone.text());
+    host.add("alive", alive.text());
+    host.add("never", "/var/run/netns/no-such-namespace");
+    assert_eq!(host.judged("gone"), is("alive", false));
+    gone.remove();
+    // Young, or only looked at: kept.
+    assert_eq!(Host::verdict(&host.gc(&["--grace=60s"]).run(), "gone"), is("cannotTell", false));
+    let answer = host.until_lost(&["--dry-run"], "gone");
+    assert_eq!(Host::verdict(&answer, "gone"), is("lost", false));
+    let answer = host.until_lost(&["--netns"], "gone");
+    assert_eq!(Host::verdict(&answer, "gone"), is("lost", true));
+    assert_eq!(Host::verdict(&answer, "alive"), is("alive", false));
+    assert_eq!(Host::verdict(&answer, "never"), is("cannotTell", false));
+    assert!(!host.is_leased("gone") && host.is_leased("alive") && host.is_leased("never"));
+}
+
+#[test]
+fn a_process_in_it_keeps_a_namespace_without_a_name() {
+    let host = Host::new();
+    let netns = host.netns("named");
+    let mut process = netns.process();
+    host.add("c1", netns.text());
+    netns.remove();
+    assert_eq!(host.judged("c1"), is("cannotTell", false));
+    process.end();
+    host.until_lost(&[], "c1");
+}
+
+#[test]
+fn an_open_file_and_another_mount_keep_it_too() {
+    let host = Host::new();
+    let netns = host.netns("named");
+    host.add("c1", netns.text());
+    let file = File::open(&netns.0).unwrap();
+    netns.remove();
+    assert_eq!(host.judged("c1"), is("cannotTell", false));
+    drop(file);
+    host.until_lost(&[], "c1");
+
+    let netns = host.netns("other");
+    host.add("c2", netns.text());
+    // In the mount namespace of a process that sees nothing of what happens here.
+    let mut elsewhere = Running::start("unshare", &["--mount", "sleep", "600"]);
+    let inode = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+    let own = inode(std::process::id());
+    wait(|| inode(elsewhere.0.id()).is_some_and(|found| Some(found) != own));
+    netns.unmount();
+    assert_eq!(host.judged("c2"), is("cannotTell", false));
+    elsewhere.end();
+    host.until_lost(&[], "c2");
+}
+
+/// The name is used again: its namespace has another number, unless the kernel gave the same.
+#[test]
+fn a_name_and_a_pid_that_are_used_again_prove_nothing() {
+    let host = Host::new();
+    let netns = host.netns("name");
+    host.add("c1", netns.text());
+    // Taken while the old number is in use, so it has another.
+    let next = host.netns("next");
+    netns.remove();
+    File::create(&netns.0).unwrap();
+    run("mount", &["--bind", next.text(), netns.text()]);
+    host.add("c2", netns.text());
+    host.until_lost(&[], "c1");
+    assert_eq!(host.judged("c2"), is("alive", false));
+    // By a process: the path is another's as soon as its number is given again.
+    let process = next.process();
+    let path = format!("/proc/{}/ns/net", process.0.id());
+    host.add("c3", &path);
+    assert_eq!(host.judged("c3"), is("alive", false));
+    drop(process);
+    // Still held by two mounts.
+    assert_eq!(host.judged("c3"), is("cannotTell", false));
+    next.remove();
+    netns.remove();
+    host.until_lost(&[], "c3");
+    assert_eq!(host.lab.list().len(), 0);
+}
+
+#[test]
+fn one_mount_namespace_does_not_judge_anothers_names() {
+    let host = Host::new();
+    let netns = host.netns("here");
+    host.add("c1", netns.text());
+    let private = |inner: &str| {
+        let script = format!("mount -t tmpfs none /run && {inner}");
+        ["--mount", "sh", "-c", &script].map(str::to_owned)
+    };
+    // A private /run: the name is not there. Held by a mount that this one sees.
+    let gc = format!("{SUBLET} gc --yes --json --grace=0s --store {}", host.lab.store().display());
+    let answer = private(&gc).iter().fold(Call::new("unshare"), |c, a| c.arg(a)).run();
+    assert_eq!(Host::verdict(&answer, "c1"), is("cannotTell", false));
+    netns.remove();
+    let answer = private(&gc).iter().fold(Call::new("unshare"), |c, a| c.arg(a)).run();
+    assert_eq!(Host::verdict(&answer, "c1"), is("cannotTell", false));
+    host.until_lost(&[], "c1");
+
+    // Made in a private /run by somebody who is gone: from here nobody can tell.
+    let conf = conf(&host.lab.data_dir(), "10.4.0.0/24");
+    let add =
+        format!("touch /run/x && unshare --net=/run/x true && CNI_NETNS=/run/x exec {SUBLET}");
+    let mut call = Call::cni("ADD", "c2", &conf).program("unshare");
+    for arg in private(&add) {
+        call = call.arg(&arg);
+    }
+    call.run().ok();
+    assert_eq!(host.judged("c2"), is("cannotTell", false));
+}
+
+/// Two systems with one folder: what the other made is not judged here.
+#[test]
+fn another_machines_leases_are_not_judged() {
+    let host = Host::new();
+    let netns = host.netns("mine");
+    host.add("mine", netns.text());
+    let facts = sublet::sys::host::facts(&|_| None);
+    let inode = |path: &str| (facts.inode)(path);
+    let recorded = Recorded {
+        path: "/run/netns/gone".to_owned(),
+        inode: Some((4, 1)),
+        mount_ns: inode("/proc/self/ns/mnt").map(|(_, n)| n),
+    };
+    let store = &mut *check::open(&host.lab.store(), Persist::Boot);
+    for (container, machine) in
+        [("theirs", "f00d".to_owned()), ("ours", facts.node.machine.clone())]
+    {
+        let cx = alloc::Context { node: Node { name: "n".to_owned(), machine }, ..facts.context() };
+        let alloc::Command::Add(mut add) = check::add(container) else { unreachable!() };
+        add.origin.netns = Some(recorded.clone());
+        store.apply(&alloc::Command::Add(add), &cx).unwrap();
+    }
+    assert!(!facts.node.machine.is_empty(), "/etc/machine-id is missing");
+    let answer = host.gc(&["--netns"]).run();
+    assert_eq!(Host::verdict(&answer, "theirs"), is("cannotTell", false));
+    assert_eq!(Host::verdict(&answer, "ours"), is("lost", true));
+    assert_eq!(Host::verdict(&answer, "mine"), is("alive", false));
+}
+
+/// What a runtime does not know is freed; a runtime that does not answer, or that knows nothing of
+/// these containers, frees nothing.
+#[test]
+fn containerd_is_asked() {
+    let host = Host::new();
+    let dir = host.run.path().display().to_string();
+    let config = format!(
+        "version = 2\nroot = \"{dir}/root\"\nstate = \"{dir}/state\"\n\
+         disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\n address = \"{dir}/c.sock\"\n"
+    );
+    fs::write(host.run.path().join("config.toml"), config).unwrap();
+    let mut containerd = Running::start("containerd", &["--config", &format!("{dir}/config.toml")]);
+    wait(|| Path::new(&format!("{dir}/c.sock")).exists());
+    let socket = format!("{dir}/c.sock");
+    let ctr = |args: &[&str]| run("ctr", &[&["--address", &socket], args].concat());
+    wait(|| {
+        let asked = Command::new("ctr").args(["--address", &socket, "version"]).output().unwrap();
+        asked.status.success()
+    });
+    let ask = format!("--containerd={socket}");
+    fs::create_dir(host.run.path().join("rootfs")).unwrap();
+    let rootfs = format!("{dir}/rootfs");
+    for container in ["known", "lost", "default-nerd"] {
+        host.add(container, "/var/run/netns/no-such-namespace");
+    }
+    let netns = host.netns("alive");
+    host.add("strange", netns.text());
+    assert_eq!(Host::verdict(&host.gc(&[&ask]).run(), "lost"), is("cannotTell", false));
+    ctr(&["-n", "k8s.io", "containers", "create", "--rootfs", &rootfs, "known", "true"]);
+    ctr(&["-n", "default", "containers", "create", "--rootfs", &rootfs, "nerd", "true"]);
+    let answer = host.gc(&[&ask]).run();
+    assert_eq!(Host::verdict(&answer, "known"), is("alive", false));
+    assert_eq!(Host::verdict(&answer, "default-nerd"), is("alive", false));
+    assert_eq!(Host::verdict(&answer, "strange"), is("alive", false), "its namespace is there");
+    assert_eq!(Host::verdict(&answer, "lost"), is("lost", true));
+    containerd.end();
+    ctr_does_not_answer(&host, &ask);
+    // Half a listing: the second namespace's question fails.
+    let half = host.run.path().join("ctr");
+    let script = "#!/bin/sh\ncase \"$*\" in *namespaces*) echo a; echo b;; *'-n a '*) echo known;; \
+                  *) exit 1;; esac\n";
+    fs::write(&half, script).unwrap();
+    run("chmod", &["+x", half.to_str().unwrap()]);
+    let answer = host.gc(&[&ask, "--ctr", half.to_str().unwrap()]).run();
+    answer.check(answer.code == Some(1) && answer.stdout.is_empty(), "half a listing");
+    assert_eq!(host.lab.list().len(), 3);
+}
+
+fn ctr_does_not_answer(host: &Host, ask: &str) {
+    // Instead of its own patience of some seconds.
+    let deaf = host.run.path().join("deaf");
+    fs::write(&deaf, "#!/bin/sh\necho 'context deadline exceeded' >&2\nexit 1\n").unwrap();
+    run("chmod", &["+x", deaf.to_str().unwrap()]);
+    let answer = host.gc(&[ask, "--ctr", deaf.to_str().unwrap(), "--netns"]).run();
+    answer.check(answer.code == Some(1) && answer.stdout.is_empty(), "nobody answers");
+    answer.check(answer.stderr.contains("nothing was freed"), "what was done");
+}
+
+#[test]
+fn docker_is_asked() {
+    let host = Host::new();
+    let dir = host.run.path().display().to_string();
+    let socket = format!("unix://{dir}/d.sock");
+    let path = |name: &str| format!("{dir}/{name}");
+    let mut dockerd = Running::start(
+        "dockerd",
+        &[
+            ["--data-root", &path("root")],
+            ["--exec-root", &path("exec")],
+            ["--pidfile", &path("pid")],
+            ["-H", &socket],
+            ["--storage-driver", "vfs"],
+            ["--bridge", "none"],
+        ]
+        .concat()
+        .into_iter()
+        .chain(["--iptables=false", "--ip6tables=false"])
+        .collect::<Vec<_>>(),
+    );
+    let docker = |args: &[&str]| run("docker", &[&["-H", &socket], args].concat());
+    wait(|| {
+        Command::new("docker").args(["-H", &socket, "info"]).output().unwrap().status.success()
+    });
+    run("tar", &["-cf", &path("empty.tar"), "-T", "/dev/null"]);
+    docker(&["import", &path("empty.tar"), "empty"]);
+    let known = docker(&["create", "empty", "/x"]);
+    host.add(&known, "/var/run/netns/no-such-namespace");
+    host.add("lost", "/var/run/netns/no-such-namespace");
+    let answer = host.gc(&[&format!("--docker={}", path("d.sock"))]).run();
+    assert_eq!(Host::verdict(&answer, &known), is("alive", false));
+    assert_eq!(Host::verdict(&answer, "lost"), is("lost", true));
+    docker(&["rm", &known]);
+    // It ends its own children when it is asked to.
+    run("kill", &["-TERM", &dockerd.0.id().to_string()]);
+    dockerd.0.wait().unwrap();
+}
+
+/// A daemon that is cut off in its answer, refuses, or says something else.
+#[test]
+fn a_partial_answer_of_docker_frees_nothing() {
+    let host = Host::new();
+    for container in ["known", "lost"] {
+        host.add(container, "/var/run/netns/no-such-namespace");
+    }
+    let path = host.run.path().join("fake.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let body = json!([{"Id": "known"}]).to_string();
+    let whole = format!("HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let answers =
+        [whole[..whole.len() - 2].to_owned(), "HTTP/1.0 503 Down\r\n\r\n[]".into(), whole];
+    let serving = answers.clone();
+    let server = std::thread::spawn(move || {
+        for answer in serving {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut asked = [0; 64];
+            let _ = stream.read(&mut asked).unwrap();
+            stream.write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    let ask = format!("--docker={}", path.display());
+    for _ in 0..2 {
+        let answer = host.gc(&[&ask, "--netns"]).run();
+        answer.check(answer.code == Some(1) && answer.stdout.is_empty(), "it cannot be trusted");
+        assert_eq!(host.lab.list().len(), 2);
+    }
+    assert_eq!(Host::verdict(&host.gc(&[&ask]).run(), "lost"), is("lost", true));
+    server.join().unwrap();
+    let missing = host.gc(&["--docker=/nowhere/docker.sock"]).run();
+    missing.check(missing.code == Some(1) && missing.stderr.contains("/nowhere"), "no daemon");
+}
+
+#[test]
+fn nothing_is_freed_without_a_word() {
+    let host = Host::new();
+    let netns = host.netns("gone");
+    host.add("gone", netns.text());
+    netns.remove();
+    let store = host.lab.store().display().to_string();
+    let plain = Call::sublet().arg("gc").arg("--store").arg(&store).arg("--grace=0s");
+    host.until_lost(&["--dry-run"], "gone");
+    let asked = plain.run();
+    asked.check(asked.code == Some(2) && asked.stderr.contains("--yes"), "there is no terminal");
+    let json = plain.clone().arg("--json").run();
+    json.check(json.code == Some(2) && json.stderr.contains("--yes"), "JSON does not ask");
+    assert!(host.is_leased("gone"));
+    host.add("never", "/var/run/netns/no-such-namespace");
+    let quiet = plain.clone().arg("--dry-run").arg("--quiet").run();
+    quiet.check(quiet.stdout.lines().count() == 1, "the lost one alone");
+    let done = plain.clone().arg("--yes").run();
+    done.check(done.succeeded() && done.stdout.starts_with("freed: 10.4.0.2"), "freed");
+    done.check(done.stdout.contains("cannot tell: 10.4.0.3"), "the rest");
+    let rows: Value = plain.arg("--json").run().ok();
+    assert_eq!(rows[0]["verdict"], "cannotTell");
+    let wrong = Call::sublet().arg("gc").arg("--grace=soon").run();
+    assert_eq!(wrong.code, Some(2));
+}
+
+/// What no option names is the default store that there is, also where it holds leases of a boot alone.
+/// Of two, the other one is named.
+#[test]
+fn the_default_store_is_the_one_that_there_is() {
+    let add = |persist: &str, ecs: bool| {
+        let conf = if ecs {
+            json!({"cniVersion": "0.3.0", "name": "e", "type": "ecs", "ipam": {
+                "type": "ecs-ipam", "id": "7", "persist": persist,
+                "ipv4-subnet": "169.254.172.0/22"}})
+        } else {
+            json!({"cniVersion": "1.0.0", "name": "n", "type": "bridge", "ipam": {
+                "type": "sublet", "persist": persist, "ranges": [[{"subnet": "10.0.0.0/24"}]]}})
+        };
+        format!(
+            "echo '{conf}' | CNI_COMMAND=ADD CNI_CONTAINERID=c CNI_IFNAME=eth0 CNI_NETNS=/x \
+             CNI_PATH=/x {SUBLET} > /dev/null"
+        )
+    };
+    for persist in ["boot", "disk"] {
+        let (ecs, other) = (add(persist, true), add(persist, false));
+        let script = format!(
+            "set -e; mkdir -p /data /var/lib/cni; mount -t tmpfs none /data; \
+             mount -t tmpfs none /var/lib/cni; {ecs}; {SUBLET} list; {other}; {SUBLET} list"
+        );
+        let answer = Call::new("unshare").args(&["--mount", "sh", "-c", &script]).run();
+        let tables = answer.stdout.matches("NETWORK").count();
+        let of = |address: &str| answer.stdout.matches(address).count();
+        answer.check(tables == 2 && of("169.254.172.2/22") == 1, "the only one");
+        answer.check(of("10.0.0.2/24") == 1, "the usual one");
+        answer.check(answer.stderr.matches("--store /data/eni-ipam.db").count() == 1, "the other");
+    }
+}

@@ -1,0 +1,164 @@
+//! What cni-ipam-consul and kontena-ipam kept on a server goes on with sublet.
+
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+
+use crate::docker::{Daemon, until};
+use crate::lab::Call;
+use crate::peers::clusters::{self, Server};
+
+/// cni-ipam-consul's configuration, as its README prints it, of another server.
+fn conf(server: &Server) -> Value {
+    let text = include_str!("../../../testdata/consul/default.json");
+    let mut conf: Value = serde_json::from_str(text).unwrap();
+    let (host, port) =
+        server.address().split_once(':').map(|(h, p)| (h.to_owned(), p.to_owned())).unwrap();
+    conf["ipam"]["consul_addr"] = json!(host);
+    conf["ipam"]["consul_port"] = json!(port);
+    conf
+}
+
+/// A lease of cni-ipam-consul.
+pub fn lease(server: &Server, network: &str, last: u8) {
+    let ip = format!("203.0.113.{last}");
+    let value = json!({"ip": ip, "mac": "00:00:00:00:00:00", "id": format!("old-{last}")});
+    assert_eq!(server.http("PUT", &format!("/v1/kv/{network}/{ip}"), &value.to_string()).0, 200);
+}
+
+fn leases(server: &Server) -> Vec<Value> {
+    let store = server.store("sublet");
+    Call::sublet().arg("list").arg("--json").arg("--store").arg(&store).run().rows()
+}
+
+/// On a node.
+fn plugin(node: &str, command: &str, container: &str, conf: &Value) -> String {
+    let answer = Call::cni(command, container, conf).env("NODE_ID", node).run();
+    answer.check(answer.succeeded(), command);
+    answer.stdout
+}
+
+#[test]
+fn consuls_old_leases_are_taken_over_by_the_first_add() {
+    let server = clusters::consul();
+    let network =
+        json!({"gw": "", "net": "203.0.113.0/24", "start": "", "end": "", "routes": null});
+    server.http("PUT", "/v1/kv/default", &network.to_string());
+    for last in 2..=250 {
+        lease(&server, "default", last);
+    }
+    lease(&server, "default2", 251);
+    let conf = conf(&server);
+    let added = plugin("a", "ADD", "new", &conf);
+    assert!(["251", "252", "253", "254"].iter().any(|n| added.contains(&format!("113.{n}/24"))));
+    assert_eq!(leases(&server).len(), 250);
+    // Whichever node the container is on.
+    plugin("b", "DEL", "old-7", &conf);
+    plugin("b", "DEL", "old-7", &conf);
+    plugin("a", "DEL", "new", &conf);
+    assert_eq!(leases(&server).len(), 248);
+    // The old keys stay, for the way back.
+    let (_, keys) = server.http("GET", "/v1/kv/default/?keys", "");
+    assert_eq!(keys.matches("203.0.113.").count(), 249);
+}
+
+#[test]
+fn consuls_old_leases_are_freed_before_the_first_add() {
+    let server = clusters::consul();
+    lease(&server, "default", 2);
+    lease(&server, "default", 3);
+    let conf = conf(&server);
+    plugin("a", "DEL", "old-2", &conf);
+    let left = leases(&server);
+    assert!(left.len() == 1 && left[0]["containerID"] == "old-3", "{left:?}");
+}
+
+#[test]
+fn consuls_old_leases_are_imported() {
+    let server = clusters::consul();
+    lease(&server, "default", 2);
+    lease(&server, "default", 3);
+    let store = server.store("sublet");
+    let import = |more: &[&str]| {
+        let call = ["import", "consul", "default", "--store", &store];
+        let answer = Call::sublet().args(&[&call[..], more].concat()).run();
+        answer.check(answer.succeeded(), "import");
+        answer.stdout
+    };
+    assert!(import(&["--dry-run"]).contains("2 addresses would be taken over"));
+    assert_eq!(leases(&server).len(), 0);
+    assert!(import(&[]).contains("2 addresses taken over"));
+    assert!(import(&[]).contains("taken over before"));
+    assert_eq!(leases(&server).len(), 2);
+    let etcd = clusters::etcd();
+    let wrong = ["import", "consul", "default", "--store", &etcd.store("sublet")];
+    let wrong = Call::sublet().args(&wrong).run();
+    wrong.check(wrong.code == Some(1) && wrong.stderr.contains("kept them in Consul"), "etcd");
+}
+
+/// What kontena-ipam keeps of a pool that two nodes use, with three addresses, and of a subnet that it
+/// has lost.
+pub fn kontena(server: &Server) {
+    let put = |key: &str, value: &Value| {
+        let mut escaped = String::new();
+        for byte in value.to_string().bytes() {
+            write!(escaped, "%{byte:02X}").unwrap();
+        }
+        let path = format!("/v2/keys/kontena/ipam/{key}");
+        assert_eq!(server.http("PUT", &path, &format!("value={escaped}")).0, 201, "{key}");
+    };
+    put("subnets/10.81.0.0", &json!({"address": "10.81.0.0/16"}));
+    put("subnets/10.83.0.0", &json!({"address": "10.83.0.0/24"}));
+    let pool =
+        json!({"subnet": "10.81.0.0/16", "iprange": "10.81.130.0/17", "gateway": "10.81.0.1/16"});
+    put("pools/kontena", &pool);
+    for node in ["n1", "n2"] {
+        put(&format!("pool-nodes/kontena/{node}"), &json!({}));
+    }
+    for (ip, node) in [("10.81.0.1", "n1"), ("10.81.128.0", "n1"), ("10.81.128.7", "n2")] {
+        let value = json!({"address": format!("{ip}/16"), "node": node});
+        put(&format!("addresses/kontena/{ip}"), &value);
+    }
+}
+
+#[test]
+fn kontenas_networks_go_on() {
+    let server = clusters::etcd();
+    kontena(&server);
+    let store = server.store("sublet");
+    let import = |more: &[&str]| {
+        let answer =
+            Call::sublet().args(&["import", "kontena", "--store", &store]).args(more).run();
+        answer.check(answer.succeeded(), "import");
+        (answer.stdout, answer.stderr)
+    };
+    let (told, left) = import(&["--dry-run"]);
+    assert_eq!(told, "pool kontena (10.81.0.0/16): 3 addresses would be taken over\n");
+    assert_eq!(left, "subnet 10.83.0.0/24 left out: no pool has it\n");
+    assert_eq!(leases(&server).len(), 0);
+    assert_eq!(import(&[]).0, "pool kontena (10.81.0.0/16): 3 addresses taken over\n");
+    let before = leases(&server);
+    assert_eq!(import(&[]).0, "/kontena/ipam: taken over before; nothing was done\n");
+    assert_eq!(leases(&server), before);
+
+    // dockerd remembers the pool by its name.
+    let endpoint = format!("http://{}", server.address());
+    let env = [("ETCD_ENDPOINT", &*endpoint), ("NODE_ID", "n1")];
+    let daemon = Daemon::on(Some(""), &["--address-spaces", "kontenalocal,kontenaglobal"], &env);
+    let call = |path: &str, body: Value| {
+        let (status, answer) = daemon.call(&format!("/IpamDriver.{path}"), &body.to_string());
+        assert_eq!(status, 200, "{answer}");
+        answer
+    };
+    let got = call("RequestAddress", json!({"PoolID": "kontena"}));
+    assert_eq!(got["Address"], "10.81.128.1/16");
+    call("ReleaseAddress", json!({"PoolID": "kontena", "Address": "10.81.128.0"}));
+    let joined = call("RequestPool", json!({"Options": {"network": "kontena"}}));
+    assert_eq!(joined["Data"]["com.docker.network.gateway"], "10.81.0.1/16");
+    // n1 asked for it twice by now; when it lets go, n2's stay.
+    call("ReleasePool", json!({"PoolID": "kontena"}));
+    call("ReleasePool", json!({"PoolID": "kontena"}));
+    until("n2's alone", || {
+        let nodes: Vec<Value> = leases(&server).iter().map(|l| l["address"].clone()).collect();
+        nodes == [json!("10.81.0.1"), json!("10.81.128.7")]
+    });
+}

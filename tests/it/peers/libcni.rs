@@ -1,0 +1,154 @@
+//! What a runtime does with a list of plugins, after the specification's sections 3 and 5: chains
+//! ADD, keeps results for CHECK and DEL, undoes a failed ADD, and knows what GC must spare.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::lab::{Answer, Call};
+use crate::peers::host::Host;
+
+/// A network configuration list and where its plugins are.
+pub struct List {
+    pub cni_version: &'static str,
+    pub name: &'static str,
+    pub plugins: Vec<Value>,
+    pub path: String,
+}
+
+/// A container's interface in a network: what a result is kept by.
+type Attachment = (String, String);
+
+/// A runtime on a host, in one network.
+pub struct Runtime<'a> {
+    host: &'a Host,
+    pub list: List,
+    results: BTreeMap<Attachment, Value>,
+}
+
+impl<'a> Runtime<'a> {
+    pub fn new(host: &'a Host, list: List) -> Runtime<'a> {
+        Runtime { host, list, results: BTreeMap::new() }
+    }
+
+    /// Whether this list's version has what came with 0.4.0 (CHECK, `prevResult` on DEL) or later.
+    pub fn since(&self, version: &str) -> bool {
+        self.list.cni_version >= version
+    }
+
+    /// The configuration that one plugin gets: its own, and what the list and the runtime add.
+    fn conf(&self, plugin: &Value, more: &Value) -> Value {
+        let mut conf = plugin.clone();
+        conf["cniVersion"] = json!(self.list.cni_version);
+        conf["name"] = json!(self.list.name);
+        for (key, value) in more.as_object().into_iter().flatten() {
+            conf[key] = value.clone();
+        }
+        conf
+    }
+
+    fn run(&self, command: &str, container: &str, plugin: &Value, more: &Value) -> Answer {
+        let program = format!("{}/{}", self.list.path, plugin["type"].as_str().unwrap());
+        let netns = Host::netns(container).display().to_string();
+        let mut call = Call::cni(command, container, &self.conf(plugin, more))
+            .program(&program)
+            .env("CNI_PATH", &self.list.path);
+        call = match command {
+            "GC" | "STATUS" => call.envs(&json!({
+                "CNI_CONTAINERID": null, "CNI_NETNS": null, "CNI_IFNAME": null
+            })),
+            _ => call.env("CNI_NETNS", &netns),
+        };
+        self.host.on(call)
+    }
+
+    /// Runs the command through the list until a plugin fails; the last answer.
+    fn through(&self, command: &str, container: &str, more: &Value) -> Answer {
+        let mut answers = self.list.plugins.iter().map(|p| self.run(command, container, p, more));
+        let first = answers.next().expect("a list has a plugin");
+        let failed = |answer: &Answer| !answer.succeeded();
+        if failed(&first) { first } else { answers.find(failed).unwrap_or(first) }
+    }
+
+    /// ADD through the list, each plugin with the result of the one before; the last answer.
+    pub fn add(&mut self, container: &str) -> Answer {
+        let mut more = json!({});
+        let mut last = None;
+        for plugin in &self.list.plugins {
+            let answer = self.run("ADD", container, plugin, &more);
+            if !answer.succeeded() {
+                return answer;
+            }
+            more = json!({"prevResult": answer.json()});
+            last = Some(answer);
+        }
+        self.results.insert(key(container), more["prevResult"].take());
+        last.expect("a list has a plugin")
+    }
+
+    /// ADD, and DEL if it fails: section 3 asks for it.
+    pub fn attach(&mut self, container: &str) -> Answer {
+        let answer = self.add(container);
+        if !answer.succeeded() {
+            self.del(container);
+        }
+        answer
+    }
+
+    /// DEL through the list, the last plugin first, each with the result of the whole ADD.
+    pub fn del(&mut self, container: &str) {
+        let more = match self.results.get(&key(container)) {
+            Some(result) if self.since("0.4.0") => json!({"prevResult": result}),
+            _ => json!({}),
+        };
+        for plugin in self.list.plugins.iter().rev() {
+            self.run("DEL", container, plugin, &more).silent();
+        }
+        self.results.remove(&key(container));
+    }
+
+    /// CHECK through the list with the result of the ADD; 0.4.0 brought it.
+    pub fn check(&self, container: &str) -> Answer {
+        assert!(self.since("0.4.0"));
+        let more = json!({"prevResult": self.results[&key(container)]});
+        self.through("CHECK", container, &more)
+    }
+
+    /// STATUS of each plugin; 1.1.0 brought it.
+    pub fn status(&self) -> Answer {
+        assert!(self.since("1.1.0"));
+        self.through("STATUS", "", &json!({}))
+    }
+
+    /// A DEL of every attachment that is known and not valid, then, from 1.1.0 on, GC with those
+    /// that are, under the key's present and its former name.
+    pub fn gc(&mut self, valid: &[&str]) {
+        let stale: Vec<String> = self
+            .results
+            .keys()
+            .map(|(container, _)| container.clone())
+            .filter(|container| !valid.contains(&container.as_str()))
+            .collect();
+        for container in stale {
+            self.del(&container);
+        }
+        if !self.since("1.1.0") {
+            return;
+        }
+        let valid: Vec<Value> =
+            valid.iter().map(|c| json!({"containerID": c, "ifname": "eth0"})).collect();
+        let more = json!({"cni.dev/valid-attachments": valid, "cni.dev/attachments": valid});
+        for plugin in &self.list.plugins {
+            self.run("GC", "", plugin, &more).silent();
+        }
+    }
+
+    /// Loses what is known of a container, as a runtime whose cache is gone.
+    pub fn forget(&mut self, container: &str) {
+        self.results.remove(&key(container));
+    }
+}
+
+fn key(container: &str) -> Attachment {
+    (container.to_owned(), "eth0".to_owned())
+}

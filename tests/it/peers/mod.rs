@@ -1,0 +1,25 @@
+//! The tests that need more than the built binaries: root, a namespace, a server, or a program that
+//! the project does not build. They fail where it is missing; they never skip.
+//!
+//! `scripts/test.sh --fast` leaves out every test with a module `peers` in its path: these, and those of
+//! a `mod peers` in another module.
+
+pub mod cluster_commands;
+pub mod clusters;
+mod differential;
+mod disk;
+mod docker_cluster;
+mod export;
+mod flushes;
+mod gc;
+pub mod host;
+mod import_host_local;
+mod inject;
+mod legacy_consul;
+mod libcni;
+mod node;
+mod plugins;
+mod power;
+pub mod reboot;
+mod takeover;
+mod terminal;

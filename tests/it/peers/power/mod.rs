@@ -1,0 +1,322 @@
+//! Kills and power cuts at every operation of the real program.
+//!
+//! Owns: stories of several calls, recorded from the built program, and their replay: at each
+//! operation a kill, and cuts that leave all kinds of subsets of what was not flushed. Each image
+//! that is left is opened, read and written as the next process would. The model is `disk`, the
+//! recording `trace`, what must be true `check`.
+
+mod boot;
+mod controls;
+mod disk;
+mod stories;
+pub mod trace;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::Path;
+
+use sublet::alloc::Context;
+use sublet::model::Persist;
+use tempfile::TempDir;
+
+use self::disk::{Choice, Disk, Image};
+use self::trace::Op;
+use crate::lab::{Call, Dice, Lab, addresses, conf};
+use crate::store_check::{self as check, Truth};
+
+/// How many subsets are tried.
+#[derive(Clone, Copy, Debug)]
+pub struct Depth {
+    /// Up to so many combinations all of them.
+    bound: usize,
+    /// Beyond, each thing alone and all but each, in each of its states.
+    singles: bool,
+    /// And so many random ones.
+    random: usize,
+}
+
+/// For a story that is told once.
+pub const DEEP: Depth = Depth { bound: 256, singles: true, random: 40 };
+
+/// For one with very much that is not flushed.
+pub const RANDOM: Depth = Depth { bound: 64, singles: false, random: 60 };
+
+/// For one of many.
+pub const SHALLOW: Depth = Depth { bound: 32, singles: false, random: 12 };
+
+/// What a replay found.
+#[derive(Debug, Default)]
+pub struct Found {
+    pub kills: usize,
+    pub cuts: usize,
+    /// Different ones, each checked once.
+    pub images: usize,
+    pub failed_kills: usize,
+    pub failed_cuts: usize,
+    pub example: Option<String>,
+}
+
+impl Found {
+    /// Counts another one's in.
+    pub fn and(&mut self, other: Found) {
+        self.kills += other.kills;
+        self.cuts += other.cuts;
+        self.images += other.images;
+        self.failed_kills += other.failed_kills;
+        self.failed_cuts += other.failed_cuts;
+        self.example = self.example.take().or(other.example);
+    }
+
+    pub fn percent(&self) -> f64 {
+        100.0 * f64::from(u32::try_from(self.failed_cuts).unwrap())
+            / f64::from(u32::try_from(self.cuts).unwrap())
+    }
+
+    /// Asserts that nothing was wrong.
+    pub fn nothing_wrong(&self, name: &str) {
+        tell(&format!("{name}: {} kills, {} cuts, {} images", self.kills, self.cuts, self.images));
+        assert_eq!((self.failed_kills, self.failed_cuts), (0, 0), "{name}: {:?}", self.example);
+        assert!(self.cuts > 100 && self.images > 20, "{name}: hardly anything was tried: {self:?}");
+    }
+}
+
+/// For whoever reads the test's output.
+#[allow(clippy::print_stderr, reason = "figures, shown where a test's output is")]
+fn tell(text: &str) {
+    eprintln!("{text}");
+}
+
+/// One call of a story: what it did, and what is known of it.
+struct Step {
+    container: String,
+    adds: bool,
+    /// Of an ADD that was answered.
+    address: Option<String>,
+    ops: Vec<Op>,
+    lived: bool,
+}
+
+/// Calls on one store, one after the other.
+pub struct Story {
+    lab: Lab,
+    persist: &'static str,
+    begin: Disk,
+    truth: Truth,
+    steps: Vec<Step>,
+}
+
+impl Story {
+    /// In an empty folder; `prepare` may put something there first and says what is true then.
+    pub fn new(persist: &'static str, prepare: impl FnOnce(&Lab) -> Truth) -> Story {
+        let lab = Lab::new();
+        let truth = prepare(&lab);
+        let begin = Disk::of(lab.path());
+        Story { lab, persist, begin, truth, steps: Vec::new() }
+    }
+
+    pub fn call(&self, command: &str, container: &str) -> Call {
+        Call::cni(command, container, &self.conf())
+    }
+
+    fn conf(&self) -> serde_json::Value {
+        let mut conf = conf(&self.lab.data_dir(), check::SUBNET);
+        conf["ipam"]["persist"] = self.persist.into();
+        conf
+    }
+
+    /// A call that succeeds.
+    pub fn call_and(mut self, command: &str, container: &str) -> Story {
+        let call = self.call(command, container);
+        let (answer, ops) = trace::record(&call, self.lab.path(), None);
+        assert_eq!(answer.code, Some(0), "{command} {container}: {answer:?}");
+        let adds = command == "ADD";
+        let address = adds.then(|| addresses(&answer.ok()).remove(0));
+        assert_eq!(ops.contains(&Op::Answer), adds, "{command} {container}: {ops:?}");
+        let container = container.to_owned();
+        self.steps.push(Step { container, adds, address, ops, lived: true });
+        self
+    }
+
+    /// A call that is killed as it enters the n-th such system call; whether it came so far.
+    pub fn killed_at(&mut self, command: &str, container: &str, name: &str, n: usize) -> bool {
+        let call = self.call(command, container);
+        // What is loaded at the start of a process is none of the store's.
+        let inject = format!("inject={name}:signal=KILL:when={n}");
+        let (answer, ops) = trace::record(&call, self.lab.path(), Some(&inject));
+        let (container, adds) = (container.to_owned(), command == "ADD");
+        let lived = answer.code == Some(0);
+        let address = (lived && adds).then(|| addresses(&answer.ok()).remove(0));
+        self.steps.push(Step { container, adds, address, ops, lived });
+        !lived
+    }
+
+    /// The operations of all calls, to find those that a control leaves out.
+    pub fn ops(&self) -> Vec<(usize, &Op)> {
+        let all = self.steps.iter().enumerate();
+        all.flat_map(|(n, step)| step.ops.iter().map(move |op| (n, op))).collect()
+    }
+
+    /// Replays the story without the operations of these numbers, and checks what is left at each
+    /// one from `from` on.
+    pub fn replay(&self, left_out: &[usize], from: usize, depth: Depth) -> Found {
+        let mut replay = Replay {
+            found: Found::default(),
+            seen: HashMap::new(),
+            dice: Dice(1),
+            persist: if self.persist == "disk" { Persist::Disk } else { Persist::Boot },
+            // Written and thrown away thousands of times.
+            folder: TempDir::new_in("/dev/shm").unwrap(),
+            depth,
+        };
+        let mut disk = self.begin.clone();
+        let mut truth = self.truth.clone();
+        let mut number = 0;
+        for step in &self.steps {
+            truth.open.insert(step.container.clone());
+            for op in &step.ops {
+                if !left_out.contains(&number) {
+                    disk.apply(op);
+                }
+                if *op == Op::Answer {
+                    step.settle(&mut truth);
+                }
+                if number >= from {
+                    replay.look(&disk, &truth);
+                }
+                number += 1;
+            }
+            if step.lived {
+                step.settle(&mut truth);
+                if number > from {
+                    replay.look(&disk, &truth);
+                }
+            }
+        }
+        replay.found
+    }
+}
+
+impl Step {
+    /// The call was answered: now there is no doubt.
+    fn settle(&self, truth: &mut Truth) {
+        truth.open.remove(&self.container);
+        match &self.address {
+            Some(address) => {
+                truth.acknowledged.insert(self.container.clone(), address.clone());
+            }
+            None => assert!(truth.acknowledged.remove(&self.container).is_some() || !self.adds),
+        }
+    }
+}
+
+struct Replay {
+    found: Found,
+    seen: HashMap<(u64, bool, Truth), Option<String>>,
+    dice: Dice,
+    persist: Persist,
+    folder: TempDir,
+    depth: Depth,
+}
+
+impl Replay {
+    /// A kill and cuts at one moment.
+    fn look(&mut self, disk: &Disk, truth: &Truth) {
+        self.found.kills += 1;
+        if let Some(wrong) = self.check(&disk.killed(), truth, &check::now()) {
+            self.found.failed_kills += 1;
+            self.found.example.get_or_insert(format!("killed: {wrong}"));
+        }
+        // A cut ends the boot, and with it what was leased for its length.
+        let after = match self.persist {
+            Persist::Disk => truth.clone(),
+            Persist::Boot => Truth::default(),
+        };
+        for choice in self.choices(&disk.states()) {
+            self.found.cuts += 1;
+            if let Some(wrong) = self.check(&disk.cut(&choice), &after, &check::rebooted()) {
+                self.found.failed_cuts += 1;
+                self.found.example.get_or_insert(format!("cut to {choice:?}: {wrong}"));
+            }
+        }
+    }
+
+    /// The subsets that are tried: all where they are few; else none, all, each alone, all but each,
+    /// all up to each, and random ones in which much or little is left.
+    fn choices(&mut self, states: &[usize]) -> Vec<Choice> {
+        let open: Vec<usize> = (0..states.len()).filter(|i| states[*i] > 1).collect();
+        let count = open.iter().try_fold(1, |n: usize, i| {
+            n.checked_mul(states[*i]).filter(|n| *n <= self.depth.bound)
+        });
+        let nothing = vec![0; states.len()];
+        let mut all = Vec::new();
+        if let Some(count) = count {
+            for mut n in 0..count {
+                let mut choice = nothing.clone();
+                for i in &open {
+                    choice[*i] = n % states[*i];
+                    n /= states[*i];
+                }
+                all.push(choice);
+            }
+            return all;
+        }
+        let whole: Choice = states.iter().map(|n| n - 1).collect();
+        if self.depth.singles {
+            for i in &open {
+                for state in 0..states[*i] {
+                    for others in [&nothing, &whole] {
+                        let mut choice = others.clone();
+                        choice[*i] = state;
+                        all.push(choice);
+                    }
+                }
+            }
+        }
+        let step = if self.depth.singles { 1 } else { 1 + open.len() / 16 };
+        for i in open.iter().step_by(step) {
+            let prefix = |j: usize| if j <= *i { whole[j] } else { 0 };
+            all.push((0..states.len()).map(prefix).collect());
+        }
+        for _ in 0..self.depth.random {
+            let share = 1 + self.dice.below(9);
+            let mut choice = nothing.clone();
+            for i in &open {
+                if self.dice.below(10) < share {
+                    let others = u64::try_from(states[*i] - 1).unwrap();
+                    choice[*i] = 1 + usize::try_from(self.dice.below(others)).unwrap();
+                }
+            }
+            all.push(choice);
+        }
+        all.push(nothing);
+        all.push(whole);
+        all
+    }
+
+    /// What is wrong with an image, if anything.
+    fn check(&mut self, image: &Image, truth: &Truth, cx: &Context) -> Option<String> {
+        let key = (image.hash(), cx.boot == check::now().boot, truth.clone());
+        if let Some(before) = self.seen.get(&key) {
+            return before.clone();
+        }
+        self.found.images += 1;
+        let folder = self.folder.path().join("image");
+        fs::create_dir(&folder).unwrap();
+        image.write(&folder);
+        let file = folder.join("data/leases.redb");
+        let check = || check::store(&file, self.persist, cx, truth);
+        let wrong = check::quietly(check).err();
+        fs::remove_dir_all(&folder).unwrap();
+        self.seen.insert(key, wrong.clone());
+        wrong
+    }
+}
+
+/// Containers and addresses that the library leases.
+fn lease(file: &Path, containers: &[&str]) -> Truth {
+    let store = &mut *check::open(file, Persist::Disk);
+    let given = |c: &&str| ((*c).to_owned(), check::given(store, c, &check::now()).unwrap());
+    let acknowledged: BTreeMap<_, _> =
+        containers.iter().map(given).map(|(c, a)| (c, a.to_string())).collect();
+    Truth { acknowledged, ..Truth::default() }
+}

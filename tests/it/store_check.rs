@@ -1,0 +1,202 @@
+//! Whether a store is what it has to be, asked through the library.
+//!
+//! Owns: the store's use from outside of the program, and what must be true of it. The network is the
+//! one of `lab::conf`.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Once;
+use std::time::Duration;
+
+use sublet::alloc::{
+    Add, Collected, Command, Context, Cooldown, Del, Gc, Legacy, OnDuplicate, Outcome, Reserve,
+    Strategy, Target,
+};
+use sublet::error::Error;
+use sublet::model::{
+    Attachment, BootId, ContainerId, History, IfName, Kind, Lease, NetworkName, Origin, Owner,
+    Persist, SetName, StoreSpec, Wait,
+};
+use sublet::net::{Addr, Range, RangeSet, RangeSpec};
+use sublet::store::Store;
+
+thread_local! {
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs what may make the store's engine panic, which the store catches, without a word of it.
+pub fn quietly<T>(work: impl FnOnce() -> T) -> T {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let loud = std::panic::take_hook();
+        sublet::sys::panic::record();
+        let record = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            record(info);
+            // A test's own complaint is told all the same.
+            let ours = info.location().is_some_and(|l| l.file().starts_with("tests/"));
+            if ours || !QUIET.get() {
+                loud(info);
+            }
+        }));
+    });
+    QUIET.set(true);
+    let answer = work();
+    QUIET.set(false);
+    answer
+}
+
+/// The subnet that everything is leased from.
+pub const SUBNET: &str = "10.4.0.0/16";
+
+/// Container and address.
+pub type Leases = BTreeMap<String, String>;
+
+/// What a store must hold: the leases that were acknowledged, and containers of which nobody can
+/// say, for a call on them never came to its end.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Truth {
+    pub acknowledged: Leases,
+    pub open: BTreeSet<String>,
+    pub reserved: usize,
+}
+
+/// A handle on the store of a folder as `Lab` lays it out.
+pub fn open(file: &Path, persist: Persist) -> Box<dyn Store> {
+    let spec = StoreSpec::Embedded {
+        path: file.to_owned(),
+        persist,
+        // Not `Try`: a child that another test's thread forks has our lock until it runs its program.
+        wait: Wait::For(Duration::from_secs(10)),
+        history: History::default(),
+    };
+    sublet::store::open(&spec).unwrap()
+}
+
+/// As the real program has it, so that both are of one boot and machine.
+pub fn now() -> Context {
+    sublet::sys::host::facts(&|_| None).context()
+}
+
+/// The same machine in another boot.
+pub fn rebooted() -> Context {
+    Context { boot: Some(BootId("another".to_owned())), ..now() }
+}
+
+fn set() -> SetName {
+    SetName("mynet".to_owned())
+}
+
+fn network() -> NetworkName {
+    NetworkName::new("mynet").unwrap()
+}
+
+fn owner(container: &str) -> Attachment {
+    Attachment {
+        network: network(),
+        container: ContainerId::new(container).unwrap(),
+        ifname: Some(IfName::new("eth0").unwrap()),
+    }
+}
+
+pub fn add(container: &str) -> Command {
+    let spec = RangeSpec::of(SUBNET.parse().unwrap());
+    let sets = vec![RangeSet::new(vec![Range::new(&spec).unwrap()]).unwrap()];
+    Command::Add(Add {
+        set: set(),
+        network: network(),
+        owner: Owner::Attachment(owner(container)),
+        sets,
+        requested: vec![],
+        strategy: Strategy::RoundRobin,
+        cooldown: Cooldown::default(),
+        sticky: false,
+        on_duplicate: OnDuplicate::Same,
+        claim_gateways: false,
+        origin: Origin { attachment: Some(owner(container)), ..Origin::default() },
+        legacy: Legacy::Absent,
+        define: None,
+    })
+}
+
+pub fn del(container: &str) -> Command {
+    let target = Target::Owner(Owner::Attachment(owner(container)));
+    Command::Del(Del { set: set(), target, rewind: false, undo: false, legacy: None })
+}
+
+/// The addresses `from..from + count` of the subnet, set aside.
+pub fn reserve(from: u32, count: u32) -> Command {
+    let base = 10 << 24 | 4 << 16;
+    let addr = |n: u32| std::net::IpAddr::from(std::net::Ipv4Addr::from(base + n));
+    let addrs = (from..from + count).map(|n| addr(n).to_string().parse().unwrap()).collect();
+    Command::Reserve(Reserve { set: set(), addrs, note: None, holder: None })
+}
+
+/// The address of an ADD that must succeed.
+pub fn given(store: &mut dyn Store, container: &str, cx: &Context) -> Result<Addr, String> {
+    match store.apply(&add(container), cx) {
+        Ok(Outcome::Added(added)) => Ok(added.grants[0].addr),
+        other => Err(format!("ADD {container}: {other:?}")),
+    }
+}
+
+pub fn list(store: &mut dyn Store, cx: &Context) -> Result<Vec<Lease>, Error> {
+    let mut all = Vec::new();
+    store.list(cx, &mut |lease| all.push(lease))?;
+    Ok(all)
+}
+
+/// What a lease is told apart by: its container and address.
+pub fn row(lease: &Lease) -> (String, String) {
+    let container = lease.attachment().map(|a| a.container.as_str().to_owned());
+    (container.unwrap_or_default(), lease.addr.to_string())
+}
+
+/// Whether the store opens, tells the truth, gives and frees, and comes out empty.
+pub fn store(file: &Path, persist: Persist, cx: &Context, truth: &Truth) -> Result<(), String> {
+    let store = &mut *open(file, persist);
+    let leases = list(store, cx).map_err(|e| format!("list: {e}"))?;
+    let rows: Vec<_> = leases.iter().filter(|l| l.kind != Kind::Reserved).map(row).collect();
+    let held: Leases = rows.iter().cloned().collect();
+    let addresses: BTreeSet<Addr> = leases.iter().map(|l| l.addr).collect();
+    if held.len() != rows.len() || addresses.len() != leases.len() {
+        return Err(format!("one lease is listed twice: {rows:?}"));
+    }
+    if leases.len() - rows.len() != truth.reserved {
+        return Err(format!("{} reservations of {}", leases.len() - rows.len(), truth.reserved));
+    }
+    for (container, address) in &truth.acknowledged {
+        if !truth.open.contains(container) && held.get(container) != Some(address) {
+            return Err(format!("{container} has lost {address}: {rows:?}"));
+        }
+    }
+    for (container, address) in &held {
+        let known = truth.acknowledged.get(container);
+        if known.is_some_and(|a| a != address) || known.is_none() && !truth.open.contains(container)
+        {
+            return Err(format!("{container} must not have {address}: {rows:?}"));
+        }
+    }
+    // A repeated ADD is answered with what there is, a new one with what is free.
+    if let Some((container, address)) = held.iter().next() {
+        let again = given(store, container, cx)?;
+        if again.to_string() != *address {
+            return Err(format!("{container} had {address} and gets {again}"));
+        }
+    }
+    let new = given(store, "probe", cx)?;
+    if addresses.contains(&new) {
+        return Err(format!("{new} is given twice: {rows:?}"));
+    }
+    let all = Gc { set: set(), network: network(), valid: [].into(), after: None };
+    match store.apply(&Command::Gc(all), cx) {
+        Ok(Outcome::Collected(Collected { freed, done: true, .. }))
+            if freed.len() == rows.len() + 1 => {}
+        other => return Err(format!("freeing {} leases and one: {other:?}", rows.len())),
+    }
+    match list(store, cx) {
+        Ok(rest) if rest.len() == truth.reserved => Ok(()),
+        rest => Err(format!("all was freed, and there is {rest:?}")),
+    }
+}
