@@ -196,8 +196,6 @@ impl From<Word> for Persist {
     }
 }
 
-const KINDS: [Kind; 5] = [Kind::Dynamic, Kind::Static, Kind::Gateway, Kind::Aux, Kind::Reserved];
-
 /// The first line of a file, without its end.
 pub fn head() -> String {
     let head = Head { sublet: env!("CARGO_PKG_VERSION").to_owned(), format: FORMAT };
@@ -397,7 +395,7 @@ fn lease(line: LeaseLine) -> Result<Lease, String> {
     if line.prefix > addr.family().bits() {
         return Err(format!("\"prefix\" is {}, too long for {addr}", line.prefix));
     }
-    let kind = KINDS.into_iter().find(|kind| kind.word() == line.kind);
+    let kind = Kind::ALL.iter().copied().find(|kind| kind.word() == line.kind);
     let kind = kind.ok_or_else(|| format!("\"kind\" is {:?}, which is none", line.kind))?;
     let owner = match line.owner {
         OwnerWord::Attachment(a) => Owner::Attachment(read_attachment(a)?),

@@ -9,26 +9,17 @@ use std::time::Duration;
 use super::{Attachment, Histogram, Kind, Lease, Node, Origin, Owner, SetName, Timestamp};
 use crate::net::Addr;
 
-/// Through which face a request came.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Face {
-    /// A container runtime.
-    #[default]
-    Cni,
-    /// dockerd.
-    Docker,
-    /// A person, or a person's script.
-    Cli,
-}
-
-impl Face {
-    /// The word in tables, JSON and metrics.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Face::Cni => "cni",
-            Face::Docker => "docker",
-            Face::Cli => "cli",
-        }
+words! {
+    /// Through which face a request came.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+    pub enum Face {
+        /// A container runtime.
+        #[default]
+        Cni => "cni",
+        /// dockerd.
+        Docker => "docker",
+        /// A person, or a person's script.
+        Cli => "cli",
     }
 }
 
@@ -63,78 +54,42 @@ impl Default for History {
     }
 }
 
-/// What became of an address, and why.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum What {
-    /// Leased by an ADD, or by a request of Docker's.
-    Added,
-    /// Leased by host-local before, and taken over by an ADD.
-    TakenOver,
-    /// Leased by another program before, and imported.
-    Imported,
-    /// Set aside by an operator.
-    Reserved,
-    /// Freed by a DEL, or by a request of Docker's.
-    Deleted,
-    /// Freed at once: nobody took the answer.
-    Undone,
-    /// Freed by a runtime's GC: no attachment that the runtime knows.
-    Collected,
-    /// Freed by `sublet gc`: its container is gone.
-    Lost,
-    /// Freed by an operator.
-    Released,
-    /// No longer set aside.
-    Unreserved,
-    /// Freed by `subletd cleanup`: Docker does not know it.
-    Swept,
-    /// Freed with its pool.
-    PoolReleased,
-    /// Ended with the boot that made it.
-    BootEnded,
-    /// Freed with its node, which is gone.
-    NodeReleased,
+words! {
+    /// What became of an address, and why.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum What {
+        /// Leased by an ADD, or by a request of Docker's.
+        Added => "added",
+        /// Leased by host-local before, and taken over by an ADD.
+        TakenOver => "taken-over",
+        /// Leased by another program before, and imported.
+        Imported => "imported",
+        /// Set aside by an operator.
+        Reserved => "reserved",
+        /// Freed by a DEL, or by a request of Docker's.
+        Deleted => "deleted",
+        /// Freed at once: nobody took the answer.
+        Undone => "undone",
+        /// Freed by a runtime's GC: no attachment that the runtime knows.
+        Collected => "collected",
+        /// Freed by `sublet gc`: its container is gone.
+        Lost => "lost",
+        /// Freed by an operator.
+        Released => "released",
+        /// No longer set aside.
+        Unreserved => "unreserved",
+        /// Freed by `subletd cleanup`: Docker does not know it.
+        Swept => "swept",
+        /// Freed with its pool.
+        PoolReleased => "pool-released",
+        /// Ended with the boot that made it.
+        BootEnded => "boot-ended",
+        /// Freed with its node, which is gone.
+        NodeReleased => "node-released",
+    }
 }
 
 impl What {
-    /// Each of them.
-    pub const ALL: [What; 14] = [
-        What::Added,
-        What::TakenOver,
-        What::Imported,
-        What::Reserved,
-        What::Deleted,
-        What::Undone,
-        What::Collected,
-        What::Lost,
-        What::Released,
-        What::Unreserved,
-        What::Swept,
-        What::PoolReleased,
-        What::BootEnded,
-        What::NodeReleased,
-    ];
-
-    /// The word in tables and JSON.
-    pub const fn word(self) -> &'static str {
-        match self {
-            What::Added => "added",
-            What::TakenOver => "taken-over",
-            What::Imported => "imported",
-            What::Reserved => "reserved",
-            What::Deleted => "deleted",
-            What::Undone => "undone",
-            What::Collected => "collected",
-            What::Lost => "lost",
-            What::Released => "released",
-            What::Unreserved => "unreserved",
-            What::Swept => "swept",
-            What::PoolReleased => "pool-released",
-            What::BootEnded => "boot-ended",
-            What::NodeReleased => "node-released",
-        }
-    }
-
     /// Whether somebody holds the address from then on.
     pub const fn gives(self) -> bool {
         matches!(self, What::Added | What::TakenOver | What::Imported | What::Reserved)

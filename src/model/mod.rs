@@ -10,6 +10,30 @@ use std::time::Duration;
 
 use crate::net::{Addr, Span, Subnet, hosts};
 
+/// An enum whose variants each have a word, which tables, JSON and metrics show.
+macro_rules! words {
+    ($(#[$of_enum:meta])* pub enum $name:ident {
+        $($(#[$of_variant:meta])* $variant:ident => $word:literal,)*
+    }) => {
+        $(#[$of_enum])*
+        pub enum $name {
+            $($(#[$of_variant])* $variant,)*
+        }
+
+        impl $name {
+            /// All variants.
+            pub const ALL: &'static [$name] = &[$($name::$variant),*];
+
+            /// The word of the variant.
+            pub const fn word(self) -> &'static str {
+                match self {
+                    $($name::$variant => $word,)*
+                }
+            }
+        }
+    };
+}
+
 mod history;
 mod timing;
 
@@ -216,33 +240,24 @@ impl fmt::Display for Owner {
     }
 }
 
-/// What an address is leased for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Chosen by us.
-    Dynamic,
-    /// Asked for by address.
-    Static,
-    /// A gateway's.
-    Gateway,
-    /// Docker's auxiliary address.
-    Aux,
-    /// Set aside by the operator.
-    Reserved,
+words! {
+    /// What an address is leased for.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Kind {
+        /// Chosen by us.
+        Dynamic => "dynamic",
+        /// Asked for by address.
+        Static => "static",
+        /// A gateway's.
+        Gateway => "gateway",
+        /// Docker's auxiliary address.
+        Aux => "aux",
+        /// Set aside by the operator.
+        Reserved => "reserved",
+    }
 }
 
 impl Kind {
-    /// The word in tables and JSON.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Kind::Dynamic => "dynamic",
-            Kind::Static => "static",
-            Kind::Gateway => "gateway",
-            Kind::Aux => "aux",
-            Kind::Reserved => "reserved",
-        }
-    }
-
     /// Whether a runtime's garbage collection may judge it.
     pub const fn collectable(self) -> bool {
         matches!(self, Kind::Dynamic | Kind::Static)

@@ -287,7 +287,7 @@ mod tests {
     #[test]
     fn each_word_has_a_number_of_its_own() {
         for what in What::ALL {
-            assert_eq!(value(&WHATS, number(&WHATS, &what)), Some(what));
+            assert_eq!(value(&WHATS, number(&WHATS, what)), Some(*what));
         }
     }
 
