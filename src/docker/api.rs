@@ -117,7 +117,7 @@ pub fn handle(
         Err(Failure::BadBody(text)) => Reply::failed(400, &text, ""),
         Err(Failure::BadRequest(text)) => Reply::refused(&text, ""),
         Err(Failure::Engine(Error::Refused(Refusal::Pool(no)))) => {
-            Reply::refused(&no.to_string(), &no.more())
+            Reply::refused(&no.to_string(), &no.explanation())
         }
         Err(Failure::Engine(Error::Refused(no))) => Reply::refused(&no.to_string(), ""),
         Err(Failure::Engine(error @ Error::Store(_))) => Reply::failed(500, &error.to_string(), ""),
