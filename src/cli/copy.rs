@@ -12,7 +12,7 @@ use serde_json::json;
 use super::screen::visible;
 use super::{Call, OpenStore, misuse};
 use crate::migrate::copy;
-use crate::migrate::copy::{Comparison, Mover};
+use crate::migrate::copy::{Comparison, Copier};
 use crate::model::Persist;
 
 /// Move everything into another store: leases, pools, reservations, rotation, pods' addresses
@@ -89,9 +89,9 @@ impl Copy {
         to: &mut OpenStore,
         call: &mut Call<'_>,
     ) -> Result<usize> {
-        to.restore(dry_run, call, |mover| {
+        to.restore(dry_run, call, |copier| {
             let mut each =
-                |record, persist| mover.push(record, self.how.persist.unwrap_or(persist));
+                |record, persist| copier.push(record, self.how.persist.unwrap_or(persist));
             Ok(from.store.records(&from.cx, &mut each)?)
         })
     }
@@ -104,16 +104,16 @@ impl OpenStore {
         &mut self,
         dry_run: bool,
         call: &mut Call<'_>,
-        push: impl FnOnce(&mut Mover<'_>) -> Result<()>,
+        push: impl FnOnce(&mut Copier<'_>) -> Result<()>,
     ) -> Result<usize> {
-        let mut mover = Mover::new(&mut *self.store, &self.cx, dry_run);
-        push(&mut mover)?;
-        mover.flush()?;
-        for clash in mover.clashes.iter().take(SHOWN) {
+        let mut copier = Copier::new(&mut *self.store, &self.cx, dry_run);
+        push(&mut copier)?;
+        copier.flush()?;
+        for clash in copier.clashes.iter().take(SHOWN) {
             writeln!(call.stderr, "{}", visible(&clash.to_string()))?;
         }
-        match mover.clashes.len() {
-            0 => Ok(mover.moved),
+        match copier.clashes.len() {
+            0 => Ok(copier.copied),
             n => Err(anyhow!("{n} records have another in their place; nothing was written")),
         }
     }

@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::{Call, OpenStore, WAIT, jsonl};
-use crate::alloc::HandBack;
+use crate::alloc::ExportHostLocal;
 use crate::engine;
 use crate::migrate::host_local_export::{Folder, Written};
 use crate::model::{Attachment, Kind, Lease, NetworkName, Owner, SetName};
@@ -136,14 +136,14 @@ impl HostLocal {
         }
         let ranges: BTreeSet<Addr> = leases.iter().map(|l| l.range).collect();
         let ranges = ranges.into_iter().collect();
-        let mut hand = HandBack { set: set.clone(), ranges, leases: Vec::new() };
-        let cursors = engine::hand_back(&mut *open.store, hand.clone(), &open.cx)?;
+        let mut hand = ExportHostLocal { set: set.clone(), ranges, leases: Vec::new() };
+        let cursors = engine::export_host_local(&mut *open.store, hand.clone(), &open.cx)?;
         let last = last(leases, cursors.into_iter().flatten().collect());
         folder.write_last(&last)?;
         folder.finish()?;
         // Both programs have the leases until here, and one of them always has.
         hand.leases = leases.to_vec();
-        engine::hand_back(&mut *open.store, hand, &open.cx)?;
+        engine::export_host_local(&mut *open.store, hand, &open.cx)?;
         let of_network = |l: &Lease| attachment(l).is_some_and(|a| a.network == *network);
         if let Some(new) = open.leases(&of_network)?.first() {
             bail!(

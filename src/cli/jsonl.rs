@@ -102,7 +102,7 @@ impl Import {
         open: &mut OpenStore,
         call: &mut Call<'_>,
     ) -> Result<usize> {
-        open.restore(dry_run, call, |mover| {
+        open.restore(dry_run, call, |copier| {
             let mut number = 0_usize;
             while let Some(line) = next(input).with_context(|| format!("cannot read {name}"))? {
                 number += 1;
@@ -113,7 +113,7 @@ impl Import {
                 }
                 let (record, persist) =
                     jsonl::read(&line).map_err(|e| anyhow!(e)).with_context(place)?;
-                mover.push(record, self.how.persist.unwrap_or(persist)).with_context(|| {
+                copier.push(record, self.how.persist.unwrap_or(persist)).with_context(|| {
                     format!("{name}, up to line {number}: correct it and import all of it again")
                 })?;
             }

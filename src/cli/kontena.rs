@@ -100,8 +100,8 @@ fn write(
     let pools = contents.pools.values().cloned().map(Record::Pool);
     let leases = contents.leases.iter().cloned().map(Record::Lease);
     let mut records = pools.chain(leases);
-    open.restore(dry_run, call, |mover| {
-        Ok(records.try_for_each(|record| mover.push(record, Persist::Disk))?)
+    open.restore(dry_run, call, |copier| {
+        Ok(records.try_for_each(|record| copier.push(record, Persist::Disk))?)
     })?;
     Ok(())
 }

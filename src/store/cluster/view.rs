@@ -19,7 +19,7 @@ use super::node::NameClaim;
 use super::search::Search;
 use super::server::{Entries, Entry, Expect, Server};
 use super::{keys, records};
-use crate::alloc::{Context, Cooling, Holder, NetworkRanges, Order, PodKey, View};
+use crate::alloc::{Addresses, Context, Cooling, Holder, NetworkRanges, Order, PodKey, View};
 use crate::error::StoreError;
 use crate::model::{
     Lease, NetworkDefinition, NetworkName, NodeRecord, Owner, Pool, PoolId, SetName,
@@ -339,7 +339,7 @@ pub fn bad_record(server: &dyn Server, path: &str, what: &str) -> StoreError {
     StoreError::BadRecord { place, key: path.to_owned(), what: what.to_owned() }
 }
 
-impl View for ClusterView<'_> {
+impl Addresses for ClusterView<'_> {
     fn holder(&self, set: &SetName, addr: Addr) -> Result<Holder, StoreError> {
         match self.assume_absent(keys::address(set, addr))? {
             Some(entry) => self.living_holder(set, addr, &entry),
@@ -400,7 +400,9 @@ impl View for ClusterView<'_> {
     ) -> Result<Option<Cooling>, StoreError> {
         self.find_first_cooling(set, family, spans)
     }
+}
 
+impl View for ClusterView<'_> {
     fn former(&self, set: &SetName, pod: &PodKey, range: Addr) -> Result<Option<Addr>, StoreError> {
         self.hint(&keys::sticky(set, pod, range))
     }

@@ -485,7 +485,7 @@ impl<F: FileSystem> Embedded<F> {
                     all.freed.extend(more.freed);
                 }
                 // The cursor of a range set is in the file that has its leases.
-                (Outcome::HandedBack(all), Ok(Outcome::HandedBack(more))) => {
+                (Outcome::Exported(all), Ok(Outcome::Exported(more))) => {
                     for (all, more) in all.iter_mut().zip(more) {
                         *all = all.or(more);
                     }

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use super::policy::{Policy, Reservation};
 use super::{keys, occupancy, pools};
-use crate::alloc::{Cooling, Holder, NetworkRanges, Order, PodKey, View};
+use crate::alloc::{Addresses, Cooling, Holder, NetworkRanges, Order, PodKey, View};
 use crate::error::StoreError;
 use crate::model::{Kind, Lease, NetworkName, Owner, Pool, PoolId, SetName};
 use crate::net::{Addr, Family, Span, Subnet};
@@ -244,7 +244,7 @@ impl<K: KvMut> Tables<'_, K> {
     }
 }
 
-impl<K: Kv> View for Tables<'_, K> {
+impl<K: Kv> Addresses for Tables<'_, K> {
     fn holder(&self, set: &SetName, addr: Addr) -> Result<Holder, StoreError> {
         let holder = match self.lease(set, addr)? {
             Some(lease) => Holder::Leased(Box::new(lease)),
@@ -328,7 +328,9 @@ impl<K: Kv> View for Tables<'_, K> {
         })?;
         Ok(first)
     }
+}
 
+impl<K: Kv> View for Tables<'_, K> {
     fn former(&self, set: &SetName, pod: &PodKey, range: Addr) -> Result<Option<Addr>, StoreError> {
         let key = keys::sticky(set, pod, range);
         match self.kv.get(&key)? {

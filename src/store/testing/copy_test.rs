@@ -11,7 +11,7 @@ use crate::alloc::{
     Restore, Shared, Strategy, Target,
 };
 use crate::error::{Error, Refusal};
-use crate::migrate::copy::{Mover, compare};
+use crate::migrate::copy::{Copier, compare};
 use crate::model::{
     Attachment, Kind, Lease, NetworkDefinition, NetworkName, Node, Origin, Owner, Persist, Pod,
     PoolId, SetName,
@@ -79,10 +79,10 @@ fn lifetime(store: &mut dyn Store) -> Persist {
 
 fn copy_all(from: &mut dyn Store, to: &mut dyn Store) -> Result<usize, Error> {
     let (cx, persist) = (at(100), lifetime(to));
-    let mut mover = Mover::new(to, &cx, false);
-    from.records(&at(100), &mut |record, _| mover.push(record, persist))?;
-    mover.flush()?;
-    Ok(mover.moved)
+    let mut copier = Copier::new(to, &cx, false);
+    from.records(&at(100), &mut |record, _| copier.push(record, persist))?;
+    copier.flush()?;
+    Ok(copier.copied)
 }
 
 fn all(store: &mut dyn Store) -> Vec<Record> {
@@ -154,11 +154,11 @@ pub fn stopped_and_repeated(make: Make<'_>) {
     let mut store = make();
     for stop in [1, 5, 77, 200, records.len()] {
         let cx = at(100);
-        let mut mover = Mover::new(&mut *store, &cx, false);
+        let mut copier = Copier::new(&mut *store, &cx, false);
         for record in &records[..stop] {
-            mover.push(record.clone(), Persist::Disk).unwrap();
+            copier.push(record.clone(), Persist::Disk).unwrap();
         }
-        mover.flush().unwrap();
+        copier.flush().unwrap();
     }
     let comparison = compare(&mut model, &mut *store, Some(Persist::Disk), &at(100)).unwrap();
     assert_eq!((comparison.same, comparison.more), (records.len(), 0), "{comparison:?}");
@@ -183,17 +183,17 @@ fn definitions_are_copied_between_clusters() {
         by: "node".into(),
         time: 7,
     });
-    Mover::new(&mut one, &at(1), false).push(record.clone(), Persist::Disk).unwrap();
+    Copier::new(&mut one, &at(1), false).push(record.clone(), Persist::Disk).unwrap();
     assert_eq!(all(&mut one), []);
     let cx = at(1);
-    let mut mover = Mover::new(&mut one, &cx, false);
-    mover.push(record.clone(), Persist::Disk).unwrap();
-    mover.flush().unwrap();
+    let mut copier = Copier::new(&mut one, &cx, false);
+    copier.push(record.clone(), Persist::Disk).unwrap();
+    copier.flush().unwrap();
     assert_eq!(all(&mut one), std::slice::from_ref(&record));
     for (to, left_out) in [(&mut two as &mut dyn Store, 0), (&mut file, 1)] {
-        let mut mover = Mover::new(to, &cx, false);
-        one.records(&cx, &mut |record, persist| mover.push(record, persist)).unwrap();
-        mover.flush().unwrap();
+        let mut copier = Copier::new(to, &cx, false);
+        one.records(&cx, &mut |record, persist| copier.push(record, persist)).unwrap();
+        copier.flush().unwrap();
         let comparison = compare(&mut one, to, None, &cx).unwrap();
         assert_eq!((comparison.same, comparison.left_out.len()), (1 - left_out, left_out));
         assert!(comparison.missing.is_empty() && comparison.different.is_empty());
