@@ -126,7 +126,7 @@ fn serve(
     output.journal.learn("ifname", inputs.ifname.as_ref().map_or("", |i| i.as_str()));
     let netconf = match read(stdin).and_then(|bytes| Ok(Netconf::decode(&bytes)?)) {
         Ok(netconf) if may_lack_all(&invocation, &netconf) => netconf,
-        Err(failure) if invocation.missing.0.is_empty() => return Err(failure),
+        Err(failure) if invocation.missing.is_empty() => return Err(failure),
         _ => return Err(EnvError::Missing(invocation.missing).into()),
     };
     if let Some(version) = CniVersion::find(netconf.version()) {
@@ -151,7 +151,7 @@ fn read(stdin: &mut dyn Read) -> Result<Vec<u8>, Failure> {
 
 /// Whether this call can do without every variable that is missing.
 fn may_lack_all(invocation: &Invocation, netconf: &Netconf) -> bool {
-    invocation.missing.0.iter().all(|name| may_lack(name, invocation, netconf))
+    invocation.missing.iter().all(|name| may_lack(name, invocation, netconf))
 }
 
 /// The originals of the ECS and Consul dialects are called by hand, and the ECS agent releases an

@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use super::Output;
-use super::env::{EnvError, Invocation, Missing, Verb};
+use super::env::{EnvError, Invocation, Verb};
 use super::error::{DECODING, ENVIRONMENT, Failure, INCOMPATIBLE_VERSION, IO, NETNS};
 use super::result;
 use super::result::Answer;
@@ -355,7 +355,7 @@ fn before_takeover(config: &Config, owner: &Owner) -> Result<Option<Vec<Addr>>, 
 }
 
 fn no_container() -> Failure {
-    EnvError::Missing(Missing(vec!["CNI_CONTAINERID"])).into()
+    EnvError::Missing(vec!["CNI_CONTAINERID"]).into()
 }
 
 /// Returns the version of a configuration, or an error with code 1.

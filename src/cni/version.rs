@@ -37,17 +37,6 @@ pub const SUPPORTED: [CniVersion; 7] = [
     CniVersion::V1_1_0,
 ];
 
-/// How a version writes a result.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shape {
-    /// `ip4` and `ip6`, each with its routes.
-    Nested,
-    /// `ips`, each with its family as `version`.
-    Tagged,
-    /// `ips` without `version`; keys sorted, as the reference implementation writes them.
-    Plain,
-}
-
 impl CniVersion {
     /// The newest: what we answer with where no configuration says another.
     pub const NEWEST: CniVersion = CniVersion::V1_1_0;
@@ -65,18 +54,9 @@ impl CniVersion {
         }
     }
 
-    /// How it writes a result.
-    pub const fn shape(self) -> Shape {
-        match self {
-            CniVersion::V0_1_0 | CniVersion::V0_2_0 => Shape::Nested,
-            CniVersion::V0_3_0 | CniVersion::V0_3_1 | CniVersion::V0_4_0 => Shape::Tagged,
-            CniVersion::V1_0_0 | CniVersion::V1_1_0 => Shape::Plain,
-        }
-    }
-
     /// Whether a result holds at most one address of each family.
     pub fn one_per_family(self) -> bool {
-        self.shape() == Shape::Nested
+        self < CniVersion::V0_3_0
     }
 }
 

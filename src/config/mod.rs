@@ -23,6 +23,8 @@ mod runtime;
 
 use std::path::PathBuf;
 
+use serde::Serialize;
+
 pub use cluster::store;
 pub use duration::positive as duration;
 pub use error::{ConfigError, Warning};
@@ -137,37 +139,53 @@ pub struct Cleanup {
     pub log: Log,
 }
 
-/// A route, answered as it was configured.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// A route, as it is answered: as it was configured.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Route {
-    /// Destination as it is answered: CIDR notation, host bits kept where the original keeps them.
+    /// Destination in CIDR notation, host bits kept where the original keeps them.
     pub dst: String,
     /// Its family and prefix.
+    #[serde(skip)]
     pub net: Option<Subnet>,
     /// Next hop.
-    pub gw: Option<Addr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gw: Option<String>,
     /// Path MTU in bytes.
+    #[serde(skip_serializing_if = "is_unset")]
     pub mtu: Option<i64>,
     /// Advertised MSS in bytes.
+    #[serde(skip_serializing_if = "is_unset")]
     pub advmss: Option<i64>,
     /// Metric.
+    #[serde(skip_serializing_if = "is_unset")]
     pub priority: Option<i64>,
-    /// Routing table.
+    /// Routing table; 0 is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub table: Option<i64>,
-    /// Scope, as in `ip route`.
+    /// Scope, as in `ip route`; 0 is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub scope: Option<i64>,
 }
 
-/// Name resolution, answered as configured.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(clippy::ref_option, clippy::trivially_copy_pass_by_ref, reason = "serde passes a field so")]
+fn is_unset(number: &Option<i64>) -> bool {
+    matches!(number, None | Some(0))
+}
+
+/// Name resolution, as it is answered: as configured.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Dns {
     /// Name servers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub nameservers: Vec<String>,
-    /// Local domain.
+    /// Local domain; not empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub domain: Option<String>,
     /// Search list.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub search: Vec<String>,
     /// Resolver options.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub options: Vec<String>,
 }
 

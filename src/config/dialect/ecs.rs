@@ -232,7 +232,7 @@ fn push_routes(
         routes.push(Route {
             dst: dst.net.to_string(),
             net: Some(dst.net.into()),
-            gw: addr(&fields, "gw")?,
+            gw: addr(&fields, "gw")?.map(|gw| gw.to_string()),
             ..Route::default()
         });
     }

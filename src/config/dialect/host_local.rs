@@ -186,7 +186,7 @@ pub fn routes(ipam: &Fields, warnings: &mut Vec<Warning>) -> Result<Vec<Route>, 
         routes.push(Route {
             dst: dst.net.to_string(),
             net: Some(dst.net.into()),
-            gw: addr(&fields, "gw")?,
+            gw: addr(&fields, "gw")?.map(|gw| gw.to_string()),
             mtu: positive("mtu")?,
             advmss: positive("advmss")?,
             priority: positive("priority")?,
