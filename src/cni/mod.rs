@@ -11,7 +11,6 @@ mod error;
 mod log;
 mod result;
 mod verbs;
-mod version;
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
@@ -19,11 +18,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 pub use self::error::Failure;
-pub use self::version::CniVersion;
 
 use self::env::{EnvError, Invocation, Verb};
 use self::log::Journal;
-use crate::config::{Dialect, Level, Netconf, VERSIONS};
+use crate::config::{CniVersion, Dialect, Level, Netconf};
 use crate::sys::host::{Env, Facts};
 use crate::sys::panic;
 use crate::telemetry::log::Entry;
@@ -115,7 +113,7 @@ fn serve(
     }
     let verb = Verb::new(&command);
     if verb == Verb::Version {
-        let answer = version::list().map_err(|e| unwritten(&e))?;
+        let answer = result::render_versions().map_err(|e| unwritten(&e))?;
         return output.answer(&answer).map_err(|e| unwritten(&e));
     }
 
@@ -193,7 +191,7 @@ fn about() -> String {
     format!(
         "CNI sublet plugin v{}\nCNI protocol versions supported: {}\n",
         env!("CARGO_PKG_VERSION"),
-        VERSIONS.join(", ")
+        CniVersion::texts().join(", ")
     )
 }
 

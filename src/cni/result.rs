@@ -10,8 +10,7 @@ use serde::Serialize;
 use serde_json::ser::{PrettyFormatter, Serializer};
 
 use super::error::Failure;
-use super::version::CniVersion;
-use crate::config::{Dialect, Dns, Route};
+use crate::config::{CniVersion, Dialect, Dns, Route};
 use crate::model::Grant;
 use crate::net::Family;
 
@@ -32,7 +31,7 @@ pub fn render(version: CniVersion, dialect: Dialect, answer: Answer<'_>) -> io::
     let Answer { grants, routes, dns } = answer;
     let silent = dialect == Dialect::Ecs && version == CniVersion::V0_3_0;
     let mut wire = Wire {
-        cni_version: (!silent).then_some(version.as_str()),
+        cni_version: (!silent).then_some(version.word()),
         ip4: None,
         ip6: None,
         ips: None,
@@ -65,10 +64,29 @@ struct WireFailure<'a> {
     details: Option<&'a str>,
 }
 
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Versions {
+    cni_version: &'static str,
+    supported_versions: Vec<&'static str>,
+}
+
+/// Writes the answer to VERSION. It is one line, while every other answer is indented: so it is in the
+/// reference implementation.
+pub fn render_versions() -> io::Result<Vec<u8>> {
+    let supported_versions = CniVersion::texts();
+    let mut bytes = serde_json::to_vec(&Versions {
+        cni_version: CniVersion::NEWEST.word(),
+        supported_versions,
+    })?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
 /// Writes an error object, in the layout of the reference implementation.
 pub fn render_failure(failure: &Failure, version: CniVersion) -> Vec<u8> {
     let wire = WireFailure {
-        cni_version: version.as_str(),
+        cni_version: version.word(),
         code: failure.code,
         msg: &failure.msg,
         details: failure.details.as_deref(),

@@ -11,10 +11,9 @@ use super::env::{EnvError, Invocation, Verb};
 use super::error::{DECODING, ENVIRONMENT, Failure, INCOMPATIBLE_VERSION, IO, NETNS};
 use super::result;
 use super::result::Answer;
-use super::version::CniVersion;
 use crate::alloc;
 use crate::alloc::{Add, Check, DefineNetwork, Del, Gc, Status, Target};
-use crate::config::{Cleanup, Config, Dialect, Level, Netconf, VERSIONS};
+use crate::config::{Cleanup, CniVersion, Config, Dialect, Level, Netconf};
 use crate::engine;
 use crate::engine::HostLocalFolder;
 use crate::error::{Error, Refusal, StoreError};
@@ -361,9 +360,9 @@ fn no_container() -> Failure {
 /// Returns the version of a configuration, or an error with code 1.
 fn config_version(text: &str) -> Result<CniVersion, Failure> {
     CniVersion::find(text).ok_or_else(|| {
-        let known = VERSIONS.map(|version| format!("\"{version}\""));
+        let known = CniVersion::texts().join("\" \"");
         Failure::new(INCOMPATIBLE_VERSION, "incompatible CNI versions")
-            .details(format!("config is {text:?}, plugin supports [{}]", known.join(" ")))
+            .details(format!("config is {text:?}, plugin supports [\"{known}\"]"))
     })
 }
 
@@ -371,7 +370,7 @@ fn config_version(text: &str) -> Result<CniVersion, Failure> {
 /// not a version at all is code 6 here; ADD and DEL only look it up.
 fn version_since(text: &str, command: &str, since: CniVersion) -> Result<CniVersion, Failure> {
     let asked = numbers(text).map_err(|why| Failure::new(DECODING, why))?;
-    let needed = numbers(since.as_str()).unwrap_or_default();
+    let needed = numbers(since.word()).unwrap_or_default();
     if asked < needed {
         let msg = format!("config version does not allow {command}");
         return Err(Failure::new(INCOMPATIBLE_VERSION, msg));

@@ -91,8 +91,7 @@ impl Locations<'_> {
     }
 
     fn persist(self) -> Result<Persist, ConfigError> {
-        let words = [("boot", Persist::Boot), ("disk", Persist::Disk)];
-        choice(self.ipam, "persist", &words)
+        choice(self.ipam, "persist", Persist::ALL, Persist::word)
     }
 
     /// How many events are kept: `absent` without the key, and the limits of `usual` that it leaves out.
@@ -188,7 +187,7 @@ impl Locations<'_> {
         Log {
             file: file.map(PathBuf::from),
             level: word.and_then(|word| level(&word)).unwrap_or_default(),
-            format: key("logFormat").and_then(|w| LogFormat::named(&w)).unwrap_or_default(),
+            format: key("logFormat").and_then(|word| LogFormat::named(&word)).unwrap_or_default(),
         }
     }
 
@@ -201,12 +200,10 @@ impl Locations<'_> {
 
 /// The level of a word, ecs-ipam's included.
 fn level(word: &str) -> Option<Level> {
-    Some(match word.trim().to_ascii_lowercase().as_str() {
-        "trace" | "debug" => Level::Debug,
-        "info" => Level::Info,
-        "warn" | "warning" => Level::Warn,
-        "error" | "critical" => Level::Error,
-        "off" => Level::Off,
-        _ => return None,
-    })
+    match word.trim().to_ascii_lowercase().as_str() {
+        "trace" => Some(Level::Debug),
+        "warn" => Some(Level::Warn),
+        "critical" => Some(Level::Error),
+        word => Level::from_word(word),
+    }
 }

@@ -33,12 +33,8 @@ pub use locate::Position;
 pub use netconf::Netconf;
 
 use crate::alloc::{Cooldown, OnDuplicate, Requested, Strategy};
-use crate::model::{ContainerId, IfName, NetworkName, Origin, Owner, SetName, StoreSpec};
+use crate::model::{ContainerId, IfName, NetworkName, Origin, Owner, SetName, StoreSpec, words};
 use crate::net::{Addr, RangeSet, Subnet};
-
-/// The specification's versions that a configuration may name, oldest first; `cni::CniVersion` has one
-/// variant for each, in this order.
-pub const VERSIONS: [&str; 7] = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
 /// Which program's configuration it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,55 +196,96 @@ pub struct Log {
     pub format: LogFormat,
 }
 
-/// How a log line is written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For a person.
-    #[default]
-    Text,
-    /// One JSON object.
-    Json,
-}
-
-impl LogFormat {
-    /// The format of a word.
-    pub fn named(word: &str) -> Option<LogFormat> {
-        match word.trim().to_ascii_lowercase().as_str() {
-            "text" => Some(LogFormat::Text),
-            "json" => Some(LogFormat::Json),
-            _ => None,
-        }
+words! {
+    /// How a log line is written.
+    #[derive(Default)]
+    pub enum LogFormat {
+        /// For a person.
+        #[default]
+        Text = "text",
+        /// One JSON object.
+        Json = "json",
     }
 }
 
-/// Weight of a log line.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
-    /// Everything.
-    Debug,
-    /// Each lease given and freed.
-    #[default]
-    Info,
-    /// What an operator should look at.
-    Warn,
-    /// Failures.
-    Error,
-    /// Nothing.
-    Off,
+words! {
+    /// Weight of a log line.
+    #[derive(Default)]
+    pub enum Level {
+        /// Everything.
+        Debug = "debug",
+        /// Each lease given and freed.
+        #[default]
+        Info = "info",
+        /// What an operator should look at.
+        Warn = "warning",
+        /// Failures.
+        Error = "error",
+        /// Nothing.
+        Off = "off",
+    }
+}
+
+words! {
+    /// A version of the specification.
+    pub enum CniVersion {
+        /// ADD and DEL, one address per family.
+        V0_1_0 = "0.1.0",
+        /// VERSION.
+        V0_2_0 = "0.2.0",
+        /// Many addresses, chaining.
+        V0_3_0 = "0.3.0",
+        /// A corrected 0.3.0.
+        V0_3_1 = "0.3.1",
+        /// CHECK.
+        V0_4_0 = "0.4.0",
+        /// No `version` beside an address.
+        V1_0_0 = "1.0.0",
+        /// GC and STATUS.
+        V1_1_0 = "1.1.0",
+    }
+}
+
+impl CniVersion {
+    /// The newest: what we answer with where no configuration says another.
+    pub const NEWEST: CniVersion = CniVersion::V1_1_0;
+
+    /// The version with exactly this text; none at all means 0.1.0.
+    pub fn find(text: &str) -> Option<CniVersion> {
+        if text.is_empty() { Some(CniVersion::V0_1_0) } else { CniVersion::from_word(text) }
+    }
+
+    /// The texts of all versions, oldest first.
+    pub fn texts() -> Vec<&'static str> {
+        CniVersion::ALL.iter().map(|version| version.word()).collect()
+    }
+
+    /// Whether a result holds at most one address of each family.
+    pub fn one_per_family(self) -> bool {
+        self < CniVersion::V0_3_0
+    }
+}
+
+impl LogFormat {
+    /// The format of a word, in any case.
+    pub fn named(word: &str) -> Option<LogFormat> {
+        LogFormat::from_word(&word.trim().to_ascii_lowercase())
+    }
 }
 
 /// The value of `name` where it is one of a few words; absent is the default.
 fn choice<T: Copy + Default>(
     fields: &Fields,
     name: &str,
-    words: &[(&str, T)],
+    all: &[T],
+    word: fn(T) -> &'static str,
 ) -> Result<T, ConfigError> {
     let Some(text) = fields.text(name)? else {
         return Ok(T::default());
     };
-    let found = words.iter().find(|(word, _)| word.eq_ignore_ascii_case(text));
-    found.map(|(_, value)| *value).ok_or_else(|| {
-        let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+    let found = all.iter().find(|value| word(**value).eq_ignore_ascii_case(text));
+    found.copied().ok_or_else(|| {
+        let words: Vec<&str> = all.iter().map(|value| word(*value)).collect();
         ConfigError::invalid(format!(
             "{}.{name} is {}; it takes one of {}",
             fields.path(),
@@ -257,4 +294,27 @@ fn choice<T: Copy + Default>(
         ))
         .at(fields.path_of(name))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_matched_exactly() {
+        for version in CniVersion::ALL {
+            assert_eq!(CniVersion::find(version.word()), Some(*version));
+            let name = format!("V{}", version.word().replace('.', "_"));
+            assert_eq!(format!("{version:?}"), name);
+        }
+        assert_eq!(CniVersion::find(""), Some(CniVersion::V0_1_0));
+        assert_eq!(CniVersion::find("0.2"), None);
+        assert_eq!(CniVersion::find("v1.0.0"), None);
+    }
+
+    #[test]
+    fn what_a_version_can_do() {
+        let single: Vec<_> = CniVersion::ALL.iter().filter(|v| v.one_per_family()).collect();
+        assert_eq!(format!("{single:?}"), "[V0_1_0, V0_2_0]");
+    }
 }

@@ -1,6 +1,6 @@
 //! The nouns of history (who held an address when) and of counters (how many requests ended how).
 
-use super::{Attachment, Kind, Lease, Node, Origin, Owner, SetName, Timestamp};
+use super::{Attachment, Kind, Lease, Node, Origin, Owner, SetName, Timestamp, words};
 use crate::net::Addr;
 
 words! {

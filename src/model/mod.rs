@@ -13,12 +13,11 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::net::{Addr, Span, Subnet, hosts};
 
-#[macro_use]
+mod history;
 mod words;
 
-mod history;
-
 pub use history::{Counter, Ending, Event, Face, History, Verb, What};
+pub(crate) use words::words;
 
 /// Seconds since 1970-01-01 UTC.
 pub type Timestamp = u64;
@@ -391,14 +390,16 @@ pub struct Grant {
     pub gateway: Option<Addr>,
 }
 
-/// How long leases of a network live.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Persist {
-    /// Until the boot that made them ends; an ADD flushes nothing.
-    #[default]
-    Boot,
-    /// Until they are freed; an ADD is on disk before it is answered.
-    Disk,
+words! {
+    /// How long leases of a network live.
+    #[derive(Default)]
+    pub enum Persist {
+        /// Until the boot that made them ends; an ADD flushes nothing.
+        #[default]
+        Boot = "boot",
+        /// Until they are freed; an ADD is on disk before it is answered.
+        Disk = "disk",
+    }
 }
 
 /// How long to wait for the store's lock.

@@ -64,11 +64,7 @@ pub fn config(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Result<Confi
         strategy: strategy(&ipam, &store)?,
         cooldown: cooldown(&ipam)?,
         sticky: ipam.flag("sticky")?,
-        on_duplicate: choice(
-            &ipam,
-            "onDuplicate",
-            &[("same", OnDuplicate::Same), ("error", OnDuplicate::Error)],
-        )?,
+        on_duplicate: choice(&ipam, "onDuplicate", OnDuplicate::ALL, OnDuplicate::word)?,
         claim_gateways: false,
         origin: args.origin(&root, attachment),
         define: define::requested(conf, dialect, &store)?,
@@ -148,13 +144,7 @@ fn strategy(ipam: &Fields, store: &StoreSpec) -> Result<Strategy, ConfigError> {
         // In a cluster every other order makes all nodes contend for the same next address.
         return Ok(Strategy::Hash);
     }
-    let words = [
-        ("round-robin", Strategy::RoundRobin),
-        ("lowest", Strategy::Lowest),
-        ("random", Strategy::Random),
-        ("hash", Strategy::Hash),
-    ];
-    choice(ipam, "strategy", &words)
+    choice(ipam, "strategy", Strategy::ALL, Strategy::word)
 }
 
 fn cooldown(ipam: &Fields) -> Result<Cooldown, ConfigError> {

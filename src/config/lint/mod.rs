@@ -15,7 +15,7 @@ use super::json::{Json, quote};
 use super::locate;
 use super::locate::Position;
 use super::netconf::Netconf;
-use super::{Config, Inputs, VERSIONS, keys};
+use super::{CniVersion, Config, Inputs, keys};
 use crate::sys::files;
 
 /// The names under which we are called: our own, and those of the plugins that we stand in for.
@@ -182,8 +182,8 @@ impl Linter {
 
     fn version(&mut self, root: &Fields) {
         match root.text("cniVersion") {
-            Ok(Some(text)) if !VERSIONS.contains(&text) => {
-                let known = VERSIONS.join(", ");
+            Ok(Some(text)) if CniVersion::find(text).is_none() => {
+                let known = CniVersion::texts().join(", ");
                 self.error("cniVersion", format!("{} is none of {known}", quote(text)));
             }
             Ok(_) => {}
@@ -259,7 +259,8 @@ impl Linter {
             self.warn(prefixed(place, "ipam"), text);
             return None;
         }
-        let one_per_family = matches!(conf.version(), "0.1.0" | "0.2.0");
+        let one_per_family =
+            CniVersion::find(conf.version()).is_some_and(CniVersion::one_per_family);
         match conf.config(&Inputs { one_per_family, ..Inputs::default() }) {
             Ok(config) => {
                 for warning in config.warnings.iter().filter(|w| !w.typo) {
