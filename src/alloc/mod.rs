@@ -23,12 +23,7 @@ mod takeover;
 mod view;
 
 pub use change::{Change, Cooling, NetworkRanges, PodKey};
-pub use command::{
-    Add, Added, AdoptPool, Ask, Block, Check, Collected, Command, Cooldown, DefineNetwork, Del,
-    Evict, ExportHostLocal, ForeignLease, Gc, Import, Imported, Legacy, LegacyCursor, OnDuplicate,
-    Outcome, ReleaseAddress, ReleasePool, RequestAddress, RequestPool, Requested, Reserve, Restore,
-    Shared, Status, Strategy, Sweep, Target, Unreserve, legacy_owner,
-};
+pub use command::*;
 pub use events::{counted, ending, event, verb};
 pub use record::Record;
 pub use view::{Addresses, Context, Holder, Order, Plan, View};

@@ -4,7 +4,6 @@ use ipnet::IpNet;
 
 use super::error::ConfigError;
 use super::fields::{Fields, Node};
-use super::json::quote;
 use crate::net::{Addr, Span, Subnet, parse_cidr};
 
 /// A prefix as it is written.
@@ -64,13 +63,9 @@ pub(super) fn span(node: &Node) -> Result<Span, ConfigError> {
             .or_else(|| one(text).and_then(|a| Span::new(a, a))),
     };
     span.ok_or_else(|| {
-        ConfigError::invalid(format!(
-            "{} is {}; it takes an address (10.1.2.9), a range from the lower to the higher \
-             address (10.1.2.10-10.1.2.20) or a CIDR (10.1.2.128/25)",
-            node.path(),
-            quote(text)
-        ))
-        .at(node.path())
+        let takes = "it takes an address (10.1.2.9), a range from the lower to the higher address \
+                     (10.1.2.10-10.1.2.20) or a CIDR (10.1.2.128/25)";
+        node.bad_text(text, takes)
     })
 }
 

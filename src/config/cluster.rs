@@ -165,12 +165,7 @@ fn endpoint(node: &Node, default_port: u16) -> Result<String, ConfigError> {
     let bad = || {
         // What stands before an "@" may be a password.
         let shown = text.rsplit_once('@').map_or(text, |(_, host)| host);
-        ConfigError::invalid(format!(
-            "{} is {}; it takes http://HOST:PORT or https://HOST:PORT, and nothing else",
-            node.path(),
-            quote(shown)
-        ))
-        .at(node.path())
+        node.bad_text(shown, "it takes http://HOST:PORT or https://HOST:PORT, and nothing else")
     };
     let (scheme, rest) = text.split_once("://").ok_or_else(bad)?;
     let scheme = scheme.to_ascii_lowercase();
@@ -207,11 +202,8 @@ pub(super) fn consul_endpoint(ipam: &Fields) -> Result<String, ConfigError> {
         Ok(addr) => format!("[{addr}]"),
         Err(_) if is_host(host) => host.to_owned(),
         Err(_) => {
-            return Err(ConfigError::invalid(format!(
-                "ipam.consul_addr is {}; it takes a host's name or address, the port is consul_port",
-                quote(host)
-            ))
-            .at(ipam.path_of("consul_addr")));
+            let takes = "it takes a host's name or address, the port is consul_port";
+            return Err(ipam.bad_text("consul_addr", host, takes));
         }
     };
     let port = match ipam.get("consul_port") {
@@ -239,13 +231,9 @@ fn prefix(fields: &Fields) -> Result<String, ConfigError> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
     let segment = |s: &str| s.bytes().all(plain) && s.bytes().any(|b| b != b'.');
     if trimmed.len() > 256 || !trimmed.split('/').all(segment) {
-        return Err(ConfigError::invalid(format!(
-            "{}.prefix is {}; it takes letters, digits, \"-\", \"_\", \".\", \"~\" and \"/\", as \
-             clusters/one",
-            fields.path(),
-            quote(text)
-        ))
-        .at(fields.path_of("prefix")));
+        let takes =
+            "it takes letters, digits, \"-\", \"_\", \".\", \"~\" and \"/\", as clusters/one";
+        return Err(fields.bad_text("prefix", text, takes));
     }
     Ok(trimmed.to_owned())
 }
@@ -256,12 +244,7 @@ fn timeout(fields: &Fields) -> Result<Duration, ConfigError> {
     };
     let timeout = duration::positive(text).ok();
     timeout.filter(|t| !t.is_zero() && *t <= LONGEST_TIMEOUT).ok_or_else(|| {
-        ConfigError::invalid(format!(
-            "{}.timeout is {}; it takes {}, more than 0 and at most 10m",
-            fields.path(),
-            quote(text),
-            duration::SYNTAX
-        ))
-        .at(fields.path_of("timeout"))
+        let takes = format!("it takes {}, more than 0 and at most 10m", duration::SYNTAX);
+        fields.bad_text("timeout", text, &takes)
     })
 }

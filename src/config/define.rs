@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::cidr::cidr;
 use super::error::ConfigError;
 use super::fields::{Fields, Node};
-use super::json::Json;
+use super::json::{Json, is_spelling_of};
 use super::netconf::Netconf;
 use super::{Config, Dialect, Inputs, cluster, keys};
 use crate::model::{NetworkName, StoreSpec};
@@ -87,7 +87,7 @@ impl Netconf {
             return Err(ConfigError::invalid("it is no JSON object"));
         };
         let mut ipam = self.ipam()?.pairs().to_vec();
-        ipam.retain(|(key, _)| !KEYS.iter().any(|name| super::fields::is_spelling_of(key, name)));
+        ipam.retain(|(key, _)| !KEYS.iter().any(|name| is_spelling_of(key, name)));
         ipam.extend(definition);
         Ok(self.with_ipam(ipam))
     }

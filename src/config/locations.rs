@@ -126,15 +126,11 @@ impl Locations<'_> {
 
     /// `lockTimeout`, else `IPAM_DB_CONNECTION_TIMEOUT`; in the ECS dialect the other way round.
     fn wait(self, warnings: &mut Vec<Warning>) -> Result<Wait, ConfigError> {
-        let key = self.ipam.text("lockTimeout")?;
         let env = self.inputs.db_timeout.as_deref().map(str::trim).filter(|text| !text.is_empty());
-        let env_first = self.dialect == Dialect::Ecs;
-        let (place, text) = match (key, env) {
-            (None, None) => return Ok(DEFAULT_WAIT),
-            (Some(key), None) => ("ipam.lockTimeout", key),
-            (Some(key), Some(_)) if !env_first => ("ipam.lockTimeout", key),
-            (_, Some(env)) => ("IPAM_DB_CONNECTION_TIMEOUT", env),
-        };
+        let env = env.map(|text| ("IPAM_DB_CONNECTION_TIMEOUT", text));
+        let key = self.ipam.text("lockTimeout")?.map(|text| ("ipam.lockTimeout", text));
+        let written = if self.dialect == Dialect::Ecs { env.or(key) } else { key.or(env) };
+        let Some((place, text)) = written else { return Ok(DEFAULT_WAIT) };
         let Some(nanos) = duration::parse(text) else {
             return Err(ConfigError::invalid(format!(
                 "parsing timeout string failed: {place} is {}, not {}",
@@ -143,19 +139,13 @@ impl Locations<'_> {
             ))
             .at(self.ipam.path_of("lockTimeout")));
         };
-        Ok(match u64::try_from(nanos) {
-            Ok(0) => {
-                let why = format!("{place} {text} waits for the store without bound");
-                warnings.push(Warning::new(place, why));
-                Wait::Forever
-            }
-            Ok(nanos) => Wait::For(Duration::from_nanos(nanos)),
-            Err(_) => {
-                let why = format!("{place} {text} does not wait for the store at all");
-                warnings.push(Warning::new(place, why));
-                Wait::Try
-            }
-        })
+        let (wait, what) = match u64::try_from(nanos) {
+            Ok(0) => (Wait::Forever, "waits for the store without bound"),
+            Ok(nanos) => return Ok(Wait::For(Duration::from_nanos(nanos))),
+            Err(_) => (Wait::Try, "does not wait for the store at all"),
+        };
+        warnings.push(Warning::new(place, format!("{place} {text} {what}")));
+        Ok(wait)
     }
 
     /// The log: `logFile`, `logLevel` and `logFormat`; in the ECS dialect its environment variables first.

@@ -286,13 +286,7 @@ fn choice<T: Copy + Default>(
     let found = all.iter().find(|value| word(**value).eq_ignore_ascii_case(text));
     found.copied().ok_or_else(|| {
         let words: Vec<&str> = all.iter().map(|value| word(*value)).collect();
-        ConfigError::invalid(format!(
-            "{}.{name} is {}; it takes one of {}",
-            fields.path(),
-            json::quote(text),
-            words.join(", ")
-        ))
-        .at(fields.path_of(name))
+        fields.bad_text(name, text, &format!("it takes one of {}", words.join(", ")))
     })
 }
 

@@ -15,24 +15,18 @@ use crate::config::cidr::{Cidr, addr, bad_cidr, cidr};
 use crate::config::error::{ConfigError, Warning};
 use crate::config::fields::Fields;
 use crate::config::locations::Locations;
-use crate::config::netconf::{DialectRules, Netconf, attachment};
+use crate::config::netconf::{Netconf, attachment};
 use crate::config::{Cleanup, Config, Dialect, Dns, Inputs, Route, keys};
 use crate::model::{NetworkName, Owner, SetName};
 use crate::net::{Addr, Family, GatewaySpec, Range, RangeSet, RangeSpec, Subnet, parse_addr};
 
-/// Claimed by a key of one family, or by `id` where no range is written host-local's way.
-pub const RULES: DialectRules = DialectRules {
-    dialect: Dialect::Ecs,
-    claims: |ipam| {
-        let keys = ["subnet", "address", "gateway", "routes"];
-        let own = |family: &FamilyKeys| keys.iter().any(|key| ipam.has(&family.key(key)));
-        let native = ["subnet", "ranges", "rangeStart", "rangeEnd"];
-        FAMILIES.iter().any(own) || ipam.get("id").is_some() && !native.iter().any(|k| ipam.has(k))
-    },
-    name: |_| Ok(NetworkName::ecs()),
-    config,
-    cleanup,
-};
+/// Whether there is a key of one family, or `id` where no range is written host-local's way.
+pub fn has_own_keys(ipam: &Fields) -> bool {
+    let keys = ["subnet", "address", "gateway", "routes"];
+    let own = |family: &FamilyKeys| keys.iter().any(|key| ipam.has(&family.key(key)));
+    let native = ["subnet", "ranges", "rangeStart", "rangeEnd"];
+    FAMILIES.iter().any(own) || ipam.get("id").is_some() && !native.iter().any(|k| ipam.has(k))
+}
 
 /// One family's keys, which begin with its word.
 struct FamilyKeys {
@@ -65,7 +59,8 @@ fn owner(id: Option<&str>, inputs: &Inputs) -> Option<Owner> {
     }
 }
 
-fn config(conf: &Netconf, inputs: &Inputs) -> Result<Config, ConfigError> {
+/// The whole configuration.
+pub fn config(conf: &Netconf, inputs: &Inputs) -> Result<Config, ConfigError> {
     let mut warnings = Vec::new();
     let ipam = conf.ipam()?;
     keys::warn_of_typos(&ipam, keys::IPAM, &mut warnings);
@@ -113,7 +108,8 @@ fn config(conf: &Netconf, inputs: &Inputs) -> Result<Config, ConfigError> {
     })
 }
 
-fn cleanup(conf: &Netconf, inputs: &Inputs) -> Cleanup {
+/// What a DEL or GC needs, from whatever can be understood.
+pub fn cleanup(conf: &Netconf, inputs: &Inputs) -> Cleanup {
     let ipam = conf.ipam_or_empty();
     let locations = Locations { ipam: &ipam, inputs, dialect: Dialect::Ecs };
     let address = |family: &FamilyKeys| parse_addr(ipam.text(&family.key("address")).ok()??);

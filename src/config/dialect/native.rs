@@ -11,24 +11,14 @@ use crate::config::args::Args;
 use crate::config::cidr::span;
 use crate::config::error::{ConfigError, Warning};
 use crate::config::fields::Fields;
-use crate::config::json::quote;
 use crate::config::locations::Locations;
-use crate::config::netconf::{DialectRules, Netconf, attachment, network_name};
+use crate::config::netconf::{Netconf, attachment};
 use crate::config::{Cleanup, Config, Dialect, Inputs, choice, define, dns, duration, keys};
 use crate::model::{NetworkName, Owner, SetName, StoreSpec};
 use crate::net::{Range, RangeSet, Span};
 
 /// The most entries of `exclude`.
 const MOST_EXCLUDED: usize = 4096;
-
-/// Whatever no other dialect claims.
-pub const RULES: DialectRules = DialectRules {
-    dialect: Dialect::Native,
-    claims: |_| true,
-    name: |name| network_name(name.unwrap_or_default()),
-    config: |conf, inputs| config(conf, inputs, Dialect::Native),
-    cleanup: |conf, inputs| cleanup(conf, inputs, Dialect::Native),
-};
 
 /// A configuration in host-local's keys and ours; the Consul dialect's is one as well.
 pub fn config(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Result<Config, ConfigError> {
@@ -105,12 +95,9 @@ fn shared(ipam: &Fields) -> Result<Option<NetworkName>, ConfigError> {
         return Ok(None);
     };
     NetworkName::new(text).map(Some).map_err(|_| {
-        ConfigError::invalid(format!(
-            "ipam.shared is {}; a name begins with a letter or digit and goes on with letters, \
-             digits, \"_\", \".\" and \"-\"",
-            quote(text)
-        ))
-        .at(ipam.path_of("shared"))
+        let takes = "a name begins with a letter or digit and goes on with letters, digits, \"_\", \
+                     \".\" and \"-\"";
+        ipam.bad_text("shared", text, takes)
     })
 }
 
@@ -152,14 +139,8 @@ fn cooldown(ipam: &Fields) -> Result<Cooldown, ConfigError> {
     let Some(text) = ipam.text("cooldown")? else {
         return Ok(Cooldown { seconds: 0, strict });
     };
-    let Ok(time) = duration::positive(text) else {
-        return Err(ConfigError::invalid(format!(
-            "ipam.cooldown is {}; it takes {}, not a negative one",
-            quote(text),
-            duration::SYNTAX
-        ))
-        .at(ipam.path_of("cooldown")));
-    };
+    let takes = || format!("it takes {}, not a negative one", duration::SYNTAX);
+    let time = duration::positive(text).map_err(|_| ipam.bad_text("cooldown", text, &takes()))?;
     let seconds = u32::try_from(time.as_nanos().div_ceil(1_000_000_000)).unwrap_or(u32::MAX);
     Ok(Cooldown { seconds, strict })
 }
