@@ -5,7 +5,7 @@
 //! configuration, which are those of an ADD.
 //! Invariant: what an ADD refuses is an error here, and so is a key that was meant and does nothing.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io::{self, Read};
 use std::path::Path;
 
@@ -328,7 +328,7 @@ impl Linter {
     fn locate(&self, text: &str) -> Vec<Finding> {
         let paths: Vec<Vec<&str>> =
             self.pending.iter().map(|note| ancestors(&note.place)).collect();
-        let wanted: HashSet<&str> = paths.iter().flatten().copied().collect();
+        let wanted: BTreeSet<&str> = paths.iter().flatten().copied().collect();
         let offsets = locate::offsets(text, &wanted);
         let mut found: Vec<(usize, &str, &Pending)> = Vec::new();
         for (note, ways) in self.pending.iter().zip(&paths) {
