@@ -14,7 +14,8 @@ use crate::alloc::{
     RequestPool, Reserve, Status, Sweep, Target, Unreserve,
 };
 use crate::error::{Error, StoreError};
-use crate::migrate::{consul, host_local_import};
+pub use crate::migrate::consul::import as import_consul;
+use crate::migrate::host_local_import;
 use crate::model::{
     Lease, NetworkDefinition, NetworkName, Node, NodeRecord, Owner, Pool, SetName, Wait,
 };
@@ -101,7 +102,7 @@ pub fn add(
         let command = Command::Add(add);
         let mut outcome = store.apply(&command, cx)?;
         if outcome == Outcome::ReadLegacy {
-            consul::import(store, &set, &network, false, cx)?;
+            import_consul(store, &set, &network, false, cx)?;
             outcome = store.apply(&command, cx)?;
         }
         return answer!(outcome, Outcome::Added(added) => added);
@@ -184,7 +185,7 @@ pub fn del(
     let command = Command::Del(del);
     let mut outcome = store.apply(&command, cx)?;
     if let (Outcome::ReadLegacy, Some(network)) = (&outcome, old) {
-        consul::import(store, &set, &network, false, cx)?;
+        import_consul(store, &set, &network, false, cx)?;
         outcome = store.apply(&command, cx)?;
     }
     answer!(outcome, Outcome::Freed(leases) => leases)
@@ -210,17 +211,6 @@ fn collect(store: &mut dyn Store, mut command: Command, cx: &Context) -> Result<
         }
     }
     Ok(all)
-}
-
-/// Imports what cni-ipam-consul leased on a network of this store's Consul.
-pub fn import_consul(
-    store: &mut dyn Store,
-    set: &SetName,
-    network: &NetworkName,
-    dry_run: bool,
-    cx: &Context,
-) -> Result<Imported, Error> {
-    consul::import(store, set, network, dry_run, cx)
 }
 
 /// The same, with the store put in the place of the bolt file that the leases come from; answers

@@ -6,19 +6,20 @@
 use std::collections::BTreeSet;
 
 use super::change::Change;
-use super::command::{Collected, Del, Evict, Gc, Outcome, Target, legacy_owner};
+use super::command::{Collected, Del, Evict, Gc, Outcome, Target};
 use super::import::cursors_of;
-use super::view::{Context, Holder, Plan, View};
+use super::view::{Context, Holder, Plan, View, held};
 use crate::error::{Error, StoreError};
 use crate::model::{Lease, Owner, SetName, Timestamp};
 use crate::net::Addr;
 
 /// Decides a DEL.
 pub fn del(del: &Del, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
+    let held = |owner| held(view, &del.set, owner, &|network| view.adopted(network));
     let freed = match &del.target {
-        Target::Owner(owner) => held(&del.set, owner, view)?,
+        Target::Owner(owner) => held(owner)?,
         Target::OwnerAt(owner, addrs) => {
-            let held = held(&del.set, owner, view)?;
+            let held = held(owner)?;
             let named = held.iter().any(|l| addrs.contains(&l.addr));
             if named { held } else { Vec::new() }
         }
@@ -48,21 +49,6 @@ pub fn del(del: &Del, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
         }
     }
     Ok(Plan::new(changes, Outcome::Freed(freed)))
-}
-
-/// What an owner holds; by its container alone only if it has nothing under its full name, as
-/// host-local does.
-fn held(set: &SetName, owner: &Owner, view: &dyn View) -> Result<Vec<Lease>, StoreError> {
-    let held = view.of(set, owner)?;
-    match legacy_owner(owner) {
-        Some(legacy) if held.is_empty() => {
-            let Owner::Attachment(a) = &legacy else {
-                return Ok(held);
-            };
-            if view.adopted(&a.network)? { view.of(set, &legacy) } else { Ok(held) }
-        }
-        _ => Ok(held),
-    }
 }
 
 fn at(set: &SetName, addrs: &[Addr], view: &dyn View) -> Result<Vec<Lease>, StoreError> {

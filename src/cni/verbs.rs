@@ -181,12 +181,6 @@ impl Call {
     }
 
     fn check(&mut self, output: &mut Output<'_>) -> Result<(), Failure> {
-        self.compare(output)?;
-        output.journal.done(Level::Debug, "the leases are as they should be");
-        Ok(())
-    }
-
-    fn compare(&mut self, output: &mut Output<'_>) -> Result<(), Failure> {
         let (config, mut store) = self.config(output)?;
         let (mut config, _) = self.as_defined(config, &mut *store, output)?;
         let expected = self.netconf.prev_addresses()?;
@@ -196,19 +190,22 @@ impl Call {
             sets: std::mem::take(&mut config.sets),
             expected: expected.clone(),
         };
-        let cx = self.facts.context();
         let failed = |error: Error| Failure::of(&error, &config.network);
-        match engine::check(&mut *store, check, &cx) {
-            Err(Error::Refused(Refusal::Missing { owner })) => {
-                match before_takeover(&config, &owner).map_err(failed)? {
-                    Some(held) if expected.is_none_or(|e| held.iter().all(|a| e.contains(a))) => {
-                        Ok(())
-                    }
-                    _ => Err(failed(Error::Refused(Refusal::Missing { owner }))),
+        if let Err(error) = engine::check(&mut *store, check, &self.facts.context()) {
+            let held = match &error {
+                Error::Refused(Refusal::Missing { owner }) => {
+                    before_takeover(&config, owner).map_err(failed)?
                 }
+                _ => None,
+            };
+            let fits =
+                |held: Vec<Addr>| expected.is_none_or(|e| held.iter().all(|a| e.contains(a)));
+            if !held.is_some_and(fits) {
+                return Err(failed(error));
             }
-            checked => checked.map_err(failed),
         }
+        output.journal.done(Level::Debug, "the leases are as they should be");
+        Ok(())
     }
 
     fn gc(&mut self, output: &mut Output<'_>) -> Result<(), Failure> {
@@ -334,21 +331,15 @@ fn legacy<'a>(
     network: &'a NetworkName,
     spec: &StoreSpec,
 ) -> Option<HostLocalFolder<'a>> {
-    match spec {
-        StoreSpec::Embedded { wait, .. } => {
-            dir.map(|dir| HostLocalFolder { dir, network, wait: *wait })
-        }
-        // host-local's leases are of this host alone.
-        _ => None,
-    }
+    // host-local's leases are of this host alone.
+    let StoreSpec::Embedded { wait, .. } = spec else { return None };
+    dir.map(|dir| HostLocalFolder { dir, network, wait: *wait })
 }
 
 /// What a container has from host-local, as long as the folder was not adopted.
 fn before_takeover(config: &Config, owner: &Owner) -> Result<Option<Vec<Addr>>, Error> {
-    match (&config.legacy_dir, owner) {
-        (Some(dir), Owner::Attachment(attachment)) => {
-            Ok(host_local_import::holds(dir, attachment)?)
-        }
+    match (&config.legacy_dir, owner.attachment()) {
+        (Some(dir), Some(attachment)) => Ok(host_local_import::holds(dir, attachment)?),
         _ => Ok(None),
     }
 }

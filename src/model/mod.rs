@@ -211,6 +211,16 @@ pub enum Owner {
     Pool(PoolId, Addr),
 }
 
+impl Owner {
+    /// The attachment, if it is one.
+    pub fn attachment(&self) -> Option<&Attachment> {
+        match self {
+            Owner::Attachment(attachment) => Some(attachment),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -372,10 +382,7 @@ impl Lease {
 
     /// The attachment behind it, if a container is.
     pub fn attachment(&self) -> Option<&Attachment> {
-        match &self.owner {
-            Owner::Attachment(a) => Some(a),
-            _ => self.origin.attachment.as_ref(),
-        }
+        self.owner.attachment().or(self.origin.attachment.as_ref())
     }
 }
 

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use super::operator::{DefineNetwork, ForeignLease};
-use crate::model::{
-    Attachment, ContainerId, IfName, Lease, NetworkName, Origin, Owner, SetName, words,
-};
+use crate::model::{ContainerId, IfName, Lease, NetworkName, Origin, Owner, SetName, words};
 use crate::net::{Addr, RangeSet};
 
 /// ADD. All or nothing over all its range sets; repeatable by the same owner.
@@ -176,14 +174,4 @@ pub struct Gc {
     pub valid: Arc<[(ContainerId, IfName)]>,
     /// Go on behind this owner; `None`: from the start.
     pub after: Option<Owner>,
-}
-
-/// The owner under which a host-local without interface names keeps an attachment's lease.
-pub fn legacy_owner(owner: &Owner) -> Option<Owner> {
-    match owner {
-        Owner::Attachment(a) if a.ifname.is_some() => {
-            Some(Owner::Attachment(Attachment { ifname: None, ..a.clone() }))
-        }
-        _ => None,
-    }
 }
