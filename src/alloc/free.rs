@@ -73,8 +73,7 @@ const PAGE: usize = 512;
 
 /// Decides one step of a GC.
 pub fn gc(gc: &Gc, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
-    let step = Step { set: &gc.set, after: gc.after.as_ref() };
-    collect(&step, &|lease| is_stale(lease, gc), &|lease| until(lease, cx), view)
+    collect(&gc.set, &gc.after, &|lease| is_stale(lease, gc), &|lease| until(lease, cx), view)
 }
 
 /// Decides one step of an EVICT.
@@ -84,21 +83,15 @@ pub fn evict(evict: &Evict, view: &dyn View, cx: &Context) -> Result<Plan, Error
         let which = if evict.only_ended { cx.has_ended(lease) } else { !kept };
         lease.node.name == cx.node.name && which
     };
-    let step = Step { set: &evict.set, after: evict.after.as_ref() };
     // Nobody's connections lead to a machine that is gone.
-    collect(&step, &goes, &|_| None, view)
-}
-
-/// Where a step begins.
-struct Step<'a> {
-    set: &'a SetName,
-    after: Option<&'a Owner>,
+    collect(&evict.set, &evict.after, &goes, &|_| None, view)
 }
 
 /// Frees those that are stale, as many as one commit can hold. It stops between two owners, or (an
 /// owner may hold an address of each of many range sets) within the first.
 fn collect(
-    step: &Step<'_>,
+    set: &SetName,
+    after: &Option<Owner>,
     stale: &dyn Fn(&Lease) -> bool,
     until: &dyn Fn(&Lease) -> Option<Timestamp>,
     view: &dyn View,
@@ -107,10 +100,10 @@ fn collect(
     let room = view.capacity().max(1);
     let mut changes: Vec<Change> = Vec::new();
     let mut freed = Vec::new();
-    let mut after = step.after.cloned();
+    let mut after = after.clone();
     let mut done = false;
     'look: while !done {
-        let page = view.page(step.set, after.as_ref(), PAGE)?;
+        let page = view.page(set, after.as_ref(), PAGE)?;
         done = page.is_empty();
         for leases in page.chunk_by(|a, b| a.owner == b.owner) {
             let stale: Vec<&Lease> = leases.iter().filter(|l| stale(l)).collect();

@@ -42,13 +42,14 @@ pub const DAMAGED: u32 = 104;
 pub const INTERNAL: u32 = 999;
 
 /// An error as a runtime sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Failure {
     /// What kind.
     pub code: u32,
     /// What and what to do, for a person.
     pub msg: String,
     /// More: a JSON object for errors about leases, else text.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub details: Option<String>,
 }
 

@@ -147,25 +147,22 @@ fn read(stdin: &mut dyn Read) -> Result<Vec<u8>, Failure> {
     Ok(bytes)
 }
 
-/// Whether this call can do without every variable that is missing.
+/// Whether this call can do without every variable that is missing. The originals of the ECS and Consul
+/// dialects are called by hand, and the ECS agent releases an address by `id` when the container is long
+/// gone. A DEL without a configuration frees nothing, so nothing is needed for it.
 fn may_lack_all(invocation: &Invocation, netconf: &Netconf) -> bool {
-    invocation.missing.iter().all(|name| may_lack(name, invocation, netconf))
-}
-
-/// The originals of the ECS and Consul dialects are called by hand, and the ECS agent releases an
-/// address by `id` when the container is long gone. A DEL without a configuration frees nothing,
-/// so nothing is needed for it.
-fn may_lack(name: &str, invocation: &Invocation, netconf: &Netconf) -> bool {
     let del = invocation.verb == Verb::Del;
-    match netconf.dialect() {
+    let dialect = netconf.dialect();
+    let may_lack = |name: &&str| match dialect {
         _ if del && netconf.is_bare() => true,
         Dialect::Native => false,
-        Dialect::Ecs if name == "CNI_CONTAINERID" => {
+        Dialect::Ecs if *name == "CNI_CONTAINERID" => {
             netconf.has_id() || (del && !netconf.cleanup(&invocation.inputs).addrs.is_empty())
         }
-        Dialect::Consul if name == "CNI_CONTAINERID" => false,
-        Dialect::Ecs | Dialect::Consul => true,
-    }
+        Dialect::Consul => *name != "CNI_CONTAINERID",
+        Dialect::Ecs => true,
+    };
+    invocation.missing.iter().all(may_lack)
 }
 
 fn unwritten(error: &io::Error) -> Failure {

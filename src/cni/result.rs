@@ -56,16 +56,6 @@ pub fn render(version: CniVersion, dialect: Dialect, answer: Answer<'_>) -> io::
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct WireFailure<'a> {
-    cni_version: &'static str,
-    code: u32,
-    msg: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    details: Option<&'a str>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
 struct Versions {
     cni_version: &'static str,
     supported_versions: Vec<&'static str>,
@@ -83,16 +73,18 @@ pub fn render_versions() -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct WireFailure<'a> {
+    cni_version: &'static str,
+    #[serde(flatten)]
+    failure: &'a Failure,
+}
+
 /// Writes an error object, in the layout of the reference implementation.
 pub fn render_failure(failure: &Failure, version: CniVersion) -> Vec<u8> {
-    let wire = WireFailure {
-        cni_version: version.word(),
-        code: failure.code,
-        msg: &failure.msg,
-        details: failure.details.as_deref(),
-    };
     // Writing strings and a number into memory fails for no input.
-    pretty(&wire).unwrap_or_default()
+    pretty(&WireFailure { cni_version: version.word(), failure }).unwrap_or_default()
 }
 
 /// JSON as Go's `json.MarshalIndent` writes it.

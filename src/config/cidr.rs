@@ -34,21 +34,17 @@ pub(super) fn bad_cidr(text: &str, path: &str) -> ConfigError {
 
 /// The value of `name` as an address; an empty text is absent.
 pub(super) fn addr(fields: &Fields, name: &str) -> Result<Option<Addr>, ConfigError> {
-    let Some(node) = fields.get(name) else {
+    let Some(text) = fields.text(name)? else {
         return Ok(None);
     };
-    let text = node.text()?;
-    if text.is_empty() {
-        return Ok(None);
-    }
     text.parse().map(Some).map_err(|_| {
+        let path = fields.path_of(name);
         ConfigError::invalid(format!(
-            "invalid IP address: {}; {} takes an address without a prefix length, as 10.1.2.1 \
+            "invalid IP address: {}; {path} takes an address without a prefix length, as 10.1.2.1 \
              or fd00::1",
-            shorten(text),
-            node.path()
+            shorten(text)
         ))
-        .at(node.path())
+        .at(path)
     })
 }
 

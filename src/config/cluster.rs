@@ -76,43 +76,33 @@ pub(super) fn from_ipam(
         keys::warn_of_typos(&fields, keys::CLUSTER, warnings);
     }
     if engine == "etcd" {
-        return etcd(&fields).map(|etcd| Some(StoreSpec::Etcd(Box::new(etcd))));
+        let login = pair(&fields, "user", "passwordFile")?;
+        return Ok(Some(StoreSpec::Etcd(Box::new(Etcd {
+            servers: servers(&fields, ETCD_PORT, None)?,
+            login: login.map(|(user, file)| (user.to_owned(), PathBuf::from(file))),
+        }))));
     }
-    let agent = if dialect == Dialect::Consul { Some(consul_endpoint(ipam)?) } else { None };
-    let mut consul = consul(&fields, agent)?;
-    if dialect == Dialect::Consul {
-        consul.dc = consul.dc.or(ipam.text("dc")?.map(str::to_owned));
-    }
-    Ok(Some(StoreSpec::Consul(Box::new(consul))))
-}
-
-fn etcd(fields: &Fields) -> Result<Etcd, ConfigError> {
-    let login = pair(fields, "user", "passwordFile")?;
-    Ok(Etcd {
-        servers: servers(fields, ETCD_PORT, None)?,
-        login: login.map(|(user, file)| (user.to_owned(), PathBuf::from(file))),
-    })
-}
-
-fn consul(fields: &Fields, agent: Option<String>) -> Result<Consul, ConfigError> {
-    Ok(Consul {
-        servers: servers(fields, CONSUL_PORT, agent)?,
-        dc: fields.text("dc")?.map(str::to_owned),
+    let is_dialect = dialect == Dialect::Consul;
+    let agent = if is_dialect { Some(consul_endpoint(ipam)?) } else { None };
+    Ok(Some(StoreSpec::Consul(Box::new(Consul {
+        servers: servers(&fields, CONSUL_PORT, agent)?,
+        dc: match fields.text("dc")? {
+            None if is_dialect => ipam.text("dc")?,
+            dc => dc,
+        }
+        .map(str::to_owned),
         token: fields.text("tokenFile")?.map(PathBuf::from),
-    })
+    }))))
 }
 
 fn servers(fields: &Fields, port: u16, agent: Option<String>) -> Result<Servers, ConfigError> {
-    let mut endpoints = Vec::new();
-    match fields.get("endpoints") {
-        None => {}
-        Some(node) if node.is_list() => {
-            for node in node.list()? {
-                endpoints.push(endpoint(&node, port)?);
-            }
-        }
-        Some(node) => endpoints.push(endpoint(&node, port)?),
-    }
+    let nodes = match fields.get("endpoints") {
+        Some(node) if node.is_list() => node.list()?,
+        node => node.into_iter().collect(),
+    };
+    let endpoints: Result<Vec<String>, ConfigError> =
+        nodes.iter().map(|node| endpoint(node, port)).collect();
+    let mut endpoints = endpoints?;
     if endpoints.is_empty() {
         // An agent on this host is how both are usually run.
         endpoints.push(agent.unwrap_or_else(|| format!("http://127.0.0.1:{port}")));
@@ -146,17 +136,14 @@ fn pair<'a>(
     one: &str,
     other: &str,
 ) -> Result<Option<(&'a str, &'a str)>, ConfigError> {
-    match (fields.text(one)?, fields.text(other)?) {
-        (None, None) => Ok(None),
-        (Some(a), Some(b)) => Ok(Some((a, b))),
-        (Some(_), None) => Err(missing(fields, one, other)),
-        (None, Some(_)) => Err(missing(fields, other, one)),
-    }
-}
-
-fn missing(fields: &Fields, has: &str, lacks: &str) -> ConfigError {
-    ConfigError::invalid(format!("{} has {has} but no {lacks}; give both or none", fields.path()))
-        .at(fields.path_of(has))
+    let (has, lacks) = match (fields.text(one)?, fields.text(other)?) {
+        (None, None) => return Ok(None),
+        (Some(a), Some(b)) => return Ok(Some((a, b))),
+        (Some(_), None) => (one, other),
+        (None, Some(_)) => (other, one),
+    };
+    let why = format!("{} has {has} but no {lacks}; give both or none", fields.path());
+    Err(ConfigError::invalid(why).at(fields.path_of(has)))
 }
 
 /// `http://host:port`; the port may be left out.

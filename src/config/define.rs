@@ -71,9 +71,8 @@ fn pick_nested(node: &Node, names: &[&str], mask: bool) -> Result<Value, ConfigE
     Ok(match node.json() {
         Json::Array(_) => {
             let items = node.list()?;
-            let items: Result<Vec<Value>, ConfigError> =
-                items.iter().map(|item| pick_nested(item, names, mask)).collect();
-            Value::Array(items?)
+            let items = items.iter().map(|item| pick_nested(item, names, mask));
+            Value::Array(items.collect::<Result<_, _>>()?)
         }
         Json::Object(_) => Value::Object(pick(&node.clone().fields()?, names, mask)?),
         other => other.value(),

@@ -150,10 +150,6 @@ impl<'de> Visitor<'de> for Tree<'_, '_> {
         Ok(Json::String(value.to_owned()))
     }
 
-    fn visit_string<E>(self, value: String) -> Result<Json, E> {
-        Ok(Json::String(value))
-    }
-
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Json, A::Error> {
         let mut items = Vec::new();
         if let Tree::Apart(key, take) = self {

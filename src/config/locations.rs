@@ -30,7 +30,7 @@ pub(super) struct Locations<'a> {
 impl Locations<'_> {
     /// The store.
     pub(super) fn store(self, warnings: &mut Vec<Warning>) -> Result<StoreSpec, ConfigError> {
-        let path = self.path()?;
+        let path = self.path(self.data_dir()?);
         let persist = self.persist()?;
         let wait = self.wait(warnings)?;
         Ok(match cluster::from_ipam(self.ipam, self.dialect, warnings)? {
@@ -59,7 +59,7 @@ impl Locations<'_> {
             Err(e) => return StoreSpec::Unreadable { why: e.to_string() },
         }
         StoreSpec::Embedded {
-            path: self.path().unwrap_or_else(|_| self.named_or(None)),
+            path: self.path(self.data_dir().unwrap_or_default()),
             persist: self.persist().unwrap_or_default(),
             wait: self.wait(&mut Vec::new()).unwrap_or(DEFAULT_WAIT),
             history: self
@@ -68,26 +68,17 @@ impl Locations<'_> {
         }
     }
 
-    fn path(self) -> Result<PathBuf, ConfigError> {
-        // ecs-ipam knows no dataDir.
-        let dir = match self.dialect {
-            Dialect::Ecs => None,
-            Dialect::Native | Dialect::Consul => self.ipam.text("dataDir")?,
-        };
-        Ok(self.named_or(dir))
+    /// `dataDir`, which ecs-ipam does not know.
+    fn data_dir(&self) -> Result<Option<&str>, ConfigError> {
+        if self.dialect == Dialect::Ecs { Ok(None) } else { self.ipam.text("dataDir") }
     }
 
-    fn named_or(self, dir: Option<&str>) -> PathBuf {
-        if let Some(path) = &self.inputs.db_path
-            && !path.trim().is_empty()
-        {
+    fn path(self, data_dir: Option<&str>) -> PathBuf {
+        if let Some(path) = self.inputs.db_path.as_deref().filter(|path| !path.trim().is_empty()) {
             return PathBuf::from(path);
         }
-        match (dir, self.dialect) {
-            (Some(dir), _) => PathBuf::from(dir).join(FILE_NAME),
-            (None, Dialect::Ecs) => PathBuf::from(ECS_FILE),
-            (None, Dialect::Native | Dialect::Consul) => PathBuf::from(NATIVE_FILE),
-        }
+        let usual = if self.dialect == Dialect::Ecs { ECS_FILE } else { NATIVE_FILE };
+        data_dir.map_or_else(|| PathBuf::from(usual), |dir| PathBuf::from(dir).join(FILE_NAME))
     }
 
     fn persist(self) -> Result<Persist, ConfigError> {

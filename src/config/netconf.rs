@@ -42,8 +42,7 @@ impl Netconf {
     pub(super) fn from_pairs(pairs: Vec<(String, Json)>) -> Result<Netconf, ConfigError> {
         let root = Fields::root(&pairs);
         let version = root.text("cniVersion").map_err(|e| fail(&e).at("cniVersion"))?;
-        let version = version.unwrap_or(FIRST_VERSION);
-        let version = version.to_owned();
+        let version = version.unwrap_or(FIRST_VERSION).to_owned();
         let name = root.text("name").map_err(|e| fail(&e).at("name"))?.map(str::to_owned);
         Ok(Netconf { pairs, version, name, attachments: Attachments::default() })
     }
@@ -107,14 +106,15 @@ fn fail(e: &dyn std::fmt::Display) -> ConfigError {
 
 /// The network of this name, with the specification's messages.
 pub(super) fn network_name(name: &str) -> Result<NetworkName, ConfigError> {
-    NetworkName::new(name)
-        .map_err(|e| match e {
+    NetworkName::new(name).map_err(|why| {
+        let error = match why {
             NameError::Empty => ConfigError::invalid("missing network name"),
             _ => {
                 ConfigError::invalid("invalid characters found in network name").with_details(name)
             }
-        })
-        .map_err(|e| e.at("name"))
+        };
+        error.at("name")
+    })
 }
 
 /// The attachment, where a container is named.

@@ -47,11 +47,6 @@ const FAMILIES: [FamilyKeys; 2] = [
     FamilyKeys { family: Family::V6, word: "ipv6", longest: 126 },
 ];
 
-/// `id`; an empty one is absent.
-pub fn id<'a>(ipam: &Fields<'a>) -> Result<Option<&'a str>, ConfigError> {
-    ipam.text("id")
-}
-
 fn owner(id: Option<&str>, inputs: &Inputs) -> Option<Owner> {
     match id {
         Some(id) => Some(Owner::Id(id.to_owned())),
@@ -69,14 +64,25 @@ pub fn config(conf: &Netconf, inputs: &Inputs) -> Result<Config, ConfigError> {
         warnings.push(Warning::new("ipam.define", text));
     }
     let locations = Locations { ipam: &ipam, inputs, dialect: Dialect::Ecs };
-    let id = id(&ipam)?;
+    let id = ipam.text("id")?;
     let (mut sets, mut wanted, mut routes) = (Vec::new(), Vec::new(), Vec::new());
     for family in &FAMILIES {
         if let Some((set, address)) = range_set(&ipam, family)? {
             sets.push(set);
             wanted.extend(address);
         }
-        push_routes(&ipam, family, &mut routes)?;
+        // As they are written, of whichever family they are. The original answers `<nil>` for a destination
+        // that is absent, which no reader of a result understands.
+        for item in ipam.list(&family.key("routes"))? {
+            let fields = item.fields()?;
+            let dst = destination(&fields)?;
+            routes.push(Route {
+                dst: dst.net.to_string(),
+                net: Some(dst.net.into()),
+                gw: addr(&fields, "gw")?.map(|gw| gw.to_string()),
+                ..Route::default()
+            });
+        }
     }
     if sets.is_empty() {
         return Err(ConfigError::invalid(
@@ -117,7 +123,7 @@ pub fn cleanup(conf: &Netconf, inputs: &Inputs) -> Cleanup {
     Cleanup {
         dialect: Dialect::Ecs,
         set: SetName(network.to_string()),
-        owner: owner(id(&ipam).ok().flatten(), inputs),
+        owner: owner(ipam.text("id").ok().flatten(), inputs),
         addrs: FAMILIES.iter().filter_map(address).collect(),
         rewind: true,
         store: locations.store_or_default(),
@@ -213,24 +219,4 @@ fn verify(
         return Ok(());
     };
     Err(ConfigError::invalid(why))
-}
-
-/// The routes of one family's key, as they are written, of whichever family they are. The original
-/// answers `<nil>` for a destination that is absent, which no reader of a result understands.
-fn push_routes(
-    ipam: &Fields,
-    family: &FamilyKeys,
-    routes: &mut Vec<Route>,
-) -> Result<(), ConfigError> {
-    for item in ipam.list(&family.key("routes"))? {
-        let fields = item.fields()?;
-        let dst = destination(&fields)?;
-        routes.push(Route {
-            dst: dst.net.to_string(),
-            net: Some(dst.net.into()),
-            gw: addr(&fields, "gw")?.map(|gw| gw.to_string()),
-            ..Route::default()
-        });
-    }
-    Ok(())
 }

@@ -39,7 +39,7 @@ impl Netconf {
 
     /// Whether it is an ECS configuration that names its owner by `id`.
     pub fn has_id(&self) -> bool {
-        self.dialect() == Dialect::Ecs && matches!(ecs::id(&self.ipam_or_empty()), Ok(Some(_)))
+        self.dialect() == Dialect::Ecs && matches!(self.ipam_or_empty().text("id"), Ok(Some(_)))
     }
 
     /// The whole configuration, for ADD, CHECK and STATUS.
