@@ -73,7 +73,13 @@ const PAGE: usize = 512;
 
 /// Decides one step of a GC.
 pub fn gc(gc: &Gc, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
-    collect(&gc.set, &gc.after, &|lease| is_stale(lease, gc), &|lease| until(lease, cx), view)
+    collect(
+        &gc.set,
+        gc.after.as_ref(),
+        &|lease| is_stale(lease, gc),
+        &|lease| until(lease, cx),
+        view,
+    )
 }
 
 /// Decides one step of an EVICT.
@@ -84,14 +90,14 @@ pub fn evict(evict: &Evict, view: &dyn View, cx: &Context) -> Result<Plan, Error
         lease.node.name == cx.node.name && which
     };
     // Nobody's connections lead to a machine that is gone.
-    collect(&evict.set, &evict.after, &goes, &|_| None, view)
+    collect(&evict.set, evict.after.as_ref(), &goes, &|_| None, view)
 }
 
 /// Frees those that are stale, as many as one commit can hold. It stops between two owners, or (an
 /// owner may hold an address of each of many range sets) within the first.
 fn collect(
     set: &SetName,
-    after: &Option<Owner>,
+    after: Option<&Owner>,
     stale: &dyn Fn(&Lease) -> bool,
     until: &dyn Fn(&Lease) -> Option<Timestamp>,
     view: &dyn View,
@@ -100,7 +106,7 @@ fn collect(
     let room = view.capacity().max(1);
     let mut changes: Vec<Change> = Vec::new();
     let mut freed = Vec::new();
-    let mut after = after.clone();
+    let mut after = after.cloned();
     let mut done = false;
     'look: while !done {
         let page = view.page(set, after.as_ref(), PAGE)?;

@@ -4,8 +4,6 @@
 //! an ADD is refused before it leases anything, where it can be; a DEL asks for no more of its
 //! configuration than where the leases are and whose.
 
-use std::path::Path;
-
 use super::Output;
 use super::env::{EnvError, Invocation, Verb};
 use super::error::{DECODING, ENVIRONMENT, Failure, INCOMPATIBLE_VERSION, IO, NETNS};
@@ -18,7 +16,7 @@ use crate::engine;
 use crate::engine::HostLocalFolder;
 use crate::error::{Error, Refusal, StoreError};
 use crate::migrate::host_local_import;
-use crate::model::{Netns, NetworkName, Origin, Owner, StoreSpec};
+use crate::model::{Netns, Origin, Owner, StoreSpec};
 use crate::net::Addr;
 use crate::store;
 use crate::store::Store;
@@ -74,17 +72,17 @@ impl Call {
     fn add(&mut self, version: CniVersion, output: &mut Output<'_>) -> Result<(), Failure> {
         let mut netns = self.netns()?;
         let (mut config, mut store) = self.config(output)?;
-        let (set, network) = (config.set.clone(), config.network.clone());
-        let owner = config.owner.clone().ok_or_else(no_container)?;
+        let Cleanup { dialect, set, network, owner, .. } = config.cleanup.clone();
+        let owner = owner.ok_or_else(no_container)?;
         let cx = self.facts.context();
         let mut tries = 1;
-        let (dialect, routes, dns, added) = loop {
+        let (routes, dns, added) = loop {
             let (own, define) = self.as_defined(config, &mut *store, output)?;
-            let legacy = legacy(own.legacy_dir.as_deref(), &network, &own.store);
+            let legacy = legacy(&own.cleanup);
             let add = Add {
-                set: own.set,
-                network: own.network,
-                owner: own.owner.ok_or_else(no_container)?,
+                set: set.clone(),
+                network: network.clone(),
+                owner: owner.clone(),
                 sets: own.sets,
                 requested: own.wanted,
                 strategy: own.strategy,
@@ -94,7 +92,7 @@ impl Call {
                 claim_gateways: own.claim_gateways,
                 origin: Origin { netns, ..own.origin },
                 // cni-ipam-consul's are where the leases are.
-                legacy: match own.dialect {
+                legacy: match dialect {
                     Dialect::Consul => alloc::Legacy::Unread,
                     _ => alloc::Legacy::Absent,
                 },
@@ -105,7 +103,7 @@ impl Call {
                 Err(Error::Refused(Refusal::Redefined { .. })) if tries < TRIES => tries += 1,
                 done => {
                     let added = done.map_err(|error| Failure::of(&error, &network))?;
-                    break (own.dialect, own.routes, own.dns, added);
+                    break (own.routes, own.dns, added);
                 }
             }
             netns = self.netns()?;
@@ -139,24 +137,24 @@ impl Call {
         let mut done = Ok(());
         // One that fails keeps no other from being tried.
         for cleanup in self.netconf.cleanups(&self.invocation.inputs) {
-            output.journal.attach(&cleanup.log, cleanup.network.as_str(), self.facts.now);
-            done = done.and(self.free(cleanup, output));
+            self.attach(&cleanup, output);
+            done = done.and(self.free(&cleanup, output));
         }
         done
     }
 
-    fn free(&self, cleanup: Cleanup, output: &mut Output<'_>) -> Result<(), Failure> {
-        let Some(target) = target(&cleanup) else {
+    fn free(&self, cleanup: &Cleanup, output: &mut Output<'_>) -> Result<(), Failure> {
+        let Some(target) = target(cleanup) else {
             if !self.netconf.is_bare() {
                 output.journal.warn("this DEL names nothing to free");
             }
             return Ok(());
         };
-        let mut store = open(&cleanup.store, &cleanup.network)?;
+        let mut store = open(cleanup)?;
         let old = (cleanup.dialect == Dialect::Consul).then(|| cleanup.network.clone());
-        let del =
-            Del { set: cleanup.set, target, rewind: cleanup.rewind, undo: false, legacy: old };
-        let legacy = legacy(cleanup.legacy_dir.as_deref(), &cleanup.network, &cleanup.store);
+        let (set, rewind) = (cleanup.set.clone(), cleanup.rewind);
+        let del = Del { set, target, rewind, undo: false, legacy: old };
+        let legacy = legacy(cleanup);
         let freed = match engine::del(&mut *store, del, legacy, &self.facts.context()) {
             Ok(freed) => freed,
             // Where nothing says which store is meant, one that is not ours has no lease of ours.
@@ -185,12 +183,12 @@ impl Call {
         let (mut config, _) = self.as_defined(config, &mut *store, output)?;
         let expected = self.netconf.prev_addresses()?;
         let check = Check {
-            set: config.set.clone(),
-            owner: config.owner.take().ok_or_else(no_container)?,
+            set: config.cleanup.set.clone(),
+            owner: config.cleanup.owner.take().ok_or_else(no_container)?,
             sets: std::mem::take(&mut config.sets),
             expected: expected.clone(),
         };
-        let failed = |error: Error| Failure::of(&error, &config.network);
+        let failed = |error: Error| Failure::of(&error, &config.cleanup.network);
         if let Err(error) = engine::check(&mut *store, check, &self.facts.context()) {
             let held = match &error {
                 Error::Refused(Refusal::Missing { owner }) => {
@@ -210,7 +208,7 @@ impl Call {
 
     fn gc(&mut self, output: &mut Output<'_>) -> Result<(), Failure> {
         let cleanup = self.cleanup(output);
-        let mut store = open(&cleanup.store, &cleanup.network)?;
+        let mut store = open(&cleanup)?;
         let valid = self.netconf.take_valid_attachments()?.into();
         let gc = Gc { set: cleanup.set, network: cleanup.network.clone(), valid, after: None };
         let freed = engine::gc(&mut *store, gc, &self.facts.context())
@@ -225,9 +223,10 @@ impl Call {
         let (config, mut store) = self.config(output).map_err(Failure::for_status)?;
         let (config, _) =
             self.as_defined(config, &mut *store, output).map_err(Failure::for_status)?;
-        let status = Status { set: config.set, sets: config.sets, strict: config.cooldown.strict };
+        let status =
+            Status { set: config.cleanup.set, sets: config.sets, strict: config.cooldown.strict };
         engine::status(&mut *store, status, &self.facts.context())
-            .map_err(|error| Failure::of(&error, &config.network).for_status())?;
+            .map_err(|error| Failure::of(&error, &config.cleanup.network).for_status())?;
         output.journal.done(Level::Debug, "an ADD could be served");
         Ok(())
     }
@@ -253,11 +252,11 @@ impl Call {
     fn config(&self, output: &mut Output<'_>) -> Result<(Config, Box<dyn Store>), Failure> {
         match self.netconf.config(&self.invocation.inputs) {
             Ok(config) => {
-                output.journal.attach(&config.log, config.network.as_str(), self.facts.now);
+                self.attach(&config.cleanup, output);
                 for warning in &config.warnings {
                     output.journal.warn(&warning.to_string());
                 }
-                let store = open(&config.store, &config.network)?;
+                let store = open(&config.cleanup)?;
                 Ok((config, store))
             }
             Err(error) => {
@@ -277,7 +276,7 @@ impl Call {
         output: &mut Output<'_>,
     ) -> Result<(Config, Option<DefineNetwork>), Failure> {
         let Some(text) = config.define.take() else { return Ok((config, None)) };
-        let network = config.network.clone();
+        let network = config.cleanup.network.clone();
         let stored = engine::definition(store, &network)
             .map_err(|error| Failure::of(&error.into(), &network))?;
         let version = stored.as_ref().map(|stored| stored.version);
@@ -303,13 +302,17 @@ impl Call {
 
     fn cleanup(&self, output: &mut Output<'_>) -> Cleanup {
         let cleanup = self.netconf.cleanup(&self.invocation.inputs);
-        output.journal.attach(&cleanup.log, cleanup.network.as_str(), self.facts.now);
+        self.attach(&cleanup, output);
         cleanup
+    }
+
+    fn attach(&self, cleanup: &Cleanup, output: &mut Output<'_>) {
+        output.journal.attach(&cleanup.log, cleanup.network.as_str(), self.facts.now);
     }
 }
 
-fn open(spec: &StoreSpec, network: &NetworkName) -> Result<Box<dyn Store>, Failure> {
-    store::open(spec).map_err(|error| Failure::of(&error.into(), network))
+fn open(cleanup: &Cleanup) -> Result<Box<dyn Store>, Failure> {
+    store::open(&cleanup.store).map_err(|error| Failure::of(&error.into(), &cleanup.network))
 }
 
 /// What a DEL frees; `None`: nothing is named. In the ECS dialect an address beside an `id` says
@@ -326,19 +329,16 @@ fn target(cleanup: &Cleanup) -> Option<Target> {
     })
 }
 
-fn legacy<'a>(
-    dir: Option<&'a Path>,
-    network: &'a NetworkName,
-    spec: &StoreSpec,
-) -> Option<HostLocalFolder<'a>> {
+fn legacy(cleanup: &Cleanup) -> Option<HostLocalFolder<'_>> {
     // host-local's leases are of this host alone.
-    let StoreSpec::Embedded { wait, .. } = spec else { return None };
-    dir.map(|dir| HostLocalFolder { dir, network, wait: *wait })
+    let StoreSpec::Embedded { wait, .. } = cleanup.store else { return None };
+    let dir = cleanup.legacy_dir.as_deref()?;
+    Some(HostLocalFolder { dir, network: &cleanup.network, wait })
 }
 
 /// What a container has from host-local, as long as the folder was not adopted.
 fn before_takeover(config: &Config, owner: &Owner) -> Result<Option<Vec<Addr>>, Error> {
-    match (&config.legacy_dir, owner.attachment()) {
+    match (&config.cleanup.legacy_dir, owner.attachment()) {
         (Some(dir), Some(attachment)) => Ok(host_local_import::holds(dir, attachment)?),
         _ => Ok(None),
     }

@@ -159,7 +159,7 @@ mod tests {
         let theirs = ours.defined(r#"{"subnet":"10.9.0.0/24"}"#).unwrap();
         let theirs = theirs.config(&Inputs::default()).unwrap();
         assert_eq!(theirs.sets.len(), 1);
-        assert!(theirs.routes.is_empty() && theirs.sticky && theirs.store.is_cluster());
+        assert!(theirs.routes.is_empty() && theirs.sticky && theirs.cleanup.store.is_cluster());
         for bad in ["", "[]", "{"] {
             assert!(ours.defined(bad).is_err(), "{bad}");
         }

@@ -139,25 +139,23 @@ impl Locations<'_> {
         Ok(wait)
     }
 
-    /// The log: `logFile`, `logLevel` and `logFormat`; in the ECS dialect its environment variables first.
-    pub(super) fn log(self, warnings: &mut Vec<Warning>) -> Result<Log, ConfigError> {
-        if self.dialect != Dialect::Ecs {
-            self.ipam.text("logFile")?;
-            let mut check = |key, known: fn(&str) -> bool, words| {
-                if let Some(text) = self.ipam.text(key)?.filter(|text| !known(text)) {
-                    let why = format!("ipam.{key} is {}, not one of {words} is used", quote(text));
-                    warnings.push(Warning::new(self.ipam.path_of(key), why));
-                }
-                Ok(())
-            };
-            check("logLevel", |t| level(t).is_some(), "debug, info, warn, error, off; info")?;
-            check("logFormat", |t| LogFormat::named(t).is_some(), "text, json; text")?;
-        }
-        Ok(self.log_or_default())
+    /// Refuses log keys that are not text, and warns of values that are not valid.
+    pub(super) fn check_log(self, warnings: &mut Vec<Warning>) -> Result<(), ConfigError> {
+        self.ipam.text("logFile")?;
+        let mut check = |key, known: fn(&str) -> bool, words| {
+            if let Some(text) = self.ipam.text(key)?.filter(|text| !known(text)) {
+                let why = format!("ipam.{key} is {}, not one of {words} is used", quote(text));
+                warnings.push(Warning::new(self.ipam.path_of(key), why));
+            }
+            Ok(())
+        };
+        check("logLevel", |t| level(t).is_some(), "debug, info, warn, error, off; info")?;
+        check("logFormat", |t| LogFormat::named(t).is_some(), "text, json; text")
     }
 
-    /// The log, with defaults for values that are not valid.
-    pub(super) fn log_or_default(self) -> Log {
+    /// The log: `logFile`, `logLevel` and `logFormat`, in the ECS dialect its environment variables first;
+    /// with defaults for values that are not valid.
+    pub(super) fn log(self) -> Log {
         let env = |text: &Option<String>| {
             let text = text.as_deref().filter(|_| self.dialect == Dialect::Ecs);
             text.filter(|text| !text.trim().is_empty()).map(str::to_owned)
@@ -172,10 +170,10 @@ impl Locations<'_> {
         }
     }
 
-    /// Where host-local kept this network's leases; only its own configurations have such a place.
-    pub(super) fn legacy_dir(self, network: &NetworkName) -> Result<Option<PathBuf>, ConfigError> {
-        let dir = self.ipam.text("dataDir")?.unwrap_or(HOST_LOCAL_DIR);
-        Ok((self.dialect == Dialect::Native).then(|| PathBuf::from(dir).join(network.as_str())))
+    /// Where host-local keeps the leases of a network.
+    pub(super) fn host_local_dir(self, network: &NetworkName) -> PathBuf {
+        let dir = self.ipam.text("dataDir").ok().flatten().unwrap_or(HOST_LOCAL_DIR);
+        PathBuf::from(dir).join(network.as_str())
     }
 }
 

@@ -71,14 +71,8 @@ pub struct Inputs {
 /// A whole, valid configuration: what ADD, CHECK and STATUS need.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Whose it is.
-    pub dialect: Dialect,
-    /// The network's name; `ecs` in the ECS dialect.
-    pub network: NetworkName,
-    /// The set of leases to draw from.
-    pub set: SetName,
-    /// For whom: `None` only where no container is named (STATUS, GC).
-    pub owner: Option<Owner>,
+    /// Whose it is, where the leases are, and what a DEL of the same configuration frees.
+    pub cleanup: Cleanup,
     /// One address is leased from each.
     pub sets: Vec<RangeSet>,
     /// Addresses asked for, in order of precedence.
@@ -101,12 +95,6 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// Answered with the addresses.
     pub dns: Dns,
-    /// Where the leases are.
-    pub store: StoreSpec,
-    /// host-local's folder of this network, which the first ADD takes over.
-    pub legacy_dir: Option<PathBuf>,
-    /// Where to write the log, besides standard error.
-    pub log: Log,
     /// What an operator should know: unknown keys that are close to known ones, a gateway outside
     /// its subnet.
     pub warnings: Vec<Warning>,
@@ -121,7 +109,7 @@ pub struct Cleanup {
     pub network: NetworkName,
     /// The set of leases.
     pub set: SetName,
-    /// The owner to free; `None` where nothing names one.
+    /// The owner to lease for or to free; `None` where nothing names one (STATUS, GC).
     pub owner: Option<Owner>,
     /// Addresses named by the configuration (ECS).
     pub addrs: Vec<Addr>,
@@ -129,7 +117,7 @@ pub struct Cleanup {
     pub rewind: bool,
     /// Where the leases are.
     pub store: StoreSpec,
-    /// host-local's folder of this network.
+    /// host-local's folder of this network, which the first ADD takes over.
     pub legacy_dir: Option<PathBuf>,
     /// Where to write the log.
     pub log: Log,

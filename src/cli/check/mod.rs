@@ -79,8 +79,8 @@ fn stores(place: &Place, files: &[File]) -> Result<Vec<StoreSpec>> {
     let parts = files.iter().flat_map(|file| &file.found.parts);
     let mut specs: Vec<StoreSpec> = Vec::new();
     for config in parts.filter_map(|part| part.config.as_ref()) {
-        if !specs.contains(&config.store) {
-            specs.push(config.store.clone());
+        if !specs.contains(&config.cleanup.store) {
+            specs.push(config.cleanup.store.clone());
         }
     }
     Ok(specs)
@@ -216,8 +216,8 @@ fn claims(files: &[File]) -> Vec<Claim> {
             let ranges = config.sets.iter().flat_map(RangeSet::ranges);
             claims.extend(ranges.map(|range| Claim {
                 place: file.name.clone(),
-                network: config.network.to_string(),
-                set: config.set.0.clone(),
+                network: config.cleanup.network.to_string(),
+                set: config.cleanup.set.0.clone(),
                 bounds: range.bounds(),
                 asked: true,
             }));
@@ -267,7 +267,11 @@ fn tell(file: &File, terminal: &mut Terminal<'_>) -> Result<()> {
         match (&part.config, part.ours) {
             (Some(config), _) => {
                 let asks = visible(&part.ipam);
-                writeln!(terminal.stdout, "network {}: {plugin} asks {asks}", config.network)?;
+                writeln!(
+                    terminal.stdout,
+                    "network {}: {plugin} asks {asks}",
+                    config.cleanup.network
+                )?;
                 write!(terminal.stdout, "{}", ranges(config, terminal))?;
             }
             (None, true) => {}

@@ -64,7 +64,7 @@ pub fn config(conf: &Netconf, inputs: &Inputs) -> Result<Config, ConfigError> {
         warnings.push(Warning::new("ipam.define", text));
     }
     let locations = Locations { ipam: &ipam, inputs, dialect: Dialect::Ecs };
-    let id = ipam.text("id")?;
+    ipam.text("id")?;
     let (mut sets, mut wanted, mut routes) = (Vec::new(), Vec::new(), Vec::new());
     for family in &FAMILIES {
         if let Some((set, address)) = range_set(&ipam, family)? {
@@ -90,11 +90,7 @@ pub fn config(conf: &Netconf, inputs: &Inputs) -> Result<Config, ConfigError> {
         ));
     }
     let args = Args::parse_leniently(&inputs.args);
-    let network = NetworkName::ecs();
     Ok(Config {
-        dialect: Dialect::Ecs,
-        set: SetName(network.to_string()),
-        owner: owner(id, inputs),
         sets,
         wanted,
         strategy: Strategy::RoundRobin,
@@ -102,14 +98,11 @@ pub fn config(conf: &Netconf, inputs: &Inputs) -> Result<Config, ConfigError> {
         sticky: false,
         on_duplicate: OnDuplicate::Same,
         claim_gateways: true,
-        origin: args.origin(&conf.root(), attachment(&network, inputs)),
+        origin: args.origin(&conf.root(), attachment(&NetworkName::ecs(), inputs)),
         define: None,
         routes,
         dns: Dns::default(),
-        store: locations.store(&mut warnings)?,
-        legacy_dir: None,
-        log: locations.log(&mut warnings)?,
-        network,
+        cleanup: Cleanup { store: locations.store(&mut warnings)?, ..cleanup(conf, inputs) },
         warnings,
     })
 }
@@ -128,7 +121,7 @@ pub fn cleanup(conf: &Netconf, inputs: &Inputs) -> Cleanup {
         rewind: true,
         store: locations.store_or_default(),
         legacy_dir: None,
-        log: locations.log_or_default(),
+        log: locations.log(),
         network,
     }
 }

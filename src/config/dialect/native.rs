@@ -41,30 +41,24 @@ pub fn config(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Result<Confi
         &mut warnings,
     )?;
     warn_of_unused_exclusions(&exclude, &sets, &mut warnings);
-    let set = shared(&ipam)?.unwrap_or_else(|| network.clone());
+    shared(&ipam)?;
     let store = locations.store(&mut warnings)?;
-    let attachment = attachment(&network, inputs);
-    // host-local's leases are of this host alone.
-    let legacy_dir = locations.legacy_dir(&network)?.filter(|_| !store.is_cluster());
     Ok(Config {
-        dialect,
-        set: SetName(set.to_string()),
-        owner: attachment.clone().map(Owner::Attachment),
         wanted: args::wanted(&root, &args)?,
         strategy: strategy(&ipam, &store)?,
         cooldown: cooldown(&ipam)?,
         sticky: ipam.flag("sticky")?,
         on_duplicate: choice(&ipam, "onDuplicate", OnDuplicate::ALL, OnDuplicate::word)?,
         claim_gateways: false,
-        origin: args.origin(&root, attachment),
+        origin: args.origin(&root, attachment(&network, inputs)),
         define: define::requested(conf, dialect, &store)?,
         routes: routes(&ipam, &mut warnings)?,
         dns: dns::dns(&ipam)?,
-        log: locations.log(&mut warnings)?,
-        network,
+        cleanup: {
+            locations.check_log(&mut warnings)?;
+            Cleanup { store, ..cleanup(conf, inputs, dialect) }
+        },
         sets,
-        store,
-        legacy_dir,
         warnings,
     })
 }
@@ -76,7 +70,9 @@ pub fn cleanup(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Cleanup {
     let network = conf.name().unwrap_or_else(|_| NetworkName::unnamed());
     let set = shared(&ipam).ok().flatten().unwrap_or_else(|| network.clone());
     let store = locations.store_or_default();
-    let legacy_dir = locations.legacy_dir(&network).ok().flatten().filter(|_| !store.is_cluster());
+    // host-local's leases are of this host alone.
+    let legacy_dir = (dialect == Dialect::Native && !store.is_cluster())
+        .then(|| locations.host_local_dir(&network));
     Cleanup {
         dialect,
         set: SetName(set.to_string()),
@@ -85,7 +81,7 @@ pub fn cleanup(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Cleanup {
         rewind: false,
         store,
         legacy_dir,
-        log: locations.log_or_default(),
+        log: locations.log(),
         network,
     }
 }
