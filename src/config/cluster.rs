@@ -5,6 +5,7 @@
 //! Invariant: an endpoint is a scheme, a host and a port: no user, password or path is in it, so it
 //! can stand in a message.
 
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -157,22 +158,17 @@ fn endpoint(node: &Node, default_port: u16) -> Result<String, ConfigError> {
     let (scheme, rest) = text.split_once("://").ok_or_else(bad)?;
     let scheme = scheme.to_ascii_lowercase();
     let rest = rest.strip_suffix('/').unwrap_or(rest);
-    let (host, port) = match rest.strip_prefix('[') {
-        Some(rest) => {
-            let (inner, port) = rest.split_once(']').ok_or_else(bad)?;
-            inner.parse::<std::net::Ipv6Addr>().map_err(|_| bad())?;
-            (format!("[{inner}]"), port.strip_prefix(':').or(port.is_empty().then_some("")))
+    let (host, port) = match rest.rsplit_once(':') {
+        Some((host, "")) if host.ends_with(']') => (host, Some(default_port)),
+        // Otherwise the last colon is one of an IPv6 address.
+        Some((host, port)) if !port.ends_with(']') => {
+            (host, port.parse().ok().filter(|port| *port > 0))
         }
-        None => match rest.split_once(':') {
-            Some((host, port)) => (host.to_owned(), Some(port).filter(|p| !p.is_empty())),
-            None => (rest.to_owned(), Some("")),
-        },
+        _ => (rest, Some(default_port)),
     };
-    let port = match port.ok_or_else(bad)? {
-        "" => Some(default_port),
-        digits => digits.parse().ok().filter(|port| *port > 0),
-    };
-    if !["http", "https"].contains(&&*scheme) || !(host.starts_with('[') || is_host(&host)) {
+    let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let is_valid = bracketed.map_or(is_host(host), |ip| ip.parse::<Ipv6Addr>().is_ok());
+    if !["http", "https"].contains(&&*scheme) || !is_valid {
         return Err(bad());
     }
     port.map(|port| format!("{scheme}://{host}:{port}")).ok_or_else(bad)
@@ -185,7 +181,7 @@ fn is_host(text: &str) -> bool {
 /// The agent that `consul_addr` and `consul_port` name.
 pub(super) fn consul_endpoint(ipam: &Fields) -> Result<String, ConfigError> {
     let host = ipam.text("consul_addr")?.unwrap_or("127.0.0.1");
-    let host = match host.parse::<std::net::Ipv6Addr>() {
+    let host = match host.parse::<Ipv6Addr>() {
         Ok(addr) => format!("[{addr}]"),
         Err(_) if is_host(host) => host.to_owned(),
         Err(_) => {

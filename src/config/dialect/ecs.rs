@@ -8,7 +8,7 @@
 
 use ipnet::IpNet;
 
-use super::host_local::destination;
+use super::host_local::route;
 use crate::alloc::{Cooldown, OnDuplicate, Requested, Strategy};
 use crate::config::args::Args;
 use crate::config::cidr::{Cidr, addr, bad_cidr, cidr};
@@ -16,7 +16,7 @@ use crate::config::error::{ConfigError, Warning};
 use crate::config::fields::Fields;
 use crate::config::locations::Locations;
 use crate::config::netconf::{Netconf, attachment};
-use crate::config::{Cleanup, Config, Dialect, Dns, Inputs, Route, keys};
+use crate::config::{Cleanup, Config, Dialect, Dns, Inputs, keys};
 use crate::model::{NetworkName, Owner, SetName};
 use crate::net::{Addr, Family, GatewaySpec, Range, RangeSet, RangeSpec, Subnet, parse_addr};
 
@@ -74,14 +74,7 @@ pub fn config(conf: &Netconf, inputs: &Inputs) -> Result<Config, ConfigError> {
         // As they are written, of whichever family they are. The original answers `<nil>` for a destination
         // that is absent, which no reader of a result understands.
         for item in ipam.list(&family.key("routes"))? {
-            let fields = item.fields()?;
-            let dst = destination(&fields)?;
-            routes.push(Route {
-                dst: dst.net.to_string(),
-                net: Some(dst.net.into()),
-                gw: addr(&fields, "gw")?.map(|gw| gw.to_string()),
-                ..Route::default()
-            });
+            routes.push(route(&item.fields()?)?);
         }
     }
     if sets.is_empty() {
