@@ -11,12 +11,12 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::history::Segments;
+use super::segments::Segments;
 use super::server::Entry;
-use super::{keys, node, records};
+use super::{keys, records};
 use crate::alloc::{Context, NetworkRanges};
 use crate::error::StoreError;
-use crate::model::{Counter, Ending, Face, SetName, Verb, Wait};
+use crate::model::{Counter, Ending, Face, NodeRecord, SetName, Verb, Wait};
 use crate::store::codec;
 use crate::store::embedded::lock::{Lock, lock_file};
 use crate::sys::files;
@@ -49,7 +49,7 @@ impl LocalCache {
         let (version, value) = codec::read_note(key.as_bytes(), &content(&file)?).ok()?;
         let entry = Entry { version, value };
         let record = records::node(&keys::node(&cx.node.name), &entry).ok()?;
-        node::is_ours(&record, cx).then_some(entry)
+        is_ours(&record, cx).then_some(entry)
     }
 
     /// Stores the node's record.
@@ -149,6 +149,11 @@ impl LocalCache {
         let key = format!("{}\0{}\0{name}", self.cluster, cx.node.name);
         (self.folder.join(file_name(kind, &key)), key)
     }
+}
+
+/// Whether the record says that this boot owns the name.
+pub fn is_ours(record: &NodeRecord, cx: &Context) -> bool {
+    cx.boot.is_some() && record.boot == cx.boot && record.node == cx.node
 }
 
 /// The name of a file of this kind for a key of any form.

@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use super::records::Decode;
-use super::{Server, keys, records};
+use super::server::Server;
+use super::{keys, records};
 use crate::alloc::Holder;
 use crate::error::StoreError;
 use crate::model::{Owner, PoolId, SetName};

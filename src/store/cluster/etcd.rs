@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use super::http::{Client, Failure, Reply, Request, Secret};
 use super::login::TokenFile;
-use super::{Commit, Conflict, Entries, Entry, Expect, KeyRange, Operation, Server, Write};
+use super::server::{Commit, Conflict, Entries, Entry, Expect, KeyRange, Operation, Server, Write};
 use crate::error::StoreError;
 use crate::model::Etcd as Spec;
 

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use super::keys;
 use super::server::{Entry, Server};
-use super::view::bad_record;
 use crate::alloc::{Holder, NetworkRanges, Record, Restore};
 use crate::error::{Error, StoreError};
 use crate::model::{Event, Kind, Lease, NetworkDefinition, NodeRecord, Persist, Pool, SetName};
@@ -32,6 +31,15 @@ pub fn list<T>(
         decode(&path, &entry).map_err(|Bad(what)| bad_record(server, &path, what))
     };
     server.list(kind, until)?.into_iter().map(decoded).collect()
+}
+
+/// The error for a record that differs from what was written.
+pub fn bad_record(server: &dyn Server, path: &str, what: &str) -> StoreError {
+    let place = server.place();
+    if what == codec::OTHER_VERSION.0 {
+        return StoreError::OtherVersion { place: format!("the record {path} in {place}") };
+    }
+    StoreError::BadRecord { place, key: path.to_owned(), what: what.to_owned() }
 }
 
 /// Calls `each` with every record, kind by kind and sorted by path.

@@ -8,8 +8,9 @@
 use std::collections::BTreeMap;
 
 use super::keys;
-use super::server::{Expect, Operation, Write};
-use super::view::{ClusterView, Writes, bad_record};
+use super::records::bad_record;
+use super::server::{Expect, Operation, Write, Writes};
+use super::view::ClusterView;
 use crate::alloc;
 use crate::alloc::{Change, Command, Cooling, Holder, PodKey};
 use crate::error::StoreError;
