@@ -92,7 +92,7 @@ fn examine(desk: &mut Desk, facts: &Facts) -> Result<Vec<Problem>> {
     // A damaged store does not tell its leases.
     if !problems.iter().any(|p| p.mendable) {
         let leases = desk.leases(&|lease: &Lease| lease.kind.collectable())?;
-        problems.extend(liveness::problems::find(&leases, &facts.context()));
+        problems.extend(liveness::problems(&leases, &facts.context()));
     }
     Ok(problems)
 }
