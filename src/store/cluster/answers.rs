@@ -9,7 +9,8 @@ use std::collections::BTreeSet;
 use std::ops::Bound::{Excluded, Included, Unbounded};
 
 use super::records::bad_record;
-use super::view::{ClusterView, ImportMark};
+use super::server::Expect;
+use super::view::ClusterView;
 use super::{keys, records, segments};
 use crate::alloc::{Cooling, Holder, NetworkRanges, Order, PodKey, View};
 use crate::error::StoreError;
@@ -150,9 +151,9 @@ impl View for ClusterView<'_> {
     fn adopted(&self, network: &NetworkName) -> Result<bool, StoreError> {
         let path = keys::named(keys::ADOPTED, network.as_str());
         match self.import_mark {
-            ImportMark::Ignored => Ok(false),
-            ImportMark::AssumedAbsent => Ok(self.assume_absent(path)?.is_some()),
-            ImportMark::AssumedPresent => Ok(self.assume_present(path)),
+            None => Ok(false),
+            Some(Expect::Present) => Ok(self.assume_present(path)),
+            Some(_) => Ok(self.assume_absent(path)?.is_some()),
         }
     }
 
@@ -178,7 +179,7 @@ impl View for ClusterView<'_> {
     }
 
     fn pool(&self, id: &PoolId) -> Result<Option<Pool>, StoreError> {
-        self.decoded(&keys::named(keys::POOL, &id.0), records::pool)
+        self.decoded(&keys::named(keys::POOL, &id.0), records::plain)
     }
 
     fn overlapping(&self, space: &str, subnet: Subnet) -> Result<Option<Pool>, StoreError> {
@@ -215,13 +216,12 @@ impl View for ClusterView<'_> {
     ) -> Result<Vec<Lease>, StoreError> {
         let set = pool.set();
         let prefix = keys::of_set(keys::ADDRESS, &set);
-        let from = if let Some(after) = after {
-            Excluded(keys::address(&set, after))
-        } else {
+        if after.is_none() {
             self.invalidate(&prefix);
             self.list(prefix.clone())?;
-            Included(prefix.clone())
-        };
+        }
+        let after = after.map(|after| Excluded(keys::address(&set, after)));
+        let from = after.unwrap_or_else(|| Included(prefix.clone()));
         let mut leases = Vec::new();
         let known = self.known.borrow();
         for (path, entry) in known.range((from, Unbounded)) {

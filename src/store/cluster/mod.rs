@@ -16,7 +16,6 @@ pub mod etcd;
 pub mod history;
 pub mod http;
 pub mod keys;
-pub mod login;
 pub mod node;
 pub mod records;
 pub mod search;
@@ -32,9 +31,9 @@ use std::time::{Duration, Instant};
 pub use cache::LocalCache;
 use commit::{Candidate, candidates, commit};
 use records::Decode;
-use server::Entries;
 pub use server::Server;
-use view::{ClusterView, ImportMark, NameClaim, Owners, Search};
+use server::{Entries, Expect};
+use view::{ClusterView, NameClaim, Owners, Search};
 
 use super::{
     Cluster, EachOccupied, EachRecord, EventFilter, OldKey, Problem, Repair, Store, StoreReader,
@@ -107,7 +106,7 @@ impl<S: Server> ClusterStore<S> {
             until,
             known: RefCell::new(known),
             assumed: RefCell::default(),
-            import_mark: ImportMark::AssumedAbsent,
+            import_mark: Some(Expect::Absent),
             listed: RefCell::default(),
             present: RefCell::default(),
             owners: RefCell::default(),
@@ -279,11 +278,11 @@ fn is_first_step(command: &Command) -> bool {
 
 /// How a command treats the mark that another program's leases were imported. An ADD and a DEL with that
 /// program's configuration assume it. Any other DEL finds leases that were imported elsewhere and copied here.
-fn import_mark(command: &Command) -> ImportMark {
+fn import_mark(command: &Command) -> Option<Expect> {
     match command {
-        Command::Add(Add { legacy: Legacy::Absent, .. }) => ImportMark::Ignored,
-        Command::Add(_) | Command::Del(Del { legacy: Some(_), .. }) => ImportMark::AssumedPresent,
-        _ => ImportMark::AssumedAbsent,
+        Command::Add(Add { legacy: Legacy::Absent, .. }) => None,
+        Command::Add(_) | Command::Del(Del { legacy: Some(_), .. }) => Some(Expect::Present),
+        _ => Some(Expect::Absent),
     }
 }
 
@@ -409,7 +408,7 @@ impl<S: Server> StoreReader for ClusterStore<S> {
     }
 
     fn pools(&mut self) -> Result<Vec<Pool>, StoreError> {
-        let mut pools = self.list_records(keys::POOL, records::pool)?;
+        let mut pools: Vec<Pool> = self.list_records(keys::POOL, records::plain)?;
         pools.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(pools)
     }

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use super::keys;
+use super::server::KeyRange;
 use super::view::ClusterView;
 use crate::error::StoreError;
 use crate::model::{NodeRecord, SetName};
@@ -126,7 +127,9 @@ impl ClusterView<'_> {
 
     fn count(&self, set: &SetName, spans: &[Span]) -> Result<Vec<u64>, StoreError> {
         self.check_not_hypothetical()?;
-        let ranges: Vec<_> = spans.iter().map(|span| keys::range(set, *span)).collect();
+        let path = |addr| keys::address(set, addr);
+        let range = |span: &Span| KeyRange { first: path(span.first), last: path(span.last) };
+        let ranges: Vec<KeyRange> = spans.iter().map(range).collect();
         self.server.count(&keys::of_set(keys::ADDRESS, set), &ranges, self.until)
     }
 

@@ -24,17 +24,6 @@ use crate::store::codec::Bad;
 /// All owners of a node in a set with their leases, sorted by owner.
 pub type Owners = Rc<Vec<(Owner, Vec<Lease>)>>;
 
-/// How a command learns whether another program's leases of its network were imported.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ImportMark {
-    /// The mark makes no difference to the command.
-    Ignored,
-    /// The mark is assumed to be present, and compared.
-    AssumedPresent,
-    /// The mark is assumed to be absent, but not compared.
-    AssumedAbsent,
-}
-
 /// Whether a command needs its node's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NameClaim {
@@ -86,7 +75,9 @@ pub struct ClusterView<'a> {
     pub known: RefCell<Entries>,
     /// Answers without a read: [`Expect::Absent`] or [`Expect::Present`].
     pub assumed: RefCell<BTreeMap<String, Expect>>,
-    pub import_mark: ImportMark,
+    /// What is assumed about the mark that another program's leases were imported: present, which is compared, or
+    /// absent. `None` if it makes no difference to the command.
+    pub import_mark: Option<Expect>,
     /// Prefixes that were listed: a path below them that is not known is absent.
     pub listed: RefCell<BTreeSet<String>>,
     /// Paths that have a record, of which nothing else is known.
@@ -359,13 +350,13 @@ impl ClusterView<'_> {
 
     /// The pools of an address space, as they were created.
     pub fn pools(&self, space: &str) -> Result<Vec<Pool>, StoreError> {
-        let pools = self.decoded(&keys::named(keys::SPACE, space), records::space)?;
+        let pools = self.decoded(&keys::named(keys::SPACE, space), records::plain)?;
         Ok(pools.unwrap_or_default())
     }
 
     /// The address in a hint. A hint that cannot be decoded is ignored, and written again.
     pub fn hint(&self, path: &str) -> Result<Option<Addr>, StoreError> {
-        Ok(self.read(path)?.and_then(|entry| records::hint(path, &entry).ok()))
+        Ok(self.read(path)?.and_then(|entry| records::plain(path, &entry).ok()))
     }
 }
 
