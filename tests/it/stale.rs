@@ -142,7 +142,7 @@ impl World {
             network: attachment.network.clone(),
             owner: Owner::Attachment(attachment.clone()),
             sets: vec![RangeSet::new(vec![Range::new(&spec).unwrap()]).unwrap()],
-            wanted: vec![],
+            requested: vec![],
             strategy: Strategy::Lowest,
             cooldown: Cooldown::default(),
             sticky: false,

@@ -12,7 +12,7 @@ use super::records::bad_record;
 use super::server::Expect;
 use super::view::ClusterView;
 use super::{keys, records, segments};
-use crate::alloc::{Cooling, Holder, NetworkRanges, Order, PodKey, View};
+use crate::alloc::{Addresses, Cooling, Holder, NetworkRanges, Order, PodKey, View};
 use crate::error::StoreError;
 use crate::model::{Lease, NetworkDefinition, NetworkName, Owner, Pool, PoolId, SetName};
 use crate::net::{Addr, Family, Span, Subnet};
@@ -25,7 +25,7 @@ const MAX_ROUNDS: usize = 4;
 /// Lost races after which round robin takes any free address, because many clients want the next one.
 const MAX_LOST_RACES: u32 = 2;
 
-impl View for ClusterView<'_> {
+impl Addresses for ClusterView<'_> {
     fn holder(&self, set: &SetName, addr: Addr) -> Result<Holder, StoreError> {
         match self.assume_absent(keys::address(set, addr))? {
             Some(entry) => self.living_holder(set, addr, &entry),
@@ -143,7 +143,9 @@ impl View for ClusterView<'_> {
         }
         Ok(None)
     }
+}
 
+impl View for ClusterView<'_> {
     fn former(&self, set: &SetName, pod: &PodKey, range: Addr) -> Result<Option<Addr>, StoreError> {
         self.hint(&keys::sticky(set, pod, range))
     }

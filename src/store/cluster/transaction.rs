@@ -51,9 +51,6 @@ pub fn writes(
                 let path = keys::named(keys::ADOPTED, network.as_str());
                 draft.write(path, |path| codec::seal(path, &time));
             }
-            Change::Released(network) => {
-                draft.remove(keys::named(keys::ADOPTED, network.as_str()));
-            }
             Change::PutRanges(ranges) => {
                 let path = keys::named(keys::RANGES, ranges.network.as_str());
                 draft.write(path, |path| codec::ranges(path, &ranges));

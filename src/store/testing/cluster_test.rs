@@ -8,7 +8,7 @@ use super::contract::{
 use super::fake_cluster::{FakeServer, FakeStore, apply_stalled};
 use super::long;
 use super::pool_cases::{ask, lease, pool, pool_refusal, release, want};
-use crate::alloc::{Add, Command, Outcome, Wanted};
+use crate::alloc::{Add, Command, Outcome, Requested};
 use crate::error::{Error, PoolRefusal, StoreError};
 use crate::store::{Store, StoreReader};
 
@@ -62,8 +62,8 @@ fn commands_take_the_fewest_round_trips() {
     assert!(deleting == 2 && matches!(freed, Outcome::Freed(l) if l.len() == 2), "DEL");
     let (deleting, freed) = trips(&del("c1"));
     assert!(deleting == 1 && freed == Outcome::Freed(vec![]), "DEL of nothing");
-    let wanted = vec![Wanted { addr: addr("10.0.0.9"), prefix: None }];
-    let (adding, added) = trips(&Command::Add(Add { wanted, ..add("c2", &dual_stack()) }));
+    let requested = vec![Requested { addr: addr("10.0.0.9"), prefix: None }];
+    let (adding, added) = trips(&Command::Add(Add { requested, ..add("c2", &dual_stack()) }));
     assert!(adding == 1 && grants(&added)[0].addr == addr("10.0.0.9"), "fixed ADD");
 }
 

@@ -9,8 +9,8 @@ use super::delegate::{delegate_reads, delegate_repairs};
 use super::memory::Memory;
 use super::operator_test;
 use crate::alloc::{
-    Add, Check, Command, Context, Cooldown, Del, Gc, Legacy, LegacyCursor, LegacyLease,
-    OnDuplicate, Outcome, Reserve, Status, Strategy, Target, Wanted,
+    Add, Check, Command, Context, Cooldown, Del, ForeignLease, Gc, Legacy, LegacyCursor,
+    OnDuplicate, Outcome, Requested, Reserve, Status, Strategy, Target,
 };
 use crate::error::{Error, Refusal, StoreError};
 use crate::model::{
@@ -44,6 +44,13 @@ pub fn attachment(container: &str) -> Attachment {
     }
 }
 
+/// A lease of host-local on network net.
+pub fn foreign(container: &str, at: &str, ifname: Option<&str>) -> ForeignLease {
+    let ifname = ifname.map(|i| IfName::new(i).unwrap());
+    let owner = Owner::Attachment(Attachment { ifname, ..attachment(container) });
+    ForeignLease { addr: addr(at), kind: Kind::Dynamic, owner }
+}
+
 pub fn owner(container: &str) -> Owner {
     Owner::Attachment(attachment(container))
 }
@@ -58,7 +65,7 @@ pub fn add(container: &str, sets: &[RangeSet]) -> Add {
         network: NetworkName::new("net").unwrap(),
         owner: owner(container),
         sets: sets.to_vec(),
-        wanted: vec![],
+        requested: vec![],
         strategy: Strategy::Hash,
         cooldown: Cooldown::default(),
         sticky: false,
@@ -185,28 +192,28 @@ fn ordered_strategies(make: Make<'_>) {
 fn fixed_addresses(make: Make<'_>) {
     let mut store = make();
     let sets = [set("10.0.0.0/24")];
-    let wanted = |c: &str, a: &str| {
-        let wanted = vec![Wanted { addr: addr(a), prefix: None }];
-        Command::Add(Add { wanted, ..add(c, &sets) })
+    let requested = |c: &str, a: &str| {
+        let requested = vec![Requested { addr: addr(a), prefix: None }];
+        Command::Add(Add { requested, ..add(c, &sets) })
     };
-    let Command::Add(first) = wanted("c1", "10.0.0.7") else { unreachable!() };
+    let Command::Add(first) = requested("c1", "10.0.0.7") else { unreachable!() };
     assert_eq!(added(&mut *store, &first, &at(1)), [addr("10.0.0.7")]);
     assert_eq!(leases(&mut *store)[0].kind, Kind::Static);
     let cx = at(2);
     assert!(matches!(
-        refused(&mut *store, &wanted("c2", "10.0.0.7"), &cx),
+        refused(&mut *store, &requested("c2", "10.0.0.7"), &cx),
         Refusal::Held { holder, .. } if holder.owner == owner("c1")
     ));
     let no = |r: Refusal| std::mem::discriminant(&r);
     let gateway = Refusal::IsGateway { index: 0, addr: addr("10.0.0.1") };
-    assert_eq!(no(refused(&mut *store, &wanted("c2", "10.0.0.1"), &cx)), no(gateway));
+    assert_eq!(no(refused(&mut *store, &requested("c2", "10.0.0.1"), &cx)), no(gateway));
     assert!(matches!(
-        refused(&mut *store, &wanted("c2", "10.0.1.1"), &cx),
+        refused(&mut *store, &requested("c2", "10.0.1.1"), &cx),
         Refusal::NotInRange { .. }
     ));
     // The owner requests another address: it keeps its lease.
     assert!(matches!(
-        refused(&mut *store, &wanted("c1", "10.0.0.8"), &cx),
+        refused(&mut *store, &requested("c1", "10.0.0.8"), &cx),
         Refusal::Misfit { asked: Some(_), .. }
     ));
     assert!(matches!(
@@ -529,13 +536,8 @@ fn the_first_add_imports_the_leases_of_host_local() {
         let mut store = make();
         let sets = [set("10.0.0.0/29")];
         let add = |c: &str, legacy| Add { strategy: Strategy::RoundRobin, legacy, ..add(c, &sets) };
-        let old = |a: &str, c: &str, ifname: Option<&str>| LegacyLease {
-            addr: addr(a),
-            container: ContainerId::new(c).unwrap(),
-            ifname: ifname.map(|i| IfName::new(i).unwrap()),
-        };
         let legacy = Legacy::Read(
-            vec![old("10.0.0.3", "old", None), old("10.0.0.4", "new", Some("eth0"))],
+            vec![foreign("old", "10.0.0.3", None), foreign("new", "10.0.0.4", Some("eth0"))],
             vec![LegacyCursor { index: 0, addr: addr("10.0.0.2") }],
         );
         assert_eq!(added(&mut *store, &add("c1", legacy), &at(1)), [addr("10.0.0.5")]);
@@ -563,7 +565,9 @@ fn overlapping_networks_are_reported_once() {
         let mut warned = |network: &str, set: &str, ranges: &str, container: &str| {
             let network = NetworkName::new(network).unwrap();
             let sets = [self::set(ranges)];
-            let add = Add { network, set: SetName(set.into()), ..add(container, &sets) };
+            let owner =
+                Owner::Attachment(Attachment { network: network.clone(), ..attachment(container) });
+            let add = Add { network, owner, set: SetName(set.into()), ..add(container, &sets) };
             match store.apply(&Command::Add(add), &at(1)) {
                 Ok(Outcome::Added(added)) => added.warnings.join("\n"),
                 other => panic!("{other:?}"),

@@ -1,8 +1,6 @@
 //! Cases of the contract for copying: all records of a store are copied to another one and back.
 
-use super::contract::{
-    Make, add, added, addr, at, attachment, del, leases, net, owner, refused, set,
-};
+use super::contract::{Make, add, added, addr, at, attachment, del, leases, net, refused, set};
 use super::fake_cluster::{FakeServer, FakeStore};
 use super::memory::Memory;
 use super::pool_cases::{ask, lease, pool, want};
@@ -11,7 +9,7 @@ use crate::alloc::{
     Restore, Shared, Strategy, Target,
 };
 use crate::error::{Error, Refusal};
-use crate::migrate::copy::{Mover, compare};
+use crate::migrate::copy::{Copier, compare};
 use crate::model::{
     Attachment, Kind, Lease, NetworkDefinition, NetworkName, Node, Origin, Owner, Persist, Pod,
     PoolId, SetName,
@@ -62,8 +60,11 @@ fn fill(store: &mut dyn Store) {
 /// The lifetime of a store's own leases.
 fn lifetime(store: &mut dyn Store) -> Persist {
     let probe = SetName("probe".into());
-    let target = Target::Owner(owner("probe"));
-    added(store, &Add { set: probe.clone(), ..add("probe", &[set("10.0.0.0/24")]) }, &at(99));
+    let network = NetworkName::new("probe").unwrap();
+    let of_probe = Attachment { network: network.clone(), ..attachment("probe") };
+    let (owner, sets) = (Owner::Attachment(of_probe), [set("10.0.0.0/24")]);
+    let target = Target::Owner(owner.clone());
+    added(store, &Add { set: probe.clone(), network, owner, ..add("probe", &sets) }, &at(99));
     let mut found = Persist::default();
     let mut tell = |record, persist| {
         if matches!(record, Record::Lease(lease) if lease.set == probe) {
@@ -79,10 +80,10 @@ fn lifetime(store: &mut dyn Store) -> Persist {
 
 fn copy_all(from: &mut dyn Store, to: &mut dyn Store) -> Result<usize, Error> {
     let (cx, persist) = (at(100), lifetime(to));
-    let mut mover = Mover::new(to, &cx, false);
-    from.records(&at(100), &mut |record, _| mover.push(record, persist))?;
-    mover.flush()?;
-    Ok(mover.moved)
+    let mut copier = Copier::new(to, &cx, false);
+    from.records(&at(100), &mut |record, _| copier.push(record, persist))?;
+    copier.flush()?;
+    Ok(copier.copied)
 }
 
 fn all(store: &mut dyn Store) -> Vec<Record> {
@@ -154,11 +155,11 @@ pub fn stopped_and_repeated(make: Make<'_>) {
     let mut store = make();
     for stop in [1, 5, 77, 200, records.len()] {
         let cx = at(100);
-        let mut mover = Mover::new(&mut *store, &cx, false);
+        let mut copier = Copier::new(&mut *store, &cx, false);
         for record in &records[..stop] {
-            mover.push(record.clone(), Persist::Disk).unwrap();
+            copier.push(record.clone(), Persist::Disk).unwrap();
         }
-        mover.flush().unwrap();
+        copier.flush().unwrap();
     }
     let comparison = compare(&mut model, &mut *store, Some(Persist::Disk), &at(100)).unwrap();
     assert_eq!((comparison.same, comparison.more), (records.len(), 0), "{comparison:?}");
@@ -183,17 +184,17 @@ fn definitions_are_copied_between_clusters() {
         by: "node".into(),
         time: 7,
     });
-    Mover::new(&mut one, &at(1), false).push(record.clone(), Persist::Disk).unwrap();
+    Copier::new(&mut one, &at(1), false).push(record.clone(), Persist::Disk).unwrap();
     assert_eq!(all(&mut one), []);
     let cx = at(1);
-    let mut mover = Mover::new(&mut one, &cx, false);
-    mover.push(record.clone(), Persist::Disk).unwrap();
-    mover.flush().unwrap();
+    let mut copier = Copier::new(&mut one, &cx, false);
+    copier.push(record.clone(), Persist::Disk).unwrap();
+    copier.flush().unwrap();
     assert_eq!(all(&mut one), std::slice::from_ref(&record));
     for (to, left_out) in [(&mut two as &mut dyn Store, 0), (&mut file, 1)] {
-        let mut mover = Mover::new(to, &cx, false);
-        one.records(&cx, &mut |record, persist| mover.push(record, persist)).unwrap();
-        mover.flush().unwrap();
+        let mut copier = Copier::new(to, &cx, false);
+        one.records(&cx, &mut |record, persist| copier.push(record, persist)).unwrap();
+        copier.flush().unwrap();
         let comparison = compare(&mut one, to, None, &cx).unwrap();
         assert_eq!((comparison.same, comparison.left_out.len()), (1 - left_out, left_out));
         assert!(comparison.missing.is_empty() && comparison.different.is_empty());

@@ -3,18 +3,18 @@
 use std::path::Path;
 
 use super::contract::{
-    add, added, addr, at, attachment, del, del_target, gc_all, leases, lowest, owner, reserve, set,
+    add, added, addr, at, attachment, del, del_target, foreign, gc_all, leases, lowest, owner,
+    reserve, set,
 };
 use super::delegate::{delegate_reads, delegate_repairs};
 use super::fake_cluster::{FakeServer, FakeStore};
 use super::memory::Memory;
 use crate::alloc::{
-    Add, Collected, Command, Context, Cooldown, Legacy, LegacyLease, Outcome, Strategy, Target,
-    Wanted,
+    Add, Collected, Command, Context, Cooldown, Legacy, Outcome, Requested, Strategy, Target,
 };
 use crate::error::{Error, StoreError};
 use crate::model::{
-    Attachment, ContainerId, IfName, Lease, NetworkName, Origin, Owner, Persist, Pod, SetName, Wait,
+    Attachment, IfName, Lease, NetworkName, Origin, Owner, Persist, Pod, SetName, Wait,
 };
 use crate::net::RangeSet;
 use crate::store::embedded::fs::Os;
@@ -59,19 +59,14 @@ fn the_cooldown_of_an_address_that_was_just_leased_is_not_ended() {
         added(store, &cooled("c1", &one), &at(1));
         store.apply(&del("c1"), &at(2)).unwrap();
         let sets = [set("10.0.0.0/24"), set("10.0.1.0/24")];
-        let wanted = vec![Wanted { addr: addr("10.0.0.2"), prefix: None }];
-        added(store, &Add { wanted, ..cooled("c2", &sets) }, &at(10));
+        let requested = vec![Requested { addr: addr("10.0.0.2"), prefix: None }];
+        added(store, &Add { requested, ..cooled("c2", &sets) }, &at(10));
         added(store, &cooled("c3", &sets), &at(10));
     });
 }
 
 fn legacy(container: &str, at: &str, ifname: Option<&str>) -> Legacy {
-    let lease = LegacyLease {
-        addr: addr(at),
-        container: ContainerId::new(container).unwrap(),
-        ifname: ifname.map(|i| IfName::new(i).unwrap()),
-    };
-    Legacy::Read(vec![lease], vec![])
+    Legacy::Read(vec![foreign(container, at, ifname)], vec![])
 }
 
 /// Otherwise the owner would be split in two: a repeated ADD would return another address, and DEL would leave
@@ -161,12 +156,18 @@ fn a_clock_that_is_set_back_exhausts_no_range() {
     });
 }
 
+fn of_other_network() -> Add {
+    let network = NetworkName::new("other").unwrap();
+    let owner = Owner::Attachment(Attachment { network: network.clone(), ..attachment("o") });
+    Add { set: SetName("other".into()), network, owner, ..add("o", &[set("10.9.0.0/24")]) }
+}
+
 /// A reservation made while the set's leases are on disk is not known in the boot file.
 #[test]
 fn a_reservation_holds_whatever_persist_says() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("leases.redb");
-    let other = Add { set: SetName("other".into()), ..add("o", &[set("10.9.0.0/24")]) };
+    let other = of_other_network();
     added(&mut embedded(&path, Persist::Boot), &other, &at(1));
     embedded(&path, Persist::Disk).apply(&reserve(&["10.0.0.2"]), &at(1)).unwrap();
     let first = lowest("c1", &[set("10.0.0.0/24")]);
@@ -180,7 +181,7 @@ fn a_folder_is_taken_over_once_whatever_persist_says() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("leases.redb");
     let sets = [set("10.0.0.0/24")];
-    let other = Add { set: SetName("other".into()), ..add("o", &[set("10.9.0.0/24")]) };
+    let other = of_other_network();
     added(&mut embedded(&path, Persist::Boot), &other, &at(1));
     let mut disk = embedded(&path, Persist::Disk);
     let first = Add { legacy: legacy("old", "10.0.0.9", Some("eth0")), ..add("c1", &sets) };
@@ -237,8 +238,11 @@ fn a_del_during_an_import_leaves_no_lease() {
     std::fs::write(folder.path().join("10.0.0.9"), "old\r\neth0").unwrap();
     let mut memory = Memory::default();
     let network = NetworkName::new("net").unwrap();
-    let legacy =
-        crate::engine::Legacy { dir: folder.path(), network: &network, wait: Wait::Forever };
+    let legacy = crate::engine::HostLocalFolder {
+        dir: folder.path(),
+        network: &network,
+        wait: Wait::Forever,
+    };
     let target = Target::Owner(owner("old"));
     let del = del_target(target);
     crate::engine::del(&mut Meanwhile(&mut memory, false), del, Some(legacy), &at(1)).unwrap();

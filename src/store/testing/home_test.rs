@@ -121,3 +121,50 @@ fn del_and_gc_free_after_shared_was_added_or_removed() {
         assert!(listed(&mut store, &boot(1)).is_empty());
     }
 }
+
+/// An ADD of the network "net" from the set `set`.
+fn from(set: &str, container: &str) -> crate::alloc::Add {
+    crate::alloc::Add { set: crate::model::SetName(set.to_owned()), ..lowest(container) }
+}
+
+#[test]
+fn a_network_stays_in_its_set_while_it_has_leases_whatever_shared_says() {
+    for (before, after) in BOTH.into_iter().chain([(Persist::Boot, Persist::Boot)]) {
+        for (one, other) in [("net", "SH"), ("SH", "net")] {
+            let host = Host::new();
+            added(&mut host.store(before), &from(one, "c1"), &boot(1));
+            // Another network's leases in the new set change nothing.
+            let network = crate::model::NetworkName::new("elsewhere").unwrap();
+            let x = crate::model::Attachment {
+                network: network.clone(),
+                ..super::contract::attachment("x")
+            };
+            let owner = crate::model::Owner::Attachment(x);
+            let of_other = crate::alloc::Add { network, owner, ..from(other, "x") };
+            added(&mut host.store(after), &of_other, &boot(1));
+            let (addrs, warnings) =
+                added_with_warnings(&mut host.store(after), &from(other, "c2"), &boot(1));
+            assert_eq!(addrs, [addr("10.0.0.3")], "{one} to {other}");
+            assert!(warnings.iter().any(|w| w.contains("shared")), "{warnings:?}");
+            // The same lease for the same container, and an ADD is taken back where it was made.
+            let (addrs, _) =
+                added_with_warnings(&mut host.store(after), &from(other, "c1"), &boot(1));
+            assert_eq!(addrs, [addr("10.0.0.2")]);
+            let (owner, set) = (from(other, "c2").owner, from(other, "c2").set);
+            crate::engine::undo(
+                &mut host.store(after),
+                &set,
+                &owner,
+                &[addr("10.0.0.3")],
+                &boot(1),
+            )
+            .unwrap();
+            host.store(after).apply(&del("c1"), &boot(1)).unwrap();
+            assert_eq!(listed(&mut host.store(after), &boot(1)).len(), 1);
+            // Empty: now the configuration counts.
+            let (addrs, warnings) =
+                added_with_warnings(&mut host.store(after), &from(other, "c3"), &boot(1));
+            assert_eq!((addrs, warnings), (vec![addr("10.0.0.3")], vec![]));
+        }
+    }
+}

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 
 use crate::alloc;
 use crate::alloc::{
-    Change, Command, Context, Cooling, Holder, NetworkRanges, Order, Outcome, PodKey, Record, View,
+    Addresses, Change, Command, Context, Cooling, Holder, NetworkRanges, Order, Outcome, PodKey,
+    Record, View,
 };
 use crate::error::{Error, StoreError};
 use crate::model::{
@@ -29,7 +30,7 @@ pub struct Memory {
     counters: BTreeMap<(SetName, Face, Verb, Ending), u64>,
 }
 
-impl View for Memory {
+impl Addresses for Memory {
     fn holder(&self, set: &SetName, addr: Addr) -> Result<Holder, StoreError> {
         let key = (set.clone(), addr);
         let lease = self.leases.get(&key).map(|l| Holder::Leased(Box::new(l.clone())));
@@ -81,7 +82,9 @@ impl View for Memory {
         let all = self.cooling(set, family, usize::MAX)?;
         Ok(all.into_iter().find(|c| spans.iter().any(|s| s.contains(c.addr))))
     }
+}
 
+impl View for Memory {
     fn former(&self, set: &SetName, pod: &PodKey, range: Addr) -> Result<Option<Addr>, StoreError> {
         Ok(self.sticky.get(&(set.clone(), pod.clone(), range)).copied())
     }
@@ -189,7 +192,6 @@ impl Memory {
             }
             Change::PutRanges(r) => drop(self.ranges.insert(r.network.clone(), r)),
             Change::Adopted(network, time) => drop(self.adopted.insert(network, time)),
-            Change::Released(network) => drop(self.adopted.remove(&network)),
             Change::PutPool(pool) => drop(self.pools.insert(pool.id.clone(), pool)),
             Change::PutDefinition(_) => {}
             Change::DropPool(pool) => {

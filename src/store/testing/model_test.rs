@@ -9,8 +9,8 @@ use proptest::test_runner::Config;
 use super::contract::{add, addr, at, attachment, del_target, leases, net, owner, set};
 use super::memory::Memory;
 use crate::alloc::{
-    Add, Check, Collected, Command, Context, Cooldown, Del, Gc, OnDuplicate, Outcome, Reserve,
-    Status, Strategy, Target, Unreserve, Wanted,
+    Add, Check, Collected, Command, Context, Cooldown, Del, Gc, OnDuplicate, Outcome, Requested,
+    Reserve, Status, Strategy, Target, Unreserve,
 };
 use crate::error::Error;
 use crate::model::{IfName, NetworkName, Origin, Owner, Persist, Pod, Wait};
@@ -73,7 +73,10 @@ fn command(op: &Op) -> Option<Command> {
             let name = who(*n);
             let pod = Pod { namespace: "ns".into(), name: who(n / 2), uid: String::new() };
             Command::Add(Add {
-                wanted: wished.iter().map(|w| Wanted { addr: wish(*w), prefix: None }).collect(),
+                requested: wished
+                    .iter()
+                    .map(|w| Requested { addr: wish(*w), prefix: None })
+                    .collect(),
                 strategy: strategy(*how),
                 cooldown: Cooldown { seconds: u32::from(*cool), strict: how & 8 != 0 },
                 sticky: how & 16 != 0,

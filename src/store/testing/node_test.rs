@@ -12,7 +12,7 @@ use super::contract::{
 use super::fake_cluster::{FakeServer, FakeStore, apply_stalled};
 use super::pool_cases::{ask, lease, pool, want};
 use crate::alloc::{
-    Add, Check, Command, Context, DefineNetwork, OnDuplicate, Outcome, Status, Wanted,
+    Add, Check, Command, Context, DefineNetwork, OnDuplicate, Outcome, Requested, Status,
 };
 use crate::engine;
 use crate::error::{Error, Refusal, StoreError};
@@ -36,7 +36,7 @@ fn boot(n: u64) -> Context {
 }
 
 fn fixed(container: &str, sets: &[RangeSet], wanted: &str) -> Add {
-    Add { wanted: vec![Wanted { addr: addr(wanted), prefix: None }], ..add(container, sets) }
+    Add { requested: vec![Requested { addr: addr(wanted), prefix: None }], ..add(container, sets) }
 }
 
 fn trips(server: &FakeServer, mut act: impl FnMut()) -> usize {

@@ -4,7 +4,7 @@ use std::fs;
 
 use super::contract::{added, addr, del, net, refused};
 use super::host::{Host, added_with_warnings, boot, listed, lowest, reserve, unreserve};
-use crate::alloc::{Add, Command, Status, Wanted};
+use crate::alloc::{Add, Command, Requested, Status};
 use crate::error::{Error, Refusal};
 use crate::model::{Kind, Persist};
 use crate::net::Addr;
@@ -30,8 +30,8 @@ fn a_reserved_address_is_leased_to_nobody_over_reboots() {
                 added_with_warnings(&mut store, &lowest(&name), &boot(n)).0,
                 [addr("10.0.0.4")]
             );
-            let wanted = vec![Wanted { addr: addr("10.0.0.3"), prefix: None }];
-            let asked = Command::Add(Add { wanted, ..lowest("x") });
+            let requested = vec![Requested { addr: addr("10.0.0.3"), prefix: None }];
+            let asked = Command::Add(Add { requested, ..lowest("x") });
             assert!(matches!(refused(&mut store, &asked, &boot(n)), Refusal::Held { .. }));
             assert_eq!(reserved(&mut store, n), [addr("10.0.0.2"), addr("10.0.0.3")]);
             store.apply(&del(&name), &boot(n)).unwrap();

@@ -56,10 +56,10 @@ pub fn release(store: &mut dyn Store, id: &str, cx: &Context) -> (bool, usize) {
     }
 }
 
-pub fn want(id: &str, wanted: Option<&str>) -> RequestAddress {
+pub fn want(id: &str, requested: Option<&str>) -> RequestAddress {
     RequestAddress {
         pool: PoolId(id.to_owned()),
-        wanted: wanted.map(addr),
+        requested: requested.map(addr),
         gateway: false,
         serial: false,
         origin: Origin::default(),
@@ -186,7 +186,7 @@ pub fn addresses(make: Make<'_>) {
     assert_eq!(lease(&mut *b, &want(&id, None), &cx).addr, addr("192.168.0.4"));
     assert_eq!(lease(&mut *a, &want(&id, None), &cx).addr, addr("192.168.0.5"));
     assert_eq!(lease(&mut *b, &want(&id, None), &cx).addr, addr("192.168.0.6"));
-    let request = |wanted| Command::RequestAddress(want(&id, wanted));
+    let request = |requested| Command::RequestAddress(want(&id, requested));
     assert!(matches!(pool_refusal(&mut *a, &request(None)), PoolRefusal::Exhausted(_)));
     // A held address, the network's address, the broadcast address, an address outside, an unknown pool.
     for taken in ["192.168.0.4", "192.168.0.0", "192.168.0.7"] {

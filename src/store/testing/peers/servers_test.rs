@@ -12,7 +12,7 @@ use super::delegate::{delegate_reads, delegate_repairs};
 use super::history_test;
 use super::round_trips_test::Counted;
 use super::servers;
-use crate::alloc::{Add, Command, Context, Outcome, Wanted};
+use crate::alloc::{Add, Command, Context, Outcome, Requested};
 use crate::error::{Error, StoreError};
 use crate::model::{Lease, Node, Persist};
 use crate::store::cluster::check::assert_sound;
@@ -86,12 +86,12 @@ fn takes_the_fewest_round_trips(server: impl Server) {
         store.apply(command, &at(1)).unwrap();
         count.get()
     };
-    let wanted = vec![Wanted { addr: addr("10.0.0.9"), prefix: None }];
+    let requested = vec![Requested { addr: addr("10.0.0.9"), prefix: None }];
     // The first ADD of a boot claims the node's name, and looks for leases and history of earlier boots.
     assert_eq!(trips(&Command::Add(add("first", &dual_stack()))), 5, "first ADD");
     assert_eq!(trips(&Command::Add(add("c1", &dual_stack()))), 1, "ADD");
     assert_eq!(trips(&Command::Add(add("c1", &dual_stack()))), repeated, "repeated ADD");
-    assert_eq!(trips(&Command::Add(Add { wanted, ..add("c2", &dual_stack()) })), 1, "fixed ADD");
+    assert_eq!(trips(&Command::Add(Add { requested, ..add("c2", &dual_stack()) })), 1, "fixed ADD");
     assert_eq!(trips(&del("c1")), 2, "DEL");
     assert_eq!(trips(&del("c1")), 1, "DEL of nothing");
 }
