@@ -262,8 +262,8 @@ fn show(
         )?;
     }
     let present = picture.looks();
-    let legend = LEGEND.iter().filter(|(look, _)| present.contains(look)).map(|(look, name)| {
-        let name = if single && *look == Look::Full { "leased" } else { name };
+    let legend = LEGEND.iter().filter(|look| present.contains(look)).map(|look| {
+        let name = if single && *look == Look::FULL { "leased" } else { look.name };
         format!("{} {name}", look.sample(frame))
     });
     Ok(writeln!(out, "{}", legend.collect::<Vec<_>>().join("  "))?)
@@ -282,15 +282,10 @@ struct Shape {
 
 /// A cell with anything in it.
 #[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
 struct Cell {
     block: String,
-    used: u128,
-    reserved: u128,
-    gateway: u128,
-    cooling: u128,
-    /// What can be allocated, in use or not.
-    size: u128,
+    #[serde(flatten)]
+    count: Count,
     excluded: u128,
 }
 
@@ -298,11 +293,7 @@ impl Shape {
     fn new(whole: Subnet, space: &Space, picture: &Picture) -> Shape {
         let cell = |(index, c): (&usize, &Count)| Cell {
             block: picture.block(space.subnet, *index),
-            used: c.used,
-            reserved: c.reserved,
-            gateway: c.gateway,
-            cooling: c.cooling,
-            size: c.allocatable,
+            count: *c,
             excluded: c.within.saturating_sub(c.allocatable),
         };
         Shape {
