@@ -68,39 +68,42 @@ impl Copy {
         }
         let mut from = call.open_named(&self.from, "--from")?;
         let mut to = call.open_named(&self.to, "--to")?;
-        let moved = self.pass(true, &mut from, &mut to, call)?;
+        let moved = to.restore(self.how.dry_run, call, |mover| {
+            let mut each =
+                |record, persist| mover.push(record, self.how.persist.unwrap_or(persist));
+            Ok(from.store.records(&from.cx, &mut each)?)
+        })?;
         if self.how.dry_run && self.how.json {
             return call.json(&json!({"dryRun": true, "records": moved}));
         }
         if self.how.dry_run {
             return Ok(writeln!(call.stdout, "{moved} records would be copied")?);
         }
-        self.pass(false, &mut from, &mut to, call)?;
         let comparison =
             copy::compare(&mut *from.store, &mut *to.store, self.how.persist, &from.cx)?;
         report(&comparison, self.how.json, call)
     }
-
-    /// Once over all records; an error if something stands in the way.
-    fn pass(
-        &self,
-        dry_run: bool,
-        from: &mut OpenStore,
-        to: &mut OpenStore,
-        call: &mut Call<'_>,
-    ) -> Result<usize> {
-        to.restore(dry_run, call, |mover| {
-            let mut each =
-                |record, persist| mover.push(record, self.how.persist.unwrap_or(persist));
-            Ok(from.store.records(&from.cx, &mut each)?)
-        })
-    }
 }
 
 impl OpenStore {
+    /// Tries to write the records that `push` has, and writes them in a second pass unless it is a dry run.
+    /// Returns the number of the first pass.
+    pub(super) fn restore(
+        &mut self,
+        dry_run: bool,
+        call: &mut Call<'_>,
+        mut push: impl FnMut(&mut Mover<'_>) -> Result<()>,
+    ) -> Result<usize> {
+        let moved = self.pass(true, call, &mut push)?;
+        if !dry_run {
+            self.pass(false, call, &mut push)?;
+        }
+        Ok(moved)
+    }
+
     /// Writes the records that `push` has, and returns their number. An error, and nothing is written, if an
     /// address has another holder; these are printed.
-    pub(super) fn restore(
+    pub(super) fn pass(
         &mut self,
         dry_run: bool,
         call: &mut Call<'_>,

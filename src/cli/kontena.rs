@@ -47,9 +47,12 @@ impl Kontena {
             let prefix = &self.prefix;
             return Ok(writeln!(call.stdout, "{prefix}: taken over before; nothing was done")?);
         }
-        write(true, &contents, &mut open, call)?;
+        open.restore(self.dry_run, call, |mover| {
+            let pools = contents.pools.values().cloned().map(Record::Pool);
+            let mut records = pools.chain(contents.leases.iter().cloned().map(Record::Lease));
+            Ok(records.try_for_each(|record| mover.push(record, Persist::Disk))?)
+        })?;
         if !self.dry_run {
-            write(false, &contents, &mut open, call)?;
             mark(&mut open, false)?;
         }
         let leases = |pool: &Pool| contents.leases.iter().filter(|l| l.set == pool.set()).count();
@@ -88,22 +91,6 @@ impl Kontena {
         };
         Ok(config::store(&json).context("--from")?.0)
     }
-}
-
-/// Writes everything.
-fn write(
-    dry_run: bool,
-    contents: &Content,
-    open: &mut OpenStore,
-    call: &mut Call<'_>,
-) -> Result<()> {
-    let pools = contents.pools.values().cloned().map(Record::Pool);
-    let leases = contents.leases.iter().cloned().map(Record::Lease);
-    let mut records = pools.chain(leases);
-    open.restore(dry_run, call, |mover| {
-        Ok(records.try_for_each(|record| mover.push(record, Persist::Disk))?)
-    })?;
-    Ok(())
 }
 
 /// Records that everything is imported, or in a dry run asks for that.

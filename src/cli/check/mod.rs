@@ -24,9 +24,9 @@ use crate::config::lint::{Finding, Inspection};
 use crate::config::{Config, Position};
 use crate::error::StoreError;
 use crate::model::{Persist, StoreSpec};
-use crate::net::{Range, RangeSet, Span};
+use crate::net::{RangeSet, Span};
 use crate::store;
-use shape::{Overlap, Report};
+use shape::{Overlap, RangeRow, Report};
 
 /// Look at network configurations without leasing anything.
 ///
@@ -271,27 +271,13 @@ fn print(file: &File, call: &mut Call<'_>) -> Result<()> {
 }
 
 fn ranges(config: &Config, screen: &Screen) -> String {
-    let of_set = |(i, set)| RangeSet::ranges(set).iter().map(move |range| (i, range));
-    let rows: Vec<(usize, &Range)> = config.sets.iter().enumerate().flat_map(of_set).collect();
-    Table::of(&rows)
-        .number("SET", |(set, _)| cell(set))
-        .whole("SUBNET", |(_, range)| cell(range.subnet()))
-        .whole("FIRST", |(_, range)| cell(range.bounds().first))
-        .whole("LAST", |(_, range)| cell(range.bounds().last))
-        .number("SIZE", |(_, range)| cell(count(size(range))))
-        .whole("GATEWAY", |(_, range)| range.gateway().map_or_else(|| cell("none"), cell))
-        .number("EXCLUDED", |(_, range)| cell(count(excluded(range))))
+    Table::of(RangeRow::all(&config.sets))
+        .number("SET", |row| cell(row.range_set))
+        .whole("SUBNET", |row| cell(&row.subnet))
+        .whole("FIRST", |row| cell(row.first.0))
+        .whole("LAST", |row| cell(row.last.0))
+        .number("SIZE", |row| cell(count(row.size)))
+        .whole("GATEWAY", |row| row.gateway.map_or_else(|| cell("none"), |addr| cell(addr.0)))
+        .number("EXCLUDED", |row| cell(count(row.excluded)))
         .render(screen)
-}
-
-/// Number of addresses that can be allocated from a range.
-pub fn size(range: &Range) -> u128 {
-    range.spans().iter().map(|span| span.size()).fold(0, u128::saturating_add)
-}
-
-/// How many of its addresses `exclude` leaves out, the gateway not counted.
-pub fn excluded(range: &Range) -> u128 {
-    let gateway = range.gateway().filter(|g| range.contains(*g));
-    let kept = size(range).saturating_add(u128::from(gateway.is_some()));
-    range.bounds().size().saturating_sub(kept)
 }
