@@ -11,7 +11,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use sublet::docker;
-use sublet::docker::args::PageWish;
+use sublet::docker::args::Page;
+use sublet::docker::server::Backend;
 use sublet::sys::host;
 use sublet::sys::panic;
 use sublet::sys::process;
@@ -34,9 +35,11 @@ fn main() -> ExitCode {
 }
 
 /// The page is a face of its own: here the two are put together.
-fn page(wish: PageWish) -> Result<Box<dyn Any>> {
-    let PageWish { address, public, names, store, cx, log } = wish;
-    Ok(Box::new(web::open(web::PageOptions { address, public, names, store, cx, log })?))
+fn page(page: &Page, backend: &Backend) -> Result<Box<dyn Any>> {
+    let Some(address) = &page.http else { return Ok(Box::new(())) };
+    let (store, cx, log) = (backend.store.clone(), backend.cx.clone(), backend.log.clone());
+    let (public, names) = (page.http_public, page.http_name.clone());
+    Ok(Box::new(web::open(address, public, names, store, cx, log)?))
 }
 
 #[allow(clippy::disallowed_methods, reason = "here the environment enters the program")]

@@ -39,22 +39,6 @@ const LONGEST: Duration = Duration::from_secs(30);
 /// The largest head of a request, in bytes.
 const HEAD: usize = 16 << 10;
 
-/// Options of the page.
-pub struct PageOptions {
-    /// HOST:PORT.
-    pub address: String,
-    /// Also an address that others reach.
-    pub public: bool,
-    /// Names under which it may be asked for, beside addresses and localhost.
-    pub names: Vec<String>,
-    /// Which store.
-    pub store: StoreSpec,
-    /// Node and boot.
-    pub cx: Context,
-    /// Where lines go.
-    pub log: Log,
-}
-
 /// A page that is served until this is dropped.
 pub struct Site {
     stop: Option<oneshot::Sender<()>>,
@@ -79,10 +63,17 @@ struct Host {
     log: Log,
 }
 
-/// Listens, and serves from a thread of its own.
-pub fn open(options: PageOptions) -> Result<Site> {
-    let PageOptions { address, public, names, store, cx, log } = options;
-    let listener = listen(&address, public)?;
+/// Listens on `address` (HOST:PORT), and serves a store from a thread of its own. Only if `public`, others
+/// than this host can reach the address. `names` are allowed in requests beside addresses and localhost.
+pub fn open(
+    address: &str,
+    public: bool,
+    names: Vec<String>,
+    store: StoreSpec,
+    cx: Context,
+    log: Log,
+) -> Result<Site> {
+    let listener = listen(address, public)?;
     let at = listener.local_addr()?;
     listener.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -25,6 +25,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 
 use self::worker::Queue;
+use super::args::Tcp;
 use super::cleanup;
 use super::cleanup::Limits;
 use super::dockerd;
@@ -40,32 +41,6 @@ const DRAIN: Duration = Duration::from_secs(15);
 /// a request at shutdown: dockerd sent it before.
 const LINGER: Duration = Duration::from_millis(250);
 
-/// A TCP address, and which clients may connect.
-pub struct Tcp {
-    /// HOST:PORT.
-    pub address: String,
-    /// Where dockerd looks for it.
-    pub spec: PathBuf,
-    /// Plain TCP on an address that others can reach.
-    pub insecure: bool,
-    /// TLS, with client certificates.
-    pub tls: Option<Tls>,
-}
-
-/// PEM files for TLS.
-pub struct Tls {
-    /// The server's certificate.
-    pub cert: PathBuf,
-    /// The server's key.
-    pub key: PathBuf,
-    /// The authority that signed the certificates of the server and of dockerd.
-    pub ca: PathBuf,
-    /// dockerd's certificate.
-    pub client_cert: PathBuf,
-    /// dockerd's key.
-    pub client_key: PathBuf,
-}
-
 /// Cleanup at intervals.
 pub struct CleanupTimer {
     /// How often.
@@ -80,8 +55,8 @@ pub struct CleanupTimer {
 pub struct ServerConfig {
     /// Unix sockets.
     pub sockets: Vec<PathBuf>,
-    /// TCP.
-    pub tcp: Option<Tcp>,
+    /// TCP, if it has an address.
+    pub tcp: Tcp,
     /// The driver and its store.
     pub backend: Backend,
     /// Cleanup at intervals.
@@ -107,8 +82,8 @@ pub fn run(config: ServerConfig) -> Result<()> {
             listeners.inherit(&mut inherited)?;
         } else {
             listeners.unix(&sockets)?;
-            if let Some(tcp) = &tcp {
-                listeners.tcp(tcp)?;
+            if let Some(address) = &tcp.address {
+                listeners.tcp(address, &tcp)?;
             }
         }
         let mut term = signal(SignalKind::terminate())?;
@@ -196,9 +171,9 @@ impl Listeners {
         Ok(())
     }
 
-    fn tcp(&mut self, tcp: &Tcp) -> Result<()> {
-        let listener = std::net::TcpListener::bind(&tcp.address)
-            .with_context(|| format!("cannot listen on {}", tcp.address))?;
+    fn tcp(&mut self, address: &str, tcp: &Tcp) -> Result<()> {
+        let listener = std::net::TcpListener::bind(address)
+            .with_context(|| format!("cannot listen on {address}"))?;
         let at = listener.local_addr()?;
         if tcp.tls.is_none() && !at.ip().is_loopback() && !tcp.insecure {
             bail!(
