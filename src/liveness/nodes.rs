@@ -6,16 +6,33 @@
 use super::stale;
 use super::stale::{Evidence, Verdict};
 use crate::alloc::Context;
-use crate::error::shown_network;
+use crate::error::{StoreError, shown_network};
 use crate::liveness;
 use crate::model::Lease;
-use crate::store::Problem;
+use crate::store::{Problem, Store};
 
 /// A lease younger than this is not judged, in seconds: its container may be on its way.
 const GRACE: u64 = 60;
 
+/// What the store finds, and leases whose container is gone.
+pub fn problems(store: &mut dyn Store, cx: &Context) -> Result<Vec<Problem>, StoreError> {
+    let mut problems: Vec<Problem> = Vec::new();
+    store.problems(cx, &mut |problem| problems.push(problem))?;
+    // The leases of a damaged store cannot be listed.
+    if !problems.iter().any(|problem| problem.mendable) {
+        let mut leases = Vec::new();
+        store.list(cx, &mut |lease| {
+            if lease.kind.collectable() && lease.origin.netns.is_some() {
+                leases.push(lease);
+            }
+        })?;
+        problems.extend(find(&leases, cx));
+    }
+    Ok(problems)
+}
+
 /// Those of the leases whose network namespace is provably gone.
-pub fn find(leases: &[Lease], cx: &Context) -> Vec<Problem> {
+fn find(leases: &[Lease], cx: &Context) -> Vec<Problem> {
     let netns = leases.iter().filter_map(|l| l.origin.netns.as_ref());
     let evidence = Evidence {
         now: cx.now,
