@@ -138,6 +138,7 @@ struct Serve {
 
 /// A TCP address, and which clients may connect.
 #[derive(Clone, Debug, Args)]
+#[allow(clippy::doc_markdown, reason = "as above")]
 pub struct Tcp {
     /// Listen on TCP instead [env: SUBLET_ADDRESS, GIPAM_ADDRESS]
     #[arg(long, value_name = "HOST:PORT")]
@@ -342,9 +343,7 @@ impl Cli {
         let spec = self.store(env, &self.log(env)?)?;
         let cx = context(facts, &spec)?;
         let mut store = store::open(&spec)?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let listing =
-            runtime.block_on(dockerd::list(&self.common.docker)).context("nothing was freed")?;
+        let listing = dockerd::list(&self.common.docker).context("nothing was freed")?;
         let limits = self.limits(cleanup.dry_run);
         let report = cleanup::clean(&mut *store, &cx, &settings, &listing, &limits)?;
         Ok(if report.is_empty() { "nothing to do\n".to_owned() } else { format!("{report}\n") })

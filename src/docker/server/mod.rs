@@ -106,8 +106,9 @@ pub fn run(config: ServerConfig) -> Result<()> {
         let _ = tokio::time::timeout(DRAIN, ended.recv()).await;
         Ok(())
     });
-    // Ends the connections that did not drain; the workers undo what was not delivered.
-    drop(runtime);
+    // Ends the connections that did not drain; the workers undo what was not delivered. A cleanup that
+    // waits for dockerd does not keep the process.
+    runtime.shutdown_timeout(DRAIN);
     drop(queue);
     for worker in workers {
         let _ = worker.join();
@@ -262,19 +263,13 @@ async fn clean_at_intervals(timer: CleanupTimer, backend: Arc<Backend>, mut stop
             () = stopped(&mut stopping) => return,
             () = tokio::time::sleep(timer.every) => {}
         }
-        let report = match dockerd::list(&timer.docker).await {
-            Ok(listing) => {
-                let (backend, limits) = (backend.clone(), timer.limits.clone());
-                let work = tokio::task::spawn_blocking(move || {
-                    let mut store = store::open(&backend.store)?;
-                    let settings = &backend.driver.settings;
-                    cleanup::clean(&mut *store, &backend.context(), settings, &listing, &limits)
-                });
-                work.await.unwrap_or_else(|e| Err(e.into()))
-            }
-            Err(e) => Err(e),
-        };
-        let (level, text) = match report {
+        let (own, docker, limits) = (backend.clone(), timer.docker.clone(), timer.limits.clone());
+        let work = tokio::task::spawn_blocking(move || {
+            let listing = dockerd::list(&docker)?;
+            let mut store = store::open(&own.store)?;
+            cleanup::clean(&mut *store, &own.context(), &own.driver.settings, &listing, &limits)
+        });
+        let (level, text) = match work.await.unwrap_or_else(|e| Err(e.into())) {
             Ok(report) if report.is_empty() => (Level::Debug, "cleanup: nothing to do".to_owned()),
             Ok(report) => (Level::Info, format!("cleanup: {report}")),
             Err(e) => (Level::Warn, format!("cleanup: nothing was freed: {e:#}")),
