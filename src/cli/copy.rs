@@ -79,9 +79,31 @@ impl Copy {
         if self.how.dry_run {
             return Ok(writeln!(call.stdout, "{moved} records would be copied")?);
         }
-        let comparison =
+        let Comparison { same, missing, different, more, left_out } =
             copy::compare(&mut *from.store, &mut *to.store, self.how.persist, &from.cx)?;
-        report(&comparison, self.how.json, call)
+        if self.how.json {
+            call.json(&json!({
+                "dryRun": false, "same": same, "before": more, "missing": missing,
+                "different": different, "leftOut": left_out,
+            }))?;
+        } else {
+            writeln!(call.stdout, "{same} records are the same in both")?;
+            if more > 0 {
+                writeln!(call.stdout, "  {more} were there before")?;
+            }
+        }
+        for name in left_out {
+            writeln!(call.stderr, "left out: {}: a lease file keeps none", visible(&name))?;
+        }
+        for (names, word) in [(&missing, "missing"), (&different, "different")] {
+            for name in names.iter().take(SHOWN) {
+                writeln!(call.stderr, "{word}: {}", visible(name))?;
+            }
+        }
+        match missing.len() + different.len() {
+            0 => Ok(()),
+            n => Err(anyhow!("{n} records differ: something changed meanwhile; copy again")),
+        }
     }
 }
 
@@ -119,32 +141,5 @@ impl OpenStore {
             0 => Ok(mover.moved),
             n => Err(anyhow!("{n} records have another in their place; nothing was written")),
         }
-    }
-}
-
-fn report(comparison: &Comparison, json: bool, call: &mut Call<'_>) -> Result<()> {
-    let Comparison { same, missing, different, more, left_out } = comparison;
-    if json {
-        call.json(&json!({
-            "dryRun": false, "same": same, "before": more, "missing": missing,
-            "different": different, "leftOut": left_out,
-        }))?;
-    } else {
-        writeln!(call.stdout, "{same} records are the same in both")?;
-        if *more > 0 {
-            writeln!(call.stdout, "  {more} were there before")?;
-        }
-    }
-    for name in left_out {
-        writeln!(call.stderr, "left out: {}: a lease file keeps none", visible(name))?;
-    }
-    for (names, word) in [(missing, "missing"), (different, "different")] {
-        for name in names.iter().take(SHOWN) {
-            writeln!(call.stderr, "{word}: {}", visible(name))?;
-        }
-    }
-    match missing.len() + different.len() {
-        0 => Ok(()),
-        n => Err(anyhow!("{n} records differ: something changed meanwhile; copy again")),
     }
 }

@@ -17,14 +17,8 @@ use crate::model::{Attachment, Kind, Lease, NetworkName, Owner, SetName};
 use crate::net::{Addr, Family};
 
 /// Write the leases where another program finds them.
-#[derive(Debug, Args)]
-pub struct Export {
-    #[command(subcommand)]
-    to: To,
-}
-
 #[derive(Debug, Subcommand)]
-enum To {
+pub enum Export {
     /// Into folders from which host-local goes on
     ///
     /// Start and end no container meanwhile, and name host-local in the configuration right after.
@@ -38,7 +32,7 @@ enum To {
 }
 
 #[derive(Debug, Args)]
-struct HostLocal {
+pub struct HostLocal {
     /// The folder for the networks' folders: host-local's `dataDir`, by default
     /// /var/lib/cni/networks
     #[arg(value_name = "DIR")]
@@ -62,9 +56,9 @@ type Networks = BTreeMap<(SetName, NetworkName), Vec<Lease>>;
 
 impl Export {
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
-        match &self.to {
-            To::HostLocal(host_local) => host_local.run(call),
-            To::Jsonl(jsonl) => jsonl.run(call),
+        match self {
+            Export::HostLocal(host_local) => host_local.run(call),
+            Export::Jsonl(jsonl) => jsonl.run(call),
         }
     }
 }

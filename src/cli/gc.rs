@@ -98,7 +98,13 @@ impl Gc {
             freed += usize::from(done);
             unclear += usize::from(matches!(verdict, Verdict::CannotTell(_)));
             if self.json {
-                rows.push(row(lease, verdict, done));
+                let word = match verdict {
+                    Verdict::Alive(_) => "alive",
+                    Verdict::Lost(_) => "lost",
+                    Verdict::CannotTell(_) => "cannotTell",
+                };
+                let (verdict, reason) = (Some(word), Some(reason(verdict)));
+                rows.push(FreedRow { lease: LeaseRow::new(lease), verdict, reason, freed: done });
             } else if let Some(word) = self.word(verdict, done) {
                 print(lease, verdict, word, call)?;
             }
@@ -179,14 +185,4 @@ fn reason(verdict: &Verdict) -> &str {
     match verdict {
         Verdict::Alive(why) | Verdict::Lost(why) | Verdict::CannotTell(why) => why,
     }
-}
-
-fn row<'a>(lease: &'a Lease, verdict: &'a Verdict, freed: bool) -> FreedRow<'a> {
-    let word = match verdict {
-        Verdict::Alive(_) => "alive",
-        Verdict::Lost(_) => "lost",
-        Verdict::CannotTell(_) => "cannotTell",
-    };
-    let (verdict, reason) = (Some(word), Some(reason(verdict)));
-    FreedRow { lease: LeaseRow::new(lease), verdict, reason, freed }
 }

@@ -6,13 +6,13 @@ use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{Call, OpenStore, StoreArgs, misuse};
+use super::{Call, OpenStore, misuse};
 use crate::alloc::{Import, Imported, Record};
 use crate::config;
 use crate::engine;
 use crate::migrate::kontena;
 use crate::migrate::kontena::Content;
-use crate::model::{NetworkName, Persist, Pool, SetName, StoreSpec};
+use crate::model::{NetworkName, Persist, Pool, SetName};
 
 #[derive(Debug, Args)]
 pub struct Kontena {
@@ -35,7 +35,15 @@ pub struct Kontena {
 
 impl Kontena {
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
-        let keys = kontena::keys(&self.source(call.args)?, self.prefix.trim_end_matches('/'))?;
+        let etcd = match (&self.from, call.args.cluster()) {
+            (Some(url), _) => json!({ "etcd": { "endpoints": [url] } }).to_string(),
+            (None, Some(json)) => json.to_owned(),
+            (None, None) => {
+                return Err(misuse("say --from http://HOST:PORT: where kontena's etcd is"));
+            }
+        };
+        let (etcd, _) = config::store(&etcd).context("--from")?;
+        let keys = kontena::keys(&etcd, self.prefix.trim_end_matches('/'))?;
         let now = call.world.facts.now;
         let contents = Content::parse(&keys, &self.prefix, &self.address_space, now);
         let contents = contents.map_err(|e| anyhow!(e))?;
@@ -79,17 +87,6 @@ impl Kontena {
             writeln!(call.stderr, "subnet {subnet} left out: no pool has it")?;
         }
         Ok(())
-    }
-
-    fn source(&self, args: &StoreArgs) -> Result<StoreSpec> {
-        let json = match (&self.from, args.cluster()) {
-            (Some(url), _) => json!({ "etcd": { "endpoints": [url] } }).to_string(),
-            (None, Some(json)) => json.to_owned(),
-            (None, None) => {
-                return Err(misuse("say --from http://HOST:PORT: where kontena's etcd is"));
-            }
-        };
-        Ok(config::store(&json).context("--from")?.0)
     }
 }
 

@@ -87,7 +87,11 @@ enum Command {
     /// Look at and change the definition that a cluster keeps for a network
     #[command(subcommand)]
     Network(network::Network),
+    /// Take over what another program leased.
+    #[command(subcommand)]
     Import(import::Import),
+    /// Write the leases where another program finds them.
+    #[command(subcommand)]
     Export(export::Export),
     Copy(copy::Copy),
 }

@@ -143,6 +143,8 @@ pub struct Progress(ProgressBar);
 
 /// Not worth a word before this.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Characters of a bar.
+const WIDTH: usize = 30;
 
 impl Progress {
     /// So many steps.
@@ -163,14 +165,16 @@ impl Progress {
             if elapsed >= PATIENCE {
                 let _ = write!(out, "{what}, {} s", elapsed.as_secs());
                 if let Some(total) = state.len() {
-                    let _ = write!(out, ": {} of {total}", state.pos());
+                    let share = state.pos().saturating_mul(WIDTH as u64) / total.max(1);
+                    let done = usize::try_from(share).unwrap_or(WIDTH).min(WIDTH);
+                    let bar = format!("{:.<WIDTH$}", "#".repeat(done));
+                    let _ = write!(out, ": {} of {total} [{bar}]", state.pos());
                 }
             }
         };
-        let style =
-            ProgressStyle::with_template(if total.is_some() { "{late} {grown}" } else { "{late}" });
+        let style = ProgressStyle::with_template("{late}");
         let style = style.unwrap_or_else(|_| ProgressStyle::default_spinner());
-        bar.set_style(style.with_key("late", late).with_key("grown", grown));
+        bar.set_style(style.with_key("late", late));
         bar.enable_steady_tick(PATIENCE / 4);
         Progress(bar)
     }
@@ -178,22 +182,6 @@ impl Progress {
     /// One more step is done.
     pub fn step(&self) {
         self.0.inc(1);
-    }
-}
-
-/// The bar itself.
-fn grown(state: &ProgressState, out: &mut dyn fmt::Write) {
-    const WIDTH: usize = 30;
-    if state.elapsed() >= PATIENCE {
-        let share = state.fraction().clamp(0.0, 1.0);
-        #[allow(
-            clippy::cast_possible_truncation,
-            clippy::cast_precision_loss,
-            clippy::cast_sign_loss,
-            reason = "between 0 and the width"
-        )]
-        let done = (share * WIDTH as f32) as usize;
-        let _ = write!(out, "[{}{}]", "#".repeat(done), ".".repeat(WIDTH.saturating_sub(done)));
     }
 }
 

@@ -17,7 +17,6 @@ use super::screen::{Screen, Tone, visible};
 use super::table::{Table, cell};
 use super::tables::count;
 use super::{Call, ProblemsFound, StoreArgs, World, lease_file};
-use crate::alloc::NetworkRanges;
 use crate::config;
 use crate::config::lint;
 use crate::config::lint::{Finding, Inspection};
@@ -79,31 +78,30 @@ fn stores(args: &StoreArgs, files: &[File]) -> Result<Vec<StoreSpec>> {
     Ok(specs)
 }
 
-/// The networks that a store has. There may be no store yet, which has none.
-fn standing(
+/// Adds the networks that a store has and no file: what a file says of a network is what will be. There may be
+/// no store yet, which has none.
+fn add_standing(
+    claims: &mut Vec<Claim>,
     spec: &StoreSpec,
     world: World<'_>,
-) -> Result<(String, Vec<NetworkRanges>), StoreError> {
+) -> Result<(), StoreError> {
     let place = match spec {
         StoreSpec::Embedded { path, .. } => path.display().to_string(),
         _ => "the cluster".to_owned(),
     };
-    let definitions = store::open(spec)?.networks(&world.facts.context())?;
-    Ok((place, definitions))
-}
-
-/// Those of networks that are in no file: what a file says of a network is what will be.
-fn add_standing(claims: &mut Vec<Claim>, place: &str, definitions: &[NetworkRanges]) {
     let asked: HashSet<String> = claims.iter().map(|claim| claim.network.clone()).collect();
-    for definition in definitions.iter().filter(|d| !asked.contains(d.network.as_str())) {
-        claims.extend(definition.bounds.iter().map(|bounds| Claim {
-            place: place.to_owned(),
-            network: definition.network.to_string(),
-            set: definition.set.0.clone(),
-            bounds: *bounds,
-            asked: false,
-        }));
+    for known in store::open(spec)?.networks(&world.facts.context())? {
+        if !asked.contains(known.network.as_str()) {
+            claims.extend(known.bounds.iter().map(|bounds| Claim {
+                place: place.clone(),
+                network: known.network.to_string(),
+                set: known.set.0.clone(),
+                bounds: *bounds,
+                asked: false,
+            }));
+        }
     }
+    Ok(())
 }
 
 impl Check {
@@ -112,9 +110,8 @@ impl Check {
         let mut claims = claims(&files);
         let mut unseen = Vec::new();
         for spec in stores(call.args, &files)? {
-            match standing(&spec, call.world) {
-                Ok((place, definitions)) => add_standing(&mut claims, &place, &definitions),
-                Err(e) => unseen.push(e.to_string()),
+            if let Err(e) = add_standing(&mut claims, &spec, call.world) {
+                unseen.push(e.to_string());
             }
         }
         let overlaps = overlaps(&claims);

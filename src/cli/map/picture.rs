@@ -98,17 +98,6 @@ impl Picture {
         let first = Addr::from_bits(subnet.family(), subnet.first().bits() + offset);
         first.map(|addr| addr.prefix(self.cell).to_string()).unwrap_or_default()
     }
-
-    /// What there is to be seen.
-    pub fn looks(&self) -> Vec<Look> {
-        let mut looks: Vec<Look> = Vec::new();
-        for look in self.counts.values().map(Look::of) {
-            if !looks.contains(&look) {
-                looks.push(look);
-            }
-        }
-        looks
-    }
 }
 
 /// How a cell looks.
@@ -158,7 +147,8 @@ impl Look {
         Look { name, glyphs, color }
     }
 
-    fn of(count: &Count) -> Look {
+    /// How a cell with these counts looks.
+    pub fn of(count: &Count) -> Look {
         // What a reservation takes out of a range is no share of what can be leased.
         let leasable = count.allocatable.saturating_sub(count.reserved);
         match count.used {
