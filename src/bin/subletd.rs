@@ -3,7 +3,6 @@
 //! Owns: the process: its arguments, environment, streams and exit code (0 done, 1 failed, 2 wrong
 //! usage). Does not own: anything that a test should reach.
 
-use std::any::Any;
 use std::env;
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -35,11 +34,11 @@ fn main() -> ExitCode {
 }
 
 /// The page is a face of its own: here the two are put together.
-fn page(page: &Page, backend: &Backend) -> Result<Box<dyn Any>> {
-    let Some(address) = &page.http else { return Ok(Box::new(())) };
+fn page(page: &Page, backend: &Backend) -> Result<()> {
+    let Some(address) = &page.http else { return Ok(()) };
     let (store, cx, log) = (backend.store.clone(), backend.cx.clone(), backend.log.clone());
     let (public, names) = (page.http_public, page.http_name.clone());
-    Ok(Box::new(web::open(address, public, names, store, cx, log)?))
+    web::open(address, public, names, store, cx, log)
 }
 
 #[allow(clippy::disallowed_methods, reason = "here the environment enters the program")]

@@ -4,7 +4,6 @@
 //! defaults. Does not own: what a setting means.
 //! Invariant: nothing is opened or listened on before all of it makes sense.
 
-use std::any::Any;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,11 +14,11 @@ use serde_json::json;
 
 use super::api::Driver;
 use super::cleanup;
-use super::cleanup::Limits;
+use super::dockerd;
+use super::routes::host_routes;
 use super::server;
 use super::server::{Backend, CleanupTimer, ServerConfig};
 use super::settings::{Settings, block, supernet};
-use super::{dockerd, host_routes};
 use crate::alloc;
 use crate::alloc::Block;
 use crate::config;
@@ -80,12 +79,8 @@ struct Common {
     /// dockerd's API, for cleanup
     #[arg(long, value_name = "SOCKET", default_value = "/run/docker.sock", global = true)]
     docker: PathBuf,
-    /// Leave alone what was leased this long before cleanup looked
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, global = true)]
-    grace: Duration,
-    /// Leave alone what answers a ping
-    #[arg(long, global = true)]
-    probe: bool,
+    #[command(flatten)]
+    limits: Limits,
 }
 
 #[derive(Debug, Args)]
@@ -134,6 +129,20 @@ struct Serve {
     /// Clean up by the clock
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     cleanup_every: Option<Duration>,
+}
+
+/// What cleanup may free.
+#[derive(Clone, Debug, Args)]
+pub struct Limits {
+    /// Only report.
+    #[arg(skip)]
+    pub dry_run: bool,
+    /// Leave alone what was leased this long before cleanup looked
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, global = true)]
+    pub grace: Duration,
+    /// Leave alone what answers a ping
+    #[arg(long, global = true)]
+    pub probe: bool,
 }
 
 /// A TCP address, and which clients may connect.
@@ -195,8 +204,8 @@ struct Cleanup {
     dry_run: bool,
 }
 
-/// Opens the status page if there is to be one; it ends when what this returns is dropped.
-pub type OpenPage<'a> = &'a dyn Fn(&Page, &Backend) -> Result<Box<dyn Any>>;
+/// Opens the status page if there is to be one; it ends with the process.
+pub type OpenPage<'a> = &'a dyn Fn(&Page, &Backend) -> Result<()>;
 
 /// Looks up a variable of the environment.
 pub type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
@@ -256,16 +265,6 @@ fn flag_or_variable(flag: Option<&String>, env: Env<'_>, names: &[&str]) -> Resu
         Some(text) => Ok(Some(text.clone())),
         None => Ok(first_set(env, names)?.map(|(_, text)| text)),
     }
-}
-
-/// A variable's value, parsed.
-fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(
-    env: Env<'_>,
-    names: &[&str],
-) -> Result<Option<T>> {
-    first_set(env, names)?
-        .map(|(name, value)| value.parse().map_err(|e| anyhow!("{name} is {value:?}: {e}")))
-        .transpose()
 }
 
 /// Whether `JOURNAL_STREAM`, device and inode, is our standard error: a child may inherit the variable
@@ -334,25 +333,21 @@ impl Cli {
         })
     }
 
-    fn limits(&self, dry_run: bool) -> Limits {
-        Limits { dry_run, grace: self.common.grace, probe: self.common.probe }
-    }
-
     fn cleanup(&self, cleanup: &Cleanup, env: Env<'_>, facts: &Facts) -> Result<String> {
         let settings = self.settings(env)?;
         let spec = self.store(env, &self.log(env)?)?;
         let cx = context(facts, &spec)?;
         let mut store = store::open(&spec)?;
         let listing = dockerd::list(&self.common.docker).context("nothing was freed")?;
-        let limits = self.limits(cleanup.dry_run);
+        let limits = Limits { dry_run: cleanup.dry_run, ..self.common.limits.clone() };
         let report = cleanup::clean(&mut *store, &cx, &settings, &listing, &limits)?;
         Ok(if report.is_empty() { "nothing to do\n".to_owned() } else { format!("{report}\n") })
     }
 
     fn serve(&self, env: Env<'_>, facts: &Facts, page: OpenPage<'_>) -> Result<()> {
         let config = self.server(env, facts)?;
-        // Before readiness is told; it stays until the last request is answered.
-        let _page = page(&self.serve.page, &config.backend)?;
+        // Before readiness is reported.
+        page(&self.serve.page, &config.backend)?;
         server::run(config)
     }
 
@@ -378,7 +373,7 @@ impl Cli {
         let cleanup = every.map(|every| CleanupTimer {
             every,
             docker: self.common.docker.clone(),
-            limits: self.limits(false),
+            limits: self.common.limits.clone(),
         });
         let driver = Driver { settings, routes: host_routes };
         let backend = Backend { driver, store, cx, timeout: serve.timeout, log };
@@ -445,9 +440,10 @@ impl Cli {
             }
             supernets.push(supernet("10.80.0.0/12").map_err(|e| anyhow!(e))?);
         }
-        let len = match len {
-            Some(len) => len,
-            None => parsed(env, sizes)?.unwrap_or(usual),
+        let variable = if len.is_none() { first_set(env, sizes)? } else { None };
+        let len = match variable {
+            Some((name, text)) => text.parse().map_err(|e| anyhow!("{name} is {text:?}: {e}"))?,
+            None => len.unwrap_or(usual),
         };
         let block = |within: Subnet| {
             ensure!(within.family() == family, "{flag} is {within}, of the other family");

@@ -25,9 +25,8 @@ use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 
 use self::worker::Queue;
-use super::args::Tcp;
+use super::args::{Limits, Tcp};
 use super::cleanup;
-use super::cleanup::Limits;
 use super::dockerd;
 use crate::config::Level;
 use crate::store;
