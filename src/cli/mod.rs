@@ -195,7 +195,8 @@ fn fail(terminal: &mut Terminal<'_>, error: &anyhow::Error) -> u8 {
 
 fn report_error(stderr: &mut dyn Write, screen: &Screen, error: &anyhow::Error) {
     // If this fails there is nowhere left to report it.
-    let _ = writeln!(stderr, "{} {error:#}", screen.alarm(Tone::Bad, "sublet:"));
+    let screen = Screen { color: screen.alert, ..*screen };
+    let _ = writeln!(stderr, "{} {error:#}", screen.paint(Tone::Bad, "sublet:"));
 }
 
 /// A command found problems and has reported them.

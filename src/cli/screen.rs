@@ -64,7 +64,7 @@ pub enum Tone {
 }
 
 impl Tone {
-    pub(super) fn style(self) -> Style {
+    fn style(self) -> Style {
         let color = |color: AnsiColor| Style::new().fg_color(Some(Color::Ansi(color)));
         match self {
             Tone::Head => Style::new().effects(Effects::BOLD),
@@ -115,12 +115,8 @@ impl Screen {
 
     /// The text in a color, where there is any.
     pub fn paint(&self, tone: Tone, text: &str) -> String {
-        styled(self.color, tone.style(), text)
-    }
-
-    /// The same for standard error.
-    pub fn alarm(&self, tone: Tone, text: &str) -> String {
-        styled(self.alert, tone.style(), text)
+        let style = tone.style();
+        if self.color { format!("{style}{text}{style:#}") } else { text.to_owned() }
     }
 }
 
@@ -131,10 +127,6 @@ pub fn visible(text: &str) -> String {
         if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }
     }
     shown
-}
-
-fn styled(color: bool, style: Style, text: &str) -> String {
-    if color { format!("{style}{text}{style:#}") } else { text.to_owned() }
 }
 
 /// A line on standard error, where that is a terminal, about work that takes longer than a second. It is

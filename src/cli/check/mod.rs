@@ -157,37 +157,29 @@ impl Check {
                     .read_to_end(&mut bytes)
                     .context("standard input")?;
                 files.push(File { name: shown(), found: lint::bytes_of(&bytes) });
-            } else if path.is_dir() {
-                let names = folder(path).with_context(shown)?;
-                if names.is_empty() {
-                    return Err(anyhow!("{}: no *.conf, *.conflist or *.json in it", shown()));
-                }
-                for path in names {
-                    files.push(one(&path)?);
-                }
-            } else {
-                files.push(one(path)?);
+                continue;
+            }
+            let is_folder = path.is_dir();
+            let paths =
+                if is_folder { folder(path).with_context(shown)? } else { vec![path.clone()] };
+            if paths.is_empty() {
+                return Err(anyhow!("{}: no *.conf, *.conflist or *.json in it", shown()));
+            }
+            for path in paths {
+                let name = path.display().to_string();
+                let found = lint::file(&path).with_context(|| name.clone())?;
+                files.push(File { name, found });
             }
         }
         Ok(files)
     }
 }
 
-fn one(path: &Path) -> Result<File> {
-    let name = path.display().to_string();
-    let found = lint::file(path).with_context(|| name.clone())?;
-    Ok(File { name, found })
-}
-
 fn folder(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(path)? {
-        let path = entry?.path();
-        let ending = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
-        if ENDINGS.contains(&ending) {
-            found.push(path);
-        }
-    }
+    let entries = fs::read_dir(path)?.map(|entry| Ok(entry?.path()));
+    let mut found: Vec<PathBuf> = entries.collect::<io::Result<_>>()?;
+    found
+        .retain(|path| path.extension().is_some_and(|e| ENDINGS.iter().any(|ending| e == *ending)));
     found.sort();
     Ok(found)
 }
