@@ -44,7 +44,7 @@ impl Doctor {
             if !self.yes && !call.confirm(&format!("repair {repairable} of these"))? {
                 return Err(anyhow!("nothing was changed"));
             }
-            let busy = Progress::busy("writing the lease file anew");
+            let busy = Progress::new(None, "writing the lease file anew");
             let done = open.store.repair(&open.cx)?;
             drop(busy);
             problems = examine(&mut open)?;
@@ -82,7 +82,7 @@ impl Doctor {
 }
 
 fn examine(open: &mut OpenStore) -> Result<Vec<Problem>> {
-    let _busy = Progress::busy("looking at the store");
+    let _busy = Progress::new(None, "looking at the store");
     Ok(nodes::problems(&mut *open.store, &open.cx)?)
 }
 

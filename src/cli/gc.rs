@@ -82,7 +82,7 @@ impl Gc {
         let lost = judged.iter().filter(|(_, v)| matches!(v, Verdict::Lost(_))).count();
         let free = lost > 0 && !self.dry_run && self.may_free(&judged, lost, call)?;
         let mut done_of = Vec::with_capacity(judged.len());
-        let progress = Progress::of(if free { lost } else { 0 }, "freeing");
+        let progress = Progress::new(Some(if free { lost } else { 0 }), "freeing");
         for (lease, verdict) in &judged {
             let is_lost = matches!(verdict, Verdict::Lost(_));
             let unchanged = || Target::Unchanged(Box::new(Lease::clone(lease)));

@@ -203,7 +203,7 @@ impl HostLocal {
                 return Err(anyhow!("{} has no folder {only} of host-local", self.dir.display()));
             }
         }
-        let progress = Progress::of(networks.len(), "taking over networks");
+        let progress = Progress::new(Some(networks.len()), "taking over networks");
         let import = |network| {
             let done = self.one(network, &mut open);
             progress.step();

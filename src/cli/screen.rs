@@ -139,17 +139,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const WIDTH: usize = 30;
 
 impl Progress {
-    /// So many steps.
-    pub fn of(total: usize, what: &'static str) -> Progress {
-        Progress::new(Some(total), what)
-    }
-
-    /// Nobody knows how long.
-    pub fn busy(what: &'static str) -> Progress {
-        Progress::new(None, what)
-    }
-
-    fn new(total: Option<usize>, what: &'static str) -> Progress {
+    /// Begins to show the progress of so many steps, or of work of unknown length.
+    pub fn new(total: Option<usize>, what: &'static str) -> Progress {
         let total = total.map(|n| u64::try_from(n).unwrap_or(u64::MAX));
         let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
         let late = move |state: &ProgressState, out: &mut dyn fmt::Write| {

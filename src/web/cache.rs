@@ -10,7 +10,7 @@ use super::snapshot::Snapshot;
 use crate::alloc::Context;
 use crate::error::StoreError;
 use crate::liveness::nodes;
-use crate::model::{Event, Lease, Node, StoreSpec};
+use crate::model::{Event, Lease, StoreSpec};
 use crate::net::Addr;
 use crate::rows::{ProblemRow, Time};
 use crate::store;
@@ -36,7 +36,8 @@ pub type Why = String;
 /// A store, and its newest snapshots.
 pub struct Cache {
     store: StoreSpec,
-    cx: Context,
+    /// The node that answers.
+    pub cx: Context,
     snapshot: Mutex<Option<Cached<Snapshot>>>,
     problems: Mutex<Option<Cached<Problems>>>,
 }
@@ -62,11 +63,6 @@ impl Cache {
     /// An empty cache.
     pub fn new(store: StoreSpec, cx: Context) -> Cache {
         Cache { store, cx, snapshot: Mutex::default(), problems: Mutex::default() }
-    }
-
-    /// The node that answers.
-    pub fn node(&self) -> &Node {
-        &self.cx.node
     }
 
     /// The store's file or servers.

@@ -159,7 +159,7 @@ async fn respond(
         .with("outcome", answer.status.as_str());
     entry.took = Some(began.elapsed());
     host.log.write(&entry);
-    Ok(answer.response(&head.method))
+    Ok(answer.response())
 }
 
 impl Host {
@@ -168,7 +168,7 @@ impl Host {
             Question::Asset(kind, text) => Answer::of(kind, *text),
             Question::Pools => {
                 let snapshot = self.cache.snapshot()?;
-                Answer::json(&snapshot.pools(self.cache.node(), &self.cache.place()))
+                Answer::json(&snapshot.pools(&self.cache.cx.node, &self.cache.place()))
             }
             Question::Leases(network) => {
                 Answer::of(JSON, self.cache.snapshot()?.leases(network.as_deref()))

@@ -81,7 +81,18 @@ impl Map {
             let frame = self.frame(call.screen);
             let picture = draw(&space, &frame);
             if self.json {
-                shapes.push(Shape::new(whole, &space, &picture));
+                let row = |(index, count): (&usize, &Count)| Cell {
+                    block: picture.block(space.subnet, *index),
+                    count: *count,
+                    excluded: count.within.saturating_sub(count.allocatable),
+                };
+                shapes.push(Shape {
+                    space: whole.to_string(),
+                    drawn: space.subnet.to_string(),
+                    columns: picture.columns,
+                    cell_prefix: picture.cell,
+                    cells: picture.counts.iter().map(row).collect(),
+                });
                 continue;
             }
             if i > 0 {
@@ -271,23 +282,6 @@ struct Cell {
     #[serde(flatten)]
     count: Count,
     excluded: u128,
-}
-
-impl Shape {
-    fn new(whole: Subnet, space: &Space, picture: &Picture) -> Shape {
-        let cell = |(index, c): (&usize, &Count)| Cell {
-            block: picture.block(space.subnet, *index),
-            count: *c,
-            excluded: c.within.saturating_sub(c.allocatable),
-        };
-        Shape {
-            space: whole.to_string(),
-            drawn: space.subnet.to_string(),
-            columns: picture.columns,
-            cell_prefix: picture.cell,
-            cells: picture.counts.iter().map(cell).collect(),
-        }
-    }
 }
 
 #[cfg(test)]
