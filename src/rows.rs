@@ -233,7 +233,7 @@ impl<'a> LeaseRow<'a> {
         let addr = self.address.0;
         let prefix = self.prefix.filter(|prefix| *prefix <= addr.family().bits());
         let prefix = prefix.ok_or_else(|| format!("no \"prefix\" that {addr} can have"))?;
-        let kind = KINDS.into_iter().find(|kind| kind.word() == self.kind);
+        let kind = Kind::from_word(&self.kind);
         let kind = kind.ok_or_else(|| format!("\"kind\" is {:?}, which is none", self.kind))?;
         let attachment = match &self.container_id {
             None => None,
@@ -290,8 +290,6 @@ impl<'a> LeaseRow<'a> {
         })
     }
 }
-
-const KINDS: [Kind; 5] = [Kind::Dynamic, Kind::Static, Kind::Gateway, Kind::Aux, Kind::Reserved];
 
 /// A name that was read; an error says which field has none.
 pub fn name<T, E>(field: &str, text: &str, new: fn(String) -> Result<T, E>) -> Result<T, String> {

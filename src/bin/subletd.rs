@@ -3,7 +3,6 @@
 //! Owns: the process: its arguments, environment, streams and exit code (0 done, 1 failed, 2 wrong
 //! usage). Does not own: anything that a test should reach.
 
-use std::any::Any;
 use std::env;
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -11,7 +10,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use sublet::docker;
-use sublet::docker::args::PageWish;
+use sublet::docker::args::Page;
+use sublet::docker::server::Backend;
 use sublet::sys::host;
 use sublet::sys::panic;
 use sublet::sys::process;
@@ -34,9 +34,11 @@ fn main() -> ExitCode {
 }
 
 /// The page is a face of its own: here the two are put together.
-fn page(wish: PageWish) -> Result<Box<dyn Any>> {
-    let PageWish { address, public, names, store, cx, log } = wish;
-    Ok(Box::new(web::open(web::PageOptions { address, public, names, store, cx, log })?))
+fn page(page: &Page, backend: &Backend) -> Result<()> {
+    let Some(address) = &page.http else { return Ok(()) };
+    let (store, cx, log) = (backend.store.clone(), backend.cx.clone(), backend.log.clone());
+    let (public, names) = (page.http_public, page.http_name.clone());
+    web::open(address, public, names, store, cx, log)
 }
 
 #[allow(clippy::disallowed_methods, reason = "here the environment enters the program")]

@@ -68,39 +68,64 @@ impl Copy {
         }
         let mut from = call.open_named(&self.from, "--from")?;
         let mut to = call.open_named(&self.to, "--to")?;
-        let moved = self.pass(true, &mut from, &mut to, call)?;
+        let moved = to.restore(self.how.dry_run, call, |copier| {
+            let mut each =
+                |record, persist| copier.push(record, self.how.persist.unwrap_or(persist));
+            Ok(from.store.records(&from.cx, &mut each)?)
+        })?;
         if self.how.dry_run && self.how.json {
             return call.json(&json!({"dryRun": true, "records": moved}));
         }
         if self.how.dry_run {
             return Ok(writeln!(call.stdout, "{moved} records would be copied")?);
         }
-        self.pass(false, &mut from, &mut to, call)?;
-        let comparison =
+        let Comparison { same, missing, different, more, left_out } =
             copy::compare(&mut *from.store, &mut *to.store, self.how.persist, &from.cx)?;
-        report(&comparison, self.how.json, call)
-    }
-
-    /// Once over all records; an error if something stands in the way.
-    fn pass(
-        &self,
-        dry_run: bool,
-        from: &mut OpenStore,
-        to: &mut OpenStore,
-        call: &mut Call<'_>,
-    ) -> Result<usize> {
-        to.restore(dry_run, call, |copier| {
-            let mut each =
-                |record, persist| copier.push(record, self.how.persist.unwrap_or(persist));
-            Ok(from.store.records(&from.cx, &mut each)?)
-        })
+        if self.how.json {
+            call.json(&json!({
+                "dryRun": false, "same": same, "before": more, "missing": missing,
+                "different": different, "leftOut": left_out,
+            }))?;
+        } else {
+            writeln!(call.stdout, "{same} records are the same in both")?;
+            if more > 0 {
+                writeln!(call.stdout, "  {more} were there before")?;
+            }
+        }
+        for name in left_out {
+            writeln!(call.stderr, "left out: {}: a lease file keeps none", visible(&name))?;
+        }
+        for (names, word) in [(&missing, "missing"), (&different, "different")] {
+            for name in names.iter().take(SHOWN) {
+                writeln!(call.stderr, "{word}: {}", visible(name))?;
+            }
+        }
+        match missing.len() + different.len() {
+            0 => Ok(()),
+            n => Err(anyhow!("{n} records differ: something changed meanwhile; copy again")),
+        }
     }
 }
 
 impl OpenStore {
+    /// Tries to write the records that `push` has, and writes them in a second pass unless it is a dry run.
+    /// Returns the number of the first pass.
+    pub(super) fn restore(
+        &mut self,
+        dry_run: bool,
+        call: &mut Call<'_>,
+        mut push: impl FnMut(&mut Copier<'_>) -> Result<()>,
+    ) -> Result<usize> {
+        let moved = self.pass(true, call, &mut push)?;
+        if !dry_run {
+            self.pass(false, call, &mut push)?;
+        }
+        Ok(moved)
+    }
+
     /// Writes the records that `push` has, and returns their number. An error, and nothing is written, if an
     /// address has another holder; these are printed.
-    pub(super) fn restore(
+    pub(super) fn pass(
         &mut self,
         dry_run: bool,
         call: &mut Call<'_>,
@@ -116,32 +141,5 @@ impl OpenStore {
             0 => Ok(copier.copied),
             n => Err(anyhow!("{n} records have another in their place; nothing was written")),
         }
-    }
-}
-
-fn report(comparison: &Comparison, json: bool, call: &mut Call<'_>) -> Result<()> {
-    let Comparison { same, missing, different, more, left_out } = comparison;
-    if json {
-        call.json(&json!({
-            "dryRun": false, "same": same, "before": more, "missing": missing,
-            "different": different, "leftOut": left_out,
-        }))?;
-    } else {
-        writeln!(call.stdout, "{same} records are the same in both")?;
-        if *more > 0 {
-            writeln!(call.stdout, "  {more} were there before")?;
-        }
-    }
-    for name in left_out {
-        writeln!(call.stderr, "left out: {}: a lease file keeps none", visible(name))?;
-    }
-    for (names, word) in [(missing, "missing"), (different, "different")] {
-        for name in names.iter().take(SHOWN) {
-            writeln!(call.stderr, "{word}: {}", visible(name))?;
-        }
-    }
-    match missing.len() + different.len() {
-        0 => Ok(()),
-        n => Err(anyhow!("{n} records differ: something changed meanwhile; copy again")),
     }
 }

@@ -44,12 +44,20 @@ impl Doctor {
             if !self.yes && !call.confirm(&format!("repair {repairable} of these"))? {
                 return Err(anyhow!("nothing was changed"));
             }
-            let busy = Progress::busy("writing the lease file anew");
+            let busy = Progress::new(None, "writing the lease file anew");
             let done = open.store.repair(&open.cx)?;
             drop(busy);
             problems = examine(&mut open)?;
             if !self.json {
-                print_repair(&done, call)?;
+                for copy in &done.copies {
+                    writeln!(call.stdout, "kept the damaged file as {}", copy.display())?;
+                }
+                for note in &done.notes {
+                    writeln!(call.stdout, "{}", visible(note))?;
+                }
+                if !done.copies.is_empty() {
+                    writeln!(call.stdout, "{} leases were read", done.kept)?;
+                }
             }
             repair = Some(done);
         }
@@ -74,35 +82,14 @@ impl Doctor {
 }
 
 fn examine(open: &mut OpenStore) -> Result<Vec<Problem>> {
-    let mut problems = Vec::new();
-    let busy = Progress::busy("looking at the store");
-    open.store.problems(&open.cx, &mut |problem| problems.push(problem))?;
-    drop(busy);
-    // The leases of a damaged store cannot be listed.
-    if !problems.iter().any(|p| p.mendable) {
-        let leases = open.leases(&|lease| lease.kind.collectable())?;
-        problems.extend(liveness::problems(&leases, &open.cx));
-    }
-    Ok(problems)
+    let _busy = Progress::new(None, "looking at the store");
+    Ok(liveness::problems(&mut *open.store, &open.cx)?)
 }
 
 fn print(problems: &[Problem], call: &mut Call<'_>) -> Result<()> {
     for Problem { place, what, advice, .. } in problems {
         let (place, what, advice) = (visible(place), visible(what), visible(advice));
         writeln!(call.stdout, "{place}: {what}; {advice}")?;
-    }
-    Ok(())
-}
-
-fn print_repair(repair: &Repair, call: &mut Call<'_>) -> Result<()> {
-    for copy in &repair.copies {
-        writeln!(call.stdout, "kept the damaged file as {}", copy.display())?;
-    }
-    for note in &repair.notes {
-        writeln!(call.stdout, "{}", visible(note))?;
-    }
-    if !repair.copies.is_empty() {
-        writeln!(call.stdout, "{} leases were read", repair.kept)?;
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{Call, OpenStore, WAIT, jsonl};
 use crate::alloc::ExportHostLocal;
@@ -15,16 +15,11 @@ use crate::engine;
 use crate::migrate::host_local_export::{Folder, Written};
 use crate::model::{Attachment, Kind, Lease, NetworkName, Owner, SetName};
 use crate::net::{Addr, Family};
+use crate::rows::Text;
 
 /// Write the leases where another program finds them.
-#[derive(Debug, Args)]
-pub struct Export {
-    #[command(subcommand)]
-    to: To,
-}
-
 #[derive(Debug, Subcommand)]
-enum To {
+pub enum Export {
     /// Into folders from which host-local goes on
     ///
     /// Start and end no container meanwhile, and name host-local in the configuration right after.
@@ -38,7 +33,7 @@ enum To {
 }
 
 #[derive(Debug, Args)]
-struct HostLocal {
+pub struct HostLocal {
     /// The folder for the networks' folders: host-local's `dataDir`, by default
     /// /var/lib/cni/networks
     #[arg(value_name = "DIR")]
@@ -62,9 +57,9 @@ type Networks = BTreeMap<(SetName, NetworkName), Vec<Lease>>;
 
 impl Export {
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
-        match &self.to {
-            To::HostLocal(host_local) => host_local.run(call),
-            To::Jsonl(jsonl) => jsonl.run(call),
+        match self {
+            Export::HostLocal(host_local) => host_local.run(call),
+            Export::Jsonl(jsonl) => jsonl.run(call),
         }
     }
 }
@@ -85,10 +80,30 @@ impl HostLocal {
                 )?;
             }
             let (done, last) = self.one(set, network, leases, &mut open)?;
-            if !self.json {
-                self.print(network, &done, call)?;
+            let dir = self.dir.join(network.as_str());
+            let Written { written, present, others } = done;
+            if self.json {
+                let texts = |addrs: Vec<Addr>| addrs.into_iter().map(Text).collect::<Vec<_>>();
+                reports.push(json!({
+                    "network": network.as_str(),
+                    "folder": dir,
+                    "dryRun": self.dry_run,
+                    "written": texts(written),
+                    "present": texts(present),
+                    "others": texts(others),
+                    "last": texts(last),
+                }));
+                continue;
             }
-            reports.push(self.report(network, &done, &last));
+            let verb = if self.dry_run { "would be written" } else { "written" };
+            writeln!(call.stdout, "{}: {} leases {verb}", dir.display(), written.len())?;
+            if !present.is_empty() {
+                writeln!(call.stdout, "  {} were there already", present.len())?;
+            }
+            if !others.is_empty() {
+                let (verb, count) = (if self.replace { "removed" } else { "kept" }, others.len());
+                writeln!(call.stdout, "  {count} that are not leased here {verb}")?;
+            }
         }
         if self.json {
             call.json(&reports)?;
@@ -153,34 +168,6 @@ impl HostLocal {
             );
         }
         Ok((done, last))
-    }
-
-    fn print(&self, network: &NetworkName, done: &Written, call: &mut Call<'_>) -> Result<()> {
-        let verb = if self.dry_run { "would be written" } else { "written" };
-        let dir = self.dir.join(network.as_str());
-        writeln!(call.stdout, "{}: {} leases {verb}", dir.display(), done.written.len())?;
-        if !done.present.is_empty() {
-            writeln!(call.stdout, "  {} were there already", done.present.len())?;
-        }
-        if !done.others.is_empty() {
-            let verb = if self.replace { "removed" } else { "kept" };
-            let count = done.others.len();
-            writeln!(call.stdout, "  {count} that are not leased here {verb}")?;
-        }
-        Ok(())
-    }
-
-    fn report(&self, network: &NetworkName, done: &Written, last: &[Addr]) -> Value {
-        let texts = |addrs: &[Addr]| addrs.iter().map(ToString::to_string).collect::<Vec<_>>();
-        json!({
-            "network": network.as_str(),
-            "folder": self.dir.join(network.as_str()),
-            "dryRun": self.dry_run,
-            "written": texts(&done.written),
-            "present": texts(&done.present),
-            "others": texts(&done.others),
-            "last": texts(last),
-        })
     }
 }
 

@@ -82,7 +82,7 @@ impl Gc {
         let lost = judged.iter().filter(|(_, v)| matches!(v, Liveness::Stale(_))).count();
         let free = lost > 0 && !self.dry_run && self.may_free(&judged, lost, call)?;
         let mut done_of = Vec::with_capacity(judged.len());
-        let progress = Progress::of(if free { lost } else { 0 }, "freeing");
+        let progress = Progress::new(Some(if free { lost } else { 0 }), "freeing");
         for (lease, verdict) in &judged {
             let is_lost = matches!(verdict, Liveness::Stale(_));
             let unchanged = || Target::Unchanged(Box::new(Lease::clone(lease)));
@@ -98,7 +98,13 @@ impl Gc {
             freed += usize::from(done);
             unclear += usize::from(matches!(verdict, Liveness::Unknown(_)));
             if self.json {
-                rows.push(row(lease, verdict, done));
+                let word = match verdict {
+                    Liveness::Alive(_) => "alive",
+                    Liveness::Stale(_) => "lost",
+                    Liveness::Unknown(_) => "cannotTell",
+                };
+                let (verdict, reason) = (Some(word), Some(reason(verdict)));
+                rows.push(FreedRow { lease: LeaseRow::new(lease), verdict, reason, freed: done });
             } else if let Some(word) = self.word(verdict, done) {
                 print(lease, verdict, word, call)?;
             }
@@ -171,14 +177,4 @@ fn reason(verdict: &Liveness) -> &str {
     match verdict {
         Liveness::Alive(why) | Liveness::Stale(why) | Liveness::Unknown(why) => why,
     }
-}
-
-fn row<'a>(lease: &'a Lease, verdict: &'a Liveness, freed: bool) -> FreedRow<'a> {
-    let word = match verdict {
-        Liveness::Alive(_) => "alive",
-        Liveness::Stale(_) => "lost",
-        Liveness::Unknown(_) => "cannotTell",
-    };
-    let (verdict, reason) = (Some(word), Some(reason(verdict)));
-    FreedRow { lease: LeaseRow::new(lease), verdict, reason, freed }
 }

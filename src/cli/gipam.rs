@@ -2,7 +2,8 @@
 //!
 //! Invariant: the whole file is read before anything is written; importing it again adds nothing.
 
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
@@ -29,8 +30,10 @@ pub struct Gipam {
 impl Gipam {
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
         call.args.file()?;
-        let file = read(&self.file, &self.address_space)
-            .with_context(|| format!("cannot import {}", self.file.display()))?;
+        let cannot = || format!("cannot import {}", self.file.display());
+        let text = fs::read_to_string(&self.file).with_context(cannot)?;
+        let file = gipam::read(&text, &self.address_space);
+        let file = file.map_err(|e| anyhow!(e)).with_context(cannot)?;
         let mut open = call.open_pools()?;
         let mut rows = Vec::new();
         for pool in file.pools {
@@ -53,9 +56,4 @@ impl Gipam {
         }
         Ok(())
     }
-}
-
-fn read(path: &Path, space: &str) -> Result<gipam::LeaseFile> {
-    let text = std::fs::read_to_string(path)?;
-    gipam::read(&text, space).map_err(|e| anyhow!(e))
 }

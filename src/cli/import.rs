@@ -24,15 +24,9 @@ use crate::rows::Text;
 use crate::store;
 
 /// Take over what another program leased.
-#[derive(Debug, Args)]
-pub struct Import {
-    #[command(subcommand)]
-    from: From,
-}
-
 #[derive(Debug, Subcommand)]
 #[allow(clippy::doc_markdown, reason = "shown as they are")]
-enum From {
+pub enum Import {
     /// The leases in the bolt file of the original ecs-ipam
     ///
     /// Without --store the new lease file takes the old one's name, and that is kept as FILE.bolt:
@@ -62,7 +56,7 @@ enum From {
 }
 
 #[derive(Debug, Args)]
-struct EcsIpam {
+pub struct EcsIpam {
     /// The file, such as /data/eni-ipam.db
     #[arg(value_name = "FILE")]
     file: PathBuf,
@@ -71,7 +65,7 @@ struct EcsIpam {
 }
 
 #[derive(Debug, Args)]
-struct Consul {
+pub struct Consul {
     /// The networks' names: what their keys begin with
     #[arg(value_name = "NETWORK", required = true)]
     networks: Vec<String>,
@@ -108,7 +102,7 @@ impl Consul {
 }
 
 #[derive(Debug, Args)]
-struct HostLocal {
+pub struct HostLocal {
     /// The folder that has a folder for each network
     #[arg(value_name = "DIR", default_value = HOST_LOCAL_DIR)]
     dir: PathBuf,
@@ -141,13 +135,13 @@ pub struct How {
 
 impl Import {
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
-        match &self.from {
-            From::EcsIpam(ecs) => ecs.run(call),
-            From::Gipam(gipam) => gipam.run(call),
-            From::Consul(consul) => consul.run(call),
-            From::Kontena(kontena) => kontena.run(call),
-            From::Jsonl(jsonl) => jsonl.run(call),
-            From::HostLocal(host_local) => host_local.run(call),
+        match self {
+            Import::EcsIpam(ecs) => ecs.run(call),
+            Import::Gipam(gipam) => gipam.run(call),
+            Import::Consul(consul) => consul.run(call),
+            Import::Kontena(kontena) => kontena.run(call),
+            Import::Jsonl(jsonl) => jsonl.run(call),
+            Import::HostLocal(host_local) => host_local.run(call),
         }
     }
 }
@@ -196,7 +190,10 @@ impl EcsIpam {
 impl HostLocal {
     fn run(&self, call: &mut Call<'_>) -> Result<()> {
         let named = call.args.named(call.world.env)?;
-        let mut open = call.open_file(self.store(named), self.how.persist)?;
+        let is_default = self.dir == Path::new(HOST_LOCAL_DIR);
+        // The file that an ADD with this `dataDir` uses.
+        let usual = || if is_default { DEFAULT.into() } else { self.dir.join("leases.redb") };
+        let mut open = call.open_file(named.unwrap_or_else(usual), self.how.persist)?;
         let host_local_import::Networks { found: mut networks, mut skipped } =
             host_local_import::networks(&self.dir)?;
         if let Some(only) = &self.network {
@@ -206,7 +203,7 @@ impl HostLocal {
                 return Err(anyhow!("{} has no folder {only} of host-local", self.dir.display()));
             }
         }
-        let progress = Progress::of(networks.len(), "taking over networks");
+        let progress = Progress::new(Some(networks.len()), "taking over networks");
         let import = |network| {
             let done = self.one(network, &mut open);
             progress.step();
@@ -250,16 +247,5 @@ impl HostLocal {
         report.cursors = cursors.into_iter().map(Text).collect();
         report.done(done);
         Ok(report)
-    }
-
-    /// The file that an ADD with this `dataDir` uses.
-    fn store(&self, named: Option<PathBuf>) -> PathBuf {
-        named.unwrap_or_else(|| {
-            if self.dir == Path::new(HOST_LOCAL_DIR) {
-                PathBuf::from(DEFAULT)
-            } else {
-                self.dir.join("leases.redb")
-            }
-        })
     }
 }

@@ -13,6 +13,7 @@ use serde_json::json;
 
 use super::copy::How;
 use super::{Call, OpenStore, write_file};
+use crate::migrate::copy::Copier;
 use crate::migrate::jsonl;
 use crate::sys::files;
 
@@ -74,17 +75,14 @@ impl Import {
         let mut open = call.open()?;
         let moved = if let Some(path) = &self.file {
             let name = path.display().to_string();
-            let read = || -> Result<BufReader<File>> {
-                Ok(BufReader::new(File::open(path).with_context(|| format!("cannot read {name}"))?))
-            };
-            let moved = self.pass(true, &name, &mut read()?, &mut open, call)?;
-            if !self.how.dry_run {
-                self.pass(false, &name, &mut read()?, &mut open, call)?;
-            }
-            moved
+            open.restore(self.how.dry_run, call, |copier| {
+                let file = File::open(path).with_context(|| format!("cannot read {name}"))?;
+                self.push(&name, &mut BufReader::new(file), copier)
+            })?
         } else {
-            let mut input = io::stdin().lock();
-            self.pass(self.how.dry_run, "standard input", &mut input, &mut open, call)?
+            open.pass(self.how.dry_run, call, |copier| {
+                self.push("standard input", &mut io::stdin().lock(), copier)
+            })?
         };
         if self.how.json {
             return call.json(&json!({"dryRun": self.how.dry_run, "records": moved}));
@@ -93,35 +91,26 @@ impl Import {
         Ok(writeln!(call.stdout, "{moved} records {verb} in {}", open.place)?)
     }
 
-    /// Once over all lines.
-    fn pass(
-        &self,
-        dry_run: bool,
-        name: &str,
-        input: &mut dyn BufRead,
-        open: &mut OpenStore,
-        call: &mut Call<'_>,
-    ) -> Result<usize> {
-        open.restore(dry_run, call, |copier| {
-            let mut number = 0_usize;
-            while let Some(line) = next(input).with_context(|| format!("cannot read {name}"))? {
-                number += 1;
-                let place = || format!("{name}, line {number}");
-                if number == 1 {
-                    jsonl::read_head(&line).map_err(|e| anyhow!(e)).with_context(place)?;
-                    continue;
-                }
-                let (record, persist) =
-                    jsonl::read(&line).map_err(|e| anyhow!(e)).with_context(place)?;
-                copier.push(record, self.how.persist.unwrap_or(persist)).with_context(|| {
-                    format!("{name}, up to line {number}: correct it and import all of it again")
-                })?;
+    /// Reads all lines.
+    fn push(&self, name: &str, input: &mut dyn BufRead, copier: &mut Copier<'_>) -> Result<()> {
+        let mut number = 0_usize;
+        while let Some(line) = next(input).with_context(|| format!("cannot read {name}"))? {
+            number += 1;
+            let place = || format!("{name}, line {number}");
+            if number == 1 {
+                jsonl::read_head(&line).map_err(|e| anyhow!(e)).with_context(place)?;
+                continue;
             }
-            if number == 0 {
-                bail!("{name} is empty");
-            }
-            Ok(())
-        })
+            let (record, persist) =
+                jsonl::read(&line).map_err(|e| anyhow!(e)).with_context(place)?;
+            copier.push(record, self.how.persist.unwrap_or(persist)).with_context(|| {
+                format!("{name}, up to line {number}: correct it and import all of it again")
+            })?;
+        }
+        if number == 0 {
+            bail!("{name} is empty");
+        }
+        Ok(())
     }
 }
 

@@ -6,13 +6,13 @@ use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{Call, OpenStore, StoreArgs, misuse};
+use super::{Call, OpenStore, misuse};
 use crate::alloc::{Import, Imported, Record};
 use crate::config;
 use crate::engine;
 use crate::migrate::kontena;
 use crate::migrate::kontena::Content;
-use crate::model::{NetworkName, Persist, Pool, SetName, StoreSpec};
+use crate::model::{NetworkName, Persist, Pool, SetName};
 
 #[derive(Debug, Args)]
 pub struct Kontena {
@@ -35,7 +35,15 @@ pub struct Kontena {
 
 impl Kontena {
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
-        let keys = kontena::keys(&self.source(call.args)?, self.prefix.trim_end_matches('/'))?;
+        let etcd = match (&self.from, call.args.cluster()) {
+            (Some(url), _) => json!({ "etcd": { "endpoints": [url] } }).to_string(),
+            (None, Some(json)) => json.to_owned(),
+            (None, None) => {
+                return Err(misuse("say --from http://HOST:PORT: where kontena's etcd is"));
+            }
+        };
+        let (etcd, _) = config::store(&etcd).context("--from")?;
+        let keys = kontena::keys(&etcd, self.prefix.trim_end_matches('/'))?;
         let now = call.world.facts.now;
         let contents = Content::parse(&keys, &self.prefix, &self.address_space, now);
         let contents = contents.map_err(|e| anyhow!(e))?;
@@ -47,9 +55,12 @@ impl Kontena {
             let prefix = &self.prefix;
             return Ok(writeln!(call.stdout, "{prefix}: taken over before; nothing was done")?);
         }
-        write(true, &contents, &mut open, call)?;
+        open.restore(self.dry_run, call, |copier| {
+            let pools = contents.pools.values().cloned().map(Record::Pool);
+            let mut records = pools.chain(contents.leases.iter().cloned().map(Record::Lease));
+            Ok(records.try_for_each(|record| copier.push(record, Persist::Disk))?)
+        })?;
         if !self.dry_run {
-            write(false, &contents, &mut open, call)?;
             mark(&mut open, false)?;
         }
         let leases = |pool: &Pool| contents.leases.iter().filter(|l| l.set == pool.set()).count();
@@ -77,33 +88,6 @@ impl Kontena {
         }
         Ok(())
     }
-
-    fn source(&self, args: &StoreArgs) -> Result<StoreSpec> {
-        let json = match (&self.from, args.cluster()) {
-            (Some(url), _) => json!({ "etcd": { "endpoints": [url] } }).to_string(),
-            (None, Some(json)) => json.to_owned(),
-            (None, None) => {
-                return Err(misuse("say --from http://HOST:PORT: where kontena's etcd is"));
-            }
-        };
-        Ok(config::store(&json).context("--from")?.0)
-    }
-}
-
-/// Writes everything.
-fn write(
-    dry_run: bool,
-    contents: &Content,
-    open: &mut OpenStore,
-    call: &mut Call<'_>,
-) -> Result<()> {
-    let pools = contents.pools.values().cloned().map(Record::Pool);
-    let leases = contents.leases.iter().cloned().map(Record::Lease);
-    let mut records = pools.chain(leases);
-    open.restore(dry_run, call, |copier| {
-        Ok(records.try_for_each(|record| copier.push(record, Persist::Disk))?)
-    })?;
-    Ok(())
 }
 
 /// Records that everything is imported, or in a dry run asks for that.

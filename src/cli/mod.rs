@@ -87,7 +87,11 @@ enum Command {
     /// Look at and change the definition that a cluster keeps for a network
     #[command(subcommand)]
     Network(network::Network),
+    /// Take over what another program leased.
+    #[command(subcommand)]
     Import(import::Import),
+    /// Write the leases where another program finds them.
+    #[command(subcommand)]
     Export(export::Export),
     Copy(copy::Copy),
 }
@@ -191,7 +195,8 @@ fn fail(terminal: &mut Terminal<'_>, error: &anyhow::Error) -> u8 {
 
 fn report_error(stderr: &mut dyn Write, screen: &Screen, error: &anyhow::Error) {
     // If this fails there is nowhere left to report it.
-    let _ = writeln!(stderr, "{} {error:#}", screen.alarm(Tone::Bad, "sublet:"));
+    let screen = Screen { color: screen.alert, ..*screen };
+    let _ = writeln!(stderr, "{} {error:#}", screen.paint(Tone::Bad, "sublet:"));
 }
 
 /// A command found problems and has reported them.

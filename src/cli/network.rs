@@ -17,7 +17,7 @@ use crate::alloc::DefineNetwork;
 use crate::config::define;
 use crate::engine;
 use crate::error::shown_network;
-use crate::model::{Lease, NetworkDefinition, NetworkName};
+use crate::model::Lease;
 use crate::net::{RangeSet, describe};
 use crate::rows::Time;
 
@@ -92,7 +92,8 @@ impl Show {
             ));
         };
         let (version, by, time) = (record.version, &record.by, Time(record.time));
-        let ipam = ipam(&record)?;
+        let ipam: Value = serde_json::from_str(&record.text)
+            .with_context(|| format!("the definition of network {network} is damaged"))?;
         if self.json {
             return call.json(&json!({
                 "name": network.as_str(), "version": version, "by": by, "time": time, "ipam": ipam,
@@ -104,11 +105,6 @@ impl Show {
             "network    {network}\nversion    {version}\nby         {by}\nsince      {time}\n{ipam:#}"
         )?)
     }
-}
-
-fn ipam(record: &NetworkDefinition) -> Result<Value> {
-    serde_json::from_str(&record.text)
-        .with_context(|| format!("the definition of network {} is damaged", record.network))
 }
 
 impl Set {
@@ -127,7 +123,10 @@ impl Set {
             None => kept,
         };
         if version == kept {
-            let outside = outside(open, &network, &config.sets)?;
+            let outside = open.leases(&|lease| {
+                let of = shown_network(lease) == network.as_str() && lease.kind.collectable();
+                of && !config.sets.iter().any(|set| set.range_of(lease.addr).is_some())
+            })?;
             if !outside.is_empty() && !self.is_sure(&outside, &config.sets, call)? {
                 return Ok(writeln!(call.stderr, "kept the definition of network {network}")?);
             }
@@ -157,14 +156,6 @@ impl Set {
         );
         Ok(self.yes || call.confirm(&question)?)
     }
-}
-
-/// The network's leases that lie in none of these ranges.
-fn outside(open: &mut OpenStore, network: &NetworkName, sets: &[RangeSet]) -> Result<Vec<Lease>> {
-    open.leases(&|lease| {
-        let of = shown_network(lease) == network.as_str() && lease.kind.collectable();
-        of && !sets.iter().any(|set| set.range_of(lease.addr).is_some())
-    })
 }
 
 fn read(file: &str) -> Result<Vec<u8>> {

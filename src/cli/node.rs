@@ -137,9 +137,9 @@ fn describe(row: &NodeRow) -> String {
         [] => String::new(),
         networks => format!(" ({})", networks.join(", ")),
     };
-    let parts = [
-        Some(format!("{} addresses of node {}{of}", row.leases, row.node)),
-        (row.pools > 0).then(|| format!("its part in {} pools", row.pools)),
-    ];
-    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+    let pools = match row.pools {
+        0 => String::new(),
+        pools => format!(", its part in {pools} pools"),
+    };
+    format!("{} addresses of node {}{of}{pools}", row.leases, row.node)
 }

@@ -170,7 +170,7 @@ impl OpenStore {
 
     /// How full each range is, or each of one network.
     pub fn usage(&mut self, network: Option<&str>) -> Result<Vec<Usage>> {
-        let _busy = Progress::busy("counting");
+        let _busy = Progress::new(None, "counting");
         let mut usage = engine::usage(&mut *self.store, &self.cx)?;
         usage.retain(|usage| network.is_none_or(|network| usage.extent.network == network));
         Ok(usage)
@@ -183,7 +183,7 @@ impl OpenStore {
 
     /// The leases that `wanted` chooses.
     pub fn leases(&mut self, wanted: &dyn Fn(&Lease) -> bool) -> Result<Vec<Lease>> {
-        let _busy = Progress::busy("reading the leases");
+        let _busy = Progress::new(None, "reading the leases");
         let mut found = Vec::new();
         self.store.list(&self.cx, &mut |lease| {
             if wanted(&lease) {

@@ -64,7 +64,7 @@ pub enum Tone {
 }
 
 impl Tone {
-    pub(super) fn style(self) -> Style {
+    fn style(self) -> Style {
         let color = |color: AnsiColor| Style::new().fg_color(Some(Color::Ansi(color)));
         match self {
             Tone::Head => Style::new().effects(Effects::BOLD),
@@ -115,12 +115,8 @@ impl Screen {
 
     /// The text in a color, where there is any.
     pub fn paint(&self, tone: Tone, text: &str) -> String {
-        styled(self.color, tone.style(), text)
-    }
-
-    /// The same for standard error.
-    pub fn alarm(&self, tone: Tone, text: &str) -> String {
-        styled(self.alert, tone.style(), text)
+        let style = tone.style();
+        if self.color { format!("{style}{text}{style:#}") } else { text.to_owned() }
     }
 }
 
@@ -133,29 +129,18 @@ pub fn visible(text: &str) -> String {
     shown
 }
 
-fn styled(color: bool, style: Style, text: &str) -> String {
-    if color { format!("{style}{text}{style:#}") } else { text.to_owned() }
-}
-
 /// A line on standard error, where that is a terminal, about work that takes longer than a second. It is
 /// gone with the value: drop it before anything else is written.
 pub struct Progress(ProgressBar);
 
 /// Not worth a word before this.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Characters of a bar.
+const WIDTH: usize = 30;
 
 impl Progress {
-    /// So many steps.
-    pub fn of(total: usize, what: &'static str) -> Progress {
-        Progress::new(Some(total), what)
-    }
-
-    /// Nobody knows how long.
-    pub fn busy(what: &'static str) -> Progress {
-        Progress::new(None, what)
-    }
-
-    fn new(total: Option<usize>, what: &'static str) -> Progress {
+    /// Begins to show the progress of so many steps, or of work of unknown length.
+    pub fn new(total: Option<usize>, what: &'static str) -> Progress {
         let total = total.map(|n| u64::try_from(n).unwrap_or(u64::MAX));
         let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
         let late = move |state: &ProgressState, out: &mut dyn fmt::Write| {
@@ -163,14 +148,16 @@ impl Progress {
             if elapsed >= PATIENCE {
                 let _ = write!(out, "{what}, {} s", elapsed.as_secs());
                 if let Some(total) = state.len() {
-                    let _ = write!(out, ": {} of {total}", state.pos());
+                    let share = state.pos().saturating_mul(WIDTH as u64) / total.max(1);
+                    let done = usize::try_from(share).unwrap_or(WIDTH).min(WIDTH);
+                    let bar = format!("{:.<WIDTH$}", "#".repeat(done));
+                    let _ = write!(out, ": {} of {total} [{bar}]", state.pos());
                 }
             }
         };
-        let style =
-            ProgressStyle::with_template(if total.is_some() { "{late} {grown}" } else { "{late}" });
+        let style = ProgressStyle::with_template("{late}");
         let style = style.unwrap_or_else(|_| ProgressStyle::default_spinner());
-        bar.set_style(style.with_key("late", late).with_key("grown", grown));
+        bar.set_style(style.with_key("late", late));
         bar.enable_steady_tick(PATIENCE / 4);
         Progress(bar)
     }
@@ -178,22 +165,6 @@ impl Progress {
     /// One more step is done.
     pub fn step(&self) {
         self.0.inc(1);
-    }
-}
-
-/// The bar itself.
-fn grown(state: &ProgressState, out: &mut dyn fmt::Write) {
-    const WIDTH: usize = 30;
-    if state.elapsed() >= PATIENCE {
-        let share = state.fraction().clamp(0.0, 1.0);
-        #[allow(
-            clippy::cast_possible_truncation,
-            clippy::cast_precision_loss,
-            clippy::cast_sign_loss,
-            reason = "between 0 and the width"
-        )]
-        let done = (share * WIDTH as f32) as usize;
-        let _ = write!(out, "[{}{}]", "#".repeat(done), ".".repeat(WIDTH.saturating_sub(done)));
     }
 }
 

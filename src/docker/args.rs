@@ -4,7 +4,6 @@
 //! defaults. Does not own: what a setting means.
 //! Invariant: nothing is opened or listened on before all of it makes sense.
 
-use std::any::Any;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,11 +14,11 @@ use serde_json::json;
 
 use super::api::Driver;
 use super::cleanup;
-use super::cleanup::Limits;
+use super::dockerd;
+use super::routes::host_routes;
 use super::server;
-use super::server::{Backend, CleanupTimer, ServerConfig, Tcp, Tls};
+use super::server::{Backend, CleanupTimer, ServerConfig};
 use super::settings::{Settings, block, supernet};
-use super::{dockerd, host_routes};
 use crate::alloc;
 use crate::alloc::Block;
 use crate::config;
@@ -80,12 +79,8 @@ struct Common {
     /// dockerd's API, for cleanup
     #[arg(long, value_name = "SOCKET", default_value = "/run/docker.sock", global = true)]
     docker: PathBuf,
-    /// Leave alone what was leased this long before cleanup looked
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, global = true)]
-    grace: Duration,
-    /// Leave alone what answers a ping
-    #[arg(long, global = true)]
-    probe: bool,
+    #[command(flatten)]
+    limits: Limits,
 }
 
 #[derive(Debug, Args)]
@@ -95,30 +90,8 @@ struct Serve {
     /// keep the networks of those drivers alive [default: /run/docker/plugins/sublet.sock]
     #[arg(long, value_name = "PATH")]
     socket: Vec<PathBuf>,
-    /// Listen on TCP instead [env: SUBLET_ADDRESS, GIPAM_ADDRESS]
-    #[arg(long, value_name = "HOST:PORT")]
-    address: Option<String>,
-    /// Where dockerd finds the TCP address; with TLS the same with .json
-    #[arg(long, value_name = "PATH", default_value = "/etc/docker/plugins/sublet.spec")]
-    spec: PathBuf,
-    /// Plain TCP on an address that others can reach
-    #[arg(long)]
-    insecure: bool,
-    /// Our certificate (PEM)
-    #[arg(long, value_name = "PATH", requires_all = ["tls_key", "tls_ca"])]
-    tls_cert: Option<PathBuf>,
-    /// Its key
-    #[arg(long, value_name = "PATH", requires = "tls_cert")]
-    tls_key: Option<PathBuf>,
-    /// The authority that signed ours and dockerd's certificate
-    #[arg(long, value_name = "PATH", requires = "tls_cert")]
-    tls_ca: Option<PathBuf>,
-    /// dockerd's certificate, named in the .json file [default: ours]
-    #[arg(long, value_name = "PATH", requires = "tls_client_key")]
-    tls_client_cert: Option<PathBuf>,
-    /// Its key
-    #[arg(long, value_name = "PATH", requires = "tls_client_cert")]
-    tls_client_key: Option<PathBuf>,
+    #[command(flatten)]
+    tcp: Tcp,
     /// Supernet of automatic IPv4 pools; may be repeated
     /// [env: SUBLET_V4, GIPAM_V4, KONTENA_IPAM_SUPERNET] [default: 10.80.0.0/12]
     #[arg(long, value_name = "CIDR", value_parser = supernet)]
@@ -158,17 +131,70 @@ struct Serve {
     cleanup_every: Option<Duration>,
 }
 
+/// What cleanup may free.
 #[derive(Clone, Debug, Args)]
-struct Page {
+pub struct Limits {
+    /// Only report.
+    #[arg(skip)]
+    pub dry_run: bool,
+    /// Leave alone what was leased this long before cleanup looked
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, global = true)]
+    pub grace: Duration,
+    /// Leave alone what answers a ping
+    #[arg(long, global = true)]
+    pub probe: bool,
+}
+
+/// A TCP address, and which clients may connect.
+#[derive(Clone, Debug, Args)]
+#[allow(clippy::doc_markdown, reason = "as above")]
+pub struct Tcp {
+    /// Listen on TCP instead [env: SUBLET_ADDRESS, GIPAM_ADDRESS]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub address: Option<String>,
+    /// Where dockerd finds the TCP address; with TLS the same with .json
+    #[arg(long, value_name = "PATH", default_value = "/etc/docker/plugins/sublet.spec")]
+    pub spec: PathBuf,
+    /// Plain TCP on an address that others can reach
+    #[arg(long)]
+    pub insecure: bool,
+    /// TLS, with client certificates.
+    #[command(flatten)]
+    pub tls: Option<Tls>,
+    /// dockerd's certificate, named in the .json file [default: ours]
+    #[arg(long, value_name = "PATH", requires = "tls_client_key")]
+    pub tls_client_cert: Option<PathBuf>,
+    /// Its key
+    #[arg(long, value_name = "PATH", requires = "tls_client_cert")]
+    pub tls_client_key: Option<PathBuf>,
+}
+
+/// PEM files for TLS.
+#[derive(Clone, Debug, Args)]
+pub struct Tls {
+    /// Our certificate (PEM)
+    #[arg(long = "tls-cert", value_name = "PATH", required = false, requires_all = ["key", "ca"])]
+    pub cert: PathBuf,
+    /// Its key
+    #[arg(long = "tls-key", value_name = "PATH", required = false, requires = "cert")]
+    pub key: PathBuf,
+    /// The authority that signed ours and dockerd's certificate
+    #[arg(long = "tls-ca", value_name = "PATH", required = false, requires = "cert")]
+    pub ca: PathBuf,
+}
+
+/// The status page: another face's, which the program puts beside this one.
+#[derive(Debug, Args)]
+pub struct Page {
     /// Serve a read-only status page, its JSON API and Prometheus metrics, over plain HTTP
     #[arg(long, value_name = "HOST:PORT")]
-    http: Option<String>,
+    pub http: Option<String>,
     /// ... also on an address that others can reach: they read all leases
     #[arg(long, requires = "http")]
-    http_public: bool,
+    pub http_public: bool,
     /// A name under which the page may be asked for, beside addresses and localhost; may be repeated
     #[arg(long, value_name = "NAME", requires = "http")]
-    http_name: Vec<String>,
+    pub http_name: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -178,24 +204,8 @@ struct Cleanup {
     dry_run: bool,
 }
 
-/// The status page that is asked for: another face's, which the program puts beside this one.
-pub struct PageWish {
-    /// HOST:PORT.
-    pub address: String,
-    /// Also where others reach it.
-    pub public: bool,
-    /// Names under which it may be asked for.
-    pub names: Vec<String>,
-    /// Of this store.
-    pub store: StoreSpec,
-    /// Node and boot.
-    pub cx: alloc::Context,
-    /// Where lines go.
-    pub log: Log,
-}
-
-/// Opens the status page; it ends when what this gives is dropped.
-pub type OpenPage<'a> = &'a dyn Fn(PageWish) -> Result<Box<dyn Any>>;
+/// Opens the status page if there is to be one; it ends with the process.
+pub type OpenPage<'a> = &'a dyn Fn(&Page, &Backend) -> Result<()>;
 
 /// Looks up a variable of the environment.
 pub type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
@@ -255,16 +265,6 @@ fn flag_or_variable(flag: Option<&String>, env: Env<'_>, names: &[&str]) -> Resu
         Some(text) => Ok(Some(text.clone())),
         None => Ok(first_set(env, names)?.map(|(_, text)| text)),
     }
-}
-
-/// A variable's value, parsed.
-fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(
-    env: Env<'_>,
-    names: &[&str],
-) -> Result<Option<T>> {
-    first_set(env, names)?
-        .map(|(name, value)| value.parse().map_err(|e| anyhow!("{name} is {value:?}: {e}")))
-        .transpose()
 }
 
 /// Whether `JOURNAL_STREAM`, device and inode, is our standard error: a child may inherit the variable
@@ -333,36 +333,21 @@ impl Cli {
         })
     }
 
-    fn limits(&self, dry_run: bool) -> Limits {
-        Limits { dry_run, grace: self.common.grace, probe: self.common.probe }
-    }
-
     fn cleanup(&self, cleanup: &Cleanup, env: Env<'_>, facts: &Facts) -> Result<String> {
         let settings = self.settings(env)?;
         let spec = self.store(env, &self.log(env)?)?;
         let cx = context(facts, &spec)?;
         let mut store = store::open(&spec)?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let listing =
-            runtime.block_on(dockerd::list(&self.common.docker)).context("nothing was freed")?;
-        let limits = self.limits(cleanup.dry_run);
+        let listing = dockerd::list(&self.common.docker).context("nothing was freed")?;
+        let limits = Limits { dry_run: cleanup.dry_run, ..self.common.limits.clone() };
         let report = cleanup::clean(&mut *store, &cx, &settings, &listing, &limits)?;
         Ok(if report.is_empty() { "nothing to do\n".to_owned() } else { format!("{report}\n") })
     }
 
     fn serve(&self, env: Env<'_>, facts: &Facts, page: OpenPage<'_>) -> Result<()> {
         let config = self.server(env, facts)?;
-        let Page { http, http_public, http_name } = self.serve.page.clone();
-        let wish = http.map(|address| PageWish {
-            address,
-            public: http_public,
-            names: http_name,
-            store: config.backend.store.clone(),
-            cx: config.backend.cx.clone(),
-            log: config.backend.log.clone(),
-        });
-        // Before readiness is told; it stays until the last request is answered.
-        let _page = wish.map(page).transpose()?;
+        // Before readiness is reported.
+        page(&self.serve.page, &config.backend)?;
         server::run(config)
     }
 
@@ -376,18 +361,19 @@ impl Cli {
         let imported = self.import_gipam(env, &settings, &store, &cx)?;
         settings.v4 = self.blocks(env, Family::V4, &imported)?;
         settings.v6 = self.blocks(env, Family::V6, &imported)?;
-        let address =
-            flag_or_variable(serve.address.as_ref(), env, &["SUBLET_ADDRESS", "GIPAM_ADDRESS"])?;
-        let tcp = address.filter(|a| !a.is_empty()).map(|address| self.tcp(address));
+        let mut tcp = serve.tcp.clone();
+        let names = ["SUBLET_ADDRESS", "GIPAM_ADDRESS"];
+        let address = flag_or_variable(tcp.address.as_ref(), env, &names)?;
+        tcp.address = address.filter(|address| !address.is_empty());
         let mut sockets = serve.socket.clone();
-        if sockets.is_empty() && tcp.is_none() {
+        if sockets.is_empty() && tcp.address.is_none() {
             sockets.push(PathBuf::from("/run/docker/plugins/sublet.sock"));
         }
         let every = serve.cleanup_every.filter(|every| !every.is_zero());
         let cleanup = every.map(|every| CleanupTimer {
             every,
             docker: self.common.docker.clone(),
-            limits: self.limits(false),
+            limits: self.common.limits.clone(),
         });
         let driver = Driver { settings, routes: host_routes };
         let backend = Backend { driver, store, cx, timeout: serve.timeout, log };
@@ -415,21 +401,6 @@ impl Cli {
             "3" | "error" | "4" | "fatal" => Level::Error,
             _ => bail!("the log level {text:?} is none of debug, info, warn, error, 0 to 3"),
         })
-    }
-
-    fn tcp(&self, address: String) -> Tcp {
-        let serve = &self.serve;
-        let tls = match (&serve.tls_cert, &serve.tls_key, &serve.tls_ca) {
-            (Some(cert), Some(key), Some(ca)) => Some(Tls {
-                cert: cert.clone(),
-                key: key.clone(),
-                ca: ca.clone(),
-                client_cert: serve.tls_client_cert.as_ref().unwrap_or(cert).clone(),
-                client_key: serve.tls_client_key.as_ref().unwrap_or(key).clone(),
-            }),
-            _ => None,
-        };
-        Tcp { address, spec: serve.spec.clone(), insecure: serve.insecure, tls }
     }
 
     /// Where automatic pools of a family come from.
@@ -469,9 +440,10 @@ impl Cli {
             }
             supernets.push(supernet("10.80.0.0/12").map_err(|e| anyhow!(e))?);
         }
-        let len = match len {
-            Some(len) => len,
-            None => parsed(env, sizes)?.unwrap_or(usual),
+        let variable = if len.is_none() { first_set(env, sizes)? } else { None };
+        let len = match variable {
+            Some((name, text)) => text.parse().map_err(|e| anyhow!("{name} is {text:?}: {e}"))?,
+            None => len.unwrap_or(usual),
         };
         let block = |within: Subnet| {
             ensure!(within.family() == family, "{flag} is {within}, of the other family");

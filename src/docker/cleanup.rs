@@ -8,10 +8,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
+use super::args::Limits;
 use super::dockerd::Listing;
 use super::settings::Settings;
 use crate::alloc::{Context, Sweep};
@@ -19,17 +19,6 @@ use crate::engine;
 use crate::model::{Pool, PoolId};
 use crate::net::{Addr, Subnet};
 use crate::store::Store;
-
-/// What may be freed.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// Only report.
-    pub dry_run: bool,
-    /// Keep what was leased this long before the listing, or later.
-    pub grace: Duration,
-    /// Keep what answers a ping.
-    pub probe: bool,
-}
 
 /// What was freed, or would be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -7,17 +7,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::body::Bytes;
-use hyper::header::HOST;
-use hyper::{Request, StatusCode};
 use serde_json::Value;
-use tokio::net::UnixStream;
 
+use crate::liveness::runtimes;
 use crate::model::Timestamp;
 use crate::net::{Addr, Subnet, parse_addr, parse_cidr};
 use crate::sys::host;
-use crate::sys::stream::Stream;
 
 /// All networks, as they were at `started` or later.
 #[derive(Clone, Debug, Default)]
@@ -41,16 +36,13 @@ pub struct Network {
     pub swarm: bool,
 }
 
-/// The largest answer that is read, in bytes: enough for tens of thousands of endpoints.
-const LARGEST_ANSWER: usize = 64 << 20;
-
-/// How long dockerd may take for each answer.
+/// How long dockerd may be silent before and within each answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Asks the dockerd behind `socket`.
-pub async fn list(socket: &Path) -> Result<Listing> {
+pub fn list(socket: &Path) -> Result<Listing> {
     let started = host::now();
-    let all = get(socket, "/networks").await?;
+    let all = get(socket, "/networks")?;
     let mut networks = Vec::new();
     for network in all.as_array().context("dockerd's list of networks is no list")? {
         let driver = network["IPAM"]["Driver"].as_str().unwrap_or_default();
@@ -59,37 +51,17 @@ pub async fn list(socket: &Path) -> Result<Listing> {
         }
         let id = network["Id"].as_str().filter(|id| id.bytes().all(|b| b.is_ascii_alphanumeric()));
         let id = id.context("dockerd lists a network without an ID")?;
-        let whole = get(socket, &format!("/networks/{id}")).await?;
+        let whole = get(socket, &format!("/networks/{id}"))?;
         ensure!(whole["Id"] == network["Id"], "dockerd answers with another network than {id}");
         networks.push(read(&whole).with_context(|| format!("network {id}"))?);
     }
     Ok(Listing { started, networks })
 }
 
-async fn get(socket: &Path, path: &str) -> Result<Value> {
+fn get(socket: &Path, path: &str) -> Result<Value> {
     let what = || format!("cannot ask dockerd on {} for {path}", socket.display());
-    let answer = tokio::time::timeout(TIMEOUT, request(socket, path));
-    answer.await.context("no answer in time").and_then(|answer| answer).with_context(what)
-}
-
-async fn request(socket: &Path, path: &str) -> Result<Value> {
-    let stream = UnixStream::connect(socket).await?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(Stream::plain(stream)).await?;
-    let get = Request::get(path).header(HOST, "docker").body(Empty::<Bytes>::new())?;
-    let talk = async {
-        let response = sender.send_request(get).await?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), LARGEST_ANSWER).collect().await;
-        let body = body.map_err(|e| anyhow::anyhow!(e))?.to_bytes();
-        drop(sender);
-        if status != StatusCode::OK {
-            bail!("it answers {status}: {}", String::from_utf8_lossy(&body));
-        }
-        Ok(serde_json::from_slice(&body)?)
-    };
-    let (answer, _) = tokio::join!(talk, connection);
-    answer
+    let answer = runtimes::ask(socket, path, TIMEOUT).with_context(what)?;
+    runtimes::read(&answer).with_context(what)
 }
 
 /// Reads one network. What is not understood is an error: it may be in use.

@@ -17,10 +17,7 @@ pub mod server;
 mod settings;
 mod wire;
 
-pub use api::{Driver, Reply, Undo, handle, undo};
-pub use cleanup::{Limits, Report, clean};
-pub use dockerd::{Listing, Network};
-pub use routes::host_routes;
+pub use api::{Driver, Undo, handle};
 pub use settings::{Settings, block, supernet};
 
 /// The largest body that is read, in bytes. dockerd's are below 1 KiB; options are an operator's.

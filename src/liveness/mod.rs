@@ -17,9 +17,9 @@ use std::path::{Path, PathBuf};
 
 use self::stale::{Evidence, Listing, Liveness, Namespaces, PathState};
 use crate::alloc::Context;
-use crate::error::shown_network;
+use crate::error::{StoreError, shown_network};
 use crate::model::Lease;
-use crate::store::Problem;
+use crate::store::{Problem, Store};
 
 /// Age in seconds below which a lease is not judged, because its container may still be starting.
 const GRACE: u64 = 60;
@@ -43,9 +43,25 @@ pub fn evidence(
     Evidence { cx: cx.clone(), grace, namespaces, by_netns, listings }
 }
 
-/// A problem for each lease whose network namespace is provably gone, for `sublet doctor`: a store cannot find
-/// these. No runtime is asked.
-pub fn problems(leases: &[Lease], cx: &Context) -> Vec<Problem> {
+/// What the store finds, and a problem for each lease whose network namespace is provably gone, which a store
+/// cannot find. No runtime is asked.
+pub fn problems(store: &mut dyn Store, cx: &Context) -> Result<Vec<Problem>, StoreError> {
+    let mut problems: Vec<Problem> = Vec::new();
+    store.problems(cx, &mut |problem| problems.push(problem))?;
+    // The leases of a damaged store cannot be listed.
+    if !problems.iter().any(|problem| problem.mendable) {
+        let mut leases = Vec::new();
+        store.list(cx, &mut |lease| {
+            if lease.kind.collectable() && lease.origin.netns.is_some() {
+                leases.push(lease);
+            }
+        })?;
+        problems.extend(stale_leases(&leases, cx));
+    }
+    Ok(problems)
+}
+
+fn stale_leases(leases: &[Lease], cx: &Context) -> Vec<Problem> {
     let evidence = evidence(leases, cx, GRACE, true, Vec::new());
     let assessed = leases.iter().zip(stale::assess(leases, &evidence));
     let problems = assessed.filter_map(|(lease, liveness)| match liveness {

@@ -29,31 +29,33 @@ const LONGEST: u64 = 1 << 28;
 /// All containers of the Docker daemon behind a socket.
 pub fn docker(socket: &Path) -> Result<Listing> {
     let name = || format!("docker at {}", socket.display());
-    let answer = ask(socket).with_context(|| format!("cannot ask {}", name()))?;
+    let answer = ask(socket, "/containers/json?all=1", TIMEOUT);
+    let answer = answer.with_context(|| format!("cannot ask {}", name()))?;
     let containers = containers(&answer).with_context(|| format!("{} answered", name()))?;
     Ok(Listing { runtime: "docker".to_owned(), containers })
 }
 
-fn ask(socket: &Path) -> io::Result<Vec<u8>> {
+/// Asks dockerd for a path of its API; returns the answer with its head. No read takes longer than `timeout`.
+pub fn ask(socket: &Path, path: &str, timeout: Duration) -> io::Result<Vec<u8>> {
     let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    stream.set_write_timeout(Some(TIMEOUT))?;
-    // HTTP/1.0: the answer is not chunked and ends with the connection.
-    stream.write_all(b"GET /containers/json?all=1 HTTP/1.0\r\nHost: docker\r\n\r\n")?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(timeout))?;
+    // 1.0: the answer comes in one piece, and ends with the connection.
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: docker\r\n\r\n").as_bytes())?;
     let mut answer = Vec::new();
     stream.take(LONGEST).read_to_end(&mut answer)?;
     Ok(answer)
 }
 
-/// The IDs in an HTTP answer.
-fn containers(answer: &[u8]) -> Result<BTreeSet<String>> {
+/// Reads the JSON of an HTTP answer, if it is whole and the status is 200.
+pub fn read(answer: &[u8]) -> Result<Value> {
     let end = answer.windows(4).position(|w| w == b"\r\n\r\n").context("no HTTP")?;
     let head = String::from_utf8_lossy(&answer[..end]);
     let body = answer.get(end + 4..).unwrap_or_default();
     let mut lines = head.lines();
-    let status = lines.next().unwrap_or_default();
-    if status.split(' ').nth(1) != Some("200") {
-        bail!("{status:?}");
+    let (_, status) = lines.next().unwrap_or_default().split_once(' ').unwrap_or_default();
+    if status.split(' ').next() != Some("200") {
+        bail!("it answers {status}: {}", String::from_utf8_lossy(body));
     }
     for (name, value) in lines.filter_map(|line| line.split_once(':')) {
         let value = value.trim();
@@ -64,9 +66,12 @@ fn containers(answer: &[u8]) -> Result<BTreeSet<String>> {
             bail!("in the encoding {value}, which HTTP/1.0 does not have");
         }
     }
-    let Value::Array(all) = serde_json::from_slice(body).context("no JSON")? else {
-        bail!("no list of containers");
-    };
+    serde_json::from_slice(body).context("no JSON")
+}
+
+/// The IDs in an HTTP answer.
+fn containers(answer: &[u8]) -> Result<BTreeSet<String>> {
+    let Value::Array(all) = read(answer)? else { bail!("no list of containers") };
     let id = |container: &Value| container["Id"].as_str().map(str::to_owned);
     all.iter().map(|c| id(c).context("a container without an Id")).collect()
 }

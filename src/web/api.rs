@@ -167,15 +167,12 @@ impl Answer {
         Answer { status, ..Answer::json(&json!({ "error": why })) }
     }
 
-    /// As HTTP has it; without its body for HEAD.
-    pub fn response(self, method: &Method) -> Response<Full<Bytes>> {
-        let length = self.body.len();
-        let body = if *method == Method::HEAD { Bytes::new() } else { self.body };
-        let mut response = Response::new(Full::new(body));
+    /// As HTTP has it. hyper adds the length, and leaves out the body for HEAD.
+    pub fn response(self) -> Response<Full<Bytes>> {
+        let mut response = Response::new(Full::new(self.body));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(self.kind));
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
         for (name, value) in HEADERS {
             headers.insert(name, HeaderValue::from_static(value));
         }

@@ -10,11 +10,11 @@ use super::snapshot::Snapshot;
 use crate::alloc::Context;
 use crate::error::StoreError;
 use crate::liveness;
-use crate::model::{Event, Lease, Node, StoreSpec};
+use crate::model::{Event, Lease, StoreSpec};
 use crate::net::Addr;
 use crate::rows::{ProblemRow, Time};
 use crate::store;
-use crate::store::{Problem, Store};
+use crate::store::Store;
 use crate::sys::{host, panic};
 use crate::telemetry::counters;
 
@@ -36,7 +36,8 @@ pub type Why = String;
 /// A store, and its newest snapshots.
 pub struct Cache {
     store: StoreSpec,
-    cx: Context,
+    /// The node that answers.
+    pub cx: Context,
     snapshot: Mutex<Option<Cached<Snapshot>>>,
     problems: Mutex<Option<Cached<Problems>>>,
 }
@@ -62,11 +63,6 @@ impl Cache {
     /// An empty cache.
     pub fn new(store: StoreSpec, cx: Context) -> Cache {
         Cache { store, cx, snapshot: Mutex::default(), problems: Mutex::default() }
-    }
-
-    /// The node that answers.
-    pub fn node(&self) -> &Node {
-        &self.cx.node
     }
 
     /// The store's file or servers.
@@ -113,7 +109,11 @@ impl Cache {
     /// The problems of the store.
     pub fn problems(&self) -> Arc<Problems> {
         let looked = Time(host::now());
-        let find = || self.read(|store, cx| Ok(Problems { looked, rows: problems(store, cx)? }));
+        let find = || {
+            let mut found = self.read(liveness::problems)?;
+            found.sort_by_key(|problem| !problem.mendable);
+            Ok(Problems { looked, rows: found.into_iter().map(ProblemRow::new).collect() })
+        };
         // A store that cannot be read any more is reported at once.
         let readable = self.snapshot().is_ok();
         let has_error = |cached: &Cached<Problems>| {
@@ -165,22 +165,4 @@ fn fresh<T>(
     let fresh_until = Instant::now() + keep.max(began.elapsed() * TIMES);
     *cached = Some(Cached { value: value.clone(), fresh_until });
     value
-}
-
-/// What `sublet doctor` finds, errors first.
-fn problems(store: &mut dyn Store, cx: &Context) -> Result<Vec<ProblemRow>, StoreError> {
-    let mut found: Vec<Problem> = Vec::new();
-    store.problems(cx, &mut |problem| found.push(problem))?;
-    // The leases of a damaged store cannot be listed.
-    if !found.iter().any(|problem| problem.mendable) {
-        let mut leases = Vec::new();
-        store.list(cx, &mut |lease| {
-            if lease.kind.collectable() && lease.origin.netns.is_some() {
-                leases.push(lease);
-            }
-        })?;
-        found.extend(liveness::problems(&leases, cx));
-    }
-    found.sort_by_key(|problem| !problem.mendable);
-    Ok(found.into_iter().map(ProblemRow::new).collect())
 }

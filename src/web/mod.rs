@@ -10,4 +10,4 @@ mod metrics;
 mod serve;
 mod snapshot;
 
-pub use serve::{PageOptions, Site, open};
+pub use serve::open;

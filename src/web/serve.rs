@@ -6,7 +6,6 @@
 use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -15,7 +14,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use serde_json::json;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::Semaphore;
 
 use super::api;
 use super::api::{Answer, JSON, PROMETHEUS, Question};
@@ -39,39 +38,6 @@ const LONGEST: Duration = Duration::from_secs(30);
 /// The largest head of a request, in bytes.
 const HEAD: usize = 16 << 10;
 
-/// Options of the page.
-pub struct PageOptions {
-    /// HOST:PORT.
-    pub address: String,
-    /// Also an address that others reach.
-    pub public: bool,
-    /// Names under which it may be asked for, beside addresses and localhost.
-    pub names: Vec<String>,
-    /// Which store.
-    pub store: StoreSpec,
-    /// Node and boot.
-    pub cx: Context,
-    /// Where lines go.
-    pub log: Log,
-}
-
-/// A page that is served until this is dropped.
-pub struct Site {
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-    /// Where it listens.
-    pub at: SocketAddr,
-}
-
-impl Drop for Site {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
 /// What every request needs.
 struct Host {
     cache: Cache,
@@ -79,28 +45,32 @@ struct Host {
     log: Log,
 }
 
-/// Listens, and serves from a thread of its own.
-pub fn open(options: PageOptions) -> Result<Site> {
-    let PageOptions { address, public, names, store, cx, log } = options;
-    let listener = listen(&address, public)?;
+/// Listens on `address` (HOST:PORT), and serves a store from a thread of its own. Only if `public`, others
+/// than this host can reach the address. `names` are allowed in requests beside addresses and localhost.
+pub fn open(
+    address: &str,
+    public: bool,
+    names: Vec<String>,
+    store: StoreSpec,
+    cx: Context,
+    log: Log,
+) -> Result<()> {
+    let listener = listen(address, public)?;
     let at = listener.local_addr()?;
     listener.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     log.write(&Entry::new(Level::Info, format!("the status page is at http://{at}/")));
     let host = Arc::new(Host { cache: Cache::new(store, cx), names, log });
-    let (stop, stopped) = oneshot::channel::<()>();
-    let thread = std::thread::Builder::new().name("page".to_owned()).spawn(move || {
+    // Ends with the process.
+    std::thread::Builder::new().name("page".to_owned()).spawn(move || {
         runtime.block_on(async {
             tokio::select! {
                 () = accept(listener, host.clone()) => {}
                 () = drop_idle(&host) => {}
-                _ = stopped => {}
             }
         });
-        // A read that hangs on its disk does not keep the process.
-        runtime.shutdown_timeout(Duration::from_secs(1));
     })?;
-    Ok(Site { stop: Some(stop), thread: Some(thread), at })
+    Ok(())
 }
 
 fn listen(address: &str, public: bool) -> Result<TcpListener> {
@@ -170,7 +140,10 @@ async fn respond(
         Ok(question) => {
             let host = host.clone();
             // Looking blocks: not in the thread that serves the others.
-            let work = tokio::task::spawn_blocking(move || host.answer(&question));
+            let work = tokio::task::spawn_blocking(move || {
+                let answer = host.answer(&question);
+                answer.unwrap_or_else(|why| Answer::no(StatusCode::SERVICE_UNAVAILABLE, &why))
+            });
             work.await.unwrap_or_else(|e| {
                 let why =
                     e.try_into_panic().map_or_else(|e| e.to_string(), |p| panic::explain(&*p).msg);
@@ -186,21 +159,16 @@ async fn respond(
         .with("outcome", answer.status.as_str());
     entry.took = Some(began.elapsed());
     host.log.write(&entry);
-    Ok(answer.response(&head.method))
+    Ok(answer.response())
 }
 
 impl Host {
-    fn answer(&self, question: &Question) -> Answer {
-        let answer = self.try_answer(question);
-        answer.unwrap_or_else(|why| Answer::no(StatusCode::SERVICE_UNAVAILABLE, &why))
-    }
-
-    fn try_answer(&self, question: &Question) -> Result<Answer, Why> {
+    fn answer(&self, question: &Question) -> Result<Answer, Why> {
         Ok(match question {
             Question::Asset(kind, text) => Answer::of(kind, *text),
             Question::Pools => {
                 let snapshot = self.cache.snapshot()?;
-                Answer::json(&snapshot.pools(self.cache.node(), &self.cache.place()))
+                Answer::json(&snapshot.pools(&self.cache.cx.node, &self.cache.place()))
             }
             Question::Leases(network) => {
                 Answer::of(JSON, self.cache.snapshot()?.leases(network.as_deref()))

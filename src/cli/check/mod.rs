@@ -17,16 +17,15 @@ use super::screen::{Screen, Tone, visible};
 use super::table::{Table, cell};
 use super::tables::count;
 use super::{Call, ProblemsFound, StoreArgs, World, lease_file};
-use crate::alloc::NetworkRanges;
 use crate::config;
 use crate::config::lint;
 use crate::config::lint::{Finding, Inspection};
 use crate::config::{Config, Position};
 use crate::error::StoreError;
 use crate::model::{Persist, StoreSpec};
-use crate::net::{Range, RangeSet, Span};
+use crate::net::{RangeSet, Span};
 use crate::store;
-use shape::{Overlap, Report};
+use shape::{Overlap, RangeRow, Report};
 
 /// Look at network configurations without leasing anything.
 ///
@@ -79,31 +78,30 @@ fn stores(args: &StoreArgs, files: &[File]) -> Result<Vec<StoreSpec>> {
     Ok(specs)
 }
 
-/// The networks that a store has. There may be no store yet, which has none.
-fn standing(
+/// Adds the networks that a store has and no file: what a file says of a network is what will be. There may be
+/// no store yet, which has none.
+fn add_standing(
+    claims: &mut Vec<Claim>,
     spec: &StoreSpec,
     world: World<'_>,
-) -> Result<(String, Vec<NetworkRanges>), StoreError> {
+) -> Result<(), StoreError> {
     let place = match spec {
         StoreSpec::Embedded { path, .. } => path.display().to_string(),
         _ => "the cluster".to_owned(),
     };
-    let definitions = store::open(spec)?.networks(&world.facts.context())?;
-    Ok((place, definitions))
-}
-
-/// Those of networks that are in no file: what a file says of a network is what will be.
-fn add_standing(claims: &mut Vec<Claim>, place: &str, definitions: &[NetworkRanges]) {
     let asked: HashSet<String> = claims.iter().map(|claim| claim.network.clone()).collect();
-    for definition in definitions.iter().filter(|d| !asked.contains(d.network.as_str())) {
-        claims.extend(definition.bounds.iter().map(|bounds| Claim {
-            place: place.to_owned(),
-            network: definition.network.to_string(),
-            set: definition.set.0.clone(),
-            bounds: *bounds,
-            asked: false,
-        }));
+    for known in store::open(spec)?.networks(&world.facts.context())? {
+        if !asked.contains(known.network.as_str()) {
+            claims.extend(known.bounds.iter().map(|bounds| Claim {
+                place: place.clone(),
+                network: known.network.to_string(),
+                set: known.set.0.clone(),
+                bounds: *bounds,
+                asked: false,
+            }));
+        }
     }
+    Ok(())
 }
 
 impl Check {
@@ -112,9 +110,8 @@ impl Check {
         let mut claims = claims(&files);
         let mut unseen = Vec::new();
         for spec in stores(call.args, &files)? {
-            match standing(&spec, call.world) {
-                Ok((place, definitions)) => add_standing(&mut claims, &place, &definitions),
-                Err(e) => unseen.push(e.to_string()),
+            if let Err(e) = add_standing(&mut claims, &spec, call.world) {
+                unseen.push(e.to_string());
             }
         }
         let overlaps = overlaps(&claims);
@@ -160,37 +157,29 @@ impl Check {
                     .read_to_end(&mut bytes)
                     .context("standard input")?;
                 files.push(File { name: shown(), found: lint::bytes_of(&bytes) });
-            } else if path.is_dir() {
-                let names = folder(path).with_context(shown)?;
-                if names.is_empty() {
-                    return Err(anyhow!("{}: no *.conf, *.conflist or *.json in it", shown()));
-                }
-                for path in names {
-                    files.push(one(&path)?);
-                }
-            } else {
-                files.push(one(path)?);
+                continue;
+            }
+            let is_folder = path.is_dir();
+            let paths =
+                if is_folder { folder(path).with_context(shown)? } else { vec![path.clone()] };
+            if paths.is_empty() {
+                return Err(anyhow!("{}: no *.conf, *.conflist or *.json in it", shown()));
+            }
+            for path in paths {
+                let name = path.display().to_string();
+                let found = lint::file(&path).with_context(|| name.clone())?;
+                files.push(File { name, found });
             }
         }
         Ok(files)
     }
 }
 
-fn one(path: &Path) -> Result<File> {
-    let name = path.display().to_string();
-    let found = lint::file(path).with_context(|| name.clone())?;
-    Ok(File { name, found })
-}
-
 fn folder(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(path)? {
-        let path = entry?.path();
-        let ending = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
-        if ENDINGS.contains(&ending) {
-            found.push(path);
-        }
-    }
+    let entries = fs::read_dir(path)?.map(|entry| Ok(entry?.path()));
+    let mut found: Vec<PathBuf> = entries.collect::<io::Result<_>>()?;
+    found
+        .retain(|path| path.extension().is_some_and(|e| ENDINGS.iter().any(|ending| e == *ending)));
     found.sort();
     Ok(found)
 }
@@ -271,27 +260,13 @@ fn print(file: &File, call: &mut Call<'_>) -> Result<()> {
 }
 
 fn ranges(config: &Config, screen: &Screen) -> String {
-    let of_set = |(i, set)| RangeSet::ranges(set).iter().map(move |range| (i, range));
-    let rows: Vec<(usize, &Range)> = config.sets.iter().enumerate().flat_map(of_set).collect();
-    Table::of(&rows)
-        .number("SET", |(set, _)| cell(set))
-        .whole("SUBNET", |(_, range)| cell(range.subnet()))
-        .whole("FIRST", |(_, range)| cell(range.bounds().first))
-        .whole("LAST", |(_, range)| cell(range.bounds().last))
-        .number("SIZE", |(_, range)| cell(count(size(range))))
-        .whole("GATEWAY", |(_, range)| range.gateway().map_or_else(|| cell("none"), cell))
-        .number("EXCLUDED", |(_, range)| cell(count(excluded(range))))
+    Table::of(RangeRow::all(&config.sets))
+        .number("SET", |row| cell(row.range_set))
+        .whole("SUBNET", |row| cell(&row.subnet))
+        .whole("FIRST", |row| cell(row.first.0))
+        .whole("LAST", |row| cell(row.last.0))
+        .number("SIZE", |row| cell(count(row.size)))
+        .whole("GATEWAY", |row| row.gateway.map_or_else(|| cell("none"), |addr| cell(addr.0)))
+        .number("EXCLUDED", |row| cell(count(row.excluded)))
         .render(screen)
-}
-
-/// Number of addresses that can be allocated from a range.
-pub fn size(range: &Range) -> u128 {
-    range.spans().iter().map(|span| span.size()).fold(0, u128::saturating_add)
-}
-
-/// How many of its addresses `exclude` leaves out, the gateway not counted.
-pub fn excluded(range: &Range) -> u128 {
-    let gateway = range.gateway().filter(|g| range.contains(*g));
-    let kept = size(range).saturating_add(u128::from(gateway.is_some()));
-    range.bounds().size().saturating_sub(kept)
 }

@@ -4,9 +4,9 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{File, excluded, size};
+use super::File;
 use crate::config::lint::{Finding, Part};
-use crate::net::{Addr, Range};
+use crate::net::{Addr, Range, RangeSet};
 use crate::rows::Text;
 
 #[derive(Serialize)]
@@ -41,15 +41,17 @@ struct Plugin<'a> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct RangeRow {
-    range_set: usize,
-    subnet: String,
-    first: Text<Addr>,
-    last: Text<Addr>,
-    size: u128,
+pub(super) struct RangeRow {
+    pub(super) range_set: usize,
+    pub(super) subnet: String,
+    pub(super) first: Text<Addr>,
+    pub(super) last: Text<Addr>,
+    /// Number of addresses that can be allocated.
+    pub(super) size: u128,
     #[serde(skip_serializing_if = "Option::is_none")]
-    gateway: Option<Text<Addr>>,
-    excluded: u128,
+    pub(super) gateway: Option<Text<Addr>>,
+    /// Number of addresses that `exclude` leaves out, the gateway not counted.
+    pub(super) excluded: u128,
 }
 
 #[derive(Serialize)]
@@ -102,28 +104,36 @@ impl<'a> Report<'a> {
 
 fn plugin(part: &Part) -> Plugin<'_> {
     let config = part.config.as_ref();
-    let sets = config.map(|c| c.sets.as_slice()).unwrap_or_default();
-    let rows =
-        sets.iter().enumerate().flat_map(|(i, set)| set.ranges().iter().map(move |r| (i, r)));
     Plugin {
         plugin: &part.plugin,
         ipam: &part.ipam,
         ours: part.ours,
         network: config.map(|c| c.cleanup.network.as_str()),
         set: config.map(|c| c.cleanup.set.0.as_str()),
-        ranges: rows.map(|(i, range)| row(i, range)).collect(),
+        ranges: config.map(|c| RangeRow::all(&c.sets)).unwrap_or_default(),
     }
 }
 
-fn row(range_set: usize, range: &Range) -> RangeRow {
-    RangeRow {
-        range_set,
-        subnet: range.subnet().to_string(),
-        first: Text(range.bounds().first),
-        last: Text(range.bounds().last),
-        size: size(range),
-        gateway: range.gateway().map(Text),
-        excluded: excluded(range),
+impl RangeRow {
+    pub(super) fn all(sets: &[RangeSet]) -> Vec<RangeRow> {
+        let of_set = |(i, set)| RangeSet::ranges(set).iter().map(move |r| RangeRow::new(i, r));
+        sets.iter().enumerate().flat_map(of_set).collect()
+    }
+
+    fn new(range_set: usize, range: &Range) -> RangeRow {
+        let bounds = range.bounds();
+        let size = range.spans().iter().map(|span| span.size()).fold(0, u128::saturating_add);
+        let gateway = range.gateway().filter(|g| range.contains(*g));
+        let kept = size.saturating_add(u128::from(gateway.is_some()));
+        RangeRow {
+            range_set,
+            subnet: range.subnet().to_string(),
+            first: Text(bounds.first),
+            last: Text(bounds.last),
+            size,
+            gateway: range.gateway().map(Text),
+            excluded: bounds.size().saturating_sub(kept),
+        }
     }
 }
 

@@ -67,16 +67,9 @@ struct Known {
 impl Map {
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
         let mut open = call.open()?;
-        let prefix = if self.what.contains('/') && self.what.parse::<Addr>().is_err() {
-            // A pool's name has a slash as well.
-            subnet(&self.what).ok()
-        } else {
-            None
-        };
-        let known = match prefix {
-            Some(prefix) => by_prefix(prefix, &mut open)?,
-            None => by_name(&self.what, &mut open)?,
-        };
+        // A pool's name has a slash as well.
+        let prefix = subnet(&self.what).ok();
+        let known = known(&self.what, prefix, &mut open)?;
         let wholes = match (self.zoom, prefix) {
             (Some(zoom), _) | (None, Some(zoom)) => vec![zoom],
             (None, None) => pieces(&known),
@@ -88,7 +81,18 @@ impl Map {
             let frame = self.frame(call.screen);
             let picture = draw(&space, &frame);
             if self.json {
-                shapes.push(Shape::new(whole, &space, &picture));
+                let row = |(index, count): (&usize, &Count)| Cell {
+                    block: picture.block(space.subnet, *index),
+                    count: *count,
+                    excluded: count.within.saturating_sub(count.allocatable),
+                };
+                shapes.push(Shape {
+                    space: whole.to_string(),
+                    drawn: space.subnet.to_string(),
+                    columns: picture.columns,
+                    cell_prefix: picture.cell,
+                    cells: picture.counts.iter().map(row).collect(),
+                });
                 continue;
             }
             if i > 0 {
@@ -123,39 +127,30 @@ fn mark(holder: &Holder) -> Option<Mark> {
     })
 }
 
-fn extents(open: &mut OpenStore) -> Result<Vec<Extent>> {
-    Ok(Extent::all(&open.store.networks(&open.cx)?, &open.store.pools()?))
-}
-
-/// All that is in a prefix, of whichever network.
-fn by_prefix(prefix: Subnet, open: &mut OpenStore) -> Result<Known> {
-    let mut extents = extents(open)?;
-    extents.retain(|e| e.range.overlaps(prefix.into()));
-    let mut marks = Vec::new();
-    open.store.occupancy(&open.cx, &mut |_, addr, holder| {
-        if prefix.contains(addr) {
-            marks.extend(mark(holder).map(|mark| (addr, mark)));
-        }
-    })?;
-    // Networks may have the same address, each for itself; it is one place in the picture.
-    marks.sort_by_key(|(addr, _)| *addr);
-    marks.dedup_by_key(|(addr, _)| *addr);
-    Ok(Known { title: "all networks".to_owned(), extents, marks })
-}
-
-/// All of a network, or of a pool.
-fn by_name(name: &str, open: &mut OpenStore) -> Result<Known> {
-    let mut extents = extents(open)?;
-    extents.retain(|e| e.network == name);
+/// What is known of a prefix, of whichever network, or of a network or a pool.
+fn known(name: &str, prefix: Option<Subnet>, open: &mut OpenStore) -> Result<Known> {
+    let mut extents = Extent::all(&open.store.networks(&open.cx)?, &open.store.pools()?);
+    extents.retain(|e| prefix.map_or(e.network == name, |prefix| e.range.overlaps(prefix.into())));
     let mut marks = Vec::new();
     open.store.occupancy(&open.cx, &mut |set, addr, holder| {
-        // Networks that share a set of leases take each other's addresses.
-        let shared = extents.iter().any(|e| e.set == *set && e.range.contains(addr));
-        let own = matches!(holder, Holder::Leased(lease) if shown_network(lease) == name);
-        if shared || own {
+        let is_wanted = prefix.map_or_else(
+            || {
+                // Networks that share a set of leases take each other's addresses.
+                let shared = extents.iter().any(|e| e.set == *set && e.range.contains(addr));
+                shared || matches!(holder, Holder::Leased(lease) if shown_network(lease) == name)
+            },
+            |prefix| prefix.contains(addr),
+        );
+        if is_wanted {
             marks.extend(mark(holder).map(|mark| (addr, mark)));
         }
     })?;
+    if prefix.is_some() {
+        // Networks may have the same address, each for itself; it is one place in the picture.
+        marks.sort_by_key(|(addr, _)| *addr);
+        marks.dedup_by_key(|(addr, _)| *addr);
+        return Ok(Known { title: "all networks".to_owned(), extents, marks });
+    }
     if extents.is_empty() && marks.is_empty() {
         return Err(anyhow!(
             "{} is no network or pool that {} knows, and no prefix; see `sublet pools`",
@@ -261,9 +256,9 @@ fn show(
             "drawn is {drawn} of {whole}: all that is taken is there; --zoom {whole} draws the rest"
         )?;
     }
-    let present = picture.looks();
-    let legend = LEGEND.iter().filter(|(look, _)| present.contains(look)).map(|(look, name)| {
-        let name = if single && *look == Look::Full { "leased" } else { name };
+    let present: Vec<Look> = picture.counts.values().map(Look::of).collect();
+    let legend = LEGEND.iter().filter(|look| present.contains(look)).map(|look| {
+        let name = if single && *look == Look::FULL { "leased" } else { look.name };
         format!("{} {name}", look.sample(frame))
     });
     Ok(writeln!(out, "{}", legend.collect::<Vec<_>>().join("  "))?)
@@ -282,37 +277,11 @@ struct Shape {
 
 /// A cell with anything in it.
 #[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
 struct Cell {
     block: String,
-    used: u128,
-    reserved: u128,
-    gateway: u128,
-    cooling: u128,
-    /// What can be allocated, in use or not.
-    size: u128,
+    #[serde(flatten)]
+    count: Count,
     excluded: u128,
-}
-
-impl Shape {
-    fn new(whole: Subnet, space: &Space, picture: &Picture) -> Shape {
-        let cell = |(index, c): (&usize, &Count)| Cell {
-            block: picture.block(space.subnet, *index),
-            used: c.used,
-            reserved: c.reserved,
-            gateway: c.gateway,
-            cooling: c.cooling,
-            size: c.allocatable,
-            excluded: c.within.saturating_sub(c.allocatable),
-        };
-        Shape {
-            space: whole.to_string(),
-            drawn: space.subnet.to_string(),
-            columns: picture.columns,
-            cell_prefix: picture.cell,
-            cells: picture.counts.iter().map(cell).collect(),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use anstyle::{Ansi256Color, Color, Style};
+use serde::Serialize;
 
 use crate::net::{Addr, Span, Subnet};
 
@@ -58,7 +59,7 @@ impl Frame {
 }
 
 /// What one cell stands for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Count {
     /// Leased.
     pub used: u128,
@@ -69,8 +70,10 @@ pub struct Count {
     /// Cooling down.
     pub cooling: u128,
     /// What can be allocated, in use or not.
+    #[serde(rename = "size")]
     pub allocatable: u128,
     /// What lies between the bounds of a range.
+    #[serde(skip)]
     pub within: u128,
 }
 
@@ -95,106 +98,70 @@ impl Picture {
         let first = Addr::from_bits(subnet.family(), subnet.first().bits() + offset);
         first.map(|addr| addr.prefix(self.cell).to_string()).unwrap_or_default()
     }
-
-    /// What there is to be seen.
-    pub fn looks(&self) -> Vec<Look> {
-        let mut looks: Vec<Look> = Vec::new();
-        for look in self.counts.values().map(Look::of) {
-            if !looks.contains(&look) {
-                looks.push(look);
-            }
-        }
-        looks
-    }
 }
 
 /// How a cell looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Look {
-    /// In no range.
-    Outside,
-    /// Allocatable, and nothing of it is in use.
-    Free,
-    /// Less than a third is leased.
-    Few,
-    /// Less than two thirds.
-    Half,
-    /// Not all.
-    Most,
-    /// All that can be.
-    Full,
-    /// Reserved.
-    Reserved,
-    /// A gateway's.
-    Gateway,
-    /// Cooling down.
-    Cooling,
-    /// Never allocated: excluded, or the gateway that a configuration names.
-    Excluded,
+pub struct Look {
+    /// Its name in the legend.
+    pub name: &'static str,
+    /// The character that shows it where no color does, and the same in ASCII.
+    glyphs: (char, char),
+    /// Its color, of the 256 that terminals share.
+    color: u8,
 }
 
-/// All looks with their names, for the legend.
-pub const LEGEND: [(Look, &str); 10] = [
-    (Look::Full, "full"),
-    (Look::Most, "over 2/3"),
-    (Look::Half, "over 1/3"),
-    (Look::Few, "some"),
-    (Look::Free, "free"),
-    (Look::Reserved, "reserved"),
-    (Look::Gateway, "gateway"),
-    (Look::Cooling, "cooling"),
-    (Look::Excluded, "never given"),
-    (Look::Outside, "in no range"),
+/// All looks, in the order of the legend.
+pub const LEGEND: [Look; 10] = [
+    Look::FULL,
+    Look::MOST,
+    Look::HALF,
+    Look::FEW,
+    Look::FREE,
+    Look::RESERVED,
+    Look::GATEWAY,
+    Look::COOLING,
+    Look::EXCLUDED,
+    Look::OUTSIDE,
 ];
 
 impl Look {
-    fn of(count: &Count) -> Look {
+    /// All that can be is leased.
+    pub const FULL: Look = Look::new("full", ('\u{2588}', '#'), 40);
+    /// Not all.
+    const MOST: Look = Look::new("over 2/3", ('\u{2593}', '%'), 34);
+    /// Less than two thirds.
+    const HALF: Look = Look::new("over 1/3", ('\u{2592}', '+'), 28);
+    /// Less than a third is leased.
+    const FEW: Look = Look::new("some", ('\u{2591}', '-'), 22);
+    /// Allocatable, and nothing of it is in use.
+    const FREE: Look = Look::new("free", ('\u{b7}', '.'), 240);
+    const RESERVED: Look = Look::new("reserved", ('R', 'R'), 127);
+    const GATEWAY: Look = Look::new("gateway", ('G', 'G'), 33);
+    const COOLING: Look = Look::new("cooling", ('~', '~'), 44);
+    /// Never allocated: excluded, or the gateway that a configuration names.
+    const EXCLUDED: Look = Look::new("never given", ('x', 'x'), 94);
+    const OUTSIDE: Look = Look::new("in no range", (' ', ' '), 233);
+
+    const fn new(name: &'static str, glyphs: (char, char), color: u8) -> Look {
+        Look { name, glyphs, color }
+    }
+
+    /// How a cell with these counts looks.
+    pub fn of(count: &Count) -> Look {
         // What a reservation takes out of a range is no share of what can be leased.
         let leasable = count.allocatable.saturating_sub(count.reserved);
         match count.used {
-            0 if count.reserved > 0 => Look::Reserved,
-            0 if count.cooling > 0 => Look::Cooling,
-            0 if count.allocatable > 0 => Look::Free,
-            0 if count.gateway > 0 => Look::Gateway,
-            0 if count.within > 0 => Look::Excluded,
-            0 => Look::Outside,
-            used if used >= leasable => Look::Full,
-            used if used / 2 >= leasable / 3 => Look::Most,
-            used if used >= leasable / 3 => Look::Half,
-            _ => Look::Few,
-        }
-    }
-
-    /// The character that shows it where no color does.
-    pub fn glyph(self, unicode: bool) -> char {
-        let (block, plain) = match self {
-            Look::Full => ('\u{2588}', '#'),
-            Look::Most => ('\u{2593}', '%'),
-            Look::Half => ('\u{2592}', '+'),
-            Look::Few => ('\u{2591}', '-'),
-            Look::Free => ('\u{b7}', '.'),
-            Look::Reserved => ('R', 'R'),
-            Look::Gateway => ('G', 'G'),
-            Look::Cooling => ('~', '~'),
-            Look::Excluded => ('x', 'x'),
-            Look::Outside => (' ', ' '),
-        };
-        if unicode { block } else { plain }
-    }
-
-    /// Its color, of the 256 that terminals share.
-    pub const fn color(self) -> u8 {
-        match self {
-            Look::Outside => 233,
-            Look::Free => 240,
-            Look::Few => 22,
-            Look::Half => 28,
-            Look::Most => 34,
-            Look::Full => 40,
-            Look::Reserved => 127,
-            Look::Gateway => 33,
-            Look::Cooling => 44,
-            Look::Excluded => 94,
+            0 if count.reserved > 0 => Look::RESERVED,
+            0 if count.cooling > 0 => Look::COOLING,
+            0 if count.allocatable > 0 => Look::FREE,
+            0 if count.gateway > 0 => Look::GATEWAY,
+            0 if count.within > 0 => Look::EXCLUDED,
+            0 => Look::OUTSIDE,
+            used if used >= leasable => Look::FULL,
+            used if used / 2 >= leasable / 3 => Look::MOST,
+            used if used >= leasable / 3 => Look::HALF,
+            _ => Look::FEW,
         }
     }
 
@@ -209,7 +176,7 @@ impl Look {
 }
 
 fn foreground(look: Look) -> Style {
-    Style::new().fg_color(Some(Color::Ansi256(Ansi256Color(look.color()))))
+    Style::new().fg_color(Some(Color::Ansi256(Ansi256Color(look.color))))
 }
 
 /// Draws it.
@@ -221,7 +188,7 @@ pub fn draw(space: &Space, frame: &Frame) -> Picture {
     let looks: Vec<Vec<Look>> = (0..grid.rows)
         .map(|y| {
             (0..grid.columns)
-                .map(|x| counts.get(&grid.index(x, y)).map_or(Look::Outside, Look::of))
+                .map(|x| counts.get(&grid.index(x, y)).map_or(Look::OUTSIDE, Look::of))
                 .collect()
         })
         .collect();
@@ -337,12 +304,12 @@ fn line(rows: &[Vec<Look>], frame: &Frame) -> String {
     for run in cells.chunk_by(|a, b| a == b) {
         let (look, below) = run[0];
         let (glyph, wide) = match frame.rows_in_line() {
-            1 => (look.glyph(frame.unicode), 2),
+            1 => (if frame.unicode { look.glyphs.0 } else { look.glyphs.1 }, 2),
             _ => ('\u{2580}', 1),
         };
         let text = glyph.to_string().repeat(run.len() * wide);
         if frame.color && glyph != ' ' {
-            let ground = below.map(|look| Color::Ansi256(Ansi256Color(look.color())));
+            let ground = below.map(|look| Color::Ansi256(Ansi256Color(look.color)));
             let style = foreground(look).bg_color(ground);
             let _ = write!(out, "{style}{text}{style:#}");
         } else {
@@ -433,12 +400,12 @@ mod tests {
     #[test]
     fn the_shade_of_a_block_is_its_fill() {
         let full = Count { used: 6, allocatable: 6, within: 6, ..Count::default() };
-        for (used, look) in [(0, Look::Free), (1, Look::Few), (2, Look::Half), (4, Look::Most)] {
+        for (used, look) in [(0, Look::FREE), (1, Look::FEW), (2, Look::HALF), (4, Look::MOST)] {
             assert_eq!(Look::of(&Count { used, ..full }), look, "{used}");
         }
-        assert_eq!(Look::of(&full), Look::Full);
+        assert_eq!(Look::of(&full), Look::FULL);
         // Not one of the leasable ones is left.
-        assert_eq!(Look::of(&Count { used: 4, reserved: 2, ..full }), Look::Full);
+        assert_eq!(Look::of(&Count { used: 4, reserved: 2, ..full }), Look::FULL);
     }
 
     #[test]
@@ -449,7 +416,7 @@ mod tests {
         let plain = anstream::adapter::strip_str(&picture.lines[0]).to_string();
         assert_eq!(plain, "\u{2580}".repeat(4));
         // Its upper or its lower half.
-        let full = format!("8;5;{}m", Look::Full.color());
+        let full = format!("8;5;{}m", Look::FULL.color);
         assert!(picture.lines[0].contains(&full), "{:?}", picture.lines);
     }
 }

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
-use super::Tcp;
+use crate::docker::args::Tcp;
 
 /// A file that is removed when the server ends, unless another process has replaced it.
 pub struct Published {
@@ -90,8 +90,8 @@ pub fn publish_tcp(tcp: &Tcp, at: SocketAddr) -> Result<Published> {
                 "TLSConfig": {
                     "InsecureSkipVerify": false,
                     "CAFile": show(&tls.ca),
-                    "CertFile": show(&tls.client_cert),
-                    "KeyFile": show(&tls.client_key),
+                    "CertFile": show(tcp.tls_client_cert.as_ref().unwrap_or(&tls.cert)),
+                    "KeyFile": show(tcp.tls_client_key.as_ref().unwrap_or(&tls.key)),
                 },
             });
             (path, format!("{text:#}\n"))

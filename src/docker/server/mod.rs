@@ -25,8 +25,8 @@ use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 
 use self::worker::Queue;
+use super::args::{Limits, Tcp};
 use super::cleanup;
-use super::cleanup::Limits;
 use super::dockerd;
 use crate::config::Level;
 use crate::store;
@@ -39,32 +39,6 @@ const DRAIN: Duration = Duration::from_secs(15);
 /// How long an idle connection, and the queue of connections that are not accepted yet, may still bring
 /// a request at shutdown: dockerd sent it before.
 const LINGER: Duration = Duration::from_millis(250);
-
-/// A TCP address, and which clients may connect.
-pub struct Tcp {
-    /// HOST:PORT.
-    pub address: String,
-    /// Where dockerd looks for it.
-    pub spec: PathBuf,
-    /// Plain TCP on an address that others can reach.
-    pub insecure: bool,
-    /// TLS, with client certificates.
-    pub tls: Option<Tls>,
-}
-
-/// PEM files for TLS.
-pub struct Tls {
-    /// The server's certificate.
-    pub cert: PathBuf,
-    /// The server's key.
-    pub key: PathBuf,
-    /// The authority that signed the certificates of the server and of dockerd.
-    pub ca: PathBuf,
-    /// dockerd's certificate.
-    pub client_cert: PathBuf,
-    /// dockerd's key.
-    pub client_key: PathBuf,
-}
 
 /// Cleanup at intervals.
 pub struct CleanupTimer {
@@ -80,8 +54,8 @@ pub struct CleanupTimer {
 pub struct ServerConfig {
     /// Unix sockets.
     pub sockets: Vec<PathBuf>,
-    /// TCP.
-    pub tcp: Option<Tcp>,
+    /// TCP, if it has an address.
+    pub tcp: Tcp,
     /// The driver and its store.
     pub backend: Backend,
     /// Cleanup at intervals.
@@ -107,8 +81,8 @@ pub fn run(config: ServerConfig) -> Result<()> {
             listeners.inherit(&mut inherited)?;
         } else {
             listeners.unix(&sockets)?;
-            if let Some(tcp) = &tcp {
-                listeners.tcp(tcp)?;
+            if let Some(address) = &tcp.address {
+                listeners.tcp(address, &tcp)?;
             }
         }
         let mut term = signal(SignalKind::terminate())?;
@@ -131,8 +105,9 @@ pub fn run(config: ServerConfig) -> Result<()> {
         let _ = tokio::time::timeout(DRAIN, ended.recv()).await;
         Ok(())
     });
-    // Ends the connections that did not drain; the workers undo what was not delivered.
-    drop(runtime);
+    // Ends the connections that did not drain; the workers undo what was not delivered. A cleanup that
+    // waits for dockerd does not keep the process.
+    runtime.shutdown_timeout(DRAIN);
     drop(queue);
     for worker in workers {
         let _ = worker.join();
@@ -196,9 +171,9 @@ impl Listeners {
         Ok(())
     }
 
-    fn tcp(&mut self, tcp: &Tcp) -> Result<()> {
-        let listener = std::net::TcpListener::bind(&tcp.address)
-            .with_context(|| format!("cannot listen on {}", tcp.address))?;
+    fn tcp(&mut self, address: &str, tcp: &Tcp) -> Result<()> {
+        let listener = std::net::TcpListener::bind(address)
+            .with_context(|| format!("cannot listen on {address}"))?;
         let at = listener.local_addr()?;
         if tcp.tls.is_none() && !at.ip().is_loopback() && !tcp.insecure {
             bail!(
@@ -287,19 +262,13 @@ async fn clean_at_intervals(timer: CleanupTimer, backend: Arc<Backend>, mut stop
             () = stopped(&mut stopping) => return,
             () = tokio::time::sleep(timer.every) => {}
         }
-        let report = match dockerd::list(&timer.docker).await {
-            Ok(listing) => {
-                let (backend, limits) = (backend.clone(), timer.limits.clone());
-                let work = tokio::task::spawn_blocking(move || {
-                    let mut store = store::open(&backend.store)?;
-                    let settings = &backend.driver.settings;
-                    cleanup::clean(&mut *store, &backend.context(), settings, &listing, &limits)
-                });
-                work.await.unwrap_or_else(|e| Err(e.into()))
-            }
-            Err(e) => Err(e),
-        };
-        let (level, text) = match report {
+        let (own, docker, limits) = (backend.clone(), timer.docker.clone(), timer.limits.clone());
+        let work = tokio::task::spawn_blocking(move || {
+            let listing = dockerd::list(&docker)?;
+            let mut store = store::open(&own.store)?;
+            cleanup::clean(&mut *store, &own.context(), &own.driver.settings, &listing, &limits)
+        });
+        let (level, text) = match work.await.unwrap_or_else(|e| Err(e.into())) {
             Ok(report) if report.is_empty() => (Level::Debug, "cleanup: nothing to do".to_owned()),
             Ok(report) => (Level::Info, format!("cleanup: {report}")),
             Err(e) => (Level::Warn, format!("cleanup: nothing was freed: {e:#}")),

@@ -12,7 +12,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
-use super::Tls;
+use crate::docker::args::Tls;
 
 /// Reads all certificates of a PEM file.
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {

@@ -126,7 +126,10 @@ impl Queue {
             std::thread::Builder::new().name("store".to_owned()).spawn(move || {
                 let mut worker = Worker { backend, connected: None };
                 while let Some(work) = next(&receiver) {
-                    worker.serve(work);
+                    match work {
+                        Work::Request(job) => worker.request(job),
+                        Work::Undo(undo) => worker.undo(&undo),
+                    }
                 }
             })
         });
@@ -194,13 +197,6 @@ impl Worker {
             *wait = if left.is_zero() { Wait::Try } else { Wait::For(left) };
         }
         store::open(&spec)
-    }
-
-    fn serve(&mut self, work: Work) {
-        match work {
-            Work::Request(job) => self.request(job),
-            Work::Undo(undo) => self.undo(&undo),
-        }
     }
 
     fn request(&mut self, job: Job) {
