@@ -10,13 +10,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::fs::FileSystem;
-use super::policy::Policy;
+use super::policy::{Policy, Reservation};
 use super::reserve::addresses;
 use super::view::{Kv, Tables};
 use super::{Embedded, LeaseFile, history, keys};
 use crate::alloc::{Context, Holder, NetworkRanges};
 use crate::error::StoreError;
-use crate::model::{Counter, Event, Lease, SetName};
+use crate::model::{Counter, Event, Lease, Persist, SetName};
 use crate::net::Addr;
 use crate::store::codec::Bad;
 use crate::store::{EachOccupied, EventFilter, codec};
@@ -63,27 +63,54 @@ impl<F: FileSystem> Embedded<F> {
         self.patience.renew();
         let mut reserved = Reserved::new(Policy::read(&self.fs, &self.names.policy())?);
         let mut seen = BTreeSet::new();
-        for file in self.lease_files_own_first(cx)? {
-            let mut here = BTreeSet::new();
+        let files = self.lease_files_own_first(cx)?;
+        let homes = self.homes(&files)?;
+        for file in &files {
+            let mut current: Option<SetName> = None;
             let mut from = Some(Vec::new());
             while let Some(after) = from {
-                let page = self.read_page(&file, |tables| page(tables, &after, cooling))?;
+                let page = self.read_page(file, |tables| page(tables, &after, cooling))?;
                 let Some(page) = page else { break };
                 for (set, addr, holder) in page.holders {
-                    // A set whose home changed since is not listed once more.
-                    if seen.contains(&set) {
+                    // What a file keeps of a set with another home (cooling addresses, a gateway) is
+                    // out of date. A set whose home changed since is not listed once more.
+                    if homes.get(&set).is_some_and(|home| *home != file.persist)
+                        || seen.contains(&set)
+                    {
                         continue;
+                    }
+                    if let Some(last) = current.replace(set.clone()).filter(|last| *last != set) {
+                        reserved.end(&last, each);
+                        seen.insert(last);
                     }
                     reserved.until(&set, addr, each);
                     each(&set, addr, holder);
-                    here.insert(set);
                 }
                 from = page.next;
             }
-            seen.extend(here);
+            if let Some(last) = current {
+                reserved.end(&last, each);
+                seen.insert(last);
+            }
         }
         reserved.rest(each);
         Ok(())
+    }
+
+    /// Which file has the leases of a set, where more than one may have something of it.
+    fn homes(&self, files: &[LeaseFile]) -> Result<BTreeMap<SetName, Persist>, StoreError> {
+        let mut homes = BTreeMap::new();
+        for file in files.iter().filter(|_| files.len() > 1) {
+            self.read_page(file, |tables| {
+                for set in tables.sets()? {
+                    if tables.is_home(&set)? {
+                        homes.insert(set, file.persist);
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        Ok(homes)
     }
 
     /// One hold of a file's lock, for one page.
@@ -193,41 +220,48 @@ fn page<K: Kv>(tables: &Tables<'_, K>, after: &[u8], cooling: bool) -> Result<Pa
     Ok(Page { holders: found.into_iter().map(|(_, holder)| holder).collect(), next })
 }
 
-/// The reservations that were not listed yet, by set and address.
-struct Reserved(BTreeMap<(SetName, Addr), super::policy::Reservation>);
+/// The reservations that were not listed yet, by set and first address.
+struct Reserved(BTreeMap<SetName, BTreeMap<Addr, Reservation>>);
 
 impl Reserved {
     fn new(policy: Policy) -> Reserved {
-        let entry = |e: super::policy::Reservation| ((e.set.clone(), e.span.first), e);
-        Reserved(policy.entries.into_iter().map(entry).collect())
+        let mut all: BTreeMap<SetName, BTreeMap<Addr, Reservation>> = BTreeMap::new();
+        for entry in policy.entries {
+            all.entry(entry.set.clone()).or_default().insert(entry.span.first, entry);
+        }
+        Reserved(all)
     }
 
     /// Lists those of the set before `addr`, and leaves `addr` itself out.
     fn until(&mut self, set: &SetName, addr: Addr, each: &mut dyn FnMut(&SetName, Addr, Holder)) {
-        while let Some((key, entry)) = self.0.first_key_value()
-            && (&key.0, key.1) <= (set, addr)
-        {
-            let (key, mut entry) = (key.clone(), entry.clone());
-            self.0.remove(&key);
-            for reserved in addresses(entry.span) {
-                if key.0 == *set && reserved >= addr {
-                    break;
-                }
-                each(&key.0, reserved, Holder::Leased(Box::new(entry.lease(reserved))));
+        let Some(of_set) = self.0.get_mut(set) else { return };
+        while let Some(first) = of_set.first_entry().filter(|first| *first.key() <= addr) {
+            let entry = first.remove();
+            if let Some(span) = addr.prev().and_then(|last| entry.span.up_to(last)) {
+                list(&Reservation { span, ..entry.clone() }, each);
             }
-            let behind = addr.next().and_then(|next| entry.span.starting(next));
-            if let Some(rest) = behind.filter(|_| key.0 == *set) {
-                entry.span = rest;
-                self.0.insert((key.0, rest.first), entry);
+            if let Some(span) = addr.next().and_then(|next| entry.span.starting(next)) {
+                of_set.insert(span.first, Reservation { span, ..entry });
             }
         }
     }
 
-    fn rest(self, each: &mut dyn FnMut(&SetName, Addr, Holder)) {
-        for ((set, _), entry) in self.0 {
-            for addr in addresses(entry.span) {
-                each(&set, addr, Holder::Leased(Box::new(entry.lease(addr))));
-            }
+    /// Lists what is left of a set.
+    fn end(&mut self, set: &SetName, each: &mut dyn FnMut(&SetName, Addr, Holder)) {
+        for entry in self.0.remove(set).unwrap_or_default().values() {
+            list(entry, each);
         }
+    }
+
+    fn rest(self, each: &mut dyn FnMut(&SetName, Addr, Holder)) {
+        for entry in self.0.values().flat_map(BTreeMap::values) {
+            list(entry, each);
+        }
+    }
+}
+
+fn list(entry: &Reservation, each: &mut dyn FnMut(&SetName, Addr, Holder)) {
+    for addr in addresses(entry.span) {
+        each(&entry.set, addr, Holder::Leased(Box::new(entry.lease(addr))));
     }
 }

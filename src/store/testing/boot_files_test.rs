@@ -167,3 +167,14 @@ fn a_file_that_was_moved_away_is_followed_by_a_new_one() {
         assert_eq!(given(&mut store, &lowest("c5"), &boot(1)), [addr("10.0.0.3")]);
     }
 }
+
+#[test]
+fn a_sticky_pod_keeps_its_address_over_any_number_of_reboots() {
+    let host = Host::new();
+    let mut store = host.store(Persist::Boot);
+    given(&mut store, &lowest("c0"), &boot(1));
+    let former = given(&mut store, &sticky("c1", "db-0"), &boot(1));
+    for n in 2..5 {
+        assert_eq!(given(&mut store, &sticky(&format!("c{n}"), "db-0"), &boot(n)), former);
+    }
+}

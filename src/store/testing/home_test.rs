@@ -4,7 +4,7 @@ use super::contract::{addr, del, given};
 use super::host::{Host, added, boot, listed, lowest};
 use crate::alloc::{Command, Context, Outcome};
 use crate::model::{BootId, Persist};
-use crate::store::Store;
+use crate::store::{Store, StoreReader};
 
 const BOTH: [(Persist, Persist); 2] =
     [(Persist::Boot, Persist::Disk), (Persist::Disk, Persist::Boot)];
@@ -117,4 +117,43 @@ fn del_and_gc_free_after_shared_was_added_or_removed() {
         crate::engine::gc(&mut store, gc, &boot(1)).unwrap();
         assert!(listed(&mut store, &boot(1)).is_empty());
     }
+}
+
+#[test]
+fn a_set_is_listed_from_its_home_whatever_else_the_other_file_has() {
+    use crate::alloc::{Add, Cooldown};
+    for (before, after) in BOTH {
+        let host = Host::new();
+        let cooldown = Cooldown { seconds: 9, strict: false };
+        let ecs = |name: &str| Add { cooldown, claim_gateways: true, ..lowest(name) };
+        // What is left: a gateway and a cooling address.
+        given(&mut host.store(before), &ecs("c1"), &boot(1));
+        host.store(before).apply(&del("c1"), &boot(1)).unwrap();
+        given(&mut host.store(after), &ecs("c2"), &boot(1));
+        for persist in [before, after] {
+            let mut store = host.store(persist);
+            let all = listed(&mut store, &boot(1));
+            let addrs: Vec<_> = all.iter().map(|lease| lease.addr).collect();
+            assert_eq!(addrs, [addr("10.0.0.1"), addr("10.0.0.2")], "{persist:?}");
+            let mut in_use = Vec::new();
+            store.occupancy(&boot(1), &mut |_, addr, _| in_use.push(addr)).unwrap();
+            assert_eq!(in_use, addrs, "{persist:?}");
+        }
+    }
+}
+
+#[test]
+fn an_address_that_is_leased_and_reserved_is_listed_once_wherever_other_sets_live() {
+    use crate::alloc::{Add, Reserve};
+    let host = Host::new();
+    let other = Add { set: crate::model::SetName("other".to_owned()), ..lowest("x") };
+    given(&mut host.store(Persist::Disk), &other, &boot(1));
+    let addrs = given(&mut host.store(Persist::Boot), &lowest("c1"), &boot(1));
+    let contested =
+        Reserve { set: super::contract::net(), addrs: addrs.clone(), note: None, holder: None };
+    let mut store = host.store(Persist::Disk);
+    store.apply(&Command::ReserveContested(contested), &boot(1)).unwrap();
+    let all = listed(&mut store, &boot(1));
+    let of_net = all.iter().filter(|lease| lease.set == super::contract::net());
+    assert_eq!(of_net.map(|lease| lease.addr).collect::<Vec<_>>(), addrs);
 }
