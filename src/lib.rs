@@ -69,6 +69,8 @@
 //! - **a field of a lease**, such as a label: [`model::Origin`], a record version in
 //!   `store/codec/mod.rs`, the lease's row in `rows.rs`, `docs/api.md`. Set it where its value is
 //!   known: `config/args.rs`, `cni/verbs.rs`, `docker/api.rs`.
+//! - **a field of a row** (a lease, range, event, node or problem as operators see it): `rows.rs`,
+//!   `docs/api.md`.
 //! - **an option of a Docker network**: its name in `docker/names.rs`; `docker/pool.rs` or
 //!   `docker/api.rs` reads it. A case in `testdata/docker/`, a line in `docs/docker.md`.
 //! - **an event or a counter**: a variant of [`model::What`] or [`model::Verb`], its arm in

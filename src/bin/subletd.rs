@@ -36,7 +36,7 @@ fn main() -> ExitCode {
 /// The page is a face of its own: here the two are put together.
 fn page(wish: PageWish) -> Result<Box<dyn Any>> {
     let PageWish { address, public, names, store, cx, log } = wish;
-    Ok(Box::new(web::open(web::Plan { address, public, names, store, cx, log })?))
+    Ok(Box::new(web::open(web::PageOptions { address, public, names, store, cx, log })?))
 }
 
 #[allow(clippy::disallowed_methods, reason = "here the environment enters the program")]

@@ -1,9 +1,7 @@
-//! `sublet copy`: a store moves.
+//! `sublet copy`: reads one store, writes another, and compares them.
 //!
-//! Owns: the order (look, write, compare) and the report. Does not own: what a record does to the one
-//! that is there already.
-//! Invariant: nothing is written where an address has another holder; the store that is copied from is
-//! never changed; it is a success only if both agree at the end.
+//! Invariant: nothing is written where an address has another holder; the source never changes; it is a
+//! success only if both stores agree at the end.
 
 use std::ffi::OsString;
 
@@ -11,11 +9,10 @@ use anyhow::{Result, anyhow};
 use clap::Args;
 use serde_json::json;
 
-use super::output::visible;
-use super::{Desk, Place, Terminal, World, misuse};
-use crate::error::Refusal;
+use super::screen::visible;
+use super::{Call, OpenStore, misuse};
 use crate::migrate::copy;
-use crate::migrate::copy::{Comparison, Mover};
+use crate::migrate::copy::{Comparison, Copier};
 use crate::model::Persist;
 
 /// Move everything into another store: leases, pools, reservations, rotation, pods' addresses
@@ -49,7 +46,8 @@ pub struct How {
     pub json: bool,
 }
 
-fn persist(text: &str) -> Result<Persist, String> {
+/// `boot` or `disk` on the command line.
+pub fn persist(text: &str) -> Result<Persist, String> {
     match text {
         "boot" => Ok(Persist::Boot),
         "disk" => Ok(Persist::Disk),
@@ -61,86 +59,85 @@ fn persist(text: &str) -> Result<Persist, String> {
 const SHOWN: usize = 20;
 
 impl Copy {
-    pub(super) fn run(
-        &self,
-        place: &Place,
-        world: World<'_>,
-        terminal: &mut Terminal<'_>,
-    ) -> Result<()> {
-        if place.store.is_some() {
+    pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
+        if call.args.store.is_some() {
             return Err(misuse("copy takes two stores, --from and --to, and no --store"));
         }
         if self.from == self.to {
             return Err(misuse("--from and --to are the same store"));
         }
-        let mut from = Desk::on(&self.from, "--from", world, terminal)?;
-        let mut to = Desk::on(&self.to, "--to", world, terminal)?;
-        let moved = self.pass(true, &mut from, &mut to, terminal)?;
-        if self.how.dry_run {
-            if self.how.json {
-                writeln!(terminal.stdout, "{:#}", json!({"dryRun": true, "records": moved}))?;
-            } else {
-                writeln!(terminal.stdout, "{moved} records would be copied")?;
-            }
-            return Ok(terminal.stdout.flush()?);
+        let mut from = call.open_named(&self.from, "--from")?;
+        let mut to = call.open_named(&self.to, "--to")?;
+        let moved = self.pass(true, &mut from, &mut to, call)?;
+        if self.how.dry_run && self.how.json {
+            return call.json(&json!({"dryRun": true, "records": moved}));
         }
-        self.pass(false, &mut from, &mut to, terminal)?;
+        if self.how.dry_run {
+            return Ok(writeln!(call.stdout, "{moved} records would be copied")?);
+        }
+        self.pass(false, &mut from, &mut to, call)?;
         let comparison =
             copy::compare(&mut *from.store, &mut *to.store, self.how.persist, &from.cx)?;
-        report(&comparison, self.how.json, terminal)
+        report(&comparison, self.how.json, call)
     }
 
     /// Once over all records; an error if something stands in the way.
     fn pass(
         &self,
         dry_run: bool,
-        from: &mut Desk,
-        to: &mut Desk,
-        terminal: &mut Terminal<'_>,
+        from: &mut OpenStore,
+        to: &mut OpenStore,
+        call: &mut Call<'_>,
     ) -> Result<usize> {
-        let cx = to.cx.clone();
-        let mut mover = Mover::new(&mut *to.store, &cx, dry_run);
-        from.store.records(&from.cx, &mut |record, persist| {
-            mover.push(record, self.how.persist.unwrap_or(persist))
-        })?;
-        mover.flush()?;
-        tell_clashes(&mover.clashes, terminal)?;
-        Ok(mover.moved)
+        to.restore(dry_run, call, |copier| {
+            let mut each =
+                |record, persist| copier.push(record, self.how.persist.unwrap_or(persist));
+            Ok(from.store.records(&from.cx, &mut each)?)
+        })
     }
 }
 
-/// Names what stands in the way, and fails if anything does.
-pub fn tell_clashes(clashes: &[Refusal], terminal: &mut Terminal<'_>) -> Result<()> {
-    for clash in clashes.iter().take(SHOWN) {
-        writeln!(terminal.stderr, "{}", visible(&clash.to_string()))?;
-    }
-    match clashes.len() {
-        0 => Ok(()),
-        n => Err(anyhow!("{n} records have another in their place; nothing was written")),
-    }
-}
-
-fn report(comparison: &Comparison, json: bool, terminal: &mut Terminal<'_>) -> Result<()> {
-    let Comparison { same, missing, different, more, left_out } = comparison;
-    if json {
-        let report = json!({
-            "dryRun": false, "same": same, "before": more, "missing": missing,
-            "different": different, "leftOut": left_out,
-        });
-        writeln!(terminal.stdout, "{report:#}")?;
-    } else {
-        writeln!(terminal.stdout, "{same} records are the same in both")?;
-        if *more > 0 {
-            writeln!(terminal.stdout, "  {more} were there before")?;
+impl OpenStore {
+    /// Writes the records that `push` has, and returns their number. An error, and nothing is written, if an
+    /// address has another holder; these are printed.
+    pub(super) fn restore(
+        &mut self,
+        dry_run: bool,
+        call: &mut Call<'_>,
+        push: impl FnOnce(&mut Copier<'_>) -> Result<()>,
+    ) -> Result<usize> {
+        let mut copier = Copier::new(&mut *self.store, &self.cx, dry_run);
+        push(&mut copier)?;
+        copier.flush()?;
+        for clash in copier.clashes.iter().take(SHOWN) {
+            writeln!(call.stderr, "{}", visible(&clash.to_string()))?;
+        }
+        match copier.clashes.len() {
+            0 => Ok(copier.copied),
+            n => Err(anyhow!("{n} records have another in their place; nothing was written")),
         }
     }
-    terminal.stdout.flush()?;
+}
+
+fn report(comparison: &Comparison, json: bool, call: &mut Call<'_>) -> Result<()> {
+    let Comparison { same, missing, different, more, left_out } = comparison;
+    if json {
+        call.json(&json!({
+            "dryRun": false, "same": same, "before": more, "missing": missing,
+            "different": different, "leftOut": left_out,
+        }))?;
+    } else {
+        writeln!(call.stdout, "{same} records are the same in both")?;
+        if *more > 0 {
+            writeln!(call.stdout, "  {more} were there before")?;
+        }
+    }
     for name in left_out {
-        writeln!(terminal.stderr, "left out: {}: a lease file keeps none", visible(name))?;
+        writeln!(call.stderr, "left out: {}: a lease file keeps none", visible(name))?;
     }
     for (names, word) in [(missing, "missing"), (different, "different")] {
         for name in names.iter().take(SHOWN) {
-            writeln!(terminal.stderr, "{word}: {}", visible(name))?;
+            writeln!(call.stderr, "{word}: {}", visible(name))?;
         }
     }
     match missing.len() + different.len() {

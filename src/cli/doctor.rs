@@ -1,22 +1,18 @@
-//! `sublet doctor`: what is wrong with a store, and mending it.
+//! `sublet doctor`: finds and repairs what is wrong with a store.
 //!
-//! Owns: the order of looking, mending and looking again, and the report; and leases whose container
-//! is gone, which the store cannot see. Does not own: what is wrong with a file or a cluster (`store`).
-//! Invariant: without --repair nothing is changed; with it the damaged file is kept.
+//! The store examines and repairs itself; this adds the leases whose container is gone, which the store
+//! cannot see.
+//! Invariant: without `--repair` nothing changes; with it a copy of the damaged file stays.
 
 use anyhow::{Result, anyhow};
 use clap::Args;
 use serde_json::json;
 
-use super::output;
-use super::output::visible;
-use super::screen::Progress;
-use super::{Desk, Terminal, confirm};
-use crate::liveness::nodes;
-use crate::model::Lease;
+use super::screen::{Progress, visible};
+use super::{Call, OpenStore};
+use crate::liveness;
 use crate::rows::ProblemRow;
 use crate::store::{Problem, Repair};
-use crate::sys::host::Facts;
 
 /// Look for damage, leases of containers that are gone, networks that overlap, and more.
 ///
@@ -36,29 +32,24 @@ pub struct Doctor {
 }
 
 impl Doctor {
-    pub(super) fn run(
-        &self,
-        desk: &mut Desk,
-        facts: &Facts,
-        terminal: &mut Terminal<'_>,
-    ) -> Result<()> {
-        let mut problems = examine(desk, facts)?;
+    pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
+        let mut open = call.open()?;
+        let mut problems = examine(&mut open)?;
         let mut repair = None;
-        let mendable = problems.iter().filter(|p| p.mendable).count();
-        if self.repair && mendable > 0 {
+        let repairable = problems.iter().filter(|p| p.mendable).count();
+        if self.repair && repairable > 0 {
             if !self.json {
-                problems.iter().try_for_each(|p| tell(p, terminal))?;
-                terminal.stdout.flush()?;
+                print(&problems, call)?;
             }
-            if !self.yes && !confirm(terminal, &format!("mend {mendable} of these"))? {
+            if !self.yes && !call.confirm(&format!("repair {repairable} of these"))? {
                 return Err(anyhow!("nothing was changed"));
             }
             let busy = Progress::busy("writing the lease file anew");
-            let done = desk.store.repair(&desk.cx)?;
+            let done = open.store.repair(&open.cx)?;
             drop(busy);
-            problems = examine(desk, facts)?;
+            problems = examine(&mut open)?;
             if !self.json {
-                report(&done, terminal)?;
+                print_repair(&done, call)?;
             }
             repair = Some(done);
         }
@@ -68,50 +59,50 @@ impl Doctor {
             if let Some(Repair { copies, kept, notes }) = repair {
                 report["repair"] = json!({ "copies": copies, "leases": kept, "notes": notes });
             }
-            output::json(terminal.stdout, &report)?;
+            call.json(&report)?;
+        } else if problems.is_empty() {
+            writeln!(call.stdout, "{}: nothing is wrong", open.place)?;
         } else {
-            problems.iter().try_for_each(|p| tell(p, terminal))?;
-            if problems.is_empty() {
-                writeln!(terminal.stdout, "{}: nothing is wrong", desk.place)?;
-            }
+            print(&problems, call)?;
         }
-        terminal.stdout.flush()?;
         match problems.len() {
             0 => Ok(()),
-            1 => Err(anyhow!("1 problem in {}", desk.place)),
-            n => Err(anyhow!("{n} problems in {}", desk.place)),
+            1 => Err(anyhow!("1 problem in {}", open.place)),
+            n => Err(anyhow!("{n} problems in {}", open.place)),
         }
     }
 }
 
-fn examine(desk: &mut Desk, facts: &Facts) -> Result<Vec<Problem>> {
+fn examine(open: &mut OpenStore) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
     let busy = Progress::busy("looking at the store");
-    desk.store.problems(&desk.cx, &mut |problem| problems.push(problem))?;
+    open.store.problems(&open.cx, &mut |problem| problems.push(problem))?;
     drop(busy);
-    // A damaged store does not tell its leases.
+    // The leases of a damaged store cannot be listed.
     if !problems.iter().any(|p| p.mendable) {
-        let leases = desk.leases(&|lease: &Lease| lease.kind.collectable())?;
-        problems.extend(nodes::find(&leases, &facts.context()));
+        let leases = open.leases(&|lease| lease.kind.collectable())?;
+        problems.extend(liveness::problems::find(&leases, &open.cx));
     }
     Ok(problems)
 }
 
-fn tell(problem: &Problem, terminal: &mut Terminal<'_>) -> Result<()> {
-    let Problem { place, what, advice, .. } = problem;
-    let (place, what) = (visible(place), visible(what));
-    Ok(writeln!(terminal.stdout, "{place}: {what}; {}", visible(advice))?)
+fn print(problems: &[Problem], call: &mut Call<'_>) -> Result<()> {
+    for Problem { place, what, advice, .. } in problems {
+        let (place, what, advice) = (visible(place), visible(what), visible(advice));
+        writeln!(call.stdout, "{place}: {what}; {advice}")?;
+    }
+    Ok(())
 }
 
-fn report(repair: &Repair, terminal: &mut Terminal<'_>) -> Result<()> {
+fn print_repair(repair: &Repair, call: &mut Call<'_>) -> Result<()> {
     for copy in &repair.copies {
-        writeln!(terminal.stdout, "kept the damaged file as {}", copy.display())?;
+        writeln!(call.stdout, "kept the damaged file as {}", copy.display())?;
     }
     for note in &repair.notes {
-        writeln!(terminal.stdout, "{}", visible(note))?;
+        writeln!(call.stdout, "{}", visible(note))?;
     }
     if !repair.copies.is_empty() {
-        writeln!(terminal.stdout, "{} leases were read", repair.kept)?;
+        writeln!(call.stdout, "{} leases were read", repair.kept)?;
     }
     Ok(())
 }

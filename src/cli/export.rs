@@ -1,17 +1,16 @@
-//! `sublet export`: the way back.
+//! `sublet export`: leases for another program.
 //!
-//! Owns: which leases another program can go on with, and the report. Does not own: that program's
-//! files. Invariant: a second run changes nothing; what is left out is told with its reason.
+//! Invariant: a second run changes nothing; what is left out is named with its reason.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::{Desk, Terminal, WAIT, jsonl};
-use crate::alloc::HandBack;
+use super::{Call, OpenStore, WAIT, jsonl};
+use crate::alloc::ExportHostLocal;
 use crate::engine;
 use crate::migrate::host_local_export::{Folder, Written};
 use crate::model::{Attachment, Kind, Lease, NetworkName, Owner, SetName};
@@ -29,8 +28,8 @@ enum To {
     /// Into folders from which host-local goes on
     ///
     /// Start and end no container meanwhile, and name host-local in the configuration right after.
-    /// The leases stay here too; should sublet serve the network again, its first ADD looks at the
-    /// folder as it did the first time.
+    /// The leases are host-local's then and no longer kept here; should sublet serve the network again,
+    /// its first ADD adopts them as it did the first time.
     HostLocal(HostLocal),
     /// As JSON lines: every record of the store, for `sublet import jsonl`
     ///
@@ -62,55 +61,53 @@ struct HostLocal {
 type Networks = BTreeMap<(SetName, NetworkName), Vec<Lease>>;
 
 impl Export {
-    pub(super) fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
+    pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
         match &self.to {
-            To::HostLocal(host_local) => host_local.run(desk, terminal),
-            To::Jsonl(jsonl) => jsonl.run(desk, terminal),
+            To::HostLocal(host_local) => host_local.run(call),
+            To::Jsonl(jsonl) => jsonl.run(call),
         }
-    }
-
-    /// host-local's leases are.
-    pub(super) fn is_of_one_host(&self) -> bool {
-        matches!(self.to, To::HostLocal(_))
     }
 }
 
 impl HostLocal {
-    fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
-        let (networks, left) = self.choose(desk)?;
+    fn run(&self, call: &mut Call<'_>) -> Result<()> {
+        // host-local's leases are of one host.
+        call.args.file()?;
+        let mut open = call.open()?;
+        let (networks, left) = self.choose(&mut open)?;
         let mut reports = Vec::new();
         for ((set, network), leases) in &networks {
             if set.0 != network.as_str() {
                 writeln!(
-                    terminal.stderr,
+                    call.stderr,
                     "network {network} shares the leases of {set}: host-local cannot, and may give \
                      an address that another network of {set} has"
                 )?;
             }
-            let (done, last) = self.one(set, network, leases, desk)?;
-            reports.push(self.report(network, &done, &last, terminal)?);
+            let (done, last) = self.one(set, network, leases, &mut open)?;
+            if !self.json {
+                self.print(network, &done, call)?;
+            }
+            reports.push(self.report(network, &done, &last));
         }
         if self.json {
-            writeln!(terminal.stdout, "{:#}", Value::from(reports))?;
+            call.json(&reports)?;
         }
         for lease in &left {
             let (addr, owner) = (lease.addr, &lease.owner);
-            writeln!(
-                terminal.stderr,
-                "{addr} left out: host-local knows no such holder as {owner}"
-            )?;
+            writeln!(call.stderr, "{addr} left out: host-local knows no such holder as {owner}")?;
         }
         if networks.is_empty() {
-            writeln!(terminal.stderr, "no leases to export in {}", desk.place)?;
+            writeln!(call.stderr, "no leases to export in {}", open.place)?;
         }
-        Ok(terminal.stdout.flush()?)
+        Ok(())
     }
 
     /// The leases of containers, and those that host-local cannot have.
-    fn choose(&self, desk: &mut Desk) -> Result<(Networks, Vec<Lease>)> {
+    fn choose(&self, open: &mut OpenStore) -> Result<(Networks, Vec<Lease>)> {
         let mut networks = Networks::new();
         let mut left = Vec::new();
-        for lease in desk.leases(&|l| l.kind != Kind::Reserved && l.kind != Kind::Gateway)? {
+        for lease in open.leases(&|l| l.kind != Kind::Reserved && l.kind != Kind::Gateway)? {
             match attachment(&lease).map(|a| a.network.clone()) {
                 Some(network) if self.network.as_deref().is_none_or(|n| n == network.as_str()) => {
                     networks.entry((lease.set.clone(), network)).or_default().push(lease);
@@ -127,7 +124,7 @@ impl HostLocal {
         set: &SetName,
         network: &NetworkName,
         leases: &[Lease],
-        desk: &mut Desk,
+        open: &mut OpenStore,
     ) -> Result<(Written, Vec<Addr>)> {
         let dir = self.dir.join(network.as_str());
         let folder = Folder::open(&dir, self.replace, self.dry_run, WAIT)?;
@@ -138,48 +135,52 @@ impl HostLocal {
             return Ok((done, Vec::new()));
         }
         let ranges: BTreeSet<Addr> = leases.iter().map(|l| l.range).collect();
-        let hand = HandBack {
-            set: set.clone(),
-            network: network.clone(),
-            ranges: ranges.into_iter().collect(),
-        };
-        let cursors = engine::hand_back(&mut *desk.store, hand, &desk.cx)?;
+        let ranges = ranges.into_iter().collect();
+        let mut hand = ExportHostLocal { set: set.clone(), ranges, leases: Vec::new() };
+        let cursors = engine::export_host_local(&mut *open.store, hand.clone(), &open.cx)?;
         let last = last(leases, cursors.into_iter().flatten().collect());
         folder.write_last(&last)?;
         folder.finish()?;
+        // Both programs have the leases until here, and one of them always has.
+        hand.leases = leases.to_vec();
+        engine::export_host_local(&mut *open.store, hand, &open.cx)?;
+        let of_network = |l: &Lease| attachment(l).is_some_and(|a| a.network == *network);
+        if let Some(new) = open.leases(&of_network)?.first() {
+            bail!(
+                "network {network} got leases during the export ({} is one): name host-local in its \
+                 configuration, and run the export again",
+                new.addr
+            );
+        }
         Ok((done, last))
     }
 
-    fn report(
-        &self,
-        network: &NetworkName,
-        done: &Written,
-        last: &[Addr],
-        terminal: &mut Terminal<'_>,
-    ) -> Result<Value> {
+    fn print(&self, network: &NetworkName, done: &Written, call: &mut Call<'_>) -> Result<()> {
+        let verb = if self.dry_run { "would be written" } else { "written" };
         let dir = self.dir.join(network.as_str());
-        let texts = |addrs: &[Addr]| addrs.iter().map(ToString::to_string).collect::<Vec<_>>();
-        if !self.json {
-            let verb = if self.dry_run { "would be written" } else { "written" };
-            let (dir, out) = (dir.display(), &mut *terminal.stdout);
-            writeln!(out, "{dir}: {} leases {verb}", done.written.len())?;
-            if !done.present.is_empty() {
-                writeln!(out, "  {} were there already", done.present.len())?;
-            }
-            if !done.others.is_empty() {
-                let verb = if self.replace { "removed" } else { "kept" };
-                writeln!(out, "  {} that are not leased here {verb}", done.others.len())?;
-            }
+        writeln!(call.stdout, "{}: {} leases {verb}", dir.display(), done.written.len())?;
+        if !done.present.is_empty() {
+            writeln!(call.stdout, "  {} were there already", done.present.len())?;
         }
-        Ok(json!({
+        if !done.others.is_empty() {
+            let verb = if self.replace { "removed" } else { "kept" };
+            let count = done.others.len();
+            writeln!(call.stdout, "  {count} that are not leased here {verb}")?;
+        }
+        Ok(())
+    }
+
+    fn report(&self, network: &NetworkName, done: &Written, last: &[Addr]) -> Value {
+        let texts = |addrs: &[Addr]| addrs.iter().map(ToString::to_string).collect::<Vec<_>>();
+        json!({
             "network": network.as_str(),
-            "folder": dir,
+            "folder": self.dir.join(network.as_str()),
             "dryRun": self.dry_run,
             "written": texts(&done.written),
             "present": texts(&done.present),
             "others": texts(&done.others),
             "last": texts(last),
-        }))
+        })
     }
 }
 

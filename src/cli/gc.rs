@@ -1,27 +1,23 @@
-//! `sublet gc`: free what a lost DEL left behind.
+//! `sublet gc`: frees stale leases, whose DEL was lost.
 //!
-//! Owns: which questions are asked, in which order, and the report. Does not own: the judgement
-//! (`lost`).
-//! Invariant: the leases are read first and the facts gathered then; a lease is freed only if it is
-//! still as it was read; a question that fails frees nothing.
+//! [`crate::liveness`] judges which leases are stale.
+//! Invariant: the leases are read first and the evidence is gathered then; a lease is freed only if it is
+//! still as it was read; a runtime that does not answer frees nothing.
 
 use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
 
-use super::output;
-use super::output::visible;
-use super::screen::Progress;
-use super::{Desk, Terminal, confirm, misuse};
-use crate::alloc::{Del, Target};
+use super::screen::{Progress, visible};
+use super::{Call, misuse};
+use crate::alloc::Target;
 use crate::config;
-use crate::engine;
 use crate::error::shown_network;
 use crate::liveness;
 use crate::liveness::runtimes;
 use crate::liveness::stale;
-use crate::liveness::stale::{Evidence, Verdict};
+use crate::liveness::stale::{Evidence, Liveness};
 use crate::model::Lease;
 use crate::rows::{FreedRow, LeaseRow};
 use crate::sys::host::Facts;
@@ -74,26 +70,23 @@ fn seconds(text: &str) -> Result<u64, String> {
 }
 
 impl Gc {
-    pub(super) fn run(
-        &self,
-        desk: &mut Desk,
-        facts: &Facts,
-        terminal: &mut Terminal<'_>,
-    ) -> Result<()> {
+    pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
+        let mut open = call.open()?;
         let wanted = |l: &Lease| {
             let network = self.network.as_deref().is_none_or(|n| n == shown_network(l));
             network && l.kind.collectable()
         };
-        let leases = desk.leases(&wanted)?;
-        let verdicts = stale::judge(&leases, &self.evidence(&leases, facts)?);
-        let judged: Vec<(&Lease, &Verdict)> = leases.iter().zip(&verdicts).collect();
-        let lost = judged.iter().filter(|(_, v)| matches!(v, Verdict::Lost(_))).count();
-        let free = lost > 0 && !self.dry_run && self.may_free(&judged, lost, terminal)?;
+        let leases = open.leases(&wanted)?;
+        let verdicts = stale::assess(&leases, &self.evidence(&leases, call.world.facts)?);
+        let judged: Vec<(&Lease, &Liveness)> = leases.iter().zip(&verdicts).collect();
+        let lost = judged.iter().filter(|(_, v)| matches!(v, Liveness::Stale(_))).count();
+        let free = lost > 0 && !self.dry_run && self.may_free(&judged, lost, call)?;
         let mut done_of = Vec::with_capacity(judged.len());
         let progress = Progress::of(if free { lost } else { 0 }, "freeing");
         for (lease, verdict) in &judged {
-            let is_lost = matches!(verdict, Verdict::Lost(_));
-            done_of.push(free && is_lost && free_one(lease, desk)?);
+            let is_lost = matches!(verdict, Liveness::Stale(_));
+            let unchanged = || Target::Unchanged(Box::new(Lease::clone(lease)));
+            done_of.push(free && is_lost && open.free(lease, unchanged())?);
             if is_lost {
                 progress.step();
             }
@@ -103,24 +96,22 @@ impl Gc {
         let (mut freed, mut unclear) = (0, 0);
         for ((lease, verdict), done) in judged.into_iter().zip(done_of) {
             freed += usize::from(done);
-            unclear += usize::from(matches!(verdict, Verdict::CannotTell(_)));
+            unclear += usize::from(matches!(verdict, Liveness::Unknown(_)));
             if self.json {
                 rows.push(row(lease, verdict, done));
             } else if let Some(word) = self.word(verdict, done) {
-                tell(lease, verdict, word, terminal)?;
+                print(lease, verdict, word, call)?;
             }
         }
         if self.json {
-            output::json(terminal.stdout, &rows)?;
-        } else {
-            let alive = leases.len() - lost - unclear;
-            let dry = if self.dry_run { " (a dry run)" } else { "" };
-            writeln!(
-                terminal.stderr,
-                "{lost} lost, {freed} freed{dry}, {unclear} unclear, {alive} alive"
-            )?;
+            return call.json_rows(&rows);
         }
-        Ok(terminal.stdout.flush()?)
+        let alive = leases.len() - lost - unclear;
+        let dry = if self.dry_run { " (a dry run)" } else { "" };
+        Ok(writeln!(
+            call.stderr,
+            "{lost} lost, {freed} freed{dry}, {unclear} unclear, {alive} alive"
+        )?)
     }
 
     fn evidence(&self, leases: &[Lease], facts: &Facts) -> Result<Evidence> {
@@ -132,23 +123,15 @@ impl Gc {
         if let Some(socket) = &self.docker {
             listings.push(runtimes::docker(socket).map_err(nothing)?);
         }
-        let netns = leases.iter().filter_map(|l| l.origin.netns.as_ref());
-        Ok(Evidence {
-            now: facts.now,
-            grace: self.grace,
-            machine: facts.node.machine.clone(),
-            boot: facts.boot.clone(),
-            namespaces: liveness::namespaces(netns.map(|n| n.path.as_str())),
-            by_netns: self.netns || listings.is_empty(),
-            listings,
-        })
+        let by_netns = self.netns || listings.is_empty();
+        Ok(liveness::evidence(leases, &facts.context(), self.grace, by_netns, listings))
     }
 
     fn may_free(
         &self,
-        judged: &[(&Lease, &Verdict)],
+        judged: &[(&Lease, &Liveness)],
         lost: usize,
-        terminal: &mut Terminal<'_>,
+        call: &mut Call<'_>,
     ) -> Result<bool> {
         if self.yes {
             return Ok(true);
@@ -158,53 +141,43 @@ impl Gc {
                 "{lost} leases are lost: say --yes or --dry-run beside --json"
             )));
         }
-        for (lease, verdict) in judged.iter().filter(|(_, v)| matches!(v, Verdict::Lost(_))) {
-            tell(lease, verdict, "lost", terminal)?;
+        for (lease, verdict) in judged.iter().filter(|(_, v)| matches!(v, Liveness::Stale(_))) {
+            print(lease, verdict, "lost", call)?;
         }
-        terminal.stdout.flush()?;
-        confirm(terminal, &format!("free these {lost}"))
+        call.confirm(&format!("free these {lost}"))
     }
 
     /// How a line begins; those that live are not worth one.
-    fn word(&self, verdict: &Verdict, done: bool) -> Option<&'static str> {
+    fn word(&self, verdict: &Liveness, done: bool) -> Option<&'static str> {
         match verdict {
-            Verdict::Alive(_) => None,
-            Verdict::CannotTell(_) if self.quiet => None,
-            Verdict::CannotTell(_) => Some("cannot tell"),
-            Verdict::Lost(_) if done => Some("freed"),
-            Verdict::Lost(_) if self.dry_run => Some("lost"),
-            Verdict::Lost(_) => Some("kept"),
+            Liveness::Alive(_) => None,
+            Liveness::Unknown(_) if self.quiet => None,
+            Liveness::Unknown(_) => Some("cannot tell"),
+            Liveness::Stale(_) if done => Some("freed"),
+            Liveness::Stale(_) if self.dry_run => Some("lost"),
+            Liveness::Stale(_) => Some("kept"),
         }
     }
 }
 
-/// Frees a lease that is still as it was judged.
-fn free_one(lease: &Lease, desk: &mut Desk) -> Result<bool> {
-    let target = Target::Unchanged(Box::new(lease.clone()));
-    let del = Del { set: lease.set.clone(), target, rewind: false, undo: false, legacy: None };
-    let cx = desk.cx_for(lease);
-    Ok(!engine::del(&mut *desk.store, del, None, &cx)?.is_empty())
-}
-
-fn tell(lease: &Lease, verdict: &Verdict, word: &str, terminal: &mut Terminal<'_>) -> Result<()> {
+fn print(lease: &Lease, verdict: &Liveness, word: &str, call: &mut Call<'_>) -> Result<()> {
     let network = shown_network(lease);
     let (addr, owner) = (lease.addr, visible(&lease.owner.to_string()));
     let why = visible(reason(verdict));
-    writeln!(terminal.stdout, "{word}: {addr} of network {network}, {owner}: {why}")?;
-    Ok(())
+    Ok(writeln!(call.stdout, "{word}: {addr} of network {network}, {owner}: {why}")?)
 }
 
-fn reason(verdict: &Verdict) -> &str {
+fn reason(verdict: &Liveness) -> &str {
     match verdict {
-        Verdict::Alive(why) | Verdict::Lost(why) | Verdict::CannotTell(why) => why,
+        Liveness::Alive(why) | Liveness::Stale(why) | Liveness::Unknown(why) => why,
     }
 }
 
-fn row<'a>(lease: &'a Lease, verdict: &'a Verdict, freed: bool) -> FreedRow<'a> {
+fn row<'a>(lease: &'a Lease, verdict: &'a Liveness, freed: bool) -> FreedRow<'a> {
     let word = match verdict {
-        Verdict::Alive(_) => "alive",
-        Verdict::Lost(_) => "lost",
-        Verdict::CannotTell(_) => "cannotTell",
+        Liveness::Alive(_) => "alive",
+        Liveness::Stale(_) => "lost",
+        Liveness::Unknown(_) => "cannotTell",
     };
     let (verdict, reason) = (Some(word), Some(reason(verdict)));
     FreedRow { lease: LeaseRow::new(lease), verdict, reason, freed }

@@ -1,16 +1,17 @@
-//! `sublet import gipam`: Docker networks of gipam go on with subletd.
+//! `sublet import gipam`: Docker networks of gipam continue with subletd.
 //!
-//! Invariant: the file is read whole before anything is written, and importing it again adds nothing.
+//! Invariant: the whole file is read before anything is written; importing it again adds nothing.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::{Desk, Place, Terminal, World};
+use super::Call;
 use crate::engine;
 use crate::migrate::gipam;
+use crate::net::Family;
 
 #[derive(Debug, Args)]
 pub struct Gipam {
@@ -26,37 +27,31 @@ pub struct Gipam {
 }
 
 impl Gipam {
-    pub(super) fn run(
-        &self,
-        place: &Place,
-        world: World<'_>,
-        terminal: &mut Terminal<'_>,
-    ) -> Result<()> {
-        place.file()?;
+    pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
+        call.args.file()?;
         let file = read(&self.file, &self.address_space)
             .with_context(|| format!("cannot import {}", self.file.display()))?;
-        let mut desk = Desk::of_pools(place, world)?;
+        let mut open = call.open_pools()?;
         let mut rows = Vec::new();
         for pool in file.pools {
             let (id, subnet) = (pool.id.to_string(), pool.subnet.to_string());
             let count = pool.addrs.len();
-            engine::adopt_pool(&mut *desk.store, &pool, &desk.cx)?;
+            engine::adopt_pool(&mut *open.store, &pool, &open.cx)?;
             if self.json {
                 rows.push(json!({"pool": id, "subnet": subnet, "addresses": count}));
             } else {
-                writeln!(terminal.stdout, "imported pool {id}: {count} addresses of {subnet}")?;
+                writeln!(call.stdout, "imported pool {id}: {count} addresses of {subnet}")?;
             }
         }
         if self.json {
-            writeln!(terminal.stdout, "{:#}", Value::from(rows))?;
+            call.json_rows(&rows)?;
         }
         for block in file.blocks {
-            let flag =
-                if block.within.first().family() == crate::net::Family::V4 { "v4" } else { "v6" };
+            let flag = if block.within.first().family() == Family::V4 { "v4" } else { "v6" };
             let (within, len) = (block.within, block.len);
-            writeln!(terminal.stderr, "start subletd with --{flag} {within} --{flag}-block {len}")?;
+            writeln!(call.stderr, "start subletd with --{flag} {within} --{flag}-block {len}")?;
         }
-        Ok(terminal.stdout.flush()?)
+        Ok(())
     }
 }
 

@@ -3,10 +3,9 @@
 use anyhow::Result;
 use clap::Args;
 
-use super::output;
-use super::{Desk, Terminal, misuse, tables};
+use super::{Call, fit, misuse, tables};
 use crate::config::duration;
-use crate::model::{Event, Owner, Timestamp};
+use crate::model::{Event, Timestamp};
 use crate::net::Addr;
 use crate::rows::EventRow;
 
@@ -32,42 +31,31 @@ pub struct History {
 }
 
 impl History {
-    pub(super) fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
+    pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
+        let mut open = call.open()?;
         let since = match &self.since {
-            Some(text) => since(text, desk.cx.now)?,
+            Some(text) => since(text, open.cx.now)?,
             None => 0,
         };
-        let addr: Option<Addr> = self.name.parse().ok();
-        let network = self.network.as_deref();
-        let mut wanted = |event: &Event| {
-            event.time >= since
-                && network.is_none_or(|n| event.network() == n)
-                && (addr == Some(event.addr) || is_of(event, &self.name))
+        let (name, network) = (&self.name, self.network.as_deref());
+        let addr: Option<Addr> = name.parse().ok();
+        let is_about = |event: &Event| {
+            addr == Some(event.addr)
+                || fit(name, &event.owner, &event.origin).is_some()
+                || event.origin.endpoint.as_ref() == Some(name)
         };
-        let events = desk.store.history(&desk.cx, &mut wanted)?;
+        let events = open.store.history(&open.cx, &mut |event| {
+            event.time >= since && network.is_none_or(|n| event.network() == n) && is_about(event)
+        })?;
         let rows: Vec<EventRow<'_>> = events.iter().map(EventRow::new).collect();
         if self.json {
-            output::json(terminal.stdout, &rows)?;
-        } else if rows.is_empty() {
-            writeln!(terminal.stderr, "{} has no history in {}", self.name, desk.place)?;
-        } else {
-            write!(terminal.stdout, "{}", tables::events(&rows, &terminal.screen))?;
+            return call.json_rows(&rows);
         }
-        Ok(terminal.stdout.flush()?)
+        if rows.is_empty() {
+            writeln!(call.stderr, "{name} has no history in {}", open.place)?;
+        }
+        Ok(write!(call.stdout, "{}", tables::events(&rows, &call.screen))?)
     }
-}
-
-/// Whether an event is about a container, an ECS id or a pod of this name.
-fn is_of(event: &Event, name: &str) -> bool {
-    let container = event.attachment().is_some_and(|a| {
-        let id = a.container.as_str();
-        id == name || (name.len() >= 4 && id.starts_with(name))
-    });
-    let id = matches!(&event.owner, Owner::Id(id) if id == name);
-    let pod = event.origin.pod.as_ref().is_some_and(|p| {
-        name.split_once('/').is_some_and(|(ns, n)| ns == p.namespace && n == p.name)
-    });
-    container || id || pod || event.origin.endpoint.as_deref() == Some(name)
 }
 
 /// So long ago, or a time.

@@ -1,26 +1,26 @@
-//! `sublet import`: take over what another program leased.
+//! `sublet import`: leases of another program.
 //!
-//! Owns: where the leases come from and go to, and the report. Does not own: reading the other
-//! program's files, what becomes of a lease.
-//! Invariant: a second run changes nothing; what was left out is told with its reason.
+//! Invariant: a second run changes nothing; what is left out is named with its reason.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow};
-use clap::{Args, Subcommand, ValueEnum};
-use serde_json::Value;
+use clap::{Args, Subcommand};
 
+use super::copy::persist;
 use super::gipam::Gipam;
 use super::kontena::Kontena;
-use super::report::Report;
+use super::open::DEFAULT;
+use super::report::{Report, Skipped};
 use super::screen::Progress;
-use super::{Desk, Place, Terminal, WAIT, World, fail, jsonl, misuse};
+use super::{Call, OpenStore, WAIT, jsonl, network_name, report_error};
 use crate::alloc;
 use crate::engine;
-use crate::engine::Legacy;
+use crate::engine::HostLocalFolder;
 use crate::migrate::ecs;
 use crate::migrate::host_local_import;
 use crate::model::{NetworkName, Persist, SetName};
+use crate::rows::Text;
 use crate::store;
 
 /// Take over what another program leased.
@@ -31,7 +31,7 @@ pub struct Import {
 }
 
 #[derive(Debug, Subcommand)]
-#[allow(clippy::doc_markdown, reason = "a person sees these texts as they stand here")]
+#[allow(clippy::doc_markdown, reason = "shown as they are")]
 enum From {
     /// The leases in the bolt file of the original ecs-ipam
     ///
@@ -87,27 +87,23 @@ struct Consul {
 }
 
 impl Consul {
-    fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
+    fn run(&self, call: &mut Call<'_>) -> Result<()> {
+        let mut open = call.open()?;
         let mut reports = Vec::new();
         for name in &self.networks {
-            let network = NetworkName::new(name.as_str())
-                .map_err(|_| misuse(format!("{name:?} is no network's name")))?;
+            let network = network_name(name)?;
             let set = SetName(self.shared.as_ref().unwrap_or(name).clone());
-            let done =
-                engine::import_consul(&mut *desk.store, &set, &network, self.dry_run, &desk.cx)?;
+            let store = &mut *open.store;
+            let done = engine::import_consul(store, &set, &network, self.dry_run, &open.cx)?;
             let source = PathBuf::from(format!("{name}/"));
-            let mut report = Report::new(&source, Path::new(&desk.place), self.dry_run);
+            let mut report = Report::new(&source, Path::new(&open.place), self.dry_run);
             report.done(done);
             if !self.json {
-                report.write(terminal, false)?;
+                report.print(call)?;
             }
             reports.push(report);
         }
-        if self.json {
-            let all: Vec<Value> = reports.iter().map(Report::json).collect();
-            writeln!(terminal.stdout, "{:#}", Value::from(all))?;
-        }
-        Ok(terminal.stdout.flush()?)
+        if self.json { call.json(&reports) } else { Ok(()) }
     }
 }
 
@@ -129,18 +125,12 @@ struct HostLocal {
 /// host-local's default.
 const HOST_LOCAL_DIR: &str = "/var/lib/cni/networks";
 
-/// What all imports can be told.
+/// The options of all imports.
 #[derive(Debug, Args)]
 pub struct How {
     /// How long the leases live: what the network's configuration says as `persist`
-    #[arg(
-        long,
-        value_enum,
-        default_value = "boot",
-        value_name = "boot|disk",
-        hide_possible_values = true
-    )]
-    persist: Word,
+    #[arg(long, default_value = "boot", value_name = "boot|disk", value_parser = persist)]
+    persist: Persist,
     /// Only tell what would be done
     #[arg(long)]
     dry_run: bool,
@@ -149,47 +139,29 @@ pub struct How {
     json: bool,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Word {
-    Boot,
-    Disk,
-}
-
-impl How {
-    fn persist(&self) -> Persist {
-        match self.persist {
-            Word::Boot => Persist::Boot,
-            Word::Disk => Persist::Disk,
-        }
-    }
-}
-
 impl Import {
-    pub(super) fn run(
-        &self,
-        place: &Place,
-        world: World<'_>,
-        terminal: &mut Terminal<'_>,
-    ) -> Result<()> {
+    pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
         match &self.from {
-            From::EcsIpam(ecs) => {
-                let report = ecs.run(place.file()?.as_deref(), world)?;
-                report.write(terminal, ecs.how.json)
-            }
-            From::Gipam(gipam) => gipam.run(place, world, terminal),
-            From::Consul(consul) => consul.run(&mut Desk::open(place, world, terminal)?, terminal),
-            From::Kontena(kontena) => kontena.run(place, world, terminal),
-            From::Jsonl(jsonl) => jsonl.run(&mut Desk::open(place, world, terminal)?, terminal),
-            From::HostLocal(host_local) => host_local.run(place.named(world.env)?, world, terminal),
+            From::EcsIpam(ecs) => ecs.run(call),
+            From::Gipam(gipam) => gipam.run(call),
+            From::Consul(consul) => consul.run(call),
+            From::Kontena(kontena) => kontena.run(call),
+            From::Jsonl(jsonl) => jsonl.run(call),
+            From::HostLocal(host_local) => host_local.run(call),
         }
     }
 }
 
 impl EcsIpam {
-    fn run(&self, store: Option<&Path>, world: World<'_>) -> Result<Report> {
-        let in_place = store.is_none_or(|store| store == self.file);
-        let store_path = store.unwrap_or(&self.file);
-        let mut report = Report::new(&self.file, store_path, self.how.dry_run);
+    fn run(&self, call: &mut Call<'_>) -> Result<()> {
+        let report = self.import(call)?;
+        if self.how.json { call.json(&report) } else { report.print(call) }
+    }
+
+    fn import(&self, call: &Call<'_>) -> Result<Report> {
+        let store = call.args.file()?.unwrap_or_else(|| self.file.clone());
+        let in_place = store == self.file;
+        let mut report = Report::new(&self.file, &store, self.how.dry_run);
         if in_place && store::is_converted(&self.file)? {
             report.before = true;
             return Ok(report);
@@ -204,15 +176,17 @@ impl EcsIpam {
             partial: false,
             dry_run: self.how.dry_run,
         };
-        report.cursors.clone_from(&old.cursors);
-        report.skipped.clone_from(&old.skipped);
+        report.cursors = old.cursors.iter().copied().map(Text).collect();
+        let skipped = old.skipped.iter().cloned();
+        report.skipped = skipped.map(|(what, why)| Skipped { what, why }).collect();
         let done = if in_place {
-            let (done, kept) = engine::convert(&self.file, WAIT, import, &world.facts.context())?;
+            let cx = call.world.facts.context();
+            let (done, kept) = engine::convert(&self.file, WAIT, import, &cx)?;
             report.kept = kept;
             done
         } else {
-            let mut desk = Desk::at(store_path.to_owned(), self.how.persist(), world)?;
-            engine::import(&mut *desk.store, import, &desk.cx)?
+            let mut open = call.open_file(store, self.how.persist)?;
+            engine::import(&mut *open.store, import, &open.cx)?
         };
         report.done(done);
         Ok(report)
@@ -220,13 +194,9 @@ impl EcsIpam {
 }
 
 impl HostLocal {
-    fn run(
-        &self,
-        named: Option<PathBuf>,
-        world: World<'_>,
-        terminal: &mut Terminal<'_>,
-    ) -> Result<()> {
-        let mut desk = Desk::at(self.store(named), self.how.persist(), world)?;
+    fn run(&self, call: &mut Call<'_>) -> Result<()> {
+        let named = call.args.named(call.world.env)?;
+        let mut open = call.open_file(self.store(named), self.how.persist)?;
         let host_local_import::Networks { found: mut networks, mut skipped } =
             host_local_import::networks(&self.dir)?;
         if let Some(only) = &self.network {
@@ -236,53 +206,48 @@ impl HostLocal {
                 return Err(anyhow!("{} has no folder {only} of host-local", self.dir.display()));
             }
         }
-        let mut reports = Vec::new();
-        let mut failed = 0;
         let progress = Progress::of(networks.len(), "taking over networks");
-        let done: Vec<_> = networks
-            .iter()
-            .map(|network| {
-                let done = self.one(network, &mut desk);
-                progress.step();
-                done
-            })
-            .collect();
+        let import = |network| {
+            let done = self.one(network, &mut open);
+            progress.step();
+            done
+        };
+        let done: Vec<Result<Report>> = networks.iter().map(import).collect();
         drop(progress);
+        let mut reports = Vec::new();
         for done in done {
             match done {
                 Ok(report) => reports.push(report),
                 // One that cannot be taken over keeps no other from it.
-                Err(e) => failed += fail(terminal, &e),
+                Err(e) => report_error(call.stderr, &call.screen, &e),
             }
         }
         if self.how.json {
-            let all: Vec<Value> = reports.iter().map(Report::json).collect();
-            writeln!(terminal.stdout, "{:#}", Value::from(all))?;
+            call.json(&reports)?;
         } else {
             for report in &reports {
-                report.write(terminal, false)?;
+                report.print(call)?;
             }
             for (what, why) in &skipped {
                 let place = self.dir.join(what);
-                writeln!(terminal.stderr, "{}: left out: {why}", place.display())?;
+                writeln!(call.stderr, "{}: left out: {why}", place.display())?;
             }
         }
-        terminal.stdout.flush()?;
-        match failed {
-            0 => Ok(()),
-            _ => Err(anyhow!("{failed} of {} networks could not be taken over", networks.len())),
+        match (networks.len() - reports.len(), networks.len()) {
+            (0, _) => Ok(()),
+            (failed, all) => Err(anyhow!("{failed} of {all} networks could not be taken over")),
         }
     }
 
-    fn one(&self, network: &NetworkName, desk: &mut Desk) -> Result<Report> {
+    fn one(&self, network: &NetworkName, open: &mut OpenStore) -> Result<Report> {
         let dir = self.dir.join(network.as_str());
-        let mut report = Report::new(&dir, Path::new(&desk.place), self.how.dry_run);
+        let mut report = Report::new(&dir, Path::new(&open.place), self.how.dry_run);
         let set = SetName(self.shared.clone().unwrap_or_else(|| network.to_string()));
-        let legacy = Legacy { dir: &dir, network, wait: WAIT };
+        let legacy = HostLocalFolder { dir: &dir, network, wait: WAIT };
         let dry_run = self.how.dry_run;
         let (done, cursors) =
-            engine::import_host_local(&mut *desk.store, legacy, set, dry_run, &desk.cx)?;
-        report.cursors = cursors;
+            engine::import_host_local(&mut *open.store, legacy, set, dry_run, &open.cx)?;
+        report.cursors = cursors.into_iter().map(Text).collect();
         report.done(done);
         Ok(report)
     }
@@ -291,7 +256,7 @@ impl HostLocal {
     fn store(&self, named: Option<PathBuf>) -> PathBuf {
         named.unwrap_or_else(|| {
             if self.dir == Path::new(HOST_LOCAL_DIR) {
-                PathBuf::from(super::DEFAULT)
+                PathBuf::from(DEFAULT)
             } else {
                 self.dir.join("leases.redb")
             }

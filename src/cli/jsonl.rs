@@ -1,20 +1,18 @@
 //! `sublet export jsonl`, `sublet import jsonl`: a store as text.
 //!
-//! Owns: reading and writing line by line, and where a mistake is. Does not own: a line's form
-//! (`lines`).
+//! Reads and writes line by line; [`crate::migrate::jsonl`] knows what is in a line.
 //! Invariant: a file is read whole before anything is written; only a few lines are in memory.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
 use serde_json::json;
 
-use super::copy::{How, tell_clashes};
-use super::{Desk, Terminal};
-use crate::migrate::copy::Mover;
+use super::copy::How;
+use super::{Call, OpenStore, write_file};
 use crate::migrate::jsonl;
 use crate::sys::files;
 
@@ -32,41 +30,26 @@ pub struct Export {
 }
 
 impl Export {
-    pub(super) fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
+    pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
+        let mut open = call.open()?;
         let Some(path) = &self.file else {
-            let mut out = BufWriter::new(&mut *terminal.stdout);
-            write(desk, &mut out)?;
+            let mut out = BufWriter::new(&mut *call.stdout);
+            write(&mut open, &mut out)?;
             return Ok(out.flush()?);
         };
-        // Whole under its name, or not there.
-        let mut next = path.clone().into_os_string();
-        next.push(".new");
-        let next = PathBuf::from(next);
-        let done = files::create(&next).map_err(Into::into).and_then(|file| {
-            let mut out = BufWriter::new(file);
-            let count = write(desk, &mut out)?;
-            out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-            std::fs::rename(&next, path)?;
-            Ok::<usize, anyhow::Error>(count)
-        });
-        if done.is_err() {
-            let _ = std::fs::remove_file(&next);
-        }
-        let count = done.with_context(|| format!("cannot write {}", path.display()))?;
+        let count = write_file(path, files::create, |out| write(&mut open, out))?;
         if self.json {
-            writeln!(terminal.stdout, "{:#}", json!({"file": path, "records": count}))?;
-        } else {
-            writeln!(terminal.stdout, "{count} records are in {}", path.display())?;
+            return call.json(&json!({"file": path, "records": count}));
         }
-        Ok(terminal.stdout.flush()?)
+        Ok(writeln!(call.stdout, "{count} records are in {}", path.display())?)
     }
 }
 
-/// Writes all of a store; answers how many records.
-fn write(desk: &mut Desk, out: &mut dyn Write) -> Result<usize> {
+/// Writes all records of a store; returns their number.
+fn write(open: &mut OpenStore, out: &mut dyn Write) -> Result<usize> {
     writeln!(out, "{}", jsonl::head())?;
     let (mut count, mut failed) = (0, Ok(()));
-    desk.store.records(&desk.cx, &mut |record, persist| {
+    open.store.records(&open.cx, &mut |record, persist| {
         if failed.is_ok() {
             failed = writeln!(out, "{}", jsonl::write(&record, persist));
             count += 1;
@@ -87,30 +70,27 @@ pub struct Import {
 }
 
 impl Import {
-    pub(super) fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
+    pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
+        let mut open = call.open()?;
         let moved = if let Some(path) = &self.file {
-            let open = |path: &Path| -> Result<BufReader<File>> {
-                let file = File::open(path);
-                Ok(BufReader::new(file.with_context(|| format!("cannot read {}", path.display()))?))
-            };
             let name = path.display().to_string();
-            let moved = self.pass(true, &name, &mut open(path)?, desk, terminal)?;
+            let read = || -> Result<BufReader<File>> {
+                Ok(BufReader::new(File::open(path).with_context(|| format!("cannot read {name}"))?))
+            };
+            let moved = self.pass(true, &name, &mut read()?, &mut open, call)?;
             if !self.how.dry_run {
-                self.pass(false, &name, &mut open(path)?, desk, terminal)?;
+                self.pass(false, &name, &mut read()?, &mut open, call)?;
             }
             moved
         } else {
             let mut input = io::stdin().lock();
-            self.pass(self.how.dry_run, "standard input", &mut input, desk, terminal)?
+            self.pass(self.how.dry_run, "standard input", &mut input, &mut open, call)?
         };
         if self.how.json {
-            let report = json!({"dryRun": self.how.dry_run, "records": moved});
-            writeln!(terminal.stdout, "{report:#}")?;
-            return Ok(terminal.stdout.flush()?);
+            return call.json(&json!({"dryRun": self.how.dry_run, "records": moved}));
         }
         let verb = if self.how.dry_run { "would be" } else { "are" };
-        writeln!(terminal.stdout, "{moved} records {verb} in {}", desk.place)?;
-        Ok(terminal.stdout.flush()?)
+        Ok(writeln!(call.stdout, "{moved} records {verb} in {}", open.place)?)
     }
 
     /// Once over all lines.
@@ -119,31 +99,29 @@ impl Import {
         dry_run: bool,
         name: &str,
         input: &mut dyn BufRead,
-        desk: &mut Desk,
-        terminal: &mut Terminal<'_>,
+        open: &mut OpenStore,
+        call: &mut Call<'_>,
     ) -> Result<usize> {
-        let cx = desk.cx.clone();
-        let mut mover = Mover::new(&mut *desk.store, &cx, dry_run);
-        let mut number = 0_usize;
-        while let Some(line) = next(input).with_context(|| format!("cannot read {name}"))? {
-            number += 1;
-            let place = || format!("{name}, line {number}");
-            if number == 1 {
-                jsonl::read_head(&line).map_err(|e| anyhow!(e)).with_context(place)?;
-                continue;
+        open.restore(dry_run, call, |copier| {
+            let mut number = 0_usize;
+            while let Some(line) = next(input).with_context(|| format!("cannot read {name}"))? {
+                number += 1;
+                let place = || format!("{name}, line {number}");
+                if number == 1 {
+                    jsonl::read_head(&line).map_err(|e| anyhow!(e)).with_context(place)?;
+                    continue;
+                }
+                let (record, persist) =
+                    jsonl::read(&line).map_err(|e| anyhow!(e)).with_context(place)?;
+                copier.push(record, self.how.persist.unwrap_or(persist)).with_context(|| {
+                    format!("{name}, up to line {number}: correct it and import all of it again")
+                })?;
             }
-            let (record, persist) =
-                jsonl::read(&line).map_err(|e| anyhow!(e)).with_context(place)?;
-            mover.push(record, self.how.persist.unwrap_or(persist)).with_context(|| {
-                format!("{name}, up to line {number}: mend it and import all of it again")
-            })?;
-        }
-        if number == 0 {
-            bail!("{name} is empty");
-        }
-        mover.flush()?;
-        tell_clashes(&mover.clashes, terminal)?;
-        Ok(mover.moved)
+            if number == 0 {
+                bail!("{name} is empty");
+            }
+            Ok(())
+        })
     }
 }
 

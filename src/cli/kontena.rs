@@ -1,18 +1,15 @@
-//! `sublet import kontena`: Docker networks of kontena-ipam go on with subletd.
+//! `sublet import kontena`: Docker networks of kontena-ipam continue with subletd.
 //!
-//! Invariant: all keys are read and understood before anything is written; once done it is done: a
-//! second time changes nothing.
+//! Invariant: all keys are read and understood before anything is written; a second import changes nothing.
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::copy::tell_clashes;
-use super::{Desk, Place, Terminal, World, misuse};
+use super::{Call, OpenStore, StoreArgs, misuse};
 use crate::alloc::{Import, Imported, Record};
 use crate::config;
 use crate::engine;
-use crate::migrate::copy::Mover;
 use crate::migrate::kontena;
 use crate::migrate::kontena::Content;
 use crate::model::{NetworkName, Persist, Pool, SetName, StoreSpec};
@@ -37,64 +34,52 @@ pub struct Kontena {
 }
 
 impl Kontena {
-    pub(super) fn run(
-        &self,
-        place: &Place,
-        world: World<'_>,
-        terminal: &mut Terminal<'_>,
-    ) -> Result<()> {
-        let keys = kontena::keys(&self.source(place)?, self.prefix.trim_end_matches('/'))?;
-        let found = Content::parse(&keys, &self.prefix, &self.address_space, world.facts.now);
-        let found = found.map_err(|e| anyhow!(e))?;
-        let mut desk = if place.cluster().is_some() {
-            Desk::open(place, world, terminal)?
-        } else {
-            Desk::of_pools(place, world)?
-        };
-        let before = matches!(done(&mut desk, true)?, Imported::Before);
-        if before && self.json {
-            writeln!(terminal.stdout, "{:#}", json!({"before": true, "pools": []}))?;
-            return Ok(terminal.stdout.flush()?);
+    pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
+        let keys = kontena::keys(&self.source(call.args)?, self.prefix.trim_end_matches('/'))?;
+        let now = call.world.facts.now;
+        let contents = Content::parse(&keys, &self.prefix, &self.address_space, now);
+        let contents = contents.map_err(|e| anyhow!(e))?;
+        let mut open = call.open_pools()?;
+        if matches!(mark(&mut open, true)?, Imported::Before) {
+            if self.json {
+                return call.json(&json!({"before": true, "pools": []}));
+            }
+            let prefix = &self.prefix;
+            return Ok(writeln!(call.stdout, "{prefix}: taken over before; nothing was done")?);
         }
-        if before {
-            writeln!(terminal.stdout, "{}: taken over before; nothing was done", self.prefix)?;
-            return Ok(terminal.stdout.flush()?);
-        }
-        pass(true, &found, &mut desk, terminal)?;
+        write(true, &contents, &mut open, call)?;
         if !self.dry_run {
-            pass(false, &found, &mut desk, terminal)?;
-            done(&mut desk, false)?;
+            write(false, &contents, &mut open, call)?;
+            mark(&mut open, false)?;
         }
-        let leases = |pool: &Pool| found.leases.iter().filter(|l| l.set == pool.set()).count();
+        let leases = |pool: &Pool| contents.leases.iter().filter(|l| l.set == pool.set()).count();
         if self.json {
             let row = |pool: &Pool| {
                 let (id, subnet) = (pool.id.to_string(), pool.subnet.to_string());
                 json!({"pool": id, "subnet": subnet, "addresses": leases(pool)})
             };
-            let pools: Vec<Value> = found.pools.values().map(row).collect();
-            let orphans: Vec<String> = found.orphans.iter().map(ToString::to_string).collect();
-            let report = json!({
-                "before": false, "dryRun": self.dry_run, "pools": pools, "leftOut": orphans,
-            });
-            writeln!(terminal.stdout, "{report:#}")?;
-            return Ok(terminal.stdout.flush()?);
+            let pools: Vec<Value> = contents.pools.values().map(row).collect();
+            return call.json(&json!({
+                "before": false, "dryRun": self.dry_run, "pools": pools,
+                "leftOut": contents.orphans,
+            }));
         }
         let verb = if self.dry_run { "would be taken over" } else { "taken over" };
-        for pool in found.pools.values() {
+        for pool in contents.pools.values() {
             let (id, subnet, leases) = (&pool.id, pool.subnet, leases(pool));
-            writeln!(terminal.stdout, "pool {id} ({subnet}): {leases} addresses {verb}")?;
+            writeln!(call.stdout, "pool {id} ({subnet}): {leases} addresses {verb}")?;
         }
-        if found.pools.is_empty() {
-            writeln!(terminal.stdout, "{}: there is no pool", self.prefix)?;
+        if contents.pools.is_empty() {
+            writeln!(call.stdout, "{}: there is no pool", self.prefix)?;
         }
-        for subnet in &found.orphans {
-            writeln!(terminal.stderr, "subnet {subnet} left out: no pool has it")?;
+        for subnet in &contents.orphans {
+            writeln!(call.stderr, "subnet {subnet} left out: no pool has it")?;
         }
-        Ok(terminal.stdout.flush()?)
+        Ok(())
     }
 
-    fn source(&self, place: &Place) -> Result<StoreSpec> {
-        let json = match (&self.from, place.cluster()) {
+    fn source(&self, args: &StoreArgs) -> Result<StoreSpec> {
+        let json = match (&self.from, args.cluster()) {
             (Some(url), _) => json!({ "etcd": { "endpoints": [url] } }).to_string(),
             (None, Some(json)) => json.to_owned(),
             (None, None) => {
@@ -105,30 +90,28 @@ impl Kontena {
     }
 }
 
-/// Once over all that was found.
-fn pass(
+/// Writes everything.
+fn write(
     dry_run: bool,
-    found: &Content,
-    desk: &mut Desk,
-    terminal: &mut Terminal<'_>,
+    contents: &Content,
+    open: &mut OpenStore,
+    call: &mut Call<'_>,
 ) -> Result<()> {
-    let mut mover = Mover::new(&mut *desk.store, &desk.cx, dry_run);
-    for pool in found.pools.values() {
-        mover.push(Record::Pool(pool.clone()), Persist::Disk)?;
-    }
-    for lease in &found.leases {
-        mover.push(Record::Lease(lease.clone()), Persist::Disk)?;
-    }
-    mover.flush()?;
-    tell_clashes(&mover.clashes, terminal)
+    let pools = contents.pools.values().cloned().map(Record::Pool);
+    let leases = contents.leases.iter().cloned().map(Record::Lease);
+    let mut records = pools.chain(leases);
+    open.restore(dry_run, call, |copier| {
+        Ok(records.try_for_each(|record| copier.push(record, Persist::Disk))?)
+    })?;
+    Ok(())
 }
 
-/// Records that all is here, or asks for that.
-fn done(desk: &mut Desk, dry_run: bool) -> Result<Imported> {
+/// Records that everything is imported, or in a dry run asks for that.
+fn mark(open: &mut OpenStore, dry_run: bool) -> Result<Imported> {
     let name = NetworkName::new("kontena-ipam")
         .map_err(|_| anyhow!("kontena-ipam is no network's name"))?;
     let (set, adopts) = (SetName(name.to_string()), Some(name));
     let import =
         Import { set, leases: Vec::new(), cursors: Vec::new(), adopts, partial: false, dry_run };
-    Ok(engine::import(&mut *desk.store, import, &desk.cx)?)
+    Ok(engine::import(&mut *open.store, import, &open.cx)?)
 }

@@ -3,9 +3,9 @@
 use anyhow::Result;
 use clap::Args;
 
-use super::output::JsonArray;
-use super::{Desk, Terminal, tables};
+use super::{Call, JsonRows, tables};
 use crate::error::shown_network;
+use crate::model::Lease;
 use crate::rows::LeaseRow;
 
 /// List all leases, or one network's.
@@ -20,31 +20,28 @@ pub struct List {
 }
 
 impl List {
-    pub(super) fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
-        let network = self.network.as_deref();
-        let wanted = |l: &_| network.is_none_or(|n| shown_network(l) == n);
-        if !self.json {
-            let leases = desk.leases(&wanted)?;
-            if leases.is_empty() {
-                writeln!(terminal.stderr, "no leases in {}", desk.place)?;
-                return Ok(());
-            }
-            let rows: Vec<LeaseRow<'_>> = leases.iter().map(LeaseRow::new).collect();
-            write!(terminal.stdout, "{}", tables::leases(&rows, &terminal.screen))?;
-            return Ok(terminal.stdout.flush()?);
+    pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
+        let mut open = call.open()?;
+        let wanted = |l: &Lease| self.network.as_deref().is_none_or(|n| shown_network(l) == n);
+        if self.json {
+            // As text many leases take less memory, and nothing is printed while the store is read.
+            let (mut rows, mut written) = (JsonRows::default(), Ok(()));
+            open.store.list(&open.cx, &mut |lease| {
+                if written.is_ok() && wanted(&lease) {
+                    written = rows.push(&LeaseRow::new(&lease));
+                }
+            })?;
+            written?;
+            return Ok(call.stdout.write_all(&rows.finish())?);
         }
-        // Nothing is printed while the store is read: half an array is no answer, and a slow consumer
-        // holds nobody up. As text many leases take less memory.
-        let (mut text, mut written) = (Vec::new(), Ok(()));
-        let mut array = JsonArray::new(&mut text);
-        desk.store.list(&desk.cx, &mut |lease| {
-            if written.is_ok() && wanted(&lease) {
-                written = array.push(&lease);
-            }
-        })?;
-        written?;
-        array.end()?;
-        terminal.stdout.write_all(&text)?;
-        Ok(terminal.stdout.flush()?)
+        let leases = open.leases(&wanted)?;
+        if leases.is_empty() {
+            writeln!(call.stderr, "no leases in {}", open.place)?;
+        }
+        Ok(write!(
+            call.stdout,
+            "{}",
+            tables::leases(leases.iter().map(LeaseRow::new), &call.screen)
+        )?)
     }
 }

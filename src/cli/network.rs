@@ -1,8 +1,8 @@
 //! `sublet network`: the definition that a cluster keeps for a network.
 //!
-//! Owns: reading a definition from a file, and what is asked before it changes under living leases. Does
-//! not own: what a definition may say (`config`).
-//! Invariant: a definition replaces only the version that was looked at.
+//! Reads a definition from a file and asks before it changes below leases; [`crate::config`] knows what a
+//! definition may say.
+//! Invariant: a definition replaces only the version that was read.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -11,8 +11,8 @@ use anyhow::{Context as _, Result, anyhow};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::output::visible;
-use super::{Desk, Terminal, confirm, misuse};
+use super::screen::visible;
+use super::{Call, OpenStore, misuse, network_name};
 use crate::alloc::DefineNetwork;
 use crate::config::define;
 use crate::engine;
@@ -66,37 +66,43 @@ pub struct Set {
 }
 
 impl Network {
-    pub(super) fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
-        if !desk.cluster {
+    pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
+        let mut open = call.open()?;
+        if !open.cluster {
             return Err(misuse(format!(
                 "{} keeps no definitions; name the cluster with --store",
-                desk.place
+                open.place
             )));
         }
         match self {
-            Network::Show(show) => show.run(desk, terminal),
-            Network::Set(set) => set.run(desk, terminal),
+            Network::Show(show) => show.run(&mut open, call),
+            Network::Set(set) => set.run(&mut open, call),
         }
     }
 }
 
-fn network(name: &str) -> Result<NetworkName> {
-    NetworkName::new(name).map_err(|_| misuse(format!("{name:?} is no network's name")))
-}
-
 impl Show {
-    fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
-        let network = network(&self.name)?;
-        let Some(record) = engine::definition(&mut *desk.store, &network)? else {
+    fn run(&self, open: &mut OpenStore, call: &mut Call<'_>) -> Result<()> {
+        let network = network_name(&self.name)?;
+        let Some(record) = engine::definition(&mut *open.store, &network)? else {
             return Err(anyhow!(
                 "{} keeps no definition of network {network}; an ADD with \"define\": true makes one, \
                  or `sublet network set {network} FILE`",
-                desk.place
+                open.place
             ));
         };
-        let text = if self.json { object(&record)? } else { told(&record)? };
-        writeln!(terminal.stdout, "{text}")?;
-        Ok(terminal.stdout.flush()?)
+        let (version, by, time) = (record.version, &record.by, Time(record.time));
+        let ipam = ipam(&record)?;
+        if self.json {
+            return call.json(&json!({
+                "name": network.as_str(), "version": version, "by": by, "time": time, "ipam": ipam,
+            }));
+        }
+        let by = visible(by);
+        Ok(writeln!(
+            call.stdout,
+            "network    {network}\nversion    {version}\nby         {by}\nsince      {time}\n{ipam:#}"
+        )?)
     }
 }
 
@@ -105,71 +111,40 @@ fn ipam(record: &NetworkDefinition) -> Result<Value> {
         .with_context(|| format!("the definition of network {} is damaged", record.network))
 }
 
-fn object(record: &NetworkDefinition) -> Result<String> {
-    let object = json!({
-        "name": record.network.as_str(),
-        "version": record.version,
-        "by": record.by,
-        "time": Time(record.time),
-        "ipam": ipam(record)?,
-    });
-    Ok(format!("{object:#}"))
-}
-
-fn told(record: &NetworkDefinition) -> Result<String> {
-    Ok(format!(
-        "network    {}\nversion    {}\nby         {}\nsince      {}\n{:#}",
-        record.network,
-        record.version,
-        visible(&record.by),
-        Time(record.time),
-        ipam(record)?
-    ))
-}
-
 impl Set {
-    fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
-        let network = network(&self.name)?;
+    fn run(&self, open: &mut OpenStore, call: &mut Call<'_>) -> Result<()> {
+        let network = network_name(&self.name)?;
         let bytes = read(&self.file)?;
         let (text, written) =
             define::from_file(&bytes, &network).with_context(|| self.file.clone())?;
         let config = define::read(&text, &network).with_context(|| self.file.clone())?;
         for warning in &config.warnings {
-            writeln!(terminal.stderr, "sublet: {warning}")?;
+            writeln!(call.stderr, "sublet: {warning}")?;
         }
-        let kept = engine::definition(&mut *desk.store, &network)?.map(|record| record.version);
+        let kept = engine::definition(&mut *open.store, &network)?.map(|record| record.version);
         let version = match self.version.or(written) {
             Some(version) => Some(version).filter(|version| *version > 0),
             None => kept,
         };
         if version == kept {
-            let outside = outside(desk, &network, &config.sets)?;
-            if !outside.is_empty() && !self.sure(&outside, &config.sets, terminal)? {
-                writeln!(terminal.stderr, "kept the definition of network {network}")?;
-                return Ok(());
+            let outside = outside(open, &network, &config.sets)?;
+            if !outside.is_empty() && !self.is_sure(&outside, &config.sets, call)? {
+                return Ok(writeln!(call.stderr, "kept the definition of network {network}")?);
             }
         }
         let define = DefineNetwork { network: network.clone(), text, version };
-        let version = engine::define(&mut *desk.store, define, &desk.cx)?;
+        let version = engine::define(&mut *open.store, define, &open.cx)?;
         if self.json {
-            let report = json!({"network": network.as_str(), "version": version});
-            writeln!(terminal.stdout, "{report:#}")?;
-        } else {
-            writeln!(terminal.stdout, "network {network} is defined, version {version}")?;
+            return call.json(&json!({"network": network.as_str(), "version": version}));
         }
-        Ok(terminal.stdout.flush()?)
+        Ok(writeln!(call.stdout, "network {network} is defined, version {version}")?)
     }
 
-    fn sure(
-        &self,
-        outside: &[Lease],
-        sets: &[RangeSet],
-        terminal: &mut Terminal<'_>,
-    ) -> Result<bool> {
+    fn is_sure(&self, outside: &[Lease], sets: &[RangeSet], call: &mut Call<'_>) -> Result<bool> {
         for lease in outside.iter().take(NAMED) {
             let (addr, owner) = (lease.addr, &lease.owner);
             writeln!(
-                terminal.stderr,
+                call.stderr,
                 "{addr} of {owner} on node {} is in no range of it",
                 visible(&lease.node.name)
             )?;
@@ -180,13 +155,13 @@ impl Set {
              it so",
             describe(sets)
         );
-        Ok(self.yes || confirm(terminal, &question)?)
+        Ok(self.yes || call.confirm(&question)?)
     }
 }
 
 /// The network's leases that lie in none of these ranges.
-fn outside(desk: &mut Desk, network: &NetworkName, sets: &[RangeSet]) -> Result<Vec<Lease>> {
-    desk.leases(&|lease| {
+fn outside(open: &mut OpenStore, network: &NetworkName, sets: &[RangeSet]) -> Result<Vec<Lease>> {
+    open.leases(&|lease| {
         let of = shown_network(lease) == network.as_str() && lease.kind.collectable();
         of && !sets.iter().any(|set| set.range_of(lease.addr).is_some())
     })

@@ -1,15 +1,13 @@
 //! `sublet node`: the machines that share a cluster.
 //!
-//! Owns: the rows of the list, and what is asked before a node's leases are freed. Does not own: how
-//! they are freed (`engine`).
-//! Invariant: nothing of the machine that this runs on is freed without `--force`.
+//! Asks before a node's leases are freed; the engine frees them.
+//! Invariant: without `--force` nothing is freed of the machine that this runs on.
 
 use anyhow::{Result, anyhow};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::output;
-use super::{Desk, Terminal, confirm, misuse, tables};
+use super::{Call, OpenStore, misuse, tables};
 use crate::alloc::Context;
 use crate::engine;
 use crate::rows::{NodeRow, Nodes};
@@ -51,52 +49,52 @@ pub struct Release {
 }
 
 impl Node {
-    pub(super) fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
+    pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
         match self {
-            Node::List(list) => list.run(desk, terminal),
-            Node::Release(release) => release.run(desk, terminal),
+            Node::List(list) => list.run(call),
+            Node::Release(release) => release.run(call),
         }
     }
 }
 
 /// All nodes that are known, or that have something.
-fn rows(desk: &mut Desk, cx: &Context) -> Result<Vec<NodeRow>> {
+fn rows(open: &mut OpenStore, cx: &Context) -> Result<Vec<NodeRow>> {
     let mut nodes = Nodes::default();
-    desk.store.list(cx, &mut |lease| nodes.lease(&lease))?;
-    Ok(nodes.rows(&desk.store.pools()?, engine::nodes(&mut *desk.store)?, &cx.node))
+    open.store.list(cx, &mut |lease| nodes.lease(&lease))?;
+    Ok(nodes.rows(&open.store.pools()?, engine::nodes(&mut *open.store)?, &cx.node))
 }
 
 impl List {
-    fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
-        let cx = desk.cx.clone();
-        let rows = rows(desk, &cx)?;
+    fn run(&self, call: &mut Call<'_>) -> Result<()> {
+        let mut open = call.open()?;
+        let cx = open.cx.clone();
+        let rows = rows(&mut open, &cx)?;
         if self.json {
-            output::json(terminal.stdout, &rows)?;
-        } else if rows.is_empty() {
-            writeln!(terminal.stderr, "no nodes in {}", desk.place)?;
-        } else {
-            write!(terminal.stdout, "{}", tables::nodes(&rows, &terminal.screen))?;
+            return call.json_rows(&rows);
         }
-        Ok(terminal.stdout.flush()?)
+        if rows.is_empty() {
+            writeln!(call.stderr, "no nodes in {}", open.place)?;
+        }
+        Ok(write!(call.stdout, "{}", tables::nodes(&rows, &call.screen))?)
     }
 }
 
 impl Release {
-    fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
-        let name = &self.name;
-        if !desk.cluster {
+    fn run(&self, call: &mut Call<'_>) -> Result<()> {
+        let (mut open, name) = (call.open()?, &self.name);
+        if !open.cluster {
             return Err(misuse(format!(
                 "{} is of this machine alone; name the cluster with --store, or see `sublet release` \
                  and `sublet gc`",
-                desk.place
+                open.place
             )));
         }
         // What has ended with a boot of it is freed as well, so it is counted.
-        let cx = Context { boot: None, ..desk.cx.clone() };
-        let Some(row) = rows(desk, &cx)?.into_iter().find(|row| row.node == *name) else {
+        let cx = Context { boot: None, ..open.cx.clone() };
+        let Some(row) = rows(&mut open, &cx)?.into_iter().find(|row| row.node == *name) else {
             return Err(anyhow!(
                 "there is no node {name} in {}; see `sublet node list`",
-                desk.place
+                open.place
             ));
         };
         if row.here && !self.force {
@@ -105,31 +103,25 @@ impl Release {
                  containers use; delete those, or say --force"
             ));
         }
-        let what = told(&row);
+        let what = describe(&row);
+        if self.dry_run && self.json {
+            return call.json(&json!({"node": name, "dryRun": true, "leases": row.leases}));
+        }
         if self.dry_run {
-            if self.json {
-                let report = json!({"node": name, "dryRun": true, "leases": row.leases});
-                writeln!(terminal.stdout, "{report:#}")?;
-            } else {
-                writeln!(terminal.stdout, "would free {what}")?;
-            }
-            return Ok(terminal.stdout.flush()?);
+            return Ok(writeln!(call.stdout, "would free {what}")?);
         }
-        let question = format!("free {what}; is that machine gone");
-        if !self.yes && !confirm(terminal, &question)? {
-            writeln!(terminal.stderr, "kept {what}")?;
-            return Ok(());
+        if !self.yes && !call.confirm(&format!("free {what}; is that machine gone"))? {
+            return Ok(writeln!(call.stderr, "kept {what}")?);
         }
-        let left = engine::release_node(&mut *desk.store, name, &desk.cx)?;
+        let left = engine::release_node(&mut *open.store, name, &open.cx)?;
         if self.json {
-            let report = json!({
-                "node": name, "dryRun": false, "freed": left.freed, "forgotten": left.forgotten,
-            });
-            writeln!(terminal.stdout, "{report:#}")?;
+            let (freed, forgotten) = (left.freed, left.forgotten);
+            call.json(&json!({
+                "node": name, "dryRun": false, "freed": freed, "forgotten": forgotten,
+            }))?;
         } else {
-            writeln!(terminal.stdout, "freed {} addresses of node {name}", left.freed)?;
+            writeln!(call.stdout, "freed {} addresses of node {name}", left.freed)?;
         }
-        terminal.stdout.flush()?;
         if left.forgotten {
             return Ok(());
         }
@@ -137,7 +129,8 @@ impl Release {
     }
 }
 
-fn told(row: &NodeRow) -> String {
+/// What a node has.
+fn describe(row: &NodeRow) -> String {
     let networks: Vec<String> =
         row.networks.iter().map(|(name, count)| format!("{count} of {name}")).collect();
     let of = match &networks[..] {

@@ -3,8 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 
-use super::output;
-use super::{Desk, Terminal, tables};
+use super::{Call, tables};
 
 /// Tell how full each range is: size, leased, free, the longest free run, reserved, kept back.
 ///
@@ -20,20 +19,20 @@ pub struct Pools {
 }
 
 impl Pools {
-    pub(super) fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
-        let usage = desk.usage(self.network.as_deref())?;
-        let rows = desk.pool_rows(&usage)?;
+    pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
+        let mut open = call.open()?;
+        let usage = open.usage(self.network.as_deref())?;
+        let rows = open.pool_rows(&usage)?;
         if self.json {
-            output::json(terminal.stdout, &rows)?;
-        } else if rows.is_empty() {
-            writeln!(
-                terminal.stderr,
-                "no ranges are known in {}: a network's first ADD makes them known",
-                desk.place
-            )?;
-        } else {
-            write!(terminal.stdout, "{}", tables::usage(&rows, &terminal.screen))?;
+            return call.json_rows(&rows);
         }
-        Ok(terminal.stdout.flush()?)
+        if rows.is_empty() {
+            writeln!(
+                call.stderr,
+                "no ranges are known in {}: a network's first ADD makes them known",
+                open.place
+            )?;
+        }
+        Ok(write!(call.stdout, "{}", tables::usage(&rows, &call.screen))?)
     }
 }

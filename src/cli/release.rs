@@ -1,18 +1,16 @@
-//! `sublet release`: free a lease that its runtime forgot.
+//! `sublet release`: frees a lease that its runtime forgot.
 //!
-//! Invariant: only a lease that was shown is freed; its owner is looked at again inside the
-//! transaction. Leases in several networks are never freed at one word.
+//! Invariant: only a lease that was shown is freed, and only if it still has that owner. Leases in several
+//! networks are never freed by one answer.
 
 use std::collections::BTreeSet;
 
 use anyhow::{Result, anyhow};
 use clap::Args;
 
-use super::output;
-use super::output::visible;
-use super::{Desk, Terminal, confirm};
-use crate::alloc::{Del, Target};
-use crate::engine;
+use super::Call;
+use super::screen::visible;
+use crate::alloc::Target;
 use crate::error::shown_network;
 use crate::net::Addr;
 use crate::rows::{FreedRow, LeaseRow};
@@ -35,8 +33,9 @@ pub struct Release {
 }
 
 impl Release {
-    pub(super) fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
-        let leases = desk.named(&self.name, self.network.as_deref())?;
+    pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
+        let mut open = call.open()?;
+        let leases = open.named(&self.name, self.network.as_deref())?;
         let networks: BTreeSet<&str> = leases.iter().map(shown_network).collect();
         // A container may be asked for one by one; an address on several is several things.
         if networks.len() > 1 && (self.yes || self.name.parse::<Addr>().is_ok()) {
@@ -50,33 +49,20 @@ impl Release {
         let mut rows = Vec::new();
         for lease in &leases {
             let (addr, owner) = (lease.addr, &lease.owner);
-            let network = shown_network(lease);
-            let what = format!("{addr} of network {network}, held by {owner}");
-            if !self.yes && !confirm(terminal, &format!("free {what}"))? {
-                writeln!(terminal.stderr, "kept {what}")?;
+            let what = format!("{addr} of network {}, held by {owner}", shown_network(lease));
+            if !self.yes && !call.confirm(&format!("free {what}"))? {
+                writeln!(call.stderr, "kept {what}")?;
                 continue;
             }
-            let target = Target::Some(owner.clone(), vec![addr]);
-            let del =
-                Del { set: lease.set.clone(), target, rewind: false, undo: false, legacy: None };
-            let cx = desk.cx_for(lease);
-            let freed = engine::del(&mut *desk.store, del, None, &cx)?;
+            let freed = open.free(lease, Target::Some(owner.clone(), vec![addr]))?;
             if self.json {
                 let lease = LeaseRow::new(lease);
-                rows.push(FreedRow {
-                    lease,
-                    verdict: None,
-                    reason: None,
-                    freed: !freed.is_empty(),
-                });
+                rows.push(FreedRow { lease, verdict: None, reason: None, freed });
                 continue;
             }
-            let word = if freed.is_empty() { "was free already:" } else { "freed" };
-            writeln!(terminal.stdout, "{word} {}", visible(&what))?;
+            let word = if freed { "freed" } else { "was free already:" };
+            writeln!(call.stdout, "{word} {}", visible(&what))?;
         }
-        if self.json {
-            output::json(terminal.stdout, &rows)?;
-        }
-        Ok(terminal.stdout.flush()?)
+        if self.json { call.json_rows(&rows) } else { Ok(()) }
     }
 }

@@ -1,91 +1,71 @@
-//! What an import did, for a person and for a program.
+//! What an import did, as text and as JSON.
 //!
-//! Invariant: both forms tell the same; what was left out is told with its reason.
+//! Invariant: both forms have the same contents; what was left out is named with its reason.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use serde_json::{Value, json};
+use serde::Serialize;
 
-use super::Terminal;
-use super::output::visible;
+use super::Call;
+use super::screen::visible;
 use crate::alloc::Imported;
 use crate::net::Addr;
+use crate::rows::Text;
 
 /// What came of one source.
+#[derive(Default, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Report {
     source: PathBuf,
     store: PathBuf,
     dry_run: bool,
-    taken: Vec<Addr>,
-    present: Vec<Addr>,
+    taken: Vec<Text<Addr>>,
+    present: Vec<Text<Addr>>,
     /// What was not understood, and why.
-    pub skipped: Vec<(String, String)>,
-    /// The addresses given last.
-    pub cursors: Vec<Addr>,
+    pub skipped: Vec<Skipped>,
+    /// The addresses allocated last.
+    #[serde(rename = "last")]
+    pub cursors: Vec<Text<Addr>>,
     /// It was done at another time.
     pub before: bool,
     /// What the source is called now.
+    #[serde(rename = "keptAs", skip_serializing_if = "Option::is_none")]
     pub kept: Option<PathBuf>,
+}
+
+/// Something that was not understood.
+#[derive(Serialize)]
+pub struct Skipped {
+    /// The record.
+    pub what: String,
+    /// Why.
+    pub why: String,
 }
 
 impl Report {
     /// Nothing was done yet.
     pub fn new(source: &Path, store: &Path, dry_run: bool) -> Report {
-        Report {
-            source: source.to_owned(),
-            store: store.to_owned(),
-            dry_run,
-            taken: Vec::new(),
-            present: Vec::new(),
-            skipped: Vec::new(),
-            cursors: Vec::new(),
-            before: false,
-            kept: None,
-        }
+        Report { source: source.into(), store: store.into(), dry_run, ..Report::default() }
     }
 
     /// The import was carried out.
     pub fn done(&mut self, imported: Imported) {
+        let texts = |addrs: Vec<Addr>| addrs.into_iter().map(Text).collect();
         match imported {
-            Imported::Done { taken, present } => (self.taken, self.present) = (taken, present),
+            Imported::Done { taken, present } => {
+                (self.taken, self.present) = (texts(taken), texts(present));
+            }
             Imported::Before => self.before = true,
         }
     }
 
-    /// For a program.
-    pub fn json(&self) -> Value {
-        let texts = |addrs: &[Addr]| addrs.iter().map(ToString::to_string).collect::<Vec<_>>();
-        let skipped = self.skipped.iter().map(|(what, why)| json!({"what": what, "why": why}));
-        json!({
-            "source": self.source,
-            "store": self.store,
-            "dryRun": self.dry_run,
-            "before": self.before,
-            "taken": texts(&self.taken),
-            "present": texts(&self.present),
-            "skipped": skipped.collect::<Vec<_>>(),
-            "last": texts(&self.cursors),
-            "keptAs": self.kept,
-        })
-    }
-
-    /// Writes it.
-    pub fn write(&self, terminal: &mut Terminal<'_>, json: bool) -> Result<()> {
-        if json {
-            writeln!(terminal.stdout, "{:#}", self.json())?;
-        } else {
-            self.tell(terminal)?;
-        }
-        Ok(terminal.stdout.flush()?)
-    }
-
-    fn tell(&self, terminal: &mut Terminal<'_>) -> Result<()> {
-        let out = &mut *terminal.stdout;
+    /// Prints it as text.
+    pub fn print(&self, call: &mut Call<'_>) -> Result<()> {
+        let out = &mut *call.stdout;
         let (source, store) = (self.source.display(), self.store.display());
         if self.before {
-            writeln!(out, "{source}: taken over before; nothing was done")?;
-            return Ok(());
+            return Ok(writeln!(out, "{source}: taken over before; nothing was done")?);
         }
         let verb = if self.dry_run { "would be taken over" } else { "taken over" };
         writeln!(out, "{source}: {} addresses {verb} into {store}", self.taken.len())?;
@@ -93,9 +73,9 @@ impl Report {
             writeln!(out, "  {} were there already", self.present.len())?;
         }
         for addr in &self.cursors {
-            writeln!(out, "  the rotation goes on behind {addr}")?;
+            writeln!(out, "  the rotation goes on behind {}", addr.0)?;
         }
-        for (what, why) in &self.skipped {
+        for Skipped { what, why } in &self.skipped {
             writeln!(out, "  {}: {}", visible(what), visible(why))?;
         }
         if let Some(kept) = &self.kept {

@@ -1,19 +1,18 @@
-//! `sublet reserve` and `sublet unreserve`: addresses that are given to nobody.
+//! `sublet reserve` and `sublet unreserve`: addresses that are never allocated.
 //!
-//! Invariant: all that was named is reserved, or nothing; where a cluster's transactions are too small
-//! for that, what was done is taken back, and told if it could not be.
+//! Invariant: all named addresses are reserved, or none. Where a cluster's transactions are too small for
+//! that, the finished ones are undone; an error names what could not be undone.
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
 use serde_json::json;
 
-use super::output;
-use super::{Desk, Terminal, confirm, misuse};
+use super::{Call, OpenStore, misuse, network_name};
 use crate::alloc;
 use crate::engine;
-use crate::model::{NetworkName, SetName};
+use crate::model::SetName;
 use crate::net::{Addr, Span, Subnet, parse_cidr};
-use crate::rows;
+use crate::rows::Text;
 
 /// Most addresses at a time: each is a record.
 const MOST: u128 = 65_536;
@@ -60,13 +59,13 @@ struct What {
 }
 
 impl What {
-    /// The network's set of leases, and the addresses. Those to reserve have to be in a range of it;
-    /// a reservation can be ended whatever the ranges have become.
+    /// Returns the network's set of leases, and the addresses. Addresses to reserve must be in one of its
+    /// ranges; a reservation can be ended whatever the ranges have become.
     fn find(
         &self,
         inside: bool,
-        desk: &mut Desk,
-        terminal: &mut Terminal<'_>,
+        open: &mut OpenStore,
+        call: &mut Call<'_>,
     ) -> Result<(SetName, Vec<Addr>)> {
         let span = span(&self.addresses)?;
         let count = span.size();
@@ -77,9 +76,8 @@ impl What {
                 self.addresses
             )));
         }
-        let network = NetworkName::new(&*self.network)
-            .map_err(|_| misuse(format!("{:?} is no network's name", self.network)))?;
-        let definitions = desk.store.networks(&desk.cx)?;
+        let network = network_name(&self.network)?;
+        let definitions = open.store.networks(&open.cx)?;
         let defined = definitions.iter().find(|d| d.network == network);
         let outside = |d: &&alloc::NetworkRanges| !d.bounds.iter().any(|b| b.overlaps(span));
         if let Some(definition) = defined.filter(outside).filter(|_| inside) {
@@ -90,11 +88,11 @@ impl What {
                 ranges.join(", ")
             ));
         }
-        if defined.is_none() && !desk.cluster {
+        if defined.is_none() && !open.cluster {
             writeln!(
-                terminal.stderr,
+                call.stderr,
                 "network {network} has given no address in {} yet; this is for when it does",
-                desk.place
+                open.place
             )?;
         }
         let set = defined.map_or_else(|| SetName(network.to_string()), |d| d.set.clone());
@@ -103,44 +101,37 @@ impl What {
     }
 
     /// As many as one transaction of this store takes.
-    fn slice(desk: &Desk, addrs: &[Addr]) -> usize {
+    fn slice(open: &OpenStore, addrs: &[Addr]) -> usize {
         // Consul takes 64 records, of which each address has two.
-        if desk.cluster { 16 } else { addrs.len().max(1) }
+        if open.cluster { 16 } else { addrs.len().max(1) }
     }
 
-    fn tell(&self, done: &[Addr], word: &str, terminal: &mut Terminal<'_>) -> Result<()> {
+    fn report(&self, done: &[Addr], word: &str, call: &mut Call<'_>) -> Result<()> {
         if self.json {
-            let addresses: Vec<_> = done.iter().copied().map(rows::Text).collect();
-            let report = json!({ "network": self.network, "addresses": addresses });
-            output::json(terminal.stdout, &report)?;
-        } else {
-            writeln!(
-                terminal.stdout,
-                "{word} {} of network {}",
-                if let [one] = done {
-                    one.to_string()
-                } else {
-                    format!("{} addresses", done.len())
-                },
-                self.network
-            )?;
+            let addresses: Vec<_> = done.iter().copied().map(Text).collect();
+            return call.json(&json!({ "network": self.network, "addresses": addresses }));
         }
-        Ok(terminal.stdout.flush()?)
+        let what = match done {
+            [one] => one.to_string(),
+            _ => format!("{} addresses", done.len()),
+        };
+        Ok(writeln!(call.stdout, "{word} {what} of network {}", self.network)?)
     }
 }
 
 impl Reserve {
-    pub(super) fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
-        let (set, addrs) = self.what.find(true, desk, terminal)?;
+    pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
+        let mut open = call.open()?;
+        let (set, addrs) = self.what.find(true, &mut open, call)?;
         let question = format!("reserve {} addresses", addrs.len());
-        if addrs.len() > FEW && !self.what.yes && !confirm(terminal, &question)? {
-            return Ok(writeln!(terminal.stderr, "nothing was reserved")?);
+        if addrs.len() > FEW && !self.what.yes && !call.confirm(&question)? {
+            return Ok(writeln!(call.stderr, "nothing was reserved")?);
         }
-        let slice = What::slice(desk, &addrs);
+        let slice = What::slice(&open, &addrs);
         let reserve =
             alloc::Reserve { set, addrs, note: self.note.clone(), holder: self.owner.clone() };
-        match engine::reserve(&mut *desk.store, &reserve, slice, &desk.cx) {
-            Ok(done) => self.what.tell(&done, "reserved", terminal),
+        match engine::reserve(&mut *open.store, &reserve, slice, &open.cx) {
+            Ok(done) => self.what.report(&done, "reserved", call),
             Err(failed) if failed.left.is_empty() => {
                 Err(failed.error).context("nothing was reserved")
             }
@@ -155,23 +146,23 @@ impl Reserve {
 }
 
 impl Unreserve {
-    pub(super) fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
-        let (set, addrs) = self.what.find(false, desk, terminal)?;
-        let question =
-            format!("let {} of network {} be given", self.what.addresses, self.what.network);
-        if !self.what.yes && !confirm(terminal, &question)? {
-            return Ok(writeln!(terminal.stderr, "nothing was changed")?);
+    pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
+        let mut open = call.open()?;
+        let (set, addrs) = self.what.find(false, &mut open, call)?;
+        let (network, named) = (&self.what.network, &self.what.addresses);
+        let question = format!("let {named} of network {network} be given");
+        if !self.what.yes && !call.confirm(&question)? {
+            return Ok(writeln!(call.stderr, "nothing was changed")?);
         }
         let mut freed = Vec::new();
-        for some in addrs.chunks(What::slice(desk, &addrs)) {
+        for some in addrs.chunks(What::slice(&open, &addrs)) {
             let unreserve = alloc::Unreserve { set: set.clone(), addrs: some.to_vec() };
-            freed.extend(engine::unreserve(&mut *desk.store, unreserve, &desk.cx)?);
+            freed.extend(engine::unreserve(&mut *open.store, unreserve, &open.cx)?);
         }
         if freed.is_empty() {
-            let (network, named) = (&self.what.network, &self.what.addresses);
             return Err(anyhow!("nothing of {named} is reserved in network {network}"));
         }
-        self.what.tell(&freed, "unreserved", terminal)
+        self.what.report(&freed, "unreserved", call)
     }
 }
 

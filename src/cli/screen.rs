@@ -1,8 +1,6 @@
-//! What the terminal can show: colour, its width, characters beyond ASCII.
+//! What the terminal can show: color, its width, characters beyond ASCII.
 //!
-//! Owns: how that is found out, and what a colour means. Does not own: what is shown.
-//! Invariant: where nobody looks (a pipe, a file, `NO_COLOR`), a line has no escape sequence and is
-//! not cut.
+//! Invariant: a line that goes elsewhere (a pipe, a file) has no escape sequence and is not cut.
 
 use std::fmt;
 use std::io;
@@ -18,11 +16,11 @@ use crate::sys::host::Env;
 /// The screen that the streams lead to.
 #[derive(Clone, Copy, Debug)]
 pub struct Screen {
-    /// Colour on standard output.
-    pub colour: bool,
-    /// Colour on standard error.
+    /// Color on standard output.
+    pub color: bool,
+    /// Color on standard error.
     pub alert: bool,
-    /// Characters in a line; as good as infinite where nobody looks.
+    /// Characters in a line; `usize::MAX` where there is no terminal.
     pub width: usize,
     /// Lines on the terminal; `None` where there is none.
     pub height: Option<usize>,
@@ -30,7 +28,7 @@ pub struct Screen {
     pub unicode: bool,
 }
 
-/// When there is colour.
+/// When there is color.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum When {
     /// On a terminal, unless `NO_COLOR` is set
@@ -42,7 +40,7 @@ pub enum When {
     Never,
 }
 
-/// What a colour stands for.
+/// What a color stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tone {
     /// A heading.
@@ -57,34 +55,34 @@ pub enum Tone {
     Good,
     /// Leased, or full.
     Used,
-    /// Set aside by the operator.
+    /// Reserved by the operator.
     Reserved,
     /// A gateway's.
     Gateway,
-    /// Freed, and kept back.
+    /// Cooling down.
     Cooling,
 }
 
 impl Tone {
     pub(super) fn style(self) -> Style {
-        let colour = |colour: AnsiColor| Style::new().fg_color(Some(Color::Ansi(colour)));
+        let color = |color: AnsiColor| Style::new().fg_color(Some(Color::Ansi(color)));
         match self {
             Tone::Head => Style::new().effects(Effects::BOLD),
             Tone::Dim => Style::new().effects(Effects::DIMMED),
-            Tone::Bad => colour(AnsiColor::Red).effects(Effects::BOLD),
-            Tone::Odd => colour(AnsiColor::Yellow),
-            Tone::Good | Tone::Used => colour(AnsiColor::Green),
-            Tone::Reserved => colour(AnsiColor::Magenta),
-            Tone::Gateway => colour(AnsiColor::Blue),
-            Tone::Cooling => colour(AnsiColor::Cyan),
+            Tone::Bad => color(AnsiColor::Red).effects(Effects::BOLD),
+            Tone::Odd => color(AnsiColor::Yellow),
+            Tone::Good | Tone::Used => color(AnsiColor::Green),
+            Tone::Reserved => color(AnsiColor::Magenta),
+            Tone::Gateway => color(AnsiColor::Blue),
+            Tone::Cooling => color(AnsiColor::Cyan),
         }
     }
 }
 
 impl Screen {
-    /// No colour, no end of a line, ASCII alone.
+    /// No color, no end of a line, ASCII alone.
     pub const PLAIN: Screen =
-        Screen { colour: false, alert: false, width: usize::MAX, height: None, unicode: false };
+        Screen { color: false, alert: false, width: usize::MAX, height: None, unicode: false };
 
     /// The screen of this process. `COLUMNS` and `LINES` win over what the terminal says.
     pub fn find(env: &Env<'_>) -> Screen {
@@ -97,7 +95,7 @@ impl Screen {
         let locale = locale.into_iter().find(|value| !value.is_empty()).unwrap_or_default();
         let locale = locale.to_ascii_lowercase().replace('-', "");
         Screen {
-            colour: AutoStream::choice(&io::stdout()) != ColorChoice::Never,
+            color: AutoStream::choice(&io::stdout()) != ColorChoice::Never,
             alert: AutoStream::choice(&io::stderr()) != ColorChoice::Never,
             width: columns.map_or(usize::MAX, usize::from),
             height: lines.map(usize::from),
@@ -105,19 +103,19 @@ impl Screen {
         }
     }
 
-    /// The same, with colour when it is asked for.
+    /// The same, with color when it is asked for.
     #[must_use]
     pub fn with(self, when: When) -> Screen {
         match when {
             When::Auto => self,
-            When::Always => Screen { colour: true, alert: true, ..self },
-            When::Never => Screen { colour: false, alert: false, ..self },
+            When::Always => Screen { color: true, alert: true, ..self },
+            When::Never => Screen { color: false, alert: false, ..self },
         }
     }
 
-    /// The text in a colour, where there is any.
+    /// The text in a color, where there is any.
     pub fn paint(&self, tone: Tone, text: &str) -> String {
-        styled(self.colour, tone.style(), text)
+        styled(self.color, tone.style(), text)
     }
 
     /// The same for standard error.
@@ -126,11 +124,20 @@ impl Screen {
     }
 }
 
-fn styled(colour: bool, style: Style, text: &str) -> String {
-    if colour { format!("{style}{text}{style:#}") } else { text.to_owned() }
+/// Text from outside, without anything that could steer a terminal.
+pub fn visible(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    shown
 }
 
-/// A line on standard error that tells what takes longer than a second, where that is a terminal. It is
+fn styled(color: bool, style: Style, text: &str) -> String {
+    if color { format!("{style}{text}{style:#}") } else { text.to_owned() }
+}
+
+/// A line on standard error, where that is a terminal, about work that takes longer than a second. It is
 /// gone with the value: drop it before anything else is written.
 pub struct Progress(ProgressBar);
 
@@ -222,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn without_colour_nothing_is_added() {
+    fn without_color_nothing_is_added() {
         assert_eq!(Screen::PLAIN.paint(Tone::Bad, "x"), "x");
         let shown = Screen::PLAIN.with(When::Always).paint(Tone::Bad, "x");
         assert!(shown.starts_with("\u{1b}[") && shown.ends_with("\u{1b}[0m"), "{shown:?}");

@@ -1,13 +1,13 @@
-//! `sublet show`: all that is known of a lease, of a container's, or of a network.
+//! `sublet show`: everything known about a lease, a container's leases, or a network.
 
 use anyhow::Result;
 use clap::Args;
+use serde::Serialize;
 
-use super::output;
-use super::output::{JsonArray, NetworkRow, visible};
-use super::{Desk, Terminal, tables};
+use super::screen::visible;
+use super::{Call, OpenStore, tables};
 use crate::error::shown_network;
-use crate::rows::{LeaseRow, Str};
+use crate::rows::{LeaseRow, PoolRow, Str};
 
 /// Show everything known of an address, a container, a pod, or a network.
 #[derive(Debug, Args)]
@@ -25,64 +25,70 @@ pub struct Show {
 }
 
 impl Show {
-    pub(super) fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
-        let leases = match desk.named(&self.name, self.network.as_deref()) {
+    pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
+        let mut open = call.open()?;
+        let leases = match open.named(&self.name, self.network.as_deref()) {
             Ok(leases) => leases,
             Err(e) if self.network.is_none() => {
-                return if self.whole(desk, terminal)? { Ok(()) } else { Err(e) };
+                return if self.show_network(&mut open, call)? { Ok(()) } else { Err(e) };
             }
             Err(e) => return Err(e),
         };
         if self.json {
-            let mut array = JsonArray::new(&mut *terminal.stdout);
-            for lease in &leases {
-                array.push(lease)?;
-            }
-            return Ok(array.end()?);
+            return call.json_rows(leases.iter().map(LeaseRow::new));
         }
         for (i, lease) in leases.iter().enumerate() {
             if i > 0 {
-                writeln!(terminal.stdout)?;
+                writeln!(call.stdout)?;
             }
             for (name, value) in fields(&LeaseRow::new(lease)) {
                 if !value.is_empty() {
-                    writeln!(terminal.stdout, "{name:<10} {value}")?;
+                    writeln!(call.stdout, "{name:<10} {value}")?;
                 }
             }
         }
-        Ok(terminal.stdout.flush()?)
+        Ok(())
     }
 
     /// Shows a network or a pool; false if there is none of this name.
-    fn whole(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<bool> {
-        let usage = desk.usage(Some(&self.name))?;
-        let ranges = desk.pool_rows(&usage)?;
-        let leases = desk.leases(&|lease| shown_network(lease) == self.name)?.len();
+    fn show_network(&self, open: &mut OpenStore, call: &mut Call<'_>) -> Result<bool> {
+        let usage = open.usage(Some(&self.name))?;
+        let ranges = open.pool_rows(&usage)?;
+        let leases = open.leases(&|lease| shown_network(lease) == self.name)?.len();
         if ranges.is_empty() && leases == 0 {
             return Ok(false);
         }
         let set = ranges.first().and_then(|range| range.set.as_deref());
         if self.json {
             let row = NetworkRow { network: &self.name, set, leases, ranges: &ranges };
-            output::json(terminal.stdout, &[row])?;
+            call.json(&[row])?;
         } else {
-            writeln!(terminal.stdout, "{:<10} {}", "network", visible(&self.name))?;
+            writeln!(call.stdout, "{:<10} {}", "network", visible(&self.name))?;
             if let Some(set) = set {
-                writeln!(terminal.stdout, "{:<10} {}", "drawn from", visible(set))?;
+                writeln!(call.stdout, "{:<10} {}", "drawn from", visible(set))?;
             }
-            writeln!(terminal.stdout, "{:<10} {leases}", "leases")?;
-            write!(terminal.stdout, "{}", tables::usage(&ranges, &terminal.screen))?;
+            writeln!(call.stdout, "{:<10} {leases}", "leases")?;
+            write!(call.stdout, "{}", tables::usage(&ranges, &call.screen))?;
         }
-        terminal.stdout.flush()?;
         Ok(true)
     }
+}
+
+/// A network as a whole.
+#[derive(Serialize)]
+struct NetworkRow<'a> {
+    network: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    set: Option<&'a str>,
+    leases: usize,
+    ranges: &'a [PoolRow],
 }
 
 /// The fields of a lease with their names, as `show` prints them; empty where absent.
 fn fields(row: &LeaseRow<'_>) -> [(&'static str, String); 17] {
     let text = |text: &Option<Str<'_>>| visible(text.as_deref().unwrap_or_default());
     [
-        ("network", row.network.to_string()),
+        ("network", visible(&row.network)),
         ("address", row.cidr()),
         ("kind", row.kind.to_string()),
         ("container", text(&row.container_id)),

@@ -1,15 +1,16 @@
-//! `sublet stats`: how full the pools are, and what was asked for.
+//! `sublet stats`: how full ranges are, and counters of requests.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Args;
+use serde::Serialize;
 
-use super::output;
-use super::output::{Stats as Report, visible};
-use super::{Desk, Terminal, tables};
+use super::screen::visible;
+use super::{Call, tables, write_file};
 use crate::model::SetName;
-use crate::rows::CounterRow;
+use crate::rows::{CounterRow, PoolRow};
 use crate::telemetry::metrics;
 use crate::telemetry::metrics::Text;
 
@@ -30,14 +31,15 @@ pub struct Stats {
     /// Prometheus' text format; with FILE written there, whole or not at all, as node_exporter's
     /// textfile collector wants it
     #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
-    #[allow(clippy::doc_markdown, reason = "a person sees these texts as they stand here")]
+    #[allow(clippy::doc_markdown, reason = "shown as they are")]
     prometheus: Option<PathBuf>,
 }
 
 impl Stats {
-    pub(super) fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
-        let usage = desk.usage(self.network.as_deref())?;
-        let mut counters = desk.store.counters(&desk.cx)?;
+    pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
+        let mut open = call.open()?;
+        let usage = open.usage(self.network.as_deref())?;
+        let mut counters = open.store.counters(&open.cx)?;
         if let Some(network) = &self.network {
             let drawn = |set: &SetName| usage.iter().any(|usage| usage.extent.set == *set);
             counters.retain(|counter| counter.set.0 == *network || drawn(&counter.set));
@@ -47,43 +49,34 @@ impl Stats {
             metrics::pools(&mut text, &usage);
             metrics::requests(&mut text, &counters);
             if file == Path::new("-") {
-                terminal.stdout.write_all(text.as_str().as_bytes())?;
-            } else {
-                write(file, text.as_str())?;
+                return Ok(call.stdout.write_all(text.as_str().as_bytes())?);
             }
-            return Ok(terminal.stdout.flush()?);
+            // Readable by node_exporter, which is another user.
+            let create = |path: &Path| File::create(path);
+            return write_file(file, create, |out| Ok(out.write_all(text.as_str().as_bytes())?));
         }
-        let (pools, screen) = (desk.pool_rows(&usage)?, &terminal.screen);
+        let pools = open.pool_rows(&usage)?;
         let requests: Vec<CounterRow<'_>> = counters.iter().map(CounterRow::new).collect();
         if self.json {
-            output::json(terminal.stdout, &Report { pools: &pools, requests: &requests })?;
-        } else {
-            if pools.is_empty() && requests.is_empty() {
-                let of = match &self.network {
-                    Some(network) => format!("network {} in ", visible(network)),
-                    None => String::new(),
-                };
-                writeln!(terminal.stderr, "nothing is known of {of}{}", desk.place)?;
-            }
-            for table in [tables::usage(&pools, screen), tables::counters(&requests, screen)] {
-                if !table.is_empty() {
-                    writeln!(terminal.stdout, "{table}")?;
-                }
+            return call.json(&Report { pools, requests });
+        }
+        if pools.is_empty() && requests.is_empty() {
+            let network = self.network.as_ref();
+            let of = network.map(|network| format!("network {} in ", visible(network)));
+            writeln!(call.stderr, "nothing is known of {}{}", of.unwrap_or_default(), open.place)?;
+        }
+        let screen = &call.screen;
+        for table in [tables::usage(&pools, screen), tables::counters(&requests, screen)] {
+            if !table.is_empty() {
+                writeln!(call.stdout, "{table}")?;
             }
         }
-        Ok(terminal.stdout.flush()?)
+        Ok(())
     }
 }
 
-/// Under another name in the same folder first: nobody reads half of it.
-fn write(file: &Path, text: &str) -> Result<()> {
-    let mut new = file.as_os_str().to_owned();
-    new.push(".new");
-    let new = PathBuf::from(new);
-    let written = std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, file));
-    if written.is_err() {
-        // Best effort: the next one overwrites it.
-        let _ = std::fs::remove_file(&new);
-    }
-    written.with_context(|| format!("cannot write {}", file.display()))
+#[derive(Serialize)]
+struct Report<'a> {
+    pools: Vec<PoolRow>,
+    requests: Vec<CounterRow<'a>>,
 }

@@ -1,20 +1,16 @@
-//! Tables that fit the screen.
+//! Tables that fit the screen: cells in color, columns that may be cut, last columns that may be left out.
 //!
-//! Owns: the width of columns. Libraries that colour a cell bring a terminal's input along with it;
-//! this needs a dozen lines instead.
-//! Invariant: no line is wider than the screen, unless that is too narrow for what must not be cut;
-//! then the last columns are left out.
+//! Invariant: no line is wider than the screen, unless not even two columns fit.
 
 use std::fmt::Display;
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-use super::output::visible;
-use super::screen::{Screen, Tone};
+use super::screen::{Screen, Tone, visible};
 
 /// A table with a line for each row.
 pub struct Table<'a, T> {
-    rows: &'a [T],
+    rows: Box<dyn Iterator<Item = T> + 'a>,
     columns: Vec<Column<'a, T>>,
 }
 
@@ -44,7 +40,7 @@ pub fn maybe(text: Option<impl Display>) -> Cell {
 }
 
 impl Cell {
-    /// The same in a colour.
+    /// The same in a color.
     pub fn toned(self, tone: Tone) -> Cell {
         Cell { tone: Some(tone), ..self }
     }
@@ -54,8 +50,8 @@ const GAP: usize = 2;
 
 impl<'a, T> Table<'a, T> {
     /// Without a column yet.
-    pub fn of(rows: &'a [T]) -> Table<'a, T> {
-        Table { rows, columns: Vec::new() }
+    pub fn of<I: IntoIterator<Item = T, IntoIter: 'a>>(rows: I) -> Table<'a, T> {
+        Table { rows: Box::new(rows.into_iter()), columns: Vec::new() }
     }
 
     /// Adds a column that is shown whole.
@@ -84,19 +80,19 @@ impl<'a, T> Table<'a, T> {
     }
 
     /// The lines of the table, each with its line feed; nothing if there is no row.
-    pub fn render(&self, screen: &Screen) -> String {
-        if self.rows.is_empty() {
+    pub fn render(self, screen: &Screen) -> String {
+        let columns = &self.columns;
+        let head = columns.iter().map(|column| cell(column.title).toned(Tone::Head)).collect();
+        let cells = |row| columns.iter().map(|column| (column.cell)(&row)).collect();
+        let all: Vec<Vec<Cell>> = std::iter::once(head).chain(self.rows.map(cells)).collect();
+        if all.len() == 1 {
             return String::new();
         }
-        let head = self.columns.iter().map(|column| cell(column.title).toned(Tone::Head)).collect();
-        let cells = |row| self.columns.iter().map(|column| (column.cell)(row)).collect();
-        let all: Vec<Vec<Cell>> =
-            std::iter::once(head).chain(self.rows.iter().map(cells)).collect();
-        let widths = widths(&self.columns, &all, screen.width);
+        let widths = widths(columns, &all, screen.width);
         let mut out = String::new();
         for row in all {
             let mut pending = 0;
-            for ((cell, column), width) in row.iter().zip(&self.columns).zip(&widths) {
+            for ((cell, column), width) in row.iter().zip(columns).zip(&widths) {
                 let shown = cut(&cell.text, *width, screen.unicode);
                 let space = width - shown.width();
                 let (before, after) = if column.right { (space, 0) } else { (0, space) };
@@ -200,8 +196,8 @@ mod tests {
     }
 
     #[test]
-    fn colour_takes_no_room() {
-        let screen = Screen { colour: true, ..Screen::PLAIN };
+    fn color_takes_no_room() {
+        let screen = Screen { color: true, ..Screen::PLAIN };
         let table = Table::of(&[()]).whole("X", |()| cell("a").toned(Tone::Bad));
         let text = table.whole("Y", |()| cell("b")).render(&screen);
         let plain: String =

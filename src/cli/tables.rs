@@ -1,13 +1,11 @@
-//! Tables for a person: the rows of [`crate::rows`], with the columns that one looks for first.
-//!
-//! Owns: which columns there are, and what stands out. Does not own: their width (`table`).
+//! The columns of each table; cells are made from [`crate::rows`].
 
 use super::screen::{Screen, Tone};
 use super::table::{Cell, Table, cell, maybe};
 use crate::net::{Addr, Span, hosts};
 use crate::rows::{CounterRow, EventRow, LeaseRow, NodeRow, PoolRow, Str};
 
-/// More of a container's ID tells nobody anything.
+/// Characters of a container's ID that are shown.
 const LONGEST_ID: usize = 24;
 
 /// The first of these that is there, not longer than a container's ID is shown.
@@ -16,7 +14,7 @@ fn first(names: &[&Option<Str<'_>>]) -> Cell {
     cell(name.chars().take(LONGEST_ID).collect::<String>())
 }
 
-/// What is leased to no container stands out.
+/// The kind; one that is no container's stands out.
 fn kind(row: &LeaseRow<'_>) -> Cell {
     match &*row.kind {
         "gateway" | "aux" => cell(&row.kind).toned(Tone::Gateway),
@@ -26,7 +24,7 @@ fn kind(row: &LeaseRow<'_>) -> Cell {
 }
 
 /// Leases.
-pub fn leases(rows: &[LeaseRow<'_>], screen: &Screen) -> String {
+pub fn leases<'a>(rows: impl Iterator<Item = LeaseRow<'a>>, screen: &Screen) -> String {
     Table::of(rows)
         .text("NETWORK", 8, |row| cell(&row.network))
         .whole("ADDRESS", |row| cell(row.cidr()))
@@ -83,8 +81,8 @@ pub fn usage(rows: &[PoolRow], screen: &Screen) -> String {
         .render(screen)
 }
 
-/// A range as short as it can be told: all hosts of a prefix as that, else without repeating of the
-/// last address what it shares with the first.
+/// A range in short: as a prefix if it has all hosts of one, else without the beginning that the last address
+/// shares with the first.
 fn range(first: Addr, last: Addr) -> String {
     let prefix = first.enclosing(last);
     let span = Span::new(first, last);
@@ -108,7 +106,7 @@ pub fn counters(rows: &[CounterRow<'_>], screen: &Screen) -> String {
         .render(screen)
 }
 
-/// A number of addresses: one that nobody can take in is told as a power of two.
+/// A number of addresses; a very large one as a power of two.
 pub fn count(n: u128) -> String {
     match n {
         0..=0xffff_ffff_ffff => n.to_string(),
@@ -151,8 +149,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranges_are_told_shortly() {
-        for (first, last, told) in [
+    fn ranges_are_short() {
+        for (first, last, shown) in [
             ("10.0.0.1", "10.0.0.254", "10.0.0.0/24"),
             ("10.0.0.0", "10.0.0.255", "10.0.0.0/24"),
             ("10.0.0.1", "10.0.0.199", "10.0.0.1-199"),
@@ -162,7 +160,7 @@ mod tests {
             ("fd00::1", "fd00::ffff:ffff:ffff:ffff", "fd00::/64"),
             ("fd00::1", "fd00::9", "fd00::1-fd00::9"),
         ] {
-            assert_eq!(range(first.parse().unwrap(), last.parse().unwrap()), told);
+            assert_eq!(range(first.parse().unwrap(), last.parse().unwrap()), shown);
         }
     }
 

@@ -1,8 +1,6 @@
-//! `sublet watch`: a line for each address that is given or freed, as it happens.
+//! `sublet watch`: a line for each address that is leased or freed, as it happens.
 //!
-//! Owns: how it is found out. Does not own: what is kept of the past (`store`).
-//! Invariant: what happened is told once, in its order; nothing is written, and there may be no store
-//! yet.
+//! Invariant: each event is printed once, in order; nothing is written, and there may be no store yet.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,9 +10,8 @@ use anyhow::Result;
 use clap::Args;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::output::visible;
-use super::screen::Tone;
-use super::{Desk, Terminal};
+use super::screen::{Tone, visible};
+use super::{Call, OpenStore};
 use crate::config;
 use crate::model::{Event, Face, Lease, SetName, Timestamp, What};
 use crate::net::Addr;
@@ -47,85 +44,92 @@ fn interval(text: &str) -> Result<Duration, String> {
     Some(interval).filter(|i| *i >= Duration::from_millis(10)).ok_or("at least 10ms".to_owned())
 }
 
-/// Where what is new is learned from.
+/// Where new events are found.
 enum Source {
-    /// The history: the newest second that was seen, and what was seen of it.
-    Past(Timestamp, Vec<Event>),
-    /// The leases as they were.
-    Leases(BTreeMap<(SetName, Addr), Lease>),
+    /// In the history: the newest second that was seen, and its events that were seen.
+    History(Timestamp, Vec<Event>),
+    /// By comparison with the leases of the last look.
+    Leases(Leases),
 }
 
+type Leases = BTreeMap<(SetName, Addr), Lease>;
+
 impl Watch {
-    pub(super) fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
-        let mut source = self.begin(desk)?;
+    pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
+        let mut open = call.open()?;
+        let mut source = self.begin(&mut open)?;
         while wait(self.interval)? {
             // It runs for days.
-            desk.cx.now = host::now();
+            open.cx.now = host::now();
             let (events, known_face) = match &mut source {
-                Source::Past(last, seen) => (past(desk, last, seen)?, true),
+                Source::History(last, seen) => (new_events(&mut open, last, seen)?, true),
                 Source::Leases(before) => {
-                    let now = leases(desk)?;
-                    let events = differences(before, &now, desk.cx.now);
+                    let now = leases(&mut open)?;
+                    let events = differences(before, &now, open.cx.now);
                     *before = now;
                     (events, false)
                 }
             };
             for event in &events {
                 if self.network.as_deref().is_none_or(|n| event.network() == n) {
-                    self.tell(event, known_face, terminal)?;
+                    self.print(event, known_face, call)?;
                 }
             }
-            terminal.stdout.flush()?;
+            call.stdout.flush()?;
         }
         Ok(())
     }
 
-    fn begin(&self, desk: &mut Desk) -> Result<Source> {
-        if desk.cluster || self.leases {
-            return Ok(Source::Leases(leases(desk)?));
+    fn begin(&self, open: &mut OpenStore) -> Result<Source> {
+        if open.cluster || self.leases {
+            return Ok(Source::Leases(leases(open)?));
         }
         let (mut last, mut seen) = (0, Vec::new());
-        past(desk, &mut last, &mut seen)?;
+        new_events(open, &mut last, &mut seen)?;
         if last == 0 {
             // No history: none is kept, unless there is nothing that could have one.
-            let now = leases(desk)?;
+            let now = leases(open)?;
             if !now.is_empty() {
                 return Ok(Source::Leases(now));
             }
         }
-        Ok(Source::Past(last, seen))
+        Ok(Source::History(last, seen))
     }
 
-    fn tell(&self, event: &Event, known_face: bool, terminal: &mut Terminal<'_>) -> Result<()> {
+    fn print(&self, event: &Event, known_face: bool, call: &mut Call<'_>) -> Result<()> {
         let mut row = EventRow::new(event);
         if !known_face {
             row.face = None;
         }
         if self.json {
-            serde_json::to_writer(&mut *terminal.stdout, &row)?;
-            return Ok(writeln!(terminal.stdout)?);
+            let text = serde_json::to_string(&row)?;
+            return Ok(writeln!(call.stdout, "{text}")?);
         }
         let tone = if event.what.gives() { Tone::Good } else { Tone::Cooling };
-        let word = terminal.screen.paint(tone, row.event);
+        let word = call.screen.paint(tone, row.event);
         let (time, addr, network) = (row.lease.time, event.addr, visible(&row.lease.network));
         let owner = visible(&event.owner.to_string());
-        write!(terminal.stdout, "{time} {word} {addr} of network {network}, {owner}")?;
+        write!(call.stdout, "{time} {word} {addr} of network {network}, {owner}")?;
         if let Some(pod) = row.lease.pod() {
-            write!(terminal.stdout, ", pod {}", visible(&pod))?;
+            write!(call.stdout, ", pod {}", visible(&pod))?;
         }
-        Ok(writeln!(terminal.stdout)?)
+        Ok(writeln!(call.stdout)?)
     }
 }
 
-fn leases(desk: &mut Desk) -> Result<BTreeMap<(SetName, Addr), Lease>> {
-    let all = desk.leases(&|_| true)?;
+fn leases(open: &mut OpenStore) -> Result<Leases> {
+    let all = open.leases(&|_| true)?;
     Ok(all.into_iter().map(|lease| ((lease.set.clone(), lease.addr), lease)).collect())
 }
 
-/// What is new in the history.
-fn past(desk: &mut Desk, last: &mut Timestamp, seen: &mut Vec<Event>) -> Result<Vec<Event>> {
+/// The events of the history that were not seen before.
+fn new_events(
+    open: &mut OpenStore,
+    last: &mut Timestamp,
+    seen: &mut Vec<Event>,
+) -> Result<Vec<Event>> {
     let from = *last;
-    let events = desk.store.history(&desk.cx, &mut |event| event.time >= from)?;
+    let events = open.store.history(&open.cx, &mut |event| event.time >= from)?;
     Ok(fresh(events, last, seen))
 }
 
@@ -151,11 +155,7 @@ fn fresh(events: Vec<Event>, last: &mut Timestamp, seen: &mut Vec<Event>) -> Vec
 }
 
 /// What was given and freed between two looks, by set and address.
-fn differences(
-    before: &BTreeMap<(SetName, Addr), Lease>,
-    now: &BTreeMap<(SetName, Addr), Lease>,
-    time: Timestamp,
-) -> Vec<Event> {
+fn differences(before: &Leases, now: &Leases, time: Timestamp) -> Vec<Event> {
     let event = |lease: &Lease, what, time| Event::of(lease, what, Face::default(), time);
     let same = |a: &Lease, b: &Lease| a.owner == b.owner && a.time == b.time;
     let mut events = Vec::new();
@@ -172,7 +172,7 @@ fn differences(
     events
 }
 
-/// Waits; false if nobody reads standard output any more.
+/// Waits; false once standard output has no reader.
 fn wait(interval: Duration) -> Result<bool> {
     let stdout = io::stdout();
     let until = Timespec::try_from(interval).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
@@ -210,15 +210,15 @@ mod tests {
     }
 
     #[test]
-    fn each_event_is_told_once() {
+    fn each_event_is_printed_once() {
         let at =
             |id: &str, time| Event::of(&lease("10.0.0.2", id, time), What::Added, Face::Cni, time);
         let (mut last, mut seen) = (0, Vec::new());
-        let told = fresh(vec![at("a", 5), at("b", 6)], &mut last, &mut seen);
-        assert_eq!(words(&told), ["5 added id a", "6 added id b"]);
+        let new = fresh(vec![at("a", 5), at("b", 6)], &mut last, &mut seen);
+        assert_eq!(words(&new), ["5 added id a", "6 added id b"]);
         // The same second again, with two that are alike.
-        let told = fresh(vec![at("b", 6), at("c", 6), at("c", 6)], &mut last, &mut seen);
-        assert_eq!(words(&told), ["6 added id c", "6 added id c"]);
+        let new = fresh(vec![at("b", 6), at("c", 6), at("c", 6)], &mut last, &mut seen);
+        assert_eq!(words(&new), ["6 added id c", "6 added id c"]);
         assert!(fresh(vec![at("b", 6), at("c", 6), at("c", 6)], &mut last, &mut seen).is_empty());
         assert!(fresh(Vec::new(), &mut last, &mut seen).is_empty());
         assert_eq!(words(&fresh(vec![at("d", 9)], &mut last, &mut seen)), ["9 added id d"]);
@@ -226,12 +226,12 @@ mod tests {
 
     #[test]
     fn two_looks_differ() {
-        let of = |all: &[Lease]| -> BTreeMap<(SetName, Addr), Lease> {
+        let of = |all: &[Lease]| -> Leases {
             all.iter().map(|l| ((l.set.clone(), l.addr), l.clone())).collect()
         };
         let before = of(&[lease("10.0.0.2", "a", 1), lease("10.0.0.3", "b", 1)]);
         let now = of(&[lease("10.0.0.2", "a", 1), lease("10.0.0.3", "c", 7)]);
-        let told = words(&differences(&before, &now, 9));
-        assert_eq!(told, ["9 deleted id b", "7 added id c"]);
+        let new = words(&differences(&before, &now, 9));
+        assert_eq!(new, ["9 deleted id b", "7 added id c"]);
     }
 }

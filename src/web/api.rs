@@ -1,9 +1,8 @@
-//! What is answered to which request: a [`Question`] in, an [`Answer`] out.
+//! The requests of the page and the API: a [`Question`] in, an [`Answer`] out.
 //!
-//! Owns: the paths, and who may ask (loopback names alone). Does not own: sockets, how often the
-//! store is looked at.
-//! Invariant: nothing here changes anything, and every answer forbids a browser to load what is not
-//! ours, to keep it, or to show it inside another page.
+//! Responsible for paths and for who may ask (by address, as localhost, or by an allowed name).
+//! Invariant: nothing here changes anything, and every answer forbids a browser to load foreign content, to
+//! keep the answer, or to show it inside another page.
 
 use http_body_util::Full;
 use hyper::body::Bytes;
@@ -48,7 +47,8 @@ pub struct Answer {
 }
 
 const HTML: &str = "text/html; charset=utf-8";
-const JSON: &str = "application/json";
+/// The type of the API's answers.
+pub const JSON: &str = "application/json";
 /// The version of the text format that Prometheus wants to see.
 pub const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -160,11 +160,6 @@ impl Answer {
     /// Content of this type.
     pub fn of(kind: &'static str, body: impl Into<Bytes>) -> Answer {
         Answer { status: StatusCode::OK, kind, body: body.into() }
-    }
-
-    /// Leases, written before.
-    pub fn rows(body: Bytes) -> Answer {
-        Answer::of(JSON, body)
     }
 
     /// Why not.

@@ -4,20 +4,20 @@
 
 use std::fmt::Display;
 
-use super::shelf::Problems;
-use super::survey::Survey;
+use super::cache::Problems;
+use super::snapshot::Snapshot;
 use crate::telemetry::counters::Counters;
 use crate::telemetry::metrics;
 use crate::telemetry::metrics::{Kind, Text};
 
-/// The whole text; `survey` is `None` where the store could not be read.
-pub fn text(survey: Option<&Survey>, problems: &Problems, counters: &Counters) -> String {
+/// The whole text; `snapshot` is `None` where the store could not be read.
+pub fn text(snapshot: Option<&Snapshot>, problems: &Problems, counters: &Counters) -> String {
     let mut text = Text::default();
     let mut one = |name: &str, help: &str, kind: Kind, value: &dyn Display| {
         text.family(name, help, kind);
         text.sample(name, &[], value);
     };
-    let readable = u8::from(survey.is_some());
+    let readable = u8::from(snapshot.is_some());
     one("sublet_store_readable", "Whether the lease store could be read.", Kind::Gauge, &readable);
     one(
         "sublet_store_errors_total",
@@ -31,14 +31,14 @@ pub fn text(survey: Option<&Survey>, problems: &Problems, counters: &Counters) -
         Kind::Counter,
         &counters.conflicts,
     );
-    if let Some(survey) = survey {
+    if let Some(snapshot) = snapshot {
         one(
             "sublet_store_look_seconds",
             "How long reading the whole store took last.",
             Kind::Gauge,
-            &survey.took.as_secs_f64(),
+            &snapshot.took.as_secs_f64(),
         );
-        one("sublet_leases", "Leases in the store.", Kind::Gauge, &survey.leases);
+        one("sublet_leases", "Leases in the store.", Kind::Gauge, &snapshot.leases);
     }
     let name = "sublet_problems";
     text.family(name, "Problems that a look at every record has found.", Kind::Gauge);
@@ -49,9 +49,9 @@ pub fn text(survey: Option<&Survey>, problems: &Problems, counters: &Counters) -
     let name = "sublet_build_info";
     text.family(name, "The version of subletd.", Kind::Gauge);
     text.sample(name, &[("version", env!("CARGO_PKG_VERSION"))], 1);
-    if let Some(survey) = survey {
-        metrics::pools(&mut text, &survey.usage);
-        metrics::requests(&mut text, &survey.counters);
+    if let Some(snapshot) = snapshot {
+        metrics::pools(&mut text, &snapshot.usage);
+        metrics::requests(&mut text, &snapshot.counters);
     }
     let name = "sublet_lock_wait_seconds";
     text.family(name, "Waits of subletd for a lock that was not free.", Kind::Histogram);

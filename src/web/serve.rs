@@ -1,8 +1,7 @@
-//! The listener of the page, in a thread of its own.
+//! The listener of the page.
 //!
-//! Owns: who may connect, how many at a time and for how long. Does not own: what is answered.
-//! Invariant: nobody outside of this host connects unless the operator said so; a connection carries
-//! one request and ends, so none is kept open.
+//! Invariant: only this host can connect unless the operator allows others; a connection carries one request
+//! and ends.
 
 use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
@@ -19,9 +18,9 @@ use serde_json::json;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::api;
-use super::api::{Answer, No, PROMETHEUS, Question};
+use super::api::{Answer, JSON, PROMETHEUS, Question};
+use super::cache::{Cache, Why};
 use super::metrics;
-use super::shelf::{Shelf, Why};
 use crate::alloc::Context;
 use crate::config::Level;
 use crate::model::StoreSpec;
@@ -40,8 +39,8 @@ const LONGEST: Duration = Duration::from_secs(30);
 /// The largest head of a request, in bytes.
 const HEAD: usize = 16 << 10;
 
-/// What the page is told.
-pub struct Plan {
+/// Options of the page.
+pub struct PageOptions {
     /// HOST:PORT.
     pub address: String,
     /// Also an address that others reach.
@@ -75,30 +74,30 @@ impl Drop for Site {
 
 /// What every request needs.
 struct Host {
-    shelf: Shelf,
+    cache: Cache,
     names: Vec<String>,
     log: Log,
 }
 
 /// Listens, and serves from a thread of its own.
-pub fn open(plan: Plan) -> Result<Site> {
-    let Plan { address, public, names, store, cx, log } = plan;
+pub fn open(options: PageOptions) -> Result<Site> {
+    let PageOptions { address, public, names, store, cx, log } = options;
     let listener = listen(&address, public)?;
     let at = listener.local_addr()?;
     listener.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     log.write(&Entry::new(Level::Info, format!("the status page is at http://{at}/")));
-    let host = Arc::new(Host { shelf: Shelf::new(store, cx), names, log });
+    let host = Arc::new(Host { cache: Cache::new(store, cx), names, log });
     let (stop, stopped) = oneshot::channel::<()>();
     let thread = std::thread::Builder::new().name("page".to_owned()).spawn(move || {
         runtime.block_on(async {
             tokio::select! {
                 () = accept(listener, host.clone()) => {}
-                () = forget(&host) => {}
+                () = drop_idle(&host) => {}
                 _ = stopped => {}
             }
         });
-        // A look that hangs on its disk does not keep the process.
+        // A read that hangs on its disk does not keep the process.
         runtime.shutdown_timeout(Duration::from_secs(1));
     })?;
     Ok(Site { stop: Some(stop), thread: Some(thread), at })
@@ -117,10 +116,10 @@ fn listen(address: &str, public: bool) -> Result<TcpListener> {
     TcpListener::bind(&all[..]).with_context(cannot)
 }
 
-async fn forget(host: &Host) {
+async fn drop_idle(host: &Host) {
     loop {
         tokio::time::sleep(Duration::from_secs(10)).await;
-        host.shelf.forget();
+        host.cache.drop_idle();
     }
 }
 
@@ -192,29 +191,29 @@ async fn respond(
 
 impl Host {
     fn answer(&self, question: &Question) -> Answer {
-        self.try_answer(question).unwrap_or_else(|(status, why)| Answer::no(status, &why))
+        let answer = self.try_answer(question);
+        answer.unwrap_or_else(|why| Answer::no(StatusCode::SERVICE_UNAVAILABLE, &why))
     }
 
-    fn try_answer(&self, question: &Question) -> Result<Answer, No> {
-        let busy = |why: Why| (StatusCode::SERVICE_UNAVAILABLE, why);
+    fn try_answer(&self, question: &Question) -> Result<Answer, Why> {
         Ok(match question {
             Question::Asset(kind, text) => Answer::of(kind, *text),
             Question::Pools => {
-                let survey = self.shelf.survey().map_err(busy)?;
-                Answer::json(&survey.pools(self.shelf.node(), &self.shelf.place()))
+                let snapshot = self.cache.snapshot()?;
+                Answer::json(&snapshot.pools(self.cache.node(), &self.cache.place()))
             }
             Question::Leases(network) => {
-                Answer::rows(self.shelf.survey().map_err(busy)?.leases(network.as_deref()))
+                Answer::of(JSON, self.cache.snapshot()?.leases(network.as_deref()))
             }
-            Question::Nodes => Answer::json(&self.shelf.survey().map_err(busy)?.nodes()),
+            Question::Nodes => Answer::json(&self.cache.snapshot()?.nodes()),
             Question::Problems => {
-                let problems = self.shelf.problems();
+                let problems = self.cache.problems();
                 Answer::json(&json!({ "looked": problems.looked, "problems": problems.rows }))
             }
             Question::History(addr) => {
-                let past = self.shelf.past(*addr).map_err(busy)?;
-                let leases: Vec<LeaseRow<'_>> = past.leases.iter().map(LeaseRow::new).collect();
-                let events: Vec<EventRow<'_>> = past.events.iter().map(EventRow::new).collect();
+                let (leases, events) = self.cache.history(*addr)?;
+                let leases: Vec<LeaseRow<'_>> = leases.iter().map(LeaseRow::new).collect();
+                let events: Vec<EventRow<'_>> = events.iter().map(EventRow::new).collect();
                 Answer::json(&json!({
                     "time": Time(host::now()),
                     "address": addr.to_string(),
@@ -224,8 +223,8 @@ impl Host {
             }
             Question::Metrics => {
                 let text = metrics::text(
-                    self.shelf.survey().ok().as_deref(),
-                    &self.shelf.problems(),
+                    self.cache.snapshot().ok().as_deref(),
+                    &self.cache.problems(),
                     &counters::now(),
                 );
                 Answer::of(PROMETHEUS, text)

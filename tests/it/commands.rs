@@ -1,9 +1,9 @@
-//! Every command of `sublet` on one fixed store: what it says plainly, in colour and as JSON. Those of
-//! clusters are in `cluster_commands`.
+//! Every command of `sublet` on one fixed store: what it prints, plainly and as JSON. Those of clusters
+//! are in `cluster_commands`.
 //!
-//! `testdata/cli/<case>.<plain|colour|json>` holds standard output, standard error and the exit code;
+//! `testdata/cli/<case>.<plain|json|color>` holds standard output, standard error and the exit code;
 //! ESC is written as `^[`, the test's folder as `@`. `UPDATE_GOLDEN=1` writes them anew; read each
-//! difference before you commit it.
+//! difference before you commit it. A case that fails with a message alone has no file.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -106,10 +106,18 @@ fn fill(lab: &Lab) {
     let reserved =
         call(lab, &["reserve", "pods", "10.77.0.150-10.77.0.159", "--note", "printers"], PLAIN);
     assert!(reserved.ends_with("exit 0\n"), "{reserved}");
+    // What other programs left.
+    fs::copy(testdata().join("import/eni-ipam.db"), lab.join("eni-ipam.db")).unwrap();
+    let gipam = json!({"v4": "192.168.0.0/16", "v4ab": 24, "v4idx": 1, "allocated": [
+        {"id": "a1b2", "v": 4, "pool": "192.168.0.0/24", "idx": 3, "allocated": ["192.168.0.1"]}]});
+    fs::write(lab.join("gipam.json"), gipam.to_string()).unwrap();
+    fs::create_dir_all(lab.join("networks/old")).unwrap();
+    fs::write(lab.join("networks/old/lock"), "").unwrap();
+    fs::write(lab.join("networks/old/10.9.0.5"), "old-1").unwrap();
 }
 
 pub const PLAIN: Screen = Screen { width: 80, height: Some(24), ..Screen::PLAIN };
-const COLOUR: Screen = Screen { colour: true, alert: true, unicode: true, ..PLAIN };
+const COLOR: Screen = Screen { color: true, alert: true, unicode: true, ..PLAIN };
 
 /// What a command says of the fixed store and how it ends.
 fn call(lab: &Lab, args: &[&str], screen: Screen) -> String {
@@ -151,75 +159,98 @@ pub fn golden(name: &str, said: &str) -> Option<String> {
 /// A folder of its own with the fixed store, for a command that changes it.
 pub fn copy(from: &Path) -> Lab {
     let lab = Lab::new();
-    for entry in fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_file() {
-            fs::copy(&path, lab.join(path.file_name().unwrap().to_str().unwrap())).unwrap();
-        }
-    }
+    copy_into(from, lab.path());
     lab
 }
 
-/// Name, arguments, and whether there is a form in JSON.
-pub type Case = (&'static str, &'static [&'static str], bool);
+fn copy_into(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            fs::create_dir_all(&target).unwrap();
+            copy_into(&entry.path(), &target);
+        } else if entry.file_type().unwrap().is_file() {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// Name, arguments, and how it ends.
+pub type Case = (&'static str, &'static [&'static str], Ends);
+
+/// How a case ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Ends {
+    /// With output that a golden file has.
+    Plain,
+    /// The same, and another one for `--json`.
+    Json,
+    /// With this exit code and a message alone, the same with `--json`.
+    Fails(u8),
+}
+use Ends::{Fails, Json, Plain};
+
+/// Cases whose output in color a golden file has.
+const COLORED: [&str; 2] = ["list", "map-network"];
 
 const CASES: &[Case] = &[
-    ("list", &["list"], true),
-    ("list-of-a-network", &["list", "--network", "edge"], true),
-    ("list-of-nothing", &["list", "--network", "none"], true),
-    ("show-address", &["show", "10.77.0.2"], true),
-    ("show-container", &["show", "vip"], true),
-    ("show-pod", &["show", "default/web-3"], true),
-    ("show-network", &["show", "pods"], true),
-    ("show-nothing", &["show", "10.9.9.9"], true),
-    ("pools", &["pools"], true),
-    ("pools-of-a-network", &["pools", "--network", "edge"], true),
-    ("map-network", &["map", "pods"], true),
-    ("map-small", &["map", "edge"], true),
-    ("map-of-a-slash-8", &["map", "10.0.0.0/8"], false),
-    ("map-zoomed", &["map", "pods", "--zoom", "10.77.0.128/26"], false),
-    ("map-of-no-network", &["map", "none"], false),
-    ("map-of-no-prefix", &["map", "pods", "--zoom", "10.0.0.0/40"], false),
-    ("check", &["check", "SUBLET/testdata/check/own/wrong.conflist"], true),
-    ("check-overlap", &["check", "SUBLET/testdata/check/own/overlap.conf"], true),
-    ("check-of-no-file", &["check", "@/none"], true),
-    ("history-of-an-address", &["history", "10.77.0.6"], true),
-    ("history-of-a-container", &["history", "vip"], true),
-    ("history-since", &["history", "10.77.0.6", "--since", "3500s"], true),
-    ("history-of-nobody", &["history", "10.9.9.9"], true),
-    ("stats", &["stats"], true),
-    ("stats-of-a-network", &["stats", "--network", "edge"], true),
-    ("stats-of-nothing", &["stats", "--network", "none"], true),
-    ("doctor", &["doctor"], true),
-    ("reserve", &["reserve", "pods", "10.77.0.100"], true),
-    ("reserve-what-is-held", &["reserve", "pods", "10.77.0.2"], true),
-    ("unreserve", &["unreserve", "pods", "10.77.0.150", "--yes"], true),
-    ("release", &["release", "10.77.0.2", "--yes"], true),
-    ("release-unasked", &["release", "10.77.0.2"], true),
-    ("gc", &["gc", "--dry-run", "--network", "edge"], true),
-    ("export-host-local", &["export", "host-local", "@/out", "--dry-run"], true),
-    ("import-host-local", &["import", "host-local", "@/none", "--dry-run"], true),
-    ("import-ecs-ipam", &["import", "ecs-ipam", "@/none", "--dry-run"], true),
-    ("import-gipam", &["import", "gipam", "@/none"], true),
-    ("export-jsonl", &["export", "jsonl", "@/out.jsonl"], true),
-    ("node-list-of-a-file", &["node", "list"], true),
-    ("node-release-of-a-file", &["node", "release", "node-1"], true),
-    ("network-show-of-a-file", &["network", "show", "pods"], true),
-    ("copy-with-a-store", &["copy", "--from", "@/leases.redb", "--to", "@/to.redb"], true),
-    ("no-command", &[], false),
-    ("unknown-command", &["lits"], false),
-    ("unknown-option", &["list", "--jsn"], false),
+    ("list", &["list"], Json),
+    ("list-of-a-network", &["list", "--network", "edge"], Json),
+    ("list-of-nothing", &["list", "--network", "none"], Json),
+    ("show-address", &["show", "10.77.0.2"], Json),
+    ("show-container", &["show", "vip"], Json),
+    ("show-pod", &["show", "default/web-3"], Json),
+    ("show-network", &["show", "pods"], Json),
+    ("show-nothing", &["show", "10.9.9.9"], Fails(1)),
+    ("pools", &["pools"], Json),
+    ("pools-of-a-network", &["pools", "--network", "edge"], Json),
+    ("map-network", &["map", "pods"], Json),
+    ("map-small", &["map", "edge"], Json),
+    ("map-of-a-slash-8", &["map", "10.0.0.0/8"], Plain),
+    ("map-zoomed", &["map", "pods", "--zoom", "10.77.0.128/26"], Plain),
+    ("map-of-no-network", &["map", "none"], Fails(1)),
+    ("map-of-no-prefix", &["map", "pods", "--zoom", "10.0.0.0/40"], Fails(2)),
+    ("check", &["check", "SUBLET/testdata/check/own/wrong.conflist"], Json),
+    ("check-overlap", &["check", "SUBLET/testdata/check/own/overlap.conf"], Json),
+    ("check-of-no-file", &["check", "@/none"], Fails(1)),
+    ("history-of-an-address", &["history", "10.77.0.6"], Json),
+    ("history-of-a-container", &["history", "vip"], Json),
+    ("history-since", &["history", "10.77.0.6", "--since", "3500s"], Json),
+    ("history-of-nobody", &["history", "10.9.9.9"], Json),
+    ("stats", &["stats"], Json),
+    ("stats-of-a-network", &["stats", "--network", "edge"], Json),
+    ("stats-of-nothing", &["stats", "--network", "none"], Json),
+    ("doctor", &["doctor"], Json),
+    ("reserve", &["reserve", "pods", "10.77.0.100"], Json),
+    ("reserve-what-is-held", &["reserve", "pods", "10.77.0.2"], Fails(1)),
+    ("unreserve", &["unreserve", "pods", "10.77.0.150", "--yes"], Json),
+    ("release", &["release", "10.77.0.2", "--yes"], Json),
+    ("release-unasked", &["release", "10.77.0.2"], Fails(2)),
+    ("gc", &["gc", "--dry-run", "--network", "edge"], Json),
+    ("export-host-local", &["export", "host-local", "@/out", "--dry-run"], Json),
+    ("import-host-local", &["import", "host-local", "@/networks", "--dry-run"], Json),
+    ("import-gipam-of-no-file", &["import", "gipam", "@/none"], Fails(1)),
+    ("import-gipam", &["import", "gipam", "@/gipam.json"], Json),
+    ("export-jsonl", &["export", "jsonl", "@/out.jsonl"], Json),
+    ("node-list-of-a-file", &["node", "list"], Json),
+    ("node-release-of-a-file", &["node", "release", "node-1"], Fails(2)),
+    ("network-show-of-a-file", &["network", "show", "pods"], Fails(2)),
+    ("copy-with-a-store", &["copy", "--from", "@/leases.redb", "--to", "@/to.redb"], Fails(2)),
+    ("no-command", &[], Plain),
+    ("unknown-command", &["lits"], Fails(2)),
+    ("unknown-option", &["list", "--jsn"], Fails(2)),
 ];
 
 #[test]
-fn say_what_they_said() {
+fn print_what_they_printed() {
     let fixed = fixed();
     let mut faults = Vec::new();
-    for (name, args, json) in CASES {
+    for (name, args, ends) in CASES {
         let args: Vec<String> =
             args.iter().map(|a| a.replace("SUBLET", env!("CARGO_MANIFEST_DIR"))).collect();
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        faults.extend(in_all_forms(name, *json, &|more, screen| {
+        faults.extend(in_all_forms(name, *ends, &|more, screen| {
             call(&copy(fixed.path()), &[&args, more].concat(), screen)
         }));
     }
@@ -233,35 +264,41 @@ pub fn fixed() -> Lab {
     lab
 }
 
-/// What a case says plainly, in colour and as JSON differs so from its golden files. `call` is told what
-/// follows the case's arguments.
+/// How the output of a case differs from its golden files. `call` gets what follows the case's arguments.
 pub fn in_all_forms(
     name: &str,
-    json: bool,
+    ends: Ends,
     call: &dyn Fn(&[&str], Screen) -> String,
 ) -> Vec<String> {
-    let mut faults = Vec::new();
-    let mut forms: Vec<(_, &[&str], _)> = vec![("plain", &[], PLAIN), ("colour", &[], COLOUR)];
-    if json {
-        forms.push(("json", &["--json"], PLAIN));
+    let plain = call(&[], PLAIN);
+    assert!(!plain.contains("^["), "{name}: {plain}");
+    if let Fails(code) = ends {
+        let is_message = exits(&plain, code) && plain.starts_with("--- standard error\n");
+        assert!(
+            is_message && !plain.ends_with(&format!("error\n--- exit {code}\n")),
+            "{name}: {plain}"
+        );
+        return Vec::new();
     }
-    for (form, more, screen) in forms {
-        let said = call(more, screen);
-        let stdout = said.split("--- standard error").next().unwrap();
-        if form == "plain" {
-            assert!(!said.contains("^["), "{name}: {said}");
-        }
-        if form == "json" && said.ends_with("exit 0\n") {
+    // Tables and pictures fit the screen.
+    let fits = ["list", "pools", "map", "stats", "history", "show-network", "node-list"];
+    if fits.iter().any(|f| name.starts_with(f)) {
+        let stdout = plain.split("--- standard error").next().unwrap();
+        let long = stdout.lines().find(|l| l.len() > 80 && !l.starts_with("drawn is"));
+        assert_eq!(long, None, "{name}");
+    }
+    let mut faults: Vec<String> = golden(&format!("{name}.plain"), &plain).into_iter().collect();
+    if ends == Json {
+        let said = call(&["--json"], PLAIN);
+        if exits(&said, 0) {
+            let stdout = said.split("--- standard error").next().unwrap();
             let parsed: Result<Value, _> = serde_json::from_str(stdout);
             assert!(parsed.is_ok(), "{name}: {said}");
         }
-        // Tables and pictures fit the screen.
-        let fits = ["list", "pools", "map", "stats", "history", "show-network", "node-list"];
-        if form == "plain" && fits.iter().any(|f| name.starts_with(f)) {
-            let long = stdout.lines().find(|l| l.len() > 80 && !l.starts_with("drawn is"));
-            assert_eq!(long, None, "{name}");
-        }
-        faults.extend(golden(&format!("{name}.{form}"), &said));
+        faults.extend(golden(&format!("{name}.json"), &said));
+    }
+    if COLORED.contains(&name) {
+        faults.extend(golden(&format!("{name}.color"), &call(&[], COLOR)));
     }
     faults
 }
@@ -294,23 +331,30 @@ fn case_of(path: &[String]) -> Option<&'static Case> {
 /// The one that does not end by itself: tests/it/watch.rs has its golden files.
 const ENDLESS: &str = "watch";
 
-/// Each command has a case, each case a command.
+/// Each command has a case, each case a command, each golden file a case.
 #[test]
 fn are_all_shown() {
     let known = leaves().into_iter().map(|(path, _)| path);
-    let missing: Vec<_> = known.filter(|p| p[0] != ENDLESS && case_of(p).is_none()).collect();
+    let has_output = |path: &[String]| {
+        let is_of = |args: &[&str]| path.iter().eq(args.iter().take(path.len()));
+        cases().any(|(_, args, ends)| is_of(args) && !matches!(ends, Fails(_)))
+    };
+    let missing: Vec<_> = known.filter(|p| p[0] != ENDLESS && !has_output(p)).collect();
     assert!(missing.is_empty(), "no golden output of {missing:?}");
-    let mut forms = BTreeSet::new();
-    for entry in fs::read_dir(testdata().join("cli")).unwrap() {
-        let file = entry.unwrap().file_name().into_string().unwrap();
-        let (case, form) = file.rsplit_once('.').unwrap();
-        let known = case == ENDLESS || cases().any(|(name, ..)| *name == case);
-        assert!(known, "testdata/cli/{file} is of no case");
-        forms.insert((case.to_owned(), form.to_owned()));
+    let mut expected: BTreeSet<String> =
+        ["plain", "json"].map(|form| format!("{ENDLESS}.{form}")).into();
+    for (name, _, ends) in cases() {
+        if !matches!(ends, Fails(_)) {
+            expected.insert(format!("{name}.plain"));
+        }
+        if *ends == Json {
+            expected.insert(format!("{name}.json"));
+        }
     }
-    for form in ["plain", "colour", "json"] {
-        assert!(forms.contains(&(ENDLESS.to_owned(), form.to_owned())), "no {ENDLESS}.{form}");
-    }
+    expected.extend(COLORED.map(|name| format!("{name}.color")));
+    let files = fs::read_dir(testdata().join("cli")).unwrap();
+    let files = files.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert_eq!(files.collect::<BTreeSet<String>>(), expected);
 }
 
 fn exits(said: &str, code: u8) -> bool {

@@ -1,6 +1,8 @@
 //! What an operator sees of a store: history, statistics, reservations, the doctor's findings.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
@@ -155,6 +157,10 @@ fn statistics_count_addresses_and_requests() {
     let answer = sublet(&lab, &format!("stats --prometheus {}", file.display())).run();
     answer.check(answer.succeeded() && answer.stdout.is_empty(), "a file was asked for");
     assert_eq!(fs::read_to_string(&file).unwrap(), text);
+    // node_exporter runs as another user: the file has the mode that the umask leaves.
+    fs::write(lab.join("usual"), "").unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
+    assert_eq!(mode(&file), mode(&lab.join("usual")));
     let table = sublet(&lab, "stats").run();
     table.check(table.stdout.contains("GAP"), "a table");
     let empty = Lab::new();

@@ -228,6 +228,16 @@ fn rows_are_the_command_lines() {
 }
 
 #[test]
+fn a_range_may_have_more_than_2_to_the_64_addresses() {
+    let site = Site::over(&[], |lab| {
+        let conf = conf(lab, "wide", &json!({ "subnet": "fd00::/48" }));
+        Call::cni("ADD", "c1", &conf).env("NODE_ID", "host1").run().ok();
+    });
+    let (status, _, pools) = site.get("/api/v1/pools");
+    assert!(status == 200 && pools.contains("\"size\":1208925819614629174706174,"), "{pools}");
+}
+
+#[test]
 fn only_this_host_asks_and_only_looks() {
     let site = Site::new(&["--http-name", "status.example"]);
     let ask =

@@ -189,7 +189,7 @@ async function zoom(page) {
   assert.ok(lab.length === 2 && lab[0] === "2001:db8:7::/64", lab.join(" "));
   await page.locator('#pools .pool[aria-label^="edge,"]').click();
   assert.match(await text(page, "#map-title"), /edge/);
-  // What is drawn is what is told: the colours of the legend are on the map.
+  // What is drawn is what is told: the colors of the legend are on the map.
   for (const state of ["used", "reserved", "cooling", "free"]) {
     const there = await page.evaluate((state) => {
       const wanted = getComputedStyle(document.querySelector(`.key.${state}`)).backgroundColor.match(/\d+/g).map(Number);
@@ -199,7 +199,7 @@ async function zoom(page) {
       for (let i = 0; i < data.length; i += 4) count += wanted.slice(0, 3).every((value, part) => Math.abs(value - data[i + part]) < 3);
       return count;
     }, state);
-    assert.ok(there > 20, `the colour of ${state} is not on the map`);
+    assert.ok(there > 20, `the color of ${state} is not on the map`);
   }
 }
 

@@ -1,8 +1,7 @@
 //! `sublet check`: what a configuration would do, before a container finds out.
 //!
-//! Owns: which files are looked at, what overlaps what, the report. Does not own: what is wrong in a
-//! file (`config::inspect`).
-//! Invariant: nothing is leased, written or made.
+//! Finds ranges that overlap; [`crate::config::lint`] finds what is wrong in a file.
+//! Invariant: nothing is leased, written or created.
 
 mod shape;
 
@@ -14,21 +13,20 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
 
-use super::output::visible;
-use super::screen::Tone;
+use super::screen::{Screen, Tone, visible};
 use super::table::{Table, cell};
 use super::tables::count;
-use super::{Found, Place, Terminal, WAIT, World};
+use super::{Call, ProblemsFound, StoreArgs, World, lease_file};
 use crate::alloc::NetworkRanges;
 use crate::config;
 use crate::config::lint;
 use crate::config::lint::{Finding, Inspection};
 use crate::config::{Config, Position};
 use crate::error::StoreError;
-use crate::model::{History, Persist, StoreSpec};
+use crate::model::{Persist, StoreSpec};
 use crate::net::{Range, RangeSet, Span};
 use crate::store;
-use shape::{Checked, Overlap};
+use shape::{Overlap, Report};
 
 /// Look at network configurations without leasing anything.
 ///
@@ -64,17 +62,12 @@ struct Claim {
 }
 
 /// The stores whose networks are compared: the one that is named, else those of the files.
-fn stores(place: &Place, files: &[File]) -> Result<Vec<StoreSpec>> {
-    if let Some(json) = place.cluster() {
+fn stores(args: &StoreArgs, files: &[File]) -> Result<Vec<StoreSpec>> {
+    if let Some(json) = args.cluster() {
         return Ok(vec![config::store(json).context("--store")?.0]);
     }
-    if let Some(path) = place.file()? {
-        return Ok(vec![StoreSpec::Embedded {
-            path,
-            persist: Persist::Boot,
-            wait: WAIT,
-            history: History::Standing,
-        }]);
+    if let Some(path) = args.file()? {
+        return Ok(vec![lease_file(path, Persist::Boot)]);
     }
     let parts = files.iter().flat_map(|file| &file.found.parts);
     let mut specs: Vec<StoreSpec> = Vec::new();
@@ -114,17 +107,12 @@ fn add_standing(claims: &mut Vec<Claim>, place: &str, definitions: &[NetworkRang
 }
 
 impl Check {
-    pub(super) fn run(
-        &self,
-        place: &Place,
-        world: World<'_>,
-        terminal: &mut Terminal<'_>,
-    ) -> Result<()> {
+    pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
         let files = self.read()?;
         let mut claims = claims(&files);
         let mut unseen = Vec::new();
-        for spec in stores(place, &files)? {
-            match standing(&spec, world) {
+        for spec in stores(call.args, &files)? {
+            match standing(&spec, call.world) {
                 Ok((place, definitions)) => add_standing(&mut claims, &place, &definitions),
                 Err(e) => unseen.push(e.to_string()),
             }
@@ -134,32 +122,30 @@ impl Check {
         let errors = all().filter(|f| f.error).count();
         let warnings = all().count() - errors + overlaps.len() + unseen.len();
         if self.json {
-            let checked = Checked::new(&files, &overlaps, &unseen, (errors, warnings));
-            checked.write(terminal.stdout)?;
+            call.json(&Report::new(&files, &overlaps, &unseen, (errors, warnings)))?;
         } else {
             for (i, file) in files.iter().enumerate() {
                 if i > 0 {
-                    writeln!(terminal.stdout)?;
+                    writeln!(call.stdout)?;
                 }
-                tell(file, terminal)?;
+                print(file, call)?;
             }
-            let odd = terminal.screen.paint(Tone::Odd, "warning:");
+            let odd = call.screen.paint(Tone::Odd, "warning:");
             for why in &unseen {
-                writeln!(terminal.stdout, "{odd} not compared with what is leased: {why}")?;
+                writeln!(call.stdout, "{odd} not compared with what is leased: {why}")?;
             }
             for overlap in &overlaps {
-                writeln!(terminal.stdout, "{odd} {overlap}")?;
+                writeln!(call.stdout, "{odd} {overlap}")?;
             }
             let ending = |n| if n == 1 { "" } else { "s" };
             writeln!(
-                terminal.stderr,
+                call.stderr,
                 "{errors} error{}, {warnings} warning{}",
                 ending(errors),
                 ending(warnings)
             )?;
         }
-        terminal.stdout.flush()?;
-        if errors > 0 { Err(Found.into()) } else { Ok(()) }
+        if errors > 0 { Err(ProblemsFound.into()) } else { Ok(()) }
     }
 
     fn read(&self) -> Result<Vec<File>> {
@@ -167,7 +153,7 @@ impl Check {
         for path in &self.files {
             let shown = || path.display().to_string();
             if path.as_os_str() == "-" {
-                // One more than is looked at, so that what is too long is told as that.
+                // One more than is looked at, so that what is too long is reported as that.
                 let mut bytes = Vec::new();
                 io::stdin()
                     .take((16 << 20) + 1)
@@ -258,36 +244,33 @@ fn overlaps(claims: &[Claim]) -> Vec<Overlap> {
     found
 }
 
-fn tell(file: &File, terminal: &mut Terminal<'_>) -> Result<()> {
-    let screen = terminal.screen;
+fn print(file: &File, call: &mut Call<'_>) -> Result<()> {
+    let (screen, out) = (&call.screen, &mut *call.stdout);
     let name = visible(&file.name);
-    writeln!(terminal.stdout, "{}", screen.paint(Tone::Head, &name))?;
+    writeln!(out, "{}", screen.paint(Tone::Head, &name))?;
     for part in &file.found.parts {
-        let plugin = visible(&part.plugin);
+        let (plugin, ipam) = (visible(&part.plugin), visible(&part.ipam));
         match (&part.config, part.ours) {
             (Some(config), _) => {
-                let asks = visible(&part.ipam);
-                writeln!(terminal.stdout, "network {}: {plugin} asks {asks}", config.network)?;
-                write!(terminal.stdout, "{}", ranges(config, terminal))?;
+                writeln!(out, "network {}: {plugin} asks {ipam}", config.network)?;
+                write!(out, "{}", ranges(config, screen))?;
             }
             (None, true) => {}
-            (None, false) if part.ipam.is_empty() => {
-                writeln!(terminal.stdout, "{plugin}: asks nobody for addresses")?;
+            (None, false) if ipam.is_empty() => {
+                writeln!(out, "{plugin}: asks nobody for addresses")?;
             }
-            (None, false) => {
-                writeln!(terminal.stdout, "{plugin}: asks {}, not sublet", visible(&part.ipam))?;
-            }
+            (None, false) => writeln!(out, "{plugin}: asks {ipam}, not sublet")?,
         }
     }
     for Finding { at: Position { line, column }, error, text, .. } in &file.found.findings {
         let (word, tone) = if *error { ("error:", Tone::Bad) } else { ("warning:", Tone::Odd) };
         let word = screen.paint(tone, word);
-        writeln!(terminal.stdout, "{name}:{line}:{column}: {word} {}", visible(text))?;
+        writeln!(out, "{name}:{line}:{column}: {word} {}", visible(text))?;
     }
     Ok(())
 }
 
-fn ranges(config: &Config, terminal: &Terminal<'_>) -> String {
+fn ranges(config: &Config, screen: &Screen) -> String {
     let of_set = |(i, set)| RangeSet::ranges(set).iter().map(move |range| (i, range));
     let rows: Vec<(usize, &Range)> = config.sets.iter().enumerate().flat_map(of_set).collect();
     Table::of(&rows)
@@ -298,10 +281,10 @@ fn ranges(config: &Config, terminal: &Terminal<'_>) -> String {
         .number("SIZE", |(_, range)| cell(count(size(range))))
         .whole("GATEWAY", |(_, range)| range.gateway().map_or_else(|| cell("none"), cell))
         .number("EXCLUDED", |(_, range)| cell(count(excluded(range))))
-        .render(&terminal.screen)
+        .render(screen)
 }
 
-/// How many addresses a range gives out; all of IPv6 and one more would not fit, and no range is that.
+/// Number of addresses that can be allocated from a range.
 pub fn size(range: &Range) -> u128 {
     range.spans().iter().map(|span| span.size()).fold(0, u128::saturating_add)
 }

@@ -1,62 +1,59 @@
-//! How `sublet check --json` looks.
-//!
-//! Owns: the names and order of the fields, which scripts rely on.
+//! The JSON report of `sublet check`.
 
 use std::fmt;
-use std::io::{self, Write};
 
 use serde::Serialize;
 
 use super::{File, excluded, size};
 use crate::config::lint::{Finding, Part};
-use crate::net::Range;
+use crate::net::{Addr, Range};
+use crate::rows::Text;
 
 #[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Checked<'a> {
+pub(super) struct Report<'a> {
     errors: usize,
     warnings: usize,
-    files: Vec<Of<'a>>,
+    files: Vec<FileRow<'a>>,
     overlaps: &'a [Overlap],
     /// Why networks that are in use could not be compared.
     unseen: &'a [String],
 }
 
 #[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Of<'a> {
+struct FileRow<'a> {
     file: &'a str,
     plugins: Vec<Plugin<'a>>,
-    findings: Vec<Told<'a>>,
+    findings: Vec<FindingRow<'a>>,
 }
 
 #[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
 #[allow(clippy::struct_field_names, reason = "so the field is called in JSON")]
 struct Plugin<'a> {
     plugin: &'a str,
     ipam: &'a str,
     ours: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
     network: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     set: Option<&'a str>,
-    ranges: Vec<Row>,
+    ranges: Vec<RangeRow>,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Row {
+struct RangeRow {
     range_set: usize,
     subnet: String,
-    first: String,
-    last: String,
+    first: Text<Addr>,
+    last: Text<Addr>,
     size: u128,
-    gateway: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gateway: Option<Text<Addr>>,
     excluded: u128,
 }
 
 #[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Told<'a> {
+struct FindingRow<'a> {
     line: usize,
     column: usize,
     place: &'a str,
@@ -87,25 +84,19 @@ impl fmt::Display for Overlap {
     }
 }
 
-impl<'a> Checked<'a> {
+impl<'a> Report<'a> {
     pub(super) fn new(
         files: &'a [File],
         overlaps: &'a [Overlap],
         unseen: &'a [String],
         (errors, warnings): (usize, usize),
-    ) -> Checked<'a> {
-        let files = files.iter().map(|file| Of {
+    ) -> Report<'a> {
+        let files = files.iter().map(|file| FileRow {
             file: &file.name,
             plugins: file.found.parts.iter().map(plugin).collect(),
-            findings: file.found.findings.iter().map(told).collect(),
+            findings: file.found.findings.iter().map(finding).collect(),
         });
-        Checked { errors, warnings, files: files.collect(), overlaps, unseen }
-    }
-
-    pub(super) fn write(&self, out: &mut dyn Write) -> io::Result<()> {
-        // Not by way of a value: that has no 128 bits.
-        serde_json::to_writer_pretty(&mut *out, self)?;
-        writeln!(out)
+        Report { errors, warnings, files: files.collect(), overlaps, unseen }
     }
 }
 
@@ -124,20 +115,20 @@ fn plugin(part: &Part) -> Plugin<'_> {
     }
 }
 
-fn row(set: usize, range: &Range) -> Row {
-    Row {
-        range_set: set,
+fn row(range_set: usize, range: &Range) -> RangeRow {
+    RangeRow {
+        range_set,
         subnet: range.subnet().to_string(),
-        first: range.bounds().first.to_string(),
-        last: range.bounds().last.to_string(),
+        first: Text(range.bounds().first),
+        last: Text(range.bounds().last),
         size: size(range),
-        gateway: range.gateway().map(|g| g.to_string()),
+        gateway: range.gateway().map(Text),
         excluded: excluded(range),
     }
 }
 
-fn told(finding: &Finding) -> Told<'_> {
-    Told {
+fn finding(finding: &Finding) -> FindingRow<'_> {
+    FindingRow {
         line: finding.at.line,
         column: finding.at.column,
         place: &finding.place,

@@ -1,7 +1,6 @@
 //! `sublet map`: the address space as a picture.
 //!
-//! Owns: which piece of the address space is drawn, and what is known of it. Does not own: the
-//! picture.
+//! Chooses which piece of the address space is drawn, and finds what is known of it.
 //! Invariant: the cost grows with the number of leases, never with that of addresses.
 
 mod picture;
@@ -10,11 +9,9 @@ use anyhow::{Result, anyhow};
 use clap::Args;
 use serde::Serialize;
 
-use super::output;
-use super::output::visible;
-use super::screen::Tone;
+use super::screen::{Screen, Tone, visible};
 use super::tables::count;
-use super::{Desk, Terminal};
+use super::{Call, OpenStore};
 use crate::alloc::Holder;
 use crate::error::shown_network;
 use crate::model::Kind;
@@ -68,7 +65,8 @@ struct Known {
 }
 
 impl Map {
-    pub(super) fn run(&self, desk: &mut Desk, terminal: &mut Terminal<'_>) -> Result<()> {
+    pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
+        let mut open = call.open()?;
         let prefix = if self.what.contains('/') && self.what.parse::<Addr>().is_err() {
             // A pool's name has a slash as well.
             subnet(&self.what).ok()
@@ -76,8 +74,8 @@ impl Map {
             None
         };
         let known = match prefix {
-            Some(prefix) => by_prefix(prefix, desk)?,
-            None => by_name(&self.what, desk)?,
+            Some(prefix) => by_prefix(prefix, &mut open)?,
+            None => by_name(&self.what, &mut open)?,
         };
         let wholes = match (self.zoom, prefix) {
             (Some(zoom), _) | (None, Some(zoom)) => vec![zoom],
@@ -87,31 +85,27 @@ impl Map {
         for (i, whole) in wholes.into_iter().enumerate() {
             let drawn = if self.zoom.is_some() { whole } else { inhabited(whole, &known.marks) };
             let space = space(drawn, &known);
-            let frame = self.frame(terminal);
+            let frame = self.frame(call.screen);
             let picture = draw(&space, &frame);
             if self.json {
                 shapes.push(Shape::new(whole, &space, &picture));
                 continue;
             }
             if i > 0 {
-                writeln!(terminal.stdout)?;
+                writeln!(call.stdout)?;
             }
-            show(&known.title, whole, &space, &picture, &frame, terminal)?;
+            show(&known.title, whole, &space, &picture, &frame, call)?;
         }
-        if self.json {
-            output::json(terminal.stdout, &shapes)?;
-        }
-        Ok(terminal.stdout.flush()?)
+        if self.json { call.json(&shapes) } else { Ok(()) }
     }
 
-    fn frame(&self, terminal: &Terminal<'_>) -> Frame {
-        let screen = &terminal.screen;
+    fn frame(&self, screen: Screen) -> Frame {
         let found = if screen.width == usize::MAX { 80 } else { screen.width };
         let lines = screen.height.unwrap_or(24);
         Frame {
             width: self.width.map_or(found, usize::from),
             height: self.height.map_or(lines, usize::from).saturating_sub(OTHER_LINES).max(1),
-            color: screen.colour,
+            color: screen.color,
             unicode: screen.unicode,
         }
     }
@@ -129,16 +123,16 @@ fn mark(holder: &Holder) -> Option<Mark> {
     })
 }
 
-fn extents(desk: &mut Desk) -> Result<Vec<Extent>> {
-    Ok(Extent::all(&desk.store.networks(&desk.cx)?, &desk.store.pools()?))
+fn extents(open: &mut OpenStore) -> Result<Vec<Extent>> {
+    Ok(Extent::all(&open.store.networks(&open.cx)?, &open.store.pools()?))
 }
 
 /// All that is in a prefix, of whichever network.
-fn by_prefix(prefix: Subnet, desk: &mut Desk) -> Result<Known> {
-    let mut extents = extents(desk)?;
+fn by_prefix(prefix: Subnet, open: &mut OpenStore) -> Result<Known> {
+    let mut extents = extents(open)?;
     extents.retain(|e| e.range.overlaps(prefix.into()));
     let mut marks = Vec::new();
-    desk.store.occupancy(&desk.cx, &mut |_, addr, holder| {
+    open.store.occupancy(&open.cx, &mut |_, addr, holder| {
         if prefix.contains(addr) {
             marks.extend(mark(holder).map(|mark| (addr, mark)));
         }
@@ -150,11 +144,11 @@ fn by_prefix(prefix: Subnet, desk: &mut Desk) -> Result<Known> {
 }
 
 /// All of a network, or of a pool.
-fn by_name(name: &str, desk: &mut Desk) -> Result<Known> {
-    let mut extents = extents(desk)?;
+fn by_name(name: &str, open: &mut OpenStore) -> Result<Known> {
+    let mut extents = extents(open)?;
     extents.retain(|e| e.network == name);
     let mut marks = Vec::new();
-    desk.store.occupancy(&desk.cx, &mut |set, addr, holder| {
+    open.store.occupancy(&open.cx, &mut |set, addr, holder| {
         // Networks that share a set of leases take each other's addresses.
         let shared = extents.iter().any(|e| e.set == *set && e.range.contains(addr));
         let own = matches!(holder, Holder::Leased(lease) if shown_network(lease) == name);
@@ -166,7 +160,7 @@ fn by_name(name: &str, desk: &mut Desk) -> Result<Known> {
         return Err(anyhow!(
             "{} is no network or pool that {} knows, and no prefix; see `sublet pools`",
             visible(name),
-            desk.place
+            open.place
         ));
     }
     Ok(Known { title: format!("network {}", visible(name)), extents, marks })
@@ -245,10 +239,9 @@ fn show(
     space: &Space,
     picture: &Picture,
     frame: &Frame,
-    terminal: &mut Terminal<'_>,
+    call: &mut Call<'_>,
 ) -> Result<()> {
-    let screen = terminal.screen;
-    let out = &mut *terminal.stdout;
+    let (screen, out) = (&call.screen, &mut *call.stdout);
     let sum =
         |of: fn(&Count) -> u128| picture.counts.values().map(of).fold(0, u128::saturating_add);
     let (used, size) = (sum(|c| c.used), sum(|c| c.allocatable));
@@ -258,8 +251,8 @@ fn show(
         writeln!(out, "{line}")?;
     }
     let single = picture.cell == space.subnet.family().bits();
-    let cell = if single { "an address".to_owned() } else { format!("a /{}", picture.cell) };
-    let way = format!("a cell is {cell}, in a Hilbert curve from the top left to the top right");
+    let unit = if single { "an address".to_owned() } else { format!("a /{}", picture.cell) };
+    let way = format!("a cell is {unit}, in a Hilbert curve from the top left to the top right");
     writeln!(out, "{}", screen.paint(Tone::Dim, &way))?;
     if space.subnet != whole {
         let drawn = space.subnet;
@@ -273,8 +266,7 @@ fn show(
         let name = if single && *look == Look::Full { "leased" } else { name };
         format!("{} {name}", look.sample(frame))
     });
-    writeln!(out, "{}", legend.collect::<Vec<_>>().join("  "))?;
-    Ok(())
+    Ok(writeln!(out, "{}", legend.collect::<Vec<_>>().join("  "))?)
 }
 
 /// A picture for a program.

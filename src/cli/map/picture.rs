@@ -1,5 +1,5 @@
-//! A piece of the address space as a picture of characters, along a Hilbert curve: addresses that are near in
-//! number are near in the picture, and a prefix is a square.
+//! A piece of the address space as a picture of characters, along a Hilbert curve: addresses that are near
+//! in number are near in the picture, and a prefix is a square.
 //!
 //! Invariant: the work grows with the number of marks and of cells, never with that of addresses.
 

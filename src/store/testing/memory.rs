@@ -1,16 +1,15 @@
-//! The model: a store in memory, as plain as can be.
+//! The model: a store in memory, as simple as possible, to which the other stores are compared.
 //!
-//! Owns: what the other stores must be equal to. It looks at every lease for every question and
-//! has no index that could disagree with another. [`Memory`] is one lease file, [`Machine`] is a host
-//! with two of them, a policy and reboots.
+//! It looks at every lease for every question, and has no index that could disagree with another record.
+//! [`Memory`] is one lease file. [`Machine`] is a host with two of them, a policy and reboots.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::delegate::{reads, repairs};
+use super::delegate::{delegate_reads, delegate_repairs};
 use crate::alloc;
 use crate::alloc::{
-    Add, Added, Change, Collected, Command, Context, Cooling, Del, Holder, NetworkRanges, Order,
-    Outcome, PodKey, Record, Reserve, Status, Target, View,
+    Add, Added, Addresses, Change, Collected, Command, Context, Cooling, Del, Holder,
+    NetworkRanges, Order, Outcome, PodKey, Record, Reserve, Status, Target, View,
 };
 use crate::error::{Error, Refusal, StoreError};
 use crate::model::{
@@ -20,7 +19,7 @@ use crate::model::{
 use crate::net::{Addr, Family, Span, Subnet};
 use crate::store::{EachOccupied, EachRecord, EventFilter, Problem, Repair, Store, StoreReader};
 
-/// Leases in this process.
+/// A store in memory.
 #[derive(Default)]
 pub struct Memory {
     leases: BTreeMap<(SetName, Addr), Lease>,
@@ -38,7 +37,7 @@ pub struct Memory {
     earlier: BTreeMap<(SetName, PodKey, Addr), Addr>,
 }
 
-impl View for Memory {
+impl Addresses for Memory {
     fn holder(&self, set: &SetName, addr: Addr) -> Result<Holder, StoreError> {
         let key = (set.clone(), addr);
         let lease = self.leases.get(&key).or_else(|| self.reserved.get(&key));
@@ -92,7 +91,9 @@ impl View for Memory {
         let all = self.cooling(set, family, usize::MAX)?;
         Ok(all.into_iter().find(|c| spans.iter().any(|s| s.contains(c.addr))))
     }
+}
 
+impl View for Memory {
     fn former(&self, set: &SetName, pod: &PodKey, range: Addr) -> Result<Option<Addr>, StoreError> {
         let key = (set.clone(), pod.clone(), range);
         Ok(self.sticky.get(&key).or_else(|| self.earlier.get(&key)).copied())
@@ -116,7 +117,7 @@ impl View for Memory {
         after: Option<&Owner>,
         limit: usize,
     ) -> Result<Vec<Lease>, StoreError> {
-        // Any order of owners will do, as long as it stays the same.
+        // The order of owners does not matter, as long as it stays the same.
         let mut owners: BTreeMap<&Owner, Vec<Lease>> = BTreeMap::new();
         for lease in self.leases.values().filter(|l| l.set == *set) {
             if after.is_none_or(|after| lease.owner > *after) {
@@ -160,10 +161,10 @@ impl View for Memory {
         after: Option<Addr>,
         limit: usize,
     ) -> Result<Vec<Lease>, StoreError> {
-        let hangs = |l: &&Lease| {
+        let is_of_pool = |l: &&Lease| {
             l.owner == Owner::Pool(pool.id.clone(), l.addr) && after.is_none_or(|a| l.addr > a)
         };
-        Ok(self.leases.values().filter(hangs).take(limit).cloned().collect())
+        Ok(self.leases.values().filter(is_of_pool).take(limit).cloned().collect())
     }
 
     fn capacity(&self) -> usize {
@@ -172,12 +173,12 @@ impl View for Memory {
 }
 
 impl Memory {
-    fn make(&mut self, change: Change, now: u64) {
+    fn apply_change(&mut self, change: Change, now: u64) {
         match change {
             Change::Put(lease) => {
                 let key = (lease.set.clone(), lease.addr);
                 let before = self.leases.insert(key.clone(), lease.clone());
-                assert!(before.is_none_or(|b| b.owner == lease.owner), "{key:?} given twice");
+                assert!(before.is_none_or(|b| b.owner == lease.owner), "{key:?} leased twice");
                 self.cooling.remove(&key);
             }
             Change::Free { lease, until } => {
@@ -201,7 +202,6 @@ impl Memory {
             }
             Change::PutRanges(r) => drop(self.ranges.insert(r.network.clone(), r)),
             Change::Adopted(network, time) => drop(self.adopted.insert(network, time)),
-            Change::Released(network) => drop(self.adopted.remove(&network)),
             Change::PutPool(pool) => drop(self.pools.insert(pool.id.clone(), pool)),
             Change::PutDefinition(_) => {}
             Change::DropPool(pool) => {
@@ -226,7 +226,7 @@ impl Store for Memory {
             };
             let event = if is_new { alloc::event(&change, command, cx) } else { None };
             self.events.extend(event);
-            self.make(change, cx.now);
+            self.apply_change(change, cx.now);
         }
         plan.outcome.map_err(Error::Refused)
     }
@@ -336,29 +336,52 @@ impl Machine {
         }
     }
 
-    /// The file that has leases of a set, else the one that `persist` names; whether it is that one.
-    fn home(&mut self, set: &SetName) -> (&mut Memory, bool) {
+    /// Where an ADD leases from: whether that is the file that `persist` names, and which set. The
+    /// network's own leases decide, then those of the set.
+    fn home(&mut self, set: &SetName, network: Option<&NetworkName>) -> (bool, SetName) {
         let [own, other] = self.files();
-        if !own.is_home(set) && other.is_home(set) { (other, false) } else { (own, true) }
+        if let Some(network) = network {
+            for (file, is_own) in [(&own, true), (&other, false)] {
+                let sets = file.sets_of(network);
+                if let Some(home) = sets.get(set).or_else(|| sets.first()) {
+                    return (is_own, home.clone());
+                }
+            }
+        }
+        (own.is_home(set) || !other.is_home(set), set.clone())
     }
 
     fn add(&mut self, command: &Command, set: &SetName, cx: &Context) -> Result<Outcome, Error> {
+        let (is_own, home_set) = self.home(set, command.network());
         let (persist, policy) = (self.persist, self.policy.clone());
-        let (file, is_own) = self.home(set);
+        let file = match self.files() {
+            [own, _] if is_own => own,
+            [_, other] => other,
+        };
         file.reserved = policy;
-        let mut outcome = file.apply(command, cx);
-        if let (Command::Add(add), Ok(Outcome::Added(added))) = (command, &mut outcome) {
+        let command = match command {
+            Command::Add(_) => command.clone().in_set(home_set.clone()),
+            other => other.clone(),
+        };
+        let mut outcome = file.apply(&command, cx);
+        if let (Command::Add(add), Ok(Outcome::Added(added))) = (&command, &mut outcome) {
             file.remember(add, added);
-            if !is_own {
-                let (home, other) = match persist {
-                    Persist::Boot => ("disk", "boot"),
-                    Persist::Disk => ("boot", "disk"),
-                };
-                added.warnings.push(format!(
-                    "network {set} has leases with persist \"{home}\", so this one goes there too: \
-                     \"{other}\" takes effect when the network has no lease"
-                ));
-            }
+            let (home, other) = match persist {
+                Persist::Boot => ("disk", "boot"),
+                Persist::Disk => ("boot", "disk"),
+            };
+            added.warnings.extend((!is_own).then(|| {
+                format!(
+                    "network {home_set} has leases with persist \"{home}\", so this one goes there \
+                     too: \"{other}\" takes effect when the network has no lease"
+                )
+            }));
+            added.warnings.extend((home_set != *set).then(|| {
+                format!(
+                    "the network has leases in the set {home_set}, so this one is from that set too: \
+                     the changed \"shared\" (now {set}) takes effect when the network has no lease"
+                )
+            }));
         }
         self.begun |= matches!(command, Command::Add(_)) && persist == Persist::Boot && is_own;
         outcome
@@ -451,6 +474,15 @@ impl Memory {
         self.leases.values().any(|lease| lease.set == *set && lease.kind.collectable())
     }
 
+    /// The sets that a network has leases in.
+    fn sets_of(&self, network: &NetworkName) -> BTreeSet<SetName> {
+        let of_network = |lease: &&Lease| match &lease.owner {
+            Owner::Attachment(attachment) => attachment.network == *network,
+            _ => false,
+        };
+        self.leases.values().filter(of_network).map(|lease| lease.set.clone()).collect()
+    }
+
     /// Carries the former address of a pod that has it again into this boot.
     fn remember(&mut self, add: &Add, added: &Added) {
         let carried: Vec<_> = self
@@ -468,7 +500,7 @@ impl Memory {
             .map(|(key, addr)| (key.clone(), *addr))
             .collect();
         for ((set, pod, range), addr) in carried {
-            self.make(Change::Sticky(set, pod, range, addr), 0);
+            self.apply_change(Change::Sticky(set, pod, range, addr), 0);
         }
     }
 }
@@ -491,7 +523,7 @@ impl Store for Machine {
         }
     }
 
-    repairs!(self => self.durable);
+    delegate_repairs!(self => self.durable);
 }
 
 impl StoreReader for Machine {
@@ -502,5 +534,5 @@ impl StoreReader for Machine {
         Ok(())
     }
 
-    reads!(self => (&mut self.durable));
+    delegate_reads!(self => (&mut self.durable));
 }

@@ -196,7 +196,7 @@ const map = {
     return { state, share, dim };
   },
 
-  colours() {
+  colors() {
     const rgb = (value) => value.match(/[\d.]+/g).slice(0, 3).map(Number);
     const probe = make("i");
     document.body.append(probe);
@@ -224,11 +224,11 @@ const map = {
     canvas.style.aspectRatio = `${columns} / ${rows}`;
     const pixels = canvas.clientWidth * (window.devicePixelRatio || 1);
     const size = Math.max(1, Math.round(pixels / columns));
-    const ink = this.colours();
+    const ink = this.colors();
     const { state, share, dim } = this.states();
     const { shift, cells } = this.sizes;
     const blend = (from, to, part) => from.map((value, i) => Math.round(value + (to[i] - value) * part));
-    const colour = (cell) => {
+    const color = (cell) => {
       const name = NAMES[state[cell]];
       let rgb = ink[name];
       if (shift > 0n && name !== "free" && name !== "outside") rgb = blend(ink.free, rgb, 0.3 + 0.7 * Math.min(1, share[cell]));
@@ -237,7 +237,7 @@ const map = {
     // One pixel a cell, enlarged: many cells are drawn as fast as few.
     const small = new OffscreenCanvas(columns, rows);
     const image = new ImageData(columns, rows);
-    for (let cell = 0; cell < place.length; cell += 1) image.data.set([...colour(cell), 255], place[cell] * 4);
+    for (let cell = 0; cell < place.length; cell += 1) image.data.set([...color(cell), 255], place[cell] * 4);
     small.getContext("2d").putImageData(image, 0, 0);
     this.base = new OffscreenCanvas(columns * size, rows * size);
     const context = this.base.getContext("2d");
@@ -272,7 +272,7 @@ const map = {
     this.tell(focused || this.over === null ? this.cursor : this.over);
   },
 
-  /** What tells states apart without colours. */
+  /** What tells states apart without colors. */
   pattern(context, state, x, y, size, light, line) {
     context.fillStyle = light;
     context.strokeStyle = state === STATE.outside ? line : light;

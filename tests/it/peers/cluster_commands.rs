@@ -13,49 +13,59 @@ use serde_json::{Value, json};
 use sublet::model::Node;
 use sublet::sys::host::Facts;
 
+use crate::commands::Ends::{Fails, Json, Plain};
 use crate::commands::{Case, NOW, PLAIN, called, copy, facts, fixed, in_all_forms, said};
 use crate::lab::Lab;
 use crate::peers::clusters::{self, Server};
 use crate::peers::legacy_consul;
 
 pub const CASES: &[Case] = &[
-    ("node-list", &["node", "list", "--store", "ETCD"], true),
-    ("node-list-of-nobody", &["node", "list", "--store", "EMPTY"], true),
-    ("node-release", &["node", "release", "node-2", "--yes", "--store", "ETCD"], true),
-    ("node-release-dry-run", &["node", "release", "node-2", "--dry-run", "--store", "ETCD"], true),
-    ("node-release-unasked", &["node", "release", "node-2", "--store", "ETCD"], true),
-    ("node-release-of-this", &["node", "release", "node-1", "--yes", "--store", "ETCD"], true),
-    ("node-release-of-nobody", &["node", "release", "node-9", "--store", "ETCD"], true),
-    ("network-show", &["network", "show", "pods", "--store", "ETCD"], true),
-    ("network-show-nothing", &["network", "show", "none", "--store", "ETCD"], true),
-    ("network-set", &["network", "set", "pods", "@/wider.json", "--store", "ETCD"], true),
-    ("network-set-new", &["network", "set", "pods", "@/wider.json", "--store", "EMPTY"], true),
-    ("network-set-outside", &["network", "set", "pods", "@/away.json", "--store", "ETCD"], true),
-    ("network-set-late", &["network", "set", "pods", "@/late.json", "--store", "ETCD"], true),
-    ("copy", &["copy", "--from", "@/leases.redb", "--to", "@/to.redb"], true),
-    ("copy-dry-run", &["copy", "--from", "@/leases.redb", "--to", "EMPTY", "--dry-run"], true),
-    ("copy-into-a-cluster", &["copy", "--from", "@/leases.redb", "--to", "EMPTY"], true),
-    ("copy-out-of-a-cluster", &["copy", "--from", "ETCD", "--to", "@/to.redb"], true),
-    ("copy-clash", &["copy", "--from", "@/leases.redb", "--to", "@/other.redb"], true),
-    ("copy-onto-itself", &["copy", "--from", "ETCD", "--to", "ETCD"], true),
-    ("export-jsonl-of-a-cluster", &["export", "jsonl", "--store", "ETCD"], false),
-    ("import-jsonl", &["import", "jsonl", "@/lines.jsonl", "--store", "@/to.redb"], true),
+    ("node-list", &["node", "list", "--store", "ETCD"], Json),
+    ("node-list-of-nobody", &["node", "list", "--store", "EMPTY"], Json),
+    ("node-release", &["node", "release", "node-2", "--yes", "--store", "ETCD"], Json),
+    ("node-release-dry-run", &["node", "release", "node-2", "--dry-run", "--store", "ETCD"], Json),
+    ("node-release-unasked", &["node", "release", "node-2", "--store", "ETCD"], Fails(2)),
+    ("node-release-of-this", &["node", "release", "node-1", "--yes", "--store", "ETCD"], Fails(1)),
+    ("node-release-of-nobody", &["node", "release", "node-9", "--store", "ETCD"], Fails(1)),
+    ("network-show", &["network", "show", "pods", "--store", "ETCD"], Json),
+    ("network-show-nothing", &["network", "show", "none", "--store", "ETCD"], Fails(1)),
+    ("network-set", &["network", "set", "pods", "@/wider.json", "--store", "ETCD"], Json),
+    ("network-set-new", &["network", "set", "pods", "@/wider.json", "--store", "EMPTY"], Json),
+    (
+        "network-set-outside",
+        &["network", "set", "pods", "@/away.json", "--store", "ETCD"],
+        Fails(2),
+    ),
+    ("network-set-late", &["network", "set", "pods", "@/late.json", "--store", "ETCD"], Fails(1)),
+    ("copy", &["copy", "--from", "@/leases.redb", "--to", "@/to.redb"], Json),
+    ("copy-dry-run", &["copy", "--from", "@/leases.redb", "--to", "EMPTY", "--dry-run"], Json),
+    ("copy-into-a-cluster", &["copy", "--from", "@/leases.redb", "--to", "EMPTY"], Json),
+    ("copy-out-of-a-cluster", &["copy", "--from", "ETCD", "--to", "@/to.redb"], Json),
+    ("copy-clash", &["copy", "--from", "@/leases.redb", "--to", "@/other.redb"], Fails(1)),
+    ("copy-onto-itself", &["copy", "--from", "ETCD", "--to", "ETCD"], Fails(2)),
+    ("export-jsonl-of-a-cluster", &["export", "jsonl", "--store", "ETCD"], Plain),
+    ("import-jsonl", &["import", "jsonl", "@/lines.jsonl", "--store", "@/to.redb"], Json),
     (
         "import-jsonl-dry-run",
         &["import", "jsonl", "@/lines.jsonl", "--dry-run", "--store", "EMPTY"],
-        true,
+        Json,
     ),
-    ("import-jsonl-of-no-line", &["import", "jsonl", "@/bad.jsonl", "--store", "EMPTY"], true),
-    ("import-kontena", &["import", "kontena", "--store", "EMPTY"], true),
-    ("import-kontena-dry-run", &["import", "kontena", "--dry-run", "--store", "EMPTY"], true),
-    ("import-kontena-again", &["import", "kontena", "--store", "ETCD"], true),
-    ("import-consul", &["import", "consul", "default", "--store", "CONSUL"], true),
+    ("import-jsonl-of-no-line", &["import", "jsonl", "@/bad.jsonl", "--store", "EMPTY"], Fails(1)),
+    (
+        "import-ecs-ipam",
+        &["import", "ecs-ipam", "@/eni-ipam.db", "--dry-run", "--store", "@/new.redb"],
+        Json,
+    ),
+    ("import-kontena", &["import", "kontena", "--store", "EMPTY"], Json),
+    ("import-kontena-dry-run", &["import", "kontena", "--dry-run", "--store", "EMPTY"], Json),
+    ("import-kontena-again", &["import", "kontena", "--store", "ETCD"], Json),
+    ("import-consul", &["import", "consul", "default", "--store", "CONSUL"], Json),
     (
         "import-consul-dry-run",
         &["import", "consul", "default", "--dry-run", "--store", "CONSUL"],
-        true,
+        Json,
     ),
-    ("import-consul-of-etcd", &["import", "consul", "default", "--store", "ETCD"], true),
+    ("import-consul-of-etcd", &["import", "consul", "default", "--store", "ETCD"], Fails(1)),
 ];
 
 fn node(number: u8, now: u64) -> Facts {
@@ -121,7 +131,7 @@ pub fn write_files(lab: &Lab) {
 }
 
 #[test]
-fn say_what_they_said() {
+fn print_what_they_printed() {
     let (etcd, consul) = (clusters::etcd(), clusters::consul());
     legacy_consul::kontena(&etcd);
     for last in [2, 3, 5] {
@@ -136,8 +146,8 @@ fn say_what_they_said() {
         server.conf(&format!("store-{}-{}", process::id(), number.get()))
     };
     let mut faults = Vec::new();
-    for (name, args, json) in CASES {
-        faults.extend(in_all_forms(name, *json, &|more, screen| {
+    for (name, args, ends) in CASES {
+        faults.extend(in_all_forms(name, *ends, &|more, screen| {
             let (filled, lab) = (fresh(&etcd), copy(fixed.path()));
             if args.contains(&"ETCD") {
                 fill(&filled);

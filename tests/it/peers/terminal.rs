@@ -111,10 +111,10 @@ fn a_map_fits_its_screen() {
 }
 
 #[test]
-fn a_map_has_colours_where_they_are_wanted() {
+fn a_map_has_colors_where_they_are_wanted() {
     let lab = leased();
-    let coloured = Screen::new(80, 24, "C.UTF-8", &map(&lab, "--zoom 10.4.0.0/24"));
-    let text = coloured.read("a cell is", true);
+    let colored = Screen::new(80, 24, "C.UTF-8", &map(&lab, "--zoom 10.4.0.0/24"));
+    let text = colored.read("a cell is", true);
     // Leased above free ground.
     assert!(text.contains("38;5;40") && text.contains("48;5;240"), "{text:?}");
     let plain =

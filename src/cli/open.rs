@@ -1,0 +1,270 @@
+//! The store that a command works on: which one the arguments name, and what commands ask of it.
+
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow};
+use clap::Args;
+
+use super::screen::Progress;
+use super::{Call, misuse};
+use crate::alloc::{Context, Del, Target};
+use crate::config;
+use crate::engine;
+use crate::error::shown_network;
+use crate::model::{History, Lease, Origin, Owner, Persist, StoreSpec, Wait};
+use crate::net::Addr;
+use crate::rows::PoolRow;
+use crate::store;
+use crate::store::Store;
+use crate::sys::files;
+use crate::sys::host;
+use crate::sys::host::Env;
+use crate::telemetry::usage::Usage;
+
+/// Which store.
+#[derive(Debug, Args)]
+#[allow(clippy::doc_markdown, reason = "as above")]
+pub struct StoreArgs {
+    /// The store's file, or a cluster as in "store": {"etcd": {"endpoints": [...]}}
+    /// [default: $IPAM_DB_PATH, else /var/lib/cni/sublet/leases.redb]
+    #[arg(long, value_name = "PATH|JSON", global = true, verbatim_doc_comment)]
+    pub store: Option<OsString>,
+    /// This machine's name among those that share a cluster [default: $NODE_ID, else the host's name]
+    #[arg(long, value_name = "NAME", global = true, value_parser = host::node_name)]
+    pub node: Option<String>,
+}
+
+impl StoreArgs {
+    /// The cluster that `--store` names, as JSON.
+    pub fn cluster(&self) -> Option<&str> {
+        cluster(self.store.as_ref()?)
+    }
+
+    /// The file that `--store` names; an error if it names a cluster.
+    pub fn file(&self) -> Result<Option<PathBuf>> {
+        if self.cluster().is_some() {
+            return Err(misuse("--store names a cluster; this works with a lease file alone"));
+        }
+        Ok(self.store.clone().map(PathBuf::from))
+    }
+
+    /// The file that `--store` or the environment names.
+    pub fn named(&self, env: &Env<'_>) -> Result<Option<PathBuf>> {
+        let variable = || env("IPAM_DB_PATH").filter(|path| !path.is_empty()).map(PathBuf::from);
+        Ok(self.file()?.or_else(variable))
+    }
+}
+
+/// A cluster's JSON, if that is what was written.
+fn cluster(named: &OsStr) -> Option<&str> {
+    let text = named.to_str()?.trim_start();
+    text.starts_with('{').then_some(text)
+}
+
+/// Where leases are by default.
+pub const DEFAULT: &str = "/var/lib/cni/sublet/leases.redb";
+/// The same of the ECS dialect.
+const ECS_DEFAULT: &str = "/data/eni-ipam.db";
+
+/// How long a command waits for the lock.
+pub const WAIT: Wait = Wait::For(Duration::from_secs(5));
+
+impl Call<'_> {
+    /// Opens the store that the arguments or the environment name, else the default file.
+    pub fn open(&mut self) -> Result<OpenStore> {
+        if let (Some(_), Some(store)) = (self.args.cluster(), &self.args.store) {
+            return self.open_named(store, "--store");
+        }
+        let path = match self.args.named(self.world.env)? {
+            Some(path) => path,
+            None => PathBuf::from(self.default_store()?),
+        };
+        // Leases of either persistence are shown and freed.
+        self.open_file(path, Persist::Boot)
+    }
+
+    /// Returns the default store that exists. Of two, one is used and the other is named.
+    fn default_store(&mut self) -> Result<&'static str> {
+        // If there are only boot leases, `<file>` itself does not exist.
+        let exists = |path: &str| -> Result<bool> {
+            for name in [path.to_owned(), format!("{path}.boot.lock")] {
+                let found = files::look(name.as_ref());
+                if found.with_context(|| format!("cannot look at {name}"))?.is_some() {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        };
+        let (usual, ecs) = (exists(DEFAULT)?, exists(ECS_DEFAULT)?);
+        if usual && ecs {
+            writeln!(
+                self.stderr,
+                "sublet: this is {DEFAULT}; there is another store: --store {ECS_DEFAULT}"
+            )?;
+        }
+        Ok(if ecs && !usual { ECS_DEFAULT } else { DEFAULT })
+    }
+
+    /// Opens the store that an option names: a file, or a cluster as JSON.
+    pub fn open_named(&mut self, named: &OsStr, option: &str) -> Result<OpenStore> {
+        let Some(json) = cluster(named) else {
+            return self.open_file(PathBuf::from(named), Persist::Boot);
+        };
+        let (spec, warnings) = config::store(json).with_context(|| option.to_owned())?;
+        let store = store::open(&spec)?;
+        for warning in warnings {
+            writeln!(self.stderr, "sublet: {option}: {warning}")?;
+        }
+        let place = "this cluster".to_owned();
+        Ok(OpenStore { store, place, cx: self.world.facts.context(), cluster: true })
+    }
+
+    /// Opens the store of Docker's pools, which outlive a boot: a cluster or a lease file.
+    pub fn open_pools(&mut self) -> Result<OpenStore> {
+        if self.args.cluster().is_some() {
+            return self.open();
+        }
+        let path = self.args.named(self.world.env)?.unwrap_or_else(|| PathBuf::from(DEFAULT));
+        self.open_file(path, Persist::Disk)
+    }
+
+    pub fn open_file(&self, path: PathBuf, persist: Persist) -> Result<OpenStore> {
+        let place = path.display().to_string();
+        let store = store::open(&lease_file(path, persist))?;
+        Ok(OpenStore { store, place, cx: self.world.facts.context(), cluster: false })
+    }
+}
+
+pub fn lease_file(path: PathBuf, persist: Persist) -> StoreSpec {
+    StoreSpec::Embedded { path, persist, wait: WAIT, history: History::Standing }
+}
+
+/// A store, and the context of commands on it.
+pub struct OpenStore {
+    pub store: Box<dyn Store>,
+    /// What messages call it.
+    pub place: String,
+    pub cx: Context,
+    pub cluster: bool,
+}
+
+impl OpenStore {
+    /// The context for work on this lease: in a cluster, that of the node that has it.
+    pub fn cx_for(&self, lease: &Lease) -> Context {
+        if !self.cluster || lease.node == self.cx.node {
+            return self.cx.clone();
+        }
+        // Nothing is known here of that node's boots.
+        Context { node: lease.node.clone(), boot: None, ..self.cx.clone() }
+    }
+
+    /// Frees what the target chooses of a lease's set; false if that was free already.
+    pub fn free(&mut self, lease: &Lease, target: Target) -> Result<bool> {
+        let del = Del { set: lease.set.clone(), target, rewind: false, undo: false, legacy: None };
+        let cx = self.cx_for(lease);
+        Ok(!engine::del(&mut *self.store, del, None, &cx)?.is_empty())
+    }
+
+    /// How full each range is, or each of one network.
+    pub fn usage(&mut self, network: Option<&str>) -> Result<Vec<Usage>> {
+        let _busy = Progress::busy("counting");
+        let mut usage = engine::usage(&mut *self.store, &self.cx)?;
+        usage.retain(|usage| network.is_none_or(|network| usage.extent.network == network));
+        Ok(usage)
+    }
+
+    /// The rows of ranges.
+    pub fn pool_rows(&mut self, usage: &[Usage]) -> Result<Vec<PoolRow>> {
+        Ok(PoolRow::all(usage, &self.store.pools()?, "network"))
+    }
+
+    /// The leases that `wanted` chooses.
+    pub fn leases(&mut self, wanted: &dyn Fn(&Lease) -> bool) -> Result<Vec<Lease>> {
+        let _busy = Progress::busy("reading the leases");
+        let mut found = Vec::new();
+        self.store.list(&self.cx, &mut |lease| {
+            if wanted(&lease) {
+                found.push(lease);
+            }
+        })?;
+        Ok(found)
+    }
+
+    /// The leases of an address, or of a container by its ID, a beginning of it that is unique, an
+    /// ECS `id`, or a pod as namespace/name. An error if there is none.
+    pub fn named(&mut self, name: &str, network: Option<&str>) -> Result<Vec<Lease>> {
+        let addr: Option<Addr> = name.parse().ok();
+        let here = |l: &Lease| network.is_none_or(|n| shown_network(l) == n);
+        let fits = |l: &Lease| {
+            if addr == Some(l.addr) { Some(Fit::Exactly) } else { fit(name, &l.owner, &l.origin) }
+        };
+        let mut all = self.leases(&|l| here(l) && fits(l).is_some())?;
+        if all.iter().any(|l| fits(l) == Some(Fit::Exactly)) {
+            all.retain(|l| fits(l) == Some(Fit::Exactly));
+            return Ok(all);
+        }
+        let containers: BTreeSet<&str> =
+            all.iter().filter_map(|l| l.attachment()).map(|a| a.container.as_str()).collect();
+        match containers.len() {
+            0 => Err(anyhow!(
+                "{}{} has no lease in {}; see `sublet list`",
+                name,
+                network.map(|n| format!(" of network {n}")).unwrap_or_default(),
+                self.place
+            )),
+            1 => Ok(all),
+            n => Err(anyhow!("{name} begins the IDs of {n} containers; give more of it")),
+        }
+    }
+}
+
+/// How a name fits an owner.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Fit {
+    /// It is the container's ID, the ECS `id`, or the pod as namespace/name.
+    Exactly,
+    /// It is a beginning of the container's ID that is long enough not to be chance.
+    Begins,
+}
+
+pub fn fit(name: &str, owner: &Owner, origin: &Origin) -> Option<Fit> {
+    let container = match owner {
+        Owner::Attachment(attachment) => Some(attachment),
+        _ => origin.attachment.as_ref(),
+    };
+    let container = container.map(|attachment| attachment.container.as_str());
+    let id = matches!(owner, Owner::Id(id) if id == name);
+    let pod = origin.pod.as_ref().is_some_and(|pod| {
+        name.split_once('/').is_some_and(|(ns, n)| ns == pod.namespace && n == pod.name)
+    });
+    if container == Some(name) || id || pod {
+        return Some(Fit::Exactly);
+    }
+    (name.len() >= 4 && container?.starts_with(name)).then_some(Fit::Begins)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Attachment, ContainerId, NetworkName, Pod};
+
+    #[test]
+    fn a_name_fits_a_container_an_id_or_a_pod() {
+        let network = NetworkName::new("net").unwrap();
+        let container = ContainerId::new("0123456789").unwrap();
+        let attachment = Attachment { network, container, ifname: None };
+        let [namespace, name] = ["shop", "web-0"].map(str::to_owned);
+        let pod = Some(Pod { namespace, name, uid: String::new() });
+        let origin = Origin { pod, attachment: Some(attachment.clone()), ..Origin::default() };
+        let fits = |name| fit(name, &Owner::Attachment(attachment.clone()), &origin).is_some();
+        assert!(["0123456789", "0123", "shop/web-0"].iter().all(|name| fits(name)));
+        assert!(!["", "012", "1234", "web-0", "shop/", "shop/web"].iter().any(|name| fits(name)));
+        let of_id = |name| fit(name, &Owner::Id("task".to_owned()), &origin);
+        assert!(of_id("task") == Some(Fit::Exactly) && of_id("0123") == Some(Fit::Begins));
+        let gateway = Owner::Gateway("10.0.0.1".parse().unwrap());
+        assert!(fit("", &gateway, &Origin::default()).is_none());
+    }
+}
