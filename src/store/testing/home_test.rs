@@ -207,3 +207,37 @@ fn a_network_stays_in_its_set_while_it_has_leases_whatever_shared_says() {
         }
     }
 }
+
+#[test]
+fn persist_edited_back_and_forth_with_live_leases_moves_nothing() {
+    for (before, after) in BOTH {
+        let host = Host::new();
+        let mut all = Vec::new();
+        for n in 0..6 {
+            let persist = if n % 2 == 0 { before } else { after };
+            all.extend(added(&mut host.store(persist), &lowest(&format!("c{n}")), &boot(1)));
+            let addrs: Vec<_> =
+                listed(&mut host.store(persist), &boot(1)).iter().map(|lease| lease.addr).collect();
+            assert_eq!(addrs, all);
+        }
+        // They end with the boot, or survive it, as the first did.
+        let left = if before == Persist::Disk { 6 } else { 0 };
+        assert_eq!(listed(&mut host.store(after), &boot(2)).len(), left);
+    }
+}
+
+#[test]
+fn a_foreign_file_is_refused_with_the_import_command_and_nothing_is_made() {
+    let mut bolt = vec![0; 4096];
+    bolt[16..20].copy_from_slice(&0xed0c_daed_u32.to_le_bytes());
+    for persist in [Persist::Boot, Persist::Disk] {
+        let host = Host::new();
+        std::fs::write(host.path(""), &bolt).unwrap();
+        for command in [Command::Add(lowest("c1")), del("c1")] {
+            let error = host.store(persist).apply(&command, &boot(1)).unwrap_err();
+            assert!(error.to_string().contains("sublet import ecs-ipam"), "{error}");
+        }
+        assert!(!host.of_boot(1).exists());
+        assert_eq!(std::fs::read(host.path("")).unwrap(), bolt);
+    }
+}

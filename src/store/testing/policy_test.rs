@@ -172,3 +172,27 @@ fn a_copy_is_out_of_date_after_any_number_of_changes() {
         assert_eq!(added(&mut store, &lowest("c3"), &boot(1)), [addr("10.0.0.9")]);
     }
 }
+
+#[test]
+fn a_change_is_made_under_both_locks_or_not_at_all() {
+    use crate::model::Wait;
+    for persist in MODES {
+        let host = Host::new();
+        let mut store = host.store(persist);
+        added(&mut host.store(Persist::Boot), &lowest("c1"), &boot(1));
+        reserve(&mut store, &[addr("10.0.0.9")], &boot(1)).unwrap();
+        let before = fs::read(host.path(".policy")).unwrap();
+        for lock in [".lock", ".boot.lock"] {
+            let held = crate::store::lock_file(&host.path(lock), Wait::Try).unwrap();
+            assert!(reserve(&mut store, &[addr("10.0.0.11")], &boot(1)).is_err(), "{lock}");
+            assert!(unreserve(&mut store, &[addr("10.0.0.9")], &boot(1)).is_err(), "{lock}");
+            assert_eq!(fs::read(host.path(".policy")).unwrap(), before);
+            assert!(!host.path(".policy.new").exists());
+            drop(held);
+        }
+        // The new file is flushed before the second lock is taken: no ADD waits for a disk.
+        let held = crate::store::lock_file(&host.path(".lock"), Wait::Try).unwrap();
+        added(&mut host.store(Persist::Boot), &lowest("c2"), &boot(1));
+        drop(held);
+    }
+}
