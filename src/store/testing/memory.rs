@@ -439,7 +439,7 @@ impl Machine {
                     Ok(Outcome::Freed(more)) => freed.extend(more),
                     Ok(Outcome::Collected(step)) => collected.freed.extend(step.freed),
                     Err(Error::Refused(refusal @ Refusal::Missing { .. })) => {
-                        missing = Some(refusal)
+                        missing = Some(refusal);
                     }
                     other => return other,
                 }

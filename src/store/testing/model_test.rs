@@ -119,7 +119,7 @@ enum Op {
 fn op() -> impl Generate<Value = Op> {
     let net = || 0..NETWORKS;
     let who = || 0..CONTAINERS;
-    let at = || 0..24_u8;
+    let at = || prop_oneof![3 => 10..15_u8, 1 => 0..24_u8];
     let ranges = || prop_oneof![3 => Just(0), 1 => any::<u8>()];
     let lease = (at(), who(), prop::bool::weighted(0.7));
     prop_oneof![
@@ -143,7 +143,7 @@ fn op() -> impl Generate<Value = Op> {
         2 => net().prop_map(|net| Op::Shared { net }),
         1 => Just(Op::History),
         2 => any::<bool>().prop_map(|power_cut| Op::Reboot { power_cut }),
-        1 => (net(), prop::collection::vec(lease, 1..4), prop::option::of(at()))
+        2 => (net(), prop::collection::vec(lease, 1..4), prop::option::of(at()))
             .prop_map(|(net, leases, last)| Op::Folder { net, leases, last }),
     ]
 }
@@ -185,7 +185,7 @@ struct Settings {
 }
 
 impl Settings {
-    fn set(&self, net: u8) -> SetName {
+    fn set(self, net: u8) -> SetName {
         SetName(if self.shared[usize::from(net)] { "lan".into() } else { format!("net{net}") })
     }
 }
@@ -513,7 +513,8 @@ impl Ledger {
     ) {
         let own: Vec<Lease> =
             self.listed.values().filter(|lease| lease.owner == add.owner).cloned().collect();
-        assert_eq!(own.len(), add.sets.len(), "{own:?}");
+        // host-local may have left more than one of a range.
+        assert!(own.len() >= add.sets.len(), "{own:?}");
         let set = set_of(add, before);
         assert!(own.iter().all(|lease| lease.set == set), "{own:?} not in {set}");
         let home = self.home(op, &set, world);
@@ -538,7 +539,7 @@ impl Ledger {
                 && (home || [world.boot, world.newest].contains(&of_boot))
                 && ranges.range_of(addr).is_some_and(|range| range.gives(addr))
                 && !before.contains_key(&(set.clone(), addr))
-                && !self.listed.get(&(set.clone(), addr)).is_some_and(|l| l.owner != add.owner)
+                && self.listed.get(&(set.clone(), addr)).is_none_or(|l| l.owner == add.owner)
             {
                 assert_eq!(grant.addr, addr, "a sticky pod's former address");
             }
