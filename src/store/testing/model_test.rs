@@ -139,10 +139,10 @@ fn op() -> impl Generate<Value = Op> {
         2 => (net(), at(), 1..9_u8)
             .prop_map(|(net, at, count)| Op::Unreserve { net, at, count }),
         3 => (0..60_u8).prop_map(|seconds| Op::Wait { seconds }),
-        2 => net().prop_map(|net| Op::Persist { net }),
+        3 => net().prop_map(|net| Op::Persist { net }),
         2 => net().prop_map(|net| Op::Shared { net }),
         1 => Just(Op::History),
-        2 => any::<bool>().prop_map(|power_cut| Op::Reboot { power_cut }),
+        3 => prop::bool::weighted(0.3).prop_map(|power_cut| Op::Reboot { power_cut }),
         2 => (net(), prop::collection::vec(lease, 1..4), prop::option::of(at()))
             .prop_map(|(net, leases, last)| Op::Folder { net, leases, last }),
     ]
@@ -225,9 +225,9 @@ impl Op {
                         .collect(),
                     strategy: strategy(how),
                     cooldown: Cooldown { seconds: u32::from(cool), strict: how & 8 != 0 },
-                    sticky: how & 16 != 0,
+                    sticky: how & 48 != 0,
                     on_duplicate: if same { OnDuplicate::Same } else { OnDuplicate::Error },
-                    claim_gateways: how & 0xe0 == 0,
+                    claim_gateways: how & 0xc0 == 0,
                     origin: Origin { attachment, pod: Some(pod), ..Origin::default() },
                     ..add("c", &sets(ranges))
                 })
@@ -553,6 +553,13 @@ impl Ledger {
                 self.former.insert(key, (grant.addr, world.boot));
             }
         }
+        // What both programs have leased is reserved, whichever of them frees it.
+        let unreserve = |warning: &String| {
+            let mut words =
+                warning.split_once("`sublet unreserve ")?.1.trim_end_matches('`').split(' ');
+            Some((SetName(words.next()?.to_owned()), words.next()?.parse().ok()?))
+        };
+        self.reserved.extend(added.warnings.iter().filter_map(unreserve));
         self.cooling.retain(|(h, s, a), _| {
             (*h, s) != (home, &set) || !self.listed.contains_key(&(s.clone(), *a))
         });
