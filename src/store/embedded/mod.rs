@@ -304,7 +304,7 @@ impl<F: FileSystem> Embedded<F> {
             return Ok(());
         }
         // An operator has moved the file away; what was noted is of that one.
-        backend::forget_note(lock);
+        backend::forget_note(lock, &file.path)?;
         files::create(&self.fs, &file.path, |new, name| {
             database::write_new::<F>(new, name, file.flush, |tables| {
                 use self::view::KvMut;
