@@ -81,7 +81,7 @@ fn examine(open: &mut OpenStore) -> Result<Vec<Problem>> {
     // The leases of a damaged store cannot be listed.
     if !problems.iter().any(|p| p.mendable) {
         let leases = open.leases(&|lease| lease.kind.collectable())?;
-        problems.extend(liveness::problems::find(&leases, &open.cx));
+        problems.extend(liveness::problems(&leases, &open.cx));
     }
     Ok(problems)
 }

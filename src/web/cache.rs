@@ -179,7 +179,7 @@ fn problems(store: &mut dyn Store, cx: &Context) -> Result<Vec<ProblemRow>, Stor
                 leases.push(lease);
             }
         })?;
-        found.extend(liveness::problems::find(&leases, cx));
+        found.extend(liveness::problems(&leases, cx));
     }
     found.sort_by_key(|problem| !problem.mendable);
     Ok(found.into_iter().map(ProblemRow::new).collect())

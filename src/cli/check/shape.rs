@@ -109,8 +109,8 @@ fn plugin(part: &Part) -> Plugin<'_> {
         plugin: &part.plugin,
         ipam: &part.ipam,
         ours: part.ours,
-        network: config.map(|c| c.network.as_str()),
-        set: config.map(|c| c.set.0.as_str()),
+        network: config.map(|c| c.cleanup.network.as_str()),
+        set: config.map(|c| c.cleanup.set.0.as_str()),
         ranges: rows.map(|(i, range)| row(i, range)).collect(),
     }
 }

@@ -1,8 +1,6 @@
 //! Cases of the contract for copying: all records of a store are copied to another one and back.
 
-use super::contract::{
-    Make, add, added, addr, at, attachment, del, leases, net, owner, refused, set,
-};
+use super::contract::{Make, add, added, addr, at, attachment, del, leases, net, refused, set};
 use super::fake_cluster::{FakeServer, FakeStore};
 use super::memory::Memory;
 use super::pool_cases::{ask, lease, pool, want};
@@ -62,8 +60,11 @@ fn fill(store: &mut dyn Store) {
 /// The lifetime of a store's own leases.
 fn lifetime(store: &mut dyn Store) -> Persist {
     let probe = SetName("probe".into());
-    let target = Target::Owner(owner("probe"));
-    added(store, &Add { set: probe.clone(), ..add("probe", &[set("10.0.0.0/24")]) }, &at(99));
+    let network = NetworkName::new("probe").unwrap();
+    let of_probe = Attachment { network: network.clone(), ..attachment("probe") };
+    let (owner, sets) = (Owner::Attachment(of_probe), [set("10.0.0.0/24")]);
+    let target = Target::Owner(owner.clone());
+    added(store, &Add { set: probe.clone(), network, owner, ..add("probe", &sets) }, &at(99));
     let mut found = Persist::default();
     let mut tell = |record, persist| {
         if matches!(record, Record::Lease(lease) if lease.set == probe) {
