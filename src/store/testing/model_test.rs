@@ -225,7 +225,7 @@ impl Op {
                         .collect(),
                     strategy: strategy(how),
                     cooldown: Cooldown { seconds: u32::from(cool), strict: how & 8 != 0 },
-                    sticky: how & 48 != 0,
+                    sticky: how & 0x30 != 0,
                     on_duplicate: if same { OnDuplicate::Same } else { OnDuplicate::Error },
                     claim_gateways: how & 0xc0 == 0,
                     origin: Origin { attachment, pod: Some(pod), ..Origin::default() },
