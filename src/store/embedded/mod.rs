@@ -380,13 +380,13 @@ impl<F: FileSystem> Embedded<F> {
             }
             let mut plan = run_in_all_sets(command, tables, cx)?;
             // The next boot asks this file alone, so the address of a pod is remembered here too.
-            let leases = |set: &SetName, addr: Addr| {
-                let is_it = |lease: &Lease| lease.set == *set && lease.addr == addr;
-                plan.changes.iter().any(|change| matches!(change, Change::Put(l) if is_it(l)))
-            };
             let mut carried = carried.take();
-            carried
-                .retain(|change| matches!(change, Change::Sticky(set, _, _, a) if leases(set, *a)));
+            carried.retain(|change| match (change, &plan.outcome) {
+                (Change::Sticky(.., addr), Ok(Outcome::Added(added))) => {
+                    added.created.contains(addr)
+                }
+                _ => false,
+            });
             plan.changes.extend(carried);
             let counted = alloc::counted(command, &plan, cx, file.flush == Flush::Never);
             if counted.is_none() && plan.changes.is_empty() && !is_step(&plan) {

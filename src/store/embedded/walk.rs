@@ -66,7 +66,7 @@ impl<F: FileSystem> Embedded<F> {
         let files = self.lease_files_own_first(cx)?;
         let homes = self.homes(&files)?;
         for file in &files {
-            let mut current: Option<SetName> = None;
+            let mut here = BTreeSet::new();
             let mut from = Some(Vec::new());
             while let Some(after) = from {
                 let page = self.read_page(file, |tables| page(tables, &after, cooling))?;
@@ -79,21 +79,20 @@ impl<F: FileSystem> Embedded<F> {
                     {
                         continue;
                     }
-                    if let Some(last) = current.replace(set.clone()).filter(|last| *last != set) {
-                        reserved.end(&last, each);
-                        seen.insert(last);
+                    if here.last() != Some(&set) {
+                        // The sets of a file come in order.
+                        here.last().inspect(|before| reserved.rest(Some(before), each));
+                        here.insert(set.clone());
                     }
                     reserved.until(&set, addr, each);
                     each(&set, addr, holder);
                 }
                 from = page.next;
             }
-            if let Some(last) = current {
-                reserved.end(&last, each);
-                seen.insert(last);
-            }
+            here.last().inspect(|last| reserved.rest(Some(last), each));
+            seen.extend(here);
         }
-        reserved.rest(each);
+        reserved.rest(None, each);
         Ok(())
     }
 
@@ -103,7 +102,7 @@ impl<F: FileSystem> Embedded<F> {
         for file in files.iter().filter(|_| files.len() > 1) {
             self.read_page(file, |tables| {
                 for set in tables.sets()? {
-                    if tables.is_home(&set)? {
+                    if !set.is_pools() && tables.is_home(&set)? {
                         homes.insert(set, file.persist);
                     }
                 }
@@ -220,7 +219,7 @@ fn page<K: Kv>(tables: &Tables<'_, K>, after: &[u8], cooling: bool) -> Result<Pa
     Ok(Page { holders: found.into_iter().map(|(_, holder)| holder).collect(), next })
 }
 
-/// The reservations that were not listed yet, by set and first address.
+/// The reservations that were not listed yet, by set and address.
 struct Reserved(BTreeMap<SetName, BTreeMap<Addr, Reservation>>);
 
 impl Reserved {
@@ -235,33 +234,35 @@ impl Reserved {
     /// Lists those of the set before `addr`, and leaves `addr` itself out.
     fn until(&mut self, set: &SetName, addr: Addr, each: &mut dyn FnMut(&SetName, Addr, Holder)) {
         let Some(of_set) = self.0.get_mut(set) else { return };
-        while let Some(first) = of_set.first_entry().filter(|first| *first.key() <= addr) {
-            let entry = first.remove();
-            if let Some(span) = addr.prev().and_then(|last| entry.span.up_to(last)) {
-                list(&Reservation { span, ..entry.clone() }, each);
+        while let Some((first, mut entry)) = of_set.pop_first() {
+            if first > addr {
+                of_set.insert(first, entry);
+                break;
             }
-            if let Some(span) = addr.next().and_then(|next| entry.span.starting(next)) {
-                of_set.insert(span.first, Reservation { span, ..entry });
+            let before = addresses(entry.span).take_while(|reserved| *reserved < addr);
+            before.for_each(|reserved| each(set, reserved, entry.holder(reserved)));
+            let behind = addr.next().and_then(|next| entry.span.starting(next));
+            if let Some(rest) = behind {
+                entry.span = rest;
+                of_set.insert(rest.first, entry);
             }
         }
     }
 
-    /// Lists what is left of a set.
-    fn end(&mut self, set: &SetName, each: &mut dyn FnMut(&SetName, Addr, Holder)) {
-        for entry in self.0.remove(set).unwrap_or_default().values() {
-            list(entry, each);
-        }
-    }
-
-    fn rest(self, each: &mut dyn FnMut(&SetName, Addr, Holder)) {
-        for entry in self.0.values().flat_map(BTreeMap::values) {
-            list(entry, each);
+    /// Lists the others of a set, or (`None`) of all sets.
+    fn rest(&mut self, set: Option<&SetName>, each: &mut dyn FnMut(&SetName, Addr, Holder)) {
+        let sets: Vec<SetName> =
+            set.map_or_else(|| self.0.keys().cloned().collect(), |set| vec![set.clone()]);
+        for set in sets {
+            for entry in self.0.remove(&set).unwrap_or_default().into_values() {
+                addresses(entry.span).for_each(|addr| each(&set, addr, entry.holder(addr)));
+            }
         }
     }
 }
 
-fn list(entry: &Reservation, each: &mut dyn FnMut(&SetName, Addr, Holder)) {
-    for addr in addresses(entry.span) {
-        each(&entry.set, addr, Holder::Leased(Box::new(entry.lease(addr))));
+impl Reservation {
+    fn holder(&self, addr: Addr) -> Holder {
+        Holder::Leased(Box::new(self.lease(addr)))
     }
 }

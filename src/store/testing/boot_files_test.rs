@@ -130,6 +130,19 @@ fn a_sticky_pod_keeps_its_address_over_any_number_of_reboots() {
     }
 }
 
+#[test]
+fn a_sticky_pod_whose_address_was_taken_is_remembered_with_its_new_one() {
+    let host = Host::new();
+    let mut store = host.store(Persist::Boot);
+    added(&mut store, &sticky("c1", "db-0"), &boot(1));
+    // host-local has leased it since, and is taken over by the ADD.
+    let leases = vec![super::contract::foreign("old", "10.0.0.2", Some("eth0"))];
+    let legacy = crate::alloc::Legacy::Read(leases, vec![]);
+    let add = crate::alloc::Add { legacy, ..sticky("c2", "db-0") };
+    assert_eq!(added(&mut store, &add, &boot(2)), [addr("10.0.0.3")]);
+    assert_eq!(added(&mut store, &sticky("c3", "db-0"), &boot(3)), [addr("10.0.0.3")]);
+}
+
 /// The n-th boot of another machine.
 fn elsewhere(machine: &str, n: u32) -> Context {
     let node = Node { name: machine.to_owned(), machine: machine.to_owned() };

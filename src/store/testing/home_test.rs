@@ -145,22 +145,6 @@ fn a_set_is_listed_from_its_home_whatever_else_the_other_file_has() {
     }
 }
 
-#[test]
-fn an_address_that_is_leased_and_reserved_is_listed_once_wherever_other_sets_live() {
-    use crate::alloc::{Add, Reserve};
-    let host = Host::new();
-    let other = Add { set: crate::model::SetName("other".to_owned()), ..lowest("x") };
-    added(&mut host.store(Persist::Disk), &other, &boot(1));
-    let addrs = added(&mut host.store(Persist::Boot), &lowest("c1"), &boot(1));
-    let contested =
-        Reserve { set: super::contract::net(), addrs: addrs.clone(), note: None, holder: None };
-    let mut store = host.store(Persist::Disk);
-    store.apply(&Command::ReserveContested(contested), &boot(1)).unwrap();
-    let all = listed(&mut store, &boot(1));
-    let of_net = all.iter().filter(|lease| lease.set == super::contract::net());
-    assert_eq!(of_net.map(|lease| lease.addr).collect::<Vec<_>>(), addrs);
-}
-
 /// An ADD of the network "net" from the set `set`.
 fn from(set: &str, container: &str) -> crate::alloc::Add {
     crate::alloc::Add { set: crate::model::SetName(set.to_owned()), ..lowest(container) }

@@ -549,7 +549,10 @@ impl Ledger {
                 assert!(!add.cooldown.strict, "{grant:?} is cooling down");
             }
             if let Some(key) = sticky {
-                self.former.retain(|(h, s, ..), f| (*h, s, f.0) != (home, &set, grant.addr));
+                // An address is remembered for one pod in a file; an earlier boot's file stays.
+                self.former.retain(|(h, s, ..), f| {
+                    (*h, s, f.0) != (home, &set, grant.addr) || (!home && f.1 != world.boot)
+                });
                 self.former.insert(key, (grant.addr, world.boot));
             }
         }
