@@ -32,11 +32,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redb::StorageBackend;
 
-use super::files;
 use super::fs::{FileSystem, OpenFile, read_exact};
 use super::lock::Lock;
 use super::pages;
 use super::pages::Pages;
+use super::{Result, files};
 use crate::error::StoreError;
 
 /// What becomes of flushes.
@@ -121,7 +121,7 @@ impl Note {
 /// Forgets what the last holder of a lock noted about `path`: before another file gets the name, and for
 /// a copy that an operator puts back. With the note left there, the new file would pass for one that was
 /// set back.
-pub fn forget_note<F: FileSystem>(lock: &Lock<F>, path: &Path) -> Result<(), StoreError> {
+pub fn forget_note<F: FileSystem>(lock: &Lock<F>, path: &Path) -> Result<()> {
     let forgotten = lock.file().map_or(Ok(()), |file| file.set_len(0));
     forgotten.map_err(|e| StoreError::io("empty the lock file of", path, e))
 }

@@ -5,19 +5,14 @@
 //! plan is committed.
 
 use super::view::{KvMut, Tables};
-use super::{keys, occupancy, pools};
+use super::{Result, keys, occupancy, pools};
 use crate::alloc::{Change, Cooling};
-use crate::error::StoreError;
 use crate::model::{Lease, SetName, Timestamp};
 use crate::net::Addr;
 use crate::store::codec;
 
 /// Makes one change; whether somebody came to hold an address by it, or ceased to.
-pub fn make<K: KvMut>(
-    tables: &mut Tables<'_, K>,
-    change: &Change,
-    now: Timestamp,
-) -> Result<bool, StoreError> {
+pub fn make<K: KvMut>(tables: &mut Tables<'_, K>, change: &Change, now: Timestamp) -> Result<bool> {
     match change {
         Change::Put(lease) => return put(tables, lease),
         Change::Free { lease, until } => {
@@ -29,10 +24,7 @@ pub fn make<K: KvMut>(
     Ok(false)
 }
 
-fn other_than_lease<K: KvMut>(
-    tables: &mut Tables<'_, K>,
-    change: &Change,
-) -> Result<(), StoreError> {
+fn other_than_lease<K: KvMut>(tables: &mut Tables<'_, K>, change: &Change) -> Result<()> {
     match change {
         // The first two are leases. A file keeps no network's definition, and no record of an import.
         Change::Put(_) | Change::Free { .. } | Change::PutDefinition(_) | Change::Adopted(..) => {
@@ -66,7 +58,7 @@ pub fn stick<K: KvMut>(
     set: &SetName,
     key: &[u8],
     addr: Addr,
-) -> Result<(), StoreError> {
+) -> Result<()> {
     if let Some(before) = tables.kv.get(key)? {
         let before = tables.whole(codec::unseal::<Addr>(key, &before))?;
         tables.kv.remove(&keys::stuck(set, before))?;
@@ -81,7 +73,7 @@ pub fn stick<K: KvMut>(
 }
 
 /// Whether the address was nobody's.
-fn put<K: KvMut>(tables: &mut Tables<'_, K>, lease: &Lease) -> Result<bool, StoreError> {
+fn put<K: KvMut>(tables: &mut Tables<'_, K>, lease: &Lease) -> Result<bool> {
     let (set, addr) = (&lease.set, lease.addr);
     let before = tables.lease(set, addr)?;
     let is_new = before.is_none();
@@ -111,7 +103,7 @@ fn free<K: KvMut>(
     lease: &Lease,
     until: Option<Timestamp>,
     now: Timestamp,
-) -> Result<(), StoreError> {
+) -> Result<()> {
     let (set, addr) = (&lease.set, lease.addr);
     tables.kv.remove(&keys::lease(set, addr))?;
     let key = keys::owner(set, &lease.owner);
@@ -128,22 +120,14 @@ fn free<K: KvMut>(
     keep_back(tables, set, &Cooling { until, addr, freed: now })
 }
 
-fn keep_back<K: KvMut>(
-    tables: &mut Tables<'_, K>,
-    set: &SetName,
-    cooling: &Cooling,
-) -> Result<(), StoreError> {
+fn keep_back<K: KvMut>(tables: &mut Tables<'_, K>, set: &SetName, cooling: &Cooling) -> Result<()> {
     let key = keys::cooling(set, cooling.addr);
     tables.kv.put(&key, &codec::cooling(&key, cooling))?;
     tables.kv.put(&keys::queued(set, cooling.until, cooling.addr), &[])
 }
 
 /// Keeps back an address that is free.
-pub fn cool<K: KvMut>(
-    tables: &mut Tables<'_, K>,
-    set: &SetName,
-    cooling: &Cooling,
-) -> Result<(), StoreError> {
+pub fn cool<K: KvMut>(tables: &mut Tables<'_, K>, set: &SetName, cooling: &Cooling) -> Result<()> {
     occupancy::take(tables, set, cooling.addr)?;
     keep_back(tables, set, cooling)
 }
@@ -152,7 +136,7 @@ fn end_cooling<K: KvMut>(
     tables: &mut Tables<'_, K>,
     set: &SetName,
     cooling: &Cooling,
-) -> Result<(), StoreError> {
+) -> Result<()> {
     tables.kv.remove(&keys::cooling(set, cooling.addr))?;
     tables.kv.remove(&keys::queued(set, cooling.until, cooling.addr))
 }

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use super::view::{Each, Kv, KvMut, Tables};
-use super::{changes, keys, occupancy};
+use super::{Result, changes, keys, occupancy};
 use crate::alloc::Change;
 use crate::error::StoreError;
 use crate::model::{Lease, Pool, Timestamp};
@@ -78,11 +78,7 @@ pub fn read(key: &[u8], value: &[u8]) -> Result<Option<Lease>, Bad> {
 
 /// Writes a record that tells something, and all that is made of it. An error says that it
 /// contradicts one that was written before.
-pub fn write<K: KvMut>(
-    tables: &mut Tables<'_, K>,
-    key: &[u8],
-    value: &[u8],
-) -> Result<(), StoreError> {
+pub fn write<K: KvMut>(tables: &mut Tables<'_, K>, key: &[u8], value: &[u8]) -> Result<()> {
     let misread = |tables: &Tables<'_, K>| tables.damaged("a key of another form");
     match key.first() {
         Some(b'L') => {
@@ -112,11 +108,11 @@ pub fn write<K: KvMut>(
 pub struct Made(BTreeMap<Vec<u8>, Vec<u8>>);
 
 impl Kv for Made {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
         Ok(self.0.get(key).cloned())
     }
 
-    fn scan(&self, from: &[u8], to: &[u8], each: &mut Each<'_>) -> Result<(), StoreError> {
+    fn scan(&self, from: &[u8], to: &[u8], each: &mut Each<'_>) -> Result<()> {
         for (key, value) in self.0.range(from.to_vec()..to.to_vec()) {
             if !each(key, value)? {
                 break;
@@ -125,20 +121,20 @@ impl Kv for Made {
         Ok(())
     }
 
-    fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+    fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<Vec<u8>>> {
         Ok(self.0.range(from.to_vec()..to.to_vec()).next_back().map(|(key, _)| key.clone()))
     }
 }
 
 impl KvMut for Made {
-    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
         if matches!(nature(key), Nature::Made(_)) {
             self.0.insert(key.to_vec(), value.to_vec());
         }
         Ok(())
     }
 
-    fn remove(&mut self, key: &[u8]) -> Result<(), StoreError> {
+    fn remove(&mut self, key: &[u8]) -> Result<()> {
         self.0.remove(key);
         Ok(())
     }
@@ -167,11 +163,7 @@ const PARTS: &[u8] = b"BLKOQSTDCEXMR";
 
 impl Judgement {
     /// Judges the next part; whether there is more.
-    pub fn step<K: Kv>(
-        &mut self,
-        tables: &Tables<'_, K>,
-        now: Timestamp,
-    ) -> Result<bool, StoreError> {
+    pub fn step<K: Kv>(&mut self, tables: &Tables<'_, K>, now: Timestamp) -> Result<bool> {
         let Some(kind) = PARTS.get(self.part).copied() else {
             self.pools(tables)?;
             self.unknown(tables)?;
@@ -230,7 +222,7 @@ impl Judgement {
     }
 
     /// Pools are few: their indexes are made again from them, and compared.
-    fn pools<K: Kv>(&mut self, tables: &Tables<'_, K>) -> Result<(), StoreError> {
+    fn pools<K: Kv>(&mut self, tables: &Tables<'_, K>) -> Result<()> {
         let mut made = Tables::new(Made::default(), tables.path);
         let mut faults = Vec::new();
         tables.kv.scan(b"P", b"Q", &mut |key, value| {
@@ -264,7 +256,7 @@ impl Judgement {
         Ok(())
     }
 
-    fn unknown<K: Kv>(&mut self, tables: &Tables<'_, K>) -> Result<(), StoreError> {
+    fn unknown<K: Kv>(&mut self, tables: &Tables<'_, K>) -> Result<()> {
         for kind in 0..=u8::MAX {
             if nature(&[kind]) == Nature::Unknown {
                 let mut found = None;
@@ -282,11 +274,7 @@ impl Judgement {
 }
 
 /// Compares a record with those that it must agree with; what is wrong.
-fn judge<K: Kv>(
-    tables: &Tables<'_, K>,
-    key: &[u8],
-    value: &[u8],
-) -> Result<Result<(), String>, StoreError> {
+fn judge<K: Kv>(tables: &Tables<'_, K>, key: &[u8], value: &[u8]) -> Result<Result<(), String>> {
     let form = || "a key of another form".to_owned();
     let bad = |Bad(what): Bad| what.to_owned();
     let agrees = |is: bool, what: &str| if is { Ok(()) } else { Err(what.to_owned()) };

@@ -11,7 +11,7 @@ use super::files::Content;
 use super::fs::{Access, FileSystem, Os};
 use super::lock::Patience;
 use super::view::Tables;
-use super::{Embedded, Nothing, changes, database, files, history};
+use super::{Embedded, Nothing, Result, changes, database, files, history};
 use crate::alloc::{self, Command, Context, Outcome};
 use crate::error::{Error, StoreError};
 use crate::model::{Persist, Wait};
@@ -26,7 +26,7 @@ pub enum Converted {
 }
 
 /// Whether there is a store at `path` and no file of another program.
-pub fn is_converted(path: &Path) -> Result<bool, StoreError> {
+pub fn is_converted(path: &Path) -> Result<bool> {
     Ok(matches!(files::probe(&Os, path, Access::Read)?, Content::Redb(_)))
 }
 

@@ -23,7 +23,7 @@ use super::backend::{Flush, Switch};
 use super::fs::{Access, FileSystem, OpenFile};
 use super::lock::{Lock, Patience};
 use super::view::{Each, Former, Kv, KvMut, Tables};
-use super::{files, keys, lock};
+use super::{Result, files, keys, lock};
 use crate::error::StoreError;
 use crate::store::codec;
 use crate::sys::panic;
@@ -41,12 +41,12 @@ pub struct Reader<'a, T> {
 }
 
 impl<T: ReadableTable<Bytes, Bytes>> Kv for Reader<'_, T> {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
         let value = self.table.get(key).map_err(|e| broken(self.path, e))?;
         Ok(value.map(|v| v.value().to_vec()))
     }
 
-    fn scan(&self, from: &[u8], to: &[u8], each: &mut Each<'_>) -> Result<(), StoreError> {
+    fn scan(&self, from: &[u8], to: &[u8], each: &mut Each<'_>) -> Result<()> {
         let range = self.table.range::<&[u8]>(from..to).map_err(|e| broken(self.path, e))?;
         for entry in range {
             let (key, value) = entry.map_err(|e| broken(self.path, e))?;
@@ -57,7 +57,7 @@ impl<T: ReadableTable<Bytes, Bytes>> Kv for Reader<'_, T> {
         Ok(())
     }
 
-    fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+    fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<Vec<u8>>> {
         let mut range = self.table.range::<&[u8]>(from..to).map_err(|e| broken(self.path, e))?;
         let last = range.next_back().transpose().map_err(|e| broken(self.path, e))?;
         Ok(last.map(|(key, _)| key.value().to_vec()))
@@ -74,25 +74,25 @@ pub struct Writer<'a, 't> {
 }
 
 impl Kv for Writer<'_, '_> {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
         Reader { table: &*self.table, path: self.path }.get(key)
     }
 
-    fn scan(&self, from: &[u8], to: &[u8], each: &mut Each<'_>) -> Result<(), StoreError> {
+    fn scan(&self, from: &[u8], to: &[u8], each: &mut Each<'_>) -> Result<()> {
         Reader { table: &*self.table, path: self.path }.scan(from, to, each)
     }
 
-    fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+    fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<Vec<u8>>> {
         Reader { table: &*self.table, path: self.path }.last(from, to)
     }
 }
 
 impl KvMut for Writer<'_, '_> {
-    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
         self.table.insert(key, value).map(|_| ()).map_err(|e| broken(self.path, e))
     }
 
-    fn remove(&mut self, key: &[u8]) -> Result<(), StoreError> {
+    fn remove(&mut self, key: &[u8]) -> Result<()> {
         self.table.remove(key).map(|_| ()).map_err(|e| broken(self.path, e))
     }
 }
@@ -118,7 +118,7 @@ fn broken(path: &Path, error: impl Into<redb::Error>) -> StoreError {
 }
 
 /// Runs what may make redb panic over a damaged file, which is damage; a panic of our own code goes on.
-fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {
         if !panic::was_in_redb() {
             resume_unwind(payload);
@@ -138,7 +138,7 @@ fn open<F: FileSystem>(
     write: Option<Flush>,
     lock: Option<&Lock<F>>,
     patience: &Patience,
-) -> Result<Option<Opened<F::File>>, StoreError> {
+) -> Result<Option<Opened<F::File>>> {
     let access = if write.is_some() { Access::Write } else { Access::Read };
     let file = loop {
         let Some(file) = files::open(fs, path, access)? else { return Ok(None) };
@@ -153,12 +153,7 @@ fn open<F: FileSystem>(
 
 /// Locks the store file itself, as long as it is open: the lock file's name may be removed by hand, and
 /// a store may be reached by two names. Answers whether `path` still leads to this file.
-fn guard<F: FileSystem>(
-    fs: &F,
-    file: &F::File,
-    path: &Path,
-    patience: &Patience,
-) -> Result<bool, StoreError> {
+fn guard<F: FileSystem>(fs: &F, file: &F::File, path: &Path, patience: &Patience) -> Result<bool> {
     let io = |e| StoreError::io("lock", path, e);
     // Where this kind of lock cannot be had (a file that is open for reading, on NFS), the first lock
     // has to do.
@@ -170,7 +165,7 @@ fn guard<F: FileSystem>(
 }
 
 /// Whether the table is of a form that this build reads.
-fn check_schema<K: Kv>(tables: &Tables<'_, K>) -> Result<(), StoreError> {
+fn check_schema<K: Kv>(tables: &Tables<'_, K>) -> Result<()> {
     let found = match tables.kv.get(keys::SCHEMA)? {
         Some(bytes) => tables.whole(codec::unseal::<u64>(keys::SCHEMA, &bytes))?,
         None => return Err(tables.damaged("it does not say which schema it has")),
@@ -188,8 +183,8 @@ pub fn read<F: FileSystem, T>(
     path: &Path,
     lock: Option<&Lock<F>>,
     patience: &Patience,
-    work: impl FnOnce(&Looked<'_>) -> Result<T, StoreError>,
-) -> Result<Option<T>, StoreError> {
+    work: impl FnOnce(&Looked<'_>) -> Result<T>,
+) -> Result<Option<T>> {
     guarded(path, || {
         let Some((database, switch)) = open(fs, path, None, lock, patience)? else {
             return Ok(None);
@@ -215,8 +210,8 @@ pub fn write<F: FileSystem, T>(
     lock: &Lock<F>,
     patience: &Patience,
     earlier: Option<&Former<'_>>,
-    work: impl FnOnce(&mut Tables<'_, Writer<'_, '_>>) -> Result<ControlFlow<T, T>, StoreError>,
-) -> Result<Option<T>, StoreError> {
+    work: impl FnOnce(&mut Tables<'_, Writer<'_, '_>>) -> Result<ControlFlow<T, T>>,
+) -> Result<Option<T>> {
     guarded(path, || {
         let Some((database, switch)) = open(fs, path, Some(flush), Some(lock), patience)? else {
             return Ok(None);
@@ -284,8 +279,8 @@ fn in_table<T>(
     path: &Path,
     transaction: &WriteTransaction,
     earlier: Option<&Former<'_>>,
-    work: impl FnOnce(&mut Tables<'_, Writer<'_, '_>>) -> Result<T, StoreError>,
-) -> Result<T, StoreError> {
+    work: impl FnOnce(&mut Tables<'_, Writer<'_, '_>>) -> Result<T>,
+) -> Result<T> {
     let mut table = transaction.open_table(TABLE).map_err(|e| broken(path, e))?;
     let mut tables = Tables::new(Writer { table: &mut table, path }, path);
     tables.earlier = earlier;
@@ -298,8 +293,8 @@ pub fn write_new<F: FileSystem>(
     file: F::File,
     name: &Path,
     flush: Flush,
-    content: impl FnOnce(&mut Tables<'_, Writer<'_, '_>>) -> Result<(), StoreError>,
-) -> Result<(), StoreError> {
+    content: impl FnOnce(&mut Tables<'_, Writer<'_, '_>>) -> Result<()>,
+) -> Result<()> {
     let io = |e| StoreError::io("write", name, e);
     let (backend, switch) = backend::new::<F>(file, name, Some(Flush::Never), None).map_err(io)?;
     switch.write_through().map_err(io)?;

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use super::fs::FileSystem;
 use super::view::Kv;
-use super::{Embedded, database, history, keys};
+use super::{Embedded, Result, database, history, keys};
 use crate::alloc::{Context, PodKey, View};
 use crate::error::StoreError;
 use crate::model::{BootId, SetName, Timestamp};
@@ -29,7 +29,7 @@ pub struct EarlierBoot {
 
 impl<F: FileSystem> Embedded<F> {
     /// Every boot file in the folder.
-    pub(super) fn boot_files(&self) -> Result<Vec<(BootId, PathBuf)>, StoreError> {
+    pub(super) fn boot_files(&self) -> Result<Vec<(BootId, PathBuf)>> {
         let folder = self.names.folder();
         let names =
             self.fs.list(folder).map_err(|e| StoreError::io("read the folder", folder, e))?;
@@ -66,7 +66,7 @@ impl<F: FileSystem> Embedded<F> {
     pub(super) fn read_earlier<T>(
         &self,
         path: &std::path::Path,
-        work: impl FnOnce(&database::Looked<'_>) -> Result<T, StoreError>,
+        work: impl FnOnce(&database::Looked<'_>) -> Result<T>,
     ) -> Option<T> {
         database::read(&self.fs, path, None, &self.patience, work).ok().flatten()
     }

@@ -16,7 +16,7 @@ use super::lock::Lock;
 use super::policy::{Policy, Reservation, spans};
 use super::repair::Standing;
 use super::view::{Kv, Tables};
-use super::{Embedded, LeaseFile, check, database, files, keys, occupancy, repair};
+use super::{Embedded, LeaseFile, Result, check, database, files, keys, occupancy, repair};
 use crate::alloc::{Addresses, Context, NetworkRanges};
 use crate::error::StoreError;
 use crate::model::{Lease, SetName};
@@ -28,11 +28,7 @@ const REPAIR: &str =
 
 impl<F: FileSystem> Embedded<F> {
     /// Reports everything that is wrong.
-    pub(super) fn examine(
-        &self,
-        cx: &Context,
-        each: &mut dyn FnMut(Problem),
-    ) -> Result<(), StoreError> {
+    pub(super) fn examine(&self, cx: &Context, each: &mut dyn FnMut(Problem)) -> Result<()> {
         self.patience.renew();
         for file in self.lease_files(cx)? {
             match self.faults(&file, None, cx) {
@@ -67,7 +63,7 @@ impl<F: FileSystem> Embedded<F> {
         file: &LeaseFile,
         lock: Option<&Lock<F>>,
         cx: &Context,
-    ) -> Result<Vec<check::Fault>, StoreError> {
+    ) -> Result<Vec<check::Fault>> {
         let mut judgement = check::Judgement::default();
         loop {
             let step = |tables: &database::Looked<'_>| judgement.step(tables, cx.now);
@@ -119,7 +115,7 @@ impl<F: FileSystem> Embedded<F> {
     }
 
     /// Repairs what can be repaired.
-    pub(super) fn mend(&self, cx: &Context) -> Result<Repair, StoreError> {
+    pub(super) fn mend(&self, cx: &Context) -> Result<Repair> {
         self.patience.renew();
         let mut repair = Repair::default();
         let files = self.lease_files(cx)?;
@@ -155,7 +151,7 @@ impl<F: FileSystem> Embedded<F> {
         lock: &Lock<F>,
         cx: &Context,
         repair: &mut Repair,
-    ) -> Result<(), StoreError> {
+    ) -> Result<()> {
         let path = &file.path;
         // What is not ours is nobody's to repair.
         if let Err(error @ StoreError::Foreign { .. }) = files::open(&self.fs, path, Access::Read) {
@@ -205,7 +201,7 @@ impl<F: FileSystem> Embedded<F> {
     }
 
     /// A name beside the file that nothing has.
-    fn name_for_damaged(&self, path: &Path, cx: &Context) -> Result<PathBuf, StoreError> {
+    fn name_for_damaged(&self, path: &Path, cx: &Context) -> Result<PathBuf> {
         for n in 0..1000 {
             let suffix = if n == 0 { String::new() } else { format!(".{n}") };
             let name = files::beside(path, &format!(".damaged-{}{suffix}", cx.now));
@@ -217,7 +213,7 @@ impl<F: FileSystem> Embedded<F> {
     }
 
     /// Puts addresses into the policy, under the first lock, which the caller holds.
-    fn reserve_unread(&self, unread: &[(SetName, Addr)], cx: &Context) -> Result<(), StoreError> {
+    fn reserve_unread(&self, unread: &[(SetName, Addr)], cx: &Context) -> Result<()> {
         let path = self.names.policy();
         let before = Policy::read(&self.fs, &path)?;
         let mut after = before.clone();
@@ -293,7 +289,7 @@ struct Work<'a, 't, 'w, 'k> {
 
 impl Work<'_, '_, '_, '_> {
     /// One record; those that can be made from others are made from them.
-    fn take(&mut self, key: &[u8], value: &[u8], standing: Standing) -> Result<(), StoreError> {
+    fn take(&mut self, key: &[u8], value: &[u8], standing: Standing) -> Result<()> {
         let check::Nature::Told(kind) = check::nature(key) else { return Ok(()) };
         self.found = true;
         if key == keys::SCHEMA || (key.first() != Some(&b'L') && self.tables.kv.get(key)?.is_some())
@@ -320,7 +316,7 @@ impl Work<'_, '_, '_, '_> {
         }
     }
 
-    fn lease(&mut self, lease: Lease, standing: Standing) -> Result<(), StoreError> {
+    fn lease(&mut self, lease: Lease, standing: Standing) -> Result<()> {
         let (set, addr) = (lease.set.clone(), lease.addr);
         if standing == Standing::Doubtful && self.unread.contains(&(set.clone(), addr)) {
             return Ok(());
@@ -365,13 +361,13 @@ impl Work<'_, '_, '_, '_> {
         Ok(())
     }
 
-    fn free(&mut self, lease: &Lease) -> Result<(), StoreError> {
+    fn free(&mut self, lease: &Lease) -> Result<()> {
         let change = crate::alloc::Change::Free { lease: lease.clone(), until: None };
         super::changes::make(self.tables, &change, self.cx.now).map(drop)
     }
 
     /// Addresses that an index knows as taken.
-    fn look_for_lost(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+    fn look_for_lost(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
         if let Some(set) = keys::read_owner_set(key) {
             for addr in codec::unseal::<Vec<Addr>>(key, value).unwrap_or_default() {
                 self.lost(&set, addr)?;
@@ -386,7 +382,7 @@ impl Work<'_, '_, '_, '_> {
         Ok(())
     }
 
-    fn lost(&mut self, set: &SetName, addr: Addr) -> Result<(), StoreError> {
+    fn lost(&mut self, set: &SetName, addr: Addr) -> Result<()> {
         if !occupancy::taken(self.tables, set, addr)? {
             self.unread.insert((set.clone(), addr));
         }
@@ -394,7 +390,7 @@ impl Work<'_, '_, '_, '_> {
     }
 
     /// The addresses that are in use, and whose owner cannot be recovered.
-    fn unread_addresses(&mut self) -> Result<Vec<(SetName, Addr)>, StoreError> {
+    fn unread_addresses(&mut self) -> Result<Vec<(SetName, Addr)>> {
         let mut found = Vec::new();
         for (set, addr) in std::mem::take(&mut self.unread) {
             if self.tables.lease(&set, addr)?.is_some() {

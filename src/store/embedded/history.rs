@@ -5,10 +5,9 @@
 //! Invariant: an event costs one insertion, and no more of the old ones go than a few per event that
 //! comes; nothing here is looked through. What cannot be read here keeps no address from being leased.
 
-use super::keys;
 use super::view::{Kv, KvMut, Tables};
+use super::{Result, keys};
 use crate::alloc::Context;
-use crate::error::StoreError;
 use crate::model::{Counter, Ending, Event, Face, History, Kind, SetName, Timestamp, Verb, What};
 use crate::store::codec;
 
@@ -16,7 +15,7 @@ use crate::store::codec;
 const MORE: usize = 4;
 
 /// How much is kept here, after what was said last; `said` by this call, unless it says nothing.
-pub fn bounds<K: Kv>(tables: &Tables<'_, K>, said: History) -> Result<History, StoreError> {
+pub fn bounds<K: Kv>(tables: &Tables<'_, K>, said: History) -> Result<History> {
     if said != History::Standing {
         return Ok(said);
     }
@@ -30,7 +29,7 @@ pub fn append<K: KvMut>(
     events: &[Event],
     said: History,
     now: Timestamp,
-) -> Result<(), StoreError> {
+) -> Result<()> {
     if events.is_empty() {
         return Ok(());
     }
@@ -67,7 +66,7 @@ pub fn append<K: KvMut>(
 pub fn events<K: Kv>(
     tables: &Tables<'_, K>,
     wanted: &mut dyn FnMut(&Event) -> bool,
-) -> Result<Vec<Event>, StoreError> {
+) -> Result<Vec<Event>> {
     let from = keys::events();
     let mut found = Vec::new();
     tables.kv.scan(&from, &keys::behind(&from), &mut |key, value| {
@@ -83,14 +82,14 @@ pub fn events<K: Kv>(
 pub fn count<K: KvMut>(
     tables: &mut Tables<'_, K>,
     request: &(SetName, Face, Verb, Ending),
-) -> Result<(), StoreError> {
+) -> Result<()> {
     let key = keys::count(&request.0);
     let before = tables.kv.get(&key)?;
     tables.kv.put(&key, &codec::count(&key, before.as_deref(), request))
 }
 
 /// All counters.
-pub fn counters<K: Kv>(tables: &Tables<'_, K>) -> Result<Vec<Counter>, StoreError> {
+pub fn counters<K: Kv>(tables: &Tables<'_, K>) -> Result<Vec<Counter>> {
     let from = keys::counts();
     let mut found = Vec::new();
     tables.kv.scan(&from, &keys::behind(&from), &mut |key, value| {
@@ -101,7 +100,7 @@ pub fn counters<K: Kv>(tables: &Tables<'_, K>) -> Result<Vec<Counter>, StoreErro
 }
 
 /// When this boot's store was begun, if it says so.
-pub fn begun<K: Kv>(tables: &Tables<'_, K>) -> Result<Option<Timestamp>, StoreError> {
+pub fn begun<K: Kv>(tables: &Tables<'_, K>) -> Result<Option<Timestamp>> {
     let bytes = tables.kv.get(keys::BEGUN)?;
     Ok(bytes.and_then(|bytes| codec::unseal::<u64>(keys::BEGUN, &bytes).ok()))
 }
@@ -113,7 +112,7 @@ pub fn of_ended_boot<K: Kv>(
     end: Timestamp,
     cx: &Context,
     wanted: &mut dyn FnMut(&Event) -> bool,
-) -> Result<Vec<Event>, StoreError> {
+) -> Result<Vec<Event>> {
     let mut found = events(tables, wanted)?;
     tables.leases(None, &mut |lease| {
         if lease.kind != Kind::Reserved && lease.node.machine == cx.node.machine {

@@ -4,21 +4,20 @@
 //! as bits. Invariant: the three agree; no question reads all pools.
 
 use super::view::{Kv, KvMut, Tables};
-use super::{keys, occupancy};
-use crate::error::StoreError;
+use super::{Result, keys, occupancy};
 use crate::model::{Pool, PoolId};
 use crate::net::{Addr, Span, Subnet};
 use crate::store::codec;
 
 /// The pool of this name.
-pub fn get<K: Kv>(tables: &Tables<'_, K>, id: &PoolId) -> Result<Option<Pool>, StoreError> {
+pub fn get<K: Kv>(tables: &Tables<'_, K>, id: &PoolId) -> Result<Option<Pool>> {
     let key = keys::pool(id);
     let bytes = tables.kv.get(&key)?;
     bytes.map(|bytes| tables.whole(codec::unseal(&key, &bytes))).transpose()
 }
 
 /// Every pool, by name.
-pub fn all<K: Kv>(tables: &Tables<'_, K>) -> Result<Vec<Pool>, StoreError> {
+pub fn all<K: Kv>(tables: &Tables<'_, K>) -> Result<Vec<Pool>> {
     let from = keys::pools();
     let mut found = Vec::new();
     tables.kv.scan(&from, &keys::behind(&from), &mut |key, value| {
@@ -29,7 +28,7 @@ pub fn all<K: Kv>(tables: &Tables<'_, K>) -> Result<Vec<Pool>, StoreError> {
 }
 
 /// The pool that an entry of the index by address names.
-fn named<K: Kv>(tables: &Tables<'_, K>, key: &[u8]) -> Result<Pool, StoreError> {
+fn named<K: Kv>(tables: &Tables<'_, K>, key: &[u8]) -> Result<Pool> {
     let bytes = tables.kv.get(key)?.unwrap_or_default();
     let id = tables.whole(codec::unseal(key, &bytes))?;
     get(tables, &id)?.ok_or_else(|| tables.damaged("an index that names a pool which is not there"))
@@ -40,7 +39,7 @@ pub fn overlapping<K: Kv>(
     tables: &Tables<'_, K>,
     space: &str,
     subnet: Subnet,
-) -> Result<Option<Pool>, StoreError> {
+) -> Result<Option<Pool>> {
     let read = |key: &[u8]| {
         keys::read_place(space, key).ok_or_else(|| tables.damaged("a pool under a wrong key"))
     };
@@ -97,7 +96,7 @@ pub fn next_block<K: Kv>(
     within: Subnet,
     len: u8,
     from: Addr,
-) -> Result<Option<Subnet>, StoreError> {
+) -> Result<Option<Subnet>> {
     let family = within.family();
     let Some(host) = family.bits().checked_sub(len) else { return Ok(None) };
     // Rounded up: the block in whose midst `from` lies is before it.
@@ -130,7 +129,7 @@ fn bit(subnet: Subnet) -> Option<Addr> {
 }
 
 /// Whether a subnet has a pool.
-fn is_pool<K: Kv>(tables: &Tables<'_, K>, space: &str, subnet: Subnet) -> Result<bool, StoreError> {
+fn is_pool<K: Kv>(tables: &Tables<'_, K>, space: &str, subnet: Subnet) -> Result<bool> {
     let key = keys::places(space, subnet);
     let mut found = false;
     tables.kv.scan(&key, &keys::behind(&key), &mut |_, _| {
@@ -141,7 +140,7 @@ fn is_pool<K: Kv>(tables: &Tables<'_, K>, space: &str, subnet: Subnet) -> Result
 }
 
 /// Writes a pool: a new one, or the same with other users.
-pub fn put<K: KvMut>(tables: &mut Tables<'_, K>, pool: &Pool) -> Result<(), StoreError> {
+pub fn put<K: KvMut>(tables: &mut Tables<'_, K>, pool: &Pool) -> Result<()> {
     let key = keys::pool(&pool.id);
     match get(tables, &pool.id)? {
         Some(before) if (&before.space, before.subnet) == (&pool.space, pool.subnet) => {}
@@ -160,7 +159,7 @@ pub fn put<K: KvMut>(tables: &mut Tables<'_, K>, pool: &Pool) -> Result<(), Stor
 }
 
 /// Forgets a pool.
-pub fn remove<K: KvMut>(tables: &mut Tables<'_, K>, pool: &Pool) -> Result<(), StoreError> {
+pub fn remove<K: KvMut>(tables: &mut Tables<'_, K>, pool: &Pool) -> Result<()> {
     tables.kv.remove(&keys::pool(&pool.id))?;
     tables.kv.remove(&keys::place(&pool.space, pool.subnet, &pool.id))?;
     if !is_pool(tables, &pool.space, pool.subnet)?

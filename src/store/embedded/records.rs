@@ -12,9 +12,9 @@ use super::policy::{Policy, Reservation, spans};
 use super::reserve::addresses;
 use super::view::{Kv, Tables};
 use super::walk::PAGE;
-use super::{Embedded, keys, pools};
+use super::{Embedded, Result, keys, pools};
 use crate::alloc::{Command, Context, Outcome, Plan, Record, Restore};
-use crate::error::{Error, Refusal, StoreError};
+use crate::error::{Error, Refusal};
 use crate::model::{Kind, Lease, Owner, Persist};
 use crate::store::codec::Bad;
 use crate::store::{EachRecord, codec};
@@ -27,19 +27,14 @@ impl<F: FileSystem> Embedded<F> {
         command: &Command,
         restore: &Restore,
         cx: &Context,
-    ) -> Result<Plan, StoreError> {
+    ) -> Result<Plan> {
         let usual = std::mem::replace(&mut self.persist, restore.persist);
         let plan = self.restore_as(command, restore, cx);
         self.persist = usual;
         plan
     }
 
-    fn restore_as(
-        &self,
-        command: &Command,
-        restore: &Restore,
-        cx: &Context,
-    ) -> Result<Plan, StoreError> {
+    fn restore_as(&self, command: &Command, restore: &Restore, cx: &Context) -> Result<Plan> {
         if restore.dry_run {
             return self.look(command, cx);
         }
@@ -55,7 +50,7 @@ impl<F: FileSystem> Embedded<F> {
         self.allocate(&Command::Restore(part), set, cx)
     }
 
-    fn restore_reservations(&self, records: &[Record], cx: &Context) -> Result<Plan, StoreError> {
+    fn restore_reservations(&self, records: &[Record], cx: &Context) -> Result<Plan> {
         self.make_folder()?;
         let lock = self.lock(&self.durable())?;
         let before = Policy::read(&self.fs, &self.names.policy())?;
@@ -173,7 +168,7 @@ fn page<K: Kv>(
     from: &[u8],
     prefix: &[u8],
     read: Read,
-) -> Result<(Vec<Record>, Option<Vec<u8>>), StoreError> {
+) -> Result<(Vec<Record>, Option<Vec<u8>>)> {
     let (mut records, mut next) = (Vec::new(), None);
     tables.kv.scan(from, &keys::behind(prefix), &mut |key, value| {
         if records.len() == PAGE {

@@ -13,7 +13,7 @@ use std::path::Path;
 use super::fs::{Access, FileSystem, read_all};
 use super::lock::Lock;
 use super::view::Kv;
-use super::{Embedded, database};
+use super::{Embedded, Result, database};
 use crate::error::StoreError;
 use crate::store::codec;
 
@@ -27,7 +27,7 @@ pub enum Standing {
 }
 
 /// What is done with a record.
-pub type Found<'a> = dyn FnMut(&[u8], &[u8], Standing) -> Result<(), StoreError> + 'a;
+pub type Found<'a> = dyn FnMut(&[u8], &[u8], Standing) -> Result<()> + 'a;
 
 const PAGE: usize = 4096;
 const LEAF: u8 = 1;
@@ -39,7 +39,7 @@ pub fn records<F: FileSystem>(
     path: &Path,
     lock: &Lock<F>,
     each: &mut Found<'_>,
-) -> Result<bool, StoreError> {
+) -> Result<bool> {
     let (fs, patience) = (&store.fs, &store.patience);
     // A file that can be read from end to end needs no more.
     let whole = database::read(fs, path, Some(lock), patience, |tables| {

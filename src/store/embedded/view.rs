@@ -8,7 +8,7 @@ use std::cell::OnceCell;
 use std::path::Path;
 
 use super::policy::{Policy, Reservation};
-use super::{keys, occupancy, pools};
+use super::{Result, keys, occupancy, pools};
 use crate::alloc::{Addresses, Cooling, Holder, NetworkRanges, Order, PodKey, View};
 use crate::error::StoreError;
 use crate::model::{Kind, Lease, NetworkName, Owner, Pool, PoolId, SetName};
@@ -17,27 +17,27 @@ use crate::store::codec;
 use crate::store::codec::Bad;
 
 /// What is done with each entry of a scan; `false` ends it.
-pub type Each<'a> = dyn FnMut(&[u8], &[u8]) -> Result<bool, StoreError> + 'a;
+pub type Each<'a> = dyn FnMut(&[u8], &[u8]) -> Result<bool> + 'a;
 
 /// A sorted table that can be read.
 pub trait Kv {
     /// The value under a key.
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>>;
 
     /// Calls `each` with the entries from `from` to before `to`, in order, until it answers
     /// `false`.
-    fn scan(&self, from: &[u8], to: &[u8], each: &mut Each<'_>) -> Result<(), StoreError>;
+    fn scan(&self, from: &[u8], to: &[u8], each: &mut Each<'_>) -> Result<()>;
 
     /// The last key from `from` to before `to`.
-    fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+    fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<Vec<u8>>>;
 }
 
 /// A sorted table that can be written.
 pub trait KvMut: Kv {
     /// Writes one entry.
-    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError>;
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<()>;
     /// Removes one entry.
-    fn remove(&mut self, key: &[u8]) -> Result<(), StoreError>;
+    fn remove(&mut self, key: &[u8]) -> Result<()>;
 }
 
 /// The store's records over such a table.
@@ -69,7 +69,7 @@ impl<K: Kv> Tables<'_, K> {
     }
 
     /// The value, or the damage.
-    pub fn whole<T>(&self, read: Result<T, Bad>) -> Result<T, StoreError> {
+    pub fn whole<T>(&self, read: Result<T, Bad>) -> Result<T> {
         read.map_err(|bad| match bad {
             codec::OTHER_VERSION => StoreError::other_version(self.path),
             Bad(what) => self.damaged(what),
@@ -77,14 +77,14 @@ impl<K: Kv> Tables<'_, K> {
     }
 
     /// The lease of an address.
-    pub fn lease(&self, set: &SetName, addr: Addr) -> Result<Option<Lease>, StoreError> {
+    pub fn lease(&self, set: &SetName, addr: Addr) -> Result<Option<Lease>> {
         let key = keys::lease(set, addr);
         let bytes = self.kv.get(&key)?;
         bytes.map(|bytes| self.whole(codec::read_lease(&key, &bytes))).transpose()
     }
 
     /// The addresses of an owner.
-    pub fn addrs(&self, key: &[u8]) -> Result<Vec<Addr>, StoreError> {
+    pub fn addrs(&self, key: &[u8]) -> Result<Vec<Addr>> {
         match self.kv.get(key)? {
             None => Ok(Vec::new()),
             Some(bytes) => self.whole(codec::unseal(key, &bytes)),
@@ -92,18 +92,14 @@ impl<K: Kv> Tables<'_, K> {
     }
 
     /// An address's cooling.
-    pub fn cooling_of(&self, set: &SetName, addr: Addr) -> Result<Option<Cooling>, StoreError> {
+    pub fn cooling_of(&self, set: &SetName, addr: Addr) -> Result<Option<Cooling>> {
         let key = keys::cooling(set, addr);
         let bytes = self.kv.get(&key)?;
         bytes.map(|bytes| self.whole(codec::read_cooling(&key, addr, &bytes))).transpose()
     }
 
     /// Calls `each` with every lease of a set, or of all sets.
-    pub fn leases(
-        &self,
-        set: Option<&SetName>,
-        each: &mut dyn FnMut(Lease) -> bool,
-    ) -> Result<(), StoreError> {
+    pub fn leases(&self, set: Option<&SetName>, each: &mut dyn FnMut(Lease) -> bool) -> Result<()> {
         let from = keys::leases(set);
         self.kv.scan(&from, &keys::behind(&from), &mut |key, value| {
             Ok(each(self.whole(codec::read_lease(key, value))?))
@@ -111,7 +107,7 @@ impl<K: Kv> Tables<'_, K> {
     }
 
     /// Whether a set has a lease of a container here: then the file is the set's home.
-    pub fn is_home(&self, set: &SetName) -> Result<bool, StoreError> {
+    pub fn is_home(&self, set: &SetName) -> Result<bool> {
         let mut found = false;
         self.leases(Some(set), &mut |lease| {
             found = lease.kind.collectable();
@@ -121,7 +117,7 @@ impl<K: Kv> Tables<'_, K> {
     }
 
     /// Whether a network has a lease of a container in a set here.
-    pub fn has_network(&self, set: &SetName, network: &NetworkName) -> Result<bool, StoreError> {
+    pub fn has_network(&self, set: &SetName, network: &NetworkName) -> Result<bool> {
         let (from, mut found) = (keys::of_network(set, network), false);
         self.kv.scan(&from, &keys::behind(&from), &mut |_, _| {
             found = true;
@@ -136,7 +132,7 @@ impl<K: Kv> Tables<'_, K> {
         &self,
         likely: &SetName,
         network: &NetworkName,
-    ) -> Result<Option<SetName>, StoreError> {
+    ) -> Result<Option<SetName>> {
         let others = self.sets()?.into_iter().filter(|set| set != likely && !set.is_pools());
         for set in std::iter::once(likely.clone()).chain(others) {
             if self.has_network(&set, network)? {
@@ -147,7 +143,7 @@ impl<K: Kv> Tables<'_, K> {
     }
 
     /// The sets that have a lease here.
-    pub fn sets(&self) -> Result<Vec<SetName>, StoreError> {
+    pub fn sets(&self) -> Result<Vec<SetName>> {
         let mut sets = Vec::new();
         let mut from = keys::leases(None);
         let end = keys::behind(&from);
@@ -165,7 +161,7 @@ impl<K: Kv> Tables<'_, K> {
     }
 
     /// The nonce of the policy that the file has a copy of.
-    pub fn policy_nonce(&self) -> Result<u64, StoreError> {
+    pub fn policy_nonce(&self) -> Result<u64> {
         let bytes = self.kv.get(keys::POLICY)?;
         bytes.map_or(Ok(0), |bytes| self.whole(codec::unseal(keys::POLICY, &bytes)))
     }
@@ -177,7 +173,7 @@ impl<K: Kv> Tables<'_, K> {
     }
 
     /// The reservation of an address.
-    fn reservation(&self, set: &SetName, addr: Addr) -> Result<Option<Reservation>, StoreError> {
+    fn reservation(&self, set: &SetName, addr: Addr) -> Result<Option<Reservation>> {
         if let Some(policy) = self.policy.get() {
             return Ok(policy.find(set, addr).cloned());
         }
@@ -194,7 +190,7 @@ impl<K: Kv> Tables<'_, K> {
     }
 
     /// The leases at these addresses, which an index says are this set's.
-    fn indexed(&self, set: &SetName, addrs: &[Addr]) -> Result<Vec<Lease>, StoreError> {
+    fn indexed(&self, set: &SetName, addrs: &[Addr]) -> Result<Vec<Lease>> {
         let find = |addr: &Addr| {
             self.lease(set, *addr)?.ok_or_else(|| {
                 self.damaged("an owner's index that names a lease which is not there")
@@ -207,14 +203,14 @@ impl<K: Kv> Tables<'_, K> {
         &self,
         set: &SetName,
         family: Family,
-        each: &mut dyn FnMut(Cooling) -> Result<bool, StoreError>,
-    ) -> Result<(), StoreError> {
+        each: &mut dyn FnMut(Cooling) -> Result<bool>,
+    ) -> Result<()> {
         let from = keys::queue(set, family);
         self.kv.scan(&from, &keys::behind(&from), &mut |key, _| each(self.queued(set, key)?))
     }
 
     /// The cooling that a queue's key stands for.
-    fn queued(&self, set: &SetName, key: &[u8]) -> Result<Cooling, StoreError> {
+    fn queued(&self, set: &SetName, key: &[u8]) -> Result<Cooling> {
         let (_, addr) = keys::read_queued(key)
             .ok_or_else(|| self.damaged("a cooling address under a wrong key"))?;
         self.cooling_of(set, addr)?
@@ -224,7 +220,7 @@ impl<K: Kv> Tables<'_, K> {
 
 impl<K: KvMut> Tables<'_, K> {
     /// Copies the policy into the file.
-    pub fn refresh_reservations(&mut self, policy: &Policy) -> Result<(), StoreError> {
+    pub fn refresh_reservations(&mut self, policy: &Policy) -> Result<()> {
         let all = keys::all_reserved();
         let mut old = Vec::new();
         self.kv.scan(&all, &keys::behind(&all), &mut |key, _| {
@@ -245,7 +241,7 @@ impl<K: KvMut> Tables<'_, K> {
 }
 
 impl<K: Kv> Addresses for Tables<'_, K> {
-    fn holder(&self, set: &SetName, addr: Addr) -> Result<Holder, StoreError> {
+    fn holder(&self, set: &SetName, addr: Addr) -> Result<Holder> {
         let holder = match self.lease(set, addr)? {
             Some(lease) => Holder::Leased(Box::new(lease)),
             None => self.cooling_of(set, addr)?.map_or(Holder::Free, Holder::Cooling),
@@ -260,7 +256,7 @@ impl<K: Kv> Addresses for Tables<'_, K> {
         Ok(reserved.map_or(holder, |entry| Holder::Leased(Box::new(entry.lease(addr)))))
     }
 
-    fn of(&self, set: &SetName, owner: &Owner) -> Result<Vec<Lease>, StoreError> {
+    fn of(&self, set: &SetName, owner: &Owner) -> Result<Vec<Lease>> {
         let leases = self.indexed(set, &self.addrs(&keys::owner(set, owner))?)?;
         if leases.iter().any(|l| l.owner != *owner) {
             return Err(self.damaged("an owner's index that names another's lease"));
@@ -268,13 +264,13 @@ impl<K: Kv> Addresses for Tables<'_, K> {
         Ok(leases)
     }
 
-    fn cursor(&self, set: &SetName, range: Addr) -> Result<Option<Addr>, StoreError> {
+    fn cursor(&self, set: &SetName, range: Addr) -> Result<Option<Addr>> {
         let key = keys::cursor(set, range);
         let bytes = self.kv.get(&key)?;
         bytes.map(|bytes| self.whole(codec::unseal(&key, &bytes))).transpose()
     }
 
-    fn next_free(&self, set: &SetName, span: Span, _: Order) -> Result<Option<Addr>, StoreError> {
+    fn next_free(&self, set: &SetName, span: Span, _: Order) -> Result<Option<Addr>> {
         let mut rest = Some(span);
         while let Some(span) = rest {
             let Some(addr) = occupancy::next_free(self, set, span)? else { return Ok(None) };
@@ -290,12 +286,7 @@ impl<K: Kv> Addresses for Tables<'_, K> {
         Ok(None)
     }
 
-    fn cooling(
-        &self,
-        set: &SetName,
-        family: Family,
-        limit: usize,
-    ) -> Result<Vec<Cooling>, StoreError> {
+    fn cooling(&self, set: &SetName, family: Family, limit: usize) -> Result<Vec<Cooling>> {
         let mut found = Vec::new();
         self.queue(set, family, &mut |cooling| {
             if self.reservation(set, cooling.addr)?.is_none() {
@@ -317,7 +308,7 @@ impl<K: Kv> Addresses for Tables<'_, K> {
         set: &SetName,
         family: Family,
         spans: &[Span],
-    ) -> Result<Option<Cooling>, StoreError> {
+    ) -> Result<Option<Cooling>> {
         let mut first = None;
         self.queue(set, family, &mut |cooling| {
             let asked = spans.iter().any(|s| s.contains(cooling.addr));
@@ -331,7 +322,7 @@ impl<K: Kv> Addresses for Tables<'_, K> {
 }
 
 impl<K: Kv> View for Tables<'_, K> {
-    fn former(&self, set: &SetName, pod: &PodKey, range: Addr) -> Result<Option<Addr>, StoreError> {
+    fn former(&self, set: &SetName, pod: &PodKey, range: Addr) -> Result<Option<Addr>> {
         let key = keys::sticky(set, pod, range);
         match self.kv.get(&key)? {
             Some(bytes) => self.whole(codec::unseal(&key, &bytes)).map(Some),
@@ -341,11 +332,11 @@ impl<K: Kv> View for Tables<'_, K> {
 
     /// A folder of host-local is adopted as long as it is a folder: the store records none. So leases
     /// that host-local made may be here at any time.
-    fn adopted(&self, _: &NetworkName) -> Result<bool, StoreError> {
+    fn adopted(&self, _: &NetworkName) -> Result<bool> {
         Ok(true)
     }
 
-    fn has_ranges(&self, ranges: &NetworkRanges) -> Result<bool, StoreError> {
+    fn has_ranges(&self, ranges: &NetworkRanges) -> Result<bool> {
         let key = keys::ranges(&ranges.network);
         match self.kv.get(&key)? {
             None => Ok(false),
@@ -356,7 +347,7 @@ impl<K: Kv> View for Tables<'_, K> {
         }
     }
 
-    fn networks(&self) -> Result<Vec<NetworkRanges>, StoreError> {
+    fn networks(&self) -> Result<Vec<NetworkRanges>> {
         let from = keys::all_ranges();
         let mut found = Vec::new();
         self.kv.scan(&from, &keys::behind(&from), &mut |key, value| {
@@ -367,12 +358,7 @@ impl<K: Kv> View for Tables<'_, K> {
         Ok(found)
     }
 
-    fn page(
-        &self,
-        set: &SetName,
-        after: Option<&Owner>,
-        limit: usize,
-    ) -> Result<Vec<Lease>, StoreError> {
+    fn page(&self, set: &SetName, after: Option<&Owner>, limit: usize) -> Result<Vec<Lease>> {
         let all = keys::owners(set);
         let from = after.map_or_else(
             || all.clone(),
@@ -393,11 +379,11 @@ impl<K: Kv> View for Tables<'_, K> {
         self.indexed(set, &addrs)
     }
 
-    fn pool(&self, id: &PoolId) -> Result<Option<Pool>, StoreError> {
+    fn pool(&self, id: &PoolId) -> Result<Option<Pool>> {
         pools::get(self, id)
     }
 
-    fn overlapping(&self, space: &str, subnet: Subnet) -> Result<Option<Pool>, StoreError> {
+    fn overlapping(&self, space: &str, subnet: Subnet) -> Result<Option<Pool>> {
         pools::overlapping(self, space, subnet)
     }
 
@@ -407,16 +393,11 @@ impl<K: Kv> View for Tables<'_, K> {
         within: Subnet,
         len: u8,
         from: Addr,
-    ) -> Result<Option<Subnet>, StoreError> {
+    ) -> Result<Option<Subnet>> {
         pools::next_block(self, space, within, len, from)
     }
 
-    fn of_pool(
-        &self,
-        pool: &Pool,
-        after: Option<Addr>,
-        limit: usize,
-    ) -> Result<Vec<Lease>, StoreError> {
+    fn of_pool(&self, pool: &Pool, after: Option<Addr>, limit: usize) -> Result<Vec<Lease>> {
         let set = pool.set();
         let all = keys::of_pool(&set, &pool.id);
         let mut from = all.clone();

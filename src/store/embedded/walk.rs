@@ -13,9 +13,8 @@ use super::fs::FileSystem;
 use super::policy::{Policy, Reservation};
 use super::reserve::addresses;
 use super::view::{Kv, Tables};
-use super::{Embedded, LeaseFile, history, keys};
+use super::{Embedded, LeaseFile, Result, history, keys};
 use crate::alloc::{Context, Holder, NetworkRanges};
-use crate::error::StoreError;
 use crate::model::{Counter, Event, Lease, Persist, SetName};
 use crate::net::Addr;
 use crate::store::codec::Bad;
@@ -33,11 +32,7 @@ struct Page {
 
 impl<F: FileSystem> Embedded<F> {
     /// Every lease, reservations among them.
-    pub(super) fn walk_leases(
-        &self,
-        cx: &Context,
-        each: &mut dyn FnMut(Lease),
-    ) -> Result<(), StoreError> {
+    pub(super) fn walk_leases(&self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<()> {
         self.walk(false, cx, &mut |_, _, holder| {
             if let Holder::Leased(lease) = holder {
                 each(*lease);
@@ -46,11 +41,7 @@ impl<F: FileSystem> Embedded<F> {
     }
 
     /// Every address that is not free.
-    pub(super) fn walk_taken(
-        &self,
-        cx: &Context,
-        each: &mut EachOccupied<'_>,
-    ) -> Result<(), StoreError> {
+    pub(super) fn walk_taken(&self, cx: &Context, each: &mut EachOccupied<'_>) -> Result<()> {
         self.walk(true, cx, &mut |set, addr, holder| each(set, addr, &holder))
     }
 
@@ -59,7 +50,7 @@ impl<F: FileSystem> Embedded<F> {
         cooling: bool,
         cx: &Context,
         each: &mut dyn FnMut(&SetName, Addr, Holder),
-    ) -> Result<(), StoreError> {
+    ) -> Result<()> {
         self.patience.renew();
         let mut reserved = Reserved::new(Policy::read(&self.fs, &self.names.policy())?);
         let mut seen = BTreeSet::new();
@@ -98,7 +89,7 @@ impl<F: FileSystem> Embedded<F> {
     }
 
     /// Which file has the leases of a set, where more than one may have something of it.
-    fn homes(&self, files: &[LeaseFile]) -> Result<BTreeMap<SetName, Persist>, StoreError> {
+    fn homes(&self, files: &[LeaseFile]) -> Result<BTreeMap<SetName, Persist>> {
         let mut homes = BTreeMap::new();
         for file in files.iter().filter(|_| files.len() > 1) {
             self.read_page(file, |tables| {
@@ -117,15 +108,15 @@ impl<F: FileSystem> Embedded<F> {
     pub(super) fn read_page<T>(
         &self,
         file: &LeaseFile,
-        work: impl FnOnce(&super::database::Looked<'_>) -> Result<T, StoreError>,
-    ) -> Result<Option<T>, StoreError> {
+        work: impl FnOnce(&super::database::Looked<'_>) -> Result<T>,
+    ) -> Result<Option<T>> {
         self.patience.renew();
         let lock = self.lock_to_read(file)?;
         self.read(file, &lock, work)
     }
 
     /// The networks' ranges. Where both files have a network's, the home of its leases counts.
-    pub(super) fn walk_networks(&self, cx: &Context) -> Result<Vec<NetworkRanges>, StoreError> {
+    pub(super) fn walk_networks(&self, cx: &Context) -> Result<Vec<NetworkRanges>> {
         use crate::alloc::View;
         let mut all = BTreeMap::new();
         for file in self.lease_files_own_first(cx)? {
@@ -147,7 +138,7 @@ impl<F: FileSystem> Embedded<F> {
         &self,
         cx: &Context,
         filter: &mut EventFilter<'_>,
-    ) -> Result<Vec<Event>, StoreError> {
+    ) -> Result<Vec<Event>> {
         let mut all = Vec::new();
         for file in self.lease_files(cx)? {
             let found = self.read_page(&file, |tables| history::events(tables, filter))?;
@@ -168,7 +159,7 @@ impl<F: FileSystem> Embedded<F> {
     }
 
     /// How often what was asked for.
-    pub(super) fn walk_counters(&self, cx: &Context) -> Result<Vec<Counter>, StoreError> {
+    pub(super) fn walk_counters(&self, cx: &Context) -> Result<Vec<Counter>> {
         let mut all: BTreeMap<_, Counter> = BTreeMap::new();
         for file in self.lease_files(cx)? {
             for c in self.read_page(&file, |t| history::counters(t))?.unwrap_or_default() {
@@ -184,7 +175,7 @@ impl<F: FileSystem> Embedded<F> {
 
 /// The addresses in use whose keys are behind `after`, at most [`PAGE`] of each kind. Leases and cooling
 /// addresses have keys that differ in their first byte alone.
-fn page<K: Kv>(tables: &Tables<'_, K>, after: &[u8], cooling: bool) -> Result<Page, StoreError> {
+fn page<K: Kv>(tables: &Tables<'_, K>, after: &[u8], cooling: bool) -> Result<Page> {
     let mut found: Vec<(Vec<u8>, (SetName, Addr, Holder))> = Vec::new();
     let mut next: Option<Vec<u8>> = None;
     let kinds: &[Vec<u8>] = &[keys::leases(None), keys::coolings()];
