@@ -34,13 +34,19 @@ const CACHE: usize = 8 << 20;
 
 const TABLE: TableDefinition<Bytes, Bytes> = TableDefinition::new("sublet");
 
-/// redb's table, for reading.
-pub struct Reader<'a, T> {
-    table: &'a T,
+/// redb's table.
+pub struct Redb<'a, T> {
+    table: T,
     path: &'a Path,
 }
 
-impl<T: ReadableTable<Bytes, Bytes>> Kv for Reader<'_, T> {
+/// A store's records, to look at.
+pub type Looked<'a> = Tables<'a, Redb<'a, ReadOnlyTable<Bytes, Bytes>>>;
+
+/// A store's records, to change.
+pub type Writable<'a, 't> = Tables<'a, Redb<'a, Table<'t, Bytes, Bytes>>>;
+
+impl<T: ReadableTable<Bytes, Bytes>> Kv for Redb<'_, T> {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
         let value = self.table.get(key).map_err(|e| broken(self.path, e))?;
         Ok(value.map(|v| v.value().to_vec()))
@@ -64,30 +70,7 @@ impl<T: ReadableTable<Bytes, Bytes>> Kv for Reader<'_, T> {
     }
 }
 
-/// A store's records, to look at.
-pub type Looked<'a> = Tables<'a, Reader<'a, ReadOnlyTable<Bytes, Bytes>>>;
-
-/// redb's table, for writing.
-pub struct Writer<'a, 't> {
-    table: &'a mut Table<'t, Bytes, Bytes>,
-    path: &'a Path,
-}
-
-impl Kv for Writer<'_, '_> {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        Reader { table: &*self.table, path: self.path }.get(key)
-    }
-
-    fn scan(&self, from: &[u8], to: &[u8], each: &mut Each<'_>) -> Result<()> {
-        Reader { table: &*self.table, path: self.path }.scan(from, to, each)
-    }
-
-    fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<Vec<u8>>> {
-        Reader { table: &*self.table, path: self.path }.last(from, to)
-    }
-}
-
-impl KvMut for Writer<'_, '_> {
+impl KvMut for Redb<'_, Table<'_, Bytes, Bytes>> {
     fn put(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
         self.table.insert(key, value).map(|_| ()).map_err(|e| broken(self.path, e))
     }
@@ -166,14 +149,11 @@ fn guard<F: FileSystem>(fs: &F, file: &F::File, path: &Path, patience: &Patience
 
 /// Whether the table is of a form that this build reads.
 fn check_schema<K: Kv>(tables: &Tables<'_, K>) -> Result<()> {
-    let found = match tables.kv.get(keys::SCHEMA)? {
-        Some(bytes) => tables.whole(codec::unseal::<u64>(keys::SCHEMA, &bytes))?,
-        None => return Err(tables.damaged("it does not say which schema it has")),
-    };
-    if found == u64::from(codec::SCHEMA_VERSION) {
-        return Ok(());
+    match tables.value::<u64>(keys::SCHEMA)? {
+        None => Err(tables.damaged("it does not say which schema it has")),
+        Some(found) if found == u64::from(codec::SCHEMA_VERSION) => Ok(()),
+        Some(_) => Err(StoreError::other_version(tables.path)),
     }
-    Err(StoreError::other_version(tables.path))
 }
 
 /// Reads a store without writing; `None` if there is none. If its lock is held, the note in it
@@ -192,7 +172,7 @@ pub fn read<F: FileSystem, T>(
         let answer = (|| {
             let transaction = database.begin_read().map_err(|e| broken(path, e))?;
             let table = transaction.open_table(TABLE).map_err(|e| broken(path, e))?;
-            let tables = Tables::new(Reader { table: &table, path }, path);
+            let tables = Tables::new(Redb { table, path }, path);
             check_schema(&tables)?;
             work(&tables)
         })();
@@ -210,7 +190,7 @@ pub fn write<F: FileSystem, T>(
     lock: &Lock<F>,
     patience: &Patience,
     earlier: Option<&Former<'_>>,
-    work: impl FnOnce(&mut Tables<'_, Writer<'_, '_>>) -> Result<ControlFlow<T, T>>,
+    work: impl FnOnce(&mut Writable<'_, '_>) -> Result<ControlFlow<T, T>>,
 ) -> Result<Option<T>> {
     guarded(path, || {
         let Some((database, switch)) = open(fs, path, Some(flush), Some(lock), patience)? else {
@@ -279,10 +259,10 @@ fn in_table<T>(
     path: &Path,
     transaction: &WriteTransaction,
     earlier: Option<&Former<'_>>,
-    work: impl FnOnce(&mut Tables<'_, Writer<'_, '_>>) -> Result<T>,
+    work: impl FnOnce(&mut Writable<'_, '_>) -> Result<T>,
 ) -> Result<T> {
-    let mut table = transaction.open_table(TABLE).map_err(|e| broken(path, e))?;
-    let mut tables = Tables::new(Writer { table: &mut table, path }, path);
+    let table = transaction.open_table(TABLE).map_err(|e| broken(path, e))?;
+    let mut tables = Tables::new(Redb { table, path }, path);
     tables.earlier = earlier;
     check_schema(&tables)?;
     work(&mut tables)
@@ -293,7 +273,7 @@ pub fn write_new<F: FileSystem>(
     file: F::File,
     name: &Path,
     flush: Flush,
-    content: impl FnOnce(&mut Tables<'_, Writer<'_, '_>>) -> Result<()>,
+    content: impl FnOnce(&mut Writable<'_, '_>) -> Result<()>,
 ) -> Result<()> {
     let io = |e| StoreError::io("write", name, e);
     let (backend, switch) = backend::new::<F>(file, name, Some(Flush::Never), None).map_err(io)?;
@@ -302,8 +282,8 @@ pub fn write_new<F: FileSystem>(
     let mut transaction = database.begin_write().map_err(|e| broken(name, e))?;
     transaction.set_quick_repair(true);
     {
-        let mut table = transaction.open_table(TABLE).map_err(|e| broken(name, e))?;
-        let mut tables = Tables::new(Writer { table: &mut table, path: name }, name);
+        let table = transaction.open_table(TABLE).map_err(|e| broken(name, e))?;
+        let mut tables = Tables::new(Redb { table, path: name }, name);
         let schema = codec::seal(keys::SCHEMA, &u64::from(codec::SCHEMA_VERSION));
         tables.kv.put(keys::SCHEMA, &schema)?;
         content(&mut tables)?;

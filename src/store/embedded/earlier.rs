@@ -9,13 +9,11 @@
 use std::path::PathBuf;
 
 use super::fs::FileSystem;
-use super::view::Kv;
 use super::{Embedded, Result, database, history, keys};
 use crate::alloc::{Context, PodKey, View};
 use crate::error::StoreError;
 use crate::model::{BootId, SetName, Timestamp};
 use crate::net::Addr;
-use crate::store::codec;
 
 /// The file of an earlier boot of this machine.
 pub struct EarlierBoot {
@@ -46,9 +44,7 @@ impl<F: FileSystem> Embedded<F> {
             .filter(|(id, _)| cx.boot.as_ref() != Some(id) && !cx.node.machine.is_empty())
             .filter_map(|(_, path)| {
                 let (machine, begun) = self.read_earlier(&path, |tables| {
-                    let machine = tables.kv.get(keys::MACHINE)?.unwrap_or_default();
-                    let machine =
-                        tables.whole(codec::unseal::<Vec<u8>>(keys::MACHINE, &machine))?;
+                    let machine: Vec<u8> = tables.value(keys::MACHINE)?.unwrap_or_default();
                     Ok((machine, history::begun(tables)?.unwrap_or_default()))
                 })?;
                 let is_ours = machine == cx.node.machine.as_bytes();

@@ -4,7 +4,7 @@
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use super::fs::{Access, FileSystem, OpenFile, read_exact};
+use super::fs::{Access, FileSystem, OpenFile};
 use super::lock::{Lock, Patience};
 use super::{Result, lock};
 use crate::error::StoreError;
@@ -242,10 +242,4 @@ pub fn sync_names<F: FileSystem>(fs: &F, path: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Whether a file begins with these bytes.
-pub fn begins_with<F: OpenFile>(file: &F, bytes: &[u8]) -> io::Result<bool> {
-    let mut found = vec![0; bytes.len()];
-    Ok(read_exact(file, &mut found, 0)? && found == bytes)
 }

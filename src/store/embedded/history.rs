@@ -39,7 +39,8 @@ pub fn append<K: KvMut>(
         tables.kv.put(keys::BOUNDS, &bounds)?;
     }
     let History::Kept { count, age } = bounds(tables, said)? else { return Ok(()) };
-    let (from, to) = (keys::events(), keys::behind(&keys::events()));
+    let from = [keys::EVENT];
+    let to = keys::behind(&from);
     let last = tables.kv.last(&from, &to)?.and_then(|key| keys::read_event(&key));
     let mut number = last.map_or(0, |(number, _)| number);
     for event in events {
@@ -67,13 +68,12 @@ pub fn events<K: Kv>(
     tables: &Tables<'_, K>,
     wanted: &mut dyn FnMut(&Event) -> bool,
 ) -> Result<Vec<Event>> {
-    let from = keys::events();
     let mut found = Vec::new();
-    tables.kv.scan(&from, &keys::behind(&from), &mut |key, value| {
+    tables.kv.each(&[keys::EVENT], &mut |key, value| {
         if let Ok(Some(event)) = codec::read_event(key, value) {
             found.extend(wanted(&event).then_some(event));
         }
-        Ok(true)
+        Ok(())
     })?;
     Ok(found)
 }
@@ -83,18 +83,17 @@ pub fn count<K: KvMut>(
     tables: &mut Tables<'_, K>,
     request: &(SetName, Face, Verb, Ending),
 ) -> Result<()> {
-    let key = keys::count(&request.0);
+    let key = keys::of_set(keys::COUNT, &request.0);
     let before = tables.kv.get(&key)?;
     tables.kv.put(&key, &codec::count(&key, before.as_deref(), request))
 }
 
 /// All counters.
 pub fn counters<K: Kv>(tables: &Tables<'_, K>) -> Result<Vec<Counter>> {
-    let from = keys::counts();
     let mut found = Vec::new();
-    tables.kv.scan(&from, &keys::behind(&from), &mut |key, value| {
+    tables.kv.each(&[keys::COUNT], &mut |key, value| {
         found.extend(codec::read_counts(key, value).unwrap_or_default());
-        Ok(true)
+        Ok(())
     })?;
     Ok(found)
 }

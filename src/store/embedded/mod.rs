@@ -68,17 +68,18 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use self::backend::Flush;
-use self::database::Writer;
+use self::check::Made;
+use self::database::Writable;
 use self::files::Names;
 use self::fs::{FileSystem, Os};
 use self::lock::{Lock, Patience};
 use self::policy::Policy;
-use self::view::{Each, Former, Kv, Tables};
-use super::{EachOccupied, EachRecord, EventFilter, Problem, Repair, Store, StoreReader, codec};
+use self::view::{Former, Kv, Tables};
+use super::{Repair, Store, codec};
 use crate::alloc;
-use crate::alloc::{Change, Command, Context, Gc, NetworkRanges, Outcome, Plan, PodKey, Target};
+use crate::alloc::{Change, Command, Context, Gc, Outcome, Plan, PodKey, Target};
 use crate::error::{Error, Refusal, StoreError};
-use crate::model::{Counter, Event, History, Lease, Owner, Persist, Pool, SetName, Wait};
+use crate::model::{History, Lease, Owner, Persist, SetName, Wait};
 use crate::net::Addr;
 
 /// What a function of this module returns.
@@ -206,7 +207,7 @@ impl<F: FileSystem> Embedded<F> {
         };
         {
             let lock = self.lock(&own)?;
-            let settled = |tables: &Tables<'_, Writer<'_, '_>>| match command.network() {
+            let settled = |tables: &Writable<'_, '_>| match command.network() {
                 Some(network) => tables.has_network(set, network),
                 None => tables.is_home(set),
             };
@@ -360,7 +361,7 @@ impl<F: FileSystem> Embedded<F> {
         lock: &Lock<F>,
         command: &Command,
         cx: &Context,
-        condition: &dyn Fn(&Tables<'_, Writer<'_, '_>>) -> Result<bool>,
+        condition: &dyn Fn(&Writable<'_, '_>) -> Result<bool>,
     ) -> Result<Option<Plan>> {
         let refused = Cell::new(None);
         let carried = RefCell::new(Vec::new());
@@ -371,7 +372,7 @@ impl<F: FileSystem> Embedded<F> {
         };
         let ask: Option<&Former<'_>> =
             if file.persist == Persist::Boot { Some(&earlier) } else { None };
-        let work = |tables: &mut Tables<'_, Writer<'_, '_>>| {
+        let work = |tables: &mut Writable<'_, '_>| {
             if !condition(tables)? {
                 return Ok(ControlFlow::Break(None));
             }
@@ -420,7 +421,7 @@ impl<F: FileSystem> Embedded<F> {
         &self,
         all: &[Change],
         command: &Command,
-        tables: &mut Tables<'_, Writer<'_, '_>>,
+        tables: &mut Writable<'_, '_>,
         cx: &Context,
     ) -> Result<()> {
         let mut events = Vec::new();
@@ -437,7 +438,7 @@ impl<F: FileSystem> Embedded<F> {
         &self,
         mut command: Command,
         plan: &mut Plan,
-        tables: &mut Tables<'_, Writer<'_, '_>>,
+        tables: &mut Writable<'_, '_>,
         cx: &Context,
     ) -> Result<()> {
         let mut all = Vec::new();
@@ -464,7 +465,7 @@ impl<F: FileSystem> Embedded<F> {
                 Command::RequestPool(_) | Command::AdoptPool(_) | Command::Restore(_)
             );
             if !makes {
-                return alloc::run(command, &Tables::new(Nothing, &file.path), cx);
+                return alloc::run(command, &Tables::new(Made::default(), &file.path), cx);
             }
             self.make_folder()?;
         }
@@ -476,7 +477,7 @@ impl<F: FileSystem> Embedded<F> {
     /// DEL, GC and HANDBACK: in each file that there is.
     fn free(&self, command: &Command, cx: &Context) -> Result<Plan> {
         // What would come of it without any store.
-        let nothing = Tables::new(Nothing, self.names.durable());
+        let nothing = Tables::new(Made::default(), self.names.durable());
         let mut all = match alloc::run(command, &nothing, cx)?.outcome {
             Ok(outcome) => outcome,
             refused => return Ok(Plan { changes: Vec::new(), outcome: refused }),
@@ -568,7 +569,7 @@ impl<F: FileSystem> Embedded<F> {
                 None => {}
             }
         }
-        let nothing = Tables::new(Nothing, self.names.durable());
+        let nothing = Tables::new(Made::default(), self.names.durable());
         if let Some(policy) = policy {
             nothing.use_policy(policy);
         }
@@ -609,49 +610,6 @@ impl<F: FileSystem> Store for Embedded<F> {
 
     fn repair(&mut self, cx: &Context) -> Result<Repair> {
         self.mend(cx)
-    }
-}
-
-impl<F: FileSystem> StoreReader for Embedded<F> {
-    fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<()> {
-        self.walk_leases(cx, each)
-    }
-
-    fn occupancy(&mut self, cx: &Context, each: &mut EachOccupied<'_>) -> Result<()> {
-        self.walk_taken(cx, each)
-    }
-
-    fn networks(&mut self, cx: &Context) -> Result<Vec<NetworkRanges>> {
-        self.walk_networks(cx)
-    }
-
-    fn history(&mut self, cx: &Context, filter: &mut EventFilter<'_>) -> Result<Vec<Event>> {
-        self.walk_history(cx, filter)
-    }
-
-    fn problems(&mut self, cx: &Context, each: &mut dyn FnMut(Problem)) -> Result<()> {
-        self.examine(cx, each)
-    }
-
-    fn counters(&mut self, cx: &Context) -> Result<Vec<Counter>> {
-        self.walk_counters(cx)
-    }
-
-    fn pools(&mut self) -> Result<Vec<Pool>> {
-        self.patience.renew();
-        let file = self.durable();
-        if !self.is_there(&file.path)? {
-            return Ok(Vec::new());
-        }
-        let lock = self.lock_to_read(&file)?;
-        #[allow(clippy::redundant_closure, reason = "the function is not general enough by itself")]
-        let all = self.read(&file, &lock, |tables| pools::all(tables))?;
-        Ok(all.unwrap_or_default())
-    }
-
-    fn records(&mut self, cx: &Context, each: &mut EachRecord<'_>) -> Result<(), Error> {
-        self.patience.renew();
-        self.walk_records(cx, each)
     }
 }
 
@@ -697,21 +655,4 @@ fn asks_for_addresses(command: &Command) -> bool {
 /// Whether a command has steps to go.
 fn is_step(plan: &Plan) -> bool {
     matches!(&plan.outcome, Ok(Outcome::Collected(step)) if !step.done)
-}
-
-/// A table with nothing in it: a store that is not there yet.
-struct Nothing;
-
-impl Kv for Nothing {
-    fn get(&self, _: &[u8]) -> Result<Option<Vec<u8>>> {
-        Ok(None)
-    }
-
-    fn scan(&self, _: &[u8], _: &[u8], _: &mut Each<'_>) -> Result<()> {
-        Ok(())
-    }
-
-    fn last(&self, _: &[u8], _: &[u8]) -> Result<Option<Vec<u8>>> {
-        Ok(None)
-    }
 }

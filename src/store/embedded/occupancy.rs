@@ -56,10 +56,7 @@ fn load<K: Kv>(
     index: u128,
 ) -> Result<Bits> {
     let key = keys::block(set, family, level, index);
-    match tables.kv.get(&key)? {
-        None => Ok([0; SLOTS / 8]),
-        Some(bytes) => tables.whole(codec::read_bits(&key, &bytes)),
-    }
+    Ok(tables.read(&key, codec::read_bits)?.unwrap_or([0; SLOTS / 8]))
 }
 
 /// The addresses that a block of level 0 marks as taken.
@@ -94,13 +91,10 @@ pub fn judge<K: Kv>(
         let Some((first, last)) = at(0).zip(at(SLOTS - 1)) else {
             return Ok(Err("a block beyond its family".to_owned()));
         };
-        for (from, to) in [
-            (keys::lease(&set, first), keys::lease(&set, last)),
-            (keys::cooling(&set, first), keys::cooling(&set, last)),
-        ] {
+        for kind in [keys::LEASE, keys::COOLING] {
+            let (from, to) = (keys::at(kind, &set, first), keys::at(kind, &set, last));
             tables.kv.scan(&from, &keys::behind(&to), &mut |key, _| {
-                let found = keys::read_lease(key).or_else(|| keys::read_cooling(key));
-                if let Some((_, addr)) = found {
+                if let Some((_, addr)) = keys::read_at(kind, key) {
                     set_bit(place(addr.bits()).1);
                 }
                 Ok(true)

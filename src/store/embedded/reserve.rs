@@ -159,7 +159,7 @@ impl<F: FileSystem> Embedded<F> {
         let events: Vec<_> =
             plan.changes.iter().filter_map(|change| alloc::event(change, command, cx)).collect();
         let _ = self.lock(&file).and_then(|lock| {
-            let work = |tables: &mut super::Tables<'_, super::Writer<'_, '_>>| {
+            let work = |tables: &mut super::Writable<'_, '_>| {
                 history::append(tables, &events, self.history, cx.now)?;
                 history::count(tables, &(set.clone(), cx.face, verb, ending))?;
                 Ok(std::ops::ControlFlow::Continue(()))
@@ -189,16 +189,11 @@ fn first_lease<K: Kv>(
     set: &SetName,
     spans: &[Span],
 ) -> Result<Option<Lease>> {
-    let mut found = None;
     for span in spans {
         let end = keys::behind(&keys::lease(set, span.last));
-        tables.kv.scan(&keys::lease(set, span.first), &end, &mut |key, value| {
-            found = Some(tables.whole(crate::store::codec::read_lease(key, value))?);
-            Ok(false)
-        })?;
-        if found.is_some() {
-            break;
+        if let Some((key, value)) = tables.kv.first(&keys::lease(set, span.first), &end)? {
+            return tables.whole(crate::store::codec::read_lease(&key, &value)).map(Some);
         }
     }
-    Ok(found)
+    Ok(None)
 }

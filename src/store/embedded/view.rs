@@ -7,6 +7,8 @@
 use std::cell::OnceCell;
 use std::path::Path;
 
+use serde::de::DeserializeOwned;
+
 use super::policy::{Policy, Reservation};
 use super::{Result, keys, occupancy, pools};
 use crate::alloc::{Addresses, Cooling, Holder, NetworkRanges, Order, PodKey, View};
@@ -19,6 +21,9 @@ use crate::store::codec::Bad;
 /// What is done with each entry of a scan; `false` ends it.
 pub type Each<'a> = dyn FnMut(&[u8], &[u8]) -> Result<bool> + 'a;
 
+/// What is done with each entry of a prefix.
+pub type EachOf<'a> = dyn FnMut(&[u8], &[u8]) -> Result<()> + 'a;
+
 /// A sorted table that can be read.
 pub trait Kv {
     /// The value under a key.
@@ -30,6 +35,26 @@ pub trait Kv {
 
     /// The last key from `from` to before `to`.
     fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<Vec<u8>>>;
+
+    /// The first key from `from` to before `to`, and its value.
+    fn first(&self, from: &[u8], to: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
+        let mut found = None;
+        self.scan(from, to, &mut |key, value| {
+            found = Some((key.to_vec(), value.to_vec()));
+            Ok(false)
+        })?;
+        Ok(found)
+    }
+
+    /// Whether there is a key with this prefix.
+    fn has(&self, prefix: &[u8]) -> Result<bool> {
+        Ok(self.first(prefix, &keys::behind(prefix))?.is_some())
+    }
+
+    /// Calls `each` with every entry whose key has this prefix, in order.
+    fn each(&self, prefix: &[u8], each: &mut EachOf<'_>) -> Result<()> {
+        self.scan(prefix, &keys::behind(prefix), &mut |key, value| each(key, value).map(|()| true))
+    }
 }
 
 /// A sorted table that can be written.
@@ -76,31 +101,40 @@ impl<K: Kv> Tables<'_, K> {
         })
     }
 
+    /// What `read` makes of the record under a key; `None` if there is no record.
+    pub fn read<T>(
+        &self,
+        key: &[u8],
+        read: impl FnOnce(&[u8], &[u8]) -> Result<T, Bad>,
+    ) -> Result<Option<T>> {
+        let bytes = self.kv.get(key)?;
+        bytes.map(|bytes| self.whole(read(key, &bytes))).transpose()
+    }
+
+    /// The value under a key.
+    pub fn value<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>> {
+        self.read(key, |key, bytes| codec::unseal(key, bytes))
+    }
+
     /// The lease of an address.
     pub fn lease(&self, set: &SetName, addr: Addr) -> Result<Option<Lease>> {
-        let key = keys::lease(set, addr);
-        let bytes = self.kv.get(&key)?;
-        bytes.map(|bytes| self.whole(codec::read_lease(&key, &bytes))).transpose()
+        self.read(&keys::lease(set, addr), codec::read_lease)
     }
 
     /// The addresses of an owner.
     pub fn addrs(&self, key: &[u8]) -> Result<Vec<Addr>> {
-        match self.kv.get(key)? {
-            None => Ok(Vec::new()),
-            Some(bytes) => self.whole(codec::unseal(key, &bytes)),
-        }
+        Ok(self.value(key)?.unwrap_or_default())
     }
 
     /// An address's cooling.
     pub fn cooling_of(&self, set: &SetName, addr: Addr) -> Result<Option<Cooling>> {
-        let key = keys::cooling(set, addr);
-        let bytes = self.kv.get(&key)?;
-        bytes.map(|bytes| self.whole(codec::read_cooling(&key, addr, &bytes))).transpose()
+        let key = keys::at(keys::COOLING, set, addr);
+        self.read(&key, |key, bytes| codec::read_cooling(key, addr, bytes))
     }
 
     /// Calls `each` with every lease of a set, or of all sets.
     pub fn leases(&self, set: Option<&SetName>, each: &mut dyn FnMut(Lease) -> bool) -> Result<()> {
-        let from = keys::leases(set);
+        let from = set.map_or_else(|| vec![keys::LEASE], |set| keys::of_set(keys::LEASE, set));
         self.kv.scan(&from, &keys::behind(&from), &mut |key, value| {
             Ok(each(self.whole(codec::read_lease(key, value))?))
         })
@@ -118,12 +152,7 @@ impl<K: Kv> Tables<'_, K> {
 
     /// Whether a network has a lease of a container in a set here.
     pub fn has_network(&self, set: &SetName, network: &NetworkName) -> Result<bool> {
-        let (from, mut found) = (keys::of_network(set, network), false);
-        self.kv.scan(&from, &keys::behind(&from), &mut |_, _| {
-            found = true;
-            Ok(false)
-        })?;
-        Ok(found)
+        self.kv.has(&keys::of_network(set, network))
     }
 
     /// The set that a network has leases in here: `likely`, or another that it drew from before its
@@ -145,25 +174,19 @@ impl<K: Kv> Tables<'_, K> {
     /// The sets that have a lease here.
     pub fn sets(&self) -> Result<Vec<SetName>> {
         let mut sets = Vec::new();
-        let mut from = keys::leases(None);
+        let mut from = vec![keys::LEASE];
         let end = keys::behind(&from);
-        loop {
-            let mut next = None;
-            self.kv.scan(&from, &end, &mut |key, _| {
-                let (set, _) = self.whole(keys::read_lease(key).ok_or(Bad("a lease's key")))?;
-                next = Some(set);
-                Ok(false)
-            })?;
-            let Some(set) = next else { return Ok(sets) };
-            from = keys::behind(&keys::leases(Some(&set)));
+        while let Some((key, _)) = self.kv.first(&from, &end)? {
+            let set = self.whole(keys::read_set(keys::LEASE, &key).ok_or(Bad("a lease's key")))?;
+            from = keys::behind(&keys::of_set(keys::LEASE, &set));
             sets.push(set);
         }
+        Ok(sets)
     }
 
     /// The nonce of the policy that the file has a copy of.
     pub fn policy_nonce(&self) -> Result<u64> {
-        let bytes = self.kv.get(keys::POLICY)?;
-        bytes.map_or(Ok(0), |bytes| self.whole(codec::unseal(keys::POLICY, &bytes)))
+        Ok(self.value(keys::POLICY)?.unwrap_or_default())
     }
 
     /// Uses this policy in the place of the file's copy.
@@ -177,16 +200,13 @@ impl<K: Kv> Tables<'_, K> {
         if let Some(policy) = self.policy.get() {
             return Ok(policy.find(set, addr).cloned());
         }
-        let mut found = None;
-        let end = keys::behind(&keys::reserved_of(set, addr.family()));
+        let end = keys::behind(&keys::of_family(keys::RESERVED, set, addr.family()));
         // Entries lie under their last address: the first one from `addr` on is the only candidate.
-        self.kv.scan(&keys::reserved(set, addr), &end, &mut |key, value| {
-            found = Some(self.whole(codec::unseal::<Vec<u8>>(key, value).and_then(|json| {
-                serde_json::from_slice(&json).map_err(|_| Bad("a reservation"))
-            }))?);
-            Ok(false)
-        })?;
-        Ok(found.filter(|entry: &Reservation| entry.span.contains(addr)))
+        let first = self.kv.first(&keys::at(keys::RESERVED, set, addr), &end)?;
+        let Some((key, value)) = first else { return Ok(None) };
+        let json: Vec<u8> = self.whole(codec::unseal(&key, &value))?;
+        let entry = serde_json::from_slice(&json).map_err(|_| Bad("a reservation"));
+        Ok(Some(self.whole(entry)?).filter(|entry: &Reservation| entry.span.contains(addr)))
     }
 
     /// The leases at these addresses, which an index says are this set's.
@@ -199,19 +219,36 @@ impl<K: Kv> Tables<'_, K> {
         addrs.iter().map(find).collect()
     }
 
+    /// The addresses of the owners with this prefix, behind the key `after`, as long as `more` wants
+    /// more than it was given.
+    fn addrs_of(
+        &self,
+        prefix: &[u8],
+        after: Option<Vec<u8>>,
+        more: &mut dyn FnMut(usize) -> bool,
+    ) -> Result<Vec<Addr>> {
+        let from = after.map_or_else(|| prefix.to_vec(), |key| [&key[..], &[0]].concat());
+        let mut addrs = Vec::new();
+        self.kv.scan(&from, &keys::behind(prefix), &mut |key, value| {
+            addrs.extend(self.whole(codec::unseal::<Vec<Addr>>(key, value))?);
+            Ok(more(addrs.len()))
+        })?;
+        Ok(addrs)
+    }
+
     fn queue(
         &self,
         set: &SetName,
         family: Family,
         each: &mut dyn FnMut(Cooling) -> Result<bool>,
     ) -> Result<()> {
-        let from = keys::queue(set, family);
+        let from = keys::of_family(keys::QUEUE, set, family);
         self.kv.scan(&from, &keys::behind(&from), &mut |key, _| each(self.queued(set, key)?))
     }
 
     /// The cooling that a queue's key stands for.
     fn queued(&self, set: &SetName, key: &[u8]) -> Result<Cooling> {
-        let (_, addr) = keys::read_queued(key)
+        let (_, _, addr) = keys::read_queued(key)
             .ok_or_else(|| self.damaged("a cooling address under a wrong key"))?;
         self.cooling_of(set, addr)?
             .ok_or_else(|| self.damaged("a cooling address that is in one table only"))
@@ -221,17 +258,16 @@ impl<K: Kv> Tables<'_, K> {
 impl<K: KvMut> Tables<'_, K> {
     /// Copies the policy into the file.
     pub fn refresh_reservations(&mut self, policy: &Policy) -> Result<()> {
-        let all = keys::all_reserved();
         let mut old = Vec::new();
-        self.kv.scan(&all, &keys::behind(&all), &mut |key, _| {
+        self.kv.each(&[keys::RESERVED], &mut |key, _| {
             old.push(key.to_vec());
-            Ok(true)
+            Ok(())
         })?;
         for key in old {
             self.kv.remove(&key)?;
         }
         for entry in &policy.entries {
-            let key = keys::reserved(&entry.set, entry.span.last);
+            let key = keys::at(keys::RESERVED, &entry.set, entry.span.last);
             let json = serde_json::to_vec(entry)
                 .map_err(|e| StoreError::io("copy the policy into", self.path, e.into()))?;
             self.kv.put(&key, &codec::seal(&key, &json))?;
@@ -265,9 +301,7 @@ impl<K: Kv> Addresses for Tables<'_, K> {
     }
 
     fn cursor(&self, set: &SetName, range: Addr) -> Result<Option<Addr>> {
-        let key = keys::cursor(set, range);
-        let bytes = self.kv.get(&key)?;
-        bytes.map(|bytes| self.whole(codec::unseal(&key, &bytes))).transpose()
+        self.value(&keys::at(keys::CURSOR, set, range))
     }
 
     fn next_free(&self, set: &SetName, span: Span, _: Order) -> Result<Option<Addr>> {
@@ -294,7 +328,7 @@ impl<K: Kv> Addresses for Tables<'_, K> {
             }
             Ok(found.len() < limit)
         })?;
-        let all = keys::queue(set, family);
+        let all = keys::of_family(keys::QUEUE, set, family);
         if let Some(last) = self.kv.last(&all, &keys::behind(&all))? {
             let last = self.queued(set, &last)?;
             let reserved = self.reservation(set, last.addr)?.is_some();
@@ -323,11 +357,8 @@ impl<K: Kv> Addresses for Tables<'_, K> {
 
 impl<K: Kv> View for Tables<'_, K> {
     fn former(&self, set: &SetName, pod: &PodKey, range: Addr) -> Result<Option<Addr>> {
-        let key = keys::sticky(set, pod, range);
-        match self.kv.get(&key)? {
-            Some(bytes) => self.whole(codec::unseal(&key, &bytes)).map(Some),
-            None => Ok(self.earlier.and_then(|earlier| earlier(set, pod, range))),
-        }
+        let here = self.value(&keys::sticky(set, pod, range))?;
+        Ok(here.or_else(|| self.earlier?(set, pod, range)))
     }
 
     /// A folder of host-local is adopted as long as it is a folder: the store records none. So leases
@@ -337,44 +368,25 @@ impl<K: Kv> View for Tables<'_, K> {
     }
 
     fn has_ranges(&self, ranges: &NetworkRanges) -> Result<bool> {
-        let key = keys::ranges(&ranges.network);
-        match self.kv.get(&key)? {
-            None => Ok(false),
-            Some(bytes) => {
-                let network = ranges.network.clone();
-                Ok(self.whole(codec::read_ranges(&key, network, &bytes))? == *ranges)
-            }
-        }
+        let found = self.read(&keys::ranges(&ranges.network), read_ranges)?;
+        Ok(found.as_ref() == Some(ranges))
     }
 
     fn networks(&self) -> Result<Vec<NetworkRanges>> {
-        let from = keys::all_ranges();
         let mut found = Vec::new();
-        self.kv.scan(&from, &keys::behind(&from), &mut |key, value| {
-            let network = self.whole(keys::read_ranges(key).ok_or(Bad("a network's name")))?;
-            found.push(self.whole(codec::read_ranges(key, network, value))?);
-            Ok(true)
+        self.kv.each(&[keys::RANGES], &mut |key, value| {
+            found.push(self.whole(read_ranges(key, value))?);
+            Ok(())
         })?;
         Ok(found)
     }
 
     fn page(&self, set: &SetName, after: Option<&Owner>, limit: usize) -> Result<Vec<Lease>> {
-        let all = keys::owners(set);
-        let from = after.map_or_else(
-            || all.clone(),
-            |owner| {
-                // The smallest key behind the owner's own.
-                let mut key = keys::owner(set, owner);
-                key.push(0);
-                key
-            },
-        );
-        let mut addrs = Vec::new();
+        let all = keys::of_set(keys::OWNER, set);
         let mut owners = 0;
-        self.kv.scan(&from, &keys::behind(&all), &mut |key, value| {
-            addrs.extend(self.whole(codec::unseal::<Vec<Addr>>(key, value))?);
+        let addrs = self.addrs_of(&all, after.map(|owner| keys::owner(set, owner)), &mut |_| {
             owners += 1;
-            Ok(owners < limit)
+            owners < limit
         })?;
         self.indexed(set, &addrs)
     }
@@ -400,16 +412,8 @@ impl<K: Kv> View for Tables<'_, K> {
     fn of_pool(&self, pool: &Pool, after: Option<Addr>, limit: usize) -> Result<Vec<Lease>> {
         let set = pool.set();
         let all = keys::of_pool(&set, &pool.id);
-        let mut from = all.clone();
-        if let Some(after) = after {
-            from = keys::owner(&set, &Owner::Pool(pool.id.clone(), after));
-            from.push(0);
-        }
-        let mut addrs = Vec::new();
-        self.kv.scan(&from, &keys::behind(&all), &mut |key, value| {
-            addrs.extend(self.whole(codec::unseal::<Vec<Addr>>(key, value))?);
-            Ok(addrs.len() < limit)
-        })?;
+        let after = after.map(|addr| keys::owner(&set, &Owner::Pool(pool.id.clone(), addr)));
+        let addrs = self.addrs_of(&all, after, &mut |found| found < limit)?;
         self.indexed(&set, &addrs)
     }
 
@@ -417,4 +421,10 @@ impl<K: Kv> View for Tables<'_, K> {
         // A transaction has no limit of its own; it is filled in steps, so that memory has one.
         1024
     }
+}
+
+/// Reads the ranges of the network that the key names.
+pub fn read_ranges(key: &[u8], value: &[u8]) -> Result<NetworkRanges, Bad> {
+    let network = keys::read_ranges(key).ok_or(Bad("a network's name"))?;
+    codec::read_ranges(key, network, value)
 }
