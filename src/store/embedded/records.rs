@@ -60,12 +60,7 @@ impl<F: FileSystem> Embedded<F> {
         }
         let clash = self.declare(&lock, &before, after, cx, &|file, lock| {
             let found = self.read(file, lock, |tables| {
-                for lease in &leases {
-                    if let Some(there) = tables.lease(&lease.set, lease.addr)? {
-                        return Ok(Some(there));
-                    }
-                }
-                Ok(None)
+                leases.iter().find_map(|l| tables.lease(&l.set, l.addr).transpose()).transpose()
             })?;
             Ok(found.flatten())
         })?;
