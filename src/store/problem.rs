@@ -1,6 +1,6 @@
 //! What `sublet doctor` finds, as plain data.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Something about a store that is wrong, or that its operator should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +13,19 @@ pub struct Problem {
     pub advice: String,
     /// Whether [`super::Store::repair`] mends it.
     pub mendable: bool,
+}
+
+impl Problem {
+    /// A problem of a file or folder.
+    pub fn of(
+        path: &Path,
+        what: impl Into<String>,
+        advice: impl Into<String>,
+        mendable: bool,
+    ) -> Problem {
+        let place = path.display().to_string();
+        Problem { place, what: what.into(), advice: advice.into(), mendable }
+    }
 }
 
 /// What a repair did.

@@ -124,7 +124,7 @@ pub fn lease(key: &[u8], lease: &Lease) -> Vec<u8> {
 
 /// The lease in the record under `key`, which says which set and address.
 pub fn read_lease(key: &[u8], bytes: &[u8]) -> Result<Lease, Bad> {
-    let (set, addr) = keys::read_lease(key).ok_or(Bad("a lease under a wrong key"))?;
+    let (set, addr) = keys::read_at(keys::LEASE, key).ok_or(Bad("a lease under a wrong key"))?;
     Ok(of_fields(set, addr, unseal(key, bytes)?))
 }
 

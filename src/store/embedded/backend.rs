@@ -3,7 +3,7 @@
 //! Owns: which of redb's reads, writes and flushes reach the file. redb's own file backend writes
 //! and flushes at open, at commit and twice at close; of those only the ones at commit protect a
 //! lease:
-//! - Until [`Switch::write_through`] what redb writes stays in memory: nothing touches the file
+//! - Until [`Shared::write_through`] what redb writes stays in memory: nothing touches the file
 //!   before the plan is made, so a command that changes nothing writes nothing (a refused ADD may
 //!   be counted), and a damaged file stays as it was found. A GC that needs more memory than
 //!   [`HOLD`] passes on before: redb never writes over what is committed.
@@ -18,7 +18,7 @@
 //!   is on disk.)
 //! - Without [`Flush::ToDisk`] no flush is made at all: the leases mean nothing after the boot that
 //!   made them, and a killed process loses nothing that it gave to the kernel.
-//! - After [`Switch::leave`] nothing reaches the file: closing would write and flush an orderly
+//! - After [`Shared::leave`] nothing reaches the file: closing would write and flush an orderly
 //!   end, which the next opening does not need, since each commit left the allocator's state
 //!   behind (quick repair).
 //!
@@ -32,7 +32,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redb::StorageBackend;
 
-use super::files;
+use super::Result;
 use super::fs::{FileSystem, OpenFile, read_exact};
 use super::lock::Lock;
 use super::pages;
@@ -53,11 +53,11 @@ pub enum Flush {
 pub struct Backend<File>(Arc<Shared<File>>);
 
 /// The same, from outside of redb.
-#[derive(Debug)]
-pub struct Switch<File>(Arc<Shared<File>>);
+pub type Switch<File> = Arc<Shared<File>>;
 
+/// The file under redb, and what is known of it.
 #[derive(Debug)]
-struct Shared<File> {
+pub struct Shared<File> {
     file: File,
     flush: Flush,
     state: Mutex<State>,
@@ -121,7 +121,7 @@ impl Note {
 /// Forgets what the last holder of a lock noted about `path`: before another file gets the name, and for
 /// a copy that an operator puts back. With the note left there, the new file would pass for one that was
 /// set back.
-pub fn forget_note<F: FileSystem>(lock: &Lock<F>, path: &Path) -> Result<(), StoreError> {
+pub fn forget_note<F: FileSystem>(lock: &Lock<F>, path: &Path) -> Result<()> {
     let forgotten = lock.file().map_or(Ok(()), |file| file.set_len(0));
     forgotten.map_err(|e| StoreError::io("empty the lock file of", path, e))
 }
@@ -161,51 +161,49 @@ pub fn new<F: FileSystem>(
     };
     let flush = flush.unwrap_or(Flush::Never);
     let shared = Arc::new(Shared { file, flush, state: Mutex::new(state) });
-    Ok((Backend(shared.clone()), Switch(shared)))
+    Ok((Backend(shared.clone()), shared))
 }
 
-impl<File: OpenFile> Switch<File> {
+impl<File: OpenFile> Shared<File> {
     /// Whether a predecessor may have left something unflushed.
     pub fn is_unsettled(&self) -> bool {
-        self.0.flush == Flush::ToDisk && self.0.state().dirty
+        self.flush == Flush::ToDisk && self.state().dirty
     }
 
     /// Flushes that.
     pub fn settle(&self) -> io::Result<()> {
-        self.0.flush(&mut self.0.state())
+        self.flush(&mut self.state())
     }
 
     /// Passes on what was held, and from now on everything.
     pub fn write_through(&self) -> io::Result<()> {
-        self.0.write_through(&mut self.0.state())
+        self.pass_on(&mut self.state())
     }
 
     /// Notes the file's header for the next holder of the lock, if all is on disk that has to be.
     pub fn note<F: FileSystem<File = File>>(&self, lock: &Lock<F>, path: &Path) {
-        let flushed = self.0.flush == Flush::Never || !self.0.state().dirty;
-        if flushed && let (Some(note), Some(file)) = (Note::of(&self.0.file, path), lock.file()) {
+        let flushed = self.flush == Flush::Never || !self.state().dirty;
+        if flushed && let (Some(note), Some(file)) = (Note::of(&self.file, path), lock.file()) {
             let _ = file.write_at(&note.0, 0);
         }
     }
 
     /// Flushes the file, whatever is set.
     pub fn sync(&self) -> io::Result<()> {
-        self.0.file.sync_data()
+        self.file.sync_data()
     }
 
     /// From now on nothing reaches the file. redb takes the refusals for a failing disk and closes
     /// without further ado; a transaction that is open then is rolled back.
     pub fn leave(&self) {
-        self.0.state().left = true;
+        self.state().left = true;
     }
 
     /// Lets go of the guard on the file, which otherwise ends when the file is closed.
     pub fn unlock(&self) {
-        let _ = self.0.file.unlock();
+        let _ = self.file.unlock();
     }
-}
 
-impl<File: OpenFile> Shared<File> {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -215,7 +213,7 @@ impl<File: OpenFile> Shared<File> {
         if state.left { Err(io::Error::other("the store was left")) } else { Ok(state) }
     }
 
-    fn write_through(&self, state: &mut State) -> io::Result<()> {
+    fn pass_on(&self, state: &mut State) -> io::Result<()> {
         if state.through {
             return Ok(());
         }
@@ -242,7 +240,11 @@ impl<File: OpenFile> Shared<File> {
 
     /// Whether the file begins with what redb writes there.
     fn has_header(&self, data: &[u8]) -> bool {
-        data.len() <= HEADER && files::begins_with(&self.file, data).unwrap_or(false)
+        if data.len() > HEADER {
+            return false;
+        }
+        let mut found = vec![0; data.len()];
+        matches!(read_exact(&self.file, &mut found, 0), Ok(true)) && found == data
     }
 
     fn flush(&self, state: &mut State) -> io::Result<()> {
@@ -311,7 +313,7 @@ impl<File: OpenFile> StorageBackend for Backend<File> {
         state.held.push((offset, data.to_vec()));
         state.holds += data.len();
         if state.holds > HOLD && state.write {
-            return self.0.write_through(&mut state);
+            return self.0.pass_on(&mut state);
         }
         Ok(())
     }

@@ -5,75 +5,61 @@
 //! plan is committed.
 
 use super::view::{KvMut, Tables};
-use super::{keys, occupancy, pools};
+use super::{Result, keys, occupancy, pools};
 use crate::alloc::{Change, Cooling};
-use crate::error::StoreError;
 use crate::model::{Lease, SetName, Timestamp};
 use crate::net::Addr;
 use crate::store::codec;
 
 /// Makes one change; whether somebody came to hold an address by it, or ceased to.
-pub fn make<K: KvMut>(
-    tables: &mut Tables<'_, K>,
-    change: &Change,
-    now: Timestamp,
-) -> Result<bool, StoreError> {
+pub fn make<K: KvMut>(tables: &mut Tables<'_, K>, change: &Change, now: Timestamp) -> Result<bool> {
     match change {
         Change::Put(lease) => return put(tables, lease),
         Change::Free { lease, until } => {
             free(tables, lease, *until, now)?;
             return Ok(true);
         }
-        other => other_than_lease(tables, other)?,
+        // A file keeps no network's definition, and no record of an import.
+        Change::PutDefinition(_) | Change::Adopted(..) => {}
+        Change::Thaw(set, cooling) => {
+            end_cooling(tables, set, cooling)?;
+            occupancy::free(tables, set, cooling.addr)?;
+        }
+        // An address that is free is kept back.
+        Change::Cool(set, cooling) => {
+            occupancy::take(tables, set, cooling.addr)?;
+            keep_back(tables, set, cooling)?;
+        }
+        Change::Cursor(set, range, addr) => {
+            let key = keys::at(keys::CURSOR, set, *range);
+            tables.kv.put(&key, &codec::seal(&key, addr))?;
+        }
+        Change::Sticky(set, pod, range, addr) => {
+            stick(tables, set, &keys::sticky(set, pod, *range), *addr)?;
+        }
+        Change::PutRanges(ranges) => {
+            let key = keys::ranges(&ranges.network);
+            tables.kv.put(&key, &codec::ranges(&key, ranges))?;
+        }
+        Change::PutPool(pool) => pools::put(tables, pool)?,
+        Change::DropPool(pool) => pools::remove(tables, pool)?,
     }
     Ok(false)
 }
 
-fn other_than_lease<K: KvMut>(
-    tables: &mut Tables<'_, K>,
-    change: &Change,
-) -> Result<(), StoreError> {
-    match change {
-        // The first two are leases. A file keeps no network's definition, and no record of an import.
-        Change::Put(_) | Change::Free { .. } | Change::PutDefinition(_) | Change::Adopted(..) => {
-            Ok(())
-        }
-        Change::Thaw(set, cooling) => {
-            end_cooling(tables, set, cooling)?;
-            occupancy::free(tables, set, cooling.addr)
-        }
-        Change::Cool(set, cooling) => cool(tables, set, cooling),
-        Change::Cursor(set, range, addr) => {
-            let key = keys::cursor(set, *range);
-            tables.kv.put(&key, &codec::seal(&key, addr))
-        }
-        Change::Sticky(set, pod, range, addr) => {
-            stick(tables, set, &keys::sticky(set, pod, *range), *addr)
-        }
-        Change::PutRanges(ranges) => {
-            let key = keys::ranges(&ranges.network);
-            tables.kv.put(&key, &codec::ranges(&key, ranges))
-        }
-        Change::PutPool(pool) => pools::put(tables, pool),
-        Change::DropPool(pool) => pools::remove(tables, pool),
-    }
-}
-
 /// Remembers a pod's address. An address is remembered for one pod, the last, so there are never
 /// more records than addresses, however many pods come and go.
-pub fn stick<K: KvMut>(
+fn stick<K: KvMut>(
     tables: &mut Tables<'_, K>,
     set: &SetName,
     key: &[u8],
     addr: Addr,
-) -> Result<(), StoreError> {
-    if let Some(before) = tables.kv.get(key)? {
-        let before = tables.whole(codec::unseal::<Addr>(key, &before))?;
-        tables.kv.remove(&keys::stuck(set, before))?;
+) -> Result<()> {
+    if let Some(before) = tables.value(key)? {
+        tables.kv.remove(&keys::at(keys::STUCK, set, before))?;
     }
-    let stuck = keys::stuck(set, addr);
-    if let Some(other) = tables.kv.get(&stuck)? {
-        let other = tables.whole(codec::unseal::<Vec<u8>>(&stuck, &other))?;
+    let stuck = keys::at(keys::STUCK, set, addr);
+    if let Some(other) = tables.value::<Vec<u8>>(&stuck)? {
         tables.kv.remove(&other)?;
     }
     tables.kv.put(&stuck, &codec::seal(&stuck, &key))?;
@@ -81,7 +67,7 @@ pub fn stick<K: KvMut>(
 }
 
 /// Whether the address was nobody's.
-fn put<K: KvMut>(tables: &mut Tables<'_, K>, lease: &Lease) -> Result<bool, StoreError> {
+fn put<K: KvMut>(tables: &mut Tables<'_, K>, lease: &Lease) -> Result<bool> {
     let (set, addr) = (&lease.set, lease.addr);
     let before = tables.lease(set, addr)?;
     let is_new = before.is_none();
@@ -111,7 +97,7 @@ fn free<K: KvMut>(
     lease: &Lease,
     until: Option<Timestamp>,
     now: Timestamp,
-) -> Result<(), StoreError> {
+) -> Result<()> {
     let (set, addr) = (&lease.set, lease.addr);
     tables.kv.remove(&keys::lease(set, addr))?;
     let key = keys::owner(set, &lease.owner);
@@ -128,31 +114,17 @@ fn free<K: KvMut>(
     keep_back(tables, set, &Cooling { until, addr, freed: now })
 }
 
-fn keep_back<K: KvMut>(
-    tables: &mut Tables<'_, K>,
-    set: &SetName,
-    cooling: &Cooling,
-) -> Result<(), StoreError> {
-    let key = keys::cooling(set, cooling.addr);
+fn keep_back<K: KvMut>(tables: &mut Tables<'_, K>, set: &SetName, cooling: &Cooling) -> Result<()> {
+    let key = keys::at(keys::COOLING, set, cooling.addr);
     tables.kv.put(&key, &codec::cooling(&key, cooling))?;
     tables.kv.put(&keys::queued(set, cooling.until, cooling.addr), &[])
-}
-
-/// Keeps back an address that is free.
-pub fn cool<K: KvMut>(
-    tables: &mut Tables<'_, K>,
-    set: &SetName,
-    cooling: &Cooling,
-) -> Result<(), StoreError> {
-    occupancy::take(tables, set, cooling.addr)?;
-    keep_back(tables, set, cooling)
 }
 
 fn end_cooling<K: KvMut>(
     tables: &mut Tables<'_, K>,
     set: &SetName,
     cooling: &Cooling,
-) -> Result<(), StoreError> {
-    tables.kv.remove(&keys::cooling(set, cooling.addr))?;
+) -> Result<()> {
+    tables.kv.remove(&keys::at(keys::COOLING, set, cooling.addr))?;
     tables.kv.remove(&keys::queued(set, cooling.until, cooling.addr))
 }

@@ -7,11 +7,11 @@
 
 use std::collections::BTreeMap;
 
-use super::view::{Each, Kv, KvMut, Tables};
-use super::{changes, keys, occupancy};
-use crate::alloc::Change;
+use super::view::{Each, Kv, KvMut, Tables, read_ranges};
+use super::{Result, changes, keys, occupancy};
+use crate::alloc::{Change, Record};
 use crate::error::StoreError;
-use crate::model::{Lease, Pool, Timestamp};
+use crate::model::Timestamp;
 use crate::net::Addr;
 use crate::store::codec;
 use crate::store::codec::Bad;
@@ -32,91 +32,88 @@ pub enum Nature {
 /// What a record is.
 pub fn nature(key: &[u8]) -> Nature {
     match key.first() {
-        Some(b'L') => Nature::Told("lease"),
-        Some(b'K') => Nature::Told("cooling address"),
-        Some(b'S') => Nature::Told("pod's address"),
-        Some(b'P') => Nature::Told("pool"),
-        Some(b'D') => Nature::Told("network"),
-        Some(b'C') => Nature::Told("last address"),
-        Some(b'E') => Nature::Told("event"),
-        Some(b'X') => Nature::Told("counter"),
-        Some(b'M') => Nature::Told("fact"),
-        Some(b'O') => Nature::Made("owners' index"),
-        Some(b'B') => Nature::Made("occupancy"),
-        Some(b'Q') => Nature::Made("queue of cooling addresses"),
-        Some(b'T') => Nature::Made("index of pods' addresses"),
-        Some(b'R') => Nature::Copy,
-        Some(b'N') => Nature::Made("index of pools"),
-        Some(b'G') => Nature::Made("subnets in use"),
+        Some(&keys::LEASE) => Nature::Told("lease"),
+        Some(&keys::COOLING) => Nature::Told("cooling address"),
+        Some(&keys::STICKY) => Nature::Told("pod's address"),
+        Some(&keys::POOL) => Nature::Told("pool"),
+        Some(&keys::RANGES) => Nature::Told("network"),
+        Some(&keys::CURSOR) => Nature::Told("last address"),
+        Some(&keys::EVENT) => Nature::Told("event"),
+        Some(&keys::COUNT) => Nature::Told("counter"),
+        Some(&keys::FACT) => Nature::Told("fact"),
+        Some(&keys::OWNER) => Nature::Made("owners' index"),
+        Some(&keys::BLOCK) => Nature::Made("occupancy"),
+        Some(&keys::QUEUE) => Nature::Made("queue of cooling addresses"),
+        Some(&keys::STUCK) => Nature::Made("index of pods' addresses"),
+        Some(&keys::RESERVED) => Nature::Copy,
+        Some(&keys::PLACE) => Nature::Made("index of pools"),
+        Some(&keys::GRID) => Nature::Made("subnets in use"),
         _ => Nature::Unknown,
     }
 }
 
-/// Reads a record that tells something; the lease, if it is one.
-pub fn read(key: &[u8], value: &[u8]) -> Result<Option<Lease>, Bad> {
+const FORM: Bad = Bad("a key of another form");
+
+/// Reads a record; returns what another store can take over of it.
+pub fn read(key: &[u8], value: &[u8]) -> Result<Option<Record>, Bad> {
+    Ok(Some(match key.first() {
+        Some(&keys::LEASE) => Record::Lease(codec::read_lease(key, value)?),
+        Some(&keys::COOLING) => {
+            let (set, addr) = keys::read_at(keys::COOLING, key).ok_or(FORM)?;
+            Record::Cooling(set, codec::read_cooling(key, addr, value)?)
+        }
+        Some(&keys::STICKY) => {
+            let (set, pod, range) = keys::read_sticky(key).ok_or(FORM)?;
+            Record::Sticky(set, pod, range, codec::unseal(key, value)?)
+        }
+        Some(&keys::CURSOR) => {
+            let (set, range) = keys::read_at(keys::CURSOR, key).ok_or(FORM)?;
+            Record::Cursor(set, range, codec::unseal(key, value)?)
+        }
+        Some(&keys::POOL) => Record::Pool(codec::unseal(key, value)?),
+        _ => return read_other(key, value).map(|()| None),
+    }))
+}
+
+fn read_other(key: &[u8], value: &[u8]) -> Result<(), Bad> {
     match key.first() {
-        Some(b'L') => return codec::read_lease(key, value).map(Some),
-        Some(b'K') => {
-            let (_, addr) = keys::read_cooling(key).ok_or(Bad("a key of another form"))?;
-            codec::read_cooling(key, addr, value)?;
-        }
-        Some(b'S' | b'C') => drop(codec::unseal::<Addr>(key, value)?),
-        Some(b'P') => drop(codec::unseal::<Pool>(key, value)?),
-        Some(b'D') => {
-            let network = keys::read_ranges(key).ok_or(Bad("a key of another form"))?;
-            codec::read_ranges(key, network, value)?;
-        }
-        Some(b'E') => drop(codec::read_event(key, value)?),
-        Some(b'X') => drop(codec::read_counts(key, value)?),
-        Some(b'M') if key == keys::BOUNDS => drop(codec::read_bounds(key, value)?),
-        Some(b'M') if key == keys::MACHINE => drop(codec::unseal::<Vec<u8>>(key, value)?),
-        Some(b'M') => drop(codec::unseal::<u64>(key, value)?),
+        Some(&keys::RANGES) => drop(read_ranges(key, value)?),
+        Some(&keys::EVENT) => drop(codec::read_event(key, value)?),
+        Some(&keys::COUNT) => drop(codec::read_counts(key, value)?),
+        Some(&keys::OWNER) => drop(codec::unseal::<Vec<Addr>>(key, value)?),
+        Some(&(keys::STUCK | keys::RESERVED)) => drop(codec::unseal::<Vec<u8>>(key, value)?),
+        Some(&keys::FACT) if key == keys::BOUNDS => drop(codec::read_bounds(key, value)?),
+        Some(&keys::FACT) if key == keys::MACHINE => drop(codec::unseal::<Vec<u8>>(key, value)?),
+        Some(&keys::FACT) => drop(codec::unseal::<u64>(key, value)?),
         _ => {}
     }
-    Ok(None)
+    Ok(())
 }
 
 /// Writes a record that tells something, and all that is made of it. An error says that it
 /// contradicts one that was written before.
-pub fn write<K: KvMut>(
-    tables: &mut Tables<'_, K>,
-    key: &[u8],
-    value: &[u8],
-) -> Result<(), StoreError> {
-    let misread = |tables: &Tables<'_, K>| tables.damaged("a key of another form");
-    match key.first() {
-        Some(b'L') => {
-            let lease = tables.whole(codec::read_lease(key, value))?;
-            changes::make(tables, &Change::Put(lease), 0).map(drop)
-        }
-        Some(b'K') => {
-            let Some((set, addr)) = keys::read_cooling(key) else { return Err(misread(tables)) };
-            let cooling = tables.whole(codec::read_cooling(key, addr, value))?;
-            changes::cool(tables, &set, &cooling)
-        }
-        Some(b'S') => {
-            let addr = tables.whole(codec::unseal::<Addr>(key, value))?;
-            let Some(set) = keys::read_sticky_set(key) else { return Err(misread(tables)) };
-            changes::stick(tables, &set, key, addr)
-        }
-        Some(b'P') => {
-            let pool = tables.whole(codec::unseal::<Pool>(key, value))?;
-            changes::make(tables, &Change::PutPool(pool), 0).map(drop)
-        }
-        _ => tables.kv.put(key, value),
-    }
+pub fn write<K: KvMut>(tables: &mut Tables<'_, K>, key: &[u8], value: &[u8]) -> Result<()> {
+    let change = match tables.whole(read(key, value))? {
+        Some(Record::Lease(lease)) => Change::Put(lease),
+        Some(Record::Cooling(set, cooling)) => Change::Cool(set, cooling),
+        Some(Record::Sticky(set, pod, range, addr)) => Change::Sticky(set, pod, range, addr),
+        Some(Record::Pool(pool)) => Change::PutPool(pool),
+        _ => return tables.kv.put(key, value),
+    };
+    changes::make(tables, &change, 0).map(drop)
 }
 
-/// A table in memory of what is made of other records; of those it remembers nothing.
+/// A table in memory of what is made of other records; of those it remembers nothing. An empty one
+/// stands for a store that is not there yet.
 #[derive(Default)]
 pub struct Made(BTreeMap<Vec<u8>, Vec<u8>>);
 
 impl Kv for Made {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
         Ok(self.0.get(key).cloned())
     }
 
-    fn scan(&self, from: &[u8], to: &[u8], each: &mut Each<'_>) -> Result<(), StoreError> {
+    fn scan(&self, from: &[u8], to: &[u8], each: &mut Each<'_>) -> Result<()> {
         for (key, value) in self.0.range(from.to_vec()..to.to_vec()) {
             if !each(key, value)? {
                 break;
@@ -125,20 +122,20 @@ impl Kv for Made {
         Ok(())
     }
 
-    fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+    fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<Vec<u8>>> {
         Ok(self.0.range(from.to_vec()..to.to_vec()).next_back().map(|(key, _)| key.clone()))
     }
 }
 
 impl KvMut for Made {
-    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
         if matches!(nature(key), Nature::Made(_)) {
             self.0.insert(key.to_vec(), value.to_vec());
         }
         Ok(())
     }
 
-    fn remove(&mut self, key: &[u8]) -> Result<(), StoreError> {
+    fn remove(&mut self, key: &[u8]) -> Result<()> {
         self.0.remove(key);
         Ok(())
     }
@@ -167,11 +164,7 @@ const PARTS: &[u8] = b"BLKOQSTDCEXMR";
 
 impl Judgement {
     /// Judges the next part; whether there is more.
-    pub fn step<K: Kv>(
-        &mut self,
-        tables: &Tables<'_, K>,
-        now: Timestamp,
-    ) -> Result<bool, StoreError> {
+    pub fn step<K: Kv>(&mut self, tables: &Tables<'_, K>, now: Timestamp) -> Result<bool> {
         let Some(kind) = PARTS.get(self.part).copied() else {
             self.pools(tables)?;
             self.unknown(tables)?;
@@ -230,7 +223,7 @@ impl Judgement {
     }
 
     /// Pools are few: their indexes are made again from them, and compared.
-    fn pools<K: Kv>(&mut self, tables: &Tables<'_, K>) -> Result<(), StoreError> {
+    fn pools<K: Kv>(&mut self, tables: &Tables<'_, K>) -> Result<()> {
         let mut made = Tables::new(Made::default(), tables.path);
         let mut faults = Vec::new();
         tables.kv.scan(b"P", b"Q", &mut |key, value| {
@@ -264,17 +257,12 @@ impl Judgement {
         Ok(())
     }
 
-    fn unknown<K: Kv>(&mut self, tables: &Tables<'_, K>) -> Result<(), StoreError> {
+    fn unknown<K: Kv>(&mut self, tables: &Tables<'_, K>) -> Result<()> {
         for kind in 0..=u8::MAX {
-            if nature(&[kind]) == Nature::Unknown {
-                let mut found = None;
-                tables.kv.scan(&[kind], &keys::behind(&[kind]), &mut |key, _| {
-                    found = Some(key.to_vec());
-                    Ok(false)
-                })?;
-                if let Some(key) = found {
-                    self.fault("record", format!("{}: no record of this schema", shown(&key)));
-                }
+            if nature(&[kind]) == Nature::Unknown
+                && let Some((key, _)) = tables.kv.first(&[kind], &keys::behind(&[kind]))?
+            {
+                self.fault("record", format!("{}: no record of this schema", shown(&key)));
             }
         }
         Ok(())
@@ -282,84 +270,67 @@ impl Judgement {
 }
 
 /// Compares a record with those that it must agree with; what is wrong.
-fn judge<K: Kv>(
-    tables: &Tables<'_, K>,
-    key: &[u8],
-    value: &[u8],
-) -> Result<Result<(), String>, StoreError> {
-    let form = || "a key of another form".to_owned();
-    let bad = |Bad(what): Bad| what.to_owned();
-    let agrees = |is: bool, what: &str| if is { Ok(()) } else { Err(what.to_owned()) };
-    Ok(match key.first() {
-        Some(b'L') => match codec::read_lease(key, value) {
-            Err(e) => Err(bad(e)),
-            Ok(lease) => {
-                let (set, addr) = (&lease.set, lease.addr);
-                let index = keys::owner(set, &lease.owner);
-                let indexed = tables.addrs(&index).is_ok_and(|addrs| addrs.contains(&addr));
-                let marked = occupancy::taken(tables, set, addr).unwrap_or(false);
-                let cools = tables.kv.get(&keys::cooling(set, addr))?.is_some();
-                agrees(indexed, "its owner's index does not name it")
-                    .and_then(|()| agrees(marked, "it is not marked as in use"))
-                    .and_then(|()| agrees(!cools, "it is cooling down as well"))
-            }
-        },
-        Some(b'K') => match keys::read_cooling(key) {
-            None => Err(form()),
-            Some((set, addr)) => match codec::read_cooling(key, addr, value) {
-                Err(e) => Err(bad(e)),
-                Ok(cooling) => {
-                    let queue = keys::queued(&set, cooling.until, addr);
-                    let marked = occupancy::taken(tables, &set, addr).unwrap_or(false);
-                    agrees(tables.kv.get(&queue)?.is_some(), "it is not in the queue")
-                        .and_then(|()| agrees(marked, "it is not marked as in use"))
-                }
-            },
-        },
-        Some(b'B') => occupancy::judge(tables, key, value)?,
-        Some(b'O') => match codec::unseal::<Vec<Addr>>(key, value) {
-            Err(e) => Err(bad(e)),
-            Ok(addrs) => {
-                let set = keys::read_owner_set(key);
-                let mut all = Ok(());
-                for addr in addrs {
-                    let lease = set.as_ref().and_then(|set| tables.lease(set, addr).ok().flatten());
-                    let named = lease.is_some_and(|l| keys::owner(&l.set, &l.owner) == key);
-                    all = all
-                        .and_then(|()| agrees(named, "it names a lease that is not the owner's"));
-                }
-                all
-            }
-        },
-        Some(b'Q') => match keys::read_queued_set(key) {
-            None => Err(form()),
+fn judge<K: Kv>(tables: &Tables<'_, K>, key: &[u8], value: &[u8]) -> Result<Result<(), String>> {
+    let record = match read(key, value) {
+        Ok(record) => record,
+        Err(Bad(what)) => return Ok(Err(what.to_owned())),
+    };
+    let is_marked = |set, addr| occupancy::taken(tables, set, addr).unwrap_or(false);
+    // What must hold, and what is wrong otherwise.
+    let facts = match (key.first(), record) {
+        (_, Some(Record::Lease(lease))) => {
+            let (set, addr) = (&lease.set, lease.addr);
+            let index = keys::owner(set, &lease.owner);
+            let is_indexed = tables.addrs(&index).is_ok_and(|addrs| addrs.contains(&addr));
+            let cools = tables.kv.get(&keys::at(keys::COOLING, set, addr))?.is_some();
+            vec![
+                (is_indexed, "its owner's index does not name it"),
+                (is_marked(set, addr), "it is not marked as in use"),
+                (!cools, "it is cooling down as well"),
+            ]
+        }
+        (_, Some(Record::Cooling(set, cooling))) => {
+            let queue = keys::queued(&set, cooling.until, cooling.addr);
+            vec![
+                (tables.kv.get(&queue)?.is_some(), "it is not in the queue"),
+                (is_marked(&set, cooling.addr), "it is not marked as in use"),
+            ]
+        }
+        (_, Some(Record::Sticky(set, _, _, addr))) => {
+            let stuck = keys::at(keys::STUCK, &set, addr);
+            let back = tables.kv.get(&stuck)?;
+            let back = back.and_then(|value| codec::unseal::<Vec<u8>>(&stuck, &value).ok());
+            vec![(back.as_deref() == Some(key), "the index of pods' addresses disagrees")]
+        }
+        (Some(&keys::BLOCK), _) => return occupancy::judge(tables, key, value),
+        (Some(&keys::OWNER), _) => {
+            let set = keys::read_set(keys::OWNER, key);
+            let is_owner = |addr: &Addr| {
+                let lease = set.as_ref().and_then(|set| tables.lease(set, *addr).ok().flatten());
+                lease.is_some_and(|lease| keys::owner(&lease.set, &lease.owner) == key)
+            };
+            let addrs: Vec<Addr> = codec::unseal(key, value).unwrap_or_default();
+            vec![(addrs.iter().all(is_owner), "it names a lease that is not the owner's")]
+        }
+        (Some(&keys::QUEUE), _) => match keys::read_queued(key) {
+            None => vec![(false, FORM.0)],
             Some((set, until, addr)) => {
                 let cooling = tables.cooling_of(&set, addr).ok().flatten();
-                agrees(cooling.is_some_and(|c| c.until == until), "the address is not cooling down")
+                let cools = cooling.is_some_and(|cooling| cooling.until == until);
+                vec![(cools, "the address is not cooling down")]
             }
         },
-        Some(b'S') => match (keys::read_sticky_set(key), codec::unseal::<Addr>(key, value)) {
-            (None, _) => Err(form()),
-            (_, Err(e)) => Err(bad(e)),
-            (Some(set), Ok(addr)) => {
-                let stuck = keys::stuck(&set, addr);
-                let back =
-                    tables.kv.get(&stuck)?.and_then(|v| codec::unseal::<Vec<u8>>(&stuck, &v).ok());
-                agrees(back.as_deref() == Some(key), "the index of pods' addresses disagrees")
-            }
-        },
-        Some(b'T') => match codec::unseal::<Vec<u8>>(key, value) {
-            Err(e) => Err(bad(e)),
-            Ok(pod) => {
-                let set = keys::read_sticky_set(&pod);
-                let addr = tables.kv.get(&pod)?.and_then(|v| codec::unseal::<Addr>(&pod, &v).ok());
-                let back = set.zip(addr).map(|(set, addr)| keys::stuck(&set, addr));
-                agrees(back.as_deref() == Some(key), "the pod has another address")
-            }
-        },
-        Some(b'R') => codec::unseal::<Vec<u8>>(key, value).map(drop).map_err(bad),
-        _ => read(key, value).map(drop).map_err(bad),
-    })
+        (Some(&keys::STUCK), _) => {
+            let pod: Vec<u8> = codec::unseal(key, value).unwrap_or_default();
+            let set = keys::read_set(keys::STICKY, &pod);
+            let addr = tables.kv.get(&pod)?.and_then(|v| codec::unseal::<Addr>(&pod, &v).ok());
+            let back = set.zip(addr).map(|(set, addr)| keys::at(keys::STUCK, &set, addr));
+            vec![(back.as_deref() == Some(key), "the pod has another address")]
+        }
+        _ => Vec::new(),
+    };
+    let wrong = facts.into_iter().find(|(holds, _)| !holds);
+    Ok(wrong.map_or(Ok(()), |(_, what)| Err(what.to_owned())))
 }
 
 /// So far may the clocks of an ADD and of who looks be apart, in seconds.
@@ -374,8 +345,7 @@ fn plain(error: &StoreError) -> String {
 
 /// A key for a person: its set and address where it has them, else its bytes.
 pub fn shown(key: &[u8]) -> String {
-    let found = keys::read_lease(key).or_else(|| keys::read_cooling(key));
-    match found {
+    match [keys::LEASE, keys::COOLING].iter().find_map(|kind| keys::read_at(*kind, key)) {
         Some((set, addr)) => format!("{addr} of {set}"),
         None => key.escape_ascii().to_string(),
     }

@@ -7,11 +7,12 @@
 use std::path::{Path, PathBuf};
 
 use super::backend::{self, Flush};
+use super::check::Made;
 use super::files::Content;
 use super::fs::{Access, FileSystem, Os};
 use super::lock::Patience;
 use super::view::Tables;
-use super::{Embedded, Nothing, changes, database, files, history};
+use super::{Embedded, Result, changes, database, files, history};
 use crate::alloc::{self, Command, Context, Outcome};
 use crate::error::{Error, StoreError};
 use crate::model::{Persist, Wait};
@@ -26,7 +27,7 @@ pub enum Converted {
 }
 
 /// Whether there is a store at `path` and no file of another program.
-pub fn is_converted(path: &Path) -> Result<bool, StoreError> {
+pub fn is_converted(path: &Path) -> Result<bool> {
     Ok(matches!(files::probe(&Os, path, Access::Read)?, Content::Redb(_)))
 }
 
@@ -40,7 +41,7 @@ pub fn in_place(
 ) -> Result<Converted, Error> {
     let store = Embedded::new(path.to_owned(), Persist::Disk, wait);
     let kept = files::beside(path, ".bolt");
-    let plan = alloc::run(command, &Tables::new(Nothing, path), cx)?;
+    let plan = alloc::run(command, &Tables::new(Made::default(), path), cx)?;
     let outcome = plan.outcome.map_err(Error::Refused)?;
     if command.only_looks() {
         return Ok(Converted::Done(outcome, kept));

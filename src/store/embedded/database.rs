@@ -23,7 +23,7 @@ use super::backend::{Flush, Switch};
 use super::fs::{Access, FileSystem, OpenFile};
 use super::lock::{Lock, Patience};
 use super::view::{Each, Former, Kv, KvMut, Tables};
-use super::{files, keys, lock};
+use super::{Result, files, keys, lock};
 use crate::error::StoreError;
 use crate::store::codec;
 use crate::sys::panic;
@@ -34,19 +34,25 @@ const CACHE: usize = 8 << 20;
 
 const TABLE: TableDefinition<Bytes, Bytes> = TableDefinition::new("sublet");
 
-/// redb's table, for reading.
-pub struct Reader<'a, T> {
-    table: &'a T,
+/// redb's table.
+pub struct Redb<'a, T> {
+    table: T,
     path: &'a Path,
 }
 
-impl<T: ReadableTable<Bytes, Bytes>> Kv for Reader<'_, T> {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+/// A store's records, to look at.
+pub type Looked<'a> = Tables<'a, Redb<'a, ReadOnlyTable<Bytes, Bytes>>>;
+
+/// A store's records, to change.
+pub type Writable<'a, 't> = Tables<'a, Redb<'a, Table<'t, Bytes, Bytes>>>;
+
+impl<T: ReadableTable<Bytes, Bytes>> Kv for Redb<'_, T> {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
         let value = self.table.get(key).map_err(|e| broken(self.path, e))?;
         Ok(value.map(|v| v.value().to_vec()))
     }
 
-    fn scan(&self, from: &[u8], to: &[u8], each: &mut Each<'_>) -> Result<(), StoreError> {
+    fn scan(&self, from: &[u8], to: &[u8], each: &mut Each<'_>) -> Result<()> {
         let range = self.table.range::<&[u8]>(from..to).map_err(|e| broken(self.path, e))?;
         for entry in range {
             let (key, value) = entry.map_err(|e| broken(self.path, e))?;
@@ -57,42 +63,19 @@ impl<T: ReadableTable<Bytes, Bytes>> Kv for Reader<'_, T> {
         Ok(())
     }
 
-    fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+    fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<Vec<u8>>> {
         let mut range = self.table.range::<&[u8]>(from..to).map_err(|e| broken(self.path, e))?;
         let last = range.next_back().transpose().map_err(|e| broken(self.path, e))?;
         Ok(last.map(|(key, _)| key.value().to_vec()))
     }
 }
 
-/// A store's records, to look at.
-pub type Looked<'a> = Tables<'a, Reader<'a, ReadOnlyTable<Bytes, Bytes>>>;
-
-/// redb's table, for writing.
-pub struct Writer<'a, 't> {
-    table: &'a mut Table<'t, Bytes, Bytes>,
-    path: &'a Path,
-}
-
-impl Kv for Writer<'_, '_> {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        Reader { table: &*self.table, path: self.path }.get(key)
-    }
-
-    fn scan(&self, from: &[u8], to: &[u8], each: &mut Each<'_>) -> Result<(), StoreError> {
-        Reader { table: &*self.table, path: self.path }.scan(from, to, each)
-    }
-
-    fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        Reader { table: &*self.table, path: self.path }.last(from, to)
-    }
-}
-
-impl KvMut for Writer<'_, '_> {
-    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+impl KvMut for Redb<'_, Table<'_, Bytes, Bytes>> {
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
         self.table.insert(key, value).map(|_| ()).map_err(|e| broken(self.path, e))
     }
 
-    fn remove(&mut self, key: &[u8]) -> Result<(), StoreError> {
+    fn remove(&mut self, key: &[u8]) -> Result<()> {
         self.table.remove(key).map(|_| ()).map_err(|e| broken(self.path, e))
     }
 }
@@ -118,7 +101,7 @@ fn broken(path: &Path, error: impl Into<redb::Error>) -> StoreError {
 }
 
 /// Runs what may make redb panic over a damaged file, which is damage; a panic of our own code goes on.
-fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {
         if !panic::was_in_redb() {
             resume_unwind(payload);
@@ -138,7 +121,7 @@ fn open<F: FileSystem>(
     write: Option<Flush>,
     lock: Option<&Lock<F>>,
     patience: &Patience,
-) -> Result<Option<Opened<F::File>>, StoreError> {
+) -> Result<Option<Opened<F::File>>> {
     let access = if write.is_some() { Access::Write } else { Access::Read };
     let file = loop {
         let Some(file) = files::open(fs, path, access)? else { return Ok(None) };
@@ -153,12 +136,7 @@ fn open<F: FileSystem>(
 
 /// Locks the store file itself, as long as it is open: the lock file's name may be removed by hand, and
 /// a store may be reached by two names. Answers whether `path` still leads to this file.
-fn guard<F: FileSystem>(
-    fs: &F,
-    file: &F::File,
-    path: &Path,
-    patience: &Patience,
-) -> Result<bool, StoreError> {
+fn guard<F: FileSystem>(fs: &F, file: &F::File, path: &Path, patience: &Patience) -> Result<bool> {
     let io = |e| StoreError::io("lock", path, e);
     // Where this kind of lock cannot be had (a file that is open for reading, on NFS), the first lock
     // has to do.
@@ -170,15 +148,12 @@ fn guard<F: FileSystem>(
 }
 
 /// Whether the table is of a form that this build reads.
-fn check_schema<K: Kv>(tables: &Tables<'_, K>) -> Result<(), StoreError> {
-    let found = match tables.kv.get(keys::SCHEMA)? {
-        Some(bytes) => tables.whole(codec::unseal::<u64>(keys::SCHEMA, &bytes))?,
-        None => return Err(tables.damaged("it does not say which schema it has")),
-    };
-    if found == u64::from(codec::SCHEMA_VERSION) {
-        return Ok(());
+fn check_schema<K: Kv>(tables: &Tables<'_, K>) -> Result<()> {
+    match tables.value::<u64>(keys::SCHEMA)? {
+        None => Err(tables.damaged("it does not say which schema it has")),
+        Some(found) if found == u64::from(codec::SCHEMA_VERSION) => Ok(()),
+        Some(_) => Err(StoreError::other_version(tables.path)),
     }
-    Err(StoreError::other_version(tables.path))
 }
 
 /// Reads a store without writing; `None` if there is none. If its lock is held, the note in it
@@ -188,8 +163,8 @@ pub fn read<F: FileSystem, T>(
     path: &Path,
     lock: Option<&Lock<F>>,
     patience: &Patience,
-    work: impl FnOnce(&Looked<'_>) -> Result<T, StoreError>,
-) -> Result<Option<T>, StoreError> {
+    work: impl FnOnce(&Looked<'_>) -> Result<T>,
+) -> Result<Option<T>> {
     guarded(path, || {
         let Some((database, switch)) = open(fs, path, None, lock, patience)? else {
             return Ok(None);
@@ -197,7 +172,7 @@ pub fn read<F: FileSystem, T>(
         let answer = (|| {
             let transaction = database.begin_read().map_err(|e| broken(path, e))?;
             let table = transaction.open_table(TABLE).map_err(|e| broken(path, e))?;
-            let tables = Tables::new(Reader { table: &table, path }, path);
+            let tables = Tables::new(Redb { table, path }, path);
             check_schema(&tables)?;
             work(&tables)
         })();
@@ -215,8 +190,8 @@ pub fn write<F: FileSystem, T>(
     lock: &Lock<F>,
     patience: &Patience,
     earlier: Option<&Former<'_>>,
-    work: impl FnOnce(&mut Tables<'_, Writer<'_, '_>>) -> Result<ControlFlow<T, T>, StoreError>,
-) -> Result<Option<T>, StoreError> {
+    work: impl FnOnce(&mut Writable<'_, '_>) -> Result<ControlFlow<T, T>>,
+) -> Result<Option<T>> {
     guarded(path, || {
         let Some((database, switch)) = open(fs, path, Some(flush), Some(lock), patience)? else {
             return Ok(None);
@@ -284,10 +259,10 @@ fn in_table<T>(
     path: &Path,
     transaction: &WriteTransaction,
     earlier: Option<&Former<'_>>,
-    work: impl FnOnce(&mut Tables<'_, Writer<'_, '_>>) -> Result<T, StoreError>,
-) -> Result<T, StoreError> {
-    let mut table = transaction.open_table(TABLE).map_err(|e| broken(path, e))?;
-    let mut tables = Tables::new(Writer { table: &mut table, path }, path);
+    work: impl FnOnce(&mut Writable<'_, '_>) -> Result<T>,
+) -> Result<T> {
+    let table = transaction.open_table(TABLE).map_err(|e| broken(path, e))?;
+    let mut tables = Tables::new(Redb { table, path }, path);
     tables.earlier = earlier;
     check_schema(&tables)?;
     work(&mut tables)
@@ -298,8 +273,8 @@ pub fn write_new<F: FileSystem>(
     file: F::File,
     name: &Path,
     flush: Flush,
-    content: impl FnOnce(&mut Tables<'_, Writer<'_, '_>>) -> Result<(), StoreError>,
-) -> Result<(), StoreError> {
+    content: impl FnOnce(&mut Writable<'_, '_>) -> Result<()>,
+) -> Result<()> {
     let io = |e| StoreError::io("write", name, e);
     let (backend, switch) = backend::new::<F>(file, name, Some(Flush::Never), None).map_err(io)?;
     switch.write_through().map_err(io)?;
@@ -307,8 +282,8 @@ pub fn write_new<F: FileSystem>(
     let mut transaction = database.begin_write().map_err(|e| broken(name, e))?;
     transaction.set_quick_repair(true);
     {
-        let mut table = transaction.open_table(TABLE).map_err(|e| broken(name, e))?;
-        let mut tables = Tables::new(Writer { table: &mut table, path: name }, name);
+        let table = transaction.open_table(TABLE).map_err(|e| broken(name, e))?;
+        let mut tables = Tables::new(Redb { table, path: name }, name);
         let schema = codec::seal(keys::SCHEMA, &u64::from(codec::SCHEMA_VERSION));
         tables.kv.put(keys::SCHEMA, &schema)?;
         content(&mut tables)?;

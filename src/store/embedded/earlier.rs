@@ -9,13 +9,11 @@
 use std::path::PathBuf;
 
 use super::fs::FileSystem;
-use super::view::Kv;
-use super::{Embedded, database, history, keys};
+use super::{Embedded, Result, database, history, keys};
 use crate::alloc::{Context, PodKey, View};
 use crate::error::StoreError;
 use crate::model::{BootId, SetName, Timestamp};
 use crate::net::Addr;
-use crate::store::codec;
 
 /// The file of an earlier boot of this machine.
 pub struct EarlierBoot {
@@ -29,7 +27,7 @@ pub struct EarlierBoot {
 
 impl<F: FileSystem> Embedded<F> {
     /// Every boot file in the folder.
-    pub(super) fn boot_files(&self) -> Result<Vec<(BootId, PathBuf)>, StoreError> {
+    pub(super) fn boot_files(&self) -> Result<Vec<(BootId, PathBuf)>> {
         let folder = self.names.folder();
         let names =
             self.fs.list(folder).map_err(|e| StoreError::io("read the folder", folder, e))?;
@@ -46,9 +44,7 @@ impl<F: FileSystem> Embedded<F> {
             .filter(|(id, _)| cx.boot.as_ref() != Some(id) && !cx.node.machine.is_empty())
             .filter_map(|(_, path)| {
                 let (machine, begun) = self.read_earlier(&path, |tables| {
-                    let machine = tables.kv.get(keys::MACHINE)?.unwrap_or_default();
-                    let machine =
-                        tables.whole(codec::unseal::<Vec<u8>>(keys::MACHINE, &machine))?;
+                    let machine: Vec<u8> = tables.value(keys::MACHINE)?.unwrap_or_default();
                     Ok((machine, history::begun(tables)?.unwrap_or_default()))
                 })?;
                 let is_ours = machine == cx.node.machine.as_bytes();
@@ -66,7 +62,7 @@ impl<F: FileSystem> Embedded<F> {
     pub(super) fn read_earlier<T>(
         &self,
         path: &std::path::Path,
-        work: impl FnOnce(&database::Looked<'_>) -> Result<T, StoreError>,
+        work: impl FnOnce(&database::Looked<'_>) -> Result<T>,
     ) -> Option<T> {
         database::read(&self.fs, path, None, &self.patience, work).ok().flatten()
     }

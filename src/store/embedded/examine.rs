@@ -9,54 +9,51 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::backend;
-use super::database::Writer;
+use super::database::Writable;
 use super::files::Content;
 use super::fs::{Access, FileSystem, OpenFile};
 use super::lock::Lock;
 use super::policy::{Policy, Reservation, spans};
 use super::repair::Standing;
-use super::view::{Kv, Tables};
-use super::{Embedded, LeaseFile, check, database, files, keys, occupancy, repair};
-use crate::alloc::{Addresses, Context, NetworkRanges};
+use super::view::Kv;
+use super::{
+    Embedded, LeaseFile, Result, changes, check, database, files, keys, occupancy, repair,
+};
+use crate::alloc::{Addresses, Change, Context, NetworkRanges, Record};
 use crate::error::StoreError;
 use crate::model::{Lease, SetName};
 use crate::net::Addr;
-use crate::store::{Problem, Repair, codec};
+use crate::store::{Problem, Repair, StoreReader, codec};
 
 const REPAIR: &str =
     "run `sublet doctor --repair`: it keeps a copy, and every lease that can be read";
 
 impl<F: FileSystem> Embedded<F> {
     /// Reports everything that is wrong.
-    pub(super) fn examine(
-        &self,
-        cx: &Context,
-        each: &mut dyn FnMut(Problem),
-    ) -> Result<(), StoreError> {
+    pub(super) fn examine(&mut self, cx: &Context, each: &mut dyn FnMut(Problem)) -> Result<()> {
         self.patience.renew();
         for file in self.lease_files(cx)? {
             match self.faults(&file, None, cx) {
                 Ok(faults) => {
                     for (kind, what) in faults {
-                        let (what, advice, mendable) = match kind {
-                            "clock" => (what, "set the clock; nothing else needs repair", false),
-                            kind => (format!("{kind}: {what}"), REPAIR, true),
-                        };
-                        let place = file.path.display().to_string();
-                        each(Problem { place, what, advice: advice.to_owned(), mendable });
+                        each(if kind == "clock" {
+                            let advice = "set the clock; nothing else needs repair";
+                            Problem::of(&file.path, what, advice, false)
+                        } else {
+                            Problem::of(&file.path, format!("{kind}: {what}"), REPAIR, true)
+                        });
                     }
                 }
-                Err(error) => each(problem(&file.path, &error, true)),
+                Err(error) => each(problem(&file.path, &error)),
             }
         }
         let policy = self.names.policy();
         if let Err(error) = Policy::read(&self.fs, &policy) {
             let advice =
                 format!("correct the line, or remove {} and reserve again", policy.display());
-            let (place, what) = (policy.display().to_string(), error.to_string());
-            each(Problem { place, what, advice, mendable: false });
+            each(Problem::of(&policy, error.to_string(), advice, false));
         }
-        overlaps(&self.walk_networks(cx).unwrap_or_default(), each);
+        overlaps(&self.networks(cx).unwrap_or_default(), each);
         self.oddities(cx, each);
         Ok(())
     }
@@ -67,7 +64,7 @@ impl<F: FileSystem> Embedded<F> {
         file: &LeaseFile,
         lock: Option<&Lock<F>>,
         cx: &Context,
-    ) -> Result<Vec<check::Fault>, StoreError> {
+    ) -> Result<Vec<check::Fault>> {
         let mut judgement = check::Judgement::default();
         loop {
             let step = |tables: &database::Looked<'_>| judgement.step(tables, cx.now);
@@ -83,13 +80,9 @@ impl<F: FileSystem> Embedded<F> {
 
     /// What lies around the files and should not, or not like that.
     fn oddities(&self, cx: &Context, each: &mut dyn FnMut(Problem)) {
-        let mut report = |path: &Path, what: &str, advice: &str, mendable| {
-            let place = path.display().to_string();
-            each(Problem { place, what: what.to_owned(), advice: advice.to_owned(), mendable });
-        };
         for path in self.leftovers(cx) {
             let what = "it was left behind by a process that was killed while it made a file";
-            report(&path, what, "remove it, or run `sublet doctor --repair`", true);
+            each(Problem::of(&path, what, "remove it, or run `sublet doctor --repair`", true));
         }
         for file in self.lease_files(cx).unwrap_or_default() {
             let Ok(Some(open)) = self.fs.open(&file.path, Access::Read) else { continue };
@@ -97,13 +90,15 @@ impl<F: FileSystem> Embedded<F> {
                 && mode & 0o077 != 0
             {
                 let what = format!("its mode is {mode:o}: others than its owner have access");
-                report(&file.path, &what, &format!("chmod 600 {}", file.path.display()), false);
+                let advice = format!("chmod 600 {}", file.path.display());
+                each(Problem::of(&file.path, what, advice, false));
             }
         }
         let folder = self.names.folder();
         if matches!(self.fs.is_shared(folder), Ok(true)) {
             let what = "it is on a network file system, where locks may not hold";
-            report(folder, what, "move it to a disk of this host, or use a cluster store", false);
+            let advice = "move it to a disk of this host, or use a cluster store";
+            each(Problem::of(folder, what, advice, false));
         }
     }
 
@@ -119,7 +114,7 @@ impl<F: FileSystem> Embedded<F> {
     }
 
     /// Repairs what can be repaired.
-    pub(super) fn mend(&self, cx: &Context) -> Result<Repair, StoreError> {
+    pub(super) fn mend(&self, cx: &Context) -> Result<Repair> {
         self.patience.renew();
         let mut repair = Repair::default();
         let files = self.lease_files(cx)?;
@@ -155,7 +150,7 @@ impl<F: FileSystem> Embedded<F> {
         lock: &Lock<F>,
         cx: &Context,
         repair: &mut Repair,
-    ) -> Result<(), StoreError> {
+    ) -> Result<()> {
         let path = &file.path;
         // What is not ours is nobody's to repair.
         if let Err(error @ StoreError::Foreign { .. }) = files::open(&self.fs, path, Access::Read) {
@@ -177,7 +172,7 @@ impl<F: FileSystem> Embedded<F> {
                         unread: BTreeSet::new(),
                     };
                     for standing in [Standing::Current, Standing::Doubtful] {
-                        repair::records(self, path, lock, &mut |key, value, found| {
+                        repair::records(self, file, lock, &mut |key, value, found| {
                             if found == standing { work.take(key, value, standing) } else { Ok(()) }
                         })?;
                     }
@@ -185,7 +180,7 @@ impl<F: FileSystem> Embedded<F> {
                         let what = "nothing of it can be read".to_owned();
                         return Err(StoreError::Damaged { path: path.clone(), what });
                     }
-                    let whole = repair::records(self, path, lock, &mut |key, value, _| {
+                    let whole = repair::records(self, file, lock, &mut |key, value, _| {
                         work.look_for_lost(key, value)
                     })?;
                     if !whole {
@@ -205,7 +200,7 @@ impl<F: FileSystem> Embedded<F> {
     }
 
     /// A name beside the file that nothing has.
-    fn name_for_damaged(&self, path: &Path, cx: &Context) -> Result<PathBuf, StoreError> {
+    fn name_for_damaged(&self, path: &Path, cx: &Context) -> Result<PathBuf> {
         for n in 0..1000 {
             let suffix = if n == 0 { String::new() } else { format!(".{n}") };
             let name = files::beside(path, &format!(".damaged-{}{suffix}", cx.now));
@@ -217,7 +212,7 @@ impl<F: FileSystem> Embedded<F> {
     }
 
     /// Puts addresses into the policy, under the first lock, which the caller holds.
-    fn reserve_unread(&self, unread: &[(SetName, Addr)], cx: &Context) -> Result<(), StoreError> {
+    fn reserve_unread(&self, unread: &[(SetName, Addr)], cx: &Context) -> Result<()> {
         let path = self.names.policy();
         let before = Policy::read(&self.fs, &path)?;
         let mut after = before.clone();
@@ -241,21 +236,11 @@ impl<F: FileSystem> Embedded<F> {
     }
 }
 
-fn problem(path: &Path, error: &StoreError, mendable: bool) -> Problem {
-    let place = path.display().to_string();
+fn problem(path: &Path, error: &StoreError) -> Problem {
     match error {
-        StoreError::Damaged { what, .. } => {
-            Problem { place, what: what.clone(), advice: REPAIR.to_owned(), mendable }
-        }
-        StoreError::Foreign { what, advice, .. } => {
-            Problem { place, what: what.clone(), advice: advice.clone(), mendable: false }
-        }
-        other => Problem {
-            place,
-            what: other.to_string(),
-            advice: "see to it that it can be read".to_owned(),
-            mendable: false,
-        },
+        StoreError::Damaged { what, .. } => Problem::of(path, what, REPAIR, true),
+        StoreError::Foreign { what, advice, .. } => Problem::of(path, what, advice, false),
+        other => Problem::of(path, other.to_string(), "see to it that it can be read", false),
     }
 }
 
@@ -279,8 +264,8 @@ fn overlaps(definitions: &[NetworkRanges], each: &mut dyn FnMut(Problem)) {
     }
 }
 
-struct Work<'a, 't, 'w, 'k> {
-    tables: &'a mut Tables<'t, Writer<'w, 'k>>,
+struct Work<'a, 't, 'k> {
+    tables: &'a mut Writable<'t, 'k>,
     cx: &'a Context,
     repair: &'a mut Repair,
     /// Whether anything could be read at all.
@@ -291,18 +276,19 @@ struct Work<'a, 't, 'w, 'k> {
     unread: BTreeSet<(SetName, Addr)>,
 }
 
-impl Work<'_, '_, '_, '_> {
+impl Work<'_, '_, '_> {
     /// One record; those that can be made from others are made from them.
-    fn take(&mut self, key: &[u8], value: &[u8], standing: Standing) -> Result<(), StoreError> {
+    fn take(&mut self, key: &[u8], value: &[u8], standing: Standing) -> Result<()> {
         let check::Nature::Told(kind) = check::nature(key) else { return Ok(()) };
         self.found = true;
-        if key == keys::SCHEMA || (key.first() != Some(&b'L') && self.tables.kv.get(key)?.is_some())
+        if key == keys::SCHEMA
+            || (key.first() != Some(&keys::LEASE) && self.tables.kv.get(key)?.is_some())
         {
             return Ok(());
         }
         match check::read(key, value) {
-            Ok(Some(lease)) => self.lease(lease, standing),
-            Ok(None) => {
+            Ok(Some(Record::Lease(lease))) => self.lease(lease, standing),
+            Ok(_) => {
                 // A doubtful record that contradicts another is the older one.
                 if check::write(self.tables, key, value).is_err() {
                     self.note(format!("{kind} {}: left out", check::shown(key)));
@@ -310,7 +296,7 @@ impl Work<'_, '_, '_, '_> {
                 Ok(())
             }
             Err(codec::Bad(what)) => {
-                if let Some(at) = keys::read_lease(key) {
+                if let Some(at) = keys::read_at(keys::LEASE, key) {
                     self.unread.insert(at);
                 } else {
                     self.note(format!("{kind} {}: left out, {what}", check::shown(key)));
@@ -320,7 +306,7 @@ impl Work<'_, '_, '_, '_> {
         }
     }
 
-    fn lease(&mut self, lease: Lease, standing: Standing) -> Result<(), StoreError> {
+    fn lease(&mut self, mut lease: Lease, standing: Standing) -> Result<()> {
         let (set, addr) = (lease.set.clone(), lease.addr);
         if standing == Standing::Doubtful && self.unread.contains(&(set.clone(), addr)) {
             return Ok(());
@@ -335,7 +321,7 @@ impl Work<'_, '_, '_, '_> {
             {
                 return Ok(());
             }
-            self.free(&there)?;
+            self.make(&Change::Free { lease: there.clone(), until: None })?;
             self.repair.kept -= 1;
             if there.time == lease.time {
                 self.unread.insert((set, addr));
@@ -353,26 +339,23 @@ impl Work<'_, '_, '_, '_> {
             self.unread.insert((set, addr));
             return Ok(());
         }
-        let key = keys::lease(&set, addr);
-        let mut lease = lease;
         if standing == Standing::Doubtful {
             lease.origin.note = Some(DOUBTFUL.to_owned());
             // Of a set that has moved to the other file there is no lease here.
             self.doubtful.insert((set, addr));
         }
-        check::write(self.tables, &key, &codec::lease(&key, &lease))?;
+        self.make(&Change::Put(lease))?;
         self.repair.kept += 1;
         Ok(())
     }
 
-    fn free(&mut self, lease: &Lease) -> Result<(), StoreError> {
-        let change = crate::alloc::Change::Free { lease: lease.clone(), until: None };
-        super::changes::make(self.tables, &change, self.cx.now).map(drop)
+    fn make(&mut self, change: &Change) -> Result<()> {
+        changes::make(self.tables, change, self.cx.now).map(drop)
     }
 
     /// Addresses that an index knows as taken.
-    fn look_for_lost(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
-        if let Some(set) = keys::read_owner_set(key) {
+    fn look_for_lost(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
+        if let Some(set) = keys::read_set(keys::OWNER, key) {
             for addr in codec::unseal::<Vec<Addr>>(key, value).unwrap_or_default() {
                 self.lost(&set, addr)?;
             }
@@ -386,7 +369,7 @@ impl Work<'_, '_, '_, '_> {
         Ok(())
     }
 
-    fn lost(&mut self, set: &SetName, addr: Addr) -> Result<(), StoreError> {
+    fn lost(&mut self, set: &SetName, addr: Addr) -> Result<()> {
         if !occupancy::taken(self.tables, set, addr)? {
             self.unread.insert((set.clone(), addr));
         }
@@ -394,7 +377,7 @@ impl Work<'_, '_, '_, '_> {
     }
 
     /// The addresses that are in use, and whose owner cannot be recovered.
-    fn unread_addresses(&mut self) -> Result<Vec<(SetName, Addr)>, StoreError> {
+    fn unread_addresses(&mut self) -> Result<Vec<(SetName, Addr)>> {
         let mut found = Vec::new();
         for (set, addr) in std::mem::take(&mut self.unread) {
             if self.tables.lease(&set, addr)?.is_some() {

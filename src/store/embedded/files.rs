@@ -4,9 +4,9 @@
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use super::fs::{Access, FileSystem, OpenFile, read_exact};
-use super::lock;
+use super::fs::{Access, FileSystem, OpenFile};
 use super::lock::{Lock, Patience};
+use super::{Result, lock};
 use crate::error::StoreError;
 use crate::model::BootId;
 
@@ -84,11 +84,7 @@ fn folder(path: &Path) -> &Path {
 
 /// Takes a lock file for reading a store. Where nothing can be written there may be no lock file, and
 /// nobody to wait for.
-pub fn lock_to_read<F: FileSystem>(
-    fs: &F,
-    path: &Path,
-    patience: &Patience,
-) -> Result<Lock<F>, StoreError> {
+pub fn lock_to_read<F: FileSystem>(fs: &F, path: &Path, patience: &Patience) -> Result<Lock<F>> {
     match lock::take(fs, path, patience) {
         Err(StoreError::Unavailable { source, .. }) if is_forbidden(&*source) => {
             let lock = lock::take_existing(fs, path, Access::Read, patience)?;
@@ -127,11 +123,7 @@ pub enum Content<File> {
 }
 
 /// Finds out what has a name, by its first bytes.
-pub fn probe<F: FileSystem>(
-    fs: &F,
-    path: &Path,
-    access: Access,
-) -> Result<Content<F::File>, StoreError> {
+pub fn probe<F: FileSystem>(fs: &F, path: &Path, access: Access) -> Result<Content<F::File>> {
     let io = |e| StoreError::io("open the lease store", path, e);
     let file = match fs.open(path, access) {
         Ok(Some(file)) => file,
@@ -156,11 +148,7 @@ pub fn probe<F: FileSystem>(
 }
 
 /// Opens a store file; `None` if there is none. What is not redb's is refused before redb sees it.
-pub fn open<F: FileSystem>(
-    fs: &F,
-    path: &Path,
-    access: Access,
-) -> Result<Option<F::File>, StoreError> {
+pub fn open<F: FileSystem>(fs: &F, path: &Path, access: Access) -> Result<Option<F::File>> {
     let damaged =
         |what: &str| Err(StoreError::Damaged { path: path.to_owned(), what: what.to_owned() });
     let (what, advice) = match probe(fs, path, access)? {
@@ -182,8 +170,8 @@ pub fn open<F: FileSystem>(
 pub fn create<F: FileSystem>(
     fs: &F,
     path: &Path,
-    fill: impl FnOnce(F::File, &Path) -> Result<(), StoreError>,
-) -> Result<(), StoreError> {
+    fill: impl FnOnce(F::File, &Path) -> Result<()>,
+) -> Result<()> {
     let new = temporary(path);
     make(fs, path, &new, fill)?;
     let linked = fs.link(&new, path).map_err(|e| StoreError::io("create", path, e));
@@ -200,9 +188,9 @@ pub fn replace<F: FileSystem>(
     fs: &F,
     path: &Path,
     aside: Option<&Path>,
-    fill: impl FnOnce(F::File, &Path) -> Result<(), StoreError>,
-    before: impl FnOnce() -> Result<(), StoreError>,
-) -> Result<(), StoreError> {
+    fill: impl FnOnce(F::File, &Path) -> Result<()>,
+    before: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     let io = |e| StoreError::io("replace", path, e);
     let new = temporary(path);
     make(fs, path, &new, fill)?;
@@ -223,8 +211,8 @@ fn make<F: FileSystem>(
     fs: &F,
     path: &Path,
     new: &Path,
-    fill: impl FnOnce(F::File, &Path) -> Result<(), StoreError>,
-) -> Result<(), StoreError> {
+    fill: impl FnOnce(F::File, &Path) -> Result<()>,
+) -> Result<()> {
     // Left by a process that was killed. The caller holds the lock, so that nobody else is at it.
     fs.remove(new).map_err(|e| StoreError::io("remove the unfinished", new, e))?;
     let made = fs.create(new).map_err(|e| StoreError::io("create", path, e));
@@ -237,7 +225,7 @@ fn make<F: FileSystem>(
 
 /// Makes a file's name durable, and the names of the folders above it: whoever made them may have
 /// been killed before it flushed any.
-pub fn sync_names<F: FileSystem>(fs: &F, path: &Path) -> Result<(), StoreError> {
+pub fn sync_names<F: FileSystem>(fs: &F, path: &Path) -> Result<()> {
     let lowest = folder(path);
     let device = |path: &Path| fs.find(path).map(|id| id.map(|(device, _)| device));
     let io = |folder: &Path, e| StoreError::io("flush the folder", folder, e);
@@ -254,10 +242,4 @@ pub fn sync_names<F: FileSystem>(fs: &F, path: &Path) -> Result<(), StoreError> 
         }
     }
     Ok(())
-}
-
-/// Whether a file begins with these bytes.
-pub fn begins_with<F: OpenFile>(file: &F, bytes: &[u8]) -> io::Result<bool> {
-    let mut found = vec![0; bytes.len()];
-    Ok(read_exact(file, &mut found, 0)? && found == bytes)
 }

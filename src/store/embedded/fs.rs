@@ -306,7 +306,8 @@ impl OpenFile for File {
     }
 
     fn has_queue(&self) -> bool {
-        queue::is_waiting(self)
+        // Where that cannot be determined, nobody is.
+        matches!(queue::held(self, 0, 0), Ok(Some(_)))
     }
 
     fn join_queue(&self) -> Option<u64> {

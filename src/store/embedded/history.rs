@@ -5,10 +5,9 @@
 //! Invariant: an event costs one insertion, and no more of the old ones go than a few per event that
 //! comes; nothing here is looked through. What cannot be read here keeps no address from being leased.
 
-use super::keys;
 use super::view::{Kv, KvMut, Tables};
+use super::{Result, keys};
 use crate::alloc::Context;
-use crate::error::StoreError;
 use crate::model::{Counter, Ending, Event, Face, History, Kind, SetName, Timestamp, Verb, What};
 use crate::store::codec;
 
@@ -16,7 +15,7 @@ use crate::store::codec;
 const MORE: usize = 4;
 
 /// How much is kept here, after what was said last; `said` by this call, unless it says nothing.
-pub fn bounds<K: Kv>(tables: &Tables<'_, K>, said: History) -> Result<History, StoreError> {
+pub fn bounds<K: Kv>(tables: &Tables<'_, K>, said: History) -> Result<History> {
     if said != History::Standing {
         return Ok(said);
     }
@@ -30,7 +29,7 @@ pub fn append<K: KvMut>(
     events: &[Event],
     said: History,
     now: Timestamp,
-) -> Result<(), StoreError> {
+) -> Result<()> {
     if events.is_empty() {
         return Ok(());
     }
@@ -40,7 +39,8 @@ pub fn append<K: KvMut>(
         tables.kv.put(keys::BOUNDS, &bounds)?;
     }
     let History::Kept { count, age } = bounds(tables, said)? else { return Ok(()) };
-    let (from, to) = (keys::events(), keys::behind(&keys::events()));
+    let from = [keys::EVENT];
+    let to = keys::behind(&from);
     let last = tables.kv.last(&from, &to)?.and_then(|key| keys::read_event(&key));
     let mut number = last.map_or(0, |(number, _)| number);
     for event in events {
@@ -67,14 +67,13 @@ pub fn append<K: KvMut>(
 pub fn events<K: Kv>(
     tables: &Tables<'_, K>,
     wanted: &mut dyn FnMut(&Event) -> bool,
-) -> Result<Vec<Event>, StoreError> {
-    let from = keys::events();
+) -> Result<Vec<Event>> {
     let mut found = Vec::new();
-    tables.kv.scan(&from, &keys::behind(&from), &mut |key, value| {
+    tables.kv.each(&[keys::EVENT], &mut |key, value| {
         if let Ok(Some(event)) = codec::read_event(key, value) {
             found.extend(wanted(&event).then_some(event));
         }
-        Ok(true)
+        Ok(())
     })?;
     Ok(found)
 }
@@ -83,25 +82,24 @@ pub fn events<K: Kv>(
 pub fn count<K: KvMut>(
     tables: &mut Tables<'_, K>,
     request: &(SetName, Face, Verb, Ending),
-) -> Result<(), StoreError> {
-    let key = keys::count(&request.0);
+) -> Result<()> {
+    let key = keys::of_set(keys::COUNT, &request.0);
     let before = tables.kv.get(&key)?;
     tables.kv.put(&key, &codec::count(&key, before.as_deref(), request))
 }
 
 /// All counters.
-pub fn counters<K: Kv>(tables: &Tables<'_, K>) -> Result<Vec<Counter>, StoreError> {
-    let from = keys::counts();
+pub fn counters<K: Kv>(tables: &Tables<'_, K>) -> Result<Vec<Counter>> {
     let mut found = Vec::new();
-    tables.kv.scan(&from, &keys::behind(&from), &mut |key, value| {
+    tables.kv.each(&[keys::COUNT], &mut |key, value| {
         found.extend(codec::read_counts(key, value).unwrap_or_default());
-        Ok(true)
+        Ok(())
     })?;
     Ok(found)
 }
 
 /// When this boot's store was begun, if it says so.
-pub fn begun<K: Kv>(tables: &Tables<'_, K>) -> Result<Option<Timestamp>, StoreError> {
+pub fn begun<K: Kv>(tables: &Tables<'_, K>) -> Result<Option<Timestamp>> {
     let bytes = tables.kv.get(keys::BEGUN)?;
     Ok(bytes.and_then(|bytes| codec::unseal::<u64>(keys::BEGUN, &bytes).ok()))
 }
@@ -113,7 +111,7 @@ pub fn of_ended_boot<K: Kv>(
     end: Timestamp,
     cx: &Context,
     wanted: &mut dyn FnMut(&Event) -> bool,
-) -> Result<Vec<Event>, StoreError> {
+) -> Result<Vec<Event>> {
     let mut found = events(tables, wanted)?;
     tables.leases(None, &mut |lease| {
         if lease.kind != Kind::Reserved && lease.node.machine == cx.node.machine {

@@ -9,21 +9,38 @@ use crate::alloc::PodKey;
 use crate::model::{NetworkName, Owner, PoolId, SetName, Timestamp};
 use crate::net::{Addr, Family, Subnet};
 
-const LEASE: u8 = b'L';
-const OWNER: u8 = b'O';
-const BLOCK: u8 = b'B';
-const CURSOR: u8 = b'C';
-const COOLING: u8 = b'K';
-const QUEUE: u8 = b'Q';
-const STICKY: u8 = b'S';
-const STUCK: u8 = b'T';
-const RANGES: u8 = b'D';
-const RESERVED: u8 = b'R';
-const POOL: u8 = b'P';
-const PLACE: u8 = b'N';
-const GRID: u8 = b'G';
-const EVENT: u8 = b'E';
-const COUNT: u8 = b'X';
+/// A lease, by address.
+pub const LEASE: u8 = b'L';
+/// What an owner holds.
+pub const OWNER: u8 = b'O';
+/// An occupancy block of addresses.
+pub const BLOCK: u8 = b'B';
+/// The cursor of a range set.
+pub const CURSOR: u8 = b'C';
+/// A cooling address.
+pub const COOLING: u8 = b'K';
+/// A cooling address in the order of time.
+pub const QUEUE: u8 = b'Q';
+/// A pod's address.
+pub const STICKY: u8 = b'S';
+/// The key of the [`STICKY`] record that names an address.
+pub const STUCK: u8 = b'T';
+/// A network's ranges.
+pub const RANGES: u8 = b'D';
+/// The copy of a reservation, by its last address.
+pub const RESERVED: u8 = b'R';
+/// A pool by its name.
+pub const POOL: u8 = b'P';
+/// A pool by its space, its subnet and its name.
+pub const PLACE: u8 = b'N';
+/// An occupancy block of subnets.
+pub const GRID: u8 = b'G';
+/// An event.
+pub const EVENT: u8 = b'E';
+/// The counters of a set.
+pub const COUNT: u8 = b'X';
+/// A fact about the file, each under a key of its own.
+pub const FACT: u8 = b'M';
 
 /// The schema version's key.
 pub const SCHEMA: &[u8] = b"Mschema";
@@ -77,6 +94,10 @@ fn family(family: Family) -> u8 {
     }
 }
 
+fn read_family(byte: u8) -> Option<Family> {
+    [Family::V4, Family::V6].into_iter().find(|of| family(*of) == byte)
+}
+
 /// An address in 17 bytes that sort as addresses do.
 pub fn addr(addr: Addr) -> [u8; 17] {
     let mut bytes = [0; 17];
@@ -88,39 +109,51 @@ pub fn addr(addr: Addr) -> [u8; 17] {
 /// The address in these bytes.
 pub fn read_addr(bytes: &[u8]) -> Option<Addr> {
     let (first, rest) = bytes.split_first()?;
-    let bits = u128::from_be_bytes(rest.try_into().ok()?);
-    let family = match first {
-        4 => Family::V4,
-        6 => Family::V6,
-        _ => return None,
-    };
-    Addr::from_bits(family, bits)
+    Addr::from_bits(read_family(*first)?, u128::from_be_bytes(rest.try_into().ok()?))
 }
 
-fn of_set(kind: u8, set: &SetName) -> Vec<u8> {
+/// The key that begins with a kind and a name.
+fn named(kind: u8, name: &str) -> Vec<u8> {
     let mut key = vec![kind];
-    text(&mut key, &set.0);
+    text(&mut key, name);
     key
 }
 
-fn with(mut key: Vec<u8>, bytes: &[u8]) -> Vec<u8> {
-    key.extend(bytes);
-    key
+/// All keys of a kind that belong to a set.
+pub fn of_set(kind: u8, set: &SetName) -> Vec<u8> {
+    named(kind, &set.0)
+}
+
+/// The key of one kind that belongs to an address, or to the range set of this key.
+pub fn at(kind: u8, set: &SetName, at: Addr) -> Vec<u8> {
+    [&of_set(kind, set)[..], &addr(at)].concat()
+}
+
+/// All keys of a kind that belong to a set and a family.
+pub fn of_family(kind: u8, set: &SetName, of: Family) -> Vec<u8> {
+    [&of_set(kind, set)[..], &[family(of)]].concat()
+}
+
+/// The set in a key, and what follows.
+fn read_of_set(kind: u8, key: &[u8]) -> Option<(SetName, &[u8])> {
+    let (set, rest) = read_text(key.strip_prefix(&[kind])?)?;
+    Some((SetName(set), rest))
+}
+
+/// The set in a key.
+pub fn read_set(kind: u8, key: &[u8]) -> Option<SetName> {
+    read_of_set(kind, key).map(|(set, _)| set)
+}
+
+/// Set and address of a key of [`at`].
+pub fn read_at(kind: u8, key: &[u8]) -> Option<(SetName, Addr)> {
+    let (set, rest) = read_of_set(kind, key)?;
+    Some((set, read_addr(rest)?))
 }
 
 /// One lease.
-pub fn lease(set: &SetName, at: Addr) -> Vec<u8> {
-    with(of_set(LEASE, set), &addr(at))
-}
-
-/// Every lease of a set, or (`None`) of all sets.
-pub fn leases(set: Option<&SetName>) -> Vec<u8> {
-    set.map_or_else(|| vec![LEASE], |set| of_set(LEASE, set))
-}
-
-/// Set and address of a lease's key.
-pub fn read_lease(key: &[u8]) -> Option<(SetName, Addr)> {
-    read_of_set(LEASE, key)
+pub fn lease(set: &SetName, addr: Addr) -> Vec<u8> {
+    at(LEASE, set, addr)
 }
 
 /// What an owner holds.
@@ -128,8 +161,7 @@ pub fn owner(set: &SetName, owner: &Owner) -> Vec<u8> {
     let mut key = of_set(OWNER, set);
     match owner {
         Owner::Attachment(a) => {
-            key.push(b'a');
-            text(&mut key, a.network.as_str());
+            key = of_network(set, &a.network);
             text(&mut key, a.container.as_str());
             text(&mut key, a.ifname.as_ref().map_or("", |i| i.as_str()));
         }
@@ -146,17 +178,11 @@ pub fn owner(set: &SetName, owner: &Owner) -> Vec<u8> {
             key.extend(addr(*at));
         }
         Owner::Pool(pool, at) => {
-            key.push(b'p');
-            text(&mut key, &pool.0);
+            key = of_pool(set, pool);
             key.extend(addr(*at));
         }
     }
     key
-}
-
-/// The set in an owner's key.
-pub fn read_owner_set(key: &[u8]) -> Option<SetName> {
-    read_text(key.strip_prefix(&[OWNER])?).map(|(set, _)| SetName(set))
 }
 
 /// Every lease of a set that was taken through a pool, by address.
@@ -175,28 +201,67 @@ pub fn of_network(set: &SetName, network: &NetworkName) -> Vec<u8> {
     key
 }
 
-/// Every owner of a set.
-pub fn owners(set: &SetName) -> Vec<u8> {
-    of_set(OWNER, set)
-}
-
 /// One occupancy block: `index` counts blocks of its level.
 pub fn block(set: &SetName, of: Family, level: u8, index: u128) -> Vec<u8> {
     let kind = if set.0.starts_with(GRID_MARK) { GRID } else { BLOCK };
-    let key = with(of_set(kind, set), &[family(of), level]);
-    with(key, &index.to_be_bytes())
+    [&of_family(kind, set, of)[..], &[level], &index.to_be_bytes()].concat()
 }
 
 /// Set, family, level and index of the key of an occupancy block of addresses.
 pub fn read_block(key: &[u8]) -> Option<(SetName, Family, u8, u128)> {
-    let (set, rest) = read_text(key.strip_prefix(&[BLOCK])?)?;
-    let (kind, index) = rest.split_first_chunk::<2>()?;
-    let family = match kind[0] {
-        4 => Family::V4,
-        6 => Family::V6,
-        _ => return None,
-    };
-    Some((SetName(set), family, kind[1], u128::from_be_bytes(index.try_into().ok()?)))
+    let (set, rest) = read_of_set(BLOCK, key)?;
+    let ([family, level], index) = rest.split_first_chunk()?;
+    Some((set, read_family(*family)?, *level, u128::from_be_bytes(index.try_into().ok()?)))
+}
+
+/// A pool by its name.
+pub fn pool(id: &PoolId) -> Vec<u8> {
+    named(POOL, &id.0)
+}
+
+/// A cooling address in the order of time; the family goes first, for a search is for one.
+pub fn queued(set: &SetName, until: Timestamp, at: Addr) -> Vec<u8> {
+    [&of_family(QUEUE, set, at.family())[..], &until.to_be_bytes(), &addr(at)].concat()
+}
+
+/// Set, time and address of a queue's key.
+pub fn read_queued(key: &[u8]) -> Option<(SetName, Timestamp, Addr)> {
+    let (set, rest) = read_of_set(QUEUE, key)?;
+    let (until, addr) = rest.get(1..)?.split_first_chunk()?;
+    Some((set, u64::from_be_bytes(*until), read_addr(addr)?))
+}
+
+/// A pod's address in a range set.
+pub fn sticky(set: &SetName, pod: &PodKey, range: Addr) -> Vec<u8> {
+    let mut key = of_set(STICKY, set);
+    text(&mut key, &pod.namespace);
+    text(&mut key, &pod.name);
+    key.extend(addr(range));
+    key
+}
+
+/// Set, pod and range of a [`sticky`] key.
+pub fn read_sticky(key: &[u8]) -> Option<(SetName, PodKey, Addr)> {
+    let (set, rest) = read_of_set(STICKY, key)?;
+    let (namespace, rest) = read_text(rest)?;
+    let (name, rest) = read_text(rest)?;
+    Some((set, PodKey { namespace, name }, read_addr(rest)?))
+}
+
+/// A network's ranges.
+pub fn ranges(network: &NetworkName) -> Vec<u8> {
+    named(RANGES, network.as_str())
+}
+
+/// The network whose ranges are under this key.
+pub fn read_ranges(key: &[u8]) -> Option<NetworkName> {
+    let (name, _) = read_text(key.strip_prefix(&[RANGES])?)?;
+    NetworkName::new(name).ok()
+}
+
+/// An event: numbers grow by one; the time lets old ones go unread.
+pub fn event(number: u64, time: Timestamp) -> Vec<u8> {
+    [&[EVENT][..], &number.to_be_bytes(), &time.to_be_bytes()].concat()
 }
 
 /// No set of leases begins with it.
@@ -205,18 +270,6 @@ const GRID_MARK: char = '\0';
 /// What stands for the subnets of one length in a space: occupancy counts them like addresses.
 pub fn grid(space: &str, len: u8) -> SetName {
     SetName(format!("{GRID_MARK}{len} {space}"))
-}
-
-/// A pool by its name.
-pub fn pool(id: &PoolId) -> Vec<u8> {
-    let mut key = vec![POOL];
-    text(&mut key, &id.0);
-    key
-}
-
-/// Every pool.
-pub fn pools() -> Vec<u8> {
-    vec![POOL]
 }
 
 /// A pool by its space, its subnet and its name.
@@ -228,8 +281,7 @@ pub fn place(space: &str, subnet: Subnet, id: &PoolId) -> Vec<u8> {
 
 /// Every pool of a subnet. Sorts by address, a shorter prefix first.
 pub fn places(space: &str, subnet: Subnet) -> Vec<u8> {
-    let mut key = vec![PLACE];
-    text(&mut key, space);
+    let mut key = named(PLACE, space);
     key.extend(addr(subnet.first()));
     key.push(subnet.len());
     key
@@ -237,159 +289,14 @@ pub fn places(space: &str, subnet: Subnet) -> Vec<u8> {
 
 /// The subnet in the key of a place.
 pub fn read_place(space: &str, key: &[u8]) -> Option<Subnet> {
-    let mut start = vec![PLACE];
-    text(&mut start, space);
-    let (base, rest) = key.strip_prefix(&*start)?.split_at_checked(17)?;
+    let (base, rest) = key.strip_prefix(&*named(PLACE, space))?.split_at_checked(17)?;
     Subnet::new(read_addr(base)?, *rest.first()?)
-}
-
-/// The cursor of a range set.
-pub fn cursor(set: &SetName, range: Addr) -> Vec<u8> {
-    with(of_set(CURSOR, set), &addr(range))
-}
-
-/// Every cursor.
-pub fn cursors() -> Vec<u8> {
-    vec![CURSOR]
-}
-
-/// Set and range of a cursor's key.
-pub fn read_cursor(key: &[u8]) -> Option<(SetName, Addr)> {
-    read_of_set(CURSOR, key)
-}
-
-fn read_of_set(kind: u8, key: &[u8]) -> Option<(SetName, Addr)> {
-    let (set, rest) = read_text(key.strip_prefix(&[kind])?)?;
-    Some((SetName(set), read_addr(rest)?))
-}
-
-/// A cooling address.
-pub fn cooling(set: &SetName, at: Addr) -> Vec<u8> {
-    with(of_set(COOLING, set), &addr(at))
-}
-
-/// Every cooling address.
-pub fn coolings() -> Vec<u8> {
-    vec![COOLING]
-}
-
-/// Set and address of a cooling one's key.
-pub fn read_cooling(key: &[u8]) -> Option<(SetName, Addr)> {
-    read_of_set(COOLING, key)
-}
-
-/// A cooling address in the order of time; the family goes first, for a search is for one.
-pub fn queued(set: &SetName, until: Timestamp, at: Addr) -> Vec<u8> {
-    with(with(queue(set, at.family()), &until.to_be_bytes()), &addr(at))
-}
-
-/// Every cooling address of a set and family.
-pub fn queue(set: &SetName, of: Family) -> Vec<u8> {
-    with(of_set(QUEUE, set), &[family(of)])
-}
-
-/// Until when, and which address.
-pub fn read_queued(key: &[u8]) -> Option<(Timestamp, Addr)> {
-    let at = key.len().checked_sub(17 + 8)?;
-    let (until, addr) = key[at..].split_at(8);
-    Some((u64::from_be_bytes(until.try_into().ok()?), read_addr(addr)?))
-}
-
-/// Set, time and address of a queue's key.
-pub fn read_queued_set(key: &[u8]) -> Option<(SetName, Timestamp, Addr)> {
-    let (set, _) = read_text(key.strip_prefix(&[QUEUE])?)?;
-    let (until, addr) = read_queued(key)?;
-    Some((SetName(set), until, addr))
-}
-
-/// A pod's address in a range set.
-pub fn sticky(set: &SetName, pod: &PodKey, range: Addr) -> Vec<u8> {
-    let mut key = of_set(STICKY, set);
-    text(&mut key, &pod.namespace);
-    text(&mut key, &pod.name);
-    with(key, &addr(range))
-}
-
-/// Every pod's address.
-pub fn stickies() -> Vec<u8> {
-    vec![STICKY]
-}
-
-/// Set, pod and range of a [`sticky`] key.
-pub fn read_sticky(key: &[u8]) -> Option<(SetName, PodKey, Addr)> {
-    let (set, rest) = read_text(key.strip_prefix(&[STICKY])?)?;
-    let (namespace, rest) = read_text(rest)?;
-    let (name, rest) = read_text(rest)?;
-    Some((SetName(set), PodKey { namespace, name }, read_addr(rest)?))
-}
-
-/// Which pod's address this was: the key of its [`sticky`] record.
-pub fn stuck(set: &SetName, at: Addr) -> Vec<u8> {
-    with(of_set(STUCK, set), &addr(at))
-}
-
-/// The set in the key of a pod's address.
-pub fn read_sticky_set(key: &[u8]) -> Option<SetName> {
-    read_text(key.strip_prefix(&[STICKY])?).map(|(set, _)| SetName(set))
-}
-
-/// A network's ranges.
-pub fn ranges(network: &NetworkName) -> Vec<u8> {
-    let mut key = vec![RANGES];
-    text(&mut key, network.as_str());
-    key
-}
-
-/// The network whose ranges are under this key.
-pub fn read_ranges(key: &[u8]) -> Option<NetworkName> {
-    let (name, _) = read_text(key.strip_prefix(&[RANGES])?)?;
-    NetworkName::new(name).ok()
-}
-
-/// The ranges of all networks.
-pub fn all_ranges() -> Vec<u8> {
-    vec![RANGES]
-}
-
-/// The copy of a reservation, by its last address.
-pub fn reserved(set: &SetName, last: Addr) -> Vec<u8> {
-    with(of_set(RESERVED, set), &addr(last))
-}
-
-/// Every copy of a reservation of a set and family.
-pub fn reserved_of(set: &SetName, of: Family) -> Vec<u8> {
-    with(of_set(RESERVED, set), &[family(of)])
-}
-
-/// Every copy of a reservation.
-pub fn all_reserved() -> Vec<u8> {
-    vec![RESERVED]
-}
-
-/// An event: numbers grow by one; the time lets old ones go unread.
-pub fn event(number: u64, time: Timestamp) -> Vec<u8> {
-    with(with(events(), &number.to_be_bytes()), &time.to_be_bytes())
-}
-
-/// Every event.
-pub fn events() -> Vec<u8> {
-    vec![EVENT]
 }
 
 /// Number and time of an event's key.
 pub fn read_event(key: &[u8]) -> Option<(u64, Timestamp)> {
     let (number, time) = key.strip_prefix(&[EVENT])?.split_first_chunk::<8>()?;
     Some((u64::from_be_bytes(*number), u64::from_be_bytes(time.try_into().ok()?)))
-}
-
-/// The counters of a set.
-pub fn count(set: &SetName) -> Vec<u8> {
-    of_set(COUNT, set)
-}
-
-/// All counters.
-pub fn counts() -> Vec<u8> {
-    vec![COUNT]
 }
 
 /// The first key behind all that begin with `prefix`.
@@ -412,9 +319,9 @@ mod tests {
     fn names_with_zeros_do_not_run_into_each_other() {
         let a = lease(&SetName("a".into()), "10.0.0.1".parse().unwrap());
         let b = lease(&SetName("a\0".into()), "10.0.0.1".parse().unwrap());
-        assert!(!b.starts_with(&leases(Some(&SetName("a".into())))));
-        assert_eq!(read_lease(&a).unwrap().0, SetName("a".into()));
-        assert_eq!(read_lease(&b).unwrap().0, SetName("a\0".into()));
+        assert!(!b.starts_with(&of_set(LEASE, &SetName("a".into()))));
+        assert_eq!(read_at(LEASE, &a).unwrap().0, SetName("a".into()));
+        assert_eq!(read_at(LEASE, &b).unwrap().0, SetName("a\0".into()));
         assert!(a < b);
     }
 

@@ -11,6 +11,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use super::Result;
 use super::fs::{Access, FileSystem, OpenFile, Os};
 use crate::error::StoreError;
 use crate::model::Wait;
@@ -76,11 +77,7 @@ const GRACE: Duration = Duration::from_millis(20);
 const STEP: Duration = Duration::from_micros(250);
 
 /// Takes the lock file `path`, which is created (0600) if it is not there.
-pub fn take<F: FileSystem>(
-    fs: &F,
-    path: &Path,
-    patience: &Patience,
-) -> Result<Lock<F>, StoreError> {
+pub fn take<F: FileSystem>(fs: &F, path: &Path, patience: &Patience) -> Result<Lock<F>> {
     let io = |e| StoreError::io("open the lock file", path, e);
     loop {
         let file = match fs.open(path, Access::Write).map_err(io)? {
@@ -103,7 +100,7 @@ pub fn take_existing<F: FileSystem>(
     path: &Path,
     access: Access,
     patience: &Patience,
-) -> Result<Option<Lock<F>>, StoreError> {
+) -> Result<Option<Lock<F>>> {
     loop {
         let opened = fs.open(path, access).map_err(|e| StoreError::io("open", path, e))?;
         let Some(file) = opened else { return Ok(None) };
@@ -120,7 +117,7 @@ pub fn wait<F: FileSystem>(
     file: F::File,
     path: &Path,
     patience: &Patience,
-) -> Result<Option<Lock<F>>, StoreError> {
+) -> Result<Option<Lock<F>>> {
     let io = |e| StoreError::io("lock", path, e);
     let id = file.id().map_err(io)?;
     // Who does not wait at all takes what is free.
@@ -140,12 +137,12 @@ pub fn wait<F: FileSystem>(
 
 /// Takes the lock file `path`, which is created if it is not there: another program's, or a
 /// cluster's local one.
-pub fn lock_file(path: &Path, wait: Wait) -> Result<Lock, StoreError> {
+pub fn lock_file(path: &Path, wait: Wait) -> Result<Lock> {
     take(&Os, path, &Patience::new(wait))
 }
 
 /// Opens a file that is there, to read it, and takes the exclusive lock on it, as bolt does.
-pub fn lock_to_read(path: &Path, wait: Wait) -> Result<(Lock, std::fs::File), StoreError> {
+pub fn lock_to_read(path: &Path, wait: Wait) -> Result<(Lock, std::fs::File)> {
     let io = |e| StoreError::io("open", path, e);
     let lock = take_existing(&Os, path, Access::Read, &Patience::new(wait))?;
     let lock = lock.ok_or_else(|| io(rustix::io::Errno::NOENT.into()))?;

@@ -68,18 +68,22 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use self::backend::Flush;
-use self::database::Writer;
+use self::check::Made;
+use self::database::Writable;
 use self::files::Names;
 use self::fs::{FileSystem, Os};
 use self::lock::{Lock, Patience};
 use self::policy::Policy;
-use self::view::{Each, Former, Kv, Tables};
-use super::{EachOccupied, EachRecord, EventFilter, Problem, Repair, Store, StoreReader, codec};
+use self::view::{Former, Kv, Tables};
+use super::{Repair, Store, codec};
 use crate::alloc;
-use crate::alloc::{Change, Command, Context, Gc, NetworkRanges, Outcome, Plan, PodKey, Target};
+use crate::alloc::{Change, Command, Context, Gc, Outcome, Plan, PodKey, Target};
 use crate::error::{Error, Refusal, StoreError};
-use crate::model::{Counter, Event, History, Lease, Owner, Persist, Pool, SetName, Wait};
+use crate::model::{History, Lease, Owner, Persist, SetName, Wait};
 use crate::net::Addr;
+
+/// What a function of this module returns.
+type Result<T, E = StoreError> = std::result::Result<T, E>;
 
 /// Leases in files on this host.
 #[derive(Debug)]
@@ -132,7 +136,7 @@ impl<F: FileSystem> Embedded<F> {
 
     /// The file of this boot. An error where the boot ID cannot be read: which file it is is unknown
     /// then.
-    fn of_boot(&self, cx: &Context) -> Result<LeaseFile, StoreError> {
+    fn of_boot(&self, cx: &Context) -> Result<LeaseFile> {
         let boot = cx.boot.as_ref().ok_or_else(|| StoreError::Unavailable {
             doing: "read".to_owned(),
             place: "the boot ID".to_owned(),
@@ -148,7 +152,7 @@ impl<F: FileSystem> Embedded<F> {
 
     /// The file of this boot, where one may be there: a host that leases with `persist: disk` alone needs
     /// no boot ID.
-    fn of_boot_if_any(&self, cx: &Context) -> Result<Option<LeaseFile>, StoreError> {
+    fn of_boot_if_any(&self, cx: &Context) -> Result<Option<LeaseFile>> {
         if cx.boot.is_none() && self.boot_files()?.is_empty() {
             return Ok(None);
         }
@@ -156,7 +160,7 @@ impl<F: FileSystem> Embedded<F> {
     }
 
     /// The files that may have leases, in the order in which their locks are taken.
-    fn lease_files(&self, cx: &Context) -> Result<Vec<LeaseFile>, StoreError> {
+    fn lease_files(&self, cx: &Context) -> Result<Vec<LeaseFile>> {
         let mut files = vec![self.durable()];
         files.extend(self.of_boot_if_any(cx)?);
         let mut found = Vec::new();
@@ -167,32 +171,32 @@ impl<F: FileSystem> Embedded<F> {
     }
 
     /// The same, the one that `persist` names first.
-    fn lease_files_own_first(&self, cx: &Context) -> Result<Vec<LeaseFile>, StoreError> {
+    fn lease_files_own_first(&self, cx: &Context) -> Result<Vec<LeaseFile>> {
         let mut files = self.lease_files(cx)?;
         files.sort_by_key(|file| file.persist != self.persist);
         Ok(files)
     }
 
-    fn is_there(&self, path: &Path) -> Result<bool, StoreError> {
+    fn is_there(&self, path: &Path) -> Result<bool> {
         let found = self.fs.find(path).map_err(|e| StoreError::io("look for", path, e))?;
         Ok(found.is_some())
     }
 
-    fn lock(&self, file: &LeaseFile) -> Result<Lock<F>, StoreError> {
+    fn lock(&self, file: &LeaseFile) -> Result<Lock<F>> {
         lock::take(&self.fs, &file.lock, &self.patience)
     }
 
-    fn lock_to_read(&self, file: &LeaseFile) -> Result<Lock<F>, StoreError> {
+    fn lock_to_read(&self, file: &LeaseFile) -> Result<Lock<F>> {
         files::lock_to_read(&self.fs, &file.lock, &self.patience)
     }
 
-    fn make_folder(&self) -> Result<(), StoreError> {
+    fn make_folder(&self) -> Result<()> {
         let folder = self.names.folder();
         self.fs.make_folder(folder).map_err(|e| StoreError::io("make the folder", folder, e))
     }
 
     /// ADD, IMPORT and RESTORE: in the home of the network or of the set.
-    fn allocate(&self, command: &Command, set: &SetName, cx: &Context) -> Result<Plan, StoreError> {
+    fn allocate(&self, command: &Command, set: &SetName, cx: &Context) -> Result<Plan> {
         self.make_folder()?;
         let durable = self.durable();
         let own = if self.persist == Persist::Disk {
@@ -203,7 +207,7 @@ impl<F: FileSystem> Embedded<F> {
         };
         {
             let lock = self.lock(&own)?;
-            let settled = |tables: &Tables<'_, Writer<'_, '_>>| match command.network() {
+            let settled = |tables: &Writable<'_, '_>| match command.network() {
                 Some(network) => tables.has_network(set, network),
                 None => tables.is_home(set),
             };
@@ -244,7 +248,7 @@ impl<F: FileSystem> Embedded<F> {
         files: &[(Lock<F>, LeaseFile)],
         command: &Command,
         set: &SetName,
-    ) -> Result<(usize, SetName), StoreError> {
+    ) -> Result<(usize, SetName)> {
         if let Some(network) = command.network() {
             for (at, (lock, file)) in files.iter().enumerate() {
                 let found = self.read(file, lock, |tables| tables.set_of_network(set, network))?;
@@ -284,7 +288,7 @@ impl<F: FileSystem> Embedded<F> {
     }
 
     /// `persist: boot` on a network file system would lease addresses that other machines see as theirs.
-    fn refuse_shared_folder(&self) -> Result<(), StoreError> {
+    fn refuse_shared_folder(&self) -> Result<()> {
         let folder = self.names.folder();
         match self.fs.is_shared(folder) {
             Ok(true) => Err(StoreError::SharedFolder { path: folder.to_owned() }),
@@ -293,13 +297,13 @@ impl<F: FileSystem> Embedded<F> {
         }
     }
 
-    fn is_home(&self, file: &LeaseFile, lock: &Lock<F>, set: &SetName) -> Result<bool, StoreError> {
+    fn is_home(&self, file: &LeaseFile, lock: &Lock<F>, set: &SetName) -> Result<bool> {
         let found = self.read(file, lock, |tables| tables.is_home(set))?;
         Ok(found.unwrap_or(false))
     }
 
     /// Makes a lease file if it is not there, under its lock.
-    fn create(&self, file: &LeaseFile, lock: &Lock<F>, cx: &Context) -> Result<(), StoreError> {
+    fn create(&self, file: &LeaseFile, lock: &Lock<F>, cx: &Context) -> Result<()> {
         if self.is_there(&file.path)? {
             return Ok(());
         }
@@ -330,8 +334,8 @@ impl<F: FileSystem> Embedded<F> {
         &self,
         file: &LeaseFile,
         lock: &Lock<F>,
-        work: impl FnOnce(&database::Looked<'_>) -> Result<T, StoreError>,
-    ) -> Result<Option<T>, StoreError> {
+        work: impl FnOnce(&database::Looked<'_>) -> Result<T>,
+    ) -> Result<Option<T>> {
         database::read(&self.fs, &file.path, Some(lock), &self.patience, work)
     }
 
@@ -342,7 +346,7 @@ impl<F: FileSystem> Embedded<F> {
         lock: &Lock<F>,
         command: &Command,
         cx: &Context,
-    ) -> Result<Plan, StoreError> {
+    ) -> Result<Plan> {
         let plan = self.transact_if(file, lock, command, cx, &|_| Ok(true))?;
         plan.ok_or_else(|| {
             let gone = std::io::ErrorKind::NotFound.into();
@@ -357,8 +361,8 @@ impl<F: FileSystem> Embedded<F> {
         lock: &Lock<F>,
         command: &Command,
         cx: &Context,
-        condition: &dyn Fn(&Tables<'_, Writer<'_, '_>>) -> Result<bool, StoreError>,
-    ) -> Result<Option<Plan>, StoreError> {
+        condition: &dyn Fn(&Writable<'_, '_>) -> Result<bool>,
+    ) -> Result<Option<Plan>> {
         let refused = Cell::new(None);
         let carried = RefCell::new(Vec::new());
         let earlier = |set: &SetName, pod: &PodKey, range| {
@@ -368,7 +372,7 @@ impl<F: FileSystem> Embedded<F> {
         };
         let ask: Option<&Former<'_>> =
             if file.persist == Persist::Boot { Some(&earlier) } else { None };
-        let work = |tables: &mut Tables<'_, Writer<'_, '_>>| {
+        let work = |tables: &mut Writable<'_, '_>| {
             if !condition(tables)? {
                 return Ok(ControlFlow::Break(None));
             }
@@ -417,9 +421,9 @@ impl<F: FileSystem> Embedded<F> {
         &self,
         all: &[Change],
         command: &Command,
-        tables: &mut Tables<'_, Writer<'_, '_>>,
+        tables: &mut Writable<'_, '_>,
         cx: &Context,
-    ) -> Result<(), StoreError> {
+    ) -> Result<()> {
         let mut events = Vec::new();
         for change in all {
             if changes::make(tables, change, cx.now)? {
@@ -434,9 +438,9 @@ impl<F: FileSystem> Embedded<F> {
         &self,
         mut command: Command,
         plan: &mut Plan,
-        tables: &mut Tables<'_, Writer<'_, '_>>,
+        tables: &mut Writable<'_, '_>,
         cx: &Context,
-    ) -> Result<(), StoreError> {
+    ) -> Result<()> {
         let mut all = Vec::new();
         while let Ok(Outcome::Collected(step)) = &mut plan.outcome {
             all.append(&mut step.freed);
@@ -453,7 +457,7 @@ impl<F: FileSystem> Embedded<F> {
     }
 
     /// Whatever is about a pool: pools and their leases survive a reboot.
-    fn serve_pool(&self, command: &Command, cx: &Context) -> Result<Plan, StoreError> {
+    fn serve_pool(&self, command: &Command, cx: &Context) -> Result<Plan> {
         let file = self.durable();
         if !self.is_there(&file.path)? {
             let makes = matches!(
@@ -461,7 +465,7 @@ impl<F: FileSystem> Embedded<F> {
                 Command::RequestPool(_) | Command::AdoptPool(_) | Command::Restore(_)
             );
             if !makes {
-                return alloc::run(command, &Tables::new(Nothing, &file.path), cx);
+                return alloc::run(command, &Tables::new(Made::default(), &file.path), cx);
             }
             self.make_folder()?;
         }
@@ -471,9 +475,9 @@ impl<F: FileSystem> Embedded<F> {
     }
 
     /// DEL, GC and HANDBACK: in each file that there is.
-    fn free(&self, command: &Command, cx: &Context) -> Result<Plan, StoreError> {
+    fn free(&self, command: &Command, cx: &Context) -> Result<Plan> {
         // What would come of it without any store.
-        let nothing = Tables::new(Nothing, self.names.durable());
+        let nothing = Tables::new(Made::default(), self.names.durable());
         let mut all = match alloc::run(command, &nothing, cx)?.outcome {
             Ok(outcome) => outcome,
             refused => return Ok(Plan { changes: Vec::new(), outcome: refused }),
@@ -523,7 +527,7 @@ impl<F: FileSystem> Embedded<F> {
         lock: &Lock<F>,
         gc: &Gc,
         cx: &Context,
-    ) -> Result<Vec<Addr>, StoreError> {
+    ) -> Result<Vec<Addr>> {
         let mut all = Vec::new();
         let sets = self.read(file, lock, |tables| tables.sets())?.unwrap_or_default();
         for set in sets.into_iter().filter(|set| *set != gc.set && !set.is_pools()) {
@@ -537,7 +541,7 @@ impl<F: FileSystem> Embedded<F> {
     }
 
     /// CHECK, STATUS and dry runs: without a write, even of a store that cannot be written.
-    fn look(&self, command: &Command, cx: &Context) -> Result<Plan, StoreError> {
+    fn look(&self, command: &Command, cx: &Context) -> Result<Plan> {
         let mut files = self.lease_files_own_first(cx)?;
         let mut policy = None;
         if asks_for_addresses(command) {
@@ -565,7 +569,7 @@ impl<F: FileSystem> Embedded<F> {
                 None => {}
             }
         }
-        let nothing = Tables::new(Nothing, self.names.durable());
+        let nothing = Tables::new(Made::default(), self.names.durable());
         if let Some(policy) = policy {
             nothing.use_policy(policy);
         }
@@ -573,11 +577,7 @@ impl<F: FileSystem> Embedded<F> {
     }
 
     /// Which of the files an ADD would lease from; `None`: from a new one.
-    fn home(
-        &self,
-        set: Option<&SetName>,
-        files: Vec<LeaseFile>,
-    ) -> Result<Option<LeaseFile>, StoreError> {
+    fn home(&self, set: Option<&SetName>, files: Vec<LeaseFile>) -> Result<Option<LeaseFile>> {
         // Pools survive a reboot.
         let Some(set) = set else {
             return Ok(files.into_iter().find(|file| file.persist == Persist::Disk));
@@ -608,65 +608,14 @@ impl<F: FileSystem> Store for Embedded<F> {
         plan.outcome.map_err(Error::Refused)
     }
 
-    fn repair(&mut self, cx: &Context) -> Result<Repair, StoreError> {
+    fn repair(&mut self, cx: &Context) -> Result<Repair> {
         self.mend(cx)
-    }
-}
-
-impl<F: FileSystem> StoreReader for Embedded<F> {
-    fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
-        self.walk_leases(cx, each)
-    }
-
-    fn occupancy(&mut self, cx: &Context, each: &mut EachOccupied<'_>) -> Result<(), StoreError> {
-        self.walk_taken(cx, each)
-    }
-
-    fn networks(&mut self, cx: &Context) -> Result<Vec<NetworkRanges>, StoreError> {
-        self.walk_networks(cx)
-    }
-
-    fn history(
-        &mut self,
-        cx: &Context,
-        filter: &mut EventFilter<'_>,
-    ) -> Result<Vec<Event>, StoreError> {
-        self.walk_history(cx, filter)
-    }
-
-    fn problems(&mut self, cx: &Context, each: &mut dyn FnMut(Problem)) -> Result<(), StoreError> {
-        self.examine(cx, each)
-    }
-
-    fn counters(&mut self, cx: &Context) -> Result<Vec<Counter>, StoreError> {
-        self.walk_counters(cx)
-    }
-
-    fn pools(&mut self) -> Result<Vec<Pool>, StoreError> {
-        self.patience.renew();
-        let file = self.durable();
-        if !self.is_there(&file.path)? {
-            return Ok(Vec::new());
-        }
-        let lock = self.lock_to_read(&file)?;
-        #[allow(clippy::redundant_closure, reason = "the function is not general enough by itself")]
-        let all = self.read(&file, &lock, |tables| pools::all(tables))?;
-        Ok(all.unwrap_or_default())
-    }
-
-    fn records(&mut self, cx: &Context, each: &mut EachRecord<'_>) -> Result<(), Error> {
-        self.patience.renew();
-        self.walk_records(cx, each)
     }
 }
 
 /// Decides a command. What is about one container is looked for in all sets of leases: its configuration
 /// may have got another `shared` since the container was started.
-fn run_in_all_sets<K: Kv>(
-    command: &Command,
-    tables: &Tables<'_, K>,
-    cx: &Context,
-) -> Result<Plan, StoreError> {
+fn run_in_all_sets<K: Kv>(command: &Command, tables: &Tables<'_, K>, cx: &Context) -> Result<Plan> {
     let mut plan = alloc::run(command, tables, cx)?;
     let is_of_container = match command {
         Command::Del(del) => matches!(
@@ -706,21 +655,4 @@ fn asks_for_addresses(command: &Command) -> bool {
 /// Whether a command has steps to go.
 fn is_step(plan: &Plan) -> bool {
     matches!(&plan.outcome, Ok(Outcome::Collected(step)) if !step.done)
-}
-
-/// A table with nothing in it: a store that is not there yet.
-struct Nothing;
-
-impl Kv for Nothing {
-    fn get(&self, _: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(None)
-    }
-
-    fn scan(&self, _: &[u8], _: &[u8], _: &mut Each<'_>) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    fn last(&self, _: &[u8], _: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(None)
-    }
 }

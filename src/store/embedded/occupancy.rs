@@ -5,9 +5,8 @@
 //! one full block of level n. Blocks without a set bit are not stored, so a /64 costs nothing.
 //! Invariant: a bit of a higher level is set just when all bits of its block below are.
 
-use super::keys;
 use super::view::{Kv, KvMut, Tables};
-use crate::error::StoreError;
+use super::{Result, keys};
 use crate::model::SetName;
 use crate::net::{Addr, Family, Span};
 use crate::store::codec;
@@ -55,12 +54,9 @@ fn load<K: Kv>(
     family: Family,
     level: u8,
     index: u128,
-) -> Result<Bits, StoreError> {
+) -> Result<Bits> {
     let key = keys::block(set, family, level, index);
-    match tables.kv.get(&key)? {
-        None => Ok([0; SLOTS / 8]),
-        Some(bytes) => tables.whole(codec::read_bits(&key, &bytes)),
-    }
+    Ok(tables.read(&key, codec::read_bits)?.unwrap_or([0; SLOTS / 8]))
 }
 
 /// The addresses that a block of level 0 marks as taken.
@@ -70,7 +66,7 @@ pub fn addresses(family: Family, index: u128, bits: &Bits) -> impl Iterator<Item
 }
 
 /// Whether the address is marked as taken.
-pub fn taken<K: Kv>(tables: &Tables<'_, K>, set: &SetName, addr: Addr) -> Result<bool, StoreError> {
+pub fn taken<K: Kv>(tables: &Tables<'_, K>, set: &SetName, addr: Addr) -> Result<bool> {
     let (index, slot) = place(addr.bits());
     Ok(get(&load(tables, set, addr.family(), 0, index)?, slot))
 }
@@ -81,7 +77,7 @@ pub fn judge<K: Kv>(
     tables: &Tables<'_, K>,
     key: &[u8],
     value: &[u8],
-) -> Result<Result<(), String>, StoreError> {
+) -> Result<Result<(), String>> {
     let Some((set, family, level, index)) = keys::read_block(key) else {
         return Ok(Err("a key of another form".to_owned()));
     };
@@ -95,13 +91,10 @@ pub fn judge<K: Kv>(
         let Some((first, last)) = at(0).zip(at(SLOTS - 1)) else {
             return Ok(Err("a block beyond its family".to_owned()));
         };
-        for (from, to) in [
-            (keys::lease(&set, first), keys::lease(&set, last)),
-            (keys::cooling(&set, first), keys::cooling(&set, last)),
-        ] {
+        for kind in [keys::LEASE, keys::COOLING] {
+            let (from, to) = (keys::at(kind, &set, first), keys::at(kind, &set, last));
             tables.kv.scan(&from, &keys::behind(&to), &mut |key, _| {
-                let found = keys::read_lease(key).or_else(|| keys::read_cooling(key));
-                if let Some((_, addr)) = found {
+                if let Some((_, addr)) = keys::read_at(kind, key) {
                     set_bit(place(addr.bits()).1);
                 }
                 Ok(true)
@@ -132,11 +125,7 @@ fn is_full(bits: &Bits) -> bool {
 }
 
 /// The lowest address of the span that is not taken.
-pub fn next_free<K: Kv>(
-    tables: &Tables<'_, K>,
-    set: &SetName,
-    span: Span,
-) -> Result<Option<Addr>, StoreError> {
+pub fn next_free<K: Kv>(tables: &Tables<'_, K>, set: &SetName, span: Span) -> Result<Option<Addr>> {
     let family = span.first.family();
     let found = search(tables, set, family, 0, span.first.bits(), span.last.bits())?;
     Ok(found.and_then(|bits| Addr::from_bits(family, bits)))
@@ -150,7 +139,7 @@ fn search<K: Kv>(
     level: u8,
     low: u128,
     high: u128,
-) -> Result<Option<u128>, StoreError> {
+) -> Result<Option<u128>> {
     let ((first, from), (last, to)) = (place(low), place(high));
     let item = |index: u128, slot: usize| (index << WIDTH) | slot as u128;
     let bits = load(tables, set, family, level, first)?;
@@ -175,20 +164,12 @@ fn search<K: Kv>(
 }
 
 /// Marks an address as taken.
-pub fn take<K: KvMut>(
-    tables: &mut Tables<'_, K>,
-    set: &SetName,
-    addr: Addr,
-) -> Result<(), StoreError> {
+pub fn take<K: KvMut>(tables: &mut Tables<'_, K>, set: &SetName, addr: Addr) -> Result<()> {
     mark(tables, set, addr, true)
 }
 
 /// Marks an address as free.
-pub fn free<K: KvMut>(
-    tables: &mut Tables<'_, K>,
-    set: &SetName,
-    addr: Addr,
-) -> Result<(), StoreError> {
+pub fn free<K: KvMut>(tables: &mut Tables<'_, K>, set: &SetName, addr: Addr) -> Result<()> {
     mark(tables, set, addr, false)
 }
 
@@ -197,7 +178,7 @@ fn mark<K: KvMut>(
     set: &SetName,
     addr: Addr,
     taken: bool,
-) -> Result<(), StoreError> {
+) -> Result<()> {
     let family = addr.family();
     let mut at = addr.bits();
     for level in 0.. {
@@ -236,27 +217,27 @@ mod tests {
     struct Map(BTreeMap<Vec<u8>, Vec<u8>>, std::cell::Cell<usize>);
 
     impl Kv for Map {
-        fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
             self.1.set(self.1.get() + 1);
             Ok(self.0.get(key).cloned())
         }
 
-        fn scan(&self, _: &[u8], _: &[u8], _: &mut Each<'_>) -> Result<(), StoreError> {
+        fn scan(&self, _: &[u8], _: &[u8], _: &mut Each<'_>) -> Result<()> {
             unreachable!("occupancy needs no scan")
         }
 
-        fn last(&self, _: &[u8], _: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        fn last(&self, _: &[u8], _: &[u8]) -> Result<Option<Vec<u8>>> {
             unreachable!("occupancy needs no order")
         }
     }
 
     impl KvMut for Map {
-        fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        fn put(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
             self.0.insert(key.to_vec(), value.to_vec());
             Ok(())
         }
 
-        fn remove(&mut self, key: &[u8]) -> Result<(), StoreError> {
+        fn remove(&mut self, key: &[u8]) -> Result<()> {
             self.0.remove(key);
             Ok(())
         }

@@ -10,8 +10,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::files;
 use super::fs::{Access, FileSystem, OpenFile, read_all, read_exact};
+use super::{Result, files};
 use crate::error::StoreError;
 use crate::model::{Kind, Lease, Node, Origin, Owner, SetName, Timestamp};
 use crate::net::{Addr, Span};
@@ -141,7 +141,7 @@ fn unreadable(path: &Path, line: usize, why: impl std::fmt::Display) -> StoreErr
     }
 }
 
-fn read_header(path: &Path, header: &[u8]) -> Result<(u64, u32), StoreError> {
+fn read_header(path: &Path, header: &[u8]) -> Result<(u64, u32)> {
     let read = || {
         let text = std::str::from_utf8(header).ok()?.strip_prefix(NAME)?.strip_suffix('\n')?;
         let (nonce, sum) = text.split_once(' ')?;
@@ -156,7 +156,7 @@ fn checksum(nonce: u64, entries: &str) -> u32 {
 }
 
 /// The nonce of the policy as it is now.
-pub fn nonce<F: FileSystem>(fs: &F, path: &Path) -> Result<u64, StoreError> {
+pub fn nonce<F: FileSystem>(fs: &F, path: &Path) -> Result<u64> {
     let io = |e| StoreError::io("read", path, e);
     let Some(file) = fs.open(path, Access::Read).map_err(io)? else { return Ok(0) };
     let mut header = [0; HEADER];
@@ -168,7 +168,7 @@ pub fn nonce<F: FileSystem>(fs: &F, path: &Path) -> Result<u64, StoreError> {
 
 impl Policy {
     /// Reads the file; empty if there is none.
-    pub fn read<F: FileSystem>(fs: &F, path: &Path) -> Result<Policy, StoreError> {
+    pub fn read<F: FileSystem>(fs: &F, path: &Path) -> Result<Policy> {
         let io = |e| StoreError::io("read", path, e);
         let Some(file) = fs.open(path, Access::Read).map_err(io)? else {
             return Ok(Policy::default());
@@ -197,7 +197,7 @@ impl Policy {
     }
 
     /// Writes the file.
-    pub fn write<File: OpenFile>(&self, file: &File, path: &Path) -> Result<(), StoreError> {
+    pub fn write<File: OpenFile>(&self, file: &File, path: &Path) -> Result<()> {
         let line = |entry| serde_json::to_string(entry).map(|line| line + "\n");
         let entries: Result<String, _> = self.entries.iter().map(line).collect();
         let entries = entries.map_err(|e| StoreError::io("write", path, e.into()))?;
@@ -291,7 +291,7 @@ pub fn replace<F: FileSystem>(
     fs: &F,
     path: &Path,
     policy: &Policy,
-    before: impl FnOnce() -> Result<(), StoreError>,
-) -> Result<(), StoreError> {
+    before: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     files::replace(fs, path, None, |file, name| policy.write(&file, name), before)
 }

@@ -4,32 +4,28 @@
 //! as bits. Invariant: the three agree; no question reads all pools.
 
 use super::view::{Kv, KvMut, Tables};
-use super::{keys, occupancy};
-use crate::error::StoreError;
+use super::{Result, keys, occupancy};
 use crate::model::{Pool, PoolId};
 use crate::net::{Addr, Span, Subnet};
 use crate::store::codec;
 
 /// The pool of this name.
-pub fn get<K: Kv>(tables: &Tables<'_, K>, id: &PoolId) -> Result<Option<Pool>, StoreError> {
-    let key = keys::pool(id);
-    let bytes = tables.kv.get(&key)?;
-    bytes.map(|bytes| tables.whole(codec::unseal(&key, &bytes))).transpose()
+pub fn get<K: Kv>(tables: &Tables<'_, K>, id: &PoolId) -> Result<Option<Pool>> {
+    tables.value(&keys::pool(id))
 }
 
 /// Every pool, by name.
-pub fn all<K: Kv>(tables: &Tables<'_, K>) -> Result<Vec<Pool>, StoreError> {
-    let from = keys::pools();
+pub fn all<K: Kv>(tables: &Tables<'_, K>) -> Result<Vec<Pool>> {
     let mut found = Vec::new();
-    tables.kv.scan(&from, &keys::behind(&from), &mut |key, value| {
+    tables.kv.each(&[keys::POOL], &mut |key, value| {
         found.push(tables.whole(codec::unseal::<Pool>(key, value))?);
-        Ok(true)
+        Ok(())
     })?;
     Ok(found)
 }
 
 /// The pool that an entry of the index by address names.
-fn named<K: Kv>(tables: &Tables<'_, K>, key: &[u8]) -> Result<Pool, StoreError> {
+fn named<K: Kv>(tables: &Tables<'_, K>, key: &[u8]) -> Result<Pool> {
     let bytes = tables.kv.get(key)?.unwrap_or_default();
     let id = tables.whole(codec::unseal(key, &bytes))?;
     get(tables, &id)?.ok_or_else(|| tables.damaged("an index that names a pool which is not there"))
@@ -40,29 +36,22 @@ pub fn overlapping<K: Kv>(
     tables: &Tables<'_, K>,
     space: &str,
     subnet: Subnet,
-) -> Result<Option<Pool>, StoreError> {
-    let read = |key: &[u8]| {
-        keys::read_place(space, key).ok_or_else(|| tables.damaged("a pool under a wrong key"))
-    };
+) -> Result<Option<Pool>> {
     // Those that begin in it, shorter prefixes first.
-    let mut inside = None;
     let end = end_of(space, subnet);
-    tables.kv.scan(&keys::places(space, subnet), &end, &mut |key, _| {
-        inside = Some(key.to_vec());
-        Ok(false)
-    })?;
-    if let Some(key) = inside {
+    if let Some((key, _)) = tables.kv.first(&keys::places(space, subnet), &end)? {
         return named(tables, &key).map(Some);
     }
     // Those around it. What lies between one of them and its beginning is within it too, so the
     // nearest pool before the subnet tells how long a prefix around both can be at most.
     let first = subnet.first();
-    let start = whole(first, 0).map(|all| keys::places(space, all)).unwrap_or_default();
+    let start = Subnet::masked(first, 0).map(|all| keys::places(space, all)).unwrap_or_default();
     let mut len = subnet.len();
-    while let Some(around) = whole(first, len) {
+    while let Some(around) = Subnet::masked(first, len) {
         let end = keys::behind(&keys::places(space, around));
         let Some(key) = tables.kv.last(&start, &end)? else { return Ok(None) };
-        let before = read(&key)?;
+        let before = keys::read_place(space, &key)
+            .ok_or_else(|| tables.damaged("a pool under a wrong key"))?;
         if before.contains(first) {
             return named(tables, &key).map(Some);
         }
@@ -78,15 +67,10 @@ pub fn overlapping<K: Kv>(
     Ok(None)
 }
 
-/// The prefix of `len` bits around an address.
-fn whole(addr: Addr, len: u8) -> Option<Subnet> {
-    Subnet::masked(addr, len)
-}
-
 /// The first key behind all pools that begin in a subnet.
 fn end_of(space: &str, subnet: Subnet) -> Vec<u8> {
     let bits = subnet.family().bits();
-    let last = whole(subnet.last(), bits).map(|last| keys::places(space, last));
+    let last = Subnet::masked(subnet.last(), bits).map(|last| keys::places(space, last));
     keys::behind(&last.unwrap_or_default())
 }
 
@@ -97,12 +81,13 @@ pub fn next_block<K: Kv>(
     within: Subnet,
     len: u8,
     from: Addr,
-) -> Result<Option<Subnet>, StoreError> {
+) -> Result<Option<Subnet>> {
     let family = within.family();
     let Some(host) = family.bits().checked_sub(len) else { return Ok(None) };
     // Rounded up: the block in whose midst `from` lies is before it.
     let from = from.max(within.first());
-    let first = whole(from, len).map(|b| if b.first() == from { Some(b) } else { next(b) });
+    let first =
+        Subnet::masked(from, len).map(|b| if b.first() == from { Some(b) } else { next(b) });
     let Some(first) = first.flatten() else { return Ok(None) };
     let index = |addr: Addr| Addr::from_bits(family, shift(addr.bits(), host));
     let span = index(first.first()).zip(index(within.last())).and_then(|(a, b)| Span::new(a, b));
@@ -111,12 +96,12 @@ pub fn next_block<K: Kv>(
         return Ok(None);
     };
     let base = free.bits().checked_shl(host.into()).unwrap_or(0);
-    Ok(Addr::from_bits(family, base).and_then(|base| whole(base, len)))
+    Ok(Addr::from_bits(family, base).and_then(|base| Subnet::masked(base, len)))
 }
 
 /// The subnet behind one of the same length.
 fn next(subnet: Subnet) -> Option<Subnet> {
-    whole(subnet.last().next()?, subnet.len())
+    Subnet::masked(subnet.last().next()?, subnet.len())
 }
 
 fn shift(bits: u128, by: u8) -> u128 {
@@ -129,25 +114,14 @@ fn bit(subnet: Subnet) -> Option<Addr> {
     Addr::from_bits(subnet.family(), shift(subnet.first().bits(), host))
 }
 
-/// Whether a subnet has a pool.
-fn is_pool<K: Kv>(tables: &Tables<'_, K>, space: &str, subnet: Subnet) -> Result<bool, StoreError> {
-    let key = keys::places(space, subnet);
-    let mut found = false;
-    tables.kv.scan(&key, &keys::behind(&key), &mut |_, _| {
-        found = true;
-        Ok(false)
-    })?;
-    Ok(found)
-}
-
 /// Writes a pool: a new one, or the same with other users.
-pub fn put<K: KvMut>(tables: &mut Tables<'_, K>, pool: &Pool) -> Result<(), StoreError> {
+pub fn put<K: KvMut>(tables: &mut Tables<'_, K>, pool: &Pool) -> Result<()> {
     let key = keys::pool(&pool.id);
     match get(tables, &pool.id)? {
         Some(before) if (&before.space, before.subnet) == (&pool.space, pool.subnet) => {}
         Some(_) => return Err(tables.damaged("a pool whose subnet has changed")),
         None => {
-            if !is_pool(tables, &pool.space, pool.subnet)?
+            if !tables.kv.has(&keys::places(&pool.space, pool.subnet))?
                 && let Some(bit) = bit(pool.subnet)
             {
                 occupancy::take(tables, &keys::grid(&pool.space, pool.subnet.len()), bit)?;
@@ -160,10 +134,10 @@ pub fn put<K: KvMut>(tables: &mut Tables<'_, K>, pool: &Pool) -> Result<(), Stor
 }
 
 /// Forgets a pool.
-pub fn remove<K: KvMut>(tables: &mut Tables<'_, K>, pool: &Pool) -> Result<(), StoreError> {
+pub fn remove<K: KvMut>(tables: &mut Tables<'_, K>, pool: &Pool) -> Result<()> {
     tables.kv.remove(&keys::pool(&pool.id))?;
     tables.kv.remove(&keys::place(&pool.space, pool.subnet, &pool.id))?;
-    if !is_pool(tables, &pool.space, pool.subnet)?
+    if !tables.kv.has(&keys::places(&pool.space, pool.subnet))?
         && let Some(bit) = bit(pool.subnet)
     {
         occupancy::free(tables, &keys::grid(&pool.space, pool.subnet.len()), bit)?;

@@ -24,17 +24,12 @@ fn bytes(kind: c_int, from: u64, len: u64) -> flock {
 }
 
 /// First byte and length of a lock that another open file holds within these bytes.
-fn held(file: &File, from: u64, len: u64) -> Result<Option<(u64, u64)>, Errno> {
+pub fn held(file: &File, from: u64, len: u64) -> Result<Option<(u64, u64)>, Errno> {
     let mut found = bytes(F_WRLCK, from, len);
     fcntl(file, FcntlArg::F_OFD_GETLK(&mut found))?;
     let unsigned = |n: off_t| u64::try_from(n).unwrap_or_default();
     let is_held = c_int::from(found.l_type) != F_UNLCK;
     Ok(is_held.then(|| (unsigned(found.l_start), unsigned(found.l_len))))
-}
-
-/// Whether a process has a place. Where that cannot be determined, none has.
-pub fn is_waiting(file: &File) -> bool {
-    matches!(held(file, 0, 0), Ok(Some(_)))
 }
 
 /// Takes the place behind all others.

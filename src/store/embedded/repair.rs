@@ -8,12 +8,10 @@
 //! Owns: the form of redb's leaf pages (file format 3), as [`super::pages`] does of the tree.
 //! Invariant: of each key that redb can look up, exactly what redb finds is current.
 
-use std::path::Path;
-
 use super::fs::{Access, FileSystem, read_all};
 use super::lock::Lock;
-use super::view::Kv;
-use super::{Embedded, database};
+use super::view::{Each, Kv};
+use super::{Embedded, LeaseFile, Result};
 use crate::error::StoreError;
 use crate::store::codec;
 
@@ -27,7 +25,7 @@ pub enum Standing {
 }
 
 /// What is done with a record.
-pub type Found<'a> = dyn FnMut(&[u8], &[u8], Standing) -> Result<(), StoreError> + 'a;
+pub type Found<'a> = dyn FnMut(&[u8], &[u8], Standing) -> Result<()> + 'a;
 
 const PAGE: usize = 4096;
 const LEAF: u8 = 1;
@@ -36,25 +34,21 @@ const LEAF: u8 = 1;
 /// of the file could be read.
 pub fn records<F: FileSystem>(
     store: &Embedded<F>,
-    path: &Path,
+    file: &LeaseFile,
     lock: &Lock<F>,
     each: &mut Found<'_>,
-) -> Result<bool, StoreError> {
-    let (fs, patience) = (&store.fs, &store.patience);
+) -> Result<bool> {
     // A file that can be read from end to end needs no more.
-    let whole = database::read(fs, path, Some(lock), patience, |tables| {
-        tables.kv.scan(&[], &[0xff], &mut |_, _| Ok(true))
-    });
-    if whole.is_ok() {
-        return database::read(fs, path, Some(lock), patience, |tables| {
-            tables.kv.scan(&[], &[0xff], &mut |key, value| {
-                each(key, value, Standing::Current).map(|()| true)
-            })
-        })
-        .map(|_| true);
+    let scan = |each: &mut Each<'_>| {
+        store.read(file, lock, |tables| tables.kv.scan(&[], &[0xff], each)).map(drop)
+    };
+    if scan(&mut |_, _| Ok(true)).is_ok() {
+        scan(&mut |key, value| each(key, value, Standing::Current).map(|()| true))?;
+        return Ok(true);
     }
+    let path = &file.path;
     let io = |e| StoreError::io("read the lease store", path, e);
-    let opened = fs.open(path, Access::Read).map_err(io)?;
+    let opened = store.fs.open(path, Access::Read).map_err(io)?;
     let bytes = opened.map_or(Ok(Vec::new()), |file| read_all(&file, u64::MAX)).map_err(io)?;
     let mut opens = true;
     for offset in (PAGE..bytes.len()).step_by(PAGE) {
@@ -68,7 +62,7 @@ pub fn records<F: FileSystem>(
                 rest.iter().try_for_each(|(key, value)| each(key, value, Standing::Doubtful))?;
                 break;
             }
-            let looked = database::read(fs, path, Some(lock), patience, |tables| {
+            let looked = store.read(file, lock, |tables| {
                 opened = true;
                 for (key, value) in rest {
                     let now = tables.kv.get(key)?;

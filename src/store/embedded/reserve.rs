@@ -8,7 +8,7 @@ use super::fs::FileSystem;
 use super::lock::Lock;
 use super::policy::{LIMIT, Policy, Reservation, spans};
 use super::view::Kv;
-use super::{Embedded, LeaseFile, files, history, keys, policy};
+use super::{Embedded, LeaseFile, Result, files, history, keys, policy};
 use crate::alloc;
 use crate::alloc::{Change, Command, Context, Outcome, Plan, Reserve, Unreserve};
 use crate::error::{Refusal, StoreError};
@@ -16,16 +16,11 @@ use crate::model::{Lease, SetName};
 use crate::net::{Addr, Span};
 
 /// Finds a lease in a file that keeps an address from being reserved.
-type InTheWay<'a, F> = dyn Fn(&LeaseFile, &Lock<F>) -> Result<Option<Lease>, StoreError> + 'a;
+type InTheWay<'a, F> = dyn Fn(&LeaseFile, &Lock<F>) -> Result<Option<Lease>> + 'a;
 
 impl<F: FileSystem> Embedded<F> {
     /// RESERVE: all of the addresses, or none. A `contested` address is reserved although it is leased.
-    pub(super) fn reserve(
-        &self,
-        reserve: &Reserve,
-        contested: bool,
-        cx: &Context,
-    ) -> Result<Plan, StoreError> {
+    pub(super) fn reserve(&self, reserve: &Reserve, contested: bool, cx: &Context) -> Result<Plan> {
         self.make_folder()?;
         let set = &reserve.set;
         let lock = self.lock(&self.durable())?;
@@ -67,11 +62,7 @@ impl<F: FileSystem> Embedded<F> {
     }
 
     /// UNRESERVE: whatever of the addresses is reserved.
-    pub(super) fn unreserve(
-        &self,
-        unreserve: &Unreserve,
-        cx: &Context,
-    ) -> Result<Plan, StoreError> {
+    pub(super) fn unreserve(&self, unreserve: &Unreserve, cx: &Context) -> Result<Plan> {
         let path = self.names.policy();
         if !self.is_there(&path)? {
             return Ok(Plan::only(Outcome::Freed(Vec::new())));
@@ -106,7 +97,7 @@ impl<F: FileSystem> Embedded<F> {
         mut after: Policy,
         cx: &Context,
         in_the_way: &InTheWay<'_, F>,
-    ) -> Result<Option<Lease>, StoreError> {
+    ) -> Result<Option<Lease>> {
         let path = self.names.policy();
         if let Some(lease) = in_the_way(&self.durable(), lock)? {
             return Ok(Some(lease));
@@ -168,7 +159,7 @@ impl<F: FileSystem> Embedded<F> {
         let events: Vec<_> =
             plan.changes.iter().filter_map(|change| alloc::event(change, command, cx)).collect();
         let _ = self.lock(&file).and_then(|lock| {
-            let work = |tables: &mut super::Tables<'_, super::Writer<'_, '_>>| {
+            let work = |tables: &mut super::Writable<'_, '_>| {
                 history::append(tables, &events, self.history, cx.now)?;
                 history::count(tables, &(set.clone(), cx.face, verb, ending))?;
                 Ok(std::ops::ControlFlow::Continue(()))
@@ -197,17 +188,12 @@ fn first_lease<K: Kv>(
     tables: &super::Tables<'_, K>,
     set: &SetName,
     spans: &[Span],
-) -> Result<Option<Lease>, StoreError> {
-    let mut found = None;
+) -> Result<Option<Lease>> {
     for span in spans {
         let end = keys::behind(&keys::lease(set, span.last));
-        tables.kv.scan(&keys::lease(set, span.first), &end, &mut |key, value| {
-            found = Some(tables.whole(crate::store::codec::read_lease(key, value))?);
-            Ok(false)
-        })?;
-        if found.is_some() {
-            break;
+        if let Some((key, value)) = tables.kv.first(&keys::lease(set, span.first), &end)? {
+            return tables.whole(crate::store::codec::read_lease(&key, &value)).map(Some);
         }
     }
-    Ok(found)
+    Ok(None)
 }

@@ -7,8 +7,10 @@
 use std::cell::OnceCell;
 use std::path::Path;
 
+use serde::de::DeserializeOwned;
+
 use super::policy::{Policy, Reservation};
-use super::{keys, occupancy, pools};
+use super::{Result, keys, occupancy, pools};
 use crate::alloc::{Addresses, Cooling, Holder, NetworkRanges, Order, PodKey, View};
 use crate::error::StoreError;
 use crate::model::{Kind, Lease, NetworkName, Owner, Pool, PoolId, SetName};
@@ -17,27 +19,50 @@ use crate::store::codec;
 use crate::store::codec::Bad;
 
 /// What is done with each entry of a scan; `false` ends it.
-pub type Each<'a> = dyn FnMut(&[u8], &[u8]) -> Result<bool, StoreError> + 'a;
+pub type Each<'a> = dyn FnMut(&[u8], &[u8]) -> Result<bool> + 'a;
+
+/// What is done with each entry of a prefix.
+pub type EachOf<'a> = dyn FnMut(&[u8], &[u8]) -> Result<()> + 'a;
 
 /// A sorted table that can be read.
 pub trait Kv {
     /// The value under a key.
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>>;
 
     /// Calls `each` with the entries from `from` to before `to`, in order, until it answers
     /// `false`.
-    fn scan(&self, from: &[u8], to: &[u8], each: &mut Each<'_>) -> Result<(), StoreError>;
+    fn scan(&self, from: &[u8], to: &[u8], each: &mut Each<'_>) -> Result<()>;
 
     /// The last key from `from` to before `to`.
-    fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+    fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<Vec<u8>>>;
+
+    /// The first key from `from` to before `to`, and its value.
+    fn first(&self, from: &[u8], to: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
+        let mut found = None;
+        self.scan(from, to, &mut |key, value| {
+            found = Some((key.to_vec(), value.to_vec()));
+            Ok(false)
+        })?;
+        Ok(found)
+    }
+
+    /// Whether there is a key with this prefix.
+    fn has(&self, prefix: &[u8]) -> Result<bool> {
+        Ok(self.first(prefix, &keys::behind(prefix))?.is_some())
+    }
+
+    /// Calls `each` with every entry whose key has this prefix, in order.
+    fn each(&self, prefix: &[u8], each: &mut EachOf<'_>) -> Result<()> {
+        self.scan(prefix, &keys::behind(prefix), &mut |key, value| each(key, value).map(|()| true))
+    }
 }
 
 /// A sorted table that can be written.
 pub trait KvMut: Kv {
     /// Writes one entry.
-    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError>;
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<()>;
     /// Removes one entry.
-    fn remove(&mut self, key: &[u8]) -> Result<(), StoreError>;
+    fn remove(&mut self, key: &[u8]) -> Result<()>;
 }
 
 /// The store's records over such a table.
@@ -69,49 +94,54 @@ impl<K: Kv> Tables<'_, K> {
     }
 
     /// The value, or the damage.
-    pub fn whole<T>(&self, read: Result<T, Bad>) -> Result<T, StoreError> {
+    pub fn whole<T>(&self, read: Result<T, Bad>) -> Result<T> {
         read.map_err(|bad| match bad {
             codec::OTHER_VERSION => StoreError::other_version(self.path),
             Bad(what) => self.damaged(what),
         })
     }
 
+    /// What `read` makes of the record under a key; `None` if there is no record.
+    pub fn read<T>(
+        &self,
+        key: &[u8],
+        read: impl FnOnce(&[u8], &[u8]) -> Result<T, Bad>,
+    ) -> Result<Option<T>> {
+        let bytes = self.kv.get(key)?;
+        bytes.map(|bytes| self.whole(read(key, &bytes))).transpose()
+    }
+
+    /// The value under a key.
+    pub fn value<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>> {
+        self.read(key, |key, bytes| codec::unseal(key, bytes))
+    }
+
     /// The lease of an address.
-    pub fn lease(&self, set: &SetName, addr: Addr) -> Result<Option<Lease>, StoreError> {
-        let key = keys::lease(set, addr);
-        let bytes = self.kv.get(&key)?;
-        bytes.map(|bytes| self.whole(codec::read_lease(&key, &bytes))).transpose()
+    pub fn lease(&self, set: &SetName, addr: Addr) -> Result<Option<Lease>> {
+        self.read(&keys::lease(set, addr), codec::read_lease)
     }
 
     /// The addresses of an owner.
-    pub fn addrs(&self, key: &[u8]) -> Result<Vec<Addr>, StoreError> {
-        match self.kv.get(key)? {
-            None => Ok(Vec::new()),
-            Some(bytes) => self.whole(codec::unseal(key, &bytes)),
-        }
+    pub fn addrs(&self, key: &[u8]) -> Result<Vec<Addr>> {
+        Ok(self.value(key)?.unwrap_or_default())
     }
 
     /// An address's cooling.
-    pub fn cooling_of(&self, set: &SetName, addr: Addr) -> Result<Option<Cooling>, StoreError> {
-        let key = keys::cooling(set, addr);
-        let bytes = self.kv.get(&key)?;
-        bytes.map(|bytes| self.whole(codec::read_cooling(&key, addr, &bytes))).transpose()
+    pub fn cooling_of(&self, set: &SetName, addr: Addr) -> Result<Option<Cooling>> {
+        let key = keys::at(keys::COOLING, set, addr);
+        self.read(&key, |key, bytes| codec::read_cooling(key, addr, bytes))
     }
 
     /// Calls `each` with every lease of a set, or of all sets.
-    pub fn leases(
-        &self,
-        set: Option<&SetName>,
-        each: &mut dyn FnMut(Lease) -> bool,
-    ) -> Result<(), StoreError> {
-        let from = keys::leases(set);
+    pub fn leases(&self, set: Option<&SetName>, each: &mut dyn FnMut(Lease) -> bool) -> Result<()> {
+        let from = set.map_or_else(|| vec![keys::LEASE], |set| keys::of_set(keys::LEASE, set));
         self.kv.scan(&from, &keys::behind(&from), &mut |key, value| {
             Ok(each(self.whole(codec::read_lease(key, value))?))
         })
     }
 
     /// Whether a set has a lease of a container here: then the file is the set's home.
-    pub fn is_home(&self, set: &SetName) -> Result<bool, StoreError> {
+    pub fn is_home(&self, set: &SetName) -> Result<bool> {
         let mut found = false;
         self.leases(Some(set), &mut |lease| {
             found = lease.kind.collectable();
@@ -121,13 +151,8 @@ impl<K: Kv> Tables<'_, K> {
     }
 
     /// Whether a network has a lease of a container in a set here.
-    pub fn has_network(&self, set: &SetName, network: &NetworkName) -> Result<bool, StoreError> {
-        let (from, mut found) = (keys::of_network(set, network), false);
-        self.kv.scan(&from, &keys::behind(&from), &mut |_, _| {
-            found = true;
-            Ok(false)
-        })?;
-        Ok(found)
+    pub fn has_network(&self, set: &SetName, network: &NetworkName) -> Result<bool> {
+        self.kv.has(&keys::of_network(set, network))
     }
 
     /// The set that a network has leases in here: `likely`, or another that it drew from before its
@@ -136,7 +161,7 @@ impl<K: Kv> Tables<'_, K> {
         &self,
         likely: &SetName,
         network: &NetworkName,
-    ) -> Result<Option<SetName>, StoreError> {
+    ) -> Result<Option<SetName>> {
         let others = self.sets()?.into_iter().filter(|set| set != likely && !set.is_pools());
         for set in std::iter::once(likely.clone()).chain(others) {
             if self.has_network(&set, network)? {
@@ -147,27 +172,21 @@ impl<K: Kv> Tables<'_, K> {
     }
 
     /// The sets that have a lease here.
-    pub fn sets(&self) -> Result<Vec<SetName>, StoreError> {
+    pub fn sets(&self) -> Result<Vec<SetName>> {
         let mut sets = Vec::new();
-        let mut from = keys::leases(None);
+        let mut from = vec![keys::LEASE];
         let end = keys::behind(&from);
-        loop {
-            let mut next = None;
-            self.kv.scan(&from, &end, &mut |key, _| {
-                let (set, _) = self.whole(keys::read_lease(key).ok_or(Bad("a lease's key")))?;
-                next = Some(set);
-                Ok(false)
-            })?;
-            let Some(set) = next else { return Ok(sets) };
-            from = keys::behind(&keys::leases(Some(&set)));
+        while let Some((key, _)) = self.kv.first(&from, &end)? {
+            let set = self.whole(keys::read_set(keys::LEASE, &key).ok_or(Bad("a lease's key")))?;
+            from = keys::behind(&keys::of_set(keys::LEASE, &set));
             sets.push(set);
         }
+        Ok(sets)
     }
 
     /// The nonce of the policy that the file has a copy of.
-    pub fn policy_nonce(&self) -> Result<u64, StoreError> {
-        let bytes = self.kv.get(keys::POLICY)?;
-        bytes.map_or(Ok(0), |bytes| self.whole(codec::unseal(keys::POLICY, &bytes)))
+    pub fn policy_nonce(&self) -> Result<u64> {
+        Ok(self.value(keys::POLICY)?.unwrap_or_default())
     }
 
     /// Uses this policy in the place of the file's copy.
@@ -177,24 +196,21 @@ impl<K: Kv> Tables<'_, K> {
     }
 
     /// The reservation of an address.
-    fn reservation(&self, set: &SetName, addr: Addr) -> Result<Option<Reservation>, StoreError> {
+    fn reservation(&self, set: &SetName, addr: Addr) -> Result<Option<Reservation>> {
         if let Some(policy) = self.policy.get() {
             return Ok(policy.find(set, addr).cloned());
         }
-        let mut found = None;
-        let end = keys::behind(&keys::reserved_of(set, addr.family()));
+        let end = keys::behind(&keys::of_family(keys::RESERVED, set, addr.family()));
         // Entries lie under their last address: the first one from `addr` on is the only candidate.
-        self.kv.scan(&keys::reserved(set, addr), &end, &mut |key, value| {
-            found = Some(self.whole(codec::unseal::<Vec<u8>>(key, value).and_then(|json| {
-                serde_json::from_slice(&json).map_err(|_| Bad("a reservation"))
-            }))?);
-            Ok(false)
-        })?;
-        Ok(found.filter(|entry: &Reservation| entry.span.contains(addr)))
+        let first = self.kv.first(&keys::at(keys::RESERVED, set, addr), &end)?;
+        let Some((key, value)) = first else { return Ok(None) };
+        let json: Vec<u8> = self.whole(codec::unseal(&key, &value))?;
+        let entry = serde_json::from_slice(&json).map_err(|_| Bad("a reservation"));
+        Ok(Some(self.whole(entry)?).filter(|entry: &Reservation| entry.span.contains(addr)))
     }
 
     /// The leases at these addresses, which an index says are this set's.
-    fn indexed(&self, set: &SetName, addrs: &[Addr]) -> Result<Vec<Lease>, StoreError> {
+    fn indexed(&self, set: &SetName, addrs: &[Addr]) -> Result<Vec<Lease>> {
         let find = |addr: &Addr| {
             self.lease(set, *addr)?.ok_or_else(|| {
                 self.damaged("an owner's index that names a lease which is not there")
@@ -203,19 +219,36 @@ impl<K: Kv> Tables<'_, K> {
         addrs.iter().map(find).collect()
     }
 
+    /// The addresses of the owners with this prefix, behind the key `after`, as long as `more` wants
+    /// more than it was given.
+    fn addrs_of(
+        &self,
+        prefix: &[u8],
+        after: Option<Vec<u8>>,
+        more: &mut dyn FnMut(usize) -> bool,
+    ) -> Result<Vec<Addr>> {
+        let from = after.map_or_else(|| prefix.to_vec(), |key| [&key[..], &[0]].concat());
+        let mut addrs = Vec::new();
+        self.kv.scan(&from, &keys::behind(prefix), &mut |key, value| {
+            addrs.extend(self.whole(codec::unseal::<Vec<Addr>>(key, value))?);
+            Ok(more(addrs.len()))
+        })?;
+        Ok(addrs)
+    }
+
     fn queue(
         &self,
         set: &SetName,
         family: Family,
-        each: &mut dyn FnMut(Cooling) -> Result<bool, StoreError>,
-    ) -> Result<(), StoreError> {
-        let from = keys::queue(set, family);
+        each: &mut dyn FnMut(Cooling) -> Result<bool>,
+    ) -> Result<()> {
+        let from = keys::of_family(keys::QUEUE, set, family);
         self.kv.scan(&from, &keys::behind(&from), &mut |key, _| each(self.queued(set, key)?))
     }
 
     /// The cooling that a queue's key stands for.
-    fn queued(&self, set: &SetName, key: &[u8]) -> Result<Cooling, StoreError> {
-        let (_, addr) = keys::read_queued(key)
+    fn queued(&self, set: &SetName, key: &[u8]) -> Result<Cooling> {
+        let (_, _, addr) = keys::read_queued(key)
             .ok_or_else(|| self.damaged("a cooling address under a wrong key"))?;
         self.cooling_of(set, addr)?
             .ok_or_else(|| self.damaged("a cooling address that is in one table only"))
@@ -224,18 +257,17 @@ impl<K: Kv> Tables<'_, K> {
 
 impl<K: KvMut> Tables<'_, K> {
     /// Copies the policy into the file.
-    pub fn refresh_reservations(&mut self, policy: &Policy) -> Result<(), StoreError> {
-        let all = keys::all_reserved();
+    pub fn refresh_reservations(&mut self, policy: &Policy) -> Result<()> {
         let mut old = Vec::new();
-        self.kv.scan(&all, &keys::behind(&all), &mut |key, _| {
+        self.kv.each(&[keys::RESERVED], &mut |key, _| {
             old.push(key.to_vec());
-            Ok(true)
+            Ok(())
         })?;
         for key in old {
             self.kv.remove(&key)?;
         }
         for entry in &policy.entries {
-            let key = keys::reserved(&entry.set, entry.span.last);
+            let key = keys::at(keys::RESERVED, &entry.set, entry.span.last);
             let json = serde_json::to_vec(entry)
                 .map_err(|e| StoreError::io("copy the policy into", self.path, e.into()))?;
             self.kv.put(&key, &codec::seal(&key, &json))?;
@@ -245,7 +277,7 @@ impl<K: KvMut> Tables<'_, K> {
 }
 
 impl<K: Kv> Addresses for Tables<'_, K> {
-    fn holder(&self, set: &SetName, addr: Addr) -> Result<Holder, StoreError> {
+    fn holder(&self, set: &SetName, addr: Addr) -> Result<Holder> {
         let holder = match self.lease(set, addr)? {
             Some(lease) => Holder::Leased(Box::new(lease)),
             None => self.cooling_of(set, addr)?.map_or(Holder::Free, Holder::Cooling),
@@ -260,7 +292,7 @@ impl<K: Kv> Addresses for Tables<'_, K> {
         Ok(reserved.map_or(holder, |entry| Holder::Leased(Box::new(entry.lease(addr)))))
     }
 
-    fn of(&self, set: &SetName, owner: &Owner) -> Result<Vec<Lease>, StoreError> {
+    fn of(&self, set: &SetName, owner: &Owner) -> Result<Vec<Lease>> {
         let leases = self.indexed(set, &self.addrs(&keys::owner(set, owner))?)?;
         if leases.iter().any(|l| l.owner != *owner) {
             return Err(self.damaged("an owner's index that names another's lease"));
@@ -268,13 +300,11 @@ impl<K: Kv> Addresses for Tables<'_, K> {
         Ok(leases)
     }
 
-    fn cursor(&self, set: &SetName, range: Addr) -> Result<Option<Addr>, StoreError> {
-        let key = keys::cursor(set, range);
-        let bytes = self.kv.get(&key)?;
-        bytes.map(|bytes| self.whole(codec::unseal(&key, &bytes))).transpose()
+    fn cursor(&self, set: &SetName, range: Addr) -> Result<Option<Addr>> {
+        self.value(&keys::at(keys::CURSOR, set, range))
     }
 
-    fn next_free(&self, set: &SetName, span: Span, _: Order) -> Result<Option<Addr>, StoreError> {
+    fn next_free(&self, set: &SetName, span: Span, _: Order) -> Result<Option<Addr>> {
         let mut rest = Some(span);
         while let Some(span) = rest {
             let Some(addr) = occupancy::next_free(self, set, span)? else { return Ok(None) };
@@ -290,12 +320,7 @@ impl<K: Kv> Addresses for Tables<'_, K> {
         Ok(None)
     }
 
-    fn cooling(
-        &self,
-        set: &SetName,
-        family: Family,
-        limit: usize,
-    ) -> Result<Vec<Cooling>, StoreError> {
+    fn cooling(&self, set: &SetName, family: Family, limit: usize) -> Result<Vec<Cooling>> {
         let mut found = Vec::new();
         self.queue(set, family, &mut |cooling| {
             if self.reservation(set, cooling.addr)?.is_none() {
@@ -303,7 +328,7 @@ impl<K: Kv> Addresses for Tables<'_, K> {
             }
             Ok(found.len() < limit)
         })?;
-        let all = keys::queue(set, family);
+        let all = keys::of_family(keys::QUEUE, set, family);
         if let Some(last) = self.kv.last(&all, &keys::behind(&all))? {
             let last = self.queued(set, &last)?;
             let reserved = self.reservation(set, last.addr)?.is_some();
@@ -317,7 +342,7 @@ impl<K: Kv> Addresses for Tables<'_, K> {
         set: &SetName,
         family: Family,
         spans: &[Span],
-    ) -> Result<Option<Cooling>, StoreError> {
+    ) -> Result<Option<Cooling>> {
         let mut first = None;
         self.queue(set, family, &mut |cooling| {
             let asked = spans.iter().any(|s| s.contains(cooling.addr));
@@ -331,73 +356,46 @@ impl<K: Kv> Addresses for Tables<'_, K> {
 }
 
 impl<K: Kv> View for Tables<'_, K> {
-    fn former(&self, set: &SetName, pod: &PodKey, range: Addr) -> Result<Option<Addr>, StoreError> {
-        let key = keys::sticky(set, pod, range);
-        match self.kv.get(&key)? {
-            Some(bytes) => self.whole(codec::unseal(&key, &bytes)).map(Some),
-            None => Ok(self.earlier.and_then(|earlier| earlier(set, pod, range))),
-        }
+    fn former(&self, set: &SetName, pod: &PodKey, range: Addr) -> Result<Option<Addr>> {
+        let here = self.value(&keys::sticky(set, pod, range))?;
+        Ok(here.or_else(|| self.earlier?(set, pod, range)))
     }
 
     /// A folder of host-local is adopted as long as it is a folder: the store records none. So leases
     /// that host-local made may be here at any time.
-    fn adopted(&self, _: &NetworkName) -> Result<bool, StoreError> {
+    fn adopted(&self, _: &NetworkName) -> Result<bool> {
         Ok(true)
     }
 
-    fn has_ranges(&self, ranges: &NetworkRanges) -> Result<bool, StoreError> {
-        let key = keys::ranges(&ranges.network);
-        match self.kv.get(&key)? {
-            None => Ok(false),
-            Some(bytes) => {
-                let network = ranges.network.clone();
-                Ok(self.whole(codec::read_ranges(&key, network, &bytes))? == *ranges)
-            }
-        }
+    fn has_ranges(&self, ranges: &NetworkRanges) -> Result<bool> {
+        let found = self.read(&keys::ranges(&ranges.network), read_ranges)?;
+        Ok(found.as_ref() == Some(ranges))
     }
 
-    fn networks(&self) -> Result<Vec<NetworkRanges>, StoreError> {
-        let from = keys::all_ranges();
+    fn networks(&self) -> Result<Vec<NetworkRanges>> {
         let mut found = Vec::new();
-        self.kv.scan(&from, &keys::behind(&from), &mut |key, value| {
-            let network = self.whole(keys::read_ranges(key).ok_or(Bad("a network's name")))?;
-            found.push(self.whole(codec::read_ranges(key, network, value))?);
-            Ok(true)
+        self.kv.each(&[keys::RANGES], &mut |key, value| {
+            found.push(self.whole(read_ranges(key, value))?);
+            Ok(())
         })?;
         Ok(found)
     }
 
-    fn page(
-        &self,
-        set: &SetName,
-        after: Option<&Owner>,
-        limit: usize,
-    ) -> Result<Vec<Lease>, StoreError> {
-        let all = keys::owners(set);
-        let from = after.map_or_else(
-            || all.clone(),
-            |owner| {
-                // The smallest key behind the owner's own.
-                let mut key = keys::owner(set, owner);
-                key.push(0);
-                key
-            },
-        );
-        let mut addrs = Vec::new();
+    fn page(&self, set: &SetName, after: Option<&Owner>, limit: usize) -> Result<Vec<Lease>> {
+        let all = keys::of_set(keys::OWNER, set);
         let mut owners = 0;
-        self.kv.scan(&from, &keys::behind(&all), &mut |key, value| {
-            addrs.extend(self.whole(codec::unseal::<Vec<Addr>>(key, value))?);
+        let addrs = self.addrs_of(&all, after.map(|owner| keys::owner(set, owner)), &mut |_| {
             owners += 1;
-            Ok(owners < limit)
+            owners < limit
         })?;
         self.indexed(set, &addrs)
     }
 
-    fn pool(&self, id: &PoolId) -> Result<Option<Pool>, StoreError> {
+    fn pool(&self, id: &PoolId) -> Result<Option<Pool>> {
         pools::get(self, id)
     }
 
-    fn overlapping(&self, space: &str, subnet: Subnet) -> Result<Option<Pool>, StoreError> {
+    fn overlapping(&self, space: &str, subnet: Subnet) -> Result<Option<Pool>> {
         pools::overlapping(self, space, subnet)
     }
 
@@ -407,28 +405,15 @@ impl<K: Kv> View for Tables<'_, K> {
         within: Subnet,
         len: u8,
         from: Addr,
-    ) -> Result<Option<Subnet>, StoreError> {
+    ) -> Result<Option<Subnet>> {
         pools::next_block(self, space, within, len, from)
     }
 
-    fn of_pool(
-        &self,
-        pool: &Pool,
-        after: Option<Addr>,
-        limit: usize,
-    ) -> Result<Vec<Lease>, StoreError> {
+    fn of_pool(&self, pool: &Pool, after: Option<Addr>, limit: usize) -> Result<Vec<Lease>> {
         let set = pool.set();
         let all = keys::of_pool(&set, &pool.id);
-        let mut from = all.clone();
-        if let Some(after) = after {
-            from = keys::owner(&set, &Owner::Pool(pool.id.clone(), after));
-            from.push(0);
-        }
-        let mut addrs = Vec::new();
-        self.kv.scan(&from, &keys::behind(&all), &mut |key, value| {
-            addrs.extend(self.whole(codec::unseal::<Vec<Addr>>(key, value))?);
-            Ok(addrs.len() < limit)
-        })?;
+        let after = after.map(|addr| keys::owner(&set, &Owner::Pool(pool.id.clone(), addr)));
+        let addrs = self.addrs_of(&all, after, &mut |found| found < limit)?;
         self.indexed(&set, &addrs)
     }
 
@@ -436,4 +421,10 @@ impl<K: Kv> View for Tables<'_, K> {
         // A transaction has no limit of its own; it is filled in steps, so that memory has one.
         1024
     }
+}
+
+/// Reads the ranges of the network that the key names.
+pub fn read_ranges(key: &[u8], value: &[u8]) -> Result<NetworkRanges, Bad> {
+    let network = keys::read_ranges(key).ok_or(Bad("a network's name"))?;
+    codec::read_ranges(key, network, value)
 }

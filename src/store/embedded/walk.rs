@@ -1,4 +1,5 @@
-//! What an embedded store answers to those who read all of it: leases, history, counters.
+//! What an embedded store answers to those who read all of it: leases, history, counters, records.
+//! A record that cannot be read is damage, and never left out; an index is no record.
 //!
 //! A reader holds a lock for one page of records, [`PAGE`] at most, and never while its consumer works:
 //! it resumes behind the last key. So an allocation waits for a page at most, however slow the
@@ -13,31 +14,28 @@ use super::fs::FileSystem;
 use super::policy::{Policy, Reservation};
 use super::reserve::addresses;
 use super::view::{Kv, Tables};
-use super::{Embedded, LeaseFile, history, keys};
-use crate::alloc::{Context, Holder, NetworkRanges};
-use crate::error::StoreError;
-use crate::model::{Counter, Event, Lease, Persist, SetName};
+use super::{Embedded, LeaseFile, Result, check, history, keys, pools};
+use crate::alloc::{Context, Holder, NetworkRanges, Record, View};
+use crate::error::Error;
+use crate::model::{Counter, Event, Lease, Persist, Pool, SetName};
 use crate::net::Addr;
-use crate::store::codec::Bad;
-use crate::store::{EachOccupied, EventFilter, codec};
+use crate::store::{EachOccupied, EachRecord, EventFilter, Problem, StoreReader};
 
 /// How many records a reader takes in one hold of the lock: some milliseconds.
-pub const PAGE: usize = 10_000;
+const PAGE: usize = 10_000;
 
-/// One page of addresses in use, in the order of set and address.
+/// One page of records, each with its key behind the kind.
 struct Page {
-    holders: Vec<(SetName, Addr, Holder)>,
-    /// Where the next page begins; `None`: there is none.
+    records: Vec<(Vec<u8>, Record)>,
+    /// The last of these keys, if there are more records.
     next: Option<Vec<u8>>,
 }
 
-impl<F: FileSystem> Embedded<F> {
-    /// Every lease, reservations among them.
-    pub(super) fn walk_leases(
-        &self,
-        cx: &Context,
-        each: &mut dyn FnMut(Lease),
-    ) -> Result<(), StoreError> {
+/// The kinds of records, pools apart.
+const KINDS: [u8; 4] = [keys::LEASE, keys::COOLING, keys::CURSOR, keys::STICKY];
+
+impl<F: FileSystem> StoreReader for Embedded<F> {
+    fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<()> {
         self.walk(false, cx, &mut |_, _, holder| {
             if let Holder::Leased(lease) = holder {
                 each(*lease);
@@ -45,21 +43,114 @@ impl<F: FileSystem> Embedded<F> {
         })
     }
 
-    /// Every address that is not free.
-    pub(super) fn walk_taken(
-        &self,
-        cx: &Context,
-        each: &mut EachOccupied<'_>,
-    ) -> Result<(), StoreError> {
+    fn occupancy(&mut self, cx: &Context, each: &mut EachOccupied<'_>) -> Result<()> {
         self.walk(true, cx, &mut |set, addr, holder| each(set, addr, &holder))
     }
 
+    /// Where both files have a network's ranges, the home of its leases counts.
+    fn networks(&mut self, cx: &Context) -> Result<Vec<NetworkRanges>> {
+        let mut all = BTreeMap::new();
+        for file in self.lease_files_own_first(cx)? {
+            self.read_page(&file, |tables| {
+                for definition in tables.networks()? {
+                    let here = tables.is_home(&definition.set)?;
+                    if here || !all.contains_key(&definition.network) {
+                        all.insert(definition.network.clone(), definition);
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        Ok(all.into_values().collect())
+    }
+
+    fn history(&mut self, cx: &Context, filter: &mut EventFilter<'_>) -> Result<Vec<Event>> {
+        let mut all = Vec::new();
+        for file in self.lease_files(cx)? {
+            let found = self.read_page(&file, |tables| history::events(tables, filter))?;
+            all.extend(found.unwrap_or_default());
+        }
+        let current = cx.boot.as_ref().map(|boot| self.names.boot(boot));
+        let begun =
+            current.and_then(|path| self.read_earlier(&path, |tables| history::begun(tables)));
+        for boot in self.earlier_boots(begun.flatten().unwrap_or(cx.now), cx) {
+            // Nothing of it was flushed: a power cut may have torn it.
+            let found = self.read_earlier(&boot.path, |tables| {
+                history::of_ended_boot(tables, boot.ended, cx, filter)
+            });
+            all.extend(found.unwrap_or_default());
+        }
+        all.sort_by_key(|event| event.time);
+        Ok(all)
+    }
+
+    fn counters(&mut self, cx: &Context) -> Result<Vec<Counter>> {
+        let mut all: BTreeMap<_, Counter> = BTreeMap::new();
+        for file in self.lease_files(cx)? {
+            for c in self.read_page(&file, |t| history::counters(t))?.unwrap_or_default() {
+                let key = (c.set.clone(), c.face, c.verb, c.ending);
+                all.entry(key)
+                    .and_modify(|all| all.count = all.count.saturating_add(c.count))
+                    .or_insert(c);
+            }
+        }
+        Ok(all.into_values().collect())
+    }
+
+    fn problems(&mut self, cx: &Context, each: &mut dyn FnMut(Problem)) -> Result<()> {
+        self.examine(cx, each)
+    }
+
+    fn pools(&mut self) -> Result<Vec<Pool>> {
+        let file = self.durable();
+        if !self.is_there(&file.path)? {
+            return Ok(Vec::new());
+        }
+        Ok(self.read_page(&file, |tables| pools::all(tables))?.unwrap_or_default())
+    }
+
+    fn records(&mut self, cx: &Context, each: &mut EachRecord<'_>) -> Result<(), Error> {
+        self.patience.renew();
+        let mut seen = BTreeSet::new();
+        for file in self.lease_files_own_first(cx)? {
+            let pools = self.read_page(&file, |tables| pools::all(tables))?;
+            for pool in pools.unwrap_or_default() {
+                each(Record::Pool(pool), file.persist)?;
+            }
+            let mut here = BTreeSet::new();
+            for kind in KINDS {
+                let mut from = Some(Vec::new());
+                while let Some(after) = from {
+                    let page = self.read_page(&file, |tables| page(tables, kind, &after))?;
+                    let Some(page) = page else { break };
+                    for (_, record) in page.records {
+                        let set = record.set();
+                        if set.as_ref().is_none_or(|set| !seen.contains(set)) {
+                            here.extend(set);
+                            each(record, file.persist)?;
+                        }
+                    }
+                    from = page.next;
+                }
+            }
+            seen.extend(here);
+        }
+        for entry in Policy::read(&self.fs, &self.names.policy())?.entries {
+            for addr in addresses(entry.span) {
+                each(Record::Lease(entry.lease(addr)), Persist::Disk)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<F: FileSystem> Embedded<F> {
     fn walk(
         &self,
         cooling: bool,
         cx: &Context,
         each: &mut dyn FnMut(&SetName, Addr, Holder),
-    ) -> Result<(), StoreError> {
+    ) -> Result<()> {
         self.patience.renew();
         let mut reserved = Reserved::new(Policy::read(&self.fs, &self.names.policy())?);
         let mut seen = BTreeSet::new();
@@ -69,9 +160,18 @@ impl<F: FileSystem> Embedded<F> {
             let mut here = BTreeSet::new();
             let mut from = Some(Vec::new());
             while let Some(after) = from {
-                let page = self.read_page(file, |tables| page(tables, &after, cooling))?;
+                let page = self.read_page(file, |tables| in_use(tables, &after, cooling))?;
                 let Some(page) = page else { break };
-                for (set, addr, holder) in page.holders {
+                for (_, record) in page.records {
+                    let (set, addr, holder) = match record {
+                        Record::Lease(lease) => {
+                            (lease.set.clone(), lease.addr, Holder::Leased(Box::new(lease)))
+                        }
+                        Record::Cooling(set, cooling) => {
+                            (set, cooling.addr, Holder::Cooling(cooling))
+                        }
+                        _ => continue,
+                    };
                     // What a file keeps of a set with another home (cooling addresses, a gateway) is
                     // out of date. A set whose home changed since is not listed once more.
                     if homes.get(&set).is_some_and(|home| *home != file.persist)
@@ -97,7 +197,7 @@ impl<F: FileSystem> Embedded<F> {
     }
 
     /// Which file has the leases of a set, where more than one may have something of it.
-    fn homes(&self, files: &[LeaseFile]) -> Result<BTreeMap<SetName, Persist>, StoreError> {
+    fn homes(&self, files: &[LeaseFile]) -> Result<BTreeMap<SetName, Persist>> {
         let mut homes = BTreeMap::new();
         for file in files.iter().filter(|_| files.len() > 1) {
             self.read_page(file, |tables| {
@@ -116,107 +216,45 @@ impl<F: FileSystem> Embedded<F> {
     pub(super) fn read_page<T>(
         &self,
         file: &LeaseFile,
-        work: impl FnOnce(&super::database::Looked<'_>) -> Result<T, StoreError>,
-    ) -> Result<Option<T>, StoreError> {
+        work: impl FnOnce(&super::database::Looked<'_>) -> Result<T>,
+    ) -> Result<Option<T>> {
         self.patience.renew();
         let lock = self.lock_to_read(file)?;
         self.read(file, &lock, work)
     }
-
-    /// The networks' ranges. Where both files have a network's, the home of its leases counts.
-    pub(super) fn walk_networks(&self, cx: &Context) -> Result<Vec<NetworkRanges>, StoreError> {
-        use crate::alloc::View;
-        let mut all = BTreeMap::new();
-        for file in self.lease_files_own_first(cx)? {
-            self.read_page(&file, |tables| {
-                for definition in tables.networks()? {
-                    let here = tables.is_home(&definition.set)?;
-                    if here || !all.contains_key(&definition.network) {
-                        all.insert(definition.network.clone(), definition);
-                    }
-                }
-                Ok(())
-            })?;
-        }
-        Ok(all.into_values().collect())
-    }
-
-    /// What happened.
-    pub(super) fn walk_history(
-        &self,
-        cx: &Context,
-        filter: &mut EventFilter<'_>,
-    ) -> Result<Vec<Event>, StoreError> {
-        let mut all = Vec::new();
-        for file in self.lease_files(cx)? {
-            let found = self.read_page(&file, |tables| history::events(tables, filter))?;
-            all.extend(found.unwrap_or_default());
-        }
-        let current = cx.boot.as_ref().map(|boot| self.names.boot(boot));
-        let begun =
-            current.and_then(|path| self.read_earlier(&path, |tables| history::begun(tables)));
-        for boot in self.earlier_boots(begun.flatten().unwrap_or(cx.now), cx) {
-            // Nothing of it was flushed: a power cut may have torn it.
-            let found = self.read_earlier(&boot.path, |tables| {
-                history::of_ended_boot(tables, boot.ended, cx, filter)
-            });
-            all.extend(found.unwrap_or_default());
-        }
-        all.sort_by_key(|event| event.time);
-        Ok(all)
-    }
-
-    /// How often what was asked for.
-    pub(super) fn walk_counters(&self, cx: &Context) -> Result<Vec<Counter>, StoreError> {
-        let mut all: BTreeMap<_, Counter> = BTreeMap::new();
-        for file in self.lease_files(cx)? {
-            for c in self.read_page(&file, |t| history::counters(t))?.unwrap_or_default() {
-                let key = (c.set.clone(), c.face, c.verb, c.ending);
-                all.entry(key)
-                    .and_modify(|all| all.count = all.count.saturating_add(c.count))
-                    .or_insert(c);
-            }
-        }
-        Ok(all.into_values().collect())
-    }
 }
 
-/// The addresses in use whose keys are behind `after`, at most [`PAGE`] of each kind. Leases and cooling
-/// addresses have keys that differ in their first byte alone.
-fn page<K: Kv>(tables: &Tables<'_, K>, after: &[u8], cooling: bool) -> Result<Page, StoreError> {
-    let mut found: Vec<(Vec<u8>, (SetName, Addr, Holder))> = Vec::new();
-    let mut next: Option<Vec<u8>> = None;
-    let kinds: &[Vec<u8>] = &[keys::leases(None), keys::coolings()];
-    for (kind, prefix) in kinds[..if cooling { 2 } else { 1 }].iter().enumerate() {
-        let mut count = 0;
-        let from = if after.is_empty() { prefix.clone() } else { [prefix, after, &[0]].concat() };
-        tables.kv.scan(&from, &keys::behind(prefix), &mut |key, value| {
-            let place = key[prefix.len()..].to_vec();
-            if count == PAGE {
-                // The page ends where the first of the kinds does.
-                let last = found.last().map(|(place, _)| place.clone());
-                next = [next.take(), last].into_iter().flatten().min();
-                return Ok(false);
-            }
-            count += 1;
-            let (set, addr, holder) = if kind == 0 {
-                let lease = tables.whole(codec::read_lease(key, value))?;
-                (lease.set.clone(), lease.addr, Holder::Leased(Box::new(lease)))
-            } else {
-                let at = keys::read_cooling(key).ok_or(Bad("a cooling address' key"));
-                let (set, addr) = tables.whole(at)?;
-                let cooling = tables.whole(codec::read_cooling(key, addr, value))?;
-                (set, addr, Holder::Cooling(cooling))
-            };
-            found.push((place, (set, addr, holder)));
-            Ok(true)
-        })?;
+/// The records of one kind whose keys are behind `after`, at most [`PAGE`].
+fn page<K: Kv>(tables: &Tables<'_, K>, kind: u8, after: &[u8]) -> Result<Page> {
+    let mut page = Page { records: Vec::new(), next: None };
+    let from = if after.is_empty() { vec![kind] } else { [&[kind], after, &[0]].concat() };
+    tables.kv.scan(&from, &keys::behind(&[kind]), &mut |key, value| {
+        if page.records.len() == PAGE {
+            page.next = page.records.last().map(|(key, _)| key.clone());
+            return Ok(false);
+        }
+        let record = tables.whole(check::read(key, value))?;
+        page.records.extend(record.map(|record| (key[1..].to_vec(), record)));
+        Ok(true)
+    })?;
+    Ok(page)
+}
+
+/// The leases whose keys are behind `after`, with `cooling` the cooling addresses too, by set and
+/// address. Their keys differ in the kind alone.
+fn in_use<K: Kv>(tables: &Tables<'_, K>, after: &[u8], cooling: bool) -> Result<Page> {
+    let mut all = page(tables, keys::LEASE, after)?;
+    if cooling {
+        let more = page(tables, keys::COOLING, after)?;
+        all.records.extend(more.records);
+        all.records.sort_by(|(one, _), (other, _)| one.cmp(other));
+        // The page ends where the first of the two does.
+        all.next = [all.next, more.next].into_iter().flatten().min();
+        if let Some(end) = &all.next {
+            all.records.retain(|(key, _)| key <= end);
+        }
     }
-    found.sort_by(|(one, _), (other, _)| one.cmp(other));
-    if let Some(end) = &next {
-        found.retain(|(place, _)| place <= end);
-    }
-    Ok(Page { holders: found.into_iter().map(|(_, holder)| holder).collect(), next })
+    Ok(all)
 }
 
 /// The reservations that were not listed yet, by set and address.

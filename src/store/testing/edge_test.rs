@@ -297,7 +297,7 @@ fn the_addresses_of_pods_that_never_return_are_forgotten() {
     let mut records = 0;
     let patience = Patience::new(Wait::Try);
     database::read(&Os, &file, None, &patience, |tables| {
-        let all = keys::stickies();
+        let all = [keys::STICKY];
         tables.kv.scan(&all, &keys::behind(&all), &mut |_, _| {
             records += 1;
             Ok(true)
