@@ -9,11 +9,13 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use serde_json::{Value, json};
 use sublet::alloc::{
-    Add, Ask, Command, Context, Del, Legacy, LegacyCursor, LegacyLease, Outcome, RequestAddress,
+    Add, Ask, Command, Context, Del, ForeignLease, Legacy, LegacyCursor, Outcome, RequestAddress,
     RequestPool, Reserve, Target,
 };
 use sublet::config::{Inputs, Netconf};
-use sublet::model::{ContainerId, IfName, Origin, Persist, SetName, StoreSpec};
+use sublet::model::{
+    Attachment, ContainerId, IfName, Kind, NetworkName, Origin, Owner, Persist, SetName, StoreSpec,
+};
 use sublet::net::Addr;
 use sublet::store;
 use sublet::store::Store;
@@ -126,7 +128,7 @@ impl Scene {
             network: config.network,
             owner: config.owner.context("an owner")?,
             sets: config.sets,
-            wanted: config.wanted,
+            requested: config.wanted,
             strategy: config.strategy,
             cooldown: config.cooldown,
             sticky: false,
@@ -152,10 +154,15 @@ impl Scene {
         let legacy = count - single;
         let mut leases = Vec::new();
         for (n, offset) in scattered(legacy).into_iter().enumerate() {
-            leases.push(LegacyLease {
-                addr: Addr::from(std::net::IpAddr::V4((0x0a40_0000 + offset).into())),
+            let attachment = Attachment {
+                network: NetworkName::new("pods").map_err(|e| anyhow!("{e:?}"))?,
                 container: ContainerId::new(id(1_000_000 + n)).map_err(|e| anyhow!("{e:?}"))?,
                 ifname: Some(IfName::new("eth0").map_err(|e| anyhow!("{e:?}"))?),
+            };
+            leases.push(ForeignLease {
+                addr: Addr::from(std::net::IpAddr::V4((0x0a40_0000 + offset).into())),
+                kind: Kind::Dynamic,
+                owner: Owner::Attachment(attachment),
             });
         }
         let cursor = leases.first().map(|lease| LegacyCursor { index: 0, addr: lease.addr });
@@ -232,7 +239,7 @@ impl Scene {
             let endpoint = Some((*name).to_owned()).filter(|name| !name.is_empty());
             self.run(&Command::RequestAddress(RequestAddress {
                 pool: pool.id.clone(),
-                wanted: None,
+                requested: None,
                 gateway: n == 0,
                 serial: false,
                 origin: Origin { endpoint, ..Origin::default() },

@@ -107,8 +107,8 @@ built=$PWD/${CARGO_TARGET_DIR:-target}/$host/release/examples
 
 BENCH_WORK=$(mktemp -d "${BENCH_DIR:-/var/tmp}/sublet-bench.XXXXXX")
 trap 'rm -rf "$BENCH_WORK"' EXIT
-cp bin/sublet "$built/floor" "$BENCH_WORK/"
-export BENCH_WORK BENCH_SUBLET=$BENCH_WORK/sublet BENCH_FLOOR=$BENCH_WORK/floor
+cp bin/sublet bin/subletd "$built/floor" "$BENCH_WORK/"
+export BENCH_WORK BENCH_SUBLET=$BENCH_WORK/sublet BENCH_SUBLETD=$BENCH_WORK/subletd BENCH_FLOOR=$BENCH_WORK/floor
 export BENCH_DRIVER=$built/bench
 
 namespaces=(--mount --propagation private)

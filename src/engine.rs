@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 use crate::alloc;
 use crate::alloc::{
-    Add, Added, AdoptPool, Check, Collected, Command, Context, DefineNetwork, Del, Evict, Gc,
-    HandBack, Import, Imported, Outcome, ReleaseAddress, ReleasePool, RequestAddress, RequestPool,
-    Reserve, Status, Sweep, Target, Unreserve,
+    Add, Added, AdoptPool, Check, Collected, Command, Context, DefineNetwork, Del, Evict,
+    ExportHostLocal, Gc, Import, Imported, Outcome, ReleaseAddress, ReleasePool, RequestAddress,
+    RequestPool, Reserve, Status, Sweep, Target, Unreserve,
 };
 use crate::error::{Error, StoreError};
 use crate::migrate::{consul, host_local_import};
@@ -39,7 +39,7 @@ macro_rules! answer {
 pub fn add(
     store: &mut dyn Store,
     mut add: Add,
-    legacy: Option<Legacy<'_>>,
+    legacy: Option<HostLocalFolder<'_>>,
     cx: &Context,
 ) -> Result<Added, Error> {
     let folder = match legacy {
@@ -72,7 +72,7 @@ pub fn add(
             }
             Outcome::Contested(contested) => {
                 for contested in contested {
-                    let addr = contested.lease.addr;
+                    let (addr, set) = (contested.lease.addr, &contested.lease.set);
                     let note = format!(
                         "leased here to {} and by host-local to {}",
                         contested.lease.owner, contested.claimant
@@ -110,7 +110,7 @@ pub fn undo(
 
 /// Where host-local kept a network's leases.
 #[derive(Clone, Copy, Debug)]
-pub struct Legacy<'a> {
+pub struct HostLocalFolder<'a> {
     /// The folder; it need not exist.
     pub dir: &'a Path,
     /// The network.
@@ -124,7 +124,7 @@ pub struct Legacy<'a> {
 pub fn del(
     store: &mut dyn Store,
     del: Del,
-    legacy: Option<Legacy<'_>>,
+    legacy: Option<HostLocalFolder<'_>>,
     cx: &Context,
 ) -> Result<Vec<Lease>, Error> {
     if let (Some(legacy), Target::Owner(Owner::Attachment(attachment))) = (legacy, &del.target) {
@@ -209,16 +209,15 @@ pub fn convert(
 /// configuration; the first ADD with one finds it done.
 pub fn import_host_local(
     store: &mut dyn Store,
-    legacy: Legacy<'_>,
+    legacy: HostLocalFolder<'_>,
     set: SetName,
     dry_run: bool,
     cx: &Context,
 ) -> Result<(Imported, Vec<Addr>), Error> {
     let folder = host_local_import::open(legacy.dir, legacy.network, legacy.wait)?;
     let Some(folder) = folder else { return Ok((Imported::Before, Vec::new())) };
-    let leases =
-        folder.leases.iter().map(|l| host_local_import::imported(l, legacy.network)).collect();
     let cursors: Vec<Addr> = folder.cursors.iter().map(|c| c.addr).collect();
+    let leases = folder.leases.clone();
     let import =
         Import { set, leases, cursors: cursors.clone(), adopts: None, partial: false, dry_run };
     let done = self::import(store, import, cx)?;
@@ -228,15 +227,15 @@ pub fn import_host_local(
     Ok((done, cursors))
 }
 
-/// Tells that host-local's folder of a network was written from the leases here, so that the next
-/// ADD looks at it again; answers the addresses given last, for each range set that is named.
-pub fn hand_back(
+/// Returns where the rotation of these range sets is, and frees the leases that another program has
+/// now.
+pub fn export_host_local(
     store: &mut dyn Store,
-    hand: HandBack,
+    hand: ExportHostLocal,
     cx: &Context,
 ) -> Result<Vec<Option<Addr>>, Error> {
-    let outcome = store.apply(&Command::HandBack(hand), cx)?;
-    answer!(outcome, Outcome::HandedBack(last) => last)
+    let outcome = store.apply(&Command::ExportHostLocal(hand), cx)?;
+    answer!(outcome, Outcome::Exported(last) => last)
 }
 
 /// How full each range is that the store knows of.

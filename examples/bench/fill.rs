@@ -7,9 +7,9 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
-use sublet::alloc::{Add, Command, Legacy, LegacyCursor, LegacyLease, Outcome};
+use sublet::alloc::{Add, Command, ForeignLease, Legacy, LegacyCursor, Outcome};
 use sublet::config::{Inputs, Netconf};
-use sublet::model::{ContainerId, IfName, NetworkName, StoreSpec};
+use sublet::model::{Attachment, ContainerId, IfName, Kind, NetworkName, Owner, StoreSpec};
 use sublet::net::Addr;
 use sublet::store;
 use sublet::sys::host;
@@ -32,10 +32,15 @@ pub fn sublet(fill: Fill, network: &str) -> Result<()> {
     let ifname = Some(IfName::new("eth0").map_err(name)?);
     let mut leases = Vec::new();
     for (n, offset) in fill.taken().enumerate() {
-        leases.push(LegacyLease {
-            addr: address(offset),
+        let attachment = Attachment {
+            network: add.network.clone(),
             container: ContainerId::new(id(FIRST + n)).map_err(name)?,
             ifname: ifname.clone(),
+        };
+        leases.push(ForeignLease {
+            addr: address(offset),
+            kind: Kind::Dynamic,
+            owner: Owner::Attachment(attachment),
         });
     }
     let cursor = LegacyCursor { index: 0, addr: address(fill.last()) };
@@ -63,7 +68,7 @@ pub fn add_of(conf: &[u8], network: &str, container: String) -> Result<(Add, Sto
         network: NetworkName::new(network).map_err(name)?,
         owner: config.owner.context("an owner")?,
         sets: config.sets,
-        wanted: Vec::new(),
+        requested: Vec::new(),
         strategy: config.strategy,
         cooldown: config.cooldown,
         sticky: false,

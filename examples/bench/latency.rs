@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 
 use super::bed::{Bed, Fill, Plugin, id};
 use super::report::Results;
-use super::{Tools, say};
+use super::{Tools, readers, say};
 
 /// Numbers of leases in a store.
 pub fn sizes(plugin: Plugin, quick: bool) -> &'static [u32] {
@@ -93,6 +93,12 @@ pub fn measure(tools: &Tools, results: &mut Results) -> Result<()> {
     }
     let largest = *sizes(Plugin::Boot, tools.quick).last().unwrap_or(&0);
     results.facts.insert("boot/leases".to_owned(), largest.into());
+    for plugin in ["Boot", "Disk"] {
+        let name = format!("{plugin}/{largest}");
+        if let Some((bed, _)) = beds.iter().find(|(_, n)| *n == name) {
+            readers::measure(tools, bed, rounds.min(200), results)?;
+        }
+    }
     let name = format!("Boot/{largest}");
     if let Some((bed, _)) = beds.iter().find(|(_, n)| *n == name) {
         first_of_boot(tools, bed, rounds, results)?;

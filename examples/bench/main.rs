@@ -15,6 +15,7 @@ mod docker;
 mod fill;
 mod latency;
 mod plot;
+mod readers;
 mod report;
 mod stats;
 mod swarm;
@@ -33,6 +34,8 @@ pub struct Tools {
     pub work: PathBuf,
     /// The program that is measured.
     pub sublet: PathBuf,
+    /// The daemon.
+    pub subletd: PathBuf,
     /// The program that does nothing.
     pub floor: PathBuf,
     /// Debian's plugins.
@@ -53,6 +56,7 @@ impl Tools {
         Ok(Tools {
             work: must("BENCH_WORK")?,
             sublet: must("BENCH_SUBLET")?,
+            subletd: must("BENCH_SUBLETD")?,
             floor: must("BENCH_FLOOR")?,
             plugins: PathBuf::from("/usr/lib/cni"),
             boot_id: get("BENCH_BOOT_ID"),

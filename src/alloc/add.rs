@@ -1,107 +1,106 @@
 //! ADD: one address of each range set, all or none.
 //!
-//! Owns: what a repeated ADD gets, what may be asked for, and the warning about overlapping
-//! networks. Does not own: which free address (`choose`), host-local's leases (`takeover`).
+//! Decides what a repeated ADD returns, which requested addresses are refused, and when overlapping
+//! networks are worth a warning. [`super::choose`] finds a free address, [`super::takeover`] translates
+//! host-local's leases.
 
 use std::collections::BTreeSet;
 
 use super::change::{Change, NetworkRanges, PodKey};
-use super::choose::{Choice, Ended, choose};
-use super::command::{Add, Added, Legacy, OnDuplicate, Outcome, Strategy, Wanted, legacy_owner};
+use super::choose::{Ended, choose};
+use super::command::{Add, Added, Legacy, OnDuplicate, Outcome, Requested, Strategy, legacy_owner};
 use super::define;
-use super::takeover::{Takeover, WithTakeover};
-use super::view::{Context, Holder, Plan, View};
-use crate::error::{Refusal, StoreError};
+use super::takeover::Takeover;
+use super::view::{Addresses, Context, Holder, Plan, View};
+use crate::error::{Error, Refusal, StoreError};
 use crate::model::{Grant, Kind, Lease, Owner};
 use crate::net::{Addr, Range, RangeSet, describe};
 
-/// A step's failure: the store's, or a refusal that ends the ADD.
-enum Stop {
-    Refused(Refusal),
-    Store(StoreError),
-}
-
-impl From<StoreError> for Stop {
-    fn from(error: StoreError) -> Stop {
-        Stop::Store(error)
-    }
-}
-
-impl From<Refusal> for Stop {
-    fn from(refusal: Refusal) -> Stop {
-        Stop::Refused(refusal)
-    }
-}
-
 /// Decides an ADD.
-pub fn run(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, StoreError> {
-    match plan(add, view, cx) {
-        Ok(plan) => Ok(plan),
-        Err(Stop::Refused(refusal)) => Ok(Plan::refuse(refusal)),
-        Err(Stop::Store(error)) => Err(error),
-    }
-}
-
-fn plan(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Stop> {
+pub fn run(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     let adopted = view.adopted(&add.network)?;
     let mut changes = Vec::new();
-    let mut taken = Takeover::default();
+    let mut addresses = Takeover::none(view);
     match &add.legacy {
         Legacy::Unread if !adopted => return Ok(Plan::only(Outcome::ReadLegacy)),
         Legacy::Absent | Legacy::Unread => {}
         // In a cluster old keys stay where they are: a record says that they were imported.
         Legacy::Read(..) if adopted && view.has_other_nodes() => {}
         Legacy::Read(leases, cursors) => {
-            taken = Takeover::read(add, leases, cursors, view, cx)??;
-            if !taken.contested.is_empty() {
-                return Ok(Plan::only(Outcome::Contested(taken.contested)));
+            addresses = Takeover::read(add, leases, cursors, view, cx)?;
+            if !addresses.contested.is_empty() {
+                return Ok(Plan::only(Outcome::Contested(addresses.contested)));
             }
-            changes = taken.changes(add, cx.now);
+            changes = addresses.changes(add, cx.now);
         }
     }
     if let Some(define) = &add.define {
-        changes.extend(define::first(define, view, cx)??);
+        changes.extend(define::first(define, view, cx)?);
     }
     // With the takeover in it: an address that it leases has ended no cooldown.
-    let ended = Ended::find(add, &WithTakeover { taken: &taken, view }, cx)?;
-    let mut work = Work { add, view, cx, changes, taken, ended };
-    let kept = work.kept(adopted || matches!(add.legacy, Legacy::Read(..)))?;
+    let ended = Ended::find(add, &addresses, cx)?;
+    let mut work = Work { add, view, cx, changes, addresses, ended };
+    let held = work.held(adopted || matches!(add.legacy, Legacy::Read(..)))?;
+    let of_set = |set: &RangeSet| held.iter().find(|l| set.range_of(l.addr).is_some());
+    let own: Vec<Option<&Lease>> = add.sets.iter().map(of_set).collect();
     if add.on_duplicate == OnDuplicate::Error
-        && let Some((index, lease)) = first_kept(&add.sets, &kept)
+        && let Some(any) = held.first()
     {
+        // host-local names the lease that it finds first; any if no range has one.
+        let found = own.iter().enumerate().find_map(|(index, lease)| Some((index, (*lease)?)));
+        let (index, lease) = found.unwrap_or((0, any));
         return Err(Refusal::Duplicate { index, lease: Box::new(lease.clone()) }.into());
     }
+    let (requested, left) = assign(add, &held, &own)?;
     let mut grants = Vec::new();
     let mut created = Vec::new();
-    let (wanted, left) = work.assign(&kept)?;
     for (index, set) in add.sets.iter().enumerate() {
         work.claim_gateways(set)?;
-        let own = kept.iter().find(|l| set.range_of(l.addr).is_some());
-        let lease = if let Some(lease) = own {
-            work.keep(set, lease, wanted[index])?
+        let lease = if let Some(lease) = own[index] {
+            work.renew(set, lease, requested[index])?
         } else {
-            let lease = work.lease(index, set, wanted[index])?;
+            let lease = work.lease(index, set, requested[index])?;
             created.push(lease.addr);
             lease
         };
-        // `range_of` holds for both: a kept lease was found by it, a new one was drawn from it.
+        // `range_of` holds for both: a held lease was found by it, a new one was drawn from it.
         let gateway = set.range_of(lease.addr).and_then(Range::gateway);
         grants.push(Grant { addr: lease.addr, prefix: lease.prefix, gateway });
     }
-    // As in host-local, after what each set has to say.
+    // As in host-local, after the refusals of each set.
     if !left.is_empty() {
         return Err(Refusal::NotInRange { addrs: left, ranges: describe(&add.sets) }.into());
     }
     let warnings = if created.is_empty() { Vec::new() } else { work.put_ranges()? };
-    let changes = work.finish();
-    Ok(Plan { changes, outcome: Ok(Outcome::Added(Added { grants, created, warnings })) })
+    Ok(Plan::new(work.finish(), Outcome::Added(Added { grants, created, warnings })))
 }
 
-/// The lease that host-local would come upon first, and in which set; any if all ranges are gone.
-fn first_kept<'l>(sets: &[RangeSet], kept: &'l [Lease]) -> Option<(usize, &'l Lease)> {
-    let of_set = |set: &RangeSet| kept.iter().find(|l| set.range_of(l.addr).is_some());
-    let found = sets.iter().enumerate().find_map(|(index, set)| Some((index, of_set(set)?)));
-    found.or_else(|| kept.first().map(|l| (0, l)))
+/// Assigns to each set the first requested address in it, and returns those that are in none. Refuses
+/// what does not fit the leases that the owner holds.
+fn assign(
+    add: &Add,
+    held: &[Lease],
+    own: &[Option<&Lease>],
+) -> Result<(Vec<Option<Requested>>, Vec<Addr>), Error> {
+    let misfit = |lease: &Lease, asked| Refusal::Misfit { lease: Box::new(lease.clone()), asked };
+    let in_a_set = |lease: &&Lease| add.sets.iter().any(|s| s.range_of(lease.addr).is_some());
+    if let Some(outside) = held.iter().find(|lease| !in_a_set(lease)) {
+        return Err(misfit(outside, None).into());
+    }
+    let mut left = add.requested.clone();
+    let mut assigned = Vec::new();
+    for set in &add.sets {
+        let position = left.iter().position(|w| set.range_of(w.addr).is_some());
+        assigned.push(position.map(|p| left.remove(p)));
+    }
+    for (own, requested) in own.iter().zip(&assigned) {
+        if let (Some(lease), Some(requested)) = (own, requested)
+            && lease.addr != requested.addr
+        {
+            return Err(misfit(lease, Some(requested.addr)).into());
+        }
+    }
+    Ok((assigned, left.iter().map(|w| w.addr).collect()))
 }
 
 struct Work<'a> {
@@ -109,76 +108,45 @@ struct Work<'a> {
     view: &'a dyn View,
     cx: &'a Context,
     changes: Vec<Change>,
-    /// Leases taken over by this plan, which the view does not know yet.
-    taken: Takeover,
+    /// The view's addresses, with what this plan takes over.
+    addresses: Takeover<'a>,
     ended: Ended,
 }
 
 impl Work<'_> {
-    /// What the owner holds before this call. What it holds under its container's name alone, from
-    /// a host-local that wrote no interface, is the first interface's that asks.
-    fn kept(&self, adopted: bool) -> Result<Vec<Lease>, Stop> {
-        let mut owners = vec![self.add.owner.clone()];
-        if adopted {
-            owners.extend(legacy_owner(&self.add.owner));
+    /// Returns what the owner holds before this call. A lease under the container ID alone, from a
+    /// host-local that wrote no interface, belongs to the first interface that asks.
+    fn held(&self, adopted: bool) -> Result<Vec<Lease>, StoreError> {
+        let (set, owner) = (&self.add.set, &self.add.owner);
+        let held = self.addresses.of(set, owner)?;
+        match legacy_owner(owner).filter(|_| adopted && held.is_empty()) {
+            Some(legacy) => self.addresses.of(set, &legacy),
+            None => Ok(held),
         }
-        let mut kept = Vec::new();
-        for owner in &owners {
-            if kept.is_empty() {
-                kept.extend(self.view.of(&self.add.set, owner)?);
-                kept.extend(self.taken.of(owner));
-            }
-        }
-        Ok(kept)
     }
 
-    /// The changes, with what has cooled down and was not taken let go.
+    /// Returns the changes. Cooling addresses whose time is over become free, unless this plan leases
+    /// them.
     fn finish(self) -> Vec<Change> {
         let put = |change: &Change| match change {
             Change::Put(lease) => Some(lease.addr),
             _ => None,
         };
-        let taken: BTreeSet<Addr> = self.changes.iter().filter_map(put).collect();
-        let left = self.ended.left(|addr| taken.contains(&addr));
+        let leased: BTreeSet<Addr> = self.changes.iter().filter_map(put).collect();
+        let left = self.ended.left(|addr| leased.contains(&addr));
         let thaw: Vec<Change> = left.map(|c| Change::Thaw(self.add.set.clone(), c)).collect();
         [self.changes, thaw].concat()
     }
 
-    /// Gives each set the first wanted address in it, and tells what is left over; refuses what
-    /// does not fit the kept leases.
-    fn assign(&self, kept: &[Lease]) -> Result<(Vec<Option<Wanted>>, Vec<Addr>), Stop> {
-        let sets = &self.add.sets;
-        if let Some(lost) = kept.iter().find(|l| !sets.iter().any(|s| s.range_of(l.addr).is_some()))
-        {
-            return Err(Refusal::Misfit { lease: Box::new(lost.clone()), asked: None }.into());
-        }
-        let mut left = self.add.wanted.clone();
-        let mut assigned = Vec::new();
-        for set in sets {
-            let position = left.iter().position(|w| set.range_of(w.addr).is_some());
-            assigned.push(position.map(|p| left.remove(p)));
-        }
-        for (set, wanted) in sets.iter().zip(&assigned) {
-            let own = kept.iter().find(|l| set.range_of(l.addr).is_some());
-            if let (Some(lease), Some(wanted)) = (own, wanted)
-                && lease.addr != wanted.addr
-            {
-                let lease = Box::new(lease.clone());
-                return Err(Refusal::Misfit { lease, asked: Some(wanted.addr) }.into());
-            }
-        }
-        Ok((assigned, left.iter().map(|w| w.addr).collect()))
-    }
-
-    /// The lease that the owner has, with the prefix that the configuration says now. Rewritten if
-    /// the container moved to another namespace or boot, so that nobody takes a living lease for a
-    /// dead one; given the owner's full name if it was adopted without.
-    fn keep(
+    /// Returns the lease that the owner holds, with the prefix of the current configuration. Writes it
+    /// anew if the container moved to another namespace or boot, so that nobody takes a live lease for
+    /// a stale one, and if it was adopted without the owner's full name.
+    fn renew(
         &mut self,
         set: &RangeSet,
         lease: &Lease,
-        wanted: Option<Wanted>,
-    ) -> Result<Lease, Stop> {
+        requested: Option<Requested>,
+    ) -> Result<Lease, Error> {
         let range = set.range_of(lease.addr);
         if range.and_then(Range::gateway) == Some(lease.addr) {
             return Err(Refusal::NowGateway { lease: Box::new(lease.clone()) }.into());
@@ -186,7 +154,7 @@ impl Work<'_> {
         let subnet = range.map_or(lease.prefix, |r| r.subnet().len());
         let current = Lease {
             owner: self.add.owner.clone(),
-            prefix: wanted.and_then(|w| w.prefix).unwrap_or(subnet),
+            prefix: requested.and_then(|w| w.prefix).unwrap_or(subnet),
             range: set.key(),
             node: self.cx.node.clone(),
             boot: self.cx.boot.clone(),
@@ -202,45 +170,39 @@ impl Work<'_> {
         Ok(current)
     }
 
-    /// A new lease from one set.
+    /// Makes a new lease from one set.
     fn lease(
         &mut self,
         index: usize,
         set: &RangeSet,
-        wanted: Option<Wanted>,
-    ) -> Result<Lease, Stop> {
+        requested: Option<Requested>,
+    ) -> Result<Lease, Error> {
         let add = self.add;
-        let pod = add
-            .origin
-            .pod
-            .as_ref()
-            .filter(|_| add.sticky)
-            .map(|p| PodKey { namespace: p.namespace.clone(), name: p.name.clone() });
+        let pod = add.origin.pod.as_ref().filter(|_| add.sticky);
+        let pod = pod.map(|p| PodKey { namespace: p.namespace.clone(), name: p.name.clone() });
         let former = match &pod {
             Some(pod) => self.view.former(&add.set, pod, set.key())?,
             None => None,
         };
-        let (addr, kind) = if let Some(wanted) = wanted {
-            self.asked(index, set, wanted.addr)?;
-            (wanted.addr, Kind::Static)
-        } else if let Some(addr) = self.former(set, former)? {
+        let (addr, kind) = if let Some(requested) = requested {
+            self.check_requested(index, set, requested.addr)?;
+            (requested.addr, Kind::Static)
+        } else if let Some(addr) = self.free_former(set, former)? {
             (addr, Kind::Dynamic)
         } else {
-            (self.chosen(index, set)?, Kind::Dynamic)
+            let chosen = choose(add, index, &self.ended, &self.addresses, self.cx)?;
+            (chosen, Kind::Dynamic)
         };
-        let subnet = set.range_of(addr).map_or(addr.family().bits(), |r| r.subnet().len());
+        let bare = self.cx.reservation(add.set.clone(), addr);
+        let subnet = set.range_of(addr).map_or(bare.prefix, |r| r.subnet().len());
         let lease = Lease {
-            set: add.set.clone(),
-            addr,
-            prefix: wanted.and_then(|w| w.prefix).unwrap_or(subnet),
+            prefix: requested.and_then(|w| w.prefix).unwrap_or(subnet),
             kind,
             owner: add.owner.clone(),
             range: set.key(),
-            node: self.cx.node.clone(),
-            boot: self.cx.boot.clone(),
             origin: add.origin.clone(),
-            time: self.cx.now,
             cooldown: add.cooldown.seconds,
+            ..bare
         };
         self.changes.push(Change::Put(lease.clone()));
         if add.strategy == Strategy::RoundRobin {
@@ -254,9 +216,8 @@ impl Work<'_> {
         Ok(lease)
     }
 
-    /// Whether an address that was asked for can be had.
-    fn asked(&self, index: usize, set: &RangeSet, addr: Addr) -> Result<(), Stop> {
-        let ranges = set.to_string();
+    /// Refuses a requested address that cannot be leased.
+    fn check_requested(&self, index: usize, set: &RangeSet, addr: Addr) -> Result<(), Error> {
         let range = set.range_of(addr);
         if range.is_some_and(|r| r.gateway() == Some(addr)) {
             return Err(Refusal::IsGateway { index, addr }.into());
@@ -264,55 +225,37 @@ impl Work<'_> {
         if !range.is_some_and(|r| r.gives(addr)) {
             return Err(Refusal::Excluded { index, addr }.into());
         }
-        match self.holder(addr)? {
+        match self.addresses.holder(&self.add.set, addr)? {
             Holder::Free => Ok(()),
             Holder::Cooling(c) if c.over(self.cx.now) || !self.add.cooldown.strict => Ok(()),
             Holder::Cooling(c) => {
                 let seconds = c.until.saturating_sub(self.cx.now);
                 Err(Refusal::Cooling { index, addr, seconds }.into())
             }
-            Holder::Leased(holder) => Err(Refusal::Held { index, ranges, holder }.into()),
-        }
-    }
-
-    /// A pod's former address, if nobody else has got it. Cooling does not matter: it keeps an
-    /// address from strangers.
-    fn former(&self, set: &RangeSet, former: Option<Addr>) -> Result<Option<Addr>, Stop> {
-        let Some(addr) = former else { return Ok(None) };
-        let gives = set.range_of(addr).is_some_and(|r| r.gives(addr));
-        Ok((gives && !matches!(self.holder(addr)?, Holder::Leased(_))).then_some(addr))
-    }
-
-    fn chosen(&self, index: usize, set: &RangeSet) -> Result<Addr, Stop> {
-        let view = WithTakeover { taken: &self.taken, view: self.view };
-        match choose(self.add, set, &self.ended, &view, self.cx)? {
-            Choice::Found(addr) => Ok(addr),
-            Choice::Nothing { cooling } => {
-                let ranges = set.to_string();
-                Err(Refusal::Exhausted { index, ranges, cooling }.into())
+            Holder::Leased(holder) => {
+                Err(Refusal::Held { index, ranges: set.to_string(), holder }.into())
             }
         }
     }
 
-    /// Who has an address, leases taken over by this plan included.
-    fn holder(&self, addr: Addr) -> Result<Holder, StoreError> {
-        WithTakeover { taken: &self.taken, view: self.view }.holder(&self.add.set, addr)
+    /// Returns a pod's former address if nobody holds it. A cooldown does not matter: it keeps an
+    /// address from other pods.
+    fn free_former(&self, set: &RangeSet, former: Option<Addr>) -> Result<Option<Addr>, Error> {
+        let assignable = |addr: &Addr| set.range_of(*addr).is_some_and(|r| r.gives(*addr));
+        let Some(addr) = former.filter(assignable) else { return Ok(None) };
+        let holder = self.addresses.holder(&self.add.set, addr)?;
+        Ok((!matches!(holder, Holder::Leased(_))).then_some(addr))
     }
 
-    fn claim_gateways(&mut self, set: &RangeSet) -> Result<(), Stop> {
-        if !self.add.claim_gateways {
-            return Ok(());
-        }
-        for range in set.ranges() {
-            let Some(addr) = range.gateway() else {
-                continue;
-            };
-            match self.view.holder(&self.add.set, addr)? {
+    fn claim_gateways(&mut self, set: &RangeSet) -> Result<(), Error> {
+        let ranges = if self.add.claim_gateways { set.ranges() } else { &[] };
+        for range in ranges {
+            let Some(addr) = range.gateway() else { continue };
+            match self.addresses.holder(&self.add.set, addr)? {
                 Holder::Leased(l) if l.kind == Kind::Gateway => {}
                 Holder::Leased(holder) => return Err(Refusal::GatewayHeld { holder }.into()),
                 Holder::Free | Holder::Cooling(_) => {
                     self.changes.push(Change::Put(Lease {
-                        addr,
                         prefix: range.subnet().len(),
                         kind: Kind::Gateway,
                         owner: Owner::Gateway(addr),
@@ -325,7 +268,8 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Stores the network's ranges if they changed. Returns a warning for each network that they overlap.
+    /// Stores the network's ranges if they changed. Returns a warning for each network that they
+    /// overlap.
     fn put_ranges(&mut self) -> Result<Vec<String>, StoreError> {
         let add = self.add;
         let all = || add.sets.iter().flat_map(RangeSet::ranges);
@@ -339,15 +283,12 @@ impl Work<'_> {
             return Ok(Vec::new());
         }
         let mut warnings = Vec::new();
-        for other in self.view.networks()? {
-            if other.set == ranges.set {
-                continue;
-            }
-            let overlap = ranges
-                .bounds
-                .iter()
-                .find_map(|a| other.bounds.iter().find(|b| a.overlaps(**b)).map(|b| (a, b)));
-            if let Some((a, b)) = overlap {
+        let is_other =
+            |other: &&NetworkRanges| other.set != ranges.set && other.network != ranges.network;
+        for other in self.view.networks()?.iter().filter(is_other) {
+            let mut pairs =
+                ranges.bounds.iter().flat_map(|a| other.bounds.iter().map(move |b| (a, b)));
+            if let Some((a, b)) = pairs.find(|(a, b)| a.overlaps(**b)) {
                 warnings.push(format!(
                     "network {} ({a}) overlaps network {} ({b}); each has its own leases, so both can \
                      give the same address: set \"shared\" in both if they share a segment",

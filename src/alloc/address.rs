@@ -1,56 +1,48 @@
-//! Addresses of pools, as a container engine asks for them.
+//! Addresses of pools, as a container engine requests them.
 //!
-//! Owns: which address of a pool, and whose request for one is granted. Does not own: pools.
-//! Invariant: an address is leased through a pool that exists in the same transaction, so no lease
-//! outlives its pool.
+//! An address is leased through a pool that exists in the same transaction, so no lease outlives its
+//! pool.
 
 use super::change::Change;
 use super::command::{Outcome, ReleaseAddress, RequestAddress};
 use super::view::{Context, Holder, Order, Plan, View};
-use crate::error::{PoolRefusal, StoreError};
+use crate::error::{Error, PoolRefusal};
 use crate::model::{Kind, Lease, Owner, Pool};
 use crate::net::{Addr, Span, hosts};
 
 /// Decides a request for an address.
-pub fn request(
-    request: &RequestAddress,
-    view: &dyn View,
-    cx: &Context,
-) -> Result<Plan, StoreError> {
+pub fn request(request: &RequestAddress, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     let Some(pool) = view.pool(&request.pool)? else {
-        return Ok(Plan::refuse(PoolRefusal::Unknown(request.pool.clone()).into()));
+        return Err(PoolRefusal::Unknown(request.pool.clone()).into());
     };
     // Every host of a shared pool has the same gateway, whoever asks.
     let shared = pool.gateway.filter(|gateway| {
-        request.gateway && request.wanted.is_none_or(|wanted| wanted == *gateway)
+        request.gateway && request.requested.is_none_or(|requested| requested == *gateway)
     });
-    let chosen = match request.wanted.or(shared) {
-        Some(addr) => asked(addr, &pool, view)?,
+    if let Some(addr) = shared
+        && let Holder::Leased(lease) = view.holder(&pool.set(), addr)?
+        && lease.kind == Kind::Gateway
+    {
+        return Ok(Plan::only(Outcome::Leased { lease, created: false }));
+    }
+    let addr = match request.requested.or(shared) {
+        Some(addr) => requested(addr, &pool, view)?,
         None => next(request.serial, &pool, view)?,
     };
-    let addr = match chosen {
-        Ok(addr) => addr,
-        Err(PoolRefusal::Taken { holder: Some(lease), .. })
-            if shared == Some(lease.addr) && lease.kind == Kind::Gateway =>
-        {
-            return Ok(Plan::only(Outcome::Leased { lease, created: false }));
-        }
-        Err(refusal) => return Ok(Plan::refuse(refusal.into())),
-    };
-    let kind = match (request.gateway, request.wanted) {
+    let kind = match (request.gateway, request.requested) {
         (true, _) => Kind::Gateway,
         (false, Some(_)) => Kind::Static,
         (false, None) => Kind::Dynamic,
     };
     let lease = Lease { origin: request.origin.clone(), ..lease(&pool, addr, kind, cx) };
     let mut changes = vec![Change::Put(lease.clone())];
-    if request.serial && request.wanted.is_none() {
+    if request.serial && request.requested.is_none() {
         changes.push(Change::Cursor(lease.set.clone(), lease.range, addr));
     }
-    Ok(Plan { changes, outcome: Ok(Outcome::Leased { lease: Box::new(lease), created: true }) })
+    Ok(Plan::new(changes, Outcome::Leased { lease: Box::new(lease), created: true }))
 }
 
-/// A lease through a pool that says nothing of its origin.
+/// Returns a lease through a pool, without an origin.
 pub fn lease(pool: &Pool, addr: Addr, kind: Kind, cx: &Context) -> Lease {
     Lease {
         prefix: pool.subnet.len(),
@@ -61,33 +53,25 @@ pub fn lease(pool: &Pool, addr: Addr, kind: Kind, cx: &Context) -> Lease {
     }
 }
 
-/// Whether an address that was asked for can be had: anywhere in the subnet, for gateways and
-/// `--ip` may lie outside the sub-pool.
-fn asked(
-    addr: Addr,
-    pool: &Pool,
-    view: &dyn View,
-) -> Result<Result<Addr, PoolRefusal>, StoreError> {
+/// Refuses a requested address that is not free. It may lie anywhere in the subnet: gateways and `--ip`
+/// may lie outside the sub-pool.
+fn requested(addr: Addr, pool: &Pool, view: &dyn View) -> Result<Addr, Error> {
     if !pool.subnet.contains(addr) {
-        return Ok(Err(PoolRefusal::OutOfRange { addr, subnet: pool.subnet }));
+        return Err(PoolRefusal::OutOfRange { addr, subnet: pool.subnet }.into());
     }
     if !hosts(pool.subnet).contains(addr) {
-        return Ok(Err(PoolRefusal::Taken { addr, holder: None }));
+        return Err(PoolRefusal::Taken { addr, holder: None }.into());
     }
-    Ok(match view.holder(&pool.set(), addr)? {
-        Holder::Leased(lease) => Err(PoolRefusal::Taken { addr, holder: Some(lease) }),
+    match view.holder(&pool.set(), addr)? {
+        Holder::Leased(lease) => Err(PoolRefusal::Taken { addr, holder: Some(lease) }.into()),
         Holder::Free | Holder::Cooling(_) => Ok(addr),
-    })
+    }
 }
 
-/// The lowest free address, or the next one in turn.
-fn next(
-    serial: bool,
-    pool: &Pool,
-    view: &dyn View,
-) -> Result<Result<Addr, PoolRefusal>, StoreError> {
-    let full = PoolRefusal::Exhausted(pool.id.clone());
-    let Some(all) = pool.draws() else { return Ok(Err(full)) };
+/// Returns the lowest free address, or the next one in turn.
+fn next(serial: bool, pool: &Pool, view: &dyn View) -> Result<Addr, Error> {
+    let full = || PoolRefusal::Exhausted(pool.id.clone());
+    let all = pool.draws().ok_or_else(full)?;
     let set = pool.set();
     let key = pool.sub.unwrap_or(pool.subnet).first();
     let last = if serial { view.cursor(&set, key)? } else { None };
@@ -100,21 +84,20 @@ fn next(
     };
     for span in walk {
         if let Some(addr) = view.next_free(&set, span, Order::Ascending)? {
-            return Ok(Ok(addr));
+            return Ok(addr);
         }
     }
-    Ok(Err(full))
+    Err(full().into())
 }
 
-/// Decides a release. An address that another pool of the same subnet leased stays with it, and a
-/// shared pool's gateway stays until the pool goes: other hosts use it.
-pub fn release(release: &ReleaseAddress, view: &dyn View) -> Result<Plan, StoreError> {
+/// Decides a release. An address that another pool of the same subnet leased stays leased. A shared
+/// pool's gateway stays until the pool is released: other hosts use it.
+pub fn release(release: &ReleaseAddress, view: &dyn View) -> Result<Plan, Error> {
     let nothing = || Plan::only(Outcome::Freed(Vec::new()));
     let Some(pool) = view.pool(&release.pool)? else { return Ok(nothing()) };
     let addr = release.addr;
     if !pool.subnet.contains(addr) {
-        let refusal = PoolRefusal::OutOfRange { addr, subnet: pool.subnet };
-        return Ok(Plan::refuse(refusal.into()));
+        return Err(PoolRefusal::OutOfRange { addr, subnet: pool.subnet }.into());
     }
     match view.holder(&pool.set(), addr)? {
         Holder::Leased(lease)
@@ -123,7 +106,7 @@ pub fn release(release: &ReleaseAddress, view: &dyn View) -> Result<Plan, StoreE
                 && release.only.as_ref().is_none_or(|only| *only == lease) =>
         {
             let change = Change::Free { lease: (*lease).clone(), until: None };
-            Ok(Plan { changes: vec![change], outcome: Ok(Outcome::Freed(vec![*lease])) })
+            Ok(Plan::new(vec![change], Outcome::Freed(vec![*lease])))
         }
         _ => Ok(nothing()),
     }

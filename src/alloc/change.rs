@@ -27,8 +27,6 @@ pub enum Change {
     PutRanges(NetworkRanges),
     /// Remember that host-local's folder was taken over. Outlives a boot.
     Adopted(NetworkName, Timestamp),
-    /// Forget it. Outlives a boot.
-    Released(NetworkName),
     /// Write a pool: a new one, or the same with other users.
     PutPool(Pool),
     /// Forget a pool, none of whose leases is left.

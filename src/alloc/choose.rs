@@ -1,28 +1,28 @@
 //! Which free address of a range set to take.
 //!
-//! Owns: the order in which each strategy walks the spans, and cooling addresses. Round robin is
-//! host-local's (`allocator.go`): from the last address on, over the set's ranges in order, the
-//! last address itself at the very end.
+//! Each strategy walks the spans of a range set in its own order. Round robin is host-local's
+//! (`allocator.go`): from the last leased address on, over the set's ranges in order, with that address
+//! at the very end. Cooling addresses come last.
 
 use super::change::Cooling;
 use super::command::{Add, Strategy};
-use super::view::{Context, Order, View};
-use crate::error::StoreError;
+use super::view::{Addresses, Context, Order};
+use crate::error::{Error, Refusal, StoreError};
 use crate::model::Owner;
 use crate::net::{Addr, Family, Range, RangeSet, Span};
 
-/// How many ended coolings one ADD clears away for each family: more than the one address of each
-/// range set that the DEL before it can have added, so that they never pile up.
+/// How many ended cooldowns one ADD clears away for each family. This is more than the one address of
+/// each range set that the DEL before it can have added, so that they never pile up.
 const THAW: usize = 32;
 
-/// Addresses whose cooling has ended: as free as those that the store calls so, until this plan
-/// takes them; what it does not take it clears away.
+/// Addresses whose cooldown has ended. They are free; the plan that meets them leases them or clears
+/// their records away.
 #[derive(Default)]
 pub struct Ended(Vec<Cooling>);
 
 impl Ended {
     /// Those of the families of `add`, if it has a cooldown at all.
-    pub fn find(add: &Add, view: &dyn View, cx: &Context) -> Result<Ended, StoreError> {
+    pub fn find(add: &Add, view: &dyn Addresses, cx: &Context) -> Result<Ended, StoreError> {
         let mut ended = Vec::new();
         for family in [Family::V4, Family::V6] {
             if add.cooldown.seconds > 0 && add.sets.iter().any(|s| s.family() == family) {
@@ -38,39 +38,33 @@ impl Ended {
         self.0.iter().map(|c| c.addr).filter(|a| span.contains(*a)).min()
     }
 
-    /// All but those that `taken` says the plan leases.
-    pub fn left(self, taken: impl Fn(Addr) -> bool) -> impl Iterator<Item = Cooling> {
-        self.0.into_iter().filter(move |c| !taken(c.addr))
+    /// All but those that the plan leases.
+    pub fn left(self, leased: impl Fn(Addr) -> bool) -> impl Iterator<Item = Cooling> {
+        self.0.into_iter().filter(move |c| !leased(c.addr))
     }
 }
 
-/// What came of looking.
-pub enum Choice {
-    /// This address.
-    Found(Addr),
-    /// None is free; `cooling` tells whether some are held back.
-    Nothing { cooling: bool },
-}
-
-/// Chooses an address of `set` for `add`.
+/// Chooses an address of one of the range sets of `add`, or refuses if none is free.
 pub fn choose(
     add: &Add,
-    set: &RangeSet,
+    index: usize,
     ended: &Ended,
-    view: &dyn View,
+    addresses: &dyn Addresses,
     cx: &Context,
-) -> Result<Choice, StoreError> {
-    let (walk, order) = walk(add, set, view, cx)?;
+) -> Result<Addr, Error> {
+    let set = &add.sets[index];
+    let (walk, order) = walk(add, set, addresses, cx)?;
     for span in &walk {
-        let free = view.next_free(&add.set, *span, order)?;
+        let free = addresses.next_free(&add.set, *span, order)?;
         if let Some(addr) = [free, ended.within(*span)].into_iter().flatten().min() {
-            return Ok(Choice::Found(addr));
+            return Ok(addr);
         }
     }
-    let first = view.first_cooling(&add.set, set.family(), &walk)?;
-    Ok(match first {
-        Some(c) if c.over(cx.now) || !add.cooldown.strict => Choice::Found(c.addr),
-        first => Choice::Nothing { cooling: first.is_some() },
+    let first = addresses.first_cooling(&add.set, set.family(), &walk)?;
+    let free = first.filter(|c| c.over(cx.now) || !add.cooldown.strict);
+    free.map(|c| c.addr).ok_or_else(|| {
+        let (ranges, cooling) = (set.to_string(), first.is_some());
+        Refusal::Exhausted { index, ranges, cooling }.into()
     })
 }
 
@@ -78,7 +72,7 @@ pub fn choose(
 fn walk(
     add: &Add,
     set: &RangeSet,
-    view: &dyn View,
+    view: &dyn Addresses,
     cx: &Context,
 ) -> Result<(Vec<Span>, Order), StoreError> {
     let spans: Vec<Span> = set.ranges().iter().flat_map(Range::spans).copied().collect();

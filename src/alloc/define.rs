@@ -1,46 +1,40 @@
-//! Definitions of networks, which a cluster keeps for all its nodes.
+//! Definitions of networks, which a cluster stores for all its nodes.
 //!
-//! Owns: the versions. Does not own: what a definition says (`config`).
-//! Invariant: a version is followed by the next one only, and only in the hands of one who knew it; an
-//! ADD leases under the very version that it knew, or not at all.
+//! A definition is replaced only by a caller that knew its version, and gets the next version. An ADD
+//! leases under the version that it knew, or not at all.
 
 use super::change::Change;
 use super::command::{DefineNetwork, Outcome};
 use super::view::{Context, Plan, View};
-use crate::error::{Refusal, StoreError};
+use crate::error::{Error, Refusal};
 use crate::model::NetworkDefinition;
 
-/// Decides a DEFINE.
-pub fn run(define: &DefineNetwork, view: &dyn View, cx: &Context) -> Result<Plan, StoreError> {
-    Ok(match expect(define, view)? {
-        Ok(()) => {
-            let record = next(define, cx);
-            let outcome = Ok(Outcome::Defined(record.version));
-            Plan { changes: vec![Change::PutDefinition(record)], outcome }
-        }
-        Err(refusal) => Plan::refuse(refusal),
-    })
+/// Decides a `DefineNetwork`.
+pub fn run(define: &DefineNetwork, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
+    expect(define, view)?;
+    let definition = next(define, cx);
+    let outcome = Outcome::Defined(definition.version);
+    Ok(Plan::new(vec![Change::PutDefinition(definition)], outcome))
 }
 
-/// What an ADD writes along with its lease: the definition, if it is the network's first.
+/// Returns what an ADD writes along with its lease: the definition, if it is the network's first.
 pub fn first(
     define: &DefineNetwork,
     view: &dyn View,
     cx: &Context,
-) -> Result<Result<Option<Change>, Refusal>, StoreError> {
-    let first = || define.version.is_none().then(|| Change::PutDefinition(next(define, cx)));
-    Ok(expect(define, view)?.map(|()| first()))
+) -> Result<Option<Change>, Error> {
+    expect(define, view)?;
+    Ok(define.version.is_none().then(|| Change::PutDefinition(next(define, cx))))
 }
 
-/// Whether the version that is kept is the one that the caller knew.
-fn expect(define: &DefineNetwork, view: &dyn View) -> Result<Result<(), Refusal>, StoreError> {
-    let kept = view.definition(&define.network)?.map(|record| record.version);
-    Ok(if kept == define.version {
-        Ok(())
-    } else {
-        let (network, expected) = (define.network.clone(), define.version);
-        Err(Refusal::Redefined { network, expected, kept })
-    })
+/// Refuses if the stored version is not the one that the caller knew.
+fn expect(define: &DefineNetwork, view: &dyn View) -> Result<(), Error> {
+    let kept = view.definition(&define.network)?.map(|stored| stored.version);
+    if kept == define.version {
+        return Ok(());
+    }
+    let (network, expected) = (define.network.clone(), define.version);
+    Err(Refusal::Redefined { network, expected, kept }.into())
 }
 
 fn next(define: &DefineNetwork, cx: &Context) -> NetworkDefinition {

@@ -39,6 +39,7 @@ fn end(command: &Command, face: Face) -> Option<What> {
         Command::Gc(_) => What::Collected,
         Command::Evict(evict) if evict.only_ended => What::BootEnded,
         Command::Evict(_) => What::NodeReleased,
+        Command::ExportHostLocal(_) => What::Exported,
         Command::Unreserve(_) => What::Unreserved,
         Command::Sweep(_) => What::Swept,
         Command::ReleasePool(_) => What::PoolReleased,
@@ -78,9 +79,10 @@ pub fn verb(command: &Command) -> Option<Verb> {
         Command::Del(_) | Command::ReleaseAddress(_) => Verb::Del,
         Command::Gc(_) | Command::Evict(_) | Command::Sweep(_) => Verb::Gc,
         Command::Reserve(_) | Command::ReserveContested(_) | Command::Unreserve(_) => Verb::Reserve,
-        Command::Import(_) | Command::AdoptPool(_) | Command::HandBack(_) | Command::Restore(_) => {
-            Verb::Import
-        }
+        Command::Import(_)
+        | Command::AdoptPool(_)
+        | Command::ExportHostLocal(_)
+        | Command::Restore(_) => Verb::Import,
         Command::RequestPool(_) | Command::ReleasePool(_) => Verb::Pool,
         Command::Check(_) | Command::Status(_) | Command::DefineNetwork(_) => return None,
     })

@@ -9,12 +9,12 @@ use super::change::Change;
 use super::command::{Collected, Del, Evict, Gc, Outcome, Target, legacy_owner};
 use super::import::cursors_of;
 use super::view::{Context, Holder, Plan, View};
-use crate::error::StoreError;
+use crate::error::{Error, StoreError};
 use crate::model::{Lease, Owner, SetName, Timestamp};
 use crate::net::Addr;
 
 /// Decides a DEL.
-pub fn del(del: &Del, view: &dyn View, cx: &Context) -> Result<Plan, StoreError> {
+pub fn del(del: &Del, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     let freed = match &del.target {
         Target::Owner(owner) => held(&del.set, owner, view)?,
         Target::OwnerAt(owner, addrs) => {
@@ -47,7 +47,7 @@ pub fn del(del: &Del, view: &dyn View, cx: &Context) -> Result<Plan, StoreError>
             changes.extend(cursors.map(|c| Change::Cursor(del.set.clone(), c, lease.addr)));
         }
     }
-    Ok(Plan { changes, outcome: Ok(Outcome::Freed(freed)) })
+    Ok(Plan::new(changes, Outcome::Freed(freed)))
 }
 
 /// What an owner holds; by its container alone only if it has nothing under its full name, as
@@ -86,13 +86,13 @@ fn until(lease: &Lease, cx: &Context) -> Option<Timestamp> {
 const PAGE: usize = 512;
 
 /// Decides one step of a GC.
-pub fn gc(gc: &Gc, view: &dyn View, cx: &Context) -> Result<Plan, StoreError> {
+pub fn gc(gc: &Gc, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     let step = Step { set: &gc.set, after: gc.after.as_ref() };
     collect(&step, &|lease| is_stale(lease, gc), &|lease| until(lease, cx), view)
 }
 
 /// Decides one step of an EVICT.
-pub fn evict(evict: &Evict, view: &dyn View, cx: &Context) -> Result<Plan, StoreError> {
+pub fn evict(evict: &Evict, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     let goes = |lease: &Lease| {
         let kept = matches!(lease.owner, Owner::Reservation(_) | Owner::Pool(..));
         let which = if evict.only_ended { cx.has_ended(lease) } else { !kept };
@@ -116,7 +116,7 @@ fn collect(
     stale: &dyn Fn(&Lease) -> bool,
     until: &dyn Fn(&Lease) -> Option<Timestamp>,
     view: &dyn View,
-) -> Result<Plan, StoreError> {
+) -> Result<Plan, Error> {
     // A lease freed is one change; what cools adds none, for it is part of the same.
     let room = view.capacity().max(1);
     let mut changes: Vec<Change> = Vec::new();

@@ -1,4 +1,4 @@
-//! IMPORT: leases that another program made become ours, and their rotation goes on; and HANDBACK.
+//! IMPORT: leases that another program made become ours, and their rotation goes on; and EXPORT.
 //!
 //! Owns: what becomes of an address that is leased here already, and where a cursor is kept whose
 //! range nobody told. Does not own: reading another program's files.
@@ -7,14 +7,14 @@
 use std::collections::BTreeSet;
 
 use super::change::Change;
-use super::command::{ForeignLease, HandBack, Import, Imported, Outcome};
+use super::command::{ExportHostLocal, ForeignLease, Import, Imported, Outcome};
 use super::view::{Context, Holder, Plan, View};
-use crate::error::{Refusal, StoreError};
-use crate::model::{Lease, Node, Origin, Owner, SetName};
+use crate::error::{Error, Refusal, StoreError};
+use crate::model::{Lease, Node, SetName};
 use crate::net::{Addr, Subnet};
 
 /// Decides an IMPORT.
-pub fn run(import: &Import, view: &dyn View, cx: &Context) -> Result<Plan, StoreError> {
+pub fn run(import: &Import, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     if let Some(network) = &import.adopts
         && view.adopted(network)?
     {
@@ -26,8 +26,8 @@ pub fn run(import: &Import, view: &dyn View, cx: &Context) -> Result<Plan, Store
         match view.holder(&import.set, imported.addr)? {
             Holder::Leased(lease) if lease.owner == imported.owner => present.push(imported.addr),
             Holder::Leased(holder) => {
-                let owner = imported.owner.clone();
-                return Ok(Plan::refuse(Refusal::Clash { holder, owner: Box::new(owner) }));
+                let owner = Box::new(imported.owner.clone());
+                return Err(Refusal::Clash { holder, owner }.into());
             }
             Holder::Free | Holder::Cooling(_) => {
                 taken.push(imported.addr);
@@ -48,41 +48,35 @@ pub fn run(import: &Import, view: &dyn View, cx: &Context) -> Result<Plan, Store
     if import.dry_run {
         changes.clear();
     }
-    Ok(Plan { changes, outcome: Ok(Outcome::Imported(Imported::Done { taken, present })) })
+    Ok(Plan::new(changes, Outcome::Imported(Imported::Done { taken, present })))
 }
 
-/// Decides a HANDBACK.
-pub fn hand_back(hand: &HandBack, view: &dyn View) -> Result<Plan, StoreError> {
+/// Decides an EXPORT.
+pub fn export_host_local(hand: &ExportHostLocal, view: &dyn View) -> Result<Plan, Error> {
     let cursors: Result<Vec<Option<Addr>>, StoreError> =
         hand.ranges.iter().map(|range| view.cursor(&hand.set, *range)).collect();
-    let adopted = view.adopted(&hand.network)?.then(|| Change::Released(hand.network.clone()));
-    let outcome = Ok(Outcome::HandedBack(cursors?));
-    Ok(Plan { changes: adopted.into_iter().collect(), outcome })
+    let mut changes = Vec::new();
+    for lease in &hand.leases {
+        if view.holder(&hand.set, lease.addr)? == Holder::Leased(Box::new(lease.clone())) {
+            changes.push(Change::Free { lease: lease.clone(), until: None });
+        }
+    }
+    Ok(Plan { changes, outcome: Ok(Outcome::Exported(cursors?)) })
 }
 
 /// Without a configuration neither prefix nor range are known: the lease's range is the address
 /// itself. An ADD by the same owner sets both right.
 fn lease(set: &SetName, imported: &ForeignLease, view: &dyn View, cx: &Context) -> Lease {
-    let attachment = match &imported.owner {
-        Owner::Attachment(a) => Some(a.clone()),
-        _ => None,
-    };
+    let origin = imported.origin();
     let bare = cx.reservation(set.clone(), imported.addr);
     // Of many nodes nobody knows on which one its container is.
-    let nameless = attachment.as_ref().is_some_and(|a| a.ifname.is_none());
+    let nameless = origin.attachment.as_ref().is_some_and(|a| a.ifname.is_none());
     let (node, boot) = if nameless && view.has_other_nodes() {
         (Node::default(), None)
     } else {
         (bare.node, bare.boot)
     };
-    Lease {
-        node,
-        boot,
-        kind: imported.kind,
-        owner: imported.owner.clone(),
-        origin: Origin { attachment, ..Origin::default() },
-        ..bare
-    }
+    Lease { node, boot, kind: imported.kind, owner: imported.owner.clone(), origin, ..bare }
 }
 
 /// The keys of the range sets that may hold `addr` if their first range is a whole subnet: the first

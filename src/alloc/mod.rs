@@ -8,13 +8,13 @@
 mod add;
 mod address;
 mod change;
+mod check;
 mod choose;
 mod command;
 mod define;
 mod events;
 mod free;
 mod import;
-mod look;
 mod pool;
 mod record;
 mod reserve;
@@ -25,30 +25,38 @@ mod view;
 pub use change::{Change, Cooling, NetworkRanges, PodKey};
 pub use command::{
     Add, Added, AdoptPool, Ask, Block, Check, Collected, Command, Cooldown, DefineNetwork, Del,
-    Evict, ForeignLease, Gc, HandBack, Import, Imported, Legacy, LegacyCursor, LegacyLease,
-    OnDuplicate, Outcome, ReleaseAddress, ReleasePool, RequestAddress, RequestPool, Reserve,
-    Restore, Shared, Status, Strategy, Sweep, Target, Unreserve, Wanted, legacy_owner,
+    Evict, ExportHostLocal, ForeignLease, Gc, Import, Imported, Legacy, LegacyCursor, OnDuplicate,
+    Outcome, ReleaseAddress, ReleasePool, RequestAddress, RequestPool, Requested, Reserve, Restore,
+    Shared, Status, Strategy, Sweep, Target, Unreserve, legacy_owner,
 };
 pub use events::{counted, ending, event, verb};
 pub use record::Record;
-pub use view::{Context, Holder, Order, Plan, View};
+pub use view::{Addresses, Context, Holder, Order, Plan, View};
 
-use crate::error::StoreError;
+use crate::error::{Error, StoreError};
 
 /// Decides one command.
 pub fn run(command: &Command, view: &dyn View, cx: &Context) -> Result<Plan, StoreError> {
+    match decide(command, view, cx) {
+        Ok(plan) => Ok(plan),
+        Err(Error::Refused(refusal)) => Ok(Plan::refuse(refusal)),
+        Err(Error::Store(error)) => Err(error),
+    }
+}
+
+fn decide(command: &Command, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     match command {
         Command::Add(add) => add::run(add, view, cx),
         Command::Del(del) => free::del(del, view, cx),
-        Command::Check(check) => look::check(check, view),
-        Command::Status(status) => look::status(status, view, cx),
+        Command::Check(check) => check::check(check, view),
+        Command::Status(status) => check::status(status, view, cx),
         Command::Gc(gc) => free::gc(gc, view, cx),
         Command::Evict(evict) => free::evict(evict, view, cx),
         Command::Reserve(reserve) => reserve::reserve(reserve, view, cx),
         Command::ReserveContested(reserve) => reserve::contested(reserve, view, cx),
         Command::Unreserve(unreserve) => reserve::unreserve(unreserve, view),
         Command::Import(import) => import::run(import, view, cx),
-        Command::HandBack(hand) => import::hand_back(hand, view),
+        Command::ExportHostLocal(hand) => import::export_host_local(hand, view),
         Command::RequestPool(request) => pool::request(request, view, cx),
         Command::ReleasePool(release) => pool::release(release, view, cx),
         Command::RequestAddress(request) => address::request(request, view, cx),

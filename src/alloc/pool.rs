@@ -10,7 +10,7 @@ use super::address::lease;
 use super::change::Change;
 use super::command::{AdoptPool, Ask, Block, Collected, Outcome, ReleasePool, RequestPool, Sweep};
 use super::view::{Context, Plan, View};
-use crate::error::{PoolRefusal, Refusal, StoreError};
+use crate::error::{Error, PoolRefusal, StoreError};
 use crate::model::{Kind, Lease, Node, Pool, PoolId};
 use crate::net::{Addr, Span, Subnet, hosts};
 
@@ -22,27 +22,19 @@ fn plain_id(space: &str, subnet: Subnet, sub: Option<Subnet>) -> PoolId {
     })
 }
 
-fn refuse(refusal: PoolRefusal) -> Plan {
-    Plan::refuse(refusal.into())
-}
-
 /// Decides a request for a pool.
-pub fn request(request: &RequestPool, view: &dyn View, cx: &Context) -> Result<Plan, StoreError> {
+pub fn request(request: &RequestPool, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     if let Some(shared) = &request.shared
         && let Some(pool) = view.pool(&shared.id)?
     {
-        return Ok(match join(request, &shared.name, pool, view, cx) {
-            Ok(pool) => put(pool, Vec::new()),
-            Err(refusal) => Plan::refuse(refusal),
-        });
+        return Ok(put(join(request, &shared.name, pool, view, cx)?, Vec::new()));
     }
     let space = &request.space;
     let subnet = match &request.ask {
         Ask::Exactly(subnet) => *subnet,
-        Ask::Any(blocks) => match find(space, blocks, &request.avoid, view)? {
-            Some(subnet) => subnet,
-            None => return Ok(refuse(PoolRefusal::NoBlock)),
-        },
+        Ask::Any(blocks) => {
+            find(space, blocks, &request.avoid, view)?.ok_or(PoolRefusal::NoBlock)?
+        }
     };
     let id = match &request.shared {
         Some(shared) => shared.id.clone(),
@@ -55,12 +47,13 @@ pub fn request(request: &RequestPool, view: &dyn View, cx: &Context) -> Result<P
         view.pool(&id)?
     };
     if let Some(other) = other {
-        return Ok(refuse(PoolRefusal::Overlap {
+        return Err(PoolRefusal::Overlap {
             subnet,
             with: other.id,
             taken: other.subnet,
             shared: request.shared.as_ref().map(|s| s.name.clone()),
-        }));
+        }
+        .into());
     }
     let mut pool = Pool {
         id,
@@ -85,7 +78,7 @@ pub fn request(request: &RequestPool, view: &dyn View, cx: &Context) -> Result<P
 fn put(pool: Pool, leases: Vec<Lease>) -> Plan {
     let mut changes = vec![Change::PutPool(pool.clone())];
     changes.extend(leases.into_iter().map(Change::Put));
-    Plan { changes, outcome: Ok(Outcome::Pool(Box::new(pool))) }
+    Plan::new(changes, Outcome::Pool(Box::new(pool)))
 }
 
 /// One more user of a shared pool, if it is the one that was asked for.
@@ -95,7 +88,7 @@ fn join(
     mut pool: Pool,
     view: &dyn View,
     cx: &Context,
-) -> Result<Pool, Refusal> {
+) -> Result<Pool, Error> {
     let differs = |what, has: String, asked: String| {
         Err(PoolRefusal::Differs { name: name.to_owned(), what, has, asked }.into())
     };
@@ -169,7 +162,7 @@ fn find(
 
 /// Decides a release. What one machine of several leaves behind of a shared pool are its own
 /// addresses; the last one takes the pool along.
-pub fn release(release: &ReleasePool, view: &dyn View, cx: &Context) -> Result<Plan, StoreError> {
+pub fn release(release: &ReleasePool, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     let Some(pool) = view.pool(&release.pool)? else {
         return Ok(Plan::only(collected(Vec::new(), false, true)));
     };
@@ -177,8 +170,8 @@ pub fn release(release: &ReleasePool, view: &dyn View, cx: &Context) -> Result<P
     match user(&pool, &cx.node, view) {
         Some(at) if less.users[at].1 > 1 => {
             less.users[at].1 -= 1;
-            let outcome = Ok(collected(Vec::new(), true, true));
-            return Ok(Plan { changes: vec![Change::PutPool(less)], outcome });
+            let outcome = collected(Vec::new(), true, true);
+            return Ok(Plan::new(vec![Change::PutPool(less)], outcome));
         }
         Some(at) => drop(less.users.remove(at)),
         None => {}
@@ -192,7 +185,7 @@ pub fn release(release: &ReleasePool, view: &dyn View, cx: &Context) -> Result<P
     if done {
         changes.push(if last { Change::DropPool(pool) } else { Change::PutPool(less) });
     }
-    Ok(Plan { changes, outcome: Ok(collected(freed, true, done)) })
+    Ok(Plan::new(changes, collected(freed, true, done)))
 }
 
 fn collected(freed: Vec<Addr>, pool: bool, done: bool) -> Outcome {
@@ -233,7 +226,7 @@ fn collect(
 }
 
 /// Decides a sweep.
-pub fn sweep(sweep: &Sweep, view: &dyn View, cx: &Context) -> Result<Plan, StoreError> {
+pub fn sweep(sweep: &Sweep, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     let Some(pool) = view.pool(&sweep.pool)? else {
         return Ok(Plan::only(collected(Vec::new(), false, true)));
     };
@@ -270,15 +263,15 @@ pub fn sweep(sweep: &Sweep, view: &dyn View, cx: &Context) -> Result<Plan, Store
     if sweep.dry {
         return Ok(Plan::only(collected(freed, gone, true)));
     }
-    Ok(Plan { changes, outcome: Ok(collected(freed, gone && done, done)) })
+    Ok(Plan::new(changes, collected(freed, gone && done, done)))
 }
 
 /// Decides a takeover of a pool.
-pub fn adopt(adopt: &AdoptPool, view: &dyn View, cx: &Context) -> Result<Plan, StoreError> {
+pub fn adopt(adopt: &AdoptPool, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     let subnet = adopt.subnet;
     let overlap = |other: Pool| {
         let (with, taken) = (other.id, other.subnet);
-        Ok(refuse(PoolRefusal::Overlap { subnet, with, taken, shared: None }))
+        Err(PoolRefusal::Overlap { subnet, with, taken, shared: None }.into())
     };
     let pool = match view.pool(&adopt.id)? {
         Some(pool) if pool.subnet == subnet && pool.space == adopt.space => pool,
@@ -300,7 +293,7 @@ pub fn adopt(adopt: &AdoptPool, view: &dyn View, cx: &Context) -> Result<Plan, S
     let mut leases = Vec::new();
     for addr in &adopt.addrs {
         if !subnet.contains(*addr) {
-            return Ok(refuse(PoolRefusal::OutOfRange { addr: *addr, subnet }));
+            return Err(PoolRefusal::OutOfRange { addr: *addr, subnet }.into());
         }
         if view.holder(&pool.set(), *addr)? == super::Holder::Free {
             leases.push(lease(&pool, *addr, Kind::Dynamic, cx));

@@ -1,16 +1,15 @@
-//! RESERVE and UNRESERVE: addresses that are given to nobody.
+//! RESERVE and UNRESERVE: addresses that no ADD leases.
 //!
-//! Invariant: a reservation never takes an address from its holder, and only a reservation is ended
-//! here.
+//! A reservation never takes an address from its holder, and UNRESERVE frees nothing but reservations.
 
 use super::change::Change;
 use super::command::{Outcome, Reserve, Unreserve};
 use super::view::{Context, Holder, Plan, View};
-use crate::error::{Refusal, StoreError};
+use crate::error::{Error, Refusal};
 use crate::model::{Kind, Lease, Node, Origin};
 
 /// Decides a RESERVE.
-pub fn reserve(reserve: &Reserve, view: &dyn View, cx: &Context) -> Result<Plan, StoreError> {
+pub fn reserve(reserve: &Reserve, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     let mut changes = Vec::new();
     let mut reserved = Vec::new();
     for addr in &reserve.addrs {
@@ -27,7 +26,7 @@ pub fn reserve(reserve: &Reserve, view: &dyn View, cx: &Context) -> Result<Plan,
             }
             Holder::Leased(holder) => {
                 let ranges = addr.to_string();
-                return Ok(Plan::refuse(Refusal::Held { index: 0, ranges, holder }));
+                return Err(Refusal::Held { index: 0, ranges, holder }.into());
             }
             Holder::Free | Holder::Cooling(_) => {
                 // An operator's, wherever the command was run: it belongs to no node and to no boot.
@@ -40,12 +39,12 @@ pub fn reserve(reserve: &Reserve, view: &dyn View, cx: &Context) -> Result<Plan,
             }
         }
     }
-    Ok(Plan { changes, outcome: Ok(Outcome::Reserved(reserved)) })
+    Ok(Plan::new(changes, Outcome::Reserved(reserved)))
 }
 
 /// Decides a RESERVE of addresses that two programs have leased. What is leased here is protected by
 /// its lease as long as that lasts; a store with a policy reserves it beyond that.
-pub fn contested(reserve: &Reserve, view: &dyn View, cx: &Context) -> Result<Plan, StoreError> {
+pub fn contested(reserve: &Reserve, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     let mut free = reserve.clone();
     free.addrs.clear();
     for addr in &reserve.addrs {
@@ -57,7 +56,7 @@ pub fn contested(reserve: &Reserve, view: &dyn View, cx: &Context) -> Result<Pla
 }
 
 /// Decides an UNRESERVE.
-pub fn unreserve(unreserve: &Unreserve, view: &dyn View) -> Result<Plan, StoreError> {
+pub fn unreserve(unreserve: &Unreserve, view: &dyn View) -> Result<Plan, Error> {
     let mut freed = Vec::new();
     for addr in &unreserve.addrs {
         if let Holder::Leased(lease) = view.holder(&unreserve.set, *addr)?
@@ -68,5 +67,5 @@ pub fn unreserve(unreserve: &Unreserve, view: &dyn View) -> Result<Plan, StoreEr
     }
     let free = |lease: &Lease| Change::Free { lease: lease.clone(), until: None };
     let changes = freed.iter().map(free).collect();
-    Ok(Plan { changes, outcome: Ok(Outcome::Freed(freed)) })
+    Ok(Plan::new(changes, Outcome::Freed(freed)))
 }

@@ -7,11 +7,11 @@ use super::change::Change;
 use super::command::{Outcome, Restore};
 use super::record::Record;
 use super::view::{Holder, Plan, View};
-use crate::error::{PoolRefusal, Refusal, StoreError};
+use crate::error::{Error, PoolRefusal, Refusal};
 use crate::model::{Lease, Owner, Pool};
 
 /// Decides a RESTORE: of as many records, from the first on, as a commit can hold.
-pub fn run(restore: &Restore, view: &dyn View) -> Result<Plan, StoreError> {
+pub fn run(restore: &Restore, view: &dyn View) -> Result<Plan, Error> {
     let room = view.capacity().saturating_sub(1).max(1);
     let mut work =
         Work { view, dry_run: restore.dry_run, changes: Vec::new(), clashes: Vec::new() };
@@ -21,19 +21,16 @@ pub fn run(restore: &Restore, view: &dyn View) -> Result<Plan, StoreError> {
         if done > 0 && needed > room {
             break;
         }
-        if let Some(refusal) = work.one(record)? {
-            if !restore.dry_run {
-                return Ok(Plan::refuse(refusal));
-            }
-            work.clashes.push(refusal);
+        match work.one(record) {
+            Err(Error::Refused(refusal)) if restore.dry_run => work.clashes.push(refusal),
+            added => added?,
         }
         done += 1;
     }
     if restore.dry_run {
         work.changes.clear();
     }
-    let outcome = Ok(Outcome::Restored { done, clashes: work.clashes });
-    Ok(Plan { changes: work.changes, outcome })
+    Ok(Plan::new(work.changes, Outcome::Restored { done, clashes: work.clashes }))
 }
 
 struct Work<'a> {
@@ -44,8 +41,8 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Adds a record's changes, or tells what stands in its way.
-    fn one(&mut self, record: &Record) -> Result<Option<Refusal>, StoreError> {
+    /// Adds a record's changes, or refuses what contradicts them.
+    fn one(&mut self, record: &Record) -> Result<(), Error> {
         let view = self.view;
         match record {
             Record::Pool(pool) => return self.pool(pool),
@@ -83,16 +80,16 @@ impl Work<'_> {
                 }
             }
         }
-        Ok(None)
+        Ok(())
     }
 
-    fn lease(&mut self, lease: &Lease) -> Result<Option<Refusal>, StoreError> {
+    fn lease(&mut self, lease: &Lease) -> Result<(), Error> {
         // A dry run brings no pools.
         if let Owner::Pool(id, _) = &lease.owner
             && !self.dry_run
             && self.view.pool(id)?.is_none_or(|pool| pool.set() != lease.set)
         {
-            return Ok(Some(PoolRefusal::Unknown(id.clone()).into()));
+            return Err(PoolRefusal::Unknown(id.clone()).into());
         }
         match self.view.holder(&lease.set, lease.addr)? {
             Holder::Leased(here) if *here == *lease => {}
@@ -102,16 +99,16 @@ impl Work<'_> {
             }
             Holder::Leased(holder) => {
                 let owner = Box::new(lease.owner.clone());
-                return Ok(Some(Refusal::Clash { holder, owner }));
+                return Err(Refusal::Clash { holder, owner }.into());
             }
             Holder::Free | Holder::Cooling(_) => self.changes.push(Change::Put(lease.clone())),
         }
-        Ok(None)
+        Ok(())
     }
 
-    fn pool(&mut self, pool: &Pool) -> Result<Option<Refusal>, StoreError> {
+    fn pool(&mut self, pool: &Pool) -> Result<(), Error> {
         let here = match self.view.pool(&pool.id)? {
-            Some(here) if here == *pool => return Ok(None),
+            Some(here) if here == *pool => return Ok(()),
             Some(here) if (&here.space, here.subnet) == (&pool.space, pool.subnet) => None,
             Some(here) => Some(here),
             None => self.view.overlapping(&pool.space, pool.subnet)?,
@@ -120,18 +117,16 @@ impl Work<'_> {
         let clash =
             here.filter(|here| here.id == pool.id || pool.sub.is_none() && here.sub.is_none());
         if let Some(here) = clash {
-            return Ok(Some(
-                PoolRefusal::Overlap {
-                    subnet: pool.subnet,
-                    with: here.id,
-                    taken: here.subnet,
-                    shared: pool.shared.clone(),
-                }
-                .into(),
-            ));
+            return Err(PoolRefusal::Overlap {
+                subnet: pool.subnet,
+                with: here.id,
+                taken: here.subnet,
+                shared: pool.shared.clone(),
+            }
+            .into());
         }
         self.changes.push(Change::PutPool(pool.clone()));
-        Ok(None)
+        Ok(())
     }
 }
 

@@ -1,40 +1,42 @@
 //! Leases and cursors of a host-local folder, as part of the ADD that finds them.
 //!
-//! Owns: their translation, and a view in which they are leased already. Does not own: reading the
-//! folder (`crate::migrate::host_local_import`).
-//! Invariant: all of the folder is taken over in one plan, or the plan is refused.
+//! All of the folder is taken over in one plan, or the plan is refused. Reading the folder is
+//! [`crate::migrate::host_local_import`]'s.
 
 use std::collections::BTreeMap;
 
-use super::change::{Change, Cooling, NetworkRanges, PodKey};
-use super::command::{Add, Contested, LegacyCursor, LegacyLease};
-use super::view::{Context, Holder, Order, View};
-use crate::error::{Refusal, StoreError};
-use crate::model::{
-    Attachment, Kind, Lease, NetworkName, Origin, Owner, Pool, PoolId, SetName, Timestamp,
-};
-use crate::net::{Addr, Family, RangeSet, Span, Subnet};
+use super::change::{Change, Cooling};
+use super::command::{Add, Contested, ForeignLease, LegacyCursor};
+use super::view::{Addresses, Context, Holder, Order, View};
+use crate::error::{Error, Refusal, StoreError};
+use crate::model::{Kind, Lease, Owner, SetName, Timestamp};
+use crate::net::{Addr, Family, RangeSet, Span};
 
-/// What this plan takes over.
-#[derive(Default)]
-pub struct Takeover {
-    /// What it cannot: the store has leased the address to another owner.
+/// The store's addresses, with the leases and cursors that this plan takes over.
+pub struct Takeover<'a> {
+    view: &'a dyn View,
+    /// Leases of the folder that cannot be taken over: the store has leased the address to another owner.
     pub contested: Vec<Contested>,
     leases: BTreeMap<Addr, Lease>,
     /// By the key of the range set.
     cursors: BTreeMap<Addr, Addr>,
 }
 
-impl Takeover {
-    /// Translates host-local's files; refused if an address among them has another holder here.
+impl<'a> Takeover<'a> {
+    /// Takes over nothing.
+    pub fn none(view: &'a dyn View) -> Takeover<'a> {
+        Takeover { view, contested: Vec::new(), leases: BTreeMap::new(), cursors: BTreeMap::new() }
+    }
+
+    /// Translates host-local's files. Refuses if another owner holds one of the addresses here.
     pub fn read(
         add: &Add,
-        leases: &[LegacyLease],
+        leases: &[ForeignLease],
         cursors: &[LegacyCursor],
-        view: &dyn View,
+        view: &'a dyn View,
         cx: &Context,
-    ) -> Result<Result<Takeover, Refusal>, StoreError> {
-        let mut taken = Takeover::default();
+    ) -> Result<Takeover<'a>, Error> {
+        let mut taken = Takeover::none(view);
         for legacy in leases {
             let lease = lease(add, legacy, cx);
             if let Holder::Leased(holder) = view.holder(&add.set, legacy.addr)? {
@@ -50,7 +52,7 @@ impl Takeover {
                     continue;
                 }
                 let why = format!("{} is leased to {}", legacy.addr, holder.owner);
-                return Ok(Err(Refusal::Takeover { network: add.network.clone(), why }));
+                return Err(Refusal::Takeover { network: add.network.clone(), why }.into());
             }
             taken.leases.insert(legacy.addr, lease);
         }
@@ -59,15 +61,11 @@ impl Takeover {
                 taken.cursors.insert(set.key(), cursor.addr);
             }
         }
-        Ok(Ok(taken))
+        Ok(taken)
     }
 
-    /// What an owner holds of it.
-    pub fn of<'a>(&'a self, owner: &'a Owner) -> impl Iterator<Item = Lease> + 'a {
-        self.leases.values().filter(move |l| l.owner == *owner).cloned()
-    }
-
-    /// The changes that keep it, and (where the store keeps one) the record that it was done.
+    /// Returns the changes that store the leases and cursors, and (where the store keeps one) the record of
+    /// the takeover.
     pub fn changes(&self, add: &Add, now: Timestamp) -> Vec<Change> {
         let leases = self.leases.values().cloned().map(Change::Put);
         let cursors =
@@ -76,46 +74,36 @@ impl Takeover {
     }
 }
 
-fn lease(add: &Add, legacy: &LegacyLease, cx: &Context) -> Lease {
-    let attachment = Attachment {
-        network: add.network.clone(),
-        container: legacy.container.clone(),
-        ifname: legacy.ifname.clone(),
-    };
+fn lease(add: &Add, legacy: &ForeignLease, cx: &Context) -> Lease {
     let bare = cx.reservation(add.set.clone(), legacy.addr);
     let set = add.sets.iter().find(|s| s.range_of(legacy.addr).is_some());
     let range = set.and_then(|s| s.range_of(legacy.addr));
     Lease {
-        kind: Kind::Dynamic,
+        kind: legacy.kind,
         prefix: range.map_or(bare.prefix, |r| r.subnet().len()),
         range: set.map_or(bare.range, RangeSet::key),
-        owner: Owner::Attachment(attachment.clone()),
-        origin: Origin { attachment: Some(attachment), ..Origin::default() },
+        origin: legacy.origin(),
+        owner: legacy.owner.clone(),
         cooldown: add.cooldown.seconds,
         ..bare
     }
 }
 
-/// The store's view with this plan's takeover in it.
-pub struct WithTakeover<'a> {
-    pub taken: &'a Takeover,
-    pub view: &'a dyn View,
-}
-
-impl View for WithTakeover<'_> {
+impl Addresses for Takeover<'_> {
     fn holder(&self, set: &SetName, addr: Addr) -> Result<Holder, StoreError> {
-        match self.taken.leases.get(&addr) {
+        match self.leases.get(&addr) {
             Some(lease) => Ok(Holder::Leased(Box::new(lease.clone()))),
             None => self.view.holder(set, addr),
         }
     }
 
     fn of(&self, set: &SetName, owner: &Owner) -> Result<Vec<Lease>, StoreError> {
-        self.view.of(set, owner)
+        let taken = self.leases.values().filter(|l| l.owner == *owner).cloned();
+        Ok(self.view.of(set, owner)?.into_iter().chain(taken).collect())
     }
 
     fn cursor(&self, set: &SetName, range: Addr) -> Result<Option<Addr>, StoreError> {
-        match self.taken.cursors.get(&range) {
+        match self.cursors.get(&range) {
             Some(at) => Ok(Some(*at)),
             None => self.view.cursor(set, range),
         }
@@ -132,7 +120,7 @@ impl View for WithTakeover<'_> {
             let Some(addr) = self.view.next_free(set, span, order)? else {
                 return Ok(None);
             };
-            if !self.taken.leases.contains_key(&addr) {
+            if !self.leases.contains_key(&addr) {
                 return Ok(Some(addr));
             }
             rest = addr.next().and_then(|next| span.starting(next));
@@ -147,7 +135,7 @@ impl View for WithTakeover<'_> {
         limit: usize,
     ) -> Result<Vec<Cooling>, StoreError> {
         let mut cooling = self.view.cooling(set, family, limit)?;
-        cooling.retain(|c| !self.taken.leases.contains_key(&c.addr));
+        cooling.retain(|c| !self.leases.contains_key(&c.addr));
         Ok(cooling)
     }
 
@@ -157,9 +145,9 @@ impl View for WithTakeover<'_> {
         family: Family,
         spans: &[Span],
     ) -> Result<Option<Cooling>, StoreError> {
-        let free = |c: &Cooling| !self.taken.leases.contains_key(&c.addr);
+        let free = |c: &Cooling| !self.leases.contains_key(&c.addr);
         match self.view.first_cooling(set, family, spans)? {
-            // Given here before host-local had it: as good as never, and then looked up the long way.
+            // A taken-over address that cools down here: rare, so all cooling addresses are searched.
             Some(first) if !free(&first) => {
                 let all = self.view.cooling(set, family, usize::MAX)?;
                 let within = |c: &Cooling| spans.iter().any(|s| s.contains(c.addr));
@@ -167,61 +155,5 @@ impl View for WithTakeover<'_> {
             }
             first => Ok(first),
         }
-    }
-
-    fn former(&self, set: &SetName, pod: &PodKey, range: Addr) -> Result<Option<Addr>, StoreError> {
-        self.view.former(set, pod, range)
-    }
-
-    fn adopted(&self, network: &NetworkName) -> Result<bool, StoreError> {
-        self.view.adopted(network)
-    }
-
-    fn has_ranges(&self, ranges: &NetworkRanges) -> Result<bool, StoreError> {
-        self.view.has_ranges(ranges)
-    }
-
-    fn networks(&self) -> Result<Vec<NetworkRanges>, StoreError> {
-        self.view.networks()
-    }
-
-    fn page(
-        &self,
-        set: &SetName,
-        after: Option<&Owner>,
-        limit: usize,
-    ) -> Result<Vec<Lease>, StoreError> {
-        self.view.page(set, after, limit)
-    }
-
-    fn pool(&self, id: &PoolId) -> Result<Option<Pool>, StoreError> {
-        self.view.pool(id)
-    }
-
-    fn overlapping(&self, space: &str, subnet: Subnet) -> Result<Option<Pool>, StoreError> {
-        self.view.overlapping(space, subnet)
-    }
-
-    fn next_block(
-        &self,
-        space: &str,
-        within: Subnet,
-        len: u8,
-        from: Addr,
-    ) -> Result<Option<Subnet>, StoreError> {
-        self.view.next_block(space, within, len, from)
-    }
-
-    fn of_pool(
-        &self,
-        pool: &Pool,
-        after: Option<Addr>,
-        limit: usize,
-    ) -> Result<Vec<Lease>, StoreError> {
-        self.view.of_pool(pool, after, limit)
-    }
-
-    fn capacity(&self) -> usize {
-        self.view.capacity()
     }
 }

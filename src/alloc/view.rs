@@ -23,7 +23,7 @@ pub enum Holder {
     Leased(Box<Lease>),
 }
 
-/// How exact the answer to [`View::next_free`] must be.
+/// How exact the answer to [`Addresses::next_free`] must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
     /// The lowest free address of the span.
@@ -33,15 +33,8 @@ pub enum Order {
     Any,
 }
 
-/// The store as one transaction sees it.
-///
-/// Answers may be assumptions. A local store looks; a compare-and-set store may answer
-/// [`View::of`] and [`View::holder`] as absent, and [`View::next_free`] as the span's first,
-/// without looking, and keep each as a compare of the commit. When a compare fails it has learned
-/// the truth and runs the allocator again. What changes nothing (a refusal, a DEL of nothing, a
-/// CHECK) has no compare to guard it: the store verifies its assumptions and runs the allocator
-/// again before it concludes so. The allocator need not know which kind it talks to.
-pub trait View {
+/// Questions about the addresses of a set and their owners.
+pub trait Addresses {
     /// Who has this address.
     fn holder(&self, set: &SetName, addr: Addr) -> Result<Holder, StoreError>;
 
@@ -75,7 +68,17 @@ pub trait View {
         family: Family,
         spans: &[Span],
     ) -> Result<Option<Cooling>, StoreError>;
+}
 
+/// The store as one transaction sees it.
+///
+/// Answers may be assumptions. A local store looks; a compare-and-set store may answer
+/// [`Addresses::of`] and [`Addresses::holder`] as absent, and [`Addresses::next_free`] as the span's first,
+/// without looking, and keep each as a compare of the commit. When a compare fails it has learned
+/// the truth and runs the allocator again. What changes nothing (a refusal, a DEL of nothing, a
+/// CHECK) has no compare to guard it: the store verifies its assumptions and runs the allocator
+/// again before it concludes so. The allocator need not know which kind it talks to.
+pub trait View: Addresses {
     /// A pod's former address in the range set with this key.
     fn former(&self, set: &SetName, pod: &PodKey, range: Addr) -> Result<Option<Addr>, StoreError>;
 
@@ -192,12 +195,17 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Nothing to change.
-    pub fn only(outcome: Outcome) -> Plan {
-        Plan { changes: Vec::new(), outcome: Ok(outcome) }
+    /// A plan with an outcome.
+    pub fn new(changes: Vec<Change>, outcome: Outcome) -> Plan {
+        Plan { changes, outcome: Ok(outcome) }
     }
 
-    /// No.
+    /// A plan that changes nothing.
+    pub fn only(outcome: Outcome) -> Plan {
+        Plan::new(Vec::new(), outcome)
+    }
+
+    /// A plan that refuses.
     pub fn refuse(refusal: Refusal) -> Plan {
         Plan { changes: Vec::new(), outcome: Err(refusal) }
     }

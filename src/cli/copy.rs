@@ -12,7 +12,7 @@ use serde_json::json;
 use super::screen::visible;
 use super::{Call, OpenStore, misuse};
 use crate::migrate::copy;
-use crate::migrate::copy::{Comparison, Mover};
+use crate::migrate::copy::{Comparison, Copier};
 use crate::model::Persist;
 
 /// Move everything into another store: leases, pools, reservations, rotation, pods' addresses
@@ -68,9 +68,9 @@ impl Copy {
         }
         let mut from = call.open_named(&self.from, "--from")?;
         let mut to = call.open_named(&self.to, "--to")?;
-        let moved = to.restore(self.how.dry_run, call, |mover| {
+        let moved = to.restore(self.how.dry_run, call, |copier| {
             let mut each =
-                |record, persist| mover.push(record, self.how.persist.unwrap_or(persist));
+                |record, persist| copier.push(record, self.how.persist.unwrap_or(persist));
             Ok(from.store.records(&from.cx, &mut each)?)
         })?;
         if self.how.dry_run && self.how.json {
@@ -114,7 +114,7 @@ impl OpenStore {
         &mut self,
         dry_run: bool,
         call: &mut Call<'_>,
-        mut push: impl FnMut(&mut Mover<'_>) -> Result<()>,
+        mut push: impl FnMut(&mut Copier<'_>) -> Result<()>,
     ) -> Result<usize> {
         let moved = self.pass(true, call, &mut push)?;
         if !dry_run {
@@ -129,16 +129,16 @@ impl OpenStore {
         &mut self,
         dry_run: bool,
         call: &mut Call<'_>,
-        push: impl FnOnce(&mut Mover<'_>) -> Result<()>,
+        push: impl FnOnce(&mut Copier<'_>) -> Result<()>,
     ) -> Result<usize> {
-        let mut mover = Mover::new(&mut *self.store, &self.cx, dry_run);
-        push(&mut mover)?;
-        mover.flush()?;
-        for clash in mover.clashes.iter().take(SHOWN) {
+        let mut copier = Copier::new(&mut *self.store, &self.cx, dry_run);
+        push(&mut copier)?;
+        copier.flush()?;
+        for clash in copier.clashes.iter().take(SHOWN) {
             writeln!(call.stderr, "{}", visible(&clash.to_string()))?;
         }
-        match mover.clashes.len() {
-            0 => Ok(mover.moved),
+        match copier.clashes.len() {
+            0 => Ok(copier.copied),
             n => Err(anyhow!("{n} records have another in their place; nothing was written")),
         }
     }

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::screen::{Progress, visible};
 use super::{Call, OpenStore};
-use crate::liveness::nodes;
+use crate::liveness;
 use crate::rows::ProblemRow;
 use crate::store::{Problem, Repair};
 
@@ -83,7 +83,7 @@ impl Doctor {
 
 fn examine(open: &mut OpenStore) -> Result<Vec<Problem>> {
     let _busy = Progress::new(None, "looking at the store");
-    Ok(nodes::problems(&mut *open.store, &open.cx)?)
+    Ok(liveness::problems::find(&mut *open.store, &open.cx)?)
 }
 
 fn print(problems: &[Problem], call: &mut Call<'_>) -> Result<()> {

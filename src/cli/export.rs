@@ -5,12 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::{Call, OpenStore, WAIT, jsonl};
-use crate::alloc::HandBack;
+use crate::alloc::ExportHostLocal;
 use crate::engine;
 use crate::migrate::host_local_export::{Folder, Written};
 use crate::model::{Attachment, Kind, Lease, NetworkName, Owner, SetName};
@@ -23,8 +23,8 @@ pub enum Export {
     /// Into folders from which host-local goes on
     ///
     /// Start and end no container meanwhile, and name host-local in the configuration right after.
-    /// The leases stay here too; should sublet serve the network again, its first ADD looks at the
-    /// folder as it did the first time.
+    /// The leases are host-local's then and no longer kept here; should sublet serve the network again,
+    /// its first ADD adopts them as it did the first time.
     HostLocal(HostLocal),
     /// As JSON lines: every record of the store, for `sublet import jsonl`
     ///
@@ -150,15 +150,23 @@ impl HostLocal {
             return Ok((done, Vec::new()));
         }
         let ranges: BTreeSet<Addr> = leases.iter().map(|l| l.range).collect();
-        let hand = HandBack {
-            set: set.clone(),
-            network: network.clone(),
-            ranges: ranges.into_iter().collect(),
-        };
-        let cursors = engine::hand_back(&mut *open.store, hand, &open.cx)?;
+        let ranges = ranges.into_iter().collect();
+        let mut hand = ExportHostLocal { set: set.clone(), ranges, leases: Vec::new() };
+        let cursors = engine::export_host_local(&mut *open.store, hand.clone(), &open.cx)?;
         let last = last(leases, cursors.into_iter().flatten().collect());
         folder.write_last(&last)?;
         folder.finish()?;
+        // Both programs have the leases until here, and one of them always has.
+        hand.leases = leases.to_vec();
+        engine::export_host_local(&mut *open.store, hand, &open.cx)?;
+        let of_network = |l: &Lease| attachment(l).is_some_and(|a| a.network == *network);
+        if let Some(new) = open.leases(&of_network)?.first() {
+            bail!(
+                "network {network} got leases during the export ({} is one): name host-local in its \
+                 configuration, and run the export again",
+                new.addr
+            );
+        }
         Ok((done, last))
     }
 }

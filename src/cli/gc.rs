@@ -17,7 +17,7 @@ use crate::error::shown_network;
 use crate::liveness;
 use crate::liveness::runtimes;
 use crate::liveness::stale;
-use crate::liveness::stale::{Evidence, Verdict};
+use crate::liveness::stale::{Evidence, Liveness};
 use crate::model::Lease;
 use crate::rows::{FreedRow, LeaseRow};
 use crate::sys::host::Facts;
@@ -77,14 +77,14 @@ impl Gc {
             network && l.kind.collectable()
         };
         let leases = open.leases(&wanted)?;
-        let verdicts = stale::judge(&leases, &self.evidence(&leases, call.world.facts)?);
-        let judged: Vec<(&Lease, &Verdict)> = leases.iter().zip(&verdicts).collect();
-        let lost = judged.iter().filter(|(_, v)| matches!(v, Verdict::Lost(_))).count();
+        let verdicts = stale::assess(&leases, &self.evidence(&leases, call.world.facts)?);
+        let judged: Vec<(&Lease, &Liveness)> = leases.iter().zip(&verdicts).collect();
+        let lost = judged.iter().filter(|(_, v)| matches!(v, Liveness::Stale(_))).count();
         let free = lost > 0 && !self.dry_run && self.may_free(&judged, lost, call)?;
         let mut done_of = Vec::with_capacity(judged.len());
         let progress = Progress::new(Some(if free { lost } else { 0 }), "freeing");
         for (lease, verdict) in &judged {
-            let is_lost = matches!(verdict, Verdict::Lost(_));
+            let is_lost = matches!(verdict, Liveness::Stale(_));
             let unchanged = || Target::Unchanged(Box::new(Lease::clone(lease)));
             done_of.push(free && is_lost && open.free(lease, unchanged())?);
             if is_lost {
@@ -96,12 +96,12 @@ impl Gc {
         let (mut freed, mut unclear) = (0, 0);
         for ((lease, verdict), done) in judged.into_iter().zip(done_of) {
             freed += usize::from(done);
-            unclear += usize::from(matches!(verdict, Verdict::CannotTell(_)));
+            unclear += usize::from(matches!(verdict, Liveness::Unknown(_)));
             if self.json {
                 let word = match verdict {
-                    Verdict::Alive(_) => "alive",
-                    Verdict::Lost(_) => "lost",
-                    Verdict::CannotTell(_) => "cannotTell",
+                    Liveness::Alive(_) => "alive",
+                    Liveness::Stale(_) => "lost",
+                    Liveness::Unknown(_) => "cannotTell",
                 };
                 let (verdict, reason) = (Some(word), Some(reason(verdict)));
                 rows.push(FreedRow { lease: LeaseRow::new(lease), verdict, reason, freed: done });
@@ -129,21 +129,13 @@ impl Gc {
         if let Some(socket) = &self.docker {
             listings.push(runtimes::docker(socket).map_err(nothing)?);
         }
-        let netns = leases.iter().filter_map(|l| l.origin.netns.as_ref());
-        Ok(Evidence {
-            now: facts.now,
-            grace: self.grace,
-            machine: facts.node.machine.clone(),
-            boot: facts.boot.clone(),
-            namespaces: liveness::namespaces(netns.map(|n| n.path.as_str())),
-            by_netns: self.netns || listings.is_empty(),
-            listings,
-        })
+        let by_netns = self.netns || listings.is_empty();
+        Ok(liveness::evidence(leases, &facts.context(), self.grace, by_netns, listings))
     }
 
     fn may_free(
         &self,
-        judged: &[(&Lease, &Verdict)],
+        judged: &[(&Lease, &Liveness)],
         lost: usize,
         call: &mut Call<'_>,
     ) -> Result<bool> {
@@ -155,34 +147,34 @@ impl Gc {
                 "{lost} leases are lost: say --yes or --dry-run beside --json"
             )));
         }
-        for (lease, verdict) in judged.iter().filter(|(_, v)| matches!(v, Verdict::Lost(_))) {
+        for (lease, verdict) in judged.iter().filter(|(_, v)| matches!(v, Liveness::Stale(_))) {
             print(lease, verdict, "lost", call)?;
         }
         call.confirm(&format!("free these {lost}"))
     }
 
     /// How a line begins; those that live are not worth one.
-    fn word(&self, verdict: &Verdict, done: bool) -> Option<&'static str> {
+    fn word(&self, verdict: &Liveness, done: bool) -> Option<&'static str> {
         match verdict {
-            Verdict::Alive(_) => None,
-            Verdict::CannotTell(_) if self.quiet => None,
-            Verdict::CannotTell(_) => Some("cannot tell"),
-            Verdict::Lost(_) if done => Some("freed"),
-            Verdict::Lost(_) if self.dry_run => Some("lost"),
-            Verdict::Lost(_) => Some("kept"),
+            Liveness::Alive(_) => None,
+            Liveness::Unknown(_) if self.quiet => None,
+            Liveness::Unknown(_) => Some("cannot tell"),
+            Liveness::Stale(_) if done => Some("freed"),
+            Liveness::Stale(_) if self.dry_run => Some("lost"),
+            Liveness::Stale(_) => Some("kept"),
         }
     }
 }
 
-fn print(lease: &Lease, verdict: &Verdict, word: &str, call: &mut Call<'_>) -> Result<()> {
+fn print(lease: &Lease, verdict: &Liveness, word: &str, call: &mut Call<'_>) -> Result<()> {
     let network = shown_network(lease);
     let (addr, owner) = (lease.addr, visible(&lease.owner.to_string()));
     let why = visible(reason(verdict));
     Ok(writeln!(call.stdout, "{word}: {addr} of network {network}, {owner}: {why}")?)
 }
 
-fn reason(verdict: &Verdict) -> &str {
+fn reason(verdict: &Liveness) -> &str {
     match verdict {
-        Verdict::Alive(why) | Verdict::Lost(why) | Verdict::CannotTell(why) => why,
+        Liveness::Alive(why) | Liveness::Stale(why) | Liveness::Unknown(why) => why,
     }
 }

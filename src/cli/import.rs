@@ -16,7 +16,7 @@ use super::screen::Progress;
 use super::{Call, OpenStore, WAIT, jsonl, network_name, report_error};
 use crate::alloc;
 use crate::engine;
-use crate::engine::Legacy;
+use crate::engine::HostLocalFolder;
 use crate::migrate::ecs;
 use crate::migrate::host_local_import;
 use crate::model::{NetworkName, Persist, SetName};
@@ -240,7 +240,7 @@ impl HostLocal {
         let dir = self.dir.join(network.as_str());
         let mut report = Report::new(&dir, Path::new(&open.place), self.how.dry_run);
         let set = SetName(self.shared.clone().unwrap_or_else(|| network.to_string()));
-        let legacy = Legacy { dir: &dir, network, wait: WAIT };
+        let legacy = HostLocalFolder { dir: &dir, network, wait: WAIT };
         let dry_run = self.how.dry_run;
         let (done, cursors) =
             engine::import_host_local(&mut *open.store, legacy, set, dry_run, &open.cx)?;

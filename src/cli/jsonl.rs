@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::copy::How;
 use super::{Call, OpenStore, write_file};
-use crate::migrate::copy::Mover;
+use crate::migrate::copy::Copier;
 use crate::migrate::jsonl;
 use crate::sys::files;
 
@@ -75,13 +75,13 @@ impl Import {
         let mut open = call.open()?;
         let moved = if let Some(path) = &self.file {
             let name = path.display().to_string();
-            open.restore(self.how.dry_run, call, |mover| {
+            open.restore(self.how.dry_run, call, |copier| {
                 let file = File::open(path).with_context(|| format!("cannot read {name}"))?;
-                self.push(&name, &mut BufReader::new(file), mover)
+                self.push(&name, &mut BufReader::new(file), copier)
             })?
         } else {
-            open.pass(self.how.dry_run, call, |mover| {
-                self.push("standard input", &mut io::stdin().lock(), mover)
+            open.pass(self.how.dry_run, call, |copier| {
+                self.push("standard input", &mut io::stdin().lock(), copier)
             })?
         };
         if self.how.json {
@@ -92,7 +92,7 @@ impl Import {
     }
 
     /// Reads all lines.
-    fn push(&self, name: &str, input: &mut dyn BufRead, mover: &mut Mover<'_>) -> Result<()> {
+    fn push(&self, name: &str, input: &mut dyn BufRead, copier: &mut Copier<'_>) -> Result<()> {
         let mut number = 0_usize;
         while let Some(line) = next(input).with_context(|| format!("cannot read {name}"))? {
             number += 1;
@@ -103,7 +103,7 @@ impl Import {
             }
             let (record, persist) =
                 jsonl::read(&line).map_err(|e| anyhow!(e)).with_context(place)?;
-            mover.push(record, self.how.persist.unwrap_or(persist)).with_context(|| {
+            copier.push(record, self.how.persist.unwrap_or(persist)).with_context(|| {
                 format!("{name}, up to line {number}: correct it and import all of it again")
             })?;
         }

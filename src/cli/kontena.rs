@@ -55,10 +55,10 @@ impl Kontena {
             let prefix = &self.prefix;
             return Ok(writeln!(call.stdout, "{prefix}: taken over before; nothing was done")?);
         }
-        open.restore(self.dry_run, call, |mover| {
+        open.restore(self.dry_run, call, |copier| {
             let pools = contents.pools.values().cloned().map(Record::Pool);
             let mut records = pools.chain(contents.leases.iter().cloned().map(Record::Lease));
-            Ok(records.try_for_each(|record| mover.push(record, Persist::Disk))?)
+            Ok(records.try_for_each(|record| copier.push(record, Persist::Disk))?)
         })?;
         if !self.dry_run {
             mark(&mut open, false)?;

@@ -19,11 +19,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 pub use self::error::Failure;
-pub use self::version::{CniVersion, SUPPORTED};
+pub use self::version::CniVersion;
 
 use self::env::{EnvError, Invocation, Verb};
 use self::log::Journal;
-use crate::config::{Dialect, Level, Netconf};
+use crate::config::{Dialect, Level, Netconf, VERSIONS};
 use crate::sys::host::{Env, Facts};
 use crate::sys::panic;
 use crate::telemetry::log::Entry;
@@ -48,27 +48,27 @@ pub struct World<'a> {
 /// Carries out the call; answers with the exit code.
 pub fn run(world: World<'_>) -> u8 {
     let World { env, stdin, stdout, stderr, facts } = world;
-    let mut desk = Desk {
+    let mut output = Output {
         stdout,
         journal: Journal::new(stderr),
         version: CniVersion::NEWEST,
         answered: false,
     };
-    // Whatever a panic interrupted is dropped; all that is used afterwards is the desk.
-    let done = catch_unwind(AssertUnwindSafe(|| serve(env, stdin, facts, &mut desk)));
+    // Whatever a panic interrupted is dropped; all that is used afterwards is the output.
+    let done = catch_unwind(AssertUnwindSafe(|| serve(env, stdin, facts, &mut output)));
     match done {
         Ok(Ok(())) => 0,
-        Ok(Err(failure)) => desk.fail(&failure),
+        Ok(Err(failure)) => output.fail(&failure),
         Err(payload) => {
             let panic = panic::explain(&*payload);
             let code = if panic.is_damage { error::DAMAGED } else { error::INTERNAL };
-            desk.fail(&Failure::new(code, panic.msg))
+            output.fail(&Failure::new(code, panic.msg))
         }
     }
 }
 
 /// Where answers leave.
-struct Desk<'a> {
+struct Output<'a> {
     stdout: &'a mut dyn Write,
     journal: Journal<'a>,
     /// What the answer is written in: the configuration's version, once it is known.
@@ -77,7 +77,7 @@ struct Desk<'a> {
     answered: bool,
 }
 
-impl Desk<'_> {
+impl Output<'_> {
     fn answer(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.answered = true;
         self.stdout.write_all(bytes)?;
@@ -102,7 +102,7 @@ fn serve(
     env: &Env<'_>,
     stdin: &mut dyn Read,
     facts: &dyn Fn() -> Facts,
-    desk: &mut Desk<'_>,
+    output: &mut Output<'_>,
 ) -> Result<(), Failure> {
     let command = match env("CNI_COMMAND").map(OsString::into_string) {
         Some(Ok(text)) => text,
@@ -110,30 +110,30 @@ fn serve(
         None => String::new(),
     };
     if command.is_empty() {
-        desk.journal.about(&about());
+        output.journal.about(&about());
         return Ok(());
     }
     let verb = Verb::new(&command);
     if verb == Verb::Version {
         let answer = version::list().map_err(|e| unwritten(&e))?;
-        return desk.answer(&answer).map_err(|e| unwritten(&e));
+        return output.answer(&answer).map_err(|e| unwritten(&e));
     }
 
-    desk.journal.learn("command", command);
+    output.journal.learn("command", command);
     let invocation = env::read(verb, env)?;
     let inputs = &invocation.inputs;
-    desk.journal.learn("container", inputs.container.as_ref().map_or("", |c| c.as_str()));
-    desk.journal.learn("ifname", inputs.ifname.as_ref().map_or("", |i| i.as_str()));
+    output.journal.learn("container", inputs.container.as_ref().map_or("", |c| c.as_str()));
+    output.journal.learn("ifname", inputs.ifname.as_ref().map_or("", |i| i.as_str()));
     let netconf = match read(stdin).and_then(|bytes| Ok(Netconf::decode(&bytes)?)) {
         Ok(netconf) if may_lack_all(&invocation, &netconf) => netconf,
         Err(failure) if invocation.missing.0.is_empty() => return Err(failure),
         _ => return Err(EnvError::Missing(invocation.missing).into()),
     };
     if let Some(version) = CniVersion::find(netconf.version()) {
-        desk.version = version;
+        output.version = version;
     }
     netconf.name()?;
-    verbs::dispatch(invocation, netconf, facts, desk)
+    verbs::dispatch(invocation, netconf, facts, output)
 }
 
 fn read(stdin: &mut dyn Read) -> Result<Vec<u8>, Failure> {
@@ -190,11 +190,10 @@ pub fn ecs_agent_answer(args: &[OsString]) -> Option<String> {
 }
 
 fn about() -> String {
-    let versions: Vec<&str> = SUPPORTED.iter().map(|v| v.as_str()).collect();
     format!(
         "CNI sublet plugin v{}\nCNI protocol versions supported: {}\n",
         env!("CARGO_PKG_VERSION"),
-        versions.join(", ")
+        VERSIONS.join(", ")
     )
 }
 

@@ -6,17 +6,17 @@
 
 use std::path::Path;
 
-use super::Desk;
+use super::Output;
 use super::env::{EnvError, Invocation, Missing, Verb};
-use super::error::{ENVIRONMENT, Failure, IO, NETNS};
+use super::error::{DECODING, ENVIRONMENT, Failure, INCOMPATIBLE_VERSION, IO, NETNS};
 use super::result;
 use super::result::Answer;
-use super::version::{CniVersion, gate};
+use super::version::CniVersion;
 use crate::alloc;
 use crate::alloc::{Add, Check, DefineNetwork, Del, Gc, Status, Target};
-use crate::config::{Cleanup, Config, Dialect, Level, Netconf};
+use crate::config::{Cleanup, Config, Dialect, Level, Netconf, VERSIONS};
 use crate::engine;
-use crate::engine::Legacy;
+use crate::engine::HostLocalFolder;
 use crate::error::{Error, Refusal, StoreError};
 use crate::migrate::host_local_import;
 use crate::model::{Netns, NetworkName, Origin, Owner, StoreSpec};
@@ -44,14 +44,14 @@ pub fn dispatch(
     mut invocation: Invocation,
     netconf: Netconf,
     facts: &dyn Fn() -> Facts,
-    desk: &mut Desk<'_>,
+    output: &mut Output<'_>,
 ) -> Result<(), Failure> {
     let text = netconf.version();
     let version = match &invocation.verb {
-        Verb::Add | Verb::Del => CniVersion::of_config(text)?,
-        Verb::Check => gate(text, "CHECK", CniVersion::V0_4_0)?,
-        Verb::Gc => gate(text, "GC", CniVersion::V1_1_0)?,
-        Verb::Status => gate(text, "STATUS", CniVersion::V1_1_0)?,
+        Verb::Add | Verb::Del => config_version(text)?,
+        Verb::Check => version_since(text, "CHECK", CniVersion::V0_4_0)?,
+        Verb::Gc => version_since(text, "GC", CniVersion::V1_1_0)?,
+        Verb::Status => version_since(text, "STATUS", CniVersion::V1_1_0)?,
         // VERSION is answered before anything is read.
         Verb::Version => return Ok(()),
         Verb::Unknown(word) => {
@@ -62,32 +62,32 @@ pub fn dispatch(
     invocation.inputs.one_per_family = version.one_per_family();
     let mut call = Call { invocation, netconf, facts: facts() };
     match call.invocation.verb {
-        Verb::Add => call.add(version, desk),
-        Verb::Del => call.del(desk),
-        Verb::Check => call.check(desk),
-        Verb::Gc => call.gc(desk),
-        Verb::Status => call.status(desk),
+        Verb::Add => call.add(version, output),
+        Verb::Del => call.del(output),
+        Verb::Check => call.check(output),
+        Verb::Gc => call.gc(output),
+        Verb::Status => call.status(output),
         Verb::Version | Verb::Unknown(_) => Ok(()),
     }
 }
 
 impl Call {
-    fn add(&mut self, version: CniVersion, desk: &mut Desk<'_>) -> Result<(), Failure> {
+    fn add(&mut self, version: CniVersion, output: &mut Output<'_>) -> Result<(), Failure> {
         let mut netns = self.netns()?;
-        let (mut config, mut store) = self.config(desk)?;
+        let (mut config, mut store) = self.config(output)?;
         let (set, network) = (config.set.clone(), config.network.clone());
         let owner = config.owner.clone().ok_or_else(no_container)?;
         let cx = self.facts.context();
         let mut tries = 1;
         let (dialect, routes, dns, added) = loop {
-            let (own, define) = self.as_defined(config, &mut *store, desk)?;
+            let (own, define) = self.as_defined(config, &mut *store, output)?;
             let legacy = legacy(own.legacy_dir.as_deref(), &network, &own.store);
             let add = Add {
                 set: own.set,
                 network: own.network,
                 owner: own.owner.ok_or_else(no_container)?,
                 sets: own.sets,
-                wanted: own.wanted,
+                requested: own.wanted,
                 strategy: own.strategy,
                 cooldown: own.cooldown,
                 sticky: own.sticky,
@@ -113,11 +113,11 @@ impl Call {
             config = self.netconf.config(&self.invocation.inputs)?;
         };
         for warning in &added.warnings {
-            desk.journal.warn(warning);
+            output.journal.warn(warning);
         }
         let answer = Answer { grants: &added.grants, routes: &routes, dns: &dns };
         let written =
-            result::render(version, dialect, answer).and_then(|bytes| desk.answer(&bytes));
+            result::render(version, dialect, answer).and_then(|bytes| output.answer(&bytes));
         if let Err(e) = written {
             let undone = engine::undo(&mut *store, &set, &owner, &added.created, &cx);
             let outcome = match undone {
@@ -127,29 +127,29 @@ impl Call {
             let msg = format!("cannot write the answer to standard output: {e}; {outcome}");
             return Err(Failure::new(IO, msg));
         }
-        if desk.journal.tells(Level::Info) {
+        if output.journal.tells(Level::Info) {
             let all = added.grants.iter().map(|g| format!("{}/{}", g.addr, g.prefix));
             let all = all.collect::<Vec<_>>().join(",");
-            desk.journal.learn("address", all.as_str());
-            desk.journal.done(Level::Info, format!("leased {all} of {network} to {owner}"));
+            output.journal.learn("address", all.as_str());
+            output.journal.done(Level::Info, format!("leased {all} of {network} to {owner}"));
         }
         Ok(())
     }
 
-    fn del(&mut self, desk: &mut Desk<'_>) -> Result<(), Failure> {
+    fn del(&mut self, output: &mut Output<'_>) -> Result<(), Failure> {
         let mut done = Ok(());
         // One that fails keeps no other from being tried.
         for cleanup in self.netconf.cleanups(&self.invocation.inputs) {
-            desk.journal.attach(&cleanup.log, cleanup.network.as_str(), self.facts.now);
-            done = done.and(self.free(cleanup, desk));
+            output.journal.attach(&cleanup.log, cleanup.network.as_str(), self.facts.now);
+            done = done.and(self.free(cleanup, output));
         }
         done
     }
 
-    fn free(&self, cleanup: Cleanup, desk: &mut Desk<'_>) -> Result<(), Failure> {
+    fn free(&self, cleanup: Cleanup, output: &mut Output<'_>) -> Result<(), Failure> {
         let Some(target) = target(&cleanup) else {
             if !self.netconf.is_bare() {
-                desk.journal.warn("this DEL names nothing to free");
+                output.journal.warn("this DEL names nothing to free");
             }
             return Ok(());
         };
@@ -162,12 +162,12 @@ impl Call {
             Ok(freed) => freed,
             // Where nothing says which store is meant, one that is not ours has no lease of ours.
             Err(Error::Store(error @ StoreError::Foreign { .. })) if self.netconf.is_bare() => {
-                desk.journal.done(Level::Info, error.to_string());
+                output.journal.done(Level::Info, error.to_string());
                 return Ok(());
             }
             Err(error) => return Err(Failure::of(&error, &cleanup.network)),
         };
-        if desk.journal.tells(Level::Info) {
+        if output.journal.tells(Level::Info) {
             let all =
                 freed.iter().map(|lease| lease.addr.to_string()).collect::<Vec<_>>().join(",");
             let network = &cleanup.network;
@@ -175,21 +175,21 @@ impl Call {
                 || format!("nothing to free in {network}"),
                 |lease| format!("freed {all} of {network}, which was {}'s", lease.owner),
             );
-            desk.journal.learn("address", all);
-            desk.journal.done(Level::Info, event);
+            output.journal.learn("address", all);
+            output.journal.done(Level::Info, event);
         }
         Ok(())
     }
 
-    fn check(&mut self, desk: &mut Desk<'_>) -> Result<(), Failure> {
-        self.compare(desk)?;
-        desk.journal.done(Level::Debug, "the leases are as they should be");
+    fn check(&mut self, output: &mut Output<'_>) -> Result<(), Failure> {
+        self.compare(output)?;
+        output.journal.done(Level::Debug, "the leases are as they should be");
         Ok(())
     }
 
-    fn compare(&mut self, desk: &mut Desk<'_>) -> Result<(), Failure> {
-        let (config, mut store) = self.config(desk)?;
-        let (mut config, _) = self.as_defined(config, &mut *store, desk)?;
+    fn compare(&mut self, output: &mut Output<'_>) -> Result<(), Failure> {
+        let (config, mut store) = self.config(output)?;
+        let (mut config, _) = self.as_defined(config, &mut *store, output)?;
         let expected = self.netconf.prev_addresses()?;
         let check = Check {
             set: config.set.clone(),
@@ -212,27 +212,27 @@ impl Call {
         }
     }
 
-    fn gc(&mut self, desk: &mut Desk<'_>) -> Result<(), Failure> {
-        let cleanup = self.cleanup(desk);
+    fn gc(&mut self, output: &mut Output<'_>) -> Result<(), Failure> {
+        let cleanup = self.cleanup(output);
         let mut store = open(&cleanup.store, &cleanup.network)?;
         let valid = self.netconf.take_valid_attachments()?.into();
         let gc = Gc { set: cleanup.set, network: cleanup.network.clone(), valid, after: None };
         let freed = engine::gc(&mut *store, gc, &self.facts.context())
             .map_err(|error| Failure::of(&error, &cleanup.network))?;
-        desk.journal.learn("freed", freed.to_string());
+        output.journal.learn("freed", freed.to_string());
         let event = format!("freed {freed} forgotten addresses of {}", cleanup.network);
-        desk.journal.done(Level::Info, event);
+        output.journal.done(Level::Info, event);
         Ok(())
     }
 
-    fn status(&mut self, desk: &mut Desk<'_>) -> Result<(), Failure> {
-        let (config, mut store) = self.config(desk).map_err(Failure::for_status)?;
+    fn status(&mut self, output: &mut Output<'_>) -> Result<(), Failure> {
+        let (config, mut store) = self.config(output).map_err(Failure::for_status)?;
         let (config, _) =
-            self.as_defined(config, &mut *store, desk).map_err(Failure::for_status)?;
+            self.as_defined(config, &mut *store, output).map_err(Failure::for_status)?;
         let status = Status { set: config.set, sets: config.sets, strict: config.cooldown.strict };
         engine::status(&mut *store, status, &self.facts.context())
             .map_err(|error| Failure::of(&error, &config.network).for_status())?;
-        desk.journal.done(Level::Debug, "an ADD could be served");
+        output.journal.done(Level::Debug, "an ADD could be served");
         Ok(())
     }
 
@@ -254,19 +254,19 @@ impl Call {
     }
 
     /// The whole configuration, and its store.
-    fn config(&self, desk: &mut Desk<'_>) -> Result<(Config, Box<dyn Store>), Failure> {
+    fn config(&self, output: &mut Output<'_>) -> Result<(Config, Box<dyn Store>), Failure> {
         match self.netconf.config(&self.invocation.inputs) {
             Ok(config) => {
-                desk.journal.attach(&config.log, config.network.as_str(), self.facts.now);
+                output.journal.attach(&config.log, config.network.as_str(), self.facts.now);
                 for warning in &config.warnings {
-                    desk.journal.warn(&warning.to_string());
+                    output.journal.warn(&warning.to_string());
                 }
                 let store = open(&config.store, &config.network)?;
                 Ok((config, store))
             }
             Err(error) => {
                 // So that the failure reaches the log file as well.
-                self.cleanup(desk);
+                self.cleanup(output);
                 Err(error.into())
             }
         }
@@ -278,7 +278,7 @@ impl Call {
         &self,
         mut config: Config,
         store: &mut dyn Store,
-        desk: &mut Desk<'_>,
+        output: &mut Output<'_>,
     ) -> Result<(Config, Option<DefineNetwork>), Failure> {
         let Some(text) = config.define.take() else { return Ok((config, None)) };
         let network = config.network.clone();
@@ -296,7 +296,7 @@ impl Call {
         if (&defined.sets, &defined.routes, &defined.dns)
             != (&config.sets, &config.routes, &config.dns)
         {
-            desk.journal.warn(&format!(
+            output.journal.warn(&format!(
                 "{place} (by {}), is {}; this configuration says {text}, which is not used: change the \
                  one or the other, see `sublet network show {network}`",
                 stored.by, stored.text
@@ -305,9 +305,9 @@ impl Call {
         Ok((defined, Some(DefineNetwork { network, text, version })))
     }
 
-    fn cleanup(&self, desk: &mut Desk<'_>) -> Cleanup {
+    fn cleanup(&self, output: &mut Output<'_>) -> Cleanup {
         let cleanup = self.netconf.cleanup(&self.invocation.inputs);
-        desk.journal.attach(&cleanup.log, cleanup.network.as_str(), self.facts.now);
+        output.journal.attach(&cleanup.log, cleanup.network.as_str(), self.facts.now);
         cleanup
     }
 }
@@ -334,9 +334,11 @@ fn legacy<'a>(
     dir: Option<&'a Path>,
     network: &'a NetworkName,
     spec: &StoreSpec,
-) -> Option<Legacy<'a>> {
+) -> Option<HostLocalFolder<'a>> {
     match spec {
-        StoreSpec::Embedded { wait, .. } => dir.map(|dir| Legacy { dir, network, wait: *wait }),
+        StoreSpec::Embedded { wait, .. } => {
+            dir.map(|dir| HostLocalFolder { dir, network, wait: *wait })
+        }
         // host-local's leases are of this host alone.
         _ => None,
     }
@@ -354,4 +356,73 @@ fn before_takeover(config: &Config, owner: &Owner) -> Result<Option<Vec<Addr>>, 
 
 fn no_container() -> Failure {
     EnvError::Missing(Missing(vec!["CNI_CONTAINERID"])).into()
+}
+
+/// Returns the version of a configuration, or an error with code 1.
+fn config_version(text: &str) -> Result<CniVersion, Failure> {
+    CniVersion::find(text).ok_or_else(|| {
+        let known = VERSIONS.map(|version| format!("\"{version}\""));
+        Failure::new(INCOMPATIBLE_VERSION, "incompatible CNI versions")
+            .details(format!("config is {text:?}, plugin supports [{}]", known.join(" ")))
+    })
+}
+
+/// Returns the version of a configuration for a command that version `since` introduced. A text that is
+/// not a version at all is code 6 here; ADD and DEL only look it up.
+fn version_since(text: &str, command: &str, since: CniVersion) -> Result<CniVersion, Failure> {
+    let asked = numbers(text).map_err(|why| Failure::new(DECODING, why))?;
+    let needed = numbers(since.as_str()).unwrap_or_default();
+    if asked < needed {
+        let msg = format!("config version does not allow {command}");
+        return Err(Failure::new(INCOMPATIBLE_VERSION, msg));
+    }
+    config_version(text)
+}
+
+fn numbers(text: &str) -> Result<[u32; 3], String> {
+    let text = if text.is_empty() { "0.1.0" } else { text };
+    let mut numbers = [0; 3];
+    for (i, part) in text.split('.').enumerate() {
+        let slot = numbers
+            .get_mut(i)
+            .ok_or_else(|| format!("invalid version {text:?}: too many parts"))?;
+        *slot = part.parse().map_err(|_| {
+            format!(
+                "invalid version {text:?}: {part:?} is no number; write \"cniVersion\" as 1.1.0"
+            )
+        })?;
+    }
+    Ok(numbers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_version_is_answered_with_the_known_ones() {
+        let failure = config_version("9.9.9").unwrap_err();
+        assert_eq!((failure.code, failure.msg.as_str()), (1, "incompatible CNI versions"));
+        assert_eq!(
+            failure.details.as_deref(),
+            Some(
+                "config is \"9.9.9\", plugin supports [\"0.1.0\" \"0.2.0\" \"0.3.0\" \"0.3.1\" \
+                 \"0.4.0\" \"1.0.0\" \"1.1.0\"]"
+            )
+        );
+    }
+
+    #[test]
+    fn a_command_needs_its_version() {
+        let gate =
+            |text| version_since(text, "CHECK", CniVersion::V0_4_0).map_err(|f| (f.code, f.msg));
+        assert_eq!(gate("0.4.0"), Ok(CniVersion::V0_4_0));
+        let refused = (1, "config version does not allow CHECK".to_owned());
+        assert_eq!(gate("0.3.1"), Err(refused.clone()));
+        assert_eq!(gate(""), Err(refused));
+        assert_eq!(gate("0.5.0").unwrap_err().1, "incompatible CNI versions");
+        assert_eq!(gate("adsfsadf").unwrap_err().0, 6);
+        assert_eq!(gate("1.0.0.0").unwrap_err().0, 6);
+        assert_eq!(gate("1..0").unwrap_err().0, 6);
+    }
 }

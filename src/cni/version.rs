@@ -1,15 +1,10 @@
-//! The versions of the CNI specification that we speak.
-//!
-//! Owns: the list, what each version can do, what a configuration's version is answered with when
-//! it does not fit, and the answer to VERSION. Does not own: how a result looks ([`super::result`]
-//! has one shape per [`Shape`]).
-//! Invariant: nothing outside this file compares version texts.
+//! The versions of the CNI specification that `sublet` speaks: how each version writes a result, and
+//! the answer to VERSION.
 
 use std::{fmt, io};
 
 use serde::Serialize;
 
-use super::error::{DECODING, Failure, INCOMPATIBLE_VERSION};
 use crate::config::VERSIONS;
 
 /// A version of the specification.
@@ -70,15 +65,6 @@ impl CniVersion {
         }
     }
 
-    /// The version of a configuration, or code 1.
-    pub fn of_config(text: &str) -> Result<CniVersion, Failure> {
-        CniVersion::find(text).ok_or_else(|| {
-            let known: Vec<String> = SUPPORTED.iter().map(|v| format!("\"{v}\"")).collect();
-            Failure::new(INCOMPATIBLE_VERSION, "incompatible CNI versions")
-                .details(format!("config is {text:?}, plugin supports [{}]", known.join(" ")))
-        })
-    }
-
     /// How it writes a result.
     pub const fn shape(self) -> Shape {
         match self {
@@ -92,16 +78,6 @@ impl CniVersion {
     pub fn one_per_family(self) -> bool {
         self.shape() == Shape::Nested
     }
-
-    /// Whether it has CHECK.
-    pub fn has_check(self) -> bool {
-        self >= CniVersion::V0_4_0
-    }
-
-    /// Whether it has GC and STATUS.
-    pub fn has_gc_and_status(self) -> bool {
-        self >= CniVersion::V1_1_0
-    }
 }
 
 impl fmt::Display for CniVersion {
@@ -110,51 +86,20 @@ impl fmt::Display for CniVersion {
     }
 }
 
-/// The version of a configuration for a command that came with `since`. A text that is no version
-/// at all is code 6 here, while ADD and DEL only look it up.
-pub fn gate(text: &str, command: &str, since: CniVersion) -> Result<CniVersion, Failure> {
-    let asked = numbers(text).map_err(|why| Failure::new(DECODING, why))?;
-    let needed = numbers(since.as_str()).unwrap_or_default();
-    if asked < needed {
-        let msg = format!("config version does not allow {command}");
-        return Err(Failure::new(INCOMPATIBLE_VERSION, msg));
-    }
-    CniVersion::of_config(text)
-}
-
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct List {
     cni_version: &'static str,
-    supported_versions: [&'static str; SUPPORTED.len()],
+    supported_versions: [&'static str; VERSIONS.len()],
 }
 
 /// The answer to VERSION. One line, while every other answer is indented: so it is in the reference
 /// implementation.
 pub fn list() -> io::Result<Vec<u8>> {
-    let list = List {
-        cni_version: CniVersion::NEWEST.as_str(),
-        supported_versions: SUPPORTED.map(CniVersion::as_str),
-    };
+    let list = List { cni_version: CniVersion::NEWEST.as_str(), supported_versions: VERSIONS };
     let mut bytes = serde_json::to_vec(&list)?;
     bytes.push(b'\n');
     Ok(bytes)
-}
-
-fn numbers(text: &str) -> Result<[u32; 3], String> {
-    let text = if text.is_empty() { "0.1.0" } else { text };
-    let mut numbers = [0; 3];
-    for (i, part) in text.split('.').enumerate() {
-        let slot = numbers
-            .get_mut(i)
-            .ok_or_else(|| format!("invalid version {text:?}: too many parts"))?;
-        *slot = part.parse().map_err(|_| {
-            format!(
-                "invalid version {text:?}: {part:?} is no number; write \"cniVersion\" as 1.1.0"
-            )
-        })?;
-    }
-    Ok(numbers)
 }
 
 #[cfg(test)]
@@ -165,6 +110,8 @@ mod tests {
     fn a_version_is_matched_exactly() {
         for version in SUPPORTED {
             assert_eq!(CniVersion::find(version.as_str()), Some(version));
+            let name = format!("V{}", version.as_str().replace('.', "_"));
+            assert_eq!(format!("{version:?}"), name);
         }
         assert_eq!(CniVersion::find(""), Some(CniVersion::V0_1_0));
         assert_eq!(CniVersion::find("0.2"), None);
@@ -172,44 +119,8 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_version_is_answered_with_the_known_ones() {
-        let failure = CniVersion::of_config("9.9.9").unwrap_err();
-        assert_eq!((failure.code, failure.msg.as_str()), (1, "incompatible CNI versions"));
-        assert_eq!(
-            failure.details.as_deref(),
-            Some(
-                "config is \"9.9.9\", plugin supports [\"0.1.0\" \"0.2.0\" \"0.3.0\" \"0.3.1\" \
-                 \"0.4.0\" \"1.0.0\" \"1.1.0\"]"
-            )
-        );
-    }
-
-    #[test]
-    fn a_version_has_its_text() {
-        assert_eq!(SUPPORTED.map(CniVersion::as_str), VERSIONS);
-        assert_eq!(CniVersion::V0_3_1.as_str(), "0.3.1");
-    }
-
-    #[test]
     fn what_a_version_can_do() {
-        let check: Vec<_> = SUPPORTED.iter().filter(|v| v.has_check()).collect();
-        assert_eq!(format!("{check:?}"), "[V0_4_0, V1_0_0, V1_1_0]");
-        let gc: Vec<_> = SUPPORTED.iter().filter(|v| v.has_gc_and_status()).collect();
-        assert_eq!(format!("{gc:?}"), "[V1_1_0]");
         let single: Vec<_> = SUPPORTED.iter().filter(|v| v.one_per_family()).collect();
         assert_eq!(format!("{single:?}"), "[V0_1_0, V0_2_0]");
-    }
-
-    #[test]
-    fn a_command_needs_its_version() {
-        let gate = |text| gate(text, "CHECK", CniVersion::V0_4_0).map_err(|f| (f.code, f.msg));
-        assert_eq!(gate("0.4.0"), Ok(CniVersion::V0_4_0));
-        let refused = (1, "config version does not allow CHECK".to_owned());
-        assert_eq!(gate("0.3.1"), Err(refused.clone()));
-        assert_eq!(gate(""), Err(refused));
-        assert_eq!(gate("0.5.0").unwrap_err().1, "incompatible CNI versions");
-        assert_eq!(gate("adsfsadf").unwrap_err().0, 6);
-        assert_eq!(gate("1.0.0.0").unwrap_err().0, 6);
-        assert_eq!(gate("1..0").unwrap_err().0, 6);
     }
 }

@@ -7,12 +7,12 @@
 
 use super::error::ConfigError;
 use super::fields::Fields;
-use crate::alloc::Wanted;
+use crate::alloc::Requested;
 use crate::model::{Attachment, Origin, Pod};
 use crate::net::{Addr, parse_addr};
 
 /// The most addresses that `args.cni.ips` or `runtimeConfig.ips` asks for.
-const MOST_WANTED: usize = 1024;
+const MOST_REQUESTED: usize = 1024;
 
 /// The content of `CNI_ARGS`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -116,13 +116,13 @@ fn parse_bool(value: &str) -> Option<bool> {
 }
 
 /// The addresses asked for, in order of precedence. Prefix lengths are not looked at.
-pub(super) fn wanted(root: &Fields, args: &Args) -> Result<Vec<Wanted>, ConfigError> {
+pub(super) fn wanted(root: &Fields, args: &Args) -> Result<Vec<Requested>, ConfigError> {
     let mut addrs: Vec<Addr> = args.ip.into_iter().collect();
     let in_args = root.object("args")?.map(|args| args.object("cni"));
     for source in [in_args.transpose()?.flatten(), root.object("runtimeConfig")?] {
         let Some(source) = source else { continue };
         let items = source.list("ips")?;
-        ConfigError::bound(&source.path_of("ips"), "addresses", items.len(), MOST_WANTED)?;
+        ConfigError::bound(&source.path_of("ips"), "addresses", items.len(), MOST_REQUESTED)?;
         for item in items {
             let text = item.text()?;
             let addr = parse_addr(text).ok_or_else(|| {
@@ -137,7 +137,7 @@ pub(super) fn wanted(root: &Fields, args: &Args) -> Result<Vec<Wanted>, ConfigEr
             }
         }
     }
-    Ok(addrs.into_iter().map(|addr| Wanted { addr, prefix: None }).collect())
+    Ok(addrs.into_iter().map(|addr| Requested { addr, prefix: None }).collect())
 }
 
 /// The MAC address, where one is known: the runtime's capability, else `args.cni`, else `CNI_ARGS`, as

@@ -48,7 +48,7 @@ pub fn parse(text: &str) -> Option<i64> {
         }
         let (name, unit) = UNITS.iter().find(|(name, _)| after.starts_with(name))?;
         let whole: i64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
-        total = total.checked_add(i128::from(whole) * unit + part(fraction, *unit))?;
+        total = total.checked_add(i128::from(whole) * unit + of_unit(fraction, *unit)?)?;
         rest = &after[name.len()..];
     }
     i64::try_from(if negative { -total } else { total }).ok()
@@ -59,18 +59,11 @@ fn digits(text: &str) -> (&str, &str) {
 }
 
 /// `0.fraction` of a unit, rounded down to nanoseconds.
-fn part(fraction: &str, unit: i128) -> i128 {
-    let mut scale = unit;
-    let mut sum = 0;
-    let mut rest = 0;
-    for digit in fraction.bytes().map(|b| i128::from(b - b'0')).take(18) {
-        // What a digit's place loses to rounding may still make a nanosecond with the others'.
-        let value = digit * scale + rest;
-        sum += value / 10;
-        rest = (value % 10) * 10;
-        scale = if scale % 10 == 0 { scale / 10 } else { 0 };
-    }
-    sum
+fn of_unit(fraction: &str, unit: i128) -> Option<i128> {
+    // More digits make no nanosecond of any unit.
+    let digits = fraction.get(..18).unwrap_or(fraction);
+    let scale = 10_i128.pow(u32::try_from(digits.len()).ok()?);
+    format!("0{digits}").parse::<i128>().ok().map(|part| part * unit / scale)
 }
 
 #[cfg(test)]
@@ -98,6 +91,9 @@ mod tests {
             ("1h1h", 7_200_000_000_000),
             ("0.000000001s", 1),
             ("0.0000000001s", 0),
+            ("0.55ns", 0),
+            ("1.9999us", 1_999),
+            ("0.3333333333333333333333h", 1_199_999_999_999),
         ] {
             assert_eq!(parse(text), Some(nanos), "{text}");
         }

@@ -30,7 +30,7 @@ use fields::Fields;
 pub use locate::Position;
 pub use netconf::Netconf;
 
-use crate::alloc::{Cooldown, OnDuplicate, Strategy, Wanted};
+use crate::alloc::{Cooldown, OnDuplicate, Requested, Strategy};
 use crate::model::{ContainerId, IfName, NetworkName, Origin, Owner, SetName, StoreSpec};
 use crate::net::{Addr, RangeSet, Subnet};
 
@@ -84,7 +84,7 @@ pub struct Config {
     /// One address is leased from each.
     pub sets: Vec<RangeSet>,
     /// Addresses asked for, in order of precedence.
-    pub wanted: Vec<Wanted>,
+    pub wanted: Vec<Requested>,
     /// Which free address to take.
     pub strategy: Strategy,
     /// How long a freed address is kept back.

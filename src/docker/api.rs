@@ -117,7 +117,7 @@ pub fn handle(
         Err(Failure::BadBody(text)) => Reply::failed(400, &text, ""),
         Err(Failure::BadRequest(text)) => Reply::refused(&text, ""),
         Err(Failure::Engine(Error::Refused(Refusal::Pool(no)))) => {
-            Reply::refused(&no.to_string(), &no.more())
+            Reply::refused(&no.to_string(), &no.explanation())
         }
         Err(Failure::Engine(Error::Refused(no))) => Reply::refused(&no.to_string(), ""),
         Err(Failure::Engine(error @ Error::Store(_))) => Reply::failed(500, &error.to_string(), ""),
@@ -182,10 +182,10 @@ fn request_address(store: &mut dyn Store, cx: &Context, body: &[u8]) -> Result<R
     let pool = pool_id(raw.pool_id)?;
     let options = raw.options.unwrap_or_default();
     let option = |key: &str| options.get(key).filter(|v| !v.is_empty()).cloned();
-    let wanted = raw.address.as_deref().filter(|t| !t.is_empty()).map(addr).transpose()?;
+    let requested = raw.address.as_deref().filter(|t| !t.is_empty()).map(addr).transpose()?;
     let request = RequestAddress {
         pool: pool.clone(),
-        wanted,
+        requested,
         gateway: option(ADDRESS_TYPE).as_deref() == Some(GATEWAY),
         serial: option(SERIAL).as_deref() == Some("true"),
         origin: Origin { mac: option(MAC), endpoint: option(ENDPOINT), ..Origin::default() },

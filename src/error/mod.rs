@@ -468,6 +468,18 @@ pub enum Error {
     Store(StoreError),
 }
 
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Error {
+        Error::Refused(refusal)
+    }
+}
+
+impl From<PoolRefusal> for Error {
+    fn from(refusal: PoolRefusal) -> Error {
+        Error::Refused(refusal.into())
+    }
+}
+
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Error {
         Error::Store(error)

@@ -4,7 +4,7 @@ use crate::model::{Lease, PoolId};
 use crate::net::{Addr, Subnet};
 
 /// Why a pool, or an address of one, cannot be had. The texts are those of Docker's `ipamapi`, word
-/// for word, and kontena-ipam's where a pool is shared: users search for them. [`PoolRefusal::more`]
+/// for word, and kontena-ipam's where a pool is shared: users search for them. [`PoolRefusal::explanation`]
 /// says what they leave out, for the log.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PoolRefusal {
@@ -72,7 +72,7 @@ pub enum PoolRefusal {
 
 impl PoolRefusal {
     /// What stands in the way and what can be done, in one line.
-    pub fn more(&self) -> String {
+    pub fn explanation(&self) -> String {
         match self {
             PoolRefusal::Unknown(id) => {
                 format!("there is no pool {id}; remove the network and create it again")

@@ -1,11 +1,11 @@
-//! Which network namespaces are there: what a process is in, what is mounted, what is held open.
+//! Evidence that a container is gone: the network namespaces that exist, because a process is in them, they
+//! are mounted, or they are held open.
 //!
-//! Owns: reading `/proc` of every process and thread, and looking up paths. Does not own: what is
-//! concluded from it (`lost`).
-//! Invariant: what could not be read is told as a gap; a process that ended meanwhile is none, and
-//! the first process, which a sandbox may hide, is not taken for one.
+//! This module reads `/proc` of every process and thread, and looks up paths. [`stale`] draws the conclusions.
+//! Invariant: whatever cannot be read is reported as a gap. A process that ends meanwhile is no gap, and
+//! neither is the first process, which a sandbox may hide.
 
-pub mod nodes;
+pub mod problems;
 pub mod runtimes;
 pub mod stale;
 
@@ -15,26 +15,49 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use self::stale::{Found, Namespaces};
+use self::stale::{Evidence, Listing, Namespaces, PathState};
+use crate::alloc::Context;
+use crate::model::Lease;
 
 const PROC: &str = "/proc";
-/// ESRCH and EINVAL: what reading of a process that ends can answer, beside "not found".
+/// ESRCH and EINVAL: the errors of reading a process that is ending, besides "not found".
 const NO_PROCESS: i32 = 3;
 const NO_NAMESPACE: i32 = 22;
 
-/// Gathers what is known of the namespaces, and what is behind these paths now.
-pub fn namespaces<'a>(paths: impl Iterator<Item = &'a str>) -> Namespaces {
+/// The evidence about these leases on this machine. Leases younger than `grace` seconds are not judged. With
+/// `by_netns` a network namespace that is gone is proof enough.
+pub fn evidence(
+    leases: &[Lease],
+    cx: &Context,
+    grace: u64,
+    by_netns: bool,
+    listings: Vec<Listing>,
+) -> Evidence {
+    let netns = leases.iter().filter_map(|lease| lease.origin.netns.as_ref());
+    Evidence {
+        now: cx.now,
+        grace,
+        machine: cx.node.machine.clone(),
+        boot: cx.boot.clone(),
+        namespaces: namespaces(netns.map(|netns| netns.path.as_str())),
+        by_netns,
+        listings,
+    }
+}
+
+/// The network namespaces of this machine, and the state of these paths.
+fn namespaces<'a>(paths: impl Iterator<Item = &'a str>) -> Namespaces {
     let mut found = Namespaces {
         mount_ns: number(Path::new("/proc/self/ns/mnt"), "mnt").ok(),
         ..Namespaces::default()
     };
     for path in paths {
         if !found.paths.contains_key(path) {
-            found.paths.insert(path.to_owned(), look(path));
+            found.paths.insert(path.to_owned(), state_of(path));
         }
     }
-    // Twice, for a process may be born behind the reader of a list while its parent, before the
-    // reader, ends.
+    // Twice: a process may start behind the position of the reader while its parent, which is still ahead,
+    // ends.
     for _ in 0..2 {
         if let Err(gap) = processes(&mut found.held) {
             found.gap = Some(gap);
@@ -43,31 +66,31 @@ pub fn namespaces<'a>(paths: impl Iterator<Item = &'a str>) -> Namespaces {
     found
 }
 
-/// A look, not an open: a pipe at the path would block an open for ever.
-fn look(path: &str) -> Found {
+/// This does not open the path: a pipe would block that for ever.
+fn state_of(path: &str) -> PathState {
     match fs::metadata(path) {
-        Ok(m) => Found::Inode(m.dev(), m.ino()),
+        Ok(m) => PathState::Inode(m.dev(), m.ino()),
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            Found::Nothing
+            PathState::Missing
         }
-        Err(_) => Found::Unknown,
+        Err(_) => PathState::Unknown,
     }
 }
 
-/// Adds what every process holds; an error says what could not be seen.
+/// Adds the namespaces that each process holds. The error says what could not be read.
 fn processes(held: &mut BTreeSet<u64>) -> Result<(), String> {
     let mut mounts = BTreeSet::new();
     let mut gap = Ok(());
     for process in numbered(Path::new(PROC)).map_err(|e| format!("cannot read {PROC}: {e}"))? {
-        let mut look = || -> io::Result<()> {
+        let mut read = || -> io::Result<()> {
             for task in numbered(&process.join("task"))? {
-                ended(task_namespaces(&task, held, &mut mounts))?;
+                ignore_ended(task_namespaces(&task, held, &mut mounts))?;
             }
             open_files(&process, held)
         };
-        match ended(look()) {
-            // A sandbox may hide the first process even from root. It is older than every container,
-            // and in the namespace of the system.
+        match ignore_ended(read()) {
+            // A sandbox may hide the first process even from root. It is older than every container and in
+            // the host's namespace.
             Err(e) if e.kind() == ErrorKind::PermissionDenied && process.ends_with("1") => {}
             Err(e) => {
                 gap = Err(format!(
@@ -81,16 +104,16 @@ fn processes(held: &mut BTreeSet<u64>) -> Result<(), String> {
     gap
 }
 
-/// One that ended is no gap.
-fn ended(looked: io::Result<()>) -> io::Result<()> {
-    match looked {
+/// A process that has ended is no error.
+fn ignore_ended(read: io::Result<()>) -> io::Result<()> {
+    match read {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
         Err(e) if matches!(e.raw_os_error(), Some(NO_PROCESS | NO_NAMESPACE)) => Ok(()),
-        looked => looked,
+        read => read,
     }
 }
 
-/// The network namespace that a thread is in, and those mounted in its mount namespace.
+/// Adds the network namespace of a thread, and those that are mounted in its mount namespace.
 fn task_namespaces(
     task: &Path,
     held: &mut BTreeSet<u64>,
@@ -106,20 +129,20 @@ fn task_namespaces(
     Ok(())
 }
 
-/// The number of the network namespace in a line of mountinfo (proc(5)): the fourth word is what of
-/// the file system is mounted, the first behind the hyphen its type.
+/// The number of the network namespace in a line of mountinfo (proc(5)): the fourth field is the root of the
+/// mount, and the first field after the hyphen is the file system type.
 fn mounted(line: &str) -> Option<u64> {
     let (mount, file_system) = line.split_once(" - ")?;
     let root = mount.split(' ').nth(3)?;
     file_system.starts_with("nsfs ").then(|| in_brackets(root, "net"))?
 }
 
-/// What a process holds by an open file alone: the numbers of all its files, for the path of one
-/// that was unmounted does not tell what it is, and to look at a file could block for ever. A file of
-/// another kind with a namespace's number only makes us more careful. Kernels before 5.14 do not tell.
+/// Adds the inode numbers of all open files of a process: a namespace may be held by an open file only. The
+/// path of an unmounted file does not show its kind, and a stat could block for ever. If another kind of file
+/// has the number of a namespace, the namespace counts as held. Kernels before 5.14 do not report the numbers.
 fn open_files(process: &Path, held: &mut BTreeSet<u64>) -> io::Result<()> {
     for file in fs::read_dir(process.join("fdinfo"))? {
-        // One that is closed meanwhile holds nothing.
+        // A file that is closed meanwhile holds nothing.
         let info = fs::read_to_string(file?.path()).unwrap_or_default();
         let number = info.lines().find_map(|line| line.strip_prefix("ino:"));
         held.extend(number.and_then(|n| n.trim().parse::<u64>().ok()));
@@ -127,7 +150,7 @@ fn open_files(process: &Path, held: &mut BTreeSet<u64>) -> io::Result<()> {
     Ok(())
 }
 
-/// The folders whose names are numbers.
+/// The entries whose names are numbers.
 fn numbered(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir)? {
@@ -140,14 +163,14 @@ fn numbered(dir: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// The number of a namespace, as its link tells.
+/// The number of a namespace, from the target of its link.
 fn number(link: &Path, kind: &str) -> io::Result<u64> {
     let target = fs::read_link(link)?;
     let number = target.to_str().and_then(|t| in_brackets(t, kind));
     number.ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "it names no namespace"))
 }
 
-/// N of `net:[N]`.
+/// The number N in `net:[N]`.
 fn in_brackets(text: &str, kind: &str) -> Option<u64> {
     text.strip_prefix(kind)?.strip_prefix(":[")?.strip_suffix(']')?.parse().ok()
 }
@@ -157,19 +180,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn our_own_namespace_is_held() {
+    fn the_namespace_of_this_process_is_held() {
         let paths = ["/proc/self/ns/net", "/no/such/path", "/proc/self/ns/net/x"];
         let found = namespaces(paths.into_iter());
         let own = fs::metadata(paths[0]).unwrap();
-        assert_eq!(found.paths[paths[0]], Found::Inode(own.dev(), own.ino()));
-        assert_eq!(found.paths[paths[1]], Found::Nothing);
-        assert_eq!(found.paths[paths[2]], Found::Nothing);
+        assert_eq!(found.paths[paths[0]], PathState::Inode(own.dev(), own.ino()));
+        assert_eq!(found.paths[paths[1]], PathState::Missing);
+        assert_eq!(found.paths[paths[2]], PathState::Missing);
         assert!(found.held.contains(&own.ino()));
         assert!(found.mount_ns.is_some());
     }
 
     #[test]
-    fn lines_of_mountinfo() {
+    fn mountinfo_lines_are_parsed() {
         let line = "36 25 0:4 net:[4026532300] /run/netns/a\\040b rw shared:1 - nsfs nsfs rw";
         assert_eq!(mounted(line), Some(4_026_532_300));
         assert_eq!(mounted("36 25 0:4 net:[4] /x rw - ext4 /dev/x rw"), None);

@@ -1,8 +1,8 @@
-//! Asking a container runtime which containers it knows, running or not.
+//! Lists the containers of a runtime, running or not.
 //!
-//! Owns: Docker's API over its socket (`GET /containers/json?all=1`, v1.24 and later), and
-//! containerd through its own `ctr`. Does not own: what is concluded from the answer.
-//! Invariant: an answer is whole, or it is an error.
+//! Docker is asked over its socket (`GET /containers/json?all=1`, v1.24 and later), and containerd through its
+//! own `ctr`.
+//! Invariant: an incomplete answer is an error.
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
@@ -16,9 +16,9 @@ use serde_json::Value;
 
 use super::stale::Listing;
 
-/// Where Docker listens.
+/// The default socket of Docker.
 pub const DOCKER: &str = "/var/run/docker.sock";
-/// Where containerd listens.
+/// The default socket of containerd.
 pub const CONTAINERD: &str = "/run/containerd/containerd.sock";
 
 /// Longest wait for an answer.
@@ -40,7 +40,7 @@ pub fn ask(socket: &Path, path: &str, timeout: Duration) -> io::Result<Vec<u8>> 
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))?;
-    // 1.0: the answer comes in one piece, and ends with the connection.
+    // HTTP/1.0: the answer is not chunked and ends with the connection.
     stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: docker\r\n\r\n").as_bytes())?;
     let mut answer = Vec::new();
     stream.take(LONGEST).read_to_end(&mut answer)?;
@@ -76,12 +76,12 @@ fn containers(answer: &[u8]) -> Result<BTreeSet<String>> {
     all.iter().map(|c| id(c).context("a container without an Id")).collect()
 }
 
-/// All containers of all namespaces of containerd behind a socket, as `ctr` tells.
+/// All containers in all namespaces of the containerd behind a socket.
 pub fn containerd(socket: &Path, ctr: &str) -> Result<Listing> {
     let mut containers = BTreeSet::new();
     for namespace in lines(ctr, socket, &["namespaces", "list", "-q"])? {
         for id in lines(ctr, socket, &["-n", &namespace, "containers", "list", "-q"])? {
-            // nerdctl tells CNI the namespace too.
+            // nerdctl prefixes the container ID that CNI gets with the namespace.
             containers.insert(format!("{namespace}-{id}"));
             containers.insert(id);
         }
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_is_whole_or_an_error() {
+    fn an_incomplete_answer_is_an_error() {
         let of = |text: &str| containers(text.as_bytes());
         let ok = "HTTP/1.0 200 OK\r\nContent-Length: 25\r\n\r\n[{\"Id\":\"a\"}, {\"Id\":\"b\"} ]";
         assert_eq!(of(ok).unwrap(), ["a", "b"].map(str::to_owned).into());
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_answer_is_an_error() {
+    fn a_runtime_that_does_not_answer_is_an_error() {
         assert!(docker(Path::new("/nowhere/docker.sock")).is_err());
         assert!(containerd(Path::new("/nowhere/c.sock"), "/nowhere/ctr").is_err());
         assert!(containerd(Path::new("/nowhere/c.sock"), "false").is_err());

@@ -1,24 +1,22 @@
-//! Whose lease is provably lost: facts in, a verdict with its reason out.
+//! Stale leases: decides from the evidence which leases have lost their container, and why.
 //!
-//! Owns: what counts as proof. A network namespace that is gone, by its number and not by its name,
-//! on the machine, in the boot and in the mount namespace in which it was recorded; or a container
-//! runtime that does not know the container. Does not own: learning the facts (`liveness`,
-//! `runtimes`), freeing.
-//! Invariant: whatever is not known speaks for the lease. A lease is judged by facts that were
-//! gathered after it was read, and freed only if it is still as it was read: what an ADD did in
-//! between shows, but for a container that came back within that moment under the same ID with a
-//! namespace of the same path and number.
+//! Two facts count as proof. Either the network namespace is gone, by its number and not by its name, on the
+//! machine, in the boot and in the mount namespace in which it was recorded. Or the container runtime does not
+//! know the container.
+//! Invariant: a fact that is missing speaks for the lease. The evidence is gathered after the lease was read,
+//! and the lease is only freed if it has not changed since. So an ADD in between is noticed, unless the
+//! container returned in that moment under the same ID with a namespace of the same path and number.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{BootId, Lease, Netns, Timestamp};
 
-/// What is known.
+/// The facts about the leases of a machine.
 #[derive(Clone, Debug, Default)]
 pub struct Evidence {
     /// The time.
     pub now: Timestamp,
-    /// A lease younger than this is not judged, in seconds: its container may be on its way.
+    /// Age in seconds below which a lease is not judged, because its container may still be starting.
     pub grace: u64,
     /// This machine.
     pub machine: String,
@@ -26,9 +24,9 @@ pub struct Evidence {
     pub boot: Option<BootId>,
     /// The network namespaces of this machine.
     pub namespaces: Namespaces,
-    /// Whether a namespace that is gone is proof enough.
+    /// Whether a network namespace that is gone is proof enough.
     pub by_netns: bool,
-    /// What the container runtimes that were asked know.
+    /// The containers of each runtime that was asked.
     pub listings: Vec<Listing>,
 }
 
@@ -37,47 +35,47 @@ pub struct Evidence {
 pub struct Namespaces {
     /// The mount namespace in which [`Namespaces::paths`] were looked up.
     pub mount_ns: Option<u64>,
-    /// What is behind the leases' paths.
-    pub paths: BTreeMap<String, Found>,
-    /// Numbers of those that a process, a mount or an open file holds.
+    /// The state of each lease's path.
+    pub paths: BTreeMap<String, PathState>,
+    /// The numbers of the namespaces that a process, a mount or an open file holds.
     pub held: BTreeSet<u64>,
-    /// Why `held` may lack some.
+    /// Why `held` may be incomplete.
     pub gap: Option<String>,
 }
 
-/// What is behind a path.
+/// The state of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found {
-    /// Nothing.
-    Nothing,
-    /// Device and inode.
+pub enum PathState {
+    /// There is no file.
+    Missing,
+    /// There is a file with this device and inode.
     Inode(u64, u64),
-    /// It could not be looked up.
+    /// The path could not be looked up.
     Unknown,
 }
 
-/// Everything that one container runtime knows.
+/// All containers of one runtime.
 #[derive(Clone, Debug, Default)]
 pub struct Listing {
-    /// Which runtime, for the reason.
+    /// The runtime's name, for messages.
     pub runtime: String,
-    /// Its containers, by ID, running or not.
+    /// The IDs of its containers, running or not.
     pub containers: BTreeSet<String>,
 }
 
-/// What is concluded of one lease.
+/// The state of a lease's container, with the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Its container lives.
+pub enum Liveness {
+    /// The container exists.
     Alive(String),
-    /// Nobody uses it any more.
-    Lost(String),
-    /// Neither is certain.
-    CannotTell(String),
+    /// The container is gone.
+    Stale(String),
+    /// Neither can be determined.
+    Unknown(String),
 }
 
-/// What its namespace says of a lease.
-enum Sign {
+/// The state of a lease's network namespace.
+enum NetnsState {
     Alive,
     Gone(String),
     /// The number is in use, by this namespace or by a later one.
@@ -85,55 +83,54 @@ enum Sign {
     Unknown(String),
 }
 
-/// Judges leases, one verdict for each.
-pub fn judge(leases: &[Lease], evidence: &Evidence) -> Vec<Verdict> {
-    // A runtime that knows none of them may not be theirs.
-    let known = |lease: &Lease| listed(lease, evidence).is_some();
-    let theirs = leases.iter().any(known);
-    leases.iter().map(|lease| one(lease, theirs, evidence)).collect()
+/// The liveness of each lease.
+pub fn assess(leases: &[Lease], evidence: &Evidence) -> Vec<Liveness> {
+    // A runtime that knows no container of these leases may not be their runtime.
+    let is_theirs = leases.iter().any(|lease| runtime_of(lease, evidence).is_some());
+    leases.iter().map(|lease| assess_one(lease, is_theirs, evidence)).collect()
 }
 
-fn one(lease: &Lease, theirs: bool, evidence: &Evidence) -> Verdict {
-    use Verdict::{Alive, CannotTell, Lost};
+fn assess_one(lease: &Lease, is_theirs: bool, evidence: &Evidence) -> Liveness {
+    use Liveness::{Alive, Stale, Unknown};
     if lease.node.machine.is_empty() || lease.node.machine != evidence.machine {
-        return CannotTell(format!("made on another machine, node {:?}", lease.node.name));
+        return Unknown(format!("made on another machine, node {:?}", lease.node.name));
     }
     let age = evidence.now.checked_sub(lease.time);
     if age.is_none_or(|age| age < evidence.grace) {
-        return CannotTell(format!("younger than the grace period of {} s", evidence.grace));
+        return Unknown(format!("younger than the grace period of {} s", evidence.grace));
     }
-    let netns = netns(lease, evidence);
-    match (&netns, listed(lease, evidence)) {
-        (Sign::Alive, _) => return Alive("its network namespace is there".to_owned()),
+    let netns = netns_state(lease, evidence);
+    match (&netns, runtime_of(lease, evidence)) {
+        (NetnsState::Alive, _) => return Alive("its network namespace is there".to_owned()),
         (_, Some(runtime)) => return Alive(format!("{runtime} knows its container")),
-        (Sign::Gone(why), None) if evidence.by_netns => return Lost(why.clone()),
-        (Sign::Held, None) => {
-            return CannotTell("a network namespace of its number is still in use".to_owned());
+        (NetnsState::Gone(why), None) if evidence.by_netns => return Stale(why.clone()),
+        (NetnsState::Held, None) => {
+            return Unknown("a network namespace of its number is still in use".to_owned());
         }
         _ => {}
     }
     let runtimes: Vec<&str> = evidence.listings.iter().map(|l| l.runtime.as_str()).collect();
     let runtimes = runtimes.join(" and ");
     match (evidence.listings.as_slice(), lease.attachment(), netns) {
-        ([], _, Sign::Unknown(why)) => CannotTell(why),
-        ([], ..) => CannotTell("nothing was asked that could tell".to_owned()),
-        (_, None, _) => CannotTell("it names no container".to_owned()),
-        _ if !theirs => CannotTell(format!(
+        ([], _, NetnsState::Unknown(why)) => Unknown(why),
+        ([], ..) => Unknown("nothing was asked that could tell".to_owned()),
+        (_, None, _) => Unknown("it names no container".to_owned()),
+        _ if !is_theirs => Unknown(format!(
             "{runtimes} knows none of these containers, so it may not be the runtime that made them"
         )),
-        _ => Lost(format!("{runtimes} knows no such container")),
+        _ => Stale(format!("{runtimes} knows no such container")),
     }
 }
 
 /// The runtime that knows a lease's container.
-fn listed<'e>(lease: &Lease, evidence: &'e Evidence) -> Option<&'e str> {
+fn runtime_of<'e>(lease: &Lease, evidence: &'e Evidence) -> Option<&'e str> {
     let container = lease.attachment()?.container.as_str();
     let knows = |listing: &&Listing| listing.containers.contains(container);
     evidence.listings.iter().find(knows).map(|listing| listing.runtime.as_str())
 }
 
-fn netns(lease: &Lease, evidence: &Evidence) -> Sign {
-    let unknown = |why: &str| Sign::Unknown(why.to_owned());
+fn netns_state(lease: &Lease, evidence: &Evidence) -> NetnsState {
+    let unknown = |why: &str| NetnsState::Unknown(why.to_owned());
     let namespaces = &evidence.namespaces;
     let Some(Netns { path, inode, mount_ns }) = &lease.origin.netns else {
         return unknown("no network namespace was recorded with it");
@@ -145,23 +142,25 @@ fn netns(lease: &Lease, evidence: &Evidence) -> Sign {
         return unknown("its network namespace could not be opened when it was made");
     };
     let here = mount_ns.is_some() && *mount_ns == namespaces.mount_ns;
-    let found = namespaces.paths.get(path).copied().unwrap_or(Found::Unknown);
-    if here && found == Found::Inode(device, inode) {
-        return Sign::Alive;
+    let found = namespaces.paths.get(path).copied().unwrap_or(PathState::Unknown);
+    if here && found == PathState::Inode(device, inode) {
+        return NetnsState::Alive;
     }
     if namespaces.held.contains(&inode) {
-        return Sign::Held;
+        return NetnsState::Held;
     }
     if !here {
         return unknown("its network namespace was recorded from another mount namespace");
     }
     if let Some(gap) = &namespaces.gap {
-        return Sign::Unknown(gap.clone());
+        return NetnsState::Unknown(gap.clone());
     }
     match found {
-        Found::Unknown => unknown("the path of its network namespace cannot be looked up"),
-        Found::Nothing => Sign::Gone(format!("its network namespace {path} is gone")),
-        Found::Inode(..) => Sign::Gone(format!("{path} is another network namespace now")),
+        PathState::Unknown => unknown("the path of its network namespace cannot be looked up"),
+        PathState::Missing => NetnsState::Gone(format!("its network namespace {path} is gone")),
+        PathState::Inode(..) => {
+            NetnsState::Gone(format!("{path} is another network namespace now"))
+        }
     }
 }
 
@@ -197,7 +196,7 @@ mod tests {
         }
     }
 
-    /// All that proves it lost.
+    /// Evidence that proves the lease stale.
     fn gone() -> Evidence {
         Evidence {
             now: 1000,
@@ -206,7 +205,7 @@ mod tests {
             boot: Some(BootId("b".into())),
             namespaces: Namespaces {
                 mount_ns: Some(9),
-                paths: [("/run/netns/a".into(), Found::Nothing)].into(),
+                paths: [("/run/netns/a".into(), PathState::Missing)].into(),
                 ..Namespaces::default()
             },
             by_netns: true,
@@ -214,22 +213,22 @@ mod tests {
         }
     }
 
-    fn verdict(lease: &Lease, evidence: &Evidence) -> Verdict {
-        judge(std::slice::from_ref(lease), evidence).remove(0)
+    fn assess_lease(lease: &Lease, evidence: &Evidence) -> Liveness {
+        assess(std::slice::from_ref(lease), evidence).remove(0)
     }
 
-    fn lost(lease: &Lease, evidence: &Evidence) -> bool {
-        matches!(verdict(lease, evidence), Verdict::Lost(_))
+    fn is_stale(lease: &Lease, evidence: &Evidence) -> bool {
+        matches!(assess_lease(lease, evidence), Liveness::Stale(_))
     }
 
     #[test]
-    fn every_missing_fact_speaks_for_the_lease() {
+    fn a_lease_is_not_stale_if_any_fact_is_missing() {
         type Change<T> = fn(&mut T);
-        assert!(lost(&lease(), &gone()));
+        assert!(is_stale(&lease(), &gone()));
         let mut elsewhere = gone();
         let path = "/run/netns/a".to_owned();
-        elsewhere.namespaces.paths.insert(path.clone(), Found::Inode(4, 71));
-        assert!(lost(&lease(), &elsewhere), "another namespace has its path");
+        elsewhere.namespaces.paths.insert(path.clone(), PathState::Inode(4, 71));
+        assert!(is_stale(&lease(), &elsewhere), "another namespace has its path");
 
         let facts: [(&str, Change<Evidence>); 9] = [
             ("machine", |e| e.machine = "other".into()),
@@ -245,15 +244,15 @@ mod tests {
         for (about, change) in facts {
             let mut evidence = gone();
             change(&mut evidence);
-            assert!(!lost(&lease(), &evidence), "{about}");
+            assert!(!is_stale(&lease(), &evidence), "{about}");
         }
         let mut evidence = gone();
-        evidence.namespaces.paths.insert(path, Found::Unknown);
-        assert!(!lost(&lease(), &evidence), "unreadable");
+        evidence.namespaces.paths.insert(path, PathState::Unknown);
+        assert!(!is_stale(&lease(), &evidence), "unreadable");
         for now in [100, 159] {
-            assert!(!lost(&lease(), &Evidence { now, ..gone() }), "young");
+            assert!(!is_stale(&lease(), &Evidence { now, ..gone() }), "young");
         }
-        assert!(lost(&lease(), &Evidence { now: 160, ..gone() }));
+        assert!(is_stale(&lease(), &Evidence { now: 160, ..gone() }));
         let records: [(&str, Change<Lease>); 5] = [
             ("no machine", |l| l.node.machine.clear()),
             ("no boot", |l| l.boot = None),
@@ -264,20 +263,20 @@ mod tests {
         for (about, change) in records {
             let mut lease = lease();
             change(&mut lease);
-            assert!(!lost(&lease, &gone()), "{about}");
+            assert!(!is_stale(&lease, &gone()), "{about}");
         }
     }
 
     #[test]
-    fn a_runtime_that_knows_none_of_them_proves_nothing() {
+    fn a_runtime_that_knows_no_container_of_the_leases_proves_nothing() {
         let listing = |ids: &[&str]| Listing {
             runtime: "docker".into(),
             containers: ids.iter().map(|id| (*id).to_owned()).collect(),
         };
         let mut evidence = Evidence { by_netns: false, ..gone() };
-        assert!(!lost(&lease(), &evidence), "nothing was asked");
+        assert!(!is_stale(&lease(), &evidence), "nothing was asked");
         evidence.listings = vec![listing(&["stranger"])];
-        assert!(!lost(&lease(), &evidence));
+        assert!(!is_stale(&lease(), &evidence));
         let other = Lease {
             origin: Origin {
                 attachment: Some(Attachment {
@@ -290,15 +289,15 @@ mod tests {
             ..lease()
         };
         evidence.listings = vec![listing(&["c2"])];
-        let verdicts = judge(&[lease(), other], &evidence);
-        assert!(matches!(verdicts[0], Verdict::Lost(_)), "{verdicts:?}");
-        assert!(matches!(verdicts[1], Verdict::Alive(_)), "{verdicts:?}");
-        // What the runtime knows is not freed for its namespace.
+        let found = assess(&[lease(), other], &evidence);
+        assert!(matches!(found[0], Liveness::Stale(_)), "{found:?}");
+        assert!(matches!(found[1], Liveness::Alive(_)), "{found:?}");
+        // A container that the runtime knows is alive without its namespace.
         evidence = Evidence { listings: vec![listing(&["c1"])], ..gone() };
-        assert!(matches!(verdict(&lease(), &evidence), Verdict::Alive(_)));
-        // Nor is what has its namespace, whatever a runtime says.
+        assert!(matches!(assess_lease(&lease(), &evidence), Liveness::Alive(_)));
+        // A container with its namespace is alive if no runtime knows it.
         evidence.listings = vec![listing(&["c2"])];
-        evidence.namespaces.paths.insert("/run/netns/a".into(), Found::Inode(4, 70));
-        assert!(matches!(verdict(&lease(), &evidence), Verdict::Alive(_)));
+        evidence.namespaces.paths.insert("/run/netns/a".into(), PathState::Inode(4, 70));
+        assert!(matches!(assess_lease(&lease(), &evidence), Liveness::Alive(_)));
     }
 }

@@ -17,7 +17,7 @@ use crate::store::Store;
 const PORTION: usize = 1000;
 
 /// Writes records into a store, portion by portion.
-pub struct Mover<'s> {
+pub struct Copier<'s> {
     store: &'s mut dyn Store,
     cx: &'s Context,
     dry_run: bool,
@@ -25,16 +25,16 @@ pub struct Mover<'s> {
     /// What the portion's records have in common.
     of: (Option<SetName>, Persist),
     /// How many records are there now, or would be.
-    pub moved: usize,
+    pub copied: usize,
     /// What stands in the way of a dry run.
     pub clashes: Vec<Refusal>,
 }
 
-impl<'s> Mover<'s> {
+impl<'s> Copier<'s> {
     /// Nothing is written yet; in a dry run nothing ever is.
-    pub fn new(store: &'s mut dyn Store, cx: &'s Context, dry_run: bool) -> Mover<'s> {
+    pub fn new(store: &'s mut dyn Store, cx: &'s Context, dry_run: bool) -> Copier<'s> {
         let of = (None, Persist::Disk);
-        Mover { store, cx, dry_run, portion: Vec::new(), of, moved: 0, clashes: Vec::new() }
+        Copier { store, cx, dry_run, portion: Vec::new(), of, copied: 0, clashes: Vec::new() }
     }
 
     /// Takes a record, and writes those before if they are many or of another kind.
@@ -58,7 +58,7 @@ impl<'s> Mover<'s> {
             let command = Command::Restore(restore.clone());
             match self.store.apply(&command, self.cx)? {
                 Outcome::Restored { done, clashes } if done > 0 => {
-                    self.moved += done;
+                    self.copied += done;
                     self.clashes.extend(clashes);
                     self.portion = restore.records.split_off(done.min(restore.records.len()));
                 }

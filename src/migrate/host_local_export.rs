@@ -80,16 +80,24 @@ impl Folder {
         Ok(Folder { dir, taken_over: is_file.then(|| target.to_owned()), replace, lock })
     }
 
-    /// Gives the folder its name. Until then host-local fails, and from then on it finds all.
+    /// Gives the folder its name, durably. Until then host-local fails where a takeover left a text file,
+    /// and from then on it finds all leases.
     pub fn finish(self) -> Result<(), StoreError> {
-        let Some(target) = self.taken_over.filter(|_| self.lock.is_some()) else { return Ok(()) };
+        if self.lock.is_none() {
+            return Ok(());
+        }
+        let target = self.taken_over.as_ref().unwrap_or(&self.dir);
         let parent = target.parent().unwrap_or(Path::new("."));
-        Os.exchange(&self.dir, &target)
+        let exchanged = match &self.taken_over {
+            Some(target) => Os.exchange(&self.dir, target),
+            None => Ok(()),
+        };
+        exchanged
             .and_then(|()| Os.sync_folder(parent))
-            .and_then(|()| Os.remove(&self.dir).map(drop))
-            .map_err(|e| {
-                StoreError::io("exchange the file of a takeover with a folder:", &target, e)
+            .and_then(|()| {
+                self.taken_over.as_ref().map_or(Ok(()), |_| Os.remove(&self.dir).map(drop))
             })
+            .map_err(|e| StoreError::io("put host-local's folder in its place:", target, e))
     }
 
     /// Writes the leases.

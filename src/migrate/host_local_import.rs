@@ -9,7 +9,7 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use crate::alloc::{ForeignLease, LegacyCursor, LegacyLease};
+use crate::alloc::{ForeignLease, LegacyCursor};
 use crate::error::{Error, Refusal, StoreError};
 use crate::model::{Attachment, ContainerId, IfName, Kind, NetworkName, Owner, Timestamp, Wait};
 use crate::net::Addr;
@@ -19,7 +19,7 @@ use crate::sys::files;
 /// A folder's content, and the lock on it.
 pub struct Folder {
     /// The leases.
-    pub leases: Vec<LegacyLease>,
+    pub leases: Vec<ForeignLease>,
     /// The addresses given last.
     pub cursors: Vec<LegacyCursor>,
     dir: PathBuf,
@@ -67,7 +67,7 @@ pub fn open(dir: &Path, network: &NetworkName, wait: Wait) -> Result<Option<Fold
         } else if let Ok(addr) = name.parse() {
             let content = files::read(&path, LONGEST).map_err(|e| unread(&path, e))?;
             // An empty file is what a host-local that was killed leaves behind: nobody's lease.
-            folder.leases.extend(lease(addr, &path, &content).map_err(refuse)?);
+            folder.leases.extend(lease(network, addr, &path, &content).map_err(refuse)?);
         }
     }
     folder.leases.sort_by_key(|lease| lease.addr);
@@ -152,16 +152,6 @@ fn is_host_locals(dir: &Path) -> bool {
     names.iter().any(|(_, name)| name == "lock" || name.parse::<Addr>().is_ok())
 }
 
-/// The lease of a file, as it is kept where no configuration tells its range.
-pub fn imported(lease: &LegacyLease, network: &NetworkName) -> ForeignLease {
-    let attachment = Attachment {
-        network: network.clone(),
-        container: lease.container.clone(),
-        ifname: lease.ifname.clone(),
-    };
-    ForeignLease { addr: lease.addr, kind: Kind::Dynamic, owner: Owner::Attachment(attachment) }
-}
-
 /// N of `last_reserved_ip.N`, as host-local spells it.
 fn cursor_index(name: &str) -> Option<usize> {
     let digits = name.strip_prefix("last_reserved_ip.")?;
@@ -219,7 +209,12 @@ fn entries(dir: &Path) -> io::Result<Vec<(PathBuf, String)>> {
     Ok(found)
 }
 
-fn lease(addr: Addr, path: &Path, content: &str) -> Result<Option<LegacyLease>, String> {
+fn lease(
+    network: &NetworkName,
+    addr: Addr,
+    path: &Path,
+    content: &str,
+) -> Result<Option<ForeignLease>, String> {
     let mut lines = content.trim().lines().map(str::trim);
     let container = lines.next().unwrap_or_default();
     if container.is_empty() {
@@ -235,7 +230,8 @@ fn lease(addr: Addr, path: &Path, content: &str) -> Result<Option<LegacyLease>, 
                 .map_err(|_| format!("{place} holds no interface name but {text:?}"))?,
         ),
     };
-    Ok(Some(LegacyLease { addr, container, ifname }))
+    let attachment = Attachment { network: network.clone(), container, ifname };
+    Ok(Some(ForeignLease { addr, kind: Kind::Dynamic, owner: Owner::Attachment(attachment) }))
 }
 
 #[cfg(test)]

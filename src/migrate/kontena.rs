@@ -29,25 +29,14 @@ pub fn keys(spec: &StoreSpec, folder: &str) -> Result<Vec<(String, String)>, Sto
         let why = "it kept that in etcd; say --from http://HOST:PORT";
         return Err(StoreError::unavailable("find what kontena-ipam kept in", "this store", why));
     };
-    let client = Client::new(&etcd.servers)?;
+    let client = Client::new("etcd", None, &etcd.servers)?;
     // `quorum`: a single member may be behind.
     let path = format!("/v2/keys{folder}?recursive=true&quorum=true");
-    let request = Request {
-        method: "GET",
-        path: &path,
-        body: b"",
-        secret: None,
-        repeatable: true,
-        hopeless: "",
-    };
-    let reply = client.send(request, Instant::now() + etcd.servers.timeout);
-    let found = match reply {
-        Ok(reply) => parse(reply.status, &reply.body, &reply.text()),
-        Err(Failure::Unsent(why) | Failure::Unanswered(why)) => Err(why),
-    };
+    let request = Request { method: "GET", path: &path, body: b"", secret: None, retryable: true };
+    let reply = client.send(request, Instant::now() + etcd.servers.timeout).map_err(Failure::why);
+    let found = reply.and_then(|reply| parse(reply.status, &reply.body, &reply.text()));
     found.map_err(|why| {
-        let place = format!("etcd at {}", client.place());
-        StoreError::unavailable("read kontena-ipam's keys from", place, why)
+        StoreError::unavailable("read kontena-ipam's keys from", client.place(), why)
     })
 }
 

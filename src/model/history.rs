@@ -88,6 +88,8 @@ words! {
         BootEnded = "boot-ended",
         /// Freed with its node, which is gone.
         NodeReleased = "node-released",
+        /// Handed over to host-local by `sublet export host-local`.
+        Exported = "exported",
     }
 }
 

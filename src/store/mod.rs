@@ -140,6 +140,6 @@ pub fn open(spec: &StoreSpec) -> Result<Box<dyn Store>, StoreError> {
 
 fn on<S: cluster::Server>(server: S, servers: &Servers, more: &str) -> ClusterStore<S> {
     let cluster = format!("{}\0{more}\0{}", server.place(), servers.prefix);
-    let notes = LocalCache::new(Some(&servers.notes), cluster);
-    ClusterStore::new(server, servers.timeout).with(servers.persist, notes).keeping(servers.history)
+    let cache = LocalCache::new(&servers.notes, cluster);
+    ClusterStore::new(server, servers.timeout, servers.persist, cache).keeping(servers.history)
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::snapshot::Snapshot;
 use crate::alloc::Context;
 use crate::error::StoreError;
-use crate::liveness::nodes;
+use crate::liveness;
 use crate::model::{Event, Lease, StoreSpec};
 use crate::net::Addr;
 use crate::rows::{ProblemRow, Time};
@@ -110,7 +110,7 @@ impl Cache {
     pub fn problems(&self) -> Arc<Problems> {
         let looked = Time(host::now());
         let find = || {
-            let mut found = self.read(nodes::problems)?;
+            let mut found = self.read(liveness::problems::find)?;
             found.sort_by_key(|problem| !problem.mendable);
             Ok(Problems { looked, rows: found.into_iter().map(ProblemRow::new).collect() })
         };

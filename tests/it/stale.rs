@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use sublet::alloc::{Add, Context, Cooldown, Del, Legacy, OnDuplicate, Strategy, Target};
 use sublet::engine;
 use sublet::liveness::stale;
-use sublet::liveness::stale::{Evidence, Found, Listing, Namespaces, Verdict};
+use sublet::liveness::stale::{Evidence, Listing, Liveness, Namespaces, PathState};
 use sublet::model::{
     Attachment, BootId, ContainerId, IfName, Lease, Netns, NetworkName, Node, Origin, Owner,
     Persist, SetName,
@@ -66,13 +66,13 @@ impl Machine {
         self.pids.values().chain(self.mounts.values()).copied().collect()
     }
 
-    fn look(&self, mount_ns: u64, path: &str) -> Found {
+    fn look(&self, mount_ns: u64, path: &str) -> PathState {
         let pid = path.strip_prefix("/proc/").and_then(|p| p.split('/').next()?.parse().ok());
         let inode = match pid {
             Some(pid) => self.pids.get::<u32>(&pid),
             None => self.mounts.get(&(mount_ns, path.to_owned())),
         };
-        inode.map_or(Found::Nothing, |inode| Found::Inode(DEVICE, *inode))
+        inode.map_or(PathState::Missing, |inode| PathState::Inode(DEVICE, *inode))
     }
 
     fn destroy(&mut self, id: &str) {
@@ -142,7 +142,7 @@ impl World {
             network: attachment.network.clone(),
             owner: Owner::Attachment(attachment.clone()),
             sets: vec![RangeSet::new(vec![Range::new(&spec).unwrap()]).unwrap()],
-            wanted: vec![],
+            requested: vec![],
             strategy: Strategy::Lowest,
             cooldown: Cooldown::default(),
             sticky: false,
@@ -258,12 +258,12 @@ impl World {
             by_netns,
             listings,
         };
-        let verdicts = stale::judge(&leases, &evidence);
+        let verdicts = stale::assess(&leases, &evidence);
         for _ in 0..self.dice.below(3) {
             self.step(true);
         }
         for (lease, verdict) in leases.iter().zip(verdicts) {
-            if matches!(verdict, Verdict::Lost(_)) {
+            if matches!(verdict, Liveness::Stale(_)) {
                 self.proven += 1;
                 let target = Target::Unchanged(Box::new(lease.clone()));
                 let cx = self.context(machine);

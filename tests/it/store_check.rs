@@ -108,7 +108,7 @@ pub fn add(container: &str) -> Command {
         network: network(),
         owner: Owner::Attachment(owner(container)),
         sets,
-        wanted: vec![],
+        requested: vec![],
         strategy: Strategy::RoundRobin,
         cooldown: Cooldown::default(),
         sticky: false,

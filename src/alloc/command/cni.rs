@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::operator::DefineNetwork;
+use super::operator::{DefineNetwork, ForeignLease};
 use crate::model::{Attachment, ContainerId, IfName, Lease, NetworkName, Origin, Owner, SetName};
 use crate::net::{Addr, RangeSet};
 
@@ -18,7 +18,7 @@ pub struct Add {
     /// One address is leased from each; disjoint.
     pub sets: Vec<RangeSet>,
     /// Addresses asked for: each set takes the first that lies in it.
-    pub wanted: Vec<Wanted>,
+    pub requested: Vec<Requested>,
     /// Which free address to take.
     pub strategy: Strategy,
     /// How long a freed address is kept back.
@@ -40,7 +40,7 @@ pub struct Add {
 
 /// An address that was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wanted {
+pub struct Requested {
     /// The address.
     pub addr: Addr,
     /// Prefix length to answer with, in bits; `None`: the subnet's.
@@ -90,18 +90,7 @@ pub enum Legacy {
     /// [`super::Outcome::ReadLegacy`].
     Unread,
     /// Its content, read under host-local's lock, which is held until the command is done.
-    Read(Vec<LegacyLease>, Vec<LegacyCursor>),
-}
-
-/// One lease file of host-local.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LegacyLease {
-    /// The file's name.
-    pub addr: Addr,
-    /// The file's first line.
-    pub container: ContainerId,
-    /// The file's second line; old releases wrote none.
-    pub ifname: Option<IfName>,
+    Read(Vec<ForeignLease>, Vec<LegacyCursor>),
 }
 
 /// `last_reserved_ip.N` of host-local.

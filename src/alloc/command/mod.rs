@@ -8,18 +8,18 @@ mod operator;
 mod pool;
 
 pub use cni::{
-    Add, Check, Cooldown, Del, Gc, Legacy, LegacyCursor, LegacyLease, OnDuplicate, Status,
-    Strategy, Target, Wanted, legacy_owner,
+    Add, Check, Cooldown, Del, Gc, Legacy, LegacyCursor, OnDuplicate, Requested, Status, Strategy,
+    Target, legacy_owner,
 };
 pub use operator::{
-    DefineNetwork, Evict, ForeignLease, HandBack, Import, Reserve, Restore, Unreserve,
+    DefineNetwork, Evict, ExportHostLocal, ForeignLease, Import, Reserve, Restore, Unreserve,
 };
 pub use pool::{
     AdoptPool, Ask, Block, ReleaseAddress, ReleasePool, RequestAddress, RequestPool, Shared, Sweep,
 };
 
 use crate::error::{Error, Refusal, StoreError};
-use crate::model::{Grant, Lease, Owner, Pool, SetName};
+use crate::model::{Grant, Lease, NetworkName, Owner, Pool, SetName};
 use crate::net::Addr;
 
 /// One request to the lease store.
@@ -47,7 +47,7 @@ pub enum Command {
     /// Take over what another program leased.
     Import(Import),
     /// Let another program go on from here.
-    HandBack(HandBack),
+    ExportHostLocal(ExportHostLocal),
     /// Make a pool, or use a shared one.
     RequestPool(RequestPool),
     /// Let a pool go, with all that was leased through it.
@@ -80,9 +80,24 @@ impl Command {
         match &mut self {
             Command::Del(c) => c.set = set,
             Command::Check(c) => c.set = set,
+            Command::Add(c) => c.set = set,
+            Command::Import(c) => c.set = set,
             _ => {}
         }
         self
+    }
+
+    /// The network whose containers get leases by it.
+    pub fn network(&self) -> Option<&NetworkName> {
+        let owner = match self {
+            Command::Add(add) => &add.owner,
+            Command::Import(import) => &import.leases.first()?.owner,
+            _ => return None,
+        };
+        match owner {
+            Owner::Attachment(attachment) => Some(&attachment.network),
+            _ => None,
+        }
     }
 
     /// Makes a GC or EVICT continue behind `after`.
@@ -105,7 +120,7 @@ impl Command {
             Command::Reserve(c) | Command::ReserveContested(c) => Some(&c.set),
             Command::Unreserve(c) => Some(&c.set),
             Command::Import(c) => Some(&c.set),
-            Command::HandBack(c) => Some(&c.set),
+            Command::ExportHostLocal(c) => Some(&c.set),
             Command::Restore(c) => c.set.as_ref(),
             _ => None,
         }
@@ -180,8 +195,8 @@ pub enum Outcome {
     Reserved(Vec<Addr>),
     /// IMPORT: what was imported.
     Imported(Imported),
-    /// HANDBACK: the addresses given last, as they were asked for.
-    HandedBack(Vec<Option<Addr>>),
+    /// EXPORT: the addresses given last, as they were asked for.
+    Exported(Vec<Option<Addr>>),
     /// A pool was made, is shared, or was taken over.
     Pool(Box<Pool>),
     /// An address was leased, or (a shared pool's gateway) was leased before.

@@ -1,7 +1,7 @@
 //! The commands of an operator, of the daemon, and of imports and copies.
 
 use crate::alloc::record::Record;
-use crate::model::{Kind, NetworkName, Owner, Persist, SetName};
+use crate::model::{Kind, Lease, NetworkName, Origin, Owner, Persist, SetName};
 use crate::net::Addr;
 
 /// Frees what the asking node ([`crate::alloc::Context::node`]) holds of one set. Reservations stay, as an
@@ -79,15 +79,27 @@ pub struct ForeignLease {
     pub owner: Owner,
 }
 
-/// HANDBACK. host-local's folder was written from the leases here: the next ADD looks at it again.
+impl ForeignLease {
+    /// Returns the origin that follows from the owner.
+    pub fn origin(&self) -> Origin {
+        let attachment = match &self.owner {
+            Owner::Attachment(attachment) => Some(attachment.clone()),
+            _ => None,
+        };
+        Origin { attachment, ..Origin::default() }
+    }
+}
+
+/// EXPORT. host-local goes on from here: returns where its rotation is, and frees the leases
+/// that it has been given.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HandBack {
+pub struct ExportHostLocal {
     /// The set of leases.
     pub set: SetName,
-    /// The network.
-    pub network: NetworkName,
     /// The range sets whose last addresses are asked for, by key.
     pub ranges: Vec<Addr>,
+    /// The leases that host-local has now. One that has changed since it was read stays.
+    pub leases: Vec<Lease>,
 }
 
 /// Writes records.

@@ -86,7 +86,7 @@ pub struct RequestAddress {
     /// The pool.
     pub pool: PoolId,
     /// This address, anywhere in the pool's subnet; `None`: the lowest free one of the sub-pool.
-    pub wanted: Option<Addr>,
+    pub requested: Option<Addr>,
     /// It is to be the gateway.
     pub gateway: bool,
     /// The next free one after the last that was given so, instead of the lowest.

@@ -9,7 +9,7 @@
 use ipnet::IpNet;
 
 use super::host_local::destination;
-use crate::alloc::{Cooldown, OnDuplicate, Strategy, Wanted};
+use crate::alloc::{Cooldown, OnDuplicate, Requested, Strategy};
 use crate::config::args::Args;
 use crate::config::cidr::{Cidr, addr, bad_cidr, cidr};
 use crate::config::error::{ConfigError, Warning};
@@ -135,7 +135,7 @@ fn cleanup(conf: &Netconf, inputs: &Inputs) -> Cleanup {
 fn range_set(
     ipam: &Fields,
     family: &FamilyKeys,
-) -> Result<Option<(RangeSet, Option<Wanted>)>, ConfigError> {
+) -> Result<Option<(RangeSet, Option<Requested>)>, ConfigError> {
     let address = ipam.get(&family.key("address")).map(|node| cidr(&node)).transpose()?;
     let gateway = addr(ipam, &family.key("gateway"))?;
     let Some(node) = ipam.get_or_null(&family.key("subnet")) else {
@@ -159,8 +159,10 @@ fn range_set(
         .map_err(|e| e.to_string())
         .and_then(|range| RangeSet::new(vec![range]).map_err(|e| e.to_string()))
         .map_err(|e| ConfigError::invalid(e).within(node.path()).at(node.path()))?;
-    let wanted = address
-        .map(|Cidr { net, .. }| Wanted { addr: net.addr().into(), prefix: Some(net.prefix_len()) });
+    let wanted = address.map(|Cidr { net, .. }| Requested {
+        addr: net.addr().into(),
+        prefix: Some(net.prefix_len()),
+    });
     Ok(Some((set, wanted)))
 }
 

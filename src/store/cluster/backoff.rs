@@ -1,7 +1,5 @@
-//! The one place where a store sleeps.
-//!
-//! Everywhere else a wait is a bounded wait on a lock. On a server there is no lock to wait on: only
-//! other clients to get out of step with, and elections to sit out.
+//! The only waits of a store that are not waits on a lock: for other clients of a server to get ahead, and
+//! for an election to end.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,11 +10,11 @@ pub fn pause(wait: Duration, until: Instant) {
     thread::sleep(wait.min(until.saturating_duration_since(Instant::now())));
 }
 
-/// Lets the others go first, for a while that differs from client to client and grows: those that
-/// retry at once meet again.
-pub fn step_aside(lost: u32, seed: u64, until: Instant) {
+/// Waits after so many lost races. The wait is random and grows, because clients that retry at once collide
+/// again.
+pub fn after_lost_races(lost: u32, seed: u64, until: Instant) {
     const LONGEST: u64 = 64;
-    // The first loss is chance: the truth is known now, and another try will do.
+    // The first loss is chance. The records are known now, so the next attempt probably succeeds.
     let Some(doublings) = lost.checked_sub(2) else { return };
     let most = 1_000 * (1 << doublings.min(6)).min(LONGEST);
     let chance = seed.rotate_left(lost).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 11;

@@ -1,11 +1,11 @@
-//! What a boot has done once, noted in a file of its own, so that it need not ask again.
+//! The local cache: what a node remembers between calls, until it reboots.
 //!
-//! Owns: the files: one for each set, node and cluster, with the node's record as this boot left it; and
-//! one that says that a transaction may be under way still for which nobody waits.
-//! Invariant: nothing rests on a node's note. What it says of the server is compared with every change; one
-//! that is missing, damaged or of another boot costs a look, and one that cannot be written too.
+//! The cache is a folder. For each set, node and cluster a file contains the node's record as this boot wrote
+//! it. Other files contain the node's counters, its history segments, and a mark for a transaction that may
+//! still be in flight although no process waits for it.
+//! Invariant: no decision rests on the cached node record. It is compared on the server with every change. A
+//! file that is missing, damaged or of another boot costs one read, and so does one that cannot be written.
 
-use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::history::Segments;
 use super::server::Entry;
-use super::{keys, node};
+use super::{keys, node, records};
 use crate::alloc::{Context, NetworkRanges};
 use crate::error::StoreError;
 use crate::model::{Counter, Ending, Face, SetName, Verb, Wait};
@@ -21,168 +21,158 @@ use crate::store::codec;
 use crate::store::embedded::lock::{Lock, lock_file};
 use crate::sys::files;
 
-/// Larger than any note.
-const LARGEST: u64 = 1 << 20;
+/// Longest file, in bytes.
+const LONGEST: u64 = 1 << 20;
 
-/// How long another process may take with a note.
+/// Longest wait for another process that changes a file.
 const LOCK_WAIT: Wait = Wait::For(Duration::from_millis(50));
 
-/// Where notes are, and of which cluster.
+/// The cache of one cluster.
 #[derive(Clone, Debug)]
 pub struct LocalCache {
-    /// The folder; `None`: nothing is noted.
-    folder: Option<PathBuf>,
-    /// The cluster and the prefix.
+    folder: PathBuf,
+    /// The servers and the prefix.
     cluster: String,
 }
 
 impl LocalCache {
-    /// Notes in `folder`, which need not exist, of the cluster with this text.
-    pub fn new(folder: Option<&Path>, cluster: String) -> LocalCache {
-        LocalCache { folder: folder.map(Path::to_owned), cluster }
+    /// The cache of `cluster` in `folder`, which need not exist. If the folder cannot be created, nothing is
+    /// cached.
+    pub fn new(folder: &Path, cluster: String) -> LocalCache {
+        LocalCache { folder: folder.to_owned(), cluster }
     }
 
-    /// The node's record, if this boot has noted that it has the name and that nothing of an earlier
-    /// boot is left of this set.
+    /// The node's record, if this boot owns the node name and has removed all leases of earlier boots from
+    /// this set.
     pub fn node_entry(&self, set: Option<&SetName>, cx: &Context) -> Option<Entry> {
-        let (path, key) = self.file("node", set, cx)?;
-        let (version, value) = codec::read_note(key.as_bytes(), &content(&path)?).ok()?;
-        let path = keys::node(&cx.node.name);
-        let record = codec::read_node(path.as_bytes(), &cx.node.name, &value).ok()?;
-        node::is_ours(&record, cx).then_some(Entry { version, value })
+        let (file, key) = self.file("node", name_of(set), cx);
+        let (version, value) = codec::read_note(key.as_bytes(), &content(&file)?).ok()?;
+        let entry = Entry { version, value };
+        let record = records::node(&keys::node(&cx.node.name), &entry).ok()?;
+        node::is_ours(&record, cx).then_some(entry)
     }
 
-    /// Notes it.
+    /// Stores the node's record.
     pub fn write_node_entry(
         &self,
         set: Option<&SetName>,
         cx: &Context,
         entry: &Entry,
     ) -> io::Result<()> {
-        let Some((path, key)) = self.file("node", set, cx) else { return Ok(()) };
-        put(&path, &codec::note(key.as_bytes(), entry.version, &entry.value), cx.seed)
+        let (file, key) = self.file("node", name_of(set), cx);
+        put(&file, &codec::note(key.as_bytes(), entry.version, &entry.value), cx.seed)
     }
 
-    /// What was noted of a transaction that may be under way still, if one was.
+    /// The mark of a transaction that may still be in flight, if there is one.
     pub fn in_flight(&self, cx: &Context) -> Option<Vec<u8>> {
-        content(&self.file("doubt", None, cx)?.0)
+        content(&self.file("doubt", "", cx).0)
     }
 
-    /// Notes that one may be.
+    /// Marks that a transaction may be in flight.
     pub fn mark_in_flight(&self, cx: &Context) -> io::Result<()> {
-        let Some((path, _)) = self.file("doubt", None, cx) else { return Ok(()) };
-        files::make_folder(&path)?;
-        // Noted without the lock it may be cleared with another's.
-        let _lock = lock(&path);
-        put(&path, format!("{:016x} {}", cx.seed, cx.now).as_bytes(), cx.seed)
+        let (file, _) = self.file("doubt", "", cx);
+        files::make_folder(&file)?;
+        // Without the lock, another process might remove this mark together with its own.
+        let _lock = lock(&file);
+        put(&file, format!("{:016x} {}", cx.seed, cx.now).as_bytes(), cx.seed)
     }
 
-    /// None is that was noted so; what was noted since stays.
-    pub fn clear_in_flight(&self, cx: &Context, noted: &[u8]) {
-        if let Some((path, _)) = self.file("doubt", None, cx)
-            && let Ok(_lock) = lock(&path)
-            && content(&path).as_deref() == Some(noted)
+    /// Removes this mark. A later mark of another process stays.
+    pub fn clear_in_flight(&self, cx: &Context, mark: &[u8]) {
+        let (file, _) = self.file("doubt", "", cx);
+        if let Ok(_lock) = lock(&file)
+            && content(&file).as_deref() == Some(mark)
         {
-            // Left, it costs the next call two trips.
-            let _ = std::fs::remove_file(path);
+            // If the mark stays, the next call pays two round trips.
+            let _ = std::fs::remove_file(file);
         }
     }
 
-    /// This node's segments of history; what was noted by another build, or cannot be read, is none.
+    /// The segments of this node's history. A file that cannot be parsed counts as missing.
     pub fn segments(&self, cx: &Context) -> Option<Segments> {
-        let (path, key) = self.file("past", None, cx)?;
-        let text = String::from_utf8(content(&path)?).ok()?;
-        // What each process adds is one byte for each event, behind the text.
-        let (head, events) = text.split_once("\n\n")?;
-        let fields = head.strip_prefix(&format!("{key:?}\n"))?;
-        let numbers: Result<Vec<u64>, _> = fields.split(' ').map(str::parse).collect();
-        let [count, age, has_earlier, ref starts @ ..] = numbers.ok()?[..] else { return None };
-        Some(Segments {
-            bounds: (count, age),
-            starts: starts.to_vec(),
-            has_earlier: has_earlier == 1,
-            events: events.len() as u64,
-        })
+        let (file, key) = self.file("past", "", cx);
+        let text = String::from_utf8(content(&file)?).ok()?;
+        // Each process appends one byte per event.
+        let (head, events) = text.split_once('\n')?;
+        let (of, bounds, starts, has_earlier): (String, _, _, _) =
+            serde_json::from_str(head).ok()?;
+        let events = events.len() as u64;
+        (of == key).then_some(Segments { bounds, starts, has_earlier, events })
     }
 
-    /// Notes them; an error where nothing can be noted.
+    /// Stores the segments.
     pub fn write_segments(&self, cx: &Context, segments: &Segments) -> io::Result<()> {
-        let nowhere = || io::Error::from(io::ErrorKind::NotFound);
-        let (path, key) = self.file("past", None, cx).ok_or_else(nowhere)?;
-        let (count, age) = segments.bounds;
-        let mut text = format!("{key:?}\n{count} {age} {}", u8::from(segments.has_earlier));
-        for starts in &segments.starts {
-            // Writing into memory does not fail.
-            let _ = write!(text, " {starts}");
-        }
-        text += "\n\n";
-        text.extend((0..segments.events).map(|_| '.'));
-        put(&path, text.as_bytes(), cx.seed)
+        let (file, key) = self.file("past", "", cx);
+        let Segments { bounds, starts, has_earlier, events } = segments;
+        let mut text = serde_json::to_string(&(key, bounds, starts, has_earlier))? + "\n";
+        text.extend((0..*events).map(|_| '.'));
+        put(&file, text.as_bytes(), cx.seed)
     }
 
-    /// Notes that so many events were added to the newest.
+    /// Adds so many events to the newest segment.
     pub fn add_events(&self, cx: &Context, events: usize) {
-        if let Some((path, _)) = self.file("past", None, cx) {
-            // Not noted, a volume holds a few more than it should.
-            let _ = files::append(&path, &vec![b'.'; events]);
-        }
+        // If this fails, the segment gets a few more events than it should.
+        let _ = files::append(&self.file("past", "", cx).0, &vec![b'.'; events]);
     }
 
-    /// Whether a network's ranges were noted to be written down as these.
+    /// Whether the cluster has these ranges of a network, as far as this node knows.
     pub fn has_ranges(&self, ranges: &NetworkRanges, cx: &Context) -> bool {
-        let network = SetName(ranges.network.to_string());
-        let Some((path, key)) = self.file("ranges", Some(&network), cx) else { return false };
-        content(&path).is_some_and(|noted| noted == codec::ranges(key.as_bytes(), ranges))
+        let (file, key) = self.file("ranges", ranges.network.as_str(), cx);
+        content(&file) == Some(codec::ranges(key.as_bytes(), ranges))
     }
 
-    /// Caches that they were.
-    pub fn note_ranges(&self, ranges: &NetworkRanges, cx: &Context) {
-        let network = SetName(ranges.network.to_string());
-        if let Some((path, key)) = self.file("ranges", Some(&network), cx) {
-            // Not noted, they are written again with the next ADD.
-            let _ = put(&path, &codec::ranges(key.as_bytes(), ranges), cx.seed);
-        }
+    /// Remembers that the cluster has these ranges.
+    pub fn set_ranges(&self, ranges: &NetworkRanges, cx: &Context) {
+        let (file, key) = self.file("ranges", ranges.network.as_str(), cx);
+        // If this fails, the next ADD writes the ranges again.
+        let _ = put(&file, &codec::ranges(key.as_bytes(), ranges), cx.seed);
     }
 
-    /// Counts a request, as far as the node can keep that.
+    /// Counts a request. A failure to count is ignored.
     pub fn count(&self, request: &(SetName, Face, Verb, Ending), cx: &Context) {
-        let Some((path, key)) = self.file("counts", None, cx) else { return };
-        // A request that cannot be counted stands.
-        let Ok(()) = files::make_folder(&path) else { return };
-        let Ok(_lock) = lock(&path) else { return };
-        let before = content(&path);
-        let _ = put(&path, &codec::count(key.as_bytes(), before.as_deref(), request), cx.seed);
+        let (file, key) = self.file("counts", "", cx);
+        let Ok(()) = files::make_folder(&file) else { return };
+        let Ok(_lock) = lock(&file) else { return };
+        let before = content(&file);
+        let _ = put(&file, &codec::count(key.as_bytes(), before.as_deref(), request), cx.seed);
     }
 
     /// What this node has counted since its boot.
     pub fn counters(&self, cx: &Context) -> Vec<Counter> {
-        let Some((path, key)) = self.file("counts", None, cx) else { return Vec::new() };
-        let bytes = content(&path).unwrap_or_default();
+        let (file, key) = self.file("counts", "", cx);
+        let bytes = content(&file).unwrap_or_default();
         codec::read_counts(key.as_bytes(), &bytes).unwrap_or_default()
     }
 
-    /// The file, and what the note is of: a number may be that of several.
-    fn file(&self, kind: &str, set: Option<&SetName>, cx: &Context) -> Option<(PathBuf, String)> {
-        let set = set.map_or("", |set| &*set.0);
-        let key = format!("{}\0{}\0{set}", self.cluster, cx.node.name);
-        let mut hasher = DefaultHasher::new();
-        key.hash(&mut hasher);
-        let name = format!("{kind}-{:016x}", hasher.finish());
-        Some((self.folder.as_ref()?.join(name), key))
+    /// A file of this kind, and the key that its content must repeat, because hashes may collide.
+    fn file(&self, kind: &str, name: &str, cx: &Context) -> (PathBuf, String) {
+        let key = format!("{}\0{}\0{name}", self.cluster, cx.node.name);
+        (self.folder.join(file_name(kind, &key)), key)
     }
 }
 
-/// Whoever changes this note holds it.
-fn lock(path: &Path) -> Result<Lock, StoreError> {
-    lock_file(&path.with_extension("lock"), LOCK_WAIT)
+/// The name of a file of this kind for a key of any form.
+pub fn file_name(kind: &str, key: &str) -> String {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    format!("{kind}-{:016x}", hasher.finish())
 }
 
-fn content(path: &Path) -> Option<Vec<u8>> {
+fn name_of(set: Option<&SetName>) -> &str {
+    set.map_or("", |set| &*set.0)
+}
+
+/// Locks a file for the process that changes it.
+fn lock(file: &Path) -> Result<Lock, StoreError> {
+    lock_file(&file.with_extension("lock"), LOCK_WAIT)
+}
+
+fn content(file: &Path) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
-    files::open(path).ok()?.take(LARGEST).read_to_end(&mut bytes).ok()?;
+    files::open(file).ok()?.take(LONGEST).read_to_end(&mut bytes).ok()?;
     Some(bytes)
 }
 
-fn put(path: &Path, note: &[u8], seed: u64) -> io::Result<()> {
-    files::put(path, note, &format!("{seed:016x}"))
+fn put(file: &Path, bytes: &[u8], seed: u64) -> io::Result<()> {
+    files::put(file, bytes, &format!("{seed:016x}"))
 }

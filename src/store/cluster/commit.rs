@@ -1,9 +1,8 @@
-//! A plan as a transaction, and what comes of sending it.
+//! Commits of a plan: the candidate transactions, their outcome, what a lost race teaches, and whether a
+//! commit without an answer was applied.
 //!
-//! Owns: what is sent together, what a lost race teaches, and finding a commit again whose answer was
-//! lost. Does not own: what a plan writes (`writes`), how often it is tried (`cas`).
-//! Invariant: what is told to be done was done whole; a transaction that may be done yet, by nobody
-//! waited for, is in doubt.
+//! Invariant: a command that is reported as done was applied completely. A transaction that no process waits
+//! for, but that may still be applied, is marked as in flight.
 
 use std::collections::BTreeSet;
 
@@ -15,40 +14,38 @@ use crate::alloc::{Command, Context, Outcome, Plan};
 use crate::error::{Refusal, StoreError};
 use crate::telemetry::counters;
 
-/// After so many lost races for its addresses a chunk is listed anew.
+/// After so many lost races for its addresses, a chunk is listed again.
 const RELIST_AFTER: u32 = 4;
 
-/// Plans sent together, of which the server takes the first that it can: at first, when each further one
-/// costs more than it saves, and after a lost race.
+/// Candidates that are sent together, at first and after a lost race. Without a race each further candidate
+/// costs more than it saves.
 const MAX_CANDIDATES: [usize; 2] = [2, 8];
 
 /// A plan as a transaction.
 pub struct Candidate {
     operations: Vec<Operation>,
     events: usize,
-    /// What it comes to.
+    /// The outcome of the command if this candidate is applied.
     pub outcome: Result<Outcome, Refusal>,
 }
 
 impl Candidate {
-    /// The plan of a command.
+    /// The transaction of a plan.
     pub fn new(
         plan: Plan,
         command: &Command,
         view: &ClusterView<'_>,
     ) -> Result<Candidate, StoreError> {
-        let (mut writes, events) = transaction::records(plan.changes, command, view)?;
+        let (mut writes, events) = transaction::writes(plan.changes, command, view)?;
         writes.extend(node::claim_name(view)?);
         let mut operations = transaction::operations(writes, view);
-        if let Some(history) = &view.history {
-            operations.extend(history.operations(&events));
-        }
+        operations.extend(view.history_operations(&events));
         Ok(Candidate { operations, events: events.len(), outcome: plan.outcome })
     }
 }
 
-/// The plan, and what to do instead if the addresses that it takes for free are held, as far as that can
-/// be told without a look.
+/// The transaction of a plan, and those of alternative plans in case the chosen addresses are held, as far
+/// as they can be made without asking the server.
 pub fn candidates(
     command: &Command,
     plan: Plan,
@@ -56,16 +53,17 @@ pub fn candidates(
     cx: &Context,
 ) -> Result<Vec<Candidate>, StoreError> {
     let server = view.server;
-    let mut tries = vec![Candidate::new(plan, command, view)?];
+    let mut candidates = vec![Candidate::new(plan, command, view)?];
     let mut room = server.max_operations() / 2;
-    let most =
-        MAX_CANDIDATES[usize::from(view.search.list_chunks.get())].min(server.max_candidates());
-    // Where no owner's record tells them apart, it could not be told which was done.
-    let told_apart = tries[0].operations.iter().any(|operation| keys::is_owner(&operation.path));
+    let most = MAX_CANDIDATES[usize::from(view.search.list_chunks.get())];
+    let most = most.min(server.max_candidates());
+    // Without an owner's record, nobody could find out which candidate was applied.
+    let is_owner = |operation: &Operation| operation.path.starts_with(keys::OWNER);
+    let has_owner = candidates[0].operations.iter().any(is_owner);
     let mut held = BTreeSet::new();
-    while told_apart && tries.len() < most {
-        // Each has its comparisons in one branch, and all of them are read if none holds.
-        let last = tries.last().map_or(0, |last| last.operations.len());
+    while has_owner && candidates.len() < most {
+        // Each candidate has one branch for its comparisons, and all compared records are read if none holds.
+        let last = candidates.last().map_or(0, |last| last.operations.len());
         let chosen = view.search.chosen.take();
         if chosen.is_empty() || room < 2 * last {
             break;
@@ -73,162 +71,151 @@ pub fn candidates(
         room -= last;
         held.extend(chosen);
         view.hypothetical.replace(Some(held.clone()));
-        view.assumed_absent.borrow_mut().clear();
+        view.assumed.borrow_mut().clear();
         view.search.begin();
         let next = alloc::run(command, view, cx);
         let next = next.ok().filter(|plan| !plan.changes.is_empty());
         let next = next.and_then(|plan| Candidate::new(plan, command, view).ok());
         view.hypothetical.replace(None);
         let Some(next) = next else { break };
-        tries.push(next);
+        candidates.push(next);
     }
-    Ok(tries)
+    Ok(candidates)
 }
 
-/// Has one of these done, and tells which; `None` if others were faster, which has been learned.
-pub fn commit(tries: &[Candidate], view: &ClusterView<'_>) -> Result<Option<usize>, StoreError> {
-    let done = send(tries, view)?;
-    if let (Some(done), Some(history)) = (done, &view.history) {
-        history.done(tries[done].events);
-    }
-    Ok(done)
-}
-
-fn send(tries: &[Candidate], view: &ClusterView<'_>) -> Result<Option<usize>, StoreError> {
-    let server = view.server;
-    let all: Vec<&[Operation]> = tries.iter().map(|one| &*one.operations).collect();
-    if all[0].len() > server.max_operations() {
+/// Commits one of the candidates and returns its index. `None` if other clients were faster; then the view
+/// knows the current records.
+pub fn commit(
+    candidates: &[Candidate],
+    view: &ClusterView<'_>,
+) -> Result<Option<usize>, StoreError> {
+    let all: Vec<&[Operation]> = candidates.iter().map(|one| &*one.operations).collect();
+    let first = all[0];
+    let (size, most) = (first.len(), view.server.max_operations());
+    if size > most {
         return Err(StoreError::Unavailable {
             doing: "do that in one transaction of".to_owned(),
-            place: server.place(),
-            source: format!(
-                "it changes {} records, and {} fit",
-                all[0].len(),
-                server.max_operations()
-            )
-            .into(),
+            place: view.server.place(),
+            source: format!("it changes {size} records, and {most} fit").into(),
         });
     }
-    match server.commit(&all, view.until)? {
+    let applied = match view.server.commit(&all, view.until)? {
         Commit::Done(which) => {
-            for operation in all[which].iter().filter(|operation| operation.write != Write::Keep) {
-                // Written, but nobody said under which version.
-                if keys::is_node(&operation.path) {
-                    view.known.borrow_mut().remove(&operation.path);
-                }
+            // The record of the node may have a new version, which the answer does not contain.
+            let is_written_node = |operation: &&Operation| {
+                operation.write != Write::Keep && operation.path.starts_with(keys::NODE)
+            };
+            for operation in all[which].iter().filter(is_written_node) {
+                view.known.borrow_mut().remove(&operation.path);
             }
-            Ok(Some(which))
+            Some(which)
         }
         Commit::Conflict(conflict) => {
-            counters::conflict();
-            view.search.list_chunks.set(true);
-            view.assumed_absent.borrow_mut().clear();
-            view.assumed_present.borrow_mut().clear();
-            view.owners.borrow_mut().take();
-            match conflict {
-                Conflict::Current(entries) => view.remember(entries),
-                Conflict::Stale(paths) => refresh_stale(&paths, all[0], view)?,
-            }
-            let lost = all[0].iter().filter(|operation| lost_address(operation, view));
-            let chunks: Vec<&str> = lost
-                .filter_map(|operation| operation.path.rsplit_once('/'))
-                .map(|(chunk, _)| chunk)
-                .collect();
-            if !chunks.is_empty() {
-                let raced = view.search.lost_races.get() + 1;
-                view.search.lost_races.set(raced);
-                // Others fill the chunk: what was listed of it is out of date by now.
-                if raced.is_multiple_of(RELIST_AFTER) {
-                    for chunk in chunks {
-                        view.invalidate(chunk);
-                    }
-                }
-            }
-            Ok(None)
+            learn(conflict, first, view)?;
+            None
         }
         Commit::Unknown(error) => {
             let found = find_applied(&all, view, error);
             let node = keys::node(&view.cx.node.name);
-            let is_ours = |operation: &Operation| operation.path == node;
-            if let Some(in_flight) = view.in_flight
-                && all.iter().any(|operations| operations.iter().any(is_ours))
-                && !matches!(found, Ok(Some(_)))
-            {
-                in_flight.set(true);
+            let mut operations = all.iter().flat_map(|operations| operations.iter());
+            if !matches!(found, Ok(Some(_))) && operations.any(|operation| operation.path == node) {
+                view.in_flight.set(true);
             }
-            found
+            found?
+        }
+    };
+    if let Some(which) = applied {
+        view.history_applied(candidates[which].events);
+    }
+    Ok(applied)
+}
+
+/// Updates the view after a lost race of `first` and its alternatives.
+fn learn(
+    conflict: Conflict,
+    first: &[Operation],
+    view: &ClusterView<'_>,
+) -> Result<(), StoreError> {
+    counters::conflict();
+    view.search.list_chunks.set(true);
+    view.assumed.borrow_mut().clear();
+    view.owners.borrow_mut().take();
+    match conflict {
+        Conflict::Current(entries) => view.remember(entries),
+        Conflict::Stale(paths) => refresh(&paths, first, view)?,
+    }
+    let is_held =
+        |path: &String| view.present.borrow().contains(path) || view.known_entry(path).is_some();
+    let lost = first.iter().filter(|operation| leases_free(operation) && is_held(&operation.path));
+    let chunks = lost.filter_map(|operation| operation.path.rsplit_once('/'));
+    let chunks: Vec<&str> = chunks.map(|(chunk, _)| chunk).collect();
+    if !chunks.is_empty() {
+        let lost_races = view.search.lost_races.get() + 1;
+        view.search.lost_races.set(lost_races);
+        // Other clients fill the chunk, so its listing is out of date.
+        if lost_races.is_multiple_of(RELIST_AFTER) {
+            for chunk in chunks {
+                view.invalidate(chunk);
+            }
         }
     }
+    Ok(())
 }
 
-/// Whether a step was to lease an address that somebody has.
-fn lost_address(operation: &Operation, view: &ClusterView<'_>) -> bool {
-    let there = || matches!(view.known.borrow().get(&operation.path), Some(Some(_)));
-    operation.expect == Expect::Absent
-        && keys::is_address(&operation.path)
-        && (view.taken.borrow().contains(&operation.path) || there())
+/// Whether an operation leases an address that was expected to be free.
+fn leases_free(operation: &Operation) -> bool {
+    operation.expect == Expect::Absent && operation.path.starts_with(keys::ADDRESS)
 }
 
-/// An address that was taken for free and is not is held: no look will help. Whatever else has changed
-/// is looked at, with all that was compared, at one moment.
-fn refresh_stale(
+/// Updates the view where comparisons failed. An address that was expected to be free is held, and its record
+/// does not matter. If anything else has changed, all compared records are read, at one moment.
+fn refresh(
     stale: &[String],
     operations: &[Operation],
     view: &ClusterView<'_>,
 ) -> Result<(), StoreError> {
-    let is_held = |operation: &Operation| {
-        operation.expect == Expect::Absent && keys::is_address(&operation.path)
-    };
     let is_stale = |operation: &&Operation| stale.contains(&operation.path);
-    if operations.iter().filter(is_stale).all(is_held) {
+    if operations.iter().filter(is_stale).all(leases_free) {
         view.known.borrow_mut().retain(|path, _| !stale.contains(path));
-        view.taken.borrow_mut().extend(stale.iter().cloned());
+        view.present.borrow_mut().extend(stale.iter().cloned());
         return Ok(());
     }
     let compared = operations.iter().filter(|operation| operation.expect != Expect::Anything);
     view.fetch(&compared.map(|operation| operation.path.clone()).collect::<Vec<_>>())
 }
 
-/// Which commit whose answer was lost has happened: then what it wrote is there. (If somebody has
-/// changed that since, the allocator runs again, over what is there now.)
+/// Finds the candidate that was applied although no answer arrived: the records that it wrote are there. If
+/// another client has changed them since, none is found, and the allocator runs again on the current records.
 fn find_applied(
-    tries: &[&[Operation]],
+    candidates: &[&[Operation]],
     view: &ClusterView<'_>,
-    lost: StoreError,
+    error: StoreError,
 ) -> Result<Option<usize>, StoreError> {
-    // A pool that was only touched tells nothing.
-    let is_touch = |operation: &Operation| {
-        let known = view.known.borrow();
-        let before = known.get(&operation.path).and_then(|e| e.as_ref().map(|e| &e.value));
-        let same = matches!(&operation.write, Write::Put(value) if before == Some(value));
-        same && keys::is_pool_or_space(&operation.path)
+    let value_of = |path: &str| view.known_entry(path).map(|entry| entry.value);
+    // The record of a pool that was written unchanged proves nothing.
+    let is_unchanged = |operation: &Operation| {
+        let is_pool = [keys::POOL, keys::SPACE].iter().any(|kind| operation.path.starts_with(kind));
+        is_pool
+            && matches!(&operation.write, Write::Put(new) if value_of(&operation.path).as_ref() == Some(new))
     };
-    let telling = |operations: &&'_ [Operation]| -> Vec<Operation> {
-        let tells =
-            |operation: &&Operation| keys::is_compared(&operation.path) && !is_touch(operation);
-        operations.iter().filter(tells).cloned().collect()
+    let is_proof =
+        |operation: &&Operation| keys::is_compared(&operation.path) && !is_unchanged(operation);
+    let proofs_of = |operations: &&'_ [Operation]| -> Vec<Operation> {
+        let proofs: Vec<Operation> = operations.iter().filter(is_proof).cloned().collect();
+        // A transaction that only writes hints is proved by its hints.
+        if proofs.is_empty() { operations.to_vec() } else { proofs }
     };
-    // Where there are hints alone, they tell.
-    let or_all = |operations: &&[Operation]| match telling(operations) {
-        none if none.is_empty() => operations.to_vec(),
-        some => some,
-    };
-    let telling: Vec<Vec<Operation>> = tries.iter().map(or_all).collect();
-    view.forget();
-    let told_of = |operation: &&Operation| operation.write != Write::DeleteTree;
-    let touched = tries.iter().flat_map(|operations| operations.iter()).filter(told_of);
-    let touched: Vec<String> = touched.map(|operation| operation.path.clone()).collect();
-    if view.fetch(&touched).is_err() {
-        return Err(lost);
+    let proofs: Vec<Vec<Operation>> = candidates.iter().map(proofs_of).collect();
+    view.forget_all();
+    let operations = candidates.iter().flat_map(|operations| operations.iter());
+    let paths = operations.filter(|operation| operation.write != Write::DeleteTree);
+    if view.fetch(&paths.map(|operation| operation.path.clone()).collect::<Vec<_>>()).is_err() {
+        return Err(error);
     }
-    let known = view.known.borrow();
-    let is_there = |operation: &Operation| {
-        let value = known.get(&operation.path).and_then(|e| e.as_ref().map(|e| &e.value));
-        match &operation.write {
-            Write::Put(written) => value == Some(written),
-            Write::Delete => value.is_none(),
-            Write::Keep | Write::DeleteTree => true,
-        }
+    let is_applied = |operation: &Operation| match &operation.write {
+        Write::Put(written) => value_of(&operation.path).as_ref() == Some(written),
+        Write::Delete => value_of(&operation.path).is_none(),
+        Write::Keep | Write::DeleteTree => true,
     };
-    Ok(telling.iter().position(|operations| operations.iter().all(is_there)))
+    Ok(proofs.iter().position(|operations| operations.iter().all(is_applied)))
 }

@@ -1,11 +1,11 @@
-//! etcd, by the JSON gateway of its v3 API.
+//! The etcd client, over the JSON gateway of etcd's v3 API.
 //!
-//! Owns: how paths and values are written there, transactions, when a user's token is got anew. Does not
-//! own: the connection (`http`), where a token is kept (`token`), what else is (`cas`).
-//! Invariant: a transaction that fails tries the next one, and answers with all compared records if none
-//! is left, in the same trip: a lost race costs no further look.
+//! It defines how paths, values and transactions are written, and when a login token is renewed. The
+//! connection belongs to [`super::http`], the file that keeps the token to [`super::login`].
+//! Invariant: a candidate whose comparisons fail leads to the next candidate. If none is left, the same
+//! answer contains all compared records, so a lost race costs no further round trip.
 //!
-//! The gateway leaves out what is false, 0 or empty, and writes 64-bit numbers as text.
+//! The gateway omits fields that are false, 0 or empty, and writes 64-bit numbers as strings.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,8 +13,8 @@ use std::time::Instant;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::http::{Client, Failure, Reply, Request, Secret};
@@ -23,19 +23,19 @@ use super::{Commit, Conflict, Entries, Entry, Expect, KeyRange, Operation, Serve
 use crate::error::StoreError;
 use crate::model::Etcd as Spec;
 
-/// Operations of one transaction (`--max-txn-ops`), those of nested ones included.
+/// Most operations of a transaction (`--max-txn-ops`), those of nested transactions included.
 const MAX_OPERATIONS: usize = 128;
-/// Nested transactions, far below what the server takes (42).
+/// Most nested transactions; the server takes 42.
 const MAX_CANDIDATES: usize = 16;
-/// Records of one answer of a listing.
+/// Records of one page of a listing.
 const PAGE: usize = 4096;
-/// gRPC's code for a caller whom the server does not know, or no longer.
+/// gRPC's code for an unknown or expired login.
 const UNAUTHENTICATED: u64 = 16;
-/// How often a look in several steps is begun: its revision may be compacted away meanwhile.
+/// How often a read of several requests is started: its revision may be compacted before it ends.
 const MAX_READS: usize = 4;
-/// What the server says of such a revision.
+/// The server's text for a compacted revision.
 const COMPACTED: &str = "required revision has been compacted";
-/// What the server says of a token from before users or roles were changed (JWT).
+/// The server's text for a token that is older than a change of users or roles (JWT).
 const OUTDATED: &str = "auth store is old";
 
 /// A client of one store on one cluster.
@@ -44,17 +44,17 @@ pub struct Etcd {
     client: Client,
     prefix: String,
     login: Option<Login>,
-    /// Got for the login; the server forgets it after a while.
+    /// The token in use. The server expires it after a while.
     token: RefCell<Option<Secret>>,
-    /// The last one that the server refused.
-    refused: RefCell<Option<Secret>>,
+    /// The last token that the server rejected.
+    rejected: RefCell<Option<Secret>>,
 }
 
 #[derive(Debug)]
 struct Login {
     user: String,
     password: Secret,
-    kept: TokenFile,
+    file: TokenFile,
 }
 
 #[derive(Deserialize)]
@@ -77,7 +77,7 @@ struct RangeReply {
     header: Header,
     kvs: Vec<Kv>,
     more: bool,
-    /// Empty: none.
+    /// Empty for 0.
     count: String,
 }
 
@@ -96,11 +96,6 @@ struct OneReply {
     response_txn: Option<TxnReply>,
 }
 
-#[derive(Deserialize)]
-struct Token {
-    token: String,
-}
-
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Refusal {
@@ -108,38 +103,34 @@ struct Refusal {
     code: u64,
 }
 
-/// Why a call has no result.
-enum Trouble {
-    /// Nothing was done.
-    Undone(String),
-    /// The same: what was looked at is no longer kept.
-    Compacted(String),
-    /// Something may have been done.
-    Unknown(String),
+impl Refusal {
+    fn of(reply: &Reply) -> Refusal {
+        serde_json::from_slice(&reply.body).unwrap_or_default()
+    }
 }
 
 impl Etcd {
-    /// A client; reads files, connects nowhere.
+    /// A client. It reads files and does not connect.
     pub fn new(spec: &Spec) -> Result<Etcd, StoreError> {
         let servers = &spec.servers;
         let login = match &spec.login {
             Some((user, file)) => Some(Login {
                 user: user.clone(),
                 password: Secret::read(file)?,
-                kept: TokenFile::new(&servers.notes, &servers.endpoints, user),
+                file: TokenFile::new(&servers.notes, &servers.endpoints, user),
             }),
             None => None,
         };
         Ok(Etcd {
-            client: Client::new(servers)?,
+            client: Client::new("etcd", None, servers)?,
             prefix: format!("{}/", servers.prefix),
             login,
             token: RefCell::new(None),
-            refused: RefCell::new(None),
+            rejected: RefCell::new(None),
         })
     }
 
-    /// A token that no server has given.
+    /// Replaces the token by one that no server issued.
     #[cfg(test)]
     pub fn forge_token(&self, text: &str) {
         *self.token.borrow_mut() = Some(Secret::new(text.to_owned()));
@@ -149,96 +140,104 @@ impl Etcd {
         BASE64.encode(format!("{}{path}", self.prefix))
     }
 
-    /// The first key behind all that begin with this prefix: "0" follows the slash that it ends in.
-    fn behind(&self, prefix: &str) -> String {
+    /// The first key after all keys that start with this prefix, which ends in `/`: "0" follows "/".
+    fn prefix_end(&self, prefix: &str) -> String {
         self.key(&format!("{}0", prefix.trim_end_matches('/')))
     }
 
-    /// One call. A token that the server no longer knows is renewed: a call that is refused for it has
-    /// done nothing.
+    /// The first key after this one.
+    fn key_after(&self, path: &str) -> String {
+        self.key(&format!("{path}\0"))
+    }
+
+    /// Sends one request. A token that the server does not accept is renewed: a request that was rejected
+    /// for its token changed nothing.
     fn call<T: DeserializeOwned>(
         &self,
         path: &str,
-        body: &impl Serialize,
-        repeatable: bool,
+        body: &Value,
+        retryable: bool,
         until: Instant,
-    ) -> Result<T, Trouble> {
-        let undone = |e: serde_json::Error| Trouble::Undone(e.to_string());
-        let body = serde_json::to_vec(body).map_err(undone)?;
-        // With the token that was kept, with what another process keeps by now, with a new one.
-        for more in [true, true, false] {
+    ) -> Result<T, Failure> {
+        let body = body.to_string();
+        // First with the token in the file, then with the one that another process may have put there
+        // since, then with a new one.
+        for may_renew in [true, true, false] {
             self.log_in(until)?;
             let token = self.token.borrow().clone();
-            let secret = token.as_ref().map(|token| ("authorization", token));
-            let request =
-                Request { method: "POST", path, body: &body, secret, repeatable, hopeless: "" };
-            let reply = self.send(request, until)?;
+            let reply = self.post(path, &body, token.as_ref(), retryable, until)?;
             if reply.status == 200 {
-                return parse(&reply);
+                return self.client.parse(&reply);
             }
-            let refusal: Refusal = serde_json::from_slice(&reply.body).unwrap_or_default();
-            let stale = reply.status == 401
+            let refusal = Refusal::of(&reply);
+            let is_stale = reply.status == 401
                 || refusal.code == UNAUTHENTICATED
                 || refusal.error.contains(OUTDATED);
-            if stale && more && self.login.is_some() {
-                *self.refused.borrow_mut() = self.token.borrow_mut().take();
-                continue;
+            if !(is_stale && may_renew && self.login.is_some()) {
+                return Err(self.refused(&reply, &refusal));
             }
-            return Err(refused(&reply, &refusal));
+            *self.rejected.borrow_mut() = self.token.borrow_mut().take();
         }
-        Err(Trouble::Undone("the token is refused as soon as it is given".to_owned()))
+        Err(Failure::NotApplied("the token is refused as soon as it is given".to_owned()))
     }
 
-    fn log_in(&self, until: Instant) -> Result<(), Trouble> {
+    fn log_in(&self, until: Instant) -> Result<(), Failure> {
         let Some(login) = self.login.as_ref().filter(|_| self.token.borrow().is_none()) else {
             return Ok(());
         };
-        if let Some(kept) = login.kept.read()
-            && self.refused.borrow().as_ref() != Some(&kept)
+        if let Some(token) = login.file.read()
+            && self.rejected.borrow().as_ref() != Some(&token)
         {
-            *self.token.borrow_mut() = Some(kept);
+            *self.token.borrow_mut() = Some(token);
             return Ok(());
         }
         let body = json!({ "name": login.user, "password": login.password.expose() }).to_string();
-        let request = Request {
-            method: "POST",
-            path: "/v3/auth/authenticate",
-            body: body.as_bytes(),
-            secret: None,
-            repeatable: true,
-            hopeless: "",
-        };
-        let reply = self.send(request, until)?;
+        let reply = self.post("/v3/auth/authenticate", &body, None, true, until)?;
         if reply.status != 200 {
-            let refusal: Refusal = serde_json::from_slice(&reply.body).unwrap_or_default();
-            let why = |why: String| why.replace(login.password.expose(), "(password)");
-            // Whatever answers there may repeat what it was told.
-            return Err(match refused(&reply, &refusal) {
-                Trouble::Unknown(text) => Trouble::Unknown(why(text)),
-                Trouble::Undone(text) | Trouble::Compacted(text) => Trouble::Undone(why(text)),
-            });
+            // The answer may repeat the request.
+            let mask = |why: &str| why.replace(login.password.expose(), "(password)");
+            return Err(self.refused(&reply, &Refusal::of(&reply)).map(mask));
         }
-        // What is wrong with it is not told: it may be a token.
-        let Token { token } = parse(&reply).map_err(|_| malformed())?;
-        let token = Secret::parse(&token).ok_or_else(malformed)?;
-        // Where it cannot be kept, the next process logs in again.
-        let _ = login.kept.write(&token);
+        // The error does not quote the answer, which may contain a token.
+        let reply = self.client.parse::<Value>(&reply).ok();
+        let token = reply.and_then(|reply| Secret::parse(reply["token"].as_str()?));
+        let token = token.ok_or_else(Failure::malformed)?;
+        // If the token cannot be kept, the next process logs in again.
+        let _ = login.file.write(&token);
         *self.token.borrow_mut() = Some(token);
         Ok(())
     }
 
-    fn send(&self, request: Request<'_>, until: Instant) -> Result<Reply, Trouble> {
-        self.client.send(request, until).map_err(|failure| match failure {
-            Failure::Unsent(why) => Trouble::Undone(why),
-            Failure::Unanswered(why) => Trouble::Unknown(why),
-        })
+    fn post(
+        &self,
+        path: &str,
+        body: &str,
+        token: Option<&Secret>,
+        retryable: bool,
+        until: Instant,
+    ) -> Result<Reply, Failure> {
+        let secret = token.map(|token| ("authorization", token));
+        let body = body.as_bytes();
+        self.client.send(Request { method: "POST", path, body, secret, retryable }, until)
+    }
+
+    fn refused(&self, reply: &Reply, refusal: &Refusal) -> Failure {
+        match refusal.error.trim() {
+            "" => self.client.failure(reply, &reply.text()),
+            error => self.client.failure(reply, error),
+        }
+    }
+
+    /// Reads from the server in one transaction.
+    fn read(&self, success: &[Value], until: Instant) -> Result<TxnReply, Failure> {
+        self.call("/v3/kv/txn", &json!({ "success": success }), true, until)
     }
 
     fn read_of(&self, path: &str) -> Value {
         json!({ "request_range": { "key": self.key(path) } })
     }
 
-    /// What these steps compare and write, and what is to be done instead.
+    /// The transaction of these operations; `failure` is executed if a comparison fails.
     fn transaction(&self, operations: &[Operation], failure: &Value) -> Value {
         let mut compare = Vec::new();
         let mut success = Vec::new();
@@ -256,109 +255,70 @@ impl Etcd {
                     "mod_revision": version.to_string(),
                 }));
             }
-            match &operation.write {
-                Write::Keep => {}
+            success.extend(match &operation.write {
+                Write::Keep => None,
                 Write::Put(value) => {
                     let value = BASE64.encode(value);
-                    success.push(json!({ "request_put": { "key": key, "value": value } }));
+                    Some(json!({ "request_put": { "key": key, "value": value } }))
                 }
-                Write::Delete => {
-                    success.push(json!({ "request_delete_range": { "key": key } }));
-                }
+                Write::Delete => Some(json!({ "request_delete_range": { "key": key } })),
                 Write::DeleteTree => {
-                    let end = self.behind(&operation.path);
-                    success
-                        .push(json!({ "request_delete_range": { "key": key, "range_end": end } }));
+                    let end = self.prefix_end(&operation.path);
+                    Some(json!({ "request_delete_range": { "key": key, "range_end": end } }))
                 }
-            }
+            });
         }
         json!({ "compare": compare, "success": success, "failure": failure })
     }
 
-    fn unavailable(&self, doing: &str, trouble: Trouble) -> StoreError {
-        let (Trouble::Undone(why) | Trouble::Compacted(why) | Trouble::Unknown(why)) = trouble;
-        StoreError::Unavailable { doing: doing.to_owned(), place: self.place(), source: why.into() }
-    }
-
-    /// A look in several steps, all as of one moment: begun anew if that moment is compacted away.
-    fn at_one_moment<T>(
+    /// A read of several requests at one revision, started again if that revision is compacted.
+    fn at_one_revision<T>(
         &self,
         doing: &str,
-        look: impl Fn() -> Result<T, Trouble>,
+        read: impl Fn() -> Result<T, Failure>,
     ) -> Result<T, StoreError> {
-        let mut found = look();
+        let mut found = read();
         for _ in 1..MAX_READS {
-            if !matches!(found, Err(Trouble::Compacted(_))) {
-                break;
+            match &found {
+                Err(Failure::NotApplied(why)) if why.contains(COMPACTED) => found = read(),
+                _ => break,
             }
-            found = look();
         }
-        found.map_err(|trouble| self.unavailable(doing, trouble))
+        found.map_err(|failure| self.client.unavailable(doing, failure))
     }
 
-    /// A commit that may have happened.
-    fn lost(&self, why: String) -> Commit {
-        let (doing, place) = ("commit to".to_owned(), self.place());
-        Commit::Unknown(StoreError::Unanswered { doing, place, source: why.into() })
-    }
-
-    /// What the ranges of a transaction found, of just these paths.
-    fn entries<'p>(
-        &self,
-        paths: impl Iterator<Item = &'p str>,
-        replies: Vec<OneReply>,
-    ) -> Result<Entries, Trouble> {
-        let paths: Vec<&str> = paths.collect();
-        // "Not there" is said by an answer without a record, never by no answer.
+    /// The records that a transaction read, which are those of just these paths.
+    fn entries(&self, paths: &[&str], replies: Vec<OneReply>) -> Result<Entries, Failure> {
+        // "Absent" is an answer without a record, never a missing answer.
         if replies.len() != paths.len() {
-            return Err(malformed());
+            return Err(Failure::malformed());
         }
         let mut entries = Entries::new();
-        for (path, reply) in paths.into_iter().zip(replies) {
-            let kvs = reply.response_range.ok_or_else(malformed)?.kvs;
+        for (path, reply) in paths.iter().zip(replies) {
+            let kvs = reply.response_range.ok_or_else(Failure::malformed)?.kvs;
             let found = kvs.first().map(|kv| self.entry(kv)).transpose()?;
             if found.as_ref().is_some_and(|(of, _)| of != path) {
-                return Err(malformed());
+                return Err(Failure::malformed());
             }
-            entries.insert(path.to_owned(), found.map(|(_, entry)| entry));
+            entries.insert((*path).to_owned(), found.map(|(_, entry)| entry));
         }
         Ok(entries)
     }
 
-    fn entry(&self, kv: &Kv) -> Result<(String, Entry), Trouble> {
-        let key = BASE64.decode(&kv.key).ok().and_then(|key| String::from_utf8(key).ok());
-        let path =
-            key.as_deref().and_then(|key| key.strip_prefix(&self.prefix)).ok_or_else(malformed)?;
-        let version = kv.mod_revision.parse().map_err(|_| malformed())?;
-        let value = BASE64.decode(&kv.value).map_err(|_| malformed())?;
-        Ok((path.to_owned(), Entry { version, value }))
-    }
-}
-
-fn malformed() -> Trouble {
-    Trouble::Unknown("an answer that makes no sense".to_owned())
-}
-
-fn parse<T: DeserializeOwned>(reply: &Reply) -> Result<T, Trouble> {
-    serde_json::from_slice(&reply.body)
-        .map_err(|e| Trouble::Unknown(format!("an answer that is not etcd's: {e}")))
-}
-
-/// What a status other than 200 means: the request was looked at and turned down, or it may be carried
-/// out yet.
-fn refused(reply: &Reply, refusal: &Refusal) -> Trouble {
-    let why = if refusal.error.is_empty() { reply.text() } else { refusal.error.trim().to_owned() };
-    let why = format!("{} {why}", reply.status);
-    match reply.is_rejected() {
-        true if why.contains(COMPACTED) => Trouble::Compacted(why),
-        true => Trouble::Undone(why),
-        false => Trouble::Unknown(why),
+    fn entry(&self, kv: &Kv) -> Result<(String, Entry), Failure> {
+        let read = || {
+            let key = String::from_utf8(BASE64.decode(&kv.key).ok()?).ok()?;
+            let path = key.strip_prefix(&self.prefix)?.to_owned();
+            let version = kv.mod_revision.parse().ok()?;
+            Some((path, Entry { version, value: BASE64.decode(&kv.value).ok()? }))
+        };
+        read().ok_or_else(Failure::malformed)
     }
 }
 
 impl Server for Etcd {
     fn place(&self) -> String {
-        format!("etcd at {}", self.client.place())
+        self.client.place()
     }
 
     fn max_operations(&self) -> usize {
@@ -366,18 +326,18 @@ impl Server for Etcd {
     }
 
     fn get(&self, paths: &[&str], until: Instant) -> Result<Entries, StoreError> {
-        let success: Vec<Value> = paths.iter().map(|path| self.read_of(path)).collect();
-        self.call::<TxnReply>("/v3/kv/txn", &json!({ "success": success }), true, until)
-            .and_then(|reply| self.entries(paths.iter().copied(), reply.responses))
-            .map_err(|trouble| self.unavailable("read from", trouble))
+        let reads: Vec<Value> = paths.iter().map(|path| self.read_of(path)).collect();
+        self.read(&reads, until)
+            .and_then(|reply| self.entries(paths, reply.responses))
+            .map_err(|failure| self.client.unavailable("read from", failure))
     }
 
     fn list(&self, prefix: &str, until: Instant) -> Result<BTreeMap<String, Entry>, StoreError> {
         let read = || {
             let mut found = BTreeMap::new();
             let mut from = self.key(prefix);
-            let end = self.behind(prefix);
-            // The first page's; those behind it tell which is the newest by then.
+            let end = self.prefix_end(prefix);
+            // The first page's revision. The header of a later page has the newest one.
             let mut revision = None;
             loop {
                 let body = json!({
@@ -386,87 +346,78 @@ impl Server for Etcd {
                 });
                 let page: RangeReply = self.call("/v3/kv/range", &body, true, until)?;
                 if page.header.revision.is_empty() {
-                    return Err(malformed());
+                    return Err(Failure::malformed());
                 }
                 for kv in &page.kvs {
                     let (path, entry) = self.entry(kv)?;
                     found.insert(path, entry);
                 }
                 match found.last_key_value() {
-                    // The smallest key behind the last one.
-                    Some((last, _)) if page.more => from = self.key(&format!("{last}\0")),
+                    Some((last, _)) if page.more => from = self.key_after(last),
                     _ => return Ok(found),
                 }
                 revision.get_or_insert(page.header.revision);
             }
         };
-        self.at_one_moment("list the leases of", read)
+        self.at_one_revision("list the leases of", read)
     }
 
-    fn count(&self, _: &str, windows: &[KeyRange], until: Instant) -> Result<Vec<u64>, StoreError> {
+    fn count(&self, _: &str, ranges: &[KeyRange], until: Instant) -> Result<Vec<u64>, StoreError> {
         let read = || {
             let mut counts = Vec::new();
             let mut revision = None::<String>;
-            for some in windows.chunks(MAX_OPERATIONS) {
-                let one = |window: &KeyRange| {
-                    // The smallest key behind the last one.
-                    let end = self.key(&format!("{}\0", window.last));
+            for some in ranges.chunks(MAX_OPERATIONS) {
+                let one = |range: &KeyRange| {
                     json!({ "request_range": {
-                        "key": self.key(&window.first), "range_end": end,
+                        "key": self.key(&range.first), "range_end": self.key_after(&range.last),
                         "count_only": true, "revision": revision.as_deref().unwrap_or("0"),
                     } })
                 };
-                let success: Vec<Value> = some.iter().map(one).collect();
-                let reply: TxnReply =
-                    self.call("/v3/kv/txn", &json!({ "success": success }), true, until)?;
+                let reply = self.read(&some.iter().map(one).collect::<Vec<_>>(), until)?;
                 for found in reply.responses.into_iter().filter_map(|r| r.response_range) {
                     counts.push(if found.count.is_empty() { Ok(0) } else { found.count.parse() });
                 }
                 revision.get_or_insert(reply.header.revision);
             }
             let counts: Vec<u64> = counts.into_iter().flatten().collect();
-            if counts.len() == windows.len() { Ok(counts) } else { Err(malformed()) }
+            if counts.len() == ranges.len() { Ok(counts) } else { Err(Failure::malformed()) }
         };
-        self.at_one_moment("count the leases of", read)
+        self.at_one_revision("count the leases of", read)
     }
 
     fn max_candidates(&self) -> usize {
         MAX_CANDIDATES
     }
 
-    fn commit(&self, tries: &[&[Operation]], until: Instant) -> Result<Commit, StoreError> {
-        let operations = tries.iter().flat_map(|operations| operations.iter());
-        let compared: BTreeSet<&str> = operations
+    fn commit(&self, candidates: &[&[Operation]], until: Instant) -> Result<Commit, StoreError> {
+        let compared: BTreeSet<&str> = candidates
+            .iter()
+            .flat_map(|operations| operations.iter())
             .filter(|operation| operation.expect != Expect::Anything)
             .map(|operation| operation.path.as_str())
             .collect();
+        let compared: Vec<&str> = compared.into_iter().collect();
         let reads: Vec<Value> = compared.iter().map(|path| self.read_of(path)).collect();
-        // From the last one outwards.
-        let body = tries.iter().rev().fold(None, |inner, operations| {
-            let failure = match inner {
-                None => json!(reads),
-                Some(inner) => json!([{ "request_txn": inner }]),
-            };
-            Some(self.transaction(operations, &failure))
+        // The failure branch of each candidate is the next one; that of the last one reads.
+        let body = candidates.iter().rev().fold(json!(reads), |failure, operations| {
+            json!([{ "request_txn": self.transaction(operations, &failure) }])
         });
-        let done = self.call::<TxnReply>("/v3/kv/txn", &body, false, until).and_then(|reply| {
+        let body = &body[0]["request_txn"];
+        let reply = self.call::<TxnReply>("/v3/kv/txn", body, false, until);
+        self.client.committed(reply.and_then(|reply| {
             let (depth, reply) = innermost(reply);
             match reply.succeeded {
-                true if depth < tries.len() => Ok(Commit::Done(depth)),
-                true => Err(malformed()),
+                true if depth < candidates.len() => Ok(Commit::Done(depth)),
+                true => Err(Failure::malformed()),
                 false => self
-                    .entries(compared.into_iter(), reply.responses)
+                    .entries(&compared, reply.responses)
                     .map(|entries| Commit::Conflict(Conflict::Current(entries))),
             }
-        });
-        match done {
-            Err(Trouble::Unknown(why)) => Ok(self.lost(why)),
-            done => done.map_err(|undone| self.unavailable("commit to", undone)),
-        }
+        }))
     }
 }
 
-/// The transaction that happened, or else the last one, and how deep it is nested.
+/// The transaction that was applied, else the last one, and how deep it is nested.
 fn innermost(mut reply: TxnReply) -> (usize, TxnReply) {
     let mut depth = 0;
     while !reply.succeeded {

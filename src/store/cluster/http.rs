@@ -1,9 +1,10 @@
-//! The one HTTP client: blocking, over several endpoints.
+//! The HTTP client of etcd and Consul: blocking, over several endpoints.
 //!
-//! Owns: fail-over, time limits, TLS, sizes. Does not own: what is asked, or what an answer means.
-//! Invariant: a request that may have an effect is never sent twice; whether one was sent is told
-//! ([`Failure`]). A secret is in no message. Proxies of the environment are ignored: a proxy between a
-//! node and its store is never what is meant.
+//! It is responsible for fail-over, time limits, TLS and size limits. The meaning of requests and answers
+//! belongs to [`super::etcd`] and [`super::consul`].
+//! Invariant: a request that changes something is never sent twice, and a [`Failure`] says whether it may
+//! have been applied. No message contains a secret. Proxies from the environment are ignored, because a
+//! node reaches its store directly.
 
 use std::cell::Cell;
 use std::fmt;
@@ -12,52 +13,54 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde::de::DeserializeOwned;
 use ureq::http::{Request as HttpRequest, Response};
 use ureq::tls::{ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, AsSendBody, Body, Error, Timeout};
 
+use super::Commit;
 use super::backoff::pause;
 use crate::error::StoreError;
 use crate::model::Servers;
 use crate::sys::files;
 
-/// Longest answer: a listing of several hundred thousand leases.
+/// Longest answer in bytes: a listing of several hundred thousand leases.
 const LONGEST_ANSWER: u64 = 256 << 20;
-/// Longest file of certificates, a key, a password: a system's whole list of authorities fits.
+/// Longest file of certificates, a key or a password, in bytes: a system's complete CA bundle fits.
 const LONGEST_FILE: u64 = 4 << 20;
-/// Longest wait for a connection: a host that is up answers in a fraction of that.
+/// Longest wait for a connection: a host that is up answers in a fraction of this time.
 const CONNECT: Duration = Duration::from_secs(2);
-/// Between two rounds over endpoints that all are up and cannot serve: an election.
+/// Wait between two rounds over endpoints that are up but cannot serve, for example during an election.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
-/// Where Debian, Alpine and Arch, and where Fedora and its kin keep the authorities that they trust.
+/// The CA bundle of Debian, Alpine and Arch, and the one of Fedora and RHEL.
 const SYSTEM_CA: [&str; 2] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
 
-/// A password or token; it can be sent, and not be shown.
+/// A password or token: it can be sent but not printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Any text.
+    /// A secret with this text.
     #[cfg(test)]
     pub fn new(text: String) -> Secret {
         Secret(text)
     }
 
-    /// One from a file, without the white space around it.
+    /// Reads a secret from a file, without surrounding white space.
     pub fn read(path: &Path) -> Result<Secret, StoreError> {
         Secret::parse(&read(path)?)
             .ok_or_else(|| unusable(path, "it must hold one line of ASCII characters"))
     }
 
-    /// One line of ASCII characters, without the white space around it.
+    /// A secret from one line of ASCII characters, without surrounding white space.
     pub fn parse(text: &str) -> Option<Secret> {
         let text = text.trim();
         let plain = !text.is_empty() && text.bytes().all(|b| (b' '..=b'~').contains(&b));
         plain.then(|| Secret(text.to_owned()))
     }
 
-    /// For the request alone.
+    /// The text, to put it into a request.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -83,14 +86,12 @@ pub struct Request<'a> {
     pub method: &'static str,
     /// Path and query.
     pub path: &'a str,
-    /// JSON; of a GET nothing.
+    /// JSON; empty for a GET.
     pub body: &'a [u8],
-    /// A header with a secret.
+    /// The name and the value of a header with a secret.
     pub secret: Option<(&'static str, &'a Secret)>,
-    /// It changes nothing, so it may be sent again, to another server.
-    pub repeatable: bool,
-    /// Words of a server's error that no repetition mends.
-    pub hopeless: &'static str,
+    /// The request changes nothing, so it may be sent again, also to another server.
+    pub retryable: bool,
 }
 
 /// An answer.
@@ -101,39 +102,51 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// The beginning of the body as one line, for messages.
+    /// The start of the body as one line, for messages.
     pub fn text(&self) -> String {
         let text = String::from_utf8_lossy(&self.body[..self.body.len().min(300)]);
         text.split_whitespace().collect::<Vec<_>>().join(" ")
     }
 }
 
-impl Reply {
-    /// Whether the request was looked at and refused. That a client hung up (408 and 499; so says etcd's
-    /// gateway while its server stops) does not tell what became of the request.
-    pub fn is_rejected(&self) -> bool {
-        self.status < 500 && ![408, 499].contains(&self.status)
-    }
-
-    /// Whether it is a server's error that may be over in a moment: there is no leader, say.
-    fn is_transient(&self, hopeless: &str) -> bool {
-        self.status >= 500 && (hopeless.is_empty() || !self.text().contains(hopeless))
-    }
-}
-
-/// Why there is no answer.
+/// Why a request has no usable answer.
 #[derive(Debug)]
 pub enum Failure {
-    /// No server has got it.
-    Unsent(String),
-    /// A server may have got it, and may carry it out.
-    Unanswered(String),
+    /// Nothing was changed: no server received the request, or one received and rejected it.
+    NotApplied(String),
+    /// A server may have received the request, and may apply it now or later.
+    Unknown(String),
+}
+
+impl Failure {
+    /// An answer that can be parsed, but that no correct server sends.
+    pub fn malformed() -> Failure {
+        Failure::Unknown("an answer that makes no sense".to_owned())
+    }
+
+    /// The same failure with the text changed.
+    pub fn map(self, change: impl FnOnce(&str) -> String) -> Failure {
+        match self {
+            Failure::NotApplied(why) => Failure::NotApplied(change(&why)),
+            Failure::Unknown(why) => Failure::Unknown(change(&why)),
+        }
+    }
+
+    /// The text.
+    pub fn why(self) -> String {
+        let (Failure::NotApplied(why) | Failure::Unknown(why)) = self;
+        why
+    }
 }
 
 /// The client.
 #[derive(Debug)]
 pub struct Client {
     agent: Agent,
+    /// Which product the servers are, for messages.
+    product: &'static str,
+    /// The text of the server error that no retry cures, if the product has one.
+    permanent: Option<&'static str>,
     endpoints: Vec<String>,
     /// The endpoint that answered last.
     current: Cell<usize>,
@@ -141,19 +154,25 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client of these servers; reads certificates, connects nowhere.
-    pub fn new(servers: &Servers) -> Result<Client, StoreError> {
+    /// A client of these servers. It reads the certificates and does not connect.
+    pub fn new(
+        product: &'static str,
+        permanent: Option<&'static str>,
+        servers: &Servers,
+    ) -> Result<Client, StoreError> {
         let config = Agent::config_builder()
             .proxy(None)
             .http_status_as_error(false)
             .max_redirects(0)
             .user_agent("sublet")
             .accept("application/json");
-        // TLS costs a plain connection nothing, so it is set up only where it is used.
+        // Plain connections do not pay for TLS: it is set up only if an endpoint uses it.
         let encrypted = servers.endpoints.iter().any(|e| e.starts_with("https://"));
         let config = if encrypted { config.tls_config(tls(servers)?) } else { config };
         Ok(Client {
             agent: config.build().new_agent(),
+            product,
+            permanent,
             endpoints: servers.endpoints.clone(),
             current: Cell::new(0),
             timeout: servers.timeout,
@@ -162,53 +181,92 @@ impl Client {
 
     /// The servers, for messages.
     pub fn place(&self) -> String {
-        self.endpoints.join(", ")
+        format!("{} at {}", self.product, self.endpoints.join(", "))
     }
 
-    /// Asks one server after the other, until one answers or `until`. A server that is up and cannot
-    /// serve is asked again, if the request allows that; where none is up, that is told at once.
+    /// The error of a request that failed while `doing` something.
+    pub fn unavailable(&self, doing: &str, failure: Failure) -> StoreError {
+        let (doing, place) = (doing.to_owned(), self.place());
+        StoreError::Unavailable { doing, place, source: failure.why().into() }
+    }
+
+    /// The outcome of a commit: a failure that leaves open whether it was applied is an outcome, too.
+    pub fn committed(&self, outcome: Result<Commit, Failure>) -> Result<Commit, StoreError> {
+        let doing = "commit to";
+        match outcome {
+            Ok(commit) => Ok(commit),
+            Err(failure @ Failure::NotApplied(_)) => Err(self.unavailable(doing, failure)),
+            Err(Failure::Unknown(why)) => Ok(Commit::Unknown(StoreError::Unanswered {
+                doing: doing.to_owned(),
+                place: self.place(),
+                source: why.into(),
+            })),
+        }
+    }
+
+    /// The JSON of an answer.
+    pub fn parse<T: DeserializeOwned>(&self, reply: &Reply) -> Result<T, Failure> {
+        serde_json::from_slice(&reply.body)
+            .map_err(|e| Failure::Unknown(format!("an answer that is not {}'s: {e}", self.product)))
+    }
+
+    /// Asks one server after the other, until one answers or `until` is reached. A server that is up but
+    /// cannot serve is asked again if the request may be sent again. If no server is up, this fails at
+    /// once.
     pub fn send(&self, request: Request<'_>, until: Instant) -> Result<Reply, Failure> {
-        let mut why;
         loop {
-            why = String::new();
-            let mut up = false;
+            let (mut why, mut is_any_up) = (String::new(), false);
             for _ in 0..self.endpoints.len() {
                 let at = self.current.get() % self.endpoints.len();
-                match self.ask(&self.endpoints[at], request, until) {
-                    Ok(reply) if request.repeatable && reply.is_transient(request.hopeless) => {
-                        up = true;
-                        why = format!("{}: {} {}", self.endpoints[at], reply.status, reply.text());
+                let endpoint = &self.endpoints[at];
+                let failure = match self.ask(endpoint, request, until) {
+                    Ok(reply) if request.retryable && self.is_transient(&reply) => {
+                        is_any_up = true;
+                        self.failure(&reply, &reply.text())
                     }
                     Ok(reply) => return Ok(reply),
-                    Err(Failure::Unanswered(e)) if !request.repeatable => {
-                        self.current.set(at + 1);
-                        return Err(Failure::Unanswered(format!("{}: {e}", self.endpoints[at])));
-                    }
-                    Err(Failure::Unsent(e) | Failure::Unanswered(e)) => {
-                        why = format!("{}: {e}", self.endpoints[at]);
-                    }
-                }
+                    Err(failure) => failure,
+                };
                 self.current.set(at + 1);
+                let failure = failure.map(|why| format!("{endpoint}: {why}"));
+                if matches!(failure, Failure::Unknown(_)) && !request.retryable {
+                    return Err(failure);
+                }
+                why = failure.why();
                 if Instant::now() >= until {
-                    return Err(Failure::Unsent(why));
+                    return Err(Failure::NotApplied(why));
                 }
             }
-            if !up {
-                return Err(Failure::Unsent(why));
+            if !is_any_up {
+                return Err(Failure::NotApplied(why));
             }
             pause(RETRY_AFTER, until);
         }
     }
 
+    /// Whether the answer is a server error that may end soon, such as a missing leader.
+    fn is_transient(&self, reply: &Reply) -> bool {
+        reply.status >= 500 && self.permanent.is_none_or(|text| !reply.text().contains(text))
+    }
+
+    /// The failure that a status other than 200 stands for; `why` explains it. A status below 500 means
+    /// that the server rejected the request. The exceptions are 408 and 499 ("the client hung up"), which
+    /// etcd's gateway also sends while its server stops: the request may still be applied.
+    pub fn failure(&self, reply: &Reply, why: &str) -> Failure {
+        let why = format!("{} {why}", reply.status);
+        let may_be_applied = self.is_transient(reply) || [408, 499].contains(&reply.status);
+        if may_be_applied { Failure::Unknown(why) } else { Failure::NotApplied(why) }
+    }
+
     fn ask(&self, endpoint: &str, request: Request<'_>, until: Instant) -> Result<Reply, Failure> {
-        // A server that hangs must leave time to ask the others.
+        // A server that hangs must leave enough time to ask the others.
         let share = match u32::try_from(self.endpoints.len()) {
             Ok(1) | Err(_) => self.timeout,
             Ok(others) => self.timeout / (others + 1),
         };
         let left = until.saturating_duration_since(Instant::now()).min(share);
         if left.is_zero() {
-            return Err(Failure::Unsent("no time is left".to_owned()));
+            return Err(Failure::NotApplied("no time is left".to_owned()));
         }
         let mut http = HttpRequest::builder()
             .method(request.method)
@@ -217,21 +275,19 @@ impl Client {
         if let Some((name, secret)) = request.secret {
             http = http.header(name, secret.expose());
         }
-        let unsent = |e: ureq::http::Error| Failure::Unsent(e.to_string());
+        let unsent = |e: ureq::http::Error| Failure::NotApplied(e.to_string());
         let reply = if request.method == "GET" {
             self.run(http.body(()).map_err(unsent)?, left)
         } else {
             self.run(http.body(request.body).map_err(unsent)?, left)
         };
         let encrypted = endpoint.starts_with("https://");
-        let mut reply = reply.map_err(|e| failure(&e, encrypted))?;
+        let mut reply = reply.map_err(|e| classify(&e, encrypted))?;
         let body = reply.body_mut().with_config().limit(LONGEST_ANSWER).read_to_vec();
-        let body = body.map_err(|e| Failure::Unanswered(e.to_string()))?;
+        let body = body.map_err(|e| Failure::Unknown(e.to_string()))?;
         Ok(Reply { status: reply.status().as_u16(), body })
     }
-}
 
-impl Client {
     fn run(
         &self,
         http: HttpRequest<impl AsSendBody>,
@@ -241,8 +297,8 @@ impl Client {
             .agent
             .configure_request(http)
             .timeout_global(Some(left))
-            // Together less than the whole: a request that has run out of time before it was sent must
-            // be told as that, and not as one that was sent and not answered.
+            // Together less than the global timeout: a request that was not sent in time must not be
+            // reported as sent and unanswered.
             .timeout_resolve(Some(left / 5))
             .timeout_connect(Some(CONNECT.min(left * 3 / 4)))
             .build();
@@ -250,12 +306,12 @@ impl Client {
     }
 }
 
-/// Whether the request was on its way.
-fn failure(error: &Error, encrypted: bool) -> Failure {
+/// Classifies an error by whether a byte of the request may have reached a server.
+fn classify(error: &Error, encrypted: bool) -> Failure {
     let unsent = match error {
         Error::Timeout(timeout) => matches!(timeout, Timeout::Resolve | Timeout::Connect),
         Error::Io(e) => {
-            // TLS refuses a peer before the request is sent, on either side.
+            // Either side of TLS rejects its peer before the request is sent.
             let tls =
                 e.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>);
             let kinds = [
@@ -264,7 +320,7 @@ fn failure(error: &Error, encrypted: bool) -> Failure {
                 io::ErrorKind::NetworkUnreachable,
                 io::ErrorKind::AddrNotAvailable,
             ];
-            // The library has no kind for a name that cannot be resolved.
+            // The library has no error kind for a name that cannot be resolved.
             let nameless = e.to_string().starts_with("failed to lookup address");
             tls || nameless || kinds.contains(&e.kind())
         }
@@ -279,13 +335,13 @@ fn failure(error: &Error, encrypted: bool) -> Failure {
     };
     let text = match error {
         Error::Timeout(timeout) => format!("no answer in time ({timeout})"),
-        // A server that misses a certificate may hang up before it has said so.
+        // A server that wants a client certificate may close the connection before it says so.
         Error::Io(e) if encrypted && e.get_ref().is_none() && !unsent => {
             format!("{error}; a server that wants another client certificate hangs up like this")
         }
         error => error.to_string(),
     };
-    if unsent { Failure::Unsent(text) } else { Failure::Unanswered(text) }
+    if unsent { Failure::NotApplied(text) } else { Failure::Unknown(text) }
 }
 
 fn tls(servers: &Servers) -> Result<TlsConfig, StoreError> {
@@ -323,14 +379,13 @@ fn authorities() -> Result<Vec<ureq::tls::Certificate<'static>>, StoreError> {
 
 fn certificates(path: &Path) -> Result<Vec<ureq::tls::Certificate<'static>>, StoreError> {
     let text = read(path)?;
-    let mut found = Vec::new();
-    for item in parse_pem(text.as_bytes()) {
-        match item {
-            Ok(PemItem::Certificate(certificate)) => found.push(certificate),
-            Ok(_) => {}
-            Err(_) => return Err(unusable(path, "it is no PEM file")),
-        }
-    }
+    let items: Result<Vec<PemItem<'_>>, _> = parse_pem(text.as_bytes()).collect();
+    let items = items.map_err(|_| unusable(path, "it is no PEM file"))?;
+    let certificate = |item| match item {
+        PemItem::Certificate(certificate) => Some(certificate),
+        _ => None,
+    };
+    let found: Vec<_> = items.into_iter().filter_map(certificate).collect();
     if found.is_empty() {
         return Err(unusable(path, "it holds no certificate in PEM form"));
     }

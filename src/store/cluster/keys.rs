@@ -1,48 +1,67 @@
-//! Keys of a cluster's records: paths that a person can read.
-//!
-//! Owns: their form, relative to the configured prefix.
+//! The keys of a cluster's records: paths that a person can read, relative to the configured prefix.
 //!
 //! ```text
-//! ip/<set>/<chunk>/<address>        who has it: the truth. Hexadecimal of fixed width, so that paths
-//!                                   sort as addresses do; the chunk is the enclosing /24, or /120
-//!                                   (`v6-...`: behind all of IPv4), listed at once
-//! cooling/<set>/<address>           that the address is kept back: written with its record, to be
-//!                                   found without looking at all of them
-//! own/<set>/<node>/<owner...>       all that an owner holds; of one node, so that GC lists one node
-//! cursor/<set>/<range>              the address given last: a hint
+//! ip/<set>/<chunk>/<address>        the holder of an address: authoritative. Addresses are hexadecimal with
+//!                                   a fixed width, so that paths sort as addresses do. The chunk is the
+//!                                   enclosing /24 or /120 and is listed at once. `v6-` before the chunk
+//!                                   sorts IPv6 behind IPv4
+//! cooling/<set>/<address>           a cooling address: written together with the record of its address, to
+//!                                   find the cooling addresses without listing all
+//! own/<set>/<node>/<owner...>       all leases of an owner. The node comes first, because GC lists the
+//!                                   owners of one node
+//! cursor/<set>/<range>              the address allocated last: a hint
 //! sticky/<set>/<ns>/<pod>/<range>   a pod's former address: a hint
-//! stuck/<set>/<address>             which sticky key names it
-//! pool/<pool>                       a pool; written anew with each lease through it
-//! space/<space>                     all pools of a space, as they were made
-//! adopted/<network>                 another program's leases of this network were taken over
-//! node/<node>                       which machine has this name, and in which boot
-//! net/<network>                     a network's definition, where its nodes keep one
-//! ranges/<network>                  its ranges, as the last ADD that wrote them had them: a hint
-//! past/<node>/<volume>/<record>     what happened in one transaction
+//! stuck/<set>/<address>             the sticky key that names the address
+//! pool/<pool>                       a pool; written again with each lease from it
+//! space/<space>                     all pools of an address space, as they were created
+//! adopted/<network>                 another program's leases of this network were imported
+//! node/<node>                       the machine that has this node name, and its boot
+//! net/<network>                     the definition of a network, if its nodes keep it in the cluster
+//! ranges/<network>                  the ranges of a network, as the last ADD wrote them: a hint
+//! past/<node>/<segment>/<record>    the events of one transaction
 //! ```
 //!
-//! Invariant: a name is one segment, whatever text it holds, and no listed prefix ends within one.
-
-use std::fmt::Write as _;
+//! Invariant: a name is one path component, whatever text it is, and no listed prefix ends within one.
 
 use super::server::KeyRange;
 use crate::alloc::PodKey;
-use crate::model::{NetworkName, Node, Owner, PoolId, SetName, Timestamp};
+use crate::model::{NetworkName, Node, Owner, SetName, Timestamp};
 use crate::net::{Addr, Family, Span};
 use crate::sys::percent;
 
-/// A name as one segment: what is no letter, digit, `-`, `_`, `.` or `~` as %XX, and never empty or
-/// of dots alone, which servers take for steps in a path.
-fn push_name(path: &mut String, name: &str) {
-    match name {
-        "" => path.push('%'),
-        dots if dots.bytes().all(|b| b == b'.') => *path += &dots.replace('.', "%2E"),
-        name => *path += &percent::encode(name),
-    }
-    path.push('/');
+pub const ADDRESS: &str = "ip/";
+pub const COOLING: &str = "cooling/";
+pub const OWNER: &str = "own/";
+pub const CURSOR: &str = "cursor/";
+pub const STICKY: &str = "sticky/";
+pub const STICKY_OWNER: &str = "stuck/";
+pub const POOL: &str = "pool/";
+pub const SPACE: &str = "space/";
+pub const ADOPTED: &str = "adopted/";
+pub const NODE: &str = "node/";
+pub const NETWORK: &str = "net/";
+pub const RANGES: &str = "ranges/";
+pub const HISTORY: &str = "past/";
+
+/// A record of these kinds is compared by every transaction of a command that has read it.
+pub const COMPARED_ONCE_READ: [&str; 5] = [POOL, SPACE, NODE, NETWORK, ADOPTED];
+
+/// Whether a write of the record is compared. The other records are hints.
+pub fn is_compared(path: &str) -> bool {
+    [ADDRESS, OWNER].iter().chain(&COMPARED_ONCE_READ).any(|kind| path.starts_with(kind))
 }
 
-fn read_name(text: &str) -> Option<String> {
+/// A name as one path component: every byte except a letter, a digit, `-`, `_`, `.` and `~` as %XX. It is
+/// never empty and never consists of dots only, because servers resolve such components.
+pub fn escape(name: &str) -> String {
+    match name {
+        "" => "%".to_owned(),
+        dots if dots.bytes().all(|b| b == b'.') => dots.replace('.', "%2E"),
+        name => percent::encode(name),
+    }
+}
+
+fn unescape(text: &str) -> Option<String> {
     if text == "%" { Some(String::new()) } else { percent::decode(text) }
 }
 
@@ -62,23 +81,54 @@ fn read_hex(text: &str) -> Option<Addr> {
     Addr::from_bits(family, u128::from_str_radix(text, 16).ok()?)
 }
 
-fn of(kind: &str, set: &SetName) -> String {
-    let mut path = format!("{kind}/");
-    push_name(&mut path, &set.0);
-    path
+/// The record of this kind with this name.
+pub fn named(kind: &str, name: &str) -> String {
+    format!("{kind}{}", escape(name))
 }
 
-/// Who has an address.
+/// The name in the path of a record of this kind.
+pub fn read_name(kind: &str, path: &str) -> Option<String> {
+    let name = unescape(path.strip_prefix(kind)?)?;
+    (named(kind, &name) == path).then_some(name)
+}
+
+/// The network in the path of a record of this kind.
+pub fn read_network(kind: &str, path: &str) -> Option<NetworkName> {
+    NetworkName::new(path.strip_prefix(kind)?).ok()
+}
+
+/// The record of a node.
+pub fn node(name: &str) -> String {
+    named(NODE, name)
+}
+
+/// All records of this kind in a set.
+pub fn of_set(kind: &str, set: &SetName) -> String {
+    named(kind, &set.0) + "/"
+}
+
+/// The record of this kind for an address of a set. Not for [`ADDRESS`], see [`address`].
+pub fn of_address(kind: &str, set: &SetName, addr: Addr) -> String {
+    of_set(kind, set) + &hex(addr)
+}
+
+/// The set and the address in an [`of_address`] path.
+pub fn read_of_address(kind: &str, path: &str) -> Option<(SetName, Addr)> {
+    let (set, addr) = path.strip_prefix(kind)?.split_once('/')?;
+    Some((SetName(unescape(set)?), read_hex(addr)?))
+}
+
+/// The record of an address: its holder.
 pub fn address(set: &SetName, addr: Addr) -> String {
     chunk(set, addr) + &hex(addr)
 }
 
-/// All addresses of a [`chunk_of`].
+/// The records of all addresses of a [`chunk_of`].
 pub fn chunk(set: &SetName, addr: Addr) -> String {
     let mut hex = hex(addr);
     hex.truncate(hex.len() - 2);
     let mark = if addr.family() == Family::V6 { "v6-" } else { "" };
-    format!("{}{mark}{hex}/", addresses(set))
+    format!("{}{mark}{hex}/", of_set(ADDRESS, set))
 }
 
 /// The addresses of a chunk.
@@ -87,267 +137,87 @@ pub fn chunk_of(addr: Addr) -> Span {
     Span { first: at(addr.bits() & !0xff), last: at(addr.bits() | 0xff) }
 }
 
-/// From a span's first address to its last.
-pub fn key_range(set: &SetName, span: Span) -> KeyRange {
+/// The records of all addresses of a span.
+pub fn range(set: &SetName, span: Span) -> KeyRange {
     KeyRange { first: address(set, span.first), last: address(set, span.last) }
 }
 
-/// All addresses of a set.
-pub fn addresses(set: &SetName) -> String {
-    of("ip", set)
-}
-
-/// All addresses of all sets.
-pub const ADDRESSES: &str = "ip/";
-
-/// Set and address of an [`address`] path.
+/// The set and the address in an [`address`] path.
 pub fn read_address(path: &str) -> Option<(SetName, Addr)> {
-    let mut parts = path.strip_prefix(ADDRESSES)?.split('/');
+    let mut parts = path.strip_prefix(ADDRESS)?.split('/');
     let (set, _chunk, addr) = (parts.next()?, parts.next()?, parts.next()?);
-    let found = (SetName(read_name(set)?), read_hex(addr)?);
+    let found = (SetName(unescape(set)?), read_hex(addr)?);
     (parts.next().is_none() && address(&found.0, found.1) == path).then_some(found)
 }
 
-/// What an owner of this node holds; `None`: an address of a pool is its own owner, and what is
-/// leased of it stands under the address alone.
+/// The leases of an owner on this node. `None` for an address of a pool, which is its own owner: the record
+/// of the address is the only one.
 pub fn owner(set: &SetName, node: &Node, owner: &Owner) -> Option<String> {
-    // Whoever leased for a container without its interface did not say on which node it is.
-    let nobody = Node::default();
-    let nameless = matches!(owner, Owner::Attachment(a) if a.ifname.is_none());
-    let mut path = node_owners(set, if nameless { &nobody } else { node });
-    match owner {
+    // A lease for a container without its interface does not say on which node the container is.
+    let no_node = Node::default();
+    let is_of_any_node = matches!(owner, Owner::Attachment(a) if a.ifname.is_none());
+    let of_node = node_owners(set, if is_of_any_node { &no_node } else { node });
+    Some(match owner {
         Owner::Attachment(a) => {
-            path.push_str("cni/");
-            push_name(&mut path, a.network.as_str());
-            push_name(&mut path, a.container.as_str());
-            push_name(&mut path, a.ifname.as_ref().map_or("", |i| i.as_str()));
+            let network = escape(a.network.as_str());
+            let container = escape(a.container.as_str());
+            let ifname = escape(a.ifname.as_ref().map_or("", |name| name.as_str()));
+            format!("{of_node}cni/{network}/{container}/{ifname}")
         }
-        Owner::Id(id) => {
-            path.push_str("id/");
-            push_name(&mut path, id);
-        }
-        Owner::Gateway(addr) => {
-            let _ = write!(path, "gateway/{}/", hex(*addr));
-        }
-        Owner::Reservation(addr) => {
-            let _ = write!(path, "reserved/{}/", hex(*addr));
-        }
+        Owner::Id(id) => format!("{of_node}id/{}", escape(id)),
+        Owner::Gateway(addr) => format!("{of_node}gateway/{}", hex(*addr)),
+        Owner::Reservation(addr) => format!("{of_node}reserved/{}", hex(*addr)),
         Owner::Pool(..) => return None,
-    }
-    // The slash went into each prefix; a record's own name has none.
-    path.pop();
-    Some(path)
+    })
 }
 
-/// What all owners hold.
-pub const OWNERS: &str = "own/";
-
-/// The set of an [`owner`] path.
+/// The set in an [`owner`] path.
 pub fn read_owner_set(path: &str) -> Option<SetName> {
-    let (set, _) = path.strip_prefix(OWNERS)?.split_once('/')?;
-    read_name(set).map(SetName)
+    let (set, _) = path.strip_prefix(OWNER)?.split_once('/')?;
+    unescape(set).map(SetName)
 }
 
-/// What the owners of this node hold of a set.
+/// The leases of all owners of this node in a set.
 pub fn node_owners(set: &SetName, node: &Node) -> String {
-    let mut path = of("own", set);
-    push_name(&mut path, &node.name);
-    path
+    format!("{}{}/", of_set(OWNER, set), escape(&node.name))
 }
 
-/// All addresses given last.
-pub const CURSOR: &str = "cursor/";
-
-/// Set and range of a [`cursor`] path.
-pub fn read_cursor(path: &str) -> Option<(SetName, Addr)> {
-    let (set, range) = path.strip_prefix(CURSOR)?.split_once('/')?;
-    Some((SetName(read_name(set)?), read_hex(range)?))
+/// A pod's former address in a range set.
+pub fn sticky(set: &SetName, pod: &PodKey, range: Addr) -> String {
+    let of_set = of_set(STICKY, set);
+    format!("{of_set}{}/{}/{}", escape(&pod.namespace), escape(&pod.name), hex(range))
 }
 
-/// That an address is kept back.
-pub fn cooling(set: &SetName, addr: Addr) -> String {
-    set_cooling(set) + &hex(addr)
-}
-
-/// All addresses of a set that are kept back.
-pub fn set_cooling(set: &SetName) -> String {
-    of("cooling", set)
-}
-
-/// All of all sets.
-pub const COOLING: &str = "cooling/";
-
-/// The address of a [`cooling`] path of this set.
-pub fn read_cooling(set: &SetName, path: &str) -> Option<Addr> {
-    let addr = read_hex(path.strip_prefix(&set_cooling(set))?)?;
-    (cooling(set, addr) == path).then_some(addr)
-}
-
-/// The address given last from a range set.
-pub fn cursor(set: &SetName, range: Addr) -> String {
-    of("cursor", set) + &hex(range)
-}
-
-/// All pods' former addresses.
-pub const STICKY: &str = "sticky/";
-
-/// Set, pod and range of a [`sticky`] path.
+/// The set, the pod and the range in a [`sticky`] path.
 pub fn read_sticky(path: &str) -> Option<(SetName, PodKey, Addr)> {
     let mut parts = path.strip_prefix(STICKY)?.split('/');
-    let mut name = || read_name(parts.next()?);
+    let mut name = || unescape(parts.next()?);
     let (set, pod) = (SetName(name()?), PodKey { namespace: name()?, name: name()? });
     let range = read_hex(parts.next()?)?;
     parts.next().is_none().then_some((set, pod, range))
 }
 
-/// A pod's former address in a range set.
-pub fn sticky(set: &SetName, pod: &PodKey, range: Addr) -> String {
-    let mut path = of("sticky", set);
-    push_name(&mut path, &pod.namespace);
-    push_name(&mut path, &pod.name);
-    path + &hex(range)
-}
-
-/// Which pod's address this was.
-pub fn sticky_of(set: &SetName, addr: Addr) -> String {
-    of("stuck", set) + &hex(addr)
-}
-
-/// A pool.
-pub fn pool(id: &PoolId) -> String {
-    let mut path = POOLS.to_owned();
-    push_name(&mut path, &id.0);
-    path.pop();
-    path
-}
-
-/// All pools of all spaces.
-pub const POOLS: &str = "pool/";
-
-/// That another program's leases of a network were taken over.
-pub fn adopted(network: &NetworkName) -> String {
-    format!("{ADOPTED}{network}")
-}
-
-/// All networks of which that is so.
-pub const ADOPTED: &str = "adopted/";
-
-/// The network of an [`adopted`] path.
-pub fn read_adopted(path: &str) -> Option<NetworkName> {
-    NetworkName::new(path.strip_prefix(ADOPTED)?).ok()
-}
-
-/// What is known of a node.
-pub fn node(name: &str) -> String {
-    let mut path = NODES.to_owned();
-    push_name(&mut path, name);
-    path.pop();
-    path
-}
-
-/// All nodes.
-pub const NODES: &str = "node/";
-
-/// The name in a [`node`] path.
-pub fn read_node(path: &str) -> Option<String> {
-    let name = read_name(path.strip_prefix(NODES)?)?;
-    (node(&name) == path).then_some(name)
-}
-
-/// A network's definition.
-pub fn definition(name: &NetworkName) -> String {
-    format!("{NETWORKS}{name}")
-}
-
-/// All networks that are defined.
-pub const NETWORKS: &str = "net/";
-
-/// The name in a [`definition`] path.
-pub fn read_definition(path: &str) -> Option<NetworkName> {
-    NetworkName::new(path.strip_prefix(NETWORKS)?).ok()
-}
-
-/// A network's ranges.
-pub fn ranges(name: &NetworkName) -> String {
-    format!("{RANGES}{name}")
-}
-
-/// All networks whose ranges are known.
-pub const RANGES: &str = "ranges/";
-
-/// The network of a [`ranges`] path.
-pub fn read_ranges(path: &str) -> Option<NetworkName> {
-    NetworkName::new(path.strip_prefix(RANGES)?).ok()
-}
-
-/// What happened, of all nodes.
-pub const HISTORY: &str = "past/";
-
-/// What this node did.
+/// The history of a node.
 pub fn node_history(node: &str) -> String {
-    let mut path = HISTORY.to_owned();
-    push_name(&mut path, node);
-    path
+    named(HISTORY, node) + "/"
 }
 
-/// The volume of a node's history that was begun then.
-pub fn history_segment(node: &str, begun: Timestamp) -> String {
-    format!("{}{begun:012x}/", node_history(node))
+/// The segment of a node's history that was started then.
+pub fn history_segment(node: &str, start: Timestamp) -> String {
+    format!("{}{start:012x}/", node_history(node))
 }
 
-/// A record of it: what was done then, by the process with this seed and its how manieth.
-pub fn history(node: &str, begun: Timestamp, now: Timestamp, seed: u64, serial: u64) -> String {
-    format!("{}{now:012x}-{seed:016x}-{serial}", history_segment(node, begun))
+/// The record of a transaction in a segment. The seed identifies the process, and `serial` counts its
+/// transactions.
+pub fn history(node: &str, start: Timestamp, now: Timestamp, seed: u64, serial: u64) -> String {
+    format!("{}{now:012x}-{seed:016x}-{serial}", history_segment(node, start))
 }
 
-/// Node and volume of a [`history`] path.
+/// The node and the start of the segment in a [`history`] path.
 pub fn read_history(path: &str) -> Option<(String, Timestamp)> {
     let mut parts = path.strip_prefix(HISTORY)?.split('/');
-    let (node, begun) = (read_name(parts.next()?)?, parts.next()?);
-    Some((node, u64::from_str_radix(begun, 16).ok()?))
-}
-
-/// All spaces.
-pub const SPACES: &str = "space/";
-
-/// All pools of a space.
-pub fn space(name: &str) -> String {
-    let mut path = "space/".to_owned();
-    push_name(&mut path, name);
-    path.pop();
-    path
-}
-
-/// Whether it is about pools: compared by everything that has looked at it.
-pub fn is_pool_or_space(path: &str) -> bool {
-    path.starts_with(POOLS) || path.starts_with("space/")
-}
-
-/// Whether it is who has an address.
-pub fn is_address(path: &str) -> bool {
-    path.starts_with(ADDRESSES)
-}
-
-/// Whether it is what an owner holds.
-pub fn is_owner(path: &str) -> bool {
-    path.starts_with("own/")
-}
-
-/// Whether it is which machine has a name.
-pub fn is_node(path: &str) -> bool {
-    path.starts_with(NODES)
-}
-
-/// What begins a path on whose record everything rests that has looked at it, and compares it.
-pub const ALWAYS_COMPARED: [&str; 5] = [POOLS, "space/", NODES, NETWORKS, ADOPTED];
-
-fn is_guard(path: &str) -> bool {
-    ALWAYS_COMPARED.iter().any(|prefix| path.starts_with(prefix))
-}
-
-/// Whether a record decides who has what, and is therefore compared; the others are hints.
-pub fn is_compared(path: &str) -> bool {
-    is_address(path) || is_owner(path) || is_guard(path)
+    let (node, start) = (unescape(parts.next()?)?, parts.next()?);
+    Some((node, u64::from_str_radix(start, 16).ok()?))
 }
 
 #[cfg(test)]
@@ -359,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_one_segment() {
+    fn a_name_is_one_path_component() {
         for name in ["", ".", "..", "a/b", "%", "%%2F", "net-1_a.b~c", "\u{e4}\0 \n", "..a"] {
             let set = SetName(name.to_owned());
             for addr in ["10.0.0.7", "fd00::7"] {
@@ -367,7 +237,10 @@ mod tests {
                 let path = address(&set, addr);
                 assert_eq!(path.split('/').count(), 4, "{path}");
                 assert!(path.split('/').all(|s| !["", ".", ".."].contains(&s)), "{path}");
-                assert!(path.starts_with(&chunk(&set, addr)) && path.starts_with(&addresses(&set)));
+                assert!(
+                    path.starts_with(&chunk(&set, addr))
+                        && path.starts_with(&of_set(ADDRESS, &set))
+                );
                 assert_eq!(read_address(&path), Some((set.clone(), addr)));
             }
         }
@@ -377,28 +250,27 @@ mod tests {
         );
         let set = SetName("a/b".into());
         let pod = PodKey { namespace: "n".into(), name: String::new() };
-        let (range, path) = (addr("fd00::1"), cursor(&set, addr("fd00::1")));
-        assert_eq!(read_cursor(&path), Some((set.clone(), range)));
+        let (range, path) = (addr("fd00::1"), of_address(CURSOR, &set, addr("fd00::1")));
+        assert_eq!(read_of_address(CURSOR, &path), Some((set.clone(), range)));
         assert_eq!(read_sticky(&sticky(&set, &pod, range)), Some((set, pod, range)));
-        for id in ["l/10.0.0.0/8/10.1.0.0/16", "", "..", "net\u{e4}"].map(|id| PoolId(id.into())) {
-            assert_eq!(pool(&id).split('/').count(), 2);
-            assert_eq!(node(&id.0).split('/').count(), 2);
-            assert_eq!(read_node(&node(&id.0)), Some(id.0));
+        for id in ["l/10.0.0.0/8/10.1.0.0/16", "", "..", "net\u{e4}"] {
+            assert_eq!(named(POOL, id).split('/').count(), 2);
+            assert_eq!(read_name(POOL, &named(POOL, id)).as_deref(), Some(id));
         }
-        let (node, begun) = ("n/1", 1_800_000_000);
-        let path = history(node, begun, begun + 7, u64::MAX, 3);
+        let (node, start) = ("n/1", 1_800_000_000);
+        let path = history(node, start, start + 7, u64::MAX, 3);
         assert!(
-            path.starts_with(&history_segment(node, begun))
-                && history_segment(node, begun).ends_with('/')
+            path.starts_with(&history_segment(node, start))
+                && history_segment(node, start).ends_with('/')
         );
-        assert_eq!(read_history(&path), Some((node.to_owned(), begun)));
+        assert_eq!(read_history(&path), Some((node.to_owned(), start)));
         for bad in ["ip/net/0a0000/0a0100", "ip/net/0a0000/0a000007/x", "ip/net", "own/net/n"] {
             assert_eq!(read_address(bad), None, "{bad}");
         }
     }
 
     #[test]
-    fn owners_do_not_run_into_each_other() {
+    fn different_owners_have_different_paths() {
         let (set, node) =
             (SetName("s".into()), Node { name: "n/1".into(), machine: String::new() });
         let id = |text: &str| owner(&set, &node, &Owner::Id(text.to_owned())).unwrap();

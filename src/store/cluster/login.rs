@@ -1,49 +1,45 @@
-//! A user's token of etcd, kept for the processes that come after this one: to get one costs the server
-//! 80 ms of hashing a password.
+//! A file that keeps an etcd user's token for the next process: a login costs the server 80 ms to hash the
+//! password.
 //!
-//! Owns: one file for each user of a cluster, readable for its owner alone, in a folder that is empty
-//! after a boot. Does not own: what a token is sent with.
-//! Invariant: nothing rests on the file. A token that is missing, or that the server refuses, is got
-//! anew; one that cannot be kept costs the next process a login. A token is given to no other cluster
-//! than the one it is from.
+//! Each user of a cluster has one file, readable for its owner only, in a folder that is empty after a boot.
+//! Invariant: nothing depends on the file. If the token is missing or rejected, the client logs in again. If
+//! the token cannot be written, the next process logs in again. A token is sent only to its own cluster.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::cache::file_name;
 use super::http::Secret;
 use crate::sys::files;
 
-/// Larger than any token with its cluster.
-const LARGEST: u64 = 64 << 10;
+/// Longest file, in bytes.
+const LONGEST: u64 = 64 << 10;
 
-/// Where a user's token is kept.
+/// The file of a user's token.
 #[derive(Debug)]
 pub struct TokenFile {
     path: PathBuf,
-    /// The user and the endpoints, as the file's first line: names of files may collide.
-    whose: String,
+    /// The user and the endpoints, repeated as the file's first line, because file names may collide.
+    owner: String,
 }
 
 impl TokenFile {
-    /// In `folder`, which need not exist.
+    /// The file in `folder`, which need not exist.
     pub fn new(folder: &Path, endpoints: &[String], user: &str) -> TokenFile {
-        let whose = format!("{user:?} {}", endpoints.join(" "));
-        let mut hasher = DefaultHasher::new();
-        whose.hash(&mut hasher);
-        TokenFile { path: folder.join(format!("etcd-{:016x}", hasher.finish())), whose }
+        let owner = format!("{user:?} {}", endpoints.join(" "));
+        TokenFile { path: folder.join(file_name("etcd", &owner)), owner }
     }
 
-    /// The token that was kept.
+    /// The token.
     pub fn read(&self) -> Option<Secret> {
-        let text = files::read(&self.path, LARGEST).ok()?;
-        let (whose, token) = text.split_once('\n')?;
-        (whose == self.whose).then(|| Secret::parse(token))?
+        let text = files::read(&self.path, LONGEST).ok()?;
+        let (owner, token) = text.split_once('\n')?;
+        (owner == self.owner).then(|| Secret::parse(token))?
     }
 
-    /// Keeps a token in place of another.
+    /// Replaces the token.
     pub fn write(&self, token: &Secret) -> io::Result<()> {
-        let text = format!("{}\n{}\n", self.whose, token.expose());
+        let text = format!("{}\n{}\n", self.owner, token.expose());
         files::put(&self.path, text.as_bytes(), &std::process::id().to_string())
     }
 }

@@ -1,10 +1,10 @@
 //! A store on a compare-and-set server: etcd, Consul, or the fake of the tests.
 //!
-//! Owns: the way from a command to a commit: guess, compare, try again with what was learned; what a
-//! boot does once. Does not own: what becomes of a commit (`commit`), how a server is asked
-//! ([`Server`]), which address (`alloc`).
-//! Invariant: an outcome that changes something was compared by the server; any other rests on
-//! nothing assumed. Tries and time are bounded. No lease outlives its pool.
+//! A command runs on assumptions. The server compares them when the plan is committed, and if one is wrong, the
+//! command runs again with what was learned. How a commit ends is decided in [`commit`], how a server is asked
+//! by [`Server`], and which address is leased by `alloc`.
+//! Invariant: the server has compared every outcome that changes something, and no other outcome relies on an
+//! assumption. Attempts and time are bounded.
 
 pub mod backoff;
 pub mod cache;
@@ -23,17 +23,19 @@ pub mod server;
 pub mod transaction;
 pub mod view;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 pub use cache::LocalCache;
 use commit::{Candidate, candidates, commit};
+use history::HistoryState;
 use node::NameClaim;
+use records::Decode;
+use search::Search;
 pub use server::{Commit, Conflict, Entries, Entry, Expect, KeyRange, Operation, Server, Write};
-use view::{ClusterView, Old, Owners};
+use view::{ClusterView, ImportMark, Owners};
 
-use self::backoff::step_aside;
 use super::{
     Cluster, EachOccupied, EachRecord, EventFilter, OldKey, Problem, Repair, Store, StoreReader,
 };
@@ -49,144 +51,147 @@ use crate::model::{
 };
 use crate::net::Addr;
 
-/// How often a command is tried: others can win that many times in a row before it gives up.
-const TRIES: u32 = 64;
+/// Attempts of a command: it fails after so many lost races.
+const ATTEMPTS: u32 = 64;
 
-/// A store on such a server.
+/// A store on a compare-and-set server.
 pub struct ClusterStore<S> {
     server: S,
     timeout: Duration,
     persist: Persist,
-    notes: LocalCache,
-    /// What a GC listed, for its further steps. It may be out of date: the commits compare.
+    cache: LocalCache,
+    /// What a GC listed, for its next steps. It may be out of date, because commits compare.
     listing: Option<(Owners, Entries)>,
-    /// Definitions that were looked at, for the command that rests on one.
+    /// Network definitions that were read for the next command.
     networks: Entries,
-    /// A transaction was sent and may happen yet, though nobody waits for it any more.
+    /// A transaction was sent that may still be applied although no process waits for it.
     in_flight: Cell<bool>,
-    /// How much of what happens is written down, and how many records of it this store has written.
     history: History,
-    written: Cell<u64>,
+    /// The number of history records that this store has written.
+    serial: Cell<u64>,
 }
 
 impl<S: Server> ClusterStore<S> {
-    /// A store on `engine`, which is given `timeout` for each command. It notes nothing.
-    pub fn new(server: S, timeout: Duration) -> ClusterStore<S> {
-        let notes = LocalCache::new(None, String::new());
-        let (persist, networks) = (Persist::Boot, Entries::new());
+    /// A store on `server`, with `timeout` for each command.
+    pub fn new(
+        server: S,
+        timeout: Duration,
+        persist: Persist,
+        cache: LocalCache,
+    ) -> ClusterStore<S> {
         ClusterStore {
             server,
             timeout,
             persist,
-            notes,
+            cache,
             listing: None,
-            networks,
+            networks: Entries::new(),
             in_flight: Cell::new(false),
             history: History::Standing,
-            written: Cell::new(0),
+            serial: Cell::new(0),
         }
     }
 
-    /// The same, with as much history.
+    /// The same store with another history setting.
     #[must_use]
     pub fn keeping(self, history: History) -> ClusterStore<S> {
         ClusterStore { history, ..self }
     }
 
-    /// The same, with leases that live so long, and with notes.
-    pub fn with(self, persist: Persist, notes: LocalCache) -> ClusterStore<S> {
-        ClusterStore { persist, notes, ..self }
-    }
-
-    /// Nothing but what is told.
+    /// The view of a command that knows only `known`.
     fn view<'a>(&'a self, cx: &'a Context, known: Entries, until: Instant) -> ClusterView<'a> {
         ClusterView {
-            in_flight: Some(&self.in_flight),
-            history: Some(history::HistoryWriter::new(
-                &self.notes,
-                cx,
-                self.history,
-                &self.written,
-            )),
-            ..ClusterView::new(&self.server, cx, until, known)
+            server: &self.server,
+            cache: &self.cache,
+            cx,
+            until,
+            known: RefCell::new(known),
+            assumed: RefCell::default(),
+            import_mark: ImportMark::AssumedAbsent,
+            listed: RefCell::default(),
+            present: RefCell::default(),
+            owners: RefCell::default(),
+            claim: NameClaim::NotNeeded,
+            nodes: RefCell::default(),
+            in_flight: &self.in_flight,
+            is_clean: false,
+            history: HistoryState {
+                setting: self.history,
+                serial: &self.serial,
+                open: OnceCell::new(),
+            },
+            search: Search::default(),
+            hypothetical: RefCell::default(),
         }
     }
 
-    /// A server that was stopped with a transaction in hand may carry it out long after its client
-    /// has gone: a lease for a container that is deleted by then, or the end of one that has been told
-    /// to be there. So before the next thing is done for this node, whatever may be under way is made to
-    /// fail.
+    /// Makes transactions of this node fail that may still be in flight. A server that was stopped may apply
+    /// a transaction long after its client has ended. It would make a lease for a deleted container, or free
+    /// a lease that was reported to its container. So this happens before the next change of this node.
     fn fence_in_flight(&self, cx: &Context, until: Instant) -> Result<(), StoreError> {
-        let noted = self.notes.in_flight(cx);
-        if noted.is_none() && !self.in_flight.get() {
+        let mark = self.cache.in_flight(cx);
+        if mark.is_none() && !self.in_flight.get() {
             return Ok(());
         }
         if let Err(error) = node::fence(&self.view(cx, Entries::new(), until)) {
-            if noted.is_none() {
-                // Where nothing can be noted this very store remembers it, if it goes on.
-                let _ = self.notes.mark_in_flight(cx);
+            if mark.is_none() {
+                // If the cache cannot be written, only this store object remembers it.
+                let _ = self.cache.mark_in_flight(cx);
             }
             return Err(error);
         }
         self.in_flight.set(false);
-        if let Some(noted) = noted {
-            self.notes.clear_in_flight(cx, &noted);
+        if let Some(mark) = mark {
+            self.cache.clear_in_flight(cx, &mark);
         }
         Ok(())
     }
 
-    /// The same before this command's own end is told, if it has left something under way itself: what
-    /// others have noted meanwhile is for the next one.
+    /// The same after a command, if the command itself left a transaction in flight. Marks of other
+    /// processes are for the next command.
     fn fence_own(&self, cx: &Context, until: Instant) -> Result<(), StoreError> {
         if self.in_flight.get() { self.fence_in_flight(cx, until) } else { Ok(()) }
     }
 
     fn run(&mut self, command: &Command, cx: &Context, until: Instant) -> Result<Outcome, Error> {
-        let (owners, mut entries) = match (command, self.listing.take()) {
-            (Command::Gc(gc), Some((owners, entries))) if gc.after.is_some() => {
-                (Some(owners), entries)
-            }
-            (Command::Evict(evict), Some((owners, entries))) if evict.after.is_some() => {
-                (Some(owners), entries)
-            }
-            _ => (None, Entries::new()),
+        let is_first = is_first_step(command);
+        let (owners, mut entries) = match self.listing.take().filter(|_| !is_first) {
+            Some((owners, entries)) => (Some(owners), entries),
+            None => (None, Entries::new()),
         };
         entries.append(&mut self.networks);
         let (path, set) = (keys::node(&cx.node.name), command.set());
         let leases = node::needs_name(command);
-        let asks = leases || matches!(command, Command::Status(_));
-        // A DEL compares it as well, where that costs no look: so it can be made to fail later.
-        let notes = asks || matches!(command, Command::Del(_));
-        let mark = if notes { self.notes.node_entry(set, cx) } else { None };
-        entries.extend(mark.clone().map(|entry| (path.clone(), Some(entry))));
-        let claim = match &mark {
-            _ if !leases => NameClaim::NotNeeded,
-            Some(_) => NameClaim::Cached,
-            None => NameClaim::Needed,
-        };
-        let has_ranges = |ranges: &NetworkRanges| self.notes.has_ranges(ranges, cx);
+        let checks_name = leases || matches!(command, Command::Status(_));
+        // A DEL compares the node's record if that costs no read, so that the DEL can be fenced later.
+        let uses_cache = checks_name || matches!(command, Command::Del(_));
+        let cached = if uses_cache { self.cache.node_entry(set, cx) } else { None };
+        entries.extend(cached.clone().map(|entry| (path.clone(), Some(entry))));
         let view = ClusterView {
             owners: RefCell::new(owners),
-            has_ranges: Some(&has_ranges),
-            old: old(command),
-            claim,
-            settled: mark.is_some(),
+            import_mark: import_mark(command),
+            claim: match &cached {
+                _ if !leases => NameClaim::NotNeeded,
+                Some(_) => NameClaim::Cached,
+                None => NameClaim::Needed,
+            },
+            is_clean: cached.is_some(),
             ..self.view(cx, entries, until)
         };
-        if asks
+        if checks_name
             && !leases
-            && mark.is_none()
+            && cached.is_none()
             && let Some((_, record)) = node::fetch(&view)?
         {
-            node::check(&view, &record)?;
+            node::check_owner(&view, &record)?;
         }
-        // A lease that outlives its boot does not say which that was.
+        // A durable lease has no boot.
         let boot = cx.boot.clone().filter(|_| self.persist == Persist::Boot);
-        let told = Context { boot, ..cx.clone() };
-        let mut lost = 0;
-        for _ in 0..TRIES {
+        let lease_cx = Context { boot, ..cx.clone() };
+        let mut lost_races = 0;
+        for _ in 0..ATTEMPTS {
             view.search.begin();
-            let plan = alloc::run(command, &view, &told)?;
+            let plan = alloc::run(command, &view, &lease_cx)?;
             let counted = alloc::counted(command, &plan, cx, true);
             let ranges = plan.changes.iter().find_map(ranges).cloned();
             let outcome = if plan.changes.is_empty() {
@@ -195,41 +200,41 @@ impl<S: Server> ClusterStore<S> {
                 }
                 plan.outcome
             } else {
-                let mut tries = candidates(command, plan, &view, &told)?;
-                let Some(done) = commit(&tries, &view)? else {
-                    lost += 1;
-                    step_aside(lost, cx.seed, view.until);
+                let mut candidates = candidates(command, plan, &view, &lease_cx)?;
+                let Some(applied) = commit(&candidates, &view)? else {
+                    lost_races += 1;
+                    backoff::after_lost_races(lost_races, cx.seed, view.until);
                     continue;
                 };
-                tries.swap_remove(done).outcome
+                candidates.swap_remove(applied).outcome
             };
             if let Some(ranges) = ranges {
-                self.notes.note_ranges(&ranges, cx);
+                self.cache.set_ranges(&ranges, cx);
             }
-            if let Some(counted) = counted.filter(|_| is_first_step(command)) {
-                self.notes.count(&counted, cx);
+            if let Some(counted) = counted.filter(|_| is_first) {
+                self.cache.count(&counted, cx);
             }
             let ClusterView { owners, known, .. } = view;
             let known = known.into_inner();
             let record = known.get(&path).cloned();
-            let settled = mark.is_some() && record.as_ref() == Some(&mark);
+            let is_clean = cached.is_some() && record.as_ref() == Some(&cached);
             self.listing = owners.into_inner().map(|owners| (owners, known));
-            // A GC takes many steps, and frees the same.
-            let gc = matches!(command, Command::Gc(_) | Command::Sweep(_));
-            if leases && !gc && !settled && outcome.is_ok() {
-                // What the command asked for is done; this is done again by the next one.
+            // A GC takes many steps, and frees these leases itself.
+            let is_gc = matches!(command, Command::Gc(_) | Command::Sweep(_));
+            if leases && !is_gc && !is_clean && outcome.is_ok() {
+                // The command itself is done. If this fails, the next command repeats it.
                 let known = record.map(|entry| (path, entry)).into_iter().collect();
                 let _ = self.erase_earlier_boots(set, cx, known, until);
             }
             return outcome.map_err(Error::Refused);
         }
-        let why = format!("{TRIES} tries were lost");
+        let why = format!("{ATTEMPTS} tries were lost");
         let doing = "win against the other clients of";
         Err(StoreError::unavailable(doing, self.server.place(), why).into())
     }
 
-    /// Erases what this machine's earlier boots left of a set, and notes that this is done. Whoever
-    /// loses against another client leaves it to that one.
+    /// Removes the leases of this machine's earlier boots from a set, and caches that this is done. If it
+    /// loses a race, another client is doing the same.
     fn erase_earlier_boots(
         &self,
         set: Option<&SetName>,
@@ -248,12 +253,12 @@ impl<S: Server> ClusterStore<S> {
                 let command = Command::Evict(evict.clone());
                 let plan = alloc::run(&command, &view, cx)?;
                 let is_done = plan.changes.is_empty();
-                let operation = Candidate::new(plan, &command, &view)?;
-                let operations = std::slice::from_ref(&operation);
-                if !is_done && commit(operations, &view)?.is_none() {
+                let candidate = [Candidate::new(plan, &command, &view)?];
+                if !is_done && commit(&candidate, &view)?.is_none() {
                     return Ok(());
                 }
-                match operation.outcome {
+                let [candidate] = candidate;
+                match candidate.outcome {
                     Ok(Outcome::Collected(Collected { after, done: false, .. })) => {
                         evict.after = after;
                     }
@@ -261,17 +266,17 @@ impl<S: Server> ClusterStore<S> {
                 }
             }
         }
-        history::find_earlier(&self.server, &self.notes, cx, until)?;
-        // Without a note the next call looks again.
-        let _ = self.notes.write_node_entry(set, cx, &entry);
+        view.find_earlier_history()?;
+        // If this fails, the next command looks again.
+        let _ = self.cache.write_node_entry(set, cx, &entry);
         Ok(())
     }
 
-    /// A request that the servers did not carry out, for all that is known.
+    /// Counts a request that failed on the servers.
     fn count_failure(&self, command: &Command, cx: &Context) {
         if let (Some(verb), Some(set)) = (alloc::verb(command), command.set()) {
             let counted = (set.clone(), cx.face, verb, Ending::Failed);
-            self.notes.count(&counted, cx);
+            self.cache.count(&counted, cx);
         }
     }
 }
@@ -283,7 +288,7 @@ fn ranges(change: &Change) -> Option<&NetworkRanges> {
     }
 }
 
-/// Whether it is a request, and not a further step of one.
+/// Whether a command is a request of its own, and not a further step of a GC.
 fn is_first_step(command: &Command) -> bool {
     match command {
         Command::Gc(gc) => gc.after.is_none(),
@@ -292,61 +297,67 @@ fn is_first_step(command: &Command) -> bool {
     }
 }
 
-/// What a command has to do with another program's leases: an ADD and a DEL whose configuration is
-/// that program's; else a DEL finds what was taken over elsewhere and copied here.
-fn old(command: &Command) -> Old {
+/// How a command treats the mark that another program's leases were imported. An ADD and a DEL with that
+/// program's configuration assume it. Any other DEL finds leases that were imported elsewhere and copied here.
+fn import_mark(command: &Command) -> ImportMark {
     match command {
-        Command::Add(Add { legacy: Legacy::Absent, .. }) => Old::No,
-        Command::Add(_) | Command::Del(Del { legacy: Some(_), .. }) => Old::Probably,
-        _ => Old::Look,
+        Command::Add(Add { legacy: Legacy::Absent, .. }) => ImportMark::Ignored,
+        Command::Add(_) | Command::Del(Del { legacy: Some(_), .. }) => ImportMark::AssumedPresent,
+        _ => ImportMark::AssumedAbsent,
     }
 }
 
-/// Whether it is refused for what others hold: their boots may be over.
+/// Whether a command is refused because of leases of others, whose boots may have ended.
 fn is_refused_for_holders(plan: &Plan) -> bool {
     use crate::error::Refusal::{Exhausted, GatewayHeld, Held};
     matches!(&plan.outcome, Err(Exhausted { .. } | Held { .. } | GatewayHeld { .. }))
 }
 
-/// Looks at what was assumed or added up, for nothing else guards a conclusion without a change; `true`
-/// if it holds.
+/// Reads what an outcome without changes assumed or counted, because no comparison verifies it. Returns whether
+/// the outcome stands.
 fn verify(view: &ClusterView<'_>, plan: &Plan) -> Result<bool, StoreError> {
-    let mut assumed_absent: Vec<String> = view.assumed_absent.borrow().iter().cloned().collect();
-    assumed_absent.extend(view.assumed_present.borrow().iter().cloned());
-    if assumed_absent.is_empty() {
+    let assumed: Vec<String> = view.assumed.borrow().keys().cloned().collect();
+    if assumed.is_empty() {
         return if plan.outcome.is_err() { view.confirm_full() } else { Ok(true) };
     }
-    view.fetch(&assumed_absent)?;
-    let known = view.known.borrow();
-    if assumed_absent.iter().any(|path| known.get(path).is_some_and(Option::is_some)) {
+    view.fetch(&assumed)?;
+    if assumed.iter().any(|path| view.known_entry(path).is_some()) {
         view.search.list_chunks.set(true);
     }
     Ok(false)
 }
 
 impl<S: Server> ClusterStore<S> {
-    /// Who has which address; of what has ended with its boot, nobody.
+    /// All records of a kind.
+    fn list_records<T>(&self, kind: &str, decode: Decode<T>) -> Result<Vec<T>, StoreError> {
+        records::list(&self.server, kind, Instant::now() + self.timeout, decode)
+    }
+
+    /// The holders of all addresses. Leases that have ended with their boot are omitted.
     fn holders(&mut self, cx: &Context) -> Result<BTreeMap<(SetName, Addr), Holder>, StoreError> {
-        let until = Instant::now() + self.timeout;
-        let found = records::list(&self.server, keys::ADDRESSES, until, records::holder)?;
-        // Read after the leases: of a boot that begins in between, none is there yet.
+        let found = self.list_records(keys::ADDRESS, records::address)?;
+        // The nodes are read after the leases, so no lease is of a boot that is not known.
         let nodes = self.nodes()?;
-        let ended =
-            |h: &Holder| matches!(h, Holder::Leased(lease) if node::has_ended(lease, cx, &nodes));
-        Ok(found.into_iter().filter(|(_, holder)| !ended(holder)).collect())
+        let has_ended = |holder: &Holder| match holder {
+            Holder::Leased(lease) => {
+                node::has_ended(lease, cx, nodes.iter().find(|record| record.node == lease.node))
+            }
+            _ => false,
+        };
+        Ok(found.into_iter().filter(|(_, holder)| !has_ended(holder)).collect())
     }
 }
 
 impl<S: Server> Store for ClusterStore<S> {
     fn apply(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {
-        // What outlives a boot does not say here which that was.
-        let lasting = match command {
+        // In a cluster, durable leases have no boot.
+        let durable = match command {
             Command::Restore(restore) if restore.persist == Persist::Disk => {
                 Some(Command::Restore(records::without_boots(restore)))
             }
             _ => None,
         };
-        let command = lasting.as_ref().unwrap_or(command);
+        let command = durable.as_ref().unwrap_or(command);
         let until = Instant::now() + self.timeout;
         if !command.only_looks() {
             self.fence_in_flight(cx, until)?;
@@ -356,7 +367,7 @@ impl<S: Server> Store for ClusterStore<S> {
             self.count_failure(command, cx);
         }
         match (self.fence_own(cx, until), done) {
-            // What it was to do it has done.
+            // The command itself was applied.
             (Err(_), Ok(outcome)) => Ok(outcome),
             (Err(error), Err(Error::Refused(_))) => Err(error.into()),
             (_, done) => done,
@@ -391,8 +402,7 @@ impl<S: Server> StoreReader for ClusterStore<S> {
     }
 
     fn networks(&mut self, _: &Context) -> Result<Vec<NetworkRanges>, StoreError> {
-        let until = Instant::now() + self.timeout;
-        records::list(&self.server, keys::RANGES, until, records::ranges)
+        self.list_records(keys::RANGES, records::ranges)
     }
 
     fn history(
@@ -410,12 +420,11 @@ impl<S: Server> StoreReader for ClusterStore<S> {
     }
 
     fn counters(&mut self, cx: &Context) -> Result<Vec<Counter>, StoreError> {
-        Ok(self.notes.counters(cx))
+        Ok(self.cache.counters(cx))
     }
 
     fn pools(&mut self) -> Result<Vec<Pool>, StoreError> {
-        let until = Instant::now() + self.timeout;
-        let mut pools = records::list(&self.server, keys::POOLS, until, records::pool)?;
+        let mut pools = self.list_records(keys::POOL, records::pool)?;
         pools.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(pools)
     }
@@ -427,7 +436,7 @@ impl<S: Server> StoreReader for ClusterStore<S> {
 
 impl<S: Server> Cluster for ClusterStore<S> {
     fn nodes(&mut self) -> Result<Vec<NodeRecord>, StoreError> {
-        node::list(&self.server, Instant::now() + self.timeout)
+        self.list_records(keys::NODE, records::node)
     }
 
     fn forget(&mut self, record: &NodeRecord, cx: &Context) -> Result<bool, StoreError> {
@@ -435,7 +444,7 @@ impl<S: Server> Cluster for ClusterStore<S> {
         let until = Instant::now() + self.timeout;
         let is_forgotten = node::forget(&self.view(&cx, Entries::new(), until), record)?;
         if is_forgotten {
-            // Not done, the next one does it.
+            // If this fails, the next call repeats it.
             let _ = history::prune(&self.server, cx.now, until);
         }
         Ok(is_forgotten)
@@ -449,6 +458,7 @@ impl<S: Server> Cluster for ClusterStore<S> {
         self.networks = view.known.into_inner();
         Ok(record)
     }
+
     fn old_keys(&mut self, network: &NetworkName) -> Result<Vec<OldKey>, StoreError> {
         self.server.old_keys(network, Instant::now() + self.timeout)
     }

@@ -1,8 +1,8 @@
-//! Records as they lie on a server, kind by kind; and all of them that another store can take over.
+//! The records on a server by kind: decoding one together with its path, listing all of a kind, and exporting
+//! all that another store can import.
 //!
-//! Owns: reading a record with its key, and a whole kind. Does not own: the forms (`codec`, `paths`).
-//! Invariant: every record below the prefix is told, or an error; addresses tell of leases, what owners
-//! hold is an index.
+//! Invariant: every record below the prefix is exported, or the export fails. Leases are exported from the
+//! records of their addresses; the owners' records are an index.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -12,53 +12,53 @@ use super::server::{Entry, Server};
 use super::view::bad_record;
 use crate::alloc::{Holder, NetworkRanges, Record, Restore};
 use crate::error::{Error, StoreError};
-use crate::model::{Kind, NodeRecord, Persist, Pool, SetName};
+use crate::model::{Event, Kind, Lease, NetworkDefinition, NodeRecord, Persist, Pool, SetName};
 use crate::net::Addr;
 use crate::store::EachRecord;
 use crate::store::codec;
 use crate::store::codec::Bad;
 
-/// Reads a record of a kind.
-type Read<T> = fn(&str, &Entry) -> Result<T, Bad>;
+/// Decodes a record of a kind.
+pub type Decode<T> = fn(&str, &Entry) -> Result<T, Bad>;
 
-/// All records below a prefix, by path. An error names the one that cannot be read.
+/// All records of a kind, by path. The error names the first record that cannot be decoded.
 pub fn list<T>(
     server: &dyn Server,
-    prefix: &str,
+    kind: &str,
     until: Instant,
-    read: Read<T>,
+    decode: Decode<T>,
 ) -> Result<Vec<T>, StoreError> {
-    let whole = |(path, entry): (String, Entry)| {
-        read(&path, &entry).map_err(|Bad(what)| bad_record(server, &path, what))
+    let decoded = |(path, entry): (String, Entry)| {
+        decode(&path, &entry).map_err(|Bad(what)| bad_record(server, &path, what))
     };
-    server.list(prefix, until)?.into_iter().map(whole).collect()
+    server.list(kind, until)?.into_iter().map(decoded).collect()
 }
 
-/// Calls `each` with every record, kind by kind, by path.
+/// Calls `each` with every record, kind by kind and sorted by path.
 pub fn export(
     server: &dyn Server,
     timeout: Duration,
     each: &mut EachRecord<'_>,
 ) -> Result<(), Error> {
-    let kinds: [(&str, Read<Option<Record>>); 6] = [
+    let kinds: [(&str, Decode<Option<Record>>); 6] = [
         (keys::ADOPTED, adopted),
-        (keys::NETWORKS, definition),
-        (keys::POOLS, |path, entry| Ok(Some(Record::Pool(pool(path, entry)?)))),
-        (keys::ADDRESSES, taken),
+        (keys::NETWORK, |path, entry| Ok(Some(Record::Definition(definition(path, entry)?)))),
+        (keys::POOL, |path, entry| Ok(Some(Record::Pool(pool(path, entry)?)))),
+        (keys::ADDRESS, lease_or_cooling),
         (keys::CURSOR, cursor),
         (keys::STICKY, sticky),
     ];
-    // Sets whose leases end with a boot: what else goes with them lives as long.
-    let mut of_boot = BTreeSet::new();
-    for (prefix, read) in kinds {
-        let found = list(server, prefix, Instant::now() + timeout, read)?;
-        of_boot
-            .extend(found.iter().flatten().filter(|r| ends_with_boot(r)).filter_map(Record::set));
+    // Sets with boot leases: the hints of these sets end with the boot, too.
+    let mut boot_sets = BTreeSet::new();
+    for (kind, decode) in kinds {
+        let found = list(server, kind, Instant::now() + timeout, decode)?;
+        let boot_leases = found.iter().flatten().filter(|record| ends_with_boot(record));
+        boot_sets.extend(boot_leases.filter_map(Record::set));
         for record in found.into_iter().flatten() {
-            // A reservation outlives a boot wherever it is; it is where the leases are.
+            // A reservation survives reboots in any set. It is stored where the leases are.
             let lease = matches!(&record, Record::Lease(l) if l.kind != Kind::Reserved);
-            let with_set = record.set().is_some_and(|set| of_boot.contains(&set));
-            let boot = ends_with_boot(&record) || with_set && !lease;
+            let in_boot_set = record.set().is_some_and(|set| boot_sets.contains(&set));
+            let boot = ends_with_boot(&record) || in_boot_set && !lease;
             each(record, if boot { Persist::Boot } else { Persist::Disk })?;
         }
     }
@@ -69,7 +69,7 @@ fn ends_with_boot(record: &Record) -> bool {
     matches!(record, Record::Lease(lease) if lease.ends_with_boot() && lease.boot.is_some())
 }
 
-/// The same records, of no boot with which they would end.
+/// The same records without the boots at whose end they would end.
 pub fn without_boots(restore: &Restore) -> Restore {
     let mut restore = restore.clone();
     for record in &mut restore.records {
@@ -82,28 +82,62 @@ pub fn without_boots(restore: &Restore) -> Restore {
     restore
 }
 
-const FORM: Bad = Bad("a key of another form");
+const WRONG_KEY: Bad = Bad("a key of another form");
 
 /// A pool.
 pub fn pool(path: &str, entry: &Entry) -> Result<Pool, Bad> {
     codec::read_pool(path.as_bytes(), &entry.value)
 }
 
-/// An address, and who has it.
-pub fn holder(path: &str, entry: &Entry) -> Result<((SetName, Addr), Holder), Bad> {
-    let (set, addr) = keys::read_address(path).ok_or(FORM)?;
+/// The pools of an address space.
+pub fn space(path: &str, entry: &Entry) -> Result<Vec<Pool>, Bad> {
+    codec::read_pools(path.as_bytes(), &entry.value)
+}
+
+/// An address and its holder.
+pub fn address(path: &str, entry: &Entry) -> Result<((SetName, Addr), Holder), Bad> {
+    let (set, addr) = keys::read_address(path).ok_or(WRONG_KEY)?;
     let holder = codec::read_slot(path.as_bytes(), &set, addr, &entry.value)?;
     Ok(((set, addr), holder))
 }
 
+/// The leases of an owner, and their set.
+pub fn owner(path: &str, entry: &Entry) -> Result<(SetName, Vec<Lease>), Bad> {
+    let set = keys::read_owner_set(path).ok_or(WRONG_KEY)?;
+    let leases = codec::read_owned(path.as_bytes(), &set, &entry.value)?;
+    Ok((set, leases))
+}
+
 /// A node.
 pub fn node(path: &str, entry: &Entry) -> Result<NodeRecord, Bad> {
-    let name = keys::read_node(path).ok_or(FORM)?;
+    let name = keys::read_name(keys::NODE, path).ok_or(WRONG_KEY)?;
     codec::read_node(path.as_bytes(), &name, &entry.value)
 }
 
-fn taken(path: &str, entry: &Entry) -> Result<Option<Record>, Bad> {
-    let ((set, _), holder) = holder(path, entry)?;
+/// The definition of a network.
+pub fn definition(path: &str, entry: &Entry) -> Result<NetworkDefinition, Bad> {
+    let network = keys::read_network(keys::NETWORK, path).ok_or(WRONG_KEY)?;
+    codec::read_definition(path.as_bytes(), network, &entry.value)
+}
+
+/// The ranges of a network.
+pub fn ranges(path: &str, entry: &Entry) -> Result<NetworkRanges, Bad> {
+    let network = keys::read_network(keys::RANGES, path).ok_or(WRONG_KEY)?;
+    codec::read_ranges(path.as_bytes(), network, &entry.value)
+}
+
+/// The events of one transaction.
+pub fn events(path: &str, entry: &Entry) -> Result<Vec<Event>, Bad> {
+    codec::read_events(path.as_bytes(), &entry.value)
+}
+
+/// An address in a hint.
+pub fn hint(path: &str, entry: &Entry) -> Result<Addr, Bad> {
+    codec::read_addr(path.as_bytes(), &entry.value)
+}
+
+fn lease_or_cooling(path: &str, entry: &Entry) -> Result<Option<Record>, Bad> {
+    let ((set, _), holder) = address(path, entry)?;
     Ok(match holder {
         Holder::Leased(lease) => Some(Record::Lease(*lease)),
         Holder::Cooling(cooling) => Some(Record::Cooling(set, cooling)),
@@ -112,31 +146,17 @@ fn taken(path: &str, entry: &Entry) -> Result<Option<Record>, Bad> {
 }
 
 fn cursor(path: &str, entry: &Entry) -> Result<Option<Record>, Bad> {
-    let (set, range) = keys::read_cursor(path).ok_or(FORM)?;
-    let addr = codec::read_addr(path.as_bytes(), &entry.value)?;
-    Ok(Some(Record::Cursor(set, range, addr)))
+    let (set, range) = keys::read_of_address(keys::CURSOR, path).ok_or(WRONG_KEY)?;
+    Ok(Some(Record::Cursor(set, range, hint(path, entry)?)))
 }
 
 fn sticky(path: &str, entry: &Entry) -> Result<Option<Record>, Bad> {
-    let (set, pod, range) = keys::read_sticky(path).ok_or(FORM)?;
-    let addr = codec::read_addr(path.as_bytes(), &entry.value)?;
-    Ok(Some(Record::Sticky(set, pod, range, addr)))
-}
-
-fn definition(path: &str, entry: &Entry) -> Result<Option<Record>, Bad> {
-    let network = keys::read_definition(path).ok_or(FORM)?;
-    let record = codec::read_definition(path.as_bytes(), network, &entry.value)?;
-    Ok(Some(Record::Definition(record)))
-}
-
-/// A network's ranges.
-pub fn ranges(path: &str, entry: &Entry) -> Result<NetworkRanges, Bad> {
-    let network = keys::read_ranges(path).ok_or(FORM)?;
-    codec::read_ranges(path.as_bytes(), network, &entry.value)
+    let (set, pod, range) = keys::read_sticky(path).ok_or(WRONG_KEY)?;
+    Ok(Some(Record::Sticky(set, pod, range, hint(path, entry)?)))
 }
 
 fn adopted(path: &str, entry: &Entry) -> Result<Option<Record>, Bad> {
-    let network = keys::read_adopted(path).ok_or(FORM)?;
+    let network = keys::read_network(keys::ADOPTED, path).ok_or(WRONG_KEY)?;
     let time = codec::read_number(path.as_bytes(), &entry.value)?;
     Ok(Some(Record::Adopted(network, time)))
 }

@@ -1,10 +1,9 @@
-//! Which address is free, in few trips, however full a set is.
+//! The search for a free address, in few round trips however full a set is.
 //!
-//! Owns: the steps of a search: guess an address; when guessing has not paid, list the chunk around it;
-//! when chunks are full, count whole ranges and list a chunk that has room. Does not own: the order of
-//! the search, which the allocator tells.
-//! Invariant: what is found was known to be free or is assumed so, and compared by the commit. That a
-//! span is full is concluded only from a look at all that was found full, at one moment.
+//! A search first assumes an address to be free. If that has failed, it lists the chunk around the address. If
+//! chunks are full, it counts whole ranges and lists a chunk with room. The allocator chooses the order.
+//! Invariant: a found address is known to be free or assumed to be free, and the commit compares it. A span is
+//! only reported as full after all full spans were counted at one moment.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -13,45 +12,45 @@ use super::keys;
 use super::view::ClusterView;
 use crate::alloc::{Cooling, Holder, Order};
 use crate::error::StoreError;
-use crate::model::SetName;
+use crate::model::{NodeRecord, SetName};
 use crate::net::{Addr, Family, Span};
+use crate::store::codec;
 
-/// Held addresses that a guess passes over before something is looked at.
+/// Held addresses that are skipped before a chunk is listed.
 const MAX_GUESSES: usize = 16;
-/// Chunks listed before ranges are counted.
+/// Chunks that are listed before ranges are counted.
 const MAX_CHUNKS: usize = 2;
-/// How often a chunk is listed because it has room, though others fill it in the meantime.
+/// How often a chunk with room is listed, in case other clients fill it before the commit.
 const MAX_ROUNDS: usize = 4;
-/// Windows counted at a time: the chunks of a /16.
+/// Ranges that are counted at a time: the chunks of a /16.
 const MAX_RANGES: u128 = 256;
 /// Addresses of a chunk.
 const CHUNK: u128 = 256;
 
-/// Races that round robin loses before it takes any free address: those that all want the next one
-/// would go on losing.
+/// Lost races after which round robin takes any free address, because many clients want the next one.
 const MAX_LOST_RACES: u32 = 2;
 
-/// What a search has met in one command.
+/// The state of the search in one command.
 #[derive(Default)]
 pub struct Search {
-    /// Guessing has not paid: addresses are looked at by the chunk.
+    /// An assumption was wrong: chunks are listed.
     pub list_chunks: Cell<bool>,
-    /// Listing chunks has not paid either: they are counted.
+    /// The listed chunks were full: ranges are counted.
     pub count_ranges: Cell<bool>,
-    /// How often others were faster to take an address.
+    /// How often another client leased the address first.
     pub lost_races: Cell<u32>,
-    /// It goes on behind the address given last.
+    /// The search starts behind the address that was allocated last.
     pub round_robin: Cell<bool>,
-    /// Addresses that this run of the allocator found free.
+    /// The paths of the addresses that this run of the allocator found free.
     pub chosen: RefCell<Vec<String>>,
-    /// Spans that it found full.
+    /// The spans that this run found full.
     pub full: RefCell<BTreeSet<(SetName, Span)>>,
-    /// Spans that were seen to be full, all of them in one look.
+    /// The spans that were counted as full, all at one moment.
     pub counted: RefCell<BTreeSet<(SetName, Span)>>,
 }
 
 impl Search {
-    /// Before each run of the allocator: what the one before found is not part of its plan.
+    /// Resets the results of a run of the allocator before the next run.
     pub fn begin(&self) {
         self.chosen.borrow_mut().clear();
         self.full.borrow_mut().clear();
@@ -66,7 +65,7 @@ impl ClusterView<'_> {
         span: Span,
         order: Order,
     ) -> Result<Option<Addr>, StoreError> {
-        // The lowest of all is held, most likely; the next in turn is not.
+        // The lowest address is probably held. The next one in round robin is probably free.
         let guess = order == Order::Any || self.search.round_robin.get();
         if guess
             && !self.search.list_chunks.get()
@@ -87,7 +86,7 @@ impl ClusterView<'_> {
         if left.is_some() {
             self.search.count_ranges.set(true);
         }
-        // A small span was seen whole by now.
+        // A small span was listed completely by now.
         let rounds = if self.search.count_ranges.get() { MAX_ROUNDS } else { 0 };
         for _ in 0..rounds {
             let Some(from) = self.find_room(set, span)? else { break };
@@ -103,29 +102,26 @@ impl ClusterView<'_> {
         Ok(None)
     }
 
-    /// An address that an earlier boot has left: of this machine, unless all of them are erased, and of
-    /// the others once it is known which boots they are in. Counting does not tell it from one that is
-    /// held.
+    /// An address whose lease has ended with a boot: of this machine, unless its earlier boots were cleaned
+    /// up, and of other nodes once these are known. Counting takes such an address as held.
     fn find_ended(&self, set: &SetName, span: Span) -> Result<Option<Addr>, StoreError> {
         let mut leases = Vec::new();
-        if !self.settled {
+        if !self.is_clean {
             leases.extend(self.owners(set)?.iter().flat_map(|(_, leases)| leases).cloned());
         }
         let nodes = self.nodes.borrow().clone().unwrap_or_default();
-        let others = nodes
-            .iter()
-            .map(|(record, _)| record)
-            .filter(|record| record.node.name != self.cx.node.name);
-        // Of a machine that has leased in one boot alone nothing has ended.
-        for record in others.filter(|record| record.since != record.first) {
+        let is_other = |record: &NodeRecord| record.node.name != self.cx.node.name;
+        // A machine that has leased in only one boot has no ended leases.
+        let has_rebooted = |record: &NodeRecord| record.since != record.first;
+        for (record, _) in nodes.iter().filter(|(node, _)| is_other(node) && has_rebooted(node)) {
             let prefix = keys::node_owners(set, &record.node);
             self.list(prefix.clone())?;
             for (path, entry) in self.entries_below(&prefix) {
-                leases.extend(self.owned(&path, set, &entry)?);
+                leases.extend(self.leases_in(&path, &entry)?);
             }
         }
         for lease in leases.iter().filter(|l| span.contains(l.addr) && self.has_ended(l)) {
-            // Its own record decides: it may have been taken since.
+            // The record of the address decides, because it may have changed since.
             self.read(&keys::address(set, lease.addr))?;
             if !self.is_held(set, lease.addr)? {
                 return Ok(Some(lease.addr));
@@ -134,44 +130,34 @@ impl ClusterView<'_> {
         Ok(None)
     }
 
-    /// The span's first address, or one close behind it.
+    /// The first address of the span that is not known to be held, within a few addresses.
     fn first_unheld(&self, set: &SetName, span: Span) -> Result<Option<Addr>, StoreError> {
-        let mut at = Some(span.first);
-        for _ in 0..MAX_GUESSES {
-            let Some(addr) = at.filter(|a| span.contains(*a)) else { break };
+        for addr in addrs(span).take(MAX_GUESSES) {
             if !self.is_held(set, addr)? {
                 return self.choose(set, addr).map(Some);
             }
-            at = addr.next();
         }
         Ok(None)
     }
 
-    /// A free address of the span within the chunk of its first.
+    /// A free address of the span in the chunk of its first address: the lowest, or with `any` a random one,
+    /// so that clients with similar searches choose different addresses.
     fn pick_in_chunk(
         &self,
         set: &SetName,
         span: Span,
         any: bool,
     ) -> Result<Option<Addr>, StoreError> {
-        let chunk = keys::chunk_of(span.first);
         self.list(keys::chunk(set, span.first))?;
-        self.pick(set, span.up_to(chunk.last).unwrap_or(span), any)
-    }
-
-    /// A free address of a part of a listed chunk: its first, the lowest, or (neighbours shall not want
-    /// the same) any.
-    fn pick(&self, set: &SetName, part: Span, any: bool) -> Result<Option<Addr>, StoreError> {
+        let chunk = keys::chunk_of(span.first);
         let mut free = Vec::new();
-        let mut at = Some(part.first);
-        while let Some(addr) = at.filter(|a| part.contains(*a)) {
+        for addr in addrs(span.up_to(chunk.last).unwrap_or(span)) {
             if !self.is_held(set, addr)? {
                 free.push(addr);
             }
-            at = addr.next();
         }
-        // The place that an owner's name gives is its own, if it can be had.
-        let lowest = !any || !self.search.round_robin.get() && free.first() == Some(&part.first);
+        // The address that the hash of an owner selects is taken if it is free.
+        let lowest = !any || !self.search.round_robin.get() && free.first() == Some(&span.first);
         let chance = self.cx.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         let chance = usize::try_from(chance).unwrap_or(0) % free.len().max(1);
         let place = if lowest { 0 } else { chance };
@@ -180,13 +166,14 @@ impl ClusterView<'_> {
 
     fn choose(&self, set: &SetName, addr: Addr) -> Result<Addr, StoreError> {
         let path = keys::address(set, addr);
-        // Free as far as is known; the commit compares.
+        // The commit compares that it is free.
         self.assume_absent(path.clone())?;
         self.search.chosen.borrow_mut().push(path);
         Ok(addr)
     }
 
-    /// From where on the span has room, as far as counting tells; `None`: all has a record.
+    /// The first address of a part of the span with room, according to counts. `None` if every address has a
+    /// record.
     fn find_room(&self, set: &SetName, span: Span) -> Result<Option<Addr>, StoreError> {
         let mut counted = self.search.counted.borrow_mut();
         if counted.contains(&(set.clone(), span)) {
@@ -194,7 +181,7 @@ impl ClusterView<'_> {
         }
         let mut within = span;
         loop {
-            // What was full before is looked at again: then all is seen at one moment.
+            // Spans that were full before are counted again, so that all are counted at one moment.
             let mut spans = parts(within);
             let here = spans.len();
             spans.extend(counted.iter().filter(|(s, _)| s == set).map(|(_, span)| *span));
@@ -202,7 +189,7 @@ impl ClusterView<'_> {
             let has_room = |(span, n): &(&Span, &u64)| u128::from(**n) < span.size();
             let Some((part, n)) = spans.iter().zip(&counts).take(here).find(has_room) else {
                 if within != span {
-                    // Others have filled it between two looks.
+                    // Other clients have filled it since the last count.
                     return Ok(Some(within.first));
                 }
                 if spans.iter().zip(&counts).any(|pair| has_room(&pair)) {
@@ -212,7 +199,7 @@ impl ClusterView<'_> {
                 return Ok(None);
             };
             if *n == 0 || keys::chunk_of(part.first).contains(part.last) {
-                // What was listed of it before is out of date, or it would have been taken.
+                // An earlier listing of the chunk is out of date, because it showed no room.
                 self.invalidate(&keys::chunk(set, part.first));
                 return Ok(Some(part.first));
             }
@@ -222,11 +209,11 @@ impl ClusterView<'_> {
 
     fn count(&self, set: &SetName, spans: &[Span]) -> Result<Vec<u64>, StoreError> {
         self.check_not_hypothetical()?;
-        let ranges: Vec<_> = spans.iter().map(|span| keys::key_range(set, *span)).collect();
-        self.server.count(&keys::addresses(set), &ranges, self.until)
+        let ranges: Vec<_> = spans.iter().map(|span| keys::range(set, *span)).collect();
+        self.server.count(&keys::of_set(keys::ADDRESS, set), &ranges, self.until)
     }
 
-    /// Whether all that was found full is so at one moment. If not, what was listed is forgotten.
+    /// Whether all spans that were found full are full at one moment. If not, all listings are out of date.
     pub fn confirm_full(&self) -> Result<bool, StoreError> {
         let full = self.search.full.take();
         if full.is_subset(&self.search.counted.borrow()) {
@@ -238,7 +225,7 @@ impl ClusterView<'_> {
                 full.iter().filter(|(s, _)| s == set).map(|(_, span)| *span).collect();
             let counts = self.count(set, &spans)?;
             if spans.iter().zip(counts).any(|(span, n)| u128::from(n) < span.size()) {
-                self.invalidate(&keys::addresses(set));
+                self.invalidate(&keys::of_set(keys::ADDRESS, set));
                 self.search.counted.borrow_mut().clear();
                 return Ok(false);
             }
@@ -246,29 +233,32 @@ impl ClusterView<'_> {
         Ok(true)
     }
 
-    /// The address within the spans that is kept back for the shortest time yet, from the server.
+    /// The cooling address within the spans whose cooldown ends first.
     pub fn find_first_cooling(
         &self,
         set: &SetName,
         family: Family,
         spans: &[Span],
     ) -> Result<Option<Cooling>, StoreError> {
-        let folder = keys::set_cooling(set);
+        let folder = keys::of_set(keys::COOLING, set);
         self.list(folder.clone())?;
         let mut found = Vec::new();
         for (path, entry) in self.entries_below(&folder) {
-            let Some(addr) = keys::read_cooling(set, &path) else { continue };
+            let Some((_, addr)) = keys::read_of_address(keys::COOLING, &path) else { continue };
             let here = addr.family() == family && spans.iter().any(|s| s.contains(addr));
-            if here && let Holder::Cooling(cooling) = self.kept_back(&path, set, addr, &entry)? {
+            if here
+                && let Holder::Cooling(cooling) =
+                    self.checked(&path, codec::read_slot(path.as_bytes(), set, addr, &entry.value))?
+            {
                 found.push(cooling);
             }
         }
         found.sort();
         for cooling in found {
-            // Its own record decides: it may have been taken since.
+            // The record of the address decides, because it may have changed since.
             let entry = self.read(&keys::address(set, cooling.addr))?;
             if let Some(entry) = entry
-                && let Holder::Cooling(cooling) = self.slot(set, cooling.addr, &entry)?
+                && let Holder::Cooling(cooling) = self.holder_in(set, cooling.addr, &entry)?
             {
                 return Ok(Some(cooling));
             }
@@ -277,7 +267,12 @@ impl ClusterView<'_> {
     }
 }
 
-/// A span in at most [`MAX_RANGES`] parts, divided where chunks are.
+fn addrs(span: Span) -> impl Iterator<Item = Addr> {
+    std::iter::successors(Some(span.first), |addr| addr.next())
+        .take_while(move |addr| span.contains(*addr))
+}
+
+/// A span in at most [`MAX_RANGES`] parts, divided at the boundaries of chunks.
 fn parts(span: Span) -> Vec<Span> {
     let chunks = span.last.bits() / CHUNK - span.first.bits() / CHUNK;
     let width = (chunks / (MAX_RANGES - 1)).saturating_add(1).saturating_mul(CHUNK);
@@ -298,7 +293,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_span_is_divided_where_chunks_are() {
+    fn a_span_is_divided_at_chunk_boundaries() {
         for (first, last) in [
             ("10.0.0.2", "10.0.255.254"),
             ("10.0.7.9", "10.0.7.9"),

@@ -1,7 +1,7 @@
-//! What a compare-and-set server must be able to do.
+//! What a compare-and-set server must be able to do: [`Server`], implemented by etcd, Consul and the fake of
+//! the tests.
 //!
-//! Owns: [`Server`], the whole of what etcd, Consul and the fake of the tests have to offer.
-//! Invariant: a transaction happens whole or not at all, and only if every comparison holds.
+//! Invariant: a transaction is applied completely or not at all, and only if every comparison holds.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -10,96 +10,108 @@ use crate::error::StoreError;
 use crate::model::NetworkName;
 use crate::store::OldKey;
 
-/// A record as it is on the server.
+/// A record on the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Grows with each write of this key; never 0.
     pub version: u64,
-    /// What [`crate::store::codec`] wrote.
+    /// The bytes that [`crate::store::codec`] wrote.
     pub value: Vec<u8>,
 }
 
-/// What is known of some paths; `None`: there is no such record.
+/// The records of some paths; `None` means that there is no record.
 pub type Entries = BTreeMap<String, Option<Entry>>;
 
-/// One path of a transaction.
+/// What a transaction does with one path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Operation {
     /// Relative to the store's prefix.
     pub path: String,
-    /// What it must be for the transaction to happen.
+    /// The comparison.
     pub expect: Expect,
-    /// What becomes of it.
+    /// The write.
     pub write: Write,
+}
+
+impl Operation {
+    /// Compares a path and writes nothing.
+    pub fn compare(path: &str, expect: Expect) -> Operation {
+        Operation { path: path.to_owned(), expect, write: Write::Keep }
+    }
+
+    /// Writes a path without a comparison.
+    pub fn write(path: String, write: Write) -> Operation {
+        Operation { path, expect: Expect::Anything, write }
+    }
 }
 
 /// A comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expect {
-    /// Whatever it is: a hint.
+    /// No comparison.
     Anything,
-    /// No such record.
+    /// There is no record.
     Absent,
-    /// Some record.
+    /// There is a record.
     Present,
-    /// This version.
+    /// There is a record of this version.
     Version(u64),
 }
 
 /// A write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Write {
-    /// None: it is compared alone.
+    /// Writes nothing.
     Keep,
-    /// This value.
+    /// Writes this value.
     Put(Vec<u8>),
-    /// No record any more.
+    /// Removes the record.
     Delete,
-    /// No record below this path any more, which ends in `/`. Compared with nothing, and told of by
-    /// nothing.
+    /// Removes all records below the path, which ends in `/`. It is unconditional and never reported as a
+    /// conflict.
     DeleteTree,
 }
 
-/// Paths from one to another, both included.
+/// A range of paths; both ends belong to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyRange {
     pub first: String,
     pub last: String,
 }
 
-/// What came of some transactions of which one was to happen.
+/// The outcome of a commit.
 #[derive(Debug)]
 pub enum Commit {
-    /// The one at this place did; it is the first whose comparisons all held.
+    /// The candidate with this index was applied: the first one whose comparisons all held.
     Done(usize),
-    /// None did.
+    /// No candidate was applied.
     Conflict(Conflict),
-    /// Nobody knows.
+    /// Whether one was applied, or still will be, is unknown.
     Unknown(StoreError),
 }
 
-/// What a server tells of comparisons that did not hold.
+/// What a server reports about comparisons that did not hold.
 #[derive(Debug)]
 pub enum Conflict {
-    /// What all compared paths were at one moment since.
+    /// The records of all compared paths, at one moment since.
     Current(Entries),
-    /// Paths that were not as expected, and no more than that.
+    /// The paths whose comparisons failed, without their records.
     Stale(Vec<String>),
 }
 
-/// A compare-and-set server, or a cluster of them. Every call gives up at `until`. An error says
-/// that nothing was changed.
+/// A compare-and-set server, or a cluster of them. Every call returns by `until`. An error means that
+/// nothing was changed.
 pub trait Server {
     /// The server, for messages.
     fn place(&self) -> String;
 
-    /// Most paths of one transaction or of one [`Server::get`].
+    /// Most operations of one transaction, and most paths of one [`Server::get`].
     fn max_operations(&self) -> usize;
 
-    /// How these paths were at one moment between call and answer, all of them.
+    /// The records of these paths, all at one moment between call and return.
     fn get(&self, paths: &[&str], until: Instant) -> Result<Entries, StoreError>;
 
-    /// Every record whose path begins with `prefix`, which ends in `/`.
+    /// Every record whose path starts with `prefix`, which ends in `/`.
     fn list(&self, prefix: &str, until: Instant) -> Result<BTreeMap<String, Entry>, StoreError>;
 
     /// The keys that cni-ipam-consul wrote for a network, and their values.
@@ -108,19 +120,18 @@ pub trait Server {
         Err(StoreError::unavailable(doing, self.place(), "it kept them in Consul"))
     }
 
-    /// How many records there are in each of the windows, which lie below `folder`, all at one
-    /// moment. What a server hides from us is not counted.
+    /// The number of records in each range, all at one moment. The ranges lie below `folder`. Records that
+    /// the server hides from this client are not counted.
     fn count(
         &self,
         folder: &str,
-        windows: &[KeyRange],
+        ranges: &[KeyRange],
         until: Instant,
     ) -> Result<Vec<u64>, StoreError>;
 
-    /// Most transactions of one [`Server::commit`].
+    /// Most candidates of one [`Server::commit`].
     fn max_candidates(&self) -> usize;
 
-    /// Makes the writes of the first of these transactions of which every expectation holds, in one
-    /// trip.
-    fn commit(&self, tries: &[&[Operation]], until: Instant) -> Result<Commit, StoreError>;
+    /// Applies the first of these candidate transactions whose comparisons all hold, in one round trip.
+    fn commit(&self, candidates: &[&[Operation]], until: Instant) -> Result<Commit, StoreError>;
 }

@@ -1,9 +1,9 @@
-//! A plan's changes as records, and what they rest on as comparisons.
+//! The changes of a plan as records, and what the plan relies on as comparisons.
 //!
-//! Invariant: an address's record and its owner's change in one transaction, each compared; a lease
-//! is removed only where the address's record is known to be that owner's. No lease outlives its
-//! pool: each one writes the pool's record anew. An address that cools is known twice, in one
-//! transaction: by its record, which is compared, and among those that cool.
+//! Invariant: the record of an address and the record of its owner change in one transaction, and each is
+//! compared. A lease is only removed if the record of its address is known to be its owner's. No lease
+//! survives its pool, because each new lease writes the record of its pool again. A cooling address has two
+//! records, its own and one in the index of cooling addresses, and both change in one transaction.
 
 use std::collections::BTreeMap;
 
@@ -17,14 +17,14 @@ use crate::model::{Event, Lease, Owner, Pool, SetName, What};
 use crate::net::Addr;
 use crate::store::codec;
 
-/// A plan's records, and what it is in the eyes of history.
-pub fn records(
+/// The records and the history events of a plan.
+pub fn writes(
     changes: Vec<Change>,
     command: &Command,
     view: &ClusterView<'_>,
 ) -> Result<(Writes, Vec<Event>), StoreError> {
-    let (writes, owned, events) = (Writes::new(), BTreeMap::new(), Vec::new());
-    let mut draft = Draft { view, writes, owned, events };
+    let (writes, owners, events) = (Writes::new(), BTreeMap::new(), Vec::new());
+    let mut draft = Draft { view, writes, owners, events };
     for change in changes {
         let event = alloc::event(&change, command, view.cx);
         match change {
@@ -37,198 +37,200 @@ pub fn records(
                 draft.events.extend(event);
             }
             Change::Thaw(set, cooling) => {
-                draft.writes.insert(keys::address(&set, cooling.addr), None);
-                draft.writes.insert(keys::cooling(&set, cooling.addr), None);
+                draft.remove(keys::address(&set, cooling.addr));
+                draft.remove(keys::of_address(keys::COOLING, &set, cooling.addr));
             }
-            Change::Cool(set, cooling) => {
-                // It is known twice, as when it is freed.
-                for path in [keys::address(&set, cooling.addr), keys::cooling(&set, cooling.addr)] {
-                    let value = codec::slot(path.as_bytes(), &Holder::Cooling(cooling));
-                    draft.writes.insert(path, value);
-                }
+            Change::Cool(set, cooling) => draft.cool(&set, cooling),
+            Change::Cursor(set, range, addr) => {
+                let path = keys::of_address(keys::CURSOR, &set, range);
+                draft.write(path, |path| codec::addr(path, addr));
             }
-            Change::Cursor(set, range, addr) => draft.hint(keys::cursor(&set, range), addr),
             Change::Sticky(set, pod, range, addr) => draft.stick(&set, &pod, range, addr)?,
             Change::Adopted(network, time) => {
-                let path = keys::adopted(&network);
-                let value = codec::number(path.as_bytes(), time);
-                draft.writes.insert(path, Some(value));
-            }
-            Change::Released(network) => {
-                draft.writes.insert(keys::adopted(&network), None);
+                let path = keys::named(keys::ADOPTED, network.as_str());
+                draft.write(path, |path| codec::number(path, time));
             }
             Change::PutRanges(ranges) => {
-                let path = keys::ranges(&ranges.network);
-                let value = codec::ranges(path.as_bytes(), &ranges);
-                draft.writes.insert(path, Some(value));
+                let path = keys::named(keys::RANGES, ranges.network.as_str());
+                draft.write(path, |path| codec::ranges(path, &ranges));
             }
             Change::PutPool(pool) => draft.pool(&pool, true)?,
             Change::DropPool(pool) => draft.pool(&pool, false)?,
             Change::PutDefinition(record) => {
-                let path = keys::definition(&record.network);
-                let value = codec::definition(path.as_bytes(), &record);
-                draft.writes.insert(path, Some(value));
+                let path = keys::named(keys::NETWORK, record.network.as_str());
+                draft.write(path, |path| codec::definition(path, &record));
             }
         }
     }
-    let mut writes = draft.writes;
-    for (path, leases) in draft.owned {
-        let value = (!leases.is_empty()).then(|| codec::owned(path.as_bytes(), &leases));
-        writes.insert(path, value);
+    for (path, leases) in std::mem::take(&mut draft.owners) {
+        if leases.is_empty() {
+            draft.remove(path);
+        } else {
+            draft.write(path, |path| codec::owned(path, &leases));
+        }
     }
-    Ok((writes, draft.events))
+    Ok((draft.writes, draft.events))
 }
 
 struct Draft<'a, 'k> {
     view: &'a ClusterView<'k>,
     writes: Writes,
-    /// Owners' records as they will be.
-    owned: BTreeMap<String, Vec<Lease>>,
+    /// The leases of owners after the changes so far, by the path of the owner's record.
+    owners: BTreeMap<String, Vec<Lease>>,
     events: Vec<Event>,
 }
 
 impl Draft<'_, '_> {
-    /// Whether the address was not the owner's.
-    fn put(&mut self, lease: Lease) -> Result<bool, StoreError> {
-        let path = keys::address(&lease.set, lease.addr);
-        if let Owner::Pool(id, _) = &lease.owner {
-            self.touch(keys::pool(id));
+    fn write(&mut self, path: String, encode: impl FnOnce(&[u8]) -> Vec<u8>) {
+        let value = encode(path.as_bytes());
+        self.writes.insert(path, Some(value));
+    }
+
+    fn remove(&mut self, path: String) {
+        self.writes.insert(path, None);
+    }
+
+    fn write_holder(&mut self, path: String, holder: &Holder) {
+        let value = codec::slot(path.as_bytes(), holder);
+        self.writes.insert(path, value);
+    }
+
+    fn cool(&mut self, set: &SetName, cooling: Cooling) {
+        for path in
+            [keys::address(set, cooling.addr), keys::of_address(keys::COOLING, set, cooling.addr)]
+        {
+            self.write_holder(path, &Holder::Cooling(cooling));
         }
-        self.unseat(&lease)?;
+    }
+
+    /// Writes a lease. Returns whether the address was not the owner's before.
+    fn put(&mut self, lease: Lease) -> Result<bool, StoreError> {
+        let (set, addr) = (lease.set.clone(), lease.addr);
+        if let Owner::Pool(id, _) = &lease.owner {
+            self.rewrite(keys::named(keys::POOL, &id.0));
+        }
+        let before = self.known_holder(&set, addr)?;
+        if let Some(Holder::Leased(before)) = &before
+            && self.view.has_ended(before)
+        {
+            self.clear_ended(before)?;
+        }
         let mut is_new = true;
-        if let Some(own) = self.owner_of(&lease)? {
+        if let Some(own) = self.leases_of(&lease)? {
             own.retain(|l| {
-                is_new &= l.addr != lease.addr;
-                l.addr != lease.addr
+                is_new &= l.addr != addr;
+                l.addr != addr
             });
             own.push(lease.clone());
             own.sort_by_key(|l| l.addr);
         }
-        let before = self.view.known.borrow().get(&path).cloned().flatten();
-        let before = before.map(|entry| self.view.slot(&lease.set, lease.addr, &entry));
-        match before.transpose()? {
+        match before {
             Some(Holder::Cooling(_)) => {
-                self.writes.insert(keys::cooling(&lease.set, lease.addr), None);
+                self.remove(keys::of_address(keys::COOLING, &set, addr));
             }
             Some(Holder::Leased(before)) => {
                 is_new &= before.owner != lease.owner || self.view.has_ended(&before);
             }
             Some(Holder::Free) | None => {}
         }
-        let value = codec::slot(path.as_bytes(), &Holder::Leased(Box::new(lease)));
-        self.writes.insert(path, value);
+        self.write_holder(keys::address(&set, addr), &Holder::Leased(Box::new(lease)));
         Ok(is_new)
     }
 
     fn free(&mut self, lease: &Lease, until: Option<u64>) -> Result<(), StoreError> {
         let path = keys::address(&lease.set, lease.addr);
-        if let Some(own) = self.owner_of(lease)? {
+        if let Some(own) = self.leases_of(lease)? {
             own.retain(|l| l.addr != lease.addr);
         }
         let own = keys::owner(&lease.set, &lease.node, &lease.owner);
-        let version = self.version(own.as_deref().unwrap_or(&path));
-        if let Some(version) = version
-            && !self.view.derive_address(lease, version)?
+        let entry = self.view.known_entry(own.as_deref().unwrap_or(&path));
+        if let Some(entry) = entry
+            && !self.view.derive_address(lease, entry.version)?
         {
             return Err(bad_record(self.view.server, &path, "it is not the owner's who frees it"));
         }
-        let (addr, freed) = (lease.addr, self.view.cx.now);
-        let left =
-            until.map_or(Holder::Free, |until| Holder::Cooling(Cooling { until, addr, freed }));
-        let value = codec::slot(path.as_bytes(), &left);
-        self.writes.insert(path, value);
-        if let Holder::Cooling(_) = left {
-            let path = keys::cooling(&lease.set, addr);
-            let value = codec::slot(path.as_bytes(), &left);
-            self.writes.insert(path, value);
+        match until {
+            Some(until) => {
+                let (addr, freed) = (lease.addr, self.view.cx.now);
+                self.cool(&lease.set, Cooling { until, addr, freed });
+            }
+            None => self.remove(path),
         }
         Ok(())
     }
 
-    fn version(&self, path: &str) -> Option<u64> {
-        let known = self.view.known.borrow();
-        known.get(path).and_then(|entry| entry.as_ref().map(|e| e.version))
+    fn known_holder(&self, set: &SetName, addr: Addr) -> Result<Option<Holder>, StoreError> {
+        let entry = self.view.known_entry(&keys::address(set, addr));
+        entry.map(|entry| self.view.holder_in(set, addr, &entry)).transpose()
     }
 
-    /// What the owner of a lease holds, as far as is known and changed by now. An owner nobody has
-    /// looked at holds nothing; the commit compares that. `None`: it has no record.
-    fn owner_of(&mut self, lease: &Lease) -> Result<Option<&mut Vec<Lease>>, StoreError> {
+    /// The leases of a lease's owner after the changes so far. An owner whose record is not known has none,
+    /// and the commit compares that. `None` if the owner has no record.
+    fn leases_of(&mut self, lease: &Lease) -> Result<Option<&mut Vec<Lease>>, StoreError> {
         let Some(path) = keys::owner(&lease.set, &lease.node, &lease.owner) else {
             return Ok(None);
         };
-        self.load(&path, &lease.set)?;
-        Ok(Some(self.owned.entry(path).or_default()))
+        self.load_owner(&path)?;
+        Ok(Some(self.owners.entry(path).or_default()))
     }
 
-    /// Takes in an owner's record, once. What of it has ended with its boot goes, and its address with
-    /// it.
-    fn load(&mut self, path: &str, set: &SetName) -> Result<(), StoreError> {
-        let entry = self.view.known.borrow().get(path).cloned().flatten();
-        let Some(entry) = entry.filter(|_| !self.owned.contains_key(path)) else {
+    /// Loads the known record of an owner, once. Leases that have ended with their boot are removed, and the
+    /// records of their addresses with them.
+    fn load_owner(&mut self, path: &str) -> Result<(), StoreError> {
+        let entry = self.view.known_entry(path);
+        let Some(entry) = entry.filter(|_| !self.owners.contains_key(path)) else {
             return Ok(());
         };
-        let mut living = self.view.owned(path, set, &entry)?;
+        let mut living = self.view.leases_in(path, &entry)?;
         for lease in living.extract_if(.., |l| self.view.has_ended(l)) {
             self.view.compare_node_of(&lease);
             let cx = self.view.cx;
             self.events.push(Event::of(&lease, What::BootEnded, cx.face, cx.now));
             if self.view.derive_address(&lease, entry.version)? {
-                self.writes.entry(keys::address(set, lease.addr)).or_insert(None);
+                self.writes.entry(keys::address(&lease.set, lease.addr)).or_insert(None);
             }
         }
-        self.owned.insert(path.to_owned(), living);
+        self.owners.insert(path.to_owned(), living);
         Ok(())
     }
 
-    /// Who had this address in an earlier boot has it no more.
-    fn unseat(&mut self, lease: &Lease) -> Result<(), StoreError> {
-        let (set, addr) = (&lease.set, lease.addr);
-        let entry = self.view.known.borrow().get(&keys::address(set, addr)).cloned().flatten();
-        let before = entry.map(|entry| self.view.slot(set, addr, &entry)).transpose()?;
-        if let Some(Holder::Leased(ended)) = before
-            && self.view.has_ended(&ended)
-            && let Some(path) = keys::owner(set, &ended.node, &ended.owner)
-        {
-            self.view.compare_node_of(&ended);
+    /// Removes a lease that has ended from the record of its owner.
+    fn clear_ended(&mut self, ended: &Lease) -> Result<(), StoreError> {
+        if let Some(path) = keys::owner(&ended.set, &ended.node, &ended.owner) {
+            self.view.compare_node_of(ended);
             self.view.read(&path)?;
-            self.load(&path, set)?;
+            self.load_owner(&path)?;
         }
         Ok(())
     }
 
-    /// Writes a pool, or removes it; in its space's record too if it comes or goes.
-    fn pool(&mut self, pool: &Pool, there: bool) -> Result<(), StoreError> {
-        let path = keys::pool(&pool.id);
-        let value = there.then(|| codec::pool(path.as_bytes(), pool));
+    /// Writes or removes a pool. If it is created or removed, the record of its address space changes, too.
+    fn pool(&mut self, pool: &Pool, exists: bool) -> Result<(), StoreError> {
+        let path = keys::named(keys::POOL, &pool.id.0);
+        let value = exists.then(|| codec::pool(path.as_bytes(), pool));
         self.writes.insert(path, value);
         let mut pools = self.view.pools(&pool.space)?;
-        if there && pools.iter().any(|p| p.id == pool.id) {
+        if exists && pools.iter().any(|p| p.id == pool.id) {
             return Ok(());
         }
         pools.retain(|p| p.id != pool.id);
-        pools.extend(there.then(|| pool.clone()));
-        let path = keys::space(&pool.space);
+        pools.extend(exists.then(|| pool.clone()));
+        let path = keys::named(keys::SPACE, &pool.space);
         let value = (!pools.is_empty()).then(|| codec::pools(path.as_bytes(), &pools));
         self.writes.insert(path, value);
         Ok(())
     }
 
-    /// Writes a pool as it is: whoever lets it go meanwhile has not seen this lease, and must look
-    /// again.
-    fn touch(&mut self, path: String) {
-        let entry = self.view.known.borrow().get(&path).cloned().flatten();
-        if let Some(entry) = entry {
+    /// Writes a pool unchanged, so that a concurrent release of the pool, which has not seen this lease,
+    /// fails and starts again.
+    fn rewrite(&mut self, path: String) {
+        if let Some(entry) = self.view.known_entry(&path) {
             self.writes.entry(path).or_insert(Some(entry.value));
         }
     }
 
-    fn hint(&mut self, path: String, addr: Addr) {
-        let value = codec::addr(path.as_bytes(), addr);
-        self.writes.insert(path, Some(value));
-    }
-
-    /// Remembers a pod's address. An address is remembered for one pod, the last, so there are never
-    /// more records than addresses, however many pods come and go.
+    /// Remembers a pod's address. An address is remembered for the last pod only, so there are never more
+    /// such records than addresses.
     fn stick(
         &mut self,
         set: &SetName,
@@ -237,56 +239,49 @@ impl Draft<'_, '_> {
         addr: Addr,
     ) -> Result<(), StoreError> {
         let path = keys::sticky(set, pod, range);
-        let before = self.view.read(&path)?;
-        let before = before.and_then(|e| codec::read_addr(path.as_bytes(), &e.value).ok());
-        if let Some(before) = before {
-            self.writes.insert(keys::sticky_of(set, before), None);
+        if let Some(before) = self.view.hint(&path)? {
+            self.remove(keys::of_address(keys::STICKY_OWNER, set, before));
         }
-        let stuck = keys::sticky_of(set, addr);
-        let other = self.view.read(&stuck)?;
-        let other = other.and_then(|e| codec::read_key(stuck.as_bytes(), &e.value).ok());
+        let owner = keys::of_address(keys::STICKY_OWNER, set, addr);
+        let other = self.view.read(&owner)?;
+        let other = other.and_then(|entry| codec::read_key(owner.as_bytes(), &entry.value).ok());
         if let Some(other) = other.and_then(|key| String::from_utf8(key).ok()) {
-            self.writes.insert(other, None);
+            self.remove(other);
         }
-        let value = codec::key(stuck.as_bytes(), path.as_bytes());
-        self.writes.insert(stuck, Some(value));
-        self.hint(path, addr);
+        self.write(owner, |owner| codec::key(owner, path.as_bytes()));
+        self.write(path, |path| codec::addr(path, addr));
         Ok(())
     }
 }
 
-/// The transaction: what the plan writes, and that every lease and owner which it writes or assumed
-/// is what it took it for, and every pool, space, node, network and takeover what it was seen to be. A hint is
-/// compared with nothing.
+/// The transaction of these writes. It compares every lease and owner that it writes or that was assumed,
+/// and every pool, address space, node, network and import mark that was read. Hints are not compared.
 pub fn operations(writes: Writes, view: &ClusterView<'_>) -> Vec<Operation> {
-    let entries = view.known.borrow();
-    let expect = |path: &str| match entries.get(path) {
+    let known = view.known.borrow();
+    let expect = |path: &str| match known.get(path) {
         _ if !keys::is_compared(path) => Expect::Anything,
         Some(Some(entry)) => Expect::Version(entry.version),
         Some(None) | None => Expect::Absent,
     };
-    let assumed_absent = view.assumed_absent.borrow();
-    // Of all that a GC has listed, these few are found without going over it.
-    let guards = keys::ALWAYS_COMPARED.iter().flat_map(|prefix| {
-        let from = entries.range((*prefix).to_owned()..);
-        from.map(|(path, _)| path).take_while(move |path| path.starts_with(prefix))
+    let assumed = view.assumed.borrow();
+    let assumed = assumed.iter().map(|(path, assumed)| match assumed {
+        Expect::Present => (path, Expect::Present),
+        _ => (path, expect(path)),
     });
-    let only: Vec<Operation> = assumed_absent
-        .iter()
-        .chain(guards)
-        .filter(|path| !writes.contains_key(*path))
-        .map(|path| Operation { expect: expect(path), path: path.clone(), write: Write::Keep })
-        .collect();
-    let assumed_present = view.assumed_present.borrow();
-    let there = assumed_present
-        .iter()
-        .filter(|path| !writes.contains_key(*path))
-        .map(|path| Operation { path: path.clone(), expect: Expect::Present, write: Write::Keep });
-    let only: Vec<Operation> = only.into_iter().chain(there).collect();
+    // GC has read thousands of records. These few are found without walking over all of them.
+    let read = keys::COMPARED_ONCE_READ.iter().flat_map(|kind| {
+        let from = known.range((*kind).to_owned()..);
+        from.map(|(path, _)| path).take_while(move |path| path.starts_with(kind))
+    });
+    let read = read.map(|path| (path, expect(path)));
+    let compared = assumed.chain(read);
+    let compared = compared.filter(|(path, _)| !writes.contains_key(*path));
+    let compared: Vec<Operation> =
+        compared.map(|(path, expect)| Operation::compare(path, expect)).collect();
     let written = writes.into_iter().map(|(path, value)| Operation {
         expect: expect(&path),
         path,
         write: value.map_or(Write::Delete, Write::Put),
     });
-    written.chain(only).collect()
+    written.chain(compared).collect()
 }

@@ -1,23 +1,25 @@
-//! What one command knows, assumes and has used: the allocator's view of a cluster.
+//! The cluster view: what one command knows and assumes, as the allocator's [`View`].
 //!
-//! Owns: which question is answered by an assumption and which by a look. Does not own: the search for
-//! a free address (`search`), commits (`cas`), records (`codec`).
-//! Invariant: what is answered without looking is in `assumed_absent` until it was compared or looked at;
-//! what is known was true of one moment since the command began.
+//! It decides which question is answered by an assumption and which by a read. The search for a free address
+//! is in [`super::search`], commits are in [`super::commit`].
+//! Invariant: an answer without a read is in [`ClusterView::assumed`] until it is compared or read. Every known
+//! record existed at some moment since the command began.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::rc::Rc;
 use std::time::Instant;
 
+use super::cache::LocalCache;
 use super::history;
-use super::history::HistoryWriter;
-use super::keys;
+use super::history::HistoryState;
 use super::node;
 use super::node::NameClaim;
 use super::search::Search;
-use super::server::{Entries, Entry, Server};
-use crate::alloc::{Context, Cooling, Holder, NetworkRanges, Order, PodKey, View};
+use super::server::{Entries, Entry, Expect, Server};
+use super::{keys, records};
+use crate::alloc::{Addresses, Context, Cooling, Holder, NetworkRanges, Order, PodKey, View};
 use crate::error::StoreError;
 use crate::model::{
     Lease, NetworkDefinition, NetworkName, NodeRecord, Owner, Pool, PoolId, SetName,
@@ -26,90 +28,53 @@ use crate::net::{Addr, Family, Span, Subnet};
 use crate::store::codec;
 use crate::store::codec::Bad;
 
-/// All owners of a node in a set, in their order, with what they hold.
+/// All owners of a node in a set with their leases, sorted by owner.
 pub type Owners = Rc<Vec<(Owner, Vec<Lease>)>>;
 
-/// What a command has to do with the leases that another program kept on the server.
+/// How a command learns whether another program's leases of its network were imported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Old {
-    /// Nothing: whether they were taken over makes no difference to it.
-    No,
-    /// They were taken over, most probably.
-    Probably,
-    /// That has to be looked at.
-    Look,
+pub enum ImportMark {
+    /// The mark makes no difference to the command.
+    Ignored,
+    /// The mark is assumed to be present, and compared.
+    AssumedPresent,
+    /// The mark is assumed to be absent, but not compared.
+    AssumedAbsent,
 }
 
 /// What one command knows.
 pub struct ClusterView<'a> {
     pub server: &'a dyn Server,
+    pub cache: &'a LocalCache,
     pub cx: &'a Context,
     pub until: Instant,
-    /// Read from the server, or told by a conflict.
+    /// Records that were read from the server or reported by a conflict.
     pub known: RefCell<Entries>,
-    /// Answered without looking: as absent.
-    pub assumed_absent: RefCell<BTreeSet<String>>,
-    /// Answered without looking: as there.
-    pub assumed_present: RefCell<BTreeSet<String>>,
-    /// Where another program's leases may be, too.
-    pub old: Old,
-    /// Prefixes listed whole: what is not known below them is not there.
+    /// Answers without a read: [`Expect::Absent`] or [`Expect::Present`].
+    pub assumed: RefCell<BTreeMap<String, Expect>>,
+    pub import_mark: ImportMark,
+    /// Prefixes that were listed: a path below them that is not known is absent.
     pub listed: RefCell<BTreeSet<String>>,
-    /// There is a record, and no more is known of it.
-    pub taken: RefCell<BTreeSet<String>>,
-    /// What GC listed.
+    /// Paths that have a record, of which nothing else is known.
+    pub present: RefCell<BTreeSet<String>>,
+    /// The owners that GC listed.
     pub owners: RefCell<Option<Owners>>,
-    /// Whether the node's record goes with every change.
     pub claim: NameClaim,
-    /// Which boots nodes are in; looked at only before something is refused.
+    /// All nodes. They are only read before a command is refused.
     pub nodes: RefCell<Option<Vec<(NodeRecord, Entry)>>>,
-    /// Set when a lease was sent and may be made yet.
-    pub in_flight: Option<&'a Cell<bool>>,
-    /// Nothing of an earlier boot is left of the set.
-    pub settled: bool,
-    /// Where what happens is written down.
-    pub history: Option<HistoryWriter<'a>>,
-    /// Whether a network's ranges are written down as these.
-    pub has_ranges: Option<&'a dyn Fn(&NetworkRanges) -> bool>,
-    /// What the search for free addresses has met.
+    /// Set when a transaction was sent that may still be applied.
+    pub in_flight: &'a Cell<bool>,
+    /// No leases of this machine's earlier boots are left in the set.
+    pub is_clean: bool,
+    pub history: HistoryState<'a>,
     pub search: Search,
-    /// "What if these are held?" While this is asked, nothing is looked at.
+    /// The addresses that are assumed to be held while an alternative plan is made. Meanwhile, the server is
+    /// not asked.
     pub hypothetical: RefCell<Option<BTreeSet<String>>>,
 }
 
-impl<'a> ClusterView<'a> {
-    /// Nothing but what is told.
-    pub fn new(
-        server: &'a dyn Server,
-        cx: &'a Context,
-        until: Instant,
-        known: Entries,
-    ) -> ClusterView<'a> {
-        ClusterView {
-            server,
-            cx,
-            until,
-            known: RefCell::new(known),
-            assumed_absent: RefCell::default(),
-            assumed_present: RefCell::default(),
-            old: Old::Look,
-            listed: RefCell::default(),
-            taken: RefCell::default(),
-            owners: RefCell::default(),
-            claim: NameClaim::NotNeeded,
-            nodes: RefCell::default(),
-            in_flight: None,
-            settled: false,
-            history: None,
-            has_ranges: None,
-            search: Search::default(),
-            hypothetical: RefCell::default(),
-        }
-    }
-}
-
 impl ClusterView<'_> {
-    /// Whether the server may be asked.
+    /// An error while an alternative plan is made: then the server must not be asked.
     pub fn check_not_hypothetical(&self) -> Result<(), StoreError> {
         if self.hypothetical.borrow().is_none() {
             return Ok(());
@@ -117,26 +82,31 @@ impl ClusterView<'_> {
         Err(StoreError::unavailable("ask", self.server.place(), "this is about what might be"))
     }
 
-    /// The record, or the assumption that there is none.
+    /// The record, if it is known.
+    pub fn known_entry(&self, path: &str) -> Option<Entry> {
+        self.known.borrow().get(path).cloned().flatten()
+    }
+
+    /// The record, or the assumption that it is absent.
     pub fn assume_absent(&self, path: String) -> Result<Option<Entry>, StoreError> {
-        if self.taken.borrow().contains(&path) {
+        if self.present.borrow().contains(&path) {
             return self.read(&path);
         }
         if let Some(entry) = self.known.borrow().get(&path) {
             return Ok(entry.clone());
         }
         if !self.is_listed(&path) {
-            self.assumed_absent.borrow_mut().insert(path);
+            self.assumed.borrow_mut().insert(path, Expect::Absent);
         }
         Ok(None)
     }
 
-    /// Whether the record is there; yes, as long as nothing else is known.
+    /// Whether the record exists. It is assumed to exist unless it is known.
     fn assume_present(&self, path: String) -> bool {
         if let Some(entry) = self.known.borrow().get(&path) {
             return entry.is_some();
         }
-        self.assumed_present.borrow_mut().insert(path);
+        self.assumed.borrow_mut().insert(path, Expect::Present);
         true
     }
 
@@ -144,15 +114,25 @@ impl ClusterView<'_> {
         self.listed.borrow().iter().any(|prefix| path.starts_with(prefix.as_str()))
     }
 
-    /// The record, looked at if it is not known.
+    /// The record. It is read from the server if it is not known.
     pub fn read(&self, path: &str) -> Result<Option<Entry>, StoreError> {
         if !self.known.borrow().contains_key(path) && !self.is_listed(path) {
             self.fetch(&[path.to_owned()])?;
         }
-        Ok(self.known.borrow().get(path).cloned().flatten())
+        Ok(self.known_entry(path))
     }
 
-    /// Looks at these paths, in as few trips as there is room for.
+    /// The same, decoded.
+    pub fn decoded<T>(
+        &self,
+        path: &str,
+        decode: impl FnOnce(&str, &Entry) -> Result<T, Bad>,
+    ) -> Result<Option<T>, StoreError> {
+        let entry = self.read(path)?;
+        entry.map(|entry| self.checked(path, decode(path, &entry))).transpose()
+    }
+
+    /// Reads these paths in as few round trips as possible.
     pub fn fetch(&self, paths: &[String]) -> Result<(), StoreError> {
         self.check_not_hypothetical()?;
         for some in paths.chunks(self.server.max_operations().max(1)) {
@@ -162,30 +142,26 @@ impl ClusterView<'_> {
         Ok(())
     }
 
-    /// Keeps what the server said.
+    /// Adds what the server reported.
     pub fn remember(&self, entries: Entries) {
-        let (mut assumed_absent, mut taken) =
-            (self.assumed_absent.borrow_mut(), self.taken.borrow_mut());
-        for (path, entry) in entries {
-            assumed_absent.remove(&path);
-            self.assumed_present.borrow_mut().remove(&path);
-            taken.remove(&path);
-            self.known.borrow_mut().insert(path, entry);
+        for path in entries.keys() {
+            self.assumed.borrow_mut().remove(path);
+            self.present.borrow_mut().remove(path);
         }
+        self.known.borrow_mut().extend(entries);
     }
 
-    /// Forgets everything: a commit may or may not have happened.
-    pub fn forget(&self) {
+    /// Forgets everything, because a transaction may have been applied.
+    pub fn forget_all(&self) {
         self.known.borrow_mut().clear();
-        self.assumed_absent.borrow_mut().clear();
-        self.assumed_present.borrow_mut().clear();
+        self.assumed.borrow_mut().clear();
         self.listed.borrow_mut().clear();
-        self.taken.borrow_mut().clear();
+        self.present.borrow_mut().clear();
         self.owners.borrow_mut().take();
         self.search.counted.borrow_mut().clear();
     }
 
-    /// Looks at everything below a prefix.
+    /// Reads all records below a prefix.
     pub fn list(&self, prefix: String) -> Result<(), StoreError> {
         if self.is_listed(&prefix) {
             return Ok(());
@@ -195,13 +171,13 @@ impl ClusterView<'_> {
         let mut known = self.known.borrow_mut();
         known.retain(|path, _| !path.starts_with(&prefix));
         known.extend(found.into_iter().map(|(path, entry)| (path, Some(entry))));
-        self.assumed_absent.borrow_mut().retain(|path| !path.starts_with(&prefix));
-        self.taken.borrow_mut().retain(|path| !path.starts_with(&prefix));
+        self.assumed.borrow_mut().retain(|path, _| !path.starts_with(&prefix));
+        self.present.borrow_mut().retain(|path| !path.starts_with(&prefix));
         self.listed.borrow_mut().insert(prefix);
         Ok(())
     }
 
-    /// What is listed below a prefix is out of date.
+    /// Marks what was listed below a prefix as out of date.
     pub fn invalidate(&self, prefix: &str) {
         self.listed.borrow_mut().retain(|listed| !listed.starts_with(prefix));
     }
@@ -213,41 +189,35 @@ impl ClusterView<'_> {
         below.filter_map(|(path, entry)| Some((path.clone(), entry.clone()?))).collect()
     }
 
-    /// What an address's record says.
-    pub fn slot(&self, set: &SetName, addr: Addr, entry: &Entry) -> Result<Holder, StoreError> {
-        let path = keys::address(set, addr);
-        self.checked(&path, codec::read_slot(path.as_bytes(), set, addr, &entry.value))
-    }
-
-    /// What a record of a cooling address says.
-    pub fn kept_back(
+    /// The holder in the record of an address.
+    pub fn holder_in(
         &self,
-        path: &str,
         set: &SetName,
         addr: Addr,
         entry: &Entry,
     ) -> Result<Holder, StoreError> {
-        self.checked(path, codec::read_slot(path.as_bytes(), set, addr, &entry.value))
+        let path = keys::address(set, addr);
+        self.checked(&path, codec::read_slot(path.as_bytes(), set, addr, &entry.value))
     }
 
-    /// Learns which boots all nodes are in; `false`: that was known, or none had another boot before.
+    /// Reads all nodes. `false` if they are known already, or if none of them has rebooted.
     pub fn fetch_nodes(&self) -> Result<bool, StoreError> {
         if self.nodes.borrow().is_some() {
             return Ok(false);
         }
-        let nodes = node::list_entries(self.server, self.until)?;
-        let rebooted = nodes.iter().any(|(record, _)| record.since != record.first);
+        let nodes = node::list(self.server, self.until)?;
+        let has_rebooted = nodes.iter().any(|(record, _)| record.since != record.first);
         *self.nodes.borrow_mut() = Some(nodes);
-        Ok(rebooted)
+        Ok(has_rebooted)
     }
 
     /// Whether a lease has ended with its boot.
     pub fn has_ended(&self, lease: &Lease) -> bool {
-        let record = self.node_of(lease).map(|(record, _)| record);
-        node::has_ended(lease, self.cx, record.as_slice())
+        let node = self.node_of(lease);
+        node::has_ended(lease, self.cx, node.as_ref().map(|(record, _)| record))
     }
 
-    /// The record of a lease's node, once all are known: as a conflict told it since, if one did.
+    /// The record of a lease's node, once all nodes are known. A conflict may have reported a newer record.
     fn node_of(&self, lease: &Lease) -> Option<(NodeRecord, Entry)> {
         let nodes = self.nodes.borrow();
         let listed = nodes.as_ref()?.iter().find(|(record, _)| record.node == lease.node)?;
@@ -255,12 +225,11 @@ impl ClusterView<'_> {
         let known = self.known.borrow();
         let Some(entry) = known.get(&path) else { return Some(listed.clone()) };
         let entry = entry.clone()?;
-        let record = codec::read_node(path.as_bytes(), &lease.node.name, &entry.value).ok()?;
-        Some((record, entry))
+        Some((records::node(&path, &entry).ok()?, entry))
     }
 
-    /// What is written rests on it that this lease has ended: its node's record is compared. Since that
-    /// was looked at, the node may have booted again, and this be a lease of its new boot.
+    /// Makes the transaction compare the record of a lease's node, because the transaction relies on the end
+    /// of the lease. The node may have rebooted since it was read, and this may be a lease of its new boot.
     pub fn compare_node_of(&self, lease: &Lease) {
         if let Some((_, entry)) = self.node_of(lease) {
             let path = keys::node(&lease.node.name);
@@ -268,64 +237,60 @@ impl ClusterView<'_> {
         }
     }
 
-    /// Who has an address: nobody, if that has ended.
+    /// The holder in the record of an address; free if the lease has ended.
     pub fn living_holder(
         &self,
         set: &SetName,
         addr: Addr,
         entry: &Entry,
     ) -> Result<Holder, StoreError> {
-        Ok(match self.slot(set, addr, entry)? {
+        Ok(match self.holder_in(set, addr, entry)? {
             Holder::Leased(lease) if self.has_ended(&lease) => Holder::Free,
             other => other,
         })
     }
 
-    /// What an owner's record says.
-    pub fn owned(
-        &self,
-        path: &str,
-        set: &SetName,
-        entry: &Entry,
-    ) -> Result<Vec<Lease>, StoreError> {
-        self.checked(path, codec::read_owned(path.as_bytes(), set, &entry.value))
+    /// The leases in an owner's record.
+    pub fn leases_in(&self, path: &str, entry: &Entry) -> Result<Vec<Lease>, StoreError> {
+        Ok(self.checked(path, records::owner(path, entry))?.1)
     }
 
-    /// The value, or the damage.
-    pub fn checked<T>(&self, path: &str, read: Result<T, Bad>) -> Result<T, StoreError> {
-        read.map_err(|Bad(what)| bad_record(self.server, path, what))
+    /// The decoded record, or the error that names the damaged record.
+    pub fn checked<T>(&self, path: &str, decoded: Result<T, Bad>) -> Result<T, StoreError> {
+        decoded.map_err(|Bad(what)| bad_record(self.server, path, what))
     }
 
-    /// Whether a known record keeps an address from being chosen.
+    /// Whether the known record of an address keeps the address from being leased.
     pub fn is_held(&self, set: &SetName, addr: Addr) -> Result<bool, StoreError> {
         let path = keys::address(set, addr);
-        let hypothetical = self.hypothetical.borrow().as_ref().is_some_and(|s| s.contains(&path));
-        if hypothetical || self.taken.borrow().contains(&path) {
+        let is_hypothetical =
+            self.hypothetical.borrow().as_ref().is_some_and(|h| h.contains(&path));
+        if is_hypothetical || self.present.borrow().contains(&path) {
             return Ok(true);
         }
-        let entry = self.known.borrow().get(&path).cloned().flatten();
+        let entry = self.known_entry(&path);
         Ok(match entry.map(|entry| self.living_holder(set, addr, &entry)).transpose()? {
             Some(Holder::Leased(_)) => true,
-            // Nobody clears away what has cooled down: whoever comes upon it takes it.
+            // An ended cooldown is not removed. Whoever finds the address leases it.
             Some(Holder::Cooling(c)) => !c.over(self.cx.now),
             Some(Holder::Free) | None => false,
         })
     }
 
-    /// Takes the word of an owner's record for an address's: they are always written together.
-    /// `false`: the address's own record is known, and says something else.
+    /// Takes the record of an address as known because its owner's record names it: both are always written
+    /// together. `false` if the known record of the address disagrees.
     pub fn derive_address(&self, lease: &Lease, version: u64) -> Result<bool, StoreError> {
         let path = keys::address(&lease.set, lease.addr);
         let entry = self.known.borrow().get(&path).cloned();
         match entry {
             Some(Some(entry)) => Ok(matches!(
-                self.slot(&lease.set, lease.addr, &entry)?,
+                self.holder_in(&lease.set, lease.addr, &entry)?,
                 Holder::Leased(held) if held.owner == lease.owner
             )),
             Some(None) => Ok(false),
             None if self.is_listed(&path) => Ok(false),
             None => {
-                self.taken.borrow_mut().remove(&path);
+                self.present.borrow_mut().remove(&path);
                 let holder = Holder::Leased(Box::new(lease.clone()));
                 let value = codec::slot(path.as_bytes(), &holder).unwrap_or_default();
                 self.known.borrow_mut().insert(path, Some(Entry { version, value }));
@@ -334,7 +299,7 @@ impl ClusterView<'_> {
         }
     }
 
-    /// Every owner of this node, looked at once in a command.
+    /// Every owner of this node, listed once in a command.
     pub fn owners(&self, set: &SetName) -> Result<Owners, StoreError> {
         if let Some(owners) = self.owners.borrow().as_ref() {
             return Ok(owners.clone());
@@ -343,12 +308,8 @@ impl ClusterView<'_> {
         self.invalidate(&prefix);
         self.list(prefix.clone())?;
         let mut owners = Vec::new();
-        let known = self.known.borrow();
-        for (path, entry) in
-            known.range(prefix.clone()..).take_while(|(p, _)| p.starts_with(&prefix))
-        {
-            let Some(entry) = entry else { continue };
-            let leases = self.owned(path, set, entry)?;
+        for (path, entry) in self.entries_below(&prefix) {
+            let leases = self.leases_in(&path, &entry)?;
             owners.extend(leases.first().map(|l| l.owner.clone()).map(|owner| (owner, leases)));
         }
         owners.sort_by(|(a, _), (b, _)| a.cmp(b));
@@ -356,9 +317,20 @@ impl ClusterView<'_> {
         *self.owners.borrow_mut() = Some(owners.clone());
         Ok(owners)
     }
+
+    /// The pools of an address space, as they were created.
+    pub fn pools(&self, space: &str) -> Result<Vec<Pool>, StoreError> {
+        let pools = self.decoded(&keys::named(keys::SPACE, space), records::space)?;
+        Ok(pools.unwrap_or_default())
+    }
+
+    /// The address in a hint. A hint that cannot be decoded is ignored, and written again.
+    pub fn hint(&self, path: &str) -> Result<Option<Addr>, StoreError> {
+        Ok(self.read(path)?.and_then(|entry| records::hint(path, &entry).ok()))
+    }
 }
 
-/// A record that is not what was written.
+/// The error for a record that differs from what was written.
 pub fn bad_record(server: &dyn Server, path: &str, what: &str) -> StoreError {
     let place = server.place();
     if what == codec::OTHER_VERSION.0 {
@@ -367,7 +339,7 @@ pub fn bad_record(server: &dyn Server, path: &str, what: &str) -> StoreError {
     StoreError::BadRecord { place, key: path.to_owned(), what: what.to_owned() }
 }
 
-impl View for ClusterView<'_> {
+impl Addresses for ClusterView<'_> {
     fn holder(&self, set: &SetName, addr: Addr) -> Result<Holder, StoreError> {
         match self.assume_absent(keys::address(set, addr))? {
             Some(entry) => self.living_holder(set, addr, &entry),
@@ -379,11 +351,11 @@ impl View for ClusterView<'_> {
         let Some(path) = keys::owner(set, &self.cx.node, owner) else {
             return Ok(Vec::new());
         };
-        for look_again in [true, false] {
+        for may_repeat in [true, false] {
             let Some(entry) = self.assume_absent(path.clone())? else {
                 return Ok(Vec::new());
             };
-            let leases = self.owned(&path, set, &entry)?;
+            let leases = self.leases_in(&path, &entry)?;
             let mut agree = true;
             for lease in &leases {
                 agree &= lease.owner == *owner && self.derive_address(lease, entry.version)?;
@@ -391,17 +363,17 @@ impl View for ClusterView<'_> {
             if agree {
                 return Ok(leases.into_iter().filter(|l| !self.has_ended(l)).collect());
             }
-            if look_again {
-                // Learned at two moments, perhaps; at one they must agree.
-                let ips = leases.iter().map(|l| keys::address(set, l.addr));
-                self.fetch(&ips.chain([path.clone()]).collect::<Vec<_>>())?;
+            if may_repeat {
+                // They may have been read at two moments. At one moment they must agree.
+                let addresses = leases.iter().map(|l| keys::address(set, l.addr));
+                self.fetch(&addresses.chain([path.clone()]).collect::<Vec<_>>())?;
             }
         }
         Err(bad_record(self.server, &path, "it names an address that is not this owner's"))
     }
 
     fn cursor(&self, set: &SetName, range: Addr) -> Result<Option<Addr>, StoreError> {
-        let last = self.hint(&keys::cursor(set, range))?;
+        let last = self.hint(&keys::of_address(keys::CURSOR, set, range))?;
         self.search.round_robin.set(last.is_some());
         Ok(last)
     }
@@ -416,7 +388,7 @@ impl View for ClusterView<'_> {
     }
 
     fn cooling(&self, _: &SetName, _: Family, _: usize) -> Result<Vec<Cooling>, StoreError> {
-        // What has cooled down is taken where it is met, not searched for.
+        // Addresses whose cooldown is over are leased where they are found, not searched for.
         Ok(Vec::new())
     }
 
@@ -428,30 +400,32 @@ impl View for ClusterView<'_> {
     ) -> Result<Option<Cooling>, StoreError> {
         self.find_first_cooling(set, family, spans)
     }
+}
 
+impl View for ClusterView<'_> {
     fn former(&self, set: &SetName, pod: &PodKey, range: Addr) -> Result<Option<Addr>, StoreError> {
         self.hint(&keys::sticky(set, pod, range))
     }
 
     fn adopted(&self, network: &NetworkName) -> Result<bool, StoreError> {
-        let path = keys::adopted(network);
-        match self.old {
-            Old::No => Ok(false),
-            Old::Look => Ok(self.assume_absent(path)?.is_some()),
-            Old::Probably => Ok(self.assume_present(path)),
+        let path = keys::named(keys::ADOPTED, network.as_str());
+        match self.import_mark {
+            ImportMark::Ignored => Ok(false),
+            ImportMark::AssumedAbsent => Ok(self.assume_absent(path)?.is_some()),
+            ImportMark::AssumedPresent => Ok(self.assume_present(path)),
         }
     }
 
     fn has_ranges(&self, ranges: &NetworkRanges) -> Result<bool, StoreError> {
-        Ok(self.has_ranges.is_none_or(|has_ranges| has_ranges(ranges)))
+        Ok(self.cache.has_ranges(ranges, self.cx))
     }
 
     fn networks(&self) -> Result<Vec<NetworkRanges>, StoreError> {
-        // No trip for a warning.
+        // A warning is not worth a round trip.
         Ok(Vec::new())
     }
 
-    /// This node's owners alone: a runtime knows of no other node's containers.
+    /// Only this node's owners: a runtime knows no containers of other nodes.
     fn page(
         &self,
         set: &SetName,
@@ -464,9 +438,7 @@ impl View for ClusterView<'_> {
     }
 
     fn pool(&self, id: &PoolId) -> Result<Option<Pool>, StoreError> {
-        let path = keys::pool(id);
-        let read = |entry: Entry| codec::read_pool(path.as_bytes(), &entry.value);
-        self.read(&path)?.map(|entry| self.checked(&path, read(entry))).transpose()
+        self.decoded(&keys::named(keys::POOL, &id.0), records::pool)
     }
 
     fn overlapping(&self, space: &str, subnet: Subnet) -> Result<Option<Pool>, StoreError> {
@@ -493,7 +465,8 @@ impl View for ClusterView<'_> {
         Ok(None)
     }
 
-    /// Of all nodes, and each time anew: a conflict may have told of a lease that was not listed.
+    /// The leases of all nodes. The first page lists them again, because a conflict may have reported a lease
+    /// that was not listed.
     fn of_pool(
         &self,
         pool: &Pool,
@@ -501,22 +474,22 @@ impl View for ClusterView<'_> {
         limit: usize,
     ) -> Result<Vec<Lease>, StoreError> {
         let set = pool.set();
-        let prefix = keys::addresses(&set);
-        if after.is_none() {
+        let prefix = keys::of_set(keys::ADDRESS, &set);
+        let from = if let Some(after) = after {
+            Excluded(keys::address(&set, after))
+        } else {
             self.invalidate(&prefix);
             self.list(prefix.clone())?;
-        }
+            Included(prefix.clone())
+        };
         let mut leases = Vec::new();
         let known = self.known.borrow();
-        for (path, entry) in
-            known.range(prefix.clone()..).take_while(|(p, _)| p.starts_with(&prefix))
-        {
-            let (Some(entry), Some((_, addr))) = (entry, keys::read_address(path)) else {
-                continue;
-            };
-            if leases.len() < limit
-                && after.is_none_or(|after| addr > after)
-                && let Holder::Leased(lease) = self.slot(&set, addr, entry)?
+        for (path, entry) in known.range((from, Unbounded)) {
+            if !path.starts_with(&prefix) || leases.len() == limit {
+                break;
+            }
+            if let (Some(entry), Some((_, addr))) = (entry, keys::read_address(path))
+                && let Holder::Leased(lease) = self.holder_in(&set, addr, entry)?
                 && matches!(&lease.owner, Owner::Pool(id, _) if *id == pool.id)
             {
                 leases.push(*lease);
@@ -530,32 +503,15 @@ impl View for ClusterView<'_> {
     }
 
     fn definition(&self, name: &NetworkName) -> Result<Option<NetworkDefinition>, StoreError> {
-        let path = keys::definition(name);
-        let read = |e: Entry| codec::read_definition(path.as_bytes(), name.clone(), &e.value);
-        self.read(&path)?.map(|entry| self.checked(&path, read(entry))).transpose()
+        self.decoded(&keys::named(keys::NETWORK, name.as_str()), records::definition)
     }
 
     fn capacity(&self) -> usize {
-        // A freed lease is at most three records: its address's, its owner's, and that it cools. The
-        // node's is compared; what happened is written down.
+        // A freed lease needs at most three records: its address's, its owner's, and the index of cooling
+        // addresses. The transaction also compares the node and writes history.
         self.server.max_operations().saturating_sub(1 + history::OPERATIONS) / 3
     }
 }
 
-impl ClusterView<'_> {
-    /// The pools of a space, as they were made.
-    pub fn pools(&self, space: &str) -> Result<Vec<Pool>, StoreError> {
-        let path = keys::space(space);
-        let read = |entry: Entry| codec::read_pools(path.as_bytes(), &entry.value);
-        Ok(self.read(&path)?.map(|e| self.checked(&path, read(e))).transpose()?.unwrap_or_default())
-    }
-
-    /// An address kept as a hint. One that cannot be read tells nothing, and is written anew.
-    fn hint(&self, path: &str) -> Result<Option<Addr>, StoreError> {
-        let entry = self.read(path)?;
-        Ok(entry.and_then(|entry| codec::read_addr(path.as_bytes(), &entry.value).ok()))
-    }
-}
-
-/// Records to be written; `None`: removed.
+/// Records to write; `None` removes the record.
 pub type Writes = BTreeMap<String, Option<Vec<u8>>>;

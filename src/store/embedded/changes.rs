@@ -35,11 +35,9 @@ fn other_than_lease<K: KvMut>(
 ) -> Result<(), StoreError> {
     match change {
         // The first two are leases. A file keeps no network's definition, and no record of an import.
-        Change::Put(_)
-        | Change::Free { .. }
-        | Change::PutDefinition(_)
-        | Change::Adopted(..)
-        | Change::Released(_) => Ok(()),
+        Change::Put(_) | Change::Free { .. } | Change::PutDefinition(_) | Change::Adopted(..) => {
+            Ok(())
+        }
         Change::Thaw(set, cooling) => {
             end_cooling(tables, set, cooling)?;
             occupancy::free(tables, set, cooling.addr)

@@ -17,7 +17,7 @@ use super::policy::{Policy, Reservation, spans};
 use super::repair::Standing;
 use super::view::{Kv, Tables};
 use super::{Embedded, LeaseFile, check, database, files, keys, occupancy, repair};
-use crate::alloc::{Context, NetworkRanges, View};
+use crate::alloc::{Addresses, Context, NetworkRanges};
 use crate::error::StoreError;
 use crate::model::{Lease, SetName};
 use crate::net::Addr;

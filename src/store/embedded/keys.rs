@@ -167,6 +167,14 @@ pub fn of_pool(set: &SetName, pool: &PoolId) -> Vec<u8> {
     key
 }
 
+/// Every container of a network in a set.
+pub fn of_network(set: &SetName, network: &NetworkName) -> Vec<u8> {
+    let mut key = of_set(OWNER, set);
+    key.push(b'a');
+    text(&mut key, network.as_str());
+    key
+}
+
 /// Every owner of a set.
 pub fn owners(set: &SetName) -> Vec<u8> {
     of_set(OWNER, set)

@@ -18,11 +18,13 @@
 //! The locks are taken in the order of the table, with one `lockTimeout` for both. Nobody flushes, or
 //! waits for anything else, while holding the second.
 //!
-//! - **Home.** The leases of a set of leases are all in one file: the one that has a lease of it. Nothing
-//!   records this. An ADD that finds a lease of its set in its own file (the one that `persist` says)
-//!   needs that file's lock and no more. Otherwise it takes both locks and looks into the other file;
-//!   a lease there makes that the home, with a warning, until the set is empty. So of two first ADDs
-//!   at once, the second sees what the first did. A process that dies in between has changed nothing.
+//! - **Home.** The leases of a set of leases are all in one file: the one that has a lease of it. The
+//!   leases of a network are all in one set. Nothing records either. An ADD that finds a lease of its
+//!   network in the file and the set that the configuration names (`persist`, `shared`) needs that
+//!   file's lock and no more. Otherwise it takes both locks and looks into both files; a lease of its
+//!   network, or of its set, makes that the home, with a warning, until there is none. So of two first
+//!   ADDs at once, the second sees what the first did. A process that dies in between has changed
+//!   nothing.
 //! - **A command** is one transaction of one file: redb commits it whole or not at all. Where more than
 //!   one file may hold what a DEL frees, each is a transaction that is right by itself.
 //! - **A new file** is made under a temporary name and gets its own with `link`, so that it is whole and
@@ -189,48 +191,96 @@ impl<F: FileSystem> Embedded<F> {
         self.fs.make_folder(folder).map_err(|e| StoreError::io("make the folder", folder, e))
     }
 
-    /// ADD, IMPORT and RESTORE: in the home of the set.
+    /// ADD, IMPORT and RESTORE: in the home of the network or of the set.
     fn allocate(&self, command: &Command, set: &SetName, cx: &Context) -> Result<Plan, StoreError> {
         self.make_folder()?;
         let durable = self.durable();
-        if self.persist == Persist::Disk {
-            let lock = self.lock(&durable)?;
-            if let Some(plan) = self.transact_at_home(&durable, &lock, command, set, cx)? {
+        let own = if self.persist == Persist::Disk {
+            durable.clone()
+        } else {
+            self.refuse_shared_folder()?;
+            self.of_boot(cx)?
+        };
+        {
+            let lock = self.lock(&own)?;
+            let settled = |tables: &Tables<'_, Writer<'_, '_>>| match command.network() {
+                Some(network) => tables.has_network(set, network),
+                None => tables.is_home(set),
+            };
+            if let Some(plan) = self.transact_if(&own, &lock, command, cx, &settled)? {
                 return Ok(plan);
             }
-            if let Some(boot) = self.of_boot_if_any(cx)?
-                && self.is_there(&boot.path)?
-            {
-                let boot_lock = self.lock(&boot)?;
-                if let Some(plan) = self.transact_at_home(&boot, &boot_lock, command, set, cx)? {
-                    return Ok(self.elsewhere(plan, &boot, set));
+        }
+        // With both locks nobody else can lease the network's or the set's first address meanwhile.
+        let mut files = vec![(self.lock(&durable)?, durable)];
+        if let Some(boot) = self.of_boot_if_any(cx)?
+            && (self.persist == Persist::Boot || self.is_there(&boot.path)?)
+        {
+            files.push((self.lock(&boot)?, boot));
+        }
+        files.sort_by_key(|(_, file)| file.persist != self.persist);
+        let (at, home_set) = self.find_home(&files, command, set)?;
+        let (lock, file) = files.swap_remove(at);
+        if file.persist == Persist::Disk {
+            // What follows flushes, which nobody does with the second lock.
+            drop(files);
+        }
+        self.create(&file, &lock, cx)?;
+        let mut plan = if home_set == *set {
+            self.transact(&file, &lock, command, cx)?
+        } else {
+            self.transact(&file, &lock, &command.clone().in_set(home_set.clone()), cx)?
+        };
+        if let Ok(Outcome::Added(added)) = &mut plan.outcome {
+            added.warnings.extend(self.not_at_home(&file, &home_set, set));
+        }
+        Ok(plan)
+    }
+
+    /// Which of these files an ADD leases from, and from which set. The network's own leases decide
+    /// over a changed `persist` or `shared`, the other leases of the set over `persist`.
+    fn find_home(
+        &self,
+        files: &[(Lock<F>, LeaseFile)],
+        command: &Command,
+        set: &SetName,
+    ) -> Result<(usize, SetName), StoreError> {
+        if let Some(network) = command.network() {
+            for (at, (lock, file)) in files.iter().enumerate() {
+                let found = self.read(file, lock, |tables| tables.set_of_network(set, network))?;
+                if let Some(set) = found.flatten() {
+                    return Ok((at, set));
                 }
             }
-            // Nobody can make the boot file the set's home without the lock that is held here.
-            self.create(&durable, &lock, cx)?;
-            return self.transact(&durable, &lock, command, cx);
         }
-        self.refuse_shared_folder()?;
-        let boot = self.of_boot(cx)?;
-        {
-            let lock = self.lock(&boot)?;
-            if let Some(plan) = self.transact_at_home(&boot, &lock, command, set, cx)? {
-                return Ok(plan);
+        for (at, (lock, file)) in files.iter().enumerate() {
+            if self.is_home(file, lock, set)? {
+                return Ok((at, set.clone()));
             }
         }
-        let lock = self.lock(&durable)?;
-        let boot_lock = self.lock(&boot)?;
-        if let Some(plan) = self.transact_at_home(&boot, &boot_lock, command, set, cx)? {
-            return Ok(plan);
+        Ok((0, set.clone()))
+    }
+
+    /// Warns that leases are not where the configuration says.
+    fn not_at_home(&self, home: &LeaseFile, home_set: &SetName, set: &SetName) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if home.persist != self.persist {
+            let word = |persist| if persist == Persist::Disk { "disk" } else { "boot" };
+            warnings.push(format!(
+                "network {home_set} has leases with persist \"{}\" in {}, so this one goes there \
+                 too: \"{}\" takes effect when the network has no lease",
+                word(home.persist),
+                home.path.display(),
+                word(self.persist)
+            ));
         }
-        if self.is_home(&durable, &lock, set)? {
-            // What follows flushes.
-            drop(boot_lock);
-            let plan = self.transact(&durable, &lock, command, cx)?;
-            return Ok(self.elsewhere(plan, &durable, set));
+        if home_set != set {
+            warnings.push(format!(
+                "the network has leases in the set {home_set}, so this one is from that set too: \
+                 the changed \"shared\" (now {set}) takes effect when the network has no lease"
+            ));
         }
-        self.create(&boot, &boot_lock, cx)?;
-        self.transact(&boot, &boot_lock, command, cx)
+        warnings
     }
 
     /// `persist: boot` on a network file system would lease addresses that other machines see as theirs.
@@ -241,21 +291,6 @@ impl<F: FileSystem> Embedded<F> {
             Ok(false) => Ok(()),
             Err(e) => Err(StoreError::io("look at the file system of", folder, e)),
         }
-    }
-
-    /// Warns that a set's leases are not where `persist` says.
-    fn elsewhere(&self, mut plan: Plan, home: &LeaseFile, set: &SetName) -> Plan {
-        if let Ok(Outcome::Added(added)) = &mut plan.outcome {
-            let word = |persist| if persist == Persist::Disk { "disk" } else { "boot" };
-            added.warnings.push(format!(
-                "network {set} has leases with persist \"{}\" in {}, so this one goes there too: \
-                 \"{}\" takes effect when the network has no lease",
-                word(home.persist),
-                home.path.display(),
-                word(self.persist)
-            ));
-        }
-        plan
     }
 
     fn is_home(&self, file: &LeaseFile, lock: &Lock<F>, set: &SetName) -> Result<bool, StoreError> {
@@ -315,18 +350,7 @@ impl<F: FileSystem> Embedded<F> {
         })
     }
 
-    /// The same if the file is the home of the set; `None`: it is not.
-    fn transact_at_home(
-        &self,
-        file: &LeaseFile,
-        lock: &Lock<F>,
-        command: &Command,
-        set: &SetName,
-        cx: &Context,
-    ) -> Result<Option<Plan>, StoreError> {
-        self.transact_if(file, lock, command, cx, &|tables| tables.is_home(set))
-    }
-
+    /// The same if `condition` holds; `None`: it does not.
     fn transact_if(
         &self,
         file: &LeaseFile,
@@ -461,7 +485,7 @@ impl<F: FileSystem> Embedded<F> {
                     all.freed.extend(more.freed);
                 }
                 // The cursor of a range set is in the file that has its leases.
-                (Outcome::HandedBack(all), Ok(Outcome::HandedBack(more))) => {
+                (Outcome::Exported(all), Ok(Outcome::Exported(more))) => {
                     for (all, more) in all.iter_mut().zip(more) {
                         *all = all.or(more);
                     }
@@ -631,7 +655,10 @@ fn run_in_all_sets<K: Kv>(
 ) -> Result<Plan, StoreError> {
     let mut plan = alloc::run(command, tables, cx)?;
     let is_of_container = match command {
-        Command::Del(del) => matches!(del.target, Target::Owner(Owner::Attachment(_))),
+        Command::Del(del) => matches!(
+            del.target,
+            Target::Owner(Owner::Attachment(_)) | Target::Some(Owner::Attachment(_), _)
+        ),
         Command::Check(_) => matches!(plan.outcome, Err(Refusal::Missing { .. })),
         _ => false,
     };

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use super::policy::{Policy, Reservation};
 use super::{keys, occupancy, pools};
-use crate::alloc::{Cooling, Holder, NetworkRanges, Order, PodKey, View};
+use crate::alloc::{Addresses, Cooling, Holder, NetworkRanges, Order, PodKey, View};
 use crate::error::StoreError;
 use crate::model::{Kind, Lease, NetworkName, Owner, Pool, PoolId, SetName};
 use crate::net::{Addr, Family, Span, Subnet};
@@ -120,6 +120,32 @@ impl<K: Kv> Tables<'_, K> {
         Ok(found)
     }
 
+    /// Whether a network has a lease of a container in a set here.
+    pub fn has_network(&self, set: &SetName, network: &NetworkName) -> Result<bool, StoreError> {
+        let (from, mut found) = (keys::of_network(set, network), false);
+        self.kv.scan(&from, &keys::behind(&from), &mut |_, _| {
+            found = true;
+            Ok(false)
+        })?;
+        Ok(found)
+    }
+
+    /// The set that a network has leases in here: `likely`, or another that it drew from before its
+    /// `shared` was changed.
+    pub fn set_of_network(
+        &self,
+        likely: &SetName,
+        network: &NetworkName,
+    ) -> Result<Option<SetName>, StoreError> {
+        let others = self.sets()?.into_iter().filter(|set| set != likely && !set.is_pools());
+        for set in std::iter::once(likely.clone()).chain(others) {
+            if self.has_network(&set, network)? {
+                return Ok(Some(set));
+            }
+        }
+        Ok(None)
+    }
+
     /// The sets that have a lease here.
     pub fn sets(&self) -> Result<Vec<SetName>, StoreError> {
         let mut sets = Vec::new();
@@ -218,7 +244,7 @@ impl<K: KvMut> Tables<'_, K> {
     }
 }
 
-impl<K: Kv> View for Tables<'_, K> {
+impl<K: Kv> Addresses for Tables<'_, K> {
     fn holder(&self, set: &SetName, addr: Addr) -> Result<Holder, StoreError> {
         let holder = match self.lease(set, addr)? {
             Some(lease) => Holder::Leased(Box::new(lease)),
@@ -302,7 +328,9 @@ impl<K: Kv> View for Tables<'_, K> {
         })?;
         Ok(first)
     }
+}
 
+impl<K: Kv> View for Tables<'_, K> {
     fn former(&self, set: &SetName, pod: &PodKey, range: Addr) -> Result<Option<Addr>, StoreError> {
         let key = keys::sticky(set, pod, range);
         match self.kv.get(&key)? {

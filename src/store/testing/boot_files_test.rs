@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::contract::{add, addr, at, del, given, net, refused};
+use super::contract::{add, added, addr, at, del, net, refused};
 use super::host::{Host, boot, listed, lowest, range, sticky};
 use crate::alloc::{Check, Command, Context, Outcome, Status};
 use crate::error::Refusal;
@@ -13,8 +13,8 @@ use crate::store::{Embedded, Store};
 fn the_leases_of_a_boot_end_with_it() {
     let host = Host::new();
     let mut store = host.store(Persist::Boot);
-    assert_eq!(given(&mut store, &lowest("c1"), &boot(1)), [addr("10.0.0.2")]);
-    assert_eq!(given(&mut store, &lowest("c2"), &boot(1)), [addr("10.0.0.3")]);
+    assert_eq!(added(&mut store, &lowest("c1"), &boot(1)), [addr("10.0.0.2")]);
+    assert_eq!(added(&mut store, &lowest("c2"), &boot(1)), [addr("10.0.0.3")]);
     // Before the first ADD of the new boot nothing is leased, and nothing is touched.
     let before = fs::read(host.of_boot(1)).unwrap();
     assert!(listed(&mut store, &boot(2)).is_empty());
@@ -27,7 +27,7 @@ fn the_leases_of_a_boot_end_with_it() {
     assert_eq!(store.apply(&Command::Status(status), &boot(2)).unwrap(), Outcome::Ready);
     assert!(!host.of_boot(2).exists());
     // The first ADD makes a file of its own and leaves the old one.
-    assert_eq!(given(&mut store, &lowest("c3"), &boot(2)), [addr("10.0.0.2")]);
+    assert_eq!(added(&mut store, &lowest("c3"), &boot(2)), [addr("10.0.0.2")]);
     assert_eq!(fs::read(host.of_boot(1)).unwrap(), before);
     assert_eq!(listed(&mut store, &boot(2)).len(), 1);
 }
@@ -36,22 +36,22 @@ fn the_leases_of_a_boot_end_with_it() {
 fn disk_leases_survive_a_reboot() {
     let host = Host::new();
     let mut store = host.store(Persist::Disk);
-    let got = given(&mut store, &lowest("c1"), &boot(1));
-    assert_eq!(given(&mut store, &lowest("c1"), &boot(2)), got);
-    assert_ne!(given(&mut store, &lowest("c2"), &boot(2)), got);
+    let got = added(&mut store, &lowest("c1"), &boot(1));
+    assert_eq!(added(&mut store, &lowest("c1"), &boot(2)), got);
+    assert_ne!(added(&mut store, &lowest("c2"), &boot(2)), got);
     assert_eq!(host.names(), ["", ".lock"]);
 }
 
 #[test]
 fn an_earlier_file_torn_or_not_is_never_mistaken_for_this_boot_s() {
     let ended = Host::new();
-    given(&mut ended.store(Persist::Boot), &lowest("c1"), &boot(1));
+    added(&mut ended.store(Persist::Boot), &lowest("c1"), &boot(1));
     let whole = fs::read(ended.of_boot(1)).unwrap();
     for bytes in [&whole[..], &whole[..5000], b"", b"torn", &[0; 8192]] {
         let host = Host::new();
         fs::write(host.of_boot(1), bytes).unwrap();
         let mut store = host.store(Persist::Boot);
-        assert_eq!(given(&mut store, &lowest("c2"), &boot(2)), [addr("10.0.0.2")]);
+        assert_eq!(added(&mut store, &lowest("c2"), &boot(2)), [addr("10.0.0.2")]);
         assert_eq!(fs::read(host.of_boot(1)).unwrap(), bytes);
     }
 }
@@ -60,13 +60,13 @@ fn an_earlier_file_torn_or_not_is_never_mistaken_for_this_boot_s() {
 fn an_address_of_an_earlier_boot_is_remembered_for_a_sticky_pod() {
     let host = Host::new();
     let mut store = host.store(Persist::Boot);
-    given(&mut store, &lowest("c0"), &boot(1));
-    let former = given(&mut store, &sticky("c1", "db-0"), &boot(1));
+    added(&mut store, &lowest("c0"), &boot(1));
+    let former = added(&mut store, &sticky("c1", "db-0"), &boot(1));
     assert_eq!(former, [addr("10.0.0.3")]);
-    assert_eq!(given(&mut store, &sticky("c2", "db-0"), &boot(2)), former);
+    assert_eq!(added(&mut store, &sticky("c2", "db-0"), &boot(2)), former);
     // A torn file is passed over.
     fs::write(host.of_boot(2), b"torn").unwrap();
-    assert_eq!(given(&mut store, &sticky("c3", "db-0"), &boot(3)), former);
+    assert_eq!(added(&mut store, &sticky("c3", "db-0"), &boot(3)), former);
 }
 
 #[test]
@@ -76,16 +76,16 @@ fn earlier_files_are_removed_beyond_the_retention_of_history_if_they_name_this_m
         .keeping(History::Kept { count: 10, age: 1500 });
     let other = Context { node: Node { name: "b".into(), machine: "another".into() }, ..boot(1) };
     let other = Context { boot: Some(BootId("theirs".into())), ..other };
-    given(&mut store, &lowest("x"), &other);
+    added(&mut store, &lowest("x"), &other);
     for n in 1..=5 {
-        given(&mut store, &lowest(&format!("c{n}")), &boot(n));
+        added(&mut store, &lowest(&format!("c{n}")), &boot(n));
     }
     // Boot 3 ended at 4000, at most 1500 s ago; boot 2 at 3000.
     let kept: Vec<bool> = (1..=5).map(|n| host.of_boot(n).exists()).collect();
     assert_eq!(kept, [false, false, true, true, true]);
     assert!(host.path(".boot-theirs").exists(), "another machine's file was removed");
     // The newest stays for sticky pods, however old.
-    given(&mut store, &lowest("late"), &Context { now: 90_000, ..boot(6) });
+    added(&mut store, &lowest("late"), &Context { now: 90_000, ..boot(6) });
     assert!(host.of_boot(5).exists() && !host.of_boot(4).exists());
 }
 
@@ -150,7 +150,7 @@ fn on_a_network_file_system_boot_is_refused() {
     assert!(matches!(got, Err(Error::Store(StoreError::SharedFolder { .. }))), "{got:?}");
     let status = Command::Status(Status { set: net(), sets: range(), strict: false });
     assert!(store(Persist::Boot).apply(&status, &at(1)).is_err());
-    given(&mut store(Persist::Disk), &add("c1", &range()), &boot(1));
+    added(&mut store(Persist::Disk), &add("c1", &range()), &boot(1));
 }
 
 #[test]
@@ -159,11 +159,11 @@ fn a_file_that_was_moved_away_is_followed_by_a_new_one() {
         let host = Host::new();
         let mut store = host.store(persist);
         for n in 1..4 {
-            given(&mut store, &lowest(&format!("c{n}")), &boot(1));
+            added(&mut store, &lowest(&format!("c{n}")), &boot(1));
         }
         let end = if persist == Persist::Disk { "" } else { ".boot-boot-1" };
         std::fs::rename(host.path(end), host.path(".away")).unwrap();
-        assert_eq!(given(&mut store, &lowest("c4"), &boot(1)), [addr("10.0.0.2")]);
-        assert_eq!(given(&mut store, &lowest("c5"), &boot(1)), [addr("10.0.0.3")]);
+        assert_eq!(added(&mut store, &lowest("c4"), &boot(1)), [addr("10.0.0.2")]);
+        assert_eq!(added(&mut store, &lowest("c5"), &boot(1)), [addr("10.0.0.3")]);
     }
 }

@@ -1,65 +1,57 @@
-//! The contract on a compare-and-set server: the same cases, with other clients in between, lost
-//! answers, and the round trips counted.
+//! The contract on the fake cluster: with concurrent clients, lost answers, and counted round trips.
 
 use std::rc::Rc;
 
-use super::contract::{CASES, Named, add, addr, at, del, dual, given, leases, net, set};
-use super::fake_cluster::{FakeServer, FakeStore, go_on};
+use super::contract::{
+    CASES, CaseName, add, added, addr, at, del, dual_stack, gc_all, leases, lowest, set,
+};
+use super::fake_cluster::{FakeServer, FakeStore, apply_stalled};
 use super::long;
-use super::pool_cases::{ask, lease, no, pool, release, want};
-use crate::alloc::{Add, Command, Gc, Outcome, Strategy, Wanted};
+use super::pool_cases::{ask, lease, pool, pool_refusal, release, want};
+use crate::alloc::{Add, Command, Outcome, Requested};
 use crate::error::{Error, PoolRefusal, StoreError};
-use crate::model::NetworkName;
 use crate::store::{Store, StoreReader};
 
-/// A server that can do what Consul can, or what etcd can.
-fn server(nests: bool) -> Rc<FakeServer> {
-    let server = Rc::new(FakeServer::default());
-    server.nests.set(nests);
-    server
-}
-
-/// A server of each kind and mood: well, never answering a commit, and with random trouble.
+/// Servers of each kind: reliable, without any answer to a commit, and with random failures.
 fn servers() -> impl Iterator<Item = (String, Rc<FakeServer>)> {
-    [false, true].into_iter().flat_map(|nests| {
-        let kind = if nests { "as etcd" } else { "as Consul" };
-        let well = (format!("{kind}, well"), server(nests));
-        let mute = server(nests);
-        mute.mute.set(true);
-        let troubled = (1..7_u64).map(move |seed| {
-            let server = server(nests);
-            server.trouble.set(seed);
+    [false, true].into_iter().flat_map(|is_etcd| {
+        let kind = if is_etcd { "as etcd" } else { "as Consul" };
+        let reliable = (format!("{kind}, reliable"), FakeServer::new(is_etcd));
+        let silent = FakeServer::new(is_etcd);
+        silent.never_answers.set(true);
+        let failing = (1..7_u64).map(move |seed| {
+            let server = FakeServer::new(is_etcd);
+            server.failure_seed.set(seed);
             (format!("{kind}, seed {seed}"), server)
         });
-        [well, (format!("{kind}, mute"), mute)].into_iter().chain(troubled)
+        [reliable, (format!("{kind}, silent"), silent)].into_iter().chain(failing)
     })
 }
 
 #[test]
-fn a_cas_server_keeps_the_contract() {
+fn the_cluster_store_meets_the_contract() {
     for (name, case) in CASES {
-        // Each case begins on servers of its own.
-        for (mood, server) in servers() {
-            let _name = Named(format!("{mood}: {name}"));
+        // Each case starts on new servers.
+        for (kind, server) in servers() {
+            let _name = CaseName(format!("{kind}: {name}"));
             case(&|| Box::new(FakeStore::new(server.clone())));
         }
     }
 }
 
 #[test]
-fn a_cas_server_is_asked_as_seldom_as_possible() {
-    let server = Rc::new(FakeServer::default());
+fn commands_take_the_fewest_round_trips() {
+    let server = FakeServer::new(false);
     let mut store = FakeStore::new(server.clone());
     let mut trips = |command: &Command| {
-        let before = server.trips.get();
+        let before = server.round_trips.get();
         let outcome = store.apply(command, &at(1)).unwrap();
-        (server.trips.get() - before, outcome)
+        (server.round_trips.get() - before, outcome)
     };
-    // A boot's first ADD claims the node, looks for leases and history that earlier boots left, and
-    // notes that.
-    assert_eq!(trips(&Command::Add(add("first", &dual()))).0, 5, "first ADD");
-    let (adding, added) = trips(&Command::Add(add("c1", &dual())));
-    let (again, same) = trips(&Command::Add(add("c1", &dual())));
+    // The first ADD of a boot claims the node's name, and looks for leases and history of earlier boots.
+    assert_eq!(trips(&Command::Add(add("first", &dual_stack()))).0, 5, "first ADD");
+    let (adding, added) = trips(&Command::Add(add("c1", &dual_stack())));
+    let (again, same) = trips(&Command::Add(add("c1", &dual_stack())));
     assert_eq!((adding, again), (1, 2), "ADD and repeated ADD");
     let grants = |outcome: &Outcome| match outcome {
         Outcome::Added(added) => added.grants.clone(),
@@ -70,94 +62,94 @@ fn a_cas_server_is_asked_as_seldom_as_possible() {
     assert!(deleting == 2 && matches!(freed, Outcome::Freed(l) if l.len() == 2), "DEL");
     let (deleting, freed) = trips(&del("c1"));
     assert!(deleting == 1 && freed == Outcome::Freed(vec![]), "DEL of nothing");
-    let wanted = vec![Wanted { addr: addr("10.0.0.9"), prefix: None }];
-    let (adding, added) = trips(&Command::Add(Add { wanted, ..add("c2", &dual()) }));
+    let requested = vec![Requested { addr: addr("10.0.0.9"), prefix: None }];
+    let (adding, added) = trips(&Command::Add(Add { requested, ..add("c2", &dual_stack()) }));
     assert!(adding == 1 && grants(&added)[0].addr == addr("10.0.0.9"), "fixed ADD");
 }
 
 /// GC of many more leases than the 64 operations that a commit of the server holds.
 #[test]
-fn a_cas_server_is_collected_in_slices() {
-    let server = Rc::new(FakeServer::default());
+fn gc_of_many_leases_takes_many_steps() {
+    let server = FakeServer::new(false);
     let mut store = FakeStore::new(server.clone());
     let count = if long() { 65_000 } else { 6500 };
     let sets = [set("10.0.0.0/8")];
     for i in 0..count {
-        given(&mut store, &add(&format!("c{i}"), &sets), &at(1));
+        added(&mut store, &add(&format!("c{i}"), &sets), &at(1));
     }
-    assert!(server.trips.get() < count * 11 / 10, "{} trips", server.trips.get());
-    server.trips.set(0);
-    let network = NetworkName::new("net").unwrap();
-    let gc = Gc { set: net(), network, valid: [].into(), after: None };
+    assert!(server.round_trips.get() < count * 11 / 10, "{} trips", server.round_trips.get());
+    server.round_trips.set(0);
+    let gc = gc_all();
     assert_eq!(crate::engine::gc(&mut store, gc, &at(2)).unwrap(), count);
     assert!(leases(&mut store).is_empty());
 }
 
-/// Another client takes the very address before the commit, or leases for the very owner.
+/// The other client acts before the commit.
 #[test]
-fn a_cas_server_with_another_client_in_between() {
+fn a_concurrent_client_leases_the_same_address_or_for_the_same_owner() {
     let sets = [set("10.0.0.0/29")];
     for same_owner in [false, true] {
-        let server = Rc::new(FakeServer::default());
+        let server = FakeServer::new(false);
         let mut store = FakeStore::new(server.clone());
         // Both ask for the lowest, so both have the same candidate.
-        let lowest = |c: &str| Add { strategy: Strategy::Lowest, ..add(c, &sets) };
+        let lowest = |c: &str| lowest(c, &sets);
         let theirs = lowest(if same_owner { "mine" } else { "theirs" });
         let other = server.clone();
-        *server.intruder.borrow_mut() = Some(Box::new(move || {
-            let got = given(&mut FakeStore::new(other), &theirs, &at(1));
+        *server.before_commit.borrow_mut() = Some(Box::new(move || {
+            let got = added(&mut FakeStore::new(other), &theirs, &at(1));
             assert_eq!(got, [addr("10.0.0.2")]);
         }));
-        let got = given(&mut store, &lowest("mine"), &at(1));
+        let got = added(&mut store, &lowest("mine"), &at(1));
         assert_eq!(got, [addr(if same_owner { "10.0.0.2" } else { "10.0.0.3" })]);
         assert_eq!(leases(&mut store).len(), if same_owner { 1 } else { 2 });
     }
 }
 
-/// Another client leases through a pool that goes, or makes one in the same place.
+/// The other client leases from a pool that is being released, or creates an overlapping pool.
 #[test]
-fn pools_with_another_client_in_between() {
-    let server = Rc::new(FakeServer::default());
+fn a_concurrent_client_changes_the_pools() {
+    let server = FakeServer::new(false);
     let mut store = FakeStore::new(server.clone());
-    let intrude = |act: fn(&mut FakeStore)| {
+    let interfere = |act: fn(&mut FakeStore)| {
         let other = server.clone();
-        *server.intruder.borrow_mut() = Some(Box::new(move || act(&mut FakeStore::new(other))));
+        *server.before_commit.borrow_mut() =
+            Some(Box::new(move || act(&mut FakeStore::new(other))));
     };
     let id = pool(&mut store, &ask("l", "10.0.0.0/24"), &at(1)).id.0;
-    intrude(|other| drop(lease(other, &want("l/10.0.0.0/24", None), &at(1))));
+    interfere(|other| drop(lease(other, &want("l/10.0.0.0/24", None), &at(1))));
     assert_eq!(release(&mut store, &id, &at(2)), (true, 1));
     assert!(leases(&mut store).is_empty());
-    intrude(|other| drop(pool(other, &ask("l", "10.0.0.0/16"), &at(1))));
+    interfere(|other| drop(pool(other, &ask("l", "10.0.0.0/16"), &at(1))));
     let here = Command::RequestPool(ask("l", "10.0.0.0/24"));
-    assert!(matches!(no(&mut store, &here), PoolRefusal::Overlap { .. }));
-    // The pool that was asked for goes before the address is taken.
-    intrude(|other| assert_eq!(release(other, "l/10.0.0.0/16", &at(2)), (true, 0)));
+    assert!(matches!(pool_refusal(&mut store, &here), PoolRefusal::Overlap { .. }));
+    // The pool is released before the address is leased.
+    interfere(|other| assert_eq!(release(other, "l/10.0.0.0/16", &at(2)), (true, 0)));
     let unknown = Command::RequestAddress(want("l/10.0.0.0/16", None));
-    assert!(matches!(no(&mut store, &unknown), PoolRefusal::Unknown(_)));
+    assert!(matches!(pool_refusal(&mut store, &unknown), PoolRefusal::Unknown(_)));
     assert!(store.pools().unwrap().is_empty() && leases(&mut store).is_empty());
     let paths = server.paths().into_iter().filter(|path| !path.starts_with("past/"));
     assert_eq!(paths.collect::<Vec<_>>(), ["node/node"]);
 }
 
-/// The control: without comparing an address gets two owners, and the suite sees it.
+/// The control: without comparisons an address gets two owners, and the suite detects it.
 #[test]
 #[should_panic(expected = "has another holder")]
-fn a_blind_cas_server_is_noticed() {
-    let server = Rc::new(FakeServer::default());
-    server.blind.set(true);
+fn a_server_that_does_not_compare_is_detected() {
+    let server = FakeServer::new(false);
+    server.ignores_comparisons.set(true);
     let mut store = FakeStore::new(server);
     let sets = [set("10.0.0.0/30")];
-    let first = given(&mut store, &add("c1", &sets), &at(1));
-    assert_eq!(given(&mut store, &add("c2", &sets), &at(1)), first);
+    let first = added(&mut store, &add("c1", &sets), &at(1));
+    assert_eq!(added(&mut store, &add("c2", &sets), &at(1)), first);
     leases(&mut store);
 }
 
-/// A record that was changed behind our back is believed by nobody.
+/// A record that was changed without a new version.
 #[test]
-fn a_damaged_record_is_named() {
-    let server = Rc::new(FakeServer::default());
+fn a_damaged_record_is_reported() {
+    let server = FakeServer::new(false);
     let mut store = FakeStore::new(server.clone());
-    given(&mut store, &add("c1", &dual()), &at(1));
+    added(&mut store, &add("c1", &dual_stack()), &at(1));
     let found = |store: &mut FakeStore| {
         let mut found = Vec::new();
         store.problems(&at(1), &mut |problem| found.push(problem)).unwrap();
@@ -165,7 +157,7 @@ fn a_damaged_record_is_named() {
     };
     assert_eq!(found(&mut store), []);
     for path in server.paths() {
-        server.spoil(&path, |value| value[3] ^= 1);
+        server.corrupt(&path, |value| value[3] ^= 1);
     }
     let found = found(&mut store);
     assert!(found.len() >= 3 && found.iter().all(|p| p.what.contains("checksum")), "{found:?}");
@@ -177,35 +169,35 @@ fn a_damaged_record_is_named() {
     }
 }
 
-/// A server that was stopped with a lease in hand goes on when its container is gone.
+/// A server that was stopped applies a commit after its container was deleted.
 #[test]
 fn no_lease_is_made_after_its_container_is_deleted() {
     let lost = |server: &Rc<FakeServer>, n| {
-        server.stopped.set(n);
-        FakeStore::new(server.clone()).apply(&Command::Add(add("c1", &dual())), &at(1))
+        server.stalled_commits.set(n);
+        FakeStore::new(server.clone()).apply(&Command::Add(add("c1", &dual_stack())), &at(1))
     };
     let deleted = |server: &Rc<FakeServer>| {
         let freed = FakeStore::new(server.clone()).apply(&del("c1"), &at(2)).unwrap();
-        go_on(server);
+        apply_stalled(server);
         assert_eq!(leases(&mut FakeStore::new(server.clone())), []);
         freed
     };
     for first_call in [true, false] {
-        // The ADD is tried again and succeeds.
-        let server = Rc::new(FakeServer::default());
+        // The ADD is sent again and succeeds.
+        let server = FakeServer::new(false);
         if !first_call {
-            given(&mut FakeStore::new(server.clone()), &add("c0", &dual()), &at(1));
+            added(&mut FakeStore::new(server.clone()), &add("c0", &dual_stack()), &at(1));
             FakeStore::new(server.clone()).apply(&del("c0"), &at(1)).unwrap();
         }
         assert!(matches!(lost(&server, 1), Ok(Outcome::Added(_))));
         assert!(matches!(deleted(&server), Outcome::Freed(freed) if freed.len() == 2));
-        // It is never answered, nor is what was to make it fail; another process deletes.
+        // Neither the ADD nor the fence is answered. Another process deletes.
         assert!(lost(&server, usize::MAX).is_err());
-        server.stopped.set(0);
+        server.stalled_commits.set(0);
         assert_eq!(deleted(&server), Outcome::Freed(vec![]));
-        // Nobody is in doubt any more.
-        server.trips.set(0);
+        // No transaction is in flight any more.
+        server.round_trips.set(0);
         FakeStore::new(server.clone()).apply(&del("c1"), &at(2)).unwrap();
-        assert_eq!(server.trips.get(), 1);
+        assert_eq!(server.round_trips.get(), 1);
     }
 }

@@ -1,16 +1,16 @@
-//! The contract of [`crate::store::Store`] as tests, run on every store: the model, redb with both kinds
-//! of persistence, and (`cas_test`) the compare-and-set server.
+//! The contract of [`crate::store::Store`] as tests. They run on every store: the model, redb with both
+//! lifetimes of leases, the fake cluster (`cluster_test`), and real servers (`servers_test`).
 //!
-//! A case gets a maker of handles to one new, empty store; two handles are two processes, or nodes.
+//! A case gets a function that creates handles to one new, empty store. Two handles are two processes or nodes.
 
 use std::rc::Rc;
 
-use super::delegate::{reads, repairs};
+use super::delegate::{delegate_reads, delegate_repairs};
 use super::memory::Memory;
 use super::operator_test;
 use crate::alloc::{
-    Add, Check, Command, Context, Cooldown, Del, Gc, Legacy, LegacyCursor, LegacyLease,
-    OnDuplicate, Outcome, Reserve, Status, Strategy, Target, Wanted,
+    Add, Check, Command, Context, Cooldown, Del, ForeignLease, Gc, Legacy, LegacyCursor,
+    OnDuplicate, Outcome, Requested, Reserve, Status, Strategy, Target,
 };
 use crate::error::{Error, Refusal, StoreError};
 use crate::model::{
@@ -44,6 +44,13 @@ pub fn attachment(container: &str) -> Attachment {
     }
 }
 
+/// A lease of host-local on network net.
+pub fn foreign(container: &str, at: &str, ifname: Option<&str>) -> ForeignLease {
+    let ifname = ifname.map(|i| IfName::new(i).unwrap());
+    let owner = Owner::Attachment(Attachment { ifname, ..attachment(container) });
+    ForeignLease { addr: addr(at), kind: Kind::Dynamic, owner }
+}
+
 pub fn owner(container: &str) -> Owner {
     Owner::Attachment(attachment(container))
 }
@@ -58,7 +65,7 @@ pub fn add(container: &str, sets: &[RangeSet]) -> Add {
         network: NetworkName::new("net").unwrap(),
         owner: owner(container),
         sets: sets.to_vec(),
-        wanted: vec![],
+        requested: vec![],
         strategy: Strategy::Hash,
         cooldown: Cooldown::default(),
         sticky: false,
@@ -70,9 +77,28 @@ pub fn add(container: &str, sets: &[RangeSet]) -> Add {
     }
 }
 
+/// An ADD that takes the lowest free address.
+pub fn lowest(container: &str, sets: &[RangeSet]) -> Add {
+    Add { strategy: Strategy::Lowest, ..add(container, sets) }
+}
+
 pub fn del(container: &str) -> Command {
-    let target = Target::Owner(owner(container));
-    Command::Del(Del { set: net(), target, rewind: false, undo: false, legacy: None })
+    Command::Del(del_target(Target::Owner(owner(container))))
+}
+
+pub fn del_target(target: Target) -> Del {
+    Del { set: net(), target, rewind: false, undo: false, legacy: None }
+}
+
+pub fn reserve(addrs: &[&str]) -> Command {
+    let addrs = addrs.iter().map(|text| addr(text)).collect();
+    Command::Reserve(Reserve { set: net(), addrs, note: None, holder: None })
+}
+
+/// A GC that keeps no container.
+pub fn gc_all() -> Gc {
+    let network = NetworkName::new("net").unwrap();
+    Gc { set: net(), network, valid: [].into(), after: None }
 }
 
 pub fn at(now: u64) -> Context {
@@ -86,7 +112,7 @@ pub fn at(now: u64) -> Context {
 }
 
 /// The addresses of an ADD that must succeed.
-pub fn given(store: &mut dyn Store, add: &Add, cx: &Context) -> Vec<Addr> {
+pub fn added(store: &mut dyn Store, add: &Add, cx: &Context) -> Vec<Addr> {
     match store.apply(&Command::Add(add.clone()), cx) {
         Ok(Outcome::Added(added)) => added.grants.iter().map(|g| g.addr).collect(),
         other => panic!("{other:?}"),
@@ -107,9 +133,16 @@ pub fn freed(store: &mut dyn Store, command: &Command, cx: &Context) -> Vec<Addr
     }
 }
 
-pub fn leases(store: &mut dyn Store) -> Vec<Lease> {
+/// The living leases.
+pub fn listed(store: &mut dyn Store, cx: &Context) -> Vec<Lease> {
     let mut all = Vec::new();
-    store.list(&at(0), &mut |lease| all.push(lease)).unwrap();
+    store.list(cx, &mut |lease| all.push(lease)).unwrap();
+    all
+}
+
+/// The leases by address, of which no address may have two.
+pub fn leases(store: &mut dyn Store) -> Vec<Lease> {
+    let mut all = listed(store, &at(0));
     all.sort_by(|a, b| (&a.set, a.addr).cmp(&(&b.set, b.addr)));
     let mut addrs: Vec<_> = all.iter().map(|l| (l.set.clone(), l.addr)).collect();
     addrs.dedup();
@@ -117,18 +150,18 @@ pub fn leases(store: &mut dyn Store) -> Vec<Lease> {
     all
 }
 
-pub fn dual() -> Vec<RangeSet> {
+pub fn dual_stack() -> Vec<RangeSet> {
     vec![set("10.0.0.0/24"), set("fd00::/64")]
 }
 
 fn dual_stack_add_and_del(make: Make<'_>) {
     let (mut a, mut b) = (make(), make());
-    let got = given(&mut *a, &add("c1", &dual()), &at(1));
+    let got = added(&mut *a, &add("c1", &dual_stack()), &at(1));
     assert_eq!(got.len(), 2);
-    // Repeated, by another process: the same, and no more.
-    assert_eq!(given(&mut *b, &add("c1", &dual()), &at(2)), got);
+    // Another process repeats it: the same addresses, and no more leases.
+    assert_eq!(added(&mut *b, &add("c1", &dual_stack()), &at(2)), got);
     assert_eq!(leases(&mut *a).len(), 2);
-    let other = given(&mut *b, &add("c2", &dual()), &at(3));
+    let other = added(&mut *b, &add("c2", &dual_stack()), &at(3));
     assert!(got.iter().all(|x| !other.contains(x)));
     assert_eq!(freed(&mut *b, &del("c1"), &at(4)), got);
     assert_eq!(freed(&mut *a, &del("c1"), &at(5)), []);
@@ -144,43 +177,43 @@ fn ordered_strategies(make: Make<'_>) {
     let mut store = make();
     let sets = [set("10.0.0.0/29")];
     let rr = |c: &str| Add { strategy: Strategy::RoundRobin, ..add(c, &sets) };
-    assert_eq!(given(&mut *store, &rr("c1"), &at(1)), [addr("10.0.0.2")]);
+    assert_eq!(added(&mut *store, &rr("c1"), &at(1)), [addr("10.0.0.2")]);
     assert_eq!(freed(&mut *store, &del("c1"), &at(2)), [addr("10.0.0.2")]);
-    assert_eq!(given(&mut *store, &rr("c2"), &at(3)), [addr("10.0.0.3")]);
+    assert_eq!(added(&mut *store, &rr("c2"), &at(3)), [addr("10.0.0.3")]);
     let low = Add { strategy: Strategy::Lowest, ..add("c3", &sets) };
-    assert_eq!(given(&mut *store, &low, &at(4)), [addr("10.0.0.2")]);
+    assert_eq!(added(&mut *store, &low, &at(4)), [addr("10.0.0.2")]);
     for (i, want) in ["10.0.0.4", "10.0.0.5", "10.0.0.6"].iter().enumerate() {
-        assert_eq!(given(&mut *store, &rr(&format!("r{i}")), &at(5)), [addr(want)]);
+        assert_eq!(added(&mut *store, &rr(&format!("r{i}")), &at(5)), [addr(want)]);
     }
     freed(&mut *store, &del("c3"), &at(6));
-    assert_eq!(given(&mut *store, &rr("last"), &at(7)), [addr("10.0.0.2")]);
+    assert_eq!(added(&mut *store, &rr("last"), &at(7)), [addr("10.0.0.2")]);
 }
 
 fn fixed_addresses(make: Make<'_>) {
     let mut store = make();
     let sets = [set("10.0.0.0/24")];
-    let wanted = |c: &str, a: &str| {
-        let wanted = vec![Wanted { addr: addr(a), prefix: None }];
-        Command::Add(Add { wanted, ..add(c, &sets) })
+    let requested = |c: &str, a: &str| {
+        let requested = vec![Requested { addr: addr(a), prefix: None }];
+        Command::Add(Add { requested, ..add(c, &sets) })
     };
-    let Command::Add(first) = wanted("c1", "10.0.0.7") else { unreachable!() };
-    assert_eq!(given(&mut *store, &first, &at(1)), [addr("10.0.0.7")]);
+    let Command::Add(first) = requested("c1", "10.0.0.7") else { unreachable!() };
+    assert_eq!(added(&mut *store, &first, &at(1)), [addr("10.0.0.7")]);
     assert_eq!(leases(&mut *store)[0].kind, Kind::Static);
     let cx = at(2);
     assert!(matches!(
-        refused(&mut *store, &wanted("c2", "10.0.0.7"), &cx),
+        refused(&mut *store, &requested("c2", "10.0.0.7"), &cx),
         Refusal::Held { holder, .. } if holder.owner == owner("c1")
     ));
     let no = |r: Refusal| std::mem::discriminant(&r);
     let gateway = Refusal::IsGateway { index: 0, addr: addr("10.0.0.1") };
-    assert_eq!(no(refused(&mut *store, &wanted("c2", "10.0.0.1"), &cx)), no(gateway));
+    assert_eq!(no(refused(&mut *store, &requested("c2", "10.0.0.1"), &cx)), no(gateway));
     assert!(matches!(
-        refused(&mut *store, &wanted("c2", "10.0.1.1"), &cx),
+        refused(&mut *store, &requested("c2", "10.0.1.1"), &cx),
         Refusal::NotInRange { .. }
     ));
-    // The owner asks for another one: it keeps what it has.
+    // The owner requests another address: it keeps its lease.
     assert!(matches!(
-        refused(&mut *store, &wanted("c1", "10.0.0.8"), &cx),
+        refused(&mut *store, &requested("c1", "10.0.0.8"), &cx),
         Refusal::Misfit { asked: Some(_), .. }
     ));
     assert!(matches!(
@@ -193,16 +226,16 @@ fn fixed_addresses(make: Make<'_>) {
 fn all_or_nothing(make: Make<'_>) {
     let mut store = make();
     let tiny = set("fd00::/127");
-    given(&mut *store, &add("c1", std::slice::from_ref(&tiny)), &at(1));
+    added(&mut *store, &add("c1", std::slice::from_ref(&tiny)), &at(1));
     let before = leases(&mut *store);
     let both = [set("10.0.0.0/24"), tiny];
     let refusal = refused(&mut *store, &Command::Add(add("c2", &both)), &at(2));
     assert!(matches!(refusal, Refusal::Exhausted { index: 1, .. }), "{refusal:?}");
     assert_eq!(leases(&mut *store), before);
-    // A set added since gets its address beside the kept one.
-    let got = given(&mut *store, &add("c1", &both), &at(3));
+    // A set that was added since gets an address, and the lease is kept.
+    let got = added(&mut *store, &add("c1", &both), &at(3));
     assert_eq!(got[1], before[0].addr);
-    // A range gone since: refused, and nothing changes.
+    // A range was removed since: refused, and nothing changes.
     let before = leases(&mut *store);
     let gone = refused(&mut *store, &Command::Add(add("c1", &both[..1])), &at(4));
     assert!(matches!(gone, Refusal::Misfit { asked: None, .. }), "{gone:?}");
@@ -213,7 +246,7 @@ fn small_range_by_four_nodes(make: Make<'_>) {
     let mut nodes: Vec<_> = (0..4).map(|_| make()).collect();
     let sets = [set("10.0.0.0/29")];
     for i in 0..5 {
-        given(&mut *nodes[i % 4], &add(&format!("c{i}"), &sets), &at(1));
+        added(&mut *nodes[i % 4], &add(&format!("c{i}"), &sets), &at(1));
     }
     let refusal = refused(&mut *nodes[1], &Command::Add(add("c9", &sets)), &at(2));
     assert!(matches!(refusal, Refusal::Exhausted { index: 0, .. }));
@@ -221,7 +254,7 @@ fn small_range_by_four_nodes(make: Make<'_>) {
     assert!(matches!(refused(&mut *nodes[2], &status, &at(3)), Refusal::Exhausted { .. }));
     freed(&mut *nodes[3], &del("c3"), &at(4));
     assert_eq!(nodes[0].apply(&status, &at(5)).unwrap(), Outcome::Ready);
-    given(&mut *nodes[0], &add("c9", &sets), &at(6));
+    added(&mut *nodes[0], &add("c9", &sets), &at(6));
     assert_eq!(leases(&mut *nodes[0]).len(), 5);
 }
 
@@ -229,22 +262,22 @@ fn ninety_percent_full(make: Make<'_>) {
     let mut store = make();
     let sets = [set("10.0.0.0/22")];
     for i in 0..920 {
-        given(&mut *store, &add(&format!("c{i}"), &sets), &at(1));
+        added(&mut *store, &add(&format!("c{i}"), &sets), &at(1));
     }
     for i in (0..920).step_by(7) {
         assert_eq!(freed(&mut *store, &del(&format!("c{i}")), &at(2)).len(), 1);
     }
     for i in 0..101 {
-        given(&mut *store, &add(&format!("d{i}"), &sets), &at(3));
+        added(&mut *store, &add(&format!("d{i}"), &sets), &at(3));
     }
     assert_eq!(leases(&mut *store).len(), 920 - 132 + 101);
 }
 
 fn check_compares(make: Make<'_>) {
     let mut store = make();
-    let got = given(&mut *store, &add("c1", &dual()), &at(1));
+    let got = added(&mut *store, &add("c1", &dual_stack()), &at(1));
     let mut check = |container: &str, expected: Option<Vec<Addr>>| {
-        let check = Check { set: net(), owner: owner(container), sets: dual(), expected };
+        let check = Check { set: net(), owner: owner(container), sets: dual_stack(), expected };
         store.apply(&Command::Check(check), &at(2))
     };
     assert!(check("c1", None).is_ok());
@@ -253,7 +286,7 @@ fn check_compares(make: Make<'_>) {
         check("c1", Some(got[..1].to_vec())),
         Err(Error::Refused(Refusal::Different { .. }))
     ));
-    // From our ranges, and not leased to it: the second address was freed, or is another's.
+    // An address of our ranges that is not leased to it: it was freed, or has another owner.
     let lost = vec![got[0], got[1], addr("10.0.0.77")];
     assert!(matches!(check("c1", Some(lost)), Err(Error::Refused(Refusal::Lost { .. }))));
     assert!(matches!(check("c2", None), Err(Error::Refused(Refusal::Missing { .. }))));
@@ -263,20 +296,19 @@ fn garbage_collection(make: Make<'_>) {
     collect(make, 300);
 }
 
-/// Leases of three kinds that GC must not judge, and `count` that it must.
+/// Leases of three kinds that GC must keep, and `count` leases that it must check.
 fn collect(make: Make<'_>, count: usize) {
     let mut store = make();
     let sets = [set("10.0.0.0/8")];
     for i in 0..count {
-        given(&mut *store, &add(&format!("c{i}"), &sets), &at(1));
+        added(&mut *store, &add(&format!("c{i}"), &sets), &at(1));
     }
     let foreign = Attachment { network: NetworkName::new("other").unwrap(), ..attachment("c0") };
     let foreign = Add { owner: Owner::Attachment(foreign), ..add("c0", &sets) };
-    given(&mut *store, &foreign, &at(1));
+    added(&mut *store, &foreign, &at(1));
     let id = Add { owner: Owner::Id("eni".into()), origin: Origin::default(), ..add("x", &sets) };
-    given(&mut *store, &id, &at(1));
-    let reserve = Reserve { set: net(), addrs: vec![addr("11.0.0.1")], note: None, holder: None };
-    store.apply(&Command::Reserve(reserve), &at(1)).unwrap();
+    added(&mut *store, &id, &at(1));
+    store.apply(&reserve(&["11.0.0.1"]), &at(1)).unwrap();
     let mut valid: Vec<_> = (0..count)
         .step_by(2)
         .map(|i| {
@@ -292,7 +324,7 @@ fn collect(make: Make<'_>, count: usize) {
     assert_eq!(leases(&mut *store).len(), count.div_ceil(2) + 3);
 }
 
-fn cooldown_holds_back(make: Make<'_>) {
+fn a_cooling_address_is_not_leased(make: Make<'_>) {
     let mut store = make();
     let sets = [set("10.0.0.0/30")];
     let cool = |c: &str, strict| Add {
@@ -301,23 +333,23 @@ fn cooldown_holds_back(make: Make<'_>) {
         ..add(c, &sets)
     };
     let only = [addr("10.0.0.2")];
-    assert_eq!(given(&mut *store, &cool("c1", true), &at(100)), only);
+    assert_eq!(added(&mut *store, &cool("c1", true), &at(100)), only);
     freed(&mut *store, &del("c1"), &at(100));
     let strict = Command::Add(cool("c2", true));
     assert!(matches!(
         refused(&mut *store, &strict, &at(129)),
         Refusal::Exhausted { cooling: true, .. }
     ));
-    // Nothing else is left: given all the same, unless strict.
-    assert_eq!(given(&mut *store, &cool("c2", false), &at(129)), only);
+    // No other address is free: it is leased before its cooldown ends, unless strict.
+    assert_eq!(added(&mut *store, &cool("c2", false), &at(129)), only);
     freed(&mut *store, &del("c2"), &at(129));
-    assert_eq!(given(&mut *store, &cool("c3", true), &at(159)), only);
+    assert_eq!(added(&mut *store, &cool("c3", true), &at(159)), only);
     freed(&mut *store, &del("c3"), &at(159));
-    // A clock set back does not hold it for longer than asked.
-    assert_eq!(given(&mut *store, &cool("c4", true), &at(50)), only);
+    // A clock that is set back does not extend the cooldown.
+    assert_eq!(added(&mut *store, &cool("c4", true), &at(50)), only);
 }
 
-fn cooled_address_waits_its_turn(make: Make<'_>) {
+fn a_cooled_address_waits_its_turn(make: Make<'_>) {
     let mut store = make();
     let sets = [set("10.0.0.0/29")];
     let cool = |c: &str| Add {
@@ -325,19 +357,19 @@ fn cooled_address_waits_its_turn(make: Make<'_>) {
         strategy: Strategy::Lowest,
         ..add(c, &sets)
     };
-    assert_eq!(given(&mut *store, &cool("c1"), &at(100)), [addr("10.0.0.2")]);
+    assert_eq!(added(&mut *store, &cool("c1"), &at(100)), [addr("10.0.0.2")]);
     freed(&mut *store, &del("c1"), &at(100));
-    assert_eq!(given(&mut *store, &cool("c2"), &at(101)), [addr("10.0.0.3")]);
+    assert_eq!(added(&mut *store, &cool("c2"), &at(101)), [addr("10.0.0.3")]);
 }
 
 fn an_undone_add_leaves_nothing(make: Make<'_>) {
     let mut store = make();
     let sets = [set("10.0.0.0/24")];
     let add = Add { cooldown: Cooldown { seconds: 30, strict: true }, ..add("c1", &sets) };
-    let created = given(&mut *store, &add, &at(1));
+    let created = added(&mut *store, &add, &at(1));
     crate::engine::undo(&mut *store, &net(), &owner("c1"), &created, &at(2)).unwrap();
     assert!(leases(&mut *store).is_empty());
-    assert_eq!(given(&mut *store, &add, &at(3)), created);
+    assert_eq!(added(&mut *store, &add, &at(3)), created);
 }
 
 fn a_pod_returns_to_its_address(make: Make<'_>) {
@@ -348,22 +380,22 @@ fn a_pod_returns_to_its_address(make: Make<'_>) {
         let origin = Origin { pod: Some(pod), ..add(c, &sets).origin };
         Add { sticky: true, strategy: Strategy::RoundRobin, origin, ..add(c, &sets) }
     };
-    let first = given(&mut *store, &pod("c1", "db-0"), &at(1));
+    let first = added(&mut *store, &pod("c1", "db-0"), &at(1));
     freed(&mut *store, &del("c1"), &at(2));
-    assert_ne!(given(&mut *store, &pod("c2", "db-1"), &at(3)), first);
-    assert_eq!(given(&mut *store, &pod("c3", "db-0"), &at(4)), first);
-    assert_ne!(given(&mut *store, &pod("c4", "db-0"), &at(5)), first);
+    assert_ne!(added(&mut *store, &pod("c2", "db-1"), &at(3)), first);
+    assert_eq!(added(&mut *store, &pod("c3", "db-0"), &at(4)), first);
+    assert_ne!(added(&mut *store, &pod("c4", "db-0"), &at(5)), first);
 }
 
 fn gateways_are_claimed(make: Make<'_>) {
     let mut store = make();
     let sets = [set("10.0.0.0/24 10.0.0.1 10.0.0.9")];
     let claim = |c: &str, sets: &[RangeSet]| Add { claim_gateways: true, ..add(c, sets) };
-    given(&mut *store, &claim("c1", &sets), &at(1));
-    given(&mut *store, &claim("c2", &sets), &at(1));
+    added(&mut *store, &claim("c1", &sets), &at(1));
+    added(&mut *store, &claim("c2", &sets), &at(1));
     assert_eq!(leases(&mut *store).iter().filter(|l| l.kind == Kind::Gateway).count(), 1);
     let target = Target::Addresses(vec![addr("10.0.0.1")]);
-    let del = Command::Del(Del { set: net(), target, rewind: false, undo: false, legacy: None });
+    let del = Command::Del(del_target(target));
     assert_eq!(freed(&mut *store, &del, &at(2)), []);
     let held = leases(&mut *store).into_iter().find(|l| l.kind == Kind::Dynamic).unwrap();
     let gateway = GatewaySpec::At(held.addr);
@@ -377,8 +409,8 @@ fn dels_by_address_and_id(make: Make<'_>) {
     let mut store = make();
     let sets = [set("10.0.0.0/24")];
     let ecs = |id: &str| Add { owner: Owner::Id(id.into()), ..add("x", &sets) };
-    let a = given(&mut *store, &ecs("a"), &at(1));
-    let b = given(&mut *store, &ecs("b"), &at(1));
+    let a = added(&mut *store, &ecs("a"), &at(1));
+    let b = added(&mut *store, &ecs("b"), &at(1));
     let mut del = |target| {
         let del = Del { set: net(), target, rewind: true, undo: false, legacy: None };
         freed(&mut *store, &Command::Del(del), &at(2))
@@ -392,23 +424,23 @@ fn dels_by_address_and_id(make: Make<'_>) {
 fn a_moved_container_is_rewritten(make: Make<'_>) {
     let mut store = make();
     let sets = [set("10.0.0.0/24")];
-    given(&mut *store, &add("c1", &sets), &at(1));
+    added(&mut *store, &add("c1", &sets), &at(1));
     let moved = Add {
         origin: Origin { mac: Some("02:00:00:00:00:01".into()), ..add("c1", &sets).origin },
         ..add("c1", &sets)
     };
-    let got = given(&mut *store, &moved, &at(2));
+    let got = added(&mut *store, &moved, &at(2));
     let now = leases(&mut *store);
     assert_eq!((now.len(), now[0].addr), (1, got[0]));
     assert_eq!(now[0].origin.mac.as_deref(), Some("02:00:00:00:00:01"));
     assert_eq!(now[0].time, 1);
 }
 
-/// Says which case it was that failed.
-pub struct Named(pub String);
+/// Prints the name of a case that fails.
+pub struct CaseName(pub String);
 
-impl Drop for Named {
-    #[allow(clippy::print_stderr, reason = "a failing test tells its case")]
+impl Drop for CaseName {
+    #[allow(clippy::print_stderr, reason = "a failing test names its case")]
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("in the case {}", self.0);
@@ -423,7 +455,7 @@ pub const CASES: &[(&str, Case)] = &[
     ("sub-pools share their subnet's addresses", super::pool_cases::sub_pools),
     ("addresses of a pool", super::pool_cases::addresses),
     ("serial addresses", super::pool_cases::serial_addresses),
-    ("a released pool takes its leases along", super::pool_cases::release_takes_all),
+    ("a released pool frees its leases", super::pool_cases::release_frees_all),
     ("a shared pool", super::pool_cases::shared_pool),
     ("a sweep", super::pool_cases::sweep),
     ("an adopted pool", super::pool_cases::adopted),
@@ -436,18 +468,21 @@ pub const CASES: &[(&str, Case)] = &[
     ("90 % full", ninety_percent_full),
     ("CHECK compares", check_compares),
     ("GC", garbage_collection),
-    ("cooldown holds back", cooldown_holds_back),
-    ("a cooled address waits its turn", cooled_address_waits_its_turn),
+    ("a cooling address is not leased", a_cooling_address_is_not_leased),
+    ("a cooled address waits its turn", a_cooled_address_waits_its_turn),
     ("an undone ADD leaves nothing", an_undone_add_leaves_nothing),
     ("a pod returns to its address", a_pod_returns_to_its_address),
     ("gateways are claimed", gateways_are_claimed),
     ("DELs by address and id", dels_by_address_and_id),
     ("a moved container is rewritten", a_moved_container_is_rewritten),
     ("a changed lease is not freed", operator_test::a_changed_lease_is_not_freed),
-    ("every record moves", super::copy_test::every_record_moves),
-    ("a move stops at another's address", super::copy_test::another_holder_is_named),
-    ("a move that was stopped goes on", super::copy_test::stopped_and_repeated),
-    ("imports are whole and repeatable", operator_test::imports_are_whole_and_repeatable),
+    ("every record is copied", super::copy_test::every_record_is_copied),
+    (
+        "a copy stops at an address with another holder",
+        super::copy_test::another_holder_is_reported,
+    ),
+    ("a copy that was stopped can be repeated", super::copy_test::stopped_and_repeated),
+    ("imports are atomic and repeatable", operator_test::imports_are_atomic_and_repeatable),
 ];
 
 pub fn memory() -> impl Fn() -> Box<dyn Store> {
@@ -456,32 +491,32 @@ pub fn memory() -> impl Fn() -> Box<dyn Store> {
         fn apply(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {
             self.0.borrow_mut().apply(command, cx)
         }
-        repairs!(self => self.0.borrow_mut());
+        delegate_repairs!(self => self.0.borrow_mut());
     }
     impl StoreReader for Shared {
         fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
             self.0.borrow_mut().list(cx, each)
         }
-        reads!(self => self.0.borrow_mut());
+        delegate_reads!(self => self.0.borrow_mut());
     }
     let shared = Rc::new(std::cell::RefCell::new(Memory::default()));
     move || Box::new(Shared(shared.clone()))
 }
 
 #[test]
-fn memory_keeps_the_contract() {
+fn the_model_meets_the_contract() {
     for (name, case) in CASES {
-        let _name = Named((*name).to_owned());
+        let _name = CaseName((*name).to_owned());
         case(&memory());
     }
     collect(&memory(), 3000);
 }
 
 #[test]
-fn redb_keeps_the_contract() {
+fn redb_meets_the_contract() {
     for persist in [Persist::Boot, Persist::Disk] {
         for (name, case) in CASES {
-            let _name = Named(format!("{persist:?}: {name}"));
+            let _name = CaseName(format!("{persist:?}: {name}"));
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("leases.redb");
             case(&|| Box::new(Embedded::new(path.clone(), persist, Wait::Forever)));
@@ -490,7 +525,7 @@ fn redb_keeps_the_contract() {
 }
 
 #[test]
-fn takeover_happens_in_the_add_itself() {
+fn the_first_add_imports_the_leases_of_host_local() {
     for make in [Box::new(memory()) as Box<dyn Fn() -> Box<dyn Store>>, {
         let folder = tempfile::tempdir().unwrap();
         Box::new(move || {
@@ -501,30 +536,25 @@ fn takeover_happens_in_the_add_itself() {
         let mut store = make();
         let sets = [set("10.0.0.0/29")];
         let add = |c: &str, legacy| Add { strategy: Strategy::RoundRobin, legacy, ..add(c, &sets) };
-        let old = |a: &str, c: &str, ifname: Option<&str>| LegacyLease {
-            addr: addr(a),
-            container: ContainerId::new(c).unwrap(),
-            ifname: ifname.map(|i| IfName::new(i).unwrap()),
-        };
         let legacy = Legacy::Read(
-            vec![old("10.0.0.3", "old", None), old("10.0.0.4", "new", Some("eth0"))],
+            vec![foreign("old", "10.0.0.3", None), foreign("new", "10.0.0.4", Some("eth0"))],
             vec![LegacyCursor { index: 0, addr: addr("10.0.0.2") }],
         );
-        assert_eq!(given(&mut *store, &add("c1", legacy), &at(1)), [addr("10.0.0.5")]);
+        assert_eq!(added(&mut *store, &add("c1", legacy), &at(1)), [addr("10.0.0.5")]);
         assert_eq!(leases(&mut *store).len(), 3);
-        // Found again whether the folder is still there or not.
-        let same = given(&mut *store, &add("old", Legacy::Unread), &at(2));
+        // They are found again whether the folder is still there or not.
+        let same = added(&mut *store, &add("old", Legacy::Unread), &at(2));
         assert_eq!(same, [addr("10.0.0.3")]);
-        assert_eq!(given(&mut *store, &add("new", Legacy::Unread), &at(2)), [addr("10.0.0.4")]);
+        assert_eq!(added(&mut *store, &add("new", Legacy::Unread), &at(2)), [addr("10.0.0.4")]);
         assert_eq!(freed(&mut *store, &del("old"), &at(3)), [addr("10.0.0.3")]);
         assert_eq!(leases(&mut *store).len(), 2);
     }
 }
 
-/// Each network has its own leases; the operator hears of an overlap once, and not of a range that
-/// is shared on purpose.
+/// Each network has its own leases. An overlap is reported once, and not at all if the range is shared on
+/// purpose.
 #[test]
-fn networks_that_overlap_are_told_of_once() {
+fn overlapping_networks_are_reported_once() {
     let folder = tempfile::tempdir().unwrap();
     let embedded = || {
         let path = folder.path().join("leases.redb");
@@ -535,19 +565,21 @@ fn networks_that_overlap_are_told_of_once() {
         let mut warned = |network: &str, set: &str, ranges: &str, container: &str| {
             let network = NetworkName::new(network).unwrap();
             let sets = [self::set(ranges)];
-            let add = Add { network, set: SetName(set.into()), ..add(container, &sets) };
+            let owner =
+                Owner::Attachment(Attachment { network: network.clone(), ..attachment(container) });
+            let add = Add { network, owner, set: SetName(set.into()), ..add(container, &sets) };
             match store.apply(&Command::Add(add), &at(1)) {
                 Ok(Outcome::Added(added)) => added.warnings.join("\n"),
                 other => panic!("{other:?}"),
             }
         };
         assert_eq!(warned("a", "a", "10.0.0.0/24", "c1"), "");
-        let told = warned("b", "b", "10.0.0.128/25", "c1");
-        assert!(told.contains("network b") && told.contains("network a"), "{told}");
+        let warning = warned("b", "b", "10.0.0.128/25", "c1");
+        assert!(warning.contains("network b") && warning.contains("network a"), "{warning}");
         assert_eq!(warned("b", "b", "10.0.0.128/25", "c2"), "");
-        let told = warned("c", "a", "10.0.0.0/24", "c3");
-        assert!(told.contains("network b") && !told.contains("network a"), "{told}");
-        // A range that changes is looked at again.
+        let warning = warned("c", "a", "10.0.0.0/24", "c3");
+        assert!(warning.contains("network b") && !warning.contains("network a"), "{warning}");
+        // A changed range is checked again.
         assert!(!warned("b", "b", "10.0.0.0/25", "c5").is_empty());
     }
 }

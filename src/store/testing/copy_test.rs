@@ -1,10 +1,6 @@
-//! Cases of the contract (`contract`) for moving: everything in a store goes into another and back.
+//! Cases of the contract for copying: all records of a store are copied to another one and back.
 
-use std::rc::Rc;
-
-use super::contract::{
-    Make, add, addr, at, attachment, del, given, leases, net, owner, refused, set,
-};
+use super::contract::{Make, add, added, addr, at, attachment, del, leases, net, refused, set};
 use super::fake_cluster::{FakeServer, FakeStore};
 use super::memory::Memory;
 use super::pool_cases::{ask, lease, pool, want};
@@ -13,28 +9,28 @@ use crate::alloc::{
     Restore, Shared, Strategy, Target,
 };
 use crate::error::{Error, Refusal};
-use crate::migrate::copy::{Mover, compare};
+use crate::migrate::copy::{Copier, compare};
 use crate::model::{
     Attachment, Kind, Lease, NetworkDefinition, NetworkName, Node, Origin, Owner, Persist, Pod,
     PoolId, SetName,
 };
 use crate::store::{Store, StoreReader};
 
-/// A lease of every kind of owner, and whatever else a store remembers.
+/// Creates a lease of every kind of owner, and every other kind of record.
 fn fill(store: &mut dyn Store) {
     let sets = [set("10.0.0.0/24"), set("fd00::/64")];
     let pod = Pod { namespace: "ns".into(), name: "db-0".into(), uid: "u".into() };
     let origin =
         Origin { pod: Some(pod), mac: Some("02:00:00:00:00:01".into()), ..add("c1", &sets).origin };
     let sticky = Add { sticky: true, strategy: Strategy::RoundRobin, origin, ..add("c1", &sets) };
-    given(store, &sticky, &at(1));
+    added(store, &sticky, &at(1));
     let ecs = Add { owner: Owner::Id("eni \u{e4}".into()), ..add("x", &sets[..1]) };
-    given(store, &Add { claim_gateways: true, origin: Origin::default(), ..ecs }, &at(2));
+    added(store, &Add { claim_gateways: true, origin: Origin::default(), ..ecs }, &at(2));
     let cool = Cooldown { seconds: 30, strict: true };
-    given(store, &Add { cooldown: cool, ..add("c2", &sets[..1]) }, &at(3));
+    added(store, &Add { cooldown: cool, ..add("c2", &sets[..1]) }, &at(3));
     store.apply(&del("c2"), &at(4)).unwrap();
     for i in 0..70 {
-        given(store, &add(&format!("many-{i}"), &sets), &at(5));
+        added(store, &add(&format!("many-{i}"), &sets), &at(5));
     }
     let reserve = Reserve {
         set: net(),
@@ -61,11 +57,14 @@ fn fill(store: &mut dyn Store) {
     }
 }
 
-/// How long a store's own leases live.
-fn usual(store: &mut dyn Store) -> Persist {
+/// The lifetime of a store's own leases.
+fn lifetime(store: &mut dyn Store) -> Persist {
     let probe = SetName("probe".into());
-    let target = Target::Owner(owner("probe"));
-    given(store, &Add { set: probe.clone(), ..add("probe", &[set("10.0.0.0/24")]) }, &at(99));
+    let network = NetworkName::new("probe").unwrap();
+    let of_probe = Attachment { network: network.clone(), ..attachment("probe") };
+    let (owner, sets) = (Owner::Attachment(of_probe), [set("10.0.0.0/24")]);
+    let target = Target::Owner(owner.clone());
+    added(store, &Add { set: probe.clone(), network, owner, ..add("probe", &sets) }, &at(99));
     let mut found = Persist::default();
     let mut tell = |record, persist| {
         if matches!(record, Record::Lease(lease) if lease.set == probe) {
@@ -79,12 +78,12 @@ fn usual(store: &mut dyn Store) -> Persist {
     found
 }
 
-fn move_all(from: &mut dyn Store, to: &mut dyn Store) -> Result<usize, Error> {
-    let (cx, persist) = (at(100), usual(to));
-    let mut mover = Mover::new(to, &cx, false);
-    from.records(&at(100), &mut |record, _| mover.push(record, persist))?;
-    mover.flush()?;
-    Ok(mover.moved)
+fn copy_all(from: &mut dyn Store, to: &mut dyn Store) -> Result<usize, Error> {
+    let (cx, persist) = (at(100), lifetime(to));
+    let mut copier = Copier::new(to, &cx, false);
+    from.records(&at(100), &mut |record, _| copier.push(record, persist))?;
+    copier.flush()?;
+    Ok(copier.copied)
 }
 
 fn all(store: &mut dyn Store) -> Vec<Record> {
@@ -97,23 +96,23 @@ fn all(store: &mut dyn Store) -> Vec<Record> {
     found
 }
 
-/// Into the model and out of it, whatever the store.
-pub fn every_record_moves(make: Make<'_>) {
+/// From the model to the store, and back.
+pub fn every_record_is_copied(make: Make<'_>) {
     let (mut model, mut back) = (Memory::default(), Memory::default());
     fill(&mut model);
     let expected = all(&mut model);
     assert!(expected.len() > 290, "{}", expected.len());
     let mut store = make();
-    assert_eq!(move_all(&mut model, &mut *store).unwrap(), expected.len());
-    let persist = Some(usual(&mut *store));
+    assert_eq!(copy_all(&mut model, &mut *store).unwrap(), expected.len());
+    let persist = Some(lifetime(&mut *store));
     let comparison = compare(&mut model, &mut *store, persist, &at(100)).unwrap();
     assert_eq!((comparison.same, comparison.more), (expected.len(), 0), "{comparison:?}");
     assert!(comparison.missing.is_empty() && comparison.different.is_empty(), "{comparison:?}");
-    assert_eq!(move_all(&mut *store, &mut back).unwrap(), expected.len());
+    assert_eq!(copy_all(&mut *store, &mut back).unwrap(), expected.len());
     assert_eq!(all(&mut back), expected);
-    // It goes on there: nobody's address is given again, and every owner can leave.
+    // The copy works: no held address is leased again, and every owner can release its lease.
     let taken: Vec<_> = leases(&mut *store).into_iter().map(|l| (l.set, l.addr)).collect();
-    let new = given(&mut *store, &add("new", &[set("10.0.0.0/24")]), &at(101));
+    let new = added(&mut *store, &add("new", &[set("10.0.0.0/24")]), &at(101));
     assert!(!taken.contains(&(net(), new[0])));
     let before = leases(&mut *store).len();
     for i in 0..70 {
@@ -123,17 +122,17 @@ pub fn every_record_moves(make: Make<'_>) {
     assert_eq!(leases(&mut *store).len(), before - 140);
 }
 
-/// Named, and in time: a dry run tells all of them, and a portion is not written in part.
-pub fn another_holder_is_named(make: Make<'_>) {
+/// A dry run reports all of them, and a portion is written completely or not at all.
+pub fn another_holder_is_reported(make: Make<'_>) {
     let mut store = make();
-    let mine = given(&mut *store, &add("mine", &[set("10.0.0.0/24")]), &at(1));
+    let mine = added(&mut *store, &add("mine", &[set("10.0.0.0/24")]), &at(1));
     let here = leases(&mut *store).remove(0);
     let other = |addr, who: &str| {
         let owner = Owner::Attachment(attachment(who));
         Record::Lease(Lease { addr, owner, ..here.clone() })
     };
     let records = vec![other(addr("10.0.0.99"), "a"), other(mine[0], "b")];
-    let persist = usual(&mut *store);
+    let persist = lifetime(&mut *store);
     let restore = |dry_run| {
         let (set, records) = (Some(net()), records.clone());
         Command::Restore(Restore { set, persist, records, dry_run })
@@ -147,8 +146,8 @@ pub fn another_holder_is_named(make: Make<'_>) {
     assert_eq!(leases(&mut *store), [here]);
 }
 
-/// Stopped after any portion: all of it again, and it is as if nothing had happened. A node that was
-/// renamed since is another holder.
+/// A copy that is stopped after any portion can be repeated from its start. A node that was renamed since is
+/// another holder.
 pub fn stopped_and_repeated(make: Make<'_>) {
     let mut model = Memory::default();
     fill(&mut model);
@@ -156,11 +155,11 @@ pub fn stopped_and_repeated(make: Make<'_>) {
     let mut store = make();
     for stop in [1, 5, 77, 200, records.len()] {
         let cx = at(100);
-        let mut mover = Mover::new(&mut *store, &cx, false);
+        let mut copier = Copier::new(&mut *store, &cx, false);
         for record in &records[..stop] {
-            mover.push(record.clone(), Persist::Disk).unwrap();
+            copier.push(record.clone(), Persist::Disk).unwrap();
         }
-        mover.flush().unwrap();
+        copier.flush().unwrap();
     }
     let comparison = compare(&mut model, &mut *store, Some(Persist::Disk), &at(100)).unwrap();
     assert_eq!((comparison.same, comparison.more), (records.len(), 0), "{comparison:?}");
@@ -173,10 +172,10 @@ pub fn stopped_and_repeated(make: Make<'_>) {
     assert!(matches!(refusal, Refusal::Clash { .. }));
 }
 
-/// A cluster keeps networks' definitions, and gives them to another cluster alone.
+/// Only clusters keep the definitions of networks.
 #[test]
-fn definitions_move_between_clusters() {
-    let server = || FakeStore::new(Rc::new(FakeServer::default()));
+fn definitions_are_copied_between_clusters() {
+    let server = || FakeStore::new(FakeServer::new(false));
     let (mut one, mut two, mut file) = (server(), server(), Memory::default());
     let record = Record::Definition(NetworkDefinition {
         network: NetworkName::new("net").unwrap(),
@@ -185,17 +184,17 @@ fn definitions_move_between_clusters() {
         by: "node".into(),
         time: 7,
     });
-    Mover::new(&mut one, &at(1), false).push(record.clone(), Persist::Disk).unwrap();
+    Copier::new(&mut one, &at(1), false).push(record.clone(), Persist::Disk).unwrap();
     assert_eq!(all(&mut one), []);
     let cx = at(1);
-    let mut mover = Mover::new(&mut one, &cx, false);
-    mover.push(record.clone(), Persist::Disk).unwrap();
-    mover.flush().unwrap();
+    let mut copier = Copier::new(&mut one, &cx, false);
+    copier.push(record.clone(), Persist::Disk).unwrap();
+    copier.flush().unwrap();
     assert_eq!(all(&mut one), std::slice::from_ref(&record));
     for (to, left_out) in [(&mut two as &mut dyn Store, 0), (&mut file, 1)] {
-        let mut mover = Mover::new(to, &cx, false);
-        one.records(&cx, &mut |record, persist| mover.push(record, persist)).unwrap();
-        mover.flush().unwrap();
+        let mut copier = Copier::new(to, &cx, false);
+        one.records(&cx, &mut |record, persist| copier.push(record, persist)).unwrap();
+        copier.flush().unwrap();
         let comparison = compare(&mut one, to, None, &cx).unwrap();
         assert_eq!((comparison.same, comparison.left_out.len()), (1 - left_out, left_out));
         assert!(comparison.missing.is_empty() && comparison.different.is_empty());

@@ -1,7 +1,7 @@
-//! For stores that wrap another store in a test: reads go to the wrapped store.
+//! For test stores that wrap another store: the read side is delegated to the wrapped store.
 
-/// Every method of a `StoreReader` but `list`, by another store.
-macro_rules! reads {
+/// Implements every method of a `StoreReader` but `list` by another store.
+macro_rules! delegate_reads {
     ($me:ident => $store:expr) => {
         fn pools(&mut $me) -> Result<Vec<crate::model::Pool>, StoreError> {
             $store.pools()
@@ -42,14 +42,44 @@ macro_rules! reads {
         }
     };
 }
-pub(super) use reads;
+pub(super) use delegate_reads;
 
-/// `repair`, by another store.
-macro_rules! repairs {
+/// Implements `repair` by another store.
+macro_rules! delegate_repairs {
     ($me:ident => $store:expr) => {
         fn repair(&mut $me, cx: &Context) -> Result<crate::store::Repair, StoreError> {
             $store.repair(cx)
         }
     };
 }
-pub(super) use repairs;
+pub(super) use delegate_repairs;
+
+/// Implements everything of a server but commits by another server: limits by `$server`, reads by `$read`.
+macro_rules! delegate_server {
+    ($me:ident => $server:expr, $read:expr) => {
+        fn place(&$me) -> String {
+            $server.place()
+        }
+        fn max_operations(&$me) -> usize {
+            $server.max_operations()
+        }
+        fn max_candidates(&$me) -> usize {
+            $server.max_candidates()
+        }
+        fn get(&$me, paths: &[&str], until: Instant) -> Result<Entries, StoreError> {
+            $read.get(paths, until)
+        }
+        fn list(&$me, prefix: &str, until: Instant) -> Result<BTreeMap<String, Entry>, StoreError> {
+            $read.list(prefix, until)
+        }
+        fn count(
+            &$me,
+            folder: &str,
+            ranges: &[KeyRange],
+            until: Instant,
+        ) -> Result<Vec<u64>, StoreError> {
+            $read.count(folder, ranges, until)
+        }
+    };
+}
+pub(super) use delegate_server;

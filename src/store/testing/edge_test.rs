@@ -1,20 +1,20 @@
-//! The edges: what two range sets, two interfaces, two files, two processes or a wrong clock do to
-//! each other.
+//! Edge cases: how two range sets, two interfaces, two files, two processes or a wrong clock affect each other.
 
 use std::path::Path;
-use std::rc::Rc;
 
-use super::contract::{add, addr, at, attachment, del, given, leases, net, owner, set};
-use super::delegate::{reads, repairs};
+use super::contract::{
+    add, added, addr, at, attachment, del, del_target, foreign, gc_all, leases, lowest, owner,
+    reserve, set,
+};
+use super::delegate::{delegate_reads, delegate_repairs};
 use super::fake_cluster::{FakeServer, FakeStore};
 use super::memory::Memory;
 use crate::alloc::{
-    Add, Collected, Command, Context, Cooldown, Del, Gc, Legacy, LegacyLease, Outcome, Reserve,
-    Strategy, Target, Wanted,
+    Add, Collected, Command, Context, Cooldown, Legacy, Outcome, Requested, Strategy, Target,
 };
 use crate::error::{Error, StoreError};
 use crate::model::{
-    Attachment, ContainerId, IfName, Lease, NetworkName, Origin, Owner, Persist, Pod, SetName, Wait,
+    Attachment, IfName, Lease, NetworkName, Origin, Owner, Persist, Pod, SetName, Wait,
 };
 use crate::net::RangeSet;
 use crate::store::embedded::fs::Os;
@@ -27,7 +27,7 @@ fn embedded(path: &Path, persist: Persist) -> Embedded {
     Embedded::new(path.to_owned(), persist, Wait::Forever)
 }
 
-/// One store of each local kind.
+/// Runs a case on each local store.
 fn each(case: impl Fn(&mut dyn Store)) {
     case(&mut Memory::default());
     let folder = tempfile::tempdir().unwrap();
@@ -39,85 +39,79 @@ fn cooled(container: &str, sets: &[RangeSet]) -> Add {
     Add { cooldown, strategy: Strategy::Lowest, ..add(container, sets) }
 }
 
-/// Each range set of a family plans to thaw the same coolings.
+/// Each range set of a family plans to end the same cooldowns.
 #[test]
-fn two_sets_of_a_family_thaw_an_address_once() {
+fn two_sets_of_a_family_end_a_cooldown_once() {
     each(|store| {
         let sets = [set("10.0.0.0/24"), set("10.0.1.0/24")];
-        given(store, &cooled("c1", &sets), &at(1));
+        added(store, &cooled("c1", &sets), &at(1));
         store.apply(&del("c1"), &at(2)).unwrap();
-        given(store, &cooled("c2", &sets), &at(10));
-        given(store, &cooled("c3", &sets), &at(10));
+        added(store, &cooled("c2", &sets), &at(10));
+        added(store, &cooled("c3", &sets), &at(10));
     });
 }
 
-/// The second set thaws what the first one has just leased: the lease stands, its bit is clear.
+/// The second set ends the cooldown of an address that the first set has just leased.
 #[test]
-fn what_one_set_leases_the_other_does_not_thaw() {
+fn the_cooldown_of_an_address_that_was_just_leased_is_not_ended() {
     each(|store| {
         let one = [set("10.0.0.0/24")];
-        given(store, &cooled("c1", &one), &at(1));
+        added(store, &cooled("c1", &one), &at(1));
         store.apply(&del("c1"), &at(2)).unwrap();
         let sets = [set("10.0.0.0/24"), set("10.0.1.0/24")];
-        let wanted = vec![Wanted { addr: addr("10.0.0.2"), prefix: None }];
-        given(store, &Add { wanted, ..cooled("c2", &sets) }, &at(10));
-        given(store, &cooled("c3", &sets), &at(10));
+        let requested = vec![Requested { addr: addr("10.0.0.2"), prefix: None }];
+        added(store, &Add { requested, ..cooled("c2", &sets) }, &at(10));
+        added(store, &cooled("c3", &sets), &at(10));
     });
 }
 
 fn legacy(container: &str, at: &str, ifname: Option<&str>) -> Legacy {
-    let lease = LegacyLease {
-        addr: addr(at),
-        container: ContainerId::new(container).unwrap(),
-        ifname: ifname.map(|i| IfName::new(i).unwrap()),
-    };
-    Legacy::Read(vec![lease], vec![])
+    Legacy::Read(vec![foreign(container, at, ifname)], vec![])
 }
 
-/// A set added since splits an adopted owner in two: the repeated ADD answers with another
-/// address, and DEL leaves the adopted one behind.
+/// Otherwise the owner would be split in two: a repeated ADD would return another address, and DEL would leave
+/// the imported lease.
 #[test]
-fn an_adopted_container_keeps_its_address_when_a_set_is_added() {
+fn an_imported_container_keeps_its_address_when_a_set_is_added() {
     each(|store| {
         let sets = [set("10.0.0.0/24"), set("10.0.1.0/24")];
         let first = Add { legacy: legacy("old", "10.0.0.9", None), ..add("old", &sets[..1]) };
-        assert_eq!(given(store, &first, &at(1)), [addr("10.0.0.9")]);
+        assert_eq!(added(store, &first, &at(1)), [addr("10.0.0.9")]);
         let both = Add { legacy: Legacy::Unread, ..add("old", &sets) };
-        let got = given(store, &both, &at(2));
+        let got = added(store, &both, &at(2));
         assert_eq!(got[0], addr("10.0.0.9"));
-        assert_eq!(given(store, &both, &at(3)), got, "repeated");
+        assert_eq!(added(store, &both, &at(3)), got, "repeated");
         store.apply(&del("old"), &at(4)).unwrap();
         assert_eq!(leases(store).len(), 0, "leaked");
     });
 }
 
-/// Two interfaces of one container are both answered with the one adopted lease.
+/// The two interfaces of a container do not get the same address.
 #[test]
-fn an_adopted_lease_serves_one_interface() {
+fn an_imported_lease_serves_one_interface() {
     each(|store| {
         let sets = [set("10.0.0.0/24")];
         let eth0 = Add { legacy: legacy("old", "10.0.0.9", None), ..add("old", &sets) };
-        let a = given(store, &eth0, &at(1));
+        let a = added(store, &eth0, &at(1));
         let second = Attachment { ifname: Some(IfName::new("eth1").unwrap()), ..attachment("old") };
         let eth1 =
             Add { owner: Owner::Attachment(second), legacy: Legacy::Unread, ..add("old", &sets) };
-        let b = given(store, &eth1, &at(2));
+        let b = added(store, &eth1, &at(2));
         assert_ne!(a, b, "one address on two interfaces");
     });
 }
 
 fn collected(first: usize) {
-    let server = Rc::new(FakeServer::default());
+    let server = FakeServer::new(false);
     let mut store = FakeStore::new(server);
     let sets: Vec<RangeSet> = (0..9).map(|i| set(&format!("10.0.{i}.0/24"))).collect();
     for i in 0..first {
-        given(&mut store, &add(&format!("a{i}"), &sets[..1]), &at(1));
+        added(&mut store, &add(&format!("a{i}"), &sets[..1]), &at(1));
     }
     for c in ["c1", "c2", "c3", "c4"] {
-        given(&mut store, &add(c, &sets), &at(1));
+        added(&mut store, &add(c, &sets), &at(1));
     }
-    let network = NetworkName::new("net").unwrap();
-    let mut gc = Gc { set: net(), network, valid: [].into(), after: None };
+    let mut gc = gc_all();
     for _ in 0..100 {
         match store.apply(&Command::Gc(gc.clone()), &at(2)).unwrap() {
             Outcome::Collected(Collected { done: true, .. }) => {
@@ -131,35 +125,41 @@ fn collected(first: usize) {
     panic!("no end");
 }
 
-/// A first page with more leases than a commit holds: GC says it is done and freed nothing.
+/// A first page with more leases than fit in a transaction.
 #[test]
 fn gc_frees_owners_with_many_addresses() {
     collected(0);
 }
 
-/// A later page of that kind: GC never gets past it.
+/// A later page with more leases than fit in a transaction.
 #[test]
 fn gc_gets_past_owners_with_many_addresses() {
     collected(4);
 }
 
-/// A clock set back ends a cooling, but those made since sort before it and hide it.
+/// A clock that is set back ends a cooldown. Newer cooldowns sort before it and must not hide it.
 #[test]
-fn a_clock_set_back_exhausts_nothing() {
+fn a_clock_that_is_set_back_exhausts_no_range() {
     each(|store| {
         let sets = [set("10.0.0.0/24 10.0.0.2 10.0.0.40")];
         let cooldown = Cooldown { seconds: 30, strict: true };
         let cool = |c: &str| Add { cooldown, strategy: Strategy::Lowest, ..add(c, &sets) };
         for i in 0..39 {
-            given(store, &cool(&format!("c{i}")), &at(1_000_000));
+            added(store, &cool(&format!("c{i}")), &at(1_000_000));
         }
         store.apply(&del("c0"), &at(1_000_000)).unwrap();
         // The clock is put right.
         for i in 1..=32 {
             store.apply(&del(&format!("c{i}")), &at(500)).unwrap();
         }
-        assert_eq!(given(store, &cool("d"), &at(510)), [addr("10.0.0.2")]);
+        assert_eq!(added(store, &cool("d"), &at(510)), [addr("10.0.0.2")]);
     });
+}
+
+fn of_other_network() -> Add {
+    let network = NetworkName::new("other").unwrap();
+    let owner = Owner::Attachment(Attachment { network: network.clone(), ..attachment("o") });
+    Add { set: SetName("other".into()), network, owner, ..add("o", &[set("10.9.0.0/24")]) }
 }
 
 /// A reservation made while the set's leases are on disk is not known in the boot file.
@@ -167,13 +167,12 @@ fn a_clock_set_back_exhausts_nothing() {
 fn a_reservation_holds_whatever_persist_says() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("leases.redb");
-    let other = Add { set: SetName("other".into()), ..add("o", &[set("10.9.0.0/24")]) };
-    given(&mut embedded(&path, Persist::Boot), &other, &at(1));
-    let reserve = Reserve { set: net(), addrs: vec![addr("10.0.0.2")], note: None, holder: None };
-    embedded(&path, Persist::Disk).apply(&Command::Reserve(reserve), &at(1)).unwrap();
-    let first = Add { strategy: Strategy::Lowest, ..add("c1", &[set("10.0.0.0/24")]) };
-    let got = given(&mut embedded(&path, Persist::Boot), &first, &at(2));
-    assert_ne!(got, [addr("10.0.0.2")], "a reserved address was given");
+    let other = of_other_network();
+    added(&mut embedded(&path, Persist::Boot), &other, &at(1));
+    embedded(&path, Persist::Disk).apply(&reserve(&["10.0.0.2"]), &at(1)).unwrap();
+    let first = lowest("c1", &[set("10.0.0.0/24")]);
+    let got = added(&mut embedded(&path, Persist::Boot), &first, &at(2));
+    assert_ne!(got, [addr("10.0.0.2")], "a reserved address was leased");
 }
 
 /// That a folder was taken over is not known in the boot file: it is taken over again.
@@ -182,16 +181,16 @@ fn a_folder_is_taken_over_once_whatever_persist_says() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("leases.redb");
     let sets = [set("10.0.0.0/24")];
-    let other = Add { set: SetName("other".into()), ..add("o", &[set("10.9.0.0/24")]) };
-    given(&mut embedded(&path, Persist::Boot), &other, &at(1));
+    let other = of_other_network();
+    added(&mut embedded(&path, Persist::Boot), &other, &at(1));
     let mut disk = embedded(&path, Persist::Disk);
     let first = Add { legacy: legacy("old", "10.0.0.9", Some("eth0")), ..add("c1", &sets) };
-    given(&mut disk, &first, &at(1));
+    added(&mut disk, &first, &at(1));
     disk.apply(&del("old"), &at(2)).unwrap();
     disk.apply(&del("c1"), &at(2)).unwrap();
     let again = Command::Add(Add { legacy: Legacy::Unread, ..add("c2", &sets) });
     let outcome = embedded(&path, Persist::Boot).apply(&again, &at(3)).unwrap();
-    assert_ne!(outcome, Outcome::ReadLegacy, "dead leases are adopted anew");
+    assert_ne!(outcome, Outcome::ReadLegacy, "ended leases are imported again");
 }
 
 /// Under a mark of another machine (a cloned image) no boot is ever told from the next.
@@ -206,7 +205,7 @@ fn leases_of_this_machine_end_with_the_boot_whoever_began_the_file() {
         ..at(1)
     };
     let mut store = embedded(&path, Persist::Boot);
-    given(&mut store, &add("image", &sets), &cx("builder", "b0"));
+    added(&mut store, &add("image", &sets), &cx("builder", "b0"));
     for boot in 1..9 {
         let add = Command::Add(add(&format!("c{boot}"), &sets));
         let got = store.apply(&add, &cx("clone", &format!("b{boot}")));
@@ -214,46 +213,49 @@ fn leases_of_this_machine_end_with_the_boot_whoever_began_the_file() {
     }
 }
 
-/// A DEL that was told to look in host-local's folder, and an ADD that adopts it meanwhile.
+/// A DEL has to read host-local's folder, and an ADD imports the folder meanwhile.
 #[test]
-fn a_del_beside_an_adoption_leaves_nothing() {
+fn a_del_during_an_import_leaves_no_lease() {
     struct Meanwhile<'a>(&'a mut Memory, bool);
     impl Store for Meanwhile<'_> {
         fn apply(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {
             let outcome = self.0.apply(command, cx)?;
             if outcome == Outcome::ReadLegacy && !std::mem::replace(&mut self.1, true) {
                 let legacy = legacy("old", "10.0.0.9", Some("eth0"));
-                given(self.0, &Add { legacy, ..add("new", &[set("10.0.0.0/24")]) }, cx);
+                added(self.0, &Add { legacy, ..add("new", &[set("10.0.0.0/24")]) }, cx);
             }
             Ok(outcome)
         }
-        repairs!(self => self.0);
+        delegate_repairs!(self => self.0);
     }
     impl StoreReader for Meanwhile<'_> {
         fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
             self.0.list(cx, each)
         }
-        reads!(self => self.0);
+        delegate_reads!(self => self.0);
     }
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("10.0.0.9"), "old\r\neth0").unwrap();
     let mut memory = Memory::default();
     let network = NetworkName::new("net").unwrap();
-    let legacy =
-        crate::engine::Legacy { dir: folder.path(), network: &network, wait: Wait::Forever };
+    let legacy = crate::engine::HostLocalFolder {
+        dir: folder.path(),
+        network: &network,
+        wait: Wait::Forever,
+    };
     let target = Target::Owner(owner("old"));
-    let del = Del { set: net(), target, rewind: false, undo: false, legacy: None };
+    let del = del_target(target);
     crate::engine::del(&mut Meanwhile(&mut memory, false), del, Some(legacy), &at(1)).unwrap();
     let left = leases(&mut memory);
     assert!(left.iter().all(|l| l.owner != owner("old")), "{left:?}");
 }
 
-/// A kept lease that is the gateway now.
+/// The address of an existing lease becomes the gateway.
 #[test]
 fn a_container_is_not_its_own_gateway() {
     each(|store| {
-        let first = Add { strategy: Strategy::Lowest, ..add("c1", &[set("10.0.0.0/24")]) };
-        assert_eq!(given(store, &first, &at(1)), [addr("10.0.0.2")]);
+        let first = lowest("c1", &[set("10.0.0.0/24")]);
+        assert_eq!(added(store, &first, &at(1)), [addr("10.0.0.2")]);
         let spec = crate::net::RangeSpec {
             gateway: crate::net::GatewaySpec::At(addr("10.0.0.2")),
             ..crate::net::RangeSpec::of("10.0.0.0/24".parse().unwrap())
@@ -268,16 +270,16 @@ fn a_container_is_not_its_own_gateway() {
 #[test]
 fn an_address_named_twice_is_freed_once() {
     each(|store| {
-        let a = given(store, &add("c1", &[set("10.0.0.0/24")]), &at(1))[0];
+        let a = added(store, &add("c1", &[set("10.0.0.0/24")]), &at(1))[0];
         let target = Target::Addresses(vec![a, a]);
-        let del = Del { set: net(), target, rewind: false, undo: false, legacy: None };
+        let del = del_target(target);
         store.apply(&Command::Del(del), &at(2)).unwrap();
     });
 }
 
-/// Pods that come once and never again leave no more behind than there are addresses.
+/// There are never more such records than addresses.
 #[test]
-fn pods_that_never_return_are_forgotten() {
+fn the_addresses_of_pods_that_never_return_are_forgotten() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("leases.redb");
     let mut store = embedded(&path, Persist::Boot);
@@ -287,7 +289,7 @@ fn pods_that_never_return_are_forgotten() {
         let pod = Pod { namespace: "ns".into(), name: container.clone(), uid: String::new() };
         let origin = Origin { pod: Some(pod), ..add(&container, &sets).origin };
         let add = Add { sticky: true, origin, ..add(&container, &sets) };
-        given(&mut store, &add, &at(1));
+        added(&mut store, &add, &at(1));
         store.apply(&del(&container), &at(1)).unwrap();
     }
     let boot = at(1).boot.unwrap();

@@ -1,10 +1,9 @@
-//! A compare-and-set server with Consul's limits, or with what etcd can do beyond them, in memory.
+//! A fake compare-and-set server in memory, with the limits of Consul or the abilities of etcd.
 //!
-//! Owns: the trouble a cluster makes. It knows keys, versions, transactions of at most 64 operations
-//! that happen whole or not at all, and listing by prefix; of a conflict it tells which comparisons
-//! failed. As etcd does it tries one transaction after the other, and tells what was there. It counts
-//! round trips, and on request another client gets in between, commits conflict at random, or are
-//! lost before or after they are done. The store over it is the product's own.
+//! It has keys, versions, atomic transactions of at most 64 operations, and listing by prefix. As Consul, it
+//! reports which comparisons failed. As etcd, it tries one candidate after the other and reports the records.
+//! It counts round trips. On request another client acts in between, and commits conflict at random or lose
+//! their answers before or after they are applied. The store on top is the production code.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -13,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use super::delegate::{reads, repairs};
+use super::delegate::{delegate_reads, delegate_repairs};
 use crate::alloc::{Command, Context, Outcome};
 use crate::error::{Error, StoreError};
 use crate::model::{Lease, NetworkName, Persist};
@@ -27,42 +26,42 @@ use crate::store::{Cluster, OldKey, Store, StoreReader};
 /// Operations of one transaction (Consul 1.8).
 const LIMIT: usize = 64;
 
-/// A prefix, and what another client does once that was listed.
-pub type Watcher = (&'static str, Box<dyn FnOnce()>);
+/// A prefix, and what another client does once after the prefix was listed.
+pub type AfterList = (&'static str, Box<dyn FnOnce()>);
 
-/// The server.
+/// The fake server.
 #[derive(Default)]
 pub struct FakeServer {
     data: RefCell<BTreeMap<String, Entry>>,
     version: Cell<u64>,
-    /// Round trips so far.
-    pub trips: Cell<usize>,
-    /// It can do what etcd can.
-    pub nests: Cell<bool>,
-    /// Switched off, comparing is forgotten: the suite must notice.
-    pub blind: Cell<bool>,
-    /// Nonzero: the seed of a bad network. Commits conflict for no reason, are done without an
-    /// answer, or are not done and not answered.
-    pub trouble: Cell<u64>,
-    /// Every commit is done and none is answered.
-    pub mute: Cell<bool>,
-    /// So many of the next commits are kept by a server that was stopped, and not answered.
-    pub stopped: Cell<usize>,
-    /// Those.
-    pub kept: RefCell<Vec<Vec<Vec<Operation>>>>,
-    /// Keys of cni-ipam-consul.
-    pub old: RefCell<BTreeMap<String, Vec<u8>>>,
-    /// Runs once before the next commit: another client.
-    pub intruder: RefCell<Option<Box<dyn FnOnce()>>>,
-    /// Runs once after the next listing of this prefix: another client.
-    pub watcher: RefCell<Option<Watcher>>,
-    /// How many commits are left before every call fails: the client is killed.
-    pub left: Cell<Option<usize>>,
-    /// Where the nodes' boots note what they have done.
-    pub notes: Folder,
+    /// The number of round trips so far.
+    pub round_trips: Cell<usize>,
+    /// Whether it behaves as etcd, else as Consul.
+    pub is_etcd: Cell<bool>,
+    /// Comparisons always hold: the suite must detect this.
+    pub ignores_comparisons: Cell<bool>,
+    /// If not 0, the seed of random failures: commits conflict without a reason, or lose their answers before
+    /// or after they are applied.
+    pub failure_seed: Cell<u64>,
+    /// Every commit is applied, and none is answered.
+    pub never_answers: Cell<bool>,
+    /// So many of the next commits are not answered, and only applied by [`apply_stalled`].
+    pub stalled_commits: Cell<usize>,
+    /// These commits, with their candidates.
+    pub stalled: RefCell<Vec<Vec<Vec<Operation>>>>,
+    /// The keys of cni-ipam-consul.
+    pub old_keys: RefCell<BTreeMap<String, Vec<u8>>>,
+    /// Another client, which acts once before the next commit.
+    pub before_commit: RefCell<Option<Box<dyn FnOnce()>>>,
+    /// Another client, which acts once after the next listing of a prefix.
+    pub after_list: RefCell<Option<AfterList>>,
+    /// The commits that are left until every call fails, as if the client was killed.
+    pub commits_left: Cell<Option<usize>>,
+    /// The folder of the nodes' local cache.
+    pub cache: Folder,
 }
 
-/// A folder that goes away with the value.
+/// A temporary folder.
 pub struct Folder(pub TempDir);
 
 impl Default for Folder {
@@ -72,18 +71,31 @@ impl Default for Folder {
     }
 }
 
-/// The server goes on: it carries out what it has kept.
-pub fn go_on(server: &Rc<FakeServer>) {
-    for tries in server.kept.take() {
-        let tries: Vec<&[Operation]> = tries.iter().map(|steps| &**steps).collect();
-        server.commit(&tries, Instant::now()).unwrap();
+/// A cache that keeps nothing.
+pub fn no_cache() -> LocalCache {
+    LocalCache::new("/proc/nowhere".as_ref(), String::new())
+}
+
+/// Applies the stalled commits.
+pub fn apply_stalled(server: &Rc<FakeServer>) {
+    for candidates in server.stalled.take() {
+        let candidates: Vec<&[Operation]> =
+            candidates.iter().map(|operations| &**operations).collect();
+        server.commit(&candidates, Instant::now()).unwrap();
     }
 }
 
 impl FakeServer {
-    fn trip(&self) -> Result<(), StoreError> {
-        self.trips.set(self.trips.get() + 1);
-        match self.left.get() {
+    /// A server that behaves as etcd, or as Consul.
+    pub fn new(is_etcd: bool) -> Rc<FakeServer> {
+        let server = FakeServer::default();
+        server.is_etcd.set(is_etcd);
+        Rc::new(server)
+    }
+
+    fn count_trip(&self) -> Result<(), StoreError> {
+        self.round_trips.set(self.round_trips.get() + 1);
+        match self.commits_left.get() {
             Some(0) => Err(StoreError::Unavailable {
                 doing: "ask".to_owned(),
                 place: "the fake".to_owned(),
@@ -93,14 +105,14 @@ impl FakeServer {
         }
     }
 
-    /// Changes what lies under a path, behind every client's back.
-    pub fn spoil(&self, path: &str, change: impl FnOnce(&mut Vec<u8>)) {
+    /// Changes the record of a path without a new version.
+    pub fn corrupt(&self, path: &str, change: impl FnOnce(&mut Vec<u8>)) {
         change(&mut self.data.borrow_mut().get_mut(path).unwrap().value);
     }
 
-    /// A node of cni-ipam-consul leases an address.
-    pub fn lease_as_old(&self, key: &str, value: &str) {
-        self.old.borrow_mut().insert(key.to_owned(), value.as_bytes().to_vec());
+    /// Writes a key as cni-ipam-consul does.
+    pub fn write_old_key(&self, key: &str, value: &str) {
+        self.old_keys.borrow_mut().insert(key.to_owned(), value.as_bytes().to_vec());
     }
 
     /// All paths.
@@ -108,25 +120,25 @@ impl FakeServer {
         self.data.borrow().keys().cloned().collect()
     }
 
-    /// The next of the troubles: 0 a conflict, 1 not done, 2 not answered, else none.
-    fn next_trouble(&self) -> u64 {
-        match self.trouble.get() {
+    /// The next random failure: 0 a conflict, 1 not applied, 2 applied but not answered, else none.
+    fn next_failure(&self) -> u64 {
+        match self.failure_seed.get() {
             0 => u64::MAX,
             seed => {
                 let next = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                self.trouble.set(next.max(1));
+                self.failure_seed.set(next.max(1));
                 (next >> 33) % 8
             }
         }
     }
 }
 
-/// What compares.
+/// The operations with a comparison.
 fn compared<'a>(steps: impl Iterator<Item = &'a Operation>) -> impl Iterator<Item = &'a Operation> {
-    steps.filter(|step| step.expect != Expect::Anything)
+    steps.filter(|operation| operation.expect != Expect::Anything)
 }
 
-fn lost() -> Commit {
+fn unknown() -> Commit {
     Commit::Unknown(StoreError::Unanswered {
         doing: "commit to".to_owned(),
         place: "the fake".to_owned(),
@@ -145,29 +157,29 @@ impl Server for Rc<FakeServer> {
 
     fn get(&self, paths: &[&str], _: Instant) -> Result<Entries, StoreError> {
         assert!(paths.len() <= LIMIT);
-        self.trip()?;
+        self.count_trip()?;
         let data = self.data.borrow();
         Ok(paths.iter().map(|p| ((*p).to_owned(), data.get(*p).cloned())).collect())
     }
 
     fn list(&self, prefix: &str, _: Instant) -> Result<BTreeMap<String, Entry>, StoreError> {
         assert!(prefix.ends_with('/'), "{prefix} may end within a name");
-        self.trip()?;
+        self.count_trip()?;
         let data = self.data.borrow();
         let below =
             data.range(prefix.to_owned()..).take_while(|(path, _)| path.starts_with(prefix));
         let found = below.map(|(path, entry)| (path.clone(), entry.clone())).collect();
         drop(data);
-        let watcher = self.watcher.borrow_mut().take_if(|(of, _)| *of == prefix);
-        if let Some((_, act)) = watcher {
+        let after_list = self.after_list.borrow_mut().take_if(|(of, _)| *of == prefix);
+        if let Some((_, act)) = after_list {
             act();
         }
         Ok(found)
     }
 
     fn old_keys(&self, network: &NetworkName, _: Instant) -> Result<Vec<OldKey>, StoreError> {
-        self.trip()?;
-        let (old, prefix) = (self.old.borrow(), format!("{network}/"));
+        self.count_trip()?;
+        let (old, prefix) = (self.old_keys.borrow(), format!("{network}/"));
         let found = old.iter().filter(|(key, _)| key.starts_with(&prefix));
         Ok(found.map(|(key, value)| (key.clone(), value.clone())).collect())
     }
@@ -179,62 +191,66 @@ impl Server for Rc<FakeServer> {
         _: Instant,
     ) -> Result<Vec<u64>, StoreError> {
         assert!(windows.iter().all(|w| w.first.starts_with(folder) && w.first <= w.last));
-        self.trip()?;
+        self.count_trip()?;
         let data = self.data.borrow();
         let count = |w: &KeyRange| data.range(w.first.clone()..=w.last.clone()).count() as u64;
         Ok(windows.iter().map(count).collect())
     }
 
     fn max_candidates(&self) -> usize {
-        if self.nests.get() { 8 } else { 1 }
+        if self.is_etcd.get() { 8 } else { 1 }
     }
 
-    fn commit(&self, tries: &[&[Operation]], _: Instant) -> Result<Commit, StoreError> {
-        let intruder = self.intruder.borrow_mut().take();
-        if let Some(intruder) = intruder {
-            intruder();
+    fn commit(&self, candidates: &[&[Operation]], _: Instant) -> Result<Commit, StoreError> {
+        let before_commit = self.before_commit.borrow_mut().take();
+        if let Some(before_commit) = before_commit {
+            before_commit();
         }
-        let operations: usize = tries.iter().map(|steps| steps.len()).sum();
-        assert!(operations <= LIMIT, "{operations} operations");
-        self.trip()?;
-        self.left.set(self.left.get().map(|left| left - 1));
-        if let Some(fewer) = self.stopped.get().checked_sub(1) {
-            self.stopped.set(fewer);
-            self.kept.borrow_mut().push(tries.iter().map(|steps| steps.to_vec()).collect());
-            return Ok(lost());
+        let count: usize = candidates.iter().map(|operations| operations.len()).sum();
+        assert!(count <= LIMIT, "{count} operations");
+        self.count_trip()?;
+        self.commits_left.set(self.commits_left.get().map(|left| left - 1));
+        if let Some(fewer) = self.stalled_commits.get().checked_sub(1) {
+            self.stalled_commits.set(fewer);
+            self.stalled
+                .borrow_mut()
+                .push(candidates.iter().map(|operations| operations.to_vec()).collect());
+            return Ok(unknown());
         }
-        let trouble = self.next_trouble();
-        let holds = |step: &Operation| {
-            let now = self.data.borrow().get(&step.path).map(|e| e.version);
-            match step.expect {
+        let failure = self.next_failure();
+        let holds = |operation: &Operation| {
+            let now = self.data.borrow().get(&operation.path).map(|e| e.version);
+            match operation.expect {
                 Expect::Anything => true,
                 Expect::Absent => now.is_none(),
                 Expect::Present => now.is_some(),
                 Expect::Version(version) => now == Some(version),
             }
         };
-        let blind = self.blind.get();
-        let which = tries.iter().position(|steps| blind || steps.iter().all(holds));
-        let Some(which) = which.filter(|_| trouble != 0) else {
-            if !self.nests.get() {
-                let stale = compared(tries[0].iter()).filter(|step| !holds(step));
+        let ignores_comparisons = self.ignores_comparisons.get();
+        let which = candidates
+            .iter()
+            .position(|operations| ignores_comparisons || operations.iter().all(holds));
+        let Some(which) = which.filter(|_| failure != 0) else {
+            if !self.is_etcd.get() {
+                let stale = compared(candidates[0].iter()).filter(|operation| !holds(operation));
                 return Ok(Commit::Conflict(Conflict::Stale(
-                    stale.map(|step| step.path.clone()).collect(),
+                    stale.map(|operation| operation.path.clone()).collect(),
                 )));
             }
             let data = self.data.borrow();
-            let truths = compared(tries.iter().flat_map(|steps| steps.iter()))
-                .map(|step| (step.path.clone(), data.get(&step.path).cloned()));
-            return Ok(Commit::Conflict(Conflict::Current(truths.collect())));
+            let entries = compared(candidates.iter().flat_map(|operations| operations.iter()))
+                .map(|operation| (operation.path.clone(), data.get(&operation.path).cloned()));
+            return Ok(Commit::Conflict(Conflict::Current(entries.collect())));
         };
-        if trouble == 1 {
-            return Ok(lost());
+        if failure == 1 {
+            return Ok(unknown());
         }
         self.version.set(self.version.get() + 1);
         let mut data = self.data.borrow_mut();
-        for step in tries[which] {
-            let path = step.path.clone();
-            match &step.write {
+        for operation in candidates[which] {
+            let path = operation.path.clone();
+            match &operation.write {
                 Write::Put(value) => {
                     let entry = Entry { version: self.version.get(), value: value.clone() };
                     data.insert(path, entry);
@@ -247,26 +263,26 @@ impl Server for Rc<FakeServer> {
                 Write::Keep => {}
             }
         }
-        Ok(if trouble == 2 || self.mute.get() { lost() } else { Commit::Done(which) })
+        Ok(if failure == 2 || self.never_answers.get() { unknown() } else { Commit::Done(which) })
     }
 }
 
-/// The product's store over such a server, one for each node; a listing checks the server as well.
+/// The production store on a fake server. Its listing also checks that the server's records agree.
 pub struct FakeStore {
     server: Rc<FakeServer>,
     store: ClusterStore<Rc<FakeServer>>,
 }
 
 impl FakeStore {
-    /// A node's store.
+    /// A store with the server's cache folder.
     pub fn new(server: Rc<FakeServer>) -> FakeStore {
-        let notes = LocalCache::new(Some(server.notes.0.path()), "fake".to_owned());
-        FakeStore::with(server, Persist::Boot, notes)
+        let cache = LocalCache::new(server.cache.0.path(), "fake".to_owned());
+        FakeStore::with_cache(server, Persist::Boot, cache)
     }
 
-    /// The same with notes elsewhere.
-    pub fn with(server: Rc<FakeServer>, persist: Persist, notes: LocalCache) -> FakeStore {
-        let store = ClusterStore::new(server.clone(), Duration::from_secs(60)).with(persist, notes);
+    /// A store with another cache.
+    pub fn with_cache(server: Rc<FakeServer>, persist: Persist, cache: LocalCache) -> FakeStore {
+        let store = ClusterStore::new(server.clone(), Duration::from_secs(60), persist, cache);
         FakeStore { server, store }
     }
 }
@@ -276,7 +292,7 @@ impl Store for FakeStore {
         self.store.apply(command, cx)
     }
 
-    repairs!(self => (&mut self.store));
+    delegate_repairs!(self => (&mut self.store));
 
     fn cluster(&mut self) -> Option<&mut dyn Cluster> {
         Some(&mut self.store)
@@ -285,12 +301,12 @@ impl Store for FakeStore {
 
 impl StoreReader for FakeStore {
     fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
-        // Not the client that may be killed.
-        let left = self.server.left.take();
+        // The check is not the client that is killed.
+        let left = self.server.commits_left.take();
         assert_sound(&self.server);
-        self.server.left.set(left);
+        self.server.commits_left.set(left);
         self.store.list(cx, each)
     }
 
-    reads!(self => (&mut self.store));
+    delegate_reads!(self => (&mut self.store));
 }

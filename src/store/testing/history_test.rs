@@ -1,20 +1,20 @@
-//! What stores keep of what happened: cases for the model, for redb with both kinds of persistence,
-//! and for a cluster; and what differs between them.
+//! History and counters: cases for the model, for redb with both lifetimes of leases, and for a cluster; and how
+//! these stores differ.
 
 use std::fs;
 use std::path::Path;
-use std::rc::Rc;
 use std::time::Duration;
 
-use super::contract::{Make, add, addr, at, del, given, memory, net, refused, set};
+use super::contract::{
+    Make, add, added, addr, at, del, gc_all, lowest, memory, net, refused, reserve, set,
+};
 use super::fake_cluster::{FakeServer, FakeStore};
 use crate::alloc::{
-    Add, Command, Context, Cooldown, Gc, Holder, Outcome, Reserve, Strategy, Unreserve,
+    Add, Command, Context, Cooldown, Holder, Outcome, Reserve, Strategy, Unreserve,
 };
 use crate::error::Refusal;
 use crate::model::{
-    BootId, Counter, Ending, Event, Face, History, Kind, NetworkName, Node, Persist, Verb, Wait,
-    What,
+    BootId, Counter, Ending, Event, Face, History, Kind, Node, Persist, Verb, Wait, What,
 };
 use crate::store::cluster::{ClusterStore, LocalCache, Server};
 use crate::store::{Embedded, Store, StoreReader};
@@ -23,7 +23,7 @@ fn events(store: &mut dyn Store) -> Vec<Event> {
     store.history(&at(100), &mut |_| true).unwrap()
 }
 
-fn words(store: &mut dyn Store) -> Vec<(What, String)> {
+fn event_words(store: &mut dyn Store) -> Vec<(What, String)> {
     events(store).iter().map(|e| (e.what, e.addr.to_string())).collect()
 }
 
@@ -33,15 +33,15 @@ fn count(store: &mut dyn Store, verb: Verb, ending: Ending) -> u64 {
     all.iter().filter(of).map(|c| c.count).sum()
 }
 
-/// Leases, a refusal, a reservation and frees of every kind are remembered, once each.
-fn what_happened_is_remembered(make: Make<'_>) {
+/// Leases, a refusal, a reservation and releases of every kind.
+fn every_event_is_recorded_once(make: Make<'_>) {
     let mut store = make();
     let sets = [set("10.0.0.0/29")];
-    let low = |c: &str| Add { strategy: Strategy::Lowest, ..add(c, &sets) };
-    given(&mut *store, &low("c1"), &at(1));
-    // The same again is no event.
-    given(&mut *store, &low("c1"), &at(2));
-    given(&mut *store, &low("c2"), &at(3));
+    let low = |c: &str| lowest(c, &sets);
+    added(&mut *store, &low("c1"), &at(1));
+    // A repeated ADD is no event.
+    added(&mut *store, &low("c1"), &at(2));
+    added(&mut *store, &low("c2"), &at(3));
     let reserve = |addrs: &[&str], note: &str| {
         let addrs = addrs.iter().map(|a| addr(a)).collect();
         let (note, holder) = (Some(note.to_owned()), None);
@@ -53,18 +53,17 @@ fn what_happened_is_remembered(make: Make<'_>) {
     // All or nothing: one of them is held.
     let no = refused(&mut *store, &reserve(&["10.0.0.6", "10.0.0.2"], "x"), &cli(4));
     assert!(matches!(no, Refusal::Held { .. }), "{no}");
-    // A note is written over, and that is no event.
+    // A note is replaced, and that is no event.
     let again = store.apply(&reserve(&["10.0.0.4"], "scanner"), &cli(4)).unwrap();
     assert_eq!(again, Outcome::Reserved(vec![]));
-    given(&mut *store, &low("c3"), &at(5));
+    added(&mut *store, &low("c3"), &at(5));
     let full = refused(&mut *store, &Command::Add(low("c4")), &at(5));
     assert!(matches!(full, Refusal::Exhausted { .. }), "{full}");
     store.apply(&del("c1"), &at(6)).unwrap();
     store.apply(&del("c1"), &at(6)).unwrap();
     let unreserve = Unreserve { set: net(), addrs: vec![addr("10.0.0.4"), addr("10.0.0.3")] };
     store.apply(&Command::Unreserve(unreserve), &cli(7)).unwrap();
-    let network = NetworkName::new("net").unwrap();
-    let gc = Gc { set: net(), network, valid: [].into(), after: None };
+    let gc = gc_all();
     crate::engine::gc(&mut *store, gc, &at(8)).unwrap();
     let expected = [
         (What::Added, "10.0.0.2"),
@@ -77,7 +76,7 @@ fn what_happened_is_remembered(make: Make<'_>) {
         (What::Collected, "10.0.0.3"),
         (What::Collected, "10.0.0.6"),
     ];
-    assert_eq!(words(&mut *store), expected.map(|(what, at)| (what, at.to_owned())));
+    assert_eq!(event_words(&mut *store), expected.map(|(what, at)| (what, at.to_owned())));
     let all = events(&mut *store);
     assert_eq!((all[2].face, all[2].origin.note.as_deref()), (Face::Cli, Some("printer")));
     assert_eq!(all[6].origin.note.as_deref(), Some("scanner"));
@@ -91,23 +90,20 @@ fn what_happened_is_remembered(make: Make<'_>) {
     assert_eq!(count(&mut *store, Verb::Reserve, Ending::Ok), 3);
 }
 
-/// What is leased, reserved or kept back comes in the order of addresses, each once.
-fn what_is_taken_comes_in_order(make: Make<'_>) {
+/// Leased, reserved and cooling addresses.
+fn addresses_in_use_are_listed_once_and_in_order(make: Make<'_>) {
     let mut store = make();
     let sets = [set("10.0.0.0/24")];
     let cool = |c: &str| {
         let cooldown = Cooldown { seconds: 60, strict: false };
         Add { cooldown, strategy: Strategy::Lowest, ..add(c, &sets) }
     };
-    let addrs = ["10.0.0.3", "10.0.0.200", "10.0.0.7"].map(addr).to_vec();
-    let reserve = Reserve { set: net(), addrs, note: None, holder: None };
-    // Before the set has a home, and after.
-    store.apply(&Command::Reserve(reserve), &at(1)).unwrap();
+    // Before the set has a file, and after.
+    store.apply(&reserve(&["10.0.0.3", "10.0.0.200", "10.0.0.7"]), &at(1)).unwrap();
     for c in ["c1", "c2", "c3", "c4", "c5"] {
-        given(&mut *store, &cool(c), &at(2));
+        added(&mut *store, &cool(c), &at(2));
     }
-    let reserve = Reserve { set: net(), addrs: vec![addr("10.0.0.9")], note: None, holder: None };
-    store.apply(&Command::Reserve(reserve), &at(3)).unwrap();
+    store.apply(&reserve(&["10.0.0.9"]), &at(3)).unwrap();
     store.apply(&del("c2"), &at(4)).unwrap();
     let mut found = Vec::new();
     let mut each = |_: &crate::model::SetName, at: crate::net::Addr, holder: &Holder| {
@@ -133,17 +129,17 @@ fn what_is_taken_comes_in_order(make: Make<'_>) {
 
 /// The cases.
 pub const CASES: [super::contract::Case; 2] =
-    [what_happened_is_remembered, what_is_taken_comes_in_order];
+    [every_event_is_recorded_once, addresses_in_use_are_listed_once_and_in_order];
 
 #[test]
-fn memory_tells() {
+fn the_model_keeps_history() {
     for case in CASES {
         case(&memory());
     }
 }
 
 #[test]
-fn redb_tells() {
+fn redb_keeps_history() {
     for persist in [Persist::Boot, Persist::Disk] {
         for case in CASES {
             let folder = tempfile::tempdir().unwrap();
@@ -156,88 +152,86 @@ fn redb_tells() {
 }
 
 #[test]
-fn a_cluster_tells() {
-    for (nests, mute) in [(false, false), (true, false), (false, true), (true, true)] {
+fn a_cluster_keeps_history() {
+    for (is_etcd, mute) in [(false, false), (true, false), (false, true), (true, true)] {
         for case in CASES {
-            let server = Rc::new(FakeServer::default());
-            server.nests.set(nests);
-            server.mute.set(mute);
+            let server = FakeServer::new(is_etcd);
+            server.never_answers.set(mute);
             case(&|| Box::new(FakeStore::new(server.clone())));
         }
     }
 }
 
-/// What is written down of a cluster: `notes` are of the node, `open` reaches the servers.
-pub fn a_nodes_history_is_bounded<E: Server>(open: &dyn Fn() -> E) {
+/// `open` creates a client of the servers.
+pub fn history_of_a_node_is_bounded<S: Server>(open: &dyn Fn() -> S) {
     let folder = tempfile::tempdir().unwrap();
-    let store = |notes: &Path, history| {
-        let notes = LocalCache::new(Some(notes), "told".to_owned());
+    let store = |folder: &Path, history| {
+        let cache = LocalCache::new(folder, "history".to_owned());
         let limit = Duration::from_secs(20);
-        ClusterStore::new(open(), limit).with(Persist::Boot, notes).keeping(history)
+        ClusterStore::new(open(), limit, Persist::Boot, cache).keeping(history)
     };
     let first = folder.path().join("first");
     let sets = [set("10.0.0.0/24")];
     let few = History::Kept { count: 4, age: 50 };
-    let told = |store: &mut ClusterStore<E>| -> Vec<u64> {
+    let times = |store: &mut ClusterStore<S>| -> Vec<u64> {
         events(store).iter().map(|e| e.time).collect()
     };
     for n in 0..9 {
         let mut store = store(&first, few);
-        given(&mut store, &add(&format!("c{n}"), &sets), &at(n));
-        assert!(told(&mut store).len() <= 4);
+        added(&mut store, &add(&format!("c{n}"), &sets), &at(n));
+        assert!(times(&mut store).len() <= 4);
     }
-    assert_eq!(told(&mut store(&first, few)), [5, 6, 7, 8]);
-    // A call that says nothing keeps to what was said.
-    given(&mut store(&first, History::Standing), &add("standing", &sets), &at(9));
-    assert_eq!(told(&mut store(&first, few)), [6, 7, 8, 9]);
-    given(&mut store(&first, History::Off), &add("off", &sets), &at(10));
-    assert_eq!(told(&mut store(&first, few)), [6, 7, 8, 9]);
-    // The next boot's notes are another folder; what lies on the servers is known again, and goes.
+    assert_eq!(times(&mut store(&first, few)), [5, 6, 7, 8]);
+    // A call without a setting keeps the setting.
+    added(&mut store(&first, History::Standing), &add("standing", &sets), &at(9));
+    assert_eq!(times(&mut store(&first, few)), [6, 7, 8, 9]);
+    added(&mut store(&first, History::Off), &add("off", &sets), &at(10));
+    assert_eq!(times(&mut store(&first, few)), [6, 7, 8, 9]);
+    // The next boot has another cache. It finds the segments on the servers, and removes them.
     let second = folder.path().join("second");
     let next = |now| Context { boot: Some(BootId("boot-2".to_owned())), ..at(now) };
     for n in 20..26 {
-        given(&mut store(&second, few), &add(&format!("d{n}"), &sets), &next(n));
+        added(&mut store(&second, few), &add(&format!("d{n}"), &sets), &next(n));
     }
-    let mut left = told(&mut store(&second, few));
+    let mut left = times(&mut store(&second, few));
     left.retain(|time| *time < 20);
     assert_eq!(left, [] as [u64; 0], "the boot before");
-    // What is too old goes with the next.
-    given(&mut store(&second, few), &add("late", &sets), &next(900));
-    given(&mut store(&second, few), &add("later", &sets), &next(990));
-    assert_eq!(told(&mut store(&second, few)), [900, 990]);
-    // Where nothing can be noted nothing is written down: it would never go.
+    // Events that are too old are removed by the next transaction.
+    added(&mut store(&second, few), &add("late", &sets), &next(900));
+    added(&mut store(&second, few), &add("later", &sets), &next(990));
+    assert_eq!(times(&mut store(&second, few)), [900, 990]);
+    // If nothing can be cached, no history is written, because nothing would ever remove it.
     fs::write(folder.path().join("file"), "in the way").unwrap();
-    given(&mut store(&folder.path().join("file/x"), few), &add("mute", &sets), &next(991));
-    assert_eq!(told(&mut store(&second, few)), [900, 990]);
+    added(&mut store(&folder.path().join("file/x"), few), &add("mute", &sets), &next(991));
+    assert_eq!(times(&mut store(&second, few)), [900, 990]);
     store(&second, few).problems(&next(992), &mut |problem| panic!("{problem:?}")).unwrap();
 }
 
 #[test]
-fn history_of_a_cluster_has_bounds_and_can_be_off() {
-    for nests in [false, true] {
-        let server = Rc::new(FakeServer::default());
-        server.nests.set(nests);
-        a_nodes_history_is_bounded(&|| server.clone());
+fn history_of_a_cluster_is_bounded_and_can_be_off() {
+    for is_etcd in [false, true] {
+        let server = FakeServer::new(is_etcd);
+        history_of_a_node_is_bounded(&|| server.clone());
     }
 }
 
-/// The end of what an earlier boot held is written down with what ends it, once each; and the events of
-/// all nodes come in the order in which they were done, whatever their clocks say.
+/// The end of a boot lease is recorded once, by the transaction that removes it. The events of all nodes are in
+/// the order of their transactions, whatever the clocks say.
 #[test]
-fn a_clusters_events_come_in_order() {
-    let server = Rc::new(FakeServer::default());
+fn events_of_a_cluster_are_in_order() {
+    let server = FakeServer::new(false);
     let sets = [set("10.0.0.0/30")];
-    let low = |c: &str| Add { strategy: Strategy::Lowest, ..add(c, &sets) };
+    let low = |c: &str| lowest(c, &sets);
     let mut store = FakeStore::new(server.clone());
-    given(&mut store, &low("c1"), &at(50));
+    added(&mut store, &low("c1"), &at(50));
     let next = |now| Context { boot: Some(BootId("boot-2".to_owned())), ..at(now) };
-    // The very address, of which there is one only.
-    given(&mut store, &low("c2"), &next(40));
+    // The only address, whose lease has ended.
+    added(&mut store, &low("c2"), &next(40));
     store.apply(&del("c2"), &next(30)).unwrap();
     let other = Node { name: "other".to_owned(), machine: "m2".to_owned() };
     let other = Context { node: other, ..next(20) };
-    given(&mut store, &low("c3"), &other);
-    let told: Vec<(u64, What)> = events(&mut store).iter().map(|e| (e.time, e.what)).collect();
+    added(&mut store, &low("c3"), &other);
+    let found: Vec<(u64, What)> = events(&mut store).iter().map(|e| (e.time, e.what)).collect();
     let expected = [
         (50, What::Added),
         (40, What::BootEnded),
@@ -245,23 +239,22 @@ fn a_clusters_events_come_in_order() {
         (30, What::Deleted),
         (20, What::Added),
     ];
-    assert_eq!(told, expected);
-    // One that cannot be read is told of, and hides no other.
+    assert_eq!(found, expected);
+    // A damaged record is reported, and the others are read.
     let path = server.paths().into_iter().find(|p| p.starts_with("past/")).unwrap();
-    server.spoil(&path, |value| value.push(0));
+    server.corrupt(&path, |value| value.push(0));
     assert_eq!(events(&mut store).len(), 4);
     let mut problems = Vec::new();
     store.problems(&at(60), &mut |problem| problems.push(problem.place)).unwrap();
     assert!(matches!(&problems[..], [place] if place.contains(&path)), "{problems:?}");
 }
 
-/// What a node has done is told of when it is forgotten, and for a month.
+/// The history of a forgotten node is kept for a month.
 #[test]
 fn history_of_forgotten_nodes_ends() {
     const DAY: u64 = 24 * 3600;
-    for nests in [false, true] {
-        let server = Rc::new(FakeServer::default());
-        server.nests.set(nests);
+    for is_etcd in [false, true] {
+        let server = FakeServer::new(is_etcd);
         let mut store = FakeStore::new(server.clone());
         let named = |n: u64, now| Context {
             node: Node { name: format!("n{n}"), machine: format!("m{n}") },
@@ -269,7 +262,7 @@ fn history_of_forgotten_nodes_ends() {
         };
         for n in 0..100 {
             let cx = named(n, n * DAY);
-            given(&mut store, &add("c", &[set("10.0.0.0/24")]), &cx);
+            added(&mut store, &add("c", &[set("10.0.0.0/24")]), &cx);
             store.apply(&del("c"), &cx).unwrap();
             let record = store.cluster().unwrap().nodes().unwrap().remove(0);
             assert!(store.cluster().unwrap().forget(&record, &cx).unwrap());
@@ -279,29 +272,29 @@ fn history_of_forgotten_nodes_ends() {
     }
 }
 
-/// Each node counts what it asks for; a server that does not answer is counted too.
+/// Failures of the servers are counted, too.
 #[test]
-fn a_node_of_a_cluster_counts() {
-    let server = Rc::new(FakeServer::default());
+fn each_node_of_a_cluster_counts_its_own_requests() {
+    let server = FakeServer::new(false);
     let mut store = FakeStore::new(server.clone());
     let sets = [set("10.0.0.0/30")];
-    given(&mut store, &add("c1", &sets), &at(1));
+    added(&mut store, &add("c1", &sets), &at(1));
     for _ in 0..2 {
         refused(&mut store, &Command::Add(add("c2", &sets)), &at(2));
     }
-    server.left.set(Some(0));
+    server.commits_left.set(Some(0));
     store.apply(&Command::Add(add("c3", &sets)), &at(3)).unwrap_err();
-    server.left.set(None);
-    let told = |store: &mut FakeStore| {
+    server.commits_left.set(None);
+    let counts = |store: &mut FakeStore| {
         [Ending::Ok, Ending::Exhausted, Ending::Failed].map(|e| count(store, Verb::Add, e))
     };
-    assert_eq!(told(&mut store), [1, 2, 1]);
+    assert_eq!(counts(&mut store), [1, 2, 1]);
     let other = Node { name: "other".to_owned(), machine: "m2".to_owned() };
     let other = Context { node: other, ..at(4) };
     assert_eq!(store.counters(&other).unwrap(), []);
 }
 
-/// A refused ADD is counted where that costs no flush.
+/// A refused ADD is counted if that costs no flush.
 #[test]
 fn refusals_are_counted_where_a_commit_flushes_nothing() {
     for (persist, counted) in [(Persist::Boot, 2), (Persist::Disk, 0)] {
@@ -309,17 +302,17 @@ fn refusals_are_counted_where_a_commit_flushes_nothing() {
         let path = folder.path().join("leases.redb");
         let mut store = Embedded::new(path, persist, Wait::Forever);
         let sets = [set("10.0.0.0/30")];
-        given(&mut store, &add("c1", &sets), &at(1));
+        added(&mut store, &add("c1", &sets), &at(1));
         for _ in 0..2 {
             refused(&mut store, &Command::Add(add("c2", &sets)), &at(2));
         }
         assert_eq!(count(&mut store, Verb::Add, Ending::Exhausted), counted, "{persist:?}");
-        assert_eq!(words(&mut store).len(), 1);
+        assert_eq!(event_words(&mut store).len(), 1);
     }
 }
 
 #[test]
-fn history_has_bounds_and_can_be_off() {
+fn history_of_a_file_is_bounded_and_can_be_off() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("leases.redb");
     let store =
@@ -327,35 +320,35 @@ fn history_has_bounds_and_can_be_off() {
     let sets = [set("10.0.0.0/24")];
     let few = History::Kept { count: 5, age: 50 };
     for n in 0..9 {
-        given(&mut store(few), &add(&format!("c{n}"), &sets), &at(n));
+        added(&mut store(few), &add(&format!("c{n}"), &sets), &at(n));
     }
     assert_eq!(events(&mut store(few)).iter().map(|e| e.time).collect::<Vec<_>>(), [4, 5, 6, 7, 8]);
-    // A call that says nothing keeps to what was said.
-    given(&mut store(History::Standing), &add("standing", &sets), &at(9));
+    // A call without a setting keeps the setting.
+    added(&mut store(History::Standing), &add("standing", &sets), &at(9));
     assert_eq!(events(&mut store(few)).len(), 5);
-    // What is too old goes, a few at a time.
-    given(&mut store(few), &add("late", &sets), &at(58));
+    // Events that are too old are removed, a few at a time.
+    added(&mut store(few), &add("late", &sets), &at(58));
     assert_eq!(events(&mut store(few)).iter().map(|e| e.time).collect::<Vec<_>>(), [8, 9, 58]);
-    given(&mut store(History::Off), &add("off", &sets), &at(59));
-    given(&mut store(History::Off), &add("off2", &sets), &at(59));
+    added(&mut store(History::Off), &add("off", &sets), &at(59));
+    added(&mut store(History::Off), &add("off2", &sets), &at(59));
     assert_eq!(events(&mut store(few)).len(), 3);
-    given(&mut store(History::Kept { count: 1, age: 50 }), &add("one", &sets), &at(60));
+    added(&mut store(History::Kept { count: 1, age: 50 }), &add("one", &sets), &at(60));
     assert_eq!(events(&mut store(few)).len(), 1);
 }
 
-/// What a boot has left is told of in the next, and that it ended.
+/// Also the ends of its leases.
 #[test]
-fn the_boot_before_is_told_of() {
+fn history_includes_the_previous_boot() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("leases.redb");
     let mut store = Embedded::new(path, Persist::Boot, Wait::Forever);
     let sets = [set("10.0.0.0/29")];
-    let low = |c: &str| Add { strategy: Strategy::Lowest, ..add(c, &sets) };
-    given(&mut store, &low("c1"), &at(1));
-    given(&mut store, &low("c2"), &at(2));
+    let low = |c: &str| lowest(c, &sets);
+    added(&mut store, &low("c1"), &at(1));
+    added(&mut store, &low("c2"), &at(2));
     store.apply(&del("c1"), &at(3)).unwrap();
     let next = |now| Context { boot: Some(BootId("boot-2".to_owned())), ..at(now) };
-    let told = |store: &mut Embedded, now| -> Vec<(u64, What, String)> {
+    let found = |store: &mut Embedded, now| -> Vec<(u64, What, String)> {
         let all = store.history(&next(now), &mut |_| true).unwrap();
         all.iter().map(|e| (e.time, e.what, e.addr.to_string())).collect()
     };
@@ -367,11 +360,11 @@ fn the_boot_before_is_told_of() {
     let ended = |time| (time, What::BootEnded, "10.0.0.3".to_owned());
     let mut expected = before.to_vec();
     expected.push(ended(7));
-    assert_eq!(told(&mut store, 7), expected, "before anything is leased");
-    given(&mut store, &low("c3"), &next(9));
+    assert_eq!(found(&mut store, 7), expected, "before anything is leased");
+    added(&mut store, &low("c3"), &next(9));
     expected[3] = ended(9);
     expected.push((9, What::Added, "10.0.0.2".to_owned()));
-    let mut got = told(&mut store, 50);
+    let mut got = found(&mut store, 50);
     got.sort_by_key(|e| (e.0, e.1 != What::BootEnded));
     assert_eq!(got, expected);
 }

@@ -1,7 +1,7 @@
 //! Home: the leases of a set are in one file, whatever `persist` says from call to call.
 
-use super::contract::{addr, del, given};
-use super::host::{Host, added, boot, listed, lowest};
+use super::contract::{added, addr, del};
+use super::host::{Host, added_with_warnings, boot, listed, lowest};
 use crate::alloc::{Command, Context, Outcome};
 use crate::model::{BootId, Persist};
 use crate::store::Store;
@@ -13,9 +13,10 @@ const BOTH: [(Persist, Persist); 2] =
 fn leases_go_where_the_set_has_one_already_with_a_warning_until_it_is_empty() {
     for (before, after) in BOTH {
         let host = Host::new();
-        given(&mut host.store(before), &lowest("c1"), &boot(1));
+        added(&mut host.store(before), &lowest("c1"), &boot(1));
         let files = host.names();
-        let (addrs, warnings) = added(&mut host.store(after), &lowest("c2"), &boot(1));
+        let (addrs, warnings) =
+            added_with_warnings(&mut host.store(after), &lowest("c2"), &boot(1));
         assert_eq!(addrs, [addr("10.0.0.3")]);
         assert!(warnings.iter().any(|w| w.contains("persist")), "{warnings:?}");
         let new: Vec<_> = host.names().into_iter().filter(|n| !files.contains(n)).collect();
@@ -27,7 +28,8 @@ fn leases_go_where_the_set_has_one_already_with_a_warning_until_it_is_empty() {
         host.store(after).apply(&del("c1"), &boot(1)).unwrap();
         host.store(before).apply(&del("c2"), &boot(1)).unwrap();
         // Empty: now the setting counts.
-        let (addrs, warnings) = added(&mut host.store(after), &lowest("c3"), &boot(1));
+        let (addrs, warnings) =
+            added_with_warnings(&mut host.store(after), &lowest("c3"), &boot(1));
         assert_eq!((addrs, warnings), (vec![addr("10.0.0.2")], vec![]));
         let file = if after == Persist::Disk { host.path("") } else { host.of_boot(1) };
         assert!(file.exists());
@@ -38,7 +40,7 @@ fn leases_go_where_the_set_has_one_already_with_a_warning_until_it_is_empty() {
 fn del_looks_into_both_files() {
     for (before, after) in BOTH {
         let host = Host::new();
-        given(&mut host.store(before), &lowest("c1"), &boot(1));
+        added(&mut host.store(before), &lowest("c1"), &boot(1));
         let freed = host.store(after).apply(&del("c1"), &boot(1)).unwrap();
         assert!(matches!(freed, Outcome::Freed(leases) if leases.len() == 1));
         assert!(listed(&mut host.store(before), &boot(1)).is_empty());
@@ -49,9 +51,9 @@ fn del_looks_into_both_files() {
 fn a_gateway_record_alone_is_no_home() {
     let host = Host::new();
     let ecs = crate::alloc::Add { claim_gateways: true, ..lowest("c1") };
-    given(&mut host.store(Persist::Disk), &ecs, &boot(1));
+    added(&mut host.store(Persist::Disk), &ecs, &boot(1));
     host.store(Persist::Disk).apply(&del("c1"), &boot(1)).unwrap();
-    let (_, warnings) = added(&mut host.store(Persist::Boot), &ecs, &boot(1));
+    let (_, warnings) = added_with_warnings(&mut host.store(Persist::Boot), &ecs, &boot(1));
     assert!(warnings.is_empty() && host.of_boot(1).exists(), "{warnings:?}");
     let all = listed(&mut host.store(Persist::Boot), &boot(1));
     let mut addrs: Vec<_> = all.iter().map(|lease| lease.addr).collect();
@@ -68,13 +70,14 @@ fn an_unreadable_boot_id_is_an_error_where_boot_leases_may_be() {
     // A host that leases with "disk" alone needs none.
     host.store(Persist::Disk).apply(&add("c2"), &blind(2)).unwrap();
     host.store(Persist::Disk).apply(&del("c2"), &blind(3)).unwrap();
-    given(&mut host.store(Persist::Boot), &lowest("c3"), &boot(1));
+    added(&mut host.store(Persist::Boot), &lowest("c3"), &boot(1));
     for persist in [Persist::Boot, Persist::Disk] {
         assert!(host.store(persist).apply(&add("c4"), &blind(4)).is_err(), "{persist:?}");
         assert!(host.store(persist).apply(&del("c3"), &blind(5)).is_err(), "{persist:?}");
     }
     // The network is not bound to "disk" by that.
-    let (_, warnings) = added(&mut host.store(Persist::Boot), &lowest("c5"), &boot(1));
+    let (_, warnings) =
+        added_with_warnings(&mut host.store(Persist::Boot), &lowest("c5"), &boot(1));
     assert!(warnings.is_empty(), "{warnings:?}");
 }
 
@@ -85,8 +88,8 @@ fn another_process_s_first_lease_is_seen() {
     for round in 0..20 {
         let (one, other) = BOTH[round % 2];
         let cx = Context { boot: Some(BootId("boot-1".to_owned())), ..boot(1) };
-        let a = given(&mut host.store(one), &lowest("a"), &cx);
-        let b = given(&mut host.store(other), &lowest("b"), &cx);
+        let a = added(&mut host.store(one), &lowest("a"), &cx);
+        let b = added(&mut host.store(other), &lowest("b"), &cx);
         assert_ne!(a, b, "round {round}");
         host.store(other).apply(&del("a"), &cx).unwrap();
         host.store(one).apply(&del("b"), &cx).unwrap();
@@ -102,9 +105,9 @@ fn del_and_gc_free_after_shared_was_added_or_removed() {
     for persist in [Persist::Boot, Persist::Disk] {
         let host = Host::new();
         let mut store = host.store(persist);
-        given(&mut store, &in_set("a", "SH"), &boot(1));
-        given(&mut store, &in_set("b", "SH"), &boot(1));
-        given(&mut store, &lowest("c"), &boot(1));
+        added(&mut store, &in_set("a", "SH"), &boot(1));
+        added(&mut store, &in_set("b", "SH"), &boot(1));
+        added(&mut store, &lowest("c"), &boot(1));
         // `del` names the set "net".
         let freed = store.apply(&del("a"), &boot(1)).unwrap();
         assert!(matches!(freed, Outcome::Freed(leases) if leases.len() == 1));
@@ -116,5 +119,52 @@ fn del_and_gc_free_after_shared_was_added_or_removed() {
         };
         crate::engine::gc(&mut store, gc, &boot(1)).unwrap();
         assert!(listed(&mut store, &boot(1)).is_empty());
+    }
+}
+
+/// An ADD of the network "net" from the set `set`.
+fn from(set: &str, container: &str) -> crate::alloc::Add {
+    crate::alloc::Add { set: crate::model::SetName(set.to_owned()), ..lowest(container) }
+}
+
+#[test]
+fn a_network_stays_in_its_set_while_it_has_leases_whatever_shared_says() {
+    for (before, after) in BOTH.into_iter().chain([(Persist::Boot, Persist::Boot)]) {
+        for (one, other) in [("net", "SH"), ("SH", "net")] {
+            let host = Host::new();
+            added(&mut host.store(before), &from(one, "c1"), &boot(1));
+            // Another network's leases in the new set change nothing.
+            let network = crate::model::NetworkName::new("elsewhere").unwrap();
+            let x = crate::model::Attachment {
+                network: network.clone(),
+                ..super::contract::attachment("x")
+            };
+            let owner = crate::model::Owner::Attachment(x);
+            let of_other = crate::alloc::Add { network, owner, ..from(other, "x") };
+            added(&mut host.store(after), &of_other, &boot(1));
+            let (addrs, warnings) =
+                added_with_warnings(&mut host.store(after), &from(other, "c2"), &boot(1));
+            assert_eq!(addrs, [addr("10.0.0.3")], "{one} to {other}");
+            assert!(warnings.iter().any(|w| w.contains("shared")), "{warnings:?}");
+            // The same lease for the same container, and an ADD is taken back where it was made.
+            let (addrs, _) =
+                added_with_warnings(&mut host.store(after), &from(other, "c1"), &boot(1));
+            assert_eq!(addrs, [addr("10.0.0.2")]);
+            let (owner, set) = (from(other, "c2").owner, from(other, "c2").set);
+            crate::engine::undo(
+                &mut host.store(after),
+                &set,
+                &owner,
+                &[addr("10.0.0.3")],
+                &boot(1),
+            )
+            .unwrap();
+            host.store(after).apply(&del("c1"), &boot(1)).unwrap();
+            assert_eq!(listed(&mut host.store(after), &boot(1)).len(), 1);
+            // Empty: now the configuration counts.
+            let (addrs, warnings) =
+                added_with_warnings(&mut host.store(after), &from(other, "c3"), &boot(1));
+            assert_eq!((addrs, warnings), (vec![addr("10.0.0.3")], vec![]));
+        }
     }
 }

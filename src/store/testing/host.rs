@@ -69,7 +69,11 @@ pub fn sticky(container: &str, name: &str) -> Add {
 }
 
 /// What an ADD leased, and its warnings.
-pub fn added(store: &mut dyn Store, add: &Add, cx: &Context) -> (Vec<Addr>, Vec<String>) {
+pub fn added_with_warnings(
+    store: &mut dyn Store,
+    add: &Add,
+    cx: &Context,
+) -> (Vec<Addr>, Vec<String>) {
     match store.apply(&Command::Add(add.clone()), cx) {
         Ok(Outcome::Added(added)) => {
             (added.grants.iter().map(|g| g.addr).collect(), added.warnings)

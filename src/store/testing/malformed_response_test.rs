@@ -1,5 +1,5 @@
-//! Servers that answer nonsense, or slowly: an error in time, never a panic, a lease or "there is
-//! nothing".
+//! Servers with malformed or slow responses: an error in time, never a panic, a lease or the conclusion that
+//! nothing is leased.
 
 use std::io::{BufRead, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -7,19 +7,19 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::contract::{add, at, del, dual};
+use super::contract::{add, at, del, dual_stack};
 use crate::alloc::Command;
 use crate::error::{Error, StoreError};
 use crate::model::{Consul, Etcd, History, Persist, Servers, StoreSpec};
 use crate::store::cluster::{Commit, Expect, Operation, Server, Write};
 use crate::store::{Store, open};
 
-/// A server that gives everybody this answer, byte by byte if it is `slow`.
-fn babbler(answer: Vec<u8>, slow: bool) -> String {
+/// A server that always sends this answer, byte by byte if it is `slow`.
+fn server_of(answer: Vec<u8>, slow: bool) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     thread::spawn(move || {
-        // It ends with the tests.
+        // The thread ends with the test process.
         for client in listener.incoming() {
             let answer = answer.clone();
             thread::spawn(move || drop(answer_one(client.unwrap(), &answer, slow)));
@@ -28,7 +28,7 @@ fn babbler(answer: Vec<u8>, slow: bool) -> String {
     format!("http://127.0.0.1:{port}")
 }
 
-/// Reads a request; answers its body.
+/// Reads a request. Returns its body.
 fn read_request(request: &mut impl BufRead) -> std::io::Result<Vec<u8>> {
     let mut length = 0;
     loop {
@@ -66,7 +66,7 @@ fn stores(endpoint: &str, timeout: Duration) -> [StoreSpec; 2] {
         timeout,
         persist: Persist::Boot,
         history: History::Standing,
-        // Nothing is noted there.
+        // Nothing can be cached there.
         notes: "/proc/nowhere".into(),
     };
     [
@@ -77,7 +77,7 @@ fn stores(endpoint: &str, timeout: Duration) -> [StoreSpec; 2] {
 
 fn fails(what: &str, store: &mut dyn Store) {
     let errors = [
-        store.apply(&Command::Add(add("c1", &dual())), &at(1)).unwrap_err(),
+        store.apply(&Command::Add(add("c1", &dual_stack())), &at(1)).unwrap_err(),
         store.apply(&del("c1"), &at(1)).unwrap_err(),
         store.list(&at(1), &mut |_| {}).unwrap_err().into(),
         store.pools().unwrap_err().into(),
@@ -93,7 +93,7 @@ fn fails(what: &str, store: &mut dyn Store) {
 }
 
 #[test]
-fn nonsense_is_an_error() {
+fn malformed_responses_are_errors() {
     let http = |status: &str, body: &str| {
         format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_bytes()
     };
@@ -131,20 +131,20 @@ fn nonsense_is_an_error() {
         ("teapot", http("418 I'm a teapot", "")),
     ];
     for (what, answer) in answers {
-        let endpoint = babbler(answer, false);
+        let endpoint = server_of(answer, false);
         for spec in stores(&endpoint, Duration::from_millis(600)) {
             fails(&format!("{what}, {spec:?}"), &mut *open(&spec).unwrap());
         }
     }
 }
 
-/// It says something now and then, so no single wait is long.
+/// Each wait for the next byte is short.
 #[test]
-fn slowness_is_bounded() {
-    let slow = babbler(b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n".repeat(9), true);
+fn a_slow_response_fails_in_time() {
+    let slow = server_of(b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n".repeat(9), true);
     for spec in stores(&slow, Duration::from_millis(500)) {
         let begin = Instant::now();
-        let outcome = open(&spec).unwrap().apply(&Command::Add(add("c1", &dual())), &at(1));
+        let outcome = open(&spec).unwrap().apply(&Command::Add(add("c1", &dual_stack())), &at(1));
         let failed = matches!(
             outcome,
             Err(Error::Store(StoreError::Unavailable { .. } | StoreError::Unanswered { .. }))
@@ -154,7 +154,7 @@ fn slowness_is_bounded() {
     }
 }
 
-/// A server that gives one answer after the other, and tells what it was asked.
+/// A server that sends these answers one after the other. The receiver gets the requests.
 fn scripted(answers: Vec<(&'static str, String)>) -> (String, mpsc::Receiver<serde_json::Value>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
@@ -180,7 +180,7 @@ fn an_etcd(endpoint: &str) -> crate::store::cluster::etcd::Etcd {
     }
 }
 
-/// What a page of a listing may say: the record of this path, and the newest revision.
+/// A page of a listing with the record of this path and this newest revision.
 fn page(path: &str, revision: u32, more: bool) -> (&'static str, String) {
     use base64::Engine as _;
     let key = base64::engine::general_purpose::STANDARD.encode(format!("sublet/{path}"));
@@ -190,7 +190,7 @@ fn page(path: &str, revision: u32, more: bool) -> (&'static str, String) {
 }
 
 #[test]
-fn a_listing_is_of_one_moment_and_begun_anew_if_that_is_compacted() {
+fn a_listing_has_one_revision_and_starts_again_if_it_is_compacted() {
     let gone = || {
         let text =
             r#"{"error":"etcdserver: mvcc: required revision has been compacted","code":11}"#;
@@ -210,7 +210,7 @@ fn a_listing_is_of_one_moment_and_begun_anew_if_that_is_compacted() {
     let revisions: Vec<String> =
         asked.iter().map(|body| body["revision"].as_str().unwrap().to_owned()).collect();
     assert_eq!(revisions, ["0", "7", "0", "8", "8"], "not the newest when a page was read");
-    // Not for ever.
+    // The number of attempts is bounded.
     let (endpoint, asked) = scripted(
         (0..20).map(|i| if i % 2 == 0 { page("ip/a", 7, true) } else { gone() }).collect(),
     );
@@ -220,7 +220,7 @@ fn a_listing_is_of_one_moment_and_begun_anew_if_that_is_compacted() {
 }
 
 #[test]
-fn an_echo_of_the_password_or_a_token_is_in_no_message() {
+fn messages_never_contain_an_echoed_password_or_token() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("password");
     std::fs::write(&file, "se-cret").unwrap();
@@ -246,9 +246,9 @@ fn an_echo_of_the_password_or_a_token_is_in_no_message() {
 }
 
 #[test]
-fn an_answer_that_tells_nothing_leaves_open_what_became_of_a_commit() {
+fn a_commit_with_an_inconclusive_response_is_unknown() {
     let write = Write::Put(b"x".to_vec());
-    let step = Operation { path: "ip/a".to_owned(), expect: Expect::Absent, write };
+    let operation = Operation { path: "ip/a".to_owned(), expect: Expect::Absent, write };
     let deep = r#"{"responses":[{"response_txn":{"succeeded":true}}]}"#;
     for (status, body) in [
         ("200 OK", "{}"),
@@ -259,7 +259,7 @@ fn an_answer_that_tells_nothing_leaves_open_what_became_of_a_commit() {
     ] {
         let (endpoint, _asked) = scripted(vec![(status, body.to_owned())]);
         let until = Instant::now() + Duration::from_secs(10);
-        let came = an_etcd(&endpoint).commit(&[std::slice::from_ref(&step)], until);
-        assert!(matches!(came, Ok(Commit::Unknown(_))), "{status} {body}: {came:?}");
+        let outcome = an_etcd(&endpoint).commit(&[std::slice::from_ref(&operation)], until);
+        assert!(matches!(outcome, Ok(Commit::Unknown(_))), "{status} {body}: {outcome:?}");
     }
 }

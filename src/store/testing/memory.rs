@@ -1,13 +1,13 @@
-//! The model: a store in memory, as plain as can be.
+//! The model: a store in memory, as simple as possible, to which the other stores are compared.
 //!
-//! Owns: what the other stores must be equal to. It looks at every lease for every question and
-//! has no index that could disagree with another.
+//! It looks at every lease for every question, and has no index that could disagree with another record.
 
 use std::collections::BTreeMap;
 
 use crate::alloc;
 use crate::alloc::{
-    Change, Command, Context, Cooling, Holder, NetworkRanges, Order, Outcome, PodKey, Record, View,
+    Addresses, Change, Command, Context, Cooling, Holder, NetworkRanges, Order, Outcome, PodKey,
+    Record, View,
 };
 use crate::error::{Error, StoreError};
 use crate::model::{
@@ -16,7 +16,7 @@ use crate::model::{
 use crate::net::{Addr, Family, Span, Subnet};
 use crate::store::{EachOccupied, EachRecord, EventFilter, Problem, Repair, Store, StoreReader};
 
-/// Leases in this process.
+/// A store in memory.
 #[derive(Default)]
 pub struct Memory {
     leases: BTreeMap<(SetName, Addr), Lease>,
@@ -30,7 +30,7 @@ pub struct Memory {
     counters: BTreeMap<(SetName, Face, Verb, Ending), u64>,
 }
 
-impl View for Memory {
+impl Addresses for Memory {
     fn holder(&self, set: &SetName, addr: Addr) -> Result<Holder, StoreError> {
         let key = (set.clone(), addr);
         let lease = self.leases.get(&key).map(|l| Holder::Leased(Box::new(l.clone())));
@@ -82,7 +82,9 @@ impl View for Memory {
         let all = self.cooling(set, family, usize::MAX)?;
         Ok(all.into_iter().find(|c| spans.iter().any(|s| s.contains(c.addr))))
     }
+}
 
+impl View for Memory {
     fn former(&self, set: &SetName, pod: &PodKey, range: Addr) -> Result<Option<Addr>, StoreError> {
         Ok(self.sticky.get(&(set.clone(), pod.clone(), range)).copied())
     }
@@ -105,7 +107,7 @@ impl View for Memory {
         after: Option<&Owner>,
         limit: usize,
     ) -> Result<Vec<Lease>, StoreError> {
-        // Any order of owners will do, as long as it stays the same.
+        // The order of owners does not matter, as long as it stays the same.
         let mut owners: BTreeMap<&Owner, Vec<Lease>> = BTreeMap::new();
         for lease in self.leases.values().filter(|l| l.set == *set) {
             if after.is_none_or(|after| lease.owner > *after) {
@@ -149,10 +151,10 @@ impl View for Memory {
         after: Option<Addr>,
         limit: usize,
     ) -> Result<Vec<Lease>, StoreError> {
-        let hangs = |l: &&Lease| {
+        let is_of_pool = |l: &&Lease| {
             l.owner == Owner::Pool(pool.id.clone(), l.addr) && after.is_none_or(|a| l.addr > a)
         };
-        Ok(self.leases.values().filter(hangs).take(limit).cloned().collect())
+        Ok(self.leases.values().filter(is_of_pool).take(limit).cloned().collect())
     }
 
     fn capacity(&self) -> usize {
@@ -161,12 +163,12 @@ impl View for Memory {
 }
 
 impl Memory {
-    fn make(&mut self, change: Change, now: u64) {
+    fn apply_change(&mut self, change: Change, now: u64) {
         match change {
             Change::Put(lease) => {
                 let key = (lease.set.clone(), lease.addr);
                 let before = self.leases.insert(key.clone(), lease.clone());
-                assert!(before.is_none_or(|b| b.owner == lease.owner), "{key:?} given twice");
+                assert!(before.is_none_or(|b| b.owner == lease.owner), "{key:?} leased twice");
                 self.cooling.remove(&key);
             }
             Change::Free { lease, until } => {
@@ -190,7 +192,6 @@ impl Memory {
             }
             Change::PutRanges(r) => drop(self.ranges.insert(r.network.clone(), r)),
             Change::Adopted(network, time) => drop(self.adopted.insert(network, time)),
-            Change::Released(network) => drop(self.adopted.remove(&network)),
             Change::PutPool(pool) => drop(self.pools.insert(pool.id.clone(), pool)),
             Change::PutDefinition(_) => {}
             Change::DropPool(pool) => {
@@ -215,7 +216,7 @@ impl Store for Memory {
             };
             let event = if is_new { alloc::event(&change, command, cx) } else { None };
             self.events.extend(event);
-            self.make(change, cx.now);
+            self.apply_change(change, cx.now);
         }
         plan.outcome.map_err(Error::Refused)
     }

@@ -1,4 +1,4 @@
-//! What all stores are tested with: the contract, a model in memory, a cluster in memory, servers.
+//! The tests of all stores: the contract, the model in memory, the fake cluster, and real servers.
 
 mod boot_files_test;
 mod cluster_test;

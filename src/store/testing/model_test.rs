@@ -1,23 +1,23 @@
-//! Random operations on redb and on the model: equal answers, equal leases.
+//! Random operations on redb and on the model: the answers and the leases are equal.
 //!
-//! Two handles to one file take turns, so that every call opens what the other has left.
+//! Two handles to one file take turns, so that every call opens the file as the other handle left it.
 
 use proptest::prelude::*;
 use proptest::strategy::Strategy as Generate;
 use proptest::test_runner::Config;
 
-use super::contract::{add, addr, at, attachment, leases, net, owner, set};
+use super::contract::{add, addr, at, attachment, del_target, leases, net, owner, set};
 use super::memory::Memory;
 use crate::alloc::{
-    Add, Check, Collected, Command, Context, Cooldown, Del, Gc, OnDuplicate, Outcome, Reserve,
-    Status, Strategy, Target, Unreserve, Wanted,
+    Add, Check, Collected, Command, Context, Cooldown, Del, Gc, OnDuplicate, Outcome, Requested,
+    Reserve, Status, Strategy, Target, Unreserve,
 };
 use crate::error::Error;
 use crate::model::{IfName, NetworkName, Origin, Owner, Persist, Pod, Wait};
 use crate::net::RangeSet;
 use crate::store::{Embedded, Store};
 
-/// Small enough to be full at times, with a block's border inside.
+/// Small enough to be full at times, with a block boundary inside.
 fn sets(choice: u8) -> Vec<RangeSet> {
     match choice % 4 {
         0 => vec![set("10.0.1.248/29")],
@@ -73,7 +73,10 @@ fn command(op: &Op) -> Option<Command> {
             let name = who(*n);
             let pod = Pod { namespace: "ns".into(), name: who(n / 2), uid: String::new() };
             Command::Add(Add {
-                wanted: wished.iter().map(|w| Wanted { addr: wish(*w), prefix: None }).collect(),
+                requested: wished
+                    .iter()
+                    .map(|w| Requested { addr: wish(*w), prefix: None })
+                    .collect(),
                 strategy: strategy(*how),
                 cooldown: Cooldown { seconds: u32::from(*cool), strict: how & 8 != 0 },
                 sticky: how & 16 != 0,
@@ -95,13 +98,7 @@ fn command(op: &Op) -> Option<Command> {
             undo: *undo,
             legacy: None,
         }),
-        Op::DelAt { at } => Command::Del(Del {
-            set: net(),
-            target: Target::Addresses(vec![wish(*at)]),
-            rewind: false,
-            undo: false,
-            legacy: None,
-        }),
+        Op::DelAt { at } => Command::Del(del_target(Target::Addresses(vec![wish(*at)]))),
         Op::Check { who: n } => Command::Check(Check {
             set: net(),
             owner: owner(&who(*n)),
@@ -134,7 +131,7 @@ fn command(op: &Op) -> Option<Command> {
     })
 }
 
-/// An answer in a form that can be compared: the model walks owners in another order.
+/// An answer in a form that can be compared: the model lists owners in another order.
 fn answer(store: &mut dyn Store, command: &Command, cx: &Context) -> String {
     match store.apply(command, cx) {
         Ok(Outcome::Collected(Collected { mut freed, done, .. })) => {
@@ -151,7 +148,7 @@ proptest! {
     #![proptest_config(Config { cases: 120, failure_persistence: None, ..Config::default() })]
 
     #[test]
-    fn redb_is_the_model(ops in prop::collection::vec(op(), 1..60), disk in any::<bool>()) {
+    fn redb_behaves_as_the_model(ops in prop::collection::vec(op(), 1..60), disk in any::<bool>()) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("leases.redb");
         let persist = if disk { Persist::Disk } else { Persist::Boot };
@@ -173,8 +170,7 @@ proptest! {
             let free_all = if let Owner::Reservation(addr) = owner {
                 Command::Unreserve(Unreserve { set: net(), addrs: vec![addr] })
             } else {
-                let target = Target::Owner(owner);
-                Command::Del(Del { set: net(), target, rewind: false, undo: true, legacy: None })
+                Command::Del(Del { undo: true, ..del_target(Target::Owner(owner)) })
             };
             let got = answer(&mut handles[1], &free_all, &at(now));
             prop_assert_eq!(got, answer(&mut model, &free_all, &at(now)));

@@ -1,28 +1,27 @@
-//! The life of a node on a compare-and-set server: boots that end, names that are another's, machines
-//! that are gone; and definitions of networks.
+//! Nodes of a cluster: boots that end, node names that belong to another machine, machines that are gone; and
+//! definitions of networks.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::rc::Rc;
 
-use super::contract::{add, addr, at, attachment, del, dual, freed, given, net, owner, set};
-use super::fake_cluster::{FakeServer, FakeStore, go_on};
+use super::contract::{
+    add, added, addr, at, attachment, del, dual_stack, freed, gc_all, listed, lowest, net, owner,
+    reserve, set,
+};
+use super::fake_cluster::{FakeServer, FakeStore, apply_stalled};
 use super::pool_cases::{ask, lease, pool, want};
 use crate::alloc::{
-    Add, Check, Command, Context, DefineNetwork, Gc, OnDuplicate, Outcome, Reserve, Status,
-    Strategy, Wanted,
+    Add, Check, Command, Context, DefineNetwork, OnDuplicate, Outcome, Requested, Status,
 };
 use crate::engine;
 use crate::error::{Error, Refusal, StoreError};
-use crate::model::{
-    BootId, Kind, Lease, NetworkName, Node, NodeRecord, Origin, Persist, Pod, SetName,
-};
+use crate::model::{BootId, Kind, Lease, Node, NodeRecord, Origin, Persist, Pod, SetName};
 use crate::net::{Addr, RangeSet};
 use crate::store::cluster::LocalCache;
 use crate::store::{Store, StoreReader};
 
-/// A node's n-th boot.
+/// A node in its n-th boot.
 fn on(name: &str, machine: &str, boot: u64) -> Context {
     Context {
         node: Node { name: name.to_owned(), machine: machine.to_owned() },
@@ -36,33 +35,23 @@ fn boot(n: u64) -> Context {
     on("node", "machine", n)
 }
 
-fn low(container: &str, sets: &[RangeSet]) -> Add {
-    Add { strategy: Strategy::Lowest, ..add(container, sets) }
-}
-
 fn fixed(container: &str, sets: &[RangeSet], wanted: &str) -> Add {
-    Add { wanted: vec![Wanted { addr: addr(wanted), prefix: None }], ..add(container, sets) }
+    Add { requested: vec![Requested { addr: addr(wanted), prefix: None }], ..add(container, sets) }
 }
 
 fn trips(server: &FakeServer, mut act: impl FnMut()) -> usize {
-    let before = server.trips.get();
+    let before = server.round_trips.get();
     act();
-    server.trips.get() - before
+    server.round_trips.get() - before
 }
 
-fn listed(store: &mut dyn Store, cx: &Context) -> Vec<Lease> {
-    let mut all = Vec::new();
-    store.list(cx, &mut |lease| all.push(lease)).unwrap();
-    all
-}
-
-/// Paths of leases.
-fn paths(server: &FakeServer) -> usize {
+/// The number of records of leases.
+fn lease_records(server: &FakeServer) -> usize {
     let other = ["node/", "past/", "ranges/"];
     server.paths().iter().filter(|path| !other.iter().any(|o| path.starts_with(o))).count()
 }
 
-fn claimed(store: &mut dyn Store, command: &Command, cx: &Context) -> String {
+fn name_refusal(store: &mut dyn Store, command: &Command, cx: &Context) -> String {
     match store.apply(command, cx) {
         Err(Error::Store(error @ StoreError::Claimed { .. })) => error.to_string(),
         other => panic!("{other:?}"),
@@ -71,15 +60,15 @@ fn claimed(store: &mut dyn Store, command: &Command, cx: &Context) -> String {
 
 #[test]
 fn a_full_range_is_empty_after_a_boot() {
-    let server = Rc::new(FakeServer::default());
+    let server = FakeServer::new(false);
     let mut store = FakeStore::new(server.clone());
     let sets = [set("10.0.0.0/24"), set("fd00::/120")];
     for i in 0..253 {
-        given(&mut store, &add(&format!("c{i}"), &sets), &boot(1));
+        added(&mut store, &add(&format!("c{i}"), &sets), &boot(1));
     }
     let refusal = store.apply(&Command::Add(add("more", &sets)), &boot(1));
     assert!(matches!(refusal, Err(Error::Refused(Refusal::Exhausted { .. }))));
-    // What is not erased yet counts as free.
+    // Leases that have ended count as free before they are removed.
     let status = Command::Status(Status { set: net(), sets: sets.to_vec(), strict: true });
     assert!(store.apply(&status, &boot(1)).is_err());
     assert_eq!(store.apply(&status, &boot(2)).unwrap(), Outcome::Ready);
@@ -87,30 +76,30 @@ fn a_full_range_is_empty_after_a_boot() {
     let check = Check { set: net(), owner: owner("c7"), sets: sets.to_vec(), expected: None };
     assert!(store.apply(&Command::Check(check), &boot(2)).is_err());
     assert_eq!(freed(&mut store, &del("c7"), &boot(2)), []);
-    // Another's address, by name; its owner had one of the other family, too.
-    let before = paths(&server);
+    // A requested address of an ended lease, whose owner also had an address of the other family.
+    let before = lease_records(&server);
     assert_eq!(before, 253 * 3);
     let first = fixed("new", &sets, "10.0.0.9");
-    assert_eq!(given(&mut store, &first, &boot(2))[0], addr("10.0.0.9"));
-    assert_eq!(paths(&server), 3, "the earlier boot's are erased");
+    assert_eq!(added(&mut store, &first, &boot(2))[0], addr("10.0.0.9"));
+    assert_eq!(lease_records(&server), 3, "the leases of the earlier boot are removed");
     assert_eq!(listed(&mut store, &boot(2)).len(), 2);
-    // From now on a boot like any other.
-    assert_eq!(trips(&server, || drop(given(&mut store, &add("x", &sets), &boot(2)))), 1);
+    // From now on the round trips are the usual ones.
+    assert_eq!(trips(&server, || drop(added(&mut store, &add("x", &sets), &boot(2)))), 1);
     assert_eq!(trips(&server, || drop(freed(&mut store, &del("x"), &boot(2)))), 2);
     for i in 0..252 {
-        given(&mut store, &add(&format!("d{i}"), &sets), &boot(2));
+        added(&mut store, &add(&format!("d{i}"), &sets), &boot(2));
     }
     assert_eq!(listed(&mut store, &boot(2)).len(), 253 * 2);
 }
 
-/// The node that booted does not come back to that set: others find its addresses when they need them.
+/// The node that rebooted does not use that set again. Other nodes lease its addresses when they need them.
 #[test]
-fn what_ended_on_another_node_is_free_as_well() {
-    let server = Rc::new(FakeServer::default());
+fn ended_leases_of_another_node_are_free() {
+    let server = FakeServer::new(false);
     let mut store = FakeStore::new(server.clone());
     let sets = [set("10.0.0.0/29"), set("fd00::/125")];
     for i in 0..5 {
-        given(&mut store, &add(&format!("c{i}"), &sets), &boot(1));
+        added(&mut store, &add(&format!("c{i}"), &sets), &boot(1));
     }
     let other = on("other", "machine", 1);
     let asks = [
@@ -122,189 +111,186 @@ fn what_ended_on_another_node_is_free_as_well() {
         assert!(store.apply(command, &other).is_err(), "that boot is not over yet");
     }
     let elsewhere = Add { set: SetName("elsewhere".into()), ..add("x", &sets) };
-    given(&mut store, &elsewhere, &boot(2));
+    added(&mut store, &elsewhere, &boot(2));
     for command in &asks {
         store.apply(command, &other).unwrap();
     }
     for i in 0..3 {
-        given(&mut store, &add(&format!("f{i}"), &sets), &other);
+        added(&mut store, &add(&format!("f{i}"), &sets), &other);
     }
     assert!(store.apply(&Command::Add(add("g", &sets)), &other).is_err());
     assert_eq!(listed(&mut store, &other).len(), 12);
-    assert_eq!(paths(&server), 3 * 6);
+    assert_eq!(lease_records(&server), 3 * 6);
 }
 
-/// It boots again, and leases, while another looks which of its leases have ended.
+/// A node reboots and leases while another node reads which of its leases have ended.
 #[test]
-fn a_lease_of_a_boot_that_has_just_begun_is_not_taken() {
-    for nests in [false, true] {
-        let server = Rc::new(FakeServer::default());
-        server.nests.set(nests);
+fn a_lease_of_a_boot_that_has_just_started_is_held() {
+    for is_etcd in [false, true] {
+        let server = FakeServer::new(is_etcd);
         let mut store = FakeStore::new(server.clone());
         // One address.
         let sets = [set("10.0.0.0/30")];
-        given(&mut store, &add("c", &sets), &boot(1));
+        added(&mut store, &add("c", &sets), &boot(1));
         let elsewhere = Add { set: SetName("elsewhere".into()), ..add("x", &sets) };
-        given(&mut store, &elsewhere, &boot(2));
+        added(&mut store, &elsewhere, &boot(2));
         let (theirs, new) = (server.clone(), add("new", &sets));
-        *server.watcher.borrow_mut() = Some((
+        *server.after_list.borrow_mut() = Some((
             "node/",
-            Box::new(move || drop(given(&mut FakeStore::new(theirs), &new, &boot(3)))),
+            Box::new(move || drop(added(&mut FakeStore::new(theirs), &new, &boot(3)))),
         ));
         let other = on("other", "machine2", 1);
         let outcome = store.apply(&Command::Add(add("late", &sets)), &other);
         assert!(matches!(outcome, Err(Error::Refused(Refusal::Exhausted { .. }))), "{outcome:?}");
-        assert!(server.watcher.borrow().is_none());
+        assert!(server.after_list.borrow().is_none());
         let left = listed(&mut store, &other);
         assert!(left.iter().any(|l| l.owner == owner("new")), "{left:?}");
     }
 }
 
-/// Nobody waits for a DEL any more; then its container is told that it has the address.
+/// A DEL without an answer is followed by an ADD of the same container.
 #[test]
-fn a_del_that_was_given_up_frees_nothing_later() {
-    let server = Rc::new(FakeServer::default());
+fn a_del_that_is_still_in_flight_frees_nothing_later() {
+    let server = FakeServer::new(false);
     let mut store = FakeStore::new(server.clone());
     let sets = [set("10.0.0.0/24")];
-    let first = given(&mut store, &add("c", &sets), &boot(1));
-    server.stopped.set(1000);
+    let first = added(&mut store, &add("c", &sets), &boot(1));
+    server.stalled_commits.set(1000);
     store.apply(&del("c"), &boot(1)).unwrap_err();
-    server.stopped.set(0);
-    assert_eq!(given(&mut FakeStore::new(server.clone()), &add("c", &sets), &boot(1)), first);
-    go_on(&server);
+    server.stalled_commits.set(0);
+    assert_eq!(added(&mut FakeStore::new(server.clone()), &add("c", &sets), &boot(1)), first);
+    apply_stalled(&server);
     assert_eq!(listed(&mut store, &boot(1)).len(), 1);
     assert_eq!(freed(&mut store, &del("c"), &boot(1)), first);
 }
 
-/// Without notes, and whatever time it is: the clock was set back.
+/// Without a cache, and with a clock that was set back.
 #[test]
-fn notes_save_trips_and_nothing_else() {
+fn the_local_cache_only_saves_round_trips() {
     let folder = tempfile::tempdir().unwrap();
-    let sets = dual();
+    let sets = dual_stack();
     let file = folder.path().join("file");
     fs::write(&file, "").unwrap();
-    for place in [Some(folder.path().join("new/notes")), Some(file.join("notes")), None] {
-        let server = Rc::new(FakeServer::default());
-        let notes = LocalCache::new(place.as_deref(), "fake".to_owned());
-        let mut store = FakeStore::with(server.clone(), Persist::Boot, notes);
+    for place in [folder.path().join("new/cache"), file.join("cache"), "/proc/nowhere".into()] {
+        let server = FakeServer::new(false);
+        let cache = LocalCache::new(&place, "fake".to_owned());
+        let mut store = FakeStore::with_cache(server.clone(), Persist::Boot, cache);
         let early = |n: u64| Context { now: 0, ..boot(n) };
-        given(&mut store, &add("old", &sets), &boot(1));
-        given(&mut store, &add("a", &sets), &early(2));
-        assert_eq!(paths(&server), 3);
-        let kept = place.is_some_and(|place| place.is_dir());
-        let cost = trips(&server, || drop(given(&mut store, &add("b", &sets), &early(2))));
-        // The node, the commit, the node's leases.
-        assert_eq!(cost, if kept { 1 } else { 3 });
+        added(&mut store, &add("old", &sets), &boot(1));
+        added(&mut store, &add("a", &sets), &early(2));
+        assert_eq!(lease_records(&server), 3);
+        let is_cached = place.is_dir();
+        let cost = trips(&server, || drop(added(&mut store, &add("b", &sets), &early(2))));
+        // The node's record, the commit, and the node's leases.
+        assert_eq!(cost, if is_cached { 1 } else { 3 });
         assert_eq!(listed(&mut store, &early(2)).len(), 4);
     }
 }
 
 #[test]
-fn a_note_that_is_damaged_or_not_true_costs_a_look() {
-    let server = Rc::new(FakeServer::default());
+fn a_damaged_or_outdated_cache_costs_a_read() {
+    let server = FakeServer::new(false);
     let mut store = FakeStore::new(server.clone());
-    let sets = dual();
-    let folder = server.notes.0.path().to_owned();
-    let note = |folder: &Path| {
+    let sets = dual_stack();
+    let folder = server.cache.0.path().to_owned();
+    let node_file = |folder: &Path| {
         let all = fs::read_dir(folder).unwrap().map(|e| e.unwrap());
         let all = all.filter(|e| e.file_name().to_str().unwrap().starts_with("node-"));
         let all: Vec<_> = all.map(|e| e.path()).collect();
         assert_eq!(all.len(), 1, "{all:?}");
         all[0].clone()
     };
-    given(&mut store, &add("first", &sets), &boot(1));
-    let good = fs::read(note(&folder)).unwrap();
+    added(&mut store, &add("first", &sets), &boot(1));
+    let good = fs::read(node_file(&folder)).unwrap();
     for (i, spoil) in [&b""[..], b"x", &good[..good.len() - 1]].into_iter().enumerate() {
-        fs::write(note(&folder), spoil).unwrap();
-        given(&mut store, &add(&format!("c{i}"), &sets), &boot(1));
-        assert_eq!(fs::read(note(&folder)).unwrap(), good);
+        fs::write(node_file(&folder), spoil).unwrap();
+        added(&mut store, &add(&format!("c{i}"), &sets), &boot(1));
+        assert_eq!(fs::read(node_file(&folder)).unwrap(), good);
     }
-    fs::remove_file(note(&folder)).unwrap();
-    given(&mut store, &add("d", &sets), &boot(1));
-    assert_eq!(fs::read(note(&folder)).unwrap(), good);
-    // The server was made anew: the note is of a record that is not there.
-    let new = Rc::new(FakeServer::default());
-    let notes = LocalCache::new(Some(&folder), "fake".to_owned());
-    let mut other = FakeStore::with(new.clone(), Persist::Boot, notes);
-    given(&mut other, &add("e", &sets), &boot(1));
-    assert_eq!(trips(&new, || drop(given(&mut other, &add("f", &sets), &boot(1)))), 1);
+    fs::remove_file(node_file(&folder)).unwrap();
+    added(&mut store, &add("d", &sets), &boot(1));
+    assert_eq!(fs::read(node_file(&folder)).unwrap(), good);
+    // The server is a new one: the cached record does not exist.
+    let new = FakeServer::new(false);
+    let cache = LocalCache::new(&folder, "fake".to_owned());
+    let mut other = FakeStore::with_cache(new.clone(), Persist::Boot, cache);
+    added(&mut other, &add("e", &sets), &boot(1));
+    assert_eq!(trips(&new, || drop(added(&mut other, &add("f", &sets), &boot(1)))), 1);
     assert_eq!(listed(&mut other, &boot(1)).len(), 4);
 }
 
 #[test]
-fn only_what_a_container_of_this_machine_leased_in_another_boot_has_ended() {
-    let server = Rc::new(FakeServer::default());
+fn only_boot_leases_of_this_machine_end_with_the_boot() {
+    let server = FakeServer::new(false);
     let mut store = FakeStore::new(server.clone());
     let sets = [set("10.0.0.0/24")];
-    let claim = Add { claim_gateways: true, ..low("c", &sets) };
-    given(&mut store, &claim, &boot(1));
-    let reserve = Reserve { set: net(), addrs: vec![addr("10.0.0.77")], note: None, holder: None };
-    store.apply(&Command::Reserve(reserve), &boot(1)).unwrap();
+    let claim = Add { claim_gateways: true, ..lowest("c", &sets) };
+    added(&mut store, &claim, &boot(1));
+    store.apply(&reserve(&["10.0.0.77"]), &boot(1)).unwrap();
     pool(&mut store, &ask("l", "10.9.0.0/24"), &boot(1));
     lease(&mut store, &want("l/10.9.0.0/24", None), &boot(1));
-    given(&mut store, &low("theirs", &sets), &on("other", "machine", 1));
-    given(&mut store, &low("blind", &sets), &Context { boot: None, ..boot(1) });
-    let mut disk = FakeStore::with(
+    added(&mut store, &lowest("theirs", &sets), &on("other", "machine", 1));
+    added(&mut store, &lowest("blind", &sets), &Context { boot: None, ..boot(1) });
+    let mut disk = FakeStore::with_cache(
         server.clone(),
         Persist::Disk,
-        LocalCache::new(Some(server.notes.0.path()), "fake".to_owned()),
+        LocalCache::new(server.cache.0.path(), "fake".to_owned()),
     );
-    given(&mut disk, &low("kept", &sets), &boot(1));
+    added(&mut disk, &lowest("kept", &sets), &boot(1));
     let names = |store: &mut FakeStore, cx: &Context| -> Vec<String> {
         listed(store, cx).iter().map(|l| l.owner.to_string()).collect()
     };
     let all = names(&mut store, &boot(1));
     assert_eq!(all.len(), 7, "{all:?}");
-    // A boot that cannot tell which it is takes nothing for ended.
+    // A caller that cannot determine its boot takes no lease as ended.
     assert_eq!(names(&mut store, &Context { boot: None, ..boot(2) }), all);
-    given(&mut disk, &low("kept", &sets), &boot(2));
-    given(&mut store, &low("new", &sets), &boot(2));
+    added(&mut disk, &lowest("kept", &sets), &boot(2));
+    added(&mut store, &lowest("new", &sets), &boot(2));
     let left = names(&mut store, &boot(2));
     assert_eq!(left.len(), 7, "{left:?}");
     assert!(!left.iter().any(|name| name.contains("container c ")), "{left:?}");
     for name in ["kept", "blind", "theirs", "gateway", "reservation", "pool", "new"] {
         assert!(left.iter().any(|l| l.contains(name)), "{name}: {left:?}");
     }
-    // Two machines without a machine-id may be two.
-    let server = Rc::new(FakeServer::default());
+    // Two nodes without a machine-id may be two machines.
+    let server = FakeServer::new(false);
     let mut store = FakeStore::new(server);
-    given(&mut store, &low("a", &sets), &on("node", "", 1));
-    given(&mut store, &low("b", &sets), &on("node", "", 2));
+    added(&mut store, &lowest("a", &sets), &on("node", "", 1));
+    added(&mut store, &lowest("b", &sets), &on("node", "", 2));
     assert_eq!(listed(&mut store, &on("node", "", 2)).len(), 2);
 }
 
-/// A container that is made again under its name, or a pod that returns, has a lease of this boot.
+/// A container that is created again, or a pod that returns, gets a lease of this boot.
 #[test]
 fn an_owner_that_returns_after_a_boot_leases_anew() {
-    let server = Rc::new(FakeServer::default());
+    let server = FakeServer::new(false);
     let mut store = FakeStore::new(server.clone());
-    let sets = dual();
+    let sets = dual_stack();
     let pod = Pod { namespace: "ns".into(), name: "web-0".into(), uid: String::new() };
     let origin = Origin { pod: Some(pod), ..Origin::default() };
     let sticky = |c: &str| Add { sticky: true, origin: origin.clone(), ..add(c, &sets) };
-    let before = given(&mut store, &sticky("c"), &boot(1));
-    given(&mut store, &add("other", &sets), &boot(1));
-    // Not refused as a duplicate, nor for the ranges that it no longer fits.
+    let before = added(&mut store, &sticky("c"), &boot(1));
+    added(&mut store, &add("other", &sets), &boot(1));
+    // It is refused neither as a duplicate nor because its old lease is outside the ranges.
     let moved = [set("10.5.0.0/24")];
     let strict = Add { on_duplicate: OnDuplicate::Error, ..add("other", &moved) };
-    assert!(moved[0].range_of(given(&mut store, &strict, &boot(2))[0]).is_some());
-    assert_eq!(given(&mut store, &sticky("c"), &boot(2)), before);
-    assert_eq!(given(&mut store, &sticky("c"), &boot(2)), before, "repeated");
+    assert!(moved[0].range_of(added(&mut store, &strict, &boot(2))[0]).is_some());
+    assert_eq!(added(&mut store, &sticky("c"), &boot(2)), before);
+    assert_eq!(added(&mut store, &sticky("c"), &boot(2)), before, "repeated");
     for lease in listed(&mut store, &boot(2)) {
         assert_eq!((lease.boot, lease.time), (boot(2).boot, 2000));
     }
-    assert_eq!(paths(&server), 5 + 4, "with what is remembered of the pod");
+    assert_eq!(lease_records(&server), 5 + 4, "with the records of the pod");
 }
 
 #[test]
 fn a_second_machine_is_refused_until_the_first_is_released() {
-    let server = Rc::new(FakeServer::default());
+    let server = FakeServer::new(false);
     let mut store = FakeStore::new(server.clone());
-    let sets = dual();
+    let sets = dual_stack();
     let (one, two) = (on("node", "m-one", 1), on("node", "m-two", 1));
-    given(&mut store, &add("c", &sets), &one);
-    let network = NetworkName::new("net").unwrap();
-    let gc = Gc { set: net(), network, valid: [].into(), after: None };
+    added(&mut store, &add("c", &sets), &one);
+    let gc = gc_all();
     let status = Status { set: net(), sets: sets.clone(), strict: false };
     for command in [
         Command::Add(add("d", &sets)),
@@ -312,128 +298,128 @@ fn a_second_machine_is_refused_until_the_first_is_released() {
         Command::Status(status),
         Command::RequestPool(ask("l", "10.9.0.0/24")),
     ] {
-        let text = claimed(&mut store, &command, &two);
+        let text = name_refusal(&mut store, &command, &two);
         for part in ["m-one", "m-two", "NODE_ID", "sublet node release node"] {
             assert!(text.contains(part), "{text}");
         }
     }
-    // A DEL is no error: whatever ends there never began.
+    // A DEL is no error, because its container never had a lease.
     assert_eq!(freed(&mut store, &del("d"), &two), []);
-    // No machine-id is no proof.
-    given(&mut store, &add("e", &sets), &on("node", "", 1));
+    // A missing machine-id proves nothing.
+    added(&mut store, &add("e", &sets), &on("node", "", 1));
     assert_eq!(listed(&mut store, &one).len(), 4);
     let left = engine::release_node(&mut store, "node", &two).unwrap();
     assert_eq!(left, engine::Left { freed: 4, forgotten: true });
-    assert!(paths(&server) == 0 && !server.paths().iter().any(|path| path.starts_with("node/")));
-    given(&mut store, &add("d", &sets), &two);
-    // The first was not gone after all: it has noted its name, and that is not its any more.
-    claimed(&mut store, &Command::Add(add("f", &sets)), &one);
+    assert!(
+        lease_records(&server) == 0 && !server.paths().iter().any(|path| path.starts_with("node/"))
+    );
+    added(&mut store, &add("d", &sets), &two);
+    // The first machine still runs. Its cache says that it owns the name, which is not true any more.
+    name_refusal(&mut store, &Command::Add(add("f", &sets)), &one);
     assert_eq!(listed(&mut store, &two).len(), 2);
 }
 
-/// Two machines with one name and one machine-id: a copied disk. The later one has the name.
+/// Two machines with the same name and machine-id: a copied disk. The later one owns the name.
 #[test]
 fn a_boot_that_lost_its_name_leases_nothing_more() {
-    let server = Rc::new(FakeServer::default());
-    let sets = dual();
+    let server = FakeServer::new(false);
+    let sets = dual_stack();
     let mut one = FakeStore::new(server.clone());
     let folder = tempfile::tempdir().unwrap();
-    let notes = LocalCache::new(Some(folder.path()), "fake".to_owned());
-    let mut copy = FakeStore::with(server.clone(), Persist::Boot, notes);
-    given(&mut one, &add("a", &sets), &boot(1));
-    given(&mut copy, &add("b", &sets), &boot(2));
-    let text = claimed(&mut one, &Command::Add(add("c", &sets)), &boot(1));
+    let cache = LocalCache::new(folder.path(), "fake".to_owned());
+    let mut copy = FakeStore::with_cache(server.clone(), Persist::Boot, cache);
+    added(&mut one, &add("a", &sets), &boot(1));
+    added(&mut copy, &add("b", &sets), &boot(2));
+    let text = name_refusal(&mut one, &Command::Add(add("c", &sets)), &boot(1));
     assert!(text.contains("another boot's") && text.contains("machine-id machine"), "{text}");
     assert_eq!(listed(&mut copy, &boot(2)).len(), 2);
-    given(&mut copy, &add("d", &sets), &boot(2));
+    added(&mut copy, &add("d", &sets), &boot(2));
 }
 
 #[test]
-fn clients_race_at_the_first_boot() {
+fn two_clients_race_for_the_first_add_of_a_boot() {
     for earlier in [false, true] {
-        let server = Rc::new(FakeServer::default());
+        let server = FakeServer::new(false);
         let mut store = FakeStore::new(server.clone());
         let sets = [set("10.0.0.0/29")];
         let begin = u64::from(earlier) + 1;
         if earlier {
             for i in 0..5 {
-                given(&mut store, &add(&format!("old{i}"), &sets), &boot(1));
+                added(&mut store, &add(&format!("old{i}"), &sets), &boot(1));
             }
         }
         let other = server.clone();
-        *server.intruder.borrow_mut() = Some(Box::new(move || {
+        *server.before_commit.borrow_mut() = Some(Box::new(move || {
             let sets = [set("10.0.0.0/29")];
-            given(&mut FakeStore::new(other), &low("theirs", &sets), &boot(begin));
+            added(&mut FakeStore::new(other), &lowest("theirs", &sets), &boot(begin));
         }));
-        given(&mut store, &low("mine", &sets), &boot(begin));
+        added(&mut store, &lowest("mine", &sets), &boot(begin));
         assert_eq!(listed(&mut store, &boot(begin)).len(), 2);
-        given(&mut store, &low("next", &sets), &boot(begin));
-        assert_eq!((paths(&server), listed(&mut store, &boot(begin)).len()), (6, 3));
+        added(&mut store, &lowest("next", &sets), &boot(begin));
+        assert_eq!((lease_records(&server), listed(&mut store, &boot(begin)).len()), (6, 3));
     }
 }
 
-/// Killed after any number of commits, and begun again.
+/// Killed after any number of commits, and started again.
 #[test]
-fn erasing_may_end_anywhere() {
+fn the_removal_of_ended_leases_may_be_interrupted() {
     let sets = [set("10.0.0.0/24"), set("fd00::/120")];
     for commits in 1..8 {
-        let server = Rc::new(FakeServer::default());
+        let server = FakeServer::new(false);
         let mut store = FakeStore::new(server.clone());
         for i in 0..100 {
-            given(&mut store, &add(&format!("c{i}"), &sets), &boot(1));
+            added(&mut store, &add(&format!("c{i}"), &sets), &boot(1));
         }
-        server.left.set(Some(commits));
+        server.commits_left.set(Some(commits));
         drop(store.apply(&Command::Add(add("new", &sets)), &boot(2)));
-        server.left.set(None);
+        server.commits_left.set(None);
         drop(store);
         let mut store = FakeStore::new(server.clone());
-        assert!(paths(&server) > 30, "{commits}: it was not killed on the way");
+        assert!(lease_records(&server) > 30, "{commits}: it was not killed on the way");
         assert!(listed(&mut store, &boot(2)).len() <= 2);
-        assert_eq!(given(&mut store, &add("new", &sets), &boot(2)).len(), 2);
-        assert_eq!(paths(&server), 3);
+        assert_eq!(added(&mut store, &add("new", &sets), &boot(2)).len(), 2);
+        assert_eq!(lease_records(&server), 3);
         assert_eq!(listed(&mut store, &boot(2)).len(), 2);
     }
 }
 
-/// The same for a machine that is gone.
+/// The release may also be interrupted after any number of commits.
 #[test]
-fn a_dead_node_is_released_and_nothing_else() {
+fn the_release_of_a_node_frees_only_its_leases() {
     for commits in 1..60 {
-        let server = Rc::new(FakeServer::default());
+        let server = FakeServer::new(false);
         let mut store = FakeStore::new(server.clone());
         let sets = [set("10.0.0.0/24"), set("fd00::/120")];
         let (dead, alive) = (on("dead", "m-dead", 1), on("alive", "m-alive", 1));
         for i in 0..60 {
-            given(&mut store, &add(&format!("c{i}"), &sets), &dead);
+            added(&mut store, &add(&format!("c{i}"), &sets), &dead);
         }
         let elsewhere = Add { set: SetName("elsewhere".into()), ..add("c", &sets) };
-        given(&mut store, &elsewhere, &dead);
-        // Another boot began and claimed the name, and had not erased when it died.
-        server.left.set(Some(2));
+        added(&mut store, &elsewhere, &dead);
+        // A second boot claimed the name, and the node died before it removed the ended leases.
+        server.commits_left.set(Some(2));
         drop(store.apply(&Command::Add(add("last", &sets)), &on("dead", "m-dead", 2)));
-        server.left.set(None);
-        let reserve =
-            Reserve { set: net(), addrs: vec![addr("10.0.0.77")], note: None, holder: None };
-        store.apply(&Command::Reserve(reserve), &dead_again()).unwrap();
+        server.commits_left.set(None);
+        store.apply(&reserve(&["10.0.0.77"]), &dead_again()).unwrap();
         for cx in [&dead_again(), &alive] {
-            let shared = super::pool_cases::named("shared", ask("l", "10.9.0.0/24"));
+            let shared = super::pool_cases::shared("shared", ask("l", "10.9.0.0/24"));
             pool(&mut store, &shared, cx);
             pool(&mut store, &shared, cx);
             lease(&mut store, &want("shared", None), cx);
         }
-        given(&mut store, &add("mine", &sets), &alive);
-        server.left.set(Some(commits));
+        added(&mut store, &add("mine", &sets), &alive);
+        server.commits_left.set(Some(commits));
         let done = engine::release_node(&mut store, "dead", &alive);
-        server.left.set(None);
+        server.commits_left.set(None);
         listed(&mut store, &alive);
         if done.is_ok() {
-            assert!(commits > 4, "that is not in slices");
+            assert!(commits > 4, "the release takes one step only");
             break;
         }
         assert!(engine::release_node(&mut store, "dead", &alive).unwrap().forgotten);
         let left = listed(&mut store, &alive);
         let of_dead: Vec<&Lease> = left.iter().filter(|l| l.node.name == "dead").collect();
-        // The gateway of the pool that others use. What is reserved is no node's.
+        // The gateway of the pool that the other node uses. A reservation belongs to no node.
         assert_eq!(of_dead.len(), 1, "{commits}: {of_dead:?}");
         assert!(of_dead.iter().all(|l| l.kind == Kind::Gateway));
         assert_eq!(left.iter().filter(|l| l.kind == Kind::Reserved).count(), 1);
@@ -450,13 +436,13 @@ fn dead_again() -> Context {
 }
 
 #[test]
-fn what_is_known_of_nodes() {
-    let server = Rc::new(FakeServer::default());
+fn nodes_are_listed_and_forgotten() {
+    let server = FakeServer::new(false);
     let mut store = FakeStore::new(server);
-    let sets = dual();
-    given(&mut store, &add("a", &sets), &boot(1));
-    given(&mut store, &add("b", &sets), &boot(3));
-    given(&mut store, &add("c", &sets), &on("a/b", "m2", 2));
+    let sets = dual_stack();
+    added(&mut store, &add("a", &sets), &boot(1));
+    added(&mut store, &add("b", &sets), &boot(3));
+    added(&mut store, &add("c", &sets), &on("a/b", "m2", 2));
     let record = |cx: Context, first| NodeRecord {
         node: cx.node,
         boot: cx.boot,
@@ -472,18 +458,18 @@ fn what_is_known_of_nodes() {
         store.cluster().unwrap().forget(&all[1], &boot(3)).unwrap()
             && store.cluster().unwrap().nodes().unwrap().len() == 1
     );
-    // It lives: its next ADD has the name again.
-    given(&mut store, &add("d", &sets), &boot(3));
+    // It is alive: its next ADD claims the name again.
+    added(&mut store, &add("d", &sets), &boot(3));
     assert_eq!(store.cluster().unwrap().nodes().unwrap().len(), 2);
 }
 
-/// Two nodes that add, delete and boot by chance, on a server that makes trouble and is left in the
-/// middle: what lives is there, once.
+/// Two nodes add, delete and reboot at random, with random failures and killed clients. Each container that was
+/// not deleted has its leases, and no other lease exists.
 #[test]
-fn lives_of_nodes_by_chance() {
+fn random_commands_of_two_nodes() {
     let sets = [set("10.0.0.0/28"), set("fd00::/124")];
     for seed in 1..40_u64 {
-        let server = Rc::new(FakeServer::default());
+        let server = FakeServer::new(false);
         let mut chance = seed;
         let mut dice = |n: u64| {
             chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -501,9 +487,9 @@ fn lives_of_nodes_by_chance() {
                 lives.retain(|(n, _), _| *n != node);
             }
             let cx = on(&format!("n{node}"), &format!("m{node}"), boots[node]);
-            server.trouble.set(if dice(2) == 0 { dice(1 << 30) + 1 } else { 0 });
-            server.left.set((dice(3) == 0).then(|| usize::try_from(dice(4)).unwrap()));
-            // The container's names differ, for nodes do not make each other's.
+            server.failure_seed.set(if dice(2) == 0 { dice(1 << 30) + 1 } else { 0 });
+            server.commits_left.set((dice(3) == 0).then(|| usize::try_from(dice(4)).unwrap()));
+            // The containers of the two nodes have different names.
             let full = format!("{name}-{node}");
             let adds = begins || dice(3) > 0;
             let command = if adds { Command::Add(add(&full, &sets)) } else { del(&full) };
@@ -511,13 +497,13 @@ fn lives_of_nodes_by_chance() {
                 match store.apply(&command, &cx) {
                     Err(Error::Store(e)) => {
                         assert!(!matches!(e, StoreError::BadRecord { .. }), "{seed}: {e}");
-                        server.left.set(None);
+                        server.commits_left.set(None);
                     }
                     known => break known,
                 }
             };
-            server.left.set(None);
-            server.trouble.set(0);
+            server.commits_left.set(None);
+            server.failure_seed.set(0);
             match done {
                 Ok(Outcome::Added(added)) => {
                     let got: Vec<Addr> = added.grants.iter().map(|g| g.addr).collect();
@@ -543,20 +529,20 @@ fn network(text: &str, version: Option<u64>) -> DefineNetwork {
 
 #[test]
 fn the_first_writer_defines_the_network() {
-    let server = Rc::new(FakeServer::default());
+    let server = FakeServer::new(false);
     let mut store = FakeStore::new(server.clone());
-    let sets = dual();
+    let sets = dual_stack();
     let name = attachment("c").network;
-    given(&mut store, &add("warm", &sets), &boot(1));
+    added(&mut store, &add("warm", &sets), &boot(1));
     let defines = |c: &str, text: &str, version| Add {
         define: Some(network(text, version)),
         ..add(c, &sets)
     };
     let cost = trips(&server, || {
         assert_eq!(store.cluster().unwrap().definition(&name).unwrap(), None);
-        given(&mut store, &defines("a", "one", None), &boot(1));
+        added(&mut store, &defines("a", "one", None), &boot(1));
     });
-    assert_eq!(cost, 2, "a look and a commit");
+    assert_eq!(cost, 2, "a read and a commit");
     let kept = store.cluster().unwrap().definition(&name).unwrap().unwrap();
     assert_eq!((kept.version, &*kept.text, &*kept.by, kept.time), (1, "one", "node", 1000));
     let no = |done: Result<Outcome, Error>| match done {
@@ -567,14 +553,14 @@ fn the_first_writer_defines_the_network() {
     assert_eq!(no(store.apply(&late, &boot(1))), (None, Some(1)));
     let cost = trips(&server, || {
         store.cluster().unwrap().definition(&name).unwrap();
-        given(&mut store, &defines("b", "two", Some(1)), &boot(1));
+        added(&mut store, &defines("b", "two", Some(1)), &boot(1));
     });
     assert_eq!(cost, 2);
     assert_eq!(store.cluster().unwrap().definition(&name).unwrap().unwrap().text, "one");
-    // It is defined anew between the look and the commit.
+    // It is defined again between the read and the commit.
     store.cluster().unwrap().definition(&name).unwrap();
     let other = server.clone();
-    *server.intruder.borrow_mut() = Some(Box::new(move || {
+    *server.before_commit.borrow_mut() = Some(Box::new(move || {
         let set = Command::DefineNetwork(network("three", Some(1)));
         let done = FakeStore::new(other).apply(&set, &boot(1)).unwrap();
         assert_eq!(done, Outcome::Defined(2));

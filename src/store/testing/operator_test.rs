@@ -1,14 +1,13 @@
-//! Cases of the contract (`contract`) for what an operator asks for: imports, and freeing what was
-//! judged lost.
+//! Cases of the contract for operators: imports, and freeing stale leases.
 
-use super::contract::{Make, add, addr, at, freed, given, leases, net, refused, set};
+use super::contract::{Make, add, added, addr, at, del_target, freed, leases, net, refused, set};
 use crate::alloc::{Add, Command, Del, ForeignLease, Import, Imported, Outcome, Strategy, Target};
 use crate::error::Refusal;
 use crate::model::{Kind, Lease, Origin, Owner};
 
-/// Another program's leases: told twice, they are taken over once; a clash refuses them all; a DEL
-/// that rewinds finds the cursor without knowing the range.
-pub fn imports_are_whole_and_repeatable(make: Make<'_>) {
+/// Another program's leases are imported once, even if the import is repeated. A clash refuses all of them. A
+/// DEL that rewinds finds the cursor without knowing the range.
+pub fn imports_are_atomic_and_repeatable(make: Make<'_>) {
     let (mut store, sets) = (make(), [set("10.0.0.0/24")]);
     let lease = |ip: &str, id: &str| ForeignLease {
         addr: addr(ip),
@@ -41,7 +40,7 @@ pub fn imports_are_whole_and_repeatable(make: Make<'_>) {
     assert_eq!(store.apply(&import(&two, addrs[1], true), &at(1)).unwrap(), done(&addrs, &[]));
     assert!(leases(&mut *store).is_empty(), "a dry run");
     assert_eq!(store.apply(&import(&two, addrs[1], false), &at(1)).unwrap(), done(&addrs, &[]));
-    assert_eq!(given(&mut *store, &ecs("c"), &at(2)), [addr("10.0.0.10")]);
+    assert_eq!(added(&mut *store, &ecs("c"), &at(2)), [addr("10.0.0.10")]);
     let before = leases(&mut *store);
     assert_eq!(store.apply(&import(&two, addrs[1], false), &at(3)).unwrap(), done(&[], &addrs));
     let clash = [lease("10.0.0.20", "new"), lease("10.0.0.7", "other")];
@@ -51,26 +50,26 @@ pub fn imports_are_whole_and_repeatable(make: Make<'_>) {
     let target = Target::Owner(Owner::Id("a".into()));
     let del = Del { set: net(), target, rewind: true, undo: false, legacy: None };
     assert_eq!(freed(&mut *store, &Command::Del(del), &at(4)), [addr("10.0.0.7")]);
-    assert_eq!(given(&mut *store, &ecs("d"), &at(5)), [addr("10.0.0.8")]);
-    assert_eq!(given(&mut *store, &ecs("b"), &at(5)), [addr("10.0.0.9")]);
+    assert_eq!(added(&mut *store, &ecs("d"), &at(5)), [addr("10.0.0.8")]);
+    assert_eq!(added(&mut *store, &ecs("b"), &at(5)), [addr("10.0.0.9")]);
 }
 
-/// What was judged is freed only as it was read.
+/// A stale lease is only freed if it has not changed since it was read.
 pub fn a_changed_lease_is_not_freed(make: Make<'_>) {
     let (mut store, sets) = (make(), [set("10.0.0.0/24")]);
-    let got = given(&mut *store, &add("c1", &sets), &at(1));
+    let got = added(&mut *store, &add("c1", &sets), &at(1));
     let read = leases(&mut *store).remove(0);
     let mut free = |now, lease: &Lease| {
         let target = Target::Unchanged(Box::new(lease.clone()));
-        let del = Del { set: net(), target, rewind: false, undo: false, legacy: None };
+        let del = del_target(target);
         freed(&mut *store, &Command::Del(del), &at(now))
     };
     assert_eq!(free(2, &Lease { time: 2, ..read.clone() }), []);
     assert_eq!(free(2, &Lease { origin: Origin::default(), ..read.clone() }), []);
     assert_eq!(free(2, &read), got);
     assert_eq!(free(2, &read), []);
-    // Leased again, to the same container.
-    given(&mut *make(), &add("c1", &sets), &at(3));
+    // Leased again for the same container.
+    added(&mut *make(), &add("c1", &sets), &at(3));
     assert_eq!(free(4, &read), []);
     assert_eq!(leases(&mut *make()).len(), 1);
 }

@@ -2,9 +2,9 @@
 
 use std::fs;
 
-use super::contract::{addr, del, given, net, refused};
-use super::host::{Host, added, boot, listed, lowest, reserve, unreserve};
-use crate::alloc::{Add, Command, Status, Wanted};
+use super::contract::{added, addr, del, net, refused};
+use super::host::{Host, added_with_warnings, boot, listed, lowest, reserve, unreserve};
+use crate::alloc::{Add, Command, Requested, Status};
 use crate::error::{Error, Refusal};
 use crate::model::{Kind, Persist};
 use crate::net::Addr;
@@ -26,15 +26,18 @@ fn a_reserved_address_is_leased_to_nobody_over_reboots() {
         assert_eq!(new.len(), 2);
         for n in 1..4 {
             let name = format!("c{n}");
-            assert_eq!(added(&mut store, &lowest(&name), &boot(n)).0, [addr("10.0.0.4")]);
-            let wanted = vec![Wanted { addr: addr("10.0.0.3"), prefix: None }];
-            let asked = Command::Add(Add { wanted, ..lowest("x") });
+            assert_eq!(
+                added_with_warnings(&mut store, &lowest(&name), &boot(n)).0,
+                [addr("10.0.0.4")]
+            );
+            let requested = vec![Requested { addr: addr("10.0.0.3"), prefix: None }];
+            let asked = Command::Add(Add { requested, ..lowest("x") });
             assert!(matches!(refused(&mut store, &asked, &boot(n)), Refusal::Held { .. }));
             assert_eq!(reserved(&mut store, n), [addr("10.0.0.2"), addr("10.0.0.3")]);
             store.apply(&del(&name), &boot(n)).unwrap();
         }
         assert_eq!(unreserve(&mut store, &[addr("10.0.0.2")], &boot(4)).unwrap().len(), 1);
-        assert_eq!(added(&mut store, &lowest("c4"), &boot(4)).0, [addr("10.0.0.2")]);
+        assert_eq!(added_with_warnings(&mut store, &lowest("c4"), &boot(4)).0, [addr("10.0.0.2")]);
     }
 }
 
@@ -43,14 +46,14 @@ fn every_add_compares_the_nonce_and_refreshes_the_copy_if_it_differs() {
     for persist in MODES {
         let host = Host::new();
         let mut store = host.store(persist);
-        given(&mut store, &lowest("c1"), &boot(1));
+        added(&mut store, &lowest("c1"), &boot(1));
         // Written by a process that the store has not seen: another store on the same folder.
         let other = Host::new();
         reserve(&mut other.store(persist), &[addr("10.0.0.3")], &boot(1)).unwrap();
         fs::copy(other.path(".policy"), host.path(".policy")).unwrap();
-        assert_eq!(given(&mut store, &lowest("c2"), &boot(1)), [addr("10.0.0.4")]);
+        assert_eq!(added(&mut store, &lowest("c2"), &boot(1)), [addr("10.0.0.4")]);
         fs::remove_file(host.path(".policy")).unwrap();
-        assert_eq!(given(&mut store, &lowest("c3"), &boot(1)), [addr("10.0.0.3")]);
+        assert_eq!(added(&mut store, &lowest("c3"), &boot(1)), [addr("10.0.0.3")]);
     }
 }
 
@@ -59,7 +62,7 @@ fn an_unreadable_policy_fails_add_naming_the_line_and_nothing_else() {
     for persist in MODES {
         let host = Host::new();
         let mut store = host.store(persist);
-        given(&mut store, &lowest("c1"), &boot(1));
+        added(&mut store, &lowest("c1"), &boot(1));
         reserve(&mut store, &[addr("10.0.0.9")], &boot(1)).unwrap();
         reserve(&mut store, &[addr("10.0.0.11")], &boot(1)).unwrap();
         let text = fs::read_to_string(host.path(".policy")).unwrap();
@@ -85,7 +88,7 @@ fn an_unreadable_policy_fails_add_naming_the_line_and_nothing_else() {
 fn reserving_a_leased_address_is_refused_wherever_the_lease_is() {
     for persist in MODES {
         let host = Host::new();
-        let leased = given(&mut host.store(persist), &lowest("c1"), &boot(1));
+        let leased = added(&mut host.store(persist), &lowest("c1"), &boot(1));
         for asks in MODES {
             let all = [addr("10.0.0.9"), leased[0]];
             let error = reserve(&mut host.store(asks), &all, &boot(1)).unwrap_err();
@@ -111,7 +114,7 @@ fn at_most_4096_entries_then_advice_to_use_ranges() {
     reserve(&mut store, &range, &boot(1)).unwrap();
     assert_eq!(reserved(&mut store, 1).len(), 4097 + 199);
     // The allocator is not slowed down by them: the copy is an index.
-    assert_eq!(given(&mut store, &lowest("c1"), &boot(1)), [addr("10.0.0.2")]);
+    assert_eq!(added(&mut store, &lowest("c1"), &boot(1)), [addr("10.0.0.2")]);
 }
 
 #[test]
@@ -145,13 +148,13 @@ fn a_cooling_address_that_is_reserved_stays_reserved() {
         let mut store = host.store(persist);
         let cooldown = crate::alloc::Cooldown { seconds: 5, strict: false };
         let add = |name: &str| Add { cooldown, ..lowest(name) };
-        given(&mut store, &add("c1"), &boot(1));
+        added(&mut store, &add("c1"), &boot(1));
         store.apply(&del("c1"), &boot(1)).unwrap();
         reserve(&mut store, &[addr("10.0.0.2")], &boot(1)).unwrap();
         let later = crate::alloc::Context { now: 1900, ..boot(1) };
-        assert_eq!(given(&mut store, &add("c2"), &later), [addr("10.0.0.3")]);
+        assert_eq!(added(&mut store, &add("c2"), &later), [addr("10.0.0.3")]);
         unreserve(&mut store, &[addr("10.0.0.2")], &later).unwrap();
-        assert_eq!(given(&mut store, &add("c3"), &later), [addr("10.0.0.2")]);
+        assert_eq!(added(&mut store, &add("c3"), &later), [addr("10.0.0.2")]);
     }
 }
 
@@ -160,12 +163,12 @@ fn a_copy_is_out_of_date_after_any_number_of_changes() {
     for persist in MODES {
         let host = Host::new();
         let mut store = host.store(persist);
-        given(&mut store, &lowest("c1"), &boot(1));
+        added(&mut store, &lowest("c1"), &boot(1));
         reserve(&mut store, &[addr("10.0.0.3")], &boot(1)).unwrap();
-        assert_eq!(given(&mut store, &lowest("c2"), &boot(1)), [addr("10.0.0.4")]);
+        assert_eq!(added(&mut store, &lowest("c2"), &boot(1)), [addr("10.0.0.4")]);
         for last in 5..9 {
             reserve(&mut store, &[addr(&format!("10.0.0.{last}"))], &boot(1)).unwrap();
         }
-        assert_eq!(given(&mut store, &lowest("c3"), &boot(1)), [addr("10.0.0.9")]);
+        assert_eq!(added(&mut store, &lowest("c3"), &boot(1)), [addr("10.0.0.9")]);
     }
 }

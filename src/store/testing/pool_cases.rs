@@ -1,4 +1,4 @@
-//! The contract's cases about pools, run on every store as the others are.
+//! The contract's cases about pools.
 
 use super::contract::{Make, addr, at, leases, refused};
 use crate::alloc::{
@@ -29,7 +29,7 @@ pub fn ask(space: &str, text: &str) -> RequestPool {
     RequestPool { space: space.to_owned(), ask, sub, shared: None, avoid: vec![] }
 }
 
-pub fn named(name: &str, request: RequestPool) -> RequestPool {
+pub fn shared(name: &str, request: RequestPool) -> RequestPool {
     let shared = Shared { name: name.to_owned(), id: PoolId(name.to_owned()) };
     RequestPool { shared: Some(shared), ..request }
 }
@@ -41,7 +41,7 @@ pub fn pool(store: &mut dyn Store, request: &RequestPool, cx: &Context) -> Pool 
     }
 }
 
-pub fn no(store: &mut dyn Store, command: &Command) -> PoolRefusal {
+pub fn pool_refusal(store: &mut dyn Store, command: &Command) -> PoolRefusal {
     match refused(store, command, &at(1)) {
         Refusal::Pool(refusal) => *refusal,
         other => panic!("{other:?}"),
@@ -56,10 +56,10 @@ pub fn release(store: &mut dyn Store, id: &str, cx: &Context) -> (bool, usize) {
     }
 }
 
-pub fn want(id: &str, wanted: Option<&str>) -> RequestAddress {
+pub fn want(id: &str, requested: Option<&str>) -> RequestAddress {
     RequestAddress {
         pool: PoolId(id.to_owned()),
-        wanted: wanted.map(addr),
+        requested: requested.map(addr),
         gateway: false,
         serial: false,
         origin: Origin::default(),
@@ -86,7 +86,7 @@ pub fn pools_do_not_overlap(make: Make<'_>) {
     let store = &mut *store;
     assert!(store.pools().unwrap().is_empty());
     assert_eq!(pool(store, &ask("l", "10.0.0.0/8"), &at(1)).id.0, "l/10.0.0.0/8");
-    // Another space has nothing to do with it.
+    // Another address space is independent.
     pool(store, &ask("g", "10.0.0.0/8"), &at(1));
     pool(store, &ask("l", "192.168.4.0/24"), &at(1));
     pool(store, &ask("l", "fd00:1::/112"), &at(1));
@@ -104,7 +104,7 @@ pub fn pools_do_not_overlap(make: Make<'_>) {
         "fd00:1::8/125",
     ] {
         let command = Command::RequestPool(ask("l", taken));
-        let refusal = no(store, &command);
+        let refusal = pool_refusal(store, &command);
         assert!(matches!(refusal, PoolRefusal::Overlap { .. }), "{taken}: {refusal:?}");
     }
     for free in ["11.0.0.0/8", "9.0.0.0/8", "192.168.5.0/24", "192.168.3.0/24", "fd00:2::/64"] {
@@ -122,7 +122,7 @@ pub fn automatic_pools(make: Make<'_>) {
     let got = |store: &mut dyn Store, request: &RequestPool| {
         pool(store, request, &at(1)).subnet.to_string()
     };
-    // A pool of another size, one inside a block, one around some: stepped over.
+    // Pools of other sizes, inside a block or around blocks, are skipped.
     pool(&mut *a, &ask("l", "10.80.1.64/26"), &at(1));
     pool(&mut *a, &ask("l", "10.80.2.0/23"), &at(1));
     let route = Span::from(subnet("10.80.4.128/25"));
@@ -136,8 +136,8 @@ pub fn automatic_pools(make: Make<'_>) {
         assert_eq!(got(&mut *a, &auto), format!("10.80.{third}.0/24"));
     }
     let command = Command::RequestPool(auto.clone());
-    assert_eq!(no(&mut *b, &command), PoolRefusal::NoBlock);
-    // Another size from what is left, and the next supernet when one is full.
+    assert_eq!(pool_refusal(&mut *b, &command), PoolRefusal::NoBlock);
+    // Another size from the remaining space, and the next supernet when one is full.
     assert_eq!(got(&mut *a, &ask("l", "auto 10.80.0.0/20 26")), "10.80.1.0/26");
     let mut more = auto;
     more.ask = Ask::Any(vec![
@@ -155,17 +155,17 @@ pub fn sub_pools(make: Make<'_>) {
     let id = pool(store, &ask("l", "10.0.0.0/8 10.10.0.0/16"), &cx).id.0;
     assert_eq!(id, "l/10.0.0.0/8/10.10.0.0/16");
     let same = Command::RequestPool(ask("l", "10.0.0.0/8 10.10.0.0/16"));
-    assert!(matches!(no(store, &same), PoolRefusal::Overlap { .. }));
+    assert!(matches!(pool_refusal(store, &same), PoolRefusal::Overlap { .. }));
     let inner = pool(store, &ask("l", "10.0.0.0/8 10.10.0.0/17"), &cx).id.0;
-    // One set of addresses for both: what one has, the other does not give.
+    // Both have one set of addresses.
     assert_eq!(lease(store, &want(&id, None), &cx).addr, addr("10.10.0.0"));
     assert_eq!(lease(store, &want(&inner, None), &cx).addr, addr("10.10.0.1"));
-    // A whole pool would overlap; a sub-pool of another subnet has its own addresses.
+    // A pool of the whole subnet would overlap. A sub-pool of another subnet has its own addresses.
     let whole = Command::RequestPool(ask("l", "10.0.0.0/8"));
-    assert!(matches!(no(store, &whole), PoolRefusal::Overlap { .. }));
+    assert!(matches!(pool_refusal(store, &whole), PoolRefusal::Overlap { .. }));
     let other = pool(store, &ask("l", "10.10.0.0/16 10.10.0.0/24"), &cx).id.0;
     assert_eq!(lease(store, &want(&other, None), &cx).addr, addr("10.10.0.1"));
-    // An address goes back only through the pool that it came from.
+    // An address is only released through its own pool.
     assert_eq!(free(store, &id, "10.10.0.1"), 0);
     assert_eq!(free(store, &inner, "10.10.0.1"), 1);
     assert_eq!(release(store, &inner, &at(2)), (true, 0));
@@ -186,26 +186,32 @@ pub fn addresses(make: Make<'_>) {
     assert_eq!(lease(&mut *b, &want(&id, None), &cx).addr, addr("192.168.0.4"));
     assert_eq!(lease(&mut *a, &want(&id, None), &cx).addr, addr("192.168.0.5"));
     assert_eq!(lease(&mut *b, &want(&id, None), &cx).addr, addr("192.168.0.6"));
-    let request = |wanted| Command::RequestAddress(want(&id, wanted));
-    assert!(matches!(no(&mut *a, &request(None)), PoolRefusal::Exhausted(_)));
-    // Held; the network's and the broadcast address; outside; no such pool.
+    let request = |requested| Command::RequestAddress(want(&id, requested));
+    assert!(matches!(pool_refusal(&mut *a, &request(None)), PoolRefusal::Exhausted(_)));
+    // A held address, the network's address, the broadcast address, an address outside, an unknown pool.
     for taken in ["192.168.0.4", "192.168.0.0", "192.168.0.7"] {
-        assert!(matches!(no(&mut *a, &request(Some(taken))), PoolRefusal::Taken { .. }));
+        assert!(matches!(pool_refusal(&mut *a, &request(Some(taken))), PoolRefusal::Taken { .. }));
     }
-    assert!(matches!(no(&mut *a, &request(Some("192.168.0.8"))), PoolRefusal::OutOfRange { .. }));
-    assert!(matches!(no(&mut *a, &request(Some("fd00::1"))), PoolRefusal::OutOfRange { .. }));
+    assert!(matches!(
+        pool_refusal(&mut *a, &request(Some("192.168.0.8"))),
+        PoolRefusal::OutOfRange { .. }
+    ));
+    assert!(matches!(
+        pool_refusal(&mut *a, &request(Some("fd00::1"))),
+        PoolRefusal::OutOfRange { .. }
+    ));
     let unknown = Command::RequestAddress(want("nope", None));
-    assert!(matches!(no(&mut *a, &unknown), PoolRefusal::Unknown(_)));
+    assert!(matches!(pool_refusal(&mut *a, &unknown), PoolRefusal::Unknown(_)));
     assert_eq!(free(&mut *a, &id, "192.168.0.5"), 1);
     assert_eq!(free(&mut *a, &id, "192.168.0.5"), 0);
     assert_eq!(free(&mut *a, "nope", "192.168.0.5"), 0);
     assert_eq!(lease(&mut *b, &want(&id, None), &cx).addr, addr("192.168.0.5"));
-    // Only the lease that it was.
+    // A lease that has changed is not released.
     let stale = Lease { time: 7, ..leases(&mut *a)[0].clone() };
     let undo = ReleaseAddress { pool: PoolId(id), addr: stale.addr, only: Some(Box::new(stale)) };
     let undone = a.apply(&Command::ReleaseAddress(undo), &cx).unwrap();
     assert_eq!(undone, Outcome::Freed(vec![]));
-    // Two addresses and no network; one address.
+    // A subnet of two addresses, and one of one address.
     for (of, all) in
         [("10.9.0.2/31", vec!["10.9.0.2", "10.9.0.3"]), ("fd00::7/128", vec!["fd00::7"])]
     {
@@ -214,7 +220,7 @@ pub fn addresses(make: Make<'_>) {
             assert_eq!(lease(&mut *a, &want(&id, None), &cx).addr, addr(expected));
         }
         let full = Command::RequestAddress(want(&id, None));
-        assert!(matches!(no(&mut *a, &full), PoolRefusal::Exhausted(_)));
+        assert!(matches!(pool_refusal(&mut *a, &full), PoolRefusal::Exhausted(_)));
     }
 }
 
@@ -234,11 +240,11 @@ pub fn serial_addresses(make: Make<'_>) {
         assert_eq!(next(store), format!("10.2.2.{expected}"));
     }
     let full = Command::RequestAddress(serial.clone());
-    assert!(matches!(no(store, &full), PoolRefusal::Exhausted(_)));
+    assert!(matches!(pool_refusal(store, &full), PoolRefusal::Exhausted(_)));
 }
 
-/// More than one commit of a compare-and-set store can hold.
-pub fn release_takes_all(make: Make<'_>) {
+/// More leases than one transaction of a cluster can free.
+pub fn release_frees_all(make: Make<'_>) {
     let mut store = make();
     let store = &mut *store;
     let id = pool(store, &ask("l", "10.0.0.0/24"), &at(1)).id.0;
@@ -261,38 +267,41 @@ fn on(name: &str, now: u64) -> Context {
 pub fn shared_pool(make: Make<'_>) {
     let (mut a, mut b) = (make(), make());
     let (one, two) = (on("one", 1), on("two", 1));
-    let auto = named("test", ask("l", "auto 10.80.0.0/12 24"));
+    let auto = shared("test", ask("l", "auto 10.80.0.0/12 24"));
     let first = pool(&mut *a, &auto, &one);
     assert_eq!((first.id.0.as_str(), first.gateway), ("test", Some(addr("10.80.0.1"))));
     let joined = pool(&mut *b, &auto, &two);
     assert_eq!((joined.subnet, joined.users.len()), (first.subnet, 2));
-    // As it is, or not at all.
-    let other = Command::RequestPool(named("test", ask("l", "10.80.1.0/24")));
-    assert!(matches!(no(&mut *a, &other), PoolRefusal::Differs { what: "subnet", .. }));
-    let other = Command::RequestPool(named("test", ask("l", "10.80.0.0/24 10.80.0.0/25")));
-    assert!(matches!(no(&mut *a, &other), PoolRefusal::Differs { what: "iprange", .. }));
+    // Other settings are refused.
+    let other = Command::RequestPool(shared("test", ask("l", "10.80.1.0/24")));
+    assert!(matches!(pool_refusal(&mut *a, &other), PoolRefusal::Differs { what: "subnet", .. }));
+    let other = Command::RequestPool(shared("test", ask("l", "10.80.0.0/24 10.80.0.0/25")));
+    assert!(matches!(pool_refusal(&mut *a, &other), PoolRefusal::Differs { what: "iprange", .. }));
     let routed = RequestPool { avoid: vec![first.subnet.into()], ..auto.clone() };
-    assert!(matches!(no(&mut *a, &Command::RequestPool(routed)), PoolRefusal::Routed { .. }));
-    let wide = Command::RequestPool(named("wide", ask("l", "10.64.0.0/10 10.100.0.0/16")));
-    assert!(matches!(no(&mut *a, &wide), PoolRefusal::Overlap { shared: Some(_), .. }));
-    // The gateway is there, for everybody who asks, and is not given back.
+    assert!(matches!(
+        pool_refusal(&mut *a, &Command::RequestPool(routed)),
+        PoolRefusal::Routed { .. }
+    ));
+    let wide = Command::RequestPool(shared("wide", ask("l", "10.64.0.0/10 10.100.0.0/16")));
+    assert!(matches!(pool_refusal(&mut *a, &wide), PoolRefusal::Overlap { shared: Some(_), .. }));
+    // The gateway is returned to every request, and never released.
     let gateway = RequestAddress { gateway: true, ..want("test", None) };
     assert_eq!(lease(&mut *b, &gateway, &two).addr, addr("10.80.0.1"));
     let gateway = RequestAddress { gateway: true, ..want("test", Some("10.80.0.1")) };
     assert_eq!(lease(&mut *b, &gateway, &two).addr, addr("10.80.0.1"));
     assert_eq!(free(&mut *b, "test", "10.80.0.1"), 0);
     let taken = Command::RequestAddress(want("test", Some("10.80.0.1")));
-    assert!(matches!(no(&mut *a, &taken), PoolRefusal::Taken { .. }));
+    assert!(matches!(pool_refusal(&mut *a, &taken), PoolRefusal::Taken { .. }));
     assert_eq!(lease(&mut *a, &want("test", None), &one).addr, addr("10.80.0.2"));
     assert_eq!(lease(&mut *b, &want("test", None), &two).addr, addr("10.80.0.3"));
-    // Asked for twice by one, it takes two releases.
+    // A node that requested the pool twice must release it twice.
     pool(&mut *a, &auto, &one);
     assert_eq!(release(&mut *a, "test", &one), (true, 0));
     assert_eq!(leases(&mut *a).len(), 3);
     assert_eq!(release(&mut *a, "test", &one), (true, 1));
     let left: Vec<Addr> = leases(&mut *a).iter().map(|l| l.addr).collect();
     assert_eq!(left, [addr("10.80.0.1"), addr("10.80.0.3")]);
-    // One that does not use it takes nothing along.
+    // A node that does not use the pool frees nothing.
     assert_eq!(release(&mut *a, "test", &on("three", 2)), (true, 0));
     assert_eq!(release(&mut *b, "test", &two), (true, 2));
     assert!(leases(&mut *a).is_empty() && a.pools().unwrap().is_empty());
@@ -320,7 +329,7 @@ pub fn sweep(make: Make<'_>) {
     sweep.dry = false;
     assert_eq!(swept(store, &sweep, &at(10)), (vec!["10.0.0.2".into()], false));
     assert_eq!(leases(store).len(), 5);
-    // No network has it, but something in it is young, or answers.
+    // No network has the pool, but a lease is young, or an address answers.
     sweep.known = None;
     assert_eq!(swept(store, &sweep, &at(10)), (vec![], false));
     sweep.before = 10;
@@ -351,7 +360,10 @@ pub fn adopted(make: Make<'_>) {
     }
     assert_eq!(lease(store, &want(&adopt.id.0, None), &at(2)).addr, addr("192.168.0.2"));
     let twice = AdoptPool { id: PoolId("other".to_owned()), ..adopt.clone() };
-    assert!(matches!(no(store, &Command::AdoptPool(twice)), PoolRefusal::Overlap { .. }));
+    assert!(matches!(pool_refusal(store, &Command::AdoptPool(twice)), PoolRefusal::Overlap { .. }));
     let outside = AdoptPool { addrs: vec![addr("10.0.0.1")], ..adopt };
-    assert!(matches!(no(store, &Command::AdoptPool(outside)), PoolRefusal::OutOfRange { .. }));
+    assert!(matches!(
+        pool_refusal(store, &Command::AdoptPool(outside)),
+        PoolRefusal::OutOfRange { .. }
+    ));
 }

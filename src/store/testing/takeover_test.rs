@@ -3,11 +3,11 @@
 use std::fs;
 use std::path::PathBuf;
 
-use super::contract::{addr, given, net, owner};
-use super::host::{Host, added, boot, listed, lowest, unreserve};
+use super::contract::{added, addr, net, owner};
+use super::host::{Host, added_with_warnings, boot, listed, lowest, unreserve};
 use crate::alloc::{Add, Context, Cooldown, Del, Target};
 use crate::engine;
-use crate::engine::Legacy;
+use crate::engine::HostLocalFolder;
 use crate::error::Error;
 use crate::model::{Kind, NetworkName, Persist, Wait};
 use crate::net::Addr;
@@ -30,7 +30,7 @@ fn folder(host: &Host, leases: &[(&str, &str)]) -> PathBuf {
 
 fn add(host: &Host, persist: Persist, add: Add, cx: &Context) -> Result<Vec<Addr>, Error> {
     let (network, dir) = (network(), host.folder.path().join("net"));
-    let legacy = Legacy { dir: &dir, network: &network, wait: Wait::Try };
+    let legacy = HostLocalFolder { dir: &dir, network: &network, wait: Wait::Try };
     let added = engine::add(&mut host.store(persist), add, Some(legacy), cx)?;
     Ok(added.grants.iter().map(|grant| grant.addr).collect())
 }
@@ -80,7 +80,7 @@ fn if_the_exchange_fails_the_add_fails_and_undoes_its_own_lease() {
         fs::create_dir(&dir).unwrap();
         fs::write(dir.join("10.0.0.2"), "old\r\neth0").unwrap();
         let network = NetworkName::new(&*long).unwrap();
-        let legacy = Legacy { dir: &dir, network: &network, wait: Wait::Try };
+        let legacy = HostLocalFolder { dir: &dir, network: &network, wait: Wait::Try };
         let failed = engine::add(&mut host.store(persist), lowest("new"), Some(legacy), &boot(1));
         assert!(matches!(failed, Err(Error::Store(_))), "{failed:?}");
         let left = listed(&mut host.store(persist), &boot(1));
@@ -94,7 +94,7 @@ fn del_of_a_container_that_host_local_served_unlinks_its_file() {
     let host = Host::new();
     let dir = folder(&host, &[("10.0.0.2", "old"), ("10.0.0.3", "older")]);
     let network = network();
-    let legacy = Legacy { dir: &dir, network: &network, wait: Wait::Try };
+    let legacy = HostLocalFolder { dir: &dir, network: &network, wait: Wait::Try };
     let target = Target::Owner(owner("old"));
     let del = Del { set: net(), target, rewind: false, undo: false, legacy: None };
     engine::del(&mut host.store(Persist::Boot), del, Some(legacy), &boot(1)).unwrap();
@@ -106,10 +106,10 @@ fn del_of_a_container_that_host_local_served_unlinks_its_file() {
 fn an_address_that_both_sides_claim_is_reserved_with_both_named_and_the_rest_is_adopted() {
     for persist in MODES {
         let host = Host::new();
-        given(&mut host.store(persist), &lowest("ours"), &boot(1));
+        added(&mut host.store(persist), &lowest("ours"), &boot(1));
         folder(&host, &[("10.0.0.2", "theirs"), ("10.0.0.3", "other")]);
         let (network, dir) = (network(), host.folder.path().join("net"));
-        let legacy = Legacy { dir: &dir, network: &network, wait: Wait::Try };
+        let legacy = HostLocalFolder { dir: &dir, network: &network, wait: Wait::Try };
         let done = engine::add(&mut host.store(persist), lowest("new"), Some(legacy), &boot(1));
         let done = done.unwrap();
         assert_eq!(done.grants[0].addr, addr("10.0.0.4"));
@@ -122,13 +122,19 @@ fn an_address_that_both_sides_claim_is_reserved_with_both_named_and_the_rest_is_
             let del = super::contract::del(container);
             crate::store::Store::apply(&mut host.store(persist), &del, &boot(1)).unwrap();
         }
-        assert_eq!(added(&mut host.store(persist), &lowest("c5"), &boot(1)).0, [addr("10.0.0.5")]);
+        assert_eq!(
+            added_with_warnings(&mut host.store(persist), &lowest("c5"), &boot(1)).0,
+            [addr("10.0.0.5")]
+        );
         let all = listed(&mut host.store(persist), &boot(1));
         let reserved = all.iter().find(|lease| lease.kind == Kind::Reserved).unwrap();
         let note = reserved.origin.note.clone().unwrap();
         assert!(note.contains("ours") && note.contains("theirs"), "{note}");
         unreserve(&mut host.store(persist), &[addr("10.0.0.2")], &boot(1)).unwrap();
-        assert_eq!(added(&mut host.store(persist), &lowest("c2"), &boot(1)).0, [addr("10.0.0.2")]);
+        assert_eq!(
+            added_with_warnings(&mut host.store(persist), &lowest("c2"), &boot(1)).0,
+            [addr("10.0.0.2")]
+        );
     }
 }
 
@@ -138,8 +144,8 @@ fn an_address_with_an_ended_cooldown_that_host_local_has_leased_is_adopted() {
         let host = Host::new();
         let cooldown = Cooldown { seconds: 5, strict: false };
         let cooled = |name: &str| Add { cooldown, ..lowest(name) };
-        given(&mut host.store(persist), &cooled("c1"), &boot(1));
-        given(&mut host.store(persist), &cooled("c2"), &boot(1));
+        added(&mut host.store(persist), &cooled("c1"), &boot(1));
+        added(&mut host.store(persist), &cooled("c2"), &boot(1));
         let del = super::contract::del("c1");
         crate::store::Store::apply(&mut host.store(persist), &del, &boot(1)).unwrap();
         folder(&host, &[("10.0.0.2", "theirs")]);

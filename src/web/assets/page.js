@@ -8,6 +8,7 @@ const WORDS = {
   lost: "freed: its container is gone", released: "freed by an operator", unreserved: "no longer reserved",
   swept: "freed: Docker does not know it", "pool-released": "freed with its pool",
   "boot-ended": "ended with its boot", "node-released": "freed with its node",
+  "exported": "handed over to host-local",
 };
 
 const panel = {

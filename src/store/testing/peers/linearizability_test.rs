@@ -1,9 +1,9 @@
-//! Many clients on a cluster whose members are killed and paused: what they were told is checked.
+//! Many clients on a cluster whose members are killed and paused: their answers are checked.
 //!
-//! Each client adds and deletes containers of its own, and notes when it asked and when it was
-//! answered. The history is sound if no address was held by two at a time, counted from the answer to
-//! an ADD to the question of its DEL, and if at the end just what is held is there. A client that got
-//! no answer does not know what it holds; it asks for the same container again until it knows.
+//! Each client adds and deletes containers of its own, and records when it asked and when it was answered. The
+//! run is correct if no address was held by two containers at a time, from the answer to its ADD until its DEL
+//! was sent, and if exactly the addresses that are held at the end have leases. A client without an answer
+//! does not know what it holds. It repeats the command until it knows.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,73 +11,55 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::contract::{add, at, del, leases, set};
+use super::delegate::delegate_server;
+use super::fake_cluster::no_cache;
 use super::servers;
 use crate::alloc::{Command, Context, Outcome};
 use crate::error::{Error, Refusal, StoreError};
-use crate::model::{Etcd as Spec, Face, Node};
+use crate::model::{Etcd as Spec, Face, Node, Persist};
 use crate::net::Addr;
 use crate::store::Store;
 use crate::store::cluster::backoff::pause;
 use crate::store::cluster::check::assert_sound;
 use crate::store::cluster::etcd::Etcd;
-use crate::store::cluster::{
-    ClusterStore, Commit, Entries, Entry, Expect, KeyRange, Operation, Server,
-};
+use crate::store::cluster::{ClusterStore, Commit, Entries, Entry, KeyRange, Operation, Server};
 
 const CLIENTS: u64 = 16;
 
-/// Held by a client from the answer to its ADD to the question of its DEL.
+/// An address that a client held from the answer to its ADD until it sent its DEL.
 #[derive(Debug)]
 struct Held {
     addr: Addr,
     from: Instant,
-    /// `None`: to the end.
+    /// `None` if it was held at the end.
     to: Option<Instant>,
 }
 
-/// Forgets to compare: the control.
+/// A server that does not compare: the control.
 struct Blind(Etcd);
 
 impl Server for Blind {
-    fn place(&self) -> String {
-        self.0.place()
-    }
-    fn max_operations(&self) -> usize {
-        self.0.max_operations()
-    }
-    fn get(&self, paths: &[&str], until: Instant) -> Result<Entries, StoreError> {
-        self.0.get(paths, until)
-    }
-    fn list(&self, prefix: &str, until: Instant) -> Result<BTreeMap<String, Entry>, StoreError> {
-        self.0.list(prefix, until)
-    }
-    fn count(
-        &self,
-        folder: &str,
-        windows: &[KeyRange],
-        until: Instant,
-    ) -> Result<Vec<u64>, StoreError> {
-        self.0.count(folder, windows, until)
-    }
-    fn max_candidates(&self) -> usize {
-        1
-    }
-    fn commit(&self, tries: &[&[Operation]], until: Instant) -> Result<Commit, StoreError> {
-        let blind = |step: &Operation| Operation { expect: Expect::Anything, ..step.clone() };
-        self.0.commit(&[&tries[0].iter().map(blind).collect::<Vec<_>>()], until)
+    delegate_server!(self => self.0, self.0);
+
+    fn commit(&self, candidates: &[&[Operation]], until: Instant) -> Result<Commit, StoreError> {
+        let blind = |operation: &Operation| {
+            let (path, write) = (operation.path.clone(), operation.write.clone());
+            Operation::write(path, write)
+        };
+        self.0.commit(&[&candidates[0].iter().map(blind).collect::<Vec<_>>()], until)
     }
 }
 
-struct Tally {
+struct Run {
     history: Vec<Held>,
     answered: usize,
     unanswered: usize,
 }
 
-/// One client, for as long as it may.
-fn client(mut store: impl Store, number: u64, stop: &AtomicBool) -> Tally {
+/// Runs one client until `stop`.
+fn client(mut store: impl Store, number: u64, stop: &AtomicBool) -> Run {
     let sets = [set("10.0.0.0/27")];
-    let mut tally = Tally { history: Vec::new(), answered: 0, unanswered: 0 };
+    let mut run = Run { history: Vec::new(), answered: 0, unanswered: 0 };
     let mut chance = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut round = 0;
     while !stop.load(Ordering::Relaxed) {
@@ -89,43 +71,43 @@ fn client(mut store: impl Store, number: u64, stop: &AtomicBool) -> Tally {
             ..at(round)
         };
         let name = format!("c-{number}-{round}");
-        let mut ask = |command: &Command, tally: &mut Tally| {
+        let mut ask = |command: &Command, run: &mut Run| {
             loop {
                 match store.apply(command, &cx) {
                     Err(Error::Store(e)) => {
                         assert!(!matches!(e, StoreError::BadRecord { .. }), "{e}");
-                        tally.unanswered += 1;
+                        run.unanswered += 1;
                         pause(Duration::from_millis(5), Instant::now() + Duration::from_secs(1));
                     }
                     known => {
-                        tally.answered += 1;
+                        run.answered += 1;
                         return known;
                     }
                 }
             }
         };
-        let addr = match ask(&Command::Add(add(&name, &sets)), &mut tally) {
+        let addr = match ask(&Command::Add(add(&name, &sets)), &mut run) {
             Ok(Outcome::Added(added)) => added.grants[0].addr,
             Err(Error::Refused(Refusal::Exhausted { .. })) => continue,
             other => panic!("{other:?}"),
         };
-        tally.history.push(Held { addr, from: Instant::now(), to: None });
+        run.history.push(Held { addr, from: Instant::now(), to: None });
         chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         pause(Duration::from_millis(chance >> 59), Instant::now() + Duration::from_secs(1));
-        // The last one is kept: what is held at the end must be there.
+        // The last address stays held, and must have a lease at the end.
         if stop.load(Ordering::Relaxed) {
             break;
         }
-        tally.history.last_mut().unwrap().to = Some(Instant::now());
-        match ask(&del(&name), &mut tally) {
+        run.history.last_mut().unwrap().to = Some(Instant::now());
+        match ask(&del(&name), &mut run) {
             Ok(Outcome::Freed(_)) => {}
             other => panic!("{other:?}"),
         }
     }
-    tally
+    run
 }
 
-/// The addresses that two held at a time.
+/// The addresses that two containers held at a time.
 fn doubly_held(history: &[Held]) -> Vec<Addr> {
     let mut held: Vec<&Held> = history.iter().collect();
     held.sort_by_key(|h| (h.addr, h.from));
@@ -135,8 +117,8 @@ fn doubly_held(history: &[Held]) -> Vec<Addr> {
     held.windows(2).filter(overlap).map(|pair| pair[0].addr).collect()
 }
 
-/// Runs the clients beside `disturb`; answers with all that they noted.
-fn run<S: Store>(make: impl Fn(u64) -> S + Sync, disturb: impl FnOnce()) -> Tally {
+/// Runs the clients while `disturb` runs. Returns all their records.
+fn run_all<S: Store>(make: impl Fn(u64) -> S + Sync, disturb: impl FnOnce()) -> Run {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         let make = &make;
@@ -145,7 +127,7 @@ fn run<S: Store>(make: impl Fn(u64) -> S + Sync, disturb: impl FnOnce()) -> Tall
             (0..CLIENTS).map(|n| scope.spawn(move || client(make(n), n, stop))).collect();
         disturb();
         stop.store(true, Ordering::Relaxed);
-        let mut all = Tally { history: Vec::new(), answered: 0, unanswered: 0 };
+        let mut all = Run { history: Vec::new(), answered: 0, unanswered: 0 };
         for one in clients {
             let one = one.join().unwrap();
             all.history.extend(one.history);
@@ -172,11 +154,16 @@ fn no_address_is_held_twice_while_members_die() {
     spec.servers.endpoints = endpoints.to_vec();
     let make = |number: u64| {
         let mut spec = spec.clone();
-        // Each begins with another member.
+        // Each client starts with another member.
         spec.servers.endpoints.rotate_left(usize::try_from(number).unwrap() % 3);
-        ClusterStore::new(Etcd::new(&spec).unwrap(), spec.servers.timeout)
+        ClusterStore::new(
+            Etcd::new(&spec).unwrap(),
+            spec.servers.timeout,
+            Persist::Boot,
+            no_cache(),
+        )
     };
-    let tally = run(make, || {
+    let run = run_all(make, || {
         for round in 0..6 {
             let member = &mut members[round % 3];
             wait(700);
@@ -189,7 +176,7 @@ fn no_address_is_held_twice_while_members_die() {
                 wait(1200);
             }
         }
-        // A majority is gone for a while.
+        // A majority is stopped for a while.
         members[0].signal("STOP");
         members[1].signal("STOP");
         wait(2500);
@@ -197,28 +184,33 @@ fn no_address_is_held_twice_while_members_die() {
         members[1].signal("CONT");
         wait(3000);
     });
-    let [answered, unanswered] = [tally.answered, tally.unanswered];
+    let [answered, unanswered] = [run.answered, run.unanswered];
     assert!(answered > 500, "{answered} answers are no proof");
     assert!(unanswered > 0, "nothing was disturbed");
-    assert_eq!(doubly_held(&tally.history), [], "{answered} answers, {unanswered} failures");
+    assert_eq!(doubly_held(&run.history), [], "{answered} answers, {unanswered} failures");
     let mut store = make(0);
     assert_sound(&Etcd::new(&spec).unwrap());
     let mut kept: Vec<Addr> =
-        tally.history.iter().filter(|h| h.to.is_none()).map(|h| h.addr).collect();
+        run.history.iter().filter(|h| h.to.is_none()).map(|h| h.addr).collect();
     kept.sort();
     let there: Vec<Addr> = leases(&mut store).iter().map(|l| l.addr).collect();
     assert_eq!(there, kept, "{answered} answers, {unanswered} failures");
 }
 
-/// The control: a store that does not compare is found out by the same check.
+/// The control: the same check detects a store that does not compare.
 #[test]
-fn a_history_without_comparing_is_noticed() {
-    let server = servers::etcd(&[]);
+fn a_server_that_does_not_compare_is_detected() {
+    let server = servers::ready_etcd();
     let spec = server.etcd("sublet");
-    let probe = Etcd::new(&spec).unwrap();
-    let _server = server.await_ready(&probe);
-    let make = |_| ClusterStore::new(Blind(Etcd::new(&spec).unwrap()), Duration::from_secs(20));
-    // It may trip over its own records before that, which is being noticed, too.
-    let seen = std::panic::catch_unwind(|| doubly_held(&run(make, || wait(1500)).history));
+    let make = |_| {
+        ClusterStore::new(
+            Blind(Etcd::new(&spec).unwrap()),
+            Duration::from_secs(20),
+            Persist::Boot,
+            no_cache(),
+        )
+    };
+    // Its own records may contradict each other before that, which also counts as detected.
+    let seen = std::panic::catch_unwind(|| doubly_held(&run_all(make, || wait(1500)).history));
     assert!(seen.is_err() || seen.is_ok_and(|addrs| !addrs.is_empty()));
 }

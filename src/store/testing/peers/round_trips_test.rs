@@ -1,5 +1,5 @@
-//! How often a cluster is asked: empty, nearly full, full, and by sixteen nodes at once; on real servers
-//! and on the fake. The owners are the same each time, so the numbers are.
+//! How many round trips commands take: on an empty, a nearly full and a full set, and by sixteen nodes at
+//! once. On real servers and on the fake. The owners are the same each time, and so are the numbers.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::contract::{add, addr, at, del, net, set};
+use super::delegate::delegate_server;
 use super::fake_cluster::FakeServer;
 use super::servers;
 use crate::alloc::{Add, Command, Context, Cooldown, Outcome, Reserve, Strategy};
@@ -24,42 +25,29 @@ use crate::store::cluster::{
     ClusterStore, Commit, Entries, Entry, KeyRange, LocalCache, Operation, Server,
 };
 
-/// Counts what is asked.
-pub struct Counted<E>(pub E, pub Rc<Cell<usize>>);
+/// Counts the round trips to a server.
+pub struct Counted<S>(pub S, pub Rc<Cell<usize>>);
 
-impl<E> Counted<E> {
-    fn ask(&self) -> &E {
+impl<S> Counted<S> {
+    fn asked(&self) -> &S {
         self.1.set(self.1.get() + 1);
         &self.0
     }
 }
 
-impl<E: Server> Server for Counted<E> {
-    fn place(&self) -> String {
-        self.0.place()
+impl<S: Server> Server for Counted<S> {
+    delegate_server!(self => self.0, self.asked());
+
+    fn commit(&self, candidates: &[&[Operation]], until: Instant) -> Result<Commit, StoreError> {
+        self.asked().commit(candidates, until)
     }
-    fn max_operations(&self) -> usize {
-        self.0.max_operations()
-    }
-    fn get(&self, paths: &[&str], until: Instant) -> Result<Entries, StoreError> {
-        self.ask().get(paths, until)
-    }
-    fn list(&self, prefix: &str, until: Instant) -> Result<BTreeMap<String, Entry>, StoreError> {
-        self.ask().list(prefix, until)
-    }
-    fn count(
-        &self,
-        folder: &str,
-        windows: &[KeyRange],
-        until: Instant,
-    ) -> Result<Vec<u64>, StoreError> {
-        self.ask().count(folder, windows, until)
-    }
-    fn max_candidates(&self) -> usize {
-        self.0.max_candidates()
-    }
-    fn commit(&self, tries: &[&[Operation]], until: Instant) -> Result<Commit, StoreError> {
-        self.ask().commit(tries, until)
+}
+
+impl Server for Box<dyn Server> {
+    delegate_server!(self => (**self), (**self));
+
+    fn commit(&self, candidates: &[&[Operation]], until: Instant) -> Result<Commit, StoreError> {
+        (**self).commit(candidates, until)
     }
 }
 
@@ -74,11 +62,12 @@ struct Member {
 }
 
 impl Member {
-    /// Its first ADD claimed its name.
-    fn new(engine: Box<dyn Server>, folder: &Path, number: u64) -> Member {
+    /// A node that has claimed its name.
+    fn new(server: Box<dyn Server>, folder: &Path, number: u64) -> Member {
         let count = Rc::new(Cell::new(0));
-        let store = ClusterStore::new(Counted(engine, count.clone()), Duration::from_secs(60));
-        let store = store.with(Persist::Boot, LocalCache::new(Some(folder), String::new()));
+        let cache = LocalCache::new(folder, String::new());
+        let (server, timeout) = (Counted(server, count.clone()), Duration::from_secs(60));
+        let store = ClusterStore::new(server, timeout, Persist::Boot, cache);
         let node = Node { name: format!("node-{number}"), machine: format!("m{number}") };
         let mut member = Member { store, count, cx: Context { node, seed: number, ..at(1) } };
         let first = Add { set: net(), ..add("first", &[set("192.168.0.0/24")]) };
@@ -87,7 +76,7 @@ impl Member {
         member
     }
 
-    /// How often it asked, and what came of it.
+    /// The round trips and the outcome of a command.
     fn ask(&mut self, command: &Command) -> (usize, Result<Outcome, Error>) {
         self.count.set(0);
         self.cx.seed = self.cx.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -110,7 +99,7 @@ impl Member {
         }
     }
 
-    /// Sets addresses aside, as many in a transaction as fit everywhere.
+    /// Reserves addresses, as many in a transaction as fit on every server.
     fn reserve(&mut self, addrs: impl Iterator<Item = Addr>) {
         for some in addrs.collect::<Vec<_>>().chunks(30) {
             let reserve = Reserve { set: net(), addrs: some.to_vec(), note: None, holder: None };
@@ -128,7 +117,7 @@ fn all(sets: &[RangeSet]) -> impl Iterator<Item = Addr> + use<> {
     })
 }
 
-/// A number that looks like chance.
+/// A hash of a number.
 fn mixed(n: u64) -> u64 {
     let n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let n = (n ^ (n >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -139,12 +128,12 @@ fn number(addr: Addr) -> u64 {
     u64::try_from(addr.bits() & 0xffff_ffff).unwrap()
 }
 
-/// Another has the very address: etcd takes the next one in the same trip; Consul tells just that, and
+/// The address is held: etcd leases the next one in the same round trip. Consul only reports the conflict, and
 /// the chunk is listed.
 fn a_lost_race(make: Make<'_>) {
     let folder = tempfile::tempdir().unwrap();
     let mut one = Member::new(make("race"), folder.path(), 1);
-    let nests = make("race").max_candidates() > 1;
+    let is_etcd = make("race").max_candidates() > 1;
     let sets = [set("10.0.0.0/16")];
     let mut trips = 0;
     for i in 0..20 {
@@ -155,14 +144,14 @@ fn a_lost_race(make: Make<'_>) {
         one.reserve(std::iter::once(candidate));
         let (asked, other) = one.add(add(&name, &sets));
         assert_ne!(other, candidate);
-        // What was answered is what was leased.
+        // The answer names the address that was leased.
         assert_eq!(one.add(add(&name, &sets)).1, other);
         trips += asked;
     }
-    assert_eq!(trips, if nests { 20 } else { 60 }, "20 lost races");
+    assert_eq!(trips, if is_etcd { 20 } else { 60 }, "20 lost races");
 }
 
-/// Nine of ten addresses are taken, in no order.
+/// Nine of ten addresses are held, in random order.
 fn ninety_percent(make: Make<'_>) {
     let folder = tempfile::tempdir().unwrap();
     let mut one = Member::new(make("ninety"), folder.path(), 1);
@@ -177,7 +166,7 @@ fn ninety_percent(make: Make<'_>) {
     assert!(trips <= 600, "{trips} trips for 200 ADDs");
 }
 
-/// The last free address is found wherever it is, "exhausted" is said of none before, and both in few
+/// The last free address is found wherever it is, the set is not exhausted before, and both take few round
 /// trips.
 fn full(make: Make<'_>, len: u8) {
     let folder = tempfile::tempdir().unwrap();
@@ -186,13 +175,13 @@ fn full(make: Make<'_>, len: u8) {
     let sets = [set(&format!("10.0.0.0/{len}"))];
     let last = all(&sets).nth(1234).unwrap();
     one.reserve(all(&sets).filter(|addr| *addr != last));
-    // More windows than one transaction holds.
+    // More ranges than one transaction can count.
     let path = |n: u32| format!("ip/net/{:06x}/{n:08x}", n >> 8);
     let four = |n: u32| KeyRange { first: path(n), last: path(n + 3) };
-    let windows: Vec<KeyRange> = (0..300).map(|n| four(0x0a00_0000 + 4 * n)).collect();
+    let ranges: Vec<KeyRange> = (0..300).map(|n| four(0x0a00_0000 + 4 * n)).collect();
     let until = Instant::now() + Duration::from_secs(60);
-    let counts = make("full").count("ip/net/", &windows, until).unwrap();
-    // Neither the network's address nor the gateway's has a record.
+    let counts = make("full").count("ip/net/", &ranges, until).unwrap();
+    // The network's address and the gateway have no records.
     assert!(counts[0] == 2 && counts[1..].iter().all(|n| *n == 4), "{counts:?}");
     let strategies = [Strategy::Hash, Strategy::Random, Strategy::Lowest, Strategy::RoundRobin];
     for strategy in strategies {
@@ -202,11 +191,11 @@ fn full(make: Make<'_>, len: u8) {
         let (trips, exhausted) = two.is_exhausted(named("d"));
         assert!(exhausted && trips <= 10, "{strategy:?}: {exhausted} after {trips} trips");
         one.ask(&del("c")).1.unwrap();
-        // Whoever is told so may be told otherwise a moment later.
+        // An exhausted set may have room a moment later.
         assert_eq!(two.add(named("d")).1, last);
         two.ask(&del("d")).1.unwrap();
     }
-    // What cools down is found as well, and in time.
+    // A cooling address is found as well, as soon as its cooldown is over.
     let cool =
         |name: &str, strict| Add { cooldown: Cooldown { seconds: 30, strict }, ..add(name, &sets) };
     one.add(cool("c", true));
@@ -217,11 +206,11 @@ fn full(make: Make<'_>, len: u8) {
     let (trips, found) = two.add(cool("d", true));
     assert!(found == last && trips <= 9, "{found} after {trips} trips");
     two.ask(&del("d")).1.unwrap();
-    assert_eq!(one.add(cool("c", false)).1, last, "nothing else is left");
+    assert_eq!(one.add(cool("c", false)).1, last, "no other address is free");
 }
 
-/// What the boot before has left is free, though it was not erased yet and a count does not show it.
-fn full_of_what_has_ended(make: Make<'_>) {
+/// A lease of an earlier boot is free, although its record still exists and is counted.
+fn full_of_ended_leases(make: Make<'_>) {
     let folder = tempfile::tempdir().unwrap();
     let mut one = Member::new(make("ended"), folder.path(), 1);
     let sets = [set("10.0.0.0/21")];
@@ -235,7 +224,7 @@ fn full_of_what_has_ended(make: Make<'_>) {
     assert!(two.is_exhausted(add("c", &sets)).1);
 }
 
-/// Six addresses, four nodes; one of them has three holes.
+/// Six addresses and four nodes. The range of one of them has three holes.
 fn a_small_subnet(make: Make<'_>) {
     let folder = tempfile::tempdir().unwrap();
     let mut nodes: Vec<Member> =
@@ -267,7 +256,7 @@ fn a_small_subnet(make: Make<'_>) {
     assert!(nodes[0].is_exhausted(add("c7", &whole)).1);
 }
 
-/// Round robin reads the last address first; the lowest one is looked for.
+/// Round robin reads the cursor first, and the lowest address is searched for.
 fn in_order(make: Make<'_>) {
     let folder = tempfile::tempdir().unwrap();
     let mut one = Member::new(make("order"), folder.path(), 1);
@@ -281,13 +270,13 @@ fn in_order(make: Make<'_>) {
         }
         one.ask(&del("first")).1.unwrap();
     }
-    // Both families at once, by the owner's name.
+    // Both families at once, at the hash of the owner.
     for i in 0..20 {
         assert_eq!(one.add(add(&format!("dual-{i}"), &sets)).0, 1);
     }
 }
 
-/// Sixteen nodes at once; how often one asked for an ADD, on average.
+/// Sixteen nodes at once. Returns the average number of round trips of an ADD.
 fn at_once(make: &(dyn Fn(&str) -> Box<dyn Server> + Sync), strategy: Strategy) -> f64 {
     const EACH: u64 = 40;
     let prefix = format!("once-{strategy:?}");
@@ -319,10 +308,10 @@ fn at_once(make: &(dyn Fn(&str) -> Box<dyn Server> + Sync), strategy: Strategy) 
     average
 }
 
-fn asks_little(make: &(dyn Fn(&str) -> Box<dyn Server> + Sync)) {
+fn takes_few_round_trips(make: &(dyn Fn(&str) -> Box<dyn Server> + Sync)) {
     everywhere(&|prefix| make(prefix), 20);
     assert!(at_once(make, Strategy::Hash) <= 1.3);
-    // The cursor is read for each, and sixteen want the next one.
+    // Each ADD reads the cursor, and sixteen nodes want the next address.
     let in_turn = at_once(make, Strategy::RoundRobin);
     assert!(in_turn <= 8.0, "{in_turn}");
 }
@@ -331,47 +320,37 @@ fn everywhere(make: Make<'_>, len: u8) {
     a_lost_race(make);
     ninety_percent(make);
     full(make, len);
-    full_of_what_has_ended(make);
+    full_of_ended_leases(make);
     a_small_subnet(make);
     in_order(make);
 }
 
 #[test]
-fn etcd_is_asked_little() {
-    let server = servers::etcd(&[]);
-    let probe = Etcd::new(&server.etcd("tests")).unwrap();
-    let server = server.await_ready(&probe);
-    let etcd = server.etcd("tests");
-    asks_little(&|prefix| {
-        let mut spec = etcd.clone();
-        spec.servers.prefix = format!("tests/{prefix}");
-        Box::new(Etcd::new(&spec).unwrap())
+fn etcd_takes_few_round_trips() {
+    let server = servers::ready_etcd();
+    takes_few_round_trips(&|prefix| {
+        Box::new(Etcd::new(&server.etcd(&format!("tests/{prefix}"))).unwrap())
     });
 }
 
 #[test]
-fn consul_is_asked_little() {
-    let server = servers::consul("");
-    let probe = Consul::new(&server.consul("tests")).unwrap();
-    let server = server.await_ready(&probe);
-    let consul = server.consul("tests");
-    asks_little(&|prefix| {
-        let mut spec = consul.clone();
-        spec.servers.prefix = format!("tests/{prefix}");
-        Box::new(Consul::new(&spec).unwrap())
+fn consul_takes_few_round_trips() {
+    let server = servers::ready_consul();
+    takes_few_round_trips(&|prefix| {
+        Box::new(Consul::new(&server.consul(&format!("tests/{prefix}"))).unwrap())
     });
 }
 
 /// With 65,000 leases.
 #[test]
-fn a_large_set_is_searched_in_few_trips() {
-    for nests in [false, true] {
+fn a_search_in_a_large_set_takes_few_round_trips() {
+    for is_etcd in [false, true] {
         let servers = std::cell::RefCell::new(BTreeMap::<String, Rc<FakeServer>>::new());
         everywhere(
             &|prefix| {
                 let mut servers = servers.borrow_mut();
                 let server = servers.entry(prefix.to_owned()).or_default().clone();
-                server.nests.set(nests);
+                server.is_etcd.set(is_etcd);
                 Box::new(server)
             },
             16,

@@ -13,6 +13,8 @@ use tempfile::TempDir;
 use crate::model::{Consul, Etcd, History, Persist, Servers};
 use crate::store::cluster::Server;
 use crate::store::cluster::backoff::pause;
+use crate::store::cluster::consul::Consul as ConsulClient;
+use crate::store::cluster::etcd::Etcd as EtcdClient;
 
 /// A running server.
 pub struct Running {
@@ -63,11 +65,11 @@ impl Running {
     }
 
     /// Waits until it answers.
-    pub fn await_ready(mut self, engine: &dyn Server) -> Running {
+    pub fn await_ready(mut self, probe: &dyn Server) -> Running {
         let end = Instant::now() + Duration::from_secs(60);
         loop {
             let soon = Instant::now() + Duration::from_millis(500);
-            let last = match engine.list("ready/", soon) {
+            let last = match probe.list("ready/", soon) {
                 Ok(_) => return self,
                 Err(e) => e.to_string(),
             };
@@ -103,6 +105,20 @@ impl Running {
     pub fn consul(&self, prefix: &str) -> Consul {
         Consul { servers: self.servers(prefix), dc: None, token: None }
     }
+}
+
+/// An etcd of one member that is ready.
+pub fn ready_etcd() -> Running {
+    let server = etcd(&[]);
+    let probe = EtcdClient::new(&server.etcd("tests")).unwrap();
+    server.await_ready(&probe)
+}
+
+/// A Consul of one server that is ready.
+pub fn ready_consul() -> Running {
+    let server = consul("");
+    let probe = ConsulClient::new(&server.consul("tests")).unwrap();
+    server.await_ready(&probe)
 }
 
 /// An etcd of one member (Debian: `etcd-server`).

@@ -1,4 +1,4 @@
-//! Servers that cannot, may not or do not answer.
+//! Servers that are down, hang, or reject a client.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -9,29 +9,29 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::contract::{add, at, del, dual, given};
+use super::contract::{add, added, at, del, dual_stack};
+use super::fake_cluster::no_cache;
 use super::servers;
 use super::servers::Running;
 use crate::alloc::{Command as Ask, Outcome};
 use crate::error::{Error, StoreError};
-use crate::model::{Etcd as EtcdSpec, StoreSpec};
+use crate::model::{Etcd as EtcdSpec, Persist, StoreSpec};
 use crate::store::cluster::consul::Consul;
 use crate::store::cluster::etcd::Etcd;
 use crate::store::cluster::http::{Client, Failure, Request, Secret};
 use crate::store::cluster::{ClusterStore, Server};
 use crate::store::{Store, open};
 
-fn say(
+fn post(
     server: &Running,
     path: &str,
     secret: Option<(&'static str, &Secret)>,
     body: &Value,
 ) -> Value {
-    let client = Client::new(&server.servers("x")).unwrap();
+    let client = Client::new("server", None, &server.servers("x")).unwrap();
     let body = body.to_string();
     let method = if path.starts_with("/v1/") { "PUT" } else { "POST" };
-    let request =
-        Request { method, path, body: body.as_bytes(), secret, repeatable: false, hopeless: "" };
+    let request = Request { method, path, body: body.as_bytes(), secret, retryable: false };
     let reply = client.send(request, Instant::now() + Duration::from_secs(20)).unwrap();
     assert_eq!(reply.status, 200, "{path}: {}", reply.text());
     serde_json::from_slice(&reply.body).unwrap()
@@ -43,14 +43,14 @@ fn file(folder: &Path, name: &str, text: &str) -> PathBuf {
     path
 }
 
-/// ADD, DEL and listing fail, with this in the message, and nobody concludes that nothing is there.
-fn refuses(mut store: Box<dyn Store>, why: &str) {
-    let add = store.apply(&Ask::Add(add("c9", &dual())), &at(1));
+/// ADD, DEL and listing fail with this text, and none of them concludes that nothing is leased.
+fn is_unavailable(mut store: Box<dyn Store>, why: &str) {
+    let add = store.apply(&Ask::Add(add("c9", &dual_stack())), &at(1));
     let del = store.apply(&del("c1"), &at(1));
     let list = store.list(&at(1), &mut |_| {});
     for error in [add.unwrap_err(), del.unwrap_err(), list.unwrap_err().into()] {
         let text = error.to_string();
-        // A server that hangs up on a commit may have made it, for all that a client can tell.
+        // If a server closes the connection during a commit, the client cannot determine whether it was applied.
         let failed = matches!(
             error,
             Error::Store(StoreError::Unavailable { .. } | StoreError::Unanswered { .. })
@@ -68,25 +68,23 @@ fn only_file(folder: &Path) -> PathBuf {
 }
 
 fn works(store: &mut dyn Store) {
-    assert_eq!(given(store, &add("c1", &dual()), &at(1)).len(), 2);
+    assert_eq!(added(store, &add("c1", &dual_stack()), &at(1)).len(), 2);
 }
 
 #[test]
-fn an_etcd_that_knows_its_users() {
+fn etcd_with_users() {
     use base64::Engine as _;
     let key = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
-    let server = servers::etcd(&[]);
-    let probe = Etcd::new(&server.etcd("sublet")).unwrap();
-    let server = server.await_ready(&probe);
+    let server = servers::ready_etcd();
     for (user, password) in [("root", "r"), ("sublet", "geheim"), ("guest", "geheim")] {
-        say(&server, "/v3/auth/role/add", None, &json!({ "name": user }));
-        say(&server, "/v3/auth/user/add", None, &json!({ "name": user, "password": password }));
-        say(&server, "/v3/auth/user/grant", None, &json!({ "user": user, "role": user }));
+        post(&server, "/v3/auth/role/add", None, &json!({ "name": user }));
+        post(&server, "/v3/auth/user/add", None, &json!({ "name": user, "password": password }));
+        post(&server, "/v3/auth/user/grant", None, &json!({ "user": user, "role": user }));
     }
     let perm =
         json!({ "permType": "READWRITE", "key": key("sublet/"), "range_end": key("sublet0") });
-    say(&server, "/v3/auth/role/grant", None, &json!({ "name": "sublet", "perm": perm }));
-    say(&server, "/v3/auth/enable", None, &json!({}));
+    post(&server, "/v3/auth/role/grant", None, &json!({ "name": "sublet", "perm": perm }));
+    post(&server, "/v3/auth/enable", None, &json!({}));
     let folder = tempfile::tempdir().unwrap();
     let right = file(folder.path(), "right", "geheim\n");
     let wrong = file(folder.path(), "wrong", "geheimer");
@@ -96,23 +94,23 @@ fn an_etcd_that_knows_its_users() {
         EtcdSpec { login, ..spec.clone() }
     };
     let etcd = Etcd::new(&login("sublet", &right)).unwrap();
-    // A token that the server has forgotten is renewed.
+    // An expired token is renewed.
     etcd.forge_token("nonsense.1");
-    works(&mut ClusterStore::new(etcd, Duration::from_secs(10)));
+    works(&mut ClusterStore::new(etcd, Duration::from_secs(10), Persist::Boot, no_cache()));
     let open = |spec: EtcdSpec| open(&StoreSpec::Etcd(Box::new(spec))).unwrap();
-    // It is kept for its owner alone, and the next process needs no password.
+    // The token file is readable for its owner only, and the next process needs no password.
     let kept = only_file(&spec.servers.notes);
     let token = fs::read_to_string(&kept).unwrap();
     assert_eq!(fs::metadata(&kept).unwrap().permissions().mode() & 0o7777, 0o600);
     works(&mut *open(login("sublet", &wrong)));
     assert_eq!(fs::read_to_string(&kept).unwrap(), token);
-    // One that was kept and that the server does not know is got anew, and kept.
+    // A token that the server does not know is replaced in the file.
     let whose = token.lines().next().unwrap();
     fs::write(&kept, format!("{whose}\nnonsense.1\n")).unwrap();
     works(&mut *open(login("sublet", &right)));
     let renewed = fs::read_to_string(&kept).unwrap();
     assert!(renewed.starts_with(whose) && !renewed.contains("nonsense"), "{renewed}");
-    // One of another cluster is sent to nobody; where none can be kept, all works without.
+    // The token of another cluster is not sent. If the file cannot be written, all works without it.
     fs::write(&kept, renewed.replacen("127.0.0.1", "127.0.0.2", 1)).unwrap();
     works(&mut *open(login("sublet", &right)));
     assert_eq!(fs::read_to_string(&kept).unwrap().lines().next(), Some(whose));
@@ -120,13 +118,13 @@ fn an_etcd_that_knows_its_users() {
     nowhere.servers.notes = "/proc/nowhere".into();
     works(&mut *open(nowhere));
     fs::remove_file(&kept).unwrap();
-    refuses(open(server.etcd("sublet")), "user name is empty");
-    refuses(open(login("guest", &right)), "permission denied");
-    refuses(open(login("sublet", &wrong)), "invalid user ID or password");
+    is_unavailable(open(server.etcd("sublet")), "user name is empty");
+    is_unavailable(open(login("guest", &right)), "permission denied");
+    is_unavailable(open(login("sublet", &wrong)), "invalid user ID or password");
 }
 
 #[test]
-fn a_consul_that_knows_its_tokens() {
+fn consul_with_tokens() {
     let root = "5a3e4b3c-7f0d-4c6e-9a53-0d2f1f6f8a01";
     let server = servers::consul(&format!(
         "acl {{ enabled = true\n default_policy = \"deny\"\n tokens {{ master = \"{root}\" }} }}"
@@ -141,24 +139,24 @@ fn a_consul_that_knows_its_tokens() {
     let master = Secret::new(root.to_owned());
     let token = |name: &str, rules: &str| {
         let secret = Some(("x-consul-token", &master));
-        say(&server, "/v1/acl/policy", secret, &json!({ "Name": name, "Rules": rules }));
+        post(&server, "/v1/acl/policy", secret, &json!({ "Name": name, "Rules": rules }));
         let made =
-            say(&server, "/v1/acl/token", secret, &json!({ "Policies": [{ "Name": name }] }));
+            post(&server, "/v1/acl/token", secret, &json!({ "Policies": [{ "Name": name }] }));
         made["SecretID"].as_str().unwrap().to_owned()
     };
     let write = token("write", "key_prefix \"sublet/\" { policy = \"write\" }");
     let read = token("read", "key_prefix \"sublet/\" { policy = \"read\" }");
     let open = |spec| open(&StoreSpec::Consul(Box::new(spec))).unwrap();
     works(&mut *open(with(&server, &write)));
-    refuses(open(with(&server, &read)), "ermission denied");
-    refuses(open(server.consul("sublet")), "ermission denied");
-    refuses(open(with(&server, "0000-geheim")), "ACL not found");
+    is_unavailable(open(with(&server, &read)), "ermission denied");
+    is_unavailable(open(server.consul("sublet")), "ermission denied");
+    is_unavailable(open(with(&server, "0000-geheim")), "ACL not found");
     let elsewhere =
         crate::model::Consul { dc: Some("n\u{fc}rgends".into()), ..with(&server, &write) };
-    refuses(open(elsewhere), "No path to datacenter");
+    is_unavailable(open(elsewhere), "No path to datacenter");
 }
 
-/// A CA and a certificate of it for 127.0.0.1, as `NAME.ca.pem`, `NAME.pem` and `NAME.key`.
+/// A CA, and a certificate by it for 127.0.0.1, as `NAME.ca.pem`, `NAME.pem` and `NAME.key`.
 fn certificate(folder: &Path, name: &str) -> [PathBuf; 3] {
     let script = r#"set -e
         cd "$1"
@@ -176,7 +174,7 @@ fn certificate(folder: &Path, name: &str) -> [PathBuf; 3] {
 }
 
 #[test]
-fn an_etcd_behind_tls() {
+fn etcd_with_tls() {
     let folder = tempfile::tempdir().unwrap();
     let [ca, cert, key] = certificate(folder.path(), "ours");
     let [other_ca, other_cert, other_key] = certificate(folder.path(), "theirs");
@@ -200,11 +198,11 @@ fn an_etcd_behind_tls() {
     let open = |spec| open(&StoreSpec::Etcd(Box::new(spec))).unwrap();
     works(&mut *open(good));
     let begin = Instant::now();
-    refuses(open(with(&other_ca, Some((&cert, &key)), &server)), "certificate");
-    refuses(open(with(&ca, None, &server)), "ertificate");
-    refuses(open(with(&ca, Some((&other_cert, &other_key)), &server)), "ertificate");
+    is_unavailable(open(with(&other_ca, Some((&cert, &key)), &server)), "certificate");
+    is_unavailable(open(with(&ca, None, &server)), "ertificate");
+    is_unavailable(open(with(&ca, Some((&other_cert, &other_key)), &server)), "ertificate");
     assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
-    // Files that are none are named.
+    // The message names a file that is no certificate.
     for (bad, why) in [(&key, "no certificate"), (&folder.path().join("nope"), "No such file")] {
         let spec = StoreSpec::Etcd(Box::new(with(bad, None, &server)));
         let error = crate::store::open(&spec).err().unwrap().to_string();
@@ -213,32 +211,30 @@ fn an_etcd_behind_tls() {
 }
 
 #[test]
-fn servers_that_hang_or_are_down() {
-    // It takes connections and never says a word.
+fn servers_that_hang_or_are_down_fail_in_time() {
+    // It accepts connections and never answers.
     let hangs = TcpListener::bind("127.0.0.1:0").unwrap();
     let hangs = (hangs.local_addr().unwrap().port(), hangs);
     let hangs_at = format!("http://127.0.0.1:{}", hangs.0);
     let down = "http://127.0.0.1:1";
-    let server = servers::etcd(&[]);
-    let probe = Etcd::new(&server.etcd("sublet")).unwrap();
-    let server = server.await_ready(&probe);
+    let server = servers::ready_etcd();
     let timed = |endpoints: &[&str], timeout: u64| {
         let mut spec = server.etcd("sublet");
         spec.servers.endpoints = endpoints.iter().map(|e| (*e).to_owned()).collect();
         spec.servers.timeout = Duration::from_millis(timeout);
         let begin = Instant::now();
         let mut store = open(&StoreSpec::Etcd(Box::new(spec))).unwrap();
-        let outcome = store.apply(&Ask::Add(add("c1", &dual())), &at(1));
+        let outcome = store.apply(&Ask::Add(add("c1", &dual_stack())), &at(1));
         (outcome, begin.elapsed())
     };
-    // Down: told at once. Hanging: within the time; what hangs is the look at the node's record.
+    // A server that is down fails at once. A server that hangs fails in time, at the read of the node's record.
     let (outcome, took) = timed(&[down], 5000);
     assert!(matches!(outcome, Err(Error::Store(StoreError::Unavailable { .. }))), "{outcome:?}");
     assert!(took < Duration::from_secs(1), "{took:?}");
     let (outcome, took) = timed(&[&hangs_at], 600);
     assert!(matches!(outcome, Err(Error::Store(StoreError::Unavailable { .. }))), "{outcome:?}");
     assert!(took < Duration::from_millis(1600), "{took:?}");
-    // One that works among them is found.
+    // A working server among them is found.
     for endpoints in [[down, &hangs_at, &server.endpoint], [&hangs_at, &server.endpoint, down]] {
         let (outcome, took) = timed(&endpoints, 4000);
         assert!(matches!(outcome, Ok(Outcome::Added(_))), "{outcome:?}");
@@ -246,16 +242,14 @@ fn servers_that_hang_or_are_down() {
     }
 }
 
-/// Who never was connected got nothing, however the connection failed, so that the next one is asked; a
-/// request that may have been sent is not sent again.
+/// If a connection fails, for whatever reason, the server has received nothing, and the next one is asked. A
+/// request that may have been received is not sent again.
 #[test]
-fn what_was_not_sent_is_sent_to_the_next_server() {
+fn a_request_that_was_not_sent_goes_to_the_next_server() {
     let folder = tempfile::tempdir().unwrap();
     let [ca, ..] = certificate(folder.path(), "ours");
-    let server = servers::consul("");
-    let probe = Consul::new(&server.consul("sublet")).unwrap();
-    let server = server.await_ready(&probe);
-    // Its queue is full: further attempts are dropped, as by a host that is switched off.
+    let server = servers::ready_consul();
+    // Its queue is full: further connections are dropped, as by a host that is switched off.
     let drops = TcpListener::bind("127.0.0.1:0").unwrap();
     let drops_at = drops.local_addr().unwrap();
     let wait = Duration::from_millis(100);
@@ -263,7 +257,7 @@ fn what_was_not_sent_is_sent_to_the_next_server() {
         .take_while(Result::is_ok)
         .collect();
     assert!(queue.len() < 5000);
-    // It takes connections and never says a word.
+    // It accepts connections and never answers.
     let hangs = TcpListener::bind("127.0.0.1:0").unwrap();
     let hangs_at = hangs.local_addr().unwrap();
     let ask = |first: &str, spare: usize| {
@@ -271,17 +265,13 @@ fn what_was_not_sent_is_sent_to_the_next_server() {
         servers.endpoints = [vec![first.to_owned()], vec![server.endpoint.clone(); spare]].concat();
         servers.ca = Some(ca.clone());
         servers.timeout = Duration::from_secs(2);
-        let request = Request {
-            method: "PUT",
-            path: "/v1/kv/x",
-            body: b"1",
-            secret: None,
-            repeatable: false,
-            hopeless: "",
-        };
-        Client::new(&servers).unwrap().send(request, Instant::now() + servers.timeout)
+        let request =
+            Request { method: "PUT", path: "/v1/kv/x", body: b"1", secret: None, retryable: false };
+        Client::new("server", None, &servers)
+            .unwrap()
+            .send(request, Instant::now() + servers.timeout)
     };
-    // Longer than a name can be, so that no other host is asked for it.
+    // Longer than a name can be, so no DNS server is asked.
     let nameless = format!("http://{}:1", "x".repeat(64));
     for (first, why) in [
         (format!("http://{drops_at}"), "connect"),
@@ -291,20 +281,19 @@ fn what_was_not_sent_is_sent_to_the_next_server() {
     ] {
         assert_eq!(ask(&first, 2).unwrap().status, 200, "{first}");
         let failure = ask(&first, 0).unwrap_err();
-        let told = matches!(&failure, Failure::Unsent(text) if text.contains(why));
+        let told = matches!(&failure, Failure::NotApplied(text) if text.contains(why));
         assert!(told, "{first}: {failure:?}");
     }
     let failure = ask(&format!("http://{hangs_at}"), 2).unwrap_err();
-    assert!(matches!(failure, Failure::Unanswered(_)), "{failure:?}");
+    assert!(matches!(failure, Failure::Unknown(_)), "{failure:?}");
 }
 
-/// Something that is no etcd at all.
+/// The server is not etcd.
 #[test]
-fn a_server_of_another_kind() {
-    let consul = servers::consul("");
-    let probe = Consul::new(&consul.consul("sublet")).unwrap();
-    let consul = consul.await_ready(&probe);
+fn a_server_of_another_kind_is_unavailable() {
+    let consul = servers::ready_consul();
     let spec = StoreSpec::Etcd(Box::new(consul.etcd("sublet")));
-    refuses(open(&spec).unwrap(), "404");
-    assert!(probe.place().contains("127.0.0.1"));
+    is_unavailable(open(&spec).unwrap(), "404");
+    let client = Consul::new(&consul.consul("sublet")).unwrap();
+    assert!(client.place().contains("127.0.0.1"));
 }

@@ -1,14 +1,14 @@
-//! CHECK and STATUS: they look and change nothing.
+//! CHECK and STATUS, which change nothing.
 
 use super::command::{Check, Outcome, Status, legacy_owner};
 use super::view::{Context, Order, Plan, View};
-use crate::error::{Refusal, StoreError};
+use crate::error::{Error, Refusal};
 use crate::net::{Addr, Span};
 
 /// Decides a CHECK: the owner has a lease, each of its addresses is in prevResult, and what
 /// prevResult has from our ranges is leased to it (CNI 0.4.0: an error if a reservation is missing).
 /// Other addresses there may come from other plugins of the chain, or from ranges that are gone.
-pub fn check(check: &Check, view: &dyn View) -> Result<Plan, StoreError> {
+pub fn check(check: &Check, view: &dyn View) -> Result<Plan, Error> {
     let mut held = view.of(&check.set, &check.owner)?;
     if held.is_empty()
         && let Some(legacy) = legacy_owner(&check.owner)
@@ -17,27 +17,27 @@ pub fn check(check: &Check, view: &dyn View) -> Result<Plan, StoreError> {
     }
     if held.is_empty() {
         let owner = Box::new(check.owner.clone());
-        return Ok(Plan::refuse(Refusal::Missing { owner }));
+        return Err(Refusal::Missing { owner }.into());
     }
     let Some(expected) = &check.expected else {
         return Ok(Plan::only(Outcome::Checked));
     };
     if let Some(lease) = held.iter().find(|l| !expected.contains(&l.addr)) {
         let (lease, expected) = (Box::new(lease.clone()), expected.clone());
-        return Ok(Plan::refuse(Refusal::Different { lease, expected }));
+        return Err(Refusal::Different { lease, expected }.into());
     }
     let ours =
         |addr: &Addr| check.sets.iter().any(|set| set.ranges().iter().any(|r| r.contains(*addr)));
     let lost = |addr: &Addr| ours(addr) && held.iter().all(|l| l.addr != *addr);
     if let Some(&addr) = expected.iter().find(|addr| lost(addr)) {
         let owner = Box::new(check.owner.clone());
-        return Ok(Plan::refuse(Refusal::Lost { owner, addr }));
+        return Err(Refusal::Lost { owner, addr }.into());
     }
     Ok(Plan::only(Outcome::Checked))
 }
 
 /// Decides a STATUS: every range set has an address to give.
-pub fn status(status: &Status, view: &dyn View, cx: &Context) -> Result<Plan, StoreError> {
+pub fn status(status: &Status, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     for (index, set) in status.sets.iter().enumerate() {
         let spans: Vec<Span> =
             set.ranges().iter().flat_map(crate::net::Range::spans).copied().collect();
@@ -52,7 +52,7 @@ pub fn status(status: &Status, view: &dyn View, cx: &Context) -> Result<Plan, St
         if !first.is_some_and(|c| c.over(cx.now) || !status.strict) {
             let ranges = set.to_string();
             let cooling = first.is_some();
-            return Ok(Plan::refuse(Refusal::Exhausted { index, ranges, cooling }));
+            return Err(Refusal::Exhausted { index, ranges, cooling }.into());
         }
     }
     Ok(Plan::only(Outcome::Ready))
