@@ -124,9 +124,9 @@ impl Scene {
             .and_then(|netconf| netconf.config(&inputs))
             .map_err(|e| anyhow!("{e:?}"))?;
         Ok(Add {
-            set: config.set,
-            network: config.network,
-            owner: config.owner.context("an owner")?,
+            set: config.cleanup.set,
+            network: config.cleanup.network,
+            owner: config.cleanup.owner.context("an owner")?,
             sets: config.sets,
             requested: config.wanted,
             strategy: config.strategy,

@@ -14,7 +14,8 @@ use crate::alloc::{
     RequestPool, Reserve, Status, Sweep, Target, Unreserve,
 };
 use crate::error::{Error, StoreError};
-use crate::migrate::{consul, host_local_import};
+pub use crate::migrate::consul::import as import_consul;
+use crate::migrate::host_local_import;
 use crate::model::{
     Lease, NetworkDefinition, NetworkName, Node, NodeRecord, Owner, Pool, SetName, Wait,
 };
@@ -31,6 +32,56 @@ macro_rules! answer {
             other => Err(other.unexpected()),
         }
     };
+}
+
+/// Defines a use case for each command that is carried out in one step.
+macro_rules! one_step {
+    ($($(#[$about:meta])* $name:ident($command:ident) -> $answer:ty {
+        $outcome:pat => $value:expr
+    })+) => {$(
+        $(#[$about])*
+        pub fn $name(
+            store: &mut dyn Store,
+            command: $command,
+            cx: &Context,
+        ) -> Result<$answer, Error> {
+            answer!(store.apply(&Command::$command(command), cx)?, $outcome => $value)
+        }
+    )+};
+}
+
+one_step! {
+    /// Verifies what a container holds.
+    check(Check) -> () { Outcome::Checked => () }
+
+    /// Verifies that an ADD could be served.
+    status(Status) -> () { Outcome::Ready => () }
+
+    /// Takes over what another program leased.
+    import(Import) -> Imported { Outcome::Imported(imported) => imported }
+
+    /// Records that host-local's folder of a network was written from the leases here, so that the next
+    /// ADD looks at it again. Returns the address leased last from each range set that is named.
+    export_host_local(ExportHostLocal) -> Vec<Option<Addr>> { Outcome::Exported(last) => last }
+
+    /// Frees reserved addresses. Returns those that were reserved.
+    unreserve(Unreserve) -> Vec<Addr> {
+        Outcome::Freed(freed) => freed.iter().map(|lease| lease.addr).collect()
+    }
+
+    /// Makes a pool, or joins a shared one.
+    request_pool(RequestPool) -> Pool { Outcome::Pool(pool) => *pool }
+
+    /// Leases an address of a pool. Returns the lease, and whether this call made it.
+    request_address(RequestAddress) -> (Lease, bool) {
+        Outcome::Leased { lease, created } => (*lease, created)
+    }
+
+    /// Frees an address of a pool. Returns whether it was held.
+    release_address(ReleaseAddress) -> bool { Outcome::Freed(freed) => !freed.is_empty() }
+
+    /// Defines a network in a cluster. Returns the version of the definition.
+    define(DefineNetwork) -> u64 { Outcome::Defined(version) => version }
 }
 
 /// Leases an address from each range set. Where there is a folder in which host-local kept this
@@ -51,7 +102,7 @@ pub fn add(
         let command = Command::Add(add);
         let mut outcome = store.apply(&command, cx)?;
         if outcome == Outcome::ReadLegacy {
-            consul::import(store, &set, &network, false, cx)?;
+            import_consul(store, &set, &network, false, cx)?;
             outcome = store.apply(&command, cx)?;
         }
         return answer!(outcome, Outcome::Added(added) => added);
@@ -134,20 +185,10 @@ pub fn del(
     let command = Command::Del(del);
     let mut outcome = store.apply(&command, cx)?;
     if let (Outcome::ReadLegacy, Some(network)) = (&outcome, old) {
-        consul::import(store, &set, &network, false, cx)?;
+        import_consul(store, &set, &network, false, cx)?;
         outcome = store.apply(&command, cx)?;
     }
     answer!(outcome, Outcome::Freed(leases) => leases)
-}
-
-/// Verifies.
-pub fn check(store: &mut dyn Store, check: Check, cx: &Context) -> Result<(), Error> {
-    store.apply(&Command::Check(check), cx).map(|_| ())
-}
-
-/// Tells whether an ADD could be served.
-pub fn status(store: &mut dyn Store, status: Status, cx: &Context) -> Result<(), Error> {
-    store.apply(&Command::Status(status), cx).map(|_| ())
 }
 
 /// Frees what no attachment uses; answers how many addresses were freed.
@@ -170,23 +211,6 @@ fn collect(store: &mut dyn Store, mut command: Command, cx: &Context) -> Result<
         }
     }
     Ok(all)
-}
-
-/// Takes over what another program leased.
-pub fn import(store: &mut dyn Store, import: Import, cx: &Context) -> Result<Imported, Error> {
-    let outcome = store.apply(&Command::Import(import), cx)?;
-    answer!(outcome, Outcome::Imported(imported) => imported)
-}
-
-/// Imports what cni-ipam-consul leased on a network of this store's Consul.
-pub fn import_consul(
-    store: &mut dyn Store,
-    set: &SetName,
-    network: &NetworkName,
-    dry_run: bool,
-    cx: &Context,
-) -> Result<Imported, Error> {
-    consul::import(store, set, network, dry_run, cx)
 }
 
 /// The same, with the store put in the place of the bolt file that the leases come from; answers
@@ -225,17 +249,6 @@ pub fn import_host_local(
         folder.retire(cx.now)?;
     }
     Ok((done, cursors))
-}
-
-/// Returns where the rotation of these range sets is, and frees the leases that another program has
-/// now.
-pub fn export_host_local(
-    store: &mut dyn Store,
-    hand: ExportHostLocal,
-    cx: &Context,
-) -> Result<Vec<Option<Addr>>, Error> {
-    let outcome = store.apply(&Command::ExportHostLocal(hand), cx)?;
-    answer!(outcome, Outcome::Exported(last) => last)
 }
 
 /// How full each range is that the store knows of.
@@ -286,26 +299,6 @@ pub fn reserve(
     Ok(done)
 }
 
-/// Lets reserved addresses be given again; answers those that were reserved.
-pub fn unreserve(
-    store: &mut dyn Store,
-    unreserve: Unreserve,
-    cx: &Context,
-) -> Result<Vec<Addr>, Error> {
-    let outcome = store.apply(&Command::Unreserve(unreserve), cx)?;
-    answer!(outcome, Outcome::Freed(freed) => freed.iter().map(|lease| lease.addr).collect())
-}
-
-/// Makes a pool, or joins a shared one.
-pub fn request_pool(
-    store: &mut dyn Store,
-    request: RequestPool,
-    cx: &Context,
-) -> Result<Pool, Error> {
-    let outcome = store.apply(&Command::RequestPool(request), cx)?;
-    answer!(outcome, Outcome::Pool(pool) => *pool)
-}
-
 /// Releases a pool; answers how many addresses were freed with it, and whether it existed.
 pub fn release_pool(
     store: &mut dyn Store,
@@ -313,26 +306,6 @@ pub fn release_pool(
     cx: &Context,
 ) -> Result<Collected, Error> {
     collect(store, Command::ReleasePool(release), cx)
-}
-
-/// Leases an address of a pool; answers whether this call made the lease.
-pub fn request_address(
-    store: &mut dyn Store,
-    request: RequestAddress,
-    cx: &Context,
-) -> Result<(Lease, bool), Error> {
-    let outcome = store.apply(&Command::RequestAddress(request), cx)?;
-    answer!(outcome, Outcome::Leased { lease, created } => (*lease, created))
-}
-
-/// Frees an address of a pool; answers whether it was held.
-pub fn release_address(
-    store: &mut dyn Store,
-    release: ReleaseAddress,
-    cx: &Context,
-) -> Result<bool, Error> {
-    let outcome = store.apply(&Command::ReleaseAddress(release), cx)?;
-    answer!(outcome, Outcome::Freed(freed) => !freed.is_empty())
 }
 
 /// Frees what a container engine does not know of one pool; answers what was freed, and whether the
@@ -423,10 +396,4 @@ pub fn release_node(store: &mut dyn Store, name: &str, cx: &Context) -> Result<L
         left.forgotten = cluster.forget(&record, cx)?;
     }
     Ok(left)
-}
-
-/// Defines a network in a cluster; answers the version.
-pub fn define(store: &mut dyn Store, define: DefineNetwork, cx: &Context) -> Result<u64, Error> {
-    let outcome = store.apply(&Command::DefineNetwork(define), cx)?;
-    answer!(outcome, Outcome::Defined(version) => version)
 }

@@ -54,9 +54,9 @@
 //! - **a key of `ipam`**: its name in `config/keys.rs`, its field in [`config::Config`], its reading in
 //!   `config/dialect/native.rs`. If the allocator needs it: a field of [`alloc::Add`], set in
 //!   `cni/verbs.rs`. A case in `testdata/config/native/`, a row in `docs/cni.md`.
-//! - **a dialect**: `config/dialect/NAME.rs`, its row in the table of `config/netconf.rs`, a variant of
+//! - **a dialect**: `config/dialect/NAME.rs`, its arms in `config/dialect/mod.rs`, a variant of
 //!   [`config::Dialect`]. Cases in `testdata/config/NAME/`.
-//! - **a CNI version**: [`config::VERSIONS`], a variant in `cni/version.rs`; if the result has a new
+//! - **a CNI version**: a variant of [`config::CniVersion`]; if the result has a new
 //!   shape, an arm in `cni/result.rs`. The tests that loop over versions include it.
 //! - **a store**: a folder in `store/` with the traits of `store/mod.rs`; on a compare-and-set server
 //!   only `store/cluster/server.rs`'s. A variant of [`model::StoreSpec`], its keys in

@@ -64,9 +64,9 @@ pub fn add_of(conf: &[u8], network: &str, container: String) -> Result<(Add, Sto
     let config = Netconf::decode(conf).and_then(|n| n.config(&inputs));
     let config = config.map_err(|e| anyhow!("{e:?}"))?;
     let add = Add {
-        set: config.set,
+        set: config.cleanup.set,
         network: NetworkName::new(network).map_err(name)?,
-        owner: config.owner.context("an owner")?,
+        owner: config.cleanup.owner.context("an owner")?,
         sets: config.sets,
         requested: Vec::new(),
         strategy: config.strategy,
@@ -78,7 +78,7 @@ pub fn add_of(conf: &[u8], network: &str, container: String) -> Result<(Add, Sto
         origin: config.origin,
         legacy: Legacy::Absent,
     };
-    Ok((add, config.store))
+    Ok((add, config.cleanup.store))
 }
 
 /// A folder as host-local writes it.

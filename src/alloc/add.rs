@@ -8,10 +8,10 @@ use std::collections::BTreeSet;
 
 use super::change::{Change, NetworkRanges, PodKey};
 use super::choose::{Ended, choose};
-use super::command::{Add, Added, Legacy, OnDuplicate, Outcome, Requested, Strategy, legacy_owner};
+use super::command::{Add, Added, Legacy, OnDuplicate, Outcome, Requested, Strategy};
 use super::define;
 use super::takeover::Takeover;
-use super::view::{Addresses, Context, Holder, Plan, View};
+use super::view::{Addresses, Context, Holder, Plan, View, held};
 use crate::error::{Error, Refusal, StoreError};
 use crate::model::{Grant, Kind, Lease, Owner};
 use crate::net::{Addr, Range, RangeSet, describe};
@@ -40,7 +40,8 @@ pub fn run(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     // With the takeover in it: an address that it leases has ended no cooldown.
     let ended = Ended::find(add, &addresses, cx)?;
     let mut work = Work { add, view, cx, changes, addresses, ended };
-    let held = work.held(adopted || matches!(add.legacy, Legacy::Read(..)))?;
+    let adopted = adopted || matches!(add.legacy, Legacy::Read(..));
+    let held = held(&work.addresses, &add.set, &add.owner, &|_| Ok(adopted))?;
     let of_set = |set: &RangeSet| held.iter().find(|l| set.range_of(l.addr).is_some());
     let own: Vec<Option<&Lease>> = add.sets.iter().map(of_set).collect();
     if add.on_duplicate == OnDuplicate::Error
@@ -114,17 +115,6 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Returns what the owner holds before this call. A lease under the container ID alone, from a
-    /// host-local that wrote no interface, belongs to the first interface that asks.
-    fn held(&self, adopted: bool) -> Result<Vec<Lease>, StoreError> {
-        let (set, owner) = (&self.add.set, &self.add.owner);
-        let held = self.addresses.of(set, owner)?;
-        match legacy_owner(owner).filter(|_| adopted && held.is_empty()) {
-            Some(legacy) => self.addresses.of(set, &legacy),
-            None => Ok(held),
-        }
-    }
-
     /// Returns the changes. Cooling addresses whose time is over become free, unless this plan leases
     /// them.
     fn finish(self) -> Vec<Change> {
@@ -277,7 +267,7 @@ impl Work<'_> {
             set: add.set.clone(),
             network: add.network.clone(),
             bounds: all().map(Range::bounds).collect(),
-            assignable: all().flat_map(Range::spans).copied().collect(),
+            assignable: add.sets.iter().flat_map(RangeSet::spans).collect(),
         };
         if self.view.has_ranges(&ranges)? {
             return Ok(Vec::new());

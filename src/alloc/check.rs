@@ -1,20 +1,15 @@
 //! CHECK and STATUS, which change nothing.
 
-use super::command::{Check, Outcome, Status, legacy_owner};
-use super::view::{Context, Order, Plan, View};
+use super::command::{Check, Outcome, Status};
+use super::view::{Context, Order, Plan, View, held};
 use crate::error::{Error, Refusal};
-use crate::net::{Addr, Span};
+use crate::net::Addr;
 
 /// Decides a CHECK: the owner has a lease, each of its addresses is in prevResult, and what
 /// prevResult has from our ranges is leased to it (CNI 0.4.0: an error if a reservation is missing).
 /// Other addresses there may come from other plugins of the chain, or from ranges that are gone.
 pub fn check(check: &Check, view: &dyn View) -> Result<Plan, Error> {
-    let mut held = view.of(&check.set, &check.owner)?;
-    if held.is_empty()
-        && let Some(legacy) = legacy_owner(&check.owner)
-    {
-        held = view.of(&check.set, &legacy)?;
-    }
+    let held = held(view, &check.set, &check.owner, &|_| Ok(true))?;
     if held.is_empty() {
         let owner = Box::new(check.owner.clone());
         return Err(Refusal::Missing { owner }.into());
@@ -26,8 +21,7 @@ pub fn check(check: &Check, view: &dyn View) -> Result<Plan, Error> {
         let (lease, expected) = (Box::new(lease.clone()), expected.clone());
         return Err(Refusal::Different { lease, expected }.into());
     }
-    let ours =
-        |addr: &Addr| check.sets.iter().any(|set| set.ranges().iter().any(|r| r.contains(*addr)));
+    let ours = |addr: &Addr| check.sets.iter().any(|set| set.range_of(*addr).is_some());
     let lost = |addr: &Addr| ours(addr) && held.iter().all(|l| l.addr != *addr);
     if let Some(&addr) = expected.iter().find(|addr| lost(addr)) {
         let owner = Box::new(check.owner.clone());
@@ -39,8 +33,7 @@ pub fn check(check: &Check, view: &dyn View) -> Result<Plan, Error> {
 /// Decides a STATUS: every range set has an address to give.
 pub fn status(status: &Status, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     for (index, set) in status.sets.iter().enumerate() {
-        let spans: Vec<Span> =
-            set.ranges().iter().flat_map(crate::net::Range::spans).copied().collect();
+        let spans = set.spans();
         let mut free = false;
         for span in &spans {
             free = free || view.next_free(&status.set, *span, Order::Any)?.is_some();

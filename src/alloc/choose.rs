@@ -75,7 +75,7 @@ fn walk(
     view: &dyn Addresses,
     cx: &Context,
 ) -> Result<(Vec<Span>, Order), StoreError> {
-    let spans: Vec<Span> = set.ranges().iter().flat_map(Range::spans).copied().collect();
+    let spans = set.spans();
     Ok(match add.strategy {
         Strategy::Lowest => (spans, Order::Ascending),
         Strategy::RoundRobin => {

@@ -6,19 +6,20 @@
 use std::collections::BTreeSet;
 
 use super::change::Change;
-use super::command::{Collected, Del, Evict, Gc, Outcome, Target, legacy_owner};
+use super::command::{Collected, Del, Evict, Gc, Outcome, Target};
 use super::import::cursors_of;
-use super::view::{Context, Holder, Plan, View};
+use super::view::{Context, Holder, Plan, View, held};
 use crate::error::{Error, StoreError};
 use crate::model::{Lease, Owner, SetName, Timestamp};
 use crate::net::Addr;
 
 /// Decides a DEL.
 pub fn del(del: &Del, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
+    let held = |owner| held(view, &del.set, owner, &|network| view.adopted(network));
     let freed = match &del.target {
-        Target::Owner(owner) => held(&del.set, owner, view)?,
+        Target::Owner(owner) => held(owner)?,
         Target::OwnerAt(owner, addrs) => {
-            let held = held(&del.set, owner, view)?;
+            let held = held(owner)?;
             let named = held.iter().any(|l| addrs.contains(&l.addr));
             if named { held } else { Vec::new() }
         }
@@ -50,21 +51,6 @@ pub fn del(del: &Del, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     Ok(Plan::new(changes, Outcome::Freed(freed)))
 }
 
-/// What an owner holds; by its container alone only if it has nothing under its full name, as
-/// host-local does.
-fn held(set: &SetName, owner: &Owner, view: &dyn View) -> Result<Vec<Lease>, StoreError> {
-    let held = view.of(set, owner)?;
-    match legacy_owner(owner) {
-        Some(legacy) if held.is_empty() => {
-            let Owner::Attachment(a) = &legacy else {
-                return Ok(held);
-            };
-            if view.adopted(&a.network)? { view.of(set, &legacy) } else { Ok(held) }
-        }
-        _ => Ok(held),
-    }
-}
-
 fn at(set: &SetName, addrs: &[Addr], view: &dyn View) -> Result<Vec<Lease>, StoreError> {
     let mut found = Vec::new();
     let addrs: BTreeSet<&Addr> = addrs.iter().collect();
@@ -87,8 +73,13 @@ const PAGE: usize = 512;
 
 /// Decides one step of a GC.
 pub fn gc(gc: &Gc, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
-    let step = Step { set: &gc.set, after: gc.after.as_ref() };
-    collect(&step, &|lease| is_stale(lease, gc), &|lease| until(lease, cx), view)
+    collect(
+        &gc.set,
+        gc.after.as_ref(),
+        &|lease| is_stale(lease, gc),
+        &|lease| until(lease, cx),
+        view,
+    )
 }
 
 /// Decides one step of an EVICT.
@@ -98,21 +89,15 @@ pub fn evict(evict: &Evict, view: &dyn View, cx: &Context) -> Result<Plan, Error
         let which = if evict.only_ended { cx.has_ended(lease) } else { !kept };
         lease.node.name == cx.node.name && which
     };
-    let step = Step { set: &evict.set, after: evict.after.as_ref() };
     // Nobody's connections lead to a machine that is gone.
-    collect(&step, &goes, &|_| None, view)
-}
-
-/// Where a step begins.
-struct Step<'a> {
-    set: &'a SetName,
-    after: Option<&'a Owner>,
+    collect(&evict.set, evict.after.as_ref(), &goes, &|_| None, view)
 }
 
 /// Frees those that are stale, as many as one commit can hold. It stops between two owners, or (an
 /// owner may hold an address of each of many range sets) within the first.
 fn collect(
-    step: &Step<'_>,
+    set: &SetName,
+    after: Option<&Owner>,
     stale: &dyn Fn(&Lease) -> bool,
     until: &dyn Fn(&Lease) -> Option<Timestamp>,
     view: &dyn View,
@@ -121,10 +106,10 @@ fn collect(
     let room = view.capacity().max(1);
     let mut changes: Vec<Change> = Vec::new();
     let mut freed = Vec::new();
-    let mut after = step.after.cloned();
+    let mut after = after.cloned();
     let mut done = false;
     'look: while !done {
-        let page = view.page(step.set, after.as_ref(), PAGE)?;
+        let page = view.page(set, after.as_ref(), PAGE)?;
         done = page.is_empty();
         for leases in page.chunk_by(|a, b| a.owner == b.owner) {
             let stale: Vec<&Lease> = leases.iter().filter(|l| stale(l)).collect();

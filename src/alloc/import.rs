@@ -71,12 +71,12 @@ fn lease(set: &SetName, imported: &ForeignLease, view: &dyn View, cx: &Context) 
     let bare = cx.reservation(set.clone(), imported.addr);
     // Of many nodes nobody knows on which one its container is.
     let nameless = origin.attachment.as_ref().is_some_and(|a| a.ifname.is_none());
-    let (node, boot) = if nameless && view.has_other_nodes() {
-        (Node::default(), None)
-    } else {
-        (bare.node, bare.boot)
-    };
-    Lease { node, boot, kind: imported.kind, owner: imported.owner.clone(), origin, ..bare }
+    let (kind, owner) = (imported.kind, imported.owner.clone());
+    let lease = Lease { kind, owner, origin, ..bare };
+    if nameless && view.has_other_nodes() {
+        return Lease { node: Node::default(), boot: None, ..lease };
+    }
+    lease
 }
 
 /// The keys of the range sets that may hold `addr` if their first range is a whole subnet: the first

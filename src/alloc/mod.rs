@@ -23,12 +23,7 @@ mod takeover;
 mod view;
 
 pub use change::{Change, Cooling, NetworkRanges, PodKey};
-pub use command::{
-    Add, Added, AdoptPool, Ask, Block, Check, Collected, Command, Cooldown, DefineNetwork, Del,
-    Evict, ExportHostLocal, ForeignLease, Gc, Import, Imported, Legacy, LegacyCursor, OnDuplicate,
-    Outcome, ReleaseAddress, ReleasePool, RequestAddress, RequestPool, Requested, Reserve, Restore,
-    Shared, Status, Strategy, Sweep, Target, Unreserve, legacy_owner,
-};
+pub use command::*;
 pub use events::{counted, ending, event, verb};
 pub use record::Record;
 pub use view::{Addresses, Context, Holder, Order, Plan, View};
@@ -52,8 +47,8 @@ fn decide(command: &Command, view: &dyn View, cx: &Context) -> Result<Plan, Erro
         Command::Status(status) => check::status(status, view, cx),
         Command::Gc(gc) => free::gc(gc, view, cx),
         Command::Evict(evict) => free::evict(evict, view, cx),
-        Command::Reserve(reserve) => reserve::reserve(reserve, view, cx),
-        Command::ReserveContested(reserve) => reserve::contested(reserve, view, cx),
+        Command::Reserve(reserve) => reserve::reserve(reserve, false, view, cx),
+        Command::ReserveContested(reserve) => reserve::reserve(reserve, true, view, cx),
         Command::Unreserve(unreserve) => reserve::unreserve(unreserve, view),
         Command::Import(import) => import::run(import, view, cx),
         Command::ExportHostLocal(hand) => import::export_host_local(hand, view),

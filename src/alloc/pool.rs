@@ -40,6 +40,7 @@ pub fn request(request: &RequestPool, view: &dyn View, cx: &Context) -> Result<P
         Some(shared) => shared.id.clone(),
         None => plain_id(space, subnet, request.sub),
     };
+    let name = request.shared.as_ref().map(|shared| shared.name.clone());
     // Sub-pools may overlap everything but themselves.
     let other = if request.sub.is_none() || request.shared.is_some() {
         view.overlapping(space, subnet)?
@@ -47,24 +48,9 @@ pub fn request(request: &RequestPool, view: &dyn View, cx: &Context) -> Result<P
         view.pool(&id)?
     };
     if let Some(other) = other {
-        return Err(PoolRefusal::Overlap {
-            subnet,
-            with: other.id,
-            taken: other.subnet,
-            shared: request.shared.as_ref().map(|s| s.name.clone()),
-        }
-        .into());
+        return Err(PoolRefusal::overlap(subnet, other, name).into());
     }
-    let mut pool = Pool {
-        id,
-        space: space.clone(),
-        subnet,
-        sub: request.sub,
-        shared: request.shared.as_ref().map(|s| s.name.clone()),
-        gateway: None,
-        users: vec![(cx.node.clone(), 1)],
-        time: cx.now,
-    };
+    let mut pool = Pool { sub: request.sub, shared: name, ..new(id, space, subnet, cx) };
     let mut leases = Vec::new();
     // A subnet of one address has no gateway; the address is the container's.
     if pool.shared.is_some() && subnet.len() < subnet.family().bits() {
@@ -73,6 +59,13 @@ pub fn request(request: &RequestPool, view: &dyn View, cx: &Context) -> Result<P
         leases.push(lease(&pool, gateway, Kind::Gateway, cx));
     }
     Ok(put(pool, leases))
+}
+
+/// A pool that is not shared, with this node as its only user.
+fn new(id: PoolId, space: &str, subnet: Subnet, cx: &Context) -> Pool {
+    let users = vec![(cx.node.clone(), 1)];
+    let (sub, shared, gateway, space) = (None, None, None, space.to_owned());
+    Pool { id, space, subnet, sub, shared, gateway, users, time: cx.now }
 }
 
 fn put(pool: Pool, leases: Vec<Lease>) -> Plan {
@@ -180,11 +173,7 @@ pub fn release(release: &ReleasePool, view: &dyn View, cx: &Context) -> Result<P
     let mine = |lease: &Lease| lease.node.name == cx.node.name;
     let goes = |lease: &Lease| last || (mine(lease) && pool.gateway != Some(lease.addr));
     let (stale, done) = collect(&pool, &goes, view)?;
-    let freed = stale.iter().map(|lease| lease.addr).collect();
-    let mut changes: Vec<Change> = stale.into_iter().map(free).collect();
-    if done {
-        changes.push(if last { Change::DropPool(pool) } else { Change::PutPool(less) });
-    }
+    let (freed, changes) = leave(stale, done.then_some((pool, less)));
     Ok(Plan::new(changes, collected(freed, true, done)))
 }
 
@@ -192,8 +181,15 @@ fn collected(freed: Vec<Addr>, pool: bool, done: bool) -> Outcome {
     Outcome::Collected(Collected { freed, pool, after: None, done })
 }
 
-fn free(lease: Lease) -> Change {
-    Change::Free { lease, until: None }
+/// Frees leases of a pool and, with the pool and what is left of it, one user of it: the last one takes
+/// the pool along. Returns the addresses, and the changes.
+fn leave(leases: Vec<Lease>, left: Option<(Pool, Pool)>) -> (Vec<Addr>, Vec<Change>) {
+    let freed = leases.iter().map(|lease| lease.addr).collect();
+    let free = |lease| Change::Free { lease, until: None };
+    let user = left.map(|(pool, less)| {
+        if less.users.is_empty() { Change::DropPool(pool) } else { Change::PutPool(less) }
+    });
+    (freed, leases.into_iter().map(free).chain(user).collect())
 }
 
 /// How many leases of a pool are looked at at a time.
@@ -255,11 +251,7 @@ pub fn sweep(sweep: &Sweep, view: &dyn View, cx: &Context) -> Result<Plan, Error
     } else {
         collect(&pool, &stale, view)?
     };
-    let freed: Vec<Addr> = stale.iter().map(|lease| lease.addr).collect();
-    let mut changes: Vec<Change> = stale.into_iter().map(free).collect();
-    if done && gone {
-        changes.push(if last { Change::DropPool(pool) } else { Change::PutPool(less) });
-    }
+    let (freed, changes) = leave(stale, (done && gone).then_some((pool, less)));
     if sweep.dry {
         return Ok(Plan::only(collected(freed, gone, true)));
     }
@@ -269,25 +261,13 @@ pub fn sweep(sweep: &Sweep, view: &dyn View, cx: &Context) -> Result<Plan, Error
 /// Decides a takeover of a pool.
 pub fn adopt(adopt: &AdoptPool, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     let subnet = adopt.subnet;
-    let overlap = |other: Pool| {
-        let (with, taken) = (other.id, other.subnet);
-        Err(PoolRefusal::Overlap { subnet, with, taken, shared: None }.into())
-    };
+    let overlap = |other| Err(PoolRefusal::overlap(subnet, other, None).into());
     let pool = match view.pool(&adopt.id)? {
         Some(pool) if pool.subnet == subnet && pool.space == adopt.space => pool,
         Some(other) => return overlap(other),
         None => match view.overlapping(&adopt.space, subnet)? {
             Some(other) => return overlap(other),
-            None => Pool {
-                id: adopt.id.clone(),
-                space: adopt.space.clone(),
-                subnet,
-                sub: None,
-                shared: None,
-                gateway: None,
-                users: vec![(cx.node.clone(), 1)],
-                time: cx.now,
-            },
+            None => new(adopt.id.clone(), &adopt.space, subnet, cx),
         },
     };
     let mut leases = Vec::new();

@@ -8,12 +8,19 @@ use super::view::{Context, Holder, Plan, View};
 use crate::error::{Error, Refusal};
 use crate::model::{Kind, Lease, Node, Origin};
 
-/// Decides a RESERVE.
-pub fn reserve(reserve: &Reserve, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
+/// Decides a RESERVE. Of `contested` addresses, which two programs have leased, what is leased here is
+/// protected by its lease as long as that lasts; a store with a policy reserves it beyond that.
+pub fn reserve(
+    reserve: &Reserve,
+    contested: bool,
+    view: &dyn View,
+    cx: &Context,
+) -> Result<Plan, Error> {
     let mut changes = Vec::new();
     let mut reserved = Vec::new();
     for addr in &reserve.addrs {
         match view.holder(&reserve.set, *addr)? {
+            Holder::Leased(_) if contested => {}
             Holder::Leased(lease) if lease.kind == Kind::Reserved => {
                 let origin = Origin {
                     note: reserve.note.clone().or_else(|| lease.origin.note.clone()),
@@ -40,19 +47,6 @@ pub fn reserve(reserve: &Reserve, view: &dyn View, cx: &Context) -> Result<Plan,
         }
     }
     Ok(Plan::new(changes, Outcome::Reserved(reserved)))
-}
-
-/// Decides a RESERVE of addresses that two programs have leased. What is leased here is protected by
-/// its lease as long as that lasts; a store with a policy reserves it beyond that.
-pub fn contested(reserve: &Reserve, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
-    let mut free = reserve.clone();
-    free.addrs.clear();
-    for addr in &reserve.addrs {
-        if !matches!(view.holder(&reserve.set, *addr)?, Holder::Leased(_)) {
-            free.addrs.push(*addr);
-        }
-    }
-    self::reserve(&free, view, cx)
 }
 
 /// Decides an UNRESERVE.

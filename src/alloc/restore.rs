@@ -117,13 +117,7 @@ impl Work<'_> {
         let clash =
             here.filter(|here| here.id == pool.id || pool.sub.is_none() && here.sub.is_none());
         if let Some(here) = clash {
-            return Err(PoolRefusal::Overlap {
-                subnet: pool.subnet,
-                with: here.id,
-                taken: here.subnet,
-                shared: pool.shared.clone(),
-            }
-            .into());
+            return Err(PoolRefusal::overlap(pool.subnet, here, pool.shared.clone()).into());
         }
         self.changes.push(Change::PutPool(pool.clone()));
         Ok(())

@@ -7,8 +7,8 @@ use super::change::{Change, Cooling, NetworkRanges, PodKey};
 use super::command::Outcome;
 use crate::error::{Refusal, StoreError};
 use crate::model::{
-    BootId, Face, Kind, Lease, NetworkDefinition, NetworkName, Node, Origin, Owner, Pool, PoolId,
-    SetName, Timestamp,
+    Attachment, BootId, Face, Kind, Lease, NetworkDefinition, NetworkName, Node, Origin, Owner,
+    Pool, PoolId, SetName, Timestamp,
 };
 use crate::net::{Addr, Family, Span, Subnet};
 
@@ -68,6 +68,23 @@ pub trait Addresses {
         family: Family,
         spans: &[Span],
     ) -> Result<Option<Cooling>, StoreError>;
+}
+
+/// What an owner holds. As in host-local, an owner that holds nothing under its full name holds what is
+/// under its container alone, if host-local's leases of its network were adopted.
+pub fn held(
+    addresses: &dyn Addresses,
+    set: &SetName,
+    owner: &Owner,
+    adopted: &dyn Fn(&NetworkName) -> Result<bool, StoreError>,
+) -> Result<Vec<Lease>, StoreError> {
+    let held = addresses.of(set, owner)?;
+    match owner {
+        Owner::Attachment(a) if held.is_empty() && a.ifname.is_some() && adopted(&a.network)? => {
+            addresses.of(set, &Owner::Attachment(Attachment { ifname: None, ..a.clone() }))
+        }
+        _ => Ok(held),
+    }
 }
 
 /// The store as one transaction sees it.

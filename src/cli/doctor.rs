@@ -83,7 +83,7 @@ impl Doctor {
 
 fn examine(open: &mut OpenStore) -> Result<Vec<Problem>> {
     let _busy = Progress::new(None, "looking at the store");
-    Ok(liveness::problems::find(&mut *open.store, &open.cx)?)
+    Ok(liveness::problems(&mut *open.store, &open.cx)?)
 }
 
 fn print(problems: &[Problem], call: &mut Call<'_>) -> Result<()> {

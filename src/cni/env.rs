@@ -5,6 +5,8 @@
 //! Invariant: a malformed value is an error at once; missing ones are collected, in the table's
 //! order, because the reference implementation names them all.
 
+use std::ffi::OsString;
+
 use crate::config::Inputs;
 use crate::model::{ContainerId, IfName, NameError};
 use crate::sys::host::Env;
@@ -54,20 +56,16 @@ pub struct Invocation {
     pub netns: Option<String>,
     /// `CNI_NETNS_OVERRIDE`: the container's network namespace may be our own.
     pub own_netns: bool,
-    /// Variables that this verb needs and that are not there.
-    pub missing: Missing,
+    /// Variables that this verb needs and that are not there, in the table's order.
+    pub missing: Vec<&'static str>,
 }
-
-/// Names of variables, in the table's order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Missing(pub Vec<&'static str>);
 
 /// What is wrong with the environment. All of it is code 4.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EnvError {
     /// Variables that are needed are not there.
-    #[error("required env variables [{}] missing", .0.0.join(","))]
-    Missing(Missing),
+    #[error("required env variables [{}] missing", .0.join(","))]
+    Missing(Vec<&'static str>),
     /// A value that the specification does not allow.
     #[error("{msg}")]
     Malformed {
@@ -91,92 +89,48 @@ impl EnvError {
     }
 }
 
-/// One variable.
-struct Row {
-    name: &'static str,
-    /// The verbs that cannot do without it.
-    needed: &'static [Verb],
-    /// The verbs that take it if it is there.
-    used: &'static [Verb],
-    /// Checks the value and puts it in its place.
-    take: fn(&mut Invocation, String) -> Result<(), EnvError>,
-}
+const ADD_CHECK_DEL: &[Verb] = &[Verb::Add, Verb::Check, Verb::Del];
 
-/// In the order in which missing variables are named.
-const TABLE: [Row; 6] = [
-    Row {
-        name: "CNI_CONTAINERID",
-        needed: &[Verb::Add, Verb::Check, Verb::Del],
-        used: &[],
-        take: |to, text| {
-            to.inputs.container = Some(container(text)?);
-            Ok(())
-        },
-    },
-    Row {
-        name: "CNI_NETNS",
-        needed: &[Verb::Add, Verb::Check],
-        used: &[],
-        take: |to, text| {
-            to.netns = Some(text);
-            Ok(())
-        },
-    },
-    Row {
-        name: "CNI_IFNAME",
-        needed: &[Verb::Add, Verb::Check, Verb::Del],
-        used: &[],
-        take: |to, text| {
-            to.inputs.ifname = Some(ifname(text)?);
-            Ok(())
-        },
-    },
-    Row {
-        name: "CNI_ARGS",
-        needed: &[],
-        used: &[Verb::Add, Verb::Check, Verb::Del],
-        take: |to, text| {
-            to.inputs.args = text;
-            Ok(())
-        },
-    },
-    Row {
-        name: "CNI_PATH",
-        needed: &[Verb::Add, Verb::Check, Verb::Del, Verb::Gc, Verb::Status],
-        used: &[],
-        take: |_, _| Ok(()),
-    },
-    Row {
-        name: "CNI_NETNS_OVERRIDE",
-        needed: &[],
-        used: &[Verb::Add],
-        take: |to, text| {
-            to.own_netns = text == "1" || text.eq_ignore_ascii_case("true");
-            Ok(())
-        },
-    },
+/// The variables in the order in which missing ones are named, each with the verbs that cannot do without
+/// it and those that take it if it is there.
+const TABLE: [(&str, &[Verb], &[Verb]); 6] = [
+    ("CNI_CONTAINERID", ADD_CHECK_DEL, &[]),
+    ("CNI_NETNS", &[Verb::Add, Verb::Check], &[]),
+    ("CNI_IFNAME", ADD_CHECK_DEL, &[]),
+    ("CNI_ARGS", &[], ADD_CHECK_DEL),
+    ("CNI_PATH", &[Verb::Add, Verb::Check, Verb::Del, Verb::Gc, Verb::Status], &[]),
+    ("CNI_NETNS_OVERRIDE", &[], &[Verb::Add]),
 ];
 
 /// Reads the variables that `verb` needs or uses.
 pub fn read(verb: Verb, env: &Env<'_>) -> Result<Invocation, EnvError> {
-    let mut found = Invocation {
-        verb,
-        inputs: Inputs::default(),
-        netns: None,
-        own_netns: false,
-        missing: Missing::default(),
-    };
-    for row in &TABLE {
-        let needed = row.needed.contains(&found.verb);
-        if !needed && !row.used.contains(&found.verb) {
+    let (inputs, missing) = (Inputs::default(), Vec::new());
+    let mut found = Invocation { verb, inputs, netns: None, own_netns: false, missing };
+    for (name, needed, used) in TABLE {
+        let needed = needed.contains(&found.verb);
+        if !needed && !used.contains(&found.verb) {
             continue;
         }
-        match env(row.name).map(std::ffi::OsString::into_string) {
-            Some(Ok(text)) if !text.is_empty() => (row.take)(&mut found, text)?,
+        let text = match env(name).map(OsString::into_string) {
+            Some(Ok(text)) if !text.is_empty() => text,
             // A DEL must work whatever has become of what only an ADD needs.
-            Some(Err(_)) if !needed && found.verb == Verb::Del => {}
-            Some(Err(_)) => return Err(EnvError::NotText(row.name)),
-            _ if needed => found.missing.0.push(row.name),
+            Some(Err(_)) if needed || found.verb != Verb::Del => {
+                return Err(EnvError::NotText(name));
+            }
+            _ if needed => {
+                found.missing.push(name);
+                continue;
+            }
+            _ => continue,
+        };
+        match name {
+            "CNI_CONTAINERID" => found.inputs.container = Some(container(text)?),
+            "CNI_NETNS" => found.netns = Some(text),
+            "CNI_IFNAME" => found.inputs.ifname = Some(ifname(text)?),
+            "CNI_ARGS" => found.inputs.args = text,
+            "CNI_NETNS_OVERRIDE" => {
+                found.own_netns = text == "1" || text.eq_ignore_ascii_case("true");
+            }
             _ => {}
         }
     }
@@ -190,7 +144,7 @@ pub fn read(verb: Verb, env: &Env<'_>) -> Result<Invocation, EnvError> {
 /// A variable of ours; blank is unset. Not UTF-8 is an error for a DEL too: it may name the store,
 /// and freeing in another one would free nothing.
 fn own(env: &Env<'_>, name: &'static str) -> Result<Option<String>, EnvError> {
-    match env(name).map(std::ffi::OsString::into_string) {
+    match env(name).map(OsString::into_string) {
         None => Ok(None),
         Some(Ok(text)) => Ok((!text.trim().is_empty()).then_some(text)),
         Some(Err(_)) => Err(EnvError::NotText(name)),
@@ -205,26 +159,22 @@ fn container(text: String) -> Result<ContainerId, EnvError> {
 }
 
 fn ifname(text: String) -> Result<IfName, EnvError> {
-    IfName::new(text).map_err(|why| match why {
-        NameError::TooLong => EnvError::Malformed {
-            msg: "interface name is too long",
-            details: "interface name should be less than 16 characters".to_owned(),
-        },
-        NameError::Dots => {
-            EnvError::Malformed { msg: "interface name is . or ..", details: String::new() }
-        }
-        NameError::Empty | NameError::Characters | NameError::InterfaceCharacters => {
-            EnvError::Malformed {
-                msg: "interface name contains / or : or whitespace characters",
-                details: String::new(),
+    IfName::new(text).map_err(|why| {
+        let (msg, details) = match why {
+            NameError::TooLong => {
+                ("interface name is too long", "interface name should be less than 16 characters")
             }
-        }
+            NameError::Dots => ("interface name is . or ..", ""),
+            NameError::Empty | NameError::Characters | NameError::InterfaceCharacters => {
+                ("interface name contains / or : or whitespace characters", "")
+            }
+        };
+        EnvError::Malformed { msg, details: details.to_owned() }
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::ffi::OsString;
     use std::os::unix::ffi::OsStringExt;
 
     use super::*;
@@ -249,7 +199,7 @@ mod tests {
             ("NOPE", &[]),
         ];
         for (verb, missing) in table {
-            assert_eq!(read_of(verb, &[]).unwrap().missing.0, missing, "{verb}");
+            assert_eq!(read_of(verb, &[]).unwrap().missing, missing, "{verb}");
         }
         let empty = read_of("GC", &[("CNI_PATH", "")]).unwrap();
         assert_eq!(

@@ -42,13 +42,14 @@ pub const DAMAGED: u32 = 104;
 pub const INTERNAL: u32 = 999;
 
 /// An error as a runtime sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Failure {
     /// What kind.
     pub code: u32,
     /// What and what to do, for a person.
     pub msg: String,
     /// More: a JSON object for errors about leases, else text.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub details: Option<String>,
 }
 
@@ -149,47 +150,36 @@ struct Details {
 
 impl Details {
     fn new(error: &Error, network: &NetworkName) -> Details {
-        let mut details =
-            Details { network: network.to_string(), range_set: None, address: None, holder: None };
-        let lease = match error {
+        let (mut ranges, mut address, mut holder) = (None, None, None);
+        match error {
             Error::Refused(refusal) => {
-                details.range_set = ranges(refusal);
-                details.address = address(refusal);
-                refusal.lease()
+                (ranges, address) = match refusal {
+                    Refusal::Exhausted { ranges, .. } | Refusal::Held { ranges, .. } => {
+                        (Some(ranges), None)
+                    }
+                    Refusal::NotInRange { ranges, addrs } => (Some(ranges), addrs.first()),
+                    Refusal::Cooling { addr, .. }
+                    | Refusal::Lost { addr, .. }
+                    | Refusal::Excluded { addr, .. }
+                    | Refusal::IsGateway { addr, .. } => (None, Some(addr)),
+                    _ => (None, None),
+                };
+                if let Some(lease) = refusal.lease() {
+                    (address, holder) = (Some(&lease.addr), Some(lease.owner.to_string()));
+                }
             }
-            Error::Store(_) => None,
-        };
-        if let Some(lease) = lease {
-            details.address = Some(lease.addr.to_string());
-            details.holder = Some(lease.owner.to_string());
+            Error::Store(StoreError::Locked { holders, .. }) if !holders.is_empty() => {
+                let pids: Vec<String> = holders.iter().map(ToString::to_string).collect();
+                holder = Some(format!("process {}", pids.join(", ")));
+            }
+            Error::Store(_) => {}
         }
-        if let Error::Store(StoreError::Locked { holders, .. }) = error
-            && !holders.is_empty()
-        {
-            let pids: Vec<String> = holders.iter().map(ToString::to_string).collect();
-            details.holder = Some(format!("process {}", pids.join(", ")));
+        Details {
+            network: network.to_string(),
+            range_set: ranges.cloned(),
+            address: address.map(Addr::to_string),
+            holder,
         }
-        details
-    }
-}
-
-fn ranges(refusal: &Refusal) -> Option<String> {
-    match refusal {
-        Refusal::Exhausted { ranges, .. }
-        | Refusal::Held { ranges, .. }
-        | Refusal::NotInRange { ranges, .. } => Some(ranges.clone()),
-        _ => None,
-    }
-}
-
-fn address(refusal: &Refusal) -> Option<String> {
-    match refusal {
-        Refusal::Cooling { addr, .. }
-        | Refusal::Lost { addr, .. }
-        | Refusal::Excluded { addr, .. }
-        | Refusal::IsGateway { addr, .. } => Some(addr.to_string()),
-        Refusal::NotInRange { addrs, .. } => addrs.first().map(Addr::to_string),
-        _ => None,
     }
 }
 

@@ -71,7 +71,7 @@ impl<'a> Journal<'a> {
             let short = match self.file.format {
                 LogFormat::Text => {
                     let body = log::body(&Entry::new(entry.level, entry.text));
-                    format!("sublet: {}: {body}\n", log::word(entry.level))
+                    format!("sublet: {}: {body}\n", entry.level.word())
                 }
                 LogFormat::Json => line.clone(),
             };

@@ -11,7 +11,6 @@ mod error;
 mod log;
 mod result;
 mod verbs;
-mod version;
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
@@ -19,11 +18,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 pub use self::error::Failure;
-pub use self::version::CniVersion;
 
 use self::env::{EnvError, Invocation, Verb};
 use self::log::Journal;
-use crate::config::{Dialect, Level, Netconf, VERSIONS};
+use crate::config::{CniVersion, Dialect, Level, Netconf};
 use crate::sys::host::{Env, Facts};
 use crate::sys::panic;
 use crate::telemetry::log::Entry;
@@ -115,7 +113,7 @@ fn serve(
     }
     let verb = Verb::new(&command);
     if verb == Verb::Version {
-        let answer = version::list().map_err(|e| unwritten(&e))?;
+        let answer = result::render_versions().map_err(|e| unwritten(&e))?;
         return output.answer(&answer).map_err(|e| unwritten(&e));
     }
 
@@ -126,7 +124,7 @@ fn serve(
     output.journal.learn("ifname", inputs.ifname.as_ref().map_or("", |i| i.as_str()));
     let netconf = match read(stdin).and_then(|bytes| Ok(Netconf::decode(&bytes)?)) {
         Ok(netconf) if may_lack_all(&invocation, &netconf) => netconf,
-        Err(failure) if invocation.missing.0.is_empty() => return Err(failure),
+        Err(failure) if invocation.missing.is_empty() => return Err(failure),
         _ => return Err(EnvError::Missing(invocation.missing).into()),
     };
     if let Some(version) = CniVersion::find(netconf.version()) {
@@ -149,25 +147,22 @@ fn read(stdin: &mut dyn Read) -> Result<Vec<u8>, Failure> {
     Ok(bytes)
 }
 
-/// Whether this call can do without every variable that is missing.
+/// Whether this call can do without every variable that is missing. The originals of the ECS and Consul
+/// dialects are called by hand, and the ECS agent releases an address by `id` when the container is long
+/// gone. A DEL without a configuration frees nothing, so nothing is needed for it.
 fn may_lack_all(invocation: &Invocation, netconf: &Netconf) -> bool {
-    invocation.missing.0.iter().all(|name| may_lack(name, invocation, netconf))
-}
-
-/// The originals of the ECS and Consul dialects are called by hand, and the ECS agent releases an
-/// address by `id` when the container is long gone. A DEL without a configuration frees nothing,
-/// so nothing is needed for it.
-fn may_lack(name: &str, invocation: &Invocation, netconf: &Netconf) -> bool {
     let del = invocation.verb == Verb::Del;
-    match netconf.dialect() {
+    let dialect = netconf.dialect();
+    let may_lack = |name: &&str| match dialect {
         _ if del && netconf.is_bare() => true,
         Dialect::Native => false,
-        Dialect::Ecs if name == "CNI_CONTAINERID" => {
+        Dialect::Ecs if *name == "CNI_CONTAINERID" => {
             netconf.has_id() || (del && !netconf.cleanup(&invocation.inputs).addrs.is_empty())
         }
-        Dialect::Consul if name == "CNI_CONTAINERID" => false,
-        Dialect::Ecs | Dialect::Consul => true,
-    }
+        Dialect::Consul => *name != "CNI_CONTAINERID",
+        Dialect::Ecs => true,
+    };
+    invocation.missing.iter().all(may_lack)
 }
 
 fn unwritten(error: &io::Error) -> Failure {
@@ -193,7 +188,7 @@ fn about() -> String {
     format!(
         "CNI sublet plugin v{}\nCNI protocol versions supported: {}\n",
         env!("CARGO_PKG_VERSION"),
-        VERSIONS.join(", ")
+        CniVersion::texts().join(", ")
     )
 }
 

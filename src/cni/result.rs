@@ -10,8 +10,7 @@ use serde::Serialize;
 use serde_json::ser::{PrettyFormatter, Serializer};
 
 use super::error::Failure;
-use super::version::{CniVersion, Shape};
-use crate::config::{Dialect, Dns, Route};
+use crate::config::{CniVersion, Dialect, Dns, Route};
 use crate::model::Grant;
 use crate::net::Family;
 
@@ -29,50 +28,63 @@ pub struct Answer<'a> {
 /// Writes the answer as `version` has it. The ECS dialect's original names no version in 0.3.0,
 /// the only one that it speaks.
 pub fn render(version: CniVersion, dialect: Dialect, answer: Answer<'_>) -> io::Result<Vec<u8>> {
-    let dns = WireDns::new(answer.dns);
-    match version.shape() {
-        Shape::Nested => {
-            let family = |family| NestedIp::new(family, answer);
-            pretty(&Nested {
-                cni_version: version.as_str(),
-                ip4: family(Family::V4),
-                ip6: family(Family::V6),
-                dns,
-            })
-        }
-        Shape::Tagged => {
-            let silent = dialect == Dialect::Ecs && version == CniVersion::V0_3_0;
-            let named = (!silent).then_some(version);
-            pretty(&Flat::new(named, answer, true, Some(dns)))
-        }
-        Shape::Plain => {
-            let dns = (*answer.dns != Dns::default()).then_some(dns);
-            // Through a map: its keys come out sorted, here and in the reference implementation.
-            pretty(&serde_json::to_value(Flat::new(Some(version), answer, false, dns))?)
-        }
+    let Answer { grants, routes, dns } = answer;
+    let silent = dialect == Dialect::Ecs && version == CniVersion::V0_3_0;
+    let mut wire = Wire {
+        cni_version: (!silent).then_some(version.word()),
+        ip4: None,
+        ip6: None,
+        ips: None,
+        routes: &[],
+        dns: Some(dns),
+    };
+    if version.one_per_family() {
+        wire.ip4 = FamilyIp::new(Family::V4, answer);
+        wire.ip6 = FamilyIp::new(Family::V6, answer);
+        return pretty(&wire);
     }
+    let tagged = version < CniVersion::V1_0_0;
+    wire.ips = Some(grants.iter().map(|grant| WireIp::new(grant, tagged)).collect());
+    wire.routes = routes;
+    if tagged {
+        return pretty(&wire);
+    }
+    wire.dns = wire.dns.filter(|dns| **dns != Dns::default());
+    // Through a map: its keys come out sorted, here and in the reference implementation.
+    pretty(&serde_json::to_value(wire)?)
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Versions {
+    cni_version: &'static str,
+    supported_versions: Vec<&'static str>,
+}
+
+/// Writes the answer to VERSION. It is one line, while every other answer is indented: so it is in the
+/// reference implementation.
+pub fn render_versions() -> io::Result<Vec<u8>> {
+    let supported_versions = CniVersion::texts();
+    let mut bytes = serde_json::to_vec(&Versions {
+        cni_version: CniVersion::NEWEST.word(),
+        supported_versions,
+    })?;
+    bytes.push(b'\n');
+    Ok(bytes)
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct WireFailure<'a> {
     cni_version: &'static str,
-    code: u32,
-    msg: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    details: Option<&'a str>,
+    #[serde(flatten)]
+    failure: &'a Failure,
 }
 
 /// Writes an error object, in the layout of the reference implementation.
 pub fn render_failure(failure: &Failure, version: CniVersion) -> Vec<u8> {
-    let wire = WireFailure {
-        cni_version: version.as_str(),
-        code: failure.code,
-        msg: &failure.msg,
-        details: failure.details.as_deref(),
-    };
     // Writing strings and a number into memory fails for no input.
-    pretty(&wire).unwrap_or_default()
+    pretty(&WireFailure { cni_version: version.word(), failure }).unwrap_or_default()
 }
 
 /// JSON as Go's `json.MarshalIndent` writes it.
@@ -96,85 +108,55 @@ fn pretty(value: &impl Serialize) -> io::Result<Vec<u8>> {
     Ok(escaped)
 }
 
+/// The parts of an answer. Before 0.3.0 they are `ip4` and `ip6`, each with its routes; then `ips`.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Nested<'a> {
-    cni_version: &'static str,
+struct Wire<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
-    ip4: Option<NestedIp>,
+    cni_version: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    ip6: Option<NestedIp>,
-    dns: WireDns<'a>,
+    ip4: Option<FamilyIp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ip6: Option<FamilyIp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ips: Option<Vec<WireIp>>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    routes: &'a [Route],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dns: Option<&'a Dns>,
 }
 
 #[derive(Serialize)]
-struct NestedIp {
+struct FamilyIp {
     ip: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     gateway: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    routes: Vec<NestedRoute>,
+    routes: Vec<Route>,
 }
 
-impl NestedIp {
+impl FamilyIp {
     /// The family's first address with the family's routes. Routes of a family without an address
     /// have no place.
-    fn new(family: Family, answer: Answer<'_>) -> Option<NestedIp> {
+    fn new(family: Family, answer: Answer<'_>) -> Option<FamilyIp> {
         let grant = answer.grants.iter().find(|g| g.addr.family() == family)?;
         let of_family = |route: &&Route| route.net.is_some_and(|net| net.family() == family);
-        Some(NestedIp {
+        let bare = |route: &Route| Route {
+            dst: route.dst.clone(),
+            gw: route.gw.clone(),
+            ..Route::default()
+        };
+        Some(FamilyIp {
             ip: cidr(grant),
             gateway: grant.gateway.map(|gw| gw.to_string()),
-            routes: answer
-                .routes
-                .iter()
-                .filter(of_family)
-                .map(|route| NestedRoute {
-                    dst: route.dst.clone(),
-                    gw: route.gw.map(|gw| gw.to_string()),
-                })
-                .collect(),
+            routes: answer.routes.iter().filter(of_family).map(bare).collect(),
         })
     }
 }
 
 #[derive(Serialize)]
-struct NestedRoute {
-    dst: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    gw: Option<String>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Flat<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cni_version: Option<&'static str>,
-    ips: Vec<WireIp>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    routes: Vec<WireRoute<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    dns: Option<WireDns<'a>>,
-}
-
-impl<'a> Flat<'a> {
-    fn new(
-        version: Option<CniVersion>,
-        answer: Answer<'a>,
-        tagged: bool,
-        dns: Option<WireDns<'a>>,
-    ) -> Flat<'a> {
-        Flat {
-            cni_version: version.map(CniVersion::as_str),
-            ips: answer.grants.iter().map(|g| WireIp::new(g, tagged)).collect(),
-            routes: answer.routes.iter().map(WireRoute::new).collect(),
-            dns,
-        }
-    }
-}
-
-#[derive(Serialize)]
 struct WireIp {
+    /// Before 1.0.0.
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<&'static str>,
     address: String,
@@ -191,62 +173,6 @@ impl WireIp {
             }),
             address: cidr(grant),
             gateway: grant.gateway.map(|gw| gw.to_string()),
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct WireRoute<'a> {
-    dst: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    gw: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    mtu: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    advmss: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    priority: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    table: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    scope: Option<i64>,
-}
-
-impl<'a> WireRoute<'a> {
-    /// A 0 says nothing, but is a value for `table` and `scope`.
-    fn new(route: &'a Route) -> WireRoute<'a> {
-        let said = |number: Option<i64>| number.filter(|n| *n != 0);
-        WireRoute {
-            dst: &route.dst,
-            gw: route.gw.map(|gw| gw.to_string()),
-            mtu: said(route.mtu),
-            advmss: said(route.advmss),
-            priority: said(route.priority),
-            table: route.table,
-            scope: route.scope,
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct WireDns<'a> {
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    nameservers: &'a [String],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    domain: Option<&'a str>,
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    search: &'a [String],
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    options: &'a [String],
-}
-
-impl<'a> WireDns<'a> {
-    fn new(dns: &'a Dns) -> WireDns<'a> {
-        WireDns {
-            nameservers: &dns.nameservers,
-            domain: dns.domain.as_deref().filter(|d| !d.is_empty()),
-            search: &dns.search,
-            options: &dns.options,
         }
     }
 }
@@ -272,7 +198,7 @@ mod tests {
         Route {
             dst: dst.to_owned(),
             net: crate::net::parse_cidr(dst).map(Subnet::from),
-            gw: gw.map(|gw| gw.parse().unwrap()),
+            gw: gw.map(str::to_owned),
             ..Route::default()
         }
     }

@@ -4,22 +4,19 @@
 //! an ADD is refused before it leases anything, where it can be; a DEL asks for no more of its
 //! configuration than where the leases are and whose.
 
-use std::path::Path;
-
 use super::Output;
-use super::env::{EnvError, Invocation, Missing, Verb};
+use super::env::{EnvError, Invocation, Verb};
 use super::error::{DECODING, ENVIRONMENT, Failure, INCOMPATIBLE_VERSION, IO, NETNS};
 use super::result;
 use super::result::Answer;
-use super::version::CniVersion;
 use crate::alloc;
 use crate::alloc::{Add, Check, DefineNetwork, Del, Gc, Status, Target};
-use crate::config::{Cleanup, Config, Dialect, Level, Netconf, VERSIONS};
+use crate::config::{Cleanup, CniVersion, Config, Dialect, Level, Netconf};
 use crate::engine;
 use crate::engine::HostLocalFolder;
 use crate::error::{Error, Refusal, StoreError};
 use crate::migrate::host_local_import;
-use crate::model::{Netns, NetworkName, Origin, Owner, StoreSpec};
+use crate::model::{Netns, Origin, Owner, StoreSpec};
 use crate::net::Addr;
 use crate::store;
 use crate::store::Store;
@@ -75,17 +72,17 @@ impl Call {
     fn add(&mut self, version: CniVersion, output: &mut Output<'_>) -> Result<(), Failure> {
         let mut netns = self.netns()?;
         let (mut config, mut store) = self.config(output)?;
-        let (set, network) = (config.set.clone(), config.network.clone());
-        let owner = config.owner.clone().ok_or_else(no_container)?;
+        let Cleanup { dialect, set, network, owner, .. } = config.cleanup.clone();
+        let owner = owner.ok_or_else(no_container)?;
         let cx = self.facts.context();
         let mut tries = 1;
-        let (dialect, routes, dns, added) = loop {
+        let (routes, dns, added) = loop {
             let (own, define) = self.as_defined(config, &mut *store, output)?;
-            let legacy = legacy(own.legacy_dir.as_deref(), &network, &own.store);
+            let legacy = legacy(&own.cleanup);
             let add = Add {
-                set: own.set,
-                network: own.network,
-                owner: own.owner.ok_or_else(no_container)?,
+                set: set.clone(),
+                network: network.clone(),
+                owner: owner.clone(),
                 sets: own.sets,
                 requested: own.wanted,
                 strategy: own.strategy,
@@ -95,7 +92,7 @@ impl Call {
                 claim_gateways: own.claim_gateways,
                 origin: Origin { netns, ..own.origin },
                 // cni-ipam-consul's are where the leases are.
-                legacy: match own.dialect {
+                legacy: match dialect {
                     Dialect::Consul => alloc::Legacy::Unread,
                     _ => alloc::Legacy::Absent,
                 },
@@ -106,7 +103,7 @@ impl Call {
                 Err(Error::Refused(Refusal::Redefined { .. })) if tries < TRIES => tries += 1,
                 done => {
                     let added = done.map_err(|error| Failure::of(&error, &network))?;
-                    break (own.dialect, own.routes, own.dns, added);
+                    break (own.routes, own.dns, added);
                 }
             }
             netns = self.netns()?;
@@ -140,24 +137,24 @@ impl Call {
         let mut done = Ok(());
         // One that fails keeps no other from being tried.
         for cleanup in self.netconf.cleanups(&self.invocation.inputs) {
-            output.journal.attach(&cleanup.log, cleanup.network.as_str(), self.facts.now);
-            done = done.and(self.free(cleanup, output));
+            self.attach(&cleanup, output);
+            done = done.and(self.free(&cleanup, output));
         }
         done
     }
 
-    fn free(&self, cleanup: Cleanup, output: &mut Output<'_>) -> Result<(), Failure> {
-        let Some(target) = target(&cleanup) else {
+    fn free(&self, cleanup: &Cleanup, output: &mut Output<'_>) -> Result<(), Failure> {
+        let Some(target) = target(cleanup) else {
             if !self.netconf.is_bare() {
                 output.journal.warn("this DEL names nothing to free");
             }
             return Ok(());
         };
-        let mut store = open(&cleanup.store, &cleanup.network)?;
+        let mut store = open(cleanup)?;
         let old = (cleanup.dialect == Dialect::Consul).then(|| cleanup.network.clone());
-        let del =
-            Del { set: cleanup.set, target, rewind: cleanup.rewind, undo: false, legacy: old };
-        let legacy = legacy(cleanup.legacy_dir.as_deref(), &cleanup.network, &cleanup.store);
+        let (set, rewind) = (cleanup.set.clone(), cleanup.rewind);
+        let del = Del { set, target, rewind, undo: false, legacy: old };
+        let legacy = legacy(cleanup);
         let freed = match engine::del(&mut *store, del, legacy, &self.facts.context()) {
             Ok(freed) => freed,
             // Where nothing says which store is meant, one that is not ours has no lease of ours.
@@ -182,39 +179,36 @@ impl Call {
     }
 
     fn check(&mut self, output: &mut Output<'_>) -> Result<(), Failure> {
-        self.compare(output)?;
-        output.journal.done(Level::Debug, "the leases are as they should be");
-        Ok(())
-    }
-
-    fn compare(&mut self, output: &mut Output<'_>) -> Result<(), Failure> {
         let (config, mut store) = self.config(output)?;
         let (mut config, _) = self.as_defined(config, &mut *store, output)?;
         let expected = self.netconf.prev_addresses()?;
         let check = Check {
-            set: config.set.clone(),
-            owner: config.owner.take().ok_or_else(no_container)?,
+            set: config.cleanup.set.clone(),
+            owner: config.cleanup.owner.take().ok_or_else(no_container)?,
             sets: std::mem::take(&mut config.sets),
             expected: expected.clone(),
         };
-        let cx = self.facts.context();
-        let failed = |error: Error| Failure::of(&error, &config.network);
-        match engine::check(&mut *store, check, &cx) {
-            Err(Error::Refused(Refusal::Missing { owner })) => {
-                match before_takeover(&config, &owner).map_err(failed)? {
-                    Some(held) if expected.is_none_or(|e| held.iter().all(|a| e.contains(a))) => {
-                        Ok(())
-                    }
-                    _ => Err(failed(Error::Refused(Refusal::Missing { owner }))),
+        let failed = |error: Error| Failure::of(&error, &config.cleanup.network);
+        if let Err(error) = engine::check(&mut *store, check, &self.facts.context()) {
+            let held = match &error {
+                Error::Refused(Refusal::Missing { owner }) => {
+                    before_takeover(&config, owner).map_err(failed)?
                 }
+                _ => None,
+            };
+            let fits =
+                |held: Vec<Addr>| expected.is_none_or(|e| held.iter().all(|a| e.contains(a)));
+            if !held.is_some_and(fits) {
+                return Err(failed(error));
             }
-            checked => checked.map_err(failed),
         }
+        output.journal.done(Level::Debug, "the leases are as they should be");
+        Ok(())
     }
 
     fn gc(&mut self, output: &mut Output<'_>) -> Result<(), Failure> {
         let cleanup = self.cleanup(output);
-        let mut store = open(&cleanup.store, &cleanup.network)?;
+        let mut store = open(&cleanup)?;
         let valid = self.netconf.take_valid_attachments()?.into();
         let gc = Gc { set: cleanup.set, network: cleanup.network.clone(), valid, after: None };
         let freed = engine::gc(&mut *store, gc, &self.facts.context())
@@ -229,9 +223,10 @@ impl Call {
         let (config, mut store) = self.config(output).map_err(Failure::for_status)?;
         let (config, _) =
             self.as_defined(config, &mut *store, output).map_err(Failure::for_status)?;
-        let status = Status { set: config.set, sets: config.sets, strict: config.cooldown.strict };
+        let status =
+            Status { set: config.cleanup.set, sets: config.sets, strict: config.cooldown.strict };
         engine::status(&mut *store, status, &self.facts.context())
-            .map_err(|error| Failure::of(&error, &config.network).for_status())?;
+            .map_err(|error| Failure::of(&error, &config.cleanup.network).for_status())?;
         output.journal.done(Level::Debug, "an ADD could be served");
         Ok(())
     }
@@ -257,11 +252,11 @@ impl Call {
     fn config(&self, output: &mut Output<'_>) -> Result<(Config, Box<dyn Store>), Failure> {
         match self.netconf.config(&self.invocation.inputs) {
             Ok(config) => {
-                output.journal.attach(&config.log, config.network.as_str(), self.facts.now);
+                self.attach(&config.cleanup, output);
                 for warning in &config.warnings {
                     output.journal.warn(&warning.to_string());
                 }
-                let store = open(&config.store, &config.network)?;
+                let store = open(&config.cleanup)?;
                 Ok((config, store))
             }
             Err(error) => {
@@ -281,7 +276,7 @@ impl Call {
         output: &mut Output<'_>,
     ) -> Result<(Config, Option<DefineNetwork>), Failure> {
         let Some(text) = config.define.take() else { return Ok((config, None)) };
-        let network = config.network.clone();
+        let network = config.cleanup.network.clone();
         let stored = engine::definition(store, &network)
             .map_err(|error| Failure::of(&error.into(), &network))?;
         let version = stored.as_ref().map(|stored| stored.version);
@@ -307,13 +302,17 @@ impl Call {
 
     fn cleanup(&self, output: &mut Output<'_>) -> Cleanup {
         let cleanup = self.netconf.cleanup(&self.invocation.inputs);
-        output.journal.attach(&cleanup.log, cleanup.network.as_str(), self.facts.now);
+        self.attach(&cleanup, output);
         cleanup
+    }
+
+    fn attach(&self, cleanup: &Cleanup, output: &mut Output<'_>) {
+        output.journal.attach(&cleanup.log, cleanup.network.as_str(), self.facts.now);
     }
 }
 
-fn open(spec: &StoreSpec, network: &NetworkName) -> Result<Box<dyn Store>, Failure> {
-    store::open(spec).map_err(|error| Failure::of(&error.into(), network))
+fn open(cleanup: &Cleanup) -> Result<Box<dyn Store>, Failure> {
+    store::open(&cleanup.store).map_err(|error| Failure::of(&error.into(), &cleanup.network))
 }
 
 /// What a DEL frees; `None`: nothing is named. In the ECS dialect an address beside an `id` says
@@ -330,40 +329,31 @@ fn target(cleanup: &Cleanup) -> Option<Target> {
     })
 }
 
-fn legacy<'a>(
-    dir: Option<&'a Path>,
-    network: &'a NetworkName,
-    spec: &StoreSpec,
-) -> Option<HostLocalFolder<'a>> {
-    match spec {
-        StoreSpec::Embedded { wait, .. } => {
-            dir.map(|dir| HostLocalFolder { dir, network, wait: *wait })
-        }
-        // host-local's leases are of this host alone.
-        _ => None,
-    }
+fn legacy(cleanup: &Cleanup) -> Option<HostLocalFolder<'_>> {
+    // host-local's leases are of this host alone.
+    let StoreSpec::Embedded { wait, .. } = cleanup.store else { return None };
+    let dir = cleanup.legacy_dir.as_deref()?;
+    Some(HostLocalFolder { dir, network: &cleanup.network, wait })
 }
 
 /// What a container has from host-local, as long as the folder was not adopted.
 fn before_takeover(config: &Config, owner: &Owner) -> Result<Option<Vec<Addr>>, Error> {
-    match (&config.legacy_dir, owner) {
-        (Some(dir), Owner::Attachment(attachment)) => {
-            Ok(host_local_import::holds(dir, attachment)?)
-        }
+    match (&config.cleanup.legacy_dir, owner.attachment()) {
+        (Some(dir), Some(attachment)) => Ok(host_local_import::holds(dir, attachment)?),
         _ => Ok(None),
     }
 }
 
 fn no_container() -> Failure {
-    EnvError::Missing(Missing(vec!["CNI_CONTAINERID"])).into()
+    EnvError::Missing(vec!["CNI_CONTAINERID"]).into()
 }
 
 /// Returns the version of a configuration, or an error with code 1.
 fn config_version(text: &str) -> Result<CniVersion, Failure> {
     CniVersion::find(text).ok_or_else(|| {
-        let known = VERSIONS.map(|version| format!("\"{version}\""));
+        let known = CniVersion::texts().join("\" \"");
         Failure::new(INCOMPATIBLE_VERSION, "incompatible CNI versions")
-            .details(format!("config is {text:?}, plugin supports [{}]", known.join(" ")))
+            .details(format!("config is {text:?}, plugin supports [\"{known}\"]"))
     })
 }
 
@@ -371,7 +361,7 @@ fn config_version(text: &str) -> Result<CniVersion, Failure> {
 /// not a version at all is code 6 here; ADD and DEL only look it up.
 fn version_since(text: &str, command: &str, since: CniVersion) -> Result<CniVersion, Failure> {
     let asked = numbers(text).map_err(|why| Failure::new(DECODING, why))?;
-    let needed = numbers(since.as_str()).unwrap_or_default();
+    let needed = numbers(since.word()).unwrap_or_default();
     if asked < needed {
         let msg = format!("config version does not allow {command}");
         return Err(Failure::new(INCOMPATIBLE_VERSION, msg));

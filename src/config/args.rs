@@ -21,9 +21,7 @@ pub(super) struct Args {
     pub(super) ip: Option<Addr>,
     /// `MAC`.
     pub(super) mac: Option<String>,
-    namespace: String,
-    name: String,
-    uid: String,
+    pod: Pod,
 }
 
 impl Args {
@@ -83,9 +81,9 @@ impl Args {
     fn record(&mut self, key: &str, value: &str) -> bool {
         match key {
             "MAC" => self.mac = Some(value.to_owned()).filter(|mac| !mac.is_empty()),
-            "K8S_POD_NAMESPACE" => value.clone_into(&mut self.namespace),
-            "K8S_POD_NAME" => value.clone_into(&mut self.name),
-            "K8S_POD_UID" => value.clone_into(&mut self.uid),
+            "K8S_POD_NAMESPACE" => value.clone_into(&mut self.pod.namespace),
+            "K8S_POD_NAME" => value.clone_into(&mut self.pod.name),
+            "K8S_POD_UID" => value.clone_into(&mut self.pod.uid),
             "K8S_POD_INFRA_CONTAINER_ID" => {}
             _ => return false,
         }
@@ -99,11 +97,8 @@ impl Args {
 
     /// The pod, if it is named in full.
     fn pod(&self) -> Option<Pod> {
-        (!self.namespace.is_empty() && !self.name.is_empty()).then(|| Pod {
-            namespace: self.namespace.clone(),
-            name: self.name.clone(),
-            uid: self.uid.clone(),
-        })
+        let named = !self.pod.namespace.is_empty() && !self.pod.name.is_empty();
+        named.then(|| self.pod.clone())
     }
 }
 

@@ -4,7 +4,6 @@ use ipnet::IpNet;
 
 use super::error::ConfigError;
 use super::fields::{Fields, Node};
-use super::json::quote;
 use crate::net::{Addr, Span, Subnet, parse_cidr};
 
 /// A prefix as it is written.
@@ -35,21 +34,17 @@ pub(super) fn bad_cidr(text: &str, path: &str) -> ConfigError {
 
 /// The value of `name` as an address; an empty text is absent.
 pub(super) fn addr(fields: &Fields, name: &str) -> Result<Option<Addr>, ConfigError> {
-    let Some(node) = fields.get(name) else {
+    let Some(text) = fields.text(name)? else {
         return Ok(None);
     };
-    let text = node.text()?;
-    if text.is_empty() {
-        return Ok(None);
-    }
     text.parse().map(Some).map_err(|_| {
+        let path = fields.path_of(name);
         ConfigError::invalid(format!(
-            "invalid IP address: {}; {} takes an address without a prefix length, as 10.1.2.1 \
+            "invalid IP address: {}; {path} takes an address without a prefix length, as 10.1.2.1 \
              or fd00::1",
-            shorten(text),
-            node.path()
+            shorten(text)
         ))
-        .at(node.path())
+        .at(path)
     })
 }
 
@@ -64,13 +59,9 @@ pub(super) fn span(node: &Node) -> Result<Span, ConfigError> {
             .or_else(|| one(text).and_then(|a| Span::new(a, a))),
     };
     span.ok_or_else(|| {
-        ConfigError::invalid(format!(
-            "{} is {}; it takes an address (10.1.2.9), a range from the lower to the higher \
-             address (10.1.2.10-10.1.2.20) or a CIDR (10.1.2.128/25)",
-            node.path(),
-            quote(text)
-        ))
-        .at(node.path())
+        let takes = "it takes an address (10.1.2.9), a range from the lower to the higher address \
+                     (10.1.2.10-10.1.2.20) or a CIDR (10.1.2.128/25)";
+        node.bad_text(text, takes)
     })
 }
 

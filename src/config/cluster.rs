@@ -5,6 +5,7 @@
 //! Invariant: an endpoint is a scheme, a host and a port: no user, password or path is in it, so it
 //! can stand in a message.
 
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -76,43 +77,33 @@ pub(super) fn from_ipam(
         keys::warn_of_typos(&fields, keys::CLUSTER, warnings);
     }
     if engine == "etcd" {
-        return etcd(&fields).map(|etcd| Some(StoreSpec::Etcd(Box::new(etcd))));
+        let login = pair(&fields, "user", "passwordFile")?;
+        return Ok(Some(StoreSpec::Etcd(Box::new(Etcd {
+            servers: servers(&fields, ETCD_PORT, None)?,
+            login: login.map(|(user, file)| (user.to_owned(), PathBuf::from(file))),
+        }))));
     }
-    let agent = if dialect == Dialect::Consul { Some(consul_endpoint(ipam)?) } else { None };
-    let mut consul = consul(&fields, agent)?;
-    if dialect == Dialect::Consul {
-        consul.dc = consul.dc.or(ipam.text("dc")?.map(str::to_owned));
-    }
-    Ok(Some(StoreSpec::Consul(Box::new(consul))))
-}
-
-fn etcd(fields: &Fields) -> Result<Etcd, ConfigError> {
-    let login = pair(fields, "user", "passwordFile")?;
-    Ok(Etcd {
-        servers: servers(fields, ETCD_PORT, None)?,
-        login: login.map(|(user, file)| (user.to_owned(), PathBuf::from(file))),
-    })
-}
-
-fn consul(fields: &Fields, agent: Option<String>) -> Result<Consul, ConfigError> {
-    Ok(Consul {
-        servers: servers(fields, CONSUL_PORT, agent)?,
-        dc: fields.text("dc")?.map(str::to_owned),
+    let is_dialect = dialect == Dialect::Consul;
+    let agent = if is_dialect { Some(consul_endpoint(ipam)?) } else { None };
+    Ok(Some(StoreSpec::Consul(Box::new(Consul {
+        servers: servers(&fields, CONSUL_PORT, agent)?,
+        dc: match fields.text("dc")? {
+            None if is_dialect => ipam.text("dc")?,
+            dc => dc,
+        }
+        .map(str::to_owned),
         token: fields.text("tokenFile")?.map(PathBuf::from),
-    })
+    }))))
 }
 
 fn servers(fields: &Fields, port: u16, agent: Option<String>) -> Result<Servers, ConfigError> {
-    let mut endpoints = Vec::new();
-    match fields.get("endpoints") {
-        None => {}
-        Some(node) if node.is_list() => {
-            for node in node.list()? {
-                endpoints.push(endpoint(&node, port)?);
-            }
-        }
-        Some(node) => endpoints.push(endpoint(&node, port)?),
-    }
+    let nodes = match fields.get("endpoints") {
+        Some(node) if node.is_list() => node.list()?,
+        node => node.into_iter().collect(),
+    };
+    let endpoints: Result<Vec<String>, ConfigError> =
+        nodes.iter().map(|node| endpoint(node, port)).collect();
+    let mut endpoints = endpoints?;
     if endpoints.is_empty() {
         // An agent on this host is how both are usually run.
         endpoints.push(agent.unwrap_or_else(|| format!("http://127.0.0.1:{port}")));
@@ -146,17 +137,14 @@ fn pair<'a>(
     one: &str,
     other: &str,
 ) -> Result<Option<(&'a str, &'a str)>, ConfigError> {
-    match (fields.text(one)?, fields.text(other)?) {
-        (None, None) => Ok(None),
-        (Some(a), Some(b)) => Ok(Some((a, b))),
-        (Some(_), None) => Err(missing(fields, one, other)),
-        (None, Some(_)) => Err(missing(fields, other, one)),
-    }
-}
-
-fn missing(fields: &Fields, has: &str, lacks: &str) -> ConfigError {
-    ConfigError::invalid(format!("{} has {has} but no {lacks}; give both or none", fields.path()))
-        .at(fields.path_of(has))
+    let (has, lacks) = match (fields.text(one)?, fields.text(other)?) {
+        (None, None) => return Ok(None),
+        (Some(a), Some(b)) => return Ok(Some((a, b))),
+        (Some(_), None) => (one, other),
+        (None, Some(_)) => (other, one),
+    };
+    let why = format!("{} has {has} but no {lacks}; give both or none", fields.path());
+    Err(ConfigError::invalid(why).at(fields.path_of(has)))
 }
 
 /// `http://host:port`; the port may be left out.
@@ -165,32 +153,22 @@ fn endpoint(node: &Node, default_port: u16) -> Result<String, ConfigError> {
     let bad = || {
         // What stands before an "@" may be a password.
         let shown = text.rsplit_once('@').map_or(text, |(_, host)| host);
-        ConfigError::invalid(format!(
-            "{} is {}; it takes http://HOST:PORT or https://HOST:PORT, and nothing else",
-            node.path(),
-            quote(shown)
-        ))
-        .at(node.path())
+        node.bad_text(shown, "it takes http://HOST:PORT or https://HOST:PORT, and nothing else")
     };
     let (scheme, rest) = text.split_once("://").ok_or_else(bad)?;
     let scheme = scheme.to_ascii_lowercase();
     let rest = rest.strip_suffix('/').unwrap_or(rest);
-    let (host, port) = match rest.strip_prefix('[') {
-        Some(rest) => {
-            let (inner, port) = rest.split_once(']').ok_or_else(bad)?;
-            inner.parse::<std::net::Ipv6Addr>().map_err(|_| bad())?;
-            (format!("[{inner}]"), port.strip_prefix(':').or(port.is_empty().then_some("")))
+    let (host, port) = match rest.rsplit_once(':') {
+        Some((host, "")) if host.ends_with(']') => (host, Some(default_port)),
+        // Otherwise the last colon is one of an IPv6 address.
+        Some((host, port)) if !port.ends_with(']') => {
+            (host, port.parse().ok().filter(|port| *port > 0))
         }
-        None => match rest.split_once(':') {
-            Some((host, port)) => (host.to_owned(), Some(port).filter(|p| !p.is_empty())),
-            None => (rest.to_owned(), Some("")),
-        },
+        _ => (rest, Some(default_port)),
     };
-    let port = match port.ok_or_else(bad)? {
-        "" => Some(default_port),
-        digits => digits.parse().ok().filter(|port| *port > 0),
-    };
-    if !["http", "https"].contains(&&*scheme) || !(host.starts_with('[') || is_host(&host)) {
+    let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let is_valid = bracketed.map_or(is_host(host), |ip| ip.parse::<Ipv6Addr>().is_ok());
+    if !["http", "https"].contains(&&*scheme) || !is_valid {
         return Err(bad());
     }
     port.map(|port| format!("{scheme}://{host}:{port}")).ok_or_else(bad)
@@ -203,15 +181,12 @@ fn is_host(text: &str) -> bool {
 /// The agent that `consul_addr` and `consul_port` name.
 pub(super) fn consul_endpoint(ipam: &Fields) -> Result<String, ConfigError> {
     let host = ipam.text("consul_addr")?.unwrap_or("127.0.0.1");
-    let host = match host.parse::<std::net::Ipv6Addr>() {
+    let host = match host.parse::<Ipv6Addr>() {
         Ok(addr) => format!("[{addr}]"),
         Err(_) if is_host(host) => host.to_owned(),
         Err(_) => {
-            return Err(ConfigError::invalid(format!(
-                "ipam.consul_addr is {}; it takes a host's name or address, the port is consul_port",
-                quote(host)
-            ))
-            .at(ipam.path_of("consul_addr")));
+            let takes = "it takes a host's name or address, the port is consul_port";
+            return Err(ipam.bad_text("consul_addr", host, takes));
         }
     };
     let port = match ipam.get("consul_port") {
@@ -239,13 +214,9 @@ fn prefix(fields: &Fields) -> Result<String, ConfigError> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
     let segment = |s: &str| s.bytes().all(plain) && s.bytes().any(|b| b != b'.');
     if trimmed.len() > 256 || !trimmed.split('/').all(segment) {
-        return Err(ConfigError::invalid(format!(
-            "{}.prefix is {}; it takes letters, digits, \"-\", \"_\", \".\", \"~\" and \"/\", as \
-             clusters/one",
-            fields.path(),
-            quote(text)
-        ))
-        .at(fields.path_of("prefix")));
+        let takes =
+            "it takes letters, digits, \"-\", \"_\", \".\", \"~\" and \"/\", as clusters/one";
+        return Err(fields.bad_text("prefix", text, takes));
     }
     Ok(trimmed.to_owned())
 }
@@ -256,12 +227,7 @@ fn timeout(fields: &Fields) -> Result<Duration, ConfigError> {
     };
     let timeout = duration::positive(text).ok();
     timeout.filter(|t| !t.is_zero() && *t <= LONGEST_TIMEOUT).ok_or_else(|| {
-        ConfigError::invalid(format!(
-            "{}.timeout is {}; it takes {}, more than 0 and at most 10m",
-            fields.path(),
-            quote(text),
-            duration::SYNTAX
-        ))
-        .at(fields.path_of("timeout"))
+        let takes = format!("it takes {}, more than 0 and at most 10m", duration::SYNTAX);
+        fields.bad_text("timeout", text, &takes)
     })
 }

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::cidr::cidr;
 use super::error::ConfigError;
 use super::fields::{Fields, Node};
-use super::json::Json;
+use super::json::{Json, is_spelling_of};
 use super::netconf::Netconf;
 use super::{Config, Dialect, Inputs, cluster, keys};
 use crate::model::{NetworkName, StoreSpec};
@@ -71,9 +71,8 @@ fn pick_nested(node: &Node, names: &[&str], mask: bool) -> Result<Value, ConfigE
     Ok(match node.json() {
         Json::Array(_) => {
             let items = node.list()?;
-            let items: Result<Vec<Value>, ConfigError> =
-                items.iter().map(|item| pick_nested(item, names, mask)).collect();
-            Value::Array(items?)
+            let items = items.iter().map(|item| pick_nested(item, names, mask));
+            Value::Array(items.collect::<Result<_, _>>()?)
         }
         Json::Object(_) => Value::Object(pick(&node.clone().fields()?, names, mask)?),
         other => other.value(),
@@ -87,7 +86,7 @@ impl Netconf {
             return Err(ConfigError::invalid("it is no JSON object"));
         };
         let mut ipam = self.ipam()?.pairs().to_vec();
-        ipam.retain(|(key, _)| !KEYS.iter().any(|name| super::fields::is_spelling_of(key, name)));
+        ipam.retain(|(key, _)| !KEYS.iter().any(|name| is_spelling_of(key, name)));
         ipam.extend(definition);
         Ok(self.with_ipam(ipam))
     }
@@ -160,7 +159,7 @@ mod tests {
         let theirs = ours.defined(r#"{"subnet":"10.9.0.0/24"}"#).unwrap();
         let theirs = theirs.config(&Inputs::default()).unwrap();
         assert_eq!(theirs.sets.len(), 1);
-        assert!(theirs.routes.is_empty() && theirs.sticky && theirs.store.is_cluster());
+        assert!(theirs.routes.is_empty() && theirs.sticky && theirs.cleanup.store.is_cluster());
         for bad in ["", "[]", "{"] {
             assert!(ours.defined(bad).is_err(), "{bad}");
         }

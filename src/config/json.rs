@@ -10,8 +10,6 @@ use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Number, Value};
 
-use super::fields::is_spelling_of;
-
 /// One JSON value.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Json {
@@ -33,6 +31,20 @@ pub(super) fn quote(text: &str) -> String {
         Some((end, _)) => format!("{:?}...", &text[..end]),
         None => format!("{text:?}"),
     }
+}
+
+/// Whether `key` is a way to write `name`: `RANGESTART` and `range-start` are `rangeStart`.
+pub(super) fn is_spelling_of(key: &str, name: &str) -> bool {
+    let mut key = key.chars().peekable();
+    for c in name.chars() {
+        if c.is_ascii_uppercase() {
+            key.next_if_eq(&'-');
+        }
+        if !key.next().is_some_and(|k| k.eq_ignore_ascii_case(&c)) {
+            return false;
+        }
+    }
+    key.next().is_none()
 }
 
 impl Json {
@@ -138,10 +150,6 @@ impl<'de> Visitor<'de> for Tree<'_, '_> {
         Ok(Json::String(value.to_owned()))
     }
 
-    fn visit_string<E>(self, value: String) -> Result<Json, E> {
-        Ok(Json::String(value))
-    }
-
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Json, A::Error> {
         let mut items = Vec::new();
         if let Tree::Apart(key, take) = self {
@@ -218,6 +226,20 @@ mod tests {
             assert!(text(&"[".repeat(depth)).starts_with("error: recursion limit"));
             assert!(text(&r#"{"a":"#.repeat(depth)).starts_with("error: recursion limit"));
         }
+    }
+
+    #[test]
+    fn spellings() {
+        for key in ["rangeStart", "range-start", "RANGESTART", "Range-Start"] {
+            assert!(is_spelling_of(key, "rangeStart"), "{key}");
+        }
+        for key in ["range_start", "range--start", "rangeStar", "rangeStarts", "-rangeStart", ""] {
+            assert!(!is_spelling_of(key, "rangeStart"), "{key}");
+        }
+        assert!(
+            is_spelling_of("IPV4-Subnet", "ipv4-subnet")
+                && !is_spelling_of("ipv4subnet", "ipv4-subnet")
+        );
     }
 
     #[test]

@@ -5,7 +5,8 @@
 use std::collections::HashSet;
 
 use super::error::Warning;
-use super::fields::{Fields, is_spelling_of};
+use super::fields::Fields;
+use super::json::is_spelling_of;
 
 /// Inside `ipam`.
 pub(super) const IPAM: &[&str] = &[

@@ -1,9 +1,13 @@
 //! The line and column of a value in JSON text, from its path (`ipam.ranges[0][1].subnet`).
 //!
-//! Invariant: any text, JSON or not, is read once to its end, without a panic.
+//! Invariant: no text, JSON or not, makes it panic.
 
-use std::collections::{HashMap, HashSet};
-use std::fmt::Write as _;
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 
 use super::fields::join;
 
@@ -49,97 +53,66 @@ pub(super) struct Offsets {
     pub(super) value: usize,
 }
 
-/// The offsets of those of `places` that are in the text. Of a key that is given twice it is the last,
-/// as that is the one that counts.
-pub(super) fn offsets(text: &str, places: &HashSet<&str>) -> HashMap<String, Offsets> {
-    let mut walk = Walk { text, at: 0, path: String::new(), places, found: HashMap::new() };
-    walk.value(None);
+/// The offsets of those of `places` that are in the text; none if it is not JSON. Of a key that is given
+/// twice it is the last, as that is the one that counts.
+pub(super) fn offsets(text: &str, places: &BTreeSet<&str>) -> HashMap<String, Offsets> {
+    let mut walk = Walk { text, places, found: HashMap::new() };
+    if let Ok(value) = serde_json::from_str(text) {
+        walk.value(String::new(), None, value);
+    }
     walk.found
 }
 
 struct Walk<'a> {
     text: &'a str,
-    at: usize,
-    path: String,
-    places: &'a HashSet<&'a str>,
+    places: &'a BTreeSet<&'a str>,
     found: HashMap<String, Offsets>,
 }
 
-impl Walk<'_> {
-    fn peek(&mut self) -> Option<u8> {
-        let bytes = self.text.as_bytes();
-        while bytes.get(self.at).is_some_and(|b| b" \t\r\n,:".contains(b)) {
-            self.at += 1;
+impl<'a> Walk<'a> {
+    fn value(&mut self, path: String, key: Option<&'a RawValue>, value: &'a RawValue) {
+        // Nothing else is looked into, as each level is parsed again.
+        let next = self.places.range(&*path..).next();
+        if !next.is_some_and(|place| place.starts_with(&path)) {
+            return;
         }
-        bytes.get(self.at).copied()
+        let offset = |raw: &RawValue| raw.get().as_ptr().addr() - self.text.as_ptr().addr();
+        let spot = Offsets { key: offset(key.unwrap_or(value)), value: offset(value) };
+        if let Ok(items) = serde_json::from_str::<Vec<&RawValue>>(value.get()) {
+            for (index, item) in items.into_iter().enumerate() {
+                self.value(format!("{path}[{index}]"), None, item);
+            }
+        } else if let Ok(Members(members)) = serde_json::from_str(value.get()) {
+            for (key, value) in members {
+                let name: String = serde_json::from_str(key.get()).unwrap_or_default();
+                self.value(join(&path, &name), Some(key), value);
+            }
+        }
+        self.found.insert(path, spot);
+    }
+}
+
+/// The keys and values of an object, as they are written.
+struct Members<'a>(Vec<(&'a RawValue, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Members<'de> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Members<'de>, D::Error> {
+        from.deserialize_map(Members(Vec::new()))
+    }
+}
+
+impl<'de> Visitor<'de> for Members<'de> {
+    type Value = Members<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
     }
 
-    fn value(&mut self, key: Option<usize>) {
-        let first = self.peek();
-        if self.places.contains(&*self.path) {
-            let spot = Offsets { key: key.unwrap_or(self.at), value: self.at };
-            self.found.insert(self.path.clone(), spot);
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<Members<'de>, A::Error> {
+        while let Some(member) = map.next_entry()? {
+            self.0.push(member);
         }
-        match first {
-            Some(b'{') => self.members(b'}'),
-            Some(b'[') => self.members(b']'),
-            Some(b'"') => {
-                self.string();
-            }
-            Some(_) => {
-                // A number or a word.
-                let rest = &self.text.as_bytes()[self.at..];
-                self.at +=
-                    rest.iter().position(|b| b" \t\r\n,]}".contains(b)).unwrap_or(rest.len());
-            }
-            None => {}
-        }
-    }
-
-    fn members(&mut self, close: u8) {
-        self.at += 1;
-        let outer = self.path.len();
-        let mut index = 0;
-        while let Some(byte) = self.peek() {
-            let start = self.at;
-            if byte == close {
-                self.at += 1;
-                break;
-            }
-            if close == b'}' {
-                let key = self.string();
-                self.path = join(&self.path, &key);
-                self.value(Some(start));
-            } else {
-                let _ = write!(self.path, "[{index}]");
-                self.value(None);
-            }
-            self.path.truncate(outer);
-            index += 1;
-            if self.at == start {
-                // Not JSON; whatever it is, go on.
-                self.at += 1;
-            }
-        }
-    }
-
-    /// The text of the string that begins here.
-    fn string(&mut self) -> String {
-        let start = self.at;
-        let bytes = self.text.as_bytes();
-        if bytes.get(start) != Some(&b'"') {
-            return String::new();
-        }
-        self.at += 1;
-        while let Some(byte) = bytes.get(self.at) {
-            self.at += if *byte == b'\\' { 2 } else { 1 };
-            if *byte == b'"' {
-                break;
-            }
-        }
-        self.at = self.at.min(bytes.len());
-        let quoted = self.text.get(start..self.at).unwrap_or_default();
-        serde_json::from_str(quoted).unwrap_or_default()
+        Ok(self)
     }
 }
 
@@ -148,7 +121,7 @@ mod tests {
     use super::*;
 
     fn positions(text: &str, place: &str) -> Option<(Position, Position)> {
-        let spot = *offsets(text, &HashSet::from([place])).get(place)?;
+        let spot = *offsets(text, &BTreeSet::from([place])).get(place)?;
         let mut cursor = Cursor::new(text);
         Some((cursor.advance(spot.key), cursor.advance(spot.value)))
     }

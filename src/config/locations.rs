@@ -30,7 +30,7 @@ pub(super) struct Locations<'a> {
 impl Locations<'_> {
     /// The store.
     pub(super) fn store(self, warnings: &mut Vec<Warning>) -> Result<StoreSpec, ConfigError> {
-        let path = self.path()?;
+        let path = self.path(self.data_dir()?);
         let persist = self.persist()?;
         let wait = self.wait(warnings)?;
         Ok(match cluster::from_ipam(self.ipam, self.dialect, warnings)? {
@@ -59,7 +59,7 @@ impl Locations<'_> {
             Err(e) => return StoreSpec::Unreadable { why: e.to_string() },
         }
         StoreSpec::Embedded {
-            path: self.path().unwrap_or_else(|_| self.named_or(None)),
+            path: self.path(self.data_dir().unwrap_or_default()),
             persist: self.persist().unwrap_or_default(),
             wait: self.wait(&mut Vec::new()).unwrap_or(DEFAULT_WAIT),
             history: self
@@ -68,31 +68,21 @@ impl Locations<'_> {
         }
     }
 
-    fn path(self) -> Result<PathBuf, ConfigError> {
-        // ecs-ipam knows no dataDir.
-        let dir = match self.dialect {
-            Dialect::Ecs => None,
-            Dialect::Native | Dialect::Consul => self.ipam.text("dataDir")?,
-        };
-        Ok(self.named_or(dir))
+    /// `dataDir`, which ecs-ipam does not know.
+    fn data_dir(&self) -> Result<Option<&str>, ConfigError> {
+        if self.dialect == Dialect::Ecs { Ok(None) } else { self.ipam.text("dataDir") }
     }
 
-    fn named_or(self, dir: Option<&str>) -> PathBuf {
-        if let Some(path) = &self.inputs.db_path
-            && !path.trim().is_empty()
-        {
+    fn path(self, data_dir: Option<&str>) -> PathBuf {
+        if let Some(path) = self.inputs.db_path.as_deref().filter(|path| !path.trim().is_empty()) {
             return PathBuf::from(path);
         }
-        match (dir, self.dialect) {
-            (Some(dir), _) => PathBuf::from(dir).join(FILE_NAME),
-            (None, Dialect::Ecs) => PathBuf::from(ECS_FILE),
-            (None, Dialect::Native | Dialect::Consul) => PathBuf::from(NATIVE_FILE),
-        }
+        let usual = if self.dialect == Dialect::Ecs { ECS_FILE } else { NATIVE_FILE };
+        data_dir.map_or_else(|| PathBuf::from(usual), |dir| PathBuf::from(dir).join(FILE_NAME))
     }
 
     fn persist(self) -> Result<Persist, ConfigError> {
-        let words = [("boot", Persist::Boot), ("disk", Persist::Disk)];
-        choice(self.ipam, "persist", &words)
+        choice(self.ipam, "persist", Persist::ALL, Persist::word)
     }
 
     /// How many events are kept: `absent` without the key, and the limits of `usual` that it leaves out.
@@ -127,15 +117,11 @@ impl Locations<'_> {
 
     /// `lockTimeout`, else `IPAM_DB_CONNECTION_TIMEOUT`; in the ECS dialect the other way round.
     fn wait(self, warnings: &mut Vec<Warning>) -> Result<Wait, ConfigError> {
-        let key = self.ipam.text("lockTimeout")?;
         let env = self.inputs.db_timeout.as_deref().map(str::trim).filter(|text| !text.is_empty());
-        let env_first = self.dialect == Dialect::Ecs;
-        let (place, text) = match (key, env) {
-            (None, None) => return Ok(DEFAULT_WAIT),
-            (Some(key), None) => ("ipam.lockTimeout", key),
-            (Some(key), Some(_)) if !env_first => ("ipam.lockTimeout", key),
-            (_, Some(env)) => ("IPAM_DB_CONNECTION_TIMEOUT", env),
-        };
+        let env = env.map(|text| ("IPAM_DB_CONNECTION_TIMEOUT", text));
+        let key = self.ipam.text("lockTimeout")?.map(|text| ("ipam.lockTimeout", text));
+        let written = if self.dialect == Dialect::Ecs { env.or(key) } else { key.or(env) };
+        let Some((place, text)) = written else { return Ok(DEFAULT_WAIT) };
         let Some(nanos) = duration::parse(text) else {
             return Err(ConfigError::invalid(format!(
                 "parsing timeout string failed: {place} is {}, not {}",
@@ -144,40 +130,32 @@ impl Locations<'_> {
             ))
             .at(self.ipam.path_of("lockTimeout")));
         };
-        Ok(match u64::try_from(nanos) {
-            Ok(0) => {
-                let why = format!("{place} {text} waits for the store without bound");
-                warnings.push(Warning::new(place, why));
-                Wait::Forever
-            }
-            Ok(nanos) => Wait::For(Duration::from_nanos(nanos)),
-            Err(_) => {
-                let why = format!("{place} {text} does not wait for the store at all");
-                warnings.push(Warning::new(place, why));
-                Wait::Try
-            }
-        })
+        let (wait, what) = match u64::try_from(nanos) {
+            Ok(0) => (Wait::Forever, "waits for the store without bound"),
+            Ok(nanos) => return Ok(Wait::For(Duration::from_nanos(nanos))),
+            Err(_) => (Wait::Try, "does not wait for the store at all"),
+        };
+        warnings.push(Warning::new(place, format!("{place} {text} {what}")));
+        Ok(wait)
     }
 
-    /// The log: `logFile`, `logLevel` and `logFormat`; in the ECS dialect its environment variables first.
-    pub(super) fn log(self, warnings: &mut Vec<Warning>) -> Result<Log, ConfigError> {
-        if self.dialect != Dialect::Ecs {
-            self.ipam.text("logFile")?;
-            let mut check = |key, known: fn(&str) -> bool, words| {
-                if let Some(text) = self.ipam.text(key)?.filter(|text| !known(text)) {
-                    let why = format!("ipam.{key} is {}, not one of {words} is used", quote(text));
-                    warnings.push(Warning::new(self.ipam.path_of(key), why));
-                }
-                Ok(())
-            };
-            check("logLevel", |t| level(t).is_some(), "debug, info, warn, error, off; info")?;
-            check("logFormat", |t| LogFormat::named(t).is_some(), "text, json; text")?;
-        }
-        Ok(self.log_or_default())
+    /// Refuses log keys that are not text, and warns of values that are not valid.
+    pub(super) fn check_log(self, warnings: &mut Vec<Warning>) -> Result<(), ConfigError> {
+        self.ipam.text("logFile")?;
+        let mut check = |key, known: fn(&str) -> bool, words| {
+            if let Some(text) = self.ipam.text(key)?.filter(|text| !known(text)) {
+                let why = format!("ipam.{key} is {}, not one of {words} is used", quote(text));
+                warnings.push(Warning::new(self.ipam.path_of(key), why));
+            }
+            Ok(())
+        };
+        check("logLevel", |t| level(t).is_some(), "debug, info, warn, error, off; info")?;
+        check("logFormat", |t| LogFormat::named(t).is_some(), "text, json; text")
     }
 
-    /// The log, with defaults for values that are not valid.
-    pub(super) fn log_or_default(self) -> Log {
+    /// The log: `logFile`, `logLevel` and `logFormat`, in the ECS dialect its environment variables first;
+    /// with defaults for values that are not valid.
+    pub(super) fn log(self) -> Log {
         let env = |text: &Option<String>| {
             let text = text.as_deref().filter(|_| self.dialect == Dialect::Ecs);
             text.filter(|text| !text.trim().is_empty()).map(str::to_owned)
@@ -188,25 +166,23 @@ impl Locations<'_> {
         Log {
             file: file.map(PathBuf::from),
             level: word.and_then(|word| level(&word)).unwrap_or_default(),
-            format: key("logFormat").and_then(|w| LogFormat::named(&w)).unwrap_or_default(),
+            format: key("logFormat").and_then(|word| LogFormat::named(&word)).unwrap_or_default(),
         }
     }
 
-    /// Where host-local kept this network's leases; only its own configurations have such a place.
-    pub(super) fn legacy_dir(self, network: &NetworkName) -> Result<Option<PathBuf>, ConfigError> {
-        let dir = self.ipam.text("dataDir")?.unwrap_or(HOST_LOCAL_DIR);
-        Ok((self.dialect == Dialect::Native).then(|| PathBuf::from(dir).join(network.as_str())))
+    /// Where host-local keeps the leases of a network.
+    pub(super) fn host_local_dir(self, network: &NetworkName) -> PathBuf {
+        let dir = self.ipam.text("dataDir").ok().flatten().unwrap_or(HOST_LOCAL_DIR);
+        PathBuf::from(dir).join(network.as_str())
     }
 }
 
 /// The level of a word, ecs-ipam's included.
 fn level(word: &str) -> Option<Level> {
-    Some(match word.trim().to_ascii_lowercase().as_str() {
-        "trace" | "debug" => Level::Debug,
-        "info" => Level::Info,
-        "warn" | "warning" => Level::Warn,
-        "error" | "critical" => Level::Error,
-        "off" => Level::Off,
-        _ => return None,
-    })
+    match word.trim().to_ascii_lowercase().as_str() {
+        "trace" => Some(Level::Debug),
+        "warn" => Some(Level::Warn),
+        "critical" => Some(Level::Error),
+        word => Level::from_word(word),
+    }
 }

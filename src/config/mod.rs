@@ -23,6 +23,8 @@ mod runtime;
 
 use std::path::PathBuf;
 
+use serde::Serialize;
+
 pub use cluster::store;
 pub use duration::positive as duration;
 pub use error::{ConfigError, Warning};
@@ -31,12 +33,8 @@ pub use locate::Position;
 pub use netconf::Netconf;
 
 use crate::alloc::{Cooldown, OnDuplicate, Requested, Strategy};
-use crate::model::{ContainerId, IfName, NetworkName, Origin, Owner, SetName, StoreSpec};
+use crate::model::{ContainerId, IfName, NetworkName, Origin, Owner, SetName, StoreSpec, words};
 use crate::net::{Addr, RangeSet, Subnet};
-
-/// The specification's versions that a configuration may name, oldest first; `cni::CniVersion` has one
-/// variant for each, in this order.
-pub const VERSIONS: [&str; 7] = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
 /// Which program's configuration it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,14 +71,8 @@ pub struct Inputs {
 /// A whole, valid configuration: what ADD, CHECK and STATUS need.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Whose it is.
-    pub dialect: Dialect,
-    /// The network's name; `ecs` in the ECS dialect.
-    pub network: NetworkName,
-    /// The set of leases to draw from.
-    pub set: SetName,
-    /// For whom: `None` only where no container is named (STATUS, GC).
-    pub owner: Option<Owner>,
+    /// Whose it is, where the leases are, and what a DEL of the same configuration frees.
+    pub cleanup: Cleanup,
     /// One address is leased from each.
     pub sets: Vec<RangeSet>,
     /// Addresses asked for, in order of precedence.
@@ -103,12 +95,6 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// Answered with the addresses.
     pub dns: Dns,
-    /// Where the leases are.
-    pub store: StoreSpec,
-    /// host-local's folder of this network, which the first ADD takes over.
-    pub legacy_dir: Option<PathBuf>,
-    /// Where to write the log, besides standard error.
-    pub log: Log,
     /// What an operator should know: unknown keys that are close to known ones, a gateway outside
     /// its subnet.
     pub warnings: Vec<Warning>,
@@ -123,7 +109,7 @@ pub struct Cleanup {
     pub network: NetworkName,
     /// The set of leases.
     pub set: SetName,
-    /// The owner to free; `None` where nothing names one.
+    /// The owner to lease for or to free; `None` where nothing names one (STATUS, GC).
     pub owner: Option<Owner>,
     /// Addresses named by the configuration (ECS).
     pub addrs: Vec<Addr>,
@@ -131,43 +117,59 @@ pub struct Cleanup {
     pub rewind: bool,
     /// Where the leases are.
     pub store: StoreSpec,
-    /// host-local's folder of this network.
+    /// host-local's folder of this network, which the first ADD takes over.
     pub legacy_dir: Option<PathBuf>,
     /// Where to write the log.
     pub log: Log,
 }
 
-/// A route, answered as it was configured.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// A route, as it is answered: as it was configured.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Route {
-    /// Destination as it is answered: CIDR notation, host bits kept where the original keeps them.
+    /// Destination in CIDR notation, host bits kept where the original keeps them.
     pub dst: String,
     /// Its family and prefix.
+    #[serde(skip)]
     pub net: Option<Subnet>,
     /// Next hop.
-    pub gw: Option<Addr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gw: Option<String>,
     /// Path MTU in bytes.
+    #[serde(skip_serializing_if = "is_unset")]
     pub mtu: Option<i64>,
     /// Advertised MSS in bytes.
+    #[serde(skip_serializing_if = "is_unset")]
     pub advmss: Option<i64>,
     /// Metric.
+    #[serde(skip_serializing_if = "is_unset")]
     pub priority: Option<i64>,
-    /// Routing table.
+    /// Routing table; 0 is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub table: Option<i64>,
-    /// Scope, as in `ip route`.
+    /// Scope, as in `ip route`; 0 is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub scope: Option<i64>,
 }
 
-/// Name resolution, answered as configured.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(clippy::ref_option, clippy::trivially_copy_pass_by_ref, reason = "serde passes a field so")]
+fn is_unset(number: &Option<i64>) -> bool {
+    matches!(number, None | Some(0))
+}
+
+/// Name resolution, as it is answered: as configured.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Dns {
     /// Name servers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub nameservers: Vec<String>,
-    /// Local domain.
+    /// Local domain; not empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub domain: Option<String>,
     /// Search list.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub search: Vec<String>,
     /// Resolver options.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub options: Vec<String>,
 }
 
@@ -182,61 +184,119 @@ pub struct Log {
     pub format: LogFormat,
 }
 
-/// How a log line is written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For a person.
-    #[default]
-    Text,
-    /// One JSON object.
-    Json,
-}
-
-impl LogFormat {
-    /// The format of a word.
-    pub fn named(word: &str) -> Option<LogFormat> {
-        match word.trim().to_ascii_lowercase().as_str() {
-            "text" => Some(LogFormat::Text),
-            "json" => Some(LogFormat::Json),
-            _ => None,
-        }
+words! {
+    /// How a log line is written.
+    #[derive(Default)]
+    pub enum LogFormat {
+        /// For a person.
+        #[default]
+        Text = "text",
+        /// One JSON object.
+        Json = "json",
     }
 }
 
-/// Weight of a log line.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
-    /// Everything.
-    Debug,
-    /// Each lease given and freed.
-    #[default]
-    Info,
-    /// What an operator should look at.
-    Warn,
-    /// Failures.
-    Error,
-    /// Nothing.
-    Off,
+words! {
+    /// Weight of a log line.
+    #[derive(Default)]
+    pub enum Level {
+        /// Everything.
+        Debug = "debug",
+        /// Each lease given and freed.
+        #[default]
+        Info = "info",
+        /// What an operator should look at.
+        Warn = "warning",
+        /// Failures.
+        Error = "error",
+        /// Nothing.
+        Off = "off",
+    }
+}
+
+words! {
+    /// A version of the specification.
+    pub enum CniVersion {
+        /// ADD and DEL, one address per family.
+        V0_1_0 = "0.1.0",
+        /// VERSION.
+        V0_2_0 = "0.2.0",
+        /// Many addresses, chaining.
+        V0_3_0 = "0.3.0",
+        /// A corrected 0.3.0.
+        V0_3_1 = "0.3.1",
+        /// CHECK.
+        V0_4_0 = "0.4.0",
+        /// No `version` beside an address.
+        V1_0_0 = "1.0.0",
+        /// GC and STATUS.
+        V1_1_0 = "1.1.0",
+    }
+}
+
+impl CniVersion {
+    /// The newest: what we answer with where no configuration says another.
+    pub const NEWEST: CniVersion = CniVersion::V1_1_0;
+
+    /// The version with exactly this text; none at all means 0.1.0.
+    pub fn find(text: &str) -> Option<CniVersion> {
+        if text.is_empty() { Some(CniVersion::V0_1_0) } else { CniVersion::from_word(text) }
+    }
+
+    /// The texts of all versions, oldest first.
+    pub fn texts() -> Vec<&'static str> {
+        CniVersion::ALL.iter().map(|version| version.word()).collect()
+    }
+
+    /// Whether a result holds at most one address of each family.
+    pub fn one_per_family(self) -> bool {
+        self < CniVersion::V0_3_0
+    }
+}
+
+impl LogFormat {
+    /// The format of a word, in any case.
+    pub fn named(word: &str) -> Option<LogFormat> {
+        LogFormat::from_word(&word.trim().to_ascii_lowercase())
+    }
 }
 
 /// The value of `name` where it is one of a few words; absent is the default.
 fn choice<T: Copy + Default>(
     fields: &Fields,
     name: &str,
-    words: &[(&str, T)],
+    all: &[T],
+    word: fn(T) -> &'static str,
 ) -> Result<T, ConfigError> {
     let Some(text) = fields.text(name)? else {
         return Ok(T::default());
     };
-    let found = words.iter().find(|(word, _)| word.eq_ignore_ascii_case(text));
-    found.map(|(_, value)| *value).ok_or_else(|| {
-        let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-        ConfigError::invalid(format!(
-            "{}.{name} is {}; it takes one of {}",
-            fields.path(),
-            json::quote(text),
-            words.join(", ")
-        ))
-        .at(fields.path_of(name))
+    let found = all.iter().find(|value| word(**value).eq_ignore_ascii_case(text));
+    found.copied().ok_or_else(|| {
+        let words: Vec<&str> = all.iter().map(|value| word(*value)).collect();
+        fields.bad_text(name, text, &format!("it takes one of {}", words.join(", ")))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_matched_exactly() {
+        for version in CniVersion::ALL {
+            assert_eq!(CniVersion::find(version.word()), Some(*version));
+            let name = format!("V{}", version.word().replace('.', "_"));
+            assert_eq!(format!("{version:?}"), name);
+        }
+        assert_eq!(CniVersion::find(""), Some(CniVersion::V0_1_0));
+        assert_eq!(CniVersion::find("0.2"), None);
+        assert_eq!(CniVersion::find("v1.0.0"), None);
+    }
+
+    #[test]
+    fn what_a_version_can_do() {
+        let single: Vec<_> = CniVersion::ALL.iter().filter(|v| v.one_per_family()).collect();
+        assert_eq!(format!("{single:?}"), "[V0_1_0, V0_2_0]");
+    }
 }

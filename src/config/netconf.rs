@@ -2,12 +2,13 @@
 //!
 //! It reads the top level alone: the keys in `ipam` are the dialects'.
 
+use super::Inputs;
 use super::error::ConfigError;
-use super::fields::{Fields, is_spelling_of};
-use super::json::Json;
-use super::runtime::{Attachments, VALID};
-use super::{Cleanup, Config, Dialect, Inputs};
-use crate::model::{Attachment, NameError, NetworkName};
+use super::fields::Fields;
+use super::json::{Json, is_spelling_of};
+use super::runtime::{Attachments, VALID, prev_addresses};
+use crate::model::{Attachment, ContainerId, IfName, NameError, NetworkName};
+use crate::net::Addr;
 
 /// What `cniVersion` is when it is absent.
 const FIRST_VERSION: &str = "0.1.0";
@@ -19,18 +20,7 @@ pub struct Netconf {
     version: String,
     pub(super) name: Option<String>,
     /// GC's, which are not in `pairs`.
-    pub(super) attachments: Attachments,
-}
-
-/// One dialect: how it is told, and how it is read.
-pub(super) struct DialectRules {
-    pub(super) dialect: Dialect,
-    /// Whether these keys of `ipam` are its own.
-    pub(super) claims: fn(&Fields) -> bool,
-    /// The network's name, from `name`.
-    pub(super) name: fn(Option<&str>) -> Result<NetworkName, ConfigError>,
-    pub(super) config: fn(&Netconf, &Inputs) -> Result<Config, ConfigError>,
-    pub(super) cleanup: fn(&Netconf, &Inputs) -> Cleanup,
+    attachments: Attachments,
 }
 
 impl Netconf {
@@ -52,8 +42,7 @@ impl Netconf {
     pub(super) fn from_pairs(pairs: Vec<(String, Json)>) -> Result<Netconf, ConfigError> {
         let root = Fields::root(&pairs);
         let version = root.text("cniVersion").map_err(|e| fail(&e).at("cniVersion"))?;
-        let version = version.unwrap_or(FIRST_VERSION);
-        let version = version.to_owned();
+        let version = version.unwrap_or(FIRST_VERSION).to_owned();
         let name = root.text("name").map_err(|e| fail(&e).at("name"))?.map(str::to_owned);
         Ok(Netconf { pairs, version, name, attachments: Attachments::default() })
     }
@@ -80,9 +69,17 @@ impl Netconf {
         Netconf { pairs, ..self.clone() }
     }
 
-    /// Drops these keys of the top level.
-    pub(super) fn forget(&mut self, keys: &[&str]) {
-        self.pairs.retain(|(key, _)| !keys.iter().any(|name| is_spelling_of(key, name)));
+    /// GC: the attachments that live, sorted. They are taken out: there may be many, and they are asked
+    /// for once.
+    pub fn take_valid_attachments(&mut self) -> Result<Vec<(ContainerId, IfName)>, ConfigError> {
+        let valid = std::mem::take(&mut self.attachments).of(&self.root());
+        self.pairs.retain(|(key, _)| !VALID.iter().any(|name| is_spelling_of(key, name)));
+        valid
+    }
+
+    /// CHECK: the addresses of `prevResult`, of any version; `None` where there is none.
+    pub fn prev_addresses(&self) -> Result<Option<Vec<Addr>>, ConfigError> {
+        prev_addresses(&self.root())
     }
 
     /// The top level.
@@ -109,14 +106,15 @@ fn fail(e: &dyn std::fmt::Display) -> ConfigError {
 
 /// The network of this name, with the specification's messages.
 pub(super) fn network_name(name: &str) -> Result<NetworkName, ConfigError> {
-    NetworkName::new(name)
-        .map_err(|e| match e {
+    NetworkName::new(name).map_err(|why| {
+        let error = match why {
             NameError::Empty => ConfigError::invalid("missing network name"),
             _ => {
                 ConfigError::invalid("invalid characters found in network name").with_details(name)
             }
-        })
-        .map_err(|e| e.at("name"))
+        };
+        error.at("name")
+    })
 }
 
 /// The attachment, where a container is named.
@@ -126,4 +124,68 @@ pub(super) fn attachment(network: &NetworkName, inputs: &Inputs) -> Option<Attac
         container,
         ifname: inputs.ifname.clone(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn valid(json: &str) -> Result<Vec<String>, String> {
+        let mut conf = Netconf::decode(json.as_bytes()).unwrap();
+        let valid = conf.take_valid_attachments();
+        let again = conf.take_valid_attachments().unwrap_err().to_string();
+        assert!(again.contains("is missing: nothing was released"), "{again}");
+        let names = valid.map(|valid| valid.iter().map(|(c, i)| format!("{c}/{i}")).collect());
+        names.map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn the_last_list_of_the_first_key_counts() {
+        let (a, b) =
+            (r#"{"containerID":"a","ifname":"eth0"}"#, r#"{"containerID":"b","ifname":"eth0"}"#);
+        let damaged = r#"{"containerID":"c"}"#;
+        for (json, expected) in [
+            (
+                format!(r#"{{"cni.dev/valid-attachments":[{b},{a},{b}]}}"#),
+                &["a/eth0", "b/eth0"][..],
+            ),
+            (format!(r#"{{"CNI.dev/Valid-Attachments":[{a}]}}"#), &["a/eth0"]),
+            (format!(r#"{{"cni.dev/attachments":[{a}],"cni.dev/valid-attachments":[]}}"#), &[]),
+            (format!(r#"{{"cni.dev/attachments":[{a}],"cni.dev/valid-attachments":null}}"#), &[]),
+            (
+                format!(r#"{{"cni.dev/valid-attachments":[{a}],"cni.dev/attachments":7}}"#),
+                &["a/eth0"],
+            ),
+            (
+                format!(
+                    r#"{{"cni.dev/valid-attachments":[{a},{damaged}],"cni.dev/valid-attachments":[{b}]}}"#
+                ),
+                &["b/eth0"],
+            ),
+            (
+                format!(r#"{{"cni.dev/valid-attachments":[{a}],"cni.dev/valid-attachments":[]}}"#),
+                &[],
+            ),
+        ] {
+            assert_eq!(valid(&json).unwrap(), expected, "{json}");
+        }
+        for (json, why) in [
+            (
+                format!(r#"{{"cni.dev/valid-attachments":[{a},{damaged},{b}]}}"#),
+                "cni.dev/valid-attachments[1].ifname is missing",
+            ),
+            (
+                format!(r#"{{"cni.dev/valid-attachments":{a}}}"#),
+                "cni.dev/valid-attachments must be a list, not an object",
+            ),
+            (
+                format!(r#"{{"cni.dev/valid-attachments":[{a},[]]}}"#),
+                "cni.dev/valid-attachments[1] must be an object, not a list",
+            ),
+            ("{}".to_owned(), "cni.dev/valid-attachments is missing"),
+        ] {
+            let error = valid(&json).unwrap_err();
+            assert!(error.starts_with(why), "{json}: {error}");
+        }
+    }
 }

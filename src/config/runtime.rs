@@ -6,9 +6,8 @@
 
 use super::cidr::bad_cidr;
 use super::error::ConfigError;
-use super::fields::{Fields, Node, is_spelling_of};
-use super::json::{Json, quote};
-use super::netconf::Netconf;
+use super::fields::{Fields, Node};
+use super::json::{Json, is_spelling_of, quote};
 use crate::model::{ContainerId, IfName, NameError};
 use crate::net::{Addr, parse_addr};
 
@@ -40,30 +39,15 @@ impl Attachments {
             (Err(_), Some(_)) => {}
         }
     }
-}
 
-fn attachment(key: &str, index: usize, item: &Json) -> Result<(ContainerId, IfName), ConfigError> {
-    let fields = Node::new(format!("{key}[{index}]"), item).fields()?;
-    let container = name(&fields, "containerID", ContainerId::new)?;
-    Ok((container, name(&fields, "ifname", IfName::new)?))
-}
-
-/// The most addresses of `prevResult`, which may have those of other plugins too.
-const MOST_ADDRESSES: usize = 4096;
-
-impl Netconf {
-    /// GC: the attachments that live, sorted. `null` is an empty list; absence is an error. They are
-    /// taken out: there may be many, and they are asked for once.
-    pub fn take_valid_attachments(&mut self) -> Result<Vec<(ContainerId, IfName)>, ConfigError> {
-        let lists = std::mem::take(&mut self.attachments);
-        let root = self.root();
-        let mut found = VALID.iter().zip(lists.0);
-        let found = found.find_map(|(key, list)| {
+    /// The attachments, sorted, of the first key that `root` has. `null` is an empty list; absence is an
+    /// error.
+    pub(super) fn of(self, root: &Fields) -> Result<Vec<(ContainerId, IfName)>, ConfigError> {
+        let found = VALID.iter().zip(self.0).find_map(|(key, list)| {
             let node = root.get_or_null(key)?;
             // Whether it is a list at all; its items are in `list`.
             Some(if node.is_null() { list } else { node.list().and(list) })
         });
-        self.forget(&VALID);
         let mut valid = found.unwrap_or_else(|| {
             Err(ConfigError::invalid(format!(
                 "{} is missing: nothing was released; a runtime lists the attachments that live \
@@ -75,25 +59,34 @@ impl Netconf {
         valid.dedup();
         Ok(valid)
     }
+}
 
-    /// CHECK: the addresses of `prevResult`, of any version; `None` where there is none.
-    pub fn prev_addresses(&self) -> Result<Option<Vec<Addr>>, ConfigError> {
-        let Some(result) = self.root().object("prevResult")? else {
-            return Ok(None);
-        };
-        let mut addrs = Vec::new();
-        let items = result.list("ips")?;
-        ConfigError::bound(&result.path_of("ips"), "addresses", items.len(), MOST_ADDRESSES)?;
-        for item in items {
-            addrs.push(address(&item.fields()?, "address")?);
-        }
-        for key in ["ip4", "ip6"] {
-            if let Some(half) = result.object(key)? {
-                addrs.push(address(&half, "ip")?);
-            }
-        }
-        Ok(Some(addrs))
+fn attachment(key: &str, index: usize, item: &Json) -> Result<(ContainerId, IfName), ConfigError> {
+    let fields = Node::new(format!("{key}[{index}]"), item).fields()?;
+    let container = name(&fields, "containerID", ContainerId::new)?;
+    Ok((container, name(&fields, "ifname", IfName::new)?))
+}
+
+/// The most addresses of `prevResult`, which may have those of other plugins too.
+const MOST_ADDRESSES: usize = 4096;
+
+/// The addresses of `prevResult`, of any version; `None` where there is none.
+pub(super) fn prev_addresses(root: &Fields) -> Result<Option<Vec<Addr>>, ConfigError> {
+    let Some(result) = root.object("prevResult")? else {
+        return Ok(None);
+    };
+    let mut addrs = Vec::new();
+    let items = result.list("ips")?;
+    ConfigError::bound(&result.path_of("ips"), "addresses", items.len(), MOST_ADDRESSES)?;
+    for item in items {
+        addrs.push(address(&item.fields()?, "address")?);
     }
+    for key in ["ip4", "ip6"] {
+        if let Some(half) = result.object(key)? {
+            addrs.push(address(&half, "ip")?);
+        }
+    }
+    Ok(Some(addrs))
 }
 
 fn name<T>(
@@ -114,68 +107,4 @@ fn name<T>(
 fn address(fields: &Fields, key: &str) -> Result<Addr, ConfigError> {
     let text = fields.text(key)?.unwrap_or_default();
     parse_addr(text).ok_or_else(|| bad_cidr(text, &format!("{}.{key}", fields.path())))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn valid(json: &str) -> Result<Vec<String>, String> {
-        let mut conf = Netconf::decode(json.as_bytes()).unwrap();
-        let valid = conf.take_valid_attachments();
-        let again = conf.take_valid_attachments().unwrap_err().to_string();
-        assert!(again.contains("is missing: nothing was released"), "{again}");
-        let names = valid.map(|valid| valid.iter().map(|(c, i)| format!("{c}/{i}")).collect());
-        names.map_err(|e| e.to_string())
-    }
-
-    #[test]
-    fn the_last_list_of_the_first_key_counts() {
-        let (a, b) =
-            (r#"{"containerID":"a","ifname":"eth0"}"#, r#"{"containerID":"b","ifname":"eth0"}"#);
-        let damaged = r#"{"containerID":"c"}"#;
-        for (json, expected) in [
-            (
-                format!(r#"{{"cni.dev/valid-attachments":[{b},{a},{b}]}}"#),
-                &["a/eth0", "b/eth0"][..],
-            ),
-            (format!(r#"{{"CNI.dev/Valid-Attachments":[{a}]}}"#), &["a/eth0"]),
-            (format!(r#"{{"cni.dev/attachments":[{a}],"cni.dev/valid-attachments":[]}}"#), &[]),
-            (format!(r#"{{"cni.dev/attachments":[{a}],"cni.dev/valid-attachments":null}}"#), &[]),
-            (
-                format!(r#"{{"cni.dev/valid-attachments":[{a}],"cni.dev/attachments":7}}"#),
-                &["a/eth0"],
-            ),
-            (
-                format!(
-                    r#"{{"cni.dev/valid-attachments":[{a},{damaged}],"cni.dev/valid-attachments":[{b}]}}"#
-                ),
-                &["b/eth0"],
-            ),
-            (
-                format!(r#"{{"cni.dev/valid-attachments":[{a}],"cni.dev/valid-attachments":[]}}"#),
-                &[],
-            ),
-        ] {
-            assert_eq!(valid(&json).unwrap(), expected, "{json}");
-        }
-        for (json, why) in [
-            (
-                format!(r#"{{"cni.dev/valid-attachments":[{a},{damaged},{b}]}}"#),
-                "cni.dev/valid-attachments[1].ifname is missing",
-            ),
-            (
-                format!(r#"{{"cni.dev/valid-attachments":{a}}}"#),
-                "cni.dev/valid-attachments must be a list, not an object",
-            ),
-            (
-                format!(r#"{{"cni.dev/valid-attachments":[{a},[]]}}"#),
-                "cni.dev/valid-attachments[1] must be an object, not a list",
-            ),
-            ("{}".to_owned(), "cni.dev/valid-attachments is missing"),
-        ] {
-            let error = valid(&json).unwrap_err();
-            assert!(error.starts_with(why), "{json}: {error}");
-        }
-    }
 }

@@ -285,10 +285,7 @@ fn version(version: Option<u64>) -> String {
 
 /// The network under which a lease is listed.
 pub fn shown_network(lease: &Lease) -> &str {
-    match &lease.owner {
-        Owner::Attachment(a) => a.network.as_str(),
-        _ => &lease.set.0,
-    }
+    lease.owner.attachment().map_or(&lease.set.0, |a| a.network.as_str())
 }
 
 /// What keeps a store from answering.

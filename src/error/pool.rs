@@ -1,6 +1,6 @@
 //! What can go wrong with pools, in the words of Docker and kontena.
 
-use crate::model::{Lease, PoolId};
+use crate::model::{Lease, Pool, PoolId};
 use crate::net::{Addr, Subnet};
 
 /// Why a pool, or an address of one, cannot be had. The texts are those of Docker's `ipamapi`, word
@@ -71,6 +71,11 @@ pub enum PoolRefusal {
 }
 
 impl PoolRefusal {
+    /// A subnet that is to be shared under this name, or not shared, has addresses of another pool.
+    pub fn overlap(subnet: Subnet, other: Pool, shared: Option<String>) -> PoolRefusal {
+        PoolRefusal::Overlap { subnet, with: other.id, taken: other.subnet, shared }
+    }
+
     /// What stands in the way and what can be done, in one line.
     pub fn explanation(&self) -> String {
         match self {

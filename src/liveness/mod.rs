@@ -5,19 +5,24 @@
 //! Invariant: whatever cannot be read is reported as a gap. A process that ends meanwhile is no gap, and
 //! neither is the first process, which a sandbox may hide.
 
-pub mod problems;
 pub mod runtimes;
 pub mod stale;
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use self::stale::{Evidence, Listing, Namespaces, PathState};
+use self::stale::{Evidence, Listing, Liveness, Namespaces, PathState};
 use crate::alloc::Context;
+use crate::error::{StoreError, shown_network};
 use crate::model::Lease;
+use crate::store::{Problem, Store};
+
+/// Age in seconds below which a lease is not judged, because its container may still be starting.
+const GRACE: u64 = 60;
 
 const PROC: &str = "/proc";
 /// ESRCH and EINVAL: the errors of reading a process that is ending, besides "not found".
@@ -34,28 +39,51 @@ pub fn evidence(
     listings: Vec<Listing>,
 ) -> Evidence {
     let netns = leases.iter().filter_map(|lease| lease.origin.netns.as_ref());
-    Evidence {
-        now: cx.now,
-        grace,
-        machine: cx.node.machine.clone(),
-        boot: cx.boot.clone(),
-        namespaces: namespaces(netns.map(|netns| netns.path.as_str())),
-        by_netns,
-        listings,
+    let namespaces = namespaces(netns.map(|netns| netns.path.as_str()));
+    Evidence { cx: cx.clone(), grace, namespaces, by_netns, listings }
+}
+
+/// The problems of a store, for `sublet doctor`: those that the store finds, and stale leases.
+pub fn problems(store: &mut dyn Store, cx: &Context) -> Result<Vec<Problem>, StoreError> {
+    let mut problems: Vec<Problem> = Vec::new();
+    store.problems(cx, &mut |problem| problems.push(problem))?;
+    // The leases of a damaged store cannot be listed.
+    if !problems.iter().any(|problem| problem.mendable) {
+        let mut leases = Vec::new();
+        store.list(cx, &mut |lease| {
+            if lease.kind.collectable() && lease.origin.netns.is_some() {
+                leases.push(lease);
+            }
+        })?;
+        problems.extend(stale_leases(&leases, cx));
     }
+    Ok(problems)
+}
+
+/// A problem for each lease whose network namespace is provably gone: a store cannot find these. No runtime is
+/// asked.
+fn stale_leases(leases: &[Lease], cx: &Context) -> Vec<Problem> {
+    let evidence = evidence(leases, cx, GRACE, true, Vec::new());
+    let assessed = leases.iter().zip(stale::assess(leases, &evidence));
+    let problems = assessed.filter_map(|(lease, liveness)| match liveness {
+        Liveness::Stale(why) => Some(Problem {
+            place: format!("{} of network {}", lease.addr, shown_network(lease)),
+            what: format!("{} has it, and is gone: {why}", lease.owner),
+            advice: "free it with `sublet gc --netns`".to_owned(),
+            mendable: false,
+        }),
+        Liveness::Alive(_) | Liveness::Unknown(_) => None,
+    });
+    problems.collect()
 }
 
 /// The network namespaces of this machine, and the state of these paths.
 fn namespaces<'a>(paths: impl Iterator<Item = &'a str>) -> Namespaces {
     let mut found = Namespaces {
         mount_ns: number(Path::new("/proc/self/ns/mnt"), "mnt").ok(),
+        paths: paths.map(|path| (path.to_owned(), state_of(path))).collect(),
         ..Namespaces::default()
     };
-    for path in paths {
-        if !found.paths.contains_key(path) {
-            found.paths.insert(path.to_owned(), state_of(path));
-        }
-    }
     // Twice: a process may start behind the position of the reader while its parent, which is still ahead,
     // ends.
     for _ in 0..2 {
@@ -152,15 +180,10 @@ fn open_files(process: &Path, held: &mut BTreeSet<u64>) -> io::Result<()> {
 
 /// The entries whose names are numbers.
 fn numbered(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if name.as_encoded_bytes().iter().all(u8::is_ascii_digit) {
-            found.push(entry.path());
-        }
-    }
-    Ok(found)
+    let is_number = |name: &OsString| name.as_encoded_bytes().iter().all(u8::is_ascii_digit);
+    let names: io::Result<Vec<OsString>> =
+        fs::read_dir(dir)?.map(|entry| Ok(entry?.file_name())).collect();
+    Ok(names?.iter().filter(|name| is_number(name)).map(|name| dir.join(name)).collect())
 }
 
 /// The number of a namespace, from the target of its link.

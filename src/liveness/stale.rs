@@ -9,19 +9,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::{BootId, Lease, Netns, Timestamp};
+use crate::alloc::Context;
+use crate::model::{Lease, Netns};
 
 /// The facts about the leases of a machine.
 #[derive(Clone, Debug, Default)]
 pub struct Evidence {
-    /// The time.
-    pub now: Timestamp,
+    /// The time, this machine, and this boot.
+    pub cx: Context,
     /// Age in seconds below which a lease is not judged, because its container may still be starting.
     pub grace: u64,
-    /// This machine.
-    pub machine: String,
-    /// This boot.
-    pub boot: Option<BootId>,
     /// The network namespaces of this machine.
     pub namespaces: Namespaces,
     /// Whether a network namespace that is gone is proof enough.
@@ -92,10 +89,10 @@ pub fn assess(leases: &[Lease], evidence: &Evidence) -> Vec<Liveness> {
 
 fn assess_one(lease: &Lease, is_theirs: bool, evidence: &Evidence) -> Liveness {
     use Liveness::{Alive, Stale, Unknown};
-    if lease.node.machine.is_empty() || lease.node.machine != evidence.machine {
+    if lease.node.machine.is_empty() || lease.node.machine != evidence.cx.node.machine {
         return Unknown(format!("made on another machine, node {:?}", lease.node.name));
     }
-    let age = evidence.now.checked_sub(lease.time);
+    let age = evidence.cx.now.checked_sub(lease.time);
     if age.is_none_or(|age| age < evidence.grace) {
         return Unknown(format!("younger than the grace period of {} s", evidence.grace));
     }
@@ -135,7 +132,7 @@ fn netns_state(lease: &Lease, evidence: &Evidence) -> NetnsState {
     let Some(Netns { path, inode, mount_ns }) = &lease.origin.netns else {
         return unknown("no network namespace was recorded with it");
     };
-    if lease.boot.is_none() || lease.boot != evidence.boot {
+    if lease.boot.is_none() || lease.boot != evidence.cx.boot {
         return unknown("made in another boot, whose namespaces have other numbers");
     }
     let Some((device, inode)) = *inode else {
@@ -167,7 +164,9 @@ fn netns_state(lease: &Lease, evidence: &Evidence) -> NetnsState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Attachment, ContainerId, Kind, NetworkName, Node, Origin, Owner, SetName};
+    use crate::model::{
+        Attachment, BootId, ContainerId, Kind, NetworkName, Node, Origin, Owner, SetName,
+    };
 
     fn lease() -> Lease {
         let attachment = Attachment {
@@ -196,13 +195,16 @@ mod tests {
         }
     }
 
+    fn at(now: u64) -> Context {
+        let Lease { node, boot, .. } = lease();
+        Context { now, boot, node, ..Context::default() }
+    }
+
     /// Evidence that proves the lease stale.
     fn gone() -> Evidence {
         Evidence {
-            now: 1000,
+            cx: at(1000),
             grace: 60,
-            machine: "m".into(),
-            boot: Some(BootId("b".into())),
             namespaces: Namespaces {
                 mount_ns: Some(9),
                 paths: [("/run/netns/a".into(), PathState::Missing)].into(),
@@ -231,15 +233,15 @@ mod tests {
         assert!(is_stale(&lease(), &elsewhere), "another namespace has its path");
 
         let facts: [(&str, Change<Evidence>); 9] = [
-            ("machine", |e| e.machine = "other".into()),
-            ("no boot", |e| e.boot = None),
-            ("boot", |e| e.boot = Some(BootId("c".into()))),
+            ("machine", |e| e.cx.node.machine = "other".into()),
+            ("no boot", |e| e.cx.boot = None),
+            ("boot", |e| e.cx.boot = Some(BootId("c".into()))),
             ("mounts", |e| e.namespaces.mount_ns = Some(8)),
             ("no mounts", |e| e.namespaces.mount_ns = None),
             ("held", |e| e.namespaces.held = [70].into()),
             ("gap", |e| e.namespaces.gap = Some("no root".into())),
             ("paths", |e| e.namespaces.paths.clear()),
-            ("clock", |e| e.now = 99),
+            ("clock", |e| e.cx.now = 99),
         ];
         for (about, change) in facts {
             let mut evidence = gone();
@@ -250,9 +252,9 @@ mod tests {
         evidence.namespaces.paths.insert(path, PathState::Unknown);
         assert!(!is_stale(&lease(), &evidence), "unreadable");
         for now in [100, 159] {
-            assert!(!is_stale(&lease(), &Evidence { now, ..gone() }), "young");
+            assert!(!is_stale(&lease(), &Evidence { cx: at(now), ..gone() }), "young");
         }
-        assert!(is_stale(&lease(), &Evidence { now: 160, ..gone() }));
+        assert!(is_stale(&lease(), &Evidence { cx: at(160), ..gone() }));
         let records: [(&str, Change<Lease>); 5] = [
             ("no machine", |l| l.node.machine.clear()),
             ("no boot", |l| l.boot = None),

@@ -7,11 +7,12 @@
 //! looked at.
 
 use std::collections::BTreeSet;
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use super::host_local_import::LONGEST;
 use crate::error::StoreError;
 use crate::model::{Attachment, Wait};
 use crate::net::Addr;
@@ -40,9 +41,6 @@ pub struct Written {
     pub others: Vec<Addr>,
 }
 
-/// Longest lease file that makes sense.
-const LONGEST: u64 = 64 * 1024;
-
 impl Folder {
     /// Makes the folder if it is not there, and takes its lock. With `replace` it will hold these
     /// leases and no others. Where a takeover left a text file, the folder is made beside it, and
@@ -53,11 +51,8 @@ impl Folder {
         dry_run: bool,
         wait: Wait,
     ) -> Result<Folder, StoreError> {
-        let is_file = match fs::metadata(dir) {
-            Ok(found) => !found.is_dir(),
-            Err(e) if e.kind() == ErrorKind::NotFound => false,
-            Err(e) => return Err(StoreError::io("look at", dir, e)),
-        };
+        let found = files::look(dir).map_err(|e| StoreError::io("look at", dir, e))?;
+        let is_file = found.is_some_and(|found| !found.is_dir());
         let target = dir;
         let mut dir = target.to_owned();
         if is_file {
@@ -103,25 +98,29 @@ impl Folder {
     /// Writes the leases.
     pub fn write(&self, leases: &[(Addr, &Attachment)]) -> Result<Written, StoreError> {
         let mut done = Written { others: self.others(leases)?, ..Written::default() };
+        let mut contents = Vec::new();
         for (addr, attachment) in leases {
             let path = self.dir.join(addr.to_string());
+            let content = content_of(attachment);
             match files::read(&path, LONGEST) {
-                Ok(content) if content.trim() == content_of(attachment) => done.present.push(*addr),
-                // An empty one is what a host-local that was killed leaves behind: nobody's.
-                Ok(content) if self.replace || content.trim().is_empty() => {
-                    done.written.push(*addr);
+                Ok(found) if found.trim() == content => {
+                    done.present.push(*addr);
+                    continue;
                 }
-                Ok(content) => return Err(taken(&path, &content)),
-                Err(e) if e.kind() == ErrorKind::NotFound => done.written.push(*addr),
+                // An empty one is what a host-local that was killed leaves behind: nobody's.
+                Ok(found) if self.replace || found.trim().is_empty() => {}
+                Ok(found) => return Err(taken(&path, &found)),
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
                 Err(e) => return Err(StoreError::io("read", &path, e)),
             }
+            done.written.push(*addr);
+            contents.push(content);
         }
         if self.lock.is_none() {
             return Ok(done);
         }
-        let present: BTreeSet<&Addr> = done.present.iter().collect();
-        for (addr, attachment) in leases.iter().filter(|(addr, _)| !present.contains(addr)) {
-            self.put(&addr.to_string(), &content_of(attachment))?;
+        for (addr, content) in done.written.iter().zip(contents) {
+            self.put(&addr.to_string(), &content)?;
         }
         for addr in done.others.iter().filter(|_| self.replace) {
             let path = self.dir.join(addr.to_string());
@@ -144,17 +143,11 @@ impl Folder {
 
     /// The addresses of lease files that are none of `leases`.
     fn others(&self, leases: &[(Addr, &Attachment)]) -> Result<Vec<Addr>, StoreError> {
-        let io = |e| StoreError::io("read the folder", &self.dir, e);
-        let entries = match fs::read_dir(&self.dir) {
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.map_err(io)?,
-        };
+        let names = Os.list(&self.dir);
+        let names = names.map_err(|e| StoreError::io("read the folder", &self.dir, e))?;
         let ours: BTreeSet<Addr> = leases.iter().map(|(addr, _)| *addr).collect();
-        let mut others = Vec::new();
-        for entry in entries {
-            let name = entry.map_err(io)?.file_name().into_string().unwrap_or_default();
-            others.extend(name.parse::<Addr>().ok().filter(|addr| !ours.contains(addr)));
-        }
+        let others = names.iter().filter_map(|name| name.to_str()?.parse().ok());
+        let mut others: Vec<Addr> = others.filter(|addr| !ours.contains(addr)).collect();
         others.sort_unstable();
         Ok(others)
     }
@@ -173,8 +166,7 @@ impl Folder {
     }
 
     fn flush(&self) -> Result<(), StoreError> {
-        let flushed = File::open(&self.dir).and_then(|dir| dir.sync_all());
-        flushed.map_err(|e| StoreError::io("flush the folder", &self.dir, e))
+        Os.sync_folder(&self.dir).map_err(|e| StoreError::io("flush the folder", &self.dir, e))
     }
 }
 

@@ -27,7 +27,7 @@ pub struct Folder {
 }
 
 /// Longest lease file that makes sense: two names, far below this.
-const LONGEST: u64 = 64 * 1024;
+pub const LONGEST: u64 = 64 * 1024;
 
 /// Whether host-local's leases of a network are still in its folder: a file or nothing means that they
 /// were adopted, or that host-local never served the network.
@@ -223,14 +223,11 @@ fn lease(
     let place = path.display();
     let container = ContainerId::new(container)
         .map_err(|_| format!("{place} holds no container ID but {container:?}"))?;
-    let ifname = match lines.next().filter(|l| !l.is_empty()) {
-        None => None,
-        Some(text) => Some(
-            IfName::new(text)
-                .map_err(|_| format!("{place} holds no interface name but {text:?}"))?,
-        ),
-    };
-    let attachment = Attachment { network: network.clone(), container, ifname };
+    let ifname = lines.next().filter(|line| !line.is_empty()).map(|text| {
+        IfName::new(text).map_err(|_| format!("{place} holds no interface name but {text:?}"))
+    });
+    let attachment =
+        Attachment { network: network.clone(), container, ifname: ifname.transpose()? };
     Ok(Some(ForeignLease { addr, kind: Kind::Dynamic, owner: Owner::Attachment(attachment) }))
 }
 

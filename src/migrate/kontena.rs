@@ -66,37 +66,35 @@ fn parse(status: u16, body: &[u8], text: &str) -> Result<Vec<(String, String)>, 
 impl Content {
     /// Parses the keys below `folder`. The pools belong to address space `space`; `now` becomes the time
     /// of pools and leases. An error names the key.
-    pub fn parse(
-        keys: &[(String, String)],
+    pub fn parse<'k>(
+        keys: &'k [(String, String)],
         folder: &str,
         space: &str,
         now: Timestamp,
     ) -> Result<Content, String> {
         let mut content = Content::default();
-        let parts = |key: &'_ str| -> Vec<String> {
-            let rest = key.strip_prefix(folder.trim_end_matches('/')).unwrap_or(key);
-            rest.split('/').skip(1).map(str::to_owned).collect()
+        let folder = folder.trim_end_matches('/');
+        let parts = |key: &'k str| -> Vec<&'k str> {
+            key.strip_prefix(folder).unwrap_or(key).split('/').skip(1).collect()
         };
         // Pools first: an address needs its pool.
         for (key, value) in keys {
-            if let [kind, name] = &*parts(key)
-                && kind == "pools"
-            {
+            if let ["pools", name] = *parts(key) {
                 let pool = pool(name, value, space, now).map_err(|why| format!("{key}: {why}"))?;
-                content.pools.insert(name.clone(), pool);
+                content.pools.insert(name.to_owned(), pool);
             }
         }
         for (key, value) in keys {
-            match &*parts(key).iter().map(String::as_str).collect::<Vec<_>>() {
+            match *parts(key) {
                 ["pool-nodes", name, node] => {
-                    if let Some(pool) = content.pools.get_mut(*name) {
-                        let node = Node { name: (*node).to_owned(), machine: String::new() };
+                    if let Some(pool) = content.pools.get_mut(name) {
+                        let node = Node { name: node.to_owned(), machine: String::new() };
                         pool.users.push((node, 1));
                     }
                 }
                 ["addresses", name, _] => {
                     // An address of a pool that is gone has no owner.
-                    if let Some(pool) = content.pools.get(*name) {
+                    if let Some(pool) = content.pools.get(name) {
                         let lease = lease(value, pool, now);
                         content.leases.push(lease.map_err(|why| format!("{key}: {why}"))?);
                     }

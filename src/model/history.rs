@@ -1,6 +1,6 @@
 //! The nouns of history (who held an address when) and of counters (how many requests ended how).
 
-use super::{Attachment, Kind, Lease, Node, Origin, Owner, SetName, Timestamp};
+use super::{Attachment, Kind, Lease, Node, Origin, Owner, SetName, Timestamp, words};
 use crate::net::Addr;
 
 words! {
@@ -141,18 +141,12 @@ impl Event {
 
     /// The attachment behind it, if a container is.
     pub fn attachment(&self) -> Option<&Attachment> {
-        match &self.owner {
-            Owner::Attachment(a) => Some(a),
-            _ => self.origin.attachment.as_ref(),
-        }
+        self.owner.attachment().or(self.origin.attachment.as_ref())
     }
 
     /// The network under which it is listed.
     pub fn network(&self) -> &str {
-        match &self.owner {
-            Owner::Attachment(a) => a.network.as_str(),
-            _ => &self.set.0,
-        }
+        self.owner.attachment().map_or(&self.set.0, |a| a.network.as_str())
     }
 }
 

@@ -13,12 +13,11 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::net::{Addr, Span, Subnet, hosts};
 
-#[macro_use]
+mod history;
 mod words;
 
-mod history;
-
 pub use history::{Counter, Ending, Event, Face, History, Verb, What};
+pub(crate) use words::words;
 
 /// Seconds since 1970-01-01 UTC.
 pub type Timestamp = u64;
@@ -212,6 +211,16 @@ pub enum Owner {
     Pool(PoolId, Addr),
 }
 
+impl Owner {
+    /// The attachment, if it is one.
+    pub fn attachment(&self) -> Option<&Attachment> {
+        match self {
+            Owner::Attachment(attachment) => Some(attachment),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -373,10 +382,7 @@ impl Lease {
 
     /// The attachment behind it, if a container is.
     pub fn attachment(&self) -> Option<&Attachment> {
-        match &self.owner {
-            Owner::Attachment(a) => Some(a),
-            _ => self.origin.attachment.as_ref(),
-        }
+        self.owner.attachment().or(self.origin.attachment.as_ref())
     }
 }
 
@@ -391,14 +397,16 @@ pub struct Grant {
     pub gateway: Option<Addr>,
 }
 
-/// How long leases of a network live.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Persist {
-    /// Until the boot that made them ends; an ADD flushes nothing.
-    #[default]
-    Boot,
-    /// Until they are freed; an ADD is on disk before it is answered.
-    Disk,
+words! {
+    /// How long leases of a network live.
+    #[derive(Default)]
+    pub enum Persist {
+        /// Until the boot that made them ends; an ADD flushes nothing.
+        #[default]
+        Boot = "boot",
+        /// Until they are freed; an ADD is on disk before it is answered.
+        Disk = "disk",
+    }
 }
 
 /// How long to wait for the store's lock.

@@ -13,6 +13,9 @@ macro_rules! words {
         }
 
         impl $name {
+            /// All values, in order.
+            pub const ALL: &'static [$name] = &[$($name::$value,)+];
+
             /// The word in tables, JSON and metrics.
             pub const fn word(self) -> &'static str {
                 match self {
@@ -30,3 +33,5 @@ macro_rules! words {
         }
     };
 }
+
+pub(crate) use words;

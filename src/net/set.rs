@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use super::{Addr, Family, Range};
+use super::{Addr, Family, Range, Span};
 
 /// Why ranges make no set. The texts are host-local's, but for the last.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -66,6 +66,11 @@ impl RangeSet {
     /// of the other bounds and of the set's position.
     pub fn key(&self) -> Addr {
         self.0[0].bounds().first
+    }
+
+    /// The addresses that may be leased, range by range.
+    pub fn spans(&self) -> Vec<Span> {
+        self.0.iter().flat_map(Range::spans).copied().collect()
     }
 
     /// The range between whose bounds `addr` lies.

@@ -63,17 +63,6 @@ pub struct Stamp<'a> {
     pub time: Option<Timestamp>,
 }
 
-/// The word of a level.
-pub const fn word(level: Level) -> &'static str {
-    match level {
-        Level::Debug => "debug",
-        Level::Info => "info",
-        Level::Warn => "warning",
-        Level::Error => "error",
-        Level::Off => "off",
-    }
-}
-
 /// An event as a line, with its newline. As text, for example:
 /// `2026-11-21T10:31:05Z subletd[812] info: command=RequestAddress pool=p ms=0.412: leased`.
 pub fn line(format: LogFormat, stamp: Stamp<'_>, entry: &Entry) -> String {
@@ -81,7 +70,7 @@ pub fn line(format: LogFormat, stamp: Stamp<'_>, entry: &Entry) -> String {
         LogFormat::Text => {
             let pid = std::process::id();
             let time = stamp.time.map(|t| utc(t) + " ").unwrap_or_default();
-            format!("{time}{}[{pid}] {}: {}\n", stamp.program, word(entry.level), body(entry))
+            format!("{time}{}[{pid}] {}: {}\n", stamp.program, entry.level.word(), body(entry))
         }
         LogFormat::Json => json(stamp, entry),
     }
@@ -111,7 +100,7 @@ fn json(stamp: Stamp<'_>, entry: &Entry) -> String {
     }
     let (program, pid) = (text(stamp.program), std::process::id());
     let _ =
-        write!(line, "\"level\":\"{}\",\"program\":{program},\"pid\":{pid},", word(entry.level));
+        write!(line, "\"level\":\"{}\",\"program\":{program},\"pid\":{pid},", entry.level.word());
     for (name, value) in &entry.facts {
         let _ = write!(line, "{}:{},", text(name), text(value));
     }

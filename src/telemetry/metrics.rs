@@ -6,18 +6,19 @@ use std::fmt::{Display, Write as _};
 
 use super::counters::{BOUNDS, Histogram};
 use super::usage::Usage;
-use crate::model::Counter;
+use crate::model::{Counter, words};
 use crate::net::Span;
 
-/// The type of a family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Its values grow until a restart.
-    Counter,
-    /// Its values go up and down.
-    Gauge,
-    /// Its values are distributions of durations.
-    Histogram,
+words! {
+    /// The type of a family.
+    pub enum Kind {
+        /// Its values grow until a restart.
+        Counter = "counter",
+        /// Its values go up and down.
+        Gauge = "gauge",
+        /// Its values are distributions of durations.
+        Histogram = "histogram",
+    }
 }
 
 /// A text in this format.
@@ -27,11 +28,7 @@ pub struct Text(String);
 impl Text {
     /// Begins a family. Its samples have to follow.
     pub fn family(&mut self, name: &str, help: &str, kind: Kind) {
-        let kind = match kind {
-            Kind::Counter => "counter",
-            Kind::Gauge => "gauge",
-            Kind::Histogram => "histogram",
-        };
+        let kind = kind.word();
         let help = help.replace('\\', "\\\\").replace('\n', "\\n");
         // Writing into memory does not fail.
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");

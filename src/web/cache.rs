@@ -110,7 +110,7 @@ impl Cache {
     pub fn problems(&self) -> Arc<Problems> {
         let looked = Time(host::now());
         let find = || {
-            let mut found = self.read(liveness::problems::find)?;
+            let mut found = self.read(liveness::problems)?;
             found.sort_by_key(|problem| !problem.mendable);
             Ok(Problems { looked, rows: found.into_iter().map(ProblemRow::new).collect() })
         };

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use sublet::config::{Cleanup, Config, ConfigError, Dns, Inputs, Level, Netconf, Route};
 use sublet::model::{ContainerId, IfName};
+use sublet::net::Addr;
 
 fn inputs(env: &str) -> Inputs {
     let mut inputs = Inputs {
@@ -81,8 +82,11 @@ fn failure(e: &ConfigError) -> String {
 fn show(c: &Config) -> String {
     let mut out = String::new();
     let mut line = |text: String| writeln!(out, "{text}").expect("memory");
-    line(format!("dialect {:?}, network {}, set {}", c.dialect, c.network, c.set));
-    line(format!("owner: {:?}", c.owner));
+    line(format!(
+        "dialect {:?}, network {}, set {}",
+        c.cleanup.dialect, c.cleanup.network, c.cleanup.set
+    ));
+    line(format!("owner: {:?}", c.cleanup.owner));
     for (i, set) in c.sets.iter().enumerate() {
         for range in set.ranges() {
             let (subnet, gateway) = (range.subnet(), range.gateway());
@@ -101,7 +105,7 @@ fn show(c: &Config) -> String {
     ));
     let origin = &c.origin;
     if origin.attachment
-        != c.owner.as_ref().and_then(|o| match o {
+        != c.cleanup.owner.as_ref().and_then(|o| match o {
             sublet::model::Owner::Attachment(a) => Some(a.clone()),
             _ => None,
         })
@@ -123,15 +127,16 @@ fn show(c: &Config) -> String {
         .into_iter()
         .filter_map(|(name, value)| value.map(|v| format!(", {name} {v}")))
         .collect();
+        let gw = gw.as_ref().map(|gw| gw.parse::<Addr>().unwrap());
         line(format!("route: {dst} ({net:?}) gw {gw:?}{}", more.concat()));
     }
     if c.dns != Dns::default() {
         line(format!("{:?}", c.dns));
     }
-    line(format!("store: {:?}", c.store));
-    line(format!("legacy: {:?}", c.legacy_dir));
-    if c.log.file.is_some() || c.log.level != Level::Info {
-        line(log(&c.log));
+    line(format!("store: {:?}", c.cleanup.store));
+    line(format!("legacy: {:?}", c.cleanup.legacy_dir));
+    if c.cleanup.log.file.is_some() || c.cleanup.log.level != Level::Info {
+        line(log(&c.cleanup.log));
     }
     for warning in &c.warnings {
         line(format!("warning: {warning}"));
@@ -242,13 +247,13 @@ fn cleanup_agrees_with_config() {
         };
         let cleanup = conf.cleanup(&inputs);
         let place = case.display();
-        assert_eq!(config.dialect, cleanup.dialect, "{place}");
-        assert_eq!(config.dialect, conf.dialect(), "{place}");
-        assert_eq!(config.network, cleanup.network, "{place}");
-        assert_eq!(config.set, cleanup.set, "{place}");
-        assert_eq!(config.owner, cleanup.owner, "{place}");
-        assert_eq!(config.store, cleanup.store, "{place}");
-        assert_eq!(config.log, cleanup.log, "{place}");
+        assert_eq!(config.cleanup.dialect, cleanup.dialect, "{place}");
+        assert_eq!(config.cleanup.dialect, conf.dialect(), "{place}");
+        assert_eq!(config.cleanup.network, cleanup.network, "{place}");
+        assert_eq!(config.cleanup.set, cleanup.set, "{place}");
+        assert_eq!(config.cleanup.owner, cleanup.owner, "{place}");
+        assert_eq!(config.cleanup.store, cleanup.store, "{place}");
+        assert_eq!(config.cleanup.log, cleanup.log, "{place}");
     }
 }
 

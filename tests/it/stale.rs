@@ -245,10 +245,8 @@ impl World {
             listings.push(Listing { runtime: "docker".into(), containers });
         }
         let evidence = Evidence {
-            now: self.now,
+            cx: self.context(machine),
             grace: *self.dice.pick(&[0, 5, 60]),
-            machine: format!("machine-{machine}"),
-            boot: Some(BootId("boot".into())),
             namespaces: Namespaces {
                 mount_ns: Some(mount_ns),
                 paths: netns.map(|n| (n.path.clone(), m.look(mount_ns, &n.path))).collect(),

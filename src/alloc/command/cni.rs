@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::operator::{DefineNetwork, ForeignLease};
-use crate::model::{Attachment, ContainerId, IfName, Lease, NetworkName, Origin, Owner, SetName};
+use crate::model::{ContainerId, IfName, Lease, NetworkName, Origin, Owner, SetName, words};
 use crate::net::{Addr, RangeSet};
 
 /// ADD. All or nothing over all its range sets; repeatable by the same owner.
@@ -47,18 +47,20 @@ pub struct Requested {
     pub prefix: Option<u8>,
 }
 
-/// Which free address an ADD takes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Strategy {
-    /// The next after the last one given, as host-local: a freed address is taken again last.
-    #[default]
-    RoundRobin,
-    /// The lowest.
-    Lowest,
-    /// Any, from a random place on.
-    Random,
-    /// Any, from a place on that the owner's name decides: no shared state at all.
-    Hash,
+words! {
+    /// Which free address an ADD takes.
+    #[derive(Default)]
+    pub enum Strategy {
+        /// The next after the last one given, as host-local: a freed address is taken again last.
+        #[default]
+        RoundRobin = "round-robin",
+        /// The lowest.
+        Lowest = "lowest",
+        /// Any, from a random place on.
+        Random = "random",
+        /// Any, from a place on that the owner's name decides: no shared state at all.
+        Hash = "hash",
+    }
 }
 
 /// How long freed addresses are kept back.
@@ -70,14 +72,16 @@ pub struct Cooldown {
     pub strict: bool,
 }
 
-/// What an ADD for an owner that has a lease does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnDuplicate {
-    /// Answers with the lease: a runtime may repeat an ADD whose answer it lost.
-    #[default]
-    Same,
-    /// Refuses, as host-local does.
-    Error,
+words! {
+    /// What an ADD for an owner that has a lease does.
+    #[derive(Default)]
+    pub enum OnDuplicate {
+        /// Answers with the lease: a runtime may repeat an ADD whose answer it lost.
+        #[default]
+        Same = "same",
+        /// Refuses, as host-local does.
+        Error = "error",
+    }
 }
 
 /// host-local's leases for a network.
@@ -170,14 +174,4 @@ pub struct Gc {
     pub valid: Arc<[(ContainerId, IfName)]>,
     /// Go on behind this owner; `None`: from the start.
     pub after: Option<Owner>,
-}
-
-/// The owner under which a host-local without interface names keeps an attachment's lease.
-pub fn legacy_owner(owner: &Owner) -> Option<Owner> {
-    match owner {
-        Owner::Attachment(a) if a.ifname.is_some() => {
-            Some(Owner::Attachment(Attachment { ifname: None, ..a.clone() }))
-        }
-        _ => None,
-    }
 }

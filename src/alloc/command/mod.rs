@@ -7,16 +7,9 @@ mod cni;
 mod operator;
 mod pool;
 
-pub use cni::{
-    Add, Check, Cooldown, Del, Gc, Legacy, LegacyCursor, OnDuplicate, Requested, Status, Strategy,
-    Target, legacy_owner,
-};
-pub use operator::{
-    DefineNetwork, Evict, ExportHostLocal, ForeignLease, Import, Reserve, Restore, Unreserve,
-};
-pub use pool::{
-    AdoptPool, Ask, Block, ReleaseAddress, ReleasePool, RequestAddress, RequestPool, Shared, Sweep,
-};
+pub use cni::*;
+pub use operator::*;
+pub use pool::*;
 
 use crate::error::{Error, Refusal, StoreError};
 use crate::model::{Grant, Lease, NetworkName, Owner, Pool, SetName};

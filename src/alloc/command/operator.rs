@@ -82,11 +82,7 @@ pub struct ForeignLease {
 impl ForeignLease {
     /// Returns the origin that follows from the owner.
     pub fn origin(&self) -> Origin {
-        let attachment = match &self.owner {
-            Owner::Attachment(attachment) => Some(attachment.clone()),
-            _ => None,
-        };
-        Origin { attachment, ..Origin::default() }
+        Origin { attachment: self.owner.attachment().cloned(), ..Origin::default() }
     }
 }
 

@@ -71,8 +71,8 @@ fn stores(args: &StoreArgs, files: &[File]) -> Result<Vec<StoreSpec>> {
     let parts = files.iter().flat_map(|file| &file.found.parts);
     let mut specs: Vec<StoreSpec> = Vec::new();
     for config in parts.filter_map(|part| part.config.as_ref()) {
-        if !specs.contains(&config.store) {
-            specs.push(config.store.clone());
+        if !specs.contains(&config.cleanup.store) {
+            specs.push(config.cleanup.store.clone());
         }
     }
     Ok(specs)
@@ -191,8 +191,8 @@ fn claims(files: &[File]) -> Vec<Claim> {
             let ranges = config.sets.iter().flat_map(RangeSet::ranges);
             claims.extend(ranges.map(|range| Claim {
                 place: file.name.clone(),
-                network: config.network.to_string(),
-                set: config.set.0.clone(),
+                network: config.cleanup.network.to_string(),
+                set: config.cleanup.set.0.clone(),
                 bounds: range.bounds(),
                 asked: true,
             }));
@@ -241,7 +241,7 @@ fn print(file: &File, call: &mut Call<'_>) -> Result<()> {
         let (plugin, ipam) = (visible(&part.plugin), visible(&part.ipam));
         match (&part.config, part.ours) {
             (Some(config), _) => {
-                writeln!(out, "network {}: {plugin} asks {ipam}", config.network)?;
+                writeln!(out, "network {}: {plugin} asks {ipam}", config.cleanup.network)?;
                 write!(out, "{}", ranges(config, screen))?;
             }
             (None, true) => {}

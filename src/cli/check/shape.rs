@@ -108,8 +108,8 @@ fn plugin(part: &Part) -> Plugin<'_> {
         plugin: &part.plugin,
         ipam: &part.ipam,
         ours: part.ours,
-        network: config.map(|c| c.network.as_str()),
-        set: config.map(|c| c.set.0.as_str()),
+        network: config.map(|c| c.cleanup.network.as_str()),
+        set: config.map(|c| c.cleanup.set.0.as_str()),
         ranges: config.map(|c| RangeRow::all(&c.sets)).unwrap_or_default(),
     }
 }

@@ -8,31 +8,25 @@
 
 use ipnet::IpNet;
 
-use super::host_local::destination;
+use super::host_local::route;
 use crate::alloc::{Cooldown, OnDuplicate, Requested, Strategy};
 use crate::config::args::Args;
 use crate::config::cidr::{Cidr, addr, bad_cidr, cidr};
 use crate::config::error::{ConfigError, Warning};
 use crate::config::fields::Fields;
 use crate::config::locations::Locations;
-use crate::config::netconf::{DialectRules, Netconf, attachment};
-use crate::config::{Cleanup, Config, Dialect, Dns, Inputs, Route, keys};
+use crate::config::netconf::{Netconf, attachment};
+use crate::config::{Cleanup, Config, Dialect, Dns, Inputs, keys};
 use crate::model::{NetworkName, Owner, SetName};
 use crate::net::{Addr, Family, GatewaySpec, Range, RangeSet, RangeSpec, Subnet, parse_addr};
 
-/// Claimed by a key of one family, or by `id` where no range is written host-local's way.
-pub const RULES: DialectRules = DialectRules {
-    dialect: Dialect::Ecs,
-    claims: |ipam| {
-        let keys = ["subnet", "address", "gateway", "routes"];
-        let own = |family: &FamilyKeys| keys.iter().any(|key| ipam.has(&family.key(key)));
-        let native = ["subnet", "ranges", "rangeStart", "rangeEnd"];
-        FAMILIES.iter().any(own) || ipam.get("id").is_some() && !native.iter().any(|k| ipam.has(k))
-    },
-    name: |_| Ok(NetworkName::ecs()),
-    config,
-    cleanup,
-};
+/// Whether there is a key of one family, or `id` where no range is written host-local's way.
+pub fn has_own_keys(ipam: &Fields) -> bool {
+    let keys = ["subnet", "address", "gateway", "routes"];
+    let own = |family: &FamilyKeys| keys.iter().any(|key| ipam.has(&family.key(key)));
+    let native = ["subnet", "ranges", "rangeStart", "rangeEnd"];
+    FAMILIES.iter().any(own) || ipam.get("id").is_some() && !native.iter().any(|k| ipam.has(k))
+}
 
 /// One family's keys, which begin with its word.
 struct FamilyKeys {
@@ -53,11 +47,6 @@ const FAMILIES: [FamilyKeys; 2] = [
     FamilyKeys { family: Family::V6, word: "ipv6", longest: 126 },
 ];
 
-/// `id`; an empty one is absent.
-pub fn id<'a>(ipam: &Fields<'a>) -> Result<Option<&'a str>, ConfigError> {
-    ipam.text("id")
-}
-
 fn owner(id: Option<&str>, inputs: &Inputs) -> Option<Owner> {
     match id {
         Some(id) => Some(Owner::Id(id.to_owned())),
@@ -65,7 +54,8 @@ fn owner(id: Option<&str>, inputs: &Inputs) -> Option<Owner> {
     }
 }
 
-fn config(conf: &Netconf, inputs: &Inputs) -> Result<Config, ConfigError> {
+/// The whole configuration.
+pub fn config(conf: &Netconf, inputs: &Inputs) -> Result<Config, ConfigError> {
     let mut warnings = Vec::new();
     let ipam = conf.ipam()?;
     keys::warn_of_typos(&ipam, keys::IPAM, &mut warnings);
@@ -74,14 +64,18 @@ fn config(conf: &Netconf, inputs: &Inputs) -> Result<Config, ConfigError> {
         warnings.push(Warning::new("ipam.define", text));
     }
     let locations = Locations { ipam: &ipam, inputs, dialect: Dialect::Ecs };
-    let id = id(&ipam)?;
+    ipam.text("id")?;
     let (mut sets, mut wanted, mut routes) = (Vec::new(), Vec::new(), Vec::new());
     for family in &FAMILIES {
         if let Some((set, address)) = range_set(&ipam, family)? {
             sets.push(set);
             wanted.extend(address);
         }
-        push_routes(&ipam, family, &mut routes)?;
+        // As they are written, of whichever family they are. The original answers `<nil>` for a destination
+        // that is absent, which no reader of a result understands.
+        for item in ipam.list(&family.key("routes"))? {
+            routes.push(route(&item.fields()?)?);
+        }
     }
     if sets.is_empty() {
         return Err(ConfigError::invalid(
@@ -89,11 +83,7 @@ fn config(conf: &Netconf, inputs: &Inputs) -> Result<Config, ConfigError> {
         ));
     }
     let args = Args::parse_leniently(&inputs.args);
-    let network = NetworkName::ecs();
     Ok(Config {
-        dialect: Dialect::Ecs,
-        set: SetName(network.to_string()),
-        owner: owner(id, inputs),
         sets,
         wanted,
         strategy: Strategy::RoundRobin,
@@ -101,19 +91,17 @@ fn config(conf: &Netconf, inputs: &Inputs) -> Result<Config, ConfigError> {
         sticky: false,
         on_duplicate: OnDuplicate::Same,
         claim_gateways: true,
-        origin: args.origin(&conf.root(), attachment(&network, inputs)),
+        origin: args.origin(&conf.root(), attachment(&NetworkName::ecs(), inputs)),
         define: None,
         routes,
         dns: Dns::default(),
-        store: locations.store(&mut warnings)?,
-        legacy_dir: None,
-        log: locations.log(&mut warnings)?,
-        network,
+        cleanup: Cleanup { store: locations.store(&mut warnings)?, ..cleanup(conf, inputs) },
         warnings,
     })
 }
 
-fn cleanup(conf: &Netconf, inputs: &Inputs) -> Cleanup {
+/// What a DEL or GC needs, from whatever can be understood.
+pub fn cleanup(conf: &Netconf, inputs: &Inputs) -> Cleanup {
     let ipam = conf.ipam_or_empty();
     let locations = Locations { ipam: &ipam, inputs, dialect: Dialect::Ecs };
     let address = |family: &FamilyKeys| parse_addr(ipam.text(&family.key("address")).ok()??);
@@ -121,12 +109,12 @@ fn cleanup(conf: &Netconf, inputs: &Inputs) -> Cleanup {
     Cleanup {
         dialect: Dialect::Ecs,
         set: SetName(network.to_string()),
-        owner: owner(id(&ipam).ok().flatten(), inputs),
+        owner: owner(ipam.text("id").ok().flatten(), inputs),
         addrs: FAMILIES.iter().filter_map(address).collect(),
         rewind: true,
         store: locations.store_or_default(),
         legacy_dir: None,
-        log: locations.log_or_default(),
+        log: locations.log(),
         network,
     }
 }
@@ -217,24 +205,4 @@ fn verify(
         return Ok(());
     };
     Err(ConfigError::invalid(why))
-}
-
-/// The routes of one family's key, as they are written, of whichever family they are. The original
-/// answers `<nil>` for a destination that is absent, which no reader of a result understands.
-fn push_routes(
-    ipam: &Fields,
-    family: &FamilyKeys,
-    routes: &mut Vec<Route>,
-) -> Result<(), ConfigError> {
-    for item in ipam.list(&family.key("routes"))? {
-        let fields = item.fields()?;
-        let dst = destination(&fields)?;
-        routes.push(Route {
-            dst: dst.net.to_string(),
-            net: Some(dst.net.into()),
-            gw: addr(&fields, "gw")?,
-            ..Route::default()
-        });
-    }
-    Ok(())
 }

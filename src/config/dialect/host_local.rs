@@ -180,31 +180,29 @@ pub fn routes(ipam: &Fields, warnings: &mut Vec<Warning>) -> Result<Vec<Route>, 
     for item in ipam.list("routes")? {
         let fields = item.fields()?;
         keys::warn_of_typos(&fields, keys::ROUTE, warnings);
-        let dst = destination(&fields)?;
+        let route = route(&fields)?;
         // Go leaves a zero out of the answer, except where it can tell it from nothing.
         let positive = |name| Ok(fields.integer(name)?.filter(|n| *n != 0));
         routes.push(Route {
-            dst: dst.net.to_string(),
-            net: Some(dst.net.into()),
-            gw: addr(&fields, "gw")?,
             mtu: positive("mtu")?,
             advmss: positive("advmss")?,
             priority: positive("priority")?,
             table: fields.integer("table")?,
             scope: fields.integer("scope")?,
+            ..route
         });
     }
     Ok(routes)
 }
 
-/// A route's `dst`.
-pub fn destination(route: &Fields) -> Result<Cidr, ConfigError> {
-    let Some(dst) = route.get("dst") else {
-        return Err(ConfigError::invalid(format!(
-            "{}.dst is missing; a route needs a destination, as 0.0.0.0/0",
-            route.path()
-        ))
-        .at(route.path()));
+/// A route's `dst` and `gw`.
+pub fn route(fields: &Fields) -> Result<Route, ConfigError> {
+    let Some(dst) = fields.get("dst") else {
+        let path = fields.path();
+        let why = format!("{path}.dst is missing; a route needs a destination, as 0.0.0.0/0");
+        return Err(ConfigError::invalid(why).at(path));
     };
-    cidr(&dst)
+    let net = cidr(&dst)?.net;
+    let gw = addr(fields, "gw")?.map(|gw| gw.to_string());
+    Ok(Route { dst: net.to_string(), net: Some(net.into()), gw, ..Route::default() })
 }

@@ -11,24 +11,14 @@ use crate::config::args::Args;
 use crate::config::cidr::span;
 use crate::config::error::{ConfigError, Warning};
 use crate::config::fields::Fields;
-use crate::config::json::quote;
 use crate::config::locations::Locations;
-use crate::config::netconf::{DialectRules, Netconf, attachment, network_name};
+use crate::config::netconf::{Netconf, attachment};
 use crate::config::{Cleanup, Config, Dialect, Inputs, choice, define, dns, duration, keys};
 use crate::model::{NetworkName, Owner, SetName, StoreSpec};
 use crate::net::{Range, RangeSet, Span};
 
 /// The most entries of `exclude`.
 const MOST_EXCLUDED: usize = 4096;
-
-/// Whatever no other dialect claims.
-pub const RULES: DialectRules = DialectRules {
-    dialect: Dialect::Native,
-    claims: |_| true,
-    name: |name| network_name(name.unwrap_or_default()),
-    config: |conf, inputs| config(conf, inputs, Dialect::Native),
-    cleanup: |conf, inputs| cleanup(conf, inputs, Dialect::Native),
-};
 
 /// A configuration in host-local's keys and ours; the Consul dialect's is one as well.
 pub fn config(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Result<Config, ConfigError> {
@@ -51,34 +41,24 @@ pub fn config(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Result<Confi
         &mut warnings,
     )?;
     warn_of_unused_exclusions(&exclude, &sets, &mut warnings);
-    let set = shared(&ipam)?.unwrap_or_else(|| network.clone());
+    shared(&ipam)?;
     let store = locations.store(&mut warnings)?;
-    let attachment = attachment(&network, inputs);
-    // host-local's leases are of this host alone.
-    let legacy_dir = locations.legacy_dir(&network)?.filter(|_| !store.is_cluster());
     Ok(Config {
-        dialect,
-        set: SetName(set.to_string()),
-        owner: attachment.clone().map(Owner::Attachment),
         wanted: args::wanted(&root, &args)?,
         strategy: strategy(&ipam, &store)?,
         cooldown: cooldown(&ipam)?,
         sticky: ipam.flag("sticky")?,
-        on_duplicate: choice(
-            &ipam,
-            "onDuplicate",
-            &[("same", OnDuplicate::Same), ("error", OnDuplicate::Error)],
-        )?,
+        on_duplicate: choice(&ipam, "onDuplicate", OnDuplicate::ALL, OnDuplicate::word)?,
         claim_gateways: false,
-        origin: args.origin(&root, attachment),
+        origin: args.origin(&root, attachment(&network, inputs)),
         define: define::requested(conf, dialect, &store)?,
         routes: routes(&ipam, &mut warnings)?,
         dns: dns::dns(&ipam)?,
-        log: locations.log(&mut warnings)?,
-        network,
+        cleanup: {
+            locations.check_log(&mut warnings)?;
+            Cleanup { store, ..cleanup(conf, inputs, dialect) }
+        },
         sets,
-        store,
-        legacy_dir,
         warnings,
     })
 }
@@ -90,7 +70,9 @@ pub fn cleanup(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Cleanup {
     let network = conf.name().unwrap_or_else(|_| NetworkName::unnamed());
     let set = shared(&ipam).ok().flatten().unwrap_or_else(|| network.clone());
     let store = locations.store_or_default();
-    let legacy_dir = locations.legacy_dir(&network).ok().flatten().filter(|_| !store.is_cluster());
+    // host-local's leases are of this host alone.
+    let legacy_dir = (dialect == Dialect::Native && !store.is_cluster())
+        .then(|| locations.host_local_dir(&network));
     Cleanup {
         dialect,
         set: SetName(set.to_string()),
@@ -99,7 +81,7 @@ pub fn cleanup(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Cleanup {
         rewind: false,
         store,
         legacy_dir,
-        log: locations.log_or_default(),
+        log: locations.log(),
         network,
     }
 }
@@ -109,12 +91,9 @@ fn shared(ipam: &Fields) -> Result<Option<NetworkName>, ConfigError> {
         return Ok(None);
     };
     NetworkName::new(text).map(Some).map_err(|_| {
-        ConfigError::invalid(format!(
-            "ipam.shared is {}; a name begins with a letter or digit and goes on with letters, \
-             digits, \"_\", \".\" and \"-\"",
-            quote(text)
-        ))
-        .at(ipam.path_of("shared"))
+        let takes = "a name begins with a letter or digit and goes on with letters, digits, \"_\", \
+                     \".\" and \"-\"";
+        ipam.bad_text("shared", text, takes)
     })
 }
 
@@ -148,13 +127,7 @@ fn strategy(ipam: &Fields, store: &StoreSpec) -> Result<Strategy, ConfigError> {
         // In a cluster every other order makes all nodes contend for the same next address.
         return Ok(Strategy::Hash);
     }
-    let words = [
-        ("round-robin", Strategy::RoundRobin),
-        ("lowest", Strategy::Lowest),
-        ("random", Strategy::Random),
-        ("hash", Strategy::Hash),
-    ];
-    choice(ipam, "strategy", &words)
+    choice(ipam, "strategy", Strategy::ALL, Strategy::word)
 }
 
 fn cooldown(ipam: &Fields) -> Result<Cooldown, ConfigError> {
@@ -162,14 +135,8 @@ fn cooldown(ipam: &Fields) -> Result<Cooldown, ConfigError> {
     let Some(text) = ipam.text("cooldown")? else {
         return Ok(Cooldown { seconds: 0, strict });
     };
-    let Ok(time) = duration::positive(text) else {
-        return Err(ConfigError::invalid(format!(
-            "ipam.cooldown is {}; it takes {}, not a negative one",
-            quote(text),
-            duration::SYNTAX
-        ))
-        .at(ipam.path_of("cooldown")));
-    };
+    let takes = || format!("it takes {}, not a negative one", duration::SYNTAX);
+    let time = duration::positive(text).map_err(|_| ipam.bad_text("cooldown", text, &takes()))?;
     let seconds = u32::try_from(time.as_nanos().div_ceil(1_000_000_000)).unwrap_or(u32::MAX);
     Ok(Cooldown { seconds, strict })
 }

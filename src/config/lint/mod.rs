@@ -5,7 +5,7 @@
 //! configuration, which are those of an ADD.
 //! Invariant: what an ADD refuses is an error here, and so is a key that was meant and does nothing.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io::{self, Read};
 use std::path::Path;
 
@@ -15,7 +15,7 @@ use super::json::{Json, quote};
 use super::locate;
 use super::locate::Position;
 use super::netconf::Netconf;
-use super::{Config, Inputs, VERSIONS, keys};
+use super::{CniVersion, Config, Inputs, keys};
 use crate::sys::files;
 
 /// The names under which we are called: our own, and those of the plugins that we stand in for.
@@ -62,6 +62,13 @@ pub struct Finding {
     pub text: String,
 }
 
+impl Finding {
+    /// An error of the whole file.
+    fn of_file(at: Position, text: impl Into<String>) -> Finding {
+        Finding { at, place: String::new(), error: true, text: text.into() }
+    }
+}
+
 /// Reads a file and looks at it; an error if it cannot be read.
 pub fn file(path: &Path) -> io::Result<Inspection> {
     let mut bytes = Vec::new();
@@ -72,9 +79,8 @@ pub fn file(path: &Path) -> io::Result<Inspection> {
 /// Looks at the content of a file.
 pub fn bytes_of(bytes: &[u8]) -> Inspection {
     if u64::try_from(bytes.len()).is_ok_and(|n| n > LONGEST) {
-        let text = "longer than 16 MiB, which is more than a plugin reads".to_owned();
-        let at = Position { line: 1, column: 1 };
-        let finding = Finding { at, place: String::new(), error: true, text };
+        let text = "longer than 16 MiB, which is more than a plugin reads";
+        let finding = Finding::of_file(Position { line: 1, column: 1 }, text);
         return Inspection { parts: Vec::new(), findings: vec![finding] };
     }
     let text = String::from_utf8_lossy(bytes);
@@ -87,8 +93,7 @@ pub fn bytes_of(bytes: &[u8]) -> Inspection {
     let mut findings = linter.locate(&text);
     if let Err(e) = std::str::from_utf8(bytes) {
         let at = locate::Cursor::new(&text).advance(e.valid_up_to());
-        let text = "not UTF-8: a plugin reads U+FFFD in its place".to_owned();
-        findings.push(Finding { at, place: String::new(), error: true, text });
+        findings.push(Finding::of_file(at, "not UTF-8: a plugin reads U+FFFD in its place"));
     }
     findings.sort_by_key(|f| f.at);
     Inspection { parts: linter.parts, findings }
@@ -107,7 +112,7 @@ fn syntax(text: &str, e: &serde_json::Error) -> Finding {
     let at = Position { line, column: before.chars().count() + 1 };
     let bom =
         if text.starts_with('\u{feff}') { "; the file begins with a byte order mark" } else { "" };
-    Finding { at, place: String::new(), error: true, text: format!("no JSON: {what}{bom}") }
+    Finding::of_file(at, format!("no JSON: {what}{bom}"))
 }
 
 /// A finding before its place is located in the text.
@@ -182,8 +187,8 @@ impl Linter {
 
     fn version(&mut self, root: &Fields) {
         match root.text("cniVersion") {
-            Ok(Some(text)) if !VERSIONS.contains(&text) => {
-                let known = VERSIONS.join(", ");
+            Ok(Some(text)) if CniVersion::find(text).is_none() => {
+                let known = CniVersion::texts().join(", ");
                 self.error("cniVersion", format!("{} is none of {known}", quote(text)));
             }
             Ok(_) => {}
@@ -236,42 +241,26 @@ impl Linter {
     }
 
     fn text(&mut self, place: &str, fields: &Fields, name: &str) -> Option<String> {
-        match fields.text(name) {
-            Ok(text) => text.map(str::to_owned),
-            Err(e) => {
-                self.refused(place, &e, name);
-                None
-            }
-        }
+        let text = fields.text(name).map_err(|e| self.refused(place, &e, name)).ok()?;
+        text.map(str::to_owned)
     }
 
     /// What an ADD makes of it.
     fn config(&mut self, place: &str, pairs: Vec<(String, Json)>) -> Option<Config> {
-        let conf = match Netconf::from_pairs(pairs) {
-            Ok(conf) => conf,
-            Err(e) => {
-                self.refused(place, &e, "");
-                return None;
-            }
-        };
+        let conf = Netconf::from_pairs(pairs).map_err(|e| self.refused(place, &e, "")).ok()?;
         if ranges_come_from_runtime(&conf) {
             let text = "no ranges here: the runtime has to pass them as its ipRanges capability";
             self.warn(prefixed(place, "ipam"), text);
             return None;
         }
-        let one_per_family = matches!(conf.version(), "0.1.0" | "0.2.0");
-        match conf.config(&Inputs { one_per_family, ..Inputs::default() }) {
-            Ok(config) => {
-                for warning in config.warnings.iter().filter(|w| !w.typo) {
-                    self.warn(prefixed(place, &warning.place), &*warning.text);
-                }
-                Some(config)
-            }
-            Err(e) => {
-                self.refused(place, &e, "ipam");
-                None
-            }
+        let one_per_family =
+            CniVersion::find(conf.version()).is_some_and(CniVersion::one_per_family);
+        let config = conf.config(&Inputs { one_per_family, ..Inputs::default() });
+        let config = config.map_err(|e| self.refused(place, &e, "ipam")).ok()?;
+        for warning in config.warnings.iter().filter(|w| !w.typo) {
+            self.warn(prefixed(place, &warning.place), &*warning.text);
         }
+        Some(config)
     }
 
     /// Keys that nobody understands, inside `ipam` and below.
@@ -327,7 +316,7 @@ impl Linter {
     fn locate(&self, text: &str) -> Vec<Finding> {
         let paths: Vec<Vec<&str>> =
             self.pending.iter().map(|note| ancestors(&note.place)).collect();
-        let wanted: HashSet<&str> = paths.iter().flatten().copied().collect();
+        let wanted: BTreeSet<&str> = paths.iter().flatten().copied().collect();
         let offsets = locate::offsets(text, &wanted);
         let mut found: Vec<(usize, &str, &Pending)> = Vec::new();
         for (note, ways) in self.pending.iter().zip(&paths) {

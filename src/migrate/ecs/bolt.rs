@@ -53,11 +53,8 @@ pub fn bucket<'a>(file: &'a [u8], name: &[u8]) -> Result<Option<Vec<Entry<'a>>>,
 }
 
 fn bytes_at<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], Damage> {
-    let found = at.checked_add(N).and_then(|end| bytes.get(at..end));
-    match found.and_then(|b| b.try_into().ok()) {
-        Some(array) => Ok(array),
-        None => damage("it ends within a page"),
-    }
+    let found = bytes.get(at..).and_then(|rest| rest.first_chunk());
+    found.copied().ok_or_else(|| Damage("it ends within a page".to_owned()))
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Result<u16, Damage> {

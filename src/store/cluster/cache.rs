@@ -1,8 +1,8 @@
 //! The local cache: what a node remembers between calls, until it reboots.
 //!
 //! The cache is a folder. For each set, node and cluster a file contains the node's record as this boot wrote
-//! it. Other files contain the node's counters, its history segments, and a mark for a transaction that may
-//! still be in flight although no process waits for it.
+//! it. Other files contain the node's counters, its history segments, a login token, and a mark for a
+//! transaction that may still be in flight although no process waits for it.
 //! Invariant: no decision rests on the cached node record. It is compared on the server with every change. A
 //! file that is missing, damaged or of another boot costs one read, and so does one that cannot be written.
 
@@ -11,12 +11,13 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::history::Segments;
+use super::http::Secret;
+use super::segments::Segments;
 use super::server::Entry;
-use super::{keys, node, records};
+use super::{keys, records};
 use crate::alloc::{Context, NetworkRanges};
 use crate::error::StoreError;
-use crate::model::{Counter, Ending, Face, SetName, Verb, Wait};
+use crate::model::{Counter, Ending, Face, NodeRecord, SetName, Verb, Wait};
 use crate::store::codec;
 use crate::store::embedded::lock::{Lock, lock_file};
 use crate::sys::files;
@@ -46,10 +47,11 @@ impl LocalCache {
     /// this set.
     pub fn node_entry(&self, set: Option<&SetName>, cx: &Context) -> Option<Entry> {
         let (file, key) = self.file("node", name_of(set), cx);
-        let (version, value) = codec::read_note(key.as_bytes(), &content(&file)?).ok()?;
+        let (version, value) =
+            codec::unseal::<(u64, Vec<u8>)>(key.as_bytes(), &content(&file)?).ok()?;
         let entry = Entry { version, value };
         let record = records::node(&keys::node(&cx.node.name), &entry).ok()?;
-        node::is_ours(&record, cx).then_some(entry)
+        is_ours(&record, cx).then_some(entry)
     }
 
     /// Stores the node's record.
@@ -60,7 +62,7 @@ impl LocalCache {
         entry: &Entry,
     ) -> io::Result<()> {
         let (file, key) = self.file("node", name_of(set), cx);
-        put(&file, &codec::note(key.as_bytes(), entry.version, &entry.value), cx.seed)
+        put(&file, &codec::seal(key.as_bytes(), &(entry.version, &entry.value)), cx.seed)
     }
 
     /// The mark of a transaction that may still be in flight, if there is one.
@@ -151,8 +153,43 @@ impl LocalCache {
     }
 }
 
+/// The file of an etcd user's token, for the next process: a login costs the server 80 ms to hash the
+/// password. Nothing depends on the file. A token is sent only to its own cluster.
+#[derive(Debug)]
+pub struct TokenFile {
+    path: PathBuf,
+    /// The user and the endpoints, repeated as the file's first line, because file names may collide.
+    owner: String,
+}
+
+impl TokenFile {
+    /// The file in `folder`, which need not exist.
+    pub fn new(folder: &Path, endpoints: &[String], user: &str) -> TokenFile {
+        let owner = format!("{user:?} {}", endpoints.join(" "));
+        TokenFile { path: folder.join(file_name("etcd", &owner)), owner }
+    }
+
+    /// The token.
+    pub fn read(&self) -> Option<Secret> {
+        let text = files::read(&self.path, LONGEST).ok()?;
+        let (owner, token) = text.split_once('\n')?;
+        (owner == self.owner).then(|| Secret::parse(token))?
+    }
+
+    /// Replaces the token.
+    pub fn write(&self, token: &Secret) -> io::Result<()> {
+        let text = format!("{}\n{}\n", self.owner, token.expose());
+        files::put(&self.path, text.as_bytes(), &std::process::id().to_string())
+    }
+}
+
+/// Whether the record says that this boot owns the name.
+pub fn is_ours(record: &NodeRecord, cx: &Context) -> bool {
+    cx.boot.is_some() && record.boot == cx.boot && record.node == cx.node
+}
+
 /// The name of a file of this kind for a key of any form.
-pub fn file_name(kind: &str, key: &str) -> String {
+fn file_name(kind: &str, key: &str) -> String {
     let mut hasher = DefaultHasher::new();
     key.hash(&mut hasher);
     format!("{kind}-{:016x}", hasher.finish())

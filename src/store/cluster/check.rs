@@ -9,10 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use super::records::Decode;
-use super::{Server, keys, records};
+use super::server::Server;
+use super::{keys, records};
 use crate::alloc::Holder;
 use crate::error::StoreError;
-use crate::model::{Owner, PoolId, SetName};
+use crate::model::{Owner, Pool, PoolId, SetName};
 use crate::net::Addr;
 use crate::store::Problem;
 use crate::store::codec::{Bad, OTHER_VERSION};
@@ -101,10 +102,10 @@ impl Checker<'_> {
 
     fn pools(&mut self) -> Result<BTreeSet<PoolId>, StoreError> {
         let mut pools = BTreeSet::new();
-        let spaces = self.list(keys::SPACE, records::space, CLEAN_UP)?;
+        let spaces = self.list(keys::SPACE, records::plain::<Vec<Pool>>, CLEAN_UP)?;
         let of_spaces = spaces.into_iter().flat_map(|(_, pools)| pools);
         let mut of_spaces: BTreeSet<PoolId> = of_spaces.map(|pool| pool.id).collect();
-        for (path, pool) in self.list(keys::POOL, records::pool, CLEAN_UP)? {
+        for (path, pool) in self.list(keys::POOL, records::plain::<Pool>, CLEAN_UP)? {
             if !of_spaces.remove(&pool.id) {
                 let what = format!("the pool is not among those of space {}", pool.space);
                 self.report(&path, what, "remove its networks with `docker network rm`");

@@ -93,11 +93,9 @@ pub fn commit(
     let first = all[0];
     let (size, most) = (first.len(), view.server.max_operations());
     if size > most {
-        return Err(StoreError::Unavailable {
-            doing: "do that in one transaction of".to_owned(),
-            place: view.server.place(),
-            source: format!("it changes {size} records, and {most} fit").into(),
-        });
+        let why = format!("it changes {size} records, and {most} fit");
+        let doing = "do that in one transaction of";
+        return Err(StoreError::unavailable(doing, view.server.place(), why));
     }
     let applied = match view.server.commit(&all, view.until)? {
         Commit::Done(which) => {

@@ -1,7 +1,7 @@
 //! The etcd client, over the JSON gateway of etcd's v3 API.
 //!
 //! It defines how paths, values and transactions are written, and when a login token is renewed. The
-//! connection belongs to [`super::http`], the file that keeps the token to [`super::login`].
+//! connection belongs to [`super::http`], the file that keeps the token to [`super::cache`].
 //! Invariant: a candidate whose comparisons fail leads to the next candidate. If none is left, the same
 //! answer contains all compared records, so a lost race costs no further round trip.
 //!
@@ -17,9 +17,9 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::cache::TokenFile;
 use super::http::{Client, Failure, Reply, Request, Secret};
-use super::login::TokenFile;
-use super::{Commit, Conflict, Entries, Entry, Expect, KeyRange, Operation, Server, Write};
+use super::server::{Commit, Conflict, Entries, Entry, Expect, KeyRange, Operation, Server, Write};
 use crate::error::StoreError;
 use crate::model::Etcd as Spec;
 

@@ -9,7 +9,7 @@
 use std::cell::Cell;
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,8 +18,8 @@ use ureq::http::{Request as HttpRequest, Response};
 use ureq::tls::{ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, AsSendBody, Body, Error, Timeout};
 
-use super::Commit;
 use super::backoff::pause;
+use super::server::Commit;
 use crate::error::StoreError;
 use crate::model::Servers;
 use crate::sys::files;
@@ -186,8 +186,7 @@ impl Client {
 
     /// The error of a request that failed while `doing` something.
     pub fn unavailable(&self, doing: &str, failure: Failure) -> StoreError {
-        let (doing, place) = (doing.to_owned(), self.place());
-        StoreError::Unavailable { doing, place, source: failure.why().into() }
+        StoreError::unavailable(doing, self.place(), failure.why())
     }
 
     /// The outcome of a commit: a failure that leaves open whether it was applied is an outcome, too.
@@ -349,14 +348,12 @@ fn tls(servers: &Servers) -> Result<TlsConfig, StoreError> {
         Some(path) => certificates(path)?,
         None => authorities()?,
     };
-    let identity = match &servers.identity {
-        None => None,
-        Some((cert, key)) => {
-            let private = PrivateKey::from_pem(read(key)?.as_bytes())
-                .map_err(|_| unusable(key, "it holds no private key in PEM form"))?;
-            Some(ClientCert::new_with_certs(&certificates(cert)?, private))
-        }
+    let identity = |(cert, key): &(PathBuf, PathBuf)| {
+        let private = PrivateKey::from_pem(read(key)?.as_bytes())
+            .map_err(|_| unusable(key, "it holds no private key in PEM form"))?;
+        Ok(ClientCert::new_with_certs(&certificates(cert)?, private))
     };
+    let identity = servers.identity.as_ref().map(identity).transpose()?;
     Ok(TlsConfig::builder()
         .root_certs(RootCerts::new_with_certs(&roots))
         .client_cert(identity)

@@ -23,7 +23,6 @@
 //!
 //! Invariant: a name is one path component, whatever text it is, and no listed prefix ends within one.
 
-use super::server::KeyRange;
 use crate::alloc::PodKey;
 use crate::model::{NetworkName, Node, Owner, SetName, Timestamp};
 use crate::net::{Addr, Family, Span};
@@ -135,11 +134,6 @@ pub fn chunk(set: &SetName, addr: Addr) -> String {
 pub fn chunk_of(addr: Addr) -> Span {
     let at = |bits| Addr::from_bits(addr.family(), bits).unwrap_or(addr);
     Span { first: at(addr.bits() & !0xff), last: at(addr.bits() | 0xff) }
-}
-
-/// The records of all addresses of a span.
-pub fn range(set: &SetName, span: Span) -> KeyRange {
-    KeyRange { first: address(set, span.first), last: address(set, span.last) }
 }
 
 /// The set and the address in an [`address`] path.

@@ -1,11 +1,12 @@
 //! A store on a compare-and-set server: etcd, Consul, or the fake of the tests.
 //!
 //! A command runs on assumptions. The server compares them when the plan is committed, and if one is wrong, the
-//! command runs again with what was learned. How a commit ends is decided in [`commit`], how a server is asked
+//! command runs again with what was learned. How a commit ends is decided in [`mod@commit`], how a server is asked
 //! by [`Server`], and which address is leased by `alloc`.
 //! Invariant: the server has compared every outcome that changes something, and no other outcome relies on an
 //! assumption. Attempts and time are bounded.
 
+pub mod answers;
 pub mod backoff;
 pub mod cache;
 pub mod check;
@@ -15,10 +16,10 @@ pub mod etcd;
 pub mod history;
 pub mod http;
 pub mod keys;
-pub mod login;
 pub mod node;
 pub mod records;
 pub mod search;
+pub mod segments;
 pub mod server;
 pub mod transaction;
 pub mod view;
@@ -29,12 +30,10 @@ use std::time::{Duration, Instant};
 
 pub use cache::LocalCache;
 use commit::{Candidate, candidates, commit};
-use history::HistoryState;
-use node::NameClaim;
 use records::Decode;
-use search::Search;
-pub use server::{Commit, Conflict, Entries, Entry, Expect, KeyRange, Operation, Server, Write};
-use view::{ClusterView, ImportMark, Owners};
+pub use server::Server;
+use server::{Entries, Expect};
+use view::{ClusterView, NameClaim, Owners, Search};
 
 use super::{
     Cluster, EachOccupied, EachRecord, EventFilter, OldKey, Problem, Repair, Store, StoreReader,
@@ -107,7 +106,7 @@ impl<S: Server> ClusterStore<S> {
             until,
             known: RefCell::new(known),
             assumed: RefCell::default(),
-            import_mark: ImportMark::AssumedAbsent,
+            import_mark: Some(Expect::Absent),
             listed: RefCell::default(),
             present: RefCell::default(),
             owners: RefCell::default(),
@@ -115,11 +114,9 @@ impl<S: Server> ClusterStore<S> {
             nodes: RefCell::default(),
             in_flight: &self.in_flight,
             is_clean: false,
-            history: HistoryState {
-                setting: self.history,
-                serial: &self.serial,
-                open: OnceCell::new(),
-            },
+            history: self.history,
+            serial: &self.serial,
+            segment: OnceCell::new(),
             search: Search::default(),
             hypothetical: RefCell::default(),
         }
@@ -145,12 +142,6 @@ impl<S: Server> ClusterStore<S> {
             self.cache.clear_in_flight(cx, &mark);
         }
         Ok(())
-    }
-
-    /// The same after a command, if the command itself left a transaction in flight. Marks of other
-    /// processes are for the next command.
-    fn fence_own(&self, cx: &Context, until: Instant) -> Result<(), StoreError> {
-        if self.in_flight.get() { self.fence_in_flight(cx, until) } else { Ok(()) }
     }
 
     fn run(&mut self, command: &Command, cx: &Context, until: Instant) -> Result<Outcome, Error> {
@@ -193,7 +184,10 @@ impl<S: Server> ClusterStore<S> {
             view.search.begin();
             let plan = alloc::run(command, &view, &lease_cx)?;
             let counted = alloc::counted(command, &plan, cx, true);
-            let ranges = plan.changes.iter().find_map(ranges).cloned();
+            let ranges = plan.changes.iter().find_map(|change| match change {
+                Change::PutRanges(ranges) => Some(ranges.clone()),
+                _ => None,
+            });
             let outcome = if plan.changes.is_empty() {
                 if !verify(&view, &plan)? || is_refused_for_holders(&plan) && view.fetch_nodes()? {
                     continue;
@@ -244,7 +238,7 @@ impl<S: Server> ClusterStore<S> {
     ) -> Result<(), Error> {
         let view = ClusterView { claim: NameClaim::Needed, ..self.view(cx, known, until) };
         let Some((entry, record)) = node::fetch(&view)? else { return Ok(()) };
-        if !node::is_ours(&record, cx) {
+        if !cache::is_ours(&record, cx) {
             return Ok(());
         }
         if let Some(set) = set {
@@ -271,21 +265,6 @@ impl<S: Server> ClusterStore<S> {
         let _ = self.cache.write_node_entry(set, cx, &entry);
         Ok(())
     }
-
-    /// Counts a request that failed on the servers.
-    fn count_failure(&self, command: &Command, cx: &Context) {
-        if let (Some(verb), Some(set)) = (alloc::verb(command), command.set()) {
-            let counted = (set.clone(), cx.face, verb, Ending::Failed);
-            self.cache.count(&counted, cx);
-        }
-    }
-}
-
-fn ranges(change: &Change) -> Option<&NetworkRanges> {
-    match change {
-        Change::PutRanges(ranges) => Some(ranges),
-        _ => None,
-    }
 }
 
 /// Whether a command is a request of its own, and not a further step of a GC.
@@ -299,11 +278,11 @@ fn is_first_step(command: &Command) -> bool {
 
 /// How a command treats the mark that another program's leases were imported. An ADD and a DEL with that
 /// program's configuration assume it. Any other DEL finds leases that were imported elsewhere and copied here.
-fn import_mark(command: &Command) -> ImportMark {
+fn import_mark(command: &Command) -> Option<Expect> {
     match command {
-        Command::Add(Add { legacy: Legacy::Absent, .. }) => ImportMark::Ignored,
-        Command::Add(_) | Command::Del(Del { legacy: Some(_), .. }) => ImportMark::AssumedPresent,
-        _ => ImportMark::AssumedAbsent,
+        Command::Add(Add { legacy: Legacy::Absent, .. }) => None,
+        Command::Add(_) | Command::Del(Del { legacy: Some(_), .. }) => Some(Expect::Present),
+        _ => Some(Expect::Absent),
     }
 }
 
@@ -340,7 +319,7 @@ impl<S: Server> ClusterStore<S> {
         let nodes = self.nodes()?;
         let has_ended = |holder: &Holder| match holder {
             Holder::Leased(lease) => {
-                node::has_ended(lease, cx, nodes.iter().find(|record| record.node == lease.node))
+                view::has_ended(lease, cx, nodes.iter().find(|record| record.node == lease.node))
             }
             _ => false,
         };
@@ -363,10 +342,15 @@ impl<S: Server> Store for ClusterStore<S> {
             self.fence_in_flight(cx, until)?;
         }
         let done = self.run(command, cx, until);
-        if let Err(Error::Store(_)) = done {
-            self.count_failure(command, cx);
+        if matches!(done, Err(Error::Store(_)))
+            && let (Some(verb), Some(set)) = (alloc::verb(command), command.set())
+        {
+            self.cache.count(&(set.clone(), cx.face, verb, Ending::Failed), cx);
         }
-        match (self.fence_own(cx, until), done) {
+        // Marks of other processes are for the next command.
+        let left_in_flight = self.in_flight.get();
+        let fenced = if left_in_flight { self.fence_in_flight(cx, until) } else { Ok(()) };
+        match (fenced, done) {
             // The command itself was applied.
             (Err(_), Ok(outcome)) => Ok(outcome),
             (Err(error), Err(Error::Refused(_))) => Err(error.into()),
@@ -424,7 +408,7 @@ impl<S: Server> StoreReader for ClusterStore<S> {
     }
 
     fn pools(&mut self) -> Result<Vec<Pool>, StoreError> {
-        let mut pools = self.list_records(keys::POOL, records::pool)?;
+        let mut pools: Vec<Pool> = self.list_records(keys::POOL, records::plain)?;
         pools.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(pools)
     }

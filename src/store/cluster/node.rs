@@ -6,26 +6,13 @@
 //! later boot owns the name, the former owner leases nothing under it. A lease counts as ended only if this
 //! record says that its boot is over, and whoever takes its address compares the record.
 
-use std::time::Instant;
-
-use super::server::{Commit, Entry, Expect, Operation, Server, Write};
-use super::view::{ClusterView, Writes};
+use super::server::{Commit, Entry, Expect, Operation, Write, Writes};
+use super::view::{ClusterView, NameClaim};
 use super::{keys, records};
 use crate::alloc::{Command, Context};
 use crate::error::StoreError;
-use crate::model::{Lease, NodeRecord};
+use crate::model::NodeRecord;
 use crate::store::codec;
-
-/// Whether a command needs its node's name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NameClaim {
-    /// No: the command only frees or reads.
-    NotNeeded,
-    /// Yes: it compares the node's record, and claims the name if it is free.
-    Needed,
-    /// The same, and the local cache says that this boot owns the name.
-    Cached,
-}
 
 /// Whether a command leases in the name of its node, or frees what other machines with that name may have
 /// leased. A DEL frees what its owner holds, whoever owns the name. `Evict` and the release of pools also
@@ -138,25 +125,4 @@ pub fn forget(view: &ClusterView<'_>, record: &NodeRecord) -> Result<bool, Store
         Commit::Conflict(_) => Ok(false),
         Commit::Unknown(error) => Err(error),
     }
-}
-
-/// All nodes by name, with their records on the server.
-pub fn list(server: &dyn Server, until: Instant) -> Result<Vec<(NodeRecord, Entry)>, StoreError> {
-    let decode = |path: &str, entry: &Entry| Ok((records::node(path, entry)?, entry.clone()));
-    records::list(server, keys::NODE, until, decode)
-}
-
-/// Whether a lease has ended, according to this boot and to the record of the lease's node. A caller that
-/// does not know its own boot takes no lease as ended.
-pub fn has_ended(lease: &Lease, cx: &Context, record: Option<&NodeRecord>) -> bool {
-    let ends_by = |record: &NodeRecord| {
-        let (node, boot) = (record.node.clone(), record.boot.clone());
-        Context { boot, node, ..cx.clone() }.has_ended(lease)
-    };
-    cx.boot.is_some() && (cx.has_ended(lease) || record.is_some_and(ends_by))
-}
-
-/// Whether the record says that this boot owns the name.
-pub fn is_ours(record: &NodeRecord, cx: &Context) -> bool {
-    cx.boot.is_some() && record.boot == cx.boot && record.node == cx.node
 }

@@ -7,12 +7,13 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use serde::de::DeserializeOwned;
+
 use super::keys;
 use super::server::{Entry, Server};
-use super::view::bad_record;
 use crate::alloc::{Holder, NetworkRanges, Record, Restore};
 use crate::error::{Error, StoreError};
-use crate::model::{Event, Kind, Lease, NetworkDefinition, NodeRecord, Persist, Pool, SetName};
+use crate::model::{Event, Kind, Lease, NetworkDefinition, NodeRecord, Persist, SetName};
 use crate::net::Addr;
 use crate::store::EachRecord;
 use crate::store::codec;
@@ -34,6 +35,15 @@ pub fn list<T>(
     server.list(kind, until)?.into_iter().map(decoded).collect()
 }
 
+/// The error for a record that differs from what was written.
+pub fn bad_record(server: &dyn Server, path: &str, what: &str) -> StoreError {
+    let place = server.place();
+    if what == codec::OTHER_VERSION.0 {
+        return StoreError::OtherVersion { place: format!("the record {path} in {place}") };
+    }
+    StoreError::BadRecord { place, key: path.to_owned(), what: what.to_owned() }
+}
+
 /// Calls `each` with every record, kind by kind and sorted by path.
 pub fn export(
     server: &dyn Server,
@@ -43,7 +53,7 @@ pub fn export(
     let kinds: [(&str, Decode<Option<Record>>); 6] = [
         (keys::ADOPTED, adopted),
         (keys::NETWORK, |path, entry| Ok(Some(Record::Definition(definition(path, entry)?)))),
-        (keys::POOL, |path, entry| Ok(Some(Record::Pool(pool(path, entry)?)))),
+        (keys::POOL, |path, entry| Ok(Some(Record::Pool(plain(path, entry)?)))),
         (keys::ADDRESS, lease_or_cooling),
         (keys::CURSOR, cursor),
         (keys::STICKY, sticky),
@@ -84,14 +94,9 @@ pub fn without_boots(restore: &Restore) -> Restore {
 
 const WRONG_KEY: Bad = Bad("a key of another form");
 
-/// A pool.
-pub fn pool(path: &str, entry: &Entry) -> Result<Pool, Bad> {
-    codec::read_pool(path.as_bytes(), &entry.value)
-}
-
-/// The pools of an address space.
-pub fn space(path: &str, entry: &Entry) -> Result<Vec<Pool>, Bad> {
-    codec::read_pools(path.as_bytes(), &entry.value)
+/// A record without a part in its path: a pool, the pools of an address space, the address in a hint.
+pub fn plain<T: DeserializeOwned>(path: &str, entry: &Entry) -> Result<T, Bad> {
+    codec::unseal(path.as_bytes(), &entry.value)
 }
 
 /// An address and its holder.
@@ -131,11 +136,6 @@ pub fn events(path: &str, entry: &Entry) -> Result<Vec<Event>, Bad> {
     codec::read_events(path.as_bytes(), &entry.value)
 }
 
-/// An address in a hint.
-pub fn hint(path: &str, entry: &Entry) -> Result<Addr, Bad> {
-    codec::read_addr(path.as_bytes(), &entry.value)
-}
-
 fn lease_or_cooling(path: &str, entry: &Entry) -> Result<Option<Record>, Bad> {
     let ((set, _), holder) = address(path, entry)?;
     Ok(match holder {
@@ -147,16 +147,15 @@ fn lease_or_cooling(path: &str, entry: &Entry) -> Result<Option<Record>, Bad> {
 
 fn cursor(path: &str, entry: &Entry) -> Result<Option<Record>, Bad> {
     let (set, range) = keys::read_of_address(keys::CURSOR, path).ok_or(WRONG_KEY)?;
-    Ok(Some(Record::Cursor(set, range, hint(path, entry)?)))
+    Ok(Some(Record::Cursor(set, range, plain(path, entry)?)))
 }
 
 fn sticky(path: &str, entry: &Entry) -> Result<Option<Record>, Bad> {
     let (set, pod, range) = keys::read_sticky(path).ok_or(WRONG_KEY)?;
-    Ok(Some(Record::Sticky(set, pod, range, hint(path, entry)?)))
+    Ok(Some(Record::Sticky(set, pod, range, plain(path, entry)?)))
 }
 
 fn adopted(path: &str, entry: &Entry) -> Result<Option<Record>, Bad> {
     let network = keys::read_network(keys::ADOPTED, path).ok_or(WRONG_KEY)?;
-    let time = codec::read_number(path.as_bytes(), &entry.value)?;
-    Ok(Some(Record::Adopted(network, time)))
+    Ok(Some(Record::Adopted(network, plain(path, entry)?)))
 }

@@ -1,110 +1,28 @@
-//! The search for a free address, in few round trips however full a set is.
+//! The steps of the search for a free address. Their order is in [`super::answers`].
 //!
-//! A search first assumes an address to be free. If that has failed, it lists the chunk around the address. If
-//! chunks are full, it counts whole ranges and lists a chunk with room. The allocator chooses the order.
 //! Invariant: a found address is known to be free or assumed to be free, and the commit compares it. A span is
 //! only reported as full after all full spans were counted at one moment.
 
-use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 
 use super::keys;
+use super::server::KeyRange;
 use super::view::ClusterView;
-use crate::alloc::{Cooling, Holder, Order};
 use crate::error::StoreError;
 use crate::model::{NodeRecord, SetName};
-use crate::net::{Addr, Family, Span};
-use crate::store::codec;
+use crate::net::{Addr, Span};
 
 /// Held addresses that are skipped before a chunk is listed.
 const MAX_GUESSES: usize = 16;
-/// Chunks that are listed before ranges are counted.
-const MAX_CHUNKS: usize = 2;
-/// How often a chunk with room is listed, in case other clients fill it before the commit.
-const MAX_ROUNDS: usize = 4;
 /// Ranges that are counted at a time: the chunks of a /16.
 const MAX_RANGES: u128 = 256;
 /// Addresses of a chunk.
 const CHUNK: u128 = 256;
 
-/// Lost races after which round robin takes any free address, because many clients want the next one.
-const MAX_LOST_RACES: u32 = 2;
-
-/// The state of the search in one command.
-#[derive(Default)]
-pub struct Search {
-    /// An assumption was wrong: chunks are listed.
-    pub list_chunks: Cell<bool>,
-    /// The listed chunks were full: ranges are counted.
-    pub count_ranges: Cell<bool>,
-    /// How often another client leased the address first.
-    pub lost_races: Cell<u32>,
-    /// The search starts behind the address that was allocated last.
-    pub round_robin: Cell<bool>,
-    /// The paths of the addresses that this run of the allocator found free.
-    pub chosen: RefCell<Vec<String>>,
-    /// The spans that this run found full.
-    pub full: RefCell<BTreeSet<(SetName, Span)>>,
-    /// The spans that were counted as full, all at one moment.
-    pub counted: RefCell<BTreeSet<(SetName, Span)>>,
-}
-
-impl Search {
-    /// Resets the results of a run of the allocator before the next run.
-    pub fn begin(&self) {
-        self.chosen.borrow_mut().clear();
-        self.full.borrow_mut().clear();
-    }
-}
-
 impl ClusterView<'_> {
-    /// [`crate::alloc::View::next_free`].
-    pub fn find_free(
-        &self,
-        set: &SetName,
-        span: Span,
-        order: Order,
-    ) -> Result<Option<Addr>, StoreError> {
-        // The lowest address is probably held. The next one in round robin is probably free.
-        let guess = order == Order::Any || self.search.round_robin.get();
-        if guess
-            && !self.search.list_chunks.get()
-            && let Some(addr) = self.first_unheld(set, span)?
-        {
-            return Ok(Some(addr));
-        }
-        let any = order == Order::Any
-            || self.search.round_robin.get() && self.search.lost_races.get() >= MAX_LOST_RACES;
-        let mut left = Some(span).filter(|_| !self.search.count_ranges.get());
-        for _ in 0..MAX_CHUNKS {
-            let Some(rest) = left else { break };
-            if let Some(addr) = self.pick_in_chunk(set, rest, any)? {
-                return Ok(Some(addr));
-            }
-            left = keys::chunk_of(rest.first).last.next().and_then(|next| rest.starting(next));
-        }
-        if left.is_some() {
-            self.search.count_ranges.set(true);
-        }
-        // A small span was listed completely by now.
-        let rounds = if self.search.count_ranges.get() { MAX_ROUNDS } else { 0 };
-        for _ in 0..rounds {
-            let Some(from) = self.find_room(set, span)? else { break };
-            let Some(rest) = span.starting(from) else { break };
-            if let Some(addr) = self.pick_in_chunk(set, rest, any)? {
-                return Ok(Some(addr));
-            }
-        }
-        if let Some(addr) = self.find_ended(set, span)? {
-            return self.choose(set, addr).map(Some);
-        }
-        self.search.full.borrow_mut().insert((set.clone(), span));
-        Ok(None)
-    }
-
     /// An address whose lease has ended with a boot: of this machine, unless its earlier boots were cleaned
     /// up, and of other nodes once these are known. Counting takes such an address as held.
-    fn find_ended(&self, set: &SetName, span: Span) -> Result<Option<Addr>, StoreError> {
+    pub fn find_ended(&self, set: &SetName, span: Span) -> Result<Option<Addr>, StoreError> {
         let mut leases = Vec::new();
         if !self.is_clean {
             leases.extend(self.owners(set)?.iter().flat_map(|(_, leases)| leases).cloned());
@@ -131,7 +49,7 @@ impl ClusterView<'_> {
     }
 
     /// The first address of the span that is not known to be held, within a few addresses.
-    fn first_unheld(&self, set: &SetName, span: Span) -> Result<Option<Addr>, StoreError> {
+    pub fn first_unheld(&self, set: &SetName, span: Span) -> Result<Option<Addr>, StoreError> {
         for addr in addrs(span).take(MAX_GUESSES) {
             if !self.is_held(set, addr)? {
                 return self.choose(set, addr).map(Some);
@@ -142,7 +60,7 @@ impl ClusterView<'_> {
 
     /// A free address of the span in the chunk of its first address: the lowest, or with `any` a random one,
     /// so that clients with similar searches choose different addresses.
-    fn pick_in_chunk(
+    pub fn pick_in_chunk(
         &self,
         set: &SetName,
         span: Span,
@@ -164,7 +82,7 @@ impl ClusterView<'_> {
         free.get(place).map(|addr| self.choose(set, *addr)).transpose()
     }
 
-    fn choose(&self, set: &SetName, addr: Addr) -> Result<Addr, StoreError> {
+    pub fn choose(&self, set: &SetName, addr: Addr) -> Result<Addr, StoreError> {
         let path = keys::address(set, addr);
         // The commit compares that it is free.
         self.assume_absent(path.clone())?;
@@ -174,7 +92,7 @@ impl ClusterView<'_> {
 
     /// The first address of a part of the span with room, according to counts. `None` if every address has a
     /// record.
-    fn find_room(&self, set: &SetName, span: Span) -> Result<Option<Addr>, StoreError> {
+    pub fn find_room(&self, set: &SetName, span: Span) -> Result<Option<Addr>, StoreError> {
         let mut counted = self.search.counted.borrow_mut();
         if counted.contains(&(set.clone(), span)) {
             return Ok(None);
@@ -209,7 +127,9 @@ impl ClusterView<'_> {
 
     fn count(&self, set: &SetName, spans: &[Span]) -> Result<Vec<u64>, StoreError> {
         self.check_not_hypothetical()?;
-        let ranges: Vec<_> = spans.iter().map(|span| keys::range(set, *span)).collect();
+        let path = |addr| keys::address(set, addr);
+        let range = |span: &Span| KeyRange { first: path(span.first), last: path(span.last) };
+        let ranges: Vec<KeyRange> = spans.iter().map(range).collect();
         self.server.count(&keys::of_set(keys::ADDRESS, set), &ranges, self.until)
     }
 
@@ -231,39 +151,6 @@ impl ClusterView<'_> {
             }
         }
         Ok(true)
-    }
-
-    /// The cooling address within the spans whose cooldown ends first.
-    pub fn find_first_cooling(
-        &self,
-        set: &SetName,
-        family: Family,
-        spans: &[Span],
-    ) -> Result<Option<Cooling>, StoreError> {
-        let folder = keys::of_set(keys::COOLING, set);
-        self.list(folder.clone())?;
-        let mut found = Vec::new();
-        for (path, entry) in self.entries_below(&folder) {
-            let Some((_, addr)) = keys::read_of_address(keys::COOLING, &path) else { continue };
-            let here = addr.family() == family && spans.iter().any(|s| s.contains(addr));
-            if here
-                && let Holder::Cooling(cooling) =
-                    self.checked(&path, codec::read_slot(path.as_bytes(), set, addr, &entry.value))?
-            {
-                found.push(cooling);
-            }
-        }
-        found.sort();
-        for cooling in found {
-            // The record of the address decides, because it may have changed since.
-            let entry = self.read(&keys::address(set, cooling.addr))?;
-            if let Some(entry) = entry
-                && let Holder::Cooling(cooling) = self.holder_in(set, cooling.addr, &entry)?
-            {
-                return Ok(Some(cooling));
-            }
-        }
-        Ok(None)
     }
 }
 

@@ -22,6 +22,9 @@ pub struct Entry {
 /// The records of some paths; `None` means that there is no record.
 pub type Entries = BTreeMap<String, Option<Entry>>;
 
+/// Records to write; `None` removes the record.
+pub type Writes = BTreeMap<String, Option<Vec<u8>>>;
+
 /// What a transaction does with one path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Operation {

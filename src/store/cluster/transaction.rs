@@ -8,8 +8,9 @@
 use std::collections::BTreeMap;
 
 use super::keys;
-use super::server::{Expect, Operation, Write};
-use super::view::{ClusterView, Writes, bad_record};
+use super::records::bad_record;
+use super::server::{Expect, Operation, Write, Writes};
+use super::view::ClusterView;
 use crate::alloc;
 use crate::alloc::{Change, Command, Cooling, Holder, PodKey};
 use crate::error::StoreError;
@@ -43,12 +44,12 @@ pub fn writes(
             Change::Cool(set, cooling) => draft.cool(&set, cooling),
             Change::Cursor(set, range, addr) => {
                 let path = keys::of_address(keys::CURSOR, &set, range);
-                draft.write(path, |path| codec::addr(path, addr));
+                draft.write(path, |path| codec::seal(path, &addr));
             }
             Change::Sticky(set, pod, range, addr) => draft.stick(&set, &pod, range, addr)?,
             Change::Adopted(network, time) => {
                 let path = keys::named(keys::ADOPTED, network.as_str());
-                draft.write(path, |path| codec::number(path, time));
+                draft.write(path, |path| codec::seal(path, &time));
             }
             Change::PutRanges(ranges) => {
                 let path = keys::named(keys::RANGES, ranges.network.as_str());
@@ -109,11 +110,16 @@ impl Draft<'_, '_> {
         if let Owner::Pool(id, _) = &lease.owner {
             self.rewrite(keys::named(keys::POOL, &id.0));
         }
-        let before = self.known_holder(&set, addr)?;
+        let before = self.view.known_entry(&keys::address(&set, addr));
+        let before = before.map(|entry| self.view.holder_in(&set, addr, &entry)).transpose()?;
         if let Some(Holder::Leased(before)) = &before
             && self.view.has_ended(before)
+            && let Some(path) = keys::owner(&before.set, &before.node, &before.owner)
         {
-            self.clear_ended(before)?;
+            // The ended lease is removed from the record of its owner.
+            self.view.compare_node_of(before);
+            self.view.read(&path)?;
+            self.load_owner(&path)?;
         }
         let mut is_new = true;
         if let Some(own) = self.leases_of(&lease)? {
@@ -159,11 +165,6 @@ impl Draft<'_, '_> {
         Ok(())
     }
 
-    fn known_holder(&self, set: &SetName, addr: Addr) -> Result<Option<Holder>, StoreError> {
-        let entry = self.view.known_entry(&keys::address(set, addr));
-        entry.map(|entry| self.view.holder_in(set, addr, &entry)).transpose()
-    }
-
     /// The leases of a lease's owner after the changes so far. An owner whose record is not known has none,
     /// and the commit compares that. `None` if the owner has no record.
     fn leases_of(&mut self, lease: &Lease) -> Result<Option<&mut Vec<Lease>>, StoreError> {
@@ -194,20 +195,10 @@ impl Draft<'_, '_> {
         Ok(())
     }
 
-    /// Removes a lease that has ended from the record of its owner.
-    fn clear_ended(&mut self, ended: &Lease) -> Result<(), StoreError> {
-        if let Some(path) = keys::owner(&ended.set, &ended.node, &ended.owner) {
-            self.view.compare_node_of(ended);
-            self.view.read(&path)?;
-            self.load_owner(&path)?;
-        }
-        Ok(())
-    }
-
     /// Writes or removes a pool. If it is created or removed, the record of its address space changes, too.
     fn pool(&mut self, pool: &Pool, exists: bool) -> Result<(), StoreError> {
         let path = keys::named(keys::POOL, &pool.id.0);
-        let value = exists.then(|| codec::pool(path.as_bytes(), pool));
+        let value = exists.then(|| codec::seal(path.as_bytes(), pool));
         self.writes.insert(path, value);
         let mut pools = self.view.pools(&pool.space)?;
         if exists && pools.iter().any(|p| p.id == pool.id) {
@@ -216,7 +207,7 @@ impl Draft<'_, '_> {
         pools.retain(|p| p.id != pool.id);
         pools.extend(exists.then(|| pool.clone()));
         let path = keys::named(keys::SPACE, &pool.space);
-        let value = (!pools.is_empty()).then(|| codec::pools(path.as_bytes(), &pools));
+        let value = (!pools.is_empty()).then(|| codec::seal(path.as_bytes(), &pools));
         self.writes.insert(path, value);
         Ok(())
     }
@@ -244,12 +235,13 @@ impl Draft<'_, '_> {
         }
         let owner = keys::of_address(keys::STICKY_OWNER, set, addr);
         let other = self.view.read(&owner)?;
-        let other = other.and_then(|entry| codec::read_key(owner.as_bytes(), &entry.value).ok());
+        let other =
+            other.and_then(|entry| codec::unseal::<Vec<u8>>(owner.as_bytes(), &entry.value).ok());
         if let Some(other) = other.and_then(|key| String::from_utf8(key).ok()) {
             self.remove(other);
         }
-        self.write(owner, |owner| codec::key(owner, path.as_bytes()));
-        self.write(path, |path| codec::addr(path, addr));
+        self.write(owner, |owner| codec::seal(owner, &path.as_bytes()));
+        self.write(path, |path| codec::seal(path, &addr));
         Ok(())
     }
 }

@@ -1,45 +1,68 @@
-//! The cluster view: what one command knows and assumes, as the allocator's [`View`].
+//! The cluster view: what one command knows and assumes, and how it learns more.
 //!
-//! It decides which question is answered by an assumption and which by a read. The search for a free address
-//! is in [`super::search`], commits are in [`super::commit`].
+//! The answers to the allocator are in [`super::answers`], the search for a free address is in
+//! [`super::search`], commits are in [`mod@super::commit`].
 //! Invariant: an answer without a read is in [`ClusterView::assumed`] until it is compared or read. Every known
 //! record existed at some moment since the command began.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::rc::Rc;
 use std::time::Instant;
 
 use super::cache::LocalCache;
-use super::history;
-use super::history::HistoryState;
-use super::node;
-use super::node::NameClaim;
-use super::search::Search;
+use super::records::bad_record;
 use super::server::{Entries, Entry, Expect, Server};
 use super::{keys, records};
-use crate::alloc::{Addresses, Context, Cooling, Holder, NetworkRanges, Order, PodKey, View};
+use crate::alloc::{Context, Holder};
 use crate::error::StoreError;
-use crate::model::{
-    Lease, NetworkDefinition, NetworkName, NodeRecord, Owner, Pool, PoolId, SetName,
-};
-use crate::net::{Addr, Family, Span, Subnet};
+use crate::model::{History, Lease, NodeRecord, Owner, Pool, SetName, Timestamp};
+use crate::net::{Addr, Span};
 use crate::store::codec;
 use crate::store::codec::Bad;
 
 /// All owners of a node in a set with their leases, sorted by owner.
 pub type Owners = Rc<Vec<(Owner, Vec<Lease>)>>;
 
-/// How a command learns whether another program's leases of its network were imported.
+/// Whether a command needs its node's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ImportMark {
-    /// The mark makes no difference to the command.
-    Ignored,
-    /// The mark is assumed to be present, and compared.
-    AssumedPresent,
-    /// The mark is assumed to be absent, but not compared.
-    AssumedAbsent,
+pub enum NameClaim {
+    /// No: the command only frees or reads.
+    NotNeeded,
+    /// Yes: it compares the node's record, and claims the name if it is free.
+    Needed,
+    /// The same, and the local cache says that this boot owns the name.
+    Cached,
+}
+
+/// The start of the segment of history that a command writes to, and those of the expired segments.
+pub type OpenSegment = (Timestamp, Vec<Timestamp>);
+
+/// The state of the search in one command.
+#[derive(Default)]
+pub struct Search {
+    /// An assumption was wrong: chunks are listed.
+    pub list_chunks: Cell<bool>,
+    /// The listed chunks were full: ranges are counted.
+    pub count_ranges: Cell<bool>,
+    /// How often another client leased the address first.
+    pub lost_races: Cell<u32>,
+    /// The search starts behind the address that was allocated last.
+    pub round_robin: Cell<bool>,
+    /// The paths of the addresses that this run of the allocator found free.
+    pub chosen: RefCell<Vec<String>>,
+    /// The spans that this run found full.
+    pub full: RefCell<BTreeSet<(SetName, Span)>>,
+    /// The spans that were counted as full, all at one moment.
+    pub counted: RefCell<BTreeSet<(SetName, Span)>>,
+}
+
+impl Search {
+    /// Resets the results of a run of the allocator before the next run.
+    pub fn begin(&self) {
+        self.chosen.borrow_mut().clear();
+        self.full.borrow_mut().clear();
+    }
 }
 
 /// What one command knows.
@@ -52,7 +75,9 @@ pub struct ClusterView<'a> {
     pub known: RefCell<Entries>,
     /// Answers without a read: [`Expect::Absent`] or [`Expect::Present`].
     pub assumed: RefCell<BTreeMap<String, Expect>>,
-    pub import_mark: ImportMark,
+    /// What is assumed about the mark that another program's leases were imported: present, which is compared, or
+    /// absent. `None` if it makes no difference to the command.
+    pub import_mark: Option<Expect>,
     /// Prefixes that were listed: a path below them that is not known is absent.
     pub listed: RefCell<BTreeSet<String>>,
     /// Paths that have a record, of which nothing else is known.
@@ -66,7 +91,11 @@ pub struct ClusterView<'a> {
     pub in_flight: &'a Cell<bool>,
     /// No leases of this machine's earlier boots are left in the set.
     pub is_clean: bool,
-    pub history: HistoryState<'a>,
+    pub history: History,
+    /// Distinguishes the history records that one process writes in one second.
+    pub serial: &'a Cell<u64>,
+    /// Read from the cache when it is first needed; `None` means that no history is written.
+    pub segment: OnceCell<Option<OpenSegment>>,
     pub search: Search,
     /// The addresses that are assumed to be held while an alternative plan is made. Meanwhile, the server is
     /// not asked.
@@ -102,7 +131,7 @@ impl ClusterView<'_> {
     }
 
     /// Whether the record exists. It is assumed to exist unless it is known.
-    fn assume_present(&self, path: String) -> bool {
+    pub fn assume_present(&self, path: String) -> bool {
         if let Some(entry) = self.known.borrow().get(&path) {
             return entry.is_some();
         }
@@ -205,7 +234,8 @@ impl ClusterView<'_> {
         if self.nodes.borrow().is_some() {
             return Ok(false);
         }
-        let nodes = node::list(self.server, self.until)?;
+        let decode = |path: &str, entry: &Entry| Ok((records::node(path, entry)?, entry.clone()));
+        let nodes = records::list(self.server, keys::NODE, self.until, decode)?;
         let has_rebooted = nodes.iter().any(|(record, _)| record.since != record.first);
         *self.nodes.borrow_mut() = Some(nodes);
         Ok(has_rebooted)
@@ -214,7 +244,7 @@ impl ClusterView<'_> {
     /// Whether a lease has ended with its boot.
     pub fn has_ended(&self, lease: &Lease) -> bool {
         let node = self.node_of(lease);
-        node::has_ended(lease, self.cx, node.as_ref().map(|(record, _)| record))
+        has_ended(lease, self.cx, node.as_ref().map(|(record, _)| record))
     }
 
     /// The record of a lease's node, once all nodes are known. A conflict may have reported a newer record.
@@ -320,198 +350,22 @@ impl ClusterView<'_> {
 
     /// The pools of an address space, as they were created.
     pub fn pools(&self, space: &str) -> Result<Vec<Pool>, StoreError> {
-        let pools = self.decoded(&keys::named(keys::SPACE, space), records::space)?;
+        let pools = self.decoded(&keys::named(keys::SPACE, space), records::plain)?;
         Ok(pools.unwrap_or_default())
     }
 
     /// The address in a hint. A hint that cannot be decoded is ignored, and written again.
     pub fn hint(&self, path: &str) -> Result<Option<Addr>, StoreError> {
-        Ok(self.read(path)?.and_then(|entry| records::hint(path, &entry).ok()))
+        Ok(self.read(path)?.and_then(|entry| records::plain(path, &entry).ok()))
     }
 }
 
-/// The error for a record that differs from what was written.
-pub fn bad_record(server: &dyn Server, path: &str, what: &str) -> StoreError {
-    let place = server.place();
-    if what == codec::OTHER_VERSION.0 {
-        return StoreError::OtherVersion { place: format!("the record {path} in {place}") };
-    }
-    StoreError::BadRecord { place, key: path.to_owned(), what: what.to_owned() }
+/// Whether a lease has ended, according to this boot and to the record of the lease's node. A caller that
+/// does not know its own boot takes no lease as ended.
+pub fn has_ended(lease: &Lease, cx: &Context, record: Option<&NodeRecord>) -> bool {
+    let ends_by = |record: &NodeRecord| {
+        let (node, boot) = (record.node.clone(), record.boot.clone());
+        Context { boot, node, ..cx.clone() }.has_ended(lease)
+    };
+    cx.boot.is_some() && (cx.has_ended(lease) || record.is_some_and(ends_by))
 }
-
-impl Addresses for ClusterView<'_> {
-    fn holder(&self, set: &SetName, addr: Addr) -> Result<Holder, StoreError> {
-        match self.assume_absent(keys::address(set, addr))? {
-            Some(entry) => self.living_holder(set, addr, &entry),
-            None => Ok(Holder::Free),
-        }
-    }
-
-    fn of(&self, set: &SetName, owner: &Owner) -> Result<Vec<Lease>, StoreError> {
-        let Some(path) = keys::owner(set, &self.cx.node, owner) else {
-            return Ok(Vec::new());
-        };
-        for may_repeat in [true, false] {
-            let Some(entry) = self.assume_absent(path.clone())? else {
-                return Ok(Vec::new());
-            };
-            let leases = self.leases_in(&path, &entry)?;
-            let mut agree = true;
-            for lease in &leases {
-                agree &= lease.owner == *owner && self.derive_address(lease, entry.version)?;
-            }
-            if agree {
-                return Ok(leases.into_iter().filter(|l| !self.has_ended(l)).collect());
-            }
-            if may_repeat {
-                // They may have been read at two moments. At one moment they must agree.
-                let addresses = leases.iter().map(|l| keys::address(set, l.addr));
-                self.fetch(&addresses.chain([path.clone()]).collect::<Vec<_>>())?;
-            }
-        }
-        Err(bad_record(self.server, &path, "it names an address that is not this owner's"))
-    }
-
-    fn cursor(&self, set: &SetName, range: Addr) -> Result<Option<Addr>, StoreError> {
-        let last = self.hint(&keys::of_address(keys::CURSOR, set, range))?;
-        self.search.round_robin.set(last.is_some());
-        Ok(last)
-    }
-
-    fn next_free(
-        &self,
-        set: &SetName,
-        span: Span,
-        order: Order,
-    ) -> Result<Option<Addr>, StoreError> {
-        self.find_free(set, span, order)
-    }
-
-    fn cooling(&self, _: &SetName, _: Family, _: usize) -> Result<Vec<Cooling>, StoreError> {
-        // Addresses whose cooldown is over are leased where they are found, not searched for.
-        Ok(Vec::new())
-    }
-
-    fn first_cooling(
-        &self,
-        set: &SetName,
-        family: Family,
-        spans: &[Span],
-    ) -> Result<Option<Cooling>, StoreError> {
-        self.find_first_cooling(set, family, spans)
-    }
-}
-
-impl View for ClusterView<'_> {
-    fn former(&self, set: &SetName, pod: &PodKey, range: Addr) -> Result<Option<Addr>, StoreError> {
-        self.hint(&keys::sticky(set, pod, range))
-    }
-
-    fn adopted(&self, network: &NetworkName) -> Result<bool, StoreError> {
-        let path = keys::named(keys::ADOPTED, network.as_str());
-        match self.import_mark {
-            ImportMark::Ignored => Ok(false),
-            ImportMark::AssumedAbsent => Ok(self.assume_absent(path)?.is_some()),
-            ImportMark::AssumedPresent => Ok(self.assume_present(path)),
-        }
-    }
-
-    fn has_ranges(&self, ranges: &NetworkRanges) -> Result<bool, StoreError> {
-        Ok(self.cache.has_ranges(ranges, self.cx))
-    }
-
-    fn networks(&self) -> Result<Vec<NetworkRanges>, StoreError> {
-        // A warning is not worth a round trip.
-        Ok(Vec::new())
-    }
-
-    /// Only this node's owners: a runtime knows no containers of other nodes.
-    fn page(
-        &self,
-        set: &SetName,
-        after: Option<&Owner>,
-        limit: usize,
-    ) -> Result<Vec<Lease>, StoreError> {
-        let owners = self.owners(set)?;
-        let from = after.map_or(0, |after| owners.partition_point(|(o, _)| o <= after));
-        Ok(owners[from..].iter().take(limit).flat_map(|(_, leases)| leases.clone()).collect())
-    }
-
-    fn pool(&self, id: &PoolId) -> Result<Option<Pool>, StoreError> {
-        self.decoded(&keys::named(keys::POOL, &id.0), records::pool)
-    }
-
-    fn overlapping(&self, space: &str, subnet: Subnet) -> Result<Option<Pool>, StoreError> {
-        let mut pools = self.pools(space)?;
-        pools.retain(|p| Span::from(p.subnet).overlaps(Span::from(subnet)));
-        Ok(pools.into_iter().min_by_key(|p| p.subnet))
-    }
-
-    fn next_block(
-        &self,
-        space: &str,
-        within: Subnet,
-        len: u8,
-        from: Addr,
-    ) -> Result<Option<Subnet>, StoreError> {
-        let taken: BTreeSet<Subnet> = self.pools(space)?.iter().map(|p| p.subnet).collect();
-        let mut block = Subnet::masked(from.max(within.first()), len);
-        while let Some(b) = block.filter(|b| within.contains(b.first())) {
-            if b.first() >= from && !taken.contains(&b) {
-                return Ok(Some(b));
-            }
-            block = b.last().next().and_then(|next| Subnet::masked(next, len));
-        }
-        Ok(None)
-    }
-
-    /// The leases of all nodes. The first page lists them again, because a conflict may have reported a lease
-    /// that was not listed.
-    fn of_pool(
-        &self,
-        pool: &Pool,
-        after: Option<Addr>,
-        limit: usize,
-    ) -> Result<Vec<Lease>, StoreError> {
-        let set = pool.set();
-        let prefix = keys::of_set(keys::ADDRESS, &set);
-        let from = if let Some(after) = after {
-            Excluded(keys::address(&set, after))
-        } else {
-            self.invalidate(&prefix);
-            self.list(prefix.clone())?;
-            Included(prefix.clone())
-        };
-        let mut leases = Vec::new();
-        let known = self.known.borrow();
-        for (path, entry) in known.range((from, Unbounded)) {
-            if !path.starts_with(&prefix) || leases.len() == limit {
-                break;
-            }
-            if let (Some(entry), Some((_, addr))) = (entry, keys::read_address(path))
-                && let Holder::Leased(lease) = self.holder_in(&set, addr, entry)?
-                && matches!(&lease.owner, Owner::Pool(id, _) if *id == pool.id)
-            {
-                leases.push(*lease);
-            }
-        }
-        Ok(leases)
-    }
-
-    fn has_other_nodes(&self) -> bool {
-        true
-    }
-
-    fn definition(&self, name: &NetworkName) -> Result<Option<NetworkDefinition>, StoreError> {
-        self.decoded(&keys::named(keys::NETWORK, name.as_str()), records::definition)
-    }
-
-    fn capacity(&self) -> usize {
-        // A freed lease needs at most three records: its address's, its owner's, and the index of cooling
-        // addresses. The transaction also compares the node and writes history.
-        self.server.max_operations().saturating_sub(1 + history::OPERATIONS) / 3
-    }
-}
-
-/// Records to write; `None` removes the record.
-pub type Writes = BTreeMap<String, Option<Vec<u8>>>;

@@ -8,10 +8,8 @@
 use serde::{Deserialize, Serialize};
 
 mod address;
-mod cluster;
 mod history;
 
-pub use cluster::{definition, node, note, read_definition, read_node, read_note};
 pub use history::{
     bounds, count, event, events, read_bounds, read_counts, read_event, read_events,
 };
@@ -19,7 +17,8 @@ pub use history::{
 use super::embedded::keys;
 use crate::alloc::{Cooling, Holder, NetworkRanges};
 use crate::model::{
-    BootId, Kind, Lease, NetworkName, Node, Origin, Owner, Pool, PoolId, SetName, Timestamp,
+    BootId, Kind, Lease, NetworkDefinition, NetworkName, Node, NodeRecord, Origin, Owner, SetName,
+    Timestamp,
 };
 use crate::net::Addr;
 
@@ -41,8 +40,8 @@ fn checksum(key: &[u8], record: &[u8]) -> [u8; 4] {
     crc32c::crc32c_append(crc32c::crc32c(key), record).to_le_bytes()
 }
 
-/// Adds version and checksum.
-fn seal<T: Serialize>(key: &[u8], value: &T) -> Vec<u8> {
+/// A value as the record under `key`, with version and checksum.
+pub fn seal<T: Serialize>(key: &[u8], value: &T) -> Vec<u8> {
     // Encoding into memory fails for no type of this module; an empty record would be refused when
     // read.
     let mut record = postcard::to_extend(value, vec![VERSION]).unwrap_or_default();
@@ -50,8 +49,8 @@ fn seal<T: Serialize>(key: &[u8], value: &T) -> Vec<u8> {
     record
 }
 
-/// Checks checksum and version.
-fn unseal<'a, T: Deserialize<'a>>(key: &[u8], bytes: &'a [u8]) -> Result<T, Bad> {
+/// The value in the record under `key`. Checks checksum and version.
+pub fn unseal<'a, T: Deserialize<'a>>(key: &[u8], bytes: &'a [u8]) -> Result<T, Bad> {
     match open(key, bytes)? {
         (VERSION, fields) => match postcard::take_from_bytes(fields) {
             Ok((value, [])) => Ok(value),
@@ -164,46 +163,6 @@ pub fn read_owned(key: &[u8], set: &SetName, bytes: &[u8]) -> Result<Vec<Lease>,
     Ok(all.into_iter().map(|(addr, fields)| of_fields(set.clone(), addr, fields)).collect())
 }
 
-/// An owner's addresses.
-pub fn addrs(key: &[u8], addrs: &[Addr]) -> Vec<u8> {
-    seal(key, &addrs)
-}
-
-/// An owner's addresses.
-pub fn read_addrs(key: &[u8], bytes: &[u8]) -> Result<Vec<Addr>, Bad> {
-    unseal(key, bytes)
-}
-
-/// One address.
-pub fn addr(key: &[u8], addr: Addr) -> Vec<u8> {
-    seal(key, &addr)
-}
-
-/// One address.
-pub fn read_addr(key: &[u8], bytes: &[u8]) -> Result<Addr, Bad> {
-    unseal(key, bytes)
-}
-
-/// A number: a time, a version.
-pub fn number(key: &[u8], number: u64) -> Vec<u8> {
-    seal(key, &number)
-}
-
-/// A number.
-pub fn read_number(key: &[u8], bytes: &[u8]) -> Result<u64, Bad> {
-    unseal(key, bytes)
-}
-
-/// Another record's key.
-pub fn key(key: &[u8], other: &[u8]) -> Vec<u8> {
-    seal(key, &other)
-}
-
-/// Another record's key.
-pub fn read_key(key: &[u8], bytes: &[u8]) -> Result<Vec<u8>, Bad> {
-    unseal(key, bytes)
-}
-
 /// Until when an address cools, and since when.
 pub fn cooling(key: &[u8], cooling: &Cooling) -> Vec<u8> {
     seal(key, &(cooling.until, cooling.freed))
@@ -237,42 +196,39 @@ pub fn read_bits(key: &[u8], bytes: &[u8]) -> Result<[u8; 64], Bad> {
     raw.try_into().map_err(|_| Bad("an occupancy block of a wrong size"))
 }
 
-/// A pool.
-pub fn pool(key: &[u8], pool: &Pool) -> Vec<u8> {
-    seal(key, pool)
+/// A node as the record under `key`.
+pub fn node(key: &[u8], record: &NodeRecord) -> Vec<u8> {
+    let NodeRecord { node, boot, first, since, turn } = record;
+    seal(key, &(&node.machine, boot, first, since, turn))
 }
 
-/// A pool.
-pub fn read_pool(key: &[u8], bytes: &[u8]) -> Result<Pool, Bad> {
-    unseal(key, bytes)
+/// The node of this name, in the record under `key`.
+pub fn read_node(key: &[u8], name: &str, bytes: &[u8]) -> Result<NodeRecord, Bad> {
+    let (machine, boot, first, since, turn) = unseal(key, bytes)?;
+    Ok(NodeRecord { node: Node { name: name.to_owned(), machine }, boot, first, since, turn })
 }
 
-/// All pools of a space as they were made, in a cluster: who makes one compares them all.
-pub fn pools(key: &[u8], pools: &[Pool]) -> Vec<u8> {
-    seal(key, &pools)
+/// A network's definition as the record under `key`.
+pub fn definition(key: &[u8], record: &NetworkDefinition) -> Vec<u8> {
+    seal(key, &(record.version, &record.text, &record.by, record.time))
 }
 
-/// All pools of a space as they were made.
-pub fn read_pools(key: &[u8], bytes: &[u8]) -> Result<Vec<Pool>, Bad> {
-    unseal(key, bytes)
-}
-
-/// The pool that an index names.
-pub fn pool_id(key: &[u8], id: &PoolId) -> Vec<u8> {
-    seal(key, id)
-}
-
-/// The pool that an index names.
-pub fn read_pool_id(key: &[u8], bytes: &[u8]) -> Result<PoolId, Bad> {
-    unseal(key, bytes)
+/// The definition of this network, in the record under `key`.
+pub fn read_definition(
+    key: &[u8],
+    network: NetworkName,
+    bytes: &[u8],
+) -> Result<NetworkDefinition, Bad> {
+    let (version, text, by, time) = unseal(key, bytes)?;
+    Ok(NetworkDefinition { network, version, text, by, time })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::{
-        Attachment, ContainerId, Ending, Event, Face, History, IfName, Netns, NetworkDefinition,
-        NodeRecord, Pod, Verb, What,
+        Attachment, ContainerId, Ending, Event, Face, History, IfName, Netns, Pod, Pool, PoolId,
+        Verb, What,
     };
 
     fn sample() -> Lease {
@@ -351,7 +307,7 @@ mod tests {
         for version in [0, 1, VERSION + 1, u8::MAX] {
             let mut record = vec![version, 7];
             record.extend(checksum(b"k", &record));
-            assert_eq!(read_number(b"k", &record), Err(OTHER_VERSION));
+            assert_eq!(unseal::<u64>(b"k", &record), Err(OTHER_VERSION));
         }
     }
 
@@ -396,19 +352,19 @@ mod tests {
             ("leased", slot(k, &Holder::Leased(Box::new(lease.clone()))).unwrap()),
             ("cooling in a cluster", slot(k, &Holder::Cooling(cooling)).unwrap()),
             ("owned", owned(k, &[lease])),
-            ("addresses", addrs(k, &[addr, pool.gateway.unwrap()])),
-            ("address", super::addr(k, addr)),
-            ("number", number(k, 300)),
-            ("key", key(k, b"other")),
+            ("addresses", seal(k, &vec![addr, pool.gateway.unwrap()])),
+            ("address", seal(k, &addr)),
+            ("number", seal(k, &300_u64)),
+            ("key", seal(k, &b"other".as_slice())),
             ("cooling", super::cooling(k, &cooling)),
             ("ranges", super::ranges(k, &ranges)),
             ("bits", bits(k, &[0xa5; 64])),
-            ("pool", super::pool(k, &pool)),
-            ("pools", pools(k, std::slice::from_ref(&pool))),
-            ("pool's name", pool_id(k, &pool.id)),
+            ("pool", seal(k, &pool)),
+            ("pools", seal(k, &std::slice::from_ref(&pool))),
+            ("pool's name", seal(k, &pool.id)),
             ("node", node(k, &of_node)),
-            ("network", super::definition(k, &of_network)),
-            ("note", note(k, 5, b"value")),
+            ("network", definition(k, &of_network)),
+            ("note", seal(k, &(5_u64, b"value".as_slice()))),
             ("event", event(k, &happened)),
             ("events", events(k, &[happened])),
             ("bounds", super::bounds(k, History::default()).unwrap()),

@@ -45,7 +45,7 @@ fn other_than_lease<K: KvMut>(
         Change::Cool(set, cooling) => cool(tables, set, cooling),
         Change::Cursor(set, range, addr) => {
             let key = keys::cursor(set, *range);
-            tables.kv.put(&key, &codec::addr(&key, *addr))
+            tables.kv.put(&key, &codec::seal(&key, addr))
         }
         Change::Sticky(set, pod, range, addr) => {
             stick(tables, set, &keys::sticky(set, pod, *range), *addr)
@@ -68,16 +68,16 @@ pub fn stick<K: KvMut>(
     addr: Addr,
 ) -> Result<(), StoreError> {
     if let Some(before) = tables.kv.get(key)? {
-        let before = tables.whole(codec::read_addr(key, &before))?;
+        let before = tables.whole(codec::unseal::<Addr>(key, &before))?;
         tables.kv.remove(&keys::stuck(set, before))?;
     }
     let stuck = keys::stuck(set, addr);
     if let Some(other) = tables.kv.get(&stuck)? {
-        let other = tables.whole(codec::read_key(&stuck, &other))?;
+        let other = tables.whole(codec::unseal::<Vec<u8>>(&stuck, &other))?;
         tables.kv.remove(&other)?;
     }
-    tables.kv.put(&stuck, &codec::key(&stuck, key))?;
-    tables.kv.put(key, &codec::addr(key, addr))
+    tables.kv.put(&stuck, &codec::seal(&stuck, &key))?;
+    tables.kv.put(key, &codec::seal(key, &addr))
 }
 
 /// Whether the address was nobody's.
@@ -98,7 +98,7 @@ fn put<K: KvMut>(tables: &mut Tables<'_, K>, lease: &Lease) -> Result<bool, Stor
             let mut addrs = tables.addrs(&key)?;
             addrs.push(addr);
             addrs.sort_unstable();
-            tables.kv.put(&key, &codec::addrs(&key, &addrs))?;
+            tables.kv.put(&key, &codec::seal(&key, &addrs))?;
         }
     }
     let key = keys::lease(set, addr);
@@ -120,7 +120,7 @@ fn free<K: KvMut>(
     if addrs.is_empty() {
         tables.kv.remove(&key)?;
     } else {
-        tables.kv.put(&key, &codec::addrs(&key, &addrs))?;
+        tables.kv.put(&key, &codec::seal(&key, &addrs))?;
     }
     let Some(until) = until else {
         return occupancy::free(tables, set, addr);

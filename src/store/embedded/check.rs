@@ -11,7 +11,8 @@ use super::view::{Each, Kv, KvMut, Tables};
 use super::{changes, keys, occupancy};
 use crate::alloc::Change;
 use crate::error::StoreError;
-use crate::model::{Lease, Timestamp};
+use crate::model::{Lease, Pool, Timestamp};
+use crate::net::Addr;
 use crate::store::codec;
 use crate::store::codec::Bad;
 
@@ -59,8 +60,8 @@ pub fn read(key: &[u8], value: &[u8]) -> Result<Option<Lease>, Bad> {
             let (_, addr) = keys::read_cooling(key).ok_or(Bad("a key of another form"))?;
             codec::read_cooling(key, addr, value)?;
         }
-        Some(b'S' | b'C') => drop(codec::read_addr(key, value)?),
-        Some(b'P') => drop(codec::read_pool(key, value)?),
+        Some(b'S' | b'C') => drop(codec::unseal::<Addr>(key, value)?),
+        Some(b'P') => drop(codec::unseal::<Pool>(key, value)?),
         Some(b'D') => {
             let network = keys::read_ranges(key).ok_or(Bad("a key of another form"))?;
             codec::read_ranges(key, network, value)?;
@@ -68,8 +69,8 @@ pub fn read(key: &[u8], value: &[u8]) -> Result<Option<Lease>, Bad> {
         Some(b'E') => drop(codec::read_event(key, value)?),
         Some(b'X') => drop(codec::read_counts(key, value)?),
         Some(b'M') if key == keys::BOUNDS => drop(codec::read_bounds(key, value)?),
-        Some(b'M') if key == keys::MACHINE => drop(codec::read_key(key, value)?),
-        Some(b'M') => drop(codec::read_number(key, value)?),
+        Some(b'M') if key == keys::MACHINE => drop(codec::unseal::<Vec<u8>>(key, value)?),
+        Some(b'M') => drop(codec::unseal::<u64>(key, value)?),
         _ => {}
     }
     Ok(None)
@@ -94,12 +95,12 @@ pub fn write<K: KvMut>(
             changes::cool(tables, &set, &cooling)
         }
         Some(b'S') => {
-            let addr = tables.whole(codec::read_addr(key, value))?;
+            let addr = tables.whole(codec::unseal::<Addr>(key, value))?;
             let Some(set) = keys::read_sticky_set(key) else { return Err(misread(tables)) };
             changes::stick(tables, &set, key, addr)
         }
         Some(b'P') => {
-            let pool = tables.whole(codec::read_pool(key, value))?;
+            let pool = tables.whole(codec::unseal::<Pool>(key, value))?;
             changes::make(tables, &Change::PutPool(pool), 0).map(drop)
         }
         _ => tables.kv.put(key, value),
@@ -316,7 +317,7 @@ fn judge<K: Kv>(
             },
         },
         Some(b'B') => occupancy::judge(tables, key, value)?,
-        Some(b'O') => match codec::read_addrs(key, value) {
+        Some(b'O') => match codec::unseal::<Vec<Addr>>(key, value) {
             Err(e) => Err(bad(e)),
             Ok(addrs) => {
                 let set = keys::read_owner_set(key);
@@ -337,25 +338,26 @@ fn judge<K: Kv>(
                 agrees(cooling.is_some_and(|c| c.until == until), "the address is not cooling down")
             }
         },
-        Some(b'S') => match (keys::read_sticky_set(key), codec::read_addr(key, value)) {
+        Some(b'S') => match (keys::read_sticky_set(key), codec::unseal::<Addr>(key, value)) {
             (None, _) => Err(form()),
             (_, Err(e)) => Err(bad(e)),
             (Some(set), Ok(addr)) => {
                 let stuck = keys::stuck(&set, addr);
-                let back = tables.kv.get(&stuck)?.and_then(|v| codec::read_key(&stuck, &v).ok());
+                let back =
+                    tables.kv.get(&stuck)?.and_then(|v| codec::unseal::<Vec<u8>>(&stuck, &v).ok());
                 agrees(back.as_deref() == Some(key), "the index of pods' addresses disagrees")
             }
         },
-        Some(b'T') => match codec::read_key(key, value) {
+        Some(b'T') => match codec::unseal::<Vec<u8>>(key, value) {
             Err(e) => Err(bad(e)),
             Ok(pod) => {
                 let set = keys::read_sticky_set(&pod);
-                let addr = tables.kv.get(&pod)?.and_then(|v| codec::read_addr(&pod, &v).ok());
+                let addr = tables.kv.get(&pod)?.and_then(|v| codec::unseal::<Addr>(&pod, &v).ok());
                 let back = set.zip(addr).map(|(set, addr)| keys::stuck(&set, addr));
                 agrees(back.as_deref() == Some(key), "the pod has another address")
             }
         },
-        Some(b'R') => codec::read_key(key, value).map(drop).map_err(bad),
+        Some(b'R') => codec::unseal::<Vec<u8>>(key, value).map(drop).map_err(bad),
         _ => read(key, value).map(drop).map_err(bad),
     })
 }

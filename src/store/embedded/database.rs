@@ -172,7 +172,7 @@ fn guard<F: FileSystem>(
 /// Whether the table is of a form that this build reads.
 fn check_schema<K: Kv>(tables: &Tables<'_, K>) -> Result<(), StoreError> {
     let found = match tables.kv.get(keys::SCHEMA)? {
-        Some(bytes) => tables.whole(codec::read_number(keys::SCHEMA, &bytes))?,
+        Some(bytes) => tables.whole(codec::unseal::<u64>(keys::SCHEMA, &bytes))?,
         None => return Err(tables.damaged("it does not say which schema it has")),
     };
     if found == u64::from(codec::SCHEMA_VERSION) {
@@ -309,7 +309,7 @@ pub fn write_new<F: FileSystem>(
     {
         let mut table = transaction.open_table(TABLE).map_err(|e| broken(name, e))?;
         let mut tables = Tables::new(Writer { table: &mut table, path: name }, name);
-        let schema = codec::number(keys::SCHEMA, codec::SCHEMA_VERSION.into());
+        let schema = codec::seal(keys::SCHEMA, &u64::from(codec::SCHEMA_VERSION));
         tables.kv.put(keys::SCHEMA, &schema)?;
         content(&mut tables)?;
     }

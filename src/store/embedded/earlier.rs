@@ -47,7 +47,8 @@ impl<F: FileSystem> Embedded<F> {
             .filter_map(|(_, path)| {
                 let (machine, begun) = self.read_earlier(&path, |tables| {
                     let machine = tables.kv.get(keys::MACHINE)?.unwrap_or_default();
-                    let machine = tables.whole(codec::read_key(keys::MACHINE, &machine))?;
+                    let machine =
+                        tables.whole(codec::unseal::<Vec<u8>>(keys::MACHINE, &machine))?;
                     Ok((machine, history::begun(tables)?.unwrap_or_default()))
                 })?;
                 let is_ours = machine == cx.node.machine.as_bytes();

@@ -374,7 +374,7 @@ impl Work<'_, '_, '_, '_> {
     /// Addresses that an index knows as taken.
     fn look_for_lost(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
         if let Some(set) = keys::read_owner_set(key) {
-            for addr in codec::read_addrs(key, value).unwrap_or_default() {
+            for addr in codec::unseal::<Vec<Addr>>(key, value).unwrap_or_default() {
                 self.lost(&set, addr)?;
             }
         } else if let Some((set, family, 0, index)) = keys::read_block(key)

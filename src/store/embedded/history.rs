@@ -103,7 +103,7 @@ pub fn counters<K: Kv>(tables: &Tables<'_, K>) -> Result<Vec<Counter>, StoreErro
 /// When this boot's store was begun, if it says so.
 pub fn begun<K: Kv>(tables: &Tables<'_, K>) -> Result<Option<Timestamp>, StoreError> {
     let bytes = tables.kv.get(keys::BEGUN)?;
-    Ok(bytes.and_then(|bytes| codec::read_number(keys::BEGUN, &bytes).ok()))
+    Ok(bytes.and_then(|bytes| codec::unseal::<u64>(keys::BEGUN, &bytes).ok()))
 }
 
 /// What is wanted of a boot that has ended: its events, and the end at `end` of the leases that were

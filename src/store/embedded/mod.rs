@@ -309,9 +309,9 @@ impl<F: FileSystem> Embedded<F> {
             database::write_new::<F>(new, name, file.flush, |tables| {
                 use self::view::KvMut;
                 if file.persist == Persist::Boot {
-                    let begun = codec::number(keys::BEGUN, cx.now);
+                    let begun = codec::seal(keys::BEGUN, &cx.now);
                     tables.kv.put(keys::BEGUN, &begun)?;
-                    let machine = codec::key(keys::MACHINE, cx.node.machine.as_bytes());
+                    let machine = codec::seal(keys::MACHINE, &cx.node.machine.as_bytes());
                     tables.kv.put(keys::MACHINE, &machine)?;
                 }
                 Ok(())

@@ -14,7 +14,7 @@ use crate::store::codec;
 pub fn get<K: Kv>(tables: &Tables<'_, K>, id: &PoolId) -> Result<Option<Pool>, StoreError> {
     let key = keys::pool(id);
     let bytes = tables.kv.get(&key)?;
-    bytes.map(|bytes| tables.whole(codec::read_pool(&key, &bytes))).transpose()
+    bytes.map(|bytes| tables.whole(codec::unseal(&key, &bytes))).transpose()
 }
 
 /// Every pool, by name.
@@ -22,7 +22,7 @@ pub fn all<K: Kv>(tables: &Tables<'_, K>) -> Result<Vec<Pool>, StoreError> {
     let from = keys::pools();
     let mut found = Vec::new();
     tables.kv.scan(&from, &keys::behind(&from), &mut |key, value| {
-        found.push(tables.whole(codec::read_pool(key, value))?);
+        found.push(tables.whole(codec::unseal::<Pool>(key, value))?);
         Ok(true)
     })?;
     Ok(found)
@@ -31,7 +31,7 @@ pub fn all<K: Kv>(tables: &Tables<'_, K>) -> Result<Vec<Pool>, StoreError> {
 /// The pool that an entry of the index by address names.
 fn named<K: Kv>(tables: &Tables<'_, K>, key: &[u8]) -> Result<Pool, StoreError> {
     let bytes = tables.kv.get(key)?.unwrap_or_default();
-    let id = tables.whole(codec::read_pool_id(key, &bytes))?;
+    let id = tables.whole(codec::unseal(key, &bytes))?;
     get(tables, &id)?.ok_or_else(|| tables.damaged("an index that names a pool which is not there"))
 }
 
@@ -153,10 +153,10 @@ pub fn put<K: KvMut>(tables: &mut Tables<'_, K>, pool: &Pool) -> Result<(), Stor
                 occupancy::take(tables, &keys::grid(&pool.space, pool.subnet.len()), bit)?;
             }
             let place = keys::place(&pool.space, pool.subnet, &pool.id);
-            tables.kv.put(&place, &codec::pool_id(&place, &pool.id))?;
+            tables.kv.put(&place, &codec::seal(&place, &pool.id))?;
         }
     }
-    tables.kv.put(&key, &codec::pool(&key, pool))
+    tables.kv.put(&key, &codec::seal(&key, pool))
 }
 
 /// Forgets a pool.

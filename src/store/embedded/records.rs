@@ -159,11 +159,11 @@ const KINDS: &[RecordKind] = &[
     }),
     (keys::cursors, |key, value| {
         let (set, range) = keys::read_cursor(key).ok_or(WRONG)?;
-        Ok(Record::Cursor(set, range, codec::read_addr(key, value)?))
+        Ok(Record::Cursor(set, range, codec::unseal(key, value)?))
     }),
     (keys::stickies, |key, value| {
         let (set, pod, range) = keys::read_sticky(key).ok_or(WRONG)?;
-        Ok(Record::Sticky(set, pod, range, codec::read_addr(key, value)?))
+        Ok(Record::Sticky(set, pod, range, codec::unseal(key, value)?))
     }),
 ];
 

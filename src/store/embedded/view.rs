@@ -87,7 +87,7 @@ impl<K: Kv> Tables<'_, K> {
     pub fn addrs(&self, key: &[u8]) -> Result<Vec<Addr>, StoreError> {
         match self.kv.get(key)? {
             None => Ok(Vec::new()),
-            Some(bytes) => self.whole(codec::read_addrs(key, &bytes)),
+            Some(bytes) => self.whole(codec::unseal(key, &bytes)),
         }
     }
 
@@ -167,7 +167,7 @@ impl<K: Kv> Tables<'_, K> {
     /// The nonce of the policy that the file has a copy of.
     pub fn policy_nonce(&self) -> Result<u64, StoreError> {
         let bytes = self.kv.get(keys::POLICY)?;
-        bytes.map_or(Ok(0), |bytes| self.whole(codec::read_number(keys::POLICY, &bytes)))
+        bytes.map_or(Ok(0), |bytes| self.whole(codec::unseal(keys::POLICY, &bytes)))
     }
 
     /// Uses this policy in the place of the file's copy.
@@ -185,7 +185,7 @@ impl<K: Kv> Tables<'_, K> {
         let end = keys::behind(&keys::reserved_of(set, addr.family()));
         // Entries lie under their last address: the first one from `addr` on is the only candidate.
         self.kv.scan(&keys::reserved(set, addr), &end, &mut |key, value| {
-            found = Some(self.whole(codec::read_key(key, value).and_then(|json| {
+            found = Some(self.whole(codec::unseal::<Vec<u8>>(key, value).and_then(|json| {
                 serde_json::from_slice(&json).map_err(|_| Bad("a reservation"))
             }))?);
             Ok(false)
@@ -238,9 +238,9 @@ impl<K: KvMut> Tables<'_, K> {
             let key = keys::reserved(&entry.set, entry.span.last);
             let json = serde_json::to_vec(entry)
                 .map_err(|e| StoreError::io("copy the policy into", self.path, e.into()))?;
-            self.kv.put(&key, &codec::key(&key, &json))?;
+            self.kv.put(&key, &codec::seal(&key, &json))?;
         }
-        self.kv.put(keys::POLICY, &codec::number(keys::POLICY, policy.nonce))
+        self.kv.put(keys::POLICY, &codec::seal(keys::POLICY, &policy.nonce))
     }
 }
 
@@ -271,7 +271,7 @@ impl<K: Kv> Addresses for Tables<'_, K> {
     fn cursor(&self, set: &SetName, range: Addr) -> Result<Option<Addr>, StoreError> {
         let key = keys::cursor(set, range);
         let bytes = self.kv.get(&key)?;
-        bytes.map(|bytes| self.whole(codec::read_addr(&key, &bytes))).transpose()
+        bytes.map(|bytes| self.whole(codec::unseal(&key, &bytes))).transpose()
     }
 
     fn next_free(&self, set: &SetName, span: Span, _: Order) -> Result<Option<Addr>, StoreError> {
@@ -334,7 +334,7 @@ impl<K: Kv> View for Tables<'_, K> {
     fn former(&self, set: &SetName, pod: &PodKey, range: Addr) -> Result<Option<Addr>, StoreError> {
         let key = keys::sticky(set, pod, range);
         match self.kv.get(&key)? {
-            Some(bytes) => self.whole(codec::read_addr(&key, &bytes)).map(Some),
+            Some(bytes) => self.whole(codec::unseal(&key, &bytes)).map(Some),
             None => Ok(self.earlier.and_then(|earlier| earlier(set, pod, range))),
         }
     }
@@ -386,7 +386,7 @@ impl<K: Kv> View for Tables<'_, K> {
         let mut addrs = Vec::new();
         let mut owners = 0;
         self.kv.scan(&from, &keys::behind(&all), &mut |key, value| {
-            addrs.extend(self.whole(codec::read_addrs(key, value))?);
+            addrs.extend(self.whole(codec::unseal::<Vec<Addr>>(key, value))?);
             owners += 1;
             Ok(owners < limit)
         })?;
@@ -426,7 +426,7 @@ impl<K: Kv> View for Tables<'_, K> {
         }
         let mut addrs = Vec::new();
         self.kv.scan(&from, &keys::behind(&all), &mut |key, value| {
-            addrs.extend(self.whole(codec::read_addrs(key, value))?);
+            addrs.extend(self.whole(codec::unseal::<Vec<Addr>>(key, value))?);
             Ok(addrs.len() < limit)
         })?;
         self.indexed(&set, &addrs)

@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::fs::FileSystem;
-use super::policy::Policy;
+use super::policy::{Policy, Reservation};
 use super::reserve::addresses;
 use super::view::{Kv, Tables};
 use super::{Embedded, LeaseFile, history, keys};
@@ -74,15 +74,20 @@ impl<F: FileSystem> Embedded<F> {
                     if seen.contains(&set) {
                         continue;
                     }
+                    if here.last() != Some(&set) {
+                        // The sets of a file come in order.
+                        here.last().inspect(|before| reserved.rest(Some(before), each));
+                        here.insert(set.clone());
+                    }
                     reserved.until(&set, addr, each);
                     each(&set, addr, holder);
-                    here.insert(set);
                 }
                 from = page.next;
             }
+            here.last().inspect(|last| reserved.rest(Some(last), each));
             seen.extend(here);
         }
-        reserved.rest(each);
+        reserved.rest(None, each);
         Ok(())
     }
 
@@ -194,40 +199,49 @@ fn page<K: Kv>(tables: &Tables<'_, K>, after: &[u8], cooling: bool) -> Result<Pa
 }
 
 /// The reservations that were not listed yet, by set and address.
-struct Reserved(BTreeMap<(SetName, Addr), super::policy::Reservation>);
+struct Reserved(BTreeMap<SetName, BTreeMap<Addr, Reservation>>);
 
 impl Reserved {
     fn new(policy: Policy) -> Reserved {
-        let entry = |e: super::policy::Reservation| ((e.set.clone(), e.span.first), e);
-        Reserved(policy.entries.into_iter().map(entry).collect())
+        let mut all: BTreeMap<SetName, BTreeMap<Addr, Reservation>> = BTreeMap::new();
+        for entry in policy.entries {
+            all.entry(entry.set.clone()).or_default().insert(entry.span.first, entry);
+        }
+        Reserved(all)
     }
 
     /// Lists those of the set before `addr`, and leaves `addr` itself out.
     fn until(&mut self, set: &SetName, addr: Addr, each: &mut dyn FnMut(&SetName, Addr, Holder)) {
-        while let Some((key, entry)) = self.0.first_key_value()
-            && (&key.0, key.1) <= (set, addr)
-        {
-            let (key, mut entry) = (key.clone(), entry.clone());
-            self.0.remove(&key);
-            for reserved in addresses(entry.span) {
-                if key.0 == *set && reserved >= addr {
-                    break;
-                }
-                each(&key.0, reserved, Holder::Leased(Box::new(entry.lease(reserved))));
+        let Some(of_set) = self.0.get_mut(set) else { return };
+        while let Some((first, mut entry)) = of_set.pop_first() {
+            if first > addr {
+                of_set.insert(first, entry);
+                break;
             }
+            let before = addresses(entry.span).take_while(|reserved| *reserved < addr);
+            before.for_each(|reserved| each(set, reserved, entry.holder(reserved)));
             let behind = addr.next().and_then(|next| entry.span.starting(next));
-            if let Some(rest) = behind.filter(|_| key.0 == *set) {
+            if let Some(rest) = behind {
                 entry.span = rest;
-                self.0.insert((key.0, rest.first), entry);
+                of_set.insert(rest.first, entry);
             }
         }
     }
 
-    fn rest(self, each: &mut dyn FnMut(&SetName, Addr, Holder)) {
-        for ((set, _), entry) in self.0 {
-            for addr in addresses(entry.span) {
-                each(&set, addr, Holder::Leased(Box::new(entry.lease(addr))));
+    /// Lists the others of a set, or (`None`) of all sets.
+    fn rest(&mut self, set: Option<&SetName>, each: &mut dyn FnMut(&SetName, Addr, Holder)) {
+        let sets: Vec<SetName> =
+            set.map_or_else(|| self.0.keys().cloned().collect(), |set| vec![set.clone()]);
+        for set in sets {
+            for entry in self.0.remove(&set).unwrap_or_default().into_values() {
+                addresses(entry.span).for_each(|addr| each(&set, addr, entry.holder(addr)));
             }
         }
+    }
+}
+
+impl Reservation {
+    fn holder(&self, addr: Addr) -> Holder {
+        Holder::Leased(Box::new(self.lease(addr)))
     }
 }

@@ -17,10 +17,10 @@ use crate::alloc::{Command, Context, Outcome};
 use crate::error::{Error, StoreError};
 use crate::model::{Lease, NetworkName, Persist};
 use crate::store::cluster::check::assert_sound;
-use crate::store::cluster::{
-    ClusterStore, Commit, Conflict, Entries, Entry, Expect, KeyRange, LocalCache, Operation,
-    Server, Write,
+use crate::store::cluster::server::{
+    Commit, Conflict, Entries, Entry, Expect, KeyRange, Operation, Server, Write,
 };
+use crate::store::cluster::{ClusterStore, LocalCache};
 use crate::store::{Cluster, OldKey, Store, StoreReader};
 
 /// Operations of one transaction (Consul 1.8).

@@ -11,7 +11,7 @@ use super::contract::{add, at, del, dual_stack};
 use crate::alloc::Command;
 use crate::error::{Error, StoreError};
 use crate::model::{Consul, Etcd, History, Persist, Servers, StoreSpec};
-use crate::store::cluster::{Commit, Expect, Operation, Server, Write};
+use crate::store::cluster::server::{Commit, Expect, Operation, Server, Write};
 use crate::store::{Store, open};
 
 /// A server that always sends this answer, byte by byte if it is `slow`.

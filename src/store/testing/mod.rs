@@ -19,6 +19,7 @@ mod operator_test;
 mod peers;
 mod policy_test;
 mod pool_cases;
+mod sim;
 mod takeover_test;
 
 /// Whether `scripts/test.sh --long` runs: enumerations may take minutes.

@@ -19,10 +19,11 @@ use crate::error::{Error, Refusal, StoreError};
 use crate::model::{Etcd as Spec, Face, Node, Persist};
 use crate::net::Addr;
 use crate::store::Store;
+use crate::store::cluster::ClusterStore;
 use crate::store::cluster::backoff::pause;
 use crate::store::cluster::check::assert_sound;
 use crate::store::cluster::etcd::Etcd;
-use crate::store::cluster::{ClusterStore, Commit, Entries, Entry, KeyRange, Operation, Server};
+use crate::store::cluster::server::{Commit, Entries, Entry, KeyRange, Operation, Server};
 
 const CLIENTS: u64 = 16;
 

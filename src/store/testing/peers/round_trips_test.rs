@@ -21,9 +21,8 @@ use crate::store::Store;
 use crate::store::cluster::check::assert_sound;
 use crate::store::cluster::consul::Consul;
 use crate::store::cluster::etcd::Etcd;
-use crate::store::cluster::{
-    ClusterStore, Commit, Entries, Entry, KeyRange, LocalCache, Operation, Server,
-};
+use crate::store::cluster::server::{Commit, Entries, Entry, KeyRange, Operation, Server};
+use crate::store::cluster::{ClusterStore, LocalCache};
 
 /// Counts the round trips to a server.
 pub struct Counted<S>(pub S, pub Rc<Cell<usize>>);

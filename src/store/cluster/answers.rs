@@ -1,0 +1,256 @@
+//! The cluster view as the allocator's [`View`]: which question is answered by an assumption, and which by a
+//! read.
+//!
+//! A search for a free address takes few round trips however full a set is. It first assumes an address to be
+//! free. If that has failed, it lists the chunk around the address. If chunks are full, it counts whole ranges
+//! and lists a chunk with room. The allocator chooses the order.
+
+use std::collections::BTreeSet;
+use std::ops::Bound::{Excluded, Included, Unbounded};
+
+use super::records::bad_record;
+use super::server::Expect;
+use super::view::ClusterView;
+use super::{keys, records, segments};
+use crate::alloc::{Addresses, Cooling, Holder, NetworkRanges, Order, PodKey, View};
+use crate::error::StoreError;
+use crate::model::{Lease, NetworkDefinition, NetworkName, Owner, Pool, PoolId, SetName};
+use crate::net::{Addr, Family, Span, Subnet};
+use crate::store::codec;
+
+/// Chunks that are listed before ranges are counted.
+const MAX_CHUNKS: usize = 2;
+/// How often a chunk with room is listed, in case other clients fill it before the commit.
+const MAX_ROUNDS: usize = 4;
+/// Lost races after which round robin takes any free address, because many clients want the next one.
+const MAX_LOST_RACES: u32 = 2;
+
+impl Addresses for ClusterView<'_> {
+    fn holder(&self, set: &SetName, addr: Addr) -> Result<Holder, StoreError> {
+        match self.assume_absent(keys::address(set, addr))? {
+            Some(entry) => self.living_holder(set, addr, &entry),
+            None => Ok(Holder::Free),
+        }
+    }
+
+    fn of(&self, set: &SetName, owner: &Owner) -> Result<Vec<Lease>, StoreError> {
+        let Some(path) = keys::owner(set, &self.cx.node, owner) else {
+            return Ok(Vec::new());
+        };
+        for may_repeat in [true, false] {
+            let Some(entry) = self.assume_absent(path.clone())? else {
+                return Ok(Vec::new());
+            };
+            let leases = self.leases_in(&path, &entry)?;
+            let mut agree = true;
+            for lease in &leases {
+                agree &= lease.owner == *owner && self.derive_address(lease, entry.version)?;
+            }
+            if agree {
+                return Ok(leases.into_iter().filter(|l| !self.has_ended(l)).collect());
+            }
+            if may_repeat {
+                // They may have been read at two moments. At one moment they must agree.
+                let addresses = leases.iter().map(|l| keys::address(set, l.addr));
+                self.fetch(&addresses.chain([path.clone()]).collect::<Vec<_>>())?;
+            }
+        }
+        Err(bad_record(self.server, &path, "it names an address that is not this owner's"))
+    }
+
+    fn cursor(&self, set: &SetName, range: Addr) -> Result<Option<Addr>, StoreError> {
+        let last = self.hint(&keys::of_address(keys::CURSOR, set, range))?;
+        self.search.round_robin.set(last.is_some());
+        Ok(last)
+    }
+
+    fn next_free(
+        &self,
+        set: &SetName,
+        span: Span,
+        order: Order,
+    ) -> Result<Option<Addr>, StoreError> {
+        // The lowest address is probably held. The next one in round robin is probably free.
+        let guess = order == Order::Any || self.search.round_robin.get();
+        if guess
+            && !self.search.list_chunks.get()
+            && let Some(addr) = self.first_unheld(set, span)?
+        {
+            return Ok(Some(addr));
+        }
+        let any = order == Order::Any
+            || self.search.round_robin.get() && self.search.lost_races.get() >= MAX_LOST_RACES;
+        let mut left = Some(span).filter(|_| !self.search.count_ranges.get());
+        for _ in 0..MAX_CHUNKS {
+            let Some(rest) = left else { break };
+            if let Some(addr) = self.pick_in_chunk(set, rest, any)? {
+                return Ok(Some(addr));
+            }
+            left = keys::chunk_of(rest.first).last.next().and_then(|next| rest.starting(next));
+        }
+        if left.is_some() {
+            self.search.count_ranges.set(true);
+        }
+        // A small span was listed completely by now.
+        let rounds = if self.search.count_ranges.get() { MAX_ROUNDS } else { 0 };
+        for _ in 0..rounds {
+            let Some(from) = self.find_room(set, span)? else { break };
+            let Some(rest) = span.starting(from) else { break };
+            if let Some(addr) = self.pick_in_chunk(set, rest, any)? {
+                return Ok(Some(addr));
+            }
+        }
+        if let Some(addr) = self.find_ended(set, span)? {
+            return self.choose(set, addr).map(Some);
+        }
+        self.search.full.borrow_mut().insert((set.clone(), span));
+        Ok(None)
+    }
+
+    fn cooling(&self, _: &SetName, _: Family, _: usize) -> Result<Vec<Cooling>, StoreError> {
+        // Addresses whose cooldown is over are leased where they are found, not searched for.
+        Ok(Vec::new())
+    }
+
+    fn first_cooling(
+        &self,
+        set: &SetName,
+        family: Family,
+        spans: &[Span],
+    ) -> Result<Option<Cooling>, StoreError> {
+        let folder = keys::of_set(keys::COOLING, set);
+        self.list(folder.clone())?;
+        let mut found = Vec::new();
+        for (path, entry) in self.entries_below(&folder) {
+            let Some((_, addr)) = keys::read_of_address(keys::COOLING, &path) else { continue };
+            let here = addr.family() == family && spans.iter().any(|s| s.contains(addr));
+            if here
+                && let Holder::Cooling(cooling) =
+                    self.checked(&path, codec::read_slot(path.as_bytes(), set, addr, &entry.value))?
+            {
+                found.push(cooling);
+            }
+        }
+        found.sort();
+        for cooling in found {
+            // The record of the address decides, because it may have changed since.
+            let entry = self.read(&keys::address(set, cooling.addr))?;
+            if let Some(entry) = entry
+                && let Holder::Cooling(cooling) = self.holder_in(set, cooling.addr, &entry)?
+            {
+                return Ok(Some(cooling));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl View for ClusterView<'_> {
+    fn former(&self, set: &SetName, pod: &PodKey, range: Addr) -> Result<Option<Addr>, StoreError> {
+        self.hint(&keys::sticky(set, pod, range))
+    }
+
+    fn adopted(&self, network: &NetworkName) -> Result<bool, StoreError> {
+        let path = keys::named(keys::ADOPTED, network.as_str());
+        match self.import_mark {
+            None => Ok(false),
+            Some(Expect::Present) => Ok(self.assume_present(path)),
+            Some(_) => Ok(self.assume_absent(path)?.is_some()),
+        }
+    }
+
+    fn has_ranges(&self, ranges: &NetworkRanges) -> Result<bool, StoreError> {
+        Ok(self.cache.has_ranges(ranges, self.cx))
+    }
+
+    fn networks(&self) -> Result<Vec<NetworkRanges>, StoreError> {
+        // A warning is not worth a round trip.
+        Ok(Vec::new())
+    }
+
+    /// Only this node's owners: a runtime knows no containers of other nodes.
+    fn page(
+        &self,
+        set: &SetName,
+        after: Option<&Owner>,
+        limit: usize,
+    ) -> Result<Vec<Lease>, StoreError> {
+        let owners = self.owners(set)?;
+        let from = after.map_or(0, |after| owners.partition_point(|(o, _)| o <= after));
+        Ok(owners[from..].iter().take(limit).flat_map(|(_, leases)| leases.clone()).collect())
+    }
+
+    fn pool(&self, id: &PoolId) -> Result<Option<Pool>, StoreError> {
+        self.decoded(&keys::named(keys::POOL, &id.0), records::plain)
+    }
+
+    fn overlapping(&self, space: &str, subnet: Subnet) -> Result<Option<Pool>, StoreError> {
+        let mut pools = self.pools(space)?;
+        pools.retain(|p| Span::from(p.subnet).overlaps(Span::from(subnet)));
+        Ok(pools.into_iter().min_by_key(|p| p.subnet))
+    }
+
+    fn next_block(
+        &self,
+        space: &str,
+        within: Subnet,
+        len: u8,
+        from: Addr,
+    ) -> Result<Option<Subnet>, StoreError> {
+        let taken: BTreeSet<Subnet> = self.pools(space)?.iter().map(|p| p.subnet).collect();
+        let mut block = Subnet::masked(from.max(within.first()), len);
+        while let Some(b) = block.filter(|b| within.contains(b.first())) {
+            if b.first() >= from && !taken.contains(&b) {
+                return Ok(Some(b));
+            }
+            block = b.last().next().and_then(|next| Subnet::masked(next, len));
+        }
+        Ok(None)
+    }
+
+    /// The leases of all nodes. The first page lists them again, because a conflict may have reported a lease
+    /// that was not listed.
+    fn of_pool(
+        &self,
+        pool: &Pool,
+        after: Option<Addr>,
+        limit: usize,
+    ) -> Result<Vec<Lease>, StoreError> {
+        let set = pool.set();
+        let prefix = keys::of_set(keys::ADDRESS, &set);
+        if after.is_none() {
+            self.invalidate(&prefix);
+            self.list(prefix.clone())?;
+        }
+        let after = after.map(|after| Excluded(keys::address(&set, after)));
+        let from = after.unwrap_or_else(|| Included(prefix.clone()));
+        let mut leases = Vec::new();
+        let known = self.known.borrow();
+        for (path, entry) in known.range((from, Unbounded)) {
+            if !path.starts_with(&prefix) || leases.len() == limit {
+                break;
+            }
+            if let (Some(entry), Some((_, addr))) = (entry, keys::read_address(path))
+                && let Holder::Leased(lease) = self.holder_in(&set, addr, entry)?
+                && matches!(&lease.owner, Owner::Pool(id, _) if *id == pool.id)
+            {
+                leases.push(*lease);
+            }
+        }
+        Ok(leases)
+    }
+
+    fn has_other_nodes(&self) -> bool {
+        true
+    }
+
+    fn definition(&self, name: &NetworkName) -> Result<Option<NetworkDefinition>, StoreError> {
+        self.decoded(&keys::named(keys::NETWORK, name.as_str()), records::definition)
+    }
+
+    fn capacity(&self) -> usize {
+        // A freed lease needs at most three records: its address's, its owner's, and the index of cooling
+        // addresses. The transaction also compares the node and writes history.
+        self.server.max_operations().saturating_sub(1 + segments::OPERATIONS) / 3
+    }
+}
