@@ -89,6 +89,21 @@ impl Bar {
     }
 }
 
+/// The bars of ADDs beside readers.
+fn readers(results: &Results, leases: f64, most: &mut dyn FnMut(&str, f64, &'static str, f64)) {
+    for plugin in ["Boot", "Disk"] {
+        let at = |what: &str| format!("{plugin}/readers/{what}");
+        let longer = results.samples.get(&at("beside")).max() - results.samples.p50(&at("idle"));
+        let what = format!("ADD beside four readers, {plugin}, {leases} leases: max - idle median");
+        most(&what, longer, "ms", 100.0);
+        for reader in ["list", "doctor", "subletd"] {
+            let mib = results.facts.get(&at(&format!("{reader} MiB"))).copied();
+            let what = format!("peak memory of {reader}, {plugin}, {leases} leases");
+            most(&what, mib.unwrap_or(f64::NAN), "MiB", 64.0);
+        }
+    }
+}
+
 fn bars(results: &Results) -> Vec<Bar> {
     let s = &results.samples;
     let mut bars = Vec::new();
@@ -145,18 +160,7 @@ fn bars(results: &Results) -> Vec<Bar> {
         most(&format!("flushes of a {plugin:?} CHECK"), results.flushes(plugin, "CHECK"), "", 0.0);
     }
     most("peak memory of ADD, DEL, CHECK, STATUS, all sizes", results.rss(), "MiB", 4.0);
-    for plugin in ["Boot", "Disk"] {
-        let at = |what: &str| format!("{plugin}/readers/{what}");
-        let longer = s.get(&at("beside")).max() - s.p50(&at("idle"));
-        let what =
-            format!("ADD beside four readers, {plugin}, {largest} leases: max - idle median");
-        most(&what, longer, "ms", 100.0);
-        for reader in ["list", "doctor", "subletd"] {
-            let mib = results.facts.get(&at(&format!("{reader} MiB"))).copied();
-            let what = format!("peak memory of {reader}, {plugin}, {largest} leases");
-            most(&what, mib.unwrap_or(f64::NAN), "MiB", 64.0);
-        }
-    }
+    readers(results, largest, &mut most);
     for plugin in ["Boot", "Disk"] {
         let rss = results.facts.get(&format!("{plugin}/gc/rss")).copied().unwrap_or(f64::NAN);
         most(&format!("GC of 100,000 leases, half valid, {plugin}: peak memory"), rss, "MiB", 48.0);

@@ -43,7 +43,8 @@ pub fn evidence(
     Evidence { cx: cx.clone(), grace, namespaces, by_netns, listings }
 }
 
-/// The problems of a store, for `sublet doctor`: those that the store finds, and stale leases.
+/// What the store finds, and a problem for each lease whose network namespace is provably gone, which a store
+/// cannot find. No runtime is asked.
 pub fn problems(store: &mut dyn Store, cx: &Context) -> Result<Vec<Problem>, StoreError> {
     let mut problems: Vec<Problem> = Vec::new();
     store.problems(cx, &mut |problem| problems.push(problem))?;
@@ -60,8 +61,6 @@ pub fn problems(store: &mut dyn Store, cx: &Context) -> Result<Vec<Problem>, Sto
     Ok(problems)
 }
 
-/// A problem for each lease whose network namespace is provably gone: a store cannot find these. No runtime is
-/// asked.
 fn stale_leases(leases: &[Lease], cx: &Context) -> Vec<Problem> {
     let evidence = evidence(leases, cx, GRACE, true, Vec::new());
     let assessed = leases.iter().zip(stale::assess(leases, &evidence));

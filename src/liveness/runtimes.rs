@@ -40,7 +40,7 @@ pub fn ask(socket: &Path, path: &str, timeout: Duration) -> io::Result<Vec<u8>> 
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))?;
-    // HTTP/1.0: the answer is not chunked and ends with the connection.
+    // 1.0: the answer comes in one piece, and ends with the connection.
     stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: docker\r\n\r\n").as_bytes())?;
     let mut answer = Vec::new();
     stream.take(LONGEST).read_to_end(&mut answer)?;

@@ -89,6 +89,11 @@ impl Lab {
         Lab { dir: tempfile::tempdir().unwrap() }
     }
 
+    /// Returns a folder on tmpfs, for files that are written and thrown away thousands of times.
+    pub fn in_memory() -> Lab {
+        Lab { dir: TempDir::new_in("/dev/shm").unwrap() }
+    }
+
     pub fn path(&self) -> &Path {
         self.dir.path()
     }

@@ -1,5 +1,5 @@
-//! The cluster view as the allocator's [`View`]: which question is answered by an assumption, and which by a
-//! read.
+//! The cluster view as the allocator's [`Addresses`] and [`View`]: which question is answered by an assumption,
+//! and which by a read.
 //!
 //! A search for a free address takes few round trips however full a set is. It first assumes an address to be
 //! free. If that has failed, it lists the chunk around the address. If chunks are full, it counts whole ranges

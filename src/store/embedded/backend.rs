@@ -37,6 +37,7 @@ use super::fs::{FileSystem, OpenFile, read_exact};
 use super::lock::Lock;
 use super::pages;
 use super::pages::Pages;
+use crate::error::StoreError;
 
 /// What becomes of flushes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,12 +118,12 @@ impl Note {
     }
 }
 
-/// Forgets what the last holder of a lock noted: before another file gets the name, and for a copy
-/// that an operator puts back.
-pub fn forget_note<F: FileSystem>(lock: &Lock<F>) {
-    if let Some(file) = lock.file() {
-        let _ = file.set_len(0);
-    }
+/// Forgets what the last holder of a lock noted about `path`: before another file gets the name, and for
+/// a copy that an operator puts back. With the note left there, the new file would pass for one that was
+/// set back.
+pub fn forget_note<F: FileSystem>(lock: &Lock<F>, path: &Path) -> Result<(), StoreError> {
+    let forgotten = lock.file().map_or(Ok(()), |file| file.set_len(0));
+    forgotten.map_err(|e| StoreError::io("empty the lock file of", path, e))
 }
 
 /// redb's view of an open file, and the switch of it.

@@ -81,8 +81,7 @@ pub fn in_place(
         || {
             files::sync_names(&fs, &kept)?;
             // What the last holder noted was of another file.
-            backend::forget_note(&lock);
-            Ok(())
+            backend::forget_note(&lock, path)
         },
     )?;
     files::sync_names(&fs, path)?;

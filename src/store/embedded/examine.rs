@@ -197,8 +197,7 @@ impl<F: FileSystem> Embedded<F> {
             },
             || {
                 // What the last holder noted was of another file.
-                backend::forget_note(lock);
-                Ok(())
+                backend::forget_note(lock, path)
             },
         )?;
         repair.copies.push(aside);

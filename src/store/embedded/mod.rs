@@ -63,7 +63,7 @@ mod reserve;
 pub mod view;
 mod walk;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -304,7 +304,7 @@ impl<F: FileSystem> Embedded<F> {
             return Ok(());
         }
         // An operator has moved the file away; what was noted is of that one.
-        backend::forget_note(lock);
+        backend::forget_note(lock, &file.path)?;
         files::create(&self.fs, &file.path, |new, name| {
             database::write_new::<F>(new, name, file.flush, |tables| {
                 use self::view::KvMut;
@@ -360,7 +360,12 @@ impl<F: FileSystem> Embedded<F> {
         condition: &dyn Fn(&Tables<'_, Writer<'_, '_>>) -> Result<bool, StoreError>,
     ) -> Result<Option<Plan>, StoreError> {
         let refused = Cell::new(None);
-        let earlier = |set: &SetName, pod: &PodKey, range| self.earlier_former(set, pod, range, cx);
+        let carried = RefCell::new(Vec::new());
+        let earlier = |set: &SetName, pod: &PodKey, range| {
+            let addr = self.earlier_former(set, pod, range, cx)?;
+            carried.borrow_mut().push(Change::Sticky(set.clone(), pod.clone(), range, addr));
+            Some(addr)
+        };
         let ask: Option<&Former<'_>> =
             if file.persist == Persist::Boot { Some(&earlier) } else { None };
         let work = |tables: &mut Tables<'_, Writer<'_, '_>>| {
@@ -374,6 +379,15 @@ impl<F: FileSystem> Embedded<F> {
                 }
             }
             let mut plan = run_in_all_sets(command, tables, cx)?;
+            // The next boot asks this file alone, so the address of a pod is remembered here too.
+            let leases = |set: &SetName, addr: Addr| {
+                let is_it = |lease: &Lease| lease.set == *set && lease.addr == addr;
+                plan.changes.iter().any(|change| matches!(change, Change::Put(l) if is_it(l)))
+            };
+            let mut carried = carried.take();
+            carried
+                .retain(|change| matches!(change, Change::Sticky(set, _, _, a) if leases(set, *a)));
+            plan.changes.extend(carried);
             let counted = alloc::counted(command, &plan, cx, file.flush == Flush::Never);
             if counted.is_none() && plan.changes.is_empty() && !is_step(&plan) {
                 return Ok(ControlFlow::Break(Some(plan)));

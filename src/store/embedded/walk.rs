@@ -16,7 +16,7 @@ use super::view::{Kv, Tables};
 use super::{Embedded, LeaseFile, history, keys};
 use crate::alloc::{Context, Holder, NetworkRanges};
 use crate::error::StoreError;
-use crate::model::{Counter, Event, Lease, SetName};
+use crate::model::{Counter, Event, Lease, Persist, SetName};
 use crate::net::Addr;
 use crate::store::codec::Bad;
 use crate::store::{EachOccupied, EventFilter, codec};
@@ -63,32 +63,54 @@ impl<F: FileSystem> Embedded<F> {
         self.patience.renew();
         let mut reserved = Reserved::new(Policy::read(&self.fs, &self.names.policy())?);
         let mut seen = BTreeSet::new();
-        for file in self.lease_files_own_first(cx)? {
-            let mut here = BTreeSet::new();
+        let files = self.lease_files_own_first(cx)?;
+        let homes = self.homes(&files)?;
+        for file in &files {
+            let mut current: Option<SetName> = None;
             let mut from = Some(Vec::new());
             while let Some(after) = from {
-                let page = self.read_page(&file, |tables| page(tables, &after, cooling))?;
+                let page = self.read_page(file, |tables| page(tables, &after, cooling))?;
                 let Some(page) = page else { break };
                 for (set, addr, holder) in page.holders {
-                    // A set whose home changed since is not listed once more.
-                    if seen.contains(&set) {
+                    // What a file keeps of a set with another home (cooling addresses, a gateway) is
+                    // out of date. A set whose home changed since is not listed once more.
+                    if homes.get(&set).is_some_and(|home| *home != file.persist)
+                        || seen.contains(&set)
+                    {
                         continue;
                     }
-                    if here.last() != Some(&set) {
-                        // The sets of a file come in order.
-                        here.last().inspect(|before| reserved.rest(Some(before), each));
-                        here.insert(set.clone());
+                    if let Some(last) = current.replace(set.clone()).filter(|last| *last != set) {
+                        reserved.end(&last, each);
+                        seen.insert(last);
                     }
                     reserved.until(&set, addr, each);
                     each(&set, addr, holder);
                 }
                 from = page.next;
             }
-            here.last().inspect(|last| reserved.rest(Some(last), each));
-            seen.extend(here);
+            if let Some(last) = current {
+                reserved.end(&last, each);
+                seen.insert(last);
+            }
         }
-        reserved.rest(None, each);
+        reserved.rest(each);
         Ok(())
+    }
+
+    /// Which file has the leases of a set, where more than one may have something of it.
+    fn homes(&self, files: &[LeaseFile]) -> Result<BTreeMap<SetName, Persist>, StoreError> {
+        let mut homes = BTreeMap::new();
+        for file in files.iter().filter(|_| files.len() > 1) {
+            self.read_page(file, |tables| {
+                for set in tables.sets()? {
+                    if tables.is_home(&set)? {
+                        homes.insert(set, file.persist);
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        Ok(homes)
     }
 
     /// One hold of a file's lock, for one page.
@@ -198,7 +220,7 @@ fn page<K: Kv>(tables: &Tables<'_, K>, after: &[u8], cooling: bool) -> Result<Pa
     Ok(Page { holders: found.into_iter().map(|(_, holder)| holder).collect(), next })
 }
 
-/// The reservations that were not listed yet, by set and address.
+/// The reservations that were not listed yet, by set and first address.
 struct Reserved(BTreeMap<SetName, BTreeMap<Addr, Reservation>>);
 
 impl Reserved {
@@ -213,35 +235,33 @@ impl Reserved {
     /// Lists those of the set before `addr`, and leaves `addr` itself out.
     fn until(&mut self, set: &SetName, addr: Addr, each: &mut dyn FnMut(&SetName, Addr, Holder)) {
         let Some(of_set) = self.0.get_mut(set) else { return };
-        while let Some((first, mut entry)) = of_set.pop_first() {
-            if first > addr {
-                of_set.insert(first, entry);
-                break;
+        while let Some(first) = of_set.first_entry().filter(|first| *first.key() <= addr) {
+            let entry = first.remove();
+            if let Some(span) = addr.prev().and_then(|last| entry.span.up_to(last)) {
+                list(&Reservation { span, ..entry.clone() }, each);
             }
-            let before = addresses(entry.span).take_while(|reserved| *reserved < addr);
-            before.for_each(|reserved| each(set, reserved, entry.holder(reserved)));
-            let behind = addr.next().and_then(|next| entry.span.starting(next));
-            if let Some(rest) = behind {
-                entry.span = rest;
-                of_set.insert(rest.first, entry);
+            if let Some(span) = addr.next().and_then(|next| entry.span.starting(next)) {
+                of_set.insert(span.first, Reservation { span, ..entry });
             }
         }
     }
 
-    /// Lists the others of a set, or (`None`) of all sets.
-    fn rest(&mut self, set: Option<&SetName>, each: &mut dyn FnMut(&SetName, Addr, Holder)) {
-        let sets: Vec<SetName> =
-            set.map_or_else(|| self.0.keys().cloned().collect(), |set| vec![set.clone()]);
-        for set in sets {
-            for entry in self.0.remove(&set).unwrap_or_default().into_values() {
-                addresses(entry.span).for_each(|addr| each(&set, addr, entry.holder(addr)));
-            }
+    /// Lists what is left of a set.
+    fn end(&mut self, set: &SetName, each: &mut dyn FnMut(&SetName, Addr, Holder)) {
+        for entry in self.0.remove(set).unwrap_or_default().values() {
+            list(entry, each);
+        }
+    }
+
+    fn rest(self, each: &mut dyn FnMut(&SetName, Addr, Holder)) {
+        for entry in self.0.values().flat_map(BTreeMap::values) {
+            list(entry, each);
         }
     }
 }
 
-impl Reservation {
-    fn holder(&self, addr: Addr) -> Holder {
-        Holder::Leased(Box::new(self.lease(addr)))
+fn list(entry: &Reservation, each: &mut dyn FnMut(&SetName, Addr, Holder)) {
+    for addr in addresses(entry.span) {
+        each(&entry.set, addr, Holder::Leased(Box::new(entry.lease(addr))));
     }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::contract::{add, added, addr, at, del, net, refused};
-use super::host::{Host, boot, listed, lowest, range, sticky};
+use super::host::{Host, boot, listed, lowest, of_network, range, reserve, sticky};
 use crate::alloc::{Check, Command, Context, Outcome, Status};
 use crate::error::Refusal;
 use crate::model::{BootId, History, Node, Persist, Wait};
@@ -91,61 +91,12 @@ fn earlier_files_are_removed_beyond_the_retention_of_history_if_they_name_this_m
 
 #[test]
 fn on_a_network_file_system_boot_is_refused() {
+    use super::watched::Watched;
     use crate::error::{Error, StoreError};
-    use crate::store::embedded::fs::{Access, FileId, FileSystem, Os};
-    use std::ffi::OsString;
-    use std::io::Result;
-    use std::path::Path;
-    use std::time::Duration;
-
-    /// The kernel's files, in a folder that is shared.
-    #[derive(Clone, Debug)]
-    struct Shared;
-    impl FileSystem for Shared {
-        type File = fs::File;
-        fn open(&self, path: &Path, access: Access) -> Result<Option<fs::File>> {
-            Os.open(path, access)
-        }
-        fn create(&self, path: &Path) -> Result<fs::File> {
-            Os.create(path)
-        }
-        fn find(&self, path: &Path) -> Result<Option<FileId>> {
-            Os.find(path)
-        }
-        fn link(&self, from: &Path, to: &Path) -> Result<()> {
-            Os.link(from, to)
-        }
-        fn rename(&self, from: &Path, to: &Path) -> Result<()> {
-            Os.rename(from, to)
-        }
-        fn exchange(&self, one: &Path, other: &Path) -> Result<()> {
-            Os.exchange(one, other)
-        }
-        fn remove(&self, path: &Path) -> Result<bool> {
-            Os.remove(path)
-        }
-        fn list(&self, folder: &Path) -> Result<Vec<OsString>> {
-            Os.list(folder)
-        }
-        fn make_folder(&self, folder: &Path) -> Result<()> {
-            Os.make_folder(folder)
-        }
-        fn sync_folder(&self, folder: &Path) -> Result<()> {
-            Os.sync_folder(folder)
-        }
-        fn is_shared(&self, _: &Path) -> Result<bool> {
-            Ok(true)
-        }
-        fn lock_holders(&self, file: FileId) -> Vec<u32> {
-            Os.lock_holders(file)
-        }
-        fn pause(&self, time: Duration) -> Duration {
-            Os.pause(time)
-        }
-    }
 
     let host = Host::new();
-    let store = |persist| Embedded::on(Shared, host.path(""), persist, Wait::Try);
+    let shared = Watched { is_shared: true, before: std::sync::Arc::new(|_, _| Ok(())) };
+    let store = |persist| Embedded::on(shared.clone(), host.path(""), persist, Wait::Try);
     let got = store(Persist::Boot).apply(&Command::Add(add("c1", &range())), &boot(1));
     assert!(matches!(got, Err(Error::Store(StoreError::SharedFolder { .. }))), "{got:?}");
     let status = Command::Status(Status { set: net(), sets: range(), strict: false });
@@ -166,4 +117,96 @@ fn a_file_that_was_moved_away_is_followed_by_a_new_one() {
         assert_eq!(added(&mut store, &lowest("c4"), &boot(1)), [addr("10.0.0.2")]);
         assert_eq!(added(&mut store, &lowest("c5"), &boot(1)), [addr("10.0.0.3")]);
     }
+}
+
+#[test]
+fn a_sticky_pod_keeps_its_address_over_any_number_of_reboots() {
+    let host = Host::new();
+    let mut store = host.store(Persist::Boot);
+    added(&mut store, &lowest("c0"), &boot(1));
+    let former = added(&mut store, &sticky("c1", "db-0"), &boot(1));
+    for n in 2..5 {
+        assert_eq!(added(&mut store, &sticky(&format!("c{n}"), "db-0"), &boot(n)), former);
+    }
+}
+
+/// The n-th boot of another machine.
+fn elsewhere(machine: &str, n: u32) -> Context {
+    let node = Node { name: machine.to_owned(), machine: machine.to_owned() };
+    Context { node, boot: Some(BootId(format!("{machine}-{n}"))), ..boot(n) }
+}
+
+#[test]
+fn a_file_of_an_earlier_boot_that_does_not_verify_is_never_removed() {
+    let host = Host::new();
+    let mut store = Embedded::new(host.path(""), Persist::Boot, Wait::Try)
+        .keeping(History::Kept { count: 10, age: 1500 });
+    added(&mut store, &lowest("c1"), &boot(1));
+    fs::write(host.of_boot(1), b"torn").unwrap();
+    for n in 2..=7 {
+        added(&mut store, &lowest(&format!("c{n}")), &boot(n));
+    }
+    assert!(host.of_boot(1).exists() && !host.of_boot(2).exists());
+}
+
+#[test]
+fn two_machines_on_one_folder_share_durable_leases_and_no_boot_leases() {
+    let host = Host::new();
+    let (a, b) = (elsewhere("a", 1), elsewhere("b", 1));
+    // On disk there is one set for both: this is how machines may share a folder.
+    let one = added(&mut host.store(Persist::Disk), &lowest("c1"), &a);
+    let other = added(&mut host.store(Persist::Disk), &lowest("c2"), &b);
+    assert_ne!(one, other);
+    // Boot leases are of one machine each. That is why they are refused where machines share a folder.
+    let of_boot = |name: &str| of_network("boot", lowest(name));
+    added(&mut host.store(Persist::Boot), &of_boot("c3"), &a);
+    added(&mut host.store(Persist::Boot), &of_boot("c4"), &b);
+    for cx in [&a, &b] {
+        assert_eq!(listed(&mut host.store(Persist::Boot), cx).len(), 3);
+    }
+}
+
+#[test]
+fn a_cloned_disk_carries_durable_leases_and_nothing_of_a_boot() {
+    let (host, clone) = (Host::new(), Host::new());
+    let durable = added(&mut host.store(Persist::Disk), &lowest("c1"), &elsewhere("a", 1));
+    let of_boot = |name: &str| of_network("boot", sticky(name, "db-0"));
+    added(&mut host.store(Persist::Boot), &of_network("boot", lowest("c0")), &elsewhere("a", 1));
+    let former = added(&mut host.store(Persist::Boot), &of_boot("c2"), &elsewhere("a", 1));
+    for entry in fs::read_dir(host.folder.path()).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, clone.folder.path().join(path.file_name().unwrap())).unwrap();
+    }
+    // The clone has a machine ID and a boot of its own.
+    let cx = elsewhere("b", 2);
+    let all = listed(&mut clone.store(Persist::Boot), &cx);
+    assert_eq!(all.iter().map(|lease| lease.addr).collect::<Vec<_>>(), durable);
+    assert_ne!(added(&mut clone.store(Persist::Disk), &lowest("c3"), &cx), durable);
+    // The original's pods are not the clone's, and its files stay.
+    assert_ne!(added(&mut clone.store(Persist::Boot), &of_boot("c4"), &cx), former);
+    assert!(clone.path(".boot-a-1").exists() && clone.path(".boot-b-2").exists());
+}
+
+/// A container that mounts a boot ID of its own over `/proc/sys/kernel/random/boot_id`, and the host's
+/// folder. Guaranteed: each boot ID leases an address once, neither changes the other's file, and
+/// reservations and durable leases hold for both. Not guaranteed: that the two boot files agree.
+#[test]
+fn a_container_with_a_boot_id_of_its_own_leases_beside_the_host() {
+    let host = Host::new();
+    let inside = Context { boot: Some(BootId("inside".to_owned())), ..boot(1) };
+    let mut store = host.store(Persist::Boot);
+    reserve(&mut store, &[addr("10.0.0.2")], &boot(1)).unwrap();
+    for cx in [&boot(1), &inside] {
+        let names = ["c1", "c2", "c3"];
+        let got: Vec<_> = names.iter().map(|c| added(&mut store, &lowest(c), cx)).collect();
+        assert_eq!(got, ["10.0.0.3", "10.0.0.4", "10.0.0.5"].map(|a| vec![addr(a)]));
+    }
+    let before = fs::read(host.of_boot(1)).unwrap();
+    store.apply(&del("c1"), &inside).unwrap();
+    assert_eq!(fs::read(host.of_boot(1)).unwrap(), before);
+    assert_eq!(listed(&mut store, &boot(1)).len(), 4);
+    // With "disk" there is one file, and no address has two holders.
+    let durable = |name: &str| of_network("disk", lowest(name));
+    let one = added(&mut host.store(Persist::Disk), &durable("c1"), &boot(1));
+    assert_ne!(added(&mut host.store(Persist::Disk), &durable("c2"), &inside), one);
 }

@@ -4,7 +4,7 @@ use super::contract::{added, addr, del};
 use super::host::{Host, added_with_warnings, boot, listed, lowest};
 use crate::alloc::{Command, Context, Outcome};
 use crate::model::{BootId, Persist};
-use crate::store::Store;
+use crate::store::{Store, StoreReader};
 
 const BOTH: [(Persist, Persist); 2] =
     [(Persist::Boot, Persist::Disk), (Persist::Disk, Persist::Boot)];
@@ -122,6 +122,45 @@ fn del_and_gc_free_after_shared_was_added_or_removed() {
     }
 }
 
+#[test]
+fn a_set_is_listed_from_its_home_whatever_else_the_other_file_has() {
+    use crate::alloc::{Add, Cooldown};
+    for (before, after) in BOTH {
+        let host = Host::new();
+        let cooldown = Cooldown { seconds: 9, strict: false };
+        let ecs = |name: &str| Add { cooldown, claim_gateways: true, ..lowest(name) };
+        // What is left: a gateway and a cooling address.
+        added(&mut host.store(before), &ecs("c1"), &boot(1));
+        host.store(before).apply(&del("c1"), &boot(1)).unwrap();
+        added(&mut host.store(after), &ecs("c2"), &boot(1));
+        for persist in [before, after] {
+            let mut store = host.store(persist);
+            let all = listed(&mut store, &boot(1));
+            let addrs: Vec<_> = all.iter().map(|lease| lease.addr).collect();
+            assert_eq!(addrs, [addr("10.0.0.1"), addr("10.0.0.2")], "{persist:?}");
+            let mut in_use = Vec::new();
+            store.occupancy(&boot(1), &mut |_, addr, _| in_use.push(addr)).unwrap();
+            assert_eq!(in_use, addrs, "{persist:?}");
+        }
+    }
+}
+
+#[test]
+fn an_address_that_is_leased_and_reserved_is_listed_once_wherever_other_sets_live() {
+    use crate::alloc::{Add, Reserve};
+    let host = Host::new();
+    let other = Add { set: crate::model::SetName("other".to_owned()), ..lowest("x") };
+    added(&mut host.store(Persist::Disk), &other, &boot(1));
+    let addrs = added(&mut host.store(Persist::Boot), &lowest("c1"), &boot(1));
+    let contested =
+        Reserve { set: super::contract::net(), addrs: addrs.clone(), note: None, holder: None };
+    let mut store = host.store(Persist::Disk);
+    store.apply(&Command::ReserveContested(contested), &boot(1)).unwrap();
+    let all = listed(&mut store, &boot(1));
+    let of_net = all.iter().filter(|lease| lease.set == super::contract::net());
+    assert_eq!(of_net.map(|lease| lease.addr).collect::<Vec<_>>(), addrs);
+}
+
 /// An ADD of the network "net" from the set `set`.
 fn from(set: &str, container: &str) -> crate::alloc::Add {
     crate::alloc::Add { set: crate::model::SetName(set.to_owned()), ..lowest(container) }
@@ -166,5 +205,39 @@ fn a_network_stays_in_its_set_while_it_has_leases_whatever_shared_says() {
                 added_with_warnings(&mut host.store(after), &from(other, "c3"), &boot(1));
             assert_eq!((addrs, warnings), (vec![addr("10.0.0.3")], vec![]));
         }
+    }
+}
+
+#[test]
+fn persist_edited_back_and_forth_with_live_leases_moves_nothing() {
+    for (before, after) in BOTH {
+        let host = Host::new();
+        let mut all = Vec::new();
+        for n in 0..6 {
+            let persist = if n % 2 == 0 { before } else { after };
+            all.extend(added(&mut host.store(persist), &lowest(&format!("c{n}")), &boot(1)));
+            let addrs: Vec<_> =
+                listed(&mut host.store(persist), &boot(1)).iter().map(|lease| lease.addr).collect();
+            assert_eq!(addrs, all);
+        }
+        // They end with the boot, or survive it, as the first did.
+        let left = if before == Persist::Disk { 6 } else { 0 };
+        assert_eq!(listed(&mut host.store(after), &boot(2)).len(), left);
+    }
+}
+
+#[test]
+fn a_foreign_file_is_refused_with_the_import_command_and_nothing_is_made() {
+    let mut bolt = vec![0; 4096];
+    bolt[16..20].copy_from_slice(&0xed0c_daed_u32.to_le_bytes());
+    for persist in [Persist::Boot, Persist::Disk] {
+        let host = Host::new();
+        std::fs::write(host.path(""), &bolt).unwrap();
+        for command in [Command::Add(lowest("c1")), del("c1")] {
+            let error = host.store(persist).apply(&command, &boot(1)).unwrap_err();
+            assert!(error.to_string().contains("sublet import ecs-ipam"), "{error}");
+        }
+        assert!(!host.of_boot(1).exists());
+        assert_eq!(std::fs::read(host.path("")).unwrap(), bolt);
     }
 }

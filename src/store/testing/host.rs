@@ -8,7 +8,9 @@ use tempfile::TempDir;
 use super::contract::{add, at, net, set};
 use crate::alloc::{Add, Command, Context, Outcome, Reserve, Strategy, Unreserve};
 use crate::error::Error;
-use crate::model::{BootId, Lease, Persist, Pod, Wait};
+use crate::model::{
+    Attachment, BootId, Lease, NetworkName, Origin, Owner, Persist, Pod, SetName, Wait,
+};
 use crate::net::{Addr, RangeSet};
 use crate::store::{Embedded, Store};
 
@@ -61,10 +63,22 @@ pub fn lowest(container: &str) -> Add {
     Add { strategy: Strategy::Lowest, ..add(container, &range()) }
 }
 
+/// The same ADD by another network, which has a set of its own.
+pub fn of_network(name: &str, add: Add) -> Add {
+    let network = NetworkName::new(name).unwrap();
+    let of = |attachment: Attachment| Attachment { network: network.clone(), ..attachment };
+    let owner = match add.owner {
+        Owner::Attachment(attachment) => Owner::Attachment(of(attachment)),
+        other => other,
+    };
+    let origin = Origin { attachment: add.origin.attachment.map(of), ..add.origin };
+    Add { set: SetName(name.to_owned()), network, owner, origin, ..add }
+}
+
 /// An ADD of a sticky pod.
 pub fn sticky(container: &str, name: &str) -> Add {
     let pod = Pod { namespace: "ns".into(), name: name.into(), uid: String::new() };
-    let origin = crate::model::Origin { pod: Some(pod), ..lowest(container).origin };
+    let origin = Origin { pod: Some(pod), ..lowest(container).origin };
     Add { sticky: true, origin, ..lowest(container) }
 }
 

@@ -1,17 +1,20 @@
 //! The model: a store in memory, as simple as possible, to which the other stores are compared.
 //!
 //! It looks at every lease for every question, and has no index that could disagree with another record.
+//! [`Memory`] is one lease file. [`Machine`] is a host with two of them, a policy and reboots.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::delegate::{delegate_reads, delegate_repairs};
 use crate::alloc;
 use crate::alloc::{
-    Addresses, Change, Command, Context, Cooling, Holder, NetworkRanges, Order, Outcome, PodKey,
-    Record, View,
+    Add, Added, Addresses, Change, Collected, Command, Context, Cooling, Del, Holder,
+    NetworkRanges, Order, Outcome, PodKey, Record, Reserve, Status, Target, View,
 };
-use crate::error::{Error, StoreError};
+use crate::error::{Error, Refusal, StoreError};
 use crate::model::{
-    Counter, Ending, Event, Face, Lease, NetworkName, Owner, Persist, Pool, PoolId, SetName, Verb,
+    Counter, Ending, Event, Face, Lease, NetworkName, Node, Owner, Persist, Pool, PoolId, SetName,
+    Verb,
 };
 use crate::net::{Addr, Family, Span, Subnet};
 use crate::store::{EachOccupied, EachRecord, EventFilter, Problem, Repair, Store, StoreReader};
@@ -28,12 +31,17 @@ pub struct Memory {
     pools: BTreeMap<PoolId, Pool>,
     events: Vec<Event>,
     counters: BTreeMap<(SetName, Face, Verb, Ending), u64>,
+    /// What a [`Machine`] reserves beside the leases.
+    reserved: BTreeMap<(SetName, Addr), Lease>,
+    /// What `sticky` was in an earlier boot.
+    earlier: BTreeMap<(SetName, PodKey, Addr), Addr>,
 }
 
 impl Addresses for Memory {
     fn holder(&self, set: &SetName, addr: Addr) -> Result<Holder, StoreError> {
         let key = (set.clone(), addr);
-        let lease = self.leases.get(&key).map(|l| Holder::Leased(Box::new(l.clone())));
+        let lease = self.leases.get(&key).or_else(|| self.reserved.get(&key));
+        let lease = lease.map(|l| Holder::Leased(Box::new(l.clone())));
         let cooling = self.cooling.get(&key).map(|c| Holder::Cooling(*c));
         Ok(lease.or(cooling).unwrap_or(Holder::Free))
     }
@@ -63,8 +71,9 @@ impl Addresses for Memory {
         family: Family,
         limit: usize,
     ) -> Result<Vec<Cooling>, StoreError> {
-        let of_set =
-            |(key, _): &(&(SetName, Addr), &Cooling)| key.0 == *set && key.1.family() == family;
+        let of_set = |(key, _): &(&(SetName, Addr), &Cooling)| {
+            key.0 == *set && key.1.family() == family && !self.reserved.contains_key(key)
+        };
         let mut all: Vec<Cooling> = self.cooling.iter().filter(of_set).map(|(_, c)| *c).collect();
         all.sort_unstable();
         let last = all.last().copied();
@@ -86,7 +95,8 @@ impl Addresses for Memory {
 
 impl View for Memory {
     fn former(&self, set: &SetName, pod: &PodKey, range: Addr) -> Result<Option<Addr>, StoreError> {
-        Ok(self.sticky.get(&(set.clone(), pod.clone(), range)).copied())
+        let key = (set.clone(), pod.clone(), range);
+        Ok(self.sticky.get(&key).or_else(|| self.earlier.get(&key)).copied())
     }
 
     fn adopted(&self, _: &NetworkName) -> Result<bool, StoreError> {
@@ -295,4 +305,234 @@ impl StoreReader for Memory {
         }
         Ok(())
     }
+}
+
+/// A host: the leases that survive a reboot, those that do not, and what operators reserved.
+#[derive(Default)]
+pub struct Machine {
+    /// Where the network that asks wants its leases.
+    pub persist: Persist,
+    durable: Memory,
+    boot: Memory,
+    /// Whether this boot has a file of its own.
+    begun: bool,
+    policy: BTreeMap<(SetName, Addr), Lease>,
+}
+
+impl Machine {
+    /// Begins another boot. After a power cut nothing is left of the file of this one.
+    pub fn reboot(&mut self, power_cut: bool) {
+        let old = std::mem::take(&mut self.boot);
+        let was_whole = self.begun && !power_cut;
+        self.boot.earlier = if was_whole { old.sticky } else { old.earlier };
+        self.begun = false;
+    }
+
+    /// Both files, the one that `persist` names first.
+    fn files(&mut self) -> [&mut Memory; 2] {
+        match self.persist {
+            Persist::Boot => [&mut self.boot, &mut self.durable],
+            Persist::Disk => [&mut self.durable, &mut self.boot],
+        }
+    }
+
+    /// Where an ADD leases from: whether that is the file that `persist` names, and which set. The
+    /// network's own leases decide, then those of the set.
+    fn home(&mut self, set: &SetName, network: Option<&NetworkName>) -> (bool, SetName) {
+        let [own, other] = self.files();
+        if let Some(network) = network {
+            for (file, is_own) in [(&own, true), (&other, false)] {
+                let sets = file.sets_of(network);
+                if let Some(home) = sets.get(set).or_else(|| sets.first()) {
+                    return (is_own, home.clone());
+                }
+            }
+        }
+        (own.is_home(set) || !other.is_home(set), set.clone())
+    }
+
+    fn add(&mut self, command: &Command, set: &SetName, cx: &Context) -> Result<Outcome, Error> {
+        let (is_own, home_set) = self.home(set, command.network());
+        let (persist, policy) = (self.persist, self.policy.clone());
+        let file = match self.files() {
+            [own, _] if is_own => own,
+            [_, other] => other,
+        };
+        file.reserved = policy;
+        let command = match command {
+            Command::Add(_) => command.clone().in_set(home_set.clone()),
+            other => other.clone(),
+        };
+        let mut outcome = file.apply(&command, cx);
+        if let (Command::Add(add), Ok(Outcome::Added(added))) = (&command, &mut outcome) {
+            file.remember(add, added);
+            let (home, other) = match persist {
+                Persist::Boot => ("disk", "boot"),
+                Persist::Disk => ("boot", "disk"),
+            };
+            added.warnings.extend((!is_own).then(|| {
+                format!(
+                    "network {home_set} has leases with persist \"{home}\", so this one goes there \
+                     too: \"{other}\" takes effect when the network has no lease"
+                )
+            }));
+            added.warnings.extend((home_set != *set).then(|| {
+                format!(
+                    "the network has leases in the set {home_set}, so this one is from that set too: \
+                     the changed \"shared\" (now {set}) takes effect when the network has no lease"
+                )
+            }));
+        }
+        self.begun |= matches!(command, Command::Add(_)) && persist == Persist::Boot && is_own;
+        outcome
+    }
+
+    fn reserve(
+        &mut self,
+        asked: &Reserve,
+        contested: bool,
+        cx: &Context,
+    ) -> Result<Outcome, Error> {
+        let key = |addr: &Addr| (asked.set.clone(), *addr);
+        let mut new: Vec<Addr> =
+            asked.addrs.iter().filter(|a| !self.policy.contains_key(&key(a))).copied().collect();
+        new.sort_unstable();
+        for file in [&self.durable, &self.boot] {
+            let mut holders = new.iter().filter_map(|addr| file.leases.get(&key(addr)));
+            if let Some(holder) = holders.next().filter(|_| !contested) {
+                let (index, ranges, holder) = (0, holder.addr.to_string(), holder.clone());
+                let holder = Box::new(holder);
+                return Err(Error::Refused(Refusal::Held { index, ranges, holder }));
+            }
+        }
+        for addr in &asked.addrs {
+            let bare = Lease {
+                node: Node::default(),
+                boot: None,
+                ..cx.reservation(asked.set.clone(), *addr)
+            };
+            let origin = &mut self.policy.entry(key(addr)).or_insert(bare).origin;
+            origin.note = asked.note.clone().or_else(|| origin.note.take());
+        }
+        Ok(Outcome::Reserved(new))
+    }
+
+    /// Commands that look for a container in both files, and in all sets.
+    fn everywhere(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {
+        let of_container =
+            !matches!(command, Command::Del(Del { target: Target::Addresses(_), .. }));
+        let asked: Vec<SetName> = command.set().cloned().into_iter().collect();
+        let mut missing = None;
+        let (mut freed, mut collected) =
+            (Vec::new(), Collected { done: true, ..Collected::default() });
+        for file in self.files() {
+            let others = file.leases.keys().map(|(set, _)| set).filter(|set| !asked.contains(set));
+            let mut sets: Vec<SetName> =
+                if of_container { others.cloned().collect() } else { vec![] };
+            sets.dedup();
+            for set in asked.iter().chain(&sets) {
+                let mut command = command.clone().in_set(set.clone());
+                if let Command::Gc(gc) = &mut command {
+                    gc.set = set.clone();
+                }
+                match file.apply(&command, cx) {
+                    Ok(Outcome::Freed(more)) => freed.extend(more),
+                    Ok(Outcome::Collected(step)) => collected.freed.extend(step.freed),
+                    Err(Error::Refused(refusal @ Refusal::Missing { .. })) => {
+                        missing = Some(refusal);
+                    }
+                    other => return other,
+                }
+            }
+            if !freed.is_empty() {
+                break;
+            }
+        }
+        match command {
+            Command::Check(_) => Err(Error::Refused(missing.expect("a CHECK has an answer"))),
+            Command::Gc(_) => Ok(Outcome::Collected(collected)),
+            _ => Ok(Outcome::Freed(freed)),
+        }
+    }
+
+    /// Each set from one file: from its home, else from the first that has anything of it.
+    fn of_each_set<T: Clone>(
+        &mut self,
+        records: impl Fn(&Memory) -> BTreeMap<(SetName, Addr), T>,
+    ) -> BTreeMap<(SetName, Addr), T> {
+        let [own, other] = self.files();
+        let (mut all, others) = (records(own), records(other));
+        all.retain(|(set, _), _| !other.is_home(set));
+        let sets: BTreeSet<SetName> = all.keys().map(|(set, _)| set.clone()).collect();
+        all.extend(others.into_iter().filter(|((set, _), _)| !sets.contains(set)));
+        all
+    }
+}
+
+impl Memory {
+    fn is_home(&self, set: &SetName) -> bool {
+        self.leases.values().any(|lease| lease.set == *set && lease.kind.collectable())
+    }
+
+    /// The sets that a network has leases in.
+    fn sets_of(&self, network: &NetworkName) -> BTreeSet<SetName> {
+        let of_network = |lease: &&Lease| match &lease.owner {
+            Owner::Attachment(attachment) => attachment.network == *network,
+            _ => false,
+        };
+        self.leases.values().filter(of_network).map(|lease| lease.set.clone()).collect()
+    }
+
+    /// Carries the former address of a pod that has it again into this boot.
+    fn remember(&mut self, add: &Add, added: &Added) {
+        let carried: Vec<_> = self
+            .earlier
+            .iter()
+            .filter(|((set, pod, range), addr)| {
+                let of_pod = add
+                    .origin
+                    .pod
+                    .as_ref()
+                    .is_some_and(|p| (&p.namespace, &p.name) == (&pod.namespace, &pod.name));
+                let in_range = add.sets.iter().any(|s| s.key() == *range);
+                add.sticky && of_pod && *set == add.set && in_range && added.created.contains(addr)
+            })
+            .map(|(key, addr)| (key.clone(), *addr))
+            .collect();
+        for ((set, pod, range), addr) in carried {
+            self.apply_change(Change::Sticky(set, pod, range, addr), 0);
+        }
+    }
+}
+
+impl Store for Machine {
+    fn apply(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {
+        match command {
+            Command::Reserve(asked) => self.reserve(asked, false, cx),
+            Command::ReserveContested(asked) => self.reserve(asked, true, cx),
+            Command::Unreserve(asked) => {
+                let mut addrs = asked.addrs.clone();
+                addrs.sort_unstable();
+                let free = |addr| self.policy.remove(&(asked.set.clone(), addr));
+                Ok(Outcome::Freed(addrs.into_iter().filter_map(free).collect()))
+            }
+            Command::Add(Add { set, .. }) | Command::Status(Status { set, .. }) => {
+                self.add(command, set, cx)
+            }
+            _ => self.everywhere(command, cx),
+        }
+    }
+
+    delegate_repairs!(self => self.durable);
+}
+
+impl StoreReader for Machine {
+    fn list(&mut self, _: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
+        let mut all = self.policy.clone();
+        all.extend(self.of_each_set(|file| file.leases.clone()));
+        all.into_values().for_each(each);
+        Ok(())
+    }
+
+    delegate_reads!(self => (&mut self.durable));
 }

@@ -4,6 +4,7 @@ mod boot_files_test;
 mod cluster_test;
 mod contract;
 mod copy_test;
+mod creation_test;
 mod delegate;
 mod edge_test;
 mod fake_cluster;
@@ -19,8 +20,10 @@ mod operator_test;
 mod peers;
 mod policy_test;
 mod pool_cases;
+mod readers_test;
 mod sim;
 mod takeover_test;
+mod watched;
 
 /// Whether `scripts/test.sh --long` runs: enumerations may take minutes.
 #[expect(clippy::disallowed_methods, reason = "a test's own setting")]

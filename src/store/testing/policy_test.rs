@@ -174,23 +174,25 @@ fn a_copy_is_out_of_date_after_any_number_of_changes() {
 }
 
 #[test]
-fn a_contested_address_is_listed_once_whichever_file_its_set_is_in() {
-    let host = Host::new();
-    let [held] = added_with_warnings(&mut host.store(Persist::Disk), &lowest("c1"), &boot(1)).0[..]
-    else {
-        panic!("one address")
-    };
-    let contested =
-        crate::alloc::Reserve { set: net(), addrs: vec![held], note: None, holder: None };
-    host.store(Persist::Disk).apply(&Command::ReserveContested(contested), &boot(1)).unwrap();
-    // A set behind it, in the file that is listed first.
-    let other = crate::model::Attachment {
-        network: crate::model::NetworkName::new("other").unwrap(),
-        ..super::contract::attachment("x")
-    };
-    let set = crate::model::SetName("other".to_owned());
-    let owner = crate::model::Owner::Attachment(other);
-    added(&mut host.store(Persist::Boot), &Add { set, owner, ..lowest("x") }, &boot(1));
-    let rows = listed(&mut host.store(Persist::Boot), &boot(1));
-    assert_eq!(rows.iter().filter(|row| row.set == net()).count(), 1, "{rows:?}");
+fn a_change_is_made_under_both_locks_or_not_at_all() {
+    use crate::model::Wait;
+    for persist in MODES {
+        let host = Host::new();
+        let mut store = host.store(persist);
+        added(&mut host.store(Persist::Boot), &lowest("c1"), &boot(1));
+        reserve(&mut store, &[addr("10.0.0.9")], &boot(1)).unwrap();
+        let before = fs::read(host.path(".policy")).unwrap();
+        for lock in [".lock", ".boot.lock"] {
+            let held = crate::store::lock_file(&host.path(lock), Wait::Try).unwrap();
+            assert!(reserve(&mut store, &[addr("10.0.0.11")], &boot(1)).is_err(), "{lock}");
+            assert!(unreserve(&mut store, &[addr("10.0.0.9")], &boot(1)).is_err(), "{lock}");
+            assert_eq!(fs::read(host.path(".policy")).unwrap(), before);
+            assert!(!host.path(".policy.new").exists());
+            drop(held);
+        }
+        // The new file is flushed before the second lock is taken: no ADD waits for a disk.
+        let held = crate::store::lock_file(&host.path(".lock"), Wait::Try).unwrap();
+        added(&mut host.store(Persist::Boot), &lowest("c2"), &boot(1));
+        drop(held);
+    }
 }

@@ -154,3 +154,56 @@ fn an_address_with_an_ended_cooldown_that_host_local_has_leased_is_adopted() {
         assert_eq!(listed(&mut host.store(persist), &later).len(), 3);
     }
 }
+
+#[test]
+fn an_add_waits_for_host_locals_lock_and_looks_for_the_folder_again() {
+    for persist in MODES {
+        let host = Host::new();
+        let dir = folder(&host, &[("10.0.0.2", "old")]);
+        let held = crate::store::lock_file(&dir.join("lock"), Wait::Try).unwrap();
+        // Not a second time, and nothing is leased.
+        assert!(add(&host, persist, lowest("new"), &boot(1)).is_err());
+        assert!(listed(&mut host.store(persist), &boot(1)).is_empty());
+        let got = std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| {
+                let network = network();
+                let wait = Wait::For(std::time::Duration::from_secs(20));
+                let legacy = HostLocalFolder { dir: &dir, network: &network, wait };
+                engine::add(&mut host.store(persist), lowest("new"), Some(legacy), &boot(1))
+            });
+            crate::store::FileSystem::pause(
+                &crate::store::Os,
+                std::time::Duration::from_millis(50),
+            );
+            // Adopted meanwhile, by a process with another store.
+            fs::rename(&dir, host.folder.path().join("net~adopted-1")).unwrap();
+            drop(held);
+            waiting.join().unwrap().unwrap()
+        });
+        assert_eq!(got.grants[0].addr, addr("10.0.0.2"));
+        assert_eq!(listed(&mut host.store(persist), &boot(1)).len(), 1);
+    }
+}
+
+#[test]
+fn a_file_or_nothing_in_the_place_of_the_folder_means_done() {
+    for persist in MODES {
+        let host = Host::new();
+        assert_eq!(add(&host, persist, lowest("c1"), &boot(1)).unwrap(), [addr("10.0.0.2")]);
+        fs::write(host.folder.path().join("net"), "adopted").unwrap();
+        assert_eq!(add(&host, persist, lowest("c2"), &boot(1)).unwrap(), [addr("10.0.0.3")]);
+        assert_eq!(fs::read_to_string(host.folder.path().join("net")).unwrap(), "adopted");
+    }
+}
+
+#[test]
+fn the_rotation_goes_on_behind_host_locals_last_address() {
+    for persist in MODES {
+        let host = Host::new();
+        let dir = folder(&host, &[("10.0.0.2", "old")]);
+        fs::write(dir.join("last_reserved_ip.0"), "10.0.0.7").unwrap();
+        let strategy = crate::alloc::Strategy::RoundRobin;
+        let got = add(&host, persist, Add { strategy, ..lowest("new") }, &boot(1)).unwrap();
+        assert_eq!(got, [addr("10.0.0.8")]);
+    }
+}

@@ -1,0 +1,143 @@
+//! Creation and replacement: a name leads to a whole file or to nothing, and never back to nothing.
+
+use std::fs;
+use std::io::{ErrorKind, Result};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use super::contract::{added, addr, at, del, net};
+use super::host::{Host, boot, listed, lowest, reserve};
+use super::watched::{Before, Watched};
+use crate::alloc::{Command, Status};
+use crate::error::{Error, StoreError};
+use crate::model::{Persist, Wait};
+use crate::store::{Embedded, Store};
+
+const MODES: [Persist; 2] = [Persist::Boot, Persist::Disk];
+
+fn watched(
+    host: &Host,
+    persist: Persist,
+    before: impl Fn(&'static str, &Path) -> Result<()> + Send + Sync + 'static,
+) -> Embedded<Watched> {
+    let before: Arc<Before> = Arc::new(before);
+    Embedded::on(Watched { is_shared: false, before }, host.path(""), persist, Wait::Try)
+}
+
+#[test]
+fn a_new_file_is_made_under_a_temporary_name_and_linked() {
+    for persist in MODES {
+        let host = Host::new();
+        let done = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&done);
+        let mut store = watched(&host, persist, move |what, path| {
+            let name = path.file_name().unwrap_or_default().display().to_string();
+            if ["create", "link", "rename"].contains(&what) && !name.contains(".lock") {
+                log.lock().unwrap().push((what, name));
+            }
+            Ok(())
+        });
+        added(&mut store, &lowest("c1"), &boot(1));
+        let name = if persist == Persist::Disk { "leases.redb" } else { "leases.redb.boot-boot-1" };
+        let expected = [("create", format!("{name}.new")), ("link", name.to_owned())];
+        assert_eq!(*done.lock().unwrap(), expected);
+        assert!(!host.names().iter().any(|name| name.contains(".new")));
+    }
+}
+
+#[test]
+fn a_file_that_appears_meanwhile_is_not_replaced() {
+    for persist in MODES {
+        let host = Host::new();
+        let mut store = watched(&host, persist, |what, path| {
+            if what == "link" {
+                fs::write(path, "somebody else's")?;
+            }
+            Ok(())
+        });
+        assert!(store.apply(&Command::Add(lowest("c1")), &boot(1)).is_err());
+        let file = if persist == Persist::Disk { host.path("") } else { host.of_boot(1) };
+        assert_eq!(fs::read_to_string(file).unwrap(), "somebody else's");
+    }
+}
+
+#[test]
+fn the_name_of_a_store_never_leads_to_nothing() {
+    for persist in MODES {
+        let host = Host::new();
+        added(&mut host.store(persist), &lowest("c1"), &boot(1));
+        reserve(&mut host.store(persist), &[addr("10.0.0.9")], &boot(1)).unwrap();
+        let file = if persist == Persist::Disk { host.path("") } else { host.of_boot(1) };
+        // A damaged page, so that there is something to repair.
+        let mut bytes = fs::read(&file).unwrap();
+        let last = bytes.len() - 4000;
+        bytes[last..].fill(0xff);
+        bytes[5000..5100].fill(0xff);
+        fs::write(&file, bytes).unwrap();
+        let names = [file, host.path(".policy")];
+        let mut store = watched(&host, persist, move |what, _| {
+            for name in &names {
+                assert!(name.exists(), "{} is missing before {what}", name.display());
+            }
+            Ok(())
+        });
+        reserve(&mut store, &[addr("10.0.0.11")], &boot(1)).err();
+        store.repair(&boot(1)).unwrap();
+        reserve(&mut store, &[addr("10.0.0.12")], &boot(1)).unwrap();
+        assert!(host.names().iter().any(|name| name.contains(".damaged-")), "{:?}", host.names());
+    }
+}
+
+#[test]
+fn a_replacement_that_fails_leaves_the_old_file() {
+    for fails in ["create", "rename"] {
+        let host = Host::new();
+        added(&mut host.store(Persist::Disk), &lowest("c1"), &boot(1));
+        reserve(&mut host.store(Persist::Disk), &[addr("10.0.0.9")], &boot(1)).unwrap();
+        let before = fs::read(host.path(".policy")).unwrap();
+        let mut store = watched(&host, Persist::Disk, move |what, path| {
+            let is_policy = path.to_str().is_some_and(|path| path.contains(".policy"));
+            if what == fails && is_policy { Err(ErrorKind::StorageFull.into()) } else { Ok(()) }
+        });
+        let error = reserve(&mut store, &[addr("10.0.0.11")], &boot(1)).unwrap_err();
+        assert!(matches!(error, Error::Store(StoreError::Unavailable { .. })), "{error}");
+        assert_eq!(fs::read(host.path(".policy")).unwrap(), before);
+        assert!(!host.path(".policy.new").exists());
+    }
+}
+
+#[test]
+fn a_full_disk_fails_the_first_add_and_leaves_nothing() {
+    for persist in MODES {
+        let host = Host::new();
+        let mut store = watched(&host, persist, |what, path| {
+            let is_lock = path.extension().is_some_and(|end| end == "lock");
+            if what == "create" && !is_lock { Err(ErrorKind::StorageFull.into()) } else { Ok(()) }
+        });
+        assert!(store.apply(&Command::Add(lowest("c1")), &boot(1)).is_err());
+        assert!(host.names().iter().all(|name| name.contains(".lock")), "{:?}", host.names());
+        store.apply(&del("c1"), &boot(1)).unwrap();
+        assert_eq!(added(&mut host.store(persist), &lowest("c1"), &boot(1)), [addr("10.0.0.2")]);
+    }
+}
+
+#[test]
+fn a_store_that_cannot_be_written_is_read() {
+    for persist in MODES {
+        let host = Host::new();
+        added(&mut host.store(persist), &lowest("c1"), &boot(1));
+        // As on a file system that is mounted read-only: no lock file can be made either.
+        let _ = fs::remove_file(host.path(".lock"));
+        let _ = fs::remove_file(host.path(".boot.lock"));
+        let mut store = watched(&host, persist, |what, _| match what {
+            "create" | "link" | "rename" | "remove" => Err(ErrorKind::ReadOnlyFilesystem.into()),
+            _ => Ok(()),
+        });
+        assert_eq!(listed(&mut store, &boot(1)).len(), 1);
+        let status = Status { set: net(), sets: super::host::range(), strict: false };
+        store.apply(&Command::Status(status), &boot(1)).unwrap();
+        assert!(store.apply(&Command::Add(lowest("c2")), &at(1000)).is_err());
+        assert!(store.apply(&del("c1"), &boot(1)).is_err());
+        assert_eq!(listed(&mut store, &boot(1)).len(), 1);
+    }
+}

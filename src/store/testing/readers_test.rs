@@ -1,0 +1,89 @@
+//! Readers: they hold a lock for one page, and never while their consumer works.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::contract::{added, del, net};
+use super::host::{Host, boot, lowest};
+use super::watched::Watched;
+use crate::alloc::{Command, ForeignLease, Import};
+use crate::model::{Attachment, Kind, Owner, Persist, Wait};
+use crate::net::{Addr, Family};
+use crate::store::{Embedded, Store, StoreReader};
+
+const MODES: [Persist; 2] = [Persist::Boot, Persist::Disk];
+
+/// A store with as many leases, from 10.1.0.0 on.
+fn filled(persist: Persist, count: u16) -> Host {
+    let lease = |n: u16| {
+        let container = crate::model::ContainerId::new(format!("old{n}")).unwrap();
+        let owner = Attachment { container, ..super::contract::attachment("old") };
+        let addr = Addr::from_bits(Family::V4, 0x0a01_0000 + u128::from(n)).unwrap();
+        ForeignLease { addr, kind: Kind::Dynamic, owner: Owner::Attachment(owner) }
+    };
+    let import = Import {
+        set: net(),
+        leases: (0..count).map(lease).collect(),
+        cursors: vec![],
+        adopts: None,
+        partial: false,
+        dry_run: false,
+    };
+    let host = Host::new();
+    host.store(persist).apply(&Command::Import(import), &boot(1)).unwrap();
+    host
+}
+
+#[test]
+fn a_consumer_may_lease_and_free_and_no_address_appears_twice() {
+    for persist in MODES {
+        let host = filled(persist, 10_500);
+        let mut seen: Vec<Addr> = Vec::new();
+        let mut steps = 0;
+        let list = |lease: crate::model::Lease| {
+            // No lock is held: `Wait::Try` would fail.
+            if [1, 9_000, 10_200].contains(&seen.len()) {
+                steps += 1;
+                added(&mut host.store(persist), &lowest(&format!("new{steps}")), &boot(1));
+                for freed in [5, 10_400] {
+                    host.store(persist).apply(&del(&format!("old{freed}")), &boot(1)).unwrap();
+                }
+            }
+            seen.push(lease.addr);
+        };
+        let mut list = list;
+        host.store(persist).list(&boot(1), &mut list).unwrap();
+        assert_eq!(steps, 3);
+        assert!(seen.is_sorted_by(|a, b| a < b));
+        // What is there from beginning to end is seen.
+        assert!(seen.len() >= 10_498, "{}", seen.len());
+    }
+}
+
+#[test]
+fn ten_thousand_leases_are_one_hold_and_the_doctor_takes_several() {
+    for persist in MODES {
+        let lock =
+            if persist == Persist::Disk { "leases.redb.lock" } else { "leases.redb.boot.lock" };
+        let holds = |count, work: &dyn Fn(&mut Embedded<Watched>)| {
+            let host = filled(persist, count);
+            let opened = Arc::new(AtomicUsize::new(0));
+            let counter = Arc::clone(&opened);
+            let before = Arc::new(move |what: &str, path: &std::path::Path| {
+                if what == "open" && path.ends_with(lock) {
+                    counter.fetch_add(1, Ordering::Relaxed);
+                }
+                Ok(())
+            });
+            let files = Watched { is_shared: false, before };
+            work(&mut Embedded::on(files, host.path(""), persist, Wait::Try));
+            opened.load(Ordering::Relaxed)
+        };
+        let list = |store: &mut Embedded<Watched>| store.list(&boot(1), &mut |_| ()).unwrap();
+        assert_eq!((holds(9_999, &list), holds(10_001, &list)), (1, 2));
+        let doctor = |store: &mut Embedded<Watched>| {
+            store.problems(&boot(1), &mut |problem| panic!("{problem:?}")).unwrap();
+        };
+        assert!(holds(10_001, &doctor) > 2);
+    }
+}

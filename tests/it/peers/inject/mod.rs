@@ -1,0 +1,206 @@
+//! Every system call of a command fails, or is the last one of its process; the commands after it find
+//! a store in which nothing is lost and no address has two holders.
+//!
+//! strace counts the calls of an undisturbed run and injects the faults. With `SUBLET_LONG` that is every
+//! call of the process, with all faults; without, the calls that reach the folder and the first one that
+//! writes the answer, with EIO, and those that change something with a kill, too. After each run follow
+//! two more ADDs, `list`, `doctor` and the command again.
+
+mod aftermath;
+mod cases;
+mod state;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::fs;
+
+use self::aftermath::Claim;
+use self::cases::Case;
+use self::state::{State, fingerprint};
+use crate::lab::Answer;
+use crate::peers::power::trace::need_strace;
+
+/// What strace does to a call.
+const FAULTS: [&str; 5] =
+    ["signal=KILL", "error=EIO", "error=ENOSPC", "error=ENOMEM", "error=ESTALE"];
+
+/// Calls that are not injected, and why.
+const EXEMPT: [(&str, &str); 2] = [
+    ("execve", "strace starts the program with it, and reports the failure as its own"),
+    ("futex", "the thread that shows progress sleeps and wakes: how often depends on the time"),
+];
+
+/// Where more calls than this reach the folder, continuous integration injects into one of [`STRIDE`]
+/// that change nothing.
+const MANY: usize = 400;
+const STRIDE: usize = 5;
+
+/// One system call of the command.
+struct Syscall {
+    name: String,
+    /// Its place among the calls of this name, from 1.
+    n: usize,
+    reach: Reach,
+}
+
+/// What a system call has to do with the folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Reach {
+    /// Nothing.
+    Elsewhere,
+    /// It reads, locks or looks for something there.
+    Looks,
+    /// It changes or flushes something there, or is the first one that writes the answer.
+    Changes,
+}
+
+/// The calls that change or flush files, but for an open that creates one.
+const CHANGES: &str = "mkdir write pwrite64 ftruncate fsync fdatasync link linkat rename renameat2 unlink \
+                       unlinkat rmdir";
+
+#[expect(clippy::disallowed_methods, reason = "a test's own setting")]
+fn long() -> bool {
+    std::env::var_os("SUBLET_LONG").is_some()
+}
+
+/// Injects each fault into each call.
+fn enumerate(case: &Case) {
+    need_strace();
+    case.save();
+    let undisturbed = Undisturbed::of(case);
+    let reaching = undisturbed.calls.iter().filter(|call| call.reach > Reach::Elsewhere).count();
+    let stride = if reaching > MANY { STRIDE } else { 1 };
+    let faults = |place: usize, call: &Syscall| match call.reach {
+        _ if long() => &FAULTS[..],
+        Reach::Changes => &FAULTS[..2],
+        // Whoever is killed here leaves what a kill at the next change leaves.
+        Reach::Looks if place.is_multiple_of(stride) => &FAULTS[1..2],
+        _ => &[],
+    };
+    let (mut planned, mut injected) = (0, 0);
+    let mut wrong = String::new();
+    let mut seen = BTreeSet::new();
+    for (place, call) in undisturbed.calls.iter().enumerate() {
+        let Syscall { name, n, .. } = call;
+        for fault in faults(place, call) {
+            case.restore();
+            let inject = format!("inject={name}:{fault}:when={n}");
+            let only = format!("trace={name}");
+            // seccomp makes it faster; strace 6.1 sends no signal with it.
+            let (how, done) = if fault.starts_with("signal") {
+                (&["-e"][..], "+++ killed by SIGKILL +++")
+            } else {
+                (&["-f", "--seccomp-bpf", "-e"][..], "(INJECTED)")
+            };
+            let (answer, trace) = strace(case, &[how, &[&only, "-e", &inject]].concat());
+            planned += 1;
+            injected += usize::from(trace.contains(done));
+            let claim = Claim::of(&answer);
+            // What follows depends on the folder alone.
+            let known = !seen.insert((fingerprint(&case.data()), claim));
+            let checked = match () {
+                () if claim == Claim::Done && ips(&answer) != undisturbed.ips => {
+                    Err(format!("another answer than {:?}", undisturbed.ips))
+                }
+                () if known => Ok(()),
+                () => undisturbed.check(case, claim),
+            };
+            if let Err(why) = checked {
+                let _ = writeln!(wrong, "{inject}: {why}\n    {answer:?}");
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+    assert_eq!(injected, planned, "calls were counted, but not injected");
+    assert!(reaching > 20, "only {reaching} calls reach the folder");
+}
+
+/// Runs the command under strace, which writes what it traced to a file; answers with that.
+fn strace(case: &Case, options: &[&str]) -> (Answer, String) {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let name = file.path().to_str().unwrap();
+    let options = [&["-q", "-o", name], options].concat();
+    let traced = case.placed(case.call.clone().under("strace", &options));
+    let answer = traced.answer(traced.spawn());
+    (answer, fs::read_to_string(file.path()).unwrap())
+}
+
+/// A run without a fault.
+struct Undisturbed {
+    calls: Vec<Syscall>,
+    /// None: the store cannot be read.
+    before: Option<State>,
+    after: State,
+    /// What an ADD answers.
+    ips: Option<Vec<String>>,
+}
+
+fn ips(answer: &Answer) -> Option<Vec<String>> {
+    answer.stdout.contains("\"ips\"").then(|| answer.ips())
+}
+
+impl Undisturbed {
+    fn of(case: &Case) -> Undisturbed {
+        let before = case.state().ok();
+        let (answer, trace) = strace(case, &["-y"]);
+        answer.check(answer.succeeded(), "the undisturbed run");
+        let after = case.state().unwrap();
+        assert!(before.is_some() || case.refusal.is_some());
+        let shm = case.lab.path().parent().unwrap().to_str().unwrap();
+        let mut counts = BTreeMap::new();
+        let mut answered = false;
+        let mut calls = Vec::new();
+        for (name, rest) in trace.lines().filter_map(|line| line.split_once('(')) {
+            if EXEMPT.iter().any(|(exempt, _)| *exempt == name) {
+                continue;
+            }
+            let n = counts.entry(name.to_owned()).or_insert(0);
+            *n += 1;
+            let answers = name == "write" && rest.starts_with("1<");
+            let changes = CHANGES.split_whitespace().any(|change| name == change);
+            let (there, changes) = (rest.contains(shm), changes || rest.contains("O_CREAT"));
+            let reach = match (there, changes) {
+                (true, true) => Reach::Changes,
+                (true, false) => Reach::Looks,
+                (false, _) if answers && !answered => Reach::Changes,
+                (false, _) => Reach::Elsewhere,
+            };
+            answered |= answers;
+            calls.push(Syscall { name: name.to_owned(), n: *n, reach });
+        }
+        Undisturbed { calls, before, after, ips: ips(&answer) }
+    }
+}
+
+macro_rules! tests {
+    ($($case:ident)*) => {$(
+        mod $case {
+            #[test]
+            fn boot() {
+                super::enumerate(&super::cases::$case("boot"));
+            }
+
+            #[test]
+            fn disk() {
+                super::enumerate(&super::cases::$case("disk"));
+            }
+        }
+    )*};
+}
+
+tests! {
+    add_first_of_a_network
+    add_first_of_a_boot
+    add_first_of_all
+    add_another
+    add_takeover
+    add_repeated
+    add_sticky
+    del
+    reserve
+    unreserve
+    import_host_local
+    export_host_local
+    doctor_repair
+    import_ecs_ipam
+}
