@@ -75,9 +75,6 @@ pub struct Consul {
     /// Only tell what would be done
     #[arg(long)]
     dry_run: bool,
-    /// The report as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 impl Consul {
@@ -92,12 +89,12 @@ impl Consul {
             let source = PathBuf::from(format!("{name}/"));
             let mut report = Report::new(&source, Path::new(&open.place), self.dry_run);
             report.done(done);
-            if !self.json {
+            if !call.as_json {
                 report.print(call)?;
             }
             reports.push(report);
         }
-        if self.json { call.json(&reports) } else { Ok(()) }
+        if call.as_json { call.json(&reports) } else { Ok(()) }
     }
 }
 
@@ -128,9 +125,6 @@ pub struct How {
     /// Only tell what would be done
     #[arg(long)]
     dry_run: bool,
-    /// The report as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 impl Import {
@@ -149,7 +143,7 @@ impl Import {
 impl EcsIpam {
     fn run(&self, call: &mut Call<'_>) -> Result<()> {
         let report = self.import(call)?;
-        if self.how.json { call.json(&report) } else { report.print(call) }
+        if call.as_json { call.json(&report) } else { report.print(call) }
     }
 
     fn import(&self, call: &Call<'_>) -> Result<Report> {
@@ -219,7 +213,7 @@ impl HostLocal {
                 Err(e) => report_error(call.stderr, &call.screen, &e),
             }
         }
-        if self.how.json {
+        if call.as_json {
             call.json(&reports)?;
         } else {
             for report in &reports {

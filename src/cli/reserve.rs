@@ -50,9 +50,6 @@ struct What {
     /// An address, FIRST-LAST, or a prefix
     #[arg(value_name = "ADDRESS|A-B|CIDR")]
     addresses: String,
-    /// The addresses that were reserved or freed, as JSON
-    #[arg(long)]
-    json: bool,
     /// Do not ask
     #[arg(long, short)]
     yes: bool,
@@ -107,7 +104,7 @@ impl What {
     }
 
     fn report(&self, done: &[Addr], word: &str, call: &mut Call<'_>) -> Result<()> {
-        if self.json {
+        if call.as_json {
             let addresses: Vec<_> = done.iter().copied().map(Text).collect();
             return call.json(&json!({ "network": self.network, "addresses": addresses }));
         }

@@ -19,9 +19,6 @@ pub struct Show {
     /// Only this network's
     #[arg(long, value_name = "NAME")]
     network: Option<String>,
-    /// An array of objects
-    #[arg(long)]
-    json: bool,
 }
 
 impl Show {
@@ -34,7 +31,7 @@ impl Show {
             }
             Err(e) => return Err(e),
         };
-        if self.json {
+        if call.as_json {
             return call.json_rows(leases.iter().map(LeaseRow::new));
         }
         for (i, lease) in leases.iter().enumerate() {
@@ -59,7 +56,7 @@ impl Show {
             return Ok(false);
         }
         let set = ranges.first().and_then(|range| range.set.as_deref());
-        if self.json {
+        if call.as_json {
             let row = NetworkRow { network: &self.name, set, leases, ranges: &ranges };
             call.json(&[row])?;
         } else {

@@ -35,9 +35,6 @@ pub struct Check {
     /// A network configuration or a list of plugins; a folder of them; - for standard input
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
-    /// The report as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 /// What a runtime reads in a folder of configurations.
@@ -118,7 +115,7 @@ impl Check {
         let all = || files.iter().flat_map(|f| &f.found.findings);
         let errors = all().filter(|f| f.error).count();
         let warnings = all().count() - errors + overlaps.len() + unseen.len();
-        if self.json {
+        if call.as_json {
             call.json(&Report::new(&files, &overlaps, &unseen, (errors, warnings)))?;
         } else {
             for (i, file) in files.iter().enumerate() {

@@ -37,9 +37,6 @@ pub struct Map {
     /// Lines [default: the terminal's, else 24]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
     height: Option<u16>,
-    /// The cells as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 /// A prefix on the command line.
@@ -80,7 +77,7 @@ impl Map {
             let space = space(drawn, &known);
             let frame = self.frame(call.screen);
             let picture = draw(&space, &frame);
-            if self.json {
+            if call.as_json {
                 let row = |(index, count): (&usize, &Count)| Cell {
                     block: picture.block(space.subnet, *index),
                     count: *count,
@@ -100,7 +97,7 @@ impl Map {
             }
             show(&known.title, whole, &space, &picture, &frame, call)?;
         }
-        if self.json { call.json(&shapes) } else { Ok(()) }
+        if call.as_json { call.json(&shapes) } else { Ok(()) }
     }
 
     fn frame(&self, screen: Screen) -> Frame {
