@@ -3,6 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
+use serde_with::skip_serializing_none;
 
 use super::screen::visible;
 use super::{Call, OpenStore, tables};
@@ -72,10 +73,10 @@ impl Show {
 }
 
 /// A network as a whole.
+#[skip_serializing_none]
 #[derive(Serialize)]
 struct NetworkRow<'a> {
     network: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
     set: Option<&'a str>,
     leases: usize,
     ranges: &'a [PoolRow],
