@@ -31,11 +31,11 @@ pub struct Copy {
     how: How,
 }
 
-/// What `import jsonl` takes too.
+/// What imports take too.
 #[derive(Debug, Args)]
 pub struct How {
     /// How long leases of a network live in a lease file: what the networks' configurations say as
-    /// `persist` [default: as they did]
+    /// `persist` [default: as in the other store; boot, of another program's]
     #[arg(long, value_name = "boot|disk", value_parser = persist)]
     pub persist: Option<Persist>,
     /// Only tell what would be done

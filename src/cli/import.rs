@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, anyhow};
 use clap::{Args, Subcommand};
 
-use super::copy::persist;
+use super::copy::How;
 use super::gipam::Gipam;
 use super::kontena::Kontena;
 use super::open::DEFAULT;
@@ -19,7 +19,7 @@ use crate::engine;
 use crate::engine::HostLocalFolder;
 use crate::migrate::ecs;
 use crate::migrate::host_local_import;
-use crate::model::{NetworkName, Persist, SetName};
+use crate::model::{NetworkName, SetName};
 use crate::rows::Text;
 use crate::store;
 
@@ -116,17 +116,6 @@ pub struct HostLocal {
 /// host-local's default.
 const HOST_LOCAL_DIR: &str = "/var/lib/cni/networks";
 
-/// The options of all imports.
-#[derive(Debug, Args)]
-pub struct How {
-    /// How long the leases live: what the network's configuration says as `persist`
-    #[arg(long, default_value = "boot", value_name = "boot|disk", value_parser = persist)]
-    persist: Persist,
-    /// Only tell what would be done
-    #[arg(long)]
-    dry_run: bool,
-}
-
 impl Import {
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
         match self {
@@ -173,7 +162,7 @@ impl EcsIpam {
             report.kept = kept;
             done
         } else {
-            let mut open = call.open_file(store, self.how.persist)?;
+            let mut open = call.open_file(store, self.how.persist.unwrap_or_default())?;
             engine::import(&mut *open.store, import, &open.cx)?
         };
         report.done(done);
@@ -187,7 +176,8 @@ impl HostLocal {
         let is_default = self.dir == Path::new(HOST_LOCAL_DIR);
         // The file that an ADD with this `dataDir` uses.
         let usual = || if is_default { DEFAULT.into() } else { self.dir.join("leases.redb") };
-        let mut open = call.open_file(named.unwrap_or_else(usual), self.how.persist)?;
+        let mut open =
+            call.open_file(named.unwrap_or_else(usual), self.how.persist.unwrap_or_default())?;
         let host_local_import::Networks { found: mut networks, mut skipped } =
             host_local_import::networks(&self.dir)?;
         if let Some(only) = &self.network {

@@ -83,7 +83,8 @@ enum Command {
     Stats(stats::Stats),
     Doctor(doctor::Doctor),
     Reserve(reserve::Reserve),
-    Unreserve(reserve::Unreserve),
+    /// Let reserved addresses be given again
+    Unreserve(reserve::What),
     /// Look at the machines that share a cluster, and free what a dead one held
     #[command(subcommand)]
     Node(node::Node),
@@ -178,7 +179,7 @@ impl Command {
             Command::Stats(stats) => stats.run(call),
             Command::Doctor(doctor) => doctor.run(call),
             Command::Reserve(reserve) => reserve.run(call),
-            Command::Unreserve(unreserve) => unreserve.run(call),
+            Command::Unreserve(what) => what.unreserve(call),
             Command::Node(node) => node.run(call),
             Command::Network(network) => network.run(call),
             Command::Import(import) => import.run(call),

@@ -35,15 +35,9 @@ pub struct Reserve {
     owner: Option<String>,
 }
 
-/// Let reserved addresses be given again.
+/// Which addresses.
 #[derive(Debug, Args)]
-pub struct Unreserve {
-    #[command(flatten)]
-    what: What,
-}
-
-#[derive(Debug, Args)]
-struct What {
+pub struct What {
     /// The network, as its configuration names it
     #[arg(value_name = "NETWORK")]
     network: String,
@@ -114,6 +108,25 @@ impl What {
         };
         Ok(writeln!(call.stdout, "{word} {what} of network {}", self.network)?)
     }
+
+    pub(super) fn unreserve(&self, call: &mut Call<'_>) -> Result<()> {
+        let mut open = call.open()?;
+        let (set, addrs) = self.find(false, &mut open, call)?;
+        let (network, named) = (&self.network, &self.addresses);
+        let question = format!("let {named} of network {network} be given");
+        if !self.yes && !call.confirm(&question)? {
+            return Ok(writeln!(call.stderr, "nothing was changed")?);
+        }
+        let mut freed = Vec::new();
+        for some in addrs.chunks(What::slice(&open, &addrs)) {
+            let unreserve = alloc::Unreserve { set: set.clone(), addrs: some.to_vec() };
+            freed.extend(engine::unreserve(&mut *open.store, unreserve, &open.cx)?);
+        }
+        if freed.is_empty() {
+            return Err(anyhow!("nothing of {named} is reserved in network {network}"));
+        }
+        self.report(&freed, "unreserved", call)
+    }
 }
 
 impl Reserve {
@@ -139,27 +152,6 @@ impl Reserve {
                 })
             }
         }
-    }
-}
-
-impl Unreserve {
-    pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
-        let mut open = call.open()?;
-        let (set, addrs) = self.what.find(false, &mut open, call)?;
-        let (network, named) = (&self.what.network, &self.what.addresses);
-        let question = format!("let {named} of network {network} be given");
-        if !self.what.yes && !call.confirm(&question)? {
-            return Ok(writeln!(call.stderr, "nothing was changed")?);
-        }
-        let mut freed = Vec::new();
-        for some in addrs.chunks(What::slice(&open, &addrs)) {
-            let unreserve = alloc::Unreserve { set: set.clone(), addrs: some.to_vec() };
-            freed.extend(engine::unreserve(&mut *open.store, unreserve, &open.cx)?);
-        }
-        if freed.is_empty() {
-            return Err(anyhow!("nothing of {named} is reserved in network {network}"));
-        }
-        self.what.report(&freed, "unreserved", call)
     }
 }
 

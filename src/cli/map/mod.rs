@@ -15,7 +15,7 @@ use super::{Call, OpenStore};
 use crate::alloc::Holder;
 use crate::error::shown_network;
 use crate::model::Kind;
-use crate::net::{Addr, Family, Span, Subnet};
+use crate::net::{Addr, Family, Span, Subnet, parse_cidr};
 use crate::telemetry::usage::Extent;
 use picture::{Count, Frame, LEGEND, Look, Mark, Picture, Space, draw};
 
@@ -41,11 +41,8 @@ pub struct Map {
 
 /// A prefix on the command line.
 fn subnet(text: &str) -> Result<Subnet, String> {
-    let parsed = text
-        .split_once('/')
-        .and_then(|(addr, len)| Some((addr.parse::<Addr>().ok()?, len.parse::<u8>().ok()?)));
-    let (addr, len) = parsed.ok_or("say a prefix, as 10.1.0.0/16 or fd00::/64")?;
-    Subnet::masked(addr, len).ok_or_else(|| format!("{addr} has no {len} bits"))
+    let net = parse_cidr(text).ok_or("say a prefix, as 10.1.0.0/16 or fd00::/64")?;
+    Ok(net.into())
 }
 
 /// Lines that are not the picture: title, notes, legend, and the next prompt.
