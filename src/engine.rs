@@ -11,7 +11,7 @@ use crate::alloc;
 use crate::alloc::{
     Add, Added, AdoptPool, Check, Collected, Command, Context, DefineNetwork, Del, Evict,
     ExportHostLocal, Gc, Import, Imported, Outcome, ReleaseAddress, ReleasePool, RequestAddress,
-    RequestPool, Reserve, Status, Sweep, Target, Unreserve,
+    RequestPool, Reserve, Status, Target, Unreserve,
 };
 use crate::error::{Error, StoreError};
 pub use crate::migrate::consul::import as import_consul;
@@ -196,8 +196,13 @@ pub fn gc(store: &mut dyn Store, gc: Gc, cx: &Context) -> Result<usize, Error> {
     Ok(collect(store, Command::Gc(gc), cx)?.freed.len())
 }
 
-/// Runs a command that frees many addresses, in as many transactions as the store needs.
-fn collect(store: &mut dyn Store, mut command: Command, cx: &Context) -> Result<Collected, Error> {
+/// Runs a command that frees many addresses (the release or the sweep of a pool), in as many transactions as
+/// the store needs.
+pub fn collect(
+    store: &mut dyn Store,
+    mut command: Command,
+    cx: &Context,
+) -> Result<Collected, Error> {
     let mut all = Collected::default();
     while !all.done {
         match store.apply(&command, cx)? {
@@ -299,26 +304,6 @@ pub fn reserve(
     Ok(done)
 }
 
-/// Releases a pool; answers how many addresses were freed with it, and whether it existed.
-pub fn release_pool(
-    store: &mut dyn Store,
-    release: ReleasePool,
-    cx: &Context,
-) -> Result<Collected, Error> {
-    collect(store, Command::ReleasePool(release), cx)
-}
-
-/// Frees what a container engine does not know of one pool; answers what was freed, and whether the
-/// pool went too.
-pub fn sweep(
-    store: &mut dyn Store,
-    sweep: Sweep,
-    cx: &Context,
-) -> Result<(Vec<Addr>, bool), Error> {
-    let all = collect(store, Command::Sweep(sweep), cx)?;
-    Ok((all.freed, all.pool))
-}
-
 /// Takes over a pool that another program gave out, in as many transactions as a cluster needs.
 pub fn adopt_pool(store: &mut dyn Store, adopt: &AdoptPool, cx: &Context) -> Result<Pool, Error> {
     const PORTION: usize = 50;
@@ -366,8 +351,8 @@ pub fn release_node(store: &mut dyn Store, name: &str, cx: &Context) -> Result<L
     for pool in store.pools()? {
         for (user, count) in pool.users.iter().filter(|(user, _)| user.name == name) {
             for _ in 0..*count {
-                let release = ReleasePool { pool: pool.id.clone() };
-                left.freed += release_pool(store, release, &there(user.clone()))?.freed.len();
+                let release = Command::ReleasePool(ReleasePool { pool: pool.id.clone() });
+                left.freed += collect(store, release, &there(user.clone()))?.freed.len();
             }
         }
     }

@@ -10,6 +10,7 @@ use std::str::FromStr;
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_with::skip_serializing_none;
 
 use crate::alloc::Cooling;
 use crate::error::shown_network;
@@ -68,77 +69,61 @@ impl<'de> Deserialize<'de> for Time {
 }
 
 /// A lease.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LeaseRow<'a> {
     /// Name of the network, or the set of a Docker pool's addresses.
     pub network: Str<'a>,
     /// Set of leases that the network draws from, where that is another's (`shared`).
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub set: Option<Str<'a>>,
     /// The address, without its prefix length.
     pub address: Text<Addr>,
     /// Prefix length in bits, as the container got it.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub prefix: Option<u8>,
     /// `dynamic`, `static`, `gateway`, `aux` or `reserved`.
     pub kind: Str<'a>,
     /// `CNI_CONTAINERID`.
-    #[serde(rename = "containerID", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "containerID")]
     pub container_id: Option<Str<'a>>,
     /// `CNI_IFNAME`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub ifname: Option<Str<'a>>,
     /// `id` of an ECS lease.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<Str<'a>>,
     /// Docker's pool ID.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub pool: Option<Str<'a>>,
     /// Docker's name of the container.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<Str<'a>>,
     /// Namespace of the Kubernetes pod.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub pod_namespace: Option<Str<'a>>,
     /// Name of the pod.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub pod_name: Option<Str<'a>>,
     /// UID of the pod.
-    #[serde(rename = "podUID", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "podUID")]
     pub pod_uid: Option<Str<'a>>,
     /// MAC address.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub mac: Option<Str<'a>>,
     /// `--note` of a reservation.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<Str<'a>>,
     /// `--owner` of a reservation.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub holder: Option<Str<'a>>,
     /// The node that made the lease.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<Str<'a>>,
     /// That node's /etc/machine-id.
-    #[serde(rename = "machineID", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "machineID")]
     pub machine_id: Option<Str<'a>>,
     /// Boot ID of the node when it made the lease.
-    #[serde(rename = "bootID", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "bootID")]
     pub boot_id: Option<Str<'a>>,
     /// `CNI_NETNS`: path of the network namespace.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub netns: Option<Str<'a>>,
     /// Device and inode of the network namespace.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub netns_inode: Option<(u64, u64)>,
     /// Inode of the mount namespace that `netns` was opened in.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub mount_namespace: Option<u64>,
     /// Key of the range set that the address was drawn from: an address of its first range.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub range_key: Option<Text<Addr>>,
     /// How long the address cools down once it is freed, in seconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub cooldown: Option<u32>,
     /// When the lease was made, or the event happened.
     pub time: Time,
@@ -297,16 +282,15 @@ pub fn name<T, E>(field: &str, text: &str, new: fn(String) -> Result<T, E>) -> R
 }
 
 /// A lease that `release` or `gc` looked at.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Serialize)]
 pub struct FreedRow<'a> {
     /// The lease.
     #[serde(flatten)]
     pub lease: LeaseRow<'a>,
     /// What `gc` found out of the container: `alive`, `lost` or `cannotTell`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub verdict: Option<&'static str>,
     /// Why.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<&'a str>,
     /// Whether the lease was freed.
     pub freed: bool,
@@ -339,6 +323,7 @@ impl<'a> CoolingRow<'a> {
 }
 
 /// An event of the history.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Serialize)]
 pub struct EventRow<'a> {
     /// What happened: `added`, `deleted`, ...
@@ -346,7 +331,6 @@ pub struct EventRow<'a> {
     /// Whether the address has a holder from then on.
     pub held: bool,
     /// Through which face: `cni`, `docker` or `cli`; absent where it is unknown.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub face: Option<&'static str>,
     /// The lease; `time` is that of the event.
     #[serde(flatten)]
@@ -367,21 +351,19 @@ impl<'a> EventRow<'a> {
 }
 
 /// A range of a network, or a Docker pool, and how full it is. Counts are of addresses.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PoolRow {
     /// Name of the network, or ID of the pool.
     pub network: String,
     /// The set of leases, where that is not `network`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub set: Option<String>,
     /// `network`, `docker`, or `seen`: a subnet that leases name.
     pub kind: &'static str,
     /// Subnet of a Docker pool.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub subnet: Option<String>,
     /// Gateway of a shared Docker pool.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub gateway: Option<Text<Addr>>,
     /// First address of the range.
     pub first: Text<Addr>,
@@ -404,7 +386,6 @@ pub struct PoolRow {
     /// Length of the longest run of free addresses.
     pub largest_gap: u128,
     /// Where that run begins.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub gap_first: Option<Text<Addr>>,
     /// Nodes that use a Docker pool.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -447,6 +428,7 @@ impl PoolRow {
 }
 
 /// A machine that leases from the store.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeRow {
@@ -458,16 +440,13 @@ pub struct NodeRow {
     /// Whether it is the machine that answers.
     pub here: bool,
     /// The boot that leased last, where a cluster remembers it.
-    #[serde(rename = "bootID", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "bootID")]
     pub boot_id: Option<String>,
     /// Since when that boot leases.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub boot_since: Option<Time>,
     /// When a machine first had the name.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub first_seen: Option<Time>,
     /// When its newest lease was made.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub last_lease: Option<Time>,
     /// Number of its leases, without reservations and the gateways of shared pools.
     pub leases: usize,

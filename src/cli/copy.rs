@@ -31,19 +31,16 @@ pub struct Copy {
     how: How,
 }
 
-/// What `import jsonl` takes too.
+/// What imports take too.
 #[derive(Debug, Args)]
 pub struct How {
     /// How long leases of a network live in a lease file: what the networks' configurations say as
-    /// `persist` [default: as they did]
+    /// `persist` [default: as in the other store; boot, of another program's]
     #[arg(long, value_name = "boot|disk", value_parser = persist)]
     pub persist: Option<Persist>,
     /// Only tell what would be done
     #[arg(long)]
     pub dry_run: bool,
-    /// The report as JSON
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// `boot` or `disk` on the command line.
@@ -73,7 +70,7 @@ impl Copy {
                 |record, persist| copier.push(record, self.how.persist.unwrap_or(persist));
             Ok(from.store.records(&from.cx, &mut each)?)
         })?;
-        if self.how.dry_run && self.how.json {
+        if self.how.dry_run && call.as_json {
             return call.json(&json!({"dryRun": true, "records": moved}));
         }
         if self.how.dry_run {
@@ -81,7 +78,7 @@ impl Copy {
         }
         let Comparison { same, missing, different, more, left_out } =
             copy::compare(&mut *from.store, &mut *to.store, self.how.persist, &from.cx)?;
-        if self.how.json {
+        if call.as_json {
             call.json(&json!({
                 "dryRun": false, "same": same, "before": more, "missing": missing,
                 "different": different, "leftOut": left_out,

@@ -23,9 +23,6 @@ pub struct Doctor {
     /// an address whose lease cannot be read is reserved, never given
     #[arg(long)]
     repair: bool,
-    /// The findings as JSON
-    #[arg(long)]
-    json: bool,
     /// Do not ask
     #[arg(long, short)]
     yes: bool,
@@ -38,7 +35,7 @@ impl Doctor {
         let mut repair = None;
         let repairable = problems.iter().filter(|p| p.mendable).count();
         if self.repair && repairable > 0 {
-            if !self.json {
+            if !call.as_json {
                 print(&problems, call)?;
             }
             if !self.yes && !call.confirm(&format!("repair {repairable} of these"))? {
@@ -48,7 +45,7 @@ impl Doctor {
             let done = open.store.repair(&open.cx)?;
             drop(busy);
             problems = examine(&mut open)?;
-            if !self.json {
+            if !call.as_json {
                 for copy in &done.copies {
                     writeln!(call.stdout, "kept the damaged file as {}", copy.display())?;
                 }
@@ -61,7 +58,7 @@ impl Doctor {
             }
             repair = Some(done);
         }
-        if self.json {
+        if call.as_json {
             let rows: Vec<ProblemRow> = problems.iter().cloned().map(ProblemRow::new).collect();
             let mut report = json!({ "problems": rows });
             if let Some(Repair { copies, kept, notes }) = repair {

@@ -47,9 +47,6 @@ pub struct HostLocal {
     /// Only tell what would be done
     #[arg(long)]
     dry_run: bool,
-    /// The report as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 /// One network's leases, in the set that it draws from.
@@ -82,7 +79,7 @@ impl HostLocal {
             let (done, last) = self.one(set, network, leases, &mut open)?;
             let dir = self.dir.join(network.as_str());
             let Written { written, present, others } = done;
-            if self.json {
+            if call.as_json {
                 let texts = |addrs: Vec<Addr>| addrs.into_iter().map(Text).collect::<Vec<_>>();
                 reports.push(json!({
                     "network": network.as_str(),
@@ -105,7 +102,7 @@ impl HostLocal {
                 writeln!(call.stdout, "  {count} that are not leased here {verb}")?;
             }
         }
-        if self.json {
+        if call.as_json {
             call.json(&reports)?;
         }
         for lease in &left {

@@ -24,6 +24,7 @@ use crate::sys::host::Facts;
 
 /// Free the leases of containers that are provably gone, and list those nobody can tell of.
 ///
+/// With --json the leases that live are listed as well.
 /// Without --containerd or --docker the network namespaces alone are asked, as --netns does.
 #[derive(Debug, Args)]
 #[allow(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
@@ -52,9 +53,6 @@ pub struct Gc {
     /// Only tell what would be done
     #[arg(long)]
     dry_run: bool,
-    /// The report as JSON, with the leases that live
-    #[arg(long)]
-    json: bool,
     /// Leave out those that nobody can tell of
     #[arg(long, short)]
     quiet: bool,
@@ -97,7 +95,7 @@ impl Gc {
         for ((lease, verdict), done) in judged.into_iter().zip(done_of) {
             freed += usize::from(done);
             unclear += usize::from(matches!(verdict, Liveness::Unknown(_)));
-            if self.json {
+            if call.as_json {
                 let word = match verdict {
                     Liveness::Alive(_) => "alive",
                     Liveness::Stale(_) => "lost",
@@ -109,7 +107,7 @@ impl Gc {
                 print(lease, verdict, word, call)?;
             }
         }
-        if self.json {
+        if call.as_json {
             return call.json_rows(&rows);
         }
         let alive = leases.len() - lost - unclear;
@@ -142,7 +140,7 @@ impl Gc {
         if self.yes {
             return Ok(true);
         }
-        if self.json {
+        if call.as_json {
             return Err(misuse(format!(
                 "{lost} leases are lost: say --yes or --dry-run beside --json"
             )));

@@ -22,9 +22,6 @@ pub struct Gipam {
     /// subletd's local address space
     #[arg(long, value_name = "NAME", default_value = "sublet-local")]
     address_space: String,
-    /// The pools, as an array of objects
-    #[arg(long)]
-    json: bool,
 }
 
 impl Gipam {
@@ -40,13 +37,13 @@ impl Gipam {
             let (id, subnet) = (pool.id.to_string(), pool.subnet.to_string());
             let count = pool.addrs.len();
             engine::adopt_pool(&mut *open.store, &pool, &open.cx)?;
-            if self.json {
+            if call.as_json {
                 rows.push(json!({"pool": id, "subnet": subnet, "addresses": count}));
             } else {
                 writeln!(call.stdout, "imported pool {id}: {count} addresses of {subnet}")?;
             }
         }
-        if self.json {
+        if call.as_json {
             call.json_rows(&rows)?;
         }
         for block in file.blocks {

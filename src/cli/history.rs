@@ -25,9 +25,6 @@ pub struct History {
     /// Only this network's
     #[arg(long, value_name = "NAME")]
     network: Option<String>,
-    /// An array of objects; `[]` if there is none
-    #[arg(long)]
-    json: bool,
 }
 
 impl History {
@@ -48,7 +45,7 @@ impl History {
             event.time >= since && network.is_none_or(|n| event.network() == n) && is_about(event)
         })?;
         let rows: Vec<EventRow<'_>> = events.iter().map(EventRow::new).collect();
-        if self.json {
+        if call.as_json {
             return call.json_rows(&rows);
         }
         if rows.is_empty() {

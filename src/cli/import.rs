@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, anyhow};
 use clap::{Args, Subcommand};
 
-use super::copy::persist;
+use super::copy::How;
 use super::gipam::Gipam;
 use super::kontena::Kontena;
 use super::open::DEFAULT;
@@ -19,7 +19,7 @@ use crate::engine;
 use crate::engine::HostLocalFolder;
 use crate::migrate::ecs;
 use crate::migrate::host_local_import;
-use crate::model::{NetworkName, Persist, SetName};
+use crate::model::{NetworkName, SetName};
 use crate::rows::Text;
 use crate::store;
 
@@ -75,9 +75,6 @@ pub struct Consul {
     /// Only tell what would be done
     #[arg(long)]
     dry_run: bool,
-    /// The report as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 impl Consul {
@@ -92,12 +89,12 @@ impl Consul {
             let source = PathBuf::from(format!("{name}/"));
             let mut report = Report::new(&source, Path::new(&open.place), self.dry_run);
             report.done(done);
-            if !self.json {
+            if !call.as_json {
                 report.print(call)?;
             }
             reports.push(report);
         }
-        if self.json { call.json(&reports) } else { Ok(()) }
+        if call.as_json { call.json(&reports) } else { Ok(()) }
     }
 }
 
@@ -119,20 +116,6 @@ pub struct HostLocal {
 /// host-local's default.
 const HOST_LOCAL_DIR: &str = "/var/lib/cni/networks";
 
-/// The options of all imports.
-#[derive(Debug, Args)]
-pub struct How {
-    /// How long the leases live: what the network's configuration says as `persist`
-    #[arg(long, default_value = "boot", value_name = "boot|disk", value_parser = persist)]
-    persist: Persist,
-    /// Only tell what would be done
-    #[arg(long)]
-    dry_run: bool,
-    /// The report as JSON
-    #[arg(long)]
-    json: bool,
-}
-
 impl Import {
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
         match self {
@@ -149,7 +132,7 @@ impl Import {
 impl EcsIpam {
     fn run(&self, call: &mut Call<'_>) -> Result<()> {
         let report = self.import(call)?;
-        if self.how.json { call.json(&report) } else { report.print(call) }
+        if call.as_json { call.json(&report) } else { report.print(call) }
     }
 
     fn import(&self, call: &Call<'_>) -> Result<Report> {
@@ -179,7 +162,7 @@ impl EcsIpam {
             report.kept = kept;
             done
         } else {
-            let mut open = call.open_file(store, self.how.persist)?;
+            let mut open = call.open_file(store, self.how.persist.unwrap_or_default())?;
             engine::import(&mut *open.store, import, &open.cx)?
         };
         report.done(done);
@@ -193,7 +176,8 @@ impl HostLocal {
         let is_default = self.dir == Path::new(HOST_LOCAL_DIR);
         // The file that an ADD with this `dataDir` uses.
         let usual = || if is_default { DEFAULT.into() } else { self.dir.join("leases.redb") };
-        let mut open = call.open_file(named.unwrap_or_else(usual), self.how.persist)?;
+        let mut open =
+            call.open_file(named.unwrap_or_else(usual), self.how.persist.unwrap_or_default())?;
         let host_local_import::Networks { found: mut networks, mut skipped } =
             host_local_import::networks(&self.dir)?;
         if let Some(only) = &self.network {
@@ -219,7 +203,7 @@ impl HostLocal {
                 Err(e) => report_error(call.stderr, &call.screen, &e),
             }
         }
-        if self.how.json {
+        if call.as_json {
             call.json(&reports)?;
         } else {
             for report in &reports {

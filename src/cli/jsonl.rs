@@ -25,9 +25,6 @@ pub struct Export {
     /// Where to; without one to standard output
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
-    /// The report on FILE as JSON; without one there is nothing but JSON
-    #[arg(long)]
-    json: bool,
 }
 
 impl Export {
@@ -39,7 +36,7 @@ impl Export {
             return Ok(out.flush()?);
         };
         let count = write_file(path, files::create, |out| write(&mut open, out))?;
-        if self.json {
+        if call.as_json {
             return call.json(&json!({"file": path, "records": count}));
         }
         Ok(writeln!(call.stdout, "{count} records are in {}", path.display())?)
@@ -84,7 +81,7 @@ impl Import {
                 self.push("standard input", &mut io::stdin().lock(), copier)
             })?
         };
-        if self.how.json {
+        if call.as_json {
             return call.json(&json!({"dryRun": self.how.dry_run, "records": moved}));
         }
         let verb = if self.how.dry_run { "would be" } else { "are" };

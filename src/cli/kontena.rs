@@ -28,9 +28,6 @@ pub struct Kontena {
     /// Only tell what would be done
     #[arg(long)]
     dry_run: bool,
-    /// The pools, as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 impl Kontena {
@@ -49,7 +46,7 @@ impl Kontena {
         let contents = contents.map_err(|e| anyhow!(e))?;
         let mut open = call.open_pools()?;
         if matches!(mark(&mut open, true)?, Imported::Before) {
-            if self.json {
+            if call.as_json {
                 return call.json(&json!({"before": true, "pools": []}));
             }
             let prefix = &self.prefix;
@@ -64,7 +61,7 @@ impl Kontena {
             mark(&mut open, false)?;
         }
         let leases = |pool: &Pool| contents.leases.iter().filter(|l| l.set == pool.set()).count();
-        if self.json {
+        if call.as_json {
             let row = |pool: &Pool| {
                 let (id, subnet) = (pool.id.to_string(), pool.subnet.to_string());
                 json!({"pool": id, "subnet": subnet, "addresses": leases(pool)})

@@ -14,16 +14,13 @@ pub struct List {
     /// Only this network's
     #[arg(long, value_name = "NAME")]
     network: Option<String>,
-    /// An array of objects instead of a table; `[]` if there is none
-    #[arg(long)]
-    json: bool,
 }
 
 impl List {
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
         let mut open = call.open()?;
         let wanted = |l: &Lease| self.network.as_deref().is_none_or(|n| shown_network(l) == n);
-        if self.json {
+        if call.as_json {
             // As text many leases take less memory, and nothing is printed while the store is read.
             let (mut rows, mut written) = (JsonRows::default(), Ok(()));
             open.store.list(&open.cx, &mut |lease| {

@@ -58,6 +58,9 @@ struct Cli {
     command: Command,
     #[command(flatten)]
     store: StoreArgs,
+    /// Print JSON instead of text
+    #[arg(long, global = true)]
+    json: bool,
     /// When there is color
     #[arg(long, value_enum, default_value_t, global = true, value_name = "WHEN")]
     color: When,
@@ -80,7 +83,8 @@ enum Command {
     Stats(stats::Stats),
     Doctor(doctor::Doctor),
     Reserve(reserve::Reserve),
-    Unreserve(reserve::Unreserve),
+    /// Let reserved addresses be given again
+    Unreserve(reserve::What),
     /// Look at the machines that share a cluster, and free what a dead one held
     #[command(subcommand)]
     Node(node::Node),
@@ -146,6 +150,7 @@ fn serve(args: Vec<OsString>, world: World<'_>, terminal: &mut Terminal<'_>) -> 
     let facts = Facts { face: Face::Cli, ..world.facts.named(cli.store.node.as_deref()) };
     let mut call = Call {
         args: &cli.store,
+        as_json: cli.json,
         world: World { facts: &facts, ..world },
         stdout: &mut *terminal.stdout,
         stderr: &mut *terminal.stderr,
@@ -174,7 +179,7 @@ impl Command {
             Command::Stats(stats) => stats.run(call),
             Command::Doctor(doctor) => doctor.run(call),
             Command::Reserve(reserve) => reserve.run(call),
-            Command::Unreserve(unreserve) => unreserve.run(call),
+            Command::Unreserve(what) => what.unreserve(call),
             Command::Node(node) => node.run(call),
             Command::Network(network) => network.run(call),
             Command::Import(import) => import.run(call),
@@ -216,6 +221,8 @@ fn misuse(text: impl Into<String>) -> anyhow::Error {
 /// One run of a command: its store arguments, the world and the streams.
 struct Call<'a> {
     args: &'a StoreArgs,
+    /// Rows and reports are printed as JSON.
+    as_json: bool,
     world: World<'a>,
     /// Flushed once the command has run.
     stdout: &'a mut dyn Write,

@@ -29,7 +29,7 @@ const NAMED: usize = 10;
 /// Look at and change the definition that a cluster keeps for a network.
 #[derive(Debug, Subcommand)]
 pub enum Network {
-    /// Show a network's definition
+    /// Show a network's definition; with --json, as `set` takes it back
     Show(Show),
     /// Define a network, or change its definition
     Set(Set),
@@ -40,9 +40,6 @@ pub struct Show {
     /// The network
     #[arg(value_name = "NAME")]
     name: String,
-    /// As JSON, which `set` takes back
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -60,9 +57,6 @@ pub struct Set {
     /// Even if containers have addresses that are in no range then; do not ask
     #[arg(long, short)]
     yes: bool,
-    /// The version as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 impl Network {
@@ -94,7 +88,7 @@ impl Show {
         let (version, by, time) = (record.version, &record.by, Time(record.time));
         let ipam: Value = serde_json::from_str(&record.text)
             .with_context(|| format!("the definition of network {network} is damaged"))?;
-        if self.json {
+        if call.as_json {
             return call.json(&json!({
                 "name": network.as_str(), "version": version, "by": by, "time": time, "ipam": ipam,
             }));
@@ -133,7 +127,7 @@ impl Set {
         }
         let define = DefineNetwork { network: network.clone(), text, version };
         let version = engine::define(&mut *open.store, define, &open.cx)?;
-        if self.json {
+        if call.as_json {
             return call.json(&json!({"network": network.as_str(), "version": version}));
         }
         Ok(writeln!(call.stdout, "network {network} is defined, version {version}")?)

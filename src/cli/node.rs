@@ -16,20 +16,12 @@ use crate::rows::{NodeRow, Nodes};
 #[derive(Debug, Subcommand)]
 pub enum Node {
     /// List them, with what each has leased
-    List(List),
+    List,
     /// Free all that a machine leased which is gone for good, and its name for another machine
     Release(Release),
 }
 
 #[derive(Debug, Args)]
-pub struct List {
-    /// An array of objects instead of a table
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, Args)]
-#[allow(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
 pub struct Release {
     /// Its name, as `sublet node list` shows it
     #[arg(value_name = "NODE")]
@@ -37,9 +29,6 @@ pub struct Release {
     /// Only tell what would be freed
     #[arg(long)]
     dry_run: bool,
-    /// The report as JSON
-    #[arg(long)]
-    json: bool,
     /// Do not ask
     #[arg(long, short)]
     yes: bool,
@@ -51,7 +40,7 @@ pub struct Release {
 impl Node {
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
         match self {
-            Node::List(list) => list.run(call),
+            Node::List => list(call),
             Node::Release(release) => release.run(call),
         }
     }
@@ -64,19 +53,17 @@ fn rows(open: &mut OpenStore, cx: &Context) -> Result<Vec<NodeRow>> {
     Ok(nodes.rows(&open.store.pools()?, engine::nodes(&mut *open.store)?, &cx.node))
 }
 
-impl List {
-    fn run(&self, call: &mut Call<'_>) -> Result<()> {
-        let mut open = call.open()?;
-        let cx = open.cx.clone();
-        let rows = rows(&mut open, &cx)?;
-        if self.json {
-            return call.json_rows(&rows);
-        }
-        if rows.is_empty() {
-            writeln!(call.stderr, "no nodes in {}", open.place)?;
-        }
-        Ok(write!(call.stdout, "{}", tables::nodes(&rows, &call.screen))?)
+fn list(call: &mut Call<'_>) -> Result<()> {
+    let mut open = call.open()?;
+    let cx = open.cx.clone();
+    let rows = rows(&mut open, &cx)?;
+    if call.as_json {
+        return call.json_rows(&rows);
     }
+    if rows.is_empty() {
+        writeln!(call.stderr, "no nodes in {}", open.place)?;
+    }
+    Ok(write!(call.stdout, "{}", tables::nodes(&rows, &call.screen))?)
 }
 
 impl Release {
@@ -104,7 +91,7 @@ impl Release {
             ));
         }
         let what = describe(&row);
-        if self.dry_run && self.json {
+        if self.dry_run && call.as_json {
             return call.json(&json!({"node": name, "dryRun": true, "leases": row.leases}));
         }
         if self.dry_run {
@@ -114,7 +101,7 @@ impl Release {
             return Ok(writeln!(call.stderr, "kept {what}")?);
         }
         let left = engine::release_node(&mut *open.store, name, &open.cx)?;
-        if self.json {
+        if call.as_json {
             let (freed, forgotten) = (left.freed, left.forgotten);
             call.json(&json!({
                 "node": name, "dryRun": false, "freed": freed, "forgotten": forgotten,

@@ -13,9 +13,6 @@ pub struct Pools {
     /// Only this network's, or this pool
     #[arg(long, value_name = "NAME")]
     network: Option<String>,
-    /// An array of objects; `[]` if there is none
-    #[arg(long)]
-    json: bool,
 }
 
 impl Pools {
@@ -23,7 +20,7 @@ impl Pools {
         let mut open = call.open()?;
         let usage = open.usage(self.network.as_deref())?;
         let rows = open.pool_rows(&usage)?;
-        if self.json {
+        if call.as_json {
             return call.json_rows(&rows);
         }
         if rows.is_empty() {

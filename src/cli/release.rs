@@ -24,9 +24,6 @@ pub struct Release {
     /// Only this network's
     #[arg(long, value_name = "NAME")]
     network: Option<String>,
-    /// What was freed, as an array of objects
-    #[arg(long)]
-    json: bool,
     /// Do not ask
     #[arg(long, short)]
     yes: bool,
@@ -55,7 +52,7 @@ impl Release {
                 continue;
             }
             let freed = open.free(lease, Target::Some(owner.clone(), vec![addr]))?;
-            if self.json {
+            if call.as_json {
                 let lease = LeaseRow::new(lease);
                 rows.push(FreedRow { lease, verdict: None, reason: None, freed });
                 continue;
@@ -63,6 +60,6 @@ impl Release {
             let word = if freed { "freed" } else { "was free already:" };
             writeln!(call.stdout, "{word} {}", visible(&what))?;
         }
-        if self.json { call.json_rows(&rows) } else { Ok(()) }
+        if call.as_json { call.json_rows(&rows) } else { Ok(()) }
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use serde::Serialize;
+use serde_with::skip_serializing_none;
 
 use super::Call;
 use super::screen::visible;
@@ -14,6 +15,7 @@ use crate::net::Addr;
 use crate::rows::Text;
 
 /// What came of one source.
+#[skip_serializing_none]
 #[derive(Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
@@ -30,7 +32,7 @@ pub struct Report {
     /// It was done at another time.
     pub before: bool,
     /// What the source is called now.
-    #[serde(rename = "keptAs", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "keptAs")]
     pub kept: Option<PathBuf>,
 }
 

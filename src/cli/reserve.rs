@@ -35,24 +35,15 @@ pub struct Reserve {
     owner: Option<String>,
 }
 
-/// Let reserved addresses be given again.
+/// Which addresses.
 #[derive(Debug, Args)]
-pub struct Unreserve {
-    #[command(flatten)]
-    what: What,
-}
-
-#[derive(Debug, Args)]
-struct What {
+pub struct What {
     /// The network, as its configuration names it
     #[arg(value_name = "NETWORK")]
     network: String,
     /// An address, FIRST-LAST, or a prefix
     #[arg(value_name = "ADDRESS|A-B|CIDR")]
     addresses: String,
-    /// The addresses that were reserved or freed, as JSON
-    #[arg(long)]
-    json: bool,
     /// Do not ask
     #[arg(long, short)]
     yes: bool,
@@ -107,7 +98,7 @@ impl What {
     }
 
     fn report(&self, done: &[Addr], word: &str, call: &mut Call<'_>) -> Result<()> {
-        if self.json {
+        if call.as_json {
             let addresses: Vec<_> = done.iter().copied().map(Text).collect();
             return call.json(&json!({ "network": self.network, "addresses": addresses }));
         }
@@ -116,6 +107,25 @@ impl What {
             _ => format!("{} addresses", done.len()),
         };
         Ok(writeln!(call.stdout, "{word} {what} of network {}", self.network)?)
+    }
+
+    pub(super) fn unreserve(&self, call: &mut Call<'_>) -> Result<()> {
+        let mut open = call.open()?;
+        let (set, addrs) = self.find(false, &mut open, call)?;
+        let (network, named) = (&self.network, &self.addresses);
+        let question = format!("let {named} of network {network} be given");
+        if !self.yes && !call.confirm(&question)? {
+            return Ok(writeln!(call.stderr, "nothing was changed")?);
+        }
+        let mut freed = Vec::new();
+        for some in addrs.chunks(What::slice(&open, &addrs)) {
+            let unreserve = alloc::Unreserve { set: set.clone(), addrs: some.to_vec() };
+            freed.extend(engine::unreserve(&mut *open.store, unreserve, &open.cx)?);
+        }
+        if freed.is_empty() {
+            return Err(anyhow!("nothing of {named} is reserved in network {network}"));
+        }
+        self.report(&freed, "unreserved", call)
     }
 }
 
@@ -142,27 +152,6 @@ impl Reserve {
                 })
             }
         }
-    }
-}
-
-impl Unreserve {
-    pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
-        let mut open = call.open()?;
-        let (set, addrs) = self.what.find(false, &mut open, call)?;
-        let (network, named) = (&self.what.network, &self.what.addresses);
-        let question = format!("let {named} of network {network} be given");
-        if !self.what.yes && !call.confirm(&question)? {
-            return Ok(writeln!(call.stderr, "nothing was changed")?);
-        }
-        let mut freed = Vec::new();
-        for some in addrs.chunks(What::slice(&open, &addrs)) {
-            let unreserve = alloc::Unreserve { set: set.clone(), addrs: some.to_vec() };
-            freed.extend(engine::unreserve(&mut *open.store, unreserve, &open.cx)?);
-        }
-        if freed.is_empty() {
-            return Err(anyhow!("nothing of {named} is reserved in network {network}"));
-        }
-        self.what.report(&freed, "unreserved", call)
     }
 }
 

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
+use serde_with::skip_serializing_none;
 
 use super::screen::visible;
 use super::{Call, OpenStore, tables};
@@ -19,9 +20,6 @@ pub struct Show {
     /// Only this network's
     #[arg(long, value_name = "NAME")]
     network: Option<String>,
-    /// An array of objects
-    #[arg(long)]
-    json: bool,
 }
 
 impl Show {
@@ -34,7 +32,7 @@ impl Show {
             }
             Err(e) => return Err(e),
         };
-        if self.json {
+        if call.as_json {
             return call.json_rows(leases.iter().map(LeaseRow::new));
         }
         for (i, lease) in leases.iter().enumerate() {
@@ -59,7 +57,7 @@ impl Show {
             return Ok(false);
         }
         let set = ranges.first().and_then(|range| range.set.as_deref());
-        if self.json {
+        if call.as_json {
             let row = NetworkRow { network: &self.name, set, leases, ranges: &ranges };
             call.json(&[row])?;
         } else {
@@ -75,10 +73,10 @@ impl Show {
 }
 
 /// A network as a whole.
+#[skip_serializing_none]
 #[derive(Serialize)]
 struct NetworkRow<'a> {
     network: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
     set: Option<&'a str>,
     leases: usize,
     ranges: &'a [PoolRow],

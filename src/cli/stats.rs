@@ -25,12 +25,9 @@ pub struct Stats {
     /// Only this network's, or this pool; what was asked for is counted for all that share its leases
     #[arg(long, value_name = "NAME")]
     network: Option<String>,
-    /// One object
-    #[arg(long, conflicts_with = "prometheus")]
-    json: bool,
     /// Prometheus' text format; with FILE written there, whole or not at all, as node_exporter's
     /// textfile collector wants it
-    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-", conflicts_with = "json")]
     #[allow(clippy::doc_markdown, reason = "shown as they are")]
     prometheus: Option<PathBuf>,
 }
@@ -57,7 +54,7 @@ impl Stats {
         }
         let pools = open.pool_rows(&usage)?;
         let requests: Vec<CounterRow<'_>> = counters.iter().map(CounterRow::new).collect();
-        if self.json {
+        if call.as_json {
             return call.json(&Report { pools, requests });
         }
         if pools.is_empty() && requests.is_empty() {

@@ -20,6 +20,7 @@ use crate::sys::host;
 
 /// Tell of each address that is given or freed from now on, a line each, until it is stopped.
 ///
+/// With --json a line is an object.
 /// What happened is read from the history. Where that is "off", and in a cluster, whose nodes' clocks may
 /// differ, the leases are compared with those of a moment before, which costs more the more there are,
 /// and misses what came and went between two looks.
@@ -34,9 +35,6 @@ pub struct Watch {
     /// Compare leases, though there is a history
     #[arg(long)]
     leases: bool,
-    /// An object a line
-    #[arg(long)]
-    json: bool,
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
@@ -72,7 +70,7 @@ impl Watch {
             };
             for event in &events {
                 if self.network.as_deref().is_none_or(|n| event.network() == n) {
-                    self.print(event, known_face, call)?;
+                    print(event, known_face, call)?;
                 }
             }
             call.stdout.flush()?;
@@ -95,26 +93,26 @@ impl Watch {
         }
         Ok(Source::History(last, seen))
     }
+}
 
-    fn print(&self, event: &Event, known_face: bool, call: &mut Call<'_>) -> Result<()> {
-        let mut row = EventRow::new(event);
-        if !known_face {
-            row.face = None;
-        }
-        if self.json {
-            let text = serde_json::to_string(&row)?;
-            return Ok(writeln!(call.stdout, "{text}")?);
-        }
-        let tone = if event.what.gives() { Tone::Good } else { Tone::Cooling };
-        let word = call.screen.paint(tone, row.event);
-        let (time, addr, network) = (row.lease.time, event.addr, visible(&row.lease.network));
-        let owner = visible(&event.owner.to_string());
-        write!(call.stdout, "{time} {word} {addr} of network {network}, {owner}")?;
-        if let Some(pod) = row.lease.pod() {
-            write!(call.stdout, ", pod {}", visible(&pod))?;
-        }
-        Ok(writeln!(call.stdout)?)
+fn print(event: &Event, known_face: bool, call: &mut Call<'_>) -> Result<()> {
+    let mut row = EventRow::new(event);
+    if !known_face {
+        row.face = None;
     }
+    if call.as_json {
+        let text = serde_json::to_string(&row)?;
+        return Ok(writeln!(call.stdout, "{text}")?);
+    }
+    let tone = if event.what.gives() { Tone::Good } else { Tone::Cooling };
+    let word = call.screen.paint(tone, row.event);
+    let (time, addr, network) = (row.lease.time, event.addr, visible(&row.lease.network));
+    let owner = visible(&event.owner.to_string());
+    write!(call.stdout, "{time} {word} {addr} of network {network}, {owner}")?;
+    if let Some(pod) = row.lease.pod() {
+        write!(call.stdout, ", pod {}", visible(&pod))?;
+    }
+    Ok(writeln!(call.stdout)?)
 }
 
 fn leases(open: &mut OpenStore) -> Result<Leases> {

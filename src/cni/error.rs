@@ -5,6 +5,7 @@
 //! allocator is never the same code as a store that could not be asked.
 
 use serde::Serialize;
+use serde_with::skip_serializing_none;
 
 use super::env::EnvError;
 use crate::config::ConfigError;
@@ -42,6 +43,7 @@ pub const DAMAGED: u32 = 104;
 pub const INTERNAL: u32 = 999;
 
 /// An error as a runtime sees it.
+#[skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Failure {
     /// What kind.
@@ -49,7 +51,6 @@ pub struct Failure {
     /// What and what to do, for a person.
     pub msg: String,
     /// More: a JSON object for errors about leases, else text.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub details: Option<String>,
 }
 
@@ -136,15 +137,13 @@ fn store_code(error: &StoreError) -> u32 {
 }
 
 /// For a program: what the message says in words.
+#[skip_serializing_none]
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Details {
     network: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
     range_set: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     address: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     holder: Option<String>,
 }
 

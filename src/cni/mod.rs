@@ -113,8 +113,7 @@ fn serve(
     }
     let verb = Verb::new(&command);
     if verb == Verb::Version {
-        let answer = result::render_versions().map_err(|e| unwritten(&e))?;
-        return output.answer(&answer).map_err(|e| unwritten(&e));
+        return output.answer(&result::render_versions()).map_err(|e| unwritten(&e));
     }
 
     output.journal.learn("command", command);

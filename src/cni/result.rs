@@ -7,7 +7,9 @@
 use std::io;
 
 use serde::Serialize;
+use serde_json::json;
 use serde_json::ser::{PrettyFormatter, Serializer};
+use serde_with::skip_serializing_none;
 
 use super::error::Failure;
 use crate::config::{CniVersion, Dialect, Dns, Route};
@@ -54,23 +56,12 @@ pub fn render(version: CniVersion, dialect: Dialect, answer: Answer<'_>) -> io::
     pretty(&serde_json::to_value(wire)?)
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Versions {
-    cni_version: &'static str,
-    supported_versions: Vec<&'static str>,
-}
-
 /// Writes the answer to VERSION. It is one line, while every other answer is indented: so it is in the
 /// reference implementation.
-pub fn render_versions() -> io::Result<Vec<u8>> {
-    let supported_versions = CniVersion::texts();
-    let mut bytes = serde_json::to_vec(&Versions {
-        cni_version: CniVersion::NEWEST.word(),
-        supported_versions,
-    })?;
-    bytes.push(b'\n');
-    Ok(bytes)
+pub fn render_versions() -> Vec<u8> {
+    let newest = CniVersion::NEWEST.word();
+    let answer = json!({ "cniVersion": newest, "supportedVersions": CniVersion::texts() });
+    format!("{answer}\n").into_bytes()
 }
 
 #[derive(Serialize)]
@@ -96,40 +87,28 @@ fn pretty(value: &impl Serialize) -> io::Result<Vec<u8>> {
         return Ok(bytes);
     }
     // These occur nowhere but inside strings, where an escape means the same.
-    let mut escaped = Vec::with_capacity(bytes.len() + 32);
-    for byte in bytes {
-        match byte {
-            b'<' => escaped.extend_from_slice(b"\\u003c"),
-            b'>' => escaped.extend_from_slice(b"\\u003e"),
-            b'&' => escaped.extend_from_slice(b"\\u0026"),
-            _ => escaped.push(byte),
-        }
-    }
-    Ok(escaped)
+    let text = String::from_utf8_lossy(&bytes).replace('<', "\\u003c").replace('>', "\\u003e");
+    Ok(text.replace('&', "\\u0026").into_bytes())
 }
 
 /// The parts of an answer. Before 0.3.0 they are `ip4` and `ip6`, each with its routes; then `ips`.
+#[skip_serializing_none]
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Wire<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
     cni_version: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     ip4: Option<FamilyIp>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     ip6: Option<FamilyIp>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     ips: Option<Vec<WireIp>>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     routes: &'a [Route],
-    #[serde(skip_serializing_if = "Option::is_none")]
     dns: Option<&'a Dns>,
 }
 
+#[skip_serializing_none]
 #[derive(Serialize)]
 struct FamilyIp {
     ip: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
     gateway: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     routes: Vec<Route>,
@@ -154,13 +133,12 @@ impl FamilyIp {
     }
 }
 
+#[skip_serializing_none]
 #[derive(Serialize)]
 struct WireIp {
     /// Before 1.0.0.
-    #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<&'static str>,
     address: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
     gateway: Option<String>,
 }
 

@@ -24,6 +24,7 @@ mod runtime;
 use std::path::PathBuf;
 
 use serde::Serialize;
+use serde_with::skip_serializing_none;
 
 pub use cluster::store;
 pub use duration::positive as duration;
@@ -124,6 +125,7 @@ pub struct Cleanup {
 }
 
 /// A route, as it is answered: as it was configured.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Route {
     /// Destination in CIDR notation, host bits kept where the original keeps them.
@@ -132,7 +134,6 @@ pub struct Route {
     #[serde(skip)]
     pub net: Option<Subnet>,
     /// Next hop.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub gw: Option<String>,
     /// Path MTU in bytes.
     #[serde(skip_serializing_if = "is_unset")]
@@ -144,10 +145,8 @@ pub struct Route {
     #[serde(skip_serializing_if = "is_unset")]
     pub priority: Option<i64>,
     /// Routing table; 0 is one.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub table: Option<i64>,
     /// Scope, as in `ip route`; 0 is one.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub scope: Option<i64>,
 }
 
@@ -157,13 +156,13 @@ fn is_unset(number: &Option<i64>) -> bool {
 }
 
 /// Name resolution, as it is answered: as configured.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Dns {
     /// Name servers.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub nameservers: Vec<String>,
     /// Local domain; not empty.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub domain: Option<String>,
     /// Search list.
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -7,7 +7,7 @@
 use super::names::{ADDRESS_TYPE, BAD_POOL, ENDPOINT, GATEWAY, MAC, SERIAL};
 use super::settings::Settings;
 use super::{pool, wire};
-use crate::alloc::{Context, ReleaseAddress, ReleasePool, RequestAddress};
+use crate::alloc::{Command, Context, ReleaseAddress, ReleasePool, RequestAddress};
 use crate::config::Level;
 use crate::engine;
 use crate::error::{Error, Refusal};
@@ -75,19 +75,25 @@ impl Reply {
     }
 }
 
-/// Why a request fails.
-enum Failure {
-    /// The body is malformed.
-    BadBody(String),
-    /// The body is well-formed, but the request is not valid.
-    BadRequest(String),
-    Engine(Error),
-}
+/// Why a method did nothing.
+type Failure = Box<Reply>;
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
-        Failure::Engine(error)
+        Box::new(match error {
+            Error::Refused(Refusal::Pool(no)) => Reply::refused(&no.to_string(), &no.explanation()),
+            Error::Refused(no) => Reply::refused(&no.to_string(), ""),
+            Error::Store(error) => Reply::failed(500, &error.to_string(), ""),
+        })
     }
+}
+
+fn read(body: &[u8]) -> Result<wire::Request, Failure> {
+    wire::read(body).map_err(|text| Box::new(Reply::failed(400, &text, "")))
+}
+
+fn bad_request(text: impl AsRef<str>) -> Failure {
+    Box::new(Reply::refused(text.as_ref(), ""))
 }
 
 /// Answers one request.
@@ -112,16 +118,7 @@ pub fn handle(
         "/IpamDriver.ReleaseAddress" => release_address(store, cx, body),
         _ => return Reply::failed(404, "404 page not found", path),
     };
-    match done {
-        Ok(reply) => reply,
-        Err(Failure::BadBody(text)) => Reply::failed(400, &text, ""),
-        Err(Failure::BadRequest(text)) => Reply::refused(&text, ""),
-        Err(Failure::Engine(Error::Refused(Refusal::Pool(no)))) => {
-            Reply::refused(&no.to_string(), &no.explanation())
-        }
-        Err(Failure::Engine(Error::Refused(no))) => Reply::refused(&no.to_string(), ""),
-        Err(Failure::Engine(error @ Error::Store(_))) => Reply::failed(500, &error.to_string(), ""),
-    }
+    done.unwrap_or_else(|failure| *failure)
 }
 
 /// Undoes the change that an undelivered answer reported.
@@ -132,9 +129,7 @@ pub fn undo(store: &mut dyn Store, cx: &Context, undo: &Undo) -> Result<(), Erro
             engine::release_address(store, ReleaseAddress { pool, addr: lease.addr, only }, cx)
                 .map(|_| ())
         }
-        Undo::Pool(pool) => {
-            engine::release_pool(store, ReleasePool { pool: pool.clone() }, cx).map(|_| ())
-        }
+        Undo::Pool(pool) => engine::collect(store, release(pool), cx).map(|_| ()),
     }
 }
 
@@ -144,9 +139,8 @@ fn request_pool(
     cx: &Context,
     body: &[u8],
 ) -> Result<Reply, Failure> {
-    let raw: wire::RequestPool = wire::read(body).map_err(Failure::BadBody)?;
-    let request =
-        pool::read(&raw, &driver.settings, &driver.routes).map_err(Failure::BadRequest)?;
+    let raw = read(body)?;
+    let request = pool::read(&raw, &driver.settings, &driver.routes).map_err(bad_request)?;
     let pool = engine::request_pool(store, request, cx)?;
     let text = format!("pool {}: {}", pool.id, pool.subnet);
     let reply =
@@ -155,15 +149,19 @@ fn request_pool(
 }
 
 /// A pool's name; it must not be empty.
+fn release(pool: &PoolId) -> Command {
+    Command::ReleasePool(ReleasePool { pool: pool.clone() })
+}
+
 fn pool_id(raw: Option<String>) -> Result<PoolId, Failure> {
     let named = raw.filter(|id| !id.is_empty()).map(PoolId);
-    named.ok_or_else(|| Failure::BadRequest(BAD_POOL.to_owned()))
+    named.ok_or_else(|| bad_request(BAD_POOL))
 }
 
 fn release_pool(store: &mut dyn Store, cx: &Context, body: &[u8]) -> Result<Reply, Failure> {
-    let raw: wire::Release = wire::read(body).map_err(Failure::BadBody)?;
+    let raw = read(body)?;
     let pool = pool_id(raw.pool_id)?;
-    let released = engine::release_pool(store, ReleasePool { pool: pool.clone() }, cx)?;
+    let released = engine::collect(store, release(&pool), cx)?;
     let text = if released.pool {
         format!("pool {pool} released, {} addresses with it", released.freed.len())
     } else {
@@ -174,11 +172,11 @@ fn release_pool(store: &mut dyn Store, cx: &Context, body: &[u8]) -> Result<Repl
 
 /// An address, with or without a prefix length.
 fn addr(text: &str) -> Result<Addr, Failure> {
-    parse_addr(text).ok_or_else(|| Failure::BadRequest(format!("invalid address {text:?}")))
+    parse_addr(text).ok_or_else(|| bad_request(format!("invalid address {text:?}")))
 }
 
 fn request_address(store: &mut dyn Store, cx: &Context, body: &[u8]) -> Result<Reply, Failure> {
-    let raw: wire::RequestAddress = wire::read(body).map_err(Failure::BadBody)?;
+    let raw = read(body)?;
     let pool = pool_id(raw.pool_id)?;
     let options = raw.options.unwrap_or_default();
     let option = |key: &str| options.get(key).filter(|v| !v.is_empty()).cloned();
@@ -201,7 +199,7 @@ fn request_address(store: &mut dyn Store, cx: &Context, body: &[u8]) -> Result<R
 }
 
 fn release_address(store: &mut dyn Store, cx: &Context, body: &[u8]) -> Result<Reply, Failure> {
-    let raw: wire::Release = wire::read(body).map_err(Failure::BadBody)?;
+    let raw = read(body)?;
     let pool = pool_id(raw.pool_id)?;
     let addr = addr(raw.address.as_deref().unwrap_or_default())?;
     let text = format!("{addr} of pool {pool} released");

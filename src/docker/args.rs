@@ -58,7 +58,11 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Free this node's addresses and pools that the local dockerd does not know
-    Cleanup(Cleanup),
+    Cleanup {
+        /// Only tell what would be freed
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -197,13 +201,6 @@ pub struct Page {
     pub http_name: Vec<String>,
 }
 
-#[derive(Debug, Args)]
-struct Cleanup {
-    /// Only tell what would be freed
-    #[arg(long)]
-    dry_run: bool,
-}
-
 /// Opens the status page if there is to be one; it ends with the process.
 pub type OpenPage<'a> = &'a dyn Fn(&Page, &Backend) -> Result<()>;
 
@@ -232,7 +229,7 @@ pub fn run(
     };
     let facts = &facts.named(cli.common.node.as_deref());
     let done = match &cli.command {
-        Some(Command::Cleanup(cleanup)) => cli.cleanup(cleanup, env, facts),
+        Some(Command::Cleanup { dry_run }) => cli.cleanup(*dry_run, env, facts),
         None => cli.serve(env, facts, page).map(|()| String::new()),
     };
     done.map_err(|e| (e, 1))
@@ -333,13 +330,13 @@ impl Cli {
         })
     }
 
-    fn cleanup(&self, cleanup: &Cleanup, env: Env<'_>, facts: &Facts) -> Result<String> {
+    fn cleanup(&self, dry_run: bool, env: Env<'_>, facts: &Facts) -> Result<String> {
         let settings = self.settings(env)?;
         let spec = self.store(env, &self.log(env)?)?;
         let cx = context(facts, &spec)?;
         let mut store = store::open(&spec)?;
         let listing = dockerd::list(&self.common.docker).context("nothing was freed")?;
-        let limits = Limits { dry_run: cleanup.dry_run, ..self.common.limits.clone() };
+        let limits = Limits { dry_run, ..self.common.limits.clone() };
         let report = cleanup::clean(&mut *store, &cx, &settings, &listing, &limits)?;
         Ok(if report.is_empty() { "nothing to do\n".to_owned() } else { format!("{report}\n") })
     }

@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result};
 use super::args::Limits;
 use super::dockerd::Listing;
 use super::settings::Settings;
+use crate::alloc;
 use crate::alloc::{Context, Sweep};
 use crate::engine;
 use crate::model::{Pool, PoolId};
@@ -66,17 +67,17 @@ pub fn clean(
         };
         let mut sweep =
             Sweep { pool: pool.id.clone(), known: listed, before, dry: true, alive: Vec::new() };
-        let (candidates, gone) = engine::sweep(store, sweep.clone(), cx)?;
-        if candidates.is_empty() && !gone {
+        let found = engine::collect(store, alloc::Command::Sweep(sweep.clone()), cx)?;
+        if found.freed.is_empty() && !found.pool {
             continue;
         }
         if limits.probe {
-            sweep.alive = reachable(&candidates)?;
+            sweep.alive = reachable(&found.freed)?;
         }
         sweep.dry = limits.dry_run;
-        let (freed, gone) = engine::sweep(store, sweep, cx)?;
-        if gone || !freed.is_empty() {
-            report.pools.insert(pool.id, (freed, gone));
+        let done = engine::collect(store, alloc::Command::Sweep(sweep), cx)?;
+        if done.pool || !done.freed.is_empty() {
+            report.pools.insert(pool.id, (done.freed, done.pool));
         }
     }
     Ok(report)

@@ -11,7 +11,7 @@ use crate::net::{Addr, Family, Span, Subnet, parse_cidr};
 
 /// What is asked for, or moby's word for what is wrong with it.
 pub fn read(
-    raw: &wire::RequestPool,
+    raw: &wire::Request,
     settings: &Settings,
     routes: &dyn Fn() -> Vec<Span>,
 ) -> Result<RequestPool, String> {

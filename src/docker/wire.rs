@@ -11,10 +11,13 @@ use serde_json::json;
 use super::names::GATEWAY;
 use crate::model::{Lease, Pool};
 
-/// `IpamDriver.RequestPool`.
+/// The body of any request: each method reads its own fields.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
-pub struct RequestPool {
+pub struct Request {
+    #[serde(rename = "PoolID")]
+    pub pool_id: Option<String>,
+    pub address: Option<String>,
     pub address_space: Option<String>,
     pub pool: Option<String>,
     pub sub_pool: Option<String>,
@@ -22,32 +25,13 @@ pub struct RequestPool {
     pub v6: Option<bool>,
 }
 
-/// `IpamDriver.RequestAddress`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub struct RequestAddress {
-    #[serde(rename = "PoolID")]
-    pub pool_id: Option<String>,
-    pub address: Option<String>,
-    pub options: Option<Options>,
-}
-
-/// `IpamDriver.ReleasePool` and `IpamDriver.ReleaseAddress`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub struct Release {
-    #[serde(rename = "PoolID")]
-    pub pool_id: Option<String>,
-    pub address: Option<String>,
-}
-
 /// `--ipam-opt` and what dockerd adds.
 pub type Options = BTreeMap<String, String>;
 
 /// Reads a body; none at all, white space and `null` are an empty object.
-pub fn read<'a, T: Default + Deserialize<'a>>(body: &'a [u8]) -> Result<T, String> {
+pub fn read(body: &[u8]) -> Result<Request, String> {
     match body.trim_ascii() {
-        b"" | b"null" => Ok(T::default()),
+        b"" | b"null" => Ok(Request::default()),
         // A derived reader would take an array for an object's fields in order.
         text if text.starts_with(b"{") => {
             serde_json::from_slice(text).map_err(|e| format!("Invalid request body: {e}"))

@@ -458,17 +458,11 @@ fn claim(node: &Node, by: &NodeRecord) -> String {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The allocator said no.
-    #[error("{0}")]
-    Refused(Refusal),
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     /// The store did not answer.
     #[error("{0}")]
     Store(StoreError),
-}
-
-impl From<Refusal> for Error {
-    fn from(refusal: Refusal) -> Error {
-        Error::Refused(refusal)
-    }
 }
 
 impl From<PoolRefusal> for Error {

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
+use serde_with::skip_serializing_none;
 
 use crate::alloc::{Cooling, PodKey, Record};
 use crate::model::{NetworkDefinition, NetworkName, Node, Persist, Pool, PoolId, SetName};
@@ -32,6 +33,7 @@ struct Line<'a> {
     persist: Persist,
 }
 
+#[skip_serializing_none]
 #[derive(Serialize, Deserialize)]
 #[serde(
     tag = "record",
@@ -45,11 +47,8 @@ enum Fields<'a> {
         pool: Str<'a>,
         space: Str<'a>,
         subnet: String,
-        #[serde(skip_serializing_if = "Option::is_none")]
         range: Option<String>,
-        #[serde(skip_serializing_if = "Option::is_none")]
         shared: Option<Str<'a>>,
-        #[serde(skip_serializing_if = "Option::is_none")]
         gateway: Option<Text<Addr>>,
         users: Vec<User<'a>>,
         time: Time,

@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use ipnet::IpNet;
 use serde_json::Value;
 
 use crate::error::StoreError;
 use crate::model::{Kind, Lease, Node, Origin, Owner, Pool, PoolId, StoreSpec, Timestamp};
-use crate::net::{Addr, Subnet};
+use crate::net::{Addr, Subnet, parse_cidr};
 use crate::store::http::{Client, Failure, Request};
 
 /// Pools and addresses of kontena-ipam.
@@ -122,21 +123,15 @@ fn text(value: &Value, field: &str) -> Option<String> {
 }
 
 /// Returns the address and the prefix length of a field. kontena-ipam keeps host bits.
-fn cidr(value: &Value, field: &str) -> Result<Option<(Addr, u8)>, String> {
+fn cidr(value: &Value, field: &str) -> Result<Option<IpNet>, String> {
     let Some(text) = text(value, field) else { return Ok(None) };
-    let read = || {
-        let (addr, len) = text.split_once('/')?;
-        Some((addr.parse().ok()?, len.parse().ok()?))
-    };
-    read().map(Some).ok_or_else(|| format!("{field} is {text:?}, no address with a prefix length"))
+    let net = parse_cidr(&text);
+    net.map(Some).ok_or_else(|| format!("{field} is {text:?}, no address with a prefix length"))
 }
 
 fn pool(name: &str, value: &str, space: &str, now: Timestamp) -> Result<Pool, String> {
     let value = object(value)?;
-    let subnet = |field| -> Result<Option<Subnet>, String> {
-        let Some((addr, len)) = cidr(&value, field)? else { return Ok(None) };
-        Ok(Some(Subnet::masked(addr, len).ok_or_else(|| format!("{field} is no prefix"))?))
-    };
+    let subnet = |field| Ok::<_, String>(cidr(&value, field)?.map(Subnet::from));
     let whole = subnet("subnet")?.ok_or("it names no subnet")?;
     let range = subnet("iprange")?.filter(|range| range.len() > whole.len());
     if range.is_some_and(|range| !whole.contains(range.first())) {
@@ -148,7 +143,7 @@ fn pool(name: &str, value: &str, space: &str, now: Timestamp) -> Result<Pool, St
         subnet: whole,
         sub: range,
         shared: Some(name.to_owned()),
-        gateway: cidr(&value, "gateway")?.map(|(addr, _)| addr),
+        gateway: cidr(&value, "gateway")?.map(|net| net.addr().into()),
         users: Vec::new(),
         time: now,
     })
@@ -156,7 +151,8 @@ fn pool(name: &str, value: &str, space: &str, now: Timestamp) -> Result<Pool, St
 
 fn lease(value: &str, pool: &Pool, now: Timestamp) -> Result<Lease, String> {
     let value = object(value)?;
-    let (addr, _) = cidr(&value, "address")?.ok_or("it names no address")?;
+    let net = cidr(&value, "address")?.ok_or("it names no address")?;
+    let addr = Addr::from(net.addr());
     if !pool.subnet.contains(addr) {
         return Err(format!("{addr} lies outside of {}", pool.subnet));
     }

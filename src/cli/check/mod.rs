@@ -7,7 +7,7 @@ mod shape;
 
 use std::collections::HashSet;
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow};
@@ -25,6 +25,7 @@ use crate::error::StoreError;
 use crate::model::{Persist, StoreSpec};
 use crate::net::{RangeSet, Span};
 use crate::store;
+use crate::sys::files;
 use shape::{Overlap, RangeRow, Report};
 
 /// Look at network configurations without leasing anything.
@@ -35,9 +36,6 @@ pub struct Check {
     /// A network configuration or a list of plugins; a folder of them; - for standard input
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
-    /// The report as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 /// What a runtime reads in a folder of configurations.
@@ -118,7 +116,7 @@ impl Check {
         let all = || files.iter().flat_map(|f| &f.found.findings);
         let errors = all().filter(|f| f.error).count();
         let warnings = all().count() - errors + overlaps.len() + unseen.len();
-        if self.json {
+        if call.as_json {
             call.json(&Report::new(&files, &overlaps, &unseen, (errors, warnings)))?;
         } else {
             for (i, file) in files.iter().enumerate() {
@@ -146,19 +144,9 @@ impl Check {
     }
 
     fn read(&self) -> Result<Vec<File>> {
-        let mut files = Vec::new();
+        let mut read = Vec::new();
         for path in &self.files {
             let shown = || path.display().to_string();
-            if path.as_os_str() == "-" {
-                // One more than is looked at, so that what is too long is reported as that.
-                let mut bytes = Vec::new();
-                io::stdin()
-                    .take((16 << 20) + 1)
-                    .read_to_end(&mut bytes)
-                    .context("standard input")?;
-                files.push(File { name: shown(), found: lint::bytes_of(&bytes) });
-                continue;
-            }
             let is_folder = path.is_dir();
             let paths =
                 if is_folder { folder(path).with_context(shown)? } else { vec![path.clone()] };
@@ -167,11 +155,14 @@ impl Check {
             }
             for path in paths {
                 let name = path.display().to_string();
-                let found = lint::file(&path).with_context(|| name.clone())?;
-                files.push(File { name, found });
+                let found = match &*name {
+                    "-" => lint::read(io::stdin()),
+                    _ => files::open(&path).and_then(lint::read),
+                };
+                read.push(File { found: found.with_context(|| name.clone())?, name });
             }
         }
-        Ok(files)
+        Ok(read)
     }
 }
 

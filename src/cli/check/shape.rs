@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::Serialize;
+use serde_with::skip_serializing_none;
 
 use super::File;
 use crate::config::lint::{Finding, Part};
@@ -23,22 +24,22 @@ pub(super) struct Report<'a> {
 struct FileRow<'a> {
     file: &'a str,
     plugins: Vec<Plugin<'a>>,
-    findings: Vec<FindingRow<'a>>,
+    findings: &'a [Finding],
 }
 
+#[skip_serializing_none]
 #[derive(Serialize)]
 #[allow(clippy::struct_field_names, reason = "so the field is called in JSON")]
 struct Plugin<'a> {
     plugin: &'a str,
     ipam: &'a str,
     ours: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
     network: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     set: Option<&'a str>,
     ranges: Vec<RangeRow>,
 }
 
+#[skip_serializing_none]
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct RangeRow {
@@ -48,19 +49,9 @@ pub(super) struct RangeRow {
     pub(super) last: Text<Addr>,
     /// Number of addresses that can be allocated.
     pub(super) size: u128,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) gateway: Option<Text<Addr>>,
     /// Number of addresses that `exclude` leaves out, the gateway not counted.
     pub(super) excluded: u128,
-}
-
-#[derive(Serialize)]
-struct FindingRow<'a> {
-    line: usize,
-    column: usize,
-    place: &'a str,
-    level: &'static str,
-    message: &'a str,
 }
 
 /// Ranges of two sets of leases that share addresses.
@@ -96,7 +87,7 @@ impl<'a> Report<'a> {
         let files = files.iter().map(|file| FileRow {
             file: &file.name,
             plugins: file.found.parts.iter().map(plugin).collect(),
-            findings: file.found.findings.iter().map(finding).collect(),
+            findings: &file.found.findings,
         });
         Report { errors, warnings, files: files.collect(), overlaps, unseen }
     }
@@ -134,15 +125,5 @@ impl RangeRow {
             gateway: range.gateway().map(Text),
             excluded: bounds.size().saturating_sub(kept),
         }
-    }
-}
-
-fn finding(finding: &Finding) -> FindingRow<'_> {
-    FindingRow {
-        line: finding.at.line,
-        column: finding.at.column,
-        place: &finding.place,
-        level: if finding.error { "error" } else { "warning" },
-        message: &finding.text,
     }
 }

@@ -15,7 +15,7 @@ use super::{Call, OpenStore};
 use crate::alloc::Holder;
 use crate::error::shown_network;
 use crate::model::Kind;
-use crate::net::{Addr, Family, Span, Subnet};
+use crate::net::{Addr, Family, Span, Subnet, parse_cidr};
 use crate::telemetry::usage::Extent;
 use picture::{Count, Frame, LEGEND, Look, Mark, Picture, Space, draw};
 
@@ -37,18 +37,12 @@ pub struct Map {
     /// Lines [default: the terminal's, else 24]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
     height: Option<u16>,
-    /// The cells as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 /// A prefix on the command line.
 fn subnet(text: &str) -> Result<Subnet, String> {
-    let parsed = text
-        .split_once('/')
-        .and_then(|(addr, len)| Some((addr.parse::<Addr>().ok()?, len.parse::<u8>().ok()?)));
-    let (addr, len) = parsed.ok_or("say a prefix, as 10.1.0.0/16 or fd00::/64")?;
-    Subnet::masked(addr, len).ok_or_else(|| format!("{addr} has no {len} bits"))
+    let net = parse_cidr(text).ok_or("say a prefix, as 10.1.0.0/16 or fd00::/64")?;
+    Ok(net.into())
 }
 
 /// Lines that are not the picture: title, notes, legend, and the next prompt.
@@ -80,7 +74,7 @@ impl Map {
             let space = space(drawn, &known);
             let frame = self.frame(call.screen);
             let picture = draw(&space, &frame);
-            if self.json {
+            if call.as_json {
                 let row = |(index, count): (&usize, &Count)| Cell {
                     block: picture.block(space.subnet, *index),
                     count: *count,
@@ -100,7 +94,7 @@ impl Map {
             }
             show(&known.title, whole, &space, &picture, &frame, call)?;
         }
-        if self.json { call.json(&shapes) } else { Ok(()) }
+        if call.as_json { call.json(&shapes) } else { Ok(()) }
     }
 
     fn frame(&self, screen: Screen) -> Frame {

@@ -7,7 +7,8 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::io::{self, Read};
-use std::path::Path;
+
+use serde::{Serialize, Serializer};
 
 use super::error::ConfigError;
 use super::fields::{Fields, Node, join};
@@ -16,7 +17,6 @@ use super::locate;
 use super::locate::Position;
 use super::netconf::Netconf;
 use super::{CniVersion, Config, Inputs, keys};
-use crate::sys::files;
 
 /// The names under which we are called: our own, and those of the plugins that we stand in for.
 const OURS: [&str; 5] = ["sublet", "host-local", "ecs-ipam", "consul", "cni-ipam-consul"];
@@ -50,16 +50,24 @@ pub struct Part {
 }
 
 /// Something wrong or odd.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// Where.
+    #[serde(flatten)]
     pub at: Position,
     /// The same as keys and indices: `plugins[0].ipam.subnet`; empty for all of the file.
     pub place: String,
     /// Whether the configuration cannot be meant so; else it is only worth a look.
+    #[serde(rename = "level", serialize_with = "level")]
     pub error: bool,
     /// What, and what to do.
+    #[serde(rename = "message")]
     pub text: String,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a field so")]
+fn level<S: Serializer>(error: &bool, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(if *error { "error" } else { "warning" })
 }
 
 impl Finding {
@@ -70,9 +78,9 @@ impl Finding {
 }
 
 /// Reads a file and looks at it; an error if it cannot be read.
-pub fn file(path: &Path) -> io::Result<Inspection> {
+pub fn read(file: impl Read) -> io::Result<Inspection> {
     let mut bytes = Vec::new();
-    files::open(path)?.take(LONGEST + 1).read_to_end(&mut bytes)?;
+    file.take(LONGEST + 1).read_to_end(&mut bytes)?;
     Ok(bytes_of(&bytes))
 }
 

@@ -1,7 +1,5 @@
 //! TLS on TCP: the server's certificate, and the one authority whose clients may come in.
 
-use std::fs::File;
-use std::io::BufReader;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,8 +15,7 @@ use crate::docker::args::Tls;
 /// Reads all certificates of a PEM file.
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let read = || format!("cannot read certificates from {}", path.display());
-    let file = BufReader::new(File::open(path).with_context(read)?);
-    let all: Result<Vec<_>, _> = CertificateDer::pem_reader_iter(file).collect();
+    let all = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let all = all.with_context(read)?;
     anyhow::ensure!(!all.is_empty(), "there is no certificate in {}", path.display());
     Ok(all)

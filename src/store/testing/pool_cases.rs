@@ -49,8 +49,8 @@ pub fn pool_refusal(store: &mut dyn Store, command: &Command) -> PoolRefusal {
 }
 
 pub fn release(store: &mut dyn Store, id: &str, cx: &Context) -> (bool, usize) {
-    let release = ReleasePool { pool: PoolId(id.to_owned()) };
-    match crate::engine::release_pool(store, release, cx) {
+    let release = Command::ReleasePool(ReleasePool { pool: PoolId(id.to_owned()) });
+    match crate::engine::collect(store, release, cx) {
         Ok(released) => (released.pool, released.freed.len()),
         other => panic!("{other:?}"),
     }
@@ -308,8 +308,8 @@ pub fn shared_pool(make: Make<'_>) {
 }
 
 fn swept(store: &mut dyn Store, sweep: &Sweep, cx: &Context) -> (Vec<String>, bool) {
-    let (freed, pool) = crate::engine::sweep(store, sweep.clone(), cx).unwrap();
-    (freed.iter().map(ToString::to_string).collect(), pool)
+    let swept = crate::engine::collect(store, Command::Sweep(sweep.clone()), cx).unwrap();
+    (swept.freed.iter().map(ToString::to_string).collect(), swept.pool)
 }
 
 pub fn sweep(make: Make<'_>) {
