@@ -79,7 +79,7 @@ use super::{Repair, Store, codec};
 use crate::alloc;
 use crate::alloc::{Change, Command, Context, Gc, Outcome, Plan, PodKey, Target};
 use crate::error::{Error, Refusal, StoreError};
-use crate::model::{History, Lease, Owner, Persist, SetName, Wait};
+use crate::model::{History, Owner, Persist, SetName, Wait};
 use crate::net::Addr;
 
 /// What a function of this module returns.
