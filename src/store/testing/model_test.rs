@@ -341,6 +341,7 @@ type Key = (SetName, Addr);
 #[derive(Default)]
 struct Ledger {
     listed: BTreeMap<Key, Lease>,
+    gateways: BTreeMap<Key, Lease>,
     reserved: BTreeSet<Key>,
     /// Whether a set's leases survive a reboot: as its first one did.
     home: BTreeMap<SetName, bool>,
@@ -348,13 +349,6 @@ struct Ledger {
     cooling: BTreeMap<(bool, SetName, Addr), u64>,
     /// The address that a sticky pod got last in a range set, and in which boot.
     former: BTreeMap<(bool, SetName, String, Addr), (Addr, u32)>,
-}
-
-/// The leases of containers, and reservations. A gateway's record is made with the lease that needs it, and
-/// goes out of sight with the file that has it.
-fn of_holders(listed: Vec<Lease>) -> BTreeMap<Key, Lease> {
-    let holders = listed.into_iter().filter(|lease| lease.kind != Kind::Gateway);
-    holders.map(|lease| ((lease.set.clone(), lease.addr), lease)).collect()
 }
 
 /// The set that an ADD leases from: the one that its network has leases in, else what `shared` says.
@@ -377,6 +371,15 @@ struct World {
 }
 
 impl Ledger {
+    /// The leases of containers, and reservations. A gateway's record is made with the lease that needs
+    /// it, and goes out of sight with the file that has it.
+    fn holders(&mut self, listed: Vec<Lease>) -> BTreeMap<Key, Lease> {
+        let all = listed.into_iter().map(|lease| ((lease.set.clone(), lease.addr), lease));
+        let (gateways, holders) = all.partition(|(_, lease)| lease.kind == Kind::Gateway);
+        self.gateways = gateways;
+        holders
+    }
+
     /// Whether a lease of this set survives a reboot.
     fn home(&self, op: &Op, set: &SetName, world: &World) -> bool {
         let own = world.settings.persist[usize::from(op.net())] == Persist::Disk;
@@ -392,7 +395,7 @@ impl Ledger {
         after: Vec<Lease>,
         world: &World,
     ) {
-        let after = of_holders(after);
+        let after = self.holders(after);
         let before = std::mem::replace(&mut self.listed, after.clone());
         let gone: Vec<&Lease> = before
             .iter()
@@ -584,7 +587,8 @@ impl Ledger {
             let network = lease.attachment().map(|a| &a.network);
             assert!(addrs.insert((network, lease.addr)), "{lease:?} has two holders");
         }
-        let lost = self.reserved.iter().find(|key| !listed.contains_key(key));
+        let is_listed = |key| listed.contains_key(key) || self.gateways.contains_key(key);
+        let lost = self.reserved.iter().find(|key| !is_listed(*key));
         assert_eq!(lost, None, "a reservation is lost");
         self.home.retain(|set, _| {
             listed.values().any(|lease| lease.set == *set && lease.kind.collectable())
@@ -593,7 +597,7 @@ impl Ledger {
 
     /// A boot has ended, and its leases with it.
     fn judge_reboot(&mut self, after: Vec<Lease>) {
-        let after = of_holders(after);
+        let after = self.holders(after);
         let is_container = |lease: &&Lease| lease.kind.collectable();
         let stays = |lease: &&Lease| self.home.get(&lease.set) == Some(&true);
         let kept: Vec<&Lease> = self.listed.values().filter(is_container).filter(stays).collect();
