@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use redb::{Database, TableDefinition};
+use redb::{Database, DatabaseError, TableDefinition};
 use sublet::alloc::Outcome;
 use sublet::error::{Error, StoreError};
 use sublet::model::{Kind, Lease, Persist};
@@ -257,7 +257,13 @@ const TABLE: TableDefinition<&[u8], &[u8]> = TableDefinition::new("sublet");
 
 /// Makes a store file say that another version wrote it.
 fn with_schema(file: &Path, version: u8, schema: u8) {
-    let database = Database::open(file).unwrap();
+    let database = loop {
+        match Database::open(file) {
+            // A program that another test is starting has the lock until its exec.
+            Err(DatabaseError::DatabaseAlreadyOpen) => std::thread::yield_now(),
+            database => break database.unwrap(),
+        }
+    };
     let transaction = database.begin_write().unwrap();
     {
         // Version, number, CRC32C over key and record.

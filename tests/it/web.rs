@@ -187,7 +187,12 @@ fn the_api_answers_as_its_document_shows() {
             document = document
                 .replace(&format!("{head}{}", indent(&sample)), &format!("{head}{}", indent(&got)));
         } else {
-            assert_eq!(sample.trim_end(), got, "docs/api.md shows another answer to {path}");
+            // A machine without an ID answers without it.
+            let has_id =
+                fs::read_to_string("/etc/machine-id").is_ok_and(|id| !id.trim().is_empty());
+            let is_shown = |line: &&str| has_id || !line.contains("\"machineID\"");
+            let sample: Vec<&str> = sample.trim_end().lines().filter(is_shown).collect();
+            assert_eq!(sample.join("\n"), got, "docs/api.md shows another answer to {path}");
         }
     }
     if update {

@@ -357,6 +357,12 @@ fn add_container(world: &Shared, host: usize) {
             Pod { namespace: "ns".into(), name: format!("p{}", key.1 / 2), uid: String::new() };
         let attachment = attachment(key.0, key.1);
         let folder = of_host.folders.get(&key.0).cloned();
+        for lease in folder.iter().flatten() {
+            // Adopted, or not, whatever becomes of the call.
+            let Owner::Attachment(a) = &lease.owner else { continue };
+            let old = (key.0, a.container.as_str()[1..].parse().unwrap());
+            of_host.containers.entry(old).or_insert(Container::Open(Some(vec![lease.addr])));
+        }
         let sets = settings.sets();
         let command = Add {
             set: settings.set(key.0),
@@ -398,17 +404,7 @@ fn add_container(world: &Shared, host: usize) {
     match ran {
         Ran::Done(Outcome::Added(added)) => {
             let addrs: Vec<Addr> = added.grants.iter().map(|grant| grant.addr).collect();
-            if let Some(leases) = of_host.folders.remove(&key.0) {
-                for lease in leases {
-                    let Owner::Attachment(a) = &lease.owner else { continue };
-                    let old = (key.0, a.container.as_str()[1..].parse().unwrap());
-                    // Contested ones stay the other container's.
-                    of_host
-                        .containers
-                        .entry(old)
-                        .or_insert(Container::Open(Some(vec![lease.addr])));
-                }
-            }
+            of_host.folders.remove(&key.0);
             let same = match &before {
                 // Another range set in the configuration means one more address.
                 Some(Container::Live(before)) => before.iter().all(|addr| addrs.contains(addr)),
