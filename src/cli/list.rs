@@ -21,11 +21,12 @@ impl List {
         let mut open = call.open()?;
         let wanted = |l: &Lease| self.network.as_deref().is_none_or(|n| shown_network(l) == n);
         if call.as_json {
-            // As text many leases take less memory, and nothing is printed while the store is read.
+            // The store holds no lock while a row is printed, so that memory does not grow with the leases.
             let (mut rows, mut written) = (JsonRows::default(), Ok(()));
             open.store.list(&open.cx, &mut |lease| {
                 if written.is_ok() && wanted(&lease) {
-                    written = rows.push(&LeaseRow::new(&lease));
+                    let pushed = rows.push(&LeaseRow::new(&lease)).map_err(anyhow::Error::from);
+                    written = pushed.and_then(|()| Ok(rows.drain(call.stdout)?));
                 }
             })?;
             written?;

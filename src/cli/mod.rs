@@ -260,17 +260,30 @@ impl Call<'_> {
 
 /// The text of a JSON array with a row on each line.
 #[derive(Default)]
-struct JsonRows(Vec<u8>);
+struct JsonRows {
+    text: Vec<u8>,
+    is_begun: bool,
+}
 
 impl JsonRows {
     fn push(&mut self, row: &impl Serialize) -> serde_json::Result<()> {
-        self.0.extend_from_slice(if self.0.is_empty() { b"[\n  " } else { b",\n  " });
-        serde_json::to_writer(&mut self.0, row)
+        let begun = std::mem::replace(&mut self.is_begun, true);
+        self.text.extend_from_slice(if begun { b",\n  " } else { b"[\n  " });
+        serde_json::to_writer(&mut self.text, row)
+    }
+
+    /// Writes what there is once it is long.
+    fn drain(&mut self, out: &mut dyn Write) -> io::Result<()> {
+        if self.text.len() > 1 << 16 {
+            out.write_all(&self.text)?;
+            self.text.clear();
+        }
+        Ok(())
     }
 
     fn finish(mut self) -> Vec<u8> {
-        self.0.extend_from_slice(if self.0.is_empty() { b"[]\n" } else { b"\n]\n" });
-        self.0
+        self.text.extend_from_slice(if self.is_begun { b"\n]\n" } else { b"[]\n" });
+        self.text
     }
 }
 

@@ -158,7 +158,9 @@ impl Progress {
         let style = ProgressStyle::with_template("{late}");
         let style = style.unwrap_or_else(|_| ProgressStyle::default_spinner());
         bar.set_style(style.with_key("late", late));
-        bar.enable_steady_tick(PATIENCE / 4);
+        if !bar.is_hidden() {
+            bar.enable_steady_tick(PATIENCE / 4);
+        }
         Progress(bar)
     }
 

@@ -22,7 +22,7 @@ use crate::store::Store;
 use crate::telemetry::usage::{Extent, Meter, Usage};
 
 /// Rows of leases that are kept, about 250 bytes each; more are counted, not listed.
-const MOST_ROWS: u64 = 250_000;
+const MOST_ROWS: u64 = 50_000;
 
 /// What the store had at one time.
 pub struct Snapshot {
