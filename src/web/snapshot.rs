@@ -21,8 +21,11 @@ use crate::rows::{CoolingRow, LeaseRow, NodeRow, Nodes, PoolRow, Time};
 use crate::store::Store;
 use crate::telemetry::usage::{Extent, Meter, Usage};
 
-/// Rows of leases that are kept, about 250 bytes each; more are counted, not listed.
-const MOST_ROWS: u64 = 50_000;
+/// Rows of leases that are kept; more are counted, not listed.
+const MOST_ROWS: u64 = 70_000;
+
+/// Room for these rows, in bytes: a text that had to be moved to grow would be in memory twice.
+const ROOM: usize = 16 << 20;
 
 /// What the store had at one time.
 pub struct Snapshot {
@@ -108,7 +111,8 @@ impl Snapshot {
             extents.extend(guessed(store, cx, &extents)?);
         }
         let mut meter = Meter::new(extents);
-        let mut text = format!("{{\"time\":\"{}\",\"leases\":[", Time(cx.now)).into_bytes();
+        let mut text = Vec::with_capacity(ROOM);
+        text.extend_from_slice(format!("{{\"time\":\"{}\",\"leases\":[", Time(cx.now)).as_bytes());
         let (head, mut cooling_rows) = (text.len(), Vec::new());
         let mut nodes = Nodes::default();
         let mut leases = 0;
