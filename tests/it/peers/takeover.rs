@@ -48,6 +48,18 @@ fn first_add_adopts_everything() {
 }
 
 #[test]
+fn a_host_local_that_is_swapped_back_in_fails_instead_of_leasing_an_address_twice() {
+    let network = served();
+    network.sublet("ADD", "new").run().ok();
+    let before = network.lab.list();
+    let (_, msg) = network.host_local("ADD", "another").run().error();
+    assert!(msg.contains("not a directory"), "{msg}");
+    let text = fs::read_to_string(network.folder()).unwrap();
+    assert!(text.contains("sublet export host-local") && text.lines().count() == 1, "{text}");
+    assert_eq!(network.lab.list(), before);
+}
+
+#[test]
 fn rotation_goes_on_behind_freed_addresses() {
     let network = served();
     for n in 3..9 {
