@@ -357,11 +357,17 @@ fn add_container(world: &Shared, host: usize) {
             Pod { namespace: "ns".into(), name: format!("p{}", key.1 / 2), uid: String::new() };
         let attachment = attachment(key.0, key.1);
         let folder = of_host.folders.get(&key.0).cloned();
+        // host-local's lock is held by another ADD that adopts its folder.
+        if folder.is_some() && of_host.busy.iter().any(|busy| busy.0 == key.0 && busy.1 >= 14) {
+            of_host.busy.remove(&key);
+            return;
+        }
         for lease in folder.iter().flatten() {
             // Adopted, or not, whatever becomes of the call.
             let Owner::Attachment(a) = &lease.owner else { continue };
             let old = (key.0, a.container.as_str()[1..].parse().unwrap());
             of_host.containers.entry(old).or_insert(Container::Open(Some(vec![lease.addr])));
+            of_host.busy.insert(old);
         }
         let sets = settings.sets();
         let command = Add {
@@ -400,7 +406,7 @@ fn add_container(world: &Shared, host: usize) {
     let world = &mut *world.borrow_mut();
     let name = format!("h{host} ADD {}/c{}", NETWORKS[key.0], key.1);
     let of_host = &mut world.hosts[host];
-    of_host.busy.remove(&key);
+    of_host.busy.retain(|busy| *busy != key && (busy.0 != key.0 || busy.1 < 14));
     match ran {
         Ran::Done(Outcome::Added(added)) => {
             let addrs: Vec<Addr> = added.grants.iter().map(|grant| grant.addr).collect();
