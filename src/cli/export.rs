@@ -111,6 +111,16 @@ impl HostLocal {
         }
         if networks.is_empty() {
             writeln!(call.stderr, "no leases to export in {}", open.place)?;
+            return Ok(());
+        }
+        if !self.dry_run
+            && let Some(((_, network), new)) = self.choose(&mut open)?.0.first_key_value()
+        {
+            bail!(
+                "network {network} got leases during the export ({} is one): name host-local in its \
+                 configuration, and run the export again",
+                new[0].addr
+            );
         }
         Ok(())
     }
@@ -156,14 +166,6 @@ impl HostLocal {
         // Both programs have the leases until here, and one of them always has.
         hand.leases = leases.to_vec();
         engine::export_host_local(&mut *open.store, hand, &open.cx)?;
-        let of_network = |l: &Lease| attachment(l).is_some_and(|a| a.network == *network);
-        if let Some(new) = open.leases(&of_network)?.first() {
-            bail!(
-                "network {network} got leases during the export ({} is one): name host-local in its \
-                 configuration, and run the export again",
-                new.addr
-            );
-        }
         Ok((done, last))
     }
 }
