@@ -142,6 +142,7 @@ fn slow_flushes(tools: &Tools, results: &mut Results) -> Result<()> {
     let env = [
         ("BENCH_WORK", tools.work.as_path()),
         ("BENCH_SUBLET", tools.sublet.as_path()),
+        ("BENCH_SUBLETD", tools.subletd.as_path()),
         ("BENCH_FLOOR", tools.floor.as_path()),
     ];
     let call = run(&program, "-", "-", bed.conf.to_string().as_bytes(), &env)?;
