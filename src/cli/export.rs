@@ -22,9 +22,9 @@ use crate::rows::Text;
 pub enum Export {
     /// Into folders from which host-local goes on
     ///
-    /// Start and end no container meanwhile, and name host-local in the configuration right after.
-    /// The leases are host-local's then and no longer kept here; should sublet serve the network again,
-    /// its first ADD adopts them as it did the first time.
+    /// Do not start or stop containers from the start of the export until host-local is in the network's
+    /// configuration. The exported leases then belong to host-local and are removed from sublet. If sublet
+    /// serves the network again, its first ADD takes them over, as it did the first time.
     HostLocal(HostLocal),
     /// As JSON lines: every record of the store, for `sublet import jsonl`
     ///
@@ -117,8 +117,9 @@ impl HostLocal {
             && let Some(((_, network), new)) = self.choose(&mut open)?.0.first_key_value()
         {
             bail!(
-                "network {network} got leases during the export ({} is one): name host-local in its \
-                 configuration, and run the export again",
+                "network {network} still has leases in sublet (such as {}): they were added or changed \
+                 during the export; set host-local in the network's configuration, then run the export \
+                 again without --replace",
                 new[0].addr
             );
         }

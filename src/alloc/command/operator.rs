@@ -86,15 +86,17 @@ impl ForeignLease {
     }
 }
 
-/// EXPORT. host-local goes on from here: returns where its rotation is, and frees the leases
-/// that it has been given.
+/// EXPORT: moves leases to host-local. Returns the last allocated address of each range set in `ranges`, so
+/// that host-local can continue the rotation, and frees `leases`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExportHostLocal {
     /// The set of leases.
     pub set: SetName,
-    /// The range sets whose last addresses are asked for, by key.
+    /// The range sets whose last allocated address is returned, each by its first address
+    /// ([`crate::net::RangeSet::key`]).
     pub ranges: Vec<Addr>,
-    /// The leases that host-local has now. One that has changed since it was read stays.
+    /// The leases already written to host-local's folder, as read from the store. A lease that has changed
+    /// since it was read is not freed.
     pub leases: Vec<Lease>,
 }
 

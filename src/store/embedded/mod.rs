@@ -13,30 +13,33 @@
 //! A name that ends with `.new` is a file on its way to its name. `doctor --repair` keeps a damaged
 //! file as `<file>.damaged-<time>`, the conversion of ecs-ipam's file as `<file>.bolt`.
 //!
-//! # In which order things happen
+//! # Locking and ordering
 //!
-//! The locks are taken in the order of the table, with one `lockTimeout` for both. Nobody flushes, or
-//! waits for anything else, while holding the second.
+//! The locks are taken in the order of the table. `lockTimeout` limits the total wait for both. No process
+//! flushes, or waits for anything else, while it holds the second lock.
 //!
-//! - **Home.** The leases of a set of leases are all in one file: the one that has a lease of it. The
-//!   leases of a network are all in one set. Nothing records either. An ADD that finds a lease of its
-//!   network in the file and the set that the configuration names (`persist`, `shared`) needs that
-//!   file's lock and no more. Otherwise it takes both locks and looks into both files; a lease of its
-//!   network, or of its set, makes that the home, with a warning, until there is none. So of two first
-//!   ADDs at once, the second sees what the first did. A process that dies in between has changed
-//!   nothing.
-//! - **A command** is one transaction of one file: redb commits it whole or not at all. Where more than
-//!   one file may hold what a DEL frees, each is a transaction that is right by itself.
-//! - **A new file** is made under a temporary name and gets its own with `link`, so that it is whole and
-//!   never takes the place of another. A process that dies before leaves a temporary file, which the
-//!   next one removes.
-//! - **A replaced file** (policy, repair, conversion) is renamed over: the name leads to the old file or
-//!   the new one, both whole.
-//! - **A reboot** changes the boot ID, and with it the name of the boot file: the file of an earlier boot,
-//!   torn by a power cut or not, is never mistaken for this one.
-//! - **The policy** is written under the first lock and renamed under both. Each file has a copy of
-//!   its entries and of the nonce that they had. An ADD compares the nonce under its lock and renews
-//!   the copy in its own transaction: it dies with both or with neither.
+//! - **Home.** All leases of a set are in one file, and all leases of a network are in one set. That file
+//!   and set are the network's *home*. The home is not recorded: it is where the leases are. If an ADD
+//!   finds a lease of its network in the configured file (`persist`) and set (`shared`), it needs only
+//!   that file's lock. Otherwise it takes both locks and looks in both files. (It skips the second lock
+//!   if `persist` is `disk` and there is no boot file: creating one requires the first lock.) An existing
+//!   lease of the network decides file and set; failing that, an existing lease of the set decides the
+//!   file. If the home differs from the configuration, the ADD warns; the configuration takes effect
+//!   once no such lease is left. If two first ADDs run at once, the second sees the first one's lease.
+//! - **A command** is one transaction in one file: redb commits all of it or none of it. If more than one
+//!   file may hold what a DEL frees, the DEL runs one transaction per file. Each is correct whether or
+//!   not the others run.
+//! - **A new file** is written under a temporary name and then given its final name with `link`. It is
+//!   complete when it appears, and never replaces an existing file. A process that dies before the
+//!   `link` leaves a temporary file, which the next process that creates the file removes.
+//! - **A replaced file** (policy, repair, conversion) is written under a temporary name and renamed over
+//!   the old one. The name always leads to the complete old file or the complete new one.
+//! - **A reboot** changes the boot ID and so the name of the boot file. A file from an earlier boot, even
+//!   one torn by a power cut, is never mistaken for the current one.
+//! - **The policy** is written to a temporary file under the first lock and renamed under both locks. Each
+//!   lease file has a copy of the policy's entries and of their nonce. An ADD compares the nonces under
+//!   its lock. If they differ, it refreshes the copy in the transaction that adds its lease: both are
+//!   committed or neither.
 
 mod backend;
 mod changes;
@@ -195,7 +198,7 @@ impl<F: FileSystem> Embedded<F> {
         self.fs.make_folder(folder).map_err(|e| StoreError::io("make the folder", folder, e))
     }
 
-    /// ADD, IMPORT and RESTORE: in the home of the network or of the set.
+    /// Runs an ADD, IMPORT or RESTORE in the home of the network or of the set (see the module's documentation).
     fn allocate(&self, command: &Command, set: &SetName, cx: &Context) -> Result<Plan> {
         self.make_folder()?;
         let durable = self.durable();
@@ -215,7 +218,8 @@ impl<F: FileSystem> Embedded<F> {
                 return Ok(plan);
             }
         }
-        // With both locks nobody else can lease the network's or the set's first address meanwhile.
+        // Creating the first lease of a network or set takes the first lock, and the second if a boot file
+        // is involved. No other process can create that lease while this one holds them.
         let mut files = vec![(self.lock(&durable)?, durable)];
         if let Some(boot) = self.of_boot_if_any(cx)?
             && (self.persist == Persist::Boot || self.is_there(&boot.path)?)
@@ -226,7 +230,7 @@ impl<F: FileSystem> Embedded<F> {
         let (at, home_set) = self.find_home(&files, command, set)?;
         let (lock, file) = files.swap_remove(at);
         if file.persist == Persist::Disk {
-            // What follows flushes, which nobody does with the second lock.
+            // The rest flushes, so release the second lock first: no process may flush while holding it.
             drop(files);
         }
         self.create(&file, &lock, cx)?;
@@ -241,8 +245,10 @@ impl<F: FileSystem> Embedded<F> {
         Ok(plan)
     }
 
-    /// Which of these files an ADD leases from, and from which set. The network's own leases decide
-    /// over a changed `persist` or `shared`, the other leases of the set over `persist`.
+    /// Returns the index of the file to allocate in and the set to allocate from. Existing leases of the
+    /// network override a changed `persist` or `shared`. If it has none, existing leases of the set
+    /// override a changed `persist`. If there are none either, the configuration applies: the first of
+    /// `files`, which must be the file that `persist` names, and `set`.
     fn find_home(
         &self,
         files: &[(Lock<F>, LeaseFile)],
@@ -265,7 +271,7 @@ impl<F: FileSystem> Embedded<F> {
         Ok((0, set.clone()))
     }
 
-    /// Warns that leases are not where the configuration says.
+    /// Returns warnings if leases are not where the configuration says.
     fn not_at_home(&self, home: &LeaseFile, home_set: &SetName, set: &SetName) -> Vec<String> {
         let mut warnings = Vec::new();
         if home.persist != self.persist {

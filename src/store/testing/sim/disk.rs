@@ -1,8 +1,9 @@
-//! A file system in memory that a simulation can stop, break and cut the power of.
+//! An in-memory file system on which a simulation can stop processes, fail operations and cut the power.
 //!
-//! What a power cut leaves: of a file, what was flushed and any part of what was written since, whole
-//! or cut off at a sector; of a folder, the names that were flushed and a first part of the changes
-//! since. Every operation is one step of the process that makes it, and may be its last.
+//! After a power cut, a file has its flushed content plus any subset of the later changes, in order. Each of
+//! these writes is whole or truncated to a multiple of 512 bytes (one sector). A folder has its flushed
+//! names plus a prefix of the later changes. Every operation is one step of the process that calls it, and
+//! may be that process's last.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

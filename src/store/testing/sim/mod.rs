@@ -1,8 +1,9 @@
-//! A simulation of hosts with the embedded store's own code, on a disk in memory.
+//! Simulates hosts that run the embedded store's own code on an in-memory disk.
 //!
-//! One seed gives one run: virtual time, no threads. A process may be killed, may fail or may be
-//! suspended at any step of the file system; while it is suspended, others run. After each turn of the
-//! outside world, `list` must say what was answered.
+//! A seed determines the whole run: time is virtual and there are no threads. At any file system operation a
+//! process may be killed, get an error or be suspended; other processes run while it is suspended. After
+//! each turn (one event from outside, such as an ADD or a power cut), `list` must agree with the results
+//! that commands have returned.
 
 mod disk;
 mod random;
