@@ -10,6 +10,7 @@ use serde_json::json;
 use super::{Call, OpenStore, misuse, network_name};
 use crate::alloc;
 use crate::engine;
+use crate::error::{Error, StoreError};
 use crate::model::SetName;
 use crate::net::{Addr, Span, Subnet, parse_cidr};
 use crate::rows::Text;
@@ -142,6 +143,9 @@ impl Reserve {
             alloc::Reserve { set, addrs, note: self.note.clone(), holder: self.owner.clone() };
         match engine::reserve(&mut *open.store, &reserve, slice, &open.cx) {
             Ok(done) => self.what.report(&done, "reserved", call),
+            Err(failed) if matches!(failed.error, Error::Store(StoreError::Unanswered { .. })) => {
+                Err(failed.error.into())
+            }
             Err(failed) if failed.left.is_empty() => {
                 Err(failed.error).context("nothing was reserved")
             }

@@ -55,10 +55,17 @@ type Leases = BTreeMap<(SetName, Addr), Lease>;
 impl Watch {
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
         let mut open = call.open()?;
+        // Found before each look, so that a change during the look is seen by the next one.
+        let mut version = open.store.version(&open.cx)?;
         let mut source = self.begin(&mut open)?;
         while wait(self.interval)? {
             // It runs for days.
             open.cx.now = host::now();
+            let now = open.store.version(&open.cx)?;
+            if now.is_some() && now == version {
+                continue;
+            }
+            version = now;
             let (events, known_face) = match &mut source {
                 Source::History(last, seen) => (new_events(&mut open, last, seen)?, true),
                 Source::Leases(before) => {

@@ -319,15 +319,16 @@ pub enum StoreError {
         /// Its answer.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A server was asked for a change and did not answer: it may have been made.
+    /// The change was sent or written, but not confirmed: no answer from the server, or an error after
+    /// the change was already visible (its last flush failed, say).
     #[error(
-        "cannot {doing} {place}: {source}; it may have been done all the same, and asking again \
-         finds that out"
+        "cannot {doing} {place}: {source}; the change may have been applied; run the command again \
+         to find out"
     )]
     Unanswered {
         /// What was being done.
         doing: String,
-        /// The server.
+        /// The server or the file.
         place: String,
         /// What happened instead.
         source: Box<dyn std::error::Error + Send + Sync>,
@@ -409,6 +410,18 @@ impl StoreError {
     /// An operating system's error, with what was being done to which file.
     pub fn io(doing: &str, path: &Path, source: std::io::Error) -> StoreError {
         StoreError::unavailable(doing, path.display().to_string(), source)
+    }
+
+    /// The same error, for a change that other processes may already see. Any error but
+    /// [`StoreError::Unavailable`] is returned unchanged.
+    #[must_use]
+    pub fn after_the_change(self) -> StoreError {
+        match self {
+            StoreError::Unavailable { doing, place, source } => {
+                StoreError::Unanswered { doing, place, source }
+            }
+            other => other,
+        }
     }
 
     /// A store that cannot serve: what was to be done, to which file or server, and why it failed.

@@ -73,6 +73,12 @@ pub trait StoreReader {
         filter: &mut EventFilter<'_>,
     ) -> Result<Vec<Event>, StoreError>;
 
+    /// Returns bytes that differ after every change of leases, reservations or history. They are found
+    /// without a lock. `None` if the store has nothing of the kind (a cluster), or nothing that can be read now.
+    fn version(&mut self, _: &Context) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(None)
+    }
+
     /// Calls `each` with every problem of the store.
     fn problems(&mut self, cx: &Context, each: &mut dyn FnMut(Problem)) -> Result<(), StoreError>;
 

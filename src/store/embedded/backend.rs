@@ -33,7 +33,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use redb::StorageBackend;
 
 use super::Result;
-use super::fs::{FileSystem, OpenFile, read_exact};
+use super::fs::{Access, FileSystem, OpenFile, read_exact};
 use super::lock::Lock;
 use super::pages;
 use super::pages::Pages;
@@ -64,7 +64,7 @@ pub struct Shared<File> {
 }
 
 #[derive(Debug)]
-#[allow(clippy::struct_excessive_bools, reason = "four facts that are independent of each other")]
+#[allow(clippy::struct_excessive_bools, reason = "facts that are independent of each other")]
 struct State {
     /// Written and not passed on, in order.
     held: Vec<(u64, Vec<u8>)>,
@@ -79,6 +79,8 @@ struct State {
     pages: Pages,
     /// Something was written, by us or by a predecessor that was killed, and not flushed since.
     dirty: bool,
+    /// A header with another last commit was written: others may see the transaction, flushed or not.
+    visible: bool,
 }
 
 /// How much is held back, in bytes.
@@ -126,6 +128,18 @@ pub fn forget_note<F: FileSystem>(lock: &Lock<F>, path: &Path) -> Result<()> {
     forgotten.map_err(|e| StoreError::io("empty the lock file of", path, e))
 }
 
+/// Returns the part of a lease file's header that every commit changes, with the file's identity: a file
+/// that was replaced may have the same header. `None` if it cannot be read whole.
+pub fn header<F: FileSystem>(fs: &F, path: &Path) -> Result<Option<Vec<u8>>> {
+    let io = |e| StoreError::io("read", path, e);
+    let Some(file) = fs.open(path, Access::Read).map_err(io)? else { return Ok(None) };
+    let (device, inode) = file.id().map_err(io)?;
+    let mut header = vec![0; NOTE];
+    let is_whole = read_exact(&file, &mut header, 0).map_err(io)?;
+    header.extend([device.to_le_bytes(), inode.to_le_bytes()].concat());
+    Ok(is_whole.then_some(header))
+}
+
 /// redb's view of an open file, and the switch of it.
 pub type Opened<File> = (Backend<File>, Switch<File>);
 
@@ -158,6 +172,7 @@ pub fn new<F: FileSystem>(
         write: flush.is_some(),
         pages: Pages::default(),
         dirty,
+        visible: false,
     };
     let flush = flush.unwrap_or(Flush::Never);
     let shared = Arc::new(Shared { file, flush, state: Mutex::new(state) });
@@ -173,6 +188,11 @@ impl<File: OpenFile> Shared<File> {
     /// Flushes that.
     pub fn settle(&self) -> io::Result<()> {
         self.flush(&mut self.state())
+    }
+
+    /// Whether others may see the transaction that was being committed.
+    pub fn is_visible(&self) -> bool {
+        self.state().visible
     }
 
     /// Passes on what was held, and from now on everything.
@@ -231,20 +251,22 @@ impl<File: OpenFile> Shared<File> {
     }
 
     fn write(&self, state: &mut State, offset: u64, data: &[u8]) -> io::Result<()> {
-        if offset == 0 && self.has_header(data) {
-            return Ok(());
+        if offset == 0 {
+            let found = self.header(data.len());
+            if found.as_deref() == Some(data) {
+                return Ok(());
+            }
+            let commit = |header: &[u8]| pages::last_commit(header);
+            state.visible |= found.as_deref().and_then(commit) != commit(data);
         }
         state.dirty = true;
         self.file.write_at(data, offset)
     }
 
-    /// Whether the file begins with what redb writes there.
-    fn has_header(&self, data: &[u8]) -> bool {
-        if data.len() > HEADER {
-            return false;
-        }
-        let mut found = vec![0; data.len()];
-        matches!(read_exact(&self.file, &mut found, 0), Ok(true)) && found == data
+    /// The first `len` bytes of the file, if that is at most the header's page.
+    fn header(&self, len: usize) -> Option<Vec<u8>> {
+        let mut found = vec![0; Some(len).filter(|len| *len <= HEADER)?];
+        read_exact(&self.file, &mut found, 0).ok()?.then_some(found)
     }
 
     fn flush(&self, state: &mut State) -> io::Result<()> {
@@ -307,7 +329,7 @@ impl<File: OpenFile> StorageBackend for Backend<File> {
         if state.through {
             return self.0.write(&mut state, offset, data);
         }
-        if state.held.is_empty() && offset == 0 && self.0.has_header(data) {
+        if state.held.is_empty() && offset == 0 && self.0.header(data.len()).as_deref() == Some(data) {
             return Ok(());
         }
         state.held.push((offset, data.to_vec()));

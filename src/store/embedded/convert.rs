@@ -85,6 +85,6 @@ pub fn in_place(
             backend::forget_note(&lock, path)
         },
     )?;
-    files::sync_names(&fs, path)?;
+    files::sync_names(&fs, path).map_err(StoreError::after_the_change)?;
     Ok(Converted::Done(outcome, kept))
 }

@@ -217,7 +217,10 @@ pub fn write<F: FileSystem, T>(
             }
             match answer? {
                 ControlFlow::Continue(answer) => {
-                    t.commit().map_err(|e| broken(path, e))?;
+                    t.commit().map_err(|e| match broken(path, e) {
+                        error if switch.is_visible() => error.after_the_change(),
+                        error => error,
+                    })?;
                     switch.note(lock, path);
                     Ok(answer)
                 }

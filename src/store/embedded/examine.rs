@@ -196,7 +196,7 @@ impl<F: FileSystem> Embedded<F> {
             },
         )?;
         repair.copies.push(aside);
-        files::sync_names(&self.fs, path)
+        files::sync_names(&self.fs, path).map_err(StoreError::after_the_change)
     }
 
     /// A name beside the file that nothing has.
@@ -232,7 +232,7 @@ impl<F: FileSystem> Embedded<F> {
         }
         after.nonce = if cx.seed == before.nonce { !cx.seed } else { cx.seed }.max(1);
         super::policy::replace(&self.fs, &path, &after, || Ok(()))?;
-        files::sync_names(&self.fs, &path)
+        files::sync_names(&self.fs, &path).map_err(StoreError::after_the_change)
     }
 }
 

@@ -143,7 +143,7 @@ impl<F: FileSystem> Embedded<F> {
             return Ok(leased);
         }
         replaced?;
-        files::sync_names(&self.fs, &path)?;
+        files::sync_names(&self.fs, &path).map_err(StoreError::after_the_change)?;
         Ok(None)
     }
 

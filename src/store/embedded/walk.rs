@@ -11,10 +11,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::fs::FileSystem;
-use super::policy::{Policy, Reservation};
+use super::policy::{self, Policy, Reservation};
 use super::reserve::addresses;
 use super::view::{Kv, Tables};
-use super::{Embedded, LeaseFile, Result, check, history, keys, pools};
+use super::{Embedded, LeaseFile, Result, backend, check, history, keys, pools};
 use crate::alloc::{Context, Holder, NetworkRanges, Record, View};
 use crate::error::Error;
 use crate::model::{Counter, Event, Lease, Persist, Pool, SetName};
@@ -95,6 +95,17 @@ impl<F: FileSystem> StoreReader for Embedded<F> {
             }
         }
         Ok(all.into_values().collect())
+    }
+
+    /// The headers of the lease files, which every commit changes, and the policy's nonce.
+    fn version(&mut self, cx: &Context) -> Result<Option<Vec<u8>>> {
+        let mut version = Vec::new();
+        for file in self.lease_files(cx)? {
+            let Some(header) = backend::header(&self.fs, &file.path)? else { return Ok(None) };
+            version.extend(header);
+        }
+        let nonce = policy::nonce(&self.fs, &self.names.policy());
+        Ok(nonce.ok().map(|nonce| [version, nonce.to_le_bytes().to_vec()].concat()))
     }
 
     fn problems(&mut self, cx: &Context, each: &mut dyn FnMut(Problem)) -> Result<()> {

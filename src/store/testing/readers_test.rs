@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::contract::{added, del, net};
 use super::host::{Host, boot, lowest};
 use super::watched::Watched;
-use crate::alloc::{Command, ForeignLease, Import};
+use crate::alloc::{Command, ForeignLease, Import, Reserve};
 use crate::model::{Attachment, Kind, Owner, Persist, Wait};
 use crate::net::{Addr, Family};
 use crate::store::{Embedded, Store, StoreReader};
@@ -85,5 +85,41 @@ fn ten_thousand_leases_are_one_hold_and_the_doctor_takes_several() {
             store.problems(&boot(1), &mut |problem| panic!("{problem:?}")).unwrap();
         };
         assert!(holds(10_001, &doctor) > 2);
+    }
+}
+
+#[test]
+fn watch_compares_the_header_first() {
+    for persist in MODES {
+        let host = Host::new();
+        let version = || host.store(persist).version(&boot(1)).unwrap().unwrap();
+        let change = |command: &Command| host.store(persist).apply(command, &boot(1)).unwrap();
+        let mut versions = vec![version()];
+        let add = |container| drop(added(&mut host.store(persist), &lowest(container), &boot(1)));
+        let addr = "10.0.0.9".parse().unwrap();
+        let reserve = Reserve { set: net(), addrs: vec![addr], note: None, holder: None };
+        for step in 0..4 {
+            match step {
+                0 => add("one"),
+                1 => add("two"),
+                2 => drop(change(&del("one"))),
+                _ => drop(change(&Command::Reserve(reserve.clone()))),
+            }
+            let now = version();
+            assert!(!versions.contains(&now), "{persist:?}, step {step}");
+            // A command that changes nothing, and a reader.
+            change(&del("unknown"));
+            host.store(persist).list(&boot(1), &mut |_| ()).unwrap();
+            assert_eq!(version(), now, "{persist:?}, step {step}");
+            versions.push(now);
+        }
+        // No lock is taken.
+        let before = Arc::new(|what: &str, path: &std::path::Path| {
+            assert!(what != "open" || path.extension() != Some("lock".as_ref()), "{path:?}");
+            Ok(())
+        });
+        let files = Watched { is_shared: false, before };
+        let mut store = Embedded::on(files, host.path(""), persist, Wait::Try);
+        assert_eq!(store.version(&boot(1)).unwrap(), versions.pop());
     }
 }

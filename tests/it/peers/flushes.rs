@@ -67,3 +67,16 @@ fn of_leases_on_disk_there_are_two() {
     counts("disk", 2, 0);
     counts("disk", 2, 10_000);
 }
+
+#[test]
+fn watch_takes_no_lock_while_nothing_changes() {
+    let lab = Lab::new();
+    call(&lab, "disk", "ADD", "a").run().ok();
+    let watch = Call::new("timeout").arg("-s").arg("INT").arg("2").arg(crate::lab::SUBLET);
+    let watch = watch.arg("watch").arg("--interval").arg("10ms");
+    let watch = watch.arg("--store").arg(&lab.store().display().to_string());
+    let (_, trace) = strace(&watch, &["-f", "-e", "trace=openat"]);
+    let opened = |end: &str| trace.lines().filter(|line| line.contains(end)).count();
+    let (looks, locks) = (opened("leases.redb\""), opened(".lock\""));
+    assert!(looks > 20 && locks < 10, "{looks} looks, {locks} locks");
+}
