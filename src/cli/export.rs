@@ -41,9 +41,6 @@ pub struct HostLocal {
     /// Only this network's
     #[arg(long, value_name = "NAME")]
     network: Option<String>,
-    /// The folders were taken over and host-local has not served them since: replace their leases
-    #[arg(long)]
-    replace: bool,
     /// Only tell what would be done
     #[arg(long)]
     dry_run: bool,
@@ -98,8 +95,7 @@ impl HostLocal {
                 writeln!(call.stdout, "  {} were there already", present.len())?;
             }
             if !others.is_empty() {
-                let (verb, count) = (if self.replace { "removed" } else { "kept" }, others.len());
-                writeln!(call.stdout, "  {count} that are not leased here {verb}")?;
+                writeln!(call.stdout, "  {} that are not leased here kept", others.len())?;
             }
         }
         if call.as_json {
@@ -119,7 +115,7 @@ impl HostLocal {
             bail!(
                 "network {network} still has leases in sublet (such as {}): they were added or changed \
                  during the export; set host-local in the network's configuration, then run the export \
-                 again without --replace",
+                 again",
                 new[0].addr
             );
         }
@@ -150,7 +146,7 @@ impl HostLocal {
         open: &mut OpenStore,
     ) -> Result<(Written, Vec<Addr>)> {
         let dir = self.dir.join(network.as_str());
-        let folder = Folder::open(&dir, self.replace, self.dry_run, WAIT)?;
+        let folder = Folder::open(&dir, self.dry_run, WAIT)?;
         let held: Vec<(Addr, &Attachment)> =
             leases.iter().filter_map(|l| attachment(l).map(|a| (l.addr, a))).collect();
         let done = folder.write(&held)?;

@@ -2,9 +2,8 @@
 //!
 //! Owns: the files that host-local reads (`plugins/ipam/host-local/backend/disk`): one for each
 //! address, with container ID and interface, and `last_reserved_ip.N`. Does not own: which leases.
-//! Invariant: written under host-local's own lock; a file has its name only when it is whole; one that
-//! names another container is replaced only if the caller says so, and none is before all were
-//! looked at.
+//! Invariant: everything is written under host-local's own lock. A file has its name only when it is whole.
+//! A file that names another container is an error, and all files are checked before the first is written.
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder};
@@ -25,7 +24,6 @@ pub struct Folder {
     dir: PathBuf,
     /// The name that the folder gets in the end, if the text file of a takeover has it until then.
     taken_over: Option<PathBuf>,
-    replace: bool,
     /// Absent in a dry run, which makes nothing.
     lock: Option<Lock>,
 }
@@ -37,20 +35,14 @@ pub struct Written {
     pub written: Vec<Addr>,
     /// Files that said the same already.
     pub present: Vec<Addr>,
-    /// Files of addresses that are not leased here: removed if the caller said so.
+    /// Files of addresses that are not leased here.
     pub others: Vec<Addr>,
 }
 
 impl Folder {
-    /// Makes the folder if it is not there, and takes its lock. With `replace` it will hold these
-    /// leases and no others. Where a takeover left a text file, the folder is made beside it, and
+    /// Makes the folder if it is not there, and takes its lock. Where a takeover left a text file, the folder is made beside it, and
     /// [`Folder::finish`] exchanges the two.
-    pub fn open(
-        dir: &Path,
-        replace: bool,
-        dry_run: bool,
-        wait: Wait,
-    ) -> Result<Folder, StoreError> {
+    pub fn open(dir: &Path, dry_run: bool, wait: Wait) -> Result<Folder, StoreError> {
         let found = files::look(dir).map_err(|e| StoreError::io("look at", dir, e))?;
         let is_file = found.is_some_and(|found| !found.is_dir());
         let target = dir;
@@ -72,7 +64,7 @@ impl Folder {
             made.map_err(|e| StoreError::io("make the folder", &dir, e))?;
             Some(lock_file(&dir.join("lock"), wait)?)
         };
-        Ok(Folder { dir, taken_over: is_file.then(|| target.to_owned()), replace, lock })
+        Ok(Folder { dir, taken_over: is_file.then(|| target.to_owned()), lock })
     }
 
     /// Gives the folder its name, durably. Until then host-local fails where a takeover left a text file,
@@ -108,7 +100,7 @@ impl Folder {
                     continue;
                 }
                 // An empty one is what a host-local that was killed leaves behind: nobody's.
-                Ok(found) if self.replace || found.trim().is_empty() => {}
+                Ok(found) if found.trim().is_empty() => {}
                 Ok(found) => return Err(taken(&path, &found)),
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
                 Err(e) => return Err(StoreError::io("read", &path, e)),
@@ -121,10 +113,6 @@ impl Folder {
         }
         for (addr, content) in done.written.iter().zip(contents) {
             self.put(&addr.to_string(), &content)?;
-        }
-        for addr in done.others.iter().filter(|_| self.replace) {
-            let path = self.dir.join(addr.to_string());
-            fs::remove_file(&path).map_err(|e| StoreError::io("remove", &path, e))?;
         }
         self.flush()?;
         Ok(done)
@@ -192,8 +180,8 @@ fn content_of(attachment: &Attachment) -> String {
 fn taken(path: &Path, content: &str) -> StoreError {
     let holder: String = content.trim().chars().take(80).collect();
     let why = format!(
-        "it is there and names another container, {holder:?}; if host-local has not served this \
-         folder since it was taken over, say --replace"
+        "it names another container, {holder:?}; if that container is gone, remove the file, otherwise \
+         release the lease here with `sublet release`"
     );
     StoreError::io("write", path, io::Error::new(ErrorKind::AlreadyExists, why))
 }
@@ -211,18 +199,18 @@ mod tests {
         }
     }
 
-    fn open(dir: &Path, replace: bool) -> Folder {
-        Folder::open(dir, replace, false, Wait::Try).unwrap()
+    fn open(dir: &Path) -> Folder {
+        Folder::open(dir, false, Wait::Try).unwrap()
     }
 
     #[test]
-    fn a_file_of_another_is_replaced_only_on_demand() {
+    fn a_file_of_another_container_is_an_error_and_stays() {
         let lab = tempfile::tempdir().unwrap();
         let dir = lab.path().join("net");
         let (a, b) = (attachment("a", Some("eth0")), attachment("b", None));
         let (one, two) = ("10.0.0.2".parse().unwrap(), "10.0.0.3".parse().unwrap());
         let leases = [(one, &a), (two, &b)];
-        let dry = Folder::open(&dir, false, true, Wait::Try).unwrap();
+        let dry = Folder::open(&dir, true, Wait::Try).unwrap();
         assert_eq!(dry.write(&leases).unwrap().written, [one, two]);
         assert!(!dir.exists());
 
@@ -230,17 +218,18 @@ mod tests {
         fs::write(dir.join("10.0.0.3"), "other\r\neth0").unwrap();
         fs::write(dir.join("10.0.0.9"), "gone\r\neth0").unwrap();
         fs::write(dir.join("10.0.0.2"), "").unwrap();
-        let refused = open(&dir, false).write(&leases).unwrap_err().to_string();
-        assert!(refused.contains("10.0.0.3") && refused.contains("--replace"), "{refused}");
+        let refused = open(&dir).write(&leases).unwrap_err().to_string();
+        assert!(refused.contains("10.0.0.3") && refused.contains("other"), "{refused}");
         assert_eq!(fs::read_to_string(dir.join("10.0.0.2")).unwrap(), "", "nothing by halves");
 
-        let done = open(&dir, true).write(&leases).unwrap();
-        assert_eq!(done.written, [one, two]);
+        fs::remove_file(dir.join("10.0.0.3")).unwrap();
+        let done = open(&dir).write(&leases).unwrap();
+        assert_eq!((done.written, done.others.len()), (vec![one, two], 1));
         let text = |name: &str| fs::read_to_string(dir.join(name)).unwrap();
         assert_eq!((text("10.0.0.2"), text("10.0.0.3")), ("a\r\neth0".into(), "b".into()));
-        assert!(!dir.join("10.0.0.9").exists());
+        assert_eq!(text("10.0.0.9"), "gone\r\neth0");
 
-        let again = open(&dir, false).write(&leases).unwrap();
+        let again = open(&dir).write(&leases).unwrap();
         assert_eq!((again.written, again.present), (vec![], vec![one, two]));
     }
 }

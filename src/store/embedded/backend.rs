@@ -329,7 +329,10 @@ impl<File: OpenFile> StorageBackend for Backend<File> {
         if state.through {
             return self.0.write(&mut state, offset, data);
         }
-        if state.held.is_empty() && offset == 0 && self.0.header(data.len()).as_deref() == Some(data) {
+        if state.held.is_empty()
+            && offset == 0
+            && self.0.header(data.len()).as_deref() == Some(data)
+        {
             return Ok(());
         }
         state.held.push((offset, data.to_vec()));

@@ -77,6 +77,6 @@ fn watch_takes_no_lock_while_nothing_changes() {
     let watch = watch.arg("--store").arg(&lab.store().display().to_string());
     let (_, trace) = strace(&watch, &["-f", "-e", "trace=openat"]);
     let opened = |end: &str| trace.lines().filter(|line| line.contains(end)).count();
-    let (looks, locks) = (opened("leases.redb\""), opened(".lock\""));
-    assert!(looks > 20 && locks < 10, "{looks} looks, {locks} locks");
+    let (looks, waits) = (opened("leases.redb\""), opened(".lock\""));
+    assert!(looks > 20 && waits < 10, "{looks} looks, {waits} locks");
 }
