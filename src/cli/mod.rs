@@ -40,6 +40,7 @@ use anyhow::{Context as _, Result, anyhow};
 use clap::{CommandFactory as _, Parser, Subcommand};
 use serde::Serialize;
 
+use crate::error::with_causes;
 use crate::model::{Face, NetworkName};
 use crate::sys::host::{Env, Facts};
 use crate::sys::panic;
@@ -201,7 +202,8 @@ fn fail(terminal: &mut Terminal<'_>, error: &anyhow::Error) -> u8 {
 fn report_error(stderr: &mut dyn Write, screen: &Screen, error: &anyhow::Error) {
     // If this fails there is nowhere left to report it.
     let screen = Screen { color: screen.alert, ..*screen };
-    let _ = writeln!(stderr, "{} {error:#}", screen.paint(Tone::Bad, "sublet:"));
+    let text = with_causes(error.as_ref());
+    let _ = writeln!(stderr, "{} {text}", screen.paint(Tone::Bad, "sublet:"));
 }
 
 /// A command found problems and has reported them.

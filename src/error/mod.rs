@@ -283,6 +283,18 @@ fn version(version: Option<u64>) -> String {
     version.map_or("no definition".to_owned(), |version| format!("version {version}"))
 }
 
+/// Returns an error's text with those of its causes, each text once: many messages contain their cause.
+pub fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    for cause in std::iter::successors(error.source(), |cause| cause.source()) {
+        let cause = cause.to_string();
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
 /// The network under which a lease is listed.
 pub fn shown_network(lease: &Lease) -> &str {
     lease.owner.attachment().map_or(&lease.set.0, |a| a.network.as_str())
@@ -487,5 +499,19 @@ impl From<PoolRefusal> for Error {
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Error {
         Error::Store(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_reported_once() {
+        let io = std::io::Error::other("the disk is gone");
+        let text = with_causes(&StoreError::io("open", Path::new("/data"), io));
+        assert_eq!(text.matches("the disk is gone").count(), 1, "{text}");
+        let error = anyhow::anyhow!("no route").context("cannot reach the server");
+        assert_eq!(with_causes(error.as_ref()), "cannot reach the server: no route");
     }
 }

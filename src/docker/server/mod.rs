@@ -29,6 +29,7 @@ use super::args::{Limits, Tcp};
 use super::cleanup;
 use super::dockerd;
 use crate::config::Level;
+use crate::error::with_causes;
 use crate::store;
 use crate::telemetry::log::Entry;
 pub use worker::Backend;
@@ -271,7 +272,9 @@ async fn clean_at_intervals(timer: CleanupTimer, backend: Arc<Backend>, mut stop
         let (level, text) = match work.await.unwrap_or_else(|e| Err(e.into())) {
             Ok(report) if report.is_empty() => (Level::Debug, "cleanup: nothing to do".to_owned()),
             Ok(report) => (Level::Info, format!("cleanup: {report}")),
-            Err(e) => (Level::Warn, format!("cleanup: nothing was freed: {e:#}")),
+            Err(e) => {
+                (Level::Warn, format!("cleanup: nothing was freed: {}", with_causes(e.as_ref())))
+            }
         };
         backend.log.write(&Entry::new(level, text).with("command", "cleanup"));
     }
