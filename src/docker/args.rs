@@ -17,7 +17,7 @@ use super::cleanup;
 use super::dockerd;
 use super::routes::host_routes;
 use super::server;
-use super::server::{Backend, CleanupTimer, ServerConfig};
+use super::server::{Backend, Cleanup, ServerConfig};
 use super::settings::{Settings, block, supernet};
 use crate::alloc;
 use crate::alloc::Block;
@@ -141,6 +141,9 @@ pub struct Limits {
     /// Only report.
     #[arg(skip)]
     pub dry_run: bool,
+    /// Frees nothing if dockerd lists no network with a pool of this store: it may be another dockerd.
+    #[arg(skip)]
+    pub only_if_served: bool,
     /// Leave alone what was leased this long before cleanup looked
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, global = true)]
     pub grace: Duration,
@@ -366,12 +369,11 @@ impl Cli {
         if sockets.is_empty() && tcp.address.is_none() {
             sockets.push(PathBuf::from("/run/docker/plugins/sublet.sock"));
         }
-        let every = serve.cleanup_every.filter(|every| !every.is_zero());
-        let cleanup = every.map(|every| CleanupTimer {
-            every,
+        let cleanup = Cleanup {
+            every: serve.cleanup_every.filter(|every| !every.is_zero()),
             docker: self.common.docker.clone(),
             limits: self.common.limits.clone(),
-        });
+        };
         let driver = Driver { settings, routes: host_routes };
         let backend = Backend { driver, store, cx, timeout: serve.timeout, log };
         Ok(ServerConfig { sockets, tcp, backend, cleanup, notify: env("NOTIFY_SOCKET") })

@@ -2,8 +2,8 @@
 //! networks that it removed while the driver was down. dockerd sends each release only once.
 //!
 //! What may be freed at all is decided in `alloc`.
-//! Invariant: nothing is freed that is in the listing, was leased since, is a gateway or an auxiliary
-//! address, belongs to another node, or to a swarm.
+//! Invariant: nothing is freed that is in the listing or may be, was leased since, is a gateway or an
+//! auxiliary address, belongs to another node, or to a swarm.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -59,8 +59,15 @@ pub fn clean(
 ) -> Result<Report> {
     let mut report = Report { dry_run: limits.dry_run, ..Report::default() };
     let before = listing.started.saturating_sub(limits.grace.as_secs());
-    for pool in store.pools()? {
-        let listed = match listed(&pool, settings, listing) {
+    let pools = store.pools()?;
+    let all: Vec<Listed> =
+        pools.iter().map(|pool| listed(pool, &pools, settings, listing)).collect();
+    let is_served = |listed: &Listed| matches!(listed, Listed::Addresses(_));
+    if limits.only_if_served && !all.iter().any(is_served) {
+        return Ok(report);
+    }
+    for (pool, listed) in pools.into_iter().zip(all) {
+        let listed = match listed {
             Listed::Addresses(addrs) => Some(addrs),
             Listed::Nothing => None,
             Listed::Unknown => continue,
@@ -83,17 +90,21 @@ pub fn clean(
     Ok(report)
 }
 
-/// What a listing says of a pool.
+/// What a listing says about a pool.
 enum Listed {
     /// A network has it; these addresses are in use.
     Addresses(Vec<Addr>),
     /// No network has it.
     Nothing,
-    /// The listing does not say: the pool is a swarm's.
+    /// The listing does not say: the pool is a swarm's, or may be that of a network whose listed subnet is
+    /// not the allocated one.
     Unknown,
 }
 
-fn listed(pool: &Pool, settings: &Settings, listing: &Listing) -> Listed {
+/// Compares one pool of `pools` with the networks. dockerd 26 and later list what a user asked for: a
+/// network that was created with `--subnet 0.0.0.0/20` is listed with this subnet. Only its addresses
+/// show which pool it has.
+fn listed(pool: &Pool, pools: &[Pool], settings: &Settings, listing: &Listing) -> Listed {
     if pool.space != settings.local {
         return Listed::Unknown;
     }
@@ -103,18 +114,44 @@ fn listed(pool: &Pool, settings: &Settings, listing: &Listing) -> Listed {
         *subnet == pool.subnet && (pool.shared.is_some() || part(*sub) == pool.sub)
     };
     let mut addrs = Vec::new();
-    let mut found = false;
-    for network in &listing.networks {
-        if network.shared == pool.shared && network.pools.iter().any(same) {
+    let (mut found, mut unknown) = (false, false);
+    for network in listing.networks.iter().filter(|network| network.shared == pool.shared) {
+        let inside = |pool: &Pool| network.addrs.iter().any(|addr| pool.subnet.contains(*addr));
+        // A network that is listed without a subnet may have any pool.
+        let is_any = network.pools.is_empty();
+        let asks = |(subnet, _): &&(Subnet, Option<Subnet>)| is_any_block(*subnet, pool.subnet);
+        let asked = network.pools.iter().filter(asks).count() + usize::from(is_any);
+        if network.pools.iter().any(same) || (asked > 0 && inside(pool)) {
             if network.swarm {
                 return Listed::Unknown;
             }
             found = true;
             addrs.extend(network.addrs.iter().filter(|a| pool.subnet.contains(**a)));
+        } else {
+            let may_have = |subnet: Subnet| {
+                is_alike(subnet, pool.subnet) || (is_any && subnet.family() == pool.subnet.family())
+            };
+            let has = |other: &&Pool| {
+                other.space == pool.space && may_have(other.subnet) && inside(other)
+            };
+            unknown |= asked > pools.iter().filter(has).count();
         }
     }
     addrs.sort_unstable();
-    if found { Listed::Addresses(addrs) } else { Listed::Nothing }
+    match (found, unknown) {
+        (true, _) => Listed::Addresses(addrs),
+        (false, true) => Listed::Unknown,
+        (false, false) => Listed::Nothing,
+    }
+}
+
+/// Whether a listed subnet stands for any block of `subnet`'s size (`0.0.0.0/20`, `::/64`).
+fn is_any_block(listed: Subnet, subnet: Subnet) -> bool {
+    listed.first().bits() == 0 && is_alike(listed, subnet)
+}
+
+fn is_alike(one: Subnet, other: Subnet) -> bool {
+    one.family() == other.family() && one.len() == other.len()
 }
 
 /// Pings that run at the same time.

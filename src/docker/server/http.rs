@@ -16,7 +16,7 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::worker::{Answer, PendingUndo, Queue};
 use super::{LINGER, stopped};
@@ -29,19 +29,27 @@ const MEDIA_TYPE: &str = "application/vnd.docker.plugins.v1.2+json";
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The first request of a dockerd that starts, or that finds the plugin again.
+const ACTIVATE: &str = "/Plugin.Activate";
+
 /// A head is longer than this: bytes that were written before them are a body's.
 const MIN_HEAD: usize = 64;
 
-/// Serves one connection until it ends, or (after `stop`) until its request is answered.
+/// Serves one connection until it ends, or (after `stop`) until its request is answered. `activated` is
+/// notified of each activation.
 pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     queue: Queue,
     timeout: Duration,
     mut stop: watch::Receiver<bool>,
+    activated: Option<Arc<Notify>>,
 ) {
     let unsent = Unsent::default();
     let io = Stream::watched(stream, unsent.clone());
     let service = service_fn(|request: Request<Incoming>| {
+        if let Some(activated) = activated.as_ref().filter(|_| request.uri().path() == ACTIVATE) {
+            activated.notify_one();
+        }
         let (queue, unsent) = (queue.clone(), unsent.clone());
         async move { Ok::<_, Infallible>(respond(request, &queue, timeout, &unsent).await) }
     });

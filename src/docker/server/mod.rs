@@ -1,4 +1,4 @@
-//! The server of `subletd`: sockets, readiness, shutdown, and cleanup at intervals.
+//! The server of `subletd`: sockets, readiness, shutdown, and when it cleans up.
 //!
 //! Invariant: all sockets listen before the server reports that it is ready. At shutdown every request
 //! that arrived is answered, and a change whose answer could not be delivered is undone.
@@ -21,7 +21,7 @@ use listenfd::ListenFd;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 
 use self::worker::Queue;
@@ -41,10 +41,10 @@ const DRAIN: Duration = Duration::from_secs(15);
 /// a request at shutdown: dockerd sent it before.
 const LINGER: Duration = Duration::from_millis(250);
 
-/// Cleanup at intervals.
-pub struct CleanupTimer {
-    /// How often.
-    pub every: Duration,
+/// When and how the server frees what dockerd no longer lists.
+pub struct Cleanup {
+    /// How often, beside the cleanup after each activation.
+    pub every: Option<Duration>,
     /// dockerd's socket.
     pub docker: PathBuf,
     /// What may be freed.
@@ -59,8 +59,8 @@ pub struct ServerConfig {
     pub tcp: Tcp,
     /// The driver and its store.
     pub backend: Backend,
-    /// Cleanup at intervals.
-    pub cleanup: Option<CleanupTimer>,
+    /// When and how to clean up.
+    pub cleanup: Cleanup,
     /// Systemd's socket for notifications, if it wants any.
     pub notify: Option<OsString>,
 }
@@ -76,7 +76,15 @@ pub fn run(config: ServerConfig) -> Result<()> {
         // Every connection holds a sender; when all are gone the channel ends.
         let (alive, mut ended) = mpsc::channel::<()>(1);
         let (backend, queue) = (backend.clone(), queue.clone());
-        let mut listeners = Listeners { backend, queue, stopping, alive, published: Vec::new() };
+        let activated = Arc::new(Notify::new());
+        let mut listeners = Listeners {
+            backend,
+            queue,
+            stopping,
+            alive,
+            activated: activated.clone(),
+            published: Vec::new(),
+        };
         let mut inherited = ListenFd::from_env();
         if inherited.len() > 0 {
             listeners.inherit(&mut inherited)?;
@@ -90,9 +98,10 @@ pub fn run(config: ServerConfig) -> Result<()> {
         let mut int = signal(SignalKind::interrupt())?;
         notify_systemd(notify.as_deref(), "READY=1");
         listeners.backend.log(Level::Info, "ready");
-        if let Some(timer) = cleanup {
+        let cleanup = Arc::new(cleanup);
+        for activated in [None, Some(activated)] {
             let (backend, stopping) = (listeners.backend.clone(), listeners.stopping.clone());
-            tokio::spawn(clean_at_intervals(timer, backend, stopping));
+            tokio::spawn(clean_repeatedly(cleanup.clone(), activated, backend, stopping));
         }
         tokio::select! {
             _ = term.recv() => {}
@@ -136,6 +145,8 @@ struct Listeners {
     queue: Queue,
     stopping: Stopping,
     alive: mpsc::Sender<()>,
+    /// Notified when a dockerd activates the plugin over a unix socket: a dockerd of this host.
+    activated: Arc<Notify>,
     published: Vec<listen::Published>,
 }
 
@@ -213,6 +224,7 @@ impl Listeners {
         let (backend, queue, alive) =
             (self.backend.clone(), self.queue.clone(), self.alive.clone());
         let mut stopping = self.stopping.clone();
+        let activated = matches!(listener, Listener::Unix(_)).then(|| self.activated.clone());
         tokio::spawn(async move {
             loop {
                 let accepted = tokio::select! {
@@ -233,13 +245,14 @@ impl Listeners {
                 };
                 let (queue, stopping, alive) = (queue.clone(), stopping.clone(), alive.clone());
                 let (tls, timeout) = (tls.clone(), backend.timeout);
+                let activated = activated.clone();
                 tokio::spawn(async move {
                     match tls {
-                        None => http::serve(stream, queue, timeout, stopping).await,
+                        None => http::serve(stream, queue, timeout, stopping, activated).await,
                         Some(tls) => {
                             let shaken = tokio::time::timeout(timeout, tls.accept(stream)).await;
                             if let Ok(Ok(stream)) = shaken {
-                                http::serve(stream, queue, timeout, stopping).await;
+                                http::serve(stream, queue, timeout, stopping, None).await;
                             }
                         }
                     }
@@ -255,27 +268,60 @@ async fn stopped(stopping: &mut Stopping) {
     let _ = stopping.wait_for(|stop| *stop).await;
 }
 
-/// Cleans up again and again, on a store of its own, so that no request waits for it. If a listing
-/// fails, nothing is freed until the next turn.
-async fn clean_at_intervals(timer: CleanupTimer, backend: Arc<Backend>, mut stopping: Stopping) {
+/// After an activation: how often a cleanup is tried. dockerd answers nobody while it starts.
+const TRIES: u32 = 5;
+
+/// Cleans up after each activation (with a delay, so that dockerd has read its networks), or at intervals.
+/// It uses a store of its own, so that no request waits for it. If a listing fails, nothing is freed.
+async fn clean_repeatedly(
+    cleanup: Arc<Cleanup>,
+    activated: Option<Arc<Notify>>,
+    backend: Arc<Backend>,
+    mut stopping: Stopping,
+) {
+    let (delay, tries) = match (&activated, cleanup.every) {
+        (Some(_), _) => (cleanup.limits.grace.max(Duration::from_secs(1)), TRIES),
+        (None, Some(every)) => (every, 1),
+        (None, None) => return,
+    };
+    let limits = Limits { only_if_served: activated.is_some(), ..cleanup.limits.clone() };
     loop {
-        tokio::select! {
-            () = stopped(&mut stopping) => return,
-            () = tokio::time::sleep(timer.every) => {}
-        }
-        let (own, docker, limits) = (backend.clone(), timer.docker.clone(), timer.limits.clone());
-        let work = tokio::task::spawn_blocking(move || {
-            let listing = dockerd::list(&docker)?;
-            let mut store = store::open(&own.store)?;
-            cleanup::clean(&mut *store, &own.context(), &own.driver.settings, &listing, &limits)
-        });
-        let (level, text) = match work.await.unwrap_or_else(|e| Err(e.into())) {
-            Ok(report) if report.is_empty() => (Level::Debug, "cleanup: nothing to do".to_owned()),
-            Ok(report) => (Level::Info, format!("cleanup: {report}")),
-            Err(e) => {
-                (Level::Warn, format!("cleanup: nothing was freed: {}", with_causes(e.as_ref())))
+        let begin = async {
+            if let Some(activated) = &activated {
+                activated.notified().await;
             }
         };
-        backend.log.write(&Entry::new(level, text).with("command", "cleanup"));
+        tokio::select! {
+            () = stopped(&mut stopping) => return,
+            () = begin => {}
+        }
+        for _ in 0..tries {
+            tokio::select! {
+                () = stopped(&mut stopping) => return,
+                () = tokio::time::sleep(delay) => {}
+            }
+            if clean_once(cleanup.docker.clone(), limits.clone(), &backend).await {
+                break;
+            }
+        }
     }
+}
+
+/// Cleans up once, and logs what was freed. Returns whether dockerd could be asked.
+async fn clean_once(docker: PathBuf, limits: Limits, backend: &Arc<Backend>) -> bool {
+    let own = backend.clone();
+    let work = tokio::task::spawn_blocking(move || {
+        let listing = dockerd::list(&docker)?;
+        let mut store = store::open(&own.store)?;
+        cleanup::clean(&mut *store, &own.context(), &own.driver.settings, &listing, &limits)
+    });
+    let report = work.await.unwrap_or_else(|e| Err(e.into()));
+    let is_done = report.is_ok();
+    let (level, text) = match report {
+        Ok(report) if report.is_empty() => (Level::Debug, "cleanup: nothing to do".to_owned()),
+        Ok(report) => (Level::Info, format!("cleanup: {report}")),
+        Err(e) => (Level::Warn, format!("cleanup: nothing was freed: {}", with_causes(e.as_ref()))),
+    };
+    backend.log.write(&Entry::new(level, text).with("command", "cleanup"));
+    is_done
 }

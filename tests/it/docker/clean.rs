@@ -149,6 +149,74 @@ fn frees_nothing_on_half_a_listing() {
     assert_eq!(stage.daemon.leases(), before);
 }
 
+/// dockerd 26 and later list the subnet that was asked for, here any /24, not the allocated one.
+#[test]
+fn a_network_that_asked_for_any_block_keeps_its_pool() {
+    let any = |addrs: &[&str]| {
+        let mut network = network("n1", "10.0.1.0/24", addrs, "local");
+        network["IPAM"]["Config"] = json!([{"Subnet": "0.0.0.0/24"}]);
+        network
+    };
+    let unlisted = |addrs: &[&str]| {
+        let mut network = any(addrs);
+        network["IPAM"]["Config"] = Value::Null;
+        network
+    };
+    let of_pool = |stage: &Stage, third: u8| {
+        let start = format!("10.0.{third}.");
+        stage.daemon.leases().iter().filter(|addr| addr.starts_with(&start)).count()
+    };
+    for (networks, left) in [
+        // Nothing shows which pool it has: all stay.
+        (vec![any(&[])], [4, 4, 4]),
+        (vec![unlisted(&[])], [4, 4, 4]),
+        // A container's address shows it: this address and the gateway stay.
+        (vec![any(&["10.0.2.5"])], [0, 2, 0]),
+        (vec![unlisted(&["10.0.2.5"])], [0, 2, 0]),
+        // Two such networks, and only one shows its pool: the other may have any of the rest.
+        (
+            vec![
+                any(&["10.0.2.5"]),
+                json!({"Id": "n2", "Scope": "local", "IPAM": {"Driver": "sublet",
+            "Config": [{"Subnet": "0.0.0.0/24"}]}}),
+            ],
+            [4, 2, 4],
+        ),
+        // Blocks of another size or family.
+        (
+            vec![json!({"Id": "n2", "Scope": "local", "IPAM": {"Driver": "sublet",
+            "Config": [{"Subnet": "0.0.0.0/20"}, {"Subnet": "::/24"}]}})],
+            [0, 0, 0],
+        ),
+    ] {
+        let stage = Stage::new(&[]);
+        Stage::grow_old();
+        let socket = stage.daemon.lab.join("docker.sock");
+        dockerd(&socket, networks.clone(), false);
+        let (done, text) = stage.cleanup(&socket, &[]);
+        assert!(done, "{text}");
+        assert_eq!([1, 2, 3].map(|third| of_pool(&stage, third)), left, "{networks:?}: {text}");
+    }
+}
+
+/// dockerd may have removed networks while the driver was down. It activates the driver when it returns.
+#[test]
+fn once_after_an_activation() {
+    for (addrs, left) in [(&["10.0.1.5"][..], 7), (&[], 16)] {
+        let lab = crate::lab::Lab::new();
+        let path = lab.join("docker.sock");
+        // A dockerd without a network of this store may be another one: nothing is freed.
+        let networks = addrs.iter().map(|addr| network("n1", "10.0.1.0/24", &[addr], "local"));
+        dockerd(&path, networks.collect(), false);
+        let docker = path.display().to_string();
+        let stage = Stage::new(&["--grace", "0s", "--docker", &docker]);
+        Stage::grow_old();
+        stage.daemon.call("/Plugin.Activate", "");
+        until("cleanup", || stage.daemon.log().contains("cleanup: "));
+        assert_eq!(stage.daemon.leases().len(), left, "{}", stage.daemon.log());
+    }
+}
+
 /// Only what this node leased.
 #[test]
 fn frees_nothing_of_another_node() {
