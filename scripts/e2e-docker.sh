@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # A real dockerd (Debian's docker.io) with subletd as its IPAM driver: networks of every kind,
-# containers, restarts, kill -9 of both, TCP with a spec file, the examples of kontena-ipam and gipam.
-# At the end nothing is leased and no network is left.
+# containers, restarts, kill -9 of both, forced shutdown, live restore, TCP with a spec file, the examples of
+# kontena-ipam and gipam. At the end nothing is leased and no network is left.
+# With the name of a Debian release, such as trixie, it runs with that release's dockerd.
 #
 # Everything happens in mount, network and process namespaces of its own, with dockerd's and
 # containerd's folders in a temporary one; all of it ends with the script. Needs root.
@@ -18,6 +19,17 @@ fail() {
     exit 1
 }
 
+if [ "${1-}" = enter ]; then
+    # In the namespaces: into the root file system that has another dockerd.
+    root=$2
+    mount --bind "$root" "$root"
+    for folder in proc dev sys; do mount --rbind "/$folder" "$root/$folder"; done
+    for folder in "$PWD" "$3"; do
+        mkdir -p "$root$folder"
+        mount --bind "$folder" "$root$folder"
+    done
+    exec chroot "$root" "$PWD/scripts/e2e-docker.sh" inside "$3" "$4"
+fi
 if [ "${1-}" != inside ]; then
     [ "$(id -u)" = 0 ] || fail "run it as root: dockerd needs it"
     for tool in dockerd docker containerd runc busybox unshare ip iptables jq curl; do
@@ -27,9 +39,13 @@ if [ "${1-}" != inside ]; then
     if [ ! -x bin/sublet ] || [ ! -x bin/subletd ]; then scripts/build.sh; fi
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
+    run=("$PWD/scripts/e2e-docker.sh" inside)
+    if [ $# -gt 0 ]; then
+        run=("$PWD/scripts/e2e-docker.sh" enter "$(scripts/get-docker.sh "$1")")
+    fi
     # The kill of process 1 of the namespace ends all others.
     unshare --mount --net --pid --fork --kill-child --mount-proc --propagation private \
-        "$PWD/scripts/e2e-docker.sh" inside "$work" "${SUBLETD:-$PWD/bin/subletd}"
+        "${run[@]}" "$work" "${SUBLETD:-$PWD/bin/subletd}"
     echo "e2e-docker: everything passed in $SECONDS s"
     exit
 fi
@@ -53,6 +69,7 @@ export DOCKER_HOST=unix:///run/docker.sock
 store=$work/store/leases.redb
 subletd_pid=
 dockerd_pid=
+dockerd_flags=()
 
 answers() {
     curl -s -X POST --unix-socket "$1" http://x/Plugin.Activate
@@ -68,7 +85,7 @@ start_subletd() {
 
 start_dockerd() {
     dockerd --data-root "$work/docker" --exec-root /run/docker-exec --pidfile /run/docker.pid \
-        -H "$DOCKER_HOST" --bridge none --storage-driver vfs --userland-proxy=false \
+        -H "$DOCKER_HOST" --bridge none --storage-driver vfs --userland-proxy=false "${dockerd_flags[@]}" \
         >> "$work/dockerd.log" 2>&1 &
     dockerd_pid=$!
     wait_for 60 docker version || fail "dockerd does not answer"
@@ -204,6 +221,92 @@ wait "${jobs[@]}"
 sleep 1.1
 "$subletd" cleanup --store "$store" --grace 0s >> "$work/cleanup.txt" || fail "cleanup"
 is "leases after the load" "$before" "$(leased)"
+
+step "networks of any block"
+# dockerd 26 and later list the subnet that was asked for, not the allocated one.
+cleaned() {
+    sleep 1.1
+    "$subletd" cleanup --store "$store" --grace 0s
+}
+create "${sublet_net[@]}" --subnet 0.0.0.0/20 block
+create "${sublet_net[@]}" --driver macvlan --opt parent=uplink --subnet 0.0.0.0/21 lan
+before_any=$(leased)
+is "cleanup beside empty networks" "nothing to do" "$(cleaned)"
+docker run -d --name a1 --network block bb sleep 1000 > /dev/null
+docker run -d --name m1 --network lan bb sleep 1000 > /dev/null
+with_containers=$(leased)
+is "cleanup beside containers" "nothing to do" "$(cleaned)"
+docker run -d --name m2 --network lan bb sleep 1000 > /dev/null
+docker exec m1 ip addr show eth0 | sed -n -E 's/.*inet ([0-9.]+)\/21.*/\1/p' > "$work/m1.txt"
+docker exec m2 ip addr show eth0 | sed -n -E 's/.*inet ([0-9.]+)\/21.*/\1/p' > "$work/m2.txt"
+[ -s "$work/m1.txt" ] || fail "m1 has no address of a /21"
+if cmp -s "$work/m1.txt" "$work/m2.txt"; then fail "m1 and m2 have $(cat "$work/m1.txt")"; fi
+docker rm -f m2 > /dev/null
+is "leases after m2" "$with_containers" "$(leased)"
+docker rm -f a1 m1 > /dev/null
+is "leases after the containers" "$before_any" "$(leased)"
+docker network rm block lan > /dev/null
+is "leases after the networks" "$before" "$(leased)"
+
+step "IPv6 alone"
+version=$(docker version -f '{{.Server.Version}}')
+if [ "${version%%.*}" -ge 28 ]; then
+    create "${sublet_net[@]}" --ipv4=false --ipv6 six
+    docker run --rm --network six bb ip addr show eth0 > "$work/six.txt"
+    grep -qE "inet6 fd00:80:[0-9a-f:]*/64" "$work/six.txt" || fail "$(cat "$work/six.txt")"
+    if grep -q "inet 10\." "$work/six.txt"; then fail "$(cat "$work/six.txt")"; fi
+    docker network rm six > /dev/null
+else
+    echo "e2e-docker: dockerd $version has no networks without IPv4"
+fi
+is "leases after IPv6" "$before" "$(leased)"
+
+step "what dockerd leaves behind"
+# The second subnet is refused. Some releases do not release the first pool.
+if docker network create "${sublet_net[@]}" --ipv6 --subnet 10.243.0.0/24 --subnet fd00:bbbb::/64 half \
+    2> "$work/half.err"; then
+    fail "two overlapping networks"
+fi
+cleaned >> "$work/cleanup.txt"
+create "${sublet_net[@]}" --subnet 10.243.0.0/24 half
+docker network rm half > /dev/null
+# The third SIGTERM ends dockerd at once.
+for n in 1 2 3 4 5 6 7 8; do
+    docker run -d --name "f$n" --network auto bb sleep 1000 > /dev/null
+done
+for n in 1 2 3; do kill "$dockerd_pid"; done
+wait "$dockerd_pid" || true
+rm -f /run/docker.pid
+start_dockerd
+docker rm -f f1 f2 f3 f4 f5 f6 f7 f8 > /dev/null
+docker start c1 c2 c3 > /dev/null
+wait_for 20 docker exec c4 true || fail "c4 did not come back"
+cleaned >> "$work/cleanup.txt"
+is "leases after a forced shutdown" "$before" "$(leased)"
+
+step "live restore"
+dockerd_flags=(--live-restore)
+kill "$dockerd_pid"
+wait "$dockerd_pid" || true
+start_dockerd
+docker start c1 c2 c3 > /dev/null
+wait_for 20 docker exec c4 true || fail "c4 did not come back"
+kill "$dockerd_pid"
+wait "$dockerd_pid" || true
+is "leases while dockerd is down" "$before" "$(leased)"
+start_dockerd
+docker exec c1 true || fail "c1 did not run on"
+is "cleanup after a live restore" "nothing to do" "$(cleaned)"
+docker restart -t 0 c1 > /dev/null
+is "leases after a live restore" "$before" "$(leased)"
+# A swarm and live restore exclude each other.
+dockerd_flags=()
+kill "$dockerd_pid"
+wait "$dockerd_pid" || true
+start_dockerd
+docker start c1 c2 c3 > /dev/null
+wait_for 20 docker exec c4 true || fail "c4 did not come back"
+is "leases after all restarts" "$before" "$(leased)"
 
 step "kontena-ipam's and gipam's examples"
 # The README's two networks; bridge in place of weavemesh, which Debian does not have.

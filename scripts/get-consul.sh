@@ -16,12 +16,9 @@ exec 9> "$folder/lock"
 flock 9
 if [ ! -x "$folder/consul" ]; then
     {
-        mirror=$(find /etc/apt -name '*.sources' -o -name '*.list' | sort | xargs cat |
-            sed -n -E 's/^(URIs: *|deb +(\[[^]]*\] +)?)([^ ]+\/debian)\/?( .*)?$/\3/p' | sed -n 1p)
-        if [ -z "$mirror" ]; then
-            echo "get-consul.sh: this machine's apt names no mirror of Debian; set SUBLET_CONSUL"
-            exit 1
-        fi
+        # shellcheck source=scripts/e2e/mirror.sh
+        source scripts/e2e/mirror.sh
+        mirror=$(debian_mirror)
         mkdir -p "$folder/lists/partial" "$folder/cache/archives/partial"
         printf 'deb [signed-by=%s] %s bullseye main\n' \
             /usr/share/keyrings/debian-archive-keyring.gpg "$mirror" > "$folder/bullseye.list"

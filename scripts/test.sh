@@ -53,6 +53,7 @@ needs=(
     ctr=containerd
     dockerd=docker.io
     docker=docker.io
+    mmdebstrap=mmdebstrap
     nsenter=util-linux
     dpkg-deb=dpkg
     man=man-db
@@ -146,6 +147,9 @@ if [ "$(id -u)" = 0 ]; then
     step scripts/e2e-podman.sh
     step scripts/e2e-package.sh
     step scripts/e2e-docker.sh
+    step scripts/e2e-docker.sh trixie
+    # Debian's next release changes from day to day.
+    [ "$tier" != --long ] || step scripts/e2e-docker.sh forky
     step scripts/e2e-docker-cluster.sh
     step scripts/e2e-page.sh
 else
