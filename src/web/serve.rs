@@ -119,6 +119,7 @@ async fn accept(listener: TcpListener, host: Arc<Host>) {
             let service = service_fn(|request: Request<Incoming>| respond(request, host.clone()));
             let connection = hyper::server::conn::http1::Builder::new()
                 .keep_alive(false)
+                .half_close(true)
                 .max_buf_size(HEAD)
                 .serve_connection(Stream::plain(stream), service);
             // Whoever is too slow, or goes away, gets no more.

@@ -53,7 +53,9 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         let (queue, unsent) = (queue.clone(), unsent.clone());
         async move { Ok::<_, Infallible>(respond(request, &queue, timeout, &unsent).await) }
     });
-    let connection = hyper::server::conn::http1::Builder::new().serve_connection(io, service);
+    // A client that has closed only its own direction still gets its answer. If it is gone, the write fails.
+    let mut http = hyper::server::conn::http1::Builder::new();
+    let connection = http.half_close(true).serve_connection(io, service);
     let mut connection = pin!(connection);
     tokio::select! {
         // A broken connection is its client's loss; what it had not got is undone by `unsent`.

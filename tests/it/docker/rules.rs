@@ -515,6 +515,32 @@ fn nonsense_does_no_harm() {
 }
 
 #[test]
+fn a_half_closed_connection_gets_its_answer() {
+    let daemon = Daemon::start();
+    let pool = a_pool(&mut daemon.client());
+    let body = json!({"PoolID": pool}).to_string();
+    let request = format!(
+        "POST /IpamDriver.RequestAddress HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let before = daemon.leases().len();
+    let mut stream = UnixStream::connect(daemon.socket()).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let answer = std::io::read_to_string(&mut stream).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("Address"), "{answer}");
+    assert_eq!(daemon.leases().len(), before + 1);
+    // A client that is gone gets no lease.
+    for _ in 0..20 {
+        UnixStream::connect(daemon.socket()).unwrap().write_all(request.as_bytes()).unwrap();
+    }
+    until("the undo", || {
+        daemon.log().matches("leased (dynamic)").count() >= 21
+            && daemon.leases().len() == before + 1
+    });
+}
+
+#[test]
 fn a_socket_is_taken_from_nobody() {
     let daemon = Daemon::start();
     let socket = daemon.socket().display().to_string();
