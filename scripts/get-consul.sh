@@ -16,9 +16,7 @@ exec 9> "$folder/lock"
 flock 9
 if [ ! -x "$folder/consul" ]; then
     {
-        # shellcheck source=scripts/e2e/mirror.sh
-        source scripts/e2e/mirror.sh
-        mirror=$(debian_mirror)
+        mirror=$(scripts/e2e/mirror.sh)
         mkdir -p "$folder/lists/partial" "$folder/cache/archives/partial"
         printf 'deb [signed-by=%s] %s bullseye main\n' \
             /usr/share/keyrings/debian-archive-keyring.gpg "$mirror" > "$folder/bullseye.list"

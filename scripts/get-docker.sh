@@ -13,14 +13,12 @@ exec 9> "$folder/lock"
 flock 9
 if [ ! -d "$folder/$suite" ]; then
     {
-        # shellcheck source=scripts/e2e/mirror.sh
-        source scripts/e2e/mirror.sh
         rm -rf "$folder/$suite.new"
         # A release that is not stable yet may have no newer index than an expired one.
         mmdebstrap --variant=apt --aptopt='Acquire::Check-Valid-Until "false"' \
             --include=docker.io,docker-cli,mount,iptables,iproute2,busybox-static,jq,curl,procps,iputils-ping \
             --keyring=/usr/share/keyrings/debian-archive-keyring.gpg \
-            "$suite" "$folder/$suite.new" "$(debian_mirror)"
+            "$suite" "$folder/$suite.new" "$(scripts/e2e/mirror.sh)"
         mv "$folder/$suite.new" "$folder/$suite"
     } >&2
 fi

@@ -6,6 +6,7 @@
 
 use anyhow::{Result, anyhow};
 use clap::Args;
+use serde::Serialize;
 use serde_json::json;
 
 use super::screen::{Progress, visible};
@@ -13,6 +14,7 @@ use super::{Call, OpenStore};
 use crate::liveness;
 use crate::rows::ProblemRow;
 use crate::store::{Problem, Repair};
+use crate::telemetry::usage::Usage;
 
 /// Look for damage, leases of containers that are gone, networks that overlap, and more.
 ///
@@ -31,7 +33,7 @@ pub struct Doctor {
 impl Doctor {
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
         let mut open = call.open()?;
-        let mut problems = examine(&mut open)?;
+        let (mut problems, mut checked) = examine(&mut open)?;
         let mut repair = None;
         let repairable = problems.iter().filter(|p| p.mendable).count();
         if self.repair && repairable > 0 {
@@ -44,7 +46,7 @@ impl Doctor {
             let busy = Progress::new(None, "writing the lease file anew");
             let done = open.store.repair(&open.cx)?;
             drop(busy);
-            problems = examine(&mut open)?;
+            (problems, checked) = examine(&mut open)?;
             if !call.as_json {
                 for copy in &done.copies {
                     writeln!(call.stdout, "kept the damaged file as {}", copy.display())?;
@@ -60,13 +62,19 @@ impl Doctor {
         }
         if call.as_json {
             let rows: Vec<ProblemRow> = problems.iter().cloned().map(ProblemRow::new).collect();
-            let mut report = json!({ "problems": rows });
+            let mut report = json!({ "checked": checked, "problems": rows });
             if let Some(Repair { copies, kept, notes }) = repair {
                 report["repair"] = json!({ "copies": copies, "leases": kept, "notes": notes });
             }
             call.json(&report)?;
         } else if problems.is_empty() {
-            writeln!(call.stdout, "{}: nothing is wrong", open.place)?;
+            let Checked { leases, ranges } = checked;
+            writeln!(
+                call.stdout,
+                "no problems found in {}: checked its records, {leases} leases in {ranges} ranges, and the \
+                 network namespaces of this host",
+                open.place
+            )?;
         } else {
             print(&problems, call)?;
         }
@@ -78,9 +86,44 @@ impl Doctor {
     }
 }
 
-fn examine(open: &mut OpenStore) -> Result<Vec<Problem>> {
-    let _busy = Progress::new(None, "looking at the store");
-    Ok(liveness::problems(&mut *open.store, &open.cx)?)
+/// What was examined.
+#[derive(Clone, Copy, Default, Serialize)]
+struct Checked {
+    leases: u128,
+    ranges: usize,
+}
+
+/// A range is reported from this share of its addresses on, in percent.
+const NEARLY_FULL: u128 = 80;
+
+fn examine(open: &mut OpenStore) -> Result<(Vec<Problem>, Checked)> {
+    let busy = Progress::new(None, "looking at the store");
+    let mut problems = liveness::problems(&mut *open.store, &open.cx)?;
+    drop(busy);
+    if problems.iter().any(|problem| problem.mendable) {
+        // The leases of a damaged store cannot be counted.
+        return Ok((problems, Checked::default()));
+    }
+    let usage = open.usage(None)?;
+    problems.extend(usage.iter().filter_map(nearly_full));
+    let leases = usage.iter().map(|usage| usage.used).sum();
+    Ok((problems, Checked { leases, ranges: usage.len() }))
+}
+
+fn nearly_full(usage: &Usage) -> Option<Problem> {
+    let taken = usage.size.saturating_sub(usage.free);
+    let percent = taken.checked_mul(100)?.checked_div(usage.size)?;
+    let (network, range) = (&usage.extent.network, usage.extent.range);
+    let what = match usage.free {
+        0 => format!("all {} addresses are in use, reserved or cooling down", usage.size),
+        free => format!("{percent} % in use, free addresses: {free}"),
+    };
+    (percent >= NEARLY_FULL).then(|| Problem {
+        place: format!("range {range} of network {network}"),
+        what,
+        advice: "look for stale leases with `sublet gc --dry-run`, or enlarge the range".to_owned(),
+        mendable: false,
+    })
 }
 
 fn print(problems: &[Problem], call: &mut Call<'_>) -> Result<()> {

@@ -64,6 +64,9 @@ impl HostLocal {
         call.args.file()?;
         let mut open = call.open()?;
         let (networks, left) = self.choose(&mut open)?;
+        if networks.is_empty() {
+            open.check_network(self.network.as_deref())?;
+        }
         let mut reports = Vec::new();
         for ((set, network), leases) in &networks {
             if set.0 != network.as_str() {

@@ -75,6 +75,9 @@ impl Gc {
             network && l.kind.collectable()
         };
         let leases = open.leases(&wanted)?;
+        if leases.is_empty() {
+            open.check_network(self.network.as_deref())?;
+        }
         let verdicts = stale::assess(&leases, &self.evidence(&leases, call.world.facts)?);
         let judged: Vec<(&Lease, &Liveness)> = leases.iter().zip(&verdicts).collect();
         let lost = judged.iter().filter(|(_, v)| matches!(v, Liveness::Stale(_))).count();

@@ -44,6 +44,9 @@ impl History {
         let events = open.store.history(&open.cx, &mut |event| {
             event.time >= since && network.is_none_or(|n| event.network() == n) && is_about(event)
         })?;
+        if events.is_empty() {
+            open.check_network(network)?;
+        }
         let rows: Vec<EventRow<'_>> = events.iter().map(EventRow::new).collect();
         if call.as_json {
             return call.json_rows(&rows);

@@ -79,7 +79,7 @@ pub struct Consul {
 
 impl Consul {
     fn run(&self, call: &mut Call<'_>) -> Result<()> {
-        let mut open = call.open()?;
+        let mut open = call.open_or_create()?;
         let mut reports = Vec::new();
         for name in &self.networks {
             let network = network_name(name)?;

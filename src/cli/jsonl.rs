@@ -69,7 +69,7 @@ pub struct Import {
 
 impl Import {
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
-        let mut open = call.open()?;
+        let mut open = call.open_or_create()?;
         let moved = if let Some(path) = &self.file {
             let name = path.display().to_string();
             open.restore(self.how.dry_run, call, |copier| {

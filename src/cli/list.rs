@@ -30,10 +30,14 @@ impl List {
                 }
             })?;
             written?;
+            if !rows.is_begun {
+                open.check_network(self.network.as_deref())?;
+            }
             return Ok(call.stdout.write_all(&rows.finish())?);
         }
         let leases = open.leases(&wanted)?;
         if leases.is_empty() {
+            open.check_network(self.network.as_deref())?;
             writeln!(call.stderr, "no leases in {}", open.place)?;
         }
         Ok(write!(

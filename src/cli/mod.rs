@@ -202,7 +202,14 @@ fn fail(terminal: &mut Terminal<'_>, error: &anyhow::Error) -> u8 {
 fn report_error(stderr: &mut dyn Write, screen: &Screen, error: &anyhow::Error) {
     // If this fails there is nowhere left to report it.
     let screen = Screen { color: screen.alert, ..*screen };
-    let text = with_causes(error.as_ref());
+    let mut text = with_causes(error.as_ref());
+    let is_denied = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<io::Error>().map(io::Error::kind)
+            == Some(io::ErrorKind::PermissionDenied)
+    };
+    if error.chain().any(is_denied) && !rustix::process::geteuid().is_root() {
+        text.push_str("; run this as root");
+    }
     let _ = writeln!(stderr, "{} {text}", screen.paint(Tone::Bad, "sublet:"));
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
 
-use super::screen::Progress;
+use super::screen::{Progress, visible};
 use super::{Call, misuse};
 use crate::alloc::{Context, Del, Target};
 use crate::config;
@@ -73,8 +73,23 @@ const ECS_DEFAULT: &str = "/data/eni-ipam.db";
 pub const WAIT: Wait = Wait::For(Duration::from_secs(5));
 
 impl Call<'_> {
-    /// Opens the store that the arguments or the environment name, else the default file.
+    /// Opens the store that the arguments or the environment name, else the default file. A named file that
+    /// does not exist is an error; a message reports it if the default file does not exist yet.
     pub fn open(&mut self) -> Result<OpenStore> {
+        let named = self.args.cluster().is_none() && self.args.named(self.world.env)?.is_some();
+        let open = self.open_or_create()?;
+        if open.cluster || is_store(&open.place)? {
+            return Ok(open);
+        }
+        if named {
+            return Err(missing(&open.place));
+        }
+        writeln!(self.stderr, "there is no lease store on this host yet ({})", open.place)?;
+        Ok(open)
+    }
+
+    /// Opens the same store for a command that creates it.
+    pub fn open_or_create(&mut self) -> Result<OpenStore> {
         if let (Some(_), Some(store)) = (self.args.cluster(), &self.args.store) {
             return self.open_named(store, "--store");
         }
@@ -88,17 +103,7 @@ impl Call<'_> {
 
     /// Returns the default store that exists. Of two, one is used and the other is named.
     fn default_store(&mut self) -> Result<&'static str> {
-        // If there are only boot leases, `<file>` itself does not exist.
-        let exists = |path: &str| -> Result<bool> {
-            for name in [path.to_owned(), format!("{path}.boot.lock")] {
-                let found = files::look(name.as_ref());
-                if found.with_context(|| format!("cannot look at {name}"))?.is_some() {
-                    return Ok(true);
-                }
-            }
-            Ok(false)
-        };
-        let (usual, ecs) = (exists(DEFAULT)?, exists(ECS_DEFAULT)?);
+        let (usual, ecs) = (is_store(DEFAULT)?, is_store(ECS_DEFAULT)?);
         if usual && ecs {
             writeln!(
                 self.stderr,
@@ -138,6 +143,22 @@ impl Call<'_> {
     }
 }
 
+/// Whether a lease file exists. With boot leases only, `<file>` itself does not: its lock file does.
+pub fn is_store(path: &str) -> Result<bool> {
+    for name in [path.to_owned(), format!("{path}.boot.lock"), format!("{path}.policy")] {
+        let found = files::has_name(name.as_ref());
+        if found.with_context(|| format!("cannot look at {name}"))? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The error about a file that was named and does not exist.
+pub fn missing(place: &str) -> anyhow::Error {
+    anyhow!("there is no lease store {place}; name another file with --store")
+}
+
 pub fn lease_file(path: PathBuf, persist: Persist) -> StoreSpec {
     StoreSpec::Embedded { path, persist, wait: WAIT, history: History::Standing }
 }
@@ -166,6 +187,28 @@ impl OpenStore {
         let del = Del { set: lease.set.clone(), target, rewind: false, undo: false, legacy: None };
         let cx = self.cx_for(lease);
         Ok(!engine::del(&mut *self.store, del, None, &cx)?.is_empty())
+    }
+
+    /// An error unless the store knows this network or pool. Reads all leases: ask only when nothing was found.
+    pub fn check_network(&mut self, name: Option<&str>) -> Result<()> {
+        let Some(name) = name else { return Ok(()) };
+        let known = self.known_networks()?;
+        if known.contains(name) { Ok(()) } else { Err(unknown_network(name, &known)) }
+    }
+
+    /// The networks and pools that have ranges or leases.
+    pub fn known_networks(&mut self) -> Result<BTreeSet<String>> {
+        let defined = self.store.networks(&self.cx)?;
+        let mut known: BTreeSet<String> =
+            defined.into_iter().map(|d| d.network.to_string()).collect();
+        known.extend(self.store.pools()?.into_iter().map(|pool| pool.id.0));
+        self.store.list(&self.cx, &mut |lease| {
+            let name = shown_network(&lease);
+            if !known.contains(name) {
+                known.insert(name.to_owned());
+            }
+        })?;
+        Ok(known)
     }
 
     /// How full each range is, or each of one network.
@@ -219,6 +262,20 @@ impl OpenStore {
             n => Err(anyhow!("{name} begins the IDs of {n} containers; give more of it")),
         }
     }
+}
+
+/// How many known networks a message names.
+const NAMED: usize = 5;
+
+/// The error about a network that the store does not know. It names the most similar ones.
+pub fn unknown_network(name: &str, known: &BTreeSet<String>) -> anyhow::Error {
+    let mut similar: Vec<&str> = known.iter().map(String::as_str).collect();
+    similar.sort_by_key(|other| strsim::damerau_levenshtein(name, other));
+    let rest = similar.len().saturating_sub(NAMED);
+    let shown: Vec<String> = similar.iter().take(NAMED).map(|name| visible(name)).collect();
+    let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
+    let known = if shown.is_empty() { "none".to_owned() } else { shown.join(", ") };
+    anyhow!("unknown network {name:?} (known: {known}{more})")
 }
 
 /// How a name fits an owner.

@@ -19,6 +19,9 @@ impl Pools {
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
         let mut open = call.open()?;
         let usage = open.usage(self.network.as_deref())?;
+        if usage.is_empty() {
+            open.check_network(self.network.as_deref())?;
+        }
         let rows = open.pool_rows(&usage)?;
         if call.as_json {
             return call.json_rows(&rows);

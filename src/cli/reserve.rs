@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
 use serde_json::json;
 
+use super::open::unknown_network;
 use super::{Call, OpenStore, misuse, network_name};
 use crate::alloc;
 use crate::engine;
@@ -31,6 +32,9 @@ pub struct Reserve {
     /// What for
     #[arg(long, value_name = "TEXT")]
     note: Option<String>,
+    /// Reserve although the network has no lease yet
+    #[arg(long)]
+    create: bool,
     /// Whose they are
     #[arg(long, value_name = "TEXT")]
     owner: Option<String>,
@@ -53,12 +57,7 @@ pub struct What {
 impl What {
     /// Returns the network's set of leases, and the addresses. Addresses to reserve must be in one of its
     /// ranges; a reservation can be ended whatever the ranges have become.
-    fn find(
-        &self,
-        inside: bool,
-        open: &mut OpenStore,
-        call: &mut Call<'_>,
-    ) -> Result<(SetName, Vec<Addr>)> {
+    fn find(&self, inside: bool, open: &mut OpenStore) -> Result<(SetName, Vec<Addr>)> {
         let span = span(&self.addresses)?;
         let count = span.size();
         if count > MOST {
@@ -79,13 +78,6 @@ impl What {
                 self.addresses,
                 ranges.join(", ")
             ));
-        }
-        if defined.is_none() && !open.cluster {
-            writeln!(
-                call.stderr,
-                "network {network} has given no address in {} yet; this is for when it does",
-                open.place
-            )?;
         }
         let set = defined.map_or_else(|| SetName(network.to_string()), |d| d.set.clone());
         let addrs = std::iter::successors(Some(span.first), |addr| addr.next());
@@ -112,7 +104,7 @@ impl What {
 
     pub(super) fn unreserve(&self, call: &mut Call<'_>) -> Result<()> {
         let mut open = call.open()?;
-        let (set, addrs) = self.find(false, &mut open, call)?;
+        let (set, addrs) = self.find(false, &mut open)?;
         let (network, named) = (&self.network, &self.addresses);
         let question = format!("let {named} of network {network} be given");
         if !self.yes && !call.confirm(&question)? {
@@ -132,8 +124,18 @@ impl What {
 
 impl Reserve {
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
-        let mut open = call.open()?;
-        let (set, addrs) = self.what.find(true, &mut open, call)?;
+        let mut open = call.open_or_create()?;
+        let (set, addrs) = self.what.find(true, &mut open)?;
+        let network = &self.what.network;
+        if !self.create {
+            let known = open.known_networks()?;
+            if !known.contains(network) {
+                return Err(anyhow!(
+                    "{}; pass --create to reserve before its first lease",
+                    unknown_network(network, &known)
+                ));
+            }
+        }
         let question = format!("reserve {} addresses", addrs.len());
         if addrs.len() > FEW && !self.what.yes && !call.confirm(&question)? {
             return Ok(writeln!(call.stderr, "nothing was reserved")?);

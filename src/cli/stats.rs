@@ -36,6 +36,9 @@ impl Stats {
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
         let mut open = call.open()?;
         let usage = open.usage(self.network.as_deref())?;
+        if usage.is_empty() {
+            open.check_network(self.network.as_deref())?;
+        }
         let mut counters = open.store.counters(&open.cx)?;
         if let Some(network) = &self.network {
             let drawn = |set: &SetName| usage.iter().any(|usage| usage.extent.set == *set);

@@ -10,6 +10,7 @@ use anyhow::Result;
 use clap::Args;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::open::is_store;
 use super::screen::{Tone, visible};
 use super::{Call, OpenStore};
 use crate::config;
@@ -54,7 +55,15 @@ type Leases = BTreeMap<(SetName, Addr), Lease>;
 
 impl Watch {
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
-        let mut open = call.open()?;
+        let mut open = call.open_or_create()?;
+        if !open.cluster && !is_store(&open.place)? {
+            writeln!(call.stderr, "there is no lease store {} yet", open.place)?;
+        }
+        if let Some(name) = &self.network
+            && !open.known_networks()?.contains(name)
+        {
+            writeln!(call.stderr, "network {} has no lease yet", visible(name))?;
+        }
         // Found before each look, so that a change during the look is seen by the next one.
         let mut version = open.store.version(&open.cx)?;
         let mut source = self.begin(&mut open)?;

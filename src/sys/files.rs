@@ -20,6 +20,14 @@ pub fn look(path: &Path) -> io::Result<Option<Metadata>> {
     }
 }
 
+/// Returns whether a name exists, be it that of a symbolic link that leads nowhere.
+pub fn has_name(path: &Path) -> io::Result<bool> {
+    match fs::symlink_metadata(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
+        found => found.map(|_| true),
+    }
+}
+
 /// What an error is of where something else than a file lies: a folder, a pipe, a device.
 pub fn is_none(e: &io::Error) -> bool {
     matches!(e.kind(), ErrorKind::IsADirectory | ErrorKind::InvalidInput)

@@ -48,7 +48,8 @@ fn who_held_an_address_and_when() {
     assert_eq!(of("history seco --json"), expected[2..]);
     assert_eq!(of("history 10.1.2.2 --network mynet --since 1h --json"), expected);
     assert!(of("history 10.1.2.2 --since 2100-01-01T00:00:00Z --json").is_empty());
-    assert!(of("history 10.1.2.2 --network other --json").is_empty());
+    let unknown = sublet(&lab, "history 10.1.2.2 --network other --json").run();
+    unknown.check(unknown.code == Some(1) && unknown.stderr.contains("mynet"), "unknown network");
     let table = sublet(&lab, "history second").run();
     table.check(table.succeeded() && table.stdout.lines().count() == 3, "a table of two rows");
     let none = sublet(&lab, "history 10.9.9.9").run();
@@ -95,6 +96,7 @@ fn reserving_is_all_or_nothing() {
     refused("reserve mynet 10.1.2.0/28", "nothing was reserved");
     refused("reserve mynet 10.1.2.0/28", "container c (eth0) holds it");
     refused("reserve mynet 10.9.0.1", "in no range of network mynet");
+    refused("reserve later 10.7.0.9", "--create");
     misused("reserve mynet 10.0.0.0/8", "at most 65536");
     misused("reserve mynet 10.1.2.9-10.1.2.7", "ends before it begins");
     misused("reserve mynet 10.1.2.9/28", "host bits");
@@ -108,8 +110,7 @@ fn reserving_is_all_or_nothing() {
     assert_eq!(done["addresses"], json!([]), "they are reserved already");
     assert_eq!(lab.list().len(), 17);
     // DEL, gc and release leave reservations alone; an unknown network is reserved for beforehand.
-    let early = sublet(&lab, "reserve later 10.7.0.9").run();
-    early.check(early.succeeded() && early.stderr.contains("no address"), "reserved beforehand");
+    sublet(&lab, "reserve later 10.7.0.9 --create --json").run().ok();
     let done = sublet(&lab, "unreserve mynet 10.1.2.0/24 --yes --json").run().ok();
     assert_eq!(done["addresses"].as_array().unwrap().len(), 16);
 }
@@ -166,13 +167,14 @@ fn statistics_count_addresses_and_requests() {
     let empty = Lab::new();
     fs::create_dir(empty.join("data")).unwrap();
     let answer = sublet(&empty, "stats --prometheus").run();
-    answer.check(answer.succeeded() && answer.stdout.is_empty(), "nothing is known");
+    answer.check(answer.code == Some(1) && answer.stderr.contains("no lease store"), "no store");
 }
 
 #[test]
 fn a_sound_store_has_nothing_for_the_doctor() {
     let lab = Lab::new();
-    sublet(&lab, "doctor").run().check(true, "no store");
+    let missing = sublet(&lab, "doctor").run();
+    missing.check(missing.code == Some(1), "no store");
     let conf = conf(&lab.data_dir(), "10.1.2.0/24");
     for n in 0..20 {
         let mut conf = conf.clone();
@@ -185,9 +187,10 @@ fn a_sound_store_has_nothing_for_the_doctor() {
     }
     sublet(&lab, "reserve mynet 10.1.2.200-10.1.2.210").run();
     let answer = sublet(&lab, "doctor").run();
-    answer.check(answer.succeeded() && answer.stdout.contains("nothing is wrong"), "all is well");
+    answer
+        .check(answer.succeeded() && answer.stdout.contains("13 leases in 1 range"), "all is well");
     let answer = sublet(&lab, "doctor --json --repair --yes").run().ok();
-    assert_eq!(answer, json!({"problems": []}));
+    assert_eq!(answer, json!({"checked": {"leases": 13, "ranges": 1}, "problems": []}));
 }
 
 #[test]
@@ -244,7 +247,7 @@ mod peers {
                 reboot::address(&reboot::cni(&lab, boot, "ADD", container, &conf))
             };
             // Before the network has any lease, and beside one.
-            run(1, &format!("reserve {persist} 10.1.2.2 --note printer --owner ops"));
+            run(1, &format!("reserve {persist} 10.1.2.2 --note printer --owner ops --create"));
             assert_eq!(add(1, "a"), "10.1.2.3/29");
             run(1, &format!("reserve {persist} 10.1.2.4-10.1.2.5"));
             assert_eq!(add(1, "b"), "10.1.2.6/29");

@@ -125,7 +125,7 @@ pub fn write_files(lab: &Lab) {
     for (name, address) in [("lines.jsonl", "10.92.0.7"), ("bad.jsonl", "10.92.0")] {
         fs::write(lab.join(name), format!("{head}\n{}\n", line(address))).unwrap();
     }
-    let taken = ["reserve", "pods", "10.77.0.2", "--store", "@/other.redb"];
+    let taken = ["reserve", "pods", "10.77.0.2", "--create", "--store", "@/other.redb"];
     let reserved = said(lab, &taken, PLAIN);
     assert!(reserved.ends_with("exit 0\n"), "{reserved}");
 }

@@ -59,7 +59,7 @@ impl Case {
     }
 
     fn reserves(self, address: &str) -> Case {
-        let done = self.operator(&["reserve", "mynet", address]).run();
+        let done = self.operator(&["reserve", "mynet", address, "--create"]).run();
         done.check(done.succeeded(), "reserve");
         self
     }
