@@ -19,6 +19,9 @@ echo 'int main(void) { return 0; }' | cc -static -x c -o /dev/null - ||
         "(Debian: apt-get install gcc libc6-dev; Fedora: dnf install gcc glibc-static)"
 
 host=$(rustc -vV | sed -n 's/^host: //p')
+# `sublet version` prints it.
+SUBLET_COMMIT=$(git rev-parse --short=12 HEAD 2> /dev/null || echo unknown)
+export SUBLET_COMMIT
 # +crt-static needs the target to be named: without it build scripts and macros get the flag too.
 RUSTFLAGS='-C target-feature=+crt-static' \
     cargo build --release --locked --target "$host" --bin sublet --bin subletd

@@ -1,7 +1,11 @@
 //! `sublet history`: who held an address, and when.
 
-use anyhow::Result;
+use std::collections::BTreeMap;
+
+use anyhow::{Result, anyhow};
 use clap::Args;
+use jiff::civil;
+use jiff::tz::TimeZone;
 
 use super::{Call, fit, misuse, tables};
 use crate::config::duration;
@@ -9,64 +13,113 @@ use crate::model::{Event, Timestamp};
 use crate::net::Addr;
 use crate::rows::EventRow;
 
-/// Tell who held an address when, or what a container held.
+/// Show who held an address, and what a container held
 ///
-/// A lease file keeps the last 10,000 events of 30 days, or what the configuration says as "history";
-/// the boot before this one is told of too. A cluster keeps 1,000 events of each node, or as many as
-/// that node's configuration says.
+/// Without an argument the latest events are shown. A lease file keeps the last 10,000 events of 30 days, or
+/// as the configuration's "history" says, and the events of the boot before this one. A cluster keeps 1,000
+/// events of each node, or as many as that node's configuration says.
 #[derive(Debug, Args)]
 pub struct History {
-    /// An address; a container ID or the beginning of one; an ECS id; a pod as namespace/name
-    #[arg(value_name = "ADDRESS|CONTAINER")]
-    name: String,
-    /// Nothing before this: so long ago (2h), or a time (2026-01-31T08:00:00Z)
+    /// An address; a container ID or its first four characters or more; an ECS id; a pod as namespace/name; a
+    /// network
+    #[arg(value_name = "ADDRESS|CONTAINER|POD|NETWORK")]
+    name: Option<String>,
+    /// Only events from this time on: 2h or 7d ago, 2026-01-31, "2026-01-31 08:00" (UTC), RFC 3339
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
-    /// Only this network's
+    /// Only events before this time
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+    /// Who held the addresses at this time: the last event of each address that was leased then
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["since", "until"])]
+    at: Option<String>,
+    /// Only this network
     #[arg(long, value_name = "NAME")]
     network: Option<String>,
+    /// Print at most the last N events [default: 50 without an argument]
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
 }
+
+/// How many events are printed if nothing is asked for.
+const LATEST: usize = 50;
 
 impl History {
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
         let mut open = call.open()?;
-        let since = match &self.since {
-            Some(text) => since(text, open.cx.now)?,
-            None => 0,
+        let now = open.cx.now;
+        let moment = |option: &str, text: &Option<String>| {
+            text.as_ref().map(|text| time(option, text, now)).transpose()
         };
-        let (name, network) = (&self.name, self.network.as_deref());
-        let addr: Option<Addr> = name.parse().ok();
-        let is_about = |event: &Event| {
+        let since = moment("--since", &self.since)?.unwrap_or(0);
+        let at = moment("--at", &self.at)?;
+        let until = moment("--until", &self.until)?.or(at.map(|at| at.saturating_add(1)));
+        let network = self.network.as_deref();
+        let addr: Option<Addr> = self.name.as_ref().and_then(|name| name.parse().ok());
+        let is_about = |event: &Event, name: &String| {
             addr == Some(event.addr)
                 || fit(name, &event.owner, &event.origin).is_some()
                 || event.origin.endpoint.as_ref() == Some(name)
+                || event.network() == name
         };
-        let events = open.store.history(&open.cx, &mut |event| {
-            event.time >= since && network.is_none_or(|n| event.network() == n) && is_about(event)
+        let mut events = open.store.history(&open.cx, &mut |event| {
+            event.time >= since
+                && until.is_none_or(|until| event.time < until)
+                && network.is_none_or(|n| event.network() == n)
+                && self.name.as_ref().is_none_or(|name| is_about(event, name))
         })?;
+        if at.is_some() {
+            events = held(events);
+        }
         if events.is_empty() {
             open.check_network(network)?;
         }
+        let is_filtered = self.name.is_some() || since > 0 || until.is_some();
+        let limit = self.limit.unwrap_or(if is_filtered { usize::MAX } else { LATEST });
+        events.drain(..events.len().saturating_sub(limit));
         let rows: Vec<EventRow<'_>> = events.iter().map(EventRow::new).collect();
+        if rows.is_empty()
+            && let Some(name) = &self.name
+            && addr.is_none()
+            && open.named(name, network).is_err()
+            && !open.known_networks()?.contains(name)
+        {
+            return Err(anyhow!("{name} is unknown in {}; see `sublet history`", open.place));
+        }
         if call.as_json {
             return call.json_rows(&rows);
         }
         if rows.is_empty() {
-            writeln!(call.stderr, "{name} has no history in {}", open.place)?;
+            let what = self.name.as_deref().unwrap_or("this time");
+            writeln!(call.stderr, "{what} has no history in {}", open.place)?;
         }
         Ok(write!(call.stdout, "{}", tables::events(&rows, &call.screen))?)
     }
 }
 
-/// So long ago, or a time.
-fn since(text: &str, now: Timestamp) -> Result<Timestamp> {
+/// The last event of each address, if it left the address leased.
+fn held(events: Vec<Event>) -> Vec<Event> {
+    let mut last = BTreeMap::new();
+    for event in events {
+        last.insert((event.set.clone(), event.addr), event);
+    }
+    last.into_values().filter(|event| event.what.gives()).collect()
+}
+
+/// Reads a time: so long ago, a date, a date and time in UTC, or RFC 3339.
+fn time(option: &str, text: &str, now: Timestamp) -> Result<Timestamp> {
+    let days = text.strip_suffix('d').and_then(|days| days.parse::<u64>().ok());
+    if let Some(days) = days {
+        return Ok(now.saturating_sub(days.saturating_mul(86_400)));
+    }
     if let Ok(ago) = duration::positive(text) {
         return Ok(now.saturating_sub(ago.as_secs()));
     }
-    let time: Option<jiff::Timestamp> = text.parse().ok();
+    let in_utc = || text.parse::<civil::DateTime>().ok()?.to_zoned(TimeZone::UTC).ok();
+    let time = text.parse::<jiff::Timestamp>().ok().or_else(|| Some(in_utc()?.timestamp()));
     time.map(|time| u64::try_from(time.as_second()).unwrap_or(0)).ok_or_else(|| {
         misuse(format!(
-            "--since is {text:?}; say so long ago (90s, 2h), or a time (2026-01-31T08:00:00Z)"
+            "{option} is {text:?}; use 90s, 2h or 7d (ago), 2026-01-31, \"2026-01-31 08:00\" (UTC), or RFC 3339"
         ))
     })
 }
@@ -76,11 +129,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn since_is_a_while_ago_or_a_time() {
-        assert_eq!(since("2h", 10_000).unwrap(), 2_800);
-        assert_eq!(since("2h", 10).unwrap(), 0);
-        assert_eq!(since("1970-01-01T00:01:00Z", 10_000).unwrap(), 60);
-        assert_eq!(since("1970-01-01T00:01:00+00:01", 10_000).unwrap(), 0);
-        assert!(since("yesterday", 10_000).is_err());
+    fn a_time_is_a_while_ago_a_date_or_a_moment() {
+        let read = |text| time("--since", text, 10_000);
+        assert_eq!(read("2h").unwrap(), 2_800);
+        assert_eq!(time("--since", "7d", 1_000_000).unwrap(), 395_200);
+        assert_eq!(time("--since", "2h", 10).unwrap(), 0);
+        assert_eq!(read("1970-01-01T00:01:00Z").unwrap(), 60);
+        assert_eq!(read("1970-01-01T00:01:00+00:01").unwrap(), 0);
+        assert_eq!(read("1970-01-02").unwrap(), 86_400);
+        assert_eq!(read("1970-01-02 03:00").unwrap(), 97_200);
+        assert!(read("yesterday").is_err());
     }
 }

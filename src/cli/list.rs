@@ -1,49 +1,153 @@
 //! `sublet list`: what is leased.
+//!
+//! Invariant: without `--sort`, JSON and YAML rows are printed as they are read, so that memory does not grow
+//! with the leases.
+
+use std::cmp::Ordering;
 
 use anyhow::Result;
-use clap::Args;
+use clap::{Args, ValueEnum};
 
-use super::{Call, JsonRows, tables};
+use super::map::subnet;
+use super::screen::Screen;
+use super::{Call, Format, Rows, tables};
 use crate::error::shown_network;
 use crate::model::Lease;
+use crate::net::Subnet;
 use crate::rows::LeaseRow;
 
-/// List all leases, or one network's.
+/// List leases and reservations
+///
+/// Filters are combined: a lease is listed if it passes all of them.
 #[derive(Debug, Args)]
 pub struct List {
-    /// Only this network's
+    #[command(flatten)]
+    filter: Filter,
+    /// Sort by this column; by default the order is that of networks and addresses
+    #[arg(long, value_enum, value_name = "COLUMN")]
+    sort: Option<Column>,
+    /// Print at most N rows
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+}
+
+/// Which leases.
+#[derive(Debug, Args)]
+pub struct Filter {
+    /// Only this network, or pool of Docker
     #[arg(long, value_name = "NAME")]
-    network: Option<String>,
+    pub network: Option<String>,
+    /// Only this pod: its name, or namespace/name
+    #[arg(long, value_name = "POD")]
+    pod: Option<String>,
+    /// Only pods of this namespace
+    #[arg(long, value_name = "NAME")]
+    namespace: Option<String>,
+    /// Only leases that this node made
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
+    /// Only this kind: dynamic, static, gateway, aux or reserved
+    #[arg(long, value_name = "KIND", value_parser = ["dynamic", "static", "gateway", "aux", "reserved"])]
+    kind: Option<String>,
+    /// Only addresses in this prefix
+    #[arg(long, value_name = "CIDR", value_parser = subnet)]
+    prefix: Option<Subnet>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Column {
+    Network,
+    Pod,
+    Address,
+    Container,
+    Node,
+    /// Newest first
+    Age,
+}
+
+impl Filter {
+    fn passes(&self, lease: &Lease) -> bool {
+        let pod = lease.origin.pod.as_ref();
+        let is_pod = |name: &String| {
+            pod.is_some_and(|pod| match name.split_once('/') {
+                Some((namespace, name)) => pod.namespace == namespace && pod.name == name,
+                None => pod.name == *name,
+            })
+        };
+        self.network.as_deref().is_none_or(|name| shown_network(lease) == name)
+            && self.pod.as_ref().is_none_or(is_pod)
+            && self.namespace.as_ref().is_none_or(|n| pod.is_some_and(|p| p.namespace == *n))
+            && self.node.as_ref().is_none_or(|name| lease.node.name == *name)
+            && self.kind.as_ref().is_none_or(|kind| lease.kind.word() == kind)
+            && self.prefix.is_none_or(|prefix| prefix.contains(lease.addr))
+    }
+}
+
+impl Column {
+    fn compare(self, one: &Lease, other: &Lease) -> Ordering {
+        let pod = |lease: &Lease| {
+            lease.origin.pod.as_ref().map(|pod| (pod.namespace.clone(), pod.name.clone()))
+        };
+        let container = |lease: &Lease| lease.attachment().map(|a| a.container.to_string());
+        match self {
+            Column::Network => shown_network(one).cmp(shown_network(other)),
+            // Rows without a value come last.
+            Column::Pod => (pod(one).is_none(), pod(one)).cmp(&(pod(other).is_none(), pod(other))),
+            Column::Address => one.addr.cmp(&other.addr),
+            Column::Container => (container(one).is_none(), container(one))
+                .cmp(&(container(other).is_none(), container(other))),
+            Column::Node => one.node.name.cmp(&other.node.name),
+            Column::Age => other.time.cmp(&one.time),
+        }
+    }
 }
 
 impl List {
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
         let mut open = call.open()?;
-        let wanted = |l: &Lease| self.network.as_deref().is_none_or(|n| shown_network(l) == n);
-        if call.as_json {
-            // The store holds no lock while a row is printed, so that memory does not grow with the leases.
-            let (mut rows, mut written) = (JsonRows::default(), Ok(()));
+        let limit = self.limit.unwrap_or(usize::MAX);
+        if call.as_json && self.sort.is_none() {
+            // The store holds no lock while a row is printed.
+            let (mut rows, mut written, mut count) = (Rows::new(call.format), Ok(()), 0);
             open.store.list(&open.cx, &mut |lease| {
-                if written.is_ok() && wanted(&lease) {
-                    let pushed = rows.push(&LeaseRow::new(&lease)).map_err(anyhow::Error::from);
+                if written.is_ok() && count < limit && self.filter.passes(&lease) {
+                    count += 1;
+                    let pushed = rows.push(&LeaseRow::new(&lease));
                     written = pushed.and_then(|()| Ok(rows.drain(call.stdout)?));
                 }
             })?;
             written?;
-            if !rows.is_begun {
-                open.check_network(self.network.as_deref())?;
+            if count == 0 {
+                open.check_network(self.filter.network.as_deref())?;
             }
             return Ok(call.stdout.write_all(&rows.finish())?);
         }
-        let leases = open.leases(&wanted)?;
+        let mut leases = open.leases(&|lease| self.filter.passes(lease))?;
         if leases.is_empty() {
-            open.check_network(self.network.as_deref())?;
+            open.check_network(self.filter.network.as_deref())?;
+        }
+        if let Some(column) = self.sort {
+            leases.sort_by(|one, other| column.compare(one, other));
+        }
+        leases.truncate(limit);
+        match call.format {
+            Format::Json | Format::Yaml => return call.json_rows(leases.iter().map(LeaseRow::new)),
+            Format::Name => {
+                for lease in &leases {
+                    writeln!(call.stdout, "{}", lease.addr)?;
+                }
+                return Ok(());
+            }
+            Format::Table | Format::Wide => {}
+        }
+        if leases.is_empty() {
             writeln!(call.stderr, "no leases in {}", open.place)?;
         }
-        Ok(write!(
-            call.stdout,
-            "{}",
-            tables::leases(leases.iter().map(LeaseRow::new), &call.screen)
-        )?)
+        let is_wide = call.format == Format::Wide;
+        // A wide table is never cut.
+        let width = if is_wide { usize::MAX } else { call.screen.width };
+        let screen = Screen { width, ..call.screen };
+        let text = tables::leases(&leases, open.cx.now, is_wide, &screen);
+        Ok(write!(call.stdout, "{text}")?)
     }
 }

@@ -30,6 +30,7 @@ mod table;
 mod tables;
 mod watch;
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufRead, BufWriter, IsTerminal, Write};
@@ -37,8 +38,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow};
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use serde::Serialize;
+use serde_json::json;
 
 use crate::error::with_causes;
 use crate::model::{Face, NetworkName};
@@ -53,27 +56,40 @@ use screen::{Screen, Tone, When};
 /// called by you it shows and repairs what it has leased.
 #[derive(Debug, Parser)]
 #[allow(clippy::doc_markdown, reason = "shown as they are")]
-#[command(name = "sublet", version, disable_help_subcommand = true)]
+#[command(name = "sublet", version)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
     #[command(flatten)]
     store: StoreArgs,
-    /// Print JSON instead of text
-    #[arg(long, global = true)]
+    /// How to print: wide adds columns to a table, name prints addresses or names only
+    #[arg(long, short, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    output: Format,
+    /// The same as -o json
+    #[arg(long, global = true, conflicts_with = "output")]
     json: bool,
     /// When there is color
     #[arg(long, value_enum, default_value_t, global = true, value_name = "WHEN")]
     color: When,
 }
 
+/// How rows and reports are printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Format {
+    #[default]
+    Table,
+    Wide,
+    Json,
+    Yaml,
+    Name,
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// List all leases, or one network's
+    #[command(visible_alias = "ls")]
     List(list::List),
     /// Show everything known of an address, a container, a pod, or a network
     Show(show::Show),
-    /// Free an address, or all of a container's
     Release(release::Release),
     Gc(gc::Gc),
     Check(check::Check),
@@ -99,6 +115,14 @@ enum Command {
     #[command(subcommand)]
     Export(export::Export),
     Copy(copy::Copy),
+    /// Print the version, the commit, and the C library that it was built with
+    Version,
+    /// Print a completion script for a shell
+    Completion {
+        /// The shell
+        #[arg(value_enum)]
+        shell: Shell,
+    },
 }
 
 /// The streams of the process.
@@ -148,16 +172,21 @@ fn serve(args: Vec<OsString>, world: World<'_>, terminal: &mut Terminal<'_>) -> 
         }
     };
     terminal.screen = terminal.screen.with(cli.color);
-    let facts = Facts { face: Face::Cli, ..world.facts.named(cli.store.node.as_deref()) };
+    let facts = Facts { face: Face::Cli, ..world.facts.named(cli.store.node_name.as_deref()) };
     let mut call = Call {
         args: &cli.store,
-        as_json: cli.json,
+        format: if cli.json { Format::Json } else { cli.output },
+        as_json: cli.json || matches!(cli.output, Format::Json | Format::Yaml),
         world: World { facts: &facts, ..world },
         stdout: &mut *terminal.stdout,
         stderr: &mut *terminal.stderr,
         screen: terminal.screen,
     };
-    let done = cli.command.run(&mut call);
+    let done = if call.format == Format::Name && !cli.command.prints_names() {
+        Err(misuse("-o name is for list and pools"))
+    } else {
+        cli.command.run(&mut call)
+    };
     let flushed = call.stdout.flush();
     match done.and(flushed.map_err(Into::into)) {
         Ok(()) => 0,
@@ -166,6 +195,10 @@ fn serve(args: Vec<OsString>, world: World<'_>, terminal: &mut Terminal<'_>) -> 
 }
 
 impl Command {
+    fn prints_names(&self) -> bool {
+        matches!(self, Command::List(_) | Command::Pools(_))
+    }
+
     fn run(&self, call: &mut Call<'_>) -> Result<()> {
         match self {
             Command::List(list) => list.run(call),
@@ -186,8 +219,24 @@ impl Command {
             Command::Import(import) => import.run(call),
             Command::Export(export) => export.run(call),
             Command::Copy(copy) => copy.run(call),
+            Command::Version => version(call),
+            Command::Completion { shell } => {
+                clap_complete::generate(*shell, &mut definition(), "sublet", call.stdout);
+                Ok(())
+            }
         }
     }
+}
+
+/// Prints the version of the program, the commit that it was built from, and its C library.
+fn version(call: &mut Call<'_>) -> Result<()> {
+    let version = env!("CARGO_PKG_VERSION");
+    let commit = option_env!("SUBLET_COMMIT").unwrap_or("unknown");
+    let libc = if cfg!(target_env = "musl") { "musl" } else { "glibc" };
+    if call.as_json {
+        return call.json(&json!({ "version": version, "commit": commit, "libc": libc }));
+    }
+    Ok(writeln!(call.stdout, "sublet {version} (commit {commit}, {libc})")?)
 }
 
 fn fail(terminal: &mut Terminal<'_>, error: &anyhow::Error) -> u8 {
@@ -230,7 +279,8 @@ fn misuse(text: impl Into<String>) -> anyhow::Error {
 /// One run of a command: its store arguments, the world and the streams.
 struct Call<'a> {
     args: &'a StoreArgs,
-    /// Rows and reports are printed as JSON.
+    format: Format,
+    /// Rows and reports are printed as JSON or YAML.
     as_json: bool,
     world: World<'a>,
     /// Flushed once the command has run.
@@ -240,15 +290,26 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// Prints a JSON document.
+    /// Prints a document, as JSON or YAML.
     fn json(&mut self, value: &impl Serialize) -> Result<()> {
+        if self.format == Format::Yaml {
+            return Ok(self.stdout.write_all(serde_norway::to_string(value)?.as_bytes())?);
+        }
         let text = serde_json::to_string_pretty(value)?;
-        Ok(writeln!(self.stdout, "{text}")?)
+        Ok(writeln!(self.stdout, "{}", escaped(&text))?)
     }
 
-    /// Prints a JSON array with a row on each line.
+    /// Prints a row of a stream: a line of JSON, or a YAML document.
+    fn json_line(&mut self, row: &impl Serialize) -> Result<()> {
+        if self.format == Format::Yaml {
+            return Ok(write!(self.stdout, "---\n{}", serde_norway::to_string(row)?)?);
+        }
+        Ok(writeln!(self.stdout, "{}", escaped(&serde_json::to_string(row)?))?)
+    }
+
+    /// Prints an array: as JSON with a row on each line, or as YAML.
     fn json_rows<T: Serialize>(&mut self, rows: impl IntoIterator<Item = T>) -> Result<()> {
-        let mut array = JsonRows::default();
+        let mut array = Rows::new(self.format);
         rows.into_iter().try_for_each(|row| array.push(&row))?;
         Ok(self.stdout.write_all(&array.finish())?)
     }
@@ -257,9 +318,10 @@ impl Call<'_> {
     fn confirm(&mut self, question: &str) -> Result<bool> {
         self.stdout.flush()?;
         if !io::stdin().is_terminal() {
-            return Err(misuse(format!("{question}: there is no terminal to ask on; say --yes")));
+            return Err(misuse(format!("not a terminal: pass --yes to {question}")));
         }
-        write!(self.stderr, "{question}? [y/N] ")?;
+        let (first, rest) = question.split_at(question.chars().next().map_or(0, char::len_utf8));
+        write!(self.stderr, "{}{rest}? [y/N] ", first.to_uppercase())?;
         self.stderr.flush()?;
         let mut answer = String::new();
         io::stdin().lock().read_line(&mut answer).context("cannot read the answer")?;
@@ -267,18 +329,45 @@ impl Call<'_> {
     }
 }
 
-/// The text of a JSON array with a row on each line.
-#[derive(Default)]
-struct JsonRows {
+/// The same JSON, with escapes for what a terminal interprets. Only strings can have such characters.
+fn escaped(json: &str) -> Cow<'_, str> {
+    let is_raw = |c: char| !c.is_ascii() && (c.is_control() || screen::steers(c));
+    if !json.contains(is_raw) {
+        return Cow::Borrowed(json);
+    }
+    let mut text = String::with_capacity(json.len() + 16);
+    for c in json.chars() {
+        if is_raw(c) {
+            text.extend(c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")));
+        } else {
+            text.push(c);
+        }
+    }
+    Cow::Owned(text)
+}
+
+/// The text of an array of rows.
+struct Rows {
+    format: Format,
     text: Vec<u8>,
     is_begun: bool,
 }
 
-impl JsonRows {
-    fn push(&mut self, row: &impl Serialize) -> serde_json::Result<()> {
+impl Rows {
+    fn new(format: Format) -> Rows {
+        Rows { format, text: Vec::new(), is_begun: false }
+    }
+
+    fn push(&mut self, row: &impl Serialize) -> Result<()> {
         let begun = std::mem::replace(&mut self.is_begun, true);
+        if self.format == Format::Yaml {
+            // A list of one is a part of any list.
+            self.text.extend_from_slice(serde_norway::to_string(&[row])?.as_bytes());
+            return Ok(());
+        }
         self.text.extend_from_slice(if begun { b",\n  " } else { b"[\n  " });
-        serde_json::to_writer(&mut self.text, row)
+        self.text.extend_from_slice(escaped(&serde_json::to_string(row)?).as_bytes());
+        Ok(())
     }
 
     /// Writes what there is once it is long.
@@ -291,7 +380,11 @@ impl JsonRows {
     }
 
     fn finish(mut self) -> Vec<u8> {
-        self.text.extend_from_slice(if self.is_begun { b"\n]\n" } else { b"[]\n" });
+        match (self.format, self.is_begun) {
+            (Format::Yaml, true) => {}
+            (_, true) => self.text.extend_from_slice(b"\n]\n"),
+            (_, false) => self.text.extend_from_slice(b"[]\n"),
+        }
         self.text
     }
 }
@@ -328,6 +421,15 @@ fn network_name(name: &str) -> Result<NetworkName> {
 mod tests {
     use super::*;
     use crate::sys::host;
+
+    #[test]
+    fn json_has_nothing_that_a_terminal_interprets() {
+        let text = "a\u{9b}b\u{202e}c\u{2028}d\u{e0041}e\u{e4}";
+        let json = serde_json::to_string(text).unwrap();
+        let shown = escaped(&json);
+        assert_eq!(shown, "\"a\\u009bb\\u202ec\\u2028d\\udb40\\udc41e\u{e4}\"");
+        assert_eq!(serde_json::from_str::<String>(&shown).unwrap(), text);
+    }
 
     #[test]
     fn a_panic_is_one_line() {

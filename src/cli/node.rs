@@ -97,7 +97,7 @@ impl Release {
         if self.dry_run {
             return Ok(writeln!(call.stdout, "would free {what}")?);
         }
-        if !self.yes && !call.confirm(&format!("free {what}; is that machine gone"))? {
+        if !self.yes && !call.confirm(&format!("free {what} of a machine that is gone"))? {
             return Ok(writeln!(call.stderr, "kept {what}")?);
         }
         let left = engine::release_node(&mut *open.store, name, &open.cx)?;

@@ -34,7 +34,7 @@ pub struct StoreArgs {
     pub store: Option<OsString>,
     /// This machine's name among those that share a cluster [default: $NODE_ID, else the host's name]
     #[arg(long, value_name = "NAME", global = true, value_parser = host::node_name)]
-    pub node: Option<String>,
+    pub node_name: Option<String>,
 }
 
 impl StoreArgs {

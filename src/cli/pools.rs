@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 
-use super::{Call, tables};
+use super::{Call, Format, tables};
 
 /// Tell how full each range is: size, leased, free, the longest free run, reserved, kept back.
 ///
@@ -25,6 +25,12 @@ impl Pools {
         let rows = open.pool_rows(&usage)?;
         if call.as_json {
             return call.json_rows(&rows);
+        }
+        if call.format == Format::Name {
+            for row in &rows {
+                writeln!(call.stdout, "{}", row.network)?;
+            }
+            return Ok(());
         }
         if rows.is_empty() {
             writeln!(

@@ -1,7 +1,7 @@
 //! `sublet release`: frees a lease that its runtime forgot.
 //!
 //! Invariant: only a lease that was shown is freed, and only if it still has that owner. Leases in several
-//! networks are never freed by one answer.
+//! networks are never freed by one answer, and a reservation is freed only if the operator asks for that.
 
 use std::collections::BTreeSet;
 
@@ -10,20 +10,27 @@ use clap::Args;
 
 use super::Call;
 use super::screen::visible;
-use crate::alloc::Target;
+use crate::alloc::{Target, Unreserve};
+use crate::engine;
 use crate::error::shown_network;
+use crate::liveness;
+use crate::liveness::stale::{self, Liveness};
+use crate::model::{Kind, Lease};
 use crate::net::Addr;
 use crate::rows::{FreedRow, LeaseRow};
 
-/// Free an address, or all of a container's.
+/// Free addresses, or all addresses of containers
 #[derive(Debug, Args)]
 pub struct Release {
-    /// An address; a container ID or the beginning of one; an ECS id; a pod as namespace/name
-    #[arg(value_name = "ADDRESS|CONTAINER")]
-    name: String,
-    /// Only this network's
+    /// An address; a container ID or its first four characters or more; an ECS id; a pod as namespace/name
+    #[arg(value_name = "ADDRESS|CONTAINER", required = true)]
+    names: Vec<String>,
+    /// Only of this network
     #[arg(long, value_name = "NAME")]
     network: Option<String>,
+    /// Free reserved addresses too, as `sublet unreserve` does
+    #[arg(long)]
+    reservation: bool,
     /// Do not ask
     #[arg(long, short)]
     yes: bool,
@@ -32,34 +39,83 @@ pub struct Release {
 impl Release {
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
         let mut open = call.open()?;
-        let leases = open.named(&self.name, self.network.as_deref())?;
-        let networks: BTreeSet<&str> = leases.iter().map(shown_network).collect();
-        // A container may be asked for one by one; an address on several is several things.
-        if networks.len() > 1 && (self.yes || self.name.parse::<Addr>().is_ok()) {
-            let networks: Vec<&str> = networks.into_iter().collect();
-            return Err(anyhow!(
-                "{} has leases in several networks: {}; name one with --network",
-                self.name,
-                networks.join(", ")
-            ));
+        let mut leases: Vec<Lease> = Vec::new();
+        for name in &self.names {
+            let found = open.named(name, self.network.as_deref())?;
+            self.check(name, &found)?;
+            for lease in found {
+                if !leases.contains(&lease) {
+                    leases.push(lease);
+                }
+            }
         }
+        // All of it is checked before any of it is freed.
+        let evidence = liveness::evidence(&leases, &open.cx, 0, true, Vec::new());
+        let alive = stale::assess(&leases, &evidence);
         let mut rows = Vec::new();
-        for lease in &leases {
-            let (addr, owner) = (lease.addr, &lease.owner);
-            let what = format!("{addr} of network {}, held by {owner}", shown_network(lease));
-            if !self.yes && !call.confirm(&format!("free {what}"))? {
+        for (lease, liveness) in leases.iter().zip(&alive) {
+            let what = describe(lease, liveness);
+            if !self.yes && !call.confirm(&format!("release {what}"))? {
                 writeln!(call.stderr, "kept {what}")?;
                 continue;
             }
-            let freed = open.free(lease, Target::Some(owner.clone(), vec![addr]))?;
+            let freed = if lease.kind == Kind::Reserved {
+                let unreserve = Unreserve { set: lease.set.clone(), addrs: vec![lease.addr] };
+                !engine::unreserve(&mut *open.store, unreserve, &open.cx)?.is_empty()
+            } else {
+                open.free(lease, Target::Some(lease.owner.clone(), vec![lease.addr]))?
+            };
             if call.as_json {
                 let lease = LeaseRow::new(lease);
                 rows.push(FreedRow { lease, verdict: None, reason: None, freed });
                 continue;
             }
             let word = if freed { "freed" } else { "was free already:" };
-            writeln!(call.stdout, "{word} {}", visible(&what))?;
+            writeln!(call.stdout, "{word} {what}")?;
         }
         if call.as_json { call.json_rows(&rows) } else { Ok(()) }
     }
+
+    /// An error if what was found must not be freed together.
+    fn check(&self, name: &str, found: &[Lease]) -> Result<()> {
+        let networks: BTreeSet<&str> = found.iter().map(shown_network).collect();
+        // A container may be asked for one by one; an address on several is several things.
+        if networks.len() > 1 && (self.yes || name.parse::<Addr>().is_ok()) {
+            let networks: Vec<&str> = networks.into_iter().collect();
+            return Err(anyhow!(
+                "{name} has leases in several networks: {}; name one with --network",
+                networks.join(", ")
+            ));
+        }
+        let reserved = found.iter().find(|lease| lease.kind == Kind::Reserved);
+        match reserved.filter(|_| !self.reservation) {
+            Some(lease) => Err(anyhow!(
+                "{} of network {} is reserved; to free it run `sublet unreserve {} {}`",
+                lease.addr,
+                shown_network(lease),
+                shown_network(lease),
+                lease.addr
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+/// An address with its holder, the pod before the container, and whether it is known to run.
+fn describe(lease: &Lease, liveness: &Liveness) -> String {
+    let row = LeaseRow::new(lease);
+    let container = row.id.as_ref().or(row.container_id.as_ref()).or(row.endpoint.as_ref());
+    let container = container.map(|id| id.chars().take(12).collect::<String>());
+    let holder = match (row.pod(), container) {
+        (Some(pod), Some(id)) => format!("pod {pod}, container {id}"),
+        (Some(pod), None) => format!("pod {pod}"),
+        (None, Some(id)) => format!("container {id}"),
+        (None, None) => row.kind.to_string(),
+    };
+    let running = match liveness {
+        Liveness::Alive(why) => format!(", still running: {why}"),
+        Liveness::Stale(_) | Liveness::Unknown(_) => String::new(),
+    };
+    let text = format!("{} of network {} ({holder}{running})", lease.addr, shown_network(lease));
+    visible(&text)
 }

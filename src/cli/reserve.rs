@@ -3,6 +3,8 @@
 //! Invariant: all named addresses are reserved, or none. Where a cluster's transactions are too small for
 //! that, the finished ones are undone; an error names what could not be undone.
 
+use std::path::PathBuf;
+
 use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
 use serde_json::json;
@@ -15,9 +17,13 @@ use crate::error::{Error, StoreError};
 use crate::model::SetName;
 use crate::net::{Addr, Span, Subnet, parse_cidr};
 use crate::rows::Text;
+use crate::sys::files;
 
 /// Most addresses at a time: each is a record.
 const MOST: u128 = 65_536;
+
+/// Longest file of addresses, in bytes.
+const LONGEST_FILE: u64 = 4 << 20;
 
 /// As many as need no second thought.
 const FEW: usize = 256;
@@ -46,42 +52,64 @@ pub struct What {
     /// The network, as its configuration names it
     #[arg(value_name = "NETWORK")]
     network: String,
-    /// An address, FIRST-LAST, or a prefix
-    #[arg(value_name = "ADDRESS|A-B|CIDR")]
-    addresses: String,
+    /// Addresses, FIRST-LAST, or prefixes
+    #[arg(value_name = "ADDRESS|A-B|CIDR", required_unless_present = "file")]
+    addresses: Vec<String>,
+    /// Read them from this file, one a line; text after # is ignored
+    #[arg(long, short, value_name = "FILE")]
+    file: Option<PathBuf>,
     /// Do not ask
     #[arg(long, short)]
     yes: bool,
 }
 
 impl What {
+    /// The texts on the command line, or in the file.
+    fn texts(&self) -> Result<Vec<String>> {
+        let Some(file) = &self.file else { return Ok(self.addresses.clone()) };
+        let read = files::read(file, LONGEST_FILE);
+        let text = read.with_context(|| format!("cannot read {}", file.display()))?;
+        let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
+        let mut all = self.addresses.clone();
+        all.extend(lines.filter(|line| !line.is_empty()).map(str::to_owned));
+        if all.is_empty() {
+            return Err(misuse(format!("{} has no address", file.display())));
+        }
+        Ok(all)
+    }
+
     /// Returns the network's set of leases, and the addresses. Addresses to reserve must be in one of its
     /// ranges; a reservation can be ended whatever the ranges have become.
     fn find(&self, inside: bool, open: &mut OpenStore) -> Result<(SetName, Vec<Addr>)> {
-        let span = span(&self.addresses)?;
-        let count = span.size();
+        let texts = self.texts()?;
+        let spans = texts.iter().map(|text| span(text)).collect::<Result<Vec<Span>>>()?;
+        let count = spans.iter().map(|span| span.size()).fold(0, u128::saturating_add);
         if count > MOST {
             return Err(misuse(format!(
                 "{} is {count} addresses; at most {MOST} can be reserved at a time: leave them out of \
                  the range instead, with \"exclude\" in its configuration",
-                self.addresses
+                texts.join(" ")
             )));
         }
         let network = network_name(&self.network)?;
         let definitions = open.store.networks(&open.cx)?;
         let defined = definitions.iter().find(|d| d.network == network);
-        let outside = |d: &&alloc::NetworkRanges| !d.bounds.iter().any(|b| b.overlaps(span));
-        if let Some(definition) = defined.filter(outside).filter(|_| inside) {
-            let ranges: Vec<String> = definition.bounds.iter().map(ToString::to_string).collect();
-            return Err(anyhow!(
-                "{} is in no range of network {network}, which has {}",
-                self.addresses,
-                ranges.join(", ")
-            ));
+        for (text, span) in texts.iter().zip(&spans) {
+            let outside = |d: &&alloc::NetworkRanges| !d.bounds.iter().any(|b| b.overlaps(*span));
+            if let Some(definition) = defined.filter(outside).filter(|_| inside) {
+                let ranges: Vec<String> =
+                    definition.bounds.iter().map(ToString::to_string).collect();
+                return Err(anyhow!(
+                    "{text} is in no range of network {network}, which has {}",
+                    ranges.join(", ")
+                ));
+            }
         }
         let set = defined.map_or_else(|| SetName(network.to_string()), |d| d.set.clone());
-        let addrs = std::iter::successors(Some(span.first), |addr| addr.next());
-        Ok((set, addrs.take_while(|addr| span.contains(*addr)).collect()))
+        let mut addrs: Vec<Addr> = spans.into_iter().flat_map(addresses).collect();
+        addrs.sort_unstable();
+        addrs.dedup();
+        Ok((set, addrs))
     }
 
     /// As many as one transaction of this store takes.
@@ -105,8 +133,8 @@ impl What {
     pub(super) fn unreserve(&self, call: &mut Call<'_>) -> Result<()> {
         let mut open = call.open()?;
         let (set, addrs) = self.find(false, &mut open)?;
-        let (network, named) = (&self.network, &self.addresses);
-        let question = format!("let {named} of network {network} be given");
+        let (network, named) = (&self.network, self.texts()?.join(" "));
+        let question = format!("unreserve {named} of network {network}");
         if !self.yes && !call.confirm(&question)? {
             return Ok(writeln!(call.stderr, "nothing was changed")?);
         }
@@ -159,6 +187,12 @@ impl Reserve {
             }
         }
     }
+}
+
+/// Every address of a span.
+fn addresses(span: Span) -> impl Iterator<Item = Addr> {
+    std::iter::successors(Some(span.first), |addr| addr.next())
+        .take_while(move |addr| span.contains(*addr))
 }
 
 /// `10.0.0.7`, `10.0.0.7-10.0.0.9` or `10.0.0.8/29`.

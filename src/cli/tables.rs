@@ -2,11 +2,12 @@
 
 use super::screen::{Screen, Tone};
 use super::table::{Cell, Table, cell, maybe};
+use crate::model::{Kind, Lease, Timestamp};
 use crate::net::{Addr, Span, hosts};
 use crate::rows::{CounterRow, EventRow, LeaseRow, NodeRow, PoolRow, Str};
 
 /// Characters of a container's ID that are shown.
-const LONGEST_ID: usize = 24;
+const LONGEST_ID: usize = 12;
 
 /// The first of these that is there, not longer than a container's ID is shown.
 fn first(names: &[&Option<Str<'_>>]) -> Cell {
@@ -23,17 +24,73 @@ fn kind(row: &LeaseRow<'_>) -> Cell {
     }
 }
 
-/// Leases.
-pub fn leases<'a>(rows: impl Iterator<Item = LeaseRow<'a>>, screen: &Screen) -> String {
-    Table::of(rows)
-        .text("NETWORK", 8, |row| cell(&row.network))
-        .whole("ADDRESS", |row| cell(row.cidr()))
-        .whole("KIND", |row| kind(row))
-        .text("CONTAINER", 12, |row| first(&[&row.id, &row.container_id, &row.endpoint]))
-        .whole("IFNAME", |row| maybe(row.ifname.as_ref()))
-        .text("POD", 12, |row| maybe(row.pod()))
-        .whole("SINCE", |row| cell(row.time))
-        .render(screen)
+/// A line of a table of leases: one lease, or reservations of consecutive addresses.
+struct Line<'a> {
+    row: LeaseRow<'a>,
+    last: Addr,
+}
+
+impl<'a> Line<'a> {
+    /// Joins reservations that follow one another and differ in nothing but the address.
+    fn all(leases: &'a [Lease]) -> Vec<Line<'a>> {
+        let mut lines: Vec<Line<'a>> = Vec::new();
+        for lease in leases {
+            let row = LeaseRow::new(lease);
+            let is_next = |line: &&mut Line<'_>| {
+                let other = &line.row;
+                lease.kind == Kind::Reserved
+                    && line.last.next() == Some(lease.addr)
+                    && (&other.kind, &other.network) == (&row.kind, &row.network)
+                    && (&other.note, &other.holder, other.time)
+                        == (&row.note, &row.holder, row.time)
+            };
+            match lines.last_mut().filter(is_next) {
+                Some(line) => line.last = lease.addr,
+                None => lines.push(Line { row, last: lease.addr }),
+            }
+        }
+        lines
+    }
+
+    fn address(&self) -> String {
+        let first = self.row.address.0;
+        if first == self.last { self.row.cidr() } else { range(first, self.last) }
+    }
+}
+
+/// Leases. `wide` adds columns.
+pub fn leases(leases: &[Lease], now: Timestamp, wide: bool, screen: &Screen) -> String {
+    let mut table = Table::of(Line::all(leases))
+        .text("NETWORK", 8, |line| cell(&line.row.network))
+        .text("POD", 12, |line| maybe(line.row.pod()))
+        .whole("ADDRESS", |line| cell(line.address()))
+        .text("CONTAINER", 8, |line| {
+            let LeaseRow { id, container_id, endpoint, holder, note, .. } = &line.row;
+            first(&[id, container_id, endpoint, holder, note])
+        })
+        .whole("IFNAME", |line| maybe(line.row.ifname.as_ref()))
+        .whole("KIND", |line| kind(&line.row))
+        .number("AGE", move |line| cell(age(now, line.row.time.0)));
+    if wide {
+        table = table
+            .whole("SINCE", |line| cell(line.row.time))
+            .text("NODE", 8, |line| maybe(line.row.node.as_ref()))
+            .whole("MAC", |line| maybe(line.row.mac.as_ref()))
+            .text("NOTE", 8, |line| maybe(line.row.note.as_ref()))
+            .text("NETNS", 12, |line| maybe(line.row.netns.as_ref()));
+    }
+    table.render(screen)
+}
+
+/// How long ago a time was, as kubectl writes it: `45s`, `12m`, `5h`, `3d`.
+pub fn age(now: Timestamp, time: Timestamp) -> String {
+    let seconds = now.saturating_sub(time);
+    match seconds {
+        0..120 => format!("{seconds}s"),
+        120..7_200 => format!("{}m", seconds / 60),
+        7_200..172_800 => format!("{}h", seconds / 3_600),
+        _ => format!("{}d", seconds / 86_400),
+    }
 }
 
 /// Events.
@@ -74,10 +131,11 @@ pub fn usage(rows: &[PoolRow], screen: &Screen) -> String {
         .number("SIZE", |row| cell(count(row.size)))
         .number("USED", |row| cell(count(row.used)))
         .number("FREE", |row| cell(count(row.free)))
-        .number("GAP", |row| cell(count(row.largest_gap)))
+        .number("USE", |row| cell(percent(row)).toned(fullness(row)))
+        .whole("", |row| cell(bar(row, screen.unicode)).toned(fullness(row)))
         .number("RESERVED", |row| cell(count(row.reserved)))
         .number("COOLING", |row| cell(count(row.cooling)))
-        .whole("FILL", |row| cell(bar(row, screen.unicode)).toned(fullness(row)))
+        .number("GAP", |row| cell(count(row.largest_gap)))
         .render(screen)
 }
 
@@ -118,17 +176,24 @@ pub fn count(n: u128) -> String {
 /// Characters of a bar.
 const BAR: u128 = 10;
 
-/// How much of a range is taken: at least one character of the bar once anything is, and never all
-/// of it while something is free.
+/// The share of a range that is leased, reserved or cooling down, rounded down; never 0 % if anything is.
+fn percent(usage: &PoolRow) -> String {
+    let taken = usage.size.saturating_sub(usage.free);
+    match (taken.saturating_mul(100) / usage.size.max(1), taken) {
+        (0, 1..) => "<1%".to_owned(),
+        (percent, _) => format!("{percent}%"),
+    }
+}
+
+/// The same share as a bar, rounded to the nearest character. It is full only if nothing is free.
 fn bar(usage: &PoolRow, unicode: bool) -> String {
     let taken = usage.size.saturating_sub(usage.free);
-    let share = |n: u128| n / (usage.size / BAR).max(1);
-    let filled = match (taken, usage.free) {
-        (0, _) => 0,
-        (_, 0) => BAR,
-        // Of a range of fewer addresses than characters the share would be too coarse.
-        _ if usage.size < BAR * BAR => (taken * BAR / usage.size.max(1)).clamp(1, BAR - 1),
-        _ => share(taken).clamp(1, BAR - 1),
+    // The size of a large range times ten may not fit.
+    let scale = (usage.size >> 64).max(1);
+    let (taken, size) = (taken / scale, (usage.size / scale).max(1));
+    let filled = match usage.free {
+        0 if usage.size > 0 => BAR,
+        _ => ((2 * taken * BAR + size) / (2 * size)).min(BAR - 1),
     };
     let (on, off) = if unicode { ('\u{2588}', '\u{2591}') } else { ('#', '.') };
     let filled = usize::try_from(filled).unwrap_or(0);
@@ -139,7 +204,7 @@ fn bar(usage: &PoolRow, unicode: bool) -> String {
 fn fullness(usage: &PoolRow) -> Tone {
     match usage.free {
         0 => Tone::Bad,
-        free if free <= usage.size / 10 => Tone::Odd,
+        free if free <= usage.size / 5 => Tone::Odd,
         _ => Tone::Good,
     }
 }
@@ -162,6 +227,14 @@ mod tests {
         ] {
             assert_eq!(range(first.parse().unwrap(), last.parse().unwrap()), shown);
         }
+    }
+
+    #[test]
+    fn ages_are_short() {
+        let of = |seconds: u64| age(10_000_000 + seconds, 10_000_000);
+        let shown = [0, 119, 120, 7_199, 7_200, 172_799, 172_800].map(of);
+        assert_eq!(shown, ["0s", "119s", "2m", "119m", "2h", "47h", "2d"]);
+        assert_eq!(age(5, 10), "0s");
     }
 
     #[test]

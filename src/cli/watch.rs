@@ -117,8 +117,7 @@ fn print(event: &Event, known_face: bool, call: &mut Call<'_>) -> Result<()> {
         row.face = None;
     }
     if call.as_json {
-        let text = serde_json::to_string(&row)?;
-        return Ok(writeln!(call.stdout, "{text}")?);
+        return call.json_line(&row);
     }
     let tone = if event.what.gives() { Tone::Good } else { Tone::Cooling };
     let word = call.screen.paint(tone, row.event);

@@ -331,6 +331,57 @@ fn case_of(path: &[String]) -> Option<&'static Case> {
 /// The one that does not end by itself: tests/it/watch.rs has its golden files.
 const ENDLESS: &str = "watch";
 
+/// Those whose output depends on the build, or is generated from all the others.
+const UNRECORDED: [&str; 2] = ["version", "completion"];
+
+#[test]
+fn formats_and_the_program_itself() {
+    let fixed = fixed();
+    let call = |args: &[&str]| call(&fixed, args, PLAIN);
+    let stdout = |args: &[&str]| {
+        let said = call(args);
+        assert!(exits(&said, 0), "{args:?}: {said}");
+        said.split("--- standard error").next().unwrap().to_owned()
+    };
+    let edge: Vec<Value> =
+        serde_json::from_str(&stdout(&["ls", "--network", "edge", "-o", "json"])).unwrap();
+    let yaml = stdout(&["ls", "--network", "edge", "-o", "yaml"]);
+    assert_eq!(serde_norway::from_str::<Vec<Value>>(&yaml).unwrap(), edge);
+    let pools: Vec<Value> = serde_norway::from_str(&stdout(&["pools", "-o", "yaml"])).unwrap();
+    assert_eq!(pools.len(), 4);
+    let sorted = ["ls", "--network", "edge", "--sort", "container", "--limit", "2", "-o", "name"];
+    assert_eq!(stdout(&sorted), "10.78.0.3\n10.78.0.5\n");
+    for (filter, count) in [
+        (&["--pod", "default/web-3"][..], 2),
+        (&["--pod", "web-3", "--prefix", "10.0.0.0/8"], 1),
+        (&["--namespace", "other"], 0),
+        (&["--kind", "reserved"], 10),
+        (&["--node", "node-1", "--network", "ecs"], 2),
+        (&["--node", "node-2"], 0),
+        (&["--limit", "3"], 3),
+    ] {
+        let rows = stdout(&[&["ls", "-o", "json"][..], filter].concat());
+        assert_eq!(serde_json::from_str::<Vec<Value>>(&rows).unwrap().len(), count, "{filter:?}");
+    }
+    assert!(stdout(&["ls", "-o", "wide"]).contains("NODE"));
+    // A reservation is no lease.
+    assert!(exits(&call(&["release", "10.77.0.150", "--yes"]), 1));
+    assert!(call(&["release", "vip", "10.78.0.3", "--yes"]).contains("container dns"));
+    assert!(call(&["doctor", "-o", "name"]).contains("-o name"));
+    let then = |at: &str| stdout(&["history", "edge", "--at", at, "--json"]);
+    assert_eq!(serde_json::from_str::<Vec<Value>>(&then("2026-01-31")).unwrap(), [] as [Value; 0]);
+    assert_eq!(serde_json::from_str::<Vec<Value>>(&then("2026-02-01")).unwrap().len(), 2);
+    assert!(said(&fixed, &["help", "list"], PLAIN).contains("--namespace"));
+    assert!(stdout(&["version"]).starts_with(concat!(
+        "sublet ",
+        env!("CARGO_PKG_VERSION"),
+        " (commit "
+    )));
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(stdout(&["completion", shell]).contains("unreserve"), "{shell}");
+    }
+}
+
 /// Each command has a case, each case a command, each golden file a case.
 #[test]
 fn are_all_shown() {
@@ -339,7 +390,9 @@ fn are_all_shown() {
         let is_of = |args: &[&str]| path.iter().eq(args.iter().take(path.len()));
         cases().any(|(_, args, ends)| is_of(args) && !matches!(ends, Fails(_)))
     };
-    let missing: Vec<_> = known.filter(|p| p[0] != ENDLESS && !has_output(p)).collect();
+    let missing: Vec<_> = known
+        .filter(|p| p[0] != ENDLESS && !UNRECORDED.contains(&&*p[0]) && !has_output(p))
+        .collect();
     assert!(missing.is_empty(), "no golden output of {missing:?}");
     let mut expected: BTreeSet<String> =
         ["plain", "json"].map(|form| format!("{ENDLESS}.{form}")).into();
@@ -375,7 +428,7 @@ fn take_the_same_options_and_end_alike() {
         };
         let help = with(&["--help"]);
         assert!(exits(&help, 0), "{name}: {help}");
-        for option in ["--json", "--store", "--node", "--color", "--help"] {
+        for option in ["--json", "--output", "--store", "--node-name", "--color", "--help"] {
             assert!(
                 help.contains(&format!("{option} ")) || help.contains(&format!("{option}\n")),
                 "{name} without {option}: {help}"

@@ -209,7 +209,7 @@ fn our_commands() {
         ("show", &["--store"]),
         ("release", &["--yes", "--network", "--store"]),
         ("import", &["gipam", "--store"]),
-        ("node", &["list", "release", "--node", "--store"]),
+        ("node", &["list", "release", "--node-name", "--store"]),
         ("network", &["show", "set", "--store"]),
     ] {
         assert!(text.contains(&format!("sublet {command}")), "README.md lacks {command}");

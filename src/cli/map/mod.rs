@@ -40,7 +40,7 @@ pub struct Map {
 }
 
 /// A prefix on the command line.
-fn subnet(text: &str) -> Result<Subnet, String> {
+pub(super) fn subnet(text: &str) -> Result<Subnet, String> {
     let net = parse_cidr(text).ok_or("say a prefix, as 10.1.0.0/16 or fd00::/64")?;
     Ok(net.into())
 }

@@ -228,7 +228,7 @@ fn lives(server: &Server) {
         node.sublet(server, &[&["node", "release", "a"], more].concat(), "")
     };
     assert!(release(&b, &["--dry-run"]).ok().contains("4 addresses of node a (4 of net)"));
-    assert!(release(&b, &[]).unasked().contains("there is no terminal to ask on; say --yes"));
+    assert!(release(&b, &[]).unasked().contains("not a terminal: pass --yes"));
     assert!(release(&a, &["--yes"]).no().contains("the machine that this runs on"));
     assert!(b.sublet(server, &["node", "release", "z"], "").no().contains("no node z"));
     assert_eq!(b.list(server).len(), 5);
@@ -240,11 +240,13 @@ fn lives(server: &Server) {
     new.add(server, "y", &ipam);
     assert!(a.cni(server, "ADD", "late", &ipam).no().contains(&new.machine));
     // The name by the flag, over the variable.
-    let rows = new.sublet(server, &["release", &at_b, "--yes", "--node", "w"], "").ok();
+    let rows = new.sublet(server, &["release", &at_b, "--yes", "--node-name", "w"], "").ok();
     assert!(rows.contains("freed"), "{rows}");
     assert_eq!(new.nodes(server).len(), 2);
     assert!(
-        new.sublet(server, &["list", "--node", " "], "").stderr.contains("a node needs a name")
+        new.sublet(server, &["list", "--node-name", " "], "")
+            .stderr
+            .contains("a node needs a name")
     );
 
     // What is to outlive a boot does.
@@ -292,7 +294,7 @@ fn definitions(server: &Server) {
     assert!(set(&[], &wider).no().contains("version 2, not version 1"), "the file's is old");
     let moved = json!({"ipam": {"subnet": "10.7.0.0/24"}});
     let refused = set(&[], &moved).unasked();
-    for part in ["c1", "c2", "2 addresses", "10.7.0.1-10.7.0.254", "say --yes"] {
+    for part in ["c1", "c2", "2 addresses", "10.7.0.1-10.7.0.254", "--yes"] {
         assert!(refused.contains(part), "{refused}");
     }
     assert!(set(&[], &json!({"ipam": {"subnet": "10.7.0.3/24"}})).no().contains("host bits"));
@@ -333,6 +335,10 @@ fn a_lease_file_is_of_one_machine() {
     let store = lab.join("leases.redb").display().to_string();
     let node = Node::new("a", "a");
     let call = |args: &[&str]| node.call(&[], &[args, &["--store", &store]].concat(), "");
+    assert_eq!(
+        call(&["reserve", "net", "10.0.0.9", "--create", "--json"]).json()["network"],
+        "net"
+    );
     assert_eq!(call(&["node", "list", "--json"]).json(), json!([]));
     for args in [&["node", "release", "a"][..], &["network", "show", "a"]] {
         assert!(call(args).misused().contains("name the cluster with --store"), "{args:?}");

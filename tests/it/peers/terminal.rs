@@ -142,7 +142,7 @@ fn a_question_is_asked_on_a_terminal() {
     let shell = format!("{SUBLET} release 10.4.0.2 --store {}; echo ended $?", store.display());
     for (answer, there) in [("n", true), ("y", false)] {
         let screen = Screen::new(80, 24, "C.UTF-8", &shell);
-        screen.read("free 10.4.0.2 of network mynet, held by container c0 (eth0)? [y/N]", false);
+        screen.read("Release 10.4.0.2 of network mynet (container c0)? [y/N]", false);
         assert!(screen.tmux(&["send-keys", answer, "Enter"]).status().unwrap().success());
         screen.read("ended 0", false);
         assert_eq!(lab.list().iter().any(|row| row["address"] == "10.4.0.2"), there);
@@ -172,7 +172,7 @@ fn a_table_is_cut_to_its_terminal() {
     );
     // What goes into a pipe is whole.
     let text = Screen::new(60, 24, "C.UTF-8", &shell).read("c99", false);
-    assert!(text.contains("SINCE"), "{text}");
+    assert!(text.contains("AGE"), "{text}");
     let shell = format!("{SUBLET} pools --store {}", lab.store().display());
     let text = Screen::new(60, 24, "C.UTF-8", &shell).read("mynet", false);
     assert!(text.contains("USED") && !text.contains("COOLING"), "{text}");
