@@ -167,6 +167,12 @@ pub fn release(release: &ReleasePool, view: &dyn View, cx: &Context) -> Result<P
             return Ok(Plan::new(vec![Change::PutPool(less)], outcome));
         }
         Some(at) => drop(less.users.remove(at)),
+        None if pool.shared.is_none()
+            && let Some((other, _)) = pool.users.first() =>
+        {
+            let node = other.name.clone();
+            return Err(PoolRefusal::OfAnotherNode { pool: pool.id, node }.into());
+        }
         None => {}
     }
     let last = less.users.is_empty();

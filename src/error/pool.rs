@@ -11,9 +11,17 @@ pub enum PoolRefusal {
     /// No pool has this name.
     #[error("address space does not contain specified address pool")]
     Unknown(PoolId),
+    /// Another node has the pool, which is not shared.
+    #[error("pool {pool} belongs to node {node}")]
+    OfAnotherNode {
+        /// The pool.
+        pool: PoolId,
+        /// The node.
+        node: String,
+    },
     /// The subnet has addresses of another pool of the space.
     #[error("{}", match .shared {
-        None => "Pool overlaps with other one on this address space".to_owned(),
+        None => "invalid pool request: Pool overlaps with other one on this address space".to_owned(),
         Some(_) => format!("{} conflict: Conflict with network {taken}", .subnet.first()),
     })]
     Overlap {
@@ -81,6 +89,11 @@ impl PoolRefusal {
         match self {
             PoolRefusal::Unknown(id) => {
                 format!("there is no pool {id}; remove the network and create it again")
+            }
+            PoolRefusal::OfAnotherNode { node, .. } => {
+                format!(
+                    "remove the network on {node}; if that machine is gone, run `sublet node release {node}`"
+                )
             }
             PoolRefusal::Overlap { subnet, with, taken, .. } => {
                 format!("{subnet} overlaps {taken} of pool {with}; choose another --subnet")

@@ -8,8 +8,9 @@ use super::contract::{
 use super::fake_cluster::{FakeServer, FakeStore, apply_stalled};
 use super::long;
 use super::pool_cases::{ask, lease, pool, pool_refusal, release, want};
-use crate::alloc::{Add, Command, Outcome, Requested};
-use crate::error::{Error, PoolRefusal, StoreError};
+use crate::alloc::{Add, Command, Context, Outcome, ReleasePool, Requested};
+use crate::error::{Error, PoolRefusal, Refusal, StoreError};
+use crate::model::Node;
 use crate::store::{Store, StoreReader};
 
 /// Servers of each kind: reliable, without any answer to a commit, and with random failures.
@@ -129,6 +130,21 @@ fn a_concurrent_client_changes_the_pools() {
     assert!(store.pools().unwrap().is_empty() && leases(&mut store).is_empty());
     let paths = server.paths().into_iter().filter(|path| !path.starts_with("past/"));
     assert_eq!(paths.collect::<Vec<_>>(), ["node/node"]);
+}
+
+#[test]
+fn a_pool_that_is_not_shared_is_released_by_its_node_only() {
+    let server = FakeServer::new(false);
+    let mut store = FakeStore::new(server);
+    let id = pool(&mut store, &ask("l", "10.0.0.0/24"), &at(1)).id;
+    let other = Node { name: "other".to_owned(), machine: "m2".to_owned() };
+    let elsewhere = Context { node: other, ..at(2) };
+    let command = Command::ReleasePool(ReleasePool { pool: id.clone() });
+    let refused = store.apply(&command, &elsewhere).unwrap_err();
+    let Error::Refused(Refusal::Pool(refused)) = refused else { panic!("{refused:?}") };
+    assert!(matches!(*refused, PoolRefusal::OfAnotherNode { .. }), "{refused:?}");
+    assert_eq!(store.pools().unwrap().len(), 1);
+    assert_eq!(release(&mut store, &id.0, &at(3)), (true, 0));
 }
 
 /// The control: without comparisons an address gets two owners, and the suite detects it.

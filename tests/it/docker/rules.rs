@@ -436,7 +436,7 @@ fn r19_texts_are_ipamapis() {
         "no available addresses on this pool",
         "Address already in use",
         "requested address is out of range",
-        "Pool overlaps with other one on this address space",
+        "invalid pool request: Pool overlaps with other one on this address space",
         "address space does not contain specified address pool",
     ];
     let folder = crate::lab::testdata().join("docker");
