@@ -14,7 +14,8 @@ usage: scripts/test.sh [--fast | --long]
   (no option)  everything that continuous integration runs: all tests, real containers, clusters.
                Run it as root; it installs the Debian packages that the tests need
   --long       the same with what takes too long there: SUBLET_LONG=1 enlarges the enumerations of
-               the tests that read it, and the consistency runs take 150 s instead of 30 s
+               the tests that read it, the consistency runs take 150 s instead of 30 s, and every
+               patch of scripts/sabotage.sh is tried instead of five
 
 A test needs more than the built binaries if its path has a module `peers`. --fast leaves it out.
 END
@@ -22,11 +23,13 @@ END
 
 tier=${1-}
 seconds=30
+patches=--five
 case $#$tier in
     0 | 1--fast) ;;
     1--long)
         export SUBLET_LONG=1
         seconds=150
+        patches=--all
         ;;
     1-h | 1--help)
         usage
@@ -131,6 +134,7 @@ else
     step cargo test --locked --no-fail-fast
 fi
 step cargo test --doc --locked
+step scripts/sabotage.sh "$patches"
 if cargo deny --version > /dev/null 2>&1; then
     # The advisory database is fetched from the network: left to whoever has one.
     step cargo deny --offline check bans licenses sources

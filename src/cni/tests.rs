@@ -297,3 +297,37 @@ fn a_broken_stdout_is_tried_once() {
     });
     assert_eq!((code, stdout.0), (1, 1));
 }
+
+/// Its address is the only one of the range: another container gets it.
+#[test]
+fn an_add_whose_answer_cannot_be_written_leases_nothing() {
+    struct Full;
+    impl Write for Full {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let add = |container: &str| {
+        let mut config = native();
+        config["ipam"]["subnet"] = "10.0.0.0/30".into();
+        config["ipam"]["persist"] = "disk".into();
+        config["ipam"]["dataDir"] = folder.path().to_str().into();
+        Call::config("ADD", &config).set("CNI_CONTAINERID", container)
+    };
+    let mut lost = add("lost");
+    let code = run(World {
+        env: &|name| lost.env.get(name).cloned(),
+        stdin: &mut *lost.stdin,
+        stdout: &mut Full,
+        stderr: &mut io::sink(),
+        facts: &facts,
+    });
+    assert_eq!(code, 1);
+    let next = add("next").run();
+    assert_eq!(next.code, 0, "{}", next.stdout);
+    assert!(next.stdout.contains("10.0.0.2/30"), "{}", next.stdout);
+}

@@ -293,4 +293,28 @@ mod tests {
         let addr = "10.0.0.4".parse().unwrap();
         assert_eq!(folder.cursors, [LegacyCursor { index: 4, addr }]);
     }
+
+    /// What cannot be looked at is neither adopted nor absent.
+    #[test]
+    fn a_folder_that_cannot_be_looked_at_is_an_error() {
+        let lab = tempfile::tempdir().unwrap();
+        write(lab.path(), "file", "");
+        let folder = lab.path().join("file/net");
+        assert!(open(&folder, &network(), Wait::Try).is_err());
+        assert!(holds(&folder, &attachment("c1")).is_err());
+        assert!(release(&folder, &attachment("c1"), Wait::Try).is_err());
+        let absent = lab.path().join("net");
+        assert!(open(&absent, &network(), Wait::Try).unwrap().is_none());
+    }
+
+    /// A host-local that was killed, or had no room, leaves such a file behind.
+    #[test]
+    fn an_empty_lease_file_is_nobodys() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "10.0.0.2", "");
+        write(dir.path(), "10.0.0.3", "\r\n");
+        write(dir.path(), "10.0.0.4", "c1\r\neth0");
+        let folder = open(dir.path(), &network(), Wait::Try).unwrap().unwrap();
+        assert_eq!(folder.leases.len(), 1);
+    }
 }

@@ -115,6 +115,19 @@ fn reserving_is_all_or_nothing() {
     assert_eq!(done["addresses"].as_array().unwrap().len(), 16);
 }
 
+#[test]
+fn a_reservation_ends_whatever_the_range_has_become() {
+    let lab = Lab::new();
+    let mut conf = conf(&lab.data_dir(), "10.1.2.0/24");
+    add(&lab, "a", &conf);
+    sublet(&lab, "reserve mynet 10.1.2.200 --json").run().ok();
+    conf["ipam"]["rangeEnd"] = "10.1.2.100".into();
+    add(&lab, "b", &conf);
+    let done = sublet(&lab, "unreserve mynet 10.1.2.200 --yes --json").run().ok();
+    assert_eq!(done["addresses"], json!(["10.1.2.200"]));
+    assert_eq!(lab.list().len(), 2);
+}
+
 /// A network after three ADDs that were not undone, a reservation, a refusal and a DEL.
 fn busy() -> Lab {
     let lab = Lab::new();

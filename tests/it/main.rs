@@ -28,6 +28,7 @@ mod peers;
 mod queue;
 mod reader;
 mod readme;
+mod sabotage;
 mod stale;
 mod store_check;
 mod supply;

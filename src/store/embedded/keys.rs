@@ -336,6 +336,8 @@ mod tests {
         let at = |t: &str| addr(t.parse().unwrap());
         assert!(at("9.255.255.255") < at("10.0.0.0"));
         assert!(at("255.255.255.255") < at("::"));
+        // A range may cross a /64.
+        assert!(at("fd00::2") < at("fd00:0:0:1::1"));
         assert_eq!(read_addr(&at("fd00::1")), Some("fd00::1".parse().unwrap()));
     }
 }

@@ -223,3 +223,22 @@ fn a_container_with_a_boot_id_of_its_own_leases_beside_the_host() {
     let one = added(&mut host.store(Persist::Disk), &durable("c1"), &boot(1));
     assert_ne!(added(&mut host.store(Persist::Disk), &durable("c2"), &inside), one);
 }
+
+/// The file's content is never flushed either: `tests/it/peers/flushes.rs` counts the system calls.
+#[test]
+fn a_boot_lease_flushes_no_name() {
+    use super::watched::Watched;
+
+    let host = Host::new();
+    let before = |what: &str, path: &std::path::Path| {
+        assert_ne!(what, "sync_folder", "{}", path.display());
+        Ok(())
+    };
+    let files = Watched { is_shared: false, before: std::sync::Arc::new(before) };
+    let mut store = Embedded::on(files, host.path(""), Persist::Boot, Wait::Try);
+    for n in 1..4 {
+        added(&mut store, &sticky(&format!("c{n}"), "db-0"), &boot(n));
+        added(&mut store, &lowest(&format!("d{n}")), &boot(n));
+        store.apply(&del(&format!("c{n}")), &boot(n)).unwrap();
+    }
+}

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::contract::{
-    CASES, CaseName, add, added, addr, at, del, dual_stack, gc_all, leases, lowest, set,
+    CASES, CaseName, add, added, addr, at, del, dual_stack, gc_all, leases, lowest, net, set,
 };
 use super::fake_cluster::{FakeServer, FakeStore, apply_stalled};
 use super::long;
@@ -11,6 +11,7 @@ use super::pool_cases::{ask, lease, pool, pool_refusal, release, want};
 use crate::alloc::{Add, Command, Context, Outcome, ReleasePool, Requested};
 use crate::error::{Error, PoolRefusal, Refusal, StoreError};
 use crate::model::Node;
+use crate::store::cluster::keys;
 use crate::store::{Store, StoreReader};
 
 /// Servers of each kind: reliable, without any answer to a commit, and with random failures.
@@ -215,5 +216,59 @@ fn no_lease_is_made_after_its_container_is_deleted() {
         server.round_trips.set(0);
         FakeStore::new(server.clone()).apply(&del("c1"), &at(2)).unwrap();
         assert_eq!(server.round_trips.get(), 1);
+    }
+}
+
+/// That the pool's record reads as it was written says nothing: a lease writes it unchanged.
+#[test]
+fn a_lease_of_a_pool_whose_commit_was_lost_is_made_again() {
+    for is_etcd in [false, true] {
+        let server = FakeServer::new(is_etcd);
+        let mut store = FakeStore::new(server.clone());
+        pool(&mut store, &ask("l", "10.0.0.0/24"), &at(1));
+        server.stalled_commits.set(1);
+        let got = lease(&mut store, &want("l/10.0.0.0/24", None), &at(1));
+        let all = leases(&mut FakeStore::new(server.clone()));
+        assert!(all.iter().any(|lease| lease.addr == got.addr), "{got:?} is not leased: {all:?}");
+        apply_stalled(&server);
+        assert_eq!(leases(&mut store), all);
+    }
+}
+
+/// The other cases, and other servers, take minutes.
+#[test]
+fn a_cluster_finds_its_cooling_addresses() {
+    for is_etcd in [false, true] {
+        for (_, case) in CASES.iter().filter(|(name, _)| name.contains("cool")) {
+            let server = FakeServer::new(is_etcd);
+            case(&|| Box::new(FakeStore::new(server.clone())));
+        }
+    }
+}
+
+/// At each moment one address is free, but it is another one when the second chunk is listed.
+#[test]
+fn a_range_is_full_only_if_all_of_it_is_full_at_one_moment() {
+    for is_etcd in [false, true] {
+        let server = FakeServer::new(is_etcd);
+        let mut store = FakeStore::new(server.clone());
+        let sets = [set("10.0.0.0/16 10.0.0.254 10.0.1.1")];
+        for c in ["c1", "c2", "c3"] {
+            added(&mut store, &lowest(c, &sets), &at(1));
+        }
+        let chunk = keys::chunk(&net(), addr("10.0.0.254")).leak();
+        let (other, theirs) = (server.clone(), lowest("c4", &sets));
+        *server.after_list.borrow_mut() = Some((
+            chunk,
+            Box::new(move || {
+                let mut other = FakeStore::new(other);
+                let last = vec![Requested { addr: addr("10.0.1.1"), prefix: None }];
+                added(&mut other, &Add { requested: last, ..theirs }, &at(1));
+                other.apply(&del("c1"), &at(1)).unwrap();
+            }),
+        ));
+        let got = added(&mut store, &lowest("c5", &sets), &at(1));
+        assert!(server.after_list.borrow().is_none(), "the other client did not act");
+        assert_eq!(got, [addr("10.0.0.254")]);
     }
 }

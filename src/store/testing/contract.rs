@@ -211,6 +211,16 @@ fn fixed_addresses(make: Make<'_>) {
         refused(&mut *store, &requested("c2", "10.0.1.1"), &cx),
         Refusal::NotInRange { .. }
     ));
+    // An address that is excluded.
+    let exclude = vec![crate::net::Span::new(addr("10.0.0.50"), addr("10.0.0.60")).unwrap()];
+    let spec = RangeSpec { exclude, ..RangeSpec::of("10.0.0.0/24".parse().unwrap()) };
+    let without = RangeSet::new(vec![Range::new(&spec).unwrap()]).unwrap();
+    let requested_there = vec![Requested { addr: addr("10.0.0.55"), prefix: None }];
+    let excluded =
+        Command::Add(Add { requested: requested_there, sets: vec![without], ..first.clone() });
+    let Command::Add(excluded) = excluded else { unreachable!() };
+    let excluded = Command::Add(Add { owner: owner("c2"), ..excluded });
+    assert!(matches!(refused(&mut *store, &excluded, &cx), Refusal::Excluded { .. }));
     // The owner requests another address: it keeps its lease.
     assert!(matches!(
         refused(&mut *store, &requested("c1", "10.0.0.8"), &cx),
@@ -303,8 +313,9 @@ fn collect(make: Make<'_>, count: usize) {
     for i in 0..count {
         added(&mut *store, &add(&format!("c{i}"), &sets), &at(1));
     }
-    let foreign = Attachment { network: NetworkName::new("other").unwrap(), ..attachment("c0") };
-    let foreign = Add { owner: Owner::Attachment(foreign), ..add("c0", &sets) };
+    // A container that GC would free, were it of this network.
+    let foreign = Attachment { network: NetworkName::new("other").unwrap(), ..attachment("c1") };
+    let foreign = Add { owner: Owner::Attachment(foreign), ..add("c1", &sets) };
     added(&mut *store, &foreign, &at(1));
     let id = Add { owner: Owner::Id("eni".into()), origin: Origin::default(), ..add("x", &sets) };
     added(&mut *store, &id, &at(1));
@@ -325,14 +336,19 @@ fn collect(make: Make<'_>, count: usize) {
 }
 
 fn a_cooling_address_is_not_leased(make: Make<'_>) {
+    cooldown_of_the_only_address(make, "10.0.0.0/30", "10.0.0.2");
+    cooldown_of_the_only_address(make, "fd00::/64 fd00::2 fd00::2", "fd00::2");
+}
+
+fn cooldown_of_the_only_address(make: Make<'_>, range: &str, only: &str) {
     let mut store = make();
-    let sets = [set("10.0.0.0/30")];
+    let sets = [set(range)];
     let cool = |c: &str, strict| Add {
         cooldown: Cooldown { seconds: 30, strict },
         strategy: Strategy::Lowest,
         ..add(c, &sets)
     };
-    let only = [addr("10.0.0.2")];
+    let only = [addr(only)];
     assert_eq!(added(&mut *store, &cool("c1", true), &at(100)), only);
     freed(&mut *store, &del("c1"), &at(100));
     let strict = Command::Add(cool("c2", true));
@@ -347,6 +363,7 @@ fn a_cooling_address_is_not_leased(make: Make<'_>) {
     freed(&mut *store, &del("c3"), &at(159));
     // A clock that is set back does not extend the cooldown.
     assert_eq!(added(&mut *store, &cool("c4", true), &at(50)), only);
+    freed(&mut *store, &del("c4"), &at(50));
 }
 
 fn a_cooled_address_waits_its_turn(make: Make<'_>) {
@@ -483,6 +500,7 @@ pub const CASES: &[(&str, Case)] = &[
     ),
     ("a copy that was stopped can be repeated", super::copy_test::stopped_and_repeated),
     ("imports are atomic and repeatable", operator_test::imports_are_atomic_and_repeatable),
+    ("an export moves the leases", operator_test::an_export_moves_the_leases),
 ];
 
 pub fn memory() -> impl Fn() -> Box<dyn Store> {

@@ -11,7 +11,8 @@ use super::watched::{Before, Watched};
 use crate::alloc::{Command, Status};
 use crate::error::{Error, StoreError};
 use crate::model::{Persist, Wait};
-use crate::store::{Embedded, Store};
+use crate::store::embedded::fs::{Access, FileSystem, Os};
+use crate::store::{Embedded, Store, StoreReader};
 
 const MODES: [Persist; 2] = [Persist::Boot, Persist::Disk];
 
@@ -139,5 +140,102 @@ fn a_store_that_cannot_be_written_is_read() {
         assert!(store.apply(&Command::Add(lowest("c2")), &at(1000)).is_err());
         assert!(store.apply(&del("c1"), &boot(1)).is_err());
         assert_eq!(listed(&mut store, &boot(1)).len(), 1);
+    }
+}
+
+/// What cannot be looked at may be there. So no command answers, and nothing is made.
+#[test]
+fn a_look_that_fails_is_never_taken_for_absence() {
+    for persist in MODES {
+        let host = Host::new();
+        added(&mut host.store(persist), &lowest("c1"), &boot(1));
+        let file = if persist == Persist::Disk { host.path("") } else { host.of_boot(1) };
+        for away in [false, true] {
+            if away {
+                // On a volume that is not mounted, say.
+                fs::rename(&file, host.path(".away")).unwrap();
+            }
+            let before = host.names();
+            let name = file.clone();
+            let mut store = watched(&host, persist, move |what, path| {
+                if what == "find" && path == name {
+                    return Err(std::io::Error::from_raw_os_error(5));
+                }
+                Ok(())
+            });
+            for command in [Command::Add(lowest("c2")), del("c1")] {
+                let answer = store.apply(&command, &boot(1));
+                assert!(matches!(answer, Err(Error::Store(_))), "{answer:?}");
+            }
+            assert!(store.list(&boot(1), &mut |_| ()).is_err());
+            let mut after = host.names();
+            after.retain(|name| name != ".lock");
+            assert_eq!(after, before.into_iter().filter(|n| n != ".lock").collect::<Vec<_>>());
+        }
+    }
+}
+
+#[test]
+fn only_enoent_means_that_there_is_no_file() {
+    let host = Host::new();
+    assert!(Os.open(&host.path(""), Access::Read).unwrap().is_none());
+    assert!(Os.find(&host.path("")).unwrap().is_none());
+    fs::write(host.path(""), "a file").unwrap();
+    let (inside, long) = (host.path("/leases"), host.path(&"x".repeat(300)));
+    for name in [inside, long] {
+        assert!(Os.open(&name, Access::Read).is_err(), "{}", name.display());
+        assert!(Os.find(&name).is_err(), "{}", name.display());
+        assert!(Os.list(&name).is_err(), "{}", name.display());
+    }
+}
+
+/// Otherwise a note would be written over the file that a link in the place of a lock names.
+#[test]
+fn a_symbolic_link_is_not_followed() {
+    for name in ["", ".lock", ".policy"] {
+        let host = Host::new();
+        fs::write(host.path(".victim"), "a file of somebody else").unwrap();
+        std::os::unix::fs::symlink(host.path(".victim"), host.path(name)).unwrap();
+        let answer = host.store(Persist::Disk).apply(&Command::Add(lowest("c1")), &boot(1));
+        assert!(matches!(answer, Err(Error::Store(_))), "{name}: {answer:?}");
+        let victim = fs::read_to_string(host.path(".victim")).unwrap();
+        assert_eq!(victim, "a file of somebody else", "{name}");
+    }
+}
+
+/// Such a file is what a full disk leaves behind.
+#[test]
+fn an_empty_or_torn_file_is_neither_overwritten_nor_trusted() {
+    for persist in MODES {
+        for bytes in [&b""[..], b"redb", b"redb\x1a\x0a\xa9\x0d\x0a"] {
+            let host = Host::new();
+            let file = if persist == Persist::Disk { host.path("") } else { host.of_boot(1) };
+            fs::write(&file, bytes).unwrap();
+            let mut store = host.store(persist);
+            let status = Status { set: net(), sets: super::host::range(), strict: false };
+            for command in [Command::Add(lowest("c1")), del("c1"), Command::Status(status)] {
+                let answer = store.apply(&command, &boot(1));
+                assert!(matches!(answer, Err(Error::Store(_))), "{persist:?}: {answer:?}");
+            }
+            assert!(store.list(&boot(1), &mut |_| ()).is_err());
+            assert_eq!(fs::read(&file).unwrap(), bytes);
+        }
+    }
+}
+
+#[test]
+fn an_older_copy_of_the_file_is_refused() {
+    for persist in MODES {
+        let host = Host::new();
+        let file = if persist == Persist::Disk { host.path("") } else { host.of_boot(1) };
+        added(&mut host.store(persist), &lowest("c1"), &boot(1));
+        let older = fs::read(&file).unwrap();
+        added(&mut host.store(persist), &lowest("c2"), &boot(1));
+        fs::write(&file, older).unwrap();
+        for command in [Command::Add(lowest("c3")), del("c1")] {
+            let answer = host.store(persist).apply(&command, &boot(1));
+            let is_damage = matches!(&answer, Err(Error::Store(StoreError::Damaged { .. })));
+            assert!(is_damage, "{persist:?}: {answer:?}");
+        }
     }
 }

@@ -137,6 +137,17 @@ fn gc_gets_past_owners_with_many_addresses() {
     collected(4);
 }
 
+/// One owner has more addresses than a transaction can free.
+#[test]
+fn gc_frees_an_owner_in_several_steps() {
+    let mut store = FakeStore::new(FakeServer::new(false));
+    let sets: Vec<RangeSet> = (0..40).map(|i| set(&format!("10.0.{i}.0/24"))).collect();
+    added(&mut store, &add("c1", &sets), &at(1));
+    added(&mut store, &add("c2", &sets[..1]), &at(1));
+    assert_eq!(crate::engine::gc(&mut store, gc_all(), &at(2)).unwrap(), 41);
+    assert_eq!(leases(&mut store), []);
+}
+
 /// A clock that is set back ends a cooldown. Newer cooldowns sort before it and must not hide it.
 #[test]
 fn a_clock_that_is_set_back_exhausts_no_range() {
@@ -153,6 +164,10 @@ fn a_clock_that_is_set_back_exhausts_no_range() {
             store.apply(&del(&format!("c{i}")), &at(500)).unwrap();
         }
         assert_eq!(added(store, &cool("d"), &at(510)), [addr("10.0.0.2")]);
+        // The ADD has ended other cooldowns too: those addresses are free again.
+        for n in 0..7 {
+            added(store, &cool(&format!("e{n}")), &at(545));
+        }
     });
 }
 
@@ -305,4 +320,26 @@ fn the_addresses_of_pods_that_never_return_are_forgotten() {
     })
     .unwrap();
     assert!((1..=5).contains(&records), "{records}");
+}
+
+/// The pod comes back to another address, because its former one has another holder.
+#[test]
+fn a_pod_that_moves_leaves_no_index_behind() {
+    for persist in [Persist::Boot, Persist::Disk] {
+        let host = super::host::Host::new();
+        let mut store = host.store(persist);
+        let (sticky, lowest) = (super::host::sticky, super::host::lowest);
+        added(&mut store, &sticky("c1", "db-0"), &at(1));
+        store.apply(&del("c1"), &at(1)).unwrap();
+        added(&mut store, &lowest("x"), &at(1));
+        let moved = added(&mut store, &sticky("c2", "db-0"), &at(1));
+        assert_eq!(moved, [addr("10.0.0.3")]);
+        store.problems(&at(1), &mut |problem| panic!("{problem:?}")).unwrap();
+        // Its former address is another pod's from now on, which keeps it.
+        store.apply(&del("x"), &at(1)).unwrap();
+        store.apply(&del("c2"), &at(1)).unwrap();
+        added(&mut store, &sticky("c3", "db-1"), &at(1));
+        assert_eq!(added(&mut store, &sticky("c4", "db-0"), &at(1)), moved);
+        store.problems(&at(1), &mut |problem| panic!("{problem:?}")).unwrap();
+    }
 }

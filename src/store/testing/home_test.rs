@@ -1,7 +1,7 @@
 //! Home: the leases of a set are in one file, whatever `persist` says from call to call.
 
 use super::contract::{added, addr, del};
-use super::host::{Host, added_with_warnings, boot, listed, lowest};
+use super::host::{Host, added_with_warnings, boot, listed, lowest, of_network};
 use crate::alloc::{Command, Context, Outcome};
 use crate::model::{BootId, Persist};
 use crate::store::{Store, StoreReader};
@@ -39,11 +39,17 @@ fn leases_go_where_the_set_has_one_already_with_a_warning_until_it_is_empty() {
 #[test]
 fn del_looks_into_both_files() {
     for (before, after) in BOTH {
-        let host = Host::new();
-        added(&mut host.store(before), &lowest("c1"), &boot(1));
-        let freed = host.store(after).apply(&del("c1"), &boot(1)).unwrap();
-        assert!(matches!(freed, Outcome::Freed(leases) if leases.len() == 1));
-        assert!(listed(&mut host.store(before), &boot(1)).is_empty());
+        for has_both in [false, true] {
+            let host = Host::new();
+            added(&mut host.store(before), &lowest("c1"), &boot(1));
+            if has_both {
+                added(&mut host.store(after), &of_network("other", lowest("x")), &boot(1));
+            }
+            let freed = host.store(after).apply(&del("c1"), &boot(1)).unwrap();
+            assert!(matches!(freed, Outcome::Freed(leases) if leases.len() == 1));
+            let left = listed(&mut host.store(before), &boot(1));
+            assert_eq!(left.len(), usize::from(has_both), "{left:?}");
+        }
     }
 }
 

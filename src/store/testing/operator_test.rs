@@ -1,7 +1,9 @@
 //! Cases of the contract for operators: imports, and freeing stale leases.
 
 use super::contract::{Make, add, added, addr, at, del_target, freed, leases, net, refused, set};
-use crate::alloc::{Add, Command, Del, ForeignLease, Import, Imported, Outcome, Strategy, Target};
+use crate::alloc::{
+    Add, Command, Del, ExportHostLocal, ForeignLease, Import, Imported, Outcome, Strategy, Target,
+};
 use crate::error::Refusal;
 use crate::model::{Kind, Lease, Origin, Owner};
 
@@ -72,4 +74,23 @@ pub fn a_changed_lease_is_not_freed(make: Make<'_>) {
     added(&mut *make(), &add("c1", &sets), &at(3));
     assert_eq!(free(4, &read), []);
     assert_eq!(leases(&mut *make()).len(), 1);
+}
+
+/// What was written to host-local's folder is leased there and not here any more; what has changed since stays.
+pub fn an_export_moves_the_leases(make: Make<'_>) {
+    let (mut store, sets) = (make(), [set("10.0.0.0/24")]);
+    let rr = |c: &str| Add { strategy: Strategy::RoundRobin, ..add(c, &sets) };
+    for c in ["c1", "c2", "c3"] {
+        added(&mut *store, &rr(c), &at(1));
+    }
+    let mut written = leases(&mut *store);
+    let changed = written.pop().unwrap();
+    let export = ExportHostLocal {
+        set: net(),
+        ranges: vec![sets[0].key()],
+        leases: [&written[..], &[Lease { time: 9, ..changed.clone() }]].concat(),
+    };
+    let last = store.apply(&Command::ExportHostLocal(export), &at(2)).unwrap();
+    assert_eq!(last, Outcome::Exported(vec![Some(changed.addr)]));
+    assert_eq!(leases(&mut *store), [changed]);
 }

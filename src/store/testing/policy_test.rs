@@ -42,6 +42,24 @@ fn a_reserved_address_is_leased_to_nobody_over_reboots() {
 }
 
 #[test]
+fn an_address_within_a_reserved_range_is_leased_to_nobody() {
+    for persist in MODES {
+        let host = Host::new();
+        let mut store = host.store(persist);
+        let range: Vec<Addr> = (2..=120).map(|n| addr(&format!("10.0.0.{n}"))).collect();
+        reserve(&mut store, &range, &boot(1)).unwrap();
+        let requested = vec![Requested { addr: range[50], prefix: None }];
+        let asked = Command::Add(Add { requested, ..lowest("x") });
+        assert!(matches!(refused(&mut store, &asked, &boot(1)), Refusal::Held { .. }));
+        for n in 0..20 {
+            // The search begins anywhere.
+            let add = super::contract::add(&format!("c{n}"), &super::host::range());
+            assert!(!range.contains(&added(&mut store, &add, &boot(1))[0]));
+        }
+    }
+}
+
+#[test]
 fn every_add_compares_the_nonce_and_refreshes_the_copy_if_it_differs() {
     for persist in MODES {
         let host = Host::new();
@@ -217,4 +235,38 @@ fn a_contested_address_is_listed_once_whichever_file_its_set_is_in() {
     added(&mut host.store(Persist::Boot), &Add { set, owner, ..lowest("x") }, &boot(1));
     let rows = listed(&mut host.store(Persist::Boot), &boot(1));
     assert_eq!(rows.iter().filter(|row| row.set == net()).count(), 1, "{rows:?}");
+}
+
+/// The second process reserves while the first one is about to take the lock.
+#[test]
+fn of_two_changes_at_once_none_is_lost() {
+    use super::watched::Watched;
+    use crate::model::Wait;
+    use crate::store::Embedded;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    type Change = fn(&mut dyn Store) -> Result<Vec<Addr>, Error>;
+    let changes: [(Change, &[&str]); 2] = [
+        (
+            |store| reserve(store, &[addr("10.0.0.9")], &boot(1)),
+            &["10.0.0.5", "10.0.0.9", "10.0.0.11"],
+        ),
+        (|store| unreserve(store, &[addr("10.0.0.5")], &boot(1)), &["10.0.0.11"]),
+    ];
+    for (change, expected) in changes {
+        let host = Host::new();
+        reserve(&mut host.store(Persist::Disk), &[addr("10.0.0.5")], &boot(1)).unwrap();
+        let (path, done) = (host.path(""), AtomicBool::new(false));
+        let before = move |what: &str, name: &std::path::Path| {
+            let is_lock = name.to_str().is_some_and(|name| name.ends_with(".redb.lock"));
+            if what == "open" && is_lock && !done.swap(true, Ordering::Relaxed) {
+                let mut other = Embedded::new(path.clone(), Persist::Disk, Wait::Try);
+                reserve(&mut other, &[addr("10.0.0.11")], &boot(1)).unwrap();
+            }
+            Ok(())
+        };
+        let files = Watched { is_shared: false, before: std::sync::Arc::new(before) };
+        change(&mut Embedded::on(files, host.path(""), Persist::Disk, Wait::Try)).unwrap();
+        let expected: Vec<Addr> = expected.iter().map(|text| addr(text)).collect();
+        assert_eq!(reserved(&mut host.store(Persist::Disk), 1), expected);
+    }
 }

@@ -207,3 +207,28 @@ fn the_rotation_goes_on_behind_host_locals_last_address() {
         assert_eq!(got, [addr("10.0.0.8")]);
     }
 }
+
+/// The leases are committed before the folder is given up, never the other way round.
+#[test]
+fn a_takeover_that_cannot_commit_leaves_the_folder_to_host_local() {
+    use super::watched::Watched;
+    for persist in MODES {
+        let host = Host::new();
+        let dir = folder(&host, &[("10.0.0.2", "old")]);
+        let full = |what: &str, path: &std::path::Path| {
+            let is_lock = path.extension().is_some_and(|end| end == "lock");
+            if what == "create" && !is_lock {
+                return Err(std::io::ErrorKind::StorageFull.into());
+            }
+            Ok(())
+        };
+        let files = Watched { is_shared: false, before: std::sync::Arc::new(full) };
+        let mut store = crate::store::Embedded::on(files, host.path(""), persist, Wait::Try);
+        let network = network();
+        let legacy = HostLocalFolder { dir: &dir, network: &network, wait: Wait::Try };
+        let failed = engine::add(&mut store, lowest("new"), Some(legacy), &boot(1));
+        assert!(matches!(failed, Err(Error::Store(_))), "{failed:?}");
+        assert!(dir.join("10.0.0.2").exists());
+        assert_eq!(add(&host, persist, lowest("new"), &boot(1)).unwrap(), [addr("10.0.0.3")]);
+    }
+}

@@ -65,6 +65,7 @@ impl FileSystem for Watched {
         Os.make_folder(folder)
     }
     fn sync_folder(&self, folder: &Path) -> Result<()> {
+        (self.before)("sync_folder", folder)?;
         Os.sync_folder(folder)
     }
     fn is_shared(&self, _: &Path) -> Result<bool> {

@@ -5,8 +5,8 @@
 //! each turn (one event from outside, such as an ADD or a power cut), `list` must agree with the results
 //! that commands have returned.
 
-mod disk;
-mod random;
+pub mod disk;
+pub mod random;
 mod world;
 
 use std::cell::RefCell;

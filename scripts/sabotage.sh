@@ -1,0 +1,229 @@
+#!/usr/bin/env bash
+# Puts known faults back into a copy of the sources, one at a time, and requires that the test which
+# each names fails. tests/sabotage/README.md describes the patches.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export CARGO_TERM_COLOR=never
+
+usage() {
+    cat << 'END'
+usage: scripts/sabotage.sh [--all | --five | NAME...] [--resume]
+
+  --all      every patch in tests/sabotage (the default)
+  --five     the five that continuous integration runs
+  NAME       the patch tests/sabotage/NAME.patch
+  --resume   leaves out the patches that were caught by the last run on the same sources
+
+For each patch: apply it to a copy of the working tree (uncommitted changes included), build, and run
+the tests that it names. It counts as passed if each of these tests fails by an assertion. A patch that
+does not apply, does not compile or is not noticed counts as failed. The copy and its build are in
+target/sabotage.
+END
+}
+
+# One of each folder, among the fastest.
+five=(
+    cursor-is-lost
+    policy-nonce-is-not-compared
+    host-local-folder-only-moved
+    grace-period-is-ignored
+    fence-is-skipped
+)
+
+resume=
+names=()
+for arg in "$@"; do
+    case $arg in
+        --all) names=() ;;
+        --five) names=("${five[@]}") ;;
+        --resume) resume=yes ;;
+        -h | --help)
+            usage
+            exit
+            ;;
+        -*)
+            usage >&2
+            exit 2
+            ;;
+        *) names+=("$(basename "$arg" .patch)") ;;
+    esac
+done
+patches=$PWD/tests/sabotage
+if [ ${#names[@]} = 0 ]; then
+    for patch in "$patches"/*.patch; do
+        names+=("$(basename "$patch" .patch)")
+    done
+fi
+for name in "${names[@]}"; do
+    if [ ! -f "$patches/$name.patch" ]; then
+        echo "sabotage.sh: there is no tests/sabotage/$name.patch" >&2
+        exit 2
+    fi
+done
+
+lab=$PWD/target/sabotage
+built=$(realpath -m "${CARGO_TARGET_DIR-target}")/debug
+copy=$lab/tree
+mkdir -p "$copy"
+git_dir=$(git rev-parse --absolute-git-dir)
+# Nothing is debugged here, so the build is as fast as it can be. A build folder of its own, so that no
+# other command ever meets a program with a fault in it.
+export CARGO_TARGET_DIR=$lab/target CARGO_INCREMENTAL=1
+export CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=false
+unset SUBLET_LONG
+
+# The first build takes the dependencies that are built already. The program itself is another's.
+if [ ! -d "$CARGO_TARGET_DIR" ] && [ -d "$built/deps" ]; then
+    for part in .fingerprint build deps; do
+        mkdir -p "$CARGO_TARGET_DIR/debug/$part"
+        find "$built/$part" -mindepth 1 -maxdepth 1 ! -name 'sublet*' ! -name 'libsublet*' \
+            ! -name 'it-*' -exec cp -a --reflink=auto -t "$CARGO_TARGET_DIR/debug/$part" {} +
+    done
+fi
+
+in_copy() {
+    (cd "$copy" && GIT_DIR=$git_dir GIT_WORK_TREE=$copy GIT_INDEX_FILE=$lab/index git "$@")
+}
+
+# The working tree as a tree of git's, without touching the index of the repository.
+sources() {
+    rm -f "$lab/now"
+    cp "$(git rev-parse --git-path index)" "$lab/now"
+    GIT_INDEX_FILE=$lab/now git add --all
+    GIT_INDEX_FILE=$lab/now git write-tree
+}
+
+# Writes only the files that differ, so that little is compiled again.
+restore() {
+    in_copy read-tree -u --reset "$tree"
+}
+
+field() {
+    sed -n "s/^$1: //p" "$patches/$2.patch"
+}
+
+# The tests that a patch names, one a line.
+tests_of() {
+    field caught-by "$1" | tr ',' '\n' | tr -d ' '
+}
+
+# The build target of a test: `it::` stands for tests/it, everything else is in the library.
+targets() {
+    local test
+    for test in "$@"; do
+        case $test in
+            it::*) echo --test=it ;;
+            *) echo --lib ;;
+        esac
+    done | sort -u
+}
+
+nextest=
+if cargo nextest --version > /dev/null 2>&1; then
+    nextest=yes
+fi
+
+build() {
+    (cd "$copy" && cargo test --no-run --locked --quiet "$@")
+}
+
+# Runs these tests; their report goes to standard output. Built before.
+run() {
+    local test filter=
+    local -a options exact
+    mapfile -t options < <(targets "$@")
+    if [ "$nextest" ]; then
+        for test in "$@"; do
+            filter+="${filter:+ | }test(=${test#it::})"
+        done
+        (cd "$copy" && cargo nextest run --profile sabotage --locked --no-fail-fast "${options[@]}" -E "$filter") 2>&1
+    else
+        exact=("${@#it::}")
+        (cd "$copy" && timeout 120 cargo test --locked --no-fail-fast "${options[@]}" \
+            -- --exact "${exact[@]}") 2>&1
+    fi
+}
+
+# Whether the report says that this test failed by a panic: not by a signal, not by its time limit.
+failed_by_assertion() {
+    local report=$1 test=${2#it::}
+    if [ "$nextest" ]; then
+        grep -qE "^ +FAIL \[.* $test\$" "$report" || return 1
+    else
+        grep -qE "^test $test \.\.\. FAILED\$" "$report" || return 1
+    fi
+    grep -qE "^ *thread '.*' .*panicked at |^ *thread '.*' panicked at " "$report"
+}
+
+last() {
+    grep -vE '^ *$' "$1" | tail -n 15 | sed 's/^/    /' >&2
+}
+
+tree=$(sources)
+restore
+caught=$lab/caught-$tree
+[ "$resume" ] || rm -f "$lab"/caught-*
+touch "$caught"
+if [ "$resume" ]; then
+    left=()
+    for name in "${names[@]}"; do
+        grep -qxF "$name" "$caught" || left+=("$name")
+    done
+    echo "sabotage.sh: $((${#names[@]} - ${#left[@]})) of ${#names[@]} patches were caught before"
+    names=("${left[@]}")
+fi
+
+passed=0
+failed=0
+if [ ${#names[@]} -gt 0 ]; then
+    # The tests must pass without any fault, or their failure would prove nothing.
+    mapfile -t all < <(for name in "${names[@]}"; do tests_of "$name"; done | sort -u)
+    mapfile -t options < <(targets "${all[@]}")
+    report=$lab/report
+    begin=$SECONDS
+    build "${options[@]}"
+    begun=$SECONDS
+    if ! run "${all[@]}" > "$report"; then
+        echo "sabotage.sh: a test fails without any patch:" >&2
+        last "$report"
+        exit 1
+    fi
+    ran=$(grep -cE '^ +PASS \[|^test .* \.\.\. ok$' "$report")
+    if [ "$ran" != "${#all[@]}" ]; then
+        echo "sabotage.sh: $ran of ${#all[@]} named tests exist:" >&2
+        for test in "${all[@]}"; do
+            grep -qE " ${test#it::}( |\$)" "$report" || echo "    no test $test" >&2
+        done
+        exit 1
+    fi
+    echo "${#all[@]} tests pass without a patch (build $((begun - begin)) s, tests $((SECONDS - begun)) s)"
+fi
+
+for name in "${names[@]+"${names[@]}"}"; do
+    begin=$SECONDS
+    mapfile -t tests < <(tests_of "$name")
+    mapfile -t options < <(targets "${tests[@]}")
+    verdict=
+    if ! in_copy apply "$patches/$name.patch" 2> "$report"; then
+        verdict="does not apply"
+    elif ! build "${options[@]}" > "$report" 2>&1; then
+        verdict="does not compile"
+    else
+        run "${tests[@]}" > "$report" || true
+        for test in "${tests[@]}"; do
+            failed_by_assertion "$report" "$test" || verdict="is not caught by $test"
+        done
+    fi
+    if [ "$verdict" ]; then
+        failed=$((failed + 1))
+        echo "FAILED $name ($((SECONDS - begin)) s): $verdict"
+        last "$report"
+    else
+        passed=$((passed + 1))
+        echo "$name" >> "$caught"
+        echo "caught $name ($((SECONDS - begin)) s)"
+    fi
+    restore
+done
+echo "$passed passed, $failed failed"
+[ "$failed" = 0 ]
