@@ -21,6 +21,7 @@ mod peers;
 mod policy_test;
 mod pool_cases;
 mod readers_test;
+mod records;
 mod sim;
 mod takeover_test;
 mod watched;
