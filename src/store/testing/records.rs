@@ -8,7 +8,7 @@ use crate::store::cluster::server::{Conflict, Entries, Entry, Expect, KeyRange, 
 #[derive(Clone, Debug, Default)]
 pub struct Records {
     pub entries: BTreeMap<String, Entry>,
-    version: u64,
+    pub version: u64,
 }
 
 impl Records {

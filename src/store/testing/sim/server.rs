@@ -27,6 +27,13 @@ pub type Note = Rc<dyn Fn(String)>;
 /// Candidate transactions that were sent together.
 type Sent = Vec<Vec<Operation>>;
 
+/// What has not arrived yet, and who sent it.
+#[derive(Debug)]
+struct InTransit {
+    sent: Sent,
+    sender: Arc<Process>,
+}
+
 /// What the network and the server do, besides what a process's fate is.
 #[derive(Debug)]
 struct State {
@@ -34,7 +41,7 @@ struct State {
     is_etcd: bool,
     random: Random,
     /// Transactions that have not arrived yet.
-    in_transit: Vec<Sent>,
+    in_transit: Vec<InTransit>,
     /// Calls until the next leader is elected. Meanwhile every call fails, and some transactions are applied.
     election: u32,
     /// No space is left: nothing can be written, but records can be removed.
@@ -92,6 +99,11 @@ impl SimServer {
         self.state.borrow_mut().random = random;
     }
 
+    /// Another number whenever the records have changed.
+    pub fn version(&self) -> u64 {
+        self.state.borrow().records.version
+    }
+
     /// How many calls did not get the answer of a healthy server.
     pub fn troubles(&self) -> u64 {
         self.state.borrow().troubles
@@ -121,7 +133,7 @@ impl SimServer {
     pub fn arrive(&self, random: &mut Random) -> Vec<String> {
         let mut notes = Vec::new();
         while !self.state.borrow().in_transit.is_empty() && random.one_in(6) {
-            notes.extend(self.state.borrow_mut().arrive(random));
+            notes.extend(self.state.borrow_mut().arrive(self.events, random));
         }
         notes
     }
@@ -129,9 +141,11 @@ impl SimServer {
 
 impl State {
     /// One transaction arrives, or is lost.
-    fn arrive(&mut self, random: &mut Random) -> Option<String> {
-        let sent = self.in_transit.swap_remove(random.below(self.in_transit.len()));
-        if random.one_in(4) || (self.is_full && writes(&sent)) {
+    fn arrive(&mut self, events: Events, random: &mut Random) -> Option<String> {
+        let at = random.below(self.in_transit.len());
+        let InTransit { sent, sender } = self.in_transit.swap_remove(at);
+        let is_lost = random.one_in(4) || (sender.is_dead() && !events.late_of_killed);
+        if is_lost || (self.is_full && writes(&sent)) {
             return None;
         }
         let which = self.records.first_that_holds(&sent)?;
@@ -215,6 +229,11 @@ impl Connection {
         done.unwrap_or_else(|stop| Err(self.stopped(stop)))
     }
 
+    fn in_transit(&self, candidates: &[&[Operation]]) -> InTransit {
+        let sent = candidates.iter().map(|operations| operations.to_vec()).collect();
+        InTransit { sent, sender: self.process.clone() }
+    }
+
     fn stopped(&self, stop: Stop) -> StoreError {
         let why = match stop {
             Stop::Killed => {
@@ -241,7 +260,7 @@ impl Connection {
     fn decide(&self, candidates: &[&[Operation]]) -> Result<Commit, StoreError> {
         let state = &mut *self.server.state.borrow_mut();
         let events = self.server.events;
-        let sent = || candidates.iter().map(|operations| operations.to_vec()).collect::<Sent>();
+        let sent = || self.in_transit(candidates);
         if self.is_cut_off || state.is_electing() {
             if state.random.one_in(2) {
                 return Err(state.trouble("the connection was refused"));
@@ -258,7 +277,7 @@ impl Connection {
             }
             return Ok(state.unknown());
         }
-        if state.is_full && writes(&sent()) {
+        if state.is_full && writes(&sent().sent) {
             return Err(state.trouble("no space"));
         }
         let luck = state.random.below(40);
@@ -325,8 +344,7 @@ impl Server for Connection {
             let state = &mut *self.server.state.borrow_mut();
             // Killed while it waited for the answer.
             if state.random.one_in(2) {
-                let sent = candidates.iter().map(|operations| operations.to_vec()).collect();
-                state.in_transit.push(sent);
+                state.in_transit.push(self.in_transit(candidates));
             }
         }
         done.unwrap_or_else(|stop| Err(self.stopped(stop)))

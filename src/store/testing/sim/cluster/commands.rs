@@ -71,6 +71,7 @@ pub(super) fn run_steps<T>(
     let world = &mut *world.borrow_mut();
     world.machines[machine].running.retain(|other| !Arc::ptr_eq(other, &process));
     world.story.steps += process.steps();
+    world.had_trouble = server.troubles() != troubles;
     if process.is_dead() {
         run.restore();
         return Ran::Killed;
@@ -81,7 +82,7 @@ pub(super) fn run_steps<T>(
         Err(Error::Store(error)) => {
             let is_claimed = matches!(error, StoreError::Claimed { .. })
                 && (world.events.renames || world.events.clones);
-            if server.troubles() == troubles && !is_claimed {
+            if !world.had_trouble && !is_claimed {
                 world.found(format!("m{machine} failed on a healthy server: {error}"));
             }
             Ran::Failed(error)

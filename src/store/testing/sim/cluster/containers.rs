@@ -73,7 +73,8 @@ pub(super) fn add(world: &Shared, machine: usize) {
         Ran::Refused(refusal) => {
             world.note(format!("{name} -> {refusal:?}"));
             // A refusal changes nothing.
-            if before.is_none() {
+            let is_sure = world.events.refusals_after_no_answer || !world.had_trouble;
+            if before.is_none() && is_sure {
                 world.containers.remove(&key);
             }
         }

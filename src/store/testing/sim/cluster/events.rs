@@ -39,6 +39,8 @@ pub struct Events {
     pub private_run: bool,
     /// Networks with two range sets.
     pub two_range_sets: bool,
+    /// An ADD that is refused has leased nothing, even if one of its transactions was not answered.
+    pub refusals_after_no_answer: bool,
 }
 
 impl Events {
@@ -58,6 +60,7 @@ impl Events {
         shared: true,
         private_run: true,
         two_range_sets: true,
+        refusals_after_no_answer: true,
     };
 
     /// A healthy server.
@@ -77,6 +80,7 @@ impl Events {
         shared: false,
         private_run: false,
         two_range_sets: false,
+        refusals_after_no_answer: false,
     };
 
     /// What today's code survives. It does not survive:
@@ -90,6 +94,8 @@ impl Events {
     /// - `shared`: an ADD and a DEL look into the configured set only, not where the leases are.
     /// - `two_range_sets`: an ADD that repeats one of an earlier boot, and reads the record of its owner late, leaves
     ///   an address of the earlier boot that no owner has.
+    /// - `refusals_after_no_answer`: an ADD fences its own transaction only after it has decided, so it may be refused
+    ///   because of its own lease.
     pub const SURVIVED: Events = Events {
         late_of_killed: false,
         private_run: false,
@@ -99,6 +105,7 @@ impl Events {
         cooldown_between_machines: false,
         shared: false,
         two_range_sets: false,
+        refusals_after_no_answer: false,
         ..Events::ALL
     };
 
@@ -127,6 +134,7 @@ impl Events {
                 "cooldown_between_machines" => events.cooldown_between_machines = is_on,
                 "shared" => events.shared = is_on,
                 "private_run" => events.private_run = is_on,
+                "refusals_after_no_answer" => events.refusals_after_no_answer = is_on,
                 "two_range_sets" => events.two_range_sets = is_on,
                 unknown => panic!("SUBLET_EVENTS: there is no event {unknown}"),
             }

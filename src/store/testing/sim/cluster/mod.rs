@@ -93,8 +93,12 @@ pub struct World {
     random: Random,
     boots: u64,
     story: Story,
+    /// Whether something went wrong in the call that ended last.
+    had_trouble: bool,
     /// The steps at the last thorough check.
     checked: u64,
+    /// The server's records at the last check, and the leases in them.
+    seen: (u64, Vec<Lease>),
     /// On tmpfs, as `/run` is.
     folder: TempDir,
 }
@@ -142,7 +146,9 @@ impl World {
             random,
             boots: 0,
             story: Story::default(),
+            had_trouble: false,
             checked: 0,
+            seen: (0, Vec::new()),
             folder: tempfile::tempdir_in("/dev/shm").unwrap(),
         };
         world.note(if is_etcd { "a cluster of etcd" } else { "a cluster of Consul" });

@@ -293,9 +293,10 @@ fn sweep(world: &Shared, host: usize) {
         // A request that is under way began within the grace period. An operator who knows that there is
         // none needs no grace period.
         let since = world.hosts[host].docker.since.iter().min().copied();
-        let before = since.unwrap_or(u64::MAX);
+        let is_quiet = since.is_none() && world.random.one_in(2);
+        let before = if is_quiet { u64::MAX } else { since.unwrap_or(world.now(host)) };
         let docker = &mut world.hosts[host].docker;
-        docker.is_quiet = since.is_none();
+        docker.is_quiet |= is_quiet;
         docker.sweeping += 1;
         docker.sweeps += 1;
         let alive = Vec::new();
