@@ -101,8 +101,10 @@ impl World {
     fn conflict(&self, key: Key, add: &Add, addrs: &[Addr], created: &[Addr]) -> Option<String> {
         for (other, container) in self.containers.iter().filter(|(other, _)| **other != key) {
             let Container::Live { addrs: held, .. } = container else { continue };
-            let same_set = self.settings[other.0].set(other.0) == add.set;
-            if let Some(addr) = addrs.iter().find(|addr| same_set && held.contains(addr)) {
+            // Of another network, the set of a lease may differ from the configured one.
+            let is_same = other.0 == key.0
+                || (!self.events.shared && self.settings[other.0].set(other.0) == add.set);
+            if let Some(addr) = addrs.iter().find(|addr| is_same && held.contains(addr)) {
                 return Some(format!("{addr} is held by {}", name(*other)));
             }
         }
