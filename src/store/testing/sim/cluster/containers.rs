@@ -4,7 +4,7 @@ use super::commands::{Ran, run, run_steps};
 use super::{Container, Cooling, Key, NETWORKS, Shared, World, attachment, key_of, name, owner};
 use crate::alloc::{Add, Command, Del, Gc, Outcome, Target};
 use crate::engine;
-use crate::model::{IfName, Lease, Origin, Pod};
+use crate::model::{IfName, Lease, Origin, Persist, Pod};
 use crate::net::Addr;
 use crate::store::testing::contract;
 
@@ -56,9 +56,10 @@ pub(super) fn add(world: &Shared, machine: usize) {
         Ran::Done(Outcome::Added(added)) => {
             let addrs: Vec<Addr> = added.grants.iter().map(|grant| grant.addr).collect();
             world.note(format!("{name} -> {addrs:?}"));
-            if let Some(Container::Live { addrs: before, .. }) = &before
-                && !before.iter().all(|addr| addrs.contains(addr))
-            {
+            let is_another = matches!(&before, Some(Container::Live { addrs: before, .. })
+                if !before.iter().all(|addr| addrs.contains(addr)));
+            let is_excused = !world.events.repeats_after_reboot && persist == Persist::Disk;
+            if is_another && !is_excused {
                 world.found(format!("{name} got another address than before: {before:?}"));
             }
             if let Some(what) = world.conflict(key, &command, &addrs, &added.created) {
@@ -67,7 +68,7 @@ pub(super) fn add(world: &Shared, machine: usize) {
             for addr in &added.created {
                 world.cooling.remove(&(command.set.clone(), *addr));
             }
-            world.containers.insert(key, Container::Live { addrs, is_exact: true });
+            world.containers.insert(key, Container::Live { addrs, is_exact: !is_another });
         }
         Ran::Done(other) => world.found(format!("{name}: {other:?}")),
         Ran::Refused(refusal) => {

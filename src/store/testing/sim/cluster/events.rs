@@ -39,6 +39,8 @@ pub struct Events {
     pub private_run: bool,
     /// Networks with two range sets.
     pub two_range_sets: bool,
+    /// A repeated ADD of a durable lease answers with that lease after a reboot, too.
+    pub repeats_after_reboot: bool,
     /// An ADD that is refused has leased nothing, even if one of its transactions was not answered.
     pub refusals_after_no_answer: bool,
 }
@@ -60,6 +62,7 @@ impl Events {
         shared: true,
         private_run: true,
         two_range_sets: true,
+        repeats_after_reboot: true,
         refusals_after_no_answer: true,
     };
 
@@ -80,6 +83,7 @@ impl Events {
         shared: false,
         private_run: false,
         two_range_sets: false,
+        repeats_after_reboot: false,
         refusals_after_no_answer: false,
     };
 
@@ -94,6 +98,9 @@ impl Events {
     /// - `shared`: an ADD and a DEL look into the configured set only, not where the leases are.
     /// - `two_range_sets`: an ADD that repeats one of an earlier boot, and reads the record of its owner late, leaves
     ///   an address of the earlier boot that no owner has.
+    /// - `repeats_after_reboot`: an ADD assumes that its owner has no record. If the range is full it lists the owners of
+    ///   its node, and then compares the version that it has learned in place of the absence that it decided on. So it
+    ///   leases a second address.
     /// - `refusals_after_no_answer`: an ADD fences its own transaction only after it has decided, so it may be refused
     ///   because of its own lease.
     pub const SURVIVED: Events = Events {
@@ -105,6 +112,7 @@ impl Events {
         cooldown_between_machines: false,
         shared: false,
         two_range_sets: false,
+        repeats_after_reboot: false,
         refusals_after_no_answer: false,
         ..Events::ALL
     };
@@ -134,6 +142,7 @@ impl Events {
                 "cooldown_between_machines" => events.cooldown_between_machines = is_on,
                 "shared" => events.shared = is_on,
                 "private_run" => events.private_run = is_on,
+                "repeats_after_reboot" => events.repeats_after_reboot = is_on,
                 "refusals_after_no_answer" => events.refusals_after_no_answer = is_on,
                 "two_range_sets" => events.two_range_sets = is_on,
                 unknown => panic!("SUBLET_EVENTS: there is no event {unknown}"),
