@@ -123,7 +123,9 @@ impl<F: FileSystem> StoreReader for Embedded<F> {
     fn records(&mut self, cx: &Context, each: &mut EachRecord<'_>) -> Result<(), Error> {
         self.patience.renew();
         let mut seen = BTreeSet::new();
-        for file in self.lease_files_own_first(cx)? {
+        let files = self.lease_files_own_first(cx)?;
+        let homes = self.homes(&files)?;
+        for file in files {
             let pools = self.read_page(&file, |tables| pools::all(tables))?;
             for pool in pools.unwrap_or_default() {
                 each(Record::Pool(pool), file.persist)?;
@@ -136,7 +138,9 @@ impl<F: FileSystem> StoreReader for Embedded<F> {
                     let Some(page) = page else { break };
                     for (_, record) in page.records {
                         let set = record.set();
-                        if set.as_ref().is_none_or(|set| !seen.contains(set)) {
+                        // What a file keeps of a set with another home (a cursor, a gateway) is out of date.
+                        let is_home = |set| homes.get(set).is_none_or(|home| *home == file.persist);
+                        if set.as_ref().is_none_or(|set| !seen.contains(set) && is_home(set)) {
                             here.extend(set);
                             each(record, file.persist)?;
                         }

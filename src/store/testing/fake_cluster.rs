@@ -13,13 +13,12 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::delegate::{delegate_reads, delegate_repairs};
+use super::records::Records;
 use crate::alloc::{Command, Context, Outcome};
 use crate::error::{Error, StoreError};
 use crate::model::{Lease, NetworkName, Persist};
 use crate::store::cluster::check::assert_sound;
-use crate::store::cluster::server::{
-    Commit, Conflict, Entries, Entry, Expect, KeyRange, Operation, Server, Write,
-};
+use crate::store::cluster::server::{Commit, Entries, Entry, KeyRange, Operation, Server};
 use crate::store::cluster::{ClusterStore, LocalCache};
 use crate::store::{Cluster, OldKey, Store, StoreReader};
 
@@ -32,8 +31,7 @@ pub type AfterList = (&'static str, Box<dyn FnOnce()>);
 /// The fake server.
 #[derive(Default)]
 pub struct FakeServer {
-    data: RefCell<BTreeMap<String, Entry>>,
-    version: Cell<u64>,
+    records: RefCell<Records>,
     /// The number of round trips so far.
     pub round_trips: Cell<usize>,
     /// Whether it behaves as etcd, else as Consul.
@@ -107,7 +105,7 @@ impl FakeServer {
 
     /// Changes the record of a path without a new version.
     pub fn corrupt(&self, path: &str, change: impl FnOnce(&mut Vec<u8>)) {
-        change(&mut self.data.borrow_mut().get_mut(path).unwrap().value);
+        change(&mut self.records.borrow_mut().entries.get_mut(path).unwrap().value);
     }
 
     /// Writes a key as cni-ipam-consul does.
@@ -117,7 +115,7 @@ impl FakeServer {
 
     /// All paths.
     pub fn paths(&self) -> Vec<String> {
-        self.data.borrow().keys().cloned().collect()
+        self.records.borrow().entries.keys().cloned().collect()
     }
 
     /// The next random failure: 0 a conflict, 1 not applied, 2 applied but not answered, else none.
@@ -131,11 +129,6 @@ impl FakeServer {
             }
         }
     }
-}
-
-/// The operations with a comparison.
-fn compared<'a>(steps: impl Iterator<Item = &'a Operation>) -> impl Iterator<Item = &'a Operation> {
-    steps.filter(|operation| operation.expect != Expect::Anything)
 }
 
 fn unknown() -> Commit {
@@ -158,18 +151,12 @@ impl Server for Rc<FakeServer> {
     fn get(&self, paths: &[&str], _: Instant) -> Result<Entries, StoreError> {
         assert!(paths.len() <= LIMIT);
         self.count_trip()?;
-        let data = self.data.borrow();
-        Ok(paths.iter().map(|p| ((*p).to_owned(), data.get(*p).cloned())).collect())
+        Ok(self.records.borrow().get(paths))
     }
 
     fn list(&self, prefix: &str, _: Instant) -> Result<BTreeMap<String, Entry>, StoreError> {
-        assert!(prefix.ends_with('/'), "{prefix} may end within a name");
         self.count_trip()?;
-        let data = self.data.borrow();
-        let below =
-            data.range(prefix.to_owned()..).take_while(|(path, _)| path.starts_with(prefix));
-        let found = below.map(|(path, entry)| (path.clone(), entry.clone())).collect();
-        drop(data);
+        let found = self.records.borrow().list(prefix);
         let after_list = self.after_list.borrow_mut().take_if(|(of, _)| *of == prefix);
         if let Some((_, act)) = after_list {
             act();
@@ -190,11 +177,8 @@ impl Server for Rc<FakeServer> {
         windows: &[KeyRange],
         _: Instant,
     ) -> Result<Vec<u64>, StoreError> {
-        assert!(windows.iter().all(|w| w.first.starts_with(folder) && w.first <= w.last));
         self.count_trip()?;
-        let data = self.data.borrow();
-        let count = |w: &KeyRange| data.range(w.first.clone()..=w.last.clone()).count() as u64;
-        Ok(windows.iter().map(count).collect())
+        Ok(self.records.borrow().count(folder, windows))
     }
 
     fn max_candidates(&self) -> usize {
@@ -218,51 +202,19 @@ impl Server for Rc<FakeServer> {
             return Ok(unknown());
         }
         let failure = self.next_failure();
-        let holds = |operation: &Operation| {
-            let now = self.data.borrow().get(&operation.path).map(|e| e.version);
-            match operation.expect {
-                Expect::Anything => true,
-                Expect::Absent => now.is_none(),
-                Expect::Present => now.is_some(),
-                Expect::Version(version) => now == Some(version),
-            }
+        let which = if self.ignores_comparisons.get() {
+            Some(0)
+        } else {
+            self.records.borrow().first_that_holds(candidates)
         };
-        let ignores_comparisons = self.ignores_comparisons.get();
-        let which = candidates
-            .iter()
-            .position(|operations| ignores_comparisons || operations.iter().all(holds));
         let Some(which) = which.filter(|_| failure != 0) else {
-            if !self.is_etcd.get() {
-                let stale = compared(candidates[0].iter()).filter(|operation| !holds(operation));
-                return Ok(Commit::Conflict(Conflict::Stale(
-                    stale.map(|operation| operation.path.clone()).collect(),
-                )));
-            }
-            let data = self.data.borrow();
-            let entries = compared(candidates.iter().flat_map(|operations| operations.iter()))
-                .map(|operation| (operation.path.clone(), data.get(&operation.path).cloned()));
-            return Ok(Commit::Conflict(Conflict::Current(entries.collect())));
+            let conflict = self.records.borrow().conflict(candidates, self.is_etcd.get());
+            return Ok(Commit::Conflict(conflict));
         };
         if failure == 1 {
             return Ok(unknown());
         }
-        self.version.set(self.version.get() + 1);
-        let mut data = self.data.borrow_mut();
-        for operation in candidates[which] {
-            let path = operation.path.clone();
-            match &operation.write {
-                Write::Put(value) => {
-                    let entry = Entry { version: self.version.get(), value: value.clone() };
-                    data.insert(path, entry);
-                }
-                Write::Delete => drop(data.remove(&path)),
-                Write::DeleteTree => {
-                    assert!(path.ends_with('/'), "{path} may end within a name");
-                    data.retain(|other, _| !other.starts_with(&path));
-                }
-                Write::Keep => {}
-            }
-        }
+        self.records.borrow_mut().apply(candidates[which]);
         Ok(if failure == 2 || self.never_answers.get() { unknown() } else { Commit::Done(which) })
     }
 }

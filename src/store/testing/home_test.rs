@@ -2,7 +2,7 @@
 
 use super::contract::{added, addr, del};
 use super::host::{Host, added_with_warnings, boot, listed, lowest, of_network};
-use crate::alloc::{Command, Context, Outcome};
+use crate::alloc::{Add, Command, Context, Outcome, Record, Strategy};
 use crate::model::{BootId, Persist};
 use crate::store::{Store, StoreReader};
 
@@ -33,6 +33,28 @@ fn leases_go_where_the_set_has_one_already_with_a_warning_until_it_is_empty() {
         assert_eq!((addrs, warnings), (vec![addr("10.0.0.2")], vec![]));
         let file = if after == Persist::Disk { host.path("") } else { host.of_boot(1) };
         assert!(file.exists());
+    }
+}
+
+/// A copy reads the records of a set from its home, although the other file has its cursor.
+#[test]
+fn the_records_of_a_set_are_those_of_its_home() {
+    for (before, after) in BOTH {
+        let host = Host::new();
+        let round_robin = |name| Add { strategy: Strategy::RoundRobin, ..lowest(name) };
+        added(&mut host.store(before), &round_robin("c1"), &boot(1));
+        host.store(before).apply(&del("c1"), &boot(1)).unwrap();
+        added(&mut host.store(after), &round_robin("c2"), &boot(1));
+        for persist in [before, after] {
+            let mut leases = Vec::new();
+            host.store(persist)
+                .records(&boot(1), &mut |record, persist| {
+                    leases.extend(matches!(record, Record::Lease(_)).then_some(persist));
+                    Ok(())
+                })
+                .unwrap();
+            assert_eq!(leases, [after]);
+        }
     }
 }
 

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::contract::added;
 use super::host::{Host, boot, lowest};
-use super::sim::disk::{Disk, Fate, Process};
+use super::sim::disk::Disk;
+use super::sim::process::{Fate, Process};
 use crate::alloc::Command;
 use crate::error::{Error, StoreError};
 use crate::model::{Persist, Wait};

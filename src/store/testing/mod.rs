@@ -23,6 +23,7 @@ mod policy_test;
 mod pool_cases;
 mod power_test;
 mod readers_test;
+mod records;
 mod sim;
 mod takeover_test;
 mod watched;

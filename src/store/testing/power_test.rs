@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::contract::{added, del, owner};
 use super::host::{boot, listed, lowest, reserve};
-use super::sim::disk::{Disk, Fate, Process, SimFs};
+use super::sim::disk::{Disk, SimFs};
+use super::sim::process::{Fate, Process};
 use super::sim::random::Random;
 use crate::model::{Kind, Owner, Persist, Wait};
 use crate::net::Addr;

@@ -1,0 +1,88 @@
+//! The records of a compare-and-set server in memory, for the fake and for the simulated server.
+
+use std::collections::BTreeMap;
+
+use crate::store::cluster::server::{Conflict, Entries, Entry, Expect, KeyRange, Operation, Write};
+
+/// Records with their versions.
+#[derive(Clone, Debug, Default)]
+pub struct Records {
+    pub entries: BTreeMap<String, Entry>,
+    pub version: u64,
+}
+
+impl Records {
+    pub fn get(&self, paths: &[&str]) -> Entries {
+        paths.iter().map(|p| ((*p).to_owned(), self.entries.get(*p).cloned())).collect()
+    }
+
+    /// The records below a prefix.
+    pub fn list(&self, prefix: &str) -> BTreeMap<String, Entry> {
+        assert!(prefix.ends_with('/'), "{prefix} may end within a name");
+        let from = self.entries.range(prefix.to_owned()..);
+        let below = from.take_while(|(path, _)| path.starts_with(prefix));
+        below.map(|(path, entry)| (path.clone(), entry.clone())).collect()
+    }
+
+    /// The number of records in each range.
+    pub fn count(&self, folder: &str, ranges: &[KeyRange]) -> Vec<u64> {
+        assert!(ranges.iter().all(|r| r.first.starts_with(folder) && r.first <= r.last));
+        let count =
+            |r: &KeyRange| self.entries.range(r.first.clone()..=r.last.clone()).count() as u64;
+        ranges.iter().map(count).collect()
+    }
+
+    /// Whether a comparison holds.
+    pub fn holds(&self, operation: &Operation) -> bool {
+        let now = self.entries.get(&operation.path).map(|entry| entry.version);
+        match operation.expect {
+            Expect::Anything => true,
+            Expect::Absent => now.is_none(),
+            Expect::Present => now.is_some(),
+            Expect::Version(version) => now == Some(version),
+        }
+    }
+
+    /// The first candidate whose comparisons all hold.
+    pub fn first_that_holds<O: AsRef<[Operation]>>(&self, candidates: &[O]) -> Option<usize> {
+        candidates.iter().position(|c| c.as_ref().iter().all(|operation| self.holds(operation)))
+    }
+
+    /// Makes the writes, whatever the comparisons say.
+    pub fn apply(&mut self, operations: &[Operation]) {
+        self.version += 1;
+        for operation in operations {
+            let path = operation.path.clone();
+            match &operation.write {
+                Write::Put(value) => {
+                    let entry = Entry { version: self.version, value: value.clone() };
+                    self.entries.insert(path, entry);
+                }
+                Write::Delete => drop(self.entries.remove(&path)),
+                Write::DeleteTree => {
+                    assert!(path.ends_with('/'), "{path} may end within a name");
+                    self.entries.retain(|other, _| !other.starts_with(&path));
+                }
+                Write::Keep => {}
+            }
+        }
+    }
+
+    /// What a server reports of comparisons that did not hold: etcd the records, Consul the paths.
+    pub fn conflict(&self, candidates: &[&[Operation]], is_etcd: bool) -> Conflict {
+        if is_etcd {
+            let all = candidates.iter().flat_map(|operations| operations.iter());
+            let entries = compared(all).map(|operation| {
+                (operation.path.clone(), self.entries.get(&operation.path).cloned())
+            });
+            return Conflict::Current(entries.collect());
+        }
+        let stale = compared(candidates[0].iter()).filter(|operation| !self.holds(operation));
+        Conflict::Stale(stale.map(|operation| operation.path.clone()).collect())
+    }
+}
+
+/// The operations with a comparison.
+fn compared<'a>(all: impl Iterator<Item = &'a Operation>) -> impl Iterator<Item = &'a Operation> {
+    all.filter(|operation| operation.expect != Expect::Anything)
+}

@@ -1,0 +1,151 @@
+//! What must be true of the server's records after each turn.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::super::process::Process;
+use super::super::run_folder::RunFolder;
+use super::super::runs::Finding;
+use super::super::server::{Connection, SimServer};
+use super::{Container, Key, NETWORKS, Reserved, World, attachment, boot_id, key_of, name};
+use crate::alloc::{Command, Context, Gc, Holder, Unreserve};
+use crate::engine;
+use crate::model::{Kind, Lease, Node, Persist, SetName};
+use crate::net::Addr;
+use crate::store::cluster::server::Server;
+use crate::store::cluster::{ClusterStore, check, keys};
+use crate::store::testing::fake_cluster::no_cache;
+use crate::store::{Store, StoreReader};
+
+/// The records agree with each other, and `list` with what was answered.
+pub(super) fn look(world: &mut World, thoroughly: bool) -> Result<(), Finding> {
+    if world.seen.0 == world.server.version() && !thoroughly {
+        return compare(world, &world.seen.1);
+    }
+    // On a copy: looking must not depend on a server that has no leader.
+    let server = world.server.copied();
+    let until = Instant::now() + Duration::from_secs(600);
+    let mut problem = None;
+    check::check(&connection(&server), until, &mut |found| problem = Some(found))
+        .map_err(|error| format!("doctor: {error}"))?;
+    if let Some(problem) = problem {
+        return Err(format!("doctor: {}: {}", problem.place, problem.what));
+    }
+    let mut rows = Vec::new();
+    let node = Node { name: "observer".to_owned(), machine: "observer".to_owned() };
+    let cx = Context { node, ..Context::default() };
+    store(&server).list(&cx, &mut |lease| rows.push(lease)).map_err(|e| format!("list: {e}"))?;
+    compare(world, &rows)?;
+    world.seen = (world.server.version(), rows);
+    if thoroughly { leaks(world, &server) } else { Ok(()) }
+}
+
+fn connection(server: &SimServer) -> Connection {
+    let run = Rc::new(RunFolder::new("/proc/nowhere".into()));
+    server.of(&Process::new(None), &run, Rc::new(|_| {}), false)
+}
+
+fn store(server: &SimServer) -> ClusterStore<Connection> {
+    let timeout = Duration::from_secs(600);
+    ClusterStore::new(connection(server), timeout, Persist::Boot, no_cache())
+}
+
+fn compare(world: &World, rows: &[Lease]) -> Result<(), Finding> {
+    let mut of_network: BTreeMap<(usize, Addr), &Lease> = BTreeMap::new();
+    let mut reserved: Vec<(&SetName, Addr)> = Vec::new();
+    let mut held: BTreeMap<Key, Vec<Addr>> = BTreeMap::new();
+    for row in rows {
+        if row.kind == Kind::Reserved {
+            if !world.reserved.contains_key(&(row.set.clone(), row.addr)) {
+                return Err(format!("{} of {} is reserved by nobody", row.addr, row.set));
+            }
+            reserved.push((&row.set, row.addr));
+            continue;
+        }
+        let key = key_of(row).ok_or_else(|| format!("unknown holder {}", row.owner))?;
+        // Leases of an earlier boot count as free, whenever they are removed.
+        let boot = boot_id(world.machines[key.1].boot);
+        if row.boot.as_ref().is_some_and(|of_lease| *of_lease != boot) {
+            continue;
+        }
+        if let Some(other) = of_network.insert((key.0, row.addr), row) {
+            return Err(format!("{} is held by {} and {}", row.addr, other.owner, row.owner));
+        }
+        held.entry(key).or_default().push(row.addr);
+    }
+    for (key, container) in &world.containers {
+        let Container::Live { addrs, is_exact } = container else {
+            held.remove(key);
+            continue;
+        };
+        let now = held.remove(key).unwrap_or_default();
+        let is_right =
+            addrs.iter().all(|addr| now.contains(addr)) && (!is_exact || now.len() == addrs.len());
+        if !is_right {
+            let name = name(*key);
+            let network = NETWORKS[key.0];
+            return Err(format!("{network}/{name} was leased {addrs:?} and now has {now:?}"));
+        }
+    }
+    if let Some((key, addrs)) = held.into_iter().next() {
+        return Err(format!("{}/{} is gone and still has {addrs:?}", NETWORKS[key.0], name(key)));
+    }
+    let is_lost = |(at, reserved_so): &(&(SetName, Addr), &Reserved)| {
+        **reserved_so == Reserved::Certainly && !reserved.contains(&(&at.0, at.1))
+    };
+    match world.reserved.iter().find(is_lost) {
+        Some(((set, addr), _)) => Err(format!("{addr} of {set} was reserved and is not any more")),
+        None => Ok(()),
+    }
+}
+
+/// Deletes and collects everything. Nothing may be left.
+fn leaks(world: &World, server: &SimServer) -> Result<(), Finding> {
+    let mut store = store(server);
+    let context = |machine: usize| Context {
+        now: world.now(machine),
+        boot: Some(boot_id(world.machines[machine].boot)),
+        node: world.machines[machine].node.clone(),
+        ..Context::default()
+    };
+    for machine in 0..world.machines.len() {
+        for network in 0..NETWORKS.len() {
+            let (set, name) =
+                (world.settings[network].set(network), attachment(network, "c").network);
+            let gc = Gc { set, network: name, valid: [].into(), after: None };
+            // Machines with the name of another one may do nothing, and need not.
+            let done = engine::collect(&mut store, Command::Gc(gc), &context(machine));
+            if let Err(error) = done
+                && !world.events.clones
+            {
+                return Err(format!("GC of everything: {error}"));
+            }
+        }
+    }
+    for (set, addr) in world.reserved.keys() {
+        let unreserve = Unreserve { set: set.clone(), addrs: vec![*addr] };
+        store
+            .apply(&Command::Unreserve(unreserve), &context(0))
+            .map_err(|error| format!("unreserve everything: {error}"))?;
+    }
+    // The index of cooling addresses has those that cool, and no others.
+    let mut cooling = 0;
+    store
+        .occupancy(&context(0), &mut |_, _, holder| {
+            cooling += usize::from(matches!(holder, Holder::Cooling(_)));
+        })
+        .map_err(|error| format!("occupancy: {error}"))?;
+    let indexed = connection(server)
+        .list(keys::COOLING, Instant::now())
+        .map_err(|error| format!("the index of cooling addresses: {error}"))?;
+    if indexed.len() != cooling {
+        return Err(format!("{cooling} addresses cool, and the index has {}", indexed.len()));
+    }
+    let mut left = Vec::new();
+    let all = Context { boot: None, ..context(0) };
+    store
+        .list(&all, &mut |lease| left.push(format!("{} of {}", lease.addr, lease.owner)))
+        .map_err(|error| format!("list: {error}"))?;
+    if left.is_empty() { Ok(()) } else { Err(format!("after everything was freed: {left:?}")) }
+}

@@ -1,0 +1,208 @@
+//! Containers: ADD, DEL and GC.
+
+use super::commands::{Ran, run, run_steps};
+use super::{Container, Cooling, Key, NETWORKS, Shared, World, attachment, key_of, name, owner};
+use crate::alloc::{Add, Command, Del, Gc, Outcome, Target};
+use crate::engine;
+use crate::model::{IfName, Lease, Origin, Persist, Pod};
+use crate::net::Addr;
+use crate::store::testing::contract;
+
+/// Containers of a machine in a network.
+const NUMBERS: u8 = 6;
+
+/// A container of a machine that no suspended call is about.
+fn choose(world: &mut World, machine: usize) -> Option<Key> {
+    let number = u8::try_from(world.random.below(NUMBERS.into())).unwrap();
+    let key = (world.random.below(NETWORKS.len()), machine, number);
+    (!world.busy.contains(&key)).then_some(key)
+}
+
+pub(super) fn add(world: &Shared, machine: usize) {
+    let (key, command, persist, before, boot) = {
+        let world = &mut *world.borrow_mut();
+        let Some(key) = choose(world, machine) else { return };
+        world.busy.insert(key);
+        let before = world.containers.get(&key).cloned();
+        if before.is_none() {
+            world.containers.insert(key, Container::Open);
+        }
+        let settings = &world.settings[key.0];
+        let (namespace, name) = ("ns".into(), format!("m{machine}p{}", key.2 / 2));
+        let pod = Pod { namespace, name, uid: String::new() };
+        let attachment = attachment(key.0, &super::name(key));
+        let command = Add {
+            set: settings.set(key.0),
+            network: attachment.network.clone(),
+            owner: owner(key),
+            strategy: settings.strategy,
+            cooldown: settings.cooldown,
+            sticky: settings.sticky,
+            origin: Origin { attachment: Some(attachment), pod: Some(pod), ..Origin::default() },
+            ..contract::add("x", &settings.sets())
+        };
+        (key, command, settings.persist, before, world.machines[machine].boot)
+    };
+    let ran = run(world, machine, persist, &Command::Add(command.clone()));
+    let world = &mut *world.borrow_mut();
+    let name = format!("m{machine} ADD {}/{}", NETWORKS[key.0], name(key));
+    world.busy.remove(&key);
+    if world.machines[machine].boot != boot || !world.machines[machine].is_on {
+        // Its containers ended with the boot, unless their leases are durable.
+        world.unsure(key);
+        return world.note(format!("{name}: the machine went down"));
+    }
+    match ran {
+        Ran::Done(Outcome::Added(added)) => {
+            let addrs: Vec<Addr> = added.grants.iter().map(|grant| grant.addr).collect();
+            world.note(format!("{name} -> {addrs:?}"));
+            let is_another = matches!(&before, Some(Container::Live { addrs: before, .. })
+                if !before.iter().all(|addr| addrs.contains(addr)));
+            let is_excused = !world.events.repeats_after_reboot && persist == Persist::Disk;
+            if is_another && !is_excused {
+                world.found(format!("{name} got another address than before: {before:?}"));
+            }
+            if let Some(what) = world.conflict(key, &command, &addrs, &added.created) {
+                world.found(format!("{name}: {what}"));
+            }
+            for addr in &added.created {
+                world.cooling.remove(&(command.set.clone(), *addr));
+            }
+            world.containers.insert(key, Container::Live { addrs, is_exact: !is_another });
+        }
+        Ran::Done(other) => world.found(format!("{name}: {other:?}")),
+        Ran::Refused(refusal) => {
+            world.note(format!("{name} -> {refusal:?}"));
+            // A refusal changes nothing.
+            let is_sure = world.events.refusals_after_no_answer || !world.had_trouble;
+            if before.is_none() && is_sure {
+                world.containers.remove(&key);
+            }
+        }
+        Ran::Failed(error) => {
+            world.note(format!("{name} failed: {error}"));
+            world.unsure(key);
+        }
+        Ran::Killed => {
+            world.note(format!("{name} was killed"));
+            world.unsure(key);
+        }
+    }
+}
+
+impl World {
+    /// An ADD was not answered.
+    fn unsure(&mut self, key: Key) {
+        if let Some(Container::Live { is_exact, .. }) = self.containers.get_mut(&key) {
+            *is_exact = false;
+        }
+    }
+
+    /// What is wrong with addresses that were leased just now.
+    fn conflict(&self, key: Key, add: &Add, addrs: &[Addr], created: &[Addr]) -> Option<String> {
+        for (other, container) in self.containers.iter().filter(|(other, _)| **other != key) {
+            let Container::Live { addrs: held, .. } = container else { continue };
+            // Of another network, the set of a lease may differ from the configured one.
+            let is_same = other.0 == key.0
+                || (!self.events.shared && self.settings[other.0].set(other.0) == add.set);
+            if let Some(addr) = addrs.iter().find(|addr| is_same && held.contains(addr)) {
+                return Some(format!("{addr} is held by {}", name(*other)));
+            }
+        }
+        let is_strict = add.cooldown.strict && self.events.cooldown_between_machines;
+        for addr in created.iter().filter(|_| is_strict) {
+            let Some(cooling) = self.cooling.get(&(add.set.clone(), *addr)) else { continue };
+            let now = self.now(key.1);
+            // A clock that was set back ends a cooldown on the machine that started it.
+            let is_set_back = cooling.machine == key.1 && now < cooling.freed;
+            if now < cooling.until && !is_set_back {
+                return Some(format!("{addr} cools until {}, and it is {now}", cooling.until));
+            }
+        }
+        None
+    }
+
+    /// Leases were freed. They cool if their cooldown says so.
+    fn freed(&mut self, machine: usize, leases: &[Lease]) {
+        let now = self.now(machine);
+        for lease in leases {
+            let at = (lease.set.clone(), lease.addr);
+            if lease.cooldown > 0 {
+                let until = now + u64::from(lease.cooldown);
+                self.cooling.insert(at, Cooling { machine, freed: now, until });
+            } else {
+                self.cooling.remove(&at);
+            }
+        }
+    }
+}
+
+pub(super) fn delete(world: &Shared, machine: usize) {
+    let (key, del, persist) = {
+        let world = &mut *world.borrow_mut();
+        let Some(key) = choose(world, machine) else { return };
+        world.busy.insert(key);
+        if world.containers.contains_key(&key) {
+            world.containers.insert(key, Container::Open);
+        }
+        let (settings, target) = (&world.settings[key.0], Target::Owner(owner(key)));
+        let set = settings.set(key.0);
+        (key, Del { set, target, rewind: false, undo: false, legacy: None }, settings.persist)
+    };
+    let ran = run(world, machine, persist, &Command::Del(del));
+    let world = &mut *world.borrow_mut();
+    world.busy.remove(&key);
+    let name = format!("m{machine} DEL {}/{}", NETWORKS[key.0], name(key));
+    match ran {
+        Ran::Done(Outcome::Freed(freed)) => {
+            world.note(format!("{name} -> {} freed", freed.len()));
+            if let Some(other) = freed.iter().find(|lease| key_of(lease) != Some(key)) {
+                world.found(format!("{name} freed a lease of {}", other.owner));
+            }
+            world.freed(machine, &freed);
+            world.containers.remove(&key);
+        }
+        Ran::Done(other) => world.found(format!("{name}: {other:?}")),
+        Ran::Refused(refusal) => world.found(format!("{name}: {refusal:?}")),
+        Ran::Failed(error) => world.note(format!("{name} failed: {error}")),
+        Ran::Killed => world.note(format!("{name} was killed")),
+    }
+}
+
+/// GC: everything but the live containers of a machine in a network is freed.
+pub(super) fn collect(world: &Shared, machine: usize) {
+    let (network, gc, persist, judged) = {
+        let world = &mut *world.borrow_mut();
+        let network = world.random.below(NETWORKS.len());
+        let is_judged = |key: &Key| {
+            (key.0, key.1) == (network, machine)
+                && !world.busy.contains(key)
+                && !matches!(world.containers[key], Container::Live { .. })
+        };
+        let judged: Vec<Key> = world.containers.keys().copied().filter(is_judged).collect();
+        // The runtime makes no container with the ID of one that it has given up.
+        world.busy.extend(judged.iter().copied());
+        let mut valid: Vec<_> = (0..NUMBERS)
+            .map(|number| (network, machine, number))
+            .filter(|key| !judged.contains(key))
+            .map(|key| (attachment(network, &name(key)).container, IfName::new("eth0").unwrap()))
+            .collect();
+        valid.sort();
+        let settings = &world.settings[network];
+        let name = attachment(network, "c").network;
+        let gc = Gc { set: settings.set(network), network: name, valid: valid.into(), after: None };
+        (network, gc, settings.persist, judged)
+    };
+    let ran = run_steps(world, machine, persist, &mut |store, cx| {
+        engine::collect(store, Command::Gc(gc.clone()), cx)
+    });
+    let world = &mut *world.borrow_mut();
+    let is_done = matches!(ran, Ran::Done(_));
+    world.note(format!("m{machine} GC {}: {is_done}", NETWORKS[network]));
+    for key in judged {
+        world.busy.remove(&key);
+        if is_done && matches!(world.containers.get(&key), Some(Container::Open)) {
+            world.containers.remove(&key);
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Which events a simulated cluster has.
+
+use super::super::settings::Settings;
+
+/// Which of the events happen that the code may not survive.
+#[derive(Clone, Copy, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is one kind of event")]
+pub struct Events {
+    /// Transactions that are applied, and not answered.
+    pub lost_answers: bool,
+    /// Transactions that never arrive, and are not answered.
+    pub lost_requests: bool,
+    /// Transactions that arrive after their clients gave up.
+    pub late_of_unanswered: bool,
+    /// Transactions that arrive after their clients were killed.
+    pub late_of_killed: bool,
+    /// Transactions that are applied without an answer, and arrive a second time.
+    pub duplicates: bool,
+    /// Transactions that are answered, and arrive a second time. An ADD whose copy arrives after the DEL makes a
+    /// lease again, as long as its node does not change its record, so no code survives this; it is in no set of
+    /// events. No HTTP client or proxy repeats a request that was answered.
+    pub answered_duplicates: bool,
+    /// Reads that fail.
+    pub failing_reads: bool,
+    /// Machines that get another host name, in the same boot or with the next one.
+    pub renames: bool,
+    /// Machines whose disks are copied, with the machine-id or with the host name or with neither.
+    pub clones: bool,
+    /// Copies with both, while the original runs. Nobody can tell what the original leased before the copy booted
+    /// from what the copy leased before it rebooted, so no code survives this; it is in no set of events.
+    pub twins: bool,
+    /// Clocks of machines that differ.
+    pub skew: bool,
+    /// A strict cooldown holds for the ADDs of other machines.
+    pub cooldown_between_machines: bool,
+    /// Networks whose `shared` changes.
+    pub shared: bool,
+    /// Clients that cannot write to `/run`.
+    pub private_run: bool,
+    /// Networks with two range sets.
+    pub two_range_sets: bool,
+    /// A repeated ADD of a durable lease answers with that lease after a reboot, too.
+    pub repeats_after_reboot: bool,
+    /// An ADD that is refused has leased nothing, even if one of its transactions was not answered.
+    pub refusals_after_no_answer: bool,
+}
+
+impl Events {
+    pub const ALL: Events = Events {
+        lost_answers: true,
+        lost_requests: true,
+        late_of_unanswered: true,
+        late_of_killed: true,
+        duplicates: true,
+        answered_duplicates: false,
+        failing_reads: true,
+        renames: true,
+        clones: true,
+        twins: false,
+        skew: true,
+        cooldown_between_machines: true,
+        shared: true,
+        private_run: true,
+        two_range_sets: true,
+        repeats_after_reboot: true,
+        refusals_after_no_answer: true,
+    };
+
+    /// A healthy server.
+    pub const NONE: Events = Events {
+        lost_answers: false,
+        lost_requests: false,
+        late_of_unanswered: false,
+        late_of_killed: false,
+        duplicates: false,
+        answered_duplicates: false,
+        failing_reads: false,
+        renames: false,
+        clones: false,
+        twins: false,
+        skew: false,
+        cooldown_between_machines: false,
+        shared: false,
+        private_run: false,
+        two_range_sets: false,
+        repeats_after_reboot: false,
+        refusals_after_no_answer: false,
+    };
+
+    /// What today's code survives. It does not survive:
+    ///
+    /// - `late_of_killed`: a client that is killed leaves no mark of its transaction in `/run`, so nobody fences it.
+    /// - `private_run`: a client that cannot write there leaves none either.
+    /// - `duplicates`: a transaction that was not answered, and is found applied, is not fenced.
+    /// - `renames`: a machine is known by its host name, so it does not find what it leased under another.
+    /// - `clones`: the boot of a copy ends the leases of the machine with the same host name and machine-id.
+    /// - `cooldown_between_machines`: a machine whose clock is behind takes a cooldown as over.
+    /// - `shared`: an ADD and a DEL look into the configured set only, not where the leases are.
+    /// - `two_range_sets`: an ADD that repeats one of an earlier boot, and reads the record of its owner late, leaves
+    ///   an address of the earlier boot that no owner has.
+    /// - `repeats_after_reboot`: an ADD assumes that its owner has no record. If the range is full it lists the owners of
+    ///   its node, and then compares the version that it has learned in place of the absence that it decided on. So it
+    ///   leases a second address.
+    /// - `refusals_after_no_answer`: an ADD fences its own transaction only after it has decided, so it may be refused
+    ///   because of its own lease.
+    pub const SURVIVED: Events = Events {
+        late_of_killed: false,
+        private_run: false,
+        duplicates: false,
+        renames: false,
+        clones: false,
+        cooldown_between_machines: false,
+        shared: false,
+        two_range_sets: false,
+        repeats_after_reboot: false,
+        refusals_after_no_answer: false,
+        ..Events::ALL
+    };
+
+    /// [`Events::SURVIVED`], unless `SUBLET_EVENTS` names others: `all`, or a list such as
+    /// `late_of_killed,renames`, which is added to those that are survived, or `-renames` to leave one out.
+    #[expect(clippy::disallowed_methods, reason = "a test's own setting")]
+    pub fn of_environment() -> Events {
+        let mut events = Events::SURVIVED;
+        for word in std::env::var("SUBLET_EVENTS").unwrap_or_default().split(',') {
+            let (name, is_on) = word.strip_prefix('-').map_or((word, true), |name| (name, false));
+            match name {
+                "" => {}
+                "all" => events = Events::ALL,
+                "none" => events = Events::NONE,
+                "lost_answers" => events.lost_answers = is_on,
+                "lost_requests" => events.lost_requests = is_on,
+                "late_of_unanswered" => events.late_of_unanswered = is_on,
+                "late_of_killed" => events.late_of_killed = is_on,
+                "duplicates" => events.duplicates = is_on,
+                "answered_duplicates" => events.answered_duplicates = is_on,
+                "failing_reads" => events.failing_reads = is_on,
+                "renames" => events.renames = is_on,
+                "clones" => events.clones = is_on,
+                "twins" => events.twins = is_on,
+                "skew" => events.skew = is_on,
+                "cooldown_between_machines" => events.cooldown_between_machines = is_on,
+                "shared" => events.shared = is_on,
+                "private_run" => events.private_run = is_on,
+                "repeats_after_reboot" => events.repeats_after_reboot = is_on,
+                "refusals_after_no_answer" => events.refusals_after_no_answer = is_on,
+                "two_range_sets" => events.two_range_sets = is_on,
+                unknown => panic!("SUBLET_EVENTS: there is no event {unknown}"),
+            }
+        }
+        events
+    }
+
+    /// Takes out of a configuration what is not enabled.
+    pub fn restrict(self, settings: &mut Settings) {
+        settings.is_shared &= self.shared;
+        if !self.two_range_sets && settings.ranges == 2 {
+            settings.ranges = 0;
+        }
+    }
+}

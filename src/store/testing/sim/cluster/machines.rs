@@ -1,0 +1,133 @@
+//! What happens to machines and to the server: power, clocks, partitions, elections, names, clones.
+
+use std::fs;
+
+use super::{Container, Machine, Shared, World};
+use crate::model::Persist;
+
+/// At most so many machines, clones included.
+const MACHINES: usize = 5;
+
+/// A machine goes down or comes up; mostly both. Containers end with a boot.
+pub(super) fn power(world: &Shared, machine: usize) {
+    let running = std::mem::take(&mut world.borrow_mut().machines[machine].running);
+    for process in running {
+        process.kill();
+    }
+    let world = &mut *world.borrow_mut();
+    if world.machines[machine].is_on {
+        world.turn_off(machine);
+        if world.random.one_in(4) {
+            return world.note(format!("m{machine} goes down"));
+        }
+    }
+    // An operator who released the machine said that it is gone.
+    if !world.machines[machine].is_being_released {
+        world.turn_on(machine);
+        world.note(format!("m{machine} boots: b{}", world.machines[machine].boot));
+    }
+}
+
+impl World {
+    fn turn_off(&mut self, machine: usize) {
+        self.machines[machine].is_on = false;
+        for (key, container) in &mut self.containers {
+            // A durable lease is its container's until the runtime deletes the container.
+            if key.1 == machine && self.settings[key.0].persist == Persist::Boot {
+                *container = Container::Open;
+            }
+        }
+    }
+
+    fn turn_on(&mut self, machine: usize) {
+        self.boots += 1;
+        let of_machine = &mut self.machines[machine];
+        (of_machine.is_on, of_machine.boot) = (true, self.boots);
+        // It is a tmpfs. It is not there before the first client.
+        let _ = fs::remove_dir_all(&of_machine.run);
+        let settings = &self.settings;
+        // The leases of earlier boots count as free, whenever they are removed.
+        self.containers
+            .retain(|key, _| key.1 != machine || settings[key.0].persist == Persist::Disk);
+    }
+
+    pub(super) fn now(&self, machine: usize) -> u64 {
+        let time = super::super::process::clock().as_secs();
+        time.saturating_add_signed(self.machines[machine].skew)
+    }
+}
+
+pub(super) fn clock_jump(world: &Shared, machine: usize) {
+    let world = &mut *world.borrow_mut();
+    if !world.events.skew {
+        return;
+    }
+    let jump = *world.random.pick(&[-100_000_i64, -60, -1, 60, 5_000_000]);
+    let skew = &mut world.machines[machine].skew;
+    *skew = (*skew + jump).clamp(-900_000, 20_000_000);
+    world.note(format!("m{machine} the clock jumps by {jump} s"));
+}
+
+pub(super) fn cut_off(world: &Shared, machine: usize) {
+    let world = &mut *world.borrow_mut();
+    let is_cut_off = !world.machines[machine].is_cut_off;
+    world.machines[machine].is_cut_off = is_cut_off;
+    let what = if is_cut_off { "is cut off from the server" } else { "reaches the server again" };
+    world.note(format!("m{machine} {what}"));
+}
+
+pub(super) fn elect(world: &Shared) {
+    let world = &mut *world.borrow_mut();
+    let calls = 1 + u32::try_from(world.random.below(8)).unwrap();
+    world.server.elect(calls);
+    world.note(format!("the server has no leader for {calls} calls"));
+}
+
+pub(super) fn fill(world: &Shared) {
+    let world = &mut *world.borrow_mut();
+    let is_full = world.server.toggle_full();
+    world.note(if is_full { "the server is full" } else { "the server has space again" });
+}
+
+pub(super) fn rename(world: &Shared, machine: usize) {
+    let world = &mut *world.borrow_mut();
+    if !world.events.renames {
+        return;
+    }
+    let of_machine = &mut world.machines[machine];
+    let name = if of_machine.names.len() > 1 && world.random.one_in(3) {
+        world.random.pick(&of_machine.names).clone()
+    } else {
+        format!("n{machine}-{}", of_machine.names.len())
+    };
+    if !of_machine.names.contains(&name) {
+        of_machine.names.push(name.clone());
+    }
+    of_machine.node.name.clone_from(&name);
+    world.note(format!("m{machine} is called {name} from now on"));
+}
+
+/// The disk is copied to another machine, which boots: with the same machine-id or another, and with the same
+/// host name or another.
+pub(super) fn clone(world: &Shared, machine: usize) {
+    let world = &mut *world.borrow_mut();
+    if !world.events.clones || world.machines.len() >= MACHINES {
+        return;
+    }
+    let n = world.machines.len();
+    let (has_id, has_name) = *world.random.pick(&[(true, false), (false, true), (false, false)]);
+    let id = if has_id || world.events.twins {
+        world.machines[machine].node.machine.clone()
+    } else {
+        format!("machine-{n}")
+    };
+    world.add_machine(id);
+    if has_name || world.events.twins {
+        let name = world.machines[machine].node.name.clone();
+        world.machines[n].node.name.clone_from(&name);
+        world.machines[n].names = vec![name];
+    }
+    let Machine { node, .. } = &world.machines[n];
+    let text = format!("m{machine} is cloned as m{n}: {} {}", node.name, node.machine);
+    world.note(text);
+}

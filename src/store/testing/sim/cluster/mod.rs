@@ -1,0 +1,268 @@
+//! Machines that run the cluster store's own code on one simulated server, and what must be true.
+
+mod checks;
+mod commands;
+mod containers;
+mod events;
+mod machines;
+mod operators;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+pub use self::events::Events;
+use super::process::{Process, clock, set_clock};
+use super::random::Random;
+use super::runs::{Simulation, Story};
+use super::server::SimServer;
+use super::settings::{NETWORKS, Settings, attachment};
+use crate::alloc::Context;
+use crate::model::{BootId, Face, Lease, Node, Owner, SetName};
+use crate::net::Addr;
+
+/// A container: its network, the machine that it runs on, and its number.
+type Key = (usize, usize, u8);
+
+/// What a runtime knows of a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Container {
+    /// An ADD was answered: these are its leases. Not exactly, if another ADD was not answered: then it may
+    /// have one of a further range set.
+    Live { addrs: Vec<Addr>, is_exact: bool },
+    /// A call failed or was killed: it may hold any address.
+    Open,
+}
+
+/// A freed address that cools, as its machine's clock says.
+#[derive(Clone, Copy, Debug)]
+struct Cooling {
+    machine: usize,
+    freed: u64,
+    until: u64,
+}
+
+/// Whether an address is reserved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reserved {
+    Perhaps,
+    Certainly,
+}
+
+#[derive(Debug)]
+struct Machine {
+    /// The host name and the machine-id.
+    node: Node,
+    boot: u64,
+    /// Its clock against the simulation's, in seconds.
+    skew: i64,
+    /// All host names that it had.
+    names: Vec<String>,
+    is_on: bool,
+    /// `sublet node release` runs: the machine is gone.
+    is_being_released: bool,
+    /// It does not reach the server.
+    is_cut_off: bool,
+    /// Its `/run`.
+    run: PathBuf,
+    /// The runs that are suspended.
+    running: Vec<Arc<Process>>,
+}
+
+/// All of it.
+pub struct World {
+    server: SimServer,
+    events: Events,
+    machines: Vec<Machine>,
+    /// The same on all machines.
+    settings: Vec<Settings>,
+    containers: BTreeMap<Key, Container>,
+    /// By set and address.
+    reserved: BTreeMap<(SetName, Addr), Reserved>,
+    /// Reservations that a transaction in transit may change: one of another machine, which nobody fences.
+    doubtful: BTreeSet<(SetName, Addr)>,
+    cooling: BTreeMap<(SetName, Addr), Cooling>,
+    /// Containers and reservations that a suspended call is about.
+    busy: BTreeSet<Key>,
+    reserving: BTreeSet<(SetName, Addr)>,
+    random: Random,
+    boots: u64,
+    story: Story,
+    /// Whether something went wrong in the call that ended last.
+    had_trouble: bool,
+    /// The steps at the last thorough check.
+    checked: u64,
+    /// The server's records at the last check, and the leases in them.
+    seen: (u64, Vec<Lease>),
+    /// On tmpfs, as `/run` is.
+    folder: TempDir,
+}
+
+type Shared = Rc<RefCell<World>>;
+
+pub struct Cluster(Shared);
+
+fn name(key: Key) -> String {
+    format!("m{}c{}", key.1, key.2)
+}
+
+fn owner(key: Key) -> Owner {
+    Owner::Attachment(attachment(key.0, &name(key)))
+}
+
+fn key_of(lease: &Lease) -> Option<Key> {
+    let Owner::Attachment(a) = &lease.owner else { return None };
+    let network = NETWORKS.iter().position(|name| a.network.as_str() == *name)?;
+    let (machine, number) = a.container.as_str().strip_prefix('m')?.split_once('c')?;
+    Some((network, machine.parse().ok()?, number.parse().ok()?))
+}
+
+impl World {
+    fn new(seed: u64, events: Events) -> World {
+        set_clock(Duration::from_secs(1_000_000));
+        let mut random = Random::new(seed, 0);
+        let is_etcd = random.one_in(2);
+        let server = SimServer::new(is_etcd, events, Random::new(seed, u64::MAX));
+        let mut settings: Vec<_> = NETWORKS.iter().map(|_| Settings::new(&mut random)).collect();
+        for settings in &mut settings {
+            events.restrict(settings);
+        }
+        let mut world = World {
+            server,
+            events,
+            machines: Vec::new(),
+            settings,
+            containers: BTreeMap::new(),
+            reserved: BTreeMap::new(),
+            doubtful: BTreeSet::new(),
+            cooling: BTreeMap::new(),
+            busy: BTreeSet::new(),
+            reserving: BTreeSet::new(),
+            random,
+            boots: 0,
+            story: Story::default(),
+            had_trouble: false,
+            checked: 0,
+            seen: (0, Vec::new()),
+            folder: tempfile::tempdir_in("/dev/shm").unwrap(),
+        };
+        world.note(if is_etcd { "a cluster of etcd" } else { "a cluster of Consul" });
+        for n in 0..3 {
+            world.add_machine(format!("machine-{n}"));
+        }
+        world
+    }
+
+    fn add_machine(&mut self, machine: String) {
+        self.boots += 1;
+        let n = self.machines.len();
+        self.machines.push(Machine {
+            node: Node { name: format!("n{n}"), machine },
+            boot: self.boots,
+            skew: 0,
+            names: vec![format!("n{n}")],
+            is_on: true,
+            is_being_released: false,
+            is_cut_off: false,
+            run: self.folder.path().join(n.to_string()),
+            running: Vec::new(),
+        });
+    }
+
+    fn context(&mut self, machine: usize) -> Context {
+        let seed = self.random.next();
+        let machine = &self.machines[machine];
+        Context {
+            now: clock().as_secs().saturating_add_signed(machine.skew),
+            boot: Some(boot_id(machine.boot)),
+            node: machine.node.clone(),
+            seed,
+            face: Face::Cni,
+        }
+    }
+
+    fn note(&mut self, text: impl std::fmt::Display) {
+        self.story.note(text);
+    }
+
+    fn found(&mut self, what: String) {
+        self.story.found(what);
+    }
+}
+
+fn boot_id(boot: u64) -> BootId {
+    BootId(format!("b{boot}"))
+}
+
+impl Simulation for Cluster {
+    fn new(seed: u64) -> Cluster {
+        Cluster(Rc::new(RefCell::new(World::new(seed, Events::of_environment()))))
+    }
+
+    fn turn(&self, random: Random) {
+        let world = &self.0;
+        let server = {
+            let world = &mut *world.borrow_mut();
+            world.random = random;
+            world.story.depth = 0;
+            world.server.set_random(Random::new(world.random.next(), 0));
+            set_clock(clock() + Duration::from_millis(world.random.next() % 8000));
+            world.server.clone()
+        };
+        act(world, None);
+        let world = &mut *world.borrow_mut();
+        let before = server.arrived_late();
+        for note in server.arrive(&mut world.random) {
+            world.note(note);
+        }
+        world.story.steps += server.arrived_late() - before;
+        if world.story.finding.is_none() {
+            let is_due = world.story.steps >= world.checked + 1000;
+            if let Err(what) = checks::look(world, is_due) {
+                world.found(what);
+            }
+            if is_due {
+                world.checked = world.story.steps;
+            }
+            if !server.is_in_transit() {
+                world.doubtful.clear();
+            }
+        }
+    }
+
+    fn with_story(&self, act: &mut dyn FnMut(&mut Story)) {
+        act(&mut self.0.borrow_mut().story);
+    }
+}
+
+/// Something happens on a machine, or to the server.
+fn act(world: &Shared, machine: Option<usize>) {
+    let (machine, is_on, choice) = {
+        let world = &mut *world.borrow_mut();
+        let machines = world.machines.len();
+        let machine = machine.unwrap_or_else(|| world.random.below(machines));
+        (machine, world.machines[machine].is_on, world.random.below(100))
+    };
+    match choice {
+        0..40 if is_on => containers::add(world, machine),
+        40..62 if is_on => containers::delete(world, machine),
+        62..65 if is_on => containers::collect(world, machine),
+        65..70 if is_on => operators::reserve(world, machine),
+        70..74 if is_on => operators::unreserve(world, machine),
+        74..78 => operators::edit(world),
+        78..84 => machines::power(world, machine),
+        84..86 => machines::clock_jump(world, machine),
+        86..89 => machines::cut_off(world, machine),
+        89..91 => machines::elect(world),
+        91..93 => machines::fill(world),
+        93..95 => machines::rename(world, machine),
+        95..96 => machines::clone(world, machine),
+        96..98 => operators::release_node(world),
+        _ => {}
+    }
+}

@@ -1,0 +1,145 @@
+//! What operators do: reservations, edits of configurations, and the release of a machine that is gone.
+
+use super::commands::{Ran, run, run_steps};
+use super::{Container, NETWORKS, Reserved, Settings, Shared};
+use crate::alloc::{Command, Outcome, Reserve, Unreserve};
+use crate::engine;
+use crate::error::Refusal;
+use crate::store::testing::contract::addr;
+
+pub(super) fn reserve(world: &Shared, machine: usize) {
+    let (at, persist, was) = {
+        let world = &mut *world.borrow_mut();
+        let network = world.random.below(NETWORKS.len());
+        let settings = &world.settings[network];
+        let (set, persist) = (settings.set(network), settings.persist);
+        let at = (set, addr(&format!("10.0.0.{}", world.random.below(16))));
+        if !world.reserving.insert(at.clone()) {
+            return;
+        }
+        let was = world.reserved.get(&at).copied();
+        world.reserved.entry(at.clone()).or_insert(Reserved::Perhaps);
+        (at, persist, was)
+    };
+    let command = Reserve { set: at.0.clone(), addrs: vec![at.1], note: None, holder: None };
+    let ran = run(world, machine, persist, &Command::Reserve(command));
+    let world = &mut *world.borrow_mut();
+    world.reserving.remove(&at);
+    let name = format!("m{machine} reserve {} {}", at.0, at.1);
+    match ran {
+        Ran::Done(_) => {
+            world.note(name);
+            let is_doubtful = world.doubtful.contains(&at);
+            let now = if is_doubtful { Reserved::Perhaps } else { Reserved::Certainly };
+            world.reserved.insert(at, now);
+        }
+        Ran::Refused(Refusal::Held { .. }) => {
+            world.note(format!("{name}: held"));
+            match was {
+                Some(Reserved::Certainly) => {
+                    world.found(format!("{} {} was reserved and is leased", at.0, at.1));
+                }
+                Some(Reserved::Perhaps) => {}
+                None if world.doubtful.contains(&at) => {}
+                None => drop(world.reserved.remove(&at)),
+            }
+        }
+        Ran::Refused(refusal) => world.found(format!("{name}: {refusal:?}")),
+        Ran::Failed(_) | Ran::Killed => {
+            world.note(format!("{name} was not answered"));
+            world.doubtful.insert(at);
+        }
+    }
+}
+
+pub(super) fn unreserve(world: &Shared, machine: usize) {
+    let (at, persist) = {
+        let world = &mut *world.borrow_mut();
+        let all: Vec<_> = world.reserved.keys().cloned().collect();
+        let Some(at) = all.get(world.random.below(all.len())).cloned() else { return };
+        if !world.reserving.insert(at.clone()) {
+            return;
+        }
+        world.reserved.insert(at.clone(), Reserved::Perhaps);
+        (at, world.settings[0].persist)
+    };
+    let command = Unreserve { set: at.0.clone(), addrs: vec![at.1] };
+    let ran = run(world, machine, persist, &Command::Unreserve(command));
+    let world = &mut *world.borrow_mut();
+    world.reserving.remove(&at);
+    let name = format!("m{machine} unreserve {} {}", at.0, at.1);
+    match ran {
+        Ran::Done(Outcome::Freed(_)) => {
+            world.note(name);
+            if !world.doubtful.contains(&at) {
+                world.reserved.remove(&at);
+            }
+        }
+        Ran::Done(other) => world.found(format!("{name}: {other:?}")),
+        Ran::Refused(refusal) => world.found(format!("{name}: {refusal:?}")),
+        Ran::Failed(_) | Ran::Killed => {
+            world.note(format!("{name} was not answered"));
+            world.doubtful.insert(at);
+        }
+    }
+}
+
+/// An operator edits a network's configuration on all machines. Leases keep their `persist`, so it stays.
+pub(super) fn edit(world: &Shared) {
+    let world = &mut *world.borrow_mut();
+    let network = world.random.below(NETWORKS.len());
+    let persist = world.settings[network].persist;
+    let mut settings = Settings { persist, ..Settings::new(&mut world.random) };
+    world.events.restrict(&mut settings);
+    world.note(format!("edit {}: {settings:?}", NETWORKS[network]));
+    world.settings[network] = settings;
+}
+
+/// `sublet node release`, for a machine that is down and that no other machine has the name of.
+pub(super) fn release_node(world: &Shared) {
+    let (machine, gone, names, persist) = {
+        let world = &mut *world.borrow_mut();
+        let on: Vec<usize> =
+            (0..world.machines.len()).filter(|m| world.machines[*m].is_on).collect();
+        let Some(machine) = on.get(world.random.below(on.len())).copied() else { return };
+        let is_alone = |gone: &usize| {
+            let names = &world.machines[*gone].names;
+            let others = world.machines.iter().enumerate().filter(|(other, _)| other != gone);
+            !world.machines[*gone].is_on
+                && others.flat_map(|(_, m)| &m.names).all(|name| !names.contains(name))
+        };
+        let Some(gone) = (0..world.machines.len()).find(is_alone) else { return };
+        let of_machine = &mut world.machines[gone];
+        if std::mem::replace(&mut of_machine.is_being_released, true) {
+            return;
+        }
+        let names = of_machine.names.clone();
+        for (key, container) in &mut world.containers {
+            if key.1 == gone {
+                *container = Container::Open;
+            }
+        }
+        (machine, gone, names, world.settings[0].persist)
+    };
+    let mut ran = Ran::Done(true);
+    for name in &names {
+        if let Ran::Done(_) = ran {
+            ran = run_steps(world, machine, persist, &mut |store, cx| {
+                Ok(engine::release_node(store, name, cx)?.forgotten)
+            });
+        }
+    }
+    let world = &mut *world.borrow_mut();
+    world.machines[gone].is_being_released = false;
+    let name = format!("m{machine} releases m{gone} ({})", names.join(", "));
+    match ran {
+        Ran::Done(true) => {
+            world.note(name);
+            world.containers.retain(|key, _| key.1 != gone);
+        }
+        Ran::Done(false) => world.note(format!("{name}: another one has the name")),
+        Ran::Refused(refusal) => world.found(format!("{name}: {refusal:?}")),
+        Ran::Failed(error) => world.note(format!("{name} failed: {error}")),
+        Ran::Killed => world.note(format!("{name} was killed")),
+    }
+}

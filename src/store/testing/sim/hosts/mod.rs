@@ -1,0 +1,217 @@
+//! Hosts that run the embedded store's own code, what their operators and runtimes do, and what must be true.
+
+mod checks;
+mod commands;
+mod containers;
+mod docker;
+mod machines;
+mod operators;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::commands::{Ran, run};
+use self::docker::Engine;
+use super::disk::{Disk, SimFs};
+use super::process::{Process, clock, set_clock};
+use super::random::Random;
+use super::runs::{Simulation, Story};
+use super::settings::{NETWORKS, Settings, attachment};
+use crate::alloc::{Context, ForeignLease};
+use crate::model::{BootId, Face, Lease, Node, Owner, Persist, SetName, Wait};
+use crate::net::Addr;
+use crate::store::Embedded;
+
+/// A network and a container.
+type Key = (usize, u8);
+
+const STORE: &str = "/data/leases.redb";
+
+/// What a runtime knows of a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Container {
+    /// An ADD was answered: exactly these are its leases.
+    Live(Vec<Addr>),
+    /// A call failed or was killed: it may hold these, or (`None`) any.
+    Open(Option<Vec<Addr>>),
+}
+
+/// Whether an address is reserved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reserved {
+    Perhaps,
+    Certainly,
+}
+
+#[derive(Debug)]
+struct Host {
+    disk: Disk,
+    machine: String,
+    boot: u64,
+    /// Its clock against the simulation's, in seconds.
+    skew: i64,
+    settings: Vec<Settings>,
+    containers: BTreeMap<Key, Container>,
+    /// Live containers of which another ADD was not answered: they may have an address of a further range set.
+    unsure: BTreeSet<Key>,
+    /// By set and address.
+    reserved: BTreeMap<(SetName, Addr), Reserved>,
+    /// Those that two programs had leased when they were reserved.
+    contested: BTreeSet<(SetName, Addr)>,
+    /// host-local's folder of each network that was not adopted.
+    folders: BTreeMap<usize, Vec<ForeignLease>>,
+    /// Containers and reservations that a suspended call is about.
+    busy: BTreeSet<Key>,
+    reserving: BTreeSet<(SetName, Addr)>,
+    /// The Docker daemon, and what it knows of pools.
+    docker: Engine,
+    /// The runs that are suspended.
+    running: Vec<Arc<Process>>,
+    /// The disk refuses writes.
+    is_full: bool,
+}
+
+/// All of it.
+pub struct World {
+    hosts: Vec<Host>,
+    random: Random,
+    boots: u64,
+    story: Story,
+    /// The steps at the last thorough check.
+    checked: u64,
+}
+
+type Shared = Rc<RefCell<World>>;
+
+pub struct Hosts(Shared);
+
+fn owner(key: Key) -> Owner {
+    Owner::Attachment(attachment(key.0, &format!("c{}", key.1)))
+}
+
+fn key_of(lease: &Lease) -> Option<Key> {
+    let Owner::Attachment(a) = &lease.owner else { return None };
+    let network = NETWORKS.iter().position(|name| a.network.as_str() == *name)?;
+    Some((network, a.container.as_str().strip_prefix('c')?.parse().ok()?))
+}
+
+impl World {
+    fn new(seed: u64) -> World {
+        set_clock(Duration::from_secs(1_000_000));
+        let mut world = World {
+            hosts: Vec::new(),
+            random: Random::new(seed, 0),
+            boots: 0,
+            story: Story::default(),
+            checked: 0,
+        };
+        let host = world.new_host(Disk::default(), "machine-0".to_owned());
+        world.hosts.push(host);
+        world
+    }
+
+    fn new_host(&mut self, disk: Disk, machine: String) -> Host {
+        self.boots += 1;
+        Host {
+            disk,
+            machine,
+            boot: self.boots,
+            skew: 0,
+            settings: NETWORKS.iter().map(|_| Settings::new(&mut self.random)).collect(),
+            containers: BTreeMap::new(),
+            unsure: BTreeSet::new(),
+            reserved: BTreeMap::new(),
+            contested: BTreeSet::new(),
+            folders: BTreeMap::new(),
+            busy: BTreeSet::new(),
+            reserving: BTreeSet::new(),
+            docker: Engine::default(),
+            running: Vec::new(),
+            is_full: false,
+        }
+    }
+
+    fn context(&mut self, host: usize) -> Context {
+        let seed = self.random.next();
+        let host = &self.hosts[host];
+        Context {
+            now: clock().as_secs().saturating_add_signed(host.skew),
+            boot: Some(BootId(format!("b{}", host.boot))),
+            node: Node { name: "node".to_owned(), machine: host.machine.clone() },
+            seed,
+            face: Face::Cni,
+        }
+    }
+
+    fn note(&mut self, text: impl std::fmt::Display) {
+        self.story.note(text);
+    }
+
+    fn found(&mut self, what: String) {
+        self.story.found(what);
+    }
+}
+
+impl Simulation for Hosts {
+    fn new(seed: u64) -> Hosts {
+        Hosts(Rc::new(RefCell::new(World::new(seed))))
+    }
+
+    fn turn(&self, random: Random) {
+        let world = &self.0;
+        {
+            let world = &mut *world.borrow_mut();
+            world.random = random;
+            world.story.depth = 0;
+            set_clock(clock() + Duration::from_millis(world.random.next() % 8000));
+        }
+        act(world, None);
+        if world.borrow().story.finding.is_none() {
+            let is_due = world.borrow().story.steps >= world.borrow().checked + 1000;
+            let hosts = world.borrow().hosts.len();
+            for host in 0..hosts {
+                checks::look(world, host, is_due);
+            }
+            if is_due {
+                let steps = world.borrow().story.steps;
+                world.borrow_mut().checked = steps;
+            }
+        }
+    }
+
+    fn with_story(&self, act: &mut dyn FnMut(&mut Story)) {
+        act(&mut self.0.borrow_mut().story);
+    }
+}
+
+/// Something happens on a host.
+fn act(world: &Shared, host: Option<usize>) {
+    let (host, choice) = {
+        let world = &mut *world.borrow_mut();
+        let hosts = world.hosts.len();
+        (host.unwrap_or_else(|| world.random.below(hosts)), world.random.below(100))
+    };
+    match choice {
+        0..32 => containers::add(world, host),
+        32..50 => containers::delete(world, host),
+        50..53 => containers::collect(world, host),
+        53..58 => operators::reserve(world, host),
+        58..61 => operators::unreserve(world, host),
+        61..69 => operators::edit(world, host),
+        69..73 => machines::reboot(world, host),
+        73..75 => machines::clock_jump(world, host),
+        75..77 => operators::host_local_was_here(world, host),
+        77..78 => machines::clone(world, host),
+        78..80 => machines::fill_disk(world, host),
+        80..97 => docker::act(world, host),
+        _ => {}
+    }
+}
+
+fn open(fs: SimFs) -> Embedded<SimFs> {
+    Embedded::on(fs, PathBuf::from(STORE), Persist::Boot, Wait::Try)
+}

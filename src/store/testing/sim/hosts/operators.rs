@@ -1,0 +1,93 @@
+//! What operators do: reservations, edits of configurations, and host-local before sublet.
+
+use super::{NETWORKS, Ran, Reserved, Settings, Shared, owner, run};
+use crate::alloc::{Command, ForeignLease, Reserve, Unreserve};
+use crate::error::Refusal;
+use crate::model::Kind;
+use crate::store::testing::contract::addr;
+
+pub(super) fn reserve(world: &Shared, host: usize) {
+    let (at, persist) = {
+        let world = &mut *world.borrow_mut();
+        let network = world.random.below(NETWORKS.len());
+        let settings = &world.hosts[host].settings[network];
+        let (set, persist) = (settings.set(network), settings.persist);
+        let addr = addr(&format!("10.0.0.{}", world.random.below(16)));
+        if !world.hosts[host].reserving.insert((set.clone(), addr)) {
+            return;
+        }
+        world.hosts[host].reserved.entry((set.clone(), addr)).or_insert(Reserved::Perhaps);
+        ((set, addr), persist)
+    };
+    let command = Reserve { set: at.0.clone(), addrs: vec![at.1], note: None, holder: None };
+    let ran = run(world, host, persist, &Command::Reserve(command));
+    let world = &mut *world.borrow_mut();
+    world.hosts[host].reserving.remove(&at);
+    world.note(format!("h{host} reserve {} {}: {}", at.0, at.1, matches!(ran, Ran::Done(_))));
+    match ran {
+        Ran::Done(_) => drop(world.hosts[host].reserved.insert(at, Reserved::Certainly)),
+        Ran::Refused(Refusal::Held { .. }) => {
+            let of_host = &world.hosts[host];
+            let is_reserved = of_host.reserved.get(&at) == Some(&Reserved::Certainly);
+            if is_reserved && !of_host.contested.contains(&at) {
+                world.found(format!("{} {} was reserved and is leased", at.0, at.1));
+            }
+        }
+        Ran::Refused(refusal) => world.found(format!("reserve {} {}: {refusal:?}", at.0, at.1)),
+        Ran::Failed(_) | Ran::Killed => {}
+    }
+}
+
+pub(super) fn unreserve(world: &Shared, host: usize) {
+    let (at, persist) = {
+        let world = &mut *world.borrow_mut();
+        let all: Vec<_> = world.hosts[host].reserved.keys().cloned().collect();
+        if all.is_empty() {
+            return;
+        }
+        let at = world.random.pick(&all).clone();
+        if !world.hosts[host].reserving.insert(at.clone()) {
+            return;
+        }
+        world.hosts[host].reserved.insert(at.clone(), Reserved::Perhaps);
+        (at, world.hosts[host].settings[0].persist)
+    };
+    let command = Unreserve { set: at.0.clone(), addrs: vec![at.1] };
+    let ran = run(world, host, persist, &Command::Unreserve(command));
+    let world = &mut *world.borrow_mut();
+    world.hosts[host].reserving.remove(&at);
+    world.note(format!("h{host} unreserve {} {}: {}", at.0, at.1, matches!(ran, Ran::Done(_))));
+    if let Ran::Done(_) = ran {
+        world.hosts[host].reserved.remove(&at);
+    }
+}
+
+/// An operator edits a network's configuration.
+pub(super) fn edit(world: &Shared, host: usize) {
+    let world = &mut *world.borrow_mut();
+    let network = world.random.below(NETWORKS.len());
+    let settings = Settings::new(&mut world.random);
+    world.note(format!("h{host} edit {}: {settings:?}", NETWORKS[network]));
+    world.hosts[host].settings[network] = settings;
+}
+
+/// A host-local served the network before, or again: it has a folder with leases of containers.
+pub(super) fn host_local_was_here(world: &Shared, host: usize) {
+    let world = &mut *world.borrow_mut();
+    let network = world.random.below(NETWORKS.len());
+    let mut leases: Vec<ForeignLease> = Vec::new();
+    for container in 14..17 {
+        let at = addr(&format!("10.0.0.{}", 2 + world.random.below(6)));
+        let key = (network, container);
+        let known = world.hosts[host].containers.contains_key(&key);
+        if !known && leases.iter().all(|lease| lease.addr != at) {
+            leases.push(ForeignLease { addr: at, kind: Kind::Dynamic, owner: owner(key) });
+        }
+    }
+    let of_host = &mut world.hosts[host];
+    if of_host.busy.iter().all(|key| key.0 != network) && !of_host.folders.contains_key(&network) {
+        let text: Vec<_> = leases.iter().map(|l| format!("{} {}", l.owner, l.addr)).collect();
+        of_host.folders.insert(network, leases);
+        world.note(format!("h{host} host-local has leases of {}: {text:?}", NETWORKS[network]));
+    }
+}

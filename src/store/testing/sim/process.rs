@@ -1,0 +1,108 @@
+//! One run of a program in a simulation: its steps, what becomes of it, and the virtual clock.
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// What happens to a process at one of its steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    KilledBefore,
+    KilledAfter,
+    /// The operation fails with this error number, having done nothing; a write may have done a part.
+    Fails(i32),
+    /// Others run meanwhile.
+    Suspended,
+}
+
+/// Why a step had no effect, or why its result is unknown to the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    Killed,
+    Fails(i32),
+}
+
+/// One run of a program.
+#[derive(Debug, Default)]
+pub struct Process {
+    dead: AtomicBool,
+    steps: AtomicU64,
+    /// What happens at which step.
+    fate: Option<(u64, Fate)>,
+}
+
+impl Process {
+    pub fn new(fate: Option<(u64, Fate)>) -> Arc<Process> {
+        Arc::new(Process { fate, ..Process::default() })
+    }
+
+    pub fn kill(&self) {
+        self.dead.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::Relaxed)
+    }
+
+    pub fn steps(&self) -> u64 {
+        self.steps.load(Ordering::Relaxed)
+    }
+
+    /// Whether its fate has not come yet.
+    pub fn is_undisturbed(&self) -> bool {
+        !self.is_dead() && self.fate.is_none_or(|(at, _)| at > self.steps())
+    }
+
+    /// One step: `effect` happens unless the process is killed or the operation fails.
+    pub fn step<T>(&self, effect: impl FnOnce() -> T) -> Result<T, Stop> {
+        if self.is_dead() {
+            return Err(Stop::Killed);
+        }
+        let step = self.steps.fetch_add(1, Ordering::Relaxed) + 1;
+        let fate = self.fate.filter(|(at, _)| *at == step).map(|(_, fate)| fate);
+        match fate {
+            Some(Fate::KilledBefore) => {
+                self.kill();
+                return Err(Stop::Killed);
+            }
+            Some(Fate::Fails(number)) => return Err(Stop::Fails(number)),
+            Some(Fate::Suspended) => {
+                let run = MEANWHILE.with(|hook| hook.borrow_mut().take());
+                if let Some(mut run) = run {
+                    run();
+                }
+                if self.is_dead() {
+                    return Err(Stop::Killed);
+                }
+            }
+            Some(Fate::KilledAfter) | None => {}
+        }
+        let done = effect();
+        if fate == Some(Fate::KilledAfter) {
+            self.kill();
+            return Err(Stop::Killed);
+        }
+        Ok(done)
+    }
+}
+
+thread_local! {
+    /// What runs while a process is suspended.
+    static MEANWHILE: RefCell<Option<Box<dyn FnMut()>>> = const { RefCell::new(None) };
+    static CLOCK: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+}
+
+/// Sets what runs when a process is suspended; once.
+pub fn meanwhile(run: Option<Box<dyn FnMut()>>) {
+    MEANWHILE.with(|hook| *hook.borrow_mut() = run);
+}
+
+/// The time since the simulation began.
+pub fn clock() -> Duration {
+    CLOCK.with(Cell::get)
+}
+
+pub fn set_clock(time: Duration) {
+    CLOCK.with(|clock| clock.set(time));
+}

@@ -1,0 +1,60 @@
+//! A machine's `/run`, which no process changes after it was killed.
+//!
+//! In a simulation a killed process runs on until its calls have failed, so the folder is restored.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+/// The folder, as one process uses it.
+#[derive(Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+    at_death: RefCell<Option<BTreeMap<PathBuf, Vec<u8>>>>,
+}
+
+impl RunFolder {
+    pub fn new(path: PathBuf) -> RunFolder {
+        RunFolder { path, at_death: RefCell::default() }
+    }
+
+    /// The process is killed now.
+    pub fn killed(&self) {
+        if self.at_death.borrow().is_none() {
+            *self.at_death.borrow_mut() = Some(self.files());
+        }
+    }
+
+    /// Undoes what the process did since. Other processes may have files open that it did not change.
+    pub fn restore(&self) {
+        let Some(before) = self.at_death.take() else { return };
+        let now = self.files();
+        for path in now.keys().filter(|path| !before.contains_key(*path)) {
+            fs::remove_file(path).unwrap();
+        }
+        for (path, content) in
+            before.iter().filter(|(path, content)| now.get(*path) != Some(*content))
+        {
+            fs::create_dir_all(&self.path).unwrap();
+            fs::write(path, content).unwrap();
+        }
+    }
+
+    fn files(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        let mut files = BTreeMap::new();
+        let mut folders = vec![self.path.clone()];
+        while let Some(folder) = folders.pop() {
+            // A machine that never had a client has no folder yet.
+            for entry in fs::read_dir(&folder).into_iter().flatten() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else {
+                    files.insert(path.clone(), fs::read(&path).unwrap());
+                }
+            }
+        }
+        files
+    }
+}

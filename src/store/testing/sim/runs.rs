@@ -1,0 +1,174 @@
+//! Runs of a simulation: seeds one after the other, and the short trace of one that fails.
+
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::super::long;
+use super::random::Random;
+use crate::sys::panic;
+
+/// What a failed check says.
+pub type Finding = String;
+
+/// How many turns a run has.
+const TURNS: usize = 250;
+
+/// A world that one seed determines.
+pub trait Simulation {
+    fn new(seed: u64) -> Self;
+
+    /// One decision of the outside world, everything that follows from it, and the checks.
+    fn turn(&self, random: Random);
+
+    fn with_story(&self, act: &mut dyn FnMut(&mut Story));
+}
+
+/// What has happened in a run.
+#[derive(Clone, Debug, Default)]
+pub struct Story {
+    pub trace: Vec<String>,
+    pub finding: Option<Finding>,
+    /// How many processes are suspended.
+    pub depth: usize,
+    /// What may be left out of the turn: the events while a process is suspended, and what happens to processes.
+    pub optional: Vec<Optional>,
+    turn: usize,
+    left_out: Rc<BTreeSet<Optional>>,
+    /// Steps of all processes that have ended.
+    pub steps: u64,
+}
+
+/// The number of a turn, and of something in it that a shorter trace may do without.
+type Optional = (usize, usize);
+
+impl Story {
+    /// Whether what comes next happens. To leave it out does not change what comes after it.
+    pub fn happens(&mut self) -> bool {
+        let before = self.optional.iter().rev().take_while(|(turn, _)| *turn == self.turn).count();
+        let next = (self.turn, before);
+        self.optional.push(next);
+        !self.left_out.contains(&next)
+    }
+
+    pub fn note(&mut self, text: impl std::fmt::Display) {
+        self.trace.push(format!("{}{text}", "  ".repeat(self.depth)));
+    }
+
+    /// Ends the run. The first finding counts.
+    pub fn found(&mut self, what: String) {
+        if self.finding.is_none() {
+            self.note(format_args!("FINDING: {what}"));
+            self.finding = Some(what);
+        }
+    }
+}
+
+/// Runs these turns of a seed, without what is left out, up to the first finding. A panic is one.
+fn run<S: Simulation>(seed: u64, turns: &[usize], left_out: &[Optional]) -> Story {
+    let world = S::new(seed);
+    world.with_story(&mut |story| story.left_out = Rc::new(left_out.iter().copied().collect()));
+    for turn in turns {
+        world.with_story(&mut |story| story.turn = *turn);
+        let random = Random::new(seed, 1 + *turn as u64);
+        let ended = catch_unwind(AssertUnwindSafe(|| world.turn(random)));
+        if let Err(panic) = ended {
+            let what = panic::explain(&*panic).msg;
+            world.with_story(&mut |story| story.found(what.clone()));
+        }
+        let mut has_found = false;
+        world.with_story(&mut |story| has_found = story.finding.is_some());
+        if has_found {
+            break;
+        }
+    }
+    let mut story = Story::default();
+    world.with_story(&mut |of_world| story = std::mem::take(of_world));
+    story
+}
+
+/// Leaves out as much of a run that fails as can be left out.
+fn shrink<S: Simulation>(seed: u64, until: Instant) -> Story {
+    let all: Vec<usize> = (0..TURNS).collect();
+    let mut failure = run::<S>(seed, &all, &[]);
+    let turns = shrunk(all, until, &mut failure, &mut |turns| run::<S>(seed, turns, &[]));
+    let kept = failure.optional.clone();
+    let without = |kept: &[Optional]| {
+        let is_left_out = |optional: &Optional| !kept.contains(optional);
+        (0..turns.len())
+            .flat_map(|at| (0..MOST_OPTIONAL).map(move |n| (at, n)))
+            .map(|(at, n)| (turns[at], n))
+            .filter(is_left_out)
+            .collect::<Vec<_>>()
+    };
+    shrunk(kept, until, &mut failure, &mut |kept| run::<S>(seed, &turns, &without(kept)));
+    failure
+}
+
+/// A turn has fewer that can be left out.
+const MOST_OPTIONAL: usize = 200;
+
+/// Leaves out parts of a list, large ones first, as long as the run without them fails.
+fn shrunk<T: Clone>(
+    mut list: Vec<T>,
+    until: Instant,
+    failure: &mut Story,
+    run: &mut dyn FnMut(&[T]) -> Story,
+) -> Vec<T> {
+    let mut part = list.len().div_ceil(2);
+    while part > 0 {
+        let mut from = 0;
+        while from < list.len() && Instant::now() < until {
+            let mut fewer = list.clone();
+            fewer.drain(from..(from + part).min(list.len()));
+            let smaller = run(&fewer);
+            if smaller.finding.is_some() {
+                (list, *failure) = (fewer, smaller);
+            } else {
+                from += part;
+            }
+        }
+        part /= 2;
+    }
+    list
+}
+
+/// Runs seeds until the time is over. `SUBLET_SEED` is the first one, `SUBLET_SECONDS` the time. Without the
+/// first, CI takes seeds that nobody has tried.
+#[expect(clippy::disallowed_methods, clippy::print_stdout, reason = "a test's own settings")]
+pub fn seeds<S: Simulation>(what: &str, default_seconds: u64) {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    let is_ci = std::env::var_os("CI").is_some();
+    let default_seconds = if is_ci { 60 } else { default_seconds };
+    let seconds = number("SUBLET_SECONDS").unwrap_or(if long() { 600 } else { default_seconds });
+    let fresh = || SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs() << 16;
+    let first = number("SUBLET_SEED").unwrap_or_else(|| if is_ci { fresh() } else { 1 });
+    println!("{what}: from SUBLET_SEED={first} on");
+    panic::record();
+    let (begin, all) = (Instant::now(), (0..TURNS).collect::<Vec<_>>());
+    let (mut steps, mut seed) = (0, first);
+    while begin.elapsed() < Duration::from_secs(seconds) {
+        let story = run::<S>(seed, &all, &[]);
+        if story.finding.is_some() {
+            // A test that takes longer than five minutes is ended.
+            let story = shrink::<S>(seed, Instant::now() + Duration::from_secs(120));
+            drop(std::panic::take_hook());
+            panic!("{what}, seed {seed}: {}\n{}", story.finding.unwrap(), story.trace.join("\n"));
+        }
+        steps += story.steps;
+        seed += 1;
+    }
+    drop(std::panic::take_hook());
+    let (runs, rate) = (seed - first, steps / begin.elapsed().as_secs().max(1));
+    println!("{what}: {runs} runs from seed {first}: {steps} steps, {rate} a second");
+    assert!(steps > 0);
+}
+
+/// Two runs of a seed have the same trace.
+pub fn same_seed_same_run<S: Simulation>() {
+    let turns: Vec<usize> = (0..60).collect();
+    for seed in 0..5 {
+        assert_eq!(run::<S>(seed, &turns, &[]).trace, run::<S>(seed, &turns, &[]).trace);
+    }
+}

@@ -1,0 +1,352 @@
+//! A simulated compare-and-set server, with the limits of etcd or of Consul, and the network between it and
+//! its clients.
+//!
+//! A call is one step of the process that makes it. A transaction may be lost, be applied without an answer,
+//! or still be in transit when its client is gone: then it arrives later, between the calls of other clients,
+//! once or twice. The server reports "not sent" only of a transaction that can never arrive.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::super::records::Records;
+use super::cluster::Events;
+use super::process::{Process, Stop};
+use super::random::Random;
+use super::run_folder::RunFolder;
+use crate::error::StoreError;
+use crate::store::cluster::server::{
+    Commit, Conflict, Entries, Entry, Expect, KeyRange, Operation, Server, Write,
+};
+
+/// Writes into the trace of the run.
+pub type Note = Rc<dyn Fn(String)>;
+
+/// Candidate transactions that were sent together.
+type Sent = Vec<Vec<Operation>>;
+
+/// What has not arrived yet, and who sent it.
+#[derive(Debug)]
+struct InTransit {
+    sent: Sent,
+    sender: Arc<Process>,
+}
+
+/// What the network and the server do, besides what a process's fate is.
+#[derive(Debug)]
+struct State {
+    records: Records,
+    is_etcd: bool,
+    random: Random,
+    /// Transactions that have not arrived yet.
+    in_transit: Vec<InTransit>,
+    /// Calls until the next leader is elected. Meanwhile every call fails, and some transactions are applied.
+    election: u32,
+    /// No space is left: nothing can be written, but records can be removed.
+    is_full: bool,
+    /// Calls that did not get the answer of a healthy server.
+    troubles: u64,
+    /// Transactions that arrived after their clients had ended or given up.
+    arrived_late: u64,
+}
+
+/// The server.
+#[derive(Clone, Debug)]
+pub struct SimServer {
+    state: Rc<RefCell<State>>,
+    events: Events,
+}
+
+impl SimServer {
+    pub fn new(is_etcd: bool, events: Events, random: Random) -> SimServer {
+        let state = State {
+            records: Records::default(),
+            is_etcd,
+            random,
+            in_transit: Vec::new(),
+            election: 0,
+            is_full: false,
+            troubles: 0,
+            arrived_late: 0,
+        };
+        SimServer { state: Rc::new(RefCell::new(state)), events }
+    }
+
+    /// The same records on a healthy server, with nothing in transit.
+    pub fn copied(&self) -> SimServer {
+        let (records, is_etcd) = (self.state.borrow().records.clone(), self.state.borrow().is_etcd);
+        let copy = SimServer::new(is_etcd, Events::NONE, Random::new(0, 0));
+        copy.state.borrow_mut().records = records;
+        copy
+    }
+
+    /// The server as a process of a machine sees it.
+    pub fn of(
+        &self,
+        process: &Arc<Process>,
+        run: &Rc<RunFolder>,
+        note: Note,
+        is_cut_off: bool,
+    ) -> Connection {
+        let (server, process, run) = (self.clone(), process.clone(), run.clone());
+        Connection { server, process, run, note, is_cut_off }
+    }
+
+    /// What the network does from now on.
+    pub fn set_random(&self, random: Random) {
+        self.state.borrow_mut().random = random;
+    }
+
+    /// Another number whenever the records have changed.
+    pub fn version(&self) -> u64 {
+        self.state.borrow().records.version
+    }
+
+    /// How many calls did not get the answer of a healthy server.
+    pub fn troubles(&self) -> u64 {
+        self.state.borrow().troubles
+    }
+
+    pub fn arrived_late(&self) -> u64 {
+        self.state.borrow().arrived_late
+    }
+
+    /// Whether a transaction may still arrive.
+    pub fn is_in_transit(&self) -> bool {
+        !self.state.borrow().in_transit.is_empty()
+    }
+
+    pub fn elect(&self, calls: u32) {
+        self.state.borrow_mut().election = calls;
+    }
+
+    /// Whether it is full now.
+    pub fn toggle_full(&self) -> bool {
+        let state = &mut *self.state.borrow_mut();
+        state.is_full = !state.is_full;
+        state.is_full
+    }
+
+    /// Some transactions that are in transit arrive. Others may be lost by then.
+    pub fn arrive(&self, random: &mut Random) -> Vec<String> {
+        let mut notes = Vec::new();
+        while !self.state.borrow().in_transit.is_empty() && random.one_in(6) {
+            notes.extend(self.state.borrow_mut().arrive(self.events, random));
+        }
+        notes
+    }
+}
+
+impl State {
+    /// One transaction arrives, or is lost.
+    fn arrive(&mut self, events: Events, random: &mut Random) -> Option<String> {
+        let at = random.below(self.in_transit.len());
+        let InTransit { sent, sender } = self.in_transit.swap_remove(at);
+        let is_lost = random.one_in(4) || (sender.is_dead() && !events.late_of_killed);
+        if is_lost || (self.is_full && writes(&sent)) {
+            return None;
+        }
+        let which = self.records.first_that_holds(&sent)?;
+        self.records.apply(&sent[which]);
+        self.arrived_late += 1;
+        Some(format!("late: {}", text(&sent[which])))
+    }
+
+    fn trouble(&mut self, why: &str) -> StoreError {
+        self.troubles += 1;
+        StoreError::unavailable("ask", "the server", why.to_owned())
+    }
+
+    fn unknown(&mut self) -> Commit {
+        self.troubles += 1;
+        Commit::Unknown(StoreError::Unanswered {
+            doing: "commit to".to_owned(),
+            place: "the server".to_owned(),
+            source: "no answer".into(),
+        })
+    }
+
+    /// Whether a call fails because no leader is elected.
+    fn is_electing(&mut self) -> bool {
+        let is_electing = self.election > 0;
+        self.election = self.election.saturating_sub(1);
+        is_electing
+    }
+}
+
+/// Whether it writes a record, and does not only remove some.
+fn writes(sent: &Sent) -> bool {
+    sent.iter().flatten().any(|operation| matches!(operation.write, Write::Put(_)))
+}
+
+/// A transaction in a trace: `+` a record is written, `-` removed, `=` only compared; `@` the version that it
+/// must have, `@0` none. History is left out.
+fn text(operations: &[Operation]) -> String {
+    let word = |operation: &Operation| {
+        let sign = match operation.write {
+            Write::Keep => '=',
+            Write::Put(_) => '+',
+            Write::Delete | Write::DeleteTree => '-',
+        };
+        let path = &operation.path;
+        match operation.expect {
+            Expect::Absent => format!("{sign}{path}@0"),
+            Expect::Version(version) => format!("{sign}{path}@{version}"),
+            Expect::Anything | Expect::Present => format!("{sign}{path}"),
+        }
+    };
+    let is_lease = |operation: &&Operation| !operation.path.starts_with("past/");
+    operations.iter().filter(is_lease).map(word).collect::<Vec<_>>().join(" ")
+}
+
+/// The server, as one process sees it.
+pub struct Connection {
+    server: SimServer,
+    process: Arc<Process>,
+    run: Rc<RunFolder>,
+    note: Note,
+    /// Nothing reaches the server, and no answer comes back.
+    is_cut_off: bool,
+}
+
+impl Connection {
+    /// One call that reads.
+    fn read<T>(&self, read: impl FnOnce(&Records) -> T) -> Result<T, StoreError> {
+        let done = self.process.step(|| {
+            let state = &mut *self.server.state.borrow_mut();
+            let events = self.server.events;
+            if self.is_cut_off || state.is_electing() {
+                return Err(state.trouble("no leader is reached"));
+            }
+            // etcd: the revision of a listing was compacted.
+            if events.failing_reads && state.random.one_in(200) {
+                return Err(state.trouble("compacted"));
+            }
+            Ok(read(&state.records))
+        });
+        done.unwrap_or_else(|stop| Err(self.stopped(stop)))
+    }
+
+    fn in_transit(&self, candidates: &[&[Operation]]) -> InTransit {
+        let sent = candidates.iter().map(|operations| operations.to_vec()).collect();
+        InTransit { sent, sender: self.process.clone() }
+    }
+
+    fn stopped(&self, stop: Stop) -> StoreError {
+        let why = match stop {
+            Stop::Killed => {
+                self.run.killed();
+                "the process was killed"
+            }
+            Stop::Fails(_) => "the connection was refused",
+        };
+        self.server.state.borrow_mut().trouble(why)
+    }
+
+    /// A transaction arrives, and something may go wrong.
+    fn receive(&self, candidates: &[&[Operation]]) -> Result<Commit, StoreError> {
+        let done = self.decide(candidates);
+        (self.note)(match &done {
+            Ok(Commit::Done(which)) => format!("commit: {}", text(candidates[*which])),
+            Ok(Commit::Conflict(_)) => format!("conflict: {}", text(candidates[0])),
+            Ok(Commit::Unknown(_)) => format!("no answer: {}", text(candidates[0])),
+            Err(error) => format!("not sent: {error}"),
+        });
+        done
+    }
+
+    fn decide(&self, candidates: &[&[Operation]]) -> Result<Commit, StoreError> {
+        let state = &mut *self.server.state.borrow_mut();
+        let events = self.server.events;
+        let sent = || self.in_transit(candidates);
+        if self.is_cut_off || state.is_electing() {
+            if state.random.one_in(2) {
+                return Err(state.trouble("the connection was refused"));
+            }
+            match state.random.below(3) {
+                0 if events.late_of_unanswered => state.in_transit.push(sent()),
+                // A leader that loses its office may have replicated it.
+                1 if !self.is_cut_off => {
+                    if let Some(which) = state.records.first_that_holds(candidates) {
+                        state.records.apply(candidates[which]);
+                    }
+                }
+                _ => {}
+            }
+            return Ok(state.unknown());
+        }
+        if state.is_full && writes(&sent().sent) {
+            return Err(state.trouble("no space"));
+        }
+        let luck = state.random.below(40);
+        match luck {
+            0 if events.lost_requests => return Ok(state.unknown()),
+            1 if events.late_of_unanswered => {
+                state.in_transit.push(sent());
+                return Ok(state.unknown());
+            }
+            3 if events.answered_duplicates => state.in_transit.push(sent()),
+            _ => {}
+        }
+        let Some(which) = state.records.first_that_holds(candidates) else {
+            let conflict: Conflict = state.records.conflict(candidates, state.is_etcd);
+            return Ok(Commit::Conflict(conflict));
+        };
+        state.records.apply(candidates[which]);
+        if luck == 2 && events.duplicates {
+            state.in_transit.push(sent());
+            return Ok(state.unknown());
+        }
+        if luck == 4 && events.lost_answers {
+            return Ok(state.unknown());
+        }
+        Ok(Commit::Done(which))
+    }
+}
+
+impl Server for Connection {
+    fn place(&self) -> String {
+        "the server".to_owned()
+    }
+
+    fn max_operations(&self) -> usize {
+        if self.server.state.borrow().is_etcd { 128 } else { 64 }
+    }
+
+    fn get(&self, paths: &[&str], _: Instant) -> Result<Entries, StoreError> {
+        assert!(paths.len() <= self.max_operations());
+        self.read(|records| records.get(paths))
+    }
+
+    fn list(&self, prefix: &str, _: Instant) -> Result<BTreeMap<String, Entry>, StoreError> {
+        self.read(|records| records.list(prefix))
+    }
+
+    fn count(&self, folder: &str, ranges: &[KeyRange], _: Instant) -> Result<Vec<u64>, StoreError> {
+        self.read(|records| records.count(folder, ranges))
+    }
+
+    fn max_candidates(&self) -> usize {
+        if self.server.state.borrow().is_etcd { 8 } else { 1 }
+    }
+
+    fn commit(&self, candidates: &[&[Operation]], _: Instant) -> Result<Commit, StoreError> {
+        let count: usize = candidates.iter().map(|operations| operations.len()).sum();
+        assert!(count <= self.max_operations(), "{count} operations");
+        let may_arrive = Cell::new(!self.process.is_dead() && self.server.events.late_of_killed);
+        let done = self.process.step(|| {
+            may_arrive.set(false);
+            self.receive(candidates)
+        });
+        if matches!(done, Err(Stop::Killed)) && may_arrive.get() {
+            let state = &mut *self.server.state.borrow_mut();
+            // Killed while it waited for the answer.
+            if state.random.one_in(2) {
+                state.in_transit.push(self.in_transit(candidates));
+            }
+        }
+        done.unwrap_or_else(|stop| Err(self.stopped(stop)))
+    }
+}
