@@ -68,7 +68,7 @@ pub(super) fn add(world: &Shared, machine: usize) {
             for addr in &added.created {
                 world.cooling.remove(&(command.set.clone(), *addr));
             }
-            world.containers.insert(key, Container::Live { addrs, is_exact: !is_another });
+            world.containers.insert(key, Container::Live { addrs, is_exact: !is_excused });
         }
         Ran::Done(other) => world.found(format!("{name}: {other:?}")),
         Ran::Refused(refusal) => {
