@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
@@ -143,15 +143,19 @@ impl Call<'_> {
     }
 }
 
-/// Whether a lease file exists. With boot leases only, `<file>` itself does not: its lock file does.
+/// Whether a store exists: its lease file, a boot file or the policy.
 pub fn is_store(path: &str) -> Result<bool> {
-    for name in [path.to_owned(), format!("{path}.boot.lock"), format!("{path}.policy")] {
-        let found = files::has_name(name.as_ref());
-        if found.with_context(|| format!("cannot look at {name}"))? {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    let path = Path::new(path);
+    let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+    let names = files::names(folder);
+    let names = names.with_context(|| format!("cannot read the folder {}", folder.display()))?;
+    let Some(store) = path.file_name().map(OsStr::as_encoded_bytes) else { return Ok(false) };
+    let is_ours = |name: &OsString| {
+        name.as_encoded_bytes().strip_prefix(store).is_some_and(|rest| {
+            rest.is_empty() || rest == b".policy" || rest.starts_with(b".boot-")
+        })
+    };
+    Ok(names.iter().any(is_ours))
 }
 
 /// The error about a file that was named and does not exist.

@@ -3,6 +3,7 @@
 //! Invariant: an open never blocks; a pipe without a writer would, for ever. Who reads what was put
 //! sees all of it or what was there before.
 
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -20,11 +21,11 @@ pub fn look(path: &Path) -> io::Result<Option<Metadata>> {
     }
 }
 
-/// Returns whether a name exists, be it that of a symbolic link that leads nowhere.
-pub fn has_name(path: &Path) -> io::Result<bool> {
-    match fs::symlink_metadata(path) {
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
-        found => found.map(|_| true),
+/// Returns the names in a folder; none if there is no folder.
+pub fn names(folder: &Path) -> io::Result<Vec<OsString>> {
+    match fs::read_dir(folder) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        entries => entries?.map(|entry| Ok(entry?.file_name())).collect(),
     }
 }
 
