@@ -103,7 +103,6 @@ impl Consul {
             (Write::Put(_), Expect::Absent) => ("cas", Some(0)),
             (Write::Put(_), Expect::Version(version)) => ("cas", Some(version)),
             (Write::Delete, Expect::Anything | Expect::Present) => ("delete", None),
-            (Write::DeleteTree, _) => ("delete-tree", None),
             // "delete-cas" succeeds if the key is absent, which has the same effect.
             (Write::Delete, Expect::Version(version)) => ("delete-cas", Some(version)),
         };
@@ -258,21 +257,17 @@ impl Server for Consul {
         Ok(ranges.iter().map(one).collect())
     }
 
-    /// Consul has no failure branch: a transaction only reports which comparisons failed.
-    fn max_candidates(&self) -> usize {
-        1
-    }
-
-    fn commit(&self, candidates: &[&[Operation]], until: Instant) -> Result<Commit, StoreError> {
-        let (paths, operations): (Vec<&str>, Vec<Value>) = candidates
+    fn commit(&self, operations: &[Operation], until: Instant) -> Result<Commit, StoreError> {
+        let (paths, operations): (Vec<&str>, Vec<Value>) = operations
             .iter()
-            .take(1)
-            .flat_map(|operations| operations.iter())
             .filter_map(|operation| Some((&*operation.path, self.txn_operation(operation)?)))
             .unzip();
         let answer = self.transact(&operations, false, until);
         self.client.committed(answer.map(|answer| match answer {
-            Answer::Committed(_) => Commit::Done(0),
+            // A check returns the version of the record that it compared, which is older.
+            Answer::Committed(done) => {
+                Commit::Done(done.iter().map(|found| found.kv.modify_index).max().unwrap_or(0))
+            }
             Answer::Stale(failed) => {
                 let stale = failed.into_iter().filter_map(|at| paths.get(at));
                 Commit::Conflict(Conflict::Stale(stale.map(|path| (*path).to_owned()).collect()))

@@ -2,13 +2,13 @@
 //!
 //! It defines how paths, values and transactions are written, and when a login token is renewed. The
 //! connection belongs to [`super::http`], the file that keeps the token to [`super::cache`].
-//! Invariant: a candidate whose comparisons fail leads to the next candidate. If none is left, the same
-//! answer contains all compared records, so a lost race costs no further round trip.
+//! Invariant: the answer to a transaction whose comparisons failed contains all compared records, so a lost
+//! race costs no further round trip to read them.
 //!
 //! The gateway omits fields that are false, 0 or empty, and writes 64-bit numbers as strings.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use base64::Engine as _;
@@ -23,10 +23,8 @@ use super::server::{Commit, Conflict, Entries, Entry, Expect, KeyRange, Operatio
 use crate::error::StoreError;
 use crate::model::Etcd as Spec;
 
-/// Most operations of a transaction (`--max-txn-ops`), those of nested transactions included.
+/// Most operations of a transaction (`--max-txn-ops`).
 const MAX_OPERATIONS: usize = 128;
-/// Most nested transactions; the server takes 42.
-const MAX_CANDIDATES: usize = 16;
 /// Records of one page of a listing.
 const PAGE: usize = 4096;
 /// gRPC's code for an unknown or expired login.
@@ -37,6 +35,8 @@ const MAX_READS: usize = 4;
 const COMPACTED: &str = "required revision has been compacted";
 /// The server's text for a token that is older than a change of users or roles (JWT).
 const OUTDATED: &str = "auth store is old";
+/// The server's text when its quota is used up.
+const FULL: &str = "database space exceeded";
 
 /// A client of one store on one cluster.
 #[derive(Debug)]
@@ -93,7 +93,6 @@ struct TxnReply {
 #[serde(default)]
 struct OneReply {
     response_range: Option<RangeReply>,
-    response_txn: Option<TxnReply>,
 }
 
 #[derive(Default, Deserialize)]
@@ -237,8 +236,8 @@ impl Etcd {
         json!({ "request_range": { "key": self.key(path) } })
     }
 
-    /// The transaction of these operations; `failure` is executed if a comparison fails.
-    fn transaction(&self, operations: &[Operation], failure: &Value) -> Value {
+    /// The transaction of these operations. If a comparison fails, it reads what it compared.
+    fn transaction(&self, operations: &[Operation], compared: &[&str]) -> Value {
         let mut compare = Vec::new();
         let mut success = Vec::new();
         for operation in operations {
@@ -262,12 +261,9 @@ impl Etcd {
                     Some(json!({ "request_put": { "key": key, "value": value } }))
                 }
                 Write::Delete => Some(json!({ "request_delete_range": { "key": key } })),
-                Write::DeleteTree => {
-                    let end = self.prefix_end(&operation.path);
-                    Some(json!({ "request_delete_range": { "key": key, "range_end": end } }))
-                }
             });
         }
+        let failure: Vec<Value> = compared.iter().map(|path| self.read_of(path)).collect();
         json!({ "compare": compare, "success": success, "failure": failure })
     }
 
@@ -385,47 +381,26 @@ impl Server for Etcd {
         self.at_one_revision("count the leases of", read)
     }
 
-    fn max_candidates(&self) -> usize {
-        MAX_CANDIDATES
-    }
-
-    fn commit(&self, candidates: &[&[Operation]], until: Instant) -> Result<Commit, StoreError> {
-        let compared: BTreeSet<&str> = candidates
-            .iter()
-            .flat_map(|operations| operations.iter())
-            .filter(|operation| operation.expect != Expect::Anything)
-            .map(|operation| operation.path.as_str())
-            .collect();
-        let compared: Vec<&str> = compared.into_iter().collect();
-        let reads: Vec<Value> = compared.iter().map(|path| self.read_of(path)).collect();
-        // The failure branch of each candidate is the next one; that of the last one reads.
-        let body = candidates.iter().rev().fold(json!(reads), |failure, operations| {
-            json!([{ "request_txn": self.transaction(operations, &failure) }])
-        });
-        let body = &body[0]["request_txn"];
-        let reply = self.call::<TxnReply>("/v3/kv/txn", body, false, until);
-        self.client.committed(reply.and_then(|reply| {
-            let (depth, reply) = innermost(reply);
-            match reply.succeeded {
-                true if depth < candidates.len() => Ok(Commit::Done(depth)),
-                true => Err(Failure::malformed()),
-                false => self
-                    .entries(&compared, reply.responses)
-                    .map(|entries| Commit::Conflict(Conflict::Current(entries))),
+    fn commit(&self, operations: &[Operation], until: Instant) -> Result<Commit, StoreError> {
+        let compared = operations.iter().filter(|operation| operation.expect != Expect::Anything);
+        let compared: Vec<&str> = compared.map(|operation| operation.path.as_str()).collect();
+        let body = self.transaction(operations, &compared);
+        let reply = self.call::<TxnReply>("/v3/kv/txn", &body, false, until);
+        match reply {
+            Err(Failure::NotApplied(why)) if why.contains(FULL) => {
+                let full = Failure::NotApplied(why);
+                Ok(Commit::Full(self.client.unavailable("write to", full)))
             }
-        }))
+            reply => self.client.committed(reply.and_then(|reply| {
+                let version = reply.header.revision.parse();
+                match (reply.succeeded, version) {
+                    (true, Ok(version)) => Ok(Commit::Done(version)),
+                    (true, Err(_)) => Err(Failure::malformed()),
+                    (false, _) => self
+                        .entries(&compared, reply.responses)
+                        .map(|entries| Commit::Conflict(Conflict::Current(entries))),
+                }
+            })),
+        }
     }
-}
-
-/// The transaction that was applied, else the last one, and how deep it is nested.
-fn innermost(mut reply: TxnReply) -> (usize, TxnReply) {
-    let mut depth = 0;
-    while !reply.succeeded {
-        let Some(inner) = reply.responses.iter_mut().find_map(|r| r.response_txn.take()) else {
-            break;
-        };
-        reply = inner;
-        depth += 1;
-    }
-    (depth, reply)
 }

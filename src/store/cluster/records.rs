@@ -13,7 +13,7 @@ use super::keys;
 use super::server::{Entry, Server};
 use crate::alloc::{Holder, NetworkRanges, Record, Restore};
 use crate::error::{Error, StoreError};
-use crate::model::{Event, Kind, Lease, NetworkDefinition, NodeRecord, Persist, SetName};
+use crate::model::{Event, Kind, Lease, NetworkDefinition, Node, NodeRecord, Persist, SetName};
 use crate::net::Addr;
 use crate::store::EachRecord;
 use crate::store::codec;
@@ -96,44 +96,56 @@ const WRONG_KEY: Bad = Bad("a key of another form");
 
 /// A record without a part in its path: a pool, the pools of an address space, the address in a hint.
 pub fn plain<T: DeserializeOwned>(path: &str, entry: &Entry) -> Result<T, Bad> {
-    codec::unseal(path.as_bytes(), &entry.value)
+    codec::unseal(path.as_bytes(), entry.record())
 }
 
 /// An address and its holder.
 pub fn address(path: &str, entry: &Entry) -> Result<((SetName, Addr), Holder), Bad> {
     let (set, addr) = keys::read_address(path).ok_or(WRONG_KEY)?;
-    let holder = codec::read_slot(path.as_bytes(), &set, addr, &entry.value)?;
+    let holder = holder(path, &set, addr, entry, None)?;
     Ok(((set, addr), holder))
+}
+
+/// The holder in the record of an address, or in its record in the index of cooling addresses, as node `here`
+/// sees it.
+pub fn holder(
+    path: &str,
+    set: &SetName,
+    addr: Addr,
+    entry: &Entry,
+    here: Option<&Node>,
+) -> Result<Holder, Bad> {
+    codec::read_slot(path.as_bytes(), set, addr, entry.record(), here)
 }
 
 /// The leases of an owner, and their set.
 pub fn owner(path: &str, entry: &Entry) -> Result<(SetName, Vec<Lease>), Bad> {
     let set = keys::read_owner_set(path).ok_or(WRONG_KEY)?;
-    let leases = codec::read_owned(path.as_bytes(), &set, &entry.value)?;
+    let leases = codec::read_owned(path.as_bytes(), &set, entry.record())?;
     Ok((set, leases))
 }
 
 /// A node.
 pub fn node(path: &str, entry: &Entry) -> Result<NodeRecord, Bad> {
     let name = keys::read_name(keys::NODE, path).ok_or(WRONG_KEY)?;
-    codec::read_node(path.as_bytes(), &name, &entry.value)
+    codec::read_node(path.as_bytes(), &name, entry.record())
 }
 
 /// The definition of a network.
 pub fn definition(path: &str, entry: &Entry) -> Result<NetworkDefinition, Bad> {
     let network = keys::read_network(keys::NETWORK, path).ok_or(WRONG_KEY)?;
-    codec::read_definition(path.as_bytes(), network, &entry.value)
+    codec::read_definition(path.as_bytes(), network, entry.record())
 }
 
 /// The ranges of a network.
 pub fn ranges(path: &str, entry: &Entry) -> Result<NetworkRanges, Bad> {
     let network = keys::read_network(keys::RANGES, path).ok_or(WRONG_KEY)?;
-    codec::read_ranges(path.as_bytes(), network, &entry.value)
+    codec::read_ranges(path.as_bytes(), network, entry.record())
 }
 
 /// The events of one transaction.
 pub fn events(path: &str, entry: &Entry) -> Result<Vec<Event>, Bad> {
-    codec::read_events(path.as_bytes(), &entry.value)
+    codec::read_events(path.as_bytes(), entry.record())
 }
 
 fn lease_or_cooling(path: &str, entry: &Entry) -> Result<Option<Record>, Bad> {

@@ -10,20 +10,32 @@ use crate::error::StoreError;
 use crate::model::NetworkName;
 use crate::store::OldKey;
 
+/// Identifies one attempt of one transaction: the seed of its process, and the number of the attempt.
+pub type Nonce = [u8; 16];
+
 /// A record on the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Grows with each write of this key; never 0.
     pub version: u64,
-    /// The bytes that [`crate::store::codec`] wrote.
+    /// The nonce of the transaction that wrote the record, and the bytes that [`crate::store::codec`] wrote.
     pub value: Vec<u8>,
+}
+
+impl Entry {
+    /// The record without the nonce; empty if the value is too short to be one.
+    pub fn record(&self) -> &[u8] {
+        self.value.get(size_of::<Nonce>()..).unwrap_or_default()
+    }
+
+    /// Whether the transaction with this nonce wrote the record.
+    pub fn is_by(&self, nonce: &Nonce) -> bool {
+        self.value.starts_with(nonce)
+    }
 }
 
 /// The records of some paths; `None` means that there is no record.
 pub type Entries = BTreeMap<String, Option<Entry>>;
-
-/// Records to write; `None` removes the record.
-pub type Writes = BTreeMap<String, Option<Vec<u8>>>;
 
 /// What a transaction does with one path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,9 +82,6 @@ pub enum Write {
     Put(Vec<u8>),
     /// Removes the record.
     Delete,
-    /// Removes all records below the path, which ends in `/`. It is unconditional and never reported as a
-    /// conflict.
-    DeleteTree,
 }
 
 /// A range of paths; both ends belong to it.
@@ -85,11 +94,13 @@ pub struct KeyRange {
 /// The outcome of a commit.
 #[derive(Debug)]
 pub enum Commit {
-    /// The candidate with this index was applied: the first one whose comparisons all held.
-    Done(usize),
-    /// No candidate was applied.
+    /// It was applied. The records that it wrote have this version.
+    Done(u64),
+    /// A comparison did not hold. Nothing was changed.
     Conflict(Conflict),
-    /// Whether one was applied, or still will be, is unknown.
+    /// The server has no room for the records. Nothing was changed.
+    Full(StoreError),
+    /// Whether it was applied, or still will be, is unknown.
     Unknown(StoreError),
 }
 
@@ -132,9 +143,6 @@ pub trait Server {
         until: Instant,
     ) -> Result<Vec<u64>, StoreError>;
 
-    /// Most candidates of one [`Server::commit`].
-    fn max_candidates(&self) -> usize;
-
-    /// Applies the first of these candidate transactions whose comparisons all hold, in one round trip.
-    fn commit(&self, candidates: &[&[Operation]], until: Instant) -> Result<Commit, StoreError>;
+    /// Applies these operations in one transaction if all comparisons hold.
+    fn commit(&self, operations: &[Operation], until: Instant) -> Result<Commit, StoreError>;
 }

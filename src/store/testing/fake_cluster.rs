@@ -1,7 +1,7 @@
 //! A fake compare-and-set server in memory, with the limits of Consul or the abilities of etcd.
 //!
 //! It has keys, versions, atomic transactions of at most 64 operations, and listing by prefix. As Consul, it
-//! reports which comparisons failed. As etcd, it tries one candidate after the other and reports the records.
+//! reports which comparisons failed. As etcd, it reports the records.
 //! It counts round trips. On request another client acts in between, and commits conflict at random or lose
 //! their answers before or after they are applied. The store on top is the production code.
 
@@ -47,8 +47,13 @@ pub struct FakeServer {
     pub never_answers: Cell<bool>,
     /// So many of the next commits are not answered, and only applied by [`apply_stalled`].
     pub stalled_commits: Cell<usize>,
-    /// These commits, with their candidates.
-    pub stalled: RefCell<Vec<Vec<Vec<Operation>>>>,
+    /// These commits.
+    pub stalled: RefCell<Vec<Vec<Operation>>>,
+    /// The client is killed while the server has its next commit that changes an address: the commit is stalled,
+    /// and every call fails.
+    pub kills_in_commit: Cell<bool>,
+    /// It has no room for records.
+    pub is_full: Cell<bool>,
     /// The keys of cni-ipam-consul.
     pub old_keys: RefCell<BTreeMap<String, Vec<u8>>>,
     /// Another client, which acts once before the next commit.
@@ -78,10 +83,8 @@ pub fn no_cache() -> LocalCache {
 
 /// Applies the stalled commits.
 pub fn apply_stalled(server: &Rc<FakeServer>) {
-    for candidates in server.stalled.take() {
-        let candidates: Vec<&[Operation]> =
-            candidates.iter().map(|operations| &**operations).collect();
-        server.commit(&candidates, Instant::now()).unwrap();
+    for operations in server.stalled.take() {
+        server.commit(&operations, Instant::now()).unwrap();
     }
 }
 
@@ -110,6 +113,18 @@ impl FakeServer {
         change(&mut self.data.borrow_mut().get_mut(path).unwrap().value);
     }
 
+    /// The value of a path.
+    pub fn record(&self, path: &str) -> Vec<u8> {
+        self.data.borrow()[path].value.clone()
+    }
+
+    /// Writes a value that the path had before.
+    pub fn restore(&self, path: &str, value: Vec<u8>) {
+        self.version.set(self.version.get() + 1);
+        let entry = Entry { version: self.version.get(), value };
+        self.data.borrow_mut().insert(path.to_owned(), entry);
+    }
+
     /// Writes a key as cni-ipam-consul does.
     pub fn write_old_key(&self, key: &str, value: &str) {
         self.old_keys.borrow_mut().insert(key.to_owned(), value.as_bytes().to_vec());
@@ -131,11 +146,6 @@ impl FakeServer {
             }
         }
     }
-}
-
-/// The operations with a comparison.
-fn compared<'a>(steps: impl Iterator<Item = &'a Operation>) -> impl Iterator<Item = &'a Operation> {
-    steps.filter(|operation| operation.expect != Expect::Anything)
 }
 
 fn unknown() -> Commit {
@@ -197,24 +207,24 @@ impl Server for Rc<FakeServer> {
         Ok(windows.iter().map(count).collect())
     }
 
-    fn max_candidates(&self) -> usize {
-        if self.is_etcd.get() { 8 } else { 1 }
-    }
-
-    fn commit(&self, candidates: &[&[Operation]], _: Instant) -> Result<Commit, StoreError> {
+    fn commit(&self, operations: &[Operation], _: Instant) -> Result<Commit, StoreError> {
         let before_commit = self.before_commit.borrow_mut().take();
         if let Some(before_commit) = before_commit {
             before_commit();
         }
-        let count: usize = candidates.iter().map(|operations| operations.len()).sum();
-        assert!(count <= LIMIT, "{count} operations");
+        assert!(operations.len() <= LIMIT, "{} operations", operations.len());
         self.count_trip()?;
         self.commits_left.set(self.commits_left.get().map(|left| left - 1));
+        let changes = |o: &Operation| o.path.starts_with("ip/") && o.write != Write::Keep;
+        if self.kills_in_commit.get() && operations.iter().any(changes) {
+            self.kills_in_commit.set(false);
+            self.commits_left.set(Some(0));
+            self.stalled.borrow_mut().push(operations.to_vec());
+            return Ok(unknown());
+        }
         if let Some(fewer) = self.stalled_commits.get().checked_sub(1) {
             self.stalled_commits.set(fewer);
-            self.stalled
-                .borrow_mut()
-                .push(candidates.iter().map(|operations| operations.to_vec()).collect());
+            self.stalled.borrow_mut().push(operations.to_vec());
             return Ok(unknown());
         }
         let failure = self.next_failure();
@@ -227,43 +237,39 @@ impl Server for Rc<FakeServer> {
                 Expect::Version(version) => now == Some(version),
             }
         };
-        let ignores_comparisons = self.ignores_comparisons.get();
-        let which = candidates
-            .iter()
-            .position(|operations| ignores_comparisons || operations.iter().all(holds));
-        let Some(which) = which.filter(|_| failure != 0) else {
-            if !self.is_etcd.get() {
-                let stale = compared(candidates[0].iter()).filter(|operation| !holds(operation));
-                return Ok(Commit::Conflict(Conflict::Stale(
-                    stale.map(|operation| operation.path.clone()).collect(),
-                )));
-            }
-            let data = self.data.borrow();
-            let entries = compared(candidates.iter().flat_map(|operations| operations.iter()))
-                .map(|operation| (operation.path.clone(), data.get(&operation.path).cloned()));
-            return Ok(Commit::Conflict(Conflict::Current(entries.collect())));
-        };
+        let compared = || operations.iter().filter(|o| o.expect != Expect::Anything);
+        let all_hold = self.ignores_comparisons.get() || operations.iter().all(holds);
+        if !all_hold || failure == 0 {
+            return Ok(Commit::Conflict(if self.is_etcd.get() {
+                let data = self.data.borrow();
+                let current = |o: &Operation| (o.path.clone(), data.get(&o.path).cloned());
+                Conflict::Current(compared().map(current).collect())
+            } else {
+                let stale = compared().filter(|operation| !holds(operation));
+                Conflict::Stale(stale.map(|operation| operation.path.clone()).collect())
+            }));
+        }
+        if self.is_full.get() && operations.iter().any(|o| matches!(o.write, Write::Put(_))) {
+            let why = "database space exceeded";
+            return Ok(Commit::Full(StoreError::unavailable("write to", "the fake", why)));
+        }
         if failure == 1 {
             return Ok(unknown());
         }
         self.version.set(self.version.get() + 1);
+        let version = self.version.get();
         let mut data = self.data.borrow_mut();
-        for operation in candidates[which] {
+        for operation in operations {
             let path = operation.path.clone();
             match &operation.write {
                 Write::Put(value) => {
-                    let entry = Entry { version: self.version.get(), value: value.clone() };
-                    data.insert(path, entry);
+                    data.insert(path, Entry { version, value: value.clone() });
                 }
                 Write::Delete => drop(data.remove(&path)),
-                Write::DeleteTree => {
-                    assert!(path.ends_with('/'), "{path} may end within a name");
-                    data.retain(|other, _| !other.starts_with(&path));
-                }
                 Write::Keep => {}
             }
         }
-        Ok(if failure == 2 || self.never_answers.get() { unknown() } else { Commit::Done(which) })
+        Ok(if failure == 2 || self.never_answers.get() { unknown() } else { Commit::Done(version) })
     }
 }
 

@@ -259,7 +259,7 @@ fn a_commit_with_an_inconclusive_response_is_unknown() {
     ] {
         let (endpoint, _asked) = scripted(vec![(status, body.to_owned())]);
         let until = Instant::now() + Duration::from_secs(10);
-        let outcome = an_etcd(&endpoint).commit(&[std::slice::from_ref(&operation)], until);
+        let outcome = an_etcd(&endpoint).commit(std::slice::from_ref(&operation), until);
         assert!(matches!(outcome, Ok(Commit::Unknown(_))), "{status} {body}: {outcome:?}");
     }
 }

@@ -15,7 +15,7 @@ use crate::alloc::{
 };
 use crate::error::{Error, Refusal, StoreError};
 use crate::model::{
-    Attachment, BootId, ContainerId, Face, IfName, Kind, Lease, NetworkName, Node, Origin, Owner,
+    Attachment, BootId, ContainerId, IfName, Kind, Lease, NetworkName, Node, Origin, Owner,
     Persist, Pod, SetName, Wait,
 };
 use crate::net::{Addr, RangeSet};
@@ -192,7 +192,7 @@ impl World {
             boot: Some(BootId(format!("b{}", host.boot))),
             node: Node { name: "node".to_owned(), machine: host.machine.clone() },
             seed,
-            face: Face::Cni,
+            ..Context::default()
         }
     }
 
