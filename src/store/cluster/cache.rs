@@ -8,7 +8,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::http::Secret;
 use super::node::is_ours;
@@ -151,6 +151,14 @@ impl TokenFile {
         (owner == self.owner).then(|| Secret::parse(token))?
     }
 
+    /// Waits for another process of this node that logs in.
+    pub fn lock(&self, until: Instant) -> Option<Lock> {
+        let wait = Wait::For(until.saturating_duration_since(Instant::now()) / 2);
+        let file = self.path.with_file_name(file_name("login", &self.owner));
+        files::make_folder(&file).ok()?;
+        lock_file(&file, wait).ok()
+    }
+
     /// Replaces the token.
     pub fn write(&self, token: &Secret) -> io::Result<()> {
         let text = format!("{}\n{}\n", self.owner, token.expose());
@@ -159,7 +167,7 @@ impl TokenFile {
 }
 
 /// The name of a file of this kind for a key of any form.
-fn file_name(kind: &str, key: &str) -> String {
+pub fn file_name(kind: &str, key: &str) -> String {
     let mut hasher = DefaultHasher::new();
     key.hash(&mut hasher);
     format!("{kind}-{:016x}", hasher.finish())

@@ -19,7 +19,9 @@ use serde_json::{Value, json};
 
 use super::cache::TokenFile;
 use super::http::{Client, Failure, Reply, Request, Secret};
-use super::server::{Commit, Conflict, Entries, Entry, Expect, KeyRange, Operation, Server, Write};
+use super::server::{
+    Commit, Conflict, EachPage, Entries, Entry, Expect, KeyRange, Operation, Server, Write,
+};
 use crate::error::StoreError;
 use crate::model::Etcd as Spec;
 
@@ -37,6 +39,9 @@ const COMPACTED: &str = "required revision has been compacted";
 const OUTDATED: &str = "auth store is old";
 /// The server's text when its quota is used up.
 const FULL: &str = "database space exceeded";
+
+/// The records of a page, where the next one starts, and the revision.
+type Page = (Vec<(String, Entry)>, Option<String>, String);
 
 /// A client of one store on one cluster.
 #[derive(Debug)]
@@ -129,6 +134,12 @@ impl Etcd {
         })
     }
 
+    /// The endpoint that the next request goes to.
+    #[cfg(test)]
+    pub fn asks_first(&self) -> String {
+        self.client.asks_first()
+    }
+
     /// Replaces the token by one that no server issued.
     #[cfg(test)]
     pub fn forge_token(&self, text: &str) {
@@ -184,11 +195,18 @@ impl Etcd {
         let Some(login) = self.login.as_ref().filter(|_| self.token.borrow().is_none()) else {
             return Ok(());
         };
-        if let Some(token) = login.file.read()
-            && self.rejected.borrow().as_ref() != Some(&token)
-        {
-            *self.token.borrow_mut() = Some(token);
-            return Ok(());
+        // The processes of a node share one login: the server hashes the password for each.
+        let mut _lock = None;
+        for is_locked in [false, true] {
+            if let Some(token) = login.file.read()
+                && self.rejected.borrow().as_ref() != Some(&token)
+            {
+                *self.token.borrow_mut() = Some(token);
+                return Ok(());
+            }
+            if !is_locked {
+                _lock = login.file.lock(until);
+            }
         }
         let body = json!({ "name": login.user, "password": login.password.expose() }).to_string();
         let reply = self.post("/v3/auth/authenticate", &body, None, true, until)?;
@@ -267,6 +285,29 @@ impl Etcd {
         json!({ "compare": compare, "success": success, "failure": failure })
     }
 
+    /// One page of a listing, where the next one starts, and the revision of the page.
+    fn page(
+        &self,
+        from: &str,
+        prefix: &str,
+        revision: Option<&str>,
+        until: Instant,
+    ) -> Result<Page, Failure> {
+        let body = json!({
+            "key": from, "range_end": self.prefix_end(prefix), "limit": PAGE.to_string(),
+            "revision": revision.unwrap_or("0"),
+        });
+        let page: RangeReply = self.call("/v3/kv/range", &body, true, until)?;
+        if page.header.revision.is_empty() {
+            return Err(Failure::malformed());
+        }
+        let found: Result<Vec<_>, _> = page.kvs.iter().map(|kv| self.entry(kv)).collect();
+        let found = found?;
+        let last = found.last().filter(|_| page.more);
+        let next = last.map(|(path, _)| self.key_after(path));
+        Ok((found, next, page.header.revision))
+    }
+
     /// A read of several requests at one revision, started again if that revision is compacted.
     fn at_one_revision<T>(
         &self,
@@ -321,6 +362,10 @@ impl Server for Etcd {
         MAX_OPERATIONS
     }
 
+    fn prefer(&self, node: &str) {
+        self.client.prefer(node);
+    }
+
     fn get(&self, paths: &[&str], until: Instant) -> Result<Entries, StoreError> {
         let reads: Vec<Value> = paths.iter().map(|path| self.read_of(path)).collect();
         self.read(&reads, until)
@@ -330,32 +375,34 @@ impl Server for Etcd {
 
     fn list(&self, prefix: &str, until: Instant) -> Result<BTreeMap<String, Entry>, StoreError> {
         let read = || {
-            let mut found = BTreeMap::new();
-            let mut from = self.key(prefix);
-            let end = self.prefix_end(prefix);
-            // The first page's revision. The header of a later page has the newest one.
-            let mut revision = None;
+            let (mut found, mut from, mut revision) = (BTreeMap::new(), self.key(prefix), None);
             loop {
-                let body = json!({
-                    "key": from, "range_end": end, "limit": PAGE.to_string(),
-                    "revision": revision.as_deref().unwrap_or("0"),
-                });
-                let page: RangeReply = self.call("/v3/kv/range", &body, true, until)?;
-                if page.header.revision.is_empty() {
-                    return Err(Failure::malformed());
-                }
-                for kv in &page.kvs {
-                    let (path, entry) = self.entry(kv)?;
-                    found.insert(path, entry);
-                }
-                match found.last_key_value() {
-                    Some((last, _)) if page.more => from = self.key_after(last),
-                    _ => return Ok(found),
-                }
-                revision.get_or_insert(page.header.revision);
+                let (page, next, of) = self.page(&from, prefix, revision.as_deref(), until)?;
+                found.extend(page);
+                // The first page's revision. The header of a later page has the newest one.
+                revision.get_or_insert(of);
+                let Some(next) = next else { return Ok(found) };
+                from = next;
             }
         };
         self.at_one_revision("list the leases of", read)
+    }
+
+    fn pages(
+        &self,
+        prefix: &str,
+        until: Instant,
+        each: &mut EachPage<'_>,
+    ) -> Result<(), StoreError> {
+        let mut from = Some(self.key(prefix));
+        while let Some(start) = from {
+            let page = self.page(&start, prefix, None, until);
+            let (found, next, _) =
+                page.map_err(|failure| self.client.unavailable("list the leases of", failure))?;
+            each(found)?;
+            from = next;
+        }
+        Ok(())
     }
 
     fn count(&self, _: &str, ranges: &[KeyRange], until: Instant) -> Result<Vec<u64>, StoreError> {

@@ -10,7 +10,7 @@
 use std::time::Instant;
 
 use super::cache::LocalCache;
-use super::server::{Nonce, Operation, Server, Write};
+use super::server::{Entry, Nonce, Operation, Server, Write};
 use super::transaction::stamped;
 use super::{keys, records};
 use crate::alloc::Context;
@@ -89,11 +89,10 @@ pub fn events(
     now: Timestamp,
     until: Instant,
 ) -> Result<Vec<Event>, StoreError> {
-    let mut found: Vec<(u64, Vec<Event>)> = server
-        .list(keys::HISTORY, until)?
-        .iter()
-        .filter_map(|(path, entry)| Some((entry.version, records::events(path, entry).ok()?)))
-        .collect();
+    let decode = |path: &str, entry: &Entry| {
+        Ok((entry.version, records::events(path, entry).unwrap_or_default()))
+    };
+    let mut found: Vec<(u64, Vec<Event>)> = records::list(server, keys::HISTORY, until, decode)?;
     found.sort_by_key(|(version, _)| *version);
     let events = found.into_iter().flat_map(|(_, events)| events);
     Ok(events.filter(|event| event.time.saturating_add(age) >= now).collect())

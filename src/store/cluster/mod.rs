@@ -53,6 +53,13 @@ use crate::model::{
 };
 use crate::net::Addr;
 
+/// Longest time of a listing: several hundred thousand leases.
+const LISTING: Duration = Duration::from_secs(300);
+
+fn listing_ends() -> Instant {
+    Instant::now() + LISTING
+}
+
 /// Attempts of a command: it fails after so many lost races.
 const ATTEMPTS: u32 = 64;
 
@@ -247,21 +254,41 @@ fn verify(view: &ClusterView<'_>, plan: &Plan) -> Result<bool, StoreError> {
 impl<S: Server> ClusterStore<S> {
     /// All records of a kind.
     fn list_records<T>(&self, kind: &str, decode: Decode<T>) -> Result<Vec<T>, StoreError> {
-        records::list(&self.server, kind, Instant::now() + self.timeout, decode)
+        records::list(&self.server, kind, listing_ends(), decode)
     }
 
-    /// The holders of all addresses. Leases that have ended with their boot are omitted.
-    fn holders(&mut self, cx: &Context) -> Result<BTreeMap<(SetName, Addr), Holder>, StoreError> {
-        let found = self.list_records(keys::ADDRESS, records::address)?;
-        // The nodes are read after the leases, so no lease is of a boot that is not known.
-        let nodes = self.nodes()?;
-        let has_ended = |holder: &Holder| match holder {
+    /// Calls `each` with the holders of all addresses, a page at a time. Leases that have ended with their boot
+    /// are omitted.
+    fn holders(
+        &mut self,
+        cx: &Context,
+        each: &mut dyn FnMut(&SetName, Addr, Holder),
+    ) -> Result<(), StoreError> {
+        let read_nodes = || -> Result<BTreeMap<String, NodeRecord>, StoreError> {
+            let nodes = self.list_records(keys::NODE, records::node)?;
+            Ok(nodes.into_iter().map(|record| (record.node.name.clone(), record)).collect())
+        };
+        let mut nodes = read_nodes()?;
+        let has_ended = |holder: &Holder, nodes: &BTreeMap<String, NodeRecord>| match holder {
             Holder::Leased(lease) => {
-                view::has_ended(lease, cx, nodes.iter().find(|record| record.node == lease.node))
+                let record = nodes.get(&lease.node.name);
+                view::has_ended(lease, cx, record.filter(|record| record.node == lease.node))
             }
             _ => false,
         };
-        Ok(found.into_iter().filter(|(_, holder)| !has_ended(holder)).collect())
+        let until = listing_ends();
+        records::each_page(&self.server, keys::ADDRESS, until, records::address, &mut |page| {
+            // The node may have rebooted since it was read, and this may be a lease of its new boot.
+            if page.iter().any(|(_, holder)| has_ended(holder, &nodes)) {
+                nodes = read_nodes()?;
+            }
+            for ((set, addr), holder) in page {
+                if !has_ended(&holder, &nodes) {
+                    each(&set, addr, holder);
+                }
+            }
+            Ok(())
+        })
     }
 }
 
@@ -275,6 +302,7 @@ impl<S: Server> Store for ClusterStore<S> {
             _ => None,
         };
         let command = durable.as_ref().unwrap_or(command);
+        self.server.prefer(&cx.node.name);
         let done = self.run(command, cx, Instant::now() + self.timeout);
         if matches!(done, Err(Error::Store(_)))
             && let (Some(verb), Some(set)) = (alloc::verb(command), command.set())
@@ -296,19 +324,15 @@ impl<S: Server> Store for ClusterStore<S> {
 
 impl<S: Server> StoreReader for ClusterStore<S> {
     fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
-        for holder in self.holders(cx)?.into_values() {
+        self.holders(cx, &mut |_, _, holder| {
             if let Holder::Leased(lease) = holder {
                 each(*lease);
             }
-        }
-        Ok(())
+        })
     }
 
     fn occupancy(&mut self, cx: &Context, each: &mut EachOccupied<'_>) -> Result<(), StoreError> {
-        for ((set, addr), holder) in self.holders(cx)? {
-            each(&set, addr, &holder);
-        }
-        Ok(())
+        self.holders(cx, &mut |set, addr, holder| each(set, addr, &holder))
     }
 
     fn networks(&mut self, _: &Context) -> Result<Vec<NetworkRanges>, StoreError> {
@@ -320,16 +344,15 @@ impl<S: Server> StoreReader for ClusterStore<S> {
         cx: &Context,
         filter: &mut EventFilter<'_>,
     ) -> Result<Vec<Event>, StoreError> {
-        let until = Instant::now() + self.timeout;
-        let age =
-            if self.history == History::Off { History::Standing.age() } else { self.history.age() };
-        let mut all = history::events(&self.server, age, cx.now, until)?;
+        let age = Some(self.history).filter(|history| *history != History::Off);
+        let age = age.unwrap_or_default().age();
+        let mut all = history::events(&self.server, age, cx.now, listing_ends())?;
         all.retain(|event| filter(event));
         Ok(all)
     }
 
     fn problems(&mut self, _: &Context, each: &mut dyn FnMut(Problem)) -> Result<(), StoreError> {
-        check::check(&self.server, Instant::now() + self.timeout, each)
+        check::check(&self.server, listing_ends(), each)
     }
 
     fn counters(&mut self, cx: &Context) -> Result<Vec<Counter>, StoreError> {
@@ -343,7 +366,7 @@ impl<S: Server> StoreReader for ClusterStore<S> {
     }
 
     fn records(&mut self, _: &Context, each: &mut EachRecord<'_>) -> Result<(), Error> {
-        records::export(&self.server, self.timeout, each)
+        records::export(&self.server, listing_ends(), each)
     }
 }
 

@@ -11,7 +11,6 @@ use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::error::StoreError;
 use crate::model::Wait;
 use crate::store::embedded::lock::{Lock, lock_file};
 use crate::sys::files;
@@ -79,9 +78,10 @@ impl Notes {
 
     /// Waits a while for other processes of this node that fence: then this one need not. That two fence is
     /// safe.
-    pub fn lock(&self, until: Instant) -> Result<Lock, StoreError> {
+    pub fn lock(&self, until: Instant) -> Option<Lock> {
         let wait = until.saturating_duration_since(Instant::now()).min(MAX_WAIT);
-        lock_file(&self.folder.with_extension("lock"), Wait::For(wait))
+        files::make_folder(&self.folder).ok()?;
+        lock_file(&self.folder.with_extension("lock"), Wait::For(wait)).ok()
     }
 
     /// Creates the folder if it is missing, and removes notes that were fenced.
@@ -101,11 +101,9 @@ impl Notes {
         let hidden = path.with_extension("new");
         let lock = files::create(&hidden)?;
         let locked = lock.try_lock().map_err(io::Error::from);
-        if let Err(error) = locked.and_then(|()| fs::rename(&hidden, &path)) {
-            let _ = fs::remove_file(&hidden);
-            return Err(error);
-        }
-        Ok(Note { path, _lock: lock })
+        let linked = locked.and_then(|()| fs::hard_link(&hidden, &path));
+        let _ = fs::remove_file(&hidden);
+        linked.map(|()| Note { path, _lock: lock })
     }
 
     /// Removes the folder, so that the next command fences: this one cannot leave a note.

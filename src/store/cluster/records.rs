@@ -5,7 +5,7 @@
 //! records of their addresses; the owners' records are an index.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::de::DeserializeOwned;
 
@@ -29,10 +29,28 @@ pub fn list<T>(
     until: Instant,
     decode: Decode<T>,
 ) -> Result<Vec<T>, StoreError> {
-    let decoded = |(path, entry): (String, Entry)| {
-        decode(&path, &entry).map_err(|Bad(what)| bad_record(server, &path, what))
-    };
-    server.list(kind, until)?.into_iter().map(decoded).collect()
+    let mut all = Vec::new();
+    each_page(server, kind, until, decode, &mut |page| {
+        all.extend(page);
+        Ok(())
+    })?;
+    Ok(all)
+}
+
+/// Calls `each` with the decoded records of each page of a kind.
+pub fn each_page<T>(
+    server: &dyn Server,
+    kind: &str,
+    until: Instant,
+    decode: impl Fn(&str, &Entry) -> Result<T, Bad>,
+    each: &mut dyn FnMut(Vec<T>) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    server.pages(kind, until, &mut |page| {
+        let decoded = page.iter().map(|(path, entry)| {
+            decode(path, entry).map_err(|Bad(what)| bad_record(server, path, what))
+        });
+        each(decoded.collect::<Result<_, _>>()?)
+    })
 }
 
 /// The error for a record that differs from what was written.
@@ -45,11 +63,7 @@ pub fn bad_record(server: &dyn Server, path: &str, what: &str) -> StoreError {
 }
 
 /// Calls `each` with every record, kind by kind and sorted by path.
-pub fn export(
-    server: &dyn Server,
-    timeout: Duration,
-    each: &mut EachRecord<'_>,
-) -> Result<(), Error> {
+pub fn export(server: &dyn Server, until: Instant, each: &mut EachRecord<'_>) -> Result<(), Error> {
     let kinds: [(&str, Decode<Option<Record>>); 6] = [
         (keys::ADOPTED, adopted),
         (keys::NETWORK, |path, entry| Ok(Some(Record::Definition(definition(path, entry)?)))),
@@ -61,16 +75,22 @@ pub fn export(
     // Sets with boot leases: the hints of these sets end with the boot, too.
     let mut boot_sets = BTreeSet::new();
     for (kind, decode) in kinds {
-        let found = list(server, kind, Instant::now() + timeout, decode)?;
-        let boot_leases = found.iter().flatten().filter(|record| ends_with_boot(record));
-        boot_sets.extend(boot_leases.filter_map(Record::set));
-        for record in found.into_iter().flatten() {
+        let mut failed = None;
+        let mut each_record = |record: Record| {
+            boot_sets.extend(Some(&record).filter(|r| ends_with_boot(r)).and_then(Record::set));
             // A reservation survives reboots in any set. It is stored where the leases are.
             let lease = matches!(&record, Record::Lease(l) if l.kind != Kind::Reserved);
             let in_boot_set = record.set().is_some_and(|set| boot_sets.contains(&set));
             let boot = ends_with_boot(&record) || in_boot_set && !lease;
-            each(record, if boot { Persist::Boot } else { Persist::Disk })?;
-        }
+            each(record, if boot { Persist::Boot } else { Persist::Disk })
+        };
+        each_page(server, kind, until, decode, &mut |page| {
+            let all = page.into_iter().flatten().try_for_each(&mut each_record);
+            let done = all.is_ok();
+            failed = all.err();
+            if done { Ok(()) } else { Err(StoreError::unavailable("export", "", "stopped")) }
+        })
+        .map_err(|error| failed.take().unwrap_or_else(|| error.into()))?;
     }
     Ok(())
 }

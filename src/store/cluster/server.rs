@@ -113,11 +113,17 @@ pub enum Conflict {
     Stale(Vec<String>),
 }
 
+/// Called with each page of a listing.
+pub type EachPage<'a> = dyn FnMut(Vec<(String, Entry)>) -> Result<(), StoreError> + 'a;
+
 /// A compare-and-set server, or a cluster of them. Every call returns by `until`. An error means that
 /// nothing was changed.
 pub trait Server {
     /// The server, for messages.
     fn place(&self) -> String;
+
+    /// Chooses the server that this node asks first.
+    fn prefer(&self, _node: &str) {}
 
     /// Most operations of one transaction, and most paths of one [`Server::get`].
     fn max_operations(&self) -> usize;
@@ -127,6 +133,17 @@ pub trait Server {
 
     /// Every record whose path starts with `prefix`, which ends in `/`.
     fn list(&self, prefix: &str, until: Instant) -> Result<BTreeMap<String, Entry>, StoreError>;
+
+    /// Calls `each` with every record whose path starts with `prefix`, page by page in the order of their paths.
+    /// Each page is of a moment of its own. The right to read is enough.
+    fn pages(
+        &self,
+        prefix: &str,
+        until: Instant,
+        each: &mut EachPage<'_>,
+    ) -> Result<(), StoreError> {
+        each(self.list(prefix, until)?.into_iter().collect())
+    }
 
     /// The keys that cni-ipam-consul wrote for a network, and their values.
     fn old_keys(&self, _: &NetworkName, _: Instant) -> Result<Vec<OldKey>, StoreError> {
