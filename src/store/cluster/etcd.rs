@@ -31,17 +31,10 @@ const MAX_OPERATIONS: usize = 128;
 const PAGE: usize = 4096;
 /// gRPC's code for an unknown or expired login.
 const UNAUTHENTICATED: u64 = 16;
-/// How often a read of several requests is started: its revision may be compacted before it ends.
-const MAX_READS: usize = 4;
-/// The server's text for a compacted revision.
-const COMPACTED: &str = "required revision has been compacted";
 /// The server's text for a token that is older than a change of users or roles (JWT).
 const OUTDATED: &str = "auth store is old";
 /// The server's text when its quota is used up.
 const FULL: &str = "database space exceeded";
-
-/// The records of a page, where the next one starts, and the revision.
-type Page = (Vec<(String, Entry)>, Option<String>, String);
 
 /// A client of one store on one cluster.
 #[derive(Debug)]
@@ -285,45 +278,6 @@ impl Etcd {
         json!({ "compare": compare, "success": success, "failure": failure })
     }
 
-    /// One page of a listing, where the next one starts, and the revision of the page.
-    fn page(
-        &self,
-        from: &str,
-        prefix: &str,
-        revision: Option<&str>,
-        until: Instant,
-    ) -> Result<Page, Failure> {
-        let body = json!({
-            "key": from, "range_end": self.prefix_end(prefix), "limit": PAGE.to_string(),
-            "revision": revision.unwrap_or("0"),
-        });
-        let page: RangeReply = self.call("/v3/kv/range", &body, true, until)?;
-        if page.header.revision.is_empty() {
-            return Err(Failure::malformed());
-        }
-        let found: Result<Vec<_>, _> = page.kvs.iter().map(|kv| self.entry(kv)).collect();
-        let found = found?;
-        let last = found.last().filter(|_| page.more);
-        let next = last.map(|(path, _)| self.key_after(path));
-        Ok((found, next, page.header.revision))
-    }
-
-    /// A read of several requests at one revision, started again if that revision is compacted.
-    fn at_one_revision<T>(
-        &self,
-        doing: &str,
-        read: impl Fn() -> Result<T, Failure>,
-    ) -> Result<T, StoreError> {
-        let mut found = read();
-        for _ in 1..MAX_READS {
-            match &found {
-                Err(Failure::NotApplied(why)) if why.contains(COMPACTED) => found = read(),
-                _ => break,
-            }
-        }
-        found.map_err(|failure| self.client.unavailable(doing, failure))
-    }
-
     /// The records that a transaction read, which are those of just these paths.
     fn entries(&self, paths: &[&str], replies: Vec<OneReply>) -> Result<Entries, Failure> {
         // "Absent" is an answer without a record, never a missing answer.
@@ -374,18 +328,12 @@ impl Server for Etcd {
     }
 
     fn list(&self, prefix: &str, until: Instant) -> Result<BTreeMap<String, Entry>, StoreError> {
-        let read = || {
-            let (mut found, mut from, mut revision) = (BTreeMap::new(), self.key(prefix), None);
-            loop {
-                let (page, next, of) = self.page(&from, prefix, revision.as_deref(), until)?;
-                found.extend(page);
-                // The first page's revision. The header of a later page has the newest one.
-                revision.get_or_insert(of);
-                let Some(next) = next else { return Ok(found) };
-                from = next;
-            }
-        };
-        self.at_one_revision("list the leases of", read)
+        let mut found = BTreeMap::new();
+        self.pages(prefix, until, &mut |page| {
+            found.extend(page);
+            Ok(())
+        })?;
+        Ok(found)
     }
 
     fn pages(
@@ -394,38 +342,48 @@ impl Server for Etcd {
         until: Instant,
         each: &mut EachPage<'_>,
     ) -> Result<(), StoreError> {
-        let mut from = Some(self.key(prefix));
-        while let Some(start) = from {
-            let page = self.page(&start, prefix, None, until);
-            let (found, next, _) =
+        let (mut from, end) = (self.key(prefix), self.prefix_end(prefix));
+        loop {
+            let body = json!({ "key": from, "range_end": end, "limit": PAGE.to_string() });
+            let page =
+                self.call("/v3/kv/range", &body, true, until).and_then(|page: RangeReply| {
+                    let is_whole = !page.header.revision.is_empty();
+                    let found: Result<Vec<_>, _> =
+                        page.kvs.iter().map(|kv| self.entry(kv)).collect();
+                    if is_whole { Ok((found?, page.more)) } else { Err(Failure::malformed()) }
+                });
+            let (found, more) =
                 page.map_err(|failure| self.client.unavailable("list the leases of", failure))?;
+            let last = found.last().filter(|_| more).map(|(path, _)| self.key_after(path));
             each(found)?;
+            let Some(next) = last else { return Ok(()) };
             from = next;
         }
-        Ok(())
     }
 
     fn count(&self, _: &str, ranges: &[KeyRange], until: Instant) -> Result<Vec<u64>, StoreError> {
-        let read = || {
-            let mut counts = Vec::new();
-            let mut revision = None::<String>;
-            for some in ranges.chunks(MAX_OPERATIONS) {
-                let one = |range: &KeyRange| {
-                    json!({ "request_range": {
-                        "key": self.key(&range.first), "range_end": self.key_after(&range.last),
-                        "count_only": true, "revision": revision.as_deref().unwrap_or("0"),
-                    } })
-                };
-                let reply = self.read(&some.iter().map(one).collect::<Vec<_>>(), until)?;
-                for found in reply.responses.into_iter().filter_map(|r| r.response_range) {
-                    counts.push(if found.count.is_empty() { Ok(0) } else { found.count.parse() });
-                }
-                revision.get_or_insert(reply.header.revision);
-            }
-            let counts: Vec<u64> = counts.into_iter().flatten().collect();
-            if counts.len() == ranges.len() { Ok(counts) } else { Err(Failure::malformed()) }
+        let one = |range: &KeyRange| {
+            json!({ "request_range": {
+                "key": self.key(&range.first), "range_end": self.key_after(&range.last),
+                "count_only": true,
+            } })
         };
-        self.at_one_revision("count the leases of", read)
+        let count = |reply: OneReply| match reply.response_range?.count.as_str() {
+            "" => Some(0),
+            count => count.parse().ok(),
+        };
+        let mut counts = Vec::new();
+        for some in ranges.chunks(MAX_OPERATIONS) {
+            let reply = self.read(&some.iter().map(one).collect::<Vec<_>>(), until);
+            let found = reply.and_then(|reply| {
+                let found: Option<Vec<u64>> = reply.responses.into_iter().map(count).collect();
+                found.filter(|found| found.len() == some.len()).ok_or_else(Failure::malformed)
+            });
+            counts.extend(
+                found.map_err(|failure| self.client.unavailable("count the leases of", failure))?,
+            );
+        }
+        Ok(counts)
     }
 
     fn commit(&self, operations: &[Operation], until: Instant) -> Result<Commit, StoreError> {

@@ -1,8 +1,45 @@
 //! A store on a compare-and-set server: etcd, Consul, or the fake of the tests.
 //!
-//! A command runs on assumptions. The server compares them when the plan is committed, and if one is wrong, the
-//! command runs again with what was learned. How a commit ends is decided in [`mod@commit`], how a server is asked
-//! by [`Server`], and which address is leased by `alloc`.
+//! # Records
+//!
+//! [`keys`] lists all keys. Three kinds of records decide:
+//!
+//! - `ip/<set>/<chunk>/<address>` is the holder of an address. It is the truth.
+//! - `own/<node>/<set>/<owner>` has all leases of an owner, so that an ADD can be repeated and a DEL finds what it
+//!   frees. A transaction that writes one of the two also writes the other.
+//! - `node/<node>` says which machine has a node name, in which boot, and in which turn. Every transaction of the node
+//!   compares this record, and each write of it is another turn.
+//!
+//! Every value begins with the nonce of the transaction that wrote it, which no other attempt has.
+//!
+//! # Order of events
+//!
+//! 1. [`node::Member::enter`] looks for in-flight notes ([`notes`]) of processes that have ended, and advances the
+//!    node's record if there is one: whatever they have sent fails from now on. It also claims the name, once in a
+//!    boot. Then it creates the note of this command.
+//! 2. The allocator decides over a [`view::ClusterView`], which answers "absent" without asking. Each such answer
+//!    becomes a comparison. A conclusion without changes is verified by reads first.
+//! 3. [`transaction::Transaction`] compares what was assumed, read and is written, and writes all changes.
+//! 4. [`mod@commit`] sends it. If a comparison failed, the answer teaches the truth, and 2 follows.
+//! 5. Without an answer, the records are read: if one has the nonce, the transaction was applied. If not, the node's
+//!    record is advanced, and the records are read again: now they are final. A DEL is recognized by absence.
+//! 6. The note is removed, and the command returns.
+//!
+//! # Why a crash or a late message is harmless
+//!
+//! - Before 4: nothing was sent. The note costs the next command a fence.
+//! - Between 4 and 6: the note is left, and its lock ends with the process. Until the next command of the node fences,
+//!   the transaction may be applied, completely, as if it had been in time. Afterwards it fails, because it compares
+//!   a turn that is over. So it never undoes what a later command of the node was told.
+//! - A note cannot be left, or `/run` was emptied: every command fences, or the first one does.
+//! - A fence that arrives late only makes transactions of the node fail, and they run again.
+//! - Another machine, or a later boot, has claimed the name: the turn is over, too. Leases of the boot before count as
+//!   ended, unless they are newer than the boot that claimed the name: then a copy of the machine made them.
+//! - A crash while leases of earlier boots are erased: `has_earlier` in the node's record stays, and the next ADD
+//!   begins again. Other nodes look for ended leases only where it is set, and whoever takes the address of an ended
+//!   lease compares the record of its node.
+//! - History ([`history`]) and hints (cursor, sticky, ranges) are written without a comparison. Nothing rests on them.
+//!
 //! Invariant: the server has compared every outcome that changes something, and no other outcome relies on an
 //! assumption. Attempts and time are bounded.
 

@@ -15,8 +15,8 @@ use crate::net::{Addr, Span};
 
 /// Held addresses that are skipped before a chunk is listed.
 const MAX_GUESSES: usize = 16;
-/// Ranges that are counted at a time: the chunks of a /16.
-const MAX_RANGES: u128 = 256;
+/// Ranges that are counted at a time, in one transaction of etcd.
+const MAX_RANGES: u128 = 100;
 /// Addresses of a chunk.
 const CHUNK: u128 = 256;
 

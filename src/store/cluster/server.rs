@@ -131,7 +131,8 @@ pub trait Server {
     /// The records of these paths, all at one moment between call and return.
     fn get(&self, paths: &[&str], until: Instant) -> Result<Entries, StoreError>;
 
-    /// Every record whose path starts with `prefix`, which ends in `/`.
+    /// Every record whose path starts with `prefix`, which ends in `/`. More than a few thousand may be of several
+    /// moments.
     fn list(&self, prefix: &str, until: Instant) -> Result<BTreeMap<String, Entry>, StoreError>;
 
     /// Calls `each` with every record whose path starts with `prefix`, page by page in the order of their paths.
@@ -151,7 +152,7 @@ pub trait Server {
         Err(StoreError::unavailable(doing, self.place(), "it kept them in Consul"))
     }
 
-    /// The number of records in each range, all at one moment. The ranges lie below `folder`. Records that
+    /// The number of records in each range, all at one moment if there are at most 128. The ranges lie below `folder`. Records that
     /// the server hides from this client are not counted.
     fn count(
         &self,
