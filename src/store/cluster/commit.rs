@@ -42,7 +42,12 @@ pub fn commit(
     member.is_in_flight = matches!(outcome, Ok(Commit::Unknown(_)));
     match outcome? {
         Commit::Done(_) => Ok(true),
-        Commit::Full(error) => Err(error),
+        Commit::Full(error) => {
+            // Nothing was compared. What the command would write may be there.
+            let assumed = view.assumed();
+            view.fetch(&assumed)?;
+            if assumed.is_empty() { Err(error) } else { Ok(false) }
+        }
         Commit::Conflict(conflict) => {
             learn(conflict, operations, view)?;
             let path = member.path();

@@ -276,8 +276,7 @@ fn is_refused_for_holders(plan: &Plan) -> bool {
 /// Reads what an outcome without changes assumed or counted, because no comparison verifies it. Returns whether
 /// the outcome stands.
 fn verify(view: &ClusterView<'_>, plan: &Plan) -> Result<bool, StoreError> {
-    let assumed: Vec<String> =
-        view.known.borrow().assumed().map(|(path, _)| path.clone()).collect();
+    let assumed = view.assumed();
     if assumed.is_empty() {
         return if plan.outcome.is_err() { view.confirm_full() } else { Ok(true) };
     }

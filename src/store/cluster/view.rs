@@ -124,6 +124,11 @@ impl<'a> ClusterView<'a> {
         Ok(())
     }
 
+    /// The paths of the records that were assumed.
+    pub fn assumed(&self) -> Vec<String> {
+        self.known.borrow().assumed().map(|(path, _)| path.clone()).collect()
+    }
+
     /// Forgets everything, because a transaction may have been applied.
     pub fn forget_all(&self) {
         self.known.take();

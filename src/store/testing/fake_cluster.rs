@@ -227,6 +227,10 @@ impl Server for Rc<FakeServer> {
             self.stalled.borrow_mut().push(operations.to_vec());
             return Ok(unknown());
         }
+        if self.is_full.get() && operations.iter().any(|o| matches!(o.write, Write::Put(_))) {
+            let why = "database space exceeded";
+            return Ok(Commit::Full(StoreError::unavailable("write to", "the fake", why)));
+        }
         let failure = self.next_failure();
         let holds = |operation: &Operation| {
             let now = self.data.borrow().get(&operation.path).map(|e| e.version);
@@ -248,10 +252,6 @@ impl Server for Rc<FakeServer> {
                 let stale = compared().filter(|operation| !holds(operation));
                 Conflict::Stale(stale.map(|operation| operation.path.clone()).collect())
             }));
-        }
-        if self.is_full.get() && operations.iter().any(|o| matches!(o.write, Write::Put(_))) {
-            let why = "database space exceeded";
-            return Ok(Commit::Full(StoreError::unavailable("write to", "the fake", why)));
         }
         if failure == 1 {
             return Ok(unknown());

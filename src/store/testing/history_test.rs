@@ -266,15 +266,17 @@ fn a_full_server_drops_history() {
     let mut store = FakeStore::new(server.clone());
     let sets = [set("10.0.0.0/24")];
     added(&mut store, &add("c1", &sets), &at(1));
+    let kept = added(&mut store, &add("kept", &sets), &at(1));
     server.is_full.set(true);
     let freed = store.apply(&del("c1"), &at(2)).unwrap();
     assert!(matches!(freed, Outcome::Freed(freed) if freed.len() == 1));
     let error = store.apply(&Command::Add(add("c2", &sets)), &at(3)).unwrap_err();
+    assert_eq!(added(&mut store, &add("kept", &sets), &at(3)), kept, "repeated");
     assert!(error.to_string().contains("space exceeded"), "{error}");
     server.is_full.set(false);
     added(&mut store, &add("c3", &sets), &at(4));
     let all: Vec<u64> = events(&mut store).iter().map(|e| e.time).collect();
-    assert_eq!(all, [1, 4]);
+    assert_eq!(all, [1, 1, 4]);
 }
 
 /// Failures of the servers are counted, too.

@@ -200,7 +200,8 @@ fn lives(server: &Server) {
     let mut notes: Vec<_> = notes.map(|n| n.into_string().unwrap()).collect();
     notes.sort();
     let kinds: Vec<_> = notes.iter().filter_map(|name| name.split('-').next()).collect();
-    assert_eq!(kinds, ["counts", "counts", "flight", "node", "ranges"]);
+    // The folder of the in-flight notes, and its lock.
+    assert_eq!(kinds, ["counts", "counts", "flight", "flight", "node", "ranges"]);
 
     // It boots: all that it had is free, and erased.
     let a = a.boot(2);
