@@ -367,6 +367,33 @@ fn a_cooldown_ends_by_no_other_clock_early() {
     }
 }
 
+/// All nodes have rebooted, claimed their names and ended before they erased their leases. An ADD in the full range
+/// reads the leases of one of them.
+#[test]
+fn one_address_after_a_mass_reboot_takes_few_round_trips() {
+    let server = FakeServer::new(false);
+    let sets = [set("10.0.0.0/24")];
+    for n in 0..50 {
+        let mut store = FakeStore::new(server.clone());
+        let node = |boot| on(&format!("n{n}"), &format!("m{n}"), boot);
+        for i in 0..5 {
+            added(&mut store, &add(&format!("c{n}-{i}"), &sets), &node(1));
+        }
+        server.commits_left.set(Some(2));
+        let elsewhere = Add { set: SetName("elsewhere".into()), ..add("x", &sets) };
+        drop(store.apply(&Command::Add(elsewhere), &node(2)));
+        server.commits_left.set(None);
+    }
+    let (mut store, other) = (FakeStore::new(server.clone()), on("other", "other", 1));
+    let elsewhere = Add { set: SetName("elsewhere".into()), ..add("warm", &sets) };
+    added(&mut store, &elsewhere, &other);
+    for i in 0..3 {
+        added(&mut store, &add(&format!("last{i}"), &sets), &other);
+    }
+    let cost = trips(&server, || drop(added(&mut store, &add("one", &sets), &other)));
+    assert!(cost <= 10, "{cost} trips");
+}
+
 /// Without a cache, and with a clock that was set back.
 #[test]
 fn the_local_cache_only_saves_round_trips() {
