@@ -162,8 +162,12 @@ pub struct Context {
     pub now: Timestamp,
     /// The boot; `None` if it cannot be known.
     pub boot: Option<BootId>,
+    /// When this boot began, by the clock of now; `None` if it cannot be known.
+    pub booted: Option<Timestamp>,
     /// The machine.
     pub node: Node,
+    /// Whether the machine's name is its host name, which may change.
+    pub by_host_name: bool,
     /// Chance, for [`super::Strategy::Random`].
     pub seed: u64,
     /// Who asks: for history and counters, never for a decision.

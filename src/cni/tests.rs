@@ -36,7 +36,9 @@ fn facts() -> Facts {
     Facts {
         now: 1,
         boot: None,
+        booted: None,
         node: Node::default(),
+        by_host_name: false,
         seed: 1,
         face: crate::model::Face::Cni,
         // Our own namespace is the one behind "own", too.

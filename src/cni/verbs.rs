@@ -225,8 +225,17 @@ impl Call {
             self.as_defined(config, &mut *store, output).map_err(Failure::for_status)?;
         let status =
             Status { set: config.cleanup.set, sets: config.sets, strict: config.cooldown.strict };
-        engine::status(&mut *store, status, &self.facts.context())
-            .map_err(|error| Failure::of(&error, &config.cleanup.network).for_status())?;
+        match engine::status(&mut *store, status, &self.facts.context()) {
+            // A runtime takes a failing STATUS for a node without a network, and its pods are evicted.
+            Err(Error::Refused(full @ Refusal::Exhausted { .. }))
+                if !config.status_fails_when_full =>
+            {
+                output.journal.warn(&full.to_string());
+            }
+            done => {
+                done.map_err(|error| Failure::of(&error, &config.cleanup.network).for_status())?;
+            }
+        }
         output.journal.done(Level::Debug, "an ADD could be served");
         Ok(())
     }

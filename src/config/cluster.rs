@@ -78,15 +78,23 @@ pub(super) fn from_ipam(
     }
     if engine == "etcd" {
         let login = pair(&fields, "user", "passwordFile")?;
+        let servers = servers(&fields, ETCD_PORT, None)?;
+        if login.is_some() {
+            warn_of_plain_text(&fields, &servers, "the password", warnings);
+        }
         return Ok(Some(StoreSpec::Etcd(Box::new(Etcd {
-            servers: servers(&fields, ETCD_PORT, None)?,
+            servers,
             login: login.map(|(user, file)| (user.to_owned(), PathBuf::from(file))),
         }))));
     }
     let is_dialect = dialect == Dialect::Consul;
     let agent = if is_dialect { Some(consul_endpoint(ipam)?) } else { None };
+    let servers = servers(&fields, CONSUL_PORT, agent)?;
+    if fields.has("tokenFile") && !servers.endpoints.iter().all(|e| is_loopback(e)) {
+        warn_of_plain_text(&fields, &servers, "the token", warnings);
+    }
     Ok(Some(StoreSpec::Consul(Box::new(Consul {
-        servers: servers(&fields, CONSUL_PORT, agent)?,
+        servers,
         dc: match fields.text("dc")? {
             None if is_dialect => ipam.text("dc")?,
             dc => dc,
@@ -129,6 +137,27 @@ fn servers(fields: &Fields, port: u16, agent: Option<String>) -> Result<Servers,
         history: History::Standing,
         notes: PathBuf::from(NOTES),
     })
+}
+
+/// Warns of a secret that anybody on the way can read.
+fn warn_of_plain_text(
+    fields: &Fields,
+    servers: &Servers,
+    secret: &str,
+    warnings: &mut Vec<Warning>,
+) {
+    if let Some(plain) = servers.endpoints.iter().find(|e| e.starts_with("http://")) {
+        let place = fields.path_of("endpoints");
+        let text = format!("{place}: {secret} is sent to {plain} without encryption: use https://");
+        warnings.push(Warning::new(place, text));
+    }
+}
+
+/// An agent on this host is usually reached without encryption.
+fn is_loopback(endpoint: &str) -> bool {
+    ["http://127.", "http://localhost:", "http://[::1]:"]
+        .iter()
+        .any(|start| endpoint.starts_with(start))
 }
 
 /// Two keys that make sense together only.
@@ -230,4 +259,26 @@ fn timeout(fields: &Fields) -> Result<Duration, ConfigError> {
         let takes = format!("it takes {}, more than 0 and at most 10m", duration::SYNTAX);
         fields.bad_text("timeout", text, &takes)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_without_encryption_is_a_warning() {
+        let warned = |json: &str| store(json).unwrap().1.len();
+        let etcd = |scheme: &str| {
+            format!(
+                r#"{{"etcd":{{"endpoints":["{scheme}://127.0.0.1:2379"],"user":"u","passwordFile":"/p"}}}}"#
+            )
+        };
+        assert_eq!((warned(&etcd("http")), warned(&etcd("https"))), (1, 0));
+        assert_eq!(warned(r#"{"etcd":{"endpoints":["http://10.0.0.1"]}}"#), 0);
+        let consul = |host: &str| {
+            format!(r#"{{"consul":{{"endpoints":["http://{host}"],"tokenFile":"/t"}}}}"#)
+        };
+        // The agent of this host.
+        assert_eq!((warned(&consul("10.0.0.1")), warned(&consul("127.0.0.1:8500"))), (1, 0));
+    }
 }

@@ -27,6 +27,7 @@ pub(super) const IPAM: &[&str] = &[
     "cooldownStrict",
     "sticky",
     "onDuplicate",
+    "statusWhenFull",
     "persist",
     "shared",
     "store",

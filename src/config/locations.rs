@@ -37,7 +37,7 @@ impl Locations<'_> {
             Some(mut cluster) => {
                 if let Some(servers) = cluster.servers_mut() {
                     servers.persist = persist;
-                    servers.history = self.history(History::OF_A_NODE, History::Standing)?;
+                    servers.history = self.history(History::OF_A_NETWORK, History::Standing)?;
                 }
                 cluster
             }

@@ -86,6 +86,8 @@ pub struct Config {
     pub sticky: bool,
     /// What a repeated ADD gets.
     pub on_duplicate: OnDuplicate,
+    /// STATUS fails if a range is full, and does not only warn.
+    pub status_fails_when_full: bool,
     /// Gateways are recorded as leases (ECS).
     pub claim_gateways: bool,
     /// Attachment, pod and MAC; the face adds the network namespace.

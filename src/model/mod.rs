@@ -278,13 +278,20 @@ pub struct BootId(pub String);
 pub struct NodeRecord {
     /// Its name, and the machine that has it.
     pub node: Node,
+    /// Identifies the record from its creation on.
+    pub id: u64,
     /// The boot that leased last; `None` where the boot ID could not be read.
     pub boot: Option<BootId>,
     /// When a machine first had the name.
     pub first: Timestamp,
     /// Since when this boot leases.
     pub since: Timestamp,
-    /// Grows when what may still be under way must fail: whatever leases compares this record.
+    /// When the machine started that boot, by its clock; `None` where it cannot be determined.
+    pub booted: Option<Timestamp>,
+    /// Whether leases of earlier boots may be left.
+    pub has_earlier: bool,
+    /// Grows with each write, and when transactions that are still in flight must fail: every transaction of
+    /// the node compares this record.
     pub turn: u64,
 }
 

@@ -21,6 +21,7 @@ pub type Env<'a> = dyn Fn(&str) -> Option<OsString> + 'a;
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 const HOSTNAME: &str = "/proc/sys/kernel/hostname";
 const MACHINE_ID: &str = "/etc/machine-id";
+const UPTIME: &str = "/proc/uptime";
 
 /// The facts, as they were at one moment.
 #[derive(Clone, Debug)]
@@ -29,8 +30,12 @@ pub struct Facts {
     pub now: Timestamp,
     /// The boot; `None` if it cannot be known.
     pub boot: Option<BootId>,
+    /// When this boot began, by the clock of now; `None` if it cannot be known.
+    pub booted: Option<Timestamp>,
     /// The machine.
     pub node: Node,
+    /// Whether the machine's name is its host name, and was not given.
+    pub by_host_name: bool,
     /// Chance.
     pub seed: u64,
     /// Who asks; a runtime, until the face says otherwise.
@@ -45,7 +50,9 @@ impl Facts {
         Context {
             now: self.now,
             boot: self.boot.clone(),
+            booted: self.booted,
             node: self.node.clone(),
+            by_host_name: self.by_host_name,
             seed: self.seed,
             face: self.face,
         }
@@ -57,6 +64,7 @@ impl Facts {
         let mut facts = self.clone();
         if let Some(name) = name {
             name.clone_into(&mut facts.node.name);
+            facts.by_host_name = false;
         }
         facts
     }
@@ -72,14 +80,14 @@ pub fn node_name(text: &str) -> Result<String, &'static str> {
 
 /// Gathers the facts. `NODE_ID` names the node; without it the host name does.
 pub fn facts(env: &Env<'_>) -> Facts {
-    let named = env("NODE_ID").and_then(|v| v.into_string().ok());
-    let name = named
-        .map(|name| name.trim().to_owned())
-        .filter(|name| !name.is_empty())
-        .or_else(|| line(HOSTNAME))
-        .unwrap_or_default();
+    let given = env("NODE_ID").and_then(|v| v.into_string().ok());
+    let given = given.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty());
+    let (by_host_name, now) = (given.is_none(), now());
+    let name = given.or_else(|| line(HOSTNAME)).unwrap_or_default();
     Facts {
-        now: now(),
+        now,
+        booted: uptime().and_then(|uptime| now.checked_sub(uptime)),
+        by_host_name,
         boot: line(BOOT_ID).filter(|id| is_uuid(id)).map(BootId),
         node: Node {
             name,
@@ -98,6 +106,11 @@ pub fn now() -> Timestamp {
     #[allow(clippy::disallowed_methods, reason = "the one place that reads the clock")]
     let now = SystemTime::now();
     now.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+/// The whole seconds since this boot began.
+fn uptime() -> Option<u64> {
+    line(UPTIME)?.split('.').next()?.parse().ok()
 }
 
 /// Any number: the keys of the standard library's hasher are the kernel's random bytes.

@@ -89,7 +89,8 @@ fn gc_frees_what_is_not_named() {
 
 #[test]
 fn status_tells_an_exhausted_range() {
-    let network = Network::new();
+    let mut network = Network::new();
+    network.conf["ipam"]["statusWhenFull"] = "fail".into();
     network.call("STATUS", "", &network.conf).run().silent();
     for n in 0..5 {
         let container = format!("c{n}");

@@ -104,6 +104,7 @@ impl World {
             node: Node { name: format!("n{machine}"), machine: format!("machine-{machine}") },
             seed: self.now,
             face: sublet::model::Face::Cli,
+            ..Context::default()
         }
     }
 

@@ -90,6 +90,7 @@ pub fn config(conf: &Netconf, inputs: &Inputs) -> Result<Config, ConfigError> {
         cooldown: Cooldown::default(),
         sticky: false,
         on_duplicate: OnDuplicate::Same,
+        status_fails_when_full: false,
         claim_gateways: true,
         origin: args.origin(&conf.root(), attachment(&NetworkName::ecs(), inputs)),
         define: None,

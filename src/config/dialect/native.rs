@@ -49,6 +49,7 @@ pub fn config(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Result<Confi
         cooldown: cooldown(&ipam)?,
         sticky: ipam.flag("sticky")?,
         on_duplicate: choice(&ipam, "onDuplicate", OnDuplicate::ALL, OnDuplicate::word)?,
+        status_fails_when_full: status_fails_when_full(&ipam)?,
         claim_gateways: false,
         origin: args.origin(&root, attachment(&network, inputs)),
         define: define::requested(conf, dialect, &store)?,
@@ -83,6 +84,15 @@ pub fn cleanup(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Cleanup {
         legacy_dir,
         log: locations.log(),
         network,
+    }
+}
+
+fn status_fails_when_full(ipam: &Fields) -> Result<bool, ConfigError> {
+    const KEY: &str = "statusWhenFull";
+    match ipam.text(KEY)? {
+        None | Some("warn") => Ok(false),
+        Some("fail") => Ok(true),
+        Some(text) => Err(ipam.bad_text(KEY, text, "it takes \"warn\" or \"fail\"")),
     }
 }
 

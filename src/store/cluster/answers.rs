@@ -6,17 +6,15 @@
 //! and lists a chunk with room. The allocator chooses the order.
 
 use std::collections::BTreeSet;
-use std::ops::Bound::{Excluded, Included, Unbounded};
 
 use super::records::bad_record;
 use super::server::Expect;
 use super::view::ClusterView;
-use super::{keys, records, segments};
+use super::{keys, records};
 use crate::alloc::{Addresses, Cooling, Holder, NetworkRanges, Order, PodKey, View};
 use crate::error::StoreError;
 use crate::model::{Lease, NetworkDefinition, NetworkName, Owner, Pool, PoolId, SetName};
 use crate::net::{Addr, Family, Span, Subnet};
-use crate::store::codec;
 
 /// Chunks that are listed before ranges are counted.
 const MAX_CHUNKS: usize = 2;
@@ -44,7 +42,7 @@ impl Addresses for ClusterView<'_> {
             let leases = self.leases_in(&path, &entry)?;
             let mut agree = true;
             for lease in &leases {
-                agree &= lease.owner == *owner && self.derive_address(lease, entry.version)?;
+                agree &= lease.owner == *owner && self.derive_address(lease, &entry)?;
             }
             if agree {
                 return Ok(leases.into_iter().filter(|l| !self.has_ended(l)).collect());
@@ -121,12 +119,14 @@ impl Addresses for ClusterView<'_> {
         let folder = keys::of_set(keys::COOLING, set);
         self.list(folder.clone())?;
         let mut found = Vec::new();
-        for (path, entry) in self.entries_below(&folder) {
+        for (path, entry) in self.below(&folder) {
             let Some((_, addr)) = keys::read_of_address(keys::COOLING, &path) else { continue };
             let here = addr.family() == family && spans.iter().any(|s| s.contains(addr));
             if here
-                && let Holder::Cooling(cooling) =
-                    self.checked(&path, codec::read_slot(path.as_bytes(), set, addr, &entry.value))?
+                && let Holder::Cooling(cooling) = self.checked(
+                    &path,
+                    records::holder(&path, set, addr, &entry, Some(&self.cx.node)),
+                )?
             {
                 found.push(cooling);
             }
@@ -219,18 +219,17 @@ impl View for ClusterView<'_> {
         let set = pool.set();
         let prefix = keys::of_set(keys::ADDRESS, &set);
         if after.is_none() {
-            self.invalidate(&prefix);
+            self.known.borrow_mut().invalidate(&prefix);
             self.list(prefix.clone())?;
         }
-        let after = after.map(|after| Excluded(keys::address(&set, after)));
-        let from = after.unwrap_or_else(|| Included(prefix.clone()));
         let mut leases = Vec::new();
         let known = self.known.borrow();
-        for (path, entry) in known.range((from, Unbounded)) {
-            if !path.starts_with(&prefix) || leases.len() == limit {
+        let after = after.map_or_else(|| prefix.clone(), |after| keys::address(&set, after));
+        for (path, entry) in known.below_from(&prefix, &after) {
+            if leases.len() == limit {
                 break;
             }
-            if let (Some(entry), Some((_, addr))) = (entry, keys::read_address(path))
+            if let Some((_, addr)) = keys::read_address(path)
                 && let Holder::Leased(lease) = self.holder_in(&set, addr, entry)?
                 && matches!(&lease.owner, Owner::Pool(id, _) if *id == pool.id)
             {
@@ -251,6 +250,6 @@ impl View for ClusterView<'_> {
     fn capacity(&self) -> usize {
         // A freed lease needs at most three records: its address's, its owner's, and the index of cooling
         // addresses. The transaction also compares the node and writes history.
-        self.server.max_operations().saturating_sub(1 + segments::OPERATIONS) / 3
+        self.server.max_operations().saturating_sub(2) / 3
     }
 }

@@ -1,18 +1,18 @@
 //! The local cache: what a node remembers between calls, until it reboots.
 //!
-//! The cache is a folder. For each set, node and cluster a file contains the node's record as this boot wrote
-//! it. Other files contain the node's counters, its history segments, a login token, and a mark for a
-//! transaction that may still be in flight although no process waits for it.
+//! The cache is a folder. A file contains the node's record as this boot wrote it, others the node's counters,
+//! the ranges and history settings of networks, and a login token. The in-flight notes are beside them.
 //! Invariant: no decision rests on the cached node record. It is compared on the server with every change. A
 //! file that is missing, damaged or of another boot costs one read, and so does one that cannot be written.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::http::Secret;
-use super::segments::Segments;
+use super::node::is_ours;
+use super::notes::Notes;
 use super::server::Entry;
 use super::{keys, records};
 use crate::alloc::{Context, NetworkRanges};
@@ -43,78 +43,49 @@ impl LocalCache {
         LocalCache { folder: folder.to_owned(), cluster }
     }
 
-    /// The node's record, if this boot owns the node name and has removed all leases of earlier boots from
-    /// this set.
-    pub fn node_entry(&self, set: Option<&SetName>, cx: &Context) -> Option<Entry> {
-        let (file, key) = self.file("node", name_of(set), cx);
-        let (version, value) =
-            codec::unseal::<(u64, Vec<u8>)>(key.as_bytes(), &content(&file)?).ok()?;
+    /// The folder, for messages.
+    pub fn place(&self) -> std::path::Display<'_> {
+        self.folder.display()
+    }
+
+    /// The node's record and its name in the cluster, if this boot owns the name.
+    pub fn node(&self, cx: &Context) -> Option<(Entry, NodeRecord)> {
+        let (file, key) = self.file("node", "", cx);
+        let (name, version, value) =
+            codec::unseal::<(String, u64, Vec<u8>)>(key.as_bytes(), &content(&file)?).ok()?;
         let entry = Entry { version, value };
-        let record = records::node(&keys::node(&cx.node.name), &entry).ok()?;
-        is_ours(&record, cx).then_some(entry)
+        let record = records::node(&keys::node(&name), &entry).ok()?;
+        is_ours(&record, cx).then_some((entry, record))
     }
 
     /// Stores the node's record.
-    pub fn write_node_entry(
-        &self,
-        set: Option<&SetName>,
-        cx: &Context,
-        entry: &Entry,
-    ) -> io::Result<()> {
-        let (file, key) = self.file("node", name_of(set), cx);
-        put(&file, &codec::seal(key.as_bytes(), &(entry.version, &entry.value)), cx.seed)
+    pub fn write_node(&self, cx: &Context, entry: &Entry, record: &NodeRecord) -> io::Result<()> {
+        let (file, key) = self.file("node", "", cx);
+        let stored = (&record.node.name, entry.version, &entry.value);
+        put(&file, &codec::seal(key.as_bytes(), &stored), cx.seed)
     }
 
-    /// The mark of a transaction that may still be in flight, if there is one.
-    pub fn in_flight(&self, cx: &Context) -> Option<Vec<u8>> {
-        content(&self.file("doubt", "", cx).0)
+    /// The in-flight notes of a node. They belong to its record, so that another list of the same servers finds
+    /// them, and another cluster does not.
+    pub fn notes(&self, record: Option<&NodeRecord>, cx: &Context) -> Notes {
+        let name = match record {
+            Some(record) => format!("flight-{:016x}", record.id),
+            None => file_name("flight", &format!("{}\0{}", self.cluster, cx.node.name)),
+        };
+        Notes::new(self.folder.join(name))
     }
 
-    /// Marks that a transaction may be in flight.
-    pub fn mark_in_flight(&self, cx: &Context) -> io::Result<()> {
-        let (file, _) = self.file("doubt", "", cx);
-        files::make_folder(&file)?;
-        // Without the lock, another process might remove this mark together with its own.
-        let _lock = lock(&file);
-        put(&file, format!("{:016x} {}", cx.seed, cx.now).as_bytes(), cx.seed)
+    /// How many transactions of a set history keeps, and for how many seconds: the last setting on this node.
+    pub fn history(&self, set: &SetName, cx: &Context) -> Option<(u64, u64)> {
+        let (file, key) = self.file("history", &set.0, cx);
+        codec::unseal(key.as_bytes(), &content(&file)?).ok()
     }
 
-    /// Removes this mark. A later mark of another process stays.
-    pub fn clear_in_flight(&self, cx: &Context, mark: &[u8]) {
-        let (file, _) = self.file("doubt", "", cx);
-        if let Ok(_lock) = lock(&file)
-            && content(&file).as_deref() == Some(mark)
-        {
-            // If the mark stays, the next call pays two round trips.
-            let _ = std::fs::remove_file(file);
-        }
-    }
-
-    /// The segments of this node's history. A file that cannot be parsed counts as missing.
-    pub fn segments(&self, cx: &Context) -> Option<Segments> {
-        let (file, key) = self.file("past", "", cx);
-        let text = String::from_utf8(content(&file)?).ok()?;
-        // Each process appends one byte per event.
-        let (head, events) = text.split_once('\n')?;
-        let (of, bounds, starts, has_earlier): (String, _, _, _) =
-            serde_json::from_str(head).ok()?;
-        let events = events.len() as u64;
-        (of == key).then_some(Segments { bounds, starts, has_earlier, events })
-    }
-
-    /// Stores the segments.
-    pub fn write_segments(&self, cx: &Context, segments: &Segments) -> io::Result<()> {
-        let (file, key) = self.file("past", "", cx);
-        let Segments { bounds, starts, has_earlier, events } = segments;
-        let mut text = serde_json::to_string(&(key, bounds, starts, has_earlier))? + "\n";
-        text.extend((0..*events).map(|_| '.'));
-        put(&file, text.as_bytes(), cx.seed)
-    }
-
-    /// Adds so many events to the newest segment.
-    pub fn add_events(&self, cx: &Context, events: usize) {
-        // If this fails, the segment gets a few more events than it should.
-        let _ = files::append(&self.file("past", "", cx).0, &vec![b'.'; events]);
+    /// Stores the setting.
+    pub fn set_history(&self, set: &SetName, bounds: (u64, u64), cx: &Context) {
+        let (file, key) = self.file("history", &set.0, cx);
+        // If this fails, commands without a setting use the default.
+        let _ = put(&file, &codec::seal(key.as_bytes(), &bounds), cx.seed);
     }
 
     /// Whether the cluster has these ranges of a network, as far as this node knows.
@@ -146,9 +117,13 @@ impl LocalCache {
         codec::read_counts(key.as_bytes(), &bytes).unwrap_or_default()
     }
 
-    /// A file of this kind, and the key that its content must repeat, because hashes may collide.
+    /// A file of this kind, and the key that its content must repeat, because hashes may collide. The host
+    /// name may change.
     fn file(&self, kind: &str, name: &str, cx: &Context) -> (PathBuf, String) {
-        let key = format!("{}\0{}\0{name}", self.cluster, cx.node.name);
+        let Context { by_host_name, node, .. } = cx;
+        let has_id = *by_host_name && !node.machine.is_empty();
+        let node = if has_id { &node.machine } else { &node.name };
+        let key = format!("{}\0{has_id}\0{node}\0{name}", self.cluster);
         (self.folder.join(file_name(kind, &key)), key)
     }
 }
@@ -176,6 +151,14 @@ impl TokenFile {
         (owner == self.owner).then(|| Secret::parse(token))?
     }
 
+    /// Waits for another process of this node that logs in.
+    pub fn lock(&self, until: Instant) -> Option<Lock> {
+        let wait = Wait::For(until.saturating_duration_since(Instant::now()) / 2);
+        let file = self.path.with_file_name(file_name("login", &self.owner));
+        files::make_folder(&file).ok()?;
+        lock_file(&file, wait).ok()
+    }
+
     /// Replaces the token.
     pub fn write(&self, token: &Secret) -> io::Result<()> {
         let text = format!("{}\n{}\n", self.owner, token.expose());
@@ -183,20 +166,11 @@ impl TokenFile {
     }
 }
 
-/// Whether the record says that this boot owns the name.
-pub fn is_ours(record: &NodeRecord, cx: &Context) -> bool {
-    cx.boot.is_some() && record.boot == cx.boot && record.node == cx.node
-}
-
 /// The name of a file of this kind for a key of any form.
-fn file_name(kind: &str, key: &str) -> String {
+pub fn file_name(kind: &str, key: &str) -> String {
     let mut hasher = DefaultHasher::new();
     key.hash(&mut hasher);
     format!("{kind}-{:016x}", hasher.finish())
-}
-
-fn name_of(set: Option<&SetName>) -> &str {
-    set.map_or("", |set| &*set.0)
 }
 
 /// Locks a file for the process that changes it.

@@ -33,8 +33,12 @@ pub fn check(
         let what = format!("it holds {addr}, which is not leased");
         checker.report(&path, what, "remove the record; a DEL of its owner does that");
     }
-    let indexed = server.list(keys::COOLING, until)?;
-    for path in cooling.iter().filter(|path| !indexed.contains_key(*path)) {
+    let mut indexed = BTreeSet::new();
+    server.pages(keys::COOLING, until, &mut |page| {
+        indexed.extend(page.into_iter().map(|(path, _)| path));
+        Ok(())
+    })?;
+    for path in cooling.iter().filter(|path| !indexed.contains(*path)) {
         let what = "the address cools, and is not among those that do";
         checker.report(path, what, "it is free again with the next ADD that comes upon it");
     }
@@ -74,12 +78,16 @@ impl Checker<'_> {
         advice: &str,
     ) -> Result<Vec<(String, T)>, StoreError> {
         let mut found = Vec::new();
-        for (path, entry) in self.server.list(kind, self.until)? {
-            match decode(&path, &entry) {
-                Ok(record) => found.push((path, record)),
-                Err(Bad(what)) => self.report(&path, what, advice),
+        let server = self.server;
+        server.pages(kind, self.until, &mut |page| {
+            for (path, entry) in page {
+                match decode(&path, &entry) {
+                    Ok(record) => found.push((path, record)),
+                    Err(Bad(what)) => self.report(&path, what, advice),
+                }
             }
-        }
+            Ok(())
+        })?;
         Ok(found)
     }
 

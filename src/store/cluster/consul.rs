@@ -15,7 +15,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::http::{Client, Failure, Reply, Request, Secret};
-use super::server::{Commit, Conflict, Entries, Entry, Expect, KeyRange, Operation, Server, Write};
+use super::server::{
+    Commit, Conflict, EachPage, Entries, Entry, Expect, KeyRange, Operation, Server, Write,
+};
 use crate::error::StoreError;
 use crate::model::{Consul as Spec, NetworkName};
 use crate::store::OldKey;
@@ -23,6 +25,9 @@ use crate::sys::percent;
 
 /// Most operations of a transaction (64), less the probe of a read.
 const MAX_OPERATIONS: usize = 63;
+
+/// Records of one page of a listing, about.
+const PAGE: usize = 4096;
 
 /// A key that is never written. To check that it is absent needs the right to write.
 const PROBE: &str = "probe";
@@ -103,7 +108,6 @@ impl Consul {
             (Write::Put(_), Expect::Absent) => ("cas", Some(0)),
             (Write::Put(_), Expect::Version(version)) => ("cas", Some(version)),
             (Write::Delete, Expect::Anything | Expect::Present) => ("delete", None),
-            (Write::DeleteTree, _) => ("delete-tree", None),
             // "delete-cas" succeeds if the key is absent, which has the same effect.
             (Write::Delete, Expect::Version(version)) => ("delete-cas", Some(version)),
         };
@@ -163,13 +167,26 @@ impl Consul {
         let names: Vec<String> = match reply.status {
             200 => self.client.parse(&reply)?,
             // No key exists, or none that the token may read.
-            404 => Vec::new(),
+            404 if reply.body.is_empty() => return Ok(Vec::new()),
             _ => return Err(self.client.failure(&reply, &reply.text())),
         };
-        let paths = names.iter().filter_map(|name| name.strip_prefix(&self.prefix));
-        let mut paths: Vec<String> = paths.map(str::to_owned).collect();
+        let paths = names.iter().map(|name| name.strip_prefix(&self.prefix).map(str::to_owned));
+        let paths: Option<Vec<String>> = paths.collect();
+        let paths = paths.filter(|paths| !paths.is_empty());
+        let mut paths = paths.ok_or_else(Failure::malformed)?;
         paths.sort_unstable();
         Ok(paths)
+    }
+
+    /// An error unless the token may read the records: Consul hides what it may not read.
+    fn check_read(&self, until: Instant) -> Result<(), Failure> {
+        let path = format!("/v1/kv/{}{PROBE}?consistent{}", self.prefix, self.dc);
+        let request = Request { method: "GET", ..self.request(&path, &[], true) };
+        let reply = self.client.send(request, until)?;
+        match reply.status {
+            404 if reply.body.is_empty() => Ok(()),
+            _ => Err(self.client.failure(&reply, &reply.text())),
+        }
     }
 
     fn request<'a>(&'a self, path: &'a str, body: &'a [u8], retryable: bool) -> Request<'a> {
@@ -184,10 +201,20 @@ impl Consul {
         prefixes: &[&str],
         until: Instant,
     ) -> Result<BTreeMap<String, Entry>, Failure> {
-        let mut operations = vec![kv("check-not-exists", folder, PROBE)];
         let trees = prefixes.iter().map(|prefix| kv("get-tree", folder, prefix));
-        operations.extend(trees);
-        let Answer::Committed(found) = self.transact(&operations, true, until)? else {
+        let probe = kv("check-not-exists", folder, PROBE);
+        let operations: Vec<Value> = std::iter::once(probe).chain(trees).collect();
+        self.found(folder, &operations, until)
+    }
+
+    /// The records that these operations read below `folder`, by their paths there.
+    fn found(
+        &self,
+        folder: &str,
+        operations: &[Value],
+        until: Instant,
+    ) -> Result<BTreeMap<String, Entry>, Failure> {
+        let Answer::Committed(found) = self.transact(operations, true, until)? else {
             return Err(Failure::NotApplied(format!("{folder}{PROBE} exists")));
         };
         let read = |Found { kv }: Found| {
@@ -197,6 +224,12 @@ impl Consul {
         };
         found.into_iter().map(read).collect::<Option<_>>().ok_or_else(Failure::malformed)
     }
+}
+
+/// The folder in which a listing reads a record: a chunk of addresses, or a node's leases in a set.
+fn page_folder(path: &str) -> &str {
+    let end = path.match_indices('/').take(3).last();
+    &path[..end.map_or(path.len(), |(at, _)| at + 1)]
 }
 
 /// An operation on a path below a folder, without a value and an index.
@@ -213,6 +246,10 @@ impl Server for Consul {
         MAX_OPERATIONS
     }
 
+    fn prefer(&self, node: &str) {
+        self.client.prefer(node);
+    }
+
     fn get(&self, paths: &[&str], until: Instant) -> Result<Entries, StoreError> {
         // "get" of an absent key rolls back. The tree below a complete path contains its record, and
         // perhaps a few whose paths start with the same letters.
@@ -224,6 +261,31 @@ impl Server for Consul {
     fn list(&self, prefix: &str, until: Instant) -> Result<BTreeMap<String, Entry>, StoreError> {
         let found = self.trees(&self.prefix, &[prefix], until);
         found.map_err(|failure| self.client.unavailable("list the leases of", failure))
+    }
+
+    fn pages(
+        &self,
+        prefix: &str,
+        until: Instant,
+        each: &mut EachPage<'_>,
+    ) -> Result<(), StoreError> {
+        let failed = |failure| self.client.unavailable("list the leases of", failure);
+        self.check_read(until).map_err(failed)?;
+        let names = self.names(prefix, until).map_err(failed)?;
+        let mut names = names.as_slice();
+        while !names.is_empty() {
+            // As many folders as fit, each of which is read completely.
+            let (mut trees, mut size) = (Vec::new(), 0);
+            while size < PAGE && trees.len() < MAX_OPERATIONS && size < names.len() {
+                let folder = page_folder(&names[size]);
+                size += names[size..].partition_point(|name| name.starts_with(folder));
+                trees.push(kv("get-tree", &self.prefix, folder));
+            }
+            names = &names[size..];
+            let found = self.found(&self.prefix, &trees, until).map_err(failed)?;
+            each(found.into_iter().collect())?;
+        }
+        Ok(())
     }
 
     fn old_keys(&self, network: &NetworkName, until: Instant) -> Result<Vec<OldKey>, StoreError> {
@@ -258,21 +320,17 @@ impl Server for Consul {
         Ok(ranges.iter().map(one).collect())
     }
 
-    /// Consul has no failure branch: a transaction only reports which comparisons failed.
-    fn max_candidates(&self) -> usize {
-        1
-    }
-
-    fn commit(&self, candidates: &[&[Operation]], until: Instant) -> Result<Commit, StoreError> {
-        let (paths, operations): (Vec<&str>, Vec<Value>) = candidates
+    fn commit(&self, operations: &[Operation], until: Instant) -> Result<Commit, StoreError> {
+        let (paths, operations): (Vec<&str>, Vec<Value>) = operations
             .iter()
-            .take(1)
-            .flat_map(|operations| operations.iter())
             .filter_map(|operation| Some((&*operation.path, self.txn_operation(operation)?)))
             .unzip();
         let answer = self.transact(&operations, false, until);
         self.client.committed(answer.map(|answer| match answer {
-            Answer::Committed(_) => Commit::Done(0),
+            // A check returns the version of the record that it compared, which is older.
+            Answer::Committed(done) => {
+                Commit::Done(done.iter().map(|found| found.kv.modify_index).max().unwrap_or(0))
+            }
             Answer::Stale(failed) => {
                 let stale = failed.into_iter().filter_map(|at| paths.get(at));
                 Commit::Conflict(Conflict::Stale(stale.map(|path| (*path).to_owned()).collect()))

@@ -2,13 +2,13 @@
 //!
 //! It defines how paths, values and transactions are written, and when a login token is renewed. The
 //! connection belongs to [`super::http`], the file that keeps the token to [`super::cache`].
-//! Invariant: a candidate whose comparisons fail leads to the next candidate. If none is left, the same
-//! answer contains all compared records, so a lost race costs no further round trip.
+//! Invariant: the answer to a transaction whose comparisons failed contains all compared records, so a lost
+//! race costs no further round trip to read them.
 //!
 //! The gateway omits fields that are false, 0 or empty, and writes 64-bit numbers as strings.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use base64::Engine as _;
@@ -19,24 +19,22 @@ use serde_json::{Value, json};
 
 use super::cache::TokenFile;
 use super::http::{Client, Failure, Reply, Request, Secret};
-use super::server::{Commit, Conflict, Entries, Entry, Expect, KeyRange, Operation, Server, Write};
+use super::server::{
+    Commit, Conflict, EachPage, Entries, Entry, Expect, KeyRange, Operation, Server, Write,
+};
 use crate::error::StoreError;
 use crate::model::Etcd as Spec;
 
-/// Most operations of a transaction (`--max-txn-ops`), those of nested transactions included.
+/// Most operations of a transaction (`--max-txn-ops`).
 const MAX_OPERATIONS: usize = 128;
-/// Most nested transactions; the server takes 42.
-const MAX_CANDIDATES: usize = 16;
 /// Records of one page of a listing.
 const PAGE: usize = 4096;
 /// gRPC's code for an unknown or expired login.
 const UNAUTHENTICATED: u64 = 16;
-/// How often a read of several requests is started: its revision may be compacted before it ends.
-const MAX_READS: usize = 4;
-/// The server's text for a compacted revision.
-const COMPACTED: &str = "required revision has been compacted";
 /// The server's text for a token that is older than a change of users or roles (JWT).
 const OUTDATED: &str = "auth store is old";
+/// The server's text when its quota is used up.
+const FULL: &str = "database space exceeded";
 
 /// A client of one store on one cluster.
 #[derive(Debug)]
@@ -93,7 +91,6 @@ struct TxnReply {
 #[serde(default)]
 struct OneReply {
     response_range: Option<RangeReply>,
-    response_txn: Option<TxnReply>,
 }
 
 #[derive(Default, Deserialize)]
@@ -128,6 +125,12 @@ impl Etcd {
             token: RefCell::new(None),
             rejected: RefCell::new(None),
         })
+    }
+
+    /// The endpoint that the next request goes to.
+    #[cfg(test)]
+    pub fn asks_first(&self) -> String {
+        self.client.asks_first()
     }
 
     /// Replaces the token by one that no server issued.
@@ -185,11 +188,18 @@ impl Etcd {
         let Some(login) = self.login.as_ref().filter(|_| self.token.borrow().is_none()) else {
             return Ok(());
         };
-        if let Some(token) = login.file.read()
-            && self.rejected.borrow().as_ref() != Some(&token)
-        {
-            *self.token.borrow_mut() = Some(token);
-            return Ok(());
+        // The processes of a node share one login: the server hashes the password for each.
+        let mut _lock = None;
+        for is_locked in [false, true] {
+            if let Some(token) = login.file.read()
+                && self.rejected.borrow().as_ref() != Some(&token)
+            {
+                *self.token.borrow_mut() = Some(token);
+                return Ok(());
+            }
+            if !is_locked {
+                _lock = login.file.lock(until);
+            }
         }
         let body = json!({ "name": login.user, "password": login.password.expose() }).to_string();
         let reply = self.post("/v3/auth/authenticate", &body, None, true, until)?;
@@ -237,8 +247,8 @@ impl Etcd {
         json!({ "request_range": { "key": self.key(path) } })
     }
 
-    /// The transaction of these operations; `failure` is executed if a comparison fails.
-    fn transaction(&self, operations: &[Operation], failure: &Value) -> Value {
+    /// The transaction of these operations. If a comparison fails, it reads what it compared.
+    fn transaction(&self, operations: &[Operation], compared: &[&str]) -> Value {
         let mut compare = Vec::new();
         let mut success = Vec::new();
         for operation in operations {
@@ -262,29 +272,10 @@ impl Etcd {
                     Some(json!({ "request_put": { "key": key, "value": value } }))
                 }
                 Write::Delete => Some(json!({ "request_delete_range": { "key": key } })),
-                Write::DeleteTree => {
-                    let end = self.prefix_end(&operation.path);
-                    Some(json!({ "request_delete_range": { "key": key, "range_end": end } }))
-                }
             });
         }
+        let failure: Vec<Value> = compared.iter().map(|path| self.read_of(path)).collect();
         json!({ "compare": compare, "success": success, "failure": failure })
-    }
-
-    /// A read of several requests at one revision, started again if that revision is compacted.
-    fn at_one_revision<T>(
-        &self,
-        doing: &str,
-        read: impl Fn() -> Result<T, Failure>,
-    ) -> Result<T, StoreError> {
-        let mut found = read();
-        for _ in 1..MAX_READS {
-            match &found {
-                Err(Failure::NotApplied(why)) if why.contains(COMPACTED) => found = read(),
-                _ => break,
-            }
-        }
-        found.map_err(|failure| self.client.unavailable(doing, failure))
     }
 
     /// The records that a transaction read, which are those of just these paths.
@@ -325,6 +316,10 @@ impl Server for Etcd {
         MAX_OPERATIONS
     }
 
+    fn prefer(&self, node: &str) {
+        self.client.prefer(node);
+    }
+
     fn get(&self, paths: &[&str], until: Instant) -> Result<Entries, StoreError> {
         let reads: Vec<Value> = paths.iter().map(|path| self.read_of(path)).collect();
         self.read(&reads, until)
@@ -333,99 +328,84 @@ impl Server for Etcd {
     }
 
     fn list(&self, prefix: &str, until: Instant) -> Result<BTreeMap<String, Entry>, StoreError> {
-        let read = || {
-            let mut found = BTreeMap::new();
-            let mut from = self.key(prefix);
-            let end = self.prefix_end(prefix);
-            // The first page's revision. The header of a later page has the newest one.
-            let mut revision = None;
-            loop {
-                let body = json!({
-                    "key": from, "range_end": end, "limit": PAGE.to_string(),
-                    "revision": revision.as_deref().unwrap_or("0"),
+        let mut found = BTreeMap::new();
+        self.pages(prefix, until, &mut |page| {
+            found.extend(page);
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    fn pages(
+        &self,
+        prefix: &str,
+        until: Instant,
+        each: &mut EachPage<'_>,
+    ) -> Result<(), StoreError> {
+        let (mut from, end) = (self.key(prefix), self.prefix_end(prefix));
+        loop {
+            let body = json!({ "key": from, "range_end": end, "limit": PAGE.to_string() });
+            let page =
+                self.call("/v3/kv/range", &body, true, until).and_then(|page: RangeReply| {
+                    let is_whole = !page.header.revision.is_empty();
+                    let found: Result<Vec<_>, _> =
+                        page.kvs.iter().map(|kv| self.entry(kv)).collect();
+                    if is_whole { Ok((found?, page.more)) } else { Err(Failure::malformed()) }
                 });
-                let page: RangeReply = self.call("/v3/kv/range", &body, true, until)?;
-                if page.header.revision.is_empty() {
-                    return Err(Failure::malformed());
-                }
-                for kv in &page.kvs {
-                    let (path, entry) = self.entry(kv)?;
-                    found.insert(path, entry);
-                }
-                match found.last_key_value() {
-                    Some((last, _)) if page.more => from = self.key_after(last),
-                    _ => return Ok(found),
-                }
-                revision.get_or_insert(page.header.revision);
-            }
-        };
-        self.at_one_revision("list the leases of", read)
+            let (found, more) =
+                page.map_err(|failure| self.client.unavailable("list the leases of", failure))?;
+            let last = found.last().filter(|_| more).map(|(path, _)| self.key_after(path));
+            each(found)?;
+            let Some(next) = last else { return Ok(()) };
+            from = next;
+        }
     }
 
     fn count(&self, _: &str, ranges: &[KeyRange], until: Instant) -> Result<Vec<u64>, StoreError> {
-        let read = || {
-            let mut counts = Vec::new();
-            let mut revision = None::<String>;
-            for some in ranges.chunks(MAX_OPERATIONS) {
-                let one = |range: &KeyRange| {
-                    json!({ "request_range": {
-                        "key": self.key(&range.first), "range_end": self.key_after(&range.last),
-                        "count_only": true, "revision": revision.as_deref().unwrap_or("0"),
-                    } })
-                };
-                let reply = self.read(&some.iter().map(one).collect::<Vec<_>>(), until)?;
-                for found in reply.responses.into_iter().filter_map(|r| r.response_range) {
-                    counts.push(if found.count.is_empty() { Ok(0) } else { found.count.parse() });
+        let one = |range: &KeyRange| {
+            json!({ "request_range": {
+                "key": self.key(&range.first), "range_end": self.key_after(&range.last),
+                "count_only": true,
+            } })
+        };
+        let count = |reply: OneReply| match reply.response_range?.count.as_str() {
+            "" => Some(0),
+            count => count.parse().ok(),
+        };
+        let mut counts = Vec::new();
+        for some in ranges.chunks(MAX_OPERATIONS) {
+            let reply = self.read(&some.iter().map(one).collect::<Vec<_>>(), until);
+            let found = reply.and_then(|reply| {
+                let found: Option<Vec<u64>> = reply.responses.into_iter().map(count).collect();
+                found.filter(|found| found.len() == some.len()).ok_or_else(Failure::malformed)
+            });
+            counts.extend(
+                found.map_err(|failure| self.client.unavailable("count the leases of", failure))?,
+            );
+        }
+        Ok(counts)
+    }
+
+    fn commit(&self, operations: &[Operation], until: Instant) -> Result<Commit, StoreError> {
+        let compared = operations.iter().filter(|operation| operation.expect != Expect::Anything);
+        let compared: Vec<&str> = compared.map(|operation| operation.path.as_str()).collect();
+        let body = self.transaction(operations, &compared);
+        let reply = self.call::<TxnReply>("/v3/kv/txn", &body, false, until);
+        match reply {
+            Err(Failure::NotApplied(why)) if why.contains(FULL) => {
+                let full = Failure::NotApplied(why);
+                Ok(Commit::Full(self.client.unavailable("write to", full)))
+            }
+            reply => self.client.committed(reply.and_then(|reply| {
+                let version = reply.header.revision.parse();
+                match (reply.succeeded, version) {
+                    (true, Ok(version)) => Ok(Commit::Done(version)),
+                    (true, Err(_)) => Err(Failure::malformed()),
+                    (false, _) => self
+                        .entries(&compared, reply.responses)
+                        .map(|entries| Commit::Conflict(Conflict::Current(entries))),
                 }
-                revision.get_or_insert(reply.header.revision);
-            }
-            let counts: Vec<u64> = counts.into_iter().flatten().collect();
-            if counts.len() == ranges.len() { Ok(counts) } else { Err(Failure::malformed()) }
-        };
-        self.at_one_revision("count the leases of", read)
+            })),
+        }
     }
-
-    fn max_candidates(&self) -> usize {
-        MAX_CANDIDATES
-    }
-
-    fn commit(&self, candidates: &[&[Operation]], until: Instant) -> Result<Commit, StoreError> {
-        let compared: BTreeSet<&str> = candidates
-            .iter()
-            .flat_map(|operations| operations.iter())
-            .filter(|operation| operation.expect != Expect::Anything)
-            .map(|operation| operation.path.as_str())
-            .collect();
-        let compared: Vec<&str> = compared.into_iter().collect();
-        let reads: Vec<Value> = compared.iter().map(|path| self.read_of(path)).collect();
-        // The failure branch of each candidate is the next one; that of the last one reads.
-        let body = candidates.iter().rev().fold(json!(reads), |failure, operations| {
-            json!([{ "request_txn": self.transaction(operations, &failure) }])
-        });
-        let body = &body[0]["request_txn"];
-        let reply = self.call::<TxnReply>("/v3/kv/txn", body, false, until);
-        self.client.committed(reply.and_then(|reply| {
-            let (depth, reply) = innermost(reply);
-            match reply.succeeded {
-                true if depth < candidates.len() => Ok(Commit::Done(depth)),
-                true => Err(Failure::malformed()),
-                false => self
-                    .entries(&compared, reply.responses)
-                    .map(|entries| Commit::Conflict(Conflict::Current(entries))),
-            }
-        }))
-    }
-}
-
-/// The transaction that was applied, else the last one, and how deep it is nested.
-fn innermost(mut reply: TxnReply) -> (usize, TxnReply) {
-    let mut depth = 0;
-    while !reply.succeeded {
-        let Some(inner) = reply.responses.iter_mut().find_map(|r| r.response_txn.take()) else {
-            break;
-        };
-        reply = inner;
-        depth += 1;
-    }
-    (depth, reply)
 }

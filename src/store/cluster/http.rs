@@ -8,28 +8,37 @@
 
 use std::cell::Cell;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 use ureq::http::{Request as HttpRequest, Response};
 use ureq::tls::{ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
-use ureq::{Agent, AsSendBody, Body, Error, Timeout};
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{
+    Buffers, ConnectionDetails, Connector, DefaultConnector, NextTimeout, Transport,
+};
+use ureq::{Agent, AsSendBody, Body, Error};
 
 use super::backoff::pause;
+use super::cache::file_name;
 use super::server::Commit;
 use crate::error::StoreError;
 use crate::model::Servers;
 use crate::sys::files;
 
-/// Longest answer in bytes: a listing of several hundred thousand leases.
-const LONGEST_ANSWER: u64 = 256 << 20;
+/// Longest answer in bytes: a page of a listing, or the names of a million keys.
+const LONGEST_ANSWER: u64 = 128 << 20;
 /// Longest file of certificates, a key or a password, in bytes: a system's complete CA bundle fits.
 const LONGEST_FILE: u64 = 4 << 20;
 /// Longest wait for a connection: a host that is up answers in a fraction of this time.
 const CONNECT: Duration = Duration::from_secs(2);
+/// How long other processes remember which endpoint answered.
+const REMEMBERED: Duration = Duration::from_secs(600);
 /// Wait between two rounds over endpoints that are up but cannot serve, for example during an election.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// The CA bundle of Debian, Alpine and Arch, and the one of Fedora and RHEL.
@@ -148,8 +157,16 @@ pub struct Client {
     /// The text of the server error that no retry cures, if the product has one.
     permanent: Option<&'static str>,
     endpoints: Vec<String>,
-    /// The endpoint that answered last.
-    current: Cell<usize>,
+    /// The endpoint that answered last; `None` before the first request.
+    current: Cell<Option<usize>>,
+    /// An endpoint has failed since the last answer.
+    has_failed: Cell<bool>,
+    /// Which endpoint this node asks first.
+    first: Cell<usize>,
+    /// Remembers, for the next process, which endpoint answered after another one did not.
+    memory: PathBuf,
+    /// A byte of the request was written to a connection.
+    has_written: Arc<AtomicBool>,
     timeout: Duration,
 }
 
@@ -169,14 +186,47 @@ impl Client {
         // Plain connections do not pay for TLS: it is set up only if an endpoint uses it.
         let encrypted = servers.endpoints.iter().any(|e| e.starts_with("https://"));
         let config = if encrypted { config.tls_config(tls(servers)?) } else { config };
+        let has_written = Arc::new(AtomicBool::new(false));
+        let connector = DefaultConnector::new().chain(Witness(has_written.clone()));
         Ok(Client {
-            agent: config.build().new_agent(),
+            agent: Agent::with_parts(config.build(), connector, DefaultResolver::default()),
             product,
             permanent,
             endpoints: servers.endpoints.clone(),
-            current: Cell::new(0),
+            current: Cell::new(None),
+            has_failed: Cell::new(false),
+            first: Cell::new(0),
+            memory: servers.notes.join(file_name("server", &servers.endpoints.join(" "))),
+            has_written,
             timeout: servers.timeout,
         })
+    }
+
+    /// Chooses the endpoint that this node asks first, so that the nodes do not all ask the same one.
+    pub fn prefer(&self, node: &str) {
+        let mut hasher = DefaultHasher::new();
+        node.hash(&mut hasher);
+        self.first.set(usize::try_from(hasher.finish() >> 32).unwrap_or(0));
+    }
+
+    /// The endpoint to ask first.
+    #[cfg(test)]
+    pub fn asks_first(&self) -> String {
+        self.endpoints[self.current()].clone()
+    }
+
+    /// The number of the endpoint to ask first: the one that answered last, in this process or lately in another one.
+    fn current(&self) -> usize {
+        let remembered = || {
+            if self.endpoints.len() < 2 {
+                return None;
+            }
+            let age = std::fs::metadata(&self.memory).ok()?.modified().ok()?.elapsed().ok()?;
+            let text = files::read(&self.memory, 16).ok().filter(|_| age < REMEMBERED)?;
+            text.parse().ok()
+        };
+        let at = self.current.get().or_else(remembered).unwrap_or(self.first.get());
+        at % self.endpoints.len()
     }
 
     /// The servers, for messages.
@@ -213,20 +263,30 @@ impl Client {
     /// cannot serve is asked again if the request may be sent again. If no server is up, this fails at
     /// once.
     pub fn send(&self, request: Request<'_>, until: Instant) -> Result<Reply, Failure> {
+        // A listing takes longer than its requests.
+        let until = until.min(Instant::now() + self.timeout);
         loop {
             let (mut why, mut is_any_up) = (String::new(), false);
             for _ in 0..self.endpoints.len() {
-                let at = self.current.get() % self.endpoints.len();
+                let at = self.current();
                 let endpoint = &self.endpoints[at];
                 let failure = match self.ask(endpoint, request, until) {
                     Ok(reply) if request.retryable && self.is_transient(&reply) => {
                         is_any_up = true;
                         self.failure(&reply, &reply.text())
                     }
-                    Ok(reply) => return Ok(reply),
+                    Ok(reply) => {
+                        self.current.set(Some(at));
+                        if self.has_failed.take() {
+                            // If this fails, the next process asks the others first.
+                            let _ = files::put(&self.memory, at.to_string().as_bytes(), "new");
+                        }
+                        return Ok(reply);
+                    }
                     Err(failure) => failure,
                 };
-                self.current.set(at + 1);
+                self.has_failed.set(true);
+                self.current.set(Some(at + 1));
                 let failure = failure.map(|why| format!("{endpoint}: {why}"));
                 if matches!(failure, Failure::Unknown(_)) && !request.retryable {
                     return Err(failure);
@@ -281,10 +341,29 @@ impl Client {
             self.run(http.body(request.body).map_err(unsent)?, left)
         };
         let encrypted = endpoint.starts_with("https://");
-        let mut reply = reply.map_err(|e| classify(&e, encrypted))?;
+        let mut reply = reply.map_err(|error| self.classify(&error, encrypted))?;
         let body = reply.body_mut().with_config().limit(LONGEST_ANSWER).read_to_vec();
         let body = body.map_err(|e| Failure::Unknown(e.to_string()))?;
         Ok(Reply { status: reply.status().as_u16(), body })
+    }
+
+    /// Classifies an error by whether a byte of the request may have reached a server.
+    fn classify(&self, error: &Error, encrypted: bool) -> Failure {
+        let text = match error {
+            Error::Timeout(timeout) => format!("no answer in time ({timeout})"),
+            // A server that wants a client certificate may close the connection before it says so.
+            Error::Io(e) if encrypted && !is_tls(e) && self.has_written.load(Ordering::Relaxed) => {
+                format!(
+                    "{error}; a server that wants another client certificate hangs up like this"
+                )
+            }
+            error => error.to_string(),
+        };
+        if self.has_written.load(Ordering::Relaxed) {
+            Failure::Unknown(text)
+        } else {
+            Failure::NotApplied(text)
+        }
     }
 
     fn run(
@@ -296,51 +375,64 @@ impl Client {
             .agent
             .configure_request(http)
             .timeout_global(Some(left))
-            // Together less than the global timeout: a request that was not sent in time must not be
-            // reported as sent and unanswered.
+            // Together less than the global timeout, so that other servers can be asked.
             .timeout_resolve(Some(left / 5))
             .timeout_connect(Some(CONNECT.min(left * 3 / 4)))
             .build();
+        self.has_written.store(false, Ordering::Relaxed);
         self.agent.run(http)
     }
 }
 
-/// Classifies an error by whether a byte of the request may have reached a server.
-fn classify(error: &Error, encrypted: bool) -> Failure {
-    let unsent = match error {
-        Error::Timeout(timeout) => matches!(timeout, Timeout::Resolve | Timeout::Connect),
-        Error::Io(e) => {
-            // Either side of TLS rejects its peer before the request is sent.
-            let tls =
-                e.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>);
-            let kinds = [
-                io::ErrorKind::ConnectionRefused,
-                io::ErrorKind::HostUnreachable,
-                io::ErrorKind::NetworkUnreachable,
-                io::ErrorKind::AddrNotAvailable,
-            ];
-            // The library has no error kind for a name that cannot be resolved.
-            let nameless = e.to_string().starts_with("failed to lookup address");
-            tls || nameless || kinds.contains(&e.kind())
-        }
-        Error::HostNotFound
-        | Error::ConnectionFailed
-        | Error::Http(_)
-        | Error::BadUri(_)
-        | Error::Tls(_)
-        | Error::Pem(_)
-        | Error::Rustls(_) => true,
-        _ => false,
-    };
-    let text = match error {
-        Error::Timeout(timeout) => format!("no answer in time ({timeout})"),
-        // A server that wants a client certificate may close the connection before it says so.
-        Error::Io(e) if encrypted && e.get_ref().is_none() && !unsent => {
-            format!("{error}; a server that wants another client certificate hangs up like this")
-        }
-        error => error.to_string(),
-    };
-    if unsent { Failure::NotApplied(text) } else { Failure::Unknown(text) }
+/// Notes when bytes of a request are written to a connection, which for TLS is after the handshake.
+#[derive(Debug)]
+struct Witness(Arc<AtomicBool>);
+
+/// A connection whose writes are noted.
+#[derive(Debug)]
+struct Witnessed<T> {
+    inner: T,
+    has_written: Arc<AtomicBool>,
+}
+
+impl<T: Transport> Connector<T> for Witness {
+    type Out = Witnessed<T>;
+
+    fn connect(
+        &self,
+        _: &ConnectionDetails<'_>,
+        chained: Option<T>,
+    ) -> Result<Option<Witnessed<T>>, Error> {
+        let has_written = self.0.clone();
+        Ok(chained.map(|inner| Witnessed { inner, has_written }))
+    }
+}
+
+impl<T: Transport> Transport for Witnessed<T> {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        self.inner.buffers()
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
+        self.has_written.store(true, Ordering::Relaxed);
+        self.inner.transmit_output(amount, timeout)
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
+        self.inner.await_input(timeout)
+    }
+
+    fn is_open(&mut self) -> bool {
+        self.inner.is_open()
+    }
+
+    fn is_tls(&self) -> bool {
+        self.inner.is_tls()
+    }
+}
+
+fn is_tls(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>)
 }
 
 fn tls(servers: &Servers) -> Result<TlsConfig, StoreError> {

@@ -7,8 +7,8 @@
 //!                                   sorts IPv6 behind IPv4
 //! cooling/<set>/<address>           a cooling address: written together with the record of its address, to
 //!                                   find the cooling addresses without listing all
-//! own/<set>/<node>/<owner...>       all leases of an owner. The node comes first, because GC lists the
-//!                                   owners of one node
+//! own/<node>/<set>/<owner...>       all leases of an owner. The node comes first, because a node's leases
+//!                                   are listed at once after a reboot
 //! cursor/<set>/<range>              the address allocated last: a hint
 //! sticky/<set>/<ns>/<pod>/<range>   a pod's former address: a hint
 //! stuck/<set>/<address>             the sticky key that names the address
@@ -16,13 +16,15 @@
 //! space/<space>                     all pools of an address space, as they were created
 //! adopted/<network>                 another program's leases of this network were imported
 //! node/<node>                       the machine that has this node name, and its boot
+//! machine/<machine-id>              the node name of a machine, which it keeps if its host name changes
 //! net/<network>                     the definition of a network, if its nodes keep it in the cluster
 //! ranges/<network>                  the ranges of a network, as the last ADD wrote them: a hint
-//! past/<node>/<segment>/<record>    the events of one transaction
+//! past/<set>/<time>-<nonce>         the events of one transaction
 //! ```
 //!
 //! Invariant: a name is one path component, whatever text it is, and no listed prefix ends within one.
 
+use super::server::Nonce;
 use crate::alloc::PodKey;
 use crate::model::{NetworkName, Node, Owner, SetName, Timestamp};
 use crate::net::{Addr, Family, Span};
@@ -38,6 +40,7 @@ pub const POOL: &str = "pool/";
 pub const SPACE: &str = "space/";
 pub const ADOPTED: &str = "adopted/";
 pub const NODE: &str = "node/";
+pub const MACHINE: &str = "machine/";
 pub const NETWORK: &str = "net/";
 pub const RANGES: &str = "ranges/";
 pub const HISTORY: &str = "past/";
@@ -150,7 +153,7 @@ pub fn owner(set: &SetName, node: &Node, owner: &Owner) -> Option<String> {
     // A lease for a container without its interface does not say on which node the container is.
     let no_node = Node::default();
     let is_of_any_node = matches!(owner, Owner::Attachment(a) if a.ifname.is_none());
-    let of_node = node_owners(set, if is_of_any_node { &no_node } else { node });
+    let of_node = node_owners(if is_of_any_node { &no_node.name } else { &node.name }, set);
     Some(match owner {
         Owner::Attachment(a) => {
             let network = escape(a.network.as_str());
@@ -167,13 +170,17 @@ pub fn owner(set: &SetName, node: &Node, owner: &Owner) -> Option<String> {
 
 /// The set in an [`owner`] path.
 pub fn read_owner_set(path: &str) -> Option<SetName> {
-    let (set, _) = path.strip_prefix(OWNER)?.split_once('/')?;
-    unescape(set).map(SetName)
+    unescape(path.strip_prefix(OWNER)?.split('/').nth(1)?).map(SetName)
+}
+
+/// The leases of all owners of this node.
+pub fn all_owners(node: &str) -> String {
+    named(OWNER, node) + "/"
 }
 
 /// The leases of all owners of this node in a set.
-pub fn node_owners(set: &SetName, node: &Node) -> String {
-    format!("{}{}/", of_set(OWNER, set), escape(&node.name))
+pub fn node_owners(node: &str, set: &SetName) -> String {
+    format!("{}{}/", all_owners(node), escape(&set.0))
 }
 
 /// A pod's former address in a range set.
@@ -191,27 +198,10 @@ pub fn read_sticky(path: &str) -> Option<(SetName, PodKey, Addr)> {
     parts.next().is_none().then_some((set, pod, range))
 }
 
-/// The history of a node.
-pub fn node_history(node: &str) -> String {
-    named(HISTORY, node) + "/"
-}
-
-/// The segment of a node's history that was started then.
-pub fn history_segment(node: &str, start: Timestamp) -> String {
-    format!("{}{start:012x}/", node_history(node))
-}
-
-/// The record of a transaction in a segment. The seed identifies the process, and `serial` counts its
-/// transactions.
-pub fn history(node: &str, start: Timestamp, now: Timestamp, seed: u64, serial: u64) -> String {
-    format!("{}{now:012x}-{seed:016x}-{serial}", history_segment(node, start))
-}
-
-/// The node and the start of the segment in a [`history`] path.
-pub fn read_history(path: &str) -> Option<(String, Timestamp)> {
-    let mut parts = path.strip_prefix(HISTORY)?.split('/');
-    let (node, start) = (unescape(parts.next()?)?, parts.next()?);
-    Some((node, u64::from_str_radix(start, 16).ok()?))
+/// The events of the transaction with this nonce. Paths of a set sort by time.
+pub fn history(set: &SetName, now: Timestamp, nonce: &Nonce) -> String {
+    let nonce = u128::from_be_bytes(*nonce);
+    format!("{}{now:012x}-{nonce:032x}", of_set(HISTORY, set))
 }
 
 #[cfg(test)]
@@ -251,13 +241,9 @@ mod tests {
             assert_eq!(named(POOL, id).split('/').count(), 2);
             assert_eq!(read_name(POOL, &named(POOL, id)).as_deref(), Some(id));
         }
-        let (node, start) = ("n/1", 1_800_000_000);
-        let path = history(node, start, start + 7, u64::MAX, 3);
-        assert!(
-            path.starts_with(&history_segment(node, start))
-                && history_segment(node, start).ends_with('/')
-        );
-        assert_eq!(read_history(&path), Some((node.to_owned(), start)));
+        let (set, path) =
+            (SetName("a/b".into()), |now| history(&SetName("a/b".into()), now, &[0xff; 16]));
+        assert!(path(9) < path(10) && path(9).starts_with(&of_set(HISTORY, &set)));
         for bad in ["ip/net/0a0000/0a0100", "ip/net/0a0000/0a000007/x", "ip/net", "own/net/n"] {
             assert_eq!(read_address(bad), None, "{bad}");
         }
@@ -268,8 +254,9 @@ mod tests {
         let (set, node) =
             (SetName("s".into()), Node { name: "n/1".into(), machine: String::new() });
         let id = |text: &str| owner(&set, &node, &Owner::Id(text.to_owned())).unwrap();
-        assert_eq!(id("a"), "own/s/n%2F1/id/a");
+        assert_eq!(id("a"), "own/n%2F1/s/id/a");
+        assert_eq!(read_owner_set(&id("a")), Some(set.clone()));
         assert_ne!(id("a/b"), id("a%2Fb"));
-        assert!(id("").starts_with(&node_owners(&set, &node)));
+        assert!(id("").starts_with(&node_owners(&node.name, &set)));
     }
 }

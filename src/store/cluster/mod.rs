@@ -1,8 +1,45 @@
 //! A store on a compare-and-set server: etcd, Consul, or the fake of the tests.
 //!
-//! A command runs on assumptions. The server compares them when the plan is committed, and if one is wrong, the
-//! command runs again with what was learned. How a commit ends is decided in [`mod@commit`], how a server is asked
-//! by [`Server`], and which address is leased by `alloc`.
+//! # Records
+//!
+//! [`keys`] lists all keys. Three kinds of records decide:
+//!
+//! - `ip/<set>/<chunk>/<address>` is the holder of an address. It is the truth.
+//! - `own/<node>/<set>/<owner>` has all leases of an owner, so that an ADD can be repeated and a DEL finds what it
+//!   frees. A transaction that writes one of the two also writes the other.
+//! - `node/<node>` says which machine has a node name, in which boot, and in which turn. Every transaction of the node
+//!   compares this record, and each write of it is another turn.
+//!
+//! Every value begins with the nonce of the transaction that wrote it, which no other attempt has.
+//!
+//! # Order of events
+//!
+//! 1. [`node::Member::enter`] looks for in-flight notes ([`notes`]) of processes that have ended, and advances the
+//!    node's record if there is one: whatever they have sent fails from now on. It also claims the name, once in a
+//!    boot. Then it creates the note of this command.
+//! 2. The allocator decides over a [`view::ClusterView`], which answers "absent" without asking. Each such answer
+//!    becomes a comparison. A conclusion without changes is verified by reads first.
+//! 3. [`transaction::Transaction`] compares what was assumed, read and is written, and writes all changes.
+//! 4. [`mod@commit`] sends it. If a comparison failed, the answer teaches the truth, and 2 follows.
+//! 5. Without an answer, the records are read: if one has the nonce, the transaction was applied. If not, the node's
+//!    record is advanced, and the records are read again: now they are final. A DEL is recognized by absence.
+//! 6. The note is removed, and the command returns.
+//!
+//! # Why a crash or a late message is harmless
+//!
+//! - Before 4: nothing was sent. The note costs the next command a fence.
+//! - Between 4 and 6: the note is left, and its lock ends with the process. Until the next command of the node fences,
+//!   the transaction may be applied, completely, as if it had been in time. Afterwards it fails, because it compares
+//!   a turn that is over. So it never undoes what a later command of the node was told.
+//! - A note cannot be left, or `/run` was emptied: every command fences, or the first one does.
+//! - A fence that arrives late only makes transactions of the node fail, and they run again.
+//! - Another machine, or a later boot, has claimed the name: the turn is over, too. Leases of the boot before count as
+//!   ended, unless they are newer than the boot that claimed the name: then a copy of the machine made them.
+//! - A crash while leases of earlier boots are erased: `has_earlier` in the node's record stays, and the next ADD
+//!   begins again. Other nodes look for ended leases only where it is set, and whoever takes the address of an ended
+//!   lease compares the record of its node.
+//! - History ([`history`]) and hints (cursor, sticky, ranges) are written without a comparison. Nothing rests on them.
+//!
 //! Invariant: the server has compared every outcome that changes something, and no other outcome relies on an
 //! assumption. Attempts and time are bounded.
 
@@ -16,24 +53,27 @@ pub mod etcd;
 pub mod history;
 pub mod http;
 pub mod keys;
+pub mod known;
 pub mod node;
+pub mod notes;
 pub mod records;
 pub mod search;
-pub mod segments;
 pub mod server;
 pub mod transaction;
 pub mod view;
 
-use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 pub use cache::LocalCache;
-use commit::{Candidate, candidates, commit};
+use commit::commit;
+use history::Bounds;
+use node::{Member, Role};
 use records::Decode;
 pub use server::Server;
 use server::{Entries, Expect};
-use view::{ClusterView, NameClaim, Owners, Search};
+use transaction::Transaction;
+use view::{ClusterView, Owners};
 
 use super::{
     Cluster, EachOccupied, EachRecord, EventFilter, OldKey, Problem, Repair, Store, StoreReader,
@@ -50,6 +90,13 @@ use crate::model::{
 };
 use crate::net::Addr;
 
+/// Longest time of a listing: several hundred thousand leases.
+const LISTING: Duration = Duration::from_secs(300);
+
+fn listing_ends() -> Instant {
+    Instant::now() + LISTING
+}
+
 /// Attempts of a command: it fails after so many lost races.
 const ATTEMPTS: u32 = 64;
 
@@ -63,11 +110,7 @@ pub struct ClusterStore<S> {
     listing: Option<(Owners, Entries)>,
     /// Network definitions that were read for the next command.
     networks: Entries,
-    /// A transaction was sent that may still be applied although no process waits for it.
-    in_flight: Cell<bool>,
     history: History,
-    /// The number of history records that this store has written.
-    serial: Cell<u64>,
 }
 
 impl<S: Server> ClusterStore<S> {
@@ -78,17 +121,8 @@ impl<S: Server> ClusterStore<S> {
         persist: Persist,
         cache: LocalCache,
     ) -> ClusterStore<S> {
-        ClusterStore {
-            server,
-            timeout,
-            persist,
-            cache,
-            listing: None,
-            networks: Entries::new(),
-            in_flight: Cell::new(false),
-            history: History::Standing,
-            serial: Cell::new(0),
-        }
+        let (networks, history) = (Entries::new(), History::Standing);
+        ClusterStore { server, timeout, persist, cache, listing: None, networks, history }
     }
 
     /// The same store with another history setting.
@@ -97,129 +131,77 @@ impl<S: Server> ClusterStore<S> {
         ClusterStore { history, ..self }
     }
 
-    /// The view of a command that knows only `known`.
-    fn view<'a>(&'a self, cx: &'a Context, known: Entries, until: Instant) -> ClusterView<'a> {
-        ClusterView {
-            server: &self.server,
-            cache: &self.cache,
-            cx,
-            until,
-            known: RefCell::new(known),
-            assumed: RefCell::default(),
-            import_mark: Some(Expect::Absent),
-            listed: RefCell::default(),
-            present: RefCell::default(),
-            owners: RefCell::default(),
-            claim: NameClaim::NotNeeded,
-            nodes: RefCell::default(),
-            in_flight: &self.in_flight,
-            is_clean: false,
-            history: self.history,
-            serial: &self.serial,
-            segment: OnceCell::new(),
-            search: Search::default(),
-            hypothetical: RefCell::default(),
-        }
-    }
-
-    /// Makes transactions of this node fail that may still be in flight. A server that was stopped may apply
-    /// a transaction long after its client has ended. It would make a lease for a deleted container, or free
-    /// a lease that was reported to its container. So this happens before the next change of this node.
-    fn fence_in_flight(&self, cx: &Context, until: Instant) -> Result<(), StoreError> {
-        let mark = self.cache.in_flight(cx);
-        if mark.is_none() && !self.in_flight.get() {
-            return Ok(());
-        }
-        if let Err(error) = node::fence(&self.view(cx, Entries::new(), until)) {
-            if mark.is_none() {
-                // If the cache cannot be written, only this store object remembers it.
-                let _ = self.cache.mark_in_flight(cx);
-            }
-            return Err(error);
-        }
-        self.in_flight.set(false);
-        if let Some(mark) = mark {
-            self.cache.clear_in_flight(cx, &mark);
-        }
-        Ok(())
-    }
-
     fn run(&mut self, command: &Command, cx: &Context, until: Instant) -> Result<Outcome, Error> {
-        let is_first = is_first_step(command);
+        let (role, is_first) = (Role::of(command), is_first_step(command));
         let (owners, mut entries) = match self.listing.take().filter(|_| !is_first) {
             Some((owners, entries)) => (Some(owners), entries),
             None => (None, Entries::new()),
         };
         entries.append(&mut self.networks);
-        let (path, set) = (keys::node(&cx.node.name), command.set());
-        let leases = node::needs_name(command);
-        let checks_name = leases || matches!(command, Command::Status(_));
-        // A DEL compares the node's record if that costs no read, so that the DEL can be fenced later.
-        let uses_cache = checks_name || matches!(command, Command::Del(_));
-        let cached = if uses_cache { self.cache.node_entry(set, cx) } else { None };
-        entries.extend(cached.clone().map(|entry| (path.clone(), Some(entry))));
+        let (server, cache) = (&self.server, &self.cache);
+        let mut member = Member::enter(server, cache, role, cx, until)?;
+        entries.extend([member.known()]);
+        let cx = &member.cx.clone();
         let view = ClusterView {
-            owners: RefCell::new(owners),
             import_mark: import_mark(command),
-            claim: match &cached {
-                _ if !leases => NameClaim::NotNeeded,
-                Some(_) => NameClaim::Cached,
-                None => NameClaim::Needed,
-            },
-            is_clean: cached.is_some(),
-            ..self.view(cx, entries, until)
+            ..ClusterView::new(server, cache, cx, entries, until)
         };
-        if checks_name
-            && !leases
-            && cached.is_none()
-            && let Some((_, record)) = node::fetch(&view)?
-        {
-            node::check_owner(&view, &record)?;
+        view.owners.replace(owners);
+        if member.is_blind {
+            view.warn(format!("{} cannot be written: every command fences", cache.place()));
         }
+        let has_earlier =
+            |member: &Member<'_>| member.record.as_ref().is_none_or(|(_, r)| r.has_earlier);
+        let history = Bounds::of(self.history, command.set(), cache, cx);
         // A durable lease has no boot.
         let boot = cx.boot.clone().filter(|_| self.persist == Persist::Boot);
         let lease_cx = Context { boot, ..cx.clone() };
         let mut lost_races = 0;
         for _ in 0..ATTEMPTS {
-            view.search.begin();
+            view.has_earlier.set(has_earlier(&member));
+            view.search.full.take();
             let plan = alloc::run(command, &view, &lease_cx)?;
             let counted = alloc::counted(command, &plan, cx, true);
             let ranges = plan.changes.iter().find_map(|change| match change {
                 Change::PutRanges(ranges) => Some(ranges.clone()),
                 _ => None,
             });
-            let outcome = if plan.changes.is_empty() {
+            let frees = plan.changes.iter().any(|change| matches!(change, Change::Free { .. }));
+            let mut outcome = if plan.changes.is_empty() {
                 if !verify(&view, &plan)? || is_refused_for_holders(&plan) && view.fetch_nodes()? {
                     continue;
                 }
                 plan.outcome
             } else {
-                let mut candidates = candidates(command, plan, &view, &lease_cx)?;
-                let Some(applied) = commit(&candidates, &view)? else {
+                let mut transaction = Transaction::new(plan, command, &view, history)?;
+                if !commit(&mut transaction, &view, &mut member)? {
                     lost_races += 1;
                     backoff::after_lost_races(lost_races, cx.seed, view.until);
                     continue;
-                };
-                candidates.swap_remove(applied).outcome
+                }
+                transaction.outcome
             };
             if let Some(ranges) = ranges {
-                self.cache.set_ranges(&ranges, cx);
+                cache.set_ranges(&ranges, cx);
             }
             if let Some(counted) = counted.filter(|_| is_first) {
-                self.cache.count(&counted, cx);
+                cache.count(&counted, cx);
             }
-            let ClusterView { owners, known, .. } = view;
-            let known = known.into_inner();
-            let record = known.get(&path).cloned();
-            let is_clean = cached.is_some() && record.as_ref() == Some(&cached);
-            self.listing = owners.into_inner().map(|owners| (owners, known));
             // A GC takes many steps, and frees these leases itself.
             let is_gc = matches!(command, Command::Gc(_) | Command::Sweep(_));
-            if leases && !is_gc && !is_clean && outcome.is_ok() {
+            if role == Role::Leases && !is_gc && outcome.is_ok() && has_earlier(&member) {
                 // The command itself is done. If this fails, the next command repeats it.
-                let known = record.map(|entry| (path, entry)).into_iter().collect();
-                let _ = self.erase_earlier_boots(set, cx, known, until);
+                let _ = self.erase_earlier_boots(&mut member, &view);
             }
+            if let Some(set) = command.set().filter(|_| frees) {
+                // The same holds here.
+                let _ = history.prune(server, set, cx, until);
+            }
+            if let Ok(Outcome::Added(added)) = &mut outcome {
+                added.warnings.append(&mut view.warnings.take());
+            }
+            let owners = view.owners.take();
+            self.listing = owners.map(|owners| (owners, view.known.into_inner().into_entries()));
             return outcome.map_err(Error::Refused);
         }
         let why = format!("{ATTEMPTS} tries were lost");
@@ -227,32 +209,33 @@ impl<S: Server> ClusterStore<S> {
         Err(StoreError::unavailable(doing, self.server.place(), why).into())
     }
 
-    /// Removes the leases of this machine's earlier boots from a set, and caches that this is done. If it
-    /// loses a race, another client is doing the same.
+    /// Removes the leases of this machine's earlier boots, and records that this is done. If it loses a race,
+    /// another client is doing the same.
     fn erase_earlier_boots(
         &self,
-        set: Option<&SetName>,
-        cx: &Context,
-        known: Entries,
-        until: Instant,
+        member: &mut Member<'_>,
+        of_command: &ClusterView<'_>,
     ) -> Result<(), Error> {
-        let view = ClusterView { claim: NameClaim::Needed, ..self.view(cx, known, until) };
-        let Some((entry, record)) = node::fetch(&view)? else { return Ok(()) };
-        if !cache::is_ours(&record, cx) {
-            return Ok(());
-        }
-        if let Some(set) = set {
-            let mut evict = Evict { set: set.clone(), only_ended: true, after: None };
+        let (cx, known) = (of_command.cx, [member.known()].into());
+        let view = ClusterView::new(&self.server, &self.cache, cx, known, of_command.until);
+        let all = keys::all_owners(&cx.node.name);
+        view.list(all.clone())?;
+        let mut sets: Vec<SetName> =
+            view.below(&all).iter().filter_map(|(path, _)| keys::read_owner_set(path)).collect();
+        sets.dedup();
+        for set in sets {
+            let history = Bounds::of(History::Standing, Some(&set), &self.cache, cx);
+            let mut evict = Evict { set, only_ended: true, after: None };
+            view.owners.take();
             loop {
                 let command = Command::Evict(evict.clone());
                 let plan = alloc::run(&command, &view, cx)?;
-                let is_done = plan.changes.is_empty();
-                let candidate = [Candidate::new(plan, &command, &view)?];
-                if !is_done && commit(&candidate, &view)?.is_none() {
+                let changes = !plan.changes.is_empty();
+                let mut transaction = Transaction::new(plan, &command, &view, history)?;
+                if changes && !commit(&mut transaction, &view, member)? {
                     return Ok(());
                 }
-                let [candidate] = candidate;
-                match candidate.outcome {
+                match transaction.outcome {
                     Ok(Outcome::Collected(Collected { after, done: false, .. })) => {
                         evict.after = after;
                     }
@@ -260,10 +243,8 @@ impl<S: Server> ClusterStore<S> {
                 }
             }
         }
-        view.find_earlier_history()?;
-        // If this fails, the next command looks again.
-        let _ = self.cache.write_node_entry(set, cx, &entry);
-        Ok(())
+        view.warnings.take().into_iter().for_each(|warning| of_command.warn(warning));
+        Ok(member.forget_earlier_boots()?)
     }
 }
 
@@ -295,7 +276,7 @@ fn is_refused_for_holders(plan: &Plan) -> bool {
 /// Reads what an outcome without changes assumed or counted, because no comparison verifies it. Returns whether
 /// the outcome stands.
 fn verify(view: &ClusterView<'_>, plan: &Plan) -> Result<bool, StoreError> {
-    let assumed: Vec<String> = view.assumed.borrow().keys().cloned().collect();
+    let assumed = view.assumed();
     if assumed.is_empty() {
         return if plan.outcome.is_err() { view.confirm_full() } else { Ok(true) };
     }
@@ -309,21 +290,41 @@ fn verify(view: &ClusterView<'_>, plan: &Plan) -> Result<bool, StoreError> {
 impl<S: Server> ClusterStore<S> {
     /// All records of a kind.
     fn list_records<T>(&self, kind: &str, decode: Decode<T>) -> Result<Vec<T>, StoreError> {
-        records::list(&self.server, kind, Instant::now() + self.timeout, decode)
+        records::list(&self.server, kind, listing_ends(), decode)
     }
 
-    /// The holders of all addresses. Leases that have ended with their boot are omitted.
-    fn holders(&mut self, cx: &Context) -> Result<BTreeMap<(SetName, Addr), Holder>, StoreError> {
-        let found = self.list_records(keys::ADDRESS, records::address)?;
-        // The nodes are read after the leases, so no lease is of a boot that is not known.
-        let nodes = self.nodes()?;
-        let has_ended = |holder: &Holder| match holder {
+    /// Calls `each` with the holders of all addresses, a page at a time. Leases that have ended with their boot
+    /// are omitted.
+    fn holders(
+        &mut self,
+        cx: &Context,
+        each: &mut dyn FnMut(&SetName, Addr, Holder),
+    ) -> Result<(), StoreError> {
+        let read_nodes = || -> Result<BTreeMap<String, NodeRecord>, StoreError> {
+            let nodes = self.list_records(keys::NODE, records::node)?;
+            Ok(nodes.into_iter().map(|record| (record.node.name.clone(), record)).collect())
+        };
+        let mut nodes = read_nodes()?;
+        let has_ended = |holder: &Holder, nodes: &BTreeMap<String, NodeRecord>| match holder {
             Holder::Leased(lease) => {
-                view::has_ended(lease, cx, nodes.iter().find(|record| record.node == lease.node))
+                let record = nodes.get(&lease.node.name);
+                view::has_ended(lease, cx, record.filter(|record| record.node == lease.node))
             }
             _ => false,
         };
-        Ok(found.into_iter().filter(|(_, holder)| !has_ended(holder)).collect())
+        let until = listing_ends();
+        records::each_page(&self.server, keys::ADDRESS, until, records::address, &mut |page| {
+            // The node may have rebooted since it was read, and this may be a lease of its new boot.
+            if page.iter().any(|(_, holder)| has_ended(holder, &nodes)) {
+                nodes = read_nodes()?;
+            }
+            for ((set, addr), holder) in page {
+                if !has_ended(&holder, &nodes) {
+                    each(&set, addr, holder);
+                }
+            }
+            Ok(())
+        })
     }
 }
 
@@ -337,25 +338,14 @@ impl<S: Server> Store for ClusterStore<S> {
             _ => None,
         };
         let command = durable.as_ref().unwrap_or(command);
-        let until = Instant::now() + self.timeout;
-        if !command.only_looks() {
-            self.fence_in_flight(cx, until)?;
-        }
-        let done = self.run(command, cx, until);
+        self.server.prefer(&cx.node.name);
+        let done = self.run(command, cx, Instant::now() + self.timeout);
         if matches!(done, Err(Error::Store(_)))
             && let (Some(verb), Some(set)) = (alloc::verb(command), command.set())
         {
             self.cache.count(&(set.clone(), cx.face, verb, Ending::Failed), cx);
         }
-        // Marks of other processes are for the next command.
-        let left_in_flight = self.in_flight.get();
-        let fenced = if left_in_flight { self.fence_in_flight(cx, until) } else { Ok(()) };
-        match (fenced, done) {
-            // The command itself was applied.
-            (Err(_), Ok(outcome)) => Ok(outcome),
-            (Err(error), Err(Error::Refused(_))) => Err(error.into()),
-            (_, done) => done,
-        }
+        done
     }
 
     fn repair(&mut self, _: &Context) -> Result<Repair, StoreError> {
@@ -370,19 +360,15 @@ impl<S: Server> Store for ClusterStore<S> {
 
 impl<S: Server> StoreReader for ClusterStore<S> {
     fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
-        for holder in self.holders(cx)?.into_values() {
+        self.holders(cx, &mut |_, _, holder| {
             if let Holder::Leased(lease) = holder {
                 each(*lease);
             }
-        }
-        Ok(())
+        })
     }
 
     fn occupancy(&mut self, cx: &Context, each: &mut EachOccupied<'_>) -> Result<(), StoreError> {
-        for ((set, addr), holder) in self.holders(cx)? {
-            each(&set, addr, &holder);
-        }
-        Ok(())
+        self.holders(cx, &mut |set, addr, holder| each(set, addr, &holder))
     }
 
     fn networks(&mut self, _: &Context) -> Result<Vec<NetworkRanges>, StoreError> {
@@ -391,16 +377,18 @@ impl<S: Server> StoreReader for ClusterStore<S> {
 
     fn history(
         &mut self,
-        _: &Context,
+        cx: &Context,
         filter: &mut EventFilter<'_>,
     ) -> Result<Vec<Event>, StoreError> {
-        let mut all = history::events(&self.server, Instant::now() + self.timeout)?;
+        let age = Some(self.history).filter(|history| *history != History::Off);
+        let age = age.unwrap_or_default().age();
+        let mut all = history::events(&self.server, age, cx.now, listing_ends())?;
         all.retain(|event| filter(event));
         Ok(all)
     }
 
     fn problems(&mut self, _: &Context, each: &mut dyn FnMut(Problem)) -> Result<(), StoreError> {
-        check::check(&self.server, Instant::now() + self.timeout, each)
+        check::check(&self.server, listing_ends(), each)
     }
 
     fn counters(&mut self, cx: &Context) -> Result<Vec<Counter>, StoreError> {
@@ -414,7 +402,7 @@ impl<S: Server> StoreReader for ClusterStore<S> {
     }
 
     fn records(&mut self, _: &Context, each: &mut EachRecord<'_>) -> Result<(), Error> {
-        records::export(&self.server, self.timeout, each)
+        records::export(&self.server, listing_ends(), each)
     }
 }
 
@@ -423,23 +411,16 @@ impl<S: Server> Cluster for ClusterStore<S> {
         self.list_records(keys::NODE, records::node)
     }
 
-    fn forget(&mut self, record: &NodeRecord, cx: &Context) -> Result<bool, StoreError> {
-        let cx = Context { node: record.node.clone(), ..cx.clone() };
-        let until = Instant::now() + self.timeout;
-        let is_forgotten = node::forget(&self.view(&cx, Entries::new(), until), record)?;
-        if is_forgotten {
-            // If this fails, the next call repeats it.
-            let _ = history::prune(&self.server, cx.now, until);
-        }
-        Ok(is_forgotten)
+    fn forget(&mut self, record: &NodeRecord, _: &Context) -> Result<bool, StoreError> {
+        node::forget(&self.server, record, Instant::now() + self.timeout)
     }
 
     fn definition(&mut self, name: &NetworkName) -> Result<Option<NetworkDefinition>, StoreError> {
         let cx = Context::default();
         let until = Instant::now() + self.timeout;
-        let view = self.view(&cx, Entries::new(), until);
+        let view = ClusterView::new(&self.server, &self.cache, &cx, Entries::new(), until);
         let record = view.definition(name)?;
-        self.networks = view.known.into_inner();
+        self.networks = view.known.into_inner().into_entries();
         Ok(record)
     }
 

@@ -1,128 +1,372 @@
-//! A node's record: which machine owns the node name, and in which boot.
+//! This machine as a node of the cluster: its name there, and the record that all its transactions compare.
 //!
-//! This module decides who may lease under a name, claims the name once in a boot, fences it, and forgets it.
-//! Which leases have ended, [`Context::has_ended`] decides.
-//! Invariant: every change that leases compares the node's record. So from the moment another machine or a
-//! later boot owns the name, the former owner leases nothing under it. A lease counts as ended only if this
-//! record says that its boot is over, and whoever takes its address compares the record.
+//! Advancing the record (writing it again) makes all transactions fail that still compare the one before. A
+//! node advances it to claim its name once in a boot, to fence transactions that may be in flight although no
+//! process waits for them, and when the leases of its earlier boots are gone.
+//! Invariant: every transaction that changes leases or pools compares the record. From the moment another
+//! machine or a later boot owns the name, the former owner leases nothing under it. A lease counts as ended
+//! only if this record says that its boot is over, and whoever takes its address compares the record.
 
-use super::server::{Commit, Entry, Expect, Operation, Write, Writes};
-use super::view::{ClusterView, NameClaim};
+use std::time::Instant;
+
+use super::cache::LocalCache;
+use super::notes::{Left, Note, Notes};
+use super::server::{Commit, Entries, Entry, Expect, Operation, Server, Write};
+use super::transaction::{new_nonce, stamped};
 use super::{keys, records};
 use crate::alloc::{Command, Context};
 use crate::error::StoreError;
 use crate::model::NodeRecord;
 use crate::store::codec;
 
-/// Whether a command leases in the name of its node, or frees what other machines with that name may have
-/// leased. A DEL frees what its owner holds, whoever owns the name. `Evict` and the release of pools also
-/// free for other nodes.
-pub fn needs_name(command: &Command) -> bool {
-    matches!(
-        command,
-        Command::Add(_)
+/// What a command does in the name of its node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It changes nothing.
+    Reads,
+    /// The same, and it reports whether the node may lease.
+    ChecksName,
+    /// It frees what an owner holds, whoever owns the name.
+    Frees,
+    /// It leases, or frees what other machines with this name may have leased.
+    Leases,
+}
+
+impl Role {
+    /// The role of a command.
+    pub fn of(command: &Command) -> Role {
+        match command {
+            Command::Status(_) => Role::ChecksName,
+            command if command.only_looks() => Role::Reads,
+            Command::Add(_)
             | Command::Gc(_)
             | Command::Reserve(_)
             | Command::Import(_)
             | Command::RequestPool(_)
             | Command::RequestAddress(_)
             | Command::AdoptPool(_)
-            | Command::Sweep(_)
-    )
-}
-
-/// The write of the node's record that goes with a change: none if this boot owns the name already. An
-/// error if another machine or boot owns it.
-pub fn claim_name(view: &ClusterView<'_>) -> Result<Writes, StoreError> {
-    let cx = view.cx;
-    if view.claim == NameClaim::NotNeeded {
-        return Ok(Writes::new());
-    }
-    let mut ours = new_record(cx);
-    if let Some((_, record)) = fetch(view)? {
-        check_owner(view, &record)?;
-        // A caller that cannot determine its machine or boot must not end the boot of another.
-        let is_unsure = ours.node.machine.is_empty() && !record.node.machine.is_empty();
-        if is_unsure || cx.boot.is_none() || record.boot == cx.boot {
-            return Ok(Writes::new());
+            | Command::Sweep(_) => Role::Leases,
+            _ => Role::Frees,
         }
-        (ours.first, ours.turn) = (record.first, record.turn);
     }
-    let path = keys::node(&cx.node.name);
-    let value = codec::node(path.as_bytes(), &ours);
-    Ok(Writes::from([(path, Some(value))]))
+
+    fn changes(self) -> bool {
+        matches!(self, Role::Frees | Role::Leases)
+    }
 }
 
-fn new_record(cx: &Context) -> NodeRecord {
-    let (node, boot) = (cx.node.clone(), cx.boot.clone());
-    NodeRecord { node, boot, first: cx.now, since: cx.now, turn: 0 }
+/// How often a record is advanced if no answer arrives, or if others change it first.
+const TRIES: u32 = 8;
+
+/// The node of one command.
+pub struct Member<'a> {
+    server: &'a dyn Server,
+    cache: &'a LocalCache,
+    until: Instant,
+    role: Role,
+    /// The caller, under the name that its machine has in the cluster.
+    pub cx: Context,
+    /// The node's record.
+    pub record: Option<(Entry, NodeRecord)>,
+    /// The turn in which this boot is known to have owned the name.
+    owned: Option<u64>,
+    notes: Notes,
+    note: Option<Note>,
+    /// A transaction was sent that may still be applied.
+    pub is_in_flight: bool,
+    /// No note can be left, so each command fences.
+    pub is_blind: bool,
 }
 
-/// How often a fence is sent if no answer arrives.
-const FENCES: u32 = 8;
-
-/// Makes every transaction of this node fail that is still in flight: they compare the node's record, and
-/// this writes it again. If another client has changed the record, they fail as well.
-pub fn fence(view: &ClusterView<'_>) -> Result<(), StoreError> {
-    let path = keys::node(&view.cx.node.name);
-    let before = fetch(view)?;
-    let (expect, mut record) = match before.clone() {
-        // The name has another owner, so the record has changed since.
-        Some((_, record)) if check_owner(view, &record).is_err() => return Ok(()),
-        Some((entry, record)) => (Expect::Version(entry.version), record),
-        None => (Expect::Absent, new_record(view.cx)),
-    };
-    record.turn += 1;
-    let write = Write::Put(codec::node(path.as_bytes(), &record));
-    let operation = [Operation { path: path.clone(), expect, write }];
-    let mut left = FENCES;
-    loop {
-        let Commit::Unknown(error) = view.server.commit(&[&operation], view.until)? else {
-            return Ok(());
+impl<'a> Member<'a> {
+    /// The node of a command, after whatever is in flight from commands before it was fenced.
+    pub fn enter(
+        server: &'a dyn Server,
+        cache: &'a LocalCache,
+        role: Role,
+        cx: &Context,
+        until: Instant,
+    ) -> Result<Member<'a>, StoreError> {
+        let mut cx = cx.clone();
+        let cached = cache.node(&cx);
+        if let Some((_, record)) = &cached {
+            cx.node.name.clone_from(&record.node.name);
+        }
+        let owned = cached.as_ref().map(|(_, record)| record.turn);
+        let is_cached = cached.is_some();
+        let notes = cache.notes(cached.as_ref().map(|(_, record)| record), &cx);
+        let mut left = if is_cached && role.changes() { notes.look() } else { Left::Nothing };
+        let record = cached;
+        let mut member = Member {
+            server,
+            cache,
+            until,
+            role,
+            cx,
+            record,
+            owned,
+            notes,
+            note: None,
+            is_in_flight: false,
+            is_blind: false,
         };
-        view.known.borrow_mut().remove(&path);
-        if fetch(view)? != before {
-            return Ok(());
+        if !is_cached || left != Left::Nothing {
+            member.fetch()?;
+            let record = member.record.as_ref().map(|(_, record)| record);
+            member.notes = cache.notes(record, &member.cx);
+            let mut _lock = None;
+            if role.changes() {
+                // If the folder cannot be written, there is no lock, and each process fences.
+                _lock = member.notes.lock(until);
+                left = member.notes.look();
+            }
+            let must_exist = matches!(left, Left::Abandoned(_));
+            member.settle(left != Left::Nothing, must_exist)?;
+            if role.changes() {
+                // The record may be a new one.
+                let record = member.record.as_ref().map(|(_, record)| record);
+                member.notes = cache.notes(record, &member.cx);
+                member.is_blind = member.notes.clear(left).is_err();
+            }
         }
-        left -= 1;
-        if left == 0 {
-            return Err(error);
+        if role.changes() && !member.is_blind {
+            member.note = member.notes.begin(u128::from_be_bytes(new_nonce(member.cx.seed))).ok();
+            if member.note.is_none() {
+                member.notes.give_up();
+                member.is_blind = true;
+                member.fence()?;
+            }
+        }
+        Ok(member)
+    }
+
+    /// The path of the node's record.
+    pub fn path(&self) -> String {
+        keys::node(&self.cx.node.name)
+    }
+
+    /// The node's record as the server has it, for a view.
+    pub fn known(&self) -> (String, Option<Entry>) {
+        (self.path(), self.record.as_ref().map(|(entry, _)| entry.clone()))
+    }
+
+    /// Makes every transaction of this node fail that is still in flight.
+    pub fn fence(&mut self) -> Result<(), StoreError> {
+        self.fetch()?;
+        self.settle(true, true)
+    }
+
+    /// Takes over what a conflict reported of the record. An error if another machine or boot owns the name.
+    pub fn update(&mut self, entry: Option<Entry>) -> Result<(), StoreError> {
+        let path = self.path();
+        self.record = match entry {
+            Some(entry) => Some(self.decoded(&path, entry)?),
+            None => None,
+        };
+        self.settle(false, false)
+    }
+
+    /// Records that no lease of this machine's earlier boots is left.
+    pub fn forget_earlier_boots(&mut self) -> Result<(), StoreError> {
+        if let Some((_, record)) = self.record.as_mut().filter(|(_, record)| record.has_earlier) {
+            let after = NodeRecord { has_earlier: false, ..record.clone() };
+            // If another command was faster, the next command tries again.
+            self.advance(after)?;
+        }
+        Ok(())
+    }
+
+    /// Reads the record, under the name that the machine had when it first leased here: its host name may have
+    /// changed since.
+    fn fetch(&mut self) -> Result<(), StoreError> {
+        let (path, machine) = (self.path(), self.machine_path());
+        let paths = [Some(&*path), machine.as_deref()];
+        let mut found =
+            self.server.get(&paths.into_iter().flatten().collect::<Vec<_>>(), self.until)?;
+        if let Some(machine) = machine
+            && let Some(entry) = found.remove(&machine).flatten()
+        {
+            let bad = |bad: codec::Bad| records::bad_record(self.server, &machine, bad.0);
+            let name: String = records::plain(&machine, &entry).map_err(bad)?;
+            if name != self.cx.node.name {
+                self.cx.node.name = name;
+                found = self.server.get(&[&self.path()], self.until)?;
+            }
+        }
+        let path = self.path();
+        self.record = match found.remove(&path).flatten() {
+            Some(entry) => Some(self.decoded(&path, entry)?),
+            None => None,
+        };
+        Ok(())
+    }
+
+    fn machine_path(&self) -> Option<String> {
+        let Context { by_host_name, node, .. } = &self.cx;
+        (*by_host_name && !node.machine.is_empty())
+            .then(|| keys::named(keys::MACHINE, &node.machine))
+    }
+
+    fn decoded(&self, path: &str, entry: Entry) -> Result<(Entry, NodeRecord), StoreError> {
+        match records::node(path, &entry) {
+            Ok(record) => Ok((entry, record)),
+            Err(codec::Bad(what)) => Err(records::bad_record(self.server, path, what)),
+        }
+    }
+
+    /// Claims the name if the command needs it, and fences if `fences`. A node without a record has nothing
+    /// in flight that compares it, unless it `must_exist`.
+    fn settle(&mut self, mut fences: bool, must_exist: bool) -> Result<(), StoreError> {
+        for _ in 0..TRIES {
+            if matches!(self.role, Role::Leases | Role::ChecksName)
+                && let Some((_, record)) = &self.record
+            {
+                self.check_owner(record)?;
+            }
+            let claims = self.role == Role::Leases && self.needs_claim();
+            let record = self.record.as_ref().map(|(_, record)| record);
+            let after = match record {
+                Some(record) if fences && !claims => record.clone(),
+                _ if claims || fences && must_exist => self.claim(record),
+                _ => {
+                    self.remember();
+                    return Ok(());
+                }
+            };
+            let before = self.record.as_ref().map(|(entry, _)| entry.version);
+            if self.advance(after)? {
+                fences = false;
+            } else {
+                self.fetch()?;
+                // Whatever compares the record before fails from now on.
+                fences &= self.record.as_ref().map(|(entry, _)| entry.version) == before;
+            }
+        }
+        let why = format!("the record of node {} changes all the time", self.cx.node.name);
+        Err(StoreError::unavailable("write to", self.server.place(), why))
+    }
+
+    fn remember(&self) {
+        if let Some((entry, record)) = &self.record {
+            // If this fails, the next command reads the record again.
+            let _ = self.cache.write_node(&self.cx, entry, record);
+        }
+    }
+
+    fn needs_claim(&self) -> bool {
+        let cx = &self.cx;
+        self.record.as_ref().is_none_or(|(_, record)| {
+            // A caller that cannot determine its machine or boot must not end the boot of another.
+            let is_unsure = cx.node.machine.is_empty() && !record.node.machine.is_empty();
+            !is_unsure && cx.boot.is_some() && record.boot != cx.boot
+        })
+    }
+
+    /// The record with which this boot owns the name.
+    fn claim(&self, before: Option<&NodeRecord>) -> NodeRecord {
+        let Context { node, boot, booted, now, seed, .. } = self.cx.clone();
+        let (first, id) = before.map_or((now, seed), |before| (before.first, before.id));
+        let turn = before.map_or(0, |before| before.turn).max(self.owned.unwrap_or(0));
+        NodeRecord { node, id, boot, first, since: now, booted, has_earlier: true, turn }
+    }
+
+    /// Writes the record in its next turn. Returns whether the one before was still there.
+    fn advance(&mut self, record: NodeRecord) -> Result<bool, StoreError> {
+        let record = NodeRecord { turn: record.turn + 1, ..record };
+        let (path, nonce) = (self.path(), new_nonce(self.cx.seed));
+        let expect = match &self.record {
+            Some((entry, _)) => Expect::Version(entry.version),
+            None => Expect::Absent,
+        };
+        let value = stamped(&nonce, codec::node(path.as_bytes(), &record));
+        let write = Write::Put(value.clone());
+        let mut operations = vec![Operation { path: path.clone(), expect, write }];
+        if let Some(machine) = self.machine_path().filter(|_| self.record.is_none()) {
+            let name = codec::seal(machine.as_bytes(), &self.cx.node.name);
+            operations.push(Operation::write(machine, Write::Put(stamped(&nonce, name))));
+        }
+        let version = match self.server.commit(&operations, self.until)? {
+            Commit::Done(version) => version,
+            Commit::Conflict(_) => return Ok(false),
+            Commit::Full(error) => return Err(error),
+            Commit::Unknown(_) => {
+                let found = self.server.get(&[&path], self.until)?.remove(&path).flatten();
+                match found.filter(|entry| entry.is_by(&nonce)) {
+                    Some(entry) => entry.version,
+                    None => return Ok(false),
+                }
+            }
+        };
+        self.owned = (record.boot == self.cx.boot).then_some(record.turn).or(self.owned);
+        self.record = Some((Entry { version, value }, record));
+        self.remember();
+        Ok(true)
+    }
+
+    /// An error if another machine or boot owns the name. A machine without a machine-id may be any machine.
+    fn check_owner(&self, record: &NodeRecord) -> Result<(), StoreError> {
+        let cx = &self.cx;
+        let machines = [&record.node.machine, &cx.node.machine];
+        let is_other = machines[0] != machines[1] && !machines.iter().any(|m| m.is_empty());
+        // A boot that owned the name and lost it is over, or another machine has the same machine-id. An older
+        // record than this boot wrote is from a backup of the server.
+        let is_newer = self.owned.is_some_and(|turn| record.turn >= turn);
+        if is_other || is_newer && record.boot != cx.boot {
+            let (place, node) = (self.server.place(), cx.node.clone());
+            return Err(StoreError::Claimed { place, node, by: Box::new(record.clone()) });
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Member<'_> {
+    fn drop(&mut self) {
+        if let Some(note) = self.note.take()
+            && !self.is_in_flight
+        {
+            note.remove();
         }
     }
 }
 
-/// An error if another machine or boot owns the name. A machine without a machine-id may be any machine.
-pub fn check_owner(view: &ClusterView<'_>, record: &NodeRecord) -> Result<(), StoreError> {
-    let cx = view.cx;
-    let machines = [&record.node.machine, &cx.node.machine];
-    let is_other = machines[0] != machines[1] && !machines.iter().any(|m| m.is_empty());
-    // A boot that owned the name and lost it is over, or another machine has the same machine-id.
-    let is_lost = view.claim == NameClaim::Cached && record.boot != cx.boot;
-    if is_other || is_lost {
-        let (place, node) = (view.server.place(), cx.node.clone());
-        return Err(StoreError::Claimed { place, node, by: Box::new(record.clone()) });
-    }
-    Ok(())
+/// Whether the record says that this boot owns the name.
+pub fn is_ours(record: &NodeRecord, cx: &Context) -> bool {
+    cx.boot.is_some() && record.boot == cx.boot && record.node.machine == cx.node.machine
 }
 
-/// The node's record on the server.
-pub fn fetch(view: &ClusterView<'_>) -> Result<Option<(Entry, NodeRecord)>, StoreError> {
-    let path = keys::node(&view.cx.node.name);
-    view.decoded(&path, |path, entry| Ok((entry.clone(), records::node(path, entry)?)))
-}
-
-/// Removes the node's record if it still is `record`: then the name is free.
-pub fn forget(view: &ClusterView<'_>, record: &NodeRecord) -> Result<bool, StoreError> {
-    let Some((entry, now)) = fetch(view)? else { return Ok(true) };
-    if now != *record {
-        return Ok(false);
-    }
+/// Removes a node's record unless another machine or boot has claimed the name since `record` was read: then
+/// the name is free.
+pub fn forget(
+    server: &dyn Server,
+    record: &NodeRecord,
+    until: Instant,
+) -> Result<bool, StoreError> {
     let path = keys::node(&record.node.name);
-    let expect = Expect::Version(entry.version);
-    let operation = Operation { path, expect, write: Write::Delete };
-    match view.server.commit(&[&[operation]], view.until)? {
-        Commit::Done(_) => Ok(true),
-        Commit::Conflict(_) => Ok(false),
-        Commit::Unknown(error) => Err(error),
+    let machine = keys::named(keys::MACHINE, &record.node.machine);
+    for _ in 0..TRIES {
+        let mut found: Entries = server.get(&[&path, &machine], until)?;
+        let Some(entry) = found.remove(&path).flatten() else { return Ok(true) };
+        let now = records::node(&path, &entry)
+            .map_err(|codec::Bad(what)| records::bad_record(server, &path, what))?;
+        if (&now.node, &now.boot) != (&record.node, &record.boot) {
+            return Ok(false);
+        }
+        let mut operations = vec![Operation {
+            path: path.clone(),
+            expect: Expect::Version(entry.version),
+            write: Write::Delete,
+        }];
+        if let Some(entry) = found.remove(&machine).flatten()
+            && records::plain::<String>(&machine, &entry).is_ok_and(|name| name == now.node.name)
+        {
+            let (path, expect) = (machine.clone(), Expect::Version(entry.version));
+            operations.push(Operation { path, expect, write: Write::Delete });
+        }
+        match server.commit(&operations, until)? {
+            Commit::Done(_) => return Ok(true),
+            Commit::Conflict(_) => {}
+            Commit::Full(error) | Commit::Unknown(error) => return Err(error),
+        }
     }
+    Ok(false)
 }

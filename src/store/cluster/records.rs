@@ -5,7 +5,7 @@
 //! records of their addresses; the owners' records are an index.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::de::DeserializeOwned;
 
@@ -13,7 +13,7 @@ use super::keys;
 use super::server::{Entry, Server};
 use crate::alloc::{Holder, NetworkRanges, Record, Restore};
 use crate::error::{Error, StoreError};
-use crate::model::{Event, Kind, Lease, NetworkDefinition, NodeRecord, Persist, SetName};
+use crate::model::{Event, Kind, Lease, NetworkDefinition, Node, NodeRecord, Persist, SetName};
 use crate::net::Addr;
 use crate::store::EachRecord;
 use crate::store::codec;
@@ -29,10 +29,28 @@ pub fn list<T>(
     until: Instant,
     decode: Decode<T>,
 ) -> Result<Vec<T>, StoreError> {
-    let decoded = |(path, entry): (String, Entry)| {
-        decode(&path, &entry).map_err(|Bad(what)| bad_record(server, &path, what))
-    };
-    server.list(kind, until)?.into_iter().map(decoded).collect()
+    let mut all = Vec::new();
+    each_page(server, kind, until, decode, &mut |page| {
+        all.extend(page);
+        Ok(())
+    })?;
+    Ok(all)
+}
+
+/// Calls `each` with the decoded records of each page of a kind.
+pub fn each_page<T>(
+    server: &dyn Server,
+    kind: &str,
+    until: Instant,
+    decode: impl Fn(&str, &Entry) -> Result<T, Bad>,
+    each: &mut dyn FnMut(Vec<T>) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    server.pages(kind, until, &mut |page| {
+        let decoded = page.iter().map(|(path, entry)| {
+            decode(path, entry).map_err(|Bad(what)| bad_record(server, path, what))
+        });
+        each(decoded.collect::<Result<_, _>>()?)
+    })
 }
 
 /// The error for a record that differs from what was written.
@@ -45,11 +63,7 @@ pub fn bad_record(server: &dyn Server, path: &str, what: &str) -> StoreError {
 }
 
 /// Calls `each` with every record, kind by kind and sorted by path.
-pub fn export(
-    server: &dyn Server,
-    timeout: Duration,
-    each: &mut EachRecord<'_>,
-) -> Result<(), Error> {
+pub fn export(server: &dyn Server, until: Instant, each: &mut EachRecord<'_>) -> Result<(), Error> {
     let kinds: [(&str, Decode<Option<Record>>); 6] = [
         (keys::ADOPTED, adopted),
         (keys::NETWORK, |path, entry| Ok(Some(Record::Definition(definition(path, entry)?)))),
@@ -61,16 +75,22 @@ pub fn export(
     // Sets with boot leases: the hints of these sets end with the boot, too.
     let mut boot_sets = BTreeSet::new();
     for (kind, decode) in kinds {
-        let found = list(server, kind, Instant::now() + timeout, decode)?;
-        let boot_leases = found.iter().flatten().filter(|record| ends_with_boot(record));
-        boot_sets.extend(boot_leases.filter_map(Record::set));
-        for record in found.into_iter().flatten() {
+        let mut failed = None;
+        let mut each_record = |record: Record| {
+            boot_sets.extend(Some(&record).filter(|r| ends_with_boot(r)).and_then(Record::set));
             // A reservation survives reboots in any set. It is stored where the leases are.
             let lease = matches!(&record, Record::Lease(l) if l.kind != Kind::Reserved);
             let in_boot_set = record.set().is_some_and(|set| boot_sets.contains(&set));
             let boot = ends_with_boot(&record) || in_boot_set && !lease;
-            each(record, if boot { Persist::Boot } else { Persist::Disk })?;
-        }
+            each(record, if boot { Persist::Boot } else { Persist::Disk })
+        };
+        each_page(server, kind, until, decode, &mut |page| {
+            let all = page.into_iter().flatten().try_for_each(&mut each_record);
+            let done = all.is_ok();
+            failed = all.err();
+            if done { Ok(()) } else { Err(StoreError::unavailable("export", "", "stopped")) }
+        })
+        .map_err(|error| failed.take().unwrap_or_else(|| error.into()))?;
     }
     Ok(())
 }
@@ -96,44 +116,56 @@ const WRONG_KEY: Bad = Bad("a key of another form");
 
 /// A record without a part in its path: a pool, the pools of an address space, the address in a hint.
 pub fn plain<T: DeserializeOwned>(path: &str, entry: &Entry) -> Result<T, Bad> {
-    codec::unseal(path.as_bytes(), &entry.value)
+    codec::unseal(path.as_bytes(), entry.record())
 }
 
 /// An address and its holder.
 pub fn address(path: &str, entry: &Entry) -> Result<((SetName, Addr), Holder), Bad> {
     let (set, addr) = keys::read_address(path).ok_or(WRONG_KEY)?;
-    let holder = codec::read_slot(path.as_bytes(), &set, addr, &entry.value)?;
+    let holder = holder(path, &set, addr, entry, None)?;
     Ok(((set, addr), holder))
+}
+
+/// The holder in the record of an address, or in its record in the index of cooling addresses, as node `here`
+/// sees it.
+pub fn holder(
+    path: &str,
+    set: &SetName,
+    addr: Addr,
+    entry: &Entry,
+    here: Option<&Node>,
+) -> Result<Holder, Bad> {
+    codec::read_slot(path.as_bytes(), set, addr, entry.record(), here)
 }
 
 /// The leases of an owner, and their set.
 pub fn owner(path: &str, entry: &Entry) -> Result<(SetName, Vec<Lease>), Bad> {
     let set = keys::read_owner_set(path).ok_or(WRONG_KEY)?;
-    let leases = codec::read_owned(path.as_bytes(), &set, &entry.value)?;
+    let leases = codec::read_owned(path.as_bytes(), &set, entry.record())?;
     Ok((set, leases))
 }
 
 /// A node.
 pub fn node(path: &str, entry: &Entry) -> Result<NodeRecord, Bad> {
     let name = keys::read_name(keys::NODE, path).ok_or(WRONG_KEY)?;
-    codec::read_node(path.as_bytes(), &name, &entry.value)
+    codec::read_node(path.as_bytes(), &name, entry.record())
 }
 
 /// The definition of a network.
 pub fn definition(path: &str, entry: &Entry) -> Result<NetworkDefinition, Bad> {
     let network = keys::read_network(keys::NETWORK, path).ok_or(WRONG_KEY)?;
-    codec::read_definition(path.as_bytes(), network, &entry.value)
+    codec::read_definition(path.as_bytes(), network, entry.record())
 }
 
 /// The ranges of a network.
 pub fn ranges(path: &str, entry: &Entry) -> Result<NetworkRanges, Bad> {
     let network = keys::read_network(keys::RANGES, path).ok_or(WRONG_KEY)?;
-    codec::read_ranges(path.as_bytes(), network, &entry.value)
+    codec::read_ranges(path.as_bytes(), network, entry.record())
 }
 
 /// The events of one transaction.
 pub fn events(path: &str, entry: &Entry) -> Result<Vec<Event>, Bad> {
-    codec::read_events(path.as_bytes(), &entry.value)
+    codec::read_events(path.as_bytes(), entry.record())
 }
 
 fn lease_or_cooling(path: &str, entry: &Entry) -> Result<Option<Record>, Bad> {

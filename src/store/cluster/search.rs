@@ -3,45 +3,76 @@
 //! Invariant: a found address is known to be free or assumed to be free, and the commit compares it. A span is
 //! only reported as full after all full spans were counted at one moment.
 
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 
 use super::keys;
 use super::server::KeyRange;
 use super::view::ClusterView;
 use crate::error::StoreError;
-use crate::model::{NodeRecord, SetName};
+use crate::model::{Lease, SetName};
 use crate::net::{Addr, Span};
 
 /// Held addresses that are skipped before a chunk is listed.
 const MAX_GUESSES: usize = 16;
-/// Ranges that are counted at a time: the chunks of a /16.
-const MAX_RANGES: u128 = 256;
+/// Ranges that are counted at a time, in one transaction of etcd.
+const MAX_RANGES: u128 = 100;
 /// Addresses of a chunk.
 const CHUNK: u128 = 256;
 
+/// The state of the search in one command.
+#[derive(Default)]
+pub struct Search {
+    /// An assumption was wrong: chunks are listed.
+    pub list_chunks: Cell<bool>,
+    /// The listed chunks were full: ranges are counted.
+    pub count_ranges: Cell<bool>,
+    /// How often another client leased the address first.
+    pub lost_races: Cell<u32>,
+    /// The search starts behind the address that was allocated last.
+    pub round_robin: Cell<bool>,
+    /// The spans that this run of the allocator found full.
+    pub full: RefCell<BTreeSet<(SetName, Span)>>,
+    /// The spans that were counted as full, all at one moment.
+    pub counted: RefCell<BTreeSet<(SetName, Span)>>,
+}
+
 impl ClusterView<'_> {
-    /// An address whose lease has ended with a boot: of this machine, unless its earlier boots were cleaned
-    /// up, and of other nodes once these are known. Counting takes such an address as held.
+    /// An address whose lease has ended with a boot, which counting takes as held. A node's leases are only
+    /// read if some may have ended: of this node first, and of other nodes once these are known, one node
+    /// after the other.
     pub fn find_ended(&self, set: &SetName, span: Span) -> Result<Option<Addr>, StoreError> {
-        let mut leases = Vec::new();
-        if !self.is_clean {
-            leases.extend(self.owners(set)?.iter().flat_map(|(_, leases)| leases).cloned());
-        }
-        let nodes = self.nodes.borrow().clone().unwrap_or_default();
-        let is_other = |record: &NodeRecord| record.node.name != self.cx.node.name;
-        // A machine that has leased in only one boot has no ended leases.
-        let has_rebooted = |record: &NodeRecord| record.since != record.first;
-        for (record, _) in nodes.iter().filter(|(node, _)| is_other(node) && has_rebooted(node)) {
-            let prefix = keys::node_owners(set, &record.node);
-            self.list(prefix.clone())?;
-            for (path, entry) in self.entries_below(&prefix) {
-                leases.extend(self.leases_in(&path, &entry)?);
+        if self.has_earlier.get() {
+            let owners = self.owners(set)?;
+            let leases = owners.iter().flat_map(|(_, leases)| leases);
+            if let Some(addr) = self.first_ended(leases, span)? {
+                return Ok(Some(addr));
             }
         }
-        for lease in leases.iter().filter(|l| span.contains(l.addr) && self.has_ended(l)) {
+        let nodes = self.nodes.borrow().clone().unwrap_or_default();
+        let others = nodes.iter().filter(|(record, _)| record.node.name != self.cx.node.name);
+        for (record, _) in others.filter(|(record, _)| record.has_earlier) {
+            let prefix = keys::node_owners(&record.node.name, set);
+            self.list(prefix.clone())?;
+            for (path, entry) in self.below(&prefix) {
+                let leases = self.leases_in(&path, &entry)?;
+                if let Some(addr) = self.first_ended(leases.iter(), span)? {
+                    return Ok(Some(addr));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn first_ended<'a>(
+        &self,
+        leases: impl Iterator<Item = &'a Lease>,
+        span: Span,
+    ) -> Result<Option<Addr>, StoreError> {
+        for lease in leases.filter(|l| span.contains(l.addr) && self.has_ended(l)) {
             // The record of the address decides, because it may have changed since.
-            self.read(&keys::address(set, lease.addr))?;
-            if !self.is_held(set, lease.addr)? {
+            self.read(&keys::address(&lease.set, lease.addr))?;
+            if !self.is_held(&lease.set, lease.addr)? {
                 return Ok(Some(lease.addr));
             }
         }
@@ -83,10 +114,8 @@ impl ClusterView<'_> {
     }
 
     pub fn choose(&self, set: &SetName, addr: Addr) -> Result<Addr, StoreError> {
-        let path = keys::address(set, addr);
         // The commit compares that it is free.
-        self.assume_absent(path.clone())?;
-        self.search.chosen.borrow_mut().push(path);
+        self.assume_absent(keys::address(set, addr))?;
         Ok(addr)
     }
 
@@ -118,7 +147,7 @@ impl ClusterView<'_> {
             };
             if *n == 0 || keys::chunk_of(part.first).contains(part.last) {
                 // An earlier listing of the chunk is out of date, because it showed no room.
-                self.invalidate(&keys::chunk(set, part.first));
+                self.known.borrow_mut().invalidate(&keys::chunk(set, part.first));
                 return Ok(Some(part.first));
             }
             within = *part;
@@ -126,7 +155,6 @@ impl ClusterView<'_> {
     }
 
     fn count(&self, set: &SetName, spans: &[Span]) -> Result<Vec<u64>, StoreError> {
-        self.check_not_hypothetical()?;
         let path = |addr| keys::address(set, addr);
         let range = |span: &Span| KeyRange { first: path(span.first), last: path(span.last) };
         let ranges: Vec<KeyRange> = spans.iter().map(range).collect();
@@ -145,7 +173,7 @@ impl ClusterView<'_> {
                 full.iter().filter(|(s, _)| s == set).map(|(_, span)| *span).collect();
             let counts = self.count(set, &spans)?;
             if spans.iter().zip(counts).any(|(span, n)| u128::from(n) < span.size()) {
-                self.invalidate(&keys::of_set(keys::ADDRESS, set));
+                self.known.borrow_mut().invalidate(&keys::of_set(keys::ADDRESS, set));
                 self.search.counted.borrow_mut().clear();
                 return Ok(false);
             }

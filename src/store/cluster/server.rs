@@ -10,20 +10,32 @@ use crate::error::StoreError;
 use crate::model::NetworkName;
 use crate::store::OldKey;
 
+/// Identifies one attempt of one transaction: the seed of its process, and the number of the attempt.
+pub type Nonce = [u8; 16];
+
 /// A record on the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Grows with each write of this key; never 0.
     pub version: u64,
-    /// The bytes that [`crate::store::codec`] wrote.
+    /// The nonce of the transaction that wrote the record, and the bytes that [`crate::store::codec`] wrote.
     pub value: Vec<u8>,
+}
+
+impl Entry {
+    /// The record without the nonce; empty if the value is too short to be one.
+    pub fn record(&self) -> &[u8] {
+        self.value.get(size_of::<Nonce>()..).unwrap_or_default()
+    }
+
+    /// Whether the transaction with this nonce wrote the record.
+    pub fn is_by(&self, nonce: &Nonce) -> bool {
+        self.value.starts_with(nonce)
+    }
 }
 
 /// The records of some paths; `None` means that there is no record.
 pub type Entries = BTreeMap<String, Option<Entry>>;
-
-/// Records to write; `None` removes the record.
-pub type Writes = BTreeMap<String, Option<Vec<u8>>>;
 
 /// What a transaction does with one path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,9 +82,6 @@ pub enum Write {
     Put(Vec<u8>),
     /// Removes the record.
     Delete,
-    /// Removes all records below the path, which ends in `/`. It is unconditional and never reported as a
-    /// conflict.
-    DeleteTree,
 }
 
 /// A range of paths; both ends belong to it.
@@ -85,11 +94,13 @@ pub struct KeyRange {
 /// The outcome of a commit.
 #[derive(Debug)]
 pub enum Commit {
-    /// The candidate with this index was applied: the first one whose comparisons all held.
-    Done(usize),
-    /// No candidate was applied.
+    /// It was applied. The records that it wrote have this version.
+    Done(u64),
+    /// A comparison did not hold. Nothing was changed.
     Conflict(Conflict),
-    /// Whether one was applied, or still will be, is unknown.
+    /// The server has no room for the records. Nothing was changed.
+    Full(StoreError),
+    /// Whether it was applied, or still will be, is unknown.
     Unknown(StoreError),
 }
 
@@ -102,11 +113,17 @@ pub enum Conflict {
     Stale(Vec<String>),
 }
 
+/// Called with each page of a listing.
+pub type EachPage<'a> = dyn FnMut(Vec<(String, Entry)>) -> Result<(), StoreError> + 'a;
+
 /// A compare-and-set server, or a cluster of them. Every call returns by `until`. An error means that
 /// nothing was changed.
 pub trait Server {
     /// The server, for messages.
     fn place(&self) -> String;
+
+    /// Chooses the server that this node asks first.
+    fn prefer(&self, _node: &str) {}
 
     /// Most operations of one transaction, and most paths of one [`Server::get`].
     fn max_operations(&self) -> usize;
@@ -114,8 +131,20 @@ pub trait Server {
     /// The records of these paths, all at one moment between call and return.
     fn get(&self, paths: &[&str], until: Instant) -> Result<Entries, StoreError>;
 
-    /// Every record whose path starts with `prefix`, which ends in `/`.
+    /// Every record whose path starts with `prefix`, which ends in `/`. More than a few thousand may be of several
+    /// moments.
     fn list(&self, prefix: &str, until: Instant) -> Result<BTreeMap<String, Entry>, StoreError>;
+
+    /// Calls `each` with every record whose path starts with `prefix`, page by page in the order of their paths.
+    /// Each page is of a moment of its own. The right to read is enough.
+    fn pages(
+        &self,
+        prefix: &str,
+        until: Instant,
+        each: &mut EachPage<'_>,
+    ) -> Result<(), StoreError> {
+        each(self.list(prefix, until)?.into_iter().collect())
+    }
 
     /// The keys that cni-ipam-consul wrote for a network, and their values.
     fn old_keys(&self, _: &NetworkName, _: Instant) -> Result<Vec<OldKey>, StoreError> {
@@ -123,7 +152,7 @@ pub trait Server {
         Err(StoreError::unavailable(doing, self.place(), "it kept them in Consul"))
     }
 
-    /// The number of records in each range, all at one moment. The ranges lie below `folder`. Records that
+    /// The number of records in each range, all at one moment if there are at most 128. The ranges lie below `folder`. Records that
     /// the server hides from this client are not counted.
     fn count(
         &self,
@@ -132,9 +161,6 @@ pub trait Server {
         until: Instant,
     ) -> Result<Vec<u64>, StoreError>;
 
-    /// Most candidates of one [`Server::commit`].
-    fn max_candidates(&self) -> usize;
-
-    /// Applies the first of these candidate transactions whose comparisons all hold, in one round trip.
-    fn commit(&self, candidates: &[&[Operation]], until: Instant) -> Result<Commit, StoreError>;
+    /// Applies these operations in one transaction if all comparisons hold.
+    fn commit(&self, operations: &[Operation], until: Instant) -> Result<Commit, StoreError>;
 }

@@ -1,25 +1,70 @@
 //! The changes of a plan as records, and what the plan relies on as comparisons.
 //!
+//! Every record that a transaction writes begins with its nonce, by which it recognizes itself.
 //! Invariant: the record of an address and the record of its owner change in one transaction, and each is
 //! compared. A lease is only removed if the record of its address is known to be its owner's. No lease
 //! survives its pool, because each new lease writes the record of its pool again. A cooling address has two
 //! records, its own and one in the index of cooling addresses, and both change in one transaction.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::keys;
+use super::history::Bounds;
 use super::records::bad_record;
-use super::server::{Expect, Operation, Write, Writes};
+use super::server::{Expect, Nonce, Operation, Write};
 use super::view::ClusterView;
+use super::{keys, records};
 use crate::alloc;
-use crate::alloc::{Change, Command, Cooling, Holder, PodKey};
-use crate::error::StoreError;
+use crate::alloc::{Change, Command, Cooling, Holder, Outcome, Plan, PodKey};
+use crate::error::{Refusal, StoreError};
 use crate::model::{Event, Lease, Owner, Pool, SetName, What};
 use crate::net::Addr;
 use crate::store::codec;
 
+/// A plan as a transaction.
+pub struct Transaction {
+    pub operations: Vec<Operation>,
+    /// The record of its events, which no other operation depends on.
+    pub history: Option<Operation>,
+    pub nonce: Nonce,
+    /// The outcome of the command if the transaction is applied.
+    pub outcome: Result<Outcome, Refusal>,
+}
+
+impl Transaction {
+    /// The transaction of a plan. It compares every lease and owner that it writes or that was assumed, and every
+    /// pool, address space, node, network and import mark that was read. Hints are not compared.
+    pub fn new(
+        plan: Plan,
+        command: &Command,
+        view: &ClusterView<'_>,
+        history: Bounds,
+    ) -> Result<Transaction, StoreError> {
+        let (writes, events) = writes(plan.changes, command, view)?;
+        let nonce = new_nonce(view.cx.seed);
+        let operations = operations(writes, view, &nonce);
+        let history = history.write(&events, view.cx, &nonce);
+        Ok(Transaction { operations, history, nonce, outcome: plan.outcome })
+    }
+}
+
+/// A nonce that no other attempt of this process has, and with another seed none of another process.
+pub fn new_nonce(seed: u64) -> Nonce {
+    static ATTEMPTS: AtomicU64 = AtomicU64::new(0);
+    let attempt = ATTEMPTS.fetch_add(1, Ordering::Relaxed);
+    (u128::from(seed) << 64 | u128::from(attempt)).to_be_bytes()
+}
+
+/// A record with the nonce of the transaction that writes it.
+pub fn stamped(nonce: &Nonce, record: Vec<u8>) -> Vec<u8> {
+    [nonce.to_vec(), record].concat()
+}
+
+/// Records to write, without the nonce; `None` removes the record.
+type Writes = BTreeMap<String, Option<Vec<u8>>>;
+
 /// The records and the history events of a plan.
-pub fn writes(
+fn writes(
     changes: Vec<Change>,
     command: &Command,
     view: &ClusterView<'_>,
@@ -92,7 +137,7 @@ impl Draft<'_, '_> {
     }
 
     fn write_holder(&mut self, path: String, holder: &Holder) {
-        let value = codec::slot(path.as_bytes(), holder);
+        let value = codec::slot(path.as_bytes(), holder, &self.view.cx.node.name);
         self.writes.insert(path, value);
     }
 
@@ -118,8 +163,11 @@ impl Draft<'_, '_> {
         {
             // The ended lease is removed from the record of its owner.
             self.view.compare_node_of(before);
-            self.view.read(&path)?;
-            self.load_owner(&path)?;
+            // What was assumed of an owner in this plan must not be read now: the commit compares it.
+            if !self.owners.contains_key(&path) {
+                self.view.read(&path)?;
+                self.load_owner(&path)?;
+            }
         }
         let mut is_new = true;
         if let Some(own) = self.leases_of(&lease)? {
@@ -151,7 +199,7 @@ impl Draft<'_, '_> {
         let own = keys::owner(&lease.set, &lease.node, &lease.owner);
         let entry = self.view.known_entry(own.as_deref().unwrap_or(&path));
         if let Some(entry) = entry
-            && !self.view.derive_address(lease, entry.version)?
+            && !self.view.derive_address(lease, &entry)?
         {
             return Err(bad_record(self.view.server, &path, "it is not the owner's who frees it"));
         }
@@ -187,7 +235,7 @@ impl Draft<'_, '_> {
             self.view.compare_node_of(&lease);
             let cx = self.view.cx;
             self.events.push(Event::of(&lease, What::BootEnded, cx.face, cx.now));
-            if self.view.derive_address(&lease, entry.version)? {
+            if self.view.derive_address(&lease, &entry)? {
                 self.writes.entry(keys::address(&lease.set, lease.addr)).or_insert(None);
             }
         }
@@ -216,7 +264,7 @@ impl Draft<'_, '_> {
     /// fails and starts again.
     fn rewrite(&mut self, path: String) {
         if let Some(entry) = self.view.known_entry(&path) {
-            self.writes.entry(path).or_insert(Some(entry.value));
+            self.writes.entry(path).or_insert(Some(entry.record().to_vec()));
         }
     }
 
@@ -235,8 +283,7 @@ impl Draft<'_, '_> {
         }
         let owner = keys::of_address(keys::STICKY_OWNER, set, addr);
         let other = self.view.read(&owner)?;
-        let other =
-            other.and_then(|entry| codec::unseal::<Vec<u8>>(owner.as_bytes(), &entry.value).ok());
+        let other = other.and_then(|entry| records::plain::<Vec<u8>>(&owner, &entry).ok());
         if let Some(other) = other.and_then(|key| String::from_utf8(key).ok()) {
             self.remove(other);
         }
@@ -246,34 +293,28 @@ impl Draft<'_, '_> {
     }
 }
 
-/// The transaction of these writes. It compares every lease and owner that it writes or that was assumed,
-/// and every pool, address space, node, network and import mark that was read. Hints are not compared.
-pub fn operations(writes: Writes, view: &ClusterView<'_>) -> Vec<Operation> {
+/// The operations of these writes, with comparisons.
+fn operations(writes: Writes, view: &ClusterView<'_>, nonce: &Nonce) -> Vec<Operation> {
     let known = view.known.borrow();
-    let expect = |path: &str| match known.get(path) {
+    let expect = |path: &str| match known.entry(path) {
         _ if !keys::is_compared(path) => Expect::Anything,
-        Some(Some(entry)) => Expect::Version(entry.version),
-        Some(None) | None => Expect::Absent,
+        Some(entry) => Expect::Version(entry.version),
+        None => Expect::Absent,
     };
-    let assumed = view.assumed.borrow();
-    let assumed = assumed.iter().map(|(path, assumed)| match assumed {
+    let assumed = known.assumed().map(|(path, assumed)| match assumed {
         Expect::Present => (path, Expect::Present),
         _ => (path, expect(path)),
     });
     // GC has read thousands of records. These few are found without walking over all of them.
-    let read = keys::COMPARED_ONCE_READ.iter().flat_map(|kind| {
-        let from = known.range((*kind).to_owned()..);
-        from.map(|(path, _)| path).take_while(move |path| path.starts_with(kind))
-    });
+    let read = keys::COMPARED_ONCE_READ.iter().flat_map(|kind| known.paths(kind));
     let read = read.map(|path| (path, expect(path)));
-    let compared = assumed.chain(read);
-    let compared = compared.filter(|(path, _)| !writes.contains_key(*path));
+    let compared = assumed.chain(read).filter(|(path, _)| !writes.contains_key(*path));
     let compared: Vec<Operation> =
         compared.map(|(path, expect)| Operation::compare(path, expect)).collect();
-    let written = writes.into_iter().map(|(path, value)| Operation {
+    let written = writes.into_iter().map(|(path, record)| Operation {
         expect: expect(&path),
         path,
-        write: value.map_or(Write::Delete, Write::Put),
+        write: record.map_or(Write::Delete, |record| Write::Put(stamped(nonce, record))),
     });
     written.chain(compared).collect()
 }

@@ -1,151 +1,104 @@
-//! The cluster view: what one command knows and assumes, and how it learns more.
+//! The cluster view: what the allocator asks while it decides one command.
 //!
 //! The answers to the allocator are in [`super::answers`], the search for a free address is in
-//! [`super::search`], commits are in [`mod@super::commit`].
-//! Invariant: an answer without a read is in [`ClusterView::assumed`] until it is compared or read. Every known
-//! record existed at some moment since the command began.
+//! [`super::search`], and what is known and assumed is in [`super::known`].
 
-use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Instant;
 
 use super::cache::LocalCache;
+use super::known::Known;
 use super::records::bad_record;
+use super::search::Search;
 use super::server::{Entries, Entry, Expect, Server};
 use super::{keys, records};
 use crate::alloc::{Context, Holder};
 use crate::error::StoreError;
-use crate::model::{History, Lease, NodeRecord, Owner, Pool, SetName, Timestamp};
-use crate::net::{Addr, Span};
+use crate::model::{Lease, NodeRecord, Owner, Pool, SetName, Timestamp};
+use crate::net::Addr;
 use crate::store::codec;
 use crate::store::codec::Bad;
 
 /// All owners of a node in a set with their leases, sorted by owner.
 pub type Owners = Rc<Vec<(Owner, Vec<Lease>)>>;
 
-/// Whether a command needs its node's name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NameClaim {
-    /// No: the command only frees or reads.
-    NotNeeded,
-    /// Yes: it compares the node's record, and claims the name if it is free.
-    Needed,
-    /// The same, and the local cache says that this boot owns the name.
-    Cached,
-}
-
-/// The start of the segment of history that a command writes to, and those of the expired segments.
-pub type OpenSegment = (Timestamp, Vec<Timestamp>);
-
-/// The state of the search in one command.
-#[derive(Default)]
-pub struct Search {
-    /// An assumption was wrong: chunks are listed.
-    pub list_chunks: Cell<bool>,
-    /// The listed chunks were full: ranges are counted.
-    pub count_ranges: Cell<bool>,
-    /// How often another client leased the address first.
-    pub lost_races: Cell<u32>,
-    /// The search starts behind the address that was allocated last.
-    pub round_robin: Cell<bool>,
-    /// The paths of the addresses that this run of the allocator found free.
-    pub chosen: RefCell<Vec<String>>,
-    /// The spans that this run found full.
-    pub full: RefCell<BTreeSet<(SetName, Span)>>,
-    /// The spans that were counted as full, all at one moment.
-    pub counted: RefCell<BTreeSet<(SetName, Span)>>,
-}
-
-impl Search {
-    /// Resets the results of a run of the allocator before the next run.
-    pub fn begin(&self) {
-        self.chosen.borrow_mut().clear();
-        self.full.borrow_mut().clear();
-    }
-}
-
-/// What one command knows.
+/// The view of one command.
 pub struct ClusterView<'a> {
     pub server: &'a dyn Server,
     pub cache: &'a LocalCache,
+    /// The caller, under the name that its machine has in the cluster.
     pub cx: &'a Context,
     pub until: Instant,
-    /// Records that were read from the server or reported by a conflict.
-    pub known: RefCell<Entries>,
-    /// Answers without a read: [`Expect::Absent`] or [`Expect::Present`].
-    pub assumed: RefCell<BTreeMap<String, Expect>>,
+    pub known: RefCell<Known>,
     /// What is assumed about the mark that another program's leases were imported: present, which is compared, or
     /// absent. `None` if it makes no difference to the command.
     pub import_mark: Option<Expect>,
-    /// Prefixes that were listed: a path below them that is not known is absent.
-    pub listed: RefCell<BTreeSet<String>>,
-    /// Paths that have a record, of which nothing else is known.
-    pub present: RefCell<BTreeSet<String>>,
+    /// Leases of this machine's earlier boots may be left.
+    pub has_earlier: Cell<bool>,
     /// The owners that GC listed.
     pub owners: RefCell<Option<Owners>>,
-    pub claim: NameClaim,
     /// All nodes. They are only read before a command is refused.
     pub nodes: RefCell<Option<Vec<(NodeRecord, Entry)>>>,
-    /// Set when a transaction was sent that may still be applied.
-    pub in_flight: &'a Cell<bool>,
-    /// No leases of this machine's earlier boots are left in the set.
-    pub is_clean: bool,
-    pub history: History,
-    /// Distinguishes the history records that one process writes in one second.
-    pub serial: &'a Cell<u64>,
-    /// Read from the cache when it is first needed; `None` means that no history is written.
-    pub segment: OnceCell<Option<OpenSegment>>,
     pub search: Search,
-    /// The addresses that are assumed to be held while an alternative plan is made. Meanwhile, the server is
-    /// not asked.
-    pub hypothetical: RefCell<Option<BTreeSet<String>>>,
+    pub warnings: RefCell<Vec<String>>,
 }
 
-impl ClusterView<'_> {
-    /// An error while an alternative plan is made: then the server must not be asked.
-    pub fn check_not_hypothetical(&self) -> Result<(), StoreError> {
-        if self.hypothetical.borrow().is_none() {
-            return Ok(());
+impl<'a> ClusterView<'a> {
+    /// A view that knows only `known`.
+    pub fn new(
+        server: &'a dyn Server,
+        cache: &'a LocalCache,
+        cx: &'a Context,
+        known: Entries,
+        until: Instant,
+    ) -> ClusterView<'a> {
+        ClusterView {
+            server,
+            cache,
+            cx,
+            until,
+            known: RefCell::new(Known::of(known)),
+            import_mark: Some(Expect::Absent),
+            has_earlier: Cell::new(false),
+            owners: RefCell::default(),
+            nodes: RefCell::default(),
+            search: Search::default(),
+            warnings: RefCell::default(),
         }
-        Err(StoreError::unavailable("ask", self.server.place(), "this is about what might be"))
     }
 
     /// The record, if it is known.
     pub fn known_entry(&self, path: &str) -> Option<Entry> {
-        self.known.borrow().get(path).cloned().flatten()
+        self.known.borrow().entry(path).cloned()
     }
 
     /// The record, or the assumption that it is absent.
     pub fn assume_absent(&self, path: String) -> Result<Option<Entry>, StoreError> {
-        if self.present.borrow().contains(&path) {
+        if self.known.borrow().is_only_present(&path) {
             return self.read(&path);
         }
-        if let Some(entry) = self.known.borrow().get(&path) {
+        let mut known = self.known.borrow_mut();
+        if let Some(entry) = known.get(&path) {
             return Ok(entry.clone());
         }
-        if !self.is_listed(&path) {
-            self.assumed.borrow_mut().insert(path, Expect::Absent);
-        }
+        known.assume(path, Expect::Absent);
         Ok(None)
     }
 
     /// Whether the record exists. It is assumed to exist unless it is known.
     pub fn assume_present(&self, path: String) -> bool {
-        if let Some(entry) = self.known.borrow().get(&path) {
+        let mut known = self.known.borrow_mut();
+        if let Some(entry) = known.get(&path) {
             return entry.is_some();
         }
-        self.assumed.borrow_mut().insert(path, Expect::Present);
+        known.assume(path, Expect::Present);
         true
-    }
-
-    fn is_listed(&self, path: &str) -> bool {
-        self.listed.borrow().iter().any(|prefix| path.starts_with(prefix.as_str()))
     }
 
     /// The record. It is read from the server if it is not known.
     pub fn read(&self, path: &str) -> Result<Option<Entry>, StoreError> {
-        if !self.known.borrow().contains_key(path) && !self.is_listed(path) {
+        if self.known.borrow().get(path).is_none() {
             self.fetch(&[path.to_owned()])?;
         }
         Ok(self.known_entry(path))
@@ -163,59 +116,39 @@ impl ClusterView<'_> {
 
     /// Reads these paths in as few round trips as possible.
     pub fn fetch(&self, paths: &[String]) -> Result<(), StoreError> {
-        self.check_not_hypothetical()?;
         for some in paths.chunks(self.server.max_operations().max(1)) {
             let some: Vec<&str> = some.iter().map(String::as_str).collect();
-            self.remember(self.server.get(&some, self.until)?);
+            let found = self.server.get(&some, self.until)?;
+            self.known.borrow_mut().remember(found);
         }
         Ok(())
     }
 
-    /// Adds what the server reported.
-    pub fn remember(&self, entries: Entries) {
-        for path in entries.keys() {
-            self.assumed.borrow_mut().remove(path);
-            self.present.borrow_mut().remove(path);
-        }
-        self.known.borrow_mut().extend(entries);
+    /// The paths of the records that were assumed.
+    pub fn assumed(&self) -> Vec<String> {
+        self.known.borrow().assumed().map(|(path, _)| path.clone()).collect()
     }
 
     /// Forgets everything, because a transaction may have been applied.
     pub fn forget_all(&self) {
-        self.known.borrow_mut().clear();
-        self.assumed.borrow_mut().clear();
-        self.listed.borrow_mut().clear();
-        self.present.borrow_mut().clear();
-        self.owners.borrow_mut().take();
-        self.search.counted.borrow_mut().clear();
+        self.known.take();
+        self.owners.take();
+        self.search.counted.take();
     }
 
-    /// Reads all records below a prefix.
+    /// Reads all records below a prefix, once.
     pub fn list(&self, prefix: String) -> Result<(), StoreError> {
-        if self.is_listed(&prefix) {
-            return Ok(());
+        if !self.known.borrow().has_list(&prefix) {
+            let found = self.server.list(&prefix, self.until)?;
+            self.known.borrow_mut().remember_list(prefix, found);
         }
-        self.check_not_hypothetical()?;
-        let found = self.server.list(&prefix, self.until)?;
-        let mut known = self.known.borrow_mut();
-        known.retain(|path, _| !path.starts_with(&prefix));
-        known.extend(found.into_iter().map(|(path, entry)| (path, Some(entry))));
-        self.assumed.borrow_mut().retain(|path, _| !path.starts_with(&prefix));
-        self.present.borrow_mut().retain(|path| !path.starts_with(&prefix));
-        self.listed.borrow_mut().insert(prefix);
         Ok(())
     }
 
-    /// Marks what was listed below a prefix as out of date.
-    pub fn invalidate(&self, prefix: &str) {
-        self.listed.borrow_mut().retain(|listed| !listed.starts_with(prefix));
-    }
-
     /// The known records below a prefix.
-    pub fn entries_below(&self, prefix: &str) -> Vec<(String, Entry)> {
+    pub fn below(&self, prefix: &str) -> Vec<(String, Entry)> {
         let known = self.known.borrow();
-        let below = known.range(prefix.to_owned()..).take_while(|(p, _)| p.starts_with(prefix));
-        below.filter_map(|(path, entry)| Some((path.clone(), entry.clone()?))).collect()
+        known.below(prefix).map(|(path, entry)| (path.clone(), entry.clone())).collect()
     }
 
     /// The holder in the record of an address.
@@ -226,19 +159,19 @@ impl ClusterView<'_> {
         entry: &Entry,
     ) -> Result<Holder, StoreError> {
         let path = keys::address(set, addr);
-        self.checked(&path, codec::read_slot(path.as_bytes(), set, addr, &entry.value))
+        self.checked(&path, records::holder(&path, set, addr, entry, Some(&self.cx.node)))
     }
 
-    /// Reads all nodes. `false` if they are known already, or if none of them has rebooted.
+    /// Reads all nodes. `false` if they are known already, or if no node has ended leases.
     pub fn fetch_nodes(&self) -> Result<bool, StoreError> {
         if self.nodes.borrow().is_some() {
             return Ok(false);
         }
         let decode = |path: &str, entry: &Entry| Ok((records::node(path, entry)?, entry.clone()));
         let nodes = records::list(self.server, keys::NODE, self.until, decode)?;
-        let has_rebooted = nodes.iter().any(|(record, _)| record.since != record.first);
+        let has_ended = nodes.iter().any(|(record, _)| record.has_earlier);
         *self.nodes.borrow_mut() = Some(nodes);
-        Ok(has_rebooted)
+        Ok(has_ended)
     }
 
     /// Whether a lease has ended with its boot.
@@ -262,8 +195,7 @@ impl ClusterView<'_> {
     /// of the lease. The node may have rebooted since it was read, and this may be a lease of its new boot.
     pub fn compare_node_of(&self, lease: &Lease) {
         if let Some((_, entry)) = self.node_of(lease) {
-            let path = keys::node(&lease.node.name);
-            self.known.borrow_mut().entry(path).or_insert(Some(entry));
+            self.known.borrow_mut().derive(keys::node(&lease.node.name), entry);
         }
     }
 
@@ -293,9 +225,7 @@ impl ClusterView<'_> {
     /// Whether the known record of an address keeps the address from being leased.
     pub fn is_held(&self, set: &SetName, addr: Addr) -> Result<bool, StoreError> {
         let path = keys::address(set, addr);
-        let is_hypothetical =
-            self.hypothetical.borrow().as_ref().is_some_and(|h| h.contains(&path));
-        if is_hypothetical || self.present.borrow().contains(&path) {
+        if self.known.borrow().is_only_present(&path) {
             return Ok(true);
         }
         let entry = self.known_entry(&path);
@@ -309,7 +239,7 @@ impl ClusterView<'_> {
 
     /// Takes the record of an address as known because its owner's record names it: both are always written
     /// together. `false` if the known record of the address disagrees.
-    pub fn derive_address(&self, lease: &Lease, version: u64) -> Result<bool, StoreError> {
+    pub fn derive_address(&self, lease: &Lease, of_owner: &Entry) -> Result<bool, StoreError> {
         let path = keys::address(&lease.set, lease.addr);
         let entry = self.known.borrow().get(&path).cloned();
         match entry {
@@ -318,34 +248,59 @@ impl ClusterView<'_> {
                 Holder::Leased(held) if held.owner == lease.owner
             )),
             Some(None) => Ok(false),
-            None if self.is_listed(&path) => Ok(false),
             None => {
-                self.present.borrow_mut().remove(&path);
                 let holder = Holder::Leased(Box::new(lease.clone()));
-                let value = codec::slot(path.as_bytes(), &holder).unwrap_or_default();
-                self.known.borrow_mut().insert(path, Some(Entry { version, value }));
+                let mut value = of_owner.value.clone();
+                value.truncate(of_owner.value.len() - of_owner.record().len());
+                value.extend(codec::slot(path.as_bytes(), &holder, "").unwrap_or_default());
+                let entry = Entry { version: of_owner.version, value };
+                self.known.borrow_mut().derive(path, entry);
                 Ok(true)
             }
         }
     }
 
-    /// Every owner of this node, listed once in a command.
+    /// Every owner of this node, listed once in a command. Without what another machine with this node's
+    /// identity has leased since this machine started.
     pub fn owners(&self, set: &SetName) -> Result<Owners, StoreError> {
         if let Some(owners) = self.owners.borrow().as_ref() {
             return Ok(owners.clone());
         }
-        let prefix = keys::node_owners(set, &self.cx.node);
-        self.invalidate(&prefix);
+        let prefix = keys::node_owners(&self.cx.node.name, set);
+        self.known.borrow_mut().invalidate(&prefix);
         self.list(prefix.clone())?;
         let mut owners = Vec::new();
-        for (path, entry) in self.entries_below(&prefix) {
-            let leases = self.leases_in(&path, &entry)?;
+        for (path, entry) in self.below(&prefix) {
+            let mut leases = self.leases_in(&path, &entry)?;
+            leases.retain(|lease| !self.is_of_copy(lease));
             owners.extend(leases.first().map(|l| l.owner.clone()).map(|owner| (owner, leases)));
         }
         owners.sort_by(|(a, _), (b, _)| a.cmp(b));
         let owners = Rc::new(owners);
         *self.owners.borrow_mut() = Some(owners.clone());
         Ok(owners)
+    }
+
+    /// Whether a lease of this node was made in another boot, but after this boot began. A copy of this machine
+    /// made it, or the clock was set. It counts as held.
+    fn is_of_copy(&self, lease: &Lease) -> bool {
+        let is_of_copy = self.cx.has_ended(lease) && is_newer(lease, self.cx.booted);
+        if is_of_copy {
+            self.warn(format!(
+                "{} was leased in another boot of this machine, but after this boot began: it counts as held. \
+                 A copy of this machine has the same machine-id, or a clock was set",
+                lease.addr
+            ));
+        }
+        is_of_copy
+    }
+
+    /// Adds a warning to the outcome of the command.
+    pub fn warn(&self, text: String) {
+        let mut warnings = self.warnings.borrow_mut();
+        if !warnings.contains(&text) {
+            warnings.push(text);
+        }
     }
 
     /// The pools of an address space, as they were created.
@@ -365,7 +320,13 @@ impl ClusterView<'_> {
 pub fn has_ended(lease: &Lease, cx: &Context, record: Option<&NodeRecord>) -> bool {
     let ends_by = |record: &NodeRecord| {
         let (node, boot) = (record.node.clone(), record.boot.clone());
-        Context { boot, node, ..cx.clone() }.has_ended(lease)
+        Context { boot, node, ..cx.clone() }.has_ended(lease) && !is_newer(lease, record.booted)
     };
-    cx.boot.is_some() && (cx.has_ended(lease) || record.is_some_and(ends_by))
+    let has_ended = cx.has_ended(lease) && !is_newer(lease, cx.booted);
+    cx.boot.is_some() && (has_ended || record.is_some_and(ends_by))
+}
+
+/// Whether a lease is newer than the boot that began then.
+fn is_newer(lease: &Lease, booted: Option<Timestamp>) -> bool {
+    booted.is_some_and(|booted| lease.time > booted)
 }

@@ -132,23 +132,35 @@ pub fn read_lease(key: &[u8], bytes: &[u8]) -> Result<Lease, Bad> {
 #[derive(Serialize, Deserialize)]
 enum Slot<Fields> {
     Lease(Fields),
-    Cooling(Timestamp, Timestamp),
+    /// Until when and since when, and the node by whose clock.
+    Cooling(Timestamp, Timestamp, String),
 }
 
-/// The holder of an address, in a cluster; no record if it is free.
-pub fn slot(key: &[u8], holder: &Holder) -> Option<Vec<u8>> {
+/// The holder of an address, in a cluster; no record if it is free. `node` started a cooldown.
+pub fn slot(key: &[u8], holder: &Holder, node: &str) -> Option<Vec<u8>> {
     Some(match holder {
         Holder::Free => return None,
         Holder::Leased(lease) => seal(key, &Slot::Lease(lease_fields(lease))),
-        Holder::Cooling(c) => seal(key, &Slot::<()>::Cooling(c.until, c.freed)),
+        Holder::Cooling(c) => seal(key, &Slot::<()>::Cooling(c.until, c.freed, node.to_owned())),
     })
 }
 
-/// The holder of an address, in a cluster.
-pub fn read_slot(key: &[u8], set: &SetName, addr: Addr, bytes: &[u8]) -> Result<Holder, Bad> {
+/// The holder of an address, in a cluster, as node `here` sees it. Only the node that started a cooldown can
+/// conclude from its clock that the clock was set back.
+pub fn read_slot(
+    key: &[u8],
+    set: &SetName,
+    addr: Addr,
+    bytes: &[u8],
+    here: Option<&Node>,
+) -> Result<Holder, Bad> {
     Ok(match unseal(key, bytes)? {
         Slot::Lease(fields) => Holder::Leased(Box::new(of_fields(set.clone(), addr, fields))),
-        Slot::Cooling(until, freed) => Holder::Cooling(Cooling { until, addr, freed }),
+        Slot::Cooling(until, freed, node) => {
+            let is_elsewhere = here.is_some_and(|here| here.name != node);
+            let freed = if is_elsewhere { 0 } else { freed };
+            Holder::Cooling(Cooling { until, addr, freed })
+        }
     })
 }
 
@@ -198,14 +210,15 @@ pub fn read_bits(key: &[u8], bytes: &[u8]) -> Result<[u8; 64], Bad> {
 
 /// A node as the record under `key`.
 pub fn node(key: &[u8], record: &NodeRecord) -> Vec<u8> {
-    let NodeRecord { node, boot, first, since, turn } = record;
-    seal(key, &(&node.machine, boot, first, since, turn))
+    let NodeRecord { node, id, boot, first, since, booted, has_earlier, turn } = record;
+    seal(key, &(&node.machine, id, boot, first, since, booted, has_earlier, turn))
 }
 
 /// The node of this name, in the record under `key`.
 pub fn read_node(key: &[u8], name: &str, bytes: &[u8]) -> Result<NodeRecord, Bad> {
-    let (machine, boot, first, since, turn) = unseal(key, bytes)?;
-    Ok(NodeRecord { node: Node { name: name.to_owned(), machine }, boot, first, since, turn })
+    let (machine, id, boot, first, since, booted, has_earlier, turn) = unseal(key, bytes)?;
+    let node = Node { name: name.to_owned(), machine };
+    Ok(NodeRecord { node, id, boot, first, since, booted, has_earlier, turn })
 }
 
 /// A network's definition as the record under `key`.
@@ -277,8 +290,8 @@ mod tests {
         for before in all_owners() {
             let key = keys::lease(&before.set, before.addr);
             assert_eq!(read_lease(&key, &lease(&key, &before)), Ok(before.clone()));
-            let slot = slot(b"k", &Holder::Leased(Box::new(before.clone()))).unwrap();
-            let read = read_slot(b"k", &before.set, before.addr, &slot);
+            let slot = slot(b"k", &Holder::Leased(Box::new(before.clone())), "").unwrap();
+            let read = read_slot(b"k", &before.set, before.addr, &slot, None);
             assert_eq!(read, Ok(Holder::Leased(Box::new(before.clone()))));
             let all = [before];
             assert_eq!(read_owned(b"k", &all[0].set, &owned(b"k", &all)), Ok(all.to_vec()));
@@ -338,9 +351,17 @@ mod tests {
             users: vec![(lease.node.clone(), 2)],
             time: 8,
         };
-        let (first, since, turn) = (1, 2, 3);
-        let of_node =
-            NodeRecord { node: lease.node.clone(), boot: lease.boot.clone(), first, since, turn };
+        let (id, first, since, booted, has_earlier, turn) = (5, 1, 2, Some(4), true, 3);
+        let of_node = NodeRecord {
+            node: lease.node.clone(),
+            boot: lease.boot.clone(),
+            id,
+            first,
+            since,
+            booted,
+            has_earlier,
+            turn,
+        };
         let (text, by) = ("{}".into(), "n".into());
         let of_network = NetworkDefinition { network, version: 1, text, by, time: 9 };
         let happened = Event::of(&lease, What::Added, Face::Cni, 9);
@@ -349,8 +370,8 @@ mod tests {
         let mut written: Vec<(&str, Vec<u8>)> =
             leases.iter().map(|l| ("lease", super::lease(&keys::lease(&set, addr), l))).collect();
         written.extend([
-            ("leased", slot(k, &Holder::Leased(Box::new(lease.clone()))).unwrap()),
-            ("cooling in a cluster", slot(k, &Holder::Cooling(cooling)).unwrap()),
+            ("leased", slot(k, &Holder::Leased(Box::new(lease.clone())), "n").unwrap()),
+            ("cooling in a cluster", slot(k, &Holder::Cooling(cooling), "n").unwrap()),
             ("owned", owned(k, &[lease])),
             ("addresses", seal(k, &vec![addr, pool.gateway.unwrap()])),
             ("address", seal(k, &addr)),

@@ -14,7 +14,7 @@ use crate::alloc::{
 };
 use crate::error::{Error, Refusal, StoreError};
 use crate::model::{
-    Attachment, BootId, ContainerId, Face, IfName, Kind, Lease, NetworkName, Node, Origin, Owner,
+    Attachment, BootId, ContainerId, IfName, Kind, Lease, NetworkName, Node, Origin, Owner,
     Persist, Pod, SetName, Wait,
 };
 use crate::net::{Addr, GatewaySpec, Range, RangeSet, RangeSpec};
@@ -107,7 +107,7 @@ pub fn at(now: u64) -> Context {
         boot: Some(BootId("boot-1".to_owned())),
         node: Node { name: "node".to_owned(), machine: "machine".to_owned() },
         seed: now,
-        face: Face::Cni,
+        ..Context::default()
     }
 }
 

@@ -63,9 +63,6 @@ macro_rules! delegate_server {
         fn max_operations(&$me) -> usize {
             $server.max_operations()
         }
-        fn max_candidates(&$me) -> usize {
-            $server.max_candidates()
-        }
         fn get(&$me, paths: &[&str], until: Instant) -> Result<Entries, StoreError> {
             $read.get(paths, until)
         }

@@ -1,7 +1,7 @@
 //! A fake compare-and-set server in memory, with the limits of Consul or the abilities of etcd.
 //!
 //! It has keys, versions, atomic transactions of at most 64 operations, and listing by prefix. As Consul, it
-//! reports which comparisons failed. As etcd, it tries one candidate after the other and reports the records.
+//! reports which comparisons failed. As etcd, it reports the records.
 //! It counts round trips. On request another client acts in between, and commits conflict at random or lose
 //! their answers before or after they are applied. The store on top is the production code.
 
@@ -18,7 +18,7 @@ use crate::alloc::{Command, Context, Outcome};
 use crate::error::{Error, StoreError};
 use crate::model::{Lease, NetworkName, Persist};
 use crate::store::cluster::check::assert_sound;
-use crate::store::cluster::server::{Commit, Entries, Entry, KeyRange, Operation, Server};
+use crate::store::cluster::server::{Commit, Entries, Entry, KeyRange, Operation, Server, Write};
 use crate::store::cluster::{ClusterStore, LocalCache};
 use crate::store::{Cluster, OldKey, Store, StoreReader};
 
@@ -45,8 +45,13 @@ pub struct FakeServer {
     pub never_answers: Cell<bool>,
     /// So many of the next commits are not answered, and only applied by [`apply_stalled`].
     pub stalled_commits: Cell<usize>,
-    /// These commits, with their candidates.
-    pub stalled: RefCell<Vec<Vec<Vec<Operation>>>>,
+    /// These commits.
+    pub stalled: RefCell<Vec<Vec<Operation>>>,
+    /// The client is killed while the server has its next commit that changes an address: the commit is stalled,
+    /// and every call fails.
+    pub kills_in_commit: Cell<bool>,
+    /// It has no room for records.
+    pub is_full: Cell<bool>,
     /// The keys of cni-ipam-consul.
     pub old_keys: RefCell<BTreeMap<String, Vec<u8>>>,
     /// Another client, which acts once before the next commit.
@@ -76,10 +81,8 @@ pub fn no_cache() -> LocalCache {
 
 /// Applies the stalled commits.
 pub fn apply_stalled(server: &Rc<FakeServer>) {
-    for candidates in server.stalled.take() {
-        let candidates: Vec<&[Operation]> =
-            candidates.iter().map(|operations| &**operations).collect();
-        server.commit(&candidates, Instant::now()).unwrap();
+    for operations in server.stalled.take() {
+        server.commit(&operations, Instant::now()).unwrap();
     }
 }
 
@@ -106,6 +109,19 @@ impl FakeServer {
     /// Changes the record of a path without a new version.
     pub fn corrupt(&self, path: &str, change: impl FnOnce(&mut Vec<u8>)) {
         change(&mut self.records.borrow_mut().entries.get_mut(path).unwrap().value);
+    }
+
+    /// The value of a path.
+    pub fn record(&self, path: &str) -> Vec<u8> {
+        self.records.borrow().entries[path].value.clone()
+    }
+
+    /// Writes a value that the path had before.
+    pub fn restore(&self, path: &str, value: Vec<u8>) {
+        let records = &mut *self.records.borrow_mut();
+        records.version += 1;
+        let entry = Entry { version: records.version, value };
+        records.entries.insert(path.to_owned(), entry);
     }
 
     /// Writes a key as cni-ipam-consul does.
@@ -181,41 +197,42 @@ impl Server for Rc<FakeServer> {
         Ok(self.records.borrow().count(folder, windows))
     }
 
-    fn max_candidates(&self) -> usize {
-        if self.is_etcd.get() { 8 } else { 1 }
-    }
-
-    fn commit(&self, candidates: &[&[Operation]], _: Instant) -> Result<Commit, StoreError> {
+    fn commit(&self, operations: &[Operation], _: Instant) -> Result<Commit, StoreError> {
         let before_commit = self.before_commit.borrow_mut().take();
         if let Some(before_commit) = before_commit {
             before_commit();
         }
-        let count: usize = candidates.iter().map(|operations| operations.len()).sum();
-        assert!(count <= LIMIT, "{count} operations");
+        assert!(operations.len() <= LIMIT, "{} operations", operations.len());
         self.count_trip()?;
         self.commits_left.set(self.commits_left.get().map(|left| left - 1));
-        if let Some(fewer) = self.stalled_commits.get().checked_sub(1) {
-            self.stalled_commits.set(fewer);
-            self.stalled
-                .borrow_mut()
-                .push(candidates.iter().map(|operations| operations.to_vec()).collect());
+        let changes = |o: &Operation| o.path.starts_with("ip/") && o.write != Write::Keep;
+        if self.kills_in_commit.get() && operations.iter().any(changes) {
+            self.kills_in_commit.set(false);
+            self.commits_left.set(Some(0));
+            self.stalled.borrow_mut().push(operations.to_vec());
             return Ok(unknown());
         }
+        if let Some(fewer) = self.stalled_commits.get().checked_sub(1) {
+            self.stalled_commits.set(fewer);
+            self.stalled.borrow_mut().push(operations.to_vec());
+            return Ok(unknown());
+        }
+        if self.is_full.get() && operations.iter().any(|o| matches!(o.write, Write::Put(_))) {
+            let why = "database space exceeded";
+            return Ok(Commit::Full(StoreError::unavailable("write to", "the fake", why)));
+        }
         let failure = self.next_failure();
-        let which = if self.ignores_comparisons.get() {
-            Some(0)
-        } else {
-            self.records.borrow().first_that_holds(candidates)
-        };
-        let Some(which) = which.filter(|_| failure != 0) else {
-            let conflict = self.records.borrow().conflict(candidates, self.is_etcd.get());
+        let all_hold = self.ignores_comparisons.get() || self.records.borrow().all_hold(operations);
+        if !all_hold || failure == 0 {
+            let conflict = self.records.borrow().conflict(operations, self.is_etcd.get());
             return Ok(Commit::Conflict(conflict));
-        };
+        }
         if failure == 1 {
             return Ok(unknown());
         }
-        self.records.borrow_mut().apply(candidates[which]);
-        Ok(if failure == 2 || self.never_answers.get() { unknown() } else { Commit::Done(which) })
+        self.records.borrow_mut().apply(operations);
+        let version = self.records.borrow().version;
+        Ok(if failure == 2 || self.never_answers.get() { unknown() } else { Commit::Done(version) })
     }
 }
 

@@ -1,8 +1,6 @@
 //! History and counters: cases for the model, for redb with both lifetimes of leases, and for a cluster; and how
 //! these stores differ.
 
-use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 use super::contract::{
@@ -163,55 +161,43 @@ fn a_cluster_keeps_history() {
 }
 
 /// `open` creates a client of the servers.
-pub fn history_of_a_node_is_bounded<S: Server>(open: &dyn Fn() -> S) {
+pub fn history_of_a_network_is_bounded<S: Server>(open: &dyn Fn() -> S) {
     let folder = tempfile::tempdir().unwrap();
-    let store = |folder: &Path, history| {
-        let cache = LocalCache::new(folder, "history".to_owned());
+    let store = |history| {
+        let cache = LocalCache::new(folder.path(), "history".to_owned());
         let limit = Duration::from_secs(20);
         ClusterStore::new(open(), limit, Persist::Boot, cache).keeping(history)
     };
-    let first = folder.path().join("first");
-    let sets = [set("10.0.0.0/24")];
     let few = History::Kept { count: 4, age: 50 };
-    let times = |store: &mut ClusterStore<S>| -> Vec<u64> {
-        events(store).iter().map(|e| e.time).collect()
+    // Two nodes share the bound.
+    let cycle = |history, now: u64| {
+        let node = Node { name: format!("n{}", now % 2), machine: format!("m{}", now % 2) };
+        let (mut store, cx) = (store(history), Context { node, ..at(now) });
+        added(&mut store, &add("c", &[set("10.0.0.0/24")]), &cx);
+        store.apply(&del("c"), &cx).unwrap();
+        let all = store.history(&cx, &mut |_| true).unwrap();
+        all.iter().map(|e| e.time).collect::<Vec<_>>()
     };
-    for n in 0..9 {
-        let mut store = store(&first, few);
-        added(&mut store, &add(&format!("c{n}"), &sets), &at(n));
-        assert!(times(&mut store).len() <= 4);
+    for now in 1..9 {
+        assert!(cycle(few, now).len() <= 4);
     }
-    assert_eq!(times(&mut store(&first, few)), [5, 6, 7, 8]);
+    assert_eq!(cycle(few, 9), [8, 8, 9, 9]);
+    assert_eq!(cycle(few, 10), [9, 9, 10, 10]);
     // A call without a setting keeps the setting.
-    added(&mut store(&first, History::Standing), &add("standing", &sets), &at(9));
-    assert_eq!(times(&mut store(&first, few)), [6, 7, 8, 9]);
-    added(&mut store(&first, History::Off), &add("off", &sets), &at(10));
-    assert_eq!(times(&mut store(&first, few)), [6, 7, 8, 9]);
-    // The next boot has another cache. It finds the segments on the servers, and removes them.
-    let second = folder.path().join("second");
-    let next = |now| Context { boot: Some(BootId("boot-2".to_owned())), ..at(now) };
-    for n in 20..26 {
-        added(&mut store(&second, few), &add(&format!("d{n}"), &sets), &next(n));
-    }
-    let mut left = times(&mut store(&second, few));
-    left.retain(|time| *time < 20);
-    assert_eq!(left, [] as [u64; 0], "the boot before");
-    // Events that are too old are removed by the next transaction.
-    added(&mut store(&second, few), &add("late", &sets), &next(900));
-    added(&mut store(&second, few), &add("later", &sets), &next(990));
-    assert_eq!(times(&mut store(&second, few)), [900, 990]);
-    // If nothing can be cached, no history is written, because nothing would ever remove it.
-    fs::write(folder.path().join("file"), "in the way").unwrap();
-    added(&mut store(&folder.path().join("file/x"), few), &add("mute", &sets), &next(991));
-    assert_eq!(times(&mut store(&second, few)), [900, 990]);
-    store(&second, few).problems(&next(992), &mut |problem| panic!("{problem:?}")).unwrap();
+    assert_eq!(cycle(History::Standing, 11), [10, 10, 11, 11]);
+    assert_eq!(cycle(History::Off, 12), [10, 10, 11, 11]);
+    assert_eq!(cycle(History::Standing, 14), [10, 10, 11, 11]);
+    // Events that are too old are not shown, and removed by the next DEL.
+    assert_eq!(cycle(few, 61), [11, 11, 61, 61]);
+    assert_eq!(cycle(few, 901), [901, 901]);
+    store(few).problems(&at(992), &mut |problem| panic!("{problem:?}")).unwrap();
 }
 
 #[test]
 fn history_of_a_cluster_is_bounded_and_can_be_off() {
     for is_etcd in [false, true] {
         let server = FakeServer::new(is_etcd);
-        history_of_a_node_is_bounded(&|| server.clone());
+        history_of_a_network_is_bounded(&|| server.clone());
     }
 }
 
@@ -249,7 +235,7 @@ fn events_of_a_cluster_are_in_order() {
     assert!(matches!(&problems[..], [place] if place.contains(&path)), "{problems:?}");
 }
 
-/// The history of a forgotten node is kept for a month.
+/// The history of a node survives its release, and ends with the age of its events.
 #[test]
 fn history_of_forgotten_nodes_ends() {
     const DAY: u64 = 24 * 3600;
@@ -267,9 +253,30 @@ fn history_of_forgotten_nodes_ends() {
             let record = store.cluster().unwrap().nodes().unwrap().remove(0);
             assert!(store.cluster().unwrap().forget(&record, &cx).unwrap());
         }
-        let days: Vec<u64> = events(&mut store).iter().map(|e| e.time / DAY).collect();
+        let events = store.history(&at(99 * DAY), &mut |_| true).unwrap();
+        let days: Vec<u64> = events.iter().map(|e| e.time / DAY).collect();
         assert_eq!(days, (69..100).flat_map(|day| [day, day]).collect::<Vec<_>>());
     }
+}
+
+/// A server that has no room is no reason for a DEL to fail, and none for an ADD if only history has no room.
+#[test]
+fn a_full_server_drops_history() {
+    let server = FakeServer::new(true);
+    let mut store = FakeStore::new(server.clone());
+    let sets = [set("10.0.0.0/24")];
+    added(&mut store, &add("c1", &sets), &at(1));
+    let kept = added(&mut store, &add("kept", &sets), &at(1));
+    server.is_full.set(true);
+    let freed = store.apply(&del("c1"), &at(2)).unwrap();
+    assert!(matches!(freed, Outcome::Freed(freed) if freed.len() == 1));
+    let error = store.apply(&Command::Add(add("c2", &sets)), &at(3)).unwrap_err();
+    assert_eq!(added(&mut store, &add("kept", &sets), &at(3)), kept, "repeated");
+    assert!(error.to_string().contains("space exceeded"), "{error}");
+    server.is_full.set(false);
+    added(&mut store, &add("c3", &sets), &at(4));
+    let all: Vec<u64> = events(&mut store).iter().map(|e| e.time).collect();
+    assert_eq!(all, [1, 1, 4]);
 }
 
 /// Failures of the servers are counted, too.

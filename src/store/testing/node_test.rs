@@ -12,7 +12,8 @@ use super::contract::{
 use super::fake_cluster::{FakeServer, FakeStore, apply_stalled};
 use super::pool_cases::{ask, lease, pool, want};
 use crate::alloc::{
-    Add, Check, Command, Context, DefineNetwork, OnDuplicate, Outcome, Requested, Status,
+    Add, Check, Command, Context, Cooldown, DefineNetwork, Del, Evict, OnDuplicate, Outcome,
+    Requested, Status, Target,
 };
 use crate::engine;
 use crate::error::{Error, Refusal, StoreError};
@@ -133,7 +134,10 @@ fn a_lease_of_a_boot_that_has_just_started_is_held() {
         let sets = [set("10.0.0.0/30")];
         added(&mut store, &add("c", &sets), &boot(1));
         let elsewhere = Add { set: SetName("elsewhere".into()), ..add("x", &sets) };
+        // It ends before it erases the ended lease.
+        server.commits_left.set(Some(2));
         added(&mut store, &elsewhere, &boot(2));
+        server.commits_left.set(None);
         let (theirs, new) = (server.clone(), add("new", &sets));
         *server.after_list.borrow_mut() = Some((
             "node/",
@@ -162,6 +166,232 @@ fn a_del_that_is_still_in_flight_frees_nothing_later() {
     apply_stalled(&server);
     assert_eq!(listed(&mut store, &boot(1)).len(), 1);
     assert_eq!(freed(&mut store, &del("c"), &boot(1)), first);
+}
+
+/// A client is killed while the server has its transaction. The runtime adds the same container again, the ADD is
+/// answered, and then the server applies the transaction.
+#[test]
+fn a_late_transaction_of_a_killed_client_undoes_nothing() {
+    // One address.
+    let sets = [set("10.0.0.0/30")];
+    let lease = Lease {
+        kind: Kind::Dynamic,
+        owner: owner("c"),
+        ..boot(1).reservation(net(), addr("10.0.0.2"))
+    };
+    let at_address = Target::Addresses(vec![lease.addr]);
+    let free = Del { set: net(), target: at_address, rewind: false, undo: false, legacy: None };
+    let commands = [
+        ("DEL", del("c"), boot(1)),
+        ("GC", Command::Gc(gc_all()), boot(1)),
+        ("release by address", Command::Del(free), boot(1)),
+        ("eviction", Command::Evict(Evict { set: net(), only_ended: false, after: None }), boot(1)),
+    ];
+    for is_etcd in [false, true] {
+        for (name, command, cx) in &commands {
+            for notes in ["kept", "lost", "none"] {
+                let server = FakeServer::new(is_etcd);
+                let folder = tempfile::tempdir().unwrap();
+                let place =
+                    if notes == "none" { Path::new("/proc/nowhere") } else { folder.path() };
+                let process = || {
+                    let cache = LocalCache::new(place, "fake".to_owned());
+                    FakeStore::with_cache(server.clone(), Persist::Boot, cache)
+                };
+                let first = added(&mut process(), &add("c", &sets), &boot(1));
+                server.kills_in_commit.set(true);
+                process().apply(command, cx).unwrap_err();
+                server.commits_left.set(None);
+                if notes == "lost" {
+                    fs::remove_dir_all(folder.path()).unwrap();
+                }
+                assert_eq!(added(&mut process(), &add("c", &sets), &boot(1)), first);
+                apply_stalled(&server);
+                let what = format!("{name}, etcd {is_etcd}, notes {notes}");
+                assert_eq!(listed(&mut process(), &boot(1)).len(), 1, "{what}");
+                let other = process().apply(&Command::Add(add("d", &sets)), &on("o", "o", 1));
+                assert!(matches!(other, Err(Error::Refused(Refusal::Exhausted { .. }))), "{what}");
+            }
+        }
+    }
+}
+
+/// The same with an ADD, after which the container is deleted.
+#[test]
+fn a_late_add_of_a_killed_client_leases_nothing() {
+    let sets = dual_stack();
+    for is_etcd in [false, true] {
+        for warm in [false, true] {
+            let server = FakeServer::new(is_etcd);
+            let process = || FakeStore::new(server.clone());
+            if warm {
+                added(&mut process(), &add("other", &sets), &boot(1));
+            }
+            server.kills_in_commit.set(true);
+            process().apply(&Command::Add(add("c", &sets)), &boot(1)).unwrap_err();
+            server.commits_left.set(None);
+            assert_eq!(freed(&mut process(), &del("c"), &boot(1)), []);
+            apply_stalled(&server);
+            assert_eq!(listed(&mut process(), &boot(1)).len(), if warm { 2 } else { 0 });
+        }
+    }
+}
+
+/// The answer to an ADD is lost, and another client writes the very same records: only the nonce tells them apart.
+#[test]
+fn a_transaction_is_recognized_by_its_nonce() {
+    let sets = [set("10.0.0.0/30")];
+    let server = FakeServer::new(true);
+    let mut store = FakeStore::new(server.clone());
+    added(&mut store, &add("warm", &sets), &boot(1));
+    freed(&mut store, &del("warm"), &boot(1));
+    // The ADD is stalled. The fence of its process makes it void, and its second attempt is applied.
+    server.stalled_commits.set(1);
+    let got = added(&mut store, &add("c", &sets), &boot(1));
+    let before = server.paths();
+    apply_stalled(&server);
+    assert_eq!(server.paths(), before);
+    assert_eq!(freed(&mut store, &del("c"), &boot(1)), got);
+    assert!(listed(&mut store, &boot(1)).is_empty());
+}
+
+/// A host is renamed while its containers run.
+#[test]
+fn a_renamed_host_keeps_its_leases() {
+    let sets = dual_stack();
+    for same_folder in [true, false] {
+        let server = FakeServer::new(false);
+        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let host = |name: &str, n| Context { by_host_name: true, ..on(name, "machine", n) };
+        let store = |i: usize| {
+            let folder = folders[if same_folder { 0 } else { i }].path();
+            FakeStore::with_cache(
+                server.clone(),
+                Persist::Boot,
+                LocalCache::new(folder, String::new()),
+            )
+        };
+        let [a, b] = ["a", "b"].map(|c| added(&mut store(0), &add(c, &sets), &host("old", 1)));
+        let (mut store, new) = (store(1), host("new", 1));
+        assert_eq!(added(&mut store, &add("a", &sets), &new), a);
+        let check = Check { set: net(), owner: owner("a"), sets: sets.clone(), expected: None };
+        assert_eq!(store.apply(&Command::Check(check), &new).unwrap(), Outcome::Checked);
+        assert_eq!(freed(&mut store, &del("b"), &new), b);
+        assert_eq!(engine::gc(&mut store, gc_all(), &new).unwrap(), 2);
+        added(&mut store, &add("c", &sets), &new);
+        // Another boot under a third name: the lease has ended.
+        added(&mut store, &add("d", &sets), &host("third", 2));
+        let left = listed(&mut store, &host("third", 2));
+        assert!(
+            left.len() == 2 && left.iter().all(|l| l.owner == owner("d") && l.node.name == "old")
+        );
+        assert_eq!(lease_records(&server), 3 + 1, "with the record of the machine");
+        // A machine that was released and started again leases under its new name.
+        engine::release_node(&mut store, "old", &on("operator", "m2", 1)).unwrap();
+        drop(folders);
+        added(&mut store, &add("e", &sets), &host("fourth", 3));
+        assert!(listed(&mut store, &host("fourth", 3)).iter().all(|l| l.node.name == "fourth"));
+    }
+}
+
+/// Two machines have the same name and machine-id, and both run.
+#[test]
+fn a_copy_of_a_machine_takes_no_lease_that_is_newer_than_its_boot() {
+    // Three addresses.
+    let sets = [set("10.0.0.0/29 10.0.0.2 10.0.0.4")];
+    let server = FakeServer::new(false);
+    let folder = tempfile::tempdir().unwrap();
+    let copied = || {
+        let cache = LocalCache::new(folder.path(), "fake".to_owned());
+        FakeStore::with_cache(server.clone(), Persist::Boot, cache)
+    };
+    let mut first = FakeStore::new(server.clone());
+    let (one, two) = (boot(1), Context { booted: Some(500), ..boot(2) });
+    let a =
+        [added(&mut first, &add("a0", &sets), &one), added(&mut first, &add("a1", &sets), &one)]
+            .concat();
+    let Ok(Outcome::Added(b)) = copied().apply(&Command::Add(add("b0", &sets)), &two) else {
+        panic!()
+    };
+    assert!(
+        !a.contains(&b.grants[0].addr) && b.warnings.iter().any(|w| w.contains("counts as held")),
+        "{b:?}"
+    );
+    let full = copied().apply(&Command::Add(add("b1", &sets)), &two);
+    assert!(matches!(full, Err(Error::Refused(Refusal::Exhausted { .. }))), "{full:?}");
+    assert_eq!(engine::gc(&mut copied(), gc_all(), &two).unwrap(), 1, "only its own");
+    let other = on("other", "m3", 1);
+    added(&mut copied(), &add("c", &sets), &other);
+    let full = copied().apply(&Command::Add(add("d", &sets)), &other);
+    assert!(matches!(full, Err(Error::Refused(Refusal::Exhausted { .. }))), "{full:?}");
+    name_refusal(&mut first, &Command::Add(add("a2", &sets)), &one);
+    assert_eq!(freed(&mut first, &del("a0"), &one), a[..1]);
+}
+
+/// The server was restored from a backup of before the last boot.
+#[test]
+fn a_restored_record_of_an_earlier_boot_is_claimed_again() {
+    let sets = dual_stack();
+    let server = FakeServer::new(false);
+    let mut store = FakeStore::new(server.clone());
+    added(&mut store, &add("a", &sets), &boot(1));
+    let backup = server.record("node/node");
+    added(&mut store, &add("b", &sets), &boot(2));
+    server.restore("node/node", backup);
+    added(&mut store, &add("c", &sets), &boot(2));
+    assert_eq!(listed(&mut store, &boot(2)).len(), 4);
+}
+
+/// A host whose clock is behind cannot end a cooldown, and no clock that is set back does, except on the node that
+/// started the cooldown.
+#[test]
+fn a_cooldown_ends_by_no_other_clock_early() {
+    for is_etcd in [false, true] {
+        let server = FakeServer::new(is_etcd);
+        let mut store = FakeStore::new(server.clone());
+        let sets = [set("10.0.0.0/30")];
+        let cooldown = Cooldown { seconds: 3600, strict: true };
+        let strict = |c: &str| Command::Add(Add { cooldown, ..add(c, &sets) });
+        let here = |now| Context { now, ..boot(10) };
+        let there = |now| Context { now, ..on("other", "m2", 1) };
+        store.apply(&strict("a"), &here(9_000)).unwrap();
+        freed(&mut store, &del("a"), &here(10_000));
+        for now in [10_000, 9_999, 9_995, 0, 10_005, 13_599] {
+            let outcome = store.apply(&strict("b"), &there(now));
+            assert!(matches!(outcome, Err(Error::Refused(_))), "{now}: {outcome:?}");
+        }
+        // It was started at a time that has not come, so its end may never come.
+        store.apply(&strict("c"), &here(9_999)).unwrap();
+        freed(&mut store, &del("c"), &here(10_000));
+        store.apply(&strict("d"), &there(13_600)).unwrap();
+    }
+}
+
+/// All nodes have rebooted, claimed their names and ended before they erased their leases. An ADD in the full range
+/// reads the leases of one of them.
+#[test]
+fn one_address_after_a_mass_reboot_takes_few_round_trips() {
+    let server = FakeServer::new(false);
+    let sets = [set("10.0.0.0/24")];
+    for n in 0..50 {
+        let mut store = FakeStore::new(server.clone());
+        let node = |boot| on(&format!("n{n}"), &format!("m{n}"), boot);
+        for i in 0..5 {
+            added(&mut store, &add(&format!("c{n}-{i}"), &sets), &node(1));
+        }
+        server.commits_left.set(Some(2));
+        let elsewhere = Add { set: SetName("elsewhere".into()), ..add("x", &sets) };
+        drop(store.apply(&Command::Add(elsewhere), &node(2)));
+        server.commits_left.set(None);
+    }
+    let (mut store, other) = (FakeStore::new(server.clone()), on("other", "other", 1));
+    let elsewhere = Add { set: SetName("elsewhere".into()), ..add("warm", &sets) };
+    added(&mut store, &elsewhere, &other);
+    for i in 0..3 {
+        added(&mut store, &add(&format!("last{i}"), &sets), &other);
+    }
+    let cost = trips(&server, || drop(added(&mut store, &add("one", &sets), &other)));
+    assert!(cost <= 10, "{cost} trips");
 }
 
 /// Without a cache, and with a clock that was set back.
@@ -407,6 +637,9 @@ fn the_release_of_a_node_frees_only_its_leases() {
             pool(&mut store, &shared, cx);
             lease(&mut store, &want("shared", None), cx);
         }
+        for i in 0..60 {
+            added(&mut store, &add(&format!("d{i}"), &sets), &dead_again());
+        }
         added(&mut store, &add("mine", &sets), &alive);
         server.commits_left.set(Some(commits));
         let done = engine::release_node(&mut store, "dead", &alive);
@@ -443,16 +676,12 @@ fn nodes_are_listed_and_forgotten() {
     added(&mut store, &add("a", &sets), &boot(1));
     added(&mut store, &add("b", &sets), &boot(3));
     added(&mut store, &add("c", &sets), &on("a/b", "m2", 2));
-    let record = |cx: Context, first| NodeRecord {
-        node: cx.node,
-        boot: cx.boot,
-        first,
-        since: cx.now,
-        turn: 0,
-    };
-    let all = [record(on("a/b", "m2", 2), 2000), record(boot(3), 1000)];
-    assert_eq!(store.cluster().unwrap().nodes().unwrap(), all);
-    let before = record(boot(1), 1000);
+    let all = store.cluster().unwrap().nodes().unwrap();
+    let facts = |r: &NodeRecord| (r.node.clone(), r.boot.clone(), r.first, r.since, r.has_earlier);
+    let expected = |cx: Context, first| (cx.node, cx.boot, first, cx.now, false);
+    assert_eq!(facts(&all[0]), expected(on("a/b", "m2", 2), 2000));
+    assert_eq!(facts(&all[1]), expected(boot(3), 1000));
+    let before = NodeRecord { boot: boot(1).boot, ..all[1].clone() };
     assert!(!store.cluster().unwrap().forget(&before, &boot(3)).unwrap(), "it has changed since");
     assert!(
         store.cluster().unwrap().forget(&all[1], &boot(3)).unwrap()

@@ -43,9 +43,9 @@ impl Records {
         }
     }
 
-    /// The first candidate whose comparisons all hold.
-    pub fn first_that_holds<O: AsRef<[Operation]>>(&self, candidates: &[O]) -> Option<usize> {
-        candidates.iter().position(|c| c.as_ref().iter().all(|operation| self.holds(operation)))
+    /// Whether all comparisons of a transaction hold.
+    pub fn all_hold(&self, operations: &[Operation]) -> bool {
+        operations.iter().all(|operation| self.holds(operation))
     }
 
     /// Makes the writes, whatever the comparisons say.
@@ -59,25 +59,20 @@ impl Records {
                     self.entries.insert(path, entry);
                 }
                 Write::Delete => drop(self.entries.remove(&path)),
-                Write::DeleteTree => {
-                    assert!(path.ends_with('/'), "{path} may end within a name");
-                    self.entries.retain(|other, _| !other.starts_with(&path));
-                }
                 Write::Keep => {}
             }
         }
     }
 
     /// What a server reports of comparisons that did not hold: etcd the records, Consul the paths.
-    pub fn conflict(&self, candidates: &[&[Operation]], is_etcd: bool) -> Conflict {
+    pub fn conflict(&self, operations: &[Operation], is_etcd: bool) -> Conflict {
         if is_etcd {
-            let all = candidates.iter().flat_map(|operations| operations.iter());
-            let entries = compared(all).map(|operation| {
+            let entries = compared(operations.iter()).map(|operation| {
                 (operation.path.clone(), self.entries.get(&operation.path).cloned())
             });
             return Conflict::Current(entries.collect());
         }
-        let stale = compared(candidates[0].iter()).filter(|operation| !self.holds(operation));
+        let stale = compared(operations.iter()).filter(|operation| !self.holds(operation));
         Conflict::Stale(stale.map(|operation| operation.path.clone()).collect())
     }
 }

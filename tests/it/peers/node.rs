@@ -91,8 +91,14 @@ impl Node {
         let number = &self.machine[..8];
         let boot = file("boot", format!("{number}-0000-4000-8000-{:012}\n", self.boot));
         let machine = file("machine", format!("{}\n", self.machine));
-        let mounts =
-            [(&*boot, reboot::BOOT_ID), (&*machine, "/etc/machine-id"), (&*self.run(), "/run")];
+        // The boot has just begun.
+        let uptime = file("uptime", "0.10 0.10\n".to_owned());
+        let mounts = [
+            (&*boot, reboot::BOOT_ID),
+            (&*uptime, "/proc/uptime"),
+            (&*machine, "/etc/machine-id"),
+            (&*self.run(), "/run"),
+        ];
         let env = [&[("NODE_ID", &*self.name)], env].concat();
         let output = reboot::over(&mounts, &env, args, stdin);
         Answer {
@@ -194,7 +200,8 @@ fn lives(server: &Server) {
     let mut notes: Vec<_> = notes.map(|n| n.into_string().unwrap()).collect();
     notes.sort();
     let kinds: Vec<_> = notes.iter().filter_map(|name| name.split('-').next()).collect();
-    assert_eq!(kinds, ["counts", "counts", "node", "past", "ranges"]);
+    // The folder of the in-flight notes, and its lock.
+    assert_eq!(kinds, ["counts", "counts", "flight", "flight", "node", "ranges"]);
 
     // It boots: all that it had is free, and erased.
     let a = a.boot(2);

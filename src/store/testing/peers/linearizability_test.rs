@@ -42,12 +42,12 @@ struct Blind(Etcd);
 impl Server for Blind {
     delegate_server!(self => self.0, self.0);
 
-    fn commit(&self, candidates: &[&[Operation]], until: Instant) -> Result<Commit, StoreError> {
+    fn commit(&self, operations: &[Operation], until: Instant) -> Result<Commit, StoreError> {
         let blind = |operation: &Operation| {
             let (path, write) = (operation.path.clone(), operation.write.clone());
             Operation::write(path, write)
         };
-        self.0.commit(&[&candidates[0].iter().map(blind).collect::<Vec<_>>()], until)
+        self.0.commit(&operations.iter().map(blind).collect::<Vec<_>>(), until)
     }
 }
 

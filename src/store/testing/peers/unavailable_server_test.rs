@@ -1,10 +1,13 @@
 //! Servers that are down, hang, or reject a client.
 
 use std::fs;
+use std::io::{Read, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -16,9 +19,11 @@ use super::servers::Running;
 use crate::alloc::{Command as Ask, Outcome};
 use crate::error::{Error, StoreError};
 use crate::model::{Etcd as EtcdSpec, Persist, StoreSpec};
+use crate::store::cluster::backoff::pause;
 use crate::store::cluster::consul::Consul;
 use crate::store::cluster::etcd::Etcd;
 use crate::store::cluster::http::{Client, Failure, Request, Secret};
+use crate::store::cluster::server::{Commit, Expect, Operation, Write};
 use crate::store::cluster::{ClusterStore, Server};
 use crate::store::{Store, open};
 
@@ -148,7 +153,17 @@ fn consul_with_tokens() {
     let read = token("read", "key_prefix \"sublet/\" { policy = \"read\" }");
     let open = |spec| open(&StoreSpec::Consul(Box::new(spec))).unwrap();
     works(&mut *open(with(&server, &write)));
-    is_unavailable(open(with(&server, &read)), "ermission denied");
+    // A token that may only read lists, and no more.
+    let mut reader = open(with(&server, &read));
+    let mut seen = 0;
+    reader.list(&at(1), &mut |_| seen += 1).unwrap();
+    assert_eq!((seen, reader.networks(&at(1)).unwrap().len()), (2, 1));
+    assert_eq!(reader.history(&at(1), &mut |_| true).unwrap().len(), 2);
+    reader.problems(&at(1), &mut |problem| panic!("{problem:?}")).unwrap();
+    for ask in [Ask::Add(add("c9", &dual_stack())), del("c1")] {
+        let error = reader.apply(&ask, &at(1)).unwrap_err().to_string();
+        assert!(error.contains("ermission denied"), "{error}");
+    }
     is_unavailable(open(server.consul("sublet")), "ermission denied");
     is_unavailable(open(with(&server, "0000-geheim")), "ACL not found");
     let elsewhere =
@@ -208,6 +223,177 @@ fn etcd_with_tls() {
         let error = crate::store::open(&spec).err().unwrap().to_string();
         assert!(error.contains(why) && error.contains(bad.to_str().unwrap()), "{error}");
     }
+}
+
+/// A proxy of TLS connections. If it `breaks`, it sends an alert instead of the answer to a request.
+fn proxy(server: &Running, breaks: &'static AtomicBool) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let proxy = format!("https://{}", listener.local_addr().unwrap());
+    let to = server.endpoint.trim_start_matches("https://").to_owned();
+    std::thread::spawn(move || {
+        // The threads end with the test process.
+        for client in listener.incoming() {
+            let (client, server) = (client.unwrap(), TcpStream::connect(&to).unwrap());
+            let both =
+                [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)];
+            let requested = Arc::new(AtomicBool::new(false));
+            for (number, (mut from, mut to)) in both.into_iter().enumerate() {
+                let (requested, mut bytes) = (requested.clone(), vec![0; 65536]);
+                std::thread::spawn(move || {
+                    let mut reads = 0;
+                    while let Ok(length @ 1..) = from.read(&mut bytes) {
+                        reads += 1;
+                        if number == 0 && reads > 1 {
+                            requested.store(true, Ordering::Relaxed);
+                        }
+                        if number == 1
+                            && requested.load(Ordering::Relaxed)
+                            && breaks.load(Ordering::Relaxed)
+                        {
+                            pause(
+                                Duration::from_millis(300),
+                                Instant::now() + Duration::from_secs(1),
+                            );
+                            let _ = to.write_all(&[21, 3, 3, 0, 2, 2, 80]);
+                            break;
+                        }
+                        if to.write_all(&bytes[..length]).is_err() {
+                            break;
+                        }
+                    }
+                    let _ = to.shutdown(std::net::Shutdown::Both);
+                });
+            }
+        }
+    });
+    proxy
+}
+
+/// The alert arrives after the request was written: the server may have applied it.
+#[test]
+fn a_tls_alert_after_the_request_does_not_mean_that_nothing_was_done() {
+    static BREAKS: AtomicBool = AtomicBool::new(false);
+    let folder = tempfile::tempdir().unwrap();
+    let [ca, cert, key] = certificate(folder.path(), "ours");
+    let flags =
+        [format!("--cert-file={}", cert.display()), format!("--key-file={}", key.display())];
+    let server = servers::etcd_by("https", &flags.each_ref().map(String::as_str));
+    let mut spec = server.etcd("sublet");
+    spec.servers.ca = Some(ca);
+    let probe = Etcd::new(&spec).unwrap();
+    let server = server.await_ready(&probe);
+    let proxy = proxy(&server, &BREAKS);
+    // If it counted as not sent, the request would go to the next endpoint, and fail to create the record.
+    spec.servers.endpoints = vec![proxy, server.endpoint.clone()];
+    let write = Write::Put(vec![1; 20]);
+    let operation = Operation { path: "ip/a".to_owned(), expect: Expect::Absent, write };
+    let until = Instant::now() + Duration::from_secs(20);
+    let first = (0..99).map(|n| format!("node-{n}")).find(|node| {
+        let etcd = Etcd::new(&spec).unwrap();
+        etcd.prefer(node);
+        etcd.asks_first() == spec.servers.endpoints[0]
+    });
+    let etcd = Etcd::new(&spec).unwrap();
+    etcd.prefer(&first.unwrap());
+    BREAKS.store(true, Ordering::Relaxed);
+    let outcome = etcd.commit(&[operation], until);
+    assert!(matches!(outcome, Ok(Commit::Unknown(_))), "{outcome:?}");
+    BREAKS.store(false, Ordering::Relaxed);
+    assert!(probe.get(&["ip/a"], until).unwrap()["ip/a"].is_some(), "the server has applied it");
+}
+
+/// The next process does not wait for it again, and different nodes ask different servers first.
+#[test]
+fn a_server_that_hangs_is_remembered() {
+    let hangs = TcpListener::bind("127.0.0.1:0").unwrap();
+    let hangs_at = format!("http://{}", hangs.local_addr().unwrap());
+    let server = servers::ready_consul();
+    for endpoints in [[&hangs_at, &server.endpoint], [&server.endpoint, &hangs_at]] {
+        let notes = tempfile::tempdir().unwrap();
+        let took = |node: &str| {
+            let mut servers = server.servers("x");
+            servers.endpoints = endpoints.map(Clone::clone).to_vec();
+            servers.timeout = Duration::from_millis(1500);
+            servers.notes = notes.path().to_owned();
+            let client = Client::new("server", None, &servers).unwrap();
+            client.prefer(node);
+            let begin = Instant::now();
+            let request = Request {
+                method: "GET",
+                path: "/v1/kv/x",
+                body: &[],
+                secret: None,
+                retryable: true,
+            };
+            client.send(request, begin + Duration::from_secs(5)).unwrap();
+            begin.elapsed() > Duration::from_millis(400)
+        };
+        let fresh: Vec<bool> = (0..8)
+            .map(|n| {
+                let slow = took(&format!("n{n}"));
+                for file in fs::read_dir(notes.path()).unwrap() {
+                    fs::remove_file(file.unwrap().path()).unwrap();
+                }
+                slow
+            })
+            .collect();
+        assert!(fresh.contains(&true) && fresh.contains(&false), "{fresh:?}");
+        let slow = fresh.iter().position(|slow| *slow).unwrap();
+        assert_eq!([took(&format!("n{slow}")), took(&format!("n{slow}"))], [true, false]);
+    }
+}
+
+/// The processes of a node log in once, however many start at the same moment.
+#[test]
+fn processes_of_a_node_share_a_login() {
+    static LOGINS: AtomicUsize = AtomicUsize::new(0);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            std::thread::spawn(move || {
+                let mut client = client.unwrap();
+                let mut text = vec![0; 4096];
+                let length = client.read(&mut text).unwrap();
+                let text = String::from_utf8_lossy(&text[..length]).into_owned();
+                let body = if text.contains("/v3/auth/") {
+                    LOGINS.fetch_add(1, Ordering::Relaxed);
+                    pause(Duration::from_millis(200), Instant::now() + Duration::from_secs(1));
+                    r#"{"token":"t.1"}"#
+                } else {
+                    assert!(text.contains("t.1"), "{text}");
+                    r#"{"header":{"revision":"1"},"responses":[{"response_range":{}}]}"#
+                };
+                let length = body.len();
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+                );
+                client.write_all((head + body).as_bytes()).unwrap();
+            });
+        }
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let servers = crate::model::Servers {
+        endpoints: vec![endpoint],
+        prefix: "sublet".to_owned(),
+        ca: None,
+        identity: None,
+        timeout: Duration::from_secs(5),
+        persist: Persist::Boot,
+        history: crate::model::History::Standing,
+        notes: folder.path().join("notes"),
+    };
+    let login = Some(("u".to_owned(), file(folder.path(), "pw", "geheim")));
+    let spec = EtcdSpec { servers, login };
+    std::thread::scope(|scope| {
+        for _ in 0..12 {
+            scope.spawn(|| {
+                let until = Instant::now() + Duration::from_secs(5);
+                Etcd::new(&spec).unwrap().get(&["x"], until).unwrap();
+            });
+        }
+    });
+    assert_eq!(LOGINS.load(Ordering::Relaxed), 1);
 }
 
 #[test]

@@ -24,8 +24,8 @@ use crate::store::cluster::server::{
 /// Writes into the trace of the run.
 pub type Note = Rc<dyn Fn(String)>;
 
-/// Candidate transactions that were sent together.
-type Sent = Vec<Vec<Operation>>;
+/// A transaction that was sent.
+type Sent = Vec<Operation>;
 
 /// What has not arrived yet, and who sent it.
 #[derive(Debug)]
@@ -148,10 +148,12 @@ impl State {
         if is_lost || (self.is_full && writes(&sent)) {
             return None;
         }
-        let which = self.records.first_that_holds(&sent)?;
-        self.records.apply(&sent[which]);
+        if !self.records.all_hold(&sent) {
+            return None;
+        }
+        self.records.apply(&sent);
         self.arrived_late += 1;
-        Some(format!("late: {}", text(&sent[which])))
+        Some(format!("late: {}", text(&sent)))
     }
 
     fn trouble(&mut self, why: &str) -> StoreError {
@@ -177,8 +179,8 @@ impl State {
 }
 
 /// Whether it writes a record, and does not only remove some.
-fn writes(sent: &Sent) -> bool {
-    sent.iter().flatten().any(|operation| matches!(operation.write, Write::Put(_)))
+fn writes(sent: &[Operation]) -> bool {
+    sent.iter().any(|operation| matches!(operation.write, Write::Put(_)))
 }
 
 /// A transaction in a trace: `+` a record is written, `-` removed, `=` only compared; `@` the version that it
@@ -188,7 +190,7 @@ fn text(operations: &[Operation]) -> String {
         let sign = match operation.write {
             Write::Keep => '=',
             Write::Put(_) => '+',
-            Write::Delete | Write::DeleteTree => '-',
+            Write::Delete => '-',
         };
         let path = &operation.path;
         match operation.expect {
@@ -229,9 +231,8 @@ impl Connection {
         done.unwrap_or_else(|stop| Err(self.stopped(stop)))
     }
 
-    fn in_transit(&self, candidates: &[&[Operation]]) -> InTransit {
-        let sent = candidates.iter().map(|operations| operations.to_vec()).collect();
-        InTransit { sent, sender: self.process.clone() }
+    fn in_transit(&self, operations: &[Operation]) -> InTransit {
+        InTransit { sent: operations.to_vec(), sender: self.process.clone() }
     }
 
     fn stopped(&self, stop: Stop) -> StoreError {
@@ -246,21 +247,22 @@ impl Connection {
     }
 
     /// A transaction arrives, and something may go wrong.
-    fn receive(&self, candidates: &[&[Operation]]) -> Result<Commit, StoreError> {
-        let done = self.decide(candidates);
+    fn receive(&self, operations: &[Operation]) -> Result<Commit, StoreError> {
+        let done = self.decide(operations);
         (self.note)(match &done {
-            Ok(Commit::Done(which)) => format!("commit: {}", text(candidates[*which])),
-            Ok(Commit::Conflict(_)) => format!("conflict: {}", text(candidates[0])),
-            Ok(Commit::Unknown(_)) => format!("no answer: {}", text(candidates[0])),
+            Ok(Commit::Done(_)) => format!("commit: {}", text(operations)),
+            Ok(Commit::Conflict(_)) => format!("conflict: {}", text(operations)),
+            Ok(Commit::Full(_)) => format!("full: {}", text(operations)),
+            Ok(Commit::Unknown(_)) => format!("no answer: {}", text(operations)),
             Err(error) => format!("not sent: {error}"),
         });
         done
     }
 
-    fn decide(&self, candidates: &[&[Operation]]) -> Result<Commit, StoreError> {
+    fn decide(&self, operations: &[Operation]) -> Result<Commit, StoreError> {
         let state = &mut *self.server.state.borrow_mut();
         let events = self.server.events;
-        let sent = || self.in_transit(candidates);
+        let sent = || self.in_transit(operations);
         if self.is_cut_off || state.is_electing() {
             if state.random.one_in(2) {
                 return Err(state.trouble("the connection was refused"));
@@ -269,16 +271,16 @@ impl Connection {
                 0 if events.late_of_unanswered => state.in_transit.push(sent()),
                 // A leader that loses its office may have replicated it.
                 1 if !self.is_cut_off => {
-                    if let Some(which) = state.records.first_that_holds(candidates) {
-                        state.records.apply(candidates[which]);
+                    if state.records.all_hold(operations) {
+                        state.records.apply(operations);
                     }
                 }
                 _ => {}
             }
             return Ok(state.unknown());
         }
-        if state.is_full && writes(&sent().sent) {
-            return Err(state.trouble("no space"));
+        if state.is_full && writes(operations) {
+            return Ok(Commit::Full(state.trouble("no space")));
         }
         let luck = state.random.below(40);
         match luck {
@@ -290,11 +292,11 @@ impl Connection {
             3 if events.answered_duplicates => state.in_transit.push(sent()),
             _ => {}
         }
-        let Some(which) = state.records.first_that_holds(candidates) else {
-            let conflict: Conflict = state.records.conflict(candidates, state.is_etcd);
+        if !state.records.all_hold(operations) {
+            let conflict: Conflict = state.records.conflict(operations, state.is_etcd);
             return Ok(Commit::Conflict(conflict));
-        };
-        state.records.apply(candidates[which]);
+        }
+        state.records.apply(operations);
         if luck == 2 && events.duplicates {
             state.in_transit.push(sent());
             return Ok(state.unknown());
@@ -302,7 +304,7 @@ impl Connection {
         if luck == 4 && events.lost_answers {
             return Ok(state.unknown());
         }
-        Ok(Commit::Done(which))
+        Ok(Commit::Done(state.records.version))
     }
 }
 
@@ -328,23 +330,19 @@ impl Server for Connection {
         self.read(|records| records.count(folder, ranges))
     }
 
-    fn max_candidates(&self) -> usize {
-        if self.server.state.borrow().is_etcd { 8 } else { 1 }
-    }
-
-    fn commit(&self, candidates: &[&[Operation]], _: Instant) -> Result<Commit, StoreError> {
-        let count: usize = candidates.iter().map(|operations| operations.len()).sum();
+    fn commit(&self, operations: &[Operation], _: Instant) -> Result<Commit, StoreError> {
+        let count = operations.len();
         assert!(count <= self.max_operations(), "{count} operations");
         let may_arrive = Cell::new(!self.process.is_dead() && self.server.events.late_of_killed);
         let done = self.process.step(|| {
             may_arrive.set(false);
-            self.receive(candidates)
+            self.receive(operations)
         });
         if matches!(done, Err(Stop::Killed)) && may_arrive.get() {
             let state = &mut *self.server.state.borrow_mut();
             // Killed while it waited for the answer.
             if state.random.one_in(2) {
-                state.in_transit.push(self.in_transit(candidates));
+                state.in_transit.push(self.in_transit(operations));
             }
         }
         done.unwrap_or_else(|stop| Err(self.stopped(stop)))

@@ -43,6 +43,7 @@ impl World {
         self.boots += 1;
         let of_machine = &mut self.machines[machine];
         (of_machine.is_on, of_machine.boot) = (true, self.boots);
+        of_machine.booted = super::super::process::clock();
         // It is a tmpfs. It is not there before the first client.
         let _ = fs::remove_dir_all(&of_machine.run);
         let settings = &self.settings;

@@ -59,6 +59,8 @@ struct Machine {
     /// The host name and the machine-id.
     node: Node,
     boot: u64,
+    /// When this boot began, by the simulation's clock.
+    booted: Duration,
     /// Its clock against the simulation's, in seconds.
     skew: i64,
     /// All host names that it had.
@@ -164,6 +166,7 @@ impl World {
         self.machines.push(Machine {
             node: Node { name: format!("n{n}"), machine },
             boot: self.boots,
+            booted: clock(),
             skew: 0,
             names: vec![format!("n{n}")],
             is_on: true,
@@ -180,7 +183,9 @@ impl World {
         Context {
             now: clock().as_secs().saturating_add_signed(machine.skew),
             boot: Some(boot_id(machine.boot)),
+            booted: Some(machine.booted.as_secs().saturating_add_signed(machine.skew)),
             node: machine.node.clone(),
+            by_host_name: true,
             seed,
             face: Face::Cni,
         }

@@ -22,7 +22,7 @@ use super::random::Random;
 use super::runs::{Simulation, Story};
 use super::settings::{NETWORKS, Settings, attachment};
 use crate::alloc::{Context, ForeignLease};
-use crate::model::{BootId, Face, Lease, Node, Owner, Persist, SetName, Wait};
+use crate::model::{BootId, Lease, Node, Owner, Persist, SetName, Wait};
 use crate::net::Addr;
 use crate::store::Embedded;
 
@@ -143,7 +143,7 @@ impl World {
             boot: Some(BootId(format!("b{}", host.boot))),
             node: Node { name: "node".to_owned(), machine: host.machine.clone() },
             seed,
-            face: Face::Cni,
+            ..Context::default()
         }
     }
 

@@ -1,0 +1,139 @@
+//! What one command knows of the server's records, and what it assumes about the others.
+//!
+//! Invariant: every known record existed at some moment since the command began, or is compared by the commit.
+//! An assumption is compared or read before anything rests on it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Unbounded};
+
+use super::server::{Entries, Entry, Expect};
+
+/// The knowledge of one command.
+#[derive(Default)]
+pub struct Known {
+    /// Records that were read, or that a conflict reported.
+    entries: Entries,
+    /// Answers without a read: [`Expect::Absent`] or [`Expect::Present`].
+    assumed: BTreeMap<String, Expect>,
+    /// Prefixes that were listed: a path below them that is not in `entries` is absent.
+    listed: BTreeSet<String>,
+    /// Paths that have a record, of which nothing else is known.
+    present: BTreeSet<String>,
+}
+
+impl Known {
+    /// Only these records.
+    pub fn of(entries: Entries) -> Known {
+        Known { entries, ..Known::default() }
+    }
+
+    /// All known records, for the next step of the same command.
+    pub fn into_entries(self) -> Entries {
+        self.entries
+    }
+
+    /// The record, or that there is none; `None` if neither is known.
+    pub fn get(&self, path: &str) -> Option<&Option<Entry>> {
+        match self.entries.get(path) {
+            Some(entry) => Some(entry),
+            None if self.present.contains(path) => None,
+            None => self.is_listed(path).then_some(&None),
+        }
+    }
+
+    /// The record, if it is known.
+    pub fn entry(&self, path: &str) -> Option<&Entry> {
+        self.entries.get(path)?.as_ref()
+    }
+
+    /// Whether there is a record, of which perhaps nothing else is known.
+    pub fn exists(&self, path: &str) -> bool {
+        self.present.contains(path) || self.entry(path).is_some()
+    }
+
+    /// Whether only the existence of the record is known.
+    pub fn is_only_present(&self, path: &str) -> bool {
+        self.present.contains(path)
+    }
+
+    fn is_listed(&self, path: &str) -> bool {
+        self.listed.iter().any(|prefix| path.starts_with(prefix.as_str()))
+    }
+
+    /// Whether this very prefix was listed.
+    pub fn has_list(&self, prefix: &str) -> bool {
+        self.is_listed(prefix)
+    }
+
+    pub fn assume(&mut self, path: String, expect: Expect) {
+        self.assumed.insert(path, expect);
+    }
+
+    /// The paths whose records were assumed.
+    pub fn assumed(&self) -> impl Iterator<Item = (&String, Expect)> {
+        self.assumed.iter().map(|(path, expect)| (path, *expect))
+    }
+
+    /// Adds what the server reported.
+    pub fn remember(&mut self, entries: Entries) {
+        for path in entries.keys() {
+            self.assumed.remove(path);
+            self.present.remove(path);
+        }
+        self.entries.extend(entries);
+    }
+
+    /// Adds a record unless the path is known.
+    pub fn derive(&mut self, path: String, entry: Entry) {
+        self.present.remove(&path);
+        self.entries.entry(path).or_insert(Some(entry));
+    }
+
+    /// Adds a complete listing of a prefix.
+    pub fn remember_list(&mut self, prefix: String, found: BTreeMap<String, Entry>) {
+        self.entries.retain(|path, _| !path.starts_with(&prefix));
+        self.entries.extend(found.into_iter().map(|(path, entry)| (path, Some(entry))));
+        self.assumed.retain(|path, _| !path.starts_with(&prefix));
+        self.present.retain(|path| !path.starts_with(&prefix));
+        self.listed.insert(prefix);
+    }
+
+    /// Notes that these paths have records, which differ from what was known.
+    pub fn remember_present(&mut self, paths: &[String]) {
+        for path in paths {
+            self.entries.remove(path);
+            self.present.insert(path.clone());
+        }
+    }
+
+    /// Marks what was listed below a prefix as out of date.
+    pub fn invalidate(&mut self, prefix: &str) {
+        self.listed.retain(|listed| !listed.starts_with(prefix));
+    }
+
+    pub fn forget_assumptions(&mut self) {
+        self.assumed.clear();
+    }
+
+    /// The known records below a prefix, sorted by path.
+    pub fn below<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a String, &'a Entry)> {
+        self.below_from(prefix, prefix)
+    }
+
+    /// The same behind the path `after`.
+    pub fn below_from<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: &str,
+    ) -> impl Iterator<Item = (&'a String, &'a Entry)> {
+        let below = self.entries.range::<str, _>((Excluded(after), Unbounded));
+        let below = below.take_while(move |(path, _)| path.starts_with(prefix));
+        below.filter_map(|(path, entry)| Some((path, entry.as_ref()?)))
+    }
+
+    /// Every path of a kind of which something is known, even that there is no record.
+    pub fn paths<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a String> {
+        let paths = self.entries.range(kind.to_owned()..).map(|(path, _)| path);
+        paths.take_while(move |path| path.starts_with(kind))
+    }
+}

@@ -1,0 +1,143 @@
+//! In-flight notes: how a node knows that a process of it ended while the server had its transaction.
+//!
+//! Every command that changes something first creates a note, a file on tmpfs that the process locks with
+//! `flock(2)`, and removes it when all its transactions were answered. The lock says whether the process is
+//! alive. A note without a lock is abandoned: its transaction may still be applied, at any time. The next
+//! command fences it: it advances the node's record, which every transaction of the node compares.
+//! Invariant: a note is never visible without its lock while its process lives.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, ErrorKind};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::model::Wait;
+use crate::store::embedded::lock::{Lock, lock_file};
+use crate::sys::files;
+
+/// Longest wait for another process that fences.
+const MAX_WAIT: Duration = Duration::from_millis(300);
+
+/// The notes of one node in one cluster.
+#[derive(Debug)]
+pub struct Notes {
+    folder: PathBuf,
+}
+
+/// What was found when a command began.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Left {
+    /// Nothing is in flight that no process waits for.
+    Nothing,
+    /// These notes are abandoned.
+    Abandoned(Vec<PathBuf>),
+    /// No command has run in this boot, or the notes cannot be read.
+    Unknown,
+}
+
+/// The note of a command. It is abandoned if it is dropped before [`Note::remove`].
+#[derive(Debug)]
+pub struct Note {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Note {
+    /// Removes the note: every transaction of the command was answered, or was fenced.
+    pub fn remove(self) {
+        // A note that stays costs the next command a fence.
+        let _ = fs::remove_file(self.path);
+    }
+}
+
+impl Notes {
+    /// The notes in `folder`, which need not exist.
+    pub fn new(folder: PathBuf) -> Notes {
+        Notes { folder }
+    }
+
+    /// Looks for abandoned notes.
+    pub fn look(&self) -> Left {
+        let Ok(files) = fs::read_dir(&self.folder) else { return Left::Unknown };
+        let mut abandoned = Vec::new();
+        for file in files {
+            let Ok(file) = file else { return Left::Unknown };
+            if file.path().extension().is_some() {
+                continue;
+            }
+            // Shared, so that processes that look at the same time do not take each other for the owner.
+            match File::open(file.path()).map(|file| file.try_lock_shared()) {
+                Ok(Err(TryLockError::WouldBlock)) => {}
+                // The command has ended.
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                Ok(_) | Err(_) => abandoned.push(file.path()),
+            }
+        }
+        if abandoned.is_empty() { Left::Nothing } else { Left::Abandoned(abandoned) }
+    }
+
+    /// Waits a while for other processes of this node that fence: then this one need not. That two fence is
+    /// safe.
+    pub fn lock(&self, until: Instant) -> Option<Lock> {
+        let wait = until.saturating_duration_since(Instant::now()).min(MAX_WAIT);
+        files::make_folder(&self.folder).ok()?;
+        lock_file(&self.folder.with_extension("lock"), Wait::For(wait)).ok()
+    }
+
+    /// Creates the folder if it is missing, and removes notes that were fenced.
+    pub fn clear(&self, left: Left) -> io::Result<()> {
+        files::make_folder(&self.folder.join("note"))?;
+        if let Left::Abandoned(paths) = left {
+            for path in paths {
+                let _ = fs::remove_file(path);
+            }
+        }
+        Ok(())
+    }
+
+    /// Creates the note of a command.
+    pub fn begin(&self, name: u128) -> io::Result<Note> {
+        let path = self.folder.join(format!("{name:032x}"));
+        let hidden = path.with_extension("new");
+        let lock = files::create(&hidden)?;
+        let locked = lock.try_lock().map_err(io::Error::from);
+        let linked = locked.and_then(|()| fs::hard_link(&hidden, &path));
+        let _ = fs::remove_file(&hidden);
+        linked.map(|()| Note { path, _lock: lock })
+    }
+
+    /// Removes the folder, so that the next command fences: this one cannot leave a note.
+    pub fn give_up(&self) {
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_note_of_a_process_that_ended_is_abandoned() {
+        let dir = tempfile::tempdir().unwrap();
+        let notes = Notes::new(dir.path().join("notes"));
+        assert_eq!(notes.look(), Left::Unknown);
+        notes.clear(Left::Unknown).unwrap();
+        let (one, two) = (notes.begin(1).unwrap(), notes.begin(2).unwrap());
+        assert_eq!(notes.look(), Left::Nothing);
+        one.remove();
+        let path = two.path.clone();
+        drop(two);
+        assert_eq!(notes.look(), Left::Abandoned(vec![path.clone()]));
+        assert_eq!(notes.look(), Left::Abandoned(vec![path]), "looking changes nothing");
+        let held = notes.begin(3).unwrap();
+        notes.clear(notes.look()).unwrap();
+        assert_eq!(notes.look(), Left::Nothing);
+        notes.give_up();
+        assert_eq!(notes.look(), Left::Unknown);
+        held.remove();
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        let notes = Notes::new(dir.path().join("file/notes"));
+        assert_eq!(notes.look(), Left::Unknown);
+        assert!(notes.clear(Left::Unknown).is_err() && notes.begin(1).is_err());
+    }
+}
