@@ -152,6 +152,7 @@ fn version_1_1_0_with_gc_and_status() {
     let mut small = list(&lab, "1.1.0", &main, Value::Null);
     small.plugins.pop();
     small.plugins[0]["ipam"]["ranges"][0] = json!([{"subnet": "10.33.0.0/29"}]);
+    small.plugins[0]["ipam"]["statusWhenFull"] = json!("fail");
     let mut runtime = Runtime::new(&host, small);
     let held = || by_attachment(&lab.list()).into_keys().collect::<Vec<_>>();
     for container in ["a", "b", "c", "d", "e"] {
