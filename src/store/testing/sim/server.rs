@@ -270,10 +270,8 @@ impl Connection {
             match state.random.below(3) {
                 0 if events.late_of_unanswered => state.in_transit.push(sent()),
                 // A leader that loses its office may have replicated it.
-                1 if !self.is_cut_off => {
-                    if state.records.all_hold(operations) {
-                        state.records.apply(operations);
-                    }
+                1 if !self.is_cut_off && state.records.all_hold(operations) => {
+                    state.records.apply(operations);
                 }
                 _ => {}
             }
