@@ -109,9 +109,9 @@ plugin DEL "$id" "$default"
 plugin DEL never-seen "$default"
 plugin DEL "$id" "$ipv6"
 for i in $(seq 12); do plugin DEL "c$i" "$ipv4"; done
-# What stays: the node's record, and that there was nothing to take over from cni-ipam-consul.
+# What stays: the node's record and its name by machine, and that there was nothing to take over from cni-ipam-consul.
 left=$(curl -s '127.0.0.1:8500/v1/kv/sublet/?keys' | jq -r '.[]' |
-    grep -v -e ^sublet/node/ -e ^sublet/adopted/ -e ^sublet/old/ -e ^sublet/ranges/ -e ^sublet/past/ || true)
+    grep -v -e ^sublet/node/ -e ^sublet/machine/ -e ^sublet/adopted/ -e ^sublet/old/ -e ^sublet/ranges/ -e ^sublet/past/ || true)
 [ -z "$left" ] || fail "keys are left: $left"
 
 # Four nodes at once: every address once.

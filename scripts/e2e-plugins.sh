@@ -204,7 +204,8 @@ done
 
 # 1.1.0, GC and STATUS: Debian's plugins do not speak it yet.
 delegate=$(network del delegate sublet '{"cniVersion": "1.1.0"}')
-delegate=$(jq '.ipam.ranges[0] = [{subnet: "10.77.0.0/30"}]' <<< "$delegate")
+delegate=$(jq '.ipam.ranges[0] = [{subnet: "10.77.0.0/30"}] | .ipam.statusWhenFull = "fail"' \
+    <<< "$delegate")
 must STATUS c1 "$delegate"
 first=$(must ADD c1 "$delegate")
 [ "$(jq -r .cniVersion <<< "$first")" = 1.1.0 ] || fail "not a 1.1.0 result: $first"

@@ -133,6 +133,27 @@ fn a_concurrent_client_changes_the_pools() {
     assert_eq!(paths.collect::<Vec<_>>(), ["node/node"]);
 }
 
+/// Two requests of one daemon lease from a pool in the same second. Their records differ in nothing but the
+/// nonce. One of them is not answered.
+#[test]
+fn a_transaction_is_recognized_by_its_nonce() {
+    for is_etcd in [false, true] {
+        let server = FakeServer::new(is_etcd);
+        let mut store = FakeStore::new(server.clone());
+        let id = pool(&mut store, &ask("l", "10.0.0.0/24"), &at(1)).id.0;
+        let other = server.clone();
+        *server.before_commit.borrow_mut() = Some(Box::new(move || {
+            let lease =
+                lease(&mut FakeStore::new(other.clone()), &want("l/10.0.0.0/24", None), &at(1));
+            assert_eq!(lease.addr, addr("10.0.0.1"));
+            other.stalled_commits.set(1);
+        }));
+        assert_eq!(lease(&mut store, &want(&id, None), &at(1)).addr, addr("10.0.0.2"));
+        apply_stalled(&server);
+        assert_eq!(leases(&mut store).len(), 2);
+    }
+}
+
 #[test]
 fn a_pool_that_is_not_shared_is_released_by_its_node_only() {
     let server = FakeServer::new(false);

@@ -237,15 +237,14 @@ fn a_late_add_of_a_killed_client_leases_nothing() {
     }
 }
 
-/// The answer to an ADD is lost, and another client writes the very same records: only the nonce tells them apart.
+/// The first attempt of an ADD is not answered. Its fence makes it void, and the second attempt is applied.
 #[test]
-fn a_transaction_is_recognized_by_its_nonce() {
+fn an_attempt_that_was_not_answered_is_void() {
     let sets = [set("10.0.0.0/30")];
     let server = FakeServer::new(true);
     let mut store = FakeStore::new(server.clone());
     added(&mut store, &add("warm", &sets), &boot(1));
     freed(&mut store, &del("warm"), &boot(1));
-    // The ADD is stalled. The fence of its process makes it void, and its second attempt is applied.
     server.stalled_commits.set(1);
     let got = added(&mut store, &add("c", &sets), &boot(1));
     let before = server.paths();
