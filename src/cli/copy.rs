@@ -9,7 +9,6 @@ use anyhow::{Result, anyhow};
 use clap::Args;
 use serde_json::json;
 
-use super::open::{is_store, missing};
 use super::screen::visible;
 use super::{Call, OpenStore, misuse};
 use crate::migrate::copy;
@@ -65,8 +64,8 @@ impl Copy {
             return Err(misuse("--from and --to are the same store"));
         }
         let mut from = call.open_named(&self.from, "--from")?;
-        if !from.cluster && !is_store(&from.place)? {
-            return Err(missing(&from.place));
+        if !from.exists()? {
+            return Err(from.missing());
         }
         let mut to = call.open_named(&self.to, "--to")?;
         let moved = to.restore(self.how.dry_run, call, |copier| {

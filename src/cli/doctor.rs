@@ -116,12 +116,12 @@ fn nearly_full(usage: &Usage) -> Option<Problem> {
     let (network, range) = (&usage.extent.network, usage.extent.range);
     let what = match usage.free {
         0 => format!("all {} addresses are in use, reserved or cooling down", usage.size),
-        free => format!("{percent} % in use, free addresses: {free}"),
+        free => format!("{percent} % in use ({free} free)"),
     };
     (percent >= NEARLY_FULL).then(|| Problem {
         place: format!("range {range} of network {network}"),
         what,
-        advice: "look for stale leases with `sublet gc --dry-run`, or enlarge the range".to_owned(),
+        advice: "enlarge the range, or look for stale leases with `sublet gc --dry-run`".to_owned(),
         mendable: false,
     })
 }

@@ -145,7 +145,7 @@ impl Gc {
         }
         if call.as_json {
             return Err(misuse(format!(
-                "not a terminal: pass --yes to free {lost} leases, or --dry-run to list them"
+                "-o json does not ask: pass --yes to free {lost} leases, or --dry-run to list them"
             )));
         }
         for (lease, verdict) in judged.iter().filter(|(_, v)| matches!(v, Liveness::Stale(_))) {

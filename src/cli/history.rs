@@ -16,8 +16,8 @@ use crate::rows::EventRow;
 /// Show who held an address, and what a container held
 ///
 /// Without an argument the latest events are shown. A lease file keeps the last 10,000 events of 30 days, or
-/// as the configuration's "history" says, and the events of the boot before this one. A cluster keeps 1,000
-/// events of each node, or as many as that node's configuration says.
+/// as the configuration's "history" says, and the events of the boot before this one. A cluster keeps the
+/// last 1,000 transactions of each network, or as many as the network's configuration says.
 #[derive(Debug, Args)]
 pub struct History {
     /// An address; a container ID or its first four characters or more; an ECS id; a pod as namespace/name; a
@@ -36,7 +36,7 @@ pub struct History {
     /// Only this network
     #[arg(long, value_name = "NAME")]
     network: Option<String>,
-    /// Print at most the last N events [default: 50 without an argument]
+    /// Print at most the last N events [default: 50 if there is no argument and no time]
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
 }
@@ -82,7 +82,7 @@ impl History {
             && let Some(name) = &self.name
             && addr.is_none()
             && open.named(name, network).is_err()
-            && !open.known_networks()?.contains(name)
+            && open.unknown(name)?.is_some()
         {
             return Err(anyhow!("{name} is unknown in {}; see `sublet history`", open.place));
         }

@@ -9,10 +9,11 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 
 use super::map::subnet;
+use super::open::is_pod;
 use super::screen::Screen;
 use super::{Call, Format, Rows, tables};
 use crate::error::shown_network;
-use crate::model::Lease;
+use crate::model::{Kind, Lease};
 use crate::net::Subnet;
 use crate::rows::LeaseRow;
 
@@ -47,8 +48,8 @@ pub struct Filter {
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
     /// Only this kind: dynamic, static, gateway, aux or reserved
-    #[arg(long, value_name = "KIND", value_parser = ["dynamic", "static", "gateway", "aux", "reserved"])]
-    kind: Option<String>,
+    #[arg(long, value_name = "KIND", value_parser = kind)]
+    kind: Option<Kind>,
     /// Only addresses in this prefix
     #[arg(long, value_name = "CIDR", value_parser = subnet)]
     prefix: Option<Subnet>,
@@ -68,38 +69,42 @@ enum Column {
 impl Filter {
     fn passes(&self, lease: &Lease) -> bool {
         let pod = lease.origin.pod.as_ref();
-        let is_pod = |name: &String| {
-            pod.is_some_and(|pod| match name.split_once('/') {
-                Some((namespace, name)) => pod.namespace == namespace && pod.name == name,
-                None => pod.name == *name,
-            })
-        };
         self.network.as_deref().is_none_or(|name| shown_network(lease) == name)
-            && self.pod.as_ref().is_none_or(is_pod)
+            && self.pod.as_ref().is_none_or(|name| is_pod(name, &lease.origin))
             && self.namespace.as_ref().is_none_or(|n| pod.is_some_and(|p| p.namespace == *n))
             && self.node.as_ref().is_none_or(|name| lease.node.name == *name)
-            && self.kind.as_ref().is_none_or(|kind| lease.kind.word() == kind)
+            && self.kind.is_none_or(|kind| lease.kind == kind)
             && self.prefix.is_none_or(|prefix| prefix.contains(lease.addr))
     }
 }
 
 impl Column {
     fn compare(self, one: &Lease, other: &Lease) -> Ordering {
-        let pod = |lease: &Lease| {
-            lease.origin.pod.as_ref().map(|pod| (pod.namespace.clone(), pod.name.clone()))
-        };
-        let container = |lease: &Lease| lease.attachment().map(|a| a.container.to_string());
+        fn pod(lease: &Lease) -> Option<(&str, &str)> {
+            lease.origin.pod.as_ref().map(|pod| (&*pod.namespace, &*pod.name))
+        }
+        fn container(lease: &Lease) -> Option<&str> {
+            lease.attachment().map(|a| a.container.as_str())
+        }
         match self {
             Column::Network => shown_network(one).cmp(shown_network(other)),
-            // Rows without a value come last.
-            Column::Pod => (pod(one).is_none(), pod(one)).cmp(&(pod(other).is_none(), pod(other))),
+            Column::Pod => none_last(pod(one), pod(other)),
             Column::Address => one.addr.cmp(&other.addr),
-            Column::Container => (container(one).is_none(), container(one))
-                .cmp(&(container(other).is_none(), container(other))),
+            Column::Container => none_last(container(one), container(other)),
             Column::Node => one.node.name.cmp(&other.node.name),
             Column::Age => other.time.cmp(&one.time),
         }
     }
+}
+
+/// Compares values. Rows without a value come last.
+fn none_last<T: Ord>(one: Option<T>, other: Option<T>) -> Ordering {
+    (one.is_none(), one).cmp(&(other.is_none(), other))
+}
+
+/// A kind on the command line.
+fn kind(text: &str) -> Result<Kind, &'static str> {
+    Kind::from_word(text).ok_or("use dynamic, static, gateway, aux or reserved")
 }
 
 impl List {

@@ -62,7 +62,7 @@ pub struct Set {
 impl Network {
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
         let mut open = call.open()?;
-        if !open.cluster {
+        if !open.is_cluster() {
             return Err(misuse(format!(
                 "{} keeps no definitions; name the cluster with --store",
                 open.place

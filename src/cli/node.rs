@@ -69,7 +69,7 @@ fn list(call: &mut Call<'_>) -> Result<()> {
 impl Release {
     fn run(&self, call: &mut Call<'_>) -> Result<()> {
         let (mut open, name) = (call.open()?, &self.name);
-        if !open.cluster {
+        if !open.is_cluster() {
             return Err(misuse(format!(
                 "{} is of this machine alone; name the cluster with --store, or see `sublet release` \
                  and `sublet gc`",

@@ -18,8 +18,7 @@ use crate::model::{History, Lease, Origin, Owner, Persist, StoreSpec, Wait};
 use crate::net::Addr;
 use crate::rows::PoolRow;
 use crate::store;
-use crate::store::Store;
-use crate::sys::files;
+use crate::store::{FileSystem as _, Os, Store};
 use crate::sys::host;
 use crate::sys::host::Env;
 use crate::telemetry::usage::Usage;
@@ -76,13 +75,12 @@ impl Call<'_> {
     /// Opens the store that the arguments or the environment name, else the default file. A named file that
     /// does not exist is an error; a message reports it if the default file does not exist yet.
     pub fn open(&mut self) -> Result<OpenStore> {
-        let named = self.args.cluster().is_none() && self.args.named(self.world.env)?.is_some();
         let open = self.open_or_create()?;
-        if open.cluster || is_store(&open.place)? {
+        if open.exists()? {
             return Ok(open);
         }
-        if named {
-            return Err(missing(&open.place));
+        if self.args.named(self.world.env)?.is_some() {
+            return Err(open.missing());
         }
         writeln!(self.stderr, "there is no lease store on this host yet ({})", open.place)?;
         Ok(open)
@@ -103,7 +101,7 @@ impl Call<'_> {
 
     /// Returns the default store that exists. Of two, one is used and the other is named.
     fn default_store(&mut self) -> Result<&'static str> {
-        let (usual, ecs) = (is_store(DEFAULT)?, is_store(ECS_DEFAULT)?);
+        let (usual, ecs) = (is_store(DEFAULT.as_ref())?, is_store(ECS_DEFAULT.as_ref())?);
         if usual && ecs {
             writeln!(
                 self.stderr,
@@ -124,7 +122,7 @@ impl Call<'_> {
             writeln!(self.stderr, "sublet: {option}: {warning}")?;
         }
         let place = "this cluster".to_owned();
-        Ok(OpenStore { store, place, cx: self.world.facts.context(), cluster: true })
+        Ok(OpenStore { store, place, cx: self.world.facts.context_of(&spec), file: None })
     }
 
     /// Opens the store of Docker's pools, which outlive a boot: a cluster or a lease file.
@@ -137,17 +135,16 @@ impl Call<'_> {
     }
 
     pub fn open_file(&self, path: PathBuf, persist: Persist) -> Result<OpenStore> {
-        let place = path.display().to_string();
+        let (place, file) = (path.display().to_string(), Some(path.clone()));
         let store = store::open(&lease_file(path, persist))?;
-        Ok(OpenStore { store, place, cx: self.world.facts.context(), cluster: false })
+        Ok(OpenStore { store, place, cx: self.world.facts.context(), file })
     }
 }
 
 /// Whether a store exists: its lease file, a boot file or the policy.
-pub fn is_store(path: &str) -> Result<bool> {
-    let path = Path::new(path);
+fn is_store(path: &Path) -> Result<bool> {
     let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
-    let names = files::names(folder);
+    let names = Os.list(folder);
     let names = names.with_context(|| format!("cannot read the folder {}", folder.display()))?;
     let Some(store) = path.file_name().map(OsStr::as_encoded_bytes) else { return Ok(false) };
     let is_ours = |name: &OsString| {
@@ -156,11 +153,6 @@ pub fn is_store(path: &str) -> Result<bool> {
         })
     };
     Ok(names.iter().any(is_ours))
-}
-
-/// The error about a file that was named and does not exist.
-pub fn missing(place: &str) -> anyhow::Error {
-    anyhow!("there is no lease store {place}; name another file with --store")
 }
 
 pub fn lease_file(path: PathBuf, persist: Persist) -> StoreSpec {
@@ -173,13 +165,28 @@ pub struct OpenStore {
     /// What messages call it.
     pub place: String,
     pub cx: Context,
-    pub cluster: bool,
+    /// The lease file; `None` for a cluster.
+    file: Option<PathBuf>,
 }
 
 impl OpenStore {
+    pub fn is_cluster(&self) -> bool {
+        self.file.is_none()
+    }
+
+    /// Whether there is a store. A cluster is found out by asking it.
+    pub fn exists(&self) -> Result<bool> {
+        self.file.as_deref().map_or(Ok(true), is_store)
+    }
+
+    /// The error about a file that was named and does not exist.
+    pub fn missing(&self) -> anyhow::Error {
+        anyhow!("there is no lease store {}; name another file with --store", self.place)
+    }
+
     /// The context for work on this lease: in a cluster, that of the node that has it.
     pub fn cx_for(&self, lease: &Lease) -> Context {
-        if !self.cluster || lease.node == self.cx.node {
+        if !self.is_cluster() || lease.node == self.cx.node {
             return self.cx.clone();
         }
         // Nothing is known here of that node's boots.
@@ -193,26 +200,30 @@ impl OpenStore {
         Ok(!engine::del(&mut *self.store, del, None, &cx)?.is_empty())
     }
 
-    /// An error unless the store knows this network or pool. Reads all leases: ask only when nothing was found.
+    /// An error if the store does not know this network or pool.
     pub fn check_network(&mut self, name: Option<&str>) -> Result<()> {
-        let Some(name) = name else { return Ok(()) };
-        let known = self.known_networks()?;
-        if known.contains(name) { Ok(()) } else { Err(unknown_network(name, &known)) }
+        match name {
+            Some(name) => self.unknown(name)?.map_or(Ok(()), Err),
+            None => Ok(()),
+        }
     }
 
-    /// The networks and pools that have ranges or leases.
-    pub fn known_networks(&mut self) -> Result<BTreeSet<String>> {
+    /// The error about a network or pool that has neither ranges nor leases; `None` if it has. It names the most
+    /// similar ones. All leases are read only if the name has no range.
+    pub fn unknown(&mut self, name: &str) -> Result<Option<anyhow::Error>> {
         let defined = self.store.networks(&self.cx)?;
         let mut known: BTreeSet<String> =
             defined.into_iter().map(|d| d.network.to_string()).collect();
         known.extend(self.store.pools()?.into_iter().map(|pool| pool.id.0));
-        self.store.list(&self.cx, &mut |lease| {
-            let name = shown_network(&lease);
-            if !known.contains(name) {
-                known.insert(name.to_owned());
-            }
-        })?;
-        Ok(known)
+        if !known.contains(name) {
+            self.store.list(&self.cx, &mut |lease| {
+                let network = shown_network(&lease);
+                if !known.contains(network) {
+                    known.insert(network.to_owned());
+                }
+            })?;
+        }
+        Ok((!known.contains(name)).then(|| unknown_network(name, &known)))
     }
 
     /// How full each range is, or each of one network.
@@ -271,8 +282,7 @@ impl OpenStore {
 /// How many known networks a message names.
 const NAMED: usize = 5;
 
-/// The error about a network that the store does not know. It names the most similar ones.
-pub fn unknown_network(name: &str, known: &BTreeSet<String>) -> anyhow::Error {
+fn unknown_network(name: &str, known: &BTreeSet<String>) -> anyhow::Error {
     let mut similar: Vec<&str> = known.iter().map(String::as_str).collect();
     similar.sort_by_key(|other| strsim::damerau_levenshtein(name, other));
     let rest = similar.len().saturating_sub(NAMED);
@@ -291,6 +301,14 @@ pub enum Fit {
     Begins,
 }
 
+/// Whether a pod has this name, or this namespace/name.
+pub fn is_pod(name: &str, origin: &Origin) -> bool {
+    origin.pod.as_ref().is_some_and(|pod| match name.split_once('/') {
+        Some((namespace, name)) => pod.namespace == namespace && pod.name == name,
+        None => pod.name == name,
+    })
+}
+
 pub fn fit(name: &str, owner: &Owner, origin: &Origin) -> Option<Fit> {
     let container = match owner {
         Owner::Attachment(attachment) => Some(attachment),
@@ -298,10 +316,7 @@ pub fn fit(name: &str, owner: &Owner, origin: &Origin) -> Option<Fit> {
     };
     let container = container.map(|attachment| attachment.container.as_str());
     let id = matches!(owner, Owner::Id(id) if id == name);
-    let pod = origin.pod.as_ref().is_some_and(|pod| {
-        name.split_once('/').is_some_and(|(ns, n)| ns == pod.namespace && n == pod.name)
-    });
-    if container == Some(name) || id || pod {
+    if container == Some(name) || id || name.contains('/') && is_pod(name, origin) {
         return Some(Fit::Exactly);
     }
     (name.len() >= 4 && container?.starts_with(name)).then_some(Fit::Begins)

@@ -10,6 +10,7 @@ use clap::Args;
 
 use super::Call;
 use super::screen::visible;
+use super::tables::short;
 use crate::alloc::{Target, Unreserve};
 use crate::engine;
 use crate::error::shown_network;
@@ -76,7 +77,8 @@ impl Release {
         if call.as_json { call.json_rows(&rows) } else { Ok(()) }
     }
 
-    /// An error if what was found must not be freed together.
+    /// Returns an error if the leases found for `name` must not be freed by one answer, or if one of them is a
+    /// reservation and `--reservation` is not set.
     fn check(&self, name: &str, found: &[Lease]) -> Result<()> {
         let networks: BTreeSet<&str> = found.iter().map(shown_network).collect();
         // A container may be asked for one by one; an address on several is several things.
@@ -105,7 +107,7 @@ impl Release {
 fn describe(lease: &Lease, liveness: &Liveness) -> String {
     let row = LeaseRow::new(lease);
     let container = row.id.as_ref().or(row.container_id.as_ref()).or(row.endpoint.as_ref());
-    let container = container.map(|id| id.chars().take(12).collect::<String>());
+    let container = container.map(|id| short(id));
     let holder = match (row.pod(), container) {
         (Some(pod), Some(id)) => format!("pod {pod}, container {id}"),
         (Some(pod), None) => format!("pod {pod}"),

@@ -9,7 +9,6 @@ use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
 use serde_json::json;
 
-use super::open::unknown_network;
 use super::{Call, OpenStore, misuse, network_name};
 use crate::alloc;
 use crate::engine;
@@ -106,7 +105,7 @@ impl What {
             }
         }
         let set = defined.map_or_else(|| SetName(network.to_string()), |d| d.set.clone());
-        let mut addrs: Vec<Addr> = spans.into_iter().flat_map(addresses).collect();
+        let mut addrs: Vec<Addr> = spans.into_iter().flat_map(Span::addresses).collect();
         addrs.sort_unstable();
         addrs.dedup();
         Ok((set, addrs))
@@ -115,7 +114,7 @@ impl What {
     /// As many as one transaction of this store takes.
     fn slice(open: &OpenStore, addrs: &[Addr]) -> usize {
         // Consul takes 64 records, of which each address has two.
-        if open.cluster { 16 } else { addrs.len().max(1) }
+        if open.is_cluster() { 16 } else { addrs.len().max(1) }
     }
 
     fn report(&self, done: &[Addr], word: &str, call: &mut Call<'_>) -> Result<()> {
@@ -155,14 +154,10 @@ impl Reserve {
         let mut open = call.open_or_create()?;
         let (set, addrs) = self.what.find(true, &mut open)?;
         let network = &self.what.network;
-        if !self.create {
-            let known = open.known_networks()?;
-            if !known.contains(network) {
-                return Err(anyhow!(
-                    "{}; pass --create to reserve before its first lease",
-                    unknown_network(network, &known)
-                ));
-            }
+        if !self.create
+            && let Some(unknown) = open.unknown(network)?
+        {
+            return Err(anyhow!("{unknown}; pass --create to reserve before its first lease"));
         }
         let question = format!("reserve {} addresses", addrs.len());
         if addrs.len() > FEW && !self.what.yes && !call.confirm(&question)? {
@@ -187,12 +182,6 @@ impl Reserve {
             }
         }
     }
-}
-
-/// Every address of a span.
-fn addresses(span: Span) -> impl Iterator<Item = Addr> {
-    std::iter::successors(Some(span.first), |addr| addr.next())
-        .take_while(move |addr| span.contains(*addr))
 }
 
 /// `10.0.0.7`, `10.0.0.7-10.0.0.9` or `10.0.0.8/29`.

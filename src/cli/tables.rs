@@ -9,10 +9,14 @@ use crate::rows::{CounterRow, EventRow, LeaseRow, NodeRow, PoolRow, Str};
 /// Characters of a container's ID that are shown.
 const LONGEST_ID: usize = 12;
 
+/// A container's ID as it is shown.
+pub fn short(id: &str) -> String {
+    id.chars().take(LONGEST_ID).collect()
+}
+
 /// The first of these that is there, not longer than a container's ID is shown.
 fn first(names: &[&Option<Str<'_>>]) -> Cell {
-    let name = names.iter().find_map(|name| name.as_deref()).unwrap_or_default();
-    cell(name.chars().take(LONGEST_ID).collect::<String>())
+    cell(short(names.iter().find_map(|name| name.as_deref()).unwrap_or_default()))
 }
 
 /// The kind; one that is no container's stands out.

@@ -10,7 +10,6 @@ use anyhow::Result;
 use clap::Args;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::open::is_store;
 use super::screen::{Tone, visible};
 use super::{Call, OpenStore};
 use crate::config;
@@ -56,11 +55,11 @@ type Leases = BTreeMap<(SetName, Addr), Lease>;
 impl Watch {
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
         let mut open = call.open_or_create()?;
-        if !open.cluster && !is_store(&open.place)? {
+        if !open.exists()? {
             writeln!(call.stderr, "there is no lease store {} yet", open.place)?;
         }
         if let Some(name) = &self.network
-            && !open.known_networks()?.contains(name)
+            && open.unknown(name)?.is_some()
         {
             writeln!(call.stderr, "network {} has no lease yet", visible(name))?;
         }
@@ -95,7 +94,7 @@ impl Watch {
     }
 
     fn begin(&self, open: &mut OpenStore) -> Result<Source> {
-        if open.cluster || self.leases {
+        if open.is_cluster() || self.leases {
             return Ok(Source::Leases(leases(open)?));
         }
         let (mut last, mut seen) = (0, Vec::new());

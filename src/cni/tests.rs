@@ -36,7 +36,7 @@ fn facts() -> Facts {
     Facts {
         now: 1,
         boot: None,
-        booted: None,
+        uptime: || None,
         node: Node::default(),
         by_host_name: false,
         seed: 1,

@@ -74,7 +74,7 @@ impl Call {
         let (mut config, mut store) = self.config(output)?;
         let Cleanup { dialect, set, network, owner, .. } = config.cleanup.clone();
         let owner = owner.ok_or_else(no_container)?;
-        let cx = self.facts.context();
+        let cx = self.facts.context_of(&config.cleanup.store);
         let mut tries = 1;
         let (routes, dns, added) = loop {
             let (own, define) = self.as_defined(config, &mut *store, output)?;
@@ -155,15 +155,16 @@ impl Call {
         let (set, rewind) = (cleanup.set.clone(), cleanup.rewind);
         let del = Del { set, target, rewind, undo: false, legacy: old };
         let legacy = legacy(cleanup);
-        let freed = match engine::del(&mut *store, del, legacy, &self.facts.context()) {
-            Ok(freed) => freed,
-            // Where nothing says which store is meant, one that is not ours has no lease of ours.
-            Err(Error::Store(error @ StoreError::Foreign { .. })) if self.netconf.is_bare() => {
-                output.journal.done(Level::Info, error.to_string());
-                return Ok(());
-            }
-            Err(error) => return Err(Failure::of(&error, &cleanup.network)),
-        };
+        let freed =
+            match engine::del(&mut *store, del, legacy, &self.facts.context_of(&cleanup.store)) {
+                Ok(freed) => freed,
+                // Where nothing says which store is meant, one that is not ours has no lease of ours.
+                Err(Error::Store(error @ StoreError::Foreign { .. })) if self.netconf.is_bare() => {
+                    output.journal.done(Level::Info, error.to_string());
+                    return Ok(());
+                }
+                Err(error) => return Err(Failure::of(&error, &cleanup.network)),
+            };
         if output.journal.tells(Level::Info) {
             let all =
                 freed.iter().map(|lease| lease.addr.to_string()).collect::<Vec<_>>().join(",");
@@ -189,7 +190,8 @@ impl Call {
             expected: expected.clone(),
         };
         let failed = |error: Error| Failure::of(&error, &config.cleanup.network);
-        if let Err(error) = engine::check(&mut *store, check, &self.facts.context()) {
+        let cx = self.facts.context_of(&config.cleanup.store);
+        if let Err(error) = engine::check(&mut *store, check, &cx) {
             let held = match &error {
                 Error::Refused(Refusal::Missing { owner }) => {
                     before_takeover(&config, owner).map_err(failed)?
@@ -211,7 +213,7 @@ impl Call {
         let mut store = open(&cleanup)?;
         let valid = self.netconf.take_valid_attachments()?.into();
         let gc = Gc { set: cleanup.set, network: cleanup.network.clone(), valid, after: None };
-        let freed = engine::gc(&mut *store, gc, &self.facts.context())
+        let freed = engine::gc(&mut *store, gc, &self.facts.context_of(&cleanup.store))
             .map_err(|error| Failure::of(&error, &cleanup.network))?;
         output.journal.learn("freed", freed.to_string());
         let event = format!("freed {freed} forgotten addresses of {}", cleanup.network);
@@ -223,9 +225,10 @@ impl Call {
         let (config, mut store) = self.config(output).map_err(Failure::for_status)?;
         let (config, _) =
             self.as_defined(config, &mut *store, output).map_err(Failure::for_status)?;
+        let cx = self.facts.context_of(&config.cleanup.store);
         let status =
             Status { set: config.cleanup.set, sets: config.sets, strict: config.cooldown.strict };
-        match engine::status(&mut *store, status, &self.facts.context()) {
+        match engine::status(&mut *store, status, &cx) {
             // A runtime takes a failing STATUS for a node without a network, and its pods are evicted.
             Err(Error::Refused(full @ Refusal::Exhausted { .. }))
                 if !config.status_fails_when_full =>

@@ -288,7 +288,7 @@ fn cluster(name: &str, json: &str, timeout: Duration, log: &Log) -> Result<Store
 
 /// Node and boot; in a cluster the node has a name.
 fn context(facts: &Facts, store: &StoreSpec) -> Result<alloc::Context> {
-    let cx = alloc::Context { face: Face::Docker, ..facts.context() };
+    let cx = alloc::Context { face: Face::Docker, ..facts.context_of(store) };
     ensure!(
         !store.is_cluster() || !cx.node.name.is_empty(),
         "this host has no name, and needs one in a cluster: say --node NAME"

@@ -12,7 +12,7 @@ pub enum PoolRefusal {
     #[error("address space does not contain specified address pool")]
     Unknown(PoolId),
     /// Another node has the pool, which is not shared.
-    #[error("pool {pool} belongs to node {node}")]
+    #[error("cannot release pool {pool}: it belongs to node {node}")]
     OfAnotherNode {
         /// The pool.
         pool: PoolId,

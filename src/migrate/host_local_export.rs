@@ -40,8 +40,8 @@ pub struct Written {
 }
 
 impl Folder {
-    /// Makes the folder if it is not there, and takes its lock. Where a takeover left a text file, the folder is made beside it, and
-    /// [`Folder::finish`] exchanges the two.
+    /// Makes the folder if it is not there, and takes its lock. Where a takeover left a text file, the folder
+    /// is made beside it, and [`Folder::finish`] exchanges the two.
     pub fn open(dir: &Path, dry_run: bool, wait: Wait) -> Result<Folder, StoreError> {
         let found = files::look(dir).map_err(|e| StoreError::io("look at", dir, e))?;
         let is_file = found.is_some_and(|found| !found.is_dir());

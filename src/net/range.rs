@@ -42,6 +42,12 @@ impl Span {
         (self.last.bits() - self.first.bits()).saturating_add(1)
     }
 
+    /// Every address, in order.
+    pub fn addresses(self) -> impl Iterator<Item = Addr> {
+        std::iter::successors(Some(self.first), |addr| addr.next())
+            .take_while(move |addr| self.contains(*addr))
+    }
+
     /// The part at or after `from`.
     pub fn starting(self, from: Addr) -> Option<Span> {
         Span::new(self.first.max(from), self.last)

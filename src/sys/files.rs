@@ -3,7 +3,6 @@
 //! Invariant: an open never blocks; a pipe without a writer would, for ever. Who reads what was put
 //! sees all of it or what was there before.
 
-use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -18,14 +17,6 @@ pub fn look(path: &Path) -> io::Result<Option<Metadata>> {
     match fs::metadata(path) {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
         found => found.map(Some),
-    }
-}
-
-/// Returns the names in a folder; none if there is no folder.
-pub fn names(folder: &Path) -> io::Result<Vec<OsString>> {
-    match fs::read_dir(folder) {
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-        entries => entries?.map(|entry| Ok(entry?.file_name())).collect(),
     }
 }
 

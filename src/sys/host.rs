@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::alloc::Context;
-use crate::model::{BootId, Face, Node, Timestamp};
+use crate::model::{BootId, Face, Node, StoreSpec, Timestamp};
 
 /// Looks up a variable of the environment.
 pub type Env<'a> = dyn Fn(&str) -> Option<OsString> + 'a;
@@ -30,8 +30,8 @@ pub struct Facts {
     pub now: Timestamp,
     /// The boot; `None` if it cannot be known.
     pub boot: Option<BootId>,
-    /// When this boot began, by the clock of now; `None` if it cannot be known.
-    pub booted: Option<Timestamp>,
+    /// Returns the whole seconds since this boot began; `None` if they cannot be known. Only a cluster asks.
+    pub uptime: fn() -> Option<u64>,
     /// The machine.
     pub node: Node,
     /// Whether the machine's name is its host name, and was not given.
@@ -50,12 +50,19 @@ impl Facts {
         Context {
             now: self.now,
             boot: self.boot.clone(),
-            booted: self.booted,
+            booted: None,
             node: self.node.clone(),
             by_host_name: self.by_host_name,
             seed: self.seed,
             face: self.face,
         }
+    }
+
+    /// The context of commands on this store.
+    pub fn context_of(&self, store: &StoreSpec) -> Context {
+        let uptime = if store.is_cluster() { (self.uptime)() } else { None };
+        let booted = uptime.and_then(|uptime| self.now.checked_sub(uptime));
+        Context { booted, ..self.context() }
     }
 
     /// The same on a machine of this name, if one is given.
@@ -82,11 +89,11 @@ pub fn node_name(text: &str) -> Result<String, &'static str> {
 pub fn facts(env: &Env<'_>) -> Facts {
     let given = env("NODE_ID").and_then(|v| v.into_string().ok());
     let given = given.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty());
-    let (by_host_name, now) = (given.is_none(), now());
+    let by_host_name = given.is_none();
     let name = given.or_else(|| line(HOSTNAME)).unwrap_or_default();
     Facts {
-        now,
-        booted: uptime().and_then(|uptime| now.checked_sub(uptime)),
+        now: now(),
+        uptime,
         by_host_name,
         boot: line(BOOT_ID).filter(|id| is_uuid(id)).map(BootId),
         node: Node {

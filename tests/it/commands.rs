@@ -33,7 +33,7 @@ pub fn facts(now: u64) -> Facts {
             name: "node-1".to_owned(),
             machine: "00112233445566778899aabbccddeeff".to_owned(),
         },
-        booted: None,
+        uptime: || None,
         by_host_name: false,
         seed: 1,
         inode: |_| None,

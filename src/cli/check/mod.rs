@@ -88,7 +88,7 @@ fn add_standing(
         _ => "the cluster".to_owned(),
     };
     let asked: HashSet<String> = claims.iter().map(|claim| claim.network.clone()).collect();
-    for known in store::open(spec)?.networks(&world.facts.context())? {
+    for known in store::open(spec)?.networks(&world.facts.context_of(spec))? {
         if !asked.contains(known.network.as_str()) {
             claims.extend(known.bounds.iter().map(|bounds| Claim {
                 place: place.clone(),

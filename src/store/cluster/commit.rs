@@ -14,7 +14,8 @@ use crate::telemetry::counters;
 /// After so many lost races for its addresses, a chunk is listed again.
 const RELIST_AFTER: u32 = 4;
 
-/// Commits a transaction. `false` if other clients were faster; then the view knows the current records.
+/// Commits a transaction. Returns `false` if it was not applied and the allocator must decide again; the view then
+/// has no outdated records.
 pub fn commit(
     transaction: &mut Transaction,
     view: &ClusterView<'_>,
@@ -26,7 +27,7 @@ pub fn commit(
         let doing = "do that in one transaction of";
         return Err(StoreError::unavailable(doing, view.server.place(), why));
     }
-    // History gives way to what fits only without it.
+    // Drop the history record if the transaction fits only without it.
     let history = transaction.history.take().filter(|_| size < most);
     let has_history = history.is_some();
     transaction.operations.extend(history);

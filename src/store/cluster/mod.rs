@@ -7,20 +7,22 @@
 //! - `ip/<set>/<chunk>/<address>` is the holder of an address. It is the truth.
 //! - `own/<node>/<set>/<owner>` has all leases of an owner, so that an ADD can be repeated and a DEL finds what it
 //!   frees. A transaction that writes one of the two also writes the other.
-//! - `node/<node>` says which machine has a node name, in which boot, and in which turn. Every transaction of the node
-//!   compares this record, and each write of it is another turn.
+//! - `node/<node>` records the machine and the boot that hold a node name. Each write of this record begins a new
+//!   *turn*. Every transaction of the node compares the record, so a transaction of an earlier turn fails.
 //!
 //! Every value begins with the nonce of the transaction that wrote it, which no other attempt has.
 //!
 //! # Order of events
 //!
-//! 1. [`node::Member::enter`] looks for in-flight notes ([`notes`]) of processes that have ended, and advances the
-//!    node's record if there is one: whatever they have sent fails from now on. It also claims the name, once in a
-//!    boot. Then it creates the note of this command.
-//! 2. The allocator decides over a [`view::ClusterView`], which answers "absent" without asking. Each such answer
-//!    becomes a comparison. A conclusion without changes is verified by reads first.
-//! 3. [`transaction::Transaction`] compares what was assumed, read and is written, and writes all changes.
-//! 4. [`mod@commit`] sends it. If a comparison failed, the answer teaches the truth, and 2 follows.
+//! 1. [`node::Member::enter`] looks for in-flight notes ([`notes`]) of processes that have ended. If it finds one, it
+//!    *fences*: it advances the node's record, so that every transaction that those processes sent fails from now on.
+//!    It also claims the name, once in a boot. Then it creates the note of this command.
+//! 2. The allocator decides on a [`view::ClusterView`], which assumes records absent without asking the server. The
+//!    transaction compares each assumption. If the decision changes nothing, reads verify the assumptions first.
+//! 3. [`transaction::Transaction`] compares every record that was assumed, read or will be written, except history
+//!    and hints, and writes all changes.
+//! 4. [`mod@commit`] sends the transaction. If a comparison fails, the view learns the current records, and step 2
+//!    runs again.
 //! 5. Without an answer, the records are read: if one has the nonce, the transaction was applied. If not, the node's
 //!    record is advanced, and the records are read again: now they are final. A DEL is recognized by absence.
 //! 6. The note is removed, and the command returns.
@@ -31,17 +33,18 @@
 //! - Between 4 and 6: the note is left, and its lock ends with the process. Until the next command of the node fences,
 //!   the transaction may be applied, completely, as if it had been in time. Afterwards it fails, because it compares
 //!   a turn that is over. So it never undoes what a later command of the node was told.
-//! - A note cannot be left, or `/run` was emptied: every command fences, or the first one does.
+//! - If a note cannot be left, every command fences. If `/run` was emptied, the first command fences.
 //! - A fence that arrives late only makes transactions of the node fail, and they run again.
-//! - Another machine, or a later boot, has claimed the name: the turn is over, too. Leases of the boot before count as
-//!   ended, unless they are newer than the boot that claimed the name: then a copy of the machine made them.
+//! - Another machine, or a later boot, has claimed the name: the turn is over, too. Boot leases of earlier
+//!   boots count as ended. A lease that is newer than the boot that claimed the name does not: a copy of the machine
+//!   made it, or a clock was set.
 //! - A crash while leases of earlier boots are erased: `has_earlier` in the node's record stays, and the next ADD
 //!   begins again. Other nodes look for ended leases only where it is set, and whoever takes the address of an ended
 //!   lease compares the record of its node.
 //! - History ([`history`]) and hints (cursor, sticky, ranges) are written without a comparison. Nothing rests on them.
 //!
-//! Invariant: the server has compared every outcome that changes something, and no other outcome relies on an
-//! assumption. Attempts and time are bounded.
+//! Invariant: except for history and hints, the server applies a change only after it has compared the records that
+//! the change depends on. A result that changes nothing never relies on an assumption. Attempts and time are bounded.
 
 pub mod answers;
 pub mod backoff;

@@ -81,7 +81,7 @@ impl ClusterView<'_> {
 
     /// The first address of the span that is not known to be held, within a few addresses.
     pub fn first_unheld(&self, set: &SetName, span: Span) -> Result<Option<Addr>, StoreError> {
-        for addr in addrs(span).take(MAX_GUESSES) {
+        for addr in span.addresses().take(MAX_GUESSES) {
             if !self.is_held(set, addr)? {
                 return self.choose(set, addr).map(Some);
             }
@@ -100,7 +100,7 @@ impl ClusterView<'_> {
         self.list(keys::chunk(set, span.first))?;
         let chunk = keys::chunk_of(span.first);
         let mut free = Vec::new();
-        for addr in addrs(span.up_to(chunk.last).unwrap_or(span)) {
+        for addr in span.up_to(chunk.last).unwrap_or(span).addresses() {
             if !self.is_held(set, addr)? {
                 free.push(addr);
             }
@@ -180,11 +180,6 @@ impl ClusterView<'_> {
         }
         Ok(true)
     }
-}
-
-fn addrs(span: Span) -> impl Iterator<Item = Addr> {
-    std::iter::successors(Some(span.first), |addr| addr.next())
-        .take_while(move |addr| span.contains(*addr))
 }
 
 /// A span in at most [`MAX_RANGES`] parts, divided at the boundaries of chunks.

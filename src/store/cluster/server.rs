@@ -152,8 +152,8 @@ pub trait Server {
         Err(StoreError::unavailable(doing, self.place(), "it kept them in Consul"))
     }
 
-    /// The number of records in each range, all at one moment if there are at most 128. The ranges lie below `folder`. Records that
-    /// the server hides from this client are not counted.
+    /// The number of records in each range, all at one moment if there are at most 128. The ranges lie below
+    /// `folder`. Records that the server hides from this client are not counted.
     fn count(
         &self,
         folder: &str,

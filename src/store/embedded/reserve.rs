@@ -37,7 +37,7 @@ impl<F: FileSystem> Embedded<F> {
                 time: cx.now,
             }));
         }
-        let reserved: Vec<Addr> = new.iter().flat_map(|span| addresses(*span)).collect();
+        let reserved: Vec<Addr> = new.iter().flat_map(|span| span.addresses()).collect();
         let put = |addr: &Addr| after.find(set, *addr).map(|entry| Change::Put(entry.lease(*addr)));
         let plan = Plan {
             changes: reserved.iter().filter_map(put).collect(),
@@ -75,7 +75,7 @@ impl<F: FileSystem> Embedded<F> {
             ended.extend(after.unreserve(&unreserve.set, span));
         }
         let lease = |entry: &Reservation| -> Vec<Lease> {
-            addresses(entry.span).map(|addr| entry.lease(addr)).collect()
+            entry.span.addresses().map(|addr| entry.lease(addr)).collect()
         };
         let freed: Vec<Lease> = ended.iter().flat_map(lease).collect();
         let changed = after.entries != before.entries;
@@ -175,12 +175,6 @@ impl<F: FileSystem> Embedded<F> {
             )
         });
     }
-}
-
-/// Every address of a span.
-pub(super) fn addresses(span: Span) -> impl Iterator<Item = Addr> {
-    std::iter::successors(Some(span.first), |addr| addr.next())
-        .take_while(move |addr| span.contains(*addr))
 }
 
 /// The first lease of an address in these spans.

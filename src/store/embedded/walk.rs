@@ -12,7 +12,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::fs::FileSystem;
 use super::policy::{self, Policy, Reservation};
-use super::reserve::addresses;
 use super::view::{Kv, Tables};
 use super::{Embedded, LeaseFile, Result, backend, check, history, keys, pools};
 use crate::alloc::{Context, Holder, NetworkRanges, Record, View};
@@ -151,7 +150,7 @@ impl<F: FileSystem> StoreReader for Embedded<F> {
             seen.extend(here);
         }
         for entry in Policy::read(&self.fs, &self.names.policy())?.entries {
-            for addr in addresses(entry.span) {
+            for addr in entry.span.addresses() {
                 each(Record::Lease(entry.lease(addr)), Persist::Disk)?;
             }
         }
@@ -292,7 +291,7 @@ impl Reserved {
                 of_set.insert(first, entry);
                 break;
             }
-            let before = addresses(entry.span).take_while(|reserved| *reserved < addr);
+            let before = entry.span.addresses().take_while(|reserved| *reserved < addr);
             before.for_each(|reserved| each(set, reserved, entry.holder(reserved)));
             let behind = addr.next().and_then(|next| entry.span.starting(next));
             if let Some(rest) = behind {
@@ -308,7 +307,7 @@ impl Reserved {
             set.map_or_else(|| self.0.keys().cloned().collect(), |set| vec![set.clone()]);
         for set in sets {
             for entry in self.0.remove(&set).unwrap_or_default().into_values() {
-                addresses(entry.span).for_each(|addr| each(&set, addr, entry.holder(addr)));
+                entry.span.addresses().for_each(|addr| each(&set, addr, entry.holder(addr)));
             }
         }
     }

@@ -110,10 +110,7 @@ impl Member {
 fn all(sets: &[RangeSet]) -> impl Iterator<Item = Addr> + use<> {
     let spans: Vec<Span> =
         sets.iter().flat_map(RangeSet::ranges).flat_map(Range::spans).copied().collect();
-    spans.into_iter().flat_map(|span| {
-        std::iter::successors(Some(span.first), |addr| addr.next())
-            .take_while(move |addr| span.contains(*addr))
-    })
+    spans.into_iter().flat_map(Span::addresses)
 }
 
 /// A hash of a number.

@@ -134,7 +134,10 @@ impl Pools {
                 lost || is_held(addr) || !hosts(known.pool.subnet).contains(*addr)
             }
             PoolRefusal::Exhausted(_) => {
-                lost || known.pool.draws().is_none_or(|draws| addrs(draws).all(|a| is_held(&a)))
+                lost || known
+                    .pool
+                    .draws()
+                    .is_none_or(|draws| draws.addresses().all(|a| is_held(&a)))
             }
             _ => false,
         }
@@ -208,9 +211,4 @@ impl Pools {
         }
         Ok(())
     }
-}
-
-fn addrs(span: Span) -> impl Iterator<Item = Addr> {
-    std::iter::successors(Some(span.first), |addr| addr.next())
-        .take_while(move |addr| span.contains(*addr))
 }
