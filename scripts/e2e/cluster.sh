@@ -127,8 +127,9 @@ differ() {
 sound() {
     local report found
     report=$(/opt/cni/bin/sublet doctor --json --store "$(store)") || true
+    [ -n "$report" ] || fail "doctor printed nothing"
     found=$(jq -r '.problems[] | select(.place | startswith("range ") | not) | "\(.place): \(.what)"' \
-        <<< "$report") && [ -n "$report" ] || fail "doctor: $report"
+        <<< "$report") || fail "doctor: $report"
     [ -z "$found" ] || fail "doctor: $found"
 }
 
