@@ -126,6 +126,43 @@ for pid in "${pids[@]}"; do wait "$pid" || fail "an ADD of a hundred at once fai
 given=$(jq -r .ip4.ip "$work"/readme-* | sort -u | wc -l)
 [ "$given" = 100 ] || fail "$given addresses for 100 containers"
 
+# Replacing cni-ipam-consul on all nodes at once. It stored one key for each lease.
+old_lease() {
+    curl -s -X PUT --data "{\"ip\":\"$2\",\"mac\":\"00:00:00:00:00:00\",\"id\":\"$3\"}" \
+        "127.0.0.1:8500/v1/kv/$1/$2" > /dev/null
+}
+named() {
+    jq -c --arg name "$1" "${2-.} | .name = \$name" testdata/consul/ipv4.json
+}
+for i in 10 11 12; do old_lease moved "203.0.113.$i" "old-$i"; done
+if full=$(plugin ADD new "$(named moved)"); then fail "an ADD before the import gives $full"; fi
+[ "$(field .code "$full")" = 11 ] || fail "before the import: $full"
+if plugin DEL old-10 "$(named moved)" > /dev/null; then fail "a DEL before the import loses a lease"; fi
+/opt/cni/bin/sublet --store "$here" import consul moved > /dev/null
+plugin DEL old-10 "$(named moved)"
+[ "$(field .ip4.ip "$(plugin ADD old-11 "$(named moved)")")" = 203.0.113.11/24 ] ||
+    fail "a container of the old plugin gets another address"
+moved=()
+for i in $(seq 9); do moved+=("$(field .ip4.ip "$(plugin ADD "m$i" "$(named moved)")")"); done
+[ "$(printf '%s\n' "${moved[@]}" 203.0.113.11/24 203.0.113.12/24 | sort -u | wc -l)" = 11 ] ||
+    fail "an address was leased twice: ${moved[*]}"
+
+# Node by node: the old plugin keeps the first half of the range, replaced nodes have a new network name
+# and the second half; after the last node they get the whole range.
+for i in 10 11; do old_lease rolling "203.0.113.$i" "old-$i"; done
+half=$(named rolled '.ipam["range-start"] = "203.0.113.15"')
+for i in 1 2; do plugin ADD "r$i" "$half" > "$work/rolled-$i"; done
+old_lease rolling 203.0.113.12 old-12
+plugin ADD r3 "$half" > "$work/rolled-3"
+curl -s -X DELETE "127.0.0.1:8500/v1/kv/rolling/?recurse" > /dev/null
+for i in $(seq 4 11); do plugin ADD "r$i" "$(named rolled)" > "$work/rolled-$i"; done
+[ "$(jq -r .ip4.ip "$work"/rolled-* | sort -u | wc -l)" = 11 ] || fail "the whole range has 11 addresses"
+for i in 1 2 3; do
+    [[ $(jq -r .ip4.ip "$work/rolled-$i") =~ ^203\.0\.113\.(1[5-9]|20)/24$ ]] ||
+        fail "a replaced node uses the old plugin's half"
+done
+row "cni-ipam-consul is replaced" "all nodes at once, node by node"
+
 halt alone
 if down=$(plugin ADD late "$default"); then fail "no server, and: $down"; fi
 [ "$(field .code "$down")" = 11 ] || fail "no server: $down"

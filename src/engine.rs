@@ -1,8 +1,8 @@
 //! The use cases, for all faces.
 //!
-//! Owns: what takes more than one command: taking over host-local's folder, a GC in steps. Does
-//! not own: codes, texts on a screen, any decision about an address.
-//! Invariant: whatever a face asks for ends as commands to a [`Store`].
+//! A use case may take more than one command: adopting host-local's folder, a GC in steps. Error codes and
+//! texts belong to the faces, and every decision about an address to [`alloc`].
+//! Invariant: whatever a face requests ends as commands to a [`Store`].
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use crate::alloc::{
     RequestPool, Reserve, Status, Target, Unreserve,
 };
 use crate::error::{Error, StoreError};
+use crate::migrate::consul;
 pub use crate::migrate::consul::import as import_consul;
 use crate::migrate::host_local_import;
 use crate::model::{
@@ -98,12 +99,13 @@ pub fn add(
         None => None,
     };
     let Some(mut folder) = folder else {
-        let (set, network) = (add.set.clone(), add.network.clone());
-        let command = Command::Add(add);
+        let command = Command::Add(add.clone());
         let mut outcome = store.apply(&command, cx)?;
         if outcome == Outcome::ReadLegacy {
-            import_consul(store, &set, &network, false, cx)?;
-            outcome = store.apply(&command, cx)?;
+            consul::require_none(store, &add.network, None)?;
+            // This ADD records that there are none.
+            add.legacy = alloc::Legacy::Read(Vec::new(), Vec::new());
+            outcome = store.apply(&Command::Add(add), cx)?;
         }
         return answer!(outcome, Outcome::Added(added) => added);
     };
@@ -181,12 +183,15 @@ pub fn del(
     if let (Some(legacy), Target::Owner(Owner::Attachment(attachment))) = (legacy, &del.target) {
         host_local_import::release(legacy.dir, attachment, legacy.wait)?;
     }
-    let (set, old) = (del.set.clone(), del.legacy.clone());
-    let command = Command::Del(del);
-    let mut outcome = store.apply(&command, cx)?;
+    let old = del.legacy.clone();
+    let container = match &del.target {
+        Target::Owner(Owner::Attachment(attachment)) => Some(attachment.container.clone()),
+        _ => None,
+    };
+    let outcome = store.apply(&Command::Del(del), cx)?;
     if let (Outcome::ReadLegacy, Some(network)) = (&outcome, old) {
-        import_consul(store, &set, &network, false, cx)?;
-        outcome = store.apply(&command, cx)?;
+        consul::require_none(store, &network, container.as_ref())?;
+        return Ok(Vec::new());
     }
     answer!(outcome, Outcome::Freed(leases) => leases)
 }

@@ -24,7 +24,7 @@ pub fn run(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     match &add.legacy {
         Legacy::Unread if !adopted => return Ok(Plan::only(Outcome::ReadLegacy)),
         Legacy::Absent | Legacy::Unread => {}
-        // In a cluster old keys stay where they are: a record says that they were imported.
+        // In a cluster, another node has written the mark meanwhile.
         Legacy::Read(..) if adopted && view.has_other_nodes() => {}
         Legacy::Read(leases, cursors) => {
             addresses = Takeover::read(add, leases, cursors, view, cx)?;

@@ -40,10 +40,10 @@ pub enum Import {
     HostLocal(HostLocal),
     /// The lease file of gipam, a Docker IPAM driver: Docker's networks of it go on with subletd
     Gipam(Gipam),
-    /// The leases that cni-ipam-consul kept in a Consul, into the same
+    /// Import leases that cni-ipam-consul stored in Consul
     ///
-    /// The first ADD with such a configuration does the same by itself. Stop cni-ipam-consul on all
-    /// nodes first: it overwrites without comparing. Its keys stay as they are.
+    /// They go into the same Consul. Until then an ADD with such a configuration is refused. Stop
+    /// cni-ipam-consul on all nodes first: it overwrites without comparing. Its keys are not changed.
     Consul(Consul),
     /// The pools and addresses that kontena-ipam kept in etcd: Docker's networks of it go on with
     /// subletd

@@ -115,7 +115,10 @@ fn refusal_code(refusal: &Refusal) -> u32 {
             NOT_IN_RANGE
         }
         Refusal::Missing { .. } | Refusal::Lost { .. } | Refusal::Different { .. } => NOT_AS_ADDED,
-        Refusal::Takeover { .. } | Refusal::OldKeys { .. } | Refusal::Redefined { .. } => TRY_AGAIN,
+        Refusal::Takeover { .. }
+        | Refusal::OldKeys { .. }
+        | Refusal::NotImported { .. }
+        | Refusal::Redefined { .. } => TRY_AGAIN,
         // Docker's; no CNI verb asks for a pool.
         Refusal::Pool(_) => NOT_IN_RANGE,
     }

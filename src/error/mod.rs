@@ -197,16 +197,27 @@ pub enum Refusal {
         /// Who is said to have it.
         owner: Box<Owner>,
     },
-    /// The leases that cni-ipam-consul left cannot be taken over.
+    /// A key of cni-ipam-consul cannot be imported.
     #[error(
-        "the leases that cni-ipam-consul left for network {network} cannot be taken over: {why}; mend \
-         or remove that key and try again"
+        "the leases of cni-ipam-consul for network {network} cannot be imported: {why}; correct or remove \
+         that key and run the command again"
     )]
     OldKeys {
         /// The network.
         network: NetworkName,
-        /// What stands in the way.
+        /// The key and what is wrong with it.
         why: String,
+    },
+    /// The network has leases of cni-ipam-consul that were not imported.
+    #[error(
+        "network {network} has {count} leases of cni-ipam-consul, which would be leased a second time: stop \
+         cni-ipam-consul on all nodes, then run `sublet import consul {network}`"
+    )]
+    NotImported {
+        /// The network.
+        network: NetworkName,
+        /// How many leases; at least 1.
+        count: usize,
     },
     /// The leases of a host-local folder cannot be taken over.
     #[error(

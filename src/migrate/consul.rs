@@ -1,9 +1,10 @@
 //! The leases that cni-ipam-consul stored in Consul: `<network>/<address>` holds `{"ip", "mac", "id"}`,
 //! and `<network>` the network.
 //!
-//! They are imported in several transactions. Only the last one records that the network was taken
-//! over, and each compares that this was not recorded yet: a late import would bring back leases that
-//! were freed since. The old keys stay as they are.
+//! An operator imports them with `sublet import consul`; until then ADD is refused. They are imported in
+//! several transactions. Only the last one writes the mark that the network was imported, and each compares
+//! that the mark is absent: a late import would bring back leases that were freed since. The first ADD that
+//! finds no old keys writes the same mark. The old keys are never changed.
 
 use crate::alloc::{Command, Context, ForeignLease, Import, Imported, Outcome};
 use crate::error::{Error, Refusal, StoreError};
@@ -15,8 +16,8 @@ use crate::store::{OldKey, Store};
 /// down or was leased in a boot that has ended.
 const PORTION: usize = 20;
 
-/// Imports a network's leases unless that was done before. Can be repeated at any point. cni-ipam-consul
-/// must have been stopped on all nodes: it overwrites without comparing.
+/// Imports a network's leases unless the mark is there. An interrupted import is completed by the next one.
+/// cni-ipam-consul must have been stopped on all nodes: it overwrites without comparing.
 pub fn import(
     store: &mut dyn Store,
     set: &SetName,
@@ -32,16 +33,7 @@ pub fn import(
     if store.apply(&portion(&[], false, true), cx)? == Outcome::Imported(Imported::Before) {
         return Ok(Imported::Before);
     }
-    let Some(cluster) = store.cluster() else {
-        let doing = "find leases of cni-ipam-consul in";
-        let why = "it kept them in Consul";
-        return Err(StoreError::unavailable(doing, "a lease file", why).into());
-    };
-    let keys = cluster.old_keys(network)?;
-    let leases = keys.iter().filter_map(|key| lease(network, key).transpose());
-    let leases: Vec<ForeignLease> = leases
-        .collect::<Result<_, String>>()
-        .map_err(|why| Error::Refused(Refusal::OldKeys { network: network.clone(), why }))?;
+    let leases = old_leases(store, network)?;
     let (mut all_taken, mut all_present) = (Vec::new(), Vec::new());
     let mut portions = leases.chunks(PORTION);
     loop {
@@ -59,6 +51,36 @@ pub fn import(
             return Ok(Imported::Done { taken: all_taken, present: all_present });
         }
     }
+}
+
+/// Fails with [`Refusal::NotImported`] if the network has old leases, of this container if one is given. The
+/// caller has found that the mark is absent.
+pub fn require_none(
+    store: &mut dyn Store,
+    network: &NetworkName,
+    container: Option<&ContainerId>,
+) -> Result<(), Error> {
+    let leases = old_leases(store, network)?;
+    let is_in_use = |lease: &ForeignLease| {
+        let of = lease.owner.attachment().map(|attachment| &attachment.container);
+        container.is_none_or(|container| of == Some(container))
+    };
+    if !leases.iter().any(is_in_use) {
+        return Ok(());
+    }
+    Err(Refusal::NotImported { network: network.clone(), count: leases.len() }.into())
+}
+
+fn old_leases(store: &mut dyn Store, network: &NetworkName) -> Result<Vec<ForeignLease>, Error> {
+    let Some(cluster) = store.cluster() else {
+        let doing = "find leases of cni-ipam-consul in";
+        let why = "it kept them in Consul";
+        return Err(StoreError::unavailable(doing, "a lease file", why).into());
+    };
+    let keys = cluster.old_keys(network)?;
+    let leases = keys.iter().filter_map(|key| lease(network, key).transpose());
+    let refused = |why| Error::Refused(Refusal::OldKeys { network: network.clone(), why });
+    leases.collect::<Result<_, String>>().map_err(refused)
 }
 
 /// Returns the lease of a key. The network's own key has none.

@@ -294,7 +294,7 @@ impl Server for Consul {
             let failure = failure.map(|why| {
                 format!(
                     "{why}; a token needs key_prefix \"{folder}\" {{ policy = \"write\" }} until \
-                     these keys are taken over"
+                     the network is imported"
                 )
             });
             self.client.unavailable("look for cni-ipam-consul's keys in", failure)

@@ -261,11 +261,12 @@ fn is_first_step(command: &Command) -> bool {
 }
 
 /// How a command treats the mark that another program's leases were imported. An ADD and a DEL with that
-/// program's configuration assume it. Any other DEL finds leases that were imported elsewhere and copied here.
+/// program's configuration assume it. The ADD that writes it, and any other DEL, which finds leases that were
+/// imported elsewhere and copied here, assume its absence.
 fn import_mark(command: &Command) -> Option<Expect> {
     match command {
         Command::Add(Add { legacy: Legacy::Absent, .. }) => None,
-        Command::Add(_) | Command::Del(Del { legacy: Some(_), .. }) => Some(Expect::Present),
+        Command::Add(Add { legacy: Legacy::Unread, .. }) | Command::Del(Del { legacy: Some(_), .. }) => Some(Expect::Present),
         _ => Some(Expect::Absent),
     }
 }

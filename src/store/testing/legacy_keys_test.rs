@@ -1,5 +1,5 @@
-//! Leases of cni-ipam-consul on the same server: they are imported once, by the first client, and cost no round
-//! trip later.
+//! Leases of cni-ipam-consul on the same server: an ADD is refused until they are imported, and the mark of that
+//! costs no round trip later.
 
 use std::rc::Rc;
 
@@ -7,6 +7,7 @@ use super::contract::{add, addr, at, attachment, leases, net, owner, set};
 use super::fake_cluster::{FakeServer, FakeStore};
 use crate::alloc::{Add, Command, Context, Del, ForeignLease, Import, Imported, Legacy, Target};
 use crate::engine;
+use crate::error::{Error, Refusal};
 use crate::model::{Attachment, Kind, NetworkName, Node, Owner};
 use crate::net::Addr;
 use crate::store::Store;
@@ -24,6 +25,11 @@ fn old_del(container: &str) -> Del {
 fn lease(store: &mut FakeStore, container: &str, cx: &Context) -> Vec<Addr> {
     let added = engine::add(store, old_add(container), None, cx).unwrap();
     added.grants.iter().map(|grant| grant.addr).collect()
+}
+
+fn import(store: &mut FakeStore, cx: &Context) -> Imported {
+    let network = NetworkName::new("net").unwrap();
+    engine::import_consul(store, &net(), &network, false, cx).unwrap()
 }
 
 fn free(store: &mut FakeStore, container: &str, cx: &Context) -> Vec<Addr> {
@@ -47,7 +53,9 @@ fn old_server() -> Rc<FakeServer> {
 fn old_keys_are_imported_once_and_cost_no_round_trip_later() {
     let server = old_server();
     let mut store = FakeStore::new(server.clone());
+    assert!(matches!(import(&mut store, &at(1)), Imported::Done { taken, .. } if taken.len() == 199));
     let first = lease(&mut store, "c1", &at(1));
+    assert_eq!(import(&mut store, &at(1)), Imported::Before);
     assert_eq!(leases(&mut store).len(), 200);
     assert!(leases(&mut store).iter().filter(|l| l.addr == first[0]).count() == 1);
     let mut trips = |command: &Command| {
@@ -69,18 +77,45 @@ fn old_keys_are_imported_once_and_cost_no_round_trip_later() {
 }
 
 #[test]
-fn a_del_before_the_first_add_frees_an_old_lease_for_good() {
+fn nothing_is_leased_before_the_import() {
     let server = old_server();
     let mut store = FakeStore::new(server.clone());
-    assert_eq!(free(&mut store, "old-9", &at(1)), [addr("10.0.0.9")]);
-    assert_eq!(free(&mut store, "old-9", &at(1)), []);
-    assert_eq!(leases(&mut store).len(), 198);
-    lease(&mut store, "c1", &at(2));
-    assert_eq!(leases(&mut store).len(), 199);
+    let refused = |result: Result<(), Error>| {
+        let Err(Error::Refused(Refusal::NotImported { count, .. })) = result else {
+            panic!("{result:?}");
+        };
+        assert_eq!(count, 199);
+    };
+    for container in ["c1", "old-7"] {
+        refused(engine::add(&mut store, old_add(container), None, &at(1)).map(drop));
+    }
+    // What the runtime would free is not lost: it repeats this DEL.
+    refused(engine::del(&mut store, old_del("old-7"), None, &at(1)).map(drop));
+    assert_eq!(free(&mut store, "never-seen", &at(1)), []);
+    assert_eq!(server.paths(), ["node/node"]);
+    import(&mut store, &at(2));
+    assert_eq!(free(&mut store, "old-7", &at(2)), [addr("10.0.0.7")]);
+    assert_eq!(lease(&mut store, "c1", &at(2)).len(), 1);
 }
 
 #[test]
-fn the_next_add_completes_an_interrupted_import() {
+fn the_first_add_that_finds_no_old_keys_writes_the_mark() {
+    let server = FakeServer::new(false);
+    server.write_old_key("net", r#"{"gw":"","net":"10.0.0.0/24"}"#);
+    server.write_old_key("net2/10.0.0.201", r#"{"id":"other"}"#);
+    let mut store = FakeStore::new(server.clone());
+    lease(&mut store, "c1", &at(1));
+    assert!(server.paths().contains(&"adopted/net".to_owned()), "{:?}", server.paths());
+    let before = server.round_trips.get();
+    lease(&mut store, "c2", &at(1));
+    assert_eq!(server.round_trips.get() - before, 1);
+    // A key that cni-ipam-consul writes after that is not looked for.
+    server.write_old_key("net/10.0.0.9", r#"{"id":"late"}"#);
+    lease(&mut store, "c3", &at(1));
+}
+
+#[test]
+fn the_next_import_completes_an_interrupted_one() {
     let server = old_server();
     let mut store = FakeStore::new(server.clone());
     // Killed after a portion: there is no mark that the import is complete.
@@ -107,10 +142,10 @@ fn the_next_add_completes_an_interrupted_import() {
     // Another node completes the import at the same time.
     let other = server.clone();
     *server.before_commit.borrow_mut() = Some(Box::new(move || {
-        lease(&mut FakeStore::new(other), "theirs", &at(1));
+        import(&mut FakeStore::new(other), &at(1));
     }));
-    lease(&mut store, "mine", &at(1));
-    assert_eq!(leases(&mut store).len(), 201);
+    assert_eq!(import(&mut store, &at(1)), Imported::Before);
+    assert_eq!(leases(&mut store).len(), 199);
 }
 
 /// Another node imports all leases, and a container ends, after this node has read the old keys; once
@@ -124,7 +159,7 @@ fn a_late_import_restores_no_freed_lease() {
         let intruder: Box<dyn FnOnce()> = Box::new(move || {
             other.failure_seed.set(0);
             let mut store = FakeStore::new(other);
-            lease(&mut store, "theirs", &at(1));
+            import(&mut store, &at(1));
             // One of the first portion: keys are sorted as text.
             assert_eq!(free(&mut store, "old-100", &at(1)), [addr("10.0.0.100")]);
         });
@@ -139,13 +174,11 @@ fn a_late_import_restores_no_freed_lease() {
             intruder
         });
         let mut store = FakeStore::new(server);
-        let network = NetworkName::new("net").unwrap();
-        let import = engine::import_consul(&mut store, &net(), &network, false, &at(1));
-        assert_eq!(import.unwrap(), Imported::Before);
+        assert_eq!(import(&mut store, &at(1)), Imported::Before);
         lease(&mut store, "mine", &at(1));
         let left = leases(&mut store);
         assert!(left.iter().all(|l| l.addr != addr("10.0.0.100")), "{is_etcd} {conflict}");
-        assert_eq!(left.len(), 200);
+        assert_eq!(left.len(), 199);
     }
 }
 
