@@ -223,7 +223,19 @@ for pod in a b c; do
     has "$pod after containerd's restart" "$(addresses "${sandbox[$pod]}" | xargs)" "${former[$pod]}"
 done
 has "leases" "$(leases | jq length)" 8
-for id in "$new" "${sandbox[@]}"; do
+
+# The store is lost while pods run. libcni's cached results bring their leases back, before a new pod gets
+# one of their addresses.
+before=$(leases | jq -c '[.[] | {address, containerID, ifname, netns, podName}] | sort')
+rm /var/lib/cni/sublet/leases.redb*
+[ "$(leases | jq length)" = 0 ] || fail "the store is not lost"
+/opt/cni/bin/sublet import cni-cache > "$work/imported" || fail "cni-cache: $(cat "$work/imported")"
+after=$(leases | jq -c '[.[] | {address, containerID, ifname, netns, podName}] | sort')
+has "leases from the cached results" "$after" "$before"
+another=$(run_sandbox another 0)
+has "addresses held twice" "$(leases | jq '[.[].address] | length - (unique | length)')" 0
+row "the store is lost, import cni-cache" "$(jq length <<< "$after") leases of running pods are back"
+for id in "$new" "$another" "${sandbox[@]}"; do
     remove_sandbox "$id"
 done
 no_leases "the end"

@@ -17,6 +17,7 @@ use crate::error::{Error, StoreError};
 use crate::migrate::consul;
 pub use crate::migrate::consul::import as import_consul;
 use crate::migrate::host_local_import;
+pub use crate::migrate::host_local_import::HostLocalFolder;
 use crate::model::{
     Lease, NetworkDefinition, NetworkName, Node, NodeRecord, Owner, Pool, SetName, Wait,
 };
@@ -159,17 +160,6 @@ pub fn undo(
     let target = Target::Some(owner.clone(), created.to_vec());
     let undo = Del { set: set.clone(), target, rewind: false, undo: true, legacy: None };
     del(store, undo, None, cx).map(|_| ())
-}
-
-/// Where host-local kept a network's leases.
-#[derive(Clone, Copy, Debug)]
-pub struct HostLocalFolder<'a> {
-    /// The folder; it need not exist.
-    pub dir: &'a Path,
-    /// The network.
-    pub network: &'a NetworkName,
-    /// How long to wait for host-local's lock.
-    pub wait: Wait,
 }
 
 /// Frees; answers with what was freed. Where host-local's folder was not adopted yet, its files of this

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, anyhow};
 use clap::{Args, Subcommand};
 
+use super::cni_cache::CniCache;
 use super::copy::How;
 use super::gipam::Gipam;
 use super::kontena::Kontena;
@@ -45,6 +46,12 @@ pub enum Import {
     /// They go into the same Consul. Until then an ADD with such a configuration is refused. Stop
     /// cni-ipam-consul on all nodes first: it overwrites without comparing. Its keys are not changed.
     Consul(Consul),
+    /// Lease the addresses of running containers again, from libcni's cached results
+    ///
+    /// For this node, after a store was lost or an older backup was restored. Without --store the cached
+    /// configurations name the store. Containers whose network namespace is gone are skipped. An address
+    /// that another container holds is reported.
+    CniCache(CniCache),
     /// The pools and addresses that kontena-ipam kept in etcd: Docker's networks of it go on with
     /// subletd
     Kontena(Kontena),
@@ -122,6 +129,7 @@ impl Import {
             Import::EcsIpam(ecs) => ecs.run(call),
             Import::Gipam(gipam) => gipam.run(call),
             Import::Consul(consul) => consul.run(call),
+            Import::CniCache(cache) => cache.run(call),
             Import::Kontena(kontena) => kontena.run(call),
             Import::Jsonl(jsonl) => jsonl.run(call),
             Import::HostLocal(host_local) => host_local.run(call),

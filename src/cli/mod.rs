@@ -5,6 +5,7 @@
 //! Invariant: nothing is freed without `--yes` or the operator's "y".
 
 mod check;
+mod cni_cache;
 mod copy;
 mod doctor;
 mod export;

@@ -9,22 +9,20 @@ use super::env::{EnvError, Invocation, Verb};
 use super::error::{DECODING, ENVIRONMENT, Failure, INCOMPATIBLE_VERSION, IO, NETNS};
 use super::result;
 use super::result::Answer;
-use crate::alloc;
-use crate::alloc::{Add, Check, DefineNetwork, Del, Gc, Status, Target};
+use crate::alloc::{Check, DefineNetwork, Del, Gc, Status, Target};
 use crate::config::{Cleanup, CniVersion, Config, Dialect, Level, Netconf};
 use crate::engine;
 use crate::engine::HostLocalFolder;
 use crate::error::{Error, Refusal, StoreError};
 use crate::migrate::host_local_import;
-use crate::model::{Netns, Origin, Owner, StoreSpec};
+use crate::model::{Netns, Owner};
 use crate::net::Addr;
 use crate::store;
 use crate::store::Store;
 use crate::sys::host::Facts;
 
-/// Our own network and mount namespace.
+/// Our own network namespace.
 const OWN_NETNS: &str = "/proc/self/ns/net";
-const OWN_MOUNTS: &str = "/proc/self/ns/mnt";
 
 /// How often an ADD is tried while its network is defined anew.
 const TRIES: u32 = 5;
@@ -77,27 +75,9 @@ impl Call {
         let cx = self.facts.context_of(&config.cleanup.store);
         let mut tries = 1;
         let (routes, dns, added) = loop {
-            let (own, define) = self.as_defined(config, &mut *store, output)?;
-            let legacy = legacy(&own.cleanup);
-            let add = Add {
-                set: set.clone(),
-                network: network.clone(),
-                owner: owner.clone(),
-                sets: own.sets,
-                requested: own.wanted,
-                strategy: own.strategy,
-                cooldown: own.cooldown,
-                sticky: own.sticky,
-                on_duplicate: own.on_duplicate,
-                claim_gateways: own.claim_gateways,
-                origin: Origin { netns, ..own.origin },
-                // cni-ipam-consul's are where the leases are.
-                legacy: match dialect {
-                    Dialect::Consul => alloc::Legacy::Unread,
-                    _ => alloc::Legacy::Absent,
-                },
-                define,
-            };
+            let (mut own, define) = self.as_defined(config, &mut *store, output)?;
+            let add = own.take_add(owner.clone(), netns, define);
+            let legacy = HostLocalFolder::of(&own.cleanup);
             match engine::add(&mut *store, add, legacy, &cx) {
                 // The network was redefined after its definition was read.
                 Err(Error::Refused(Refusal::Redefined { .. })) if tries < TRIES => tries += 1,
@@ -154,7 +134,7 @@ impl Call {
         let old = (cleanup.dialect == Dialect::Consul).then(|| cleanup.network.clone());
         let (set, rewind) = (cleanup.set.clone(), cleanup.rewind);
         let del = Del { set, target, rewind, undo: false, legacy: old };
-        let legacy = legacy(cleanup);
+        let legacy = HostLocalFolder::of(cleanup);
         let freed =
             match engine::del(&mut *store, del, legacy, &self.facts.context_of(&cleanup.store)) {
                 Ok(freed) => freed,
@@ -253,11 +233,7 @@ impl Call {
             let msg = "plugin's netns and netns from CNI_NETNS should not be the same";
             return Err(Failure::new(NETNS, msg).details(path));
         }
-        Ok(Some(Netns {
-            path,
-            inode,
-            mount_ns: (self.facts.inode)(OWN_MOUNTS).map(|(_, inode)| inode),
-        }))
+        Ok(Some(self.facts.netns(path)))
     }
 
     /// The whole configuration, and its store.
@@ -339,13 +315,6 @@ fn target(cleanup: &Cleanup) -> Option<Target> {
         Some(owner @ Owner::Id(_)) => Target::OwnerAt(owner, addrs),
         _ => Target::Addresses(addrs),
     })
-}
-
-fn legacy(cleanup: &Cleanup) -> Option<HostLocalFolder<'_>> {
-    // host-local's leases are of this host alone.
-    let StoreSpec::Embedded { wait, .. } = cleanup.store else { return None };
-    let dir = cleanup.legacy_dir.as_deref()?;
-    Some(HostLocalFolder { dir, network: &cleanup.network, wait })
 }
 
 /// What a container has from host-local, as long as the folder was not adopted.

@@ -33,8 +33,9 @@ use fields::Fields;
 pub use locate::Position;
 pub use netconf::Netconf;
 
-use crate::alloc::{Cooldown, OnDuplicate, Requested, Strategy};
-use crate::model::{ContainerId, IfName, NetworkName, Origin, Owner, SetName, StoreSpec, words};
+use crate::alloc::{Add, Cooldown, DefineNetwork, Legacy, OnDuplicate, Requested, Strategy};
+use crate::model::{ContainerId, IfName, Netns, NetworkName, Origin, Owner};
+use crate::model::{SetName, StoreSpec, words};
 use crate::net::{Addr, RangeSet, Subnet};
 
 /// Which program's configuration it is.
@@ -101,6 +102,36 @@ pub struct Config {
     /// What an operator should know: unknown keys that are close to known ones, a gateway outside
     /// its subnet.
     pub warnings: Vec<Warning>,
+}
+
+impl Config {
+    /// Returns the ADD of this configuration for `owner`. `routes` and `dns` stay.
+    pub fn take_add(
+        &mut self,
+        owner: Owner,
+        netns: Option<Netns>,
+        define: Option<DefineNetwork>,
+    ) -> Add {
+        Add {
+            set: self.cleanup.set.clone(),
+            network: self.cleanup.network.clone(),
+            owner,
+            sets: std::mem::take(&mut self.sets),
+            requested: std::mem::take(&mut self.wanted),
+            strategy: self.strategy,
+            cooldown: self.cooldown,
+            sticky: self.sticky,
+            on_duplicate: self.on_duplicate,
+            claim_gateways: self.claim_gateways,
+            origin: Origin { netns, ..std::mem::take(&mut self.origin) },
+            // cni-ipam-consul's leases are in the same store.
+            legacy: match self.cleanup.dialect {
+                Dialect::Consul => Legacy::Unread,
+                _ => Legacy::Absent,
+            },
+            define,
+        }
+    }
 }
 
 /// What a DEL or GC needs. There is always one, whatever the configuration looks like.

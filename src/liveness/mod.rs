@@ -77,7 +77,7 @@ fn stale_leases(leases: &[Lease], cx: &Context) -> Vec<Problem> {
 }
 
 /// The network namespaces of this machine, and the state of these paths.
-fn namespaces<'a>(paths: impl Iterator<Item = &'a str>) -> Namespaces {
+pub fn namespaces<'a>(paths: impl Iterator<Item = &'a str>) -> Namespaces {
     let mut found = Namespaces {
         mount_ns: number(Path::new("/proc/self/ns/mnt"), "mnt").ok(),
         paths: paths.map(|path| (path.to_owned(), state_of(path))).collect(),

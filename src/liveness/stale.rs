@@ -40,6 +40,20 @@ pub struct Namespaces {
     pub gap: Option<String>,
 }
 
+impl Namespaces {
+    /// Why the network namespace at a path that was looked up is gone. `None` if it exists, or if that cannot be
+    /// determined.
+    pub fn gone(&self, path: &str) -> Option<String> {
+        match self.paths.get(path)? {
+            PathState::Missing => Some(format!("its network namespace {path} is gone")),
+            PathState::Inode(_, inode) if self.gap.is_none() && !self.held.contains(inode) => {
+                Some(format!("{path} is not a network namespace"))
+            }
+            PathState::Inode(..) | PathState::Unknown => None,
+        }
+    }
+}
+
 /// The state of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PathState {

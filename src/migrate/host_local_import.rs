@@ -10,11 +10,33 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use crate::alloc::{ForeignLease, LegacyCursor};
+use crate::config::Cleanup;
 use crate::error::{Error, Refusal, StoreError};
-use crate::model::{Attachment, ContainerId, IfName, Kind, NetworkName, Owner, Timestamp, Wait};
+use crate::model::{Attachment, ContainerId, IfName, Kind, NetworkName, Owner};
+use crate::model::{StoreSpec, Timestamp, Wait};
 use crate::net::Addr;
 use crate::store::{FileSystem, Lock, OpenFile, Os, lock_file};
 use crate::sys::files;
+
+/// Where host-local kept a network's leases.
+#[derive(Clone, Copy, Debug)]
+pub struct HostLocalFolder<'a> {
+    /// The folder; it need not exist.
+    pub dir: &'a Path,
+    /// The network.
+    pub network: &'a NetworkName,
+    /// How long to wait for host-local's lock.
+    pub wait: Wait,
+}
+
+impl HostLocalFolder<'_> {
+    /// The folder that a configuration replaces. A cluster has none: host-local's leases are of one host.
+    pub fn of(cleanup: &Cleanup) -> Option<HostLocalFolder<'_>> {
+        let StoreSpec::Embedded { wait, .. } = cleanup.store else { return None };
+        let dir = cleanup.legacy_dir.as_deref()?;
+        Some(HostLocalFolder { dir, network: &cleanup.network, wait })
+    }
+}
 
 /// A folder's content, and the lock on it.
 pub struct Folder {

@@ -1,5 +1,6 @@
 //! Leases of other programs, and copies between stores.
 
+pub mod cni_cache;
 pub mod consul;
 pub mod copy;
 pub mod ecs;

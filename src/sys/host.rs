@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::alloc::Context;
-use crate::model::{BootId, Face, Node, StoreSpec, Timestamp};
+use crate::model::{BootId, Face, Netns, Node, StoreSpec, Timestamp};
 
 /// Looks up a variable of the environment.
 pub type Env<'a> = dyn Fn(&str) -> Option<OsString> + 'a;
@@ -22,6 +22,8 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 const HOSTNAME: &str = "/proc/sys/kernel/hostname";
 const MACHINE_ID: &str = "/etc/machine-id";
 const UPTIME: &str = "/proc/uptime";
+/// Our own mount namespace.
+const OWN_MOUNTS: &str = "/proc/self/ns/mnt";
 
 /// The facts, as they were at one moment.
 #[derive(Clone, Debug)]
@@ -63,6 +65,12 @@ impl Facts {
         let uptime = if store.is_cluster() { (self.uptime)() } else { None };
         let booted = uptime.and_then(|uptime| self.now.checked_sub(uptime));
         Context { booted, ..self.context() }
+    }
+
+    /// The network namespace behind a path, as a lease records it.
+    pub fn netns(&self, path: String) -> Netns {
+        let inode = (self.inode)(&path);
+        Netns { path, inode, mount_ns: (self.inode)(OWN_MOUNTS).map(|(_, inode)| inode) }
     }
 
     /// The same on a machine of this name, if one is given.

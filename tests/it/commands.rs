@@ -113,6 +113,11 @@ fn fill(lab: &Lab) {
     let gipam = json!({"v4": "192.168.0.0/16", "v4ab": 24, "v4idx": 1, "allocated": [
         {"id": "a1b2", "v": 4, "pool": "192.168.0.0/24", "idx": 3, "allocated": ["192.168.0.1"]}]});
     fs::write(lab.join("gipam.json"), gipam.to_string()).unwrap();
+    fs::create_dir_all(lab.join("results")).unwrap();
+    for name in ["pods-former-eth0", "pods-gone-eth0", "pods-unreadable-eth0"] {
+        fs::copy(testdata().join("import/results").join(name), lab.join("results").join(name))
+            .unwrap();
+    }
     fs::create_dir_all(lab.join("networks/old")).unwrap();
     fs::write(lab.join("networks/old/lock"), "").unwrap();
     fs::write(lab.join("networks/old/10.9.0.5"), "old-1").unwrap();
@@ -232,6 +237,8 @@ const CASES: &[Case] = &[
     ("gc", &["gc", "--dry-run", "--network", "edge"], Json),
     ("export-host-local", &["export", "host-local", "@/out", "--dry-run"], Json),
     ("import-host-local", &["import", "host-local", "@/networks", "--dry-run"], Json),
+    ("import-cni-cache-of-no-folder", &["import", "cni-cache", "@/none"], Fails(1)),
+    ("import-cni-cache", &["import", "cni-cache", "@/results"], Json),
     ("import-gipam-of-no-file", &["import", "gipam", "@/none"], Fails(1)),
     ("import-gipam", &["import", "gipam", "@/gipam.json"], Json),
     ("export-jsonl", &["export", "jsonl", "@/out.jsonl"], Json),
@@ -457,6 +464,7 @@ fn take_the_same_options_and_end_alike() {
         "history",
         "stats",
         "import host-local",
+        "import cni-cache",
         "export host-local",
     ];
     assert_eq!(of_networks, expected);

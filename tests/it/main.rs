@@ -9,6 +9,7 @@
 
 mod check;
 mod cni;
+mod cni_cache;
 mod commands;
 mod config;
 mod copy;

@@ -266,7 +266,8 @@ fn is_first_step(command: &Command) -> bool {
 fn import_mark(command: &Command) -> Option<Expect> {
     match command {
         Command::Add(Add { legacy: Legacy::Absent, .. }) => None,
-        Command::Add(Add { legacy: Legacy::Unread, .. }) | Command::Del(Del { legacy: Some(_), .. }) => Some(Expect::Present),
+        Command::Add(Add { legacy: Legacy::Unread, .. })
+        | Command::Del(Del { legacy: Some(_), .. }) => Some(Expect::Present),
         _ => Some(Expect::Absent),
     }
 }

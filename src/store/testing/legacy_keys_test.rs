@@ -53,7 +53,9 @@ fn old_server() -> Rc<FakeServer> {
 fn old_keys_are_imported_once_and_cost_no_round_trip_later() {
     let server = old_server();
     let mut store = FakeStore::new(server.clone());
-    assert!(matches!(import(&mut store, &at(1)), Imported::Done { taken, .. } if taken.len() == 199));
+    assert!(
+        matches!(import(&mut store, &at(1)), Imported::Done { taken, .. } if taken.len() == 199)
+    );
     let first = lease(&mut store, "c1", &at(1));
     assert_eq!(import(&mut store, &at(1)), Imported::Before);
     assert_eq!(leases(&mut store).len(), 200);

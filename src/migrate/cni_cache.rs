@@ -1,0 +1,198 @@
+//! The results that libcni keeps for each attachment, `/var/lib/cni/results/<network>-<container>-<interface>`:
+//! the configuration of the ADD, its arguments and its answer.
+//!
+//! They are enough to lease the same addresses to the same containers again after a store was lost or an older
+//! backup was restored.
+
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::config::{Inputs, Netconf};
+use crate::model::{ContainerId, IfName};
+use crate::net::{Addr, parse_addr};
+use crate::sys::files;
+
+/// The longest record that is read, in bytes.
+const LONGEST: u64 = 1 << 20;
+
+/// One attachment.
+pub struct Cached {
+    /// The network's name.
+    pub network: String,
+    /// `CNI_CONTAINERID`.
+    pub container: String,
+    /// `CNI_IFNAME`.
+    pub ifname: String,
+    /// `CNI_NETNS`.
+    pub netns: String,
+    /// `CNI_ARGS`.
+    args: String,
+    /// The network configuration as the plugin was given it.
+    config: Vec<u8>,
+    /// The addresses of the result.
+    pub addrs: Vec<Addr>,
+}
+
+impl Cached {
+    /// The configuration, and what came with it. `env` is taken for the variables of the store.
+    pub fn netconf(&self, env: &Inputs) -> Result<(Netconf, Inputs), String> {
+        let netconf = Netconf::decode(&self.config).map_err(|e| e.to_string())?;
+        let id = |what, text| format!("{what} {text:?} is malformed");
+        let container = ContainerId::new(&self.container);
+        let ifname = IfName::new(&self.ifname);
+        let inputs = Inputs {
+            container: Some(container.map_err(|_| id("container ID", &self.container))?),
+            ifname: Some(ifname.map_err(|_| id("interface name", &self.ifname))?),
+            args: self.args.clone(),
+            ..env.clone()
+        };
+        Ok((netconf, inputs))
+    }
+}
+
+/// The fields of a record that are used; its format is libcni's `cniCacheV1`.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Raw {
+    kind: String,
+    container_id: String,
+    config: String,
+    if_name: String,
+    network_name: String,
+    #[serde(default)]
+    netns: String,
+    #[serde(default)]
+    cni_args: Option<Vec<(String, String)>>,
+    #[serde(default)]
+    capability_args: Option<Map<String, Value>>,
+    #[serde(default)]
+    result: Value,
+}
+
+/// Reads the record of an attachment whose IPAM plugin is `ipam`. `None` if the network has another one.
+pub fn read(path: &Path, ipam: &str) -> Result<Option<Cached>, String> {
+    let text = files::read(path, LONGEST).map_err(|e| format!("cannot read it: {e}"))?;
+    parse(&text, ipam)
+}
+
+fn parse(text: &str, ipam: &str) -> Result<Option<Cached>, String> {
+    let raw: Raw = serde_json::from_str(text).map_err(|e| format!("not a cached result: {e}"))?;
+    if raw.kind != "cniCacheV1" {
+        return Err(format!("unknown format {:?}, expected cniCacheV1", raw.kind));
+    }
+    let list = BASE64.decode(&raw.config).map_err(|e| format!("its configuration: {e}"))?;
+    let list = serde_json::from_slice(&list).map_err(|e| format!("its configuration: {e}"))?;
+    let Some(config) = plugin(&list, ipam) else { return Ok(None) };
+    let args = raw.cni_args.unwrap_or_default();
+    let args: Vec<String> = args.into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+    Ok(Some(Cached {
+        config: injected(config, &list, &raw.network_name, raw.capability_args),
+        addrs: addresses(&raw.result)?,
+        network: raw.network_name,
+        container: raw.container_id,
+        ifname: raw.if_name,
+        netns: raw.netns,
+        args: args.join(";"),
+    }))
+}
+
+/// The plugin of a list, or of a configuration of one plugin, that delegates to `ipam`.
+fn plugin(list: &Value, ipam: &str) -> Option<Map<String, Value>> {
+    let plugins = list["plugins"].as_array().map_or(std::slice::from_ref(list), Vec::as_slice);
+    let found = plugins.iter().find(|plugin| plugin["ipam"]["type"] == ipam)?;
+    found.as_object().cloned()
+}
+
+/// What libcni adds to a plugin's configuration.
+fn injected(
+    mut config: Map<String, Value>,
+    list: &Value,
+    network: &str,
+    capability_args: Option<Map<String, Value>>,
+) -> Vec<u8> {
+    config.insert("name".to_owned(), network.into());
+    if let Some(version) = list.get("cniVersion") {
+        config.insert("cniVersion".to_owned(), version.clone());
+    }
+    if let Some(args) = capability_args {
+        config.insert("runtimeConfig".to_owned(), args.into());
+    }
+    Value::Object(config).to_string().into_bytes()
+}
+
+/// The addresses of a result of any version: `ips`, or `ip4` and `ip6` before 0.3.0.
+fn addresses(result: &Value) -> Result<Vec<Addr>, String> {
+    let ips = result["ips"].as_array().into_iter().flatten().map(|ip| &ip["address"]);
+    let old = [&result["ip4"]["ip"], &result["ip6"]["ip"]].into_iter().filter(|ip| !ip.is_null());
+    let addr = |ip: &Value| {
+        let text = ip.as_str().unwrap_or_default();
+        parse_addr(text).ok_or_else(|| format!("its result has the address {ip}"))
+    };
+    ips.chain(old).map(addr).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn record(config: &Value, result: &Value) -> String {
+        let config = BASE64.encode(config.to_string());
+        json!({
+            "kind": "cniCacheV1", "containerId": "c1", "config": config, "ifName": "eth0",
+            "networkName": "pods", "netns": "/run/netns/a", "cniArgs": [["K8S_POD_NAME", "web"]],
+            "capabilityArgs": {"mac": "02:00:00:00:00:01"}, "result": result,
+        })
+        .to_string()
+    }
+
+    #[test]
+    fn the_configuration_is_what_the_plugin_was_given() {
+        let list = json!({"cniVersion": "1.1.0", "name": "pods", "plugins": [
+            {"type": "bridge", "ipam": {"type": "sublet", "subnet": "10.77.0.0/24"}},
+            {"type": "portmap"},
+        ]});
+        let result = json!({"ips": [{"address": "10.77.0.2/24"}, {"address": "fd77::2/64"}]});
+        let cached = parse(&record(&list, &result), "sublet").unwrap().unwrap();
+        assert_eq!(cached.args, "K8S_POD_NAME=web");
+        assert_eq!(
+            cached.addrs,
+            [parse_addr("10.77.0.2"), parse_addr("fd77::2")].map(Option::unwrap)
+        );
+        let config: Value = serde_json::from_slice(&cached.config).unwrap();
+        assert_eq!(
+            config,
+            json!({
+                "cniVersion": "1.1.0", "name": "pods", "type": "bridge",
+                "ipam": {"type": "sublet", "subnet": "10.77.0.0/24"},
+                "runtimeConfig": {"mac": "02:00:00:00:00:01"},
+            })
+        );
+        assert!(parse(&record(&list, &result), "host-local").unwrap().is_none());
+        // One plugin alone, and a result of an old version.
+        let one = json!({"name": "pods", "type": "bridge", "ipam": {"type": "sublet"}});
+        let old = json!({"ip4": {"ip": "10.77.0.9/24"}});
+        let cached = parse(&record(&one, &old), "sublet").unwrap().unwrap();
+        assert_eq!(cached.addrs, [parse_addr("10.77.0.9").unwrap()]);
+    }
+
+    #[test]
+    fn what_is_no_record_is_an_error() {
+        let one = json!({"ipam": {"type": "sublet"}});
+        let good = record(&one, &json!({}));
+        for bad in [
+            String::new(),
+            "[]".to_owned(),
+            good.replace("cniCacheV1", "cniCacheV2"),
+            good.replace("\"config\":\"", "\"config\":\"!"),
+            record(&one, &json!({"ips": [{"address": "x"}]})),
+        ] {
+            assert!(parse(&bad, "sublet").is_err(), "{bad}");
+        }
+        assert!(parse(&good, "sublet").unwrap().unwrap().addrs.is_empty());
+    }
+}
