@@ -2,7 +2,7 @@
 # Three members of etcd and four hosts, each in a network namespace of its own: containers of all hosts
 # reach one another, members are killed, paused and cut off, histories of many clients are judged.
 # Needs root; bin/sublet must be built. Installs what is missing.
-# An argument is for how many seconds the clients go on.
+# Usage: e2e-etcd.sh [SECONDS [PROGRAM]]: for how many seconds the clients go on, and the etcd to run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/e2e/common.sh
@@ -12,12 +12,13 @@ source scripts/e2e/cluster.sh
 if [ "${1-}" != inside ]; then
     need etcd=etcd-server jq=jq curl=curl ip=iproute2 ping=iputils-ping
     consistency=$(built)
-    enter "$consistency" "${1-30}"
+    enter "$consistency" "${1-30}" "${2-etcd}"
 fi
+etcd=$5
 
 all=http://10.99.0.21:2379,http://10.99.0.22:2379,http://10.99.0.23:2379
 launch() {
-    ip netns exec "s$1" etcd --name "m$1" --data-dir "$work/m$1" \
+    ip netns exec "s$1" "$etcd" --name "m$1" --data-dir "$work/m$1" \
         --listen-client-urls "http://10.99.0.2$1:2379,http://127.0.0.1:2379" \
         --advertise-client-urls "http://10.99.0.2$1:2379" \
         --listen-peer-urls "http://10.99.0.2$1:2380" \
@@ -46,7 +47,7 @@ keys() {
         jq -r '.kvs[]?.key | @base64d | ltrimstr("sublet/")'
 }
 alone() {
-    etcd --data-dir "$1" --listen-client-urls http://127.0.0.1:2379 \
+    "$etcd" --data-dir "$1" --listen-client-urls http://127.0.0.1:2379 \
         --advertise-client-urls http://127.0.0.1:2379 --listen-peer-urls http://127.0.0.1:2380 \
         --quota-backend-bytes 8589934592 >> "$work/alone.log" 2>&1 &
     pid[alone]=$!

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Prints the path of a program in a package of another Debian release. The first call downloads the package,
+# from the mirror that this machine's own apt uses, and unpacks it into a folder. Nothing is installed.
+# Usage: unpack.sh RELEASE PACKAGE PROGRAM
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+release=$1
+package=$2
+program=$3
+
+folder=${CARGO_TARGET_DIR:-target}/peers/$release-$package
+mkdir -p "$folder"
+folder=$(cd "$folder" && pwd)
+exec 9> "$folder/lock"
+flock 9
+if [ ! -x "$folder/root/$program" ]; then
+    {
+        mirror=$(scripts/e2e/mirror.sh)
+        mkdir -p "$folder/lists/partial" "$folder/cache/archives/partial"
+        printf 'deb [signed-by=%s] %s %s main\n' \
+            /usr/share/keyrings/debian-archive-keyring.gpg "$mirror" "$release" > "$folder/sources.list"
+        apt=(apt-get -o "Dir::Etc::sourcelist=$folder/sources.list" -o Dir::Etc::sourceparts=/dev/null
+            -o "Dir::State::lists=$folder/lists" -o "Dir::Cache=$folder/cache"
+            -o Acquire::Languages=none -o APT::Sandbox::User=root)
+        "${apt[@]}" update
+        (cd "$folder" && "${apt[@]}" download "$package" && dpkg -x "$package"_*.deb unpacked)
+        mv "$folder/unpacked" "$folder/root"
+        rm -r "$folder"/{lists,cache} "$folder/$package"_*.deb
+    } >&2
+fi
+echo "$folder/root/$program"

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Prints the path of an etcd 3.5 server for the tests, which is Debian trixie's. SUBLET_ETCD_35 names another
+# one.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+if [ -n "${SUBLET_ETCD_35-}" ]; then
+    echo "$SUBLET_ETCD_35"
+else
+    scripts/e2e/unpack.sh trixie etcd-server usr/bin/etcd
+fi
