@@ -29,11 +29,11 @@ const CLIENTS: u64 = 16;
 
 /// An address that a client held from the answer to its ADD until it sent its DEL.
 #[derive(Debug)]
-struct Held {
-    addr: Addr,
-    from: Instant,
+pub struct Held {
+    pub addr: Addr,
+    pub from: Instant,
     /// `None` if it was held at the end.
-    to: Option<Instant>,
+    pub to: Option<Instant>,
 }
 
 /// A server that does not compare: the control.
@@ -109,7 +109,7 @@ fn client(mut store: impl Store, number: u64, stop: &AtomicBool) -> Run {
 }
 
 /// The addresses that two containers held at a time.
-fn doubly_held(history: &[Held]) -> Vec<Addr> {
+pub fn doubly_held(history: &[Held]) -> Vec<Addr> {
     let mut held: Vec<&Held> = history.iter().collect();
     held.sort_by_key(|h| (h.addr, h.from));
     let overlap = |pair: &&[&Held]| {
@@ -139,7 +139,7 @@ fn run_all<S: Store>(make: impl Fn(u64) -> S + Sync, disturb: impl FnOnce()) -> 
     })
 }
 
-fn wait(millis: u64) {
+pub fn wait(millis: u64) {
     let wait = Duration::from_millis(millis);
     pause(wait, Instant::now() + wait);
 }

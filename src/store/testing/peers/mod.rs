@@ -3,6 +3,7 @@
 
 use super::{contract, delegate, fake_cluster, history_test};
 
+mod killed_clients_test;
 mod linearizability_test;
 mod round_trips_test;
 mod servers;
