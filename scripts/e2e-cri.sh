@@ -224,6 +224,27 @@ for pod in a b c; do
 done
 has "leases" "$(leases | jq length)" 8
 
+# gc asks the CRI runtime, as crictl answers. A sandbox that it has lost is kept while its network namespace
+# exists.
+cat > "$work/crictl" << END
+#!/bin/sh
+cat $work/pods.json
+END
+chmod +x "$work/crictl"
+sandboxes | awk -v lost="${sandbox[c]}" '$1 != lost { print $1 }' |
+    jq -R '{id: .}' | jq -s '{items: .}' > "$work/pods.json"
+collect() {
+    /opt/cni/bin/sublet gc --crictl="$work/crictl" --grace 0s --yes -o json | jq -r --arg id "${sandbox[c]}" \
+        '[.[] | select(.containerID == $id) | "\(.verdict) \(.freed)"] | unique | join(", ")'
+}
+has "a sandbox that left its namespace behind" "$(collect)" "cannotTell false"
+netns=$(of "${sandbox[c]}" netns)
+umount "$netns"
+rm "$netns"
+has "once its namespace is removed" "$(collect)" "lost true"
+has "leases of the sandboxes that it knows" "$(leases | jq length)" 6
+row "a sandbox that the runtime has lost, gc --crictl" "kept with its namespace, freed without"
+
 # The store is lost while pods run. libcni's cached results bring their leases back, before a new pod gets
 # one of their addresses.
 before=$(leases | jq -c '[.[] | {address, containerID, ifname, netns, podName}] | sort')

@@ -25,7 +25,7 @@ use crate::sys::host::Facts;
 /// Free the leases of containers that are provably gone, and list those nobody can tell of.
 ///
 /// With --json the leases that live are listed as well.
-/// Without --containerd or --docker the network namespaces alone are asked, as --netns does.
+/// Without --containerd, --crictl or --docker the network namespaces alone are asked, as --netns does.
 #[derive(Debug, Args)]
 #[allow(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
 pub struct Gc {
@@ -44,6 +44,10 @@ pub struct Gc {
     #[arg(long, value_name = "SOCKET", num_args = 0..=1, require_equals = true,
           default_missing_value = runtimes::DOCKER)]
     docker: Option<PathBuf>,
+    /// Free leases whose pod sandbox the CRI runtime does not know, according to this crictl
+    #[arg(long, value_name = "PROGRAM", num_args = 0..=1, require_equals = true,
+          default_missing_value = "crictl")]
+    crictl: Option<String>,
     /// Only this network's
     #[arg(long, value_name = "NAME")]
     network: Option<String>,
@@ -129,6 +133,9 @@ impl Gc {
         }
         if let Some(socket) = &self.docker {
             listings.push(runtimes::docker(socket).map_err(nothing)?);
+        }
+        if let Some(crictl) = &self.crictl {
+            listings.push(runtimes::crictl(crictl).map_err(nothing)?);
         }
         let by_netns = self.netns || listings.is_empty();
         Ok(liveness::evidence(leases, &facts.context(), self.grace, by_netns, listings))

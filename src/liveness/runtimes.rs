@@ -1,7 +1,7 @@
 //! Lists the containers of a runtime, running or not.
 //!
-//! Docker is asked over its socket (`GET /containers/json?all=1`, v1.24 and later), and containerd through its
-//! own `ctr`.
+//! Docker is asked over its socket (`GET /containers/json?all=1`, v1.24 and later), containerd through its own
+//! `ctr`, and any CRI runtime through `crictl`.
 //! Invariant: an incomplete answer is an error.
 
 use std::collections::BTreeSet;
@@ -89,23 +89,41 @@ pub fn containerd(socket: &Path, ctr: &str) -> Result<Listing> {
     Ok(Listing { runtime: "containerd".to_owned(), containers })
 }
 
+/// All pod sandboxes of the CRI runtime that `crictl` is configured for, ready or not. The ID of a sandbox is the
+/// container ID that CNI gets.
+pub fn crictl(crictl: &str) -> Result<Listing> {
+    let timeout = format!("--timeout={}s", TIMEOUT.as_secs());
+    let answer = output(crictl, Command::new(crictl).args([&timeout, "pods", "-o", "json"]))?;
+    let containers = sandboxes(&answer).with_context(|| format!("{crictl} answered"))?;
+    Ok(Listing { runtime: "the CRI runtime".to_owned(), containers })
+}
+
+/// The IDs in the answer of `crictl pods -o json`.
+fn sandboxes(answer: &str) -> Result<BTreeSet<String>> {
+    let answer: Value = serde_json::from_str(answer).context("no JSON")?;
+    let Some(all) = answer["items"].as_array() else { bail!("no list of sandboxes") };
+    let id = |sandbox: &Value| sandbox["id"].as_str().map(str::to_owned);
+    all.iter().map(|sandbox| id(sandbox).context("a sandbox without an id")).collect()
+}
+
 fn lines(ctr: &str, socket: &Path, args: &[&str]) -> Result<Vec<String>> {
     let seconds = format!("{}s", TIMEOUT.as_secs());
-    let output = Command::new(ctr)
-        .arg("--address")
-        .arg(socket)
-        .args(["--timeout", &seconds, "--connect-timeout", &seconds])
-        .args(args)
-        .output()
-        .with_context(|| format!("cannot run {ctr}"))?;
+    let mut command = Command::new(ctr);
+    command.arg("--address").arg(socket);
+    command.args(["--timeout", &seconds, "--connect-timeout", &seconds]).args(args);
+    let text = output(ctr, &mut command)?;
+    Ok(text.lines().map(str::trim).filter(|l| !l.is_empty()).map(str::to_owned).collect())
+}
+
+/// The output of a command that succeeded.
+fn output(program: &str, command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("cannot run {program}"))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         let said = said.lines().last().unwrap_or_default();
-        bail!("{ctr} {} failed: {said}", args.join(" "));
+        bail!("{program} failed: {said}");
     }
-    let text =
-        String::from_utf8(output.stdout).with_context(|| format!("{ctr} answered no text"))?;
-    Ok(text.lines().map(str::trim).filter(|l| !l.is_empty()).map(str::to_owned).collect())
+    String::from_utf8(output.stdout).with_context(|| format!("{program} answered no text"))
 }
 
 #[cfg(test)]
@@ -138,5 +156,18 @@ mod tests {
         assert!(docker(Path::new("/nowhere/docker.sock")).is_err());
         assert!(containerd(Path::new("/nowhere/c.sock"), "/nowhere/ctr").is_err());
         assert!(containerd(Path::new("/nowhere/c.sock"), "false").is_err());
+        assert!(crictl("/nowhere/crictl").is_err() && crictl("false").is_err());
+    }
+
+    #[test]
+    fn sandboxes_are_listed_whatever_their_state() {
+        let two = r#"{"items": [{"id": "a", "state": "SANDBOX_READY"}, {"id": "b", "state": "SANDBOX_NOTREADY"}]}"#;
+        assert_eq!(sandboxes(two).unwrap(), ["a", "b"].map(str::to_owned).into());
+        assert_eq!(sandboxes(r#"{"items": []}"#).unwrap(), BTreeSet::new());
+        for wrong in
+            ["", "[]", "{}", r#"{"items": [{"id": "a"}, {}]}"#, r#"{"items": [{"id": "a"}"#]
+        {
+            assert!(sandboxes(wrong).is_err(), "{wrong:?}");
+        }
     }
 }

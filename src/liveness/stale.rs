@@ -111,17 +111,22 @@ fn assess_one(lease: &Lease, is_theirs: bool, evidence: &Evidence) -> Liveness {
         return Unknown(format!("younger than the grace period of {} s", evidence.grace));
     }
     let netns = netns_state(lease, evidence);
+    let runtimes: Vec<&str> = evidence.listings.iter().map(|l| l.runtime.as_str()).collect();
+    let runtimes = runtimes.join(" and ");
     match (&netns, runtime_of(lease, evidence)) {
-        (NetnsState::Alive, _) => return Alive("its network namespace is there".to_owned()),
         (_, Some(runtime)) => return Alive(format!("{runtime} knows its container")),
+        (NetnsState::Alive, None) if is_theirs && lease.attachment().is_some() => {
+            return Unknown(format!(
+                "{runtimes} knows no such container, but its network namespace was left behind"
+            ));
+        }
+        (NetnsState::Alive, None) => return Alive("its network namespace exists".to_owned()),
         (NetnsState::Gone(why), None) if evidence.by_netns => return Stale(why.clone()),
         (NetnsState::Held, None) => {
             return Unknown("a network namespace of its number is still in use".to_owned());
         }
         _ => {}
     }
-    let runtimes: Vec<&str> = evidence.listings.iter().map(|l| l.runtime.as_str()).collect();
-    let runtimes = runtimes.join(" and ");
     match (evidence.listings.as_slice(), lease.attachment(), netns) {
         ([], _, NetnsState::Unknown(why)) => Unknown(why),
         ([], ..) => Unknown("nothing was asked that could tell".to_owned()),
@@ -315,5 +320,8 @@ mod tests {
         evidence.listings = vec![listing(&["c2"])];
         evidence.namespaces.paths.insert("/run/netns/a".into(), PathState::Inode(4, 70));
         assert!(matches!(assess_lease(&lease(), &evidence), Liveness::Alive(_)));
+        // The runtime knows others, but not this one, whose namespace was left behind: it may be in use.
+        let found = assess(&[lease(), other], &evidence);
+        assert!(matches!(&found[0], Liveness::Unknown(why) if why.contains("left behind")));
     }
 }
