@@ -226,10 +226,14 @@ impl Consul {
     }
 }
 
-/// The folder in which a listing reads a record: a chunk of addresses, or a node's leases in a set.
-fn page_folder(path: &str) -> &str {
-    let end = path.match_indices('/').take(3).last();
-    &path[..end.map_or(path.len(), |(at, _)| at + 1)]
+/// What the first of these sorted paths is read with, and how many there are: its folder of three components (a
+/// chunk of addresses, or a node's leases in a set), or a longer prefix if more than a page are in the folder.
+fn shared_prefix(paths: &[String]) -> (&str, usize) {
+    let Some(first) = paths.first() else { return ("", 0) };
+    let folder = first.match_indices('/').take(3).last().map_or(first.len(), |(at, _)| at + 1);
+    let prefixes = (folder..=first.len()).filter_map(|end| first.get(..end));
+    let mut counted = prefixes.map(|p| (p, paths.partition_point(|path| path.starts_with(p))));
+    counted.find(|(_, count)| *count <= PAGE).unwrap_or((first, 1))
 }
 
 /// An operation on a path below a folder, without a value and an index.
@@ -274,12 +278,12 @@ impl Server for Consul {
         let names = self.names(prefix, until).map_err(failed)?;
         let mut names = names.as_slice();
         while !names.is_empty() {
-            // As many folders as fit, each of which is read completely.
+            // As many trees as fit, each of which is read completely.
             let (mut trees, mut size) = (Vec::new(), 0);
             while size < PAGE && trees.len() < MAX_OPERATIONS && size < names.len() {
-                let folder = page_folder(&names[size]);
-                size += names[size..].partition_point(|name| name.starts_with(folder));
-                trees.push(kv("get-tree", &self.prefix, folder));
+                let (prefix, count) = shared_prefix(&names[size..]);
+                size += count;
+                trees.push(kv("get-tree", &self.prefix, prefix));
             }
             names = &names[size..];
             let found = self.found(&self.prefix, &trees, until).map_err(failed)?;
@@ -336,5 +340,30 @@ impl Server for Consul {
                 Commit::Conflict(Conflict::Stale(stale.map(|path| (*path).to_owned()).collect()))
             }
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_is_a_folder_or_a_part_of_it() {
+        let owner = |i: usize| format!("own/node/net/cni/net/{:08x}/eth0", i * 7919);
+        let mut paths: Vec<String> = (0..3 * PAGE).map(owner).collect();
+        paths.extend(["own/node/other/id/a".to_owned(), "own/node2/net/id/b".to_owned()]);
+        paths.sort();
+        let (mut left, mut pages) = (paths.as_slice(), 0);
+        while !left.is_empty() {
+            let (prefix, count) = shared_prefix(left);
+            assert!(
+                (1..=PAGE).contains(&count) && left[..count].iter().all(|p| p.starts_with(prefix))
+            );
+            assert!(!left.get(count).is_some_and(|next| next.starts_with(prefix)));
+            left = &left[count..];
+            pages += 1;
+        }
+        assert!(pages < 300, "{pages}");
+        assert_eq!(shared_prefix(&["ip/net/0a0000/0a000002".to_owned()]).0, "ip/net/0a0000/");
     }
 }
