@@ -179,7 +179,7 @@ impl<S: Server> ClusterStore<S> {
                 let mut transaction = Transaction::new(plan, command, &view, history)?;
                 if !commit(&mut transaction, &view, &mut member)? {
                     lost_races += 1;
-                    backoff::after_lost_races(lost_races, cx.seed, view.until);
+                    backoff::after_lost_races(server, lost_races, cx.seed, until);
                     continue;
                 }
                 transaction.outcome

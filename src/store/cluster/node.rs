@@ -117,7 +117,7 @@ impl<'a> Member<'a> {
             let mut _lock = None;
             if role.changes() {
                 // If the folder cannot be written, there is no lock, and each process fences.
-                _lock = member.notes.lock(until);
+                _lock = member.notes.lock(server, until);
                 left = member.notes.look();
             }
             let must_exist = matches!(left, Left::Abandoned(_));
