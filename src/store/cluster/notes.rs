@@ -81,16 +81,14 @@ impl Notes {
     /// safe. The lock is released when the file is dropped.
     pub fn lock(&self, server: &dyn Server, until: Instant) -> Option<File> {
         files::make_folder(&self.folder).ok()?;
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(false).mode(0o600);
-        let file = options.open(self.folder.with_extension("lock")).ok()?;
-        for _ in 0..TRIES {
-            if file.try_lock().is_ok() {
-                return Some(file);
-            }
+        let path = self.folder.with_extension("lock");
+        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path).ok()?;
+        let mut tries = 0..TRIES;
+        while file.try_lock().is_err() {
+            tries.next()?;
             server.pause(BETWEEN_TRIES, until);
         }
-        None
+        Some(file)
     }
 
     /// Creates the folder if it is missing, and removes notes that were fenced.
