@@ -23,6 +23,31 @@ const MAX_ROUNDS: usize = 4;
 /// Lost races after which round robin takes any free address, because many clients want the next one.
 const MAX_LOST_RACES: u32 = 2;
 
+impl ClusterView<'_> {
+    /// The leases in an owner's record, which is assumed to be absent. The records of their addresses must agree.
+    fn leases_at(&self, path: &str, owner: &Owner) -> Result<Vec<Lease>, StoreError> {
+        for may_repeat in [true, false] {
+            let Some(entry) = self.assume_absent(path.to_owned())? else {
+                return Ok(Vec::new());
+            };
+            let leases = self.leases_in(path, &entry)?;
+            let mut agree = true;
+            for lease in &leases {
+                agree &= lease.owner == *owner && self.derive_address(lease, &entry)?;
+            }
+            if agree {
+                return Ok(leases.into_iter().filter(|l| !self.has_ended(l)).collect());
+            }
+            if may_repeat {
+                // They may have been read at two moments. At one moment they must agree.
+                let addresses = leases.iter().map(|l| keys::address(&l.set, l.addr));
+                self.fetch(&addresses.chain([path.to_owned()]).collect::<Vec<_>>())?;
+            }
+        }
+        Err(bad_record(self.server, path, "it names an address that is not this owner's"))
+    }
+}
+
 impl Addresses for ClusterView<'_> {
     fn holder(&self, set: &SetName, addr: Addr) -> Result<Holder, StoreError> {
         match self.assume_absent(keys::address(set, addr))? {
@@ -35,25 +60,19 @@ impl Addresses for ClusterView<'_> {
         let Some(path) = keys::owner(set, &self.cx.node, owner) else {
             return Ok(Vec::new());
         };
-        for may_repeat in [true, false] {
-            let Some(entry) = self.assume_absent(path.clone())? else {
-                return Ok(Vec::new());
-            };
-            let leases = self.leases_in(&path, &entry)?;
-            let mut agree = true;
-            for lease in &leases {
-                agree &= lease.owner == *owner && self.derive_address(lease, &entry)?;
-            }
-            if agree {
-                return Ok(leases.into_iter().filter(|l| !self.has_ended(l)).collect());
-            }
-            if may_repeat {
-                // They may have been read at two moments. At one moment they must agree.
-                let addresses = leases.iter().map(|l| keys::address(set, l.addr));
-                self.fetch(&addresses.chain([path.clone()]).collect::<Vec<_>>())?;
+        let all = keys::all_owners(&self.cx.node.name);
+        if !self.in_all_sets || !path.starts_with(&all) {
+            return self.leases_at(&path, owner);
+        }
+        self.list(all.clone())?;
+        let mut leases = Vec::new();
+        for (path, _) in self.below(&all) {
+            let set = keys::read_owner_set(&path);
+            if set.and_then(|set| keys::owner(&set, &self.cx.node, owner)).as_ref() == Some(&path) {
+                leases.extend(self.leases_at(&path, owner)?);
             }
         }
-        Err(bad_record(self.server, &path, "it names an address that is not this owner's"))
+        Ok(leases)
     }
 
     fn cursor(&self, set: &SetName, range: Addr) -> Result<Option<Addr>, StoreError> {
@@ -168,14 +187,15 @@ impl View for ClusterView<'_> {
         Ok(Vec::new())
     }
 
-    /// Only this node's owners: a runtime knows no containers of other nodes.
+    /// Only this node's owners, because a runtime knows no containers of other nodes. In all sets, because a
+    /// network's `shared` may have been edited.
     fn page(
         &self,
-        set: &SetName,
+        _: &SetName,
         after: Option<&Owner>,
         limit: usize,
     ) -> Result<Vec<Lease>, StoreError> {
-        let owners = self.owners(set)?;
+        let owners = self.owners()?;
         let from = after.map_or(0, |after| owners.partition_point(|(o, _)| o <= after));
         Ok(owners[from..].iter().take(limit).flat_map(|(_, leases)| leases.clone()).collect())
     }

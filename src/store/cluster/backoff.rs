@@ -4,6 +4,8 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::server::Server;
+
 /// Waits, but not beyond `until`.
 #[allow(clippy::disallowed_methods, reason = "nothing to wait on but time; always bounded")]
 pub fn pause(wait: Duration, until: Instant) {
@@ -12,11 +14,11 @@ pub fn pause(wait: Duration, until: Instant) {
 
 /// Waits after so many lost races. The wait is random and grows, because clients that retry at once collide
 /// again.
-pub fn after_lost_races(lost: u32, seed: u64, until: Instant) {
+pub fn after_lost_races(server: &dyn Server, lost: u32, seed: u64, until: Instant) {
     const LONGEST: u64 = 64;
     // The first loss is chance. The records are known now, so the next attempt probably succeeds.
     let Some(doublings) = lost.checked_sub(2) else { return };
     let most = 1_000 * (1 << doublings.min(6)).min(LONGEST);
     let chance = seed.rotate_left(lost).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 11;
-    pause(Duration::from_micros(chance % most), until);
+    server.pause(Duration::from_micros(chance % most), until);
 }

@@ -64,8 +64,8 @@ pub fn commit(
     }
 }
 
-/// Finds out whether a transaction without an answer was applied. If not, it is fenced first, because the
-/// server may still apply it.
+/// Finds out whether a transaction without an answer was applied. It is fenced first, because the server may
+/// still apply it, or a proxy may repeat it.
 fn resolve(
     transaction: &Transaction,
     view: &ClusterView<'_>,
@@ -74,32 +74,19 @@ fn resolve(
 ) -> Result<bool, StoreError> {
     let written: Vec<&Operation> =
         transaction.operations.iter().filter(|o| o.write != Write::Keep).collect();
-    let read = || {
-        view.forget_all();
-        view.fetch(&written.iter().map(|o| o.path.clone()).collect::<Vec<_>>())
-    };
-    let is_applied = || {
-        let known = view.known.borrow();
-        written.iter().any(|o| known.entry(&o.path).is_some_and(|e| e.is_by(&transaction.nonce)))
-    };
-    if read().is_ok() && is_applied() {
-        member.is_in_flight = false;
-        view.known.borrow_mut().remember([member.known()].into());
-        return Ok(true);
-    }
-    if member.fence().and_then(|()| read()).is_err() {
+    let paths: Vec<String> = written.iter().map(|o| o.path.clone()).collect();
+    view.forget_all();
+    if member.fence().and_then(|()| view.fetch(&paths)).is_err() {
         return Err(error);
     }
     member.is_in_flight = false;
+    let now = |o: &Operation| view.known_entry(&o.path);
+    let is_by_it = written.iter().any(|o| now(o).is_some_and(|e| e.is_by(&transaction.nonce)));
     // A transaction that only removes records leaves no nonce. If the records are gone, so is their lease.
-    let is_gone = |o: &&Operation| view.known.borrow().entry(&o.path).is_none();
     let only_removes =
         written.iter().all(|o| o.write == Write::Delete || o.path.starts_with(keys::HISTORY));
     let mut removed = written.iter().filter(|o| o.write == Write::Delete);
-    let is_applied = is_applied() || only_removes && removed.all(is_gone);
-    if !is_applied {
-        view.forget_all();
-    }
+    let is_applied = is_by_it || only_removes && removed.all(|o| now(o).is_none());
     view.known.borrow_mut().remember([member.known()].into());
     Ok(is_applied)
 }

@@ -56,13 +56,9 @@ impl Known {
         self.present.contains(path)
     }
 
-    fn is_listed(&self, path: &str) -> bool {
+    /// Whether all records at this path, or below this prefix, are known.
+    pub fn is_listed(&self, path: &str) -> bool {
         self.listed.iter().any(|prefix| path.starts_with(prefix.as_str()))
-    }
-
-    /// Whether this very prefix was listed.
-    pub fn has_list(&self, prefix: &str) -> bool {
-        self.is_listed(prefix)
     }
 
     pub fn assume(&mut self, path: String, expect: Expect) {

@@ -23,8 +23,8 @@
 //!    and hints, and writes all changes.
 //! 4. [`mod@commit`] sends the transaction. If a comparison fails, the view learns the current records, and step 2
 //!    runs again.
-//! 5. Without an answer, the records are read: if one has the nonce, the transaction was applied. If not, the node's
-//!    record is advanced, and the records are read again: now they are final. A DEL is recognized by absence.
+//! 5. Without an answer, the node's record is advanced, and the records are read: now they are final. If one has the
+//!    nonce, the transaction was applied. A DEL is recognized by absence.
 //! 6. The note is removed, and the command returns.
 //!
 //! # Why a crash or a late message is harmless
@@ -147,6 +147,11 @@ impl<S: Server> ClusterStore<S> {
         let cx = &member.cx.clone();
         let view = ClusterView {
             import_mark: import_mark(command),
+            // The network's `shared` may have been edited since the container was started.
+            in_all_sets: matches!(
+                command,
+                Command::Check(_) | Command::Del(Del { undo: false, .. })
+            ),
             ..ClusterView::new(server, cache, cx, entries, until)
         };
         view.owners.replace(owners);
@@ -179,7 +184,7 @@ impl<S: Server> ClusterStore<S> {
                 let mut transaction = Transaction::new(plan, command, &view, history)?;
                 if !commit(&mut transaction, &view, &mut member)? {
                     lost_races += 1;
-                    backoff::after_lost_races(lost_races, cx.seed, view.until);
+                    backoff::after_lost_races(server, lost_races, cx.seed, until);
                     continue;
                 }
                 transaction.outcome
@@ -221,15 +226,11 @@ impl<S: Server> ClusterStore<S> {
     ) -> Result<(), Error> {
         let (cx, known) = (of_command.cx, [member.known()].into());
         let view = ClusterView::new(&self.server, &self.cache, cx, known, of_command.until);
-        let all = keys::all_owners(&cx.node.name);
-        view.list(all.clone())?;
-        let mut sets: Vec<SetName> =
-            view.below(&all).iter().filter_map(|(path, _)| keys::read_owner_set(path)).collect();
-        sets.dedup();
-        for set in sets {
+        let of_owner = |(_, leases): &(_, Vec<Lease>)| leases.first().map(|l| l.set.clone());
+        // One command evicts the owners of all sets.
+        if let Some(set) = view.owners()?.iter().find_map(of_owner) {
             let history = Bounds::of(History::Standing, Some(&set), &self.cache, cx);
             let mut evict = Evict { set, only_ended: true, after: None };
-            view.owners.take();
             loop {
                 let command = Command::Evict(evict.clone());
                 let plan = alloc::run(&command, &view, cx)?;

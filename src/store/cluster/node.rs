@@ -68,6 +68,8 @@ pub struct Member<'a> {
     pub cx: Context,
     /// The node's record.
     pub record: Option<(Entry, NodeRecord)>,
+    /// The record of the machine's name, if there is none yet.
+    unnamed: Option<String>,
     /// The turn in which this boot is known to have owned the name.
     owned: Option<u64>,
     notes: Notes,
@@ -104,6 +106,7 @@ impl<'a> Member<'a> {
             role,
             cx,
             record,
+            unnamed: None,
             owned,
             notes,
             note: None,
@@ -117,7 +120,7 @@ impl<'a> Member<'a> {
             let mut _lock = None;
             if role.changes() {
                 // If the folder cannot be written, there is no lock, and each process fences.
-                _lock = member.notes.lock(until);
+                _lock = member.notes.lock(server, until);
                 left = member.notes.look();
             }
             let must_exist = matches!(left, Left::Abandoned(_));
@@ -158,11 +161,10 @@ impl<'a> Member<'a> {
 
     /// Takes over what a conflict reported of the record. An error if another machine or boot owns the name.
     pub fn update(&mut self, entry: Option<Entry>) -> Result<(), StoreError> {
-        let path = self.path();
-        self.record = match entry {
-            Some(entry) => Some(self.decoded(&path, entry)?),
-            None => None,
-        };
+        match entry {
+            Some(entry) => self.record = Some(self.decoded(&self.path(), entry)?),
+            None => self.fetch()?,
+        }
         self.settle(false, false)
     }
 
@@ -183,11 +185,10 @@ impl<'a> Member<'a> {
         let paths = [Some(&*path), machine.as_deref()];
         let mut found =
             self.server.get(&paths.into_iter().flatten().collect::<Vec<_>>(), self.until)?;
-        if let Some(machine) = machine
-            && let Some(entry) = found.remove(&machine).flatten()
-        {
-            let bad = |bad: codec::Bad| records::bad_record(self.server, &machine, bad.0);
-            let name: String = records::plain(&machine, &entry).map_err(bad)?;
+        self.unnamed = machine.filter(|machine| found.get(machine) == Some(&None));
+        if let Some((machine, Some(entry))) = found.iter().find(|(found, _)| **found != path) {
+            let bad = |bad: codec::Bad| records::bad_record(self.server, machine, bad.0);
+            let name: String = records::plain(machine, entry).map_err(bad)?;
             if name != self.cx.node.name {
                 self.cx.node.name = name;
                 found = self.server.get(&[&self.path()], self.until)?;
@@ -281,9 +282,10 @@ impl<'a> Member<'a> {
         let value = stamped(&nonce, codec::node(path.as_bytes(), &record));
         let write = Write::Put(value.clone());
         let mut operations = vec![Operation { path: path.clone(), expect, write }];
-        if let Some(machine) = self.machine_path().filter(|_| self.record.is_none()) {
-            let name = codec::seal(machine.as_bytes(), &self.cx.node.name);
-            operations.push(Operation::write(machine, Write::Put(stamped(&nonce, name))));
+        if let Some(path) = self.unnamed.clone().filter(|_| self.record.is_none()) {
+            let name = codec::seal(path.as_bytes(), &self.cx.node.name);
+            let write = Write::Put(stamped(&nonce, name));
+            operations.push(Operation { path, expect: Expect::Absent, write });
         }
         let version = match self.server.commit(&operations, self.until)? {
             Commit::Done(version) => version,

@@ -6,17 +6,18 @@
 //! command fences it: it advances the node's record, which every transaction of the node compares.
 //! Invariant: a note is never visible without its lock while its process lives.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::model::Wait;
-use crate::store::embedded::lock::{Lock, lock_file};
+use super::server::Server;
 use crate::sys::files;
 
-/// Longest wait for another process that fences.
-const MAX_WAIT: Duration = Duration::from_millis(300);
+/// How often a process tries to lock while another process fences, and the time between two tries.
+const TRIES: u32 = 300;
+const BETWEEN_TRIES: Duration = Duration::from_millis(1);
 
 /// The notes of one node in one cluster.
 #[derive(Debug)]
@@ -77,11 +78,17 @@ impl Notes {
     }
 
     /// Waits a while for other processes of this node that fence: then this one need not. That two fence is
-    /// safe.
-    pub fn lock(&self, until: Instant) -> Option<Lock> {
-        let wait = until.saturating_duration_since(Instant::now()).min(MAX_WAIT);
+    /// safe. The lock is released when the file is dropped.
+    pub fn lock(&self, server: &dyn Server, until: Instant) -> Option<File> {
         files::make_folder(&self.folder).ok()?;
-        lock_file(&self.folder.with_extension("lock"), Wait::For(wait)).ok()
+        let path = self.folder.with_extension("lock");
+        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path).ok()?;
+        let mut tries = 0..TRIES;
+        while file.try_lock().is_err() {
+            tries.next()?;
+            server.pause(BETWEEN_TRIES, until);
+        }
+        Some(file)
     }
 
     /// Creates the folder if it is missing, and removes notes that were fenced.

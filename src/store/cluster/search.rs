@@ -43,8 +43,8 @@ impl ClusterView<'_> {
     /// after the other.
     pub fn find_ended(&self, set: &SetName, span: Span) -> Result<Option<Addr>, StoreError> {
         if self.has_earlier.get() {
-            let owners = self.owners(set)?;
-            let leases = owners.iter().flat_map(|(_, leases)| leases);
+            let owners = self.owners()?;
+            let leases = owners.iter().flat_map(|(_, leases)| leases).filter(|l| l.set == *set);
             if let Some(addr) = self.first_ended(leases, span)? {
                 return Ok(Some(addr));
             }

@@ -4,8 +4,9 @@
 //! Invariant: a transaction is applied completely or not at all, and only if every comparison holds.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::backoff;
 use crate::error::StoreError;
 use crate::model::NetworkName;
 use crate::store::OldKey;
@@ -124,6 +125,11 @@ pub trait Server {
 
     /// Chooses the server that this node asks first.
     fn prefer(&self, _node: &str) {}
+
+    /// Waits for other clients, but not beyond `until`. A simulation has no time to wait for.
+    fn pause(&self, wait: Duration, until: Instant) {
+        backoff::pause(wait, until);
+    }
 
     /// Most operations of one transaction, and most paths of one [`Server::get`].
     fn max_operations(&self) -> usize;

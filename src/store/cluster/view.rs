@@ -4,6 +4,7 @@
 //! [`super::search`], and what is known and assumed is in [`super::known`].
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -20,7 +21,7 @@ use crate::net::Addr;
 use crate::store::codec;
 use crate::store::codec::Bad;
 
-/// All owners of a node in a set with their leases, sorted by owner.
+/// All owners of a node with their leases in all sets, sorted by owner.
 pub type Owners = Rc<Vec<(Owner, Vec<Lease>)>>;
 
 /// The view of one command.
@@ -34,6 +35,8 @@ pub struct ClusterView<'a> {
     /// What is assumed about the mark that another program's leases were imported: present, which is compared, or
     /// absent. `None` if it makes no difference to the command.
     pub import_mark: Option<Expect>,
+    /// An owner's leases are looked for in all sets.
+    pub in_all_sets: bool,
     /// Leases of this machine's earlier boots may be left.
     pub has_earlier: Cell<bool>,
     /// The owners that GC listed.
@@ -60,6 +63,7 @@ impl<'a> ClusterView<'a> {
             until,
             known: RefCell::new(Known::of(known)),
             import_mark: Some(Expect::Absent),
+            in_all_sets: false,
             has_earlier: Cell::new(false),
             owners: RefCell::default(),
             nodes: RefCell::default(),
@@ -138,7 +142,7 @@ impl<'a> ClusterView<'a> {
 
     /// Reads all records below a prefix, once.
     pub fn list(&self, prefix: String) -> Result<(), StoreError> {
-        if !self.known.borrow().has_list(&prefix) {
+        if !self.known.borrow().is_listed(&prefix) {
             let found = self.server.list(&prefix, self.until)?;
             self.known.borrow_mut().remember_list(prefix, found);
         }
@@ -260,23 +264,23 @@ impl<'a> ClusterView<'a> {
         }
     }
 
-    /// Every owner of this node, listed once in a command. Without what another machine with this node's
-    /// identity has leased since this machine started.
-    pub fn owners(&self, set: &SetName) -> Result<Owners, StoreError> {
+    /// Every owner of this node in all sets, listed once in a command. Without what another machine with this
+    /// node's identity has leased since this machine started.
+    pub fn owners(&self) -> Result<Owners, StoreError> {
         if let Some(owners) = self.owners.borrow().as_ref() {
             return Ok(owners.clone());
         }
-        let prefix = keys::node_owners(&self.cx.node.name, set);
+        let prefix = keys::all_owners(&self.cx.node.name);
         self.known.borrow_mut().invalidate(&prefix);
         self.list(prefix.clone())?;
-        let mut owners = Vec::new();
+        let mut owners = BTreeMap::<Owner, Vec<Lease>>::new();
         for (path, entry) in self.below(&prefix) {
-            let mut leases = self.leases_in(&path, &entry)?;
-            leases.retain(|lease| !self.is_of_copy(lease));
-            owners.extend(leases.first().map(|l| l.owner.clone()).map(|owner| (owner, leases)));
+            let leases = self.leases_in(&path, &entry)?;
+            for lease in leases.into_iter().filter(|lease| !self.is_of_copy(lease)) {
+                owners.entry(lease.owner.clone()).or_default().push(lease);
+            }
         }
-        owners.sort_by(|(a, _), (b, _)| a.cmp(b));
-        let owners = Rc::new(owners);
+        let owners = Rc::new(owners.into_iter().collect::<Vec<_>>());
         *self.owners.borrow_mut() = Some(owners.clone());
         Ok(owners)
     }

@@ -3,14 +3,16 @@
 use std::rc::Rc;
 
 use super::contract::{
-    CASES, CaseName, add, added, addr, at, del, dual_stack, gc_all, leases, lowest, net, set,
+    CASES, CaseName, add, added, addr, at, del, dual_stack, freed, gc_all, leases, listed, lowest,
+    net, owner, set,
 };
 use super::fake_cluster::{FakeServer, FakeStore, apply_stalled};
 use super::long;
 use super::pool_cases::{ask, lease, pool, pool_refusal, release, want};
-use crate::alloc::{Add, Command, Context, Outcome, ReleasePool, Requested};
+use crate::alloc::{Add, Check, Command, Context, Outcome, ReleasePool, Requested};
+use crate::engine;
 use crate::error::{Error, PoolRefusal, Refusal, StoreError};
-use crate::model::Node;
+use crate::model::{Node, SetName};
 use crate::store::cluster::keys;
 use crate::store::{Store, StoreReader};
 
@@ -63,10 +65,50 @@ fn commands_take_the_fewest_round_trips() {
     let (deleting, freed) = trips(&del("c1"));
     assert!(deleting == 2 && matches!(freed, Outcome::Freed(l) if l.len() == 2), "DEL");
     let (deleting, freed) = trips(&del("c1"));
-    assert!(deleting == 1 && freed == Outcome::Freed(vec![]), "DEL of nothing");
+    // The leases of the node, and the mark of an import.
+    assert!(deleting == 2 && freed == Outcome::Freed(vec![]), "DEL of nothing");
     let requested = vec![Requested { addr: addr("10.0.0.9"), prefix: None }];
     let (adding, added) = trips(&Command::Add(Add { requested, ..add("c2", &dual_stack()) }));
     assert!(adding == 1 && grants(&added)[0].addr == addr("10.0.0.9"), "fixed ADD");
+}
+
+#[test]
+fn a_transaction_that_is_repeated_after_the_del_leases_nothing() {
+    for is_etcd in [false, true] {
+        let server = FakeServer::new(is_etcd);
+        let mut store = FakeStore::new(server.clone());
+        added(&mut store, &add("first", &dual_stack()), &at(1));
+        server.never_answers.set(true);
+        let leased = added(&mut store, &add("c", &dual_stack()), &at(2));
+        server.never_answers.set(false);
+        assert_eq!(freed(&mut store, &del("c"), &at(3)), leased);
+        apply_stalled(&server);
+        let left = listed(&mut store, &at(3));
+        assert!(left.len() == 2 && left.iter().all(|l| l.owner == owner("first")), "{left:?}");
+    }
+}
+
+/// The set is "net" in `del`, CHECK and GC.
+#[test]
+fn del_check_and_gc_find_leases_of_the_set_before_shared_was_edited() {
+    for is_etcd in [false, true] {
+        let server = FakeServer::new(is_etcd);
+        let mut store = FakeStore::new(server.clone());
+        let sets = dual_stack();
+        let shared = |name: &str| Add { set: SetName("shared".to_owned()), ..add(name, &sets) };
+        for container in ["a", "b", "c", "d"] {
+            added(&mut store, &shared(container), &at(1));
+        }
+        // It was repeated after the edit, and has two more.
+        added(&mut store, &add("b", &sets), &at(1));
+        added(&mut store, &add("e", &sets), &at(1));
+        let check = Check { set: net(), owner: owner("a"), sets: sets.clone(), expected: None };
+        assert_eq!(store.apply(&Command::Check(check), &at(1)).unwrap(), Outcome::Checked);
+        assert_eq!(freed(&mut store, &del("a"), &at(1)).len(), 2);
+        assert_eq!(freed(&mut store, &del("b"), &at(1)).len(), 4);
+        assert_eq!(engine::gc(&mut store, gc_all(), &at(1)).unwrap(), 6);
+        assert_eq!(listed(&mut store, &at(1)), []);
+    }
 }
 
 /// GC of many more leases than the 64 operations that a commit of the server holds.
@@ -237,7 +279,7 @@ fn no_lease_is_made_after_its_container_is_deleted() {
         // No transaction is in flight any more.
         server.round_trips.set(0);
         FakeStore::new(server.clone()).apply(&del("c1"), &at(2)).unwrap();
-        assert_eq!(server.round_trips.get(), 1);
+        assert_eq!(server.round_trips.get(), 2, "a DEL of nothing");
     }
 }
 

@@ -41,7 +41,7 @@ pub struct FakeServer {
     /// If not 0, the seed of random failures: commits conflict without a reason, or lose their answers before
     /// or after they are applied.
     pub failure_seed: Cell<u64>,
-    /// Every commit is applied, and none is answered.
+    /// Every commit is applied, and none is answered. [`apply_stalled`] repeats them.
     pub never_answers: Cell<bool>,
     /// So many of the next commits are not answered, and only applied by [`apply_stalled`].
     pub stalled_commits: Cell<usize>,
@@ -232,7 +232,11 @@ impl Server for Rc<FakeServer> {
         }
         self.records.borrow_mut().apply(operations);
         let version = self.records.borrow().version;
-        Ok(if failure == 2 || self.never_answers.get() { unknown() } else { Commit::Done(version) })
+        if self.never_answers.get() {
+            self.stalled.borrow_mut().push(operations.to_vec());
+            return Ok(unknown());
+        }
+        Ok(if failure == 2 { unknown() } else { Commit::Done(version) })
     }
 }
 

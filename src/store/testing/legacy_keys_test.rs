@@ -67,7 +67,7 @@ fn old_keys_are_imported_once_and_cost_no_round_trip_later() {
     };
     assert_eq!(trips(&Command::Add(old_add("c2"))).0, 1, "ADD");
     assert_eq!(trips(&Command::Del(old_del("c2"))).0, 2, "DEL");
-    assert_eq!(trips(&Command::Del(old_del("c2"))).0, 1, "DEL of nothing");
+    assert_eq!(trips(&Command::Del(old_del("c2"))).0, 2, "DEL of nothing");
     // cni-ipam-consul recorded neither interfaces nor nodes.
     let elsewhere = Node { name: "elsewhere".to_owned(), machine: "m2".to_owned() };
     let cx = Context { node: elsewhere, ..at(3) };

@@ -9,7 +9,7 @@ use super::contract::{
     add, added, addr, at, attachment, del, dual_stack, freed, gc_all, listed, lowest, net, owner,
     reserve, set,
 };
-use super::fake_cluster::{FakeServer, FakeStore, apply_stalled};
+use super::fake_cluster::{FakeServer, FakeStore, apply_stalled, no_cache};
 use super::pool_cases::{ask, lease, pool, want};
 use crate::alloc::{
     Add, Check, Command, Context, Cooldown, DefineNetwork, Del, Evict, OnDuplicate, Outcome,
@@ -748,6 +748,22 @@ fn random_commands_of_two_nodes() {
             expected.sort();
             assert_eq!(there, expected, "seed {seed}");
         }
+    }
+}
+
+/// A client is killed while it claims the first name of its machine. Then the machine gets another name.
+#[test]
+fn a_late_claim_does_not_rename_the_machine() {
+    for is_etcd in [false, true] {
+        let server = FakeServer::new(is_etcd);
+        let mut store = FakeStore::with_cache(server.clone(), Persist::Boot, no_cache());
+        let host = |name: &str| Context { by_host_name: true, ..on(name, "machine", 1) };
+        server.stalled_commits.set(usize::MAX);
+        assert!(store.apply(&Command::Add(add("lost", &dual_stack())), &host("old")).is_err());
+        server.stalled_commits.set(0);
+        let leased = added(&mut store, &add("c", &dual_stack()), &host("new"));
+        apply_stalled(&server);
+        assert_eq!(freed(&mut store, &del("c"), &host("new")), leased);
     }
 }
 

@@ -26,7 +26,7 @@ fn simulated_hosts_never_lease_an_address_twice() {
     runs::seeds::<Hosts>("hosts", 20);
 }
 
-/// With the events that today's code survives (`cluster/events.rs`); `SUBLET_EVENTS` enables others.
+/// With all events that code can survive; `SUBLET_EVENTS` sets others (`cluster/events.rs`).
 #[test]
 fn simulated_clusters_never_lease_an_address_twice() {
     runs::seeds::<Cluster>("clusters", 20);

@@ -9,7 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::super::records::Records;
 use super::cluster::Events;
@@ -309,6 +309,13 @@ impl Connection {
 impl Server for Connection {
     fn place(&self) -> String {
         "the server".to_owned()
+    }
+
+    /// No process that is suspended goes on meanwhile, but messages arrive.
+    fn pause(&self, _: Duration, _: Instant) {
+        let mut random = self.server.state.borrow().random.clone();
+        self.server.arrive(&mut random).into_iter().for_each(|note| (self.note)(note));
+        self.server.state.borrow_mut().random = random;
     }
 
     fn max_operations(&self) -> usize {

@@ -52,7 +52,7 @@ fn store(server: &SimServer) -> ClusterStore<Connection> {
 }
 
 fn compare(world: &World, rows: &[Lease]) -> Result<(), Finding> {
-    let mut of_network: BTreeMap<(usize, Addr), &Lease> = BTreeMap::new();
+    let mut of_network: BTreeMap<(&str, Addr), &Lease> = BTreeMap::new();
     let mut reserved: Vec<(&SetName, Addr)> = Vec::new();
     let mut held: BTreeMap<Key, Vec<Addr>> = BTreeMap::new();
     for row in rows {
@@ -69,13 +69,14 @@ fn compare(world: &World, rows: &[Lease]) -> Result<(), Finding> {
         if row.boot.as_ref().is_some_and(|of_lease| *of_lease != boot) {
             continue;
         }
-        if let Some(other) = of_network.insert((key.0, row.addr), row) {
+        let network = if world.events.one_set { NETWORKS[key.0] } else { &row.set.0 };
+        if let Some(other) = of_network.insert((network, row.addr), row) {
             return Err(format!("{} is held by {} and {}", row.addr, other.owner, row.owner));
         }
         held.entry(key).or_default().push(row.addr);
     }
     for (key, container) in &world.containers {
-        let Container::Live { addrs, is_exact } = container else {
+        let Container::Live { addrs, is_exact, .. } = container else {
             held.remove(key);
             continue;
         };

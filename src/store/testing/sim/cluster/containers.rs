@@ -26,8 +26,10 @@ pub(super) fn add(world: &Shared, machine: usize) {
         let before = world.containers.get(&key).cloned();
         if before.is_none() {
             world.containers.insert(key, Container::Open);
+            world.tried.remove(&key);
         }
         let settings = &world.settings[key.0];
+        world.tried.entry(key).or_default().insert(settings.set(key.0));
         let (namespace, name) = ("ns".into(), format!("m{machine}p{}", key.2 / 2));
         let pod = Pod { namespace, name, uid: String::new() };
         let attachment = attachment(key.0, &super::name(key));
@@ -58,7 +60,10 @@ pub(super) fn add(world: &Shared, machine: usize) {
             world.note(format!("{name} -> {addrs:?}"));
             let is_another = matches!(&before, Some(Container::Live { addrs: before, .. })
                 if !before.iter().all(|addr| addrs.contains(addr)));
-            let is_excused = !world.events.repeats_after_reboot && persist == Persist::Disk;
+            let is_moved = matches!(&before, Some(Container::Live { set, .. })
+                if *set != command.set && !world.events.one_set);
+            let is_excused =
+                is_moved || !world.events.repeats_after_reboot && persist == Persist::Disk;
             if is_another && !is_excused {
                 world.found(format!("{name} got another address than before: {before:?}"));
             }
@@ -68,7 +73,8 @@ pub(super) fn add(world: &Shared, machine: usize) {
             for addr in &added.created {
                 world.cooling.remove(&(command.set.clone(), *addr));
             }
-            world.containers.insert(key, Container::Live { addrs, is_exact: !is_excused });
+            let is_exact = !is_excused && world.tried[&key].len() == 1;
+            world.containers.insert(key, Container::Live { set: command.set, addrs, is_exact });
         }
         Ran::Done(other) => world.found(format!("{name}: {other:?}")),
         Ran::Refused(refusal) => {
@@ -101,15 +107,14 @@ impl World {
     /// What is wrong with addresses that were leased just now.
     fn conflict(&self, key: Key, add: &Add, addrs: &[Addr], created: &[Addr]) -> Option<String> {
         for (other, container) in self.containers.iter().filter(|(other, _)| **other != key) {
-            let Container::Live { addrs: held, .. } = container else { continue };
-            // Of another network, the set of a lease may differ from the configured one.
-            let is_same = other.0 == key.0
-                || (!self.events.shared && self.settings[other.0].set(other.0) == add.set);
+            let Container::Live { set, addrs: held, .. } = container else { continue };
+            let is_same = *set == add.set || other.0 == key.0 && self.events.one_set;
             if let Some(addr) = addrs.iter().find(|addr| is_same && held.contains(addr)) {
                 return Some(format!("{addr} is held by {}", name(*other)));
             }
         }
-        let is_strict = add.cooldown.strict && self.events.cooldown_between_machines;
+        // A cooldown keeps an address from other pods: with `sticky`, a pod gets its former address.
+        let is_strict = add.cooldown.strict && !add.sticky && self.events.cooldown_between_machines;
         for addr in created.iter().filter(|_| is_strict) {
             let Some(cooling) = self.cooling.get(&(add.set.clone(), *addr)) else { continue };
             let now = self.now(key.1);

@@ -108,22 +108,21 @@ pub(super) fn rename(world: &Shared, machine: usize) {
     world.note(format!("m{machine} is called {name} from now on"));
 }
 
-/// The disk is copied to another machine, which boots: with the same machine-id or another, and with the same
-/// host name or another.
+/// The disk is copied to another machine, which boots with the same host name or another.
 pub(super) fn clone(world: &Shared, machine: usize) {
     let world = &mut *world.borrow_mut();
     if !world.events.clones || world.machines.len() >= MACHINES {
         return;
     }
     let n = world.machines.len();
-    let (has_id, has_name) = *world.random.pick(&[(true, false), (false, true), (false, false)]);
-    let id = if has_id || world.events.twins {
+    let has_name = world.random.one_in(2);
+    let id = if world.events.twins {
         world.machines[machine].node.machine.clone()
     } else {
         format!("machine-{n}")
     };
     world.add_machine(id);
-    if has_name || world.events.twins {
+    if has_name {
         let name = world.machines[machine].node.name.clone();
         world.machines[n].node.name.clone_from(&name);
         world.machines[n].names = vec![name];

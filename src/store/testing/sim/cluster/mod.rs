@@ -34,7 +34,7 @@ type Key = (usize, usize, u8);
 enum Container {
     /// An ADD was answered: these are its leases. Not exactly, if another ADD was not answered: then it may
     /// have one of a further range set.
-    Live { addrs: Vec<Addr>, is_exact: bool },
+    Live { set: SetName, addrs: Vec<Addr>, is_exact: bool },
     /// A call failed or was killed: it may hold any address.
     Open,
 }
@@ -84,6 +84,8 @@ pub struct World {
     /// The same on all machines.
     settings: Vec<Settings>,
     containers: BTreeMap<Key, Container>,
+    /// The sets in which a container may have leases.
+    tried: BTreeMap<Key, BTreeSet<SetName>>,
     /// By set and address.
     reserved: BTreeMap<(SetName, Addr), Reserved>,
     /// Reservations that a transaction in transit may change: one of another machine, which nobody fences.
@@ -140,6 +142,7 @@ impl World {
             machines: Vec::new(),
             settings,
             containers: BTreeMap::new(),
+            tried: BTreeMap::new(),
             reserved: BTreeMap::new(),
             doubtful: BTreeSet::new(),
             cooling: BTreeMap::new(),
