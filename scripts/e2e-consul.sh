@@ -174,6 +174,7 @@ until_true 60 "a leader" steady
 talk
 befall
 judged "$4"
+pools_judged 25
 noticed '{"consul": {"endpoints": ["http://10.99.0.1:9999"], "prefix": "blind"}}' "10.99.0.2$(leader):8500"
 filled
 table

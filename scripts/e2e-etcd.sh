@@ -69,6 +69,7 @@ until_true 60 "a leader" steady
 talk
 befall
 judged "$4"
+pools_judged 25
 noticed '{"etcd": {"endpoints": ["http://10.99.0.1:9999"], "prefix": "blind"}}' "10.99.0.2$(leader):2379"
 filled
 table

@@ -71,9 +71,6 @@ one_step! {
         Outcome::Freed(freed) => freed.iter().map(|lease| lease.addr).collect()
     }
 
-    /// Makes a pool, or joins a shared one.
-    request_pool(RequestPool) -> Pool { Outcome::Pool(pool) => *pool }
-
     /// Leases an address of a pool. Returns the lease, and whether this call made it.
     request_address(RequestAddress) -> (Lease, bool) {
         Outcome::Leased { lease, created } => (*lease, created)
@@ -189,6 +186,22 @@ pub fn del(
 /// Frees what no attachment uses; answers how many addresses were freed.
 pub fn gc(store: &mut dyn Store, gc: Gc, cx: &Context) -> Result<usize, Error> {
     Ok(collect(store, Command::Gc(gc), cx)?.freed.len())
+}
+
+/// Makes a pool, or joins a shared one. First removes what an interrupted release has left of it.
+pub fn request_pool(
+    store: &mut dyn Store,
+    request: RequestPool,
+    cx: &Context,
+) -> Result<Pool, Error> {
+    let command = Command::RequestPool(request);
+    loop {
+        match store.apply(&command, cx)? {
+            Outcome::Pool(pool) => return Ok(*pool),
+            Outcome::Collected(_) => {}
+            other => return Err(other.unexpected()),
+        }
+    }
 }
 
 /// Runs a command that frees many addresses (the release or the sweep of a pool), in as many transactions as
@@ -346,7 +359,7 @@ pub fn release_node(store: &mut dyn Store, name: &str, cx: &Context) -> Result<L
     for pool in store.pools()? {
         for (user, count) in pool.users.iter().filter(|(user, _)| user.name == name) {
             for _ in 0..*count {
-                let release = Command::ReleasePool(ReleasePool { pool: pool.id.clone() });
+                let release = Command::ReleasePool(ReleasePool::of(pool.id.clone()));
                 left.freed += collect(store, release, &there(user.clone()))?.freed.len();
             }
         }

@@ -86,17 +86,11 @@ struct Held {
 impl Client<'_> {
     fn work(&self, end: Instant) -> Result<()> {
         let mut held: Vec<Held> = Vec::new();
-        let mut chance = self.name.bytes().fold(0x9e37_79b9_7f4a_7c15_u64, |h, b| {
-            (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
-        let mut next = |below: usize| -> usize {
-            chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695);
-            usize::try_from(chance >> 33).unwrap_or(0) % below
-        };
+        let mut chance = Chance::of(&self.name);
         let mut round = 0_u64;
         while Instant::now() < end {
             round += 1;
-            match next(4) {
+            match chance.below(4) {
                 0 | 1 if held.len() < HELD => {
                     let container = format!("{}-{round}", self.name);
                     match self.ask(Ask::Add, &container, None)? {
@@ -106,13 +100,13 @@ impl Client<'_> {
                     }
                 }
                 2 if !held.is_empty() => {
-                    let at = next(held.len());
+                    let at = chance.below(held.len());
                     self.ask(Ask::Check, &held[at].container, Some(&held[at].result))?;
                 }
                 _ if !held.is_empty() => {
-                    let gone = held.swap_remove(next(held.len()));
+                    let gone = held.swap_remove(chance.below(held.len()));
                     self.ask(Ask::Del, &gone.container, None)?;
-                    if next(8) == 0 {
+                    if chance.below(8) == 0 {
                         self.ask(Ask::Check, &gone.container, Some(&gone.result))?;
                     }
                 }
@@ -145,7 +139,7 @@ impl Client<'_> {
                 answered: nanos(),
                 answer: answer.clone(),
             };
-            self.note(&event)?;
+            note(self.out, &event)?;
             if answer != Answer::Error(11) {
                 let known = !matches!(answer, Answer::Error(code) if ![100, 103].contains(&code));
                 ensure!(known, "{ask:?} {container}: {text}");
@@ -157,20 +151,13 @@ impl Client<'_> {
         }
     }
 
-    fn note(&self, event: &Event) -> Result<()> {
-        let line = serde_json::to_string(event)?;
-        let mut out = self.out.lock().map_err(|e| anyhow::anyhow!("{e}"))?;
-        writeln!(out, "{line}")?;
-        Ok(())
-    }
-
     /// One call of the plugin, in this process: whether it failed, and what it printed.
     fn call(&self, ask: Ask, container: &str, previous: Option<&Value>) -> Result<(bool, String)> {
         let verb = match ask {
             Ask::Add => "ADD",
             Ask::Check => "CHECK",
             Ask::Del => "DEL",
-            Ask::List => bail!("not a call"),
+            Ask::List | Ask::Join | Ask::Leave => bail!("not a call"),
         };
         let mut conf: Value = serde_json::from_str(self.conf)?;
         if let Some(previous) = previous {
@@ -201,7 +188,31 @@ impl Client<'_> {
     }
 }
 
+/// The choices of a client: the same in each run.
+pub struct Chance(u64);
+
+impl Chance {
+    pub fn of(name: &str) -> Chance {
+        Chance(name.bytes().fold(0x9e37_79b9_7f4a_7c15_u64, |h, b| {
+            (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3)
+        }))
+    }
+
+    pub fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695);
+        usize::try_from(self.0 >> 33).unwrap_or(0) % end
+    }
+}
+
+/// Writes an event down.
+pub fn note(out: &Mutex<BufWriter<File>>, event: &Event) -> Result<()> {
+    let line = serde_json::to_string(event)?;
+    let mut out = out.lock().map_err(|e| anyhow::anyhow!("{e}"))?;
+    writeln!(out, "{line}")?;
+    Ok(())
+}
+
 #[allow(clippy::disallowed_methods, reason = "a benchmark's own clock")]
-fn nanos() -> u128 {
+pub fn nanos() -> u128 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos())
 }

@@ -22,7 +22,12 @@ pub enum Ask {
     Add,
     Check,
     Del,
-    /// Not a call: what the store lists when everything is over.
+    /// One use of a node more of the shared pool. The container is the node.
+    Join,
+    /// One use less.
+    Leave,
+    /// Not a call: what the store lists when everything is over. For a pool: an address without a container,
+    /// and a node's uses.
     List,
 }
 
@@ -34,6 +39,8 @@ pub enum Answer {
     Address(String),
     /// CHECK, DEL.
     Fine,
+    /// LIST: how often a node uses the pool.
+    Uses(usize),
     /// An error's code. 11: it may or may not have been done.
     Error(u64),
 }

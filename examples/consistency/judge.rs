@@ -3,7 +3,8 @@
 //! A client surely holds an address from the answer to its ADD to the question of its DEL, and perhaps
 //! from the question of its first ADD to the answer to its last DEL. No address may surely be held
 //! twice at a time; "no address left" is true only if all were perhaps held; CHECK must find what is
-//! surely held, and nothing of what is surely gone; and what is held at the end is what is listed.
+//! surely held, and nothing of what is surely gone; and what is held at the end is what is listed. A pool
+//! has as many users as were told.
 //!
 //! A server that was stopped with a request in hand may carry it out long after its client gave up and
 //! deleted the container: such a lease (`late`) is perhaps held from then on, and is a garbage
@@ -56,11 +57,20 @@ pub fn judge(files: &[PathBuf], at_least: usize) -> Result<()> {
             _ => {}
         }
     }
-    let kept: BTreeSet<(&str, &str)> = lives
-        .iter()
-        .filter(|(_, life)| life.granted.is_some() && life.gone.is_none())
-        .filter_map(|(name, life)| Some((name.as_str(), life.address.as_deref()?)))
-        .collect();
+    let left = listed_rightly(&lives, &listed)?;
+    users_rightly(&events, &listed)?;
+    ensure!(answered >= at_least, "{answered} answers prove nothing");
+    println!(
+        "sound: {answered} answers, {lost} calls without one, {full} times no address left, {} \
+         containers, {left}",
+        lives.len(),
+    );
+    Ok(())
+}
+
+/// What is kept is listed, and nothing else but what a call without an answer may have left. A pool's
+/// addresses are listed without their containers.
+fn listed_rightly(lives: &BTreeMap<String, Life>, listed: &[Event]) -> Result<String> {
     let there: BTreeSet<(&str, &str)> = listed
         .iter()
         .filter_map(|e| match &e.answer {
@@ -68,19 +78,44 @@ pub fn judge(files: &[PathBuf], at_least: usize) -> Result<()> {
             _ => None,
         })
         .collect();
-    let lost_ones: Vec<_> = kept.difference(&there).collect();
-    ensure!(lost_ones.is_empty(), "the store does not list {lost_ones:?}");
-    let more: Vec<_> = there.difference(&kept).collect();
-    let leaked = more.iter().find(|(name, _)| !lives.get(*name).is_some_and(|life| life.late));
+    let of_pool = there.iter().all(|(name, _)| name.is_empty());
+    let key = |(name, life): &(&'_ String, &'_ Life)| -> (String, String) {
+        let name = if of_pool { String::new() } else { (*name).clone() };
+        (name, life.address.clone().unwrap_or_default())
+    };
+    let there: BTreeSet<(String, String)> =
+        there.iter().map(|(name, address)| ((*name).to_owned(), (*address).to_owned())).collect();
+    let granted = || lives.iter().filter(|(_, life)| life.granted.is_some() && life.gone.is_none());
+    let kept: BTreeSet<_> =
+        granted().filter(|(_, l)| l.leaving.is_none()).map(|l| key(&l)).collect();
+    let perhaps: BTreeSet<_> = granted().map(|l| key(&l)).collect();
+    let lost: Vec<_> = kept.difference(&there).collect();
+    ensure!(lost.is_empty(), "the store does not list {lost:?}");
+    let more: Vec<_> = there.difference(&perhaps).collect();
+    let late = lives.values().filter(|life| life.late).count();
+    let may_be = |name: &String| lives.get(name).is_some_and(|life| life.late);
+    let leaked =
+        more.iter().find(|(name, _)| if of_pool { more.len() > late } else { !may_be(name) });
     ensure!(leaked.is_none(), "nobody holds {leaked:?}, and the store lists it");
-    ensure!(answered >= at_least, "{answered} answers prove nothing");
-    println!(
-        "sound: {answered} answers, {lost} calls without one, {full} times no address left, {} \
-         containers, {} kept, {} late",
-        lives.len(),
-        kept.len(),
-        more.len()
-    );
+    Ok(format!("{} kept, {} late", kept.len(), more.len()))
+}
+
+/// A node uses the pool as often as it was told; a call without an answer may count or not.
+fn users_rightly(events: &[Event], listed: &[Event]) -> Result<()> {
+    for list in listed {
+        let Answer::Uses(uses) = list.answer else { continue };
+        let count = |ask: Ask, sure: bool| {
+            let calls = events.iter().filter(|e| e.ask == ask && e.container == list.container);
+            calls.filter(|e| !sure || e.answer == Answer::Fine).count()
+        };
+        let least = count(Ask::Join, true).saturating_sub(count(Ask::Leave, false));
+        let most = count(Ask::Join, false) - count(Ask::Leave, true);
+        let node = &list.container;
+        ensure!(
+            (least..=most).contains(&uses),
+            "{node} uses the pool {uses} times, and was told {least} to {most}"
+        );
+    }
     Ok(())
 }
 

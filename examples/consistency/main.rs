@@ -2,8 +2,8 @@
 //! they were told: `scripts/e2e-etcd.sh` and `scripts/e2e-consul.sh` kill, stop and cut off servers
 //! beside it.
 //!
-//! `run` writes a history, an event a line; `judge` reads the histories of any number of runs; `blind`
-//! is a proxy that takes every comparison out of the requests: with it the judgement must fail.
+//! `run` writes a history, an event a line, and so does `pools`, whose clients are those of a `subletd`;
+//! `judge` reads the histories of any number of runs; `blind` is a proxy that takes every comparison out of the requests: with it the judgement must fail.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "its answer")]
 
@@ -11,6 +11,7 @@ mod blind;
 mod clients;
 mod event;
 mod judge;
+mod pools;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -22,6 +23,8 @@ use clap::Parser;
 enum Command {
     /// Runs clients, and writes what they were told.
     Run(clients::Run),
+    /// Runs clients of a subletd, and writes what they were told.
+    Pools(pools::Pools),
     /// Judges histories; exit code 1 if they cannot be true of a sound store.
     Judge {
         /// What `run` wrote.
@@ -38,6 +41,7 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Command::parse() {
         Command::Run(run) => run.run(),
+        Command::Pools(pools) => pools.run(),
         Command::Judge { files, at_least } => judge::judge(&files, at_least),
         Command::Blind { listen, server } => blind::serve(listen, server),
     };

@@ -123,10 +123,10 @@ differ() {
     row "$2" "$1 containers, $((2 * $1)) addresses"
 }
 
-# sound: no record contradicts another. A full range is no contradiction.
+# sound [STORE]: no record contradicts another. A full range is no contradiction.
 sound() {
     local report found
-    report=$(/opt/cni/bin/sublet doctor --json --store "$(store)") || true
+    report=$(/opt/cni/bin/sublet doctor --json --store "${1-$(store)}") || true
     [ -n "$report" ] || fail "doctor printed nothing"
     found=$(jq -r '.problems[] | select(.place | startswith("range ") | not) | "\(.place): \(.what)"' \
         <<< "$report") || fail "doctor: $report"
@@ -269,18 +269,10 @@ befall() {
     row "DEL of all" "nothing is left"
 }
 
-# judged SECONDS: sixteen clients on four hosts while servers and hosts are killed, paused
-# and cut off; then the judgement.
-judged() {
-    local host one end=$((SECONDS + $1)) waiting=() round=0 what conf
-    # The containers' network namespace: doctor asks for it.
-    ip netns add consistency
-    for host in $hosts; do
-        ip netns exec "h$host" "$consistency" run "$(store)" --node "h$host" --clients 4 \
-            --seconds "$1" --out "$work/history-$host" &
-        waiting+=($!)
-    done
-    # The last fault is over before the clients are.
+# faults END: one fault after another, the last of which is over before END; sets round.
+faults() {
+    local what end=$1
+    round=0
     while [ $SECONDS -lt $((end - 4)) ]; do
         round=$((round + 1))
         what=$((round % 3 + 1))
@@ -293,6 +285,20 @@ judged() {
         esac
         sleep 1.5
     done
+}
+
+# judged SECONDS: sixteen clients on four hosts while servers and hosts are killed, paused
+# and cut off; then the judgement.
+judged() {
+    local host one end=$((SECONDS + $1)) waiting=() what conf
+    # The containers' network namespace: doctor asks for it.
+    ip netns add consistency
+    for host in $hosts; do
+        ip netns exec "h$host" "$consistency" run "$(store)" --node "h$host" --clients 4 \
+            --seconds "$1" --out "$work/history-$host" &
+        waiting+=($!)
+    done
+    faults $end
     for one in "${waiting[@]}"; do wait "$one" || fail "a client failed"; done
     listed > "$work/listed"
     histories "$work/listed" > "$work/history-list"
@@ -330,6 +336,37 @@ histories() {
         answer: {address: "\(.address)/\(.prefix)"}}' "$1"
 }
 
+# pools_judged SECONDS: sixteen clients of four hosts' subletd, which share a pool. Each subletd is killed
+# again and again, beside the other faults; then the judgement.
+pools_judged() {
+    local host one end=$((SECONDS + $1)) waiting=() what store
+    store=$(store | jq -c '.[].prefix = "pools"')
+    for host in $hosts; do
+        ip netns exec "h$host" "$consistency" pools "$PWD/bin/subletd" "$store" --node "h$host" \
+            --clients 4 --seconds "$1" --kill-every 4 --out "$work/history-$host" &
+        waiting+=($!)
+    done
+    faults $end
+    for one in "${waiting[@]}"; do wait "$one" || fail "a client of a pool failed"; done
+    until_true 30 "a leader" steady
+    pools_listed "$store" > "$work/history-list"
+    what=$("$consistency" judge --at-least $(($1 * 20)) "$work"/history-*) ||
+        fail "the history of the pool is not sound; it is kept in $(kept_history)"
+    row "16 clients of a pool, $round faults" "$what"
+    sound "$store"
+    rm "$work"/history-*
+}
+
+# What the store has of the pool, as events for the judge.
+pools_listed() {
+    /opt/cni/bin/sublet --store "$1" list --json |
+        jq -c '.[] | select(.kind != "gateway") | {container: "", ask: "LIST", asked: 0, answered: 0,
+            answer: {address: "\(.address)/\(.prefix)"}}'
+    /opt/cni/bin/sublet --store "$1" export jsonl |
+        jq -c '.users[]? | {container: .node, ask: "LIST", asked: 0, answered: 0,
+            answer: {uses: .count}}'
+}
+
 # noticed STORE SERVER: the same clients behind a proxy that takes out all comparisons; the judgement
 # must fail.
 noticed() {
@@ -349,6 +386,19 @@ noticed() {
     fi
     grep -q 'two holders' "$work/verdict" || fail "the control: $(cat "$work/verdict")"
     row "the control: no comparison" "$(cut -d' ' -f2- "$work/verdict")"
+    waiting=()
+    rm "$work"/blind-*
+    for host in $hosts; do
+        ip netns exec "h$host" "$consistency" pools "$PWD/bin/subletd" "$1" --node "h$host" \
+            --clients 4 --seconds 3 --out "$work/blind-$host" 2> /dev/null &
+        waiting+=($!)
+    done
+    for one in "${waiting[@]}"; do wait "$one" || true; done
+    if "$consistency" judge "$work"/blind-? > "$work/verdict" 2>&1; then
+        fail "nobody notices that no lease of a pool is compared: $(cat "$work/verdict")"
+    fi
+    grep -q 'two holders' "$work/verdict" || fail "the control of pools: $(cat "$work/verdict")"
+    row "the control: no comparison of pools" "$(cut -d' ' -f2- "$work/verdict")"
     halt blind
 }
 

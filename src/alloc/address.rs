@@ -12,7 +12,7 @@ use crate::net::{Addr, Span, hosts};
 
 /// Decides a request for an address.
 pub fn request(request: &RequestAddress, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
-    let Some(pool) = view.pool(&request.pool)? else {
+    let Some(pool) = view.pool(&request.pool)?.filter(|pool| !pool.is_closed()) else {
         return Err(PoolRefusal::Unknown(request.pool.clone()).into());
     };
     // Every host of a shared pool has the same gateway, whoever asks.

@@ -42,7 +42,7 @@ fn end(command: &Command, face: Face) -> Option<What> {
         Command::ExportHostLocal(_) => What::Exported,
         Command::Unreserve(_) => What::Unreserved,
         Command::Sweep(_) => What::Swept,
-        Command::ReleasePool(_) => What::PoolReleased,
+        Command::ReleasePool(_) | Command::RequestPool(_) => What::PoolReleased,
         Command::ReleaseAddress(release) if release.only.is_some() => What::Undone,
         _ => What::Deleted,
     })

@@ -5,6 +5,11 @@
 //! addresses of a pool that exists (`address`).
 //! Invariant: two pools of one space overlap only if both are sub-pools, or one is a sub-pool of the
 //! other's very subnet (moby's rule); a shared pool overlaps none when it is made.
+//!
+//! A pool without a user is *closed*: no address is leased from it, and its leases and the pool itself are
+//! being removed. Where other nodes lease too, a pool is closed before its leases are listed, so that no
+//! lease can be added behind the listing. The next request for the pool or for an overlapping one, the next
+//! release and the next sweep finish a removal that was interrupted.
 
 use super::address::lease;
 use super::change::Change;
@@ -27,6 +32,9 @@ pub fn request(request: &RequestPool, view: &dyn View, cx: &Context) -> Result<P
     if let Some(shared) = &request.shared
         && let Some(pool) = view.pool(&shared.id)?
     {
+        if pool.is_closed() {
+            return finish(pool, view);
+        }
         return Ok(put(join(request, &shared.name, pool, view, cx)?, Vec::new()));
     }
     let space = &request.space;
@@ -48,7 +56,10 @@ pub fn request(request: &RequestPool, view: &dyn View, cx: &Context) -> Result<P
         view.pool(&id)?
     };
     if let Some(other) = other {
-        return Err(PoolRefusal::overlap(subnet, other, name).into());
+        return match view.pool(&other.id)? {
+            Some(closed) if closed.is_closed() => finish(closed, view),
+            _ => Err(PoolRefusal::overlap(subnet, other, name).into()),
+        };
     }
     let mut pool = Pool { sub: request.sub, shared: name, ..new(id, space, subnet, cx) };
     let mut leases = Vec::new();
@@ -160,7 +171,10 @@ pub fn release(release: &ReleasePool, view: &dyn View, cx: &Context) -> Result<P
         return Ok(Plan::only(collected(Vec::new(), false, true)));
     };
     let mut less = pool.clone();
-    match user(&pool, &cx.node, view) {
+    let at = user(&pool, &cx.node, view);
+    match at {
+        // This node has requested the pool again since the first step.
+        Some(_) if release.resumed => return Ok(Plan::only(collected(Vec::new(), true, true))),
         Some(at) if less.users[at].1 > 1 => {
             less.users[at].1 -= 1;
             let outcome = collected(Vec::new(), true, true);
@@ -168,6 +182,7 @@ pub fn release(release: &ReleasePool, view: &dyn View, cx: &Context) -> Result<P
         }
         Some(at) => drop(less.users.remove(at)),
         None if pool.shared.is_none()
+            && !release.resumed
             && let Some((other, _)) = pool.users.first() =>
         {
             let node = other.name.clone();
@@ -175,27 +190,41 @@ pub fn release(release: &ReleasePool, view: &dyn View, cx: &Context) -> Result<P
         }
         None => {}
     }
-    let last = less.users.is_empty();
-    let mine = |lease: &Lease| lease.node.name == cx.node.name;
-    let goes = |lease: &Lease| last || (mine(lease) && pool.gateway != Some(lease.addr));
+    if !pool.is_closed() && less.is_closed() && view.has_other_nodes() {
+        return Ok(Plan::new(vec![Change::PutPool(less)], collected(Vec::new(), true, false)));
+    }
+    let is_mine = |lease: &Lease| lease.node.name == cx.node.name;
+    let goes =
+        |lease: &Lease| less.is_closed() || is_mine(lease) && pool.gateway != Some(lease.addr);
     let (stale, done) = collect(&pool, &goes, view)?;
-    let (freed, changes) = leave(stale, done.then_some((pool, less)));
+    let (freed, changes) = leave(stale, shrink(pool, less, done));
     Ok(Plan::new(changes, collected(freed, true, done)))
+}
+
+/// Goes on with the removal of a closed pool.
+fn finish(pool: Pool, view: &dyn View) -> Result<Plan, Error> {
+    let (leases, done) = collect(&pool, &|_| true, view)?;
+    let (freed, changes) = leave(leases, shrink(pool.clone(), pool, done));
+    Ok(Plan::new(changes, collected(freed, true, false)))
 }
 
 fn collected(freed: Vec<Addr>, pool: bool, done: bool) -> Outcome {
     Outcome::Collected(Collected { freed, pool, after: None, done })
 }
 
-/// Frees leases of a pool and, with the pool and what is left of it, one user of it: the last one takes
-/// the pool along. Returns the addresses, and the changes.
-fn leave(leases: Vec<Lease>, left: Option<(Pool, Pool)>) -> (Vec<Addr>, Vec<Change>) {
+/// How a pool changes to one with fewer users. A closed pool is dropped once it has no leases.
+fn shrink(pool: Pool, less: Pool, is_empty: bool) -> Option<Change> {
+    if less.is_closed() && is_empty {
+        return Some(Change::DropPool(pool));
+    }
+    (less != pool).then_some(Change::PutPool(less))
+}
+
+/// Frees leases of a pool, and changes the pool. Returns the addresses, and the changes.
+fn leave(leases: Vec<Lease>, pool: Option<Change>) -> (Vec<Addr>, Vec<Change>) {
     let freed = leases.iter().map(|lease| lease.addr).collect();
     let free = |lease| Change::Free { lease, until: None };
-    let user = left.map(|(pool, less)| {
-        if less.users.is_empty() { Change::DropPool(pool) } else { Change::PutPool(less) }
-    });
-    (freed, leases.into_iter().map(free).chain(user).collect())
+    (freed, leases.into_iter().map(free).chain(pool).collect())
 }
 
 /// How many leases of a pool are looked at at a time.
@@ -238,7 +267,8 @@ pub fn sweep(sweep: &Sweep, view: &dyn View, cx: &Context) -> Result<Plan, Error
     let mine = |lease: &Lease| lease.node.name == cx.node.name;
     let mut less = pool.clone();
     // A pool that no network has goes whole, or not at all while something in it may live.
-    let mut gone = sweep.known.is_none() && at.is_some() && pool.time < sweep.before;
+    let is_unused = pool.is_closed() || at.is_some() && pool.time < sweep.before;
+    let mut gone = sweep.known.is_none() && is_unused;
     if gone {
         let lives = |lease: &Lease| mine(lease) && (young(lease) || alive(lease));
         gone = collect(&pool, &lives, view)?.0.is_empty();
@@ -246,7 +276,10 @@ pub fn sweep(sweep: &Sweep, view: &dyn View, cx: &Context) -> Result<Plan, Error
     if gone && let Some(at) = at {
         less.users.remove(at);
     }
-    let last = gone && less.users.is_empty();
+    let last = gone && less.is_closed();
+    if last && !pool.is_closed() && !sweep.dry && view.has_other_nodes() {
+        return Ok(Plan::new(vec![Change::PutPool(less)], collected(Vec::new(), false, false)));
+    }
     let stale = |lease: &Lease| {
         let known = sweep.known.as_ref().is_some_and(|k| k.binary_search(&lease.addr).is_ok());
         let kept = known || young(lease) || alive(lease) || lease.kind == Kind::Gateway;
@@ -257,7 +290,8 @@ pub fn sweep(sweep: &Sweep, view: &dyn View, cx: &Context) -> Result<Plan, Error
     } else {
         collect(&pool, &stale, view)?
     };
-    let (freed, changes) = leave(stale, (done && gone).then_some((pool, less)));
+    let pool = if done && gone { shrink(pool, less, true) } else { None };
+    let (freed, changes) = leave(stale, pool);
     if sweep.dry {
         return Ok(Plan::only(collected(freed, gone, true)));
     }

@@ -150,7 +150,7 @@ fn request_pool(
 
 /// A pool's name; it must not be empty.
 fn release(pool: &PoolId) -> Command {
-    Command::ReleasePool(ReleasePool { pool: pool.clone() })
+    Command::ReleasePool(ReleasePool::of(pool.clone()))
 }
 
 fn pool_id(raw: Option<String>) -> Result<PoolId, Failure> {

@@ -1,7 +1,7 @@
 //! What kontena-ipam stored in etcd: `pools/NAME`, `pool-nodes/NAME/NODE`, `addresses/NAME/ADDRESS` and
 //! `subnets/ADDRESS`, below a folder of the v2 API (`/v2/keys`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use ipnet::IpNet;
@@ -110,7 +110,24 @@ impl Content {
             }
         }
         content.leases.sort_by(|a, b| (&a.set, a.addr).cmp(&(&b.set, b.addr)));
+        content.add_missing_users();
         Ok(content)
+    }
+}
+
+impl Content {
+    /// Makes the nodes of a pool's addresses its users if no node is recorded: without a user a pool counts as
+    /// released.
+    fn add_missing_users(&mut self) {
+        for pool in self.pools.values_mut().filter(|pool| pool.is_closed()) {
+            let leases = self
+                .leases
+                .iter()
+                .filter(|lease| matches!(&lease.owner, Owner::Pool(id, _) if *id == pool.id));
+            let nodes: BTreeSet<&str> = leases.map(|lease| lease.node.name.as_str()).collect();
+            let node = |name: &str| Node { name: name.to_owned(), machine: String::new() };
+            pool.users = nodes.into_iter().map(|name| (node(name), 1)).collect();
+        }
     }
 }
 

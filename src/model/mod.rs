@@ -175,6 +175,11 @@ impl Pool {
         SetName(format!("docker/{}/{}", self.space, self.subnet))
     }
 
+    /// Whether its last user has released it, so that it is being removed.
+    pub fn is_closed(&self) -> bool {
+        self.users.is_empty()
+    }
+
     /// The addresses that are given out without being asked for; `None` if there is none.
     pub fn draws(&self) -> Option<Span> {
         let hosts = hosts(self.subnet);

@@ -93,10 +93,11 @@ impl Command {
         }
     }
 
-    /// Makes a GC or EVICT continue behind `after`.
+    /// Makes a further step of a command that takes several; a GC or EVICT continues behind `owner`.
     pub fn resume(&mut self, owner: Option<Owner>) {
         match self {
             Command::Gc(Gc { after, .. }) | Command::Evict(Evict { after, .. }) => *after = owner,
+            Command::ReleasePool(release) => release.resumed = true,
             _ => {}
         }
     }

@@ -50,6 +50,15 @@ pub struct Shared {
 pub struct ReleasePool {
     /// The pool.
     pub pool: PoolId,
+    /// A further step: the first one has ended this node's use.
+    pub resumed: bool,
+}
+
+impl ReleasePool {
+    /// One use of this pool less.
+    pub fn of(pool: PoolId) -> ReleasePool {
+        ReleasePool { pool, resumed: false }
+    }
 }
 
 /// Frees this node's addresses of a pool that the container engine does not know.

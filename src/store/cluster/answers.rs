@@ -20,8 +20,6 @@ use crate::net::{Addr, Family, Span, Subnet};
 const MAX_CHUNKS: usize = 2;
 /// How often a chunk with room is listed, in case other clients fill it before the commit.
 const MAX_ROUNDS: usize = 4;
-/// Lost races after which round robin takes any free address, because many clients want the next one.
-const MAX_LOST_RACES: u32 = 2;
 
 impl ClusterView<'_> {
     /// The leases in an owner's record, which is assumed to be absent. The records of their addresses must agree.
@@ -95,12 +93,10 @@ impl Addresses for ClusterView<'_> {
         {
             return Ok(Some(addr));
         }
-        let any = order == Order::Any
-            || self.search.round_robin.get() && self.search.lost_races.get() >= MAX_LOST_RACES;
         let mut left = Some(span).filter(|_| !self.search.count_ranges.get());
         for _ in 0..MAX_CHUNKS {
             let Some(rest) = left else { break };
-            if let Some(addr) = self.pick_in_chunk(set, rest, any)? {
+            if let Some(addr) = self.pick_in_chunk(set, rest, order)? {
                 return Ok(Some(addr));
             }
             left = keys::chunk_of(rest.first).last.next().and_then(|next| rest.starting(next));
@@ -113,7 +109,7 @@ impl Addresses for ClusterView<'_> {
         for _ in 0..rounds {
             let Some(from) = self.find_room(set, span)? else { break };
             let Some(rest) = span.starting(from) else { break };
-            if let Some(addr) = self.pick_in_chunk(set, rest, any)? {
+            if let Some(addr) = self.pick_in_chunk(set, rest, order)? {
                 return Ok(Some(addr));
             }
         }

@@ -12,7 +12,7 @@
 //! cursor/<set>/<range>              the address allocated last: a hint
 //! sticky/<set>/<ns>/<pod>/<range>   a pod's former address: a hint
 //! stuck/<set>/<address>             the sticky key that names the address
-//! pool/<pool>                       a pool; written again with each lease from it
+//! pool/<pool>                       a pool; each lease from it compares the record
 //! space/<space>                     all pools of an address space, as they were created
 //! adopted/<network>                 another program's leases of this network were imported
 //! node/<node>                       the machine that has this node name, and its boot
@@ -20,6 +20,7 @@
 //! net/<network>                     the definition of a network, if its nodes keep it in the cluster
 //! ranges/<network>                  the ranges of a network, as the last ADD wrote them: a hint
 //! past/<set>/<time>-<nonce>         the events of one transaction
+//! mark/<node>/<time>-<nonce>        a transaction that changed a pool was applied
 //! ```
 //!
 //! Invariant: a name is one path component, whatever text it is, and no listed prefix ends within one.
@@ -44,6 +45,7 @@ pub const MACHINE: &str = "machine/";
 pub const NETWORK: &str = "net/";
 pub const RANGES: &str = "ranges/";
 pub const HISTORY: &str = "past/";
+pub const MARK: &str = "mark/";
 
 /// A record of these kinds is compared by every transaction of a command that has read it.
 pub const COMPARED_ONCE_READ: [&str; 5] = [POOL, SPACE, NODE, NETWORK, ADOPTED];
@@ -200,8 +202,12 @@ pub fn read_sticky(path: &str) -> Option<(SetName, PodKey, Addr)> {
 
 /// The events of the transaction with this nonce. Paths of a set sort by time.
 pub fn history(set: &SetName, now: Timestamp, nonce: &Nonce) -> String {
-    let nonce = u128::from_be_bytes(*nonce);
-    format!("{}{now:012x}-{nonce:032x}", of_set(HISTORY, set))
+    timed(HISTORY, &set.0, now, nonce)
+}
+
+/// The record of this kind and name of the transaction with this nonce. Paths of a name sort by time.
+pub fn timed(kind: &str, name: &str, now: Timestamp, nonce: &Nonce) -> String {
+    format!("{}/{now:012x}-{:032x}", named(kind, name), u128::from_be_bytes(*nonce))
 }
 
 #[cfg(test)]

@@ -103,6 +103,9 @@ fn listing_ends() -> Instant {
 /// Attempts of a command: it fails after so many lost races.
 const ATTEMPTS: u32 = 64;
 
+/// After a lost race for an address of a pool, so many requests do not ask for the lowest.
+const CONTENDED: u32 = 8;
+
 /// A store on a compare-and-set server.
 pub struct ClusterStore<S> {
     server: S,
@@ -113,6 +116,10 @@ pub struct ClusterStore<S> {
     listing: Option<(Owners, Entries)>,
     /// Network definitions that were read for the next command.
     networks: Entries,
+    /// The pool of the last request for an address. The next one compares it, or reads it again.
+    pools: Entries,
+    /// For so many requests any free address is taken, because other clients want the lowest.
+    contended: u32,
     history: History,
 }
 
@@ -124,8 +131,19 @@ impl<S: Server> ClusterStore<S> {
         persist: Persist,
         cache: LocalCache,
     ) -> ClusterStore<S> {
-        let (networks, history) = (Entries::new(), History::Standing);
-        ClusterStore { server, timeout, persist, cache, listing: None, networks, history }
+        let (networks, pools, history) = (Entries::new(), Entries::new(), History::Standing);
+        let (listing, contended) = (None, 0);
+        ClusterStore {
+            server,
+            timeout,
+            persist,
+            cache,
+            listing,
+            networks,
+            pools,
+            contended,
+            history,
+        }
     }
 
     /// The same store with another history setting.
@@ -141,6 +159,12 @@ impl<S: Server> ClusterStore<S> {
             None => (None, Entries::new()),
         };
         entries.append(&mut self.networks);
+        let pools = std::mem::take(&mut self.pools);
+        let is_of_address = is_of_address(command);
+        let mut is_verified = !is_of_address || pools.is_empty();
+        if is_of_address {
+            entries.extend(pools);
+        }
         let (server, cache) = (&self.server, &self.cache);
         let mut member = Member::enter(server, cache, role, cx, until)?;
         entries.extend([member.known()]);
@@ -155,6 +179,9 @@ impl<S: Server> ClusterStore<S> {
             ..ClusterView::new(server, cache, cx, entries, until)
         };
         view.owners.replace(owners);
+        let is_request =
+            matches!(command, Command::RequestAddress(r) if r.requested.is_none() && !r.serial);
+        view.search.is_contended.set(is_request && self.contended > 0);
         if member.is_blind {
             view.warn(format!("{} cannot be written: every command fences", cache.place()));
         }
@@ -177,6 +204,10 @@ impl<S: Server> ClusterStore<S> {
             let frees = plan.changes.iter().any(|change| matches!(change, Change::Free { .. }));
             let mut outcome = if plan.changes.is_empty() {
                 if !verify(&view, &plan)? || is_refused_for_holders(&plan) && view.fetch_nodes()? {
+                    continue;
+                }
+                if !std::mem::replace(&mut is_verified, true) {
+                    view.known.borrow_mut().forget(keys::POOL);
                     continue;
                 }
                 plan.outcome
@@ -208,8 +239,18 @@ impl<S: Server> ClusterStore<S> {
             if let Ok(Outcome::Added(added)) = &mut outcome {
                 added.warnings.append(&mut view.warnings.take());
             }
+            if is_request {
+                let is_lost = view.search.lost_races.get() >= search::MAX_LOST_RACES;
+                self.contended = if is_lost { CONTENDED } else { self.contended.saturating_sub(1) };
+            }
             let owners = view.owners.take();
-            self.listing = owners.map(|owners| (owners, view.known.into_inner().into_entries()));
+            let mut known = view.known.into_inner().into_entries();
+            if is_of_address {
+                known.retain(|path, _| path.starts_with(keys::POOL));
+                self.pools = known;
+            } else {
+                self.listing = owners.map(|owners| (owners, known));
+            }
             return outcome.map_err(Error::Refused);
         }
         let why = format!("{ATTEMPTS} tries were lost");
@@ -259,6 +300,11 @@ fn is_first_step(command: &Command) -> bool {
         Command::Evict(evict) => evict.after.is_none(),
         _ => true,
     }
+}
+
+/// Whether a command leases or frees one address of a pool, which it changes nothing about.
+fn is_of_address(command: &Command) -> bool {
+    matches!(command, Command::RequestAddress(_) | Command::ReleaseAddress(_))
 }
 
 /// How a command treats the mark that another program's leases were imported. An ADD and a DEL with that

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use super::keys;
 use super::server::KeyRange;
 use super::view::ClusterView;
+use crate::alloc::Order;
 use crate::error::StoreError;
 use crate::model::{Lease, SetName};
 use crate::net::{Addr, Span};
@@ -17,6 +18,8 @@ use crate::net::{Addr, Span};
 const MAX_GUESSES: usize = 16;
 /// Ranges that are counted at a time, in one transaction of etcd.
 const MAX_RANGES: u128 = 100;
+/// Lost races after which any free address is taken, because many clients want the lowest or the next one.
+pub const MAX_LOST_RACES: u32 = 2;
 /// Addresses of a chunk.
 const CHUNK: u128 = 256;
 
@@ -29,6 +32,8 @@ pub struct Search {
     pub count_ranges: Cell<bool>,
     /// How often another client leased the address first.
     pub lost_races: Cell<u32>,
+    /// Other clients have wanted the lowest address a short time ago.
+    pub is_contended: Cell<bool>,
     /// The search starts behind the address that was allocated last.
     pub round_robin: Cell<bool>,
     /// The spans that this run of the allocator found full.
@@ -89,13 +94,13 @@ impl ClusterView<'_> {
         Ok(None)
     }
 
-    /// A free address of the span in the chunk of its first address: the lowest, or with `any` a random one,
-    /// so that clients with similar searches choose different addresses.
+    /// A free address of the span in the chunk of its first address: the lowest, or a random one, so that
+    /// clients with similar searches choose different addresses.
     pub fn pick_in_chunk(
         &self,
         set: &SetName,
         span: Span,
-        any: bool,
+        order: Order,
     ) -> Result<Option<Addr>, StoreError> {
         self.list(keys::chunk(set, span.first))?;
         let chunk = keys::chunk_of(span.first);
@@ -105,8 +110,13 @@ impl ClusterView<'_> {
                 free.push(addr);
             }
         }
-        // The address that the hash of an owner selects is taken if it is free.
-        let lowest = !any || !self.search.round_robin.get() && free.first() == Some(&span.first);
+        let lowest = match order {
+            // The address that the hash of an owner selects is taken if it is free.
+            Order::Any => free.first() == Some(&span.first),
+            Order::Ascending => {
+                self.search.lost_races.get() < MAX_LOST_RACES && !self.search.is_contended.get()
+            }
+        };
         let chance = self.cx.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         let chance = usize::try_from(chance).unwrap_or(0) % free.len().max(1);
         let place = if lowest { 0 } else { chance };

@@ -3,8 +3,9 @@
 //! Every record that a transaction writes begins with its nonce, by which it recognizes itself.
 //! Invariant: the record of an address and the record of its owner change in one transaction, and each is
 //! compared. A lease is only removed if the record of its address is known to be its owner's. No lease
-//! survives its pool, because each new lease writes the record of its pool again. A cooling address has two
-//! records, its own and one in the index of cooling addresses, and both change in one transaction.
+//! survives its pool: a lease compares the record of its pool, which changes when the pool is closed, and
+//! only a closed pool whose leases were listed since is removed. A cooling address has two records, its own
+//! and one in the index of cooling addresses, and both change in one transaction.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +18,7 @@ use super::{keys, records};
 use crate::alloc;
 use crate::alloc::{Change, Command, Cooling, Holder, Outcome, Plan, PodKey};
 use crate::error::{Refusal, StoreError};
-use crate::model::{Event, Lease, Owner, Pool, SetName, What};
+use crate::model::{Event, Lease, Pool, SetName, What};
 use crate::net::Addr;
 use crate::store::codec;
 
@@ -40,8 +41,11 @@ impl Transaction {
         view: &ClusterView<'_>,
         history: Bounds,
     ) -> Result<Transaction, StoreError> {
-        let (writes, events) = writes(plan.changes, command, view)?;
+        let (mut writes, events) = writes(plan.changes, command, view)?;
         let nonce = new_nonce(view.cx.seed);
+        if writes.keys().any(|path| path.starts_with(keys::POOL)) {
+            mark(&mut writes, view, &nonce)?;
+        }
         let operations = operations(writes, view, &nonce);
         let history = history.write(&events, view.cx, &nonce);
         Ok(Transaction { operations, history, nonce, outcome: plan.outcome })
@@ -118,6 +122,24 @@ fn writes(
     Ok((draft.writes, draft.events))
 }
 
+/// For how many seconds a mark is kept; no command takes that long.
+const MARK_AGE: u64 = 3600;
+/// Most expired marks that a transaction removes.
+const MAX_EXPIRED: usize = 8;
+
+/// Writes a record by which a transaction that changes a pool is recognized: the next client may write the
+/// record of the pool again before this one knows that its transaction was applied.
+fn mark(writes: &mut Writes, view: &ClusterView<'_>, nonce: &Nonce) -> Result<(), StoreError> {
+    let (node, now) = (&view.cx.node.name, view.cx.now);
+    let marks = keys::named(keys::MARK, node) + "/";
+    view.list(marks.clone())?;
+    let oldest = keys::timed(keys::MARK, node, now.saturating_sub(MARK_AGE), &Nonce::default());
+    let expired = view.below(&marks).into_iter().filter(|(path, _)| *path < oldest);
+    writes.extend(expired.take(MAX_EXPIRED).map(|(path, _)| (path, None)));
+    writes.insert(keys::timed(keys::MARK, node, now, nonce), Some(Vec::new()));
+    Ok(())
+}
+
 struct Draft<'a, 'k> {
     view: &'a ClusterView<'k>,
     writes: Writes,
@@ -152,9 +174,6 @@ impl Draft<'_, '_> {
     /// Writes a lease. Returns whether the address was not the owner's before.
     fn put(&mut self, lease: Lease) -> Result<bool, StoreError> {
         let (set, addr) = (lease.set.clone(), lease.addr);
-        if let Owner::Pool(id, _) = &lease.owner {
-            self.rewrite(keys::named(keys::POOL, &id.0));
-        }
         let before = self.view.known_entry(&keys::address(&set, addr));
         let before = before.map(|entry| self.view.holder_in(&set, addr, &entry)).transpose()?;
         if let Some(Holder::Leased(before)) = &before
@@ -258,14 +277,6 @@ impl Draft<'_, '_> {
         let value = (!pools.is_empty()).then(|| codec::seal(path.as_bytes(), &pools));
         self.writes.insert(path, value);
         Ok(())
-    }
-
-    /// Writes a pool unchanged, so that a concurrent release of the pool, which has not seen this lease,
-    /// fails and starts again.
-    fn rewrite(&mut self, path: String) {
-        if let Some(entry) = self.view.known_entry(&path) {
-            self.writes.entry(path).or_insert(Some(entry.record().to_vec()));
-        }
     }
 
     /// Remembers a pod's address. An address is remembered for the last pod only, so there are never more

@@ -56,6 +56,9 @@ pub struct FakeServer {
     pub old_keys: RefCell<BTreeMap<String, Vec<u8>>>,
     /// Another client, which acts once before the next commit.
     pub before_commit: RefCell<Option<Box<dyn FnOnce()>>>,
+    /// Another client, which acts once after the next commit that is applied, and before the client of the
+    /// commit looks for the outcome: it gets no answer.
+    pub after_commit: RefCell<Option<Box<dyn FnOnce()>>>,
     /// Another client, which acts once after the next listing of a prefix.
     pub after_list: RefCell<Option<AfterList>>,
     /// The commits that are left until every call fails, as if the client was killed.
@@ -231,6 +234,11 @@ impl Server for Rc<FakeServer> {
             return Ok(unknown());
         }
         self.records.borrow_mut().apply(operations);
+        let after_commit = self.after_commit.borrow_mut().take();
+        if let Some(after_commit) = after_commit {
+            after_commit();
+            return Ok(unknown());
+        }
         let version = self.records.borrow().version;
         if self.never_answers.get() {
             self.stalled.borrow_mut().push(operations.to_vec());

@@ -21,6 +21,7 @@ mod operator_test;
 mod peers;
 mod policy_test;
 mod pool_cases;
+mod pool_races_test;
 mod power_test;
 mod readers_test;
 mod records;

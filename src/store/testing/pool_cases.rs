@@ -35,10 +35,7 @@ pub fn shared(name: &str, request: RequestPool) -> RequestPool {
 }
 
 pub fn pool(store: &mut dyn Store, request: &RequestPool, cx: &Context) -> Pool {
-    match store.apply(&Command::RequestPool(request.clone()), cx) {
-        Ok(Outcome::Pool(pool)) => *pool,
-        other => panic!("{other:?}"),
-    }
+    crate::engine::request_pool(store, request.clone(), cx).unwrap()
 }
 
 pub fn pool_refusal(store: &mut dyn Store, command: &Command) -> PoolRefusal {
@@ -49,7 +46,7 @@ pub fn pool_refusal(store: &mut dyn Store, command: &Command) -> PoolRefusal {
 }
 
 pub fn release(store: &mut dyn Store, id: &str, cx: &Context) -> (bool, usize) {
-    let release = Command::ReleasePool(ReleasePool { pool: PoolId(id.to_owned()) });
+    let release = Command::ReleasePool(ReleasePool::of(PoolId(id.to_owned())));
     match crate::engine::collect(store, release, cx) {
         Ok(released) => (released.pool, released.freed.len()),
         other => panic!("{other:?}"),

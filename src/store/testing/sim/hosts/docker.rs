@@ -265,7 +265,7 @@ fn release_pool(world: &Shared, host: usize) {
         let generation = world.pools(host).releasing(&id);
         (id, generation, world.hosts[host].docker.sweeps)
     };
-    let ran = send(world, host, &Command::ReleasePool(ReleasePool { pool: id.clone() }));
+    let ran = send(world, host, &Command::ReleasePool(ReleasePool::of(id.clone())));
     let world = &mut *world.borrow_mut();
     let name = format!("h{host} release pool {id}");
     match ran {

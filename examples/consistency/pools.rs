@@ -1,0 +1,202 @@
+//! The clients of a `subletd`: each leases and frees addresses of one shared pool, and requests and releases
+//! the pool, as dockerd does: no call is repeated. The `subletd` is killed and started again meanwhile.
+
+use std::fs::File;
+use std::io::{BufWriter, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+use super::clients::{Chance, nanos, note};
+use super::event::{Answer, Ask, Event};
+
+/// Addresses that a client holds at most.
+const HELD: usize = 3;
+/// Longest wait for an answer: more than `subletd`'s own limit.
+const PATIENCE: Duration = Duration::from_secs(12);
+const POOL: &str = "consistency";
+
+#[derive(clap::Args)]
+pub struct Pools {
+    /// The program.
+    subletd: PathBuf,
+    /// The cluster, as in `store` of a configuration.
+    store: String,
+    /// The node that the clients are on.
+    #[arg(long)]
+    node: String,
+    #[arg(long, default_value_t = 4)]
+    clients: usize,
+    /// How long they go on, in seconds.
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+    /// Every so many seconds the `subletd` is killed; never if 0.
+    #[arg(long, default_value_t = 0)]
+    kill_every: u64,
+    /// Where the history goes. The socket is beside it.
+    #[arg(long)]
+    out: PathBuf,
+}
+
+impl Pools {
+    pub fn run(&self) -> Result<()> {
+        let file = File::create(&self.out).with_context(|| self.out.display().to_string())?;
+        let out = Mutex::new(BufWriter::new(file));
+        let socket = self.out.with_extension("sock");
+        let mut daemon = self.start(&socket)?;
+        let client = |n: usize| Client { node: &self.node, n, socket: &socket, out: &out };
+        let first = client(self.clients);
+        while !first.join()? {}
+        let end = Instant::now() + Duration::from_secs(self.seconds);
+        thread::scope(|scope| {
+            let clients: Vec<_> =
+                (0..self.clients).map(|n| scope.spawn(move || client(n).work(end))).collect();
+            let pause = Duration::from_secs(self.kill_every);
+            while self.kill_every > 0 && Instant::now() + 2 * pause < end {
+                thread::park_timeout(pause);
+                daemon.end();
+                daemon = self.start(&socket)?;
+            }
+            for client in clients {
+                // A panic has been told.
+                client.join().unwrap_or_else(|_| bail!("a client ended early"))?;
+            }
+            Ok::<_, anyhow::Error>(())
+        })?;
+        // What is held at the end stays, to be found in the store's list.
+        out.into_inner().map_err(|e| anyhow::anyhow!("{e}"))?.flush()?;
+        Ok(())
+    }
+
+    fn start(&self, socket: &Path) -> Result<Daemon> {
+        let child = Command::new(&self.subletd)
+            .args(["--log-level", "error", "--timeout", "8s", "--node", &self.node])
+            .args(["--store", &self.store])
+            .arg("--socket")
+            .arg(socket)
+            .stdin(Stdio::null())
+            .spawn()
+            .with_context(|| self.subletd.display().to_string())?;
+        Ok(Daemon(child))
+    }
+}
+
+/// A `subletd` that ends with the value.
+struct Daemon(Child);
+
+impl Daemon {
+    fn end(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Client<'a> {
+    node: &'a str,
+    n: usize,
+    socket: &'a Path,
+    out: &'a Mutex<BufWriter<File>>,
+}
+
+impl Client<'_> {
+    fn work(&self, end: Instant) -> Result<()> {
+        let name = format!("{}-{}", self.node, self.n);
+        let mut chance = Chance::of(&name);
+        let mut held: Vec<(String, String)> = Vec::new();
+        let (mut round, mut uses) = (0_u64, 0);
+        while Instant::now() < end {
+            round += 1;
+            match chance.below(10) {
+                0 => uses += usize::from(self.join()?),
+                1 if uses > 0 => {
+                    uses -= 1;
+                    self.ask(Ask::Leave, self.node, "ReleasePool", &json!({"PoolID": POOL}))?;
+                }
+                2..6 if held.len() < HELD => {
+                    let container = format!("{name}-{round}");
+                    match self.request(&container)? {
+                        Answer::Address(address) => held.push((container, address)),
+                        // The container does not start.
+                        _ => self.note(Ask::Del, &container, nanos(), Answer::Fine)?,
+                    }
+                }
+                _ if !held.is_empty() => {
+                    let (container, address) = held.swap_remove(chance.below(held.len()));
+                    let address = address.split('/').next().unwrap_or_default();
+                    let body = json!({"PoolID": POOL, "Address": address});
+                    self.ask(Ask::Del, &container, "ReleaseAddress", &body)?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Requests the pool; whether that was answered.
+    fn join(&self) -> Result<bool> {
+        let body = json!({"AddressSpace": "sublet-local", "Pool": "10.78.0.0/26",
+            "Options": {"network": POOL}});
+        Ok(self.ask(Ask::Join, self.node, "RequestPool", &body)? == Answer::Fine)
+    }
+
+    fn request(&self, container: &str) -> Result<Answer> {
+        self.ask(Ask::Add, container, "RequestAddress", &json!({"PoolID": POOL, "Address": ""}))
+    }
+
+    /// One call, which is written down. An error means that the store cannot be sound.
+    fn ask(&self, ask: Ask, name: &str, method: &str, body: &Value) -> Result<Answer> {
+        let asked = nanos();
+        let answer = match self.call(method, body) {
+            // A daemon that is down refuses at once.
+            Err(_) => {
+                thread::park_timeout(Duration::from_millis(50));
+                Answer::Error(11)
+            }
+            Ok((200, reply)) => match (reply["Error"].as_str(), reply["Address"].as_str()) {
+                (None, Some(address)) => Answer::Address(address.to_owned()),
+                (None, None) => Answer::Fine,
+                (Some("no available addresses on this pool"), _) => Answer::Error(100),
+                (Some(_), _) => bail!("{method} {name}: {reply}"),
+            },
+            // The cluster did not answer in time.
+            Ok(_) => Answer::Error(11),
+        };
+        self.note(ask, name, asked, answer.clone())?;
+        Ok(answer)
+    }
+
+    fn note(&self, ask: Ask, name: &str, asked: u128, answer: Answer) -> Result<()> {
+        let container = name.to_owned();
+        note(self.out, &Event { container, ask, asked, answered: nanos(), answer })
+    }
+
+    /// The status and the answer.
+    fn call(&self, method: &str, body: &Value) -> Result<(u16, Value)> {
+        let body = body.to_string();
+        let mut stream = UnixStream::connect(self.socket)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        write!(
+            stream,
+            "POST /IpamDriver.{method} HTTP/1.1\r\nHost: \r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
+        let status = head.split(' ').nth(1).context("no status")?.parse()?;
+        Ok((status, serde_json::from_str(body)?))
+    }
+}

@@ -1,0 +1,124 @@
+//! Pools of a cluster that several clients change at once, whose commits are not answered, and whose removal
+//! is interrupted.
+
+use std::rc::Rc;
+
+use super::contract::{addr, at, leases};
+use super::fake_cluster::{FakeServer, FakeStore};
+use super::pool_cases::{ask, lease, pool, pool_refusal, release, shared, want};
+use crate::alloc::{Command, Context, ReleasePool, RequestPool, Sweep};
+use crate::error::PoolRefusal;
+use crate::model::{Node, PoolId, SetName};
+use crate::store::StoreReader;
+use crate::store::cluster::keys;
+
+const ID: &str = "net";
+
+/// What a client does.
+type Act = fn(&mut FakeStore);
+
+fn shared_pool() -> RequestPool {
+    shared(ID, ask("l", "10.0.0.0/24"))
+}
+
+fn on(node: &str, now: u64) -> Context {
+    Context { node: Node { name: node.to_owned(), machine: node.to_owned() }, ..at(now) }
+}
+
+/// How often each node uses the pool.
+fn users(server: &Rc<FakeServer>) -> Vec<(String, u32)> {
+    let pools = FakeStore::new(server.clone()).pools().unwrap();
+    let users = pools.into_iter().flat_map(|pool| pool.users);
+    let mut users: Vec<_> = users.map(|(node, n)| (node.name, n)).collect();
+    users.sort();
+    users
+}
+
+/// The answer to a commit is lost, and another client changes the pool before the outcome is looked for: a
+/// client of another node, or another request to the same daemon.
+#[test]
+fn users_are_counted_once_if_an_answer_is_lost() {
+    for (is_etcd, other) in [(false, "two"), (true, "two"), (false, "one"), (true, "one")] {
+        let server = FakeServer::new(is_etcd);
+        let mut store = FakeStore::new(server.clone());
+        let meanwhile = |act: fn(&mut FakeStore, &Context)| {
+            let (theirs, cx) = (server.clone(), on(other, 1));
+            let act = move || act(&mut FakeStore::new(theirs), &cx);
+            *server.after_commit.borrow_mut() = Some(Box::new(act));
+        };
+        let of_both = |count: u32| match other {
+            "one" => vec![("one".to_owned(), 2 * count)],
+            _ => vec![("one".to_owned(), count), ("two".to_owned(), count)],
+        };
+        pool(&mut store, &shared_pool(), &on("one", 1));
+        pool(&mut store, &shared_pool(), &on(other, 1));
+        meanwhile(|store, cx| drop(pool(store, &shared_pool(), cx)));
+        pool(&mut store, &shared_pool(), &on("one", 1));
+        assert_eq!(users(&server), of_both(2), "requested, etcd: {is_etcd}, with {other}");
+        meanwhile(|store, cx| assert_eq!(release(store, ID, cx), (true, 0)));
+        assert_eq!(release(&mut store, ID, &on("one", 2)), (true, 0));
+        assert_eq!(users(&server), of_both(1), "released, etcd: {is_etcd}, with {other}");
+    }
+}
+
+/// A release that was interrupted behind its first step is finished by the next request that the pool is in
+/// the way of, by any release, and by a sweep.
+#[test]
+fn an_interrupted_removal_is_finished() {
+    let finish: [(&str, Act); 4] = [
+        ("a request", |store| drop(pool(store, &shared_pool(), &on("two", 3)))),
+        ("an overlapping request", |store| {
+            drop(pool(store, &ask("l", "10.0.0.0/16"), &on("two", 3)));
+        }),
+        ("a release", |store| assert_eq!(release(store, ID, &on("two", 3)), (true, 2))),
+        ("a sweep", |store| {
+            let sweep = Sweep {
+                pool: PoolId(ID.to_owned()),
+                known: None,
+                before: 3,
+                dry: false,
+                alive: Vec::new(),
+            };
+            let swept = crate::engine::collect(store, Command::Sweep(sweep), &on("two", 3));
+            assert!(swept.is_ok_and(|swept| swept.pool && swept.freed.len() == 2));
+        }),
+    ];
+    for (name, finish) in finish {
+        let server = FakeServer::new(false);
+        let mut store = FakeStore::new(server.clone());
+        pool(&mut store, &ask("l", "10.9.0.0/24"), &on("two", 1));
+        pool(&mut store, &shared_pool(), &on("one", 1));
+        lease(&mut store, &want(ID, None), &on("one", 1));
+        server.commits_left.set(Some(1));
+        let command = Command::ReleasePool(ReleasePool::of(PoolId(ID.to_owned())));
+        assert!(crate::engine::collect(&mut store, command, &on("one", 2)).is_err(), "{name}");
+        server.commits_left.set(None);
+        // The gateway and a container's address are left.
+        assert_eq!(leases(&mut store).len(), 2, "{name}");
+        let more = Command::RequestAddress(want(ID, None));
+        assert!(matches!(pool_refusal(&mut store, &more), PoolRefusal::Unknown(_)), "{name}");
+        finish(&mut store);
+        let left = leases(&mut store);
+        assert!(left.iter().all(|lease| lease.node.name == "two"), "{name}: {left:?}");
+    }
+}
+
+/// Between two steps of a release the same host requests the pool again, and leases from it.
+#[test]
+fn a_release_leaves_a_pool_that_was_requested_again() {
+    let server = FakeServer::new(false);
+    let mut store = FakeStore::new(server.clone());
+    let set: SetName = pool(&mut store, &shared_pool(), &on("one", 1)).set();
+    let (other, cx) = (server.clone(), on("one", 2));
+    let act = move || {
+        let mut store = FakeStore::new(other);
+        pool(&mut store, &shared_pool(), &cx);
+        assert_eq!(lease(&mut store, &want(ID, None), &cx).addr, addr("10.0.0.2"));
+    };
+    let listing = keys::of_set(keys::ADDRESS, &set).leak();
+    *server.after_list.borrow_mut() = Some((listing, Box::new(act)));
+    release(&mut store, ID, &on("one", 2));
+    assert!(server.after_list.borrow().is_none(), "the other client did not act");
+    assert_eq!(users(&server), [("one".to_owned(), 1)]);
+    assert_eq!(leases(&mut store).len(), 2);
+}
