@@ -144,6 +144,7 @@ fi
 step scripts/build.sh
 if [ "$(id -u)" = 0 ]; then
     step scripts/e2e-plugins.sh
+    step scripts/e2e-scenarios.sh
     step scripts/e2e-etcd.sh "$seconds"
     step scripts/e2e-etcd.sh "$seconds" "$(scripts/get-etcd.sh)"
     step scripts/e2e-consul.sh "$seconds"

@@ -63,14 +63,15 @@
 //!   `config/cluster.rs`, its arm in [`store::open`], its line in `store/testing/contract.rs` or
 //!   `store/testing/peers/servers_test.rs`.
 //! - **an operator's command**: a file in `cli/`, a variant in `cli/mod.rs`. Help, man page and
-//!   completions follow. Its cases in the table of `tests/it/commands.rs`, its row in `docs/operating.md`.
+//!   completions follow. Its cases in the table of `tests/it/commands.rs`, its row in `docs/operating.md`, its
+//!   JSON in `docs/schema.json`.
 //! - **a decision**: a variant of [`alloc::Command`] and its function in `alloc/`, a case in
 //!   `store/testing/contract.rs`.
 //! - **a field of a lease**, such as a label: [`model::Origin`], a record version in
-//!   `store/codec/mod.rs`, the lease's row in `rows.rs`, `docs/api.md`. Set it where its value is
-//!   known: `config/args.rs`, `cni/verbs.rs`, `docker/api.rs`.
+//!   `store/codec/mod.rs`, the lease's row in `rows.rs`, `docs/api.md`, `docs/schema.json`. Set it where its
+//!   value is known: `config/args.rs`, `cni/verbs.rs`, `docker/api.rs`.
 //! - **a field of a row** (a lease, range, event, node or problem as operators see it): `rows.rs`,
-//!   `docs/api.md`.
+//!   `docs/api.md`, `docs/schema.json`.
 //! - **an option of a Docker network**: its name in `docker/names.rs`; `docker/pool.rs` or
 //!   `docker/api.rs` reads it. A case in `testdata/docker/`, a line in `docs/docker.md`.
 //! - **an event or a counter**: a variant of [`model::What`] or [`model::Verb`], its arm in

@@ -361,7 +361,7 @@ pub struct PoolRow {
     pub set: Option<String>,
     /// `network`, `docker`, or `seen`: a subnet that leases name.
     pub kind: &'static str,
-    /// Subnet of a Docker pool.
+    /// Subnet of a Docker pool; the range in CIDR notation, if it is all hosts of a prefix.
     pub subnet: Option<String>,
     /// Gateway of a shared Docker pool.
     pub gateway: Option<Text<Addr>>,
@@ -407,7 +407,10 @@ impl PoolRow {
             network: extent.network.clone(),
             set: Some(&extent.set.0).filter(|set| **set != extent.network).cloned(),
             kind: if pool.is_some() { "docker" } else { network },
-            subnet: pool.map(|pool| pool.subnet.to_string()),
+            subnet: pool
+                .map(|pool| pool.subnet)
+                .or_else(|| extent.range.prefix())
+                .map(|subnet| subnet.to_string()),
             gateway: pool.and_then(|pool| pool.gateway).map(Text),
             first: Text(extent.range.first),
             last: Text(extent.range.last),
@@ -424,6 +427,37 @@ impl PoolRow {
                 pool.users.iter().map(|(node, _)| node.name.clone()).collect()
             }),
         }
+    }
+}
+
+/// The addresses of a network and family, of a pod namespace, or of a node. Counts are of addresses.
+#[skip_serializing_none]
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct GroupRow {
+    /// Name of the network, or ID of the pool.
+    pub network: Option<String>,
+    /// `ipv4` or `ipv6`: that of the network's ranges which are added up.
+    pub family: Option<&'static str>,
+    /// Namespace of the pods.
+    pub namespace: Option<String>,
+    /// The node that made the leases.
+    pub node: Option<String>,
+    /// How many addresses can be allocated.
+    pub size: Option<u128>,
+    /// Leased.
+    pub used: u128,
+    /// Reserved.
+    pub reserved: Option<u128>,
+    /// Cooling down.
+    pub cooling: Option<u128>,
+    /// Free.
+    pub free: Option<u128>,
+}
+
+impl GroupRow {
+    /// The network, namespace or node.
+    pub fn name(&self) -> Option<&str> {
+        self.network.as_deref().or(self.namespace.as_deref()).or(self.node.as_deref())
     }
 }
 

@@ -44,7 +44,7 @@ install -D -m 0644 packaging/tmpfiles.d/sublet.conf "$root/usr/lib/tmpfiles.d/su
 doc=$root/usr/share/doc/sublet
 install -D -m 0644 LICENSE "$doc/copyright"
 install -D -m 0644 README.md "$doc/README.md"
-for page in docs/*.md docs/*.svg docs/img/*; do
+for page in docs/*.md docs/*.json docs/*.svg docs/img/*; do
     install -D -m 0644 "$page" "$doc/$page"
 done
 for rules in packaging/prometheus/*; do

@@ -43,9 +43,9 @@ pub fn status(status: &Status, view: &dyn View, cx: &Context) -> Result<Plan, Er
         }
         let first = view.first_cooling(&status.set, set.family(), &spans)?;
         if !first.is_some_and(|c| c.over(cx.now) || !status.strict) {
-            let ranges = set.to_string();
-            let cooling = first.is_some();
-            return Err(Refusal::Exhausted { index, ranges, cooling }.into());
+            let (ranges, cooling) = (set.to_string(), first.is_some());
+            let network = status.network.clone();
+            return Err(Refusal::Exhausted { index, network, ranges, cooling }.into());
         }
     }
     Ok(Plan::only(Outcome::Ready))

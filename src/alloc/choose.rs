@@ -64,7 +64,7 @@ pub fn choose(
     let free = first.filter(|c| c.over(cx.now) || !add.cooldown.strict);
     free.map(|c| c.addr).ok_or_else(|| {
         let (ranges, cooling) = (set.to_string(), first.is_some());
-        Refusal::Exhausted { index, ranges, cooling }.into()
+        Refusal::Exhausted { index, network: add.network.clone(), ranges, cooling }.into()
     })
 }
 

@@ -9,9 +9,12 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 
+use super::astray::Astray;
 use super::screen::{Progress, visible};
+use super::tables::named;
 use super::{Call, OpenStore};
 use crate::liveness;
+use crate::model::Lease;
 use crate::rows::ProblemRow;
 use crate::store::{Problem, Repair};
 use crate::telemetry::usage::Usage;
@@ -40,7 +43,7 @@ impl Doctor {
             if !call.as_json {
                 print(&problems, call)?;
             }
-            if !self.yes && !call.confirm(&format!("repair {repairable} of these"))? {
+            if !self.yes && !call.confirm(&format!("repair {repairable} of these problems"))? {
                 return Err(anyhow!("nothing was changed"));
             }
             let busy = Progress::new(None, "writing the lease file anew");
@@ -106,14 +109,35 @@ fn examine(open: &mut OpenStore) -> Result<(Vec<Problem>, Checked)> {
     }
     let usage = open.usage(None)?;
     problems.extend(usage.iter().filter_map(nearly_full));
+    problems.extend(moved_away(open)?);
     let leases = usage.iter().map(|usage| usage.used).sum();
     Ok((problems, Checked { leases, ranges: usage.len() }))
+}
+
+/// Networks whose leases lie outside the ranges of their last ADD.
+fn moved_away(open: &mut OpenStore) -> Result<Vec<Problem>> {
+    let networks = open.store.networks(&open.cx)?.into_iter();
+    let mut astray = Astray::new(networks.map(|n| (n.set, n.network.to_string(), n.bounds)));
+    open.store.list(&open.cx, &mut |lease| astray.take(&lease))?;
+    let problem = |(network, leases, first): (&str, usize, &Lease)| Problem {
+        place: format!("network {network}"),
+        what: format!(
+            "{leases} leases lie outside the ranges of its last ADD, such as {}",
+            named(first, "")
+        ),
+        advice:
+            "if the ranges were moved on purpose, delete these containers and start them again; \
+                 otherwise correct the configuration"
+                .to_owned(),
+        mendable: false,
+    };
+    Ok(astray.found().map(problem).collect())
 }
 
 fn nearly_full(usage: &Usage) -> Option<Problem> {
     let taken = usage.size.saturating_sub(usage.free);
     let percent = taken.checked_mul(100)?.checked_div(usage.size)?;
-    let (network, range) = (&usage.extent.network, usage.extent.range);
+    let (network, range) = (&usage.extent.network, usage.extent.range.brief());
     let what = match usage.free {
         0 => format!("all {} addresses are in use, reserved or cooling down", usage.size),
         free => format!("{percent} % in use ({free} free)"),
@@ -129,7 +153,12 @@ fn nearly_full(usage: &Usage) -> Option<Problem> {
 fn print(problems: &[Problem], call: &mut Call<'_>) -> Result<()> {
     for Problem { place, what, advice, .. } in problems {
         let (place, what, advice) = (visible(place), visible(what), visible(advice));
-        writeln!(call.stdout, "{place}: {what}; {advice}")?;
+        let line = format!("{place}: {what}; {advice}");
+        if line.chars().count() <= call.screen.width {
+            writeln!(call.stdout, "{line}")?;
+        } else {
+            writeln!(call.stdout, "{place}: {what};\n  {advice}")?;
+        }
     }
     Ok(())
 }

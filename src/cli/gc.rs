@@ -10,6 +10,7 @@ use anyhow::Result;
 use clap::Args;
 
 use super::screen::{Progress, visible};
+use super::tables::named;
 use super::{Call, misuse};
 use crate::alloc::Target;
 use crate::config;
@@ -158,7 +159,7 @@ impl Gc {
         for (lease, verdict) in judged.iter().filter(|(_, v)| matches!(v, Liveness::Stale(_))) {
             print(lease, verdict, "lost", call)?;
         }
-        call.confirm(&format!("free these {lost}"))
+        call.confirm(&format!("free these {lost} leases"))
     }
 
     /// How a line begins; those that live are not worth one.
@@ -175,10 +176,8 @@ impl Gc {
 }
 
 fn print(lease: &Lease, verdict: &Liveness, word: &str, call: &mut Call<'_>) -> Result<()> {
-    let network = shown_network(lease);
-    let (addr, owner) = (lease.addr, visible(&lease.owner.to_string()));
     let why = visible(reason(verdict));
-    Ok(writeln!(call.stdout, "{word}: {addr} of network {network}, {owner}: {why}")?)
+    Ok(writeln!(call.stdout, "{word}: {}: {why}", named(lease, ""))?)
 }
 
 fn reason(verdict: &Liveness) -> &str {

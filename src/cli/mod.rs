@@ -4,6 +4,7 @@
 //! decides what a command does to leases, [`crate::rows`] which fields it prints.
 //! Invariant: nothing is freed without `--yes` or the operator's "y".
 
+mod astray;
 mod check;
 mod cni_cache;
 mod copy;
@@ -44,7 +45,7 @@ use clap_complete::Shell;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::error::with_causes;
+use crate::error::{is_denied, with_causes};
 use crate::model::{Face, NetworkName};
 use crate::sys::host::{Env, Facts};
 use crate::sys::panic;
@@ -249,17 +250,19 @@ fn fail(terminal: &mut Terminal<'_>, error: &anyhow::Error) -> u8 {
     if error.is::<Misuse>() { 2 } else { 1 }
 }
 
-fn report_error(stderr: &mut dyn Write, screen: &Screen, error: &anyhow::Error) {
-    // If this fails there is nowhere left to report it.
-    let screen = Screen { color: screen.alert, ..*screen };
+/// An error with its causes. Who is not root is told to be, where access was denied.
+fn explained(error: &anyhow::Error) -> String {
     let mut text = with_causes(error.as_ref());
-    let is_denied = |cause: &(dyn std::error::Error + 'static)| {
-        cause.downcast_ref::<io::Error>().map(io::Error::kind)
-            == Some(io::ErrorKind::PermissionDenied)
-    };
     if error.chain().any(is_denied) && !rustix::process::geteuid().is_root() {
         text.push_str("; run this as root");
     }
+    text
+}
+
+fn report_error(stderr: &mut dyn Write, screen: &Screen, error: &anyhow::Error) {
+    // If this fails there is nowhere left to report it.
+    let screen = Screen { color: screen.alert, ..*screen };
+    let text = explained(error);
     let _ = writeln!(stderr, "{} {text}", screen.paint(Tone::Bad, "sublet:"));
 }
 

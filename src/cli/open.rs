@@ -274,7 +274,13 @@ impl OpenStore {
                 self.place
             )),
             1 => Ok(all),
-            n => Err(anyhow!("{name} begins the IDs of {n} containers; give more of it")),
+            n => {
+                let shown: Vec<String> =
+                    containers.iter().take(NAMED).map(|id| visible(id)).collect();
+                let more = n.saturating_sub(NAMED);
+                let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+                Err(anyhow!("ambiguous container ID {name:?}: matches {}{more}", shown.join(", ")))
+            }
         }
     }
 }

@@ -1,28 +1,52 @@
-//! `sublet pools`: how full each range is.
+//! `sublet pools`: how full each range is, and who has how many addresses.
+
+use std::collections::BTreeMap;
 
 use anyhow::Result;
-use clap::Args;
+use clap::{Args, ValueEnum};
 
-use super::{Call, Format, tables};
+use super::{Call, Format, OpenStore, tables};
+use crate::error::shown_network;
+use crate::model::Lease;
+use crate::net::{Addr, Family};
+use crate::rows::{GroupRow, PoolRow};
 
-/// Tell how full each range is: size, leased, free, the longest free run, reserved, kept back.
+/// Show how full each range is
 ///
+/// Prints size, used and free addresses, the longest run of free ones, reservations and cooling addresses.
 /// Ranges are those of each network's last ADD, and Docker's pools.
 #[derive(Debug, Args)]
 pub struct Pools {
     /// Only this network's, or this pool
     #[arg(long, value_name = "NAME")]
     network: Option<String>,
+    /// Add up by network and family; or count the leases of each pod namespace or node
+    #[arg(long, value_enum, value_name = "GROUP")]
+    by: Option<By>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum By {
+    Network,
+    Namespace,
+    Node,
 }
 
 impl Pools {
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
         let mut open = call.open()?;
+        if let Some(by @ (By::Namespace | By::Node)) = self.by {
+            let rows = self.holders(by, &mut open)?;
+            return print_groups(&rows, by, &open, call);
+        }
         let usage = open.usage(self.network.as_deref())?;
         if usage.is_empty() {
             open.check_network(self.network.as_deref())?;
         }
         let rows = open.pool_rows(&usage)?;
+        if self.by == Some(By::Network) {
+            return print_groups(&networks(&rows), By::Network, &open, call);
+        }
         if call.as_json {
             return call.json_rows(&rows);
         }
@@ -33,12 +57,82 @@ impl Pools {
             return Ok(());
         }
         if rows.is_empty() {
-            writeln!(
-                call.stderr,
-                "no ranges are known in {}: a network's first ADD makes them known",
-                open.place
-            )?;
+            none_known(&open, call)?;
         }
         Ok(write!(call.stdout, "{}", tables::usage(&rows, &call.screen))?)
     }
+
+    /// The leases of each pod namespace or node; leases without one come first.
+    fn holders(&self, by: By, open: &mut OpenStore) -> Result<Vec<GroupRow>> {
+        let mut counts: BTreeMap<Option<String>, u128> = BTreeMap::new();
+        let name = |lease: &Lease| match by {
+            By::Namespace => lease.origin.pod.as_ref().map(|pod| pod.namespace.clone()),
+            _ => Some(lease.node.name.clone()).filter(|name| !name.is_empty()),
+        };
+        let network = self.network.as_deref();
+        open.store.list(&open.cx, &mut |lease| {
+            if lease.kind.collectable() && network.is_none_or(|n| n == shown_network(&lease)) {
+                *counts.entry(name(&lease)).or_default() += 1;
+            }
+        })?;
+        if counts.is_empty() {
+            open.check_network(network)?;
+        }
+        let row = |(name, used)| match by {
+            By::Namespace => GroupRow { namespace: name, used, ..GroupRow::default() },
+            _ => GroupRow { node: name, used, ..GroupRow::default() },
+        };
+        Ok(counts.into_iter().map(row).collect())
+    }
+}
+
+/// The ranges of each network and family, added up: a full IPv4 range does not show in a sum with IPv6.
+fn networks(rows: &[PoolRow]) -> Vec<GroupRow> {
+    let mut sums: BTreeMap<(&str, Family), GroupRow> = BTreeMap::new();
+    for row in rows {
+        let family = Addr::family(row.first.0);
+        let sum = sums.entry((&row.network, family)).or_default();
+        sum.network = Some(row.network.clone());
+        sum.family = Some(if family == Family::V4 { "ipv4" } else { "ipv6" });
+        let add = |sum: &mut Option<u128>, n| *sum = Some(sum.unwrap_or(0).saturating_add(n));
+        sum.used = sum.used.saturating_add(row.used);
+        add(&mut sum.size, row.size);
+        add(&mut sum.free, row.free);
+        add(&mut sum.reserved, row.reserved);
+        add(&mut sum.cooling, row.cooling);
+    }
+    sums.into_values().collect()
+}
+
+fn print_groups(rows: &[GroupRow], by: By, open: &OpenStore, call: &mut Call<'_>) -> Result<()> {
+    if call.as_json {
+        return call.json_rows(rows);
+    }
+    if call.format == Format::Name {
+        let mut names: Vec<&str> = rows.iter().filter_map(GroupRow::name).collect();
+        names.dedup();
+        for name in names {
+            writeln!(call.stdout, "{name}")?;
+        }
+        return Ok(());
+    }
+    if rows.is_empty() && by == By::Network {
+        none_known(open, call)?;
+    } else if rows.is_empty() {
+        writeln!(call.stderr, "no leases in {}", open.place)?;
+    }
+    let title = match by {
+        By::Network => "NETWORK",
+        By::Namespace => "NAMESPACE",
+        By::Node => "NODE",
+    };
+    Ok(write!(call.stdout, "{}", tables::groups(rows, title, &call.screen))?)
+}
+
+fn none_known(open: &OpenStore, call: &mut Call<'_>) -> Result<()> {
+    Ok(writeln!(
+        call.stderr,
+        "no ranges are known in {}: a network's first ADD makes them known",
+        open.place
+    )?)
 }

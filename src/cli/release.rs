@@ -9,8 +9,7 @@ use anyhow::{Result, anyhow};
 use clap::Args;
 
 use super::Call;
-use super::screen::visible;
-use super::tables::short;
+use super::tables::named;
 use crate::alloc::{Target, Unreserve};
 use crate::engine;
 use crate::error::shown_network;
@@ -103,21 +102,10 @@ impl Release {
     }
 }
 
-/// An address with its holder, the pod before the container, and whether it is known to run.
+/// A lease with its holder, and whether that is known to run.
 fn describe(lease: &Lease, liveness: &Liveness) -> String {
-    let row = LeaseRow::new(lease);
-    let container = row.id.as_ref().or(row.container_id.as_ref()).or(row.endpoint.as_ref());
-    let container = container.map(|id| short(id));
-    let holder = match (row.pod(), container) {
-        (Some(pod), Some(id)) => format!("pod {pod}, container {id}"),
-        (Some(pod), None) => format!("pod {pod}"),
-        (None, Some(id)) => format!("container {id}"),
-        (None, None) => row.kind.to_string(),
-    };
-    let running = match liveness {
-        Liveness::Alive(why) => format!(", still running: {why}"),
-        Liveness::Stale(_) | Liveness::Unknown(_) => String::new(),
-    };
-    let text = format!("{} of network {} ({holder}{running})", lease.addr, shown_network(lease));
-    visible(&text)
+    match liveness {
+        Liveness::Alive(why) => named(lease, &format!(", still running: {why}")),
+        Liveness::Stale(_) | Liveness::Unknown(_) => named(lease, ""),
+    }
 }

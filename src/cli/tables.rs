@@ -1,10 +1,10 @@
 //! The columns of each table; cells are made from [`crate::rows`].
 
-use super::screen::{Screen, Tone};
+use super::screen::{Screen, Tone, visible};
 use super::table::{Cell, Table, cell, maybe};
 use crate::model::{Kind, Lease, Timestamp};
-use crate::net::{Addr, Span, hosts};
-use crate::rows::{CounterRow, EventRow, LeaseRow, NodeRow, PoolRow, Str};
+use crate::net::{Addr, Span};
+use crate::rows::{CounterRow, EventRow, GroupRow, LeaseRow, NodeRow, PoolRow, Str};
 
 /// Characters of a container's ID that are shown.
 const LONGEST_ID: usize = 12;
@@ -12,6 +12,21 @@ const LONGEST_ID: usize = 12;
 /// A container's ID as it is shown.
 pub fn short(id: &str) -> String {
     id.chars().take(LONGEST_ID).collect()
+}
+
+/// A lease as messages and questions name it: its address and network, then its holder, the pod first.
+/// `more` is added to the holder.
+pub fn named(lease: &Lease, more: &str) -> String {
+    let row = LeaseRow::new(lease);
+    let container = row.id.as_ref().or(row.container_id.as_ref()).or(row.endpoint.as_ref());
+    let container = container.map(|id| short(id));
+    let holder = match (row.pod(), container) {
+        (Some(pod), Some(id)) => format!("pod {pod}, container {id}"),
+        (Some(pod), None) => format!("pod {pod}"),
+        (None, Some(id)) => format!("container {id}"),
+        (None, None) => row.kind.to_string(),
+    };
+    visible(&format!("{} of network {} ({holder}{more})", lease.addr, row.network))
 }
 
 /// The first of these that is there, not longer than a container's ID is shown.
@@ -70,17 +85,20 @@ pub fn leases(leases: &[Lease], now: Timestamp, wide: bool, screen: &Screen) -> 
         .whole("ADDRESS", |line| cell(line.address()))
         .text("CONTAINER", 8, |line| {
             let LeaseRow { id, container_id, endpoint, holder, note, .. } = &line.row;
-            first(&[id, container_id, endpoint, holder, note])
+            match (note, holder) {
+                (Some(note), Some(holder)) => cell(format!("{note} ({holder})")),
+                (Some(text), None) | (None, Some(text)) => cell(text),
+                (None, None) => first(&[id, container_id, endpoint]),
+            }
         })
-        .whole("IFNAME", |line| maybe(line.row.ifname.as_ref()))
         .whole("KIND", |line| kind(&line.row))
-        .number("AGE", move |line| cell(age(now, line.row.time.0)));
+        .number("AGE", move |line| cell(age(now, line.row.time.0)))
+        .whole("IFNAME", |line| maybe(line.row.ifname.as_ref()));
     if wide {
         table = table
             .whole("SINCE", |line| cell(line.row.time))
             .text("NODE", 8, |line| maybe(line.row.node.as_ref()))
             .whole("MAC", |line| maybe(line.row.mac.as_ref()))
-            .text("NOTE", 8, |line| maybe(line.row.note.as_ref()))
             .text("NETNS", 12, |line| maybe(line.row.netns.as_ref()));
     }
     table.render(screen)
@@ -135,20 +153,46 @@ pub fn usage(rows: &[PoolRow], screen: &Screen) -> String {
         .number("SIZE", |row| cell(count(row.size)))
         .number("USED", |row| cell(count(row.used)))
         .number("FREE", |row| cell(count(row.free)))
-        .number("USE", |row| cell(percent(row)).toned(fullness(row)))
-        .whole("", |row| cell(bar(row, screen.unicode)).toned(fullness(row)))
+        .number("USE", |row| cell(percent(row.size, row.free)).toned(fullness(row.size, row.free)))
+        .whole("", |row| {
+            cell(bar(row.size, row.free, screen.unicode)).toned(fullness(row.size, row.free))
+        })
         .number("RESERVED", |row| cell(count(row.reserved)))
         .number("COOLING", |row| cell(count(row.cooling)))
         .number("GAP", |row| cell(count(row.largest_gap)))
         .render(screen)
 }
 
+/// The addresses of networks, namespaces or nodes, under this title; empty if there is none.
+pub fn groups(rows: &[GroupRow], title: &'static str, screen: &Screen) -> String {
+    let table = Table::of(rows).text(title, 8, |row| cell(row.name().unwrap_or("(none)")));
+    if rows.iter().all(|row| row.size.is_none()) {
+        return table.number("USED", |row| cell(count(row.used))).render(screen);
+    }
+    let number = |n: Option<u128>| maybe(n.map(count));
+    let fill = |row: &GroupRow| (row.size.unwrap_or_default(), row.free.unwrap_or_default());
+    table
+        .whole("FAMILY", |row| maybe(row.family))
+        .number("SIZE", move |row| number(row.size))
+        .number("USED", |row| cell(count(row.used)))
+        .number("FREE", move |row| number(row.free))
+        .number("USE", move |row| {
+            let (size, free) = fill(row);
+            cell(percent(size, free)).toned(fullness(size, free))
+        })
+        .whole("", move |row| {
+            let (size, free) = fill(row);
+            cell(bar(size, free, screen.unicode)).toned(fullness(size, free))
+        })
+        .number("RESERVED", move |row| number(row.reserved))
+        .number("COOLING", move |row| number(row.cooling))
+        .render(screen)
+}
+
 /// A range in short: as a prefix if it has all hosts of one, else without the beginning that the last address
 /// shares with the first.
 fn range(first: Addr, last: Addr) -> String {
-    let prefix = first.enclosing(last);
-    let span = Span::new(first, last);
-    if span == Some(hosts(prefix)) || span == Some(prefix.into()) {
+    if let Some(prefix) = Span::new(first, last).and_then(Span::prefix) {
         return prefix.to_string();
     }
     let (first, last) = (first.to_string(), last.to_string());
@@ -181,23 +225,23 @@ pub fn count(n: u128) -> String {
 const BAR: u128 = 10;
 
 /// The share of a range that is leased, reserved or cooling down, rounded down; never 0 % if anything is.
-fn percent(usage: &PoolRow) -> String {
-    let taken = usage.size.saturating_sub(usage.free);
-    match (taken.saturating_mul(100) / usage.size.max(1), taken) {
+fn percent(size: u128, free: u128) -> String {
+    let taken = size.saturating_sub(free);
+    match (taken.saturating_mul(100) / size.max(1), taken) {
         (0, 1..) => "<1%".to_owned(),
         (percent, _) => format!("{percent}%"),
     }
 }
 
 /// The same share as a bar, rounded to the nearest character. It is full only if nothing is free.
-fn bar(usage: &PoolRow, unicode: bool) -> String {
-    let taken = usage.size.saturating_sub(usage.free);
+fn bar(size: u128, free: u128, unicode: bool) -> String {
+    let taken = size.saturating_sub(free);
     // The size of a large range times ten may not fit.
-    let scale = (usage.size >> 64).max(1);
-    let (taken, size) = (taken / scale, (usage.size / scale).max(1));
-    let filled = match usage.free {
-        0 if usage.size > 0 => BAR,
-        _ => ((2 * taken * BAR + size) / (2 * size)).min(BAR - 1),
+    let scale = (size >> 64).max(1);
+    let (part, whole) = (taken / scale, (size / scale).max(1));
+    let filled = match free {
+        0 if size > 0 => BAR,
+        _ => ((2 * part * BAR + whole) / (2 * whole)).min(BAR - 1),
     };
     let (on, off) = if unicode { ('\u{2588}', '\u{2591}') } else { ('#', '.') };
     let filled = usize::try_from(filled).unwrap_or(0);
@@ -205,10 +249,10 @@ fn bar(usage: &PoolRow, unicode: bool) -> String {
     std::iter::repeat_n(on, filled).chain(std::iter::repeat_n(off, empty)).collect()
 }
 
-fn fullness(usage: &PoolRow) -> Tone {
-    match usage.free {
+fn fullness(size: u128, free: u128) -> Tone {
+    match free {
         0 => Tone::Bad,
-        free if free <= usage.size / 5 => Tone::Odd,
+        free if free <= size / 5 => Tone::Odd,
         _ => Tone::Good,
     }
 }

@@ -201,7 +201,9 @@ mod tests {
     }
 
     fn exhausted() -> Failure {
-        refused(Refusal::Exhausted { index: 0, ranges: "10.0.0.1-10.0.0.6".into(), cooling: false })
+        let network = NetworkName::new("net").unwrap();
+        let ranges = "10.0.0.1-10.0.0.6".to_owned();
+        refused(Refusal::Exhausted { index: 0, network, ranges, cooling: false })
     }
 
     fn locked() -> Failure {

@@ -206,8 +206,12 @@ impl Call {
         let (config, _) =
             self.as_defined(config, &mut *store, output).map_err(Failure::for_status)?;
         let cx = self.facts.context_of(&config.cleanup.store);
-        let status =
-            Status { set: config.cleanup.set, sets: config.sets, strict: config.cooldown.strict };
+        let status = Status {
+            set: config.cleanup.set,
+            network: config.cleanup.network.clone(),
+            sets: config.sets,
+            strict: config.cooldown.strict,
+        };
         match engine::status(&mut *store, status, &cx) {
             // A runtime takes a failing STATUS for a node without a network, and its pods are evicted.
             Err(Error::Refused(full @ Refusal::Exhausted { .. }))

@@ -13,18 +13,29 @@ pub struct ConfigError {
     decode: bool,
     message: String,
     details: Option<String>,
+    /// The details say what is wrong, where the message is host-local's and does not.
+    stands_alone: bool,
     place: Option<String>,
+    /// Further errors of the same configuration.
+    more: Box<[ConfigError]>,
 }
 
 impl ConfigError {
     /// It is no JSON, or a value of the wrong JSON type.
     pub(super) fn decode(message: impl Into<String>) -> ConfigError {
-        ConfigError { decode: true, message: message.into(), details: None, place: None }
+        ConfigError { decode: true, ..ConfigError::invalid(message) }
     }
 
     /// It is JSON of the right shape, and makes no sense.
     pub(super) fn invalid(message: impl Into<String>) -> ConfigError {
-        ConfigError { decode: false, message: message.into(), details: None, place: None }
+        ConfigError {
+            decode: false,
+            message: message.into(),
+            details: None,
+            stands_alone: false,
+            place: None,
+            more: Box::default(),
+        }
     }
 
     /// An error if a list is longer than `most`. Decisions take time with the square of its length.
@@ -40,10 +51,46 @@ impl ConfigError {
         ConfigError { details: Some(details.into()), ..self }
     }
 
-    /// The same, told with where it happened in front.
+    /// The same error with what is really wrong, where the message keeps host-local's words.
+    pub(super) fn meaning(self, text: impl Into<String>) -> ConfigError {
+        ConfigError { details: Some(text.into()), stands_alone: true, ..self }
+    }
+
+    /// The first of the errors found in a configuration, with the others; `Ok` if none was found.
+    pub(super) fn all<'a>(
+        found: impl IntoIterator<Item = &'a ConfigError>,
+    ) -> Result<(), ConfigError> {
+        let mut found = found.into_iter().cloned().flat_map(ConfigError::each);
+        let Some(first) = found.next() else { return Ok(()) };
+        Err(ConfigError { more: found.collect(), ..first })
+    }
+
+    /// This error and the further ones of the same configuration, each by itself.
+    pub fn each(mut self) -> Vec<ConfigError> {
+        let more = std::mem::take(&mut self.more);
+        std::iter::once(self).chain(more).collect()
+    }
+
+    /// What is wrong, for an operator: not in host-local's words where they are not true.
+    pub fn plain(&self) -> String {
+        match &self.details {
+            Some(details) if self.stands_alone => details.clone(),
+            Some(details) => format!("{}: {details}", self.message),
+            None => self.message.clone(),
+        }
+    }
+
+    /// The same errors, with where they happened in front.
     #[must_use]
     pub fn within(self, place: &str) -> ConfigError {
-        ConfigError { message: format!("{place}: {}", self.message), ..self }
+        let prefix = |text: String| format!("{place}: {text}");
+        let stands_alone = self.stands_alone;
+        ConfigError {
+            message: prefix(self.message),
+            details: self.details.map(|text| if stands_alone { prefix(text) } else { text }),
+            more: self.more.into_iter().map(|error| error.within(place)).collect(),
+            ..self
+        }
     }
 
     /// The same, with the way to the value that is to blame, as `ipam.ranges[0][1].subnet`. The first

@@ -21,13 +21,15 @@ pub enum Refusal {
     /// No address is free in a range set.
     #[error(
         "failed to allocate for range {index}: no IP addresses available in range set: {ranges}; \
-         widen the range, or look for forgotten leases with `sublet list` and free them with \
-         `sublet release`{}",
-        if *.cooling { "; freed addresses are held back by cooldownStrict" } else { "" }
+         network {network} is full{}: look for stale leases with `sublet gc --dry-run`, or enlarge the \
+         range",
+        if *.cooling { " (cooldownStrict holds freed addresses back)" } else { "" }
     )]
     Exhausted {
         /// Index of the set in the configuration.
         index: usize,
+        /// The network as its users call it.
+        network: NetworkName,
         /// Its ranges.
         ranges: String,
         /// Whether freed addresses are being held back by `cooldownStrict`.
@@ -332,7 +334,9 @@ pub enum StoreError {
     },
     /// The operating system or a server said no: full, read-only, unreachable.
     #[error(
-        "cannot {doing} {place}: {source}; nothing was leased or freed, try again once that is mended"
+        "cannot {doing} {place}: {source}{}",
+        // Whoever is not allowed to open a file has to become root, and knows that nothing was done.
+        if is_denied(&**.source) { "" } else { "; nothing was leased or freed, try again once that is repaired" }
     )]
     Unavailable {
         /// What was being done.
@@ -462,6 +466,12 @@ impl StoreError {
     }
 }
 
+/// Whether the operating system refused access.
+pub fn is_denied(error: &(dyn std::error::Error + 'static)) -> bool {
+    let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+    kind == Some(std::io::ErrorKind::PermissionDenied)
+}
+
 fn processes(pids: &[u32]) -> String {
     if pids.is_empty() {
         return "another process".to_owned();
@@ -516,6 +526,16 @@ impl From<StoreError> for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn trying_again_is_no_advice_where_access_is_denied() {
+        let text = |kind: std::io::ErrorKind| {
+            with_causes(&StoreError::io("open", Path::new("/data"), kind.into()))
+        };
+        assert!(text(std::io::ErrorKind::StorageFull).contains("try again"));
+        let denied = text(std::io::ErrorKind::PermissionDenied);
+        assert!(!denied.contains("try again") && denied.contains("/data"), "{denied}");
+    }
 
     #[test]
     fn a_cause_is_reported_once() {

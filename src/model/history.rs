@@ -50,7 +50,7 @@ impl History {
 const MONTH: u64 = 30 * 24 * 3600;
 
 impl Default for History {
-    /// The last 10,000 events of 30 days: about 2 MiB.
+    /// The last 10,000 events of 30 days: about 2 MiB for each network of a file.
     fn default() -> History {
         History::Kept { count: 10_000, age: MONTH }
     }

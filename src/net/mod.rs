@@ -10,4 +10,4 @@ mod set;
 
 pub use addr::{Addr, Family, Subnet, parse_addr, parse_cidr};
 pub use range::{GatewaySpec, Range, RangeError, RangeSpec, Span, hosts};
-pub use set::{RangeSet, SetError, check_disjoint, describe};
+pub use set::{RangeSet, SetError, describe, overlaps};

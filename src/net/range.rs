@@ -48,6 +48,17 @@ impl Span {
             .take_while(move |addr| self.contains(*addr))
     }
 
+    /// The prefix that has exactly these addresses, or exactly these hosts.
+    pub fn prefix(self) -> Option<Subnet> {
+        let prefix = self.first.enclosing(self.last);
+        (self == hosts(prefix) || self == prefix.into()).then_some(prefix)
+    }
+
+    /// The run in CIDR notation if it is a prefix or its hosts, else as `first-last`.
+    pub fn brief(self) -> String {
+        self.prefix().map_or_else(|| self.to_string(), |prefix| prefix.to_string())
+    }
+
     /// The part at or after `from`.
     pub fn starting(self, from: Addr) -> Option<Span> {
         Span::new(self.first.max(from), self.last)
@@ -124,18 +135,47 @@ pub enum RangeError {
         /// The network that was probably meant.
         meant: Subnet,
     },
-    /// `rangeStart` outside the subnet or behind `rangeEnd`.
+    /// `rangeStart` outside the subnet.
     #[error("RangeStart {0} not in network {1}")]
     Start(Addr, Subnet),
-    /// `rangeEnd` outside the subnet or before `rangeStart`.
+    /// `rangeStart` after `rangeEnd`.
+    #[error("RangeStart {0} not in network {2}")]
+    StartAfterEnd(Addr, Addr, Subnet),
+    /// `rangeEnd` outside the subnet.
     #[error("RangeEnd {0} not in network {1}")]
     End(Addr, Subnet),
+    /// `rangeEnd` before the first host of the subnet, which is the default start.
+    #[error("RangeEnd {0} not in network {2}")]
+    EndBeforeDefaultStart(Addr, Addr, Subnet),
     /// `rangeStart` behind the last address that a subnet gives out by default.
     #[error(
         "RangeStart {0} not in network {2}: it is behind the last address given out, {1}; set \
          rangeEnd as well"
     )]
     StartAfterDefaultEnd(Addr, Addr, Subnet),
+}
+
+impl RangeError {
+    /// What is wrong, where the message keeps host-local's words, which do not say it.
+    pub fn meaning(&self) -> Option<String> {
+        Some(match self {
+            RangeError::StartAfterEnd(_, end, subnet) if !subnet.contains(*end) => {
+                format!("rangeEnd {end} is not in subnet {subnet}")
+            }
+            RangeError::StartAfterEnd(start, end, _) => {
+                format!("rangeStart {start} lies after rangeEnd {end}")
+            }
+            RangeError::EndBeforeDefaultStart(end, start, _) => format!(
+                "rangeEnd {end} lies before {start}, the first host of the subnet; set rangeStart as well"
+            ),
+            RangeError::StartAfterDefaultEnd(start, end, _) => format!(
+                "rangeStart {start} lies after {end}, the last host of the subnet; set rangeEnd as well"
+            ),
+            RangeError::Start(..) | RangeError::End(..) | RangeError::HostBits { .. } => {
+                return None;
+            }
+        })
+    }
 }
 
 /// A valid range.
@@ -158,13 +198,14 @@ impl Range {
         };
         let usual = hosts(subnet);
         let start = spec.start.unwrap_or(usual.first);
-        if !subnet.contains(start) || spec.end.is_some_and(|end| start > end) {
+        if !subnet.contains(start) {
             return Err(RangeError::Start(start, subnet));
         }
+        if let (Some(_), Some(end)) = (spec.start, spec.end.filter(|end| start > *end)) {
+            return Err(RangeError::StartAfterEnd(start, end, subnet));
+        }
         let end = spec.end.unwrap_or(usual.last);
-        if !subnet.contains(end)
-            || spec.start.is_some_and(|start| end < start && spec.end.is_some())
-        {
+        if !subnet.contains(end) {
             return Err(RangeError::End(end, subnet));
         }
         let Some(bounds) = Span::new(start, end) else {
@@ -172,7 +213,7 @@ impl Range {
             return Err(if spec.start.is_some() {
                 RangeError::StartAfterDefaultEnd(start, end, subnet)
             } else {
-                RangeError::End(end, subnet)
+                RangeError::EndBeforeDefaultStart(end, start, subnet)
             });
         };
         let spans = usable(bounds, gateway, &spec.exclude);

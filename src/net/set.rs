@@ -90,14 +90,14 @@ impl fmt::Display for RangeSet {
     }
 }
 
-/// The first two sets that overlap, by index.
-pub fn check_disjoint(sets: &[RangeSet]) -> Result<(), (usize, usize)> {
-    for (i, a) in sets.iter().enumerate() {
-        if let Some(j) = sets[i + 1..].iter().position(|b| a.overlaps(b)) {
-            return Err((i, i + 1 + j));
-        }
-    }
-    Ok(())
+/// The pairs of sets that overlap, by index: each set with the first one that it overlaps.
+pub fn overlaps(sets: &[RangeSet]) -> Vec<(usize, usize)> {
+    let with = |(j, set): (usize, &RangeSet)| {
+        Some((sets[..j].iter().position(|other| other.overlaps(set))?, j))
+    };
+    let mut pairs: Vec<(usize, usize)> = sets.iter().enumerate().filter_map(with).collect();
+    pairs.sort_unstable();
+    pairs
 }
 
 /// All sets as one text, for a person: `10.0.0.1-10.0.0.9; fd00::1-fd00::9`.

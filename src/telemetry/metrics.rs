@@ -78,7 +78,7 @@ pub fn pools(text: &mut Text, usage: &[Usage]) {
     if usage.is_empty() {
         return;
     }
-    let ranges: Vec<String> = usage.iter().map(|u| u.extent.range.to_string()).collect();
+    let ranges: Vec<String> = usage.iter().map(|u| u.extent.range.brief()).collect();
     let all = || usage.iter().zip(&ranges);
     text.family(ADDRESSES, "Addresses that a range gives, by what became of them.", Kind::Gauge);
     for (u, range) in all() {

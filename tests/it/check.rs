@@ -217,6 +217,125 @@ fn what_is_leased_is_compared() {
     }
 }
 
+/// Each error of a file is reported at once, in words that are true.
+#[test]
+fn all_errors_of_a_file() {
+    let conf = json!({"cniVersion": "9", "name": "-", "type": "bridge", "ipam": {
+        "type": "sublet", "persist": "never", "cooldown": "soon", "exclude": ["10.70.9", "10.70.8"],
+        "routes": [{"dst": "0.0.0.0/0", "gw": "x"}, {"gw": "10.70.1.1"}],
+        "ranges": [
+            [{"subnet": "10.70.1.0/24", "rangeStart": "10.70.1.200", "rangeEnd": "10.70.1.20"}],
+            [{"subnet": "10.70.2.0/24", "rangeStart": "10.71.2.1", "rangeEnd": "10.72.2.9"}],
+            [{"subnet": "10.70.3.7/24"}, {"subnet": "10.70.4.0/24", "gateway": "y"}]]}});
+    let (code, report) = of(&conf.to_string());
+    let errors = errors(&report);
+    assert_eq!((code, errors.len()), (Some(1), 13), "{errors:#?}");
+    let after = errors.iter().find(|e| e.contains("10.70.1.200")).unwrap();
+    assert!(after.contains("after rangeEnd 10.70.1.20") && !after.contains("not in"), "{after}");
+    for part in [
+        "10.71.2.1",
+        "10.72.2.9",
+        "host bits",
+        "10.70.9",
+        "10.70.8",
+        "never",
+        "soon",
+        ".dst",
+        "address: y;",
+        "address: x;",
+    ] {
+        assert!(errors.iter().any(|e| e.contains(part)), "{part}: {errors:#?}");
+    }
+}
+
+/// A network is compared with the store, however that is named: as an option, in the environment, in the
+/// configuration.
+#[test]
+fn what_does_not_fit_the_leases() {
+    let lab = Lab::new();
+    let other = Lab::new();
+    let conf = |name: &str, ipam: Value| {
+        let mut conf = json!({"cniVersion": "1.0.0", "name": name, "type": "bridge",
+            "ipam": {"type": "sublet", "dataDir": lab.data_dir()}});
+        merge(&mut conf["ipam"], &ipam);
+        conf
+    };
+    let web = conf("web", json!({"subnet": "10.5.0.0/24"}));
+    for container in ["c1", "c2"] {
+        Call::cni("ADD", container, &web).run().ok();
+    }
+    let elsewhere = other.data_dir();
+    let file = lab.join("c.conf").display().to_string();
+    let store = lab.store().display().to_string();
+    let checked = |ipam: &Value, name: &str, how: &str| {
+        let mut conf = conf(name, ipam.clone());
+        if how != "configuration" {
+            conf["ipam"]["dataDir"] = json!(elsewhere);
+        }
+        fs::write(lab.join("c.conf"), conf.to_string()).unwrap();
+        let call = Call::sublet().arg("check").arg("--json").arg(&file);
+        let call = match how {
+            "option" => call.arg("--store").arg(&store),
+            "environment" => call.env("IPAM_DB_PATH", &store),
+            _ => call,
+        };
+        let answer = call.run();
+        (answer.code, answer.json())
+    };
+    for how in ["option", "environment", "configuration"] {
+        let (code, report) = checked(&json!({"subnet": "10.5.0.0/16"}), "new", how);
+        assert_eq!((code, report["overlaps"][0]["with"].as_str()), (Some(0), Some("web")), "{how}");
+        let (code, report) = checked(&json!({"subnet": "10.6.0.0/24"}), "web", how);
+        let conflict = &report["conflicts"][0];
+        assert_eq!((code, &conflict["kind"]), (Some(0), &json!("movedAway")), "{how}: {report:#}");
+        assert_eq!(
+            (&conflict["leases"], &report["warnings"]),
+            (&json!(2), &json!(1)),
+            "{report:#}"
+        );
+        let held = json!({"subnet": "10.5.0.0/24", "gateway": "10.5.0.3"});
+        let (code, report) = checked(&held, "web", how);
+        let conflict = &report["conflicts"][0];
+        assert_eq!(
+            (code, &conflict["kind"]),
+            (Some(1), &json!("gatewayHeld")),
+            "{how}: {report:#}"
+        );
+        assert!(conflict["lease"].as_str().unwrap().contains("c2"), "{report:#}");
+        let (code, report) = checked(&json!({"subnet": "10.5.0.0/23"}), "web", how);
+        assert_eq!(
+            (code, &report["conflicts"]),
+            (Some(0), &json!([])),
+            "{how}: a larger range fits"
+        );
+    }
+    // The doctor knows of it from the next ADD on.
+    let doctor = || {
+        let call = Call::sublet().arg("doctor").arg("--json").arg("--store").arg(&store).run();
+        call.json()["problems"].to_string()
+    };
+    assert!(!doctor().contains("outside"));
+    Call::cni("ADD", "c3", &conf("web", json!({"subnet": "10.6.0.0/24"}))).run().ok();
+    assert!(doctor().contains("network web") && doctor().contains("2 leases lie outside"));
+}
+
+/// What is no regular file in a folder is an error of its own; the other files are checked.
+#[test]
+fn a_folder_with_a_pipe() {
+    let lab = Lab::new();
+    let conf = json!({"name": "n", "type": "bridge", "cniVersion": "1.0.0",
+        "ipam": {"type": "sublet", "subnet": "10.7.0.0/24"}});
+    fs::write(lab.join("9.conf"), conf.to_string()).unwrap();
+    fs::create_dir(lab.join("folder.conf")).unwrap();
+    std::os::unix::fs::symlink("nowhere", lab.join("2.conf")).unwrap();
+    assert!(Call::new("mkfifo").arg(lab.join("1.conf").to_str().unwrap()).run().succeeded());
+    let answer = check(lab.path());
+    let report = answer.json();
+    assert_eq!((answer.code, &report["errors"]), (Some(1), &json!(2)), "{report:#}");
+    assert_eq!(report["files"].as_array().unwrap().len(), 3, "{report:#}");
+    assert_eq!(report["files"][2]["plugins"][0]["network"], "n", "{report:#}");
+}
+
 #[test]
 fn hostile_files() {
     let lab = Lab::new();

@@ -159,7 +159,7 @@ fn statistics_count_addresses_and_requests() {
     assert_eq!(stats["requests"][0]["count"], 4, "{stats}");
     let text = sublet(&lab, "stats --prometheus").run().stdout;
     for line in [
-        "sublet_pool_addresses{network=\"mynet\",range=\"10.1.2.1-10.1.2.6\",state=\"used\"} 3",
+        "sublet_pool_addresses{network=\"mynet\",range=\"10.1.2.0/29\",state=\"used\"} 3",
         "sublet_requests_total{network=\"mynet\",face=\"cni\",command=\"add\",outcome=\"ok\"} 4",
         "sublet_requests_total{network=\"mynet\",face=\"cni\",command=\"add\",outcome=\"exhausted\"} 1",
         "sublet_requests_total{network=\"mynet\",face=\"cli\",command=\"reserve\",outcome=\"ok\"} 1",

@@ -30,6 +30,7 @@ mod queue;
 mod reader;
 mod readme;
 mod sabotage;
+mod schema;
 mod stale;
 mod store_check;
 mod supply;

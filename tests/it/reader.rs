@@ -58,4 +58,5 @@ fn an_error_is_read_back_whole() {
     assert_eq!(error.code, 100);
     assert_eq!(error.cni_version.to_string(), "1.0.0");
     assert!(error.msg.contains("no IP addresses available in range set"));
+    assert!(error.msg.contains("network mynet") && error.msg.contains("`sublet gc --dry-run`"));
 }

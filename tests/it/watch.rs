@@ -103,6 +103,9 @@ fn watch_prints_what_it_printed() {
         };
         call("ADD").ok();
         let added = watch.line();
+        if form == "json" {
+            crate::schema::check("watch", &serde_json::from_str(&added).unwrap());
+        }
         call("DEL").silent();
         let said = timeless(&added) + &timeless(&watch.line());
         faults.extend(golden(&format!("watch.{form}"), &said));

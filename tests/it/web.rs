@@ -337,7 +337,7 @@ fn the_metrics_count_what_the_store_has() {
     let (status, headers, text) = site.get("/metrics");
     assert_eq!(status, 200);
     assert!(headers["content-type"].starts_with("text/plain; version=0.0.4"));
-    let range = "network=\"mynet\",range=\"10.1.2.1-10.1.2.6\"";
+    let range = "network=\"mynet\",range=\"10.1.2.0/29\"";
     for line in [
         format!("sublet_pool_addresses{{{range},state=\"used\"}} 1"),
         format!("sublet_pool_addresses{{{range},state=\"reserved\"}} 1"),

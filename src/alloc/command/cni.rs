@@ -157,6 +157,8 @@ pub struct Check {
 pub struct Status {
     /// The set of leases.
     pub set: SetName,
+    /// The network as its users call it.
+    pub network: NetworkName,
     /// Each must have an address to give.
     pub sets: Vec<RangeSet>,
     /// `cooldownStrict`.

@@ -1,11 +1,12 @@
 //! `sublet check`: what a configuration would do, before a container finds out.
 //!
-//! Finds ranges that overlap; [`crate::config::lint`] finds what is wrong in a file.
+//! Finds ranges that overlap; [`crate::config::lint`] finds what is wrong in a file, [`standing`] what does
+//! not fit the leases.
 //! Invariant: nothing is leased, written or created.
 
 mod shape;
+mod standing;
 
-use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,17 +17,14 @@ use clap::Args;
 use super::screen::{Screen, Tone, visible};
 use super::table::{Table, cell};
 use super::tables::count;
-use super::{Call, ProblemsFound, StoreArgs, World, lease_file};
-use crate::config;
+use super::{Call, ProblemsFound, explained};
 use crate::config::lint;
 use crate::config::lint::{Finding, Inspection};
 use crate::config::{Config, Position};
-use crate::error::StoreError;
-use crate::model::{Persist, StoreSpec};
 use crate::net::{RangeSet, Span};
-use crate::store;
 use crate::sys::files;
-use shape::{Overlap, RangeRow, Report};
+use shape::{FileRow, Overlap, RangeRow, Report};
+use standing::{compare, stores};
 
 /// Look at network configurations without leasing anything.
 ///
@@ -58,66 +56,28 @@ struct Claim {
     asked: bool,
 }
 
-/// The stores whose networks are compared: the one that is named, else those of the files.
-fn stores(args: &StoreArgs, files: &[File]) -> Result<Vec<StoreSpec>> {
-    if let Some(json) = args.cluster() {
-        return Ok(vec![config::store(json).context("--store")?.0]);
-    }
-    if let Some(path) = args.file()? {
-        return Ok(vec![lease_file(path, Persist::Boot)]);
-    }
-    let parts = files.iter().flat_map(|file| &file.found.parts);
-    let mut specs: Vec<StoreSpec> = Vec::new();
-    for config in parts.filter_map(|part| part.config.as_ref()) {
-        if !specs.contains(&config.cleanup.store) {
-            specs.push(config.cleanup.store.clone());
-        }
-    }
-    Ok(specs)
-}
-
-/// Adds the networks that a store has and no file: what a file says of a network is what will be. There may be
-/// no store yet, which has none.
-fn add_standing(
-    claims: &mut Vec<Claim>,
-    spec: &StoreSpec,
-    world: World<'_>,
-) -> Result<(), StoreError> {
-    let place = match spec {
-        StoreSpec::Embedded { path, .. } => path.display().to_string(),
-        _ => "the cluster".to_owned(),
-    };
-    let asked: HashSet<String> = claims.iter().map(|claim| claim.network.clone()).collect();
-    for known in store::open(spec)?.networks(&world.facts.context_of(spec))? {
-        if !asked.contains(known.network.as_str()) {
-            claims.extend(known.bounds.iter().map(|bounds| Claim {
-                place: place.clone(),
-                network: known.network.to_string(),
-                set: known.set.0.clone(),
-                bounds: *bounds,
-                asked: false,
-            }));
-        }
-    }
-    Ok(())
-}
-
 impl Check {
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
         let files = self.read()?;
         let mut claims = claims(&files);
         let mut unseen = Vec::new();
-        for spec in stores(call.args, &files)? {
-            if let Err(e) = add_standing(&mut claims, &spec, call.world) {
-                unseen.push(e.to_string());
+        let mut conflicts = Vec::new();
+        for (spec, configs) in stores(call.args, call.world, &files)? {
+            match compare(&mut claims, &spec, &configs, call.world) {
+                Ok(found) => conflicts.extend(found),
+                Err(e) => unseen.push(explained(&e.into())),
             }
         }
         let overlaps = overlaps(&claims);
         let all = || files.iter().flat_map(|f| &f.found.findings);
-        let errors = all().filter(|f| f.error).count();
-        let warnings = all().count() - errors + overlaps.len() + unseen.len();
+        let held = conflicts.iter().filter(|conflict| conflict.is_error()).count();
+        let errors = all().filter(|f| f.error).count() + held;
+        let found = all().count() + conflicts.len() + overlaps.len() + unseen.len();
+        let warnings = found - errors;
         if call.as_json {
-            call.json(&Report::new(&files, &overlaps, &unseen, (errors, warnings)))?;
+            let (overlaps, conflicts, unseen) = (&*overlaps, &*conflicts, &*unseen);
+            let files = files.iter().map(FileRow::new).collect();
+            call.json(&Report { errors, warnings, files, overlaps, conflicts, unseen })?;
         } else {
             for (i, file) in files.iter().enumerate() {
                 if i > 0 {
@@ -128,6 +88,11 @@ impl Check {
             let odd = call.screen.paint(Tone::Odd, "warning:");
             for why in &unseen {
                 writeln!(call.stdout, "{odd} not compared with what is leased: {why}")?;
+            }
+            for conflict in &conflicts {
+                let bad = call.screen.paint(Tone::Bad, "error:");
+                let word = if conflict.is_error() { &bad } else { &odd };
+                writeln!(call.stdout, "{word} {}", visible(&conflict.to_string()))?;
             }
             for overlap in &overlaps {
                 writeln!(call.stdout, "{odd} {overlap}")?;
@@ -159,7 +124,12 @@ impl Check {
                     "-" => lint::read(io::stdin()),
                     _ => files::open(&path).and_then(lint::read),
                 };
-                read.push(File { found: found.with_context(|| name.clone())?, name });
+                let found = match found {
+                    // The other files of a folder are checked all the same.
+                    Err(e) if is_folder => Inspection::unreadable(&e),
+                    found => found.with_context(|| name.clone())?,
+                };
+                read.push(File { name, found });
             }
         }
         Ok(read)
@@ -169,8 +139,11 @@ impl Check {
 fn folder(path: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = fs::read_dir(path)?.map(|entry| Ok(entry?.path()));
     let mut found: Vec<PathBuf> = entries.collect::<io::Result<_>>()?;
-    found
-        .retain(|path| path.extension().is_some_and(|e| ENDINGS.iter().any(|ending| e == *ending)));
+    let is_read = |path: &PathBuf| {
+        path.extension().is_some_and(|e| ENDINGS.iter().any(|ending| e == *ending))
+            && !path.is_dir()
+    };
+    found.retain(is_read);
     found.sort();
     Ok(found)
 }
@@ -198,21 +171,24 @@ fn overlaps(claims: &[Claim]) -> Vec<Overlap> {
     let mut sorted: Vec<&Claim> = claims.iter().collect();
     sorted.sort_by_key(|c| (c.bounds.first, c.bounds.last));
     let mut found = Vec::new();
-    // For the farthest two sets: one of them is another than the next claim's.
-    let mut far: Vec<&Claim> = Vec::new();
+    // The farthest two sets of stores and of files: one of the two is another than the next claim's.
+    let mut farthest: [Vec<&Claim>; 2] = [Vec::new(), Vec::new()];
     for claim in sorted {
-        far.retain(|f| f.bounds.last >= claim.bounds.first);
+        for far in &mut farthest {
+            far.retain(|f| f.bounds.last >= claim.bounds.first);
+        }
         let other = |f: &&&Claim| f.set != claim.set && (f.asked || claim.asked);
-        if let Some(other) = far.iter().find(other) {
+        if let Some(other) = farthest.iter().flatten().find(other) {
             found.push(Overlap {
                 network: claim.network.clone(),
-                range: claim.bounds.to_string(),
+                range: claim.bounds.brief(),
                 file: claim.place.clone(),
                 with: other.network.clone(),
-                with_range: other.bounds.to_string(),
+                with_range: other.bounds.brief(),
                 with_file: other.place.clone(),
             });
         }
+        let far = &mut farthest[usize::from(claim.asked)];
         match far.iter_mut().find(|f| f.set == claim.set) {
             Some(f) if f.bounds.last < claim.bounds.last => *f = claim,
             Some(_) => {}

@@ -6,22 +6,25 @@ use serde::Serialize;
 use serde_with::skip_serializing_none;
 
 use super::File;
+use super::standing::Conflict;
 use crate::config::lint::{Finding, Part};
 use crate::net::{Addr, Range, RangeSet};
 use crate::rows::Text;
 
 #[derive(Serialize)]
 pub(super) struct Report<'a> {
-    errors: usize,
-    warnings: usize,
-    files: Vec<FileRow<'a>>,
-    overlaps: &'a [Overlap],
+    pub(super) errors: usize,
+    pub(super) warnings: usize,
+    pub(super) files: Vec<FileRow<'a>>,
+    pub(super) overlaps: &'a [Overlap],
+    /// What does not fit the leases.
+    pub(super) conflicts: &'a [Conflict],
     /// Why networks that are in use could not be compared.
-    unseen: &'a [String],
+    pub(super) unseen: &'a [String],
 }
 
 #[derive(Serialize)]
-struct FileRow<'a> {
+pub(super) struct FileRow<'a> {
     file: &'a str,
     plugins: Vec<Plugin<'a>>,
     findings: &'a [Finding],
@@ -77,19 +80,13 @@ impl fmt::Display for Overlap {
     }
 }
 
-impl<'a> Report<'a> {
-    pub(super) fn new(
-        files: &'a [File],
-        overlaps: &'a [Overlap],
-        unseen: &'a [String],
-        (errors, warnings): (usize, usize),
-    ) -> Report<'a> {
-        let files = files.iter().map(|file| FileRow {
+impl<'a> FileRow<'a> {
+    pub(super) fn new(file: &'a File) -> FileRow<'a> {
+        FileRow {
             file: &file.name,
             plugins: file.found.parts.iter().map(plugin).collect(),
             findings: &file.found.findings,
-        });
-        Report { errors, warnings, files: files.collect(), overlaps, unseen }
+        }
     }
 }
 

@@ -3,21 +3,22 @@
 //! Chooses which piece of the address space is drawn, and finds what is known of it.
 //! Invariant: the cost grows with the number of leases, never with that of addresses.
 
+mod page;
 mod picture;
 
 use anyhow::{Result, anyhow};
 use clap::Args;
 use serde::Serialize;
 
-use super::screen::{Screen, Tone, visible};
-use super::tables::count;
+use super::screen::{Screen, visible};
 use super::{Call, OpenStore};
 use crate::alloc::Holder;
 use crate::error::shown_network;
 use crate::model::Kind;
 use crate::net::{Addr, Family, Span, Subnet, parse_cidr};
 use crate::telemetry::usage::Extent;
-use picture::{Count, Frame, LEGEND, Look, Mark, Picture, Space, draw};
+use page::Piece;
+use picture::{Count, Frame, Mark, Space, draw};
 
 /// Draw a network, or a piece of the address space: a cell for each address, or for each block.
 ///
@@ -45,9 +46,6 @@ pub(super) fn subnet(text: &str) -> Result<Subnet, String> {
     Ok(net.into())
 }
 
-/// Lines that are not the picture: title, notes, legend, and the next prompt.
-const OTHER_LINES: usize = 6;
-
 /// Up to so many bits of host part, all of a range is drawn.
 const WHOLE: u8 = 32;
 
@@ -65,36 +63,33 @@ impl Map {
         let prefix = subnet(&self.what).ok();
         let known = known(&self.what, prefix, &mut open)?;
         let wholes = match (self.zoom, prefix) {
-            (Some(zoom), _) | (None, Some(zoom)) => vec![zoom],
+            (None, Some(prefix)) => vec![prefix],
             (None, None) => pieces(&known),
+            (Some(zoom), _) => {
+                let whole = prefix.map_or_else(|| pieces(&known), |prefix| vec![prefix]);
+                if !whole.iter().any(|piece| Span::from(*piece).overlaps(zoom.into())) {
+                    let whole: Vec<String> = whole.iter().map(Subnet::to_string).collect();
+                    return Err(anyhow!(
+                        "--zoom {zoom} lies outside {}, which has {}",
+                        known.title,
+                        whole.join(" and ")
+                    ));
+                }
+                vec![zoom]
+            }
         };
-        let mut shapes = Vec::new();
-        for (i, whole) in wholes.into_iter().enumerate() {
-            let drawn = if self.zoom.is_some() { whole } else { inhabited(whole, &known.marks) };
-            let space = space(drawn, &known);
-            let frame = self.frame(call.screen);
-            let picture = draw(&space, &frame);
-            if call.as_json {
-                let row = |(index, count): (&usize, &Count)| Cell {
-                    block: picture.block(space.subnet, *index),
-                    count: *count,
-                    excluded: count.within.saturating_sub(count.allocatable),
-                };
-                shapes.push(Shape {
-                    space: whole.to_string(),
-                    drawn: space.subnet.to_string(),
-                    columns: picture.columns,
-                    cell_prefix: picture.cell,
-                    cells: picture.counts.iter().map(row).collect(),
-                });
-                continue;
-            }
-            if i > 0 {
-                writeln!(call.stdout)?;
-            }
-            show(&known.title, whole, &space, &picture, &frame, call)?;
+        let drawn =
+            |whole| if self.zoom.is_some() { whole } else { inhabited(whole, &known.marks) };
+        let pieces: Vec<Piece> = wholes
+            .into_iter()
+            .map(|whole| Piece { whole, space: space(drawn(whole), &known) })
+            .collect();
+        let frame = self.frame(call.screen);
+        if call.as_json {
+            let shapes: Vec<Shape> = pieces.iter().map(|piece| shape(piece, &frame)).collect();
+            return call.json(&shapes);
         }
-        if call.as_json { call.json(&shapes) } else { Ok(()) }
+        page::print(&known.title, &pieces, &frame, &call.screen, &mut *call.stdout)
     }
 
     fn frame(&self, screen: Screen) -> Frame {
@@ -102,7 +97,7 @@ impl Map {
         let lines = screen.height.unwrap_or(24);
         Frame {
             width: self.width.map_or(found, usize::from),
-            height: self.height.map_or(lines, usize::from).saturating_sub(OTHER_LINES).max(1),
+            height: self.height.map_or(lines, usize::from),
             color: screen.color,
             unicode: screen.unicode,
         }
@@ -222,40 +217,20 @@ fn union(mut spans: Vec<Span>) -> Vec<Span> {
     all
 }
 
-fn show(
-    title: &str,
-    whole: Subnet,
-    space: &Space,
-    picture: &Picture,
-    frame: &Frame,
-    call: &mut Call<'_>,
-) -> Result<()> {
-    let (screen, out) = (&call.screen, &mut *call.stdout);
-    let sum =
-        |of: fn(&Count) -> u128| picture.counts.values().map(of).fold(0, u128::saturating_add);
-    let (used, size) = (sum(|c| c.used), sum(|c| c.allocatable));
-    let name = screen.paint(Tone::Head, &format!("{title}, {}", space.subnet));
-    writeln!(out, "{name}: {} of {} leased", count(used), count(size))?;
-    for line in &picture.lines {
-        writeln!(out, "{line}")?;
+fn shape(piece: &Piece, frame: &Frame) -> Shape {
+    let picture = draw(&piece.space, &page::alone(frame));
+    let row = |(index, count): (&usize, &Count)| Cell {
+        block: picture.block(piece.space.subnet, *index),
+        count: *count,
+        excluded: count.within.saturating_sub(count.allocatable),
+    };
+    Shape {
+        space: piece.whole.to_string(),
+        drawn: piece.space.subnet.to_string(),
+        columns: picture.columns,
+        cell_prefix: picture.cell,
+        cells: picture.counts.iter().map(row).collect(),
     }
-    let single = picture.cell == space.subnet.family().bits();
-    let unit = if single { "an address".to_owned() } else { format!("a /{}", picture.cell) };
-    let way = format!("a cell is {unit}, in a Hilbert curve from the top left to the top right");
-    writeln!(out, "{}", screen.paint(Tone::Dim, &way))?;
-    if space.subnet != whole {
-        let drawn = space.subnet;
-        writeln!(
-            out,
-            "drawn is {drawn} of {whole}: all that is taken is there; --zoom {whole} draws the rest"
-        )?;
-    }
-    let present: Vec<Look> = picture.counts.values().map(Look::of).collect();
-    let legend = LEGEND.iter().filter(|look| present.contains(look)).map(|look| {
-        let name = if single && *look == Look::FULL { "leased" } else { look.name };
-        format!("{} {name}", look.sample(frame))
-    });
-    Ok(writeln!(out, "{}", legend.collect::<Vec<_>>().join("  "))?)
 }
 
 /// A picture for a program.

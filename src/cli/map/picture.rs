@@ -86,6 +86,8 @@ pub struct Picture {
     pub columns: usize,
     /// Cells that are not empty, by their place in the address space.
     pub counts: BTreeMap<usize, Count>,
+    /// How its cells look, each look once.
+    pub looks: Vec<Look>,
     /// Its lines.
     pub lines: Vec<String>,
 }
@@ -104,7 +106,7 @@ impl Picture {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Look {
     /// Its name in the legend.
-    pub name: &'static str,
+    name: &'static str,
     /// The character that shows it where no color does, and the same in ASCII.
     glyphs: (char, char),
     /// Its color, of the 256 that terminals share.
@@ -129,9 +131,9 @@ impl Look {
     /// All that can be is leased.
     pub const FULL: Look = Look::new("full", ('\u{2588}', '#'), 40);
     /// Not all.
-    const MOST: Look = Look::new("over 2/3", ('\u{2593}', '%'), 34);
+    const MOST: Look = Look::new("2/3 or more", ('\u{2593}', '%'), 34);
     /// Less than two thirds.
-    const HALF: Look = Look::new("over 1/3", ('\u{2592}', '+'), 28);
+    const HALF: Look = Look::new("1/3 or more", ('\u{2592}', '+'), 28);
     /// Less than a third is leased.
     const FEW: Look = Look::new("some", ('\u{2591}', '-'), 22);
     /// Allocatable, and nothing of it is in use.
@@ -147,6 +149,15 @@ impl Look {
         Look { name, glyphs, color }
     }
 
+    /// Its name where a cell is a single address, or a block.
+    pub fn name(self, single: bool) -> String {
+        match self {
+            Look::FULL if single => "leased".to_owned(),
+            Look::RESERVED | Look::COOLING if !single => format!("some {}", self.name),
+            _ => self.name.to_owned(),
+        }
+    }
+
     /// How a cell with these counts looks.
     pub fn of(count: &Count) -> Look {
         // What a reservation takes out of a range is no share of what can be leased.
@@ -159,8 +170,8 @@ impl Look {
             0 if count.within > 0 => Look::EXCLUDED,
             0 => Look::OUTSIDE,
             used if used >= leasable => Look::FULL,
-            used if used / 2 >= leasable / 3 => Look::MOST,
-            used if used >= leasable / 3 => Look::HALF,
+            used if used >= leasable - leasable / 3 => Look::MOST,
+            used if used >= leasable.div_ceil(3) => Look::HALF,
             _ => Look::FEW,
         }
     }
@@ -168,7 +179,8 @@ impl Look {
     /// A cell of it, for the legend.
     pub fn sample(self, frame: &Frame) -> String {
         if frame.rows_in_line() == 1 {
-            return line(&[vec![self]], frame);
+            let sample = line(&[vec![self]], frame);
+            return if sample.is_empty() { "blank:".to_owned() } else { sample };
         }
         let style = foreground(self);
         format!("{style}\u{2588}{style:#}")
@@ -193,7 +205,9 @@ pub fn draw(space: &Space, frame: &Frame) -> Picture {
         })
         .collect();
     let lines = looks.chunks(frame.rows_in_line()).map(|rows| line(rows, frame)).collect();
-    Picture { cell, columns: grid.columns, counts, lines }
+    let all = || looks.iter().flatten();
+    let looks = LEGEND.into_iter().filter(|look| all().any(|other| other == look)).collect();
+    Picture { cell, columns: grid.columns, counts, looks, lines }
 }
 
 /// The cells.

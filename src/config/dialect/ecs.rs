@@ -64,19 +64,31 @@ pub fn config(conf: &Netconf, inputs: &Inputs) -> Result<Config, ConfigError> {
         warnings.push(Warning::new("ipam.define", text));
     }
     let locations = Locations { ipam: &ipam, inputs, dialect: Dialect::Ecs };
-    ipam.text("id")?;
     let (mut sets, mut wanted, mut routes) = (Vec::new(), Vec::new(), Vec::new());
+    let mut errors: Vec<ConfigError> = ipam.text("id").err().into_iter().collect();
     for family in &FAMILIES {
-        if let Some((set, address)) = range_set(&ipam, family)? {
-            sets.push(set);
-            wanted.extend(address);
+        match range_set(&ipam, family) {
+            Ok(Some((set, address))) => {
+                sets.push(set);
+                wanted.extend(address);
+            }
+            Ok(None) => {}
+            Err(e) => errors.push(e),
         }
         // As they are written, of whichever family they are. The original answers `<nil>` for a destination
         // that is absent, which no reader of a result understands.
-        for item in ipam.list(&family.key("routes"))? {
-            routes.push(route(&item.fields()?)?);
+        let items = ipam.list(&family.key("routes"));
+        for item in items.unwrap_or_else(|e| {
+            errors.push(e);
+            Vec::new()
+        }) {
+            match item.fields().and_then(|fields| route(&fields)) {
+                Ok(route) => routes.push(route),
+                Err(e) => errors.push(e),
+            }
         }
     }
+    ConfigError::all(&errors)?;
     if sets.is_empty() {
         return Err(ConfigError::invalid(
             "at least one subnet (ipv4 or ipv6) is required; give ipam.ipv4-subnet or ipam.ipv6-subnet",

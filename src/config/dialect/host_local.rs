@@ -7,10 +7,10 @@
 
 use crate::config::cidr::{Cidr, addr, cidr};
 use crate::config::error::{ConfigError, Warning};
-use crate::config::fields::Fields;
+use crate::config::fields::{Fields, Node};
 use crate::config::{Route, keys};
 use crate::net::{
-    Addr, Family, GatewaySpec, Range, RangeError, RangeSet, RangeSpec, Span, check_disjoint,
+    Addr, Family, GatewaySpec, Range, RangeError, RangeSet, RangeSpec, Span, overlaps,
 };
 
 /// The most ranges of one configuration, of all range sets together.
@@ -40,17 +40,19 @@ struct Draft<'a> {
     gateway: GatewaySpec,
 }
 
-/// The range sets: `runtimeConfig.ipRanges`, then `subnet`, then `ranges`.
+/// The range sets: `runtimeConfig.ipRanges`, then `subnet`, then `ranges`. An error has those of all
+/// ranges.
 pub fn range_sets(
     sources: &Sources,
     warnings: &mut Vec<Warning>,
 ) -> Result<Vec<RangeSet>, ConfigError> {
+    let mut errors = Vec::new();
     let mut drafts = match sources.root.object("runtimeConfig")? {
-        Some(runtime) => draft_sets(&runtime, "ipRanges", warnings)?,
+        Some(runtime) => draft_sets(&runtime, "ipRanges", warnings, &mut errors),
         None => Vec::new(),
     };
-    let own = draft(sources.ipam)?;
-    if own.subnet.is_some() {
+    let own = draft(sources.ipam).map_err(|e| errors.push(e)).ok();
+    if sources.ipam.get("subnet").is_some() {
         drafts.push(vec![own]);
     } else if let Some(key) =
         ["rangeStart", "rangeEnd", "gateway"].iter().find(|k| sources.ipam.has(k))
@@ -58,21 +60,27 @@ pub fn range_sets(
         let text = format!("ipam.{key} does nothing without ipam.subnet");
         warnings.push(Warning::new(sources.ipam.path_of(key), text));
     }
-    drafts.extend(draft_sets(sources.ipam, "ranges", warnings)?);
+    drafts.extend(draft_sets(sources.ipam, "ranges", warnings, &mut errors));
     let count = drafts.iter().map(Vec::len).sum();
-    ConfigError::bound(sources.ipam.path(), "ranges in its range sets", count, MOST_RANGES)?;
-    if drafts.is_empty() {
+    let bound =
+        ConfigError::bound(sources.ipam.path(), "ranges in its range sets", count, MOST_RANGES);
+    if let Err(e) = bound {
+        errors.push(e);
+        drafts.clear();
+    } else if drafts.is_empty() && errors.is_empty() {
         // They may well say where the ranges went.
         let mut text = vec!["no IP ranges specified; give ipam.subnet or ipam.ranges".to_owned()];
         text.extend(warnings.iter().map(ToString::to_string));
-        return Err(ConfigError::invalid(text.join("; ")).at(sources.ipam.path()));
+        errors.push(ConfigError::invalid(text.join("; ")).at(sources.ipam.path()));
     }
     let mut sets = Vec::with_capacity(drafts.len());
     for (i, drafts) in drafts.iter().enumerate() {
-        let set = range_set(drafts, sources, warnings)
-            .map_err(|e| e.within(&format!("invalid range set {i}")))?;
-        sets.push(set);
+        match range_set(drafts, sources, warnings) {
+            Ok(set) => sets.extend(set),
+            Err(e) => errors.push(e.within(&format!("invalid range set {i}"))),
+        }
     }
+    ConfigError::all(&errors)?;
     if let Some(version) = sources.one_per_family {
         for family in [Family::V4, Family::V6] {
             if sets.iter().filter(|set| set.family() == family).count() > 1 {
@@ -82,83 +90,81 @@ pub fn range_sets(
             }
         }
     }
-    check_disjoint(&sets).map_err(|(i, j)| {
-        let second = drafts.get(j).and_then(|set| set.first()).map_or("ipam", |d| d.fields.path());
+    let overlapping = overlaps(&sets).into_iter().map(|(i, j)| {
+        let second = drafts.get(j).and_then(|set| set.iter().flatten().next());
+        let second = second.map_or("ipam", |draft| draft.fields.path());
         ConfigError::invalid(format!("range set {i} overlaps with {j}")).at(second)
-    })?;
+    });
+    ConfigError::all(&overlapping.collect::<Vec<_>>())?;
     Ok(sets)
 }
 
+/// The ranges of each set; `None` for one that is among the errors.
 fn draft_sets<'a>(
     fields: &Fields<'a>,
     name: &str,
     warnings: &mut Vec<Warning>,
-) -> Result<Vec<Vec<Draft<'a>>>, ConfigError> {
+    errors: &mut Vec<ConfigError>,
+) -> Vec<Vec<Option<Draft<'a>>>> {
+    let mut keep = |e| errors.push(e);
     let mut sets = Vec::new();
-    for set in fields.list(name)? {
+    for set in fields.list(name).map_err(&mut keep).unwrap_or_default() {
         // Go reads `null` as an empty list, which the rules refuse later.
-        let ranges = if set.is_null() { Vec::new() } else { set.list()? };
-        let mut drafts = Vec::new();
-        for range in ranges {
+        let ranges = if set.is_null() { Ok(Vec::new()) } else { set.list() };
+        let Ok(ranges) = ranges.map_err(&mut keep) else {
+            sets.push(vec![None]);
+            continue;
+        };
+        let mut read = |range: Node<'a>| {
             let fields = if range.is_null() { Fields::default() } else { range.fields()? };
             keys::warn_of_typos(&fields, keys::RANGE, warnings);
-            drafts.push(draft(&fields)?);
-        }
-        sets.push(drafts);
+            draft(&fields)
+        };
+        sets.push(ranges.into_iter().map(|range| read(range).map_err(&mut keep).ok()).collect());
     }
-    Ok(sets)
+    sets
 }
 
 fn draft<'a>(fields: &Fields<'a>) -> Result<Draft<'a>, ConfigError> {
     let none = fields
         .get("gateway")
         .is_some_and(|node| node.text().is_ok_and(|text| text.eq_ignore_ascii_case("none")));
+    let subnet = fields.get("subnet").map(|node| cidr(&node)).transpose();
+    let (start, end) = (addr(fields, "rangeStart"), addr(fields, "rangeEnd"));
+    let gateway = if none { Ok(None) } else { addr(fields, "gateway") };
+    ConfigError::all(
+        [subnet.as_ref().err(), start.as_ref().err(), end.as_ref().err(), gateway.as_ref().err()]
+            .into_iter()
+            .flatten(),
+    )?;
+    let gateway = gateway?.map_or(GatewaySpec::Default, GatewaySpec::At);
     Ok(Draft {
         fields: fields.clone(),
-        subnet: fields.get("subnet").map(|node| cidr(&node)).transpose()?,
-        start: addr(fields, "rangeStart")?,
-        end: addr(fields, "rangeEnd")?,
-        gateway: if none {
-            GatewaySpec::None
-        } else {
-            addr(fields, "gateway")?.map_or(GatewaySpec::Default, GatewaySpec::At)
-        },
+        subnet: subnet?,
+        start: start?,
+        end: end?,
+        gateway: if none { GatewaySpec::None } else { gateway },
     })
 }
 
+/// One set; `None` if a range of it is among the errors already.
 fn range_set(
-    drafts: &[Draft],
+    drafts: &[Option<Draft>],
     sources: &Sources,
     warnings: &mut Vec<Warning>,
-) -> Result<RangeSet, ConfigError> {
-    let mut ranges = Vec::with_capacity(drafts.len());
-    for draft in drafts {
-        let Some(subnet) = draft.subnet else {
-            let text = "IP <nil> not v4 nor v6; every range needs a subnet";
-            return Err(ConfigError::invalid(text).at(draft.fields.path()));
-        };
-        if subnet.mapped {
-            return Err(ConfigError::invalid(format!(
-                "IPNet IP and Mask version mismatch; write the IPv4 subnet as {}",
-                subnet.net
-            ))
-            .at(draft.fields.path_of("subnet")));
+) -> Result<Option<RangeSet>, ConfigError> {
+    let (mut ranges, mut errors) = (Vec::with_capacity(drafts.len()), Vec::new());
+    for draft in drafts.iter().flatten() {
+        match range(draft, sources) {
+            Ok(range) => ranges.push(range),
+            Err(e) => errors.push(e),
         }
-        let range = Range::new(&RangeSpec {
-            subnet: if sources.mask { subnet.net.trunc() } else { subnet.net },
-            start: draft.start,
-            end: draft.end,
-            gateway: draft.gateway,
-            exclude: sources.exclude.to_vec(),
-        })
-        .map_err(|e| {
-            let key = match e {
-                RangeError::HostBits { .. } => "subnet",
-                RangeError::Start(..) | RangeError::StartAfterDefaultEnd(..) => "rangeStart",
-                RangeError::End(..) => "rangeEnd",
-            };
-            ConfigError::invalid(e.to_string()).at(draft.fields.path_of(key))
-        })?;
+    }
+    ConfigError::all(&errors)?;
+    if ranges.len() < drafts.len() {
+        return Ok(None);
+    }
+    for (range, draft) in ranges.iter().zip(drafts.iter().flatten()) {
         if let Some(gateway) = range.gateway().filter(|g| !range.subnet().contains(*g)) {
             let text = format!(
                 "the gateway {gateway} lies outside its subnet {}; containers cannot reach it directly",
@@ -166,33 +172,90 @@ fn range_set(
             );
             warnings.push(Warning::new(draft.fields.path_of("gateway"), text));
         }
-        ranges.push(range);
     }
-    RangeSet::new(ranges).map_err(|e| {
-        let place = drafts.last().map_or("ipam.ranges", |d| d.fields.path());
+    RangeSet::new(ranges).map(Some).map_err(|e| {
+        let last = drafts.iter().flatten().last();
+        let place = last.map_or("ipam.ranges", |draft| draft.fields.path());
         ConfigError::invalid(e.to_string()).at(place)
     })
 }
 
+/// One range. An error has all that is wrong with it.
+fn range(draft: &Draft, sources: &Sources) -> Result<Range, ConfigError> {
+    let Some(subnet) = draft.subnet else {
+        let text = "IP <nil> not v4 nor v6; every range needs a subnet";
+        return Err(ConfigError::invalid(text).at(draft.fields.path()));
+    };
+    if subnet.mapped {
+        return Err(ConfigError::invalid(format!(
+            "IPNet IP and Mask version mismatch; write the IPv4 subnet as {}",
+            subnet.net
+        ))
+        .at(draft.fields.path_of("subnet")));
+    }
+    let mut spec = RangeSpec {
+        subnet: if sources.mask { subnet.net.trunc() } else { subnet.net },
+        start: draft.start,
+        end: draft.end,
+        gateway: draft.gateway,
+        exclude: sources.exclude.to_vec(),
+    };
+    let mut errors = Vec::new();
+    loop {
+        let wrong = match Range::new(&spec) {
+            Ok(range) if errors.is_empty() => return Ok(range),
+            Ok(_) => break,
+            Err(e) => e,
+        };
+        // What is wrong is left out, and the rest is looked at.
+        let key = match wrong {
+            RangeError::HostBits { .. } => {
+                spec.subnet = spec.subnet.trunc();
+                "subnet"
+            }
+            RangeError::StartAfterEnd(..) => {
+                (spec.start, spec.end) = (None, None);
+                "rangeStart"
+            }
+            RangeError::Start(..) | RangeError::StartAfterDefaultEnd(..) => {
+                spec.start = None;
+                "rangeStart"
+            }
+            RangeError::End(..) | RangeError::EndBeforeDefaultStart(..) => {
+                spec.end = None;
+                "rangeEnd"
+            }
+        };
+        let error = ConfigError::invalid(wrong.to_string()).at(draft.fields.path_of(key));
+        errors.push(match wrong.meaning() {
+            Some(meaning) => error.meaning(meaning),
+            None => error,
+        });
+    }
+    ConfigError::all(&errors)?;
+    Err(ConfigError::invalid("invalid range"))
+}
+
 /// `routes`, answered with the destination's host bits as they were written.
 pub fn routes(ipam: &Fields, warnings: &mut Vec<Warning>) -> Result<Vec<Route>, ConfigError> {
-    let mut routes = Vec::new();
-    for item in ipam.list("routes")? {
+    let mut read = |item: Node| {
         let fields = item.fields()?;
         keys::warn_of_typos(&fields, keys::ROUTE, warnings);
         let route = route(&fields)?;
         // Go leaves a zero out of the answer, except where it can tell it from nothing.
         let positive = |name| Ok(fields.integer(name)?.filter(|n| *n != 0));
-        routes.push(Route {
+        Ok(Route {
             mtu: positive("mtu")?,
             advmss: positive("advmss")?,
             priority: positive("priority")?,
             table: fields.integer("table")?,
             scope: fields.integer("scope")?,
             ..route
-        });
-    }
-    Ok(routes)
+        })
+    };
+    let routes: Vec<_> = ipam.list("routes")?.into_iter().map(&mut read).collect();
+    ConfigError::all(routes.iter().filter_map(|route| route.as_ref().err()))?;
+    routes.into_iter().collect()
 }
 
 /// A route's `dst` and `gw`.

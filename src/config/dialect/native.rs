@@ -25,41 +25,72 @@ pub fn config(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Result<Confi
     let mut warnings = Vec::new();
     let root = conf.root();
     let ipam = conf.ipam()?;
-    let network = conf.name()?;
+    let network = conf.name();
     let locations = Locations { ipam: &ipam, inputs, dialect };
     keys::warn_of_typos(&ipam, keys::IPAM, &mut warnings);
-    let args = Args::parse(&inputs.args)?;
-    let exclude = exclude(&ipam)?;
+    let args = Args::parse(&inputs.args);
+    let exclude = exclude(&ipam);
+    let none = Vec::new();
+    let excluded = exclude.as_ref().unwrap_or(&none);
     let sets = range_sets(
         &Sources {
             root: &root,
             ipam: &ipam,
-            exclude: &exclude,
+            exclude: excluded,
             mask: dialect == Dialect::Consul,
             one_per_family: inputs.one_per_family.then(|| conf.version()),
         },
         &mut warnings,
-    )?;
-    warn_of_unused_exclusions(&exclude, &sets, &mut warnings);
-    shared(&ipam)?;
-    let store = locations.store(&mut warnings)?;
+    );
+    warn_of_unused_exclusions(excluded, sets.as_deref().unwrap_or_default(), &mut warnings);
+    let shared = shared(&ipam);
+    let store = locations.store(&mut warnings);
+    let wanted = args.as_ref().map_or(Ok(Vec::new()), |args| args::wanted(&root, args));
+    let strategy = strategy(&ipam, store.as_ref().unwrap_or(&locations.store_or_default()));
+    let cooldown = cooldown(&ipam);
+    let sticky = ipam.flag("sticky");
+    let on_duplicate = choice(&ipam, "onDuplicate", OnDuplicate::ALL, OnDuplicate::word);
+    let status_fails_when_full = status_fails_when_full(&ipam);
+    // Without a valid store it is unknown whether there is a cluster.
+    let define = store.as_ref().map_or(Ok(None), |store| define::requested(conf, dialect, store));
+    let routes = routes(&ipam, &mut warnings);
+    let dns = dns::dns(&ipam);
+    let log = locations.check_log(&mut warnings);
+    // An ADD reports the first, `sublet check` all of them.
+    let found = [
+        network.as_ref().err(),
+        args.as_ref().err(),
+        exclude.as_ref().err(),
+        sets.as_ref().err(),
+        shared.as_ref().err(),
+        store.as_ref().err(),
+        wanted.as_ref().err(),
+        strategy.as_ref().err(),
+        cooldown.as_ref().err(),
+        sticky.as_ref().err(),
+        on_duplicate.as_ref().err(),
+        status_fails_when_full.as_ref().err(),
+        define.as_ref().err(),
+        routes.as_ref().err(),
+        dns.as_ref().err(),
+        log.as_ref().err(),
+    ];
+    ConfigError::all(found.into_iter().flatten())?;
+    let (network, args) = (network?, args?);
     Ok(Config {
-        wanted: args::wanted(&root, &args)?,
-        strategy: strategy(&ipam, &store)?,
-        cooldown: cooldown(&ipam)?,
-        sticky: ipam.flag("sticky")?,
-        on_duplicate: choice(&ipam, "onDuplicate", OnDuplicate::ALL, OnDuplicate::word)?,
-        status_fails_when_full: status_fails_when_full(&ipam)?,
+        wanted: wanted?,
+        strategy: strategy?,
+        cooldown: cooldown?,
+        sticky: sticky?,
+        on_duplicate: on_duplicate?,
+        status_fails_when_full: status_fails_when_full?,
         claim_gateways: false,
         origin: args.origin(&root, attachment(&network, inputs)),
-        define: define::requested(conf, dialect, &store)?,
-        routes: routes(&ipam, &mut warnings)?,
-        dns: dns::dns(&ipam)?,
-        cleanup: {
-            locations.check_log(&mut warnings)?;
-            Cleanup { store, ..cleanup(conf, inputs, dialect) }
-        },
-        sets,
+        define: define?,
+        routes: routes?,
+        dns: dns?,
+        cleanup: Cleanup { store: store?, ..cleanup(conf, inputs, dialect) },
+        sets: sets?,
         warnings,
     })
 }
@@ -113,7 +144,9 @@ fn exclude(ipam: &Fields) -> Result<Vec<Span>, ConfigError> {
         Some(node) if node.is_list() => {
             let items = node.list()?;
             ConfigError::bound(node.path(), "entries", items.len(), MOST_EXCLUDED)?;
-            items.iter().map(span).collect()
+            let spans: Vec<_> = items.iter().map(span).collect();
+            ConfigError::all(spans.iter().filter_map(|span| span.as_ref().err()))?;
+            spans.into_iter().collect()
         }
         Some(node) => match node.text() {
             Ok("") => Ok(Vec::new()),

@@ -36,6 +36,15 @@ pub struct Inspection {
     pub findings: Vec<Finding>,
 }
 
+impl Inspection {
+    /// A file that could not be read.
+    pub fn unreadable(why: &io::Error) -> Inspection {
+        let text = format!("cannot read it: {why}");
+        let finding = Finding::of_file(Position { line: 1, column: 1 }, text);
+        Inspection { parts: Vec::new(), findings: vec![finding] }
+    }
+}
+
 /// One plugin's configuration.
 #[derive(Clone, Debug)]
 pub struct Part {
@@ -148,9 +157,15 @@ impl Linter {
         self.pending.push(Pending { place, at_key: true, error: false, text });
     }
 
+    /// Adds an error, and the further errors that it carries. The name and version of a list are reported
+    /// once, not for each of its plugins.
     fn refused(&mut self, prefix: &str, e: &ConfigError, otherwise: &str) {
-        let details = e.details().map(|d| format!(": {d}")).unwrap_or_default();
-        self.error(prefixed(prefix, e.place().unwrap_or(otherwise)), format!("{e}{details}"));
+        for e in e.clone().each() {
+            let place = prefixed(prefix, e.place().unwrap_or(otherwise));
+            if prefix.is_empty() || !LIST.contains(&&*place) {
+                self.error(place, e.plain());
+            }
+        }
     }
 
     fn file(&mut self, json: Json) {

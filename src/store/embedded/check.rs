@@ -82,7 +82,7 @@ fn read_other(key: &[u8], value: &[u8]) -> Result<(), Bad> {
         Some(&keys::COUNT) => drop(codec::read_counts(key, value)?),
         Some(&keys::OWNER) => drop(codec::unseal::<Vec<Addr>>(key, value)?),
         Some(&(keys::STUCK | keys::RESERVED)) => drop(codec::unseal::<Vec<u8>>(key, value)?),
-        Some(&keys::FACT) if key == keys::BOUNDS => drop(codec::read_bounds(key, value)?),
+        Some(&keys::FACT) if key.starts_with(keys::BOUNDS) => drop(codec::read_bounds(key, value)?),
         Some(&keys::FACT) if key == keys::MACHINE => drop(codec::unseal::<Vec<u8>>(key, value)?),
         Some(&keys::FACT) => drop(codec::unseal::<u64>(key, value)?),
         _ => {}

@@ -11,55 +11,96 @@ use crate::alloc::Context;
 use crate::model::{Counter, Ending, Event, Face, History, Kind, SetName, Timestamp, Verb, What};
 use crate::store::codec;
 
-/// How many more old events may go than new ones come: so that a smaller bound is reached some time.
+/// How many more old events are removed than new ones are written, so that a smaller bound is reached.
 const MORE: usize = 4;
 
-/// How much is kept here, after what was said last; `said` by this call, unless it says nothing.
-pub fn bounds<K: Kv>(tables: &Tables<'_, K>, said: History) -> Result<History> {
+/// How much history of a set is kept: what this call says, else what was said last.
+fn bounds<K: Kv>(tables: &Tables<'_, K>, set: &SetName, said: History) -> Result<History> {
     if said != History::Standing {
         return Ok(said);
     }
-    let kept = tables.kv.get(keys::BOUNDS)?;
-    Ok(kept.and_then(|bytes| codec::read_bounds(keys::BOUNDS, &bytes).ok()).unwrap_or_default())
+    let key = keys::history_bounds(set);
+    let kept = tables.kv.get(&key)?;
+    Ok(kept.and_then(|bytes| codec::read_bounds(&key, &bytes).ok()).unwrap_or_default())
 }
 
-/// Writes events behind those that are there, and lets the oldest go.
+/// Writes events behind those of their sets, and removes the oldest of these sets.
 pub fn append<K: KvMut>(
     tables: &mut Tables<'_, K>,
     events: &[Event],
     said: History,
     now: Timestamp,
 ) -> Result<()> {
-    if events.is_empty() {
-        return Ok(());
+    for of_set in events.chunk_by(|one, other| one.set == other.set) {
+        append_to(tables, &of_set[0].set, of_set, said, now)?;
     }
-    if let Some(bounds) = codec::bounds(keys::BOUNDS, said)
-        && tables.kv.get(keys::BOUNDS)?.as_ref() != Some(&bounds)
+    Ok(())
+}
+
+fn append_to<K: KvMut>(
+    tables: &mut Tables<'_, K>,
+    set: &SetName,
+    events: &[Event],
+    said: History,
+    now: Timestamp,
+) -> Result<()> {
+    let key = keys::history_bounds(set);
+    if let Some(bounds) = codec::bounds(&key, said)
+        && tables.kv.get(&key)?.as_ref() != Some(&bounds)
     {
-        tables.kv.put(keys::BOUNDS, &bounds)?;
+        tables.kv.put(&key, &bounds)?;
     }
-    let History::Kept { count, age } = bounds(tables, said)? else { return Ok(()) };
-    let from = [keys::EVENT];
+    let History::Kept { count, age } = bounds(tables, set, said)? else { return Ok(()) };
+    let from = keys::of_set(keys::EVENT, set);
     let to = keys::behind(&from);
     let last = tables.kv.last(&from, &to)?.and_then(|key| keys::read_event(&key));
-    let mut number = last.map_or(0, |(number, _)| number);
+    let mut number = last.map_or(0, |(_, number, _)| number);
     for event in events {
         number += 1;
-        let key = keys::event(number, event.time);
+        let key = keys::event(set, number, event.time);
         tables.kv.put(&key, &codec::event(&key, event))?;
     }
-    // Numbers have no gaps: how many there are is told by the first and the last.
-    let mut old = Vec::new();
-    tables.kv.scan(&from, &to, &mut |key, _| {
-        let goes = keys::read_event(key).is_none_or(|(n, time)| {
-            number - n.min(number) >= count || time.saturating_add(age) < now
-        });
-        if goes {
-            old.push(key.to_vec());
-        }
-        Ok(goes && old.len() < events.len() + MORE)
+    // Numbers have no gaps: the first and the last say how many events there are.
+    let most = events.len() + MORE;
+    remove_while(tables, &from, &to, most, |n, time| {
+        number - n.min(number) >= count || time.saturating_add(age) < now
     })?;
-    old.iter().try_for_each(|key| tables.kv.remove(key))
+    // A network that has no events any more cannot remove its old ones: its neighbor does.
+    let all = [keys::EVENT];
+    let Some(next) = next_set(tables, &to, &keys::behind(&all))?.or(next_set(tables, &all, &from)?)
+    else {
+        return Ok(());
+    };
+    let from = keys::of_set(keys::EVENT, &next);
+    let age = bounds(tables, &next, History::Standing)?.age().max(age);
+    remove_while(tables, &from, &keys::behind(&from), MORE, |_, time| {
+        time.saturating_add(age) < now
+    })
+}
+
+/// The first set from `from` to before `to` that has events.
+fn next_set<K: Kv>(tables: &Tables<'_, K>, from: &[u8], to: &[u8]) -> Result<Option<SetName>> {
+    let first = tables.kv.first(from, to)?;
+    Ok(first.and_then(|(key, _)| keys::read_event(&key)).map(|(set, ..)| set))
+}
+
+/// Removes the first events, at most `most`, until one is not `old` by number and time.
+fn remove_while<K: KvMut>(
+    tables: &mut Tables<'_, K>,
+    from: &[u8],
+    to: &[u8],
+    most: usize,
+    old: impl Fn(u64, Timestamp) -> bool,
+) -> Result<()> {
+    let mut found = Vec::new();
+    tables.kv.scan(from, to, &mut |key, _| {
+        let goes = keys::read_event(key).is_none_or(|(_, number, time)| old(number, time));
+        if goes {
+            found.push(key.to_vec());
+        }
+        Ok(goes && found.len() < most)
+    })?;
+    found.iter().try_for_each(|key| tables.kv.remove(key))
 }
 
 /// Every event that is wanted, the oldest first. One that cannot be read is passed over: `doctor`

@@ -54,7 +54,7 @@ pub const MACHINE: &[u8] = b"Mmachine";
 /// The key of the nonce of the policy that the reservations were copied from.
 pub const POLICY: &[u8] = b"Mpolicy";
 
-/// The key of how much of what happened is kept.
+/// What the keys of how much history is kept begin with.
 pub const BOUNDS: &[u8] = b"Mhistory";
 
 /// Text with an end that sorts before every continuation: 0 is written as 0 255, the end is 0 1.
@@ -259,9 +259,16 @@ pub fn read_ranges(key: &[u8]) -> Option<NetworkName> {
     NetworkName::new(name).ok()
 }
 
-/// An event: numbers grow by one; the time lets old ones go unread.
-pub fn event(number: u64, time: Timestamp) -> Vec<u8> {
-    [&[EVENT][..], &number.to_be_bytes(), &time.to_be_bytes()].concat()
+/// How much history of a set is kept.
+pub fn history_bounds(set: &SetName) -> Vec<u8> {
+    let mut key = BOUNDS.to_vec();
+    text(&mut key, &set.0);
+    key
+}
+
+/// An event of a set: numbers grow by one in each set; the time lets old ones go unread.
+pub fn event(set: &SetName, number: u64, time: Timestamp) -> Vec<u8> {
+    [&of_set(EVENT, set)[..], &number.to_be_bytes(), &time.to_be_bytes()].concat()
 }
 
 /// No set of leases begins with it.
@@ -293,10 +300,11 @@ pub fn read_place(space: &str, key: &[u8]) -> Option<Subnet> {
     Subnet::new(read_addr(base)?, *rest.first()?)
 }
 
-/// Number and time of an event's key.
-pub fn read_event(key: &[u8]) -> Option<(u64, Timestamp)> {
-    let (number, time) = key.strip_prefix(&[EVENT])?.split_first_chunk::<8>()?;
-    Some((u64::from_be_bytes(*number), u64::from_be_bytes(time.try_into().ok()?)))
+/// Set, number and time of an event's key.
+pub fn read_event(key: &[u8]) -> Option<(SetName, u64, Timestamp)> {
+    let (set, rest) = read_text(key.strip_prefix(&[EVENT])?)?;
+    let (number, time) = rest.split_first_chunk::<8>()?;
+    Some((SetName(set), u64::from_be_bytes(*number), u64::from_be_bytes(time.try_into().ok()?)))
 }
 
 /// The first key behind all that begin with `prefix`.

@@ -23,7 +23,8 @@ fn the_leases_of_a_boot_end_with_it() {
     let check = Check { set: net(), owner, sets: range(), expected: None };
     let missing = refused(&mut store, &Command::Check(check), &boot(2));
     assert!(matches!(missing, Refusal::Missing { .. }));
-    let status = Status { set: net(), sets: range(), strict: false };
+    let status =
+        Status { set: net(), network: super::contract::network(), sets: range(), strict: false };
     assert_eq!(store.apply(&Command::Status(status), &boot(2)).unwrap(), Outcome::Ready);
     assert!(!host.of_boot(2).exists());
     // The first ADD makes a file of its own and leaves the old one.
@@ -99,7 +100,12 @@ fn on_a_network_file_system_boot_is_refused() {
     let store = |persist| Embedded::on(shared.clone(), host.path(""), persist, Wait::Try);
     let got = store(Persist::Boot).apply(&Command::Add(add("c1", &range())), &boot(1));
     assert!(matches!(got, Err(Error::Store(StoreError::SharedFolder { .. }))), "{got:?}");
-    let status = Command::Status(Status { set: net(), sets: range(), strict: false });
+    let status = Command::Status(Status {
+        set: net(),
+        network: super::contract::network(),
+        sets: range(),
+        strict: false,
+    });
     assert!(store(Persist::Boot).apply(&status, &at(1)).is_err());
     added(&mut store(Persist::Disk), &add("c1", &range()), &boot(1));
 }

@@ -59,6 +59,10 @@ pub fn net() -> SetName {
     SetName("net".to_owned())
 }
 
+pub fn network() -> NetworkName {
+    NetworkName::new("net").unwrap()
+}
+
 pub fn add(container: &str, sets: &[RangeSet]) -> Add {
     Add {
         set: net(),
@@ -260,7 +264,12 @@ fn small_range_by_four_nodes(make: Make<'_>) {
     }
     let refusal = refused(&mut *nodes[1], &Command::Add(add("c9", &sets)), &at(2));
     assert!(matches!(refusal, Refusal::Exhausted { index: 0, .. }));
-    let status = Command::Status(Status { set: net(), sets: sets.to_vec(), strict: false });
+    let status = Command::Status(Status {
+        set: net(),
+        network: network(),
+        sets: sets.to_vec(),
+        strict: false,
+    });
     assert!(matches!(refused(&mut *nodes[2], &status, &at(3)), Refusal::Exhausted { .. }));
     freed(&mut *nodes[3], &del("c3"), &at(4));
     assert_eq!(nodes[0].apply(&status, &at(5)).unwrap(), Outcome::Ready);

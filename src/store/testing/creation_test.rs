@@ -135,7 +135,12 @@ fn a_store_that_cannot_be_written_is_read() {
             _ => Ok(()),
         });
         assert_eq!(listed(&mut store, &boot(1)).len(), 1);
-        let status = Status { set: net(), sets: super::host::range(), strict: false };
+        let status = Status {
+            set: net(),
+            network: super::contract::network(),
+            sets: super::host::range(),
+            strict: false,
+        };
         store.apply(&Command::Status(status), &boot(1)).unwrap();
         assert!(store.apply(&Command::Add(lowest("c2")), &at(1000)).is_err());
         assert!(store.apply(&del("c1"), &boot(1)).is_err());
@@ -212,7 +217,12 @@ fn an_empty_or_torn_file_is_neither_overwritten_nor_trusted() {
             let file = if persist == Persist::Disk { host.path("") } else { host.of_boot(1) };
             fs::write(&file, bytes).unwrap();
             let mut store = host.store(persist);
-            let status = Status { set: net(), sets: super::host::range(), strict: false };
+            let status = Status {
+                set: net(),
+                network: super::contract::network(),
+                sets: super::host::range(),
+                strict: false,
+            };
             for command in [Command::Add(lowest("c1")), del("c1"), Command::Status(status)] {
                 let answer = store.apply(&command, &boot(1));
                 assert!(matches!(answer, Err(Error::Store(_))), "{persist:?}: {answer:?}");

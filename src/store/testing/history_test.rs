@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::contract::{
-    Make, add, added, addr, at, del, gc_all, lowest, memory, net, refused, reserve, set,
+    Make, add, added, addr, at, attachment, del, gc_all, lowest, memory, net, refused, reserve, set,
 };
 use super::fake_cluster::{FakeServer, FakeStore};
 use crate::alloc::{
@@ -12,7 +12,8 @@ use crate::alloc::{
 };
 use crate::error::Refusal;
 use crate::model::{
-    BootId, Counter, Ending, Event, Face, History, Kind, Node, Persist, Verb, Wait, What,
+    Attachment, BootId, Counter, Ending, Event, Face, History, Kind, NetworkName, Node, Origin,
+    Owner, Persist, SetName, Verb, Wait, What,
 };
 use crate::store::cluster::{ClusterStore, LocalCache, Server};
 use crate::store::{Embedded, Store, StoreReader};
@@ -341,6 +342,41 @@ fn history_of_a_file_is_bounded_and_can_be_off() {
     assert_eq!(events(&mut store(few)).len(), 3);
     added(&mut store(History::Kept { count: 1, age: 50 }), &add("one", &sets), &at(60));
     assert_eq!(events(&mut store(few)).len(), 1);
+}
+
+#[test]
+fn a_busy_network_does_not_erase_the_history_of_a_quiet_one() {
+    for persist in [Persist::Boot, Persist::Disk] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("leases.redb");
+        let few = History::Kept { count: 5, age: 50 };
+        let mut store = Embedded::new(path, persist, Wait::Forever).keeping(few);
+        let sets = [set("10.0.0.0/24")];
+        let of = |network: &str, container: &str| {
+            let (set, network) = (SetName(network.to_owned()), NetworkName::new(network).unwrap());
+            let attachment = Attachment { network: network.clone(), ..attachment(container) };
+            let owner = Owner::Attachment(attachment);
+            Add { set, network, owner, origin: Origin::default(), ..add(container, &sets) }
+        };
+        let quiet = |store: &mut Embedded| {
+            let mut of_it = |event: &Event| event.set.0 == "quiet";
+            store.history(&at(100), &mut of_it).unwrap().len()
+        };
+        added(&mut store, &of("quiet", "q1"), &at(1));
+        added(&mut store, &of("quiet", "q2"), &at(1));
+        for n in 0..20 {
+            added(&mut store, &of("busy", &format!("b{n}")), &at(2));
+        }
+        assert_eq!((quiet(&mut store), events(&mut store).len()), (2, 7));
+        store
+            .problems(&at(9), &mut |problem| {
+                assert!(problem.what.contains("overlap"), "{problem:?}");
+            })
+            .unwrap();
+        // A network that has gone quiet for good loses its events all the same once they are too old.
+        added(&mut store, &of("busy", "late"), &at(60));
+        assert_eq!(quiet(&mut store), 0);
+    }
 }
 
 /// Also the ends of its leases.

@@ -244,9 +244,12 @@ impl Op {
                 let expected = (who % 2 == 0).then(|| vec![at(8 + who)]);
                 Command::Check(Check { set, owner: owner(net, who), sets: sets(who), expected })
             }
-            Op::Status { ranges, .. } => {
-                Command::Status(Status { set, sets: sets(ranges), strict: ranges & 4 != 0 })
-            }
+            Op::Status { net, ranges } => Command::Status(Status {
+                set,
+                network: network(net),
+                sets: sets(ranges),
+                strict: ranges & 4 != 0,
+            }),
             Op::Gc { valid, .. } => Command::Gc(Gc {
                 set,
                 network: network(net),

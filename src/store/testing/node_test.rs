@@ -70,7 +70,12 @@ fn a_full_range_is_empty_after_a_boot() {
     let refusal = store.apply(&Command::Add(add("more", &sets)), &boot(1));
     assert!(matches!(refusal, Err(Error::Refused(Refusal::Exhausted { .. }))));
     // Leases that have ended count as free before they are removed.
-    let status = Command::Status(Status { set: net(), sets: sets.to_vec(), strict: true });
+    let status = Command::Status(Status {
+        set: net(),
+        network: super::contract::network(),
+        sets: sets.to_vec(),
+        strict: true,
+    });
     assert!(store.apply(&status, &boot(1)).is_err());
     assert_eq!(store.apply(&status, &boot(2)).unwrap(), Outcome::Ready);
     assert!(listed(&mut store, &boot(2)).is_empty());
@@ -104,7 +109,12 @@ fn ended_leases_of_another_node_are_free() {
     }
     let other = on("other", "machine", 1);
     let asks = [
-        Command::Status(Status { set: net(), sets: sets.to_vec(), strict: false }),
+        Command::Status(Status {
+            set: net(),
+            network: super::contract::network(),
+            sets: sets.to_vec(),
+            strict: false,
+        }),
         Command::Add(fixed("d", &sets, "10.0.0.2")),
         Command::Add(add("e", &sets)),
     ];
@@ -520,7 +530,12 @@ fn a_second_machine_is_refused_until_the_first_is_released() {
     let (one, two) = (on("node", "m-one", 1), on("node", "m-two", 1));
     added(&mut store, &add("c", &sets), &one);
     let gc = gc_all();
-    let status = Status { set: net(), sets: sets.clone(), strict: false };
+    let status = Status {
+        set: net(),
+        network: super::contract::network(),
+        sets: sets.clone(),
+        strict: false,
+    };
     for command in [
         Command::Add(add("d", &sets)),
         Command::Gc(gc),

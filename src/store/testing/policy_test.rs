@@ -94,7 +94,12 @@ fn an_unreadable_policy_fails_add_naming_the_line_and_nothing_else() {
             fs::write(host.path(".policy"), damaged).unwrap();
             let error = store.apply(&Command::Add(lowest("c2")), &boot(1)).unwrap_err();
             assert!(error.to_string().contains(&format!("line {line}:")), "{error}");
-            let status = Status { set: net(), sets: super::host::range(), strict: false };
+            let status = Status {
+                set: net(),
+                network: super::contract::network(),
+                sets: super::host::range(),
+                strict: false,
+            };
             assert!(store.apply(&Command::Status(status), &boot(1)).is_err());
             store.apply(&del("none"), &boot(1)).unwrap();
         }

@@ -147,7 +147,7 @@ fn print_what_they_printed() {
     };
     let mut faults = Vec::new();
     for (name, args, ends) in CASES {
-        faults.extend(in_all_forms(name, *ends, &|more, screen| {
+        faults.extend(in_all_forms(name, args, *ends, &|more, screen| {
             let (filled, lab) = (fresh(&etcd), copy(fixed.path()));
             if args.contains(&"ETCD") {
                 fill(&filled);

@@ -1,0 +1,50 @@
+//! Leases that lie outside the ranges of their network: the network was moved away from them.
+
+use std::collections::BTreeMap;
+
+use crate::error::shown_network;
+use crate::model::{Lease, SetName};
+use crate::net::Span;
+
+/// Counts the leases outside the ranges of their network, one lease after the other.
+pub struct Astray {
+    networks: BTreeMap<(String, String), Network>,
+}
+
+#[derive(Default)]
+struct Network {
+    ranges: Vec<Span>,
+    count: usize,
+    first: Option<Lease>,
+}
+
+impl Astray {
+    /// Of these networks, each as its set, its name and its ranges. Several ranges of one network add up.
+    pub fn new(networks: impl IntoIterator<Item = (SetName, String, Vec<Span>)>) -> Astray {
+        let mut all: BTreeMap<(String, String), Network> = BTreeMap::new();
+        for (set, network, ranges) in networks {
+            all.entry((set.0, network)).or_default().ranges.extend(ranges);
+        }
+        Astray { networks: all }
+    }
+
+    /// Counts a lease of a container if it lies outside.
+    pub fn take(&mut self, lease: &Lease) {
+        if !lease.kind.collectable() {
+            return;
+        }
+        let key = (lease.set.0.clone(), shown_network(lease).to_owned());
+        let Some(network) = self.networks.get_mut(&key) else { return };
+        if !network.ranges.iter().any(|range| range.contains(lease.addr)) {
+            network.count += 1;
+            network.first.get_or_insert_with(|| lease.clone());
+        }
+    }
+
+    /// Each network with such leases: its name, their number, and the first of them.
+    pub fn found(&self) -> impl Iterator<Item = (&str, usize, &Lease)> {
+        self.networks.iter().filter_map(|((_, name), network)| {
+            Some((&**name, network.count, network.first.as_ref()?))
+        })
+    }
+}

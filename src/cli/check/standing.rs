@@ -1,0 +1,172 @@
+//! What stores know of the networks in files: ranges of other networks, and leases that a file's network
+//! does not fit.
+//!
+//! Invariant: stores are only read.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+
+use super::{Claim, File};
+use crate::cli::astray::Astray;
+use crate::cli::tables::named;
+use crate::cli::{World, lease_file, open::StoreArgs};
+use crate::config;
+use crate::config::Config;
+use crate::error::StoreError;
+use crate::model::{Persist, StoreSpec};
+use crate::net::{Addr, Range, RangeSet, Span};
+use crate::store;
+
+/// A configuration that does not fit what is leased.
+#[derive(Serialize)]
+pub(super) struct Conflict {
+    /// `gatewayHeld` or `movedAway`.
+    kind: &'static str,
+    pub(super) file: String,
+    network: String,
+    /// How many leases it is about.
+    leases: usize,
+    /// The first of them, with its holder.
+    lease: String,
+}
+
+impl Conflict {
+    /// A gateway that a container holds breaks the network; leases outside the ranges end by and by.
+    pub(super) fn is_error(&self) -> bool {
+        self.kind == "gatewayHeld"
+    }
+}
+
+impl fmt::Display for Conflict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Conflict { file, network, leases, lease, .. } = self;
+        if self.is_error() {
+            return write!(
+                f,
+                "a container holds the gateway of network {network} ({file}): {lease}; choose another \
+                 gateway, or delete the container"
+            );
+        }
+        write!(
+            f,
+            "{leases} leases of network {network} lie outside its ranges ({file}), such as {lease}; a \
+             repeated ADD for their containers fails until the containers are deleted"
+        )
+    }
+}
+
+/// A store, and the configurations that use it, each with the name of its file.
+type Compared<'a> = (StoreSpec, Vec<(&'a str, &'a Config)>);
+
+/// The stores that are compared, each with the files' configurations that use it: the store that an option or
+/// the environment names, else those of the files.
+pub(super) fn stores<'a>(
+    args: &StoreArgs,
+    world: World<'_>,
+    files: &'a [File],
+) -> Result<Vec<Compared<'a>>> {
+    let configs = files.iter().flat_map(|file| {
+        let configs = file.found.parts.iter().filter_map(|part| part.config.as_ref());
+        configs.map(|config| (&*file.name, config))
+    });
+    if let Some(json) = args.cluster() {
+        return Ok(vec![(config::store(json).context("--store")?.0, configs.collect())]);
+    }
+    if let Some(path) = args.named(world.env)? {
+        return Ok(vec![(lease_file(path, Persist::Boot), configs.collect())]);
+    }
+    let mut stores: Vec<Compared<'a>> = Vec::new();
+    for (name, config) in configs {
+        match stores.iter_mut().find(|(spec, _)| same_place(spec, &config.cleanup.store)) {
+            Some((_, configs)) => configs.push((name, config)),
+            None => stores.push((config.cleanup.store.clone(), vec![(name, config)])),
+        }
+    }
+    Ok(stores)
+}
+
+/// Whether two configurations keep their leases in one place, whatever else they say of it.
+fn same_place(one: &StoreSpec, other: &StoreSpec) -> bool {
+    match (one, other) {
+        (StoreSpec::Embedded { path, .. }, StoreSpec::Embedded { path: other, .. }) => {
+            path == other
+        }
+        _ => one == other,
+    }
+}
+
+/// Adds the networks and pools that a store has and no file: what a file says of a network is what will be.
+/// Returns what does not fit the store's leases. There may be no store yet, which has none.
+pub(super) fn compare(
+    claims: &mut Vec<Claim>,
+    spec: &StoreSpec,
+    configs: &[(&str, &Config)],
+    world: World<'_>,
+) -> Result<Vec<Conflict>, StoreError> {
+    let place = match spec {
+        StoreSpec::Embedded { path, .. } => path.display().to_string(),
+        _ => "the cluster".to_owned(),
+    };
+    let asked: HashSet<String> = claims.iter().map(|claim| claim.network.clone()).collect();
+    let cx = world.facts.context_of(spec);
+    let mut store = store::open(spec)?;
+    let claim = |network: &str, set: &str, bounds: Span| Claim {
+        place: place.clone(),
+        network: network.to_owned(),
+        set: set.to_owned(),
+        bounds,
+        asked: false,
+    };
+    for known in store.networks(&cx)? {
+        let network = known.network.as_str();
+        if !asked.contains(network) {
+            claims.extend(known.bounds.iter().map(|bounds| claim(network, &known.set.0, *bounds)));
+        }
+    }
+    for pool in store.pools()? {
+        claims.push(claim(&pool.id.0, &pool.set().0, pool.subnet.into()));
+    }
+    let mut found = Vec::new();
+    let ranges = configs.iter().map(|(_, config)| {
+        let bounds = config.sets.iter().flat_map(RangeSet::ranges).map(Range::bounds);
+        (config.cleanup.set.clone(), config.cleanup.network.to_string(), bounds.collect())
+    });
+    let mut astray = Astray::new(ranges);
+    let gateways: Vec<(usize, Addr)> = configs
+        .iter()
+        .enumerate()
+        .flat_map(|(i, (_, config))| {
+            let ranges = config.sets.iter().flat_map(RangeSet::ranges);
+            ranges.filter_map(Range::gateway).map(move |gateway| (i, gateway))
+        })
+        .collect();
+    store.list(&cx, &mut |lease| {
+        astray.take(&lease);
+        let held = gateways.iter().filter(|(i, gateway)| {
+            *gateway == lease.addr
+                && configs[*i].1.cleanup.set == lease.set
+                && lease.kind.collectable()
+        });
+        found.extend(held.map(|(i, _)| Conflict {
+            kind: "gatewayHeld",
+            file: configs[*i].0.to_owned(),
+            network: configs[*i].1.cleanup.network.to_string(),
+            leases: 1,
+            lease: named(&lease, ""),
+        }));
+    })?;
+    for (network, leases, first) in astray.found() {
+        let of_it = |(_, config): &&(&str, &Config)| config.cleanup.network.as_str() == network;
+        found.push(Conflict {
+            kind: "movedAway",
+            file: configs.iter().find(of_it).map_or("", |(file, _)| *file).to_owned(),
+            network: network.to_owned(),
+            leases,
+            lease: named(first, ""),
+        });
+    }
+    Ok(found)
+}
