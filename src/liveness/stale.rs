@@ -310,7 +310,7 @@ mod tests {
             ..lease()
         };
         evidence.listings = vec![listing(&["c2"])];
-        let found = assess(&[lease(), other], &evidence);
+        let found = assess(&[lease(), other.clone()], &evidence);
         assert!(matches!(found[0], Liveness::Stale(_)), "{found:?}");
         assert!(matches!(found[1], Liveness::Alive(_)), "{found:?}");
         // A container that the runtime knows is alive without its namespace.

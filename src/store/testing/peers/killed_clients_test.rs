@@ -77,7 +77,9 @@ impl<S: Server> Network<S> {
         };
         let mut kept: Vec<Operation> = operations.iter().filter(is_kept).cloned().collect();
         if self.without == Without::Compare {
-            kept.iter_mut().for_each(|operation| operation.expect = Expect::Anything);
+            for operation in &mut kept {
+                operation.expect = Expect::Anything;
+            }
         }
         kept
     }
@@ -133,7 +135,7 @@ impl<S: Server + Send + 'static> Server for Network<S> {
         self.alive()?;
         let sent = self.stripped(operations);
         let is_node = operations.iter().all(|operation| operation.path.starts_with(keys::NODE));
-        let (what, kills) = (self.chance % 40, self.chance % 3 > 0);
+        let (what, kills) = (self.chance % 40, !self.chance.is_multiple_of(3));
         match what {
             _ if is_node => return self.server.commit(&sent, until),
             0 => {}
@@ -227,7 +229,7 @@ impl<S: Server + Send + 'static, F: Fn() -> S> Client<'_, S, F> {
                     return true;
                 }
                 Some(Err(Error::Refused(Refusal::Exhausted { .. }))) => return false,
-                None if may_give_up && self.next() % 2 == 0 => {
+                None if may_give_up && self.next().is_multiple_of(2) => {
                     self.delete(name);
                     return false;
                 }
@@ -257,7 +259,7 @@ impl<S: Server + Send + 'static, F: Fn() -> S> Client<'_, S, F> {
                     break;
                 }
                 // The container starts again although the answer to its DEL is missing.
-                if self.next() % 2 == 0 && self.lease(&name, false) {
+                if self.next().is_multiple_of(2) && self.lease(&name, false) {
                     continue;
                 }
                 self.delete(&name);
@@ -330,7 +332,7 @@ fn judge<S: Server + Send + 'static>(make: impl Fn(&str) -> S + Sync) {
             let prefix = format!("control-{without:?}-{round}");
             run(&|| make(&prefix), without, 2000)
         });
-        let verdicts: Vec<_> = verdict.take_while(|v| v.is_ok()).collect();
+        let verdicts: Vec<_> = verdict.take_while(Result::is_ok).collect();
         assert!(verdicts.len() < 5, "without {without:?} every history is sound: {verdicts:?}");
     }
 }
