@@ -7,12 +7,14 @@ export CARGO_TERM_COLOR=never
 
 usage() {
     cat << 'END'
-usage: scripts/sabotage.sh [--all | --five | NAME...] [--resume]
+usage: scripts/sabotage.sh [--all | --five | NAME...] [--resume | --simulator]
 
   --all      every patch in tests/sabotage (the default)
   --five     the five that continuous integration runs
   NAME       the patch tests/sabotage/NAME.patch
   --resume   leaves out the patches that were caught by the last run on the same sources
+  --simulator  runs the simulator for 60 s instead of the named tests, of each patch whose line
+             "simulator:" is "-", and writes what it found into that line: "yes" or "no"
 
 For each patch: apply it to a copy of the working tree (uncommitted changes included), build, and run
 the tests that it names. It counts as passed if each of these tests fails by an assertion. A patch that
@@ -31,12 +33,14 @@ five=(
 )
 
 resume=
+simulator=
 names=()
 for arg in "$@"; do
     case $arg in
         --all) names=() ;;
         --five) names=("${five[@]}") ;;
         --resume) resume=yes ;;
+        --simulator) simulator=yes ;;
         -h | --help)
             usage
             exit
@@ -161,6 +165,24 @@ last() {
 
 tree=$(sources)
 restore
+if [ "$simulator" ]; then
+    for name in "${names[@]}"; do
+        [ "$(field simulator "$name")" = - ] || continue
+        begin=$SECONDS
+        found=
+        if ! in_copy apply "$patches/$name.patch" || ! build --lib > "$lab/report" 2>&1; then
+            found="does not apply or compile"
+        elif (cd "$copy" && SUBLET_SECONDS=60 cargo test --locked --lib simulated_) > "$lab/report" 2>&1; then
+            found=no
+        elif grep -qE '^test .*simulated_.* FAILED$' "$lab/report"; then
+            found=yes
+        fi
+        case $found in yes | no) sed -i "s/^simulator: -$/simulator: $found/" "$patches/$name.patch" ;; esac
+        echo "$name ($((SECONDS - begin)) s): ${found:-the simulator did not end}"
+        restore
+    done
+    exit
+fi
 caught=$lab/caught-$tree
 [ "$resume" ] || rm -f "$lab"/caught-*
 touch "$caught"
