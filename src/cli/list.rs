@@ -1,9 +1,10 @@
 //! `sublet list`: what is leased.
 //!
-//! Invariant: without `--sort`, JSON and YAML rows are printed as they are read, so that memory does not grow
-//! with the leases.
+//! Invariant: without `--sort`, rows are printed as they are read, so that memory does not grow with the
+//! leases.
 
 use std::cmp::Ordering;
+use std::io::Write;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
@@ -13,7 +14,7 @@ use super::open::is_pod;
 use super::screen::Screen;
 use super::{Call, Format, Rows, tables};
 use crate::error::shown_network;
-use crate::model::{Kind, Lease};
+use crate::model::{Kind, Lease, Timestamp};
 use crate::net::Subnet;
 use crate::rows::LeaseRow;
 
@@ -111,48 +112,88 @@ impl List {
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
         let mut open = call.open()?;
         let limit = self.limit.unwrap_or(usize::MAX);
-        if call.as_json && self.sort.is_none() {
+        let mut printer = Printer::new(call.format, call.screen, open.cx.now);
+        let mut count = 0;
+        if let Some(column) = self.sort {
+            let mut leases = open.leases(&|lease| self.filter.passes(lease))?;
+            leases.sort_by(|one, other| column.compare(one, other));
+            leases.truncate(limit);
+            count = leases.len();
+            leases.into_iter().try_for_each(|lease| printer.push(lease, call.stdout))?;
+        } else {
+            let mut printed = Ok(());
             // The store holds no lock while a row is printed.
-            let (mut rows, mut written, mut count) = (Rows::new(call.format), Ok(()), 0);
             open.store.list(&open.cx, &mut |lease| {
-                if written.is_ok() && count < limit && self.filter.passes(&lease) {
+                if printed.is_ok() && count < limit && self.filter.passes(&lease) {
                     count += 1;
-                    let pushed = rows.push(&LeaseRow::new(&lease));
-                    written = pushed.and_then(|()| Ok(rows.drain(call.stdout)?));
+                    printed = printer.push(lease, call.stdout);
                 }
             })?;
-            written?;
-            if count == 0 {
-                open.check_network(self.filter.network.as_deref())?;
-            }
-            return Ok(call.stdout.write_all(&rows.finish())?);
+            printed?;
         }
-        let mut leases = open.leases(&|lease| self.filter.passes(lease))?;
-        if leases.is_empty() {
+        if count == 0 {
             open.check_network(self.filter.network.as_deref())?;
-        }
-        if let Some(column) = self.sort {
-            leases.sort_by(|one, other| column.compare(one, other));
-        }
-        leases.truncate(limit);
-        match call.format {
-            Format::Json | Format::Yaml => return call.json_rows(leases.iter().map(LeaseRow::new)),
-            Format::Name => {
-                for lease in &leases {
-                    writeln!(call.stdout, "{}", lease.addr)?;
-                }
-                return Ok(());
+            if matches!(call.format, Format::Table | Format::Wide) {
+                writeln!(call.stderr, "no leases in {}", open.place)?;
             }
-            Format::Table | Format::Wide => {}
         }
-        if leases.is_empty() {
-            writeln!(call.stderr, "no leases in {}", open.place)?;
-        }
-        let is_wide = call.format == Format::Wide;
+        printer.finish(call.stdout)
+    }
+}
+
+/// Rows of a table whose widths are determined together. A wider cell further down moves the columns from there
+/// on.
+const PAGE: usize = 1000;
+
+/// Prints leases one after the other.
+struct Printer {
+    format: Format,
+    screen: Screen,
+    now: Timestamp,
+    rows: Rows,
+    page: Vec<Lease>,
+    widths: Vec<usize>,
+}
+
+impl Printer {
+    fn new(format: Format, screen: Screen, now: Timestamp) -> Printer {
         // A wide table is never cut.
-        let width = if is_wide { usize::MAX } else { call.screen.width };
-        let screen = Screen { width, ..call.screen };
-        let text = tables::leases(&leases, open.cx.now, is_wide, &screen);
-        Ok(write!(call.stdout, "{text}")?)
+        let width = if format == Format::Wide { usize::MAX } else { screen.width };
+        let (screen, rows) = (Screen { width, ..screen }, Rows::new(format));
+        Printer { format, screen, now, rows, page: Vec::new(), widths: Vec::new() }
+    }
+
+    fn push(&mut self, lease: Lease, out: &mut dyn Write) -> Result<()> {
+        match self.format {
+            Format::Json | Format::Yaml => {
+                self.rows.push(&LeaseRow::new(&lease))?;
+                self.rows.drain(out)?;
+            }
+            Format::Name => writeln!(out, "{}", lease.addr)?,
+            Format::Table | Format::Wide => {
+                // Consecutive reservations are one row.
+                let is_full = self.page.len() >= PAGE && lease.kind != Kind::Reserved;
+                self.page.push(lease);
+                if is_full {
+                    self.print_page(out)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn print_page(&mut self, out: &mut dyn Write) -> Result<()> {
+        let is_wide = self.format == Format::Wide;
+        let text = tables::leases(&self.page, self.now, is_wide, &self.screen, &mut self.widths);
+        self.page.clear();
+        Ok(out.write_all(text.as_bytes())?)
+    }
+
+    fn finish(mut self, out: &mut dyn Write) -> Result<()> {
+        match self.format {
+            Format::Json | Format::Yaml => Ok(out.write_all(&self.rows.finish())?),
+            Format::Name => Ok(()),
+            Format::Table | Format::Wide => self.print_page(out),
+        }
     }
 }

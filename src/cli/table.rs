@@ -81,14 +81,23 @@ impl<'a, T> Table<'a, T> {
 
     /// The lines of the table, each with its line feed; nothing if there is no row.
     pub fn render(self, screen: &Screen) -> String {
+        self.render_page(screen, &mut Vec::new())
+    }
+
+    /// The lines of one page of a long table. The first page has the head; further ones have at least the
+    /// widths of the page before, which are updated.
+    pub fn render_page(self, screen: &Screen, before: &mut Vec<usize>) -> String {
         let columns = &self.columns;
         let head = columns.iter().map(|column| cell(column.title).toned(Tone::Head)).collect();
+        let head = before.is_empty().then_some(head);
         let cells = |row| columns.iter().map(|column| (column.cell)(&row)).collect();
-        let all: Vec<Vec<Cell>> = std::iter::once(head).chain(self.rows.map(cells)).collect();
-        if all.len() == 1 {
+        let mut rows = self.rows.map(cells).peekable();
+        if rows.peek().is_none() {
             return String::new();
         }
-        let widths = widths(columns, &all, screen.width);
+        let all: Vec<Vec<Cell>> = head.into_iter().chain(rows).collect();
+        let widths = widths(columns, &all, screen.width, before);
+        before.clone_from(&widths);
         let mut out = String::new();
         for row in all {
             let mut pending = 0;
@@ -112,8 +121,16 @@ impl<'a, T> Table<'a, T> {
 }
 
 /// A width for each column that is shown.
-fn widths<T>(columns: &[Column<'_, T>], rows: &[Vec<Cell>], screen: usize) -> Vec<usize> {
-    let mut widths = vec![0; columns.len()];
+fn widths<T>(
+    columns: &[Column<'_, T>],
+    rows: &[Vec<Cell>],
+    screen: usize,
+    before: &[usize],
+) -> Vec<usize> {
+    // Columns that the page before left out are left out here.
+    let shown = if before.is_empty() { columns.len() } else { before.len() };
+    let mut widths = before.to_vec();
+    widths.resize(shown, 0);
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.text.width());
@@ -193,6 +210,19 @@ mod tests {
         }
         assert!(table(34).contains("0123456789~   7  x"), "{}", table(34));
         assert!(!table(28).contains("LAST") && table(28).contains("CONTAINER"), "{}", table(28));
+    }
+
+    #[test]
+    fn a_further_page_has_the_widths_of_the_page_before() {
+        let mut widths = Vec::new();
+        let mut page = |rows: &[(&str, &str)]| {
+            let table = Table::of(rows).whole("A", |row| cell(row.0)).whole("B", |row| cell(row.1));
+            table.render_page(&Screen::PLAIN, &mut widths)
+        };
+        assert_eq!(page(&[("long", "x")]), "A     B\nlong  x\n");
+        assert_eq!(page(&[("s", "y")]), "s     y\n");
+        assert_eq!(page(&[("longer", "z")]), "longer  z\n");
+        assert_eq!(page(&[]), "");
     }
 
     #[test]

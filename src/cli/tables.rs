@@ -77,8 +77,14 @@ impl<'a> Line<'a> {
     }
 }
 
-/// Leases. `wide` adds columns.
-pub fn leases(leases: &[Lease], now: Timestamp, wide: bool, screen: &Screen) -> String {
+/// A page of leases. `wide` adds columns; `widths` are those of the page before.
+pub fn leases(
+    leases: &[Lease],
+    now: Timestamp,
+    wide: bool,
+    screen: &Screen,
+    widths: &mut Vec<usize>,
+) -> String {
     let mut table = Table::of(Line::all(leases))
         .text("NETWORK", 8, |line| cell(&line.row.network))
         .text("POD", 12, |line| maybe(line.row.pod()))
@@ -101,7 +107,7 @@ pub fn leases(leases: &[Lease], now: Timestamp, wide: bool, screen: &Screen) -> 
             .whole("MAC", |line| maybe(line.row.mac.as_ref()))
             .text("NETNS", 12, |line| maybe(line.row.netns.as_ref()));
     }
-    table.render(screen)
+    table.render_page(screen, widths)
 }
 
 /// How long ago a time was, as kubectl writes it: `45s`, `12m`, `5h`, `3d`.
