@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::astray::Astray;
-use super::screen::{Progress, visible};
+use super::screen::{Progress, visible, wrapped};
 use super::tables::named;
 use super::{Call, OpenStore};
 use crate::liveness;
@@ -153,12 +153,8 @@ fn nearly_full(usage: &Usage) -> Option<Problem> {
 fn print(problems: &[Problem], call: &mut Call<'_>) -> Result<()> {
     for Problem { place, what, advice, .. } in problems {
         let (place, what, advice) = (visible(place), visible(what), visible(advice));
-        let line = format!("{place}: {what}; {advice}");
-        if line.chars().count() <= call.screen.width {
-            writeln!(call.stdout, "{line}")?;
-        } else {
-            writeln!(call.stdout, "{place}: {what};\n  {advice}")?;
-        }
+        let text = format!("{place}: {what}; {advice}");
+        writeln!(call.stdout, "{}", wrapped(&text, call.screen.width))?;
     }
     Ok(())
 }

@@ -129,6 +129,24 @@ pub fn visible(text: &str) -> String {
     shown
 }
 
+/// Text in lines of at most `width` characters, all but the first indented. Only a longer word is not broken.
+pub fn wrapped(text: &str, width: usize) -> String {
+    let (mut shown, mut used) = (String::with_capacity(text.len()), 0);
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        if used > 0 && used + 1 + length > width {
+            shown.push_str("\n  ");
+            used = 2;
+        } else if used > 0 {
+            shown.push(' ');
+            used += 1;
+        }
+        shown.push_str(word);
+        used += length;
+    }
+    shown
+}
+
 /// Whether a character moves or hides what follows it: line and paragraph separators, bidirectional controls,
 /// characters of no width, the byte order mark, and tags.
 pub fn steers(c: char) -> bool {
@@ -206,6 +224,14 @@ mod tests {
         assert_eq!(width("40"), 40);
         // Whatever the terminal of this test is.
         assert_eq!(width("0"), width("wide"));
+    }
+
+    #[test]
+    fn long_text_is_broken_between_words() {
+        let text = "range 10.0.0.0/29 of network edge is full";
+        assert_eq!(wrapped(text, usize::MAX), text);
+        assert_eq!(wrapped(text, 20), "range 10.0.0.0/29 of\n  network edge is\n  full");
+        assert_eq!(wrapped("a verylongword", 5), "a\n  verylongword");
     }
 
     #[test]

@@ -128,12 +128,12 @@ pub fn events(rows: &[EventRow<'_>], screen: &Screen) -> String {
         .whole("EVENT", |row| cell(row.event))
         .whole("ADDRESS", |row| cell(row.lease.cidr()))
         .text("NETWORK", 8, |row| cell(&row.lease.network))
+        .text("POD", 12, |row| maybe(row.lease.pod()))
         .text("CONTAINER", 12, |row| {
             let lease = &row.lease;
             first(&[&lease.id, &lease.container_id, &lease.endpoint, &lease.holder, &lease.note])
         })
         .whole("BY", |row| maybe(row.face))
-        .text("POD", 12, |row| maybe(row.lease.pod()))
         .whole("IFNAME", |row| maybe(row.lease.ifname.as_ref()))
         .text("NODE", 8, |row| maybe(row.lease.node.as_ref()))
         .render(screen)

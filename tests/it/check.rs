@@ -217,6 +217,29 @@ fn what_is_leased_is_compared() {
     }
 }
 
+/// A range of a store that lies inside a file's is found, whatever larger ones the store has.
+#[test]
+fn small_ranges_are_compared_beside_large_ones() {
+    let lab = Lab::new();
+    let conf = |name: &str, subnet: &str| {
+        json!({"cniVersion": "1.0.0", "name": name, "type": "bridge",
+            "ipam": {"type": "sublet", "subnet": subnet, "dataDir": lab.data_dir()}})
+    };
+    for (name, subnet) in [("a", "10.0.0.0/8"), ("b", "10.0.0.0/9"), ("d", "10.1.2.0/24")] {
+        Call::cni("ADD", name, &conf(name, subnet)).run().ok();
+    }
+    fs::write(lab.join("c.conf"), conf("c", "10.1.0.0/16").to_string()).unwrap();
+    let file = lab.join("c.conf").display().to_string();
+    let report = Call::sublet().arg("check").arg("--json").arg(&file).run().ok();
+    let pairs: Vec<[&str; 2]> = report["overlaps"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| ["network", "with"].map(|key| row[key].as_str().unwrap()))
+        .collect();
+    assert!(pairs.contains(&["d", "c"]), "{report:#}");
+}
+
 /// Each error of a file is reported at once, in words that are true.
 #[test]
 fn all_errors_of_a_file() {

@@ -296,7 +296,7 @@ pub fn in_all_forms(
         return Vec::new();
     }
     // Tables and pictures fit the screen.
-    let fits = ["list", "pools", "map", "stats", "history", "show-network", "node-list"];
+    let fits = ["list", "pools", "map", "stats", "history", "show-network", "node-list", "doctor"];
     if fits.iter().any(|f| name.starts_with(f)) {
         let stdout = plain.split("--- standard error").next().unwrap();
         let long = stdout.lines().find(|l| l.len() > 80);

@@ -69,11 +69,11 @@ impl Map {
                 let whole = prefix.map_or_else(|| pieces(&known), |prefix| vec![prefix]);
                 if !whole.iter().any(|piece| Span::from(*piece).overlaps(zoom.into())) {
                     let whole: Vec<String> = whole.iter().map(Subnet::to_string).collect();
-                    return Err(anyhow!(
-                        "--zoom {zoom} lies outside {}, which has {}",
-                        known.title,
-                        whole.join(" and ")
-                    ));
+                    let whole = whole.join(" and ");
+                    return Err(match prefix {
+                        Some(prefix) => anyhow!("--zoom {zoom} lies outside {prefix}"),
+                        None => anyhow!("--zoom {zoom} lies outside {} ({whole})", known.title),
+                    });
                 }
                 vec![zoom]
             }
