@@ -121,7 +121,7 @@ fn users_rightly(events: &[Event], listed: &[Event]) -> Result<()> {
 
 fn lives(events: &[Event]) -> Result<BTreeMap<String, Life>> {
     let mut lives: BTreeMap<String, Life> = BTreeMap::new();
-    for event in events {
+    for event in events.iter().filter(|e| !matches!(e.ask, Ask::Join | Ask::Leave)) {
         let life = lives.entry(event.container.clone()).or_default();
         match (event.ask, &event.answer) {
             (Ask::Add, answer) => {

@@ -303,11 +303,11 @@ judged() {
     listed > "$work/listed"
     histories "$work/listed" > "$work/history-list"
     what=$("$consistency" judge --at-least $(($1 * 50)) "$work"/history-*) ||
-        fail "the history is not sound; it is kept in $(kept_history)"
+        fail "the history is not sound; it is kept in $(kept "$work"/history-* "$work/listed")"
     row "16 clients, $round faults" "$what"
     case $what in
         *" 0 late") ;;
-        *) fail "leases of containers that were deleted; the history is kept in $(kept_history)" ;;
+        *) fail "leases of containers that were deleted; the history is kept in $(kept "$work"/history-* "$work/listed")" ;;
     esac
     sound
     conf=$(jq -cn --argjson store "$(store)" '{cniVersion: "1.1.0", name: "consistency",
@@ -322,11 +322,11 @@ judged() {
     rm "$work"/history-*
 }
 
-# Where the evidence outlives this script.
-kept_history() {
+# kept FILE...: where the evidence outlives this script.
+kept() {
     local folder
     folder=$(mktemp -d /tmp/sublet-history-XXXXXX)
-    cp "$work"/history-* "$work/listed" "$folder"
+    cp "$@" "$folder"
     echo "$folder"
 }
 
@@ -343,18 +343,18 @@ pools_judged() {
     store=$(store | jq -c '.[].prefix = "pools"')
     for host in $hosts; do
         ip netns exec "h$host" "$consistency" pools "$PWD/bin/subletd" "$store" --node "h$host" \
-            --clients 4 --seconds "$1" --kill-every 4 --out "$work/history-$host" &
+            --clients 4 --seconds "$1" --kill-every 4 --out "$work/pools-$host.log" &
         waiting+=($!)
     done
     faults $end
     for one in "${waiting[@]}"; do wait "$one" || fail "a client of a pool failed"; done
     until_true 30 "a leader" steady
-    pools_listed "$store" > "$work/history-list"
-    what=$("$consistency" judge --at-least $(($1 * 20)) "$work"/history-*) ||
-        fail "the history of the pool is not sound; it is kept in $(kept_history)"
+    pools_listed "$store" > "$work/pools-list.log"
+    what=$("$consistency" judge --at-least $(($1 * 20)) "$work"/pools-*.log) ||
+        fail "the history of the pool is not sound; it is kept in $(kept "$work"/pools-*.log)"
     row "16 clients of a pool, $round faults" "$what"
     sound "$store"
-    rm "$work"/history-*
+    rm "$work"/pools-*.log
 }
 
 # What the store has of the pool, as events for the judge.
@@ -390,11 +390,11 @@ noticed() {
     rm "$work"/blind-*
     for host in $hosts; do
         ip netns exec "h$host" "$consistency" pools "$PWD/bin/subletd" "$1" --node "h$host" \
-            --clients 4 --seconds 3 --out "$work/blind-$host" 2> /dev/null &
+            --clients 4 --seconds 3 --out "$work/blind-$host.log" 2> /dev/null &
         waiting+=($!)
     done
     for one in "${waiting[@]}"; do wait "$one" || true; done
-    if "$consistency" judge "$work"/blind-? > "$work/verdict" 2>&1; then
+    if "$consistency" judge "$work"/blind-*.log > "$work/verdict" 2>&1; then
         fail "nobody notices that no lease of a pool is compared: $(cat "$work/verdict")"
     fi
     grep -q 'two holders' "$work/verdict" || fail "the control of pools: $(cat "$work/verdict")"

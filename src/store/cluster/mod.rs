@@ -185,6 +185,12 @@ impl<S: Server> ClusterStore<S> {
         if member.is_blind {
             view.warn(format!("{} cannot be written: every command fences", cache.place()));
         }
+        if let Command::RequestPool(request) = command {
+            // At one moment: a pool that another node creates in between is not in the way of itself.
+            let shared = request.shared.as_ref().map(|s| keys::named(keys::POOL, &s.id.0));
+            let space = keys::named(keys::SPACE, &request.space);
+            view.fetch(&shared.into_iter().chain([space]).collect::<Vec<_>>())?;
+        }
         let has_earlier =
             |member: &Member<'_>| member.record.as_ref().is_none_or(|(_, r)| r.has_earlier);
         let history = Bounds::of(self.history, command.set(), cache, cx);

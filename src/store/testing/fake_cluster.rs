@@ -25,7 +25,7 @@ use crate::store::{Cluster, OldKey, Store, StoreReader};
 /// Operations of one transaction (Consul 1.8).
 const LIMIT: usize = 64;
 
-/// A prefix, and what another client does once after the prefix was listed.
+/// A prefix or a path, and what another client does once after it was listed or read.
 pub type AfterList = (&'static str, Box<dyn FnOnce()>);
 
 /// The fake server.
@@ -59,6 +59,8 @@ pub struct FakeServer {
     /// Another client, which acts once after the next commit that is applied, and before the client of the
     /// commit looks for the outcome: it gets no answer.
     pub after_commit: RefCell<Option<Box<dyn FnOnce()>>>,
+    /// Another client, which acts once after the next read of a path.
+    pub after_get: RefCell<Option<AfterList>>,
     /// Another client, which acts once after the next listing of a prefix.
     pub after_list: RefCell<Option<AfterList>>,
     /// The commits that are left until every call fails, as if the client was killed.
@@ -170,7 +172,12 @@ impl Server for Rc<FakeServer> {
     fn get(&self, paths: &[&str], _: Instant) -> Result<Entries, StoreError> {
         assert!(paths.len() <= LIMIT);
         self.count_trip()?;
-        Ok(self.records.borrow().get(paths))
+        let found = self.records.borrow().get(paths);
+        let after_get = self.after_get.borrow_mut().take_if(|(path, _)| paths.contains(path));
+        if let Some((_, act)) = after_get {
+            act();
+        }
+        Ok(found)
     }
 
     fn list(&self, prefix: &str, _: Instant) -> Result<BTreeMap<String, Entry>, StoreError> {

@@ -122,3 +122,18 @@ fn a_release_leaves_a_pool_that_was_requested_again() {
     assert_eq!(users(&server), [("one".to_owned(), 1)]);
     assert_eq!(leases(&mut store).len(), 2);
 }
+
+/// Two hosts create one network at the same time.
+#[test]
+fn a_shared_pool_is_not_in_the_way_of_itself() {
+    for is_etcd in [false, true] {
+        let server = FakeServer::new(is_etcd);
+        let mut store = FakeStore::new(server.clone());
+        let other = server.clone();
+        let act = move || drop(pool(&mut FakeStore::new(other), &shared_pool(), &on("two", 1)));
+        *server.after_get.borrow_mut() = Some(("pool/net", Box::new(act)));
+        pool(&mut store, &shared_pool(), &on("one", 1));
+        assert!(server.after_get.borrow().is_none(), "the other client did not act");
+        assert_eq!(users(&server), [("one".to_owned(), 1), ("two".to_owned(), 1)]);
+    }
+}
