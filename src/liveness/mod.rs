@@ -52,7 +52,8 @@ pub fn problems(store: &mut dyn Store, cx: &Context) -> Result<Vec<Problem>, Sto
     if !problems.iter().any(|problem| problem.mendable) {
         let mut leases = Vec::new();
         store.list(cx, &mut |lease| {
-            if lease.kind.collectable() && lease.origin.netns.is_some() {
+            let is_here = lease.node.machine == cx.node.machine;
+            if is_here && lease.kind.collectable() && lease.origin.netns.is_some() {
                 leases.push(lease);
             }
         })?;

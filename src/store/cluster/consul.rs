@@ -27,7 +27,7 @@ use crate::sys::percent;
 const MAX_OPERATIONS: usize = 63;
 
 /// Records of one page of a listing, about.
-const PAGE: usize = 4096;
+const PAGE: usize = 1024;
 
 /// A key that is never written. To check that it is absent needs the right to write.
 const PROBE: &str = "probe";

@@ -28,7 +28,7 @@ use crate::model::Etcd as Spec;
 /// Most operations of a transaction (`--max-txn-ops`).
 const MAX_OPERATIONS: usize = 128;
 /// Records of one page of a listing.
-const PAGE: usize = 4096;
+const PAGE: usize = 1024;
 /// gRPC's code for an unknown or expired login.
 const UNAUTHENTICATED: u64 = 16;
 /// The server's text for a token that is older than a change of users or roles (JWT).

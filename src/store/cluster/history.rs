@@ -67,8 +67,11 @@ impl Bounds {
         if self.count == 0 || !chance.is_multiple_of((self.count / 32).max(1)) {
             return Ok(());
         }
-        let found: Vec<String> =
-            server.list(&keys::of_set(keys::HISTORY, set), until)?.into_keys().collect();
+        let mut found = Vec::new();
+        server.pages(&keys::of_set(keys::HISTORY, set), until, &mut |page| {
+            found.extend(page.into_iter().map(|(path, _)| path));
+            Ok(())
+        })?;
         let too_many =
             found.len().saturating_sub(usize::try_from(self.count).unwrap_or(usize::MAX));
         let oldest = keys::history(set, cx.now.saturating_sub(self.age), &Nonce::default());

@@ -207,7 +207,8 @@ impl<S: Server> ClusterStore<S> {
                 Change::PutRanges(ranges) => Some(ranges.clone()),
                 _ => None,
             });
-            let frees = plan.changes.iter().any(|change| matches!(change, Change::Free { .. }));
+            let prunes = plan.changes.iter().any(|change| matches!(change, Change::Free { .. }))
+                || matches!(command, Command::Import(_) | Command::Restore(_));
             let mut outcome = if plan.changes.is_empty() {
                 if !verify(&view, &plan)? || is_refused_for_holders(&plan) && view.fetch_nodes()? {
                     continue;
@@ -238,7 +239,7 @@ impl<S: Server> ClusterStore<S> {
                 // The command itself is done. If this fails, the next command repeats it.
                 let _ = self.erase_earlier_boots(&mut member, &view);
             }
-            if let Some(set) = command.set().filter(|_| frees) {
+            if let Some(set) = command.set().filter(|_| prunes) {
                 // The same holds here.
                 let _ = history.prune(server, set, cx, until);
             }
