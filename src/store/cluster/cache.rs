@@ -16,7 +16,6 @@ use super::notes::Notes;
 use super::server::Entry;
 use super::{keys, records};
 use crate::alloc::{Context, NetworkRanges};
-use crate::error::StoreError;
 use crate::model::{Counter, Ending, Face, NodeRecord, SetName, Verb, Wait};
 use crate::store::codec;
 use crate::store::embedded::lock::{Lock, lock_file};
@@ -105,7 +104,7 @@ impl LocalCache {
     pub fn count(&self, request: &(SetName, Face, Verb, Ending), cx: &Context) {
         let (file, key) = self.file("counts", "", cx);
         let Ok(()) = files::make_folder(&file) else { return };
-        let Ok(_lock) = lock(&file) else { return };
+        let Ok(_lock) = lock_file(&file.with_extension("lock"), LOCK_WAIT) else { return };
         let before = content(&file);
         let _ = put(&file, &codec::count(key.as_bytes(), before.as_deref(), request), cx.seed);
     }
@@ -171,11 +170,6 @@ pub fn file_name(kind: &str, key: &str) -> String {
     let mut hasher = DefaultHasher::new();
     key.hash(&mut hasher);
     format!("{kind}-{:016x}", hasher.finish())
-}
-
-/// Locks a file for the process that changes it.
-fn lock(file: &Path) -> Result<Lock, StoreError> {
-    lock_file(&file.with_extension("lock"), LOCK_WAIT)
 }
 
 fn content(file: &Path) -> Option<Vec<u8>> {

@@ -169,13 +169,12 @@ impl<S: Server> ClusterStore<S> {
         let mut member = Member::enter(server, cache, role, cx, until)?;
         entries.extend([member.known()]);
         let cx = &member.cx.clone();
+        // The network's `shared` may have been edited since the container was started.
+        let in_all_sets =
+            matches!(command, Command::Check(_) | Command::Del(Del { undo: false, .. }));
         let view = ClusterView {
             import_mark: import_mark(command),
-            // The network's `shared` may have been edited since the container was started.
-            in_all_sets: matches!(
-                command,
-                Command::Check(_) | Command::Del(Del { undo: false, .. })
-            ),
+            in_all_sets,
             ..ClusterView::new(server, cache, cx, entries, until)
         };
         view.owners.replace(owners);
@@ -278,21 +277,20 @@ impl<S: Server> ClusterStore<S> {
         // One command evicts the owners of all sets.
         if let Some(set) = view.owners()?.iter().find_map(of_owner) {
             let history = Bounds::of(History::Standing, Some(&set), &self.cache, cx);
-            let mut evict = Evict { set, only_ended: true, after: None };
+            let mut command = Command::Evict(Evict { set, only_ended: true, after: None });
             loop {
-                let command = Command::Evict(evict.clone());
                 let plan = alloc::run(&command, &view, cx)?;
                 let changes = !plan.changes.is_empty();
                 let mut transaction = Transaction::new(plan, &command, &view, history)?;
                 if changes && !commit(&mut transaction, &view, member)? {
                     return Ok(());
                 }
-                match transaction.outcome {
-                    Ok(Outcome::Collected(Collected { after, done: false, .. })) => {
-                        evict.after = after;
-                    }
-                    _ => break,
-                }
+                let Ok(Outcome::Collected(Collected { after, done: false, .. })) =
+                    transaction.outcome
+                else {
+                    break;
+                };
+                command.resume(after);
             }
         }
         view.warnings.take().into_iter().for_each(|warning| of_command.warn(warning));

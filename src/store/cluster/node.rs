@@ -90,15 +90,14 @@ impl<'a> Member<'a> {
         until: Instant,
     ) -> Result<Member<'a>, StoreError> {
         let mut cx = cx.clone();
-        let cached = cache.node(&cx);
-        if let Some((_, record)) = &cached {
+        let record = cache.node(&cx);
+        if let Some((_, record)) = &record {
             cx.node.name.clone_from(&record.node.name);
         }
-        let owned = cached.as_ref().map(|(_, record)| record.turn);
-        let is_cached = cached.is_some();
-        let notes = cache.notes(cached.as_ref().map(|(_, record)| record), &cx);
+        let owned = record.as_ref().map(|(_, record)| record.turn);
+        let is_cached = record.is_some();
+        let notes = cache.notes(record.as_ref().map(|(_, record)| record), &cx);
         let mut left = if is_cached && role.changes() { notes.look() } else { Left::Nothing };
-        let record = cached;
         let mut member = Member {
             server,
             cache,
@@ -195,10 +194,8 @@ impl<'a> Member<'a> {
             }
         }
         let path = self.path();
-        self.record = match found.remove(&path).flatten() {
-            Some(entry) => Some(self.decoded(&path, entry)?),
-            None => None,
-        };
+        let entry = found.remove(&path).flatten();
+        self.record = entry.map(|entry| self.decoded(&path, entry)).transpose()?;
         Ok(())
     }
 
@@ -209,10 +206,8 @@ impl<'a> Member<'a> {
     }
 
     fn decoded(&self, path: &str, entry: Entry) -> Result<(Entry, NodeRecord), StoreError> {
-        match records::node(path, &entry) {
-            Ok(record) => Ok((entry, record)),
-            Err(codec::Bad(what)) => Err(records::bad_record(self.server, path, what)),
-        }
+        let bad = |codec::Bad(what)| records::bad_record(self.server, path, what);
+        records::node(path, &entry).map(|record| (entry, record)).map_err(bad)
     }
 
     /// Claims the name if the command needs it, and fences if `fences`. A node without a record has nothing
@@ -275,10 +270,8 @@ impl<'a> Member<'a> {
     fn advance(&mut self, record: NodeRecord) -> Result<bool, StoreError> {
         let record = NodeRecord { turn: record.turn + 1, ..record };
         let (path, nonce) = (self.path(), new_nonce(self.cx.seed));
-        let expect = match &self.record {
-            Some((entry, _)) => Expect::Version(entry.version),
-            None => Expect::Absent,
-        };
+        let before = self.record.as_ref().map(|(entry, _)| entry.version);
+        let expect = before.map_or(Expect::Absent, Expect::Version);
         let value = stamped(&nonce, codec::node(path.as_bytes(), &record));
         let write = Write::Put(value.clone());
         let mut operations = vec![Operation { path: path.clone(), expect, write }];

@@ -6,9 +6,8 @@
 //! command fences it: it advances the node's record, which every transaction of the node compares.
 //! Invariant: a note is never visible without its lock while its process lives.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -82,7 +81,7 @@ impl Notes {
     pub fn lock(&self, server: &dyn Server, until: Instant) -> Option<File> {
         files::make_folder(&self.folder).ok()?;
         let path = self.folder.with_extension("lock");
-        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path).ok()?;
+        let file = File::options().append(true).create(true).open(path).ok()?;
         let mut tries = 0..TRIES;
         while file.try_lock().is_err() {
             tries.next()?;
@@ -94,10 +93,9 @@ impl Notes {
     /// Creates the folder if it is missing, and removes notes that were fenced.
     pub fn clear(&self, left: Left) -> io::Result<()> {
         files::make_folder(&self.folder.join("note"))?;
-        if let Left::Abandoned(paths) = left {
-            for path in paths {
-                let _ = fs::remove_file(path);
-            }
+        let Left::Abandoned(paths) = left else { return Ok(()) };
+        for path in paths {
+            let _ = fs::remove_file(path);
         }
         Ok(())
     }

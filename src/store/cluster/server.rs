@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::backoff;
 use crate::error::StoreError;
 use crate::model::NetworkName;
 use crate::store::OldKey;
@@ -128,7 +127,7 @@ pub trait Server {
 
     /// Waits for other clients, but not beyond `until`. A simulation has no time to wait for.
     fn pause(&self, wait: Duration, until: Instant) {
-        backoff::pause(wait, until);
+        super::backoff::pause(wait, until);
     }
 
     /// Most operations of one transaction, and most paths of one [`Server::get`].

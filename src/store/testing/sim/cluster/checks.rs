@@ -108,6 +108,7 @@ fn leaks(world: &World, server: &SimServer) -> Result<(), Finding> {
         now: world.now(machine),
         boot: Some(boot_id(world.machines[machine].boot)),
         node: world.machines[machine].node.clone(),
+        by_host_name: true,
         ..Context::default()
     };
     for machine in 0..world.machines.len() {

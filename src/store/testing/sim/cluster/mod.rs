@@ -26,6 +26,9 @@ use crate::alloc::Context;
 use crate::model::{BootId, Face, Lease, Node, Owner, SetName};
 use crate::net::Addr;
 
+/// A thorough check takes place after so many steps. A run has about 400.
+const THOROUGHLY_AFTER: u64 = 150;
+
 /// A container: its network, the machine that it runs on, and its number.
 type Key = (usize, usize, u8);
 
@@ -230,7 +233,7 @@ impl Simulation for Cluster {
         }
         world.story.steps += server.arrived_late() - before;
         if world.story.finding.is_none() {
-            let is_due = world.story.steps >= world.checked + 1000;
+            let is_due = world.story.steps >= world.checked + THOROUGHLY_AFTER;
             if let Err(what) = checks::look(world, is_due) {
                 world.found(what);
             }

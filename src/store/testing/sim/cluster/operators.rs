@@ -25,6 +25,8 @@ pub(super) fn reserve(world: &Shared, machine: usize) {
     let ran = run(world, machine, persist, &Command::Reserve(command));
     let world = &mut *world.borrow_mut();
     world.reserving.remove(&at);
+    // A reservation ends a cooldown, even if it is not answered.
+    world.cooling.remove(&at);
     let name = format!("m{machine} reserve {} {}", at.0, at.1);
     match ran {
         Ran::Done(_) => {
