@@ -121,15 +121,15 @@ impl List {
             count = leases.len();
             leases.into_iter().try_for_each(|lease| printer.push(lease, call.stdout))?;
         } else {
-            let mut printed = Ok(());
+            let mut done = Ok(());
             // The store holds no lock while a row is printed.
             open.store.list(&open.cx, &mut |lease| {
-                if printed.is_ok() && count < limit && self.filter.passes(&lease) {
+                if done.is_ok() && count < limit && self.filter.passes(&lease) {
                     count += 1;
-                    printed = printer.push(lease, call.stdout);
+                    done = printer.push(lease, call.stdout);
                 }
             })?;
-            printed?;
+            done?;
         }
         if count == 0 {
             open.check_network(self.filter.network.as_deref())?;

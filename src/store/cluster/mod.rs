@@ -84,7 +84,7 @@ use super::{
 use crate::alloc;
 use crate::alloc::{
     Add, Change, Collected, Command, Context, Del, Evict, Holder, Legacy, NetworkRanges, Outcome,
-    Plan, View,
+    Plan, RequestPool, View,
 };
 use crate::error::{Error, StoreError};
 use crate::model::{
@@ -169,12 +169,9 @@ impl<S: Server> ClusterStore<S> {
         let mut member = Member::enter(server, cache, role, cx, until)?;
         entries.extend([member.known()]);
         let cx = &member.cx.clone();
-        // The network's `shared` may have been edited since the container was started.
-        let in_all_sets =
-            matches!(command, Command::Check(_) | Command::Del(Del { undo: false, .. }));
         let view = ClusterView {
             import_mark: import_mark(command),
-            in_all_sets,
+            in_all_sets: is_in_all_sets(command),
             ..ClusterView::new(server, cache, cx, entries, until)
         };
         view.owners.replace(owners);
@@ -185,10 +182,7 @@ impl<S: Server> ClusterStore<S> {
             view.warn(format!("{} cannot be written: every command fences", cache.place()));
         }
         if let Command::RequestPool(request) = command {
-            // At one moment: a pool that another node creates in between is not in the way of itself.
-            let shared = request.shared.as_ref().map(|s| keys::named(keys::POOL, &s.id.0));
-            let space = keys::named(keys::SPACE, &request.space);
-            view.fetch(&shared.into_iter().chain([space]).collect::<Vec<_>>())?;
+            fetch_pools(&view, request)?;
         }
         let has_earlier =
             |member: &Member<'_>| member.record.as_ref().is_none_or(|(_, r)| r.has_earlier);
@@ -296,6 +290,19 @@ impl<S: Server> ClusterStore<S> {
         view.warnings.take().into_iter().for_each(|warning| of_command.warn(warning));
         Ok(member.forget_earlier_boots()?)
     }
+}
+
+/// Whether the leases may be in any set: the network's `shared` may have been edited since the container was started.
+fn is_in_all_sets(command: &Command) -> bool {
+    matches!(command, Command::Check(_) | Command::Del(Del { undo: false, .. }))
+}
+
+/// Reads the pools that a request depends on at one moment: a pool that another node creates in between must not
+/// block its own request.
+fn fetch_pools(view: &ClusterView<'_>, request: &RequestPool) -> Result<(), StoreError> {
+    let shared = request.shared.as_ref().map(|shared| keys::named(keys::POOL, &shared.id.0));
+    let space = keys::named(keys::SPACE, &request.space);
+    view.fetch(&shared.into_iter().chain([space]).collect::<Vec<_>>())
 }
 
 /// Whether a command is a request of its own, and not a further step of a GC.
