@@ -116,7 +116,9 @@ fn examine(open: &mut OpenStore) -> Result<(Vec<Problem>, Checked)> {
 
 /// Networks whose leases lie outside the ranges of their last ADD.
 fn moved_away(open: &mut OpenStore) -> Result<Vec<Problem>> {
-    let networks = open.store.networks(&open.cx)?.into_iter();
+    // Each task of ECS has a configuration of its own, with or without IPv6.
+    let is_ecs = |ranges: &NetworkRanges| ranges.network == NetworkName::ecs();
+    let networks = open.store.networks(&open.cx)?.into_iter().filter(|ranges| !is_ecs(ranges));
     let mut astray = Astray::new(networks.map(|n| (n.set, n.network.to_string(), n.bounds)));
     open.store.list(&open.cx, &mut |lease| astray.take(&lease))?;
     let problem = |(network, leases, first): (&str, usize, &Lease)| Problem {

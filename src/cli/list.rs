@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 
 use super::map::subnet;
 use super::open::is_pod;
-use super::screen::Screen;
+use super::screen::{Progress, Screen};
 use super::{Call, Format, Rows, tables};
 use crate::error::shown_network;
 use crate::model::{Kind, Lease, Timestamp};
@@ -121,14 +121,16 @@ impl List {
             count = leases.len();
             leases.into_iter().try_for_each(|lease| printer.push(lease, call.stdout))?;
         } else {
-            let mut done = Ok(());
+            let (mut done, mut busy) = (Ok(()), Some(Progress::new(None, "reading the leases")));
             // The store holds no lock while a row is printed.
             open.store.list(&open.cx, &mut |lease| {
                 if done.is_ok() && count < limit && self.filter.passes(&lease) {
+                    busy = None;
                     count += 1;
                     done = printer.push(lease, call.stdout);
                 }
             })?;
+            drop(busy);
             done?;
         }
         if count == 0 {

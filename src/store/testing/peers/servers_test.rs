@@ -93,7 +93,8 @@ fn takes_the_fewest_round_trips(server: impl Server) {
     assert_eq!(trips(&Command::Add(add("c1", &dual_stack()))), repeated, "repeated ADD");
     assert_eq!(trips(&Command::Add(Add { requested, ..add("c2", &dual_stack()) })), 1, "fixed ADD");
     assert_eq!(trips(&del("c1")), 2, "DEL");
-    assert_eq!(trips(&del("c1")), 1, "DEL of nothing");
+    // `shared` may have been edited, so it looks into all sets.
+    assert_eq!(trips(&del("c1")), 2, "DEL of nothing");
 }
 
 /// More than one page. Each node collects its own leases.
