@@ -230,4 +230,12 @@ impl Plan {
     pub fn refuse(refusal: Refusal) -> Plan {
         Plan { changes: Vec::new(), outcome: Err(refusal) }
     }
+
+    /// The ranges that it records, if it does.
+    pub fn ranges(&self) -> Option<&NetworkRanges> {
+        self.changes.iter().find_map(|change| match change {
+            Change::PutRanges(ranges) => Some(ranges),
+            _ => None,
+        })
+    }
 }

@@ -1,7 +1,8 @@
 //! What one command knows of the server's records, and what it assumes about the others.
 //!
 //! Invariant: every known record existed at some moment since the command began, or is compared by the commit.
-//! An assumption is compared or read before anything rests on it.
+//! An assumption is compared or read before anything rests on it. If the server refutes one while the allocator
+//! decides, the allocator decides again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
@@ -19,6 +20,8 @@ pub struct Known {
     listed: BTreeSet<String>,
     /// Paths that have a record, of which nothing else is known.
     present: BTreeSet<String>,
+    /// Whether a record differs from what was known or assumed since [`Known::begin`].
+    is_refuted: bool,
 }
 
 impl Known {
@@ -70,9 +73,31 @@ impl Known {
         self.assumed.iter().map(|(path, expect)| (path, *expect))
     }
 
+    /// Begins a decision.
+    pub fn begin(&mut self) {
+        self.is_refuted = false;
+    }
+
+    /// Whether the decision may rest on what the server refuted while the decision was made.
+    pub fn is_refuted(&self) -> bool {
+        self.is_refuted
+    }
+
+    /// Notes whether the server's answer refutes what the decision may rest on.
+    fn compare(&mut self, path: &str, now: Option<&Entry>) {
+        let is_as_before = match (self.assumed.get(path), self.entries.get(path)) {
+            (Some(Expect::Absent), _) => now.is_none(),
+            (Some(_), _) => now.is_some(),
+            (None, Some(before)) => before.as_ref().map(|e| e.version) == now.map(|e| e.version),
+            (None, None) => true,
+        };
+        self.is_refuted |= !is_as_before;
+    }
+
     /// Adds what the server reported.
     pub fn remember(&mut self, entries: Entries) {
-        for path in entries.keys() {
+        for (path, entry) in &entries {
+            self.compare(path, entry.as_ref());
             self.assumed.remove(path);
             self.present.remove(path);
         }
@@ -87,6 +112,11 @@ impl Known {
 
     /// Adds a complete listing of a prefix.
     pub fn remember_list(&mut self, prefix: String, found: BTreeMap<String, Entry>) {
+        let is_below = |path: &&String| path.starts_with(&prefix);
+        let relied_on = self.entries.keys().chain(self.assumed.keys()).filter(is_below);
+        for path in relied_on.cloned().collect::<Vec<_>>() {
+            self.compare(&path, found.get(&path));
+        }
         self.entries.retain(|path, _| !path.starts_with(&prefix));
         self.entries.extend(found.into_iter().map(|(path, entry)| (path, Some(entry))));
         self.assumed.retain(|path, _| !path.starts_with(&prefix));

@@ -192,14 +192,10 @@ impl<S: Server> ClusterStore<S> {
         let lease_cx = Context { boot, ..cx.clone() };
         let mut lost_races = 0;
         for _ in 0..ATTEMPTS {
-            view.has_earlier.set(has_earlier(&member));
-            view.search.full.take();
+            view.begin(has_earlier(&member));
             let plan = alloc::run(command, &view, &lease_cx)?;
             let counted = alloc::counted(command, &plan, cx, true);
-            let ranges = plan.changes.iter().find_map(|change| match change {
-                Change::PutRanges(ranges) => Some(ranges.clone()),
-                _ => None,
-            });
+            let ranges = plan.ranges().cloned();
             let prunes = plan.changes.iter().any(|change| matches!(change, Change::Free { .. }))
                 || matches!(command, Command::Import(_) | Command::Restore(_));
             let mut outcome = if plan.changes.is_empty() {
@@ -213,6 +209,9 @@ impl<S: Server> ClusterStore<S> {
                 plan.outcome
             } else {
                 let mut transaction = Transaction::new(plan, command, &view, history)?;
+                if view.known.borrow().is_refuted() {
+                    continue;
+                }
                 if !commit(&mut transaction, &view, &mut member)? {
                     lost_races += 1;
                     backoff::after_lost_races(server, lost_races, cx.seed, until);

@@ -72,6 +72,13 @@ impl<'a> ClusterView<'a> {
         }
     }
 
+    /// Begins a decision. `has_earlier`: leases of this machine's earlier boots may be left.
+    pub fn begin(&self, has_earlier: bool) {
+        self.has_earlier.set(has_earlier);
+        self.search.full.take();
+        self.known.borrow_mut().begin();
+    }
+
     /// The record, if it is known.
     pub fn known_entry(&self, path: &str) -> Option<Entry> {
         self.known.borrow().entry(path).cloned()

@@ -499,6 +499,29 @@ fn only_boot_leases_of_this_machine_end_with_the_boot() {
     assert_eq!(listed(&mut store, &on("node", "", 2)).len(), 2);
 }
 
+/// Its owner's record is assumed absent. The search for an address of an earlier boot lists the record, and then
+/// finds a cooling address: the plan for that address rests on an assumption that is refuted.
+#[test]
+fn an_assumption_that_is_refuted_while_deciding_is_not_relied_on() {
+    for is_etcd in [false, true] {
+        let server = FakeServer::new(false);
+        server.is_etcd.set(is_etcd);
+        let cache = || LocalCache::new(server.cache.0.path(), "fake".to_owned());
+        let mut disk = FakeStore::with_cache(server.clone(), Persist::Disk, cache());
+        let sets = [set("10.0.0.0/28 10.0.0.2 10.0.0.4")];
+        let cooldown = Cooldown { seconds: 100_000, strict: false };
+        let ask = |c: &str| Add { cooldown, ..lowest(c, &sets) };
+        let first = added(&mut disk, &ask("again"), &boot(1));
+        let mut theirs = FakeStore::new(server.clone());
+        for container in ["held", "freed"] {
+            added(&mut theirs, &ask(container), &on("other", "machine-2", 1));
+        }
+        theirs.apply(&del("freed"), &on("other", "machine-2", 1)).unwrap();
+        assert_eq!(added(&mut disk, &ask("again"), &boot(2)), first, "etcd: {is_etcd}");
+        assert_eq!(listed(&mut disk, &boot(2)).len(), 2);
+    }
+}
+
 /// A container that is created again, or a pod that returns, gets a lease of this boot.
 #[test]
 fn an_owner_that_returns_after_a_boot_leases_anew() {
