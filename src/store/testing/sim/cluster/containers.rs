@@ -19,7 +19,7 @@ fn choose(world: &mut World, machine: usize) -> Option<Key> {
 }
 
 pub(super) fn add(world: &Shared, machine: usize) {
-    let (key, command, persist, before, boot) = {
+    let (key, command, persist, before, boot, began) = {
         let world = &mut *world.borrow_mut();
         let Some(key) = choose(world, machine) else { return };
         world.busy.insert(key);
@@ -43,7 +43,8 @@ pub(super) fn add(world: &Shared, machine: usize) {
             origin: Origin { attachment: Some(attachment), pod: Some(pod), ..Origin::default() },
             ..contract::add("x", &settings.sets())
         };
-        (key, command, settings.persist, before, world.machines[machine].boot)
+        let began = world.now(machine);
+        (key, command, settings.persist, before, world.machines[machine].boot, began)
     };
     let ran = run(world, machine, persist, &Command::Add(command.clone()));
     let world = &mut *world.borrow_mut();
@@ -67,7 +68,7 @@ pub(super) fn add(world: &Shared, machine: usize) {
             if is_another && !is_excused {
                 world.found(format!("{name} got another address than before: {before:?}"));
             }
-            if let Some(what) = world.conflict(key, &command, &addrs, &added.created) {
+            if let Some(what) = world.conflict(key, &command, &addrs, &added.created, began) {
                 world.found(format!("{name}: {what}"));
             }
             for addr in &added.created {
@@ -104,8 +105,15 @@ impl World {
         }
     }
 
-    /// What is wrong with addresses that were leased just now.
-    fn conflict(&self, key: Key, add: &Add, addrs: &[Addr], created: &[Addr]) -> Option<String> {
+    /// What is wrong with addresses that were leased just now. The ADD read the clock when it `began`.
+    fn conflict(
+        &self,
+        key: Key,
+        add: &Add,
+        addrs: &[Addr],
+        created: &[Addr],
+        began: u64,
+    ) -> Option<String> {
         for (other, container) in self.containers.iter().filter(|(other, _)| **other != key) {
             let Container::Live { set, addrs: held, .. } = container else { continue };
             let is_same = *set == add.set || other.0 == key.0 && self.events.one_set;
@@ -117,11 +125,11 @@ impl World {
         let is_strict = add.cooldown.strict && !add.sticky && self.events.cooldown_between_machines;
         for addr in created.iter().filter(|_| is_strict) {
             let Some(cooling) = self.cooling.get(&(add.set.clone(), *addr)) else { continue };
-            let now = self.now(key.1);
-            // A clock that was set back ends a cooldown on the machine that started it.
-            let is_set_back = cooling.machine == key.1 && now < cooling.freed;
-            if now < cooling.until && !is_set_back {
-                return Some(format!("{addr} cools until {}, and it is {now}", cooling.until));
+            // A clock that was set back ends a cooldown on the machine that started it. To an ADD that began
+            // before the clock was set forward, it looks set back.
+            let is_set_back = cooling.machine == key.1 && began < cooling.freed;
+            if self.now(key.1) < cooling.until && !is_set_back {
+                return Some(format!("{addr} cools until {}, and it was {began}", cooling.until));
             }
         }
         None
