@@ -239,6 +239,7 @@ collect() {
 }
 has "a sandbox that left its namespace behind" "$(collect)" "cannotTell false"
 netns=$(of "${sandbox[c]}" netns)
+kill -KILL "$(ctr -n k8s.io task ls | awk -v id="${sandbox[c]}" '$1 == id { print $2 }')"
 umount "$netns"
 rm "$netns"
 has "once its namespace is removed" "$(collect)" "lost true"

@@ -93,8 +93,8 @@ impl CniCache {
                 return Err(anyhow!("{} has no result of network {only}", self.dir.display()));
             }
         }
-        let found = records.iter().filter_map(|(_, record)| record.as_ref().ok());
-        let namespaces = liveness::namespaces(found.map(|record| record.netns.as_str()));
+        let found = records.iter().filter_map(|(_, record)| record.as_ref().ok()?.netns.as_deref());
+        let namespaces = liveness::namespaces(found);
         let rows: Vec<Row> = records
             .into_iter()
             .map(|(file, record)| self.row(file, record, &namespaces, call))
@@ -125,7 +125,7 @@ impl CniCache {
             row.network = Some(record.network.clone());
             row.container = Some(record.container.clone());
             row.addresses = record.addrs.iter().copied().map(Text).collect();
-            if let Some(why) = namespaces.gone(&record.netns) {
+            if let Some(why) = record.netns.as_ref().and_then(|netns| namespaces.gone(netns)) {
                 row.reason = Some(why);
                 return Ok(Outcome::Gone);
             }
@@ -177,7 +177,7 @@ impl CniCache {
         if self.dry_run {
             return Ok(Outcome::Imported);
         }
-        let add = config.take_add(owner, Some(facts.netns(record.netns.clone())), None);
+        let add = config.take_add(owner, record.netns.clone().map(|path| facts.netns(path)), None);
         let host_local = HostLocalFolder::of(&config.cleanup);
         engine::add(&mut *store, add, host_local, &cx)
             .with_context(|| format!("network {network}"))?;

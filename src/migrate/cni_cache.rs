@@ -27,8 +27,8 @@ pub struct Cached {
     pub container: String,
     /// `CNI_IFNAME`.
     pub ifname: String,
-    /// `CNI_NETNS`.
-    pub netns: String,
+    /// `CNI_NETNS`; `None` if the record does not say.
+    pub netns: Option<String>,
     /// `CNI_ARGS`.
     args: String,
     /// The network configuration as the plugin was given it.
@@ -89,13 +89,18 @@ fn parse(text: &str, ipam: &str) -> Result<Option<Cached>, String> {
     let Some(config) = plugin(&list, ipam) else { return Ok(None) };
     let args = raw.cni_args.unwrap_or_default();
     let args: Vec<String> = args.into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+    // libcni before 1.2 writes no `netns`, but main plugins name it in the result.
+    let interfaces = raw.result["interfaces"].as_array().into_iter().flatten();
+    let sandboxes = interfaces.filter_map(|interface| interface["sandbox"].as_str());
+    let netns = std::iter::once(raw.netns.as_str()).chain(sandboxes).find(|path| !path.is_empty());
+    let netns = netns.map(str::to_owned);
     Ok(Some(Cached {
         config: injected(config, &list, &raw.network_name, raw.capability_args),
         addrs: addresses(&raw.result)?,
         network: raw.network_name,
         container: raw.container_id,
         ifname: raw.if_name,
-        netns: raw.netns,
+        netns,
         args: args.join(";"),
     }))
 }
@@ -178,6 +183,14 @@ mod tests {
         let old = json!({"ip4": {"ip": "10.77.0.9/24"}});
         let cached = parse(&record(&one, &old), "sublet").unwrap().unwrap();
         assert_eq!(cached.addrs, [parse_addr("10.77.0.9").unwrap()]);
+        assert_eq!(cached.netns.as_deref(), Some("/run/netns/a"));
+        // libcni before 1.2.
+        let result =
+            json!({"interfaces": [{"name": "cni0"}, {"name": "eth0", "sandbox": "/run/netns/b"}]});
+        let old = record(&one, &result).replace(r#""netns":"/run/netns/a","#, "");
+        let netns = |text: &str| parse(text, "sublet").unwrap().unwrap().netns;
+        assert_eq!(netns(&old).as_deref(), Some("/run/netns/b"));
+        assert_eq!(netns(&record(&one, &json!({})).replace("/run/netns/a", "")), None);
     }
 
     #[test]
