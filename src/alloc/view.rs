@@ -231,6 +231,14 @@ impl Plan {
         Plan { changes: Vec::new(), outcome: Err(refusal) }
     }
 
+    /// The set of the first lease that it writes.
+    pub fn set(&self) -> Option<&SetName> {
+        self.changes.iter().find_map(|change| match change {
+            Change::Put(lease) => Some(&lease.set),
+            _ => None,
+        })
+    }
+
     /// The ranges that it records, if it does.
     pub fn ranges(&self) -> Option<&NetworkRanges> {
         self.changes.iter().find_map(|change| match change {

@@ -228,10 +228,13 @@ impl Consul {
 
 /// What the first of these sorted paths is read with, and how many there are: its folder of three components (a
 /// chunk of addresses, or a node's leases in a set), or a longer prefix if more than a page are in the folder.
-fn shared_prefix(paths: &[String]) -> (&str, usize) {
+/// The path `before` them, which was read, does not start with it.
+fn shared_prefix<'a>(before: Option<&String>, paths: &'a [String]) -> (&'a str, usize) {
     let Some(first) = paths.first() else { return ("", 0) };
     let folder = first.match_indices('/').take(3).last().map_or(first.len(), |(at, _)| at + 1);
+    let was_read = |prefix: &&str| before.is_some_and(|path| path.starts_with(prefix));
     let prefixes = (folder..=first.len()).filter_map(|end| first.get(..end));
+    let prefixes = prefixes.filter(|prefix| !was_read(prefix));
     let mut counted = prefixes.map(|p| (p, paths.partition_point(|path| path.starts_with(p))));
     counted.find(|(_, count)| *count <= PAGE).unwrap_or((first, 1))
 }
@@ -276,16 +279,15 @@ impl Server for Consul {
         let failed = |failure| self.client.unavailable("list the leases of", failure);
         self.check_read(until).map_err(failed)?;
         let names = self.names(prefix, until).map_err(failed)?;
-        let mut names = names.as_slice();
-        while !names.is_empty() {
+        let mut at = 0;
+        while at < names.len() {
             // As many trees as fit, each of which is read completely.
-            let (mut trees, mut size) = (Vec::new(), 0);
-            while size < PAGE && trees.len() < MAX_OPERATIONS && size < names.len() {
-                let (prefix, count) = shared_prefix(&names[size..]);
-                size += count;
+            let (mut trees, begin) = (Vec::new(), at);
+            while at - begin < PAGE && trees.len() < MAX_OPERATIONS && at < names.len() {
+                let (prefix, count) = shared_prefix(names[..at].last(), &names[at..]);
+                at += count;
                 trees.push(kv("get-tree", &self.prefix, prefix));
             }
-            names = &names[size..];
             let found = self.found(&self.prefix, &trees, until).map_err(failed)?;
             each(found.into_iter().collect())?;
         }
@@ -353,17 +355,19 @@ mod tests {
         let mut paths: Vec<String> = (0..3 * PAGE).map(owner).collect();
         paths.extend(["own/node/other/id/a".to_owned(), "own/node2/net/id/b".to_owned()]);
         paths.sort();
-        let (mut left, mut pages) = (paths.as_slice(), 0);
-        while !left.is_empty() {
-            let (prefix, count) = shared_prefix(left);
+        let (mut at, mut pages) = (0, 0);
+        while at < paths.len() {
+            let (before, left) = paths.split_at(at);
+            let (prefix, count) = shared_prefix(before.last(), left);
+            assert!(!before.iter().any(|path| path.starts_with(prefix)), "{prefix} is read twice");
             assert!(
                 (1..=PAGE).contains(&count) && left[..count].iter().all(|p| p.starts_with(prefix))
             );
             assert!(!left.get(count).is_some_and(|next| next.starts_with(prefix)));
-            left = &left[count..];
+            at += count;
             pages += 1;
         }
         assert!(pages < 300, "{pages}");
-        assert_eq!(shared_prefix(&["ip/net/0a0000/0a000002".to_owned()]).0, "ip/net/0a0000/");
+        assert_eq!(shared_prefix(None, &["ip/net/0a0000/0a000002".to_owned()]).0, "ip/net/0a0000/");
     }
 }

@@ -196,6 +196,7 @@ impl<S: Server> ClusterStore<S> {
             let plan = alloc::run(command, &view, &lease_cx)?;
             let counted = alloc::counted(command, &plan, cx, true);
             let ranges = plan.ranges().cloned();
+            let set = command.set().or(plan.set()).cloned();
             let prunes = plan.changes.iter().any(|change| matches!(change, Change::Free { .. }))
                 || matches!(command, Command::Import(_) | Command::Restore(_));
             let mut outcome = if plan.changes.is_empty() {
@@ -231,9 +232,9 @@ impl<S: Server> ClusterStore<S> {
                 // The command itself is done. If this fails, the next command repeats it.
                 let _ = self.erase_earlier_boots(&mut member, &view);
             }
-            if let Some(set) = command.set().filter(|_| prunes) {
+            if let Some(set) = set.filter(|_| prunes) {
                 // The same holds here.
-                let _ = history.prune(server, set, cx, until);
+                let _ = history.prune(server, &set, cx, until);
             }
             if let Ok(Outcome::Added(added)) = &mut outcome {
                 added.warnings.append(&mut view.warnings.take());
