@@ -43,8 +43,8 @@ pub fn check(
         checker.report(path, what, "it is free again with the next ADD that comes upon it");
     }
     let advice = "remove the record; no lease depends on it";
-    checker.list(keys::HISTORY, records::events, advice)?;
-    checker.list(keys::RANGES, records::ranges, advice)?;
+    checker.each(keys::HISTORY, records::events, advice, &mut |_, _, _| ())?;
+    checker.each(keys::RANGES, records::ranges, advice, &mut |_, _, _| ())?;
     Ok(())
 }
 
@@ -70,56 +70,57 @@ impl Checker<'_> {
         (self.each)(Problem { place, what, advice, mendable: false });
     }
 
-    /// The records of a kind that can be decoded; reports the others.
-    fn list<T>(
+    /// Calls `each` with the records of a kind that can be decoded; reports the others.
+    fn each<T>(
         &mut self,
         kind: &str,
         decode: Decode<T>,
         advice: &str,
-    ) -> Result<Vec<(String, T)>, StoreError> {
-        let mut found = Vec::new();
+        each: &mut dyn FnMut(&mut Self, String, T),
+    ) -> Result<(), StoreError> {
         let server = self.server;
         server.pages(kind, self.until, &mut |page| {
             for (path, entry) in page {
                 match decode(&path, &entry) {
-                    Ok(record) => found.push((path, record)),
+                    Ok(record) => each(self, path, record),
                     Err(Bad(what)) => self.report(&path, what, advice),
                 }
             }
             Ok(())
-        })?;
-        Ok(found)
+        })
     }
 
     fn owners(&mut self) -> Result<Owners, StoreError> {
         let mut owners = Owners::new();
-        for (path, (set, leases)) in self.list(keys::OWNER, records::owner, REMOVE)? {
+        self.each(keys::OWNER, records::owner, REMOVE, &mut |checker, path, (set, leases)| {
             for lease in leases {
                 let addr = lease.addr;
                 if keys::owner(&set, &lease.node, &lease.owner).as_ref() != Some(&path) {
-                    self.report(&path, format!("it holds {addr} of another owner"), REMOVE);
+                    checker.report(&path, format!("it holds {addr} of another owner"), REMOVE);
                 }
                 if let Some(other) = owners.insert((set.clone(), addr), path.clone()) {
                     let what = format!("{addr} has another holder too, {other}");
-                    self.report(&path, what, "stop one of the two containers, and DEL both");
+                    checker.report(&path, what, "stop one of the two containers, and DEL both");
                 }
             }
-        }
+        })?;
         Ok(owners)
     }
 
     fn pools(&mut self) -> Result<BTreeSet<PoolId>, StoreError> {
         let mut pools = BTreeSet::new();
-        let spaces = self.list(keys::SPACE, records::plain::<Vec<Pool>>, CLEAN_UP)?;
-        let of_spaces = spaces.into_iter().flat_map(|(_, pools)| pools);
-        let mut of_spaces: BTreeSet<PoolId> = of_spaces.map(|pool| pool.id).collect();
-        for (path, pool) in self.list(keys::POOL, records::plain::<Pool>, CLEAN_UP)? {
+        let mut of_spaces: BTreeSet<PoolId> = BTreeSet::new();
+        let decode = records::plain::<Vec<Pool>>;
+        self.each(keys::SPACE, decode, CLEAN_UP, &mut |_, _, pools| {
+            of_spaces.extend(pools.into_iter().map(|pool| pool.id));
+        })?;
+        self.each(keys::POOL, records::plain::<Pool>, CLEAN_UP, &mut |checker, path, pool| {
             if !of_spaces.remove(&pool.id) {
                 let what = format!("the pool is not among those of space {}", pool.space);
-                self.report(&path, what, "remove its networks with `docker network rm`");
+                checker.report(&path, what, "remove its networks with `docker network rm`");
             }
             pools.insert(pool.id);
-        }
+        })?;
         for id in of_spaces {
             let path = keys::named(keys::POOL, &id.0);
             self.report(&path, "its space has the pool, and there is none", "create it again");
@@ -135,14 +136,15 @@ impl Checker<'_> {
         pools: &BTreeSet<PoolId>,
     ) -> Result<Vec<String>, StoreError> {
         let mut cooling = Vec::new();
-        for (path, ((set, addr), holder)) in self.list(keys::ADDRESS, records::address, REMOVE)? {
+        let decode = records::address;
+        self.each(keys::ADDRESS, decode, REMOVE, &mut |checker, path, ((set, addr), holder)| {
             let lease = match holder {
                 Holder::Leased(lease) => lease,
                 Holder::Cooling(_) => {
                     cooling.push(keys::of_address(keys::COOLING, &set, addr));
-                    continue;
+                    return;
                 }
-                Holder::Free => continue,
+                Holder::Free => return,
             };
             let own = keys::owner(&set, &lease.node, &lease.owner);
             let named = owners.remove(&(set, addr));
@@ -151,14 +153,14 @@ impl Checker<'_> {
                     Some(other) => format!("{} has it, and {other} names it too", lease.owner),
                     None => format!("{} has it, whose record does not name it", lease.owner),
                 };
-                self.report(&path, what, REMOVE);
+                checker.report(&path, what, REMOVE);
             }
             if let Owner::Pool(id, at) = &lease.owner
                 && (*at != addr || !pools.contains(id))
             {
-                self.report(&path, format!("its pool {id} is gone"), REMOVE);
+                checker.report(&path, format!("its pool {id} is gone"), REMOVE);
             }
-        }
+        })?;
         Ok(cooling)
     }
 }

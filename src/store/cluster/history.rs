@@ -7,11 +7,12 @@
 //! Invariant: no comparison depends on history, and no command fails because of it: if the server has no room,
 //! the record is dropped with a warning.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Instant;
 
 use super::cache::LocalCache;
 use super::server::{Entry, Nonce, Operation, Server, Write};
-use super::transaction::stamped;
+use super::transaction::{new_nonce, stamped};
 use super::{keys, records};
 use crate::alloc::Context;
 use crate::error::StoreError;
@@ -63,7 +64,10 @@ impl Bounds {
         cx: &Context,
         until: Instant,
     ) -> Result<(), StoreError> {
-        let chance = cx.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        // Another one for each transaction, because an import has thousands.
+        let mut hasher = DefaultHasher::new();
+        new_nonce(cx.seed).hash(&mut hasher);
+        let chance = hasher.finish();
         if self.count == 0 || !chance.is_multiple_of((self.count / 32).max(1)) {
             return Ok(());
         }
