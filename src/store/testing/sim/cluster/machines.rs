@@ -115,7 +115,8 @@ pub(super) fn clone(world: &Shared, machine: usize) {
         return;
     }
     let n = world.machines.len();
-    let has_name = world.random.one_in(2);
+    // `sublet node release` is for names that no machine has.
+    let has_name = world.random.one_in(2) && !world.machines[machine].is_being_released;
     let id = if world.events.twins {
         world.machines[machine].node.machine.clone()
     } else {
