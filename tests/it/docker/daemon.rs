@@ -25,7 +25,7 @@ pub fn subletd(args: &[&str]) -> Command {
 pub fn until(what: &str, mut so: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !so() {
-        assert!(begin.elapsed() < Duration::from_secs(60), "still waiting for {what}");
+        assert!(begin.elapsed() < Duration::from_secs(45), "still waiting for {what}");
         #[expect(clippy::disallowed_methods, reason = "a test waits for another process")]
         std::thread::sleep(Duration::from_millis(2));
     }
