@@ -1,10 +1,11 @@
 //! `sublet import cni-cache`: leases of running containers, from the results that libcni keeps.
 //!
-//! Each record has the configuration of its ADD, which names the store unless `--store` does. Its addresses are requested again for its
-//! container, so that an import is an ADD in every respect.
+//! Each record has the configuration of its ADD, which names the store unless `--store` does. The addresses of the
+//! record are requested again for its container, so that an import is an ADD in every respect.
 //! Invariant: a record whose network namespace is gone leases nothing; an address that another container holds is
 //! reported, and its holder keeps it.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
 
@@ -139,10 +140,14 @@ impl CniCache {
     }
 
     fn import(&self, record: &Cached, call: &mut Call<'_>) -> Result<Outcome> {
-        let variable = |name| (call.world.env)(name).and_then(|value| value.into_string().ok());
+        // One that cannot be read may name another store.
+        let variable = |name| match (call.world.env)(name).map(OsString::into_string) {
+            Some(Err(_)) => Err(anyhow!("the value of {name} is not valid UTF-8")),
+            found => Ok(found.and_then(Result::ok)),
+        };
         let env = Inputs {
-            db_path: variable("IPAM_DB_PATH"),
-            db_timeout: variable("IPAM_DB_CONNECTION_TIMEOUT"),
+            db_path: variable("IPAM_DB_PATH")?,
+            db_timeout: variable("IPAM_DB_CONNECTION_TIMEOUT")?,
             ..Inputs::default()
         };
         let (netconf, inputs) = record.netconf(&env).map_err(|why| anyhow!(why))?;
@@ -163,25 +168,22 @@ impl CniCache {
         let owner = config.cleanup.owner.take().context("its configuration names no owner")?;
         let network = config.cleanup.network.clone();
         let addrs = restrict(&mut config, &record.addrs)?;
-        let check = Check {
-            set: config.cleanup.set.clone(),
-            owner: owner.clone(),
-            sets: config.sets.clone(),
-            expected: Some(addrs),
-        };
-        match engine::check(&mut *store, check, &cx) {
-            Ok(()) => return Ok(Outcome::Present),
-            Err(Error::Refused(Refusal::Missing { .. } | Refusal::Different { .. })) => {}
-            Err(error) => return Err(error.into()),
-        }
         if self.dry_run {
-            return Ok(Outcome::Imported);
+            let (set, sets) = (config.cleanup.set.clone(), config.sets.clone());
+            let check = Check { set, owner, sets, expected: Some(addrs) };
+            return match engine::check(&mut *store, check, &cx) {
+                Ok(()) => Ok(Outcome::Present),
+                Err(Error::Refused(Refusal::Missing { .. } | Refusal::Different { .. })) => {
+                    Ok(Outcome::Imported)
+                }
+                Err(error) => Err(error.into()),
+            };
         }
         let add = config.take_add(owner, record.netns.clone().map(|path| facts.netns(path)), None);
         let host_local = HostLocalFolder::of(&config.cleanup);
-        engine::add(&mut *store, add, host_local, &cx)
+        let added = engine::add(&mut *store, add, host_local, &cx)
             .with_context(|| format!("network {network}"))?;
-        Ok(Outcome::Imported)
+        Ok(if added.created.is_empty() { Outcome::Present } else { Outcome::Imported })
     }
 
     fn print(&self, rows: &[Row], call: &mut Call<'_>) -> Result<()> {
