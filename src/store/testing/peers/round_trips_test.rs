@@ -15,7 +15,7 @@ use super::fake_cluster::FakeServer;
 use super::servers;
 use crate::alloc::{Add, Command, Context, Cooldown, Outcome, Reserve, Strategy};
 use crate::error::{Error, Refusal, StoreError};
-use crate::model::{BootId, Node, Persist};
+use crate::model::{BootId, History, Node, Persist};
 use crate::net::{Addr, GatewaySpec, Range, RangeSet, RangeSpec, Span};
 use crate::store::Store;
 use crate::store::cluster::check::assert_sound;
@@ -66,7 +66,9 @@ impl Member {
         let count = Rc::new(Cell::new(0));
         let cache = LocalCache::new(folder, String::new());
         let (server, timeout) = (Counted(server, count.clone()), Duration::from_secs(60));
-        let store = ClusterStore::new(server, timeout, Persist::Boot, cache);
+        // Removing old history takes round trips too, but so many records are never too many.
+        let history = History::Kept { count: u64::MAX, age: u64::MAX };
+        let store = ClusterStore::new(server, timeout, Persist::Boot, cache).keeping(history);
         let node = Node { name: format!("node-{number}"), machine: format!("m{number}") };
         let mut member = Member { store, count, cx: Context { node, seed: number, ..at(1) } };
         let first = Add { set: net(), ..add("first", &[set("192.168.0.0/24")]) };
