@@ -137,11 +137,6 @@ impl Known {
         self.listed.retain(|listed| !listed.starts_with(prefix));
     }
 
-    /// Forgets all records of a kind.
-    pub fn forget(&mut self, kind: &str) {
-        self.entries.retain(|path, _| !path.starts_with(kind));
-    }
-
     pub fn forget_assumptions(&mut self) {
         self.assumed.clear();
     }

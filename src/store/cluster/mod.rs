@@ -116,8 +116,6 @@ pub struct ClusterStore<S> {
     listing: Option<(Owners, Entries)>,
     /// Network definitions that were read for the next command.
     networks: Entries,
-    /// The pool of the last request for an address. The next one compares it, or reads it again.
-    pools: Entries,
     /// For so many requests any free address is taken, because other clients want the lowest.
     contended: u32,
     history: History,
@@ -131,19 +129,9 @@ impl<S: Server> ClusterStore<S> {
         persist: Persist,
         cache: LocalCache,
     ) -> ClusterStore<S> {
-        let (networks, pools, history) = (Entries::new(), Entries::new(), History::Standing);
+        let (networks, history) = (Entries::new(), History::Standing);
         let (listing, contended) = (None, 0);
-        ClusterStore {
-            server,
-            timeout,
-            persist,
-            cache,
-            listing,
-            networks,
-            pools,
-            contended,
-            history,
-        }
+        ClusterStore { server, timeout, persist, cache, listing, networks, contended, history }
     }
 
     /// The same store with another history setting.
@@ -159,12 +147,6 @@ impl<S: Server> ClusterStore<S> {
             None => (None, Entries::new()),
         };
         entries.append(&mut self.networks);
-        let pools = std::mem::take(&mut self.pools);
-        let is_of_address = is_of_address(command);
-        let mut is_verified = !is_of_address || pools.is_empty();
-        if is_of_address {
-            entries.extend(pools);
-        }
         let (server, cache) = (&self.server, &self.cache);
         let mut member = Member::enter(server, cache, role, cx, until)?;
         entries.extend([member.known()]);
@@ -203,10 +185,6 @@ impl<S: Server> ClusterStore<S> {
                 if !verify(&view, &plan)? || is_refused_for_holders(&plan) && view.fetch_nodes()? {
                     continue;
                 }
-                if !std::mem::replace(&mut is_verified, true) {
-                    view.known.borrow_mut().forget(keys::POOL);
-                    continue;
-                }
                 plan.outcome
             } else {
                 let mut transaction = Transaction::new(plan, command, &view, history)?;
@@ -243,14 +221,8 @@ impl<S: Server> ClusterStore<S> {
                 let is_lost = view.search.lost_races.get() >= search::MAX_LOST_RACES;
                 self.contended = if is_lost { CONTENDED } else { self.contended.saturating_sub(1) };
             }
-            let owners = view.owners.take();
-            let mut known = view.known.into_inner().into_entries();
-            if is_of_address {
-                known.retain(|path, _| path.starts_with(keys::POOL));
-                self.pools = known;
-            } else {
-                self.listing = owners.map(|owners| (owners, known));
-            }
+            let known = view.known.into_inner().into_entries();
+            self.listing = view.owners.take().map(|owners| (owners, known));
             return outcome.map_err(Error::Refused);
         }
         let why = format!("{ATTEMPTS} tries were lost");
@@ -312,11 +284,6 @@ fn is_first_step(command: &Command) -> bool {
         Command::Evict(evict) => evict.after.is_none(),
         _ => true,
     }
-}
-
-/// Whether a command leases or frees one address of a pool, which it changes nothing about.
-fn is_of_address(command: &Command) -> bool {
-    matches!(command, Command::RequestAddress(_) | Command::ReleaseAddress(_))
 }
 
 /// How a command treats the mark that another program's leases were imported. An ADD and a DEL with that
