@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::http::{Client, Failure, Reply, Request, Secret};
 use super::server::{
-    Commit, Conflict, EachPage, Entries, Entry, Expect, KeyRange, Operation, Server, Write,
+    Commit, Conflict, Entries, Entry, Expect, KeyRange, Operation, Pages, Server, Write,
 };
 use crate::error::StoreError;
 use crate::model::{Consul as Spec, NetworkName};
@@ -270,17 +270,15 @@ impl Server for Consul {
         found.map_err(|failure| self.client.unavailable("list the leases of", failure))
     }
 
-    fn pages(
-        &self,
-        prefix: &str,
-        until: Instant,
-        each: &mut EachPage<'_>,
-    ) -> Result<(), StoreError> {
+    fn pages(&self, prefix: &str, until: Instant) -> Pages<'_> {
         let failed = |failure| self.client.unavailable("list the leases of", failure);
-        self.check_read(until).map_err(failed)?;
-        let names = self.names(prefix, until).map_err(failed)?;
+        let names = self.check_read(until).and_then(|()| self.names(prefix, until));
+        let names = match names.map_err(failed) {
+            Ok(names) => names,
+            Err(error) => return Box::new(std::iter::once(Err(error))),
+        };
         let mut at = 0;
-        while at < names.len() {
+        Box::new(std::iter::from_fn(move || {
             // As many trees as fit, each of which is read completely.
             let (mut trees, begin) = (Vec::new(), at);
             while at - begin < PAGE && trees.len() < MAX_OPERATIONS && at < names.len() {
@@ -288,10 +286,9 @@ impl Server for Consul {
                 at += count;
                 trees.push(kv("get-tree", &self.prefix, prefix));
             }
-            let found = self.found(&self.prefix, &trees, until).map_err(failed)?;
-            each(found.into_iter().collect())?;
-        }
-        Ok(())
+            let found = (at > begin).then(|| self.found(&self.prefix, &trees, until))?;
+            Some(found.map(|found| found.into_iter().collect()).map_err(failed))
+        }))
     }
 
     fn old_keys(&self, network: &NetworkName, until: Instant) -> Result<Vec<OldKey>, StoreError> {

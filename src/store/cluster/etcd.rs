@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use super::cache::TokenFile;
 use super::http::{Client, Failure, Reply, Request, Secret};
 use super::server::{
-    Commit, Conflict, EachPage, Entries, Entry, Expect, KeyRange, Operation, Server, Write,
+    Commit, Conflict, Entries, Entry, Expect, KeyRange, Operation, Pages, Server, Write,
 };
 use crate::error::StoreError;
 use crate::model::Etcd as Spec;
@@ -328,37 +328,26 @@ impl Server for Etcd {
     }
 
     fn list(&self, prefix: &str, until: Instant) -> Result<BTreeMap<String, Entry>, StoreError> {
-        let mut found = BTreeMap::new();
-        self.pages(prefix, until, &mut |page| {
-            found.extend(page);
-            Ok(())
-        })?;
-        Ok(found)
+        let pages: Vec<_> = self.pages(prefix, until).collect::<Result<_, _>>()?;
+        Ok(pages.into_iter().flatten().collect())
     }
 
-    fn pages(
-        &self,
-        prefix: &str,
-        until: Instant,
-        each: &mut EachPage<'_>,
-    ) -> Result<(), StoreError> {
-        let (mut from, end) = (self.key(prefix), self.prefix_end(prefix));
-        loop {
-            let body = json!({ "key": from, "range_end": end, "limit": PAGE.to_string() });
-            let page =
-                self.call("/v3/kv/range", &body, true, until).and_then(|page: RangeReply| {
-                    let is_whole = !page.header.revision.is_empty();
-                    let found: Result<Vec<_>, _> =
-                        page.kvs.iter().map(|kv| self.entry(kv)).collect();
-                    if is_whole { Ok((found?, page.more)) } else { Err(Failure::malformed()) }
-                });
-            let (found, more) =
-                page.map_err(|failure| self.client.unavailable("list the leases of", failure))?;
-            let last = found.last().filter(|_| more).map(|(path, _)| self.key_after(path));
-            each(found)?;
-            let Some(next) = last else { return Ok(()) };
-            from = next;
-        }
+    fn pages(&self, prefix: &str, until: Instant) -> Pages<'_> {
+        let (mut from, end) = (Some(self.key(prefix)), self.prefix_end(prefix));
+        Box::new(std::iter::from_fn(move || {
+            let body = json!({ "key": from.take()?, "range_end": end, "limit": PAGE.to_string() });
+            let page: Result<RangeReply, _> = self.call("/v3/kv/range", &body, true, until);
+            let page = page.and_then(|page| {
+                if page.header.revision.is_empty() {
+                    return Err(Failure::malformed());
+                }
+                let found: Vec<_> =
+                    page.kvs.iter().map(|kv| self.entry(kv)).collect::<Result<_, _>>()?;
+                from = found.last().filter(|_| page.more).map(|(path, _)| self.key_after(path));
+                Ok(found)
+            });
+            Some(page.map_err(|failure| self.client.unavailable("list the leases of", failure)))
+        }))
     }
 
     fn count(&self, _: &str, ranges: &[KeyRange], until: Instant) -> Result<Vec<u64>, StoreError> {

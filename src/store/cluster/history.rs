@@ -72,10 +72,9 @@ impl Bounds {
             return Ok(());
         }
         let mut found = Vec::new();
-        server.pages(&keys::of_set(keys::HISTORY, set), until, &mut |page| {
-            found.extend(page.into_iter().map(|(path, _)| path));
-            Ok(())
-        })?;
+        for page in server.pages(&keys::of_set(keys::HISTORY, set), until) {
+            found.extend(page?.into_iter().map(|(path, _)| path));
+        }
         let too_many =
             found.len().saturating_sub(usize::try_from(self.count).unwrap_or(usize::MAX));
         let oldest = keys::history(set, cx.now.saturating_sub(self.age), &Nonce::default());

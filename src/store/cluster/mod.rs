@@ -65,7 +65,6 @@ pub mod server;
 pub mod transaction;
 pub mod view;
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 pub use cache::LocalCache;
@@ -318,31 +317,23 @@ impl<S: Server> ClusterStore<S> {
         cx: &Context,
         each: &mut dyn FnMut(&SetName, Addr, Holder),
     ) -> Result<(), StoreError> {
-        let read_nodes = || -> Result<BTreeMap<String, NodeRecord>, StoreError> {
-            let nodes = self.list_records(keys::NODE, records::node)?;
-            Ok(nodes.into_iter().map(|record| (record.node.name.clone(), record)).collect())
-        };
-        let mut nodes = read_nodes()?;
-        let has_ended = |holder: &Holder, nodes: &BTreeMap<String, NodeRecord>| match holder {
-            Holder::Leased(lease) => {
-                let record = nodes.get(&lease.node.name);
-                view::has_ended(lease, cx, record.filter(|record| record.node == lease.node))
-            }
-            _ => false,
-        };
-        let until = listing_ends();
-        records::each_page(&self.server, keys::ADDRESS, until, records::address, &mut |page| {
+        let (server, until) = (&self.server, listing_ends());
+        let view = ClusterView::new(server, &self.cache, cx, Entries::new(), until);
+        view.fetch_nodes()?;
+        for page in records::pages(server, keys::ADDRESS, until, records::address) {
+            let page = page?;
             // The node may have rebooted since it was read, and this may be a lease of its new boot.
-            if page.iter().any(|(_, holder)| has_ended(holder, &nodes)) {
-                nodes = read_nodes()?;
+            if page.iter().any(|(_, holder)| view.is_of_ended(holder)) {
+                view.nodes.take();
+                view.fetch_nodes()?;
             }
             for ((set, addr), holder) in page {
-                if !has_ended(&holder, &nodes) {
+                if !view.is_of_ended(&holder) {
                     each(&set, addr, holder);
                 }
             }
-            Ok(())
-        })
+        }
+        Ok(())
     }
 }
 

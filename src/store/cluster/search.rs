@@ -53,9 +53,9 @@ impl ClusterView<'_> {
             }
         }
         let nodes = self.nodes.borrow().clone().unwrap_or_default();
-        let others = nodes.iter().filter(|(record, _)| record.node.name != self.cx.node.name);
-        for (record, _) in others.filter(|(record, _)| record.has_earlier) {
-            let prefix = keys::node_owners(&record.node.name, set);
+        let others = nodes.iter().filter(|(name, _)| **name != self.cx.node.name);
+        for (name, _) in others.filter(|(_, (record, _))| record.has_earlier) {
+            let prefix = keys::node_owners(name, set);
             self.list(prefix.clone())?;
             for (path, entry) in self.below(&prefix) {
                 let leases = self.leases_in(&path, &entry)?;

@@ -41,8 +41,8 @@ pub struct ClusterView<'a> {
     pub has_earlier: Cell<bool>,
     /// The owners that GC listed.
     pub owners: RefCell<Option<Owners>>,
-    /// All nodes. They are only read before a command is refused.
-    pub nodes: RefCell<Option<Vec<(NodeRecord, Entry)>>>,
+    /// All nodes by name. A command reads them only before it is refused.
+    pub nodes: RefCell<Option<BTreeMap<String, (NodeRecord, Entry)>>>,
     pub search: Search,
     pub warnings: RefCell<Vec<String>>,
 }
@@ -181,20 +181,35 @@ impl<'a> ClusterView<'a> {
         let decode = |path: &str, entry: &Entry| Ok((records::node(path, entry)?, entry.clone()));
         let nodes = records::list(self.server, keys::NODE, self.until, decode)?;
         let has_ended = nodes.iter().any(|(record, _)| record.has_earlier);
-        *self.nodes.borrow_mut() = Some(nodes);
+        let by_name = nodes.into_iter().map(|node| (node.0.node.name.clone(), node));
+        *self.nodes.borrow_mut() = Some(by_name.collect());
         Ok(has_ended)
     }
 
-    /// Whether a lease has ended with its boot.
+    /// Whether a lease has ended with its boot, according to this boot and to the record of the lease's node. A
+    /// caller that does not know its own boot takes no lease as ended.
     pub fn has_ended(&self, lease: &Lease) -> bool {
-        let node = self.node_of(lease);
-        has_ended(lease, self.cx, node.as_ref().map(|(record, _)| record))
+        let ends_by = |(record, _): (NodeRecord, Entry)| {
+            let (node, boot) = (record.node, record.boot);
+            Context { boot, node, ..self.cx.clone() }.has_ended(lease)
+                && !is_newer(lease, record.booted)
+        };
+        let has_ended = self.cx.has_ended(lease) && !is_newer(lease, self.cx.booted);
+        self.cx.boot.is_some() && (has_ended || self.node_of(lease).is_some_and(ends_by))
+    }
+
+    /// Whether the holder of an address is a lease that has ended.
+    pub fn is_of_ended(&self, holder: &Holder) -> bool {
+        matches!(holder, Holder::Leased(lease) if self.has_ended(lease))
     }
 
     /// The record of a lease's node, once all nodes are known. A conflict may have reported a newer record.
     fn node_of(&self, lease: &Lease) -> Option<(NodeRecord, Entry)> {
         let nodes = self.nodes.borrow();
-        let listed = nodes.as_ref()?.iter().find(|(record, _)| record.node == lease.node)?;
+        let listed = nodes.as_ref()?.get(&lease.node.name)?;
+        if listed.0.node != lease.node {
+            return None;
+        }
         let path = keys::node(&lease.node.name);
         let known = self.known.borrow();
         let Some(entry) = known.get(&path) else { return Some(listed.clone()) };
@@ -217,10 +232,8 @@ impl<'a> ClusterView<'a> {
         addr: Addr,
         entry: &Entry,
     ) -> Result<Holder, StoreError> {
-        Ok(match self.holder_in(set, addr, entry)? {
-            Holder::Leased(lease) if self.has_ended(&lease) => Holder::Free,
-            other => other,
-        })
+        let holder = self.holder_in(set, addr, entry)?;
+        Ok(if self.is_of_ended(&holder) { Holder::Free } else { holder })
     }
 
     /// The leases in an owner's record.
@@ -324,17 +337,6 @@ impl<'a> ClusterView<'a> {
     pub fn hint(&self, path: &str) -> Result<Option<Addr>, StoreError> {
         Ok(self.read(path)?.and_then(|entry| records::plain(path, &entry).ok()))
     }
-}
-
-/// Whether a lease has ended, according to this boot and to the record of the lease's node. A caller that
-/// does not know its own boot takes no lease as ended.
-pub fn has_ended(lease: &Lease, cx: &Context, record: Option<&NodeRecord>) -> bool {
-    let ends_by = |record: &NodeRecord| {
-        let (node, boot) = (record.node.clone(), record.boot.clone());
-        Context { boot, node, ..cx.clone() }.has_ended(lease) && !is_newer(lease, record.booted)
-    };
-    let has_ended = cx.has_ended(lease) && !is_newer(lease, cx.booted);
-    cx.boot.is_some() && (has_ended || record.is_some_and(ends_by))
 }
 
 /// Whether a lease is newer than the boot that began then.
