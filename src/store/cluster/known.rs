@@ -18,8 +18,6 @@ pub struct Known {
     assumed: BTreeMap<String, Expect>,
     /// Prefixes that were listed: a path below them that is not in `entries` is absent.
     listed: BTreeSet<String>,
-    /// Paths that have a record, of which nothing else is known.
-    present: BTreeSet<String>,
     /// Whether a record differs from what was known or assumed since [`Known::begin`].
     is_refuted: bool,
 }
@@ -37,26 +35,12 @@ impl Known {
 
     /// The record, or that there is none; `None` if neither is known.
     pub fn get(&self, path: &str) -> Option<&Option<Entry>> {
-        match self.entries.get(path) {
-            Some(entry) => Some(entry),
-            None if self.present.contains(path) => None,
-            None => self.is_listed(path).then_some(&None),
-        }
+        self.entries.get(path).or_else(|| self.is_listed(path).then_some(&None))
     }
 
     /// The record, if it is known.
     pub fn entry(&self, path: &str) -> Option<&Entry> {
         self.entries.get(path)?.as_ref()
-    }
-
-    /// Whether there is a record, of which perhaps nothing else is known.
-    pub fn exists(&self, path: &str) -> bool {
-        self.present.contains(path) || self.entry(path).is_some()
-    }
-
-    /// Whether only the existence of the record is known.
-    pub fn is_only_present(&self, path: &str) -> bool {
-        self.present.contains(path)
     }
 
     /// Whether all records at this path, or below this prefix, are known.
@@ -99,14 +83,12 @@ impl Known {
         for (path, entry) in &entries {
             self.compare(path, entry.as_ref());
             self.assumed.remove(path);
-            self.present.remove(path);
         }
         self.entries.extend(entries);
     }
 
     /// Adds a record unless the path is known.
     pub fn derive(&mut self, path: String, entry: Entry) {
-        self.present.remove(&path);
         self.entries.entry(path).or_insert(Some(entry));
     }
 
@@ -120,16 +102,7 @@ impl Known {
         self.entries.retain(|path, _| !path.starts_with(&prefix));
         self.entries.extend(found.into_iter().map(|(path, entry)| (path, Some(entry))));
         self.assumed.retain(|path, _| !path.starts_with(&prefix));
-        self.present.retain(|path| !path.starts_with(&prefix));
         self.listed.insert(prefix);
-    }
-
-    /// Notes that these paths have records, which differ from what was known.
-    pub fn remember_present(&mut self, paths: &[String]) {
-        for path in paths {
-            self.entries.remove(path);
-            self.present.insert(path.clone());
-        }
     }
 
     /// Marks what was listed below a prefix as out of date.

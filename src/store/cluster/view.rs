@@ -75,7 +75,6 @@ impl<'a> ClusterView<'a> {
     /// Begins a decision. `has_earlier`: leases of this machine's earlier boots may be left.
     pub fn begin(&self, has_earlier: bool) {
         self.has_earlier.set(has_earlier);
-        self.search.full.take();
         self.known.borrow_mut().begin();
     }
 
@@ -85,16 +84,13 @@ impl<'a> ClusterView<'a> {
     }
 
     /// The record, or the assumption that it is absent.
-    pub fn assume_absent(&self, path: String) -> Result<Option<Entry>, StoreError> {
-        if self.known.borrow().is_only_present(&path) {
-            return self.read(&path);
-        }
+    pub fn assume_absent(&self, path: String) -> Option<Entry> {
         let mut known = self.known.borrow_mut();
         if let Some(entry) = known.get(&path) {
-            return Ok(entry.clone());
+            return entry.clone();
         }
         known.assume(path, Expect::Absent);
-        Ok(None)
+        None
     }
 
     /// Whether the record exists. It is assumed to exist unless it is known.
@@ -144,7 +140,6 @@ impl<'a> ClusterView<'a> {
     pub fn forget_all(&self) {
         self.known.take();
         self.owners.take();
-        self.search.counted.take();
     }
 
     /// Reads all records below a prefix, once.
@@ -248,11 +243,7 @@ impl<'a> ClusterView<'a> {
 
     /// Whether the known record of an address keeps the address from being leased.
     pub fn is_held(&self, set: &SetName, addr: Addr) -> Result<bool, StoreError> {
-        let path = keys::address(set, addr);
-        if self.known.borrow().is_only_present(&path) {
-            return Ok(true);
-        }
-        let entry = self.known_entry(&path);
+        let entry = self.known_entry(&keys::address(set, addr));
         Ok(match entry.map(|entry| self.living_holder(set, addr, &entry)).transpose()? {
             Some(Holder::Leased(_)) => true,
             // An ended cooldown is not removed. Whoever finds the address leases it.
