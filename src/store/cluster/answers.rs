@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use super::records::bad_record;
+use super::records::{bad_record, checked};
 use super::server::Expect;
 use super::view::ClusterView;
 use super::{keys, records};
@@ -144,12 +144,8 @@ impl Addresses for ClusterView<'_> {
         for (path, entry) in self.below(&folder) {
             let Some((_, addr)) = keys::read_of_address(keys::COOLING, &path) else { continue };
             let here = addr.family() == family && spans.iter().any(|s| s.contains(addr));
-            if here
-                && let Holder::Cooling(cooling) = self.checked(
-                    &path,
-                    records::holder(&path, set, addr, &entry, Some(&self.cx.node)),
-                )?
-            {
+            let holder = records::holder(&path, set, addr, &entry, Some(&self.cx.node));
+            if here && let Holder::Cooling(cooling) = checked(self.server, &path, holder)? {
                 found.push(cooling);
             }
         }

@@ -3,18 +3,18 @@
 //! Invariant: a command that is reported as done was applied completely. When a command is reported as failed,
 //! or runs again, none of its transactions can be applied any more, or its note is left for the next command.
 
-use super::keys;
 use super::node::Member;
-use super::server::{Commit, Conflict, Expect, Operation, Write};
+use super::server::{Commit, Conflict, Entry, Expect, Operation, Write};
 use super::transaction::Transaction;
 use super::view::ClusterView;
+use super::{backoff, keys};
 use crate::error::StoreError;
 use crate::telemetry::counters;
 
 /// Commits a transaction. Returns `false` if it was not applied and the allocator must decide again; the view then
 /// has no outdated records.
 pub fn commit(
-    transaction: &mut Transaction,
+    mut transaction: Transaction,
     view: &ClusterView<'_>,
     member: &mut Member<'_>,
 ) -> Result<bool, StoreError> {
@@ -38,27 +38,36 @@ pub fn commit(
         outcome = view.server.commit(operations, view.until);
     }
     member.is_in_flight = matches!(outcome, Ok(Commit::Unknown(_)));
-    match outcome? {
-        Commit::Done(_) => Ok(true),
+    let is_applied = match outcome? {
+        Commit::Done(_) => true,
         Commit::Full(error) => {
             // Nothing was compared. What the command would write may be there.
             let assumed = view.assumed();
             view.fetch(&assumed)?;
-            if assumed.is_empty() { Err(error) } else { Ok(false) }
+            if assumed.is_empty() {
+                return Err(error);
+            }
+            false
         }
         Commit::Conflict(conflict) => {
             learn(conflict, operations, view)?;
             let path = member.path();
-            let before = member.record.as_ref().map(|(entry, _)| entry.version);
             let now = view.known.borrow().get(&path).cloned();
-            if let Some(now) = now.filter(|now| now.as_ref().map(|e| e.version) != before) {
+            let is_new = |now: &Option<Entry>| now.as_ref().map(|e| e.version) != member.version();
+            if let Some(now) = now.filter(is_new) {
                 member.update(now)?;
                 view.known.borrow_mut().remember([member.known()].into());
             }
-            Ok(false)
+            false
         }
-        Commit::Unknown(error) => resolve(transaction, view, member, error),
+        Commit::Unknown(error) => resolve(&transaction, view, member, error)?,
+    };
+    if !is_applied {
+        let lost = view.lost_commits.get() + 1;
+        view.lost_commits.set(lost);
+        backoff::after_lost_races(view.server, lost, view.cx.seed, view.until);
     }
+    Ok(is_applied)
 }
 
 /// Finds out whether a transaction without an answer was applied. It is fenced first, because the server may

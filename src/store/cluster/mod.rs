@@ -69,7 +69,6 @@ use std::time::{Duration, Instant};
 
 pub use cache::LocalCache;
 use commit::commit;
-use history::Bounds;
 use node::{Member, Role};
 use records::Decode;
 pub use server::Server;
@@ -135,10 +134,8 @@ impl<S: Server> ClusterStore<S> {
 
     fn run(&mut self, command: &Command, cx: &Context, until: Instant) -> Result<Outcome, Error> {
         let (role, is_first) = (Role::of(command), is_first_step(command));
-        let (owners, mut entries) = match self.listing.take().filter(|_| !is_first) {
-            Some((owners, entries)) => (Some(owners), entries),
-            None => (None, Entries::new()),
-        };
+        let (owners, entries) = self.listing.take().filter(|_| !is_first).unzip();
+        let mut entries = entries.unwrap_or_default();
         entries.append(&mut self.networks);
         let (server, cache) = (&self.server, &self.cache);
         let mut member = Member::enter(server, cache, role, cx, until)?;
@@ -147,63 +144,41 @@ impl<S: Server> ClusterStore<S> {
         let view = ClusterView {
             import_mark: import_mark(command),
             in_all_sets: is_in_all_sets(command),
+            owners: owners.into(),
             ..ClusterView::new(server, cache, cx, entries, until)
         };
-        view.owners.replace(owners);
         if member.is_blind {
             view.warn(format!("{} cannot be written: every command fences", cache.place()));
         }
         if let Command::RequestPool(request) = command {
             fetch_pools(&view, request)?;
         }
-        let has_earlier =
-            |member: &Member<'_>| member.record.as_ref().is_none_or(|(_, r)| r.has_earlier);
-        let history = Bounds::of(self.history, command.set(), cache, cx);
+        let history = history::setting(self.history, command.set(), cache, cx);
         // A durable lease has no boot.
         let boot = cx.boot.clone().filter(|_| self.persist == Persist::Boot);
         let lease_cx = Context { boot, ..cx.clone() };
-        let mut lost_races = 0;
         for _ in 0..ATTEMPTS {
-            view.begin(has_earlier(&member));
-            let plan = alloc::run(command, &view, &lease_cx)?;
-            let counted = alloc::counted(command, &plan, cx, true);
-            let ranges = plan.ranges().cloned();
-            let set = command.set().or(plan.set()).cloned();
-            let prunes = plan.changes.iter().any(|change| matches!(change, Change::Free { .. }))
-                || matches!(command, Command::Import(_) | Command::Restore(_));
-            let mut outcome = if plan.changes.is_empty() {
-                if !verify(&view, &plan)? || is_refused_for_holders(&plan) && view.fetch_nodes()? {
-                    continue;
-                }
-                plan.outcome
-            } else {
-                let mut transaction = Transaction::new(plan, command, &view, history)?;
-                if view.known.borrow().is_refuted() {
-                    continue;
-                }
-                if !commit(&mut transaction, &view, &mut member)? {
-                    lost_races += 1;
-                    backoff::after_lost_races(server, lost_races, cx.seed, until);
-                    continue;
-                }
-                transaction.outcome
-            };
-            if let Some(ranges) = ranges {
-                cache.set_ranges(&ranges, cx);
+            let plan = attempt(command, &view, &mut member, &lease_cx, history)?;
+            let Some(plan) = plan else { continue };
+            if let Some(ranges) = plan.ranges() {
+                cache.set_ranges(ranges, cx);
             }
-            if let Some(counted) = counted.filter(|_| is_first) {
+            if let Some(counted) = alloc::counted(command, &plan, cx, true).filter(|_| is_first) {
                 cache.count(&counted, cx);
             }
             // A GC takes many steps, and frees these leases itself.
             let is_gc = matches!(command, Command::Gc(_) | Command::Sweep(_));
-            if role == Role::Leases && !is_gc && outcome.is_ok() && has_earlier(&member) {
+            if role == Role::Leases && !is_gc && plan.outcome.is_ok() && member.has_earlier() {
                 // The command itself is done. If this fails, the next command repeats it.
                 let _ = self.erase_earlier_boots(&mut member, &view);
             }
-            if let Some(set) = set.filter(|_| prunes) {
+            let prunes = plan.changes.iter().any(|change| matches!(change, Change::Free { .. }))
+                || matches!(command, Command::Import(_) | Command::Restore(_));
+            if let Some(set) = command.set().or(plan.set()).filter(|_| prunes) {
                 // The same holds here.
-                let _ = history.prune(server, &set, cx, until);
+                let _ = history::prune(history, server, set, cx, until);
             }
+            let mut outcome = plan.outcome;
             if let Ok(Outcome::Added(added)) = &mut outcome {
                 added.warnings.append(&mut view.warnings.take());
             }
@@ -228,26 +203,41 @@ impl<S: Server> ClusterStore<S> {
         let of_owner = |(_, leases): &(_, Vec<Lease>)| leases.first().map(|l| l.set.clone());
         // One command evicts the owners of all sets.
         if let Some(set) = view.owners()?.iter().find_map(of_owner) {
-            let history = Bounds::of(History::Standing, Some(&set), &self.cache, cx);
+            let history = history::setting(History::Standing, Some(&set), &self.cache, cx);
             let mut command = Command::Evict(Evict { set, only_ended: true, after: None });
             loop {
-                let plan = alloc::run(&command, &view, cx)?;
-                let changes = !plan.changes.is_empty();
-                let mut transaction = Transaction::new(plan, &command, &view, history)?;
-                if changes && !commit(&mut transaction, &view, member)? {
-                    return Ok(());
+                let plan = attempt(&command, &view, member, cx, history)?;
+                match plan.map(|plan| plan.outcome) {
+                    Some(Ok(Outcome::Collected(Collected { after, done: false, .. }))) => {
+                        command.resume(after);
+                    }
+                    Some(_) => break,
+                    None => return Ok(()),
                 }
-                let Ok(Outcome::Collected(Collected { after, done: false, .. })) =
-                    transaction.outcome
-                else {
-                    break;
-                };
-                command.resume(after);
             }
         }
         view.warnings.take().into_iter().for_each(|warning| of_command.warn(warning));
         Ok(member.forget_earlier_boots()?)
     }
+}
+
+/// Decides and commits once. `None` if the allocator must decide again.
+fn attempt(
+    command: &Command,
+    view: &ClusterView<'_>,
+    member: &mut Member<'_>,
+    cx: &Context,
+    history: History,
+) -> Result<Option<Plan>, Error> {
+    view.begin(member.has_earlier());
+    let plan = alloc::run(command, view, cx)?;
+    let is_done = if plan.changes.is_empty() {
+        verify(view, &plan)? && !(is_refused_for_holders(&plan) && view.fetch_nodes()?)
+    } else {
+        let transaction = Transaction::new(&plan.changes, command, view, history)?;
+        !view.known.borrow().is_refuted() && commit(transaction, view, member)?
+    };
+    Ok(is_done.then_some(plan))
 }
 
 /// Whether the leases may be in any set: the network's `shared` may have been edited since the container was started.

@@ -41,11 +41,18 @@ pub fn pages<T>(
     decode: Decode<T>,
 ) -> impl Iterator<Item = Result<Vec<T>, StoreError>> {
     server.pages(kind, until).map(move |page| {
-        let decoded = |(path, entry): (String, Entry)| {
-            decode(&path, &entry).map_err(|Bad(what)| bad_record(server, &path, what))
-        };
-        page?.into_iter().map(decoded).collect()
+        let page = page?;
+        page.iter().map(|(path, entry)| checked(server, path, decode(path, entry))).collect()
     })
+}
+
+/// The decoded record, or the error that names the record.
+pub fn checked<T>(
+    server: &dyn Server,
+    path: &str,
+    decoded: Result<T, Bad>,
+) -> Result<T, StoreError> {
+    decoded.map_err(|Bad(what)| bad_record(server, path, what))
 }
 
 /// The error for a record that differs from what was written.

@@ -10,15 +10,14 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::history::Bounds;
 use super::records::bad_record;
 use super::server::{Expect, Nonce, Operation, Write};
 use super::view::ClusterView;
-use super::{keys, records};
+use super::{history, keys, records};
 use crate::alloc;
-use crate::alloc::{Change, Command, Cooling, Holder, Outcome, Plan, PodKey};
-use crate::error::{Refusal, StoreError};
-use crate::model::{Event, Lease, Pool, SetName, What};
+use crate::alloc::{Change, Command, Cooling, Holder, PodKey};
+use crate::error::StoreError;
+use crate::model::{Event, History, Lease, Pool, SetName, What};
 use crate::net::Addr;
 use crate::store::codec;
 
@@ -28,27 +27,25 @@ pub struct Transaction {
     /// The record of its events, which no other operation depends on.
     pub history: Option<Operation>,
     pub nonce: Nonce,
-    /// The outcome of the command if the transaction is applied.
-    pub outcome: Result<Outcome, Refusal>,
 }
 
 impl Transaction {
     /// The transaction of a plan. It compares every lease and owner that it writes or that was assumed, and every
     /// pool, address space, node, network and import mark that was read. Hints are not compared.
     pub fn new(
-        plan: Plan,
+        changes: &[Change],
         command: &Command,
         view: &ClusterView<'_>,
-        history: Bounds,
+        history: History,
     ) -> Result<Transaction, StoreError> {
-        let (mut writes, events) = writes(plan.changes, command, view)?;
+        let (mut writes, events) = writes(changes, command, view)?;
         let nonce = new_nonce(view.cx.seed);
         if writes.keys().any(|path| path.starts_with(keys::POOL)) {
             mark(&mut writes, view, &nonce)?;
         }
         let operations = operations(writes, view, &nonce);
-        let history = history.write(&events, view.cx, &nonce);
-        Ok(Transaction { operations, history, nonce, outcome: plan.outcome })
+        let history = history::write(history, &events, view.cx, &nonce);
+        Ok(Transaction { operations, history, nonce })
     }
 }
 
@@ -69,46 +66,46 @@ type Writes = BTreeMap<String, Option<Vec<u8>>>;
 
 /// The records and the history events of a plan.
 fn writes(
-    changes: Vec<Change>,
+    changes: &[Change],
     command: &Command,
     view: &ClusterView<'_>,
 ) -> Result<(Writes, Vec<Event>), StoreError> {
     let (writes, owners, events) = (Writes::new(), BTreeMap::new(), Vec::new());
     let mut draft = Draft { view, writes, owners, events };
     for change in changes {
-        let event = alloc::event(&change, command, view.cx);
+        let event = alloc::event(change, command, view.cx);
         match change {
             Change::Put(lease) => {
-                let is_new = draft.put(lease)?;
+                let is_new = draft.put(lease.clone())?;
                 draft.events.extend(event.filter(|_| is_new));
             }
             Change::Free { lease, until } => {
-                draft.free(&lease, until)?;
+                draft.free(lease, *until)?;
                 draft.events.extend(event);
             }
             Change::Thaw(set, cooling) => {
-                draft.remove(keys::address(&set, cooling.addr));
-                draft.remove(keys::of_address(keys::COOLING, &set, cooling.addr));
+                draft.remove(keys::address(set, cooling.addr));
+                draft.remove(keys::of_address(keys::COOLING, set, cooling.addr));
             }
-            Change::Cool(set, cooling) => draft.cool(&set, cooling),
+            Change::Cool(set, cooling) => draft.cool(set, *cooling),
             Change::Cursor(set, range, addr) => {
-                let path = keys::of_address(keys::CURSOR, &set, range);
-                draft.write(path, |path| codec::seal(path, &addr));
+                let path = keys::of_address(keys::CURSOR, set, *range);
+                draft.write(path, |path| codec::seal(path, addr));
             }
-            Change::Sticky(set, pod, range, addr) => draft.stick(&set, &pod, range, addr)?,
+            Change::Sticky(set, pod, range, addr) => draft.stick(set, pod, *range, *addr)?,
             Change::Adopted(network, time) => {
                 let path = keys::named(keys::ADOPTED, network.as_str());
-                draft.write(path, |path| codec::seal(path, &time));
+                draft.write(path, |path| codec::seal(path, time));
             }
             Change::PutRanges(ranges) => {
                 let path = keys::named(keys::RANGES, ranges.network.as_str());
-                draft.write(path, |path| codec::ranges(path, &ranges));
+                draft.write(path, |path| codec::ranges(path, ranges));
             }
-            Change::PutPool(pool) => draft.pool(&pool, true)?,
-            Change::DropPool(pool) => draft.pool(&pool, false)?,
+            Change::PutPool(pool) => draft.pool(pool, true)?,
+            Change::DropPool(pool) => draft.pool(pool, false)?,
             Change::PutDefinition(record) => {
                 let path = keys::named(keys::NETWORK, record.network.as_str());
-                draft.write(path, |path| codec::definition(path, &record));
+                draft.write(path, |path| codec::definition(path, record));
             }
         }
     }

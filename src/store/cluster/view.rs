@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use super::cache::LocalCache;
 use super::known::Known;
-use super::records::bad_record;
+use super::records::checked;
 use super::search::Search;
 use super::server::{Entries, Entry, Expect, Server};
 use super::{keys, records};
@@ -44,6 +44,8 @@ pub struct ClusterView<'a> {
     /// All nodes by name. A command reads them only before it is refused.
     pub nodes: RefCell<Option<BTreeMap<String, (NodeRecord, Entry)>>>,
     pub search: Search,
+    /// How many commits of the command were not applied.
+    pub lost_commits: Cell<u32>,
     pub warnings: RefCell<Vec<String>>,
 }
 
@@ -68,6 +70,7 @@ impl<'a> ClusterView<'a> {
             owners: RefCell::default(),
             nodes: RefCell::default(),
             search: Search::default(),
+            lost_commits: Cell::default(),
             warnings: RefCell::default(),
         }
     }
@@ -118,7 +121,7 @@ impl<'a> ClusterView<'a> {
         decode: impl FnOnce(&str, &Entry) -> Result<T, Bad>,
     ) -> Result<Option<T>, StoreError> {
         let entry = self.read(path)?;
-        entry.map(|entry| self.checked(path, decode(path, &entry))).transpose()
+        entry.map(|entry| checked(self.server, path, decode(path, &entry))).transpose()
     }
 
     /// Reads these paths in as few round trips as possible.
@@ -165,7 +168,8 @@ impl<'a> ClusterView<'a> {
         entry: &Entry,
     ) -> Result<Holder, StoreError> {
         let path = keys::address(set, addr);
-        self.checked(&path, records::holder(&path, set, addr, entry, Some(&self.cx.node)))
+        let holder = records::holder(&path, set, addr, entry, Some(&self.cx.node));
+        checked(self.server, &path, holder)
     }
 
     /// Reads all nodes. `false` if they are known already, or if no node has ended leases.
@@ -233,12 +237,7 @@ impl<'a> ClusterView<'a> {
 
     /// The leases in an owner's record.
     pub fn leases_in(&self, path: &str, entry: &Entry) -> Result<Vec<Lease>, StoreError> {
-        Ok(self.checked(path, records::owner(path, entry))?.1)
-    }
-
-    /// The decoded record, or the error that names the damaged record.
-    pub fn checked<T>(&self, path: &str, decoded: Result<T, Bad>) -> Result<T, StoreError> {
-        decoded.map_err(|Bad(what)| bad_record(self.server, path, what))
+        Ok(checked(self.server, path, records::owner(path, entry))?.1)
     }
 
     /// Whether the known record of an address keeps the address from being leased.
