@@ -52,11 +52,8 @@ impl ClusterView<'_> {
     ) -> Result<Option<Addr>, StoreError> {
         // The lowest address is probably held. The next one in round robin is probably free.
         let guess = order == Order::Any || self.search.round_robin.get();
-        if guess
-            && !self.search.list_chunks.get()
-            && let Some(addr) = self.first_unheld(set, span)?
-        {
-            return Ok(Some(addr));
+        if guess && !self.search.list_chunks.get() && !self.is_held(set, span.first)? {
+            return Ok(Some(self.choose(set, span.first)));
         }
         let is_counted = self.search.count_ranges.get();
         let mut from = if is_counted { self.find_room(set, span)? } else { Some(span.first) };

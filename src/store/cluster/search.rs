@@ -11,11 +11,9 @@ use super::server::KeyRange;
 use super::view::ClusterView;
 use crate::alloc::Order;
 use crate::error::StoreError;
-use crate::model::{Lease, SetName};
+use crate::model::SetName;
 use crate::net::{Addr, Span};
 
-/// Held addresses that are skipped before a chunk is listed.
-const MAX_GUESSES: usize = 16;
 /// Ranges that are counted at a time, in one transaction of etcd.
 const MAX_RANGES: u128 = 100;
 /// Lost races after which any free address is taken, because many clients want the lowest or the next one.
@@ -43,48 +41,25 @@ impl ClusterView<'_> {
     /// read if some may have ended: of this node first, and of other nodes once these are known, one node
     /// after the other.
     pub fn find_ended(&self, set: &SetName, span: Span) -> Result<Option<Addr>, StoreError> {
-        if self.has_earlier.get() {
-            let owners = self.owners()?;
-            let leases = owners.iter().flat_map(|(_, leases)| leases).filter(|l| l.set == *set);
-            if let Some(addr) = self.first_ended(leases, span)? {
-                return Ok(Some(addr));
-            }
+        let here = &self.cx.node.name;
+        let mut nodes = Vec::from_iter(self.has_earlier.get().then(|| here.clone()));
+        if let Some(all) = self.nodes.borrow().as_ref() {
+            let others =
+                all.iter().filter(|(name, (record, _))| record.has_earlier && *name != here);
+            nodes.extend(others.map(|(name, _)| name.clone()));
         }
-        let nodes = self.nodes.borrow().clone().unwrap_or_default();
-        let others = nodes.iter().filter(|(name, _)| **name != self.cx.node.name);
-        for (name, _) in others.filter(|(_, (record, _))| record.has_earlier) {
-            let prefix = keys::node_owners(name, set);
+        for node in nodes {
+            let prefix = keys::node_owners(&node, set);
             self.list(prefix.clone())?;
             for (path, entry) in self.below(&prefix) {
-                let leases = self.leases_in(&path, &entry)?;
-                if let Some(addr) = self.first_ended(leases.iter(), span)? {
-                    return Ok(Some(addr));
+                let leases = self.leases_in(&path, &entry)?.into_iter();
+                for lease in leases.filter(|l| span.contains(l.addr) && self.has_ended(l)) {
+                    // The record of the address decides, because it may have changed since.
+                    self.read(&keys::address(set, lease.addr))?;
+                    if !self.is_held(set, lease.addr)? {
+                        return Ok(Some(lease.addr));
+                    }
                 }
-            }
-        }
-        Ok(None)
-    }
-
-    fn first_ended<'a>(
-        &self,
-        leases: impl Iterator<Item = &'a Lease>,
-        span: Span,
-    ) -> Result<Option<Addr>, StoreError> {
-        for lease in leases.filter(|l| span.contains(l.addr) && self.has_ended(l)) {
-            // The record of the address decides, because it may have changed since.
-            self.read(&keys::address(&lease.set, lease.addr))?;
-            if !self.is_held(&lease.set, lease.addr)? {
-                return Ok(Some(lease.addr));
-            }
-        }
-        Ok(None)
-    }
-
-    /// The first address of the span that is not known to be held, within a few addresses.
-    pub fn first_unheld(&self, set: &SetName, span: Span) -> Result<Option<Addr>, StoreError> {
-        for addr in span.addresses().take(MAX_GUESSES) {
-            if !self.is_held(set, addr)? {
-                return Ok(Some(self.choose(set, addr)));
             }
         }
         Ok(None)
