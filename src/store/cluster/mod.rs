@@ -329,14 +329,6 @@ impl<S: Server> ClusterStore<S> {
 
 impl<S: Server> Store for ClusterStore<S> {
     fn apply(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {
-        // In a cluster, durable leases have no boot.
-        let durable = match command {
-            Command::Restore(restore) if restore.persist == Persist::Disk => {
-                Some(Command::Restore(records::without_boots(restore)))
-            }
-            _ => None,
-        };
-        let command = durable.as_ref().unwrap_or(command);
         self.server.prefer(&cx.node.name);
         let done = self.run(command, cx, Instant::now() + self.timeout);
         if matches!(done, Err(Error::Store(_)))

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use super::keys;
 use super::server::{Entry, Server};
-use crate::alloc::{Holder, NetworkRanges, Record, Restore};
+use crate::alloc::{Holder, NetworkRanges, Record};
 use crate::error::{Error, StoreError};
 use crate::model::{Event, Kind, Lease, NetworkDefinition, Node, NodeRecord, Persist, SetName};
 use crate::net::Addr;
@@ -93,19 +93,6 @@ pub fn export(server: &dyn Server, until: Instant, each: &mut EachRecord<'_>) ->
 
 fn ends_with_boot(record: &Record) -> bool {
     matches!(record, Record::Lease(lease) if lease.ends_with_boot() && lease.boot.is_some())
-}
-
-/// The same records without the boots at whose end they would end.
-pub fn without_boots(restore: &Restore) -> Restore {
-    let mut restore = restore.clone();
-    for record in &mut restore.records {
-        if let Record::Lease(lease) = record
-            && lease.ends_with_boot()
-        {
-            lease.boot = None;
-        }
-    }
-    restore
 }
 
 const WRONG_KEY: Bad = Bad("a key of another form");

@@ -17,7 +17,7 @@ use super::{history, keys, records};
 use crate::alloc;
 use crate::alloc::{Change, Command, Cooling, Holder, PodKey};
 use crate::error::StoreError;
-use crate::model::{Event, History, Lease, Pool, SetName, What};
+use crate::model::{Event, History, Lease, Persist, Pool, SetName, What};
 use crate::net::Addr;
 use crate::store::codec;
 
@@ -72,11 +72,17 @@ fn writes(
 ) -> Result<(Writes, Vec<Event>), StoreError> {
     let (writes, owners, events) = (Writes::new(), BTreeMap::new(), Vec::new());
     let mut draft = Draft { view, writes, owners, events };
+    // In a cluster, durable leases have no boot.
+    let is_durable = matches!(command, Command::Restore(to) if to.persist == Persist::Disk);
     for change in changes {
         let event = alloc::event(change, command, view.cx);
         match change {
             Change::Put(lease) => {
-                let is_new = draft.put(lease.clone())?;
+                let mut lease = lease.clone();
+                if is_durable && lease.ends_with_boot() {
+                    lease.boot = None;
+                }
+                let is_new = draft.put(lease)?;
                 draft.events.extend(event.filter(|_| is_new));
             }
             Change::Free { lease, until } => {
@@ -173,35 +179,28 @@ impl Draft<'_, '_> {
         let (set, addr) = (lease.set.clone(), lease.addr);
         let before = self.view.known_entry(&keys::address(&set, addr));
         let before = before.map(|entry| self.view.holder_in(&set, addr, &entry)).transpose()?;
-        if let Some(Holder::Leased(before)) = &before
-            && self.view.has_ended(before)
-            && let Some(path) = keys::owner(&before.set, &before.node, &before.owner)
-        {
-            // The ended lease is removed from the record of its owner.
-            self.view.compare_node_of(before);
-            // What was assumed of an owner in this plan must not be read now: the commit compares it.
-            if !self.owners.contains_key(&path) {
-                self.view.read(&path)?;
-                self.load_owner(&path)?;
-            }
-        }
         let mut is_new = true;
+        match &before {
+            Some(Holder::Cooling(_)) => self.remove(keys::of_address(keys::COOLING, &set, addr)),
+            Some(Holder::Leased(before)) if self.view.has_ended(before) => {
+                // The ended lease is removed from the record of its owner. What was assumed of an owner in this
+                // plan must not be read now: the commit compares it.
+                if let Some(path) = keys::owner(&before.set, &before.node, &before.owner) {
+                    self.view.compare_node_of(before);
+                    if !self.owners.contains_key(&path) {
+                        self.view.read(&path)?;
+                        self.load_owner(&path)?;
+                    }
+                }
+            }
+            Some(Holder::Leased(before)) => is_new = before.owner != lease.owner,
+            Some(Holder::Free) | None => {}
+        }
         if let Some(own) = self.leases_of(&lease)? {
-            own.retain(|l| {
-                is_new &= l.addr != addr;
-                l.addr != addr
-            });
+            let others = own.extract_if(.., |l| l.addr == addr).count();
+            is_new &= others == 0;
             own.push(lease.clone());
             own.sort_by_key(|l| l.addr);
-        }
-        match before {
-            Some(Holder::Cooling(_)) => {
-                self.remove(keys::of_address(keys::COOLING, &set, addr));
-            }
-            Some(Holder::Leased(before)) => {
-                is_new &= before.owner != lease.owner || self.view.has_ended(&before);
-            }
-            Some(Holder::Free) | None => {}
         }
         self.write_holder(keys::address(&set, addr), &Holder::Leased(Box::new(lease)));
         Ok(is_new)
