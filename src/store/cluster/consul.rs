@@ -161,9 +161,7 @@ impl Consul {
     fn names(&self, folder: &str, until: Instant) -> Result<Vec<String>, Failure> {
         // The percent signs in paths are literal.
         let folder = folder.replace('%', "%25");
-        let path = format!("/v1/kv/{}{folder}?keys&consistent{}", self.prefix, self.dc);
-        let request = Request { method: "GET", ..self.request(&path, &[], true) };
-        let reply = self.client.send(request, until)?;
+        let reply = self.read(&format!("{folder}?keys&consistent"), until)?;
         let names: Vec<String> = match reply.status {
             200 => self.client.parse(&reply)?,
             // No key exists, or none that the token may read.
@@ -180,13 +178,17 @@ impl Consul {
 
     /// An error unless the token may read the records: Consul hides what it may not read.
     fn check_read(&self, until: Instant) -> Result<(), Failure> {
-        let path = format!("/v1/kv/{}{PROBE}?consistent{}", self.prefix, self.dc);
-        let request = Request { method: "GET", ..self.request(&path, &[], true) };
-        let reply = self.client.send(request, until)?;
+        let reply = self.read(&format!("{PROBE}?consistent"), until)?;
         match reply.status {
             404 if reply.body.is_empty() => Ok(()),
             _ => Err(self.client.failure(&reply, &reply.text())),
         }
+    }
+
+    /// A read of this path and query.
+    fn read(&self, path: &str, until: Instant) -> Result<Reply, Failure> {
+        let path = format!("/v1/kv/{}{path}{}", self.prefix, self.dc);
+        self.client.send(Request { method: "GET", ..self.request(&path, &[], true) }, until)
     }
 
     fn request<'a>(&'a self, path: &'a str, body: &'a [u8], retryable: bool) -> Request<'a> {
@@ -251,10 +253,6 @@ impl Server for Consul {
 
     fn max_operations(&self) -> usize {
         MAX_OPERATIONS
-    }
-
-    fn prefer(&self, node: &str) {
-        self.client.prefer(node);
     }
 
     fn get(&self, paths: &[&str], until: Instant) -> Result<Entries, StoreError> {

@@ -44,8 +44,6 @@ pub struct Etcd {
     login: Option<Login>,
     /// The token in use. The server expires it after a while.
     token: RefCell<Option<Secret>>,
-    /// The last token that the server rejected.
-    rejected: RefCell<Option<Secret>>,
 }
 
 #[derive(Debug)]
@@ -123,7 +121,6 @@ impl Etcd {
             prefix: format!("{}/", servers.prefix),
             login,
             token: RefCell::new(None),
-            rejected: RefCell::new(None),
         })
     }
 
@@ -165,8 +162,9 @@ impl Etcd {
         let body = body.to_string();
         // First with the token in the file, then with the one that another process may have put there
         // since, then with a new one.
+        let mut rejected = None;
         for may_renew in [true, true, false] {
-            self.log_in(until)?;
+            self.log_in(rejected.as_ref(), until)?;
             let token = self.token.borrow().clone();
             let reply = self.post(path, &body, token.as_ref(), retryable, until)?;
             if reply.status == 200 {
@@ -179,12 +177,13 @@ impl Etcd {
             if !(is_stale && may_renew && self.login.is_some()) {
                 return Err(self.refused(&reply, &refusal));
             }
-            *self.rejected.borrow_mut() = self.token.borrow_mut().take();
+            rejected = self.token.borrow_mut().take();
         }
         Err(Failure::NotApplied("the token is refused as soon as it is given".to_owned()))
     }
 
-    fn log_in(&self, until: Instant) -> Result<(), Failure> {
+    /// Finds a token other than the `rejected` one, unless one is in use.
+    fn log_in(&self, rejected: Option<&Secret>, until: Instant) -> Result<(), Failure> {
         let Some(login) = self.login.as_ref().filter(|_| self.token.borrow().is_none()) else {
             return Ok(());
         };
@@ -192,7 +191,7 @@ impl Etcd {
         let mut _lock = None;
         for is_locked in [false, true] {
             if let Some(token) = login.file.read()
-                && self.rejected.borrow().as_ref() != Some(&token)
+                && rejected != Some(&token)
             {
                 *self.token.borrow_mut() = Some(token);
                 return Ok(());
@@ -314,10 +313,6 @@ impl Server for Etcd {
 
     fn max_operations(&self) -> usize {
         MAX_OPERATIONS
-    }
-
-    fn prefer(&self, node: &str) {
-        self.client.prefer(node);
     }
 
     fn get(&self, paths: &[&str], until: Instant) -> Result<Entries, StoreError> {

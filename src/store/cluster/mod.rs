@@ -329,7 +329,6 @@ impl<S: Server> ClusterStore<S> {
 
 impl<S: Server> Store for ClusterStore<S> {
     fn apply(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {
-        self.server.prefer(&cx.node.name);
         let done = self.run(command, cx, Instant::now() + self.timeout);
         if matches!(done, Err(Error::Store(_)))
             && let (Some(verb), Some(set)) = (alloc::verb(command), command.set())

@@ -122,9 +122,6 @@ pub trait Server {
     /// The server, for messages.
     fn place(&self) -> String;
 
-    /// Chooses the server that this node asks first.
-    fn prefer(&self, _node: &str) {}
-
     /// Waits for other clients, but not beyond `until`. A simulation has no time to wait for.
     fn pause(&self, wait: Duration, until: Instant) {
         super::backoff::pause(wait, until);
