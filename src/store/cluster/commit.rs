@@ -105,7 +105,7 @@ fn learn(
 ) -> Result<(), StoreError> {
     counters::conflict();
     view.search.list_chunks.set(true);
-    view.known.borrow_mut().forget_assumptions();
+    view.known.borrow_mut().assumed.clear();
     view.owners.take();
     let is_lost = |path: &String| match &conflict {
         Conflict::Current(entries) => entries.get(path).is_some_and(Option::is_some),

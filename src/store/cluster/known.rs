@@ -13,24 +13,19 @@ use super::server::{Entries, Entry, Expect};
 #[derive(Default)]
 pub struct Known {
     /// Records that were read, or that a conflict reported.
-    entries: Entries,
+    pub entries: Entries,
     /// Answers without a read: [`Expect::Absent`] or [`Expect::Present`].
-    assumed: BTreeMap<String, Expect>,
+    pub assumed: BTreeMap<String, Expect>,
     /// Prefixes that were listed: a path below them that is not in `entries` is absent.
     listed: BTreeSet<String>,
-    /// Whether a record differs from what was known or assumed since [`Known::begin`].
-    is_refuted: bool,
+    /// Whether a record differs from what was known or assumed since the decision began.
+    pub is_refuted: bool,
 }
 
 impl Known {
     /// Only these records.
     pub fn of(entries: Entries) -> Known {
         Known { entries, ..Known::default() }
-    }
-
-    /// All known records, for the next step of the same command.
-    pub fn into_entries(self) -> Entries {
-        self.entries
     }
 
     /// The record, or that there is none; `None` if neither is known.
@@ -46,25 +41,6 @@ impl Known {
     /// Whether all records at this path, or below this prefix, are known.
     pub fn is_listed(&self, path: &str) -> bool {
         self.listed.iter().any(|prefix| path.starts_with(prefix.as_str()))
-    }
-
-    pub fn assume(&mut self, path: String, expect: Expect) {
-        self.assumed.insert(path, expect);
-    }
-
-    /// The paths whose records were assumed.
-    pub fn assumed(&self) -> impl Iterator<Item = (&String, Expect)> {
-        self.assumed.iter().map(|(path, expect)| (path, *expect))
-    }
-
-    /// Begins a decision.
-    pub fn begin(&mut self) {
-        self.is_refuted = false;
-    }
-
-    /// Whether the decision may rest on what the server refuted while the decision was made.
-    pub fn is_refuted(&self) -> bool {
-        self.is_refuted
     }
 
     /// Notes whether the server's answer refutes what the decision may rest on.
@@ -108,10 +84,6 @@ impl Known {
     /// Marks what was listed below a prefix as out of date.
     pub fn invalidate(&mut self, prefix: &str) {
         self.listed.retain(|listed| !listed.starts_with(prefix));
-    }
-
-    pub fn forget_assumptions(&mut self) {
-        self.assumed.clear();
     }
 
     /// The known records below a prefix, sorted by path.

@@ -182,7 +182,7 @@ impl<S: Server> ClusterStore<S> {
             if let Ok(Outcome::Added(added)) = &mut outcome {
                 added.warnings.append(&mut view.warnings.take());
             }
-            let known = view.known.into_inner().into_entries();
+            let known = view.known.into_inner().entries;
             self.listing = view.owners.take().map(|owners| (owners, known));
             return outcome.map_err(Error::Refused);
         }
@@ -229,13 +229,14 @@ fn attempt(
     cx: &Context,
     history: History,
 ) -> Result<Option<Plan>, Error> {
-    view.begin(member.has_earlier());
+    view.has_earlier.set(member.has_earlier());
+    view.known.borrow_mut().is_refuted = false;
     let plan = alloc::run(command, view, cx)?;
     let is_done = if plan.changes.is_empty() {
         verify(view, &plan)? && !(is_refused_for_holders(&plan) && view.fetch_nodes()?)
     } else {
         let transaction = Transaction::new(&plan.changes, command, view, history)?;
-        !view.known.borrow().is_refuted() && commit(transaction, view, member)?
+        !view.known.borrow().is_refuted && commit(transaction, view, member)?
     };
     Ok(is_done.then_some(plan))
 }
@@ -410,7 +411,7 @@ impl<S: Server> Cluster for ClusterStore<S> {
         let until = Instant::now() + self.timeout;
         let view = ClusterView::new(&self.server, &self.cache, &cx, Entries::new(), until);
         let record = view.definition(name)?;
-        self.networks = view.known.into_inner().into_entries();
+        self.networks = view.known.into_inner().entries;
         Ok(record)
     }
 

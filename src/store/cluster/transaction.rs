@@ -308,7 +308,7 @@ fn operations(writes: Writes, view: &ClusterView<'_>, nonce: &Nonce) -> Vec<Oper
         Some(entry) => Expect::Version(entry.version),
         None => Expect::Absent,
     };
-    let assumed = known.assumed().map(|(path, assumed)| match assumed {
+    let assumed = known.assumed.iter().map(|(path, assumed)| match assumed {
         Expect::Present => (path, Expect::Present),
         _ => (path, expect(path)),
     });

@@ -75,12 +75,6 @@ impl<'a> ClusterView<'a> {
         }
     }
 
-    /// Begins a decision. `has_earlier`: leases of this machine's earlier boots may be left.
-    pub fn begin(&self, has_earlier: bool) {
-        self.has_earlier.set(has_earlier);
-        self.known.borrow_mut().begin();
-    }
-
     /// The record, if it is known.
     pub fn known_entry(&self, path: &str) -> Option<Entry> {
         self.known.borrow().entry(path).cloned()
@@ -92,7 +86,7 @@ impl<'a> ClusterView<'a> {
         if let Some(entry) = known.get(&path) {
             return entry.clone();
         }
-        known.assume(path, Expect::Absent);
+        known.assumed.insert(path, Expect::Absent);
         None
     }
 
@@ -102,7 +96,7 @@ impl<'a> ClusterView<'a> {
         if let Some(entry) = known.get(&path) {
             return entry.is_some();
         }
-        known.assume(path, Expect::Present);
+        known.assumed.insert(path, Expect::Present);
         true
     }
 
@@ -136,7 +130,7 @@ impl<'a> ClusterView<'a> {
 
     /// The paths of the records that were assumed.
     pub fn assumed(&self) -> Vec<String> {
-        self.known.borrow().assumed().map(|(path, _)| path.clone()).collect()
+        self.known.borrow().assumed.keys().cloned().collect()
     }
 
     /// Forgets everything, because a transaction may have been applied.
