@@ -101,6 +101,9 @@ fn listing_ends() -> Instant {
 /// Attempts of a command: it fails after so many lost races.
 const ATTEMPTS: u32 = 64;
 
+/// After a lost race for an address of a pool, so many requests do not ask for the lowest.
+const CONTENDED: u32 = 8;
+
 /// A store on a compare-and-set server.
 pub struct ClusterStore<S> {
     server: S,
@@ -111,6 +114,8 @@ pub struct ClusterStore<S> {
     listing: Option<(Owners, Entries)>,
     /// Network definitions that were read for the next command.
     networks: Entries,
+    /// For so many requests any free address is taken, because other clients want the lowest.
+    contended: u32,
     history: History,
 }
 
@@ -122,8 +127,9 @@ impl<S: Server> ClusterStore<S> {
         persist: Persist,
         cache: LocalCache,
     ) -> ClusterStore<S> {
-        let (listing, networks, history) = (None, Entries::new(), History::Standing);
-        ClusterStore { server, timeout, persist, cache, listing, networks, history }
+        let (networks, history) = (Entries::new(), History::Standing);
+        let (listing, contended) = (None, 0);
+        ClusterStore { server, timeout, persist, cache, listing, networks, contended, history }
     }
 
     /// The same store with another history setting.
@@ -147,6 +153,9 @@ impl<S: Server> ClusterStore<S> {
             owners: owners.into(),
             ..ClusterView::new(server, cache, cx, entries, until)
         };
+        let is_request =
+            matches!(command, Command::RequestAddress(r) if r.requested.is_none() && !r.serial);
+        view.search.is_contended.set(is_request && self.contended > 0);
         if member.is_blind {
             view.warn(format!("{} cannot be written: every command fences", cache.place()));
         }
@@ -181,6 +190,10 @@ impl<S: Server> ClusterStore<S> {
             let mut outcome = plan.outcome;
             if let Ok(Outcome::Added(added)) = &mut outcome {
                 added.warnings.append(&mut view.warnings.take());
+            }
+            if is_request {
+                let is_lost = view.search.lost_races.get() >= search::MAX_LOST_RACES;
+                self.contended = if is_lost { CONTENDED } else { self.contended.saturating_sub(1) };
             }
             let known = view.known.into_inner().entries;
             self.listing = view.owners.take().map(|owners| (owners, known));

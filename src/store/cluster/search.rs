@@ -17,7 +17,7 @@ use crate::net::{Addr, Span};
 /// Ranges that are counted at a time, in one transaction of etcd.
 const MAX_RANGES: u128 = 100;
 /// Lost races after which any free address is taken, because many clients want the lowest or the next one.
-const MAX_LOST_RACES: u32 = 2;
+pub const MAX_LOST_RACES: u32 = 2;
 /// Addresses of a chunk.
 const CHUNK: u128 = 256;
 
@@ -30,6 +30,8 @@ pub struct Search {
     pub count_ranges: Cell<bool>,
     /// How often another client leased the address first.
     pub lost_races: Cell<u32>,
+    /// Other clients have wanted the lowest address a short time ago.
+    pub is_contended: Cell<bool>,
     /// The search starts behind the address that was allocated last.
     pub round_robin: Cell<bool>,
     /// The spans that were found full, by set.
@@ -84,7 +86,9 @@ impl ClusterView<'_> {
         let lowest = match order {
             // The address that the hash of an owner selects is taken if it is free.
             Order::Any => free.first() == Some(&span.first),
-            Order::Ascending => self.search.lost_races.get() < MAX_LOST_RACES,
+            Order::Ascending => {
+                self.search.lost_races.get() < MAX_LOST_RACES && !self.search.is_contended.get()
+            }
         };
         let chance = self.cx.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         let chance = usize::try_from(chance).unwrap_or(0) % free.len().max(1);
