@@ -114,6 +114,8 @@ pub struct ClusterStore<S> {
     listing: Option<(Owners, Entries)>,
     /// Network definitions that were read for the next command.
     networks: Entries,
+    /// The pool of the last request for an address. The next one compares it, or reads it again.
+    pools: Entries,
     /// For so many requests any free address is taken, because other clients want the lowest.
     contended: u32,
     history: History,
@@ -127,9 +129,19 @@ impl<S: Server> ClusterStore<S> {
         persist: Persist,
         cache: LocalCache,
     ) -> ClusterStore<S> {
-        let (networks, history) = (Entries::new(), History::Standing);
+        let (networks, pools, history) = (Entries::new(), Entries::new(), History::Standing);
         let (listing, contended) = (None, 0);
-        ClusterStore { server, timeout, persist, cache, listing, networks, contended, history }
+        ClusterStore {
+            server,
+            timeout,
+            persist,
+            cache,
+            listing,
+            networks,
+            pools,
+            contended,
+            history,
+        }
     }
 
     /// The same store with another history setting.
@@ -143,6 +155,12 @@ impl<S: Server> ClusterStore<S> {
         let (owners, entries) = self.listing.take().filter(|_| !is_first).unzip();
         let mut entries = entries.unwrap_or_default();
         entries.append(&mut self.networks);
+        let pools = std::mem::take(&mut self.pools);
+        let is_of_address = is_of_address(command);
+        let mut is_kept = is_of_address && !pools.is_empty();
+        if is_of_address {
+            entries.extend(pools);
+        }
         let (server, cache) = (&self.server, &self.cache);
         let mut member = Member::enter(server, cache, role, cx, until)?;
         entries.extend([member.known()]);
@@ -169,6 +187,11 @@ impl<S: Server> ClusterStore<S> {
         for _ in 0..ATTEMPTS {
             let plan = attempt(command, &view, &mut member, &lease_cx, history)?;
             let Some(plan) = plan else { continue };
+            if plan.changes.is_empty() && std::mem::take(&mut is_kept) {
+                // The pool may have changed since it was kept.
+                view.known.borrow_mut().entries.retain(|path, _| !path.starts_with(keys::POOL));
+                continue;
+            }
             if let Some(ranges) = plan.ranges() {
                 cache.set_ranges(ranges, cx);
             }
@@ -195,8 +218,13 @@ impl<S: Server> ClusterStore<S> {
                 let is_lost = view.search.lost_races.get() >= search::MAX_LOST_RACES;
                 self.contended = if is_lost { CONTENDED } else { self.contended.saturating_sub(1) };
             }
-            let known = view.known.into_inner().entries;
-            self.listing = view.owners.take().map(|owners| (owners, known));
+            let mut known = view.known.into_inner().entries;
+            if is_of_address {
+                known.retain(|path, _| path.starts_with(keys::POOL));
+                self.pools = known;
+            } else {
+                self.listing = view.owners.take().map(|owners| (owners, known));
+            }
             return outcome.map_err(Error::Refused);
         }
         let why = format!("{ATTEMPTS} tries were lost");
@@ -274,6 +302,11 @@ fn is_first_step(command: &Command) -> bool {
         Command::Evict(evict) => evict.after.is_none(),
         _ => true,
     }
+}
+
+/// Whether a command leases or frees one address of a pool, which it changes nothing about.
+fn is_of_address(command: &Command) -> bool {
+    matches!(command, Command::RequestAddress(_) | Command::ReleaseAddress(_))
 }
 
 /// How a command treats the mark that another program's leases were imported. An ADD and a DEL with that
