@@ -16,7 +16,6 @@ use serde_with::skip_serializing_none;
 
 use super::Call;
 use super::screen::visible;
-use super::tables::short;
 use crate::alloc::{Check, OnDuplicate, Requested};
 use crate::config::{Config, Inputs};
 use crate::engine;
@@ -26,7 +25,7 @@ use crate::liveness;
 use crate::liveness::stale::Namespaces;
 use crate::migrate::cni_cache;
 use crate::migrate::cni_cache::Cached;
-use crate::model::StoreSpec;
+use crate::model::{StoreSpec, short};
 use crate::net::Addr;
 use crate::rows::Text;
 use crate::store;

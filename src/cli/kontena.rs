@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::tables::number_of;
 use super::{Call, OpenStore, misuse};
 use crate::alloc::{Import, Imported, Record};
 use crate::config;
@@ -75,7 +76,7 @@ impl Kontena {
         let verb = if self.dry_run { "would be taken over" } else { "taken over" };
         for pool in contents.pools.values() {
             let (id, subnet, leases) = (&pool.id, pool.subnet, leases(pool));
-            writeln!(call.stdout, "pool {id} ({subnet}): {leases} addresses {verb}")?;
+            writeln!(call.stdout, "pool {id} ({subnet}): {} {verb}", number_of(leases, "address"))?;
         }
         if contents.pools.is_empty() {
             writeln!(call.stdout, "{}: there is no pool", self.prefix)?;

@@ -226,6 +226,28 @@ impl Owner {
     }
 }
 
+/// Characters of a container's ID that people are shown, as many as Docker and crictl show.
+const SHOWN_ID: usize = 12;
+
+/// A container's ID as people are shown it.
+pub fn short(id: &str) -> String {
+    id.chars().take(SHOWN_ID).collect()
+}
+
+impl Owner {
+    /// The same words as `Display`, with a short ID.
+    pub fn short(&self) -> String {
+        match self {
+            Owner::Attachment(a) => match &a.ifname {
+                Some(ifname) => format!("container {} ({ifname})", short(a.container.as_str())),
+                None => format!("container {}", short(a.container.as_str())),
+            },
+            Owner::Id(id) => format!("id {}", short(id)),
+            other => other.to_string(),
+        }
+    }
+}
+
 impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
