@@ -100,6 +100,12 @@ impl CniCache {
             .map(|(file, record)| self.row(file, record, &namespaces, call))
             .collect();
         self.print(&rows, call)?;
+        if !rows.is_empty() && rows.iter().all(|row| row.outcome == Outcome::Gone) {
+            writeln!(
+                call.stderr,
+                "no container of these runs here; if some do, repeat this in the mount namespace of the host"
+            )?;
+        }
         match rows.iter().filter(|row| row.outcome == Outcome::Refused).count() {
             0 => Ok(()),
             refused => Err(anyhow!("{refused} of {} results were not imported", rows.len())),
