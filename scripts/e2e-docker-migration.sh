@@ -4,7 +4,9 @@
 # containers keep their addresses, over a restart of dockerd too; at the end nothing is leased.
 #
 # gipam and kontena-ipam themselves are not run: scripts/e2e/predecessors.sh answers and writes in their
-# place. Everything happens in namespaces of its own and ends with the script. Needs root; bin/sublet and
+# place. With the name of a Debian release, such as trixie, it runs with that release's dockerd.
+#
+# Everything happens in namespaces of its own and ends with the script. Needs root; bin/sublet and
 # bin/subletd (or the paths in SUBLET and SUBLETD) must be built.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -24,12 +26,14 @@ if [ "${1-}" != inside ]; then
     need dockerd=docker.io docker=docker.io containerd=containerd busybox=busybox-static unshare=util-linux \
         ip=iproute2 iptables=iptables jq=jq curl=curl etcd=etcd-server systemd-socket-activate=systemd
     if [ ! -x "${SUBLETD:-bin/subletd}" ]; then scripts/build.sh; fi
+    root=
+    [ $# = 0 ] || root=$(scripts/get-docker.sh "$1")
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
     # The kill of process 1 of the namespace ends all others.
     unshare --mount --net --pid --fork --kill-child --mount-proc --propagation private \
         "$PWD/scripts/e2e-docker-migration.sh" inside "$work" \
-        "$(realpath "${SUBLET:-bin/sublet}")" "$(realpath "${SUBLETD:-bin/subletd}")"
+        "$(realpath "${SUBLET:-bin/sublet}")" "$(realpath "${SUBLETD:-bin/subletd}")" "$root"
     echo "e2e-docker-migration: everything passed in $SECONDS s"
     exit
 fi
@@ -37,12 +41,22 @@ fi
 work=$2
 sublet=$3
 subletd=$4
+root=$5
 # /run has the plugins' sockets: ours alone.
 mount -t tmpfs none /run
 mkdir -p /run/docker/plugins /run/lock /run/h2 /etc/docker
 mount -t tmpfs none /etc/docker
 mount -t cgroup2 none /sys/fs/cgroup 2> /dev/null || true
 ip link set lo up
+in_root=()
+if [ -n "$root" ]; then
+    in_root=(chroot "$root")
+    mount --bind "$root" "$root"
+    for folder in /proc /dev /sys /run "$work"; do
+        mkdir -p "$root$folder"
+        mount --rbind "$folder" "$root$folder"
+    done
+fi
 
 export DOCKER_HOST=unix:///run/docker.sock TMPDIR=$work
 declare -A pid
@@ -95,7 +109,7 @@ new() {
 }
 
 start_dockerd() {
-    dockerd --data-root "$work/docker" --exec-root /run/docker-exec --pidfile /run/docker.pid \
+    "${in_root[@]}" dockerd --data-root "$work/docker" --exec-root /run/docker-exec --pidfile /run/docker.pid \
         -H "$DOCKER_HOST" --bridge none --storage-driver vfs --userland-proxy=false --live-restore \
         >> "$work/dockerd.log" 2>&1 &
     pid[dockerd]=$!
