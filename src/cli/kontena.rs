@@ -70,7 +70,7 @@ impl Kontena {
             let pools: Vec<Value> = contents.pools.values().map(row).collect();
             return call.json(&json!({
                 "before": false, "dryRun": self.dry_run, "pools": pools,
-                "leftOut": contents.orphans,
+                "unrecorded": contents.unrecorded, "leftOut": contents.orphans,
             }));
         }
         let verb = if self.dry_run { "would be taken over" } else { "taken over" };
@@ -80,6 +80,14 @@ impl Kontena {
         }
         if contents.pools.is_empty() {
             writeln!(call.stdout, "{}: there is no pool", self.prefix)?;
+        }
+        for name in &contents.unrecorded {
+            let node = kontena::UNRECORDED;
+            writeln!(
+                call.stderr,
+                "pool {name}: its hosts are not recorded; once no host has a network of it, run: \
+                 sublet node release {node}"
+            )?;
         }
         for subnet in &contents.orphans {
             writeln!(call.stderr, "subnet {subnet} left out: no pool has it")?;

@@ -142,6 +142,17 @@ impl fmt::Display for SetName {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PoolId(pub String);
 
+impl PoolId {
+    /// The name of a pool that is not shared, in the format of moby's default driver. gipam's pools keep
+    /// other names.
+    pub fn plain(space: &str, subnet: Subnet, sub: Option<Subnet>) -> PoolId {
+        PoolId(match sub {
+            None => format!("{space}/{subnet}"),
+            Some(sub) => format!("{space}/{subnet}/{sub}"),
+        })
+    }
+}
+
 impl fmt::Display for PoolId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
