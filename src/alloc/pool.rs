@@ -112,7 +112,8 @@ fn join(
         Some(at) => pool.users[at].1 = pool.users[at].1.saturating_add(1),
         None => pool.users.push((cx.node.clone(), 1)),
     }
-    pool.time = cx.now;
+    // Clocks differ: to its other users the pool must not look older than their own requests.
+    pool.time = pool.time.max(cx.now);
     Ok(pool)
 }
 

@@ -28,6 +28,9 @@ pub enum Role {
     ChecksName,
     /// It frees what an owner holds, whoever owns the name.
     Frees,
+    /// It frees what only the machine that owns the name can have: a copy of the machine has the same
+    /// networks of Docker.
+    FreesOwn,
     /// It leases, or frees what other machines with this name may have leased.
     Leases,
 }
@@ -46,12 +49,13 @@ impl Role {
             | Command::RequestAddress(_)
             | Command::AdoptPool(_)
             | Command::Sweep(_) => Role::Leases,
+            Command::ReleasePool(_) | Command::ReleaseAddress(_) => Role::FreesOwn,
             _ => Role::Frees,
         }
     }
 
     fn changes(self) -> bool {
-        matches!(self, Role::Frees | Role::Leases)
+        matches!(self, Role::Frees | Role::FreesOwn | Role::Leases)
     }
 }
 
@@ -214,7 +218,7 @@ impl<'a> Member<'a> {
     /// in flight that compares it, unless it `must_exist`.
     fn settle(&mut self, mut fences: bool, must_exist: bool) -> Result<(), StoreError> {
         for _ in 0..TRIES {
-            if matches!(self.role, Role::Leases | Role::ChecksName)
+            if matches!(self.role, Role::Leases | Role::FreesOwn | Role::ChecksName)
                 && let Some((_, record)) = &self.record
             {
                 self.check_owner(record)?;
