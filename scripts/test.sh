@@ -157,6 +157,8 @@ if [ "$(id -u)" = 0 ]; then
     # Debian's next release changes from day to day.
     [ "$tier" != --long ] || step scripts/e2e-docker.sh forky
     step scripts/e2e-docker-cluster.sh
+    step scripts/e2e-docker-migration.sh
+    [ "$tier" != --long ] || step scripts/e2e-docker-migration.sh trixie
     step scripts/e2e-page.sh
 else
     echo "test.sh: real containers and clusters need root: scripts/e2e-*.sh" >&2

@@ -19,14 +19,6 @@ use crate::error::{Error, PoolRefusal, StoreError};
 use crate::model::{Kind, Lease, Node, Pool, PoolId};
 use crate::net::{Addr, Span, Subnet, hosts};
 
-/// The name of a pool that is not shared: as moby's default driver writes it.
-fn plain_id(space: &str, subnet: Subnet, sub: Option<Subnet>) -> PoolId {
-    PoolId(match sub {
-        None => format!("{space}/{subnet}"),
-        Some(sub) => format!("{space}/{subnet}/{sub}"),
-    })
-}
-
 /// Decides a request for a pool.
 pub fn request(request: &RequestPool, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     if let Some(shared) = &request.shared
@@ -46,7 +38,7 @@ pub fn request(request: &RequestPool, view: &dyn View, cx: &Context) -> Result<P
     };
     let id = match &request.shared {
         Some(shared) => shared.id.clone(),
-        None => plain_id(space, subnet, request.sub),
+        None => PoolId::plain(space, subnet, request.sub),
     };
     let name = request.shared.as_ref().map(|shared| shared.name.clone());
     // Sub-pools may overlap everything but themselves.
@@ -120,7 +112,8 @@ fn join(
         Some(at) => pool.users[at].1 = pool.users[at].1.saturating_add(1),
         None => pool.users.push((cx.node.clone(), 1)),
     }
-    pool.time = cx.now;
+    // Clocks differ: to its other users the pool must not look older than their own requests.
+    pool.time = pool.time.max(cx.now);
     Ok(pool)
 }
 
@@ -298,7 +291,8 @@ pub fn sweep(sweep: &Sweep, view: &dyn View, cx: &Context) -> Result<Plan, Error
     Ok(Plan::new(changes, collected(freed, gone && done, done)))
 }
 
-/// Decides a takeover of a pool.
+/// Decides a takeover of a pool. Its first address is taken for the gateway, which dockerd requests before
+/// any other: gipam's file does not tell.
 pub fn adopt(adopt: &AdoptPool, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     let subnet = adopt.subnet;
     let overlap = |other| Err(PoolRefusal::overlap(subnet, other, None).into());
@@ -310,13 +304,15 @@ pub fn adopt(adopt: &AdoptPool, view: &dyn View, cx: &Context) -> Result<Plan, E
             None => new(adopt.id.clone(), &adopt.space, subnet, cx),
         },
     };
+    let gateway = hosts(subnet).first;
     let mut leases = Vec::new();
     for addr in &adopt.addrs {
         if !subnet.contains(*addr) {
             return Err(PoolRefusal::OutOfRange { addr: *addr, subnet }.into());
         }
         if view.holder(&pool.set(), *addr)? == super::Holder::Free {
-            leases.push(lease(&pool, *addr, Kind::Dynamic, cx));
+            let kind = if *addr == gateway { Kind::Gateway } else { Kind::Dynamic };
+            leases.push(lease(&pool, *addr, kind, cx));
         }
     }
     Ok(put(pool, leases))

@@ -16,7 +16,6 @@ use serde_with::skip_serializing_none;
 
 use super::Call;
 use super::screen::visible;
-use super::tables::short;
 use crate::alloc::{Check, OnDuplicate, Requested};
 use crate::config::{Config, Inputs};
 use crate::engine;
@@ -26,7 +25,7 @@ use crate::liveness;
 use crate::liveness::stale::Namespaces;
 use crate::migrate::cni_cache;
 use crate::migrate::cni_cache::Cached;
-use crate::model::StoreSpec;
+use crate::model::{StoreSpec, short};
 use crate::net::Addr;
 use crate::rows::Text;
 use crate::store;
@@ -101,6 +100,12 @@ impl CniCache {
             .map(|(file, record)| self.row(file, record, &namespaces, call))
             .collect();
         self.print(&rows, call)?;
+        if !rows.is_empty() && rows.iter().all(|row| row.outcome == Outcome::Gone) {
+            writeln!(
+                call.stderr,
+                "no container of these runs here; if some do, repeat this in the mount namespace of the host"
+            )?;
+        }
         match rows.iter().filter(|row| row.outcome == Outcome::Refused).count() {
             0 => Ok(()),
             refused => Err(anyhow!("{refused} of {} results were not imported", rows.len())),

@@ -10,6 +10,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::screen::visible;
+use super::tables::number_of;
 use super::{Call, OpenStore, misuse};
 use crate::migrate::copy;
 use crate::migrate::copy::{Comparison, Copier};
@@ -77,7 +78,7 @@ impl Copy {
             return call.json(&json!({"dryRun": true, "records": moved}));
         }
         if self.how.dry_run {
-            return Ok(writeln!(call.stdout, "{moved} records would be copied")?);
+            return Ok(writeln!(call.stdout, "would copy {}", number_of(moved, "record"))?);
         }
         let Comparison { same, missing, different, more, left_out } =
             copy::compare(&mut *from.store, &mut *to.store, self.how.persist, &from.cx)?;
@@ -87,9 +88,9 @@ impl Copy {
                 "different": different, "leftOut": left_out,
             }))?;
         } else {
-            writeln!(call.stdout, "{same} records are the same in both")?;
+            writeln!(call.stdout, "{}, the same in both", number_of(same, "record"))?;
             if more > 0 {
-                writeln!(call.stdout, "  {more} were there before")?;
+                writeln!(call.stdout, "  present before: {more}")?;
             }
         }
         for name in left_out {
@@ -102,7 +103,10 @@ impl Copy {
         }
         match missing.len() + different.len() {
             0 => Ok(()),
-            n => Err(anyhow!("{n} records differ: something changed meanwhile; copy again")),
+            n => Err(anyhow!(
+                "{} missing or different: something changed meanwhile; copy again",
+                number_of(n, "record")
+            )),
         }
     }
 }
@@ -139,7 +143,10 @@ impl OpenStore {
         }
         match copier.clashes.len() {
             0 => Ok(copier.copied),
-            n => Err(anyhow!("{n} records have another in their place; nothing was written")),
+            n => Err(anyhow!(
+                "{} with another in its place; nothing was written",
+                number_of(n, "record")
+            )),
         }
     }
 }

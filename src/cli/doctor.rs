@@ -11,11 +11,11 @@ use serde_json::json;
 
 use super::astray::Astray;
 use super::screen::{Progress, visible, wrapped};
-use super::tables::named;
+use super::tables::{named, number_of};
 use super::{Call, OpenStore};
 use crate::alloc::NetworkRanges;
 use crate::liveness;
-use crate::model::{Lease, NetworkName};
+use crate::model::{Kind, Lease, NetworkName};
 use crate::rows::ProblemRow;
 use crate::store::{Problem, Repair};
 use crate::telemetry::usage::Usage;
@@ -59,7 +59,7 @@ impl Doctor {
                     writeln!(call.stdout, "{}", visible(note))?;
                 }
                 if !done.copies.is_empty() {
-                    writeln!(call.stdout, "{} leases were read", done.kept)?;
+                    writeln!(call.stdout, "{} read from it", number_of(done.kept, "lease"))?;
                 }
             }
             repair = Some(done);
@@ -75,9 +75,11 @@ impl Doctor {
             let Checked { leases, ranges } = checked;
             writeln!(
                 call.stdout,
-                "no problems found in {}: checked its records, {leases} leases in {ranges} ranges, and the \
-                 network namespaces of this host",
-                open.place
+                "no problems found in {}: checked its records, {} and {}, and the network namespaces of \
+                 this host",
+                open.place,
+                number_of(leases, "lease"),
+                number_of(ranges, "range")
             )?;
         } else {
             print(&problems, call)?;
@@ -93,7 +95,7 @@ impl Doctor {
 /// What was examined.
 #[derive(Clone, Copy, Default, Serialize)]
 struct Checked {
-    leases: u128,
+    leases: usize,
     ranges: usize,
 }
 
@@ -110,22 +112,27 @@ fn examine(open: &mut OpenStore) -> Result<(Vec<Problem>, Checked)> {
     }
     let usage = open.usage(None)?;
     problems.extend(usage.iter().filter_map(nearly_full));
-    problems.extend(moved_away(open)?);
-    let leases = usage.iter().map(|usage| usage.used).sum();
+    let (moved, leases) = moved_away(open)?;
+    problems.extend(moved);
     Ok((problems, Checked { leases, ranges: usage.len() }))
 }
 
-/// Networks whose leases lie outside the ranges of their last ADD.
-fn moved_away(open: &mut OpenStore) -> Result<Vec<Problem>> {
+/// Networks whose leases lie outside the ranges of their last ADD, and the number of all leases without reservations.
+fn moved_away(open: &mut OpenStore) -> Result<(Vec<Problem>, usize)> {
     // Each task of ECS has a configuration of its own, with or without IPv6.
     let is_ecs = |ranges: &NetworkRanges| ranges.network == NetworkName::ecs();
     let networks = open.store.networks(&open.cx)?.into_iter().filter(|ranges| !is_ecs(ranges));
     let mut astray = Astray::new(networks.map(|n| (n.set, n.network.to_string(), n.bounds)));
-    open.store.list(&open.cx, &mut |lease| astray.take(&lease))?;
+    let mut all = 0;
+    open.store.list(&open.cx, &mut |lease| {
+        all += usize::from(lease.kind != Kind::Reserved);
+        astray.take(&lease);
+    })?;
     let problem = |(network, leases, first): (&str, usize, &Lease)| Problem {
         place: format!("network {network}"),
         what: format!(
-            "{leases} leases lie outside the ranges of its last ADD, such as {}",
+            "{} outside the ranges of its last ADD, such as {}",
+            number_of(leases, "lease"),
             named(first, "")
         ),
         advice:
@@ -134,7 +141,7 @@ fn moved_away(open: &mut OpenStore) -> Result<Vec<Problem>> {
                 .to_owned(),
         mendable: false,
     };
-    Ok(astray.found().map(problem).collect())
+    Ok((astray.found().map(problem).collect(), all))
 }
 
 fn nearly_full(usage: &Usage) -> Option<Problem> {

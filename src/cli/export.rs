@@ -9,6 +9,7 @@ use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use super::tables::number_of;
 use super::{Call, OpenStore, WAIT, jsonl};
 use crate::alloc::ExportHostLocal;
 use crate::engine;
@@ -93,9 +94,10 @@ impl HostLocal {
                 continue;
             }
             let verb = if self.dry_run { "would be written" } else { "written" };
-            writeln!(call.stdout, "{}: {} leases {verb}", dir.display(), written.len())?;
+            let leases = number_of(written.len(), "lease");
+            writeln!(call.stdout, "{}: {leases} {verb}", dir.display())?;
             if !present.is_empty() {
-                writeln!(call.stdout, "  {} were there already", present.len())?;
+                writeln!(call.stdout, "  present before: {}", present.len())?;
             }
             if !others.is_empty() {
                 writeln!(call.stdout, "  {} that are not leased here kept", others.len())?;

@@ -10,6 +10,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::Call;
+use super::tables::number_of;
 use crate::engine;
 use crate::migrate::gipam;
 use crate::net::Family;
@@ -40,7 +41,11 @@ impl Gipam {
             if call.as_json {
                 rows.push(json!({"pool": id, "subnet": subnet, "addresses": count}));
             } else {
-                writeln!(call.stdout, "imported pool {id}: {count} addresses of {subnet}")?;
+                writeln!(
+                    call.stdout,
+                    "imported pool {id}: {} of {subnet}",
+                    number_of(count, "address")
+                )?;
             }
         }
         if call.as_json {

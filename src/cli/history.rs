@@ -7,7 +7,7 @@ use clap::Args;
 use jiff::civil;
 use jiff::tz::TimeZone;
 
-use super::{Call, fit, misuse, tables};
+use super::{Call, UNIQUE, fit, misuse, tables};
 use crate::config::duration;
 use crate::model::{Event, Timestamp};
 use crate::net::Addr;
@@ -58,7 +58,7 @@ impl History {
         let addr: Option<Addr> = self.name.as_ref().and_then(|name| name.parse().ok());
         let is_about = |event: &Event, name: &String| {
             addr == Some(event.addr)
-                || fit(name, &event.owner, &event.origin).is_some()
+                || fit(name, UNIQUE, &event.owner, &event.origin).is_some()
                 || event.origin.endpoint.as_ref() == Some(name)
                 || event.network() == name
         };
@@ -81,7 +81,7 @@ impl History {
         if rows.is_empty()
             && let Some(name) = &self.name
             && addr.is_none()
-            && open.named(name, network).is_err()
+            && open.named(name, UNIQUE, network).is_err()
             && open.unknown(name)?.is_some()
         {
             return Err(anyhow!("{name} is unknown in {}; see `sublet history`", open.place));

@@ -12,6 +12,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::copy::How;
+use super::tables::number_of;
 use super::{Call, OpenStore, write_file};
 use crate::migrate::copy::Copier;
 use crate::migrate::jsonl;
@@ -39,7 +40,7 @@ impl Export {
         if call.as_json {
             return call.json(&json!({"file": path, "records": count}));
         }
-        Ok(writeln!(call.stdout, "{count} records are in {}", path.display())?)
+        Ok(writeln!(call.stdout, "wrote {} to {}", number_of(count, "record"), path.display())?)
     }
 }
 
@@ -84,8 +85,8 @@ impl Import {
         if call.as_json {
             return call.json(&json!({"dryRun": self.how.dry_run, "records": moved}));
         }
-        let verb = if self.how.dry_run { "would be" } else { "are" };
-        Ok(writeln!(call.stdout, "{moved} records {verb} in {}", open.place)?)
+        let verb = if self.how.dry_run { "would import" } else { "imported" };
+        Ok(writeln!(call.stdout, "{verb} {} into {}", number_of(moved, "record"), open.place)?)
     }
 
     /// Reads all lines.

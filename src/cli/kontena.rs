@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::tables::number_of;
 use super::{Call, OpenStore, misuse};
 use crate::alloc::{Import, Imported, Record};
 use crate::config;
@@ -69,16 +70,24 @@ impl Kontena {
             let pools: Vec<Value> = contents.pools.values().map(row).collect();
             return call.json(&json!({
                 "before": false, "dryRun": self.dry_run, "pools": pools,
-                "leftOut": contents.orphans,
+                "unrecorded": contents.unrecorded, "leftOut": contents.orphans,
             }));
         }
         let verb = if self.dry_run { "would be taken over" } else { "taken over" };
         for pool in contents.pools.values() {
             let (id, subnet, leases) = (&pool.id, pool.subnet, leases(pool));
-            writeln!(call.stdout, "pool {id} ({subnet}): {leases} addresses {verb}")?;
+            writeln!(call.stdout, "pool {id} ({subnet}): {} {verb}", number_of(leases, "address"))?;
         }
         if contents.pools.is_empty() {
             writeln!(call.stdout, "{}: there is no pool", self.prefix)?;
+        }
+        for name in &contents.unrecorded {
+            let node = kontena::UNRECORDED;
+            writeln!(
+                call.stderr,
+                "pool {name}: its hosts are not recorded; once no host has a network of it, run: \
+                 sublet node release {node}"
+            )?;
         }
         for subnet in &contents.orphans {
             writeln!(call.stderr, "subnet {subnet} left out: no pool has it")?;

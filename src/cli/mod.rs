@@ -49,7 +49,7 @@ use crate::error::{is_denied, with_causes};
 use crate::model::{Face, NetworkName};
 use crate::sys::host::{Env, Facts};
 use crate::sys::panic;
-use open::{OpenStore, StoreArgs, WAIT, fit, lease_file};
+use open::{OpenStore, StoreArgs, UNIQUE, WAIT, fit, lease_file};
 use screen::{Screen, Tone, When};
 
 /// Leases IP addresses to containers.
@@ -297,7 +297,7 @@ impl Call<'_> {
     /// Prints a document, as JSON or YAML.
     fn json(&mut self, value: &impl Serialize) -> Result<()> {
         if self.format == Format::Yaml {
-            return Ok(self.stdout.write_all(serde_norway::to_string(value)?.as_bytes())?);
+            return Ok(write!(self.stdout, "{}", yaml(value)?)?);
         }
         let text = serde_json::to_string_pretty(value)?;
         Ok(writeln!(self.stdout, "{}", escaped(&text))?)
@@ -306,7 +306,7 @@ impl Call<'_> {
     /// Prints a row of a stream: a line of JSON, or a YAML document.
     fn json_line(&mut self, row: &impl Serialize) -> Result<()> {
         if self.format == Format::Yaml {
-            return Ok(write!(self.stdout, "---\n{}", serde_norway::to_string(row)?)?);
+            return Ok(write!(self.stdout, "---\n{}", yaml(row)?)?);
         }
         Ok(writeln!(self.stdout, "{}", escaped(&serde_json::to_string(row)?))?)
     }
@@ -333,9 +333,26 @@ impl Call<'_> {
     }
 }
 
+/// Whether a terminal interprets a character that serializers leave as it is.
+fn is_raw(c: char) -> bool {
+    !c.is_ascii() && (c.is_control() || screen::steers(c))
+}
+
+/// A YAML document without anything that a terminal interprets.
+fn yaml(value: &impl Serialize) -> Result<String> {
+    let text = serde_norway::to_string(value)?;
+    if !text.contains(is_raw) {
+        return Ok(text);
+    }
+    // Plain text in YAML has no escapes. JSON is YAML as well, and all its strings are quoted.
+    let json = serde_json::to_string(value)?;
+    let escape =
+        |c: char| if is_raw(c) { format!("\\U{:08x}", u32::from(c)) } else { c.to_string() };
+    Ok(json.chars().map(escape).collect::<String>() + "\n")
+}
+
 /// The same JSON, with escapes for what a terminal interprets. Only strings can have such characters.
 fn escaped(json: &str) -> Cow<'_, str> {
-    let is_raw = |c: char| !c.is_ascii() && (c.is_control() || screen::steers(c));
     if !json.contains(is_raw) {
         return Cow::Borrowed(json);
     }
@@ -365,8 +382,10 @@ impl Rows {
     fn push(&mut self, row: &impl Serialize) -> Result<()> {
         let begun = std::mem::replace(&mut self.is_begun, true);
         if self.format == Format::Yaml {
-            // A list of one is a part of any list.
-            self.text.extend_from_slice(serde_norway::to_string(&[row])?.as_bytes());
+            for (i, line) in yaml(row)?.lines().enumerate() {
+                let indent = if i == 0 { "- " } else { "  " };
+                writeln!(self.text, "{indent}{line}")?;
+            }
             return Ok(());
         }
         self.text.extend_from_slice(if begun { b",\n  " } else { b"[\n  " });
@@ -433,6 +452,16 @@ mod tests {
         let shown = escaped(&json);
         assert_eq!(shown, "\"a\\u009bb\\u202ec\\u2028d\\udb40\\udc41e\u{e4}\"");
         assert_eq!(serde_json::from_str::<String>(&shown).unwrap(), text);
+        let shown = yaml(&text).unwrap();
+        assert!(!shown.contains(is_raw), "{shown:?}");
+        assert_eq!(serde_norway::from_str::<String>(&shown).unwrap(), text);
+        let (row, mut rows) = ([("note", text), ("pod", "web")], Rows::new(Format::Yaml));
+        rows.push(&row).unwrap();
+        rows.push(&"plain").unwrap();
+        let shown = String::from_utf8(rows.finish()).unwrap();
+        assert!(!shown.contains(is_raw), "{shown:?}");
+        let read: serde_norway::Value = serde_norway::from_str(&shown).unwrap();
+        assert_eq!(read, serde_norway::to_value((row, "plain")).unwrap());
     }
 
     #[test]

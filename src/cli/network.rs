@@ -12,6 +12,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::screen::visible;
+use super::tables::number_of;
 use super::{Call, OpenStore, misuse, network_name};
 use crate::alloc::DefineNetwork;
 use crate::config::define;
@@ -142,10 +143,9 @@ impl Set {
                 visible(&lease.node.name)
             )?;
         }
-        let count = outside.len();
+        let count = number_of(outside.len(), "address");
         let question = format!(
-            "{count} addresses are leased outside of {}, and stay until their containers end; define \
-             it so",
+            "{count} leased outside of {}, which stay until their containers end; define it so",
             describe(sets)
         );
         Ok(self.yes || call.confirm(&question)?)

@@ -7,6 +7,7 @@ use anyhow::{Result, anyhow};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use super::tables::number_of;
 use super::{Call, OpenStore, misuse, tables};
 use crate::alloc::Context;
 use crate::engine;
@@ -107,7 +108,7 @@ impl Release {
                 "node": name, "dryRun": false, "freed": freed, "forgotten": forgotten,
             }))?;
         } else {
-            writeln!(call.stdout, "freed {} addresses of node {name}", left.freed)?;
+            writeln!(call.stdout, "freed {} of node {name}", number_of(left.freed, "address"))?;
         }
         if left.forgotten {
             return Ok(());
@@ -126,7 +127,7 @@ fn describe(row: &NodeRow) -> String {
     };
     let pools = match row.pools {
         0 => String::new(),
-        pools => format!(", its part in {pools} pools"),
+        pools => format!(", its part in {}", number_of(pools, "pool")),
     };
-    format!("{} addresses of node {}{of}{pools}", row.leases, row.node)
+    format!("{} of node {}{of}{pools}", number_of(row.leases, "address"), row.node)
 }

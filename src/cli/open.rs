@@ -251,13 +251,19 @@ impl OpenStore {
         Ok(found)
     }
 
-    /// The leases of an address, or of a container by its ID, a beginning of it that is unique, an
-    /// ECS `id`, or a pod as namespace/name. An error if there is none.
-    pub fn named(&mut self, name: &str, network: Option<&str>) -> Result<Vec<Lease>> {
+    /// The leases of an address, or of a container by its ID, a beginning of it that is unique and has at least
+    /// `shortest` characters, an ECS `id`, or a pod as namespace/name. An error if there is none.
+    pub fn named(
+        &mut self,
+        name: &str,
+        shortest: usize,
+        network: Option<&str>,
+    ) -> Result<Vec<Lease>> {
         let addr: Option<Addr> = name.parse().ok();
         let here = |l: &Lease| network.is_none_or(|n| shown_network(l) == n);
-        let fits = |l: &Lease| {
-            if addr == Some(l.addr) { Some(Fit::Exactly) } else { fit(name, &l.owner, &l.origin) }
+        let fits = |l: &Lease| match addr {
+            Some(addr) if addr == l.addr => Some(Fit::Exactly),
+            _ => fit(name, shortest, &l.owner, &l.origin),
         };
         let mut all = self.leases(&|l| here(l) && fits(l).is_some())?;
         if all.iter().any(|l| fits(l) == Some(Fit::Exactly)) {
@@ -303,7 +309,7 @@ fn unknown_network(name: &str, known: &BTreeSet<String>) -> anyhow::Error {
 pub enum Fit {
     /// It is the container's ID, the ECS `id`, or the pod as namespace/name.
     Exactly,
-    /// It is a beginning of the container's ID that is long enough not to be chance.
+    /// It is a beginning of the container's ID, as long as was asked for.
     Begins,
 }
 
@@ -315,7 +321,10 @@ pub fn is_pod(name: &str, origin: &Origin) -> bool {
     })
 }
 
-pub fn fit(name: &str, owner: &Owner, origin: &Origin) -> Option<Fit> {
+/// A beginning of a container's ID that is so long, in characters, is hardly there by chance.
+pub const UNIQUE: usize = 4;
+
+pub fn fit(name: &str, shortest: usize, owner: &Owner, origin: &Origin) -> Option<Fit> {
     let container = match owner {
         Owner::Attachment(attachment) => Some(attachment),
         _ => origin.attachment.as_ref(),
@@ -325,7 +334,7 @@ pub fn fit(name: &str, owner: &Owner, origin: &Origin) -> Option<Fit> {
     if container == Some(name) || id || name.contains('/') && is_pod(name, origin) {
         return Some(Fit::Exactly);
     }
-    (name.len() >= 4 && container?.starts_with(name)).then_some(Fit::Begins)
+    (name.len() >= shortest && container?.starts_with(name)).then_some(Fit::Begins)
 }
 
 #[cfg(test)]
@@ -341,12 +350,14 @@ mod tests {
         let [namespace, name] = ["shop", "web-0"].map(str::to_owned);
         let pod = Some(Pod { namespace, name, uid: String::new() });
         let origin = Origin { pod, attachment: Some(attachment.clone()), ..Origin::default() };
-        let fits = |name| fit(name, &Owner::Attachment(attachment.clone()), &origin).is_some();
+        let owner = Owner::Attachment(attachment.clone());
+        let fits = |name| fit(name, UNIQUE, &owner, &origin).is_some();
         assert!(["0123456789", "0123", "shop/web-0"].iter().all(|name| fits(name)));
         assert!(!["", "012", "1234", "web-0", "shop/", "shop/web"].iter().any(|name| fits(name)));
-        let of_id = |name| fit(name, &Owner::Id("task".to_owned()), &origin);
+        assert!(fit("0", 1, &owner, &origin) == Some(Fit::Begins));
+        let of_id = |name| fit(name, UNIQUE, &Owner::Id("task".to_owned()), &origin);
         assert!(of_id("task") == Some(Fit::Exactly) && of_id("0123") == Some(Fit::Begins));
         let gateway = Owner::Gateway("10.0.0.1".parse().unwrap());
-        assert!(fit("", &gateway, &Origin::default()).is_none());
+        assert!(fit("", UNIQUE, &gateway, &Origin::default()).is_none());
     }
 }

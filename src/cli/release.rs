@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 use anyhow::{Result, anyhow};
 use clap::Args;
 
-use super::Call;
 use super::tables::named;
+use super::{Call, UNIQUE};
 use crate::alloc::{Target, Unreserve};
 use crate::engine;
 use crate::error::shown_network;
@@ -41,7 +41,7 @@ impl Release {
         let mut open = call.open()?;
         let mut leases: Vec<Lease> = Vec::new();
         for name in &self.names {
-            let found = open.named(name, self.network.as_deref())?;
+            let found = open.named(name, UNIQUE, self.network.as_deref())?;
             self.check(name, &found)?;
             for lease in found {
                 if !leases.contains(&lease) {

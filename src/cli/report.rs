@@ -10,6 +10,7 @@ use serde_with::skip_serializing_none;
 
 use super::Call;
 use super::screen::visible;
+use super::tables::number_of;
 use crate::alloc::Imported;
 use crate::net::Addr;
 use crate::rows::Text;
@@ -70,9 +71,9 @@ impl Report {
             return Ok(writeln!(out, "{source}: taken over before; nothing was done")?);
         }
         let verb = if self.dry_run { "would be taken over" } else { "taken over" };
-        writeln!(out, "{source}: {} addresses {verb} into {store}", self.taken.len())?;
+        writeln!(out, "{source}: {} {verb} into {store}", number_of(self.taken.len(), "address"))?;
         if !self.present.is_empty() {
-            writeln!(out, "  {} were there already", self.present.len())?;
+            writeln!(out, "  present before: {}", self.present.len())?;
         }
         for addr in &self.cursors {
             writeln!(out, "  the rotation goes on behind {}", addr.0)?;

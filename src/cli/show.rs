@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_with::skip_serializing_none;
 
 use super::screen::visible;
-use super::{Call, OpenStore, tables};
+use super::{Call, OpenStore, UNIQUE, tables};
 use crate::error::shown_network;
 use crate::rows::{LeaseRow, PoolRow, Str};
 
@@ -25,12 +25,12 @@ pub struct Show {
 impl Show {
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
         let mut open = call.open()?;
-        let leases = match open.named(&self.name, self.network.as_deref()) {
+        let network = self.network.as_deref();
+        let leases = match open.named(&self.name, UNIQUE, network) {
             Ok(leases) => leases,
-            Err(e) if self.network.is_none() => {
-                return if self.show_network(&mut open, call)? { Ok(()) } else { Err(e) };
-            }
-            Err(e) => return Err(e),
+            Err(_) if network.is_none() && self.show_network(&mut open, call)? => return Ok(()),
+            // No network has this name, so a shorter beginning of an ID is meant.
+            Err(_) => open.named(&self.name, 1, network)?,
         };
         if call.as_json {
             return call.json_rows(leases.iter().map(LeaseRow::new));

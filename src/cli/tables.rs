@@ -2,16 +2,18 @@
 
 use super::screen::{Screen, Tone, visible};
 use super::table::{Cell, Table, cell, maybe};
-use crate::model::{Kind, Lease, Timestamp};
+use crate::model::{Kind, Lease, Timestamp, short};
 use crate::net::{Addr, Span};
 use crate::rows::{CounterRow, EventRow, GroupRow, LeaseRow, NodeRow, PoolRow, Str};
 
-/// Characters of a container's ID that are shown.
-const LONGEST_ID: usize = 12;
-
-/// A container's ID as it is shown.
-pub fn short(id: &str) -> String {
-    id.chars().take(LONGEST_ID).collect()
+/// How many there are of something, such as `1 lease` and `2 addresses`.
+pub fn number_of(n: usize, noun: &str) -> String {
+    let ending = match n {
+        1 => "",
+        _ if noun.ends_with('s') => "es",
+        _ => "s",
+    };
+    format!("{n} {noun}{ending}")
 }
 
 /// A lease as messages and questions name it: its address and network, then its holder, the pod first.

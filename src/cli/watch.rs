@@ -121,7 +121,7 @@ fn print(event: &Event, known_face: bool, call: &mut Call<'_>) -> Result<()> {
     let tone = if event.what.gives() { Tone::Good } else { Tone::Cooling };
     let word = call.screen.paint(tone, row.event);
     let (time, addr, network) = (row.lease.time, event.addr, visible(&row.lease.network));
-    let owner = visible(&event.owner.to_string());
+    let owner = visible(&event.owner.short());
     write!(call.stdout, "{time} {word} {addr} of network {network}, {owner}")?;
     if let Some(pod) = row.lease.pod() {
         write!(call.stdout, ", pod {}", visible(&pod))?;

@@ -108,6 +108,9 @@ fn listed(pool: &Pool, pools: &[Pool], settings: &Settings, listing: &Listing) -
     if pool.space != settings.local {
         return Listed::Unknown;
     }
+    if pool.shared.is_none() && pool.id != PoolId::plain(&pool.space, pool.subnet, pool.sub) {
+        return imported(pool, pools, listing);
+    }
     // A range as large as the subnet is no range.
     let part = |sub: Option<Subnet>| sub.filter(|sub| sub.len() > pool.subnet.len());
     let same = |(subnet, sub): &(Subnet, Option<Subnet>)| {
@@ -142,6 +145,30 @@ fn listed(pool: &Pool, pools: &[Pool], settings: &Settings, listing: &Listing) -
         (true, _) => Listed::Addresses(addrs),
         (false, true) => Listed::Unknown,
         (false, false) => Listed::Nothing,
+    }
+}
+
+/// Compares a pool that gipam made with the networks. gipam gave a network its next block, whatever subnet
+/// or option was asked for, and dockerd lists what was asked for: only addresses show which pool a network
+/// has.
+fn imported(pool: &Pool, pools: &[Pool], listing: &Listing) -> Listed {
+    let family = pool.subnet.family();
+    let (mut addrs, mut unknown) = (Vec::new(), false);
+    for network in &listing.networks {
+        addrs.extend(network.addrs.iter().filter(|addr| pool.subnet.contains(**addr)));
+        let has = network.pools.iter().filter(|(subnet, _)| subnet.family() == family).count()
+            + usize::from(network.pools.is_empty());
+        let shown = |other: &&Pool| {
+            (other.space == pool.space && other.subnet.family() == family)
+                && network.addrs.iter().any(|addr| other.subnet.contains(*addr))
+        };
+        unknown |= has > pools.iter().filter(shown).count();
+    }
+    addrs.sort_unstable();
+    match (addrs.is_empty(), unknown) {
+        (false, _) => Listed::Addresses(addrs),
+        (true, true) => Listed::Unknown,
+        (true, false) => Listed::Nothing,
     }
 }
 

@@ -62,13 +62,21 @@ pub fn problems(store: &mut dyn Store, cx: &Context) -> Result<Vec<Problem>, Sto
     Ok(problems)
 }
 
+/// The pod, if it is known, and the container.
+fn holder(lease: &Lease) -> String {
+    match &lease.origin.pod {
+        Some(pod) => format!("pod {}/{}, {}", pod.namespace, pod.name, lease.owner.short()),
+        None => lease.owner.short(),
+    }
+}
+
 fn stale_leases(leases: &[Lease], cx: &Context) -> Vec<Problem> {
     let evidence = evidence(leases, cx, GRACE, true, Vec::new());
     let assessed = leases.iter().zip(stale::assess(leases, &evidence));
     let problems = assessed.filter_map(|(lease, liveness)| match liveness {
         Liveness::Stale(why) => Some(Problem {
             place: format!("{} of network {}", lease.addr, shown_network(lease)),
-            what: format!("{} has it, and is gone: {why}", lease.owner),
+            what: format!("{} has it, and is gone: {why}", holder(lease)),
             advice: "free it with `sublet gc --netns`".to_owned(),
             mendable: false,
         }),

@@ -12,11 +12,16 @@ use crate::model::{Kind, Lease, Node, Origin, Owner, Pool, PoolId, StoreSpec, Ti
 use crate::net::{Addr, Subnet, parse_cidr};
 use crate::store::http::{Client, Failure, Request};
 
+/// The node of whatever kontena-ipam recorded without a host. An operator ends its part in a pool.
+pub const UNRECORDED: &str = "kontena-ipam";
+
 /// Pools and addresses of kontena-ipam.
 #[derive(Default)]
 pub struct Content {
     /// The pools, by name.
     pub pools: BTreeMap<String, Pool>,
+    /// The names of pools without a record of the hosts that use them.
+    pub unrecorded: Vec<String>,
     /// The addresses of these pools.
     pub leases: Vec<Lease>,
     /// Subnets reserved for pools that do not exist: a race in kontena-ipam leaves them behind.
@@ -87,16 +92,15 @@ impl Content {
         }
         for (key, value) in keys {
             match *parts(key) {
-                ["pool-nodes", name, node] => {
+                ["pool-nodes", name, host] => {
                     if let Some(pool) = content.pools.get_mut(name) {
-                        let node = Node { name: node.to_owned(), machine: String::new() };
-                        pool.users.push((node, 1));
+                        pool.users.push((node(host), 1));
                     }
                 }
                 ["addresses", name, _] => {
                     // An address of a pool that is gone has no owner.
                     if let Some(pool) = content.pools.get(name) {
-                        let lease = lease(value, pool, now);
+                        let lease = address(value, pool, now);
                         content.leases.push(lease.map_err(|why| format!("{key}: {why}"))?);
                     }
                 }
@@ -109,26 +113,36 @@ impl Content {
                 _ => {}
             }
         }
+        content.add_what_is_missing(now);
         content.leases.sort_by(|a, b| (&a.set, a.addr).cmp(&(&b.set, b.addr)));
-        content.add_missing_users();
         Ok(content)
+    }
+
+    /// Adds what earlier versions of kontena-ipam did not record: the hosts that use a pool, and the lease
+    /// of its gateway. A host that has an address of a pool uses it. Where no host is recorded there may be
+    /// others, so that the pool stays when all known ones have released it.
+    fn add_what_is_missing(&mut self, now: Timestamp) {
+        for (name, pool) in &mut self.pools {
+            let leases = self.leases.iter().filter(|lease| lease.set == pool.set());
+            let gateways = leases.clone().filter(|lease| lease.kind == Kind::Gateway).count();
+            // The host of the gateway may have released the pool since.
+            let others = leases.filter(|lease| lease.kind != Kind::Gateway);
+            let mut hosts: BTreeSet<&str> = others.map(|lease| lease.node.name.as_str()).collect();
+            if pool.is_closed() {
+                self.unrecorded.push(name.clone());
+                hosts.insert(UNRECORDED);
+            }
+            hosts.retain(|host| pool.users.iter().all(|(node, _)| node.name != *host));
+            pool.users.extend(hosts.into_iter().map(|host| (node(host), 1)));
+            if let (0, Some(gateway)) = (gateways, pool.gateway) {
+                self.leases.push(lease(gateway, node(UNRECORDED), pool, now));
+            }
+        }
     }
 }
 
-impl Content {
-    /// Makes the nodes of a pool's addresses its users if no node is recorded: without a user a pool counts as
-    /// released.
-    fn add_missing_users(&mut self) {
-        for pool in self.pools.values_mut().filter(|pool| pool.is_closed()) {
-            let leases = self
-                .leases
-                .iter()
-                .filter(|lease| matches!(&lease.owner, Owner::Pool(id, _) if *id == pool.id));
-            let nodes: BTreeSet<&str> = leases.map(|lease| lease.node.name.as_str()).collect();
-            let node = |name: &str| Node { name: name.to_owned(), machine: String::new() };
-            pool.users = nodes.into_iter().map(|name| (node(name), 1)).collect();
-        }
-    }
+fn node(name: &str) -> Node {
+    Node { name: name.to_owned(), machine: String::new() }
 }
 
 fn object(value: &str) -> Result<Value, String> {
@@ -166,24 +180,71 @@ fn pool(name: &str, value: &str, space: &str, now: Timestamp) -> Result<Pool, St
     })
 }
 
-fn lease(value: &str, pool: &Pool, now: Timestamp) -> Result<Lease, String> {
+fn address(value: &str, pool: &Pool, now: Timestamp) -> Result<Lease, String> {
     let value = object(value)?;
     let net = cidr(&value, "address")?.ok_or("it names no address")?;
     let addr = Addr::from(net.addr());
     if !pool.subnet.contains(addr) {
         return Err(format!("{addr} lies outside of {}", pool.subnet));
     }
-    Ok(Lease {
+    let host = text(&value, "node").filter(|host| !host.is_empty());
+    Ok(lease(addr, node(host.as_deref().unwrap_or(UNRECORDED)), pool, now))
+}
+
+fn lease(addr: Addr, node: Node, pool: &Pool, now: Timestamp) -> Lease {
+    Lease {
         set: pool.set(),
         addr,
         prefix: pool.subnet.len(),
         kind: if pool.gateway == Some(addr) { Kind::Gateway } else { Kind::Dynamic },
         owner: Owner::Pool(pool.id.clone(), addr),
         range: pool.sub.unwrap_or(pool.subnet).first(),
-        node: Node { name: text(&value, "node").unwrap_or_default(), machine: String::new() },
+        node,
         boot: None,
         origin: Origin::default(),
         time: now,
         cooldown: 0,
-    })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POOL: &str = r#"{"subnet": "10.81.0.0/16", "gateway": "10.81.0.1/16"}"#;
+
+    fn content(keys: &[(&str, &str)]) -> Content {
+        let key = |(key, value): &(&str, &str)| (format!("/f/{key}"), (*value).to_owned());
+        let keys: Vec<_> = keys.iter().map(key).collect();
+        Content::parse(&keys, "/f/", "local", 1).unwrap()
+    }
+
+    fn users(content: &Content) -> Vec<&str> {
+        content.pools["web"].users.iter().map(|(node, _)| node.name.as_str()).collect()
+    }
+
+    #[test]
+    fn a_host_that_has_an_address_uses_the_pool() {
+        let address = r#"{"address": "10.81.0.9/16", "node": "n2"}"#;
+        // The gateway's host has released the pool.
+        let gateway = r#"{"address": "10.81.0.1/16", "node": "n3"}"#;
+        let content = content(&[
+            ("pools/web", POOL),
+            ("pool-nodes/web/n1", "{}"),
+            ("addresses/web/10.81.0.9", address),
+            ("addresses/web/10.81.0.1", gateway),
+        ]);
+        assert_eq!(users(&content), ["n1", "n2"]);
+        assert!(content.unrecorded.is_empty());
+        assert_eq!(content.leases.len(), 2);
+    }
+
+    #[test]
+    fn a_pool_without_recorded_hosts_is_in_use() {
+        let content = content(&[("pools/web", POOL)]);
+        assert_eq!(users(&content), [UNRECORDED]);
+        assert_eq!(content.unrecorded, ["web"]);
+        let leases: Vec<_> = content.leases.iter().map(|l| (l.addr.to_string(), l.kind)).collect();
+        assert_eq!(leases, [("10.81.0.1".to_owned(), Kind::Gateway)]);
+    }
 }

@@ -142,6 +142,17 @@ impl fmt::Display for SetName {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PoolId(pub String);
 
+impl PoolId {
+    /// The name of a pool that is not shared, in the format of moby's default driver. gipam's pools keep
+    /// other names.
+    pub fn plain(space: &str, subnet: Subnet, sub: Option<Subnet>) -> PoolId {
+        PoolId(match sub {
+            None => format!("{space}/{subnet}"),
+            Some(sub) => format!("{space}/{subnet}/{sub}"),
+        })
+    }
+}
+
 impl fmt::Display for PoolId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -222,6 +233,28 @@ impl Owner {
         match self {
             Owner::Attachment(attachment) => Some(attachment),
             _ => None,
+        }
+    }
+}
+
+/// Characters of a container's ID that people are shown, as many as Docker and crictl show.
+const SHOWN_ID: usize = 12;
+
+/// A container's ID as people are shown it.
+pub fn short(id: &str) -> String {
+    id.chars().take(SHOWN_ID).collect()
+}
+
+impl Owner {
+    /// The same words as `Display`, with a short ID.
+    pub fn short(&self) -> String {
+        match self {
+            Owner::Attachment(a) => match &a.ifname {
+                Some(ifname) => format!("container {} ({ifname})", short(a.container.as_str())),
+                None => format!("container {}", short(a.container.as_str())),
+            },
+            Owner::Id(id) => format!("id {}", short(id)),
+            other => other.to_string(),
         }
     }
 }

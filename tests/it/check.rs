@@ -339,7 +339,7 @@ fn what_does_not_fit_the_leases() {
     };
     assert!(!doctor().contains("outside"));
     Call::cni("ADD", "c3", &conf("web", json!({"subnet": "10.6.0.0/24"}))).run().ok();
-    assert!(doctor().contains("network web") && doctor().contains("2 leases lie outside"));
+    assert!(doctor().contains("network web") && doctor().contains("2 leases outside"));
 }
 
 /// What is no regular file in a folder is an error of its own; the other files are checked.

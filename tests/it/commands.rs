@@ -208,6 +208,7 @@ const CASES: &[Case] = &[
     ("list-of-nothing", &["list", "--network", "none"], Json),
     ("show-address", &["show", "10.77.0.2"], Json),
     ("show-container", &["show", "vip"], Json),
+    ("show-beginning-of-a-container", &["show", "vi"], Json),
     ("show-pod", &["show", "default/web-3"], Json),
     ("show-network", &["show", "pods"], Json),
     ("show-nothing", &["show", "10.9.9.9"], Fails(1)),

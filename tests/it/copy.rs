@@ -183,12 +183,12 @@ mod peers {
         for (from, to) in [(&first, &etcd), (&etcd, &consul), (&consul, &last)] {
             let dry = done(&copy(from, to).arg("--dry-run"));
             assert!(
-                dry.stdout.contains(&format!("{} records would be", expected.len())),
+                dry.stdout.contains(&format!("would copy {} records", expected.len())),
                 "{dry:?}"
             );
             for _ in 0..2 {
                 let answer = done(&copy(from, to));
-                let told = format!("{} records are the same in both\n", expected.len());
+                let told = format!("{} records, the same in both\n", expected.len());
                 assert_eq!(answer.stdout, told);
             }
             assert_eq!(records(&export(to)), expected);
@@ -269,7 +269,7 @@ mod peers {
         }
         assert!(cut > 0, "none was killed midway");
         let answer = done(&copy(&from, &to));
-        assert_eq!(answer.stdout, "6000 records are the same in both\n");
+        assert_eq!(answer.stdout, "6000 records, the same in both\n");
         assert_eq!(records(&export(&to)), records(&export(&from)));
     }
 

@@ -200,8 +200,7 @@ fn a_sound_store_has_nothing_for_the_doctor() {
     }
     sublet(&lab, "reserve mynet 10.1.2.200-10.1.2.210").run();
     let answer = sublet(&lab, "doctor").run();
-    answer
-        .check(answer.succeeded() && answer.stdout.contains("13 leases in 1 range"), "all is well");
+    answer.check(answer.succeeded() && answer.stdout.contains("13 leases"), "all is well");
     let answer = sublet(&lab, "doctor --json --repair --yes").run().ok();
     assert_eq!(answer, json!({"checked": {"leases": 13, "ranges": 1}, "problems": []}));
 }

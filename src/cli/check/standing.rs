@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::{Claim, File};
 use crate::cli::astray::Astray;
-use crate::cli::tables::named;
+use crate::cli::tables::{named, number_of};
 use crate::cli::{World, lease_file, open::StoreArgs};
 use crate::config;
 use crate::config::Config;
@@ -52,8 +52,9 @@ impl fmt::Display for Conflict {
         }
         write!(
             f,
-            "{leases} leases of network {network} lie outside its ranges ({file}), such as {lease}; a \
-             repeated ADD for their containers fails until the containers are deleted"
+            "network {network} has {} outside its ranges ({file}), such as {lease}; a repeated ADD for their \
+             containers fails until the containers are deleted",
+            number_of(*leases, "lease")
         )
     }
 }

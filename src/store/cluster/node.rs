@@ -29,6 +29,9 @@ pub enum Role {
     ChecksName,
     /// It frees what an owner holds, whoever owns the name.
     Frees,
+    /// It frees what only the machine that owns the name can have: a copy of the machine has the same
+    /// networks of Docker.
+    FreesOwn,
     /// It leases, or frees what other machines with this name may have leased.
     Leases,
 }
@@ -47,12 +50,13 @@ impl Role {
             | Command::RequestAddress(_)
             | Command::AdoptPool(_)
             | Command::Sweep(_) => Role::Leases,
+            Command::ReleasePool(_) | Command::ReleaseAddress(_) => Role::FreesOwn,
             _ => Role::Frees,
         }
     }
 
     fn changes(self) -> bool {
-        matches!(self, Role::Frees | Role::Leases)
+        matches!(self, Role::Frees | Role::FreesOwn | Role::Leases)
     }
 }
 
@@ -228,7 +232,7 @@ impl<'a> Member<'a> {
     fn settle(&mut self, mut fences: bool, must_exist: bool) -> Result<(), StoreError> {
         for _ in 0..TRIES {
             if let Some(record) = self.node()
-                && matches!(self.role, Role::Leases | Role::ChecksName)
+                && matches!(self.role, Role::Leases | Role::FreesOwn | Role::ChecksName)
             {
                 self.check_owner(record)?;
             }

@@ -138,15 +138,17 @@ fn a_concurrent_client_leases_the_same_address_or_for_the_same_owner() {
         let mut store = FakeStore::new(server.clone());
         // Both ask for the lowest, so both have the same candidate.
         let lowest = |c: &str| lowest(c, &sets);
+        // The first command of a node also commits a claim of its name.
+        added(&mut store, &lowest("first"), &at(1));
         let theirs = lowest(if same_owner { "mine" } else { "theirs" });
         let other = server.clone();
         *server.before_commit.borrow_mut() = Some(Box::new(move || {
             let got = added(&mut FakeStore::new(other), &theirs, &at(1));
-            assert_eq!(got, [addr("10.0.0.2")]);
+            assert_eq!(got, [addr("10.0.0.3")]);
         }));
         let got = added(&mut store, &lowest("mine"), &at(1));
-        assert_eq!(got, [addr(if same_owner { "10.0.0.2" } else { "10.0.0.3" })]);
-        assert_eq!(leases(&mut store).len(), if same_owner { 1 } else { 2 });
+        assert_eq!(got, [addr(if same_owner { "10.0.0.3" } else { "10.0.0.4" })]);
+        assert_eq!(leases(&mut store).len(), if same_owner { 2 } else { 3 });
     }
 }
 

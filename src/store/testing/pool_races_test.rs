@@ -6,11 +6,11 @@ use std::rc::Rc;
 use super::contract::{addr, at, leases};
 use super::fake_cluster::{FakeServer, FakeStore};
 use super::pool_cases::{ask, lease, pool, pool_refusal, release, shared, want};
-use crate::alloc::{Command, Context, ReleasePool, RequestPool, Sweep};
-use crate::error::PoolRefusal;
+use crate::alloc::{Command, Context, ReleaseAddress, ReleasePool, RequestPool, Sweep};
+use crate::error::{Error, PoolRefusal, StoreError};
 use crate::model::{Node, PoolId, SetName};
-use crate::store::StoreReader;
 use crate::store::cluster::keys;
+use crate::store::{Store, StoreReader};
 
 const ID: &str = "net";
 
@@ -121,6 +121,44 @@ fn a_release_leaves_a_pool_that_was_requested_again() {
     assert!(server.after_list.borrow().is_none(), "the other client did not act");
     assert_eq!(users(&server), [("one".to_owned(), 1)]);
     assert_eq!(leases(&mut store).len(), 2);
+}
+
+/// A machine is copied with its host name and with dockerd's networks, which the copy cleans up when it boots.
+#[test]
+fn a_copy_of_a_machine_releases_nothing_of_the_original() {
+    let server = FakeServer::new(false);
+    let mut store = FakeStore::new(server.clone());
+    let cx = on("one", 1);
+    pool(&mut store, &shared_pool(), &cx);
+    let addr = lease(&mut store, &want(ID, None), &cx).addr;
+    let node = Node { name: cx.node.name.clone(), machine: "copy".to_owned() };
+    let copy = Context { node, ..on("one", 2) };
+    let id = PoolId(ID.to_owned());
+    let release = ReleaseAddress { pool: id.clone(), addr, only: None };
+    for command in [Command::ReleaseAddress(release), Command::ReleasePool(ReleasePool::of(id))] {
+        let refused = FakeStore::new(server.clone()).apply(&command, &copy);
+        assert!(
+            matches!(refused, Err(Error::Store(StoreError::Claimed { .. }))),
+            "{command:?}: {refused:?}"
+        );
+    }
+    assert_eq!(users(&server), [("one".to_owned(), 1)]);
+    assert_eq!(leases(&mut store).len(), 2);
+}
+
+/// A host whose clock is behind joins a pool that another host has just requested, and whose network its dockerd
+/// does not list yet.
+#[test]
+fn a_clock_that_is_behind_makes_no_pool_older() {
+    let server = FakeServer::new(false);
+    let mut store = FakeStore::new(server.clone());
+    for (node, now) in [("two", 1), ("one", 100), ("two", 5)] {
+        pool(&mut store, &shared_pool(), &on(node, now));
+    }
+    let (pool, known, alive) = (PoolId(ID.to_owned()), None, Vec::new());
+    let sweep = Sweep { pool, known, before: 100, dry: false, alive };
+    crate::engine::collect(&mut store, Command::Sweep(sweep), &on("one", 101)).unwrap();
+    assert_eq!(users(&server), [("one".to_owned(), 1), ("two".to_owned(), 2)]);
 }
 
 /// Two hosts create one network at the same time.

@@ -199,6 +199,62 @@ fn a_network_that_asked_for_any_block_keeps_its_pool() {
     }
 }
 
+/// gipam gave its next block, whatever subnet was asked for, and dockerd lists the latter.
+#[test]
+fn a_network_of_gipams_keeps_its_pool() {
+    let file = json!({"v4": "192.168.0.0/16", "v4ab": 24, "v6": "2001:db8::/56", "v6ab": 64, "allocated": [
+        {"id": "p1", "v": 4, "pool": "192.168.0.0/24",
+         "allocated": ["192.168.0.3", "192.168.0.1", "192.168.0.2"]},
+        {"id": "p2", "v": 4, "pool": "192.168.1.0/24", "allocated": ["192.168.1.1", "192.168.1.2"]},
+        {"id": "p6", "v": 6, "pool": "2001:db8::/64", "allocated": ["2001:db8::1", "2001:db8::2"]},
+    ]});
+    let network = |config: Value, options: Value, addrs: &[&str]| {
+        let mut network = network("n1", "10.9.0.0/24", addrs, "local");
+        network["IPAM"] = json!({"Driver": "gipam", "Options": options, "Config": config});
+        network
+    };
+    let asked = || json!([{"Subnet": "10.9.0.0/24"}]);
+    for (networks, left) in [
+        // Nothing shows which pool of IPv4 it has: all stay.
+        (vec![network(asked(), Value::Null, &[])], [3, 2, 0]),
+        // A container's address shows it: this address and the gateway stay.
+        (vec![network(asked(), Value::Null, &["192.168.0.2"])], [2, 0, 0]),
+        (vec![network(asked(), json!({"network": "web"}), &["192.168.0.2"])], [2, 0, 0]),
+        // What was asked for happens to be another network's block.
+        (
+            vec![network(json!([{"Subnet": "192.168.1.0/24"}]), Value::Null, &["192.168.0.2"])],
+            [2, 0, 0],
+        ),
+        // Only the pool of IPv6 was chosen by gipam alone.
+        (
+            vec![network(
+                json!([{"Subnet": "10.9.0.0/24"},
+                    {"Subnet": "2001:db8::/64", "Gateway": "2001:db8::1"}]),
+                Value::Null,
+                &[],
+            )],
+            [3, 2, 1],
+        ),
+        (vec![], [0, 0, 0]),
+    ] {
+        let daemon = Daemon::with(&["--address-spaces", "L,G"], &[]);
+        let path = daemon.lab.join("leases.json");
+        std::fs::write(&path, file.to_string()).unwrap();
+        let (path, store) = (path.display().to_string(), daemon.store().display().to_string());
+        let import = ["import", "gipam", &path, "--address-space", "L", "--store", &store];
+        assert!(crate::lab::Call::sublet().args(&import).run().succeeded());
+        Stage::grow_old();
+        let socket = daemon.lab.join("docker.sock");
+        dockerd(&socket, networks.clone(), false);
+        let stage = Stage { daemon };
+        let (done, text) = stage.cleanup(&socket, &[]);
+        assert!(done, "{text}");
+        let leases = stage.daemon.leases();
+        let count = |start: &str| leases.iter().filter(|addr| addr.starts_with(start)).count();
+        assert_eq!(["192.168.0.", "192.168.1.", "2001:"].map(count), left, "{networks:?}: {text}");
+    }
+}
+
 /// dockerd may have removed networks while the driver was down. It activates the driver when it returns.
 #[test]
 fn once_after_an_activation() {

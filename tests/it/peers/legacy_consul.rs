@@ -98,17 +98,20 @@ fn an_import_is_done_once() {
     wrong.check(wrong.code == Some(1) && wrong.stderr.contains("kept them in Consul"), "etcd");
 }
 
+/// Writes a key of kontena-ipam's.
+fn put(server: &Server, key: &str, value: &Value) {
+    let mut escaped = String::new();
+    for byte in value.to_string().bytes() {
+        write!(escaped, "%{byte:02X}").unwrap();
+    }
+    let path = format!("/v2/keys/kontena/ipam/{key}");
+    assert_eq!(server.http("PUT", &path, &format!("value={escaped}")).0, 201, "{key}");
+}
+
 /// What kontena-ipam keeps of a pool that two nodes use, with three addresses, and of a subnet that it
 /// has lost.
 pub fn kontena(server: &Server) {
-    let put = |key: &str, value: &Value| {
-        let mut escaped = String::new();
-        for byte in value.to_string().bytes() {
-            write!(escaped, "%{byte:02X}").unwrap();
-        }
-        let path = format!("/v2/keys/kontena/ipam/{key}");
-        assert_eq!(server.http("PUT", &path, &format!("value={escaped}")).0, 201, "{key}");
-    };
+    let put = |key: &str, value: &Value| put(server, key, value);
     put("subnets/10.81.0.0", &json!({"address": "10.81.0.0/16"}));
     put("subnets/10.83.0.0", &json!({"address": "10.83.0.0/24"}));
     let pool =
@@ -164,4 +167,52 @@ fn kontenas_networks_go_on() {
         let nodes: Vec<Value> = leases(&server).iter().map(|l| l["address"].clone()).collect();
         nodes == [json!("10.81.0.1"), json!("10.81.128.7")]
     });
+}
+
+/// Early versions of kontena-ipam recorded neither the hosts of a pool nor its gateway's address. Nobody
+/// knows which other hosts have a network of it.
+#[test]
+fn a_pool_of_kontenas_without_recorded_hosts_stays() {
+    let server = clusters::etcd();
+    put(&server, "pools/web", &json!({"subnet": "10.81.0.0/24", "gateway": "10.81.0.1/24"}));
+    for (address, node) in
+        [("10.81.0.9", Some("n1")), ("10.81.0.10", Some("n2")), ("10.81.0.11", None)]
+    {
+        let mut value = json!({"address": format!("{address}/24")});
+        if let Some(node) = node {
+            value["node"] = json!(node);
+        }
+        put(&server, &format!("addresses/web/{address}"), &value);
+    }
+    let store = server.store("sublet");
+    let run = |args: &[&str]| {
+        let answer = Call::sublet().args(args).args(&["--store", &store]).run();
+        answer.check(answer.succeeded(), args[0]);
+        answer
+    };
+    assert!(run(&["import", "kontena"]).stderr.contains("sublet node release kontena-ipam"));
+    let endpoint = format!("http://{}", server.address());
+    let on = |node: &str, method: &str, address: &str| {
+        let env = [("ETCD_ENDPOINT", &*endpoint), ("NODE_ID", node)];
+        let spaces = ["--address-spaces", "kontenalocal,kontenaglobal"];
+        let body = json!({"PoolID": "web", "Address": address}).to_string();
+        let daemon = Daemon::on(Some(""), &spaces, &env);
+        let (status, answer) = daemon.call(&format!("/IpamDriver.{method}"), &body);
+        assert_eq!(status, 200, "{answer}");
+        answer
+    };
+    let left = || -> Vec<Value> { leases(&server).iter().map(|l| l["address"].clone()).collect() };
+    // The gateway is leased to nobody else.
+    assert_eq!(on("n1", "RequestAddress", "")["Address"], "10.81.0.2/24");
+    on("n1", "ReleasePool", "");
+    assert_eq!(left(), ["10.81.0.1", "10.81.0.10", "10.81.0.11"]);
+    on("n2", "ReleasePool", "");
+    assert_eq!(left(), ["10.81.0.1", "10.81.0.11"]);
+    // A third host has had a network of it all the time.
+    assert_eq!(on("n3", "RequestAddress", "")["Address"], "10.81.0.2/24");
+    on("n3", "ReleaseAddress", "10.81.0.2");
+    on("n3", "ReleasePool", "");
+    assert_eq!(left(), ["10.81.0.1", "10.81.0.11"]);
+    run(&["node", "release", "kontena-ipam", "--yes"]);
+    assert_eq!(leases(&server).len(), 0);
 }

@@ -8,6 +8,7 @@
 
 mod cluster;
 pub mod disk;
+mod docker;
 mod hosts;
 mod pools;
 pub mod process;

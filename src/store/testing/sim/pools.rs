@@ -4,26 +4,68 @@ use std::collections::BTreeMap;
 
 use super::runs::Finding;
 use crate::error::PoolRefusal;
-use crate::model::{Kind, Lease, Owner, Pool, PoolId, SetName};
+use crate::model::{Kind, Lease, Node, Owner, Pool, PoolId, SetName};
 use crate::net::{Addr, Span, hosts};
+
+/// What a machine's engine has of a pool.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct User {
+    /// Requests that were answered and not released: the least number that the store may have.
+    pub least: u32,
+    /// The greatest number: also requests and releases that were not answered.
+    pub most: u32,
+    /// A request for any address was not answered.
+    pub has_lost: bool,
+    /// Requests for addresses that are suspended.
+    pub in_flight: u32,
+}
+
+/// An address that a machine's engine has, or perhaps has.
+#[derive(Clone, Copy, Debug)]
+pub struct Held {
+    pub user: usize,
+    /// Others are being released, or their request or release was not answered.
+    pub is_certain: bool,
+}
 
 /// A pool that was requested.
 #[derive(Clone, Debug)]
 pub struct Known {
     pub pool: Pool,
-    /// Requests that were not released: the least and the greatest number that the store may have.
-    pub users: (u32, u32),
-    /// The addresses, and whether the engine certainly has them. Others are being released, or their
-    /// release was not answered.
-    pub addrs: BTreeMap<Addr, bool>,
-    /// A request for any address was not answered.
-    pub has_lost: bool,
+    /// By machine.
+    pub users: BTreeMap<usize, User>,
+    pub addrs: BTreeMap<Addr, Held>,
     /// A gateway was requested: a sweep leaves gateways alone.
     pub has_gateways: bool,
-    /// Requests for addresses that are suspended.
-    pub in_flight: u32,
+    /// The store has it although no user is left: a removal was interrupted.
+    is_left: bool,
     /// Another one whenever a pool is made anew under this name.
     pub generation: u64,
+}
+
+impl Known {
+    pub fn user(&mut self, machine: usize) -> &mut User {
+        self.users.entry(machine).or_default()
+    }
+
+    /// Whether a machine's engine has the pool.
+    pub fn is_used_by(&self, machine: usize) -> bool {
+        self.users.get(&machine).is_some_and(|user| user.least > 0)
+    }
+
+    pub fn is_used(&self) -> bool {
+        self.users.values().any(|user| user.least > 0)
+    }
+
+    /// The addresses that a machine's engine certainly has.
+    pub fn certain(&self, machine: usize) -> impl Iterator<Item = Addr> {
+        let is_its = move |held: &Held| held.user == machine && held.is_certain;
+        self.addrs.iter().filter(move |(_, held)| is_its(held)).map(|(addr, _)| *addr)
+    }
+
+    fn forget_uncertain(&mut self, machine: usize) {
+        self.addrs.retain(|_, held| held.user != machine || held.is_certain);
+    }
 }
 
 /// All pools of an address space's users.
@@ -32,81 +74,140 @@ pub struct Pools {
     pub all: BTreeMap<PoolId, Known>,
     /// Requests for automatic pools that were not answered.
     pub lost: u32,
+    /// What was released. A refusal may rest on what was there before.
+    pub removals: u64,
     generation: u64,
 }
 
 impl Pools {
-    /// A pool was requested by name, and there is no answer yet.
-    pub fn requested(&mut self, id: &PoolId, pool: &Pool) {
+    /// The same pools, of another machine that is a copy.
+    pub fn of_copy(&self, machine: usize, copy: usize) -> Pools {
+        let mut pools = self.clone();
+        for known in pools.all.values_mut() {
+            known.users =
+                known.users.remove(&machine).map(|user| (copy, user)).into_iter().collect();
+            known.addrs.values_mut().for_each(|held| held.user = copy);
+        }
+        pools
+    }
+
+    /// A pool was requested by name, and there is no answer yet. Returns the generation.
+    pub fn requested(&mut self, machine: usize, id: &PoolId, pool: &Pool) -> u64 {
         self.generation += 1;
         let new = Known {
             pool: pool.clone(),
-            users: (0, 0),
+            users: BTreeMap::new(),
             addrs: BTreeMap::new(),
-            has_lost: false,
             has_gateways: false,
-            in_flight: 0,
+            is_left: false,
             generation: self.generation,
         };
-        self.all.entry(id.clone()).or_insert(new).users.1 += 1;
+        let known = self.all.entry(id.clone()).or_insert(new);
+        known.user(machine).most += 1;
+        known.generation
     }
 
-    /// The request was refused.
-    pub fn refused(&mut self, id: &PoolId) {
-        self.less(id);
+    /// The request was refused. If the pool was made anew meanwhile, the request is not counted any more.
+    pub fn refused(&mut self, machine: usize, id: &PoolId, generation: u64) {
+        if self.is_of(id, generation) {
+            self.less(machine, id);
+            self.drop_unused(id);
+        }
     }
 
-    /// One user less may be counted.
-    fn less(&mut self, id: &PoolId) {
-        let Some(known) = self.all.get_mut(id) else { return };
-        known.users.1 -= 1;
-        if known.users.1 == 0 {
+    /// The request was not answered. If the pool was made anew meanwhile, the request counts again.
+    pub fn unanswered(&mut self, machine: usize, pool: &Pool, generation: u64) {
+        if !self.is_of(&pool.id, generation) {
+            self.requested(machine, &pool.id, pool);
+        }
+    }
+
+    fn is_of(&self, id: &PoolId, generation: u64) -> bool {
+        self.all.get(id).is_some_and(|known| known.generation == generation)
+    }
+
+    /// One user less may be counted. Returns whether the machine has no other.
+    fn less(&mut self, machine: usize, id: &PoolId) -> bool {
+        let Some(known) = self.all.get_mut(id) else { return false };
+        let user = known.user(machine);
+        user.most = user.most.saturating_sub(1);
+        user.most == 0
+    }
+
+    /// A pool without users is gone.
+    fn drop_unused(&mut self, id: &PoolId) {
+        let is_gone = |known: &Known| !known.is_left && known.users.values().all(|u| u.most == 0);
+        if self.all.get(id).is_some_and(is_gone) {
             self.all.remove(id);
         }
     }
 
     /// A request was answered with this pool.
-    pub fn made(&mut self, pool: &Pool) -> Result<(), Finding> {
+    pub fn made(&mut self, machine: usize, pool: &Pool) -> Result<(), Finding> {
         if pool.shared.is_some() {
             let known = self.all.get_mut(&pool.id).ok_or("a pool that nobody requested")?;
-            known.users.0 += 1;
+            known.user(machine).least += 1;
+            known.is_left = false;
             known.pool = pool.clone();
             return Ok(());
         }
-        if self.all.get(&pool.id).is_some_and(|known| known.users.0 > 0) {
+        if self.all.get(&pool.id).is_some_and(Known::is_used) {
             return Err(format!("pool {} was made twice", pool.id));
         }
         self.all.remove(&pool.id);
-        self.requested(&pool.id, pool);
-        let known = self.all.get_mut(&pool.id).expect("inserted above");
-        known.users = (1, 1);
+        self.requested(machine, &pool.id, pool);
+        self.all.get_mut(&pool.id).expect("inserted above").user(machine).least = 1;
         Ok(())
     }
 
     /// A release was sent.
-    pub fn releasing(&mut self, id: &PoolId) -> u64 {
+    pub fn releasing(&mut self, machine: usize, id: &PoolId) -> u64 {
         let known = self.all.get_mut(id).expect("a pool that is in use");
-        known.users.0 -= 1;
-        if known.users.0 == 0 {
-            known.addrs.values_mut().for_each(|is_certain| *is_certain = false);
+        known.user(machine).least -= 1;
+        if !known.is_used_by(machine) {
+            let its = known.addrs.values_mut().filter(|held| held.user == machine);
+            its.for_each(|held| held.is_certain = false);
         }
         known.generation
     }
 
     /// A release was answered.
-    pub fn released(&mut self, id: &PoolId, generation: u64) {
-        if self.all.get(id).is_some_and(|known| known.generation == generation) {
-            self.less(id);
+    pub fn released(&mut self, machine: usize, id: &PoolId, generation: u64) {
+        self.removals += 1;
+        if self.is_of(id, generation)
+            && self.less(machine, id)
+            && let Some(known) = self.all.get_mut(id)
+        {
+            known.forget_uncertain(machine);
+            self.drop_unused(id);
         }
     }
 
-    /// Everything that the engine does not have was freed.
-    pub fn swept(&mut self, id: &PoolId) {
+    /// Everything that an engine does not have was freed.
+    pub fn swept(&mut self, machine: usize, id: &PoolId) {
         let Some(known) = self.all.get_mut(id) else { return };
-        known.addrs.retain(|_, is_certain| *is_certain);
-        known.has_lost = false;
-        if known.users.0 == 0 {
-            self.all.remove(id);
+        known.forget_uncertain(machine);
+        known.user(machine).has_lost = false;
+        if !known.is_used_by(machine) {
+            known.user(machine).most = 0;
+            known.is_left = false;
+        }
+        self.drop_unused(id);
+    }
+
+    /// A machine is being released, or was: it is gone with all that its engine had.
+    pub fn machine_is_gone(&mut self, machine: usize, is_done: bool) {
+        self.removals += 1;
+        for id in self.all.keys().cloned().collect::<Vec<_>>() {
+            let Some(known) = self.all.get_mut(&id) else { continue };
+            known.user(machine).least = 0;
+            let its = known.addrs.values_mut().filter(|held| held.user == machine);
+            its.for_each(|held| held.is_certain = false);
+            if is_done {
+                known.forget_uncertain(machine);
+                known.users.remove(&machine);
+                self.drop_unused(&id);
+            }
         }
     }
 
@@ -121,15 +222,16 @@ impl Pools {
     }
 
     /// Whether a refusal of an address has a reason that is known or possible.
-    pub fn explains(&self, id: &PoolId, refusal: &PoolRefusal) -> bool {
+    pub fn explains(&self, machine: usize, id: &PoolId, refusal: &PoolRefusal) -> bool {
         let Some(known) = self.all.get(id) else { return true };
         let set = known.pool.set();
-        let lost = self.of_set(&set).any(|known| known.has_lost || known.in_flight > 0);
+        let mut users = self.of_set(&set).flat_map(|known| known.users.values());
+        let lost = users.any(|user| user.has_lost || user.in_flight > 0);
         let is_held = |addr: &Addr| {
             self.of_set(&set).any(|k| k.addrs.contains_key(addr) || k.pool.gateway == Some(*addr))
         };
         match refusal {
-            PoolRefusal::Unknown(_) => known.users.0 == 0,
+            PoolRefusal::Unknown(_) => !known.is_used_by(machine),
             PoolRefusal::Taken { addr, .. } => {
                 lost || is_held(addr) || !hosts(known.pool.subnet).contains(*addr)
             }
@@ -144,35 +246,55 @@ impl Pools {
     }
 
     /// An address was leased.
-    pub fn leased(&mut self, lease: &Lease) -> Result<(), Finding> {
+    pub fn leased(&mut self, machine: usize, lease: &Lease) -> Result<(), Finding> {
         let Owner::Pool(id, addr) = &lease.owner else {
             return Err(format!("an address of a pool has the owner {}", lease.owner));
         };
-        let certain = |known: &&Known| known.addrs.get(addr) == Some(&true);
-        if let Some(other) = self.of_set(&lease.set).find(certain) {
+        let is_certain = |k: &&Known| k.addrs.get(addr).is_some_and(|held| held.is_certain);
+        if let Some(other) = self.of_set(&lease.set).find(is_certain) {
             return Err(format!("{addr} has two holders: {} and {id}", other.pool.id));
         }
         if let Some(known) = self.all.get_mut(id)
             && known.pool.gateway != Some(*addr)
         {
-            known.addrs.insert(*addr, true);
+            // The engine may have released the pool meanwhile.
+            let is_certain = known.is_used_by(machine);
+            known.addrs.insert(*addr, Held { user: machine, is_certain });
         }
         Ok(())
     }
 
-    /// Compares with a store.
-    pub fn compare(&mut self, stored: &[Pool], rows: &[Lease]) -> Result<(), Finding> {
+    /// Compares with a store. `machine` is the machine of a node. If nothing is in transit (`is_final`), what
+    /// was not answered is known now.
+    pub fn compare(
+        &mut self,
+        stored: &[Pool],
+        rows: &[Lease],
+        machine: &dyn Fn(&Node) -> usize,
+        is_final: bool,
+    ) -> Result<(), Finding> {
+        let mut counts: BTreeMap<&PoolId, BTreeMap<usize, u32>> = BTreeMap::new();
         for (at, pool) in stored.iter().enumerate() {
+            let users = counts.entry(&pool.id).or_default();
+            for (node, count) in &pool.users {
+                *users.entry(machine(node)).or_default() += *count;
+            }
             if !self.all.contains_key(&pool.id) && self.lost > 0 {
                 self.lost -= 1;
-                self.requested(&pool.id, pool);
+                for user in users.keys() {
+                    self.requested(*user, &pool.id, pool);
+                }
             }
             let Some(known) = self.all.get(&pool.id) else {
                 return Err(format!("pool {} is left, and nobody has it", pool.id));
             };
-            let users: u32 = pool.users.iter().map(|(_, count)| *count).sum();
-            if users < known.users.0 || users > known.users.1 {
-                return Err(format!("pool {} has {users} users, not {:?}", pool.id, known.users));
+            let count = |user: &usize| users.get(user).copied().unwrap_or_default();
+            let is_right =
+                |(u, user): (&usize, &User)| (user.least..=user.most).contains(&count(u));
+            if !known.users.iter().all(is_right)
+                || users.keys().any(|u| !known.users.contains_key(u))
+            {
+                return Err(format!("pool {} has users {users:?}, not {:?}", pool.id, known.users));
             }
             let overlaps = |other: &&Pool| {
                 // As in moby, a sub-pool may overlap everything but itself.
@@ -188,27 +310,62 @@ impl Pools {
         let mut held: BTreeMap<(&PoolId, Addr), &Lease> = BTreeMap::new();
         for row in rows {
             let Owner::Pool(id, addr) = &row.owner else { continue };
-            if !stored.iter().any(|pool| pool.id == *id) || *addr != row.addr {
+            let Some(pool) = stored.iter().find(|pool| pool.id == *id && *addr == row.addr) else {
                 return Err(format!("{} belongs to pool {id}, which is gone", row.addr));
-            }
+            };
             let known = &self.all[id];
-            let is_gateway = (row.kind == Kind::Gateway && known.has_gateways)
-                || stored.iter().any(|pool| pool.id == *id && pool.gateway == Some(*addr));
-            if !known.addrs.contains_key(addr) && !known.has_lost && !is_gateway {
+            let is_gateway =
+                row.kind == Kind::Gateway && known.has_gateways || pool.gateway == Some(*addr);
+            let has_lost = known.users.values().any(|user| user.has_lost);
+            if !known.addrs.contains_key(addr) && !has_lost && !is_gateway {
                 return Err(format!("{addr} of pool {id} is leased, and nobody has it"));
             }
             held.insert((id, *addr), row);
         }
         for (id, known) in &self.all {
-            if known.users.0 > 0 && !stored.iter().any(|pool| pool.id == *id) {
+            if known.is_used() && !counts.contains_key(id) {
                 return Err(format!("pool {id} is in use and gone"));
             }
-            let is_lost =
-                |(addr, certain): &(&Addr, &bool)| **certain && !held.contains_key(&(id, **addr));
+            let is_lost = |(addr, its): &(&Addr, &Held)| {
+                let is_its = |lease: &&Lease| machine(&lease.node) == its.user;
+                its.is_certain && !held.get(&(id, **addr)).is_some_and(is_its)
+            };
             if let Some((addr, _)) = known.addrs.iter().find(is_lost) {
                 return Err(format!("{addr} of pool {id} is in use and not leased any more"));
             }
         }
+        if is_final {
+            self.settle(&counts, &held, machine);
+        }
         Ok(())
+    }
+
+    /// What was not answered has its final outcome. What the store has and no engine knows stays uncertain.
+    fn settle(
+        &mut self,
+        counts: &BTreeMap<&PoolId, BTreeMap<usize, u32>>,
+        held: &BTreeMap<(&PoolId, Addr), &Lease>,
+        machine: &dyn Fn(&Node) -> usize,
+    ) {
+        self.lost = 0;
+        for (id, known) in &mut self.all {
+            let count = counts.get(id);
+            known.is_left = count.is_some_and(BTreeMap::is_empty);
+            for (at, user) in &mut known.users {
+                user.most = count.and_then(|users| users.get(at)).copied().unwrap_or_default();
+                user.has_lost = false;
+            }
+            known.addrs.retain(|addr, its| its.is_certain || held.contains_key(&(id, *addr)));
+        }
+        for ((id, addr), lease) in held {
+            let Some(known) = self.all.get_mut(*id) else { continue };
+            if known.pool.gateway != Some(*addr) {
+                let left = Held { user: machine(&lease.node), is_certain: false };
+                known.addrs.entry(*addr).or_insert(left);
+            }
+        }
+        for id in self.all.keys().cloned().collect::<Vec<_>>() {
+            self.drop_unused(&id);
+        }
     }
 }

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::error::{Refusal, StoreError};
+
 /// What happens to a process at one of its steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
@@ -21,6 +23,14 @@ pub enum Fate {
 pub enum Stop {
     Killed,
     Fails(i32),
+}
+
+/// How a process ended.
+pub enum Ran<T> {
+    Done(T),
+    Refused(Refusal),
+    Failed(StoreError),
+    Killed,
 }
 
 /// One run of a program.

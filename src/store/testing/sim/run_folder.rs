@@ -4,14 +4,29 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The folder, as one process uses it.
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
     at_death: RefCell<Option<BTreeMap<PathBuf, Vec<u8>>>>,
+}
+
+/// Releases the locks on the notes of a killed process: in a simulation it has them open until it has run on.
+/// Their names begin with the process's seed.
+pub fn unlock(folder: &Path, seed: u64) {
+    let is_its = |path: &&PathBuf| {
+        let name = path.file_name().and_then(OsStr::to_str);
+        name.is_some_and(|name| name.starts_with(&format!("{seed:016x}")))
+    };
+    let files = RunFolder::new(folder.to_owned()).files();
+    for (path, content) in files.iter().filter(|(path, _)| is_its(path)) {
+        fs::remove_file(path).unwrap();
+        fs::write(path, content).unwrap();
+    }
 }
 
 impl RunFolder {

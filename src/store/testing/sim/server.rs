@@ -82,16 +82,9 @@ impl SimServer {
         copy
     }
 
-    /// The server as a process of a machine sees it.
-    pub fn of(
-        &self,
-        process: &Arc<Process>,
-        run: &Rc<RunFolder>,
-        note: Note,
-        is_cut_off: bool,
-    ) -> Connection {
-        let (server, process, run) = (self.clone(), process.clone(), run.clone());
-        Connection { server, process, run, note, is_cut_off }
+    /// The server as the process of a caller sees it.
+    pub fn of(&self, caller: &Rc<RefCell<Caller>>, note: Note) -> Connection {
+        Connection { server: self.clone(), caller: caller.clone(), note }
     }
 
     /// What the network does from now on.
@@ -199,27 +192,38 @@ fn text(operations: &[Operation]) -> String {
             Expect::Anything | Expect::Present => format!("{sign}{path}"),
         }
     };
-    let is_lease = |operation: &&Operation| !operation.path.starts_with("past/");
+    // The names of these records have nonces, which differ from run to run.
+    let is_lease = |operation: &&Operation| {
+        !["past/", "mark/"].iter().any(|kind| operation.path.starts_with(kind))
+    };
     operations.iter().filter(is_lease).map(word).collect::<Vec<_>>().join(" ")
+}
+
+/// Whose calls a connection makes. A daemon keeps the connection from request to request.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// One command, or one request of a daemon.
+    pub process: Arc<Process>,
+    pub run: Rc<RunFolder>,
+    /// Nothing reaches the server, and no answer comes back.
+    pub is_cut_off: bool,
 }
 
 /// The server, as one process sees it.
 pub struct Connection {
     server: SimServer,
-    process: Arc<Process>,
-    run: Rc<RunFolder>,
+    caller: Rc<RefCell<Caller>>,
     note: Note,
-    /// Nothing reaches the server, and no answer comes back.
-    is_cut_off: bool,
 }
 
 impl Connection {
     /// One call that reads.
     fn read<T>(&self, read: impl FnOnce(&Records) -> T) -> Result<T, StoreError> {
-        let done = self.process.step(|| {
+        let caller = self.caller.borrow().clone();
+        let done = caller.process.step(|| {
             let state = &mut *self.server.state.borrow_mut();
             let events = self.server.events;
-            if self.is_cut_off || state.is_electing() {
+            if caller.is_cut_off || state.is_electing() {
                 return Err(state.trouble("no leader is reached"));
             }
             // etcd: the revision of a listing was compacted.
@@ -232,13 +236,13 @@ impl Connection {
     }
 
     fn in_transit(&self, operations: &[Operation]) -> InTransit {
-        InTransit { sent: operations.to_vec(), sender: self.process.clone() }
+        InTransit { sent: operations.to_vec(), sender: self.caller.borrow().process.clone() }
     }
 
     fn stopped(&self, stop: Stop) -> StoreError {
         let why = match stop {
             Stop::Killed => {
-                self.run.killed();
+                self.caller.borrow().run.killed();
                 "the process was killed"
             }
             Stop::Fails(_) => "the connection was refused",
@@ -263,14 +267,15 @@ impl Connection {
         let state = &mut *self.server.state.borrow_mut();
         let events = self.server.events;
         let sent = || self.in_transit(operations);
-        if self.is_cut_off || state.is_electing() {
+        let is_cut_off = self.caller.borrow().is_cut_off;
+        if is_cut_off || state.is_electing() {
             if state.random.one_in(2) {
                 return Err(state.trouble("the connection was refused"));
             }
             match state.random.below(3) {
                 0 if events.late_of_unanswered => state.in_transit.push(sent()),
                 // A leader that loses its office may have replicated it.
-                1 if !self.is_cut_off && state.records.all_hold(operations) => {
+                1 if !is_cut_off && state.records.all_hold(operations) => {
                     state.records.apply(operations);
                 }
                 _ => {}
@@ -338,8 +343,9 @@ impl Server for Connection {
     fn commit(&self, operations: &[Operation], _: Instant) -> Result<Commit, StoreError> {
         let count = operations.len();
         assert!(count <= self.max_operations(), "{count} operations");
-        let may_arrive = Cell::new(!self.process.is_dead() && self.server.events.late_of_killed);
-        let done = self.process.step(|| {
+        let process = self.caller.borrow().process.clone();
+        let may_arrive = Cell::new(!process.is_dead() && self.server.events.late_of_killed);
+        let done = process.step(|| {
             may_arrive.set(false);
             self.receive(operations)
         });

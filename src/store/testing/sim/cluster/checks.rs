@@ -1,5 +1,6 @@
 //! What must be true of the server's records after each turn.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -7,9 +8,9 @@ use std::time::{Duration, Instant};
 use super::super::process::Process;
 use super::super::run_folder::RunFolder;
 use super::super::runs::Finding;
-use super::super::server::{Connection, SimServer};
+use super::super::server::{Caller, Connection, SimServer};
 use super::{Container, Key, NETWORKS, Reserved, World, attachment, boot_id, key_of, name};
-use crate::alloc::{Command, Context, Gc, Holder, Unreserve};
+use crate::alloc::{Command, Context, Gc, Holder, ReleasePool, Unreserve};
 use crate::engine;
 use crate::model::{Kind, Lease, Node, Persist, SetName};
 use crate::net::Addr;
@@ -20,30 +21,55 @@ use crate::store::{Store, StoreReader};
 
 /// The records agree with each other, and `list` with what was answered.
 pub(super) fn look(world: &mut World, thoroughly: bool) -> Result<(), Finding> {
-    if world.seen.0 == world.server.version() && !thoroughly {
-        return compare(world, &world.seen.1);
+    if world.seen.0 != world.server.version() || thoroughly {
+        read(world)?;
     }
+    compare(world, &world.seen.1)?;
+    let (is_final, seen) = (!world.server.is_in_transit(), &world.seen);
+    world.pools.compare(&seen.2, &seen.1, &machine_of, is_final)?;
     // On a copy: looking must not depend on a server that has no leader.
-    let server = world.server.copied();
+    if thoroughly { leaks(world, &world.server.copied()) } else { Ok(()) }
+}
+
+/// The machine of a node.
+fn machine_of(node: &Node) -> usize {
+    node.machine.strip_prefix("machine-").and_then(|n| n.parse().ok()).unwrap_or(usize::MAX)
+}
+
+/// A node that has nothing.
+fn observer() -> Node {
+    Node { name: "observer".to_owned(), machine: "observer".to_owned() }
+}
+
+/// `doctor` finds nothing.
+fn examine(server: &SimServer) -> Result<(), Finding> {
     let until = Instant::now() + Duration::from_secs(600);
     let mut problem = None;
-    check::check(&connection(&server), until, &mut |found| problem = Some(found))
+    check::check(&connection(server), until, &mut |found| problem = Some(found))
         .map_err(|error| format!("doctor: {error}"))?;
-    if let Some(problem) = problem {
-        return Err(format!("doctor: {}: {}", problem.place, problem.what));
+    match problem {
+        Some(problem) => Err(format!("doctor: {}: {}", problem.place, problem.what)),
+        None => Ok(()),
     }
+}
+
+/// Reads the leases and pools.
+fn read(world: &mut World) -> Result<(), Finding> {
+    let server = world.server.copied();
+    examine(&server)?;
     let mut rows = Vec::new();
-    let node = Node { name: "observer".to_owned(), machine: "observer".to_owned() };
-    let cx = Context { node, ..Context::default() };
-    store(&server).list(&cx, &mut |lease| rows.push(lease)).map_err(|e| format!("list: {e}"))?;
-    compare(world, &rows)?;
-    world.seen = (world.server.version(), rows);
-    if thoroughly { leaks(world, &server) } else { Ok(()) }
+    let cx = Context { node: observer(), ..Context::default() };
+    let mut store = store(&server);
+    store.list(&cx, &mut |lease| rows.push(lease)).map_err(|e| format!("list: {e}"))?;
+    let pools = store.pools().map_err(|e| format!("pools: {e}"))?;
+    world.seen = (world.server.version(), rows, pools);
+    Ok(())
 }
 
 fn connection(server: &SimServer) -> Connection {
     let run = Rc::new(RunFolder::new("/proc/nowhere".into()));
-    server.of(&Process::new(None), &run, Rc::new(|_| {}), false)
+    let caller = Caller { process: Process::new(None), run, is_cut_off: false };
+    server.of(&Rc::new(RefCell::new(caller)), Rc::new(|_| {}))
 }
 
 fn store(server: &SimServer) -> ClusterStore<Connection> {
@@ -56,6 +82,9 @@ fn compare(world: &World, rows: &[Lease]) -> Result<(), Finding> {
     let mut reserved: Vec<(&SetName, Addr)> = Vec::new();
     let mut held: BTreeMap<Key, Vec<Addr>> = BTreeMap::new();
     for row in rows {
+        if row.set.is_pools() {
+            continue;
+        }
         if row.kind == Kind::Reserved {
             if !world.reserved.contains_key(&(row.set.clone(), row.addr)) {
                 return Err(format!("{} of {} is reserved by nobody", row.addr, row.set));
@@ -131,6 +160,7 @@ fn leaks(world: &World, server: &SimServer) -> Result<(), Finding> {
             .apply(&Command::Unreserve(unreserve), &context(0))
             .map_err(|error| format!("unreserve everything: {error}"))?;
     }
+    release_pools(&mut store, &Context { node: observer(), ..context(0) })?;
     // The index of cooling addresses has those that cool, and no others.
     let mut cooling = 0;
     store
@@ -149,5 +179,27 @@ fn leaks(world: &World, server: &SimServer) -> Result<(), Finding> {
     store
         .list(&all, &mut |lease| left.push(format!("{} of {}", lease.addr, lease.owner)))
         .map_err(|error| format!("list: {error}"))?;
-    if left.is_empty() { Ok(()) } else { Err(format!("after everything was freed: {left:?}")) }
+    for kind in [keys::POOL, keys::SPACE] {
+        let records = connection(server).list(kind, Instant::now());
+        left.extend(records.map_err(|error| format!("list: {error}"))?.into_keys());
+    }
+    if !left.is_empty() {
+        return Err(format!("after everything was freed: {left:?}"));
+    }
+    examine(server)
+}
+
+/// Each user releases its pools. Whoever comes next finishes a removal that was interrupted.
+fn release_pools(store: &mut ClusterStore<Connection>, cx: &Context) -> Result<(), Finding> {
+    let failed = |error| format!("release everything: {error}");
+    for pool in store.pools().map_err(|error| format!("pools: {error}"))? {
+        let users = pool.users.iter().flat_map(|(node, n)| (0..*n).map(|_| node.clone()));
+        let users = if pool.is_closed() { vec![cx.node.clone()] } else { users.collect() };
+        for node in users {
+            let release = Command::ReleasePool(ReleasePool::of(pool.id.clone()));
+            let there = Context { node, boot: None, ..cx.clone() };
+            engine::collect(store, release, &there).map_err(failed)?;
+        }
+    }
+    Ok(())
 }

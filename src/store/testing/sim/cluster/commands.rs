@@ -1,28 +1,21 @@
 //! Commands as processes, which may be killed, fail or be suspended at each call of the server.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::process::{self, Fate, Process};
+use super::super::process::{self, Fate, Process, Ran};
 use super::super::random::Random;
 use super::super::run_folder::RunFolder;
-use super::super::server::{Connection, Note};
-use super::{Shared, World, act};
+use super::super::server::{Caller, Connection, Note};
+use super::{Machine, Running, Shared, World, act};
 use crate::alloc::{Command, Context, Outcome};
-use crate::error::{Error, Refusal, StoreError};
-use crate::model::Persist;
+use crate::error::{Error, StoreError};
+use crate::model::{Face, Persist};
 use crate::store::Store;
 use crate::store::cluster::{ClusterStore, LocalCache};
 use crate::store::testing::fake_cluster::no_cache;
-
-/// How a process ended.
-pub(super) enum Ran<T> {
-    Done(T),
-    Refused(Refusal),
-    Failed(StoreError),
-    Killed,
-}
 
 /// What a process does with its store.
 type Work<'a, T> = dyn FnMut(&mut ClusterStore<Connection>, &Context) -> Result<T, Error> + 'a;
@@ -44,32 +37,63 @@ pub(super) fn run_steps<T>(
     persist: Persist,
     work: &mut Work<'_, T>,
 ) -> Ran<T> {
-    let trace = world.clone();
-    let note: Note =
-        Rc::new(move |text| trace.borrow_mut().note(format_args!("  m{machine} {text}")));
-    let (process, run, cx, server, connection, cache) = {
+    let mut opened = open(world, machine, persist);
+    let cx = world.borrow_mut().context(machine);
+    execute(world, machine, &mut opened, &cx, work)
+}
+
+/// A store, and whose calls it makes.
+pub(super) struct Opened {
+    store: ClusterStore<Connection>,
+    caller: Rc<RefCell<Caller>>,
+}
+
+/// Opens a store for a process of a machine.
+pub(super) fn open(world: &Shared, machine: usize, persist: Persist) -> Opened {
+    let trace = Rc::downgrade(world);
+    let note: Note = Rc::new(move |text| {
+        if let Some(world) = trace.upgrade() {
+            world.borrow_mut().note(format_args!("  m{machine} {text}"));
+        }
+    });
+    let world = &mut *world.borrow_mut();
+    let caller = Rc::new(RefCell::new(world.caller(machine, None)));
+    let connection = world.server.of(&caller, note);
+    let is_private = world.events.private_run && world.random.one_in(12);
+    let cache = LocalCache::new(&world.machines[machine].run, "cluster".to_owned());
+    let cache = if is_private { no_cache() } else { cache };
+    // The real time does not matter: no call takes any.
+    let store = ClusterStore::new(connection, Duration::from_secs(600), persist, cache);
+    Opened { store, caller }
+}
+
+/// Runs a process with its store, or a request of a daemon.
+pub(super) fn execute<T>(
+    world: &Shared,
+    machine: usize,
+    opened: &mut Opened,
+    cx: &Context,
+    work: &mut Work<'_, T>,
+) -> Ran<T> {
+    let (process, run, server) = {
         let world = &mut *world.borrow_mut();
-        let process = Process::new(world.fate());
-        let cx = world.context(machine);
-        let is_private = world.events.private_run && world.random.one_in(12);
-        let of_machine = &mut world.machines[machine];
-        of_machine.running.push(process.clone());
-        let run = Rc::new(RunFolder::new(of_machine.run.clone()));
-        let connection = world.server.of(&process, &run, note, of_machine.is_cut_off);
-        let cache = LocalCache::new(&of_machine.run, "cluster".to_owned());
-        let cache = if is_private { no_cache() } else { cache };
-        (process, run, cx, world.server.clone(), connection, cache)
+        let fate = world.fate();
+        let caller = world.caller(machine, fate);
+        let (process, run) = (caller.process.clone(), caller.run.clone());
+        *opened.caller.borrow_mut() = caller;
+        let is_daemon = cx.face == Face::Docker;
+        let running = Running { process: process.clone(), seed: cx.seed, is_daemon };
+        world.machines[machine].running.push(running);
+        (process, run, world.server.clone())
     };
     let others = world.clone();
-    process::meanwhile(Some(Box::new(move || suspended(&others))));
+    let is_daemon = cx.face == Face::Docker;
+    process::meanwhile(Some(Box::new(move || suspended(&others, is_daemon))));
     let troubles = server.troubles();
-    // The real time does not matter: no call takes any.
-    let mut store = ClusterStore::new(connection, Duration::from_secs(600), persist, cache);
-    let answer = work(&mut store, &cx);
-    drop(store);
+    let answer = work(&mut opened.store, cx);
     process::meanwhile(None);
     let world = &mut *world.borrow_mut();
-    world.machines[machine].running.retain(|other| !Arc::ptr_eq(other, &process));
+    world.machines[machine].running.retain(|other| !Arc::ptr_eq(&other.process, &process));
     world.story.steps += process.steps();
     world.had_trouble = server.troubles() != troubles;
     if process.is_dead() {
@@ -91,6 +115,12 @@ pub(super) fn run_steps<T>(
 }
 
 impl World {
+    fn caller(&self, machine: usize, fate: Option<(u64, Fate)>) -> Caller {
+        let Machine { run, is_cut_off, .. } = &self.machines[machine];
+        let run = Rc::new(RunFolder::new(run.clone()));
+        Caller { process: Process::new(fate), run, is_cut_off: *is_cut_off }
+    }
+
     fn fate(&mut self) -> Option<(u64, Fate)> {
         // An ADD takes one to five calls.
         let at = 1 + self.random.next() % 5;
@@ -106,7 +136,7 @@ impl World {
 }
 
 /// What others do while a process is suspended: on any machine, and transactions that arrive late.
-fn suspended(world: &Shared) {
+fn suspended(world: &Shared, is_daemon: bool) {
     let turns = {
         let world = &mut *world.borrow_mut();
         world.note("... is suspended; meanwhile:");
@@ -114,16 +144,18 @@ fn suspended(world: &Shared) {
         1 + world.random.below(4)
     };
     for _ in 0..turns {
-        let before = {
+        let (before, is_alike) = {
             let world = &mut *world.borrow_mut();
+            // Only requests of Docker are in the way of each other.
+            let is_alike = world.random.one_in(2);
             // What happens has random numbers of its own, so that it can be left out.
             let random = Random::new(world.random.next(), 0);
             if !world.story.happens() {
                 continue;
             }
-            std::mem::replace(&mut world.random, random)
+            (std::mem::replace(&mut world.random, random), is_alike)
         };
-        act(world, None);
+        act(world, is_daemon && is_alike);
         world.borrow_mut().random = before;
         let world = &mut *world.borrow_mut();
         for note in world.server.clone().arrive(&mut world.random) {

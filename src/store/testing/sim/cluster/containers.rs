@@ -1,6 +1,7 @@
 //! Containers: ADD, DEL and GC.
 
-use super::commands::{Ran, run, run_steps};
+use super::super::process::Ran;
+use super::commands::{run, run_steps};
 use super::{Container, Cooling, Key, NETWORKS, Shared, World, attachment, key_of, name, owner};
 use crate::alloc::{Add, Command, Del, Gc, Outcome, Target};
 use crate::engine;

@@ -42,6 +42,8 @@ pub struct Events {
     pub private_run: bool,
     /// Networks with two range sets.
     pub two_range_sets: bool,
+    /// Docker daemons beside the CNI clients.
+    pub docker: bool,
     /// A repeated ADD of a durable lease answers with that lease after a reboot, too.
     pub repeats_after_reboot: bool,
     /// An ADD that is refused has leased nothing, even if one of its transactions was not answered.
@@ -66,6 +68,7 @@ impl Events {
         one_set: false,
         private_run: true,
         two_range_sets: true,
+        docker: true,
         repeats_after_reboot: true,
         refusals_after_no_answer: true,
     };
@@ -88,6 +91,7 @@ impl Events {
         one_set: false,
         private_run: false,
         two_range_sets: false,
+        docker: false,
         repeats_after_reboot: false,
         refusals_after_no_answer: false,
     };
@@ -119,6 +123,7 @@ impl Events {
                 "private_run" => events.private_run = is_on,
                 "repeats_after_reboot" => events.repeats_after_reboot = is_on,
                 "refusals_after_no_answer" => events.refusals_after_no_answer = is_on,
+                "docker" => events.docker = is_on,
                 "two_range_sets" => events.two_range_sets = is_on,
                 unknown => panic!("SUBLET_EVENTS: there is no event {unknown}"),
             }

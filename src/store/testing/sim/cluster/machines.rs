@@ -11,8 +11,8 @@ const MACHINES: usize = 5;
 /// A machine goes down or comes up; mostly both. Containers end with a boot.
 pub(super) fn power(world: &Shared, machine: usize) {
     let running = std::mem::take(&mut world.borrow_mut().machines[machine].running);
-    for process in running {
-        process.kill();
+    for running in running {
+        running.process.kill();
     }
     let world = &mut *world.borrow_mut();
     if world.machines[machine].is_on {
@@ -31,6 +31,7 @@ pub(super) fn power(world: &Shared, machine: usize) {
 impl World {
     fn turn_off(&mut self, machine: usize) {
         self.machines[machine].is_on = false;
+        self.machines[machine].daemon.stop();
         for (key, container) in &mut self.containers {
             // A durable lease is its container's until the runtime deletes the container.
             if key.1 == machine && self.settings[key.0].persist == Persist::Boot {
@@ -60,7 +61,7 @@ impl World {
 
 pub(super) fn clock_jump(world: &Shared, machine: usize) {
     let world = &mut *world.borrow_mut();
-    if !world.events.skew {
+    if !world.events.skew || world.machines[machine].daemon.engine.sweeping > 0 {
         return;
     }
     let jump = *world.random.pick(&[-100_000_i64, -60, -1, 60, 5_000_000]);

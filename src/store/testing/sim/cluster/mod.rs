@@ -3,6 +3,7 @@
 mod checks;
 mod commands;
 mod containers;
+mod docker;
 mod events;
 mod machines;
 mod operators;
@@ -16,14 +17,16 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use self::docker::Daemon;
 pub use self::events::Events;
+use super::pools::Pools;
 use super::process::{Process, clock, set_clock};
 use super::random::Random;
 use super::runs::{Simulation, Story};
 use super::server::SimServer;
 use super::settings::{NETWORKS, Settings, attachment};
 use crate::alloc::Context;
-use crate::model::{BootId, Face, Lease, Node, Owner, SetName};
+use crate::model::{BootId, Face, Lease, Node, Owner, Pool, SetName};
 use crate::net::Addr;
 
 /// A thorough check takes place after so many steps. A run has about 400.
@@ -57,7 +60,15 @@ enum Reserved {
     Certainly,
 }
 
-#[derive(Debug)]
+/// A command that is suspended.
+struct Running {
+    process: Arc<Process>,
+    /// The seed of its context.
+    seed: u64,
+    /// A request of `subletd`.
+    is_daemon: bool,
+}
+
 struct Machine {
     /// The host name and the machine-id.
     node: Node,
@@ -75,8 +86,8 @@ struct Machine {
     is_cut_off: bool,
     /// Its `/run`.
     run: PathBuf,
-    /// The runs that are suspended.
-    running: Vec<Arc<Process>>,
+    running: Vec<Running>,
+    daemon: Daemon,
 }
 
 /// All of it.
@@ -94,6 +105,8 @@ pub struct World {
     /// Reservations that a transaction in transit may change: one of another machine, which nobody fences.
     doubtful: BTreeSet<(SetName, Addr)>,
     cooling: BTreeMap<(SetName, Addr), Cooling>,
+    /// What the Docker daemons of all machines have.
+    pools: Pools,
     /// Containers and reservations that a suspended call is about.
     busy: BTreeSet<Key>,
     reserving: BTreeSet<(SetName, Addr)>,
@@ -104,11 +117,14 @@ pub struct World {
     had_trouble: bool,
     /// The steps at the last thorough check.
     checked: u64,
-    /// The server's records at the last check, and the leases in them.
-    seen: (u64, Vec<Lease>),
+    /// The server's records at the last check, the leases in them, and the pools.
+    seen: (u64, Vec<Lease>, Vec<Pool>),
     /// On tmpfs, as `/run` is.
     folder: TempDir,
 }
+
+/// The first choice of the events that are requests of Docker.
+const DOCKER: usize = 98;
 
 type Shared = Rc<RefCell<World>>;
 
@@ -149,6 +165,7 @@ impl World {
             reserved: BTreeMap::new(),
             doubtful: BTreeSet::new(),
             cooling: BTreeMap::new(),
+            pools: Pools::default(),
             busy: BTreeSet::new(),
             reserving: BTreeSet::new(),
             random,
@@ -156,7 +173,7 @@ impl World {
             story: Story::default(),
             had_trouble: false,
             checked: 0,
-            seen: (0, Vec::new()),
+            seen: (0, Vec::new(), Vec::new()),
             folder: tempfile::tempdir_in("/dev/shm").unwrap(),
         };
         world.note(if is_etcd { "a cluster of etcd" } else { "a cluster of Consul" });
@@ -180,6 +197,7 @@ impl World {
             is_cut_off: false,
             run: self.folder.path().join(n.to_string()),
             running: Vec::new(),
+            daemon: Daemon::default(),
         });
     }
 
@@ -225,7 +243,7 @@ impl Simulation for Cluster {
             set_clock(clock() + Duration::from_millis(world.random.next() % 8000));
             world.server.clone()
         };
-        act(world, None);
+        act(world, false);
         let world = &mut *world.borrow_mut();
         let before = server.arrived_late();
         for note in server.arrive(&mut world.random) {
@@ -252,12 +270,12 @@ impl Simulation for Cluster {
 }
 
 /// Something happens on a machine, or to the server.
-fn act(world: &Shared, machine: Option<usize>) {
-    let (machine, is_on, choice) = {
+fn act(world: &Shared, is_docker: bool) {
+    let (machine, is_on, has_docker, choice) = {
         let world = &mut *world.borrow_mut();
-        let machines = world.machines.len();
-        let machine = machine.unwrap_or_else(|| world.random.below(machines));
-        (machine, world.machines[machine].is_on, world.random.below(100))
+        let machine = world.random.below(world.machines.len());
+        let choice = if is_docker { DOCKER } else { world.random.below(150) };
+        (machine, world.machines[machine].is_on, world.events.docker, choice)
     };
     match choice {
         0..40 if is_on => containers::add(world, machine),
@@ -274,6 +292,8 @@ fn act(world: &Shared, machine: Option<usize>) {
         93..95 => machines::rename(world, machine),
         95..96 => machines::clone(world, machine),
         96..98 => operators::release_node(world),
+        DOCKER..148 if is_on && has_docker => docker::act(world, machine),
+        148..150 if has_docker => world.borrow_mut().kill_daemon(machine),
         _ => {}
     }
 }

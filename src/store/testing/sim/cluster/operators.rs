@@ -1,6 +1,7 @@
 //! What operators do: reservations, edits of configurations, and the release of a machine that is gone.
 
-use super::commands::{Ran, run, run_steps};
+use super::super::process::Ran;
+use super::commands::{run, run_steps};
 use super::{Container, NETWORKS, Reserved, Settings, Shared};
 use crate::alloc::{Command, Outcome, Reserve, Unreserve};
 use crate::engine;
@@ -121,6 +122,7 @@ pub(super) fn release_node(world: &Shared) {
                 *container = Container::Open;
             }
         }
+        world.pools.machine_is_gone(gone, false);
         (machine, gone, names, world.settings[0].persist)
     };
     let mut ran = Ran::Done(true);
@@ -138,6 +140,7 @@ pub(super) fn release_node(world: &Shared) {
         Ran::Done(true) => {
             world.note(name);
             world.containers.retain(|key, _| key.1 != gone);
+            world.pools.machine_is_gone(gone, true);
         }
         Ran::Done(false) => world.note(format!("{name}: another one has the name")),
         Ran::Refused(refusal) => world.found(format!("{name}: {refusal:?}")),

@@ -40,7 +40,7 @@ pub(super) fn look(world: &Shared, host: usize, thoroughly: bool) {
         Ok(pools) => pools,
         Err(error) => return world.found(format!("h{host} pools: {error}")),
     };
-    let compared = world.hosts[host].docker.pools.compare(&pools, &rows);
+    let compared = world.hosts[host].pools.compare(&pools, &rows, &|_| host, false);
     if let Some(what) = compare(&world.hosts[host], &rows).or(compared.err()) {
         return world.found(format!("h{host} {what}"));
     }

@@ -4,16 +4,21 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::process::{self, Fate, Process};
+use super::super::process::{self, Fate, Process, Ran};
 use super::super::random::Random;
 use super::{STORE, Shared, World, act};
 use crate::alloc::{Command, Outcome};
-use crate::error::{Error, Refusal, StoreError};
+use crate::error::{Error, StoreError};
 use crate::model::{Persist, Wait};
 use crate::store::{Embedded, Store};
 
 /// Runs a command as a process of its own, which may be killed, fail or be suspended.
-pub(super) fn run(world: &Shared, host: usize, persist: Persist, command: &Command) -> Ran {
+pub(super) fn run(
+    world: &Shared,
+    host: usize,
+    persist: Persist,
+    command: &Command,
+) -> Ran<Outcome> {
     let (process, fs, cx, errors) = {
         let world = &mut *world.borrow_mut();
         let fate = world.fate();
@@ -48,14 +53,6 @@ pub(super) fn run(world: &Shared, host: usize, persist: Persist, command: &Comma
             Ran::Failed(error)
         }
     }
-}
-
-/// How a process ended.
-pub(super) enum Ran {
-    Done(Outcome),
-    Refused(Refusal),
-    Failed(StoreError),
-    Killed,
 }
 
 impl World {

@@ -85,6 +85,7 @@ pub(super) fn clone(world: &Shared, host: usize) {
     new.settings.clone_from(&old.settings);
     new.reserved.clone_from(&old.reserved);
     new.docker = old.docker.clone();
+    new.pools = old.pools.of_copy(host, world.hosts.len());
     new.contested.clone_from(&old.contested);
     for (key, container) in &old.containers {
         let addrs = match container {

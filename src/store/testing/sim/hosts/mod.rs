@@ -3,7 +3,6 @@
 mod checks;
 mod commands;
 mod containers;
-mod docker;
 mod machines;
 mod operators;
 
@@ -14,14 +13,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::commands::{Ran, run};
-use self::docker::Engine;
+use self::commands::run;
 use super::disk::{Disk, SimFs};
-use super::process::{Process, clock, set_clock};
+use super::docker::{self, Docker, Engine};
+use super::pools::Pools;
+use super::process::{Process, Ran, clock, set_clock};
 use super::random::Random;
 use super::runs::{Simulation, Story};
 use super::settings::{NETWORKS, Settings, attachment};
-use crate::alloc::{Context, ForeignLease};
+use crate::alloc::{Command, Context, ForeignLease, Outcome};
 use crate::model::{BootId, Lease, Node, Owner, Persist, SetName, Wait};
 use crate::net::Addr;
 use crate::store::Embedded;
@@ -67,8 +67,8 @@ struct Host {
     /// Containers and reservations that a suspended call is about.
     busy: BTreeSet<Key>,
     reserving: BTreeSet<(SetName, Addr)>,
-    /// The Docker daemon, and what it knows of pools.
     docker: Engine,
+    pools: Pools,
     /// The runs that are suspended.
     running: Vec<Arc<Process>>,
     /// The disk refuses writes.
@@ -130,6 +130,7 @@ impl World {
             busy: BTreeSet::new(),
             reserving: BTreeSet::new(),
             docker: Engine::default(),
+            pools: Pools::default(),
             running: Vec::new(),
             is_full: false,
         }
@@ -209,6 +210,32 @@ fn act(world: &Shared, host: Option<usize>) {
         78..80 => machines::fill_disk(world, host),
         80..97 => docker::act(world, host),
         _ => {}
+    }
+}
+
+impl Docker for World {
+    fn engine(&mut self, host: usize) -> &mut Engine {
+        &mut self.hosts[host].docker
+    }
+
+    fn pools(&mut self, host: usize) -> &mut Pools {
+        &mut self.hosts[host].pools
+    }
+
+    fn random(&mut self) -> &mut Random {
+        &mut self.random
+    }
+
+    fn story(&mut self) -> &mut Story {
+        &mut self.story
+    }
+
+    fn now(&self, host: usize) -> u64 {
+        clock().as_secs().saturating_add_signed(self.hosts[host].skew)
+    }
+
+    fn run(world: &Shared, host: usize, command: &Command) -> Ran<Outcome> {
+        run(world, host, Persist::Disk, command)
     }
 }
 
