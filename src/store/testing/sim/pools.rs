@@ -74,7 +74,7 @@ pub struct Pools {
     pub all: BTreeMap<PoolId, Known>,
     /// Requests for automatic pools that were not answered.
     pub lost: u32,
-    /// What was released. A refusal may rest on what was there before.
+    /// What was released, or is being released. A refusal may rest on what was there before.
     pub removals: u64,
     generation: u64,
 }
@@ -162,6 +162,7 @@ impl Pools {
 
     /// A release was sent.
     pub fn releasing(&mut self, machine: usize, id: &PoolId) -> u64 {
+        self.removals += 1;
         let known = self.all.get_mut(id).expect("a pool that is in use");
         known.user(machine).least -= 1;
         if !known.is_used_by(machine) {
