@@ -77,6 +77,8 @@ pub struct Member<'a> {
     unnamed: Option<String>,
     /// The turn in which this boot is known to have owned the name.
     owned: Option<u64>,
+    /// The folder of in-flight notes that this process uses. No other process has it if no note can be left.
+    folder: u64,
     note: Option<Note>,
     /// A transaction was sent that may still be applied.
     pub is_in_flight: bool,
@@ -99,7 +101,7 @@ impl<'a> Member<'a> {
             cx.node.name.clone_from(&record.node.name);
         }
         let owned = record.as_ref().map(|(_, record)| record.turn);
-        let is_cached = record.is_some();
+        let (is_cached, folder) = (record.is_some(), cx.seed);
         let mut member = Member {
             server,
             cache,
@@ -109,11 +111,17 @@ impl<'a> Member<'a> {
             record,
             unnamed: None,
             owned,
+            folder,
             note: None,
             is_in_flight: false,
             is_blind: false,
         };
-        if !is_cached || role.changes() && member.notes().look() != Left::Nothing {
+        if role.changes() {
+            member.folder = member.notes().id().unwrap_or(member.folder);
+        }
+        if !is_cached
+            || role.changes() && (member.is_foreign() || member.notes().look() != Left::Nothing)
+        {
             member.join()?;
         }
         if role.changes() && !member.is_blind {
@@ -122,6 +130,7 @@ impl<'a> Member<'a> {
             if member.note.is_none() {
                 member.notes().give_up();
                 member.is_blind = true;
+                member.folder = member.cx.seed;
                 member.fence()?;
             }
         }
@@ -137,10 +146,16 @@ impl<'a> Member<'a> {
         // If the folder cannot be written, there is no lock, and each process fences.
         let _lock = self.notes().lock(self.server, self.until);
         let left = self.notes().look();
+        self.folder = self.notes().id().unwrap_or(self.folder);
         self.settle(left != Left::Nothing, matches!(left, Left::Abandoned(_)))?;
         // The record may be a new one, whose notes are elsewhere.
-        self.is_blind = self.notes().clear(left).is_err();
+        self.is_blind = !self.notes().clear(left, self.folder);
         Ok(())
+    }
+
+    /// Whether a process with another folder of notes wrote the record: its transactions may be in flight.
+    fn is_foreign(&self) -> bool {
+        self.node().is_some_and(|record| record.notes != self.folder)
     }
 
     fn notes(&self) -> Notes {
@@ -227,8 +242,9 @@ impl<'a> Member<'a> {
         Ok((entry, record))
     }
 
-    /// Claims the name if the command needs it, and fences if `fences`. A node without a record has nothing
-    /// in flight that compares it, unless it `must_exist`.
+    /// Claims the name if the command needs it, and fences if `fences`, or if this process cannot see the notes of
+    /// whoever wrote the record. A node without a record has nothing in flight that compares it, unless it
+    /// `must_exist`.
     fn settle(&mut self, mut fences: bool, must_exist: bool) -> Result<(), StoreError> {
         for _ in 0..TRIES {
             if let Some(record) = self.node()
@@ -237,8 +253,9 @@ impl<'a> Member<'a> {
                 self.check_owner(record)?;
             }
             let claims = self.role == Role::Leases && self.needs_claim();
+            let is_foreign = self.role.changes() && self.is_foreign();
             let after = match self.node() {
-                Some(record) if fences && !claims => record.clone(),
+                Some(record) if (fences || is_foreign) && !claims => record.clone(),
                 record if claims || fences && must_exist => self.claim(record),
                 _ => {
                     self.remember();
@@ -279,12 +296,13 @@ impl<'a> Member<'a> {
         let Context { node, boot, booted, now, seed, .. } = self.cx.clone();
         let (first, id) = before.map_or((now, seed), |before| (before.first, before.id));
         let turn = before.map_or(0, |before| before.turn).max(self.owned.unwrap_or(0));
-        NodeRecord { node, id, boot, first, since: now, booted, has_earlier: true, turn }
+        let (has_earlier, notes) = (true, self.folder);
+        NodeRecord { node, id, boot, first, since: now, booted, has_earlier, turn, notes }
     }
 
     /// Writes the record in its next turn. Returns whether the one before was still there.
     fn advance(&mut self, record: NodeRecord) -> Result<bool, StoreError> {
-        let record = NodeRecord { turn: record.turn + 1, ..record };
+        let record = NodeRecord { turn: record.turn + 1, notes: self.folder, ..record };
         let (path, nonce) = (self.path(), new_nonce(self.cx.seed));
         let expect = self.version().map_or(Expect::Absent, Expect::Version);
         let value = stamped(&nonce, codec::node(path.as_bytes(), &record));
