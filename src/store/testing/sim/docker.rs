@@ -127,11 +127,13 @@ fn request_pool<W: Docker>(world: &Shared<W>, machine: usize) {
             let generation = pools.requested(machine, &pool.id, &pool);
             (pool, generation)
         });
-        let removals = world.pools(machine).removals;
-        (request, named, removals)
+        let pools = world.pools(machine);
+        pools.in_flight += u32::from(named.is_none());
+        (request, named, pools.removals)
     };
     let ran = send(world, machine, &Command::RequestPool(request.clone()));
     let world = &mut *world.borrow_mut();
+    world.pools(machine).in_flight -= u32::from(named.is_none());
     let name = format!("docker {machine} request pool {:?} {:?}", request.ask, request.shared);
     match ran {
         Ran::Done(Outcome::Pool(pool)) => {
