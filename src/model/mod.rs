@@ -331,6 +331,9 @@ pub struct NodeRecord {
     /// Grows with each write, and when transactions that are still in flight must fail: every transaction of
     /// the node compares this record.
     pub turn: u64,
+    /// The folder of in-flight notes that whoever wrote this record uses. A process that has another folder, such as
+    /// one in a container, cannot see these notes.
+    pub notes: u64,
 }
 
 /// A network's definition, which a cluster stores for all its nodes.

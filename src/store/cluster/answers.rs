@@ -2,12 +2,12 @@
 //! and which by a read.
 //!
 //! A search for a free address takes few round trips however full a set is. It first assumes an address to be
-//! free. If that has failed, it lists the chunk around the address. If chunks are full, it counts whole ranges
+//! free. If that has failed, it lists the chunk around the address. If the chunk is full, it counts whole ranges
 //! and lists a chunk with room. The allocator chooses the order.
 
 use std::collections::BTreeSet;
 
-use super::records::bad_record;
+use super::records::{bad_record, checked};
 use super::server::Expect;
 use super::view::ClusterView;
 use super::{keys, records};
@@ -16,16 +16,14 @@ use crate::error::StoreError;
 use crate::model::{Lease, NetworkDefinition, NetworkName, Owner, Pool, PoolId, SetName};
 use crate::net::{Addr, Family, Span, Subnet};
 
-/// Chunks that are listed before ranges are counted.
-const MAX_CHUNKS: usize = 2;
-/// How often a chunk with room is listed, in case other clients fill it before the commit.
-const MAX_ROUNDS: usize = 4;
+/// How often a chunk is listed, in case other clients fill each before the commit.
+const MAX_CHUNKS: usize = 5;
 
 impl ClusterView<'_> {
     /// The leases in an owner's record, which is assumed to be absent. The records of their addresses must agree.
     fn leases_at(&self, path: &str, owner: &Owner) -> Result<Vec<Lease>, StoreError> {
         for may_repeat in [true, false] {
-            let Some(entry) = self.assume_absent(path.to_owned())? else {
+            let Some(entry) = self.assume_absent(path.to_owned()) else {
                 return Ok(Vec::new());
             };
             let leases = self.leases_in(path, &entry)?;
@@ -44,11 +42,40 @@ impl ClusterView<'_> {
         }
         Err(bad_record(self.server, path, "it names an address that is not this owner's"))
     }
+
+    /// A free address of the span, in few round trips.
+    fn find_free(
+        &self,
+        set: &SetName,
+        span: Span,
+        order: Order,
+    ) -> Result<Option<Addr>, StoreError> {
+        // The lowest address is probably held. The next one in round robin is probably free.
+        let guess = order == Order::Any || self.search.round_robin.get();
+        if guess && !self.search.list_chunks.get() && !self.is_held(set, span.first)? {
+            return Ok(Some(self.choose(set, span.first)));
+        }
+        let is_counted = self.search.count_ranges.get();
+        let mut from = if is_counted { self.find_room(set, span)? } else { Some(span.first) };
+        for _ in 0..MAX_CHUNKS {
+            let Some(rest) = from.and_then(|from| span.starting(from)) else { break };
+            if let Some(addr) = self.pick_in_chunk(set, rest, order)? {
+                return Ok(Some(addr));
+            }
+            if keys::chunk_of(span.first).contains(span.last) {
+                // It was listed completely.
+                break;
+            }
+            self.search.count_ranges.set(true);
+            from = self.find_room(set, span)?;
+        }
+        Ok(None)
+    }
 }
 
 impl Addresses for ClusterView<'_> {
     fn holder(&self, set: &SetName, addr: Addr) -> Result<Holder, StoreError> {
-        match self.assume_absent(keys::address(set, addr))? {
+        match self.assume_absent(keys::address(set, addr)) {
             Some(entry) => self.living_holder(set, addr, &entry),
             None => Ok(Holder::Free),
         }
@@ -85,38 +112,15 @@ impl Addresses for ClusterView<'_> {
         span: Span,
         order: Order,
     ) -> Result<Option<Addr>, StoreError> {
-        // The lowest address is probably held. The next one in round robin is probably free.
-        let guess = order == Order::Any || self.search.round_robin.get();
-        if guess
-            && !self.search.list_chunks.get()
-            && let Some(addr) = self.first_unheld(set, span)?
-        {
+        // Before a refusal, all that was found full is counted again.
+        let is_full = self.search.full.borrow().get(set).is_some_and(|full| full.contains(&span));
+        if !is_full && let Some(addr) = self.find_free(set, span, order)? {
             return Ok(Some(addr));
         }
-        let mut left = Some(span).filter(|_| !self.search.count_ranges.get());
-        for _ in 0..MAX_CHUNKS {
-            let Some(rest) = left else { break };
-            if let Some(addr) = self.pick_in_chunk(set, rest, order)? {
-                return Ok(Some(addr));
-            }
-            left = keys::chunk_of(rest.first).last.next().and_then(|next| rest.starting(next));
-        }
-        if left.is_some() {
-            self.search.count_ranges.set(true);
-        }
-        // A small span was listed completely by now.
-        let rounds = if self.search.count_ranges.get() { MAX_ROUNDS } else { 0 };
-        for _ in 0..rounds {
-            let Some(from) = self.find_room(set, span)? else { break };
-            let Some(rest) = span.starting(from) else { break };
-            if let Some(addr) = self.pick_in_chunk(set, rest, order)? {
-                return Ok(Some(addr));
-            }
-        }
         if let Some(addr) = self.find_ended(set, span)? {
-            return self.choose(set, addr).map(Some);
+            return Ok(Some(self.choose(set, addr)));
         }
-        self.search.full.borrow_mut().insert((set.clone(), span));
+        self.search.full.borrow_mut().entry(set.clone()).or_default().insert(span);
         Ok(None)
     }
 
@@ -137,12 +141,8 @@ impl Addresses for ClusterView<'_> {
         for (path, entry) in self.below(&folder) {
             let Some((_, addr)) = keys::read_of_address(keys::COOLING, &path) else { continue };
             let here = addr.family() == family && spans.iter().any(|s| s.contains(addr));
-            if here
-                && let Holder::Cooling(cooling) = self.checked(
-                    &path,
-                    records::holder(&path, set, addr, &entry, Some(&self.cx.node)),
-                )?
-            {
+            let holder = records::holder(&path, set, addr, &entry, Some(&self.cx.node));
+            if here && let Holder::Cooling(cooling) = checked(self.server, &path, holder)? {
                 found.push(cooling);
             }
         }
@@ -170,7 +170,7 @@ impl View for ClusterView<'_> {
         match self.import_mark {
             None => Ok(false),
             Some(Expect::Present) => Ok(self.assume_present(path)),
-            Some(_) => Ok(self.assume_absent(path)?.is_some()),
+            Some(_) => Ok(self.assume_absent(path).is_some()),
         }
     }
 

@@ -16,7 +16,7 @@ use super::notes::Notes;
 use super::server::Entry;
 use super::{keys, records};
 use crate::alloc::{Context, NetworkRanges};
-use crate::model::{Counter, Ending, Face, NodeRecord, SetName, Verb, Wait};
+use crate::model::{Counter, Ending, Face, History, NodeRecord, SetName, Verb, Wait};
 use crate::store::codec;
 use crate::store::embedded::lock::{Lock, lock_file};
 use crate::sys::files;
@@ -74,17 +74,18 @@ impl LocalCache {
         Notes::new(self.folder.join(name))
     }
 
-    /// How many transactions of a set history keeps, and for how many seconds: the last setting on this node.
-    pub fn history(&self, set: &SetName, cx: &Context) -> Option<(u64, u64)> {
+    /// The last history setting of a set on this node.
+    pub fn history(&self, set: &SetName, cx: &Context) -> Option<History> {
         let (file, key) = self.file("history", &set.0, cx);
-        codec::unseal(key.as_bytes(), &content(&file)?).ok()
+        codec::read_bounds(key.as_bytes(), &content(&file)?).ok()
     }
 
     /// Stores the setting.
-    pub fn set_history(&self, set: &SetName, bounds: (u64, u64), cx: &Context) {
+    pub fn set_history(&self, set: &SetName, history: History, cx: &Context) {
         let (file, key) = self.file("history", &set.0, cx);
+        let bytes = codec::bounds(key.as_bytes(), history);
         // If this fails, commands without a setting use the default.
-        let _ = put(&file, &codec::seal(key.as_bytes(), &bounds), cx.seed);
+        let _ = bytes.map(|bytes| put(&file, &bytes, cx.seed));
     }
 
     /// Whether the cluster has these ranges of a network, as far as this node knows.

@@ -34,10 +34,9 @@ pub fn check(
         checker.report(&path, what, "remove the record; a DEL of its owner does that");
     }
     let mut indexed = BTreeSet::new();
-    server.pages(keys::COOLING, until, &mut |page| {
-        indexed.extend(page.into_iter().map(|(path, _)| path));
-        Ok(())
-    })?;
+    for page in server.pages(keys::COOLING, until) {
+        indexed.extend(page?.into_iter().map(|(path, _)| path));
+    }
     for path in cooling.iter().filter(|path| !indexed.contains(*path)) {
         let what = "the address cools, and is not among those that do";
         checker.report(path, what, "it is free again with the next ADD that comes upon it");
@@ -78,16 +77,15 @@ impl Checker<'_> {
         advice: &str,
         each: &mut dyn FnMut(&mut Self, String, T),
     ) -> Result<(), StoreError> {
-        let server = self.server;
-        server.pages(kind, self.until, &mut |page| {
-            for (path, entry) in page {
+        for page in self.server.pages(kind, self.until) {
+            for (path, entry) in page? {
                 match decode(&path, &entry) {
                     Ok(record) => each(self, path, record),
                     Err(Bad(what)) => self.report(&path, what, advice),
                 }
             }
-            Ok(())
-        })
+        }
+        Ok(())
     }
 
     fn owners(&mut self) -> Result<Owners, StoreError> {

@@ -3,21 +3,18 @@
 //! Invariant: a command that is reported as done was applied completely. When a command is reported as failed,
 //! or runs again, none of its transactions can be applied any more, or its note is left for the next command.
 
-use super::keys;
 use super::node::Member;
-use super::server::{Commit, Conflict, Expect, Operation, Write};
+use super::server::{Commit, Conflict, Entry, Expect, Operation, Write};
 use super::transaction::Transaction;
 use super::view::ClusterView;
+use super::{backoff, keys};
 use crate::error::StoreError;
 use crate::telemetry::counters;
-
-/// After so many lost races for its addresses, a chunk is listed again.
-const RELIST_AFTER: u32 = 4;
 
 /// Commits a transaction. Returns `false` if it was not applied and the allocator must decide again; the view then
 /// has no outdated records.
 pub fn commit(
-    transaction: &mut Transaction,
+    mut transaction: Transaction,
     view: &ClusterView<'_>,
     member: &mut Member<'_>,
 ) -> Result<bool, StoreError> {
@@ -41,27 +38,36 @@ pub fn commit(
         outcome = view.server.commit(operations, view.until);
     }
     member.is_in_flight = matches!(outcome, Ok(Commit::Unknown(_)));
-    match outcome? {
-        Commit::Done(_) => Ok(true),
+    let is_applied = match outcome? {
+        Commit::Done(_) => true,
         Commit::Full(error) => {
             // Nothing was compared. What the command would write may be there.
             let assumed = view.assumed();
             view.fetch(&assumed)?;
-            if assumed.is_empty() { Err(error) } else { Ok(false) }
+            if assumed.is_empty() {
+                return Err(error);
+            }
+            false
         }
         Commit::Conflict(conflict) => {
             learn(conflict, operations, view)?;
             let path = member.path();
-            let before = member.record.as_ref().map(|(entry, _)| entry.version);
             let now = view.known.borrow().get(&path).cloned();
-            if let Some(now) = now.filter(|now| now.as_ref().map(|e| e.version) != before) {
+            let is_new = |now: &Option<Entry>| now.as_ref().map(|e| e.version) != member.version();
+            if let Some(now) = now.filter(is_new) {
                 member.update(now)?;
                 view.known.borrow_mut().remember([member.known()].into());
             }
-            Ok(false)
+            false
         }
-        Commit::Unknown(error) => resolve(transaction, view, member, error),
+        Commit::Unknown(error) => resolve(&transaction, view, member, error)?,
+    };
+    if !is_applied {
+        let lost = view.lost_commits.get() + 1;
+        view.lost_commits.set(lost);
+        backoff::after_lost_races(view.server, lost, view.cx.seed, view.until);
     }
+    Ok(is_applied)
 }
 
 /// Finds out whether a transaction without an answer was applied. It is fenced first, because the server may
@@ -99,45 +105,34 @@ fn learn(
 ) -> Result<(), StoreError> {
     counters::conflict();
     view.search.list_chunks.set(true);
-    view.known.borrow_mut().forget_assumptions();
+    view.known.borrow_mut().assumed.clear();
     view.owners.take();
+    let is_lost = |path: &String| match &conflict {
+        Conflict::Current(entries) => entries.get(path).is_some_and(Option::is_some),
+        Conflict::Stale(paths) => paths.contains(path),
+    };
+    // Other clients have leased addresses that were expected to be free. Listings of their chunks are out of date.
+    let free = operations.iter().filter(|o| o.expect == Expect::Absent);
+    let free = free.map(|o| &o.path).filter(|path| path.starts_with(keys::ADDRESS));
+    let lost: Vec<&String> = free.filter(|path| is_lost(path)).collect();
+    let chunks = lost.iter().filter_map(|path| path.get(..=path.rfind('/')?));
+    let chunks: Vec<String> = chunks.map(str::to_owned).collect();
+    if !chunks.is_empty() {
+        view.search.lost_races.set(view.search.lost_races.get() + 1);
+        for chunk in &chunks {
+            view.known.borrow_mut().invalidate(chunk);
+        }
+    }
     match conflict {
         Conflict::Current(entries) => view.known.borrow_mut().remember(entries),
-        Conflict::Stale(paths) => refresh(&paths, operations, view)?,
-    }
-    let mut known = view.known.borrow_mut();
-    let lost = operations.iter().filter(|o| leases_free(o) && known.exists(&o.path));
-    let chunks: Vec<&str> = lost.filter_map(|o| Some(o.path.rsplit_once('/')?.0)).collect();
-    if !chunks.is_empty() {
-        let lost_races = view.search.lost_races.get() + 1;
-        view.search.lost_races.set(lost_races);
-        // Other clients fill the chunk, so its listing is out of date.
-        if lost_races.is_multiple_of(RELIST_AFTER) {
-            for chunk in chunks {
-                known.invalidate(chunk);
-            }
+        Conflict::Stale(paths) if paths.len() == chunks.len() => {
+            chunks.into_iter().try_for_each(|chunk| view.list(chunk))?;
+        }
+        // All compared records, at one moment.
+        Conflict::Stale(_) => {
+            let compared = operations.iter().filter(|o| o.expect != Expect::Anything);
+            view.fetch(&compared.map(|o| o.path.clone()).collect::<Vec<_>>())?;
         }
     }
     Ok(())
-}
-
-/// Whether an operation leases an address that was expected to be free.
-fn leases_free(operation: &Operation) -> bool {
-    operation.expect == Expect::Absent && operation.path.starts_with(keys::ADDRESS)
-}
-
-/// Updates the view where comparisons failed. An address that was expected to be free is held, and its record
-/// does not matter. If anything else has changed, all compared records are read, at one moment.
-fn refresh(
-    stale: &[String],
-    operations: &[Operation],
-    view: &ClusterView<'_>,
-) -> Result<(), StoreError> {
-    let is_stale = |operation: &&Operation| stale.contains(&operation.path);
-    if operations.iter().filter(is_stale).all(leases_free) {
-        view.known.borrow_mut().remember_present(stale);
-        return Ok(());
-    }
-    let compared = operations.iter().filter(|operation| operation.expect != Expect::Anything);
-    view.fetch(&compared.map(|operation| operation.path.clone()).collect::<Vec<_>>())
 }

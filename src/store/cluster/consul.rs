@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::http::{Client, Failure, Reply, Request, Secret};
 use super::server::{
-    Commit, Conflict, EachPage, Entries, Entry, Expect, KeyRange, Operation, Server, Write,
+    Commit, Conflict, Entries, Entry, Expect, KeyRange, Operation, Pages, Server, Write,
 };
 use crate::error::StoreError;
 use crate::model::{Consul as Spec, NetworkName};
@@ -161,9 +161,7 @@ impl Consul {
     fn names(&self, folder: &str, until: Instant) -> Result<Vec<String>, Failure> {
         // The percent signs in paths are literal.
         let folder = folder.replace('%', "%25");
-        let path = format!("/v1/kv/{}{folder}?keys&consistent{}", self.prefix, self.dc);
-        let request = Request { method: "GET", ..self.request(&path, &[], true) };
-        let reply = self.client.send(request, until)?;
+        let reply = self.read(&format!("{folder}?keys&consistent"), until)?;
         let names: Vec<String> = match reply.status {
             200 => self.client.parse(&reply)?,
             // No key exists, or none that the token may read.
@@ -180,13 +178,17 @@ impl Consul {
 
     /// An error unless the token may read the records: Consul hides what it may not read.
     fn check_read(&self, until: Instant) -> Result<(), Failure> {
-        let path = format!("/v1/kv/{}{PROBE}?consistent{}", self.prefix, self.dc);
-        let request = Request { method: "GET", ..self.request(&path, &[], true) };
-        let reply = self.client.send(request, until)?;
+        let reply = self.read(&format!("{PROBE}?consistent"), until)?;
         match reply.status {
             404 if reply.body.is_empty() => Ok(()),
             _ => Err(self.client.failure(&reply, &reply.text())),
         }
+    }
+
+    /// A read of this path and query.
+    fn read(&self, path: &str, until: Instant) -> Result<Reply, Failure> {
+        let path = format!("/v1/kv/{}{path}{}", self.prefix, self.dc);
+        self.client.send(Request { method: "GET", ..self.request(&path, &[], true) }, until)
     }
 
     fn request<'a>(&'a self, path: &'a str, body: &'a [u8], retryable: bool) -> Request<'a> {
@@ -253,10 +255,6 @@ impl Server for Consul {
         MAX_OPERATIONS
     }
 
-    fn prefer(&self, node: &str) {
-        self.client.prefer(node);
-    }
-
     fn get(&self, paths: &[&str], until: Instant) -> Result<Entries, StoreError> {
         // "get" of an absent key rolls back. The tree below a complete path contains its record, and
         // perhaps a few whose paths start with the same letters.
@@ -270,17 +268,15 @@ impl Server for Consul {
         found.map_err(|failure| self.client.unavailable("list the leases of", failure))
     }
 
-    fn pages(
-        &self,
-        prefix: &str,
-        until: Instant,
-        each: &mut EachPage<'_>,
-    ) -> Result<(), StoreError> {
+    fn pages(&self, prefix: &str, until: Instant) -> Pages<'_> {
         let failed = |failure| self.client.unavailable("list the leases of", failure);
-        self.check_read(until).map_err(failed)?;
-        let names = self.names(prefix, until).map_err(failed)?;
+        let names = self.check_read(until).and_then(|()| self.names(prefix, until));
+        let names = match names.map_err(failed) {
+            Ok(names) => names,
+            Err(error) => return Box::new(std::iter::once(Err(error))),
+        };
         let mut at = 0;
-        while at < names.len() {
+        Box::new(std::iter::from_fn(move || {
             // As many trees as fit, each of which is read completely.
             let (mut trees, begin) = (Vec::new(), at);
             while at - begin < PAGE && trees.len() < MAX_OPERATIONS && at < names.len() {
@@ -288,10 +284,9 @@ impl Server for Consul {
                 at += count;
                 trees.push(kv("get-tree", &self.prefix, prefix));
             }
-            let found = self.found(&self.prefix, &trees, until).map_err(failed)?;
-            each(found.into_iter().collect())?;
-        }
-        Ok(())
+            let found = (at > begin).then(|| self.found(&self.prefix, &trees, until))?;
+            Some(found.map(|found| found.into_iter().collect()).map_err(failed))
+        }))
     }
 
     fn old_keys(&self, network: &NetworkName, until: Instant) -> Result<Vec<OldKey>, StoreError> {

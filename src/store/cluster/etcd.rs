@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use super::cache::TokenFile;
 use super::http::{Client, Failure, Reply, Request, Secret};
 use super::server::{
-    Commit, Conflict, EachPage, Entries, Entry, Expect, KeyRange, Operation, Server, Write,
+    Commit, Conflict, Entries, Entry, Expect, KeyRange, Operation, Pages, Server, Write,
 };
 use crate::error::StoreError;
 use crate::model::Etcd as Spec;
@@ -44,8 +44,6 @@ pub struct Etcd {
     login: Option<Login>,
     /// The token in use. The server expires it after a while.
     token: RefCell<Option<Secret>>,
-    /// The last token that the server rejected.
-    rejected: RefCell<Option<Secret>>,
 }
 
 #[derive(Debug)]
@@ -123,7 +121,6 @@ impl Etcd {
             prefix: format!("{}/", servers.prefix),
             login,
             token: RefCell::new(None),
-            rejected: RefCell::new(None),
         })
     }
 
@@ -165,8 +162,9 @@ impl Etcd {
         let body = body.to_string();
         // First with the token in the file, then with the one that another process may have put there
         // since, then with a new one.
+        let mut rejected = None;
         for may_renew in [true, true, false] {
-            self.log_in(until)?;
+            self.log_in(rejected.as_ref(), until)?;
             let token = self.token.borrow().clone();
             let reply = self.post(path, &body, token.as_ref(), retryable, until)?;
             if reply.status == 200 {
@@ -179,12 +177,13 @@ impl Etcd {
             if !(is_stale && may_renew && self.login.is_some()) {
                 return Err(self.refused(&reply, &refusal));
             }
-            *self.rejected.borrow_mut() = self.token.borrow_mut().take();
+            rejected = self.token.borrow_mut().take();
         }
         Err(Failure::NotApplied("the token is refused as soon as it is given".to_owned()))
     }
 
-    fn log_in(&self, until: Instant) -> Result<(), Failure> {
+    /// Finds a token other than the `rejected` one, unless one is in use.
+    fn log_in(&self, rejected: Option<&Secret>, until: Instant) -> Result<(), Failure> {
         let Some(login) = self.login.as_ref().filter(|_| self.token.borrow().is_none()) else {
             return Ok(());
         };
@@ -192,7 +191,7 @@ impl Etcd {
         let mut _lock = None;
         for is_locked in [false, true] {
             if let Some(token) = login.file.read()
-                && self.rejected.borrow().as_ref() != Some(&token)
+                && rejected != Some(&token)
             {
                 *self.token.borrow_mut() = Some(token);
                 return Ok(());
@@ -316,10 +315,6 @@ impl Server for Etcd {
         MAX_OPERATIONS
     }
 
-    fn prefer(&self, node: &str) {
-        self.client.prefer(node);
-    }
-
     fn get(&self, paths: &[&str], until: Instant) -> Result<Entries, StoreError> {
         let reads: Vec<Value> = paths.iter().map(|path| self.read_of(path)).collect();
         self.read(&reads, until)
@@ -328,37 +323,26 @@ impl Server for Etcd {
     }
 
     fn list(&self, prefix: &str, until: Instant) -> Result<BTreeMap<String, Entry>, StoreError> {
-        let mut found = BTreeMap::new();
-        self.pages(prefix, until, &mut |page| {
-            found.extend(page);
-            Ok(())
-        })?;
-        Ok(found)
+        let pages: Vec<_> = self.pages(prefix, until).collect::<Result<_, _>>()?;
+        Ok(pages.into_iter().flatten().collect())
     }
 
-    fn pages(
-        &self,
-        prefix: &str,
-        until: Instant,
-        each: &mut EachPage<'_>,
-    ) -> Result<(), StoreError> {
-        let (mut from, end) = (self.key(prefix), self.prefix_end(prefix));
-        loop {
-            let body = json!({ "key": from, "range_end": end, "limit": PAGE.to_string() });
-            let page =
-                self.call("/v3/kv/range", &body, true, until).and_then(|page: RangeReply| {
-                    let is_whole = !page.header.revision.is_empty();
-                    let found: Result<Vec<_>, _> =
-                        page.kvs.iter().map(|kv| self.entry(kv)).collect();
-                    if is_whole { Ok((found?, page.more)) } else { Err(Failure::malformed()) }
-                });
-            let (found, more) =
-                page.map_err(|failure| self.client.unavailable("list the leases of", failure))?;
-            let last = found.last().filter(|_| more).map(|(path, _)| self.key_after(path));
-            each(found)?;
-            let Some(next) = last else { return Ok(()) };
-            from = next;
-        }
+    fn pages(&self, prefix: &str, until: Instant) -> Pages<'_> {
+        let (mut from, end) = (Some(self.key(prefix)), self.prefix_end(prefix));
+        Box::new(std::iter::from_fn(move || {
+            let body = json!({ "key": from.take()?, "range_end": end, "limit": PAGE.to_string() });
+            let page: Result<RangeReply, _> = self.call("/v3/kv/range", &body, true, until);
+            let page = page.and_then(|page| {
+                if page.header.revision.is_empty() {
+                    return Err(Failure::malformed());
+                }
+                let found: Vec<_> =
+                    page.kvs.iter().map(|kv| self.entry(kv)).collect::<Result<_, _>>()?;
+                from = found.last().filter(|_| page.more).map(|(path, _)| self.key_after(path));
+                Ok(found)
+            });
+            Some(page.map_err(|failure| self.client.unavailable("list the leases of", failure)))
+        }))
     }
 
     fn count(&self, _: &str, ranges: &[KeyRange], until: Instant) -> Result<Vec<u64>, StoreError> {

@@ -7,7 +7,7 @@
 //! Invariant: no comparison depends on history, and no command fails because of it: if the server has no room,
 //! the record is dropped with a warning.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::time::Instant;
 
 use super::cache::LocalCache;
@@ -19,73 +19,58 @@ use crate::error::StoreError;
 use crate::model::{Event, History, SetName, Timestamp};
 use crate::store::codec;
 
-/// The history of one set, as one command writes it.
-#[derive(Clone, Copy, Debug)]
-pub struct Bounds {
-    /// How many transactions are kept; 0 if none is written.
-    count: u64,
-    /// For how many seconds.
-    age: u64,
+/// The setting of a command. A command without one uses the last one of this node.
+pub fn setting(
+    history: History,
+    set: Option<&SetName>,
+    cache: &LocalCache,
+    cx: &Context,
+) -> History {
+    let last = set.and_then(|set| cache.history(set, cx));
+    if history == History::Standing {
+        return last.unwrap_or(History::OF_A_NETWORK);
+    }
+    if let Some(set) = set.filter(|_| last != Some(history)) {
+        cache.set_history(set, history, cx);
+    }
+    history
 }
 
-impl Bounds {
-    /// The bounds of a setting. A command without a setting uses the last one of this node.
-    pub fn of(setting: History, set: Option<&SetName>, cache: &LocalCache, cx: &Context) -> Bounds {
-        let of = |history| match history {
-            History::Kept { count, age } => (count, age),
-            History::Standing | History::Off => (0, 0),
-        };
-        let last = set.and_then(|set| cache.history(set, cx));
-        let (count, age) = match setting {
-            History::Standing => last.unwrap_or_else(|| of(History::OF_A_NETWORK)),
-            setting => of(setting),
-        };
-        if let Some(set) =
-            set.filter(|_| setting != History::Standing && last != Some((count, age)))
-        {
-            cache.set_history(set, (count, age), cx);
-        }
-        Bounds { count, age }
-    }
+/// The operation that writes these events.
+pub fn write(history: History, events: &[Event], cx: &Context, nonce: &Nonce) -> Option<Operation> {
+    let set = &events.first().filter(|_| history != History::Off)?.set;
+    let path = keys::timed(keys::HISTORY, &set.0, cx.now, nonce);
+    let value = codec::events(path.as_bytes(), events);
+    Some(Operation::write(path, Write::Put(stamped(nonce, value))))
+}
 
-    /// The operation that writes these events.
-    pub fn write(self, events: &[Event], cx: &Context, nonce: &Nonce) -> Option<Operation> {
-        let set = &events.first().filter(|_| self.count > 0)?.set;
-        let path = keys::history(set, cx.now, nonce);
-        let value = codec::events(path.as_bytes(), events);
-        Some(Operation::write(path, Write::Put(stamped(nonce, value))))
+/// Removes what is too much or too old, if it is this command's turn.
+pub fn prune(
+    history: History,
+    server: &dyn Server,
+    set: &SetName,
+    cx: &Context,
+    until: Instant,
+) -> Result<(), StoreError> {
+    let History::Kept { count, age } = history else { return Ok(()) };
+    // Another one for each transaction, because an import has thousands.
+    let chance = BuildHasherDefault::<DefaultHasher>::default().hash_one(new_nonce(cx.seed));
+    if !chance.is_multiple_of((count / 32).max(1)) {
+        return Ok(());
     }
-
-    /// Removes what is too much or too old, if it is this command's turn.
-    pub fn prune(
-        self,
-        server: &dyn Server,
-        set: &SetName,
-        cx: &Context,
-        until: Instant,
-    ) -> Result<(), StoreError> {
-        // Another one for each transaction, because an import has thousands.
-        let mut hasher = DefaultHasher::new();
-        new_nonce(cx.seed).hash(&mut hasher);
-        let chance = hasher.finish();
-        if self.count == 0 || !chance.is_multiple_of((self.count / 32).max(1)) {
-            return Ok(());
-        }
-        let mut found = Vec::new();
-        server.pages(&keys::of_set(keys::HISTORY, set), until, &mut |page| {
-            found.extend(page.into_iter().map(|(path, _)| path));
-            Ok(())
-        })?;
-        let too_many =
-            found.len().saturating_sub(usize::try_from(self.count).unwrap_or(usize::MAX));
-        let oldest = keys::history(set, cx.now.saturating_sub(self.age), &Nonce::default());
-        let expired = found.partition_point(|path| *path < oldest);
-        for some in found[..too_many.max(expired)].chunks(server.max_operations()) {
-            let removed = some.iter().map(|path| Operation::write(path.clone(), Write::Delete));
-            server.commit(&removed.collect::<Vec<_>>(), until)?;
-        }
-        Ok(())
+    let mut found = Vec::new();
+    for page in server.pages(&keys::of_set(keys::HISTORY, set), until) {
+        found.extend(page?.into_iter().map(|(path, _)| path));
     }
+    let too_many = found.len().saturating_sub(usize::try_from(count).unwrap_or(usize::MAX));
+    let (begin, first) = (cx.now.saturating_sub(age), Nonce::default());
+    let oldest = keys::timed(keys::HISTORY, &set.0, begin, &first);
+    let expired = found.partition_point(|path| *path < oldest);
+    for some in found[..too_many.max(expired)].chunks(server.max_operations()) {
+        let removed = some.iter().map(|path| Operation::write(path.clone(), Write::Delete));
+        server.commit(&removed.collect::<Vec<_>>(), until)?;
+    }
+    Ok(())
 }
 
 /// All events that are not too old, in the order in which they were committed. Records that cannot be decoded

@@ -8,7 +8,7 @@
 
 use std::cell::Cell;
 use std::fmt;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,13 +16,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
-use ureq::http::{Request as HttpRequest, Response};
+use ureq::http::Request as HttpRequest;
 use ureq::tls::{ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, DefaultConnector, NextTimeout, Transport,
 };
-use ureq::{Agent, AsSendBody, Body, Error};
+use ureq::{Agent, AsSendBody, Error};
 
 use super::backoff::pause;
 use super::cache::file_name;
@@ -161,8 +161,8 @@ pub struct Client {
     current: Cell<Option<usize>>,
     /// An endpoint has failed since the last answer.
     has_failed: Cell<bool>,
-    /// Which endpoint this node asks first.
-    first: Cell<usize>,
+    /// Which endpoint is asked first, by chance, so that the clients do not all ask the same one.
+    first: usize,
     /// Remembers, for the next process, which endpoint answered after another one did not.
     memory: PathBuf,
     /// A byte of the request was written to a connection.
@@ -195,18 +195,11 @@ impl Client {
             endpoints: servers.endpoints.clone(),
             current: Cell::new(None),
             has_failed: Cell::new(false),
-            first: Cell::new(0),
+            first: usize::try_from(RandomState::new().hash_one(()) >> 32).unwrap_or(0),
             memory: servers.notes.join(file_name("server", &servers.endpoints.join(" "))),
             has_written,
             timeout: servers.timeout,
         })
-    }
-
-    /// Chooses the endpoint that this node asks first, so that the nodes do not all ask the same one.
-    pub fn prefer(&self, node: &str) {
-        let mut hasher = DefaultHasher::new();
-        node.hash(&mut hasher);
-        self.first.set(usize::try_from(hasher.finish() >> 32).unwrap_or(0));
     }
 
     /// The endpoint to ask first.
@@ -225,7 +218,7 @@ impl Client {
             let text = files::read(&self.memory, 16).ok().filter(|_| age < REMEMBERED)?;
             text.parse().ok()
         };
-        let at = self.current.get().or_else(remembered).unwrap_or(self.first.get());
+        let at = self.current.get().or_else(remembered).unwrap_or(self.first);
         at % self.endpoints.len()
     }
 
@@ -334,13 +327,20 @@ impl Client {
         if let Some((name, secret)) = request.secret {
             http = http.header(name, secret.expose());
         }
-        let unsent = |e: ureq::http::Error| Failure::NotApplied(e.to_string());
-        let reply = if request.method == "GET" {
-            self.run(http.body(()).map_err(unsent)?, left)
-        } else {
-            self.run(http.body(request.body).map_err(unsent)?, left)
-        };
+        let (mut none, mut json) = ((), request.body);
+        let body = if request.method == "GET" { none.as_body() } else { json.as_body() };
+        let http = http.body(body).map_err(|e| Failure::NotApplied(e.to_string()))?;
+        let http = self
+            .agent
+            .configure_request(http)
+            .timeout_global(Some(left))
+            // Together less than the global timeout, so that other servers can be asked.
+            .timeout_resolve(Some(left / 5))
+            .timeout_connect(Some(CONNECT.min(left * 3 / 4)))
+            .build();
+        self.has_written.store(false, Ordering::Relaxed);
         let encrypted = endpoint.starts_with("https://");
+        let reply = self.agent.run(http);
         let mut reply = reply.map_err(|error| self.classify(&error, encrypted))?;
         let body = reply.body_mut().with_config().limit(LONGEST_ANSWER).read_to_vec();
         let body = body.map_err(|e| Failure::Unknown(e.to_string()))?;
@@ -364,23 +364,6 @@ impl Client {
         } else {
             Failure::NotApplied(text)
         }
-    }
-
-    fn run(
-        &self,
-        http: HttpRequest<impl AsSendBody>,
-        left: Duration,
-    ) -> Result<Response<Body>, Error> {
-        let http = self
-            .agent
-            .configure_request(http)
-            .timeout_global(Some(left))
-            // Together less than the global timeout, so that other servers can be asked.
-            .timeout_resolve(Some(left / 5))
-            .timeout_connect(Some(CONNECT.min(left * 3 / 4)))
-            .build();
-        self.has_written.store(false, Ordering::Relaxed);
-        self.agent.run(http)
     }
 }
 

@@ -200,11 +200,6 @@ pub fn read_sticky(path: &str) -> Option<(SetName, PodKey, Addr)> {
     parts.next().is_none().then_some((set, pod, range))
 }
 
-/// The events of the transaction with this nonce. Paths of a set sort by time.
-pub fn history(set: &SetName, now: Timestamp, nonce: &Nonce) -> String {
-    timed(HISTORY, &set.0, now, nonce)
-}
-
 /// The record of this kind and name of the transaction with this nonce. Paths of a name sort by time.
 pub fn timed(kind: &str, name: &str, now: Timestamp, nonce: &Nonce) -> String {
     format!("{}/{now:012x}-{:032x}", named(kind, name), u128::from_be_bytes(*nonce))
@@ -247,8 +242,7 @@ mod tests {
             assert_eq!(named(POOL, id).split('/').count(), 2);
             assert_eq!(read_name(POOL, &named(POOL, id)).as_deref(), Some(id));
         }
-        let (set, path) =
-            (SetName("a/b".into()), |now| history(&SetName("a/b".into()), now, &[0xff; 16]));
+        let (set, path) = (SetName("a/b".into()), |now| timed(HISTORY, "a/b", now, &[0xff; 16]));
         assert!(path(9) < path(10) && path(9).starts_with(&of_set(HISTORY, &set)));
         for bad in ["ip/net/0a0000/0a0100", "ip/net/0a0000/0a000007/x", "ip/net", "own/net/n"] {
             assert_eq!(read_address(bad), None, "{bad}");

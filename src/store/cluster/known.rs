@@ -13,15 +13,13 @@ use super::server::{Entries, Entry, Expect};
 #[derive(Default)]
 pub struct Known {
     /// Records that were read, or that a conflict reported.
-    entries: Entries,
+    pub entries: Entries,
     /// Answers without a read: [`Expect::Absent`] or [`Expect::Present`].
-    assumed: BTreeMap<String, Expect>,
+    pub assumed: BTreeMap<String, Expect>,
     /// Prefixes that were listed: a path below them that is not in `entries` is absent.
     listed: BTreeSet<String>,
-    /// Paths that have a record, of which nothing else is known.
-    present: BTreeSet<String>,
-    /// Whether a record differs from what was known or assumed since [`Known::begin`].
-    is_refuted: bool,
+    /// Whether a record differs from what was known or assumed since the decision began.
+    pub is_refuted: bool,
 }
 
 impl Known {
@@ -30,18 +28,9 @@ impl Known {
         Known { entries, ..Known::default() }
     }
 
-    /// All known records, for the next step of the same command.
-    pub fn into_entries(self) -> Entries {
-        self.entries
-    }
-
     /// The record, or that there is none; `None` if neither is known.
     pub fn get(&self, path: &str) -> Option<&Option<Entry>> {
-        match self.entries.get(path) {
-            Some(entry) => Some(entry),
-            None if self.present.contains(path) => None,
-            None => self.is_listed(path).then_some(&None),
-        }
+        self.entries.get(path).or_else(|| self.is_listed(path).then_some(&None))
     }
 
     /// The record, if it is known.
@@ -49,38 +38,9 @@ impl Known {
         self.entries.get(path)?.as_ref()
     }
 
-    /// Whether there is a record, of which perhaps nothing else is known.
-    pub fn exists(&self, path: &str) -> bool {
-        self.present.contains(path) || self.entry(path).is_some()
-    }
-
-    /// Whether only the existence of the record is known.
-    pub fn is_only_present(&self, path: &str) -> bool {
-        self.present.contains(path)
-    }
-
     /// Whether all records at this path, or below this prefix, are known.
     pub fn is_listed(&self, path: &str) -> bool {
         self.listed.iter().any(|prefix| path.starts_with(prefix.as_str()))
-    }
-
-    pub fn assume(&mut self, path: String, expect: Expect) {
-        self.assumed.insert(path, expect);
-    }
-
-    /// The paths whose records were assumed.
-    pub fn assumed(&self) -> impl Iterator<Item = (&String, Expect)> {
-        self.assumed.iter().map(|(path, expect)| (path, *expect))
-    }
-
-    /// Begins a decision.
-    pub fn begin(&mut self) {
-        self.is_refuted = false;
-    }
-
-    /// Whether the decision may rest on what the server refuted while the decision was made.
-    pub fn is_refuted(&self) -> bool {
-        self.is_refuted
     }
 
     /// Notes whether the server's answer refutes what the decision may rest on.
@@ -99,14 +59,12 @@ impl Known {
         for (path, entry) in &entries {
             self.compare(path, entry.as_ref());
             self.assumed.remove(path);
-            self.present.remove(path);
         }
         self.entries.extend(entries);
     }
 
     /// Adds a record unless the path is known.
     pub fn derive(&mut self, path: String, entry: Entry) {
-        self.present.remove(&path);
         self.entries.entry(path).or_insert(Some(entry));
     }
 
@@ -120,30 +78,12 @@ impl Known {
         self.entries.retain(|path, _| !path.starts_with(&prefix));
         self.entries.extend(found.into_iter().map(|(path, entry)| (path, Some(entry))));
         self.assumed.retain(|path, _| !path.starts_with(&prefix));
-        self.present.retain(|path| !path.starts_with(&prefix));
         self.listed.insert(prefix);
-    }
-
-    /// Notes that these paths have records, which differ from what was known.
-    pub fn remember_present(&mut self, paths: &[String]) {
-        for path in paths {
-            self.entries.remove(path);
-            self.present.insert(path.clone());
-        }
     }
 
     /// Marks what was listed below a prefix as out of date.
     pub fn invalidate(&mut self, prefix: &str) {
         self.listed.retain(|listed| !listed.starts_with(prefix));
-    }
-
-    /// Forgets all records of a kind.
-    pub fn forget(&mut self, kind: &str) {
-        self.entries.retain(|path, _| !path.starts_with(kind));
-    }
-
-    pub fn forget_assumptions(&mut self) {
-        self.assumed.clear();
     }
 
     /// The known records below a prefix, sorted by path.

@@ -34,6 +34,8 @@
 //!   the transaction may be applied, completely, as if it had been in time. Afterwards it fails, because it compares
 //!   a turn that is over. So it never undoes what a later command of the node was told.
 //! - If a note cannot be left, every command fences. If `/run` was emptied, the first command fences.
+//! - A process in a container may have another `/run`, and leave its note where no other looks. The node's record
+//!   names the folder of notes of the process that wrote it. Whoever has another folder fences.
 //! - A fence that arrives late only makes transactions of the node fail, and they run again.
 //! - Another machine, or a later boot, has claimed the name: the turn is over, too. Boot leases of earlier
 //!   boots count as ended. A lease that is newer than the boot that claimed the name does not: a copy of the machine
@@ -65,12 +67,10 @@ pub mod server;
 pub mod transaction;
 pub mod view;
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 pub use cache::LocalCache;
 use commit::commit;
-use history::Bounds;
 use node::{Member, Role};
 use records::Decode;
 pub use server::Server;
@@ -154,14 +154,12 @@ impl<S: Server> ClusterStore<S> {
 
     fn run(&mut self, command: &Command, cx: &Context, until: Instant) -> Result<Outcome, Error> {
         let (role, is_first) = (Role::of(command), is_first_step(command));
-        let (owners, mut entries) = match self.listing.take().filter(|_| !is_first) {
-            Some((owners, entries)) => (Some(owners), entries),
-            None => (None, Entries::new()),
-        };
+        let (owners, entries) = self.listing.take().filter(|_| !is_first).unzip();
+        let mut entries = entries.unwrap_or_default();
         entries.append(&mut self.networks);
         let pools = std::mem::take(&mut self.pools);
         let is_of_address = is_of_address(command);
-        let mut is_verified = !is_of_address || pools.is_empty();
+        let mut is_kept = is_of_address && !pools.is_empty();
         if is_of_address {
             entries.extend(pools);
         }
@@ -172,9 +170,9 @@ impl<S: Server> ClusterStore<S> {
         let view = ClusterView {
             import_mark: import_mark(command),
             in_all_sets: is_in_all_sets(command),
+            owners: owners.into(),
             ..ClusterView::new(server, cache, cx, entries, until)
         };
-        view.owners.replace(owners);
         let is_request =
             matches!(command, Command::RequestAddress(r) if r.requested.is_none() && !r.serial);
         view.search.is_contended.set(is_request && self.contended > 0);
@@ -184,58 +182,37 @@ impl<S: Server> ClusterStore<S> {
         if let Command::RequestPool(request) = command {
             fetch_pools(&view, request)?;
         }
-        let has_earlier =
-            |member: &Member<'_>| member.record.as_ref().is_none_or(|(_, r)| r.has_earlier);
-        let history = Bounds::of(self.history, command.set(), cache, cx);
+        let history = history::setting(self.history, command.set(), cache, cx);
         // A durable lease has no boot.
         let boot = cx.boot.clone().filter(|_| self.persist == Persist::Boot);
         let lease_cx = Context { boot, ..cx.clone() };
-        let mut lost_races = 0;
         for _ in 0..ATTEMPTS {
-            view.begin(has_earlier(&member));
-            let plan = alloc::run(command, &view, &lease_cx)?;
-            let counted = alloc::counted(command, &plan, cx, true);
-            let ranges = plan.ranges().cloned();
-            let set = command.set().or(plan.set()).cloned();
-            let prunes = plan.changes.iter().any(|change| matches!(change, Change::Free { .. }))
-                || matches!(command, Command::Import(_) | Command::Restore(_));
-            let mut outcome = if plan.changes.is_empty() {
-                if !verify(&view, &plan)? || is_refused_for_holders(&plan) && view.fetch_nodes()? {
-                    continue;
-                }
-                if !std::mem::replace(&mut is_verified, true) {
-                    view.known.borrow_mut().forget(keys::POOL);
-                    continue;
-                }
-                plan.outcome
-            } else {
-                let mut transaction = Transaction::new(plan, command, &view, history)?;
-                if view.known.borrow().is_refuted() {
-                    continue;
-                }
-                if !commit(&mut transaction, &view, &mut member)? {
-                    lost_races += 1;
-                    backoff::after_lost_races(server, lost_races, cx.seed, until);
-                    continue;
-                }
-                transaction.outcome
-            };
-            if let Some(ranges) = ranges {
-                cache.set_ranges(&ranges, cx);
+            let plan = attempt(command, &view, &mut member, &lease_cx, history)?;
+            let Some(plan) = plan else { continue };
+            if plan.changes.is_empty() && std::mem::take(&mut is_kept) {
+                // The pool may have changed since it was kept.
+                view.known.borrow_mut().entries.retain(|path, _| !path.starts_with(keys::POOL));
+                continue;
             }
-            if let Some(counted) = counted.filter(|_| is_first) {
+            if let Some(ranges) = plan.ranges() {
+                cache.set_ranges(ranges, cx);
+            }
+            if let Some(counted) = alloc::counted(command, &plan, cx, true).filter(|_| is_first) {
                 cache.count(&counted, cx);
             }
             // A GC takes many steps, and frees these leases itself.
             let is_gc = matches!(command, Command::Gc(_) | Command::Sweep(_));
-            if role == Role::Leases && !is_gc && outcome.is_ok() && has_earlier(&member) {
+            if role == Role::Leases && !is_gc && plan.outcome.is_ok() && member.has_earlier() {
                 // The command itself is done. If this fails, the next command repeats it.
                 let _ = self.erase_earlier_boots(&mut member, &view);
             }
-            if let Some(set) = set.filter(|_| prunes) {
+            let prunes = plan.changes.iter().any(|change| matches!(change, Change::Free { .. }))
+                || matches!(command, Command::Import(_) | Command::Restore(_));
+            if let Some(set) = command.set().or(plan.set()).filter(|_| prunes) {
                 // The same holds here.
-                let _ = history.prune(server, &set, cx, until);
+                let _ = history::prune(history, server, set, cx, until);
             }
+            let mut outcome = plan.outcome;
             if let Ok(Outcome::Added(added)) = &mut outcome {
                 added.warnings.append(&mut view.warnings.take());
             }
@@ -243,13 +220,12 @@ impl<S: Server> ClusterStore<S> {
                 let is_lost = view.search.lost_races.get() >= search::MAX_LOST_RACES;
                 self.contended = if is_lost { CONTENDED } else { self.contended.saturating_sub(1) };
             }
-            let owners = view.owners.take();
-            let mut known = view.known.into_inner().into_entries();
+            let mut known = view.known.into_inner().entries;
             if is_of_address {
                 known.retain(|path, _| path.starts_with(keys::POOL));
                 self.pools = known;
             } else {
-                self.listing = owners.map(|owners| (owners, known));
+                self.listing = view.owners.take().map(|owners| (owners, known));
             }
             return outcome.map_err(Error::Refused);
         }
@@ -270,26 +246,42 @@ impl<S: Server> ClusterStore<S> {
         let of_owner = |(_, leases): &(_, Vec<Lease>)| leases.first().map(|l| l.set.clone());
         // One command evicts the owners of all sets.
         if let Some(set) = view.owners()?.iter().find_map(of_owner) {
-            let history = Bounds::of(History::Standing, Some(&set), &self.cache, cx);
+            let history = history::setting(History::Standing, Some(&set), &self.cache, cx);
             let mut command = Command::Evict(Evict { set, only_ended: true, after: None });
             loop {
-                let plan = alloc::run(&command, &view, cx)?;
-                let changes = !plan.changes.is_empty();
-                let mut transaction = Transaction::new(plan, &command, &view, history)?;
-                if changes && !commit(&mut transaction, &view, member)? {
-                    return Ok(());
+                let plan = attempt(&command, &view, member, cx, history)?;
+                match plan.map(|plan| plan.outcome) {
+                    Some(Ok(Outcome::Collected(Collected { after, done: false, .. }))) => {
+                        command.resume(after);
+                    }
+                    Some(_) => break,
+                    None => return Ok(()),
                 }
-                let Ok(Outcome::Collected(Collected { after, done: false, .. })) =
-                    transaction.outcome
-                else {
-                    break;
-                };
-                command.resume(after);
             }
         }
         view.warnings.take().into_iter().for_each(|warning| of_command.warn(warning));
         Ok(member.forget_earlier_boots()?)
     }
+}
+
+/// Decides and commits once. `None` if the allocator must decide again.
+fn attempt(
+    command: &Command,
+    view: &ClusterView<'_>,
+    member: &mut Member<'_>,
+    cx: &Context,
+    history: History,
+) -> Result<Option<Plan>, Error> {
+    view.has_earlier.set(member.has_earlier());
+    view.known.borrow_mut().is_refuted = false;
+    let plan = alloc::run(command, view, cx)?;
+    let is_done = if plan.changes.is_empty() {
+        verify(view, &plan)? && !(is_refused_for_holders(&plan) && view.fetch_nodes()?)
+    } else {
+        let transaction = Transaction::new(&plan.changes, command, view, history)?;
+        !view.known.borrow().is_refuted && commit(transaction, view, member)?
+    };
+    Ok(is_done.then_some(plan))
 }
 
 /// Whether the leases may be in any set: the network's `shared` may have been edited since the container was started.
@@ -364,45 +356,28 @@ impl<S: Server> ClusterStore<S> {
         cx: &Context,
         each: &mut dyn FnMut(&SetName, Addr, Holder),
     ) -> Result<(), StoreError> {
-        let read_nodes = || -> Result<BTreeMap<String, NodeRecord>, StoreError> {
-            let nodes = self.list_records(keys::NODE, records::node)?;
-            Ok(nodes.into_iter().map(|record| (record.node.name.clone(), record)).collect())
-        };
-        let mut nodes = read_nodes()?;
-        let has_ended = |holder: &Holder, nodes: &BTreeMap<String, NodeRecord>| match holder {
-            Holder::Leased(lease) => {
-                let record = nodes.get(&lease.node.name);
-                view::has_ended(lease, cx, record.filter(|record| record.node == lease.node))
-            }
-            _ => false,
-        };
-        let until = listing_ends();
-        records::each_page(&self.server, keys::ADDRESS, until, records::address, &mut |page| {
+        let (server, until) = (&self.server, listing_ends());
+        let view = ClusterView::new(server, &self.cache, cx, Entries::new(), until);
+        view.fetch_nodes()?;
+        for page in records::pages(server, keys::ADDRESS, until, records::address) {
+            let page = page?;
             // The node may have rebooted since it was read, and this may be a lease of its new boot.
-            if page.iter().any(|(_, holder)| has_ended(holder, &nodes)) {
-                nodes = read_nodes()?;
+            if page.iter().any(|(_, holder)| view.is_of_ended(holder)) {
+                view.nodes.take();
+                view.fetch_nodes()?;
             }
             for ((set, addr), holder) in page {
-                if !has_ended(&holder, &nodes) {
+                if !view.is_of_ended(&holder) {
                     each(&set, addr, holder);
                 }
             }
-            Ok(())
-        })
+        }
+        Ok(())
     }
 }
 
 impl<S: Server> Store for ClusterStore<S> {
     fn apply(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {
-        // In a cluster, durable leases have no boot.
-        let durable = match command {
-            Command::Restore(restore) if restore.persist == Persist::Disk => {
-                Some(Command::Restore(records::without_boots(restore)))
-            }
-            _ => None,
-        };
-        let command = durable.as_ref().unwrap_or(command);
-        self.server.prefer(&cx.node.name);
         let done = self.run(command, cx, Instant::now() + self.timeout);
         if matches!(done, Err(Error::Store(_)))
             && let (Some(verb), Some(set)) = (alloc::verb(command), command.set())
@@ -484,7 +459,7 @@ impl<S: Server> Cluster for ClusterStore<S> {
         let until = Instant::now() + self.timeout;
         let view = ClusterView::new(&self.server, &self.cache, &cx, Entries::new(), until);
         let record = view.definition(name)?;
-        self.networks = view.known.into_inner().into_entries();
+        self.networks = view.known.into_inner().entries;
         Ok(record)
     }
 

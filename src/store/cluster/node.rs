@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use super::cache::LocalCache;
 use super::notes::{Left, Note, Notes};
+use super::records::checked;
 use super::server::{Commit, Entries, Entry, Expect, Operation, Server, Write};
 use super::transaction::{new_nonce, stamped};
 use super::{keys, records};
@@ -76,7 +77,8 @@ pub struct Member<'a> {
     unnamed: Option<String>,
     /// The turn in which this boot is known to have owned the name.
     owned: Option<u64>,
-    notes: Notes,
+    /// The folder of in-flight notes that this process uses. No other process has it if no note can be left.
+    folder: u64,
     note: Option<Note>,
     /// A transaction was sent that may still be applied.
     pub is_in_flight: bool,
@@ -99,9 +101,7 @@ impl<'a> Member<'a> {
             cx.node.name.clone_from(&record.node.name);
         }
         let owned = record.as_ref().map(|(_, record)| record.turn);
-        let is_cached = record.is_some();
-        let notes = cache.notes(record.as_ref().map(|(_, record)| record), &cx);
-        let mut left = if is_cached && role.changes() { notes.look() } else { Left::Nothing };
+        let (is_cached, folder) = (record.is_some(), cx.seed);
         let mut member = Member {
             server,
             cache,
@@ -111,39 +111,69 @@ impl<'a> Member<'a> {
             record,
             unnamed: None,
             owned,
-            notes,
+            folder,
             note: None,
             is_in_flight: false,
             is_blind: false,
         };
-        if !is_cached || left != Left::Nothing {
-            member.fetch()?;
-            let record = member.record.as_ref().map(|(_, record)| record);
-            member.notes = cache.notes(record, &member.cx);
-            let mut _lock = None;
-            if role.changes() {
-                // If the folder cannot be written, there is no lock, and each process fences.
-                _lock = member.notes.lock(server, until);
-                left = member.notes.look();
-            }
-            let must_exist = matches!(left, Left::Abandoned(_));
-            member.settle(left != Left::Nothing, must_exist)?;
-            if role.changes() {
-                // The record may be a new one.
-                let record = member.record.as_ref().map(|(_, record)| record);
-                member.notes = cache.notes(record, &member.cx);
-                member.is_blind = member.notes.clear(left).is_err();
-            }
+        if role.changes() {
+            member.folder = member.notes().id().unwrap_or(member.folder);
+        }
+        if !is_cached
+            || role.changes() && (member.is_foreign() || member.notes().look() != Left::Nothing)
+        {
+            member.join()?;
         }
         if role.changes() && !member.is_blind {
-            member.note = member.notes.begin(u128::from_be_bytes(new_nonce(member.cx.seed))).ok();
+            let name = u128::from_be_bytes(new_nonce(member.cx.seed));
+            member.note = member.notes().begin(name).ok();
             if member.note.is_none() {
-                member.notes.give_up();
+                member.notes().give_up();
                 member.is_blind = true;
+                member.folder = member.cx.seed;
                 member.fence()?;
             }
         }
         Ok(member)
+    }
+
+    /// Reads the record, fences what is left in flight, and claims the name if the command needs it.
+    fn join(&mut self) -> Result<(), StoreError> {
+        self.fetch()?;
+        if !self.role.changes() {
+            return self.settle(false, false);
+        }
+        // If the folder cannot be written, there is no lock, and each process fences.
+        let _lock = self.notes().lock(self.server, self.until);
+        let left = self.notes().look();
+        self.folder = self.notes().id().unwrap_or(self.folder);
+        self.settle(left != Left::Nothing, matches!(left, Left::Abandoned(_)))?;
+        // The record may be a new one, whose notes are elsewhere.
+        self.is_blind = !self.notes().clear(left, self.folder);
+        Ok(())
+    }
+
+    /// Whether a process with another folder of notes wrote the record: its transactions may be in flight.
+    fn is_foreign(&self) -> bool {
+        self.node().is_some_and(|record| record.notes != self.folder)
+    }
+
+    fn notes(&self) -> Notes {
+        self.cache.notes(self.node(), &self.cx)
+    }
+
+    fn node(&self) -> Option<&NodeRecord> {
+        self.record.as_ref().map(|(_, record)| record)
+    }
+
+    /// The version of the node's record; `None` if there is no record.
+    pub fn version(&self) -> Option<u64> {
+        self.record.as_ref().map(|(entry, _)| entry.version)
+    }
+
+    /// Whether leases of this machine's earlier boots may be left.
+    pub fn has_earlier(&self) -> bool {
+        self.node().is_none_or(|record| record.has_earlier)
     }
 
     /// The path of the node's record.
@@ -173,10 +203,9 @@ impl<'a> Member<'a> {
 
     /// Records that no lease of this machine's earlier boots is left.
     pub fn forget_earlier_boots(&mut self) -> Result<(), StoreError> {
-        if let Some((_, record)) = self.record.as_mut().filter(|(_, record)| record.has_earlier) {
-            let after = NodeRecord { has_earlier: false, ..record.clone() };
+        if let Some(record) = self.node().filter(|record| record.has_earlier) {
             // If another command was faster, the next command tries again.
-            self.advance(after)?;
+            self.advance(NodeRecord { has_earlier: false, ..record.clone() })?;
         }
         Ok(())
     }
@@ -190,8 +219,7 @@ impl<'a> Member<'a> {
             self.server.get(&paths.into_iter().flatten().collect::<Vec<_>>(), self.until)?;
         self.unnamed = machine.filter(|machine| found.get(machine) == Some(&None));
         if let Some((machine, Some(entry))) = found.iter().find(|(found, _)| **found != path) {
-            let bad = |bad: codec::Bad| records::bad_record(self.server, machine, bad.0);
-            let name: String = records::plain(machine, entry).map_err(bad)?;
+            let name: String = checked(self.server, machine, records::plain(machine, entry))?;
             if name != self.cx.node.name {
                 self.cx.node.name = name;
                 found = self.server.get(&[&self.path()], self.until)?;
@@ -210,36 +238,37 @@ impl<'a> Member<'a> {
     }
 
     fn decoded(&self, path: &str, entry: Entry) -> Result<(Entry, NodeRecord), StoreError> {
-        let bad = |codec::Bad(what)| records::bad_record(self.server, path, what);
-        records::node(path, &entry).map(|record| (entry, record)).map_err(bad)
+        let record = checked(self.server, path, records::node(path, &entry))?;
+        Ok((entry, record))
     }
 
-    /// Claims the name if the command needs it, and fences if `fences`. A node without a record has nothing
-    /// in flight that compares it, unless it `must_exist`.
+    /// Claims the name if the command needs it, and fences if `fences`, or if this process cannot see the notes of
+    /// whoever wrote the record. A node without a record has nothing in flight that compares it, unless it
+    /// `must_exist`.
     fn settle(&mut self, mut fences: bool, must_exist: bool) -> Result<(), StoreError> {
         for _ in 0..TRIES {
-            if matches!(self.role, Role::Leases | Role::FreesOwn | Role::ChecksName)
-                && let Some((_, record)) = &self.record
+            if let Some(record) = self.node()
+                && matches!(self.role, Role::Leases | Role::FreesOwn | Role::ChecksName)
             {
                 self.check_owner(record)?;
             }
             let claims = self.role == Role::Leases && self.needs_claim();
-            let record = self.record.as_ref().map(|(_, record)| record);
-            let after = match record {
-                Some(record) if fences && !claims => record.clone(),
-                _ if claims || fences && must_exist => self.claim(record),
+            let is_foreign = self.role.changes() && self.is_foreign();
+            let after = match self.node() {
+                Some(record) if (fences || is_foreign) && !claims => record.clone(),
+                record if claims || fences && must_exist => self.claim(record),
                 _ => {
                     self.remember();
                     return Ok(());
                 }
             };
-            let before = self.record.as_ref().map(|(entry, _)| entry.version);
+            let before = self.version();
             if self.advance(after)? {
                 fences = false;
             } else {
                 self.fetch()?;
                 // Whatever compares the record before fails from now on.
-                fences &= self.record.as_ref().map(|(entry, _)| entry.version) == before;
+                fences &= self.version() == before;
             }
         }
         let why = format!("the record of node {} changes all the time", self.cx.node.name);
@@ -255,7 +284,7 @@ impl<'a> Member<'a> {
 
     fn needs_claim(&self) -> bool {
         let cx = &self.cx;
-        self.record.as_ref().is_none_or(|(_, record)| {
+        self.node().is_none_or(|record| {
             // A caller that cannot determine its machine or boot must not end the boot of another.
             let is_unsure = cx.node.machine.is_empty() && !record.node.machine.is_empty();
             !is_unsure && cx.boot.is_some() && record.boot != cx.boot
@@ -267,15 +296,15 @@ impl<'a> Member<'a> {
         let Context { node, boot, booted, now, seed, .. } = self.cx.clone();
         let (first, id) = before.map_or((now, seed), |before| (before.first, before.id));
         let turn = before.map_or(0, |before| before.turn).max(self.owned.unwrap_or(0));
-        NodeRecord { node, id, boot, first, since: now, booted, has_earlier: true, turn }
+        let (has_earlier, notes) = (true, self.folder);
+        NodeRecord { node, id, boot, first, since: now, booted, has_earlier, turn, notes }
     }
 
     /// Writes the record in its next turn. Returns whether the one before was still there.
     fn advance(&mut self, record: NodeRecord) -> Result<bool, StoreError> {
-        let record = NodeRecord { turn: record.turn + 1, ..record };
+        let record = NodeRecord { turn: record.turn + 1, notes: self.folder, ..record };
         let (path, nonce) = (self.path(), new_nonce(self.cx.seed));
-        let before = self.record.as_ref().map(|(entry, _)| entry.version);
-        let expect = before.map_or(Expect::Absent, Expect::Version);
+        let expect = self.version().map_or(Expect::Absent, Expect::Version);
         let value = stamped(&nonce, codec::node(path.as_bytes(), &record));
         let write = Write::Put(value.clone());
         let mut operations = vec![Operation { path: path.clone(), expect, write }];
@@ -345,23 +374,20 @@ pub fn forget(
     for _ in 0..TRIES {
         let mut found: Entries = server.get(&[&path, &machine], until)?;
         let Some(entry) = found.remove(&path).flatten() else { return Ok(true) };
-        let now = records::node(&path, &entry)
-            .map_err(|codec::Bad(what)| records::bad_record(server, &path, what))?;
+        let now = checked(server, &path, records::node(&path, &entry))?;
         if (&now.node, &now.boot) != (&record.node, &record.boot) {
             return Ok(false);
         }
-        let mut operations = vec![Operation {
-            path: path.clone(),
-            expect: Expect::Version(entry.version),
-            write: Write::Delete,
-        }];
-        if let Some(entry) = found.remove(&machine).flatten()
-            && records::plain::<String>(&machine, &entry).is_ok_and(|name| name == now.node.name)
-        {
-            let (path, expect) = (machine.clone(), Expect::Version(entry.version));
-            operations.push(Operation { path, expect, write: Write::Delete });
-        }
-        match server.commit(&operations, until)? {
+        let is_its = |of: &Entry| {
+            records::plain::<String>(&machine, of).is_ok_and(|name| name == now.node.name)
+        };
+        let its_machine = found.remove(&machine).flatten().filter(is_its);
+        let removed = [(&path, Some(entry)), (&machine, its_machine)].into_iter();
+        let remove = |(path, entry): (&String, Option<Entry>)| {
+            let (path, expect) = (path.clone(), Expect::Version(entry?.version));
+            Some(Operation { path, expect, write: Write::Delete })
+        };
+        match server.commit(&removed.filter_map(remove).collect::<Vec<_>>(), until)? {
             Commit::Done(_) => return Ok(true),
             Commit::Conflict(_) => {}
             Commit::Full(error) | Commit::Unknown(error) => return Err(error),

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use super::keys;
 use super::server::{Entry, Server};
-use crate::alloc::{Holder, NetworkRanges, Record, Restore};
+use crate::alloc::{Holder, NetworkRanges, Record};
 use crate::error::{Error, StoreError};
 use crate::model::{Event, Kind, Lease, NetworkDefinition, Node, NodeRecord, Persist, SetName};
 use crate::net::Addr;
@@ -29,28 +29,30 @@ pub fn list<T>(
     until: Instant,
     decode: Decode<T>,
 ) -> Result<Vec<T>, StoreError> {
-    let mut all = Vec::new();
-    each_page(server, kind, until, decode, &mut |page| {
-        all.extend(page);
-        Ok(())
-    })?;
-    Ok(all)
+    let pages: Vec<_> = pages(server, kind, until, decode).collect::<Result<_, _>>()?;
+    Ok(pages.into_iter().flatten().collect())
 }
 
-/// Calls `each` with the decoded records of each page of a kind.
-pub fn each_page<T>(
+/// The decoded records of a kind, page by page.
+pub fn pages<T>(
     server: &dyn Server,
     kind: &str,
     until: Instant,
-    decode: impl Fn(&str, &Entry) -> Result<T, Bad>,
-    each: &mut dyn FnMut(Vec<T>) -> Result<(), StoreError>,
-) -> Result<(), StoreError> {
-    server.pages(kind, until, &mut |page| {
-        let decoded = page.iter().map(|(path, entry)| {
-            decode(path, entry).map_err(|Bad(what)| bad_record(server, path, what))
-        });
-        each(decoded.collect::<Result<_, _>>()?)
+    decode: Decode<T>,
+) -> impl Iterator<Item = Result<Vec<T>, StoreError>> {
+    server.pages(kind, until).map(move |page| {
+        let page = page?;
+        page.iter().map(|(path, entry)| checked(server, path, decode(path, entry))).collect()
     })
+}
+
+/// The decoded record, or the error that names the record.
+pub fn checked<T>(
+    server: &dyn Server,
+    path: &str,
+    decoded: Result<T, Bad>,
+) -> Result<T, StoreError> {
+    decoded.map_err(|Bad(what)| bad_record(server, path, what))
 }
 
 /// The error for a record that differs from what was written.
@@ -75,41 +77,22 @@ pub fn export(server: &dyn Server, until: Instant, each: &mut EachRecord<'_>) ->
     // Sets with boot leases: the hints of these sets end with the boot, too.
     let mut boot_sets = BTreeSet::new();
     for (kind, decode) in kinds {
-        let mut failed = None;
-        let mut each_record = |record: Record| {
-            boot_sets.extend(Some(&record).filter(|r| ends_with_boot(r)).and_then(Record::set));
-            // A reservation survives reboots in any set. It is stored where the leases are.
-            let lease = matches!(&record, Record::Lease(l) if l.kind != Kind::Reserved);
-            let in_boot_set = record.set().is_some_and(|set| boot_sets.contains(&set));
-            let boot = ends_with_boot(&record) || in_boot_set && !lease;
-            each(record, if boot { Persist::Boot } else { Persist::Disk })
-        };
-        each_page(server, kind, until, decode, &mut |page| {
-            let all = page.into_iter().flatten().try_for_each(&mut each_record);
-            let done = all.is_ok();
-            failed = all.err();
-            if done { Ok(()) } else { Err(StoreError::unavailable("export", "", "stopped")) }
-        })
-        .map_err(|error| failed.take().unwrap_or_else(|| error.into()))?;
+        for page in pages(server, kind, until, decode) {
+            for record in page?.into_iter().flatten() {
+                boot_sets.extend(Some(&record).filter(|r| ends_with_boot(r)).and_then(Record::set));
+                // A reservation survives reboots in any set. It is stored where the leases are.
+                let lease = matches!(&record, Record::Lease(l) if l.kind != Kind::Reserved);
+                let in_boot_set = record.set().is_some_and(|set| boot_sets.contains(&set));
+                let boot = ends_with_boot(&record) || in_boot_set && !lease;
+                each(record, if boot { Persist::Boot } else { Persist::Disk })?;
+            }
+        }
     }
     Ok(())
 }
 
 fn ends_with_boot(record: &Record) -> bool {
     matches!(record, Record::Lease(lease) if lease.ends_with_boot() && lease.boot.is_some())
-}
-
-/// The same records without the boots at whose end they would end.
-pub fn without_boots(restore: &Restore) -> Restore {
-    let mut restore = restore.clone();
-    for record in &mut restore.records {
-        if let Record::Lease(lease) = record
-            && lease.ends_with_boot()
-        {
-            lease.boot = None;
-        }
-    }
-    restore
 }
 
 const WRONG_KEY: Bad = Bad("a key of another form");

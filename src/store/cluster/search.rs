@@ -4,18 +4,16 @@
 //! only reported as full after all full spans were counted at one moment.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::keys;
 use super::server::KeyRange;
 use super::view::ClusterView;
 use crate::alloc::Order;
 use crate::error::StoreError;
-use crate::model::{Lease, SetName};
+use crate::model::SetName;
 use crate::net::{Addr, Span};
 
-/// Held addresses that are skipped before a chunk is listed.
-const MAX_GUESSES: usize = 16;
 /// Ranges that are counted at a time, in one transaction of etcd.
 const MAX_RANGES: u128 = 100;
 /// Lost races after which any free address is taken, because many clients want the lowest or the next one.
@@ -28,7 +26,7 @@ const CHUNK: u128 = 256;
 pub struct Search {
     /// An assumption was wrong: chunks are listed.
     pub list_chunks: Cell<bool>,
-    /// The listed chunks were full: ranges are counted.
+    /// A listed chunk was full: ranges are counted.
     pub count_ranges: Cell<bool>,
     /// How often another client leased the address first.
     pub lost_races: Cell<u32>,
@@ -36,10 +34,8 @@ pub struct Search {
     pub is_contended: Cell<bool>,
     /// The search starts behind the address that was allocated last.
     pub round_robin: Cell<bool>,
-    /// The spans that this run of the allocator found full.
-    pub full: RefCell<BTreeSet<(SetName, Span)>>,
-    /// The spans that were counted as full, all at one moment.
-    pub counted: RefCell<BTreeSet<(SetName, Span)>>,
+    /// The spans that were found full, by set.
+    pub full: RefCell<BTreeMap<SetName, BTreeSet<Span>>>,
 }
 
 impl ClusterView<'_> {
@@ -47,48 +43,25 @@ impl ClusterView<'_> {
     /// read if some may have ended: of this node first, and of other nodes once these are known, one node
     /// after the other.
     pub fn find_ended(&self, set: &SetName, span: Span) -> Result<Option<Addr>, StoreError> {
-        if self.has_earlier.get() {
-            let owners = self.owners()?;
-            let leases = owners.iter().flat_map(|(_, leases)| leases).filter(|l| l.set == *set);
-            if let Some(addr) = self.first_ended(leases, span)? {
-                return Ok(Some(addr));
-            }
+        let here = &self.cx.node.name;
+        let mut nodes = Vec::from_iter(self.has_earlier.get().then(|| here.clone()));
+        if let Some(all) = self.nodes.borrow().as_ref() {
+            let others =
+                all.iter().filter(|(name, (record, _))| record.has_earlier && *name != here);
+            nodes.extend(others.map(|(name, _)| name.clone()));
         }
-        let nodes = self.nodes.borrow().clone().unwrap_or_default();
-        let others = nodes.iter().filter(|(record, _)| record.node.name != self.cx.node.name);
-        for (record, _) in others.filter(|(record, _)| record.has_earlier) {
-            let prefix = keys::node_owners(&record.node.name, set);
+        for node in nodes {
+            let prefix = keys::node_owners(&node, set);
             self.list(prefix.clone())?;
             for (path, entry) in self.below(&prefix) {
-                let leases = self.leases_in(&path, &entry)?;
-                if let Some(addr) = self.first_ended(leases.iter(), span)? {
-                    return Ok(Some(addr));
+                let leases = self.leases_in(&path, &entry)?.into_iter();
+                for lease in leases.filter(|l| span.contains(l.addr) && self.has_ended(l)) {
+                    // The record of the address decides, because it may have changed since.
+                    self.read(&keys::address(set, lease.addr))?;
+                    if !self.is_held(set, lease.addr)? {
+                        return Ok(Some(lease.addr));
+                    }
                 }
-            }
-        }
-        Ok(None)
-    }
-
-    fn first_ended<'a>(
-        &self,
-        leases: impl Iterator<Item = &'a Lease>,
-        span: Span,
-    ) -> Result<Option<Addr>, StoreError> {
-        for lease in leases.filter(|l| span.contains(l.addr) && self.has_ended(l)) {
-            // The record of the address decides, because it may have changed since.
-            self.read(&keys::address(&lease.set, lease.addr))?;
-            if !self.is_held(&lease.set, lease.addr)? {
-                return Ok(Some(lease.addr));
-            }
-        }
-        Ok(None)
-    }
-
-    /// The first address of the span that is not known to be held, within a few addresses.
-    pub fn first_unheld(&self, set: &SetName, span: Span) -> Result<Option<Addr>, StoreError> {
-        for addr in span.addresses().take(MAX_GUESSES) {
-            if !self.is_held(set, addr)? {
-                return self.choose(set, addr).map(Some);
             }
         }
         Ok(None)
@@ -120,71 +93,55 @@ impl ClusterView<'_> {
         let chance = self.cx.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         let chance = usize::try_from(chance).unwrap_or(0) % free.len().max(1);
         let place = if lowest { 0 } else { chance };
-        free.get(place).map(|addr| self.choose(set, *addr)).transpose()
+        Ok(free.get(place).map(|addr| self.choose(set, *addr)))
     }
 
-    pub fn choose(&self, set: &SetName, addr: Addr) -> Result<Addr, StoreError> {
+    pub fn choose(&self, set: &SetName, addr: Addr) -> Addr {
         // The commit compares that it is free.
-        self.assume_absent(keys::address(set, addr))?;
-        Ok(addr)
+        self.assume_absent(keys::address(set, addr));
+        addr
     }
 
     /// The first address of a part of the span with room, according to counts. `None` if every address has a
     /// record.
     pub fn find_room(&self, set: &SetName, span: Span) -> Result<Option<Addr>, StoreError> {
-        let mut counted = self.search.counted.borrow_mut();
-        if counted.contains(&(set.clone(), span)) {
-            return Ok(None);
-        }
         let mut within = span;
         loop {
-            // Spans that were full before are counted again, so that all are counted at one moment.
-            let mut spans = parts(within);
-            let here = spans.len();
-            spans.extend(counted.iter().filter(|(s, _)| s == set).map(|(_, span)| *span));
-            let counts = self.count(set, &spans)?;
-            let has_room = |(span, n): &(&Span, &u64)| u128::from(**n) < span.size();
-            let Some((part, n)) = spans.iter().zip(&counts).take(here).find(has_room) else {
-                if within != span {
-                    // Other clients have filled it since the last count.
-                    return Ok(Some(within.first));
-                }
-                if spans.iter().zip(&counts).any(|pair| has_room(&pair)) {
-                    counted.clear();
-                }
-                counted.insert((set.clone(), span));
-                return Ok(None);
+            let parts = parts(within);
+            let Some((part, n)) = self.first_with_room(set, &parts)? else {
+                // If it was a part with room, other clients have filled it since the last count.
+                return Ok((within != span).then_some(within.first));
             };
-            if *n == 0 || keys::chunk_of(part.first).contains(part.last) {
+            if n == 0 || keys::chunk_of(part.first).contains(part.last) {
                 // An earlier listing of the chunk is out of date, because it showed no room.
                 self.known.borrow_mut().invalidate(&keys::chunk(set, part.first));
                 return Ok(Some(part.first));
             }
-            within = *part;
+            within = part;
         }
     }
 
-    fn count(&self, set: &SetName, spans: &[Span]) -> Result<Vec<u64>, StoreError> {
+    /// The first of these spans that has fewer records than addresses, and how many. All are counted at one moment.
+    fn first_with_room(
+        &self,
+        set: &SetName,
+        spans: &[Span],
+    ) -> Result<Option<(Span, u64)>, StoreError> {
         let path = |addr| keys::address(set, addr);
         let range = |span: &Span| KeyRange { first: path(span.first), last: path(span.last) };
         let ranges: Vec<KeyRange> = spans.iter().map(range).collect();
-        self.server.count(&keys::of_set(keys::ADDRESS, set), &ranges, self.until)
+        let counts = self.server.count(&keys::of_set(keys::ADDRESS, set), &ranges, self.until)?;
+        let mut counted = spans.iter().copied().zip(counts);
+        Ok(counted.find(|(span, n)| u128::from(*n) < span.size()))
     }
 
     /// Whether all spans that were found full are full at one moment. If not, all listings are out of date.
     pub fn confirm_full(&self) -> Result<bool, StoreError> {
-        let full = self.search.full.take();
-        if full.is_subset(&self.search.counted.borrow()) {
-            return Ok(true);
-        }
-        let sets: BTreeSet<&SetName> = full.iter().map(|(set, _)| set).collect();
-        for set in sets {
-            let spans: Vec<Span> =
-                full.iter().filter(|(s, _)| s == set).map(|(_, span)| *span).collect();
-            let counts = self.count(set, &spans)?;
-            if spans.iter().zip(counts).any(|(span, n)| u128::from(n) < span.size()) {
-                self.known.borrow_mut().invalidate(&keys::of_set(keys::ADDRESS, set));
-                self.search.counted.borrow_mut().clear();
+        let full = self.search.full.borrow().clone();
+        for (set, spans) in full {
+            if self.first_with_room(&set, &Vec::from_iter(spans))?.is_some() {
+                self.known.borrow_mut().invalidate(&keys::of_set(keys::ADDRESS, &set));
+                self.search.full.take();
                 return Ok(false);
             }
         }

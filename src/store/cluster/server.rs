@@ -113,17 +113,14 @@ pub enum Conflict {
     Stale(Vec<String>),
 }
 
-/// Called with each page of a listing.
-pub type EachPage<'a> = dyn FnMut(Vec<(String, Entry)>) -> Result<(), StoreError> + 'a;
+/// The pages of a listing, until one cannot be read.
+pub type Pages<'a> = Box<dyn Iterator<Item = Result<Vec<(String, Entry)>, StoreError>> + 'a>;
 
 /// A compare-and-set server, or a cluster of them. Every call returns by `until`. An error means that
 /// nothing was changed.
 pub trait Server {
     /// The server, for messages.
     fn place(&self) -> String;
-
-    /// Chooses the server that this node asks first.
-    fn prefer(&self, _node: &str) {}
 
     /// Waits for other clients, but not beyond `until`. A simulation has no time to wait for.
     fn pause(&self, wait: Duration, until: Instant) {
@@ -140,15 +137,11 @@ pub trait Server {
     /// moments.
     fn list(&self, prefix: &str, until: Instant) -> Result<BTreeMap<String, Entry>, StoreError>;
 
-    /// Calls `each` with every record whose path starts with `prefix`, page by page in the order of their paths.
-    /// Each page is of a moment of its own. The right to read is enough.
-    fn pages(
-        &self,
-        prefix: &str,
-        until: Instant,
-        each: &mut EachPage<'_>,
-    ) -> Result<(), StoreError> {
-        each(self.list(prefix, until)?.into_iter().collect())
+    /// Every record whose path starts with `prefix`, page by page in the order of their paths. Each page is of a
+    /// moment of its own. The right to read is enough.
+    fn pages(&self, prefix: &str, until: Instant) -> Pages<'_> {
+        let all = self.list(prefix, until).map(|all| all.into_iter().collect());
+        Box::new(std::iter::once(all))
     }
 
     /// The keys that cni-ipam-consul wrote for a network, and their values.

@@ -10,15 +10,14 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::history::Bounds;
 use super::records::bad_record;
 use super::server::{Expect, Nonce, Operation, Write};
 use super::view::ClusterView;
-use super::{keys, records};
+use super::{history, keys, records};
 use crate::alloc;
-use crate::alloc::{Change, Command, Cooling, Holder, Outcome, Plan, PodKey};
-use crate::error::{Refusal, StoreError};
-use crate::model::{Event, Lease, Pool, SetName, What};
+use crate::alloc::{Change, Command, Cooling, Holder, PodKey};
+use crate::error::StoreError;
+use crate::model::{Event, History, Lease, Persist, Pool, SetName, What};
 use crate::net::Addr;
 use crate::store::codec;
 
@@ -28,27 +27,25 @@ pub struct Transaction {
     /// The record of its events, which no other operation depends on.
     pub history: Option<Operation>,
     pub nonce: Nonce,
-    /// The outcome of the command if the transaction is applied.
-    pub outcome: Result<Outcome, Refusal>,
 }
 
 impl Transaction {
     /// The transaction of a plan. It compares every lease and owner that it writes or that was assumed, and every
     /// pool, address space, node, network and import mark that was read. Hints are not compared.
     pub fn new(
-        plan: Plan,
+        changes: &[Change],
         command: &Command,
         view: &ClusterView<'_>,
-        history: Bounds,
+        history: History,
     ) -> Result<Transaction, StoreError> {
-        let (mut writes, events) = writes(plan.changes, command, view)?;
+        let (mut writes, events) = writes(changes, command, view)?;
         let nonce = new_nonce(view.cx.seed);
         if writes.keys().any(|path| path.starts_with(keys::POOL)) {
             mark(&mut writes, view, &nonce)?;
         }
         let operations = operations(writes, view, &nonce);
-        let history = history.write(&events, view.cx, &nonce);
-        Ok(Transaction { operations, history, nonce, outcome: plan.outcome })
+        let history = history::write(history, &events, view.cx, &nonce);
+        Ok(Transaction { operations, history, nonce })
     }
 }
 
@@ -69,46 +66,52 @@ type Writes = BTreeMap<String, Option<Vec<u8>>>;
 
 /// The records and the history events of a plan.
 fn writes(
-    changes: Vec<Change>,
+    changes: &[Change],
     command: &Command,
     view: &ClusterView<'_>,
 ) -> Result<(Writes, Vec<Event>), StoreError> {
     let (writes, owners, events) = (Writes::new(), BTreeMap::new(), Vec::new());
     let mut draft = Draft { view, writes, owners, events };
+    // In a cluster, durable leases have no boot.
+    let is_durable = matches!(command, Command::Restore(to) if to.persist == Persist::Disk);
     for change in changes {
-        let event = alloc::event(&change, command, view.cx);
+        let event = alloc::event(change, command, view.cx);
         match change {
             Change::Put(lease) => {
+                let mut lease = lease.clone();
+                if is_durable && lease.ends_with_boot() {
+                    lease.boot = None;
+                }
                 let is_new = draft.put(lease)?;
                 draft.events.extend(event.filter(|_| is_new));
             }
             Change::Free { lease, until } => {
-                draft.free(&lease, until)?;
+                draft.free(lease, *until)?;
                 draft.events.extend(event);
             }
             Change::Thaw(set, cooling) => {
-                draft.remove(keys::address(&set, cooling.addr));
-                draft.remove(keys::of_address(keys::COOLING, &set, cooling.addr));
+                draft.remove(keys::address(set, cooling.addr));
+                draft.remove(keys::of_address(keys::COOLING, set, cooling.addr));
             }
-            Change::Cool(set, cooling) => draft.cool(&set, cooling),
+            Change::Cool(set, cooling) => draft.cool(set, *cooling),
             Change::Cursor(set, range, addr) => {
-                let path = keys::of_address(keys::CURSOR, &set, range);
-                draft.write(path, |path| codec::seal(path, &addr));
+                let path = keys::of_address(keys::CURSOR, set, *range);
+                draft.write(path, |path| codec::seal(path, addr));
             }
-            Change::Sticky(set, pod, range, addr) => draft.stick(&set, &pod, range, addr)?,
+            Change::Sticky(set, pod, range, addr) => draft.stick(set, pod, *range, *addr)?,
             Change::Adopted(network, time) => {
                 let path = keys::named(keys::ADOPTED, network.as_str());
-                draft.write(path, |path| codec::seal(path, &time));
+                draft.write(path, |path| codec::seal(path, time));
             }
             Change::PutRanges(ranges) => {
                 let path = keys::named(keys::RANGES, ranges.network.as_str());
-                draft.write(path, |path| codec::ranges(path, &ranges));
+                draft.write(path, |path| codec::ranges(path, ranges));
             }
-            Change::PutPool(pool) => draft.pool(&pool, true)?,
-            Change::DropPool(pool) => draft.pool(&pool, false)?,
+            Change::PutPool(pool) => draft.pool(pool, true)?,
+            Change::DropPool(pool) => draft.pool(pool, false)?,
             Change::PutDefinition(record) => {
                 let path = keys::named(keys::NETWORK, record.network.as_str());
-                draft.write(path, |path| codec::definition(path, &record));
+                draft.write(path, |path| codec::definition(path, record));
             }
         }
     }
@@ -176,35 +179,28 @@ impl Draft<'_, '_> {
         let (set, addr) = (lease.set.clone(), lease.addr);
         let before = self.view.known_entry(&keys::address(&set, addr));
         let before = before.map(|entry| self.view.holder_in(&set, addr, &entry)).transpose()?;
-        if let Some(Holder::Leased(before)) = &before
-            && self.view.has_ended(before)
-            && let Some(path) = keys::owner(&before.set, &before.node, &before.owner)
-        {
-            // The ended lease is removed from the record of its owner.
-            self.view.compare_node_of(before);
-            // What was assumed of an owner in this plan must not be read now: the commit compares it.
-            if !self.owners.contains_key(&path) {
-                self.view.read(&path)?;
-                self.load_owner(&path)?;
-            }
-        }
         let mut is_new = true;
+        match &before {
+            Some(Holder::Cooling(_)) => self.remove(keys::of_address(keys::COOLING, &set, addr)),
+            Some(Holder::Leased(before)) if self.view.has_ended(before) => {
+                // The ended lease is removed from the record of its owner. What was assumed of an owner in this
+                // plan must not be read now: the commit compares it.
+                if let Some(path) = keys::owner(&before.set, &before.node, &before.owner) {
+                    self.view.compare_node_of(before);
+                    if !self.owners.contains_key(&path) {
+                        self.view.read(&path)?;
+                        self.load_owner(&path)?;
+                    }
+                }
+            }
+            Some(Holder::Leased(before)) => is_new = before.owner != lease.owner,
+            Some(Holder::Free) | None => {}
+        }
         if let Some(own) = self.leases_of(&lease)? {
-            own.retain(|l| {
-                is_new &= l.addr != addr;
-                l.addr != addr
-            });
+            let others = own.extract_if(.., |l| l.addr == addr).count();
+            is_new &= others == 0;
             own.push(lease.clone());
             own.sort_by_key(|l| l.addr);
-        }
-        match before {
-            Some(Holder::Cooling(_)) => {
-                self.remove(keys::of_address(keys::COOLING, &set, addr));
-            }
-            Some(Holder::Leased(before)) => {
-                is_new &= before.owner != lease.owner || self.view.has_ended(&before);
-            }
-            Some(Holder::Free) | None => {}
         }
         self.write_holder(keys::address(&set, addr), &Holder::Leased(Box::new(lease)));
         Ok(is_new)
@@ -312,7 +308,7 @@ fn operations(writes: Writes, view: &ClusterView<'_>, nonce: &Nonce) -> Vec<Oper
         Some(entry) => Expect::Version(entry.version),
         None => Expect::Absent,
     };
-    let assumed = known.assumed().map(|(path, assumed)| match assumed {
+    let assumed = known.assumed.iter().map(|(path, assumed)| match assumed {
         Expect::Present => (path, Expect::Present),
         _ => (path, expect(path)),
     });

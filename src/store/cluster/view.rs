@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use super::cache::LocalCache;
 use super::known::Known;
-use super::records::bad_record;
+use super::records::checked;
 use super::search::Search;
 use super::server::{Entries, Entry, Expect, Server};
 use super::{keys, records};
@@ -41,9 +41,11 @@ pub struct ClusterView<'a> {
     pub has_earlier: Cell<bool>,
     /// The owners that GC listed.
     pub owners: RefCell<Option<Owners>>,
-    /// All nodes. They are only read before a command is refused.
-    pub nodes: RefCell<Option<Vec<(NodeRecord, Entry)>>>,
+    /// All nodes by name. A command reads them only before it is refused.
+    pub nodes: RefCell<Option<BTreeMap<String, (NodeRecord, Entry)>>>,
     pub search: Search,
+    /// How many commits of the command were not applied.
+    pub lost_commits: Cell<u32>,
     pub warnings: RefCell<Vec<String>>,
 }
 
@@ -68,15 +70,9 @@ impl<'a> ClusterView<'a> {
             owners: RefCell::default(),
             nodes: RefCell::default(),
             search: Search::default(),
+            lost_commits: Cell::default(),
             warnings: RefCell::default(),
         }
-    }
-
-    /// Begins a decision. `has_earlier`: leases of this machine's earlier boots may be left.
-    pub fn begin(&self, has_earlier: bool) {
-        self.has_earlier.set(has_earlier);
-        self.search.full.take();
-        self.known.borrow_mut().begin();
     }
 
     /// The record, if it is known.
@@ -85,16 +81,13 @@ impl<'a> ClusterView<'a> {
     }
 
     /// The record, or the assumption that it is absent.
-    pub fn assume_absent(&self, path: String) -> Result<Option<Entry>, StoreError> {
-        if self.known.borrow().is_only_present(&path) {
-            return self.read(&path);
-        }
+    pub fn assume_absent(&self, path: String) -> Option<Entry> {
         let mut known = self.known.borrow_mut();
         if let Some(entry) = known.get(&path) {
-            return Ok(entry.clone());
+            return entry.clone();
         }
-        known.assume(path, Expect::Absent);
-        Ok(None)
+        known.assumed.insert(path, Expect::Absent);
+        None
     }
 
     /// Whether the record exists. It is assumed to exist unless it is known.
@@ -103,7 +96,7 @@ impl<'a> ClusterView<'a> {
         if let Some(entry) = known.get(&path) {
             return entry.is_some();
         }
-        known.assume(path, Expect::Present);
+        known.assumed.insert(path, Expect::Present);
         true
     }
 
@@ -122,7 +115,7 @@ impl<'a> ClusterView<'a> {
         decode: impl FnOnce(&str, &Entry) -> Result<T, Bad>,
     ) -> Result<Option<T>, StoreError> {
         let entry = self.read(path)?;
-        entry.map(|entry| self.checked(path, decode(path, &entry))).transpose()
+        entry.map(|entry| checked(self.server, path, decode(path, &entry))).transpose()
     }
 
     /// Reads these paths in as few round trips as possible.
@@ -137,14 +130,13 @@ impl<'a> ClusterView<'a> {
 
     /// The paths of the records that were assumed.
     pub fn assumed(&self) -> Vec<String> {
-        self.known.borrow().assumed().map(|(path, _)| path.clone()).collect()
+        self.known.borrow().assumed.keys().cloned().collect()
     }
 
     /// Forgets everything, because a transaction may have been applied.
     pub fn forget_all(&self) {
         self.known.take();
         self.owners.take();
-        self.search.counted.take();
     }
 
     /// Reads all records below a prefix, once.
@@ -170,7 +162,8 @@ impl<'a> ClusterView<'a> {
         entry: &Entry,
     ) -> Result<Holder, StoreError> {
         let path = keys::address(set, addr);
-        self.checked(&path, records::holder(&path, set, addr, entry, Some(&self.cx.node)))
+        let holder = records::holder(&path, set, addr, entry, Some(&self.cx.node));
+        checked(self.server, &path, holder)
     }
 
     /// Reads all nodes. `false` if they are known already, or if no node has ended leases.
@@ -181,20 +174,35 @@ impl<'a> ClusterView<'a> {
         let decode = |path: &str, entry: &Entry| Ok((records::node(path, entry)?, entry.clone()));
         let nodes = records::list(self.server, keys::NODE, self.until, decode)?;
         let has_ended = nodes.iter().any(|(record, _)| record.has_earlier);
-        *self.nodes.borrow_mut() = Some(nodes);
+        let by_name = nodes.into_iter().map(|node| (node.0.node.name.clone(), node));
+        *self.nodes.borrow_mut() = Some(by_name.collect());
         Ok(has_ended)
     }
 
-    /// Whether a lease has ended with its boot.
+    /// Whether a lease has ended with its boot, according to this boot and to the record of the lease's node. A
+    /// caller that does not know its own boot takes no lease as ended.
     pub fn has_ended(&self, lease: &Lease) -> bool {
-        let node = self.node_of(lease);
-        has_ended(lease, self.cx, node.as_ref().map(|(record, _)| record))
+        let ends_by = |(record, _): (NodeRecord, Entry)| {
+            let (node, boot) = (record.node, record.boot);
+            Context { boot, node, ..self.cx.clone() }.has_ended(lease)
+                && !is_newer(lease, record.booted)
+        };
+        let has_ended = self.cx.has_ended(lease) && !is_newer(lease, self.cx.booted);
+        self.cx.boot.is_some() && (has_ended || self.node_of(lease).is_some_and(ends_by))
+    }
+
+    /// Whether the holder of an address is a lease that has ended.
+    pub fn is_of_ended(&self, holder: &Holder) -> bool {
+        matches!(holder, Holder::Leased(lease) if self.has_ended(lease))
     }
 
     /// The record of a lease's node, once all nodes are known. A conflict may have reported a newer record.
     fn node_of(&self, lease: &Lease) -> Option<(NodeRecord, Entry)> {
         let nodes = self.nodes.borrow();
-        let listed = nodes.as_ref()?.iter().find(|(record, _)| record.node == lease.node)?;
+        let listed = nodes.as_ref()?.get(&lease.node.name)?;
+        if listed.0.node != lease.node {
+            return None;
+        }
         let path = keys::node(&lease.node.name);
         let known = self.known.borrow();
         let Some(entry) = known.get(&path) else { return Some(listed.clone()) };
@@ -217,29 +225,18 @@ impl<'a> ClusterView<'a> {
         addr: Addr,
         entry: &Entry,
     ) -> Result<Holder, StoreError> {
-        Ok(match self.holder_in(set, addr, entry)? {
-            Holder::Leased(lease) if self.has_ended(&lease) => Holder::Free,
-            other => other,
-        })
+        let holder = self.holder_in(set, addr, entry)?;
+        Ok(if self.is_of_ended(&holder) { Holder::Free } else { holder })
     }
 
     /// The leases in an owner's record.
     pub fn leases_in(&self, path: &str, entry: &Entry) -> Result<Vec<Lease>, StoreError> {
-        Ok(self.checked(path, records::owner(path, entry))?.1)
-    }
-
-    /// The decoded record, or the error that names the damaged record.
-    pub fn checked<T>(&self, path: &str, decoded: Result<T, Bad>) -> Result<T, StoreError> {
-        decoded.map_err(|Bad(what)| bad_record(self.server, path, what))
+        Ok(checked(self.server, path, records::owner(path, entry))?.1)
     }
 
     /// Whether the known record of an address keeps the address from being leased.
     pub fn is_held(&self, set: &SetName, addr: Addr) -> Result<bool, StoreError> {
-        let path = keys::address(set, addr);
-        if self.known.borrow().is_only_present(&path) {
-            return Ok(true);
-        }
-        let entry = self.known_entry(&path);
+        let entry = self.known_entry(&keys::address(set, addr));
         Ok(match entry.map(|entry| self.living_holder(set, addr, &entry)).transpose()? {
             Some(Holder::Leased(_)) => true,
             // An ended cooldown is not removed. Whoever finds the address leases it.
@@ -324,17 +321,6 @@ impl<'a> ClusterView<'a> {
     pub fn hint(&self, path: &str) -> Result<Option<Addr>, StoreError> {
         Ok(self.read(path)?.and_then(|entry| records::plain(path, &entry).ok()))
     }
-}
-
-/// Whether a lease has ended, according to this boot and to the record of the lease's node. A caller that
-/// does not know its own boot takes no lease as ended.
-pub fn has_ended(lease: &Lease, cx: &Context, record: Option<&NodeRecord>) -> bool {
-    let ends_by = |record: &NodeRecord| {
-        let (node, boot) = (record.node.clone(), record.boot.clone());
-        Context { boot, node, ..cx.clone() }.has_ended(lease) && !is_newer(lease, record.booted)
-    };
-    let has_ended = cx.has_ended(lease) && !is_newer(lease, cx.booted);
-    cx.boot.is_some() && (has_ended || record.is_some_and(ends_by))
 }
 
 /// Whether a lease is newer than the boot that began then.

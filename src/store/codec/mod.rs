@@ -210,15 +210,15 @@ pub fn read_bits(key: &[u8], bytes: &[u8]) -> Result<[u8; 64], Bad> {
 
 /// A node as the record under `key`.
 pub fn node(key: &[u8], record: &NodeRecord) -> Vec<u8> {
-    let NodeRecord { node, id, boot, first, since, booted, has_earlier, turn } = record;
-    seal(key, &(&node.machine, id, boot, first, since, booted, has_earlier, turn))
+    let NodeRecord { node, id, boot, first, since, booted, has_earlier, turn, notes } = record;
+    seal(key, &(&node.machine, id, boot, first, since, booted, has_earlier, turn, notes))
 }
 
 /// The node of this name, in the record under `key`.
 pub fn read_node(key: &[u8], name: &str, bytes: &[u8]) -> Result<NodeRecord, Bad> {
-    let (machine, id, boot, first, since, booted, has_earlier, turn) = unseal(key, bytes)?;
+    let (machine, id, boot, first, since, booted, has_earlier, turn, notes) = unseal(key, bytes)?;
     let node = Node { name: name.to_owned(), machine };
-    Ok(NodeRecord { node, id, boot, first, since, booted, has_earlier, turn })
+    Ok(NodeRecord { node, id, boot, first, since, booted, has_earlier, turn, notes })
 }
 
 /// A network's definition as the record under `key`.
@@ -361,6 +361,7 @@ mod tests {
             booted,
             has_earlier,
             turn,
+            notes: 6,
         };
         let (text, by) = ("{}".into(), "n".into());
         let of_network = NetworkDefinition { network, version: 1, text, by, time: 9 };

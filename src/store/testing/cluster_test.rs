@@ -13,6 +13,7 @@ use crate::alloc::{Add, Check, Command, Context, Outcome, ReleasePool, Requested
 use crate::engine;
 use crate::error::{Error, PoolRefusal, Refusal, StoreError};
 use crate::model::{Node, SetName};
+use crate::net::RangeSet;
 use crate::store::cluster::keys;
 use crate::store::{Store, StoreReader};
 
@@ -313,13 +314,16 @@ fn a_cluster_finds_its_cooling_addresses() {
     }
 }
 
-/// At each moment one address is free, but it is another one when the second chunk is listed.
+/// At each moment one address is free, but it is another one when the second range is listed.
 #[test]
 fn a_range_is_full_only_if_all_of_it_is_full_at_one_moment() {
     for is_etcd in [false, true] {
         let server = FakeServer::new(is_etcd);
         let mut store = FakeStore::new(server.clone());
-        let sets = [set("10.0.0.0/16 10.0.0.254 10.0.1.1")];
+        let ranges =
+            ["10.0.0.0/16 10.0.0.254 10.0.0.255", "10.0.0.0/16 10.0.1.0 10.0.1.1"].map(set);
+        let ranges = ranges.iter().flat_map(RangeSet::ranges).cloned().collect();
+        let sets = [RangeSet::new(ranges).unwrap()];
         for c in ["c1", "c2", "c3"] {
             added(&mut store, &lowest(c, &sets), &at(1));
         }

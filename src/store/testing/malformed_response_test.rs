@@ -201,12 +201,8 @@ fn a_listing_is_read_page_by_page() {
     let (endpoint, asked) = scripted(answers);
     let until = Instant::now() + Duration::from_secs(10);
     let etcd = an_etcd(&endpoint);
-    let mut pages = Vec::new();
-    etcd.pages("ip/", until, &mut |page| {
-        pages.push(page.into_iter().map(|(path, _)| path).collect::<Vec<_>>());
-        Ok(())
-    })
-    .unwrap();
+    let paths = |page: Result<Vec<_>, _>| page.unwrap().into_iter().map(|(path, _)| path).collect();
+    let pages: Vec<Vec<String>> = etcd.pages("ip/", until).map(paths).collect();
     assert_eq!(pages, [["ip/a"], ["ip/b"], ["ip/c"]]);
     let starts: Vec<String> =
         asked.try_iter().map(|body| body["key"].as_str().unwrap().to_owned()).collect();

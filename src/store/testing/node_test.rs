@@ -199,18 +199,26 @@ fn a_late_transaction_of_a_killed_client_undoes_nothing() {
     ];
     for is_etcd in [false, true] {
         for (name, command, cx) in &commands {
-            for notes in ["kept", "lost", "none"] {
+            // "elsewhere" and "unwritable": the killed client runs in a container with another `/run`.
+            for notes in ["kept", "lost", "none", "elsewhere", "unwritable"] {
                 let server = FakeServer::new(is_etcd);
-                let folder = tempfile::tempdir().unwrap();
-                let place =
-                    if notes == "none" { Path::new("/proc/nowhere") } else { folder.path() };
-                let process = || {
+                let [folder, elsewhere] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+                let nowhere = Path::new("/proc/nowhere");
+                let place = if notes == "none" { nowhere } else { folder.path() };
+                let process_in = |place: &Path| {
                     let cache = LocalCache::new(place, "fake".to_owned());
                     FakeStore::with_cache(server.clone(), Persist::Boot, cache)
                 };
+                let process = || process_in(place);
+                let its_place = match notes {
+                    "elsewhere" => elsewhere.path(),
+                    "unwritable" => nowhere,
+                    _ => place,
+                };
                 let first = added(&mut process(), &add("c", &sets), &boot(1));
                 server.kills_in_commit.set(true);
-                process().apply(command, cx).unwrap_err();
+                let cx = Context { seed: 7, ..cx.clone() };
+                process_in(its_place).apply(command, &cx).unwrap_err();
                 server.commits_left.set(None);
                 if notes == "lost" {
                     fs::remove_dir_all(folder.path()).unwrap();

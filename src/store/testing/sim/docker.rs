@@ -127,11 +127,13 @@ fn request_pool<W: Docker>(world: &Shared<W>, machine: usize) {
             let generation = pools.requested(machine, &pool.id, &pool);
             (pool, generation)
         });
-        let removals = world.pools(machine).removals;
-        (request, named, removals)
+        let pools = world.pools(machine);
+        pools.in_flight += u32::from(named.is_none());
+        (request, named, pools.removals)
     };
     let ran = send(world, machine, &Command::RequestPool(request.clone()));
     let world = &mut *world.borrow_mut();
+    world.pools(machine).in_flight -= u32::from(named.is_none());
     let name = format!("docker {machine} request pool {:?} {:?}", request.ask, request.shared);
     match ran {
         Ran::Done(Outcome::Pool(pool)) => {
@@ -252,18 +254,21 @@ fn release_address<W: Docker>(world: &Shared<W>, machine: usize) {
 
 fn free<W: Docker>(world: &Shared<W>, machine: usize, release: ReleaseAddress) {
     let (id, addr) = (release.pool.clone(), release.addr);
-    let (generation, sweeps) = {
+    let (generation, removals, sweeps) = {
         let world = &mut *world.borrow_mut();
         let sweeps = world.engine(machine).sweeps;
+        let removals = world.pools(machine).removals;
         let Some(known) = world.pools(machine).all.get_mut(&id) else { return };
         known.addrs.insert(addr, Held { user: machine, is_certain: false });
         known.user(machine).in_flight += 1;
-        (known.generation, sweeps)
+        (known.generation, removals, sweeps)
     };
     let ran = send(world, machine, &Command::ReleaseAddress(release));
     let world = &mut *world.borrow_mut();
     let name = format!("docker {machine} release {addr} of {id}");
     let pools = world.pools(machine);
+    // If the pool is released at the same time, its addresses are freed with it.
+    let is_alone = pools.removals == removals;
     pools.removals += 1;
     let known = pools.all.get_mut(&id).filter(|known| known.generation == generation);
     if let Some(known) = known {
@@ -276,7 +281,7 @@ fn free<W: Docker>(world: &Shared<W>, machine: usize, release: ReleaseAddress) {
     }
     match ran {
         Ran::Done(Outcome::Freed(freed))
-            if freed.is_empty() && !world.engine(machine).may_be_swept(sweeps) =>
+            if freed.is_empty() && is_alone && !world.engine(machine).may_be_swept(sweeps) =>
         {
             world.found(format!("{name}: it was leased, and there was nothing to free"));
         }

@@ -74,7 +74,9 @@ pub struct Pools {
     pub all: BTreeMap<PoolId, Known>,
     /// Requests for automatic pools that were not answered.
     pub lost: u32,
-    /// What was released. A refusal may rest on what was there before.
+    /// Those that are suspended.
+    pub in_flight: u32,
+    /// What was released, or is being released. A refusal may rest on what was there before.
     pub removals: u64,
     generation: u64,
 }
@@ -83,6 +85,7 @@ impl Pools {
     /// The same pools, of another machine that is a copy.
     pub fn of_copy(&self, machine: usize, copy: usize) -> Pools {
         let mut pools = self.clone();
+        pools.lost += std::mem::take(&mut pools.in_flight);
         for known in pools.all.values_mut() {
             known.users =
                 known.users.remove(&machine).map(|user| (copy, user)).into_iter().collect();
@@ -162,6 +165,7 @@ impl Pools {
 
     /// A release was sent.
     pub fn releasing(&mut self, machine: usize, id: &PoolId) -> u64 {
+        self.removals += 1;
         let known = self.all.get_mut(id).expect("a pool that is in use");
         known.user(machine).least -= 1;
         if !known.is_used_by(machine) {
@@ -218,7 +222,7 @@ impl Pools {
 
     /// Whether a pool may be the reason that another one was refused.
     pub fn may_overlap(&self, with: &PoolId) -> bool {
-        self.lost > 0 || self.all.contains_key(with)
+        self.lost > 0 || self.in_flight > 0 || self.all.contains_key(with)
     }
 
     /// Whether a refusal of an address has a reason that is known or possible.

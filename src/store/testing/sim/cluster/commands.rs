@@ -60,8 +60,12 @@ pub(super) fn open(world: &Shared, machine: usize, persist: Persist) -> Opened {
     let caller = Rc::new(RefCell::new(world.caller(machine, None)));
     let connection = world.server.of(&caller, note);
     let is_private = world.events.private_run && world.random.one_in(12);
-    let cache = LocalCache::new(&world.machines[machine].run, "cluster".to_owned());
-    let cache = if is_private { no_cache() } else { cache };
+    let run = world.machines[machine].run.clone();
+    let cache = match (is_private, world.random.one_in(2)) {
+        (false, _) => LocalCache::new(&run, "cluster".to_owned()),
+        (true, true) => LocalCache::new(&run.join("private"), "cluster".to_owned()),
+        (true, false) => no_cache(),
+    };
     // The real time does not matter: no call takes any.
     let store = ClusterStore::new(connection, Duration::from_secs(600), persist, cache);
     Opened { store, caller }

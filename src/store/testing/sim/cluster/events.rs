@@ -38,7 +38,7 @@ pub struct Events {
     /// A network whose `shared` changes stays in its set while it has leases, as in an embedded store. No record of
     /// a cluster says which set a network is in, so this is in no set of events.
     pub one_set: bool,
-    /// Clients that cannot write to `/run`.
+    /// Clients that cannot write to `/run`, or have another one, as in a container.
     pub private_run: bool,
     /// Networks with two range sets.
     pub two_range_sets: bool,
