@@ -65,6 +65,10 @@ pub struct Engine {
     sweeps: u64,
     /// Sweeps that are suspended. The clock must not be set back meanwhile, because a sweep compares times.
     pub sweeping: u32,
+    /// Releases of addresses that are suspended. A sweep at the same time would free the address first. If it was
+    /// leased again before the release arrives, the release would free that lease. A release has ended after the
+    /// store's timeout, which is shorter than the time after which a sweep follows a restart of dockerd.
+    releasing: u32,
     /// An operator sweeps without a grace period, so nothing else is requested.
     is_quiet: bool,
 }
@@ -261,10 +265,13 @@ fn free<W: Docker>(world: &Shared<W>, machine: usize, release: ReleaseAddress) {
         let Some(known) = world.pools(machine).all.get_mut(&id) else { return };
         known.addrs.insert(addr, Held { user: machine, is_certain: false });
         known.user(machine).in_flight += 1;
-        (known.generation, removals, sweeps)
+        let generation = known.generation;
+        world.engine(machine).releasing += 1;
+        (generation, removals, sweeps)
     };
     let ran = send(world, machine, &Command::ReleaseAddress(release));
     let world = &mut *world.borrow_mut();
+    world.engine(machine).releasing -= 1;
     let name = format!("docker {machine} release {addr} of {id}");
     let pools = world.pools(machine);
     // If the pool is released at the same time, its addresses are freed with it.
@@ -324,6 +331,9 @@ fn release_pool<W: Docker>(world: &Shared<W>, machine: usize) {
 fn sweep<W: Docker>(world: &Shared<W>, machine: usize) {
     let (id, sweep) = {
         let world = &mut *world.borrow_mut();
+        if world.engine(machine).releasing > 0 {
+            return;
+        }
         let all: Vec<PoolId> = world.pools(machine).all.keys().cloned().collect();
         let Some(id) = all.get(world.random().below(all.len())).cloned() else { return };
         let known = &world.pools(machine).all[&id];
