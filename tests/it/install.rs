@@ -181,6 +181,14 @@ fn links() {
     assert_eq!(fs::read_link(host.plugin("sublet.old")).unwrap(), elsewhere);
     let answer = host.install(&["--as", "host-local", "--json"]).run();
     check_actions(&answer, &[("sublet", "unchanged"), ("host-local", "unchanged")]);
+    // A package's link to the same program stays.
+    fs::create_dir(host.lab.join("other-bin")).unwrap();
+    symlink(host.plugin("sublet"), host.lab.join("other-bin/sublet")).unwrap();
+    let to = host.path("other-bin");
+    let call = Call::sublet().args(&["install", "--json", "--to", &to, "--as", "host-local"]);
+    check_actions(&call.run(), &[("sublet", "unchanged"), ("host-local", "installed")]);
+    assert!(is_sublet(&host.lab.join("other-bin/host-local")));
+    assert!(host.lab.join("other-bin/sublet").is_symlink());
     // The folder itself may be a link.
     symlink(host.bin(), host.lab.join("link")).unwrap();
     let answer = Call::sublet().args(&["install", "--json", "--to", &host.path("link")]).run();
