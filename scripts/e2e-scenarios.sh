@@ -28,7 +28,7 @@ scenario() {
     : > "$work/used"
     mapfile -t shown < <(awk -v head="$3" '
         /^#+ / { inside = ($0 == head) }
-        inside && /^    [a-z]/ { print substr($0, 5) }' "docs/$2")
+        inside && /^    [.a-z]/ { print substr($0, 5) }' "docs/$2")
     [ ${#shown[@]} -gt 0 ] || fail "docs/$2 has no commands below $3"
     for name in $(ip netns list | awk '{ print $1 }'); do
         ip netns delete "$name"
