@@ -10,15 +10,22 @@ use clap_complete::{Shell, generate_to};
 #[allow(clippy::disallowed_methods, reason = "a program of its own")]
 fn main() -> Result<(), Box<dyn Error>> {
     let folder = std::env::args_os().nth(1).map(PathBuf::from).ok_or("which folder?")?;
-    let mut command = sublet::cli::definition();
-    for (name, shell) in [("bash", Shell::Bash), ("zsh", Shell::Zsh), ("fish", Shell::Fish)] {
-        let folder = folder.join(name);
+    let programs =
+        [("sublet", sublet::cli::definition()), ("subletd", sublet::docker::args::definition())];
+    for (program, mut command) in programs {
+        for (name, shell) in [("bash", Shell::Bash), ("zsh", Shell::Zsh), ("fish", Shell::Fish)] {
+            let folder = folder.join(name);
+            fs::create_dir_all(&folder)?;
+            generate_to(shell, &mut command, program, &folder)?;
+        }
+        let folder = folder.join("man1");
         fs::create_dir_all(&folder)?;
-        generate_to(shell, &mut command, "sublet", &folder)?;
+        clap_mangen::generate_to(without_help(command), &folder)?;
     }
-    let folder = folder.join("man1");
-    fs::create_dir_all(&folder)?;
-    clap_mangen::generate_to(command, &folder)?;
-    clap_mangen::generate_to(sublet::docker::args::definition(), &folder)?;
     Ok(())
+}
+
+/// Without the commands `help`, each of which would get a page for every other command.
+fn without_help(command: clap::Command) -> clap::Command {
+    command.disable_help_subcommand(true).mut_subcommands(without_help)
 }

@@ -10,6 +10,8 @@ fail() {
     exit 1
 }
 
+arch=$(dpkg --print-architecture)
+current=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
 case ${1-} in
 '')
     [ "$(id -u)" = 0 ] || fail "run this as root"
@@ -18,8 +20,9 @@ case ${1-} in
     done
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
-    DEB_VERSION=0.0.1 packaging/deb/build.sh
-    packaging/deb/build.sh
+    scripts/build.sh
+    packaging/pack.sh 0.0.1 "$arch" bin bin deb
+    packaging/pack.sh "$current" "$arch" bin bin deb
     unshare --mount --propagation private "$PWD/scripts/e2e-package.sh" overlay "$work"
     exit
     ;;
@@ -41,19 +44,17 @@ inside) ;;
 esac
 
 export DEBIAN_FRONTEND=noninteractive
-arch=$(dpkg --print-architecture)
-current=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
 old=bin/sublet_0.0.1_$arch.deb
 new=bin/sublet_${current}_$arch.deb
-rm -rf /var/lib/cni/sublet
+rm -rf /var/lib/cni/sublet /var/lib/cni/networks /etc/cni/net.d
 
 cni() {
     CNI_COMMAND=$1 CNI_CONTAINERID=$2 CNI_NETNS=/run/netns/$2 CNI_IFNAME=eth0 \
-        CNI_PATH=/usr/lib/cni /usr/lib/cni/sublet
+        CNI_PATH=/opt/cni/bin "${plugin-/opt/cni/bin/sublet}"
 }
 conf() {
-    jq -n --arg persist "$1" '{cniVersion: "1.0.0", name: "mynet", type: "bridge",
-        ipam: {type: "sublet", subnet: "10.4.0.0/16", persist: $persist}}'
+    jq -n --arg persist "$1" --arg type "${2-sublet}" '{cniVersion: "1.0.0", name: "mynet", type: "bridge",
+        ipam: {type: $type, subnet: "10.4.0.0/16", persist: $persist}}'
 }
 expect() {
     [ "$2" = "$3" ] || fail "$1: expected $3, found $2"
@@ -61,7 +62,9 @@ expect() {
 
 dpkg --install "$old" > /dev/null
 expect "installed version" "$(dpkg-query -W -f '${Version}' sublet)" 0.0.1
-[ "$(readlink -f /usr/bin/sublet)" = /usr/lib/cni/sublet ] || fail "/usr/bin/sublet leads elsewhere"
+for link in /usr/bin/sublet /usr/lib/cni/sublet; do
+    expect "$link" "$(readlink -f "$link")" /opt/cni/bin/sublet
+done
 expect "mode of the folder" "$(stat -c %a /var/lib/cni/sublet)" 700
 expect "first ADD" "$(conf boot | cni ADD c1 | jq -r '.ips[0].address')" 10.4.0.2/16
 expect "listed" "$(sublet list --json | jq -r '.[0].containerID')" c1
@@ -77,10 +80,13 @@ if told=$(sublet list --store "$cluster" 2>&1); then fail "a list without a clus
 conf boot | cni DEL c1
 expect "after the DEL" "$(sublet list --json | jq length)" 0
 man --local-file /usr/share/man/man1/sublet-gc.1.gz | grep -q -e --netns || fail "no man page"
-bash -c 'source /usr/share/bash-completion/completions/sublet && complete -p sublet' > /dev/null ||
-    fail "no completion"
-for unit in sublet-gc.service sublet-gc.timer; do
-    systemd-analyze verify --man=no "/usr/lib/systemd/system/$unit" || fail "$unit"
+man --local-file /usr/share/man/man1/subletd.1.gz | grep -q -e --http || fail "no man page of subletd"
+for program in sublet subletd; do
+    bash -c "source /usr/share/bash-completion/completions/$program && complete -p $program" > /dev/null ||
+        fail "no completion of $program"
+done
+for unit in packaging/systemd/*; do
+    systemd-analyze verify --man=no "/usr/lib/systemd/system/${unit##*/}" || fail "$unit"
 done
 
 # The old package's leases are there when the new one comes.
@@ -96,11 +102,31 @@ conf disk | cni DEL a
 expect "after the upgrade" "$(sublet list --json | jq length)" 2
 sublet gc --dry-run > /dev/null
 
+# Removal gives host-local its name back in both folders, with the leases.
+for folder in /opt/cni/bin /usr/lib/cni; do
+    cp /usr/lib/cni/host-local "$folder/.former"
+    mv "$folder/.former" "$folder/host-local"
+done
+for folder in /opt/cni/bin /usr/lib/cni; do
+    sublet install --to "$folder" --as host-local > /dev/null
+done
+expect "as host-local" "$(plugin=/usr/lib/cni/host-local; conf disk host-local | cni ADD c)" \
+    "$(conf disk | cni ADD c)"
+
 dpkg --purge sublet > /dev/null
-for gone in /usr/lib/cni/sublet /usr/bin/sublet /usr/lib/systemd/system/sublet-gc.timer; do
+for folder in /opt/cni/bin /usr/lib/cni; do
+    [ ! -L "$folder/host-local" ] || fail "$folder/host-local was not given back"
+    plugin=$folder/host-local
+    conf disk host-local | jq 'del(.ipam.persist)' | cni ADD "of${folder//\//-}" > /dev/null
+done
+expect "leases of host-local" "$(cd /var/lib/cni/networks/mynet && echo 10.4.0.*)" \
+    "10.4.0.3 10.4.0.4 10.4.0.5 10.4.0.6"
+left=$(find /opt/cni/bin /usr/lib/cni -name '*sublet*' -o -name '*.old')
+expect "left in the folders of plugins" "$left" ""
+for gone in /usr/bin/sublet /usr/bin/subletd /usr/lib/systemd/system/sublet-gc.timer; do
     if [ -e "$gone" ] || [ -L "$gone" ]; then
         fail "$gone is left behind"
     fi
 done
 [ -e /var/lib/cni/sublet/leases.redb ] || fail "the leases are gone with the package"
-echo "e2e-package: installed, upgraded over leases, removed"
+echo "e2e-package: installed, upgraded over leases, removed with host-local in its place"

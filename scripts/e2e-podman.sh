@@ -95,7 +95,7 @@ row "both removed" "no lease, no link"
 pod network create --subnet 10.78.0.0/24 made > /dev/null
 old=$(run old made)
 [ -s "/var/lib/cni/networks/made/10.78.0.2" ] || fail "host-local leased nothing"
-scripts/install.sh --as host-local > /dev/null
+scripts/install.sh --bin "$work/bin" --as host-local > /dev/null
 new=$(run new made)
 held "$new" 10.78.0.3
 held "$old" 10.78.0.2

@@ -28,7 +28,7 @@ scenario() {
     : > "$work/used"
     mapfile -t shown < <(awk -v head="$3" '
         /^#+ / { inside = ($0 == head) }
-        inside && /^    [a-z]/ { print substr($0, 5) }' "docs/$2")
+        inside && /^    [.a-z]/ { print substr($0, 5) }' "docs/$2")
     [ ${#shown[@]} -gt 0 ] || fail "docs/$2 has no commands below $3"
     for name in $(ip netns list | awk '{ print $1 }'); do
         ip netns delete "$name"
@@ -233,19 +233,23 @@ is "imported" "$(jq -S 'map([.address, .containerID, .kind])' <<< "$before")" \
 scenario "upgrade" operating.md "## Upgrade"
 network 10.1.2.0/24
 before=$(add c1)
-op scripts/install.sh > /dev/null
+(cd bin && op ./sublet install --to /opt/cni/bin --bin "$work/bin" > /dev/null)
 is "address" "$before" "$(add c1)"
 PATH=/opt/cni/bin:$PATH sublet doctor > /dev/null
 
 scenario "uninstall" operating.md "## Uninstall"
-network 10.1.2.0/24
+plugins host-local
+scripts/install.sh --bin "$work/bin" --as host-local > /dev/null
+program=/opt/cni/bin/host-local
+network 10.1.2.0/24 '{"type": "host-local"}'
 before=$(add c1)
 is "leases" 1 "$(op sublet list --json | jq length)"
-op sublet export host-local /var/lib/cni/networks > /dev/null
-is "leases here" 0 "$(leases | jq length)"
-op rm /opt/cni/bin/sublet
+op sublet uninstall --to /opt/cni/bin --bin "$work/bin" > /dev/null
+is "programs" host-local "$(find /opt/cni/bin "$work/bin" -mindepth 1 -printf '%f\n')"
 op rm -r /var/lib/cni/sublet
-program=/usr/lib/cni/host-local
+# This is host-local again: it has the lease, and does not lease the address a second time.
+[ -e "/var/lib/cni/networks/web/$before" ] || fail "$title: host-local does not have $before"
+[ "$(add c2)" != "$before" ] || fail "$title: $before was leased twice"
 cni DEL c1
 [ ! -e "/var/lib/cni/networks/web/$before" ] || fail "$title: host-local did not free $before"
 unset program

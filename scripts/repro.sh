@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the last commit twice, from scratch and in two folders, and compares the binaries and
-# the Debian package bit by bit. Takes two release builds' time.
+# Builds the last commit twice, from scratch and in two folders, and compares the binaries, the archive and
+# the packages bit by bit. Takes two release builds' time.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -10,11 +10,17 @@ trap 'rm -rf "$work"' EXIT
 commit=$(git rev-parse HEAD)
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct "$commit")
 export SOURCE_DATE_EPOCH
+arch=$(dpkg --print-architecture)
 for copy in one another/deeper/two; do
     mkdir -p "$work/$copy"
     git archive "$commit" | tar -x -C "$work/$copy"
-    CARGO_TARGET_DIR=$work/$copy/target "$work/$copy/packaging/deb/build.sh"
-    (cd "$work/$copy/bin" && sha256sum sublet subletd ./*.deb) > "$work/$(basename "$copy").sums"
+    (
+        export CARGO_TARGET_DIR=$work/$copy/target
+        cd "$work/$copy"
+        scripts/build.sh
+        packaging/pack.sh 0.0.1 "$arch" bin bin tgz deb rpm
+    )
+    (cd "$work/$copy/bin" && sha256sum sublet subletd ./*.tgz ./*.deb ./*.rpm) > "$work/$(basename "$copy").sums"
     rm -rf "$work/$copy/target"
 done
 cat "$work/one.sums"

@@ -59,6 +59,7 @@ needs=(
     mmdebstrap=mmdebstrap
     nsenter=util-linux
     dpkg-deb=dpkg
+    rpmbuild=rpm
     man=man-db
     systemd-analyze=systemd
     readelf=binutils
@@ -124,7 +125,7 @@ if [ "$tier" = --fast ]; then
 fi
 
 step scripts/get-consul.sh
-step shellcheck -x scripts/*.sh scripts/e2e/*.sh packaging/deb/* testdata/readme/*.sh .ci/run
+step shellcheck -x scripts/*.sh scripts/e2e/*.sh packaging/*.sh packaging/deb/* testdata/readme/*.sh .ci/run
 step cargo clippy --all-targets --locked -- -D warnings
 RUSTDOCFLAGS='-D warnings' step cargo doc --no-deps --document-private-items --locked
 # Without a choice of targets both build the example too: the plugin that the tests delegate through.
@@ -152,6 +153,7 @@ if [ "$(id -u)" = 0 ]; then
     step scripts/e2e-cri.sh
     step scripts/e2e-podman.sh
     step scripts/e2e-package.sh
+    step scripts/e2e-install.sh
     step scripts/e2e-docker.sh
     step scripts/e2e-docker.sh trixie
     # Debian's next release changes from day to day.

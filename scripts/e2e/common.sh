@@ -88,7 +88,7 @@ own_folders() {
     ip link set lo up
     # Duplicate address detection would make each IPv6 address wait.
     echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad
-    scripts/install.sh > /dev/null
+    scripts/install.sh --bin "$work/bin" > /dev/null
 }
 
 # plugins NAME ...: Debian's, beside sublet.

@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
-# Prints the path of a program in a package of another Debian release. The first call downloads the package,
-# from the mirror that this machine's own apt uses, and unpacks it into a folder. Nothing is installed.
-# Usage: unpack.sh RELEASE PACKAGE PROGRAM
+# Prints the path of a file in a package of another Debian release or architecture. The first call downloads
+# the package, from the mirror that this machine's own apt uses, and unpacks it into a folder. Nothing is
+# installed.
+# Usage: unpack.sh RELEASE PACKAGE[:ARCH][=VERSION] FILE
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 release=$1
 package=$2
-program=$3
+file=$3
 
 folder=${CARGO_TARGET_DIR:-target}/peers/$release-$package
 mkdir -p "$folder"
 folder=$(cd "$folder" && pwd)
 exec 9> "$folder/lock"
 flock 9
-if [ ! -x "$folder/root/$program" ]; then
+if [ ! -e "$folder/root/$file" ]; then
     {
         mirror=$(scripts/e2e/mirror.sh)
         mkdir -p "$folder/lists/partial" "$folder/cache/archives/partial"
@@ -22,10 +23,16 @@ if [ ! -x "$folder/root/$program" ]; then
         apt=(apt-get -o "Dir::Etc::sourcelist=$folder/sources.list" -o Dir::Etc::sourceparts=/dev/null
             -o "Dir::State::lists=$folder/lists" -o "Dir::Cache=$folder/cache"
             -o Acquire::Languages=none -o APT::Sandbox::User=root)
+        case $package in
+            *:*)
+                arch=${package#*:}
+                apt+=(-o "APT::Architectures::=${arch%%=*}")
+                ;;
+        esac
         "${apt[@]}" update
-        (cd "$folder" && "${apt[@]}" download "$package" && dpkg -x "$package"_*.deb unpacked)
+        (cd "$folder" && "${apt[@]}" download "$package" && dpkg -x ./*.deb unpacked)
         mv "$folder/unpacked" "$folder/root"
-        rm -r "$folder"/{lists,cache} "$folder/$package"_*.deb
+        rm -r "$folder"/{lists,cache,*.deb}
     } >&2
 fi
-echo "$folder/root/$program"
+echo "$folder/root/$file"

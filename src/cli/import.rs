@@ -16,6 +16,7 @@ use super::report::{Report, Skipped};
 use super::screen::Progress;
 use super::{Call, OpenStore, WAIT, jsonl, network_name, report_error};
 use crate::alloc;
+use crate::config::HOST_LOCAL_DIR;
 use crate::engine;
 use crate::engine::HostLocalFolder;
 use crate::migrate::ecs;
@@ -119,9 +120,6 @@ pub struct HostLocal {
     #[command(flatten)]
     how: How,
 }
-
-/// host-local's default.
-const HOST_LOCAL_DIR: &str = "/var/lib/cni/networks";
 
 impl Import {
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {

@@ -14,6 +14,7 @@ mod gc;
 mod gipam;
 mod history;
 mod import;
+mod install;
 mod jsonl;
 mod kontena;
 mod list;
@@ -117,6 +118,8 @@ enum Command {
     #[command(subcommand)]
     Export(export::Export),
     Copy(copy::Copy),
+    Install(install::Install),
+    Uninstall(install::Uninstall),
     /// Print the version, the commit, and the C library that it was built with
     Version,
     /// Print a completion script for a shell
@@ -221,6 +224,8 @@ impl Command {
             Command::Import(import) => import.run(call),
             Command::Export(export) => export.run(call),
             Command::Copy(copy) => copy.run(call),
+            Command::Install(install) => install.run(call),
+            Command::Uninstall(uninstall) => uninstall.run(call),
             Command::Version => version(call),
             Command::Completion { shell } => {
                 clap_complete::generate(*shell, &mut definition(), "sublet", call.stdout);

@@ -16,7 +16,8 @@ use crate::model::{History, NetworkName, Persist, StoreSpec, Wait};
 const NATIVE_FILE: &str = "/var/lib/cni/sublet/leases.redb";
 const ECS_FILE: &str = "/data/eni-ipam.db";
 const FILE_NAME: &str = "leases.redb";
-const HOST_LOCAL_DIR: &str = "/var/lib/cni/networks";
+/// host-local's `dataDir` where a configuration has none.
+pub const HOST_LOCAL_DIR: &str = "/var/lib/cni/networks";
 const DEFAULT_WAIT: Wait = Wait::For(Duration::from_secs(5));
 
 /// The sources of the locations.

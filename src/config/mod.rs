@@ -31,6 +31,7 @@ pub use duration::positive as duration;
 pub use error::{ConfigError, Warning};
 use fields::Fields;
 pub use locate::Position;
+pub use locations::HOST_LOCAL_DIR;
 pub use netconf::Netconf;
 
 use crate::alloc::{Add, Cooldown, DefineNetwork, Legacy, OnDuplicate, Requested, Strategy};

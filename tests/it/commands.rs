@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -119,6 +120,10 @@ fn fill(lab: &Lab) {
         fs::copy(testdata().join("import/results").join(name), lab.join("results").join(name))
             .unwrap();
     }
+    fs::create_dir_all(lab.join("bin")).unwrap();
+    fs::write(lab.join("bin/sublet"), "").unwrap();
+    fs::write(lab.join("bin/host-local.old"), "").unwrap();
+    symlink("sublet", lab.join("bin/host-local")).unwrap();
     fs::create_dir_all(lab.join("networks/old")).unwrap();
     fs::write(lab.join("networks/old/lock"), "").unwrap();
     fs::write(lab.join("networks/old/10.9.0.5"), "old-1").unwrap();
@@ -178,6 +183,8 @@ fn copy_into(from: &Path, to: &Path) {
         if entry.file_type().unwrap().is_dir() {
             fs::create_dir_all(&target).unwrap();
             copy_into(&entry.path(), &target);
+        } else if entry.file_type().unwrap().is_symlink() {
+            symlink(fs::read_link(entry.path()).unwrap(), target).unwrap();
         } else if entry.file_type().unwrap().is_file() {
             fs::copy(entry.path(), target).unwrap();
         }
@@ -252,6 +259,11 @@ const CASES: &[Case] = &[
     ("node-release-of-a-file", &["node", "release", "node-1"], Fails(2)),
     ("network-show-of-a-file", &["network", "show", "pods"], Fails(2)),
     ("copy-with-a-store", &["copy", "--from", "@/leases.redb", "--to", "@/to.redb"], Fails(2)),
+    (
+        "uninstall",
+        &["uninstall", "--to", "@/bin", "--conf-dir", "@/net.d", "--networks", "@/networks"],
+        Json,
+    ),
     ("no-command", &[], Plain),
     ("unknown-command", &["lits"], Fails(2)),
     ("unknown-option", &["list", "--jsn"], Fails(2)),
@@ -364,8 +376,9 @@ fn case_of(path: &[String]) -> Option<&'static Case> {
 /// The one that does not end by itself: tests/it/watch.rs has its golden files.
 const ENDLESS: &str = "watch";
 
-/// Those whose output depends on the build, or is generated from all the others.
-const UNRECORDED: [&str; 2] = ["version", "completion"];
+/// Those whose output depends on the build or is generated from all the others, and the one that copies its own
+/// program: tests/it/install.rs runs that.
+const UNRECORDED: [&str; 3] = ["version", "completion", "install"];
 
 #[test]
 fn formats_and_the_program_itself() {
@@ -500,7 +513,7 @@ fn take_the_same_options_and_end_alike() {
 #[test]
 fn fail_alike() {
     const OF_A_FILE: &[&str] =
-        &["import ecs-ipam", "import host-local", "import gipam", "export host-local"];
+        &["import ecs-ipam", "import host-local", "import gipam", "export host-local", "uninstall"];
     const OF_A_CLUSTER: &[&str] =
         &["node release", "network show", "network set", "import kontena"];
     let cluster = r#"{"etcd": {"endpoints": ["http://127.0.0.1:1"], "timeout": "1s"}}"#;

@@ -359,6 +359,16 @@ impl Answer {
         self.code == Some(0)
     }
 
+    #[track_caller]
+    pub fn check_success(&self) {
+        self.check(self.succeeded(), "it has to succeed");
+    }
+
+    /// Whether a command failed with a message that says this.
+    pub fn is_failure_of(&self, says: &str) -> bool {
+        self.code == Some(1) && self.stderr.contains(says)
+    }
+
     /// The one JSON document on stdout; anything before or after it is a failure.
     #[track_caller]
     pub fn json(&self) -> Value {
@@ -369,7 +379,7 @@ impl Answer {
     /// The result of a call that has to succeed.
     #[track_caller]
     pub fn ok(&self) -> Value {
-        self.check(self.succeeded(), "it has to succeed");
+        self.check_success();
         self.json()
     }
 
@@ -384,7 +394,7 @@ impl Answer {
 
     /// Whether a command failed because its store does not exist.
     pub fn is_without_store(&self) -> bool {
-        self.code == Some(1) && self.stderr.contains("there is no lease store")
+        self.is_failure_of("there is no lease store")
     }
 
     /// Asserts success without an answer, as DEL, CHECK, GC and STATUS have it.

@@ -40,9 +40,11 @@ pub struct Check {
 const ENDINGS: [&str; 3] = ["conf", "conflist", "json"];
 
 /// One file, as it was named, and what is in it.
-struct File {
-    name: String,
-    found: Inspection,
+pub struct File {
+    /// The path.
+    pub name: String,
+    /// What is in it.
+    pub found: Inspection,
 }
 
 /// One network's range, from wherever it is known.
@@ -111,33 +113,44 @@ impl Check {
     fn read(&self) -> Result<Vec<File>> {
         let mut read = Vec::new();
         for path in &self.files {
-            let shown = || path.display().to_string();
-            let is_folder = path.is_dir();
-            let paths =
-                if is_folder { folder(path).with_context(shown)? } else { vec![path.clone()] };
-            if paths.is_empty() {
-                return Err(anyhow!("{}: no *.conf, *.conflist or *.json in it", shown()));
+            if !path.is_dir() {
+                read.push(file(path)?);
+                continue;
             }
-            for path in paths {
-                let name = path.display().to_string();
-                let found = match &*name {
-                    "-" => lint::read(io::stdin()),
-                    _ => files::open(&path).and_then(lint::read),
-                };
-                let found = match found {
-                    // The other files of a folder are checked all the same.
-                    Err(e) if is_folder => Inspection::unreadable(&e),
-                    found => found.with_context(|| name.clone())?,
-                };
-                read.push(File { name, found });
+            let found = files_in(path)?;
+            if found.is_empty() {
+                return Err(anyhow!("{}: no *.conf, *.conflist or *.json in it", path.display()));
             }
+            read.extend(found);
         }
         Ok(read)
     }
 }
 
-fn folder(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(path)?.map(|entry| Ok(entry?.path()));
+/// Reads a file, or standard input.
+fn file(path: &Path) -> Result<File> {
+    let name = path.display().to_string();
+    let found = match &*name {
+        "-" => lint::read(io::stdin()),
+        _ => files::open(path).and_then(lint::read),
+    };
+    Ok(File { found: found.with_context(|| name.clone())?, name })
+}
+
+/// Reads the files of a folder that a runtime would read. One that cannot be read is among them, with that
+/// error.
+pub fn files_in(folder: &Path) -> Result<Vec<File>> {
+    let paths = paths_in(folder).with_context(|| folder.display().to_string())?;
+    let read = |path: PathBuf| {
+        let found = files::open(&path).and_then(lint::read);
+        let found = found.unwrap_or_else(|e| Inspection::unreadable(&e));
+        File { name: path.display().to_string(), found }
+    };
+    Ok(paths.into_iter().map(read).collect())
+}
+
+fn paths_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder)?.map(|entry| Ok(entry?.path()));
     let mut found: Vec<PathBuf> = entries.collect::<io::Result<_>>()?;
     let is_read = |path: &PathBuf| {
         path.extension().is_some_and(|e| ENDINGS.iter().any(|ending| e == *ending))

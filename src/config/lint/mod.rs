@@ -16,7 +16,7 @@ use super::json::{Json, quote};
 use super::locate;
 use super::locate::Position;
 use super::netconf::Netconf;
-use super::{CniVersion, Config, Inputs, keys};
+use super::{Cleanup, CniVersion, Config, Inputs, keys};
 
 /// The names under which we are called: our own, and those of the plugins that we stand in for.
 const OURS: [&str; 5] = ["sublet", "host-local", "ecs-ipam", "consul", "cni-ipam-consul"];
@@ -54,6 +54,8 @@ pub struct Part {
     pub ipam: String,
     /// Whether that is us.
     pub ours: bool,
+    /// What a DEL would make of it; `None` where it is not ours, or not even a DEL can read it.
+    pub cleanup: Option<Cleanup>,
     /// What an ADD would make of it; `None` where it is not ours, or an ADD would refuse it.
     pub config: Option<Config>,
 }
@@ -240,7 +242,8 @@ impl Linter {
                 return self.error("ipam", "IPAM config missing 'ipam' key");
             }
             Ok(None) => {
-                let part = Part { plugin, ipam: String::new(), ours: false, config: None };
+                let (ipam, ours) = (String::new(), false);
+                let part = Part { plugin, ipam, ours, cleanup: None, config: None };
                 return self.parts.push(part);
             }
             Err(e) => return self.refused(place, &e, "ipam"),
@@ -255,10 +258,14 @@ impl Linter {
             let text = format!("ipam.type is {}; did you mean sublet?", quote(&named));
             self.error(prefixed(place, "ipam.type"), text);
         }
-        let mut part = Part { plugin, ipam: named, ours, config: None };
+        let mut part = Part { plugin, ipam: named, ours, cleanup: None, config: None };
         if ours {
             self.check_keys(place, &ipam);
-            part.config = self.config(place, pairs.to_vec());
+            let conf = Netconf::from_pairs(pairs.to_vec());
+            if let Ok(conf) = conf.map_err(|e| self.refused(place, &e, "")) {
+                part.cleanup = Some(conf.cleanup(&Inputs::default()));
+                part.config = self.config(place, &conf);
+            }
         }
         self.parts.push(part);
     }
@@ -269,9 +276,8 @@ impl Linter {
     }
 
     /// What an ADD makes of it.
-    fn config(&mut self, place: &str, pairs: Vec<(String, Json)>) -> Option<Config> {
-        let conf = Netconf::from_pairs(pairs).map_err(|e| self.refused(place, &e, "")).ok()?;
-        if ranges_come_from_runtime(&conf) {
+    fn config(&mut self, place: &str, conf: &Netconf) -> Option<Config> {
+        if ranges_come_from_runtime(conf) {
             let text = "no ranges here: the runtime has to pass them as its ipRanges capability";
             self.warn(prefixed(place, "ipam"), text);
             return None;

@@ -15,6 +15,7 @@ mod gc;
 pub mod host;
 mod import_host_local;
 mod inject;
+mod install;
 mod legacy_consul;
 mod libcni;
 mod node;

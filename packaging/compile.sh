@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Builds the static release binaries of one architecture. Usage: compile.sh ARCH OUT
+#
+# For musl, which starts faster: with the target of the installed toolchain (rustup target add), else with a
+# standard library that is built from source (packaging/sysroot.sh). Where neither can be had: for glibc.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+fail() {
+    echo "compile.sh: $*" >&2
+    exit 1
+}
+
+if [ $# != 2 ]; then
+    fail "usage: packaging/compile.sh amd64|arm64 OUT"
+fi
+arch=$1
+out=$2
+case $arch in
+    amd64) machine=x86_64 ;;
+    arm64) machine=aarch64 ;;
+    *) fail "ARCH is $arch, neither amd64 nor arm64" ;;
+esac
+cc=$machine-linux-gnu-gcc
+command -v "$cc" > /dev/null || fail "$cc is missing: install gcc-${machine/_/-}-linux-gnu"
+# `sublet version` prints it.
+SUBLET_COMMIT=$(git rev-parse --short=12 HEAD 2> /dev/null || echo unknown)
+export SUBLET_COMMIT
+
+flags=(-C target-feature=+crt-static -C "linker=$cc")
+options=(--release --locked --bin sublet --bin subletd)
+target=$machine-unknown-linux-musl
+libraries=$(rustc --print sysroot)/lib/rustlib
+if [ -d "$libraries/$target/lib/self-contained" ]; then
+    kind="musl, the toolchain's"
+elif sysroot=$(packaging/sysroot.sh "$arch"); then
+    kind="musl, built from source"
+    # The installed compiler is a stable one; building its library takes an option of unstable ones.
+    export RUSTC=$sysroot/bin/rustc RUSTC_BOOTSTRAP=1
+    options+=(-Z "build-std=std,panic_unwind")
+    flags+=(--remap-path-prefix "$(readlink -f "$sysroot/lib/rustlib/src/rust")=/rust")
+else
+    target=$machine-unknown-linux-gnu
+    kind=glibc
+    [ -d "$libraries/$target" ] || fail "the toolchain has no target for $arch: run \`rustup target add" \
+        "$machine-unknown-linux-musl\`"
+    echo "compile.sh: the binaries are for glibc; for musl run: rustup target add $machine-unknown-linux-musl" >&2
+fi
+options+=(--target "$target")
+under=${target//-/_}
+# C code and its macros for what glibc alone has are no part of a binary for musl.
+export "CC_$under=$cc" "CFLAGS_$under=-U_FORTIFY_SOURCE -fno-stack-protector"
+RUSTFLAGS="${flags[*]}" cargo build "${options[@]}"
+
+mkdir -p "$out"
+for name in sublet subletd; do
+    cp "${CARGO_TARGET_DIR:-target}/$target/release/$name" "$out/$name"
+    # Part of binutils, which the C compiler needs too.
+    if readelf --program-headers "$out/$name" | grep -q INTERP; then
+        fail "$out/$name is not static: it names an interpreter"
+    fi
+    echo "$out/$name: $arch, $kind, static, $(stat -c %s "$out/$name") bytes"
+done

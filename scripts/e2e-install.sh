@@ -1,0 +1,152 @@
+#!/usr/bin/env bash
+# The archive, the Debian package and the RPM, each on a bare root file system: installed, a container with an
+# address, an upgrade over the store of the version before, the way back to that version, removed. Nothing is
+# left then but the leases. The machine itself stays as it is. Needs root; packs the binaries in bin/.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+fail() {
+    echo "e2e-install: $*" >&2
+    exit 1
+}
+
+arch=$(dpkg --print-architecture)
+# The version before is the same program in another file; the tests have stores of released versions.
+before=0.0.1
+now=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
+case ${1-} in
+'')
+    [ "$(id -u)" = 0 ] || fail "run this as root"
+    for tool in mmdebstrap unshare rpmbuild jq; do
+        command -v "$tool" > /dev/null || fail "$tool is missing"
+    done
+    [ -x bin/sublet ] || scripts/build.sh
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    mkdir "$work/before"
+    for program in sublet subletd; do
+        # What is behind an ELF file is never read.
+        { cat "bin/$program"; echo; } > "$work/before/$program"
+    done
+    packaging/pack.sh "$before" "$arch" "$work/before" "$work/dist" tgz deb rpm
+    packaging/pack.sh "$now" "$arch" bin "$work/dist" tgz deb rpm
+    mmdebstrap --quiet --variant=minbase --include=jq,rpm,iproute2,containernetworking-plugins bookworm \
+        "$work/base" "$(scripts/e2e/mirror.sh)"
+    for kind in tgz deb rpm; do
+        unshare --mount --net --propagation private "$PWD/scripts/e2e-install.sh" root "$work" "$kind"
+    done
+    echo "e2e-install: archive, Debian package and RPM were installed, upgraded, rolled back and removed"
+    exit
+    ;;
+root)
+    work=$2
+    mkdir "$work/$3" "$work/$3/root"
+    mount -t tmpfs none "$work/$3"
+    mkdir "$work/$3/upper" "$work/$3/work" "$work/$3/root"
+    mount -t overlay overlay -o "lowerdir=$work/base,upperdir=$work/$3/upper,workdir=$work/$3/work" \
+        "$work/$3/root"
+    root=$work/$3/root
+    mount -t proc proc "$root/proc"
+    mount --rbind /sys "$root/sys"
+    mount --rbind /dev "$root/dev"
+    mount -t tmpfs none "$root/run"
+    mkdir "$root/repo" "$root/dist"
+    mount --bind "$PWD" "$root/repo"
+    mount --bind "$work/dist" "$root/dist"
+    exec chroot "$root" /usr/bin/env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+        /repo/scripts/e2e-install.sh inside "$work" "$3"
+    ;;
+inside) ;;
+*) fail "no argument is taken" ;;
+esac
+
+kind=$3
+machine=$(uname -m)
+
+# All files but those of the package managers, of tests and of the kernel.
+files() {
+    find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /run -o -path /repo -o -path /dist \
+        -o -path /tmp -o -path /var/lib/dpkg -o -path /var/lib/rpm -o -path /root/.rpmdb -o -path /var/log \
+        -o -path /var/cache \) -prune -o -print | sort
+}
+
+# Puts a version into its place.
+put() {
+    case $kind in
+    tgz)
+        mkdir /tmp/archive
+        tar -xzf "/dist/sublet-linux-$arch-v$1.tgz" -C /tmp/archive
+        [ "$(stat -c %u:%g /tmp/archive/sublet)" = 0:0 ] || fail "the archive is not root's"
+        /tmp/archive/sublet install --to /opt/cni/bin --bin /usr/local/bin
+        rm -r /tmp/archive
+        ;;
+    deb) dpkg --install "/dist/sublet_$1_$arch.deb" ;;
+    # Debian's rpm knows none of Debian's packages.
+    rpm) rpm --upgrade --oldpackage --nodeps "/dist/sublet-$1-1.$machine.rpm" ;;
+    esac > /dev/null
+}
+
+take_away() {
+    case $kind in
+    tgz) sublet uninstall --to /opt/cni/bin --bin /usr/local/bin ;;
+    deb) dpkg --purge sublet ;;
+    rpm) rpm --erase sublet ;;
+    esac > /dev/null
+}
+
+# cni COMMAND CONTAINER: Debian's bridge makes the interface and asks sublet for its address.
+cni() {
+    jq -n '{cniVersion: "1.0.0", name: "mynet", type: "bridge", bridge: "cni0", isGateway: true,
+        ipam: {type: "sublet", subnet: "10.4.0.0/16", persist: "disk"}}' |
+        CNI_COMMAND=$1 CNI_CONTAINERID=$2 CNI_NETNS=/run/netns/$2 CNI_IFNAME=eth0 \
+            CNI_PATH=/opt/cni/bin:/usr/lib/cni /usr/lib/cni/bridge
+}
+
+# add CONTAINER ADDRESS
+add() {
+    ip netns add "$1"
+    cni ADD "$1" > /dev/null || fail "$kind: no address for $1"
+    [[ $(ip netns exec "$1" ip -o addr show eth0) == *" $2/16 "* ]] || fail "$kind: $1 does not have $2"
+}
+
+is() {
+    [ "$2" = "$3" ] || fail "$kind: $1: expected $3, found $2"
+}
+
+mkdir /run/netns
+files > /tmp/files
+put "$before"
+[ -x /opt/cni/bin/sublet ] || fail "$kind: no plugin in /opt/cni/bin"
+sublet version > /dev/null
+subletd --version > /dev/null
+add one 10.4.0.2
+is "leases" "$(sublet list --json | jq length)" 1
+
+former=$(sha256sum < /opt/cni/bin/sublet)
+put "$now"
+[ "$(sha256sum < /opt/cni/bin/sublet)" != "$former" ] || fail "$kind: not upgraded"
+is "leases of the version before" "$(sublet list --json | jq -r '.[0].address')" 10.4.0.2
+add two 10.4.0.3
+cni DEL one
+
+case $kind in
+tgz) /opt/cni/bin/sublet.old install --to /opt/cni/bin > /dev/null ;;
+*) put "$before" ;;
+esac
+is "the version before" "$(sha256sum < /opt/cni/bin/sublet)" "$former"
+is "leases after the way back" "$(sublet list --json | jq -r '.[].address')" 10.4.0.3
+put "$now"
+cni DEL two
+if ip netns exec two ip link show eth0 > /dev/null 2>&1; then
+    fail "$kind: the interface of two is left"
+fi
+sublet doctor > /dev/null
+
+take_away
+files > /tmp/files.left
+# Folders may be of others as well.
+left=$(comm -13 /tmp/files /tmp/files.left | grep -v -x -e '/opt/cni\(/bin\)\?' -e /var/lib/cni \
+    -e '/var/lib/cni/sublet\(/leases\..*\)\?' || true)
+is "left behind" "$left" ""
+[ -e /var/lib/cni/sublet/leases.redb ] || fail "$kind: the leases are gone"
+echo "e2e-install: $kind: installed, upgraded, rolled back, removed"

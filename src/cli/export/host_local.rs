@@ -1,0 +1,181 @@
+//! The export of leases into host-local's folders, for `sublet export` and `sublet uninstall`.
+//!
+//! Invariant: at any time each lease is in host-local's folder, in the store, or in both.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use serde::Serialize;
+
+use crate::alloc::ExportHostLocal;
+use crate::cli::open::{OpenStore, WAIT};
+use crate::cli::tables::number_of;
+use crate::engine;
+use crate::migrate::host_local_export::{Folder, Written};
+use crate::model::{Attachment, Kind, Lease, NetworkName, Owner, SetName};
+use crate::net::{Addr, Family};
+use crate::rows::Text;
+
+/// The leases to export.
+#[derive(Default)]
+pub struct Chosen {
+    /// By network, with the set that it draws from.
+    pub networks: BTreeMap<(SetName, NetworkName), Network>,
+    /// Those that host-local cannot have.
+    pub left: Vec<Lease>,
+}
+
+/// One network's leases.
+pub struct Network {
+    /// The folder for it: `dataDir` and its name.
+    folder: PathBuf,
+    leases: Vec<Lease>,
+}
+
+/// What came of a network.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Exported {
+    dry_run: bool,
+    folder: PathBuf,
+    /// The addresses given last.
+    last: Vec<Text<Addr>>,
+    network: String,
+    /// Files of addresses that are not leased here.
+    others: Vec<Text<Addr>>,
+    /// Files that were there already.
+    present: Vec<Text<Addr>>,
+    written: Vec<Text<Addr>>,
+}
+
+/// Chooses the leases of the networks for which `data_dir` returns host-local's `dataDir`.
+pub fn choose(open: &mut OpenStore, data_dir: &dyn Fn(&str) -> Option<PathBuf>) -> Result<Chosen> {
+    let mut chosen = Chosen::default();
+    for lease in open.leases(&|l| l.kind != Kind::Reserved && l.kind != Kind::Gateway)? {
+        let Some(network) = attachment(&lease).map(|a| a.network.clone()) else {
+            chosen.left.push(lease);
+            continue;
+        };
+        let Some(dir) = data_dir(network.as_str()) else { continue };
+        let folder = dir.join(network.as_str());
+        let entry = chosen.networks.entry((lease.set.clone(), network));
+        entry.or_insert(Network { folder, leases: Vec::new() }).leases.push(lease);
+    }
+    Ok(chosen)
+}
+
+/// Writes the leases into host-local's folders and then removes them from the store, network by network.
+pub fn export(
+    chosen: &Chosen,
+    open: &mut OpenStore,
+    dry_run: bool,
+    stderr: &mut dyn Write,
+) -> Result<Vec<Exported>> {
+    let mut exported = Vec::new();
+    for ((set, name), network) in &chosen.networks {
+        if set.0 != name.as_str() {
+            writeln!(
+                stderr,
+                "network {name} shares the leases of {set}: host-local cannot, and may give \
+                 an address that another network of {set} has"
+            )?;
+        }
+        exported.push(network.export(set, name, open, dry_run)?);
+    }
+    Ok(exported)
+}
+
+impl Chosen {
+    /// Fails if something was leased while the leases were exported.
+    pub fn check_is_empty(&self) -> Result<()> {
+        if let Some(((_, name), network)) = self.networks.first_key_value() {
+            bail!(
+                "network {name} still has leases in sublet (such as {}): they were added or changed \
+                 during the export; set host-local in the network's configuration, then run the export \
+                 again",
+                network.leases[0].addr
+            );
+        }
+        Ok(())
+    }
+}
+
+impl Network {
+    fn export(
+        &self,
+        set: &SetName,
+        name: &NetworkName,
+        open: &mut OpenStore,
+        dry_run: bool,
+    ) -> Result<Exported> {
+        let leases = &self.leases;
+        let folder = Folder::open(&self.folder, dry_run, WAIT)?;
+        let held: Vec<(Addr, &Attachment)> =
+            leases.iter().filter_map(|l| attachment(l).map(|a| (l.addr, a))).collect();
+        let Written { written, present, others } = folder.write(&held)?;
+        let texts = |addrs: Vec<Addr>| addrs.into_iter().map(Text).collect();
+        let mut exported = Exported {
+            dry_run,
+            folder: self.folder.clone(),
+            last: Vec::new(),
+            network: name.to_string(),
+            others: texts(others),
+            present: texts(present),
+            written: texts(written),
+        };
+        if dry_run {
+            return Ok(exported);
+        }
+        let ranges: BTreeSet<Addr> = leases.iter().map(|l| l.range).collect();
+        let ranges = ranges.into_iter().collect();
+        let mut hand = ExportHostLocal { set: set.clone(), ranges, leases: Vec::new() };
+        let cursors = engine::export_host_local(&mut *open.store, hand.clone(), &open.cx)?;
+        let last = last(leases, cursors.into_iter().flatten().collect());
+        folder.write_last(&last)?;
+        folder.finish()?;
+        // Both programs have the leases until here, and one of them always has.
+        hand.leases.clone_from(leases);
+        engine::export_host_local(&mut *open.store, hand, &open.cx)?;
+        exported.last = texts(last);
+        Ok(exported)
+    }
+}
+
+impl Exported {
+    /// Prints it as text.
+    pub fn print(&self, out: &mut dyn Write) -> io::Result<()> {
+        let verb = if self.dry_run { "would be written" } else { "written" };
+        let leases = number_of(self.written.len(), "lease");
+        writeln!(out, "{}: {leases} {verb}", self.folder.display())?;
+        if !self.present.is_empty() {
+            writeln!(out, "  present before: {}", self.present.len())?;
+        }
+        if !self.others.is_empty() {
+            writeln!(out, "  {} that are not leased here kept", self.others.len())?;
+        }
+        Ok(())
+    }
+}
+
+/// What host-local knows an owner by.
+fn attachment(lease: &Lease) -> Option<&Attachment> {
+    match &lease.owner {
+        Owner::Attachment(attachment) => Some(attachment),
+        _ => None,
+    }
+}
+
+/// The address given last of each range set, IPv4 first: where no cursor is known, the youngest.
+/// host-local starts over where one is of another range set than it looks in.
+fn last(leases: &[Lease], mut cursors: Vec<Addr>) -> Vec<Addr> {
+    for family in [Family::V4, Family::V6] {
+        if cursors.iter().all(|c| c.family() != family) {
+            let of_family = leases.iter().filter(|l| l.addr.family() == family);
+            cursors.extend(of_family.max_by_key(|l| (l.time, l.addr)).map(|l| l.addr));
+        }
+    }
+    cursors.sort_unstable();
+    cursors
+}

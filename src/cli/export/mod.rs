@@ -1,0 +1,82 @@
+//! `sublet export`: leases for another program.
+//!
+//! Invariant: a second run changes nothing; what is left out is named with its reason.
+
+pub mod host_local;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+
+use super::{Call, jsonl};
+
+/// Write the leases where another program finds them.
+#[derive(Debug, Subcommand)]
+pub enum Export {
+    /// Into folders from which host-local goes on
+    ///
+    /// Do not start or stop containers from the start of the export until host-local is in the network's
+    /// configuration. The exported leases then belong to host-local and are removed from sublet. If sublet
+    /// serves the network again, its first ADD takes them over, as it did the first time.
+    HostLocal(HostLocal),
+    /// As JSON lines: every record of the store, for `sublet import jsonl`
+    ///
+    /// Start and end no container meanwhile: the records are not of one moment.
+    Jsonl(jsonl::Export),
+}
+
+#[derive(Debug, Args)]
+pub struct HostLocal {
+    /// The folder for the networks' folders: host-local's `dataDir`, by default
+    /// /var/lib/cni/networks
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+    /// Only this network's
+    #[arg(long, value_name = "NAME")]
+    network: Option<String>,
+    /// Only tell what would be done
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Export {
+    pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
+        match self {
+            Export::HostLocal(host_local) => host_local.run(call),
+            Export::Jsonl(jsonl) => jsonl.run(call),
+        }
+    }
+}
+
+impl HostLocal {
+    fn run(&self, call: &mut Call<'_>) -> Result<()> {
+        // host-local's leases are of one host.
+        call.args.file()?;
+        let mut open = call.open()?;
+        let wanted = |network: &str| self.network.as_deref().is_none_or(|name| name == network);
+        let chosen = host_local::choose(&mut open, &|name| wanted(name).then(|| self.dir.clone()))?;
+        if chosen.networks.is_empty() {
+            open.check_network(self.network.as_deref())?;
+        }
+        let exported = host_local::export(&chosen, &mut open, self.dry_run, call.stderr)?;
+        if call.as_json {
+            call.json(&exported)?;
+        } else {
+            exported.iter().try_for_each(|exported| exported.print(call.stdout))?;
+        }
+        for lease in &chosen.left {
+            let (addr, owner) = (lease.addr, &lease.owner);
+            writeln!(call.stderr, "{addr} left out: host-local knows no such holder as {owner}")?;
+        }
+        if chosen.networks.is_empty() {
+            writeln!(call.stderr, "no leases to export in {}", open.place)?;
+            return Ok(());
+        }
+        if self.dry_run {
+            return Ok(());
+        }
+        let now = host_local::choose(&mut open, &|name| wanted(name).then(|| self.dir.clone()))?;
+        now.check_is_empty()
+    }
+}

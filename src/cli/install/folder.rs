@@ -1,0 +1,295 @@
+//! A folder in which names are replaced, kept and given back, each in one step.
+//!
+//! Invariant: a name never leads to nothing or to part of a file in between, and what it led to before is kept
+//! as NAME.old. No file is written in place, so it may be running. The folder itself is locked while
+//! [`Folder`] lives: that needs no file, and ends with the process.
+
+use std::fmt;
+use std::fs::{self, DirBuilder, File, Metadata, Permissions};
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use rustix::fs::{FlockOperation, flock};
+use serde::Serialize;
+
+use crate::cli::misuse;
+use crate::store::{FileSystem as _, Os};
+use crate::sys::files;
+
+/// Names of unfinished work, which no plugin and no configuration has. A run that was killed leaves them
+/// behind, and the next one removes them.
+const NEXT: &str = ".sublet.new";
+const FORMER: &str = ".sublet.old";
+
+/// How long to wait for another run in the same folder.
+const WAIT: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// A folder, locked.
+pub struct Folder {
+    path: PathBuf,
+    file: File,
+}
+
+/// What a name is to lead to.
+pub enum New {
+    /// A file of this content and mode.
+    File { bytes: Vec<u8>, mode: u32 },
+    /// A symbolic link.
+    Link(PathBuf),
+}
+
+/// What became of a name.
+#[derive(Debug, Serialize)]
+pub struct Row {
+    file: PathBuf,
+    action: Action,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+enum Action {
+    Installed,
+    Replaced,
+    Unchanged,
+    Restored,
+    Removed,
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let file = self.file.display();
+        match self.action {
+            Action::Installed => write!(f, "{file}: installed"),
+            Action::Replaced => write!(f, "{file}: replaced; the former one is {file}.old"),
+            Action::Unchanged => write!(f, "{file}: up to date"),
+            Action::Restored => write!(f, "{file}: restored from {file}.old"),
+            Action::Removed => write!(f, "{file}: removed"),
+        }
+    }
+}
+
+impl Folder {
+    /// Makes the folder if it is missing, and waits for its lock.
+    pub fn make(path: &Path) -> Result<Folder> {
+        let made = DirBuilder::new().recursive(true).mode(0o755).create(path);
+        made.and_then(|()| Folder::open(path)).with_context(|| cannot("write into", path))
+    }
+
+    /// Waits for the lock of a folder; `None` if there is no such folder.
+    pub fn find(path: &Path) -> Result<Option<Folder>> {
+        match Folder::open(path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            opened => opened.map(Some).with_context(|| cannot("write into", path)),
+        }
+    }
+
+    fn open(path: &Path) -> io::Result<Folder> {
+        let file = File::open(path)?;
+        let mut waited = Duration::ZERO;
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Err(e) if e == rustix::io::Errno::WOULDBLOCK && waited < WAIT => {
+                    waited += Os.pause(PAUSE);
+                }
+                Err(e) if e == rustix::io::Errno::WOULDBLOCK => {
+                    let text = "another sublet install or uninstall is running there";
+                    return Err(io::Error::new(ErrorKind::ResourceBusy, text));
+                }
+                locked => break locked?,
+            }
+        }
+        Os.remove(&path.join(NEXT))?;
+        Os.remove(&path.join(FORMER))?;
+        Ok(Folder { path: path.to_owned(), file })
+    }
+
+    /// Refuses options that name this folder again: its lock cannot be taken twice.
+    pub fn refuse_same(&self, others: &[(&str, Option<&Path>)]) -> Result<()> {
+        let own = self.file.metadata().with_context(|| cannot("look at", &self.path))?;
+        for (option, path) in others {
+            let Some(path) = path else { continue };
+            let found = files::look(path).with_context(|| cannot("look at", path))?;
+            if found.is_some_and(|found| is_same(&found, &own)) {
+                return Err(misuse(format!("{option} must name another folder than --to")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses names that are folders.
+    pub fn check_names<'n>(&self, names: impl IntoIterator<Item = &'n str>) -> Result<()> {
+        for name in names {
+            let at = self.path.join(name);
+            if self.look(name)?.is_some_and(|found| found.is_dir()) {
+                bail!("cannot replace {}: it is a folder", at.display());
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets a name lead to something new. What it led to before becomes NAME.old, unless that is the same.
+    pub fn put(&self, name: &str, new: &New) -> Result<Row> {
+        let at = self.path.join(name);
+        let put = || -> io::Result<Action> {
+            if self.has(name, new)? {
+                return Ok(Action::Unchanged);
+            }
+            let next = self.path.join(NEXT);
+            write(&next, new)?;
+            let is_kept = self.keep(name)?;
+            fs::rename(&next, &at)?;
+            // What follows may rely on it, after a power loss too.
+            self.file.sync_all()?;
+            Ok(if is_kept { Action::Replaced } else { Action::Installed })
+        };
+        let done = put();
+        if done.is_err() {
+            // Best effort: the next run removes it.
+            let _ = Os.remove(&self.path.join(NEXT));
+        }
+        let action = done.with_context(|| cannot("write", &at))?;
+        Ok(Row { file: at, action })
+    }
+
+    /// Whether a name is a link to `target`, as [`Folder::put`] makes it or by another way.
+    pub fn is_link_to(&self, name: &str, target: &Path) -> Result<bool> {
+        self.leads_to(name, target).with_context(|| cannot("look at", &self.path.join(name)))
+    }
+
+    /// Whether a name leads to the same already.
+    pub fn is_already(&self, name: &str, new: &New) -> Result<bool> {
+        self.has(name, new).with_context(|| cannot("read", &self.path.join(name)))
+    }
+
+    /// Whether [`Folder::restore`] was killed before [`Folder::forget`].
+    pub fn is_restored(&self, name: &str) -> Result<bool> {
+        let (own, former) = (self.look(name)?, self.look(&old(name))?);
+        Ok(own.zip(former).is_some_and(|(own, former)| is_same(&own, &former)))
+    }
+
+    /// Lets a name lead to NAME.old, or to nothing if there is none. NAME.old stays, so that an unfinished
+    /// uninstall can be told from a finished one.
+    pub fn restore(&self, name: &str) -> Result<Row> {
+        let at = self.path.join(name);
+        let restore = || -> io::Result<Action> {
+            let former = self.path.join(FORMER);
+            let action = match fs::hard_link(self.path.join(old(name)), &former) {
+                Err(e) if e.kind() == ErrorKind::NotFound => {
+                    Os.remove(&at)?;
+                    Action::Removed
+                }
+                linked => {
+                    linked.and_then(|()| fs::rename(&former, &at))?;
+                    Action::Restored
+                }
+            };
+            self.file.sync_all()?;
+            Ok(action)
+        };
+        let action = restore().with_context(|| cannot("restore", &at))?;
+        Ok(Row { file: at, action })
+    }
+
+    /// Removes NAME.old.
+    pub fn forget(&self, name: &str) -> Result<()> {
+        self.remove(&old(name)).map(drop)
+    }
+
+    /// Removes a file; `None` if there is none.
+    pub fn remove(&self, name: &str) -> Result<Option<Row>> {
+        let at = self.path.join(name);
+        let removed = Os.remove(&at).with_context(|| cannot("remove", &at))?;
+        Ok(removed.then_some(Row { file: at, action: Action::Removed }))
+    }
+
+    /// What has this name, a link itself.
+    fn look(&self, name: &str) -> Result<Option<Metadata>> {
+        let at = self.path.join(name);
+        look(&at).with_context(|| cannot("look at", &at))
+    }
+
+    fn has(&self, name: &str, new: &New) -> io::Result<bool> {
+        match new {
+            New::Link(target) => self.leads_to(name, target),
+            New::File { bytes, mode } => {
+                // A link of a package to the same program stays.
+                let found = files::look(&self.path.join(name))?;
+                let is_alike =
+                    |m: Metadata| m.is_file() && m.permissions().mode() & 0o7777 == *mode;
+                Ok(found.is_some_and(is_alike) && self.has_content(name, bytes)?)
+            }
+        }
+    }
+
+    /// A link that says something else and ends at the same file is one as well.
+    fn leads_to(&self, name: &str, target: &Path) -> io::Result<bool> {
+        let at = self.path.join(name);
+        if !look(&at)?.is_some_and(|found| found.is_symlink()) {
+            return Ok(false);
+        }
+        let ends = (files::look(&at)?, files::look(&self.path.join(target))?);
+        let is_same = matches!(ends, (Some(one), Some(other)) if is_same(&one, &other));
+        Ok(is_same || fs::read_link(&at)? == target)
+    }
+
+    fn has_content(&self, name: &str, bytes: &[u8]) -> io::Result<bool> {
+        match files::open(&self.path.join(name)) {
+            Err(e) if e.kind() == ErrorKind::NotFound || files::is_none(&e) => Ok(false),
+            file => {
+                let mut found = Vec::new();
+                file?.read_to_end(&mut found)?;
+                Ok(found == bytes)
+            }
+        }
+    }
+
+    /// Gives what has this name the name NAME.old as well; false if nothing has it.
+    fn keep(&self, name: &str) -> io::Result<bool> {
+        let former = self.path.join(FORMER);
+        match fs::hard_link(self.path.join(name), &former) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
+            linked => linked?,
+        }
+        fs::rename(&former, self.path.join(old(name)))?;
+        // rename(2) leaves both names of one file: NAME.old was this already.
+        Os.remove(&former)?;
+        Ok(true)
+    }
+}
+
+fn old(name: &str) -> String {
+    format!("{name}.old")
+}
+
+fn is_same(one: &Metadata, other: &Metadata) -> bool {
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
+}
+
+/// Like [`files::look`], of a link itself.
+fn look(path: &Path) -> io::Result<Option<Metadata>> {
+    match fs::symlink_metadata(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        found => found.map(Some),
+    }
+}
+
+/// Writes a file whole, durably, whatever the umask; or makes a link.
+fn write(path: &Path, new: &New) -> io::Result<()> {
+    match new {
+        New::Link(target) => symlink(target, path),
+        New::File { bytes, mode } => {
+            let mut file = files::create(path)?;
+            file.write_all(bytes)?;
+            file.set_permissions(Permissions::from_mode(*mode))?;
+            file.sync_all()
+        }
+    }
+}
+
+fn cannot(what: &str, path: &Path) -> String {
+    format!("cannot {what} {}", path.display())
+}

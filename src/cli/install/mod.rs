@@ -1,0 +1,136 @@
+//! `sublet install` and `sublet uninstall`: the program in a runtime's folder of plugins, on PATH, and in the
+//! place of the plugins that it replaces.
+//!
+//! What is on disk says what is installed; nothing else records it. Every step can be repeated, so a run
+//! that was killed is completed by the next one.
+//! Invariant: a runtime finds the former program or the new one at any time, and no configuration names a
+//! program that is not there yet.
+
+mod folder;
+mod rollback;
+mod uninstall;
+
+use std::fs;
+use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use serde_json::json;
+
+use super::{Call, misuse};
+use crate::config::lint::Finding;
+use crate::config::{Position, lint};
+use crate::sys::files;
+use folder::{Folder, New};
+pub use uninstall::Uninstall;
+
+/// Put this program into a folder of plugins.
+///
+/// A name leads to the former program or to the new one at any time. The former one is kept as NAME.old; to
+/// go back to it, run `NAME.old install --to DIR`. Other files stay as they are.
+#[derive(Debug, Args)]
+pub struct Install {
+    /// Folder of the runtime's plugins, as /opt/cni/bin
+    #[arg(long, value_name = "DIR", overrides_with = "to")]
+    to: PathBuf,
+    /// Link NAME to sublet as well, in place of that plugin; may be repeated
+    #[arg(long = "as", value_name = "NAME", value_parser = REPLACED)]
+    names: Vec<String>,
+    /// Folder on PATH for subletd and for a link to sublet
+    #[arg(long, value_name = "DIR", overrides_with = "bin")]
+    bin: Option<PathBuf>,
+    /// Network configuration for the runtime, copied last
+    #[arg(long, value_name = "FILE")]
+    conf: Option<PathBuf>,
+    /// Folder of the runtime's network configurations
+    #[arg(long, value_name = "DIR", default_value = CONF_DIR)]
+    conf_dir: PathBuf,
+}
+
+const CONF_DIR: &str = "/etc/cni/net.d";
+const SUBLET: &str = "sublet";
+const SUBLETD: &str = "subletd";
+/// The running program, under whatever name it was called and whatever has that name now.
+const RUNNING: &str = "/proc/self/exe";
+const PROGRAM_MODE: u32 = 0o755;
+
+const HOST_LOCAL: &str = "host-local";
+/// The plugins that sublet can replace.
+const REPLACED: [&str; 3] = [HOST_LOCAL, "ecs-ipam", "consul"];
+
+impl Install {
+    pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
+        let program = program(Path::new(RUNNING))?;
+        let daemon = self.bin.as_ref().map(|_| daemon()).transpose()?;
+        let conf = self.conf.as_deref().map(configuration).transpose()?;
+        if let (Some(path), Some((_, conf))) = (&self.conf, &conf) {
+            check(path, conf)?;
+        }
+        let to = Folder::make(&self.to)?;
+        let conf_dir = conf.as_ref().map(|_| &*self.conf_dir);
+        to.refuse_same(&[("--bin", self.bin.as_deref()), ("--conf-dir", conf_dir)])?;
+        let names = self.names.iter().map(String::as_str);
+        to.check_names(names.clone().chain([SUBLET]))?;
+        let mut rows = vec![to.put(SUBLET, &program)?];
+        for name in names {
+            rows.push(to.put(name, &New::Link(SUBLET.into()))?);
+        }
+        if let (Some(path), Some(daemon)) = (&self.bin, &daemon) {
+            let bin = Folder::make(path)?;
+            bin.check_names([SUBLET, SUBLETD])?;
+            rows.push(bin.put(SUBLETD, daemon)?);
+            rows.push(bin.put(SUBLET, &New::Link(program_in(&self.to)?))?);
+        }
+        if let Some((name, conf)) = &conf {
+            rows.push(Folder::make(&self.conf_dir)?.put(name, conf)?);
+        }
+        if call.as_json {
+            return call.json(&json!({ "files": rows }));
+        }
+        rows.iter().try_for_each(|row| Ok(writeln!(call.stdout, "{row}")?))
+    }
+}
+
+/// The program in a folder, by its whole path.
+fn program_in(folder: &Path) -> Result<PathBuf> {
+    let whole = fs::canonicalize(folder);
+    let whole = whole.with_context(|| format!("cannot look at {}", folder.display()))?;
+    Ok(whole.join(SUBLET))
+}
+
+/// subletd, which comes in the same folder as the program that runs.
+fn daemon() -> Result<New> {
+    let own = fs::read_link(RUNNING).with_context(|| format!("cannot read {RUNNING}"))?;
+    program(&own.with_file_name(SUBLETD))
+}
+
+fn program(path: &Path) -> Result<New> {
+    let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(New::File { bytes, mode: PROGRAM_MODE })
+}
+
+/// Refuses a configuration that would fail every ADD of its network.
+fn check(path: &Path, conf: &New) -> Result<()> {
+    let New::File { bytes, .. } = conf else { return Ok(()) };
+    match lint::bytes_of(bytes).findings.iter().find(|finding| finding.error) {
+        Some(Finding { at: Position { line, column }, text, .. }) => {
+            bail!("nothing was installed: {}:{line}:{column}: {text}", path.display())
+        }
+        None => Ok(()),
+    }
+}
+
+/// A network configuration, with the name and the mode of its file.
+fn configuration(path: &Path) -> Result<(String, New)> {
+    let cannot = || format!("cannot read {}", path.display());
+    let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+        return Err(misuse(format!("--conf {} is no file name", path.display())));
+    };
+    let mut file = files::open(path).with_context(cannot)?;
+    let mode = file.metadata().with_context(cannot)?.permissions().mode() & 0o777;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).with_context(cannot)?;
+    Ok((name.to_owned(), New::File { bytes, mode }))
+}

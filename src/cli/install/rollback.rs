@@ -1,0 +1,123 @@
+//! The leases that host-local needs before it gets its name back.
+//!
+//! The runtime's configurations say which networks have a folder of their own, and which name sublet.
+//! Invariant: a configuration that cannot be understood is an error. The leases of its network may be in a
+//! store that nothing else names, and host-local would lease their addresses a second time.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+
+use super::{HOST_LOCAL, SUBLET};
+use crate::cli::Call;
+use crate::cli::check::{File, files_in};
+use crate::cli::export::host_local;
+use crate::cli::export::host_local::{Chosen, Exported};
+use crate::cli::open::{DEFAULT, OpenStore};
+use crate::config::HOST_LOCAL_DIR;
+use crate::model::{Persist, StoreSpec};
+use crate::sys::files;
+
+/// The networks in a runtime's configurations.
+#[derive(Default)]
+pub struct Networks {
+    /// Those that name sublet, each with its file.
+    pub of_sublet: BTreeMap<String, String>,
+    /// Those that name host-local, each with its `dataDir`.
+    data_dirs: BTreeMap<String, PathBuf>,
+    /// The lease files of these, each with the `dataDir`.
+    stores: BTreeMap<PathBuf, PathBuf>,
+}
+
+impl Networks {
+    /// Reads the folder of the configurations; a folder that does not exist has none.
+    pub fn read(conf_dir: &Path) -> Result<Networks> {
+        let mut networks = Networks::default();
+        if files::look(conf_dir)?.is_some() {
+            files_in(conf_dir)?.iter().try_for_each(|file| networks.add(file))?;
+        }
+        Ok(networks)
+    }
+
+    fn add(&mut self, File { name: file, found }: &File) -> Result<()> {
+        let unknown = || {
+            format!(
+                "cannot determine where {file} keeps leases; correct it, or move it out of the folder: \
+                 sublet check {file}"
+            )
+        };
+        if found.parts.is_empty() && found.findings.iter().any(|finding| finding.error) {
+            bail!("{}", unknown());
+        }
+        for part in &found.parts {
+            let of_sublet = part.ipam == SUBLET;
+            if !of_sublet && part.ipam != HOST_LOCAL {
+                continue;
+            }
+            let Some(cleanup) = &part.cleanup else { bail!("{}", unknown()) };
+            let network = cleanup.network.to_string();
+            if of_sublet {
+                self.of_sublet.insert(network, file.clone());
+                continue;
+            }
+            let StoreSpec::Embedded { path, .. } = &cleanup.store else {
+                bail!(
+                    "network {network} has its leases in a cluster, which host-local cannot read; delete its \
+                     containers, then remove ipam.store from {file}"
+                );
+            };
+            let dir = cleanup.legacy_dir.as_deref().and_then(Path::parent);
+            if let Some(dir) = dir.filter(|dir| *dir != Path::new(HOST_LOCAL_DIR)) {
+                self.stores.insert(path.clone(), dir.to_owned());
+                self.data_dirs.insert(network, dir.to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the leases of all networks that do not name sublet into host-local's folders: `usual`, or those
+    /// of `dataDir`.
+    pub fn export(&self, usual: &Path, call: &mut Call<'_>) -> Result<Vec<Exported>> {
+        let mut exported = Vec::new();
+        for (mut open, dir) in self.open(usual, call)? {
+            let chosen = self.choose(&mut open, &dir)?;
+            exported.extend(host_local::export(&chosen, &mut open, false, call.stderr)?);
+        }
+        Ok(exported)
+    }
+
+    /// Fails if something was leased while the leases were exported.
+    pub fn check_exported(&self, usual: &Path, call: &mut Call<'_>) -> Result<()> {
+        self.open(usual, call)?
+            .iter_mut()
+            .try_for_each(|(open, dir)| self.choose(open, dir)?.check_is_empty())
+    }
+
+    /// The stores that exist, each with the `dataDir` of networks that no configuration names.
+    fn open(&self, usual: &Path, call: &mut Call<'_>) -> Result<Vec<(OpenStore, PathBuf)>> {
+        let named = call.args.named(call.world.env)?;
+        let is_named = named.is_some();
+        let own = named.unwrap_or_else(|| PathBuf::from(DEFAULT));
+        let mut stores = self.stores.clone();
+        stores.insert(own.clone(), usual.to_owned());
+        let mut opened = Vec::new();
+        for (path, dir) in stores {
+            // Leases of either persistence are exported.
+            let open = call.open_file(path.clone(), Persist::Boot)?;
+            if open.exists()? {
+                opened.push((open, dir));
+            } else if is_named && path == own {
+                return Err(open.missing());
+            }
+        }
+        Ok(opened)
+    }
+
+    fn choose(&self, open: &mut OpenStore, dir: &Path) -> Result<Chosen> {
+        host_local::choose(open, &|network| {
+            let dir = self.data_dirs.get(network).map_or(dir, PathBuf::as_path);
+            (!self.of_sublet.contains_key(network)).then(|| dir.to_owned())
+        })
+    }
+}

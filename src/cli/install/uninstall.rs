@@ -1,0 +1,139 @@
+//! `sublet uninstall`: the names go back to the plugins that had them, then the program goes.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::Args;
+use serde_json::json;
+
+use super::folder::{Folder, Row};
+use super::rollback::Networks;
+use super::{CONF_DIR, HOST_LOCAL, REPLACED, SUBLET, SUBLETD, configuration, program_in};
+use crate::cli::export::host_local::Exported;
+use crate::cli::{Call, explained};
+use crate::config::HOST_LOCAL_DIR;
+
+/// Remove this program from a folder of plugins.
+///
+/// Each plugin that sublet replaced gets its name back. Before host-local does, the leases are written to its
+/// folders, as `sublet export host-local` writes them. Start and end no container meanwhile. The lease store
+/// stays.
+#[derive(Debug, Args)]
+pub struct Uninstall {
+    /// Folder of the runtime's plugins, as /opt/cni/bin
+    #[arg(long, value_name = "DIR", overrides_with = "to")]
+    to: PathBuf,
+    /// Only give NAME back to the plugin that it was; may be repeated
+    #[arg(long = "as", value_name = "NAME", value_parser = REPLACED,
+          conflicts_with_all = ["bin", "conf"])]
+    names: Vec<String>,
+    /// Folder on PATH that has subletd and a link to sublet
+    #[arg(long, value_name = "DIR", overrides_with = "bin")]
+    bin: Option<PathBuf>,
+    /// Network configuration that was installed; it is removed if its copy is unchanged
+    #[arg(long, value_name = "FILE")]
+    conf: Option<PathBuf>,
+    /// Folder of the runtime's network configurations
+    #[arg(long, value_name = "DIR", default_value = CONF_DIR)]
+    conf_dir: PathBuf,
+    /// Folder for the leases of networks without a dataDir
+    #[arg(long, value_name = "DIR", default_value = HOST_LOCAL_DIR)]
+    networks: PathBuf,
+}
+
+impl Uninstall {
+    pub(in crate::cli) fn run(&self, call: &mut Call<'_>) -> Result<()> {
+        let (mut rows, mut exported) = (Vec::new(), Vec::new());
+        if let Some(to) = Folder::find(&self.to)? {
+            let conf_dir = self.conf.as_ref().map(|_| &*self.conf_dir);
+            to.refuse_same(&[("--bin", self.bin.as_deref()), ("--conf-dir", conf_dir)])?;
+            exported = self.give_back(&to, &mut rows, call)?;
+            if self.names.is_empty() {
+                self.remove(&to, &mut rows)?;
+                self.warn(call)?;
+            }
+        }
+        if call.as_json {
+            return call.json(&json!({ "files": rows, "exported": exported }));
+        }
+        exported.iter().try_for_each(|exported| exported.print(call.stdout))?;
+        rows.iter().try_for_each(|row| writeln!(call.stdout, "{row}"))?;
+        if rows.is_empty() {
+            writeln!(call.stdout, "{}: nothing to remove", self.to.display())?;
+        }
+        Ok(())
+    }
+
+    /// Gives the plugins that sublet replaced their names back, with their leases.
+    fn give_back(
+        &self,
+        to: &Folder,
+        rows: &mut Vec<Row>,
+        call: &mut Call<'_>,
+    ) -> Result<Vec<Exported>> {
+        let mut exported = Vec::new();
+        for name in REPLACED {
+            if !self.names.is_empty() && !self.names.iter().any(|wanted| wanted == name) {
+                continue;
+            }
+            let is_replaced = to.is_link_to(name, Path::new(SUBLET))?;
+            if !is_replaced && !to.is_restored(name)? {
+                continue;
+            }
+            let is_host_local = name == HOST_LOCAL;
+            let networks = is_host_local.then(|| Networks::read(&self.conf_dir)).transpose()?;
+            if let Some(networks) = &networks {
+                exported.extend(networks.export(&self.networks, call)?);
+            }
+            if is_replaced {
+                rows.push(to.restore(name)?);
+            }
+            if let Some(networks) = &networks {
+                // An ADD that came before the name was restored may have taken a folder over again.
+                exported.extend(networks.export(&self.networks, call)?);
+                networks.check_exported(&self.networks, call)?;
+            }
+            to.forget(name)?;
+        }
+        Ok(exported)
+    }
+
+    /// Names the configurations that need the program.
+    fn warn(&self, call: &mut Call<'_>) -> Result<()> {
+        match Networks::read(&self.conf_dir) {
+            Ok(networks) => networks.of_sublet.iter().try_for_each(|(network, file)| {
+                writeln!(call.stderr, "sublet: network {network} still names sublet: {file}")
+            })?,
+            Err(e) => writeln!(call.stderr, "sublet: {}", explained(&e))?,
+        }
+        Ok(())
+    }
+
+    /// Removes the configuration, then what is on PATH, and the program last.
+    fn remove(&self, to: &Folder, rows: &mut Vec<Row>) -> Result<()> {
+        if let Some((name, conf)) = self.conf.as_deref().map(configuration).transpose()?
+            && let Some(folder) = Folder::find(&self.conf_dir)?
+        {
+            if folder.is_already(&name, &conf)? {
+                rows.push(folder.restore(&name)?);
+            }
+            if folder.is_restored(&name)? {
+                folder.forget(&name)?;
+            }
+        }
+        if let Some(path) = &self.bin
+            && let Some(bin) = Folder::find(path)?
+        {
+            if bin.is_link_to(SUBLET, &program_in(&self.to)?)? {
+                rows.push(bin.restore(SUBLET)?);
+            }
+            if bin.is_restored(SUBLET)? {
+                bin.forget(SUBLET)?;
+            }
+            rows.extend(bin.remove(SUBLETD)?);
+            bin.forget(SUBLETD)?;
+        }
+        rows.extend(to.remove(SUBLET)?);
+        to.forget(SUBLET)
+    }
+}
