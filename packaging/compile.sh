@@ -48,7 +48,7 @@ else
 fi
 options+=(--target "$target")
 under=${target//-/_}
-# C code and its macros for what glibc alone has are no part of a binary for musl.
+# These features of the C compiler call functions that musl does not have.
 export "CC_$under=$cc" "CFLAGS_$under=-U_FORTIFY_SOURCE -fno-stack-protector"
 RUSTFLAGS="${flags[*]}" cargo build "${options[@]}"
 

@@ -103,7 +103,8 @@ impl CniCache {
         if !rows.is_empty() && rows.iter().all(|row| row.outcome == Outcome::Gone) {
             writeln!(
                 call.stderr,
-                "no container of these runs here; if some do, repeat this in the mount namespace of the host"
+                "none of these containers has a network namespace that is visible here; if some are running, run this \
+                 command in the host's mount namespace"
             )?;
         }
         match rows.iter().filter(|row| row.outcome == Outcome::Refused).count() {

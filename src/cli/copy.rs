@@ -18,7 +18,7 @@ use crate::model::Persist;
 
 /// Move everything into another store: leases, pools, reservations, rotation, pods' addresses
 ///
-/// Start and end no container meanwhile, on no node of either store. Stopped midway it is simply
+/// Do not start or stop containers meanwhile, on any node of either store. Stopped midway it is simply
 /// repeated. The store that is copied from stays as it is.
 #[derive(Debug, Args)]
 pub struct Copy {
@@ -39,7 +39,7 @@ pub struct How {
     /// `persist` [default: as in the other store; boot, of another program's]
     #[arg(long, value_name = "boot|disk", value_parser = persist)]
     pub persist: Option<Persist>,
-    /// Only tell what would be done
+    /// Print what would be done, and change nothing
     #[arg(long)]
     pub dry_run: bool,
 }

@@ -55,7 +55,7 @@ pub struct Gc {
     /// Free nothing that is younger than this
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = seconds)]
     grace: u64,
-    /// Only tell what would be done
+    /// Print what would be done, and change nothing
     #[arg(long)]
     dry_run: bool,
     /// Leave out those that nobody can tell of

@@ -80,7 +80,7 @@ pub struct Consul {
     /// What the networks' configurations say as `shared`
     #[arg(long, value_name = "NAME")]
     shared: Option<String>,
-    /// Only tell what would be done
+    /// Print what would be done, and change nothing
     #[arg(long)]
     dry_run: bool,
 }

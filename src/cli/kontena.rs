@@ -26,7 +26,7 @@ pub struct Kontena {
     /// subletd's local address space
     #[arg(long, value_name = "NAME", default_value = "kontenalocal")]
     address_space: String,
-    /// Only tell what would be done
+    /// Print what would be done, and change nothing
     #[arg(long)]
     dry_run: bool,
 }

@@ -145,7 +145,8 @@ impl Set {
         }
         let count = number_of(outside.len(), "address");
         let question = format!(
-            "{count} leased outside of {}, which stay until their containers end; define it so",
+            "define network {} with {}, although {count} outside of it stay leased until their containers end",
+            visible(&self.name),
             describe(sets)
         );
         Ok(self.yes || call.confirm(&question)?)

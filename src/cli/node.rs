@@ -27,7 +27,7 @@ pub struct Release {
     /// Its name, as `sublet node list` shows it
     #[arg(value_name = "NODE")]
     name: String,
-    /// Only tell what would be freed
+    /// Print what would be freed, and change nothing
     #[arg(long)]
     dry_run: bool,
     /// Do not ask

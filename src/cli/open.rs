@@ -252,7 +252,7 @@ impl OpenStore {
     }
 
     /// The leases of an address, or of a container by its ID, a beginning of it that is unique and has at least
-    /// `shortest` characters, an ECS `id`, or a pod as namespace/name. An error if there is none.
+    /// `shortest` bytes, an ECS `id`, or a pod as namespace/name. An error if there is none.
     pub fn named(
         &mut self,
         name: &str,
@@ -309,7 +309,7 @@ fn unknown_network(name: &str, known: &BTreeSet<String>) -> anyhow::Error {
 pub enum Fit {
     /// It is the container's ID, the ECS `id`, or the pod as namespace/name.
     Exactly,
-    /// It is a beginning of the container's ID, as long as was asked for.
+    /// It is the beginning of the container's ID, with at least `shortest` bytes.
     Begins,
 }
 
@@ -321,7 +321,7 @@ pub fn is_pod(name: &str, origin: &Origin) -> bool {
     })
 }
 
-/// A beginning of a container's ID that is so long, in characters, is hardly there by chance.
+/// A beginning of a container's ID of so many bytes is hardly there by chance.
 pub const UNIQUE: usize = 4;
 
 pub fn fit(name: &str, shortest: usize, owner: &Owner, origin: &Origin) -> Option<Fit> {

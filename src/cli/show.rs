@@ -29,7 +29,7 @@ impl Show {
         let leases = match open.named(&self.name, UNIQUE, network) {
             Ok(leases) => leases,
             Err(_) if network.is_none() && self.show_network(&mut open, call)? => return Ok(()),
-            // No network has this name, so a shorter beginning of an ID is meant.
+            // No network has this name: it is taken for a shorter beginning of an ID.
             Err(_) => open.named(&self.name, 1, network)?,
         };
         if call.as_json {

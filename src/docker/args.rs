@@ -59,7 +59,7 @@ struct Cli {
 enum Command {
     /// Free this node's addresses and pools that the local dockerd does not know
     Cleanup {
-        /// Only tell what would be freed
+        /// Print what would be freed, and change nothing
         #[arg(long)]
         dry_run: bool,
     },

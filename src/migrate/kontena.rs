@@ -12,7 +12,8 @@ use crate::model::{Kind, Lease, Node, Origin, Owner, Pool, PoolId, StoreSpec, Ti
 use crate::net::{Addr, Subnet, parse_cidr};
 use crate::store::http::{Client, Failure, Request};
 
-/// The node of whatever kontena-ipam recorded without a host. An operator ends its part in a pool.
+/// The node of pools and addresses that kontena-ipam recorded without a host. An operator removes it with `sublet
+/// node release`.
 pub const UNRECORDED: &str = "kontena-ipam";
 
 /// Pools and addresses of kontena-ipam.

@@ -331,7 +331,7 @@ pub struct NodeRecord {
     /// Grows with each write, and when transactions that are still in flight must fail: every transaction of
     /// the node compares this record.
     pub turn: u64,
-    /// The folder of in-flight notes that whoever wrote this record uses. A process that has another folder, such as
+    /// The folder of in-flight notes of the process that wrote this record. A process with another folder, such as
     /// one in a container, cannot see these notes.
     pub notes: u64,
 }

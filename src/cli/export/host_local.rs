@@ -93,8 +93,7 @@ impl Chosen {
         if let Some(((_, name), network)) = self.networks.first_key_value() {
             bail!(
                 "network {name} still has leases in sublet (such as {}): they were added or changed \
-                 during the export; set host-local in the network's configuration, then run the export \
-                 again",
+                 during the export; start no container until host-local serves the network, and repeat this",
                 network.leases[0].addr
             );
         }
@@ -167,8 +166,8 @@ fn attachment(lease: &Lease) -> Option<&Attachment> {
     }
 }
 
-/// The address given last of each range set, IPv4 first: where no cursor is known, the youngest.
-/// host-local starts over where one is of another range set than it looks in.
+/// The address given last of each range set, IPv4 first. A family without a cursor has that of its latest lease.
+/// host-local starts at the beginning of a range if the address is of another range set.
 fn last(leases: &[Lease], mut cursors: Vec<Addr>) -> Vec<Addr> {
     for family in [Family::V4, Family::V6] {
         if cursors.iter().all(|c| c.family() != family) {

@@ -22,7 +22,7 @@ pub enum Export {
     HostLocal(HostLocal),
     /// As JSON lines: every record of the store, for `sublet import jsonl`
     ///
-    /// Start and end no container meanwhile: the records are not of one moment.
+    /// Do not start or stop containers meanwhile: the records are not of one moment.
     Jsonl(jsonl::Export),
 }
 
@@ -35,7 +35,7 @@ pub struct HostLocal {
     /// Only this network's
     #[arg(long, value_name = "NAME")]
     network: Option<String>,
-    /// Only tell what would be done
+    /// Print what would be done, and change nothing
     #[arg(long)]
     dry_run: bool,
 }

@@ -107,7 +107,7 @@ impl Folder {
         Ok(Folder { path: path.to_owned(), file })
     }
 
-    /// Refuses options that name this folder again: its lock cannot be taken twice.
+    /// Refuses options that name this same folder, because its lock cannot be taken twice.
     pub fn refuse_same(&self, others: &[(&str, Option<&Path>)]) -> Result<()> {
         let own = self.file.metadata().with_context(|| cannot("look at", &self.path))?;
         for (option, path) in others {
@@ -142,7 +142,7 @@ impl Folder {
             write(&next, new)?;
             let is_kept = self.keep(name)?;
             fs::rename(&next, &at)?;
-            // What follows may rely on it, after a power loss too.
+            // What follows relies on the new name, also after a power loss.
             self.file.sync_all()?;
             Ok(if is_kept { Action::Replaced } else { Action::Installed })
         };
@@ -206,7 +206,7 @@ impl Folder {
         Ok(removed.then_some(Row { file: at, action: Action::Removed }))
     }
 
-    /// What has this name, a link itself.
+    /// The metadata of what has this name; of a link, not of what it leads to.
     fn look(&self, name: &str) -> Result<Option<Metadata>> {
         let at = self.path.join(name);
         look(&at).with_context(|| cannot("look at", &at))
@@ -225,7 +225,7 @@ impl Folder {
         }
     }
 
-    /// A link that says something else and ends at the same file is one as well.
+    /// A link with another text that resolves to the same file counts, too.
     fn leads_to(&self, name: &str, target: &Path) -> io::Result<bool> {
         let at = self.path.join(name);
         if !look(&at)?.is_some_and(|found| found.is_symlink()) {

@@ -28,8 +28,9 @@ pub use uninstall::Uninstall;
 
 /// Put this program into a folder of plugins.
 ///
-/// A name leads to the former program or to the new one at any time. The former one is kept as NAME.old; to
-/// go back to it, run `NAME.old install --to DIR`. Other files stay as they are.
+/// At any time a name leads to the former program or to the new one. The former file is kept as NAME.old. To
+/// return to the previous sublet, run `DIR/sublet.old install --to DIR`; to return to a plugin that was replaced,
+/// run `sublet uninstall --to DIR --as NAME`. Other files stay as they are.
 #[derive(Debug, Args)]
 pub struct Install {
     /// Folder of the runtime's plugins, as /opt/cni/bin

@@ -15,15 +15,14 @@ use crate::config::HOST_LOCAL_DIR;
 
 /// Remove this program from a folder of plugins.
 ///
-/// Each plugin that sublet replaced gets its name back. Before host-local does, the leases are written to its
-/// folders, as `sublet export host-local` writes them. Start and end no container meanwhile. The lease store
-/// stays.
+/// Each plugin that sublet replaced is restored. Before host-local is, the leases are written to its folders, as
+/// `sublet export host-local` writes them. Do not start or stop containers meanwhile. The lease store stays.
 #[derive(Debug, Args)]
 pub struct Uninstall {
     /// Folder of the runtime's plugins, as /opt/cni/bin
     #[arg(long, value_name = "DIR", overrides_with = "to")]
     to: PathBuf,
-    /// Only give NAME back to the plugin that it was; may be repeated
+    /// Restore only the plugin NAME; may be repeated
     #[arg(long = "as", value_name = "NAME", value_parser = REPLACED,
           conflicts_with_all = ["bin", "conf"])]
     names: Vec<String>,

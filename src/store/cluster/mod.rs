@@ -34,8 +34,8 @@
 //!   the transaction may be applied, completely, as if it had been in time. Afterwards it fails, because it compares
 //!   a turn that is over. So it never undoes what a later command of the node was told.
 //! - If a note cannot be left, every command fences. If `/run` was emptied, the first command fences.
-//! - A process in a container may have another `/run`, and leave its note where no other looks. The node's record
-//!   names the folder of notes of the process that wrote it. Whoever has another folder fences.
+//! - A process in a container may have another `/run`, so that other processes cannot see its note. The node's record
+//!   names the folder of notes of its last writer. A process that uses another folder fences first.
 //! - A fence that arrives late only makes transactions of the node fail, and they run again.
 //! - Another machine, or a later boot, has claimed the name: the turn is over, too. Boot leases of earlier
 //!   boots count as ended. A lease that is newer than the boot that claimed the name does not: a copy of the machine

@@ -77,7 +77,8 @@ pub struct Member<'a> {
     unnamed: Option<String>,
     /// The turn in which this boot is known to have owned the name.
     owned: Option<u64>,
-    /// The folder of in-flight notes that this process uses. No other process has it if no note can be left.
+    /// Identifies the folder of in-flight notes that this process uses. If no note can be left, no other process has
+    /// this ID.
     folder: u64,
     note: Option<Note>,
     /// A transaction was sent that may still be applied.
