@@ -5,8 +5,10 @@
 //! Invariant: no decision rests on the cached node record. It is compared on the server with every change. A
 //! file that is missing, damaged or of another boot costs one read, and so does one that cannot be written.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::fs;
+use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -33,13 +35,16 @@ pub struct LocalCache {
     folder: PathBuf,
     /// The servers and the prefix.
     cluster: String,
+    /// Identifies this cache if its folder cannot be used.
+    own_id: u64,
 }
 
 impl LocalCache {
     /// The cache of `cluster` in `folder`, which need not exist. If the folder cannot be created, nothing is
     /// cached.
     pub fn new(folder: &Path, cluster: String) -> LocalCache {
-        LocalCache { folder: folder.to_owned(), cluster }
+        let own_id = RandomState::new().hash_one(&cluster);
+        LocalCache { folder: folder.to_owned(), cluster, own_id }
     }
 
     /// The folder, for messages.
@@ -72,6 +77,19 @@ impl LocalCache {
             None => file_name("flight", &format!("{}\0{}", self.cluster, cx.node.name)),
         };
         Notes::new(self.folder.join(name))
+    }
+
+    /// Identifies the folder, wherever it is mounted, and creates it if it is missing. All processes that find
+    /// each other's notes have one ID. If no note can be left (`is_blind`), no other process has the ID.
+    pub fn id(&self, is_blind: bool, cx: &Context) -> u64 {
+        let found = || {
+            files::make_folder(&self.folder.join("node")).ok()?;
+            fs::metadata(&self.folder).ok()
+        };
+        let Some(folder) = (!is_blind).then(found).flatten() else { return self.own_id };
+        let mut hasher = DefaultHasher::new();
+        (folder.dev(), folder.ino(), cx.boot.as_ref().map(|boot| &boot.0)).hash(&mut hasher);
+        hasher.finish()
     }
 
     /// The last history setting of a set on this node.

@@ -9,6 +9,7 @@
 
 use std::time::Instant;
 
+use super::backoff;
 use super::cache::LocalCache;
 use super::notes::{Left, Note, Notes};
 use super::records::checked;
@@ -77,8 +78,7 @@ pub struct Member<'a> {
     unnamed: Option<String>,
     /// The turn in which this boot is known to have owned the name.
     owned: Option<u64>,
-    /// Identifies the folder of in-flight notes that this process uses. If no note can be left, no other process has
-    /// this ID.
+    /// The ID of the cache, which says who sees the notes of this process.
     folder: u64,
     note: Option<Note>,
     /// A transaction was sent that may still be applied.
@@ -102,7 +102,8 @@ impl<'a> Member<'a> {
             cx.node.name.clone_from(&record.node.name);
         }
         let owned = record.as_ref().map(|(_, record)| record.turn);
-        let (is_cached, folder) = (record.is_some(), cx.seed);
+        let is_cached = record.is_some();
+        let folder = if role.changes() { cache.id(false, &cx) } else { 0 };
         let mut member = Member {
             server,
             cache,
@@ -117,9 +118,6 @@ impl<'a> Member<'a> {
             is_in_flight: false,
             is_blind: false,
         };
-        if role.changes() {
-            member.folder = member.notes().id().unwrap_or(member.folder);
-        }
         if !is_cached
             || role.changes() && (member.is_foreign() || member.notes().look() != Left::Nothing)
         {
@@ -130,8 +128,7 @@ impl<'a> Member<'a> {
             member.note = member.notes().begin(name).ok();
             if member.note.is_none() {
                 member.notes().give_up();
-                member.is_blind = true;
-                member.folder = member.cx.seed;
+                member.become_blind();
                 member.fence()?;
             }
         }
@@ -147,11 +144,19 @@ impl<'a> Member<'a> {
         // If the folder cannot be written, there is no lock, and each process fences.
         let _lock = self.notes().lock(self.server, self.until);
         let left = self.notes().look();
-        self.folder = self.notes().id().unwrap_or(self.folder);
         self.settle(left != Left::Nothing, matches!(left, Left::Abandoned(_)))?;
         // The record may be a new one, whose notes are elsewhere.
-        self.is_blind = !self.notes().clear(left, self.folder);
+        if self.notes().clear(left).is_err() {
+            self.become_blind();
+            self.settle(false, false)?;
+        }
         Ok(())
+    }
+
+    /// No note can be left, so every other process must fence what this one sends.
+    fn become_blind(&mut self) {
+        self.is_blind = true;
+        self.folder = self.cache.id(true, &self.cx);
     }
 
     /// Whether a process with another folder of notes wrote the record: its transactions may be in flight.
@@ -247,7 +252,7 @@ impl<'a> Member<'a> {
     /// whoever wrote the record. A node without a record has nothing in flight that compares it, unless it
     /// `must_exist`.
     fn settle(&mut self, mut fences: bool, must_exist: bool) -> Result<(), StoreError> {
-        for _ in 0..TRIES {
+        for lost in 1..=TRIES {
             if let Some(record) = self.node()
                 && matches!(self.role, Role::Leases | Role::FreesOwn | Role::ChecksName)
             {
@@ -267,6 +272,7 @@ impl<'a> Member<'a> {
             if self.advance(after)? {
                 fences = false;
             } else {
+                backoff::after_lost_races(self.server, lost, self.cx.seed, self.until);
                 self.fetch()?;
                 // Whatever compares the record before fails from now on.
                 fences &= self.version() == before;

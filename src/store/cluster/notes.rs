@@ -90,28 +90,14 @@ impl Notes {
         Some(file)
     }
 
-    /// Identifies the folder, wherever it is mounted. `None` if it is not there yet.
-    pub fn id(&self) -> Option<u64> {
-        u64::from_str_radix(&fs::read_to_string(self.id_file()).ok()?, 16).ok()
-    }
-
-    fn id_file(&self) -> PathBuf {
-        self.folder.join("folder.id")
-    }
-
-    /// Creates the folder with this ID if it is missing, and removes notes that were fenced. Returns whether notes
-    /// can be left in a folder of this ID.
-    pub fn clear(&self, left: Left, id: u64) -> bool {
-        if self.id().is_none() {
-            let text = format!("{id:x}");
-            let _ = files::put(&self.id_file(), text.as_bytes(), &format!("{id:x}.new"));
+    /// Creates the folder if it is missing, and removes notes that were fenced.
+    pub fn clear(&self, left: Left) -> io::Result<()> {
+        files::make_folder(&self.folder.join("note"))?;
+        let Left::Abandoned(paths) = left else { return Ok(()) };
+        for path in paths {
+            let _ = fs::remove_file(path);
         }
-        if let Left::Abandoned(paths) = left {
-            for path in paths {
-                let _ = fs::remove_file(path);
-            }
-        }
-        self.id() == Some(id)
+        Ok(())
     }
 
     /// Creates the note of a command.
@@ -140,7 +126,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let notes = Notes::new(dir.path().join("notes"));
         assert_eq!(notes.look(), Left::Unknown);
-        assert!(notes.id().is_none() && notes.clear(Left::Unknown, 7) && notes.id() == Some(7));
+        notes.clear(Left::Unknown).unwrap();
         let (one, two) = (notes.begin(1).unwrap(), notes.begin(2).unwrap());
         assert_eq!(notes.look(), Left::Nothing);
         one.remove();
@@ -149,7 +135,7 @@ mod tests {
         assert_eq!(notes.look(), Left::Abandoned(vec![path.clone()]));
         assert_eq!(notes.look(), Left::Abandoned(vec![path]), "looking changes nothing");
         let held = notes.begin(3).unwrap();
-        assert!(notes.clear(notes.look(), 7) && !notes.clear(Left::Nothing, 8));
+        notes.clear(notes.look()).unwrap();
         assert_eq!(notes.look(), Left::Nothing);
         notes.give_up();
         assert_eq!(notes.look(), Left::Unknown);
@@ -157,6 +143,6 @@ mod tests {
         std::fs::write(dir.path().join("file"), "").unwrap();
         let notes = Notes::new(dir.path().join("file/notes"));
         assert_eq!(notes.look(), Left::Unknown);
-        assert!(!notes.clear(Left::Unknown, 7) && notes.begin(1).is_err());
+        assert!(notes.clear(Left::Unknown).is_err() && notes.begin(1).is_err());
     }
 }

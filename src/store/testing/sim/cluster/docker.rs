@@ -152,9 +152,9 @@ fn release_of_another(world: &Shared, machine: usize) {
             world.note(name);
         }
         // It was released meanwhile.
-        Ran::Done(Outcome::Collected(Collected { pool: false, .. }))
+        Ran::Done(Outcome::Collected(Collected { pool, .. }))
             if !world.pools.all.get(&id).is_some_and(Known::is_used)
-                || world.pools.removals != removals =>
+                || !pool && world.pools.removals != removals =>
         {
             world.note(name);
         }
