@@ -65,8 +65,8 @@ pub struct Engine {
     sweeps: u64,
     /// Sweeps that are suspended. The clock must not be set back meanwhile, because a sweep compares times.
     pub sweeping: u32,
-    /// Releases of addresses that are suspended. A sweep at the same time would free the address first. If it was
-    /// leased again before the release arrives, the release would free that lease. A release has ended after the
+    /// Releases that are suspended. A sweep at the same time would free the address or the pool first. If it was
+    /// requested again before the release arrives, the release would free what is in use. A release has ended after the
     /// store's timeout, which is shorter than the time after which a sweep follows a restart of dockerd.
     releasing: u32,
     /// An operator sweeps without a grace period, so nothing else is requested.
@@ -309,10 +309,12 @@ fn release_pool<W: Docker>(world: &Shared<W>, machine: usize) {
             return;
         }
         let generation = world.pools(machine).releasing(machine, &id);
+        world.engine(machine).releasing += 1;
         (id, generation, world.engine(machine).sweeps)
     };
     let ran = send(world, machine, &Command::ReleasePool(ReleasePool::of(id.clone())));
     let world = &mut *world.borrow_mut();
+    world.engine(machine).releasing -= 1;
     let name = format!("docker {machine} release pool {id}");
     match ran {
         Ran::Done(Outcome::Collected(Collected { pool, .. }))
