@@ -96,7 +96,8 @@ fn a_map_fits_its_screen() {
     let lab = leased();
     for (columns, lines) in [(80, 24), (200, 50)] {
         let screen = Screen::new(columns, lines, "C.UTF-8", &map(&lab, "--zoom 10.4.0.0/24"));
-        let text = screen.read("a cell is", false);
+        // The legend comes last.
+        let text = screen.read("\u{2588} free", false);
         // An address a cell, 16 by 16 of them, two in a character.
         assert_eq!(picture(&text), [16; 8], "{text}");
         assert!(text.contains("network mynet, 10.4.0.0/24: 100 of 253 leased"), "{text}");
