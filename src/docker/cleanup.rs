@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
@@ -19,7 +20,7 @@ use crate::alloc::{Context, Sweep};
 use crate::engine;
 use crate::model::{Pool, PoolId};
 use crate::net::{Addr, Subnet};
-use crate::store::Store;
+use crate::store::{FileSystem as _, Os, Store};
 
 /// What was freed, or would be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,7 +50,11 @@ impl fmt::Display for Report {
     }
 }
 
-/// Compares the pools of this node with a listing, and frees.
+/// Longest time that a request of dockerd is under way.
+const UNDER_WAY: Duration = Duration::from_secs(10);
+
+/// Compares the pools of this node with a listing, and frees. It waits first, at most for the grace period: a
+/// release that was under way during the listing must not arrive after its address was freed here and leased again.
 pub fn clean(
     store: &mut dyn Store,
     cx: &Context,
@@ -66,6 +71,7 @@ pub fn clean(
     if limits.only_if_served && !all.iter().any(is_served) {
         return Ok(report);
     }
+    let mut waits = !limits.dry_run;
     for (pool, listed) in pools.into_iter().zip(all) {
         let listed = match listed {
             Listed::Addresses(addrs) => Some(addrs),
@@ -77,6 +83,9 @@ pub fn clean(
         let found = engine::collect(store, alloc::Command::Sweep(sweep.clone()), cx)?;
         if found.freed.is_empty() && !found.pool {
             continue;
+        }
+        if std::mem::take(&mut waits) {
+            Os.pause(limits.grace.min(UNDER_WAY));
         }
         if limits.probe {
             sweep.alive = reachable(&found.freed)?;

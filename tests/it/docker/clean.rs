@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -128,6 +129,27 @@ fn frees_what_dockerd_does_not_know() {
     // The pool is gone, so its subnet can be had.
     let body = r#"{"AddressSpace":"L","Pool":"10.0.3.0/24"}"#;
     assert!(stage.daemon.call("/IpamDriver.RequestPool", body).1["PoolID"].is_string());
+}
+
+/// dockerd no longer lists an address whose release is still under way. If cleanup freed it at once, it could be
+/// leased again before the release arrives, which would then free the new lease.
+#[test]
+fn frees_nothing_while_a_release_may_be_under_way() {
+    let stage = Stage::new(&[]);
+    let socket = stage.daemon.lab.join("docker.sock");
+    dockerd(&socket, vec![network("n1", "10.0.1.0/24", &["10.0.1.5"], "local")], false);
+    let begin = Instant::now();
+    let is_later = |seconds| begin.elapsed() > Duration::from_secs(seconds);
+    until("leases older than the grace period", || is_later(3));
+    thread::scope(|scope| {
+        let cleanup = scope.spawn(|| stage.cleanup(&socket, &["--grace", "2s"]));
+        until("a listing", || is_later(4));
+        assert!(!cleanup.is_finished());
+        assert!(stage.daemon.leases().contains(&"10.0.1.6".to_owned()), "it was freed at once");
+        let (done, text) = cleanup.join().unwrap();
+        assert!(done && text.contains("10.0.1.6"), "{text}");
+    });
+    assert!(!stage.daemon.leases().contains(&"10.0.1.6".to_owned()));
 }
 
 #[test]

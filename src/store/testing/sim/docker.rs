@@ -66,8 +66,8 @@ pub struct Engine {
     /// Sweeps that are suspended. The clock must not be set back meanwhile, because a sweep compares times.
     pub sweeping: u32,
     /// Releases that are suspended. A sweep at the same time would free the address or the pool first. If it was
-    /// requested again before the release arrives, the release would free what is in use. A release has ended after the
-    /// store's timeout, which is shorter than the time after which a sweep follows a restart of dockerd.
+    /// requested again before the release arrives, the release would free what is in use. Cleanup waits until no
+    /// release can be under way.
     releasing: u32,
     /// An operator sweeps without a grace period, so nothing else is requested.
     is_quiet: bool,
