@@ -10,7 +10,7 @@ usage() {
 usage: scripts/test.sh [--fast | --long]
 
   --fast       formatting, clippy, and the tests that need only the built binaries: no root, no
-               Debian packages, at most two minutes after the build
+               Debian packages, about three minutes after the build
   (no option)  everything that continuous integration runs: all tests, real containers, clusters.
                Run it as root; it installs the Debian packages that the tests need
   --long       the same with what takes too long there: SUBLET_LONG=1 enlarges the enumerations of
