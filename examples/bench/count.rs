@@ -170,8 +170,10 @@ fn gc(tools: &Tools, results: &mut Results) -> Result<()> {
         for round in 0..if tools.quick { 2 } else { 10 } {
             for measured in [false, true] {
                 fs::copy(&spare, &store)?;
-                // It knows the last commit, and a store that is older is refused.
-                let _ = fs::remove_file(bed.dir.join("leases.redb.lock"));
+                // The lock files know the last commit, and a store that is older is refused.
+                for lock in ["leases.redb.lock", "leases.redb.boot.lock"] {
+                    let _ = fs::remove_file(bed.dir.join(lock));
+                }
                 fs::File::open(&store)?.sync_all()?;
                 let usage = [tools.floor.clone(), "usage".into(), file.clone()];
                 bed.program = if measured { [&usage[..], &plain].concat() } else { plain.clone() };
