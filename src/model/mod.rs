@@ -248,29 +248,29 @@ pub fn short(id: &str) -> String {
 impl Owner {
     /// The same words as `Display`, with a short ID.
     pub fn short(&self) -> String {
+        self.words(short)
+    }
+
+    fn words(&self, shown: fn(&str) -> String) -> String {
         match self {
-            Owner::Attachment(a) => match &a.ifname {
-                Some(ifname) => format!("container {} ({ifname})", short(a.container.as_str())),
-                None => format!("container {}", short(a.container.as_str())),
-            },
-            Owner::Id(id) => format!("id {}", short(id)),
-            other => other.to_string(),
+            Owner::Attachment(a) => {
+                let container = shown(a.container.as_str());
+                match &a.ifname {
+                    Some(ifname) => format!("container {container} ({ifname})"),
+                    None => format!("container {container}"),
+                }
+            }
+            Owner::Id(id) => format!("id {}", shown(id)),
+            Owner::Gateway(_) => "the gateway".to_owned(),
+            Owner::Reservation(_) => "a reservation".to_owned(),
+            Owner::Pool(pool, _) => format!("an endpoint of pool {pool}"),
         }
     }
 }
 
 impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Owner::Attachment(a) => match &a.ifname {
-                Some(ifname) => write!(f, "container {} ({ifname})", a.container),
-                None => write!(f, "container {}", a.container),
-            },
-            Owner::Id(id) => write!(f, "id {id}"),
-            Owner::Gateway(_) => f.write_str("the gateway"),
-            Owner::Reservation(_) => f.write_str("a reservation"),
-            Owner::Pool(pool, _) => write!(f, "an endpoint of pool {pool}"),
-        }
+        f.write_str(&self.words(str::to_owned))
     }
 }
 
