@@ -82,11 +82,14 @@ impl LocalCache {
     /// Identifies the folder, wherever it is mounted, and creates it if it is missing. All processes that find
     /// each other's notes have one ID. If no note can be left (`is_blind`), no other process has the ID.
     pub fn id(&self, is_blind: bool, cx: &Context) -> u64 {
-        let found = || {
-            files::make_folder(&self.folder.join("node")).ok()?;
-            fs::metadata(&self.folder).ok()
+        let look = || fs::metadata(&self.folder);
+        let found = || match look() {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                files::make_folder(&self.folder.join("node")).and_then(|()| look())
+            }
+            found => found,
         };
-        let Some(folder) = (!is_blind).then(found).flatten() else { return self.own_id };
+        let Some(Ok(folder)) = (!is_blind).then(found) else { return self.own_id };
         let mut hasher = DefaultHasher::new();
         (folder.dev(), folder.ino(), cx.boot.as_ref().map(|boot| &boot.0)).hash(&mut hasher);
         hasher.finish()
