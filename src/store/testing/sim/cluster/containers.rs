@@ -136,14 +136,14 @@ impl World {
         None
     }
 
-    /// Leases were freed. They cool if their cooldown says so.
-    fn freed(&mut self, machine: usize, leases: &[Lease]) {
-        let now = self.now(machine);
+    /// Leases were freed. They cool if their cooldown says so, from the time that the command read when it
+    /// `began`.
+    fn freed(&mut self, machine: usize, leases: &[Lease], began: u64) {
         for lease in leases {
             let at = (lease.set.clone(), lease.addr);
             if lease.cooldown > 0 {
-                let until = now + u64::from(lease.cooldown);
-                self.cooling.insert(at, Cooling { machine, freed: now, until });
+                let until = began + u64::from(lease.cooldown);
+                self.cooling.insert(at, Cooling { machine, freed: began, until });
             } else {
                 self.cooling.remove(&at);
             }
@@ -152,7 +152,7 @@ impl World {
 }
 
 pub(super) fn delete(world: &Shared, machine: usize) {
-    let (key, del, persist) = {
+    let (key, del, persist, began) = {
         let world = &mut *world.borrow_mut();
         let Some(key) = choose(world, machine) else { return };
         world.busy.insert(key);
@@ -161,7 +161,8 @@ pub(super) fn delete(world: &Shared, machine: usize) {
         }
         let (settings, target) = (&world.settings[key.0], Target::Owner(owner(key)));
         let set = settings.set(key.0);
-        (key, Del { set, target, rewind: false, undo: false, legacy: None }, settings.persist)
+        let del = Del { set, target, rewind: false, undo: false, legacy: None };
+        (key, del, settings.persist, world.now(machine))
     };
     let ran = run(world, machine, persist, &Command::Del(del));
     let world = &mut *world.borrow_mut();
@@ -173,7 +174,7 @@ pub(super) fn delete(world: &Shared, machine: usize) {
             if let Some(other) = freed.iter().find(|lease| key_of(lease) != Some(key)) {
                 world.found(format!("{name} freed a lease of {}", other.owner));
             }
-            world.freed(machine, &freed);
+            world.freed(machine, &freed, began);
             world.containers.remove(&key);
         }
         Ran::Done(other) => world.found(format!("{name}: {other:?}")),
