@@ -356,7 +356,14 @@ pub fn release_node(store: &mut dyn Store, name: &str, cx: &Context) -> Result<L
     let record = nodes(store)?.into_iter().find(|record| record.node.name == name);
     // What ended with a boot of it is there still: without a boot, all is told and freed.
     let there = |node: Node| Context { node, boot: None, ..cx.clone() };
+    let node = Node { name: name.to_owned(), machine: String::new() };
     for pool in store.pools()? {
+        if pool.is_closed() {
+            // The node may have died while it removed the pool.
+            let rest = ReleasePool { pool: pool.id.clone(), resumed: true };
+            let rest = collect(store, Command::ReleasePool(rest), &there(node.clone()))?;
+            left.freed += rest.freed.len();
+        }
         for (user, count) in pool.users.iter().filter(|(user, _)| user.name == name) {
             for _ in 0..*count {
                 let release = Command::ReleasePool(ReleasePool::of(pool.id.clone()));
@@ -364,7 +371,6 @@ pub fn release_node(store: &mut dyn Store, name: &str, cx: &Context) -> Result<L
             }
         }
     }
-    let node = Node { name: name.to_owned(), machine: String::new() };
     let mut sets = BTreeSet::new();
     let mut others = Vec::new();
     store.list(&there(node.clone()), &mut |lease| match &lease.owner {

@@ -65,7 +65,7 @@ fn users_are_counted_once_if_an_answer_is_lost() {
 /// the way of, by any release, and by a sweep.
 #[test]
 fn an_interrupted_removal_is_finished() {
-    let finish: [(&str, Act); 4] = [
+    let finish: [(&str, Act); 5] = [
         ("a request", |store| drop(pool(store, &shared_pool(), &on("two", 3)))),
         ("an overlapping request", |store| {
             drop(pool(store, &ask("l", "10.0.0.0/16"), &on("two", 3)));
@@ -81,6 +81,11 @@ fn an_interrupted_removal_is_finished() {
             };
             let swept = crate::engine::collect(store, Command::Sweep(sweep), &on("two", 3));
             assert!(swept.is_ok_and(|swept| swept.pool && swept.freed.len() == 2));
+        }),
+        ("a release of the node", |store| {
+            let left = crate::engine::release_node(store, "one", &on("two", 3)).unwrap();
+            assert_eq!((left.freed, leases(store).len()), (2, 0));
+            assert!(store.pools().unwrap().iter().all(|pool| pool.id != PoolId(ID.to_owned())));
         }),
     ];
     for (name, finish) in finish {
