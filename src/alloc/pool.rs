@@ -278,11 +278,9 @@ pub fn sweep(sweep: &Sweep, view: &dyn View, cx: &Context) -> Result<Plan, Error
         let kept = known || young(lease) || alive(lease) || lease.kind == Kind::Gateway;
         last || (mine(lease) && if gone { pool.gateway != Some(lease.addr) } else { !kept })
     };
-    let (stale, done) = if sweep.known.is_none() && !gone {
-        (Vec::new(), true)
-    } else {
-        collect(&pool, &stale, view)?
-    };
+    // An address that was being requested while this node released the pool is left without a network.
+    let is_kept = sweep.known.is_none() && !gone && at.is_some();
+    let (stale, done) = if is_kept { (Vec::new(), true) } else { collect(&pool, &stale, view)? };
     let pool = if done && gone { shrink(pool, less, true) } else { None };
     let (freed, changes) = leave(stale, pool);
     if sweep.dry {

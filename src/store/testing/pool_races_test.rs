@@ -8,7 +8,7 @@ use super::fake_cluster::{FakeServer, FakeStore};
 use super::pool_cases::{ask, lease, pool, pool_refusal, release, shared, want};
 use crate::alloc::{Command, Context, ReleaseAddress, ReleasePool, RequestPool, Sweep};
 use crate::error::{Error, PoolRefusal, StoreError};
-use crate::model::{Node, PoolId, SetName};
+use crate::model::{Kind, Lease, Node, PoolId, SetName};
 use crate::store::cluster::keys;
 use crate::store::{Store, StoreReader};
 
@@ -164,6 +164,27 @@ fn a_clock_that_is_behind_makes_no_pool_older() {
     let sweep = Sweep { pool, known, before: 100, dry: false, alive };
     crate::engine::collect(&mut store, Command::Sweep(sweep), &on("one", 101)).unwrap();
     assert_eq!(users(&server), [("one".to_owned(), 1), ("two".to_owned(), 2)]);
+}
+
+/// dockerd removes a host's last network with a shared pool while a request for an address of it is under way.
+#[test]
+fn an_address_that_was_leased_after_the_pool_s_release_is_swept() {
+    let server = FakeServer::new(false);
+    let mut store = FakeStore::new(server.clone());
+    for node in ["one", "two"] {
+        pool(&mut store, &shared_pool(), &on(node, 1));
+    }
+    release(&mut store, ID, &on("one", 2));
+    lease(&mut store, &want(ID, None), &on("one", 3));
+    lease(&mut store, &want(ID, None), &on("two", 3));
+    for (before, left) in [(3, 2), (4, 1)] {
+        let (pool, known, alive) = (PoolId(ID.to_owned()), None, Vec::new());
+        let sweep = Sweep { pool, known, before, dry: false, alive };
+        crate::engine::collect(&mut store, Command::Sweep(sweep), &on("one", 5)).unwrap();
+        let of_containers = |lease: &&Lease| lease.kind != Kind::Gateway;
+        assert_eq!(leases(&mut store).iter().filter(of_containers).count(), left, "{before}");
+    }
+    assert_eq!(users(&server), [("two".to_owned(), 1)]);
 }
 
 /// Two hosts create one network at the same time.
