@@ -4,6 +4,7 @@
 //! Invariant: the leases are read first and the evidence is gathered then; a lease is freed only if it is
 //! still as it was read; a runtime that does not answer frees nothing.
 
+use std::cell::Cell;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -25,7 +26,7 @@ use crate::sys::host::Facts;
 
 /// Free the leases of containers that are provably gone, and list those nobody can tell of.
 ///
-/// With --json the leases that live are listed as well.
+/// With --json the leases that live are listed as well. Leases of other machines are only counted.
 /// Without --containerd, --crictl or --docker the network namespaces alone are asked, as --netns does.
 #[derive(Debug, Args)]
 #[allow(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
@@ -75,12 +76,19 @@ fn seconds(text: &str) -> Result<u64, String> {
 impl Gc {
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
         let mut open = call.open()?;
+        // A cluster may have hundreds of thousands of leases that only other machines can judge.
+        let machine = open.cx.node.machine.clone();
+        let elsewhere = Cell::new(0_usize);
         let wanted = |l: &Lease| {
             let network = self.network.as_deref().is_none_or(|n| n == shown_network(l));
-            network && l.kind.collectable()
+            let is_wanted = network && l.kind.collectable();
+            let is_known = !machine.is_empty() && !l.node.machine.is_empty();
+            let is_elsewhere = is_wanted && is_known && l.node.machine != machine;
+            elsewhere.set(elsewhere.get() + usize::from(is_elsewhere));
+            is_wanted && !is_elsewhere
         };
         let leases = open.leases(&wanted)?;
-        if leases.is_empty() {
+        if leases.is_empty() && elsewhere.get() == 0 {
             open.check_network(self.network.as_deref())?;
         }
         let verdicts = stale::assess(&leases, &self.evidence(&leases, call.world.facts)?);
@@ -120,9 +128,13 @@ impl Gc {
         }
         let alive = leases.len() - lost - unclear;
         let dry = if self.dry_run { " (a dry run)" } else { "" };
+        let others = match elsewhere.get() {
+            0 => String::new(),
+            n => format!(", {n} of other machines: run `sublet gc` there"),
+        };
         Ok(writeln!(
             call.stderr,
-            "{lost} lost, {freed} freed{dry}, {unclear} unclear, {alive} alive"
+            "{lost} lost, {freed} freed{dry}, {unclear} unclear, {alive} alive{others}"
         )?)
     }
 

@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
+use std::net::IpAddr;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
@@ -397,6 +398,25 @@ fn formats_and_the_program_itself() {
     assert_eq!(pools.len(), 4);
     let sorted = ["ls", "--network", "edge", "--sort", "container", "--limit", "2", "-o", "name"];
     assert_eq!(stdout(&sorted), "10.78.0.3\n10.78.0.5\n");
+    for (column, field) in [
+        ("network", &["network"][..]),
+        ("pod", &["podNamespace", "podName"]),
+        ("container", &["containerID"]),
+        ("node", &["node"]),
+    ] {
+        let rows = stdout(&["ls", "--sort", column, "-o", "json"]);
+        let rows: Vec<Value> = serde_json::from_str(&rows).unwrap();
+        let key = |row: &Value| -> Vec<_> {
+            field.iter().map(|f| (row[f].is_null(), row[f].as_str().map(str::to_owned))).collect()
+        };
+        assert!(rows.len() > 10 && rows.iter().map(key).is_sorted(), "{column}");
+    }
+    let by_address = stdout(&["ls", "--sort", "address", "-o", "name"]);
+    let by_address: Vec<IpAddr> = by_address.lines().map(|line| line.parse().unwrap()).collect();
+    assert!(by_address.is_sorted() && by_address[0].is_ipv4(), "{by_address:?}");
+    let by_age = stdout(&["ls", "--sort", "age", "-o", "json"]);
+    let by_age: Vec<Value> = serde_json::from_str(&by_age).unwrap();
+    assert!(by_age.is_sorted_by(|a, b| a["time"].as_str() >= b["time"].as_str()));
     for (filter, count) in [
         (&["--pod", "default/web-3"][..], 2),
         (&["--pod", "web-3", "--prefix", "10.0.0.0/8"], 1),

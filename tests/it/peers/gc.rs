@@ -312,8 +312,14 @@ fn another_machines_leases_are_not_judged() {
         store.apply(&alloc::Command::Add(add), &cx).unwrap();
     }
     assert!(!facts.node.machine.is_empty(), "/etc/machine-id is missing");
+    let store = host.lab.store().display().to_string();
+    let call = |args: &[&str]| args.iter().fold(Call::sublet(), |c, arg| c.arg(arg)).run();
+    let dry = call(&["gc", "--store", &store, "--grace=0s", "--dry-run"]);
+    assert!(dry.stderr.contains(", 1 of other machines"), "{}", dry.stderr);
     let answer = host.gc(&["--netns"]).run();
-    assert_eq!(Host::verdict(&answer, "theirs"), is("cannotTell", false));
+    assert!(answer.rows().iter().all(|row| row["containerID"] != "theirs"));
+    let listed = call(&["list", "--store", &store, "-o", "json"]).rows();
+    assert!(listed.iter().any(|row| row["containerID"] == "theirs"), "{listed:?}");
     assert_eq!(Host::verdict(&answer, "ours"), is("lost", true));
     assert_eq!(Host::verdict(&answer, "mine"), is("alive", false));
 }
