@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Builds sublet and leases addresses from the network configurations that containerd, podman and the
-# ECS agent ship. Needs what build.sh needs, and no root; everything happens in a temporary folder.
+# Builds sublet, repairs a damaged lease file, and leases addresses from the network configurations that
+# containerd, podman and the ECS agent ship. Needs what build.sh needs, and no root; everything happens in a
+# temporary folder.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -41,7 +42,41 @@ operator() {
     "$sublet" "$@"
 }
 
+# addresses: the leased addresses and their containers.
+addresses() {
+    "$sublet" list --json | grep -o '"address":"[^"]*"\|"containerID":"[^"]*"'
+}
+
+# damage FILE: overwrites the records of container web, one copy after the other, until sublet notices. Not every
+# copy counts: a database keeps old pages for a while.
+damage() {
+    local offset
+    for offset in $(grep -abo web "$1" | cut -d : -f 1); do
+        dd if=/dev/urandom of="$1" bs=1 seek="$offset" count=64 conv=notrunc status=none
+        "$sublet" list > /dev/null 2>&1 || return 0
+    done
+    fail "no damage was noticed"
+}
+
 cd testdata/demo
+
+for container in web db cache; do
+    cni ADD "$container" damage.json
+done
+operator list
+before=$(addresses)
+echo
+echo "\$ dd if=/dev/urandom of=leases.redb ...       # overwrites a record with random bytes"
+damage "$IPAM_DB_PATH"
+if operator list; then
+    fail "damage was read"
+fi
+operator doctor --repair --yes
+operator list
+[ "$(addresses)" = "$before" ] || fail "a lease was lost: $before"
+for container in web db cache; do
+    cni DEL "$container" damage.json
+done
 
 cni ADD web containerd.json
 answered '"address":"10.88.0.2/16","gateway":"10.88.0.1"'

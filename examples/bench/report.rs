@@ -256,19 +256,23 @@ fn summary(results: &Results) -> String {
     let rate = |plugin| swarm(plugin).map_or(f64::NAN, |s| s.per_second);
     let longest =
         |plugin| swarm(plugin).map_or(f64::NAN, |s| s.longest / (64.0 * 1e3 / s.per_second));
+    let (boot_largest, disk_largest) =
+        (add(&format!("Boot/{largest}")), add(&format!("Disk/{largest}")));
+    let theirs_larger = add("HostLocal/10000");
     format!(
-        "- An ADD takes {:.2} of host-local's time, with `persist: disk` {:.2}: {boot:.2} and \
-         {disk:.2} ms, host-local {theirs:.2}, a process that does nothing {:.2}.\n\
-         - Among {largest} leases it takes {:.2} of its time among none, with `disk` {:.2}; \
-         host-local among 10000 takes {:.0} times its own.\n\
-         - 64 at once: {:.0} ADDs a second, {:.0} with `disk`, host-local {:.0}; the longest takes \
-         {:.2} of the mean, with `disk` {:.2}, host-local {:.2}.\n",
+        "- An ADD takes {boot:.2} ms, with `persist: disk` {disk:.2} ms (host-local: {theirs:.2} ms; a \
+         process that does nothing: {:.2} ms). That is {:.2} and {:.2} of host-local's time.\n\
+         - With {largest} leases in the store, an ADD takes {boot_largest:.2} ms, with `disk` \
+         {disk_largest:.2} ms: {:.2} and {:.2} times as long as with none. With 10000 leases, host-local \
+         takes {theirs_larger:.2} ms, {:.0} times as long.\n\
+         - 64 processes at once make {:.0} ADDs a second, with `disk` {:.0} (host-local: {:.0}). The \
+         slowest ADD takes {:.2} times the mean, with `disk` {:.2} times (host-local: {:.2} times).\n",
+        add("Floor/0"),
         boot / theirs,
         disk / theirs,
-        add("Floor/0"),
-        add(&format!("Boot/{largest}")) / boot,
-        add(&format!("Disk/{largest}")) / disk,
-        add("HostLocal/10000") / theirs,
+        boot_largest / boot,
+        disk_largest / disk,
+        theirs_larger / theirs,
         rate(Plugin::Boot),
         rate(Plugin::Disk),
         rate(Plugin::HostLocal),

@@ -93,10 +93,12 @@ pub fn leases(
         .whole("ADDRESS", |line| cell(line.address()))
         .text("CONTAINER", 8, |line| {
             let LeaseRow { id, container_id, endpoint, holder, note, .. } = &line.row;
-            match (note, holder) {
-                (Some(note), Some(holder)) => cell(format!("{note} ({holder})")),
-                (Some(text), None) | (None, Some(text)) => cell(text),
-                (None, None) => first(&[id, container_id, endpoint]),
+            let container = [id, container_id, endpoint].iter().find_map(|id| id.as_deref()).map(short);
+            let name = container.as_deref().or(note.as_deref());
+            match (name, note.as_deref(), holder.as_deref()) {
+                (Some(name), Some(note), _) if name != note => cell(format!("{name} ({note})")),
+                (Some(name), _, Some(holder)) => cell(format!("{name} ({holder})")),
+                (name, _, holder) => maybe(name.or(holder)),
             }
         })
         .whole("KIND", |line| kind(&line.row))
