@@ -39,7 +39,7 @@ impl<T: Display> Serialize for Text<T> {
 impl<'de, T: FromStr> Deserialize<'de> for Text<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Text<T>, D::Error> {
         let text = Str::deserialize(deserializer)?;
-        text.parse().map(Text).map_err(|_| D::Error::custom(format!("{text:?} is no address")))
+        text.parse().map(Text).map_err(|_| D::Error::custom(format!("{text:?} is not an address")))
     }
 }
 
@@ -64,7 +64,7 @@ impl<'de> Deserialize<'de> for Time {
         let text = Str::deserialize(deserializer)?;
         let time: Option<jiff::Timestamp> = text.parse().ok();
         let seconds = time.and_then(|time| Timestamp::try_from(time.as_second()).ok());
-        seconds.map(Time).ok_or_else(|| D::Error::custom(format!("{text:?} is no time")))
+        seconds.map(Time).ok_or_else(|| D::Error::custom(format!("{text:?} is not a time")))
     }
 }
 
@@ -219,7 +219,7 @@ impl<'a> LeaseRow<'a> {
         let prefix = self.prefix.filter(|prefix| *prefix <= addr.family().bits());
         let prefix = prefix.ok_or_else(|| format!("no \"prefix\" that {addr} can have"))?;
         let kind = Kind::from_word(&self.kind);
-        let kind = kind.ok_or_else(|| format!("\"kind\" is {:?}, which is none", self.kind))?;
+        let kind = kind.ok_or_else(|| format!("unknown \"kind\" {:?}", self.kind))?;
         let attachment = match &self.container_id {
             None => None,
             Some(container) => Some(Attachment {
@@ -278,7 +278,7 @@ impl<'a> LeaseRow<'a> {
 
 /// A name that was read; an error says which field has none.
 pub fn name<T, E>(field: &str, text: &str, new: fn(String) -> Result<T, E>) -> Result<T, String> {
-    new(text.to_owned()).map_err(|_| format!("{field:?} is {text:?}, which is no such name"))
+    new(text.to_owned()).map_err(|_| format!("{field:?} is {text:?}, which is not a valid name"))
 }
 
 /// A lease that `release` or `gc` looked at.

@@ -49,7 +49,7 @@ pub fn persist(text: &str) -> Result<Persist, String> {
     match text {
         "boot" => Ok(Persist::Boot),
         "disk" => Ok(Persist::Disk),
-        _ => Err("say boot or disk".to_owned()),
+        _ => Err("use boot or disk".to_owned()),
     }
 }
 
@@ -94,7 +94,11 @@ impl Copy {
             }
         }
         for name in left_out {
-            writeln!(call.stderr, "left out: {}: a lease file keeps none", visible(&name))?;
+            writeln!(
+                call.stderr,
+                "left out: {}: a lease file has no place for it",
+                visible(&name)
+            )?;
         }
         for (names, word) in [(&missing, "missing"), (&different, "different")] {
             for name in names.iter().take(SHOWN) {
@@ -104,7 +108,7 @@ impl Copy {
         match missing.len() + different.len() {
             0 => Ok(()),
             n => Err(anyhow!(
-                "{} missing or different: something changed meanwhile; copy again",
+                "{} missing or different: a store changed during the copy; copy again",
                 number_of(n, "record")
             )),
         }
@@ -144,7 +148,7 @@ impl OpenStore {
         match copier.clashes.len() {
             0 => Ok(copier.copied),
             n => Err(anyhow!(
-                "{} with another in its place; nothing was written",
+                "{} conflict with records that are already there; nothing was written",
                 number_of(n, "record")
             )),
         }

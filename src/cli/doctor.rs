@@ -20,13 +20,13 @@ use crate::rows::ProblemRow;
 use crate::store::{Problem, Repair};
 use crate::telemetry::usage::Usage;
 
-/// Look for damage, leases of containers that are gone, networks that overlap, and more.
+/// Check the store for damage, stale leases and overlapping networks.
 ///
-/// Exits with 0 if all is well, with 1 if something is not. It changes nothing without --repair.
+/// Exits with 0 if there is no problem, otherwise with 1. It changes nothing without --repair.
 #[derive(Debug, Args)]
 pub struct Doctor {
-    /// Write a damaged lease file anew from what can be read of it. The damaged one is kept beside it;
-    /// an address whose lease cannot be read is reserved, never given
+    /// Rewrite a damaged lease file from what can be read. The damaged file is kept beside it; an address
+    /// whose lease cannot be read is reserved, so it is never leased
     #[arg(long)]
     repair: bool,
     /// Do not ask
@@ -47,7 +47,7 @@ impl Doctor {
             if !self.yes && !call.confirm(&format!("repair {repairable} of these problems"))? {
                 return Err(anyhow!("nothing was changed"));
             }
-            let busy = Progress::new(None, "writing the lease file anew");
+            let busy = Progress::new(None, "rewriting the lease file");
             let done = open.store.repair(&open.cx)?;
             drop(busy);
             (problems, checked) = examine(&mut open)?;
@@ -59,7 +59,7 @@ impl Doctor {
                     writeln!(call.stdout, "{}", visible(note))?;
                 }
                 if !done.copies.is_empty() {
-                    writeln!(call.stdout, "{} read from it", number_of(done.kept, "lease"))?;
+                    writeln!(call.stdout, "recovered {}", number_of(done.kept, "lease"))?;
                 }
             }
             repair = Some(done);
@@ -103,7 +103,7 @@ struct Checked {
 const NEARLY_FULL: u128 = 80;
 
 fn examine(open: &mut OpenStore) -> Result<(Vec<Problem>, Checked)> {
-    let busy = Progress::new(None, "looking at the store");
+    let busy = Progress::new(None, "examining the store");
     let mut problems = liveness::problems(&mut *open.store, &open.cx)?;
     drop(busy);
     if problems.iter().any(|problem| problem.mendable) {

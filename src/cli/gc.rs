@@ -69,7 +69,7 @@ pub struct Gc {
 /// A Go duration in whole seconds, rounded up.
 fn seconds(text: &str) -> Result<u64, String> {
     let nanos = config::duration::parse(text).and_then(|nanos| u64::try_from(nanos).ok());
-    nanos.map(|n| n.div_ceil(1_000_000_000)).ok_or_else(|| "say 90s, 5m or 1h".to_owned())
+    nanos.map(|n| n.div_ceil(1_000_000_000)).ok_or_else(|| "use 90s, 5m or 1h".to_owned())
 }
 
 impl Gc {

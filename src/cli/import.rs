@@ -222,7 +222,7 @@ impl HostLocal {
         }
         match (networks.len() - reports.len(), networks.len()) {
             (0, _) => Ok(()),
-            (failed, all) => Err(anyhow!("{failed} of {all} networks could not be taken over")),
+            (failed, all) => Err(anyhow!("{failed} of {all} networks could not be imported")),
         }
     }
 

@@ -37,7 +37,7 @@ impl Kontena {
             (Some(url), _) => json!({ "etcd": { "endpoints": [url] } }).to_string(),
             (None, Some(json)) => json.to_owned(),
             (None, None) => {
-                return Err(misuse("say --from http://HOST:PORT: where kontena's etcd is"));
+                return Err(misuse("pass --from http://HOST:PORT, the address of kontena's etcd"));
             }
         };
         let (etcd, _) = config::store(&etcd).context("--from")?;
@@ -51,7 +51,7 @@ impl Kontena {
                 return call.json(&json!({"before": true, "pools": []}));
             }
             let prefix = &self.prefix;
-            return Ok(writeln!(call.stdout, "{prefix}: taken over before; nothing was done")?);
+            return Ok(writeln!(call.stdout, "{prefix}: already imported; nothing was done")?);
         }
         open.restore(self.dry_run, call, |copier| {
             let pools = contents.pools.values().cloned().map(Record::Pool);
@@ -73,7 +73,7 @@ impl Kontena {
                 "unrecorded": contents.unrecorded, "leftOut": contents.orphans,
             }));
         }
-        let verb = if self.dry_run { "would be taken over" } else { "taken over" };
+        let verb = if self.dry_run { "would be imported" } else { "imported" };
         for pool in contents.pools.values() {
             let (id, subnet, leases) = (&pool.id, pool.subnet, leases(pool));
             writeln!(call.stdout, "pool {id} ({subnet}): {} {verb}", number_of(leases, "address"))?;
@@ -99,7 +99,7 @@ impl Kontena {
 /// Records that everything is imported, or in a dry run asks for that.
 fn mark(open: &mut OpenStore, dry_run: bool) -> Result<Imported> {
     let name = NetworkName::new("kontena-ipam")
-        .map_err(|_| anyhow!("kontena-ipam is no network's name"))?;
+        .map_err(|_| anyhow!("kontena-ipam is not a valid network name"))?;
     let (set, adopts) = (SetName(name.to_string()), Some(name));
     let import =
         Import { set, leases: Vec::new(), cursors: Vec::new(), adopts, partial: false, dry_run };

@@ -442,7 +442,7 @@ fn write_file<T>(
 
 /// A network's name on the command line.
 fn network_name(name: &str) -> Result<NetworkName> {
-    NetworkName::new(name).map_err(|_| misuse(format!("{name:?} is no network's name")))
+    NetworkName::new(name).map_err(|_| misuse(format!("{name:?} is not a valid network name")))
 }
 
 #[cfg(test)]

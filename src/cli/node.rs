@@ -72,7 +72,7 @@ impl Release {
         let (mut open, name) = (call.open()?, &self.name);
         if !open.is_cluster() {
             return Err(misuse(format!(
-                "{} is of this machine alone; name the cluster with --store, or see `sublet release` \
+                "{} is a file of this machine only; name the cluster with --store, or see `sublet release` \
                  and `sublet gc`",
                 open.place
             )));
@@ -87,8 +87,8 @@ impl Release {
         };
         if row.here && !self.force {
             return Err(anyhow!(
-                "{name} is the machine that this runs on: others would get the addresses that its \
-                 containers use; delete those, or say --force"
+                "{name} is this machine: other containers would get the addresses that its \
+                 containers use; delete these containers first, or pass --force"
             ));
         }
         let what = describe(&row);
@@ -113,7 +113,7 @@ impl Release {
         if left.forgotten {
             return Ok(());
         }
-        Err(anyhow!("a machine or a boot has taken the name {name} meanwhile, and keeps it"))
+        Err(anyhow!("the name {name} was claimed again during the release, so it was not freed"))
     }
 }
 

@@ -45,7 +45,9 @@ impl StoreArgs {
     /// The file that `--store` names; an error if it names a cluster.
     pub fn file(&self) -> Result<Option<PathBuf>> {
         if self.cluster().is_some() {
-            return Err(misuse("--store names a cluster; this works with a lease file alone"));
+            return Err(misuse(
+                "--store names a cluster; this command works with lease files only",
+            ));
         }
         Ok(self.store.clone().map(PathBuf::from))
     }

@@ -132,7 +132,7 @@ fn print_groups(rows: &[GroupRow], by: By, open: &OpenStore, call: &mut Call<'_>
 fn none_known(open: &OpenStore, call: &mut Call<'_>) -> Result<()> {
     Ok(writeln!(
         call.stderr,
-        "no ranges are known in {}: a network's first ADD makes them known",
+        "no ranges in {}: they appear with the first ADD of a network",
         open.place
     )?)
 }

@@ -68,15 +68,15 @@ impl Report {
         let out = &mut *call.stdout;
         let (source, store) = (self.source.display(), self.store.display());
         if self.before {
-            return Ok(writeln!(out, "{source}: taken over before; nothing was done")?);
+            return Ok(writeln!(out, "{source}: already imported; nothing was done")?);
         }
-        let verb = if self.dry_run { "would be taken over" } else { "taken over" };
+        let verb = if self.dry_run { "would be imported" } else { "imported" };
         writeln!(out, "{source}: {} {verb} into {store}", number_of(self.taken.len(), "address"))?;
         if !self.present.is_empty() {
             writeln!(out, "  present before: {}", self.present.len())?;
         }
         for addr in &self.cursors {
-            writeln!(out, "  the rotation goes on behind {}", addr.0)?;
+            writeln!(out, "  round robin continues after {}", addr.0)?;
         }
         for Skipped { what, why } in &self.skipped {
             writeln!(out, "  {}: {}", visible(what), visible(why))?;

@@ -186,7 +186,7 @@ impl Reserve {
 
 /// `10.0.0.7`, `10.0.0.7-10.0.0.9` or `10.0.0.8/29`.
 fn span(text: &str) -> Result<Span> {
-    let bad = || misuse(format!("{text:?} is no address, FIRST-LAST or prefix"));
+    let bad = || misuse(format!("{text:?} is not an address, FIRST-LAST or prefix"));
     if text.contains('/') {
         let subnet = Subnet::strict(parse_cidr(text).ok_or_else(bad)?)
             .map_err(|subnet| misuse(format!("{text} has host bits; the prefix is {subnet}")))?;

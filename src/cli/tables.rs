@@ -93,7 +93,8 @@ pub fn leases(
         .whole("ADDRESS", |line| cell(line.address()))
         .text("CONTAINER", 8, |line| {
             let LeaseRow { id, container_id, endpoint, holder, note, .. } = &line.row;
-            let container = [id, container_id, endpoint].iter().find_map(|id| id.as_deref()).map(short);
+            let container =
+                [id, container_id, endpoint].iter().find_map(|id| id.as_deref()).map(short);
             let name = container.as_deref().or(note.as_deref());
             match (name, note.as_deref(), holder.as_deref()) {
                 (Some(name), Some(note), _) if name != note => cell(format!("{name} ({note})")),

@@ -98,8 +98,8 @@ impl Call {
         if let Err(e) = written {
             let undone = engine::undo(&mut *store, &set, &owner, &added.created, &cx);
             let outcome = match undone {
-                Ok(()) => "what this call leased is free again".to_owned(),
-                Err(e) => format!("what this call leased could not be freed: {e}"),
+                Ok(()) => "the lease of this call was freed".to_owned(),
+                Err(e) => format!("the lease of this call could not be freed: {e}"),
             };
             let msg = format!("cannot write the answer to standard output: {e}; {outcome}");
             return Err(Failure::new(IO, msg));
@@ -184,7 +184,7 @@ impl Call {
                 return Err(failed(error));
             }
         }
-        output.journal.done(Level::Debug, "the leases are as they should be");
+        output.journal.done(Level::Debug, "the leases match prevResult");
         Ok(())
     }
 
@@ -363,7 +363,7 @@ fn numbers(text: &str) -> Result<[u32; 3], String> {
             .ok_or_else(|| format!("invalid version {text:?}: too many parts"))?;
         *slot = part.parse().map_err(|_| {
             format!(
-                "invalid version {text:?}: {part:?} is no number; write \"cniVersion\" as 1.1.0"
+                "invalid version {text:?}: {part:?} is not a number; write \"cniVersion\" as 1.1.0"
             )
         })?;
     }

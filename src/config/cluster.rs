@@ -27,7 +27,7 @@ const LONGEST_TIMEOUT: Duration = Duration::from_secs(600);
 /// The cluster that `store` names, as the command line takes it: `{"etcd": {...}}`.
 pub fn store(json: &str) -> Result<(StoreSpec, Vec<Warning>), ConfigError> {
     let json = Json::parse(json.as_bytes())
-        .map_err(|e| ConfigError::decode(format!("the store is no JSON: {e}")))?;
+        .map_err(|e| ConfigError::decode(format!("the store is not valid JSON: {e}")))?;
     let pairs = [("store".to_owned(), json)];
     let mut warnings = Vec::new();
     match from_ipam(&Fields::root(&pairs), Dialect::Native, &mut warnings)? {
@@ -172,7 +172,7 @@ fn pair<'a>(
         (Some(_), None) => (one, other),
         (None, Some(_)) => (other, one),
     };
-    let why = format!("{} has {has} but no {lacks}; give both or none", fields.path());
+    let why = format!("{} has {has} but no {lacks}; set both or neither", fields.path());
     Err(ConfigError::invalid(why).at(fields.path_of(has)))
 }
 

@@ -31,13 +31,13 @@ pub(super) fn requested(
     }
     if !store.is_cluster() {
         return Err(ConfigError::invalid(
-            "ipam.define keeps the network's definition in a cluster, and there is none; name one in \
+            "ipam.define keeps the network's definition in a cluster, but no cluster is configured; set \
              ipam.store, or leave define out",
         ));
     }
     if conf.root().object("runtimeConfig")?.is_some_and(|r| r.get("ipRanges").is_some()) {
         return Err(ConfigError::invalid(
-            "runtimeConfig.ipRanges are one container's, and ipam.define keeps one definition for all; \
+            "runtimeConfig.ipRanges belong to one container, but ipam.define keeps one definition for all; \
              leave one of them out",
         ));
     }
@@ -83,7 +83,7 @@ impl Netconf {
     /// The same configuration with this definition of its network.
     pub fn defined(&self, text: &str) -> Result<Netconf, ConfigError> {
         let Ok(Json::Object(definition)) = Json::parse(text.as_bytes()) else {
-            return Err(ConfigError::invalid("it is no JSON object"));
+            return Err(ConfigError::invalid("it is not a JSON object"));
         };
         let mut ipam = self.ipam()?.pairs().to_vec();
         ipam.retain(|(key, _)| !KEYS.iter().any(|name| is_spelling_of(key, name)));
@@ -98,10 +98,10 @@ pub fn from_file(
     bytes: &[u8],
     network: &NetworkName,
 ) -> Result<(String, Option<u64>), ConfigError> {
-    let Json::Object(pairs) =
-        Json::parse(bytes).map_err(|e| ConfigError::decode(format!("it is no JSON: {e}")))?
+    let Json::Object(pairs) = Json::parse(bytes)
+        .map_err(|e| ConfigError::decode(format!("it is not valid JSON: {e}")))?
     else {
-        return Err(ConfigError::decode("it is no JSON object"));
+        return Err(ConfigError::decode("it is not a JSON object"));
     };
     let root = Fields::root(&pairs);
     if let Some(name) = root.text("name")?.filter(|name| *name != network.as_str()) {

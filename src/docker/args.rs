@@ -291,7 +291,7 @@ fn context(facts: &Facts, store: &StoreSpec) -> Result<alloc::Context> {
     let cx = alloc::Context { face: Face::Docker, ..facts.context_of(store) };
     ensure!(
         !store.is_cluster() || !cx.node.name.is_empty(),
-        "this host has no name, and needs one in a cluster: say --node NAME"
+        "this host has no name, which a cluster requires: pass --node NAME"
     );
     Ok(cx)
 }

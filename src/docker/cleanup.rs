@@ -204,7 +204,7 @@ fn reachable(addrs: &[Addr]) -> Result<Vec<Addr>> {
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
                 .spawn()
-                .context("cannot run ping, so nothing is known to be unused")
+                .context("cannot run ping, so no address can be proven unused")
         };
         let running = some.iter().map(ping).collect::<Result<Vec<_>>>()?;
         for (addr, mut child) in some.iter().zip(running) {

@@ -44,7 +44,7 @@ pub fn list(socket: &Path) -> Result<Listing> {
     let started = host::now();
     let all = get(socket, "/networks")?;
     let mut networks = Vec::new();
-    for network in all.as_array().context("dockerd's list of networks is no list")? {
+    for network in all.as_array().context("dockerd's list of networks is not a list")? {
         let driver = network["IPAM"]["Driver"].as_str().unwrap_or_default();
         if matches!(driver, "default" | "null" | "") {
             continue;
@@ -91,19 +91,19 @@ fn text(value: &Value) -> Result<Option<&str>> {
         Value::Null => Ok(None),
         Value::String(text) if text.is_empty() => Ok(None),
         Value::String(text) => Ok(Some(text)),
-        other => bail!("{other} is no text"),
+        other => bail!("{other} is not text"),
     }
 }
 
 /// An address, with or without a prefix length.
 fn addr(value: &Value) -> Result<Option<Addr>> {
     let Some(text) = text(value)? else { return Ok(None) };
-    parse_addr(text).map(Some).with_context(|| format!("{text:?} is no address"))
+    parse_addr(text).map(Some).with_context(|| format!("{text:?} is not an address"))
 }
 
 fn prefix(value: &Value) -> Result<Option<Subnet>> {
     let Some(text) = text(value)? else { return Ok(None) };
-    let net = parse_cidr(text).with_context(|| format!("{text:?} is no prefix"))?;
+    let net = parse_cidr(text).with_context(|| format!("{text:?} is not a prefix"))?;
     Ok(Some(net.into()))
 }
 

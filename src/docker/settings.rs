@@ -72,7 +72,7 @@ pub fn supernet(text: &str) -> Result<Subnet, String> {
 pub fn block(within: Subnet, len: u8) -> Result<Block, String> {
     if len < within.len() || len > within.family().bits() {
         return Err(format!(
-            "blocks of /{len} do not fit into {within}: say {} to {}",
+            "blocks of /{len} do not fit into {within}: use {} to {}",
             within.len(),
             within.family().bits()
         ));

@@ -38,7 +38,7 @@ pub enum Refusal {
     /// An address that was asked for has a holder.
     #[error(
         "failed to allocate for range {index}: requested IP address {} is not available in range \
-         set {ranges}: {} holds it; ask for another, or free it with `{}`",
+         set {ranges}: {} holds it; request another address, or free this one with `{}`",
         .holder.addr,
         .holder.owner,
         release(.holder)
@@ -66,8 +66,8 @@ pub enum Refusal {
     },
     /// Addresses that were asked for lie in no range, or more were asked for than there are sets.
     #[error(
-        "failed to allocate all requested IPs: {}; one address of each range set can be asked for, \
-         and the range sets are {ranges}",
+        "failed to allocate all requested IPs: {}; request at most one address of each range \
+         set; the range sets are {ranges}",
         join(.addrs)
     )]
     NotInRange {
@@ -78,8 +78,8 @@ pub enum Refusal {
     },
     /// The address that was asked for is left out by `exclude`.
     #[error(
-        "failed to allocate for range {index}: requested IP address {addr} is excluded; ask for \
-         another or take it out of \"exclude\""
+        "failed to allocate for range {index}: requested IP address {addr} is excluded; request \
+         another address, or remove this one from \"exclude\""
     )]
     Excluded {
         /// Index of the set in the configuration.
@@ -89,8 +89,8 @@ pub enum Refusal {
     },
     /// The address that was asked for is the range's gateway.
     #[error(
-        "failed to allocate for range {index}: requested ip {addr} is subnet's gateway; ask for \
-         another, or set \"gateway\""
+        "failed to allocate for range {index}: requested ip {addr} is subnet's gateway; request \
+         another address, or set \"gateway\""
     )]
     IsGateway {
         /// Index of the set in the configuration.
@@ -130,8 +130,8 @@ pub enum Refusal {
         .lease.owner,
         .lease.addr,
         match .asked {
-            Some(asked) => format!("and {asked} is asked for; a container keeps its address:"),
-            None => "which is in no range of the configuration any more;".to_owned(),
+            Some(asked) => format!("but {asked} was requested; a container keeps its address:"),
+            None => "which is no longer in any range of the configuration;".to_owned(),
         },
         release(.lease)
     )]
@@ -164,7 +164,7 @@ pub enum Refusal {
     },
     /// CHECK: an address of `prevResult` is from our ranges, and the owner has leases but not this.
     #[error(
-        "prevResult says {addr}, but {owner} has no lease of it; delete the container and add it again"
+        "prevResult has {addr}, but {owner} has no lease of it; delete the container and add it again"
     )]
     Lost {
         /// Who.
@@ -174,7 +174,7 @@ pub enum Refusal {
     },
     /// CHECK: the lease's address is not in `prevResult`.
     #[error(
-        "{} has {}, but prevResult says {}; delete the container and add it again",
+        "{} has {}, but prevResult has {}; delete the container and add it again",
         .lease.owner,
         .lease.addr,
         if .expected.is_empty() { "no address".to_owned() } else { join(.expected) }
@@ -187,8 +187,8 @@ pub enum Refusal {
     },
     /// A lease to be imported is of an address that is leased here to another.
     #[error(
-        "{} cannot be taken over for {owner}: {} holds it here; nothing was taken over, free it with \
-         `{}` if that one is gone",
+        "{} cannot be imported for {owner}: {} holds it in this store; nothing was imported; if that \
+         container is gone, run `{}`",
         .holder.addr,
         .holder.owner,
         release(.holder)
@@ -223,8 +223,8 @@ pub enum Refusal {
     },
     /// The leases of a host-local folder cannot be taken over.
     #[error(
-        "the leases that host-local left for network {network} cannot be taken over: {why}; mend or \
-         remove that file and try again, or see `sublet import host-local`"
+        "host-local's leases of network {network} cannot be imported: {why}; correct or remove that file \
+         and try again, or see `sublet import host-local`"
     )]
     Takeover {
         /// The network.
@@ -234,8 +234,8 @@ pub enum Refusal {
     },
     /// A network's definition is of another version than its user knew.
     #[error(
-        "network {network} has {}, not {}: it was changed meanwhile; look at it with `sublet network \
-         show {network}` and try again",
+        "network {network} has {}, not {}: the definition has changed since you read it; run `sublet \
+         network show {network}` and try again",
         version(*.kept),
         version(*.expected)
     )]
@@ -375,8 +375,7 @@ pub enum StoreError {
     },
     /// What is there is ours and not whole.
     #[error(
-        "the lease store {} is damaged: {what}; nothing was changed; run `sublet doctor`, or move the \
-         file away once no container of it runs",
+        "the lease store {} is damaged: {what}; nothing was changed; run `sublet doctor --repair`",
         .path.display()
     )]
     Damaged {
@@ -426,7 +425,7 @@ pub enum StoreError {
         by: Box<NodeRecord>,
     },
     /// A cluster is meant, and nobody can say which: no file of this node in any case.
-    #[error("the store cannot be understood: {why}; nothing was leased or freed anywhere else")]
+    #[error("invalid store: {why}; nothing was leased or freed anywhere else")]
     Unreadable {
         /// What is wrong with the configuration.
         why: String,

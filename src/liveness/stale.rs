@@ -123,13 +123,13 @@ fn assess_one(lease: &Lease, is_theirs: bool, evidence: &Evidence) -> Liveness {
         (NetnsState::Alive, None) => return Alive("its network namespace exists".to_owned()),
         (NetnsState::Gone(why), None) if evidence.by_netns => return Stale(why.clone()),
         (NetnsState::Held, None) => {
-            return Unknown("a network namespace of its number is still in use".to_owned());
+            return Unknown("a network namespace with its inode is still in use".to_owned());
         }
         _ => {}
     }
     match (evidence.listings.as_slice(), lease.attachment(), netns) {
         ([], _, NetnsState::Unknown(why)) => Unknown(why),
-        ([], ..) => Unknown("nothing was asked that could tell".to_owned()),
+        ([], ..) => Unknown("no evidence was requested".to_owned()),
         (_, None, _) => Unknown("it names no container".to_owned()),
         _ if !is_theirs => Unknown(format!(
             "{runtimes} knows none of these containers, so it may not be the runtime that made them"
@@ -149,13 +149,13 @@ fn netns_state(lease: &Lease, evidence: &Evidence) -> NetnsState {
     let unknown = |why: &str| NetnsState::Unknown(why.to_owned());
     let namespaces = &evidence.namespaces;
     let Some(Netns { path, inode, mount_ns }) = &lease.origin.netns else {
-        return unknown("no network namespace was recorded with it");
+        return unknown("the lease records no network namespace");
     };
     if lease.boot.is_none() || lease.boot != evidence.cx.boot {
-        return unknown("made in another boot, whose namespaces have other numbers");
+        return unknown("leased in another boot, whose namespaces had other inodes");
     }
     let Some((device, inode)) = *inode else {
-        return unknown("its network namespace could not be opened when it was made");
+        return unknown("its network namespace could not be opened when the address was leased");
     };
     let here = mount_ns.is_some() && *mount_ns == namespaces.mount_ns;
     let found = namespaces.paths.get(path).copied().unwrap_or(PathState::Unknown);

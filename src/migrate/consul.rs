@@ -74,7 +74,7 @@ pub fn require_none(
 fn old_leases(store: &mut dyn Store, network: &NetworkName) -> Result<Vec<ForeignLease>, Error> {
     let Some(cluster) = store.cluster() else {
         let doing = "find leases of cni-ipam-consul in";
-        let why = "it kept them in Consul";
+        let why = "cni-ipam-consul keeps its leases in Consul";
         return Err(StoreError::unavailable(doing, "a lease file", why).into());
     };
     let keys = cluster.old_keys(network)?;
@@ -88,12 +88,12 @@ fn lease(network: &NetworkName, (key, value): &OldKey) -> Result<Option<ForeignL
     let Some(name) = key.strip_prefix(network.as_str()).and_then(|k| k.strip_prefix('/')) else {
         return Ok(None);
     };
-    let addr: Addr = name.parse().map_err(|_| format!("{key} is no address"))?;
+    let addr: Addr = name.parse().map_err(|_| format!("{key} is not an address"))?;
     let value: serde_json::Value =
         serde_json::from_slice(value).map_err(|_| format!("{key} holds no JSON"))?;
     let id = value["id"].as_str().unwrap_or_default();
-    let container =
-        ContainerId::new(id).map_err(|_| format!("{key} holds no container ID but {id:?}"))?;
+    let container = ContainerId::new(id)
+        .map_err(|_| format!("{key} holds, instead of a container ID, {id:?}"))?;
     let attachment = Attachment { network: network.clone(), container, ifname: None };
     Ok(Some(ForeignLease { addr, kind: Kind::Dynamic, owner: Owner::Attachment(attachment) }))
 }

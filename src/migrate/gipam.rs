@@ -22,7 +22,8 @@ pub struct LeaseFile {
 
 /// Reads the file's text; the pools belong to address space `space`.
 pub fn read(text: &str, space: &str) -> Result<LeaseFile, String> {
-    let root: Value = serde_json::from_str(text).map_err(|e| format!("it is not JSON: {e}"))?;
+    let root: Value =
+        serde_json::from_str(text).map_err(|e| format!("it is not valid JSON: {e}"))?;
     if !root.is_object() {
         return Err("it is not a JSON object".to_owned());
     }
@@ -35,7 +36,7 @@ pub fn read(text: &str, space: &str) -> Result<LeaseFile, String> {
         let within = subnet(text, family).ok_or(format!("{key} is {text:?}, not a prefix"))?;
         let len = root[size].as_u64().and_then(|len| u8::try_from(len).ok());
         let len = len.filter(|len| (within.len()..=family.bits()).contains(len));
-        let len = len.ok_or(format!("{size} is {}, no block size of {within}", root[size]))?;
+        let len = len.ok_or(format!("{size} is {}, not a block size of {within}", root[size]))?;
         blocks.push(Block { within, len });
     }
     let mut pools = Vec::new();
@@ -78,7 +79,7 @@ fn pool(raw: &Value, space: &str) -> Result<AdoptPool, String> {
         let text = addr.as_str().unwrap_or_default();
         let parsed: Option<Addr> = text.parse().ok();
         let within = parsed.filter(|a| subnet.contains(*a));
-        addrs.push(within.ok_or(format!("{addr} is no address of {subnet}"))?);
+        addrs.push(within.ok_or(format!("{addr} is not an address of {subnet}"))?);
     }
     addrs.sort_unstable();
     addrs.dedup();

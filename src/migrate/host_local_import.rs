@@ -161,7 +161,7 @@ pub fn networks(dir: &Path) -> Result<Networks, StoreError> {
             Ok(_) => networks
                 .skipped
                 .push((name, "it has neither lock nor lease of host-local".to_owned())),
-            Err(_) => networks.skipped.push((name, "this is no network's name".to_owned())),
+            Err(_) => networks.skipped.push((name, "this is not a valid network name".to_owned())),
         }
     }
     networks.found.sort();
@@ -244,9 +244,10 @@ fn lease(
     }
     let place = path.display();
     let container = ContainerId::new(container)
-        .map_err(|_| format!("{place} holds no container ID but {container:?}"))?;
+        .map_err(|_| format!("{place} holds, instead of a container ID, {container:?}"))?;
     let ifname = lines.next().filter(|line| !line.is_empty()).map(|text| {
-        IfName::new(text).map_err(|_| format!("{place} holds no interface name but {text:?}"))
+        IfName::new(text)
+            .map_err(|_| format!("{place} holds, instead of an interface name, {text:?}"))
     });
     let attachment =
         Attachment { network: network.clone(), container, ifname: ifname.transpose()? };

@@ -106,13 +106,13 @@ pub fn head() -> String {
 /// Whether a file that begins with this line can be read.
 pub fn read_head(line: &str) -> Result<(), String> {
     let head: Head = serde_json::from_str(line).map_err(|_| {
-        format!("this is not what `sublet export jsonl` writes: it begins with {}", head())
+        format!("not an export of `sublet export jsonl`: it begins with {}", head())
     })?;
     if head.format == FORMAT {
         return Ok(());
     }
     let (format, by) = (head.format, head.sublet);
-    Err(format!("the lines are of format {format}, of sublet {by}; this build reads {FORMAT}"))
+    Err(format!("the lines have format {format}, of sublet {by}; this version reads {FORMAT}"))
 }
 
 /// A record as one line, without its end.
@@ -171,7 +171,7 @@ pub fn read(line: &str) -> Result<(Record, Persist), String> {
             let sub = range.map(|range| prefix("range", &range)).transpose()?;
             let inside = |sub: &Subnet| sub.len() > subnet.len() && subnet.contains(sub.first());
             if sub.as_ref().is_some_and(|sub| !inside(sub)) {
-                return Err(format!("\"range\" is no part of {subnet}"));
+                return Err(format!("\"range\" is not part of {subnet}"));
             }
             if id.is_empty() || space.is_empty() || space.contains('/') {
                 return Err("a pool has a \"pool\", and a \"space\" without \"/\"".to_owned());
@@ -220,5 +220,5 @@ pub fn read(line: &str) -> Result<(Record, Persist), String> {
 
 fn prefix(field: &str, text: &str) -> Result<Subnet, String> {
     let subnet = parse_cidr(text).and_then(|net| Subnet::strict(net).ok());
-    subnet.ok_or_else(|| format!("{field:?} is {text:?}, no prefix such as 10.80.0.0/24"))
+    subnet.ok_or_else(|| format!("{field:?} is {text:?}, not a prefix such as 10.80.0.0/24"))
 }

@@ -33,7 +33,7 @@ pub struct Content {
 /// folder does not exist.
 pub fn keys(spec: &StoreSpec, folder: &str) -> Result<Vec<(String, String)>, StoreError> {
     let StoreSpec::Etcd(etcd) = spec else {
-        let why = "it kept that in etcd; say --from http://HOST:PORT";
+        let why = "kontena-ipam keeps its pools in etcd; pass --from http://HOST:PORT";
         return Err(StoreError::unavailable("find what kontena-ipam kept in", "this store", why));
     };
     let client = Client::new("etcd", None, &etcd.servers)?;
@@ -158,7 +158,7 @@ fn text(value: &Value, field: &str) -> Option<String> {
 fn cidr(value: &Value, field: &str) -> Result<Option<IpNet>, String> {
     let Some(text) = text(value, field) else { return Ok(None) };
     let net = parse_cidr(&text);
-    net.map(Some).ok_or_else(|| format!("{field} is {text:?}, no address with a prefix length"))
+    net.map(Some).ok_or_else(|| format!("{field} is {text:?}, not an address with a prefix length"))
 }
 
 fn pool(name: &str, value: &str, space: &str, now: Timestamp) -> Result<Pool, String> {

@@ -149,7 +149,7 @@ pub enum RangeError {
     EndBeforeDefaultStart(Addr, Addr, Subnet),
     /// `rangeStart` behind the last address that a subnet gives out by default.
     #[error(
-        "RangeStart {0} not in network {2}: it is behind the last address given out, {1}; set \
+        "RangeStart {0} not in network {2}: it comes after the last address to allocate, {1}; set \
          rangeEnd as well"
     )]
     StartAfterDefaultEnd(Addr, Addr, Subnet),

@@ -140,7 +140,7 @@ fn an_address_with_another_holder_is_named_and_nothing_is_written() {
     for call in [copy(&from, &to), import] {
         let answer = call.run();
         let text = &answer.stderr;
-        let named = text.contains("10.1.0.2 cannot be taken over for container c0 (eth0)")
+        let named = text.contains("10.1.0.2 cannot be imported for container c0 (eth0)")
             && text.contains("container theirs (eth0) holds it");
         answer.check(answer.code == Some(1) && named, "the two");
     }

@@ -61,7 +61,7 @@ fn a_cluster_by_the_command_line() {
         (r#"{"etcd": {"endpoint": ["http://a:1"], "prefix": "/"}}"#, "etcd.prefix"),
         (r#"{"etcd": {"tokenFil": "x", "timeout": "0s"}}"#, "etcd.timeout"),
         (r#"{"consul": {"tokenFile": "/nope"}}"#, "/nope"),
-        ("{", "the store is no JSON"),
+        ("{", "the store is not valid JSON"),
         (r#"{"redis": {}}"#, "\"redis\""),
     ] {
         let answer = Call::sublet().arg("--store").arg(store).arg("list").run();

@@ -226,7 +226,7 @@ fn print(file: &File, call: &mut Call<'_>) -> Result<()> {
             }
             (None, true) => {}
             (None, false) if ipam.is_empty() => {
-                writeln!(out, "{plugin}: asks nobody for addresses")?;
+                writeln!(out, "{plugin}: uses no IPAM plugin")?;
             }
             (None, false) => writeln!(out, "{plugin}: asks {ipam}, not sublet")?,
         }

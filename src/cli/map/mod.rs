@@ -42,7 +42,7 @@ pub struct Map {
 
 /// A prefix on the command line.
 pub(super) fn subnet(text: &str) -> Result<Subnet, String> {
-    let net = parse_cidr(text).ok_or("say a prefix, as 10.1.0.0/16 or fd00::/64")?;
+    let net = parse_cidr(text).ok_or("use a prefix, as 10.1.0.0/16 or fd00::/64")?;
     Ok(net.into())
 }
 
@@ -142,7 +142,7 @@ fn known(name: &str, prefix: Option<Subnet>, open: &mut OpenStore) -> Result<Kno
     }
     if extents.is_empty() && marks.is_empty() {
         return Err(anyhow!(
-            "{} is no network or pool that {} knows, and no prefix; see `sublet pools`",
+            "{} is not a prefix, nor a network or pool in {}; see `sublet pools`",
             visible(name),
             open.place
         ));

@@ -142,7 +142,7 @@ impl Look {
     const GATEWAY: Look = Look::new("gateway", ('G', 'G'), 33);
     const COOLING: Look = Look::new("cooling", ('~', '~'), 44);
     /// Never allocated: excluded, or the gateway that a configuration names.
-    const EXCLUDED: Look = Look::new("never given", ('x', 'x'), 94);
+    const EXCLUDED: Look = Look::new("never allocated", ('x', 'x'), 94);
     const OUTSIDE: Look = Look::new("in no range", (' ', ' '), 233);
 
     const fn new(name: &'static str, glyphs: (char, char), color: u8) -> Look {

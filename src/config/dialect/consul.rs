@@ -15,7 +15,7 @@ pub fn check(ipam: &Fields) -> Result<(), ConfigError> {
     ipam.text("dc")?;
     if !ipam.has("subnet") && !ipam.has("ranges") {
         return Err(ConfigError::invalid(
-            "missing field \"subnet\" in IPAM configuration; give ipam.subnet, as 203.0.113.0/24",
+            "missing field \"subnet\" in IPAM configuration; set ipam.subnet, as 203.0.113.0/24",
         ));
     }
     Ok(())

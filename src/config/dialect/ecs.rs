@@ -91,7 +91,7 @@ pub fn config(conf: &Netconf, inputs: &Inputs) -> Result<Config, ConfigError> {
     ConfigError::all(&errors)?;
     if sets.is_empty() {
         return Err(ConfigError::invalid(
-            "at least one subnet (ipv4 or ipv6) is required; give ipam.ipv4-subnet or ipam.ipv6-subnet",
+            "at least one subnet (ipv4 or ipv6) is required; set ipam.ipv4-subnet or ipam.ipv6-subnet",
         ));
     }
     let args = Args::parse_leniently(&inputs.args);

@@ -69,7 +69,7 @@ pub fn range_sets(
         drafts.clear();
     } else if drafts.is_empty() && errors.is_empty() {
         // They may well say where the ranges went.
-        let mut text = vec!["no IP ranges specified; give ipam.subnet or ipam.ranges".to_owned()];
+        let mut text = vec!["no IP ranges specified; set ipam.subnet or ipam.ranges".to_owned()];
         text.extend(warnings.iter().map(ToString::to_string));
         errors.push(ConfigError::invalid(text.join("; ")).at(sources.ipam.path()));
     }

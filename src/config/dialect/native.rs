@@ -132,7 +132,7 @@ fn shared(ipam: &Fields) -> Result<Option<NetworkName>, ConfigError> {
         return Ok(None);
     };
     NetworkName::new(text).map(Some).map_err(|_| {
-        let takes = "a name begins with a letter or digit and goes on with letters, digits, \"_\", \
+        let takes = "a name begins with a letter or digit and continues with letters, digits, \"_\", \
                      \".\" and \"-\"";
         ipam.bad_text("shared", text, takes)
     })

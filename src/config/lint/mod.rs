@@ -232,7 +232,7 @@ impl Linter {
         if plugin == OURS[0] {
             self.error(
                 prefixed(place, "type"),
-                "sublet gives addresses and makes no interface: name it as ipam.type of bridge, ptp, \
+                "sublet allocates addresses but creates no interface: name it as ipam.type of bridge, ptp, \
                  macvlan or another",
             );
         }
@@ -336,7 +336,7 @@ impl Linter {
         for key in fields.keys() {
             if !seen.insert(key.replace('-', "").to_ascii_lowercase()) {
                 let at = prefixed(place, &fields.join(key));
-                self.warn(at, format!("{key} is given twice; the last one counts"));
+                self.warn(at, format!("{key} is there twice; the last one counts"));
             }
         }
     }

@@ -54,7 +54,7 @@ fn make_folder(path: &Path) -> Result<()> {
 pub fn unix(path: &Path) -> Result<(UnixListener, Published)> {
     match fs::symlink_metadata(path) {
         Ok(m) if !m.file_type().is_socket() => {
-            bail!("{} is there and is no socket; move it away", path.display())
+            bail!("{} exists and is not a socket; move it away", path.display())
         }
         Ok(_) if UnixStream::connect(path).is_ok() => {
             bail!("another process serves {}; stop it, or choose another --socket", path.display())

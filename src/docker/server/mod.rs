@@ -108,7 +108,7 @@ pub fn run(config: ServerConfig) -> Result<()> {
             _ = int.recv() => {}
         }
         notify_systemd(notify.as_deref(), "STOPPING=1");
-        listeners.backend.log(Level::Info, "stopping: requests that are here are answered");
+        listeners.backend.log(Level::Info, "stopping: answering the open requests");
         // Removes the sockets' names: from here on only clients that are connected are served.
         drop(listeners);
         let _ = stop.send(true);
@@ -206,10 +206,10 @@ impl Listeners {
         for at in 0..inherited.len() {
             match inherited.take_unix_listener(at) {
                 Ok(Some(listener)) => self.serve_unix(listener)?,
-                _ => bail!("socket {at} that was handed over is no unix socket"),
+                _ => bail!("inherited socket {at} is not a unix socket"),
             }
         }
-        let text = format!("listening on {} sockets that were handed over", inherited.len());
+        let text = format!("listening on {} inherited sockets", inherited.len());
         self.backend.log(Level::Info, text);
         Ok(())
     }

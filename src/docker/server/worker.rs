@@ -251,11 +251,13 @@ impl Worker {
             api::undo(&mut *store, &self.backend.context(), undo).map_err(|e| e.to_string())
         });
         let (level, text) = match done {
-            Ok(()) => (Level::Warn, format!("nobody took the answer: {what} is free again")),
+            Ok(()) => {
+                (Level::Warn, format!("the client did not read the answer: {what} was freed"))
+            }
             Err(e) => (
                 Level::Error,
                 format!(
-                    "nobody took the answer, and {what} stays leased: {e}; run `subletd cleanup`"
+                    "the client did not read the answer, and {what} stays leased: {e}; run `subletd cleanup`"
                 ),
             ),
         };

@@ -42,12 +42,12 @@ pub fn read(path: &Path, wait: Wait) -> Result<Leases, StoreError> {
     let foreign = |what: String| StoreError::Foreign {
         path: path.to_owned(),
         what,
-        advice: "name the file that the original ecs-ipam kept its leases in".to_owned(),
+        advice: "name the lease file of the original ecs-ipam".to_owned(),
     };
     let entries = match bolt::bucket(&bytes, b"IPAM") {
         Ok(Some(entries)) => entries,
         Ok(None) => return Err(foreign("it is a bolt file, but has no bucket IPAM".to_owned())),
-        Err(damage) => return Err(foreign(format!("it is no whole bolt file: {damage}"))),
+        Err(damage) => return Err(foreign(format!("it is not a complete bolt file: {damage}"))),
     };
     let (leases, cursors, skipped) = (Vec::new(), Vec::new(), Vec::new());
     let mut read = Leases { leases, cursors, skipped, _lock: lock };
@@ -83,9 +83,9 @@ impl Leases {
             }
             Ok(key) => match address(key) {
                 Some(addr) => self.lease(addr, key, text),
-                None => self.skipped.push(skip("this is no address")),
+                None => self.skipped.push(skip("this is not an address")),
             },
-            Err(_) => self.skipped.push(skip("this is no text")),
+            Err(_) => self.skipped.push(skip("this is not text")),
         }
     }
 
@@ -94,7 +94,7 @@ impl Leases {
             Some("GateWay" | "GateWayV6") => (Kind::Gateway, Owner::Gateway(addr)),
             Some(id) if id.len() <= LONGEST_ID => (Kind::Dynamic, Owner::Id(id.to_owned())),
             _ => {
-                let why = "its id cannot be kept: leased without one, to be freed by its address";
+                let why = "its id is invalid: leased without an id; free it by its address";
                 self.skipped.push((key.to_owned(), why.to_owned()));
                 (Kind::Dynamic, Owner::Id(String::new()))
             }

@@ -74,7 +74,7 @@ fn put<K: KvMut>(tables: &mut Tables<'_, K>, lease: &Lease) -> Result<bool> {
     match before {
         // The same owner's record anew: the indexes stand.
         Some(before) if before.owner == lease.owner => {}
-        Some(_) => return Err(tables.damaged("an address given to two owners")),
+        Some(_) => return Err(tables.damaged("an address leased to two owners")),
         None => {
             match tables.cooling_of(set, addr)? {
                 Some(cooling) => end_cooling(tables, set, &cooling)?,

@@ -150,7 +150,7 @@ fn guard<F: FileSystem>(fs: &F, file: &F::File, path: &Path, patience: &Patience
 /// Whether the table is of a form that this build reads.
 fn check_schema<K: Kv>(tables: &Tables<'_, K>) -> Result<()> {
     match tables.value::<u64>(keys::SCHEMA)? {
-        None => Err(tables.damaged("it does not say which schema it has")),
+        None => Err(tables.damaged("it has no schema version")),
         Some(found) if found == u64::from(codec::SCHEMA_VERSION) => Ok(()),
         Some(_) => Err(StoreError::other_version(tables.path)),
     }

@@ -25,8 +25,8 @@ use crate::model::{Lease, SetName};
 use crate::net::Addr;
 use crate::store::{Problem, Repair, StoreReader, codec};
 
-const REPAIR: &str =
-    "run `sublet doctor --repair`: it keeps a copy, and every lease that can be read";
+const REPAIR: &str = "run `sublet doctor --repair`: it keeps a copy of the file and recovers every lease that \
+                      can be read";
 
 impl<F: FileSystem> Embedded<F> {
     /// Reports everything that is wrong.
@@ -81,7 +81,7 @@ impl<F: FileSystem> Embedded<F> {
     /// What lies around the files and should not, or not like that.
     fn oddities(&self, cx: &Context, each: &mut dyn FnMut(Problem)) {
         for path in self.leftovers(cx) {
-            let what = "it was left behind by a process that was killed while it made a file";
+            let what = "it was left behind by a process that was killed while it created a file";
             each(Problem::of(&path, what, "remove it, or run `sublet doctor --repair`", true));
         }
         for file in self.lease_files(cx).unwrap_or_default() {
@@ -177,7 +177,7 @@ impl<F: FileSystem> Embedded<F> {
                         })?;
                     }
                     if !work.found {
-                        let what = "nothing of it can be read".to_owned();
+                        let what = "nothing in it can be read".to_owned();
                         return Err(StoreError::Damaged { path: path.clone(), what });
                     }
                     let whole = repair::records(self, file, lock, &mut |key, value, _| {
@@ -240,7 +240,7 @@ fn problem(path: &Path, error: &StoreError) -> Problem {
     match error {
         StoreError::Damaged { what, .. } => Problem::of(path, what, REPAIR, true),
         StoreError::Foreign { what, advice, .. } => Problem::of(path, what, advice, false),
-        other => Problem::of(path, other.to_string(), "see to it that it can be read", false),
+        other => Problem::of(path, other.to_string(), "make the file readable", false),
     }
 }
 
@@ -253,7 +253,7 @@ fn overlaps(definitions: &[NetworkRanges], each: &mut dyn FnMut(Problem)) {
                 each(Problem {
                     place: format!("networks {} and {}", one.network, other.network),
                     what:
-                        "their ranges overlap, and each has its own leases: both can give the same \
+                        "their ranges overlap and their leases are separate: both can lease the same \
                            address"
                             .to_owned(),
                     advice: "set \"shared\" in both if they share a segment".to_owned(),
@@ -384,8 +384,8 @@ impl Work<'_, '_, '_> {
                 continue;
             }
             self.note(format!(
-                "{addr} of {set}: its lease cannot be read, so it is reserved; when no container uses \
-                 it: sublet unreserve {set} {addr}"
+                "{addr} of {set}: its lease cannot be read, so the address was reserved; once no \
+                 container uses it, run: sublet unreserve {set} {addr}"
             ));
             found.push((set, addr));
         }
@@ -397,10 +397,10 @@ impl Work<'_, '_, '_> {
     }
 }
 
-/// What nobody can make good.
-const GAPS: &str = "not all of the file could be read; a lease every trace of which is gone is not known \
-                    any more: compare `sublet list` with your containers before new ones start";
-/// What is written beside a lease of which nobody knows whether it was freed since.
+/// The note about parts of the file that cannot be recovered.
+const GAPS: &str = "part of the file could not be read, so leases may be missing: compare `sublet list` with the \
+                    running containers before new ones start";
+/// The note of a lease that may have been freed since it was read.
 const DOUBTFUL: &str = "read from a damaged file; it may have been freed since";
-/// What is written beside an address whose lease is lost.
+/// The note of a reservation whose lease is lost.
 const UNREAD: &str = "its lease could not be read when the store was repaired";

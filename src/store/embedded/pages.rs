@@ -78,7 +78,7 @@ impl Pages {
         };
         let used = end.and_then(|end| bytes.get(..end));
         if used.map(XxHash3_128::oneshot) != Some(sum) {
-            let what = format!("the page at {offset} is not the one that was written there");
+            let what = format!("the page at offset {offset} is corrupt");
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
         if bytes.first() == Some(&BRANCH) {

@@ -114,7 +114,7 @@ impl<F: FileSystem> Embedded<F> {
                 doing: "reserve more in".to_owned(),
                 place: path.display().to_string(),
                 source: format!(
-                    "it has {} entries, and at most {LIMIT} are kept; reserve ranges \
+                    "it has {} entries, and at most {LIMIT} are possible; reserve ranges \
                      (FIRST-LAST) instead of single addresses",
                     before.entries.len()
                 )

@@ -87,10 +87,10 @@ fn an_import_is_done_once() {
     lease(&server, "default", 2);
     lease(&server, "default", 3);
     let import = |more| import(&server, more);
-    assert!(import(&["--dry-run"]).contains("2 addresses would be taken over"));
+    assert!(import(&["--dry-run"]).contains("2 addresses would be imported"));
     assert_eq!(leases(&server).len(), 0);
-    assert!(import(&[]).contains("2 addresses taken over"));
-    assert!(import(&[]).contains("taken over before"));
+    assert!(import(&[]).contains("2 addresses imported"));
+    assert!(import(&[]).contains("already imported"));
     assert_eq!(leases(&server).len(), 2);
     let etcd = clusters::etcd();
     let wrong = ["import", "consul", "default", "--store", &etcd.store("sublet")];
@@ -138,12 +138,12 @@ fn kontenas_networks_go_on() {
         (answer.stdout, answer.stderr)
     };
     let (told, left) = import(&["--dry-run"]);
-    assert_eq!(told, "pool kontena (10.81.0.0/16): 3 addresses would be taken over\n");
+    assert_eq!(told, "pool kontena (10.81.0.0/16): 3 addresses would be imported\n");
     assert_eq!(left, "subnet 10.83.0.0/24 left out: no pool has it\n");
     assert_eq!(leases(&server).len(), 0);
-    assert_eq!(import(&[]).0, "pool kontena (10.81.0.0/16): 3 addresses taken over\n");
+    assert_eq!(import(&[]).0, "pool kontena (10.81.0.0/16): 3 addresses imported\n");
     let before = leases(&server);
-    assert_eq!(import(&[]).0, "/kontena/ipam: taken over before; nothing was done\n");
+    assert_eq!(import(&[]).0, "/kontena/ipam: already imported; nothing was done\n");
     assert_eq!(leases(&server), before);
 
     // dockerd remembers the pool by its name.
