@@ -1,11 +1,11 @@
 //! Stale leases: decides from the evidence which leases have lost their container, and why.
 //!
-//! Two facts count as proof. Either the network namespace is gone, by its number and not by its name, on the
-//! machine, in the boot and in the mount namespace in which it was recorded. Or the container runtime does not
-//! know the container.
-//! Invariant: a fact that is missing speaks for the lease. The evidence is gathered after the lease was read,
-//! and the lease is only freed if it has not changed since. So an ADD in between is noticed, unless the
-//! container returned in that moment under the same ID with a namespace of the same path and number.
+//! Two facts count as proof. Either the network namespace is gone, by its inode and not by its name, on the
+//! machine, in the boot and in the mount namespace in which it was recorded. Or the container runtime does
+//! not know the container.
+//! Invariant: if a fact is missing, the lease stays. The evidence is gathered after the lease was read, and
+//! the lease is freed only if it has not changed since. So an ADD in between is noticed, unless the
+//! container returned in that moment under the same ID with a namespace of the same path and inode.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +17,7 @@ use crate::model::{Lease, Netns};
 pub struct Evidence {
     /// The time, this machine, and this boot.
     pub cx: Context,
-    /// Age in seconds below which a lease is not judged, because its container may still be starting.
+    /// Age in seconds below which a lease is not examined, because its container may still be starting.
     pub grace: u64,
     /// The network namespaces of this machine.
     pub namespaces: Namespaces,

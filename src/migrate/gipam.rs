@@ -1,9 +1,8 @@
-//! gipam's lease file: the pools and addresses that Docker's networks of that driver have.
+//! Reads gipam's lease file: the pools and addresses of Docker's networks with that driver.
 //!
-//! Owns: reading `lease.json`, as gipam writes it. gipam gave every
-//! network of a family the next block of one main pool; what it calls `free` are blocks that no
-//! network has.
-//! Invariant: all of the file makes sense, or none of it is taken.
+//! gipam gave each network the next block of one main pool per family. Its `free` blocks belong to no
+//! network.
+//! Invariant: the whole file is valid, or nothing is imported.
 
 use serde_json::Value;
 
@@ -11,16 +10,16 @@ use crate::alloc::{AdoptPool, Block};
 use crate::model::PoolId;
 use crate::net::{Addr, Family, Subnet, parse_cidr};
 
-/// What the file says.
+/// The content of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseFile {
-    /// The pools of networks that exist, under the names by which Docker knows them.
+    /// The pools of existing networks, under the IDs by which Docker knows them.
     pub pools: Vec<AdoptPool>,
     /// The main pools and their block sizes.
     pub blocks: Vec<Block>,
 }
 
-/// Reads the file's text; the pools belong to address space `space`.
+/// Reads the file's text. The pools are assigned to address space `space`.
 pub fn read(text: &str, space: &str) -> Result<LeaseFile, String> {
     let root: Value =
         serde_json::from_str(text).map_err(|e| format!("it is not valid JSON: {e}"))?;
@@ -50,7 +49,7 @@ pub fn read(text: &str, space: &str) -> Result<LeaseFile, String> {
     Ok(LeaseFile { pools, blocks })
 }
 
-/// A list that is left out where it is empty.
+/// A list that is omitted if empty.
 fn list<'v>(value: &'v Value, key: &str) -> Result<&'v [Value], String> {
     match &value[key] {
         Value::Null => Ok(&[]),
@@ -59,7 +58,7 @@ fn list<'v>(value: &'v Value, key: &str) -> Result<&'v [Value], String> {
     }
 }
 
-/// A prefix; gipam wrote the address of the first host where an operator gave it so.
+/// A prefix. If the operator configured it with the first host's address, gipam wrote it that way.
 fn subnet(text: &str, family: Family) -> Option<Subnet> {
     parse_cidr(text).map(Subnet::from).filter(|s| s.family() == family)
 }

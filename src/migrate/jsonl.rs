@@ -1,7 +1,7 @@
-//! A store's records as JSON lines, with the fields of [`crate::rows`].
+//! The records of a store as JSON lines, with the fields of [`crate::rows`].
 //!
-//! Invariant: a record that was read from its line is the one that was written; a line that cannot be
-//! understood is an error that says what is wrong with it.
+//! Invariant: reading a line returns the record that was written. An invalid line is an error that
+//! describes the fault.
 
 use std::borrow::Cow;
 
@@ -13,14 +13,14 @@ use crate::model::{NetworkDefinition, NetworkName, Node, Persist, Pool, PoolId, 
 use crate::net::{Addr, Subnet, parse_cidr};
 use crate::rows::{CoolingRow, LeaseRow, Str, Text, Time, name};
 
-/// Format of all lines of a file.
+/// The format of all lines of a file.
 const FORMAT: u32 = 2;
 
 /// The first line.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Head {
-    /// The release that wrote it.
+    /// The version of sublet that wrote the file.
     sublet: String,
     format: u32,
 }
@@ -71,7 +71,7 @@ enum Fields<'a> {
         network: Str<'a>,
         time: Time,
     },
-    /// `definition` is the JSON object as text: not a byte of it may change.
+    /// `definition` is the JSON object as text, because every byte of it must be preserved.
     Network {
         network: Str<'a>,
         version: u64,
@@ -97,13 +97,13 @@ enum Word {
     Disk,
 }
 
-/// The first line of a file, without its end.
+/// The first line of a file, without its newline.
 pub fn head() -> String {
     let head = Head { sublet: env!("CARGO_PKG_VERSION").to_owned(), format: FORMAT };
     serde_json::to_string(&head).unwrap_or_default()
 }
 
-/// Whether a file that begins with this line can be read.
+/// Checks whether a file that begins with this line can be read.
 pub fn read_head(line: &str) -> Result<(), String> {
     let head: Head = serde_json::from_str(line).map_err(|_| {
         format!("not an export of `sublet export jsonl`: it begins with {}", head())
@@ -115,7 +115,7 @@ pub fn read_head(line: &str) -> Result<(), String> {
     Err(format!("the lines have format {format}, of sublet {by}; this version reads {FORMAT}"))
 }
 
-/// A record as one line, without its end.
+/// A record as one line, without its newline.
 pub fn write(record: &Record, persist: Persist) -> String {
     let fields = match record {
         Record::Pool(pool) => Fields::Pool {
@@ -153,7 +153,7 @@ pub fn write(record: &Record, persist: Persist) -> String {
             Fields::Adopted { network: network.as_str().into(), time: Time(*time) }
         }
     };
-    // Writing text and numbers into memory does not fail; an empty line would be refused when read.
+    // Writing text and numbers into memory does not fail. A reader would refuse an empty line.
     serde_json::to_string(&Line { fields, persist }).unwrap_or_default()
 }
 
@@ -162,7 +162,7 @@ fn user((node, count): &(Node, u32)) -> User<'_> {
     User { node, machine_id, count: *count }
 }
 
-/// The record of a line, and how long it lives.
+/// The record of a line, and its lifetime.
 pub fn read(line: &str) -> Result<(Record, Persist), String> {
     let Line { fields, persist } = serde_json::from_str(line).map_err(|e| e.to_string())?;
     let record = match fields {

@@ -1,5 +1,5 @@
-//! What kontena-ipam stored in etcd: `pools/NAME`, `pool-nodes/NAME/NODE`, `addresses/NAME/ADDRESS` and
-//! `subnets/ADDRESS`, below a folder of the v2 API (`/v2/keys`).
+//! Reads the data that kontena-ipam stored in etcd: `pools/NAME`, `pool-nodes/NAME/NODE`,
+//! `addresses/NAME/ADDRESS` and `subnets/ADDRESS`, below a folder of the v2 API (`/v2/keys`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -25,7 +25,7 @@ pub struct Content {
     pub unrecorded: Vec<String>,
     /// The addresses of these pools.
     pub leases: Vec<Lease>,
-    /// Subnets reserved for pools that do not exist: a race in kontena-ipam leaves them behind.
+    /// Subnets that are reserved for pools that do not exist. A race in kontena-ipam leaves them behind.
     pub orphans: Vec<String>,
 }
 
@@ -37,7 +37,7 @@ pub fn keys(spec: &StoreSpec, folder: &str) -> Result<Vec<(String, String)>, Sto
         return Err(StoreError::unavailable("find what kontena-ipam kept in", "this store", why));
     };
     let client = Client::new("etcd", None, &etcd.servers)?;
-    // `quorum`: a single member may be behind.
+    // `quorum`, because a single member may have old data.
     let path = format!("/v2/keys{folder}?recursive=true&quorum=true");
     let request = Request { method: "GET", path: &path, body: b"", secret: None, retryable: true };
     let reply = client.send(request, Instant::now() + etcd.servers.timeout).map_err(Failure::why);
@@ -99,7 +99,7 @@ impl Content {
                     }
                 }
                 ["addresses", name, _] => {
-                    // An address of a pool that is gone has no owner.
+                    // An address of a removed pool has no owner.
                     if let Some(pool) = content.pools.get(name) {
                         let lease = address(value, pool, now);
                         content.leases.push(lease.map_err(|why| format!("{key}: {why}"))?);
@@ -120,8 +120,8 @@ impl Content {
     }
 
     /// Adds what earlier versions of kontena-ipam did not record: the hosts that use a pool, and the lease
-    /// of its gateway. A host that has an address of a pool uses it. Where no host is recorded there may be
-    /// others, so that the pool stays when all known ones have released it.
+    /// of its gateway. A host with an address of a pool uses the pool. If no host is recorded, unknown
+    /// hosts may use it too, so the pool stays when all known ones have released it.
     fn add_what_is_missing(&mut self, now: Timestamp) {
         for (name, pool) in &mut self.pools {
             let leases = self.leases.iter().filter(|lease| lease.set == pool.set());

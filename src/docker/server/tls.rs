@@ -1,4 +1,4 @@
-//! TLS on TCP: the server's certificate, and the one authority whose clients may come in.
+//! TLS on TCP: the server's certificate, and the authority that signs the clients' certificates.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     Ok(all)
 }
 
-/// Accepts clients with a certificate that `ca` has signed, and nobody else.
+/// Accepts only clients with a certificate that `ca` has signed.
 pub fn acceptor(Tls { cert, key, ca, .. }: &Tls) -> Result<TlsAcceptor> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(ca)? {
