@@ -1,8 +1,8 @@
-//! `sublet doctor`: finds and repairs what is wrong with a store.
+//! `sublet doctor`: finds and repairs problems in a store.
 //!
-//! The store examines and repairs itself; this adds the leases whose container is gone, which the store
-//! cannot see.
-//! Invariant: without `--repair` nothing changes; with it a copy of the damaged file stays.
+//! The store examines and repairs itself. This adds the leases whose container is gone, which the store
+//! cannot find.
+//! Invariant: without `--repair` nothing changes. With it, a copy of the damaged file stays.
 
 use anyhow::{Result, anyhow};
 use clap::Args;
@@ -29,7 +29,7 @@ pub struct Doctor {
     /// whose lease cannot be read is reserved, so it is never leased
     #[arg(long)]
     repair: bool,
-    /// Do not ask
+    /// Repair without asking
     #[arg(long, short)]
     yes: bool,
 }
@@ -92,14 +92,14 @@ impl Doctor {
     }
 }
 
-/// What was examined.
+/// The numbers of examined records.
 #[derive(Clone, Copy, Default, Serialize)]
 struct Checked {
     leases: usize,
     ranges: usize,
 }
 
-/// A range is reported from this share of its addresses on, in percent.
+/// The usage from which a range is reported, in percent.
 const NEARLY_FULL: u128 = 80;
 
 fn examine(open: &mut OpenStore) -> Result<(Vec<Problem>, Checked)> {
@@ -117,9 +117,10 @@ fn examine(open: &mut OpenStore) -> Result<(Vec<Problem>, Checked)> {
     Ok((problems, Checked { leases, ranges: usage.len() }))
 }
 
-/// Networks whose leases lie outside the ranges of their last ADD, and the number of all leases without reservations.
+/// Networks with leases outside the ranges of their last ADD, and the number of all leases without
+/// reservations.
 fn moved_away(open: &mut OpenStore) -> Result<(Vec<Problem>, usize)> {
-    // Each task of ECS has a configuration of its own, with or without IPv6.
+    // Each ECS task has its own configuration, with or without IPv6.
     let is_ecs = |ranges: &NetworkRanges| ranges.network == NetworkName::ecs();
     let networks = open.store.networks(&open.cx)?.into_iter().filter(|ranges| !is_ecs(ranges));
     let mut astray = Astray::new(networks.map(|n| (n.set, n.network.to_string(), n.bounds)));

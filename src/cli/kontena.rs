@@ -1,6 +1,7 @@
-//! `sublet import kontena`: Docker networks of kontena-ipam continue with subletd.
+//! `sublet import kontena`: imports the pools of kontena-ipam, so that its Docker networks continue with
+//! subletd.
 //!
-//! Invariant: all keys are read and understood before anything is written; a second import changes nothing.
+//! Invariant: all keys are read and valid before anything is written. A second import changes nothing.
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
@@ -17,16 +18,16 @@ use crate::model::{NetworkName, Persist, Pool, SetName};
 
 #[derive(Debug, Args)]
 pub struct Kontena {
-    /// kontena's etcd, which answers its old API (--enable-v2=true) [default: that of --store]
+    /// kontena's etcd, with its old API (--enable-v2=true) [default: that of --store]
     #[arg(long, value_name = "http://HOST:PORT")]
     from: Option<String>,
-    /// What its keys begin with
+    /// The folder of kontena's keys
     #[arg(long, value_name = "FOLDER", default_value = "/kontena/ipam")]
     prefix: String,
     /// subletd's local address space
     #[arg(long, value_name = "NAME", default_value = "kontenalocal")]
     address_space: String,
-    /// Print what would be done, and change nothing
+    /// Print what would be done without doing it
     #[arg(long)]
     dry_run: bool,
 }
@@ -96,7 +97,7 @@ impl Kontena {
     }
 }
 
-/// Records that everything is imported, or in a dry run asks for that.
+/// Records that everything is imported. In a dry run, only checks that.
 fn mark(open: &mut OpenStore, dry_run: bool) -> Result<Imported> {
     let name = NetworkName::new("kontena-ipam")
         .map_err(|_| anyhow!("kontena-ipam is not a valid network name"))?;

@@ -1,7 +1,7 @@
 //! `sublet node`: the machines that share a cluster.
 //!
 //! Asks before a node's leases are freed; the engine frees them.
-//! Invariant: without `--force` nothing is freed of the machine that this runs on.
+//! Invariant: without `--force`, no lease of this machine is freed.
 
 use anyhow::{Result, anyhow};
 use clap::{Args, Subcommand};
@@ -13,27 +13,27 @@ use crate::alloc::Context;
 use crate::engine;
 use crate::rows::{NodeRow, Nodes};
 
-/// Look at the machines that share a cluster, and free what a dead one held.
+/// List the nodes of a cluster, or release a lost one.
 #[derive(Debug, Subcommand)]
 pub enum Node {
-    /// List them, with what each has leased
+    /// List the nodes with the number of their leases
     List,
-    /// Free all that a machine leased which is gone for good, and its name for another machine
+    /// Free the leases and the name of a lost machine
     Release(Release),
 }
 
 #[derive(Debug, Args)]
 pub struct Release {
-    /// Its name, as `sublet node list` shows it
+    /// Name of the node, as in `sublet node list`
     #[arg(value_name = "NODE")]
     name: String,
-    /// Print what would be freed, and change nothing
+    /// Print what would be freed without freeing it
     #[arg(long)]
     dry_run: bool,
-    /// Do not ask
+    /// Free without asking
     #[arg(long, short)]
     yes: bool,
-    /// Even if it is the machine that this runs on: its containers keep using what is freed
+    /// Allow this machine, although its containers keep using the freed addresses
     #[arg(long)]
     force: bool,
 }
@@ -47,7 +47,7 @@ impl Node {
     }
 }
 
-/// All nodes that are known, or that have something.
+/// All nodes that are recorded or have leases.
 fn rows(open: &mut OpenStore, cx: &Context) -> Result<Vec<NodeRow>> {
     let mut nodes = Nodes::default();
     open.store.list(cx, &mut |lease| nodes.lease(&lease))?;
@@ -77,7 +77,7 @@ impl Release {
                 open.place
             )));
         }
-        // What has ended with a boot of it is freed as well, so it is counted.
+        // Leases that ended with an earlier boot are freed too, so they are counted.
         let cx = Context { boot: None, ..open.cx.clone() };
         let Some(row) = rows(&mut open, &cx)?.into_iter().find(|row| row.node == *name) else {
             return Err(anyhow!(
@@ -117,7 +117,7 @@ impl Release {
     }
 }
 
-/// What a node has.
+/// What a node has, in words.
 fn describe(row: &NodeRow) -> String {
     let networks: Vec<String> =
         row.networks.iter().map(|(name, count)| format!("{count} of {name}")).collect();
