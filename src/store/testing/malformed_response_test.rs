@@ -1,5 +1,5 @@
-//! Servers with malformed or slow responses: an error in time, never a panic, a lease or the conclusion that
-//! nothing is leased.
+//! Servers with malformed or slow responses cause an error in time. They never cause a panic, a lease, or
+//! the conclusion that nothing is leased.
 
 use std::io::{BufRead, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -66,7 +66,7 @@ fn stores(endpoint: &str, timeout: Duration) -> [StoreSpec; 2] {
         timeout,
         persist: Persist::Boot,
         history: History::Standing,
-        // Nothing can be cached there.
+        // No cache can be written there.
         notes: "/proc/nowhere".into(),
     };
     [
