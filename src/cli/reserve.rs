@@ -177,9 +177,8 @@ impl Reserve {
             }
             Err(failed) => {
                 let left: Vec<String> = failed.left.iter().map(ToString::to_string).collect();
-                Err(failed.error).with_context(|| {
-                    format!("these are reserved all the same: {}", left.join(", "))
-                })
+                Err(failed.error)
+                    .with_context(|| format!("these addresses stay reserved: {}", left.join(", ")))
             }
         }
     }

@@ -42,7 +42,7 @@ impl<'a> Journal<'a> {
     }
 
     /// Whether an event of this level is written anywhere. If not, its text need not be made.
-    pub fn tells(&self, level: Level) -> bool {
+    pub fn is_written(&self, level: Level) -> bool {
         self.file.file.is_some() && self.file.level <= level
     }
 
@@ -54,7 +54,7 @@ impl<'a> Journal<'a> {
     /// Logs one event. Warnings and errors also go to standard error.
     pub fn write(&mut self, mut entry: Entry) {
         let shown = matches!(entry.level, Level::Warn | Level::Error);
-        let filed = self.tells(entry.level);
+        let filed = self.is_written(entry.level);
         if !shown && !filed {
             return;
         }

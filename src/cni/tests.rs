@@ -104,7 +104,7 @@ struct Untouchable;
 
 impl Read for Untouchable {
     fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-        Err(io::Error::other("somebody read"))
+        Err(io::Error::other("it was read"))
     }
 }
 
@@ -243,7 +243,7 @@ fn an_error_is_written_in_the_configurations_version() {
 fn stdin_that_fails_or_has_no_end() {
     let mut failing = Call::new("ADD", "");
     failing.stdin = Box::new(Untouchable);
-    assert_eq!(failing.run().error(), (5, "error reading from stdin: somebody read".to_owned()));
+    assert_eq!(failing.run().error(), (5, "error reading from stdin: it was read".to_owned()));
     let mut endless = Call::new("ADD", "");
     endless.stdin = Box::new(io::repeat(b' '));
     assert_eq!(endless.run().error().0, 6);

@@ -104,7 +104,7 @@ impl Call {
             let msg = format!("cannot write the answer to standard output: {e}; {outcome}");
             return Err(Failure::new(IO, msg));
         }
-        if output.journal.tells(Level::Info) {
+        if output.journal.is_written(Level::Info) {
             let all = added.grants.iter().map(|g| format!("{}/{}", g.addr, g.prefix));
             let all = all.collect::<Vec<_>>().join(",");
             output.journal.learn("address", all.as_str());
@@ -145,7 +145,7 @@ impl Call {
                 }
                 Err(error) => return Err(Failure::of(&error, &cleanup.network)),
             };
-        if output.journal.tells(Level::Info) {
+        if output.journal.is_written(Level::Info) {
             let all =
                 freed.iter().map(|lease| lease.addr.to_string()).collect::<Vec<_>>().join(",");
             let network = &cleanup.network;

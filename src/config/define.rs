@@ -175,8 +175,8 @@ mod tests {
         assert!(config(&ranges).unwrap_err().to_string().contains("runtimeConfig.ipRanges"));
         let network = NetworkName::new("net").unwrap();
         for (bad, why) in [
-            ("", "no JSON"),
-            ("[]", "no JSON object"),
+            ("", "not valid JSON"),
+            ("[]", "not a JSON object"),
             (r#"{"name":"other","ipam":{}}"#, "of network other"),
             ("{}", "has no \"ipam\""),
         ] {

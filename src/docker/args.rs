@@ -39,7 +39,7 @@ use crate::telemetry::log::{Entry, Log};
 ///
 /// Flags override variables, and SUBLET_* overrides GIPAM_*, which overrides KONTENA_IPAM_*.
 #[derive(Debug, Parser)]
-#[allow(clippy::doc_markdown, reason = "a person sees these texts as they stand here")]
+#[allow(clippy::doc_markdown, reason = "users see these texts as they are")]
 #[command(
     name = "subletd",
     version,

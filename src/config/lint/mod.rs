@@ -130,7 +130,7 @@ fn syntax(text: &str, e: &serde_json::Error) -> Finding {
     let at = Position { line, column: before.chars().count() + 1 };
     let bom =
         if text.starts_with('\u{feff}') { "; the file begins with a byte order mark" } else { "" };
-    Finding::of_file(at, format!("no JSON: {what}{bom}"))
+    Finding::of_file(at, format!("not valid JSON: {what}{bom}"))
 }
 
 /// A finding whose place has not been located in the text yet.
@@ -407,7 +407,7 @@ fn ranges_come_from_runtime(conf: &Netconf) -> bool {
 mod tests {
     use super::*;
 
-    fn told(text: &str) -> String {
+    fn findings(text: &str) -> String {
         let look = |f: &Finding| {
             let level = if f.error { "error" } else { "warning" };
             format!("{}:{} {level}: {}", f.at.line, f.at.column, f.text)
@@ -422,7 +422,7 @@ mod tests {
  "ipam": {"type": "sublet", "subnet": "10.1.0.0/16",
           "range_start": "10.1.0.9", "color": 1}}"#;
         assert_eq!(
-            told(text),
+            findings(text),
             "3:11 error: unknown key ipam.range_start is ignored; did you mean rangeStart?\n\
              3:38 warning: unknown key ipam.color: it does nothing"
         );
@@ -436,7 +436,7 @@ mod tests {
     [{"subnet": "10.1.2.0/24", "rangeStart": "10.1.3.1"}]]}}]}"#;
         let want =
             "4:46 error: invalid range set 0: RangeStart 10.1.3.1 not in network 10.1.2.0/24";
-        assert_eq!(told(text), want);
+        assert_eq!(findings(text), want);
         let parts = bytes_of(text.as_bytes()).parts;
         let ours: Vec<bool> = parts.iter().map(|part| part.ours).collect();
         assert_eq!(ours, [false, true]);
@@ -445,20 +445,26 @@ mod tests {
     #[test]
     fn who_is_called_by_a_wrong_name() {
         let of = |ipam: &str| {
-            told(&format!(r#"{{"name": "n", "type": "bridge", "ipam": {{"type": "{ipam}"}}}}"#))
+            findings(&format!(r#"{{"name": "n", "type": "bridge", "ipam": {{"type": "{ipam}"}}}}"#))
         };
         assert_eq!(of("subletd"), "1:50 error: ipam.type is \"subletd\"; did you mean sublet?");
         assert_eq!(of("dhcp"), "");
         let ours = r#"{"name": "n", "type": "sublet", "ipam": {"type": "sublet", "subnet": "10.0.0.0/8"}}"#;
-        assert!(told(ours).starts_with("1:23 error: sublet gives addresses"), "{}", told(ours));
+        assert!(
+            findings(ours).starts_with("1:23 error: sublet allocates addresses"),
+            "{}",
+            findings(ours)
+        );
     }
 
     #[test]
     fn what_is_no_json() {
-        assert_eq!(told("{\n \"a\": tru\n}"), "2:10 error: no JSON: expected ident");
-        assert!(told("[1]").starts_with("1:1 error: must be an object, not a list"));
-        assert!(told("").starts_with("1:1 error: no JSON: EOF"));
-        assert!(told(&"[".repeat(1 << 20)).starts_with("1:128 error: no JSON: recursion limit"));
+        assert_eq!(findings("{\n \"a\": tru\n}"), "2:10 error: not valid JSON: expected ident");
+        assert!(findings("[1]").starts_with("1:1 error: must be an object, not a list"));
+        assert!(findings("").starts_with("1:1 error: not valid JSON: EOF"));
+        assert!(
+            findings(&"[".repeat(1 << 20)).starts_with("1:128 error: not valid JSON: recursion limit")
+        );
         let text = b"{\"name\": \"n\", \"type\": \"b\xff\"}";
         let found = bytes_of(text).findings;
         assert_eq!((found.len(), found[0].at.column), (1, 25));
@@ -467,7 +473,7 @@ mod tests {
     #[test]
     fn a_list_has_one_name_and_one_version() {
         let text = r#"{"cniVersion": "9", "name": "-", "plugins": []}"#;
-        let text = told(text);
+        let text = findings(text);
         assert!(text.contains("1:16 error: \"9\" is none of 0.1.0, "), "{text}");
         assert!(text.contains("1:29 error: invalid characters found in network name: -"), "{text}");
         assert!(text.contains("1:45 error: a list of no plugins"), "{text}");

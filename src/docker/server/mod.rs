@@ -189,7 +189,7 @@ impl Listeners {
         let at = listener.local_addr()?;
         if tcp.tls.is_none() && !at.ip().is_loopback() && !tcp.insecure {
             bail!(
-                "{at} is reachable from outside and whoever reaches it leases addresses: use \
+                "{at} is reachable from outside, and every client could lease addresses: use \
                  --tls-cert, --tls-key and --tls-ca, a loopback address, or say --insecure"
             );
         }

@@ -19,7 +19,7 @@ use crate::store::codec::Bad;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Nature {
     /// It contains information that no other record has.
-    Told(&'static str),
+    Primary(&'static str),
     /// It can be derived from others.
     Made(&'static str),
     /// A copy of the policy, which is compared with the policy at each use.
@@ -31,15 +31,15 @@ pub enum Nature {
 /// The nature of a record.
 pub fn nature(key: &[u8]) -> Nature {
     match key.first() {
-        Some(&keys::LEASE) => Nature::Told("lease"),
-        Some(&keys::COOLING) => Nature::Told("cooling address"),
-        Some(&keys::STICKY) => Nature::Told("pod's address"),
-        Some(&keys::POOL) => Nature::Told("pool"),
-        Some(&keys::RANGES) => Nature::Told("network"),
-        Some(&keys::CURSOR) => Nature::Told("last address"),
-        Some(&keys::EVENT) => Nature::Told("event"),
-        Some(&keys::COUNT) => Nature::Told("counter"),
-        Some(&keys::FACT) => Nature::Told("fact"),
+        Some(&keys::LEASE) => Nature::Primary("lease"),
+        Some(&keys::COOLING) => Nature::Primary("cooling address"),
+        Some(&keys::STICKY) => Nature::Primary("pod's address"),
+        Some(&keys::POOL) => Nature::Primary("pool"),
+        Some(&keys::RANGES) => Nature::Primary("network"),
+        Some(&keys::CURSOR) => Nature::Primary("last address"),
+        Some(&keys::EVENT) => Nature::Primary("event"),
+        Some(&keys::COUNT) => Nature::Primary("counter"),
+        Some(&keys::FACT) => Nature::Primary("fact"),
         Some(&keys::OWNER) => Nature::Made("owners' index"),
         Some(&keys::BLOCK) => Nature::Made("occupancy"),
         Some(&keys::QUEUE) => Nature::Made("queue of cooling addresses"),
@@ -183,7 +183,7 @@ impl Judgement {
         for (key, value) in &page {
             if let Err(what) = judge(tables, key, value)? {
                 let name = match nature(key) {
-                    Nature::Told(name) | Nature::Made(name) => name,
+                    Nature::Primary(name) | Nature::Made(name) => name,
                     Nature::Copy | Nature::Unknown => "reservation",
                 };
                 self.fault(name, format!("{}: {what}", shown(key)));

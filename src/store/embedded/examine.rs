@@ -279,7 +279,7 @@ struct Work<'a, 't, 'k> {
 impl Work<'_, '_, '_> {
     /// Takes one record. Derived records are recomputed from others.
     fn take(&mut self, key: &[u8], value: &[u8], standing: Standing) -> Result<()> {
-        let check::Nature::Told(kind) = check::nature(key) else { return Ok(()) };
+        let check::Nature::Primary(kind) = check::nature(key) else { return Ok(()) };
         self.found = true;
         if key == keys::SCHEMA
             || (key.first() != Some(&keys::LEASE) && self.tables.kv.get(key)?.is_some())

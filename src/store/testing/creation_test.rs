@@ -53,13 +53,13 @@ fn a_file_that_appears_meanwhile_is_not_replaced() {
         let host = Host::new();
         let mut store = watched(&host, persist, |what, path| {
             if what == "link" {
-                fs::write(path, "somebody else's")?;
+                fs::write(path, "another program's")?;
             }
             Ok(())
         });
         assert!(store.apply(&Command::Add(lowest("c1")), &boot(1)).is_err());
         let file = if persist == Persist::Disk { host.path("") } else { host.of_boot(1) };
-        assert_eq!(fs::read_to_string(file).unwrap(), "somebody else's");
+        assert_eq!(fs::read_to_string(file).unwrap(), "another program's");
     }
 }
 
@@ -200,12 +200,12 @@ fn only_enoent_means_that_there_is_no_file() {
 fn a_symbolic_link_is_not_followed() {
     for name in ["", ".lock", ".policy"] {
         let host = Host::new();
-        fs::write(host.path(".victim"), "a file of somebody else").unwrap();
+        fs::write(host.path(".victim"), "a file of another program").unwrap();
         std::os::unix::fs::symlink(host.path(".victim"), host.path(name)).unwrap();
         let answer = host.store(Persist::Disk).apply(&Command::Add(lowest("c1")), &boot(1));
         assert!(matches!(answer, Err(Error::Store(_))), "{name}: {answer:?}");
         let victim = fs::read_to_string(host.path(".victim")).unwrap();
-        assert_eq!(victim, "a file of somebody else", "{name}");
+        assert_eq!(victim, "a file of another program", "{name}");
     }
 }
 

@@ -155,7 +155,7 @@ fn request_pool<W: Docker>(world: &Shared<W>, machine: usize) {
                 && !world.pools(machine).may_overlap(with)
                 && world.pools(machine).removals == removals
             {
-                world.found(format!("{name}: nobody has {with}"));
+                world.found(format!("{name}: no engine has {with}"));
             }
             if let Some((pool, generation)) = &named {
                 world.pools(machine).refused(machine, &pool.id, *generation);

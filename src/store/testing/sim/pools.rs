@@ -148,7 +148,7 @@ impl Pools {
     /// A request was answered with this pool.
     pub fn made(&mut self, machine: usize, pool: &Pool) -> Result<(), Finding> {
         if pool.shared.is_some() {
-            let known = self.all.get_mut(&pool.id).ok_or("a pool that nobody requested")?;
+            let known = self.all.get_mut(&pool.id).ok_or("a pool that was never requested")?;
             known.user(machine).least += 1;
             known.is_left = false;
             known.pool = pool.clone();
@@ -290,7 +290,7 @@ impl Pools {
                 }
             }
             let Some(known) = self.all.get(&pool.id) else {
-                return Err(format!("pool {} is left, and nobody has it", pool.id));
+                return Err(format!("pool {} is left, but no engine has it", pool.id));
             };
             let count = |user: &usize| users.get(user).copied().unwrap_or_default();
             let is_right =
@@ -322,7 +322,7 @@ impl Pools {
                 row.kind == Kind::Gateway && known.has_gateways || pool.gateway == Some(*addr);
             let has_lost = known.users.values().any(|user| user.has_lost);
             if !known.addrs.contains_key(addr) && !has_lost && !is_gateway {
-                return Err(format!("{addr} of pool {id} is leased, and nobody has it"));
+                return Err(format!("{addr} of pool {id} is leased, but no engine has it"));
             }
             held.insert((id, *addr), row);
         }

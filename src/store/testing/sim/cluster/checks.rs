@@ -87,7 +87,7 @@ fn compare(world: &World, rows: &[Lease]) -> Result<(), Finding> {
         }
         if row.kind == Kind::Reserved {
             if !world.reserved.contains_key(&(row.set.clone(), row.addr)) {
-                return Err(format!("{} of {} is reserved by nobody", row.addr, row.set));
+                return Err(format!("{} of {} is reserved without a request", row.addr, row.set));
             }
             reserved.push((&row.set, row.addr));
             continue;

@@ -96,7 +96,7 @@ fn compare(host: &Host, rows: &[Lease]) -> Option<Finding> {
         }
         if row.kind == Kind::Reserved {
             if !host.reserved.contains_key(&(row.set.clone(), row.addr)) {
-                return Some(format!("{} is reserved, and nobody asked for it", row.addr));
+                return Some(format!("{} is reserved, but was never requested", row.addr));
             }
             continue;
         }
