@@ -1,4 +1,4 @@
-//! The command line where a plain answer would be wrong: half an array, one word for several
+//! Cases of the command line in which a simple answer would be wrong: incomplete arrays, ambiguous
 //! networks.
 
 use std::fs;
@@ -52,7 +52,7 @@ fn leases_in_several_networks_are_not_freed_at_one_word() {
     }
 }
 
-/// `--store` takes a cluster as well; what is wrong with it is one line.
+/// `--store` accepts a cluster as well; an error in it is one line.
 #[test]
 fn a_cluster_by_the_command_line() {
     for (store, said) in [

@@ -463,7 +463,8 @@ mod tests {
         assert!(findings("[1]").starts_with("1:1 error: must be an object, not a list"));
         assert!(findings("").starts_with("1:1 error: not valid JSON: EOF"));
         assert!(
-            findings(&"[".repeat(1 << 20)).starts_with("1:128 error: not valid JSON: recursion limit")
+            findings(&"[".repeat(1 << 20))
+                .starts_with("1:128 error: not valid JSON: recursion limit")
         );
         let text = b"{\"name\": \"n\", \"type\": \"b\xff\"}";
         let found = bytes_of(text).findings;
