@@ -19,7 +19,7 @@ fail() {
     exit 1
 }
 
-# cni COMMAND CONTAINER CONFIGURATION: shows the call and its answer; the answer stays in $answer.
+# cni COMMAND CONTAINER CONFIGURATION: prints the call and its answer, which stays in $answer.
 cni() {
     local env="CNI_COMMAND=$1 CNI_CONTAINERID=$2 CNI_NETNS=/run/netns/$2"
     echo
@@ -29,7 +29,7 @@ cni() {
     [ -z "$answer" ] || printf '%s\n' "$answer"
 }
 
-# answered TEXT: the answer has it, spaces apart.
+# answered TEXT: fails unless the answer contains the text, ignoring white space.
 answered() {
     local text
     text=$(tr -d ' \n' <<< "$answer")
@@ -50,8 +50,9 @@ addresses() {
 # damage FILE: overwrites the records of container web, one copy after the other, until sublet notices. Not every
 # copy counts: a database keeps old pages for a while.
 damage() {
-    local offset
-    for offset in $(grep -abo web "$1" | cut -d : -f 1); do
+    local offset offsets
+    mapfile -t offsets < <(grep -abo web "$1" | cut -d : -f 1)
+    for offset in "${offsets[@]}"; do
         dd if=/dev/urandom of="$1" bs=1 seek="$offset" count=64 conv=notrunc status=none
         "$sublet" list > /dev/null 2>&1 || return 0
     done
@@ -98,7 +99,7 @@ for address in 10.88.0.2 10.88.0.3 2001:4860:4860::2 10.89.0.2 10.0.0.2; do
 done
 operator show 10.88.0.3
 
-# The same question gets the same answer: a runtime that was interrupted may ask again.
+# The same request gets the same answer, because an interrupted runtime may repeat it.
 cni ADD web containerd.json
 answered '"address":"10.88.0.2/16"'
 
@@ -110,7 +111,7 @@ cni DEL web podman.json
 cni DEL task ecs.json
 
 operator list
-# What the ECS dialect records of the gateway stays, as in the original.
+# The ECS dialect keeps a record of the gateway, as the original does.
 rows=$("$sublet" list --json | tr -d ' \n')
 [[ $rows != *'"kind":"dynamic"'* && $rows != *'"kind":"static"'* ]] || fail "leases are left: $rows"
 
