@@ -128,7 +128,7 @@ pub fn add(
                         contested.lease.owner, contested.claimant
                     );
                     warnings.push(format!(
-                        "{addr} is {note}; it is reserved: when one of them is gone, run \
+                        "{addr} is {note}, so it is reserved: once one of them is gone, run \
                          `sublet unreserve {set} {addr}`"
                     ));
                     let (addrs, note) = (vec![addr], Some(note));

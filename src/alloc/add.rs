@@ -280,8 +280,8 @@ impl Work<'_> {
                 ranges.bounds.iter().flat_map(|a| other.bounds.iter().map(move |b| (a, b)));
             if let Some((a, b)) = pairs.find(|(a, b)| a.overlaps(**b)) {
                 warnings.push(format!(
-                    "network {} ({a}) overlaps network {} ({b}); each has its own leases, so both can \
-                     give the same address: set \"shared\" in both if they share a segment",
+                    "network {} ({a}) overlaps network {} ({b}), and their leases are separate: both can \
+                     lease the same address; set \"shared\" in both if they share a segment",
                     ranges.network, other.network
                 ));
             }

@@ -139,13 +139,13 @@ impl Set {
             let (addr, owner) = (lease.addr, &lease.owner);
             writeln!(
                 call.stderr,
-                "{addr} of {owner} on node {} is in no range of it",
+                "{addr} of {owner} on node {} is outside the new ranges",
                 visible(&lease.node.name)
             )?;
         }
         let count = number_of(outside.len(), "address");
         let question = format!(
-            "define network {} with {}, although {count} outside of it stay leased until their containers end",
+            "define network {} with {}, although {count} outside these ranges stay leased until their containers end",
             visible(&self.name),
             describe(sets)
         );

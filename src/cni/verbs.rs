@@ -286,8 +286,8 @@ impl Call {
             != (&config.sets, &config.routes, &config.dns)
         {
             output.journal.warn(&format!(
-                "{place} (by {}), is {}; this configuration says {text}, which is not used: change the \
-                 one or the other, see `sublet network show {network}`",
+                "{place} (by {}), is {}, and is used; this configuration has {text}: change one of the two, see \
+                 `sublet network show {network}`",
                 stored.by, stored.text
             ));
         }

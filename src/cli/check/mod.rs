@@ -221,14 +221,14 @@ fn print(file: &File, call: &mut Call<'_>) -> Result<()> {
         let (plugin, ipam) = (visible(&part.plugin), visible(&part.ipam));
         match (&part.config, part.ours) {
             (Some(config), _) => {
-                writeln!(out, "network {}: {plugin} asks {ipam}", config.cleanup.network)?;
+                writeln!(out, "network {}: {plugin} uses {ipam}", config.cleanup.network)?;
                 write!(out, "{}", ranges(config, screen))?;
             }
             (None, true) => {}
             (None, false) if ipam.is_empty() => {
                 writeln!(out, "{plugin}: uses no IPAM plugin")?;
             }
-            (None, false) => writeln!(out, "{plugin}: asks {ipam}, not sublet")?,
+            (None, false) => writeln!(out, "{plugin}: uses {ipam}, not sublet")?,
         }
     }
     for Finding { at: Position { line, column }, error, text, .. } in &file.found.findings {

@@ -73,8 +73,8 @@ impl fmt::Display for Overlap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} of network {} ({}) overlaps {} of network {} ({}): each gives the other's addresses \
-             again, unless they are apart or say \"shared\"",
+            "{} of network {} ({}) overlaps {} of network {} ({}): both can lease the same address, \
+             unless they are on separate links or have the same \"shared\"",
             self.range, self.network, self.file, self.with_range, self.with, self.with_file
         )
     }

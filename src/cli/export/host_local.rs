@@ -78,8 +78,8 @@ pub fn export(
         if set.0 != name.as_str() {
             writeln!(
                 stderr,
-                "network {name} shares the leases of {set}: host-local cannot, and may give \
-                 an address that another network of {set} has"
+                "network {name} shares the leases of {set}: host-local cannot do this, and may lease \
+                 an address of another network of {set}"
             )?;
         }
         exported.push(network.export(set, name, open, dry_run)?);

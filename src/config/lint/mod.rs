@@ -226,12 +226,12 @@ impl Linter {
         self.warn_of_duplicates(place, &root);
         let plugin = self.text(place, &root, "type").unwrap_or_default();
         if plugin.is_empty() && !place.is_empty() {
-            self.error(prefixed(place, "type"), "type is missing: which plugin is to be called?");
+            self.error(prefixed(place, "type"), "type is missing: it names the plugin to call");
         }
         if plugin == OURS[0] {
             self.error(
                 prefixed(place, "type"),
-                "sublet allocates addresses but creates no interface: name it as ipam.type of bridge, ptp, \
+                "sublet allocates addresses but creates no interface: set it as ipam.type of bridge, ptp, \
                  macvlan or another",
             );
         }
@@ -251,7 +251,7 @@ impl Linter {
         let silent = ipam.keys().next().is_none();
         let ours = OURS.contains(&&*named) || named.is_empty() && !silent;
         if ours && named.is_empty() {
-            let text = "ipam.type is missing: a network plugin calls the program that it names";
+            let text = "ipam.type is missing: it names the IPAM plugin to call";
             self.warn(prefixed(place, "ipam"), text);
         } else if !ours && OURS.iter().any(|name| strsim::levenshtein(&named, name) <= 2) {
             let text = format!("ipam.type is {}; did you mean sublet?", quote(&named));
@@ -277,7 +277,7 @@ impl Linter {
     /// Reads the configuration as an ADD would.
     fn config(&mut self, place: &str, conf: &Netconf) -> Option<Config> {
         if ranges_come_from_runtime(conf) {
-            let text = "no ranges here: the runtime has to pass them as its ipRanges capability";
+            let text = "no ranges: the runtime must pass them with its ipRanges capability";
             self.warn(prefixed(place, "ipam"), text);
             return None;
         }

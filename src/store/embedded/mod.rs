@@ -275,7 +275,7 @@ impl<F: FileSystem> Embedded<F> {
         if home.persist != self.persist {
             let word = |persist| if persist == Persist::Disk { "disk" } else { "boot" };
             warnings.push(format!(
-                "network {home_set} has leases with persist \"{}\" in {}, so this one goes there \
+                "network {home_set} has leases with persist \"{}\" in {}, so this lease goes there \
                  too: \"{}\" takes effect when the network has no lease",
                 word(home.persist),
                 home.path.display(),
@@ -284,7 +284,7 @@ impl<F: FileSystem> Embedded<F> {
         }
         if home_set != set {
             warnings.push(format!(
-                "the network has leases in the set {home_set}, so this one is from that set too: \
+                "the network has leases in the set {home_set}, so this lease is from that set too: \
                  the changed \"shared\" (now {set}) takes effect when the network has no lease"
             ));
         }

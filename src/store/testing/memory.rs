@@ -372,13 +372,13 @@ impl Machine {
             };
             added.warnings.extend((!is_own).then(|| {
                 format!(
-                    "network {home_set} has leases with persist \"{home}\", so this one goes there \
+                    "network {home_set} has leases with persist \"{home}\", so this lease goes there \
                      too: \"{other}\" takes effect when the network has no lease"
                 )
             }));
             added.warnings.extend((home_set != *set).then(|| {
                 format!(
-                    "the network has leases in the set {home_set}, so this one is from that set too: \
+                    "the network has leases in the set {home_set}, so this lease is from that set too: \
                      the changed \"shared\" (now {set}) takes effect when the network has no lease"
                 )
             }));
