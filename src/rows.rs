@@ -238,12 +238,12 @@ impl<'a> LeaseRow<'a> {
             (_, None, Some(id), _) => Owner::Id(id.into()),
             (_, None, None, Some(attachment)) => Owner::Attachment(attachment.clone()),
             (_, None, None, None) => {
-                return Err("no \"containerID\", \"id\" or \"pool\" has the lease".to_owned());
+                return Err("the lease has no \"containerID\", \"id\" or \"pool\"".to_owned());
             }
         };
         let set = SetName(self.set.unwrap_or(self.network).into());
         if set.is_pools() != matches!(owner, Owner::Pool(..)) {
-            return Err(format!("a lease in {set} that is of another kind of owner"));
+            return Err(format!("a lease in {set} with another kind of owner"));
         }
         let text = |text: Option<Str<'_>>| text.map(String::from);
         let (inode, mount_ns) = (self.netns_inode, self.mount_namespace);

@@ -120,7 +120,7 @@ fn next(input: &mut dyn BufRead) -> io::Result<Option<String>> {
         return Ok(None);
     }
     if line.pop_if(|last| *last == b'\n').is_none() {
-        return Err(bad("it ends in the midst of a line: it was cut off"));
+        return Err(bad("it ends in the middle of a line: it was truncated"));
     }
     String::from_utf8(line).map(Some).map_err(|_| bad("a line is not UTF-8"))
 }

@@ -318,7 +318,10 @@ impl Cli {
         if named.is_none()
             && let Some((name, text)) = first_set(env, &["ETCD_ENDPOINT"])?
         {
-            ensure!(variable.is_none(), "{name} and IPAM_DB_PATH name a store each; say --store");
+            ensure!(
+                variable.is_none(),
+                "{name} and IPAM_DB_PATH name different stores; pass --store"
+            );
             let endpoints: Vec<&str> = text.split(',').map(str::trim).collect();
             let json = json!({ "etcd": { "endpoints": endpoints } }).to_string();
             return cluster(name, &json, timeout, log);

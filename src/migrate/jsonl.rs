@@ -206,7 +206,7 @@ pub fn read(line: &str) -> Result<(Record, Persist), String> {
             let network = name("network", &network, NetworkName::new)?;
             let value: Result<serde_json::Value, _> = serde_json::from_str(&definition);
             if version == 0 || !value.is_ok_and(|value| value.is_object()) {
-                return Err(format!("the \"definition\" of {network} is none"));
+                return Err(format!("invalid \"definition\" of {network}"));
             }
             let (text, by, time) = (definition.into(), by.into(), time.0);
             Record::Definition(NetworkDefinition { network, version, text, by, time })

@@ -88,7 +88,7 @@ fn configurations() {
 
 /// Mistakes that only `sublet check` reports.
 fn only_here(errors: &[String]) -> bool {
-    let words = ["is none of 0.1.0", "not UTF-8", "sublet gives addresses"];
+    let words = ["is none of 0.1.0", "not UTF-8", "sublet allocates addresses"];
     errors.iter().all(|e| words.iter().any(|word| e.contains(word)))
 }
 

@@ -89,7 +89,7 @@ impl Check {
             }
             let odd = call.screen.paint(Tone::Odd, "warning:");
             for why in &unseen {
-                writeln!(call.stdout, "{odd} not compared with what is leased: {why}")?;
+                writeln!(call.stdout, "{odd} not compared with existing leases: {why}")?;
             }
             for conflict in &conflicts {
                 let bad = call.screen.paint(Tone::Bad, "error:");

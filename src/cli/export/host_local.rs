@@ -152,7 +152,7 @@ impl Exported {
             writeln!(out, "  present before: {}", self.present.len())?;
         }
         if !self.others.is_empty() {
-            writeln!(out, "  {} that are not leased here kept", self.others.len())?;
+            writeln!(out, "  kept {} that are not leased here", self.others.len())?;
         }
         Ok(())
     }

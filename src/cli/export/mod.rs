@@ -67,7 +67,10 @@ impl HostLocal {
         }
         for lease in &chosen.left {
             let (addr, owner) = (lease.addr, &lease.owner);
-            writeln!(call.stderr, "{addr} left out: host-local knows no such holder as {owner}")?;
+            writeln!(
+                call.stderr,
+                "{addr} left out: host-local cannot represent the holder {owner}"
+            )?;
         }
         if chosen.networks.is_empty() {
             writeln!(call.stderr, "no leases to export in {}", open.place)?;

@@ -190,7 +190,7 @@ impl Listeners {
         if tcp.tls.is_none() && !at.ip().is_loopback() && !tcp.insecure {
             bail!(
                 "{at} is reachable from outside, and every client could lease addresses: use \
-                 --tls-cert, --tls-key and --tls-ca, a loopback address, or say --insecure"
+                 --tls-cert, --tls-key and --tls-ca, a loopback address, or --insecure"
             );
         }
         let acceptor = tcp.tls.as_ref().map(tls::acceptor).transpose()?;
