@@ -169,7 +169,7 @@ mod tests {
     #[test]
     fn what_cannot_be_kept_is_refused() {
         let file = NET.replace(r#""store":{"etcd":{}},"#, "");
-        assert!(config(&file).unwrap_err().to_string().contains("name one in ipam.store"));
+        assert!(config(&file).unwrap_err().to_string().contains("set ipam.store"));
         let ranges =
             NET.replacen('{', r#"{"runtimeConfig":{"ipRanges":[[{"subnet":"10.3.0.0/24"}]]},"#, 1);
         assert!(config(&ranges).unwrap_err().to_string().contains("runtimeConfig.ipRanges"));

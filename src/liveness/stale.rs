@@ -295,7 +295,7 @@ mod tests {
             containers: ids.iter().map(|id| (*id).to_owned()).collect(),
         };
         let mut evidence = Evidence { by_netns: false, ..gone() };
-        assert!(!is_stale(&lease(), &evidence), "nothing was asked");
+        assert!(!is_stale(&lease(), &evidence), "no evidence");
         evidence.listings = vec![listing(&["stranger"])];
         assert!(!is_stale(&lease(), &evidence));
         let other = Lease {

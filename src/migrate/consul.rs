@@ -93,7 +93,7 @@ fn lease(network: &NetworkName, (key, value): &OldKey) -> Result<Option<ForeignL
         serde_json::from_slice(value).map_err(|_| format!("{key} holds no JSON"))?;
     let id = value["id"].as_str().unwrap_or_default();
     let container = ContainerId::new(id)
-        .map_err(|_| format!("{key} holds, instead of a container ID, {id:?}"))?;
+        .map_err(|_| format!("{key} holds {id:?} instead of a container ID"))?;
     let attachment = Attachment { network: network.clone(), container, ifname: None };
     Ok(Some(ForeignLease { addr, kind: Kind::Dynamic, owner: Owner::Attachment(attachment) }))
 }

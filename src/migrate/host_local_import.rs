@@ -245,10 +245,10 @@ fn lease(
     }
     let place = path.display();
     let container = ContainerId::new(container)
-        .map_err(|_| format!("{place} holds, instead of a container ID, {container:?}"))?;
+        .map_err(|_| format!("{place} holds {container:?} instead of a container ID"))?;
     let ifname = lines.next().filter(|line| !line.is_empty()).map(|text| {
         IfName::new(text)
-            .map_err(|_| format!("{place} holds, instead of an interface name, {text:?}"))
+            .map_err(|_| format!("{place} holds {text:?} instead of an interface name"))
     });
     let attachment =
         Attachment { network: network.clone(), container, ifname: ifname.transpose()? };

@@ -88,7 +88,7 @@ fn a_line_that_means_nothing_is_named_and_nothing_is_written() {
     let (lease, pool) = (at("\"record\":\"lease\""), at("\"record\":\"pool\""));
     for (line, from, to, word) in [
         (0, "\"format\":2", "\"format\":7", "format 7"),
-        (0, "\"sublet\"", "\"sub\"", "not what `sublet export jsonl` writes"),
+        (0, "\"sublet\"", "\"sub\"", "not an export of `sublet export jsonl`"),
         (lease, "\"prefix\":24", "\"prefix\":240", "prefix"),
         (lease, "\"prefix\":24", "\"prefix\":-1", "invalid value"),
         (lease, "\"containerID\":\"", "\"containerID\":\"/", "containerID"),
@@ -103,7 +103,7 @@ fn a_line_that_means_nothing_is_named_and_nothing_is_written() {
             "another kind of owner",
         ),
         (lease, "\"time\":\"2", "\"time\":\"x", "no time"),
-        (pool, "\"subnet\":\"192.168.0.0/24\"", "\"subnet\":\"192.168.0.1/24\"", "no prefix"),
+        (pool, "\"subnet\":\"192.168.0.0/24\"", "\"subnet\":\"192.168.0.1/24\"", "not a prefix"),
     ] {
         let changed: Vec<String> = lines
             .lines()
@@ -121,7 +121,7 @@ fn a_line_that_means_nothing_is_named_and_nothing_is_written() {
         answer.check(answer.code == Some(1) && told, format!("{place}{word}"));
         assert!(!second.parent().unwrap().exists());
     }
-    for (text, word) in [("", "is empty"), (&lines[..lines.len() - 9], "was cut off")] {
+    for (text, word) in [("", "is empty"), (&lines[..lines.len() - 9], "was truncated")] {
         let answer = import(text, &second.display().to_string()).run();
         answer.check(answer.code == Some(1) && answer.stderr.contains(word), word);
     }

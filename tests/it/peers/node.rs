@@ -355,6 +355,6 @@ fn a_lease_file_is_of_one_machine() {
     let conf = json!({"cniVersion": "1.0.0", "name": "net", "type": "x", "ipam": ipam});
     let answer = crate::lab::Call::cni("ADD", "c", &conf).run();
     let (code, msg) = answer.error();
-    assert!(code == 7 && msg.contains("name one in ipam.store"), "{msg}");
+    assert!(code == 7 && msg.contains("set ipam.store"), "{msg}");
     crate::lab::Call::cni("DEL", "c", &conf).run().silent();
 }
