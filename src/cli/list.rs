@@ -1,7 +1,7 @@
-//! `sublet list`: what is leased.
+//! `sublet list`: lists leases.
 //!
-//! Invariant: without `--sort`, rows are printed as they are read, so that memory does not grow with the
-//! leases.
+//! Invariant: without `--sort`, rows are printed as they are read, so memory does not grow with the number
+//! of leases.
 
 use std::io::Write;
 
@@ -19,12 +19,12 @@ use crate::rows::LeaseRow;
 
 /// List leases and reservations
 ///
-/// Filters are combined: a lease is listed if it passes all of them.
+/// Filters are combined: a lease is listed if it matches all of them.
 #[derive(Debug, Args)]
 pub struct List {
     #[command(flatten)]
     filter: Filter,
-    /// Sort by this column; by default the order is that of networks and addresses
+    /// Sort by this column [default: network and address]
     #[arg(long, value_enum, value_name = "COLUMN")]
     sort: Option<Column>,
     /// Print at most N rows
@@ -32,10 +32,10 @@ pub struct List {
     limit: Option<usize>,
 }
 
-/// Which leases.
+/// The filters.
 #[derive(Debug, Args)]
 pub struct Filter {
-    /// Only this network, or pool of Docker
+    /// Only this network or Docker pool
     #[arg(long, value_name = "NAME")]
     pub network: Option<String>,
     /// Only this pod: its name, or namespace/name
@@ -172,8 +172,8 @@ impl List {
     }
 }
 
-/// Rows of a table whose widths are determined together. A wider cell further down moves the columns from there
-/// on.
+/// Rows of a table whose widths are determined together. A wider cell further down moves the columns from
+/// there on.
 const PAGE: usize = 1000;
 
 /// Prints leases one after the other.

@@ -1,5 +1,4 @@
-//! Pools of a cluster that several clients change at once, whose commits are not answered, and whose removal
-//! is interrupted.
+//! Pools of a cluster that several clients change at once, with lost answers and interrupted removals.
 
 use std::rc::Rc;
 
@@ -14,7 +13,7 @@ use crate::store::{Store, StoreReader};
 
 const ID: &str = "net";
 
-/// What a client does.
+/// An action of a client.
 type Act = fn(&mut FakeStore);
 
 fn shared_pool() -> RequestPool {
@@ -25,7 +24,7 @@ fn on(node: &str, now: u64) -> Context {
     Context { node: Node { name: node.to_owned(), machine: node.to_owned() }, ..at(now) }
 }
 
-/// How often each node uses the pool.
+/// The number of uses of the pool by each node.
 fn users(server: &Rc<FakeServer>) -> Vec<(String, u32)> {
     let pools = FakeStore::new(server.clone()).pools().unwrap();
     let users = pools.into_iter().flat_map(|pool| pool.users);
@@ -61,8 +60,8 @@ fn users_are_counted_once_if_an_answer_is_lost() {
     }
 }
 
-/// A release that was interrupted behind its first step is finished by the next request that the pool is in
-/// the way of, by any release, and by a sweep.
+/// A release that was interrupted after its first step is completed by the next request that the pool
+/// blocks, by any release, and by a sweep.
 #[test]
 fn an_interrupted_removal_is_finished() {
     let finish: [(&str, Act); 5] = [
