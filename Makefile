@@ -21,7 +21,7 @@ long:
 bench:
 	scripts/bench.sh
 
-# Leases addresses from the configurations of containerd, podman and the ECS agent.
+# A playground: known configurations, twenty pods, a full range, damage and its repair, the status page.
 demo:
 	scripts/demo.sh
 

@@ -25,6 +25,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 for arch in amd64 arm64; do
     packaging/compile.sh "$arch" "$work/$arch"
+    packaging/smoke.sh "$arch" "$work/$arch"
     packaging/pack.sh "$version" "$arch" "$work/$arch" dist tgz deb rpm
 done
 packaging/sbom.sh "$version" > "dist/sublet-v$version.cdx.json"

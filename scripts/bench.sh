@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Measures sublet beside Debian's host-local and the machine's floor, and writes docs/bench.md and
-# docs/bench.svg. Takes some minutes; --quick, which is coarser, about two. Never fails over a time.
+# Measures sublet, built for glibc and where it can be had for musl, beside Debian's host-local and the
+# machine's floor, and writes docs/bench.md and docs/bench.svg. Takes some minutes; --quick, which is
+# coarser, about two. Never fails over a time.
 # With `docker` it measures subletd instead, and writes docs/bench-docker.md; with `cluster` (and
 # --quick) an etcd and a Consul, which it starts, and writes docs/bench-cluster.md.
 #
@@ -110,6 +111,15 @@ trap 'rm -rf "$BENCH_WORK"' EXIT
 cp bin/sublet bin/subletd "$built/floor" "$BENCH_WORK/"
 export BENCH_WORK BENCH_SUBLET=$BENCH_WORK/sublet BENCH_SUBLETD=$BENCH_WORK/subletd BENCH_FLOOR=$BENCH_WORK/floor
 export BENCH_DRIVER=$built/bench
+BENCH_BUILT="$(rustc --version); glibc, static (scripts/build.sh)"
+# Another C library starts faster; it is measured where a release can have it.
+kind=$(packaging/compile.sh "$(dpkg --print-architecture)" "$BENCH_WORK/musl" |
+    sed -n 's|.*/sublet: [^,]*, \(.*\), static.*|\1|p')
+if [[ $kind == musl* ]]; then
+    export BENCH_MUSL=$BENCH_WORK/musl/sublet
+    BENCH_BUILT+="; $kind (packaging/compile.sh)"
+fi
+export BENCH_BUILT
 
 namespaces=(--mount --propagation private)
 if [ "$(id -u)" = 0 ]; then

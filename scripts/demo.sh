@@ -7,8 +7,10 @@ cd "$(dirname "$0")/.."
 
 scripts/build.sh
 sublet=$PWD/bin/sublet
+subletd=$PWD/bin/subletd
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+daemon=
+trap '[ -z "$daemon" ] || kill "$daemon"; wait; rm -rf "$work"' EXIT
 
 # All configurations lease from this file, whatever they name.
 export IPAM_DB_PATH=$work/leases.redb
@@ -115,5 +117,46 @@ operator list
 rows=$("$sublet" list --json | tr -d ' \n')
 [[ $rows != *'"kind":"dynamic"'* && $rows != *'"kind":"static"'* ]] || fail "leases are left: $rows"
 
+# A range of twenty addresses for twenty-one pods.
+call=(env CNI_COMMAND=ADD CNI_IFNAME=eth0)
+for n in $(seq 20); do
+    "${call[@]}" CNI_CONTAINERID="pod$n" CNI_NETNS="/run/netns/pod$n" \
+        CNI_ARGS="K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-$n" "$sublet" < shop.json > "$work/answer" ||
+        fail "no address for pod$n: $(cat "$work/answer")"
+done
+operator list --network shop
+operator pools --network shop
+echo
+echo "\$ CNI_COMMAND=ADD CNI_CONTAINERID=pod21 sublet < shop.json"
+if answer=$("${call[@]}" CNI_CONTAINERID=pod21 CNI_NETNS=/run/netns/pod21 "$sublet" < shop.json 2> /dev/null); then
+    fail "a full range leased an address: $answer"
+fi
+printf '%s\n' "$answer"
+answered '"code":100'
+
+# The DEL of pod20 was lost; the runtime lists the containers that it knows.
+cni GC - shop-gc.json
+[[ $("$sublet" list --json) != *'"pod20"'* ]] || fail "the lease of pod20 is left"
+operator show pod20 || true
+
+cni ADD pod20 shop.json
+answered '"address":"10.1.2.29/24"'
+
+"$subletd" --http 127.0.0.1:0 --socket "$work/sublet.sock" --store "$IPAM_DB_PATH" 2> "$work/log" &
+daemon=$!
+for _ in $(seq 100); do
+    at=$(sed -n 's|.*the status page is at http://\([^/]*\)/.*|\1|p' "$work/log")
+    [ -z "$at" ] || break
+    sleep 0.1
+done
+exec 3<> "/dev/tcp/${at%:*}/${at##*:}" || fail "no status page: $(cat "$work/log")"
+printf 'GET /api/v1/leases HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n' "$at" >&3
+[[ $(cat <&3) == *'"shop"'* ]] || fail "the status page knows no network shop"
+exec 3<&-
+
 echo
 echo "demo: every answer was right"
+echo "The status page: http://$at/"
+if [ -t 0 ]; then
+    read -r -p "Press Enter to end it and to remove everything. "
+fi

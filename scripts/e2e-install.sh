@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# The archive, the Debian package and the RPM, each on a bare root file system: installed, a container with an
-# address, an upgrade over the store of the version before, the way back to that version, removed. Nothing is
-# left then but the leases. The machine itself stays as it is. Needs root; packs the binaries in bin/.
+# The archive, the Debian package and the RPM, each on a bare root file system whose first process is systemd:
+# installed, a container with an address, an upgrade over the store of the version before, the way back to that
+# version, removed. The packages' units run through all of it. Nothing is left then but the leases. The machine
+# itself stays as it is. Needs root; packs the binaries in bin/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -30,37 +31,72 @@ case ${1-} in
     done
     packaging/pack.sh "$before" "$arch" "$work/before" "$work/dist" tgz deb rpm
     packaging/pack.sh "$now" "$arch" bin "$work/dist" tgz deb rpm
-    mmdebstrap --quiet --variant=minbase --include=jq,rpm,iproute2,containernetworking-plugins bookworm \
+    mmdebstrap --quiet --variant=minbase --include=jq,rpm,iproute2,containernetworking-plugins,systemd bookworm \
         "$work/base" "$(scripts/e2e/mirror.sh)"
+    cgroup=$(findmnt --noheadings --first-only --types cgroup2 --output TARGET)/sublet-e2e-$$
+    mkdir "$cgroup"
+    trap 'rm -rf "$work"; find "$cgroup" -depth -type d -exec rmdir {} +' EXIT
     for kind in tgz deb rpm; do
-        unshare --mount --net --propagation private "$PWD/scripts/e2e-install.sh" root "$work" "$kind"
+        status=0
+        (
+            echo "$BASHPID" > "$cgroup/cgroup.procs"
+            exec unshare --mount --net --uts --ipc --cgroup --pid --fork --kill-child --propagation private \
+                "$PWD/scripts/e2e-install.sh" root "$work" "$kind"
+        ) || status=$?
+        cat "$work/dist/log.$kind"
+        [ $status = 0 ] || fail "$kind failed"
     done
     echo "e2e-install: archive, Debian package and RPM were installed, upgraded, rolled back and removed"
     exit
     ;;
 root)
     work=$2
-    mkdir "$work/$3" "$work/$3/root"
-    mount -t tmpfs none "$work/$3"
-    mkdir "$work/$3/upper" "$work/$3/work" "$work/$3/root"
-    mount -t overlay overlay -o "lowerdir=$work/base,upperdir=$work/$3/upper,workdir=$work/$3/work" \
-        "$work/$3/root"
-    root=$work/$3/root
-    mount -t proc proc "$root/proc"
-    mount --rbind /sys "$root/sys"
-    mount --rbind /dev "$root/dev"
-    mount -t tmpfs none "$root/run"
+    kind=$3
+    mkdir "$work/$kind"
+    mount -t tmpfs none "$work/$kind"
+    root=$work/$kind/root
+    mkdir "$work/$kind/upper" "$work/$kind/work" "$root"
+    mount -t overlay overlay -o "lowerdir=$work/base,upperdir=$work/$kind/upper,workdir=$work/$kind/work" "$root"
     mkdir "$root/repo" "$root/dist"
     mount --bind "$PWD" "$root/repo"
     mount --bind "$work/dist" "$root/dist"
-    exec chroot "$root" /usr/bin/env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
-        /repo/scripts/e2e-install.sh inside "$work" "$3"
+    mount -t proc proc "$root/proc"
+    # What is read-only there, systemd does not set.
+    mount --bind -o ro "$root/proc/sys" "$root/proc/sys"
+    mount -t sysfs -o ro sysfs "$root/sys"
+    mount -t cgroup2 none "$root/sys/fs/cgroup"
+    mount -t tmpfs none "$root/run"
+    mount -t tmpfs -o mode=755 none "$root/dev"
+    for device in null zero full random urandom tty; do
+        touch "$root/dev/$device"
+        mount --bind "/dev/$device" "$root/dev/$device"
+    done
+    ln -s /proc/self/fd "$root/dev/fd"
+    # systemd ends with this service, as it does.
+    cat > "$root/etc/systemd/system/e2e-install.service" << END
+[Unit]
+SuccessAction=exit-force
+FailureAction=exit-force
+FailureActionExitStatus=1
+
+[Service]
+Type=oneshot
+Environment=PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
+ExecStart=/repo/scripts/e2e-install.sh inside $kind
+StandardOutput=file:/dist/log.$kind
+StandardError=inherit
+END
+    cd "$root"
+    pivot_root . mnt
+    umount --lazy /mnt
+    exec env -i container=e2e PATH=/usr/sbin:/usr/bin:/sbin:/bin \
+        /lib/systemd/systemd --unit=e2e-install.service
     ;;
 inside) ;;
 *) fail "no argument is taken" ;;
 esac
 
-kind=$3
+kind=$2
 machine=$(uname -m)
 
 # All files except those of the package managers, of tests and of the kernel.
@@ -113,6 +149,46 @@ is() {
     [ "$2" = "$3" ] || fail "$kind: $1: expected $3, found $2"
 }
 
+# The archive has none.
+units=(subletd.socket subletd.service sublet-gc.timer sublet-metrics.timer)
+exporter=/var/lib/prometheus/node-exporter
+
+units_on() {
+    [ "$kind" != tgz ] || return 0
+    is "units that nobody enabled" "$(systemctl list-unit-files --state=enabled --legend=no 'sublet*')" ""
+    systemctl enable --quiet --now "${units[@]}"
+    units_run
+}
+
+# All run, and subletd is the version that is installed.
+units_run() {
+    local process
+    [ "$kind" != tgz ] || return 0
+    systemctl --quiet is-active "${units[@]}" || fail "$kind: $(systemctl status "${units[@]}")"
+    systemctl --quiet is-enabled "${units[@]}" || fail "$kind: not all units are enabled"
+    process=$(systemctl show --property MainPID --value subletd.service)
+    is "subletd" "$(sha256sum < "/proc/$process/exe")" "$(sha256sum < /usr/bin/subletd)"
+    [ -S /run/docker/plugins/sublet.sock ] || fail "$kind: subletd's socket is gone"
+}
+
+# The services of the timers do their work in their sandboxes.
+jobs_work() {
+    local grace=/run/systemd/system/sublet-gc.service.d
+    [ "$kind" != tgz ] || return 0
+    mkdir "$grace"
+    printf '[Service]\nExecStart=\nExecStart=/usr/bin/sublet gc --netns --yes --quiet --grace 0\n' > "$grace/0.conf"
+    systemctl daemon-reload
+    ip netns add lost
+    cni ADD lost > /dev/null
+    ip netns delete lost
+    systemctl start sublet-gc.service || fail "$kind: $(systemctl status sublet-gc.service)"
+    is "leases after a lost DEL" "$(sublet list --json | jq -r '.[].containerID')" two
+    mkdir -p "$exporter"
+    systemctl start sublet-metrics.service || fail "$kind: $(systemctl status sublet-metrics.service)"
+    grep -q ^sublet_ "$exporter/sublet.prom" || fail "$kind: no metrics"
+    rm -r "${exporter%/*}"
+}
+
 mkdir /run/netns
 files > /tmp/files
 put "$before"
@@ -121,13 +197,16 @@ sublet version > /dev/null
 subletd --version > /dev/null
 add one 10.4.0.2
 is "leases" "$(sublet list --json | jq length)" 1
+units_on
 
 former=$(sha256sum < /opt/cni/bin/sublet)
 put "$now"
 [ "$(sha256sum < /opt/cni/bin/sublet)" != "$former" ] || fail "$kind: not upgraded"
 is "leases of the version before" "$(sublet list --json | jq -r '.[0].address')" 10.4.0.2
+units_run
 add two 10.4.0.3
 cni DEL one
+jobs_work
 
 case $kind in
 tgz) /opt/cni/bin/sublet.old install --to /opt/cni/bin > /dev/null ;;
@@ -135,7 +214,9 @@ tgz) /opt/cni/bin/sublet.old install --to /opt/cni/bin > /dev/null ;;
 esac
 is "the version before" "$(sha256sum < /opt/cni/bin/sublet)" "$former"
 is "leases after the way back" "$(sublet list --json | jq -r '.[].address')" 10.4.0.3
+units_run
 put "$now"
+units_run
 cni DEL two
 if ip netns exec two ip link show eth0 > /dev/null 2>&1; then
     fail "$kind: the interface of two is left"
@@ -143,6 +224,8 @@ fi
 sublet doctor > /dev/null
 
 take_away
+is "units that are left" "$(systemctl list-units --all --legend=no 'sublet*')" ""
+is "files of units that are left" "$(systemctl list-unit-files --legend=no 'sublet*')" ""
 files > /tmp/files.left
 # Other programs may use the folders too.
 left=$(comm -13 /tmp/files /tmp/files.left | grep -v -x -e '/opt/cni\(/bin\)\?' -e /var/lib/cni \

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the last commit twice, from scratch and in two folders, and compares the binaries, the archive and
-# the packages bit by bit. Takes two release builds' time.
+# Makes the release of the last commit twice, from scratch, in clones in two folders, one after the other, and
+# compares all files. Takes two releases' time.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -8,20 +8,25 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 # Determined once, because there may be new commits while this runs.
 commit=$(git rev-parse HEAD)
-SOURCE_DATE_EPOCH=$(git log -1 --format=%ct "$commit")
-export SOURCE_DATE_EPOCH
-arch=$(dpkg --print-architecture)
+version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
+# Before the release its section has no date yet. The commit that sets one has to be the same in both clones.
+date=$(git log -1 --format=%cs "$commit")
+time=$(git log -1 --format=%ct "$commit")
+export GIT_AUTHOR_NAME=repro GIT_AUTHOR_EMAIL=repro@localhost GIT_AUTHOR_DATE="$time +0000"
+export GIT_COMMITTER_NAME=repro GIT_COMMITTER_EMAIL=repro@localhost GIT_COMMITTER_DATE="$time +0000"
 for copy in one another/deeper/two; do
-    mkdir -p "$work/$copy"
-    git archive "$commit" | tar -x -C "$work/$copy"
+    git clone --quiet . "$work/$copy"
     (
-        export CARGO_TARGET_DIR=$work/$copy/target
+        unset CARGO_TARGET_DIR
         cd "$work/$copy"
-        scripts/build.sh
-        packaging/pack.sh 0.0.1 "$arch" bin bin tgz deb rpm
+        git checkout --quiet --detach "$commit"
+        if sed -i "s/^## \[$version\] - unreleased$/## [$version] - $date/" CHANGELOG.md && ! git diff --quiet; then
+            git commit --quiet --all --message "$version"
+        fi
+        packaging/release.sh "$version"
+        cat dist/*.sha256 > "$work/$(basename "$copy").sums"
+        rm -rf target
     )
-    (cd "$work/$copy/bin" && sha256sum sublet subletd ./*.tgz ./*.deb ./*.rpm) > "$work/$(basename "$copy").sums"
-    rm -rf "$work/$copy/target"
 done
 cat "$work/one.sums"
 if ! diff "$work/one.sums" "$work/two.sums"; then

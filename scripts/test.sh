@@ -14,8 +14,9 @@ usage: scripts/test.sh [--fast | --long]
   (no option)  everything that continuous integration runs: all tests, real containers, clusters.
                Run it as root; it installs the Debian packages that the tests need
   --long       the same with what takes too long there: SUBLET_LONG=1 enlarges the enumerations of
-               the tests that read it, the consistency runs take 150 s instead of 30 s, and every
-               patch of scripts/sabotage.sh is tried instead of five
+               the tests that read it, the consistency runs take 150 s instead of 30 s, every
+               patch of scripts/sabotage.sh is tried instead of five, and the programs that a
+               release ships are tested too (packaging/test.sh)
 
 A test needs more than the built binaries if its path has a module `peers`. --fast leaves it out.
 END
@@ -162,6 +163,7 @@ if [ "$(id -u)" = 0 ]; then
     step scripts/e2e-docker-migration.sh
     [ "$tier" != --long ] || step scripts/e2e-docker-migration.sh trixie
     step scripts/e2e-page.sh
+    [ "$tier" != --long ] || step packaging/test.sh
 else
     echo "test.sh: real containers and clusters need root: scripts/e2e-*.sh" >&2
     exit 1

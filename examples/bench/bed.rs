@@ -21,6 +21,8 @@ pub enum Plugin {
     HostLocal,
     Boot,
     Disk,
+    /// `Boot` as a release has it, for musl.
+    Musl,
 }
 
 impl Plugin {
@@ -31,6 +33,7 @@ impl Plugin {
             Plugin::HostLocal => "host-local",
             Plugin::Boot => "sublet boot",
             Plugin::Disk => "sublet disk",
+            Plugin::Musl => "sublet boot, musl",
         }
     }
 }
@@ -124,6 +127,7 @@ impl Bed {
             Plugin::FloorWrite => (vec![tools.floor.clone(), "write".into(), file], "floor"),
             Plugin::HostLocal => (vec![tools.plugins.join("host-local")], "host-local"),
             Plugin::Boot | Plugin::Disk => (vec![tools.sublet.clone()], "sublet"),
+            Plugin::Musl => (tools.musl.iter().cloned().collect(), "sublet"),
         };
         let mut ipam = json!({
             "type": kind, "dataDir": dir, "subnet": subnet, "routes": [{"dst": "0.0.0.0/0"}],
@@ -146,7 +150,7 @@ impl Bed {
             Plugin::Floor => {}
             Plugin::FloorWrite => fs::write(bed.dir.join("floor"), [0; 4096])?,
             Plugin::HostLocal => super::fill::host_local(&bed.dir.join("bench"), fill)?,
-            Plugin::Boot | Plugin::Disk => {
+            Plugin::Boot | Plugin::Disk | Plugin::Musl => {
                 bed.fill(fill, "fill")?;
             }
         }
@@ -172,7 +176,7 @@ impl Bed {
         stdin.write_all(self.conf.to_string().as_bytes())?;
         drop(stdin);
         ensure!(child.wait()?.success(), "filling {} failed", self.dir.display());
-        if self.plugin == Plugin::Boot {
+        if self.plugin != Plugin::Disk {
             // It only contains the record of the filling.
             let durable = self.dir.join("leases.redb");
             if durable.exists() {

@@ -15,8 +15,7 @@ use super::{Tools, say};
 
 pub fn measure(tools: &Tools, results: &mut Results) -> Result<()> {
     say("flushes, instructions, memory");
-    for plugin in [Plugin::Floor, Plugin::FloorWrite, Plugin::HostLocal, Plugin::Boot, Plugin::Disk]
-    {
+    for plugin in tools.plugins() {
         for &size in sizes(plugin, tools.quick) {
             let name = format!("{plugin:?}/{size}");
             // As the latency measurement left it.

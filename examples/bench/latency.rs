@@ -12,7 +12,7 @@ use super::{Tools, readers, say};
 /// Numbers of leases in a store.
 pub fn sizes(plugin: Plugin, quick: bool) -> &'static [u32] {
     match plugin {
-        Plugin::Floor | Plugin::FloorWrite => &[0],
+        Plugin::Floor | Plugin::FloorWrite | Plugin::Musl => &[0],
         // It reads every lease file in each call.
         Plugin::HostLocal => &[0, 1_000, 10_000],
         Plugin::Boot | Plugin::Disk if quick => &[0, 1_000, 10_000, 100_000],
@@ -22,8 +22,7 @@ pub fn sizes(plugin: Plugin, quick: bool) -> &'static [u32] {
 
 pub fn measure(tools: &Tools, results: &mut Results) -> Result<()> {
     let mut beds: Vec<(Bed, String)> = Vec::new();
-    for plugin in [Plugin::Floor, Plugin::FloorWrite, Plugin::HostLocal, Plugin::Boot, Plugin::Disk]
-    {
+    for plugin in tools.plugins() {
         for &size in sizes(plugin, tools.quick) {
             let name = format!("{plugin:?}/{size}");
             let begin = Instant::now();

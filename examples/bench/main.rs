@@ -36,6 +36,10 @@ pub struct Tools {
     pub sublet: PathBuf,
     /// The daemon.
     pub subletd: PathBuf,
+    /// The same program for musl, where that can be built.
+    pub musl: Option<PathBuf>,
+    /// How the programs were built.
+    pub built: String,
     /// The program that does nothing.
     pub floor: PathBuf,
     /// Debian's plugins.
@@ -57,12 +61,24 @@ impl Tools {
             work: must("BENCH_WORK")?,
             sublet: must("BENCH_SUBLET")?,
             subletd: must("BENCH_SUBLETD")?,
+            musl: get("BENCH_MUSL"),
+            built: get("BENCH_BUILT").map_or_else(String::new, |text| text.display().to_string()),
             floor: must("BENCH_FLOOR")?,
             plugins: PathBuf::from("/usr/lib/cni"),
             boot_id: get("BENCH_BOOT_ID"),
             own_net: get("BENCH_NETNS").is_some(),
             quick,
         })
+    }
+}
+
+impl Tools {
+    /// What is measured on each store.
+    pub fn plugins(&self) -> Vec<bed::Plugin> {
+        use bed::Plugin::{Boot, Disk, Floor, FloorWrite, HostLocal, Musl};
+        let mut plugins = vec![Floor, FloorWrite, HostLocal, Boot, Disk];
+        plugins.extend(self.musl.is_some().then_some(Musl));
+        plugins
     }
 }
 

@@ -45,10 +45,7 @@ impl Results {
     fn rss(&self) -> f64 {
         let ours =
             self.counts.iter().filter(|(k, _)| k.starts_with("Boot") || k.starts_with("Disk"));
-        let peak = ours.map(|(_, c)| c.rss_kib).max().unwrap_or(0);
-        #[expect(clippy::cast_precision_loss)]
-        let mib = peak as f64 / 1024.0;
-        mib
+        to_f64(ours.map(|(_, c)| c.rss_kib).max().unwrap_or(0)) / 1024.0
     }
 
     fn flushes(&self, plugin: Plugin, verb: &str) -> f64 {
@@ -63,6 +60,10 @@ impl Results {
         let at = |kind: &str| self.samples.get(&format!("{name} {kind}"));
         self.samples.p50(name) + at("delayed").minus(&at("traced")).p50()
     }
+}
+
+fn to_f64(count: u64) -> f64 {
+    u32::try_from(count).unwrap_or(u32::MAX).into()
 }
 
 /// One limit.
@@ -110,7 +111,7 @@ fn bars(results: &Results) -> Vec<Bar> {
     let mut most = |what: &str, got: f64, unit: &'static str, bar: f64| {
         bars.push(Bar { what: what.to_owned(), got, unit, limit: bar, least: false });
     };
-    for (plugin, bar) in [("Boot", 0.5), ("Disk", 0.75)] {
+    for (plugin, bar) in [("Boot", 0.4), ("Disk", 0.6), ("Musl", 0.2)] {
         let ratio = s.p50(&format!("{plugin}/0/ADD")) / s.p50("HostLocal/0/ADD");
         most(&format!("ADD, empty store, {plugin} / host-local"), ratio, "x", bar);
     }
@@ -144,6 +145,8 @@ fn bars(results: &Results) -> Vec<Bar> {
             1.1,
         );
     }
+    let faults = results.counts.get("Musl/0/ADD").map_or(f64::NAN, |c| to_f64(c.faults));
+    most("page faults of an ADD, empty store, Musl", faults, "", 89.0);
     let largest = results.facts.get("boot/leases").copied().unwrap_or(f64::NAN);
     let ratio = s.p50("Boot/first/ADD") / s.p50("Boot/0/ADD");
     most(&format!("first ADD of a boot over {largest} old leases / empty"), ratio, "x", 3.0);
@@ -297,7 +300,13 @@ pub fn markdown(tools: &Tools, results: &Results) -> Result<String> {
         "in turn in each round. Times are milliseconds from a program's start to its end,"
     )?;
     writeln!(out, "its configuration handed over through a pipe. host-local is Debian's.\n")?;
-    writeln!(out, "Machine: {}.\nStores on {}.\n", machine(), file_system(tools))?;
+    writeln!(
+        out,
+        "Machine: {}.\nStores on {}.\nPrograms: {}.\n",
+        machine(),
+        file_system(tools),
+        tools.built
+    )?;
     writeln!(out, "![ADD over the number of leases](bench.svg)\n")?;
     writeln!(out, "## In three lines\n\n{}", summary(results))?;
 
@@ -320,8 +329,7 @@ pub fn markdown(tools: &Tools, results: &Results) -> Result<String> {
         "| | leases | ADD p50 | p99 | CHECK p50 | p99 | DEL p50 | p99 | DEL unknown p50 |"
     )?;
     writeln!(out, "|---|--:|--:|--:|--:|--:|--:|--:|--:|")?;
-    for plugin in [Plugin::Floor, Plugin::FloorWrite, Plugin::HostLocal, Plugin::Boot, Plugin::Disk]
-    {
+    for plugin in tools.plugins() {
         let mut stores: Vec<String> =
             sizes(plugin, tools.quick).iter().map(ToString::to_string).collect();
         if matches!(plugin, Plugin::Boot | Plugin::Disk) {
@@ -368,7 +376,10 @@ pub fn markdown(tools: &Tools, results: &Results) -> Result<String> {
             c.flushes, c.syscalls, c.faults, c.rss_kib
         )?;
     }
-    writeln!(out, "\nBinary: {} bytes.\n", fs::metadata(&tools.sublet)?.len())?;
+    let size = fs::metadata(&tools.sublet)?.len();
+    let musl = tools.musl.as_ref().map(fs::metadata).transpose()?;
+    let musl = musl.map_or_else(String::new, |m| format!(", for musl {}", m.len()));
+    writeln!(out, "\nBinary: {size} bytes{musl}.\n")?;
 
     parallel(&mut out, results)?;
     tax(&mut out, results)?;
@@ -391,7 +402,7 @@ const SPECIAL: [&str; 5] = [
 /// The order: programs, then sizes.
 fn place(name: &str) -> (usize, u32) {
     let mut words = name.split('/');
-    let order = ["Floor", "FloorWrite", "HostLocal", "Boot", "Disk"];
+    let order = ["Floor", "FloorWrite", "HostLocal", "Boot", "Disk", "Musl"];
     let plugin = words.next().unwrap_or_default();
     let size = words.next().and_then(|w| w.parse().ok()).unwrap_or(0);
     (order.iter().position(|o| *o == plugin).unwrap_or(order.len()), size)

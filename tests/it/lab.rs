@@ -12,8 +12,11 @@ use std::process::{Child, Command, Stdio};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// The program under test.
-pub const SUBLET: &str = env!("CARGO_BIN_EXE_sublet");
+/// The program under test. `SUBLET_PROGRAM` names another build of it, when the tests are compiled.
+pub const SUBLET: &str = match option_env!("SUBLET_PROGRAM") {
+    Some(path) => path,
+    None => env!("CARGO_BIN_EXE_sublet"),
+};
 
 /// Debian's host-local, the reference for compatibility.
 pub const HOST_LOCAL: &str = "/usr/lib/cni/host-local";

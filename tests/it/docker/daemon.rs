@@ -12,7 +12,10 @@ use serde_json::Value;
 
 use crate::lab::{Lab, signal};
 
-pub const SUBLETD: &str = env!("CARGO_BIN_EXE_subletd");
+pub const SUBLETD: &str = match option_env!("SUBLETD_PROGRAM") {
+    Some(path) => path,
+    None => env!("CARGO_BIN_EXE_subletd"),
+};
 
 /// The program, with only PATH in its environment.
 pub fn subletd(args: &[&str]) -> Command {
