@@ -93,7 +93,7 @@ fn a_line_that_means_nothing_is_named_and_nothing_is_written() {
         (lease, "\"prefix\":24", "\"prefix\":-1", "invalid value"),
         (lease, "\"containerID\":\"", "\"containerID\":\"/", "containerID"),
         (lease, "\"kind\":\"dynamic\"", "\"kind\":\"sometimes\"", "kind"),
-        (lease, "\"address\":\"10.", "\"address\":\"10,", "no address"),
+        (lease, "\"address\":\"10.", "\"address\":\"10,", "not an address"),
         (lease, "\"time\":", "\"tame\":", "unknown field `tame`"),
         (lease, "{\"record\"", "{\"record\":\"lease\"", "expected"),
         (
@@ -102,7 +102,7 @@ fn a_line_that_means_nothing_is_named_and_nothing_is_written() {
             "\"set\":\"docker/x/10.0.0.0/8\",\"network\":",
             "another kind of owner",
         ),
-        (lease, "\"time\":\"2", "\"time\":\"x", "no time"),
+        (lease, "\"time\":\"2", "\"time\":\"x", "not a time"),
         (pool, "\"subnet\":\"192.168.0.0/24\"", "\"subnet\":\"192.168.0.1/24\"", "not a prefix"),
     ] {
         let changed: Vec<String> = lines

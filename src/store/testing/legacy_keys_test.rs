@@ -189,7 +189,7 @@ fn invalid_old_keys_refuse_the_add() {
     for (key, value, word) in [
         ("net/10.0.0.9", "garbage", "no JSON"),
         ("net/10.0.0.9", r#"{"id":""}"#, "instead of a container ID"),
-        ("net/junk", r#"{"id":"c"}"#, "no address"),
+        ("net/junk", r#"{"id":"c"}"#, "not an address"),
     ] {
         let server = FakeServer::new(false);
         server.write_old_key(key, value);
