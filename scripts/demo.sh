@@ -103,7 +103,7 @@ answered '"code":100'
 # The DEL of pod20 was lost; the runtime lists the containers that it knows.
 cni GC - shop-gc.json
 [[ $("$sublet" list --json) != *'"pod20"'* ]] || fail "the lease of pod20 is left"
-operator show pod20 || true
+operator history pod20
 
 # Some bytes of a lease are overwritten wherever they are in the file.
 while IFS=: read -r offset _; do
@@ -113,12 +113,12 @@ if operator doctor; then
     fail "the damage was not found"
 fi
 operator doctor --repair --yes || true
-rows=$("$sublet" list --network shop --json)
-for n in 1 6 8 19; do
-    [[ $rows == *"\"pod$n\""* ]] || fail "pod$n was lost in the repair"
-done
-cni ADD pod20 shop.json
-answered '"address":"10.1.2.29/24"'
+# A pod whose lease could be read keeps its address.
+pod=$("$sublet" list --network shop --json | sed -n 's/.*"containerID": *"\(pod[0-9]*\)".*/\1/p' | head -n 1)
+[ -n "$pod" ] || fail "the repair read no lease"
+cni ADD "$pod" shop.json
+answered "\"address\":\"10.1.2.$((9 + ${pod#pod}))/24\""
+operator list --network shop
 
 "$subletd" --http 127.0.0.1:0 --socket "$work/sublet.sock" --store "$IPAM_DB_PATH" 2> "$work/log" &
 daemon=$!
