@@ -137,7 +137,7 @@ answered '"code":100'
 # The DEL of pod20 was lost; the runtime lists the containers that it knows.
 cni GC - shop-gc.json
 [[ $("$sublet" list --json) != *'"pod20"'* ]] || fail "the lease of pod20 is left"
-operator show pod20 || true
+operator history pod20
 
 cni ADD pod20 shop.json
 answered '"address":"10.1.2.29/24"'

@@ -18,7 +18,7 @@ now=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
 case ${1-} in
 '')
     [ "$(id -u)" = 0 ] || fail "run this as root"
-    for tool in mmdebstrap unshare rpmbuild jq; do
+    for tool in mmdebstrap unshare findmnt rpmbuild jq; do
         command -v "$tool" > /dev/null || fail "$tool is missing"
     done
     [ -x bin/sublet ] || scripts/build.sh
@@ -72,6 +72,10 @@ root)
         mount --bind "/dev/$device" "$root/dev/$device"
     done
     ln -s /proc/self/fd "$root/dev/fd"
+    # systemd makes a /dev of these for subletd.
+    mkdir "$root/dev/pts"
+    mount -t devpts -o newinstance,ptmxmode=0666 devpts "$root/dev/pts"
+    ln -s pts/ptmx "$root/dev/ptmx"
     # systemd ends with this service, as it does.
     cat > "$root/etc/systemd/system/e2e-install.service" << END
 [Unit]
@@ -156,7 +160,7 @@ exporter=/var/lib/prometheus/node-exporter
 units_on() {
     [ "$kind" != tgz ] || return 0
     is "units that nobody enabled" "$(systemctl list-unit-files --state=enabled --legend=no 'sublet*')" ""
-    systemctl enable --quiet --now "${units[@]}"
+    systemctl enable --quiet --now "${units[@]}" || fail "$kind: $(systemctl status "${units[@]}")"
     units_run
 }
 
