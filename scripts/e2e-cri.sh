@@ -60,6 +60,7 @@ netns=$(of "$web" netns)
 [ -e "$netns" ] || fail "the lease's namespace $netns is none"
 shown=$(/opt/cni/bin/sublet show "$web")
 [[ $shown == *tests/web* ]] || fail "sublet show: $shown"
+has "explained" "$(/opt/cni/bin/sublet explain tests/web --json | jq -r '.[].container' | xargs)" "running running"
 # portmap got sublet's address.
 nat=$(iptables-save -t nat)
 [[ $nat == *"DNAT --to-destination 10.77.0.2:80"* ]] || fail "no port is mapped: $nat"

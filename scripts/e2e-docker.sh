@@ -4,7 +4,7 @@
 # kontena-ipam and gipam. At the end nothing is leased and no network is left.
 # With the name of a Debian release, such as trixie, it runs with that release's dockerd.
 #
-# Everything happens in mount, network and process namespaces of its own, with dockerd's and
+# Everything happens in mount, network and PID namespaces of its own, with dockerd's and
 # containerd's folders in a temporary one; all of it ends with the script. Needs root.
 set -euo pipefail
 cd "$(dirname "$0")/.."

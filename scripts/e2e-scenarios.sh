@@ -126,7 +126,10 @@ network 10.1.2.0/24
 leaked=$(add gone)
 live=$(add live)
 ip netns delete gone
-is "holder" gone "$(op sublet show "$leaked" --json | jq -r '.[0].containerID')"
+is "explained" "gone gone" \
+    "$(op sublet explain "$leaked" --json | jq -r '.[0] | .lease.containerID + " " + .container')"
+is "explained" "live running" \
+    "$(op sublet explain "$live" --json | jq -r '.[0] | .lease.containerID + " " + .container')"
 is "verdicts" "alive lost" \
     "$(op sublet gc --dry-run --grace 0s --json | jq -r '[.[].verdict] | sort | join(" ")')"
 is "freed" true "$(op sublet release "$leaked" --yes --json | jq '.[0].freed')"

@@ -78,7 +78,7 @@ impl Fill {
         })
     }
 
-    /// The addresses, as offsets from the subnet's first; 2 is the first that a container can get.
+    /// The leased addresses, as offsets from the subnet's first address. The lowest offset that can be leased is 2.
     pub fn taken(self) -> Box<dyn Iterator<Item = u32>> {
         match self {
             Fill::First(n) => Box::new(2..2 + n),
@@ -118,7 +118,7 @@ pub struct Call {
 }
 
 impl Bed {
-    /// An empty one in its own folder.
+    /// An empty bed in its own folder.
     pub fn new(tools: &Tools, plugin: Plugin, name: &str, subnet: &str) -> Bed {
         let dir = tools.work.join(name);
         let file = dir.join("floor");
@@ -139,7 +139,7 @@ impl Bed {
         Bed { plugin, dir, program, conf }
     }
 
-    /// One with leases. A child process does the filling, so that this process stays small.
+    /// A bed with leases. A child process adds them, so that this process stays small.
     pub fn filled(tools: &Tools, plugin: Plugin, fill: Fill, name: &str) -> Result<Bed> {
         let bed = Bed::new(tools, plugin, name, fill.subnet());
         if bed.dir.exists() {

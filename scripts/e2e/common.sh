@@ -73,7 +73,8 @@ leave() {
     rm -rf "$work"
 }
 
-# The folders that runtimes require: copies and empty ones in place of the machine's own.
+# Hides the machine's folders from this mount namespace: an empty /run, /var/lib and /opt, and a copy of /etc
+# without CNI configurations. Then installs sublet.
 own_folders() {
     mount -t tmpfs none /run
     cp -a /etc "$work/etc"

@@ -222,7 +222,7 @@ impl CniCache {
         let count = |outcome| rows.iter().filter(|row| row.outcome == outcome).count();
         Ok(writeln!(
             call.stderr,
-            "{} imported{}, {} present, {} of containers that are gone, {} refused",
+            "{} imported{}, {} already present, {} skipped (container gone), {} refused",
             count(Outcome::Imported),
             if self.dry_run { " (a dry run)" } else { "" },
             count(Outcome::Present),

@@ -9,6 +9,7 @@ mod check;
 mod cni_cache;
 mod copy;
 mod doctor;
+mod explain;
 mod export;
 mod gc;
 mod gipam;
@@ -93,6 +94,7 @@ enum Command {
     List(list::List),
     /// Show details of an address, a container, a pod or a network
     Show(show::Show),
+    Explain(explain::Explain),
     Release(release::Release),
     Gc(gc::Gc),
     Check(check::Check),
@@ -208,6 +210,7 @@ impl Command {
         match self {
             Command::List(list) => list.run(call),
             Command::Show(show) => show.run(call),
+            Command::Explain(explain) => explain.run(call),
             Command::Release(release) => release.run(call),
             Command::Gc(gc) => gc.run(call),
             Command::Check(check) => check.run(call),

@@ -152,7 +152,9 @@ fn netns_state(lease: &Lease, evidence: &Evidence) -> NetnsState {
         return unknown("the lease records no network namespace");
     };
     if lease.boot.is_none() || lease.boot != evidence.cx.boot {
-        return unknown("leased in another boot, whose namespaces had other inodes");
+        return unknown(
+            "not known to be leased during this boot, so its network namespace cannot be identified by inode",
+        );
     }
     let Some((device, inode)) = *inode else {
         return unknown("its network namespace could not be opened when the address was leased");

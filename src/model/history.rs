@@ -79,7 +79,7 @@ words! {
         Released = "released",
         /// Freed by an operator's `unreserve`.
         Unreserved = "unreserved",
-        /// Freed by `subletd cleanup`: Docker does not know it.
+        /// Freed by `subletd cleanup`: dockerd does not list the address or its pool.
         Swept = "swept",
         /// Freed with its pool.
         PoolReleased = "pool-released",

@@ -60,7 +60,7 @@ pub fn config(conf: &Netconf, inputs: &Inputs) -> Result<Config, ConfigError> {
     let ipam = conf.ipam()?;
     keys::warn_of_typos(&ipam, keys::IPAM, &mut warnings);
     if ipam.flag("define").unwrap_or(true) {
-        let text = "ipam.define does nothing with ecs-ipam's keys";
+        let text = "ipam.define has no effect in an ecs-ipam configuration; remove it";
         warnings.push(Warning::new("ipam.define", text));
     }
     let locations = Locations { ipam: &ipam, inputs, dialect: Dialect::Ecs };

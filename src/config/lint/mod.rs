@@ -53,9 +53,9 @@ pub struct Part {
     pub ipam: String,
     /// Whether that is sublet.
     pub ours: bool,
-    /// What a DEL would use; `None` if the part is not for sublet, or not even a DEL can read it.
+    /// What a DEL would use; `None` if this plugin does not call sublet, or its configuration cannot be parsed.
     pub cleanup: Option<Cleanup>,
-    /// What an ADD would use; `None` if the part is not for sublet, or an ADD would refuse it.
+    /// What an ADD would use; `None` if this plugin does not call sublet, or an ADD would refuse the configuration.
     pub config: Option<Config>,
 }
 

@@ -35,7 +35,7 @@ impl ClusterView<'_> {
                 return Ok(leases.into_iter().filter(|l| !self.has_ended(l)).collect());
             }
             if may_repeat {
-                // They may have been read at two moments. At one moment they must agree.
+                // The records may come from reads at different times. They are read again together: then they must agree.
                 let addresses = leases.iter().map(|l| keys::address(&l.set, l.addr));
                 self.fetch(&addresses.chain([path.to_owned()]).collect::<Vec<_>>())?;
             }

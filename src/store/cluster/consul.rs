@@ -241,7 +241,7 @@ fn shared_prefix<'a>(before: Option<&String>, paths: &'a [String]) -> (&'a str, 
     counted.find(|(_, count)| *count <= PAGE).unwrap_or((first, 1))
 }
 
-/// An operation on a path below a folder, without a value and an index.
+/// A KV operation on the key `folder` + `path`. The caller adds `Value` and `Index` if the verb needs them.
 fn kv(verb: &str, folder: &str, path: &str) -> Value {
     json!({ "KV": { "Verb": verb, "Key": format!("{folder}{path}") } })
 }

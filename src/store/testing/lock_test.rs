@@ -1,4 +1,4 @@
-//! Waiting for a lock ends in time, and depends only on the process that holds the lock.
+//! A wait for a lock ends at its timeout. Only the lock's holder can delay it, not a process ahead in the queue.
 
 use std::fs;
 use std::time::{Duration, Instant};

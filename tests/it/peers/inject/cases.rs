@@ -20,8 +20,8 @@ pub struct Case {
     pub add: Box<dyn Fn(&str) -> Call>,
     /// The text of an ADD's error before the command has repaired or converted the store.
     pub refusal: Option<&'static str>,
-    /// The command examines all processes, so it runs in a process namespace, where they are always the
-    /// same.
+    /// Whether to run the command in its own PID namespace. It examines all processes, and there the list of
+    /// processes is the same in every run.
     pub alone: bool,
 }
 
@@ -251,7 +251,7 @@ pub fn import_ecs_ipam(persist: &str) -> Case {
     Case { lab, store, call, add: Box::new(add), refusal, alone: false }
 }
 
-/// The call in a process namespace of its own.
+/// The call in a PID namespace of its own.
 pub fn alone(call: Call) -> Call {
     call.under("unshare", &["--pid", "--fork", "--mount-proc"])
 }

@@ -1,0 +1,251 @@
+//! `sublet explain`: what is known about an address, and what to do next.
+//!
+//! Invariant: nothing is changed. A container is reported as running or gone only with evidence, and the evidence is
+//! gathered after the leases are read.
+
+use anyhow::{Result, bail};
+use clap::Args;
+use serde::Serialize;
+use serde_with::skip_serializing_none;
+
+use super::tables::{age, events, named, usage};
+use super::{Call, OpenStore, UNIQUE};
+use crate::alloc::Holder;
+use crate::error::shown_network;
+use crate::liveness;
+use crate::liveness::stale;
+use crate::liveness::stale::Liveness;
+use crate::model::{Event, Kind, Lease, Owner, SetName, Timestamp};
+use crate::net::Addr;
+use crate::rows::{EventRow, LeaseRow, PoolRow, Text, Time};
+use crate::telemetry::usage::Usage;
+
+/// Explain who holds an address, and what to do about it
+///
+/// For each address: its state, the evidence that its container runs or is gone, its last events, how full its
+/// range is, and the next safe command.
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// An address, leased or free; a container ID or a prefix of one; an ECS id; a pod as namespace/name
+    #[arg(value_name = "ADDRESS|CONTAINER|POD")]
+    name: String,
+    /// Only in this network
+    #[arg(long, value_name = "NAME")]
+    network: Option<String>,
+}
+
+/// The number of an address's events that are shown.
+const LATEST: usize = 5;
+
+/// What is known about an address.
+#[skip_serializing_none]
+#[derive(Serialize)]
+struct Row<'a> {
+    network: &'a str,
+    address: Text<Addr>,
+    /// `leased`, `reserved`, `gateway`, `aux`, `cooling`, `free`, or `notAllocatable`.
+    state: &'static str,
+    lease: Option<LeaseRow<'a>>,
+    /// The end of the cooldown.
+    until: Option<Time>,
+    /// `running`, `gone` or `unknown`: the container of a lease.
+    container: Option<&'static str>,
+    /// The evidence.
+    reason: Option<&'a str>,
+    /// The last ones, oldest first.
+    events: Vec<EventRow<'a>>,
+    /// The ranges around the address.
+    ranges: Vec<&'a PoolRow>,
+    /// A command that is safe to run.
+    next: Option<String>,
+}
+
+impl Explain {
+    pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
+        let mut open = call.open()?;
+        let network = self.network.as_deref();
+        let addr: Option<Addr> = self.name.parse().ok();
+        let leases = match open.named(&self.name, UNIQUE, network) {
+            Ok(leases) => leases,
+            Err(_) if addr.is_some() => Vec::new(),
+            Err(_) => open.named(&self.name, 1, network)?,
+        };
+        let cx = call.world.facts.context();
+        // Nothing is freed, so young leases are examined too.
+        let evidence = liveness::evidence(&leases, &cx, 0, true, Vec::new());
+        let verdicts = stale::assess(&leases, &evidence);
+        let all = open.usage(None)?;
+        let ranges = open.pool_rows(&all)?;
+        let is_named = |set: &SetName, found: Addr| match addr {
+            Some(addr) => found == addr,
+            None => leases.iter().any(|lease| lease.set == *set && lease.addr == found),
+        };
+        let history =
+            open.store.history(&open.cx, &mut |event| is_named(&event.set, event.addr))?;
+        let about = About { all: &all, ranges: &ranges, history: &history };
+        let mut rows: Vec<Row<'_>> = leases
+            .iter()
+            .zip(&verdicts)
+            .map(|(lease, verdict)| about.lease(lease, verdict))
+            .collect();
+        if let Some(addr) = addr.filter(|_| leases.is_empty()) {
+            let cooling = cooling(&mut open, addr)?;
+            let is_here = |usage: &&Usage| {
+                usage.extent.range.contains(addr)
+                    && network.is_none_or(|n| usage.extent.network == n)
+            };
+            rows.extend(
+                all.iter().filter(is_here).map(|usage| about.unleased(usage, addr, &cooling)),
+            );
+        }
+        if rows.is_empty() {
+            open.check_network(network)?;
+            bail!("{} is in no range of {}; see `sublet pools`", self.name, open.place);
+        }
+        if call.as_json {
+            return call.json_rows(&rows);
+        }
+        for (i, row) in rows.iter().enumerate() {
+            if i > 0 {
+                writeln!(call.stdout)?;
+            }
+            let of_row = leases.get(i).filter(|_| !leases.is_empty());
+            print(row, of_row, open.cx.now, call)?;
+        }
+        Ok(())
+    }
+}
+
+/// Until when an address is cooling down, in each set.
+fn cooling(open: &mut OpenStore, addr: Addr) -> Result<Vec<(SetName, Timestamp)>> {
+    let (mut found, now) = (Vec::new(), open.cx.now);
+    open.store.occupancy(&open.cx, &mut |set, other, holder| {
+        if let (true, Holder::Cooling(c)) = (other == addr, holder)
+            && c.until > now
+        {
+            found.push((set.clone(), c.until));
+        }
+    })?;
+    Ok(found)
+}
+
+/// What the store has about addresses.
+struct About<'a> {
+    all: &'a [Usage],
+    /// The rows of `all`.
+    ranges: &'a [PoolRow],
+    history: &'a [Event],
+}
+
+impl<'a> About<'a> {
+    fn of(&self, network: &'a str, set: &SetName, addr: Addr, state: &'static str) -> Row<'a> {
+        let is_around = |(usage, _): &(&Usage, _)| {
+            usage.extent.set == *set && usage.extent.range.contains(addr)
+        };
+        let mut events: Vec<EventRow<'_>> = self
+            .history
+            .iter()
+            .filter(|event| event.set == *set && event.addr == addr)
+            .map(EventRow::new)
+            .collect();
+        events.drain(..events.len().saturating_sub(LATEST));
+        Row {
+            network,
+            address: Text(addr),
+            state,
+            lease: None,
+            until: None,
+            container: None,
+            reason: None,
+            events,
+            ranges: self
+                .all
+                .iter()
+                .zip(self.ranges)
+                .filter(is_around)
+                .map(|(_, row)| row)
+                .collect(),
+            next: None,
+        }
+    }
+
+    fn lease(&self, lease: &'a Lease, verdict: &'a Liveness) -> Row<'a> {
+        let network = shown_network(lease);
+        let (container, reason) = match verdict {
+            Liveness::Alive(why) => ("running", why),
+            Liveness::Stale(why) => ("gone", why),
+            Liveness::Unknown(why) => ("unknown", why),
+        };
+        let is_pool = matches!(lease.owner, Owner::Pool(..));
+        let (state, next) = match lease.kind {
+            Kind::Reserved => {
+                ("reserved", Some(format!("sublet unreserve {network} {}", lease.addr)))
+            }
+            Kind::Gateway => ("gateway", None),
+            Kind::Aux => ("aux", None),
+            _ if is_pool => ("leased", Some("subletd cleanup --dry-run".to_owned())),
+            _ => (
+                "leased",
+                match verdict {
+                    Liveness::Alive(_) => None,
+                    Liveness::Stale(_) => Some(format!("sublet gc --network {network}")),
+                    Liveness::Unknown(_) => {
+                        Some(format!("sublet gc --dry-run --network {network}"))
+                    }
+                },
+            ),
+        };
+        let is_container = lease.kind.collectable() && !is_pool;
+        Row {
+            lease: Some(LeaseRow::new(lease)),
+            container: is_container.then_some(container),
+            reason: is_container.then_some(reason.as_str()),
+            next,
+            ..self.of(network, &lease.set, lease.addr, state)
+        }
+    }
+
+    fn unleased(&self, usage: &'a Usage, addr: Addr, cooling: &[(SetName, Timestamp)]) -> Row<'a> {
+        let extent = &usage.extent;
+        let until = cooling.iter().find(|(set, _)| *set == extent.set).map(|(_, until)| *until);
+        let state = match until {
+            Some(_) => "cooling",
+            None if extent.gives.iter().any(|span| span.contains(addr)) => "free",
+            None => "notAllocatable",
+        };
+        Row { until: until.map(Time), ..self.of(&extent.network, &extent.set, addr, state) }
+    }
+}
+
+fn print(row: &Row<'_>, lease: Option<&Lease>, now: Timestamp, call: &mut Call<'_>) -> Result<()> {
+    let out = &mut *call.stdout;
+    let place = format!("{} of network {}", row.address.0, row.network);
+    match (row.state, lease, row.until) {
+        ("leased", Some(lease), _) => {
+            let since = format!("since {} ({} ago)", Time(lease.time), age(now, lease.time));
+            writeln!(out, "{} is leased {since}", named(lease, ""))?;
+        }
+        (_, Some(lease), _) => writeln!(out, "{} is not for containers", named(lease, ""))?,
+        (_, _, Some(Time(until))) => {
+            writeln!(out, "{place} is cooling down until {}", Time(until))?;
+        }
+        ("free", ..) => writeln!(out, "{place} is free")?,
+        _ => writeln!(out, "{place} is not allocatable: it is a gateway or excluded")?,
+    }
+    if let (Some(container), Some(reason)) = (row.container, row.reason) {
+        let what = match container {
+            "running" => "its container runs",
+            "gone" => "its container is gone",
+            _ => "it is unknown whether its container runs",
+        };
+        writeln!(out, "{what}: {reason}")?;
+    }
+    if let Some(next) = &row.next {
+        writeln!(out, "next: {next}")?;
+    }
+    if !row.events.is_empty() {
+        write!(out, "{}", events(&row.events, &call.screen))?;
+    }
+    let ranges: Vec<PoolRow> = row.ranges.iter().copied().cloned().collect();
+    Ok(write!(out, "{}", usage(&ranges, &call.screen))?)
+}
