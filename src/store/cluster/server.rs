@@ -147,7 +147,11 @@ pub trait Server {
     /// The keys that cni-ipam-consul wrote for a network, and their values.
     fn old_keys(&self, _: &NetworkName, _: Instant) -> Result<Vec<OldKey>, StoreError> {
         let doing = "find leases of cni-ipam-consul in";
-        Err(StoreError::unavailable(doing, self.place(), "it kept them in Consul"))
+        Err(StoreError::unavailable(
+            doing,
+            self.place(),
+            "cni-ipam-consul keeps its leases in Consul",
+        ))
     }
 
     /// The number of records in each range, all at one moment if there are at most 128. The ranges lie below

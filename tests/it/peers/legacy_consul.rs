@@ -95,7 +95,11 @@ fn an_import_is_done_once() {
     let etcd = clusters::etcd();
     let wrong = ["import", "consul", "default", "--store", &etcd.store("sublet")];
     let wrong = Call::sublet().args(&wrong).run();
-    wrong.check(wrong.code == Some(1) && wrong.stderr.contains("it kept them in Consul"), "etcd");
+    wrong.check(
+        wrong.code == Some(1)
+            && wrong.stderr.contains("cni-ipam-consul keeps its leases in Consul"),
+        "etcd",
+    );
 }
 
 /// Writes a key of kontena-ipam's.

@@ -152,7 +152,7 @@ fn suspended(world: &Shared, is_daemon: bool) {
             let world = &mut *world.borrow_mut();
             // Only requests of Docker are in the way of each other.
             let is_alike = world.random.one_in(2);
-            // What happens has random numbers of its own, so that it can be left out.
+            // Each event has its own random numbers, so that leaving it out does not change later ones.
             let random = Random::new(world.random.next(), 0);
             if !world.story.happens() {
                 continue;

@@ -90,7 +90,7 @@ pub(super) fn suspended(world: &Shared, host: usize) {
     for _ in 0..turns {
         let before = {
             let world = &mut *world.borrow_mut();
-            // What happens has random numbers of its own, so that it can be left out.
+            // Each event has its own random numbers, so that leaving it out does not change later ones.
             let random = Random::new(world.random.next(), 0);
             if !world.story.happens() {
                 continue;
